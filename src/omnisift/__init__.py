@@ -1,0 +1,1 @@
+"""OmniSIFT: run audio-video language models at a quarter of their tokens."""
