@@ -1,0 +1,137 @@
+# Everything you can do with this checkout. `make` alone lists it. CI calls these targets and nothing else.
+#
+# Knobs:  PYTHON=python3.12   which interpreter builds .venv (first time only)
+#         JOBS=4              test processes (default: one per core, at most 8)
+#         ARGS="..."          passed on to pytest, the demo or a benchmark
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+JOBS ?= $(shell echo $$(( $(CORES) < 8 ? $(CORES) : 8 )))
+ARGS ?=
+
+# No target talks to the hub. Tests run one process per core, so each process gets one thread.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+PYTEST := $(ONE_THREAD) $(PY) -m pytest
+PIP := $(PY) -m pip --no-input
+BENCHES := $(wildcard benchmarks/compress.py benchmarks/read.py benchmarks/import_time.py)
+MATRIX := .venv-matrix
+
+.PHONY: help setup demo test check test-matrix test-dist test-full bench bench-nano nano docs dist verify-7b clean
+
+help: ## list the targets (default)
+	@echo "make TARGET, where TARGET is one of:"
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  \1\t/p' Makefile | expand -t 16
+
+# --- environment -------------------------------------------------------------------------------------------------
+
+setup: $(VENV)/.installed ## create .venv with exact versions (all other targets do this when needed)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "OmniSIFT needs Python 3.10 or newer; '$(PYTHON)' is not. Do: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@echo "[setup] creating $(VENV) with $$($(PYTHON) --version)"
+# Some systems ship Python without ensurepip; then the caller's own pip fills the new environment.
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || \
+	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(PY) install --quiet pip; }
+
+# Depends on the interpreter's existence, not on its date: hence the order-only prerequisite.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "[setup] installing OmniSIFT and its dependencies into $(VENV), versions from constraints.txt"
+	@echo "[setup] the first time this downloads about 3 GB (PyTorch) and takes one to ten minutes without further output"
+	@start=$$(date +%s); \
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'; \
+	echo "[setup] installed in $$(( $$(date +%s) - start )) s"; touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "[setup] installing the documentation tools"
+	@$(PIP) install --quiet -c constraints.txt -e '.[docs]'; touch $@
+
+# --- the two commands to try first -------------------------------------------------------------------------------
+
+demo: $(VENV)/.installed ## make a clip, ask three questions at full tokens and at 25 %
+	@echo "[demo] omnisift demo $(ARGS)"
+	@$(VENV)/bin/omnisift demo $(ARGS)
+
+test: $(VENV)/.installed ## the test suite (no network, no GPU); ARGS="-k budget" narrows it
+	@echo "[test] pytest on $(JOBS) processes, slow suites left out (they are in make test-full)"
+	@$(PYTEST) -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+
+# --- quality -----------------------------------------------------------------------------------------------------
+
+check: $(VENV)/.installed ## formatting, lint, types, import directions
+	@echo "[check] ruff format";  $(PY) -m ruff format --check --quiet .
+	@echo "[check] ruff lint";    $(PY) -m ruff check --quiet .
+	@echo "[check] mypy strict";  $(PY) -m mypy --no-error-summary
+	@echo "[check] import directions"; $(PYTEST) -q tests/test_imports.py
+
+test-slow: $(VENV)/.installed
+	@echo "[test-slow] the suites marked slow"
+	@$(PYTEST) -m "slow and not dist" --timeout 1800 $(ARGS)
+
+# An older release of one dependency in its own folder, ahead of .venv on the path: nothing else is installed twice.
+# Transformers 5.19 has the old layout of Qwen2.5-Omni (constraints.txt holds the new one); PyAV 15 is what lmms-eval pins.
+test-matrix: $(MATRIX)/transformers-5.19.0 $(MATRIX)/av-15.1.0 ## the suite on Transformers 5.19, the media tests on PyAV 15
+	@echo "[matrix] Transformers 5.19.0"
+	@export PYTHONPATH=$(MATRIX)/transformers-5.19.0; \
+	$(PY) -c 'import transformers as t; assert t.__version__ == "5.19.0", t.__version__'; \
+	$(PYTEST) -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+	@echo "[matrix] PyAV 15.1.0"
+	@export PYTHONPATH=$(MATRIX)/av-15.1.0; \
+	$(PY) -c 'import av; assert av.__version__ == "15.1.0", av.__version__'; \
+	$(PYTEST) -m "not slow" -n $(JOBS) --dist loadfile $(wildcard tests/test_media*.py tests/media) $(ARGS)
+
+$(MATRIX)/%: $(VENV)/.installed
+	@echo "[matrix] fetching $*"
+	@rm -rf $@ && spec=$*; $(PIP) install --quiet --no-deps --target $@ "$${spec%-*}==$${spec##*-}"; touch $@
+
+test-dist: $(VENV)/.installed ## build the wheel, install it into an empty environment elsewhere, ask it a question
+	@echo "[test-dist] wheel and sdist, installed and used outside the checkout"
+	@$(PYTEST) -m dist --timeout 900 $(ARGS)
+
+test-full: check test test-slow test-matrix test-dist docs ## everything: check, test, slow suites, matrix, wheel, docs
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+bench: $(VENV)/.installed ## speed and memory: one JSON line each for compression, reading, import
+	@for script in $(BENCHES); do \
+	  echo "[bench] $$script" >&2; $(ONE_THREAD) $(PY) $$script $(ARGS); done
+
+bench-nano: $(VENV)/.installed ## accuracy of nano on 2,000 decoded clips: full, omnisift, random, uniform
+	@$(PY) benchmarks/nano.py $(ARGS)
+
+nano: $(VENV)/.installed ## train the bundled nano model from scratch (under 45 minutes on two cores; resumes)
+	@$(PY) -m omnisift.training.nano $(ARGS)
+
+verify-7b: $(VENV)/.installed ## on a GPU: make verify-7b MODEL=checkpoint REFERENCE=checkout of the released code
+	@[ -n "$(MODEL)" ] && [ -n "$(REFERENCE)" ] || { echo "usage: make verify-7b MODEL=<OmniSIFT-7B folder or hub id> \
+	REFERENCE=<checkout of the released code>" >&2; exit 2; }
+	@HF_HUB_OFFLINE=0 $(PY) benchmarks/verify_7b.py --model "$(MODEL)" --reference "$(REFERENCE)" $(ARGS)
+
+# --- building ----------------------------------------------------------------------------------------------------
+
+docs: $(VENV)/.installed-docs ## build the documentation site into site/
+	@echo "[docs] mkdocs build --strict"
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet --config-file mkdocs.yml
+	@echo "[docs] site/index.html"
+
+dist: $(VENV)/.installed ## build wheel and sdist into dist/
+	@rm -rf dist
+	@echo "[dist] python -m build"
+	@$(PY) -m build --no-isolation >/dev/null
+	@ls -l dist
+
+clean: ## remove what was built (not .venv)
+	@rm -rf dist build site $(MATRIX) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+	@echo "[clean] done; 'rm -rf .venv' removes the environment too"
