@@ -1,0 +1,185 @@
+"""The commands and their options. Heavy imports wait inside the commands, so ``--help`` is quick."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from omnisift.errors import OmniSiftError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="omnisift",
+    help="Run audio-video language models at a quarter of their tokens.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Model = Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")]
+Compressor = Annotated[str, typer.Option(help="omnisift, random, uniform, or none to read every token.")]
+Retain = Annotated[
+    float | None, typer.Option(help="Fraction of video and audio tokens to keep together. [default: 0.25]")
+]
+RetainVideo = Annotated[float | None, typer.Option(help="Fraction of video tokens to keep; with --retain-audio.")]
+RetainAudio = Annotated[float | None, typer.Option(help="Fraction of audio tokens to keep; with --retain-video.")]
+Selector = Annotated[str | None, typer.Option(help="Folder of selector weights, if the model has none of its own.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+DType = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")]
+Attn = Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2. [default: sdpa]")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        from omnisift import __version__
+
+        typer.echo(f"omnisift {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def ask(
+    clip: Annotated[Path, typer.Argument(help="A media file with picture, sound or both.")],
+    question: Annotated[str, typer.Argument(help="What you want to know about it.")],
+    model: Model = "nano",
+    compressor: Compressor = "omnisift",
+    retain: Retain = None,
+    retain_video: RetainVideo = None,
+    retain_audio: RetainAudio = None,
+    selector: Selector = None,
+    device: Device = "cpu",
+    dtype: DType = None,
+    attn: Attn = None,
+    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
+    max_frames: Annotated[int, typer.Option(help="Most pictures kept, spread over the whole clip.")] = 256,
+    max_pixels: Annotated[int | None, typer.Option(help="Most pixels per picture. [default: the paper's]")] = None,
+    sampling: Annotated[str, typer.Option(help="time, or qwen for the rule of published results.")] = "time",
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens written.")] = 256,
+    seed: Annotated[int, typer.Option(help="For compressors that draw.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Answer a question about a clip, with a report of what was kept and what it cost."""
+    from omnisift.cli.screen import StageBar, show_answer
+
+    console = _console(stderr=True)
+    with StageBar(console, quiet=as_json) as bar:
+        from omnisift.pipeline import load
+
+        _hush_libraries()
+        pipeline = load(
+            model,
+            compressor=None if compressor == "none" else compressor,
+            retain=retain,
+            retain_video=retain_video,
+            retain_audio=retain_audio,
+            selector=selector,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            attn=attn,
+        )
+        answer = pipeline.ask(
+            clip,
+            question,
+            fps=fps,
+            max_frames=max_frames,
+            max_pixels=max_pixels,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            on_stage=bar.stage,
+        )
+    if as_json:
+        typer.echo(json.dumps(answer.to_dict()))
+    else:
+        show_answer(_console(), answer)
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Which clip of the test world.")] = 2,
+    retain: Annotated[float, typer.Option(help="Fraction of video and audio tokens to keep.")] = 0.25,
+    out: Annotated[Path | None, typer.Option(help="Keep the clip here; otherwise it is thrown away.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a clip, ask three questions at full and at a quarter of the tokens, and show both beside the truth."""
+    from omnisift.cli.demo import run_demo
+    from omnisift.cli.screen import show_demo
+
+    _hush_libraries()
+    result = run_demo(seed, retain, out, quiet=as_json, console=_console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(result.to_dict()))
+    else:
+        show_demo(_console(), result)
+
+
+@app.command("make-clip")
+def make_clip(
+    path: Annotated[Path, typer.Argument(help="Where to write the .mp4.")],
+    seed: Annotated[int, typer.Option(help="Which clip; the same seed gives the same clip.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a clip of nano's world as .mp4, and say what is in it."""
+    from omnisift.cli.clip import write_test_clip
+
+    made = write_test_clip(path, seed, force)
+    if as_json:
+        typer.echo(json.dumps(made.to_dict()))
+    else:
+        typer.echo(f"{path}: {made.caption}")
+        typer.echo(f'Try: omnisift ask {path} "{made.question}"   (true answer: {made.answer})')
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, what is missing, and how to get it. Exits with 2 if something needed is missing."""
+    from omnisift.cli.doctor import examine
+    from omnisift.cli.screen import show_checks
+
+    checks = examine()
+    if as_json:
+        typer.echo(json.dumps([check.to_dict() for check in checks]))
+    else:
+        show_checks(_console(), checks)
+    if any(check.needed and not check.ok for check in checks):
+        raise typer.Exit(2)
+
+
+def main() -> None:
+    """Entry point: run a command; an error of ours is one line on stderr and exit code 2."""
+    try:
+        app()
+    except OmniSiftError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _hush_libraries() -> None:
+    """Keep the screen for the answer: the libraries' warnings about their own deprecations do not help a user here."""
+    import warnings
+
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)

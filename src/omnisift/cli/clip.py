@@ -1,0 +1,45 @@
+"""Write a clip of nano's world and say what is in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omnisift.errors import UsageError
+
+
+@dataclass(frozen=True)
+class MadeClip:
+    """A written clip, with one question about it and the true answer."""
+
+    path: str
+    seed: int
+    caption: str
+    question: str
+    answer: str
+
+    def to_dict(self) -> dict[str, str | int]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def write_test_clip(path: Path, seed: int, force: bool = False) -> MadeClip:
+    """Write the test clip number ``seed``.
+
+    Raises:
+        UsageError: the file exists (and ``force`` is off), its folder does not, or the seed is negative.
+    """
+    import numpy as np
+
+    from omnisift.world import caption, make_scene, questions, write_clip
+
+    if seed < 0:
+        raise UsageError(f"seed must be 0 or more, got {seed}")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; choose another name or add --force")
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {path.parent}; make it first")
+    scene = make_scene(seed, split="test")
+    write_clip(scene, path)
+    question = questions(scene, np.random.default_rng(seed), types=["sound_with"])[0]
+    return MadeClip(str(path), seed, caption(scene), question.text, question.answer)

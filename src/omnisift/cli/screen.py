@@ -1,0 +1,140 @@
+"""What a person sees: the answer, the table of its cost, the demo, the doctor's findings."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from omnisift.cli.demo import DemoResult
+    from omnisift.cli.doctor import Check
+    from omnisift.pipeline import Answer, Report
+
+_STAGES = {
+    "load": "loading the model",
+    "read": "reading the clip",
+    "process": "preparing the prompt",
+    "prefill": "reading the prompt",
+    "encode": "encoding",
+    "compress": "compressing",
+    "decode": "writing the answer",
+}
+
+
+class StageBar:
+    """A progress bar over the stages of one question; shown only on a terminal, gone when the work is done."""
+
+    def __init__(self, console: Console, quiet: bool = False, total: int = len(_STAGES)):
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._progress.add_task(_STAGES["load"], total=total)
+        self._seen: set[str] = {"load"}
+
+    def __enter__(self) -> StageBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def stage(self, name: str) -> None:
+        """Name the stage that begins."""
+        self._seen.add(name)
+        self._progress.update(self._task, description=_STAGES.get(name, name), completed=len(self._seen) - 1)
+
+
+def show_answer(console: Console, answer: Answer) -> None:
+    """The answer, then its cost."""
+    console.print(Text(answer.text, style="bold"))
+    console.print()
+    console.print(_token_table(answer.report))
+    console.print(_cost_line(answer.report), style="dim")
+    for notice in answer.report.notices:
+        console.print(Text(f"note: {notice}", style="yellow"))
+
+
+def _token_table(report: Report) -> Table:
+    tokens = report.tokens
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name in ("tokens", "before", "after", "kept"):
+        table.add_column(name, justify="left" if name == "tokens" else "right")
+    rows = [
+        ("video", tokens.video, tokens.video_kept),
+        ("audio", tokens.audio, tokens.audio_kept),
+        ("video + audio", tokens.video + tokens.audio, tokens.video_kept + tokens.audio_kept),
+        ("whole prompt", tokens.prompt, tokens.prompt_kept),
+    ]
+    for name, before, after in rows:
+        share = f"{100 * after / before:.1f} %" if before else "-"
+        table.add_row(name, f"{before:,}", f"{after:,}", share)
+    return table
+
+
+def _cost_line(report: Report) -> str:
+    seconds = report.seconds
+    stages = [
+        ("read", seconds.read),
+        ("process", seconds.process),
+        ("encode", seconds.encode),
+        ("compress", seconds.compress),
+        ("prefill", seconds.prefill),
+        ("decode", seconds.decode),
+    ]
+    timed = " · ".join(f"{name} {value:.3f}" for name, value in stages)
+    memory = "" if report.peak_memory_bytes is None else f" · peak memory {report.peak_memory_bytes / 2**20:,.0f} MiB"
+    source = report.source
+    seen = (
+        f"{source.seconds:.1f} s clip, {source.images} pictures at {source.fps:.3g}/s, {source.width} x {source.height}"
+    )
+    return (
+        f"\n{report.model} with {report.compressor} (asked to keep {report.retain}): {seen}, "
+        f"sound {source.audio_seconds:.1f} s\nseconds: {timed} · total {seconds.total:.3f}{memory}"
+    )
+
+
+def show_demo(console: Console, result: DemoResult) -> None:
+    """Three questions: the truth, the answer from all tokens, the answer from a part of them."""
+    console.print(f"A clip of 6 seconds that nano has never seen: {result.caption}\n", style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name in ("question", "truth", "all tokens", f"{100 * result.retain:g} % of them"):
+        table.add_column(name)
+    for row in result.rows:
+        table.add_row(row.question, row.truth, _marked(row.full.text, row.truth), _marked(row.cut.text, row.truth))
+    console.print(table)
+    full, cut = result.rows[0].full.report, result.rows[0].cut.report
+    console.print(
+        f"\nThe language model read {full.tokens.video + full.tokens.audio} video and audio tokens, then "
+        f"{cut.tokens.video_kept + cut.tokens.audio_kept} ({100 * cut.retained_ratio:.1f} %): "
+        f"video {cut.tokens.video} -> {cut.tokens.video_kept}, audio {cut.tokens.audio} -> {cut.tokens.audio_kept}."
+    )
+    console.print('Next: omnisift make-clip clip.mp4 && omnisift ask clip.mp4 "Which sound goes with the circle?"')
+
+
+def _marked(answer: str, truth: str) -> Text:
+    right = answer.strip().lower().rstrip(".") == truth.lower()
+    return Text(answer or "(nothing)", style="green" if right else "red")
+
+
+def show_checks(console: Console, checks: list[Check]) -> None:
+    """One line for each finding."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for name in ("", "what", "found", "what to do"):
+        table.add_column(name)
+    for check in checks:
+        mark = Text("ok", style="green") if check.ok else Text("missing" if check.needed else "-", style="yellow")
+        table.add_row(mark, check.what, check.found, check.remedy)
+    console.print(table)

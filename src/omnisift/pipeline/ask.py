@@ -1,0 +1,212 @@
+"""The product's main job: a media file and a question in, an answer at a part of the tokens out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from omnisift.budget import Budget
+from omnisift.compressors import make_compressor
+from omnisift.errors import UsageError
+from omnisift.media import Media, read
+from omnisift.models import attach
+from omnisift.pipeline.loading import Host, load_host, load_selector
+from omnisift.pipeline.prompt import build_inputs
+from omnisift.pipeline.report import Answer, Report, Seconds, Source, Tokens
+from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
+
+if TYPE_CHECKING:
+    from omnisift.compressors import Compressor
+    from omnisift.models import Compression
+
+_PAPER_MAX_PIXELS = 320 * 28 * 28
+"""Pixels per picture at which the paper was trained and tested (`method.md`, section 6)."""
+
+NANO_NOTICE = (
+    "nano knows only its own world of coloured shapes and short sounds; on this clip its answer means nothing. "
+    "Name a full-size model for real clips: --model Qwen/Qwen2.5-Omni-7B --selector FOLDER, or --compressor uniform"
+)
+
+
+def load(
+    model: str = "nano",
+    *,
+    compressor: str | None = "omnisift",
+    retain: float | None = None,
+    retain_video: float | None = None,
+    retain_audio: float | None = None,
+    selector: str | Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str | None = None,
+    attn: str | None = None,
+) -> Pipeline:
+    """Load a model with a compressor, ready to be asked.
+
+    Args:
+        model: ``nano`` (bundled), a checkpoint folder, or a hub id.
+        compressor: name of a compressor, or None to let the model read every token.
+        retain: fraction of video and audio tokens kept together, split as `Budget` says; 0.25 if nothing is given.
+        retain_video: fraction of video tokens kept; give it with ``retain_audio`` instead of ``retain``.
+        retain_audio: fraction of audio tokens kept.
+        selector: folder of selector weights; None looks into the model's own checkpoint.
+        seed: for compressors that draw.
+        device: where to run, ``cpu`` or ``cuda``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None chooses by device.
+        attn: attention implementation of Transformers, ``sdpa`` if None.
+
+    Raises:
+        OmniSiftError: one line that says what is wrong and what to do.
+    """
+    if retain is None and retain_video is None and retain_audio is None:
+        retain = 0.25
+    budget = Budget(retain=retain, retain_video=retain_video, retain_audio=retain_audio)
+    host = load_host(model, device, dtype, attn)
+    if compressor is None:
+        return Pipeline(host, None)
+    vgas = load_selector(host, selector) if compressor == "omnisift" else None
+    return Pipeline(host, make_compressor(compressor, budget, selector=vgas, seed=seed))
+
+
+class Pipeline:
+    """A loaded model and a compressor. Ask it as often as you like; the model is untouched between questions."""
+
+    def __init__(self, host: Host, compressor: Compressor | None):
+        self.host = host
+        self.compressor = compressor.eval() if compressor is not None else None
+
+    def ask(
+        self,
+        media: str | Path,
+        question: str,
+        *,
+        fps: float = 2.0,
+        max_frames: int = 256,
+        max_pixels: int | None = None,
+        sampling: str = "time",
+        max_new_tokens: int = 256,
+        system: str | None = None,
+        on_stage: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """Answer ``question`` about the file ``media``.
+
+        Args:
+            media: path of a file with picture, sound or both.
+            question: in the model's language.
+            fps: pictures sampled per second; lowered over the whole clip where ``max_frames`` caps it.
+            max_frames: most pictures kept.
+            max_pixels: most pixels per picture; None means the paper's 320 x 28 x 28 or the processor's limit.
+            sampling: ``time``, or ``qwen`` for the index rule of published results.
+            max_new_tokens: most tokens written; greedy decoding.
+            system: a system prompt; None sends none, as the paper's evaluation does.
+            on_stage: called with the name of each stage as it begins.
+
+        Raises:
+            MediaError: the file can't be read as asked.
+            UsageError: the question is empty.
+        """
+        stage = on_stage or (lambda _name: None)
+        if not question.strip():
+            raise UsageError("the question is empty; ask something in plain words")
+        stage("read")
+        begin = time.perf_counter()
+        source = self._read(media, fps, max_frames, max_pixels, sampling)
+        stage("process")
+        read_at = time.perf_counter()
+        inputs = self._inputs(source, question, system)
+        processed_at = time.perf_counter()
+        text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage)
+        tokens = self._count(inputs, generated, compression)
+        seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
+        return Answer(text, self._report(media, source, tokens, seconds))
+
+    def _read(self, media: str | Path, fps: float, max_frames: int, max_pixels: int | None, sampling: str) -> Media:
+        video = self.host.processor.video_processor
+        least, most = int(video.size["shortest_edge"]), int(video.size["longest_edge"])
+        most = min(most, _PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
+        return read(
+            media, fps=fps, max_frames=max_frames, min_pixels=min(least, most), max_pixels=most, sampling=sampling
+        )
+
+    def _inputs(self, media: Media, question: str, system: str | None) -> dict[str, Any]:
+        inputs = build_inputs(self.host.processor, media, question, system)
+        parameter = next(self.host.thinker.parameters())
+        return {name: _move(value, parameter) for name, value in inputs.items()}
+
+    @torch.inference_mode()
+    def _generate(
+        self, inputs: dict[str, Any], max_new_tokens: int, stage: Callable[[str], None]
+    ) -> tuple[str, int, Compression | None, Stopwatch]:
+        thinker = self.host.thinker
+        stage("prefill")
+        reset_peak_memory(next(thinker.parameters()).device)
+        plug = attach(thinker, self.compressor) if self.compressor is not None else nullcontext(None)
+        with plug as attachment, Stopwatch(thinker, self.compressor, stage) as watch:
+            output = thinker.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        written = output[0, inputs["input_ids"].shape[1] :]
+        text = self.host.processor.tokenizer.decode(written, skip_special_tokens=True).strip()
+        return text, int(written.shape[0]), attachment.last if attachment is not None else None, watch
+
+    def _count(self, inputs: dict[str, Any], generated: int, compression: Compression | None) -> Tokens:
+        config, ids = self.host.thinker.config, inputs["input_ids"]
+        video = int((ids == config.video_token_id).sum())
+        audio = int((ids == config.audio_token_id).sum())
+        if compression is None:
+            return Tokens(video, video, audio, audio, ids.shape[1], generated)
+        left_alone = audio - compression.n_audio
+        return Tokens(
+            video, compression.kept_video, audio, compression.kept_audio + left_alone, ids.shape[1], generated
+        )
+
+    def _report(self, path: str | Path, media: Media, tokens: Tokens, seconds: Seconds) -> Report:
+        thinker = self.host.thinker
+        source = Source(
+            path=str(path),
+            seconds=media.seconds,
+            images=0 if media.images is None else int(media.images.shape[0]),
+            fps=media.fps,
+            width=0 if media.images is None else int(media.images.shape[2]),
+            height=0 if media.images is None else int(media.images.shape[1]),
+            has_video=media.has_video,
+            has_audio=media.has_audio,
+            audio_seconds=0.0 if media.waveform is None else media.waveform.shape[0] / 16_000,
+        )
+        return Report(
+            model=self.host.name,
+            compressor="none" if self.compressor is None else self.compressor.name,
+            retain="all" if self.compressor is None else _in_words(self.compressor.budget),
+            tokens=tokens,
+            seconds=seconds,
+            source=source,
+            peak_memory_bytes=peak_memory(next(thinker.parameters()).device),
+            notices=(*media.warnings, *self._notices(media)),
+        )
+
+    def _notices(self, media: Media) -> tuple[str, ...]:
+        notices = []
+        if self.host.is_nano and not _of_nanos_world(media):
+            notices.append(NANO_NOTICE)
+        if self.compressor is not None and not media.has_video:
+            notices.append("sound without picture is read whole: the paper's method selects sound by what is seen")
+        return tuple(notices)
+
+
+def _in_words(budget: Budget) -> str:
+    if budget.retain is not None:
+        return f"{budget.retain:g}"
+    return f"video {budget.retain_video:g}, audio {budget.retain_audio:g}"
+
+
+def _of_nanos_world(media: Media) -> bool:
+    return media.tags.get("comment", "").startswith("omnisift world")
+
+
+def _move(value: Any, like: torch.nn.Parameter) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)

@@ -1,0 +1,50 @@
+"""Turn decoded media and a question into the inputs of a Qwen2.5-Omni thinker, through its own processor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from omnisift.media import Media
+
+
+def build_inputs(processor: Any, media: Media, question: str, system: str | None = None) -> dict[str, Any]:
+    """Inputs of ``generate`` for one prompt: the media first, then the question.
+
+    The pictures were scaled by `omnisift.media`, so the processor must not scale them again; the real picture rate is
+    passed on, or long clips would get wrong time positions (Transformers assumes 2.0 for every call).
+    """
+    conversation = _conversation(media, question, system)
+    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    inputs: dict[str, Any] = dict(processor(text=[text], return_tensors="pt", **_media_arguments(processor, media)))
+    inputs["use_audio_in_video"] = media.has_video and media.has_audio
+    return inputs
+
+
+def _conversation(media: Media, question: str, system: str | None) -> list[dict[str, Any]]:
+    kind = "video" if media.has_video else "audio"
+    user: dict[str, Any] = {"role": "user", "content": [{"type": kind, kind: "-"}, {"type": "text", "text": question}]}
+    if system is None:
+        return [user]
+    return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
+
+
+def _media_arguments(processor: Any, media: Media) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if media.images is not None:
+        arguments["videos"] = [np.ascontiguousarray(media.images.transpose(0, 3, 1, 2))]
+        arguments["videos_kwargs"] = {"fps": media.fps, "do_resize": False, "do_sample_frames": False}
+    if media.waveform is not None:
+        arguments["audio"] = [media.waveform]
+    if media.has_video and media.has_audio:
+        arguments |= _audio_in_video(processor)
+    return arguments
+
+
+def _audio_in_video(processor: Any) -> dict[str, Any]:
+    """How this version of Transformers is told that the sound belongs to the video (renamed in 5.23)."""
+    if hasattr(type(processor), "load_audio_from_video"):
+        return {"load_audio_from_video": True, "audio_from_video_indices": [0]}
+    return {"use_audio_in_video": True}
