@@ -1,0 +1,60 @@
+"""A procedurally generated world of audio-video questions: moving coloured shapes, short sounds, and what they prove.
+
+`make_scene` describes a clip from a seed; `render_images`, `render_audio` and `write_clip` show it; `questions`,
+`caption` and `truth` say what is in it. Everything follows from ``(split, seed, config)``.
+"""
+
+from .captions import (
+    CAPTION_REQUESTS,
+    CaptionEvent,
+    CaptionScore,
+    caption,
+    caption_events,
+    parse_caption,
+    score_caption,
+)
+from .files import write_clip
+from .questions import ANSWERS, PHRASINGS, QUESTION_TYPES, Question, make_question, questions
+from .render import render_audio, render_images, render_pictures
+from .scene import Scene, SceneConfig, Shape, Sound, make_scene
+from .splits import SPLITS, scene_number
+from .truth import Truth, truth
+from .vocabulary import split_words, vocabulary
+from .words import COLOR_NAMES, COLORS, NUMBERS, PLACES, SHAPES, SOUNDS
+
+__all__ = [
+    "ANSWERS",
+    "CAPTION_REQUESTS",
+    "COLORS",
+    "COLOR_NAMES",
+    "NUMBERS",
+    "PHRASINGS",
+    "PLACES",
+    "QUESTION_TYPES",
+    "SHAPES",
+    "SOUNDS",
+    "SPLITS",
+    "CaptionEvent",
+    "CaptionScore",
+    "Question",
+    "Scene",
+    "SceneConfig",
+    "Shape",
+    "Sound",
+    "Truth",
+    "caption",
+    "caption_events",
+    "make_question",
+    "make_scene",
+    "parse_caption",
+    "questions",
+    "render_audio",
+    "render_images",
+    "render_pictures",
+    "scene_number",
+    "score_caption",
+    "split_words",
+    "truth",
+    "vocabulary",
+    "write_clip",
+]

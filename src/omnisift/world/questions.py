@@ -1,0 +1,218 @@
+"""Questions in plain English about a scene, each with its one-word answer and the events that prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from ..errors import UsageError
+from .scene import Scene
+from .words import COLOR_NAMES, NUMBERS, PLACES, SHAPES, SOUNDS
+
+QUESTION_TYPES: tuple[str, ...] = (
+    "color_of_shape",
+    "shape_of_color",
+    "place",
+    "heard",
+    "sound_with",
+    "color_with_sound",
+    "count",
+    "order",
+)
+
+PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "color_of_shape": (
+            "What {colour} is the {x}?",
+            "What is the {colour} of the {x}?",
+            "Which {colour} does the {x} have?",
+            "Which {colour} is the {x}?",
+            "What {colour} was the {x}?",
+        ),
+        "shape_of_color": (
+            "What shape is {x}?",
+            "Which shape is {x}?",
+            "What is the {x} shape?",
+            "What shape is the {x} object?",
+            "What is the shape of the {x} object?",
+        ),
+        "place": (
+            "Where is the {x}?",
+            "Where do you see the {x}?",
+            "Where does the {x} appear?",
+            "In which corner is the {x}?",
+            "Which corner shows the {x}?",
+        ),
+        "heard": (
+            "Is a {x} heard?",
+            "Is there a {x}?",
+            "Do you hear a {x}?",
+            "Can you hear a {x}?",
+            "Is there the sound of a {x}?",
+        ),
+        "sound_with": (
+            "Which sound goes with the {x}?",
+            "What sound does the {x} make?",
+            "Which sound comes with the {x}?",
+            "What is heard with the {x}?",
+            "What do you hear while you see the {x}?",
+        ),
+        "color_with_sound": (
+            "Which {colour} goes with the {x}?",
+            "What {colour} comes with the {x}?",
+            "What {colour} is seen with the {x}?",
+            "What {colour} do you see while you hear the {x}?",
+            "Which {colour} is the shape that makes the {x}?",
+        ),
+        "count": (
+            "How many shapes are there?",
+            "How many shapes appear?",
+            "How many objects do you see?",
+            "How many different shapes are seen?",
+            "What is the number of shapes?",
+        ),
+        "order": (
+            "What {colour} is the {x} shape?",
+            "What is the {colour} of the {x} shape?",
+            "Which {colour} comes {x}?",
+            "Which {colour} appears {x}?",
+            "What {colour} do you see {x}?",
+        ),
+    }
+)
+"""Type -> ways to ask. ``{x}`` is what is asked about; ``{colour}`` becomes ``color`` or ``colour``."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question. The evidence is what a model must still be able to see and hear to know the answer."""
+
+    type: str
+    text: str
+    answer: str
+    """One lower-case word."""
+    argument: str | None
+    """The word of the text that says what is asked about; None for ``count``."""
+    shapes: tuple[int, ...] = ()
+    """Evidence: indices into ``scene.shapes``; all are needed."""
+    sounds: tuple[int, ...] = ()
+    """Evidence: indices into ``scene.sounds``. All are needed, except for ``heard``, where any one proves a yes."""
+
+
+def questions(
+    scene: Scene,
+    rng: np.random.Generator,
+    types: Sequence[str] | Mapping[str, float] | None = None,
+    n: int | None = None,
+) -> list[Question]:
+    """Questions about the scene.
+
+    Without ``n``: one of each type, in order. With ``n``: so many, their types drawn evenly from ``types``, or by
+    weight where ``types`` maps names to weights.
+    """
+    names = list(QUESTION_TYPES if types is None else types)
+    unknown = [name for name in names if name not in PHRASINGS]
+    if unknown:
+        raise UsageError(f"unknown question type {unknown[0]!r}; known: {', '.join(QUESTION_TYPES)}")
+    if n is not None:
+        weights = np.array([types[name] for name in names] if isinstance(types, Mapping) else [1.0] * len(names))
+        names = [names[int(i)] for i in rng.choice(len(names), size=n, p=weights / weights.sum())]
+    return [make_question(scene, name, rng) for name in names]
+
+
+def make_question(scene: Scene, type: str, rng: np.random.Generator) -> Question:
+    """One question of this type, about a random part of the scene, in a random phrasing and spelling."""
+    said, argument, answer, shapes, sounds = _MAKERS[type](scene, rng)
+    phrasing = PHRASINGS[type][int(rng.integers(len(PHRASINGS[type])))]
+    spelling = ("color", "colour")[int(rng.integers(2))]
+    return Question(type, phrasing.format(x=said, colour=spelling), answer, argument, shapes, sounds)
+
+
+_Made = tuple[str, "str | None", str, tuple[int, ...], tuple[int, ...]]
+"""(what the text says, its key word, answer, evidence shapes, evidence sounds)."""
+
+
+def _any_shape(scene: Scene, rng: np.random.Generator) -> int:
+    return int(rng.integers(len(scene.shapes)))
+
+
+def _named(scene: Scene, index: int, rng: np.random.Generator) -> tuple[str, str]:
+    """Name a shape by its form (``circle``) or by its colour (``red shape``): (what is said, the key word)."""
+    shape = scene.shapes[index]
+    return (shape.form, shape.form) if rng.random() < 0.5 else (f"{shape.color} shape", shape.color)
+
+
+def _color_of_shape(scene: Scene, rng: np.random.Generator) -> _Made:
+    i = _any_shape(scene, rng)
+    return scene.shapes[i].form, scene.shapes[i].form, scene.shapes[i].color, (i,), ()
+
+
+def _shape_of_color(scene: Scene, rng: np.random.Generator) -> _Made:
+    i = _any_shape(scene, rng)
+    return scene.shapes[i].color, scene.shapes[i].color, scene.shapes[i].form, (i,), ()
+
+
+def _place(scene: Scene, rng: np.random.Generator) -> _Made:
+    i = _any_shape(scene, rng)
+    return *_named(scene, i, rng), scene.shapes[i].place, (i,), ()
+
+
+def _heard(scene: Scene, rng: np.random.Generator) -> _Made:
+    """Yes or no, evenly; a no has no evidence, since nothing can show an absence."""
+    present = sorted({sound.name for sound in scene.sounds}, key=SOUNDS.index)
+    absent = [name for name in SOUNDS if name not in present]
+    if rng.random() < 0.5 or not absent:
+        name = present[int(rng.integers(len(present)))]
+        return name, name, "yes", (), tuple(i for i, sound in enumerate(scene.sounds) if sound.name == name)
+    name = absent[int(rng.integers(len(absent)))]
+    return name, name, "no", (), ()
+
+
+def _sound_with(scene: Scene, rng: np.random.Generator) -> _Made:
+    i = _any_shape(scene, rng)
+    return *_named(scene, i, rng), scene.sounds[i].name, (i,), (i,)
+
+
+def _color_with_sound(scene: Scene, rng: np.random.Generator) -> _Made:
+    i = _any_shape(scene, rng)
+    return scene.sounds[i].name, scene.sounds[i].name, scene.shapes[i].color, (i,), (i,)
+
+
+def _count(scene: Scene, rng: np.random.Generator) -> _Made:  # noqa: ARG001 - all makers are called alike
+    return "", None, NUMBERS[len(scene.shapes)], tuple(range(len(scene.shapes))), ()
+
+
+def _order(scene: Scene, rng: np.random.Generator) -> _Made:
+    which, i = ("first", 0) if rng.random() < 0.5 else ("last", len(scene.shapes) - 1)
+    return which, which, scene.shapes[i].color, (i,), ()
+
+
+_MAKERS: Mapping[str, Callable[[Scene, np.random.Generator], _Made]] = MappingProxyType(
+    {
+        "color_of_shape": _color_of_shape,
+        "shape_of_color": _shape_of_color,
+        "place": _place,
+        "heard": _heard,
+        "sound_with": _sound_with,
+        "color_with_sound": _color_with_sound,
+        "count": _count,
+        "order": _order,
+    }
+)
+
+ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "color_of_shape": COLOR_NAMES,
+        "shape_of_color": SHAPES,
+        "place": PLACES,
+        "heard": ("yes", "no"),
+        "sound_with": SOUNDS,
+        "color_with_sound": COLOR_NAMES,
+        "count": NUMBERS[2:5],
+        "order": COLOR_NAMES,
+    }
+)
+"""Type -> the words that can be its answer in the default world."""

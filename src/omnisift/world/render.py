@@ -1,0 +1,124 @@
+"""From a scene to arrays: pictures and a waveform, in milliseconds, with numpy only.
+
+`render_images` shows what a model sees (``fps``); `render_pictures` shows every picture of the file (``file_fps``).
+Both give the same pixels at the same instant.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .scene import Scene, SceneConfig, Shape
+from .splits import generator
+from .synth import add_rumbles, synthesise
+from .words import COLORS, PLACES
+
+_BANK_MARGIN = 28
+
+
+def render_images(scene: Scene) -> NDArray[np.uint8]:
+    """What a model sees: uint8 [seconds * fps, size, size, 3], image ``k`` at ``k / fps`` seconds."""
+    config = scene.config
+    return _draw(scene, np.arange(config.seconds * config.fps) * (config.file_fps // config.fps))
+
+
+def render_pictures(scene: Scene) -> NDArray[np.uint8]:
+    """Every picture of the file: uint8 [seconds * file_fps, size, size, 3], ``j`` at ``j / file_fps`` seconds."""
+    return _draw(scene, np.arange(scene.config.seconds * scene.config.file_fps))
+
+
+def render_audio(scene: Scene) -> NDArray[np.float32]:
+    """The waveform: float32 [seconds * sample_rate], about -0.5..0.5: noise, low rumbles, and the scene's sounds."""
+    config, rng = scene.config, generator(scene.number, stream=2)
+    wave = rng.standard_normal(config.seconds * config.sample_rate, dtype=np.float32)
+    wave *= 0.006 * rng.uniform(0.6, 1.6)
+    add_rumbles(wave, int(rng.integers(config.rumbles[0], config.rumbles[1] + 1)), config.sample_rate, rng)
+    for sound in scene.sounds:
+        tone = synthesise(sound.name, sound.seconds, config.sample_rate, rng) * rng.uniform(0.08, 0.2)
+        first = int(sound.start * config.sample_rate)
+        room = wave[first : first + len(tone)]
+        room += tone[: len(room)].astype(np.float32)
+    return wave
+
+
+def centre(shape: Shape, time: float | NDArray[np.float64], config: SceneConfig) -> tuple[NDArray[np.float64], ...]:
+    """(x, y) in pixels at ``time`` seconds: it drifts, and is held well inside its quarter of the picture."""
+    images = (np.asarray(time, dtype=np.float64) - shape.start) * config.fps - (shape.seconds * config.fps - 1) / 2
+    quarter, half = PLACES.index(shape.place), config.size / 2
+    left, top = (quarter % 2) * half, (quarter // 2) * half
+    x = np.clip(shape.x + shape.vx * images, left + half / 4, left + half * 3 / 4)
+    y = np.clip(shape.y + shape.vy * images, top + half / 4, top + half * 3 / 4)
+    return x, y
+
+
+def _draw(scene: Scene, pictures: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The pictures with these numbers (on the file's clock)."""
+    config, rng = scene.config, generator(scene.number, stream=1)
+    size, total = config.size, config.seconds * config.file_fps
+    canvas = np.repeat(_background(size, rng)[None], len(pictures), axis=0)
+    for shape in scene.shapes:
+        color = (np.array(COLORS[shape.color]) + rng.normal(0, 12, 3)).astype(np.float32)
+        shown = np.nonzero((pictures >= shape.start * config.file_fps) & (pictures < shape.end * config.file_fps))[0]
+        inside = _mask(shape, pictures[shown] / config.file_fps, config)
+        part = canvas[shown]
+        part[inside] = color
+        canvas[shown] = part
+    # Noise for every picture of the file is drawn, so that an image has the same noise in both clocks.
+    bank = _noise_bank(size)
+    which, shift = rng.integers(0, len(bank), total), rng.integers(0, _BANK_MARGIN, (total, 2))
+    for row, picture in enumerate(pictures):
+        dy, dx = shift[picture]
+        canvas[row] += config.noise * bank[which[picture], dy : dy + size, dx : dx + size]
+    return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
+
+
+def _mask(shape: Shape, times: NDArray[np.float64], config: SceneConfig) -> NDArray[np.bool_]:
+    """[times, size, size]: which pixels the shape covers."""
+    x, y = centre(shape, times, config)
+    axis = np.arange(config.size, dtype=np.float32)
+    dx = axis[None, None, :] - x.astype(np.float32)[:, None, None]
+    dy = axis[None, :, None] - y.astype(np.float32)[:, None, None]
+    r = np.float32(shape.radius)
+    inside: NDArray[np.bool_]
+    if shape.form == "circle":
+        inside = dx * dx + dy * dy < r * r
+    elif shape.form == "square":
+        inside = (np.abs(dx) < r * 0.88) & (np.abs(dy) < r * 0.88)
+    elif shape.form == "triangle":
+        inside = (dy < r * 0.8) & (dy > 1.8 * np.abs(dx) - r)
+    else:  # cross
+        bar = r * np.float32(0.33)
+        inside = ((np.abs(dx) < bar) & (np.abs(dy) < r)) | ((np.abs(dy) < bar) & (np.abs(dx) < r))
+    return inside
+
+
+def _background(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """[size, size, 3]: one base colour with a coarse and a fine texture, each channel in its own strength."""
+    base = rng.uniform(60, 150, 3)
+    coarse, fine = rng.standard_normal((9, 9)), rng.standard_normal((28, 28))
+    texture = 25 * _enlarge(coarse, size) + 12 * _enlarge(fine, size)
+    return (base + texture[..., None] * rng.uniform(0.6, 1.2, 3)).astype(np.float32)
+
+
+def _enlarge(grid: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    weights = _bilinear(grid.shape[0], size)
+    return np.asarray(weights @ grid @ weights.T, dtype=np.float64)
+
+
+@lru_cache(maxsize=16)
+def _bilinear(cells: int, size: int) -> NDArray[np.float64]:
+    """[size, cells]: each row mixes the two cells whose centres lie next to the pixel's centre."""
+    at = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+    weights: NDArray[np.float64] = np.clip(1 - np.abs(at[:, None] - np.arange(cells)[None]), 0, None)
+    return weights
+
+
+@lru_cache(maxsize=4)
+def _noise_bank(size: int) -> NDArray[np.float32]:
+    """[24, size + margin, size + margin, 3] unit noise; pictures cut windows out of it: much faster."""
+    rng = np.random.default_rng(0)
+    side = size + _BANK_MARGIN
+    return rng.standard_normal((24, side, side, 3), dtype=np.float32)

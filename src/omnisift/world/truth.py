@@ -1,0 +1,112 @@
+"""Which token shows what: the labels by which a selection, or a tower, can be judged token by token.
+
+Tokens are those of Qwen2.5-Omni: a video token covers 28 x 28 pixels of two images; 25 audio tokens cover a second.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .questions import Question
+from .render import centre
+from .scene import Scene
+from .words import COLOR_NAMES, SHAPES, SOUNDS
+
+TOKEN_PIXELS = 28
+AUDIO_TOKENS_PER_SECOND = 25
+IMAGES_PER_FRAME = 2
+_CORE = 0.45
+"""A token shows a shape if it reaches into the inner 45 % of its radius: a mere edge tells little."""
+_OVERLAP = 0.4
+"""An audio token holds a sound if the sound fills more than this part of it."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Labels of all tokens. ``G`` frames (pairs of images), ``R x R`` tokens a frame, ``A`` audio tokens."""
+
+    video_class: NDArray[np.int64]
+    """[G, R, R]: 0 for background, else ``1 + color * 4 + form``."""
+    video_shape: NDArray[np.int64]
+    """[G, R, R]: index of the shape shown, -1 for none."""
+    audio_class: NDArray[np.int64]
+    """[A]: 0 for no sound, else 1 + number of the kind."""
+    audio_sound: NDArray[np.int64]
+    """[A]: index of the sound event, -1 for none."""
+    audio_owner: NDArray[np.int64]
+    """[A]: 1 + index of the shape that the sound belongs to, -1 for a distractor, 0 for no sound."""
+    visible: NDArray[np.int64]
+    """[A]: index of the shape visible during the audio token, -1 for none."""
+    shape_tokens: tuple[NDArray[np.int64], ...]
+    """For each shape [k, 3]: its tokens as (frame, row, column)."""
+    sound_tokens: tuple[NDArray[np.int64], ...]
+    """For each sound event [k]: its audio tokens."""
+
+    def evidence(self, question: Question) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+        """The question's evidence events as token sets: one [k, 3] for each shape, one [k] for each sound."""
+        return [self.shape_tokens[i] for i in question.shapes], [self.sound_tokens[i] for i in question.sounds]
+
+    def flat_video(self, shape: int) -> NDArray[np.int64]:
+        """[k]: the shape's tokens as places in the flat order of all video tokens."""
+        rows = self.video_shape.shape[1]
+        return np.asarray(self.shape_tokens[shape] @ np.array([rows * rows, rows, 1]), dtype=np.int64)
+
+
+def truth(scene: Scene) -> Truth:
+    """All token labels of a scene."""
+    video_class, video_shape, shape_tokens = _video(scene)
+    audio_class, audio_sound, audio_owner, sound_tokens = _audio(scene)
+    visible = np.full(len(audio_class), -1, np.int64)
+    for i, shape in enumerate(scene.shapes):
+        visible[shape.start * AUDIO_TOKENS_PER_SECOND : shape.end * AUDIO_TOKENS_PER_SECOND] = i
+    return Truth(
+        video_class,
+        video_shape,
+        audio_class,
+        audio_sound,
+        audio_owner,
+        visible,
+        tuple(shape_tokens),
+        tuple(sound_tokens),
+    )
+
+
+def _video(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int64]]]:
+    config = scene.config
+    rows, frames = config.size // TOKEN_PIXELS, config.seconds * config.fps // IMAGES_PER_FRAME
+    classes, owner = np.zeros((frames, rows, rows), np.int64), np.full((frames, rows, rows), -1, np.int64)
+    edge = np.arange(rows) * TOKEN_PIXELS
+    frame_seconds = IMAGES_PER_FRAME / config.fps
+    # A frame's label is taken in the middle between its two images.
+    middle = np.asarray(np.arange(frames) * frame_seconds + 0.5 / config.fps, dtype=np.float64)
+    tokens = []
+    for i, shape in enumerate(scene.shapes):
+        x, y = centre(shape, middle, config)
+        dx = np.clip(x[:, None], edge, edge + TOKEN_PIXELS) - x[:, None]
+        dy = np.clip(y[:, None], edge, edge + TOKEN_PIXELS) - y[:, None]
+        near = np.hypot(dy[:, :, None], dx[:, None, :]) < shape.radius * _CORE
+        near &= ((middle > shape.start) & (middle < shape.end))[:, None, None]
+        classes[near] = 1 + COLOR_NAMES.index(shape.color) * len(SHAPES) + SHAPES.index(shape.form)
+        owner[near] = i
+        tokens.append(np.argwhere(near).astype(np.int64))
+    return classes, owner, tokens
+
+
+def _audio(
+    scene: Scene,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int64]]]:
+    total = scene.config.seconds * AUDIO_TOKENS_PER_SECOND
+    classes, event, owner = np.zeros(total, np.int64), np.full(total, -1, np.int64), np.zeros(total, np.int64)
+    tokens = []
+    for i, sound in enumerate(scene.sounds):
+        first, last = sound.start * AUDIO_TOKENS_PER_SECOND, sound.end * AUDIO_TOKENS_PER_SECOND
+        at = np.arange(int(first), min(total, math.ceil(last)))
+        at = at[np.minimum(at + 1, last) - np.maximum(at, first) > _OVERLAP]
+        classes[at], event[at] = 1 + SOUNDS.index(sound.name), i
+        owner[at] = sound.shape + 1 if sound.shape >= 0 else -1
+        tokens.append(at.astype(np.int64))
+    return classes, event, owner, tokens

@@ -1,0 +1,23 @@
+"""The words of the world: what can be seen, heard and answered. Class numbers follow their order."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+COLORS: MappingProxyType[str, tuple[int, int, int]] = MappingProxyType(
+    {
+        "red": (220, 40, 40),
+        "green": (40, 200, 60),
+        "blue": (50, 70, 230),
+        "yellow": (230, 220, 40),
+        "magenta": (220, 50, 210),
+        "cyan": (40, 210, 220),
+    }
+)
+"""Colour word -> mean RGB, 0..255. Each shape gets the mean plus a small shift of its own."""
+COLOR_NAMES: tuple[str, ...] = tuple(COLORS)
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "cross")
+SOUNDS: tuple[str, ...] = ("hum", "beep", "whistle", "rise", "fall", "hiss", "buzz", "trill")
+"""``rise`` and ``fall`` are tones whose pitch glides up or down."""
+PLACES: tuple[str, ...] = ("top-left", "top-right", "bottom-left", "bottom-right")
+NUMBERS: tuple[str, ...] = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
