@@ -19,7 +19,8 @@
     │   └── UnsupportedCall   the adapter knows the model but refuses this call
     └── UsageError            an argument of the command line or of a public function is wrong
 
-Each message is one line that says what is wrong, what was got and what to do. The command line prints it and exits with 2.
+Each message is one line that says what is wrong, what was got and what to do. The command line prints it and exits
+with 2.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The nouns of the library: what a compressor looks at (`TokenStream`) and what it says (`Selection`).
 
 A stream is a whole batch, flat: the rows of the batch lie one after another along ``L``, so ragged batches need no
-padding of their own and one prompt is a view, not a copy. Everything that can be known without looking at values lies on
-the CPU; only ``embeds`` (and extras) live on the model's device, so counting and grouping never wait for the device.
+padding of their own and one prompt is a view, not a copy. Everything that can be known without looking at values lies
+on the CPU; only ``embeds`` (and extras) live on the model's device, so counting and grouping never wait for the device.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TokenStream:
     time: Tensor
     """[L] float32 on the CPU: seconds since the start of the token's own clip; 0 for text."""
     chunk: Tensor
-    """[L] int64 on the CPU: number of the paper's chunk, counted over the whole batch; -1 where nothing may be dropped."""
+    """[L] int64 on the CPU: number of the paper's chunk, over the whole batch; -1 where nothing may be dropped."""
     frame: Tensor
     """[L] int64 on the CPU: 0 or 1 for video tokens (first or second frame of the chunk), -1 for all others."""
     clip: Tensor
@@ -75,9 +75,9 @@ class Selection:
     keep: Tensor
     """[L] bool on the stream's device; True for every token outside chunks."""
     scores: Tensor | None = None
-    """[L] float on the stream's device, higher stays; NaN where a token was not scored. For the inspector and for training."""
+    """[L] float on the stream's device, higher stays; NaN where a token was not scored. For inspector and training."""
     gate: Tensor | None = None
-    """[L] float with a gradient, or None: the straight-through multiplier, exactly 1.0 on kept tokens in the forward."""
+    """[L] float with a gradient, or None: the straight-through multiplier, exactly 1.0 on kept tokens."""
     embeds: Tensor | None = None
     """[keep.sum(), D], or None: what replaces the kept embeddings, for methods that merge."""
 

@@ -76,7 +76,7 @@ def load_selector(host: Host, selector: str | Path | None) -> VGAS:
     width = host.thinker.get_input_embeddings().weight.shape[1]
     if vgas.config.width != width:
         raise CheckpointError(
-            f"selector at {folder} has width {vgas.config.width}, the model has {width}; give the selector of this model"
+            f"selector at {folder} has width {vgas.config.width}, the model {width}; give the selector of this model"
         )
     parameter = next(host.thinker.parameters())
     return vgas.to(device=parameter.device, dtype=parameter.dtype).eval()
