@@ -1,0 +1,24 @@
+"""Where the files that come with the package lie. A leaf: it imports nothing of the library but its errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omnisift.errors import CheckpointError
+
+_CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+
+
+def nano_path() -> Path:
+    """The folder of the bundled nano checkpoint: config, weights, tokenizer, processor files, ``selector/``, ``recipe.json``.
+
+    Raises:
+        CheckpointError: the package was installed or copied without its checkpoint.
+    """
+    folder = _CHECKPOINTS / "nano"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"the bundled nano checkpoint is missing: no config.json in {folder}. "
+            "Reinstall the package, or make it again with `python -m omnisift.training.nano --bundle`."
+        )
+    return folder

@@ -1,0 +1,1 @@
+"""How nano is made: encoders, language model, selector. Needs the ``train`` extra."""

@@ -1,0 +1,49 @@
+"""All the numbers of the nano recipe, in one frozen dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class NanoSettings:
+    """What ``python -m omnisift.training.nano`` does. The defaults made the bundled checkpoint (docs/nano.md)."""
+
+    seed: int = 0
+    """Seed of weights, batches and questions. Clips have the world's own seeds."""
+    tower_clips: int = 1500
+    """Clips that both encoders are trained on."""
+    train_clips: int = 4000
+    """Clips whose encoder outputs are cached for the language model."""
+    validation_clips: int = 400
+    """Clips that nothing is trained on; accuracies are measured here."""
+    decoded_share: float = 0.5
+    """Share of the clips that go through a real .mp4 file (H.264 and AAC) and back before the encoders see them."""
+    vision_steps: int = 900
+    audio_steps: int = 350
+    tower_rate: float = 2e-3
+    """Peak learning rate of both encoders (AdamW, cosine)."""
+    steps: int = 2600
+    """Optimiser steps of the language model."""
+    clips_per_step: int = 8
+    questions: int = 16
+    """Questions packed after each clip's one prefix."""
+    rate: float = 2e-3
+    """Peak learning rate of the language model: 100 steps of warm-up, flat, linear decay over the last 40 %."""
+    weight_decay: float = 0.02
+    embedding_std: float = 0.15
+    """Standard deviation of the word embeddings at the start (class means are scaled to it)."""
+    full_share: float = 0.5
+    """Share of the steps that see all tokens; the others see a random or STVP selection (retention augmentation)."""
+    retains: tuple[float, ...] = (0.5, 0.35, 0.25, 0.15)
+    """Fractions kept in the other steps."""
+    selector_steps: int = 150
+    selector_rate: float = 2e-3
+    finetune_steps: int = 500
+    """Steps of the language model under compression with the trained selector."""
+    finetune_rate: float = 5e-4
+
+    def as_dict(self) -> dict[str, Any]:
+        """A plain dictionary, for ``recipe.json``."""
+        return asdict(self)
