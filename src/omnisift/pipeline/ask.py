@@ -203,7 +203,7 @@ def _in_words(budget: Budget) -> str:
 
 
 def _of_nanos_world(media: Media) -> bool:
-    return media.tags.get("comment", "").startswith("omnisift world")
+    return bool(media.tags.get("comment", "").startswith("omnisift world"))
 
 
 def _move(value: Any, like: torch.nn.Parameter) -> Any:

@@ -83,7 +83,7 @@ def load_selector(host: Host, selector: str | Path | None) -> VGAS:
 
 
 def _own_selector(host: Host) -> Path:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     folder = Path(host.source)
     if not folder.is_dir():
@@ -158,12 +158,12 @@ def _check_model_type(source: str) -> None:
 def _load_thinker(source: str, dtype: torch.dtype, attn: str) -> Any:
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
+    options = {"dtype": dtype, "attn_implementation": attn, "use_safetensors": True, "output_loading_info": True}
     try:
-        thinker, info = Thinker.from_pretrained(
-            source, dtype=dtype, attn_implementation=attn, use_safetensors=True, output_loading_info=True
-        )
+        loaded: Any = Thinker.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError) as error:
         raise CheckpointError(f"can't load {source}: {str(error).strip().splitlines()[0]}") from error
+    thinker, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(
