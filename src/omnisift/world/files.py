@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ..errors import UsageError
 from .render import render_audio, render_pictures
 from .scene import Scene
 
@@ -19,8 +20,11 @@ def write_clip(scene: Scene, path: str | Path, *, crf: int = 18, audio_bit_rate:
 
     The picture runs at ``file_fps``, so that players show the motion; reading it at ``fps`` meets exactly the instants
     of `render_images`. The default quality keeps small shapes and short sounds intact (a test holds it to that).
+    `UsageError` where the folder does not exist.
     """
-    config = scene.config
+    config, path = scene.config, Path(path)
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {str(path.parent)!r} does not exist; create it first, or name another one")
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=config.file_fps)
         video.width = video.height = config.size

@@ -1,0 +1,58 @@
+"""Token labels agree with the pixels and samples that the tokens cover."""
+
+import numpy as np
+
+from omnisift.world import COLORS, make_scene, questions, render_images, truth
+from omnisift.world.words import COLOR_NAMES, SHAPES, SOUNDS
+
+
+def test_shapes_of_the_arrays():
+    labels = truth(make_scene(0))
+    assert labels.video_class.shape == labels.video_shape.shape == (6, 4, 4)
+    assert labels.audio_class.shape == labels.audio_owner.shape == labels.visible.shape == (150,)
+
+
+def test_video_labels_agree_with_pixels():
+    """A labelled token shows the colour of its shape; a frame without a shape has no label."""
+    for seed in range(20):
+        scene = make_scene(seed)
+        labels, images = truth(scene), render_images(scene).astype(float)
+        for i, shape in enumerate(scene.shapes):
+            tokens = labels.shape_tokens[i]
+            assert set(tokens[:, 0]) == set(range(shape.start, shape.end)), "seen in every one of its seconds"
+            for frame, row, column in tokens:
+                value = 1 + COLOR_NAMES.index(shape.color) * len(SHAPES) + SHAPES.index(shape.form)
+                assert labels.video_class[frame, row, column] == value
+                part = images[2 * frame : 2 * frame + 2, row * 28 : row * 28 + 28, column * 28 : column * 28 + 28]
+                off = np.abs(part - COLORS[shape.color]).max(-1)
+                assert (off < 70).mean() > 0.01
+            np.testing.assert_array_equal(np.argwhere(labels.video_shape == i), tokens)
+            np.testing.assert_array_equal(np.flatnonzero(labels.video_shape == i), labels.flat_video(i))
+        assert ((labels.video_class > 0) == (labels.video_shape >= 0)).all()
+
+
+def test_audio_labels_agree_with_the_events():
+    for seed in range(20):
+        scene = make_scene(seed)
+        labels = truth(scene)
+        for i, sound in enumerate(scene.sounds):
+            tokens = labels.sound_tokens[i]
+            assert 2 <= len(tokens) <= 7
+            assert tokens[0] / 25 > sound.start - 0.03
+            assert (tokens[-1] + 1) / 25 < sound.end + 0.03
+            assert (labels.audio_class[tokens] == 1 + SOUNDS.index(sound.name)).all()
+            assert (labels.audio_owner[tokens] == (sound.shape + 1 if sound.shape >= 0 else -1)).all()
+        for i, shape in enumerate(scene.shapes):
+            assert set(np.flatnonzero(labels.visible == i)) == set(range(shape.start * 25, shape.end * 25))
+            assert (labels.visible[labels.audio_owner == i + 1] == i).all(), "its sound is heard while it is seen"
+        assert (labels.visible[labels.audio_owner == -1] == -1).all(), "distractors sound while nothing is seen"
+
+
+def test_evidence_of_questions():
+    scene = make_scene(2)
+    labels = truth(scene)
+    for question in questions(scene, np.random.default_rng(0)):
+        video, audio = labels.evidence(question)
+        assert len(video) == len(question.shapes)
+        assert len(audio) == len(question.sounds)
+        assert all(len(tokens) > 0 for tokens in [*video, *audio])
