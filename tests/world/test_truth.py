@@ -20,12 +20,13 @@ def test_video_labels_agree_with_pixels():
         for i, shape in enumerate(scene.shapes):
             tokens = labels.shape_tokens[i]
             assert set(tokens[:, 0]) == set(range(shape.start, shape.end)), "seen in every one of its seconds"
+            value = 1 + COLOR_NAMES.index(shape.color) * len(SHAPES) + SHAPES.index(shape.form)
+            covered = []
             for frame, row, column in tokens:
-                value = 1 + COLOR_NAMES.index(shape.color) * len(SHAPES) + SHAPES.index(shape.form)
                 assert labels.video_class[frame, row, column] == value
                 part = images[2 * frame : 2 * frame + 2, row * 28 : row * 28 + 28, column * 28 : column * 28 + 28]
-                off = np.abs(part - COLORS[shape.color]).max(-1)
-                assert (off < 70).mean() > 0.01
+                covered.append((np.abs(part - COLORS[shape.color]).max(-1) < 70).mean())
+            assert np.mean(covered) > 0.1, "a corner token of a triangle shows little, the shape as a whole much"
             np.testing.assert_array_equal(np.argwhere(labels.video_shape == i), tokens)
             np.testing.assert_array_equal(np.flatnonzero(labels.video_shape == i), labels.flat_video(i))
         assert ((labels.video_class > 0) == (labels.video_shape >= 0)).all()
