@@ -1,0 +1,38 @@
+"""The nouns refuse shapes that can't be a stream."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from omnisift.tokens import Modality, Selection, TokenStream
+
+
+def fields(length: int) -> dict[str, torch.Tensor]:
+    whole = torch.zeros(length, dtype=torch.int64)
+    return {
+        "embeds": torch.zeros(length, 4),
+        "modality": torch.full((length,), int(Modality.TEXT), dtype=torch.int8),
+        "position": torch.zeros(3, length, dtype=torch.int64),
+        "time": torch.zeros(length),
+        "chunk": whole - 1,
+        "frame": whole - 1,
+        "clip": whole - 1,
+        "sample": whole,
+    }
+
+
+def test_a_stream_knows_its_length_and_width() -> None:
+    stream = TokenStream(**fields(5))
+    assert (len(stream), stream.width) == (5, 4)
+
+
+@pytest.mark.parametrize("name", ["modality", "position", "time", "chunk", "frame", "clip", "sample"])
+def test_a_field_of_another_length_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        TokenStream(**(fields(5) | {name: fields(6)[name]}))
+
+
+def test_indices_are_the_kept_tokens_in_order() -> None:
+    selection = Selection(keep=torch.tensor([True, False, True, True]))
+    assert selection.indices.tolist() == [0, 2, 3]
