@@ -1,0 +1,155 @@
+"""Open a file and nothing else: look before opening, allow few formats, turn every refusal into a typed error."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from omnisift.errors import Blocked, Damaged, MediaError, NotAFile, NotFound, NotMedia, NotReadable, TooBig
+
+# Playlists can name other files and hosts, so no format that is a list of references is on this list; and the one
+# protocol is the file itself.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,wav,mp3,flac,ogg,gif"
+OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+
+MAX_PIXELS_IN = 8192 * 4320
+"""Largest coded picture, in pixels: one such picture in swscale and the decoder stays within about 450 MB."""
+
+DECODE_ERRORS = (av.FFmpegError, MemoryError, AttributeError, IndexError, ValueError, OverflowError)
+"""What PyAV raises on bad bytes. Measured by fuzzing: `av.FFmpegError` alone misses about 1 % of broken files."""
+
+MAX_READ_ERRORS = 1000
+
+_REFERENCES = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"[playlist]", b"v=0\r", b"v=0\n")
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
+_CONTAINERS = (b"\x1aE\xdf\xa3", b"OggS", b"fLaC", b"ID3", b"GIF8", b"G@")
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a regular, readable file.
+
+    A pipe would make the decoder wait for ever and a folder fail with a riddle, so the kind is checked first.
+
+    Raises:
+        Blocked: the text is a URL. NotFound, NotAFile, NotReadable: as they say.
+    """
+    text = os.fspath(path)
+    if "://" in text and not Path(text).exists():
+        raise Blocked(f"{_short(text)}: addresses are not fetched; download the file and give its path")
+    if "\0" in text:
+        raise NotFound(f"{_short(text)}: no such file; the path contains a zero byte")
+    file = Path(text)
+    try:
+        mode = file.stat().st_mode
+    except PermissionError:
+        raise NotReadable(
+            f"{file}: no permission to look at it; check the rights of the file and its folders"
+        ) from None
+    except OSError as error:
+        raise NotFound(f"{file}: no such file ({error.strerror}); check the path") from None
+    if not stat.S_ISREG(mode):
+        raise NotAFile(f"{file}: is a {_kind(mode)}, not a file; give the path of a media file")
+    if not os.access(file, os.R_OK):
+        raise NotReadable(f"{file}: no permission to read it; check the rights of the file")
+    return file
+
+
+def open_container(file: Path) -> InputContainer:
+    """Open ``file`` (checked by `check_path`) with the format and protocol lists above.
+
+    Raises:
+        Blocked: a playlist or another list of references. NotMedia: no allowed decoder knows it. Damaged: its first
+            bytes are those of a known container, but it can't be opened.
+    """
+    try:
+        # "file:" and an absolute path, so that no name can be taken for a protocol ("concat:...") or an option ("-i").
+        return av.open(f"file:{file.absolute()}", options=dict(OPTIONS), metadata_errors="ignore")
+    except DECODE_ERRORS:
+        _refuse(file)
+
+
+def picture_stream(container: InputContainer) -> VideoStream | None:
+    """The default film track: cover art is not film, and of several tracks the default one, else the first.
+
+    Raises:
+        TooBig: a coded picture of more than `MAX_PIXELS_IN`.
+    """
+    tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic and _decodable(s)]
+    if not tracks:
+        return None
+    stream = next((s for s in tracks if s.disposition & Disposition.default), tracks[0])
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS_IN:
+        raise TooBig(f"picture of {width} x {height} is over the limit of 8192 x 4320; scale it down first")
+    # The header may lie about the size; the decoder itself refuses larger pictures.
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS_IN)}
+    # Each decoding thread keeps its own pictures: few threads for large ones keep memory bounded.
+    stream.codec_context.thread_type = "AUTO"
+    stream.codec_context.thread_count = min(8, os.cpu_count() or 1) if width * height <= 1920 * 1088 else 2
+    return stream
+
+
+def sound_stream(container: InputContainer) -> AudioStream | None:
+    """The default sound track, else the first; None without sound."""
+    tracks = [s for s in container.streams.audio if _decodable(s)]
+    return next((s for s in tracks if s.disposition & Disposition.default), tracks[0] if tracks else None)
+
+
+def packets(container: InputContainer, streams: list[VideoStream | AudioStream]) -> Iterator[Packet[Any] | None]:
+    """Packets with content, in file order; None for each place where reading failed and went on."""
+    for _ in range(MAX_READ_ERRORS):
+        try:
+            for packet in container.demux(streams):
+                if packet.size and packet.stream is not None:
+                    yield packet
+            return
+        except EOFError:  # noqa: PERF203  each failure is one packet, and reading goes on
+            return
+        except DECODE_ERRORS:
+            yield None
+
+
+def named(error: MediaError, file: Path) -> MediaError:
+    """The same error with the file's name in front."""
+    return error if str(error).startswith(str(file)) else type(error)(f"{file}: {error}")
+
+
+def _decodable(stream: VideoStream | AudioStream) -> bool:
+    """Damaged headers give streams without a codec context."""
+    return getattr(stream, "codec_context", None) is not None and stream.time_base is not None
+
+
+def _refuse(file: Path) -> NoReturn:
+    with file.open("rb") as handle:
+        head = handle.read(512)
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not head:
+        raise NotMedia(f"{file}: is empty (0 bytes); give a media file")
+    if start.startswith(_REFERENCES):
+        raise Blocked(f"{file}: is a playlist that refers to other files; give the media file itself")
+    if start[:1] == b"<":
+        raise NotMedia(f"{file}: is a web page or XML, not media; was it downloaded with a login?")
+    if head.startswith(_PICTURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        raise NotMedia(f"{file}: is a still picture; give a film or sound file")
+    if head.startswith(_CONTAINERS) or head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] == b"RIFF":
+        raise Damaged(f"{file}: begins like media but is cut or broken; get a whole copy of the file")
+    raise NotMedia(f"{file}: no decoder knows this content; allowed are {FORMATS}")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -1,0 +1,63 @@
+"""What the reader hands out: `Media`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE_RATE = 16_000
+"""Samples per second of every waveform: the rate of the audio encoder's feature extractor."""
+
+TEMPORAL_PATCH = 2
+"""Images per frame of the token grid; the number of images is always a multiple of it."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """Pictures and sound of one file, on one clock that starts at 0."""
+
+    path: Path
+    """The file that was read."""
+    images: npt.NDArray[np.uint8] | None
+    """[N, H, W, 3] uint8 RGB, N even, H and W at their final size; None without picture."""
+    times: npt.NDArray[np.float64]
+    """[N] seconds: when the file itself shows each image (a held or repeated image keeps its own time)."""
+    indices: npt.NDArray[np.int64]
+    """[N]: each image's place among the frames of the file, in the order they are shown."""
+    fps: float
+    """Images per second of the sampling grid, exact: image k stands for the moment ``k / fps``. 0 without picture."""
+    waveform: npt.NDArray[np.float32] | None
+    """[S] float32 within [-1, 1], mono, `SAMPLE_RATE`; sample s sounds at ``s / SAMPLE_RATE``. None without sound."""
+    seconds: float
+    """Length of what was read: the later end of picture and sound."""
+    video_seconds: float
+    """Length of the picture, 0 without one."""
+    capped: bool
+    """True if a limit (``max_frames`` or ``max_seconds``) made this less than what was asked for."""
+    bad_packets: int
+    """Packets that could not be decoded and were left out."""
+    warnings: tuple[str, ...]
+    """Plain sentences about everything that is not as one would expect."""
+
+    @property
+    def has_video(self) -> bool:
+        """Whether there are images."""
+        return self.images is not None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is sound."""
+        return self.waveform is not None
+
+    @property
+    def audio_seconds(self) -> float:
+        """Length of the sound, 0 without one."""
+        return 0.0 if self.waveform is None else len(self.waveform) / SAMPLE_RATE
+
+    @property
+    def seconds_per_grid(self) -> float:
+        """Seconds that one frame of the token grid (two images) stands for; what the processor must be told."""
+        return TEMPORAL_PATCH / self.fps if self.fps else 0.0

@@ -1,0 +1,87 @@
+"""Which moments of the film become images: by time (default), or by frame number as published results did."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from omnisift.errors import UsageError
+from omnisift.media.result import TEMPORAL_PATCH
+
+SLACK = 1e-4
+"""Seconds: time stamps are rounded to the container's ticks, so a frame this little late still counts as on time."""
+
+QWEN_MIN_FRAMES, QWEN_MAX_FRAMES = 4, 768
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sampling grid of one film."""
+
+    moments: npt.NDArray[np.float64]
+    """[N] seconds on the media clock, sorted; each becomes the image that is shown then. N is even."""
+    fps: float
+    """Images per second of the grid."""
+    capped: bool
+    """True if ``max_frames`` lowered the rate."""
+
+
+def by_time(seconds: float, fps: float, max_frames: int) -> Plan:
+    """Image k stands for the moment ``k / fps``.
+
+    The number of images is ``seconds * fps``, rounded, then raised to an even number (never lowered: nothing is lost; a
+    moment after the end shows the last frame). Over ``max_frames`` the same number of images is spread evenly over the
+    whole film at the lower rate ``max_frames / seconds``.
+    """
+    count = max(TEMPORAL_PATCH, _even_up(math.floor(seconds * fps + 0.5)))
+    capped = count > _even_down(max_frames)
+    if capped:
+        count = _even_down(max_frames)
+        fps = count / seconds
+    return Plan(np.arange(count) / fps, fps, capped)
+
+
+def by_index(shown: npt.NDArray[np.float64], rate: float, fps: float, max_frames: int) -> Plan:
+    """The frames that ``qwen-omni-utils`` 0.0.9 takes from these: evenly spaced frame NUMBERS, both ends included.
+
+    ``shown`` [F]: when the frames are shown; ``rate``: the track's average rate. The number of images is
+    ``F / rate * fps``, at least 4, at most ``max_frames`` and F, rounded down to an even number; the numbers are
+    float32 steps from 0 to F - 1, rounded half to even. The rate stated for them is ``N / F * rate``, although their
+    real distance is a little larger. Kept for comparison with published numbers. A film of one frame, which that
+    library refuses, gives this frame twice.
+    """
+    total = len(shown)
+    wanted = total / rate * fps
+    limit = min(_even_down(max_frames), total)
+    count = _even_down(int(min(max(wanted, QWEN_MIN_FRAMES), limit)))
+    count = max(count, TEMPORAL_PATCH)
+    # float32 steps: in float64 a few of the ties would be rounded to the other neighbour.
+    steps = torch.linspace(0, total - 1, count, dtype=torch.float32)
+    numbers = torch.round(steps).to(torch.int64).numpy()
+    return Plan(shown[numbers], count / total * rate, capped=wanted > limit)
+
+
+def check_numbers(fps: float, max_frames: int, start: float, end: float | None, max_seconds: float) -> None:
+    """Raise `UsageError` for sampling arguments that mean nothing."""
+    if not (0 < fps <= 1000):
+        raise UsageError(f"fps must be above 0 and at most 1000, got {fps}")
+    if max_frames < TEMPORAL_PATCH:
+        raise UsageError(f"max_frames must be at least {TEMPORAL_PATCH}, got {max_frames}")
+    if not (math.isfinite(start) and start >= 0):
+        raise UsageError(f"start must be 0 or more seconds, got {start}")
+    if end is not None and not end > start:
+        raise UsageError(f"end must be after start={start}, got {end}")
+    if not max_seconds > 0:
+        raise UsageError(f"max_seconds must be above 0, got {max_seconds}")
+
+
+def _even_up(count: int) -> int:
+    return count + count % TEMPORAL_PATCH
+
+
+def _even_down(count: int) -> int:
+    return count - count % TEMPORAL_PATCH

@@ -1,0 +1,134 @@
+"""Sound: any track to mono float at 16 kHz, each piece laid where its time stamp says, gaps left silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+
+from omnisift.media.result import SAMPLE_RATE
+
+JITTER = 0.02
+"""Seconds: time stamps that differ by less from the running count are rounding, not a gap."""
+
+LOUDEST_SANE = 16.0
+"""Floating-point samples above this are not loud, they are damaged."""
+
+BLOCK = 0.5
+"""Seconds gathered before one call of the resampler: its cost is per call."""
+
+
+def to_mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
+    """[S] float32 at the frame's own rate: the mean of the channels, whole-number formats scaled to [-1, 1).
+
+    The mean can't clip (FFmpeg's own mixing of floats to mono is up to 2.4 times louder), and it is what librosa does.
+    """
+    samples: npt.NDArray[Any] = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    mono: npt.NDArray[np.float64] = samples.mean(axis=0, dtype=np.float64)
+    if samples.dtype.kind != "f":
+        full = float(2 ** (8 * samples.dtype.itemsize - 1))
+        mono = (mono - full if samples.dtype.kind == "u" else mono) / full
+    with np.errstate(over="ignore"):
+        return mono.astype(np.float32)
+
+
+class SoundTaker:
+    """Receives decoded audio frames; lays them on one waveform that starts at 0 of the media clock."""
+
+    def __init__(self, seconds: float) -> None:
+        """Keep at most ``seconds`` of sound."""
+        self._limit = round(seconds * SAMPLE_RATE)
+        self._wave = bytearray()  # grows in place: no second copy of a long waveform
+        self._resampler: AudioResampler | None = None
+        self._rate = 0
+        self._start = 0.0  # time of the current run's first sample
+        self._count = 0  # samples of the current run that came in, at the track's rate
+        self._cursor = 0  # place of the next sample that comes out
+        self._pending: list[npt.NDArray[np.float32]] = []
+        self._pending_count = 0
+        self.end = 0
+        """One past the last sample laid so far, cut or not."""
+        self.frames = 0
+        self.broken_samples = 0
+        self.peak = 0.0
+        self.gaps = 0
+        self.full = False
+
+    def hear(self, time: float | None, frame: AudioFrame) -> None:
+        """Lay one frame that sounds from ``time`` on (seconds, media clock; None: right after the one before)."""
+        if not frame.samples or not frame.sample_rate:
+            return
+        expected = self._start + self._count / self._rate if self._rate else None
+        time = (expected or 0.0) if time is None else time
+        if expected is None or frame.sample_rate != self._rate or abs(time - expected) > JITTER:
+            self._begin(time, frame.sample_rate, gap=expected is not None and time > expected + JITTER)
+        self._add(self._clean(to_mono(frame)))
+        self.frames += 1
+
+    def finish(self, cut: float | None) -> npt.NDArray[np.float32]:
+        """[S] float32 within [-1, 1]; what lies after ``cut`` seconds is left off."""
+        self._drain()
+        wave = np.frombuffer(self._wave, dtype=np.float32)
+        if cut is not None:
+            wave = wave[: max(0, round(cut * SAMPLE_RATE))]
+        self.peak = float(np.abs(wave).max(initial=0.0))
+        return np.clip(wave, -1.0, 1.0, out=wave)
+
+    def _begin(self, time: float, rate: int, gap: bool) -> None:
+        self._drain()
+        self.gaps += gap
+        self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        self._rate, self._start, self._count = rate, time, 0
+        self._cursor = round(time * SAMPLE_RATE)
+
+    def _clean(self, mono: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Before resampling, or one NaN would spread over its whole neighbourhood."""
+        bad = ~(np.abs(mono) <= LOUDEST_SANE)
+        count = int(np.count_nonzero(bad))
+        if count:
+            self.broken_samples += count
+            mono = np.where(bad, np.float32(0), mono)
+        return mono
+
+    def _add(self, mono: npt.NDArray[np.float32]) -> None:
+        self._pending.append(mono)
+        self._pending_count += len(mono)
+        self._count += len(mono)
+        if self._pending_count >= BLOCK * self._rate:
+            self._push()
+
+    def _push(self) -> None:
+        if not self._pending or self._resampler is None:
+            return
+        block = np.concatenate(self._pending)[None, :]
+        self._pending, self._pending_count = [], 0
+        frame = AudioFrame.from_ndarray(block, format="flt", layout="mono")
+        frame.sample_rate = self._rate
+        for piece in self._resampler.resample(frame):
+            self._lay(piece.to_ndarray()[0])
+
+    def _drain(self) -> None:
+        """End the current run: push what waits, and get what the resampler's filter still holds."""
+        self._push()
+        if self._resampler is not None and self._count:
+            for piece in self._resampler.resample(None):
+                self._lay(piece.to_ndarray()[0])
+        self._resampler = None
+
+    def _lay(self, samples: npt.NDArray[np.float32]) -> None:
+        """At the cursor; samples before 0, over an earlier piece, or beyond the limit fall away."""
+        begin = self._cursor
+        self._cursor += len(samples)
+        self.end = max(self.end, self._cursor)
+        self.full = self.full or self._cursor > self._limit
+        done = len(self._wave) // 4
+        samples = samples[max(0, done - begin) : max(0, self._limit - begin)]
+        begin = max(begin, done)
+        if len(samples):
+            self._wave += bytes(4 * (begin - done))
+            self._wave += samples.astype(np.float32, copy=False).tobytes()
