@@ -4,7 +4,7 @@
 `caption` and `truth` say what is in it. Everything follows from ``(split, seed, config)``.
 """
 
-from .captions import (
+from omnisift.world.captions import (
     CAPTION_REQUESTS,
     CaptionEvent,
     CaptionScore,
@@ -13,14 +13,14 @@ from .captions import (
     parse_caption,
     score_caption,
 )
-from .files import write_clip
-from .questions import ANSWERS, PHRASINGS, QUESTION_TYPES, Question, make_question, questions
-from .render import render_audio, render_images, render_pictures
-from .scene import Scene, SceneConfig, Shape, Sound, make_scene
-from .splits import SPLITS, scene_number
-from .truth import Truth, truth
-from .vocabulary import split_words, vocabulary
-from .words import COLOR_NAMES, COLORS, NUMBERS, PLACES, SHAPES, SOUNDS
+from omnisift.world.files import write_clip
+from omnisift.world.questions import ANSWERS, PHRASINGS, QUESTION_TYPES, Question, make_question, questions
+from omnisift.world.render import render_audio, render_images, render_pictures
+from omnisift.world.scene import Scene, SceneConfig, Shape, Sound, make_scene
+from omnisift.world.splits import SPLITS, scene_number
+from omnisift.world.truth import Truth, truth
+from omnisift.world.vocabulary import split_words, vocabulary
+from omnisift.world.words import COLOR_NAMES, COLORS, NUMBERS, PLACES, SHAPES, SOUNDS
 
 __all__ = [
     "ANSWERS",

@@ -10,8 +10,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from .scene import Scene
-from .words import COLOR_NAMES, SHAPES, SOUNDS
+from omnisift.world.scene import Scene
+from omnisift.world.words import COLOR_NAMES, SHAPES, SOUNDS
 
 CAPTION_REQUESTS: tuple[str, ...] = (
     "Describe the clip.",

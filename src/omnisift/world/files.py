@@ -8,10 +8,15 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..errors import UsageError
-from .render import render_audio, render_pictures
-from .scene import Scene
+from omnisift.errors import UsageError
+from omnisift.world.render import render_audio, render_pictures
+from omnisift.world.scene import Scene
 
+WORLD_TAG = "omnisift world"
+"""Written into each clip's metadata, so that nano can tell clips of its own world from all others."""
+
+COMMENT = "omnisift world"
+"""Start of the file's comment tag, by which a clip of this world is told from any other; split and seed follow."""
 _SAMPLES_PER_PACKET = 1024
 
 
@@ -26,6 +31,8 @@ def write_clip(scene: Scene, path: str | Path, *, crf: int = 18, audio_bit_rate:
     if not path.parent.is_dir():
         raise UsageError(f"the folder {str(path.parent)!r} does not exist; create it first, or name another one")
     with av.open(str(path), "w", format="mp4") as container:
+        container.metadata["comment"] = WORLD_TAG
+        container.metadata["comment"] = f"{COMMENT} {scene.split} {scene.seed}"
         video = container.add_stream("libx264", rate=config.file_fps)
         video.width = video.height = config.size
         video.pix_fmt = "yuv420p"

@@ -8,9 +8,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..errors import UsageError
-from .scene import Scene
-from .words import COLOR_NAMES, NUMBERS, PLACES, SHAPES, SOUNDS
+from omnisift.errors import UsageError
+from omnisift.world.scene import Scene
+from omnisift.world.words import COLOR_NAMES, NUMBERS, PLACES, SHAPES, SOUNDS
 
 QUESTION_TYPES: tuple[str, ...] = (
     "color_of_shape",

@@ -11,10 +11,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .scene import Scene, SceneConfig, Shape
-from .splits import generator
-from .synth import add_rumbles, synthesise
-from .words import COLORS, PLACES
+from omnisift.world.scene import Scene, SceneConfig, Shape
+from omnisift.world.splits import generator
+from omnisift.world.synth import add_rumbles, synthesise
+from omnisift.world.words import COLORS, PLACES
 
 _BANK_MARGIN = 28
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
-from .splits import generator, scene_number
-from .words import COLOR_NAMES, PLACES, SHAPES, SOUNDS
+from omnisift.errors import UsageError
+from omnisift.world.splits import generator, scene_number
+from omnisift.world.words import COLOR_NAMES, PLACES, SHAPES, SOUNDS
 
 
 @dataclass(frozen=True)

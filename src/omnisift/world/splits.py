@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import UsageError
+from omnisift.errors import UsageError
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .questions import Question
-from .render import centre
-from .scene import Scene
-from .words import COLOR_NAMES, SHAPES, SOUNDS
+from omnisift.world.questions import Question
+from omnisift.world.render import centre
+from omnisift.world.scene import Scene
+from omnisift.world.words import COLOR_NAMES, SHAPES, SOUNDS
 
 TOKEN_PIXELS = 28
 AUDIO_TOKENS_PER_SECOND = 25

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from .captions import CAPTION_REQUESTS
-from .questions import ANSWERS, PHRASINGS
-from .words import COLOR_NAMES, NUMBERS, PLACES, SHAPES, SOUNDS
+from omnisift.world.captions import CAPTION_REQUESTS
+from omnisift.world.questions import ANSWERS, PHRASINGS
+from omnisift.world.words import COLOR_NAMES, NUMBERS, PLACES, SHAPES, SOUNDS
 
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*|\d|[?.,]")
 
