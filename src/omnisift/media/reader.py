@@ -111,12 +111,14 @@ class _Reading:
     bad_packets: int = 0
     capped: bool = False
     warnings: list[str] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def look(self) -> None:
         """Find the tracks, the clock and the times of all frames, without decoding."""
         self.until = min(self.max_seconds, (self.end - self.start) if self.end is not None else self.max_seconds)
         with door.open_container(self.file) as box:
             film, track = door.picture_stream(box), door.sound_stream(box)
+            self.tags = {key.lower(): value for key, value in box.metadata.items()}
             if film is None and track is None:
                 raise NotMedia("holds neither film nor sound; give a film or sound file")
             self.index = look(box, film, self.start + self.until) if film is not None else None
@@ -228,6 +230,7 @@ class _Reading:
                 self.sound.hear(time, frame)
         except door.DECODE_ERRORS:
             self.bad_packets += 1
+            self.sound.miss()
 
     def result(self, require_video: bool, require_audio: bool, strict: bool) -> Media:
         """Put it together, or say why there is nothing."""
@@ -261,6 +264,7 @@ class _Reading:
             capped=self.capped,
             bad_packets=self.bad_packets,
             warnings=tuple(self.warnings),
+            tags=self.tags,
         )
 
     def _images(self) -> npt.NDArray[np.uint8] | None:

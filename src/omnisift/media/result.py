@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ class Media:
     """Packets that could not be decoded and were left out."""
     warnings: tuple[str, ...]
     """Plain sentences about everything that is not as one would expect."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """The container's own metadata (title, comment ...), keys in lower case."""
 
     @property
     def has_video(self) -> bool:

@@ -11,8 +11,8 @@ from av.audio.resampler import AudioResampler
 
 from omnisift.media.result import SAMPLE_RATE
 
-JITTER = 0.02
-"""Seconds: time stamps that differ by less from the running count are rounding, not a gap."""
+JITTER = 0.05
+"""Seconds: time stamps that differ by less from the running count are no gap (Vorbis strays by 21 ms in sound files)."""
 
 LOUDEST_SANE = 16.0
 """Floating-point samples above this are not loud, they are damaged."""
@@ -51,6 +51,7 @@ class SoundTaker:
         self._cursor = 0  # place of the next sample that comes out
         self._pending: list[npt.NDArray[np.float32]] = []
         self._pending_count = 0
+        self._doubt = False
         self.end = 0
         """One past the last sample laid so far, cut or not."""
         self.frames = 0
@@ -65,10 +66,16 @@ class SoundTaker:
             return
         expected = self._start + self._count / self._rate if self._rate else None
         time = (expected or 0.0) if time is None else time
-        if expected is None or frame.sample_rate != self._rate or abs(time - expected) > JITTER:
-            self._begin(time, frame.sample_rate, gap=expected is not None and time > expected + JITTER)
+        jitter = 0.002 if self._doubt else JITTER
+        if expected is None or frame.sample_rate != self._rate or abs(time - expected) > jitter:
+            self._begin(time, frame.sample_rate, gap=expected is not None and time > expected + jitter)
+        self._doubt = False
         self._add(self._clean(to_mono(frame)))
         self.frames += 1
+
+    def miss(self) -> None:
+        """A packet was lost: the next time stamp counts, however small the gap."""
+        self._doubt = True
 
     def finish(self, cut: float | None) -> npt.NDArray[np.float32]:
         """[S] float32 within [-1, 1]; what lies after ``cut`` seconds is left off."""
