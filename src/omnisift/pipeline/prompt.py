@@ -38,6 +38,8 @@ def _media_arguments(processor: Any, media: Media) -> dict[str, Any]:
         arguments["videos_kwargs"] = {"fps": media.fps, "do_resize": False, "do_sample_frames": False}
     if media.waveform is not None:
         arguments["audio"] = [media.waveform]
+        # The feature extractor would cut sound at its own chunk length without a word.
+        arguments["audio_kwargs"] = {"truncation": False}
     if media.has_video and media.has_audio:
         arguments |= _audio_in_video(processor)
     return arguments

@@ -12,9 +12,6 @@ from omnisift.errors import UsageError
 from omnisift.world.render import render_audio, render_pictures
 from omnisift.world.scene import Scene
 
-WORLD_TAG = "omnisift world"
-"""Written into each clip's metadata, so that nano can tell clips of its own world from all others."""
-
 COMMENT = "omnisift world"
 """Start of the file's comment tag, by which a clip of this world is told from any other; split and seed follow."""
 _SAMPLES_PER_PACKET = 1024
@@ -31,7 +28,6 @@ def write_clip(scene: Scene, path: str | Path, *, crf: int = 18, audio_bit_rate:
     if not path.parent.is_dir():
         raise UsageError(f"the folder {str(path.parent)!r} does not exist; create it first, or name another one")
     with av.open(str(path), "w", format="mp4") as container:
-        container.metadata["comment"] = WORLD_TAG
         container.metadata["comment"] = f"{COMMENT} {scene.split} {scene.seed}"
         video = container.add_stream("libx264", rate=config.file_fps)
         video.width = video.height = config.size
