@@ -36,6 +36,7 @@ help: ## list the targets (default)
 # --- environment -------------------------------------------------------------------------------------------------
 
 setup: $(VENV)/.installed ## create .venv with exact versions (all other targets do this when needed)
+	@echo "[setup] $(VENV) is ready"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -50,12 +51,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "[setup] installing OmniSIFT and its dependencies into $(VENV), versions from constraints.txt"
 	@echo "[setup] the first time this downloads about 3 GB (PyTorch) and takes one to ten minutes without further output"
 	@start=$$(date +%s); \
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'; \
+	$(PIP) install -qq -c constraints.txt -e '.[dev]'; \
 	echo "[setup] installed in $$(( $$(date +%s) - start )) s"; touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	@echo "[setup] installing the documentation tools"
-	@$(PIP) install --quiet -c constraints.txt -e '.[docs]'; touch $@
+	@$(PIP) install -qq -c constraints.txt -e '.[docs]'; touch $@
 
 # --- the two commands to try first -------------------------------------------------------------------------------
 
@@ -93,7 +94,7 @@ test-matrix: $(MATRIX)/transformers-5.19.0 $(MATRIX)/av-15.1.0 ## the suite on T
 
 $(MATRIX)/%: $(VENV)/.installed
 	@echo "[matrix] fetching $*"
-	@rm -rf $@ && spec=$*; $(PIP) install --quiet --no-deps --target $@ "$${spec%-*}==$${spec##*-}"; touch $@
+	@rm -rf $@ && spec=$*; $(PIP) install -qq --no-deps --target $@ "$${spec%-*}==$${spec##*-}"; touch $@
 
 test-dist: $(VENV)/.installed ## build the wheel, install it into an empty environment elsewhere, ask it a question
 	@echo "[test-dist] wheel and sdist, installed and used outside the checkout"

@@ -1,0 +1,205 @@
+"""The rooms of the house: who may import whom, and what `import omnisift` costs.
+
+The allowed directions are read from CONTRIBUTING.md, so the picture there can't drift from the code. A room is a module
+or package directly under `omnisift`. Imports inside functions count too: a lazy import is still a dependency.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "omnisift"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# The core serves any engine, so it rests on torch alone; the selector is a Hugging Face model with safetensors files.
+CORE = {"errors", "tokens", "chunks", "budget", "stvp", "vgas", "straight_through", "compressors"}
+CORE_EXTRAS = {"vgas": {"transformers", "safetensors"}}
+# Decoding happens in one place; the world encodes the clips it invents; `omnisift doctor` asks what PyAV can decode.
+PYAV_ROOMS = {"media", "world", "cli"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target, e.g. module `omnisift.models.base`, and where it stands."""
+
+    file: Path
+    line: int
+    module: str
+    lazy: bool
+    """True inside a function or under TYPE_CHECKING: not run when the file is imported."""
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.module}"
+
+
+def read_directions(text: str) -> list[list[str]]:
+    """The ```directions block: steps left to right, each a list of rooms; `|` marks rooms that ignore each other."""
+    block = text.split("```directions\n")[1].split("```")[0]
+    return [step.split() for step in " ".join(block.split()).replace(",", " ").split("->")]
+
+
+STEPS = read_directions((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+RANK = {room: rank for rank, step in enumerate(STEPS) for room in step if room != "|"}
+STRANGERS = [{room for room in step if room != "|"} for step in STEPS if "|" in step]
+
+
+def may_import(importer: str, target: str) -> bool:
+    """Leftward is fine, so is the same step, unless its rooms are strangers."""
+    if importer == target:
+        return True
+    if any({importer, target} <= step for step in STRANGERS):
+        return False
+    return RANK[target] <= RANK[importer]
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(name: str) -> bool:
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def absolute(node: ast.ImportFrom, file: Path) -> str:
+    """The module of `from ... import`, with leading dots resolved."""
+    if not node.level:
+        return node.module or ""
+    parts = [*module_name(file).split("."), *(["__init__"] if file.name == "__init__.py" else [])]
+    return ".".join([*parts[: -node.level], *([node.module] if node.module else [])])
+
+
+def targets(node: ast.AST, file: Path) -> list[str]:
+    """What a statement imports; `from package import submodule` names the submodule."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = absolute(node, file)
+        names = [f"{base}.{alias.name}" for alias in node.names]
+        return [name if is_module(name) else base for name in names] if base.startswith("omnisift") else [base]
+    return []
+
+
+def imports(file: Path, source: str | None = None) -> list[Import]:
+    """All imports of a file, wherever they stand."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, lazy: bool) -> None:
+        found.extend(Import(file, getattr(node, "lineno", 0), name, lazy) for name in targets(node, file))
+        guard = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        inside = lazy or guard or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(ast.parse(file.read_text(encoding="utf-8") if source is None else source), False)
+    return found
+
+
+def room(module: str) -> str:
+    """`omnisift.models.base` -> `models`; the package itself -> `` (empty)."""
+    return module.split(".")[1] if "." in module else ""
+
+
+ALL = [found for file in FILES for found in imports(file)]
+OWN = [found for found in ALL if found.module.split(".")[0] == "omnisift"]
+FOREIGN = [found for found in ALL if found.module.split(".")[0] not in {"omnisift", *sys.stdlib_module_names}]
+
+
+def test_every_room_has_a_place_in_the_picture() -> None:
+    rooms = {room(module_name(file)) for file in FILES} - {""}
+    assert rooms - set(RANK) == set(), "a new room: give it a place in the directions block of CONTRIBUTING.md"
+
+
+def test_left_never_imports_right() -> None:
+    wrong = [
+        str(found)
+        for found in OWN
+        if found.file != PACKAGE / "__init__.py"
+        and not may_import(room(module_name(found.file)), room(found.module) or "cli")
+    ]
+    assert wrong == []
+
+
+def test_rooms_do_not_import_through_the_public_list() -> None:
+    """`from omnisift import Budget` inside the library would hide the direction. The command line is a user."""
+    through = [found for found in OWN if found.module == "omnisift" and found.file != PACKAGE / "__init__.py"]
+    assert [str(found) for found in through if room(module_name(found.file)) != "cli"] == []
+
+
+@pytest.mark.parametrize("name", sorted(CORE))
+def test_core_rests_on_torch_alone(name: str) -> None:
+    allowed = {"torch"} | CORE_EXTRAS.get(name, set())
+    mine = [found for found in FOREIGN if room(module_name(found.file)) == name]
+    assert [str(found) for found in mine if found.module.split(".")[0] not in allowed] == []
+
+
+def test_only_media_decodes() -> None:
+    pyav = [found for found in FOREIGN if found.module.split(".")[0] == "av"]
+    assert [str(found) for found in pyav if room(module_name(found.file)) not in PYAV_ROOMS] == []
+
+
+def test_no_circles_between_files() -> None:
+    """Among imports that run at import time; a circle makes the result depend on who is imported first."""
+    graph: dict[str, set[str]] = {module_name(file): set() for file in FILES}
+    for found in OWN:
+        if not found.lazy and found.module in graph:
+            graph[module_name(found.file)].add(found.module)
+    done: set[str] = set()
+
+    def walk(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"circle: {' -> '.join([*path[path.index(name) :], name])}"
+        if name not in done:
+            for target in sorted(graph[name] - {name}):
+                walk(target, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+def test_the_rule_can_fail() -> None:
+    """The checks above see relative, lazy and submodule imports."""
+    source = "def f():\n    from ..pipeline import load\nfrom .. import media\nimport omnisift.cli\n"
+    seen = imports(PACKAGE / "compressors" / "base.py", source)
+    assert [found.module for found in seen][:2] == ["omnisift.pipeline", "omnisift.media"]
+    assert [found.lazy for found in seen] == [True, False, False]
+    assert not may_import("compressors", "pipeline")
+    assert not may_import("training", "evaluation")
+    assert may_import("pipeline", "compressors")
+    assert may_import("vgas", "errors")
+
+
+INERT = """
+import json, logging, os, random, sys, threading, warnings
+import torch
+def state():
+    return {
+        "environment": dict(os.environ), "path": list(sys.path), "cwd": os.getcwd(),
+        "handlers": len(logging.getLogger().handlers),
+        "filters": len(warnings.filters), "running": threading.active_count(),
+        "threads": torch.get_num_threads(), "dtype": str(torch.get_default_dtype()), "seed": torch.initial_seed(),
+        "random": hash(random.getstate()), "cuda": torch.cuda.is_initialized(), "grad": torch.is_grad_enabled(),
+    }
+before, modules = state(), set(sys.modules)
+import omnisift
+after = state()
+new = {name.split(".")[0] for name in set(sys.modules) - modules} - {"omnisift"} - sys.stdlib_module_names
+print(json.dumps({"changed": [k for k in before if before[k] != after[k]], "heavy": sorted(new)}))
+"""
+
+
+def test_importing_omnisift_is_inert() -> None:
+    """Beyond torch it loads no third-party module and changes nothing in the process; how long it takes is measured in
+    benchmarks/import_time.py, since a timed test would only measure the machine."""
+    run = subprocess.run([sys.executable, "-c", INERT], capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(run.stdout) == {"changed": [], "heavy": []}
+    assert run.stderr == ""
