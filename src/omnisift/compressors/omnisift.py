@@ -1,0 +1,150 @@
+"""OmniSIFT: visual anchors by STVP, then audio by VGAS, for all chunks at once (paper figure 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from omnisift.budget import Budget, Counts
+from omnisift.chunks import AUDIO, FRAME0, FRAME1, steps_in_chunk
+from omnisift.compressors.base import Compressor
+from omnisift.compressors.blocks import Block, Layout, Rectangle
+from omnisift.errors import CompressorError
+from omnisift.straight_through import topk_mask
+from omnisift.stvp import saliency, spatial_similarity, temporal_similarity
+from omnisift.tokens import Modality, Selection, TokenStream
+
+if TYPE_CHECKING:
+    from omnisift.vgas import VGAS
+
+SMALL_BLOCK, LARGE_BLOCK = 16 << 20, 256 << 20
+"""Bytes of embeddings in a block: at most what fits a CPU's last cache, or a share of the stream where that is more."""
+
+
+@dataclass
+class _Tally:
+    """What the blocks found: places in the stream and values, joined at the end."""
+
+    kept: list[Tensor] = field(default_factory=list)
+    """Places that stay; ``L`` stands for padding."""
+    video: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """(places, saliency)"""
+    audio: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """(places, score)"""
+
+
+class OmniSiftCompressor(Compressor):
+    """The paper's method. In training mode it returns the straight-through gate of the audio tokens.
+
+    ``selector`` may be None for streams without sound. ``score_dtype`` is the dtype of the video similarities; None is the
+    stream's own, as in the released code. The selector computes in the dtype of its weights.
+    """
+
+    name: ClassVar[str] = "omnisift"
+    trained: ClassVar[bool] = True
+
+    def __init__(self, budget: Budget, selector: VGAS | None = None, score_dtype: torch.dtype | None = None) -> None:
+        super().__init__(budget)
+        self.selector = selector
+        self.score_dtype = score_dtype
+
+    def select(self, stream: TokenStream, counts: Counts) -> Selection:
+        """Anchors and audio scores block by block, then one mask."""
+        layout = Layout(stream, counts, self._block_tokens(stream))
+        steps = self._steps(stream)
+        tally = _Tally()
+        for block in layout.blocks():
+            anchors = self._prune_video(stream.embeds, layout, block, tally)
+            self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
+        return self._selection(stream, tally)
+
+    @torch.no_grad()  # a choice has no gradient: the selector passes it on to the anchors' embeddings
+    def _prune_video(self, embeds: Tensor, layout: Layout, block: Block, tally: _Tally) -> Rectangle:
+        """Keep the least similar tokens of both frames; returns the visual anchors of the block."""
+        width = None if block.even else max(block.size[FRAME0], block.size[FRAME1])
+        frame0 = layout.rectangle(block, FRAME0, width)
+        first = self._cast(frame0.take(embeds))
+        similarity = spatial_similarity(first, frame0.valid)
+        tally.video.append((frame0.flat(len(embeds)), saliency(similarity).flatten()))
+        anchors = frame0.lowest(similarity, layout.kept(block, FRAME0), block.kept[FRAME0], block.even)
+        if block.size[FRAME1]:
+            frame1 = layout.rectangle(block, FRAME1, width)
+            similarity = torch.zeros(frame1.index.shape, device=embeds.device)
+            if (
+                frame0.index.shape == frame1.index.shape
+            ):  # else sizes differ: no similarity, and the budget keeps all of it
+                similarity = temporal_similarity(first, self._cast(frame1.take(embeds)))
+                compared = None if block.even else (frame0.valid == frame1.valid).all(dim=1)
+                tally.video.append((frame1.flat(len(embeds), compared), saliency(similarity).flatten()))
+            kept = frame1.lowest(similarity, layout.kept(block, FRAME1), block.kept[FRAME1], block.even)
+            anchors = anchors.beside(kept)
+        tally.kept.append(anchors.flat(len(embeds)))
+        return anchors
+
+    def _select_audio(
+        self, embeds: Tensor, layout: Layout, block: Block, anchors: Rectangle, steps: Tensor | None, tally: _Tally
+    ) -> None:
+        """Score the audio of the block by its anchors and keep the highest; whole where the released code skips it."""
+        audio = layout.rectangle(block, AUDIO)
+        if block.size[AUDIO] <= 1 or anchors.index.shape[1] == 0:
+            tally.kept.append(audio.flat(len(embeds)))
+            return
+        logits = self._logits(embeds, anchors, audio, steps)
+        # Ranked by logit: the same order as by score, without the ties of a saturated sigmoid.
+        kept = audio.lowest(-logits.detach(), layout.kept(block, AUDIO), block.kept[AUDIO], block.even)
+        tally.kept.append(kept.flat(len(embeds)))
+        scored = None
+        if anchors.valid is not None and audio.valid is not None:
+            scored = anchors.valid.any(dim=1) & (audio.valid.sum(dim=1) > 1)
+        tally.audio.append((audio.flat(len(embeds), scored), torch.sigmoid(logits).flatten()))
+
+    def _logits(self, embeds: Tensor, anchors: Rectangle, audio: Rectangle, steps: Tensor | None) -> Tensor:
+        """[G, A] from the selector."""
+        if self.selector is None:
+            raise CompressorError(
+                "this prompt has video with sound, and compressor 'omnisift' was made without selector weights: "
+                "name a checkpoint that has them, or choose a training-free compressor: random, uniform"
+            )
+        valid = anchors.valid
+        if valid is not None:  # a row without anchors is not used, but must not divide by zero
+            valid = valid | ~valid.any(dim=1, keepdim=True)
+        dtype = self.selector.dtype
+        times = () if steps is None else (steps[anchors.index], steps[audio.index])
+        logits: Tensor = self.selector(anchors.take(embeds).to(dtype), audio.take(embeds).to(dtype), valid, *times)
+        return logits.float()
+
+    def _selection(self, stream: TokenStream, tally: _Tally) -> Selection:
+        """Join the blocks. Slot ``L`` takes what was padding."""
+        device, length = stream.embeds.device, len(stream)
+        keep = torch.cat([stream.chunk < 0, torch.zeros(1, dtype=torch.bool)]).to(device)
+        if tally.kept:
+            keep.index_fill_(0, torch.cat(tally.kept), True)
+        scores = torch.full((length + 1,), torch.nan, device=device)
+        gate = None
+        if tally.video:
+            places, values = (torch.cat(part) for part in zip(*tally.video, strict=True))
+            scores.scatter_(0, places, values.float())
+        if tally.audio:
+            places, values = (torch.cat(part) for part in zip(*tally.audio, strict=True))
+            scores = scores.scatter(0, places, values)
+            if self.training and torch.is_grad_enabled():
+                gate = torch.ones_like(scores).scatter(0, places, topk_mask(values, keep[places]))[:length]
+        return Selection(keep=keep[:length], scores=scores[:length], gate=gate)
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x if self.score_dtype is None else x.to(self.score_dtype)
+
+    def _steps(self, stream: TokenStream) -> Tensor | None:
+        """[L] int64 on the device, or None if the selector does not ask for times."""
+        if self.selector is None or not self.selector.config.time_embedding:
+            return None
+        return steps_in_chunk(stream).to(stream.embeds.device)
+
+    def _block_tokens(self, stream: TokenStream) -> int:
+        """Tokens of a block. A gradient needs all activations at once anyway, so training takes large blocks."""
+        row = stream.width * stream.embeds.element_size()
+        share = LARGE_BLOCK if self.training and torch.is_grad_enabled() else min(LARGE_BLOCK, len(stream) * row // 8)
+        return max(1, max(SMALL_BLOCK, share) // row)
