@@ -1,0 +1,20 @@
+"""A clip and a question in, an answer at a quarter of the tokens out.
+
+python examples/quickstart.py
+"""
+
+import tempfile
+from pathlib import Path
+
+import omnisift
+from omnisift.world import make_scene, write_clip
+
+with tempfile.TemporaryDirectory() as folder:
+    clip = Path(folder) / "clip.mp4"
+    write_clip(make_scene(seed=2, split="test"), clip)
+
+    pipeline = omnisift.load("nano", retain=0.25)
+    answer = pipeline.ask(clip, "What colour is the circle?")
+
+print(answer)
+print(f"read {answer.report.retained_ratio:.1%} of the video and audio tokens")

@@ -1,0 +1,23 @@
+"""Every example runs as it stands, from another folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+SAYS = {"quickstart.py": "25.6%", "your_own_model.py": "video 96 -> 24", "add_a_compressor.py": "[2, 3, 6, 7, 9, 10]"}
+
+
+def test_every_example_is_checked() -> None:
+    assert {path.name for path in EXAMPLES} == SAYS.keys()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs(path: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert SAYS[path.name] in done.stdout
