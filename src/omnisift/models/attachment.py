@@ -1,0 +1,331 @@
+"""The plug: hooks on a host model that cut each prompt between its encoders and its language model.
+
+Order of events in one call with video:
+
+    head      takes the labels out (they have the full length), and at the end computes the loss on cut logits
+      core        reads input_ids on the way in: which tokens are video and sound
+        language model   builds the stream, asks the compressor, cuts; then notes the cut beside the cache
+
+In later steps the language model's hook replaces the host's mask, which still has the full length. One prompt costs
+four transfers to the CPU (ids, mask, positions, decision), a decoding step none.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnisift.chunks import build_stream
+from omnisift.compressors.base import Compressor
+from omnisift.errors import CompressorError, UnsupportedCall
+from omnisift.models.adapter import Adapter
+from omnisift.models.cached_prompt import CachedPrompt, cached_length, forget, note, recall
+from omnisift.models.compression import Compression
+from omnisift.models.splice import Cut
+from omnisift.tokens import Modality, Selection, TokenStream
+
+
+@dataclass
+class _Prompt:
+    """A prompt with video on its way from ``core`` to the language model."""
+
+    ids: Tensor
+    modality: Tensor
+    arguments: Mapping[str, Any]
+
+
+class Attachment:
+    """A compressor plugged into a model. Made by `attach`; a context manager that detaches when left.
+
+    While it is attached, logits, hidden states and attentions of a prompt with video have the length of the cut prompt.
+    """
+
+    last: Compression | None
+    """What happened to the latest prompt with video; None before the first, and after a prompt without video."""
+
+    def __init__(self, adapter: Adapter, compressor: Compressor) -> None:
+        self.adapter = adapter
+        self.compressor = compressor
+        self.last = None
+        self._prompt: _Prompt | None = None
+        self._cut: Cut | None = None
+        self._unnoted: CachedPrompt | None = None
+        self._labels: Tensor | None = None
+        parts = adapter.parts
+        self._handles = [
+            parts.head.register_forward_pre_hook(self._enter_head, with_kwargs=True),
+            parts.core.register_forward_pre_hook(self._enter_core, with_kwargs=True),
+            parts.language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
+            parts.language_model.register_forward_hook(self._leave_language_model, with_kwargs=True),
+            parts.core.register_forward_hook(self._leave_core, always_call=True),
+            parts.head.register_forward_hook(self._leave_head, with_kwargs=True, always_call=True),
+        ]
+
+    def detach(self) -> None:
+        """Unplug. The model is then as it was before `attach`; a second call does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    # --- head: labels and loss ---------------------------------------------------------------------------------------
+
+    def _enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Keep the labels back if the prompt will be cut: the host would compare them with logits of another length."""
+        self._labels, self._cut = None, None
+        arguments = _by_name(module, args, kwargs)
+        labels, ids = arguments.get("labels"), arguments.get("input_ids")
+        if labels is None or ids is None or not self._has_video(ids):
+            return None
+        if arguments.get("shift_labels") is not None:
+            raise UnsupportedCall("shift_labels can't be cut with the prompt: pass labels instead")
+        self._labels = arguments.pop("labels")
+        return (), arguments
+
+    def _leave_head(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        labels, cut = self._labels, self._cut
+        self._labels, self._cut = None, None
+        if labels is None or output is None:
+            return None
+        labels = labels if cut is None else cut.labels(labels)
+        named = set(inspect.signature(type(module).forward).parameters)
+        rest = {name: value for name, value in kwargs.items() if name not in named and name != "return_dict"}
+        logits = output[0]
+        vocabulary = module.config.get_text_config().vocab_size
+        loss = module.loss_function(logits=logits, labels=labels, vocab_size=vocabulary, **rest)
+        if isinstance(output, tuple):
+            return (loss, *output)
+        return type(output)(loss=loss, **output)
+
+    # --- core: which tokens are what ---------------------------------------------------------------------------------
+
+    def _enter_core(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._prompt = None
+        arguments = _by_name(module, args, kwargs)
+        cache, ids = arguments.get("past_key_values"), arguments.get("input_ids")
+        cached = cached_length(cache)
+        if cached == 0:
+            forget(cache)
+        if ids is None:
+            raise UnsupportedCall(
+                "inputs_embeds without input_ids: can't tell which tokens are video. "
+                "Pass input_ids as well (the model then still uses inputs_embeds), or detach"
+            )
+        # A single new token is text: decoding steps must not wait for the device.
+        if cached == 0 or ids.shape[1] > 1:
+            self._read_prompt(ids, arguments, cached)
+        known = recall(cache)
+        if known is None:
+            return None
+        return (), _continue(known, arguments, cached, ids.shape[1])
+
+    def _read_prompt(self, ids: Tensor, arguments: Mapping[str, Any], cached: int) -> None:
+        ids = ids.cpu()
+        modality = self.adapter.modality(ids)
+        if bool((modality == Modality.VIDEO).any()):
+            if cached:
+                raise UnsupportedCall(
+                    f"new video tokens behind {cached} cached ones: pass the whole conversation without past_key_values "
+                    "(and without prefill_chunk_size), or detach"
+                )
+            self._prompt = _Prompt(ids, modality, arguments)
+        elif not cached:
+            self.last = None
+
+    def _leave_core(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
+        self._prompt = None
+
+    # --- language model: cut, or repair the mask ---------------------------------------------------------------------
+
+    def _enter_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        prompt, self._prompt, self._unnoted = self._prompt, None, None
+        arguments = _by_name(module, args, kwargs)
+        if prompt is not None:
+            return (), self._compress(prompt, arguments)
+        known = recall(arguments.get("past_key_values"))
+        if known is None:
+            return None
+        return (), _repair(known, arguments)
+
+    def _leave_language_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG002
+        fresh, self._unnoted = self._unnoted, None
+        cache = kwargs.get("past_key_values")
+        cache = getattr(output, "past_key_values", None) if cache is None else cache
+        if fresh is not None and cache is not None:
+            note(cache, fresh)
+
+    def _compress(self, prompt: _Prompt, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of the language model for the cut prompt."""
+        embeds: Tensor = arguments["inputs_embeds"]
+        rows, length = embeds.shape[:2]
+        real = _real_tokens(arguments.get("attention_mask"), rows, length)
+        handed = _positions_handed(arguments.get("position_ids"), rows, length)
+        rotary = self._rotary(prompt, real, handed)
+        stream = self._stream(prompt, embeds, rotary)
+        selection = self.compressor(stream)
+        keep = _checked(selection, stream).view(rows, length)
+        scores = None if selection.scores is None else selection.scores.detach().float().cpu().view(rows, length)
+        self.last = Compression(stream.modality.view(rows, length), keep, scores)
+        if bool(keep.all()):
+            return _nothing_dropped(arguments, selection)
+        return self._shorter(Cut.plan(keep, real), selection, real, handed, arguments)
+
+    def _rotary(self, prompt: _Prompt, real: Tensor, handed: Tensor | None) -> Tensor:
+        """[3, B, S]: the ids that tell frames apart; asked of the host's own rule if the caller handed plain ones."""
+        if handed is not None and handed.shape[0] >= 3:
+            return handed[-3:]
+        return self.adapter.rotary(prompt.ids, real, prompt.arguments).cpu()
+
+    def _stream(self, prompt: _Prompt, embeds: Tensor, rotary: Tensor) -> TokenStream:
+        rows, length = embeds.shape[:2]
+        return build_stream(
+            embeds=embeds.flatten(0, 1),
+            modality=prompt.modality.flatten(),
+            position=rotary.flatten(1),
+            sample=torch.arange(rows).repeat_interleave(length),
+            seconds_per_position=self.adapter.seconds_per_position,
+            extras=self.adapter.extras(prompt.arguments),
+        )
+
+    def _shorter(
+        self, cut: Cut, selection: Selection, real: Tensor, handed: Tensor | None, arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        embeds: Tensor = arguments["inputs_embeds"]
+        device = embeds.device
+        if handed is None or handed.shape[0] == 1:
+            plain = torch.arange(embeds.shape[1]).expand(1, embeds.shape[0], -1) if handed is None else handed
+            handed = plain.expand(3, -1, -1)
+        mask = _cut_mask(cut, arguments.get("attention_mask"), device)
+        self._cut = cut
+        self._unnoted = CachedPrompt.of(cut, handed[-3:], real, device)
+        return {
+            **arguments,
+            **_cut_packing(cut, arguments),
+            "inputs_embeds": cut.embeds(embeds, selection),
+            "position_ids": cut.positions(handed).to(device),
+            "attention_mask": mask,
+        }
+
+    def _has_video(self, ids: Tensor) -> bool:
+        return bool((self.adapter.modality(ids.cpu()) == Modality.VIDEO).any())
+
+
+def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call to ``module`` by name (a fresh dict)."""
+    if not args:
+        return dict(kwargs)
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _continue(known: CachedPrompt, arguments: dict[str, Any], cached: int, new: int) -> dict[str, Any]:
+    """Arguments of ``core`` behind a cut prompt: positions go on from the full length, whatever the cache's own is."""
+    handed, mask = arguments.get("position_ids"), arguments.get("attention_mask")
+    if handed is None:
+        return {**arguments, "position_ids": known.positions(cached, new)}
+    if new > 1:
+        expected = known.positions(cached, 1)[0]
+        early = (handed[-1] if handed.ndim == 3 else handed)[:, -new:] < expected.to(handed.device)
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            early = early & (mask[:, -new:] != 0)
+        if bool(early.any()):
+            raise UnsupportedCall(
+                "tokens that are already in the compressed cache were passed again: with past_key_values pass only the "
+                "new input_ids, and an attention_mask of the full length"
+            )
+    return arguments
+
+
+def _repair(known: CachedPrompt, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the language model behind a cut prompt: a mask of the cache's length, text positions without a gap."""
+    rows, new = arguments["inputs_embeds"].shape[:2]
+    cached = cached_length(arguments["past_key_values"])
+    mask = known.attention_mask(arguments.get("attention_mask"), cached, new, rows)
+    positions = arguments.get("position_ids")
+    if isinstance(positions, Tensor) and positions.ndim == 3 and positions.shape[0] == 4:
+        text = positions[:1] - known.dropped.to(positions.device).view(1, -1, 1)
+        positions = torch.cat([text, positions[1:]])
+    return {**arguments, "attention_mask": mask, "position_ids": positions}
+
+
+def _real_tokens(mask: Any, rows: int, length: int) -> Tensor:
+    """[B, S] bool on the CPU: not padding. Takes any mask that ``generate`` or a caller hands over."""
+    for part in mask.values() if isinstance(mask, dict) else [mask]:
+        if part is None:
+            continue
+        if part.ndim == 2:
+            return (part[:, -length:] != 0).cpu()
+        if part.ndim == 4:
+            # In a causal mask the last query sees exactly the tokens that are not padding.
+            last = part[:, 0, -1, :length]
+            return (last if last.dtype == torch.bool else last == 0).expand(rows, length).cpu()
+        raise UnsupportedCall(f"attention_mask of {part.ndim} dimensions with video: pass [batch, length]")
+    return torch.ones(rows, length, dtype=torch.bool)
+
+
+def _cut_mask(cut: Cut, handed: Any, device: torch.device) -> Tensor | None:
+    """[B, K], or None where none is needed. A prepared 4-D mask is dropped: the language model makes its own, causal."""
+    plain = isinstance(handed, Tensor) and handed.ndim == 2
+    return cut.mask(device) if plain or cut.padded else None
+
+
+def _positions_handed(positions: Any, rows: int, length: int) -> Tensor | None:
+    """[R, B, S] int64 on the CPU with R = 1, 3 or 4; None if the caller gave none."""
+    if positions is None:
+        return None
+    if positions.ndim == 2:
+        positions = positions.unsqueeze(0)
+    expanded: Tensor = positions.cpu().expand(-1, rows, length)
+    return expanded
+
+
+def _checked(selection: Selection, stream: TokenStream) -> Tensor:
+    """``keep`` on the CPU. Raises `CompressorError` if the method broke its promise."""
+    keep = selection.keep
+    if keep.shape != (len(stream),) or keep.dtype != torch.bool:
+        raise CompressorError(
+            f"keep must be bool [{len(stream)}], got {keep.dtype} {list(keep.shape)}: fix the compressor"
+        )
+    keep = keep.cpu()
+    if not bool(keep[stream.chunk < 0].all()):
+        raise CompressorError("the compressor dropped tokens outside chunks (text, images, plain audio): keep them")
+    if selection.embeds is not None and len(selection.embeds) != int(keep.sum()):
+        raise CompressorError(
+            f"{len(selection.embeds)} merged embeddings for {int(keep.sum())} kept tokens: give one each"
+        )
+    return keep
+
+
+def _nothing_dropped(arguments: dict[str, Any], selection: Selection) -> dict[str, Any]:
+    """The host's own arguments, bit for bit, unless the method merged or is being trained."""
+    embeds: Tensor = arguments["inputs_embeds"]
+    if selection.embeds is not None:
+        embeds = selection.embeds.to(embeds.dtype).view_as(embeds)
+    if selection.gate is not None:
+        embeds = embeds * selection.gate.to(embeds.dtype).view(*embeds.shape[:2], 1)
+    return {**arguments, "inputs_embeds": embeds}
+
+
+def _cut_packing(cut: Cut, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Borders of packed sequences for variable-length attention kernels, which would else read past the end."""
+    found: dict[str, Any] = {}
+    for side in ("q", "k"):
+        borders = arguments.get(f"cu_seq_lens_{side}")
+        if borders is None:
+            continue
+        found[f"cu_seq_lens_{side}"] = shorter = cut.boundaries(borders)
+        found[f"max_length_{side}"] = int(shorter.diff().max())
+    return found

@@ -1,0 +1,75 @@
+"""`Compression`: what happened to the latest prompt. Data only, all on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from omnisift.tokens import Modality
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Which tokens of a prompt stayed. ``B`` rows of ``S`` prompt tokens, padding included.
+
+    Logits and hidden states of the compressed call have length ``K``, the largest kept length of the batch; token
+    ``j`` of row ``b`` is prompt token ``keep[b].nonzero()[j]``, shifted by the padding that the row has in the cut batch.
+    """
+
+    modality: Tensor
+    """[B, S] int8: `Modality` of each token. Images and sound outside a video count as TEXT, as they are never dropped."""
+    keep: Tensor
+    """[B, S] bool: False where the token was dropped. Padding is True."""
+    scores: Tensor | None = None
+    """[B, S] float32, higher stays, NaN where not scored; None if the method has no scores."""
+
+    @property
+    def n_video(self) -> int:
+        """Video tokens of the prompt, all rows."""
+        return sum(self.n_video_rows)
+
+    @property
+    def n_audio(self) -> int:
+        """Audio tokens that belong to a video, all rows."""
+        return sum(self.n_audio_rows)
+
+    @property
+    def kept_video(self) -> int:
+        """Video tokens that stayed, all rows."""
+        return sum(self.kept_video_rows)
+
+    @property
+    def kept_audio(self) -> int:
+        """Audio tokens of videos that stayed, all rows."""
+        return sum(self.kept_audio_rows)
+
+    @property
+    def n_video_rows(self) -> list[int]:
+        """`n_video` of each row."""
+        return self._count(Modality.VIDEO, kept=False)
+
+    @property
+    def n_audio_rows(self) -> list[int]:
+        """`n_audio` of each row."""
+        return self._count(Modality.AUDIO, kept=False)
+
+    @property
+    def kept_video_rows(self) -> list[int]:
+        """`kept_video` of each row."""
+        return self._count(Modality.VIDEO, kept=True)
+
+    @property
+    def kept_audio_rows(self) -> list[int]:
+        """`kept_audio` of each row."""
+        return self._count(Modality.AUDIO, kept=True)
+
+    @property
+    def retained_ratio(self) -> float:
+        """Measured share of audio and video tokens that stayed, 0 to 1."""
+        return (self.kept_video + self.kept_audio) / max(1, self.n_video + self.n_audio)
+
+    def _count(self, modality: Modality, *, kept: bool) -> list[int]:
+        mask = self.modality == int(modality)
+        counts: list[int] = (mask & self.keep if kept else mask).sum(dim=1).tolist()
+        return counts
