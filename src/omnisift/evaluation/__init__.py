@@ -1,0 +1,1 @@
+"""How answers are judged: intervals, paired tests, and the run over the generated world."""
