@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from omnisift.errors import Blocked, Damaged, MediaError, NotAFile, NotFound, NotMedia, NotReadable, TooBig
+from omnisift.errors import Blocked, Damaged, NotAFile, NotFound, NotMedia, NotReadable, TooBig
 
 # Playlists can name other files and hosts, so no format that is a list of references is on this list; and the one
 # protocol is the file itself.
@@ -30,7 +30,7 @@ DECODE_ERRORS = (av.FFmpegError, MemoryError, AttributeError, IndexError, ValueE
 
 MAX_READ_ERRORS = 1000
 
-_REFERENCES = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"[playlist]", b"v=0\r", b"v=0\n")
+_REFERENCES = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"v=0\r", b"v=0\n")
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 _CONTAINERS = (b"\x1aE\xdf\xa3", b"OggS", b"fLaC", b"ID3", b"GIF8", b"G@")
 
@@ -43,24 +43,20 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         Blocked: the text is a URL. NotFound, NotAFile, NotReadable: as they say.
     """
-    text = os.fspath(path)
-    if "://" in text and not Path(text).exists():
-        raise Blocked(f"{_short(text)}: addresses are not fetched; download the file and give its path")
-    if "\0" in text:
-        raise NotFound(f"{_short(text)}: no such file; the path contains a zero byte")
-    file = Path(text)
+    file = Path(os.fsdecode(path))
+    if "://" in str(path) and not file.exists():
+        raise Blocked(f"{label(path)}: addresses are not fetched; download the file and give its path")
     try:
         mode = file.stat().st_mode
     except PermissionError:
-        raise NotReadable(
-            f"{file}: no permission to look at it; check the rights of the file and its folders"
-        ) from None
-    except OSError as error:
-        raise NotFound(f"{file}: no such file ({error.strerror}); check the path") from None
+        raise NotReadable(f"{label(file)}: no permission to look at it; check the rights of its folders") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a possible name"
+        raise NotFound(f"{label(file)}: can't be found ({reason}); check the path") from None
     if not stat.S_ISREG(mode):
-        raise NotAFile(f"{file}: is a {_kind(mode)}, not a file; give the path of a media file")
+        raise NotAFile(f"{label(file)}: is a {_kind(mode)}, not a file; give the path of a media file")
     if not os.access(file, os.R_OK):
-        raise NotReadable(f"{file}: no permission to read it; check the rights of the file")
+        raise NotReadable(f"{label(file)}: no permission to read it; check the rights of the file")
     return file
 
 
@@ -119,9 +115,11 @@ def packets(container: InputContainer, streams: list[VideoStream | AudioStream])
             yield None
 
 
-def named(error: MediaError, file: Path) -> MediaError:
-    """The same error with the file's name in front."""
-    return error if str(error).startswith(str(file)) else type(error)(f"{file}: {error}")
+def label(path: object) -> str:
+    """The path for a message of one line: short, without control characters."""
+    text = str(path)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 300 else f"{text[:150]}...{text[-140:]}"
 
 
 def _decodable(stream: VideoStream | AudioStream) -> bool:
@@ -130,26 +128,26 @@ def _decodable(stream: VideoStream | AudioStream) -> bool:
 
 
 def _refuse(file: Path) -> NoReturn:
-    with file.open("rb") as handle:
-        head = handle.read(512)
+    """Say why the file was not opened, from its first bytes. FFmpeg's own text may leak addresses, so it stays here."""
+    try:
+        with file.open("rb") as handle:
+            head = handle.read(512)
+    except OSError:
+        raise NotReadable("can't be read; check the rights of the file") from None
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not head:
-        raise NotMedia(f"{file}: is empty (0 bytes); give a media file")
-    if start.startswith(_REFERENCES):
-        raise Blocked(f"{file}: is a playlist that refers to other files; give the media file itself")
+        raise NotMedia("is empty (0 bytes); give a media file")
+    if start.startswith(_REFERENCES) or b"<MPD" in head:
+        raise Blocked("is a list that refers to other files; give the media file itself")
     if start[:1] == b"<":
-        raise NotMedia(f"{file}: is a web page or XML, not media; was it downloaded with a login?")
+        raise NotMedia("is a web page or XML, not media; was it downloaded with a login?")
     if head.startswith(_PICTURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        raise NotMedia(f"{file}: is a still picture; give a film or sound file")
-    if head.startswith(_CONTAINERS) or head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] == b"RIFF":
-        raise Damaged(f"{file}: begins like media but is cut or broken; get a whole copy of the file")
-    raise NotMedia(f"{file}: no decoder knows this content; allowed are {FORMATS}")
+        raise NotMedia("is a picture file; give a film or sound file")
+    if head.startswith(_CONTAINERS) or head[4:8] in (b"ftyp", b"moov", b"mdat", b"free") or head[:4] == b"RIFF":
+        raise Damaged("begins like media but is cut or broken; get a whole copy of the file")
+    raise NotMedia(f"no decoder knows this content; allowed are {FORMATS}")
 
 
 def _kind(mode: int) -> str:
     kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
     return kinds.get(stat.S_IFMT(mode), "device")
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")

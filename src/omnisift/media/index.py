@@ -42,11 +42,11 @@ class PictureIndex:
         starts = np.flatnonzero(self.key)
         need = np.zeros(len(self.coded), dtype=bool)
         for place in np.flatnonzero(wanted):
-            first = int(starts[group[place]]) if len(starts) else 0
+            first = int(starts[group[place]]) if len(starts) and place >= starts[0] else 0
             # A frame that is shown before its key frame leans on the group before it ("open group").
             if self.coded[place] < self.coded[first] and group[place] > 0:
                 first = int(starts[group[place] - 1])
-            need[min(first, place) : place + 1] = True
+            need[first : place + 1] = True
         return need
 
 

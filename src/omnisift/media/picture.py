@@ -29,6 +29,8 @@ def smart_size(
     """
     if factor < 1 or not (factor * factor <= max_pixels and 0 < min_pixels <= max_pixels):
         raise UsageError(f"need 0 < min_pixels <= max_pixels and one {factor} x {factor} patch within max_pixels")
+    if min(height, width) < 1:
+        raise UsageError(f"a picture has at least one pixel, got {width} x {height}")
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise TooBig(f"picture of {width} x {height} is longer than {MAX_ASPECT} : 1; crop it first")
 
@@ -55,14 +57,15 @@ class PictureTaker:
         self._scaler = VideoReformatter()
         self._last: tuple[float, VideoFrame] | None = None
         self._size: tuple[int, int] | None = None
-        self.images: list[npt.NDArray[np.uint8]] = []
+        self.images: npt.NDArray[np.uint8] | None = None
+        """[N, H, W, 3]; None until the first frame."""
         self.times: list[float] = []
         self.late = 0
 
     @property
     def done(self) -> bool:
         """Whether each moment has its image."""
-        return len(self.images) == len(self._moments)
+        return len(self.times) == len(self._moments)
 
     def see(self, time: float, frame: VideoFrame) -> None:
         """Take note of the frame that is shown from ``time`` on (seconds, media clock)."""
@@ -82,11 +85,14 @@ class PictureTaker:
     def _take(self, before: float) -> None:
         """The last frame stands for every open moment earlier than ``before``."""
         assert self._last is not None
+        time, frame = self._last
         image: npt.NDArray[np.uint8] | None = None
-        while not self.done and self._moments[len(self.images)] < before:
-            image = self._scaled(self._last[1]) if image is None else image
-            self.images.append(image)
-            self.times.append(self._last[0])
+        while not self.done and self._moments[len(self.times)] < before:
+            image = self._scaled(frame) if image is None else image
+            if self.images is None:
+                self.images = np.empty((len(self._moments), *image.shape), np.uint8)
+            self.images[len(self.times)] = image
+            self.times.append(time)
 
     def _scaled(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         """[H, W, 3] uint8 at the final size, upright. The first image fixes the size for the clip."""
@@ -96,4 +102,4 @@ class PictureTaker:
         self._size = self._size or smart_size(height, width, **self._limits)
         high, wide = self._size[::-1] if sideways else self._size
         small = self._scaler.reformat(frame, width=wide, height=high, format="rgb24", interpolation="BICUBIC")
-        return np.ascontiguousarray(np.rot90(small.to_ndarray(), turns))
+        return np.rot90(small.to_ndarray(), turns)

@@ -12,10 +12,13 @@ from av.audio.resampler import AudioResampler
 from omnisift.media.result import SAMPLE_RATE
 
 JITTER = 0.05
-"""Seconds: time stamps that differ by less from the running count are no gap (Vorbis strays by 21 ms in sound files)."""
+"""Seconds: time stamps that differ by less from the running count are no gap (Vorbis strays by 21 ms in good files)."""
 
 LOUDEST_SANE = 16.0
 """Floating-point samples above this are not loud, they are damaged."""
+
+OVERSHOOT = 1.1
+"""Lossy codecs overshoot 1 a little; only more than this is worth a warning."""
 
 BLOCK = 0.5
 """Seconds gathered before one call of the resampler: its cost is per call."""
@@ -85,6 +88,19 @@ class SoundTaker:
             wave = wave[: max(0, round(cut * SAMPLE_RATE))]
         self.peak = float(np.abs(wave).max(initial=0.0))
         return np.clip(wave, -1.0, 1.0, out=wave)
+
+    def complaints(self) -> list[str]:
+        """Plain sentences about the sound, once it is finished."""
+        said = []
+        if self.gaps:
+            said.append(f"{self.gaps} gaps in the sound were filled with silence")
+        if self.broken_samples:
+            said.append(f"{self.broken_samples} sound samples that are no sane numbers were set to 0")
+        if self.peak > OVERSHOOT:
+            said.append(f"sound reaches {self.peak:.1f} and was clipped to 1")
+        if not self._wave:
+            said.append("nothing of the sound can be decoded")
+        return said
 
     def _begin(self, time: float, rate: int, gap: bool) -> None:
         self._drain()
