@@ -47,7 +47,7 @@ def wilson(right: int, total: int, confidence: float = 0.95) -> Interval:
 
 
 class ClusterBootstrap:
-    """Percentile bootstrap over ``clusters`` clips. One set of draws serves all shares, so paired shares stay paired."""
+    """Percentile bootstrap over ``clusters`` clips. All shares use the same draws, so pairs stay pairs."""
 
     def __init__(self, clusters: int, draws: int = 2000, seed: int = 0, confidence: float = 0.95) -> None:
         rng = np.random.default_rng(seed)
