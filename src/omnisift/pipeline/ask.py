@@ -147,7 +147,9 @@ class Pipeline:
         reset_peak_memory(next(thinker.parameters()).device)
         plug = attach(thinker, self.compressor) if self.compressor is not None else nullcontext(None)
         with plug as attachment, Stopwatch(thinker, self.compressor, stage) as watch:
-            output = thinker.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            output = thinker.generate(
+                **inputs, max_new_tokens=max_new_tokens, do_sample=False, **_end_tokens(thinker, self.host.processor)
+            )
         written = output[0, inputs["input_ids"].shape[1] :]
         text = self.host.processor.tokenizer.decode(written, skip_special_tokens=True).strip()
         return text, int(written.shape[0]), attachment.last if attachment is not None else None, watch
@@ -194,6 +196,13 @@ class Pipeline:
         if self.compressor is not None and not media.has_video:
             notices.append("sound without picture is read whole: the paper's method selects sound by what is seen")
         return tuple(notices)
+
+
+def _end_tokens(thinker: Any, processor: Any) -> dict[str, int]:
+    """The end of a turn: full-size checkpoints leave it to the class that wraps the thinker, so the tokenizer says it."""
+    if thinker.generation_config.eos_token_id is not None:
+        return {}
+    return {"eos_token_id": processor.tokenizer.eos_token_id, "pad_token_id": processor.tokenizer.pad_token_id}
 
 
 def _in_words(budget: Budget) -> str:

@@ -158,7 +158,12 @@ def _check_model_type(source: str) -> None:
 def _load_thinker(source: str, dtype: torch.dtype, attn: str) -> Any:
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn, "use_safetensors": True, "output_loading_info": True}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": attn,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
     try:
         loaded: Any = Thinker.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError) as error:
