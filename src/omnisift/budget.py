@@ -16,7 +16,8 @@ from omnisift.chunks import ChunkShapes
 from omnisift.errors import BudgetError
 
 AUDIO_BONUS = 0.25
-"""An overall ratio R keeps R + 0.25 of the audio: the paper's Table 6 at 35 % and 25 %, where audio is the small part."""
+"""An overall ratio R keeps R + 0.25 of the audio: the paper's Table 6 at 35 % and 25 %, where audio is the small
+part."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Counts:
 class Budget:
     """The fraction of audio-video tokens to keep: ``retain`` overall, or ``retain_video`` and ``retain_audio``.
 
-    Each in (0, 1]. An overall ratio is split for every clip by `rates`; a clip without sound keeps ``retain`` of its video.
+    Each in (0, 1]. An overall ratio is split for every clip by `rates`; a clip without sound keeps ``retain`` of its
+    video.
     """
 
     retain: float | None = None
@@ -68,8 +70,8 @@ class Budget:
         """(kept share of video, kept share of audio) for one clip with so many tokens in its chunks.
 
         Split of an overall R: audio keeps ``a = min(1, R + 0.25)`` and video what is left of the sum,
-        ``R - (a - R) n_audio / n_video``; where that is under R / 2 (few video tokens) both keep R. Without audio, video
-        keeps R; without video there is no clip and nothing is cut, so both are R for form's sake.
+        ``R - (a - R) n_audio / n_video``; where that is under R / 2 (few video tokens) both keep R. Without audio,
+        video keeps R; without video there is no clip and nothing is cut, so both are R for form's sake.
         """
         video, audio = self._rates(torch.tensor([n_video]), torch.tensor([n_audio]))
         return float(video[0]), float(audio[0])
@@ -77,8 +79,8 @@ class Budget:
     def counts(self, shapes: ChunkShapes) -> Counts:
         """Kept tokens of every chunk, by the released rules.
 
-        The second frame drops as many as the first, or none if their sizes differ. Audio stays whole where the chunk has at
-        most one audio token, where no video token was kept, or where nothing of the audio would be kept.
+        The second frame drops as many as the first, or none if their sizes differ. Audio stays whole where the chunk
+        has at most one audio token, where no video token was kept, or where nothing of the audio would be kept.
         """
         clips = int(shapes.clip.max()) + 1 if len(shapes) else 0
         n_video = _sum_by(shapes.frame0 + shapes.frame1, shapes.clip, clips)
@@ -116,7 +118,8 @@ def _check(name: str, value: float | None) -> None:
 
 
 def _dropped(n: Tensor, retain: Tensor) -> Tensor:
-    """[C] int64: ``int(n * rho)``. Rounding to 12 decimals undoes the error of ``1 - retain``, so 0.23 means rho = 0.77."""
+    """[C] int64: ``int(n * rho)``. Rounding to 12 decimals undoes the error of ``1 - retain``, so 0.23 means rho =
+    0.77."""
     rho = torch.round((1 - retain) * 1e12) / 1e12
     return (n.double() * rho).to(torch.int64)
 

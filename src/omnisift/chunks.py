@@ -1,8 +1,8 @@
 """The paper's chunk: which tokens form one, and how a ragged stream becomes rectangles and back.
 
-A chunk is two consecutive frames (distinct temporal rotary ids) of one clip and the audio between their start and the start
-of the next pair (paper section 3.1; the grouping by *pairs of ids* instead of two seconds is what the released code does).
-Everything here is integer work on the CPU: it depends on shapes and positions, never on values.
+A chunk is two consecutive frames (distinct temporal rotary ids) of one clip and the audio between their start and the
+start of the next pair (paper section 3.1; the grouping by *pairs of ids* instead of two seconds is what the released
+code does). Everything here is integer work on the CPU: it depends on shapes and positions, never on values.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ def build_stream(
     """Find clips, chunks, frames and times in a flat batch.
 
     ``modality`` [L] int8 marks *all* placeholder tokens of video and audio. Audio that is not interleaved with a video
-    becomes TEXT (left alone). Clips are grouped apart; the released code groups all videos of a prompt together by their
-    position ids (a stated deviation). ``seconds_per_position`` is the length of one temporal id (0.04 s for Qwen2.5-Omni).
+    becomes TEXT (left alone). Clips are grouped apart; the released code groups all videos of a prompt together by
+    their position ids (a stated deviation). ``seconds_per_position`` is the length of one temporal id (0.04 s for
+    Qwen2.5-Omni).
     """
     clip = index_clips(modality, sample)
     modality = torch.where(clip >= 0, modality, int(Modality.TEXT)).to(torch.int8)
@@ -146,10 +147,11 @@ def _seconds_in_clip(temporal: Tensor, clip: Tensor, seconds_per_position: float
 
 
 def steps_in_chunk(stream: TokenStream, steps: int = 50, default_length: int = 50) -> Tensor:
-    """[L] int64 on the CPU in [0, steps): when in its chunk each token is, in equal parts of the chunk; 0 outside chunks.
+    """[L] int64 on the CPU in [0, steps): when in its chunk each token is, in equal parts of the chunk; 0 outside
+    chunks.
 
-    In a chunk of two seconds of Qwen2.5-Omni (50 temporal ids) the audio tokens are 0 ... 49 and the frames 0 and 25. The
-    length of a clip's last chunk is that of the chunk before it, else twice the distance of its frames, else
+    In a chunk of two seconds of Qwen2.5-Omni (50 temporal ids) the audio tokens are 0 ... 49 and the frames 0 and 25.
+    The length of a clip's last chunk is that of the chunk before it, else twice the distance of its frames, else
     ``default_length`` temporal ids; what lies beyond it counts as its last part.
     """
     inside = stream.chunk >= 0

@@ -26,8 +26,8 @@ def segment_topk(scores: Tensor, segment: Tensor, counts: Tensor) -> Tensor:
 def topk_mask(scores: Tensor, keep: Tensor) -> Tensor:
     """The straight-through mask: exactly 1.0 and 0.0 in the forward, the identity to ``scores`` in the backward.
 
-    Paper section 3.3. Scores in (0, 1). Only tokens that stay in the graph receive a gradient, and it measures the effect of
-    *rescaling* an embedding, which pre-norm decoders hardly feel: see the methods page before relying on it.
+    Paper section 3.3. Scores in (0, 1). Only tokens that stay in the graph receive a gradient, and it measures the
+    effect of *rescaling* an embedding, which pre-norm decoders hardly feel: see the methods page before relying on it.
     """
     hard = keep.to(scores.dtype)
     return (hard - scores).detach() + scores

@@ -1,8 +1,8 @@
 """Vision-guided audio selector: the only learned part of OmniSIFT, a small model of its own.
 
 Audio tokens of a chunk ask, the visual anchors of the same chunk answer, an MLP gives every audio token a score
-(paper eq 6-9). Attribute names and layers are those of the released checkpoint (``thinker.compressor.*``), where the paper
-is silent: three LayerNorms, SiLU, a 256-wide head, and the residual on the *projected* audio.
+(paper eq 6-9). Attribute names and layers are those of the released checkpoint (``thinker.compressor.*``), where the
+paper is silent: three LayerNorms, SiLU, a 256-wide head, and the residual on the *projected* audio.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class VGAS(PreTrainedModel):
         self.score_head = nn.Sequential(nn.Linear(hidden, hidden // 2), nn.SiLU(), nn.Linear(hidden // 2, 1))
         if config.time_embedding:
             self.time_embedding = nn.Embedding(STEPS, hidden)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -73,9 +73,9 @@ class VGAS(PreTrainedModel):
     ) -> Tensor:
         """Logits [C, A] of the audio tokens of C chunks; `scores` gives the paper's eq 9.
 
-        ``video`` [C, K, D] visual anchors, ``audio`` [C, A, D]; ``video_valid`` [C, K] bool where anchors are padded (at
-        least one valid in each row). ``*_step`` [C, K] and [C, A] int64 in [0, 50): when in its chunk a token is, in
-        fiftieths of the chunk (40 ms in one of two seconds); required with ``time_embedding``, ignored without.
+        ``video`` [C, K, D] visual anchors, ``audio`` [C, A, D]; ``video_valid`` [C, K] bool where anchors are padded
+        (at least one valid in each row). ``*_step`` [C, K] and [C, A] int64 in [0, 50): when in its chunk a token is,
+        in fiftieths of the chunk (40 ms in one of two seconds); required with ``time_embedding``, ignored without.
         """
         v = self._timed(self.v_norm(self.v_proj(video)), video_step)
         a = self._timed(self.a_norm(self.a_proj(audio)), audio_step)
@@ -96,7 +96,8 @@ class VGAS(PreTrainedModel):
         return timed
 
     def _attend(self, audio: Tensor, video: Tensor, video_valid: Tensor | None) -> Tensor:
-        """Cross-attention with the weights of ``cross_attn``: the same sums through the fused kernel, no weights returned."""
+        """Cross-attention with the weights of ``cross_attn``: the same sums through the fused kernel, no weights
+        returned."""
         attention, hidden = self.cross_attn, self.config.hidden
         weight, bias = attention.in_proj_weight, attention.in_proj_bias
         query = self._heads(F.linear(audio, weight[:hidden], bias[:hidden]))
@@ -107,7 +108,7 @@ class VGAS(PreTrainedModel):
         return out
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.config.heads, -1).transpose(1, 2)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -122,8 +123,8 @@ class VGAS(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> VGAS:
         """As in Transformers, but a tensor that lacks, is surplus or has another shape is a `CheckpointError`."""
-        kwargs["output_loading_info"] = True
-        model, info = super().from_pretrained(*args, **kwargs)
+        loaded: Any = super().from_pretrained(*args, **kwargs, output_loading_info=True)
+        model, info = loaded
         problems = {
             kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
         }
@@ -141,8 +142,8 @@ class VGAS(PreTrainedModel):
     ) -> VGAS:
         """Take the selector out of a whole model's checkpoint folder (safetensors, sharded or not).
 
-        Only the selector's tensors are read. The sizes come from the tensors; ``heads`` does not show in them. ``dtype``
-        None keeps the stored one. Raises `CheckpointError` if tensors lack, are surplus or misshapen.
+        Only the selector's tensors are read. The sizes come from the tensors; ``heads`` does not show in them.
+        ``dtype`` None keeps the stored one. Raises `CheckpointError` if tensors lack, are surplus or misshapen.
         """
         tensors = _read_prefixed(Path(folder), prefix)
         width = tensors["v_proj.weight"].shape[-1] if "v_proj.weight" in tensors else VGASConfig().width
@@ -153,23 +154,16 @@ class VGAS(PreTrainedModel):
         model = cls(VGASConfig(width=width, hidden=hidden, heads=heads, time_embedding=timed))
         _check_tensors(folder, tensors, model.state_dict())
         model.load_state_dict(tensors)
-        stored = tensors["v_proj.weight"].dtype
-        return model.to(dtype or stored).eval()
+        nn.Module.to(model, dtype or tensors["v_proj.weight"].dtype)
+        nn.Module.eval(model)
+        return model
 
 
 def _read_prefixed(folder: Path, prefix: str) -> dict[str, Tensor]:
     """Tensors whose name starts with ``prefix``, without it."""
     tensors: dict[str, Tensor] = {}
-    for file, names in _files_with(folder, prefix).items():
-        try:
-            with safe_open(file, framework="pt") as handle:
-                for name in names if names is not None else handle.keys():
-                    if name.startswith(prefix):
-                        tensors[name.removeprefix(prefix)] = handle.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{file} can't be read as safetensors ({error}): download the checkpoint again"
-            ) from error
+    for file in _files_with(folder, prefix):
+        tensors |= {name.removeprefix(prefix): tensor for name, tensor in _read_file(file, prefix)}
     if not tensors:
         raise CheckpointError(
             f"{folder} has no tensor named {prefix}*: this checkpoint has no selector; "
@@ -178,27 +172,31 @@ def _read_prefixed(folder: Path, prefix: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _files_with(folder: Path, prefix: str) -> dict[Path, list[str] | None]:
-    """The files to open and the names to take from each (None: look inside)."""
+def _read_file(file: Path, prefix: str) -> list[tuple[str, Tensor]]:
+    try:
+        with safe_open(file, framework="pt") as handle:
+            return [(name, handle.get_tensor(name)) for name in handle.keys() if name.startswith(prefix)]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file} can't be read as safetensors ({error}): download the checkpoint again"
+        ) from error
+
+
+def _files_with(folder: Path, prefix: str) -> list[Path]:
+    """The files that may hold such tensors: those that the index names, else all."""
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"{index} is not a safetensors index ({error!r}): download the checkpoint again"
-            ) from error
-        files: dict[Path, list[str] | None] = {}
-        for name, file in where.items():
-            if name.startswith(prefix):
-                names = files.setdefault(folder / file, [])
-                assert names is not None
-                names.append(name)
-        return files
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise CheckpointError(f"{folder} holds no .safetensors file: give the folder of a checkpoint")
-    return dict.fromkeys(found)
+    if not index.is_file():
+        found = sorted(folder.glob("*.safetensors"))
+        if not found:
+            raise CheckpointError(f"{folder} holds no .safetensors file: give the folder of a checkpoint")
+        return found
+    try:
+        where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return sorted({folder / file for name, file in where.items() if name.startswith(prefix)})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{index} is not a safetensors index ({error!r}): download the checkpoint again"
+        ) from error
 
 
 def _check_tensors(source: object, got: dict[str, Tensor], want: dict[str, Tensor]) -> None:

@@ -51,7 +51,8 @@ class Compressor(nn.Module, ABC):
 
 
 class ScoredCompressor(Compressor):
-    """A method that is one function: a score for every token. Frames and audio are ranked apart, ties keep the lowest index."""
+    """A method that is one function: a score for every token. Frames and audio are ranked apart, ties keep the lowest
+    index."""
 
     @abstractmethod
     def score(self, stream: TokenStream) -> Tensor:

@@ -1,7 +1,8 @@
 """Bounded blocks of many chunks, as rectangles: how a ragged batch runs without a loop over chunks and without a copy.
 
-Chunks of one geometry (sizes and kept counts) form blocks of their own, without padding; rare geometries share blocks with
-others of about their size. Blocks are small enough to stay in the cache, so every embedding is read from memory once.
+Chunks of one geometry (sizes and kept counts) form blocks of their own, without padding; rare geometries share blocks
+with others of about their size. Blocks are small enough to stay in the cache, so every embedding is read from memory
+once.
 """
 
 from __future__ import annotations
@@ -56,6 +57,12 @@ class Rectangle:
         if self.valid is None or other.valid is None:
             return Rectangle(index, None, None)
         return Rectangle(index, torch.cat([self.valid, other.valid], dim=1), None)
+
+    def same_rows(self, other: Rectangle) -> Tensor | None:
+        """[G] bool: whether a row is as long as the other's; None if all are."""
+        if self.valid is None or other.valid is None:
+            return None
+        return (self.valid == other.valid).all(dim=1)
 
     def flat(self, length: int, rows: Tensor | None = None) -> Tensor:
         """[G * N] int64: the places, and ``length`` instead of padding and of all rows outside ``rows`` [G] bool."""
@@ -139,13 +146,15 @@ def _runs(places: Tensor, start: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _plan(geometry: Tensor, limit: int) -> tuple[Tensor, list[int]]:
-    """Order the chunks ([C, 6]: sizes and kept counts) and cut the order into blocks. Returns [C] int64 and the ends."""
+    """Order the chunks ([C, 6]: sizes and kept counts) and cut the order into blocks. Returns [C] int64 and the
+    ends."""
     if not len(geometry):
         return torch.zeros(0, dtype=torch.int64), []
     _, kind, count = torch.unique(geometry, dim=0, return_inverse=True, return_counts=True)
     tokens = geometry[:, :3].sum(dim=1)
-    # A geometry that fills half a block gets blocks of its own. The others are pooled with those of about their size (within
-    # a factor of two in video and in audio), so that padding at most doubles a block and their number stays small.
+    # A geometry that fills half a block gets blocks of its own. The others are pooled with those of about their size
+    # (within a factor of two in video and in audio), so that padding at most doubles a block and their number stays
+    # small.
     alone = tokens * count[kind] * 2 >= limit
     scale = torch.log2((torch.stack([geometry[:, :2].amax(dim=1), geometry[:, 2]]) + 1).double()).long()
     pool = -1 - (64 * scale[0] + scale[1])

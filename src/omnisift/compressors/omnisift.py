@@ -15,7 +15,7 @@ from omnisift.compressors.blocks import Block, Layout, Rectangle
 from omnisift.errors import CompressorError
 from omnisift.straight_through import topk_mask
 from omnisift.stvp import saliency, spatial_similarity, temporal_similarity
-from omnisift.tokens import Modality, Selection, TokenStream
+from omnisift.tokens import Selection, TokenStream
 
 if TYPE_CHECKING:
     from omnisift.vgas import VGAS
@@ -39,8 +39,8 @@ class _Tally:
 class OmniSiftCompressor(Compressor):
     """The paper's method. In training mode it returns the straight-through gate of the audio tokens.
 
-    ``selector`` may be None for streams without sound. ``score_dtype`` is the dtype of the video similarities; None is the
-    stream's own, as in the released code. The selector computes in the dtype of its weights.
+    ``selector`` may be None for streams without sound. ``score_dtype`` is the dtype of the video similarities; None is
+    the stream's own, as in the released code. The selector computes in the dtype of its weights.
     """
 
     name: ClassVar[str] = "omnisift"
@@ -77,7 +77,7 @@ class OmniSiftCompressor(Compressor):
                 frame0.index.shape == frame1.index.shape
             ):  # else sizes differ: no similarity, and the budget keeps all of it
                 similarity = temporal_similarity(first, self._cast(frame1.take(embeds)))
-                compared = None if block.even else (frame0.valid == frame1.valid).all(dim=1)
+                compared = frame0.same_rows(frame1)
                 tally.video.append((frame1.flat(len(embeds), compared), saliency(similarity).flatten()))
             kept = frame1.lowest(similarity, layout.kept(block, FRAME1), block.kept[FRAME1], block.even)
             anchors = anchors.beside(kept)

@@ -18,7 +18,8 @@ class UniformCompressor(Compressor):
     name: ClassVar[str] = "uniform"
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Token i of n stays if a multiple of n lies in the k steps that end at ``i k + n // 2``: true for exactly k."""
+        """Token i of n stays if a multiple of n lies in the k steps that end at ``i k + n // 2``: true for exactly
+        k."""
         segment = segment_of(stream)
         inside = torch.nonzero(segment >= 0, as_tuple=True)[0]
         order = inside[torch.sort(segment[inside], stable=True).indices]

@@ -1,0 +1,182 @@
+"""Time and memory of the omnisift compressor on one CPU thread. Prints one JSON line; ``--out`` also writes it to a file.
+
+Three things are timed in turn, in one process, and compared by their medians: our compression, the readable loop of
+``tests/reference.py`` and the irreducible work. The irreducible work is the two projections (kept video tokens, all audio
+tokens, each as one matrix product on a ready matrix) plus one pass over all embeddings (their sum). Peak memory is what the
+allocator handed out beyond the stream, from torch's profiler. ``linear`` is the time per minute of video as the clip
+grows to an hour, at a smaller width so that it fits any machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch.profiler import ProfilerActivity, profile
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from reference import reference  # noqa: E402
+
+from omnisift.budget import Budget, from_rho  # noqa: E402
+from omnisift.chunks import build_stream  # noqa: E402
+from omnisift.compressors.omnisift import OmniSiftCompressor  # noqa: E402
+from omnisift.tokens import TokenStream  # noqa: E402
+from omnisift.vgas import VGAS, VGASConfig  # noqa: E402
+
+RHO_VIDEO, RHO_AUDIO = 0.77, 0.5
+PER_FRAME, PER_SECOND = 144, 25
+
+
+def make_stream(seconds: int, width: int) -> TokenStream:
+    """A clip in Qwen2.5-Omni's order: per two seconds 288 video tokens, then 50 audio tokens."""
+    modality: list[int] = []
+    temporal: list[int] = []
+    for start in range(0, seconds, 2):
+        for second in (start, start + 1):
+            modality += [1] * PER_FRAME
+            temporal += [second * PER_SECOND] * PER_FRAME
+        modality += [2] * (2 * PER_SECOND)
+        temporal += range(start * PER_SECOND, (start + 2) * PER_SECOND)
+    generator = torch.Generator().manual_seed(seconds)
+    embeds = torch.randn(len(modality), width, generator=generator)
+    position = torch.tensor(temporal).expand(3, -1)
+    return build_stream(embeds, torch.tensor(modality, dtype=torch.int8), position, torch.zeros(len(modality)), 0.04)
+
+
+def irreducible(stream: TokenStream, selector: VGAS, kept: torch.Tensor, audio: torch.Tensor) -> None:
+    """The work that no implementation of the method can avoid."""
+    stream.embeds.sum()
+    F.linear(kept, selector.v_proj.weight, selector.v_proj.bias)
+    F.linear(audio, selector.a_proj.weight, selector.a_proj.bias)
+
+
+def time_in_turn(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, interleaved so that a busy machine disturbs all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for name, function in functions.items():
+        function()
+    for _ in range(rounds):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_extra_bytes(function: Callable[[], object]) -> int:
+    """Highest sum of live allocations made inside ``function``."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        function()
+    live = highest = 0
+    for event in sorted(trace.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            highest = max(highest, live)
+    return highest
+
+
+def main_case(width: int, rounds: int) -> dict[str, float]:
+    stream = make_stream(60, width)
+    torch.manual_seed(0)
+    selector = VGAS(VGASConfig(width=width)).eval()
+    ours = OmniSiftCompressor(from_rho(RHO_VIDEO, RHO_AUDIO), selector).eval()
+    keep = ours(stream).keep
+    kept, audio = stream.embeds[keep & (stream.modality == 1)], stream.embeds[stream.modality == 2]
+    loop = lambda: reference(  # noqa: E731
+        stream.embeds, stream.modality, stream.position[0], stream.sample, RHO_VIDEO, RHO_AUDIO, selector
+    )
+    agree = float((loop().keep == keep).float().mean())
+    times = time_in_turn(
+        {"ours": lambda: ours(stream), "loop": loop, "irreducible": lambda: irreducible(stream, selector, kept, audio)},
+        rounds,
+    )
+    extra = peak_extra_bytes(lambda: ours(stream))
+    return {
+        "tokens": len(stream),
+        "kept": int(keep.sum()),
+        "mask_agreement": agree,
+        "ours_ms": round(times["ours"] * 1e3, 1),
+        "loop_ms": round(times["loop"] * 1e3, 1),
+        "irreducible_ms": round(times["irreducible"] * 1e3, 1),
+        "ours_over_irreducible": round(times["ours"] / times["irreducible"], 3),
+        "loop_over_ours": round(times["loop"] / times["ours"], 3),
+        "peak_extra_share": round(extra / stream.embeds.nbytes, 4),
+    }
+
+
+def growth(width: int, minutes: list[int], rounds: int) -> dict[str, float]:
+    """Milliseconds per minute of video."""
+    ours = OmniSiftCompressor(Budget(retain_video=0.23, retain_audio=0.5), VGAS(VGASConfig(width=width)).eval()).eval()
+    result = {}
+    for count in minutes:
+        stream = make_stream(60 * count, width)
+        times = time_in_turn({"ours": lambda stream=stream: ours(stream)}, rounds)  # type: ignore[misc]
+        result[str(count)] = round(times["ours"] * 1e3 / count, 2)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, default=3584)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--growth-width", type=int, default=896)
+    parser.add_argument("--minutes", type=int, nargs="*", default=[1, 10, 60])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        line = {
+            "benchmark": "compress",
+            "width": options.width,
+            "retain_video": round(1 - RHO_VIDEO, 12),
+            "retain_audio": round(1 - RHO_AUDIO, 12),
+            **main_case(options.width, options.rounds),
+            "growth_width": options.growth_width,
+            "ms_per_minute": growth(options.growth_width, options.minutes, 3),
+            **environment(),
+        }
+    text = json.dumps(line)
+    print(text)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text + "\n", encoding="utf-8")
+
+
+def environment() -> dict[str, object]:
+    """What the numbers depend on."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    cpu = next((x.split(":")[1].strip() for x in _cpuinfo() if x.startswith("model name")), platform.processor())
+    return {
+        "commit": commit.stdout.strip(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": cpu,
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+if __name__ == "__main__":
+    main()
