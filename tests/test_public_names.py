@@ -14,6 +14,7 @@ PUBLIC = [
     "Compression",
     "Modality",
     "OmniSiftError",
+    "Pipeline",
     "Report",
     "Selection",
     "TokenStream",
