@@ -199,7 +199,7 @@ class Pipeline:
 
 
 def _end_tokens(thinker: Any, processor: Any) -> dict[str, int]:
-    """The end of a turn: full-size checkpoints leave it to the class that wraps the thinker, so the tokenizer says it."""
+    """The end of a turn. Full-size checkpoints leave it to the class around the thinker, so the tokenizer says it."""
     if thinker.generation_config.eos_token_id is not None:
         return {}
     return {"eos_token_id": processor.tokenizer.eos_token_id, "pad_token_id": processor.tokenizer.pad_token_id}
