@@ -1,0 +1,73 @@
+"""Did the tokens that prove the answer survive? Counted event by event and token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omnisift.models import Compression
+from omnisift.tokens import Modality
+from omnisift.world import Question, Truth
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Counts of one clip under one selection; sum them over clips, then divide."""
+
+    video: int
+    """Kept video tokens, of ``video_all``."""
+    video_all: int
+    audio: int
+    audio_all: int
+    shape_events: int
+    """Shapes that a question asks about and of which at least one token stayed, of ``shape_events_all``."""
+    shape_events_all: int
+    sound_events: int
+    """Sounds likewise. For a sound that was heard several times any one of them proves it: they count as one event."""
+    sound_events_all: int
+    tied_tokens: int
+    """Kept tokens of sounds that belong to a shape, of ``tied_tokens_all``."""
+    tied_tokens_all: int
+    distractor_tokens: int
+    """Kept tokens of sounds that belong to nothing, of ``distractor_tokens_all``."""
+    distractor_tokens_all: int
+
+    def as_dict(self) -> dict[str, int]:
+        """For JSON."""
+        return asdict(self)
+
+
+def masks(compression: Compression, row: int = 0) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(kept video tokens, kept audio tokens) of one row, each in the order of the clip's tokens."""
+    keep, modality = compression.keep[row], compression.modality[row]
+    return keep[modality == Modality.VIDEO].numpy(), keep[modality == Modality.AUDIO].numpy()
+
+
+def count_kept(truth: Truth, questions: Sequence[Question], video: NDArray[np.bool_], audio: NDArray[np.bool_]) -> Kept:
+    """``video`` and ``audio``: which tokens of the clip stayed. Audio tokens behind the labelled ones are padding."""
+    shapes = [truth.flat_video(i) for question in questions for i in question.shapes]
+    sounds = [tokens for question in questions for tokens in _sound_events(truth, question)]
+    owner = truth.audio_owner
+    heard = audio[: len(owner)]
+    return Kept(
+        video=int(video.sum()),
+        video_all=len(video),
+        audio=int(audio.sum()),
+        audio_all=len(audio),
+        shape_events=sum(bool(video[tokens].any()) for tokens in shapes),
+        shape_events_all=len(shapes),
+        sound_events=sum(bool(audio[tokens].any()) for tokens in sounds),
+        sound_events_all=len(sounds),
+        tied_tokens=int(heard[owner > 0].sum()),
+        tied_tokens_all=int((owner > 0).sum()),
+        distractor_tokens=int(heard[owner < 0].sum()),
+        distractor_tokens_all=int((owner < 0).sum()),
+    )
+
+
+def _sound_events(truth: Truth, question: Question) -> list[NDArray[np.int64]]:
+    tokens = [truth.sound_tokens[i] for i in question.sounds]
+    return [np.concatenate(tokens)] if question.type == "heard" and tokens else tokens
