@@ -1,7 +1,8 @@
 """The built package works where nobody has the repository: `make test-dist`.
 
-The wheel is installed into a new, empty environment. Its dependencies (PyTorch and others, 6 GB) are not installed again:
-a .pth file lends those of the environment that runs the test. OmniSIFT itself comes from the wheel, which is checked.
+The wheel is installed into a new, empty environment. Its dependencies (PyTorch and others, 6 GB) are not installed
+again: a .pth file lends those of the environment that runs the test. OmniSIFT itself comes from the wheel, and the test
+checks that.
 """
 
 from __future__ import annotations
