@@ -23,13 +23,13 @@ def thinker_config(**text: Any) -> Qwen2_5OmniThinkerConfig:
             "fullatt_block_indexes": [0],
         },
         audio_config={
-            "num_mel_bins": MELS, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "d_model": 16,
-            "n_window": 50, "output_dim": WIDTH, "max_source_positions": 1500,
+            "num_mel_bins": MELS, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+            "d_model": 16, "n_window": 50, "output_dim": WIDTH, "max_source_positions": 1500,
         },
         text_config={
             "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048, "initializer_range": 0.2,
-            "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048,
+            "initializer_range": 0.2,            "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}, **text,
         },
         audio_token_index=AUDIO, image_token_index=IMAGE, video_token_index=VIDEO,

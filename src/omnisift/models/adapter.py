@@ -1,4 +1,4 @@
-"""What a model family must tell: where its parts are, which tokens are video and sound, and how long a position lasts."""
+"""What a model family must tell: its parts, which tokens are video and sound, and how long a position lasts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def modality(self, input_ids: Tensor) -> Tensor:
-        """[B, S] int8 on the CPU: `Modality` of each token, plain audio still marked AUDIO. ``input_ids`` on the CPU."""
+        """[B, S] int8 on the CPU: `Modality` of each token of ``input_ids`` (CPU), plain audio still marked AUDIO."""
 
     @abstractmethod
     def rotary(self, input_ids: Tensor, real: Tensor, arguments: Mapping[str, Any]) -> Tensor:

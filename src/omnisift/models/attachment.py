@@ -27,6 +27,15 @@ from omnisift.errors import CompressorError, UnsupportedCall
 from omnisift.models.adapter import Adapter
 from omnisift.models.cached_prompt import CachedPrompt, cached_length, forget, note, recall
 from omnisift.models.compression import Compression
+from omnisift.models.handed import (
+    by_name,
+    continued,
+    cut_mask,
+    cut_packing,
+    positions_handed,
+    real_tokens,
+    repaired,
+)
 from omnisift.models.splice import Cut
 from omnisift.tokens import Modality, Selection, TokenStream
 
@@ -86,7 +95,7 @@ class Attachment:
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Keep the labels back if the prompt will be cut: the host would compare them with logits of another length."""
         self._labels, self._cut = None, None
-        arguments = _by_name(module, args, kwargs)
+        arguments = by_name(module, args, kwargs)
         labels, ids = arguments.get("labels"), arguments.get("input_ids")
         if labels is None or ids is None or not self._has_video(ids):
             return None
@@ -95,7 +104,7 @@ class Attachment:
         self._labels = arguments.pop("labels")
         return (), arguments
 
-    def _leave_head(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _leave_head(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
         labels, cut = self._labels, self._cut
         self._labels, self._cut = None, None
         if labels is None or output is None:
@@ -114,7 +123,7 @@ class Attachment:
 
     def _enter_core(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._prompt = None
-        arguments = _by_name(module, args, kwargs)
+        arguments = by_name(module, args, kwargs)
         cache, ids = arguments.get("past_key_values"), arguments.get("input_ids")
         cached = cached_length(cache)
         if cached == 0:
@@ -130,7 +139,7 @@ class Attachment:
         known = recall(cache)
         if known is None:
             return None
-        return (), _continue(known, arguments, cached, ids.shape[1])
+        return (), continued(known, arguments, cached, ids.shape[1])
 
     def _read_prompt(self, ids: Tensor, arguments: Mapping[str, Any], cached: int) -> None:
         ids = ids.cpu()
@@ -138,8 +147,8 @@ class Attachment:
         if bool((modality == Modality.VIDEO).any()):
             if cached:
                 raise UnsupportedCall(
-                    f"new video tokens behind {cached} cached ones: pass the whole conversation without past_key_values "
-                    "(and without prefill_chunk_size), or detach"
+                    f"new video tokens behind {cached} cached ones: pass the whole conversation without "
+                    "past_key_values (and without prefill_chunk_size), or detach"
                 )
             self._prompt = _Prompt(ids, modality, arguments)
         elif not cached:
@@ -152,13 +161,13 @@ class Attachment:
 
     def _enter_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         prompt, self._prompt, self._unnoted = self._prompt, None, None
-        arguments = _by_name(module, args, kwargs)
+        arguments = by_name(module, args, kwargs)
         if prompt is not None:
             return (), self._compress(prompt, arguments)
         known = recall(arguments.get("past_key_values"))
         if known is None:
             return None
-        return (), _repair(known, arguments)
+        return (), repaired(known, arguments)
 
     def _leave_language_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG002
         fresh, self._unnoted = self._unnoted, None
@@ -171,8 +180,8 @@ class Attachment:
         """The arguments of the language model for the cut prompt."""
         embeds: Tensor = arguments["inputs_embeds"]
         rows, length = embeds.shape[:2]
-        real = _real_tokens(arguments.get("attention_mask"), rows, length)
-        handed = _positions_handed(arguments.get("position_ids"), rows, length)
+        real = real_tokens(arguments.get("attention_mask"), rows, length)
+        handed = positions_handed(arguments.get("position_ids"), rows, length)
         rotary = self._rotary(prompt, real, handed)
         stream = self._stream(prompt, embeds, rotary)
         selection = self.compressor(stream)
@@ -208,12 +217,12 @@ class Attachment:
         if handed is None or handed.shape[0] == 1:
             plain = torch.arange(embeds.shape[1]).expand(1, embeds.shape[0], -1) if handed is None else handed
             handed = plain.expand(3, -1, -1)
-        mask = _cut_mask(cut, arguments.get("attention_mask"), device)
+        mask = cut_mask(cut, arguments.get("attention_mask"), device)
         self._cut = cut
         self._unnoted = CachedPrompt.of(cut, handed[-3:], real, device)
         return {
             **arguments,
-            **_cut_packing(cut, arguments),
+            **cut_packing(cut, arguments),
             "inputs_embeds": cut.embeds(embeds, selection),
             "position_ids": cut.positions(handed).to(device),
             "attention_mask": mask,
@@ -221,75 +230,6 @@ class Attachment:
 
     def _has_video(self, ids: Tensor) -> bool:
         return bool((self.adapter.modality(ids.cpu()) == Modality.VIDEO).any())
-
-
-def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call to ``module`` by name (a fresh dict)."""
-    if not args:
-        return dict(kwargs)
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _continue(known: CachedPrompt, arguments: dict[str, Any], cached: int, new: int) -> dict[str, Any]:
-    """Arguments of ``core`` behind a cut prompt: positions go on from the full length, whatever the cache's own is."""
-    handed, mask = arguments.get("position_ids"), arguments.get("attention_mask")
-    if handed is None:
-        return {**arguments, "position_ids": known.positions(cached, new)}
-    if new > 1:
-        expected = known.positions(cached, 1)[0]
-        early = (handed[-1] if handed.ndim == 3 else handed)[:, -new:] < expected.to(handed.device)
-        if isinstance(mask, Tensor) and mask.ndim == 2:
-            early = early & (mask[:, -new:] != 0)
-        if bool(early.any()):
-            raise UnsupportedCall(
-                "tokens that are already in the compressed cache were passed again: with past_key_values pass only the "
-                "new input_ids, and an attention_mask of the full length"
-            )
-    return arguments
-
-
-def _repair(known: CachedPrompt, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of the language model behind a cut prompt: a mask of the cache's length, text positions without a gap."""
-    rows, new = arguments["inputs_embeds"].shape[:2]
-    cached = cached_length(arguments["past_key_values"])
-    mask = known.attention_mask(arguments.get("attention_mask"), cached, new, rows)
-    positions = arguments.get("position_ids")
-    if isinstance(positions, Tensor) and positions.ndim == 3 and positions.shape[0] == 4:
-        text = positions[:1] - known.dropped.to(positions.device).view(1, -1, 1)
-        positions = torch.cat([text, positions[1:]])
-    return {**arguments, "attention_mask": mask, "position_ids": positions}
-
-
-def _real_tokens(mask: Any, rows: int, length: int) -> Tensor:
-    """[B, S] bool on the CPU: not padding. Takes any mask that ``generate`` or a caller hands over."""
-    for part in mask.values() if isinstance(mask, dict) else [mask]:
-        if part is None:
-            continue
-        if part.ndim == 2:
-            return (part[:, -length:] != 0).cpu()
-        if part.ndim == 4:
-            # In a causal mask the last query sees exactly the tokens that are not padding.
-            last = part[:, 0, -1, :length]
-            return (last if last.dtype == torch.bool else last == 0).expand(rows, length).cpu()
-        raise UnsupportedCall(f"attention_mask of {part.ndim} dimensions with video: pass [batch, length]")
-    return torch.ones(rows, length, dtype=torch.bool)
-
-
-def _cut_mask(cut: Cut, handed: Any, device: torch.device) -> Tensor | None:
-    """[B, K], or None where none is needed. A prepared 4-D mask is dropped: the language model makes its own, causal."""
-    plain = isinstance(handed, Tensor) and handed.ndim == 2
-    return cut.mask(device) if plain or cut.padded else None
-
-
-def _positions_handed(positions: Any, rows: int, length: int) -> Tensor | None:
-    """[R, B, S] int64 on the CPU with R = 1, 3 or 4; None if the caller gave none."""
-    if positions is None:
-        return None
-    if positions.ndim == 2:
-        positions = positions.unsqueeze(0)
-    expanded: Tensor = positions.cpu().expand(-1, rows, length)
-    return expanded
 
 
 def _checked(selection: Selection, stream: TokenStream) -> Tensor:
@@ -317,15 +257,3 @@ def _nothing_dropped(arguments: dict[str, Any], selection: Selection) -> dict[st
     if selection.gate is not None:
         embeds = embeds * selection.gate.to(embeds.dtype).view(*embeds.shape[:2], 1)
     return {**arguments, "inputs_embeds": embeds}
-
-
-def _cut_packing(cut: Cut, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Borders of packed sequences for variable-length attention kernels, which would else read past the end."""
-    found: dict[str, Any] = {}
-    for side in ("q", "k"):
-        borders = arguments.get(f"cu_seq_lens_{side}")
-        if borders is None:
-            continue
-        found[f"cu_seq_lens_{side}"] = shorter = cut.boundaries(borders)
-        found[f"max_length_{side}"] = int(shorter.diff().max())
-    return found

@@ -34,8 +34,8 @@ def attach(model: nn.Module, compressor: Compressor) -> Attachment:
     missing = sorted(compressor.needs - adapter.supplies)
     if missing:
         raise CompressorError(
-            f"compressor '{compressor.name}' needs {missing}, which the adapter of {type(model).__name__} can't supply: "
-            "choose another compressor"
+            f"compressor '{compressor.name}' needs {missing}, which the adapter of {type(model).__name__} can't "
+            "supply: choose another compressor"
         )
     compressor.to(next(adapter.parts.language_model.parameters()).device)
     return Attachment(adapter, compressor)

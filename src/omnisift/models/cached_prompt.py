@@ -51,7 +51,8 @@ class CachedPrompt:
         """[B, cached + new] int64, or None where nothing is masked. ``handed`` is the host's, for the full prompt."""
         if cached < self.width:
             raise UnsupportedCall(
-                f"the cache was cropped to {cached} tokens, inside the compressed prompt of {self.width}: start a new cache"
+                f"the cache was cropped to {cached} tokens, inside the compressed prompt of {self.width}: "
+                "start a new cache"
             )
         if rows != len(self.dropped):
             raise UnsupportedCall(

@@ -14,11 +14,11 @@ class Compression:
     """Which tokens of a prompt stayed. ``B`` rows of ``S`` prompt tokens, padding included.
 
     Logits and hidden states of the compressed call have length ``K``, the largest kept length of the batch; token
-    ``j`` of row ``b`` is prompt token ``keep[b].nonzero()[j]``, shifted by the padding that the row has in the cut batch.
+    ``j`` of row ``b`` is the ``j``-th kept token of that row in the prompt, padding counted in neither.
     """
 
     modality: Tensor
-    """[B, S] int8: `Modality` of each token. Images and sound outside a video count as TEXT, as they are never dropped."""
+    """[B, S] int8: `Modality` of each token. Images and sound outside a video count as TEXT: they are never dropped."""
     keep: Tensor
     """[B, S] bool: False where the token was dropped. Padding is True."""
     scores: Tensor | None = None

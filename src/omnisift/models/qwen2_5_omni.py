@@ -1,7 +1,7 @@
 """Qwen2.5-Omni: the Thinker, alone or inside the full model with its speech parts.
 
-Transformers up to 5.20 has ``thinker.{audio_tower, visual, model}`` with the text model as ``model``; from 5.21 on these
-are ``thinker.model.{audio_tower, visual, language_model}``. Both are probed, neither is assumed.
+Transformers up to 5.20 has ``thinker.{audio_tower, visual, model}`` with the text model as ``model``; from 5.21 on
+these are ``thinker.model.{audio_tower, visual, language_model}``. Both are probed, neither is assumed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Qwen25OmniAdapter(Adapter):
     def find(self, model: nn.Module) -> Parts:
         """The Thinker's modules in either layout."""
         head: Any = getattr(model, "thinker", model)
-        core = head if hasattr(head, "audio_tower") else getattr(head, "model", None)
+        core: Any = head if hasattr(head, "audio_tower") else getattr(head, "model", None)
         language_model = getattr(core, "language_model", None) or getattr(core, "model", None)
         if not hasattr(head, "lm_head") or not hasattr(core, "audio_tower") or language_model is None:
             raise UnsupportedModel(

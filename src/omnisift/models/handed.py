@@ -1,0 +1,99 @@
+"""What the host hands from module to module, in all its forms, and its repair for a cut prompt.
+
+``generate`` hands masks of two or four dimensions, or none, and positions of one, three or four rows, or none.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnisift.errors import UnsupportedCall
+from omnisift.models.cached_prompt import CachedPrompt, cached_length
+from omnisift.models.splice import Cut
+
+
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call to ``module`` by name (a fresh dict)."""
+    if not args:
+        return dict(kwargs)
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def continued(known: CachedPrompt, arguments: dict[str, Any], cached: int, new: int) -> dict[str, Any]:
+    """Arguments of ``core`` behind a cut prompt: positions go on from the full length, whatever the cache's own is."""
+    handed, mask = arguments.get("position_ids"), arguments.get("attention_mask")
+    if handed is None:
+        return {**arguments, "position_ids": known.positions(cached, new)}
+    if new > 1:
+        expected = known.positions(cached, 1)[0]
+        early = (handed[-1] if handed.ndim == 3 else handed)[:, -new:] < expected.to(handed.device)
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            early = early & (mask[:, -new:] != 0)
+        if bool(early.any()):
+            raise UnsupportedCall(
+                "tokens that are already in the compressed cache were passed again: with past_key_values pass only the "
+                "new input_ids, and an attention_mask of the full length"
+            )
+    return arguments
+
+
+def repaired(known: CachedPrompt, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the language model behind a cut prompt: mask as long as the cache, text positions without a gap."""
+    rows, new = arguments["inputs_embeds"].shape[:2]
+    cached = cached_length(arguments["past_key_values"])
+    mask = known.attention_mask(arguments.get("attention_mask"), cached, new, rows)
+    positions = arguments.get("position_ids")
+    if isinstance(positions, Tensor) and positions.ndim == 3 and positions.shape[0] == 4:
+        text = positions[:1] - known.dropped.to(positions.device).view(1, -1, 1)
+        positions = torch.cat([text, positions[1:]])
+    return {**arguments, "attention_mask": mask, "position_ids": positions}
+
+
+def real_tokens(mask: Any, rows: int, length: int) -> Tensor:
+    """[B, S] bool on the CPU: not padding. Takes any mask that ``generate`` or a caller hands over."""
+    for part in mask.values() if isinstance(mask, dict) else [mask]:
+        if part is None:
+            continue
+        if part.ndim == 2:
+            two: Tensor = (part[:, -length:] != 0).cpu()
+            return two
+        if part.ndim == 4:
+            # In a causal mask the last query sees exactly the tokens that are not padding.
+            last = part[:, 0, -1, :length]
+            four: Tensor = (last if last.dtype == torch.bool else last == 0).expand(rows, length).cpu()
+            return four
+        raise UnsupportedCall(f"attention_mask of {part.ndim} dimensions with video: pass [batch, length]")
+    return torch.ones(rows, length, dtype=torch.bool)
+
+
+def cut_mask(cut: Cut, handed: Any, device: torch.device) -> Tensor | None:
+    """[B, K], or None where none is needed. A prepared 4-D mask goes: the language model makes its own, causal."""
+    plain = isinstance(handed, Tensor) and handed.ndim == 2
+    return cut.mask(device) if plain or cut.padded else None
+
+
+def positions_handed(positions: Any, rows: int, length: int) -> Tensor | None:
+    """[R, B, S] int64 on the CPU with R = 1, 3 or 4; None if the caller gave none."""
+    if positions is None:
+        return None
+    if positions.ndim == 2:
+        positions = positions.unsqueeze(0)
+    expanded: Tensor = positions.cpu().expand(-1, rows, length)
+    return expanded
+
+
+def cut_packing(cut: Cut, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Borders of packed sequences for variable-length attention kernels, which would else read past the end."""
+    found: dict[str, Any] = {}
+    for side in ("q", "k"):
+        borders = arguments.get(f"cu_seq_lens_{side}")
+        if borders is None:
+            continue
+        found[f"cu_seq_lens_{side}"] = shorter = cut.boundaries(borders)
+        found[f"max_length_{side}"] = int(shorter.diff().max())
+    return found

@@ -1,0 +1,111 @@
+"""What several tests of the models room share: small compressors, and a hand-made cut to compare with."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from omnisift.budget import Budget
+from omnisift.compressors import RandomCompressor, ScoredCompressor
+from omnisift.compressors.base import Compressor
+from omnisift.tokens import Selection, TokenStream
+from tests.tiny import language_model
+
+HALF = Budget(retain_video=0.5, retain_audio=0.5)
+ALL = Budget(retain_video=1.0, retain_audio=1.0)
+
+
+def half() -> Compressor:
+    return RandomCompressor(HALF, seed=3)
+
+
+def everything() -> Compressor:
+    return RandomCompressor(ALL)
+
+
+class Norms(ScoredCompressor):
+    """Looks at values: the longest embeddings stay."""
+
+    name: ClassVar[str] = "norms"
+
+    def score(self, stream: TokenStream) -> Tensor:
+        return stream.embeds.float().norm(dim=1)
+
+
+class Learned(ScoredCompressor):
+    """One linear score with the straight-through gate, as a trainable method has it."""
+
+    name: ClassVar[str] = "learned"
+    trained: ClassVar[bool] = True
+
+    def __init__(self, budget: Budget, width: int) -> None:
+        super().__init__(budget)
+        self.linear = nn.Linear(width, 1)
+
+    def score(self, stream: TokenStream) -> Tensor:
+        return self.linear(stream.embeds).squeeze(-1).sigmoid()
+
+    def forward(self, stream: TokenStream) -> Selection:
+        found = super().forward(stream)
+        assert found.scores is not None
+        gate = (found.keep.to(found.scores.dtype) - found.scores).detach() + found.scores
+        return Selection(found.keep, found.scores, torch.where(_in_chunks(stream), gate, 1.0))
+
+
+class Doubled(ScoredCompressor):
+    """Merges: each kept token becomes twice itself."""
+
+    name: ClassVar[str] = "doubled"
+
+    def score(self, stream: TokenStream) -> Tensor:
+        return torch.arange(len(stream)).float()
+
+    def forward(self, stream: TokenStream) -> Selection:
+        found = super().forward(stream)
+        return Selection(found.keep, found.scores, embeds=2 * stream.embeds[found.keep])
+
+
+class Ragged(Compressor):
+    """Keeps every n-th chunk token, n = 2 + row: rows of one batch end with different lengths."""
+
+    name: ClassVar[str] = "ragged"
+
+    def __init__(self) -> None:
+        super().__init__(HALF)
+
+    def forward(self, stream: TokenStream) -> Selection:
+        return self.select(stream, None)
+
+    def select(self, stream: TokenStream, counts: Any) -> Selection:
+        index = torch.arange(len(stream))
+        return Selection((stream.chunk < 0) | (index % (2 + stream.sample) == 0))
+
+
+class Needy(Norms):
+    needs: ClassVar[frozenset[str]] = frozenset({"audio_attention"})
+
+
+def merged(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What the host hands to its language model for ``inputs``: embeddings, positions, mask."""
+    seen: dict[str, Any] = {}
+    handle = language_model(model).register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
+    with torch.no_grad():
+        model(**inputs, use_cache=False)
+    handle.remove()
+    return seen
+
+
+@torch.no_grad()
+def logits_by_hand(model: Any, inputs: dict[str, Any], keep: Tensor) -> Tensor:
+    """[K, V] of a single prompt: the language model on the kept embeddings at their old rotary ids, nothing else."""
+    handed = merged(model, inputs)
+    index = keep[0].nonzero()[:, 0]
+    embeds, positions = handed["inputs_embeds"][:, index], handed["position_ids"][-3:, :, index]
+    hidden = language_model(model)(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
+    return model.lm_head(hidden)[0]
+
+
+def _in_chunks(stream: TokenStream) -> Tensor:
+    return (stream.chunk >= 0).to(stream.embeds.device)

@@ -1,0 +1,177 @@
+"""Plugging in and out: nothing is left behind, nothing is shared, wrong use has its error."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import omnisift
+from omnisift.errors import CompressorError, ModelError, UnsupportedModel
+from omnisift.tokens import Selection, TokenStream
+from tests.models.hosts import HALF, Needy, Norms, half
+from tests.tiny import Video, language_model, prompt, thinker
+
+CLIP = prompt([5, Video(4, audio=60), 6])
+
+
+def state(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Everything that hangs on each module: attributes, hooks, children."""
+    return {name: copy.copy(vars(module)) | _hooks(module) for name, module in model.named_modules()}
+
+
+def _hooks(module: nn.Module) -> dict[str, Any]:
+    return {name: dict(value) for name, value in vars(module).items() if "hooks" in name and isinstance(value, dict)}
+
+
+def same(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> bool:
+    if before.keys() != after.keys():
+        return False
+    return all(
+        one.keys() == other.keys() and all(one[k] is other[k] or _equal(one[k], other[k]) for k in one)
+        for one, other in zip(before.values(), after.values(), strict=True)
+    )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
+
+
+@torch.no_grad()
+def test_detaching_leaves_hooks_attributes_and_weights_as_they_were() -> None:
+    model = thinker()
+    model(**CLIP)  # the host itself remembers rope_deltas of its latest prompt
+    before, weights = state(model), {k: v.clone() for k, v in model.state_dict().items()}
+    with omnisift.attach(model, half()):
+        assert not same(before, state(model))
+        model(**CLIP)
+        model.generate(**CLIP, max_new_tokens=3)
+        assert model.state_dict().keys() == weights.keys()
+    model(**CLIP)
+    assert same(before, state(model))
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_the_lasting_form_works_until_detach_and_detach_may_be_called_twice() -> None:
+    model = thinker()
+    full = model(**CLIP).logits
+    attachment = omnisift.attach(model, half())
+    assert model(**CLIP).logits.shape[1] < full.shape[1]
+    attachment.detach()
+    attachment.detach()
+    assert torch.equal(model(**CLIP).logits, full)
+
+
+def test_an_error_inside_the_block_still_detaches() -> None:
+    model = thinker()
+    before = state(model)
+    with pytest.raises(RuntimeError, match="mine"), omnisift.attach(model, half()):
+        raise RuntimeError("mine")
+    assert same(before, state(model))
+
+
+@torch.no_grad()
+def test_an_error_in_an_encoder_leaves_no_prompt_behind() -> None:
+    model = thinker()
+    with omnisift.attach(model, half()) as attachment:
+        with pytest.raises(Exception, match=r"."):
+            model(**{**CLIP, "pixel_values_videos": CLIP["pixel_values_videos"][:-4]})
+        embeds = torch.randn(1, 5, 32)
+        assert language_model(model)(inputs_embeds=embeds).last_hidden_state.shape == embeds.shape
+        assert attachment.last is None
+
+
+def test_attaching_twice_is_an_error_until_the_first_is_detached() -> None:
+    model = thinker()
+    first = omnisift.attach(model, half())
+    with pytest.raises(ModelError, match="detach"):
+        omnisift.attach(model, half())
+    first.detach()
+    omnisift.attach(model, half()).detach()
+
+
+@torch.no_grad()
+def test_two_models_of_one_process_are_independent() -> None:
+    one, other = thinker(0), thinker(0)
+    full = other(**CLIP).logits
+    with omnisift.attach(one, half()) as a:
+        assert torch.equal(other(**CLIP).logits, full)
+        with omnisift.attach(other, Norms(HALF)) as b:
+            one(**CLIP)
+            assert b.last is None
+            other(**CLIP)
+            assert a.last is not None
+            assert b.last is not None
+            assert not torch.equal(a.last.keep, b.last.keep)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), thinker().visual if hasattr(thinker(), "visual") else nn.ReLU()])
+def test_an_unknown_model_is_named_with_the_known_ones(model: nn.Module) -> None:
+    with pytest.raises(UnsupportedModel, match=r"qwen2_5_omni.*add-a-model"):
+        omnisift.attach(model, half())
+
+
+def test_a_part_without_a_language_head_is_refused() -> None:
+    part = language_model(thinker())
+    part.config.model_type = "qwen2_5_omni_thinker"
+    with pytest.raises(UnsupportedModel, match="language head"):
+        omnisift.attach(part, half())
+
+
+def test_a_need_that_the_adapter_cannot_meet_is_named() -> None:
+    with pytest.raises(CompressorError, match="audio_attention"):
+        omnisift.attach(thinker(), Needy(HALF))
+
+
+class _Broken(Norms):
+    def __init__(self, selection: Any) -> None:
+        super().__init__(HALF)
+        self.selection = selection
+
+    def forward(self, stream: TokenStream) -> Selection:
+        return self.selection(stream)
+
+
+@pytest.mark.parametrize(
+    ("selection", "complaint"),
+    [
+        (lambda s: Selection(torch.zeros(len(s), dtype=torch.bool)), "outside chunks"),
+        (lambda s: Selection(torch.ones(3, dtype=torch.bool)), "keep must be"),
+        (lambda s: Selection(torch.ones(len(s), dtype=torch.bool), embeds=s.embeds[:2]), "one each"),
+    ],
+)
+def test_a_compressor_that_breaks_its_promise_is_stopped(selection: Any, complaint: str) -> None:
+    model = thinker()
+    with omnisift.attach(model, _Broken(selection)), pytest.raises(CompressorError, match=complaint):
+        model(**CLIP)
+
+
+@torch.no_grad()
+def test_the_record_counts_what_was_kept() -> None:
+    model = thinker()
+    inputs = prompt([5, Video(4, 2, 3, audio=60), 6], [4, Video(2, 2, 3, audio=40), 5])
+    with omnisift.attach(model, half()) as attachment:
+        logits = model(**inputs).logits
+    last = attachment.last
+    assert last is not None
+    assert (last.n_video_rows, last.n_audio_rows) == ([24, 12], [60, 40])
+    assert (last.n_video, last.n_audio) == (36, 100)
+    assert last.kept_video_rows == [12, 6]
+    assert last.kept_audio == sum(last.kept_audio_rows)
+    assert logits.shape[1] == int((last.keep & inputs["attention_mask"].bool()).sum(1).max())
+    assert last.scores is not None
+    assert last.scores.shape == last.keep.shape == inputs["input_ids"].shape
+    assert last.retained_ratio == pytest.approx(0.5, abs=0.02)
+
+
+@torch.no_grad()
+def test_the_record_of_a_prompt_without_video_is_none() -> None:
+    model = thinker()
+    with omnisift.attach(model, half()) as attachment:
+        model(**CLIP)
+        model(**prompt([9]))
+        assert attachment.last is None
