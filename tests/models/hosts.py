@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from tests.tiny import language_model
 from torch import Tensor, nn
 
 from omnisift.budget import Budget
 from omnisift.compressors import RandomCompressor, ScoredCompressor
 from omnisift.compressors.base import Compressor
 from omnisift.tokens import Selection, TokenStream
-from tests.tiny import language_model
 
 HALF = Budget(retain_video=0.5, retain_audio=0.5)
 ALL = Budget(retain_video=1.0, retain_audio=1.0)
@@ -79,8 +79,8 @@ class Ragged(Compressor):
         return self.select(stream, None)
 
     def select(self, stream: TokenStream, counts: Any) -> Selection:
-        index = torch.arange(len(stream))
-        return Selection((stream.chunk < 0) | (index % (2 + stream.sample) == 0))
+        place = stream.position.sum(dim=0)
+        return Selection((stream.chunk < 0) | (place % (2 + stream.sample) == 0))
 
 
 class Needy(Norms):

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models.hosts import HALF, Needy, Norms, half
+from tests.tiny import Video, language_model, prompt, thinker
 from torch import nn
 
 import omnisift
 from omnisift.errors import CompressorError, ModelError, UnsupportedModel
 from omnisift.tokens import Selection, TokenStream
-from tests.models.hosts import HALF, Needy, Norms, half
-from tests.tiny import Video, language_model, prompt, thinker
 
 CLIP = prompt([5, Video(4, audio=60), 6])
 

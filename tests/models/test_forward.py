@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models.hosts import HALF, Doubled, Norms, Ragged, everything, half, logits_by_hand, merged
+from tests.tiny import AUDIO, IMAGE, VIDEO, Image, Part, Sound, Video, language_model, prompt, row_of, thinker
 
 import omnisift
 from omnisift.compressors.base import Compressor
 from omnisift.errors import UnsupportedCall
 from omnisift.tokens import Modality
-from tests.models.hosts import HALF, Doubled, Norms, Ragged, everything, half, logits_by_hand, merged
-from tests.tiny import AUDIO, IMAGE, VIDEO, Image, Part, Sound, Video, language_model, prompt, row_of, thinker
 
 MODEL = thinker()
 STREAMS: dict[str, list[Part]] = {

@@ -133,13 +133,14 @@ class Attachment:
                 "inputs_embeds without input_ids: can't tell which tokens are video. "
                 "Pass input_ids as well (the model then still uses inputs_embeds), or detach"
             )
+        known = recall(cache)
+        if known is not None:
+            arguments = continued(known, arguments, cached)
+            ids = arguments["input_ids"]
         # A single new token is text: decoding steps must not wait for the device.
         if cached == 0 or ids.shape[1] > 1:
             self._read_prompt(ids, arguments, cached)
-        known = recall(cache)
-        if known is None:
-            return None
-        return (), continued(known, arguments, cached, ids.shape[1])
+        return None if known is None else ((), arguments)
 
     def _read_prompt(self, ids: Tensor, arguments: Mapping[str, Any], cached: int) -> None:
         ids = ids.cpu()
@@ -190,7 +191,17 @@ class Attachment:
         self.last = Compression(stream.modality.view(rows, length), keep, scores)
         if bool(keep.all()):
             return _nothing_dropped(arguments, selection)
-        return self._shorter(Cut.plan(keep, real), selection, real, handed, arguments)
+        cut = self._cut = Cut.plan(keep, real)
+        handed = _three_rows(handed, rows, length)
+        media = (stream.clip >= 0).view(rows, length)
+        self._unnoted = CachedPrompt.of(cut, handed[-3:], real, media, embeds.device)
+        return {
+            **arguments,
+            **cut_packing(cut, arguments),
+            "inputs_embeds": cut.embeds(embeds, selection),
+            "position_ids": cut.positions(handed).to(embeds.device),
+            "attention_mask": cut_mask(cut, arguments.get("attention_mask"), embeds.device),
+        }
 
     def _rotary(self, prompt: _Prompt, real: Tensor, handed: Tensor | None) -> Tensor:
         """[3, B, S]: the ids that tell frames apart; asked of the host's own rule if the caller handed plain ones."""
@@ -208,25 +219,6 @@ class Attachment:
             seconds_per_position=self.adapter.seconds_per_position,
             extras=self.adapter.extras(prompt.arguments),
         )
-
-    def _shorter(
-        self, cut: Cut, selection: Selection, real: Tensor, handed: Tensor | None, arguments: dict[str, Any]
-    ) -> dict[str, Any]:
-        embeds: Tensor = arguments["inputs_embeds"]
-        device = embeds.device
-        if handed is None or handed.shape[0] == 1:
-            plain = torch.arange(embeds.shape[1]).expand(1, embeds.shape[0], -1) if handed is None else handed
-            handed = plain.expand(3, -1, -1)
-        mask = cut_mask(cut, arguments.get("attention_mask"), device)
-        self._cut = cut
-        self._unnoted = CachedPrompt.of(cut, handed[-3:], real, device)
-        return {
-            **arguments,
-            **cut_packing(cut, arguments),
-            "inputs_embeds": cut.embeds(embeds, selection),
-            "position_ids": cut.positions(handed).to(device),
-            "attention_mask": mask,
-        }
 
     def _has_video(self, ids: Tensor) -> bool:
         return bool((self.adapter.modality(ids.cpu()) == Modality.VIDEO).any())
@@ -257,3 +249,10 @@ def _nothing_dropped(arguments: dict[str, Any], selection: Selection) -> dict[st
     if selection.gate is not None:
         embeds = embeds * selection.gate.to(embeds.dtype).view(*embeds.shape[:2], 1)
     return {**arguments, "inputs_embeds": embeds}
+
+
+def _three_rows(handed: Tensor | None, rows: int, length: int) -> Tensor:
+    """[3 or 4, B, S]: plain positions, or none, as the language model would read them."""
+    if handed is None:
+        handed = torch.arange(length).expand(1, rows, -1)
+    return handed.expand(3, -1, -1) if len(handed) == 1 else handed

@@ -24,6 +24,8 @@ class CachedPrompt:
 
     width: int
     """Tokens in the cache right after the prompt (``K``)."""
+    tail: int
+    """How many of its last tokens are text in every row: so far the cache may be cropped (assisted decoding does)."""
     dropped: Tensor
     """[B] int64: tokens that each row lost."""
     next_position: Tensor
@@ -32,11 +34,12 @@ class CachedPrompt:
     """[B, >= K] int64: 0 on padding in the cache; None if there is none."""
 
     @classmethod
-    def of(cls, cut: Cut, rotary: Tensor, real: Tensor, device: torch.device) -> CachedPrompt:
-        """``rotary`` [3, B, S] and ``real`` [B, S] describe the full prompt, on the CPU."""
+    def of(cls, cut: Cut, rotary: Tensor, real: Tensor, media: Tensor, device: torch.device) -> CachedPrompt:
+        """``rotary`` [3, B, S], ``real`` and ``media`` (in a clip) [B, S] describe the full prompt, on the CPU."""
         last = rotary.amax(dim=0).masked_fill(~real, -1).amax(dim=1)
         return cls(
             width=cut.width,
+            tail=int((real & ~media).flip(1).long().cumprod(dim=1).sum(dim=1).min()),
             dropped=cut.dropped.to(device),
             next_position=(last + 1).to(device),
             mask=cut.mask(device) if cut.padded else None,
@@ -49,9 +52,9 @@ class CachedPrompt:
 
     def attention_mask(self, handed: Any, cached: int, new: int, rows: int) -> Tensor | None:
         """[B, cached + new] int64, or None where nothing is masked. ``handed`` is the host's, for the full prompt."""
-        if cached < self.width:
+        if cached < self.width - self.tail:
             raise UnsupportedCall(
-                f"the cache was cropped to {cached} tokens, inside the compressed prompt of {self.width}: "
+                f"the cache was cropped to {cached} tokens, into the video of a compressed prompt of {self.width}: "
                 "start a new cache"
             )
         if rows != len(self.dropped):

@@ -24,22 +24,39 @@ def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def continued(known: CachedPrompt, arguments: dict[str, Any], cached: int, new: int) -> dict[str, Any]:
+def continued(known: CachedPrompt, arguments: dict[str, Any], cached: int) -> dict[str, Any]:
     """Arguments of ``core`` behind a cut prompt: positions go on from the full length, whatever the cache's own is."""
-    handed, mask = arguments.get("position_ids"), arguments.get("attention_mask")
+    handed, new = arguments.get("position_ids"), arguments["input_ids"].shape[1]
     if handed is None:
         return {**arguments, "position_ids": known.positions(cached, new)}
-    if new > 1:
-        expected = known.positions(cached, 1)[0]
-        early = (handed[-1] if handed.ndim == 3 else handed)[:, -new:] < expected.to(handed.device)
-        if isinstance(mask, Tensor) and mask.ndim == 2:
-            early = early & (mask[:, -new:] != 0)
-        if bool(early.any()):
-            raise UnsupportedCall(
-                "tokens that are already in the compressed cache were passed again: with past_key_values pass only the "
-                "new input_ids, and an attention_mask of the full length"
-            )
-    return arguments
+    again = _passed_again(known, arguments, cached) if new > 1 else 0
+    if not again:
+        return arguments
+    shorter = {**arguments, "position_ids": handed[..., again:], "input_ids": arguments["input_ids"][:, again:]}
+    if arguments.get("inputs_embeds") is not None:
+        shorter["inputs_embeds"] = arguments["inputs_embeds"][:, again:]
+    return shorter
+
+
+def _passed_again(known: CachedPrompt, arguments: dict[str, Any], cached: int) -> int:
+    """How many leading tokens the cache already holds.
+
+    Given a whole conversation with its cache, ``generate`` skips as many tokens as are cached. Those are fewer than
+    were read, so what it hands on begins too early; the positions tell by how much.
+    """
+    handed, mask, new = arguments["position_ids"], arguments.get("attention_mask"), arguments["input_ids"].shape[1]
+    expected = known.positions(cached, 1)[0].to(handed.device)
+    early = (handed[-1] if handed.ndim == 3 else handed)[:, -new:] < expected
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        early = early & (mask[:, -new:] != 0)
+    counts = early.sum(dim=1)
+    again = int(counts.max())
+    if bool((counts != again).any()) or not bool(early[:, :again].all()) or again == new:
+        raise UnsupportedCall(
+            "tokens that are already in the compressed cache were passed again: with past_key_values pass only the "
+            "new input_ids, and an attention_mask of the full length"
+        )
+    return again
 
 
 def repaired(known: CachedPrompt, arguments: dict[str, Any]) -> dict[str, Any]:
