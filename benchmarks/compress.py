@@ -1,10 +1,11 @@
-"""Time and memory of the omnisift compressor on one CPU thread. Prints one JSON line; ``--out`` also writes it to a file.
+"""Time and memory of the omnisift compressor on one CPU thread. Prints one JSON line; ``--out`` also writes it to a
+file.
 
 Three things are timed in turn, in one process, and compared by their medians: our compression, the readable loop of
-``tests/reference.py`` and the irreducible work. The irreducible work is the two projections (kept video tokens, all audio
-tokens, each as one matrix product on a ready matrix) plus one pass over all embeddings (their sum). Peak memory is what the
-allocator handed out beyond the stream, from torch's profiler. ``linear`` is the time per minute of video as the clip
-grows to an hour, at a smaller width so that it fits any machine.
+``tests/reference.py`` and the irreducible work. The irreducible work is the two projections (kept video tokens, all
+audio tokens, each as one matrix product on a ready matrix) plus one pass over all embeddings (their sum). Peak memory
+is what the allocator handed out beyond the stream, from torch's profiler. ``ms_per_minute`` is the time per minute of
+video as the clip grows to an hour, at a smaller width so that it fits any machine.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ import transformers
 from torch.profiler import ProfilerActivity, profile
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-from reference import reference  # noqa: E402
+from tests.reference import reference  # noqa: E402
 
 from omnisift.budget import Budget, from_rho  # noqa: E402
 from omnisift.chunks import build_stream  # noqa: E402
@@ -69,8 +70,8 @@ def irreducible(stream: TokenStream, selector: VGAS, kept: torch.Tensor, audio: 
 def time_in_turn(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each, interleaved so that a busy machine disturbs all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for name, function in functions.items():
-        function()
+    for warm_up in functions.values():
+        warm_up()
     for _ in range(rounds):
         for name, function in functions.items():
             begin = time.perf_counter()

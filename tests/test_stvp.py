@@ -1,0 +1,55 @@
+"""The similarities of the video frames, against the formula of the paper."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from omnisift.stvp import saliency, spatial_similarity, temporal_similarity
+
+
+def frames(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_spatial_is_the_cosine_with_the_mean():
+    x = frames(3, 7, 32)
+    mean = x.sum(dim=1, keepdim=True) / 7
+    expected = (x * mean).sum(-1) / (x.norm(dim=-1) * mean.norm(dim=-1))
+    torch.testing.assert_close(spatial_similarity(x), expected, atol=1e-6, rtol=0)
+
+
+def test_temporal_is_the_cosine_with_the_same_place():
+    a, b = frames(3, 7, 32), frames(3, 7, 32, seed=1)
+    expected = F.cosine_similarity(a, b, dim=-1)
+    torch.testing.assert_close(temporal_similarity(a, b), expected, atol=1e-6, rtol=0)
+
+
+def test_padding_does_not_move_the_mean():
+    x = frames(2, 5, 8)
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    found = spatial_similarity(x, valid)
+    torch.testing.assert_close(found[0], spatial_similarity(x[:1])[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[1, :3], spatial_similarity(x[1:, :3])[0], atol=1e-6, rtol=0)
+
+
+def test_the_odd_one_out_is_most_salient():
+    x = torch.ones(1, 6, 4)
+    x[0, 4] = torch.tensor([1.0, -1.0, 0.0, 0.0])
+    assert saliency(spatial_similarity(x)).argmax().item() == 4
+    assert saliency(temporal_similarity(torch.ones(1, 6, 4), x)).argmax().item() == 4
+
+
+def test_a_zero_vector_is_similar_to_nothing():
+    x = torch.zeros(1, 2, 4)
+    assert torch.equal(spatial_similarity(x), torch.zeros(1, 2))
+    assert torch.equal(temporal_similarity(x, x), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_floats_are_bit_equal_to_torch(dtype: torch.dtype):
+    """In these every rounding step decides ties, so the released function itself is used."""
+    a, b = frames(2, 7, 64).to(dtype), frames(2, 7, 64, seed=1).to(dtype)
+    assert torch.equal(temporal_similarity(a, b), F.cosine_similarity(a, b, dim=-1))
+    assert torch.equal(spatial_similarity(a), F.cosine_similarity(a, a.mean(dim=1, keepdim=True), dim=-1))
