@@ -35,7 +35,7 @@ class BlindCompressor(Compressor):
         rows, rest = divmod(len(video), len(self.donor))
         if rest or rows != len(torch.unique(stream.sample)):
             raise CompressorError(
-                f"the blind control needs one clip of {len(self.donor)} video tokens in each row, got {len(video)} in all"
+                f"the blind control needs one clip of {len(self.donor)} video tokens a row, got {len(video)} in all"
             )
         strange = stream.embeds.clone()
         strange[video.to(strange.device)] = self.donor.to(strange).repeat(rows, 1)

@@ -1,15 +1,15 @@
 """Many questions about one clip, at the cost of one look at it.
 
-`Prompts` holds all questions of a clip as one left-padded batch. The clip is encoded once, by the model itself on an
-ordinary call; the batch then goes through the model's own ``forward`` with whatever is attached to it, as embeddings
-plus ``input_ids``. A test proves that logits and kept tokens equal those of the ordinary calls, one question at a time.
+The clip is encoded once, by the model itself on an ordinary call. For each method the prompt up to the end of the clip
+is then read once, through the model's own ``forward`` with the method attached, and all questions go on from its cache
+as one batch. A test proves that logits and kept tokens equal those of ordinary calls, one whole prompt at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,27 +24,20 @@ from omnisift.pipeline.prompt import build_inputs
 
 @dataclass(frozen=True)
 class Prompts:
-    """``Q`` questions about one clip, padded on the left to ``S`` tokens."""
+    """``Q`` questions about one clip: the ``P`` tokens that they share, and ``T`` of their own, padded on the right."""
 
-    input_ids: Tensor
-    """[Q, S] int64."""
-    attention_mask: Tensor
-    """[Q, S] int64: 0 on padding."""
-    position_ids: Tensor
-    """[3, Q, S] int64: rotary ids by the host's own rule."""
-    inputs_embeds: Tensor
-    """[Q, S, D]: words, pictures and sound, merged by the host."""
-
-    def row(self, index: int) -> Prompts:
-        """One question alone, still padded."""
-        one = slice(index, index + 1)
-        return replace(
-            self,
-            input_ids=self.input_ids[one],
-            attention_mask=self.attention_mask[one],
-            position_ids=self.position_ids[:, one],
-            inputs_embeds=self.inputs_embeds[one],
-        )
+    clip_ids: Tensor
+    """[1, P] int64: everything up to the end of the clip."""
+    clip_embeds: Tensor
+    """[1, P, D]: words, pictures and sound, merged by the host."""
+    clip_positions: Tensor
+    """[3, 1, P] int64: rotary ids by the host's own rule."""
+    ids: Tensor
+    """[Q, T] int64: the questions and the openings of the answers."""
+    mask: Tensor
+    """[Q, T] int64: 0 on padding."""
+    positions: Tensor
+    """[3, Q, T] int64."""
 
 
 @torch.inference_mode()
@@ -60,36 +53,40 @@ def prepare(thinker: Any, processor: Any, media: Media, texts: Sequence[str]) ->
     inputs = build_inputs(processor, media, texts[0])
     with _merged(thinker) as seen:
         thinker(**inputs, use_cache=False)
-    ids = inputs["input_ids"][0]
+    embeds, positions = seen[0]
+    ids: Tensor = inputs["input_ids"]
     end = processor.tokenizer.convert_tokens_to_ids(processor.vision_eos_token)
-    prefix = int(torch.nonzero(ids == end)[-1]) + 1
-    tails = [_tail(processor, text) for text in texts]
-    input_ids, mask = _left_padded(
-        [torch.cat([ids[:prefix], tail]) for tail in tails], processor.tokenizer.pad_token_id
-    )
-    embeds = thinker.get_input_embeddings()(input_ids)
-    length = input_ids.shape[1]
-    for row, tail in enumerate(tails):
-        start = length - len(tail) - prefix
-        embeds[row, start : start + prefix] = seen[0][0, :prefix]
-    return Prompts(input_ids, mask, _rotary(thinker, input_ids, mask, inputs), embeds)
+    shared = int(torch.nonzero(ids[0] == end)[-1]) + 1
+    tails, mask = _padded([_tail(processor, text) for text in texts], processor.tokenizer.pad_token_id, left=False)
+    # Behind the clip there is only text, whose three rotary ids count on together.
+    start = positions[..., shared - 1].max() + 1
+    counted = (start + torch.arange(tails.shape[1])).expand(3, *tails.shape)
+    return Prompts(ids[:, :shared], embeds[:, :shared], positions[:, :, :shared], tails, mask, counted)
 
 
 @torch.inference_mode()
 def answer(thinker: Any, prompts: Prompts, compressor: Compressor | None) -> tuple[Tensor, Compression | None]:
     """Logits of the first word of each answer [Q, vocabulary], and what was kept (None without a compressor)."""
-    arguments = {
-        "input_ids": prompts.input_ids,
-        "inputs_embeds": prompts.inputs_embeds,
-        "attention_mask": prompts.attention_mask,
-        "position_ids": prompts.position_ids,
-        "use_cache": False,
-    }
-    if compressor is None:
-        return thinker(**arguments).logits[:, -1], None
-    with attach(thinker, compressor) as attachment:
-        logits = thinker(**arguments).logits[:, -1]
-    return logits, attachment.last
+    with attach(thinker, compressor) if compressor is not None else nullcontext() as attachment:
+        cache = thinker(
+            input_ids=prompts.clip_ids,
+            inputs_embeds=prompts.clip_embeds,
+            attention_mask=torch.ones_like(prompts.clip_ids),
+            position_ids=prompts.clip_positions,
+            use_cache=True,
+        ).past_key_values
+    # What follows is text behind a cache of known length, with positions of its own: nothing to compress or mend.
+    read = prompts.mask.new_ones(len(prompts.ids), cache.get_seq_length())
+    cache.batch_repeat_interleave(len(prompts.ids))
+    logits = thinker(
+        input_ids=prompts.ids,
+        attention_mask=torch.cat([read, prompts.mask], dim=1),
+        position_ids=prompts.positions,
+        past_key_values=cache,
+        use_cache=True,
+    ).logits
+    last = prompts.mask.sum(1) - 1
+    return logits[torch.arange(len(last)), last], attachment.last if attachment is not None else None
 
 
 @torch.inference_mode()
@@ -116,18 +113,21 @@ def _batch(singles: list[dict[str, Any]], pad: int) -> dict[str, Any]:
     for name, value in singles[0].items():
         if isinstance(value, Tensor) and name not in ("input_ids", "attention_mask"):
             batch[name] = torch.cat([single[name] for single in singles])
-    batch["input_ids"], batch["attention_mask"] = _left_padded([single["input_ids"][0] for single in singles], pad)
+    batch["input_ids"], batch["attention_mask"] = _padded(
+        [single["input_ids"][0] for single in singles], pad, left=True
+    )
     return batch
 
 
-def _left_padded(rows: list[Tensor], pad: int) -> tuple[Tensor, Tensor]:
-    """([Q, S] ids, [Q, S] mask)."""
+def _padded(rows: list[Tensor], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """([Q, T] ids, [Q, T] mask)."""
     length = max(len(row) for row in rows)
     ids = torch.full((len(rows), length), pad, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for index, row in enumerate(rows):
-        ids[index, length - len(row) :] = row
-        mask[index, length - len(row) :] = 1
+        place = slice(length - len(row), length) if left else slice(0, len(row))
+        ids[index, place] = row
+        mask[index, place] = 1
     return ids, mask
 
 
@@ -141,24 +141,13 @@ def _tail(processor: Any, text: str) -> Tensor:
     return torch.tensor(processor.tokenizer(behind, add_special_tokens=False)["input_ids"], dtype=torch.int64)
 
 
-def _rotary(thinker: Any, ids: Tensor, mask: Tensor, inputs: dict[str, Any]) -> Tensor:
-    """[3, Q, S] by the host's rule, with the clip repeated for every row."""
-    rows = len(ids)
-    names = ("video_grid_thw", "feature_attention_mask", "video_second_per_grid")
-    repeated = {
-        name: torch.cat([torch.as_tensor(inputs[name])] * rows) for name in names if inputs.get(name) is not None
-    }
-    repeated["use_audio_in_video"] = inputs["use_audio_in_video"]
-    return Qwen25OmniAdapter(thinker).rotary(ids, mask.bool(), repeated)
-
-
 @contextmanager
-def _merged(thinker: Any) -> Iterator[list[Tensor]]:
-    """Collects the merged embeddings [1, S, D] that reach the language model."""
-    seen: list[Tensor] = []
+def _merged(thinker: Any) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collects what reaches the language model: merged embeddings [1, S, D] and rotary ids [3, 1, S]."""
+    seen: list[tuple[Tensor, Tensor]] = []
 
     def look(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append(kwargs["inputs_embeds"])
+        seen.append((kwargs["inputs_embeds"], kwargs["position_ids"][-3:]))
 
     handle = Qwen25OmniAdapter(thinker).parts.language_model.register_forward_pre_hook(look, with_kwargs=True)
     try:

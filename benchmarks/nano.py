@@ -1,0 +1,344 @@
+"""Accuracy of nano on test clips of its world, through decoded .mp4 files: `make bench-nano`.
+
+Each clip is written as .mp4, read back by `omnisift.media`, prepared by the processor, and asked one question of each
+type with all tokens and with every method at every budget, through the real thinker with `omnisift.attach`. An answer
+is right if the first word that the model would write, out of its whole vocabulary, is the right one.
+
+Finished clips go into a journal (one JSON line each), so that an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from omnisift.assets import nano_path
+from omnisift.budget import Budget
+from omnisift.compressors import Compressor, make_compressor
+from omnisift.errors import OmniSiftError
+from omnisift.evaluation.blind import BlindCompressor
+from omnisift.evaluation.evidence import count_kept, masks
+from omnisift.evaluation.journal import Journal
+from omnisift.evaluation.prompts import answer, prepare, write
+from omnisift.evaluation.summary import (
+    FULL,
+    accuracy_table,
+    caption_table,
+    comparison_table,
+    evidence_table,
+    key,
+    summarise,
+)
+from omnisift.media import Media, read
+from omnisift.pipeline.loading import Host, load_host, load_selector
+from omnisift.world import CAPTION_REQUESTS, Scene, caption, make_scene, questions, truth, write_clip
+
+SPLIT = "test"
+QUESTION_STREAM = 11
+"""First number of the generator that draws a clip's questions; the second is the scene's number."""
+BASELINES = ("random", "uniform")
+DONORS = 32
+"""Clips of another split whose pictures the blind control looks at."""
+CAPTION_BATCH, CAPTION_LONGEST = 16, 48
+
+
+@dataclass
+class Way:
+    """One row of the table: a compressor, or None for all tokens."""
+
+    name: str
+    host: Host
+    compressor: Compressor | None
+
+
+@dataclass
+class Bench:
+    """Everything that is loaded once."""
+
+    host: Host
+    ways: list[Way]
+    donors: list[torch.Tensor] = field(default_factory=list)
+    folder: Path = Path()
+
+    def media(self, scene: Scene, host: Host) -> Media:
+        """The clip through codec and reader, at the processor's size."""
+        path = self.folder / f"{scene.seed}.mp4"
+        if not path.exists():
+            write_clip(scene, path)
+        size = host.processor.video_processor.size
+        return read(path, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+
+    def record(self, scene: Scene) -> dict[str, Any]:
+        """Ask everything about one clip."""
+        begin = time.perf_counter()
+        media, facts = self.media(scene, self.host), truth(scene)
+        asked = questions(scene, np.random.default_rng((QUESTION_STREAM, scene.number)))
+        prompts = {}
+        answers, kept = {}, {}
+        for way in self.ways:
+            host = way.host
+            if host.source not in prompts:
+                prompts[host.source] = prepare(host.thinker, host.processor, media, [q.text for q in asked])
+            _set_up(way, scene, self.donors)
+            logits, compression = answer(host.thinker, prompts[host.source], way.compressor)
+            answers[way.name] = [
+                host.processor.tokenizer.decode([token]).strip() for token in logits.argmax(-1).tolist()
+            ]
+            if compression is not None:
+                kept[way.name] = count_kept(facts, asked, *masks(compression)).as_dict()
+        spent = round(time.perf_counter() - begin, 3)
+        right = [q.answer for q in asked]
+        return {"seed": scene.seed, "truth": right, "answers": answers, "kept": kept, "seconds": spent}
+
+    def captions(self, scenes: list[Scene]) -> list[dict[str, str]]:
+        """By way, for each scene; all scenes in one batch."""
+        written: list[dict[str, str]] = [{} for _ in scenes]
+        for way in self.ways:
+            if isinstance(way.compressor, BlindCompressor):
+                continue  # its donor changes from clip to clip
+            _set_up(way, scenes[0], self.donors)
+            asks = [(self.media(s, way.host), CAPTION_REQUESTS[s.seed % len(CAPTION_REQUESTS)]) for s in scenes]
+            texts = write(way.host.thinker, way.host.processor, asks, way.compressor, CAPTION_LONGEST)
+            for found, text in zip(written, texts, strict=True):
+                found[way.name] = text
+        return written
+
+
+def _set_up(way: Way, scene: Scene, donors: list[torch.Tensor]) -> None:
+    """What differs from clip to clip: the random method draws anew, the blind control looks at another donor."""
+    inner = way.compressor.inner if isinstance(way.compressor, BlindCompressor) else way.compressor
+    if inner is not None and inner.name == "random":
+        inner.seed = scene.seed
+    if isinstance(way.compressor, BlindCompressor):
+        way.compressor.donor = donors[scene.seed % len(donors)]
+
+
+def build(arguments: argparse.Namespace, folder: Path) -> Bench:
+    """Load the model, its selector and all variants."""
+    host = load_host(arguments.model, "cpu", None, None)
+    bench = Bench(host, [Way(FULL, host, None)], folder=folder)
+    for retain in arguments.retain:
+        budget = Budget(retain_video=retain, retain_audio=retain)
+        selector = load_selector(host, arguments.selector)
+        bench.ways.append(Way(key("omnisift", retain), host, make_compressor("omnisift", budget, selector=selector)))
+        for name in BASELINES:
+            bench.ways.append(Way(key(name, retain), host, make_compressor(name, budget)))
+        for name, place in variants(arguments.variant):
+            bench.ways.append(_variant(name, place, host, budget, retain))
+        if not arguments.no_blind:
+            inner = make_compressor("omnisift", budget, selector=selector)
+            bench.ways.append(Way(key("video-blind", retain), host, BlindCompressor(inner, torch.empty(0, 0))))
+    for way in bench.ways:
+        if way.compressor is not None:
+            way.compressor.eval()
+    bench.donors = [] if arguments.no_blind else list(_donors(host, folder))
+    return bench
+
+
+def _variant(name: str, place: Path, host: Host, budget: Budget, retain: float) -> Way:
+    """``place`` is a selector for the same model, or a whole model folder with its own ``selector``."""
+    whole = json.loads((place / "config.json").read_text()).get("model_type") == "qwen2_5_omni_thinker"
+    own = load_host(str(place), "cpu", None, None) if whole else host
+    selector = load_selector(own, None if whole else place)
+    return Way(key(name, retain), own, make_compressor("omnisift", budget, selector=selector))
+
+
+def variants(given: list[str]) -> list[tuple[str, Path]]:
+    """(name, folder) of each ``NAME=FOLDER``."""
+    pairs = [text.partition("=") for text in given]
+    return [(name, Path(folder)) for name, _, folder in pairs]
+
+
+def _donors(host: Host, folder: Path) -> Iterator[torch.Tensor]:
+    """[video tokens, D] of clips from the validation split."""
+    video = host.thinker.config.video_token_id
+    for seed in range(DONORS):
+        path = folder / "donor.mp4"
+        write_clip(make_scene(seed, "validation"), path)
+        size = host.processor.video_processor.size
+        media = read(path, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+        prompts = prepare(host.thinker, host.processor, media, ["?"])
+        yield prompts.clip_embeds[0][prompts.clip_ids[0] == video]
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What must be equal for two records to belong to one result."""
+    source = Path(nano_path() if arguments.model == "nano" else arguments.model)
+    selector = Path(arguments.selector) if arguments.selector else source / "selector"
+    return {
+        "split": SPLIT,
+        "world": make_scene(0, SPLIT).fingerprint(),
+        "model": _digest(source),
+        "selector": _digest(selector),
+        "variants": {name: _digest(folder) for name, folder in variants(arguments.variant)},
+        "retain": arguments.retain,
+        "blind": not arguments.no_blind,
+        "captions": arguments.captions,
+        "question_stream": QUESTION_STREAM,
+    }
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 of a checkpoint's tensors and of the selector inside it."""
+    found = sorted(folder.rglob("*.safetensors"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in found)).hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what this ran."""
+    packages = ("torch", "torchvision", "transformers", "av", "numpy")
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True).stdout.strip()
+    return {
+        "commit": commit,
+        "uncommitted_changes_in_src": bool(changed),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def run(bench: Bench, journal: Journal, clips: int, captions: int) -> None:
+    """Do every clip that the journal lacks; captions come in batches after their clips' questions."""
+    missing = [seed for seed in range(clips) if seed not in journal.records]
+    begin = time.perf_counter()
+    for done, group in enumerate(_groups(missing, captions)):
+        scenes = [make_scene(seed, SPLIT) for seed in group]
+        records = [bench.record(scene) for scene in scenes]
+        if group[0] < captions:
+            for record, texts in zip(records, bench.captions(scenes), strict=True):
+                record["captions"] = texts
+        for record in records:
+            journal.add(record)
+            (bench.folder / f"{record['seed']}.mp4").unlink(missing_ok=True)
+        _progress(len(journal.records), clips, begin, len(missing), done == 0)
+
+
+def _groups(seeds: list[int], captions: int) -> Iterator[list[int]]:
+    """Batches that don't mix clips with and without captions."""
+    for part in ([s for s in seeds if s < captions], [s for s in seeds if s >= captions]):
+        for start in range(0, len(part), CAPTION_BATCH):
+            yield part[start : start + CAPTION_BATCH]
+
+
+def _progress(done: int, clips: int, begin: float, to_do: int, first: bool) -> None:
+    spent = time.perf_counter() - begin
+    here = max(1, to_do - (clips - done))
+    left = spent / here * (clips - done) / 60
+    bar = "#" * (30 * done // clips)
+    end = "\r" if sys.stderr.isatty() else "\n"
+    if sys.stderr.isatty() or first or done == clips or done % (5 * CAPTION_BATCH) == 0:
+        print(f"[{bar:<30}] {done}/{clips} clips, {left:.1f} min left", end=end, file=sys.stderr, flush=True)
+
+
+def report(journal: Journal, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The result: settings, environment, rows."""
+    records = [journal.records[seed] for seed in sorted(journal.records) if seed < arguments.clips]
+    return {
+        "benchmark": "nano",
+        "clips": len(records),
+        "questions": 8 * len(records),
+        "seconds_for_questions": round(sum(record["seconds"] for record in records), 1),
+        "settings": settings(arguments),
+        "environment": environment(),
+        "examples": [_example(record) for record in records[:3] if record.get("captions")],
+        "rows": summarise(records, SPLIT),
+    }
+
+
+def _example(record: dict[str, Any]) -> dict[str, Any]:
+    return {"seed": record["seed"], "true_caption": caption(make_scene(record["seed"], SPLIT)), **record["captions"]}
+
+
+ACCURACY_NOTE = """Intervals are 95 %, bootstrapped over clips. Chance is 1/6 for colours, 1/4 for forms and places, 1/2
+for heard, 1/8 for sounds and 1/3 for count.
+"""
+PAIRED_NOTE = """`p by clips` takes only clips as independent and is the one to quote; McNemar's exact test takes all
+questions as independent.
+"""
+EVIDENCE_NOTE = """An event counts as kept if at least one of its tokens was kept; that may still be too little to
+answer by. Tied sounds belong to a shape, distractors to nothing.
+"""
+CAPTION_NOTE = "An event is right if colour, form and sound are all right.\n"
+
+
+def markdown(result: dict[str, Any], note: str) -> str:
+    """docs/nano-results.md."""
+    rows, where = result["rows"], result["environment"]
+    head = f"""# nano: what compression costs
+
+Written by `make bench-nano` on {where["date"]}, commit {where["commit"][:10]}, torch {where["torch"]}, transformers
+{where["transformers"]}, av {where["av"]}, {where["threads"]} thread. {result["clips"]} test clips with one question of
+each type ({result["questions"]} questions), every clip through a decoded .mp4 file. Rows are named `method@percent
+kept`: the same percentage of video and of audio tokens; the measured shares are in the table.
+"""
+    parts = [head, note]
+    parts += ["## Accuracy (%)\n", accuracy_table(rows), ACCURACY_NOTE]
+    parts += ["## Paired differences (points)\n", comparison_table(rows), PAIRED_NOTE]
+    parts += ["## Evidence kept (%)\n", evidence_table(rows), EVIDENCE_NOTE]
+    captions = caption_table(rows)
+    if captions:
+        clips = next(row["captions"]["clips"] for row in rows if "captions" in row)
+        parts += [f"## Captions (% of events, {clips} clips)\n", captions, CAPTION_NOTE]
+    return "\n".join(part for part in parts if part)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = Path(__file__).resolve().parent
+    parser.add_argument("--model", default="nano", help="nano, or a checkpoint folder")
+    parser.add_argument("--selector", default=None, help="selector folder; the model's own if not given")
+    parser.add_argument("--variant", action="append", default=[], help="NAME=FOLDER: one more row for each budget")
+    parser.add_argument("--clips", type=int, default=2000)
+    parser.add_argument("--captions", type=int, default=480, help="clips that also get a caption")
+    parser.add_argument("--retain", type=float, nargs="+", default=[0.35, 0.25, 0.15])
+    parser.add_argument("--no-blind", action="store_true", help="leave out the video-blind control")
+    parser.add_argument("--journal", type=Path, default=here.parent / "runs" / "bench-nano.jsonl")
+    parser.add_argument("--out", type=Path, default=here / "results" / "nano.json")
+    parser.add_argument("--table", type=Path, default=here.parent / "docs" / "nano-results.md")
+    parser.add_argument("--note", type=Path, default=None, help="Markdown file that is set above the tables")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Run, or go on; then write the result and the tables."""
+    arguments = parse()
+    torch.set_num_threads(1)
+    try:
+        journal = Journal(arguments.journal, settings(arguments))
+        if any(seed not in journal.records for seed in range(arguments.clips)):
+            with tempfile.TemporaryDirectory() as folder:
+                run(build(arguments, Path(folder)), journal, arguments.clips, arguments.captions)
+    except OmniSiftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    result = report(journal, arguments)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    note = arguments.note.read_text(encoding="utf-8") if arguments.note else ""
+    arguments.table.write_text(markdown(result, note), encoding="utf-8")
+    summary = {row["row"]: round(row["mean"]["value"], 4) for row in result["rows"]}
+    print(json.dumps({"benchmark": "nano", "clips": result["clips"], "mean_accuracy": summary}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""From one record per clip to the tables: accuracy with intervals, paired tests, evidence kept, captions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omnisift.evaluation.statistics import ClusterBootstrap, Comparison, Interval, compare
+from omnisift.world import QUESTION_TYPES, make_scene, score_caption
+
+FULL = "full"
+"""Key of the row that reads all tokens."""
+
+
+def key(method: str, retain: float) -> str:
+    """Name of a row, such as ``omnisift@25``."""
+    return f"{method}@{round(100 * retain)}"
+
+
+def summarise(records: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
+    """One row for each way of reading. A record holds ``seed``, ``truth`` (the right answers, in the order of
+    `QUESTION_TYPES`), ``answers`` and ``kept`` by row, and for some clips ``captions`` by row."""
+    bootstrap = ClusterBootstrap(len(records))
+    right = {name: right_answers(records, name) for name in records[0]["answers"]}
+    captioned = [record for record in records if record.get("captions")]
+    caption_bootstrap = ClusterBootstrap(len(captioned)) if captioned else None
+    rows = []
+    for name, correct in right.items():
+        row: dict[str, Any] = {"row": name, **_accuracy(correct, bootstrap)}
+        if name != FULL:
+            row["kept"] = _kept(records, name)
+            row["against_full"] = _plain(compare(correct, right[FULL], bootstrap))
+            rival = f"random@{name.rpartition('@')[2]}"
+            if rival in right and rival != name:
+                row["against_random"] = _plain(compare(correct, right[rival], bootstrap))
+        if caption_bootstrap is not None and name in captioned[0]["captions"]:
+            row["captions"] = _captions(captioned, name, split, caption_bootstrap)
+        rows.append(row)
+    return rows
+
+
+def right_answers(records: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.bool_]:
+    """[clips, types] bool."""
+    return np.array([[a == b for a, b in zip(r["answers"][name], r["truth"], strict=True)] for r in records])
+
+
+def _accuracy(correct: NDArray[np.bool_], bootstrap: ClusterBootstrap) -> dict[str, Any]:
+    ones = np.ones(len(correct))
+    types = {kind: asdict(bootstrap.share(correct[:, i], ones)) for i, kind in enumerate(QUESTION_TYPES)}
+    return {"mean": asdict(bootstrap.share(correct.sum(1), ones * correct.shape[1])), "by_type": types}
+
+
+def _kept(records: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
+    """Shares kept, summed over all clips."""
+    counts = [record["kept"][name] for record in records]
+    total = {field: sum(count[field] for count in counts) for field in counts[0]}
+    kinds = [field for field in total if not field.endswith("_all")]
+    shares = {kind: total[kind] / total[f"{kind}_all"] for kind in kinds}
+    tokens = total["video"] + total["audio"]
+    return {
+        "tokens": tokens / (total["video_all"] + total["audio_all"]),
+        **shares,
+        "tokens_a_clip": tokens / len(counts),
+    }
+
+
+def _captions(
+    records: Sequence[Mapping[str, Any]], name: str, split: str, bootstrap: ClusterBootstrap
+) -> dict[str, Any]:
+    scores = [score_caption(record["captions"][name], make_scene(record["seed"], split)) for record in records]
+    stated, actual = [s.stated for s in scores], [s.actual for s in scores]
+    matched, timed = [s.matched for s in scores], [s.matched_second for s in scores]
+    nothing = Interval(0.0, 0.0, 0.0)
+    precision = bootstrap.share(matched, stated) if sum(stated) else nothing
+    return {
+        "clips": len(records),
+        "precision": asdict(precision),
+        "recall": asdict(bootstrap.share(matched, actual)),
+        "recall_with_second": asdict(bootstrap.share(timed, actual)),
+    }
+
+
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    return asdict(comparison)
+
+
+def accuracy_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: accuracy in percent, mean with its interval, then type by type."""
+    head = ["row", "kept video / audio", "mean (95 % interval)", *(kind.replace("_", " ") for kind in QUESTION_TYPES)]
+    lines = []
+    for row in rows:
+        kept = f"{_pct(row['kept']['video'])} / {_pct(row['kept']['audio'])}" if "kept" in row else "100 / 100"
+        lines.append(
+            [row["row"], kept, _with_interval(row["mean"]), *(_pct(v["value"]) for v in row["by_type"].values())]
+        )
+    return _table(head, lines)
+
+
+def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: paired differences in points, and their p values."""
+    head = ["row", "minus full", "p by clips", "p McNemar", "minus random", "p by clips", "p McNemar"]
+    lines = []
+    for row in rows:
+        if "against_full" in row:
+            pair = [row["against_full"], row.get("against_random")]
+            lines.append([row["row"], *(cell for against in pair for cell in _difference(against))])
+    return _table(head, lines)
+
+
+def evidence_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: percent of evidence events of which at least one token stayed, and of audio tokens by kind."""
+    head = ["row", "shapes asked about", "sounds asked about", "tokens of tied sounds", "tokens of distractors"]
+    fields = ("shape_events", "sound_events", "tied_tokens", "distractor_tokens")
+    return _table(head, [[row["row"], *(_pct(row["kept"][f]) for f in fields)] for row in rows if "kept" in row])
+
+
+def caption_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: event precision and recall in percent; empty if no captions were written."""
+    head = ["row", "precision", "recall", "recall, second right too"]
+    fields = ("precision", "recall", "recall_with_second")
+    lines = [[row["row"], *(_with_interval(row["captions"][f]) for f in fields)] for row in rows if "captions" in row]
+    return _table(head, lines) if lines else ""
+
+
+def _difference(against: Mapping[str, Any] | None) -> list[str]:
+    if against is None:
+        return ["", "", ""]
+    difference = against["difference"]
+    points = f"{100 * difference['value']:+.1f} ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
+    return [points, _p(against["clustered_p"]), _p(against["mcnemar_p"])]
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}" if value > 1e-99 else "< 1e-99"
+
+
+def _pct(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _with_interval(interval: Mapping[str, float]) -> str:
+    return f"{_pct(interval['value'])} ({_pct(interval['low'])} to {_pct(interval['high'])})"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
