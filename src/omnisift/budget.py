@@ -105,7 +105,7 @@ class Budget:
 
 
 def from_rho(rho_video: float, rho_audio: float) -> Budget:
-    """The budget of a paper's table, where rho is the fraction REMOVED, in [0, 1)."""
+    """The budget of a paper's table, where rho is the fraction REMOVED, in [0, 1), taken to 12 decimals."""
     for name, rho in (("rho_video", rho_video), ("rho_audio", rho_audio)):
         if not (isinstance(rho, (int, float)) and 0 <= rho < 1):
             raise BudgetError(f"{name} is the fraction removed and must be in [0, 1), got {rho!r}")

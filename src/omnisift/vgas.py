@@ -123,7 +123,8 @@ class VGAS(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> VGAS:
         """As in Transformers, but a tensor that lacks, is surplus or has another shape is a `CheckpointError`."""
-        loaded: Any = super().from_pretrained(*args, **kwargs, output_loading_info=True)
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that they are reported, below
+        loaded: Any = super().from_pretrained(*args, **kwargs)
         model, info = loaded
         problems = {
             kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")

@@ -18,8 +18,7 @@ class UniformCompressor(Compressor):
     name: ClassVar[str] = "uniform"
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Token i of n stays if a multiple of n lies in the k steps that end at ``i k + n // 2``: true for exactly
-        k."""
+        """Token i of n stays where ``i k``, shifted by half a step, passes a multiple of n: k times."""
         segment = segment_of(stream)
         inside = torch.nonzero(segment >= 0, as_tuple=True)[0]
         order = inside[torch.sort(segment[inside], stable=True).indices]
@@ -29,5 +28,5 @@ class UniformCompressor(Compressor):
         i = torch.arange(len(order)) - (torch.cumsum(size, dim=0) - size)[ordered]
         n, k = size[ordered], kept[ordered]
         keep = torch.ones(len(stream), dtype=torch.bool)
-        keep[order] = (i * k + n // 2) % n < k
+        keep[order] = (i * k + (n + 2 * k - 1) // 2) % n < k
         return Selection(keep=keep.to(stream.embeds.device))

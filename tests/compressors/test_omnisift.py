@@ -1,0 +1,238 @@
+"""The vectorised method against the readable loop, over thousands of prompts; gradients; batches; odd inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.geometry import Prompt, random_prompt
+from tests.reference import reference
+
+from omnisift.budget import Budget, from_rho
+from omnisift.chunks import ChunkShapes, segment_of
+from omnisift.compressors import omnisift as method
+from omnisift.compressors.omnisift import OmniSiftCompressor
+from omnisift.errors import CompressorError
+from omnisift.tokens import Modality, TokenStream
+from omnisift.vgas import VGAS, VGASConfig
+
+WIDTH = 16
+NEAR = 1e-6
+
+
+def selector(**config: object) -> VGAS:
+    torch.manual_seed(0)
+    return VGAS(VGASConfig(**{"width": WIDTH, "hidden": 16, "heads": 2, **config})).eval()  # type: ignore[arg-type]
+
+
+SELECTOR = selector()
+RHO = st.one_of(
+    st.sampled_from([0.67, 0.77, 0.7, 0.5, 0.4, 0.0, 0.58]), st.floats(0, 0.999).map(lambda rho: round(rho, 12))
+)
+
+
+def run(stream: TokenStream, budget: Budget, model: VGAS | None = SELECTOR):
+    with torch.no_grad():
+        return OmniSiftCompressor(budget, model).eval()(stream)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(seed=st.integers(0, 2**32), rho_video=RHO, rho_audio=RHO, many=st.booleans())
+def test_equals_the_readable_loop(seed: int, rho_video: float, rho_audio: float, many: bool):
+    prompt = random_prompt(seed, WIDTH, samples=3 if many else 1)
+    stream = prompt.stream()
+    found = run(stream, from_rho(rho_video, rho_audio))
+    with torch.no_grad():
+        wanted = reference(
+            prompt.embeds, prompt.modality, prompt.temporal, prompt.sample, rho_video, rho_audio, SELECTOR
+        )
+    segment = segment_of(stream)
+    outside = segment < 0
+    assert found.keep[outside].all()
+    assert wanted.keep[outside].all()
+    assert torch.equal(
+        torch.bincount(segment[found.keep & ~outside], minlength=3 * len(ChunkShapes.of(stream))),
+        torch.bincount(segment[wanted.keep & ~outside], minlength=3 * len(ChunkShapes.of(stream))),
+    )
+    differs = found.keep != wanted.keep
+    video = stream.modality == Modality.VIDEO
+    assert (wanted.margin[differs & video] <= NEAR).all()
+    if not (differs & video).any():  # other anchors would rightly give other audio scores
+        assert (wanted.margin[differs] <= NEAR).all()
+        torch.testing.assert_close(found.scores, wanted.scores, atol=1e-5, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_block_size_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch):
+    """One chunk a block, or all in one: padding and views must not show."""
+    stream = random_prompt(seed, WIDTH).stream()
+    budget = from_rho(0.67, 0.4)
+    whole = run(stream, budget)
+    monkeypatch.setattr(method, "SMALL_BLOCK", 1)
+    single = run(stream, budget)
+    assert torch.equal(whole.keep, single.keep)
+    torch.testing.assert_close(whole.scores, single.scores, atol=1e-5, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_clip_is_cut_the_same_alone_and_in_a_batch(seed: int):
+    prompts = [random_prompt(100 * seed + i, WIDTH, samples=1) for i in range(3)]
+    batch = Prompt(
+        torch.cat([p.embeds for p in prompts]),
+        torch.cat([p.modality for p in prompts]),
+        torch.cat([p.temporal for p in prompts]),
+        torch.cat([p.sample + i for i, p in enumerate(prompts)]),
+    )
+    budget = Budget(retain=0.3)
+    together = run(batch.stream(), budget).keep
+    assert torch.equal(together, torch.cat([run(p.stream(), budget).keep for p in prompts]))
+
+
+def test_a_view_with_strides_is_read_right():
+    """Embeddings that are a slice of something larger: rows and columns apart from each other."""
+    stream = random_prompt(3, WIDTH).stream()
+    wide = torch.full((2 * len(stream) + 1, WIDTH + 5), torch.nan)
+    wide[1::2, 2 : 2 + WIDTH] = stream.embeds
+    strided = dataclasses.replace(stream, embeds=wide[1::2, 2 : 2 + WIDTH])
+    assert torch.equal(run(strided, Budget(retain=0.5)).keep, run(stream, Budget(retain=0.5)).keep)
+
+
+def test_equal_tokens_keep_the_lowest_index():
+    prompt = clip_prompt(frames=2, tokens=8, audio=10)
+    prompt.embeds[:] = torch.arange(WIDTH).float()
+    stream = prompt.stream()
+    keep = run(stream, Budget(retain_video=0.5, retain_audio=0.3)).keep
+    for part, (size, kept) in enumerate([(8, 4), (8, 4), (10, 3)]):
+        assert keep[segment_of(stream) == part].tolist() == [True] * kept + [False] * (size - kept)
+
+
+def test_scores_rank_what_is_kept():
+    stream = clip_prompt(frames=4, tokens=9, audio=20).stream()
+    found = run(stream, Budget(retain_video=0.4, retain_audio=0.4))
+    for number in range(3 * len(ChunkShapes.of(stream))):
+        inside = segment_of(stream) == number
+        assert found.scores[inside & found.keep].min() >= found.scores[inside & ~found.keep].max()
+
+
+def test_without_sound_no_selector_is_needed():
+    stream = clip_prompt(frames=3, tokens=9, audio=0).stream()
+    found = run(stream, Budget(retain=0.3), None)
+    assert 0 < found.keep.sum() < len(stream)
+
+
+def test_with_sound_a_missing_selector_is_an_error():
+    with pytest.raises(CompressorError, match="without selector weights"):
+        run(clip_prompt(frames=2, tokens=9, audio=5).stream(), Budget(retain=0.3), None)
+
+
+def test_nothing_to_compress_stays_whole():
+    for prompt in (random_prompt(0, WIDTH, samples=1, clips=0), Prompt(torch.zeros(0, WIDTH), *[torch.zeros(0)] * 3)):
+        prompt.modality = prompt.modality.to(torch.int8)
+        prompt.temporal = prompt.temporal.to(torch.int64)
+        found = run(prompt.stream(), Budget(retain=0.1))
+        assert found.keep.all()
+        assert found.gate is None
+
+
+def test_broken_embeddings_still_meet_the_budget():
+    prompt = clip_prompt(frames=3, tokens=9, audio=20)
+    prompt.embeds[::3] = torch.nan
+    prompt.embeds[1::7] = torch.inf
+    stream = prompt.stream()
+    budget = Budget(retain_video=0.3, retain_audio=0.3)
+    kept = torch.bincount(segment_of(stream)[run(stream, budget).keep & (stream.chunk >= 0)])
+    assert kept.tolist() == budget.counts(ChunkShapes.of(stream)).by_segment()[: len(kept)].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_floats_meet_the_budget_and_stay_near_float32(dtype: torch.dtype):
+    stream = clip_prompt(frames=4, tokens=32, audio=40).stream()
+    short = dataclasses.replace(stream, embeds=stream.embeds.to(dtype))
+    budget = Budget(retain_video=0.25, retain_audio=0.5)
+    exact = run(stream, budget)
+    found = run(short, budget, selector().to(dtype))
+    assert found.keep.sum() == exact.keep.sum()
+    torch.testing.assert_close(found.scores, exact.scores, atol=0.03, rtol=0, equal_nan=True)
+    with torch.no_grad():
+        in_float32 = OmniSiftCompressor(budget, SELECTOR, score_dtype=torch.float32).eval()(short)
+    torch.testing.assert_close(in_float32.scores, exact.scores, atol=5e-3, rtol=0, equal_nan=True)
+
+
+def test_time_embedding_sees_when_a_token_is():
+    """Equal audio tokens get different scores only if the selector knows their time."""
+    prompt = clip_prompt(frames=2, tokens=4, audio=50)
+    prompt.embeds[prompt.modality == Modality.AUDIO] = torch.randn(WIDTH)
+    audio = prompt.modality == Modality.AUDIO
+    plain = run(prompt.stream(), Budget(retain=0.5)).scores[audio]
+    timed = run(prompt.stream(), Budget(retain=0.5), selector(time_embedding=True)).scores[audio]
+    assert plain.unique().numel() == 1
+    assert timed.unique().numel() > 40
+
+
+def test_no_gate_outside_training():
+    stream = clip_prompt(frames=2, tokens=4, audio=10).stream()
+    assert run(stream, Budget(retain=0.5)).gate is None
+    assert OmniSiftCompressor(Budget(retain=0.5), SELECTOR).eval()(stream).gate is None
+    with torch.no_grad():
+        assert OmniSiftCompressor(Budget(retain=0.5), SELECTOR).train()(stream).gate is None
+
+
+def test_training_returns_the_gate_of_the_loop():
+    """Forward exactly 1 on kept tokens; backward reaches every parameter of the selector, and only kept audio."""
+    stream = clip_prompt(frames=4, tokens=9, audio=30).stream()
+    model = selector()
+    found = OmniSiftCompressor(Budget(retain=0.4), model).train()(stream)
+    assert found.gate is not None
+    assert torch.equal(found.gate[found.keep], torch.ones(int(found.keep.sum())))
+    assert torch.equal(found.keep, run(stream, Budget(retain=0.4), model).keep)
+    weight = torch.randn(len(stream))
+    (found.gate * weight)[found.keep].sum().backward()
+    found_gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert set(found_gradient) == {name for name, _ in model.named_parameters()}
+
+    model.zero_grad()
+    wanted = loop_scores(stream, found.keep, model)
+    kept_audio = found.keep & (stream.modality == Modality.AUDIO)
+    (wanted * weight)[kept_audio].sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found_gradient[name], parameter.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_training_passes_a_gradient_to_the_embeddings():
+    prompt = clip_prompt(frames=3, tokens=9, audio=40)
+    prompt.embeds.requires_grad_()
+    found = OmniSiftCompressor(Budget(retain=0.4), selector()).train()(prompt.stream())
+    assert found.gate is not None
+    found.gate[found.keep].sum().backward()
+    assert prompt.embeds.grad is not None
+    assert prompt.embeds.grad[prompt.stream().modality == Modality.AUDIO].any()
+    assert torch.isfinite(prompt.embeds.grad).all()
+
+
+def loop_scores(stream: TokenStream, keep: torch.Tensor, model: VGAS) -> torch.Tensor:
+    """[L] scores with a gradient, chunk by chunk, on given anchors; 0 elsewhere."""
+    from tests.reference import selector_scores
+
+    result = torch.zeros(len(stream))
+    for number in range(int(stream.chunk.max()) + 1):
+        chunk = stream.chunk == number
+        anchors = chunk & keep & (stream.modality == Modality.VIDEO)
+        audio = torch.nonzero(chunk & (stream.modality == Modality.AUDIO)).flatten()
+        result = result.index_put((audio,), selector_scores(model, stream.embeds[anchors], stream.embeds[audio]))
+    return result
+
+
+def clip_prompt(frames: int, tokens: int, audio: int, seed: int = 0) -> Prompt:
+    """One clip of one-second frames with ``audio`` tokens spread over it, between two text tokens."""
+    rng = random.Random(seed)
+    places = [(1, 25 * f) for f in range(frames) for _ in range(tokens)]
+    places += [(2, t) for t in sorted(rng.choices(range(25 * frames), k=audio))] if audio != 50 else []
+    places += [(2, t) for t in range(50)] if audio == 50 else []
+    places = [(0, 0), *sorted(places, key=lambda p: (p[1] // 50, p[0])), (0, 25 * frames)]
+    modality, temporal = (torch.tensor(column) for column in zip(*places, strict=True))
+    embeds = torch.randn(len(places), WIDTH, generator=torch.Generator().manual_seed(seed))
+    return Prompt(embeds, modality.to(torch.int8), temporal, torch.zeros(len(places), dtype=torch.int64))
