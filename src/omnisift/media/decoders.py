@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from omnisift.media.clock import Clock
 from omnisift.media.container import DECODE_ERRORS
 from omnisift.media.picture import PictureTaker
 from omnisift.media.sound import SoundTaker
@@ -21,13 +23,15 @@ LEAD_IN = 1.0
 class FilmDecoder:
     """Feeds the needed packets of the film track to its decoder, which starts afresh after each skipped stretch."""
 
-    def __init__(self, stream: VideoStream, needed: npt.NDArray[np.bool_], zero: float, pictures: PictureTaker) -> None:
-        """``needed`` [P]: which packets to decode; ``zero``: file time (seconds) of the media clock's 0."""
+    def __init__(
+        self, stream: VideoStream, needed: npt.NDArray[np.bool_], clock: Clock, pictures: PictureTaker
+    ) -> None:
+        """``needed`` [P]: which packets to decode."""
         self.index = stream.index
         self.bad_packets = 0
         self._decoder = stream.codec_context
         self._tick = float(stream.time_base or 0)
-        self._zero = zero
+        self._clock = clock
         self._pictures = pictures
         self._needed = needed
         self._last = int(np.flatnonzero(needed)[-1]) if needed.any() else -1
@@ -65,8 +69,10 @@ class FilmDecoder:
         try:
             for frame in self._decoder.decode(packet):
                 # Not frame.time: PyAV forgets the time base of frames that come out while draining.
-                if frame.pts is not None:
-                    self._pictures.see(frame.pts * self._tick - self._zero, frame)
+                time = frame.pts * self._tick - self._clock.zero if frame.pts is not None else math.inf
+                # One broken stamp must not make all later frames come too late.
+                if time < self._clock.film_end + LEAD_IN:
+                    self._pictures.see(time, frame)
         except DECODE_ERRORS:
             self.bad_packets += 1
 
@@ -74,26 +80,17 @@ class FilmDecoder:
 class TrackDecoder:
     """Feeds the packets of the sound track to its decoder."""
 
-    def __init__(self, stream: AudioStream, zero: float, sound: SoundTaker, *, known_end: float, snap: float) -> None:
-        """Prepare.
-
-        Args:
-            stream: the track.
-            zero: file time (seconds) of the media clock's 0.
-            sound: takes the decoded frames.
-            known_end: seconds on the media clock after which no part of the file says that there is anything.
-            snap: if the first sample sounds less than this many seconds after 0, the clock's 0 is moved to it.
-        """
+    def __init__(self, stream: AudioStream, clock: Clock, sound: SoundTaker) -> None:
         self.index = stream.index
         self.bad_packets = 0
         self.moved = 0.0
-        """Seconds by which `snap` moved the clock."""
+        """Seconds by which the clock was moved to the first sample, see `Clock.snap`."""
         self._decoder = stream.codec_context
         self._tick = float(stream.time_base or 0)
-        self._zero = zero
+        self._zero = clock.zero
         self._sound = sound
-        self._known_end = known_end
-        self._snap = snap
+        self._known_end = clock.known_end
+        self._snap = clock.snap
 
     @property
     def over(self) -> bool:
@@ -124,7 +121,7 @@ class TrackDecoder:
         if pts is None:
             return None
         time = pts * self._tick - self._zero
-        if not self._sound.frames and time < self._snap:
+        if not self._sound.frames and abs(time) < self._snap:
             self.moved = time
             self._zero += time
             return 0.0

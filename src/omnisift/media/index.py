@@ -65,7 +65,7 @@ def look(container: InputContainer, stream: VideoStream, until: float) -> Pictur
         length = (packet.duration or 0) * base
         if len(stamps) >= MAX_PACKETS or stamps[-1] > stamps[0] + until + 10:
             break
-    coded = np.array(stamps, dtype=np.float64)
+    coded = _without_spikes(np.array(stamps, dtype=np.float64))
     shown = np.unique(coded[~np.isnan(coded)])
     if not len(shown):
         return None
@@ -74,3 +74,14 @@ def look(container: InputContainer, stream: VideoStream, until: float) -> Pictur
     # A last frame that claims to stand for minutes is a lie of the header; one with no length gets the usual step.
     last = length if 0 < length <= max(10 * step, 10.0) else (step or 1 / rate)
     return PictureIndex(coded, np.array(keys, dtype=bool), shown, float(shown[-1]) + last, rate)
+
+
+def _without_spikes(stamps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """NaN for a stamp far from those before and after it, as one flipped bit makes: it would stretch the whole film."""
+    if len(stamps) < 3:
+        return stamps
+    around = np.stack([stamps[:-2], stamps[1:-1], stamps[2:]])
+    step = float(np.nanmedian(np.abs(np.diff(stamps)))) if np.isfinite(np.diff(stamps)).any() else 0.0
+    far = np.zeros(len(stamps), dtype=bool)
+    far[1:-1] = np.abs(around[1] - np.median(around, axis=0)) > max(10.0, 10 * step)
+    return np.where(far, np.nan, stamps)

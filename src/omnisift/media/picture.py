@@ -38,13 +38,13 @@ def smart_size(
         return max(factor, rounding(side / factor) * factor)
 
     high, wide = whole(height, round), whole(width, round)
-    scale = 1.0
     if high * wide > max_pixels:
-        scale = math.sqrt(max_pixels / (height * width))
-        high, wide = whole(height * scale, math.floor), whole(width * scale, math.floor)
+        # Divide by the shrinkage, don't multiply by its inverse: exact multiples would round to the other side.
+        shrink = math.sqrt(height * width / max_pixels)
+        high, wide = whole(height / shrink, math.floor), whole(width / shrink, math.floor)
     elif high * wide < min_pixels:
-        scale = math.sqrt(min_pixels / (height * width))
-        high, wide = whole(height * scale, math.ceil), whole(width * scale, math.ceil)
+        grow = math.sqrt(min_pixels / (height * width))
+        high, wide = whole(height * grow, math.ceil), whole(width * grow, math.ceil)
     return high, wide
 
 

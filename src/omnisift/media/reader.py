@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from av.video.stream import VideoStream
 
 from omnisift.errors import Damaged, MediaError, NoAudio, NotMedia, NoVideo, TooBig, UsageError
 from omnisift.media import container as door
-from omnisift.media.clock import SKEW, Clock, set_clock
+from omnisift.media.clock import PADDING, SKEW, Clock, set_clock
 from omnisift.media.decoders import FilmDecoder, TrackDecoder
 from omnisift.media.index import PictureIndex, look
 from omnisift.media.picture import PictureTaker, smart_size
@@ -24,6 +25,8 @@ from omnisift.media.sampling import QWEN_MAX_FRAMES, SLACK, Plan, by_index, by_t
 from omnisift.media.sound import SoundTaker
 
 MAX_FRAMES = 256
+CLAIM = 0.5
+"""Seconds by which a header may overstate a length without a warning."""
 
 Sampling = Literal["time", "qwen"]
 
@@ -132,7 +135,7 @@ class _Reading:
             index = look(box, film, self.start + self.until) if film is not None else None
             if film is not None and index is None:
                 self.warnings.append("the film track holds no frames")
-            self.clock = set_clock(box, index, track, self.start)
+            self.clock = set_clock(box, index, film, track, self.start)
             self.index = index if self.video else None
             self.sound = SoundTaker(self.until) if track is not None and self.audio else None
             if self.sound is not None and len(box.streams.audio) > 1:
@@ -147,6 +150,7 @@ class _Reading:
                 f"{self.file}: start={self.start:g} is after the end of the picture; choose an earlier start"
             )
         self._mind_the_limit(self.clock.film_end)
+        self._mind_the_claim("picture", self.clock.film_stated, self.clock.film_end)
         if self.clock.held:
             self.warnings.append(f"the picture begins {self.clock.held:.2f} s late; its first image is held until then")
         if sampling == "time":
@@ -172,6 +176,11 @@ class _Reading:
             self.capped = True
             self.warnings.append(f"longer than max_seconds={self.max_seconds:g}; the rest was left off")
 
+    def _mind_the_claim(self, what: str, stated: float, there: float) -> None:
+        """A header that promises much more than there is tells of a cut file, or lies."""
+        if math.isfinite(stated) and min(stated, self.until) > there + CLAIM:
+            self.warnings.append(f"the header says {stated:.1f} s of {what}; only {there:.1f} s is there")
+
     def decode(self, factor: int, min_pixels: int, max_pixels: int) -> None:
         """One pass over the packets of both tracks."""
         assert self.clock is not None
@@ -182,11 +191,10 @@ class _Reading:
             if film is not None and self.grid is not None and self.index is not None:
                 self.pictures = PictureTaker(self.grid.moments, factor, min_pixels, max_pixels)
                 needed = self.index.needed(self.grid.moments + SLACK + self.clock.zero)
-                decoders.append(FilmDecoder(film, needed, self.clock.zero, self.pictures))
+                decoders.append(FilmDecoder(film, needed, self.clock, self.pictures))
                 streams.append(film)
             if track is not None and self.sound is not None:
-                clock = self.clock
-                decoders.append(TrackDecoder(track, clock.zero, self.sound, known_end=clock.known_end, snap=clock.snap))
+                decoders.append(TrackDecoder(track, self.clock, self.sound))
                 streams.append(track)
             if streams:
                 self._run(box, streams, {d.index: d for d in decoders})
@@ -217,7 +225,7 @@ class _Reading:
             raise Damaged(f"{self.bad_packets} packets can't be decoded; get a whole copy, or read with strict=False")
         self._check(images is not None, waveform is not None, require_video, require_audio)
         if self.bad_packets:
-            self.warnings.append(f"{self.bad_packets} damaged packets were left out")
+            self.warnings.append(f"{self.bad_packets} damaged packet(s) left out")
         times, indices = self._times()
         film = self.film_seconds if images is not None else 0.0
         heard = len(waveform) / SAMPLE_RATE if waveform is not None else 0.0
@@ -239,7 +247,7 @@ class _Reading:
         if self.pictures is None:
             return None
         if self.pictures.late:
-            self.warnings.append(f"{self.pictures.late} frames run backwards in time and were left out")
+            self.warnings.append(f"{self.pictures.late} frame(s) run backwards in time, left out")
         if self.pictures.images is None:
             self.warnings.append("nothing of the picture can be decoded")
         return self.pictures.images
@@ -256,10 +264,10 @@ class _Reading:
         """The sound, without the encoder's padding at its end."""
         if self.sound is None or self.clock is None:
             return None
-        heard = self.sound.end / SAMPLE_RATE
-        ends = (self.clock.film_end, self.clock.sound_end - self.moved)
-        wave = self.sound.finish(min((e for e in ends if e < heard <= e + SKEW), default=None))
-        self._mind_the_limit(heard)
+        stated = self.clock.sound_end - self.moved
+        wave = self.sound.finish({self.clock.film_end: PADDING, stated: SKEW})
+        self._mind_the_limit(self.sound.end / SAMPLE_RATE)
+        self._mind_the_claim("sound", stated, self.sound.end / SAMPLE_RATE)
         self.warnings += self.sound.complaints()
         return wave if len(wave) else None
 
@@ -267,9 +275,10 @@ class _Reading:
         """Raise the error that fits what did not come out."""
         if not (video or audio):
             self._explain_nothing()
-        if not video and (require_video or not audio):
+            require_video, require_audio = self.video, self.audio
+        if not video and require_video:
             raise NoVideo("has no picture; give a film, or allow a file without picture")
-        if not audio and (require_audio or not video):
+        if not audio and require_audio:
             raise NoAudio("has no sound; give a file with sound, or allow one without")
 
     def _explain_nothing(self) -> None:

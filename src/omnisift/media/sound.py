@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -80,12 +81,14 @@ class SoundTaker:
         """A packet was lost: the next time stamp counts, however small the gap."""
         self._doubt = True
 
-    def finish(self, cut: float | None) -> npt.NDArray[np.float32]:
-        """[S] float32 within [-1, 1]; what lies after ``cut`` seconds is left off."""
+    def finish(self, ends: Mapping[float, float]) -> npt.NDArray[np.float32]:
+        """[S] float32 within [-1, 1]. What lies up to ``ends[e]`` seconds after the moment e is cut off as padding."""
         self._drain()
         wave = np.frombuffer(self._wave, dtype=np.float32)
+        heard = self.end / SAMPLE_RATE
+        cut = min((round(e * SAMPLE_RATE) for e, padding in ends.items() if e < heard <= e + padding), default=None)
         if cut is not None:
-            wave = wave[: max(0, round(cut * SAMPLE_RATE))]
+            wave = wave[: max(0, cut)]
         self.peak = float(np.abs(wave).max(initial=0.0))
         return np.clip(wave, -1.0, 1.0, out=wave)
 
@@ -93,9 +96,9 @@ class SoundTaker:
         """Plain sentences about the sound, once it is finished."""
         said = []
         if self.gaps:
-            said.append(f"{self.gaps} gaps in the sound were filled with silence")
+            said.append(f"{self.gaps} gap(s) in the sound filled with silence")
         if self.broken_samples:
-            said.append(f"{self.broken_samples} sound samples that are no sane numbers were set to 0")
+            said.append(f"{self.broken_samples} sound samples that are no sane numbers set to 0")
         if self.peak > OVERSHOOT:
             said.append(f"sound reaches {self.peak:.1f} and was clipped to 1")
         if not self._wave:
