@@ -1,0 +1,128 @@
+"""Long and large files: memory and work depend on what is kept, not on how long the file is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import film
+import numpy as np
+import pytest
+
+from omnisift.media import read
+from omnisift.media.decoders import FilmDecoder
+
+SMALL = {"min_pixels": 28 * 28, "max_pixels": 4 * 28 * 28}
+
+CHILD = """
+import json, resource, sys
+from omnisift.media import read
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+media = read(sys.argv[1], min_pixels=784, max_pixels=3136)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([round(media.seconds, 3), len(media.images), (after - before) / 1024]))
+"""
+
+
+def in_a_child(path: Path) -> list[float]:
+    """[seconds, images, MiB that reading added to the peak]."""
+    done = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout))
+
+
+def long_film(path: Path, minutes: float, gop: int = 50) -> None:
+    """A cheap film at 4 frames a second with sound at 8 kHz."""
+    seconds = minutes * 60
+    film.write(
+        path,
+        fps=4,
+        seconds=seconds,
+        flash=None,
+        gop=gop,
+        rate=8000,
+        sound=np.zeros((1, round(seconds * 8000)), np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def ten_minutes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("long") / "ten.mp4"
+    long_film(path, 10)
+    return path
+
+
+def test_memory_is_flat_in_length(ten_minutes: Path, tmp_path: Path) -> None:
+    """Ten minutes take no more than one minute, beyond the sound itself (3.84 MB a minute) and the images."""
+    long_film(tmp_path / "one.mp4", 1)
+    one, ten = in_a_child(tmp_path / "one.mp4"), in_a_child(ten_minutes)
+    assert one[:2] == [60.0, 120]
+    assert ten[:2] == [600.0, 256]
+    sound = 9 * 60 * 16_000 * 4 / 2**20
+    images = (256 - 120) * 56 * 56 * 3 / 2**20
+    assert ten[2] - one[2] < sound + images + 25
+
+
+def count_decoded(path: Path, **how: object) -> tuple[int, int]:
+    """How many film packets came by, and how many of them were decoded."""
+    seen = decoded = 0
+    feed, decode = FilmDecoder.feed, FilmDecoder._decode
+
+    def counting_feed(self: FilmDecoder, packet: object) -> None:
+        nonlocal seen
+        seen += 1
+        feed(self, packet)
+
+    def counting_decode(self: FilmDecoder, packet: object) -> None:
+        nonlocal decoded
+        decoded += packet is not None
+        decode(self, packet)
+
+    with (
+        mock.patch.object(FilmDecoder, "feed", counting_feed),
+        mock.patch.object(FilmDecoder, "_decode", counting_decode),
+    ):
+        read(path, **SMALL, **how)
+    return seen, decoded
+
+
+def test_sparse_sampling_skips_what_it_does_not_need(ten_minutes: Path) -> None:
+    seen, decoded = count_decoded(ten_minutes, max_frames=16)
+    assert seen <= 2400
+    assert decoded < 2400 / 3
+    everything = read(ten_minutes, **SMALL)
+    sparse = read(ten_minutes, max_frames=16, **SMALL)
+    assert sparse.capped
+    assert sparse.fps == pytest.approx(16 / 600)
+    np.testing.assert_allclose(sparse.times, np.arange(16) * 600 / 16, atol=0.25)
+    for image, number in zip(sparse.images, sparse.indices, strict=True):
+        near = everything.images[np.abs(everything.indices - number).argmin()]
+        if number in everything.indices:
+            assert np.abs(image.astype(int) - near).max() <= 1, "starting in the middle gives the same picture"
+
+
+def test_reading_stops_at_the_limit(ten_minutes: Path) -> None:
+    seen, _ = count_decoded(ten_minutes, max_seconds=20.0)
+    assert seen < 300
+    media = read(ten_minutes, max_seconds=20.0, **SMALL)
+    assert media.capped
+    assert (media.seconds, len(media.images), media.fps) == (20.0, 40, 2.0)
+
+
+def test_frames_are_scaled_before_they_are_kept(tmp_path: Path) -> None:
+    """A large picture costs its decoder and one scaled image, not a list of large ones."""
+    film.write(tmp_path / "large.mp4", size=(1920, 1080), seconds=8.0, fps=4, flash=None, audio=None, gop=4)
+    seconds, images, megabytes = in_a_child(tmp_path / "large.mp4")
+    assert (seconds, images) == (8.0, 16)
+    assert megabytes < 150
+
+
+@pytest.mark.slow
+def test_largest_pictures(tmp_path: Path) -> None:
+    """8192 x 4320 stays within 450 MB."""
+    film.write(tmp_path / "8k.mp4", size=(8192, 4320), seconds=0.2, fps=10, flash=None, audio=None, gop=1)
+    _, images, megabytes = in_a_child(tmp_path / "8k.mp4")
+    assert images == 2
+    assert megabytes < 450

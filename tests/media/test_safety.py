@@ -1,0 +1,218 @@
+"""Nothing is opened or contacted that the caller did not name; any bytes give a result or ONE typed error."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import film
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from omnisift.errors import Blocked, MediaError, NotFound, NotMedia, NotReadable
+from omnisift.media import Media, read
+
+SMALL = {"min_pixels": 28 * 28, "max_pixels": 4 * 28 * 28}
+
+
+class Canary:
+    """A server on the loopback that notes each request: none may come."""
+
+    def __init__(self) -> None:
+        notes: list[str] = []
+        self.requests = notes
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                notes.append(self.path)
+                self.send_error(404)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def canary() -> Iterator[Canary]:
+    server = Canary()
+    yield server
+    server.close()
+
+
+PLAYLISTS = {
+    "remote.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\n{address}/part.ts\n#EXT-X-ENDLIST\n",
+    "local.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nsecret.ts\n#EXT-X-ENDLIST\n",
+    "local.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\n{folder}/secret.ts\n#EXT-X-ENDLIST\n",
+    "bom.m3u8": "\ufeff#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nsecret.ts\n#EXT-X-ENDLIST\n",
+    "concat.mp4": "ffconcat version 1.0\nfile secret.ts\n",
+    "concat.ffconcat": "ffconcat version 1.0\nfile '{folder}/secret.ts'\n",
+    "concat-remote.ts": "ffconcat version 1.0\nfile '{address}/part.ts'\n",
+    "stream.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9999 RTP/AVP 96\n",
+    "dash.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
+    '<Representation id="1" bandwidth="1"><BaseURL>{address}/part.mp4</BaseURL></Representation></AdaptationSet>'
+    "</Period></MPD>",
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_lists_of_references_are_refused(name: str, tmp_path: Path, canary: Canary) -> None:
+    film.write(tmp_path / "secret.ts")
+    text = PLAYLISTS[name].format(address=canary.address, folder=tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(Blocked, match="refers to other files"):
+        read(tmp_path / name, **SMALL)
+    assert canary.requests == []
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "{address}/a.mp4",
+        "{address}/a.m3u8",
+        "https://127.0.0.1/a.mp4",
+        "http://ok\\@127.0.0.1/a.mp4",
+        "rtsp://h/a",
+        "file:///{real}",
+    ],
+)
+def test_addresses_are_not_fetched(reference: str, tmp_path: Path, canary: Canary) -> None:
+    film.write(tmp_path / "real.mp4")
+    with pytest.raises(Blocked, match="download"):
+        read(reference.format(address=canary.address, real=tmp_path / "real.mp4"))
+    assert canary.requests == []
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "concat:{real}|{real}",
+        "subfile,,start,0,end,9,,:{real}",
+        "file:{real}",
+        "crypto:{real}",
+        "data:video/mp4;base64,AAAA",
+    ],
+)
+def test_protocols_of_the_decoder_are_just_names(reference: str, tmp_path: Path) -> None:
+    film.write(tmp_path / "real.mp4")
+    with pytest.raises(NotFound):
+        read(reference.format(real=tmp_path / "real.mp4"))
+
+
+def test_a_file_of_references_inside_a_container_stays_closed(tmp_path: Path) -> None:
+    """An mp4 whose track lies in another file (dref without the self-contained flag) does not open that file."""
+    film.write(tmp_path / "real.mp4", audio=None)
+    data = (tmp_path / "real.mp4").read_bytes()
+    place = film.find_boxes(data, b"url ")[0]
+    film.patch(tmp_path / "real.mp4", place, b"\0\0\0\0")
+    film.patch(tmp_path / "real.mp4", place - 4, b"alis")
+    with_result(tmp_path / "real.mp4")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root to become somebody else")
+def test_unreadable_as_somebody_else(tmp_path: Path) -> None:
+    film.write(tmp_path / "locked.mp4")
+    (tmp_path / "locked.mp4").chmod(0)
+    child = os.fork()
+    if child == 0:  # no pytest in the child: it only reports by its exit code
+        os.setuid(65534)
+        code = 1
+        try:
+            read(tmp_path / "locked.mp4")
+        except NotReadable:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_unreadable(tmp_path: Path) -> None:
+    film.write(tmp_path / "locked.mp4")
+    (tmp_path / "locked.mp4").chmod(0)
+    with pytest.raises(NotReadable, match="rights"):
+        read(tmp_path / "locked.mp4")
+
+
+# --- mutated bytes ---------------------------------------------------------------------------------------------------
+SEEDS = {
+    "a.mp4": {"options": {"movflags": "faststart"}},
+    "a.mkv": {},
+    "a.ts": {},
+    "a.webm": {"video": "libvpx", "audio": "libopus", "codec_options": {"deadline": "realtime", "cpu-used": "8"}},
+    "a.avi": {"video": "mjpeg", "audio": "pcm_s16le", "pixels": "yuvj420p"},
+    "a.wav": {"video": None, "audio": "pcm_s16le"},
+    "a.flac": {"video": None, "audio": "flac"},
+    "a.mp3": {"video": None, "audio": "libmp3lame"},
+    "a.gif": {"video": "gif", "audio": None, "pixels": "rgb8"},
+}
+
+
+@pytest.fixture(scope="session")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("seeds")
+    for name, how in SEEDS.items():
+        film.write(folder / name, seconds=1.0, flash=0.5, sound=film.beep(1.0, event=0.5), **how)
+    return {name: (folder / name).read_bytes() for name in SEEDS}
+
+
+def with_result(path: Path) -> Media | None:
+    """A result or one typed error of one line; any other exception is a failure."""
+    try:
+        media = read(path, **SMALL)
+    except MediaError as error:
+        told = str(error)
+    else:
+        told = ""
+    if told:
+        assert "\n" not in told
+        return None
+    assert media.has_video or media.has_audio
+    assert media.images is None or len(media.images) <= 256
+    assert media.waveform is None or np.isfinite(media.waveform).all()
+    return media
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(sorted(SEEDS)),
+    edits=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=40),
+    head=st.booleans(),
+    keep=st.one_of(st.just(1.0), st.floats(0, 1)),
+)
+def test_mutated_bytes(
+    seeds: dict[str, bytes], tmp_path: Path, name: str, edits: list[tuple[float, int]], head: bool, keep: float
+) -> None:
+    data = bytearray(seeds[name])
+    reach = min(len(data), 600) if head else len(data)
+    for place, value in edits:
+        data[int(place * reach)] = value
+    path = tmp_path / name
+    path.write_bytes(bytes(data[: int(len(data) * keep)]))
+    with_result(path)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=3000))
+def test_random_bytes(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(data)
+    with_result(tmp_path / "a.mp4")
+
+
+def test_the_library_says_nothing_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"words " * 99)
+    with pytest.raises(NotMedia) as caught:
+        read(tmp_path / "a.mp4")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.mp4'}: ")
+    assert "avformat" not in str(caught.value)
