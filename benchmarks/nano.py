@@ -59,11 +59,12 @@ CAPTION_BATCH, CAPTION_LONGEST = 16, 48
 
 @dataclass
 class Way:
-    """One row of the table: a compressor, or None for all tokens."""
+    """One row of the table: a compressor, or None for all tokens. A control writes no captions."""
 
     name: str
     host: Host
     compressor: Compressor | None
+    control: bool = False
 
 
 @dataclass
@@ -75,18 +76,16 @@ class Bench:
     donors: list[torch.Tensor] = field(default_factory=list)
     folder: Path = Path()
 
-    def media(self, scene: Scene, host: Host) -> Media:
+    def media(self, scene: Scene) -> Media:
         """The clip through codec and reader, at the processor's size."""
-        path = self.folder / f"{scene.seed}.mp4"
-        if not path.exists():
-            write_clip(scene, path)
-        size = host.processor.video_processor.size
+        path = self.folder / "clip.mp4"
+        write_clip(scene, path)
+        size = self.host.processor.video_processor.size
         return read(path, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
 
-    def record(self, scene: Scene) -> dict[str, Any]:
+    def record(self, scene: Scene, media: Media) -> dict[str, Any]:
         """Ask everything about one clip."""
-        begin = time.perf_counter()
-        media, facts = self.media(scene, self.host), truth(scene)
+        facts = truth(scene)
         asked = questions(scene, np.random.default_rng((QUESTION_STREAM, scene.number)))
         prompts = {}
         answers, kept = {}, {}
@@ -101,18 +100,18 @@ class Bench:
             ]
             if compression is not None:
                 kept[way.name] = count_kept(facts, asked, *masks(compression)).as_dict()
-        spent = round(time.perf_counter() - begin, 3)
         right = [q.answer for q in asked]
-        return {"seed": scene.seed, "truth": right, "answers": answers, "kept": kept, "seconds": spent}
+        return {"seed": scene.seed, "truth": right, "answers": answers, "kept": kept}
 
-    def captions(self, scenes: list[Scene]) -> list[dict[str, str]]:
+    def captions(self, scenes: list[Scene], media: list[Media]) -> list[dict[str, str]]:
         """By way, for each scene; all scenes in one batch."""
+        requests = [CAPTION_REQUESTS[scene.seed % len(CAPTION_REQUESTS)] for scene in scenes]
+        asks = list(zip(media, requests, strict=True))
         written: list[dict[str, str]] = [{} for _ in scenes]
         for way in self.ways:
-            if isinstance(way.compressor, BlindCompressor):
-                continue  # its donor changes from clip to clip
+            if way.control:
+                continue
             _set_up(way, scenes[0], self.donors)
-            asks = [(self.media(s, way.host), CAPTION_REQUESTS[s.seed % len(CAPTION_REQUESTS)]) for s in scenes]
             texts = write(way.host.thinker, way.host.processor, asks, way.compressor, CAPTION_LONGEST)
             for found, text in zip(written, texts, strict=True):
                 found[way.name] = text
@@ -138,15 +137,17 @@ def build(arguments: argparse.Namespace, folder: Path) -> Bench:
         bench.ways.append(Way(key("omnisift", retain), host, make_compressor("omnisift", budget, selector=selector)))
         for name in BASELINES:
             bench.ways.append(Way(key(name, retain), host, make_compressor(name, budget)))
+        if retain not in arguments.retain_controls:
+            continue
         for name, place in variants(arguments.variant):
             bench.ways.append(_variant(name, place, host, budget, retain))
-        if not arguments.no_blind:
-            inner = make_compressor("omnisift", budget, selector=selector)
-            bench.ways.append(Way(key("video-blind", retain), host, BlindCompressor(inner, torch.empty(0, 0))))
+        inner = make_compressor("omnisift", budget, selector=selector)
+        blind = BlindCompressor(inner, torch.empty(0, 0))
+        bench.ways.append(Way(key("video-blind", retain), host, blind, control=True))
     for way in bench.ways:
         if way.compressor is not None:
             way.compressor.eval()
-    bench.donors = [] if arguments.no_blind else list(_donors(host, folder))
+    bench.donors = list(_donors(bench))
     return bench
 
 
@@ -155,7 +156,7 @@ def _variant(name: str, place: Path, host: Host, budget: Budget, retain: float) 
     whole = json.loads((place / "config.json").read_text()).get("model_type") == "qwen2_5_omni_thinker"
     own = load_host(str(place), "cpu", None, None) if whole else host
     selector = load_selector(own, None if whole else place)
-    return Way(key(name, retain), own, make_compressor("omnisift", budget, selector=selector))
+    return Way(key(name, retain), own, make_compressor("omnisift", budget, selector=selector), control=True)
 
 
 def variants(given: list[str]) -> list[tuple[str, Path]]:
@@ -164,15 +165,12 @@ def variants(given: list[str]) -> list[tuple[str, Path]]:
     return [(name, Path(folder)) for name, _, folder in pairs]
 
 
-def _donors(host: Host, folder: Path) -> Iterator[torch.Tensor]:
+def _donors(bench: Bench) -> Iterator[torch.Tensor]:
     """[video tokens, D] of clips from the validation split."""
+    host = bench.host
     video = host.thinker.config.video_token_id
     for seed in range(DONORS):
-        path = folder / "donor.mp4"
-        write_clip(make_scene(seed, "validation"), path)
-        size = host.processor.video_processor.size
-        media = read(path, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
-        prompts = prepare(host.thinker, host.processor, media, ["?"])
+        prompts = prepare(host.thinker, host.processor, bench.media(make_scene(seed, "validation")), ["?"])
         yield prompts.clip_embeds[0][prompts.clip_ids[0] == video]
 
 
@@ -187,7 +185,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "selector": _digest(selector),
         "variants": {name: _digest(folder) for name, folder in variants(arguments.variant)},
         "retain": arguments.retain,
-        "blind": not arguments.no_blind,
+        "retain_controls": arguments.retain_controls,
         "captions": arguments.captions,
         "question_stream": QUESTION_STREAM,
     }
@@ -222,13 +220,13 @@ def run(bench: Bench, journal: Journal, clips: int, captions: int) -> None:
     begin = time.perf_counter()
     for done, group in enumerate(_groups(missing, captions)):
         scenes = [make_scene(seed, SPLIT) for seed in group]
-        records = [bench.record(scene) for scene in scenes]
+        media = [bench.media(scene) for scene in scenes]
+        records = [bench.record(*pair) for pair in zip(scenes, media, strict=True)]
         if group[0] < captions:
-            for record, texts in zip(records, bench.captions(scenes), strict=True):
+            for record, texts in zip(records, bench.captions(scenes, media), strict=True):
                 record["captions"] = texts
         for record in records:
             journal.add(record)
-            (bench.folder / f"{record['seed']}.mp4").unlink(missing_ok=True)
         _progress(len(journal.records), clips, begin, len(missing), done == 0)
 
 
@@ -256,7 +254,6 @@ def report(journal: Journal, arguments: argparse.Namespace) -> dict[str, Any]:
         "benchmark": "nano",
         "clips": len(records),
         "questions": 8 * len(records),
-        "seconds_for_questions": round(sum(record["seconds"] for record in records), 1),
         "settings": settings(arguments),
         "environment": environment(),
         "examples": [_example(record) for record in records[:3] if record.get("captions")],
@@ -309,9 +306,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--selector", default=None, help="selector folder; the model's own if not given")
     parser.add_argument("--variant", action="append", default=[], help="NAME=FOLDER: one more row for each budget")
     parser.add_argument("--clips", type=int, default=2000)
-    parser.add_argument("--captions", type=int, default=480, help="clips that also get a caption")
+    parser.add_argument("--captions", type=int, default=320, help="clips that also get a caption")
     parser.add_argument("--retain", type=float, nargs="+", default=[0.35, 0.25, 0.15])
-    parser.add_argument("--no-blind", action="store_true", help="leave out the video-blind control")
+    parser.add_argument("--retain-controls", type=float, nargs="*", default=[0.25, 0.15], help="for variants and blind")
     parser.add_argument("--journal", type=Path, default=here.parent / "runs" / "bench-nano.jsonl")
     parser.add_argument("--out", type=Path, default=here / "results" / "nano.json")
     parser.add_argument("--table", type=Path, default=here.parent / "docs" / "nano-results.md")

@@ -36,6 +36,7 @@ def test_clustered_p_is_scipys_for_many_clips():
     assert clustered_p(sums) == pytest.approx(stats.ttest_1samp(sums, 0).pvalue, rel=0.01)
     assert clustered_p(np.zeros(5)) == 1.0
     assert clustered_p(np.ones(5)) == 0.0
+    assert clustered_p([3]) == 1.0
 
 
 def test_bootstrap_covers_and_knows_clusters():

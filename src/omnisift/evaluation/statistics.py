@@ -88,9 +88,12 @@ def clustered_p(differences: ArrayLike) -> float:
     """Two-sided p that the clips' summed differences [clusters] have mean zero.
 
     The sums are independent between clips, so their mean over its standard error is normal for many clips: the
-    one-sample test by which paired proportions are compared when they are clustered. 1.0 where nothing differs.
+    one-sample test by which paired proportions are compared when they are clustered. 1.0 where nothing differs, and for
+    a single clip, which proves nothing.
     """
     sums = np.asarray(differences, float)
+    if len(sums) < 2:
+        return 1.0
     spread = sums.std(ddof=1)
     if spread == 0:
         return 1.0 if sums.mean() == 0 else 0.0
