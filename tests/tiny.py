@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import (
+    Qwen2_5OmniConfig,
+    Qwen2_5OmniForConditionalGeneration,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+)
 
 PAD, EOS, AUDIO, IMAGE, VIDEO, AUDIO_START, AUDIO_END, VISION_START, VISION_END = range(9)
 FIRST_WORD, VOCABULARY = 20, 96
@@ -48,6 +53,43 @@ def thinker(seed: int = 0, attention: str = "sdpa", **text: Any) -> Qwen2_5OmniT
     model.generation_config.pad_token_id = PAD
     model.generation_config.eos_token_id = None
     model.generation_config.suppress_tokens = list(range(FIRST_WORD))
+    return model.eval()
+
+
+def full_config() -> Qwen2_5OmniConfig:
+    """Thinker, talker and waveform decoder."""
+    talker = {
+        "audio_token_index": AUDIO, "image_token_index": IMAGE, "video_token_index": VIDEO, "vocab_size": 64,
+        "tts_text_start_token_id": 10, "tts_text_end_token_id": 11, "tts_text_pad_token_id": 12,
+        "tts_codec_start_token_id": 60, "tts_codec_end_token_id": 61, "tts_codec_pad_token_id": 62,
+        "tts_codec_mask_token_id": 63, "vision_start_token_id": VISION_START, "vision_end_token_id": VISION_END,
+        "audio_start_token_id": AUDIO_START, "audio_end_token_id": AUDIO_END, "embedding_size": WIDTH,
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 16, "initializer_range": 0.2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
+    }  # fmt: skip
+    wave = {
+        "dit_config": {
+            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "emb_dim": 8, "head_dim": 8,
+            "num_embeds": 64, "mel_dim": 8, "enc_emb_dim": 4, "enc_dim": 8, "enc_channels": [8, 8, 8, 8, 24],
+            "enc_attention_channels": 4, "enc_res2net_scale": 2, "enc_se_channels": 4,
+        },
+        "bigvgan_config": {
+            "mel_dim": 8, "upsample_initial_channel": 8, "resblock_kernel_sizes": [3],
+            "resblock_dilation_sizes": [[1, 3, 5]], "upsample_rates": [5, 3], "upsample_kernel_sizes": [11, 7],
+        },
+    }  # fmt: skip
+    return Qwen2_5OmniConfig(thinker_config=thinker_config().to_dict(), talker_config=talker, token2wav_config=wave)
+
+
+def full_model(seed: int = 0) -> Qwen2_5OmniForConditionalGeneration:
+    """A random full model with one voice, ``nobody``."""
+    torch.manual_seed(seed)
+    model = Qwen2_5OmniForConditionalGeneration._from_config(full_config(), attn_implementation="sdpa")
+    model.speaker_map["nobody"] = {"bos_token": 13, "cond": torch.zeros(1, 4), "ref_mel": torch.zeros(1, 30, 8)}
+    for part in (model, model.thinker):
+        part.generation_config.pad_token_id, part.generation_config.eos_token_id = PAD, None
+    model.thinker.generation_config.suppress_tokens = list(range(FIRST_WORD))
     return model.eval()
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+if TYPE_CHECKING:
+    from omnisift.models.attachment import Attachment
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Adapter(ABC):
     @abstractmethod
     def seconds_per_position(self) -> float:
         """How long one temporal rotary id lasts, in seconds."""
+
+    def more_hooks(self, attachment: Attachment) -> list[RemovableHandle]:  # noqa: ARG002
+        """Hooks on further modules that must know of the cut. The attachment removes them when it is detached."""
+        return []
 
     def extras(self, arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:  # noqa: ARG002
         """The tensors named in `supplies`, each [B * S, ...] on the device."""

@@ -30,11 +30,10 @@ from omnisift.models.compression import Compression
 from omnisift.models.handed import (
     by_name,
     continued,
-    cut_mask,
-    cut_packing,
     positions_handed,
     real_tokens,
     repaired,
+    shortened,
 )
 from omnisift.models.splice import Cut
 from omnisift.tokens import Modality, Selection, TokenStream
@@ -55,6 +54,9 @@ class Attachment:
     While it is attached, logits, hidden states and attentions of a prompt with video have the length of the cut prompt.
     """
 
+    cut: Cut | None
+    """The shape of the latest cut, for adapters with more than one language model; None if nothing was dropped."""
+
     last: Compression | None
     """What happened to the latest prompt with video; None before the first, and after a prompt without video."""
 
@@ -63,7 +65,7 @@ class Attachment:
         self.compressor = compressor
         self.last = None
         self._prompt: _Prompt | None = None
-        self._cut: Cut | None = None
+        self.cut = None
         self._unnoted: CachedPrompt | None = None
         self._labels: Tensor | None = None
         parts = adapter.parts
@@ -74,6 +76,7 @@ class Attachment:
             parts.language_model.register_forward_hook(self._leave_language_model, with_kwargs=True),
             parts.core.register_forward_hook(self._leave_core, always_call=True),
             parts.head.register_forward_hook(self._leave_head, with_kwargs=True, always_call=True),
+            *adapter.more_hooks(self),
         ]
 
     def detach(self) -> None:
@@ -94,7 +97,7 @@ class Attachment:
 
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Keep the labels back if the prompt will be cut: the host would compare them with logits of another length."""
-        self._labels, self._cut = None, None
+        self._labels = None
         arguments = by_name(module, args, kwargs)
         labels, ids = arguments.get("labels"), arguments.get("input_ids")
         if labels is None or ids is None or not self._has_video(ids):
@@ -105,11 +108,10 @@ class Attachment:
         return (), arguments
 
     def _leave_head(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
-        labels, cut = self._labels, self._cut
-        self._labels, self._cut = None, None
+        labels, self._labels = self._labels, None
         if labels is None or output is None:
             return None
-        labels = labels if cut is None else cut.labels(labels)
+        labels = labels if self.cut is None else self.cut.labels(labels)
         named = set(inspect.signature(type(module).forward).parameters)
         rest = {name: value for name, value in kwargs.items() if name not in named and name != "return_dict"}
         logits = output[0]
@@ -128,6 +130,7 @@ class Attachment:
         cached = cached_length(cache)
         if cached == 0:
             forget(cache)
+            self.cut = None
         if ids is None:
             raise UnsupportedCall(
                 "inputs_embeds without input_ids: can't tell which tokens are video. "
@@ -191,17 +194,10 @@ class Attachment:
         self.last = Compression(stream.modality.view(rows, length), keep, scores)
         if bool(keep.all()):
             return _nothing_dropped(arguments, selection)
-        cut = self._cut = Cut.plan(keep, real)
-        handed = _three_rows(handed, rows, length)
+        self.cut = Cut.plan(keep, real)
         media = (stream.clip >= 0).view(rows, length)
-        self._unnoted = CachedPrompt.of(cut, handed[-3:], real, media, embeds.device)
-        return {
-            **arguments,
-            **cut_packing(cut, arguments),
-            "inputs_embeds": cut.embeds(embeds, selection),
-            "position_ids": cut.positions(handed).to(embeds.device),
-            "attention_mask": cut_mask(cut, arguments.get("attention_mask"), embeds.device),
-        }
+        shorter, self._unnoted = shortened(arguments, self.cut, selection, handed, media)
+        return shorter
 
     def _rotary(self, prompt: _Prompt, real: Tensor, handed: Tensor | None) -> Tensor:
         """[3, B, S]: the ids that tell frames apart; asked of the host's own rule if the caller handed plain ones."""
@@ -249,10 +245,3 @@ def _nothing_dropped(arguments: dict[str, Any], selection: Selection) -> dict[st
     if selection.gate is not None:
         embeds = embeds * selection.gate.to(embeds.dtype).view(*embeds.shape[:2], 1)
     return {**arguments, "inputs_embeds": embeds}
-
-
-def _three_rows(handed: Tensor | None, rows: int, length: int) -> Tensor:
-    """[3 or 4, B, S]: plain positions, or none, as the language model would read them."""
-    if handed is None:
-        handed = torch.arange(length).expand(1, rows, -1)
-    return handed.expand(3, -1, -1) if len(handed) == 1 else handed

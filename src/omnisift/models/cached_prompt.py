@@ -34,8 +34,9 @@ class CachedPrompt:
     """[B, >= K] int64: 0 on padding in the cache; None if there is none."""
 
     @classmethod
-    def of(cls, cut: Cut, rotary: Tensor, real: Tensor, media: Tensor, device: torch.device) -> CachedPrompt:
-        """``rotary`` [3, B, S], ``real`` and ``media`` (in a clip) [B, S] describe the full prompt, on the CPU."""
+    def of(cls, cut: Cut, rotary: Tensor, media: Tensor, device: torch.device) -> CachedPrompt:
+        """``rotary`` [3, B, S] and ``media`` [B, S] (inside a clip) describe the full prompt, on the CPU."""
+        real = cut.was_real
         last = rotary.amax(dim=0).masked_fill(~real, -1).amax(dim=1)
         return cls(
             width=cut.width,

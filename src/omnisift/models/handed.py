@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from omnisift.errors import UnsupportedCall
 from omnisift.models.cached_prompt import CachedPrompt, cached_length
 from omnisift.models.splice import Cut
+from omnisift.tokens import Selection
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +89,29 @@ def real_tokens(mask: Any, rows: int, length: int) -> Tensor:
     return torch.ones(rows, length, dtype=torch.bool)
 
 
-def cut_mask(cut: Cut, handed: Any, device: torch.device) -> Tensor | None:
+def shortened(
+    arguments: dict[str, Any], cut: Cut, selection: Selection, handed: Tensor | None, media: Tensor
+) -> tuple[dict[str, Any], CachedPrompt]:
+    """Arguments of a language model for a cut prompt, and the notes for its cache.
+
+    ``handed`` are its positions as `positions_handed` gives them; ``media`` [B, S] bool marks tokens inside clips.
+    """
+    embeds: Tensor = arguments["inputs_embeds"]
+    rows, length = embeds.shape[:2]
+    if handed is None:
+        handed = torch.arange(length).expand(1, rows, -1)
+    rotary = handed.expand(3, -1, -1) if len(handed) == 1 else handed
+    shorter = {
+        **arguments,
+        **_cut_packing(cut, arguments),
+        "inputs_embeds": cut.embeds(embeds, selection),
+        "position_ids": cut.positions(rotary).to(embeds.device),
+        "attention_mask": _cut_mask(cut, arguments.get("attention_mask"), embeds.device),
+    }
+    return shorter, CachedPrompt.of(cut, rotary[-3:], media, embeds.device)
+
+
+def _cut_mask(cut: Cut, handed: Any, device: torch.device) -> Tensor | None:
     """[B, K], or None where none is needed. A prepared 4-D mask goes: the language model makes its own, causal."""
     plain = isinstance(handed, Tensor) and handed.ndim == 2
     return cut.mask(device) if plain or cut.padded else None
@@ -104,7 +127,7 @@ def positions_handed(positions: Any, rows: int, length: int) -> Tensor | None:
     return expanded
 
 
-def cut_packing(cut: Cut, arguments: dict[str, Any]) -> dict[str, Any]:
+def _cut_packing(cut: Cut, arguments: dict[str, Any]) -> dict[str, Any]:
     """Borders of packed sequences for variable-length attention kernels, which would else read past the end."""
     found: dict[str, Any] = {}
     for side in ("q", "k"):

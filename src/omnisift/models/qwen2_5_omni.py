@@ -7,14 +7,19 @@ these are ``thinker.model.{audio_tower, visual, language_model}``. Both are prob
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from omnisift.errors import UnsupportedCall, UnsupportedModel
 from omnisift.models.adapter import Adapter, Parts
+from omnisift.models.qwen2_5_omni_speech import Speech
 from omnisift.tokens import Modality
+
+if TYPE_CHECKING:
+    from omnisift.models.attachment import Attachment
 
 
 class Qwen25OmniAdapter(Adapter):
@@ -33,6 +38,7 @@ class Qwen25OmniAdapter(Adapter):
                 "attach to Qwen2_5OmniThinkerForConditionalGeneration or Qwen2_5OmniForConditionalGeneration"
             )
         self._core = core
+        self._talker = getattr(model, "talker", None)
         self._config = head.config
         return Parts(head, core, language_model)
 
@@ -60,6 +66,10 @@ class Qwen25OmniAdapter(Adapter):
             second_per_grids=_on_cpu(arguments.get("video_second_per_grid")),
         )[0]
         return positions
+
+    def more_hooks(self, attachment: Attachment) -> list[RemovableHandle]:
+        """The talker reads the Thinker's prompt a second time."""
+        return [] if self._talker is None else Speech(attachment, self._talker).hooks(self.parts.head)
 
     @property
     def seconds_per_position(self) -> float:

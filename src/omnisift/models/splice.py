@@ -28,8 +28,10 @@ class Cut:
     """[B, K] int64 on the CPU: index into the flat full batch; padding points at the first token of its row."""
     real: Tensor
     """[B, K] bool on the CPU: False on padding."""
-    full_length: Tensor
-    """[B] int64 on the CPU: real tokens of each row before the cut."""
+    kept: Tensor
+    """[B, S] bool on the CPU: the tokens that stay; False on old padding."""
+    was_real: Tensor
+    """[B, S] bool on the CPU: not padding before the cut."""
 
     @classmethod
     def plan(cls, keep: Tensor, real: Tensor) -> Cut:
@@ -47,7 +49,12 @@ class Cut:
         source[row, slot] = row * length + column
         filled = torch.zeros(rows, width, dtype=torch.bool)
         filled[row, slot] = True
-        return cls(source=source, real=filled, full_length=real.sum(dim=1))
+        return cls(source=source, real=filled, kept=kept, was_real=real)
+
+    def followed_by(self, extra: int) -> Cut:
+        """The cut of the same prompt with ``extra`` more tokens behind it that all stay."""
+        tail = torch.ones(len(self.kept), extra, dtype=torch.bool)
+        return Cut.plan(torch.cat([self.kept, tail], dim=1), torch.cat([self.was_real, tail], dim=1))
 
     @cached_property
     def padded(self) -> bool:
@@ -62,7 +69,7 @@ class Cut:
     @cached_property
     def dropped(self) -> Tensor:
         """[B] int64 on the CPU: how many real tokens each row lost."""
-        return self.full_length - self.real.sum(dim=1)
+        return self.was_real.sum(dim=1) - self.kept.sum(dim=1)
 
     def embeds(self, full: Tensor, selection: Selection) -> Tensor:
         """[B, K, D] from [B, S, D]: the kept embeddings, or what the method put in their place, times its gate."""
@@ -76,6 +83,15 @@ class Cut:
         if selection.gate is not None:
             cut = cut * selection.gate[index].to(cut.dtype).unsqueeze(-1)
         return cut.view(*self.source.shape, -1)
+
+    def widened(self, cut: Tensor) -> Tensor:
+        """[B, S, D] from [B, K, D]: every token at its old place, zeros where one was dropped."""
+        rows, length = self.kept.shape
+        wide = cut.new_zeros(rows * length, cut.shape[-1])
+        real = self.real.flatten()
+        place, token = self.source.flatten()[real], torch.nonzero(real, as_tuple=True)[0]
+        wide[place.to(cut.device)] = cut.flatten(0, 1)[token.to(cut.device)]
+        return wide.view(rows, length, -1)
 
     def positions(self, full: Tensor) -> Tensor:
         """[R, B, K] from [R, B, S], both on the CPU. Kept tokens keep their rotary ids.
