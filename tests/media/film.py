@@ -60,10 +60,12 @@ def write(
     audio_at: float = 0.0,
     extra_audio: int = 0,
     cover: str | None = None,
+    tags: dict[str, str] | None = None,
 ) -> None:
     """Write one clip. ``times``: when each frame is shown (else ``fps``); ``*_at``: seconds added to all stamps."""
     with av.open(str(path), "w", format=container, options=options or {}) as box:
         packets: list = []
+        box.metadata.update(tags or {})
         if cover == "before":
             packets += _cover(box)
         if video is not None:
@@ -130,7 +132,7 @@ def as_format(sound: np.ndarray, kind: str) -> np.ndarray:
 def _cover(box) -> list:
     stream = box.add_stream("mjpeg", rate=1)
     stream.width, stream.height, stream.pix_fmt = 32, 32, "yuvj420p"
-    stream.disposition = av.stream.Disposition.attached_pic
+    stream.disposition = av.stream.Disposition.attached_pic.value
     frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 200, np.uint8), format="rgb24")
     frame.pts = 0
     return list(stream.encode(frame)) + list(stream.encode(None))

@@ -190,3 +190,8 @@ def test_known_sizes() -> None:
 def test_wrong_arguments(wrong: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"got|need|leave"):
         read(tmp_path / "any.mp4", **wrong)
+
+
+def test_tags_come_through(tmp_path: Path) -> None:
+    film.write(tmp_path / "a.mp4", seconds=0.4, tags={"comment": "made by hand"})
+    assert read(tmp_path / "a.mp4", **SMALL).tags["comment"] == "made by hand"

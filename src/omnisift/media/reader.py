@@ -114,6 +114,7 @@ class _Reading:
     bad_packets: int = 0
     capped: bool = False
     warnings: list[str] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def until(self) -> float:
@@ -130,6 +131,7 @@ class _Reading:
         """Find the tracks, the clock and the times of all frames, without decoding."""
         with door.open_container(self.file) as box:
             film, track = door.picture_stream(box), door.sound_stream(box)
+            self.tags = {key.lower(): value for key, value in box.metadata.items()}
             if film is None and track is None:
                 raise NotMedia("holds neither film nor sound; give a film or sound file")
             index = look(box, film, self.start + self.until) if film is not None else None
@@ -241,6 +243,7 @@ class _Reading:
             capped=self.capped,
             bad_packets=self.bad_packets,
             warnings=tuple(self.warnings),
+            tags=self.tags,
         )
 
     def _images(self) -> npt.NDArray[np.uint8] | None:
