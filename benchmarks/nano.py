@@ -46,6 +46,7 @@ from omnisift.evaluation.summary import (
 )
 from omnisift.media import Media, read
 from omnisift.pipeline.loading import Host, load_host, load_selector
+from omnisift.vgas import VGAS
 from omnisift.world import CAPTION_REQUESTS, Scene, caption, make_scene, questions, truth, write_clip
 
 SPLIT = "test"
@@ -75,13 +76,20 @@ class Bench:
     ways: list[Way]
     donors: list[torch.Tensor] = field(default_factory=list)
     folder: Path = Path()
+    keep_clips: bool = False
 
     def media(self, scene: Scene) -> Media:
         """The clip through codec and reader, at the processor's size."""
-        path = self.folder / "clip.mp4"
-        write_clip(scene, path)
+        path = self.folder / f"{scene.split}-{scene.seed}.mp4"
+        if not path.exists():
+            part = path.with_suffix(".part")
+            write_clip(scene, part)
+            part.rename(path)
         size = self.host.processor.video_processor.size
-        return read(path, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+        media = read(path, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+        if not self.keep_clips:
+            path.unlink()
+        return media
 
     def record(self, scene: Scene, media: Media) -> dict[str, Any]:
         """Ask everything about one clip."""
@@ -130,20 +138,21 @@ def _set_up(way: Way, scene: Scene, donors: list[torch.Tensor]) -> None:
 def build(arguments: argparse.Namespace, folder: Path) -> Bench:
     """Load the model, its selector and all variants."""
     host = load_host(arguments.model, "cpu", None, None)
-    bench = Bench(host, [Way(FULL, host, None)], folder=folder)
+    bench = Bench(host, [Way(FULL, host, None)], folder=folder, keep_clips=arguments.clip_folder is not None)
+    selector = load_selector(host, arguments.selector)
+    others = [_variant(name, place, host) for name, place in variants(arguments).items()]
     for retain in arguments.retain:
         budget = Budget(retain_video=retain, retain_audio=retain)
-        selector = load_selector(host, arguments.selector)
-        bench.ways.append(Way(key("omnisift", retain), host, make_compressor("omnisift", budget, selector=selector)))
-        for name in BASELINES:
-            bench.ways.append(Way(key(name, retain), host, make_compressor(name, budget)))
+        ours = make_compressor("omnisift", budget, selector=selector)
+        bench.ways.append(Way(key(_timed("omnisift", selector), retain), host, ours))
+        bench.ways += [Way(key(name, retain), host, make_compressor(name, budget)) for name in BASELINES]
         if retain not in arguments.retain_controls:
             continue
-        for name, place in variants(arguments.variant):
-            bench.ways.append(_variant(name, place, host, budget, retain))
-        inner = make_compressor("omnisift", budget, selector=selector)
-        blind = BlindCompressor(inner, torch.empty(0, 0))
-        bench.ways.append(Way(key("video-blind", retain), host, blind, control=True))
+        for name, own, other in others:
+            method = make_compressor("omnisift", budget, selector=other)
+            bench.ways.append(Way(key(name, retain), own, method, control=True))
+        blind = BlindCompressor(ours, torch.empty(0, 0))
+        bench.ways.append(Way(key(_timed("video-blind", selector), retain), host, blind, control=True))
     for way in bench.ways:
         if way.compressor is not None:
             way.compressor.eval()
@@ -151,18 +160,29 @@ def build(arguments: argparse.Namespace, folder: Path) -> Bench:
     return bench
 
 
-def _variant(name: str, place: Path, host: Host, budget: Budget, retain: float) -> Way:
+def _timed(name: str, selector: VGAS) -> str:
+    """Rows whose selector has our time embedding, which the paper's has not, say so."""
+    return f"{name}+time" if selector.config.time_embedding else name
+
+
+def _variant(name: str, place: Path, host: Host) -> tuple[str, Host, VGAS]:
     """``place`` is a selector for the same model, or a whole model folder with its own ``selector``."""
     whole = json.loads((place / "config.json").read_text()).get("model_type") == "qwen2_5_omni_thinker"
     own = load_host(str(place), "cpu", None, None) if whole else host
     selector = load_selector(own, None if whole else place)
-    return Way(key(name, retain), own, make_compressor("omnisift", budget, selector=selector), control=True)
+    return _timed(name, selector), own, selector
 
 
-def variants(given: list[str]) -> list[tuple[str, Path]]:
-    """(name, folder) of each ``NAME=FOLDER``."""
-    pairs = [text.partition("=") for text in given]
-    return [(name, Path(folder)) for name, _, folder in pairs]
+def variants(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Name -> folder: the exact layout where the checkpoint brings it, and those given as ``NAME=FOLDER``."""
+    exact = _source(arguments) / "selector-exact"
+    found = {"omnisift": exact} if exact.is_dir() and arguments.selector is None else {}
+    pairs = [text.partition("=") for text in arguments.variant]
+    return found | {name: Path(folder) for name, _, folder in pairs}
+
+
+def _source(arguments: argparse.Namespace) -> Path:
+    return Path(nano_path() if arguments.model == "nano" else arguments.model)
 
 
 def _donors(bench: Bench) -> Iterator[torch.Tensor]:
@@ -176,14 +196,14 @@ def _donors(bench: Bench) -> Iterator[torch.Tensor]:
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What must be equal for two records to belong to one result."""
-    source = Path(nano_path() if arguments.model == "nano" else arguments.model)
+    source = _source(arguments)
     selector = Path(arguments.selector) if arguments.selector else source / "selector"
     return {
         "split": SPLIT,
         "world": make_scene(0, SPLIT).fingerprint(),
         "model": _digest(source),
         "selector": _digest(selector),
-        "variants": {name: _digest(folder) for name, folder in variants(arguments.variant)},
+        "variants": {name: _digest(folder) for name, folder in variants(arguments).items()},
         "retain": arguments.retain,
         "retain_controls": arguments.retain_controls,
         "captions": arguments.captions,
@@ -214,11 +234,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def run(bench: Bench, journal: Journal, clips: int, captions: int) -> None:
-    """Do every clip that the journal lacks; captions come in batches after their clips' questions."""
-    missing = [seed for seed in range(clips) if seed not in journal.records]
+def run(bench: Bench, journal: Journal, missing: list[int], captions: int) -> None:
+    """Do the ``missing`` clips; captions come in batches after their clips' questions."""
     begin = time.perf_counter()
-    for done, group in enumerate(_groups(missing, captions)):
+    done = 0
+    for group in _groups(missing, captions):
         scenes = [make_scene(seed, SPLIT) for seed in group]
         media = [bench.media(scene) for scene in scenes]
         records = [bench.record(*pair) for pair in zip(scenes, media, strict=True)]
@@ -227,7 +247,8 @@ def run(bench: Bench, journal: Journal, clips: int, captions: int) -> None:
                 record["captions"] = texts
         for record in records:
             journal.add(record)
-        _progress(len(journal.records), clips, begin, len(missing), done == 0)
+        done += len(group)
+        _progress(done, len(missing), begin)
 
 
 def _groups(seeds: list[int], captions: int) -> Iterator[list[int]]:
@@ -237,14 +258,14 @@ def _groups(seeds: list[int], captions: int) -> Iterator[list[int]]:
             yield part[start : start + CAPTION_BATCH]
 
 
-def _progress(done: int, clips: int, begin: float, to_do: int, first: bool) -> None:
-    spent = time.perf_counter() - begin
-    here = max(1, to_do - (clips - done))
-    left = spent / here * (clips - done) / 60
-    bar = "#" * (30 * done // clips)
-    end = "\r" if sys.stderr.isatty() else "\n"
-    if sys.stderr.isatty() or first or done == clips or done % (5 * CAPTION_BATCH) == 0:
-        print(f"[{bar:<30}] {done}/{clips} clips, {left:.1f} min left", end=end, file=sys.stderr, flush=True)
+def _progress(done: int, total: int, begin: float) -> None:
+    """A bar that stays on its line in a terminal, and a line now and then in a log."""
+    terminal = sys.stderr.isatty()
+    if terminal or done == total or done <= CAPTION_BATCH or done % (5 * CAPTION_BATCH) == 0:
+        left = (time.perf_counter() - begin) / done * (total - done) / 60
+        bar = "#" * (30 * done // total)
+        end = "\r" if terminal and done < total else "\n"
+        print(f"[{bar:<30}] {done}/{total} clips, {left:.1f} min left", end=end, file=sys.stderr, flush=True)
 
 
 def report(journal: Journal, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -306,8 +327,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--selector", default=None, help="selector folder; the model's own if not given")
     parser.add_argument("--variant", action="append", default=[], help="NAME=FOLDER: one more row for each budget")
     parser.add_argument("--clips", type=int, default=2000)
-    parser.add_argument("--captions", type=int, default=320, help="clips that also get a caption")
+    parser.add_argument("--captions", type=int, default=160, help="clips that also get a caption")
     parser.add_argument("--retain", type=float, nargs="+", default=[0.35, 0.25, 0.15])
+    parser.add_argument("--share", default="0/1", help="I/N: do only each N-th clip from I on, without a report")
+    parser.add_argument("--clip-folder", type=Path, default=None, help="keep the .mp4 files here and use them again")
     parser.add_argument("--retain-controls", type=float, nargs="*", default=[0.25, 0.15], help="for variants and blind")
     parser.add_argument("--journal", type=Path, default=here.parent / "runs" / "bench-nano.jsonl")
     parser.add_argument("--out", type=Path, default=here / "results" / "nano.json")
@@ -322,12 +345,17 @@ def main() -> int:
     torch.set_num_threads(1)
     try:
         journal = Journal(arguments.journal, settings(arguments))
-        if any(seed not in journal.records for seed in range(arguments.clips)):
+        index, shares = (int(part) for part in arguments.share.split("/"))
+        missing = [seed for seed in range(index, arguments.clips, shares) if seed not in journal.records]
+        if missing:
             with tempfile.TemporaryDirectory() as folder:
-                run(build(arguments, Path(folder)), journal, arguments.clips, arguments.captions)
+                bench = build(arguments, arguments.clip_folder or Path(folder))
+                run(bench, journal, missing, arguments.captions)
     except OmniSiftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if shares > 1:
+        return 0
     result = report(journal, arguments)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     note = arguments.note.read_text(encoding="utf-8") if arguments.note else ""

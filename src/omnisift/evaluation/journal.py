@@ -40,7 +40,7 @@ class Journal:
             self.records[int(record["seed"])] = record
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append one record."""
+        """Append one record. One unbuffered write, so that several processes may share a journal."""
         self.records[int(record["seed"])] = dict(record)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, separators=(",", ":")) + "\n")
+        with self.path.open("ab", buffering=0) as file:
+            file.write((json.dumps(record, separators=(",", ":")) + "\n").encode())
