@@ -86,11 +86,10 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     version = importlib.metadata.version("omnisift")
     assert tops == {"omnisift", f"omnisift-{version}.dist-info"}
-    wanted = {
-        "omnisift/py.typed",
-        "omnisift/checkpoints/nano/model.safetensors",
-        "omnisift/checkpoints/nano/config.json",
-    }
+    source = ROOT / "src"
+    files = {str(file.relative_to(source)) for file in source.rglob("*") if file.is_file()}
+    wanted = {name for name in files if "__pycache__" not in name}
+    assert {"omnisift/py.typed", "omnisift/checkpoints/nano/selector/config.json"} <= wanted
     assert wanted <= set(names)
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert not [name for name in names if "__pycache__" in name or name.endswith((".mp4", ".log"))]
