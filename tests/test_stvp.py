@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from omnisift.stvp import saliency, spatial_similarity, temporal_similarity
+from omnisift import stvp
+from omnisift.stvp import norms, saliency, spatial_similarity, temporal_similarity
 
 
 def frames(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -53,3 +54,16 @@ def test_short_floats_are_bit_equal_to_torch(dtype: torch.dtype):
     a, b = frames(2, 7, 64).to(dtype), frames(2, 7, 64, seed=1).to(dtype)
     assert torch.equal(temporal_similarity(a, b), F.cosine_similarity(a, b, dim=-1))
     assert torch.equal(spatial_similarity(a), F.cosine_similarity(a, a.mean(dim=1, keepdim=True), dim=-1))
+
+
+def test_strips_of_the_product_do_not_show(monkeypatch: pytest.MonkeyPatch):
+    a, b = frames(3, 7, 32), frames(3, 7, 32, seed=1)
+    whole = temporal_similarity(a, b)
+    monkeypatch.setattr(stvp, "_STRIP", 1)
+    assert torch.equal(temporal_similarity(a, b), whole)
+
+
+def test_known_norms_are_used():
+    a, b = frames(2, 5, 8), frames(2, 5, 8, seed=1)
+    assert torch.equal(spatial_similarity(a, norm0=norms(a)), spatial_similarity(a))
+    assert torch.equal(temporal_similarity(a, b, norms(a)), temporal_similarity(a, b))

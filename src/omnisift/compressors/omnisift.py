@@ -14,14 +14,15 @@ from omnisift.compressors.base import Compressor
 from omnisift.compressors.blocks import Block, Layout, Rectangle
 from omnisift.errors import CompressorError
 from omnisift.straight_through import topk_mask
-from omnisift.stvp import saliency, spatial_similarity, temporal_similarity
+from omnisift.stvp import norms, saliency, spatial_similarity, temporal_similarity
 from omnisift.tokens import Selection, TokenStream
 
 if TYPE_CHECKING:
     from omnisift.vgas import VGAS
 
-SMALL_BLOCK, LARGE_BLOCK = 16 << 20, 256 << 20
-"""Bytes of embeddings in a block: at most what fits a CPU's last cache, or a share of the stream where that is more."""
+SMALL_BLOCK, CPU_BLOCK, LARGE_BLOCK = 16 << 20, 64 << 20, 256 << 20
+"""Bytes of embeddings in a block: a quarter of the stream, between the first and the second (on a GPU the third; in
+training always the third). On a CPU, blocks near the size of the last cache but with few Python steps are fastest."""
 
 
 @dataclass
@@ -67,7 +68,8 @@ class OmniSiftCompressor(Compressor):
         width = None if block.even else max(block.size[FRAME0], block.size[FRAME1])
         frame0 = layout.rectangle(block, FRAME0, width)
         first = self._cast(frame0.take(embeds))
-        similarity = spatial_similarity(first, frame0.valid)
+        norm = norms(first)
+        similarity = spatial_similarity(first, frame0.valid, norm)
         tally.video.append((frame0.flat(len(embeds)), saliency(similarity).flatten()))
         anchors = frame0.lowest(similarity, layout.kept(block, FRAME0), block.kept[FRAME0], block.even)
         if block.size[FRAME1]:
@@ -76,7 +78,7 @@ class OmniSiftCompressor(Compressor):
             if (
                 frame0.index.shape == frame1.index.shape
             ):  # else sizes differ: no similarity, and the budget keeps all of it
-                similarity = temporal_similarity(first, self._cast(frame1.take(embeds)))
+                similarity = temporal_similarity(first, self._cast(frame1.take(embeds)), norm)
                 compared = frame0.same_rows(frame1)
                 tally.video.append((frame1.flat(len(embeds), compared), saliency(similarity).flatten()))
             kept = frame1.lowest(similarity, layout.kept(block, FRAME1), block.kept[FRAME1], block.even)
@@ -146,5 +148,7 @@ class OmniSiftCompressor(Compressor):
     def _block_tokens(self, stream: TokenStream) -> int:
         """Tokens of a block. A gradient needs all activations at once anyway, so training takes large blocks."""
         row = stream.width * stream.embeds.element_size()
-        share = LARGE_BLOCK if self.training and torch.is_grad_enabled() else min(LARGE_BLOCK, len(stream) * row // 8)
+        training = self.training and torch.is_grad_enabled()
+        largest = CPU_BLOCK if stream.embeds.device.type == "cpu" and not training else LARGE_BLOCK
+        share = largest if training else min(largest, len(stream) * row // 4)
         return max(1, max(SMALL_BLOCK, share) // row)
