@@ -55,17 +55,18 @@ QUESTION_STREAM = 11
 BASELINES = ("random", "uniform")
 DONORS = 32
 """Clips of another split whose pictures the blind control looks at."""
-CAPTION_BATCH, CAPTION_LONGEST = 16, 48
+CAPTION_BATCH, CAPTION_LONGEST = 16, 36
 
 
 @dataclass
 class Way:
-    """One row of the table: a compressor, or None for all tokens. A control writes no captions."""
+    """One row of the table: a compressor, or None for all tokens."""
 
     name: str
     host: Host
     compressor: Compressor | None
-    control: bool = False
+    writes: bool = False
+    """Whether it is also asked for captions, which take long."""
 
 
 @dataclass
@@ -117,7 +118,7 @@ class Bench:
         asks = list(zip(media, requests, strict=True))
         written: list[dict[str, str]] = [{} for _ in scenes]
         for way in self.ways:
-            if way.control:
+            if not way.writes:
                 continue
             _set_up(way, scenes[0], self.donors)
             texts = write(way.host.thinker, way.host.processor, asks, way.compressor, CAPTION_LONGEST)
@@ -138,21 +139,25 @@ def _set_up(way: Way, scene: Scene, donors: list[torch.Tensor]) -> None:
 def build(arguments: argparse.Namespace, folder: Path) -> Bench:
     """Load the model, its selector and all variants."""
     host = load_host(arguments.model, "cpu", None, None)
-    bench = Bench(host, [Way(FULL, host, None)], folder=folder, keep_clips=arguments.clip_folder is not None)
+    bench = Bench(
+        host, [Way(FULL, host, None, writes=True)], folder=folder, keep_clips=arguments.clip_folder is not None
+    )
     selector = load_selector(host, arguments.selector)
     others = [_variant(name, place, host) for name, place in variants(arguments).items()]
     for retain in arguments.retain:
         budget = Budget(retain_video=retain, retain_audio=retain)
         ours = make_compressor("omnisift", budget, selector=selector)
-        bench.ways.append(Way(key(_timed("omnisift", selector), retain), host, ours))
-        bench.ways += [Way(key(name, retain), host, make_compressor(name, budget)) for name in BASELINES]
+        bench.ways.append(Way(key(_timed("omnisift", selector), retain), host, ours, writes=True))
+        bench.ways += [
+            Way(key(name, retain), host, make_compressor(name, budget), writes=name == "random") for name in BASELINES
+        ]
         if retain not in arguments.retain_controls:
             continue
         for name, own, other in others:
             method = make_compressor("omnisift", budget, selector=other)
-            bench.ways.append(Way(key(name, retain), own, method, control=True))
+            bench.ways.append(Way(key(name, retain), own, method))
         blind = BlindCompressor(ours, torch.empty(0, 0))
-        bench.ways.append(Way(key(_timed("video-blind", selector), retain), host, blind, control=True))
+        bench.ways.append(Way(key(_timed("video-blind", selector), retain), host, blind))
     for way in bench.ways:
         if way.compressor is not None:
             way.compressor.eval()
