@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.geometry import Prompt, random_prompt
 from tests.reference import reference
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnisift.budget import Budget, from_rho
 from omnisift.chunks import ChunkShapes, segment_of
@@ -235,4 +236,54 @@ def clip_prompt(frames: int, tokens: int, audio: int, seed: int = 0) -> Prompt:
     places = [(0, 0), *sorted(places, key=lambda p: (p[1] // 50, p[0])), (0, 25 * frames)]
     modality, temporal = (torch.tensor(column) for column in zip(*places, strict=True))
     embeds = torch.randn(len(places), WIDTH, generator=torch.Generator().manual_seed(seed))
+    return Prompt(embeds, modality.to(torch.int8), temporal, torch.zeros(len(places), dtype=torch.int64))
+
+
+class Watch(TorchDispatchMode):
+    """Counts operations, waits for a value, and the largest new tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = self.waits = self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.steps += 1
+        self.waits += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        if isinstance(out, torch.Tensor) and out.is_floating_point() and not func.is_view:
+            self.largest = max(self.largest, out.numel())
+        return out
+
+
+def test_steps_do_not_grow_with_the_number_of_chunks():
+    """In one block of equal chunks: no loop over chunks, and no wait for a value per chunk."""
+    prompts = [regular_prompt(seconds) for seconds in (8, 80)]
+    seen = []
+    for prompt in prompts:
+        with Watch() as one:
+            run(prompt.stream(), Budget(retain=0.3))
+        seen.append((one.steps, one.waits))
+    assert seen[0] == seen[1]
+
+
+def test_no_copy_of_the_stream(monkeypatch: pytest.MonkeyPatch):
+    """No new tensor holds more than an eighth of the embeddings when blocks are an eighth of them."""
+    stream = regular_prompt(160).stream()
+    monkeypatch.setattr(method, "SMALL_BLOCK", stream.embeds.nbytes // 8)
+    monkeypatch.setattr(method, "CPU_BLOCK", stream.embeds.nbytes // 8)
+    with Watch() as seen:
+        run(stream, Budget(retain=0.3))
+    assert seen.largest <= stream.embeds.numel() // 8
+
+
+def regular_prompt(seconds: int) -> Prompt:
+    """Two-second chunks of 2 x 12 video and 50 audio tokens, as the host orders them."""
+    places = [
+        place
+        for start in range(0, seconds, 2)
+        for place in [(1, 25 * (start + f)) for f in (0, 1) for _ in range(12)]
+        + [(2, 25 * start + i) for i in range(50)]
+    ]
+    modality, temporal = (torch.tensor(column) for column in zip(*places, strict=True))
+    embeds = torch.randn(len(places), WIDTH, generator=torch.Generator().manual_seed(0))
     return Prompt(embeds, modality.to(torch.int8), temporal, torch.zeros(len(places), dtype=torch.int64))
