@@ -12,7 +12,7 @@ from tests.tiny import Video, language_model, prompt, thinker
 from torch import nn
 
 import omnisift
-from omnisift.errors import CompressorError, ModelError, UnsupportedModel
+from omnisift.errors import CompressorError, ModelError, UnsupportedCall, UnsupportedModel
 from omnisift.tokens import Selection, TokenStream
 
 CLIP = prompt([5, Video(4, audio=60), 6])
@@ -80,9 +80,57 @@ def test_an_error_in_an_encoder_leaves_no_prompt_behind() -> None:
     with omnisift.attach(model, half()) as attachment:
         with pytest.raises(Exception, match=r"."):
             model(**{**CLIP, "pixel_values_videos": CLIP["pixel_values_videos"][:-4]})
-        embeds = torch.randn(1, 5, 32)
-        assert language_model(model)(inputs_embeds=embeds).last_hidden_state.shape == embeds.shape
         assert attachment.last is None
+        assert model(**prompt([7])).logits.shape[1] == 7
+
+
+class Wrapper(nn.Module):
+    """What PEFT does: it calls ``forward`` of what it wraps, past the hooks there."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.wrapped = model
+
+    @property
+    def config(self) -> Any:
+        return self.wrapped.config
+
+    def get_base_model(self) -> nn.Module:
+        return self.wrapped
+
+    def forward(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        return self.wrapped.forward(input_ids=input_ids, **kwargs)
+
+
+def test_a_wrapper_that_calls_forward_directly_is_compressed_with_its_labels() -> None:
+    model = thinker()
+    labels = CLIP["input_ids"].where(CLIP["input_ids"] >= 20, -100)
+    with omnisift.attach(model, half()):
+        expected = model(**CLIP, labels=labels)
+    wrapper = Wrapper(model)
+    before = state(wrapper)
+    with omnisift.attach(wrapper, half()):
+        got = wrapper(**CLIP, labels=labels)
+        assert torch.equal(got.logits, expected.logits)
+        assert torch.equal(got.loss, expected.loss)
+        with pytest.raises(ModelError, match="detach"):
+            omnisift.attach(model, half())
+    after = state(wrapper)
+    assert same({"": before[""]}, {"": after[""]})
+
+
+@torch.no_grad()
+def test_a_prompt_that_comes_past_the_hooks_is_never_read_uncompressed() -> None:
+    model = thinker()
+    with omnisift.attach(model, half()):
+        old_layout = not hasattr(model.model, "language_model")
+        if old_layout:
+            with pytest.raises(UnsupportedCall, match="wrapper"):
+                model.forward(**CLIP)
+        else:
+            assert model.forward(**CLIP).logits.shape[1] < CLIP["input_ids"].shape[1]
+        with pytest.raises(UnsupportedCall, match="wrapper"):
+            language_model(model)(inputs_embeds=torch.randn(1, 5, 32))
 
 
 def test_attaching_twice_is_an_error_until_the_first_is_detached() -> None:

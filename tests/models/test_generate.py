@@ -187,6 +187,24 @@ def test_a_copied_cache_keeps_its_notes() -> None:
 
 
 @torch.no_grad()
+def test_a_cache_with_repeated_rows_takes_several_questions() -> None:
+    questions = torch.tensor([[30, 31, 32], [40, 41, 42]])
+    rows: list[list[Part]] = [ROW, [9, Video(2, 2, 2, audio=30), 21]]
+    inputs = prompt(*rows)
+    with omnisift.attach(MODEL, half()):
+        cache = MODEL(**inputs, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(2)
+        both = MODEL(input_ids=questions.repeat(2, 1), past_key_values=cache).logits
+        for index, row in enumerate(rows):
+            for number in range(2):
+                single = extended(row_of(inputs, row, index, rows), questions[number : number + 1])
+                full = MODEL(**single, use_cache=False).logits[0, -3:]
+                assert (both[2 * index + number] - full).abs().max() < 1e-5
+        with pytest.raises(UnsupportedCall, match="equally"):
+            MODEL(input_ids=questions.repeat(3, 1)[:5], past_key_values=cache)
+
+
+@torch.no_grad()
 def test_a_second_turn_of_text_goes_on_in_the_same_cache() -> None:
     question = torch.tensor([[40, 41, 42, 43]])
     with omnisift.attach(MODEL, half()):

@@ -7,7 +7,10 @@ Order of events in one call with video:
         language model   builds the stream, asks the compressor, cuts; then notes the cut beside the cache
 
 In later steps the language model's hook replaces the host's mask, which still has the full length. One prompt costs
-four transfers to the CPU (ids, mask, positions, decision), a decoding step none.
+five transfers to the CPU (ids, mask, positions, decision, scores), a decoding step none.
+
+Wrappers call ``forward`` of what they wrap, past its hooks (PEFT does). So the module that the caller handed over gets
+the outer hooks too, and a prompt that comes by neither way is refused rather than read uncompressed.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from omnisift.chunks import build_stream
 from omnisift.compressors.base import Compressor
@@ -60,7 +64,7 @@ class Attachment:
     last: Compression | None
     """What happened to the latest prompt with video; None before the first, and after a prompt without video."""
 
-    def __init__(self, adapter: Adapter, compressor: Compressor) -> None:
+    def __init__(self, adapter: Adapter, compressor: Compressor, outer: nn.Module) -> None:
         self.adapter = adapter
         self.compressor = compressor
         self.last = None
@@ -68,15 +72,22 @@ class Attachment:
         self.cut = None
         self._unnoted: CachedPrompt | None = None
         self._labels: Tensor | None = None
-        parts = adapter.parts
-        self._handles = [
-            parts.head.register_forward_pre_hook(self._enter_head, with_kwargs=True),
-            parts.core.register_forward_pre_hook(self._enter_core, with_kwargs=True),
-            parts.language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
-            parts.language_model.register_forward_hook(self._leave_language_model, with_kwargs=True),
-            parts.core.register_forward_hook(self._leave_core, always_call=True),
-            parts.head.register_forward_hook(self._leave_head, with_kwargs=True, always_call=True),
-            *adapter.more_hooks(self),
+        self._labels_of: nn.Module | None = None
+        self._inside = False
+        self._handles = self._hook(outer) + adapter.more_hooks(self)
+
+    def _hook(self, outer: nn.Module) -> list[RemovableHandle]:
+        parts = self.adapter.parts
+        heads = {parts.head, outer}
+        cores = heads if parts.core is parts.head else {parts.core}
+        language_model = parts.language_model
+        return [
+            *(head.register_forward_pre_hook(self._enter_head, with_kwargs=True) for head in heads),
+            *(core.register_forward_pre_hook(self._enter_core, with_kwargs=True) for core in cores),
+            language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
+            language_model.register_forward_hook(self._leave_language_model, with_kwargs=True),
+            *(core.register_forward_hook(self._leave_core, always_call=True) for core in cores),
+            *(head.register_forward_hook(self._leave_head, with_kwargs=True, always_call=True) for head in heads),
         ]
 
     def detach(self) -> None:
@@ -97,35 +108,37 @@ class Attachment:
 
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Keep the labels back if the prompt will be cut: the host would compare them with logits of another length."""
-        self._labels = None
-        arguments = by_name(module, args, kwargs)
+        arguments = by_name(self.adapter.parts.head, args, kwargs)
         labels, ids = arguments.get("labels"), arguments.get("input_ids")
         if labels is None or ids is None or not self._has_video(ids):
             return None
         if arguments.get("shift_labels") is not None:
             raise UnsupportedCall("shift_labels can't be cut with the prompt: pass labels instead")
-        self._labels = arguments.pop("labels")
+        self._labels, self._labels_of = arguments.pop("labels"), module
         return (), arguments
 
     def _leave_head(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
-        labels, self._labels = self._labels, None
+        if module is not self._labels_of and output is not None:
+            return None  # an outer module has the labels
+        labels, self._labels, self._labels_of = self._labels, None, None
         if labels is None or output is None:
             return None
         labels = labels if self.cut is None else self.cut.labels(labels)
-        named = set(inspect.signature(type(module).forward).parameters)
+        head: Any = self.adapter.parts.head
+        named = set(inspect.signature(type(head).forward).parameters)
         rest = {name: value for name, value in kwargs.items() if name not in named and name != "return_dict"}
         logits = output[0]
-        vocabulary = module.config.get_text_config().vocab_size
-        loss = module.loss_function(logits=logits, labels=labels, vocab_size=vocabulary, **rest)
+        vocabulary = head.config.get_text_config().vocab_size
+        loss = head.loss_function(logits=logits, labels=labels, vocab_size=vocabulary, **rest)
         if isinstance(output, tuple):
             return (loss, *output)
         return type(output)(loss=loss, **output)
 
     # --- core: which tokens are what ---------------------------------------------------------------------------------
 
-    def _enter_core(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._prompt = None
-        arguments = by_name(module, args, kwargs)
+    def _enter_core(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
+        self._prompt, self._inside = None, True
+        arguments = by_name(self.adapter.parts.core, args, kwargs)
         cache, ids = arguments.get("past_key_values"), arguments.get("input_ids")
         cached = cached_length(cache)
         if cached == 0:
@@ -136,7 +149,7 @@ class Attachment:
                 "inputs_embeds without input_ids: can't tell which tokens are video. "
                 "Pass input_ids as well (the model then still uses inputs_embeds), or detach"
             )
-        known = recall(cache)
+        known = recall(cache, len(ids))
         if known is not None:
             arguments = continued(known, arguments, cached)
             ids = arguments["input_ids"]
@@ -159,7 +172,7 @@ class Attachment:
             self.last = None
 
     def _leave_core(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
-        self._prompt = None
+        self._prompt, self._inside = None, False
 
     # --- language model: cut, or repair the mask ---------------------------------------------------------------------
 
@@ -168,10 +181,12 @@ class Attachment:
         arguments = by_name(module, args, kwargs)
         if prompt is not None:
             return (), self._compress(prompt, arguments)
-        known = recall(arguments.get("past_key_values"))
-        if known is None:
-            return None
-        return (), repaired(known, arguments)
+        cache, embeds = arguments.get("past_key_values"), arguments.get("inputs_embeds")
+        known = None if embeds is None else recall(cache, len(embeds))
+        if known is not None:
+            return (), repaired(known, arguments)
+        self._check_way(embeds, cached_length(cache))
+        return None
 
     def _leave_language_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG002
         fresh, self._unnoted = self._unnoted, None
@@ -179,6 +194,15 @@ class Attachment:
         cache = getattr(output, "past_key_values", None) if cache is None else cache
         if fresh is not None and cache is not None:
             note(cache, fresh)
+
+    def _check_way(self, embeds: Tensor | None, cached: int) -> None:
+        """A prompt must come through ``core``, where its ids are seen: only they tell whether it has video."""
+        if self._inside or cached or embeds is None or embeds.shape[1] == 1:
+            return
+        raise UnsupportedCall(
+            "the language model was called past the hooks of the model around it: call the model itself, "
+            "attach to the outermost wrapper, or detach"
+        )
 
     def _compress(self, prompt: _Prompt, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments of the language model for the cut prompt."""

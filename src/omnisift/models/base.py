@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from omnisift.compressors.base import Compressor
@@ -19,14 +21,17 @@ def attach(model: nn.Module, compressor: Compressor) -> Attachment:
 
     Works at once and until ``detach()``; or ``with attach(model, compressor) as attachment: ...``. The model's class,
     weights and attributes stay untouched: all work is done in forward hooks on this one instance. The compressor stays
-    outside the model (it is not saved with it) and is moved to the device of the model's embeddings.
+    outside the model (it is not saved with it) and is moved to the device of the model's language model. A wrapper with
+    ``get_base_model`` (PEFT) is taken too: attach to the wrapper, not to what it wraps.
 
     Raises:
         UnsupportedModel: no adapter for this kind of model.
         ModelError: the model already has a compressor.
         CompressorError: the compressor needs something that the adapter can't supply.
     """
-    adapter = _adapter_for(model)
+    # Wrappers like PEFT's keep the host inside and pass its configuration on.
+    unwrap: Any = getattr(model, "get_base_model", None)
+    adapter = _adapter_for(model if unwrap is None else unwrap())
     if _attached(adapter):
         raise ModelError(
             f"{type(model).__name__} already has a compressor attached: call detach() on the first attachment"
@@ -38,7 +43,7 @@ def attach(model: nn.Module, compressor: Compressor) -> Attachment:
             "supply: choose another compressor"
         )
     compressor.to(next(adapter.parts.language_model.parameters()).device)
-    return Attachment(adapter, compressor)
+    return Attachment(adapter, compressor, model)
 
 
 def _adapter_for(model: nn.Module) -> Adapter:

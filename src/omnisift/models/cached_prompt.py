@@ -6,7 +6,7 @@ that reconcile the two ride on the cache object: they follow it into copies, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,17 +51,29 @@ class CachedPrompt:
         step = torch.arange(new, device=self.next_position.device) + (cached - self.width)
         return (self.next_position.unsqueeze(1) + step).unsqueeze(0).expand(3, -1, -1)
 
+    def for_rows(self, rows: int) -> CachedPrompt:
+        """The same notes for a cache whose rows were each repeated (one prompt, several questions)."""
+        times, rest = divmod(rows, len(self.dropped))
+        if times == 1 and not rest:
+            return self
+        if rest:
+            raise UnsupportedCall(
+                f"a cache of {len(self.dropped)} compressed prompts is used with {rows} rows: "
+                "repeat every row equally often"
+            )
+        return replace(
+            self,
+            dropped=self.dropped.repeat_interleave(times),
+            next_position=self.next_position.repeat_interleave(times),
+            mask=None if self.mask is None else self.mask.repeat_interleave(times, dim=0),
+        )
+
     def attention_mask(self, handed: Any, cached: int, new: int, rows: int) -> Tensor | None:
         """[B, cached + new] int64, or None where nothing is masked. ``handed`` is the host's, for the full prompt."""
         if cached < self.width - self.tail:
             raise UnsupportedCall(
                 f"the cache was cropped to {cached} tokens, into the video of a compressed prompt of {self.width}: "
                 "start a new cache"
-            )
-        if rows != len(self.dropped):
-            raise UnsupportedCall(
-                f"the cache was filled with {len(self.dropped)} prompts and is used with {rows} rows: "
-                "repeat the prompt itself before the first forward"
             )
         fresh = handed[:, -new:].long() if isinstance(handed, Tensor) and handed.ndim == 2 and new > 1 else None
         if self.mask is None and fresh is None:
@@ -87,13 +99,18 @@ def note(cache: Any, prompt: CachedPrompt) -> None:
     setattr(cache, _NOTE, prompt)
 
 
-def recall(cache: Any) -> CachedPrompt | None:
-    """The notes of a cache whose prompt was cut, or None."""
+def recall(cache: Any, rows: int) -> CachedPrompt | None:
+    """The notes of a cache whose prompt was cut, for a call with that many rows, or None."""
     found: CachedPrompt | None = getattr(cache, _NOTE, None)
-    return found
+    if found is None:
+        return None
+    fitting = found.for_rows(rows)
+    if fitting is not found:
+        note(cache, fitting)
+    return fitting
 
 
 def forget(cache: Any) -> None:
     """A cache that is filled anew (static caches are reused) starts without notes."""
-    if recall(cache) is not None:
+    if hasattr(cache, _NOTE):
         delattr(cache, _NOTE)

@@ -63,10 +63,11 @@ class Speech:
         arguments = by_name(module, args, kwargs)
         cache = arguments.get("past_key_values")
         embeds, cached = arguments.get("inputs_embeds"), cached_length(cache)
-        known = recall(cache)
-        if cached and known is not None:
+        known = recall(cache, len(embeds)) if cached and embeds is not None else None
+        if known is not None:
             return (), self._go_on(known, arguments, cached)
-        forget(cache)
+        if not cached:
+            forget(cache)
         cut, self._cut = self._cut, None
         if cut is None or embeds is None or embeds.shape[:2] != cut.kept.shape:
             return None
