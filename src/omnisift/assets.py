@@ -10,7 +10,7 @@ _CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 
 def nano_path() -> Path:
-    """The folder of the bundled nano checkpoint: config, weights, tokenizer, processor files, ``selector/``, ``recipe.json``.
+    """The folder of the bundled nano checkpoint: weights, tokenizer, processor files, ``selector/``, ``recipe.json``.
 
     Raises:
         CheckpointError: the package was installed or copied without its checkpoint.

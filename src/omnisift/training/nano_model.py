@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import (
     PreTrainedTokenizerFast,
@@ -26,8 +28,11 @@ def nano_config(tokenizer: PreTrainedTokenizerFast, width: int = WIDTH, layers: 
 
     One-second audio windows (``n_window`` 50 mel pairs) keep a sound's information near its own tokens.
     """
-    ids = tokenizer.convert_tokens_to_ids
     std = 0.05
+
+    def ids(token: str) -> int:
+        return tokenizer.convert_tokens_to_ids([token])[0]  # type: ignore[index]
+
     config = Qwen2_5OmniThinkerConfig(
         vision_config={
             "depth": 2, "hidden_size": 64, "intermediate_size": 160, "num_heads": 2, "patch_size": 14,
@@ -48,7 +53,7 @@ def nano_config(tokenizer: PreTrainedTokenizerFast, width: int = WIDTH, layers: 
         audio_token_index=ids("<|AUDIO|>"), image_token_index=ids("<|IMAGE|>"), video_token_index=ids("<|VIDEO|>"),
         audio_start_token_id=ids("<|audio_bos|>"), audio_end_token_id=ids("<|audio_eos|>"),
         user_token_id=ids("user"), position_id_per_seconds=25, seconds_per_chunk=2, initializer_range=std,
-        tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
     )  # fmt: skip
     config.vision_start_token_id = ids("<|vision_bos|>")
     config.vision_end_token_id = ids("<|vision_eos|>")
@@ -58,7 +63,9 @@ def nano_config(tokenizer: PreTrainedTokenizerFast, width: int = WIDTH, layers: 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5OmniThinkerForConditionalGeneration:
     """An untrained nano in float32; ``generate`` stops at the end of the turn and decodes greedily."""
     torch.manual_seed(seed)
-    model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(nano_config(tokenizer), dtype=torch.float32)
+    model: Qwen2_5OmniThinkerForConditionalGeneration = Qwen2_5OmniThinkerForConditionalGeneration._from_config(
+        nano_config(tokenizer), dtype=torch.float32
+    )
     generation = model.generation_config
     generation.eos_token_id = tokenizer.convert_tokens_to_ids(TURN_END)
     generation.pad_token_id = tokenizer.pad_token_id
@@ -71,7 +78,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5Omn
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniProcessor:
     """The host's processor with nano's limits, ready for ``save_pretrained``."""
     size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
-    patches = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+    patches: dict[str, Any] = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
     return Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(size=size, **patches),
         video_processor=Qwen2VLVideoProcessor(

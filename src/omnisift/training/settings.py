@@ -12,19 +12,19 @@ class NanoSettings:
 
     seed: int = 0
     """Seed of weights, batches and questions. Clips have the world's own seeds."""
-    tower_clips: int = 1500
+    tower_clips: int = 1400
     """Clips that both encoders are trained on."""
-    train_clips: int = 4000
+    train_clips: int = 3700
     """Clips whose encoder outputs are cached for the language model."""
-    validation_clips: int = 400
+    validation_clips: int = 300
     """Clips that nothing is trained on; accuracies are measured here."""
-    decoded_share: float = 0.5
+    decoded_share: float = 0.4
     """Share of the clips that go through a real .mp4 file (H.264 and AAC) and back before the encoders see them."""
-    vision_steps: int = 900
-    audio_steps: int = 350
+    vision_steps: int = 1300
+    audio_steps: int = 400
     tower_rate: float = 2e-3
     """Peak learning rate of both encoders (AdamW, cosine)."""
-    steps: int = 2600
+    steps: int = 3000
     """Optimiser steps of the language model."""
     clips_per_step: int = 8
     questions: int = 16
@@ -43,6 +43,21 @@ class NanoSettings:
     finetune_steps: int = 500
     """Steps of the language model under compression with the trained selector."""
     finetune_rate: float = 5e-4
+
+    @classmethod
+    def small(cls) -> NanoSettings:
+        """A run of seconds that learns nothing, to see every stage work."""
+        return cls(
+            tower_clips=25,
+            train_clips=50,
+            validation_clips=25,
+            decoded_share=0.1,
+            vision_steps=2,
+            audio_steps=2,
+            steps=3,
+            selector_steps=2,
+            finetune_steps=2,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """A plain dictionary, for ``recipe.json``."""

@@ -1,7 +1,7 @@
 """nano's tokenizer: one token per word, a few hundred words, and nothing that can fail.
 
-Text is put in lower case and cut at spaces and punctuation; a hyphenated word stays one word (``top-left``), a number is
-read digit by digit, and whatever is not in the list becomes ``<unk>``.
+Text is put in lower case and cut at spaces and punctuation; a hyphenated word stays one word (``top-left``), a number
+is read digit by digit, and whatever is not in the list becomes ``<unk>``.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ MEDIA_TOKENS = {
 }
 """The attribute names that `Qwen2_5OmniProcessor` asks its tokenizer for."""
 
-ENGLISH = (
-    "a about after again all also am an and any anything appear appears are as ask at audio away be because been before "
-    "between both but by can clip color colors colour colours come comes could count describe did different do does "
-    "during each earlier else ever every exactly find first following for from give go goes had happen happened happens "
-    "has have hear heard here how i if in into is it item items its just kind know last later list listen long look "
-    "made make makes many may me more most much my name next no noise not number object objects occur of off on one "
-    "only or order other out over part picture place play played playing please recording same say scene second "
-    "seconds see seen shape shapes show shown shows so some someone something sound sounds soundtrack spot start "
-    "starts still such tell than thank thanks that the their them then there these they thing things this those time "
-    "timeline to together total track twice type up us very video visible was watch we were what when where which "
-    "while who whose why will with would write yes you your"
-).split()
+_WORDS = """
+a about after again all also am an and any anything appear appears are as ask at audio away be because been before
+between both but by can clip color colors colour colours come comes could count describe did different do does
+during each earlier else ever every exactly find first following for from give go goes had happen happened happens
+has have hear heard here how i if in into is it item items its just kind know last later list listen long look made
+make makes many may me more most much my name next no noise not number object objects occur of off on one only or
+order other out over part picture place play played playing please recording same say scene second seconds see seen
+shape shapes show shown shows so some someone something sound sounds soundtrack spot start starts still such tell
+than thank thanks that the their them then there these they thing things this those time timeline to together total
+track twice type up us very video visible was watch we were what when where which while who whose why will with
+would write yes you your
+"""
+ENGLISH: tuple[str, ...] = tuple(_WORDS.split())
 """Common English words that a question may hold even where the world's own phrasings don't use them."""
 
 CHAT_TEMPLATE = (
@@ -63,7 +64,7 @@ def word_list(world_words: Iterable[str]) -> list[str]:
 
 
 def build_tokenizer(world_words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """The tokenizer, ready for ``save_pretrained``. ``world_words`` are all words that questions, answers and captions use."""
+    """The tokenizer, ready for ``save_pretrained``; ``world_words`` are those of questions, answers and captions."""
     tokens = word_list(world_words)
     backend = Tokenizer(WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -76,8 +77,8 @@ def build_tokenizer(world_words: Iterable[str]) -> PreTrainedTokenizerFast:
         extra_special_tokens={**MEDIA_TOKENS, "turn_start_token": TURN_START},
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        # The host's processor class has a default picture size of its own that hides the saved video processor's; the one
-        # saved setting that it lets win is the tokenizer's.
+        # The host's processor class has a default picture size of its own that hides the saved video processor's;
+        # the one saved setting that it lets win is the tokenizer's.
         size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
     )
     tokenizer.chat_template = CHAT_TEMPLATE

@@ -1,0 +1,79 @@
+"""Training clips: the world's arrays, or the same clip written to .mp4 and read back, with labels for every token."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from omnisift.media import read
+from omnisift.world import Scene, Truth, make_scene, render_audio, render_images, truth, write_clip
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Rendered clips and their labels. ``B`` clips of 6 s: 12 images, 96,000 samples, 6 frames, 150 audio tokens."""
+
+    scenes: list[Scene]
+    truths: list[Truth]
+    images: NDArray[np.uint8]
+    """[B, 12, 112, 112, 3]."""
+    waves: Tensor
+    """[B, 96000] float32."""
+    video_class: Tensor
+    """[B, 6, 16] int64: 0 for background, else 1 + colour * 4 + form."""
+    audio_class: Tensor
+    """[B, 150] int64: 0 for no sound, else 1 + kind."""
+
+
+def clip_batches(split: str, first: int, count: int, decoded_share: float, size: int = 25) -> Iterator[ClipBatch]:
+    """Clips ``first .. first + count - 1`` of a split, ``size`` at a time; a fixed part of them went through a file.
+
+    Which ones is fixed by the seed, so the same call gives the same clips on every machine with the same codecs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for start in range(first, first + count, size):
+            scenes = [make_scene(seed, split) for seed in range(start, min(first + count, start + size))]
+            yield _batch(scenes, decoded_share, Path(folder) / "clip.mp4")
+
+
+def _batch(scenes: list[Scene], decoded_share: float, path: Path) -> ClipBatch:
+    rendered = [_decoded(scene, path) if _is_decoded(scene, decoded_share) else _arrays(scene) for scene in scenes]
+    truths = [truth(scene) for scene in scenes]
+    return ClipBatch(
+        scenes,
+        truths,
+        np.stack([images for images, _ in rendered]),
+        torch.from_numpy(np.stack([wave for _, wave in rendered])),
+        torch.from_numpy(np.stack([t.video_class.reshape(len(t.video_class), -1) for t in truths])),
+        torch.from_numpy(np.stack([t.audio_class for t in truths])),
+    )
+
+
+def _is_decoded(scene: Scene, share: float) -> bool:
+    """Spread evenly over the seeds: the golden ratio's multiples."""
+    return (scene.seed * 0.6180339887498949) % 1.0 < share
+
+
+def _arrays(scene: Scene) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    return render_images(scene), render_audio(scene)
+
+
+def _decoded(scene: Scene, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The clip as a user's model meets it: through the codecs and the library's own reader."""
+    write_clip(scene, path)
+    config = scene.config
+    pixels = config.size * config.size  # as nano's processor: read at the size it was written
+    media = read(path, fps=float(config.fps), min_pixels=pixels, max_pixels=pixels)
+    count, samples = config.seconds * config.fps, config.seconds * config.sample_rate
+    if media.images is None or media.waveform is None or len(media.images) < count:
+        raise RuntimeError(f"clip {scene.seed} lost picture or sound on its way through {path.name}")
+    wave = np.zeros(samples, np.float32)
+    wave[: min(samples, len(media.waveform))] = media.waveform[:samples]
+    return media.images[:count], wave

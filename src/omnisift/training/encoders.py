@@ -1,0 +1,121 @@
+"""nano's two encoders over many equal clips at once: the host's numbers, several times faster on a CPU.
+
+The host runs attention window by window in a Python loop and the patch embedding as a 3-D convolution. Training clips
+are all alike (112 x 112 pictures, whole seconds of sound), so windows can be batched and the convolution is a
+product of matrices. ``tests/training/test_encoders.py`` holds both paths together.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.audio_utils import mel_filter_bank
+
+PATCH, MERGE, IMAGES_PER_FRAME = 14, 2, 2
+_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's colour statistics, as in the host's video processor."""
+_FFT, _HOP, _RATE, _BINS = 400, 160, 16_000, 128
+_MEL_PER_WINDOW = 100
+"""One second: the encoder's ``n_window`` of 50, doubled."""
+
+
+def patchify(images: NDArray[np.uint8]) -> Tensor:
+    """Pictures uint8 [B, N, H, W, 3] -> patches float32 [B * N/2, H/14 * W/14, 1176] in the host's order.
+
+    Patches of one 2 x 2 merge block lie next to each other; inside a patch: colour, time, row, column.
+    """
+    b, n, height, width, _ = images.shape
+    block = PATCH * MERGE
+    x = torch.from_numpy(images).reshape(
+        b * n // 2, IMAGES_PER_FRAME, height // block, MERGE, PATCH, width // block, MERGE, PATCH, 3
+    )
+    x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).contiguous().view(b * n // 2, -1, 3, IMAGES_PER_FRAME * PATCH * PATCH)
+    mean, std = (torch.tensor(v).view(3, 1) for v in (_MEAN, _STD))
+    return x.float().mul_(1 / (255 * std)).sub_(mean / std).flatten(2)
+
+
+@lru_cache(maxsize=1)
+def _filters() -> Tensor:
+    bank = mel_filter_bank(1 + _FFT // 2, _BINS, 0.0, 8000.0, _RATE, norm="slaney", mel_scale="slaney")
+    return torch.from_numpy(bank).float()
+
+
+def log_mel(waves: Tensor) -> Tensor:
+    """Waveforms [B, S] at 16 kHz -> log-mel [B, 128, S/160], as `WhisperFeatureExtractor` with silence after the end.
+
+    The silence matters: the host pads to ``chunk_length``, so the last window looks into zeros, not into a reflection.
+    """
+    padded = F.pad(waves, (0, _FFT))
+    spectrum = torch.stft(padded, _FFT, _HOP, window=torch.hann_window(_FFT), return_complex=True)
+    power = spectrum[..., : waves.shape[1] // _HOP].abs().square()
+    mel = (_filters().T @ power).clamp(min=1e-10).log10()
+    loudest = mel.amax(dim=(1, 2), keepdim=True)
+    return (torch.maximum(mel, loudest - 8.0) + 4.0) / 4.0
+
+
+def encode_frames(visual: Any, patches: Tensor) -> Tensor:
+    """Vision encoder on frames [N, 64, 1176] of 8 x 8 patches -> tokens [N, 16, D], by rows from the top left."""
+    weight = visual.patch_embed.proj.weight
+    x = F.linear(patches, weight.flatten(1))
+    cos, sin = _axial(visual, patches.shape[1])
+    for block in visual.blocks:
+        x = x + _vision_attention(block.attn, block.norm1(x), cos, sin)
+        x = x + block.mlp(block.norm2(x))
+    merged: Tensor = visual.merger(x)
+    return merged.view(patches.shape[0], -1, merged.shape[-1])
+
+
+def _axial(visual: Any, patches: int) -> tuple[Tensor, Tensor]:
+    """Rotary cosine and sine [patches, head_dim] of a square picture, in merge-block order."""
+    side = int(patches**0.5)
+    at = torch.arange(side)
+    rows, columns = torch.meshgrid(at, at, indexing="ij")
+    order = [t.view(side // 2, 2, side // 2, 2).permute(0, 2, 1, 3).flatten() for t in (rows, columns)]
+    cos, sin = visual.rotary_pos_emb(visual.patch_embed.proj.weight, torch.stack(order, dim=-1))
+    return cos, sin
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
+
+
+def _vision_attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    q, k, v = (
+        layer(x).view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
+        for layer in (attention.q, attention.k, attention.v)
+    )
+    mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+    out: Tensor = attention.proj(mixed.transpose(1, 2).flatten(2))
+    return out
+
+
+def encode_sound(tower: Any, mel: Tensor) -> Tensor:
+    """Audio encoder on log-mel [B, 128, 100 n] -> tokens [B, 25 n, D]. Every second is a window of its own."""
+    b, bins, length = mel.shape
+    windows = length // _MEL_PER_WINDOW
+    x = mel.view(b, bins, windows, _MEL_PER_WINDOW).transpose(1, 2).flatten(0, 1)
+    x = F.gelu(tower.conv2(F.gelu(tower.conv1(x)))).transpose(1, 2)
+    x = x + tower.positional_embedding.positional_embedding[: x.shape[1]]
+    for layer in tower.layers:
+        x = x + _audio_attention(layer.self_attn, layer.self_attn_layer_norm(x))
+        x = x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
+    x = x.unflatten(1, (-1, 2)).mean(2)  # the host's pooling by two
+    out: Tensor = tower.proj(tower.ln_post(x))
+    return out.view(b, -1, out.shape[-1])
+
+
+def _audio_attention(attention: Any, x: Tensor) -> Tensor:
+    q, k, v = (
+        layer(x).view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
+        for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    mixed = F.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
+    out: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return out

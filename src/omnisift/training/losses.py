@@ -1,0 +1,137 @@
+"""What nano's language model is trained on: the answers, and five hints that make the circuits appear within minutes.
+
+The hints use the world's ground truth and are scaffolding: nothing of them is saved. Without them the
+same model guesses among the things present for many thousand steps (docs/nano.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from omnisift.training.forward import MIDDLE, Kept, Pass
+from omnisift.training.packed import CAPTION, END, IGNORE
+from omnisift.training.towers import color_and_form, corner_of
+from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
+
+POINTER_HEAD = 0
+"""Query head of layer ``MIDDLE`` that the pointer loss supervises; the selector's teacher leaves it out."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of each part of the loss; the answers have 1."""
+
+    caption: float = 0.5
+    end: float = 0.1
+    visible: float = 0.3
+    """Audio tokens say which colour and form is on screen now: hop one of questions that bind sound to picture."""
+    lens: float = 0.2
+    """After two layers, object and sound tokens are nearest to the embedding of the word that names them."""
+    pointer: float = 0.6
+    """One attention head looks from where the answer is due to the tokens that hold it."""
+    argument: float = 0.5
+    """After two layers, the place where the answer is due knows the word that was asked about."""
+
+
+class Hints(nn.Module):
+    """The scaffolding: two linear heads, and the ids of the words that name things."""
+
+    colors: Tensor
+    forms: Tensor
+    sounds: Tensor
+    places: Tensor
+
+    def __init__(self, width: int, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        self.color, self.form = nn.Linear(width, len(COLOR_NAMES) + 1), nn.Linear(width, len(SHAPES) + 1)
+        for name, words in (("colors", COLOR_NAMES), ("forms", SHAPES), ("sounds", SOUNDS), ("places", PLACES)):
+            ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(words)))
+            self.register_buffer(name, ids, persistent=False)
+
+
+def answer_losses(model: Any, out: Pass, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Cross-entropy of answers, of a caption's words, and of the end of the turn."""
+    hidden, labels, kind = out.last[:, out.prefix :], batch["labels"], batch["kind"]
+    losses = {}
+    for name, where in (("answer", kind < CAPTION), ("caption", kind == CAPTION), ("end", kind == END)):
+        where = where & (labels != IGNORE)
+        if bool(where.any()):
+            losses[name] = F.cross_entropy(model.lm_head(hidden[where]), labels[where])
+    return losses
+
+
+def hint_losses(model: Any, hints: Hints, out: Pass, batch: dict[str, Tensor], kept: Kept) -> dict[str, Tensor]:
+    """The five hints, on the tokens that the selection kept."""
+    losses = _token_losses(model, hints, out, batch, kept)
+    losses["pointer"] = _pointer(model, out, batch, kept)
+    asked = batch["argument"] != IGNORE
+    hidden = model.model.language_model.norm(out.middle[:, out.prefix :][asked])
+    losses["argument"] = F.cross_entropy(model.lm_head(hidden), batch["argument"][asked])
+    return losses
+
+
+def _token_losses(model: Any, hints: Hints, out: Pass, batch: dict[str, Tensor], kept: Kept) -> dict[str, Tensor]:
+    norm, words = model.model.language_model.norm, model.lm_head.weight
+    video, audio = _pick(out.middle, out.video_at), _pick(out.middle, out.audio_at)
+    shown = batch["video_class"].gather(1, kept.video).flatten()
+    heard = batch["audio_class"].gather(1, kept.audio).flatten()
+    color_now, form_now = color_and_form(batch["visible"].gather(1, kept.audio).flatten())
+    visible = F.cross_entropy(hints.color(audio), color_now) + F.cross_entropy(hints.form(audio), form_now)
+
+    def near(hidden: Tensor, ids: Tensor, target: Tensor, where: Tensor) -> Tensor:
+        if not bool(where.any()):
+            return hidden.new_zeros(())
+        return F.cross_entropy(norm(hidden[where]) @ words[ids].T, target[where])
+
+    color, form = color_and_form(shown)
+    corner = corner_of(kept.video.flatten())
+    lens = (
+        near(video, hints.colors, color - 1, shown > 0)
+        + near(video, hints.forms, form - 1, shown > 0)
+        + near(video, hints.places, corner, shown > 0)
+        + near(audio, hints.colors, color_now - 1, color_now > 0)
+        + near(audio, hints.forms, form_now - 1, form_now > 0)
+        + near(audio, hints.sounds, heard - 1, heard > 0)
+    )
+    return {"visible": visible, "lens": lens}
+
+
+def _pick(hidden: Tensor, places: Tensor) -> Tensor:
+    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
+
+
+def _pointer(model: Any, out: Pass, batch: dict[str, Tensor], kept: Kept) -> Tensor:
+    """Cross-entropy of one head's attention to the kept tokens that hold the answer (all other keys: the clip)."""
+    language = model.model.language_model
+    attention, x = language.layers[MIDDLE].self_attn, language.layers[MIDDLE].input_layernorm(out.middle)
+    size = attention.head_dim
+    rows, due = torch.nonzero(batch["pointer"].any(-1), as_tuple=True)
+    target = batch["pointer"][rows, due].gather(1, torch.cat([kept.video, 96 + kept.audio], dim=1)[rows])
+    some = target.any(-1)
+    rows, due, target = rows[some], due[some], target[some]
+    if not len(rows):
+        return torch.zeros(())
+    cos, sin = language.rotary_emb(x, out.position)
+    at = out.prefix + due
+    query = _head(attention.q_proj, POINTER_HEAD, size, x[rows, at], cos[rows, at], sin[rows, at])
+    keys = _head(attention.k_proj, 0, size, x[:, : out.prefix], cos[:, : out.prefix], sin[:, : out.prefix])
+    logits = (query[:, None] @ keys[rows].transpose(1, 2)).squeeze(1) * attention.scaling
+    logits = logits - logits.logsumexp(-1, keepdim=True)
+    logits = logits.gather(1, torch.cat([out.video_at, out.audio_at], dim=1)[rows])
+    loss: Tensor = -logits.masked_fill(~target, -1e9).logsumexp(-1).mean()
+    return loss
+
+
+def _head(projection: nn.Linear, head: int, size: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """One head's rotated query or key."""
+    here = slice(head * size, (head + 1) * size)
+    y = F.linear(x, projection.weight[here], projection.bias[here])
+    half = size // 2
+    turned: Tensor = y * cos + torch.cat([-y[..., half:], y[..., :half]], dim=-1) * sin
+    return turned

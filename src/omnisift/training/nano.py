@@ -1,0 +1,240 @@
+"""``python -m omnisift.training.nano``: make nano from nothing, stage by stage; run it again to go on where it stopped.
+
+Stages: ``towers`` (both encoders), ``features`` (what they say about all clips), ``language`` (the model learns
+to answer), ``selector`` (VGAS from the model's own attention), ``finetune`` (the model under compression), ``finish``
+(the checkpoint folder). Each leaves its result and a marker in ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnisift.training import selector as selecting
+from omnisift.training.bank import FeatureBank, encode_bank
+from omnisift.training.evaluate import accuracies, in_words
+from omnisift.training.language_model import Lesson, start_embeddings, train_language_model
+from omnisift.training.losses import Hints
+from omnisift.training.nano_model import WIDTH, build_model, build_processor
+from omnisift.training.packed import Writer, clip_layout
+from omnisift.training.selections import omnisift, random
+from omnisift.training.settings import NanoSettings
+from omnisift.training.tokenizer import build_tokenizer
+from omnisift.training.towers import train_towers
+from omnisift.vgas import VGAS
+from omnisift.world import vocabulary
+
+logger = logging.getLogger(__name__)
+SHARD = 500
+"""Clips in one file of features."""
+
+
+class Workshop:
+    """The folder of one run: what each stage made, and what it measured."""
+
+    def __init__(self, out: Path, settings: NanoSettings, method: str = "distill"):
+        self.out, self.settings, self.method = out, settings, method
+        out.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = build_tokenizer(vocabulary())
+        self.writer = Writer(self.tokenizer)
+
+    def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Run ``work`` unless its marker is there; the marker holds what it measured and the minutes it took."""
+        marker = self.out / f"{name}.json"
+        if marker.is_file():
+            logger.info("%s: done before", name)
+            done: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+            return done
+        begin, cpu = time.monotonic(), time.process_time()
+        result = work()
+        result["minutes"] = round((time.monotonic() - begin) / 60, 2)
+        result["cpu_minutes"] = round((time.process_time() - cpu) / 60, 2)
+        marker.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        logger.info("%s: %s", name, result)
+        return result
+
+    def model(self, name: str) -> Any:
+        """The model as stage ``name`` left it."""
+        from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+        return Thinker.from_pretrained(self.out / name)
+
+    def towers(self) -> dict[str, Any]:
+        """Stage 1."""
+        model = build_model(self.tokenizer, self.settings.seed)
+        result: dict[str, Any] = dict(train_towers(model, self.settings))
+        model.save_pretrained(self.out / "towers")
+        return result
+
+    def features(self) -> dict[str, Any]:
+        """Stage 2, on two processes: rendering, writing and reading files is most of the work."""
+        settings = self.settings
+        jobs = [("train", first, settings.decoded_share) for first in range(0, settings.train_clips, SHARD)]
+        jobs += [("validation", first, 1.0) for first in range(0, settings.validation_clips, SHARD)]
+        total = {"train": settings.train_clips, "validation": settings.validation_clips}
+        work = [(self.out, split, first, min(SHARD, total[split] - first), share) for split, first, share in jobs]
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            list(pool.map(_encode_shard, work))
+        return {"clips": total}
+
+    def bank(self, split: str) -> FeatureBank:
+        """All features of a split."""
+        shards = sorted(self.out.glob(f"{split}-*.safetensors"))
+        banks = [FeatureBank.load(path, split, int(path.stem.split("-")[1])) for path in shards]
+        return FeatureBank(split, 0, torch.cat([b.video for b in banks]), torch.cat([b.audio for b in banks]))
+
+    def language(self) -> dict[str, Any]:
+        """Stage 3."""
+        settings, model, bank = self.settings, self.model("towers"), self.bank("train")
+        start_embeddings(model, self.tokenizer, bank, settings.embedding_std, settings.seed)
+        lesson = self._lesson(model, bank, settings.steps, settings.rate, settings.full_share, settings.retains)
+        return self._teach(model, lesson, "language")
+
+    def selector(self) -> dict[str, Any]:
+        """Stage 4: both layouts by distillation, or with ``straight_through`` the paper's way, with the model."""
+        settings, model, bank, check = (
+            self.settings,
+            self.model("language"),
+            self.bank("train"),
+            self.bank("validation"),
+        )
+        layout, result = clip_layout(model, self.tokenizer), {}
+        for name, timed in (("selector-exact", False), ("selector", True)):
+            vgas = selecting.new_selector(WIDTH, timed, settings.seed)
+            if self.method == "straight_through":
+                student = self.model("language")
+                selecting.straight_through(vgas, student, layout, self.writer, bank, settings, settings.selector_steps)
+                if timed:
+                    student.save_pretrained(self.out / "language")
+            else:
+                selecting.distil(vgas, model, layout, self.writer, bank, settings)
+            vgas.save_pretrained(self.out / name)
+            result[name] = {f"{r:g}": selecting.kept_events(vgas, check, r) for r in (0.25, 0.15)}
+        return result
+
+    def finetune(self) -> dict[str, Any]:
+        """Stage 5: the language model meets what the selector leaves of a clip."""
+        settings, model, bank = self.settings, self.model("language"), self.bank("train")
+        vgas = self._selector()
+        retains = (0.35, 0.25, 0.15)
+        lesson = self._lesson(model, bank, settings.finetune_steps, settings.finetune_rate, 0.4, retains)
+        return self._teach(model, replace(lesson, selector=vgas, warmup=20), "finetune")
+
+    def finish(self) -> dict[str, Any]:
+        """Stage 6: the checkpoint folder, with the recipe beside the weights."""
+        folder = self.out / "checkpoint"
+        model, vgas = self.model("finetune"), self._selector()
+        model.generation_config.max_new_tokens = 64
+        model.save_pretrained(folder)
+        build_processor(self.tokenizer).save_pretrained(folder)
+        for name in ("selector", "selector-exact"):
+            shutil.copytree(self.out / name, folder / name, dirs_exist_ok=True)
+        result = self.measure(model, vgas)
+        recipe = {"made_by": " ".join(["python -m omnisift.training.nano", *sys.argv[1:]]), **provenance()}
+        recipe |= {"settings": self.settings.as_dict(), "selector": self.method, "measured": result}
+        recipe["stages"] = {
+            name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("towers", "features", "language", "selector", "finetune")
+            if (self.out / f"{name}.json").is_file()
+        }
+        (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+        return result
+
+    def measure(self, model: Any, vgas: VGAS) -> dict[str, Any]:
+        """Accuracies on the validation clips, which all went through real files."""
+        check, layout = self.bank("validation"), clip_layout(model, self.tokenizer)
+        ways = {"full": None} | {
+            f"{name} {r:g}": way(r)
+            for r in (0.35, 0.25, 0.15)
+            for name, way in (("omnisift", lambda r: omnisift(vgas, r)), ("random", random))
+        }
+        result = {}
+        for name, select in ways.items():
+            result[name] = accuracies(model, layout, self.writer, check, select, clips=len(check))
+            logger.info("%s: %s", name, in_words(result[name]))
+        return {name: {k: round(v, 4) for k, v in value.items()} for name, value in result.items()}
+
+    def _selector(self) -> VGAS:
+        vgas = VGAS.from_pretrained(str(self.out / "selector"))
+        vgas.train(False)
+        return vgas
+
+    def _lesson(
+        self, model: Any, bank: FeatureBank, steps: int, rate: float, full: float, retains: tuple[float, ...]
+    ) -> Lesson:
+        layout = clip_layout(model, self.tokenizer)
+        return Lesson(bank, layout, self.writer, self.settings, steps, rate, full, retains)
+
+    def _teach(self, model: Any, lesson: Lesson, name: str) -> dict[str, Any]:
+        torch.manual_seed(self.settings.seed)
+        check, hints = self.bank("validation"), Hints(WIDTH, self.tokenizer)
+        train_language_model(model, hints, lesson, check, self.out / f"{name}-steps")
+        model.save_pretrained(self.out / name)
+        return dict(accuracies(model, lesson.layout, self.writer, check, clips=len(check)))
+
+
+def _encode_shard(job: tuple[Path, str, int, int, float]) -> None:
+    """One file of features; a file that is there is kept."""
+    out, split, first, count, share = job
+    path = out / f"{split}-{first:06d}.safetensors"
+    if path.is_file():
+        return
+    torch.set_num_threads(1)
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+    model = Thinker.from_pretrained(out / "towers").eval()
+    part = path.with_suffix(".part")
+    encode_bank(model, split, count, share, first).save(part)
+    part.rename(path)
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine, for ``recipe.json``."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    names = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "av")
+    return {
+        "commit": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+        "machine": f"{platform.machine()}, CPU, one thread",
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run all stages."""
+    parser = argparse.ArgumentParser(prog="python -m omnisift.training.nano", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/nano"), help="working folder (default: build/nano)")
+    parser.add_argument("--selector", choices=("distill", "straight_through"), default="distill")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--small", action="store_true", help="a minute's run of every stage that learns nothing")
+    parser.add_argument("--bundle", action="store_true", help="put the result into the package")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)  # two threads on a busy two-core machine are several times slower than one
+    settings = replace(NanoSettings.small() if options.small else NanoSettings(), seed=options.seed)
+    shop = Workshop(options.out, settings, options.selector)
+    for name in ("towers", "features", "language", "selector", "finetune", "finish"):
+        shop.stage(name, getattr(shop, name))
+    if options.bundle:
+        target = Path(__file__).resolve().parents[1] / "checkpoints" / "nano"
+        shutil.copytree(options.out / "checkpoint", target, dirs_exist_ok=True)
+        logger.info("bundled: %s", target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Many questions after one clip: a packed prompt that costs one prefix and answers like so many single prompts.
+
+Every question is a segment that sees the whole clip and itself, and starts at the same position as if it were alone; a
+block mask keeps segments apart. Tests hold packed and single logits together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from omnisift.training.bank import FeatureBank
+from omnisift.training.tokenizer import MEDIA_TOKENS, TURN_END, TURN_START, UNKNOWN
+from omnisift.world import CAPTION_REQUESTS, QUESTION_TYPES, Question, caption, questions
+
+IGNORE = -100
+CAPTION, END = len(QUESTION_TYPES), len(QUESTION_TYPES) + 1
+"""Kinds of label beside the question types: a caption's words, and the end of a turn."""
+
+TYPE_WEIGHTS: Mapping[str, float] = {
+    "color_of_shape": 0.14,
+    "shape_of_color": 0.08,
+    "place": 0.10,
+    "heard": 0.14,
+    "sound_with": 0.22,
+    "color_with_sound": 0.16,
+    "count": 0.07,
+    "order": 0.09,
+}
+"""How often each type is asked while training. Binding sound to picture takes longest to learn."""
+
+_FILLERS = (
+    "please",
+    "tell me",
+    "can you tell me",
+    "in this clip",
+    "in the video",
+    "listen",
+    "watch",
+    "now",
+    "so",
+    "hi",
+)
+_TAILS = ("please", "in the clip", "in this video", "here", "thanks")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of a 6 s clip lie in the prompt. ``P`` is the prefix: everything before the question."""
+
+    ids: Tensor
+    """[P] int64."""
+    position: Tensor
+    """[3, P] int64: rotary ids of the host."""
+    video: Tensor
+    """[96] int64: places of the video tokens."""
+    audio: Tensor
+    """[150] int64."""
+    other: Tensor
+    """[6] int64: places of all other tokens."""
+    after: int
+    """Position id of the first token after the prefix."""
+
+
+def clip_layout(model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6) -> Layout:
+    """The layout that the host's processor makes of a clip with sound: chunks of 32 video and 50 audio tokens."""
+    chunk = MEDIA_TOKENS["video_token"] * 32 + MEDIA_TOKENS["audio_token"] * 50
+    text = f"{TURN_START}user <|vision_bos|><|audio_bos|>{chunk * (seconds // 2)}<|audio_eos|><|vision_eos|>"
+    ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.unk_token_id]])
+    position, _ = model.model.get_rope_index(
+        ids,
+        video_grid_thw=torch.tensor([[seconds, 8, 8]]),
+        attention_mask=torch.ones_like(ids),
+        use_audio_in_video=True,
+        audio_seqlens=torch.tensor([seconds * 100]),
+        second_per_grids=torch.tensor([1.0]),
+    )
+    ids, position = ids[0], position[:, 0].long()
+    video, audio = ids == tokenizer.video_token_id, ids == tokenizer.audio_token_id
+    media = video | audio
+    media[-1] = True
+    return Layout(
+        ids[:-1],
+        position[:, :-1],
+        torch.nonzero(video).flatten(),
+        torch.nonzero(audio).flatten(),
+        torch.nonzero(~media).flatten(),
+        int(position[0, -1]),
+    )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One turn after the clip: what is asked, what is answered, and what the answer rests on."""
+
+    prompt: list[int]
+    answer: list[int]
+    kind: int
+    """Index of the question type, or `CAPTION`."""
+    argument: int = IGNORE
+    """Token of the word that says what is asked about."""
+    video: tuple[int, ...] = ()
+    """Places of the video tokens that show the answer, for the pointer loss."""
+    audio: tuple[int, ...] = ()
+
+
+class Writer:
+    """Turns questions and captions into segments of token ids."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self.tokenizer = tokenizer
+        self.close: list[int] = tokenizer(f"{TURN_END}{TURN_START}assistant").input_ids
+        self.end, self.unknown = (tokenizer(token).input_ids[0] for token in (TURN_END, UNKNOWN))
+        self.encode = lru_cache(maxsize=20_000)(lambda text: tuple(tokenizer(text).input_ids))
+
+    def question(self, question: Question, bank: FeatureBank, clip: int, rng: np.random.Generator | None) -> Segment:
+        """A question; with ``rng`` its wording is roughened, as users do."""
+        words = list(self.encode(question.text))
+        if rng is not None:
+            words = self._roughen(words, rng)
+        truth = bank.truths[clip]
+        video: tuple[int, ...] = ()
+        audio: tuple[int, ...] = ()
+        if question.type == "heard" or question.sounds:
+            audio = tuple(int(i) for s in question.sounds for i in truth.sound_tokens[s])
+        elif question.type in ("color_of_shape", "shape_of_color", "place"):
+            video = tuple(int(i) for s in question.shapes for i in truth.flat_video(s))
+        argument = self.encode(question.argument)[0] if question.argument else IGNORE
+        answer = [self.encode(question.answer)[0], self.end]
+        return Segment(words + self.close, answer, QUESTION_TYPES.index(question.type), argument, video, audio)
+
+    def caption(self, bank: FeatureBank, clip: int, rng: np.random.Generator) -> Segment:
+        """A request for a caption and the true caption."""
+        request = CAPTION_REQUESTS[int(rng.integers(len(CAPTION_REQUESTS)))]
+        return Segment(
+            [*self.encode(request), *self.close], [*self.encode(caption(bank.scenes[clip])), self.end], CAPTION
+        )
+
+    def _roughen(self, words: list[int], rng: np.random.Generator) -> list[int]:
+        """Sometimes a polite word before or behind, a missing question mark, an unknown word."""
+        if rng.random() < 0.1:
+            words = words[:-1]
+        if rng.random() < 0.12:
+            words = [*self.encode(_FILLERS[int(rng.integers(len(_FILLERS)))]), *words]
+        if rng.random() < 0.06:
+            words = [*words, *self.encode(_TAILS[int(rng.integers(len(_TAILS)))])]
+        if rng.random() < 0.05:
+            words.insert(int(rng.integers(len(words) + 1)), self.unknown)
+        return words
+
+
+def make_batch(
+    bank: FeatureBank,
+    clips: Sequence[int],
+    writer: Writer,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    types: Mapping[str, float] | Sequence[str] | None = None,
+    captions: float = 0.0,
+    rough: bool = False,
+) -> dict[str, Tensor]:
+    """Features, tokens and labels of ``B`` clips with ``count`` questions each, as plain tensors.
+
+    ``T`` is the longest tail of the batch. Keys: ``video`` [B, 96, D], ``audio`` [B, 150, D]; ``tail`` [B, T] ids,
+    ``segment`` [B, T] (from 1; 0 is padding), ``offset`` [B, T] place inside the segment, ``labels`` [B, T] next
+    token or -100, ``kind`` [B, T]; ``argument`` [B, T] argument token where the answer is due, or -100; ``pointer``
+    [B, T, 246] bool, where the answer lies; and the token labels of the bank.
+    """
+    rows = []
+    for clip in clips:
+        asked = questions(bank.scenes[clip], rng, types, count)
+        row = [writer.question(q, bank, clip, rng if rough else None) for q in asked]
+        if rng.random() < captions:
+            row.append(writer.caption(bank, clip, rng))
+        rows.append(row)
+    pick = torch.as_tensor(np.asarray(clips))
+    return {
+        "video": bank.video[pick].float(),
+        "audio": bank.audio[pick].float(),
+        "video_class": bank.video_class[pick],
+        "audio_class": bank.audio_class[pick],
+        "audio_owner": bank.audio_owner[pick],
+        "visible": bank.visible[pick],
+        **_tails(rows),
+    }
+
+
+def _tails(rows: list[list[Segment]]) -> dict[str, Tensor]:
+    length = max(sum(len(s.prompt) + len(s.answer) - 1 for s in row) for row in rows)
+    size = (len(rows), length)
+    tail, segment, offset = (torch.zeros(size, dtype=torch.long) for _ in range(3))
+    labels, kind, argument = (torch.full(size, IGNORE, dtype=torch.long) for _ in range(3))
+    pointer = torch.zeros(*size, 246, dtype=torch.bool)
+    for b, row in enumerate(rows):
+        at = 0
+        for number, part in enumerate(row, start=1):
+            tokens = part.prompt + part.answer[:-1]  # the last token of the answer is only ever a label
+            here = slice(at, at + len(tokens))
+            tail[b, here], segment[b, here] = torch.tensor(tokens), number
+            offset[b, here] = torch.arange(len(tokens))
+            due = at + len(part.prompt) - 1
+            labels[b, due : at + len(tokens)] = torch.tensor(part.answer)
+            kind[b, due : at + len(tokens)] = part.kind
+            kind[b, at + len(tokens) - 1] = END
+            argument[b, due] = part.argument
+            pointer[b, due, list(part.video)] = True
+            pointer[b, due, [96 + i for i in part.audio]] = True
+            at += len(tokens)
+    return {
+        "tail": tail, "segment": segment, "offset": offset, "labels": labels,
+        "kind": kind, "argument": argument, "pointer": pointer,
+    }  # fmt: skip

@@ -1,0 +1,142 @@
+"""Stage 4: the selector learns which sounds to keep, by distillation (works here) or straight-through (the paper).
+
+Distillation trains VGAS alone to rank sounds as the full-token model's own attention does. The literal straight-through
+estimator trains VGAS and language model together on answers; on nano it ends below an untrained selector (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnisift.straight_through import topk_mask
+from omnisift.training.bank import FeatureBank
+from omnisift.training.forward import Kept, run
+from omnisift.training.losses import answer_losses
+from omnisift.training.packed import TYPE_WEIGHTS, Layout, Writer, make_batch
+from omnisift.training.selections import PATCHES, Select, kept_count, select_with, selector_logits, stvp_scores, top
+from omnisift.training.settings import NanoSettings
+from omnisift.training.teacher import eager_attention, looked_at
+from omnisift.vgas import VGAS, VGASConfig
+
+logger = logging.getLogger(__name__)
+ANCHOR_RETAINS = (0.35, 0.25, 0.15)
+"""The selector sees the anchors of one of these each step, so that one set of weights serves all ratios."""
+
+
+def new_selector(width: int, time_embedding: bool, seed: int) -> VGAS:
+    """VGAS in the released layout (hidden 512, 8 heads), with or without our time embedding."""
+    torch.manual_seed(seed)
+    return VGAS(VGASConfig(width=width, time_embedding=time_embedding))
+
+
+def distil(
+    selector: VGAS,
+    nano: Any,
+    layout: Layout,
+    writer: Writer,
+    bank: FeatureBank,
+    settings: NanoSettings,
+    blind: bool = False,
+) -> None:
+    """Train ``selector`` in place on the frozen ``nano``'s attention; ``blind`` shows it another clip's picture."""
+    optimizer = torch.optim.AdamW(selector.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    nano.requires_grad_(False).eval()
+    for step in range(settings.selector_steps):
+        rng = np.random.default_rng((settings.seed, 4, step))
+        clips = [int(i) for i in rng.choice(len(bank), 16, replace=False)]
+        batch = make_batch(bank, clips, writer, 8, rng, types=TYPE_WEIGHTS)
+        with eager_attention(nano):
+            target = looked_at(nano, layout, batch)
+        video = batch["video"].roll(1, 0) if blind else batch["video"]
+        retain = ANCHOR_RETAINS[int(rng.integers(len(ANCHOR_RETAINS)))]
+        anchors = top(stvp_scores(video), kept_count(PATCHES, retain))
+        logits = selector_logits(selector, video, batch["audio"], anchors).flatten(1)
+        loss = F.binary_cross_entropy_with_logits(logits, target)
+        _step(optimizer, loss, selector, _rate(step, settings))
+        if (step + 1) % 25 == 0:
+            logger.info("selector step %d loss %.3f %s", step + 1, loss.item(), kept_events(selector, bank, 0.25, 60))
+
+
+def straight_through(
+    selector: VGAS, nano: Any, layout: Layout, writer: Writer, bank: FeatureBank, settings: NanoSettings, steps: int
+) -> None:
+    """The paper's training, literally: cross-entropy of the answers at 25 %, model and selector together.
+
+    Encoders stay frozen. The forward multiplier of a kept token is exactly 1; its gradient goes to the score. A dropped
+    token gets none.
+    """
+    nano.requires_grad_(True).train()
+    nano.model.visual.requires_grad_(False)
+    nano.model.audio_tower.requires_grad_(False)
+    language = [p for p in nano.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": language, "peak": settings.finetune_rate},
+        {"params": list(selector.parameters()), "peak": settings.selector_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+    for step in range(steps):
+        rng = np.random.default_rng((settings.seed, 5, step))
+        clips = [int(i) for i in rng.choice(len(bank), settings.clips_per_step, replace=False)]
+        batch = make_batch(bank, clips, writer, settings.questions, rng, types=TYPE_WEIGHTS)
+        kept, gated = _gated(selector, batch, 0.25)
+        loss = answer_losses(nano, run(nano, layout, gated, kept), batch)["answer"]
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                group["peak"] * min(1.0, (step + 1) / 20) * max(0.02, min(1.0, (steps - step) / (0.7 * steps)))
+            )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(language, 1.0)
+        nn.utils.clip_grad_norm_(selector.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 25 == 0:
+            logger.info(
+                "straight-through step %d loss %.3f %s", step + 1, loss.item(), kept_events(selector, bank, 0.25, 60)
+            )
+
+
+def _gated(selector: VGAS, batch: dict[str, Tensor], retain: float) -> tuple[Kept, dict[str, Tensor]]:
+    scores = stvp_scores(batch["video"])
+    anchors = top(scores, kept_count(PATCHES, retain))
+    soft = torch.sigmoid(selector_logits(selector, batch["video"], batch["audio"], anchors))
+    kept = select_with(scores, soft.detach(), retain)
+    hard = torch.zeros_like(soft.flatten(1), dtype=torch.bool).scatter(1, kept.audio, True)
+    gate = topk_mask(soft.flatten(1), hard)
+    return kept, batch | {"audio": batch["audio"] * gate[..., None]}
+
+
+def _rate(step: int, settings: NanoSettings) -> float:
+    steps = settings.selector_steps
+    return settings.selector_rate * min(1.0, (step + 1) / 20) * max(0.05, min(1.0, (steps - step) / (0.5 * steps)))
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, selector: VGAS, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(selector.parameters(), 1.0)
+    optimizer.step()
+
+
+@torch.no_grad()
+def kept_events(selector: VGAS | Select, bank: FeatureBank, retain: float, clips: int = 200) -> dict[str, float]:
+    """What a selection keeps: share of relevant, distractor and silent sound tokens, and of tied sounds kept at all."""
+    from omnisift.training.selections import omnisift
+
+    select = omnisift(selector, retain) if isinstance(selector, VGAS) else selector
+    clips = min(clips, len(bank))
+    kept = select(bank.video[:clips].float(), bank.audio[:clips].float()).audio
+    owner = bank.audio_owner[:clips]
+    mask = torch.zeros(owner.shape).scatter(1, kept, 1.0)
+    events = [float(mask[i][owner[i] == 1 + e].any()) for i in range(clips) for e in range(len(bank.scenes[i].shapes))]
+    shares = {"relevant": owner > 0, "distractor": owner < 0, "silent": owner == 0}
+    return {name: round(float(mask[where].mean()), 3) for name, where in shares.items()} | {
+        "events": round(float(np.mean(events)), 3)
+    }

@@ -1,0 +1,121 @@
+"""Packed prompts answer like single prompts, with and without compression."""
+
+import numpy as np
+import pytest
+import torch
+
+from omnisift.training.forward import Kept, run
+from omnisift.training.packed import CAPTION, END, IGNORE, make_batch
+from omnisift.training.selections import augmented, kept_count, omnisift, random, stvp_scores, top
+from omnisift.training.selector import new_selector
+
+
+@pytest.fixture
+def batch(bank, writer):
+    return make_batch(bank, [0, 3], writer, 9, np.random.default_rng(1), captions=1.0, rough=True)
+
+
+def single(batch, row, segment):
+    """The same question as a prompt of its own."""
+    ids = batch["tail"][row][batch["segment"][row] == segment]
+    return {
+        "video": batch["video"][row : row + 1],
+        "audio": batch["audio"][row : row + 1],
+        "tail": ids[None],
+        "segment": torch.ones(1, len(ids), dtype=torch.long),
+        "offset": torch.arange(len(ids))[None],
+    }
+
+
+@pytest.mark.parametrize("retain", [None, 0.25])
+@torch.no_grad()
+def test_packed_equals_single(model, layout, batch, retain):
+    kept = None if retain is None else random(retain)(batch["video"], batch["audio"])
+    packed = run(model, layout, batch, kept)
+    for row, segment in ((0, 1), (1, 4), (1, 10)):
+        own = None if kept is None else Kept(kept.video[row : row + 1], kept.audio[row : row + 1])
+        alone = run(model, layout, single(batch, row, segment), own)
+        here = packed.last[row, packed.prefix :][batch["segment"][row] == segment]
+        assert (here - alone.last[0, alone.prefix :]).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_single_equals_the_whole_model_on_the_same_prompt(model, layout, batch):
+    """The language model alone, fed by hand, gives what the host's forward gives."""
+    one = single(batch, 0, 2)
+    out = run(model, layout, one)
+    ids = torch.cat([layout.ids, one["tail"][0]])[None]
+    embeds = model.get_input_embeddings()(ids)
+    embeds[0, layout.video], embeds[0, layout.audio] = one["video"][0], one["audio"][0]
+    tail = (layout.after + torch.arange(one["tail"].shape[1])).expand(3, -1)
+    position = torch.cat([layout.position, tail], dim=1)[:, None]
+    host = model.model(inputs_embeds=embeds, position_ids=position, attention_mask=torch.ones_like(ids))
+    assert (out.last - host.last_hidden_state).abs().max() < 1e-5
+
+
+def test_every_segment_has_its_answer_and_its_end(batch, tokenizer):
+    labels, kind = batch["labels"], batch["kind"]
+    assert ((labels != IGNORE) == (kind != IGNORE)).all()
+    assert int((kind < CAPTION).logical_and(kind != IGNORE).sum()) == 2 * 9
+    assert int((kind == END).sum()) == 2 * 10
+    assert (labels[kind == END] == tokenizer.eos_token_id).all()
+    due = (kind < CAPTION) & (kind != IGNORE)
+    assert (batch["tail"][due] == tokenizer.convert_tokens_to_ids("assistant")).all()
+
+
+def test_pointers_lie_on_labelled_tokens(batch):
+    rows, places = torch.nonzero(batch["pointer"].any(-1), as_tuple=True)
+    shown = torch.cat([batch["video_class"], batch["audio_class"]], dim=1) > 0
+    assert len(rows) > 5
+    assert shown[rows][batch["pointer"][rows, places]].all()
+
+
+def test_the_same_seed_gives_the_same_batch(bank, writer):
+    one, two = (make_batch(bank, [1, 2], writer, 5, np.random.default_rng(7), rough=True) for _ in range(2))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize(("total", "retain", "kept"), [(16, 0.25, 4), (16, 0.15, 3), (16, 0.35, 6), (50, 0.25, 13)])
+def test_counts_are_the_librarys(total, retain, kept):
+    from omnisift.budget import Budget
+    from omnisift.chunks import ChunkShapes
+
+    shapes = ChunkShapes(*(torch.tensor([n]) for n in (total, total, total, 0)))
+    assert kept_count(total, retain) == kept
+    assert int(Budget(retain_video=retain, retain_audio=retain).counts(shapes).audio) == kept
+
+
+def test_the_training_selection_is_the_compressors(layout, bank):
+    """The rectangles used in training choose the tokens that the library's compressor chooses."""
+    from omnisift.budget import Budget
+    from omnisift.chunks import build_stream
+    from omnisift.compressors import make_compressor
+    from omnisift.tokens import Modality
+
+    selector = new_selector(128, True, 3).eval()
+    video, audio = bank.video[:1].float(), bank.audio[:1].float()
+    kept = omnisift(selector, 0.25)(video, audio)
+    modality = torch.zeros(len(layout.ids), dtype=torch.int8)
+    modality[layout.video], modality[layout.audio] = int(Modality.VIDEO), int(Modality.AUDIO)
+    embeds = torch.zeros(len(layout.ids), 128)
+    embeds[layout.video], embeds[layout.audio] = video[0], audio[0]
+    stream = build_stream(embeds, modality, layout.position, torch.zeros(len(layout.ids)), 0.04)
+    compressor = make_compressor("omnisift", Budget(retain_video=0.25, retain_audio=0.25), selector=selector).eval()
+    with torch.no_grad():
+        keep = compressor(stream).keep
+    assert torch.equal(torch.nonzero(keep[layout.video]).flatten(), kept.video[0])
+    assert torch.equal(torch.nonzero(keep[layout.audio]).flatten(), kept.audio[0])
+
+
+def test_augmentation_keeps_equal_numbers_in_rising_order(bank):
+    video, audio = bank.video[:4].float(), bank.audio[:4].float()
+    for seed in range(12):
+        kept = augmented(video, audio, (0.5, 0.15), np.random.default_rng(seed), new_selector(128, True, 0))
+        assert kept.video.shape[0] == 4
+        assert kept.video.shape[1] in (48, 18)
+        assert (kept.audio.diff(dim=1) > 0).all()
+
+
+def test_top_keeps_the_lowest_index_of_equal_scores():
+    assert top(torch.zeros(1, 2, 4), 2).tolist() == [[0, 1, 4, 5]]
+    assert top(stvp_scores(torch.randn(2, 96, 8)), 4).shape == (2, 24)
