@@ -108,10 +108,9 @@ def test_public_names_in_prose_exist(page: Path) -> None:
         assert name in {*omnisift.__all__, *rooms, "__all__", "__version__"}, f"{page.name}: omnisift.{name}"
 
 
-def test_every_page_is_in_the_menu_and_every_menu_item_is_a_page() -> None:
-    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    nav = yaml.safe_load(menu)["nav"]
-    assert sorted(re.findall(r"[\w/-]+\.md", yaml.safe_dump(nav))) == sorted(page.name for page in SITE)
+def test_every_page_is_in_the_menu() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    assert {page.name for page in SITE} <= set(re.findall(r"[\w/-]+\.md", yaml.safe_dump(nav)))
 
 
 def chunk_report(budget: Budget, n_video: int, n_audio: int = 50) -> tuple[int, int, str]:
