@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from omnisift.errors import UsageError
 from omnisift.media.result import TEMPORAL_PATCH
@@ -54,6 +53,8 @@ def by_index(shown: npt.NDArray[np.float64], rate: float, fps: float, max_frames
     real distance is a little larger. Kept for comparison with published numbers. A film of one frame, which that
     library refuses, gives this frame twice.
     """
+    import torch  # its float32 steps are part of the rule; everything else here does without
+
     total = len(shown)
     wanted = total / rate * fps
     limit = min(_even_down(max_frames), total)
