@@ -49,7 +49,7 @@ $(VENV)/bin/python:
 # Depends on the interpreter's existence, not on its date: hence the order-only prerequisite.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "[setup] installing OmniSIFT and its dependencies into $(VENV), versions from constraints.txt"
-	@echo "[setup] the first time this downloads about 3 GB (PyTorch) and takes one to ten minutes without further output"
+	@[ -e $@ ] || echo "[setup] this first time it downloads about 3 GB (PyTorch): one to ten minutes without further output"
 	@start=$$(date +%s); \
 	$(PIP) install -qq -c constraints.txt -e '.[dev]'; \
 	echo "[setup] installed in $$(( $$(date +%s) - start )) s"; touch $@
@@ -98,7 +98,7 @@ $(MATRIX)/%: $(VENV)/.installed
 
 test-dist: $(VENV)/.installed ## build the wheel, install it into an empty environment elsewhere, ask it a question
 	@echo "[test-dist] wheel and sdist, installed and used outside the checkout"
-	@$(PYTEST) -m dist --timeout 900 $(ARGS)
+	@$(PYTEST) -m dist --timeout 900 tests/test_wheel.py $(ARGS)
 
 test-full: check test test-slow test-matrix test-dist docs ## everything: check, test, slow suites, matrix, wheel, docs
 
