@@ -13,8 +13,11 @@ from torch import Tensor
 _EPS = 1e-8
 """Lower bound of a norm, as in torch's cosine_similarity."""
 
-_STRIP = 1 << 18
-"""Numbers in a strip of `_dots`: one megabyte."""
+_STRIP = {"cpu": 1 << 18}
+"""Numbers that elementwise work takes at a time: a megabyte on a CPU, so that it stays in the core's own cache ..."""
+
+_LARGE_STRIP = 1 << 22
+"""... and few but not all on other devices, so that it takes little memory."""
 
 
 def spatial_similarity(frame0: Tensor, valid: Tensor | None = None, norm0: Tensor | None = None) -> Tensor:
@@ -29,7 +32,7 @@ def spatial_similarity(frame0: Tensor, valid: Tensor | None = None, norm0: Tenso
         weight = valid.to(frame0.dtype) / valid.sum(dim=1, keepdim=True)
         mean = torch.bmm(weight.unsqueeze(1), frame0)
     if _is_short(frame0):
-        return F.cosine_similarity(frame0, mean, dim=-1)
+        return torch.cat([F.cosine_similarity(x, mean, dim=-1) for x in _strips(frame0)], dim=1)
     dots = torch.bmm(frame0, mean.transpose(1, 2)).squeeze(-1)
     return dots / ((norms(frame0) if norm0 is None else norm0) * norms(mean))
 
@@ -39,9 +42,11 @@ def temporal_similarity(frame0: Tensor, frame1: Tensor, norm0: Tensor | None = N
 
     ``frame0``, ``frame1`` [C, P, D], ``norm0`` [C, P] the first one's `norms` where known. Returns [C, P].
     """
+    pairs = zip(_strips(frame0), _strips(frame1), strict=True)
     if _is_short(frame0):
-        return F.cosine_similarity(frame0, frame1, dim=-1)
-    return _dots(frame0, frame1) / ((norms(frame0) if norm0 is None else norm0) * norms(frame1))
+        return torch.cat([F.cosine_similarity(x, y, dim=-1) for x, y in pairs], dim=1)
+    dots = torch.cat([(x * y).sum(dim=-1) for x, y in pairs], dim=1)
+    return dots / ((norms(frame0) if norm0 is None else norm0) * norms(frame1))
 
 
 def saliency(similarity: Tensor) -> Tensor:
@@ -55,14 +60,10 @@ def norms(x: Tensor) -> Tensor:
     return norm.clamp_(min=_EPS)
 
 
-def _dots(a: Tensor, b: Tensor) -> Tensor:
-    """[C, P]: products of tokens at the same place of all chunks. On a CPU in strips of places, so that the elementwise
-    product stays in its cache and takes no memory to speak of."""
-    strip = a.shape[1]
-    if a.device.type == "cpu":
-        strip = max(1, _STRIP * strip // max(1, a.numel()))
-    pairs = zip(torch.split(a, strip, dim=1), torch.split(b, strip, dim=1), strict=True)
-    return torch.cat([(x * y).sum(dim=-1) for x, y in pairs], dim=1)
+def _strips(x: Tensor) -> tuple[Tensor, ...]:
+    """Views of [C, P, D], each some places of all chunks."""
+    numbers = _STRIP.get(x.device.type, _LARGE_STRIP)
+    return torch.split(x, max(1, numbers * x.shape[1] // max(1, x.numel())), dim=1)
 
 
 def _is_short(x: Tensor) -> bool:

@@ -163,7 +163,9 @@ def _plan(geometry: Tensor, limit: int) -> tuple[Tensor, list[int]]:
 
     group = group[order]
     largest = torch.zeros(int(group[-1]) + 1, dtype=torch.int64).scatter_reduce_(0, group, tokens[order], reduce="amax")
-    rows = (limit // largest).clamp(min=1)
+    # Pooled blocks are copied and padded, the others are views.
+    room = torch.full_like(largest, limit).index_fill_(0, group[~alone[order]], limit // 2)
+    rows = (room // largest).clamp(min=1)
     place = torch.arange(len(group)) - torch.searchsorted(group, group)
     block = place // rows[group]
     ends = torch.nonzero((group.diff() != 0) | (block.diff() != 0), as_tuple=True)[0] + 1
