@@ -43,19 +43,22 @@ def _passed_again(known: CachedPrompt, arguments: dict[str, Any], cached: int) -
     """How many leading tokens the cache already holds.
 
     Given a whole conversation with its cache, ``generate`` skips as many tokens as are cached. Those are fewer than
-    were read, so what it hands on begins too early; the positions tell by how much.
+    were read, so what it hands on begins too early, by what the cut took; the positions tell.
     """
     handed, mask, new = arguments["position_ids"], arguments.get("attention_mask"), arguments["input_ids"].shape[1]
-    expected = known.positions(cached, 1)[0].to(handed.device)
-    early = (handed[-1] if handed.ndim == 3 else handed)[:, -new:] < expected
+    rotary = (handed.unsqueeze(0) if handed.ndim == 2 else handed[-3:])[..., -new:]
+    early = rotary[0] < known.positions(cached, 1)[0].to(handed.device)
     if isinstance(mask, Tensor) and mask.ndim == 2:
         early = early & (mask[:, -new:] != 0)
-    counts = early.sum(dim=1)
-    again = int(counts.max())
-    if bool((counts != again).any()) or not bool(early[:, :again].all()) or again == new:
+    # Tokens of a new video stand at (time, height, width): never take those for old ones.
+    plain = (rotary == rotary[:1]).all(dim=0)
+    counts = torch.stack([early.sum(dim=1), (early & plain).long().cumprod(dim=1).sum(dim=1), known.dropped]).cpu()
+    again = int(counts[0].max())
+    if again and bool((counts != again).any() | (again == new)):
         raise UnsupportedCall(
-            "tokens that are already in the compressed cache were passed again: with past_key_values pass only the "
-            "new input_ids, and an attention_mask of the full length"
+            "tokens behind a compressed prompt begin before its end: with past_key_values pass only the new input_ids "
+            "and an attention_mask of the full length; don't split a prompt with video (prefill_chunk_size), and don't "
+            "attach to an assistant model"
         )
     return again
 
