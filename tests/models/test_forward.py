@@ -148,18 +148,53 @@ def test_without_mask_and_positions_chunks_come_from_the_hosts_rule_and_position
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rows", [1, 3, 4])
-def test_positions_of_one_three_or_four_rows_are_taken_as_handed(rows: int) -> None:
+@pytest.mark.parametrize("form", ["two dimensions", "one row", "three plain rows", "three rows", "four rows"])
+def test_positions_are_taken_as_handed_and_chunks_found_all_the_same(form: str) -> None:
     inputs = prompt([5, Video(4, audio=90), 6])
     rotary = merged(thinker(), inputs)["position_ids"]
     plain = torch.arange(rotary.shape[-1]).expand(1, 1, -1)
-    handed = {1: plain, 3: rotary, 4: torch.cat([plain, rotary])}[rows]
+    handed = {
+        "two dimensions": plain[0],
+        "one row": plain,
+        "three plain rows": plain.expand(3, -1, -1),
+        "three rows": rotary,
+        "four rows": torch.cat([plain, rotary]),
+    }[form]
     arguments = {**inputs, "position_ids": handed}
     with omnisift.attach(MODEL, half()) as attachment:
+        MODEL(**inputs)
+        usual = attachment.last
         logits = MODEL(**arguments, use_cache=False).logits
     assert attachment.last is not None
-    expected = plain.expand(3, -1, -1) if rows == 1 else rotary
+    assert usual is not None
+    assert torch.equal(attachment.last.keep, usual.keep)
+    expected = rotary if form in ("three rows", "four rows") else plain.expand(3, -1, -1)
     assert close(logits[0], logits_by_hand(MODEL, {**inputs, "position_ids": expected}, attachment.last.keep))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("additive", [True, False])
+def test_a_prepared_causal_mask_is_understood_and_any_other_refused(additive: bool) -> None:
+    inputs = prompt([5, Video(4), 6], [3, Video(2), 4])
+    real = inputs["attention_mask"].bool()
+    length = real.shape[1]
+    positions = merged(thinker(), inputs)["position_ids"]
+    seen = torch.ones(length, length).tril().bool() & real[:, None, None, :]
+    seen |= ~seen.any(-1, keepdim=True)  # what padding sees does not matter
+    other = seen.clone()
+    other[:, :, -3:, :-3] = False  # a border between packed sequences
+
+    def run(mask: torch.Tensor) -> torch.Tensor:
+        prepared = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min) if additive else mask
+        return MODEL(**{**inputs, "attention_mask": prepared, "position_ids": positions}).logits
+
+    with omnisift.attach(MODEL, half()):
+        expected = MODEL(**inputs).logits
+        assert close(run(seen)[:, -5:], expected[:, -5:])
+        with pytest.raises(UnsupportedCall, match="causal"):
+            run(other)
+        with pytest.raises(UnsupportedCall, match="form"):
+            run(seen[:, 0])
 
 
 @torch.no_grad()

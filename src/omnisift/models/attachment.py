@@ -226,7 +226,9 @@ class Attachment:
     def _rotary(self, prompt: _Prompt, real: Tensor, handed: Tensor | None) -> Tensor:
         """[3, B, S]: the ids that tell frames apart; asked of the host's own rule if the caller handed plain ones."""
         if handed is not None and handed.shape[0] >= 3:
-            return handed[-3:]
+            video = handed[-3:, prompt.modality == Modality.VIDEO]
+            if video.shape[1] == 1 or bool((video != video[:1]).any()):
+                return handed[-3:]
         return self.adapter.rotary(prompt.ids, real, prompt.arguments).cpu()
 
     def _stream(self, prompt: _Prompt, embeds: Tensor, rotary: Tensor) -> TokenStream:

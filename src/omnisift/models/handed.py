@@ -76,20 +76,32 @@ def repaired(known: CachedPrompt, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def real_tokens(mask: Any, rows: int, length: int) -> Tensor:
-    """[B, S] bool on the CPU: not padding. Takes any mask that ``generate`` or a caller hands over."""
+    """[B, S] bool on the CPU: not padding. Takes the masks that ``generate`` makes; refuses others than causal ones."""
     for part in mask.values() if isinstance(mask, dict) else [mask]:
         if part is None:
             continue
-        if part.ndim == 2:
+        if isinstance(part, Tensor) and part.ndim == 2:
             two: Tensor = (part[:, -length:] != 0).cpu()
             return two
-        if part.ndim == 4:
-            # In a causal mask the last query sees exactly the tokens that are not padding.
-            last = part[:, 0, -1, :length]
-            four: Tensor = (last if last.dtype == torch.bool else last == 0).expand(rows, length).cpu()
-            return four
-        raise UnsupportedCall(f"attention_mask of {part.ndim} dimensions with video: pass [batch, length]")
+        if isinstance(part, Tensor) and part.ndim == 4 and part.shape[1] == 1:
+            return _real_in_causal(part[:, 0, :, :length]).expand(rows, length).cpu()
+        raise UnsupportedCall("attention_mask of an unknown form with video: pass [batch, length]")
     return torch.ones(rows, length, dtype=torch.bool)
+
+
+def _real_in_causal(mask: Tensor) -> Tensor:
+    """[B, S] bool from a prepared [B, S, S] mask, boolean or additive.
+
+    In a causal mask the last query sees all but padding. Padding itself sees as much, or nothing, or (what the host
+    writes to keep kernels from dividing by zero) everything.
+    """
+    seen = mask if mask.dtype == torch.bool else mask == 0
+    real = seen[:, -1]
+    causal = torch.ones_like(seen[0]).tril() & real.unsqueeze(1)
+    different = (seen != causal).any(dim=2) & ~(seen.all(dim=2) & ~real)
+    if bool(different.any()):
+        raise UnsupportedCall("an attention_mask that is not causal can't be cut with the prompt: pass [batch, length]")
+    return real
 
 
 def shortened(
