@@ -25,7 +25,7 @@ OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 MAX_PIXELS_IN = 8192 * 4320
 """Largest coded picture, in pixels: one such picture in swscale and the decoder stays within about 450 MB."""
 
-DECODE_ERRORS = (av.FFmpegError, MemoryError, AttributeError, IndexError, ValueError, OverflowError)
+DECODE_ERRORS = (av.FFmpegError, MemoryError, AttributeError, LookupError, ValueError, OverflowError)
 """What PyAV raises on bad bytes. Measured by fuzzing: `av.FFmpegError` alone misses about 1 % of broken files."""
 
 MAX_READ_ERRORS = 1000

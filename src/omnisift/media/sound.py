@@ -24,15 +24,22 @@ OVERSHOOT = 1.1
 BLOCK = 0.5
 """Seconds gathered before one call of the resampler: its cost is per call."""
 
+_KINDS = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
+
 
 def to_mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
     """[S] float32 at the frame's own rate: the mean of the channels, whole-number formats scaled to [-1, 1).
 
     The mean can't clip (FFmpeg's own mixing of floats to mono is up to 2.4 times louder), and it is what librosa does.
     """
-    samples: npt.NDArray[Any] = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    channels = frame.layout.nb_channels
+    if frame.format.is_planar:
+        # Not frame.to_ndarray(): of eight channels PyAV counts nine planes and reads past the end (it crashed there).
+        kind, width = _KINDS[frame.format.name.rstrip("p")], frame.samples
+        planes = [np.frombuffer(memoryview(frame.planes[c]), kind) for c in range(channels)]
+        samples: npt.NDArray[Any] = np.stack(planes)[:, :width]
+    else:
+        samples = frame.to_ndarray().reshape(-1, channels).T
     mono: npt.NDArray[np.float64] = samples.mean(axis=0, dtype=np.float64)
     if samples.dtype.kind != "f":
         full = float(2 ** (8 * samples.dtype.itemsize - 1))
