@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from tests.tiny import language_model
+from tests.tiny import WIDTH, language_model
 from torch import Tensor, nn
 
 from omnisift.budget import Budget
-from omnisift.compressors import RandomCompressor, ScoredCompressor
+from omnisift.compressors import RandomCompressor, ScoredCompressor, make_compressor
 from omnisift.compressors.base import Compressor
 from omnisift.tokens import Selection, TokenStream
+from omnisift.vgas import VGAS, VGASConfig
 
 HALF = Budget(retain_video=0.5, retain_audio=0.5)
 ALL = Budget(retain_video=1.0, retain_audio=1.0)
@@ -19,6 +20,13 @@ ALL = Budget(retain_video=1.0, retain_audio=1.0)
 
 def half() -> Compressor:
     return RandomCompressor(HALF, seed=3)
+
+
+def sifted(budget: Budget = HALF, seed: int = 0) -> Compressor:
+    """The real method with a random selector."""
+    torch.manual_seed(seed)
+    selector = VGAS(VGASConfig(width=WIDTH, hidden=16, heads=2))
+    return make_compressor("omnisift", budget, selector=selector).eval()
 
 
 def everything() -> Compressor:

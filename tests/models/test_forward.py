@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.hosts import HALF, Doubled, Norms, Ragged, everything, half, logits_by_hand, merged
+from tests.models.hosts import HALF, Doubled, Norms, Ragged, everything, half, logits_by_hand, merged, sifted
 from tests.tiny import AUDIO, IMAGE, VIDEO, Image, Part, Sound, Video, language_model, prompt, row_of, thinker
 
 import omnisift
@@ -45,7 +45,7 @@ def test_keeping_everything_gives_bit_equal_logits(row: list[Part]) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("compressor", [half(), Norms(HALF)], ids=["random", "by value"])
+@pytest.mark.parametrize("compressor", [half(), Norms(HALF), sifted()], ids=["random", "by value", "omnisift"])
 @pytest.mark.parametrize("row", STREAMS.values(), ids=STREAMS.keys())
 def test_logits_are_those_of_the_kept_tokens_at_their_old_positions(row: list[Part], compressor: Compressor) -> None:
     inputs = prompt(row)
@@ -92,7 +92,7 @@ ROWS: list[list[Part]] = [
 
 @torch.no_grad()
 @pytest.mark.parametrize("pad", ["left", "right"])
-@pytest.mark.parametrize("compressor", [half(), Norms(HALF), Ragged()], ids=["random", "by value", "ragged"])
+@pytest.mark.parametrize("compressor", [half(), sifted(), Ragged()], ids=["random", "omnisift", "ragged"])
 def test_a_batch_of_unequal_lengths_equals_its_rows_alone(pad: str, compressor: Compressor) -> None:
     inputs = prompt(*ROWS, pad=pad)
     with omnisift.attach(MODEL, compressor) as attachment:

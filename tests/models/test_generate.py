@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.hosts import HALF, Norms, Ragged, everything, half
+from tests.models.hosts import Ragged, everything, half, sifted
 from tests.tiny import Part, Sound, Video, prompt, row_of, thinker
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
@@ -48,7 +48,7 @@ def test_keeping_everything_gives_the_same_text_and_bit_equal_logits(row: list[P
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("compressor", [half(), Norms(HALF), Ragged()], ids=["random", "by value", "ragged"])
+@pytest.mark.parametrize("compressor", [half(), sifted(), Ragged()], ids=["random", "omnisift", "ragged"])
 @pytest.mark.parametrize("rows", [[ROW], ROWS], ids=["one", "batch"])
 def test_every_decoding_step_equals_a_forward_without_a_cache(rows: list[list[Part]], compressor: Compressor) -> None:
     inputs = prompt(*rows)

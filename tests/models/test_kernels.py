@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.models.hosts import HALF, Norms, everything, half
+from tests.models.hosts import everything, half, sifted
 from tests.tiny import Part, Video, language_model, prompt, thinker
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -33,7 +33,7 @@ def test_every_format_and_kernel_runs_and_keeps_its_dtype(attention: str, dtype:
     full = model(**inputs).logits
     with omnisift.attach(model, everything()):
         assert torch.equal(model(**inputs).logits, full)
-    with omnisift.attach(model, Norms(HALF)) as attachment:
+    with omnisift.attach(model, sifted()) as attachment:
         logits = model(**inputs).logits
         assert attachment.last is not None
         assert logits.dtype == dtype

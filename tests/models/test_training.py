@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.models.hosts import HALF, Learned, Norms, everything, half
+from tests.models.hosts import HALF, Learned, Norms, everything, half, sifted
 from tests.tiny import WIDTH, Part, Video, prompt, thinker
 
 import omnisift
@@ -77,6 +77,17 @@ def test_shifted_labels_are_refused() -> None:
     labels = labels_of(inputs)
     with omnisift.attach(model, half()), pytest.raises(UnsupportedCall, match="shift_labels"):
         model(**inputs, labels=labels, shift_labels=labels)
+
+
+def test_gradients_reach_every_weight_of_the_real_selector() -> None:
+    model, inputs = thinker().train().requires_grad_(False), prompt(*BATCH)
+    compressor = sifted().train()
+    with omnisift.attach(model, compressor):
+        model(**inputs, labels=labels_of(inputs), use_cache=False).loss.backward()
+    gradients = {name: weight.grad for name, weight in compressor.named_parameters()}
+    assert gradients
+    assert [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()] == []
+    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients.values())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
