@@ -72,6 +72,15 @@ def test_keeping_everything_leaves_the_loss_bit_equal() -> None:
     assert torch.equal(got.logits, full.logits)
 
 
+def test_a_prompt_that_loses_nothing_forgets_the_cut_of_the_one_before() -> None:
+    model, inputs = thinker().train(), prompt([5, Video(1, 1, 1), 8])
+    full = model(**inputs, labels=labels_of(inputs)).loss
+    with omnisift.attach(model, half()):
+        before = prompt(ROW)
+        model(**before, labels=labels_of(before))
+        assert torch.equal(model(**inputs, labels=labels_of(inputs)).loss, full)
+
+
 def test_shifted_labels_are_refused() -> None:
     model, inputs = thinker().train(), prompt(ROW)
     labels = labels_of(inputs)
