@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,6 +14,8 @@ from omnisift.errors import OmniSiftError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from omnisift.media.reader import Sampling
 
 app = typer.Typer(
     name="omnisift",
@@ -93,7 +95,7 @@ def ask(
             fps=fps,
             max_frames=max_frames,
             max_pixels=max_pixels,
-            sampling=sampling,
+            sampling=cast("Sampling", sampling),  # `read` refuses any other word
             max_new_tokens=max_new_tokens,
             on_stage=bar.stage,
         )

@@ -14,6 +14,7 @@ from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
 from omnisift.errors import UsageError
 from omnisift.media import Media, read
+from omnisift.media.reader import Sampling
 from omnisift.models import attach
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.pipeline.prompt import build_inputs
@@ -88,7 +89,7 @@ class Pipeline:
         fps: float = 2.0,
         max_frames: int = 256,
         max_pixels: int | None = None,
-        sampling: str = "time",
+        sampling: Sampling = "time",
         max_new_tokens: int = 256,
         system: str | None = None,
         on_stage: Callable[[str], None] | None = None,
@@ -125,7 +126,9 @@ class Pipeline:
         seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
         return Answer(text, self._report(media, source, tokens, seconds))
 
-    def _read(self, media: str | Path, fps: float, max_frames: int, max_pixels: int | None, sampling: str) -> Media:
+    def _read(
+        self, media: str | Path, fps: float, max_frames: int, max_pixels: int | None, sampling: Sampling
+    ) -> Media:
         video = self.host.processor.video_processor
         least, most = int(video.size["shortest_edge"]), int(video.size["longest_edge"])
         most = min(most, _PAPER_MAX_PIXELS) if max_pixels is None else max_pixels

@@ -72,14 +72,15 @@ def load_selector(host: Host, selector: str | Path | None) -> VGAS:
     folder = Path(selector) if selector is not None else _own_selector(host)
     if not folder.is_dir():
         raise UsageError(f"no selector folder at {folder}; give one saved by VGAS.save_pretrained")
-    vgas = VGAS.from_pretrained(str(folder)) if _is_vgas(folder) else VGAS.from_checkpoint(folder)
+    vgas: Any = VGAS.from_pretrained(str(folder)) if _is_vgas(folder) else VGAS.from_checkpoint(folder)
     width = host.thinker.get_input_embeddings().weight.shape[1]
     if vgas.config.width != width:
         raise CheckpointError(
             f"selector at {folder} has width {vgas.config.width}, the model {width}; give the selector of this model"
         )
     parameter = next(host.thinker.parameters())
-    return vgas.to(device=parameter.device, dtype=parameter.dtype).eval()
+    loaded: VGAS = vgas.to(device=parameter.device, dtype=parameter.dtype).eval()
+    return loaded
 
 
 def _own_selector(host: Host) -> Path:

@@ -32,6 +32,7 @@ class Stopwatch:
         self._handles: list[RemovableHandle] = []
         self._started: dict[str, float] = {}
         self._forwards = 0
+        self._before = 0.0
         self.spent = {"encode": 0.0, "compress": 0.0, "prefill": 0.0, "decode": 0.0}
 
     def __enter__(self) -> Stopwatch:
@@ -69,11 +70,16 @@ class Stopwatch:
 
     def _start_forward(self, *_: Any) -> None:
         self._started["forward"] = self._now()
+        self._before = self._inside()
+
+    def _inside(self) -> float:
+        """Seconds of encoders and compressor so far: Transformers may encode before the forward or in it."""
+        return self.spent["encode"] + self.spent["compress"]
 
     def _end_forward(self, *_: Any) -> None:
         self._forwards += 1
         if self._forwards == 1:
-            inner = self.spent["encode"] + self.spent["compress"]
+            inner = self._inside() - self._before
             self.spent["prefill"] = self._now() - self._started["forward"] - inner
             self._on_stage("decode")
 
