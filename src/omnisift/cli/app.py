@@ -15,7 +15,7 @@ from omnisift.errors import OmniSiftError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from omnisift.media.reader import Sampling
+    from omnisift.media.reading import Sampling
 
 app = typer.Typer(
     name="omnisift",

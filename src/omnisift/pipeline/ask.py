@@ -14,7 +14,7 @@ from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
 from omnisift.errors import UsageError
 from omnisift.media import Media, read
-from omnisift.media.reader import Sampling
+from omnisift.media.reading import Sampling
 from omnisift.models import attach
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.pipeline.prompt import build_inputs
