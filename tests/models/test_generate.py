@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.models.hosts import Ragged, everything, half, sifted
-from tests.tiny import Part, Sound, Video, prompt, row_of, thinker
+from tests.tiny import Part, Sound, Video, language_model, prompt, row_of, thinker
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
@@ -287,3 +287,21 @@ def test_prefill_in_chunks_is_refused(before: int) -> None:
     expected = answer(text)
     with omnisift.attach(MODEL, half()):
         assert torch.equal(answer(text, prefill_chunk_size=16), expected)
+
+
+@torch.no_grad()
+def test_text_positions_go_on_from_the_kept_length_and_rotary_ids_from_the_full_one() -> None:
+    inputs = prompt(*ROWS)
+    seen: list[Tensor] = []
+    with omnisift.attach(MODEL, half()) as attachment:
+        handle = language_model(MODEL).register_forward_pre_hook(
+            lambda m, a, k: seen.append(k["position_ids"]), with_kwargs=True
+        )
+        MODEL.generate(**inputs, max_new_tokens=4)
+        handle.remove()
+        assert attachment.last is not None
+        kept = (attachment.last.keep & inputs["attention_mask"].bool()).sum(dim=1)
+    assert [positions.shape[0] for positions in seen] == [4] * 4
+    for step, positions in enumerate(seen[1:]):
+        assert torch.equal(positions[0, :, 0], kept + step)
+        assert torch.equal(positions[1:, :, 0], seen[0][1:, :, -1] + 1 + step)
