@@ -98,7 +98,7 @@ def _cost_line(report: Report) -> str:
     memory = "" if report.peak_memory_bytes is None else f" · peak memory {report.peak_memory_bytes / 2**20:,.0f} MiB"
     source = report.source
     seen = (
-        f"{source.seconds:.1f} s clip, {source.images} pictures at {source.fps:.3g}/s, {source.width} x {source.height}"
+        f"{source.seconds:.1f} s clip, {source.images} pictures at {source.fps:.3g}/s, {source.width}x{source.height}"
     )
     return (
         f"\n{report.model} with {report.compressor} (asked to keep {report.retain}): {seen}, "
