@@ -8,11 +8,11 @@ import torch
 
 from omnisift.training.packed import make_batch
 from omnisift.training.selections import random
-from omnisift.training.selector import distil, kept_events, new_selector, straight_through
+from omnisift.training.selector import distil, kept_events, new_selector, straight_through, teach
 from omnisift.training.settings import NanoSettings
 from omnisift.training.teacher import eager_attention, looked_at
 
-SETTINGS = dataclasses.replace(NanoSettings(), selector_steps=4, clips_per_step=2, questions=3)
+SETTINGS = dataclasses.replace(NanoSettings(), selector_steps=3, teacher_clips=16, clips_per_step=2, questions=3)
 
 
 def test_the_teacher_reads_attention_and_puts_the_model_back(model, layout, writer, bank):
@@ -25,20 +25,24 @@ def test_the_teacher_reads_attention_and_puts_the_model_back(model, layout, writ
     assert torch.allclose(target.amax(1), torch.ones(2))
 
 
-def test_the_teacher_is_a_mean_over_the_words_of_each_question(model, layout, writer, bank):
+def test_the_teacher_takes_the_largest_over_questions(model, layout, writer, bank):
     batch = make_batch(bank, [0], writer, 1, np.random.default_rng(0))
     with eager_attention(model):
         one = looked_at(model, layout, batch)
-        twice = {k: torch.cat([v, v], dim=1) if k in ("tail", "offset") else v for k, v in batch.items()}
+        twice = {name: torch.cat([batch[name]] * 2, dim=1) for name in ("tail", "offset", "labels", "kind")}
         twice["segment"] = torch.cat([batch["segment"], batch["segment"] + 1], dim=1)
-        two = looked_at(model, layout, twice)
+        two = looked_at(model, layout, batch | twice)
+        every = looked_at(model, layout, batch, with_pointer_head=True)
     assert torch.allclose(one, two, atol=1e-5)
+    assert not torch.allclose(one, every, atol=1e-3)
 
 
 def test_distillation_changes_the_selector_only(model, layout, writer, bank):
     selector = new_selector(128, True, 0)
     before, nano = copy.deepcopy(selector.state_dict()), copy.deepcopy(model.state_dict())
-    distil(selector, model, layout, writer, bank, SETTINGS)
+    targets = teach(model, layout, writer, bank, SETTINGS)
+    assert targets.shape == (16, 150)
+    distil(selector, targets, bank, SETTINGS)
     assert not torch.equal(before["a_proj.weight"], selector.a_proj.weight)
     assert all(torch.equal(value, nano[name]) for name, value in model.state_dict().items())
 

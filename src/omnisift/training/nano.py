@@ -114,6 +114,7 @@ class Workshop:
             self.bank("validation"),
         )
         layout, result = clip_layout(model, self.tokenizer), {}
+        targets = selecting.teach(model, layout, self.writer, bank, settings)
         for name, timed in (("selector-exact", False), ("selector", True)):
             vgas = selecting.new_selector(WIDTH, timed, settings.seed)
             if self.method == "straight_through":
@@ -122,7 +123,7 @@ class Workshop:
                 if timed:
                     student.save_pretrained(self.out / "language")
             else:
-                selecting.distil(vgas, model, layout, self.writer, bank, settings)
+                selecting.distil(vgas, targets, bank, settings)
             vgas.save_pretrained(self.out / name)
             result[name] = {f"{r:g}": selecting.kept_events(vgas, check, r) for r in (0.25, 0.15)}
         return result

@@ -16,7 +16,7 @@ class NanoSettings:
     """Clips that both encoders are trained on."""
     train_clips: int = 3700
     """Clips whose encoder outputs are cached for the language model."""
-    validation_clips: int = 300
+    validation_clips: int = 200
     """Clips that nothing is trained on; accuracies are measured here."""
     decoded_share: float = 0.4
     """Share of the clips that go through a real .mp4 file (H.264 and AAC) and back before the encoders see them."""
@@ -38,7 +38,9 @@ class NanoSettings:
     """Share of the steps that see all tokens; the others see a random or STVP selection (retention augmentation)."""
     retains: tuple[float, ...] = (0.5, 0.35, 0.25, 0.15)
     """Fractions kept in the other steps."""
-    selector_steps: int = 150
+    teacher_clips: int = 640
+    """Clips on which the full-token model's attention is read once, for the selector."""
+    selector_steps: int = 200
     selector_rate: float = 2e-3
     finetune_steps: int = 500
     """Steps of the language model under compression with the trained selector."""
@@ -55,6 +57,7 @@ class NanoSettings:
             vision_steps=2,
             audio_steps=2,
             steps=3,
+            teacher_clips=16,
             selector_steps=2,
             finetune_steps=2,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -124,7 +124,7 @@ def _random_batches(
 
 def _fit(
     tower: nn.Module,
-    heads: list[nn.Module],
+    heads: Sequence[nn.Module],
     loss: Callable[[Tensor, Tensor], Tensor],
     batches: Iterator[tuple[Tensor, Tensor]],
     steps: int,
