@@ -20,7 +20,16 @@ from omnisift.training.bank import FeatureBank
 from omnisift.training.forward import Kept, run
 from omnisift.training.losses import answer_losses
 from omnisift.training.packed import TYPE_WEIGHTS, Layout, Writer, make_batch
-from omnisift.training.selections import PATCHES, Select, kept_count, select_with, selector_logits, stvp_scores, top
+from omnisift.training.selections import (
+    PATCHES,
+    Select,
+    audio_saliency,
+    kept_count,
+    select_with,
+    selector_logits,
+    stvp_scores,
+    top,
+)
 from omnisift.training.settings import NanoSettings
 from omnisift.training.teacher import eager_attention, looked_at
 from omnisift.vgas import VGAS, VGASConfig
@@ -48,9 +57,11 @@ def new_selector(width: int, time_embedding: bool, seed: int) -> VGAS:
 
 
 def teach(nano: Any, layout: Layout, writer: Writer, bank: FeatureBank, settings: NanoSettings) -> Tensor:
-    """[N, 150] in 0..1: what the frozen full-token ``nano`` looks at in the first ``teacher_clips`` clips.
+    """[N, 150] in 0..1: what the frozen full-token ``nano`` looks at in the first ``teacher_clips`` clips. No labels.
 
-    Sixteen questions a clip: together they ask about nearly everything that can be asked.
+    Sixteen questions a clip: together they ask about nearly everything that can be asked. Attention is weighted by how
+    unlike its chunk's mean a token is: by itself it rests on silence too, since silent tokens carry what is visible, and
+    keeping those crowds out sounds that belong to nothing visible.
     """
     nano.eval()
     parts = []
@@ -60,8 +71,10 @@ def teach(nano: Any, layout: Layout, writer: Writer, bank: FeatureBank, settings
             batch = make_batch(
                 bank, clips, writer, 8, np.random.default_rng((settings.seed, 4, first)), types=TYPE_WEIGHTS
             )
-            parts.append(looked_at(nano, layout, batch))
-    return torch.cat(parts)
+            novelty = 1 + audio_saliency(batch["audio"]).flatten(1)
+            parts.append(looked_at(nano, layout, batch) * novelty)
+    targets = torch.cat(parts)
+    return targets / targets.amax(-1, keepdim=True).clamp(min=1e-6)
 
 
 def distil(selector: VGAS, targets: Tensor, bank: FeatureBank, settings: NanoSettings, blind: bool = False) -> None:
