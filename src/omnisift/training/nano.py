@@ -13,7 +13,6 @@ import logging
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -146,7 +145,10 @@ class Workshop:
         for name in ("selector", "selector-exact"):
             shutil.copytree(self.out / name, folder / name, dirs_exist_ok=True)
         result = self.measure(model, vgas)
-        recipe = {"made_by": " ".join(["python -m omnisift.training.nano", *sys.argv[1:]]), **provenance()}
+        recipe = {
+            "made_by": f"python -m omnisift.training.nano --seed {self.settings.seed} --selector {self.method}",
+            **provenance(),
+        }
         recipe |= {"settings": self.settings.as_dict(), "selector": self.method, "measured": result}
         recipe["stages"] = {
             name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8"))

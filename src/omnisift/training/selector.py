@@ -60,7 +60,7 @@ def teach(nano: Any, layout: Layout, writer: Writer, bank: FeatureBank, settings
     """[N, 150] in 0..1: what the frozen full-token ``nano`` looks at in the first ``teacher_clips`` clips. No labels.
 
     Sixteen questions a clip: together they ask about nearly everything that can be asked. Attention is weighted by how
-    unlike its chunk's mean a token is: by itself it rests on silence too, since silent tokens carry what is visible, and
+    unlike its chunk's mean a token is: alone it rests on silence too, since silent tokens carry what is visible, and
     keeping those crowds out sounds that belong to nothing visible.
     """
     nano.eval()
