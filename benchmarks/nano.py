@@ -291,6 +291,14 @@ def _example(record: dict[str, Any]) -> dict[str, Any]:
     return {"seed": record["seed"], "true_caption": caption(make_scene(record["seed"], SPLIT)), **record["captions"]}
 
 
+ROWS_NOTE = """- `full`: every token. `random`, `uniform`: the same numbers of tokens from each frame and chunk, without weights.
+- `omnisift+time`: the bundled selector. It has the time embedding, which is our addition to the paper's layout; the
+  language model was fine-tuned under compression with it.
+- `omnisift`: the paper's exact selector layout, trained in the same way; the language model is the same.
+- `video-blind`: the bundled selector, choosing sound by the pictures of another clip.
+
+An answer is right if the first word, out of the whole vocabulary, is right.
+"""
 ACCURACY_NOTE = """Intervals are 95 %, bootstrapped over clips. Chance is 1/6 for colours, 1/4 for forms and places, 1/2
 for heard, 1/8 for sounds and 1/3 for count.
 """
@@ -313,7 +321,7 @@ Written by `make bench-nano` on {where["date"]}, commit {where["commit"][:10]}, 
 each type ({result["questions"]} questions), every clip through a decoded .mp4 file. Rows are named `method@percent
 kept`: the same percentage of video and of audio tokens; the measured shares are in the table.
 """
-    parts = [head, note]
+    parts = [head, ROWS_NOTE, note]
     parts += ["## Accuracy (%)\n", accuracy_table(rows), ACCURACY_NOTE]
     parts += ["## Paired differences (points)\n", comparison_table(rows), PAIRED_NOTE]
     parts += ["## Evidence kept (%)\n", evidence_table(rows), EVIDENCE_NOTE]
