@@ -291,7 +291,8 @@ def _example(record: dict[str, Any]) -> dict[str, Any]:
     return {"seed": record["seed"], "true_caption": caption(make_scene(record["seed"], SPLIT)), **record["captions"]}
 
 
-ROWS_NOTE = """- `full`: every token. `random`, `uniform`: the same numbers of tokens from each frame and chunk, without weights.
+ROWS_NOTE = """- `full`: every token.
+- `random`, `uniform`: the same numbers of tokens from each frame and chunk, chosen without weights.
 - `omnisift+time`: the bundled selector. It has the time embedding, which is our addition to the paper's layout; the
   language model was fine-tuned under compression with it.
 - `omnisift`: the paper's exact selector layout, trained in the same way; the language model is the same.
