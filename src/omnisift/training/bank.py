@@ -14,6 +14,7 @@ from torch import Tensor
 
 from omnisift.training.clips import ClipBatch, clip_batches
 from omnisift.training.encoders import encode_frames, encode_sound, log_mel, patchify
+from omnisift.training.host import core_of
 from omnisift.world import COLOR_NAMES, SHAPES, Scene, Truth, make_scene, truth
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,8 @@ def encode_bank(model: Any, split: str, count: int, decoded_share: float, first:
 @torch.no_grad()
 def encode_clips(model: Any, batch: ClipBatch) -> tuple[Tensor, Tensor]:
     """(video [B, 96, D], audio [B, 150, D]) of rendered clips."""
-    frames = encode_frames(model.model.visual, patchify(batch.images))
-    sound = encode_sound(model.model.audio_tower, log_mel(batch.waves))
+    frames = encode_frames(core_of(model).visual, patchify(batch.images))
+    sound = encode_sound(core_of(model).audio_tower, log_mel(batch.waves))
     return frames.view(len(batch.images), -1, frames.shape[-1]), sound
 
 

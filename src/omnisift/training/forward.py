@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnisift.training.host import language_model_of
 from omnisift.training.packed import Layout
 
 MIDDLE = 2
@@ -56,7 +57,7 @@ def run(
     model: Any, layout: Layout, batch: dict[str, Tensor], kept: Kept | None = None, attentions: bool = False
 ) -> Pass:
     """Forward ``batch`` (see `make_batch`). ``attentions`` needs a model in eager attention."""
-    language = model.model.language_model
+    language = language_model_of(model)
     rows, width = len(batch["video"]), batch["video"].shape[-1]
     embeds = language.embed_tokens(layout.ids)[None].repeat(rows, 1, 1)
     embeds = embeds.index_copy(1, layout.video, batch["video"]).index_copy(1, layout.audio, batch["audio"])

@@ -21,6 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from omnisift.training.bank import FeatureBank, class_means
 from omnisift.training.evaluate import accuracies, in_words
 from omnisift.training.forward import Kept, run
+from omnisift.training.host import core_of, language_model_of
 from omnisift.training.losses import Hints, LossWeights, answer_losses, hint_losses
 from omnisift.training.packed import TYPE_WEIGHTS, Layout, Writer, make_batch
 from omnisift.training.schedule import Clock, rate_factor
@@ -154,7 +155,7 @@ def start_embeddings(nano: Any, tokenizer: Any, bank: FeatureBank, std: float, s
     """Random words at ``std``; words that name things start at the class means of the encoders' outputs."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        weight = nano.model.language_model.embed_tokens.weight
+        weight = language_model_of(nano).embed_tokens.weight
         weight.copy_(torch.randn(weight.shape, generator=rng) * std)
         for word, mean in class_means(bank).items():
             weight[tokenizer.convert_tokens_to_ids(word)] = mean / mean.square().mean().sqrt() * std
@@ -166,8 +167,8 @@ def train_language_model(
     """Train in place; both encoders stay frozen. Resumes if ``folder`` holds a checkpoint. Returns the minutes."""
     for parameter in nano.parameters():
         parameter.requires_grad_(True)
-    nano.model.visual.requires_grad_(False)
-    nano.model.audio_tower.requires_grad_(False)
+    core_of(nano).visual.requires_grad_(False)
+    core_of(nano).audio_tower.requires_grad_(False)
     clock = Clock(lesson.steps, lesson.minutes)
     progress = Progress(nano, lesson, check, clock, log_every)
     trainer = PackedTrainer(

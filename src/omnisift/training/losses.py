@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from omnisift.training.forward import MIDDLE, Kept, Pass
+from omnisift.training.host import language_model_of
 from omnisift.training.packed import CAPTION, END, IGNORE
 from omnisift.training.towers import color_and_form, corner_of
 from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
@@ -71,13 +72,13 @@ def hint_losses(model: Any, hints: Hints, out: Pass, batch: dict[str, Tensor], k
     losses = _token_losses(model, hints, out, batch, kept)
     losses["pointer"] = _pointer(model, out, batch, kept)
     asked = batch["argument"] != IGNORE
-    hidden = model.model.language_model.norm(out.middle[:, out.prefix :][asked])
+    hidden = language_model_of(model).norm(out.middle[:, out.prefix :][asked])
     losses["argument"] = F.cross_entropy(model.lm_head(hidden), batch["argument"][asked])
     return losses
 
 
 def _token_losses(model: Any, hints: Hints, out: Pass, batch: dict[str, Tensor], kept: Kept) -> dict[str, Tensor]:
-    norm, words = model.model.language_model.norm, model.lm_head.weight
+    norm, words = language_model_of(model).norm, model.lm_head.weight
     video, audio = _pick(out.middle, out.video_at), _pick(out.middle, out.audio_at)
     shown = batch["video_class"].gather(1, kept.video).flatten()
     heard = batch["audio_class"].gather(1, kept.audio).flatten()
@@ -108,7 +109,7 @@ def _pick(hidden: Tensor, places: Tensor) -> Tensor:
 
 def _pointer(model: Any, out: Pass, batch: dict[str, Tensor], kept: Kept) -> Tensor:
     """Cross-entropy of one head's attention to the kept tokens that hold the answer (all other keys: the clip)."""
-    language = model.model.language_model
+    language = language_model_of(model)
     attention, x = language.layers[MIDDLE].self_attn, language.layers[MIDDLE].input_layernorm(out.middle)
     size = attention.head_dim
     rows, due = torch.nonzero(batch["pointer"].any(-1), as_tuple=True)

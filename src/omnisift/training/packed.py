@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from omnisift.training.bank import FeatureBank
+from omnisift.training.host import core_of
 from omnisift.training.tokenizer import MEDIA_TOKENS, TURN_END, TURN_START, UNKNOWN
 from omnisift.world import CAPTION_REQUESTS, QUESTION_TYPES, Question, caption, questions
 
@@ -74,7 +75,7 @@ def clip_layout(model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6
     chunk = MEDIA_TOKENS["video_token"] * 32 + MEDIA_TOKENS["audio_token"] * 50
     text = f"{TURN_START}user <|vision_bos|><|audio_bos|>{chunk * (seconds // 2)}<|audio_eos|><|vision_eos|>"
     ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.unk_token_id]])
-    position, _ = model.model.get_rope_index(
+    position, _ = core_of(model).get_rope_index(
         ids,
         video_grid_thw=torch.tensor([[seconds, 8, 8]]),
         attention_mask=torch.ones_like(ids),

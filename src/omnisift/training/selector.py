@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from omnisift.straight_through import topk_mask
 from omnisift.training.bank import FeatureBank
 from omnisift.training.forward import Kept, run
+from omnisift.training.host import core_of
 from omnisift.training.losses import answer_losses
 from omnisift.training.packed import TYPE_WEIGHTS, Layout, Writer, make_batch
 from omnisift.training.selections import (
@@ -25,6 +26,7 @@ from omnisift.training.selections import (
     Select,
     audio_saliency,
     kept_count,
+    omnisift,
     select_with,
     selector_logits,
     stvp_scores,
@@ -103,8 +105,8 @@ def straight_through(
     token gets none.
     """
     nano.requires_grad_(True).train()
-    nano.model.visual.requires_grad_(False)
-    nano.model.audio_tower.requires_grad_(False)
+    core_of(nano).visual.requires_grad_(False)
+    core_of(nano).audio_tower.requires_grad_(False)
     language = [p for p in nano.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": language, "peak": settings.finetune_rate},
@@ -159,8 +161,6 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, selector: VGAS, rate: 
 @torch.no_grad()
 def kept_events(selector: VGAS | Select, bank: FeatureBank, retain: float, clips: int = 200) -> dict[str, float]:
     """What a selection keeps: share of relevant, distractor and silent sound tokens, and of tied sounds kept at all."""
-    from omnisift.training.selections import omnisift
-
     select = omnisift(selector, retain) if isinstance(selector, VGAS) else selector
     clips = min(clips, len(bank))
     kept = select(bank.video[:clips].float(), bank.audio[:clips].float()).audio

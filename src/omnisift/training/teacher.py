@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omnisift.training.forward import MIDDLE, run
+from omnisift.training.host import language_model_of
 from omnisift.training.losses import POINTER_HEAD
 from omnisift.training.packed import CAPTION, IGNORE, Layout
 
@@ -17,7 +18,7 @@ from omnisift.training.packed import CAPTION, IGNORE, Layout
 @contextmanager
 def eager_attention(model: Any) -> Iterator[None]:
     """Attention that returns its weights, for the time of the block."""
-    language = model.model.language_model
+    language = language_model_of(model)
     before = language.config._attn_implementation
     language.set_attn_implementation("eager")
     try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from omnisift.training.clips import ClipBatch, clip_batches
 from omnisift.training.encoders import encode_frames, encode_sound, log_mel, patchify
+from omnisift.training.host import core_of
 from omnisift.training.settings import NanoSettings
 from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
 
@@ -21,12 +22,12 @@ FRAMES_PER_STEP, CLIPS_PER_STEP = 96, 16
 
 
 def train_towers(model: Any, settings: NanoSettings) -> dict[str, float]:
-    """Train ``model.model.visual`` and ``model.model.audio_tower`` in place; returns validation accuracies of both."""
+    """Train ``visual`` and ``audio_tower`` in place; returns validation accuracies of both."""
     train = list(clip_batches("train", 0, settings.tower_clips, settings.decoded_share))
     check = list(clip_batches("validation", 0, 100, 1.0))
     logger.info("rendered %d clips for the encoders", settings.tower_clips)
-    result = train_sound(model.model.audio_tower, train, check, settings)
-    return result | train_vision(model.model.visual, train, check, settings)
+    result = train_sound(core_of(model).audio_tower, train, check, settings)
+    return result | train_vision(core_of(model).visual, train, check, settings)
 
 
 def train_sound(tower: Any, train: list[ClipBatch], check: list[ClipBatch], settings: NanoSettings) -> dict[str, float]:
