@@ -225,7 +225,7 @@ def _digest(folder: Path) -> str:
 def environment() -> dict[str, Any]:
     """Where and with what this ran."""
     packages = ("torch", "torchvision", "transformers", "av", "numpy")
-    git = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "-C", str(Path(__file__).resolve().parents[1])]
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True).stdout.strip()
     return {
