@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from omnisift.assets import nano_path
+from omnisift.pipeline.prompt import audio_in_video
 from omnisift.training.bank import encode_bank
 from omnisift.training.evaluate import accuracies
 from omnisift.training.packed import Writer, clip_layout
@@ -58,8 +59,7 @@ def test_it_writes_captions_through_the_hosts_own_generate(nano, tools):
         text=tools.apply_chat_template(message, add_generation_prompt=True, tokenize=False),
         videos=[render_images(scene)],
         audio=[render_audio(scene)],
-        load_audio_from_video=True,
-        audio_from_video_indices=[0],
+        **audio_in_video(tools),
         videos_kwargs={"fps": 2.0},
         audio_kwargs={"sampling_rate": 16000},
         return_tensors="pt",

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from omnisift.pipeline.prompt import audio_in_video
 from omnisift.training.encoders import encode_frames, encode_sound, log_mel, patchify
+from omnisift.training.host import core_of
 from omnisift.world import make_scene, render_audio, render_images
 
 
@@ -24,8 +26,7 @@ def inputs(processor, clip):
         text=text,
         videos=[clip[0]],
         audio=[clip[1]],
-        load_audio_from_video=True,
-        audio_from_video_indices=[0],
+        **audio_in_video(processor),
         videos_kwargs={"fps": 2.0},
         audio_kwargs={"sampling_rate": 16000},
         return_tensors="pt",
@@ -44,7 +45,7 @@ def test_the_prompt_is_three_chunks_of_32_video_and_50_audio_tokens(processor, i
 def test_the_training_layout_is_the_processors(layout, inputs, model):
     ids = inputs["input_ids"]
     assert torch.equal(ids[0, : len(layout.ids)], layout.ids)
-    position, _ = model.model.get_rope_index(
+    position, _ = core_of(model).get_rope_index(
         ids,
         video_grid_thw=inputs["video_grid_thw"],
         attention_mask=inputs["attention_mask"],
@@ -69,9 +70,9 @@ def test_log_mel_is_the_hosts(clip, inputs):
 
 def test_towers_give_the_hosts_features(model, inputs):
     with torch.no_grad():
-        video = encode_frames(model.model.visual, inputs["pixel_values_videos"].view(6, 64, -1)).flatten(0, 1)
+        video = encode_frames(core_of(model).visual, inputs["pixel_values_videos"].view(6, 64, -1)).flatten(0, 1)
         host = model.model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"]).pooler_output
-        sound = encode_sound(model.model.audio_tower, inputs["input_features"][..., :600])[0]
+        sound = encode_sound(core_of(model).audio_tower, inputs["input_features"][..., :600])[0]
         heard = model.model.get_audio_features(
             inputs["input_features"], feature_attention_mask=inputs["feature_attention_mask"]
         ).last_hidden_state
@@ -84,6 +85,6 @@ def test_batches_of_clips_equal_single_clips(model):
     scenes = [make_scene(seed, "train") for seed in (1, 2)]
     images = np.stack([render_images(s) for s in scenes])
     with torch.no_grad():
-        both = encode_frames(model.model.visual, patchify(images))
-        one = encode_frames(model.model.visual, patchify(images[1:]))
+        both = encode_frames(core_of(model).visual, patchify(images))
+        one = encode_frames(core_of(model).visual, patchify(images[1:]))
     assert (both[6:] - one).abs().max() < 1e-5

@@ -7,6 +7,7 @@ import torch
 
 from omnisift.training import language_model
 from omnisift.training.evaluate import accuracies
+from omnisift.training.host import core_of, language_model_of
 from omnisift.training.language_model import Lesson, PackedClips, Student, start_embeddings, student_loss
 from omnisift.training.losses import Hints
 from omnisift.training.nano_model import build_model
@@ -33,8 +34,8 @@ def test_all_parts_of_the_loss_are_there_and_reach_the_model(tokenizer, bank, le
     loss.backward()
     assert {"answer", "end", "visible", "lens", "pointer", "argument"} <= parts.keys()
     assert all(value == value for value in parts.values())
-    assert pupil.nano.model.language_model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
-    assert pupil.nano.model.visual.merger.mlp[0].weight.grad is None
+    assert language_model_of(pupil.nano).layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+    assert core_of(pupil.nano).visual.merger.mlp[0].weight.grad is None
 
 
 def test_three_steps_resume_to_the_same_weights(tokenizer, bank, lesson, tmp_path, monkeypatch):
@@ -47,9 +48,9 @@ def test_three_steps_resume_to_the_same_weights(tokenizer, bank, lesson, tmp_pat
 
     monkeypatch.setattr(language_model, "arguments", every_step)
     first = student(tokenizer, bank)
-    before = first.nano.model.visual.merger.mlp[0].weight.clone()
+    before = core_of(first.nano).visual.merger.mlp[0].weight.clone()
     language_model.train_language_model(first.nano, first.hints, lesson, bank, tmp_path)
-    assert torch.equal(before, first.nano.model.visual.merger.mlp[0].weight)
+    assert torch.equal(before, core_of(first.nano).visual.merger.mlp[0].weight)
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-3"}
 
     import shutil

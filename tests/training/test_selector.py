@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import torch
 
+from omnisift.training.host import language_model_of
 from omnisift.training.packed import make_batch
 from omnisift.training.selections import random
 from omnisift.training.selector import distil, kept_events, new_selector, straight_through, teach
@@ -19,7 +20,7 @@ def test_the_teacher_reads_attention_and_puts_the_model_back(model, layout, writ
     batch = make_batch(bank, [0, 1], writer, 4, np.random.default_rng(0))
     with eager_attention(model):
         target = looked_at(model, layout, batch)
-    assert model.model.language_model.config._attn_implementation == "sdpa"
+    assert language_model_of(model).config._attn_implementation == "sdpa"
     assert target.shape == (2, 150)
     assert ((target >= 0) & (target <= 1)).all()
     assert torch.allclose(target.amax(1), torch.ones(2))

@@ -41,11 +41,11 @@ def _media_arguments(processor: Any, media: Media) -> dict[str, Any]:
         # The feature extractor would cut sound at its own chunk length without a word.
         arguments["audio_kwargs"] = {"truncation": False}
     if media.has_video and media.has_audio:
-        arguments |= _audio_in_video(processor)
+        arguments |= audio_in_video(processor)
     return arguments
 
 
-def _audio_in_video(processor: Any) -> dict[str, Any]:
+def audio_in_video(processor: Any) -> dict[str, Any]:
     """How this version of Transformers is told that the sound belongs to the video (renamed in 5.23)."""
     if hasattr(type(processor), "load_audio_from_video"):
         return {"load_audio_from_video": True, "audio_from_video_indices": [0]}
