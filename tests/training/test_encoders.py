@@ -71,11 +71,13 @@ def test_log_mel_is_the_hosts(clip, inputs):
 def test_towers_give_the_hosts_features(model, inputs):
     with torch.no_grad():
         video = encode_frames(core_of(model).visual, inputs["pixel_values_videos"].view(6, 64, -1)).flatten(0, 1)
-        host = model.model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"]).pooler_output
+        host = core_of(model).get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"]).pooler_output
         sound = encode_sound(core_of(model).audio_tower, inputs["input_features"][..., :600])[0]
-        heard = model.model.get_audio_features(
-            inputs["input_features"], feature_attention_mask=inputs["feature_attention_mask"]
-        ).last_hidden_state
+        heard = (
+            core_of(model)
+            .get_audio_features(inputs["input_features"], feature_attention_mask=inputs["feature_attention_mask"])
+            .last_hidden_state
+        )
     host = torch.cat(list(host)) if isinstance(host, (tuple, list)) else host
     assert (video - host).abs().max() < 1e-4
     assert (sound - heard).abs().max() < 1e-4
