@@ -107,7 +107,7 @@ def ask(
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(help="Which clip of the test world.")] = 2,
+    seed: Annotated[int, typer.Option(help="Which clip of the test world.")] = 0,
     retain: Annotated[float, typer.Option(help="Fraction of video and audio tokens to keep.")] = 0.25,
     out: Annotated[Path | None, typer.Option(help="Keep the clip here; otherwise it is thrown away.")] = None,
     as_json: Json = False,

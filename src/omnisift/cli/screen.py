@@ -121,7 +121,7 @@ def show_demo(console: Console, result: DemoResult) -> None:
         f"{cut.tokens.video_kept + cut.tokens.audio_kept} ({100 * cut.retained_ratio:.1f} %): "
         f"video {cut.tokens.video} -> {cut.tokens.video_kept}, audio {cut.tokens.audio} -> {cut.tokens.audio_kept}."
     )
-    console.print("Next: omnisift make-clip clip.mp4 --seed 1   (it says what is in the clip and what to ask)")
+    console.print("Next: omnisift make-clip clip.mp4 --seed 3   (it says what is in the clip and what to ask)")
 
 
 def _marked(answer: str, truth: str) -> Text:
