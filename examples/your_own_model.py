@@ -13,7 +13,7 @@ from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGenerati
 import omnisift
 from omnisift.assets import nano_path
 from omnisift.media import read
-from omnisift.pipeline.prompt import build_inputs
+from omnisift.pipeline.prompt import build_inputs, pixel_limits
 from omnisift.world import make_scene, write_clip
 
 checkpoint = nano_path()  # or a folder with Qwen2.5-Omni
@@ -23,8 +23,8 @@ processor = AutoProcessor.from_pretrained(checkpoint)
 with tempfile.TemporaryDirectory() as folder:
     clip = Path(folder) / "clip.mp4"
     write_clip(make_scene(seed=0, split="test"), clip)
-    size = processor.video_processor.size
-    media = read(clip, fps=2.0, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+    least, most = pixel_limits(processor)
+    media = read(clip, fps=2.0, min_pixels=least, max_pixels=most)
 
 inputs = build_inputs(processor, media, "How many shapes are there?")
 compressor = omnisift.make_compressor("uniform", omnisift.Budget(retain=0.25))

@@ -17,7 +17,7 @@ from omnisift.media import Media, read
 from omnisift.media.reading import Sampling
 from omnisift.models import attach
 from omnisift.pipeline.loading import Host, load_host, load_selector
-from omnisift.pipeline.prompt import build_inputs
+from omnisift.pipeline.prompt import build_inputs, pixel_limits
 from omnisift.pipeline.report import Answer, Report, Seconds, Source, Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
 
@@ -129,8 +129,7 @@ class Pipeline:
     def _read(
         self, media: str | Path, fps: float, max_frames: int, max_pixels: int | None, sampling: Sampling
     ) -> Media:
-        video = self.host.processor.video_processor
-        least, most = int(video.size["shortest_edge"]), int(video.size["longest_edge"])
+        least, most = pixel_limits(self.host.processor)
         most = min(most, _PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
         return read(
             media, fps=fps, max_frames=max_frames, min_pixels=min(least, most), max_pixels=most, sampling=sampling

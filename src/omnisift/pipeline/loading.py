@@ -88,8 +88,8 @@ def _own_selector(host: Host) -> Path:
 
     folder = Path(host.source)
     if not folder.is_dir():
-        index = cached_file(host.source, "model.safetensors.index.json", local_files_only=True)
-        folder = Path(str(index)).parent
+        # The model was just loaded from the hub, so its snapshot lies in the cache.
+        folder = Path(str(cached_file(host.source, "config.json", local_files_only=True))).parent
     if (folder / "selector").is_dir():
         return folder / "selector"
     if _holds_compressor(folder):

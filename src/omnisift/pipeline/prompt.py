@@ -9,6 +9,9 @@ import numpy as np
 if TYPE_CHECKING:
     from omnisift.media import Media
 
+_DEFAULT_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
+"""Pixels of one picture, as in Transformers' Qwen2.5-Omni processor and in ``qwen-omni-utils``."""
+
 
 def build_inputs(processor: Any, media: Media, question: str, system: str | None = None) -> dict[str, Any]:
     """Inputs of ``generate`` for one prompt: the media first, then the question.
@@ -21,6 +24,16 @@ def build_inputs(processor: Any, media: Media, question: str, system: str | None
     inputs: dict[str, Any] = dict(processor(text=[text], return_tensors="pt", **_media_arguments(processor, media)))
     inputs["use_audio_in_video"] = media.has_video and media.has_audio
     return inputs
+
+
+def pixel_limits(processor: Any) -> tuple[int, int]:
+    """(least, most) pixels of a picture that the processor itself would make.
+
+    Transformers ignores the size saved with the video processor: the Qwen2.5-Omni processor puts its own default in its
+    place, unless the tokenizer's settings name a size (as nano's do).
+    """
+    size = processor.tokenizer.init_kwargs.get("size") or _DEFAULT_SIZE
+    return int(size["shortest_edge"]), int(size["longest_edge"])
 
 
 def _conversation(media: Media, question: str, system: str | None) -> list[dict[str, Any]]:

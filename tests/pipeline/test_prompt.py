@@ -1,0 +1,63 @@
+"""Prompts: sizes as the host would make them, the real picture rate, sound that is never cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from transformers import AutoProcessor
+
+from omnisift.assets import nano_path
+from omnisift.media import Media
+from omnisift.pipeline.prompt import build_inputs, pixel_limits
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return AutoProcessor.from_pretrained(nano_path())
+
+
+def media(pictures: int, fps: float, seconds: float) -> Media:
+    times = np.arange(pictures) / fps
+    return Media(
+        path=Path("made-up.mp4"),
+        images=np.zeros((pictures, 112, 112, 3), np.uint8),
+        times=times,
+        indices=np.arange(pictures),
+        fps=fps,
+        waveform=np.zeros(int(16_000 * seconds), np.float32),
+        seconds=seconds,
+        video_seconds=pictures / fps,
+        capped=False,
+        bad_packets=0,
+        warnings=(),
+    )
+
+
+def test_limits_are_the_tokenizers_or_the_hosts_default(processor) -> None:
+    assert pixel_limits(processor) == (112 * 112, 224 * 224)
+    full_size = SimpleNamespace(tokenizer=SimpleNamespace(init_kwargs={}))
+    assert pixel_limits(full_size) == (128 * 28 * 28, 768 * 28 * 28)
+
+
+def test_limits_are_what_the_processor_itself_does(processor) -> None:
+    tiny = [np.zeros((2, 3, 28, 28), np.uint8)]
+    grid = processor(text="<|VIDEO|>", videos=tiny, return_tensors="pt")["video_grid_thw"][0]
+    assert int(grid[1] * grid[2]) * 14 * 14 == pixel_limits(processor)[0]
+
+
+def test_the_real_picture_rate_reaches_the_model(processor) -> None:
+    inputs = build_inputs(processor, media(12, 0.5, 24.0), "How many shapes are there?")
+    assert float(inputs["video_second_per_grid"][0]) == 4.0
+
+
+def test_sound_longer_than_the_feature_extractor_expects_stays_whole(processor) -> None:
+    inputs = build_inputs(processor, media(80, 2.0, 40.0), "How many shapes are there?")
+    assert int((inputs["input_ids"] == processor.tokenizer.audio_token_id).sum()) == 40 * 25
+
+
+def test_a_system_prompt_is_sent_only_when_given(processor) -> None:
+    plain = build_inputs(processor, media(2, 2.0, 1.0), "Where?")["input_ids"].shape[1]
+    assert build_inputs(processor, media(2, 2.0, 1.0), "Where?", system="Look.")["input_ids"].shape[1] > plain
