@@ -29,14 +29,14 @@ def tools():
 
 
 @pytest.fixture(scope="module")
-def test_bank(nano):
+def clips_bank(nano):
     return encode_bank(nano, "test", 20, decoded_share=0.0, first=10_000)
 
 
 @pytest.fixture(scope="module")
-def ask(nano, tools, test_bank):
+def ask(nano, tools, clips_bank):
     layout, writer = clip_layout(nano, tools.tokenizer), Writer(tools.tokenizer)
-    return lambda select=None: accuracies(nano, layout, writer, test_bank, select, clips=20)
+    return lambda select=None: accuracies(nano, layout, writer, clips_bank, select, clips=20)
 
 
 def test_it_answers_every_type_with_all_tokens(ask):

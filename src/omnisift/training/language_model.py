@@ -175,9 +175,15 @@ def train_language_model(
         lesson, clock, model=Student(nano, hints), args=arguments(lesson, folder), callbacks=[clock, progress]
     )
     progress.trainer = trainer
-    saved = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
+    trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
     return clock.elapsed()
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The last complete checkpoint, or None. The Trainer writes ``trainer_state.json`` last: without it, a run was
+    killed while saving."""
+    saved = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return str(max(saved, key=lambda path: int(path.name.split("-")[1]))) if saved else None
 
 
 def arguments(lesson: Lesson, folder: Path) -> TrainingArguments:
