@@ -69,6 +69,8 @@ class Stopwatch:
         self._handles += [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
 
     def _start_forward(self, *_: Any) -> None:
+        if self._forwards:  # decoding steps must not wait for the device
+            return
         self._started["forward"] = self._now()
         self._before = self._inside()
 
@@ -78,7 +80,7 @@ class Stopwatch:
 
     def _end_forward(self, *_: Any) -> None:
         self._forwards += 1
-        if self._forwards == 1:
+        if self._forwards == 1:  # the prompt; all later ones are decoding steps
             inner = self._inside() - self._before
             self.spent["prefill"] = self._now() - self._started["forward"] - inner
             self._on_stage("decode")
