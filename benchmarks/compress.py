@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +25,6 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch.profiler import ProfilerActivity, profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +37,7 @@ from omnisift.chunks import build_stream  # noqa: E402
 from omnisift.compressors.omnisift import OmniSiftCompressor  # noqa: E402
 from omnisift.tokens import TokenStream  # noqa: E402
 from omnisift.vgas import VGAS, VGASConfig  # noqa: E402
+from surroundings import surroundings  # noqa: E402
 
 RHO_VIDEO, RHO_AUDIO = 0.77, 0.5
 PER_FRAME, PER_SECOND = 144, 25
@@ -148,33 +146,14 @@ def main() -> None:
             **main_case(options.width, options.rounds),
             "growth_width": options.growth_width,
             "ms_per_minute": growth(options.growth_width, options.minutes, 3),
-            **environment(),
+            "threads": torch.get_num_threads(),
+            **surroundings("torch", "transformers"),
         }
     text = json.dumps(line)
     print(text)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text + "\n", encoding="utf-8")
-
-
-def environment() -> dict[str, object]:
-    """What the numbers depend on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    cpu = next((x.split(":")[1].strip() for x in _cpuinfo() if x.startswith("model name")), platform.processor())
-    return {
-        "commit": commit.stdout.strip(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(),
-        "cpu": cpu,
-        "load": round(os.getloadavg()[0], 2),
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 if __name__ == "__main__":

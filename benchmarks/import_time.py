@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
+
+from surroundings import surroundings
 
 TIMED = """
 import time
@@ -40,10 +41,6 @@ def main() -> None:
     seconds("torch", "omnisift")  # fills the disk cache and writes byte code
     pairs = [(seconds("torch", "omnisift"), seconds("omnisift", "torch")) for _ in range(runs)]
 
-    import torch
-
-    import omnisift
-
     line = {
         "benchmark": "import_time",
         "torch_s": round(statistics.median(after[0] for after, _ in pairs), 4),
@@ -51,10 +48,7 @@ def main() -> None:
         "omnisift_alone_s": round(statistics.median(alone[0] for _, alone in pairs), 4),
         "promised_extra_s": PROMISE,
         "runs": runs,
-        "omnisift": omnisift.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        **surroundings("omnisift", "torch"),
     }
     print(json.dumps(line))
 

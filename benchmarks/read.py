@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import tempfile
 import time
@@ -22,6 +21,7 @@ import av
 import numpy as np
 
 from omnisift.media import read
+from surroundings import surroundings
 
 
 def make_clip(path: Path, seconds: int = 60) -> None:
@@ -82,9 +82,7 @@ def measure(path: Path, repeat: int) -> dict[str, Any]:
         "ratio_read_to_bare": round(full / bare, 3),
         "times_real_time": round(media.seconds / full, 1),
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "av": av.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
+        **surroundings("av", "numpy"),
     }
 
 
