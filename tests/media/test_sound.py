@@ -98,6 +98,17 @@ def test_any_sample_format_to_mono(kind: str, top: float, layout: str) -> None:
     np.testing.assert_allclose(to_mono(frame), sound.mean(axis=0), atol=top)
 
 
+def test_eight_planar_channels_to_mono() -> None:
+    """PyAV counts nine planes here, and its own conversion reads past the last one."""
+    frame = av.AudioFrame(format="fltp", layout="7.1", samples=1000)
+    for channel in range(8):
+        plane = frame.planes[channel]
+        plane.update(np.full(plane.buffer_size // 4, channel / 8, np.float32).tobytes())
+    mono = to_mono(frame)
+    assert mono.shape == (1000,)
+    assert np.allclose(mono, 3.5 / 8)
+
+
 def test_resampling_agrees_with_another_resampler(tmp_path: Path) -> None:
     """48 kHz stereo to 16 kHz mono against scipy's polyphase filter, away from the ends."""
     signal = pytest.importorskip("scipy.signal")
