@@ -85,6 +85,12 @@ def test_doctor_finds_this_environment_healthy(omnisift) -> None:
         (["ask", "{clip}", "What?", "--device", "toaster"], "UsageError"),
         (["ask", "{clip}", "What?", "--dtype", "float7"], "UsageError"),
         (["ask", "{clip}", " "], "UsageError"),
+        (["ask", "{clip}"], "UsageError"),
+        (["ask", "{clip}", "What?", "--retain", "much"], "UsageError"),
+        (["ask", "{clip}", "What?", "--colour"], "UsageError"),
+        (["ask", "{clip}", "What?", "--sampling", "magic"], "UsageError"),
+        (["sift"], "UsageError"),
+        (["ask", "http://127.0.0.1/a.mp4", "What?"], "Blocked"),
         (["make-clip", "no/such/folder/a.mp4"], "UsageError"),
     ],
 )

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -24,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+# Typer brings its own copy of click or uses the installed one, by version: its public errors tell which.
+_BAD_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 Model = Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")]
 Compressor = Annotated[str, typer.Option(help="omnisift, random, uniform, or none to read every token.")]
@@ -50,7 +53,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def ask(
-    clip: Annotated[Path, typer.Argument(help="A media file with picture, sound or both.")],
+    clip: Annotated[str, typer.Argument(help="A media file with picture, sound or both.")],
     question: Annotated[str, typer.Argument(help="What you want to know about it.")],
     model: Model = "nano",
     compressor: Compressor = "omnisift",
@@ -158,15 +161,25 @@ def doctor(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Entry point: run a command; an error of ours is one line on stderr and exit code 2."""
+    """Entry point: run a command. Every error of the user's is one line on stderr and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except OmniSiftError as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _fail(type(error).__name__, str(error))
+    except _BAD_USAGE as error:
+        # A wrong option: click's own screen is a box of several lines. Without a message it was a request for help.
+        _fail("UsageError", error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         sys.exit(130)
+    else:
+        sys.exit(code or 0)
+
+
+def _fail(kind: str, message: str) -> None:
+    if message:
+        typer.echo(f"{kind}: {' '.join(message.split())}", err=True)
+    sys.exit(2)
 
 
 def _console(stderr: bool = False) -> Console:
