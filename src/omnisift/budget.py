@@ -112,6 +112,11 @@ def from_rho(rho_video: float, rho_audio: float) -> Budget:
     return Budget(retain_video=round(1 - rho_video, 12), retain_audio=round(1 - rho_audio, 12))
 
 
+def kept_count(total: int, retain: float) -> int:
+    """How many of ``total`` tokens of one segment stay at ``retain``."""
+    return total - int(_dropped(torch.tensor(total), torch.tensor(retain, dtype=torch.float64)))
+
+
 def _check(name: str, value: float | None) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 < value <= 1:
         raise BudgetError(f"{name} is the fraction kept and must be in (0, 1], got {value!r}")

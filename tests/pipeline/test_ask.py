@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from omnisift import Answer, Pipeline, load
+from omnisift.assets import nano_path
 from omnisift.errors import NotFound, UsageError
 from omnisift.pipeline.ask import NANO_NOTICE
 
@@ -56,6 +57,12 @@ def test_a_quarter_of_the_tokens_is_read(quarter: Pipeline, clip: Path) -> None:
     assert answer.report.retained_ratio == pytest.approx(63 / 246)
     assert tokens.prompt_kept == tokens.prompt - 246 + 63
     assert answer.text
+
+
+def test_the_report_names_what_departs_from_the_paper(quarter: Pipeline, clip: Path) -> None:
+    assert quarter.ask(clip, QUESTION).report.compressor == "omnisift+time"
+    exact = load("nano", selector=nano_path() / "selector-exact")
+    assert exact.ask(clip, QUESTION).report.compressor == "omnisift"
 
 
 def test_no_compressor_reads_everything(full: Pipeline, clip: Path) -> None:

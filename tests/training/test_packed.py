@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from omnisift.budget import kept_count
 from omnisift.training.forward import Kept, run
 from omnisift.training.packed import CAPTION, END, IGNORE, make_batch
-from omnisift.training.selections import augmented, kept_count, omnisift, random, stvp_scores, top
+from omnisift.training.selections import augmented, omnisift, random, stvp_scores, top
 from omnisift.training.selector import new_selector
 
 

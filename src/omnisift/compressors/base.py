@@ -45,6 +45,11 @@ class Compressor(nn.Module, ABC):
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
         """Keep exactly ``counts`` tokens of every chunk and all tokens outside chunks."""
 
+    @property
+    def label(self) -> str:
+        """What a report or a row of a table calls it: the name, and whatever departs from the published method."""
+        return self.name
+
     def extra_repr(self) -> str:
         """Show the budget in ``repr``."""
         return f"{self.budget}"

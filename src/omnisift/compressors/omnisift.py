@@ -52,6 +52,12 @@ class OmniSiftCompressor(Compressor):
         self.selector = selector
         self.score_dtype = score_dtype
 
+    @property
+    def label(self) -> str:
+        """``omnisift+time`` if the selector has the time embedding, which is not in the paper."""
+        timed = self.selector is not None and self.selector.config.time_embedding
+        return f"{self.name}+time" if timed else self.name
+
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
         """Anchors and audio scores block by block, then one mask."""
         layout = Layout(stream, counts, self._block_tokens(stream))

@@ -182,7 +182,7 @@ class Pipeline:
         )
         return Report(
             model=self.host.name,
-            compressor="none" if self.compressor is None else self.compressor.name,
+            compressor="none" if self.compressor is None else self.compressor.label,
             retain="all" if self.compressor is None else _in_words(self.compressor.budget),
             tokens=tokens,
             seconds=seconds,

@@ -73,6 +73,7 @@ class Report:
 
     model: str
     compressor: str
+    """Its label: ``omnisift+time`` where the selector has our time embedding, ``none`` if every token was read."""
     retain: str
     """What was asked for, in words, for example ``0.25`` or ``video 0.23, audio 0.5``."""
     tokens: Tokens

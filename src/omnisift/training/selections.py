@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omnisift.budget import kept_count
 from omnisift.stvp import spatial_similarity, temporal_similarity
 from omnisift.training.forward import Kept
 from omnisift.vgas import VGAS
@@ -16,11 +17,6 @@ from omnisift.vgas import VGAS
 CHUNKS, PATCHES, SOUNDS_PER_CHUNK = 3, 16, 50
 Select = Callable[[Tensor, Tensor], Kept]
 """(video [B, 96, D], audio [B, 150, D]) -> what stays."""
-
-
-def kept_count(total: int, retain: float) -> int:
-    """The released rounding: the dropped number is floored."""
-    return total - int(total * round(1 - retain, 12))
 
 
 def top(scores: Tensor, count: int) -> Tensor:

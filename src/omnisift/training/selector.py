@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omnisift.budget import kept_count
 from omnisift.straight_through import topk_mask
 from omnisift.training.bank import FeatureBank
 from omnisift.training.forward import Kept, run
@@ -25,7 +26,6 @@ from omnisift.training.selections import (
     PATCHES,
     Select,
     audio_saliency,
-    kept_count,
     omnisift,
     select_with,
     selector_logits,
