@@ -27,7 +27,7 @@ PIP := $(PY) -m pip --no-input
 BENCHES := $(wildcard benchmarks/compress.py benchmarks/read.py benchmarks/import_time.py)
 MATRIX := .venv-matrix
 
-.PHONY: help setup demo test check test-matrix test-dist test-full bench bench-nano nano docs dist verify-7b clean
+.PHONY: help setup demo test check test-matrix test-dist test-full bench bench-nano bench-quality nano neutral docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -110,6 +110,15 @@ bench: $(VENV)/.installed ## speed and memory: one JSON line each for compressio
 
 bench-nano: $(VENV)/.installed ## accuracy of nano on 2,000 decoded clips: full, omnisift, random, uniform
 	@$(PY) benchmarks/nano.py $(ARGS)
+
+QUALITY := $(addprefix recipes/,training-free.yaml trained.yaml ablations.yaml hard.yaml ratio-sweep.yaml)
+
+bench-quality: $(VENV)/.installed ## every method on equal terms: all recipes, then docs/results.md (hours; resumes)
+	@$(VENV)/bin/omnisift bench-quality $(or $(RECIPES),$(QUALITY)) $(ARGS)
+	@$(VENV)/bin/omnisift bench-report
+
+neutral: $(VENV)/.installed ## train the benchmark's backbone from nano's encoders (40 minutes; resumes)
+	@$(PY) -m omnisift.training.neutral $(ARGS)
 
 nano: $(VENV)/.installed ## train the bundled nano model from scratch (under 45 minutes on two cores; resumes)
 	@$(PY) -m omnisift.training.nano $(ARGS)

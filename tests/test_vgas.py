@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.reference import selector_scores
+from torch import Tensor
 
-from omnisift.errors import CheckpointError
-from omnisift.vgas import RELEASED_PREFIX, VGAS, VGASConfig
+from omnisift.errors import CheckpointError, UsageError
+from omnisift.vgas import GUIDES, RELEASED_PREFIX, VGAS, VGASConfig
 
 NAMES = {"v_proj", "a_proj", "v_norm", "a_norm", "post_attn_norm", "cross_attn", "score_head"}
+LAYOUTS = [(guide, 1) for guide in GUIDES] + [("cross", 3), ("self", 2), ("concat", 3)]
+each_layout = pytest.mark.parametrize(("guide", "layers"), LAYOUTS)
 
 
 def small(seed: int = 0, **config: object) -> VGAS:
@@ -38,22 +41,158 @@ def test_scores_are_the_formula_chunk_by_chunk():
             torch.testing.assert_close(scores[c], selector_scores(selector, video[c], audio[c]), atol=1e-5, rtol=0)
 
 
-def test_padding_changes_nothing():
-    selector = small()
-    video, audio = torch.randn(2, 5, 24), torch.randn(2, 7, 24)
-    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+def refined(selector: VGAS, guide: str, v: Tensor, a: Tensor) -> Tensor:
+    """The audio of one chunk after all layers, [A, hidden], with the modules as they are."""
+    attentions = [selector.cross_attn, *selector.more_attn]
+    for attention, norm in zip(attentions, [selector.post_attn_norm, *selector.more_norm], strict=True):
+        keys = {"cross": v, "self": a, "concat": torch.cat([v, a])}[guide]
+        a = norm(attention(a[None], keys[None], keys[None])[0][0] + a)
+    return a
+
+
+def attention_received(selector: VGAS, v: Tensor, a: Tensor) -> Tensor:
+    """One chunk under "direct", [A]: head by head, the share of each anchor's attention that each audio token gets."""
+    query, key = selector.query_proj(v), selector.key_proj(a)
+    size = query.shape[1] // selector.config.heads
+    shares = [
+        torch.softmax(key[:, part] @ anchor / size**0.5, dim=0)
+        for part in torch.arange(query.shape[1]).split(size)
+        for anchor in query[:, part]
+    ]
+    return torch.stack(shares).mean(dim=0).log()
+
+
+def one_chunk(selector: VGAS, guide: str, video: Tensor, audio: Tensor) -> Tensor:
+    """Logits [A] of a chunk without padding, for every guide."""
+    a = selector.a_norm(selector.a_proj(audio))
+    v = a[:0] if guide == "self" else selector.v_norm(selector.v_proj(video))
+    if guide == "direct":
+        return attention_received(selector, v, a)
+    return selector.score_head(refined(selector, guide, v, a))[:, 0]
+
+
+@each_layout
+def test_every_layout_is_its_formula_chunk_by_chunk(guide: str, layers: int):
+    selector = small(guide=guide, layers=layers)
+    shaken(selector)
+    video, audio = torch.randn(3, 5, 24), torch.randn(3, 7, 24)
     with torch.no_grad():
-        together = selector(video, audio, valid)
-        alone = selector(video[1:, :3], audio[1:])
-    torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=0)
+        logits = selector(video, audio)
+        for c in range(3):
+            torch.testing.assert_close(logits[c], one_chunk(selector, guide, video[c], audio[c]), atol=1e-5, rtol=1e-5)
 
 
-def test_every_parameter_gets_a_gradient():
-    selector = small(time_embedding=True)
-    steps = torch.zeros(2, 5, dtype=torch.int64)
-    selector(torch.randn(2, 5, 24), torch.randn(2, 5, 24), None, steps, steps).square().sum().backward()
-    without = {name for name, p in selector.named_parameters() if p.grad is None or not p.grad.any()}
+@each_layout
+@pytest.mark.parametrize("masks", ["video", "audio", "both"])
+def test_padding_changes_nothing(guide: str, layers: int, masks: str):
+    """Whatever stands in the padding, and with either mask alone."""
+    selector = small(guide=guide, layers=layers)
+    video, audio = torch.randn(2, 5, 24), torch.randn(2, 7, 24)
+    anchors, sounds = (5 if masks == "audio" else 3), (7 if masks == "video" else 4)
+    video[1, anchors:], audio[1, sounds:] = 50.0, -50.0
+    video_valid = None if masks == "audio" else torch.arange(5) < torch.tensor([[5], [anchors]])
+    audio_valid = None if masks == "video" else torch.arange(7) < torch.tensor([[7], [sounds]])
+    with torch.no_grad():
+        together = selector(video, audio, video_valid, audio_valid=audio_valid)
+        alone = selector(video[1:, :anchors], audio[1:, :sounds])
+        whole = selector(video[:1], audio[:1])
+    assert together.isfinite().all()
+    torch.testing.assert_close(together[1:, :sounds], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[:1], whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@each_layout
+def test_padding_is_finite_in_both_directions(guide: str, layers: int, dtype: torch.dtype):
+    selector = small(guide=guide, layers=layers).to(dtype)
+    valid = torch.tensor([[True] * 4, [True] + [False] * 3])
+    logits = selector(torch.randn(2, 4, 24, dtype=dtype), torch.randn(2, 4, 24, dtype=dtype), valid, audio_valid=valid)
+    assert logits.dtype == dtype
+    assert logits.isfinite().all()
+    logits.float().sigmoid().sum().backward()
+    assert all(p.grad.isfinite().all() for p in selector.parameters() if p.grad is not None)
+
+
+def test_cross_ignores_which_audio_is_padded():
+    selector, video, audio = small(layers=2), torch.randn(2, 5, 24), torch.randn(2, 7, 24)
+    with torch.no_grad():
+        assert torch.equal(selector(video, audio, audio_valid=torch.rand(2, 7) > 0.5), selector(video, audio))
+
+
+def test_self_does_not_see_the_video():
+    selector, audio = small(guide="self", time_embedding=True), torch.randn(2, 7, 24)
+    steps = torch.arange(7).expand(2, 7)
+    with torch.no_grad():
+        logits = selector(torch.full((2, 5, 24), torch.nan), audio, audio_step=steps)
+        assert torch.equal(logits, selector(torch.randn(2, 1, 24), audio, audio_step=steps))
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("guide", ["cross", "concat", "direct"])
+def test_the_others_see_it(guide: str):
+    selector, audio = small(guide=guide), torch.randn(1, 7, 24)
+    with torch.no_grad():
+        assert not torch.equal(selector(torch.randn(1, 5, 24), audio), selector(torch.randn(1, 5, 24), audio))
+
+
+def test_direct_shares_one_unit_of_attention_in_each_chunk():
+    selector = small(guide="direct")
+    video_valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    audio_valid = torch.tensor([[True] * 6 + [False], [True] * 2 + [False] * 5])
+    with torch.no_grad():
+        share = selector(torch.randn(2, 5, 24), torch.randn(2, 7, 24), video_valid, audio_valid=audio_valid).exp()
+    torch.testing.assert_close((share * audio_valid).sum(dim=1), torch.ones(2))
+    assert (share[~audio_valid] == 0).all()
+
+
+@pytest.mark.parametrize("time_embedding", [False, True])
+@each_layout
+def test_every_parameter_gets_a_gradient(guide: str, layers: int, time_embedding: bool):
+    selector = small(guide=guide, layers=layers, time_embedding=time_embedding).double()
+    shaken(selector)
+    steps = torch.arange(5).expand(2, 5)
+    video, audio = torch.randn(2, 2, 5, 24, dtype=torch.float64)
+    selector(video, audio, None, steps, steps).square().sum().backward()
+    without = {n for n, p in selector.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9}
     assert without == set()
+
+
+def test_a_further_layer_adds_its_attention_and_norm_alone():
+    one, three = small().state_dict(), small(layers=3).state_dict()
+    assert list(three)[: len(one)] == list(one)
+    assert {name.rsplit(".", 1)[0] for name in three.keys() - one.keys()} == {
+        f"more_{part}" for k in (0, 1) for part in (f"attn.{k}", f"attn.{k}.out_proj", f"norm.{k}")
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "label"),
+    [
+        ({}, ""),
+        ({"time_embedding": True}, "time"),
+        ({"guide": "self"}, "self"),
+        ({"guide": "direct", "time_embedding": True}, "time+direct"),
+        ({"layers": 3}, "3 layers"),
+        ({"guide": "concat", "layers": 2, "time_embedding": True}, "time+concat+2 layers"),
+    ],
+)
+def test_label_names_the_departures_from_the_paper(config: dict[str, object], label: str):
+    assert small(**config).label == label
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"guide": "video"}, r"unknown guide 'video'.*cross, self, concat, direct"),
+        ({"layers": 0}, "at least 1, got 0"),
+        ({"layers": 1.5}, r"got 1\.5"),
+        ({"guide": "direct", "layers": 2}, "'direct' has one layer"),
+    ],
+)
+def test_impossible_layouts_are_refused_in_one_line(config: dict[str, object], message: str):
+    with pytest.raises(UsageError, match=message) as raised:
+        VGASConfig(**config)  # type: ignore[arg-type]
+    assert "\n" not in str(raised.value)
 
 
 def test_time_embedding_tells_equal_tokens_apart():
@@ -69,13 +208,40 @@ def test_time_embedding_asks_for_times():
         small(time_embedding=True)(torch.randn(1, 4, 24), torch.randn(1, 6, 24))
 
 
+@pytest.mark.parametrize("guide", GUIDES)
+def test_time_embedding_works_with_every_guide(guide: str):
+    selector = small(guide=guide, time_embedding=True)
+    audio, steps = torch.randn(1, 1, 24).expand(1, 6, 24), torch.arange(6)[None]
+    with torch.no_grad():
+        logits = selector(torch.randn(1, 6, 24), audio, None, steps, steps)
+    assert logits.unique().numel() == 6
+
+
 @pytest.mark.parametrize("time_embedding", [False, True])
-def test_save_and_load(tmp_path: Path, time_embedding: bool):
-    selector = small(time_embedding=time_embedding)
+@each_layout
+def test_save_and_load(tmp_path: Path, guide: str, layers: int, time_embedding: bool):
+    selector = small(guide=guide, layers=layers, time_embedding=time_embedding)
     selector.save_pretrained(tmp_path)
     loaded = VGAS.from_pretrained(tmp_path)
     assert loaded.config.to_dict()["time_embedding"] is time_embedding
+    assert (loaded.config.guide, loaded.config.layers, loaded.label) == (guide, layers, selector.label)
+    assert loaded.state_dict().keys() == selector.state_dict().keys()
     assert_same(loaded, selector)
+
+
+def test_a_config_written_before_the_layouts_is_the_papers(tmp_path: Path):
+    small().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["guide"], config["layers"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert VGAS.from_pretrained(tmp_path).label == ""
+
+
+def test_from_pretrained_refuses_the_weights_of_another_layout(tmp_path: Path):
+    small(guide="direct").save_pretrained(tmp_path)
+    save_file(small().state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="key_proj"):
+        VGAS.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("change", ["missing", "surplus", "misshapen"])
@@ -94,6 +260,21 @@ def test_from_checkpoint_takes_the_selector_out_of_a_model(tmp_path: Path, shard
     assert (loaded.config.width, loaded.config.hidden) == (24, 16)
     assert not loaded.training
     assert_same(loaded, selector)
+
+
+def test_from_checkpoint_counts_the_layers(tmp_path: Path):
+    selector = small(layers=3)
+    write_checkpoint(tmp_path, selector.state_dict(), sharded=True)
+    loaded = VGAS.from_checkpoint(tmp_path, heads=2)
+    assert loaded.label == "3 layers"
+    assert_same(loaded, selector)
+
+
+@pytest.mark.parametrize("guide", ["self", "direct"])
+def test_from_checkpoint_refuses_another_guide(tmp_path: Path, guide: str):
+    write_checkpoint(tmp_path, small(guide=guide).state_dict(), sharded=False)
+    with pytest.raises(CheckpointError, match="missing"):
+        VGAS.from_checkpoint(tmp_path, heads=2)
 
 
 def test_from_checkpoint_keeps_or_changes_the_dtype(tmp_path: Path):
@@ -129,6 +310,13 @@ def test_a_missing_shard_is_named(tmp_path: Path):
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"b\.safetensors"):
         VGAS.from_checkpoint(tmp_path, heads=2)
+
+
+def shaken(selector: VGAS) -> None:
+    """Biases start at zero and norms at one, where mistakes hide: move them."""
+    with torch.no_grad():
+        for parameter in selector.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
 
 
 def assert_same(loaded: VGAS, selector: VGAS) -> None:

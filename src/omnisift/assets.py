@@ -15,10 +15,23 @@ def nano_path() -> Path:
     Raises:
         CheckpointError: the package was installed or copied without its checkpoint.
     """
-    folder = _CHECKPOINTS / "nano"
+    return _bundled("nano")
+
+
+def neutral_path() -> Path:
+    """The folder of the benchmark's backbone: as nano, but its language model has never seen a compressed prompt.
+
+    Raises:
+        CheckpointError: the package was installed or copied without it.
+    """
+    return _bundled("neutral")
+
+
+def _bundled(name: str) -> Path:
+    folder = _CHECKPOINTS / name
     if not (folder / "config.json").is_file():
         raise CheckpointError(
-            f"the bundled nano checkpoint is missing: no config.json in {folder}. "
-            "Reinstall the package, or make it again with `python -m omnisift.training.nano --bundle`."
+            f"the bundled {name} checkpoint is missing: no config.json in {folder}. "
+            f"Reinstall the package, or make it again with `python -m omnisift.training.{name} --bundle`."
         )
     return folder

@@ -13,6 +13,7 @@
     │   └── Blocked           refers to something the caller did not name
     ├── BudgetError           a retention ratio outside its range
     ├── CompressorError       a compressor can't run as asked (unknown name, missing selector, missing need)
+    │   └── UnreachableBudget a method can't keep as few tokens as the budget says
     ├── CheckpointError       missing, surplus or misshapen tensors; never replaced by random weights
     ├── ModelError            the host model can't be used as asked
     │   ├── UnsupportedModel  no adapter for this model_type
@@ -76,6 +77,10 @@ class BudgetError(OmniSiftError):
 
 class CompressorError(OmniSiftError):
     """A compressor can't run as asked: unknown name, missing selector weights, missing extra."""
+
+
+class UnreachableBudget(CompressorError):
+    """The method can't keep as few tokens as the budget says; the message names its floor."""
 
 
 class CheckpointError(OmniSiftError):

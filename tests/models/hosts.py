@@ -92,7 +92,24 @@ class Ragged(Compressor):
 
 
 class Needy(Norms):
-    needs: ClassVar[frozenset[str]] = frozenset({"audio_attention"})
+    needs: ClassVar[frozenset[str]] = frozenset({"smell"})
+
+
+class Hearing(Norms):
+    """Needs what the encoders attend to, and remembers what it was given."""
+
+    name: ClassVar[str] = "hearing"
+    needs: ClassVar[frozenset[str]] = frozenset({"audio_attention", "audio_attention_window", "video_attention"})
+
+    def __init__(self, budget: Budget = HALF, needs: frozenset[str] | None = None) -> None:
+        super().__init__(budget)
+        if needs is not None:
+            self.needs = needs  # type: ignore[misc]
+        self.heard: list[dict[str, Tensor]] = []
+
+    def score(self, stream: TokenStream) -> Tensor:
+        self.heard.append(dict(stream.extras))
+        return sum(stream.extras.values(), torch.zeros(len(stream)))
 
 
 def merged(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:

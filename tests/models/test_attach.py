@@ -171,7 +171,7 @@ def test_a_part_without_a_language_head_is_refused() -> None:
 
 
 def test_a_need_that_the_adapter_cannot_meet_is_named() -> None:
-    with pytest.raises(CompressorError, match="audio_attention"):
+    with pytest.raises(CompressorError, match="smell"):
         omnisift.attach(thinker(), Needy(HALF))
 
 

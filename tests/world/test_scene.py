@@ -91,8 +91,33 @@ def test_harder_settings_are_possible():
         {"sound_pool": 3},
         {"distractors": (4, 3)},
         {"distractors": (3, 9)},
+        {"together": 3},
+        {"together": 2},
+        {"together": 2, "shape_seconds": (2, 3), "empty_seconds": 1},
+        {"drift": (4.0, 2.0)},
+        {"drift": (-1.0, 2.0)},
+        {"drift": (0.0, float("nan"))},
+        {"cuts": (1, 6)},
+        {"cuts": (3, 2)},
+        {"distractor_gain": 0.0},
+        {"distractor_gain": float("nan")},
+        {"heard": "seen"},
+        {"heard": "unseen", "sound": False},
+        {"heard": "unseen", "distractors": (0, 1)},
+        {"heard": "unseen", "empty_seconds": 0},
+        {"heard": "unseen", "sound_pool": 4},
     ],
 )
 def test_impossible_settings_are_refused(change):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as caught:
         dataclasses.replace(SceneConfig(), **change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"seconds": 8}, {"seconds": 6, "empty_seconds": 0, "shapes": (4, 4)}])
+def test_a_tight_crowd_still_fits(change):
+    config = SceneConfig(**{"together": 2, "shape_seconds": (2, 2), **change})
+    for seed in range(30):
+        scene = make_scene(seed, config=config)
+        assert any(a.end > b.start for a, b in itertools.pairwise(scene.shapes))
+        assert scene.shapes[-1].end <= config.seconds

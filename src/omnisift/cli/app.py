@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from omnisift.cli.bench_commands import bench_quality, bench_report, methods
 from omnisift.errors import OmniSiftError
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ app = typer.Typer(
 _BAD_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 Model = Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")]
-Compressor = Annotated[str, typer.Option(help="omnisift, random, uniform, or none to read every token.")]
+Compressor = Annotated[
+    str, typer.Option(help="A method (see `omnisift methods`), as evs or stvp+random, or none to read every token.")
+]
 Retain = Annotated[
     float | None, typer.Option(help="Fraction of video and audio tokens to keep together. [default: 0.25]")
 ]
@@ -160,6 +163,11 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(2)
 
 
+app.command()(methods)
+app.command("bench-quality")(bench_quality)
+app.command("bench-report")(bench_report)
+
+
 def main() -> None:
     """Entry point: run a command. Every error of the user's is one line on stderr and exit code 2."""
     try:
@@ -183,9 +191,9 @@ def _fail(kind: str, message: str) -> None:
 
 
 def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
+    from omnisift.cli.screen import console_for
 
-    return Console(stderr=stderr, highlight=False)
+    return console_for(stderr=stderr)
 
 
 def _hush_libraries() -> None:

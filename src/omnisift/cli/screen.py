@@ -11,8 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from omnisift.cli.demo import DemoResult
     from omnisift.cli.doctor import Check
+    from omnisift.compressors import Compressor
     from omnisift.pipeline import Answer, Report
 
 _STAGES = {
@@ -55,6 +58,36 @@ class StageBar:
         """Name the stage that begins."""
         self._seen.add(name)
         self._progress.update(self._task, description=_STAGES.get(name, name), completed=len(self._seen) - 1)
+
+
+def console_for(*, stderr: bool) -> Console:
+    """The terminal, without colours for numbers."""
+    return Console(stderr=stderr, highlight=False)
+
+
+def show_methods(console: Console, methods: Mapping[str, type[Compressor]]) -> None:
+    """One line for each method, and how to combine them."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for title in ("method", "idea", "needs", "source"):
+        table.add_column(title)
+    for name, method in methods.items():
+        needs = "selector weights" if method.trained else "encoder attention" if method.needs else "-"
+        table.add_row(name, method.idea, needs, method.source)
+    console.print(table)
+    console.print(
+        "\nOptions follow a colon: evs:mode=frame. A plus pairs picture and sound: stvp+random, random+omnisift.",
+        style="dim",
+    )
+
+
+def show_summary(console: Console, name: str, rows: Mapping[str, float]) -> None:
+    """Accuracy of every row of a result, the best first."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=name, title_justify="left")
+    table.add_column("row")
+    table.add_column("accuracy, %", justify="right")
+    for key, accuracy in sorted(rows.items(), key=lambda item: -item[1]):
+        table.add_row(key, f"{100 * accuracy:.1f}")
+    console.print(table)
 
 
 def show_answer(console: Console, answer: Answer) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from omnisift.budget import Budget, Counts
-from omnisift.chunks import ChunkShapes, segment_of
+from omnisift.chunks import ChunkShapes
+from omnisift.compressors.groups import Scope, group
 from omnisift.errors import CompressorError
-from omnisift.straight_through import segment_topk
 from omnisift.tokens import Selection, TokenStream
 
 
@@ -23,10 +22,14 @@ class Compressor(nn.Module, ABC):
 
     name: ClassVar[str]
     """How the command line calls it."""
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """Names of the extras that the adapter must supply."""
+    idea: ClassVar[str] = ""
+    """What it does, in about twelve words, for tables."""
+    source: ClassVar[str] = ""
+    """The publication that it follows."""
     trained: ClassVar[bool] = False
     """Whether it has weights of its own."""
+    needs: frozenset[str] = frozenset()
+    """Names of the extras that the adapter must supply."""
 
     def __init__(self, budget: Budget) -> None:
         super().__init__()
@@ -43,7 +46,16 @@ class Compressor(nn.Module, ABC):
 
     @abstractmethod
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Keep exactly ``counts`` tokens of every chunk and all tokens outside chunks."""
+        """Keep exactly ``counts`` tokens of every chunk (or their total, where a method's scope is wider) and all
+        tokens outside chunks."""
+
+    def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
+        """A selection whose picture counts; what it says of the sound is ignored."""
+        return self.select(stream, counts)
+
+    def select_audio(self, stream: TokenStream, counts: Counts, picture: Selection) -> Selection:  # noqa: ARG002
+        """A selection whose sound counts, for a picture that was chosen before; only guided methods look at it."""
+        return self.select(stream, counts)
 
     @property
     def label(self) -> str:
@@ -56,25 +68,16 @@ class Compressor(nn.Module, ABC):
 
 
 class ScoredCompressor(Compressor):
-    """A method that is one function: a score for every token. Frames and audio are ranked apart, ties keep the lowest
-    index."""
+    """A method that is one function: a score for every token. Ties keep the lowest index."""
+
+    scope: Scope = Scope.FRAME
+    """Which tokens are ranked together."""
 
     @abstractmethod
     def score(self, stream: TokenStream) -> Tensor:
         """[L] float on the stream's device, higher stays. Values outside chunks are ignored."""
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Rank the scores inside every frame and every chunk's audio."""
+        """Rank the scores inside every group of the scope."""
         scores = self.score(stream)
-        return Selection(keep=keep_highest(stream, scores, counts), scores=scores)
-
-
-def keep_highest(stream: TokenStream, scores: Tensor, counts: Counts) -> Tensor:
-    """[L] bool on the scores' device: the best ``counts`` of every segment, and everything outside chunks."""
-    device = scores.device
-    segment = segment_of(stream)
-    # Tokens outside chunks form one last segment that is kept whole.
-    last = counts.by_segment().new_tensor([len(stream)])
-    per_segment = torch.cat([counts.by_segment(), last])
-    segment = torch.where(segment < 0, len(per_segment) - 1, segment)
-    return segment_topk(scores, segment.to(device), per_segment.to(device))
+        return Selection(keep=group(stream, counts, self.scope).highest(scores), scores=scores)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Counts
-from omnisift.chunks import segment_of, segment_sizes
+from omnisift.chunks import FRAME0, FRAME1, segment_of, segment_sizes
 from omnisift.tokens import TokenStream
 
 
@@ -121,6 +121,17 @@ class Layout:
         if block.even:
             return Rectangle(index, None, self._rows(block, part))
         return Rectangle(index, column < size[:, None], None)
+
+    def chosen(self, keep: Tensor, block: Block) -> Rectangle:
+        """The video tokens of each chunk that ``keep`` [L] holds, in order; all of them where it holds none."""
+        both = self.rectangle(block, FRAME0)
+        if block.size[FRAME1]:
+            both = both.beside(self.rectangle(block, FRAME1))
+        valid = torch.ones_like(both.index, dtype=torch.bool) if both.valid is None else both.valid
+        chosen = keep[both.index] & valid
+        chosen = torch.where(chosen.any(dim=1, keepdim=True), chosen, valid)
+        count = chosen.sum(dim=1)
+        return both.lowest((~chosen).float(), count, int(count.max()), even=False)
 
     def kept(self, block: Block, part: int) -> Tensor:
         """[G] int64 on the device: how many of a part stay."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -12,8 +11,8 @@ from omnisift.budget import Budget, Counts
 from omnisift.chunks import AUDIO, FRAME0, FRAME1, steps_in_chunk
 from omnisift.compressors.base import Compressor
 from omnisift.compressors.blocks import Block, Layout, Rectangle
+from omnisift.compressors.tally import Tally
 from omnisift.errors import CompressorError
-from omnisift.straight_through import topk_mask
 from omnisift.stvp import norms, saliency, spatial_similarity, temporal_similarity
 from omnisift.tokens import Selection, TokenStream
 
@@ -25,18 +24,6 @@ SMALL_BLOCK, CPU_BLOCK, LARGE_BLOCK = 16 << 20, 64 << 20, 256 << 20
 training always the third). On a CPU, blocks near the size of the last cache but with few Python steps are fastest."""
 
 
-@dataclass
-class _Tally:
-    """What the blocks found: places in the stream and values, joined at the end."""
-
-    kept: list[Tensor] = field(default_factory=list)
-    """Places that stay; ``L`` stands for padding."""
-    video: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    """(places, saliency)"""
-    audio: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    """(places, score)"""
-
-
 class OmniSiftCompressor(Compressor):
     """The paper's method. In training mode it returns the straight-through gate of the audio tokens.
 
@@ -45,6 +32,8 @@ class OmniSiftCompressor(Compressor):
     """
 
     name: ClassVar[str] = "omnisift"
+    idea: ClassVar[str] = "keeps what stands out in the picture, then sound that fits it"
+    source: ClassVar[str] = "arXiv 2602.04804"
     trained: ClassVar[bool] = True
 
     def __init__(self, budget: Budget, selector: VGAS | None = None, score_dtype: torch.dtype | None = None) -> None:
@@ -54,22 +43,31 @@ class OmniSiftCompressor(Compressor):
 
     @property
     def label(self) -> str:
-        """``omnisift+time`` if the selector has the time embedding, which is not in the paper."""
-        timed = self.selector is not None and self.selector.config.time_embedding
-        return f"{self.name}+time" if timed else self.name
+        """``omnisift``, and where the selector departs from the paper's, how: ``omnisift+time``."""
+        return "+".join(part for part in (self.name, self.selector and self.selector.label) if part)
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
         """Anchors and audio scores block by block, then one mask."""
         layout = Layout(stream, counts, self._block_tokens(stream))
         steps = self._steps(stream)
-        tally = _Tally()
+        tally = Tally()
         for block in layout.blocks():
             anchors = self._prune_video(stream.embeds, layout, block, tally)
             self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
-        return self._selection(stream, tally)
+        return tally.selection(stream, gated=self.training and torch.is_grad_enabled())
+
+    def select_audio(self, stream: TokenStream, counts: Counts, picture: Selection) -> Selection:
+        """Guided by the anchors that another method chose; by the whole picture of a chunk where it left none."""
+        layout = Layout(stream, counts, self._block_tokens(stream))
+        steps = self._steps(stream)
+        tally = Tally()
+        for block in layout.blocks():
+            anchors = layout.chosen(picture.keep, block)
+            self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
+        return tally.selection(stream, gated=self.training and torch.is_grad_enabled())
 
     @torch.no_grad()  # a choice has no gradient: the selector passes it on to the anchors' embeddings
-    def _prune_video(self, embeds: Tensor, layout: Layout, block: Block, tally: _Tally) -> Rectangle:
+    def _prune_video(self, embeds: Tensor, layout: Layout, block: Block, tally: Tally) -> Rectangle:
         """Keep the least similar tokens of both frames; returns the visual anchors of the block."""
         width = None if block.even else max(block.size[FRAME0], block.size[FRAME1])
         frame0 = layout.rectangle(block, FRAME0, width)
@@ -93,7 +91,7 @@ class OmniSiftCompressor(Compressor):
         return anchors
 
     def _select_audio(
-        self, embeds: Tensor, layout: Layout, block: Block, anchors: Rectangle, steps: Tensor | None, tally: _Tally
+        self, embeds: Tensor, layout: Layout, block: Block, anchors: Rectangle, steps: Tensor | None, tally: Tally
     ) -> None:
         """Score the audio of the block by its anchors and keep the highest; whole where the released code skips it."""
         audio = layout.rectangle(block, AUDIO)
@@ -114,33 +112,14 @@ class OmniSiftCompressor(Compressor):
         if self.selector is None:
             raise CompressorError(
                 "this prompt has video with sound, and compressor 'omnisift' was made without selector weights: "
-                "name a checkpoint that has them, or choose a training-free compressor: random, uniform"
+                "name a checkpoint that has them, or choose a training-free compressor, as stvp or random"
             )
-        valid = anchors.valid
-        if valid is not None:  # a row without anchors is not used, but must not divide by zero
-            valid = valid | ~valid.any(dim=1, keepdim=True)
+        valid = _some(anchors.valid)
         dtype = self.selector.dtype
         times = () if steps is None else (steps[anchors.index], steps[audio.index])
-        logits: Tensor = self.selector(anchors.take(embeds).to(dtype), audio.take(embeds).to(dtype), valid, *times)
+        pair = anchors.take(embeds).to(dtype), audio.take(embeds).to(dtype)
+        logits: Tensor = self.selector(*pair, valid, *times, audio_valid=_some(audio.valid))
         return logits.float()
-
-    def _selection(self, stream: TokenStream, tally: _Tally) -> Selection:
-        """Join the blocks. Slot ``L`` takes what was padding."""
-        device, length = stream.embeds.device, len(stream)
-        keep = torch.cat([stream.chunk < 0, torch.zeros(1, dtype=torch.bool)]).to(device)
-        if tally.kept:
-            keep.index_fill_(0, torch.cat(tally.kept), True)
-        scores = torch.full((length + 1,), torch.nan, device=device)
-        gate = None
-        if tally.video:
-            places, values = (torch.cat(part) for part in zip(*tally.video, strict=True))
-            scores.scatter_(0, places, values.float())
-        if tally.audio:
-            places, values = (torch.cat(part) for part in zip(*tally.audio, strict=True))
-            scores = scores.scatter(0, places, values)
-            if self.training and torch.is_grad_enabled():
-                gate = torch.ones_like(scores).scatter(0, places, topk_mask(values, keep[places]))[:length]
-        return Selection(keep=keep[:length], scores=scores[:length], gate=gate)
 
     def _cast(self, x: Tensor) -> Tensor:
         return x if self.score_dtype is None else x.to(self.score_dtype)
@@ -158,3 +137,8 @@ class OmniSiftCompressor(Compressor):
         largest = CPU_BLOCK if stream.embeds.device.type == "cpu" and not training else LARGE_BLOCK
         share = largest if training else min(largest, len(stream) * row // 4)
         return max(1, max(SMALL_BLOCK, share) // row)
+
+
+def _some(valid: Tensor | None) -> Tensor | None:
+    """A row without tokens is not used, but must not divide by zero: all its padding counts."""
+    return None if valid is None else valid | ~valid.any(dim=1, keepdim=True)

@@ -57,7 +57,7 @@ def prepare(thinker: Any, processor: Any, media: Media, texts: Sequence[str]) ->
     ids: Tensor = inputs["input_ids"]
     end = processor.tokenizer.convert_tokens_to_ids(processor.vision_eos_token)
     shared = int(torch.nonzero(ids[0] == end)[-1]) + 1
-    tails, mask = _padded([_tail(processor, text) for text in texts], processor.tokenizer.pad_token_id, left=False)
+    tails, mask = padded([tail(processor, text) for text in texts], processor.tokenizer.pad_token_id, left=False)
     # Behind the clip there is only text, whose three rotary ids count on together.
     start = positions[..., shared - 1].max() + 1
     counted = (start + torch.arange(tails.shape[1])).expand(3, *tails.shape)
@@ -113,13 +113,11 @@ def _batch(singles: list[dict[str, Any]], pad: int) -> dict[str, Any]:
     for name, value in singles[0].items():
         if isinstance(value, Tensor) and name not in ("input_ids", "attention_mask"):
             batch[name] = torch.cat([single[name] for single in singles])
-    batch["input_ids"], batch["attention_mask"] = _padded(
-        [single["input_ids"][0] for single in singles], pad, left=True
-    )
+    batch["input_ids"], batch["attention_mask"] = padded([single["input_ids"][0] for single in singles], pad, left=True)
     return batch
 
 
-def _padded(rows: list[Tensor], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
+def padded(rows: list[Tensor], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
     """([Q, T] ids, [Q, T] mask)."""
     length = max(len(row) for row in rows)
     ids = torch.full((len(rows), length), pad, dtype=torch.int64)
@@ -131,7 +129,7 @@ def _padded(rows: list[Tensor], pad: int, *, left: bool) -> tuple[Tensor, Tensor
     return ids, mask
 
 
-def _tail(processor: Any, text: str) -> Tensor:
+def tail(processor: Any, text: str) -> Tensor:
     """Tokens of the prompt behind the clip: the question and the opening of the answer."""
     content = [{"type": "video", "video": "-"}, {"type": "text", "text": text}]
     prompt = processor.apply_chat_template(

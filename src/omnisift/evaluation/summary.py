@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omnisift.evaluation.markdown import p_value, pct, pct_with_interval, points, table
 from omnisift.evaluation.statistics import ClusterBootstrap, Comparison, Interval, compare
 from omnisift.world import QUESTION_TYPES, make_scene, score_caption
 
@@ -93,11 +94,11 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ["row", "kept video / audio", "mean (95 % interval)", *(kind.replace("_", " ") for kind in QUESTION_TYPES)]
     lines = []
     for row in rows:
-        kept = f"{_pct(row['kept']['video'])} / {_pct(row['kept']['audio'])}" if "kept" in row else "100 / 100"
+        kept = f"{pct(row['kept']['video'])} / {pct(row['kept']['audio'])}" if "kept" in row else "100 / 100"
         lines.append(
-            [row["row"], kept, _with_interval(row["mean"]), *(_pct(v["value"]) for v in row["by_type"].values())]
+            [row["row"], kept, _with_interval(row["mean"]), *(pct(v["value"]) for v in row["by_type"].values())]
         )
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -108,14 +109,14 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
         if "against_full" in row:
             pair = [row["against_full"], row.get("against_random")]
             lines.append([row["row"], *(cell for against in pair for cell in _difference(against))])
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def evidence_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: percent of evidence events of which at least one token stayed, and of audio tokens by kind."""
     head = ["row", "shapes asked about", "sounds asked about", "tokens of tied sounds", "tokens of distractors"]
     fields = ("shape_events", "sound_events", "tied_tokens", "distractor_tokens")
-    return _table(head, [[row["row"], *(_pct(row["kept"][f]) for f in fields)] for row in rows if "kept" in row])
+    return table(head, [[row["row"], *(pct(row["kept"][f]) for f in fields)] for row in rows if "kept" in row])
 
 
 def caption_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -123,29 +124,14 @@ def caption_table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ["row", "precision", "recall", "recall, second right too"]
     fields = ("precision", "recall", "recall_with_second")
     lines = [[row["row"], *(_with_interval(row["captions"][f]) for f in fields)] for row in rows if "captions" in row]
-    return _table(head, lines) if lines else ""
+    return table(head, lines) if lines else ""
 
 
 def _difference(against: Mapping[str, Any] | None) -> list[str]:
     if against is None:
         return ["", "", ""]
-    difference = against["difference"]
-    points = f"{100 * difference['value']:+.1f} ({100 * difference['low']:+.1f} to {100 * difference['high']:+.1f})"
-    return [points, _p(against["clustered_p"]), _p(against["mcnemar_p"])]
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}" if value > 1e-99 else "< 1e-99"
-
-
-def _pct(share: float) -> str:
-    return f"{100 * share:.1f}"
+    return [points(Interval(**against["difference"])), p_value(against["clustered_p"]), p_value(against["mcnemar_p"])]
 
 
 def _with_interval(interval: Mapping[str, float]) -> str:
-    return f"{_pct(interval['value'])} ({_pct(interval['low'])} to {_pct(interval['high'])})"
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return pct_with_interval(Interval(**interval))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from omnisift.models.listening import Listener
+
 if TYPE_CHECKING:
     from omnisift.models.attachment import Attachment
 
@@ -32,7 +34,7 @@ class Adapter(ABC):
     model_types: ClassVar[frozenset[str]]
     """Values of ``config.model_type`` that this adapter takes."""
     supplies: ClassVar[frozenset[str]] = frozenset()
-    """Names of the extras that it can give to a compressor."""
+    """Names of the extras that its `listeners` can give to a compressor."""
 
     def __init__(self, model: nn.Module) -> None:
         """Find the parts. Raises `UnsupportedModel` if ``model`` has the right type name but not its modules."""
@@ -62,6 +64,6 @@ class Adapter(ABC):
         """Hooks on further modules that must know of the cut. The attachment removes them when it is detached."""
         return []
 
-    def extras(self, arguments: Mapping[str, Any]) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """The tensors named in `supplies`, each [B * S, ...] on the device."""
-        return {}
+    def listeners(self, needs: frozenset[str]) -> list[Listener]:  # noqa: ARG002
+        """What hears the extras in ``needs`` (all of them in `supplies`) while the encoders run. Hooks nothing yet."""
+        return []

@@ -4,10 +4,12 @@ Order of events in one call with video:
 
     head      takes the labels out (they have the full length), and at the end computes the loss on cut logits
       core        reads input_ids on the way in: which tokens are video and sound
+        encoders         are listened to, if the compressor needs what they attend to
         language model   builds the stream, asks the compressor, cuts; then notes the cut beside the cache
 
 In later steps the language model's hook replaces the host's mask, which still has the full length. One prompt costs
-five transfers to the CPU (ids, mask, positions, decision, scores), a decoding step none.
+five transfers to the CPU (ids, mask, positions, decision, scores), and the sizes of what an encoder is listened to for;
+a decoding step none.
 
 Wrappers call ``forward`` of what they wrap, past its hooks (PEFT does). So the module that the caller handed over gets
 the outer hooks too, and a prompt that comes by neither way is refused rather than read uncompressed.
@@ -74,7 +76,9 @@ class Attachment:
         self._labels: Tensor | None = None
         self._labels_of: nn.Module | None = None
         self._inside = False
-        self._handles = self._hook(outer) + adapter.more_hooks(self)
+        self._listeners = adapter.listeners(compressor.needs)
+        heard = [handle for listener in self._listeners for handle in listener.hooks()]
+        self._handles = [*self._hook(outer), *heard, *adapter.more_hooks(self)]
 
     def _hook(self, outer: nn.Module) -> list[RemovableHandle]:
         parts = self.adapter.parts
@@ -95,6 +99,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._forget_encoders()
 
     def __enter__(self) -> Attachment:
         return self
@@ -138,6 +143,7 @@ class Attachment:
 
     def _enter_core(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
         self._prompt, self._inside = None, True
+        self._forget_encoders()
         arguments = by_name(self.adapter.parts.core, args, kwargs)
         cache, ids = arguments.get("past_key_values"), arguments.get("input_ids")
         cached = cached_length(cache)
@@ -173,6 +179,12 @@ class Attachment:
 
     def _leave_core(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
         self._prompt, self._inside = None, False
+        self._forget_encoders()
+
+    def _forget_encoders(self) -> None:
+        """What an encoder said of one prompt must never be read for another."""
+        for listener in self._listeners:
+            listener.forget()
 
     # --- language model: cut, or repair the mask ---------------------------------------------------------------------
 
@@ -239,7 +251,11 @@ class Attachment:
             position=rotary.flatten(1),
             sample=torch.arange(rows).repeat_interleave(length),
             seconds_per_position=self.adapter.seconds_per_position,
-            extras=self.adapter.extras(prompt.arguments),
+            extras={
+                name: value
+                for listener in self._listeners
+                for name, value in listener.extras(prompt.modality, prompt.arguments, embeds.device).items()
+            },
         )
 
     def _has_video(self, ids: Tensor) -> bool:

@@ -15,6 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from omnisift.errors import UnsupportedCall, UnsupportedModel
 from omnisift.models.adapter import Adapter, Parts
+from omnisift.models.listening import Listener
+from omnisift.models.qwen2_5_omni_attention import CLIP, VIDEO, WINDOW, listeners
 from omnisift.models.qwen2_5_omni_speech import Speech
 from omnisift.tokens import Modality
 
@@ -26,6 +28,7 @@ class Qwen25OmniAdapter(Adapter):
     """Positions are 25 ids a second; sound is interleaved with its video; rotary ids have three rows."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_omni", "qwen2_5_omni_thinker"})
+    supplies: ClassVar[frozenset[str]] = frozenset({CLIP, WINDOW, VIDEO})
 
     def find(self, model: nn.Module) -> Parts:
         """The Thinker's modules in either layout."""
@@ -70,6 +73,10 @@ class Qwen25OmniAdapter(Adapter):
     def more_hooks(self, attachment: Attachment) -> list[RemovableHandle]:
         """The talker reads the Thinker's prompt a second time."""
         return [] if self._talker is None else Speech(attachment, self._talker).hooks(self.parts.head)
+
+    def listeners(self, needs: frozenset[str]) -> list[Listener]:
+        """On the last layers of the two encoders."""
+        return listeners(self._core, needs)
 
     @property
     def seconds_per_position(self) -> float:

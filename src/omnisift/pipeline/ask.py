@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from omnisift.budget import Budget
-from omnisift.compressors import make_compressor
+from omnisift.compressors import make_compressor, needs_selector
 from omnisift.errors import UsageError
 from omnisift.media import Media, read
 from omnisift.media.reading import Sampling
@@ -70,7 +70,7 @@ def load(
     host = load_host(model, device, dtype, attn)
     if compressor is None:
         return Pipeline(host, None)
-    vgas = load_selector(host, selector) if compressor == "omnisift" else None
+    vgas = load_selector(host, selector) if needs_selector(compressor) else None
     return Pipeline(host, make_compressor(compressor, budget, selector=vgas, seed=seed))
 
 

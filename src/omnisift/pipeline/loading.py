@@ -96,7 +96,7 @@ def _own_selector(host: Host) -> Path:
         return folder
     raise CompressorError(
         f"{host.name} has no selector weights, and omnisift never invents them; give a selector checkpoint "
-        "(--selector FOLDER), or choose a training-free compressor (--compressor uniform or random)"
+        "(--selector FOLDER), or choose a training-free compressor (--compressor stvp; `omnisift methods` lists all)"
     )
 
 

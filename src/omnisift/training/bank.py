@@ -15,7 +15,7 @@ from torch import Tensor
 from omnisift.training.clips import ClipBatch, clip_batches
 from omnisift.training.encoders import encode_frames, encode_sound, log_mel, patchify
 from omnisift.training.host import core_of
-from omnisift.world import COLOR_NAMES, SHAPES, Scene, Truth, make_scene, truth
+from omnisift.world import COLOR_NAMES, SHAPES, Scene, Truth, make_scene, truth, world_setting
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +27,15 @@ class FeatureBank:
     split: str
     first: int
     video: Tensor
-    """[N, 96, D] float16: frames of 16 tokens."""
+    """[N, 96, D] float16: frames of 16 tokens (96 in six seconds)."""
     audio: Tensor
-    """[N, 150, D] float16."""
+    """[N, 150, D] float16 (150 in six seconds; none without sound)."""
+    setting: str = "base"
+    """Of the world."""
 
     def __post_init__(self) -> None:
-        self.scenes: list[Scene] = [make_scene(self.first + i, self.split) for i in range(len(self.video))]
+        config = world_setting(self.setting).config
+        self.scenes: list[Scene] = [make_scene(self.first + i, self.split, config) for i in range(len(self.video))]
         self.truths: list[Truth] = [truth(scene) for scene in self.scenes]
         self.video_class = torch.stack([torch.from_numpy(t.video_class.reshape(-1)) for t in self.truths])
         """[N, 96] int64: 0 for background, else 1 + colour * 4 + form."""
@@ -48,14 +51,14 @@ class FeatureBank:
 
     def save(self, path: Path) -> None:
         """Write the features; scenes and labels come back from the seeds."""
-        about = {"split": self.split, "first": str(self.first)}
+        about = {"split": self.split, "first": str(self.first), "setting": self.setting}
         save_file({"video": self.video.contiguous(), "audio": self.audio.contiguous()}, str(path), metadata=about)
 
     @classmethod
-    def load(cls, path: Path, split: str, first: int = 0) -> FeatureBank:
+    def load(cls, path: Path, split: str, first: int = 0, setting: str = "base") -> FeatureBank:
         """Read what `save` wrote."""
         tensors = load_file(str(path))
-        return cls(split, first, tensors["video"], tensors["audio"])
+        return cls(split, first, tensors["video"], tensors["audio"], setting)
 
 
 def _visible(scene: Scene, labels: Truth) -> Tensor:
@@ -64,24 +67,28 @@ def _visible(scene: Scene, labels: Truth) -> Tensor:
 
 
 @torch.no_grad()
-def encode_bank(model: Any, split: str, count: int, decoded_share: float, first: int = 0) -> FeatureBank:
+def encode_bank(
+    model: Any, split: str, count: int, decoded_share: float, first: int = 0, setting: str = "base"
+) -> FeatureBank:
     """Render and encode clips ``first .. first + count - 1``; 63 KB a clip stay."""
     video, audio = [], []
-    for number, batch in enumerate(clip_batches(split, first, count, decoded_share)):
+    for number, batch in enumerate(clip_batches(split, first, count, decoded_share, setting=setting)):
         v, a = encode_clips(model, batch)
         video.append(v.half())
         audio.append(a.half())
         if number % 20 == 19:
             logger.info("%s: encoded %d of %d clips", split, 25 * (number + 1), count)
-    return FeatureBank(split, first, torch.cat(video), torch.cat(audio))
+    return FeatureBank(split, first, torch.cat(video), torch.cat(audio), setting)
 
 
 @torch.no_grad()
 def encode_clips(model: Any, batch: ClipBatch) -> tuple[Tensor, Tensor]:
     """(video [B, 96, D], audio [B, 150, D]) of rendered clips."""
     frames = encode_frames(core_of(model).visual, patchify(batch.images))
-    sound = encode_sound(core_of(model).audio_tower, log_mel(batch.waves))
-    return frames.view(len(batch.images), -1, frames.shape[-1]), sound
+    frames = frames.view(len(batch.images), -1, frames.shape[-1])
+    if not batch.waves.shape[1]:
+        return frames, frames[:, :0]
+    return frames, encode_sound(core_of(model).audio_tower, log_mel(batch.waves))
 
 
 def class_means(bank: FeatureBank, clips: int = 1000) -> dict[str, Tensor]:

@@ -13,12 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from omnisift.media import read
-from omnisift.world import Scene, Truth, make_scene, render_audio, render_images, truth, write_clip
+from omnisift.world import (
+    Scene,
+    Truth,
+    make_scene,
+    render_audio,
+    render_images,
+    truth,
+    world_setting,
+    write_clip,
+)
 
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Rendered clips and their labels. ``B`` clips of 6 s: 12 images, 96,000 samples, 6 frames, 150 audio tokens."""
+    """Rendered clips and their labels. Of 6 s, ``B`` clips have 12 images, 96,000 samples, 6 frames, 150 audio tokens
+    each; other settings of the world may be longer, or without sound (no samples)."""
 
     scenes: list[Scene]
     truths: list[Truth]
@@ -32,14 +42,17 @@ class ClipBatch:
     """[B, 150] int64: 0 for no sound, else 1 + kind."""
 
 
-def clip_batches(split: str, first: int, count: int, decoded_share: float, size: int = 25) -> Iterator[ClipBatch]:
+def clip_batches(
+    split: str, first: int, count: int, decoded_share: float, size: int = 25, setting: str = "base"
+) -> Iterator[ClipBatch]:
     """Clips ``first .. first + count - 1`` of a split, ``size`` at a time; a fixed part of them went through a file.
 
     Which ones is fixed by the seed, so the same call gives the same clips on every machine with the same codecs.
     """
+    config = world_setting(setting).config
     with tempfile.TemporaryDirectory() as folder:
         for start in range(first, first + count, size):
-            scenes = [make_scene(seed, split) for seed in range(start, min(first + count, start + size))]
+            scenes = [make_scene(seed, split, config) for seed in range(start, min(first + count, start + size))]
             yield _batch(scenes, decoded_share, Path(folder) / "clip.mp4")
 
 
@@ -72,8 +85,10 @@ def _decoded(scene: Scene, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.fl
     pixels = config.size * config.size  # as nano's processor: read at the size it was written
     media = read(path, fps=float(config.fps), min_pixels=pixels, max_pixels=pixels)
     count, samples = config.seconds * config.fps, config.seconds * config.sample_rate
-    if media.images is None or media.waveform is None or len(media.images) < count:
+    if media.images is None or (media.waveform is None) == config.sound or len(media.images) < count:
         raise RuntimeError(f"clip {scene.seed} lost picture or sound on its way through {path.name}")
+    if media.waveform is None:
+        return media.images[:count], np.zeros(0, np.float32)
     wave = np.zeros(samples, np.float32)
     wave[: min(samples, len(media.waveform))] = media.waveform[:samples]
     return media.images[:count], wave

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,10 @@ def accuracies(
     select: Select | None = None,
     clips: int = 100,
     seed: int = 0,
+    types: Sequence[str] = QUESTION_TYPES,
 ) -> dict[str, float]:
-    """Share of right answers by question type, and their plain mean as ``mean``; four questions of each type a clip.
+    """Share of right answers by question type, and their plain mean as ``mean``; about four questions of each type a
+    clip.
 
     The answer is the most likely of all words, not the best of a list.
     """
@@ -34,7 +37,7 @@ def accuracies(
     model.eval()
     for first in range(0, min(clips, len(bank)), 20):
         chosen = list(range(first, min(clips, len(bank), first + 20)))
-        batch = make_batch(bank, chosen, writer, 4 * len(QUESTION_TYPES), rng)
+        batch = make_batch(bank, chosen, writer, 4 * len(types), rng, types=types)
         out = run(model, layout, batch, select(batch["video"], batch["audio"]) if select else None)
         due = (batch["kind"] < CAPTION) & (batch["labels"] != IGNORE)
         hit = model.lm_head(out.last[:, out.prefix :][due]).argmax(-1) == batch["labels"][due]
@@ -42,7 +45,8 @@ def accuracies(
         right += np.bincount(kinds, hit.numpy(), len(QUESTION_TYPES))
         total += np.bincount(kinds, minlength=len(QUESTION_TYPES))
     model.train(training)
-    result = {name: float(r / max(t, 1)) for name, r, t in zip(QUESTION_TYPES, right, total, strict=True)}
+    counts = zip(QUESTION_TYPES, right, total, strict=True)
+    result = {name: float(r / max(t, 1)) for name, r, t in counts if name in types}
     return result | {"mean": float(np.mean(list(result.values())))}
 
 

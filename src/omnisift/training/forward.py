@@ -56,7 +56,10 @@ def everything(batch: dict[str, Tensor]) -> Kept:
 def run(
     model: Any, layout: Layout, batch: dict[str, Tensor], kept: Kept | None = None, attentions: bool = False
 ) -> Pass:
-    """Forward ``batch`` (see `make_batch`). ``attentions`` needs a model in eager attention."""
+    """Forward ``batch`` (see `make_batch`). ``attentions`` needs a model in eager attention.
+
+    Where the batch holds ``places`` [B, P] (rising places of the prefix), these stay, whatever ``kept`` says.
+    """
     language = language_model_of(model)
     rows, width = len(batch["video"]), batch["video"].shape[-1]
     embeds = language.embed_tokens(layout.ids)[None].repeat(rows, 1, 1)
@@ -65,6 +68,7 @@ def run(
     places = torch.cat([layout.other.expand(rows, -1), layout.video[kept.video], layout.audio[kept.audio]], dim=1)
     places, order = places.sort(dim=1)
     where = order.argsort(dim=1)  # where each of (other, video, audio) went
+    places = batch.get("places", places)
     first_audio = len(layout.other) + kept.video.shape[1]
     prefix = places.shape[1]
     inputs = torch.cat(

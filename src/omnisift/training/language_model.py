@@ -7,6 +7,7 @@ falls to chance under any compression, since the model infers a token's corner b
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from omnisift.training.bank import FeatureBank, class_means
 from omnisift.training.evaluate import accuracies, in_words
-from omnisift.training.forward import Kept, run
+from omnisift.training.forward import Kept, everything, run
 from omnisift.training.host import core_of, language_model_of
 from omnisift.training.losses import Hints, LossWeights, answer_losses, hint_losses
 from omnisift.training.packed import TYPE_WEIGHTS, Layout, Writer, make_batch
@@ -31,6 +32,16 @@ from omnisift.vgas import VGAS
 
 logger = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Course:
+    """Clips of one setting of the world, and where their tokens lie in a prompt."""
+
+    bank: FeatureBank
+    layout: Layout
+    types: Mapping[str, float]
+    """How often each type of question is asked."""
 
 
 @dataclass
@@ -50,6 +61,12 @@ class Lesson:
     warmup: int = 100
     minutes: float | None = None
     weights: LossWeights = field(default_factory=LossWeights)
+    courses: tuple[Course, ...] = ()
+    """Where given, each step takes its clips from one of these, drawn evenly, instead of from ``bank``."""
+    hinted: bool = True
+    """Whether the hints of `omnisift.training.losses` are part of the loss."""
+    cut: Callable[[Batch, list[int], int], Batch] | None = None
+    """(batch, clips, step) -> the batch with ``places``: a method that cuts every prompt, instead of `augmented`."""
 
 
 class PackedClips(Dataset[Batch]):
@@ -64,10 +81,23 @@ class PackedClips(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         lesson, settings = self.lesson, self.lesson.settings
         rng = np.random.default_rng((settings.seed, 3, step))
-        clips = [int(i) for i in rng.choice(len(lesson.bank), settings.clips_per_step, replace=False)]
+        number = int(rng.integers(len(lesson.courses))) if lesson.courses else 0
+        course = lesson.courses[number] if lesson.courses else Course(lesson.bank, lesson.layout, TYPE_WEIGHTS)
+        clips = [int(i) for i in rng.choice(len(course.bank), settings.clips_per_step, replace=False)]
+        captions = 0.5 if course.bank.scenes[0].config.sound and course.bank.scenes[0].shapes else 0.0
         batch = make_batch(
-            lesson.bank, clips, lesson.writer, settings.questions, rng, types=TYPE_WEIGHTS, captions=0.5, rough=True
+            course.bank,
+            clips,
+            lesson.writer,
+            settings.questions,
+            rng,
+            types=course.types,
+            captions=captions,
+            rough=True,
         )
+        batch["course"] = torch.tensor(number)
+        if lesson.cut is not None:
+            return lesson.cut(batch, clips, step)
         if rng.random() >= lesson.full_share:
             kept = augmented(batch["video"], batch["audio"], lesson.retains, rng, lesson.selector)
             batch |= {"keep_video": kept.video, "keep_audio": kept.audio}
@@ -127,10 +157,11 @@ class PackedTrainer(Trainer):
 
 def student_loss(student: Student, lesson: Lesson, batch: Batch, kept: Kept | None) -> tuple[Tensor, dict[str, float]]:
     """(loss, its parts before weighting)."""
-    out = run(student.nano, lesson.layout, batch, kept)
-    whole = Kept(torch.arange(96).expand(len(out.last), -1), torch.arange(150).expand(len(out.last), -1))
+    layout = lesson.courses[int(batch["course"])].layout if lesson.courses else lesson.layout
+    out = run(student.nano, layout, batch, kept)
     parts = answer_losses(student.nano, out, batch)
-    parts |= hint_losses(student.nano, student.hints, out, batch, kept or whole)
+    if lesson.hinted:
+        parts |= hint_losses(student.nano, student.hints, out, batch, kept or everything(batch))
     total = sum((value * getattr(lesson.weights, name, 1.0) for name, value in parts.items()), torch.zeros(()))
     return total, {name: float(value.detach()) for name, value in parts.items()}
 
@@ -174,6 +205,7 @@ def train_language_model(
     trainer = PackedTrainer(
         lesson, clock, model=Student(nano, hints), args=arguments(lesson, folder), callbacks=[clock, progress]
     )
+    trainer.remove_callback(PrinterCallback)  # the log says what a run does; nothing is printed
     progress.trainer = trainer
     trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
     return clock.elapsed()

@@ -83,7 +83,9 @@ def _token_losses(model: Any, hints: Hints, out: Pass, batch: dict[str, Tensor],
     shown = batch["video_class"].gather(1, kept.video).flatten()
     heard = batch["audio_class"].gather(1, kept.audio).flatten()
     color_now, form_now = color_and_form(batch["visible"].gather(1, kept.audio).flatten())
-    visible = F.cross_entropy(hints.color(audio), color_now) + F.cross_entropy(hints.form(audio), form_now)
+    visible = audio.new_zeros(())
+    if len(audio):  # a clip without sound has no token that could say what is visible now
+        visible = F.cross_entropy(hints.color(audio), color_now) + F.cross_entropy(hints.form(audio), form_now)
 
     def near(hidden: Tensor, ids: Tensor, target: Tensor, where: Tensor) -> Tensor:
         if not bool(where.any()):
@@ -113,7 +115,9 @@ def _pointer(model: Any, out: Pass, batch: dict[str, Tensor], kept: Kept) -> Ten
     attention, x = language.layers[MIDDLE].self_attn, language.layers[MIDDLE].input_layernorm(out.middle)
     size = attention.head_dim
     rows, due = torch.nonzero(batch["pointer"].any(-1), as_tuple=True)
-    target = batch["pointer"][rows, due].gather(1, torch.cat([kept.video, 96 + kept.audio], dim=1)[rows])
+    target = batch["pointer"][rows, due].gather(
+        1, torch.cat([kept.video, batch["video"].shape[1] + kept.audio], dim=1)[rows]
+    )
     some = target.any(-1)
     rows, due, target = rows[some], due[some], target[some]
     if not len(rows):

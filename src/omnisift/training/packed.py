@@ -70,17 +70,19 @@ class Layout:
     """Position id of the first token after the prefix."""
 
 
-def clip_layout(model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6) -> Layout:
-    """The layout that the host's processor makes of a clip with sound: chunks of 32 video and 50 audio tokens."""
-    chunk = MEDIA_TOKENS["video_token"] * 32 + MEDIA_TOKENS["audio_token"] * 50
-    text = f"{TURN_START}user <|vision_bos|><|audio_bos|>{chunk * (seconds // 2)}<|audio_eos|><|vision_eos|>"
+def clip_layout(model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6, sound: bool = True) -> Layout:
+    """The layout that the host's processor makes of a clip: chunks of 32 video and, with sound, 50 audio tokens."""
+    picture, noise = MEDIA_TOKENS["video_token"] * 32, MEDIA_TOKENS["audio_token"] * 50 if sound else ""
+    begin, end = ("<|audio_bos|>", "<|audio_eos|>") if sound else ("", "")
+    clip = (picture + noise) * (seconds // 2)
+    text = f"{TURN_START}user <|vision_bos|>{begin}{clip}{end}<|vision_eos|>"
     ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.unk_token_id]])
     position, _ = core_of(model).get_rope_index(
         ids,
         video_grid_thw=torch.tensor([[seconds, 8, 8]]),
         attention_mask=torch.ones_like(ids),
-        use_audio_in_video=True,
-        audio_seqlens=torch.tensor([seconds * 100]),
+        use_audio_in_video=sound,
+        audio_seqlens=torch.tensor([seconds * 100]) if sound else None,
         second_per_grids=torch.tensor([1.0]),
     )
     ids, position = ids[0], position[:, 0].long()
@@ -190,16 +192,16 @@ def make_batch(
         "audio_class": bank.audio_class[pick],
         "audio_owner": bank.audio_owner[pick],
         "visible": bank.visible[pick],
-        **_tails(rows),
+        **_tails(rows, bank.video.shape[1], bank.audio.shape[1]),
     }
 
 
-def _tails(rows: list[list[Segment]]) -> dict[str, Tensor]:
+def _tails(rows: list[list[Segment]], videos: int, sounds: int) -> dict[str, Tensor]:
     length = max(sum(len(s.prompt) + len(s.answer) - 1 for s in row) for row in rows)
     size = (len(rows), length)
     tail, segment, offset = (torch.zeros(size, dtype=torch.long) for _ in range(3))
     labels, kind, argument = (torch.full(size, IGNORE, dtype=torch.long) for _ in range(3))
-    pointer = torch.zeros(*size, 246, dtype=torch.bool)
+    pointer = torch.zeros(*size, videos + sounds, dtype=torch.bool)
     for b, row in enumerate(rows):
         at = 0
         for number, part in enumerate(row, start=1):
@@ -213,7 +215,7 @@ def _tails(rows: list[list[Segment]]) -> dict[str, Tensor]:
             kind[b, at + len(tokens) - 1] = END
             argument[b, due] = part.argument
             pointer[b, due, list(part.video)] = True
-            pointer[b, due, [96 + i for i in part.audio]] = True
+            pointer[b, due, [videos + i for i in part.audio]] = True
             at += len(tokens)
     return {
         "tail": tail, "segment": segment, "offset": offset, "labels": labels,

@@ -41,14 +41,14 @@ ANCHOR_RETAINS = (0.35, 0.25, 0.15)
 """The selector sees the anchors of one of these each step, so that one set of weights serves all ratios."""
 
 
-def new_selector(width: int, time_embedding: bool, seed: int) -> VGAS:
-    """VGAS in the released layout (hidden 512, 8 heads), with or without our time embedding.
+def new_selector(width: int, time_embedding: bool, seed: int, guide: str = "cross", layers: int = 1) -> VGAS:
+    """VGAS in the released layout (hidden 512, 8 heads) or a variant of it, with or without our time embedding.
 
     The embedding starts as sines and cosines of the place in the chunk: sounds then lie near the frame they fall into
     from the first step, and the guidance by the picture is learned within 50 steps instead of several hundred.
     """
     torch.manual_seed(seed)
-    selector = VGAS(VGASConfig(width=width, time_embedding=time_embedding))
+    selector = VGAS(VGASConfig(width=width, time_embedding=time_embedding, guide=guide, layers=layers))
     if time_embedding:
         weight = selector.time_embedding.weight
         turn = torch.exp(torch.linspace(math.log(2 * math.pi / 8), math.log(2 * math.pi / 200), weight.shape[1] // 2))

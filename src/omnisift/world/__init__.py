@@ -1,7 +1,8 @@
 """A procedurally generated world of audio-video questions: moving coloured shapes, short sounds, and what they prove.
 
 `make_scene` describes a clip from a seed; `render_images`, `render_audio` and `write_clip` show it; `questions`,
-`caption` and `truth` say what is in it. Everything follows from ``(split, seed, config)``.
+`caption` and `truth` say what is in it. Everything follows from ``(split, seed, config)``. `SETTINGS` are configs that
+are hard in one way each.
 """
 
 from omnisift.world.captions import (
@@ -13,10 +14,20 @@ from omnisift.world.captions import (
     parse_caption,
     score_caption,
 )
+from omnisift.world.config import SceneConfig
 from omnisift.world.files import write_clip
-from omnisift.world.questions import ANSWERS, PHRASINGS, QUESTION_TYPES, Question, make_question, questions
+from omnisift.world.questions import (
+    ANSWERS,
+    PHRASINGS,
+    QUESTION_TYPES,
+    Question,
+    make_question,
+    possible_types,
+    questions,
+)
 from omnisift.world.render import render_audio, render_images, render_pictures
-from omnisift.world.scene import Scene, SceneConfig, Shape, Sound, make_scene
+from omnisift.world.scene import Scene, Shape, Sound, make_scene
+from omnisift.world.settings import SETTINGS, Setting, world_setting
 from omnisift.world.splits import SPLITS, scene_number
 from omnisift.world.truth import Truth, truth
 from omnisift.world.vocabulary import split_words, vocabulary
@@ -31,6 +42,7 @@ __all__ = [
     "PHRASINGS",
     "PLACES",
     "QUESTION_TYPES",
+    "SETTINGS",
     "SHAPES",
     "SOUNDS",
     "SPLITS",
@@ -39,6 +51,7 @@ __all__ = [
     "Question",
     "Scene",
     "SceneConfig",
+    "Setting",
     "Shape",
     "Sound",
     "Truth",
@@ -47,6 +60,7 @@ __all__ = [
     "make_question",
     "make_scene",
     "parse_caption",
+    "possible_types",
     "questions",
     "render_audio",
     "render_images",
@@ -56,5 +70,6 @@ __all__ = [
     "split_words",
     "truth",
     "vocabulary",
+    "world_setting",
     "write_clip",
 ]

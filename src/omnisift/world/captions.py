@@ -1,7 +1,8 @@
 """Timeline captions: ``at 1 red circle with beep, at 3 blue cross with hum.``
 
 One clause for each shape, in order of time: the second at which it appears, its colour, its form, its sound. The
-grammar is fixed, so that a caption can be judged event by event instead of by guessing at words.
+grammar is fixed, so that a caption can be judged event by event instead of by guessing at words. In a clip without a
+sound track the clauses end before ``with``; a clip that shows nothing has no clauses, only the full stop.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ CAPTION_REQUESTS: tuple[str, ...] = (
 )
 """Ways to ask for a caption."""
 
-_CLAUSE = re.compile(
-    rf"at\s+(\d+)\s+({'|'.join(COLOR_NAMES)})\s+({'|'.join(SHAPES)})\s+with\s+({'|'.join(SOUNDS)})\b", re.IGNORECASE
-)
+_SEEN = rf"at\s+(\d+)\s+({'|'.join(COLOR_NAMES)})\s+({'|'.join(SHAPES)})"
+_CLAUSE = re.compile(rf"{_SEEN}\s+with\s+({'|'.join(SOUNDS)})\b", re.IGNORECASE)
+_SILENT_CLAUSE = re.compile(rf"{_SEEN}\b()", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class CaptionEvent:
     color: str
     form: str
     sound: str
+    """Empty in a clip without a sound track."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +62,30 @@ class CaptionScore:
 
 def caption_events(scene: Scene) -> list[CaptionEvent]:
     """The true events in order of time."""
-    return [
-        CaptionEvent(shape.start, shape.color, shape.form, scene.sounds[i].name) for i, shape in enumerate(scene.shapes)
-    ]
+    sounds = [sound.name for sound in scene.sounds] if scene.config.sound else [""] * len(scene.shapes)
+    return [CaptionEvent(shape.start, shape.color, shape.form, sounds[i]) for i, shape in enumerate(scene.shapes)]
 
 
 def caption(scene: Scene) -> str:
     """The true caption."""
-    clauses = [f"at {e.second} {e.color} {e.form} with {e.sound}" for e in caption_events(scene)]
+    clauses = [
+        f"at {e.second} {e.color} {e.form}" + (f" with {e.sound}" if e.sound else "") for e in caption_events(scene)
+    ]
     return ", ".join(clauses) + "."
 
 
-def parse_caption(text: str) -> list[CaptionEvent]:
-    """The events that a text states; whatever is not a whole clause is left out."""
-    return [CaptionEvent(int(s), c.lower(), f.lower(), n.lower()) for s, c, f, n in _CLAUSE.findall(text)]
+def parse_caption(text: str, *, sound: bool = True) -> list[CaptionEvent]:
+    """The events that a text states; whatever is not a whole clause is left out.
+
+    With ``sound=False``, for a clip without a sound track, a clause is whole without its sound, and a sound is ignored.
+    """
+    clause = _CLAUSE if sound else _SILENT_CLAUSE
+    return [CaptionEvent(int(s), c.lower(), f.lower(), n.lower()) for s, c, f, n in clause.findall(text)]
 
 
 def score_caption(text: str, scene: Scene) -> CaptionScore:
     """Compare a caption with the scene; an event stated twice counts as right only once."""
-    stated, actual = parse_caption(text), caption_events(scene)
+    stated, actual = parse_caption(text, sound=scene.config.sound), caption_events(scene)
     timed = Counter(stated) & Counter(actual)
     bare = Counter((e.color, e.form, e.sound) for e in stated) & Counter((e.color, e.form, e.sound) for e in actual)
     return CaptionScore(len(stated), len(actual), sum(bare.values()), sum(timed.values()))

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from omnisift.errors import UsageError
+from omnisift.world.config import SceneConfig
 from omnisift.world.scene import Scene
 from omnisift.world.words import COLOR_NAMES, NUMBERS, PLACES, SHAPES, SOUNDS
 
@@ -108,12 +109,12 @@ def questions(
     types: Sequence[str] | Mapping[str, float] | None = None,
     n: int | None = None,
 ) -> list[Question]:
-    """Questions about the scene.
+    """Questions about the scene; without ``types`` of all that it can be asked (`possible_types`).
 
     Without ``n``: one of each type, in order. With ``n``: so many, their types drawn evenly from ``types``, or by
     weight where ``types`` maps names to weights.
     """
-    names = list(QUESTION_TYPES if types is None else types)
+    names = list(possible_types(scene.config) if types is None else types)
     unknown = [name for name in names if name not in PHRASINGS]
     if unknown:
         raise UsageError(f"unknown question type {unknown[0]!r}; known: {', '.join(QUESTION_TYPES)}")
@@ -123,8 +124,19 @@ def questions(
     return [make_question(scene, name, rng) for name in names]
 
 
+def possible_types(config: SceneConfig) -> tuple[str, ...]:
+    """The types that clips of this config can be asked: none about shapes or sounds where there are none."""
+    unasked = set() if config.sound else {"heard", "sound_with", "color_with_sound"}
+    if config.shapes[1] == 0:
+        unasked |= set(QUESTION_TYPES) - {"heard"}
+    return tuple(name for name in QUESTION_TYPES if name not in unasked)
+
+
 def make_question(scene: Scene, type: str, rng: np.random.Generator) -> Question:
     """One question of this type, about a random part of the scene, in a random phrasing and spelling."""
+    if type not in possible_types(scene.config):
+        known = ", ".join(possible_types(scene.config)) or "nothing"
+        raise UsageError(f"this clip can't be asked a question of type {type!r}; it can be asked: {known}")
     said, argument, answer, shapes, sounds = _MAKERS[type](scene, rng)
     phrasing = PHRASINGS[type][int(rng.integers(len(PHRASINGS[type])))]
     spelling = ("color", "colour")[int(rng.integers(2))]
@@ -162,9 +174,11 @@ def _place(scene: Scene, rng: np.random.Generator) -> _Made:
 
 def _heard(scene: Scene, rng: np.random.Generator) -> _Made:
     """Yes or no, evenly; a no has no evidence, since nothing can show an absence."""
-    present = sorted({sound.name for sound in scene.sounds}, key=SOUNDS.index)
-    absent = [name for name in SOUNDS if name not in present]
-    if rng.random() < 0.5 or not absent:
+    heard = [sound.name for sound in scene.sounds]
+    present, absent = [n for n in SOUNDS if n in heard], [n for n in SOUNDS if n not in heard]
+    if scene.config.heard == "unseen":  # then no yes about a sound of a shape, or about one that is heard again
+        present = [n for n in present if heard.count(n) == 1 and heard.index(n) >= len(scene.shapes)]
+    if present and (rng.random() < 0.5 or not absent):
         name = present[int(rng.integers(len(present)))]
         return name, name, "yes", (), tuple(i for i, sound in enumerate(scene.sounds) if sound.name == name)
     name = absent[int(rng.integers(len(absent)))]

@@ -11,7 +11,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from omnisift.world.scene import Scene, SceneConfig, Shape
+from omnisift.world.backdrop import backdrop
+from omnisift.world.config import SceneConfig
+from omnisift.world.scene import Scene, Shape
 from omnisift.world.splits import generator
 from omnisift.world.synth import add_rumbles, synthesise
 from omnisift.world.words import COLORS, PLACES
@@ -31,17 +33,24 @@ def render_pictures(scene: Scene) -> NDArray[np.uint8]:
 
 
 def render_audio(scene: Scene) -> NDArray[np.float32]:
-    """The waveform: float32 [seconds * sample_rate], about -0.5..0.5: noise, low rumbles, and the scene's sounds."""
+    """The waveform: float32 [seconds * sample_rate], about -0.5..0.5: noise, low rumbles, and the scene's sounds.
+
+    Distractors with a gain may go beyond full scale; they are cut off at -1..1. A silent clip gives an empty array.
+    """
     config, rng = scene.config, generator(scene.number, stream=2)
+    if not config.sound:
+        return np.zeros(0, np.float32)
     wave = rng.standard_normal(config.seconds * config.sample_rate, dtype=np.float32)
     wave *= 0.006 * rng.uniform(0.6, 1.6)
     add_rumbles(wave, int(rng.integers(config.rumbles[0], config.rumbles[1] + 1)), config.sample_rate, rng)
     for sound in scene.sounds:
         tone = synthesise(sound.name, sound.seconds, config.sample_rate, rng) * rng.uniform(0.08, 0.2)
+        if sound.shape < 0:
+            tone *= config.distractor_gain
         first = int(sound.start * config.sample_rate)
         room = wave[first : first + len(tone)]
         room += tone[: len(room)].astype(np.float32)
-    return wave
+    return wave if config.distractor_gain == 1 else np.clip(wave, -1, 1, out=wave)
 
 
 def centre(shape: Shape, time: float | NDArray[np.float64], config: SceneConfig) -> tuple[NDArray[np.float64], ...]:
@@ -58,7 +67,7 @@ def _draw(scene: Scene, pictures: NDArray[np.int64]) -> NDArray[np.uint8]:
     """The pictures with these numbers (on the file's clock)."""
     config, rng = scene.config, generator(scene.number, stream=1)
     size, total = config.size, config.seconds * config.file_fps
-    canvas = np.repeat(_background(size, rng)[None], len(pictures), axis=0)
+    canvas = backdrop(scene, pictures, rng)
     for shape in scene.shapes:
         color = (np.array(COLORS[shape.color]) + rng.normal(0, 12, 3)).astype(np.float32)
         shown = np.nonzero((pictures >= shape.start * config.file_fps) & (pictures < shape.end * config.file_fps))[0]
@@ -93,27 +102,6 @@ def _mask(shape: Shape, times: NDArray[np.float64], config: SceneConfig) -> NDAr
         bar = r * np.float32(0.33)
         inside = ((np.abs(dx) < bar) & (np.abs(dy) < r)) | ((np.abs(dy) < bar) & (np.abs(dx) < r))
     return inside
-
-
-def _background(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """[size, size, 3]: one base colour with a coarse and a fine texture, each channel in its own strength."""
-    base = rng.uniform(60, 150, 3)
-    coarse, fine = rng.standard_normal((9, 9)), rng.standard_normal((28, 28))
-    texture = 25 * _enlarge(coarse, size) + 12 * _enlarge(fine, size)
-    return (base + texture[..., None] * rng.uniform(0.6, 1.2, 3)).astype(np.float32)
-
-
-def _enlarge(grid: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    weights = _bilinear(grid.shape[0], size)
-    return np.asarray(weights @ grid @ weights.T, dtype=np.float64)
-
-
-@lru_cache(maxsize=16)
-def _bilinear(cells: int, size: int) -> NDArray[np.float64]:
-    """[size, cells]: each row mixes the two cells whose centres lie next to the pixel's centre."""
-    at = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
-    weights: NDArray[np.float64] = np.clip(1 - np.abs(at[:, None] - np.arange(cells)[None]), 0, None)
-    return weights
 
 
 @lru_cache(maxsize=4)

@@ -1,6 +1,7 @@
 """What happens in a clip, before anything is drawn: which shapes are visible when, and what sounds when.
 
-One shape is visible at a time, for whole seconds. Each shape has one short sound of its own inside its interval.
+One shape is visible at a time (two in a crowded config), for whole seconds. Each shape has one short sound of its own
+inside its interval.
 Seconds without a shape hold distractors: sounds of the same kinds that belong to nothing. So loudness alone can't tell
 a sound that matters from one that doesn't; only the picture can.
 """
@@ -13,59 +14,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from omnisift.errors import UsageError
+from omnisift.world.config import SceneConfig
 from omnisift.world.splits import generator, scene_number
 from omnisift.world.words import COLOR_NAMES, PLACES, SHAPES, SOUNDS
-
-
-@dataclass(frozen=True)
-class SceneConfig:
-    """How rich and how hard the scenes are. The defaults are the world of the nano model."""
-
-    seconds: int = 6
-    """Length of the clip."""
-    size: int = 112
-    """Height and width of the picture in pixels; a multiple of 28 (one token of Qwen2.5-Omni covers 28 x 28)."""
-    fps: int = 2
-    """Images per second that a model sees."""
-    file_fps: int = 10
-    """Pictures per second in the written file; a multiple of ``fps``, so that both show the same instants."""
-    sample_rate: int = 16000
-    """Audio samples per second."""
-    shapes: tuple[int, int] = (2, 4)
-    """Fewest and most shapes in a clip; at most four, since a clip never repeats a form."""
-    shape_seconds: tuple[int, int] = (1, 2)
-    """Shortest and longest time a shape stays visible."""
-    empty_seconds: int = 2
-    """At least so many seconds show no shape."""
-    sound_seconds: tuple[float, float] = (0.12, 0.24)
-    """Shortest and longest sound event."""
-    sound_pool: int = 6
-    """How many kinds of sound a clip uses; the rest can be asked for and are not heard."""
-    distractors: tuple[int, int] = (3, 4)
-    """Fewest and most distractor sounds in each empty second."""
-    rumbles: tuple[int, int] = (2, 4)
-    """Fewest and most long low rumbles, which are never asked about."""
-    noise: float = 10.0
-    """Standard deviation of the picture noise, of 255."""
-
-    def __post_init__(self) -> None:
-        most = self.shapes[1]
-        if not 1 <= self.shapes[0] <= most <= len(SHAPES):
-            raise UsageError(f"shapes must be a range within 1..{len(SHAPES)}, got {self.shapes}")
-        if most * self.shape_seconds[0] > self.seconds - self.empty_seconds:
-            raise UsageError(
-                f"{most} shapes do not fit into {self.seconds} s with {self.empty_seconds} empty; lengthen it"
-            )
-        if self.size % 28 or self.size < 56:
-            raise UsageError(f"size must be a multiple of 28 and at least 56, got {self.size}")
-        if self.file_fps % self.fps:
-            raise UsageError(f"file_fps must be a multiple of fps, got {self.file_fps} and {self.fps}")
-        if not most <= self.sound_pool <= len(SOUNDS):
-            raise UsageError(f"sound_pool must lie in {most}..{len(SOUNDS)}, got {self.sound_pool}")
-        if not 0 <= self.distractors[0] <= self.distractors[1] <= 8:
-            raise UsageError(f"distractors must be a range within 0..8, got {self.distractors}")
 
 
 @dataclass(frozen=True)
@@ -116,12 +69,12 @@ class Scene:
     shapes: tuple[Shape, ...]
     """In order of time."""
     sounds: tuple[Sound, ...]
-    """First the sound of each shape, in the shapes' order; then the distractors in order of time."""
+    """First the sound of each shape, in the shapes' order; then the distractors in order of time. None if silent."""
     config: SceneConfig = field(default_factory=SceneConfig)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers and words, for JSON."""
-        return asdict(self)
+        return {**asdict(self), "config": self.config.as_dict()}
 
     def fingerprint(self) -> str:
         """SHA-256 of the description, equal on every machine for the same split, seed and config."""
@@ -138,11 +91,10 @@ def make_scene(seed: int, split: str = "test", config: SceneConfig | None = None
     starts, lengths = _timetable(count, config, rng)
     colors, forms = rng.permutation(len(COLOR_NAMES))[:count], rng.permutation(len(SHAPES))[:count]
     pool = [SOUNDS[int(i)] for i in rng.permutation(len(SOUNDS))[: config.sound_pool]]
-    shapes = tuple(
-        _shape(COLOR_NAMES[int(c)], SHAPES[int(f)], start, length, config, rng)
-        for c, f, start, length in zip(colors, forms, starts, lengths, strict=True)
-    )
-    tied = [_tied_sound(pool[i], i, shape, config, rng) for i, shape in enumerate(shapes)]
+    shapes = _shapes(colors, forms, starts, lengths, config, rng)
+    if not config.sound:
+        return Scene(number, split, int(seed), shapes, (), config)
+    tied = [_tied_sound(pool[i], i, shapes, config, rng) for i in range(count)]
     sounds = (*tied, *_distractors(shapes, pool, config, rng))
     return Scene(number, split, int(seed), shapes, sounds, config)
 
@@ -151,27 +103,81 @@ def _timetable(count: int, config: SceneConfig, rng: np.random.Generator) -> tup
     """Start and length of each shape in whole seconds; the free seconds fall anywhere between them."""
     while True:
         lengths = rng.integers(config.shape_seconds[0], config.shape_seconds[1] + 1, size=count)
-        free = config.seconds - int(lengths.sum())
+        shared = _shared_seconds(lengths, config, rng)
+        if shared is None:
+            continue
+        free = config.seconds - int(lengths.sum() - shared.sum())
         if free >= config.empty_seconds:
             break
-    before = np.sort(rng.integers(0, free + 1, size=count))  # free seconds that lie before each shape
-    starts = before + np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    group = np.cumsum(shared == 0) - 1  # shapes that overlap stay next to each other
+    groups = int((shared == 0).sum())
+    before = np.sort(rng.integers(0, free + 1, size=groups))  # free seconds that lie before each group
+    starts = before[group] + np.cumsum(lengths) - lengths - np.cumsum(shared)
     return [int(s) for s in starts], [int(n) for n in lengths]
 
 
-def _shape(color: str, form: str, start: int, seconds: int, config: SceneConfig, rng: np.random.Generator) -> Shape:
-    place = int(rng.integers(0, len(PLACES)))
+def _shared_seconds(
+    lengths: NDArray[np.int64], config: SceneConfig, rng: np.random.Generator
+) -> NDArray[np.int64] | None:
+    """How many seconds each shape shares with the one before it; None for a draw to be thrown away.
+
+    That is one that leaves a shape without a second of its own, or in which no two meet. Its own second keeps the
+    shapes before and after it apart, so that there are never three at once.
+    """
+    if config.together == 1 or len(lengths) < 2:
+        return np.zeros_like(lengths)
+    shared = rng.integers(0, config.shape_seconds[1], size=len(lengths))
+    shared[0] = 0
+    alone = lengths - shared - np.append(shared[1:], 0)
+    return shared if alone.min() >= 1 and shared.any() else None
+
+
+def _shapes(
+    colors: NDArray[np.int64],
+    forms: NDArray[np.int64],
+    starts: list[int],
+    lengths: list[int],
+    config: SceneConfig,
+    rng: np.random.Generator,
+) -> tuple[Shape, ...]:
+    shapes: list[Shape] = []
+    for c, f, start, length in zip(colors, forms, starts, lengths, strict=True):
+        beside = shapes[-1].place if shapes and start < shapes[-1].end else None
+        shapes.append(_shape(COLOR_NAMES[int(c)], SHAPES[int(f)], start, length, beside, config, rng))
+    return tuple(shapes)
+
+
+def _shape(
+    color: str, form: str, start: int, seconds: int, beside: str | None, config: SceneConfig, rng: np.random.Generator
+) -> Shape:
+    """A shape in any quarter, except the one of the shape that it is seen ``beside``."""
+    places = [place for place in PLACES if place != beside]
+    name = places[int(rng.integers(0, len(places)))]
+    place = PLACES.index(name)
     half, unit = config.size / 2, config.size / 112
     radius = int(rng.integers(15, 21)) * unit
     x = (place % 2) * half + rng.uniform(20, 36) * unit
     y = (place // 2) * half + rng.uniform(20, 36) * unit
     vx, vy = rng.uniform(-5, 5, 2) * unit
-    return Shape(color, form, PLACES[place], start, seconds, float(x), float(y), float(vx), float(vy), float(radius))
+    return Shape(color, form, name, start, seconds, float(x), float(y), float(vx), float(vy), float(radius))
 
 
-def _tied_sound(name: str, index: int, shape: Shape, config: SceneConfig, rng: np.random.Generator) -> Sound:
+def own_seconds(shapes: tuple[Shape, ...], index: int) -> list[int]:
+    """The whole seconds in which this shape alone is visible; at least one in every scene."""
+    others = {second for i, shape in enumerate(shapes) if i != index for second in range(shape.start, shape.end)}
+    return [second for second in range(shapes[index].start, shapes[index].end) if second not in others]
+
+
+def _tied_sound(
+    name: str, index: int, shapes: tuple[Shape, ...], config: SceneConfig, rng: np.random.Generator
+) -> Sound:
+    """Anywhere in the shape's interval; where shapes may meet, inside one second in which it is alone."""
     seconds = rng.uniform(*config.sound_seconds)
-    start = shape.start + rng.uniform(0.06, shape.seconds - seconds - 0.06)
+    first, room = shapes[index].start, shapes[index].seconds
+    if config.together > 1:
+        own = own_seconds(shapes, index)
+        first, room = own[int(rng.integers(len(own)))], 1
+    start = first + rng.uniform(0.06, room - seconds - 0.06)
     return Sound(name, float(start), float(seconds), index)
 
 
@@ -180,12 +186,19 @@ def _distractors(
 ) -> list[Sound]:
     """Each empty second is cut into equal slots with one sound in each, so that distractors never overlap."""
     busy = {second for shape in shapes for second in range(shape.start, shape.end)}
-    sounds = []
+    unused = pool[len(shapes) :]  # kinds of no shape, in random order
+    sounds: list[Sound] = []
     for second in sorted(set(range(config.seconds)) - busy):
         count = int(rng.integers(config.distractors[0], config.distractors[1] + 1))
         for slot in range(count):
             longest = min(config.sound_seconds[1], 1 / count - 0.06)
             length = rng.uniform(min(config.sound_seconds[0], longest), longest)
             start = second + slot / count + rng.uniform(0.02, 1 / count - length - 0.02)
-            sounds.append(Sound(pool[int(rng.integers(0, len(pool)))], float(start), float(length), -1))
+            if config.heard == "any":
+                name = pool[int(rng.integers(0, len(pool)))]
+            elif unused:
+                name = unused.pop()
+            else:
+                return sounds
+            sounds.append(Sound(name, float(start), float(length), -1))
     return sounds

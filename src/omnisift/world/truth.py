@@ -27,7 +27,10 @@ _OVERLAP = 0.4
 
 @dataclass(frozen=True)
 class Truth:
-    """Labels of all tokens. ``G`` frames (pairs of images), ``R x R`` tokens a frame, ``A`` audio tokens."""
+    """Labels of all tokens. ``G`` frames (pairs of images), ``R x R`` tokens a frame, ``A`` audio tokens (0 if silent).
+
+    Shapes that are visible at once never share a token: the core of each stays in its own quarter of the picture.
+    """
 
     video_class: NDArray[np.int64]
     """[G, R, R]: 0 for background, else ``1 + color * 4 + form``."""
@@ -40,7 +43,7 @@ class Truth:
     audio_owner: NDArray[np.int64]
     """[A]: 1 + index of the shape that the sound belongs to, -1 for a distractor, 0 for no sound."""
     visible: NDArray[np.int64]
-    """[A]: index of the shape visible during the audio token, -1 for none."""
+    """[A]: index of the shape visible during the audio token, the first to appear where two are; -1 for none."""
     shape_tokens: tuple[NDArray[np.int64], ...]
     """For each shape [k, 3]: its tokens as (frame, row, column)."""
     sound_tokens: tuple[NDArray[np.int64], ...]
@@ -62,7 +65,8 @@ def truth(scene: Scene) -> Truth:
     audio_class, audio_sound, audio_owner, sound_tokens = _audio(scene)
     visible = np.full(len(audio_class), -1, np.int64)
     for i, shape in enumerate(scene.shapes):
-        visible[shape.start * AUDIO_TOKENS_PER_SECOND : shape.end * AUDIO_TOKENS_PER_SECOND] = i
+        while_shown = visible[shape.start * AUDIO_TOKENS_PER_SECOND : shape.end * AUDIO_TOKENS_PER_SECOND]
+        while_shown[while_shown < 0] = i
     return Truth(
         video_class,
         video_shape,
@@ -99,7 +103,7 @@ def _video(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64], list[NDA
 def _audio(
     scene: Scene,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int64]]]:
-    total = scene.config.seconds * AUDIO_TOKENS_PER_SECOND
+    total = scene.config.seconds * AUDIO_TOKENS_PER_SECOND if scene.config.sound else 0
     classes, event, owner = np.zeros(total, np.int64), np.full(total, -1, np.int64), np.zeros(total, np.int64)
     tokens = []
     for i, sound in enumerate(scene.sounds):

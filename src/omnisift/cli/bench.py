@@ -1,0 +1,234 @@
+"""`omnisift bench-quality`: prepare what a recipe needs, run it, write one result file. Every step can be resumed.
+
+The working folder holds encoded clips, distilled selectors and fine-tuned models, each named by what it came from, so
+that recipes share them. The result file gets a line as soon as a piece of work is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnisift.errors import UsageError
+from omnisift.evaluation.environment import environment
+from omnisift.evaluation.journal import Journal
+from omnisift.evaluation.quality import Plan, run, settings_of, tensors_digest
+from omnisift.evaluation.recipe import FULL, Recipe, Row, load_recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHARD = 160
+"""Training clips in one encoded file."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the command line says, apart from the recipe."""
+
+    backbone: Path
+    work: Path
+    out: Path
+    workers: int
+    clips: int | None
+    console: Console
+
+    @property
+    def cellar(self) -> Path:
+        """The part of the working folder that belongs to this backbone."""
+        return self.work / f"backbone-{tensors_digest(self.backbone)}"
+
+    def bench(self, path: Path) -> Path:
+        """Prepare and run one recipe; returns the result file."""
+        recipe = load_recipe(path)
+        clips = recipe.clips if self.clips is None else self.clips
+        selectors = self._selectors(recipe)
+        models, own = self._models(recipe, selectors) if recipe.protocol == "trained" else ({}, {})
+        plan = Plan(recipe, str(self.backbone), self.work, selectors, models, own)
+        result = self.out / f"{recipe.name}.jsonl"
+        journal = Journal(result, settings_of(plan), key=line_key)
+        done = {line_key(record): int(record["clips"]) for record in journal.records.values()}
+        total = sum(1 for job in plan.jobs(clips))
+        missing = len(plan.missing(clips, done))
+        if missing:
+            journal.note({"session": environment()})
+        with _bar(self.console, f"{recipe.name}: rows x batches", total, total - missing) as step:
+
+            def finished(line: dict[str, Any]) -> None:
+                journal.add(line)
+                step()
+
+            begin = time.monotonic()
+            run(plan, clips, done, finished, self.workers)
+        if missing:
+            spent = {"minutes": round((time.monotonic() - begin) / 60, 2), "pieces": missing, "workers": self.workers}
+            journal.note({"session": environment() | spent})
+        return result
+
+    def _selectors(self, recipe: Recipe) -> dict[str, str]:
+        """Name -> folder; those that are missing are distilled from the backbone now."""
+        names = sorted({way.selector for way in recipe.ways if way.selector})
+        found = {name: self.cellar / "selectors" / name for name in names}
+        missing = [name for name, folder in found.items() if not (folder / "config.json").is_file()]
+        if missing:
+            self._training_clips()
+            tasks = [(_distil, self.backbone, self.work, name, found[name]) for name in missing]
+            self._all(tasks, "distilling selectors from the backbone's attention")
+        return {name: str(folder) for name, folder in found.items()}
+
+    def _models(self, recipe: Recipe, selectors: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Row -> its own language model, and its own selector where both were trained together."""
+        unknown = sorted(recipe.train.keys() - {"steps"})
+        if unknown or not isinstance(recipe.train.get("steps"), int):
+            raise UsageError(
+                f"recipe {recipe.name!r} is of protocol trained: give train: {{steps: N}} and nothing else"
+            )
+        steps = recipe.train["steps"]
+        rows = {_place(row): row for row in recipe.rows()}
+        folders = {place: self.cellar / "trained" / f"{steps}" / place for place in rows}
+        missing = [place for place, folder in folders.items() if not (folder / "done").is_file()]
+        if missing:
+            self._training_clips()
+            tasks = [(_tune, self.backbone, self.work, rows[p], selectors, steps, folders[p]) for p in missing]
+            self._all(tasks, f"training the backbone under each method, {steps} steps")
+        every = list(recipe.rows())
+        models = {row.key: str(folders[_place(row)]) for row in every}
+        own = {row.key: str(folders[_place(row)] / "selector") for row in every if row.way.straight_through}
+        return models, own
+
+    def _training_clips(self) -> None:
+        from omnisift.training.protocol import CLIPS
+
+        firsts = [first for first in range(0, CLIPS, SHARD) if not _shard(self.work, self.backbone, first).is_file()]
+        self._all([(_encode, self.backbone, self.work, first) for first in firsts], "encoding training clips")
+
+    def _all(self, tasks: list[tuple[Any, ...]], what: str) -> None:
+        """Run ``tasks`` (a function and its arguments each) on the worker processes."""
+        with _bar(self.console, what, len(tasks), 0) as step:
+            if self.workers == 0:
+                for function, *arguments in tasks:
+                    function(*arguments)
+                    step()
+                return
+            pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_one_thread)
+            try:
+                for future in as_completed([pool.submit(*task) for task in tasks]):
+                    future.result()
+                    step()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            pool.shutdown()
+
+
+def line_key(record: dict[str, Any]) -> tuple[str, int]:
+    """What tells one line of a result from another."""
+    return str(record["row"]), int(record["first"])
+
+
+def _place(row: Row) -> str:
+    """A folder's name for a row of the trained protocol: settings share a model, seeds of a method too."""
+    name = row.way.label if row.way.label == FULL else f"{row.way.label}@{row.key.rpartition('@')[2].partition('#')[0]}"
+    return "".join(letter if letter.isalnum() or letter in "-.@+" else "_" for letter in name)
+
+
+def _shard(work: Path, backbone: Path, first: int) -> Path:
+    from omnisift.evaluation.quality import encoders_digest
+
+    return work / "clips" / f"train-{first:06d}-{encoders_digest(backbone)}.safetensors"
+
+
+def _one_thread() -> None:
+    import logging
+
+    import torch
+    from transformers.utils import logging as hf_logging
+
+    torch.set_num_threads(1)
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+
+
+def _encode(backbone: Path, work: Path, first: int) -> None:
+    from omnisift.pipeline.loading import load_host
+    from omnisift.world import make_scene
+    from omnisift.world.encoded import encode_scenes
+
+    scenes = [make_scene(seed, "train") for seed in range(first, first + SHARD)]
+    encode_scenes(load_host(str(backbone), "cpu", None, None), scenes).save(_shard(work, backbone, first))
+
+
+def _school(backbone: Path, work: Path) -> Any:
+    from omnisift.training.protocol import CLIPS, School
+    from omnisift.world.encoded import Encoded
+
+    parts = [Encoded.load(_shard(work, backbone, first)) for first in range(0, CLIPS, SHARD)]
+    return School(backbone, Encoded.join(parts))
+
+
+def _distil(backbone: Path, work: Path, name: str, folder: Path) -> None:
+    vgas = _school(backbone, work).distil(name)
+    vgas.save_pretrained(folder)
+
+
+def _tune(backbone: Path, work: Path, row: Row, selectors: dict[str, str], steps: int, folder: Path) -> None:
+    from omnisift.compressors import make_compressor
+    from omnisift.errors import UnreachableBudget
+    from omnisift.vgas import VGAS
+
+    school = _school(backbone, work)
+    folder.mkdir(parents=True, exist_ok=True)
+    compressor = None
+    if row.way.straight_through:
+        model, vgas = school.straight_through(row.way.selector or "cross", steps)
+        vgas.save_pretrained(folder / "selector")
+    else:
+        if row.way.method:
+            selector = VGAS.from_pretrained(selectors[row.way.selector]) if row.way.selector else None
+            compressor = make_compressor(row.way.method, row.budget, selector=selector)
+        try:
+            model = school.tune(compressor, steps, folder / "steps")
+        except UnreachableBudget:  # the budget can't be reached: the benchmark says so in the row
+            model = school.model()
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((backbone / name).read_bytes())
+    (folder / "done").write_text("", encoding="utf-8")
+
+
+class _bar:  # noqa: N801 - used like a function
+    """A progress bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console, what: str, total: int, done: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console, self._what, self._total, self._done = console, what, total, done
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task(what, total=total, completed=done)
+
+    def __enter__(self) -> Callable[[], None]:
+        self._progress.start()
+        return self._step
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _step(self) -> None:
+        self._done += 1
+        self._progress.update(self._task, completed=self._done)
+        if not self._console.is_terminal and (self._done == self._total or self._done % 50 == 0):
+            self._console.print(f"{self._what}: {self._done} of {self._total}")
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """Rows and mean accuracies of a result, for the screen."""
+    from omnisift.evaluation.results import read_result
+
+    return {row.key: row.accuracy for row in read_result(path).rows if row.accuracy is not None}

@@ -1,0 +1,47 @@
+"""Extras by hand, and prompts put into one batch, for methods that need what the encoders looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from tests.geometry import Prompt
+
+from omnisift.tokens import Modality, TokenStream
+
+
+def with_attention(stream: TokenStream) -> TokenStream:
+    """``stream`` with positive attention at its tokens, 0 elsewhere.
+
+    Made from the embeddings' first channels, so that a clip has the same alone and in a batch.
+    """
+    audio, video = stream.modality == Modality.AUDIO, stream.modality == Modality.VIDEO
+    power = stream.embeds[:, :3].exp()
+    extras = {
+        "audio_attention": power[:, 0] * audio,
+        "audio_attention_window": power[:, 1] * audio,
+        "video_attention": power[:, 2] * video,
+    }
+    return dataclasses.replace(stream, extras=extras)
+
+
+def in_one_batch(prompts: Sequence[Prompt]) -> Prompt:
+    """Prompts of one row each, as the rows of one batch."""
+    return Prompt(
+        torch.cat([p.embeds for p in prompts]),
+        torch.cat([p.modality for p in prompts]),
+        torch.cat([p.temporal for p in prompts]),
+        torch.cat([p.sample + row for row, p in enumerate(prompts)]),
+    )
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of two vectors; 0 if one is zero."""
+    length = float(a.norm() * b.norm())
+    return float(a @ b) / length if length > 0 else 0.0
+
+
+def highest(scores: Sequence[float], count: int) -> list[int]:
+    """Places of the ``count`` highest, the first of equal ones; sorted."""
+    return sorted(sorted(range(len(scores)), key=lambda i: -scores[i])[:count])

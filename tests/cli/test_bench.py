@@ -1,0 +1,85 @@
+"""`omnisift bench-quality`, `bench-report` and `methods` as a user meets them."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from omnisift.assets import nano_path
+from omnisift.cli import main
+from omnisift.compressors import COMPRESSORS
+from omnisift.training import protocol
+
+RECIPE = {
+    "name": "tiny",
+    "title": "Tiny",
+    "protocol": "trained",
+    "clips": 2,
+    "retain": [0.25],
+    "train": {"steps": 1},
+    "rows": [{"method": "omnisift", "selector": "cross-time"}, {"method": "dycoke"}, {"method": "evs"},
+             {"method": "omnisift", "selector": "cross", "label": "ste", "straight_through": True}],
+}  # fmt: skip
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["omnisift", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Sixteen training clips instead of 640, one step of everything."""
+    monkeypatch.setattr("omnisift.cli.bench.SHARD", 16)
+    monkeypatch.setattr(protocol, "CLIPS", 16)
+    settings = protocol.NanoSettings.small()
+    monkeypatch.setattr(protocol, "NanoSettings", lambda: settings)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return tmp_path
+
+
+def bench(monkeypatch, folder, *more):
+    return call(monkeypatch, "bench-quality", folder / "tiny.yaml", "--out", folder / "results", "--work",
+                folder / "work", "--workers", 0, "--backbone", nano_path(), "--json", *more)  # fmt: skip
+
+
+def test_a_trained_recipe_from_nothing_and_again(monkeypatch, small, capsys):
+    assert bench(monkeypatch, small) == 0
+    rows = json.loads(capsys.readouterr().out)["tiny"]
+    assert set(rows) == {"base/all tokens", "base/omnisift (cross-time)@25", "base/evs@25", "base/ste@25"}
+    lines = (small / "results" / "tiny.jsonl").read_text()
+    assert "dycoke can't keep" in lines
+    assert bench(monkeypatch, small) == 0
+    assert (small / "results" / "tiny.jsonl").read_text() == lines
+    assert bench(monkeypatch, small, "--clips", 3) == 0
+    assert (small / "results" / "tiny.jsonl").read_text().startswith(lines)
+    capsys.readouterr()
+    assert call(monkeypatch, "bench-report", "--results", small / "results", "--out", small / "results.md") == 0
+    assert "## Tiny" in (small / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["bench-quality", "none.yaml"], "UsageError: no recipe at none.yaml"),
+        (["bench-quality", "none.yaml", "--backbone", "nowhere"], "UsageError: nowhere holds no config.json"),
+        (["bench-report", "--results", "nowhere"], "UsageError: no result files in nowhere"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(monkeypatch, tmp_path, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *words) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(says)
+    assert "\n" not in error
+
+
+def test_methods_lists_all(monkeypatch, capsys):
+    assert call(monkeypatch, "methods", "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)) == set(COMPRESSORS)
+    assert call(monkeypatch, "methods") == 0
+    screen = capsys.readouterr().out
+    assert all(name in screen for name in COMPRESSORS)

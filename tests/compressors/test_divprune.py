@@ -1,0 +1,72 @@
+"""DivPrune against a readable loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.frame_methods import steady_prompt
+from tests.geometry import random_prompt
+from tests.windowed_methods import BUDGETS, SPLIT, check_counts, check_manners, cosines, windows_of
+
+from omnisift.budget import Budget
+from omnisift.compressors import maxmin
+from omnisift.compressors.divprune import DivPruneCompressor
+from omnisift.tokens import Modality
+
+
+def loop(embeds: torch.Tensor, places: list[int], kept: int, weight: list[float] | None = None) -> set[int]:
+    """Greedy max-min diversity of one window, slowly."""
+    like = cosines(embeds, places)
+    weight = weight or [1.0] * len(places)
+    chosen: list[int] = []
+    while len(chosen) < kept:
+        best, best_value = -1, -1.0
+        for j in range(len(places)):
+            others = chosen or [i for i in range(len(places)) if i != j]
+            value = min((1 - like[i][j] for i in others), default=1.0) * weight[j]
+            if j not in chosen and value > best_value * (1 + 1e-6):
+                best, best_value = j, value
+        chosen.append(best)
+    return {places[j] for j in chosen}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_equals_the_loop(seed: int):
+    stream = random_prompt(seed).stream()
+    budget = BUDGETS[seed % len(BUDGETS)]
+    found = DivPruneCompressor(budget)(stream)
+    check_counts(stream, found, budget)
+    for _, places, kept in windows_of(stream, budget):
+        assert {place for place in places if found.keep[place]} == loop(stream.embeds, places, kept)
+
+
+def test_frames_of_a_chunk_share_their_count():
+    """A second frame that repeats the first gives way to it."""
+    prompt = steady_prompt(2, 9, 20)
+    video = torch.nonzero(prompt.modality == Modality.VIDEO).flatten()
+    prompt.embeds[video[9:]] = prompt.embeds[video[:9]]
+    keep = DivPruneCompressor(Budget(retain_video=0.5, retain_audio=0.5))(prompt.stream()).keep[video]
+    assert keep[:9].all()
+    assert int(keep[9:].sum()) == 1
+
+
+def test_manners():
+    check_manners(DivPruneCompressor)
+
+
+def test_equal_tokens_keep_the_first():
+    prompt = steady_prompt(2, 9, 50)
+    prompt.embeds[:] = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    stream = prompt.stream()
+    keep = DivPruneCompressor(SPLIT)(stream).keep
+    for _, places, kept in windows_of(stream, SPLIT):
+        assert keep[places].tolist() == [True] * kept + [False] * (len(places) - kept)
+
+
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
+    stream = random_prompt(5).stream()
+    whole = DivPruneCompressor(SPLIT)(stream).keep
+    monkeypatch.setattr("omnisift.compressors.cosine.BLOCK", 1)
+    windows = maxmin.Groups.windows
+    monkeypatch.setattr(maxmin.Groups, "windows", lambda self, device: windows(self, device, cells=1))
+    assert torch.equal(DivPruneCompressor(SPLIT)(stream).keep, whole)

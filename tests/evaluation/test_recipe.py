@@ -1,0 +1,82 @@
+"""Recipes: those in the repository are whole and name methods that exist; wrong ones are refused in one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from omnisift.budget import Budget
+from omnisift.compressors import make_compressor
+from omnisift.errors import UsageError
+from omnisift.evaluation.recipe import FULL, load_recipe, parse_recipe
+from omnisift.training.protocol import selector_config
+from omnisift.vgas import VGAS, VGASConfig
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+SMALL = {
+    "name": "small",
+    "title": "Small",
+    "clips": 4,
+    "retain": [0.25, [0.5, 1]],
+    "seeds": [0, 1],
+    "rows": [{"method": "evs"}, {"method": "random"}],
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_of_the_repository(path):
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    assert f"omnisift bench-quality recipes/{path.name}" in path.read_text(encoding="utf-8")
+    selector = VGAS(VGASConfig(width=16, hidden=16, heads=2))
+    for way in recipe.ways:
+        assert make_compressor(way.method, Budget(retain=0.5), selector=selector if way.selector else None)
+        if way.selector:
+            selector_config(way.selector)
+
+
+def test_enough_methods_and_ablations():
+    ways = {path.stem: load_recipe(path).ways for path in RECIPES}
+    methods = {way.method.partition(":")[0] for way in ways["training-free"]}
+    assert len(methods) >= 14
+    assert len(ways["ablations"]) - 2 >= 9  # two rows are the whole method
+
+
+def test_rows_are_all_combinations():
+    keys = [row.key for row in parse_recipe(SMALL).rows()]
+    assert keys == [
+        f"base/{FULL}",
+        "base/evs@25",
+        "base/random@25#0",
+        "base/random@25#1",
+        "base/evs@50/100",
+        "base/random@50/100#0",
+        "base/random@50/100#1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"rows": [{"method": "evs"}, {"method": "evs"}]}, "two rows are called 'evs'"),
+        ({"settings": ["mars"]}, "unknown setting 'mars'|no setting|mars"),
+        ({"protocol": "magic"}, "protocol is training-free or trained"),
+        ({"retain": [1.5]}, "fraction kept"),
+        ({"rows": [{"methud": "evs"}]}, "method"),
+        ({"speed": 3}, "unknown entry 'speed'"),
+    ],
+)
+def test_wrong_recipes_are_refused_in_one_line(tmp_path, change, says):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **change}), encoding="utf-8")
+    with pytest.raises(Exception, match=says) as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_is_missing_or_no_recipe(tmp_path):
+    with pytest.raises(UsageError, match="no recipe at"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="is no recipe"):
+        load_recipe(tmp_path / "list.yaml")

@@ -1,0 +1,166 @@
+"""Every method that this project names, what each promises to count, and when its budget is out of reach."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tests.frame_methods import frames_of, sound_of
+from torch import Tensor
+
+from omnisift.budget import Budget
+from omnisift.chunks import ChunkShapes, segment_of
+from omnisift.compressors import COMPRESSORS, Compressor, VideoCompressor, make_compressor
+from omnisift.errors import CompressorError
+from omnisift.tokens import Modality, Selection, TokenStream
+from omnisift.vgas import VGAS, VGASConfig
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+IN_RECIPES = {row["method"] for path in RECIPES for row in yaml.safe_load(path.read_text(encoding="utf-8"))["rows"]}
+METHODS = list(dict.fromkeys([*COMPRESSORS, *sorted(IN_RECIPES)]))
+"""All names, and all configurations and pairs of a recipe: a new row there is tested by itself."""
+WITH_SOUND = [name for name, method in COMPRESSORS.items() if not issubclass(method, VideoCompressor)]
+"""Those that may stand behind a plus."""
+
+COUNTED = {
+    "random:scope=clip": ("clip", "clip"),
+    "stvp:adaptive=true": ("clip", "frame"),
+    "dycoke": ("clip", "clip"),
+    "evs": ("clip", "frame"),
+    "evs:mode=frame": ("frame", "frame"),
+    "vidcom2": ("clip", "frame"),
+    "v_cast": ("clip", "frame"),
+    "divprune": ("chunk", "chunk"),
+    "omnipack": ("window", "window"),
+    "tome": ("chunk", "chunk"),
+    "omnizip": ("clip", "clip"),
+    "seats": ("chunk", "chunk"),
+    "routed": ("both", "both"),
+    "joint": ("both", "both"),
+}
+"""Which tokens of the picture, and of the sound, share one count; all others: every frame and every chunk's sound.
+``window``: eight chunks of one modality; ``both``: a chunk's picture and sound together."""
+COUNTED_AS_HALF = {"routed": ("frame", "frame"), "joint": ("chunk", "chunk")}
+"""Where it differs beside a plus."""
+
+
+def selector(width: int) -> VGAS:
+    """A tiny random one."""
+    torch.manual_seed(0)
+    return VGAS(VGASConfig(width=width, hidden=16, heads=2)).eval()
+
+
+_SELECTORS: dict[int, VGAS] = {}
+
+
+def made(name: str, budget: Budget, width: int = 16) -> Compressor:
+    """The method, with weights for those that want some."""
+    weights = _SELECTORS[width] if width in _SELECTORS else _SELECTORS.setdefault(width, selector(width))
+    return make_compressor(name, budget, selector=weights, seed=3).eval()
+
+
+def scopes(name: str) -> tuple[str, str]:
+    """What picture and sound are counted by."""
+
+    def of(one: str, table: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+        return table.get(one, table.get(one.partition(":")[0], ("frame", "frame")))
+
+    if "+" not in name:
+        return of(name, COUNTED)
+    video, audio = name.split("+")
+    halves = COUNTED | COUNTED_AS_HALF
+    return of(video, halves)[0], of(audio, halves)[1]
+
+
+def check_counts(name: str, stream: TokenStream, keep: Tensor, budget: Budget) -> None:
+    """Exactly the budget's number, by the method's own scope; all tokens outside chunks."""
+    segment, shapes = segment_of(stream), ChunkShapes.of(stream)
+    assert keep.shape == (len(stream),)
+    assert keep.dtype == torch.bool
+    assert keep[segment < 0].all()
+    wanted = budget.counts(shapes).by_segment().tolist()
+    kept = torch.bincount(segment[keep & (segment >= 0)], minlength=len(wanted)).tolist()
+    clip, by = shapes.clip.tolist(), scopes(name)
+    totals: tuple[Counter[object], Counter[object]] = (Counter(), Counter())
+    for number in range(len(wanted)):
+        chunk, part = divmod(number, 3)
+        sound = part == 2
+        key: object = {
+            "frame": number,
+            "chunk": (chunk, sound),
+            "window": (clip[chunk], (chunk - clip.index(clip[chunk])) // 8, sound),
+            "clip": (clip[chunk], sound),
+            "both": chunk,
+        }[by[sound]]
+        totals[0][key] += wanted[number]
+        totals[1][key] += kept[number]
+    assert totals[0] == totals[1]
+
+
+def out_of_reach(name: str, stream: TokenStream, budget: Budget) -> bool:
+    """Whether the budget is below what the method keeps in any case."""
+    video, plus, audio = name.partition("+")
+    audio = audio if plus else video
+    shapes = ChunkShapes.of(stream)
+    counts = budget.counts(shapes)
+    if video.startswith("dycoke") and _too_few(frames_of(stream), stream, shapes, counts.frame0 + counts.frame1):
+        return True
+    if audio.startswith("dycoke"):
+        seconds = [[clip[i : i + 25] for i in range(0, len(clip), 25)] for clip in sound_of(stream)]
+        if _too_few(seconds, stream, shapes, counts.audio):
+            return True
+    if not video.startswith("omnizip") or "rebounded=true" in video:
+        return False
+    for clip in shapes.clip.unique():
+        mine = shapes.clip == clip
+        floor = sum(math.floor(size / 4) for size in (shapes.frame0 + shapes.frame1)[mine].tolist())
+        if bool(shapes.audio[mine].any()) and int((counts.frame0 + counts.frame1)[mine].sum()) < floor:
+            return True
+    return False
+
+
+def _too_few(clips: list[list[list[int]]], stream: TokenStream, shapes: ChunkShapes, kept: Tensor) -> bool:
+    """Whether every fourth step of a clip is more than its total."""
+    return any(
+        sum(len(step) for step in steps[::4]) > int(kept[shapes.clip == stream.clip[steps[0][0]]].sum())
+        for steps in clips
+    )
+
+
+def check_floor_is_named(error: CompressorError) -> None:
+    """In one line: what it can't, its least, what to do."""
+    assert re.fullmatch(r"\w+ can't keep \d+ of \d+ (video|audio) tokens: .*at least \d+; raise retain.*", str(error))
+
+
+def chosen(name: str, stream: TokenStream, budget: Budget) -> Selection | None:
+    """What the method says; None where it rightly says that the budget is out of its reach."""
+    with torch.no_grad():
+        if not out_of_reach(name, stream, budget):
+            return made(name, budget, stream.width)(stream)
+        with pytest.raises(CompressorError) as caught:
+            made(name, budget, stream.width)(stream)
+    check_floor_is_named(caught.value)
+    return None
+
+
+def check_embeds(stream: TokenStream, found: Selection) -> None:
+    """A row for every kept token, in order. A dropped token leaves its trace in one kept token at most, and all that
+    none joined stay bit for bit; so do tokens outside chunks."""
+    if found.embeds is None:
+        return
+    before = stream.embeds[found.keep]
+    assert found.embeds.shape == before.shape
+    assert found.embeds.dtype == before.dtype
+    assert found.embeds.isfinite().all()
+    touched = (found.embeds != before).any(dim=1)
+    assert int(touched.sum()) <= int((~found.keep).sum())
+    assert not touched[(stream.chunk < 0)[found.keep]].any()
+    for modality in Modality:  # nobody joins the other modality
+        mine = stream.modality == modality
+        assert int((touched & mine[found.keep]).sum()) <= int((mine & ~found.keep).sum())

@@ -1,0 +1,59 @@
+"""docs/results.md says what the result files say: it fails when the page or a plot is stale, or a result is partial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from omnisift.evaluation.plots import digest
+from omnisift.evaluation.recipe import load_recipe
+from omnisift.evaluation.results import Result, read_result
+from omnisift.evaluation.results_page import ORDER, PLOTTED, page
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks" / "results" / "quality"
+RESULTS = {path.stem: read_result(path) for path in sorted(FOLDER.glob("*.jsonl"))}
+each_result = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.keys())
+
+
+def test_all_recipes_have_a_result() -> None:
+    assert set(ORDER) == set(RESULTS) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+
+
+def test_the_page_is_what_the_files_say() -> None:
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(FOLDER), "run: omnisift bench-report"
+
+
+@pytest.mark.parametrize("name", PLOTTED)
+def test_plots_show_what_the_files_say(name: str) -> None:
+    assert digest(RESULTS[name]) in (ROOT / "docs" / "results" / f"{name}.svg").read_text(encoding="utf-8")
+
+
+@each_result
+def test_results_are_whole_and_of_the_recipe(result: Result) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"{result.recipe['name']}.yaml")
+    assert [way["label"] for way in result.recipe["ways"]] == [way.label for way in recipe.ways]
+    assert {row.key.partition("#")[0] for row in recipe.rows()} == {row.key for row in result.rows}
+    assert set(result.clips.values()) == {recipe.clips}
+
+
+@each_result
+def test_methods_kept_the_same_numbers(result: Result) -> None:
+    """Both modalities as the first row (ours), except those that say that they move tokens between them."""
+    for row in result.rows:
+        if row.right is None or not row.percent:
+            continue
+        ours = result.row(row.setting, result.recipe["ways"][0]["label"], row.percent)
+        assert ours is not None
+        assert row.ratio == pytest.approx(ours.ratio, abs=1e-9), row.key
+        if row.label.split()[0] not in ("routed", "joint"):
+            assert row.share("video") == ours.share("video"), row.key
+            assert row.share("audio") == ours.share("audio") or row.setting == "silent", row.key
+
+
+@each_result
+def test_every_session_is_of_a_commit(result: Result) -> None:
+    for session in result.sessions:
+        assert session["commit"], session
+        assert not session["changed"], session

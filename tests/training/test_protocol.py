@@ -1,0 +1,101 @@
+"""The trained protocol: training sees exactly what a method leaves, selectors go by name, and everything learns."""
+
+import pytest
+import torch
+
+from omnisift.assets import nano_path
+from omnisift.budget import Budget
+from omnisift.compressors import make_compressor
+from omnisift.errors import UsageError
+from omnisift.pipeline.loading import load_host
+from omnisift.training import protocol
+from omnisift.training.forward import run
+from omnisift.training.packed import make_batch
+from omnisift.world import make_scene
+from omnisift.world.encoded import encode_scenes
+
+BUDGET = Budget(retain_video=0.25, retain_audio=0.25)
+
+
+@pytest.fixture(scope="module")
+def school():
+    clips = encode_scenes(load_host("nano", "cpu", None, None), [make_scene(seed, "train") for seed in range(9)])
+    made = protocol.School(nano_path(), clips)
+    made.settings = type(made.settings).small()
+    return made
+
+
+def batch_of(school, clips):
+    import numpy as np
+
+    return make_batch(school.bank, clips, school.writer, 4, np.random.default_rng(0))
+
+
+def test_the_layout_is_the_processors(school):
+    assert torch.equal(school.layout.position, school.clips.position)
+
+
+@pytest.mark.parametrize("method", ["salient", "evs", "tome", "joint", "visionzip"])
+def test_training_sees_what_the_method_leaves(school, method):
+    compressor = make_compressor(method, BUDGET).eval()
+    clips = [3, 1, 5]
+    batch = batch_of(school, clips)
+    cut = protocol.Cutter(compressor, school.clips, school.layout)(batch, clips, step=2)
+    stream = school.clips.take(clips).stream()
+    selection = compressor(stream)
+    keep = selection.keep.view(3, -1)
+    assert cut["places"].shape == (3, int(keep[0].sum()))
+    for row in range(3):
+        assert torch.equal(cut["places"][row], torch.nonzero(keep[row])[:, 0])
+    if selection.embeds is None:
+        assert cut["video"] is batch["video"]
+        return
+    merged = torch.zeros(3, keep.shape[1], stream.width)
+    merged[keep] = selection.embeds
+    for kind, places in (("video", school.layout.video), ("audio", school.layout.audio)):
+        assert torch.equal(cut[kind][keep[:, places]], merged[:, places][keep[:, places]])
+    assert any(not torch.equal(cut[kind], batch[kind]) for kind in ("video", "audio"))
+
+
+def test_the_model_reads_the_kept_places_only(school):
+    model, batch = school.model(), batch_of(school, [0, 1])
+    cut = protocol.Cutter(make_compressor("salient", BUDGET), school.clips, school.layout)(batch, [0, 1], 0)
+    out = run(model, school.layout, cut)
+    assert out.prefix == cut["places"].shape[1] == 6 + 24 + 39
+    spoiled = {**cut, "video": cut["video"].clone()}
+    gone = torch.ones(2, len(school.layout.ids), dtype=torch.bool).scatter(1, cut["places"], False)
+    spoiled["video"][gone[:, school.layout.video]] = 1e3
+    torch.testing.assert_close(run(model, school.layout, spoiled).last, out.last)
+
+
+def test_random_training_draws_differ_by_step_and_clip(school):
+    cutter = protocol.Cutter(make_compressor("random", BUDGET), school.clips, school.layout)
+    batch = batch_of(school, [0, 0])
+    first, second = (cutter(batch, [0, 0], step)["places"] for step in (0, 1))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+    assert torch.equal(first, cutter(batch, [0, 0], 0)["places"])
+
+
+def test_tuning_changes_the_language_model_and_nothing_else(school, tmp_path):
+    before, after = school.model(), school.tune(make_compressor("evs", BUDGET), 1, tmp_path / "steps")
+    changed = {name for name, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[name])}
+    assert changed
+    assert not any("visual" in name or "audio_tower" in name for name in changed)
+
+
+def test_selectors_by_name(school):
+    assert school.distil("self-time", steps=1).label == "time+self"
+    assert protocol.selector_config("cross") == {"time_embedding": False, "guide": "cross", "layers": 1}
+    assert protocol.selector_config("concat-3-time") == {"time_embedding": True, "guide": "concat", "layers": 3}
+    for wrong in ("magic", "cross-x", "cross-2-3-time", ""):
+        with pytest.raises(UsageError, match="no selector"):
+            protocol.selector_config(wrong)
+
+
+def test_straight_through_trains_both(school):
+    model, vgas = school.straight_through("cross", 1)
+    fresh = protocol.selecting.new_selector(128, seed=0, **protocol.selector_config("cross"))
+    assert any(not torch.equal(a, b) for a, b in zip(vgas.parameters(), fresh.parameters(), strict=True))
+    before = school.model().state_dict()
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,121 @@
+"""For tests of methods that choose in windows of chunks: windows as lists, rounded cosines, and what all must do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from tests.frame_methods import joined, steady_prompt
+from tests.geometry import Prompt, random_prompt
+
+from omnisift.budget import Budget
+from omnisift.chunks import ChunkShapes
+from omnisift.compressors import Compressor
+from omnisift.tokens import Modality, Selection, TokenStream
+
+SPLIT = Budget(retain_video=0.4, retain_audio=0.6)
+BUDGETS = (SPLIT, Budget(retain=0.3), Budget(retain_video=0.12, retain_audio=0.25))
+Window = tuple[Modality, list[int], int]
+
+
+def windows_of(stream: TokenStream, budget: Budget, chunks: int = 1) -> list[Window]:
+    """(modality, places in order, number kept) of every window of ``chunks`` consecutive chunks of a clip."""
+    counts = budget.counts(ChunkShapes.of(stream))
+    video, audio = (counts.frame0 + counts.frame1).tolist(), counts.audio.tolist()
+    first: dict[int, int] = {}  # of each clip
+    for chunk, clip in zip(stream.chunk.tolist(), stream.clip.tolist(), strict=True):
+        if chunk >= 0:
+            first[clip] = min(first.get(clip, chunk), chunk)
+    places: dict[tuple[int, int, int], list[int]] = {}
+    members: dict[tuple[int, int, int], set[int]] = {}
+    for place in range(len(stream)):
+        chunk, clip = int(stream.chunk[place]), int(stream.clip[place])
+        if chunk >= 0:
+            key = (clip, (chunk - first[clip]) // chunks, int(stream.modality[place]))
+            places.setdefault(key, []).append(place)
+            members.setdefault(key, set()).add(chunk)
+    found = []
+    for key in sorted(places):
+        modality = Modality(key[2])
+        each = video if modality is Modality.VIDEO else audio
+        found.append((modality, places[key], sum(each[chunk] for chunk in members[key])))
+    return found
+
+
+def cosine(x: torch.Tensor, y: torch.Tensor) -> float:
+    """In float64, rounded as the library does."""
+    x, y = x.double(), y.double()
+    norm = float(x.norm() * y.norm())
+    return round(float(x @ y) / norm * 2**20) / 2**20 if norm > 0 else 0.0
+
+
+def cosines(embeds: torch.Tensor, places: list[int]) -> list[list[float]]:
+    return [[cosine(embeds[i], embeds[j]) for j in places] for i in places]
+
+
+def with_attention(stream: TokenStream) -> TokenStream:
+    """Invented attention, positive, by the token's values alone; zero on other tokens, as an adapter gives it."""
+    strength = stream.embeds.float()[:, :3].square().sum(dim=1).nan_to_num(posinf=1.0)
+    picture = torch.where(stream.modality == Modality.VIDEO, strength, 0.0)
+    sound = torch.where(stream.modality == Modality.AUDIO, strength, 0.0)
+    return dataclasses.replace(stream, extras={"video_attention": picture, "audio_attention_window": sound})
+
+
+def check_counts(stream: TokenStream, found: Selection, budget: Budget, chunks: int = 1) -> None:
+    """In every window the budget's number; everything outside chunks stays, untouched."""
+    for _, places, kept in windows_of(stream, budget, chunks):
+        assert int(found.keep[places].sum()) == kept
+    assert found.keep[stream.chunk < 0].all()
+    if found.embeds is not None:
+        assert found.embeds.shape == (int(found.keep.sum()), stream.width)
+        outside = (stream.chunk < 0)[found.keep]
+        untouched = stream.embeds[stream.chunk < 0]
+        torch.testing.assert_close(found.embeds[outside], untouched, atol=0, rtol=0, equal_nan=True)
+
+
+def check_manners(make: Callable[[Budget], Compressor], chunks: int = 1) -> None:
+    """What every method owes: the same alone, in a batch and again; all at retain=1; its count for any input."""
+    prompts = [steady_prompt(5, 9, 120, seed=1), steady_prompt(1, 7, 0, seed=2), steady_prompt(18, 4, 430, seed=3)]
+    prompts += [random_prompt(seed, samples=1) for seed in range(5)]
+    batch = with_attention(joined(prompts).stream())
+    alone = [make(SPLIT)(with_attention(p.stream())) for p in prompts]
+    together, again = make(SPLIT)(batch), make(SPLIT)(batch)
+    assert torch.equal(together.keep, torch.cat([one.keep for one in alone]))
+    assert torch.equal(together.keep, again.keep)
+    assert not together.keep.all()
+    if together.embeds is not None:
+        rows = [p.embeds[one.keep] if one.embeds is None else one.embeds for p, one in zip(prompts, alone, strict=True)]
+        torch.testing.assert_close(together.embeds, torch.cat(rows), atol=1e-5, rtol=1e-5)
+        assert torch.equal(together.embeds, again.embeds)
+    check_whole(make, batch)
+    for broken in (0.0, 1.0, torch.nan, torch.inf):
+        check_odd_input(make, broken, chunks)
+    short = dataclasses.replace(batch, embeds=batch.embeds.bfloat16())
+    found = make(SPLIT)(short)
+    check_counts(short, found, SPLIT, chunks)
+    assert found.embeds is None or found.embeds.dtype is torch.bfloat16
+
+
+def check_whole(make: Callable[[Budget], Compressor], stream: TokenStream) -> None:
+    """At retain=1 everything stays as it is; so does a stream without clips, and one without tokens."""
+    empty = Prompt(torch.zeros(0, 16), *[torch.zeros(0, dtype=torch.int64)] * 3)
+    text = random_prompt(0, samples=1, clips=0)
+    for some, budget in ((stream, Budget(retain=1)), (empty.stream(), SPLIT), (text.stream(), SPLIT)):
+        found = make(budget)(with_attention(some))
+        assert found.keep.all()
+        assert found.embeds is None or torch.equal(found.embeds, some.embeds)
+
+
+def check_odd_input(make: Callable[[Budget], Compressor], value: float, chunks: int) -> None:
+    """Equal tokens, or broken ones: the count is met, and what was finite stays so."""
+    prompt = steady_prompt(5, 9, 120)
+    if value == value and abs(value) < 2:
+        prompt.embeds[:] = value
+    else:
+        prompt.embeds[::3] = value
+    stream = with_attention(prompt.stream())
+    found = make(SPLIT)(stream)
+    check_counts(stream, found, SPLIT, chunks)
+    if found.embeds is not None and value == value and abs(value) < 2:
+        torch.testing.assert_close(found.embeds, prompt.embeds[found.keep])
