@@ -5,16 +5,19 @@ python examples/add_a_compressor.py
 
 import torch
 
-from omnisift import Budget, TokenStream
+from omnisift import Budget, TokenStream, make_compressor
 from omnisift.chunks import build_stream
-from omnisift.compressors import ScoredCompressor
+from omnisift.compressors import ScoredCompressor, register
 from omnisift.tokens import Modality
 
 
+@register  # from here on the method has a name, alone and beside others
 class Loudest(ScoredCompressor):
     """Keep the tokens with the largest norm."""
 
     name = "loudest"
+    idea = "keeps the tokens with the largest norm"
+    source = "this example"
 
     def score(self, stream: TokenStream) -> torch.Tensor:
         return stream.embeds.norm(dim=-1)
@@ -32,5 +35,7 @@ stream = build_stream(
     seconds_per_position=0.04,
 )
 
-selection = Loudest(Budget(retain_video=0.5, retain_audio=0.5))(stream)
-print("kept tokens:", selection.indices.tolist())
+# Behind the plus stands whose sound is kept beside this method's picture.
+for name in ("loudest", "loudest+uniform", "uniform+loudest"):
+    selection = make_compressor(name, Budget(retain_video=0.5, retain_audio=0.5))(stream)
+    print(f"{name}: kept tokens {selection.indices.tolist()}")

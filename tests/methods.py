@@ -17,7 +17,7 @@ from torch import Tensor
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
 from omnisift.compressors import COMPRESSORS, Compressor, VideoCompressor, make_compressor
-from omnisift.errors import CompressorError
+from omnisift.errors import UnreachableBudget
 from omnisift.tokens import Modality, Selection, TokenStream
 from omnisift.vgas import VGAS, VGASConfig
 
@@ -133,7 +133,7 @@ def _too_few(clips: list[list[list[int]]], stream: TokenStream, shapes: ChunkSha
     )
 
 
-def check_floor_is_named(error: CompressorError) -> None:
+def check_floor_is_named(error: UnreachableBudget) -> None:
     """In one line: what it can't, its least, what to do."""
     assert re.fullmatch(r"\w+ can't keep \d+ of \d+ (video|audio) tokens: .*at least \d+; raise retain.*", str(error))
 
@@ -143,7 +143,7 @@ def chosen(name: str, stream: TokenStream, budget: Budget) -> Selection | None:
     with torch.no_grad():
         if not out_of_reach(name, stream, budget):
             return made(name, budget, stream.width)(stream)
-        with pytest.raises(CompressorError) as caught:
+        with pytest.raises(UnreachableBudget) as caught:
             made(name, budget, stream.width)(stream)
     check_floor_is_named(caught.value)
     return None

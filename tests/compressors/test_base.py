@@ -1,4 +1,7 @@
-"""What every method owes: exact counts, nothing else touched, and a price of one function for a new one."""
+"""What the base class gives: a method is one function, exact counts and ties are free, and names lead to methods.
+
+What all methods owe is in test_matrix.py.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.geometry import random_prompt
+from tests.methods import made, selector
 from torch import Tensor
 
 from omnisift.budget import Budget
@@ -16,14 +20,16 @@ from omnisift.chunks import ChunkShapes, segment_of
 from omnisift.compressors import COMPRESSORS, ScoredCompressor, make_compressor
 from omnisift.errors import CompressorError
 from omnisift.tokens import TokenStream
-from omnisift.vgas import VGAS, VGASConfig
 
-torch.manual_seed(0)
-SELECTOR = VGAS(VGASConfig(width=16, hidden=16, heads=2)).eval()
+HALF = Budget(retain=0.5)
 BUDGETS = st.one_of(
     st.builds(Budget, retain=st.floats(0.01, 1)),
     st.builds(lambda v, a: Budget(retain_video=v, retain_audio=a), st.floats(0.01, 1), st.floats(0.01, 1)),
 )
+ALL = [
+    "omnisift", "random", "uniform", "salient", "stvp", "dycoke", "evs", "vidcom2", "v_cast", "divprune", "omnipack",
+    "tome", "omnizip", "visionzip", "seats", "attended", "routed", "joint",
+]  # fmt: skip
 
 
 class Louder(ScoredCompressor):
@@ -35,17 +41,11 @@ class Louder(ScoredCompressor):
         return stream.embeds.norm(dim=-1)
 
 
-def make(name: str, budget: Budget):
-    return Louder(budget) if name == "louder" else make_compressor(name, budget, selector=SELECTOR).eval()
-
-
-@pytest.mark.parametrize("name", [*COMPRESSORS, "louder"])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), budget=BUDGETS)
-def test_counts_are_the_budgets(name: str, seed: int, budget: Budget):
+def test_counts_are_the_budgets(seed: int, budget: Budget):
     stream = random_prompt(seed).stream()
-    with torch.no_grad():
-        keep = make(name, budget)(stream).keep
+    keep = Louder(budget)(stream).keep
     segment = segment_of(stream)
     assert keep[segment < 0].all()
     wanted = budget.counts(ChunkShapes.of(stream)).by_segment()
@@ -54,10 +54,9 @@ def test_counts_are_the_budgets(name: str, seed: int, budget: Budget):
 
 
 @pytest.mark.parametrize("budget", [Budget(retain=1), Budget(retain_video=1, retain_audio=1)])
-@pytest.mark.parametrize("name", [*COMPRESSORS, "louder"])
-def test_retain_1_keeps_everything(name: str, budget: Budget):
+def test_retain_1_keeps_everything(budget: Budget):
     for seed in range(20):
-        assert make(name, budget)(random_prompt(seed).stream()).keep.all()
+        assert Louder(budget)(random_prompt(seed).stream()).keep.all()
 
 
 def test_a_new_method_is_one_function():
@@ -80,19 +79,30 @@ def test_a_need_that_is_not_met_is_named():
 
 
 def test_names():
-    assert sorted(COMPRESSORS) == ["omnisift", "random", "uniform"]
+    assert list(COMPRESSORS) == ALL
     for name, method in COMPRESSORS.items():
-        assert type(make_compressor(name, Budget(retain=0.5), selector=SELECTOR)) is method
+        assert type(make_compressor(name, HALF, selector=selector(16))) is method
         assert method.name == name
     assert [name for name, method in COMPRESSORS.items() if method.trained] == ["omnisift"]
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_every_method_says_what_it_is(name: str):
+    """A row of a table: one idea in about twelve words, and where it is from."""
+    method = COMPRESSORS[name]
+    assert 5 <= len(method.idea.split()) <= 14
+    assert method.idea[0].islower()
+    assert not method.idea.endswith(".")
+    assert "arXiv" in method.source or method.source.startswith("baseline of ")
+
+
 def test_unknown_names_and_missing_weights_say_what_to_do():
-    with pytest.raises(CompressorError, match="no compressor named 'magic'; known: omnisift, random, uniform"):
-        make_compressor("magic", Budget(retain=0.5))
-    with pytest.raises(CompressorError, match="training-free compressor: random, uniform"):
-        make_compressor("omnisift", Budget(retain=0.5))
+    with pytest.raises(CompressorError) as caught:
+        make_compressor("magic", HALF)
+    assert str(caught.value) == f"no compressor named 'magic'; known: {', '.join(sorted(ALL))}"
+    with pytest.raises(CompressorError, match="choose a training-free compressor, as stvp or random"):
+        make_compressor("omnisift", HALF)
 
 
 def test_repr_shows_the_budget():
-    assert "retain=0.5" in repr(make("uniform", Budget(retain=0.5)))
+    assert "retain=0.5" in repr(made("uniform", HALF))

@@ -180,7 +180,7 @@ def test_a_registered_method_is_made_and_paired_by_name():
         make_compressor("loudest:speed=1", HALF)
     with pytest.raises(CompressorError, match="'brightest' chooses no sound"):
         make_compressor("loudest+brightest", HALF)
-    with pytest.raises(CompressorError, match="known: attended, brightest, .*loudest"):
+    with pytest.raises(CompressorError, match=r"known: attended, brightest, .*loudest"):
         make_compressor("magic", HALF)
 
 
@@ -201,3 +201,24 @@ def test_a_taken_name_is_refused_and_the_same_class_twice_is_not():
     with pytest.raises(ValueError, match="'random' exists already"):
         register(Random)
     assert before == COMPRESSORS
+
+
+def test_the_picture_half_of_a_pair_gets_its_seed_too():
+    class Draws(Brightest):
+        name: ClassVar[str] = "draws"
+
+        def __init__(self, budget, audio=None, seed=0):
+            super().__init__(budget, audio=audio)
+            self.seed = seed
+
+    register(Draws)
+    try:
+        pair = make_compressor("draws+random", HALF, seed=7)
+        assert (pair.seed, pair.audio.seed) == (7, 7)
+    finally:
+        COMPRESSORS.pop("draws")
+
+
+def test_an_option_that_stands_twice_is_refused():
+    with pytest.raises(CompressorError, match="option 'mode' stands twice"):
+        make_compressor("evs:mode=clip,mode=frame", HALF)

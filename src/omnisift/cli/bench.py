@@ -55,8 +55,9 @@ class Bench:
         done = {line_key(record): int(record["clips"]) for record in journal.records.values()}
         total = sum(1 for job in plan.jobs(clips))
         missing = len(plan.missing(clips, done))
+        where = environment()
         if missing:
-            journal.note({"session": environment()})
+            journal.note({"session": where})
         with _bar(self.console, f"{recipe.name}: rows x batches", total, total - missing) as step:
 
             def finished(line: dict[str, Any]) -> None:
@@ -67,7 +68,7 @@ class Bench:
             run(plan, clips, done, finished, self.workers)
         if missing:
             spent = {"minutes": round((time.monotonic() - begin) / 60, 2), "pieces": missing, "workers": self.workers}
-            journal.note({"session": environment() | spent})
+            journal.note({"session": where | spent})
         return result
 
     def _selectors(self, recipe: Recipe) -> dict[str, str]:
@@ -223,7 +224,7 @@ class _bar:  # noqa: N801 - used like a function
     def _step(self) -> None:
         self._done += 1
         self._progress.update(self._task, completed=self._done)
-        if not self._console.is_terminal and (self._done == self._total or self._done % 50 == 0):
+        if not self._console.is_terminal and (self._done == self._total or self._done % (1 + self._total // 20) == 0):
             self._console.print(f"{self._what}: {self._done} of {self._total}")
 
 

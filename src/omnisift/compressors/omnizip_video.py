@@ -55,7 +55,7 @@ def _clip_totals(nominal: Tensor, size: Tensor, shares: Tensor, rebounded: bool)
     if total < int(least.sum()):
         raise UnreachableBudget(
             f"omnizip can't keep {total} of {tokens} video tokens: it keeps a quarter of every chunk, at least "
-            f"{int(least.sum())}; raise retain_video, or set rebounded=true"
+            f"{int(least.sum())}; raise retain or retain_video, or set rebounded=true"
         )
     if total > int(most.sum()):
         return nominal

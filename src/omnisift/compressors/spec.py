@@ -27,17 +27,17 @@ def build(
 ) -> Compressor:
     """Make the method that ``text`` names. Raises `CompressorError` for what it does not know."""
     first, plus, second = text.strip().partition("+")
-    video = _one(first, budget, known, selector, seed)
+    given = {"selector": selector, "seed": seed}
     if not plus:
-        return video
+        return _one(first, budget, known, given)
     if "+" in second:
         raise CompressorError(f"{text!r} pairs more than two methods: give one for the picture, one for the sound")
-    audio = _one(second, budget, known, selector, seed)
+    video, audio = _one(first, budget, known, given), _one(second, budget, known, given)
     if isinstance(audio, VideoCompressor):
         raise CompressorError(f"{audio.name!r} chooses no sound: give a method for both modalities behind the plus")
-    if not isinstance(video, VideoCompressor):
-        return Paired(video, audio)
-    return type(video)(budget, audio=audio, **options(first))
+    if isinstance(video, VideoCompressor):
+        return _one(first, budget, known, given | {"audio": audio})
+    return Paired(video, audio)
 
 
 def options(text: str) -> dict[str, Any]:
@@ -48,18 +48,18 @@ def options(text: str) -> dict[str, Any]:
         name, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not name or not value:
             raise CompressorError(f"an option is written name=value, got {item!r} in {text!r}")
+        if name in found:
+            raise CompressorError(f"option {name!r} stands twice in {text!r}: give it once")
         found[name] = _value(value)
     return found
 
 
-def _one(
-    text: str, budget: Budget, known: Mapping[str, type[Compressor]], selector: VGAS | None, seed: int
-) -> Compressor:
+def _one(text: str, budget: Budget, known: Mapping[str, type[Compressor]], automatic: Mapping[str, Any]) -> Compressor:
     name = text.partition(":")[0].strip()
     if name not in known:
         raise CompressorError(f"no compressor named {name!r}; known: {', '.join(sorted(known))}")
     method = known[name]
-    if method.trained and selector is None:
+    if method.trained and automatic["selector"] is None:
         raise CompressorError(
             f"compressor {name!r} needs selector weights and none were given: "
             "name a checkpoint that has them, or choose a training-free compressor, as stvp or random"
@@ -70,7 +70,6 @@ def _one(
     if unknown:
         has = ", ".join(sorted(accepted.keys() - _GIVEN)) or "none"
         raise CompressorError(f"compressor {name!r} has no option {unknown[0]!r}; it has: {has}")
-    automatic = {"selector": selector, "seed": seed}
     return method(budget, **{key: value for key, value in automatic.items() if key in accepted}, **given)
 
 

@@ -1,0 +1,192 @@
+"""What every method owes, for every method, configuration and pair that this project names, on every odd prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.attention import in_one_batch, with_attention
+from tests.frame_methods import empty, steady_prompt
+from tests.geometry import Prompt, random_prompt
+from tests.methods import (
+    COUNTED,
+    IN_RECIPES,
+    METHODS,
+    RECIPES,
+    WITH_SOUND,
+    check_counts,
+    check_embeds,
+    check_floor_is_named,
+    chosen,
+    made,
+    out_of_reach,
+)
+from torch import Tensor
+
+from omnisift.budget import Budget
+from omnisift.chunks import ChunkShapes
+from omnisift.compressors import COMPRESSORS
+from omnisift.errors import UnreachableBudget
+from omnisift.tokens import Modality, Selection, TokenStream
+
+HALF, SOME = Budget(retain_video=0.6, retain_audio=0.7), Budget(retain=0.35)
+SHARES = st.floats(0.01, 1)
+BUDGETS = st.one_of(
+    st.builds(Budget, retain=SHARES), st.builds(lambda v, a: Budget(retain_video=v, retain_audio=a), SHARES, SHARES)
+)
+ALL_KEPT = (Budget(retain=1), Budget(retain_video=1, retain_audio=1))
+FLOORS = ("dycoke", "omnizip")
+
+
+def _clips(stream: TokenStream) -> list[ChunkShapes]:
+    shapes = ChunkShapes.of(stream)
+    parts = [shapes.clip == clip for clip in shapes.clip.unique()]
+    return [ChunkShapes(*(getattr(shapes, f.name)[p] for f in dataclasses.fields(shapes))) for p in parts]
+
+
+TRAITS: dict[str, Callable[[TokenStream], bool]] = {
+    "no sound": lambda s: not (s.modality == Modality.AUDIO).any(),
+    "one frame": lambda s: all(len(c) == 1 and not c.frame1.any() for c in _clips(s)),
+    "one frame with sound": lambda s: any(len(c) == 1 and not c.frame1.any() and c.audio.any() for c in _clips(s)),
+    "odd frames": lambda s: any(len(c) > 2 and c.frame1[-1] == 0 and c.audio.any() for c in _clips(s)),
+    "unequal frames": lambda s: any((c.frame1 != c.frame0)[:-1].any() and c.audio.any() for c in _clips(s)),
+    "two clips in a row": lambda s: len(_clips(s)) == 2 and int(s.sample.max()) == 0,
+    "three rows": lambda s: len(_clips(s)) >= 3 and int(s.sample.max()) == 2,
+    "sound before the picture": lambda s: bool(((s.modality == Modality.AUDIO) & (s.chunk < 0)).any()),
+    "chunks with and without sound": lambda s: any((c.audio > 1).any() and (c.audio == 0).any() for c in _clips(s)),
+}
+
+
+def _first_with(trait: Callable[[TokenStream], bool]) -> Prompt:
+    prompts = (random_prompt(seed) for seed in range(10_000))
+    return next(p for p in prompts if (s := p.stream()).chunk.max() >= 0 and trait(s))
+
+
+PROMPTS = {name: _first_with(trait) for name, trait in TRAITS.items()}
+PROMPTS |= {"long": steady_prompt(19, 4, 480), "text": random_prompt(0, samples=1, clips=0)}
+STREAMS = [with_attention(prompt.stream()) for prompt in PROMPTS.values()]
+FEW = [with_attention(PROMPTS[name].stream()) for name in ("odd frames", "unequal frames", "three rows", "long")]
+
+
+def check(name: str, stream: TokenStream, budget: Budget) -> Selection | None:
+    """Counts and embeddings; None where the budget is out of reach."""
+    found = chosen(name, stream, budget)
+    if found is not None:
+        check_counts(name, stream, found.keep, budget)
+        check_embeds(stream, found)
+        assert found.gate is None
+        assert found.scores is None or (found.scores.shape == (len(stream),) and found.scores.is_floating_point())
+    return found
+
+
+def same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and _bits(one).equal(_bits(other)))
+
+
+def _bits(values: Tensor) -> Tensor:
+    return torch.nan_to_num(values.float(), nan=-77.0)
+
+
+def test_recipes_and_table_name_what_exists():
+    assert len(RECIPES) >= 5
+    assert {"random:scope=clip", "stvp:mode=spatial+omnisift", "omnizip:rebounded=true"} <= IN_RECIPES
+    assert {name.partition(":")[0] for name in COUNTED} <= COMPRESSORS.keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_odd_prompts_meet_their_counts_and_repeat(name: str):
+    reached = 0
+    for stream in [*STREAMS, empty()]:
+        stream = stream if len(stream) else with_attention(stream)
+        before = stream.embeds.clone()
+        check(name, stream, SOME)
+        found, again = check(name, stream, HALF), chosen(name, stream, HALF)
+        if found is not None:
+            assert torch.equal(found.keep, again.keep)
+            assert same(found.scores, again.scores)
+            assert same(found.embeds, again.embeds)
+            reached += not found.keep.all()
+        assert torch.equal(stream.embeds, before)
+    assert reached >= 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), budget=BUDGETS)
+def test_any_prompt_and_budget_meets_its_counts_or_names_the_floor(name: str, seed: int, budget: Budget):
+    check(name, with_attention(random_prompt(seed).stream()), budget)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_is_its_rows_alone(name: str):
+    prompts = [random_prompt(seed, samples=1) for seed in range(40, 46)]
+    prompts += [PROMPTS["two clips in a row"], steady_prompt(9, 4, 230, seed=4)]
+    alone = {i: chosen(name, with_attention(p.stream()), HALF) for i, p in enumerate(prompts)}
+    rows = [i for i, found in alone.items() if found is not None]
+    assert len(rows) >= 3
+    batch = in_one_batch([prompts[i] for i in rows])
+    together = chosen(name, with_attention(batch.stream()), HALF)
+    assert together.keep.equal(torch.cat([alone[i].keep for i in rows]))
+    if together.embeds is not None:
+        parts = [prompts[i].embeds[alone[i].keep] if alone[i].embeds is None else alone[i].embeds for i in rows]
+        torch.testing.assert_close(together.embeds, torch.cat(parts), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_tokens_meet_their_counts_and_stay_numbers(name: str):
+    """Which tokens have a score depends on shapes alone."""
+    for stream in FEW:
+        usual = chosen(name, stream, HALF)
+        flat = dataclasses.replace(stream, embeds=torch.ones_like(stream.embeds))
+        dark = {extra: torch.zeros_like(values) for extra, values in stream.extras.items()}
+        zero = dataclasses.replace(stream, embeds=torch.zeros_like(stream.embeds), extras=dark)
+        for some in (with_attention(flat), zero):
+            found = check(name, some, HALF)
+            if found is not None and found.scores is not None:
+                assert torch.equal(found.scores.isnan(), usual.scores.isnan())
+                assert not found.scores.isinf().any()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_retain_1_keeps_everything_and_changes_nothing(name: str):
+    for stream in FEW:
+        for budget in ALL_KEPT:
+            found = check(name, stream, budget)
+            assert found.keep.all()
+            assert found.embeds is None or found.embeds.equal(stream.embeds)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_works(name: str):
+    """Attention comes in float32 from the adapter."""
+    for stream in FEW:
+        found = check(name, dataclasses.replace(stream, embeds=stream.embeds.bfloat16()), HALF)
+        assert found is None or found.embeds is None or found.embeds.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_methods_with_a_floor_refuse_a_small_budget(name: str):
+    tiny = Budget(retain_video=0.05, retain_audio=0.05)
+    stream = with_attention(steady_prompt(8, 9, 200).stream())
+    floor = name.split("+")[0] in FLOORS
+    assert out_of_reach(name, stream, tiny) is floor
+    if not floor:
+        check(name, stream, tiny)
+        return
+    with pytest.raises(UnreachableBudget) as caught:
+        made(name, tiny)(stream)
+    check_floor_is_named(caught.value)
+
+
+@pytest.mark.parametrize("video", COMPRESSORS)
+def test_every_picture_goes_with_every_sound(video: str):
+    """Counts of both halves; and the picture does not depend on the sound's method."""
+    rows = [steady_prompt(5, 6, 120, seed=1), steady_prompt(4, 9, 70, seed=2)]
+    stream = with_attention(in_one_batch(rows).stream())
+    picture = stream.modality == Modality.VIDEO
+    kept = [check(f"{video}+{audio}", stream, HALF).keep[picture] for audio in WITH_SOUND]
+    assert all(one.equal(kept[0]) for one in kept)
