@@ -16,7 +16,7 @@ from omnisift.evaluation.recipe import FULL
 from omnisift.evaluation.results import Result, ResultRow, rank_correlation, read_result
 from omnisift.world import world_setting
 
-ORDER = ("training-free", "trained", "ablations", "hard", "ratio-sweep")
+ORDER = ("trained", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
 PLOTTED = ("training-free", "ratio-sweep")
 OURS = "omnisift+time"
 RANDOM = "random"
@@ -102,6 +102,8 @@ def section(result: Result) -> str:
         parts += [_settings_table(result, percent) for percent in _percents(result)]
     elif name == "ratio-sweep":
         parts += [_sweep_table(result)]
+    elif name == "pairs":
+        parts += [_pairs_table(result, percent) for percent in _percents(result)]
     else:
         if len(_percents(result)) > 1:
             parts += [f"![accuracy by share kept](results/{name}.svg)\n", _matrix(result)]
@@ -260,6 +262,20 @@ def _sweep_table(result: Result) -> str:
         bold_best(lines)
         parts += [f"Accuracy, {title} (all tokens: {pct(result.full(setting).accuracy)}):\n", table(head, lines)]
     return "\n".join(parts)
+
+
+def _pairs_table(result: Result, percent: str) -> str:
+    """Picture's half x sound's half -> accuracy."""
+    setting = result.recipe["settings"][0]
+    labels = [way["label"].split(" & ") for way in result.recipe["ways"]]
+    pictures, sounds = (list(dict.fromkeys(label[half] for label in labels)) for half in (0, 1))
+    lines = []
+    for picture in pictures:
+        rows = [result.row(setting, f"{picture} & {sound}", percent) for sound in sounds]
+        lines.append([picture, *("" if row is None else pct(row.accuracy) for row in rows)])
+    bold_best(lines)
+    title = f"Accuracy at {percent} % (all tokens: {pct(result.full(setting).accuracy)}):\n\n"
+    return title + table(["picture / sound", *sounds], lines)
 
 
 def _reasons(result: Result) -> str:
