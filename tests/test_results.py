@@ -10,6 +10,7 @@ from omnisift.evaluation.plots import digest
 from omnisift.evaluation.recipe import load_recipe
 from omnisift.evaluation.results import Result, read_result
 from omnisift.evaluation.results_page import ORDER, PLOTTED, page
+from omnisift.evaluation.results_short import short_table
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results" / "quality"
@@ -28,6 +29,10 @@ def test_the_page_is_what_the_files_say() -> None:
 @pytest.mark.parametrize("name", PLOTTED)
 def test_plots_show_what_the_files_say(name: str) -> None:
     assert digest(RESULTS[name]) in (ROOT / "docs" / "results" / f"{name}.svg").read_text(encoding="utf-8")
+
+
+def test_the_readme_says_what_the_files_say() -> None:
+    assert short_table(FOLDER) in (ROOT / "README.md").read_text(encoding="utf-8"), "copy it from omnisift bench-report"
 
 
 @each_result

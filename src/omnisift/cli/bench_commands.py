@@ -76,3 +76,7 @@ def bench_report(
             draw(read_result(path), out.with_suffix("") / f"{path.stem}.svg")
     out.write_text(text, encoding="utf-8")
     typer.echo(f"{out}: {len(text.splitlines())} lines")
+    if (results / "trained.jsonl").is_file() and (results / "training-free.jsonl").is_file():
+        from omnisift.evaluation.results_short import short_table
+
+        typer.echo(short_table(results))
