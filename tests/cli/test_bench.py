@@ -83,3 +83,19 @@ def test_methods_lists_all(monkeypatch, capsys):
     assert call(monkeypatch, "methods") == 0
     screen = capsys.readouterr().out
     assert all(name in screen for name in COMPRESSORS)
+
+
+@pytest.mark.parametrize(
+    ("words", "library", "extra"),
+    [(["bench-quality", "x.yaml"], "accelerate", "train"), (["bench-report"], "matplotlib", "eval")],
+)
+def test_a_missing_extra_is_named(monkeypatch, tmp_path, capsys, words, library, extra):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks/results/quality").mkdir(parents=True)
+    (tmp_path / "benchmarks/results/quality/x.jsonl").write_text("")
+    monkeypatch.setattr("omnisift.cli.bench_commands.find_spec", lambda name: None)
+    assert call(monkeypatch, *words) == 2
+    error = capsys.readouterr().err.strip()
+    assert library in error
+    assert f"omnisift[{extra}]" in error
+    assert "\n" not in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,7 @@ def bench_quality(
     from omnisift.cli.bench import Bench, summary
     from omnisift.cli.screen import console_for, show_summary
 
+    _require("accelerate", "train", "distilling selectors and training under methods")
     place = neutral_path() if backbone is None else backbone
     if not (place / "config.json").is_file():
         raise UsageError(f"{place} holds no config.json; give a checkpoint folder, or leave --backbone out")
@@ -70,6 +72,7 @@ def bench_report(
 
     if not results.is_dir() or not any(results.glob("*.jsonl")):
         raise UsageError(f"no result files in {results}: run `omnisift bench-quality` first")
+    _require("matplotlib", "eval", "plots")
     text = page(results)
     for path in sorted(results.glob("*.jsonl")):
         if path.stem in PLOTTED:
@@ -80,3 +83,8 @@ def bench_report(
         from omnisift.evaluation.results_short import short_table
 
         typer.echo(short_table(results))
+
+
+def _require(library: str, extra: str, what: str) -> None:
+    if find_spec(library) is None:
+        raise UsageError(f"{what} need {library}, which is not installed: pip install 'omnisift[{extra}]'")
