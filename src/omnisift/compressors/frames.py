@@ -93,12 +93,7 @@ def pair_cosine(embeds: Tensor, other: Tensor, default: float = torch.nan) -> Te
 
     Zero vectors have cosine 0. A bounded number of embeddings is read at a time.
     """
-    result = torch.full((len(embeds),), float(default), device=embeds.device)
-    mine = torch.nonzero(other >= 0, as_tuple=True)[0]
-    theirs = other[mine].to(embeds.device)
-    for left, right in _blocks(embeds, mine.to(embeds.device), theirs):
-        result[left] = F.cosine_similarity(embeds[left].float(), embeds[right].float(), dim=-1)
-    return result
+    return row_cosine(embeds, embeds, other, default)
 
 
 def row_cosine(embeds: Tensor, rows: Tensor, row: Tensor, default: float = torch.nan) -> Tensor:
