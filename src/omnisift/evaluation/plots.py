@@ -11,7 +11,7 @@ from omnisift.evaluation.results import Result
 
 SHOWN = (
     *("omnisift+time", "omnisift", "random", "uniform", "salient", "evs"),
-    *("divprune", "omnipack-I", "tome", "seats-I", "omnizip-rebounded", "visionzip"),
+    *("divprune", "omnipack-I-attention", "tome", "seats-I", "omnizip-rebounded", "visionzip"),
 )
 """Lines that a plot labels; the others are grey."""
 
