@@ -111,7 +111,7 @@ bench: $(VENV)/.installed ## speed and memory: one JSON line each for compressio
 bench-nano: $(VENV)/.installed ## accuracy of nano on 2,000 decoded clips: full, omnisift, random, uniform
 	@$(PY) benchmarks/nano.py $(ARGS)
 
-QUALITY := $(addprefix recipes/,training-free.yaml trained.yaml ablations.yaml pairs.yaml hard.yaml ratio-sweep.yaml)
+QUALITY := $(addprefix recipes/,training-free.yaml trained.yaml trained-tight.yaml ablations.yaml pairs.yaml hard.yaml ratio-sweep.yaml)
 
 bench-quality: $(VENV)/.installed ## every method on equal terms: all recipes, then docs/results.md (hours; resumes)
 	@$(VENV)/bin/omnisift bench-quality $(or $(RECIPES),$(QUALITY)) $(ARGS)

@@ -58,7 +58,7 @@ def test_methods_kept_the_same_numbers(result: Result) -> None:
 
 
 @each_result
-def test_every_session_is_of_a_commit(result: Result) -> None:
-    for session in result.sessions:
-        assert session["commit"], session
-        assert not session["changed"], session
+def test_results_were_finished_by_a_clean_commit(result: Result) -> None:
+    assert all(session["commit"] for session in result.sessions)
+    assert not result.sessions[-1]["changed"], result.sessions[-1]
+    assert result.sessions[-1]["minutes"] > 0

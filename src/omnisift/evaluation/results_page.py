@@ -16,7 +16,7 @@ from omnisift.evaluation.recipe import FULL
 from omnisift.evaluation.results import Result, ResultRow, rank_correlation, read_result
 from omnisift.world import world_setting
 
-ORDER = ("trained", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
+ORDER = ("trained", "trained-tight", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
 PLOTTED = ("training-free", "ratio-sweep")
 OURS = "omnisift+time"
 RANDOM = "random"
@@ -56,8 +56,8 @@ def _files(folder: Path) -> list[Path]:
 def _summary(results: Sequence[Result]) -> str:
     """First paragraph: who is ahead in the trained protocol, and by how much; then training-free."""
     lines = []
-    for result in sorted(results, key=lambda r: r.recipe["name"] != "trained"):
-        if result.recipe["name"] not in ("trained", "training-free"):
+    for result in results:
+        if result.recipe["name"] not in ("trained", "trained-tight", "training-free"):
             continue
         for percent in _percents(result):
             sentence = _leader(result, percent)
@@ -80,7 +80,7 @@ def _leader(result: Result, percent: str) -> str:
     loss, _ = result.difference(ours, full)
     verb = "ahead of" if gap.value > 0 else "behind"
     return (
-        f"**{result.recipe['name']}, {percent} %**: {OURS} {pct(ours.accuracy)}, {points(loss)} against all tokens "
+        f"**{result.recipe['protocol']}, {percent} %**: {OURS} {pct(ours.accuracy)}, {points(loss)} against all tokens "
         f"({pct(full.accuracy)}); {verb} the best other method, {best.label} ({pct(best.accuracy)}), by "
         f"{points(gap)}, p {p_value(p)}."
     )
