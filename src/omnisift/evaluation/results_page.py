@@ -40,10 +40,21 @@ NOTE = """## How to read the tables
 """
 
 
+RANKS = """## Do evidence and accuracy rank methods alike?
+
+Spearman's rank correlation of accuracy with each measure over the methods of a table. Events predict the order, the
+better the smaller the budget is; the share of evidence tokens predicts it less. There are two reasons. One token of a
+shape or a sound is often enough to answer by, so tokens beyond the first add little: methods that spread or pool keep
+nearly all events with a quarter of their tokens. And where a method merges, a slot holds more than the token that it
+counts for. Where most methods are close to all tokens (large budgets), differences are small and the order says little.
+
+"""
+
+
 def page(folder: Path) -> str:
     """The whole page from the result files of ``folder``. `UsageError` where there is none."""
     results = [read_result(path) for path in _files(folder)]
-    parts = [HEAD, _summary(results), NOTE]
+    parts = [HEAD, _summary(results), NOTE, _ranks(results)]
     parts += [section(result) for result in results]
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
@@ -86,6 +97,22 @@ def _leader(result: Result, percent: str) -> str:
     )
 
 
+def _ranks(results: Sequence[Result]) -> str:
+    """Do evidence and accuracy put the methods in the same order?"""
+    lines = []
+    for result in results:
+        if result.recipe["name"] in ("trained", "training-free"):
+            lines += [[result.recipe["protocol"], f"{p} %", *_correlations(result, p)] for p in _percents(result)]
+    return RANKS + table(["protocol", "kept", "methods", "evidence", "events"], lines) if lines else ""
+
+
+def _correlations(result: Result, percent: str) -> list[str]:
+    rows = [row for row in _rows_at(result, result.recipe["settings"][0], percent) if row.right is not None]
+    accuracy = [row.accuracy or 0.0 for row in rows]
+    found = [rank_correlation(accuracy, values) for values in ([r.recall for r in rows], [r.coverage for r in rows])]
+    return [str(len(rows)), *(f"{value:+.2f}" for value in found)]
+
+
 def section(result: Result) -> str:
     """One recipe: what it is, the command, its tables."""
     recipe = result.recipe
@@ -109,7 +136,6 @@ def section(result: Result) -> str:
             parts += [f"![accuracy by share kept](results/{name}.svg)\n", _matrix(result)]
         for percent in _percents(result):
             parts += [f"### {recipe['title']}: {percent} % kept\n", _detail(result, percent), _types(result, percent)]
-            parts += [_correlation(result, percent)]
     if name == "ablations":
         parts += [beside_the_paper(result)]
     parts += [_reasons(result)]
@@ -203,17 +229,6 @@ def _types(result: Result, percent: str) -> str:
     lines = [[row.label, *(pct(value) for value in row.by_type)] for row in rows]
     title = "<details><summary>Accuracy by type of question</summary>\n\n"
     return title + table(["method", *(name.replace("_", " ") for name in types)], lines) + "\n</details>\n"
-
-
-def _correlation(result: Result, percent: str) -> str:
-    """Do accuracy and evidence rank the methods alike?"""
-    setting = result.recipe["settings"][0]
-    rows = [row for row in _rows_at(result, setting, percent) if row.right is not None]
-    accuracy = [row.accuracy or 0.0 for row in rows]
-    words = []
-    for name, values in (("evidence", [row.recall for row in rows]), ("events", [row.coverage for row in rows])):
-        words.append(f"{name} {rank_correlation(accuracy, values):+.2f}")
-    return f"Rank correlation of accuracy over these {len(rows)} methods with {' and with '.join(words)} (Spearman).\n"
 
 
 def _settings_table(result: Result, percent: str) -> str:
