@@ -5,6 +5,8 @@ What all methods owe is in test_matrix.py.
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -106,3 +108,14 @@ def test_unknown_names_and_missing_weights_say_what_to_do():
 
 def test_repr_shows_the_budget():
     assert "retain=0.5" in repr(made("uniform", HALF))
+
+
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_a_method_is_one_short_cited_file(name: str):
+    method = COMPRESSORS[name]
+    path = Path(inspect.getfile(method))
+    assert path.stem == name
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 150
+    assert method.idea
+    assert method.source
+    assert 5 <= len(method.idea.split()) <= 16
