@@ -144,7 +144,8 @@ def test_the_plot_says_what_it_shows(finished, tmp_path):
     result = read_result(path)
     draw(result, tmp_path / "plot.svg")
     assert digest(result) in (tmp_path / "plot.svg").read_text()
-    assert curves(result)["lines"]["random"][0][0] == pytest.approx(25.6, abs=0.1)
+    (lines,) = curves(result)["panels"].values()
+    assert lines["random"][0][0] == pytest.approx(25.6, abs=0.1)
     draw(result, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "plot.svg").read_bytes()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omnisift.evaluation.results import Result
+from omnisift.evaluation.results import Result, ResultRow
 
 SHOWN = (
     *("omnisift+time", "omnisift", "random", "uniform", "salient", "evs"),
@@ -17,14 +18,47 @@ SHOWN = (
 
 
 def curves(result: Result) -> dict[str, Any]:
-    """What a plot shows, as plain data: label -> [[share kept, accuracy], ...] in percent, and all tokens' accuracy."""
+    """What a plot shows, as plain data, all in percent: accuracy of all tokens, and panels of lines.
+
+    A panel is what varies -> label -> [[share kept, accuracy], ...]. A result whose modalities vary apart has one for
+    each.
+    """
+    pairs = [[float(share) for share in (row.percent.split("/") * 2)[:2]] for row in result.rows if row.percent]
+    if all(video == audio for video, audio in pairs):
+        panels = {"video and audio tokens kept, %": _lines(result, lambda row: 100 * row.ratio)}
+    else:
+        video, audio = (max(set(column), key=column.count) for column in zip(*pairs, strict=True))
+        panels = {
+            f"video tokens kept, % (audio {audio:g} %)": _lines(result, _one_sided("audio", "video", audio)),
+            f"audio tokens kept, % (video {video:g} %)": _lines(result, _one_sided("video", "audio", video)),
+        }
+    full = result.full(result.recipe["settings"][0]).accuracy or 0.0
+    return {"full": round(100 * full, 2), "panels": panels}
+
+
+def _one_sided(fixed: str, varied: str, share: float) -> Callable[[ResultRow], float | None]:
+    """The share of ``varied`` where that of ``fixed`` was asked to be ``share`` percent, else None."""
+    place = ("video", "audio").index(fixed)
+
+    def x(row: ResultRow) -> float | None:
+        asked = float((row.percent.split("/") * 2)[:2][place])
+        return 100 * row.share(varied) if asked == share else None
+
+    return x
+
+
+def _lines(result: Result, x: Callable[[ResultRow], float | None]) -> dict[str, list[list[float]]]:
     setting = result.recipe["settings"][0]
     lines: dict[str, list[list[float]]] = {}
     for way in result.recipe["ways"]:
         rows = [row for row in result.rows if row.label == way["label"] and row.setting == setting]
-        points = [[round(100 * row.ratio, 2), round(100 * row.accuracy, 2)] for row in rows if row.accuracy is not None]
-        lines[way["label"]] = sorted(points)
-    return {"full": round(100 * (result.full(setting).accuracy or 0.0), 2), "lines": lines}
+        points = [(x(row), row.accuracy) for row in rows]
+        lines[way["label"]] = sorted(
+            [round(at, 2), round(100 * accuracy, 2)]
+            for at, accuracy in points
+            if at is not None and accuracy is not None
+        )
+    return lines
 
 
 def digest(result: Result) -> str:
@@ -40,20 +74,28 @@ def draw(result: Result, path: Path) -> None:
     data = curves(result)
     with mpl.rc_context({"svg.hashsalt": "omnisift", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-        axes = figure.subplots()
-        axes.axhline(data["full"], color="black", linewidth=0.8, linestyle=":", label="all tokens")
-        colors = iter(mpl.colormaps["tab20"].colors)  # type: ignore[attr-defined]
-        for label, points in data["lines"].items():
-            if not points:
-                continue
-            x, y = zip(*points, strict=True)
-            named = label in SHOWN
-            style: dict[str, Any] = {"color": next(colors)} if named else {"color": "0.8", "zorder": 0}
-            width = 2.2 if label.startswith("omnisift") else 1.1
-            axes.plot(x, y, marker="o", markersize=3, linewidth=width, label=label if named else None, **style)
-        axes.set_xlabel("video and audio tokens kept, %")
-        axes.set_ylabel("accuracy, %")
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+        panels = figure.subplots(1, len(data["panels"]), sharey=True, squeeze=False)[0]
+        for axes, (title, lines) in zip(panels, data["panels"].items(), strict=True):
+            _panel(axes, title, lines, data["full"])
+        panels[0].set_ylabel("accuracy, %")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None, "Identifier": digest(result)})
+
+
+def _panel(axes: Any, title: str, lines: dict[str, list[list[float]]], full: float) -> None:
+    import matplotlib as mpl
+
+    axes.axhline(full, color="black", linewidth=0.8, linestyle=":", label="all tokens")
+    colors = iter(mpl.colormaps["tab20"].colors)  # type: ignore[attr-defined]
+    for label, points in lines.items():
+        if not points:
+            continue
+        x, y = zip(*points, strict=True)
+        named = label in SHOWN
+        style: dict[str, Any] = {"color": next(colors)} if named else {"color": "0.8", "zorder": 0}
+        width = 2.2 if label.startswith("omnisift") else 1.1
+        axes.plot(x, y, marker="o", markersize=3, linewidth=width, label=label if named else None, **style)
+    axes.set_xlabel(title)
+    axes.spines[["top", "right"]].set_visible(False)

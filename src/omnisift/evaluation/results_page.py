@@ -133,7 +133,8 @@ def section(result: Result) -> str:
         parts += [_pairs_table(result, percent) for percent in _percents(result)]
     else:
         if len(_percents(result)) > 1:
-            parts += [f"![accuracy by share kept](results/{name}.svg)\n", _matrix(result)]
+            parts += [f"![accuracy by share kept](results/{name}.svg)\n"] if name in PLOTTED else []
+            parts += [_matrix(result)]
         for percent in _percents(result):
             parts += [f"### {recipe['title']}: {percent} % kept\n", _detail(result, percent), _types(result, percent)]
     if name == "ablations":
