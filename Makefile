@@ -113,9 +113,11 @@ bench-nano: $(VENV)/.installed ## accuracy of nano on 2,000 decoded clips: full,
 
 QUALITY := $(addprefix recipes/,training-free.yaml trained.yaml trained-tight.yaml ablations.yaml pairs.yaml hard.yaml ratio-sweep.yaml)
 
-bench-quality: $(VENV)/.installed ## every method on equal terms: all recipes, then docs/results.md (hours; resumes)
-	@$(VENV)/bin/omnisift bench-quality $(or $(RECIPES),$(QUALITY)) $(ARGS)
-	@$(VENV)/bin/omnisift bench-report
+RESULTS ?= runs/quality/results
+
+bench-quality: $(VENV)/.installed ## every method on equal terms: all recipes anew, into runs/quality (2 hours; resumes)
+	@$(VENV)/bin/omnisift bench-quality $(or $(RECIPES),$(QUALITY)) --out $(RESULTS) $(ARGS)
+	@$(VENV)/bin/omnisift bench-report --results $(RESULTS) --out $(RESULTS).md
 
 neutral: $(VENV)/.installed ## train the benchmark's backbone from nano's encoders (40 minutes; resumes)
 	@$(PY) -m omnisift.training.neutral $(ARGS)

@@ -2,14 +2,18 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from omnisift.assets import nano_path
 from omnisift.cli import main
+from omnisift.cli.bench import _place
 from omnisift.compressors import COMPRESSORS
+from omnisift.evaluation.recipe import Row, Way
 from omnisift.training import protocol
+from omnisift.vgas import VGAS
 
 RECIPE = {
     "name": "tiny",
@@ -67,10 +71,12 @@ def test_a_trained_recipe_from_nothing_and_again(monkeypatch, small, capsys):
         (["bench-quality", "none.yaml"], "UsageError: no recipe at none.yaml"),
         (["bench-quality", "none.yaml", "--backbone", "nowhere"], "UsageError: nowhere holds no config.json"),
         (["bench-report", "--results", "nowhere"], "UsageError: no result files in nowhere"),
+        (["bench-report", "--results", ".", "--out", "no/page.md"], "UsageError: the folder 'no' does not exist"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(monkeypatch, tmp_path, capsys, words, says):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.jsonl").write_text("")
     assert call(monkeypatch, *words) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith(says)
@@ -93,9 +99,36 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path, capsys, words, library,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "benchmarks/results/quality").mkdir(parents=True)
     (tmp_path / "benchmarks/results/quality/x.jsonl").write_text("")
+    (tmp_path / "docs").mkdir()
     monkeypatch.setattr("omnisift.cli.bench_commands.find_spec", lambda name: None)
     assert call(monkeypatch, *words) == 2
     error = capsys.readouterr().err.strip()
     assert library in error
     assert f"omnisift[{extra}]" in error
     assert "\n" not in error
+
+
+def test_a_trained_model_is_taken_only_for_what_it_was_trained_under():
+    def place(way, video=0.25, seed=0):
+        return _place(Row(way, "base", video, 0.25, seed), {})
+
+    way = Way("evs", label="mine")
+    assert place(way) == place(way, seed=1)
+    others = [place(Way("vidcom2", label="mine")), place(way, video=0.5), place(Way("evs:mode=frame", label="mine"))]
+    assert len({place(way), *others}) == 4
+    full = Way("", label="all tokens")
+    assert place(full) == place(full, video=0.5)
+
+
+def test_a_selector_that_was_not_saved_whole_is_no_selector(monkeypatch, small, capsys):
+    def broken(self, folder):
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VGAS, "save_pretrained", broken)
+        assert bench(monkeypatch, small) == 130
+    left = [path.parent.name for path in (small / "work").glob("*/selectors/*/config.json")]
+    assert left
+    assert all(name.endswith(".part") for name in left)

@@ -9,9 +9,11 @@ import torch
 from omnisift.assets import nano_path
 from omnisift.errors import UsageError
 from omnisift.evaluation import quality
+from omnisift.evaluation.crew import dealt, run
 from omnisift.evaluation.journal import Journal
+from omnisift.evaluation.plan import Plan, settings_of, tensors_digest
 from omnisift.evaluation.plots import curves, digest, draw
-from omnisift.evaluation.quality import Plan, pack, run, settings_of, unpack
+from omnisift.evaluation.quality import pack, unpack
 from omnisift.evaluation.recipe import FULL, parse_recipe
 from omnisift.evaluation.results import rank_correlation, read_result
 from omnisift.evaluation.results_page import page
@@ -40,7 +42,7 @@ def finished(tmp_path_factory):
     """A result of four clips in batches of two; the run was interrupted once."""
     folder = tmp_path_factory.mktemp("quality")
     patch = pytest.MonkeyPatch()
-    patch.setattr(quality, "BATCH", 2)
+    patch.setattr("omnisift.evaluation.plan.BATCH", 2)
     patch.setattr(quality, "AT_ONCE", 1)
     plan = Plan(parse_recipe(RECIPE), str(nano_path()), folder / "work", {"own": str(nano_path() / "selector")})
     path = folder / "results" / "training-free.jsonl"
@@ -115,6 +117,15 @@ def test_a_shorter_run_is_no_finished_one(finished):
     assert {job.count for job in more} == {250, 50}
 
 
+def test_workers_never_share_a_batch(finished):
+    plan, _ = finished
+    lists = dealt(plan.missing(1000, {}), 2)
+    batches = [{(job.row.setting, job.first) for job in jobs} for jobs in lists]
+    assert not batches[0] & batches[1]
+    assert sum(map(len, lists)) == len(list(plan.jobs(1000)))
+    assert abs(len(lists[0]) - len(lists[1])) <= len(list(plan.recipe.rows()))
+
+
 def test_random_draws_anew_for_every_clip_and_seed():
     seeds = {seed for s in (0, 1) for seed in quality.clip_seeds(s, 0, 100)}
     assert len(seeds) == 200
@@ -177,4 +188,4 @@ def test_selectors_digest_tells_weights_apart(tmp_path):
     for seed in (0, 1):
         torch.manual_seed(seed)
         VGAS(VGASConfig(width=8, hidden=8, heads=2)).save_pretrained(tmp_path / str(seed))
-    assert quality.tensors_digest(tmp_path / "0") != quality.tensors_digest(tmp_path / "1")
+    assert tensors_digest(tmp_path / "0") != tensors_digest(tmp_path / "1")

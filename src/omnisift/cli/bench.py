@@ -6,19 +6,21 @@ that recipes share them. The result file gets a line as soon as a piece of work 
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnisift.cli.screen import CountBar
 from omnisift.errors import UsageError
+from omnisift.evaluation.crew import run
 from omnisift.evaluation.environment import environment
 from omnisift.evaluation.journal import Journal
-from omnisift.evaluation.quality import Plan, run, settings_of, tensors_digest
-from omnisift.evaluation.recipe import FULL, Recipe, Row, load_recipe
+from omnisift.evaluation.plan import Plan, encoders_digest, settings_of, tensors_digest
+from omnisift.evaluation.recipe import Recipe, Row, load_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +41,8 @@ class Bench:
     console: Console
 
     @property
-    def cellar(self) -> Path:
-        """The part of the working folder that belongs to this backbone."""
+    def learned(self) -> Path:
+        """The part of the working folder that was learned from this backbone."""
         return self.work / f"backbone-{tensors_digest(self.backbone)}"
 
     def bench(self, path: Path) -> Path:
@@ -58,7 +60,7 @@ class Bench:
         where = environment()
         if missing:
             journal.note({"session": where})
-        with _bar(self.console, f"{recipe.name}: rows x batches", total, total - missing) as step:
+        with CountBar(self.console, f"{recipe.name}: rows x batches", total, total - missing) as step:
 
             def finished(line: dict[str, Any]) -> None:
                 journal.add(line)
@@ -74,7 +76,7 @@ class Bench:
     def _selectors(self, recipe: Recipe) -> dict[str, str]:
         """Name -> folder; those that are missing are distilled from the backbone now."""
         names = sorted({way.selector for way in recipe.ways if way.selector})
-        found = {name: self.cellar / "selectors" / name for name in names}
+        found = {name: self.learned / "selectors" / name for name in names}
         missing = [name for name, folder in found.items() if not (folder / "config.json").is_file()]
         if missing:
             self._training_clips()
@@ -90,16 +92,16 @@ class Bench:
                 f"recipe {recipe.name!r} is of protocol trained: give train: {{steps: N}} and nothing else"
             )
         steps = recipe.train["steps"]
-        rows = {_place(row): row for row in recipe.rows()}
-        folders = {place: self.cellar / "trained" / f"{steps}" / place for place in rows}
+        places = {row.key: _place(row, selectors) for row in recipe.rows()}
+        rows = {places[row.key]: row for row in recipe.rows()}
+        folders = {place: self.learned / "trained" / f"{steps}" / place for place in rows}
         missing = [place for place, folder in folders.items() if not (folder / "done").is_file()]
         if missing:
             self._training_clips()
             tasks = [(_tune, self.backbone, self.work, rows[p], selectors, steps, folders[p]) for p in missing]
             self._all(tasks, f"training the backbone under each method, {steps} steps")
-        every = list(recipe.rows())
-        models = {row.key: str(folders[_place(row)]) for row in every}
-        own = {row.key: str(folders[_place(row)] / "selector") for row in every if row.way.straight_through}
+        models = {key: str(folders[place]) for key, place in places.items()}
+        own = {row.key: str(folders[places[row.key]] / "selector") for row in recipe.rows() if row.way.straight_through}
         return models, own
 
     def _training_clips(self) -> None:
@@ -110,7 +112,7 @@ class Bench:
 
     def _all(self, tasks: list[tuple[Any, ...]], what: str) -> None:
         """Run ``tasks`` (a function and its arguments each) on the worker processes."""
-        with _bar(self.console, what, len(tasks), 0) as step:
+        with CountBar(self.console, what, len(tasks), 0) as step:
             if self.workers == 0:
                 for function, *arguments in tasks:
                     function(*arguments)
@@ -132,15 +134,19 @@ def line_key(record: dict[str, Any]) -> tuple[str, int]:
     return str(record["row"]), int(record["first"])
 
 
-def _place(row: Row) -> str:
-    """A folder's name for a row of the trained protocol: settings share a model, seeds of a method too."""
-    name = row.way.label if row.way.label == FULL else f"{row.way.label}@{row.key.rpartition('@')[2].partition('#')[0]}"
-    return "".join(letter if letter.isalnum() or letter in "-.@+" else "_" for letter in name)
+def _place(row: Row, selectors: dict[str, str]) -> str:
+    """A folder's name for a row of the trained protocol: its label, and a digest of all that the model depends on.
+
+    Settings share a model, and so do a method's seeds. A row that names another method by the same label does not.
+    """
+    selector = tensors_digest(Path(selectors[row.way.selector])) if row.way.selector else ""
+    budget = (row.video, row.audio) if row.way.method else ()
+    what = repr((row.way.method, selector, row.way.straight_through, budget))
+    label = "".join(letter if letter.isalnum() or letter in "-.+" else "_" for letter in row.way.label)
+    return f"{label}-{hashlib.sha256(what.encode()).hexdigest()[:10]}"
 
 
 def _shard(work: Path, backbone: Path, first: int) -> Path:
-    from omnisift.evaluation.quality import encoders_digest
-
     return work / "clips" / f"train-{first:06d}-{encoders_digest(backbone)}.safetensors"
 
 
@@ -174,8 +180,9 @@ def _school(backbone: Path, work: Path) -> Any:
 
 
 def _distil(backbone: Path, work: Path, name: str, folder: Path) -> None:
-    vgas = _school(backbone, work).distil(name)
-    vgas.save_pretrained(folder)
+    unfinished = folder.with_name(f"{name}.part")
+    _school(backbone, work).distil(name).save_pretrained(unfinished)
+    unfinished.rename(folder)  # whole or not at all: an interrupted save must not be taken for a selector
 
 
 def _tune(backbone: Path, work: Path, row: Row, selectors: dict[str, str], steps: int, folder: Path) -> None:
@@ -201,31 +208,6 @@ def _tune(backbone: Path, work: Path, row: Row, selectors: dict[str, str], steps
     for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"):
         (folder / name).write_bytes((backbone / name).read_bytes())
     (folder / "done").write_text("", encoding="utf-8")
-
-
-class _bar:  # noqa: N801 - used like a function
-    """A progress bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, console: Console, what: str, total: int, done: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console, self._what, self._total, self._done = console, what, total, done
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task(what, total=total, completed=done)
-
-    def __enter__(self) -> Callable[[], None]:
-        self._progress.start()
-        return self._step
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def _step(self) -> None:
-        self._done += 1
-        self._progress.update(self._task, completed=self._done)
-        if not self._console.is_terminal and (self._done == self._total or self._done % (1 + self._total // 20) == 0):
-            self._console.print(f"{self._what}: {self._done} of {self._total}")
 
 
 def summary(path: Path) -> dict[str, Any]:

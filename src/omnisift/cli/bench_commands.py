@@ -12,7 +12,8 @@ import typer
 from omnisift.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-_RESULTS = Path("benchmarks/results/quality")
+_KEPT = Path("benchmarks/results/quality")
+"""The results that the documentation is made of. A run writes elsewhere unless it is told to, so that it measures."""
 
 
 def methods(as_json: Json = False) -> None:
@@ -32,7 +33,9 @@ def methods(as_json: Json = False) -> None:
 
 def bench_quality(
     recipes: Annotated[list[Path], typer.Argument(help="Recipes: YAML files, as recipes/training-free.yaml.")],
-    out: Annotated[Path, typer.Option(help="Folder of result files; a run goes on with what is there.")] = _RESULTS,
+    out: Annotated[Path, typer.Option(help="Folder of result files; a run goes on with what is there.")] = Path(
+        "runs/quality/results"
+    ),
     work: Annotated[Path, typer.Option(help="Folder for encoded clips, selectors, models.")] = Path("runs/quality"),
     backbone: Annotated[
         Path | None, typer.Option(help="Checkpoint folder. [default: the bundled neutral backbone]")
@@ -60,7 +63,7 @@ def bench_quality(
 
 
 def bench_report(
-    results: Annotated[Path, typer.Option(help="Folder of result files.")] = _RESULTS,
+    results: Annotated[Path, typer.Option(help="Folder of result files.")] = _KEPT,
     out: Annotated[Path, typer.Option(help="The page to write; plots go to the folder of its name.")] = Path(
         "docs/results.md"
     ),
@@ -72,6 +75,8 @@ def bench_report(
 
     if not results.is_dir() or not any(results.glob("*.jsonl")):
         raise UsageError(f"no result files in {results}: run `omnisift bench-quality` first")
+    if not out.parent.is_dir():
+        raise UsageError(f"the folder {str(out.parent)!r} does not exist; create it first, or name another --out")
     _require("matplotlib", "eval", "plots")
     text = page(results)
     for path in sorted(results.glob("*.jsonl")):

@@ -6,12 +6,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from omnisift.cli.demo import DemoResult
     from omnisift.cli.doctor import Check
@@ -58,6 +66,29 @@ class StageBar:
         """Name the stage that begins."""
         self._seen.add(name)
         self._progress.update(self._task, description=_STAGES.get(name, name), completed=len(self._seen) - 1)
+
+
+class CountBar:
+    """A bar over so many pieces of work on a terminal, a line now and then elsewhere. Entered, it gives the step."""
+
+    def __init__(self, console: Console, what: str, total: int, done: int = 0) -> None:
+        self._console, self._what, self._total, self._done = console, what, total, done
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task(what, total=total, completed=done)
+
+    def __enter__(self) -> Callable[[], None]:
+        self._progress.start()
+        return self._step
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _step(self) -> None:
+        self._done += 1
+        self._progress.update(self._task, completed=self._done)
+        if not self._console.is_terminal and (self._done == self._total or self._done % (1 + self._total // 20) == 0):
+            self._console.print(f"{self._what}: {self._done} of {self._total}")
 
 
 def console_for(*, stderr: bool) -> Console:
