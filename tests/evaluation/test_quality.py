@@ -147,7 +147,20 @@ def test_the_page_follows_from_the_file(finished):
     assert "Commit cccccccccc" in text
     first = text.split("## How to read")[0]
     assert "omnisift+time" in first
-    assert "random" in first
+    assert "Ahead of it: none of the others." in first
+
+
+def test_the_first_paragraph_names_whoever_is_ahead(finished, tmp_path):
+    """With the answers of all tokens on every clip, and wrong ones for ours, the other method is named."""
+    _, path = finished
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line.get("row", "").startswith("base/omnisift"):
+            line["right"] = "00" * line["clips"]
+    (tmp_path / "training-free.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    first = page(tmp_path).split("## How to read")[0]
+    assert first.count("Ahead of it: random (") == 2
+    assert first.count(", dycoke (") == 1
 
 
 def test_the_plot_says_what_it_shows(finished, tmp_path):
