@@ -12,15 +12,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +28,7 @@ from omnisift.budget import Budget
 from omnisift.compressors import Compressor, make_compressor
 from omnisift.errors import OmniSiftError
 from omnisift.evaluation.blind import BlindCompressor
+from omnisift.evaluation.environment import environment
 from omnisift.evaluation.evidence import count_kept, masks
 from omnisift.evaluation.journal import Journal
 from omnisift.evaluation.prompts import answer, prepare, write
@@ -222,23 +219,6 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in found)).hexdigest()
 
 
-def environment() -> dict[str, Any]:
-    """Where and with what this ran."""
-    packages = ("torch", "torchvision", "transformers", "av", "numpy")
-    git = ["git", "-C", str(Path(__file__).resolve().parents[1])]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True).stdout.strip()
-    return {
-        "commit": commit,
-        "uncommitted_changes_in_src": bool(changed),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-
-
 def run(bench: Bench, journal: Journal, missing: list[int], captions: int) -> None:
     """Do the ``missing`` clips; captions come in batches after their clips' questions."""
     begin = time.perf_counter()
@@ -281,7 +261,7 @@ def report(journal: Journal, arguments: argparse.Namespace) -> dict[str, Any]:
         "clips": len(records),
         "questions": 8 * len(records),
         "settings": settings(arguments),
-        "environment": environment(),
+        "environment": {**environment(), "threads": torch.get_num_threads()},
         "examples": [_example(record) for record in records[:3] if record.get("captions")],
         "rows": summarise(records, SPLIT),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -45,3 +46,26 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 def highest(scores: Sequence[float], count: int) -> list[int]:
     """Places of the ``count`` highest, the first of equal ones; sorted."""
     return sorted(sorted(range(len(scores)), key=lambda i: -scores[i])[:count])
+
+
+def shared(total: int, pull: list[float], room: list[int]) -> list[int]:
+    """Largest remainder, the full ones first."""
+    share, rest = [0.0] * len(pull), [i for i in range(len(pull)) if room[i] > 0]
+    while rest:
+        left = total - sum(share[i] for i in range(len(share)) if i not in rest)
+        weight = {i: pull[i] for i in rest}
+        if sum(weight.values()) <= 0:
+            weight = {i: float(room[i]) for i in rest}
+        for i in rest:
+            share[i] = left * weight[i] / sum(weight.values())
+        full = [i for i in rest if share[i] >= room[i]]
+        for i in full:
+            share[i] = float(room[i])
+        if not full:
+            break
+        rest = [i for i in rest if i not in full]
+    whole = [min(math.floor(s + 1e-9), r) for s, r in zip(share, room, strict=True)]
+    remainder = [round(s - w, 9) if w < r else -1.0 for s, w, r in zip(share, whole, room, strict=True)]
+    for i in highest(remainder, total - sum(whole)):
+        whole[i] += 1
+    return whole

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tests.attention import cosine, highest, in_one_batch, with_attention
+from tests.attention import cosine, highest, in_one_batch, shared, with_attention
 from tests.compressors.test_omnisift import Watch, regular_prompt
 from tests.geometry import random_prompt
 from torch import Tensor
@@ -101,29 +101,6 @@ def loop_rates(nominal: list[int], sizes: list[int], shares: list[float | None],
     pull = [n * (1 - rate) - floor for n, rate, floor in zip(sizes, rates, least, strict=True)]
     room = [m - n for m, n in zip(most, least, strict=True)]
     return [n + k for n, k in zip(least, shared(total - sum(least), pull, room), strict=True)]
-
-
-def shared(total: int, pull: list[float], room: list[int]) -> list[int]:
-    """Largest remainder, the full ones first."""
-    share, rest = [0.0] * len(pull), [i for i in range(len(pull)) if room[i] > 0]
-    while rest:
-        left = total - sum(share[i] for i in range(len(share)) if i not in rest)
-        weight = {i: pull[i] for i in rest}
-        if sum(weight.values()) <= 0:
-            weight = {i: float(room[i]) for i in rest}
-        for i in rest:
-            share[i] = left * weight[i] / sum(weight.values())
-        full = [i for i in rest if share[i] >= room[i]]
-        for i in full:
-            share[i] = float(room[i])
-        if not full:
-            break
-        rest = [i for i in rest if i not in full]
-    whole = [min(math.floor(s + 1e-9), r) for s, r in zip(share, room, strict=True)]
-    remainder = [round(s - w, 9) if w < r else -1.0 for s, w, r in zip(share, whole, room, strict=True)]
-    for i in highest(remainder, total - sum(whole)):
-        whole[i] += 1
-    return whole
 
 
 def peaks(embeds: Tensor) -> list[float]:

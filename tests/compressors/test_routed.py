@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from tests.attention import highest, in_one_batch
+from tests.attention import highest, in_one_batch, shared
 from tests.compressors.test_joint import distances
 from tests.compressors.test_omnisift import regular_prompt
 from tests.geometry import random_prompt
@@ -73,21 +73,7 @@ def share_out(nominal: list[int], size: list[int], informative: list[float], swi
     room = [min(math.floor(n * (1 + exact)), s) - least for n, s, least in zip(nominal, size, low, strict=True)]
     pull = [n * i for n, i in zip(nominal, informative, strict=True)]
     total = sum(nominal) - sum(low)
-    share, rest = [0.0] * len(nominal), [i for i, r in enumerate(room) if r > 0]
-    while rest:
-        left = total - sum(share[i] for i in range(len(share)) if i not in rest)
-        for i in rest:
-            share[i] = left * pull[i] / sum(pull[j] for j in rest)
-        full = [i for i in rest if share[i] >= room[i]]
-        for i in full:
-            share[i] = float(room[i])
-        if not full:
-            break
-        rest = [i for i in rest if i not in full]
-    whole = [min(math.floor(s + 1e-9), r) for s, r in zip(share, room, strict=True)]
-    remainder = [round(s - w, 9) if w < r else -1.0 for s, w, r in zip(share, whole, room, strict=True)]
-    for i in highest(remainder, total - sum(whole)):
-        whole[i] += 1
+    whole = shared(total, pull, room)
     return [least + w for least, w in zip(low, whole, strict=True)]
 
 

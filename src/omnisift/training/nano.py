@@ -20,7 +20,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -46,15 +46,29 @@ SHARD = 500
 class Workshop:
     """The folder of one run: what each stage made, and what it measured."""
 
+    stages: ClassVar[tuple[str, ...]] = ("towers", "features", "language", "selector", "finetune", "finish")
+    """Names of the methods that do the work, in order."""
+
     def __init__(self, out: Path, settings: NanoSettings, method: str = "distill"):
         self.out, self.settings, self.method = out, settings, method
         out.mkdir(parents=True, exist_ok=True)
         self.tokenizer = build_tokenizer(vocabulary())
         self.writer = Writer(self.tokenizer)
 
+    def run(self) -> None:
+        """All stages, in order; those that are done are passed over."""
+        for name in self.stages:
+            self.stage(name, getattr(self, name))
+
+    def bundle(self, name: str) -> None:
+        """Put the finished checkpoint into the package."""
+        target = Path(__file__).resolve().parents[1] / "checkpoints" / name
+        shutil.copytree(self.out / "checkpoint", target, dirs_exist_ok=True)
+        logger.info("bundled: %s", target)
+
     def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Run ``work`` unless its marker is there; the marker holds what it measured and the minutes it took."""
-        marker = self.out / f"{name}.json"
+        marker = self._marker(name)
         if marker.is_file():
             logger.info("%s: done before", name)
             done: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
@@ -66,6 +80,9 @@ class Workshop:
         marker.write_text(json.dumps(result, indent=1), encoding="utf-8")
         logger.info("%s: %s", name, result)
         return result
+
+    def _marker(self, name: str) -> Path:
+        return self.out / f"{name}.json"
 
     def model(self, name: str) -> Any:
         """The model as stage ``name`` left it."""
@@ -151,9 +168,9 @@ class Workshop:
         }
         recipe |= {"settings": self.settings.as_dict(), "selector": self.method, "measured": result}
         recipe["stages"] = {
-            name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8"))
-            for name in ("towers", "features", "language", "selector", "finetune")
-            if (self.out / f"{name}.json").is_file()
+            name: json.loads(self._marker(name).read_text(encoding="utf-8"))
+            for name in self.stages[:-1]
+            if self._marker(name).is_file()
         }
         (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         return result
@@ -231,12 +248,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)  # two threads on a busy two-core machine are several times slower than one
     settings = replace(NanoSettings.small() if options.small else NanoSettings(), seed=options.seed)
     shop = Workshop(options.out, settings, options.selector)
-    for name in ("towers", "features", "language", "selector", "finetune", "finish"):
-        shop.stage(name, getattr(shop, name))
+    shop.run()
     if options.bundle:
-        target = Path(__file__).resolve().parents[1] / "checkpoints" / "nano"
-        shutil.copytree(options.out / "checkpoint", target, dirs_exist_ok=True)
-        logger.info("bundled: %s", target)
+        shop.bundle("nano")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -38,7 +37,9 @@ HARD = tuple(name for name in SETTINGS if name != "base")
 
 
 class NeutralWorkshop(Workshop):
-    """nano's workshop with other stages: ``encoders``, ``features``, ``language``, ``hard``, ``mixed``, ``finish``."""
+    """nano's workshop with other stages."""
+
+    stages: ClassVar[tuple[str, ...]] = ("encoders", "features", "language", "hard", "mixed", "finish")
 
     def __init__(self, out: Path, settings: NanoSettings, mixed_steps: int, clips: int) -> None:
         super().__init__(out, settings)
@@ -88,12 +89,13 @@ class NeutralWorkshop(Workshop):
         model.generation_config.max_new_tokens = 64
         model.save_pretrained(folder)
         build_processor(self.tokenizer).save_pretrained(folder)
-        stages = ("encoders", "features", "language", "hard", "mixed")
         recipe = {
             "made_by": f"python -m omnisift.training.neutral --seed {self.settings.seed}",
             **provenance(),
             "settings": self.settings.as_dict(),
-            "stages": {name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in stages},
+            "stages": {
+                name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in self.stages[:-1]
+            },
         }
         (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         return {}
@@ -137,12 +139,9 @@ def main(arguments: list[str] | None = None) -> None:
         settings = replace(NanoSettings.small(), full_share=1.0)
     steps, clips = (2, 25) if options.small else (MIXED_STEPS, CLIPS)
     shop = NeutralWorkshop(options.out, replace(settings, seed=options.seed), steps, clips)
-    for name in ("encoders", "features", "language", "hard", "mixed", "finish"):
-        shop.stage(name, getattr(shop, name))
+    shop.run()
     if options.bundle:
-        target = Path(__file__).resolve().parents[1] / "checkpoints" / "neutral"
-        shutil.copytree(options.out / "checkpoint", target, dirs_exist_ok=True)
-        logger.info("bundled: %s", target)
+        shop.bundle("neutral")
 
 
 if __name__ == "__main__":
