@@ -54,9 +54,15 @@ def everything(batch: dict[str, Tensor]) -> Kept:
 
 
 def run(
-    model: Any, layout: Layout, batch: dict[str, Tensor], kept: Kept | None = None, attentions: bool = False
+    model: Any,
+    layout: Layout,
+    batch: dict[str, Tensor],
+    kept: Kept | None = None,
+    attentions: bool = False,
+    bias: Tensor | None = None,
 ) -> Pass:
-    """Forward ``batch`` (see `make_batch`). ``attentions`` needs a model in eager attention.
+    """Forward ``batch`` (see `make_batch`). ``attentions`` needs a model in eager attention; ``bias`` [B, KA] is added
+    to every attention logit that looks at a kept audio token.
 
     Where the batch holds ``places`` [B, P] (rising places of the prefix), these stay, whatever ``kept`` says.
     """
@@ -76,9 +82,13 @@ def run(
     )
     tail_position = (layout.after + batch["offset"]).expand(3, -1, -1)
     position = torch.cat([layout.position[:, places], tail_position], dim=2)
+    mask = _mask(batch["segment"], prefix, attentions or bias is not None)
+    if bias is not None:
+        whole = bias.new_zeros(rows, mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
+        mask = mask + whole[:, None, None, :]
     output = language(
         inputs_embeds=inputs,
-        attention_mask={"full_attention": _mask(batch["segment"], prefix, attentions)},
+        attention_mask={"full_attention": mask},
         position_ids=position,
         use_cache=False,
         output_hidden_states=True,

@@ -28,7 +28,7 @@ from omnisift.training import selector as selecting
 from omnisift.training.bank import FeatureBank, encode_bank
 from omnisift.training.evaluate import accuracies, in_words
 from omnisift.training.language_model import Lesson, start_embeddings, train_language_model
-from omnisift.training.losses import Hints
+from omnisift.training.losses import Hints, LossWeights
 from omnisift.training.nano_model import WIDTH, build_model, build_processor
 from omnisift.training.packed import Writer, clip_layout
 from omnisift.training.selections import omnisift, random
@@ -48,6 +48,9 @@ class Workshop:
 
     stages: ClassVar[tuple[str, ...]] = ("towers", "features", "language", "selector", "finetune", "finish")
     """Names of the methods that do the work, in order."""
+
+    weights: LossWeights = LossWeights()
+    """Of the parts of the language model's loss."""
 
     def __init__(self, out: Path, settings: NanoSettings, method: str = "distill"):
         self.out, self.settings, self.method = out, settings, method
@@ -198,7 +201,7 @@ class Workshop:
         self, model: Any, bank: FeatureBank, steps: int, rate: float, full: float, retains: tuple[float, ...]
     ) -> Lesson:
         layout = clip_layout(model, self.tokenizer)
-        return Lesson(bank, layout, self.writer, self.settings, steps, rate, full, retains)
+        return Lesson(bank, layout, self.writer, self.settings, steps, rate, full, retains, weights=self.weights)
 
     def _teach(self, model: Any, lesson: Lesson, name: str) -> dict[str, Any]:
         torch.manual_seed(self.settings.seed)

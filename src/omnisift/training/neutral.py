@@ -23,6 +23,7 @@ from omnisift.training.bank import FeatureBank, encode_bank
 from omnisift.training.evaluate import accuracies, in_words
 from omnisift.training.host import core_of
 from omnisift.training.language_model import Course
+from omnisift.training.losses import LossWeights
 from omnisift.training.nano import Workshop, provenance
 from omnisift.training.nano_model import build_model, build_processor
 from omnisift.training.packed import TYPE_WEIGHTS, clip_layout
@@ -131,14 +132,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="a minute's run of every stage that learns nothing")
     parser.add_argument("--bundle", action="store_true", help="put the result into the package")
+    parser.add_argument("--no-pointer", action="store_true", help="leave out the loss that points at the evidence")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps on the plain world")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    settings = replace(NanoSettings(), steps=STEPS, full_share=1.0)
+    settings = replace(NanoSettings(), steps=options.steps, full_share=1.0)
     if options.small:
         settings = replace(NanoSettings.small(), full_share=1.0)
     steps, clips = (2, 25) if options.small else (MIXED_STEPS, CLIPS)
     shop = NeutralWorkshop(options.out, replace(settings, seed=options.seed), steps, clips)
+    if options.no_pointer:
+        shop.weights = LossWeights(pointer=0.0)
     shop.run()
     if options.bundle:
         shop.bundle("neutral")

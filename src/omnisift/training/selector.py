@@ -58,7 +58,14 @@ def new_selector(width: int, time_embedding: bool, seed: int, guide: str = "cros
     return selector
 
 
-def teach(nano: Any, layout: Layout, writer: Writer, bank: FeatureBank, settings: NanoSettings) -> Tensor:
+def teach(
+    nano: Any,
+    layout: Layout,
+    writer: Writer,
+    bank: FeatureBank,
+    settings: NanoSettings,
+    with_pointer_head: bool = False,
+) -> Tensor:
     """[N, 150] in 0..1: what the frozen full-token ``nano`` looks at in the first ``teacher_clips`` clips. No labels.
 
     Sixteen questions a clip: together they ask about nearly everything that can be asked. Attention is weighted by how
@@ -74,7 +81,7 @@ def teach(nano: Any, layout: Layout, writer: Writer, bank: FeatureBank, settings
                 bank, clips, writer, 8, np.random.default_rng((settings.seed, 4, first)), types=TYPE_WEIGHTS
             )
             novelty = 1 + audio_saliency(batch["audio"]).flatten(1)
-            parts.append(looked_at(nano, layout, batch) * novelty)
+            parts.append(looked_at(nano, layout, batch, with_pointer_head) * novelty)
     targets = torch.cat(parts)
     return targets / targets.amax(-1, keepdim=True).clamp(min=1e-6)
 
