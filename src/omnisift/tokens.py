@@ -80,6 +80,11 @@ class Selection:
     """[L] float with a gradient, or None: the straight-through multiplier, exactly 1.0 on kept tokens."""
     embeds: Tensor | None = None
     """[keep.sum(), D], or None: what replaces the kept embeddings, for methods that merge."""
+    bias: Tensor | None = None
+    """[L] float with a gradient, at most 0, or None: added to every attention logit that looks at the token. Only in
+    training, for estimators that fade tokens instead of dropping them."""
+    log_prob: Tensor | None = None
+    """[B] float with a gradient, or None: log-probability of each row's choice, for estimators that draw."""
 
     @property
     def indices(self) -> Tensor:

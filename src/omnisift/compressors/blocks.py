@@ -58,6 +58,11 @@ class Rectangle:
             return Rectangle(index, None, None)
         return Rectangle(index, torch.cat([self.valid, other.valid], dim=1), None)
 
+    @property
+    def some(self) -> Tensor | None:
+        """`valid`, but a row without tokens counts all its padding: it is not used, and must not divide by zero."""
+        return None if self.valid is None else self.valid | ~self.valid.any(dim=1, keepdim=True)
+
     def same_rows(self, other: Rectangle) -> Tensor | None:
         """[G] bool: whether a row is as long as the other's; None if all are."""
         if self.valid is None or other.valid is None:

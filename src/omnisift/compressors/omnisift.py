@@ -13,6 +13,7 @@ from omnisift.compressors.base import Compressor
 from omnisift.compressors.blocks import Block, Layout, Rectangle
 from omnisift.compressors.tally import Tally
 from omnisift.errors import CompressorError
+from omnisift.estimators import make_estimator
 from omnisift.stvp import norms, saliency, spatial_similarity, temporal_similarity
 from omnisift.tokens import Selection, TokenStream
 
@@ -25,7 +26,7 @@ training always the third). On a CPU, blocks near the size of the last cache but
 
 
 class OmniSiftCompressor(Compressor):
-    """The paper's method. In training mode it returns the straight-through gate of the audio tokens.
+    """The paper's method. In training mode its ``estimator`` (`omnisift.estimators`) gives the scores a gradient.
 
     ``selector`` may be None for streams without sound. ``score_dtype`` is the dtype of the video similarities; None is
     the stream's own, as in the released code. The selector computes in the dtype of its weights.
@@ -36,10 +37,17 @@ class OmniSiftCompressor(Compressor):
     source: ClassVar[str] = "arXiv 2602.04804"
     trained: ClassVar[bool] = True
 
-    def __init__(self, budget: Budget, selector: VGAS | None = None, score_dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        selector: VGAS | None = None,
+        score_dtype: torch.dtype | None = None,
+        estimator: str = "literal",
+    ) -> None:
         super().__init__(budget)
         self.selector = selector
         self.score_dtype = score_dtype
+        self.estimator = make_estimator(estimator)
 
     @property
     def label(self) -> str:
@@ -54,7 +62,7 @@ class OmniSiftCompressor(Compressor):
         for block in layout.blocks():
             anchors = self._prune_video(stream.embeds, layout, block, tally)
             self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
-        return tally.selection(stream, gated=self.training and torch.is_grad_enabled())
+        return tally.selection(stream)
 
     def select_audio(self, stream: TokenStream, counts: Counts, picture: Selection) -> Selection:
         """Guided by the anchors that another method chose; by the whole picture of a chunk where it left none."""
@@ -64,7 +72,7 @@ class OmniSiftCompressor(Compressor):
         for block in layout.blocks():
             anchors = layout.chosen(picture.keep, block)
             self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
-        return tally.selection(stream, gated=self.training and torch.is_grad_enabled())
+        return tally.selection(stream)
 
     @torch.no_grad()  # a choice has no gradient: the selector passes it on to the anchors' embeddings
     def _prune_video(self, embeds: Tensor, layout: Layout, block: Block, tally: Tally) -> Rectangle:
@@ -78,10 +86,8 @@ class OmniSiftCompressor(Compressor):
         anchors = frame0.lowest(similarity, layout.kept(block, FRAME0), block.kept[FRAME0], block.even)
         if block.size[FRAME1]:
             frame1 = layout.rectangle(block, FRAME1, width)
-            similarity = torch.zeros(frame1.index.shape, device=embeds.device)
-            if (
-                frame0.index.shape == frame1.index.shape
-            ):  # else sizes differ: no similarity, and the budget keeps all of it
+            similarity = torch.zeros(frame1.index.shape, device=embeds.device)  # sizes differ: all of it stays
+            if frame0.index.shape == frame1.index.shape:
                 similarity = temporal_similarity(first, self._cast(frame1.take(embeds)), norm)
                 compared = frame0.same_rows(frame1)
                 tally.video.append((frame1.flat(len(embeds), compared), saliency(similarity).flatten()))
@@ -99,13 +105,20 @@ class OmniSiftCompressor(Compressor):
             tally.kept.append(audio.flat(len(embeds)))
             return
         logits = self._logits(embeds, anchors, audio, steps)
+        scored, guide, sound = None, anchors.valid, audio.valid
+        if guide is not None and sound is not None:
+            scored = guide.any(dim=1) & (sound.sum(dim=1) > 1)
+        tally.audio.append((audio.flat(len(embeds), scored), torch.sigmoid(logits).flatten()))
+        if self._learning:
+            tally.choose(audio, self.estimator.choose(logits, layout.kept(block, AUDIO), audio.valid), scored, embeds)
+            return
         # Ranked by logit: the same order as by score, without the ties of a saturated sigmoid.
         kept = audio.lowest(-logits.detach(), layout.kept(block, AUDIO), block.kept[AUDIO], block.even)
         tally.kept.append(kept.flat(len(embeds)))
-        scored = None
-        if anchors.valid is not None and audio.valid is not None:
-            scored = anchors.valid.any(dim=1) & (audio.valid.sum(dim=1) > 1)
-        tally.audio.append((audio.flat(len(embeds), scored), torch.sigmoid(logits).flatten()))
+
+    @property
+    def _learning(self) -> bool:
+        return self.training and torch.is_grad_enabled()
 
     def _logits(self, embeds: Tensor, anchors: Rectangle, audio: Rectangle, steps: Tensor | None) -> Tensor:
         """[G, A] from the selector."""
@@ -114,11 +127,10 @@ class OmniSiftCompressor(Compressor):
                 "this prompt has video with sound, and compressor 'omnisift' was made without selector weights: "
                 "name a checkpoint that has them, or choose a training-free compressor, as stvp or random"
             )
-        valid = _some(anchors.valid)
         dtype = self.selector.dtype
         times = () if steps is None else (steps[anchors.index], steps[audio.index])
         pair = anchors.take(embeds).to(dtype), audio.take(embeds).to(dtype)
-        logits: Tensor = self.selector(*pair, valid, *times, audio_valid=_some(audio.valid))
+        logits: Tensor = self.selector(*pair, anchors.some, *times, audio_valid=audio.some)
         return logits.float()
 
     def _cast(self, x: Tensor) -> Tensor:
@@ -133,12 +145,6 @@ class OmniSiftCompressor(Compressor):
     def _block_tokens(self, stream: TokenStream) -> int:
         """Tokens of a block. A gradient needs all activations at once anyway, so training takes large blocks."""
         row = stream.width * stream.embeds.element_size()
-        training = self.training and torch.is_grad_enabled()
-        largest = CPU_BLOCK if stream.embeds.device.type == "cpu" and not training else LARGE_BLOCK
-        share = largest if training else min(largest, len(stream) * row // 4)
+        largest = CPU_BLOCK if stream.embeds.device.type == "cpu" and not self._learning else LARGE_BLOCK
+        share = largest if self._learning else min(largest, len(stream) * row // 4)
         return max(1, max(SMALL_BLOCK, share) // row)
-
-
-def _some(valid: Tensor | None) -> Tensor | None:
-    """A row without tokens is not used, but must not divide by zero: all its padding counts."""
-    return None if valid is None else valid | ~valid.any(dim=1, keepdim=True)

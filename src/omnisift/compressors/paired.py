@@ -98,7 +98,8 @@ def join(stream: TokenStream, picture: Selection, sound: Selection) -> Selection
     gate = None
     if sound.gate is not None:
         gate = torch.where(audio, sound.gate, torch.ones_like(sound.gate))
-    return Selection(keep=keep, scores=scores, gate=gate, embeds=embeds)
+    # Only sound has an estimator, and it leaves picture and text as they are.
+    return Selection(keep, scores, gate, embeds, bias=sound.bias, log_prob=sound.log_prob)
 
 
 def _joined_scores(audio: Tensor, picture: Tensor | None, sound: Tensor | None) -> Tensor | None:

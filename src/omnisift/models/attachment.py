@@ -33,6 +33,7 @@ from omnisift.errors import CompressorError, UnsupportedCall
 from omnisift.models.adapter import Adapter
 from omnisift.models.cached_prompt import CachedPrompt, cached_length, forget, note, recall
 from omnisift.models.compression import Compression
+from omnisift.models.faded import faded
 from omnisift.models.handed import (
     by_name,
     continued,
@@ -66,8 +67,12 @@ class Attachment:
     last: Compression | None
     """What happened to the latest prompt with video; None before the first, and after a prompt without video."""
 
+    selection: Selection | None
+    """What the compressor said of the latest prompt in training, with its gradients; None otherwise."""
+
     def __init__(self, adapter: Adapter, compressor: Compressor, outer: nn.Module) -> None:
         self.adapter = adapter
+        self.selection = None
         self.compressor = compressor
         self.last = None
         self._prompt: _Prompt | None = None
@@ -175,7 +180,7 @@ class Attachment:
                 )
             self._prompt = _Prompt(ids, modality, arguments)
         elif not cached:
-            self.last = None
+            self.last = self.selection = None
 
     def _leave_core(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
         self._prompt, self._inside = None, False
@@ -228,12 +233,13 @@ class Attachment:
         keep = _checked(selection, stream).view(rows, length)
         scores = None if selection.scores is None else selection.scores.detach().float().cpu().view(rows, length)
         self.last = Compression(stream.modality.view(rows, length), keep, scores)
+        self.selection = selection if self.compressor.training and torch.is_grad_enabled() else None
         if bool(keep.all()):
-            return _nothing_dropped(arguments, selection)
+            return faded(_nothing_dropped(arguments, selection), selection, real, None)
         self.cut = Cut.plan(keep, real)
         media = (stream.clip >= 0).view(rows, length)
         shorter, self._unnoted = shortened(arguments, self.cut, selection, handed, media)
-        return shorter
+        return faded(shorter, selection, real, self.cut)
 
     def _rotary(self, prompt: _Prompt, real: Tensor, handed: Tensor | None) -> Tensor:
         """[3, B, S]: the ids that tell frames apart; asked of the host's own rule if the caller handed plain ones."""
