@@ -21,7 +21,7 @@ def build_inputs(processor: Any, media: Media, question: str, system: str | None
     """
     conversation = _conversation(media, question, system)
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    inputs: dict[str, Any] = dict(processor(text=[text], return_tensors="pt", **_media_arguments(processor, media)))
+    inputs: dict[str, Any] = dict(processor(text=[text], return_tensors="pt", **media_arguments(processor, media)))
     inputs["use_audio_in_video"] = media.has_video and media.has_audio
     return inputs
 
@@ -44,7 +44,8 @@ def _conversation(media: Media, question: str, system: str | None) -> list[dict[
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
 
 
-def _media_arguments(processor: Any, media: Media) -> dict[str, Any]:
+def media_arguments(processor: Any, media: Media) -> dict[str, Any]:
+    """How a processor is told of decoded media: nothing is scaled, sampled or cut a second time."""
     arguments: dict[str, Any] = {}
     if media.images is not None:
         arguments["videos"] = [np.ascontiguousarray(media.images.transpose(0, 3, 1, 2))]

@@ -1,0 +1,9 @@
+"""Clips and conversations to learn from: read, check, convert, and turn into batches."""
+
+from omnisift.training.data.cache import ClipCache
+from omnisift.training.data.collator import Collator
+from omnisift.training.data.encoding import encode_sample
+from omnisift.training.data.files import load_samples, save_samples
+from omnisift.training.data.samples import Reading, Sample, Turn
+
+__all__ = ["ClipCache", "Collator", "Reading", "Sample", "Turn", "encode_sample", "load_samples", "save_samples"]

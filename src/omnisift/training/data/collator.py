@@ -1,0 +1,140 @@
+"""Samples to batches: clips are read here and nowhere else, and a bad one is left out, counted and named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omnisift.errors import MediaError, UsageError
+from omnisift.media import SAMPLE_RATE, Media, read
+from omnisift.pipeline.prompt import pixel_limits
+from omnisift.training.data.cache import ClipCache
+from omnisift.training.data.encoding import IGNORED, encode_sample
+from omnisift.training.data.samples import Reading, Sample, Turn
+
+logger = logging.getLogger(__name__)
+PAPER_MAX_PIXELS = 320 * 28 * 28
+_JOINED = ("pixel_values_videos", "video_grid_thw", "video_second_per_grid")
+
+
+class Collator:
+    """Makes one left-padded batch of a list of samples.
+
+    A clip that can't be read, is too long, or makes too many tokens is left out and its reason goes to `skipped`; a
+    batch of which nothing is left becomes one short row without labels, so that distributed processes stay in step.
+    The host has one switch for the sound of all videos of a call, so in a batch where some have sound the others get a
+    silent track (counted in `silenced`); with one row a batch this never happens.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        reading: Reading | None = None,
+        cache: ClipCache | None = None,
+        system: str | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        self.processor, self.cache, self.system, self.max_tokens = processor, cache, system, max_tokens
+        self.reading = Reading() if reading is None else reading
+        self.skipped: dict[str, str] = {}
+        """Sample's id -> why it was left out."""
+        self.silenced = 0
+        """How many clips got a silent track."""
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """The batch; tensors as the thinker takes them, and ``labels``."""
+        read_ = [(sample, media) for sample in samples for media in self._media(sample)]
+        if any(media and media.has_video and media.has_audio for _, media in read_):
+            read_ = [(sample, self._with_track(media)) for sample, media in read_]
+        rows = [row for sample, media in read_ for row in self._row(sample, media)]
+        return join_rows(rows or [self._stand_in()], int(self.processor.tokenizer.pad_token_id or 0))
+
+    def _media(self, sample: Sample) -> list[Media | None]:
+        """One entry, or none if the clip can't be used."""
+        if sample.media is None:
+            return [None]
+        try:
+            media = self.read(sample.media)
+        except MediaError as error:
+            return self._skip(sample, str(error))
+        limit = self.reading.max_seconds
+        if limit is not None and (media.seconds > limit):
+            return self._skip(sample, f"longer than {limit:g} s")
+        return [media]
+
+    def read(self, path: Path) -> Media:
+        """The clip, from the cache if it is there. Raises `MediaError`."""
+        reading = self.reading
+        least, most = pixel_limits(self.processor)
+        most = min(most, PAPER_MAX_PIXELS) if reading.max_pixels is None else reading.max_pixels
+        how: dict[str, Any] = {
+            "fps": reading.fps, "max_frames": reading.max_frames, "min_pixels": min(least, most), "max_pixels": most,
+        }  # fmt: skip
+        if reading.max_seconds is not None:
+            how["max_seconds"] = reading.max_seconds + 1  # a little more, to see that it is longer
+        known = None if self.cache is None else self.cache.get(path, repr(how))
+        if known is not None:
+            return known
+        media = read(path, **how)
+        if self.cache is not None:
+            self.cache.put(media, path, repr(how))
+        return media
+
+    def _row(self, sample: Sample, media: Media | None) -> list[dict[str, Any]]:
+        try:
+            row = encode_sample(self.processor, sample, media, self.system)
+        except UsageError as error:
+            return self._skip(sample, str(error))
+        tokens = row["input_ids"].shape[1]
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            return self._skip(sample, f"{tokens} tokens, more than {self.max_tokens}")
+        return [row]
+
+    def _skip(self, sample: Sample, why: str) -> list[Any]:
+        if sample.id not in self.skipped:
+            logger.warning("left out: %s (%s)", sample.id, why)
+        self.skipped[sample.id] = why
+        return []
+
+    def _with_track(self, media: Media | None) -> Media | None:
+        if media is None or not media.has_video or media.has_audio:
+            return media
+        self.silenced += 1
+        return replace(media, waveform=np.zeros(round(media.video_seconds * SAMPLE_RATE), dtype=np.float32))
+
+    def _stand_in(self) -> dict[str, Any]:
+        row = encode_sample(self.processor, Sample("stand-in", None, (Turn("user", "-"), Turn("assistant", "-"))), None)
+        row["labels"] = torch.full_like(row["labels"], IGNORED)
+        return row
+
+
+def join_rows(rows: list[dict[str, Any]], pad: int) -> dict[str, Any]:
+    """One batch of rows of one prompt each, padded on the left; media tensors one after the other."""
+    length = max(row["input_ids"].shape[1] for row in rows)
+    batch: dict[str, Any] = {
+        name: torch.cat([_left(row[name], length, value) for row in rows])
+        for name, value in (("input_ids", pad), ("attention_mask", 0), ("labels", IGNORED))
+    }
+    for name in _JOINED:
+        parts = [torch.as_tensor(row[name]) for row in rows if name in row]
+        if parts:
+            batch[name] = torch.cat(parts)
+    for name in ("input_features", "feature_attention_mask"):
+        sounds = [row[name] for row in rows if name in row]
+        if sounds:
+            width = max(sound.shape[-1] for sound in sounds)
+            batch[name] = torch.cat([F.pad(sound, (0, width - sound.shape[-1])) for sound in sounds])
+    batch["use_audio_in_video"] = any(row["use_audio_in_video"] for row in rows)
+    return batch
+
+
+def _left(row: Tensor, length: int, value: int) -> Tensor:
+    return F.pad(row, (length - row.shape[1], 0), value=value)

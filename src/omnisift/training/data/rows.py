@@ -1,0 +1,98 @@
+"""One row of a data file, in any of the three forms that the field uses, and back.
+
+``messages`` (ms-swift): ``{"messages": [{"role", "content"}], "videos": ["a.mp4"]}``. ``sharegpt`` (LLaMA-Factory):
+``{"conversations": [{"from", "value"}], "videos": [...]}``. ``llava``: ``{"video": "a.mp4", "conversations": [...]}``.
+The sound is the video's own track in all of them; ``<audio>`` beside ``<video>`` says the same and adds nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from omnisift.errors import UsageError
+from omnisift.training.data.samples import CLIP, ROLES, Sample, Turn
+
+FORMS = ("messages", "sharegpt", "llava")
+_ROLE = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+_TAG = re.compile(r"\s*<(?:video|audio|image)>\s*\n?")
+
+
+def sample_of(row: Any, where: str, folder: Path) -> Sample:
+    """The sample in ``row``, a parsed JSON object from ``where``; paths in it are relative to ``folder``.
+
+    Raises `UsageError` naming ``where``, what is wrong and what was got.
+    """
+    if not isinstance(row, dict):
+        raise UsageError(f"{where}: a row must be a JSON object, got {type(row).__name__}")
+    said = row.get("messages", row.get("conversations"))
+    if not isinstance(said, list) or not said:
+        raise UsageError(f"{where}: no 'messages' or 'conversations'; the row has {sorted(row)}")
+    turns = tuple(_turn(part, where) for part in said)
+    media = _media(row, where)
+    if not any(turn.role == "assistant" for turn in turns):
+        raise UsageError(f"{where}: no turn of the assistant, so nothing could be learned from it")
+    if media is not None and not any(turn.role == "user" for turn in turns):
+        raise UsageError(f"{where}: a clip but no turn of the user that it could stand before")
+    return Sample(str(row.get("id", where)), None if media is None else folder / media, turns)
+
+
+def row_of(sample: Sample, form: str, folder: Path) -> dict[str, Any]:
+    """``sample`` as a JSON object of ``form``; its clip's path is relative to ``folder`` where it lies inside."""
+    if form not in FORMS:
+        raise UsageError(f"no form {form!r}; choose one of: {', '.join(FORMS)}")
+    clip = None if sample.media is None else _relative(sample.media, folder)
+    texts = _tagged(sample)
+    row: dict[str, Any] = {"id": sample.id}
+    if form == "messages":
+        row["messages"] = [{"role": turn.role, "content": text} for turn, text in zip(sample.turns, texts, strict=True)]
+    else:
+        names = {"user": "human", "assistant": "gpt", "system": "system"}
+        row["conversations"] = [
+            {"from": names[turn.role], "value": text} for turn, text in zip(sample.turns, texts, strict=True)
+        ]
+    if clip is not None:
+        row |= {"video": clip} if form == "llava" else {"videos": [clip]}
+    return row
+
+
+def _turn(part: Any, where: str) -> Turn:
+    if not isinstance(part, dict):
+        raise UsageError(f"{where}: a turn must be a JSON object, got {type(part).__name__}")
+    role, text = part.get("role", part.get("from")), part.get("content", part.get("value"))
+    if role not in _ROLE or not isinstance(text, str):
+        raise UsageError(
+            f"{where}: a turn needs a role of {', '.join(ROLES)} and a text, got {role!r} and {type(text).__name__}"
+        )
+    if _ROLE[role] == "user":
+        text = _TAG.sub("", text)
+    return Turn(_ROLE[role], text)
+
+
+def _media(row: dict[str, Any], where: str) -> str | None:
+    found: list[Any] = []
+    for name in ("videos", "video", "audios", "audio"):
+        value = row.get(name)
+        if value and not (found and name in ("audios", "audio")):  # the sound of a video is its own track
+            found += value if isinstance(value, list) else [value]
+    if row.get("images") or row.get("image"):
+        raise UsageError(f"{where}: an image; OmniSIFT compresses videos: leave such rows out")
+    if len(found) > 1:
+        raise UsageError(f"{where}: {len(found)} clips; a row may have one: split it, or leave it out")
+    if found and not isinstance(found[0], str):
+        raise UsageError(f"{where}: a clip must be named by its path, got {type(found[0]).__name__}")
+    return found[0] if found else None
+
+
+def _tagged(sample: Sample) -> list[str]:
+    """The texts, with the clip's tag before the first turn of the user."""
+    texts = [turn.text for turn in sample.turns]
+    if sample.media is not None:
+        first = next(i for i, turn in enumerate(sample.turns) if turn.role == "user")
+        texts[first] = CLIP + texts[first]
+    return texts
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
