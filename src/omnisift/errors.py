@@ -18,6 +18,7 @@
     ├── ModelError            the host model can't be used as asked
     │   ├── UnsupportedModel  no adapter for this model_type
     │   └── UnsupportedCall   the adapter knows the model but refuses this call
+    ├── TrainingError         a run of training that would not do what it says
     └── UsageError            an argument of the command line or of a public function is wrong
 
 Each message is one line that says what is wrong, what was got and what to do. The command line prints it and exits
@@ -97,6 +98,10 @@ class UnsupportedModel(ModelError):
 
 class UnsupportedCall(ModelError):
     """The adapter knows the model, but this call can't work on a compressed prompt."""
+
+
+class TrainingError(OmniSiftError):
+    """A run of training would go on without doing what it says: no compression, no gradient, no partners."""
 
 
 class UsageError(OmniSiftError):

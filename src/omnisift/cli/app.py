@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
+from omnisift.cli.quiet import hush_libraries
+from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.errors import OmniSiftError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def ask(
     with StageBar(console, quiet=as_json) as bar:
         from omnisift.pipeline import load
 
-        _hush_libraries()
+        hush_libraries()
         pipeline = load(
             model,
             compressor=None if compressor == "none" else compressor,
@@ -122,7 +123,7 @@ def demo(
     from omnisift.cli.demo import run_demo
     from omnisift.cli.screen import show_demo
 
-    _hush_libraries()
+    hush_libraries()
     result = run_demo(seed, retain, out, quiet=as_json, console=_console(stderr=True))
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
@@ -166,6 +167,10 @@ def doctor(as_json: Json = False) -> None:
 app.command()(methods)
 app.command("bench-quality")(bench_quality)
 app.command("bench-report")(bench_report)
+app.command()(train)
+app.command("make-dataset")(make_dataset)
+app.command()(convert)
+app.command("data-check")(data_check)
 
 
 def main() -> None:
@@ -194,15 +199,3 @@ def _console(stderr: bool = False) -> Console:
     from omnisift.cli.screen import console_for
 
     return console_for(stderr=stderr)
-
-
-def _hush_libraries() -> None:
-    """Keep the screen for the answer: the libraries' warnings about their own deprecations do not help a user here."""
-    import warnings
-
-    from transformers.utils import logging as hf_logging
-
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)

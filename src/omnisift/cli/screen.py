@@ -20,11 +20,14 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from omnisift.cli.demo import DemoResult
     from omnisift.cli.doctor import Check
     from omnisift.compressors import Compressor
     from omnisift.pipeline import Answer, Report
+    from omnisift.training.data.check import Findings
+    from omnisift.training.finetune import TrainReport
 
 _STAGES = {
     "load": "loading the model",
@@ -202,3 +205,31 @@ def show_checks(console: Console, checks: list[Check]) -> None:
         mark = Text("ok", style="green") if check.ok else Text("missing" if check.needed else "-", style="yellow")
         table.add_row(mark, check.what, check.found, check.remedy)
     console.print(table)
+
+
+def show_training(console: Console, report: TrainReport) -> None:
+    """What a run of training did, and what to do with its result."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    state = "finished" if report.finished else "stopped early"
+    table.add_row("steps", f"{report.steps} ({state})")
+    table.add_row("loss", f"{report.first_loss:.3f} first, {report.last_loss:.3f} last")
+    table.add_row("tokens kept", f"{100 * report.retained_ratio:.1f} % of video and audio")
+    table.add_row("samples", f"{report.samples}, {len(report.skipped)} left out")
+    table.add_row("seconds", f"{report.seconds:.0f}")
+    console.print(table)
+    for name, why in list(report.skipped.items())[:5]:
+        console.print(Text(f"left out: {name}: {why}"))
+    if report.finished:
+        console.print(Text(f'omnisift ask CLIP "QUESTION" --model {report.model}'))
+
+
+def show_findings(console: Console, findings: Findings, clean: Path | None) -> None:
+    """How many clips have which problem, with the first names of each."""
+    console.print(f"{findings.samples} samples, {findings.clips} clips")
+    for kind, clips in findings.found.items():
+        if clips:
+            console.print(Text(f"{kind}: {len(clips)}"))
+        for name, what in list(clips.items())[:3]:
+            console.print(Text(f"  {name}: {what}"))
+    usable = f"{len(findings.clean)} of {findings.samples} samples can be used"
+    console.print(Text(usable + ("" if clean is None else f"; written to {clean}")))

@@ -1,0 +1,39 @@
+"""Write clips of nano's world as a data set to train on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from omnisift.errors import UsageError
+
+
+def write_dataset(folder: Path, clips: int, seed: int, asked: int, step: Callable[[], None]) -> int:
+    """Clips ``seed .. seed + clips - 1`` of the training split and ``metadata.jsonl``; returns how many samples.
+
+    A clip that is there is kept: its name holds its number. Raises `UsageError` if ``folder`` is a file.
+    """
+    import numpy as np
+
+    from omnisift.world import caption, make_scene, questions, write_clip
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(seed, seed + clips):
+        scene, path = make_scene(number, split="train"), folder / f"clip-{number:06d}.mp4"
+        if not path.is_file():
+            unfinished = path.with_suffix(".part.mp4")
+            write_clip(scene, unfinished)
+            unfinished.replace(path)
+        pairs = questions(scene, np.random.default_rng((21, number)), None, asked) if asked else []
+        said = [{"question": q.text, "answer": q.answer} for q in pairs]
+        rows.append({"file_name": path.name, "caption": caption(scene), "qa": said})
+        step()
+    target = folder / "metadata.jsonl"
+    unfinished = target.with_suffix(".part")
+    unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    unfinished.replace(target)
+    return sum(1 + len(row["qa"]) for row in rows)

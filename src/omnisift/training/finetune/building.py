@@ -1,0 +1,84 @@
+"""From a recipe to a `Sifted` model: loaded, wrapped in adapters where asked for, with a selector that fits."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from omnisift.compressors import make_compressor, needs_selector
+from omnisift.errors import UsageError
+from omnisift.pipeline.loading import Host, load_host, load_selector
+from omnisift.training.finetune.recipe import TrainRecipe
+from omnisift.training.finetune.sifted import Sifted
+from omnisift.training.selector import new_selector
+from omnisift.vgas import VGAS
+
+logger = logging.getLogger(__name__)
+
+
+def build(recipe: TrainRecipe) -> tuple[Host, Sifted]:
+    """Load the model of ``recipe``; what does not learn is frozen.
+
+    Raises `OmniSiftError` of the kind that loading raises, `UsageError` where nothing would learn or a LoRA pattern
+    misses.
+    """
+    torch.manual_seed(recipe.seed)
+    host = load_host(recipe.model, recipe.device, recipe.dtype, recipe.attn)
+    thinker = host.thinker
+    thinker.requires_grad_(recipe.language == "full")
+    if recipe.checkpointing:
+        thinker.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        thinker.enable_input_require_grads()
+    model = adapted(thinker, recipe) if recipe.language == "lora" else thinker
+    compressor = make_compressor(recipe.compressor, recipe.budget, selector=_selector(host, recipe), seed=recipe.seed)
+    sifted = Sifted(model, _with_estimator(compressor, recipe))
+    if sifted.selector is not None:
+        sifted.selector.requires_grad_(recipe.train_selector)
+    if not any(parameter.requires_grad for parameter in sifted.parameters()):
+        raise UsageError(f"nothing would learn: language is frozen and {recipe.compressor!r} has no selector to train")
+    return host, sifted
+
+
+def _selector(host: Host, recipe: TrainRecipe) -> VGAS | None:
+    if not needs_selector(recipe.compressor):
+        return None
+    if recipe.selector != "new":
+        return load_selector(host, recipe.selector)
+    embeddings = host.thinker.get_input_embeddings().weight
+    made = new_selector(embeddings.shape[1], recipe.time_embedding, recipe.seed)
+    selector: Any = made
+    moved: VGAS = selector.to(device=embeddings.device, dtype=embeddings.dtype)
+    return moved
+
+
+def _with_estimator(compressor: Any, recipe: TrainRecipe) -> Any:
+    from omnisift.estimators import make_estimator
+
+    owner = getattr(compressor, "audio", compressor)  # of a pair, the half that has the selector
+    if hasattr(owner, "estimator"):
+        owner.estimator = make_estimator(recipe.estimator)
+    return compressor
+
+
+def adapted(thinker: Any, recipe: TrainRecipe) -> Any:
+    """``thinker`` with LoRA adapters, which alone learn. `UsageError` if the pattern hits an encoder or nothing."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=recipe.lora_targets,
+    )
+    try:
+        model: Any = get_peft_model(thinker, config)
+    except ValueError as error:
+        raise UsageError(f"lora_targets fit no module of this model: {str(error).splitlines()[0]}") from None
+    hit = [name for name, parameter in model.named_parameters() if "lora_" in name]
+    wrong = [name for name in hit if ".visual." in name or ".audio_tower." in name]
+    if wrong:
+        raise UsageError(f"lora_targets hit {len(wrong)} tensors of the encoders, as {wrong[0]}; narrow the pattern")
+    logger.info("LoRA on %d tensors", len(hit))
+    return model

@@ -1,0 +1,93 @@
+"""Checkpoints that are whole or not taken: a marker with the sizes of all files is written last, looked for first."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from omnisift.errors import CheckpointError
+from omnisift.training.finetune.sifted import Sifted
+
+logger = logging.getLogger(__name__)
+MARKER = "complete.json"
+LANGUAGE, ADAPTER, SELECTOR = "language", "adapter", "selector"
+
+
+def seal(folder: Path) -> None:
+    """Say that ``folder`` is whole, by the sizes of its files."""
+    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in _files(folder)}
+    unfinished = folder / f"{MARKER}.part"
+    unfinished.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+    unfinished.replace(folder / MARKER)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file that was sealed is there in full."""
+    try:
+        sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def newest(run: Path) -> Path | None:
+    """The last whole checkpoint of a run. Those that were never finished are deleted."""
+    found = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    whole = [path for path in found if is_whole(path)]
+    for path in found:
+        if path not in whole:
+            logger.warning("%s was never finished and is deleted", path.name)
+            shutil.rmtree(path)
+    return whole[-1] if whole else None
+
+
+def save_weights(sifted: Sifted, folder: Path) -> None:
+    """What learns: adapter or language model, and the selector, as safetensors."""
+    thinker: Any = sifted.thinker
+    if hasattr(thinker, "peft_config"):
+        thinker.save_pretrained(folder / ADAPTER)
+    elif any(parameter.requires_grad for parameter in thinker.parameters()):
+        thinker.save_pretrained(folder / LANGUAGE)
+    if sifted.selector is not None:
+        sifted.selector.save_pretrained(folder / SELECTOR)
+
+
+def load_weights(sifted: Sifted, folder: Path) -> None:
+    """What `save_weights` wrote, into the same modules. Raises `CheckpointError` if something lacks."""
+    thinker: Any = sifted.thinker
+    if (folder / ADAPTER).is_dir():
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(thinker, load_file(folder / ADAPTER / "adapter_model.safetensors"))
+    if (folder / LANGUAGE).is_dir():
+        saved = type(thinker).from_pretrained(folder / LANGUAGE, dtype=thinker.dtype)
+        thinker.load_state_dict(saved.state_dict())
+    if sifted.selector is not None:
+        if not (folder / SELECTOR).is_dir():
+            raise CheckpointError(f"{folder} holds no selector; delete the folder, and the run starts before it")
+        sifted.selector.load_state_dict(type(sifted.selector).from_pretrained(folder / SELECTOR).state_dict())
+
+
+def save_model(sifted: Sifted, processor: Any, folder: Path) -> None:
+    """A checkpoint that `omnisift ask --model` takes: adapters merged, processor and selector beside the weights."""
+    unfinished = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    thinker: Any = sifted.thinker
+    if hasattr(thinker, "merge_and_unload"):
+        sifted.attachment.detach()  # its hooks lie on the wrapper, which ends here
+        thinker = thinker.merge_and_unload()
+    thinker.save_pretrained(unfinished)
+    processor.save_pretrained(unfinished)
+    if sifted.selector is not None:
+        sifted.selector.save_pretrained(unfinished / SELECTOR)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MARKER))

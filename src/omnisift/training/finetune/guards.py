@@ -1,0 +1,92 @@
+# ruff: noqa: ARG002 - the host fixes the arguments of a callback
+"""A run that trains without compression, or whose selector does not learn, must stop and say so."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from omnisift.errors import TrainingError
+from omnisift.models import Compression
+from omnisift.training.finetune.sifted import Sifted
+
+PATIENCE = 50
+"""Optimiser steps in a row without a gradient of the selector."""
+SURE = 32
+"""A clip of fewer tokens may rightly be kept whole."""
+
+
+def check_cut(sifted: Sifted, input_ids: Tensor, expected: bool) -> None:
+    """Raise `TrainingError` if a prompt with video was read whole although the budget asks for less.
+
+    ``expected``: whether the budget keeps less than everything.
+    """
+    adapter = sifted.attachment.adapter
+    if not expected or not bool((adapter.modality(input_ids.cpu()) == 1).any()):
+        return
+    last: Compression | None = sifted.attachment.last
+    if last is None:
+        raise TrainingError(
+            "training without compression: a prompt with video never came past the hooks of the compressor; "
+            "call the model through `Sifted`, and don't detach while training"
+        )
+    tokens, kept = last.n_video + last.n_audio, last.kept_video + last.kept_audio
+    if tokens >= SURE and kept == tokens:
+        raise TrainingError(
+            f"training without compression: all {tokens} video and audio tokens of a batch stayed; "
+            "check retain and compressor of the recipe"
+        )
+
+
+def check_world() -> int:
+    """The number of processes that train together. Raises `TrainingError` if a launcher started more than that.
+
+    Some launchers on a CPU start processes that never join; each would then train a model of its own.
+    """
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    found = torch.distributed.get_world_size() if joined else 1
+    if found != wanted:
+        raise TrainingError(
+            f"the launcher started {wanted} processes, but this one trains with {found}: they are not connected; "
+            "see docs/fine-tuning.md for a launch that works on this device"
+        )
+    return found
+
+
+def gradient_norm(module: Any) -> float:
+    """Of all parameters of ``module`` together; 0 where there is none."""
+    norms = [p.grad.detach().float().norm() for p in module.parameters() if p.grad is not None]
+    return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+class SelectorGuard(TrainerCallback):
+    """Notes the selector's gradient before every optimiser step, and ends a run in which it stays away."""
+
+    def __init__(self, sifted: Sifted, patience: int = PATIENCE) -> None:
+        self.sifted, self.patience = sifted, patience
+        self.norm = 0.0
+        """Norm of the selector's gradient in the latest step, after clipping."""
+        self.without = 0
+        """Steps in a row that had sound to select and no gradient."""
+        self.heard = False
+        """Whether any batch of this step had sound beside a picture."""
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count."""
+        self.norm = gradient_norm(self.sifted.selector)
+        if self.heard:
+            self.without = 0 if self.norm > 0 else self.without + 1
+        self.heard = False
+        if self.without >= self.patience:
+            raise TrainingError(
+                f"the selector got no gradient for {self.without} steps with sound: estimator "
+                f"{getattr(self.sifted.estimator, 'name', None)!r} does not reach it; choose another "
+                "(docs/estimators.md), or set train_selector: false to keep it as it is"
+            )

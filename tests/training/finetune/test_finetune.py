@@ -1,0 +1,294 @@
+"""Fine-tuning on a small data set: what learns, what is logged, what stops a run, and that a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from omnisift.cli.dataset import write_dataset
+from omnisift.errors import TrainingError, UsageError
+from omnisift.estimators import ESTIMATORS
+from omnisift.training.data import Collator, load_samples
+from omnisift.training.finetune import TrainRecipe, fine_tune, load_train_recipe
+from omnisift.training.finetune.building import build
+from omnisift.training.finetune.checkpoints import MARKER, is_whole, newest
+from omnisift.training.finetune.guards import check_world
+from omnisift.training.finetune.recipe import recipe_of
+from omnisift.training.finetune.trainer import entropy
+
+ROOT = Path(__file__).parents[3]
+RECIPES = sorted((ROOT / "recipes" / "train").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_dataset(folder, clips=3, seed=0, asked=2, step=lambda: None)
+    return folder
+
+
+def recipe(data: Path, out: Path, **changes: Any) -> TrainRecipe:
+    start = TrainRecipe("nano", (str(data),), str(out), retain=0.25, steps=3, rate=1e-4, batch_size=2, save_steps=2)
+    return replace(start, **changes)
+
+
+def curve(out: Path) -> list[dict[str, Any]]:
+    """The lines of the log, without what depends on the clock."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "runtime" not in name} for line in lines]
+
+
+def parameters(module: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def changed(before: dict[str, torch.Tensor], module: Any) -> set[str]:
+    return {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
+
+
+def test_full_fine_tuning_touches_language_and_selector_and_no_encoder(data: Path, tmp_path: Path) -> None:
+    import omnisift
+
+    before = omnisift.load("nano")
+    report = fine_tune(recipe(data, tmp_path / "run", selector_rate=1e-3))
+    assert report.finished
+    assert report.steps == 3
+    assert report.retained_ratio == pytest.approx(0.256, abs=0.01)
+    after = omnisift.load(report.model)
+    moved = changed(parameters(before.host.thinker), after.host.thinker)
+    assert any("layers.0.self_attn" in name for name in moved)
+    assert not any(".visual." in name or ".audio_tower." in name for name in moved)
+    assert changed(parameters(before.compressor), after.compressor)
+    line = curve(tmp_path / "run")[0]
+    assert line["step"] == 1
+    assert 0 < line["selector_entropy"] <= 1
+    assert line["selector_grad_norm"] > 0
+    assert line["retained_video"] == pytest.approx(0.25)
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_lora_hits_the_language_model_alone_and_is_merged_at_the_end(data: Path, tmp_path: Path) -> None:
+    import omnisift
+
+    settings = recipe(data, tmp_path / "run", language="lora", train_selector=False, lora_rank=4)
+    _, sifted = build(settings)
+    learns = [name for name, p in sifted.named_parameters() if p.requires_grad]
+    assert learns
+    assert all("lora_" in name for name in learns)
+    assert not any("visual" in name or "audio_tower" in name for name in learns)
+    report = fine_tune(settings)
+    host = omnisift.load(report.model).host
+    assert not any("lora" in name for name in host.thinker.state_dict())
+    assert changed(parameters(omnisift.load("nano").host.thinker), host.thinker)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_selector_alone_learns_by_every_estimator(name: str, data: Path, tmp_path: Path) -> None:
+    settings = recipe(data, tmp_path / "run", language="frozen", estimator=name, selector="new", steps=1)
+    fine_tune(settings)
+    (line,) = curve(tmp_path / "run")
+    assert line["selector_grad_norm"] > 0
+    assert line["retained_video"] == pytest.approx(0.25)
+
+
+def test_a_stopped_run_goes_on_to_the_same_curve_and_weights(data: Path, tmp_path: Path) -> None:
+    whole, parts = recipe(data, tmp_path / "whole", steps=4), recipe(data, tmp_path / "parts", steps=4)
+    fine_tune(whole)
+    stop_after(parts, steps=2)
+    (tmp_path / "parts" / "checkpoint-2" / MARKER).with_name("model.part").write_text("torn")
+    fine_tune(parts)
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    for name in ("model/model.safetensors", "model/selector/model.safetensors"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def stop_after(settings: TrainRecipe, steps: int) -> None:
+    """Run in this process until SIGTERM comes after ``steps`` steps."""
+    from omnisift.training.finetune import trainer as module
+
+    class Early(module.Terminate):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)
+            super().on_step_end(args, state, control, **kwargs)
+
+    from omnisift.training.finetune import run
+
+    before, run.Terminate = run.Terminate, Early  # type: ignore[misc]
+    try:
+        report = fine_tune(settings)
+    finally:
+        run.Terminate = before  # type: ignore[misc]
+    assert not report.finished
+    assert report.steps == steps
+
+
+def test_an_incomplete_checkpoint_is_never_taken(data: Path, tmp_path: Path) -> None:
+    fine_tune(recipe(data, tmp_path))
+    assert newest(tmp_path) == tmp_path / "checkpoint-3"
+    weights = tmp_path / "checkpoint-3" / "language" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert not is_whole(tmp_path / "checkpoint-3")
+    assert newest(tmp_path) == tmp_path / "checkpoint-2"
+    assert not (tmp_path / "checkpoint-3").exists()
+    (tmp_path / "checkpoint-2" / MARKER).unlink()
+    assert newest(tmp_path) is None
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_reaches_the_same_curve(data: Path, tmp_path: Path) -> None:
+    settings = {"steps": 6, "save_steps": 1}
+    fine_tune(recipe(data, tmp_path / "whole", **settings))
+    out, kills = tmp_path / "killed", 0
+    command = [sys.executable, "-m", "omnisift.cli", "train", str(ROOT / "recipes/train/nano.yaml"), "--out", str(out)]
+    values = {"data": f"[{data}]", "rate": 1e-4, "batch_size": 2, "steps": 6, "save_steps": 1, "train_selector": "true"}
+    for name, value in values.items():
+        command += ["--set", f"{name}={value}"]
+    for attempt in range(40):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            code = process.wait(timeout=6 + 1.7 * attempt % 9)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL if attempt % 2 else signal.SIGTERM)
+            process.wait()
+            kills += 1
+            continue
+        if code == 0:
+            break
+    assert kills >= 2
+    assert curve(out) == curve(tmp_path / "whole")
+    model = "model/model.safetensors"
+    assert (out / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
+
+
+def test_a_run_without_compression_is_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from omnisift.training.finetune import run
+
+    def unplugged(settings: TrainRecipe) -> Any:
+        host, sifted = build(settings)
+        sifted.attachment.detach()
+        return host, sifted
+
+    monkeypatch.setattr(run, "build", unplugged)
+    with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video never came past"):
+        fine_tune(recipe(data, tmp_path))
+
+
+def test_a_selector_without_gradient_ends_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from omnisift.estimators import Choice, Literal
+    from omnisift.training.finetune import guards
+
+    def deaf(self: Any, logits: torch.Tensor, count: torch.Tensor, valid: Any = None) -> Choice:
+        return Choice(guards_highest(logits, count, valid))
+
+    from omnisift.estimators.base import highest as guards_highest
+
+    monkeypatch.setattr(Literal, "choose", deaf)
+    monkeypatch.setattr(guards.SelectorGuard.__init__, "__defaults__", (2,))
+    with pytest.raises(
+        TrainingError, match=r"^the selector got no gradient for 2 steps with sound: estimator 'literal'"
+    ):
+        fine_tune(recipe(data, tmp_path, steps=5))
+    fine_tune(recipe(data, tmp_path / "kept", steps=3, train_selector=False))  # keeping it is no error
+
+
+def test_processes_that_never_joined_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_world() == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="started 2 processes, but this one trains with 1"):
+        check_world()
+
+
+def test_bad_clips_and_rows_of_text_are_survived(data: Path, tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "blue"}]}]
+    rows += [dict(rows[0], videos=[name]) for name in ("gone.mp4", str(data / "clip-000000.mp4"))]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    report = fine_tune(recipe(path, tmp_path / "run", batch_size=1, steps=6))
+    assert list(report.skipped) == ["rows.jsonl:2"]
+    assert report.finished
+    assert all(line["loss"] == line["loss"] for line in curve(tmp_path / "run"))
+
+
+def test_another_recipe_in_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
+    fine_tune(recipe(data, tmp_path, steps=1))
+    with pytest.raises(UsageError, match=r"holds a run with another rate \(0\.0001, now 0\.5\)"):
+        fine_tune(recipe(data, tmp_path, steps=1, rate=0.5))
+    assert fine_tune(recipe(data, tmp_path, steps=2)).steps == 2  # more steps are no other run
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_load(path: Path) -> None:
+    assert load_train_recipe(path).model
+
+
+WRONG = {
+    "model: nano": "no 'data'; give it a value",
+    "- 1": "must hold keys and values, got list",
+    "model: [": "is not YAML",
+    "{model: nano, data: [x], out: y, retian: 1}": "unknown key 'retian'; known: model, data, out",
+    "{model: nano, data: [x], out: y, rate: 1e-5}": "YAML reads 1e-5 as a text: write 1.0e-5",
+    "{model: nano, data: [x], out: y, retain: 2.0}": "retain",
+    "{model: nano, data: [x], out: y, retain: 0.5, steps: 1, epochs: 1}": "give steps or epochs, not both",
+    "{model: nano, data: [x], out: y, retain: 0.5, steps: 0}": "steps must be above 0, got 0",
+    "{model: nano, data: [x], out: y, retain: 0.5, language: half}": "language must be one of full, lora, frozen",
+    "{model: nano, data: [x], out: y, retain: 0.5, estimator: magic}": "no estimator 'magic'",
+    "{model: nano, data: 3, out: y, retain: 0.5}": "data must be one or more paths, got 3",
+    "{model: nano, data: x, out: y, retain: 0.5, seed: '1'}": "seed must be int, got '1'",
+    "{model: nano, data: x, out: y, retain: 0.5, language: frozen, train_selector: false}": "leave nothing to train",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_recipe_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    from omnisift.errors import OmniSiftError
+
+    path = tmp_path / "r.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(OmniSiftError) as caught:
+        load_train_recipe(path)
+    assert WRONG[text] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pattern_that_hits_an_encoder_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^lora_targets hit .* tensors of the encoders, as"):
+        build(recipe(data, tmp_path, language="lora", lora_targets=r".*\.q_proj"))
+    with pytest.raises(UsageError, match=r"^lora_targets fit no module"):
+        build(recipe(data, tmp_path, language="lora", lora_targets="nothing"))
+
+
+def test_the_entropy_is_in_bits() -> None:
+    scores, modality = torch.tensor([[0.5, 1.0, float("nan"), 0.1]]), torch.tensor([[2, 2, 2, 1]])
+    assert entropy(scores, modality) == pytest.approx(0.5, abs=1e-6)
+    assert entropy(None, modality) == 0.0
+
+
+def test_accumulation_is_one_large_batch(data: Path, tmp_path: Path) -> None:
+    """Four samples a step, as four passes or as two of two: the same first loss, clips of all lengths of answer."""
+    first = recipe(data, tmp_path / "a", batch_size=1, accumulation=4, steps=1, train_selector=False)
+    second = recipe(data, tmp_path / "b", batch_size=4, accumulation=1, steps=1, train_selector=False)
+    fine_tune(first)
+    fine_tune(second)
+    assert curve(tmp_path / "a")[0]["loss"] == pytest.approx(curve(tmp_path / "b")[0]["loss"], rel=1e-4)
+
+
+def test_recipe_of_takes_one_path_as_well() -> None:
+    assert recipe_of({"model": "nano", "data": "x", "out": "y", "retain": 0.5}, "here").data == ("x",)
+
+
+def test_samples_are_read_by_the_collator_only(data: Path) -> None:
+    samples = load_samples(data)
+    assert len(samples) == 9
+    assert isinstance(Collator, type)
