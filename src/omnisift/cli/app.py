@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
+from omnisift.cli.distill_commands import distill
 from omnisift.cli.quiet import hush_libraries
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.errors import OmniSiftError
@@ -168,6 +169,7 @@ app.command()(methods)
 app.command("bench-quality")(bench_quality)
 app.command("bench-report")(bench_report)
 app.command()(train)
+app.command()(distill)
 app.command("make-dataset")(make_dataset)
 app.command()(convert)
 app.command("data-check")(data_check)

@@ -1,0 +1,55 @@
+"""`omnisift distill`: a selector for any model, from clips without labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnisift.cli.quiet import hush_libraries
+from omnisift.errors import UsageError
+
+
+def distill(
+    media: Annotated[Path, typer.Option(help="Folder of clips with picture and sound; no labels are needed.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the selector, for --selector.")],
+    model: Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")] = "nano",
+    prompts: Annotated[Path | None, typer.Option(help="Questions, one a line. [default: six general ones]")] = None,
+    questions: Annotated[int, typer.Option(help="Questions of each clip.", min=1)] = 4,
+    steps: Annotated[int, typer.Option(help="Training steps of the selector.", min=1)] = 200,
+    rate: Annotated[float, typer.Option(help="Its peak learning rate.")] = 1e-3,
+    time_embedding: Annotated[bool, typer.Option(help="Our addition; off gives the released layout.")] = True,
+    held_out: Annotated[float, typer.Option(help="Share of the clips that only measure.", min=0.0, max=0.9)] = 0.1,
+    work: Annotated[Path | None, typer.Option(help="Folder of what was observed. [default: OUT.work]")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")] = None,
+    attn: Annotated[str | None, typer.Option(help="Attention implementation. [default: sdpa]")] = None,
+    seed: Annotated[int, typer.Option(help="Of new weights, batches and questions.", min=0)] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a selector that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Train a selector on what the model itself looks at. Forward passes only; the model stays as it is."""
+    from omnisift.cli.screen import CountBar, console_for, show_agreement
+    from omnisift.pipeline.loading import load_host
+    from omnisift.training import distill as room
+
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; choose another name or add --force")
+    hush_libraries()
+    clips, asked = room.clips_in(media), room.questions_of(prompts)
+    settings = room.DistillSettings(
+        steps=steps, rate=rate, questions=questions, time_embedding=time_embedding, held_out=held_out, seed=seed
+    )
+    host, console = load_host(model, device, dtype, attn), console_for(stderr=True)
+    place = out.with_name(f"{out.name}.work") if work is None else work
+    with CountBar(console, "watching the model", len(clips), 0) as step:
+        lessons, skipped = room.observe_clips(host, clips, asked, settings, place, step)
+    with CountBar(console, "teaching the selector", steps, 0) as step:
+        selector, report = room.distill(host, lessons, settings, step)
+    room.save_selector(selector, report | {"skipped": skipped}, out)
+    if as_json:
+        typer.echo(json.dumps(report | {"skipped": skipped, "selector": str(out)}))
+    else:
+        show_agreement(console_for(stderr=False), report, len(skipped), out)

@@ -1,0 +1,144 @@
+"""A lesson: one clip as a compressor sees it, and which of its tokens the full-token model looks at. No labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from omnisift.budget import Budget, Counts
+from omnisift.chunks import build_stream
+from omnisift.compressors import Compressor
+from omnisift.errors import UsageError
+from omnisift.media import Media
+from omnisift.models import attach
+from omnisift.models.question_attention import QuestionAttention
+from omnisift.pipeline.loading import Host
+from omnisift.pipeline.prompt import build_inputs
+from omnisift.tokens import Modality, Selection, TokenStream
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One clip. ``S`` tokens up to the end of the media."""
+
+    embeds: Tensor
+    """[S, D], in the model's dtype."""
+    modality: Tensor
+    """[S] int8."""
+    position: Tensor
+    """[3, S] int64."""
+    attention: Tensor
+    """[S] float32: what the answer's place pays to each token, the largest over the questions."""
+    seconds_per_position: float
+
+    def save(self, path: Path) -> None:
+        """Write it; the file appears only when it is whole."""
+        tensors = {name: getattr(self, name).contiguous() for name in ("embeds", "modality", "position", "attention")}
+        unfinished = path.with_suffix(".part")
+        save_file(tensors, str(unfinished), metadata={"about": json.dumps(self.seconds_per_position)})
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Lesson | None:
+        """Read what `save` wrote; None if it is not there or torn."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return cls(**tensors, seconds_per_position=json.loads(file.metadata()["about"]))
+        except (FileNotFoundError, SafetensorError, TypeError, KeyError):
+            return None
+
+
+def stream_of(lessons: Sequence[Lesson]) -> TokenStream:
+    """Several lessons as one batch, a clip a row."""
+    lengths = torch.tensor([len(lesson.modality) for lesson in lessons])
+    return build_stream(
+        embeds=torch.cat([lesson.embeds.float() for lesson in lessons]),
+        modality=torch.cat([lesson.modality for lesson in lessons]),
+        position=torch.cat([lesson.position for lesson in lessons], dim=1),
+        sample=torch.arange(len(lessons)).repeat_interleave(lengths),
+        seconds_per_position=lessons[0].seconds_per_position,
+    )
+
+
+class _Recorder(Compressor):
+    """Keeps every token, and the stream that it was shown."""
+
+    name: ClassVar[str] = "recorder"
+    seen: TokenStream | None = None
+
+    def select(self, stream: TokenStream, counts: Counts) -> Selection:  # noqa: ARG002
+        self.seen = stream
+        return Selection(torch.ones(len(stream), dtype=torch.bool, device=stream.embeds.device))
+
+
+@torch.inference_mode()
+def observe(host: Host, media: Media, questions: Sequence[str]) -> Lesson:
+    """Read ``questions`` about one clip with all tokens, forward only, and note what the answer's place looks at.
+
+    The encoders run once, the language model once for each question. Raises `UsageError` for a clip without picture or
+    without sound: there is nothing to choose by the picture.
+    """
+    if not (media.has_video and media.has_audio):
+        raise UsageError(f"{media.path}: a clip needs picture and sound, or the selector has nothing to learn from it")
+    parameter = next(host.thinker.parameters())
+    inputs = {
+        name: _moved(value, parameter) for name, value in build_inputs(host.processor, media, questions[0]).items()
+    }
+    recorder = _Recorder(Budget(retain=1.0))
+    with attach(host.thinker, recorder) as attachment:
+        host.thinker(**inputs, use_cache=False)
+        adapter = attachment.adapter
+    stream = recorder.seen
+    if stream is None:
+        raise UsageError(f"{media.path}: its prompt has no video tokens")
+    ids = inputs["input_ids"][0].cpu()
+    end = int(torch.nonzero(stream.modality != int(Modality.TEXT)).max()) + 1
+    listener, best = QuestionAttention(adapter.parts.language_model), torch.zeros(end)
+    for question in questions:
+        whole = torch.cat([ids[:end], _tail(host.processor, question, ids[end:])])
+        best = torch.maximum(best, _looked_at(host, listener, adapter, stream.embeds[:end], whole, inputs)[:end])
+    position = stream.position[:, :end]
+    return Lesson(stream.embeds[:end].cpu().clone(), stream.modality[:end].clone(), position.clone(), best,
+                  adapter.seconds_per_position)  # fmt: skip
+
+
+def _tail(processor: Any, question: str, own: Tensor) -> Tensor:
+    """[T] int64: what follows the clip where ``question`` is asked; ``own`` follows it in the prompt that was read."""
+    content = [{"type": "video", "video": "-"}, {"type": "text", "text": question}]
+    conversation = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    eos = processor.vision_eos_token
+    behind = processor.tokenizer(eos + text.rsplit(eos, 1)[1], add_special_tokens=False).input_ids
+    first = int(behind[0])
+    ends = torch.nonzero(own == first)
+    return torch.cat([own[: int(ends[0])], torch.tensor(behind)])
+
+
+def _looked_at(
+    host: Host, listener: QuestionAttention, adapter: Any, media: Tensor, ids: Tensor, inputs: dict[str, Any]
+) -> Tensor:
+    """[L] float32 on the CPU."""
+    embed = host.thinker.get_input_embeddings()
+    tail = embed(ids[len(media) :].to(media.device))
+    row = ids[None]
+    position = adapter.rotary(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
+    with listener.from_rows(torch.tensor([len(ids) - 1])):
+        adapter.parts.language_model(
+            inputs_embeds=torch.cat([media, tail])[None], position_ids=position, use_cache=False
+        )
+    return listener.weights()[0].cpu()
+
+
+def _moved(value: Any, like: torch.nn.Parameter) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)

@@ -1,0 +1,52 @@
+"""Rows of attention equal those of a host that gives its weights, beside kernels that give none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny import Sound, Video, language_model, prompt, thinker
+
+from omnisift.errors import UnsupportedModel
+from omnisift.models.question_attention import QuestionAttention
+
+ROW = [4, Video(frames=3, audio=60), 6]
+
+
+DEEPER = {
+    "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [{}, DEEPER], ids=["plain", "deeper"])
+@torch.no_grad()
+def test_rows_equal_those_of_eager_attention(text: dict[str, Any]) -> None:
+    inputs = prompt(ROW, mask=False)
+    rows = torch.tensor([inputs["input_ids"].shape[1] - 1, inputs["input_ids"].shape[1] - 4])
+    eager = thinker(attention="eager", **text)
+    told = eager(**inputs, output_attentions=True, use_cache=False).attentions
+    expected = torch.stack([layer[0].mean(dim=0)[rows] for layer in told]).mean(dim=0)
+    quiet = thinker(attention="sdpa", **text)
+    listener = QuestionAttention(language_model(quiet))
+    with listener.from_rows(rows):
+        quiet(**inputs, use_cache=False)
+    torch.testing.assert_close(listener.weights(), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(listener.weights().sum(dim=1), torch.ones(2))
+
+
+@torch.no_grad()
+def test_it_changes_nothing_and_leaves_nothing_behind() -> None:
+    model, inputs = thinker(), prompt([3, Sound(), 5], mask=False)
+    before = model(**inputs, use_cache=False).logits
+    with QuestionAttention(language_model(model)).from_rows(torch.tensor([2])) as listener:
+        during = model(**inputs, use_cache=False).logits
+    assert torch.equal(before, during)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert (listener.weights()[0, 3:] == 0).all()  # what comes later can't be looked at
+
+
+def test_other_models_are_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="Linear has no layers with q_proj"):
+        QuestionAttention(torch.nn.Linear(2, 2))

@@ -1,0 +1,165 @@
+"""A selector from clips without labels: what is observed, what is learned, that it resumes and fits 7B's width."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from omnisift.assets import nano_path
+from omnisift.cli.app import app
+from omnisift.cli.dataset import write_dataset
+from omnisift.errors import UsageError
+from omnisift.media import read
+from omnisift.pipeline.loading import load_host
+from omnisift.pipeline.prompt import build_inputs
+from omnisift.tokens import Modality
+from omnisift.training.distill import DistillSettings, clips_in, distill, observe_clips, questions_of
+from omnisift.training.distill.learn import agreement, learn, scores_of, targets_of
+from omnisift.training.distill.lessons import Lesson, observe, stream_of
+from omnisift.training.selector import new_selector
+
+ASKED = ("Which sound goes with the circle?", "What colour is the square?")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips")
+    write_dataset(path, clips=4, seed=0, asked=0, step=lambda: None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def host() -> Any:
+    return load_host("nano", "cpu", None, None)
+
+
+@pytest.fixture(scope="module")
+def lessons(host: Any, folder: Path) -> list[Lesson]:
+    return [observe(host, read(clip, max_pixels=112 * 112, min_pixels=784), ASKED) for clip in clips_in(folder)]
+
+
+@torch.no_grad()
+def test_a_lesson_is_what_the_whole_model_looks_at(host: Any, folder: Path, lessons: list[Lesson]) -> None:
+    """Against the host's own weights (eager), one full prompt a question, encoders and all."""
+    media = read(clips_in(folder)[0], max_pixels=112 * 112, min_pixels=784)
+    eager = load_host(str(nano_path()), "cpu", None, "eager")
+    best = torch.zeros(len(lessons[0].modality))
+    for question in ASKED:
+        inputs = build_inputs(host.processor, media, question)
+        layers = eager.thinker(**inputs, output_attentions=True, use_cache=False).attentions
+        best = torch.maximum(best, torch.stack([layer[0].mean(dim=0)[-1] for layer in layers]).mean(dim=0)[: len(best)])
+    torch.testing.assert_close(lessons[0].attention, best, atol=1e-5, rtol=1e-3)
+    assert (lessons[0].modality == int(Modality.VIDEO)).sum() == 96
+    assert (lessons[0].modality == int(Modality.AUDIO)).sum() == 150
+
+
+def test_targets_lie_on_sound_and_end_at_one(lessons: list[Lesson]) -> None:
+    target, stream = targets_of(lessons), stream_of(lessons)
+    assert torch.equal(~target.isnan(), stream.modality == int(Modality.AUDIO))
+    for row in range(len(lessons)):
+        assert target[(stream.sample == row) & ~target.isnan()].max() == pytest.approx(1.0)
+
+
+def test_it_learns_and_agrees_more_than_before(lessons: list[Lesson]) -> None:
+    selector = new_selector(128, True, 0)
+    before = agreement(lambda stream, share: scores_of(selector, stream, share), lessons, 0.25)
+    losses = learn(selector, lessons, 60, 1e-3, 0)
+    after = agreement(lambda stream, share: scores_of(selector, stream, share), lessons, 0.25)
+    assert losses[-1] < losses[0] / 2
+    assert after["attention"] > before["attention"] + 0.1
+    assert after["rank"] > before["rank"] + 0.2
+    perfect = agreement(lambda stream, _: targets_of(lessons_of(stream, lessons)).nan_to_num(0.0), lessons, 0.25)
+    assert perfect["overlap"] == 1.0
+
+
+def lessons_of(stream: Any, lessons: list[Lesson]) -> list[Lesson]:
+    return [next(one for one in lessons if torch.equal(one.embeds.float(), stream.embeds))]
+
+
+def test_lessons_are_kept_and_bad_clips_named(host: Any, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.mp4").write_bytes(b"nothing")
+    clips, seen = [*clips_in(folder), tmp_path / "torn.mp4"], []
+    settings = DistillSettings(questions=1)
+    first, skipped = observe_clips(host, clips, ASKED, settings, tmp_path / "work", lambda: seen.append(1))
+    assert len(first) == 4
+    assert len(seen) == 5
+    assert list(skipped) == [str(tmp_path / "torn.mp4")]
+    files = sorted((tmp_path / "work").iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:100])  # torn by a kill
+    times = [file.stat().st_mtime_ns for file in files]
+    again, _ = observe_clips(host, clips, ASKED, settings, tmp_path / "work", lambda: None)
+    assert [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.embeds, other.embeds)
+        assert torch.equal(one.attention, other.attention)
+
+
+def test_the_command_makes_a_selector_that_ask_takes(folder: Path, tmp_path: Path) -> None:
+    out, prompts = tmp_path / "selector", tmp_path / "questions.txt"
+    prompts.write_text("\n".join(ASKED), encoding="utf-8")
+    command = ["distill", "--media", str(folder), "-o", str(out), "--prompts", str(prompts), "--steps", "5", "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert set(report["agreement"]) == {"0.25", "0.15"}
+    assert set(report["agreement"]["0.25"]) == {"selector", "untrained", "salient", "random"}
+    assert json.loads((out / "report.json").read_text())["clips"] == {"taught": 3, "held out": 1}
+    clip = str(clips_in(folder)[0])
+    asked = CliRunner().invoke(app, ["ask", clip, ASKED[0], "--selector", str(out), "--json"])
+    assert asked.exit_code == 0, asked.output
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code != 0  # it never overwrites unasked
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^no folder "):
+        clips_in(tmp_path / "none")
+    with pytest.raises(UsageError, match=r"^0 video files in "):
+        clips_in(tmp_path)
+    (tmp_path / "q.txt").write_text("\n \n")
+    with pytest.raises(UsageError, match="holds no question"):
+        questions_of(tmp_path / "q.txt")
+    assert len(questions_of(None)) >= 5
+
+
+def test_it_fits_the_width_of_7b() -> None:
+    """One layer of each tower, embeddings of 3,584: 4.86 M parameters are taught on what the model looks at."""
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+    from omnisift.pipeline.loading import Host
+
+    nano = load_host("nano", "cpu", None, None)
+    config = type(nano.thinker.config).from_dict(nano.thinker.config.to_dict())
+    text = config.text_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 3584, 512, 1
+    text.num_attention_heads, text.num_key_value_heads = 28, 4
+    text.layer_types = text.layer_types[:1]
+    text.head_dim = 128
+    text.rope_parameters = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    config.vision_config.out_hidden_size = config.audio_config.output_dim = 3584
+    torch.manual_seed(0)
+    thinker = Thinker._from_config(config).eval()
+    folder = Path(nano.source)
+    wide = Host("wide", str(folder), thinker, nano.processor)
+    import tempfile
+
+    from omnisift.world import make_scene, write_clip
+
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "clip.mp4"
+        write_clip(make_scene(1, "train"), path)
+        media = read(path, max_pixels=112 * 112, min_pixels=784)
+        found = [observe(wide, media, [question]) for question in ASKED]
+    selector, report = distill(wide, found, DistillSettings(steps=3))
+    assert sum(p.numel() for p in selector.parameters()) == 4_856_321 + 50 * 512
+    assert report["clips"] == {"taught": 1, "held out": 1}
