@@ -11,6 +11,7 @@ import typer
 
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
 from omnisift.cli.distill_commands import distill
+from omnisift.cli.export_commands import export
 from omnisift.cli.quiet import hush_libraries
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.errors import OmniSiftError
@@ -170,6 +171,7 @@ app.command("bench-quality")(bench_quality)
 app.command("bench-report")(bench_report)
 app.command()(train)
 app.command()(distill)
+app.command()(export)
 app.command("make-dataset")(make_dataset)
 app.command()(convert)
 app.command("data-check")(data_check)

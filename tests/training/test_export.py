@@ -1,0 +1,115 @@
+"""Exported selectors choose bit for bit as before, alone or merged into their model's checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import omnisift
+from omnisift.assets import nano_path
+from omnisift.cli.app import app
+from omnisift.errors import CheckpointError, UsageError
+from omnisift.training.export import export_merged
+from omnisift.vgas import RELEASED_PREFIX, VGAS, VGASConfig
+
+
+def choice(model: str, clip: Path, **options: Any) -> torch.Tensor:
+    """Which tokens of a clip's prompt stay."""
+    from omnisift.models import attach
+    from omnisift.pipeline.prompt import build_inputs
+
+    pipeline = omnisift.load(model, retain=0.25, **options)
+    media = omnisift.media.read(clip, min_pixels=784, max_pixels=112 * 112)
+    inputs = build_inputs(pipeline.host.processor, media, "What colour is the circle?")
+    with attach(pipeline.host.thinker, pipeline.compressor) as attachment, torch.inference_mode():
+        pipeline.host.thinker(**inputs)
+        assert attachment.last is not None
+        return attachment.last.keep
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["export", *arguments])
+
+
+@pytest.mark.parametrize("form", ["selector", "merged"])
+def test_both_forms_choose_as_before(form: str, clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / form
+    result = run("nano", "-o", str(out), "--as", form, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["selector"] == "time"
+    before = choice("nano", clip)
+    after = choice(str(out), clip) if form == "merged" else choice("nano", clip, selector=out)
+    assert torch.equal(before, after)
+    assert before.sum() < before.numel()
+
+
+def test_merged_is_the_released_layout_and_holds_every_tensor_once(tmp_path: Path) -> None:
+    out = tmp_path / "merged"
+    assert run("nano", "-o", str(out), "--as", "merged").exit_code == 0
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    stored = {}
+    for file in sorted(out.glob("*.safetensors")):
+        with safe_open(str(file), framework="pt") as handle:
+            stored |= dict.fromkeys(handle.keys(), file.name)
+    assert stored == index["weight_map"]
+    own = {name for name in stored if name.startswith(RELEASED_PREFIX)}
+    assert own == {RELEASED_PREFIX + name for name in VGAS.from_pretrained(str(nano_path() / "selector")).state_dict()}
+    assert set(stored) - own == set(load_file(nano_path() / "model.safetensors"))
+    assert not (out / "selector").exists()
+    assert (out / "chat_template.jinja").read_bytes() == (nano_path() / "chat_template.jinja").read_bytes()
+
+
+def test_a_merged_checkpoint_gets_another_selector(clip: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("nano", "-o", str(first), "--as", "merged").exit_code == 0
+    exact = str(nano_path() / "selector-exact")
+    assert run(str(first), "-o", str(second), "--as", "merged", "--selector", exact).exit_code == 0
+    assert torch.equal(choice(str(second), clip), choice("nano", clip, selector=exact))
+
+
+def test_the_released_width_survives(tmp_path: Path) -> None:
+    """4,856,321 parameters at width 3,584, bfloat16, beside a shard that is not opened for its values."""
+    torch.manual_seed(0)
+    selector = VGAS(VGASConfig()).to(torch.bfloat16).eval()
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file({"thinker.lm_head.weight": torch.zeros(4, 3584)}, source / "model-00001-of-00001.safetensors")
+    (source / "config.json").write_text("{}")
+    export_merged(source, selector, tmp_path / "out")
+    loaded = VGAS.from_checkpoint(tmp_path / "out")
+    assert loaded.dtype == torch.bfloat16
+    assert sum(p.numel() for p in loaded.parameters()) == 4_856_321
+    video, audio = torch.randn(2, 30, 3584, dtype=torch.bfloat16), torch.randn(2, 50, 3584, dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(loaded(video, audio), selector(video, audio))
+
+
+def test_what_the_layout_can_not_say_is_refused(tmp_path: Path) -> None:
+    for config in (VGASConfig(width=16, hidden=16, heads=4), VGASConfig(width=16, hidden=16, guide="self")):
+        with pytest.raises(UsageError, match="export it with --as selector"):
+            export_merged(nano_path(), VGAS(config), tmp_path / "x")
+    with pytest.raises(CheckpointError, match=r"holds no \.safetensors"):
+        export_merged(tmp_path, VGAS(VGASConfig(width=16, hidden=16)), tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    result = run("nano", "-o", str(out))
+    assert isinstance(result.exception, UsageError)
+    assert (out / "mine.txt").exists()
+    assert run("nano", "-o", str(out), "--force").exit_code == 0
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    assert isinstance(run("nano", "-o", str(copy), "--selector", str(copy), "--force").exception, UsageError)
+    assert (copy / "model.safetensors").is_file()
