@@ -1,0 +1,162 @@
+"""Two gloo processes on a CPU learn what one does: plain DDP through accelerate, and FSDP2 by torch's `fully_shard`.
+
+Every step one rank or both get something ragged: unequal clips, a video without sound, text alone. The curve of the
+loss over the global batch must be that of one process within `TOLERANCE` (float32).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+TOLERANCE = 1e-5
+STEPS = 4
+
+
+def steps() -> list[list[list[Any]]]:
+    """Of each step, the prompt of each of two ranks."""
+    from tests.tiny import Video
+
+    heard, other = Video(frames=4, audio=90), Video(frames=2, height=3, audio=40)
+    return [
+        [[5, heard, 7], [9, other, 4]],
+        [[3, other, 11], [6, Video(frames=3), 5]],  # the second rank has a video without sound
+        [[30], [4, heard, 6]],  # the first rank has text alone
+        [[8, heard, 3], [12]],
+    ]
+
+
+def model() -> Any:
+    from tests.tiny import WIDTH, thinker
+
+    from omnisift.budget import Budget
+    from omnisift.compressors import make_compressor
+    from omnisift.training.finetune import Sifted
+    from omnisift.vgas import VGAS, VGASConfig
+
+    host = thinker()
+    torch.manual_seed(0)
+    selector = VGAS(VGASConfig(width=WIDTH, hidden=16, heads=2))
+    compressor = make_compressor("omnisift", Budget(retain_video=0.5, retain_audio=0.4), selector=selector)
+    return Sifted(host, compressor).train()
+
+
+def batch(row: list[Any], seed: int) -> dict[str, Any]:
+    from tests.tiny import FIRST_WORD, prompt
+
+    inputs = prompt(row, mask=True, seed=seed)
+    ids = inputs["input_ids"]
+    inputs["labels"] = ids.masked_fill((ids < FIRST_WORD) | (torch.arange(ids.shape[1]) == 0), -100)
+    return inputs
+
+
+def labels_in(rows: list[dict[str, Any]]) -> int:
+    return sum(int((row["labels"][:, 1:] != -100).sum()) for row in rows)
+
+
+def train(sifted: Any, ranks: list[int], world: int, reduce: Any) -> list[float]:
+    """The loss of each global batch; ``ranks`` are those whose prompts this process reads."""
+    learns = [p for p in sifted.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learns, lr=0.5)
+    curve = []
+    for number, prompts in enumerate(steps()):
+        rows = [batch(row, 10 * number + rank) for rank, row in enumerate(prompts)]
+        total = torch.tensor(labels_in(rows))
+        optimizer.zero_grad()
+        mine = torch.zeros(())
+        for rank in ranks:
+            cost = sifted(**rows[rank], num_items_in_batch=total)
+            (cost.loss * world).backward()
+            mine = mine + cost.sums.sum()
+        optimizer.step()
+        curve.append(float(reduce(mine) / total))
+    return curve
+
+
+def worker(way: str, out: Path) -> None:
+    """One of two processes; rank 0 writes the curve."""
+    import torch.distributed as dist
+
+    from omnisift.training.finetune.guards import check_world
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    sifted = model()
+    if way == "ddp":
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+
+        accelerator = Accelerator(
+            cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        )
+        wrapped = accelerator.prepare(sifted)
+        assert type(wrapped).__name__ == "DistributedDataParallel"
+    else:
+        wrapped = shard(sifted)
+    assert check_world() == 2
+
+    def reduce(value: torch.Tensor) -> torch.Tensor:
+        dist.all_reduce(value)
+        return value
+
+    curve = train(wrapped, [dist.get_rank()], 2, reduce)
+    if dist.get_rank() == 0:
+        out.write_text(json.dumps(curve), encoding="utf-8")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def shard(sifted: Any) -> Any:
+    """FSDP2: each decoder layer a unit, the rest (selector included) the root."""
+    import torch.distributed as dist
+    from tests.tiny import language_model
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in language_model(sifted.thinker).layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(sifted, mesh=mesh)
+    assert all(isinstance(parameter, DTensor) for parameter in sifted.parameters())
+    return sifted
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[float]:
+    return train(model(), [0, 1], 1, lambda value: value)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_two_processes_give_the_curve_of_one(way: str, alone: list[float], tmp_path: Path) -> None:
+    out = tmp_path / "curve.json"
+    root = Path(__file__).parents[3]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        __file__,
+        way,
+        str(out),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(out.read_text())
+    assert len(found) == STEPS
+    assert found == pytest.approx(alone, abs=TOLERANCE)
+    assert max(alone) - min(alone) > 0.1  # a curve, not a constant
+
+
+if __name__ == "__main__":
+    worker(sys.argv[1], Path(sys.argv[2]))
