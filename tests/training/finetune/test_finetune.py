@@ -38,8 +38,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(data: Path, out: Path, **changes: Any) -> TrainRecipe:
-    start = TrainRecipe("nano", (str(data),), str(out), retain=0.25, steps=3, rate=1e-4, batch_size=2, save_steps=2)
-    return replace(start, **changes)
+    values = {
+        "selector": None,
+        "train_selector": True,
+        "estimator": "literal",
+        "retain": 0.25,
+        "steps": 3,
+        "rate": 1e-4,
+    }
+    return TrainRecipe("nano", (str(data),), str(out), **{**values, "batch_size": 2, "save_steps": 2, **changes})
 
 
 def curve(out: Path) -> list[dict[str, Any]]:
@@ -153,6 +160,7 @@ def test_killed_at_random_moments_it_reaches_the_same_curve(data: Path, tmp_path
     out, kills = tmp_path / "killed", 0
     command = [sys.executable, "-m", "omnisift.cli", "train", str(ROOT / "recipes/train/nano.yaml"), "--out", str(out)]
     values = {"data": f"[{data}]", "rate": 1e-4, "batch_size": 2, "steps": 6, "save_steps": 1, "train_selector": "true"}
+    values |= {"estimator": "literal", "selector": "null"}
     for name, value in values.items():
         command += ["--set", f"{name}={value}"]
     for attempt in range(40):
@@ -247,6 +255,7 @@ WRONG = {
     "{model: nano, data: 3, out: y, retain: 0.5}": "data must be one or more paths, got 3",
     "{model: nano, data: x, out: y, retain: 0.5, seed: '1'}": "seed must be int, got '1'",
     "{model: nano, data: x, out: y, retain: 0.5, language: frozen, train_selector: false}": "leave nothing to train",
+    "{model: nano, data: x, out: y, retain: 0.5, selector: new}": "selector: new is random",
 }
 
 
@@ -282,6 +291,20 @@ def test_accumulation_is_one_large_batch(data: Path, tmp_path: Path) -> None:
     fine_tune(first)
     fine_tune(second)
     assert curve(tmp_path / "a")[0]["loss"] == pytest.approx(curve(tmp_path / "b")[0]["loss"], rel=1e-4)
+
+
+def test_by_default_a_selector_is_distilled_once_and_kept(data: Path, tmp_path: Path) -> None:
+    from omnisift.vgas import VGAS
+
+    settings = TrainRecipe("nano", (str(data),), str(tmp_path), retain=0.25, steps=1, distil_steps=5, rate=1e-4)
+    fine_tune(settings)
+    first = (tmp_path / "selector" / "model.safetensors").read_bytes()
+    kept = VGAS.from_pretrained(str(tmp_path / "model" / "selector")).state_dict()
+    taught = VGAS.from_pretrained(str(tmp_path / "selector")).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in taught.items())
+    assert json.loads((tmp_path / "selector" / "report.json").read_text())["clips"] == {"taught": 2, "held out": 1}
+    fine_tune(replace(settings, steps=2))
+    assert (tmp_path / "selector" / "model.safetensors").read_bytes() == first
 
 
 def test_recipe_of_takes_one_path_as_well() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,8 @@ import torch
 from omnisift.compressors import make_compressor, needs_selector
 from omnisift.errors import UsageError
 from omnisift.pipeline.loading import Host, load_host, load_selector
+from omnisift.training.data import load_samples
+from omnisift.training.distill import DistillSettings, distill, observe_clips, save_selector
 from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.training.finetune.sifted import Sifted
 from omnisift.training.selector import new_selector
@@ -44,6 +48,8 @@ def build(recipe: TrainRecipe) -> tuple[Host, Sifted]:
 def _selector(host: Host, recipe: TrainRecipe) -> VGAS | None:
     if not needs_selector(recipe.compressor):
         return None
+    if recipe.selector == "distil":
+        return load_selector(host, distilled(host, recipe))
     if recipe.selector != "new":
         return load_selector(host, recipe.selector)
     embeddings = host.thinker.get_input_embeddings().weight
@@ -51,6 +57,35 @@ def _selector(host: Host, recipe: TrainRecipe) -> VGAS | None:
     selector: Any = made
     moved: VGAS = selector.to(device=embeddings.device, dtype=embeddings.dtype)
     return moved
+
+
+def distilled(host: Host, recipe: TrainRecipe) -> Path:
+    """The folder of a selector taught what ``host`` looks at in the training clips; made once in the run's folder.
+
+    The questions are the users' own; no answer is read.
+    """
+    folder = Path(recipe.out) / "selector"
+    if folder.is_dir():
+        return folder
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("selector: distil works in one process; run `omnisift distill` first, and name its folder")
+    samples = [sample for path in recipe.data for sample in load_samples(Path(path))]
+    clips = sorted({sample.media for sample in samples if sample.media is not None})
+    asked = sorted({turn.text for sample in samples for turn in sample.turns if turn.role == "user"})
+    settings = DistillSettings(
+        steps=recipe.distil_steps,
+        time_embedding=recipe.time_embedding,
+        seed=recipe.seed,
+        fps=recipe.fps,
+        max_frames=recipe.max_frames,
+    )
+    work = Path(recipe.out) / "observed"
+    lessons, skipped = observe_clips(host, clips, asked, settings, work, lambda: None)
+    selector, report = distill(host, lessons, settings)
+    save_selector(selector, report | {"skipped": skipped}, folder)
+    found = report["agreement"]["0.25"]["selector"]
+    logger.info("distilled a selector from %d clips; it agrees with the model on %s", len(lessons), found)
+    return folder
 
 
 def _with_estimator(compressor: Any, recipe: TrainRecipe) -> Any:

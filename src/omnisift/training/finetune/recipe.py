@@ -37,14 +37,17 @@ class TrainRecipe:
     """Fraction of video tokens kept."""
     retain_audio: float | None = None
     """Fraction of audio tokens kept."""
-    selector: str | None = None
-    """A folder of selector weights, ``new``, or null for the model's own."""
+    selector: str | None = "distil"
+    """``distil``: one is taught first what the model itself looks at in the clips of ``data`` (docs/distill.md); a
+    folder of selector weights; ``new`` for random ones; null for the model's own."""
+    distil_steps: int = 200
+    """Steps of that teaching."""
     time_embedding: bool = True
     """Whether a new selector has our time embedding; the paper's has not."""
-    train_selector: bool = True
-    """Whether the selector learns; false keeps one that was distilled before."""
-    estimator: str = "literal"
-    """How its scores get a gradient (docs/estimators.md); ``literal`` is the paper's."""
+    train_selector: bool = False
+    """Whether the selector learns from the answers as well."""
+    estimator: str = "reinforce"
+    """How its scores then get a gradient (docs/estimators.md); ``literal`` is the paper's."""
     selector_rate: float | None = None
     """Peak learning rate of the selector; null means that of the language model."""
     language: str = "full"
@@ -113,9 +116,21 @@ class TrainRecipe:
             raise UsageError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
         if self.language == "frozen" and not self.train_selector:
             raise UsageError("language: frozen and train_selector: false leave nothing to train; change one of them")
+        if self.selector == "new" and not self.train_selector:
+            raise UsageError("selector: new is random, and train_selector: false keeps it so; take distil, or train it")
         if self.steps is not None and self.epochs is not None:
             raise UsageError("give steps or epochs, not both")
-        for name in ("steps", "epochs", "batch_size", "accumulation", "rate", "save_steps", "log_steps", "lora_rank"):
+        for name in (
+            "steps",
+            "epochs",
+            "batch_size",
+            "accumulation",
+            "rate",
+            "save_steps",
+            "log_steps",
+            "lora_rank",
+            "distil_steps",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name} must be above 0, got {value}")

@@ -95,7 +95,7 @@ class Sifted(nn.Module):
         return sums, counts, None if selection is None else selection.log_prob
 
     def _touched(self) -> Tensor:
-        """0, with a gradient of 0 for everything that learns (and that no sharding has taken away until it is needed)."""
+        """0, with a gradient of 0 for everything that learns (and is here in full, not a shard of it)."""
         learns = [p for p in self.parameters() if p.requires_grad and not hasattr(p, "placements")]
         return 0.0 * torch.stack([p.float().flatten()[0] for p in learns]).sum() if learns else torch.zeros(())
 
