@@ -174,6 +174,7 @@ def test_killed_at_random_moments_it_reaches_the_same_curve(data: Path, tmp_path
             continue
         if code == 0:
             break
+        assert code == 143, code  # stopped by SIGTERM; anything else is a fault
     assert kills >= 2
     assert curve(out) == curve(tmp_path / "whole")
     model = "model/model.safetensors"
