@@ -308,6 +308,24 @@ def test_by_default_a_selector_is_distilled_once_and_kept(data: Path, tmp_path: 
     assert (tmp_path / "selector" / "model.safetensors").read_bytes() == first
 
 
+@pytest.mark.parametrize("length", [{"steps": 2}, {"steps": None, "epochs": 0.5}], ids=["steps", "epochs"])
+def test_a_run_killed_behind_its_last_step_takes_no_further_one(length: Any, data: Path, tmp_path: Path) -> None:
+    """Nine samples, two a step: half an epoch is three steps."""
+    import shutil
+
+    settings = recipe(data, tmp_path, save_steps=1, **length)
+    steps = fine_tune(settings).steps
+    assert steps == (2 if "epochs" not in length else 3)
+    weights, before = tmp_path / "model" / "model.safetensors", curve(tmp_path)
+    first = weights.read_bytes()
+    shutil.rmtree(tmp_path / "model")
+    again = fine_tune(settings)
+    assert again.finished
+    assert again.steps == steps
+    assert curve(tmp_path) == before
+    assert weights.read_bytes() == first
+
+
 def test_recipe_of_takes_one_path_as_well() -> None:
     assert recipe_of({"model": "nano", "data": "x", "out": "y", "retain": 0.5}, "here").data == ("x",)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from omnisift.training.data import ClipCache, Collator, Reading, load_samples
 from omnisift.training.finetune.building import build
-from omnisift.training.finetune.checkpoints import newest, save_model
+from omnisift.training.finetune.checkpoints import load_weights, newest, save_model
 from omnisift.training.finetune.guards import SelectorGuard, check_world
 from omnisift.training.finetune.recipe import TrainRecipe, keep_recipe
 from omnisift.training.finetune.trainer import Journal, SiftTrainer, Terminate
@@ -83,12 +84,25 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
         trainer.remove_callback(ProgressCallback)
     check_world()
     begin = time.monotonic()
-    with terminate:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    finished = trainer.state.global_step >= trainer.state.max_steps
+    if checkpoint is not None and step >= planned_steps(recipe, len(samples)):
+        load_weights(sifted, checkpoint)  # killed before the model was written; the host would take one step more
+        finished = True
+    else:
+        with terminate:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        step = trainer.state.global_step
+        finished = step >= trainer.state.max_steps
     if finished and trainer.is_world_process_zero():
         save_model(sifted, host.processor, out / "model")
-    return _report(recipe, trainer, collator, len(samples), finished, time.monotonic() - begin)
+    return _report(recipe, step, collator, len(samples), finished, time.monotonic() - begin)
+
+
+def planned_steps(recipe: TrainRecipe, samples: int) -> int:
+    """Optimiser steps of the whole run, as the host counts them."""
+    if recipe.steps is not None:
+        return recipe.steps
+    passes = math.ceil(samples / (recipe.batch_size * check_world()))
+    return math.ceil((recipe.epochs or 1.0) * math.ceil(passes / recipe.accumulation))
 
 
 def arguments(recipe: TrainRecipe) -> TrainingArguments:
@@ -119,14 +133,14 @@ def arguments(recipe: TrainRecipe) -> TrainingArguments:
 
 
 def _report(
-    recipe: TrainRecipe, trainer: SiftTrainer, collator: Collator, samples: int, finished: bool, seconds: float
+    recipe: TrainRecipe, step: int, collator: Collator, samples: int, finished: bool, seconds: float
 ) -> TrainReport:
     text = (Path(recipe.out) / "log.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     losses = [float(line["loss"]) for line in lines] or [float("nan")]
     kept = [float(line["retained_ratio"]) for line in lines if "retained_ratio" in line] or [float("nan")]
     return TrainReport(
-        steps=trainer.state.global_step,
+        steps=step,
         finished=finished,
         first_loss=losses[0],
         last_loss=losses[-1],
