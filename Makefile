@@ -27,7 +27,7 @@ PIP := $(PY) -m pip --no-input
 BENCHES := $(wildcard benchmarks/compress.py benchmarks/read.py benchmarks/import_time.py)
 MATRIX := .venv-matrix
 
-.PHONY: help setup demo test check test-matrix test-dist test-full bench bench-nano bench-quality nano neutral docs dist verify-7b clean
+.PHONY: help setup demo test check test-matrix test-dist test-full bench bench-nano bench-quality bench-training bench-estimators nano neutral docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -110,6 +110,14 @@ bench: $(VENV)/.installed ## speed and memory: one JSON line each for compressio
 
 bench-nano: $(VENV)/.installed ## accuracy of nano on 2,000 decoded clips: full, omnisift, random, uniform
 	@$(PY) benchmarks/nano.py $(ARGS)
+
+bench-training: $(VENV)/.installed ## time and memory of a training step at 25 % against all tokens
+	@$(ONE_THREAD) $(PY) benchmarks/training.py $(ARGS)
+
+bench-estimators: $(VENV)/.installed ## how well each estimator trains the selector on nano's world (about an hour; resumes)
+	@[ -f build/plain/language.json ] || $(PY) -m omnisift.training.neutral --out build/plain --no-pointer --steps 1800
+	@$(ONE_THREAD) $(PY) benchmarks/estimators.py $(ARGS)
+	@$(PY) benchmarks/estimators_page.py
 
 QUALITY := $(addprefix recipes/,training-free.yaml trained.yaml trained-tight.yaml ablations.yaml pairs.yaml hard.yaml ratio-sweep.yaml)
 

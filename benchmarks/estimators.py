@@ -1,4 +1,4 @@
-"""Estimators side by side: does the selector learn which sounds to keep? `make bench-estimators` (40 minutes; resumes).
+"""Estimators side by side: does the selector learn which sounds to keep? `make bench-estimators` (an hour; resumes).
 
 The model that reads and teaches was trained without the loss that points at evidence:
 
