@@ -17,7 +17,7 @@ import omnisift
 from omnisift.assets import nano_path
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, UsageError
-from omnisift.training.export import export_merged
+from omnisift.training.export import Storage, export_merged, export_selector, storage
 from omnisift.vgas import RELEASED_PREFIX, VGAS, VGASConfig
 
 
@@ -113,3 +113,56 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     shutil.copytree(out, copy)
     assert isinstance(run("nano", "-o", str(copy), "--selector", str(copy), "--force").exception, UsageError)
     assert (copy / "model.safetensors").is_file()
+
+
+def test_a_failed_export_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "out"
+    assert run("nano", "-o", str(out), "--as", "merged").exit_code == 0
+    monkeypatch.setattr("omnisift.training.export.save_file", full_disk)
+    with pytest.raises(CheckpointError, match="No space left"):
+        export_merged(nano_path(), VGAS.from_pretrained(str(nano_path() / "selector")), out)
+    assert VGAS.from_checkpoint(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_weights_are_never_what_is_overwritten(tmp_path: Path) -> None:
+    model = tmp_path / "inside" / "model"
+    shutil.copytree(nano_path(), model)
+    for out in (model, model.parent, model / "selector"):
+        options = ["--selector", str(model / "selector")] if out.name == "selector" else []
+        result = run(str(model), "-o", str(out), "--force", *options)
+        assert isinstance(result.exception, UsageError), out
+    assert (model / "model.safetensors").is_file()
+    assert (model / "selector" / "model.safetensors").is_file()
+
+
+def test_dtype_and_shard_size(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--as", "merged", "--dtype", "bfloat16", "--max-shard-size", "0.5MB"]
+    assert run("nano", "-o", str(out), *options).exit_code == 0
+    files = sorted(out.glob("*.safetensors"))
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert len(files) > 3
+    assert {file.name for file in files} == set(index["weight_map"].values())
+    stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    for name, tensor in load_file(nano_path() / "model.safetensors").items():
+        assert torch.equal(stored[name], tensor.to(torch.bfloat16)), name
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in stored.values())
+    assert VGAS.from_checkpoint(out).dtype == torch.bfloat16
+    assert "float32" not in (out / "config.json").read_text()
+
+
+def test_words_for_storage() -> None:
+    assert storage("float16", "1.5 gb") == Storage(torch.float16, 1_500_000_000)
+    for words in (("int8", None), (None, "5"), (None, "0GB"), (None, "big")):
+        with pytest.raises(UsageError):
+            storage(*words)
+
+
+def test_the_stored_dtype_is_kept(tmp_path: Path) -> None:
+    export_selector(VGAS(VGASConfig(width=16, hidden=16)), tmp_path / "half", storage("bfloat16"))
+    assert VGAS.from_pretrained(str(tmp_path / "half")).dtype == torch.bfloat16
+    assert "width 16" in (tmp_path / "half" / "README.md").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -18,33 +17,39 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     selector: Annotated[Path | None, typer.Option(help="Folder of a selector. [default: the model's own]")] = None,
     form: Annotated[str, typer.Option("--as", help="selector: it alone; merged: model and selector.")] = "selector",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: as stored]")] = None,
+    max_shard_size: Annotated[
+        str | None, typer.Option(help="As 5GB. [default: the model's shards as they are]")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Write the selector as its own small folder, or merged into the checkpoint in the released layout."""
     from omnisift.assets import nano_path
-    from omnisift.pipeline.loading import load_host, load_selector
-    from omnisift.training.export import export_merged, export_selector
+    from omnisift.training.export import export_merged, export_selector, selector_of, storage
 
     if form not in ("selector", "merged"):
         raise UsageError(f"--as takes selector or merged, got {form!r}")
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists; choose another name or add --force")
     source = nano_path() if model == "nano" else Path(model)
-    if not (source / "config.json").is_file():
-        raise UsageError(f"{source} holds no config.json; give nano or the folder of a checkpoint")
-    if selector is not None and out.resolve() in (selector.resolve(), source.resolve()):
-        raise UsageError(f"{out} is where the weights come from; choose another name")
+    _check_place(out, [source] if selector is None else [source, selector], force)
+    how = storage(dtype, max_shard_size)
     hush_libraries()
-    vgas = load_selector(load_host(str(source), "cpu", None, None), selector)
-    if out.exists():
-        shutil.rmtree(out)
+    vgas = selector_of(source, selector)
     if form == "selector":
-        export_selector(vgas, out)
+        export_selector(vgas, out, how)
     else:
-        export_merged(source, vgas, out)
+        export_merged(source, vgas, out, how)
     count = sum(parameter.numel() for parameter in vgas.parameters())
     found = {"folder": str(out), "form": form, "selector": vgas.label or "released layout", "parameters": count}
     typer.echo(
         json.dumps(found) if as_json else f"{out}: {form}, {count:,} parameters of the selector ({found['selector']})"
     )
+
+
+def _check_place(out: Path, sources: list[Path], force: bool) -> None:
+    """`UsageError` if ``out`` is taken, or if replacing it would take the weights with it."""
+    for source in sources:
+        if source.resolve().is_relative_to(out.resolve()):
+            raise UsageError(f"{out} is where the weights come from; choose another name")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; choose another name or add --force")

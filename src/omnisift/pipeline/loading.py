@@ -67,35 +67,41 @@ def load_selector(host: Host, selector: str | Path | None) -> VGAS:
         CompressorError: the checkpoint has no selector; the message names the remedies.
         CheckpointError: a selector is there, but not all of it, or of another width.
     """
-    from omnisift.vgas import VGAS
-
-    folder = Path(selector) if selector is not None else _own_selector(host)
-    if not folder.is_dir():
-        raise UsageError(f"no selector folder at {folder}; give one saved by VGAS.save_pretrained")
-    vgas: Any = VGAS.from_pretrained(str(folder)) if _is_vgas(folder) else VGAS.from_checkpoint(folder)
     width = host.thinker.get_input_embeddings().weight.shape[1]
-    if vgas.config.width != width:
-        raise CheckpointError(
-            f"selector at {folder} has width {vgas.config.width}, the model {width}; give the selector of this model"
-        )
+    vgas: Any = read_selector(host.name, host.source, selector, width)
     parameter = next(host.thinker.parameters())
     loaded: VGAS = vgas.to(device=parameter.device, dtype=parameter.dtype).eval()
     return loaded
 
 
-def _own_selector(host: Host) -> Path:
+def read_selector(name: str, source: str, selector: str | Path | None, width: int) -> VGAS:
+    """As `load_selector`, for a model of which only ``name``, ``source`` and ``width`` are known: dtype as stored."""
+    from omnisift.vgas import VGAS
+
+    folder = Path(selector) if selector is not None else _own_selector(name, source)
+    if not folder.is_dir():
+        raise UsageError(f"no selector folder at {folder}; give one saved by VGAS.save_pretrained")
+    vgas: VGAS = VGAS.from_pretrained(str(folder)) if _is_vgas(folder) else VGAS.from_checkpoint(folder)
+    if vgas.config.width != width:
+        raise CheckpointError(
+            f"selector at {folder} has width {vgas.config.width}, the model {width}; give the selector of this model"
+        )
+    return vgas
+
+
+def _own_selector(name: str, source: str) -> Path:
     from transformers.utils.hub import cached_file
 
-    folder = Path(host.source)
+    folder = Path(source)
     if not folder.is_dir():
         # The model was just loaded from the hub, so its snapshot lies in the cache.
-        folder = Path(str(cached_file(host.source, "config.json", local_files_only=True))).parent
+        folder = Path(str(cached_file(source, "config.json", local_files_only=True))).parent
     if (folder / "selector").is_dir():
         return folder / "selector"
     if _holds_compressor(folder):
         return folder
     raise CompressorError(
-        f"{host.name} has no selector weights, and omnisift never invents them; give a selector checkpoint "
+        f"{name} has no selector weights, and omnisift never invents them; give a selector checkpoint "
         "(--selector FOLDER), or choose a training-free compressor (--compressor stvp; `omnisift methods` lists all)"
     )
 

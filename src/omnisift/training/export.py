@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from omnisift.errors import CheckpointError, UsageError
+from omnisift.pipeline.loading import read_selector
 from omnisift.vgas import RELEASED_PREFIX, VGAS
 
+logger = logging.getLogger(__name__)
 INDEX = "model.safetensors.index.json"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _CARD = """# OmniSIFT selector
 
 A vision-guided audio selector (arXiv 2602.04804) for a Qwen2.5-Omni model of width {width}: {count:,} parameters,
-layout {layout}. It says which sounds stay when a prompt is compressed.
+layout {layout}. It says which sounds stay when a prompt is compressed; a quarter of the tokens is a good start.
 
     omnisift ask clip.mp4 "What happens?" --model MODEL --selector THIS_FOLDER --retain 0.25
 
@@ -25,77 +37,189 @@ layout {layout}. It says which sounds stay when a prompt is compressed.
 """
 
 
-def export_selector(selector: VGAS, folder: Path) -> None:
+@dataclass(frozen=True)
+class Storage:
+    """How tensors are written: ``dtype`` None as stored, ``limit`` bytes a shard, None for shards as they are."""
+
+    dtype: torch.dtype | None = None
+    limit: int | None = None
+
+
+def storage(dtype: str | None = None, size: str | None = None) -> Storage:
+    """`Storage` from words, as ``bfloat16`` and ``5GB``. `UsageError` for others."""
+    if dtype is not None and dtype not in _DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)", size.upper()) if size is not None else None
+    if size is not None and (found is None or float(found[1]) == 0):
+        raise UsageError(f"a shard size is a number with B, KB, MB or GB, as 5GB; got {size!r}")
+    limit = int(float(found[1]) * _UNITS[found[2]]) if found else None
+    return Storage(_DTYPES[dtype] if dtype else None, limit)
+
+
+def selector_of(source: Path, selector: Path | None) -> VGAS:
+    """The selector of the checkpoint at ``source``, or at ``selector``, as stored. The model is not loaded.
+
+    Raises:
+        UsageError: no checkpoint or no selector folder there.
+        CompressorError, CheckpointError: no selector, or one that does not fit.
+    """
+    from transformers import PretrainedConfig
+
+    if not (source / "config.json").is_file():
+        raise UsageError(f"{source} holds no config.json; give nano or the folder of a checkpoint")
+    config, _ = PretrainedConfig.get_config_dict(str(source))
+    text = config.get("thinker_config", config).get("text_config", {})
+    if "hidden_size" not in text:
+        raise CheckpointError(f"{source}/config.json says no width of a thinker; give a Qwen2.5-Omni checkpoint")
+    return read_selector(str(source), str(source), selector, text["hidden_size"])
+
+
+def export_selector(selector: VGAS, folder: Path, how: Storage | None = None) -> None:
     """``config.json``, ``model.safetensors`` and a card; the folder appears only when it is whole."""
-    unfinished = _fresh(folder)
-    selector.save_pretrained(unfinished)
+    stored: Any = selector
+    if how is not None and how.dtype is not None:
+        stored = stored.to(how.dtype)
     layout = selector.label or "as released"
     count = sum(parameter.numel() for parameter in selector.parameters())
-    card = _CARD.format(width=selector.config.width, count=count, layout=layout)
-    (unfinished / "README.md").write_text(card, encoding="utf-8")
-    unfinished.rename(folder)
+    with _whole(folder) as unfinished:
+        stored.save_pretrained(unfinished)
+        card = _CARD.format(width=selector.config.width, count=count, layout=layout)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
 
 
-def export_merged(source: Path, selector: VGAS, folder: Path) -> None:
+def export_merged(source: Path, selector: VGAS, folder: Path, how: Storage | None = None) -> None:
     """``source``, a whole model's checkpoint, with the selector as ``thinker.compressor.*`` in one more shard.
 
-    Files are linked where the disk allows it, else copied; nothing of the model is loaded. A selector that was in the
-    checkpoint is left out.
+    Shards are linked where the disk allows it, else copied, and not loaded; with a dtype or a limit they are written
+    anew, one in memory at a time. A selector that was in the checkpoint is left out.
 
     Raises:
         UsageError: the released layout can't say this selector's guide or heads.
-        CheckpointError: ``source`` has no safetensors.
+        CheckpointError: ``source`` has no safetensors, or ``folder`` can't be written.
     """
+    _check_layout(selector)
+    shards = sorted(source.glob("*.safetensors"))
+    if not shards:
+        raise CheckpointError(f"{source} holds no .safetensors file: give the folder of a checkpoint")
+    how = how or Storage()
+    with _whole(folder) as unfinished:
+        for path in source.iterdir():
+            if path.is_file() and path.suffix != ".safetensors" and path.name != INDEX:
+                shutil.copyfile(path, unfinished / path.name)
+        written = _Shards(unfinished, how)
+        for shard in shards:
+            written.take_over(shard)
+        written.save({RELEASED_PREFIX + name: tensor for name, tensor in selector.state_dict().items()})
+        written.finish()
+        if how.dtype is not None:
+            _say_dtype(unfinished / "config.json", str(how.dtype).removeprefix("torch."))
+
+
+def _check_layout(selector: VGAS) -> None:
+    """`UsageError` if loading from names and shapes alone would make another selector."""
     if selector.config.guide != "cross" or selector.config.heads != 8:
         raise UsageError(
             f"the released layout has 8 heads and cross attention, this selector {selector.config.heads} and "
             f"{selector.config.guide}: export it with --as selector"
         )
-    shards = sorted(source.glob("*.safetensors"))
-    if not shards:
-        raise CheckpointError(f"{source} holds no .safetensors file: give the folder of a checkpoint")
-    unfinished = _fresh(folder)
-    for path in source.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name != INDEX:
-            shutil.copyfile(path, unfinished / path.name)
-    where: dict[str, str] = {}
-    size, total = 0, len(shards) + 1
-    for number, shard in enumerate(shards, start=1):
-        names, weight = _take_over(shard, unfinished / _name(number, total))
-        where |= dict.fromkeys(names, _name(number, total))
-        size += weight
-    tensors = {RELEASED_PREFIX + name: tensor.contiguous() for name, tensor in selector.state_dict().items()}
-    save_file(tensors, str(unfinished / _name(total, total)), metadata={"format": "pt"})
-    where |= dict.fromkeys(tensors, _name(total, total))
-    size += sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(where.items()))}
-    (unfinished / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
-    unfinished.rename(folder)
+    if selector.label:
+        logger.warning("the selector has %s: omnisift reads it back, the released code does not", selector.label)
 
 
-def _take_over(shard: Path, target: Path) -> tuple[list[str], int]:
-    """(names, bytes) of the tensors of ``shard`` that are now in ``target``: all but a selector's."""
-    with safe_open(str(shard), framework="pt") as file:
-        names = list(file.keys())
-        kept = [name for name in names if "compressor." not in name]
-        if len(kept) < len(names):
-            tensors = {name: file.get_tensor(name) for name in kept}
-            save_file(tensors, str(target), metadata=file.metadata() or {"format": "pt"})
-            return kept, sum(tensor.nbytes for tensor in tensors.values())
+@dataclass
+class _Shards:
+    """Shards of a checkpoint in the making; their names say how many there are, so they come last."""
+
+    folder: Path
+    how: Storage
+    held: list[list[str]] = field(default_factory=list)
+    """Names of the tensors in each shard."""
+    size: int = 0
+
+    def save(self, tensors: dict[str, Tensor]) -> None:
+        """One more shard with ``tensors``."""
+        ready = {name: self._converted(tensor).contiguous() for name, tensor in tensors.items()}
+        save_file(ready, str(self._next(list(ready))), metadata={"format": "pt"})
+        self.size += sum(tensor.nbytes for tensor in ready.values())
+
+    def take_over(self, shard: Path) -> None:
+        """All tensors of ``shard`` but a selector's: the file itself if nothing changes, else written anew."""
+        with safe_open(str(shard), framework="pt") as file:
+            names = list(file.keys())
+            kept = [name for name in names if not _is_selectors(name)]
+            if len(kept) < len(names) or self.how != Storage():
+                self._write_anew(file, kept)
+                return
+        _link(shard, self._next(kept))
+        with shard.open("rb") as raw:  # eight bytes say how long the header is, data follow it
+            self.size += shard.stat().st_size - 8 - int.from_bytes(raw.read(8), "little")
+
+    def finish(self) -> None:
+        """Final names, and the index."""
+        where: dict[str, str] = {}
+        for number, names in enumerate(self.held, start=1):
+            name = f"model-{number:05d}-of-{len(self.held):05d}.safetensors"
+            (self.folder / f"{number}.part").rename(self.folder / name)
+            where |= dict.fromkeys(names, name)
+        index = {"metadata": {"total_size": self.size}, "weight_map": dict(sorted(where.items()))}
+        (self.folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+    def _write_anew(self, file: Any, names: list[str]) -> None:
+        pending: dict[str, Tensor] = {}
+        held = 0
+        for name in names:
+            tensor = self._converted(file.get_tensor(name))
+            if pending and self.how.limit is not None and held + tensor.nbytes > self.how.limit:
+                self.save(pending)
+                pending, held = {}, 0
+            pending[name] = tensor
+            held += tensor.nbytes
+        if pending:
+            self.save(pending)
+
+    def _converted(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.how.dtype) if self.how.dtype is not None and tensor.is_floating_point() else tensor
+
+    def _next(self, names: list[str]) -> Path:
+        self.held.append(names)
+        return self.folder / f"{len(self.held)}.part"
+
+
+def _is_selectors(name: str) -> bool:
+    return name.startswith((RELEASED_PREFIX, RELEASED_PREFIX.removeprefix("thinker.")))
+
+
+def _link(shard: Path, target: Path) -> None:
     try:
         os.link(shard.resolve(), target)
     except OSError:  # another disk, or one without links
         shutil.copyfile(shard, target)
-    return kept, shard.stat().st_size
 
 
-def _name(number: int, total: int) -> str:
-    return f"model-{number:05d}-of-{total:05d}.safetensors"
+def _say_dtype(config: Path, dtype: str) -> None:
+    """Write ``dtype`` wherever a model's ``config`` names one."""
+
+    def said(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {k: dtype if k in ("dtype", "torch_dtype") and v else said(v) for k, v in node.items()}
+
+    config.write_text(json.dumps(said(json.loads(config.read_text(encoding="utf-8"))), indent=2), encoding="utf-8")
 
 
-def _fresh(folder: Path) -> Path:
-    """An empty folder beside ``folder`` to write in."""
-    unfinished = folder.with_name(f"{folder.name}.part")
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """An empty folder to write in, which takes the place of ``folder`` when all went well, else is deleted."""
+    unfinished, old = (folder.with_name(f"{folder.name}.{what}") for what in ("part", "old"))
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    return unfinished
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if folder.exists():
+            folder.rename(old)
+        unfinished.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"can't export to {folder} ({error}); free space or choose another place") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
