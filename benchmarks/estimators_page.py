@@ -1,4 +1,4 @@
-"""Write docs/estimators.md and its plots from benchmarks/results/estimators.jsonl: `python benchmarks/estimators_page.py`."""
+"""Write docs/estimators.md and its plots from benchmarks/results/estimators.jsonl."""
 
 from __future__ import annotations
 

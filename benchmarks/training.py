@@ -1,10 +1,10 @@
 """Time and memory of a training step at a part of the tokens against all of them: `make bench-training`.
 
 A tiny-but-deep Thinker of the real class on random pixels and sound, about 4,000 video and audio tokens a sample, so
-that the language model costs most, as in a full-size one. It is narrow, so attention has a larger share of the cost than
-there, and the gain is larger too. Selector and language model learn, encoders are frozen. Each way runs in a process of
-its own, one after the other; memory is the highest resident size less that before the first step. One JSON line: ratios
-of one run.
+that the language model costs most, as in a full-size one. It is narrow, so attention has a larger share of the cost
+than there, and the gain is larger too. Selector and language model learn, encoders are frozen. Each way runs in a
+process of its own, one after the other; memory is the highest resident size less that before the first step. One JSON
+line: ratios of one run.
 """
 
 from __future__ import annotations
