@@ -166,3 +166,14 @@ def test_the_stored_dtype_is_kept(tmp_path: Path) -> None:
     export_selector(VGAS(VGASConfig(width=16, hidden=16)), tmp_path / "half", storage("bfloat16"))
     assert VGAS.from_pretrained(str(tmp_path / "half")).dtype == torch.bfloat16
     assert "width 16" in (tmp_path / "half" / "README.md").read_text()
+
+
+def test_shards_are_those_that_the_index_names(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("nano", "-o", str(first), "--as", "merged").exit_code == 0
+    save_file({"base_model.lora": torch.zeros(1)}, first / "adapter_model.safetensors")
+    assert run(str(first), "-o", str(second), "--as", "merged").exit_code == 0
+    assert "base_model.lora" not in (second / "model.safetensors.index.json").read_text()
+    (first / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="which is not there"):
+        export_merged(first, VGAS.from_checkpoint(second), tmp_path / "third")

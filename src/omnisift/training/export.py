@@ -98,9 +98,7 @@ def export_merged(source: Path, selector: VGAS, folder: Path, how: Storage | Non
         CheckpointError: ``source`` has no safetensors, or ``folder`` can't be written.
     """
     _check_layout(selector)
-    shards = sorted(source.glob("*.safetensors"))
-    if not shards:
-        raise CheckpointError(f"{source} holds no .safetensors file: give the folder of a checkpoint")
+    shards = _shards_of(source)
     how = how or Storage()
     with _whole(folder) as unfinished:
         for path in source.iterdir():
@@ -183,6 +181,22 @@ class _Shards:
     def _next(self, names: list[str]) -> Path:
         self.held.append(names)
         return self.folder / f"{len(self.held)}.part"
+
+
+def _shards_of(source: Path) -> list[Path]:
+    """The files that the index names, so that an adapter beside them is not taken for the model; else all."""
+    index = source / INDEX
+    if index.is_file():
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        shards = sorted({source / name for name in named})
+    else:
+        shards = sorted(source.glob("*.safetensors"))
+    if not shards:
+        raise CheckpointError(f"{source} holds no .safetensors file: give the folder of a checkpoint")
+    for shard in shards:
+        if not shard.is_file():
+            raise CheckpointError(f"{index} names {shard.name}, which is not there: download the checkpoint again")
+    return shards
 
 
 def _is_selectors(name: str) -> bool:
