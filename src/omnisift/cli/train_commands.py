@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,8 @@ def train(
     changes = changed(change or []) | ({} if out is None else {"out": out})
     console = console_for(stderr=True)
     report = fine_tune(load_train_recipe(recipe, changes), progress=console.is_terminal and not as_json)
+    if int(os.environ.get("RANK", "0")):
+        return  # the first process speaks for all
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
     else:

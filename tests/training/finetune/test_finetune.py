@@ -215,7 +215,7 @@ def test_a_selector_without_gradient_ends_the_run(data: Path, tmp_path: Path, mo
 def test_processes_that_never_joined_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_world() == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainingError, match="started 2 processes, but this one trains with 1"):
+    with pytest.raises(TrainingError, match="2 processes should train together, but this one finds 1"):
         check_world()
 
 

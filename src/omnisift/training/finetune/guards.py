@@ -42,18 +42,19 @@ def check_cut(sifted: Sifted, input_ids: Tensor, expected: bool) -> None:
         )
 
 
-def check_world() -> int:
-    """The number of processes that train together. Raises `TrainingError` if a launcher started more than that.
+def check_world(wanted: int | None = None) -> int:
+    """The number of processes that train together. Raises `TrainingError` if it is not ``wanted``.
 
-    Some launchers on a CPU start processes that never join; each would then train a model of its own.
+    None means what the launcher says in ``WORLD_SIZE``. Some launchers on a CPU start processes that never join, each
+    of which would train a model of its own; others start one where several were asked for, without a word.
     """
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = int(os.environ.get("WORLD_SIZE", "1")) if wanted is None else wanted
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()
     found = torch.distributed.get_world_size() if joined else 1
     if found != wanted:
         raise TrainingError(
-            f"the launcher started {wanted} processes, but this one trains with {found}: they are not connected; "
-            "see docs/fine-tuning.md for a launch that works on this device"
+            f"{wanted} processes should train together, but this one finds {found}: they are not connected, or were "
+            "never started; see docs/fine-tuning.md for a launch that works on this device"
         )
     return found
 

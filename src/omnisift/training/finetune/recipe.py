@@ -82,6 +82,9 @@ class TrainRecipe:
     """Of the order of samples, of new weights and of estimators that draw."""
     device: str = "cpu"
     """``cpu`` or ``cuda``; a distributed launch places processes by itself."""
+    processes: int | None = None
+    """How many processes must train together; the run stops if it finds another number. null takes what the launcher
+    says it started."""
     dtype: str | None = None
     """``float32`` or ``bfloat16``; null means float32 on a CPU, bfloat16 elsewhere."""
     attn: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
     trainer.remove_callback(PrinterCallback)
     if not progress:
         trainer.remove_callback(ProgressCallback)
-    check_world()
+    check_world(recipe.processes)
     begin = time.monotonic()
     if checkpoint is not None and step >= planned_steps(recipe, len(samples)):
         load_weights(sifted, checkpoint)  # killed before the model was written; the host would take one step more
@@ -128,6 +129,7 @@ def arguments(recipe: TrainRecipe) -> TrainingArguments:
         dataloader_num_workers=recipe.workers,
         dataloader_pin_memory=not on_cpu,
         ddp_find_unused_parameters=True,
+        ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         use_cpu=on_cpu,
     )
 

@@ -1,0 +1,26 @@
+"""The accelerate configuration for GPUs is one that accelerate reads, and names classes that exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+FILE = Path(__file__).parents[3] / "recipes" / "accelerate" / "fsdp2.yaml"
+
+
+def test_the_fsdp2_file_is_read_by_accelerate() -> None:
+    config = load_config_from_file(str(FILE))
+    assert config.distributed_type == "FSDP"
+    assert config.fsdp_config["fsdp_version"] == 2
+    assert config.num_processes == 8
+    assert "Not run here: needs GPUs" in FILE.read_text(encoding="utf-8")
+
+
+def test_it_wraps_layers_that_the_host_has() -> None:
+    from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as host
+
+    named = yaml.safe_load(FILE.read_text(encoding="utf-8"))["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"]
+    for name in named.split(","):
+        assert hasattr(host, name)
