@@ -54,7 +54,7 @@ class ClipCache:
         )
 
     def put(self, media: Media, path: Path, reading: str) -> None:
-        """Keep ``media``; a clip larger than a quarter of the bound is not kept."""
+        """Keep ``media``; a clip larger than a quarter of the bound is not kept, nor any on a full disk."""
         arrays = {name: getattr(media, name) for name in _ARRAYS}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items() if a is not None}
         if sum(tensor.nbytes for tensor in tensors.values()) > self.max_bytes // 4:
@@ -64,8 +64,13 @@ class ClipCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self._file(path, reading)
         unfinished = file.with_suffix(f".{os.getpid()}.part")
-        save_file(tensors, str(unfinished), metadata={"about": json.dumps(about)})
-        unfinished.replace(file)
+        try:
+            save_file(tensors, str(unfinished), metadata={"about": json.dumps(about)})
+            unfinished.replace(file)
+        except (SafetensorError, OSError) as error:
+            unfinished.unlink(missing_ok=True)
+            logger.warning("%s is not kept in the cache (%s: %s)", path, type(error).__name__, error)
+            return
         self._shrink()
 
     def _file(self, path: Path, reading: str) -> Path:

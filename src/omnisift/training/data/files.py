@@ -30,7 +30,17 @@ def load_samples(path: Path) -> list[Sample]:
     if not rows:
         raise UsageError(f"{path} has no rows")
     folder = path.parent
-    return [sample for where, row in rows for sample in _samples(row, where, folder)]
+    samples = [sample for where, row in rows for sample in _samples(row, where, folder)]
+    for sample in samples:
+        _check_text(sample)
+    return samples
+
+
+def _check_text(sample: Sample) -> None:
+    """JSON can name half a character (a lone surrogate), at which tokenizers fail in the middle of a run."""
+    for turn in sample.turns:
+        if not turn.text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in turn.text):
+            raise UsageError(f"{sample.id}: half a character (a lone surrogate) in a text; correct the row")
 
 
 def save_samples(samples: Sequence[Sample], path: Path, form: str) -> None:
@@ -43,7 +53,10 @@ def save_samples(samples: Sequence[Sample], path: Path, form: str) -> None:
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """(place, parsed object) of each row; a .json file holds a list."""
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (byte {error.start}); give a .jsonl or .json file") from None
     if text.lstrip().startswith("["):
         try:
             found = json.loads(text)
@@ -51,7 +64,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             raise UsageError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
         yield from ((f"{path.name}[{number}]", row) for number, row in enumerate(found))
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: JSON may hold U+2028 and its kin inside a text, and they end no line of JSONL.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -16,7 +16,7 @@ from omnisift.training.data.samples import CLIP, ROLES, Sample, Turn
 
 FORMS = ("messages", "sharegpt", "llava")
 _ROLE = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
-_TAG = re.compile(r"\s*<(?:video|audio|image)>\s*\n?")
+_TAGS = re.compile(r"\s*(?:<(?:video|audio|image)>\s*)+")
 
 
 def sample_of(row: Any, where: str, folder: Path) -> Sample:
@@ -66,8 +66,15 @@ def _turn(part: Any, where: str) -> Turn:
             f"{where}: a turn needs a role of {', '.join(ROLES)} and a text, got {role!r} and {type(text).__name__}"
         )
     if _ROLE[role] == "user":
-        text = _TAG.sub("", text)
+        text = _TAGS.sub(_gap, text)
     return Turn(_ROLE[role], text)
+
+
+def _gap(tag: re.Match[str]) -> str:
+    """What stays where a tag stood: nothing at an end of the text, or the words around it would grow together."""
+    if tag.start() == 0 or tag.end() == len(tag.string):
+        return ""
+    return "\n" if "\n" in tag.group() else " "
 
 
 def _media(row: dict[str, Any], where: str) -> str | None:
