@@ -53,6 +53,8 @@ def accuracy(lines: list[Line], part: str, ways: list[str]) -> str:
             row.append(spread([run[retain]["kept"]["events"] for run in runs]))
         row.append(spread([run["0.25"]["accuracy"]["mean"] for run in runs]))
         rows.append(row)
+    if not rows:
+        return "Not measured yet (`python benchmarks/estimators.py` goes on with it)."
     head = ["which sounds stay", "seeds", "25 %: sound_with", "events kept", "15 %: sound_with", "events kept",
             "25 %: mean of 8 types"]  # fmt: skip
     return table(head, rows)

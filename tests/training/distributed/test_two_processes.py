@@ -75,9 +75,20 @@ def train(sifted: Any, ranks: list[int], world: int, reduce: Any) -> list[float]
             cost = sifted(**rows[rank], num_items_in_batch=total)
             (cost.loss * world).backward()
             mine = mine + cost.sums.sum()
+        if number == 0:
+            check_gradients(getattr(sifted, "module", sifted))
         optimizer.step()
         curve.append(float(reduce(mine) / total))
     return curve
+
+
+def check_gradients(sifted: Any) -> None:
+    """Selector and language model both learn: a pair of equal curves would not notice if neither did."""
+    from tests.tiny import language_model
+
+    for weight in (sifted.selector.a_proj.weight, language_model(sifted.thinker).layers[0].mlp.up_proj.weight):
+        local = weight.grad.to_local() if hasattr(weight.grad, "to_local") else weight.grad
+        assert float(local.abs().sum()) > 0
 
 
 def worker(way: str, out: Path) -> None:
