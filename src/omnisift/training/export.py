@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -90,7 +89,7 @@ def export_selector(selector: VGAS, folder: Path, how: Storage | None = None) ->
 def export_merged(source: Path, selector: VGAS, folder: Path, how: Storage | None = None) -> None:
     """``source``, a whole model's checkpoint, with the selector as ``thinker.compressor.*`` in one more shard.
 
-    Shards are linked where the disk allows it, else copied, and not loaded; with a dtype or a limit they are written
+    Shards are copied as files and not loaded; with a dtype or a limit they are written
     anew, one in memory at a time. A selector that was in the checkpoint is left out.
 
     Raises:
@@ -148,7 +147,7 @@ class _Shards:
             if len(kept) < len(names) or self.how != Storage():
                 self._write_anew(file, kept)
                 return
-        _link(shard, self._next(kept))
+        shutil.copyfile(shard, self._next(kept))
         with shard.open("rb") as raw:  # eight bytes say how long the header is, data follow it
             self.size += shard.stat().st_size - 8 - int.from_bytes(raw.read(8), "little")
 
@@ -203,13 +202,6 @@ def _is_selectors(name: str) -> bool:
     return name.startswith((RELEASED_PREFIX, RELEASED_PREFIX.removeprefix("thinker.")))
 
 
-def _link(shard: Path, target: Path) -> None:
-    try:
-        os.link(shard.resolve(), target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(shard, target)
-
-
 def _say_dtype(config: Path, dtype: str) -> None:
     """Write ``dtype`` wherever a model's ``config`` names one."""
 
@@ -229,6 +221,7 @@ def _whole(folder: Path) -> Iterator[Path]:
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
+        shutil.rmtree(old, ignore_errors=True)  # left by a kill between the next two lines
         if folder.exists():
             folder.rename(old)
         unfinished.rename(folder)
