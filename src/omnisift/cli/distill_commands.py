@@ -37,6 +37,8 @@ def distill(
 
     if out.exists() and not force:
         raise UsageError(f"{out} exists; choose another name or add --force")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; name a folder")
     hush_libraries()
     clips, asked = room.clips_in(media), room.questions_of(prompts)
     settings = room.DistillSettings(

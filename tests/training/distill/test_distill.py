@@ -121,6 +121,21 @@ def test_the_command_makes_a_selector_that_ask_takes(folder: Path, tmp_path: Pat
     assert again.exit_code != 0  # it never overwrites unasked
 
 
+def test_a_new_clip_leaves_the_others_lessons_alone(host: Any, folder: Path, tmp_path: Path) -> None:
+    clips, settings, work = clips_in(folder)[:3], DistillSettings(questions=1), tmp_path / "work"
+    observe_clips(host, clips[1:], ASKED, settings, work, lambda: None)
+    before = {file.name: file.stat().st_mtime_ns for file in work.iterdir()}
+    observe_clips(host, clips, ASKED, settings, work, lambda: None)
+    after = {file.name: file.stat().st_mtime_ns for file in work.iterdir()}
+    assert len(after) == 3
+    assert before.items() <= after.items()
+
+
+def test_something_is_always_taught(host: Any, lessons: list[Lesson]) -> None:
+    _, report = distill(host, lessons[:2], DistillSettings(steps=1, held_out=0.9))
+    assert report["clips"] == {"taught": 1, "held out": 1}
+
+
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^no folder "):
         clips_in(tmp_path / "none")

@@ -93,8 +93,10 @@ def observe_clips(
     """(lessons, clip -> why it was left out). Each clip's lesson is kept in ``work``; one that is there is taken."""
     work.mkdir(parents=True, exist_ok=True)
     lessons, skipped = [], {}
-    for number, clip in enumerate(clips):
-        random = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
+    for clip in clips:
+        # Drawn by the clip's name, not its place in the list: a new clip must not change what the others are asked.
+        drawn = hashlib.sha256(f"{settings.seed}|{clip.name}".encode()).digest()[:6]
+        random = torch.Generator().manual_seed(int.from_bytes(drawn, "big"))
         asked = [questions[i] for i in torch.randperm(len(questions), generator=random)[: settings.questions].tolist()]
         path = work / f"{_digest(host, clip, asked, settings)}.safetensors"
         lesson = Lesson.load(path)
@@ -117,7 +119,7 @@ def distill(
     host: Host, lessons: Sequence[Lesson], settings: DistillSettings, step: Callable[[], None] | None = None
 ) -> tuple[VGAS, dict[str, Any]]:
     """(selector, report). The last ``held_out`` of the lessons are only measured on."""
-    held = max(1, round(settings.held_out * len(lessons)))
+    held = min(len(lessons) - 1, max(1, round(settings.held_out * len(lessons))))
     taught, checked = lessons[:-held], lessons[-held:]
     width = lessons[0].embeds.shape[1]
     selector = new_selector(width, settings.time_embedding, settings.seed)
