@@ -99,3 +99,17 @@ def test_import_time_prints_one_line() -> None:
     line = json.loads(done.stdout)
     assert line["torch_s"] > 0
     assert line["extra_s"] > 0
+
+
+def test_training_measures_what_it_says() -> None:
+    """Four seconds instead of forty, in this process."""
+    spec = importlib.util.spec_from_file_location("bench_training", ROOT / "benchmarks" / "training.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.SECONDS, module.LAYERS = 4, 2
+    whole, cut = module.measure(None, 1), module.measure(0.25, 1)
+    assert whole["tokens"] == whole["kept"] == cut["tokens"] == 4 * (6 * 12 + 25)
+    assert cut["kept"] == pytest.approx(0.25 * cut["tokens"], abs=4)
+    assert min(whole["seconds"], cut["seconds"]) > 0

@@ -122,7 +122,7 @@ def test_a_trained_model_is_taken_only_for_what_it_was_trained_under():
 
 def test_a_selector_that_was_not_saved_whole_is_no_selector(monkeypatch, small, capsys):
     def broken(self, folder):
-        Path(folder).mkdir(parents=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "config.json").write_text("{}")
         raise KeyboardInterrupt
 

@@ -47,6 +47,21 @@ def test_convert_there_and_back(world: Path, tmp_path: Path) -> None:
     assert isinstance(run("convert", str(world), str(tmp_path / "none" / "c")).exception, UsageError)
 
 
+def test_convert_back_to_a_folder(world: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(world, tmp_path / "copy")
+    moved, rows = tmp_path / "copy", tmp_path / "copy" / "rows.jsonl"
+    assert run("convert", str(moved), str(rows)).exit_code == 0
+    before = [(sample.media, sample.turns) for sample in load_samples(moved)]
+    assert isinstance(run("convert", str(rows), str(moved), "--to", "folder").exception, UsageError)
+    assert run("convert", str(rows), str(moved), "--to", "folder", "--force").exit_code == 0
+    assert [(sample.media, sample.turns) for sample in load_samples(moved)] == before
+    (tmp_path / "other").mkdir()
+    refused = run("convert", str(rows), str(tmp_path / "other"), "--to", "folder")
+    assert "its clip does not lie in" in str(refused.exception)
+
+
 def test_data_check_finds_what_would_not_be_learned_from(world: Path, tmp_path: Path) -> None:
     from omnisift.world import make_scene, world_setting, write_clip
 

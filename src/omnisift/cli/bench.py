@@ -21,6 +21,7 @@ from omnisift.evaluation.environment import environment
 from omnisift.evaluation.journal import Journal
 from omnisift.evaluation.plan import Plan, encoders_digest, settings_of, tensors_digest
 from omnisift.evaluation.recipe import Recipe, Row, load_recipe
+from omnisift.whole import whole_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -180,9 +181,8 @@ def _school(backbone: Path, work: Path) -> Any:
 
 
 def _distil(backbone: Path, work: Path, name: str, folder: Path) -> None:
-    unfinished = folder.with_name(f"{name}.part")
-    _school(backbone, work).distil(name).save_pretrained(unfinished)
-    unfinished.rename(folder)  # whole or not at all: an interrupted save must not be taken for a selector
+    with whole_folder(folder) as unfinished:  # an interrupted save must not be taken for a selector
+        _school(backbone, work).distil(name).save_pretrained(unfinished)
 
 
 def _tune(backbone: Path, work: Path, row: Row, selectors: dict[str, str], steps: int, folder: Path) -> None:

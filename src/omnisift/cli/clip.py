@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from omnisift.cli.places import check_file
 from omnisift.errors import UsageError
 
 
@@ -35,10 +36,7 @@ def write_test_clip(path: Path, seed: int, force: bool = False) -> MadeClip:
 
     if seed < 0:
         raise UsageError(f"seed must be 0 or more, got {seed}")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists; choose another name or add --force")
-    if not path.parent.is_dir():
-        raise UsageError(f"no folder {path.parent}; make it first")
+    check_file(path, force)
     scene = make_scene(seed, split="test")
     write_clip(scene, path)
     question = questions(scene, np.random.default_rng(seed), types=["sound_with"])[0]

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from omnisift.cli.places import check_folder
 from omnisift.cli.quiet import hush_libraries
-from omnisift.errors import UsageError
 
 
 def distill(
@@ -21,6 +21,10 @@ def distill(
     steps: Annotated[int, typer.Option(help="Training steps of the selector.", min=1)] = 200,
     rate: Annotated[float, typer.Option(help="Its peak learning rate.")] = 1e-3,
     time_embedding: Annotated[bool, typer.Option(help="Our addition; off gives the released layout.")] = True,
+    weighting: Annotated[bool, typer.Option(help="Attention times how unlike its chunk's mean a sound is.")] = True,
+    rows: Annotated[str, typer.Option(help="answer: where it is due; question: all that follows the clip.")] = "answer",
+    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
+    max_frames: Annotated[int, typer.Option(help="Most pictures of a clip.", min=2)] = 256,
     held_out: Annotated[float, typer.Option(help="Share of the clips that only measure.", min=0.0, max=0.9)] = 0.1,
     work: Annotated[Path | None, typer.Option(help="Folder of what was observed. [default: OUT.work]")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -35,14 +39,20 @@ def distill(
     from omnisift.pipeline.loading import load_host
     from omnisift.training import distill as room
 
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists; choose another name or add --force")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; name a folder")
+    check_folder(out, force)
     hush_libraries()
     clips, asked = room.clips_in(media), room.questions_of(prompts)
     settings = room.DistillSettings(
-        steps=steps, rate=rate, questions=questions, time_embedding=time_embedding, held_out=held_out, seed=seed
+        steps=steps,
+        rate=rate,
+        questions=questions,
+        time_embedding=time_embedding,
+        weighted=weighting,
+        rows=rows,
+        held_out=held_out,
+        fps=fps,
+        max_frames=max_frames,
+        seed=seed,
     )
     host, console = load_host(model, device, dtype, attn), console_for(stderr=True)
     place = out.with_name(f"{out.name}.work") if work is None else work

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from omnisift.cli.places import check_folder
 from omnisift.cli.quiet import hush_libraries
 from omnisift.errors import UsageError
 
@@ -51,5 +52,4 @@ def _check_place(out: Path, sources: list[Path], force: bool) -> None:
     for source in sources:
         if source.resolve().is_relative_to(out.resolve()):
             raise UsageError(f"{out} is where the weights come from; choose another name")
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists; choose another name or add --force")
+    check_folder(out, force)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from omnisift.cli.places import check_file
 from omnisift.cli.quiet import hush_libraries
 from omnisift.errors import UsageError
 
@@ -81,20 +82,24 @@ def make_dataset(
 
 def convert(
     source: Annotated[Path, typer.Argument(help="A data file, or a folder with metadata.jsonl.")],
-    target: Annotated[Path, typer.Argument(help="The file to write, .jsonl.")],
-    to: Annotated[str, typer.Option(help="messages, sharegpt or llava.")] = "messages",
+    target: Annotated[Path, typer.Argument(help="The file to write, .jsonl; for folder, the folder of the clips.")],
+    to: Annotated[str, typer.Option(help="messages, sharegpt, llava or folder.")] = "messages",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write training data in another form. Clips stay where they are."""
-    from omnisift.training.data import load_samples, save_samples
+    from omnisift.training.data import load_samples, save_folder, save_samples
+    from omnisift.training.data.files import METADATA
     from omnisift.training.data.rows import FORMS
 
-    if to not in FORMS:
-        raise UsageError(f"no form {to!r}; choose one of: {', '.join(FORMS)}")
-    _check_target(target, force)
+    if to not in (*FORMS, "folder"):
+        raise UsageError(f"no form {to!r}; choose one of: {', '.join(FORMS)}, folder")
+    check_file(target / METADATA if to == "folder" else target, force)
     samples = load_samples(source)
-    save_samples(samples, target, to)
+    if to == "folder":
+        save_folder(samples, target)
+    else:
+        save_samples(samples, target, to)
     found = {"target": str(target), "form": to, "samples": len(samples)}
     typer.echo(json.dumps(found) if as_json else f"{target}: {len(samples)} samples as {to}")
 
@@ -112,7 +117,7 @@ def data_check(
     from omnisift.training.data.check import check_samples
 
     if clean is not None:
-        _check_target(clean, force)
+        check_file(clean, force)
     samples = load_samples(source)
     total = len({sample.media for sample in samples if sample.media is not None})
     with CountBar(console_for(stderr=True), "reading clips", total, 0) as step:
@@ -124,10 +129,3 @@ def data_check(
         typer.echo(json.dumps(kept | {"found": findings.found}))
     else:
         show_findings(console_for(stderr=False), findings, clean)
-
-
-def _check_target(target: Path, force: bool) -> None:
-    if target.exists() and not force:
-        raise UsageError(f"{target} exists; choose another name or add --force")
-    if not target.parent.is_dir():
-        raise UsageError(f"no folder {target.parent}; make it first")

@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from omnisift.straight_through import segment_topk
+
 LEAK = 1e-4
 """What a soft mask of 0 lets through: its logarithm is the bias of a token that is as good as dropped."""
 
@@ -55,9 +57,8 @@ def highest(logits: Tensor, count: Tensor, valid: Tensor | None = None) -> Tenso
     values = logits.detach()
     if valid is not None:
         values = values.masked_fill(~valid, -torch.inf)
-    order = values.sort(dim=1, descending=True, stable=True).indices
-    rank = torch.arange(values.shape[1], device=values.device)
-    return torch.zeros_like(values, dtype=torch.bool).scatter(1, order, rank < count[:, None])
+    row = torch.arange(len(values), device=values.device).repeat_interleave(values.shape[1])
+    return segment_topk(values.flatten(), row, count).view_as(values)
 
 
 def soft_bias(mask: Tensor, leak: float = LEAK) -> Tensor:

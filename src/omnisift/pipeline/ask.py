@@ -13,20 +13,17 @@ import torch
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor, needs_selector
 from omnisift.errors import UsageError
-from omnisift.media import Media, read
+from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.models import attach
 from omnisift.pipeline.loading import Host, load_host, load_selector
-from omnisift.pipeline.prompt import build_inputs, pixel_limits
+from omnisift.pipeline.prompt import build_inputs, moved, read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, Source, Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
     from omnisift.compressors import Compressor
     from omnisift.models import Compression
-
-_PAPER_MAX_PIXELS = 320 * 28 * 28
-"""Pixels per picture at which the paper was trained and tested (`method.md`, section 6)."""
 
 NANO_NOTICE = (
     "nano knows only its own world of coloured shapes and short sounds; on this clip its answer means nothing. "
@@ -116,7 +113,9 @@ class Pipeline:
             raise UsageError("the question is empty; ask something in plain words")
         stage("read")
         begin = time.perf_counter()
-        source = self._read(media, fps, max_frames, max_pixels, sampling)
+        source = read_for(
+            self.host.processor, media, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling
+        )
         stage("process")
         read_at = time.perf_counter()
         inputs = self._inputs(source, question, system)
@@ -126,19 +125,9 @@ class Pipeline:
         seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
         return Answer(text, self._report(media, source, tokens, seconds))
 
-    def _read(
-        self, media: str | Path, fps: float, max_frames: int, max_pixels: int | None, sampling: Sampling
-    ) -> Media:
-        least, most = pixel_limits(self.host.processor)
-        most = min(most, _PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
-        return read(
-            media, fps=fps, max_frames=max_frames, min_pixels=min(least, most), max_pixels=most, sampling=sampling
-        )
-
     def _inputs(self, media: Media, question: str, system: str | None) -> dict[str, Any]:
         inputs = build_inputs(self.host.processor, media, question, system)
-        parameter = next(self.host.thinker.parameters())
-        return {name: _move(value, parameter) for name, value in inputs.items()}
+        return moved(inputs, next(self.host.thinker.parameters()))
 
     @torch.inference_mode()
     def _generate(
@@ -215,9 +204,3 @@ def _in_words(budget: Budget) -> str:
 
 def _of_nanos_world(media: Media) -> bool:
     return bool(media.tags.get("comment", "").startswith("omnisift world"))
-
-
-def _move(value: Any, like: torch.nn.Parameter) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)

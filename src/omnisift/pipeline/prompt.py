@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from omnisift.media import Media
+from omnisift.media import Media, read
 
 _DEFAULT_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
 """Pixels of one picture, as in Transformers' Qwen2.5-Omni processor and in ``qwen-omni-utils``."""
+
+PAPER_MAX_PIXELS = 320 * 28 * 28
+"""Pixels of one picture at which the paper was trained and tested (`method.md`, section 6)."""
+
+
+def read_for(processor: Any, path: str | Path, *, max_pixels: int | None = None, **how: Any) -> Media:
+    """A clip at sizes that ``processor`` takes; ``how`` goes to `omnisift.media.read`.
+
+    ``max_pixels`` None means the paper's `PAPER_MAX_PIXELS` or the processor's own limit, whichever is less.
+    """
+    least, most = pixel_limits(processor)
+    most = min(most, PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
+    return read(path, min_pixels=min(least, most), max_pixels=most, **how)
+
+
+def moved(inputs: dict[str, Any], like: nn.Parameter) -> dict[str, Any]:
+    """The tensors of ``inputs`` on the device of ``like``, and those of floats in its dtype."""
+
+    def move(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
+
+    return {name: move(value) for name, value in inputs.items()}
 
 
 def build_inputs(processor: Any, media: Media, question: str, system: str | None = None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.pipeline.loading import read_selector
 from omnisift.vgas import RELEASED_PREFIX, VGAS
+from omnisift.whole import whole_folder
 
 logger = logging.getLogger(__name__)
 INDEX = "model.safetensors.index.json"
@@ -80,7 +81,7 @@ def export_selector(selector: VGAS, folder: Path, how: Storage | None = None) ->
         stored = stored.to(how.dtype)
     layout = selector.label or "as released"
     count = sum(parameter.numel() for parameter in selector.parameters())
-    with _whole(folder) as unfinished:
+    with _room(folder) as unfinished:
         stored.save_pretrained(unfinished)
         card = _CARD.format(width=selector.config.width, count=count, layout=layout)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
@@ -89,8 +90,8 @@ def export_selector(selector: VGAS, folder: Path, how: Storage | None = None) ->
 def export_merged(source: Path, selector: VGAS, folder: Path, how: Storage | None = None) -> None:
     """``source``, a whole model's checkpoint, with the selector as ``thinker.compressor.*`` in one more shard.
 
-    Shards are copied as files and not loaded; with a dtype or a limit they are written
-    anew, one in memory at a time. A selector that was in the checkpoint is left out.
+    Shards are copied as files and not loaded; with a dtype or a limit they are written anew, one in memory at a time.
+    A selector that was in the checkpoint is left out.
 
     Raises:
         UsageError: the released layout can't say this selector's guide or heads.
@@ -99,7 +100,7 @@ def export_merged(source: Path, selector: VGAS, folder: Path, how: Storage | Non
     _check_layout(selector)
     shards = _shards_of(source)
     how = how or Storage()
-    with _whole(folder) as unfinished:
+    with _room(folder) as unfinished:
         for path in source.iterdir():
             if path.is_file() and path.suffix != ".safetensors" and path.name != INDEX:
                 shutil.copyfile(path, unfinished / path.name)
@@ -214,19 +215,10 @@ def _say_dtype(config: Path, dtype: str) -> None:
 
 
 @contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """An empty folder to write in, which takes the place of ``folder`` when all went well, else is deleted."""
-    unfinished, old = (folder.with_name(f"{folder.name}.{what}") for what in ("part", "old"))
-    shutil.rmtree(unfinished, ignore_errors=True)
+def _room(folder: Path) -> Iterator[Path]:
+    """`whole_folder`, with a full disk said in one line."""
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        shutil.rmtree(old, ignore_errors=True)  # left by a kill between the next two lines
-        if folder.exists():
-            folder.rename(old)
-        unfinished.rename(folder)
+        with whole_folder(folder) as unfinished:
+            yield unfinished
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"can't export to {folder} ({error}); free space or choose another place") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)

@@ -25,6 +25,7 @@ from omnisift.media import read
 from omnisift.models import attach
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Selection, TokenStream
+from omnisift.whole import whole_file
 from omnisift.world import Scene, write_clip
 
 EXTRAS = ("audio_attention", "audio_attention_window", "video_attention")
@@ -78,11 +79,10 @@ class Encoded:
         """Write all of it; the file appears only when it is whole."""
         tensors = {"embeds": self.embeds, "modality": self.modality, "position": self.position, "ids": self.ids}
         tensors |= {f"extra.{name}": values for name, values in self.extras.items()}
-        unfinished = path.with_suffix(".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"seconds_per_position": repr(self.seconds_per_position)}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, str(unfinished), metadata=about)
-        unfinished.rename(path)
+        with whole_file(path) as unfinished:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, str(unfinished), metadata=about)
 
     @classmethod
     def join(cls, parts: Sequence[Encoded]) -> Encoded:

@@ -108,12 +108,8 @@ def test_only_what_the_assistant_says_is_learned(processor: Any, clip: Path) -> 
     row = encode_sample(processor, Sample("x", clip, turns), collator.read(clip))
     learned = row["labels"][0] != IGNORED
     assert torch.equal(row["labels"][0][learned], row["input_ids"][0][learned])
-    assert processor.tokenizer.decode(row["input_ids"][0][learned]).split() == [
-        "blue",
-        "<|im_end|>",
-        "beep",
-        "<|im_end|>",
-    ] or (processor.tokenizer.decode(row["input_ids"][0][learned]).replace(" ", "") == "blue<|im_end|>beep<|im_end|>")
+    words = processor.tokenizer.convert_ids_to_tokens(row["input_ids"][0][learned].tolist())
+    assert words == ["blue", "<|im_end|>", "beep", "<|im_end|>"]
 
 
 def test_a_templates_tail_is_not_learned(processor: Any) -> None:

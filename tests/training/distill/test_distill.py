@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from omnisift.assets import nano_path
 from omnisift.cli.app import app
 from omnisift.cli.dataset import write_dataset
-from omnisift.errors import UsageError
+from omnisift.errors import CheckpointError, UsageError
 from omnisift.media import read
 from omnisift.pipeline.loading import load_host
 from omnisift.pipeline.prompt import build_inputs
@@ -129,6 +129,51 @@ def test_a_new_clip_leaves_the_others_lessons_alone(host: Any, folder: Path, tmp
     after = {file.name: file.stat().st_mtime_ns for file in work.iterdir()}
     assert len(after) == 3
     assert before.items() <= after.items()
+
+
+def test_retraining_in_place_makes_new_lessons(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(nano_path(), tmp_path / "model")
+    settings, work = DistillSettings(questions=1), tmp_path / "work"
+    for number in (1, 2):
+        host = load_host(str(tmp_path / "model"), "cpu", None, None)
+        observe_clips(host, clips_in(folder)[:2], ASKED, settings, work, lambda: None)
+        assert len(list(work.iterdir())) == 2 * number
+        (tmp_path / "model" / "model.safetensors").touch()  # as a save would
+
+
+def test_all_that_follows_the_clip_may_look(host: Any, folder: Path) -> None:
+    media = read(clips_in(folder)[0], max_pixels=112 * 112, min_pixels=784)
+    due, every = (observe(host, media, ASKED[:1], rows=rows).attention for rows in ("answer", "question"))
+    assert not torch.allclose(due, every, atol=1e-4)
+    assert every.sum() <= 1.0 + 1e-5
+    with pytest.raises(UsageError, match="rows must be answer or question"):
+        DistillSettings(rows="last")
+
+
+def test_a_clip_too_long_for_the_memory_is_left_out(
+    host: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omnisift.training.distill import run
+
+    whole, calls = run.observe, []
+
+    def hungry(*arguments: Any) -> Lesson:
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+        return whole(*arguments)
+
+    monkeypatch.setattr(run, "observe", hungry)
+    found, skipped = observe_clips(host, clips_in(folder), ASKED, DistillSettings(), tmp_path, lambda: None)
+    assert len(found) == 3
+    assert "give a smaller --max-frames" in next(iter(skipped.values()))
+    assert found.shuffled(0).paths != found.shuffled(1).paths
+    assert set(found.shuffled(0).paths) == set(found.paths)
+    found.paths[0].unlink()
+    with pytest.raises(CheckpointError, match="is gone or torn"):
+        found[0]
 
 
 def test_something_is_always_taught(host: Any, lessons: list[Lesson]) -> None:

@@ -169,5 +169,61 @@ def test_two_processes_give_the_curve_of_one(way: str, alone: list[float], tmp_p
     assert max(alone) - min(alone) > 0.1  # a curve, not a constant
 
 
+def test_the_command_in_two_processes_gives_the_curve_of_one(tmp_path: Path) -> None:
+    """`omnisift train`: two processes of one sample a step, one process of two; answers of all lengths."""
+    from omnisift.cli.dataset import write_dataset
+
+    root = Path(__file__).parents[3]
+    write_dataset(tmp_path / "world", clips=2, seed=0, asked=2, step=lambda: None)
+    options = [str(root / "recipes/train/nano.yaml"), "--set", f"data=[{tmp_path / 'world'}]", "--set", "selector=null"]
+    for pair in ("train_selector=true", "estimator=literal", "steps=3", "batch_size=1", "rate=1.0e-3"):
+        options += ["--set", pair]
+    two = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "omnisift.cli",
+        "train",
+        *options,
+    ]
+    one = ["-m", "omnisift.cli", "train", *options, "--set", "accumulation=2", "--out", str(tmp_path / "one")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for command in ([*two, "--set", "processes=2", "--out", str(tmp_path / "two")], one):
+        done = subprocess.run(
+            [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("omnisift ask") == 1  # the first process speaks for all
+    curves = {}
+    for name in ("one", "two"):
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3]
+        curves[name] = [line["loss"] for line in lines]
+    assert curves["two"] == pytest.approx(curves["one"], abs=TOLERANCE, rel=1e-4)
+    assert len(set(curves["one"])) == 3
+
+
+@pytest.mark.parametrize("flags", [(False, False), (False, True)])
+def test_a_signal_to_one_process_is_known_to_all(flags: tuple[bool, bool], tmp_path: Path) -> None:
+    from torch.multiprocessing import spawn
+
+    spawn(_ask, (flags, str(tmp_path)), nprocs=2)
+    found = [(tmp_path / str(rank)).read_text() for rank in range(2)]
+    assert found == [str(any(flags))] * 2
+
+
+def _ask(rank: int, flags: tuple[bool, bool], folder: str) -> None:
+    import torch.distributed as dist
+
+    from omnisift.training.finetune.trainer import any_process
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    (Path(folder) / str(rank)).write_text(str(any_process(flags[rank])))
+    dist.destroy_process_group()
+
+
 if __name__ == "__main__":
     worker(sys.argv[1], Path(sys.argv[2]))

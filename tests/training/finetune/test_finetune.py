@@ -18,7 +18,6 @@ import torch
 from omnisift.cli.dataset import write_dataset
 from omnisift.errors import TrainingError, UsageError
 from omnisift.estimators import ESTIMATORS
-from omnisift.training.data import Collator, load_samples
 from omnisift.training.finetune import TrainRecipe, fine_tune, load_train_recipe
 from omnisift.training.finetune.building import build
 from omnisift.training.finetune.checkpoints import MARKER, is_whole, newest
@@ -194,6 +193,22 @@ def test_a_run_without_compression_is_stopped(data: Path, tmp_path: Path, monkey
         fine_tune(recipe(data, tmp_path))
 
 
+def test_a_run_that_loses_its_compression_on_the_way_is_stopped(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from omnisift.training.finetune import trainer as module
+
+    note = module.SiftTrainer._note
+
+    def losing(self: Any) -> None:
+        note(self)
+        if self.state.global_step == 1:
+            self.sifted.attachment.detach()
+
+    monkeypatch.setattr(module.SiftTrainer, "_note", losing)
+    with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video never came past"):
+        fine_tune(recipe(data, tmp_path, steps=4))
+    assert len(curve(tmp_path)) == 2
+
+
 def test_a_selector_without_gradient_ends_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from omnisift.estimators import Choice, Literal
     from omnisift.training.finetune import guards
@@ -230,11 +245,48 @@ def test_bad_clips_and_rows_of_text_are_survived(data: Path, tmp_path: Path) -> 
     assert all(line["loss"] == line["loss"] for line in curve(tmp_path / "run"))
 
 
+def test_what_worker_processes_leave_out_is_counted_too(data: Path, tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "blue"}]
+    path = tmp_path / "rows.jsonl"
+    names = ["gone.mp4", str(data / "clip-000000.mp4")]
+    path.write_text("".join(json.dumps({"messages": talk, "videos": [name]}) + "\n" for name in names))
+    report = fine_tune(recipe(path, tmp_path / "run", batch_size=1, steps=2, workers=1))
+    assert list(report.skipped) == ["rows.jsonl:1"]
+
+
+def test_in_bfloat16_small_steps_are_not_lost(data: Path, tmp_path: Path) -> None:
+    """At 1e-5 a weight of bfloat16 would hardly ever move."""
+    settings = recipe(data, tmp_path / "a", dtype="bfloat16", rate=1e-5, warmup=0.0, steps=2, save_steps=1)
+    _, sifted = build(settings)
+    before = parameters(sifted)
+    assert {p.dtype for p in sifted.parameters() if p.requires_grad} == {torch.float32}
+    assert any(p.dtype == torch.bfloat16 for p in sifted.parameters())  # the encoders
+    fine_tune(settings)
+    _, after = build(settings)
+    from omnisift.training.finetune.checkpoints import load_weights
+
+    load_weights(after, tmp_path / "a" / "checkpoint-2")
+    moved = [
+        float((value != before[name]).float().mean()) for name, value in after.named_parameters() if "q_proj.w" in name
+    ]
+    assert max(moved) > 0.9
+    stop_after(replace(settings, out=str(tmp_path / "b")), steps=1)
+    fine_tune(replace(settings, out=str(tmp_path / "b")))
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+    import omnisift
+
+    assert omnisift.load(str(tmp_path / "a" / "model"), dtype="bfloat16").host.thinker.dtype == torch.bfloat16
+
+
 def test_another_recipe_in_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
     fine_tune(recipe(data, tmp_path, steps=1))
     with pytest.raises(UsageError, match=r"holds a run with another rate \(0\.0001, now 0\.5\)"):
         fine_tune(recipe(data, tmp_path, steps=1, rate=0.5))
     assert fine_tune(recipe(data, tmp_path, steps=2)).steps == 2  # more steps are no other run
+    with pytest.raises(UsageError, match="holds a run of steps: 2, now 1: a run may only grow"):
+        fine_tune(recipe(data, tmp_path, steps=1))
+    with pytest.raises(UsageError, match="a run may only grow"):
+        fine_tune(recipe(data, tmp_path, steps=None, epochs=3.0))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -257,6 +309,7 @@ WRONG = {
     "{model: nano, data: x, out: y, retain: 0.5, seed: '1'}": "seed must be int, got '1'",
     "{model: nano, data: x, out: y, retain: 0.5, language: frozen, train_selector: false}": "leave nothing to train",
     "{model: nano, data: x, out: y, retain: 0.5, selector: new}": "selector: new is random",
+    "{model: nano, data: x, out: y, retain: 0.5, dtype: float16}": "dtype must be float32 or bfloat16",
 }
 
 
@@ -328,9 +381,3 @@ def test_a_run_killed_behind_its_last_step_takes_no_further_one(length: Any, dat
 
 def test_recipe_of_takes_one_path_as_well() -> None:
     assert recipe_of({"model": "nano", "data": "x", "out": "y", "retain": 0.5}, "here").data == ("x",)
-
-
-def test_samples_are_read_by_the_collator_only(data: Path) -> None:
-    samples = load_samples(data)
-    assert len(samples) == 9
-    assert isinstance(Collator, type)

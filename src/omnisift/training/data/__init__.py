@@ -3,7 +3,17 @@
 from omnisift.training.data.cache import ClipCache
 from omnisift.training.data.collator import Collator
 from omnisift.training.data.encoding import encode_sample
-from omnisift.training.data.files import load_samples, save_samples
+from omnisift.training.data.files import load_samples, save_folder, save_samples
 from omnisift.training.data.samples import Reading, Sample, Turn
 
-__all__ = ["ClipCache", "Collator", "Reading", "Sample", "Turn", "encode_sample", "load_samples", "save_samples"]
+__all__ = [
+    "ClipCache",
+    "Collator",
+    "Reading",
+    "Sample",
+    "Turn",
+    "encode_sample",
+    "load_samples",
+    "save_folder",
+    "save_samples",
+]

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from omnisift.media import Media
+from omnisift.whole import whole_file
 
 logger = logging.getLogger(__name__)
 _ARRAYS = ("images", "times", "indices", "waveform")
@@ -63,12 +64,10 @@ class ClipCache:
         about |= {"warnings": list(media.warnings), "tags": dict(media.tags)}
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self._file(path, reading)
-        unfinished = file.with_suffix(f".{os.getpid()}.part")
         try:
-            save_file(tensors, str(unfinished), metadata={"about": json.dumps(about)})
-            unfinished.replace(file)
+            with whole_file(file) as unfinished:
+                save_file(tensors, str(unfinished), metadata={"about": json.dumps(about)})
         except (SafetensorError, OSError) as error:
-            unfinished.unlink(missing_ok=True)
             logger.warning("%s is not kept in the cache (%s: %s)", path, type(error).__name__, error)
             return
         self._shrink()

@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.errors import MediaError, UsageError
-from omnisift.media import SAMPLE_RATE, Media, read
-from omnisift.pipeline.prompt import pixel_limits
+from omnisift.media import SAMPLE_RATE, Media
+from omnisift.pipeline.prompt import pixel_limits, read_for
 from omnisift.training.data.cache import ClipCache
 from omnisift.training.data.encoding import IGNORED, encode_sample
 from omnisift.training.data.samples import Reading, Sample, Turn
 
 logger = logging.getLogger(__name__)
-PAPER_MAX_PIXELS = 320 * 28 * 28
 _JOINED = ("pixel_values_videos", "video_grid_thw", "video_second_per_grid")
 
 
@@ -50,12 +49,17 @@ class Collator:
         """How many clips got a silent track."""
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """The batch; tensors as the thinker takes them, and ``labels``."""
+        """The batch: tensors as the thinker takes them, ``labels``, and ``skipped``: what this call left out, and why.
+
+        The last also reaches the trainer from worker processes, where `skipped` is a copy that nobody sees.
+        """
+        before = dict(self.skipped)
         read_ = [(sample, media) for sample in samples for media in self._media(sample)]
         if any(media and media.has_video and media.has_audio for _, media in read_):
             read_ = [(sample, self._with_track(media)) for sample, media in read_]
         rows = [row for sample, media in read_ for row in self._row(sample, media)]
-        return join_rows(rows or [self._stand_in()], int(self.processor.tokenizer.pad_token_id or 0))
+        batch = join_rows(rows or [self._stand_in()], int(self.processor.tokenizer.pad_token_id or 0))
+        return batch | {"skipped": {name: why for name, why in self.skipped.items() if name not in before}}
 
     def _media(self, sample: Sample) -> list[Media | None]:
         """One entry, or none if the clip can't be used."""
@@ -73,19 +77,16 @@ class Collator:
     def read(self, path: Path) -> Media:
         """The clip, from the cache if it is there. Raises `MediaError`."""
         reading = self.reading
-        least, most = pixel_limits(self.processor)
-        most = min(most, PAPER_MAX_PIXELS) if reading.max_pixels is None else reading.max_pixels
-        how: dict[str, Any] = {
-            "fps": reading.fps, "max_frames": reading.max_frames, "min_pixels": min(least, most), "max_pixels": most,
-        }  # fmt: skip
+        how: dict[str, Any] = {"fps": reading.fps, "max_frames": reading.max_frames, "max_pixels": reading.max_pixels}
         if reading.max_seconds is not None:
             how["max_seconds"] = reading.max_seconds + 1  # a little more, to see that it is longer
-        known = None if self.cache is None else self.cache.get(path, repr(how))
+        way = f"{how} {pixel_limits(self.processor)}"
+        known = None if self.cache is None else self.cache.get(path, way)
         if known is not None:
             return known
-        media = read(path, **how)
+        media = read_for(self.processor, path, **how)
         if self.cache is not None:
-            self.cache.put(media, path, repr(how))
+            self.cache.put(media, path, way)
         return media
 
     def _row(self, sample: Sample, media: Media | None) -> list[dict[str, Any]]:

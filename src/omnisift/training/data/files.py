@@ -10,6 +10,7 @@ from typing import Any
 from omnisift.errors import UsageError
 from omnisift.training.data.rows import row_of, sample_of
 from omnisift.training.data.samples import Sample, Turn
+from omnisift.whole import write_whole
 
 METADATA = "metadata.jsonl"
 """The file that makes a folder of clips a data set: a line a clip."""
@@ -46,9 +47,29 @@ def _check_text(sample: Sample) -> None:
 def save_samples(samples: Sequence[Sample], path: Path, form: str) -> None:
     """Write ``samples``, one JSON object a line; the file appears only when it is whole."""
     lines = [json.dumps(row_of(sample, form, path.parent), ensure_ascii=False) for sample in samples]
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, "".join(line + "\n" for line in lines))
+
+
+def save_folder(samples: Sequence[Sample], folder: Path) -> None:
+    """Write `METADATA` into ``folder``, which holds the clips; one line a clip, a caption or question for each sample.
+
+    Raises `UsageError` for a sample that this form can't say: no clip, a clip elsewhere, or more than one answer.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for sample in samples:
+        if sample.media is None or not sample.media.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{sample.id}: its clip does not lie in {folder}; take another form, or put it there")
+        said = [turn for turn in sample.turns if turn.role != "system"]
+        if [turn.role for turn in said] != ["user", "assistant"]:
+            raise UsageError(f"{sample.id}: {len(said)} turns; a folder holds one question and one answer a sample")
+        name = sample.media.resolve().relative_to(folder.resolve()).as_posix()
+        row = rows.setdefault(name, {"file_name": name})
+        asked, answered = (turn.text for turn in said)
+        if asked == CAPTION_REQUEST and "caption" not in row:
+            row["caption"] = answered
+        else:
+            row.setdefault("qa", []).append({"question": asked, "answer": answered})
+    write_whole(folder / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:

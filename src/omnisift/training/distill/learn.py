@@ -81,16 +81,16 @@ def learn(
 
 @torch.no_grad()
 def agreement(
-    score: Callable[[TokenStream, float], Tensor], lessons: Sequence[Lesson], retain: float
+    score: Callable[[TokenStream, float], Tensor], lessons: Sequence[Lesson], retain: float, weighted: bool = True
 ) -> dict[str, float]:
     """How far a score agrees with the teacher on ``lessons``: means over the clips.
 
     ``overlap``: share of the teacher's own choice that the score keeps, chunk by chunk, at ``retain``; ``attention``:
-    share of the teacher's attention on sounds that it keeps; ``rank``: Spearman's correlation.
+    share of the targets of `targets_of` that it keeps; ``rank``: Spearman's correlation.
     """
     found: dict[str, list[float]] = {"overlap": [], "attention": [], "rank": []}
     for lesson in lessons:
-        stream, target = stream_of([lesson]), targets_of([lesson])
+        stream, target = stream_of([lesson]), targets_of([lesson], weighted)
         scores = score(stream, retain)
         audio = ~target.isnan() & ~scores.isnan()
         kept, wanted = torch.zeros(len(stream), dtype=torch.bool), torch.zeros(len(stream), dtype=torch.bool)

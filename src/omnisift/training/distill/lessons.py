@@ -6,23 +6,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from omnisift.budget import Budget, Counts
 from omnisift.chunks import build_stream
-from omnisift.compressors import Compressor
-from omnisift.errors import UsageError
+from omnisift.errors import CheckpointError, UsageError
 from omnisift.media import Media
 from omnisift.models import attach
 from omnisift.models.question_attention import QuestionAttention
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.prompt import build_inputs
-from omnisift.tokens import Modality, Selection, TokenStream
+from omnisift.pipeline.prompt import build_inputs, moved
+from omnisift.tokens import Modality, TokenStream
+from omnisift.whole import whole_file
+from omnisift.world.encoded import Recorder
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,8 @@ class Lesson:
     def save(self, path: Path) -> None:
         """Write it; the file appears only when it is whole."""
         tensors = {name: getattr(self, name).contiguous() for name in ("embeds", "modality", "position", "attention")}
-        unfinished = path.with_suffix(".part")
-        save_file(tensors, str(unfinished), metadata={"about": json.dumps(self.seconds_per_position)})
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            save_file(tensors, str(unfinished), metadata={"about": json.dumps(self.seconds_per_position)})
 
     @classmethod
     def load(cls, path: Path) -> Lesson | None:
@@ -55,6 +54,34 @@ class Lesson:
                 return cls(**tensors, seconds_per_position=json.loads(file.metadata()["about"]))
         except (FileNotFoundError, SafetensorError, TypeError, KeyError):
             return None
+
+
+class LessonFiles(Sequence[Lesson]):
+    """Lessons that stay on the disk until they are asked for: a thousand long clips don't fit into memory."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Lesson: ...
+    @overload
+    def __getitem__(self, index: slice) -> LessonFiles: ...
+    def __getitem__(self, index: int | slice) -> Lesson | LessonFiles:
+        """One lesson, read now; or some files. Raises `CheckpointError` if a file was lost or torn in the meantime."""
+        if isinstance(index, slice):
+            return LessonFiles(self.paths[index])
+        lesson = Lesson.load(self.paths[index])
+        if lesson is None:
+            raise CheckpointError(f"{self.paths[index]} is gone or torn: run the same command again")
+        return lesson
+
+    def shuffled(self, seed: int) -> LessonFiles:
+        """In an order drawn by ``seed``."""
+        order = torch.randperm(len(self.paths), generator=torch.Generator().manual_seed(seed)).tolist()
+        return LessonFiles([self.paths[place] for place in order])
 
 
 def stream_of(lessons: Sequence[Lesson]) -> TokenStream:
@@ -69,31 +96,18 @@ def stream_of(lessons: Sequence[Lesson]) -> TokenStream:
     )
 
 
-class _Recorder(Compressor):
-    """Keeps every token, and the stream that it was shown."""
-
-    name: ClassVar[str] = "recorder"
-    seen: TokenStream | None = None
-
-    def select(self, stream: TokenStream, counts: Counts) -> Selection:  # noqa: ARG002
-        self.seen = stream
-        return Selection(torch.ones(len(stream), dtype=torch.bool, device=stream.embeds.device))
-
-
 @torch.inference_mode()
-def observe(host: Host, media: Media, questions: Sequence[str]) -> Lesson:
-    """Read ``questions`` about one clip with all tokens, forward only, and note what the answer's place looks at.
+def observe(host: Host, media: Media, questions: Sequence[str], rows: str = "answer") -> Lesson:
+    """Read ``questions`` about one clip with all tokens, forward only, and note what the model looks at from ``rows``.
 
-    The encoders run once, the language model once for each question. Raises `UsageError` for a clip without picture or
+    ``rows``: "answer", the place where the answer is due; or "question", the mean over all that follows the clip. The
+    encoders run once, the language model once for each question. Raises `UsageError` for a clip without picture or
     without sound: there is nothing to choose by the picture.
     """
     if not (media.has_video and media.has_audio):
         raise UsageError(f"{media.path}: a clip needs picture and sound, or the selector has nothing to learn from it")
-    parameter = next(host.thinker.parameters())
-    inputs = {
-        name: _moved(value, parameter) for name, value in build_inputs(host.processor, media, questions[0]).items()
-    }
-    recorder = _Recorder(Budget(retain=1.0))
+    inputs = moved(build_inputs(host.processor, media, questions[0]), next(host.thinker.parameters()))
+    recorder = Recorder(needs=())
     with attach(host.thinker, recorder) as attachment:
         host.thinker(**inputs, use_cache=False)
         adapter = attachment.adapter
@@ -105,7 +119,9 @@ def observe(host: Host, media: Media, questions: Sequence[str]) -> Lesson:
     listener, best = QuestionAttention(adapter.parts.language_model), torch.zeros(end)
     for question in questions:
         whole = torch.cat([ids[:end], _tail(host.processor, question, ids[end:])])
-        best = torch.maximum(best, _looked_at(host, listener, adapter, stream.embeds[:end], whole, inputs)[:end])
+        places = torch.arange(end, len(whole)) if rows == "question" else torch.tensor([len(whole) - 1])
+        seen = _looked_at(host, listener, adapter, stream.embeds[:end], whole, inputs, places)
+        best = torch.maximum(best, seen[:end])
     position = stream.position[:, :end]
     return Lesson(stream.embeds[:end].cpu().clone(), stream.modality[:end].clone(), position.clone(), best,
                   adapter.seconds_per_position)  # fmt: skip
@@ -124,21 +140,21 @@ def _tail(processor: Any, question: str, own: Tensor) -> Tensor:
 
 
 def _looked_at(
-    host: Host, listener: QuestionAttention, adapter: Any, media: Tensor, ids: Tensor, inputs: dict[str, Any]
+    host: Host,
+    listener: QuestionAttention,
+    adapter: Any,
+    media: Tensor,
+    ids: Tensor,
+    inputs: dict[str, Any],
+    places: Tensor,
 ) -> Tensor:
-    """[L] float32 on the CPU."""
+    """[L] float32 on the CPU: mean attention of the ``places``."""
     embed = host.thinker.get_input_embeddings()
     tail = embed(ids[len(media) :].to(media.device))
     row = ids[None]
     position = adapter.rotary(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
-    with listener.from_rows(torch.tensor([len(ids) - 1])):
+    with listener.from_rows(places):
         adapter.parts.language_model(
             inputs_embeds=torch.cat([media, tail])[None], position_ids=position, use_cache=False
         )
-    return listener.weights()[0].cpu()
-
-
-def _moved(value: Any, like: torch.nn.Parameter) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
+    return listener.weights().mean(dim=0).cpu()

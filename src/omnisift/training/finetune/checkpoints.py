@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from omnisift.errors import CheckpointError
 from omnisift.training.finetune.sifted import Sifted
+from omnisift.whole import whole_folder, write_whole
 
 logger = logging.getLogger(__name__)
 MARKER = "complete.json"
@@ -21,9 +23,7 @@ LANGUAGE, ADAPTER, SELECTOR = "language", "adapter", "selector"
 def seal(folder: Path) -> None:
     """Say that ``folder`` is whole, by the sizes of its files."""
     sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in _files(folder)}
-    unfinished = folder / f"{MARKER}.part"
-    unfinished.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
-    unfinished.replace(folder / MARKER)
+    write_whole(folder / MARKER, json.dumps(sizes, indent=1))
 
 
 def is_whole(folder: Path) -> bool:
@@ -42,7 +42,7 @@ def newest(run: Path) -> Path | None:
     for path in found:
         if path not in whole:
             logger.warning("%s was never finished and is deleted", path.name)
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process of the run may be at it too
     return whole[-1] if whole else None
 
 
@@ -65,7 +65,8 @@ def load_weights(sifted: Sifted, folder: Path) -> None:
 
         set_peft_model_state_dict(thinker, load_file(folder / ADAPTER / "adapter_model.safetensors"))
     if (folder / LANGUAGE).is_dir():
-        saved = type(thinker).from_pretrained(folder / LANGUAGE, dtype=thinker.dtype)
+        # float32 holds every narrower number exactly; what does not learn is narrowed again where it is copied to.
+        saved = type(thinker).from_pretrained(folder / LANGUAGE, dtype=torch.float32)
         thinker.load_state_dict(saved.state_dict())
     if sifted.selector is not None:
         if not (folder / SELECTOR).is_dir():
@@ -73,20 +74,22 @@ def load_weights(sifted: Sifted, folder: Path) -> None:
         sifted.selector.load_state_dict(type(sifted.selector).from_pretrained(folder / SELECTOR).state_dict())
 
 
-def save_model(sifted: Sifted, processor: Any, folder: Path) -> None:
-    """A checkpoint that `omnisift ask --model` takes: adapters merged, processor and selector beside the weights."""
-    unfinished = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
+def save_model(sifted: Sifted, processor: Any, folder: Path, dtype: torch.dtype) -> None:
+    """A checkpoint in ``dtype`` that `omnisift ask --model` takes: adapters merged, processor and selector beside it.
+
+    The last thing that is done with ``sifted``.
+    """
     thinker: Any = sifted.thinker
     if hasattr(thinker, "merge_and_unload"):
         sifted.attachment.detach()  # its hooks lie on the wrapper, which ends here
         thinker = thinker.merge_and_unload()
-    thinker.save_pretrained(unfinished)
-    processor.save_pretrained(unfinished)
-    if sifted.selector is not None:
-        sifted.selector.save_pretrained(unfinished / SELECTOR)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    sifted.to(dtype)
+    thinker.to(dtype)
+    with whole_folder(folder) as unfinished:
+        thinker.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        if sifted.selector is not None:
+            sifted.selector.save_pretrained(unfinished / SELECTOR)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 from omnisift.budget import Budget
 from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
+from omnisift.whole import write_whole
 
 LANGUAGES = ("full", "lora", "frozen")
 LORA_TARGETS = r"(.*\.)?(model|language_model)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -86,7 +87,8 @@ class TrainRecipe:
     """How many processes must train together; the run stops if it finds another number. null takes what the launcher
     says it started."""
     dtype: str | None = None
-    """``float32`` or ``bfloat16``; null means float32 on a CPU, bfloat16 elsewhere."""
+    """``float32`` or ``bfloat16``; null means float32 on a CPU, bfloat16 elsewhere. With bfloat16 the model computes in
+    it; weights that learn, and their optimiser, are float32."""
     attn: str | None = None
     """Attention implementation of Transformers; ``sdpa`` if null."""
     checkpointing: bool = False
@@ -137,8 +139,15 @@ class TrainRecipe:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name} must be above 0, got {value}")
+        if self.dtype not in (None, "float32", "bfloat16"):
+            raise UsageError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
         make_estimator(self.estimator)
         self.budget  # noqa: B018 - refuses wrong ratios now, not after the model was loaded
+
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether the model computes in bfloat16."""
+        return self.dtype == "bfloat16" or (self.dtype is None and self.device != "cpu")
 
     @property
     def budget(self) -> Budget:
@@ -205,7 +214,9 @@ def keep_recipe(recipe: TrainRecipe, out: Path) -> None:
                 f"{out} holds a run with another {changed[0]} ({getattr(before, changed[0])!r}, now "
                 f"{getattr(recipe, changed[0])!r}): name another --out, or delete it"
             )
+        for name in ("steps", "epochs"):
+            old, new = getattr(before, name), getattr(recipe, name)
+            if (old is None) != (new is None) or (old is not None and new < old):
+                raise UsageError(f"{out} holds a run of {name}: {old}, now {new}: a run may only grow")
     out.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(asdict(recipe), indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(asdict(recipe), indent=1) + "\n")

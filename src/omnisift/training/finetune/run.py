@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
@@ -58,8 +59,9 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
         TrainingError: prompts were not compressed, the selector got no gradient, or processes are not connected.
     """
     samples = [sample for path in recipe.data for sample in load_samples(Path(path))]
-    out = Path(recipe.out)
-    keep_recipe(recipe, out)
+    out, first = Path(recipe.out), not int(os.environ.get("RANK", "0"))
+    if first:
+        keep_recipe(recipe, out)
     host, sifted = build(recipe)
     cache = None if recipe.cache is None else ClipCache(Path(recipe.cache), int(recipe.cache_gigabytes * (1 << 30)))
     reading = Reading(recipe.fps, recipe.max_frames, recipe.max_pixels, recipe.max_seconds)
@@ -67,10 +69,12 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
     checkpoint = newest(out)
     step = int(checkpoint.name.split("-")[1]) if checkpoint is not None else 0
     guard, terminate = SelectorGuard(sifted), Terminate()
-    callbacks: list[TrainerCallback] = [Journal(out / "log.jsonl", step), terminate]
+    callbacks: list[TrainerCallback] = [terminate]
     if sifted.selector is not None and recipe.train_selector:
         callbacks.append(guard)
-    callbacks.append(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)))
+    if first:
+        callbacks.append(Journal(out / "log.jsonl", step))
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)))
     trainer = SiftTrainer(
         recipe,
         sifted,
@@ -94,8 +98,8 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
         step = trainer.state.global_step
         finished = step >= trainer.state.max_steps
     if finished and trainer.is_world_process_zero():
-        save_model(sifted, host.processor, out / "model")
-    return _report(recipe, step, collator, len(samples), finished, time.monotonic() - begin)
+        save_model(sifted, host.processor, out / "model", torch.bfloat16 if recipe.in_bfloat16 else torch.float32)
+    return _report(recipe, step, trainer.skipped, len(samples), finished, time.monotonic() - begin)
 
 
 def planned_steps(recipe: TrainRecipe, samples: int) -> int:
@@ -131,11 +135,12 @@ def arguments(recipe: TrainRecipe) -> TrainingArguments:
         ddp_find_unused_parameters=True,
         ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         use_cpu=on_cpu,
+        bf16=recipe.in_bfloat16,
     )
 
 
 def _report(
-    recipe: TrainRecipe, step: int, collator: Collator, samples: int, finished: bool, seconds: float
+    recipe: TrainRecipe, step: int, skipped: dict[str, str], samples: int, finished: bool, seconds: float
 ) -> TrainReport:
     text = (Path(recipe.out) / "log.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
@@ -149,6 +154,6 @@ def _report(
         retained_ratio=sum(kept) / len(kept),
         seconds=round(seconds, 1),
         samples=samples,
-        skipped=dict(collator.skipped),
+        skipped=skipped,
         model=str(Path(recipe.out) / "model" if finished else Path(recipe.out)),
     )

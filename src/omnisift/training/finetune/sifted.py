@@ -88,6 +88,7 @@ class Sifted(nn.Module):
 
     def _read(self, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         """(loss summed over each row [B], labels of each row [B], log-probability of the choice [B] or None)."""
+        self.attachment.last = self.attachment.selection = self.attachment.cut = None  # nothing of an earlier prompt
         logits = self.thinker(**inputs, use_cache=False).logits
         cut = self.attachment.cut
         sums, counts = row_losses(logits, labels if cut is None else cut.labels(labels))

@@ -25,6 +25,7 @@ from omnisift.training.finetune.checkpoints import load_weights, save_weights, s
 from omnisift.training.finetune.guards import SelectorGuard, check_cut
 from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.training.finetune.sifted import Cost, Sifted
+from omnisift.whole import write_whole
 
 
 class SiftTrainer(Trainer):
@@ -38,12 +39,15 @@ class SiftTrainer(Trainer):
         self._expects_cut = (
             min(r for r in (budget.retain, budget.retain_video, budget.retain_audio) if r is not None) < 1
         )
+        self.skipped: dict[str, str] = {}
+        """Samples that the collator left out, in whichever process it ran, and why."""
         self._noted: dict[str, list[float]] = defaultdict(list)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The batch's `Cost`, after a look at whether it was compressed."""
+        self.skipped |= inputs.pop("skipped", {})
         if self.sifted.estimator is not None:
             self.sifted.estimator.progress = self.state.global_step / max(1, self.state.max_steps)
         if num_items_in_batch is not None and int(num_items_in_batch) == 0:
@@ -127,9 +131,7 @@ class Journal(TrainerCallback):
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         kept = [line for line in lines if _step_of(line) <= from_step]
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, "".join(line + "\n" for line in kept))
 
     def on_log(  # the host fixes the arguments
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
@@ -165,6 +167,16 @@ class Terminate(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop."""
-        if self.asked:
-            control.should_save = control.should_training_stop = True
+        """Save and stop, in all processes after the same step: the signal reaches them at different moments."""
+        if any_process(self.asked):
+            self.asked = control.should_save = control.should_training_stop = True
+
+
+def any_process(flag: bool) -> bool:
+    """Whether ``flag`` is set in any of the processes that train together."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return flag
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    found = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+    return bool(found.item())
