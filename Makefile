@@ -27,7 +27,7 @@ PIP := $(PY) -m pip --no-input
 BENCHES := $(wildcard benchmarks/compress.py benchmarks/read.py benchmarks/import_time.py)
 MATRIX := .venv-matrix
 
-.PHONY: help setup demo test check test-matrix test-dist test-full bench bench-nano bench-quality bench-training bench-estimators nano neutral docs dist verify-7b clean
+.PHONY: help setup demo test check test-matrix test-dist test-full bench bench-nano bench-quality bench-training bench-estimators bench-probe nano neutral docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -113,6 +113,9 @@ bench-nano: $(VENV)/.installed ## accuracy of nano on 2,000 decoded clips: full,
 
 bench-training: $(VENV)/.installed ## time and memory of a training step at 25 % against all tokens
 	@$(ONE_THREAD) $(PY) benchmarks/training.py $(ARGS)
+
+bench-probe: $(VENV)/.installed ## each estimator's gradient at the width of 7B against exact ablation (half an hour, 6 GB)
+	@$(PY) benchmarks/probe.py $(ARGS)
 
 bench-estimators: $(VENV)/.installed ## how well each estimator trains the selector on nano's world (about an hour; resumes)
 	@[ -f build/plain/language.json ] || $(PY) -m omnisift.training.neutral --out build/plain --no-pointer --steps 1800

@@ -13,6 +13,7 @@ from typing import Any
 from omnisift.estimators import ESTIMATORS
 
 ROOT = Path(__file__).resolve().parents[1]
+PROBE = ROOT / "benchmarks/results/probe.json"
 RESULTS, PAGE = ROOT / "benchmarks/results/estimators.jsonl", ROOT / "docs/estimators.md"
 TEXT = Path(__file__).with_name("estimators_page.md")
 """The page with places for tables: `{{name}}`."""
@@ -101,6 +102,22 @@ def cosines(lines: list[Line]) -> str:
     return table(head, rows)
 
 
+def probe() -> str:
+    if not PROBE.is_file():
+        return "Not measured yet (`make bench-probe`)."
+    found = json.loads(PROBE.read_text(encoding="utf-8"))
+    rows = []
+    for name in found["prompts"][0]:
+        way, _, progress = name.partition("@")
+        text = {"attention": "attention, all tokens kept", "literal, kept only": "`literal`, kept tokens alone"}.get(
+            name, f"`{way}`" + (", hardened" if progress == "0.8" else "")
+        )
+        values = [run[name] for run in found["prompts"]]
+        rows.append([text, f"{statistics.mean(values):+.2f}", f"{min(values):+.2f} to {max(values):+.2f}"])
+    made = f"{len(found['prompts'])} prompts, {found['layers']} layers; commit {found['commit'][:7]}, torch {found['torch']}"
+    return table(["gradient", "rank correlation with the benefit", "over prompts"], rows) + f"\n\n{made}."
+
+
 def kinds() -> str:
     return table(["name", "the gradient"], [[f"`{name}`", kind.gradient] for name, kind in ESTIMATORS.items()])
 
@@ -167,6 +184,7 @@ def page(lines: list[Line]) -> str:
         "rates": rates(lines),
         "cost": cost(lines),
         "cosines": cosines(lines),
+        "probe": probe(),
     }
     text = TEXT.read_text(encoding="utf-8")
     for name, value in places.items():

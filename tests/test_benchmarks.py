@@ -40,14 +40,19 @@ def similarity_pruning(selector, embeds, ids, audio_id, video_id, positions, mer
 """
 
 
-@pytest.fixture(scope="module")
-def verify_7b() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("verify_7b", ROOT / "benchmarks" / "verify_7b.py")
+def load(name: str) -> ModuleType:
+    """A benchmark as a module."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def verify_7b() -> ModuleType:
+    return load("verify_7b")
 
 
 def stand_in(folder: Path, keep: str) -> Path:
@@ -101,13 +106,27 @@ def test_import_time_prints_one_line() -> None:
     assert line["extra_s"] > 0
 
 
+def test_the_probe_ranks_tokens_by_their_benefit() -> None:
+    """Narrow and shallow: the numbers mean nothing, but ablation and gradients must be of one prompt."""
+    module = load("probe")
+    model = module.build(layers=1, width=128)
+    prompt = module.Prompt(model, 0)
+    benefit = prompt.benefit()
+    assert benefit.shape == (module.AUDIO,)
+    assert len(set(benefit.tolist())) == module.AUDIO
+    module.DRAWS = {"gumbel": 2, "perturbed": 2, "reinforce": 4}
+    found = module.probe(model, 0)
+    assert set(found) >= {"attention", "literal@0", "merge@0", "bias@0.8", "reinforce@0"}
+    assert all(-1 <= value <= 1 for value in found.values())
+    assert module.spearman(benefit, 3 * benefit + 1) == 1.0
+    literal, hard = prompt.pull("literal", 0.0), module.highest(prompt.logits, prompt.count)[0]
+    assert (literal[~hard] == 0).all()
+    assert (literal[hard] != 0).all()
+
+
 def test_training_measures_what_it_says() -> None:
     """Four seconds instead of forty, in this process."""
-    spec = importlib.util.spec_from_file_location("bench_training", ROOT / "benchmarks" / "training.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load("training")
     module.SECONDS, module.LAYERS = 4, 2
     whole, cut = module.measure(None, 1), module.measure(0.25, 1)
     assert whole["tokens"] == whole["kept"] == cut["tokens"] == 4 * (6 * 12 + 25)
