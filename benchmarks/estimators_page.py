@@ -114,7 +114,8 @@ def probe() -> str:
         )
         values = [run[name] for run in found["prompts"]]
         rows.append([text, f"{statistics.mean(values):+.2f}", f"{min(values):+.2f} to {max(values):+.2f}"])
-    made = f"{len(found['prompts'])} prompts, {found['layers']} layers; commit {found['commit'][:7]}, torch {found['torch']}"
+    made = f"{len(found['prompts'])} prompts, {found['layers']} layers; commit {found['commit'][:7]}, "
+    made += f"torch {found['torch']}"
     return table(["gradient", "rank correlation with the benefit", "over prompts"], rows) + f"\n\n{made}."
 
 
