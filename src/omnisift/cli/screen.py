@@ -241,7 +241,7 @@ def show_agreement(console: Console, report: Mapping[str, Any], skipped: int, fo
     console.print(f"{clips['taught']} clips taught, {clips['held out']} held out, {skipped} left out")
     for retain, ways in report["agreement"].items():
         table = Table(box=None, pad_edge=False)
-        for head in (f"sound kept: {100 * float(retain):g} %", "teacher's choice", "its attention", "rank"):
+        for head in (f"sound kept: {100 * float(retain):g} %", "teacher's choice", "its target", "rank"):
             table.add_column(head, justify="left" if head.startswith("sound") else "right")
         for name, row in ways.items():
             shares = (f"{100 * row[key]:.1f} %" for key in ("overlap", "attention"))
