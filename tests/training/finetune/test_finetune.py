@@ -98,6 +98,19 @@ def test_lora_hits_the_language_model_alone_and_is_merged_at_the_end(data: Path,
     assert changed(parameters(omnisift.load("nano").host.thinker), host.thinker)
 
 
+def test_the_selector_of_a_pair_learns_and_is_saved(data: Path, tmp_path: Path) -> None:
+    from omnisift.vgas import VGAS
+
+    settings = recipe(data, tmp_path, compressor="v_cast+omnisift", language="frozen", steps=1, estimator="gumbel")
+    _, sifted = build(settings)
+    assert sifted.estimator is not None
+    assert sifted.estimator.name == "gumbel"
+    before = parameters(sifted.selector)
+    fine_tune(settings)
+    assert curve(tmp_path)[0]["selector_grad_norm"] > 0
+    assert changed(before, VGAS.from_pretrained(str(tmp_path / "model" / "selector")))
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_selector_alone_learns_by_every_estimator(name: str, data: Path, tmp_path: Path) -> None:
     settings = recipe(data, tmp_path / "run", language="frozen", estimator=name, selector="new", steps=1)

@@ -11,11 +11,12 @@ import torch
 
 from omnisift.compressors import make_compressor, needs_selector
 from omnisift.errors import UsageError
+from omnisift.estimators import make_estimator
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.training.data import load_samples
 from omnisift.training.distill import DistillSettings, distill, observe_clips, save_selector
 from omnisift.training.finetune.recipe import TrainRecipe
-from omnisift.training.finetune.sifted import Sifted
+from omnisift.training.finetune.sifted import Sifted, learner_of
 from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
 
@@ -37,7 +38,10 @@ def build(recipe: TrainRecipe) -> tuple[Host, Sifted]:
         thinker.enable_input_require_grads()
     model = adapted(thinker, recipe) if recipe.language == "lora" else thinker
     compressor = make_compressor(recipe.compressor, recipe.budget, selector=_selector(host, recipe), seed=recipe.seed)
-    sifted = Sifted(model, _with_estimator(compressor, recipe))
+    learner = learner_of(compressor)
+    if learner is not None:
+        learner.estimator = make_estimator(recipe.estimator)
+    sifted = Sifted(model, compressor)
     if sifted.selector is not None:
         sifted.selector.requires_grad_(recipe.train_selector)
     for parameter in sifted.parameters():
@@ -90,15 +94,6 @@ def distilled(host: Host, recipe: TrainRecipe) -> Path:
     found = report["agreement"]["0.25"]["selector"]
     logger.info("distilled a selector from %d clips; it agrees with the model on %s", len(lessons), found)
     return folder
-
-
-def _with_estimator(compressor: Any, recipe: TrainRecipe) -> Any:
-    from omnisift.estimators import make_estimator
-
-    owner = getattr(compressor, "audio", compressor)  # of a pair, the half that has the selector
-    if hasattr(owner, "estimator"):
-        owner.estimator = make_estimator(recipe.estimator)
-    return compressor
 
 
 def adapted(thinker: Any, recipe: TrainRecipe) -> Any:

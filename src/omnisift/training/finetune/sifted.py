@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnisift.compressors import Compressor
+from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.estimators import Estimator
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models import attach
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.training.data.encoding import IGNORED
+from omnisift.vgas import VGAS
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,14 @@ class Sifted(nn.Module):
 
     @property
     def selector(self) -> Any:
-        """The compressor's selector, or None."""
-        return getattr(self.compressor, "selector", None)
+        """The compressor's selector, or that of a pair's half; None if there is none."""
+        return next((part for part in self.compressor.modules() if isinstance(part, VGAS)), None)
 
     @property
     def estimator(self) -> Estimator | None:
-        """The compressor's estimator, or None if it has none."""
-        return getattr(self.compressor, "estimator", None)
+        """Of the part of the compressor that has the selector; None if there is none."""
+        learner = learner_of(self.compressor)
+        return None if learner is None else learner.estimator
 
     def train(self, mode: bool = True) -> Sifted:
         """As usual, but the frozen encoders are left in evaluation mode."""
@@ -99,6 +102,11 @@ class Sifted(nn.Module):
         """0, with a gradient of 0 for everything that learns (and is here in full, not a shard of it)."""
         learns = [p for p in self.parameters() if p.requires_grad and not hasattr(p, "placements")]
         return 0.0 * torch.stack([p.float().flatten()[0] for p in learns]).sum() if learns else torch.zeros(())
+
+
+def learner_of(compressor: Compressor) -> OmniSiftCompressor | None:
+    """The part of ``compressor`` that has a selector and an estimator: itself, or half of a pair."""
+    return next((part for part in compressor.modules() if isinstance(part, OmniSiftCompressor)), None)
 
 
 def row_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
