@@ -153,7 +153,7 @@ def draw(lines: list[Line], folder: Path) -> None:
         for way, line in levels.items():
             level = 100 * line[retain]["accuracy"]["sound_with"]
             axis.axhline(level, color="grey", lw=0.8, ls="--")
-            axis.annotate(way, (len(ways) - 0.6, level), fontsize=7, va="bottom", ha="right")
+            axis.text(1.01, level, way, fontsize=7, va="center", transform=axis.get_yaxis_transform())
         axis.set_xticks(range(len(ways)), ways, rotation=40, ha="right")
         axis.set_title(f"{100 * float(retain):g} % kept")
     axes[0].set_ylabel("sound_with, %")
@@ -167,7 +167,7 @@ def draw(lines: list[Line], folder: Path) -> None:
         axis.plot([math.log10(max(value, 1e-4)) for value in smooth], label=way)
     axis.set_xlabel("step")
     axis.set_ylabel("log10 of the loss that each way sees")
-    axis.legend(fontsize=7, ncol=2)
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.tight_layout()
     figure.savefig(folder / "loss.svg", metadata={"Date": None})
 
