@@ -101,6 +101,19 @@ def clustered_p(differences: ArrayLike) -> float:
     return math.erfc(z / math.sqrt(2))
 
 
+def clustered_error(right: ArrayLike, total: ArrayLike) -> float:
+    """Standard error of a share whose outcomes come in clusters: ``right`` and ``total`` [clusters] are counts.
+
+    The sandwich estimate without correction for few clusters: the root of the clusters' squared summed residuals, over
+    the number of outcomes. NaN for a single cluster, which says nothing of the spread.
+    """
+    hits, counts = np.asarray(right, float), np.asarray(total, float)
+    if len(hits) < 2:
+        return math.nan
+    residuals = hits - counts * (hits.sum() / counts.sum())
+    return float(np.sqrt((residuals**2).sum()) / counts.sum())
+
+
 def compare(first: ArrayLike, second: ArrayLike, bootstrap: ClusterBootstrap) -> Comparison:
     """``first`` and ``second`` [clusters, questions] bool: right or wrong, question by question."""
     a, b = np.asarray(first, bool), np.asarray(second, bool)

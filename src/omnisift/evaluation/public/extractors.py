@@ -1,0 +1,106 @@
+"""From what a model wrote to the letter that it chose, by rules with a name. An empty string is no letter: wrong.
+
+Published rules disagree: ``(C)`` is an open bracket for the paper's script and C for Video-MME's. So a result names its
+rule, the raw text is kept, and a report can be drawn again by another one.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable
+
+from omnisift.errors import UsageError
+from omnisift.evaluation.public.rows import LETTERS, Row
+
+_VIDEOMME_PREFIXES = (
+    "The best answer is",
+    "The correct answer is",
+    "The answer is",
+    "The answer",
+    "The best option isThe correct option is",  # two entries that a missing comma made one, in the published rule
+    "Best answer:Best option:",
+    "Answer:",
+    "Option:",
+)
+_BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([A-Za-z])\}?\}")
+_BARE = re.compile(r"[\s\"'`*_(\[]*([A-J])[\s\"'`*_)\].:]*")
+
+
+def videomme(text: str, _row: Row) -> str:
+    """Video-MME's rule: known phrases taken away, then the first capital A, B, C or D wherever it stands.
+
+    So ``A man is singing, so C`` is A. WorldSense in VLMEvalKit uses the same one.
+    """
+    rest = text.strip()
+    for phrase in _VIDEOMME_PREFIXES:
+        rest = rest.replace(phrase, "")
+    found = re.search("[ABCD]", rest)
+    return found[0] if found else ""
+
+
+def dailyomni(text: str, _row: Row) -> str:
+    """Daily-Omni's: the text begins with A to D, in either case."""
+    found = re.match(r"\s*([A-D])", _after_turn(text), re.IGNORECASE)
+    return found[1].upper() if found else ""
+
+
+def omnivideobench(text: str, _row: Row) -> str:
+    r"""OmniVideoBench's: a letter in ``\boxed{}``, else the whole text without punctuation must be the letter."""
+    boxed = _BOXED.search(text)
+    if boxed:
+        return boxed[1].upper()
+    clean = " ".join(_after_turn(text).translate(str.maketrans("", "", string.punctuation)).split())
+    return clean.upper() if len(clean) == 1 and clean.upper() in LETTERS else ""
+
+
+def released(text: str, _row: Row) -> str:
+    """The paper's script: ``X``, ``X.`` or ``X:`` in front, else the first lone letter, else the first character.
+
+    A lone ``I`` or ``a`` counts as a letter there, and a first character need not be one.
+    """
+    words = text.strip().upper()
+    if re.match(r"[A-Z](?:[.:]|$)", words):
+        return words[0]
+    alone = [letter for letter in string.ascii_uppercase if f" {letter} " in f" {words} "]
+    return alone[0] if alone else words[:1]
+
+
+def strict(text: str, row: Row) -> str:
+    """Only the letter of an option, bare or in brackets, with or without a full stop; or that option word for word."""
+    found = _BARE.fullmatch(text)
+    if found and found[1] in LETTERS[: len(row.options)]:
+        return found[1]
+    said = text.strip()
+    return next((letter for letter, option in zip(LETTERS, row.options, strict=False) if said == option.strip()), "")
+
+
+def official(text: str, row: Row) -> str:
+    """The rule of the row's own benchmark."""
+    return _OFFICIAL[row.benchmark](text, row)
+
+
+def _after_turn(text: str) -> str:
+    """Some official scripts decode the whole conversation and cut at its last speaker."""
+    return text.rpartition("assistant\n")[2].strip()
+
+
+_OFFICIAL: dict[str, Callable[[str, Row], str]] = {
+    "worldsense": videomme,
+    "videomme": videomme,
+    "dailyomni": dailyomni,
+    "omnivideobench": omnivideobench,
+}
+EXTRACTORS: dict[str, Callable[[str, Row], str]] = {
+    "videomme": videomme,
+    "official": official,
+    "released": released,
+    "strict": strict,
+}
+
+
+def extract(text: str, row: Row, rule: str = "videomme") -> str:
+    """The letter chosen, or an empty string. Raises `UsageError` for an unknown rule."""
+    if rule not in EXTRACTORS:
+        raise UsageError(f"no answer rule named {rule!r}; known: {', '.join(EXTRACTORS)}")
+    return EXTRACTORS[rule](text, row)

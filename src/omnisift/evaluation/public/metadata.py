@@ -1,0 +1,225 @@
+"""From the metadata files of five benchmarks to rows. The rows themselves are never bundled: their licences forbid it.
+
+Each benchmark is read in the form in which its authors publish it and in the form of the paper's repository
+(``evaluation/*/data.jsonl`` of dingyue772/OmniSIFT).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omnisift.errors import UsageError
+from omnisift.evaluation.public.rows import LETTERS, Row
+
+Item = Mapping[str, Any]
+_OPTION = re.compile(r"^\(?[A-J][.):\s]")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is known of one benchmark before its metadata is read."""
+
+    title: str
+    read: Callable[[Item], Iterator[dict[str, Any]]]
+    """From one item of the file to the fields of its rows, without ``id`` and ``benchmark``."""
+    rows: int
+    """How many rows the whole benchmark has (`method.md`, section 7)."""
+    metric: str = "accuracy"
+
+
+def convert(name: str, metadata: Path, video_root: Path) -> list[Row]:
+    """The rows of benchmark ``name``, with paths below ``video_root``.
+
+    Raises:
+        UsageError: the benchmark is unknown, the file can't be read, or an item lacks what a row needs.
+    """
+    if name not in BENCHMARKS:
+        raise UsageError(f"no benchmark named {name!r}; known: {', '.join(BENCHMARKS)}")
+    rows: list[Row] = []
+    for number, item in enumerate(load_items(metadata)):
+        try:
+            found = list(BENCHMARKS[name].read(item))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__} {error}"
+            raise UsageError(f"{metadata}: item {number} is none of {name} ({what}); give its metadata file") from error
+        rows += [_row(name, len(rows) + place, fields, video_root) for place, fields in enumerate(found)]
+    if not rows:
+        raise UsageError(f"{metadata} holds no questions; give the metadata file of {name}")
+    return rows
+
+
+def load_items(path: Path) -> list[Item]:
+    """The items of a ``.json``, ``.jsonl`` or ``.parquet`` file. A JSON object counts as its named items."""
+    if not path.is_file():
+        raise UsageError(f"no file {path}; give the metadata file of the benchmark")
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        return _lines(path, text)
+    if isinstance(whole, dict) and all(isinstance(value, dict) for value in whole.values()):
+        return [{"name": name, **value} for name, value in whole.items()]
+    items = whole if isinstance(whole, list) else [whole]
+    if not all(isinstance(item, dict) for item in items):
+        raise UsageError(f"{path} holds other things than objects; give the metadata file of the benchmark")
+    return items
+
+
+def _lines(path: Path, text: str) -> list[Item]:
+    items: list[Item] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                items.append(dict(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise UsageError(f"{path}, line {number}: no JSON object; give a .json or .jsonl file") from error
+    return items
+
+
+def _parquet(path: Path) -> list[Item]:
+    if find_spec("pyarrow") is None:
+        raise UsageError(f"{path} needs pyarrow to be read; it is in the environment of `make eval-env`")
+    import pyarrow.parquet as parquet
+
+    try:
+        return list(parquet.read_table(path).to_pylist())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is no parquet file ({type(error).__name__}); get a whole copy of it") from error
+
+
+def _row(name: str, number: int, fields: dict[str, Any], root: Path) -> Row:
+    options = tuple(str(option) for option in fields.pop("options", ()))
+    answer = str(fields.pop("answer")).strip()
+    if options and answer not in LETTERS[: len(options)]:
+        raise UsageError(f"{name}, row {number}: the answer {answer!r} is none of {len(options)} options")
+    digest = hashlib.sha256(f"{fields['video']}\n{fields['question']}".encode()).hexdigest()[:8]
+    path = root / fields.pop("file")
+    return Row(f"{number:04d}-{digest}", name, path=str(path), options=options, answer=answer, **fields)
+
+
+# --- one reader a benchmark ------------------------------------------------------------------------------------------
+
+
+def _dailyomni(item: Item) -> Iterator[dict[str, Any]]:
+    video = str(item["video_id"])
+    yield {
+        "video": video,
+        "file": f"{video}/{video}_video.mp4",
+        "question": str(item["Question"]),
+        "options": list(item["Choice"]),
+        "answer": item["Answer"],
+        "groups": {"type": str(item["Type"]), "duration": str(item["video_duration"])},
+    }
+
+
+def _worldsense(item: Item) -> Iterator[dict[str, Any]]:
+    if "video_path" in item:  # the paper's file: question and options are one text
+        question, options = split_options(str(item["question"]))
+        yield {
+            "video": Path(str(item["video_path"])).stem,
+            "file": str(item["video_path"]),
+            "question": question,
+            "options": options,
+            "answer": item["answer"],
+            "groups": {"domain": str(item["domain"])},
+        }
+        return
+    for name in sorted(key for key in item if key.startswith("task")):  # the authors' file: one object a video
+        task = item[name]
+        yield {
+            "video": str(item["name"]),
+            "file": f"videos/{item['name']}.mp4",
+            "question": str(task["question"]),
+            "options": list(task["candidates"]),
+            "answer": task["answer"],
+            "groups": {"domain": str(item["domain"]), "task": str(task["task_type"])},
+        }
+
+
+def _videomme(item: Item) -> Iterator[dict[str, Any]]:
+    groups = {name: str(item[name]) for name in ("duration", "domain", "task_type")}
+    if "options" in item:  # the authors' file
+        video, file = str(item["videoID"]), f"{item['videoID']}.mp4"
+        question, options = str(item["question"]), list(item["options"])
+    else:
+        video, file = str(item["video_id"]), str(item["video_path"])
+        lines = str(item["prompt"]).splitlines()
+        question, options = split_options("\n".join(lines[1:-1]))  # between the instruction and "The best answer is:"
+    yield {
+        "video": video,
+        "file": file,
+        "question": question,
+        "options": options,
+        "answer": item["answer"],
+        "groups": groups,
+    }
+
+
+def _omnivideobench(item: Item) -> Iterator[dict[str, Any]]:
+    if "conversations" in item:  # the paper's file
+        question, options = split_options(_said(item, "human"))
+        yield {
+            "video": Path(str(item["videos"])).stem,
+            "file": str(item["videos"]),
+            "question": question,
+            "options": options,
+            "answer": _said(item, "gpt"),
+            "groups": {"type": str(item["question_type"]), "audio": str(item["audio_type"])},
+        }
+        return
+    for asked in item["questions"]:  # the authors' file: one object a video
+        yield {
+            "video": str(item["video"]),
+            "file": f"videos/{item['video']}.mp4",
+            "question": str(asked["question"]),
+            "options": list(asked["options"]),
+            "answer": asked["correct_option"],
+            "groups": {"type": str(asked["question_type"]), "audio": str(asked["audio_type"])},
+        }
+
+
+def _video_salmonn2(item: Item) -> Iterator[dict[str, Any]]:
+    yield {
+        "video": Path(str(item["video"])).stem,
+        "file": str(item["video"]),
+        "question": _said(item, "human").replace("<image>", "").replace("<video>", "").strip(),
+        "answer": _said(item, "gpt"),
+        "events": tuple(str(event) for event in item["events"]),
+    }
+
+
+def _said(item: Item, who: str) -> str:
+    return next(str(turn["value"]) for turn in item["conversations"] if turn["from"] == who)
+
+
+def split_options(text: str) -> tuple[str, list[str]]:
+    """The question and its options, where they are lines of one text: the last run of lines that begin with a letter.
+
+    Some rows of OmniVideoBench name two options alike, or write ``A The girl`` without a dot, so letters are not
+    checked against their place. The first line is the question, even if it begins ``A man walks``.
+    """
+    lines = text.strip("\n").splitlines()
+    first = len(lines)
+    while first > 1 and _OPTION.match(lines[first - 1].strip()):
+        first -= 1
+    if first == len(lines):
+        raise ValueError("no question followed by options")
+    return "\n".join(lines[:first]), lines[first:]
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "worldsense": Benchmark("WorldSense", _worldsense, 3172),
+    "dailyomni": Benchmark("DailyOmni", _dailyomni, 1197),
+    "omnivideobench": Benchmark("OmniVideoBench", _omnivideobench, 1000),
+    "videomme": Benchmark("Video-MME", _videomme, 2700),
+    "video_salmonn2": Benchmark("video-SALMONN-2", _video_salmonn2, 483, metric="events"),
+}

@@ -1,0 +1,98 @@
+"""What a model is told: the wording that the paper used for every benchmark, or the one that each benchmark prescribes.
+
+The wordings are part of the protocols (a result is comparable only with the same one), so they are data here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from omnisift.errors import UsageError
+from omnisift.evaluation.public.rows import Row
+
+_CHOOSE = (
+    "Select the best answer to the following multiple-choice question based on the video. "
+    "Respond with only the letter (A, B, C, or D) of the correct option."
+)
+QWEN = (
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
+    "visual inputs, as well as generating text and speech."
+)
+"""The system prompt of Qwen2.5-Omni, which some official scripts send; the paper's evaluation sends none."""
+
+
+def _videomme(row: Row) -> str:
+    """Video-MME's own, and figure 7 of the paper."""
+    return f"{_CHOOSE}\n{row.question}\n{_lines(row)}\nThe best answer is:"
+
+
+def _bare(row: Row) -> str:
+    """Question and options alone, as the paper's repository asks OmniVideoBench."""
+    return f"{row.question}\n{_lines(row)}\n"
+
+
+def _dailyomni(row: Row) -> str:
+    """Daily-Omni's ``test_model/*/testmodel.py``; the choices are a Python list there."""
+    return (
+        "\nYour task is to accurately answer multiple-choice questions based on the given video.\n"
+        "Select the single most accurate answer from the given choices.\n"
+        f"Question: {row.question}\nChoices: {list(row.options)}\n"
+        "Your answer should be a capital letter representing your choice: A, B, C, or D. "
+        "Don't generate any other text.\n"
+    )
+
+
+def _worldsense(row: Row) -> str:
+    """WorldSense in VLMEvalKit, with sound: the first two sentences stand before the video there, here behind it."""
+    return (
+        "Carefully watch this video and pay attention to every detail. "
+        "Based on your observations, select the best option that accurately addresses the question.\n"
+        f"These are the frames of a video and the corresponding audio. {_CHOOSE}\n\n"
+        f"Question: {row.question}\n{_lines(row)}\nAnswer: "
+    )
+
+
+def _omnivideobench(row: Row) -> str:
+    """OmniVideoBench's ``eval/qwenomni_eval.py``, without spaces between its last sentences, as there."""
+    return (
+        "You are given a video. Based on the content of the video, answer the following question:\n\n"
+        f"Question:\n{row.question}\n\nOptions:\n{_lines(row)}\n\n"
+        "Answer with the option's letter directly(e.g., A, B, C, or D)."
+        "If your access to the video content is limited, at least one option that is more likely than the others must "
+        "be chosen.Mustn't give any other reason for can not choose!"
+    )
+
+
+def _describe(row: Row) -> str:
+    """The instruction that the row brings (figure 8 of the paper shows one of seven)."""
+    return row.question
+
+
+def _lines(row: Row) -> str:
+    return "\n".join(row.options)
+
+
+PROMPTS: dict[str, dict[str, Callable[[Row], str]]] = {
+    "paper": {
+        "worldsense": _videomme,
+        "dailyomni": _videomme,
+        "omnivideobench": _bare,
+        "videomme": _videomme,
+        "video_salmonn2": _describe,
+    },
+    "official": {
+        "worldsense": _worldsense,
+        "dailyomni": _dailyomni,
+        "omnivideobench": _omnivideobench,
+        "videomme": _videomme,
+        "video_salmonn2": _describe,
+    },
+}
+"""Name of a wording -> benchmark -> text of the prompt."""
+
+
+def prompt(row: Row, wording: str = "paper") -> str:
+    """The text that stands behind the video. Raises `UsageError` for an unknown wording."""
+    if wording not in PROMPTS:
+        raise UsageError(f"no prompts named {wording!r}; known: {', '.join(PROMPTS)}")
+    return PROMPTS[wording][row.benchmark](row)

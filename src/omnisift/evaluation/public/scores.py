@@ -1,0 +1,72 @@
+"""Scores of a benchmark: shares by the groups that papers print, errors clustered by video, runs compared in pairs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from omnisift.errors import UsageError
+from omnisift.evaluation.statistics import ClusterBootstrap, Comparison, clustered_error, clustered_p, mcnemar_exact
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One question answered."""
+
+    id: str
+    video: str
+    right: bool
+    groups: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A share right, 0 to 1."""
+
+    value: float
+    error: float
+    """Standard error, clustered by video; NaN where all questions are about one video."""
+    questions: int
+    videos: int
+
+
+def score(graded: Sequence[Graded]) -> Score:
+    """The share right of at least one answer."""
+    total = Counter(one.video for one in graded)
+    right = Counter(one.video for one in graded if one.right)
+    error = clustered_error([right[video] for video in total], list(total.values()))
+    return Score(right.total() / len(graded), error, len(graded), len(total))
+
+
+def by_group(graded: Sequence[Graded]) -> dict[str, dict[str, Score]]:
+    """Kind of group -> name -> score, names in alphabetical order."""
+    members: dict[str, dict[str, list[Graded]]] = defaultdict(lambda: defaultdict(list))
+    for one in graded:
+        for kind, name in one.groups.items():
+            members[kind][name].append(one)
+    return {kind: {name: score(parts[name]) for name in sorted(parts)} for kind, parts in members.items()}
+
+
+def paired(first: Sequence[Graded], second: Sequence[Graded]) -> Comparison:
+    """The first run against the second, question by question; intervals and p take only videos as independent.
+
+    Raises:
+        UsageError: the runs did not answer the same questions.
+    """
+    ours, theirs = ({one.id: one for one in run} for run in (first, second))
+    if ours.keys() != theirs.keys() or not ours:
+        missing = len(ours.keys() ^ theirs.keys())
+        raise UsageError(f"two runs can't be paired: {missing} questions are in one alone; run both on the same rows")
+    gains: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    only_first = only_second = 0
+    for name, one in ours.items():
+        other = theirs[name]
+        only_first += one.right and not other.right
+        only_second += other.right and not one.right
+        gains[one.video] += one.right - other.right
+        total[one.video] += 1
+    differences = [gains[video] for video in total]
+    interval = ClusterBootstrap(len(total)).share(differences, list(total.values()))
+    return Comparison(interval, mcnemar_exact(only_first, only_second), clustered_p(differences))
