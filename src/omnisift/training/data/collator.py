@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from omnisift.errors import MediaError, UsageError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.pipeline.prompt import pixel_limits, read_for
+from omnisift.pipeline.together import join_rows
 from omnisift.training.data.cache import ClipCache
 from omnisift.training.data.encoding import IGNORED, encode_sample
 from omnisift.training.data.samples import Reading, Sample, Turn
 
 logger = logging.getLogger(__name__)
-_JOINED = ("pixel_values_videos", "video_grid_thw", "video_second_per_grid")
 
 
 class Collator:
@@ -115,27 +113,3 @@ class Collator:
         row = encode_sample(self.processor, Sample("stand-in", None, (Turn("user", "-"), Turn("assistant", "-"))), None)
         row["labels"] = torch.full_like(row["labels"], IGNORED)
         return row
-
-
-def join_rows(rows: list[dict[str, Any]], pad: int) -> dict[str, Any]:
-    """One batch of rows of one prompt each, padded on the left; media tensors one after the other."""
-    length = max(row["input_ids"].shape[1] for row in rows)
-    batch: dict[str, Any] = {
-        name: torch.cat([_left(row[name], length, value) for row in rows])
-        for name, value in (("input_ids", pad), ("attention_mask", 0), ("labels", IGNORED))
-    }
-    for name in _JOINED:
-        parts = [torch.as_tensor(row[name]) for row in rows if name in row]
-        if parts:
-            batch[name] = torch.cat(parts)
-    for name in ("input_features", "feature_attention_mask"):
-        sounds = [row[name] for row in rows if name in row]
-        if sounds:
-            width = max(sound.shape[-1] for sound in sounds)
-            batch[name] = torch.cat([F.pad(sound, (0, width - sound.shape[-1])) for sound in sounds])
-    batch["use_audio_in_video"] = any(row["use_audio_in_video"] for row in rows)
-    return batch
-
-
-def _left(row: Tensor, length: int, value: int) -> Tensor:
-    return F.pad(row, (length - row.shape[1], 0), value=value)
