@@ -84,8 +84,9 @@ def test_the_official_wordings_hold_question_and_options(tmp_path: Path) -> None
         told = prompt(row, "official")
         assert told.index("Which colour?") < told.index("A. Red.") < told.index("D. None of them.")
         assert (told == prompt(row, "paper")) == (name == "videomme")
+        assert prompt(row, "question") == "Which colour?"
     assert PROMPTS["paper"].keys() == PROMPTS["official"].keys() == BENCHMARKS.keys()
-    with pytest.raises(UsageError, match="known: paper, official"):
+    with pytest.raises(UsageError, match="known: paper, official, question"):
         prompt(row, "mine")
 
 

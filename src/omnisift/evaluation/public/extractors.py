@@ -24,6 +24,7 @@ _VIDEOMME_PREFIXES = (
     "Option:",
 )
 _BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([A-Za-z])\}?\}")
+_LETTER = re.compile(r"\(?[A-J](?:[.):]\s*|\s+)")
 _BARE = re.compile(r"[\s\"'`*_(\[]*([A-J])[\s\"'`*_)\].:]*")
 
 
@@ -67,12 +68,21 @@ def released(text: str, _row: Row) -> str:
 
 
 def strict(text: str, row: Row) -> str:
-    """Only the letter of an option, bare or in brackets, with or without a full stop; or that option word for word."""
+    """Only the letter of an option, bare or in brackets, with or without a full stop; or an option word for word.
+
+    The words count with or without their letter, in either case, for models that know no letters.
+    """
     found = _BARE.fullmatch(text)
     if found and found[1] in LETTERS[: len(row.options)]:
         return found[1]
-    said = text.strip()
-    return next((letter for letter, option in zip(LETTERS, row.options, strict=False) if said == option.strip()), "")
+    said = _words(text)
+    forms = [{_words(option), _words(_LETTER.sub("", option.strip(), count=1))} for option in row.options]
+    matching = [letter for letter, form in zip(LETTERS, forms, strict=False) if said in form - {""}]
+    return matching[0] if len(matching) == 1 else ""
+
+
+def _words(text: str) -> str:
+    return text.strip().rstrip(".").strip().casefold()
 
 
 def official(text: str, row: Row) -> str:

@@ -64,13 +64,15 @@ def _omnivideobench(row: Row) -> str:
 
 
 def _describe(row: Row) -> str:
-    """The instruction that the row brings (figure 8 of the paper shows one of seven)."""
+    """The row's own text alone; for descriptions its instruction (figure 8 of the paper shows one of seven)."""
     return row.question
 
 
 def _lines(row: Row) -> str:
     return "\n".join(row.options)
 
+
+_ALONE = dict.fromkeys(("worldsense", "dailyomni", "omnivideobench", "videomme", "video_salmonn2"), _describe)
 
 PROMPTS: dict[str, dict[str, Callable[[Row], str]]] = {
     "paper": {
@@ -87,8 +89,10 @@ PROMPTS: dict[str, dict[str, Callable[[Row], str]]] = {
         "videomme": _videomme,
         "video_salmonn2": _describe,
     },
+    "question": _ALONE,
 }
-"""Name of a wording -> benchmark -> text of the prompt."""
+"""Name of a wording -> benchmark -> text of the prompt. ``question`` leaves the options out, for models that answer in
+words, as nano does; only the rule ``strict`` understands those."""
 
 
 def prompt(row: Row, wording: str = "paper") -> str:
