@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.evaluation.public import metadata_samples as samples
 
 from omnisift.evaluation.public.metadata import convert
 from omnisift.world import caption, make_scene, questions, write_clip
-from tests.evaluation.public import metadata_samples as samples
 
 KINDS = {
     "dailyomni": ("Inference", "Comparative"),

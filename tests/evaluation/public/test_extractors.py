@@ -32,7 +32,7 @@ def row(benchmark: str = "videomme", options: tuple[str, ...] = OPTIONS) -> Row:
         ("C: blue", "C", "C", "", "C", ""),
         (r"so \boxed{D}", "D", "S", "", "", "D"),
         ("Answer: C", "C", "C", "", "A", ""),
-        ("blue", "", "B", "", "B", ""),
+        ("blue", "", "B", "C", "B", ""),
         ("", "", "", "", "", ""),
         ("E", "", "E", "", "", "E"),
     ],
