@@ -11,6 +11,8 @@ import typer
 
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
 from omnisift.cli.distill_commands import distill
+from omnisift.cli.eval_commands import app as eval_app
+from omnisift.cli.eval_commands import tasks_path
 from omnisift.cli.export_commands import export
 from omnisift.cli.quiet import hush_libraries
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
@@ -169,6 +171,8 @@ def doctor(as_json: Json = False) -> None:
 app.command()(methods)
 app.command("bench-quality")(bench_quality)
 app.command("bench-report")(bench_report)
+app.add_typer(eval_app, name="eval")
+app.command("tasks-path")(tasks_path)
 app.command()(train)
 app.command()(distill)
 app.command()(export)

@@ -36,6 +36,11 @@ class Verdict:
     incorrect: int
     hallucinated: int
 
+    @property
+    def wrong(self) -> int:
+        """All errors together."""
+        return self.missed + self.incorrect + self.hallucinated
+
 
 class Judge(Protocol):
     """Counts events."""

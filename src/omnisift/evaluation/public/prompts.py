@@ -72,7 +72,9 @@ def _lines(row: Row) -> str:
     return "\n".join(row.options)
 
 
-_ALONE = dict.fromkeys(("worldsense", "dailyomni", "omnivideobench", "videomme", "video_salmonn2"), _describe)
+_ALONE: dict[str, Callable[[Row], str]] = dict.fromkeys(
+    ("worldsense", "dailyomni", "omnivideobench", "videomme", "video_salmonn2"), _describe
+)
 
 PROMPTS: dict[str, dict[str, Callable[[Row], str]]] = {
     "paper": {

@@ -1,0 +1,34 @@
+"""Let a judge count the events in the captions of a finished run. Each caption is on the disk before the next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+from omnisift.errors import UsageError
+from omnisift.evaluation.public.judges import Judge
+from omnisift.evaluation.public.outcome import VERDICTS, Outcome
+from omnisift.whole import write_whole
+
+
+def judge_captions(outcome: Outcome, judge: Judge, progress: Callable[[int], None] = lambda _done: None) -> None:
+    """Count what is not counted yet.
+
+    Raises:
+        UsageError: the run has no captions, another judge has begun, or the judge gives no counts.
+    """
+    if outcome.is_choice:
+        raise UsageError(f"{outcome.folder} is answered by letters; only captions need a judge")
+    if outcome.verdicts and outcome.judge != judge.name:
+        raise UsageError(
+            f"{outcome.folder} was begun by the judge {outcome.judge!r}, got {judge.name!r}; delete {VERDICTS} there"
+        )
+    path = outcome.folder / VERDICTS
+    verdicts = dict(outcome.verdicts)
+    for answer in outcome.answers:
+        if answer["id"] not in verdicts:
+            verdicts[answer["id"]] = judge.count(answer["events"], answer["prediction"])
+            lines = ({"id": name, "judge": judge.name, "verdict": asdict(one)} for name, one in verdicts.items())
+            write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+        progress(len(verdicts))
