@@ -26,8 +26,9 @@ PYTEST := $(ONE_THREAD) $(PY) -m pytest
 PIP := $(PY) -m pip --no-input
 BENCHES := $(wildcard benchmarks/compress.py benchmarks/read.py benchmarks/import_time.py)
 MATRIX := .venv-matrix
+EVAL := .venv-eval
 
-.PHONY: help setup demo test check test-matrix test-dist test-full bench bench-nano bench-quality bench-training bench-estimators bench-probe nano neutral docs dist verify-7b clean
+.PHONY: help setup demo test check test-matrix test-dist eval-env test-eval test-full bench bench-nano bench-quality bench-training bench-estimators bench-probe nano neutral docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -78,7 +79,7 @@ check: $(VENV)/.installed ## formatting, lint, types, import directions
 
 test-slow: $(VENV)/.installed
 	@echo "[test-slow] the suites marked slow"
-	@$(PYTEST) -m "slow and not dist" --timeout 1800 $(ARGS)
+	@$(PYTEST) -m "slow and not dist and not evalenv" --timeout 1800 $(ARGS)
 
 # An older release of one dependency in its own folder, ahead of .venv on the path: nothing else is installed twice.
 # Transformers 5.19 has the old layout of Qwen2.5-Omni (constraints.txt holds the new one); PyAV 15 is what lmms-eval pins.
@@ -100,7 +101,27 @@ test-dist: $(VENV)/.installed ## build the wheel, install it into an empty envir
 	@echo "[test-dist] wheel and sdist, installed and used outside the checkout"
 	@$(PYTEST) -m dist --timeout 900 tests/test_wheel.py $(ARGS)
 
-test-full: check test test-slow test-matrix test-dist docs ## everything: check, test, slow suites, matrix, wheel, docs
+# lmms-eval pins av<16 and brings eighty packages, so it has an environment of its own that looks into .venv for the rest
+# (PyTorch is not installed twice); what it wants otherwise than .venv lies in front. It has the omnisift command too.
+eval-env: $(EVAL)/.installed ## lmms-eval in .venv-eval, on top of .venv: for omnisift eval (Python 3.11 or newer)
+	@echo "[eval-env] $(EVAL)/bin/omnisift eval --help"
+
+$(EVAL)/.installed: constraints-eval.txt $(VENV)/.installed
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "eval-env needs Python 3.11 or newer, $(VENV) has an older one" >&2; exit 2; }
+	@echo "[eval-env] installing lmms-eval into $(EVAL), versions from constraints-eval.txt"
+	@rm -rf $(EVAL); $(PY) -m venv --without-pip $(EVAL)
+	@$(PY) -c 'import sysconfig; print("import site; site.addsitedir(" + repr(sysconfig.get_path("purelib")) + ")")' \
+	  > $$($(EVAL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth
+	@$(EVAL)/bin/python -m pip --no-input install -qq -c constraints-eval.txt lmms-eval
+	@$(EVAL)/bin/python -m pip --no-input install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+test-eval: $(EVAL)/.installed ## run lmms-eval with nano on five small benchmarks, in one process and in two
+	@echo "[test-eval] lmms-eval end to end"
+	@$(ONE_THREAD) $(EVAL)/bin/python -m pytest -m evalenv --timeout 900 tests/evaluation/public $(ARGS)
+
+test-full: check test test-slow test-matrix test-dist test-eval docs ## everything: check, test, slow suites, matrix, wheel, lmms-eval, docs
 
 # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -155,6 +176,6 @@ dist: $(VENV)/.installed ## build wheel and sdist into dist/
 	@ls -l dist
 
 clean: ## remove what was built (not .venv)
-	@rm -rf dist build site $(MATRIX) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf dist build site $(MATRIX) $(EVAL) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 	@echo "[clean] done; 'rm -rf .venv' removes the environment too"

@@ -224,6 +224,8 @@ def _rows(benchmark: str | None, video_root: Path | None, metadata: Path | None)
 
     if benchmark is None or video_root is None:
         raise UsageError(f"name a benchmark ({', '.join(BENCHMARKS)}) and its videos: --benchmark, --video-root")
+    if benchmark not in BENCHMARKS:
+        raise UsageError(f"no benchmark named {benchmark!r}; known: {', '.join(BENCHMARKS)}")
     if not video_root.is_dir():
         raise UsageError(f"no folder {video_root}; give the folder of the benchmark's videos")
     names = [pattern.format(name=benchmark) for pattern in METADATA_NAMES]
