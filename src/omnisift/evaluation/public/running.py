@@ -100,6 +100,9 @@ def run(folder: Path, rows: Sequence[Row], ask: Ask, progress: Callable[[int], N
     got = len(read_answers(folder / "harness", rows[0].benchmark))
     if got != len(rows):
         raise UsageError(f"lmms-eval answered {got} of {len(rows)} questions: {_reason(log)} (all of it: {log})")
+    worked = len(list(folder.glob("requests-*.jsonl")))
+    if worked != ask.processes:
+        raise UsageError(f"{ask.processes} processes were asked for and {worked} worked; see {log}")
     write_whole(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
@@ -138,7 +141,7 @@ def _command(folder: Path, rows: Sequence[Row], ask: Ask, end: int) -> list[str]
     if ask.processes > 1:
         launcher = ["-m", "accelerate.commands.launch", "--num_processes", str(ask.processes), "--num_machines", "1"]
         launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-        launcher += ["--cpu"] if ask.device == "cpu" else ["--multi_gpu"]
+        launcher += ["--multi_gpu"]  # on CPUs too: with --cpu accelerate starts a single process and says nothing
     return [
         *(sys.executable, *launcher, "-m", "lmms_eval", "--model", "omnisift"),
         *("--model_args", ask.arguments(folder)),
@@ -151,6 +154,8 @@ def _command(folder: Path, rows: Sequence[Row], ask: Ask, end: int) -> list[str]
 def _environment(ask: Ask, cache: str) -> dict[str, str]:
     """Tables are cached only for the run. The hub is asked for nothing but a model that was named by its hub id."""
     own = {"HF_DATASETS_CACHE": cache, "TOKENIZERS_PARALLELISM": "false"}
+    if ask.device == "cpu":
+        own["ACCELERATE_USE_CPU"] = "true"
     if ask.model == "nano" or Path(ask.model).exists():
         own["HF_HUB_OFFLINE"] = "1"
     return {**os.environ, **own}
