@@ -77,7 +77,9 @@ def test_commands_and_options_exist(page: Path) -> None:
         if Path(words[0]).name != "omnisift" or words[1].startswith("-"):
             continue
         assert words[1] in COMMANDS, f"{page.name}: omnisift {words[1]}"
-        known = {option for parameter in COMMANDS[words[1]].params for option in parameter.opts} | {"--help"}
+        command = COMMANDS[words[1]]
+        command = getattr(command, "commands", {}).get(words[2] if len(words) > 2 else "", command)
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         asked = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
         assert asked <= known, f"{page.name}: omnisift {words[1]} has no {sorted(asked - known)}"
 

@@ -45,6 +45,7 @@ def grade_choice(document: Document, results: Sequence[str]) -> dict[str, dict[s
         **_known(row, said),
         "score": right,
         "answer": row.answer,
+        "pred_answer": chosen[document["rule"]] or "-",  # lmms-eval reads a baseline's scores from this and "answer"
         "rule": document["rule"],
         "chosen": chosen,
         "groups": dict(row.groups),
