@@ -69,7 +69,7 @@ def evaluate(
     from omnisift.cli.screen import CountBar, console_for
     from omnisift.evaluation.public.outcome import read_outcome
     from omnisift.evaluation.public.report import as_markdown, cells, lines
-    from omnisift.evaluation.public.running import Ask, run
+    from omnisift.evaluation.public.running import Ask, check, run
 
     ask = Ask(
         model=model,
@@ -95,6 +95,7 @@ def evaluate(
     )
     rows = _rows(benchmark, video_root, metadata)[:limit]
     folder = out if out is not None else _default_out(rows[0].benchmark, ask.model, compressor, ask.budget())
+    check(rows, ask)  # before an older result is deleted
     _make_room(folder, force)
     console = console_for(stderr=True)
     with CountBar(console, f"{rows[0].benchmark}: questions", len(rows)) as step:
@@ -248,17 +249,13 @@ def _default_out(benchmark: str, model: str, compressor: str, budget: object) ->
 
 
 def _make_room(folder: Path, force: bool) -> None:
-    """An empty place for the result. With ``--force`` a result, finished or not, is deleted; nothing else ever is."""
+    """A free place for the result. With ``--force`` a result, finished or not, is deleted; nothing else ever is."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
-        folder.mkdir(parents=True, exist_ok=True)
         return
     if not force:
         raise UsageError(f"{folder} exists; choose another name (--out) or add --force")
     if not (folder / "harness.log").is_file():
-        raise UsageError(
-            f"{folder} holds no result of this command, so --force does not replace it; delete it yourself"
-        )
+        raise UsageError(f"{folder} holds no result of ours, so --force does not replace it; delete it yourself")
     shutil.rmtree(folder)
-    folder.mkdir(parents=True)

@@ -191,6 +191,45 @@ def test_without_lmms_eval_one_line_says_how_to_get_it(omnisift: Omnisift, video
 
 
 @pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--out", "{file}"], "is a file"),
+        (["--out", "{videos}"], "--force"),
+        (["--out", "{videos}", "--force"], "delete it yourself"),
+        (["--retain", "2"], "BudgetError"),
+        (["--wording", "mine"], "no prompts named 'mine'"),
+        (["--rule", "mine"], "no answer rule named 'mine'"),
+        (["--bad-clip", "stop"], "1 of 1 videos are missing"),
+        (["--compressor", "evs:a=1,b=2"], "holds a comma"),
+    ],
+)
+def test_a_run_is_refused_before_anything_is_deleted(
+    omnisift: Omnisift, videos: Path, more: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = fake(monkeypatch, "")
+    file = videos / "worldsense.jsonl"
+    given = ["--benchmark", "worldsense", "--video-root", str(videos)]
+    given += [] if "--bad-clip" in more else ["--bad-clip", "wrong"]
+    code, out, err = omnisift("eval", *given, *[word.format(videos=videos, file=file) for word in more])
+    assert (code, out, err.count("\n"), called) == (2, "", 1, [])
+    assert says in err
+    assert file.is_file()
+
+
+def test_force_replaces_a_result_only_once_all_is_well(
+    omnisift: Omnisift, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(monkeypatch, "print('lmms_eval.SomeError: no')")
+    out = write_run(tmp_path / "out", choice_rows(2), ["B", "B"])
+    (out / "harness.log").write_text("")
+    given = ("eval", "--benchmark", "worldsense", "--video-root", videos, "--out", out, "--force")
+    assert "videos are missing" in omnisift(*given)[2]
+    assert (out / "run.json").is_file()
+    assert "answered 0 of 1 questions: lmms_eval.SomeError: no" in omnisift(*given, "--bad-clip", "wrong")[2]
+    assert not (out / "run.json").is_file()
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["eval"], "name a benchmark (worldsense, dailyomni"),
@@ -201,13 +240,6 @@ def test_without_lmms_eval_one_line_says_how_to_get_it(omnisift: Omnisift, video
         ),
         (["eval", "--benchmark", "worldsense", "--video-root", "none"], "no folder none"),
         (["eval", "--benchmark", "dailyomni", "--video-root", "{videos}"], "no metadata in"),
-        (["eval", "--benchmark", "worldsense", "--video-root", "{videos}", "--out", "{file}"], "is a file"),
-        (["eval", "--benchmark", "worldsense", "--video-root", "{videos}", "--out", "{videos}"], "--force"),
-        (
-            ["eval", "--benchmark", "worldsense", "--video-root", "{videos}", "--out", "{videos}", "--force"],
-            "no result",
-        ),
-        (["eval", "--benchmark", "worldsense", "--video-root", "{videos}", "--retain", "2"], "BudgetError"),
         (["eval", "report", "{videos}"], "no finished run"),
         (["eval", "report", "{videos}", "--published", "9b"], "got '9b'"),
         (["eval", "report"], "Missing argument"),

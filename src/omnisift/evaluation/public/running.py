@@ -21,8 +21,10 @@ from typing import Any
 from omnisift.budget import Budget
 from omnisift.errors import UsageError
 from omnisift.evaluation.environment import environment
+from omnisift.evaluation.public.extractors import extract
 from omnisift.evaluation.public.outcome import SETTINGS, read_answers
 from omnisift.evaluation.public.pack import task_name, write_task
+from omnisift.evaluation.public.prompts import prompt
 from omnisift.evaluation.public.rows import Row
 from omnisift.whole import write_whole
 
@@ -86,11 +88,8 @@ def run(folder: Path, rows: Sequence[Row], ask: Ask, progress: Callable[[int], N
     Raises:
         UsageError: lmms-eval is not installed, a video is missing, or the run did not finish; the message says why.
     """
-    if find_spec("lmms_eval") is None:
-        raise UsageError("lmms-eval is not in this environment; run `make eval-env`, then use .venv-eval/bin/omnisift")
+    check(rows, ask)
     budget = ask.budget()
-    if ask.bad_clip == "stop":
-        _check_videos(rows)
     write_task(folder / "tasks", rows, ask.wording, ask.rule)
     end = ask.max_new_tokens or ENDS[rows[0].is_choice]
     settings = _settings(rows, ask, budget, end)
@@ -104,6 +103,19 @@ def run(folder: Path, rows: Sequence[Row], ask: Ask, progress: Callable[[int], N
     if worked != ask.processes:
         raise UsageError(f"{ask.processes} processes were asked for and {worked} worked; see {log}")
     write_whole(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+
+
+def check(rows: Sequence[Row], ask: Ask) -> None:
+    """What can be known before anything is written: raises as `run` does, and `BudgetError`."""
+    if find_spec("lmms_eval") is None:
+        raise UsageError("lmms-eval is not in this environment; run `make eval-env`, then use .venv-eval/bin/omnisift")
+    prompt(rows[0], ask.wording)
+    if rows[0].is_choice:
+        extract("", rows[0], ask.rule)
+    ask.budget()
+    ask.arguments(Path())
+    if ask.bad_clip == "stop":
+        _check_videos(rows)
 
 
 def _check_videos(rows: Sequence[Row]) -> None:
