@@ -95,7 +95,7 @@ def evaluate(
     )
     rows = _rows(benchmark, video_root, metadata)[:limit]
     folder = out if out is not None else _default_out(rows[0].benchmark, ask.model, compressor, ask.budget())
-    check(rows, ask)  # before an older result is deleted
+    check(folder, rows, ask)  # before an older result is deleted
     _make_room(folder, force)
     console = console_for(stderr=True)
     with CountBar(console, f"{rows[0].benchmark}: questions", len(rows)) as step:

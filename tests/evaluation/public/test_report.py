@@ -76,6 +76,19 @@ def test_another_rule_scores_the_same_answers_again(runs: list[Path]) -> None:
         outcome.graded("mine")
 
 
+def test_the_reference_is_scored_by_the_rule_of_the_run(tmp_path: Path) -> None:
+    full = write_run(tmp_path / "full", choice_rows(4), ["Answer: B"] * 4, "none")
+    ours = write_run(tmp_path / "ours", choice_rows(4), ["B"] * 4)
+    settings = json.loads((ours / "run.json").read_text())
+    (ours / "run.json").write_text(json.dumps(settings | {"rule": "official"}))
+    assert [line.of_full for line in lines([read_outcome(run) for run in (full, ours)])] == [1.0, 1.0]
+    (ours / "run.json").write_text(json.dumps(settings | {"rule": "strict"}))
+    found = lines([read_outcome(run) for run in (full, ours)])
+    assert [line.value for line in found] == [1.0, 1.0]
+    assert found[1].of_full is None  # by the strict rule the full run has nothing right
+    assert found[1].p == 0.0
+
+
 def test_without_a_full_run_nothing_is_compared(runs: list[Path]) -> None:
     row = cells(lines([read_outcome(runs[0])])[0])
     assert (row["of_full"], row["p"], row["flops"]) == ("-", "-", "-")

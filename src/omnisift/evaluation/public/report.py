@@ -77,6 +77,7 @@ def _full_of(outcome: Outcome, outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 def _line(outcome: Outcome, full: Outcome | None, rule: str | None, size: str | None) -> Line:
+    rule = rule or str(outcome.settings["rule"])  # the reference too is scored by it
     value, error = _value(outcome, rule)
     reference = None if full is None else _value(full, rule)[0]
     p = None
@@ -94,7 +95,7 @@ def _line(outcome: Outcome, full: Outcome | None, rule: str | None, size: str | 
     return Line(outcome, value, error, of_full, p, flops, quoted)
 
 
-def _p(outcome: Outcome, full: Outcome, rule: str | None) -> float | None:
+def _p(outcome: Outcome, full: Outcome, rule: str) -> float | None:
     if outcome.is_choice:
         return paired(outcome.graded(rule), full.graded(rule)).clustered_p
     ours, theirs = outcome.counted, full.counted
@@ -103,7 +104,7 @@ def _p(outcome: Outcome, full: Outcome, rule: str | None) -> float | None:
     return clustered_p([ours[name].wrong - theirs[name].wrong for name in ours])
 
 
-def _value(outcome: Outcome, rule: str | None) -> tuple[float | None, float | None]:
+def _value(outcome: Outcome, rule: str) -> tuple[float | None, float | None]:
     if outcome.is_choice:
         found = score(outcome.graded(rule))
         value, error = found.value, found.error

@@ -88,7 +88,7 @@ def run(folder: Path, rows: Sequence[Row], ask: Ask, progress: Callable[[int], N
     Raises:
         UsageError: lmms-eval is not installed, a video is missing, or the run did not finish; the message says why.
     """
-    check(rows, ask)
+    check(folder, rows, ask)
     budget = ask.budget()
     write_task(folder / "tasks", rows, ask.wording, ask.rule)
     end = ask.max_new_tokens or ENDS[rows[0].is_choice]
@@ -105,7 +105,7 @@ def run(folder: Path, rows: Sequence[Row], ask: Ask, progress: Callable[[int], N
     write_whole(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
-def check(rows: Sequence[Row], ask: Ask) -> None:
+def check(folder: Path, rows: Sequence[Row], ask: Ask) -> None:
     """What can be known before anything is written: raises as `run` does, and `BudgetError`."""
     if find_spec("lmms_eval") is None:
         raise UsageError("lmms-eval is not in this environment; run `make eval-env`, then use .venv-eval/bin/omnisift")
@@ -113,7 +113,7 @@ def check(rows: Sequence[Row], ask: Ask) -> None:
     if rows[0].is_choice:
         extract("", rows[0], ask.rule)
     ask.budget()
-    ask.arguments(Path())
+    ask.arguments(folder)
     if ask.bad_clip == "stop":
         _check_videos(rows)
 
@@ -129,22 +129,24 @@ def _check_videos(rows: Sequence[Row]) -> None:
 
 def _settings(rows: Sequence[Row], ask: Ask, budget: Budget | None, end: int) -> dict[str, Any]:
     how = asdict(ask)
+    words: str
+    percent: float | None
     reading = {name: how.pop(name) for name in ("fps", "max_frames", "max_pixels", "sampling")}
     if budget is None:
         words, percent = "all", 100.0
     elif budget.retain is not None:
         words, percent = f"{budget.retain:g}", 100 * budget.retain
     else:
-        words, percent = f"video {budget.retain_video:g}, audio {budget.retain_audio:g}", float("nan")
+        words, percent = f"video {budget.retain_video:g}, audio {budget.retain_audio:g}", None
     return {
         **how,
         "benchmark": rows[0].benchmark,
         "rows": len(rows),
         "retain": words,
-        "percent": None if percent != percent else percent,
+        "percent": percent,
         "reading": reading,
         "max_new_tokens": end,
-        "environment": environment(),
+        "environment": {name: value for name, value in environment().items() if name != "machine"},
     }
 
 
