@@ -51,8 +51,8 @@ def test_the_language_model(attention: str, new: int, cached: int, logits: int |
 
 
 def test_grouped_heads_of_another_width() -> None:
-    model = thinker(num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3, hidden_size=32,
-                    rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]})  # fmt: skip
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+    model = thinker(num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3, rope_parameters=rope)
     assert flops.language_model(model.config.text_config, 19).total == read(model, 19)
 
 

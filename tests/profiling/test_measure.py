@@ -88,7 +88,7 @@ def test_the_profile_is_one_json_object(profile: Profile) -> None:
     assert found["runs"][0]["memory_bytes"]["peak"] == max(profile.costs[0].memory.values())
 
 
-def test_nothing_is_left_behind(pipelines: dict[str, Pipeline], profile: Profile) -> None:  # noqa: ARG001
+def test_nothing_is_left_behind(pipelines: dict[str, Pipeline], profile: Profile) -> None:
     thinker = pipelines["full"].host.thinker
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in thinker.modules())
 

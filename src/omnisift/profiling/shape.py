@@ -83,7 +83,8 @@ def prompt_shape(
 ) -> PromptShape:
     """The prompt of a clip of ``seconds`` with pictures of ``height`` x ``width`` pixels, read as `Pipeline.ask` does.
 
-    Pixels are those of one picture; the defaults are the paper's and the Qwen processor's. ``text`` tokens for question, template and markers. Raises `UsageError` for numbers that mean nothing.
+    Limits of pixels are those of one picture; the defaults are the paper's and the Qwen processor's. ``text`` tokens
+    are those of question, template and markers. Raises `UsageError` for numbers that mean nothing.
     """
     if not 0 < seconds <= _MOST_SECONDS:
         raise UsageError(f"a clip is longer than 0 and at most {_MOST_SECONDS:.0f} seconds, got {seconds}")
