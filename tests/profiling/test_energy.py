@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,8 +48,38 @@ def test_a_counter_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     assert "not readable" in why
 
 
+class Library:
+    """As much of NVML's binding as is used, without a GPU: one device, which has spent 7.5 J."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, broken: bool) -> None:
+        self.broken = broken
+
+    def nvmlInit(self) -> None:
+        if self.broken:
+            raise self.NVMLError("no driver")
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return uuid
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        return {"GPU-abc": 7500}[handle]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_gpu_is_asked_by_its_own_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: bool) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", Library(broken))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
+    found = meter(torch.device("cuda:1"), tmp_path)
+    assert found.read() == ([] if broken else [7.5])
+    assert ("no driver" in found.words) == broken
+    assert "no RAPL counters" in found.words  # what is not in the sum is said
+
+
 def test_a_gpu_without_its_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     counters, why = nvml(torch.device("cuda"))
     assert counters == []
     assert "nvidia-ml-py" in why

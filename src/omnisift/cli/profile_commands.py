@@ -97,15 +97,14 @@ def _measure(
     from omnisift.profiling.measure import measure, questions
 
     full = load(model, compressor=None, **loading)
-    name = method.pop("name")
     pipelines = {"full": full}
     for budget in budgets:
-        pipelines[budget.words] = Pipeline(full.host, compressor_for(full.host, name, budget, **method))
+        pipelines[budget.words] = Pipeline(full.host, compressor_for(full.host, budget=budget, **method))
     total = len(pipelines) * questions(asking["repeats"])
     console = console_for(stderr=True)
     console.quiet = quiet
     with CountBar(console, "asking", total) as step:
-        return measure(pipelines, clip, asking.pop("question"), on_question=step, **asking)
+        return measure(pipelines, clip, on_question=step, **asking)
 
 
 def _show(found: Profile, as_json: bool) -> None:

@@ -47,7 +47,7 @@ def show_profile(console: Console, profile: Profile) -> None:
     )
     console.print(_token_table(ways, [cost.answer.report.tokens for cost in costs]))
     console.print(_table("time", ways, _times(costs), _SECONDS))
-    console.print(_table("peak memory", ways, _stages([cost.memory for cost in costs], "highest", max), _BYTES))
+    console.print(_table("peak memory", ways, _memory(costs), _BYTES))
     console.print(_table("FLOPs", ways, _stages([cost.flops for cost in costs], "total", sum), _FLOPS))
     _show_notes(console, profile)
 
@@ -94,6 +94,12 @@ def _times(costs: Sequence[Cost]) -> list[Row]:
     rows: list[Row] = [(_NAMES[stage], [cost.seconds[stage] for cost in costs]) for stage in _NAMES]
     rows.append(("total", [cost.total_seconds for cost in costs]))
     return [*rows, ("decode, a token", [cost.step_seconds for cost in costs])]
+
+
+def _memory(costs: Sequence[Cost]) -> list[Row]:
+    rows = _stages([cost.memory for cost in costs], "highest", max)
+    on_gpu = costs[0].device_peak is not None
+    return [*rows, ("with weights", [cost.device_peak for cost in costs])] if on_gpu else rows
 
 
 def _stages(values: Sequence[dict[str, int]], last: str, combine: Callable[[Iterable[int]], int]) -> list[Row]:

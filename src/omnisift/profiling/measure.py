@@ -6,6 +6,7 @@ with the others so that a busy machine disturbs all alike.
 
 from __future__ import annotations
 
+import platform
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -43,6 +44,8 @@ class Cost:
     """As torch's counter counts them, in the same stages."""
     joules: float | None
     """Median of a whole question; None where the machine has no counter."""
+    device_peak: int | None
+    """Highest bytes on a GPU in a timed question, weights included; None on a CPU."""
 
     @property
     def step_seconds(self) -> float | None:
@@ -60,7 +63,7 @@ class Cost:
             "retained_ratio": answer["retained_ratio"],
             "tokens": answer["tokens"],
             "seconds": {**self.seconds, "total": self.total_seconds, "decode_step": self.step_seconds},
-            "memory_bytes": {**self.memory, "peak": max(self.memory.values())},
+            "memory_bytes": {**self.memory, "highest": max(self.memory.values()), "device_peak": self.device_peak},
             "flops": {**self.flops, "total": sum(self.flops.values())},
             "joules": self.joules,
         }
@@ -116,7 +119,7 @@ def measure(
     device = next(host.thinker.parameters()).device
     energy, gauged = meter(device), {name: _gauged(pipeline, asked, device) for name, pipeline in pipelines.items()}
     timed = _timed(pipelines, asked, energy, repeats)
-    costs = [_cost(name, timed[name], *gauged[name]) for name in pipelines]
+    costs = [_cost(name, timed[name], *gauged[name], on_gpu=device.type == "cuda") for name in pipelines]
     notes = {"memory": memory_gauge(device).source, "flops": _seen(host.thinker), "energy": energy.words}
     return Profile(costs, repeats, notes, surroundings(device))
 
@@ -128,8 +131,8 @@ def questions(repeats: int) -> int:
 
 def surroundings(device: torch.device) -> dict[str, Any]:
     """Commit, versions and machine."""
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else environment()["machine"].split(",")[0]
-    return {**environment(), "machine": f"{machine}, {device.type}", "threads": torch.get_num_threads()}
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, CPU"
+    return {**environment(), "machine": machine, "threads": torch.get_num_threads()}
 
 
 def _gauged(pipeline: Pipeline, asked: Asked, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
@@ -155,7 +158,9 @@ def _timed(
     return found
 
 
-def _cost(name: str, timed: list[tuple[Answer, float | None]], memory: dict[str, int], flops: dict[str, int]) -> Cost:
+def _cost(
+    name: str, timed: list[tuple[Answer, float | None]], memory: dict[str, int], flops: dict[str, int], on_gpu: bool
+) -> Cost:
     spent = [answer.report.seconds for answer, _ in timed]
     joules = [value for _, value in timed if value is not None]
     return Cost(
@@ -166,6 +171,7 @@ def _cost(name: str, timed: list[tuple[Answer, float | None]], memory: dict[str,
         memory=memory,
         flops=flops,
         joules=statistics.median(joules) if joules else None,
+        device_peak=timed[-1][0].report.peak_memory_bytes if on_gpu else None,
     )
 
 
