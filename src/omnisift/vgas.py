@@ -46,7 +46,7 @@ class VGASConfig(PretrainedConfig):
       of an audio token is the log of the attention that it receives, averaged over heads and anchors. Logits are thus
       log-probabilities within the chunk; their order is the order of attention received.
 
-    ``picture`` adds a learned score for the video tokens, which then takes STVP's place; our addition, off in the paper.
+    ``picture`` adds a learned score for video tokens, which then takes STVP's place: our addition, off in the paper.
 
     ``layers`` of attention (table 8 has 3), each with its own weights and norm. From the second on, the refined audio
     tokens are the queries, and under "self" and "concat" the keys too. "direct" has one.
@@ -223,8 +223,7 @@ class VGAS(PreTrainedModel):
         seen = any(name.startswith("picture.") for name in tensors)
         if hidden % heads:
             raise CheckpointError(f"{folder}: v_proj.weight has {hidden} rows, not a multiple of {heads} heads")
-        sizes = {"width": width, "hidden": hidden, "heads": heads, "layers": layers}
-        model = cls(VGASConfig(**sizes, time_embedding=timed, picture=seen))
+        model = cls(VGASConfig(width, hidden, heads, timed, layers=layers, picture=seen))
         check_tensors(folder, tensors, model.state_dict())
         model.load_state_dict(tensors)
         nn.Module.to(model, dtype or tensors["v_proj.weight"].dtype)
