@@ -13,6 +13,7 @@ from omnisift.cli.bench_commands import bench_quality, bench_report, methods
 from omnisift.cli.distill_commands import distill
 from omnisift.cli.export_commands import export
 from omnisift.cli.quiet import hush_libraries
+from omnisift.cli.run_commands import run
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.errors import OmniSiftError
 
@@ -166,6 +167,7 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(2)
 
 
+app.command()(run)
 app.command()(methods)
 app.command("bench-quality")(bench_quality)
 app.command("bench-report")(bench_report)

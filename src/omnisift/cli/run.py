@@ -1,0 +1,70 @@
+"""The work behind `omnisift run`: ledger first, model only if something is missing, here or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnisift.batch import Item, Ledger, ModelSettings, Summary, Task, run
+from omnisift.cli.run_screen import RunBar
+from omnisift.cli.stopping import Stopping
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the command line says."""
+
+    source: Path
+    items: list[Item]
+    task: Task
+    model: ModelSettings
+    out: Path
+    retry_errors: bool
+    ray: str | None
+    """Address of a cluster, or ``local``."""
+    workers: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must stay the same while the run goes on: names of clips start at ``root``."""
+        from omnisift import __version__
+
+        root = self.source if self.source.is_dir() else self.source.parent
+        fixed = {"omnisift": __version__, "task": self.task.name, "root": str(root.resolve())}
+        return fixed | self.task.settings | self.model.to_dict()
+
+    def go(self, console: Console, quiet: bool) -> tuple[Summary, int]:
+        """(what the ledger adds up to, exit code): 0, or 130 and 143 where a signal stopped it."""
+
+        def tell(line: str) -> None:
+            if not quiet:
+                console.print(line, style="dim", soft_wrap=True, markup=False)
+
+        stopping = Stopping(tell)
+        with stopping.watching(), Ledger(self.out, self.settings, self.retry_errors) as ledger:
+            missing = ledger.missing(self.items)
+            if missing:
+                total = len(self.items)
+                tell(f"{total - len(missing)} of {total} rows are in {self.out}" if len(missing) < total else "loading")
+                self._do(ledger, RunBar(console, self.task.name, total, total - len(missing), quiet), stopping)
+            if stopping():
+                tell(f"stopped; {len(ledger.missing(self.items))} rows are missing: the same command goes on")
+            return ledger.summary, stopping.code if stopping() else 0
+
+    def _do(self, ledger: Ledger, bar: RunBar, stopping: Stopping) -> None:
+        if self.ray is None:
+            engine = self.model.load()
+            with stopping.gently(), bar:
+                run(self.items, self.task, engine, ledger, bar.row, stopping)
+            return
+        from omnisift.batch.on_ray import cluster, run_on_ray
+
+        gpus = float(self.model.device.startswith("cuda"))
+        load: Callable[[], Any] = self.model.load
+        with cluster(self.ray, self.workers), stopping.gently(), bar:
+            run_on_ray(self.items, self.task, load, ledger, bar.row, stopping, workers=self.workers, gpus=gpus)
