@@ -25,7 +25,7 @@ class Claim:
     def __init__(self, ledger: Path) -> None:
         self.path = ledger.with_name(ledger.name + ".run")
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        _lock(self._file, ledger)
+        self._lock(ledger)
         first, _, rest = os.pread(self._file, os.fstat(self._file).st_size, 0).decode(errors="replace").partition("\n")
         self.settings: dict[str, Any] | None = _parsed(first)
         """Of the run that the file belongs to; None for a new one."""
@@ -52,20 +52,25 @@ class Claim:
         os.pwrite(self._file, line, self._behind)
         os.ftruncate(self._file, self._behind + len(line))
 
-    def close(self) -> None:
-        """Nothing in hand; the lock is free."""
-        self.hold(None)
+    def close(self, forget: bool = False) -> None:
+        """Nothing in hand; the lock is free. ``forget`` deletes the file of a run that has come to nothing."""
+        if forget:
+            self.path.unlink()
+        else:
+            self.hold(None)
         os.close(self._file)
 
+    def _lock(self, ledger: Path) -> None:
+        import fcntl
 
-def _lock(file: int, ledger: Path) -> None:
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        raise UsageError(f"another process is writing {ledger}; wait for it, or name another --out") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The file may have been deleted between opening and locking: then the lock would keep nobody out.
+            if not os.path.samestat(os.fstat(self._file), self.path.stat()):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError):
+            os.close(self._file)
+            raise UsageError(f"another process is writing {ledger}; wait for it, or name another --out") from None
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

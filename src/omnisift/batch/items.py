@@ -36,8 +36,10 @@ def items_of(source: Path, question: str | None = None, questions: Path | None =
             `omnisift make-dataset` writes; a clip may be asked several.
 
     Raises:
-        UsageError: also a question about a clip that is not there, or a clip without one.
+        UsageError: also an empty question, one about a clip that is not there, or a clip without one.
     """
+    if question is not None and not question.strip():
+        raise UsageError("the question is empty; ask something in plain words")
     root, names = clips_of(source)
     # Not resolved: a link keeps the name that the user sees.
     paths = {name: Path(root.absolute(), name) for name in names}
@@ -58,7 +60,7 @@ def _questions(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {name: [] for name in names}
     for where, row in _rows(path):
         clip = row.get("clip", row.get("file_name"))
-        if clip not in found:
+        if not isinstance(clip, str) or clip not in found:
             raise UsageError(f"{where}: 'clip' is {clip!r}, which is not among the clips of this run")
         found[clip] += _asked(row, where)
     without = [name for name in names if not found[name]]
@@ -83,7 +85,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _asked(row: dict[str, Any], where: str) -> list[str]:
     pairs = row.get("qa", [row])
-    texts = [pair.get("question") if isinstance(pair, dict) else None for pair in pairs if isinstance(pairs, list)]
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+    texts = [pair.get("question") for pair in pairs if isinstance(pair, dict)] if isinstance(pairs, list) else []
+    if not texts or len(texts) < len(pairs) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UsageError(f"{where}: needs a 'question' in plain words, or a list 'qa' of such")
     return [str(text) for text in texts]

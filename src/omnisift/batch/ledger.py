@@ -20,7 +20,7 @@ from omnisift.errors import UsageError
 
 
 class Ledger:
-    """The open results of a run; a context manager, which holds the lock.
+    """The open results of a run; a context manager, which holds the lock. Left without a row, it leaves no file.
 
     Args:
         path: the ``.jsonl`` file, begun if it isn't there.
@@ -43,7 +43,7 @@ class Ledger:
             try:
                 self._open(json.loads(json.dumps(settings)), retry_errors)
             except BaseException:
-                self.claim.close()
+                self.claim.close(forget=self.claim.settings is None)
                 raise
 
     def _open(self, settings: dict[str, Any], retry_errors: bool) -> None:
@@ -70,7 +70,10 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._file)
-        self.claim.close()
+        empty = not self._questions
+        if empty:
+            self.path.unlink()
+        self.claim.close(forget=empty)
 
     def __contains__(self, key: str) -> bool:
         return key in self._questions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +46,12 @@ class Run:
 
         stopping = Stopping(tell)
         with stopping.watching(), Ledger(self.out, self.settings, self.retry_errors) as ledger:
-            missing = ledger.missing(self.items)
+            missing, total = len(ledger.missing(self.items)), len(self.items)
+            if missing < total:
+                tell(f"{total - missing} of {total} rows are in {self.out}")
             if missing:
-                total = len(self.items)
-                tell(f"{total - len(missing)} of {total} rows are in {self.out}" if len(missing) < total else "loading")
-                self._do(ledger, RunBar(console, self.task.name, total, total - len(missing), quiet), stopping)
+                with RunBar(console, self.task.name, total, total - missing, quiet) as bar:
+                    self._do(ledger, bar, stopping)
             if stopping():
                 tell(f"stopped; {len(ledger.missing(self.items))} rows are missing: the same command goes on")
             return ledger.summary, stopping.code if stopping() else 0
@@ -59,12 +59,15 @@ class Run:
     def _do(self, ledger: Ledger, bar: RunBar, stopping: Stopping) -> None:
         if self.ray is None:
             engine = self.model.load()
-            with stopping.gently(), bar:
+            bar.begin()
+            with stopping.gently():
                 run(self.items, self.task, engine, ledger, bar.row, stopping)
             return
         from omnisift.batch.on_ray import cluster, run_on_ray
 
         gpus = float(self.model.device.startswith("cuda"))
-        load: Callable[[], Any] = self.model.load
-        with cluster(self.ray, self.workers), stopping.gently(), bar:
-            run_on_ray(self.items, self.task, load, ledger, bar.row, stopping, workers=self.workers, gpus=gpus)
+        with cluster(self.ray, self.workers), stopping.gently():
+            bar.begin()
+            run_on_ray(
+                self.items, self.task, self.model.load, ledger, bar.row, stopping, workers=self.workers, gpus=gpus
+            )

@@ -33,7 +33,7 @@ class RunBar:
         failures = TextColumn("{task.fields[failures]}", style="red")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
         self._progress = Progress(*columns, failures, console=console, disable=quiet or not console.is_terminal)
-        self._task = self._progress.add_task(what, total=total, completed=done, failures="")
+        self._task = self._progress.add_task("loading", total=total, completed=done, failures="")
 
     def __enter__(self) -> RunBar:
         self._progress.start()
@@ -41,6 +41,11 @@ class RunBar:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def begin(self) -> None:
+        """The model is there: rates count from now on."""
+        self._begin = time.monotonic()
+        self._progress.update(self._task, description=self._what)
 
     def tell(self, line: str) -> None:
         """A line above the bar."""
