@@ -57,6 +57,16 @@ class Fake(Engine):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+class Self:
+    """Loads an engine that is there, in whichever process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __call__(self) -> Engine:
+        return self.engine
+
+
 def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -69,7 +79,7 @@ def start(out: Path, **arguments: object) -> subprocess.Popen[bytes]:
 
 
 def main(out: str, count: int, seconds: float = 0.0, log: str | None = None, limit: int | None = None,
-         piecemeal: bool = False, bad: dict[str, str] | None = None) -> None:  # fmt: skip
+         piecemeal: bool = False, bad: dict[str, str] | None = None, ray: str | None = None) -> None:  # fmt: skip
     """A run of the fake engine. ``piecemeal`` writes lines in slow pieces, so that a kill finds torn ones."""
     if limit is not None:
         import resource
@@ -78,6 +88,12 @@ def main(out: str, count: int, seconds: float = 0.0, log: str | None = None, lim
     if piecemeal:
         ledger_module._write_all = slow_write
     engine = Fake(Path(log) if log else None, seconds, {int(n): how for n, how in (bad or {}).items()})
+    if ray is not None:
+        from omnisift.batch.on_ray import cluster, run_on_ray
+
+        with Ledger(Path(out), SETTINGS) as ledger, cluster(ray, 2):
+            run_on_ray(items(count), Question(), Self(engine), ledger)
+        return
     with Ledger(Path(out), SETTINGS) as ledger:
         run(items(count), Question(), engine, ledger)
 
@@ -89,4 +105,6 @@ def slow_write(file: int, data: bytes, place: int) -> None:
 
 
 if __name__ == "__main__":
+    from tests.batch.fakes import main  # by this name, Ray's workers find what is sent to them
+
     main(**json.loads(sys.argv[1]))

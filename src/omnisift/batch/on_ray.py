@@ -8,14 +8,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.annotations import RayDeprecationWarning
 
+from omnisift import errors
 from omnisift.batch.engine import Engine
 from omnisift.batch.items import Item
 from omnisift.batch.ledger import Ledger
@@ -25,19 +30,25 @@ from omnisift.errors import EngineLost, UsageError
 
 BLOCKS = 10_000
 """Most pieces that Ray's scheduler is given. Up to so many clips, each travels alone and is on the disk once done."""
-RETRIES = 2
-"""How often a clip is tried again when a worker dies over it."""
+RETRIES = 1
+"""How often Ray tries a clip again when its worker died."""
+ROUNDS = 2
+"""A clip that is missing after one round may be a bystander: another clip killed the worker. It gets a second one."""
 
 
 class Worker:
-    """One process of the cluster, with the model in it."""
+    """One process of the cluster, with the model in it. An engine that can't be loaded is told instead of rows."""
 
     def __init__(self, load: Callable[[], Engine], task: Task) -> None:
-        self.engine, self.task = load(), task
+        self.task, self.refused = task, None
+        try:
+            self.engine = load()
+        except errors.OmniSiftError as error:
+            self.refused = [type(error).__name__, str(error)]
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Items in, rows out, both as JSON: rows differ in their fields, and Ray's tables would make them alike."""
-        return {"row": [json.dumps(self._do(_item(text))) for text in batch["item"]]}
+        return {"row": [json.dumps(self.refused or self._do(_item(text))) for text in batch["item"]]}
 
     def _do(self, item: Item) -> Row:
         outcome = do(item, self.task, self.engine)
@@ -48,10 +59,11 @@ class Worker:
 
 @contextmanager
 def cluster(address: str, workers: int) -> Iterator[None]:
-    """Connected to the Ray cluster at ``address``; ``local`` starts one on this machine, and ends it afterwards.
+    """Connected to a Ray cluster: ``local`` starts one on this machine and ends it afterwards, ``auto`` finds the one
+    that this machine is part of, ``HOST:PORT`` is the address of a head.
 
     Raises:
-        UsageError: nothing answers at the address.
+        UsageError: another address, or nothing there.
     """
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
@@ -60,15 +72,30 @@ def cluster(address: str, workers: int) -> Iterator[None]:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         ray.init(address="local", num_cpus=workers + 2, include_dashboard=False, **quiet)
     else:
+        if address != "auto":
+            _check_reachable(address)
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UsageError(f"no Ray cluster at {address!r} ({reason}); start one, or give --ray local") from None
     try:
-        yield
+        # Ray prints to stdout what befell its workers; there the answer belongs.
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"--ray takes local, auto or HOST:PORT, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"no Ray cluster at {address!r} ({error}); start one, or give --ray local") from None
 
 
 def run_on_ray(
@@ -90,53 +117,68 @@ def run_on_ray(
         gpus: GPUs of each worker.
 
     Raises:
-        EngineLost: no worker could begin, or no clip came back.
+        EngineLost: no clip came back. OmniSiftError: as ``load`` raised it in a worker.
     """
     missing = {item.id: item for item in ledger.missing(items)}
-    if not missing:
-        return
-    came = False
-    for row in _rows(list(missing.values()), task, load, workers, gpus):
+
+    def add(row: Row) -> None:
         ledger.add(row)
         finished(row)
-        del missing[row["id"]]
-        came = True
-        if stop():
-            return
-    if not came:
-        raise EngineLost("no clip came back from any worker; look into Ray's logs, then run the same command again")
-    for item in missing.values():
-        message = f"every worker that tried this clip died, {1 + RETRIES} in all; it was left out"
-        row = failed(item, {"type": "WorkerDied", "message": message})
-        ledger.add(row)
-        finished(row)
+        missing.pop(row["id"])
+
+    for number in range(ROUNDS):
+        before = len(missing)
+        for row in _rows(list(missing.values()), task, load, workers, gpus):
+            add(row)
+            if stop():
+                return
+        if number == 0 and missing and len(missing) == before:
+            raise EngineLost("no clip came back from any worker; look into Ray's logs, then run the same command again")
+    for item in list(missing.values()):
+        message = f"each of the {ROUNDS * (1 + RETRIES)} workers that tried this clip died; it was left out"
+        add(failed(item, {"type": "WorkerDied", "message": message}))
 
 
-def _rows(
-    items: list[Item], task: Task, load: Callable[[], Engine], workers: int, gpus: float
-) -> Iterator[Row]:  # fmt: skip
+def _rows(items: list[Item], task: Task, load: Callable[[], Engine], workers: int, gpus: float) -> Iterator[Row]:
     """Rows as they are done. Those of a clip that workers die over don't come."""
+    if not items:
+        return
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = -1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     texts = [{"item": _text(item)} for item in items]
-    data = ray.data.from_items(texts, override_num_blocks=min(len(texts), BLOCKS)).map_batches(
-        Worker,
-        fn_constructor_args=(load, task),
-        batch_size=1,
-        compute=ActorPoolStrategy(size=min(workers, len(texts))),
-        num_cpus=1,
-        num_gpus=gpus,
-        max_task_retries=RETRIES,
-    )
+    with warnings.catch_warnings():
+        # Without a limit a clip that kills its worker would be tried for ever. Ray 2.60 is told so by an argument that
+        # it calls deprecated, and names no other.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        data = ray.data.from_items(texts, override_num_blocks=min(len(texts), BLOCKS)).map_batches(
+            Worker,
+            fn_constructor_args=(load, task),
+            batch_size=1,
+            # One clip at a time: those that wait behind a deadly one would die with it.
+            compute=ActorPoolStrategy(size=min(workers, len(texts)), max_tasks_in_flight_per_actor=1),
+            num_cpus=1,
+            num_gpus=gpus,
+            max_task_retries=RETRIES,
+        )
     try:
         for batch in data.iter_batches(batch_size=None, prefetch_batches=0):
-            yield from map(json.loads, batch["row"])
+            for text in batch["row"]:
+                yield _row(text)
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise EngineLost(f"the workers could not go on ({reason}); run the same command again") from error
+
+
+def _row(text: str) -> Row:
+    """The row; or the error with which a worker could not load its engine."""
+    row = json.loads(text)
+    if isinstance(row, list):
+        kind, message = row
+        raise getattr(errors, kind)(message)
+    return dict(row)
 
 
 def _text(item: Item) -> str:
