@@ -27,6 +27,13 @@ CLIPS = 60
 WORKER = re.compile(r"ray::MapWorker")
 
 
+@pytest.fixture(autouse=True)
+def own_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All processes of a cluster must show the same; without one Ray would put one into the user's home."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ray") / "clips"
@@ -101,7 +108,7 @@ def test_killed_and_run_again_it_goes_on(folder: Path, alone: list[dict], tmp_pa
 
 
 @pytest.fixture
-def two_machines() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def two_machines(own_token: None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address of a head that works nothing, and a node of a worker, beside another such."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -122,6 +129,8 @@ def two_machines() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 def end(node: subprocess.Popen[bytes]) -> None:
     """A machine goes down: all its processes at once."""
+    if node.poll() is not None:
+        return
     processes = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
     for process in processes:
         if process.is_running():

@@ -79,12 +79,12 @@ def cluster(address: str, workers: int) -> Iterator[None]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UsageError(f"no Ray cluster at {address!r} ({reason}); start one, or give --ray local") from None
-    try:
-        # Ray prints to stdout what befell its workers; there the answer belongs.
-        with redirect_stdout(sys.stderr):
+    # Ray prints to stdout what befell its workers; there the answer belongs.
+    with redirect_stdout(sys.stderr):
+        try:
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:
