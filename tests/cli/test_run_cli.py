@@ -25,12 +25,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def omnisift(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def omnisift(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["omnisift", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
-        out = capsys.readouterr()
+        out = capfd.readouterr()
         return int(stop.value.code or 0), out.out, out.err
 
     return call
@@ -40,12 +40,12 @@ def test_captions_of_a_folder(omnisift, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
     code, said, _ = omnisift("run", folder, "--task", "caption", "--out", out, "--limit", 3)
     assert code == 0
-    assert "3 of 3 rows, 2 answers, 1 failed" in said
+    assert "3 rows, 2 answers, 1 failed" in said
     assert "failed: bad.mp4" in said
     code, said, _ = omnisift("run", folder, "--task", "caption", "--out", out, "--json")
     summary = json.loads(said)
     assert code == 0
-    assert (summary["wanted"], summary["done"], summary["failed"]) == (5, 3, 2)
+    assert (summary["wanted"], summary["missing"], summary["done"], summary["failed"]) == (5, 0, 3, 2)
     assert summary["errors"] == {"NotMedia": 1, "NotFound": 1}
     assert summary["retained_ratio"] == pytest.approx(63 / 246, abs=1e-6)
     found = {row["id"]: row for row in rows(out)}
@@ -91,6 +91,7 @@ def test_a_signal_finishes_the_clip_and_a_second_drops_it(
     found, _, said = omnisift(*command)
     assert found == code
     assert "after the clip in hand" in said
+    assert ("rows are missing: the same command goes on" in said) == (how == "signal")
     assert len(rows(tmp_path / "a.jsonl")) == kept
     monkeypatch.setattr(ModelSettings, "load", lambda self: Fake2())
     assert omnisift(*command)[0] == 0

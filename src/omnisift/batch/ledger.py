@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,7 +39,7 @@ class Ledger:
         self.summary = Summary()
         self._questions: dict[str, str | None] = {}
         self._part = path.with_name(path.name + ".part")
-        with _refusal(path):
+        with _refusals(path):
             self.claim = Claim(path)
             try:
                 self._open(json.loads(json.dumps(settings)), retry_errors)
@@ -99,7 +100,7 @@ class Ledger:
         if row["id"] in self:
             raise ValueError(f"{row['id']} has a row already")
         line = _line(row)
-        with _refusal(self.path):
+        with _refusals(self.path):
             try:
                 _write_all(self._file, line, self._end)
                 os.fsync(self._file)
@@ -177,17 +178,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(file)
 
 
-class _refusal:  # noqa: N801  reads as a statement
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
     """What the system refuses becomes one line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise UsageError(
-                f"can't write {self.path} ({error.strerror}); free space or rights, then run again"
-            ) from error
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"can't write {path} ({error.strerror}); free space or rights, then run again") from error

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from omnisift.cli.quiet import hush_libraries
 from omnisift.errors import UsageError
 
 
@@ -75,12 +74,13 @@ def run(
     )
     settings.check()
     items = items_of(source, question, questions)[:limit]
-    hush_libraries()
     job = Run(source, items, work, settings, out, retry_errors, on_ray, workers)
-    summary, code = job.go(console_for(stderr=True), quiet=as_json)
+    summary, missing, code = job.go(console_for(stderr=True), quiet=as_json)
     if as_json:
-        typer.echo(json.dumps({"out": str(out), "task": task, "wanted": len(items)} | summary.to_dict()))
+        typer.echo(
+            json.dumps({"out": str(out), "task": task, "wanted": len(items), "missing": missing} | summary.to_dict())
+        )
     else:
-        show_run(console_for(stderr=False), out, len(items), summary)
+        show_run(console_for(stderr=False), out, missing, summary)
     if code or (strict and summary.failed):
         raise typer.Exit(code or 1)

@@ -68,13 +68,14 @@ class RunBar:
         return f"{self._what}: {self._done} of {self._total}{failed}, {_rate(rate)}, {left / 60:.0f} min left"
 
 
-def show_run(console: Console, out: Path, total: int, summary: Summary) -> None:
+def show_run(console: Console, out: Path, missing: int, summary: Summary) -> None:
     """What the whole file adds up to, earlier sessions included, and the first failures by name."""
 
     def tell(text: Text) -> None:
         console.print(text, soft_wrap=True)
 
-    tell(Text(f"{out}: {summary.rows} of {total} rows, {summary.done} answers, {summary.failed} failed"))
+    left = f", {missing} still missing" if missing else ""
+    tell(Text(f"{out}: {summary.rows} rows, {summary.done} answers, {summary.failed} failed{left}"))
     if summary.tokens:
         share = 100 * summary.kept / summary.tokens
         each = summary.seconds / summary.rows

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -12,9 +13,8 @@ from typing import Any
 class Stopping:
     """What a signal does. Outside of `gently` it ends the command at once, with exit code 128 + signal."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._gentle = False
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet, self._gentle = quiet, False
         self.signal: int | None = None
         """The first signal that came."""
 
@@ -56,4 +56,5 @@ class Stopping:
         first, self.signal = self.signal is None, self.signal or number
         if not (self._gentle and first):
             raise SystemExit(self.code)
-        self._tell("stopping after the clip in hand; once more drops it")
+        if not self._quiet:  # straight to the file: the console may be in the middle of a line
+            os.write(2, b"\nstopping after the clip in hand; once more drops it\n")
