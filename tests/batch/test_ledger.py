@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,14 @@ def test_a_file_of_someone_else_stays(out: Path) -> None:
 def test_no_place_to_write(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="folder"):
         Ledger(tmp_path / name, SETTINGS)
+
+
+def test_a_device_is_no_place_for_results(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="no file"):
+        Ledger(pipe, SETTINGS)
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_errors_can_be_tried_again(out: Path) -> None:

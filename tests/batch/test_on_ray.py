@@ -162,10 +162,19 @@ def test_a_clip_that_kills_workers_is_given_up_and_no_other_with_it(tmp_path: Pa
     }
 
 
+def test_deadly_clips_that_are_left_alone_get_their_rows_too(tmp_path: Path) -> None:
+    out = tmp_path / "a.jsonl"
+    assert start(out, count=1).wait(60) == 0
+    again = start(out, count=4, bad={"1": "deadly", "2": "deadly", "3": "deadly"}, ray="local")  # more than workers
+    assert again.wait(300) == 0, again.stderr.read()
+    assert [row.get("error", {}).get("type") for row in rows(out)] == [None, *["WorkerDied"] * 3]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (["--ray", "local", "--model", "no/such"], "CheckpointError: can't load a model named 'no/such'"),
+        (["--ray", "local", "--device", "cuda"], "UsageError: no machine of this Ray cluster has a GPU"),
         (["--ray", "127.0.0.1:9"], "UsageError: no Ray cluster at '127.0.0.1:9'"),
         (["--ray", "nonsense"], "UsageError: --ray takes local, auto or HOST:PORT"),
     ],

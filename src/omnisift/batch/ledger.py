@@ -33,8 +33,8 @@ class Ledger:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], retry_errors: bool = False) -> None:
-        if path.is_dir() or not path.parent.is_dir():
-            raise UsageError(f"{path} is a folder or lies in none; name a file in a folder that is there")
+        if (path.exists() and not path.is_file()) or not path.parent.is_dir():
+            raise UsageError(f"{path} is no file or lies in no folder; name a file in a folder that is there")
         self.path = path
         self.summary = Summary()
         self._questions: dict[str, str | None] = {}

@@ -35,6 +35,9 @@ RETRIES = 1
 ROUNDS = 2
 """A clip that is missing after one round may be a bystander: another clip killed the worker. It gets a second one."""
 
+PROBE = "well?"
+"""Sent along as an item. Whoever returns it could load the model: then it is the clips that keep others away."""
+
 
 class Worker:
     """One process of the cluster, with the model in it. An engine that can't be loaded is told instead of rows."""
@@ -48,10 +51,12 @@ class Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Items in, rows out, both as JSON: rows differ in their fields, and Ray's tables would make them alike."""
-        return {"row": [json.dumps(self.refused or self._do(_item(text))) for text in batch["item"]]}
+        return {"row": [json.dumps(self.refused or self._do(text)) for text in batch["item"]]}
 
-    def _do(self, item: Item) -> Row:
-        outcome = do(item, self.task, self.engine)
+    def _do(self, text: str) -> Row | None:
+        if text == PROBE:
+            return None
+        outcome = do(_item(text), self.task, self.engine)
         if outcome.lost is not None:
             os._exit(1)  # a broken device: Ray starts a new process and tries the clip there
         return outcome.row
@@ -67,8 +72,8 @@ def cluster(address: str, workers: int) -> Iterator[None]:
     """
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
-        # Ray would report usage to its makers. Two CPUs more than workers: reading the list needs one as well, and
-        # without it all of them wait for ever.
+        # Ray would report usage to its makers. Two CPUs more than workers: tasks of Ray Data's own that find none have
+        # been seen to wait for ever.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         ray.init(address="local", num_cpus=workers + 2, include_dashboard=False, **quiet)
     else:
@@ -117,30 +122,35 @@ def run_on_ray(
         gpus: GPUs of each worker.
 
     Raises:
-        EngineLost: no clip came back. OmniSiftError: as ``load`` raised it in a worker.
+        EngineLost: nothing came back. UsageError: GPUs are asked for, and there is none.
+        OmniSiftError: as ``load`` raised it in a worker.
     """
     missing = {item.id: item for item in ledger.missing(items)}
+    if ray.cluster_resources().get("GPU", 0) < gpus:
+        raise UsageError("no machine of this Ray cluster has a GPU; give --device cpu, or start Ray with --num-gpus")
 
     def add(row: Row) -> None:
         ledger.add(row)
         finished(row)
         missing.pop(row["id"])
 
-    for number in range(ROUNDS):
-        before = len(missing)
+    alive = False
+    for _round in range(ROUNDS):
         for row in _rows(list(missing.values()), task, load, workers, gpus):
-            add(row)
+            alive = True
+            if row is not None:
+                add(row)
             if stop():
                 return
-        if number == 0 and missing and len(missing) == before:
-            raise EngineLost("no clip came back from any worker; look into Ray's logs, then run the same command again")
+    if missing and not alive:
+        raise EngineLost("nothing came back from any worker; look into Ray's logs, then run the same command again")
     for item in list(missing.values()):
         message = f"each of the {ROUNDS * (1 + RETRIES)} workers that tried this clip died; it was left out"
         add(failed(item, {"type": "WorkerDied", "message": message}))
 
 
-def _rows(items: list[Item], task: Task, load: Callable[[], Engine], workers: int, gpus: float) -> Iterator[Row]:
-    """Rows as they are done. Those of a clip that workers die over don't come."""
+def _rows(items: list[Item], task: Task, load: Callable[[], Engine], workers: int, gpus: float) -> Iterator[Row | None]:
+    """Rows as they are done; a None says that some worker is well. Rows of clips that workers die over don't come."""
     if not items:
         return
     context = DataContext.get_current()
@@ -148,7 +158,7 @@ def _rows(items: list[Item], task: Task, load: Callable[[], Engine], workers: in
     context.print_on_execution_start = False
     context.max_errored_blocks = -1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    texts = [{"item": _text(item)} for item in items]
+    texts = [{"item": PROBE}, *({"item": _text(item)} for item in items)]
     with warnings.catch_warnings():
         # Without a limit a clip that kills its worker would be tried for ever. Ray 2.60 is told so by an argument that
         # it calls deprecated, and names no other.
@@ -158,7 +168,7 @@ def _rows(items: list[Item], task: Task, load: Callable[[], Engine], workers: in
             fn_constructor_args=(load, task),
             batch_size=1,
             # One clip at a time: those that wait behind a deadly one would die with it.
-            compute=ActorPoolStrategy(size=min(workers, len(texts)), max_tasks_in_flight_per_actor=1),
+            compute=ActorPoolStrategy(size=min(workers, len(items)), max_tasks_in_flight_per_actor=1),
             num_cpus=1,
             num_gpus=gpus,
             max_task_retries=RETRIES,
@@ -172,13 +182,13 @@ def _rows(items: list[Item], task: Task, load: Callable[[], Engine], workers: in
         raise EngineLost(f"the workers could not go on ({reason}); run the same command again") from error
 
 
-def _row(text: str) -> Row:
-    """The row; or the error with which a worker could not load its engine."""
-    row = json.loads(text)
-    if isinstance(row, list):
-        kind, message = row
+def _row(text: str) -> Row | None:
+    """What a worker said; the error, if it could not load its engine."""
+    said: Row | list[str] | None = json.loads(text)
+    if isinstance(said, list):
+        kind, message = said
         raise getattr(errors, kind)(message)
-    return dict(row)
+    return said
 
 
 def _text(item: Item) -> str:
