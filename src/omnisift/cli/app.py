@@ -12,6 +12,7 @@ import typer
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
 from omnisift.cli.distill_commands import distill
 from omnisift.cli.export_commands import export
+from omnisift.cli.profile_commands import profile
 from omnisift.cli.quiet import hush_libraries
 from omnisift.cli.run_commands import run
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
@@ -169,6 +170,7 @@ def doctor(as_json: Json = False) -> None:
 
 app.command()(run)
 app.command()(methods)
+app.command()(profile)
 app.command("bench-quality")(bench_quality)
 app.command("bench-report")(bench_report)
 app.command()(train)
