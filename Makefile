@@ -119,7 +119,7 @@ $(RAY)/.installed: constraints.txt | $(VENV)/.installed
 	@rm -rf $(RAY); $(PIP) install -qq -c constraints.txt --target $(RAY) "$$(grep ^ray== constraints.txt | sed 's/ray/ray[data]/')"; touch $@
 
 test-ray: $(RAY)/.installed ## omnisift run over local Ray clusters: a worker, a machine, the driver killed
-	@echo "[test-ray] six local clusters, one after the other"
+	@echo "[test-ray] local clusters, one after the other"
 	@export PYTHONPATH=$(CURDIR)/$(RAY); \
 	$(PYTEST) -m ray --timeout 1800 tests/batch/test_on_ray.py $(ARGS)
 
