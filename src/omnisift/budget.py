@@ -66,6 +66,11 @@ class Budget:
             _check("retain_video", self.retain_video)
             _check("retain_audio", self.retain_audio)
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing may go."""
+        return all(rate in (None, 1) for rate in (self.retain, self.retain_video, self.retain_audio))
+
     def rates(self, n_video: int, n_audio: int) -> tuple[float, float]:
         """(kept share of video, kept share of audio) for one clip with so many tokens in its chunks.
 
