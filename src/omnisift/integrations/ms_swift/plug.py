@@ -1,4 +1,4 @@
-"""The compressor at the model that a trainer of ms-swift holds: attached while it trains or writes, checked each step."""
+"""The compressor at the model that ms-swift trains or asks: attached as long as it does, and checked at each step."""
 
 from __future__ import annotations
 

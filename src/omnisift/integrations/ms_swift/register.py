@@ -15,7 +15,7 @@ from swift.model.models.qwen import Qwen2_5OmniLoader
 from swift.template import register_template
 from swift.template.templates.qwen import Qwen2_5OmniTemplate, QwenTemplateMeta
 from torch import Tensor, nn
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from omnisift.errors import TrainingError
 from omnisift.integrations.ms_swift import MODEL_TYPE
