@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from torch import Tensor, nn
@@ -84,6 +85,19 @@ class Plug:
                 f"estimator {self._learner.estimator.name!r} asks several forward passes of each step, which ms-swift "
                 "does not make; take another (docs/estimators.md), or omnisift train"
             )
+
+
+def check_partners(found: int) -> None:
+    """Raise `TrainingError` unless as many processes train together as the launcher started (``WORLD_SIZE``).
+
+    ``found``: how many the trainer knows of. On a CPU ms-swift's do not join without ``--use_cpu``.
+    """
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if found != wanted:
+        raise TrainingError(
+            f"{wanted} processes should train together, but this one finds {found}: each would train a model of its "
+            "own; on a CPU add --use_cpu true --ddp_backend gloo"
+        )
 
 
 def refuse_whole(model: nn.Module) -> None:

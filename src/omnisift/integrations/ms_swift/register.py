@@ -19,7 +19,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from omnisift.errors import TrainingError
 from omnisift.integrations.ms_swift import MODEL_TYPE
-from omnisift.integrations.ms_swift.plug import Plug, refuse_whole
+from omnisift.integrations.ms_swift.plug import Plug, check_partners, refuse_whole
 from omnisift.integrations.ms_swift.selectors import give_selector
 from omnisift.integrations.ms_swift.settings import SOUND, SwiftSettings, check_sound
 
@@ -92,6 +92,7 @@ class SiftedTemplate(Qwen2_5OmniTemplate):  # type: ignore[misc]
                 "this run computes its loss apart from the model, on the uncut prompt: leave out --loss_scale, "
                 "--loss_type, --label_smoothing_factor, --enable_dft_loss, --enable_channel_loss and sequence parallel"
             )
+        check_partners(trainer.accelerator.num_processes)
         self._plug.begin(trainer.state.global_step / max(1, trainer.state.max_steps))
         outputs = super().compute_sft_loss(model, inputs, num_items_in_batch=num_items_in_batch, trainer=trainer)
         inputs["labels"], last = self._plug.end(inputs["input_ids"], inputs["labels"])
