@@ -104,7 +104,7 @@ test-dist: $(VENV)/.installed ## build the wheel, install it into an empty envir
 # ms-swift pins older Transformers and PEFT: they, and what else it brings, lie ahead of .venv on the path, which has PyTorch.
 swift-env: $(SWIFT)/.installed ## an environment for ms-swift beside .venv (a minute or two, 1 GB)
 
-$(SWIFT)/.installed: constraints-swift.txt $(VENV)/.installed
+$(SWIFT)/.installed: constraints-swift.txt | $(VENV)/.installed
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "constraints-swift.txt is for Python 3.11 or newer. Do: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "[swift-env] installing ms-swift and what it needs into $(SWIFT), versions from constraints-swift.txt"
