@@ -28,7 +28,7 @@ BENCHES := $(wildcard benchmarks/compress.py benchmarks/read.py benchmarks/impor
 MATRIX := .venv-matrix
 SWIFT := .venv-swift
 
-.PHONY: help setup demo test check test-matrix test-dist swift-env test-swift test-full bench bench-nano bench-quality bench-training bench-estimators bench-probe nano neutral docs dist verify-7b clean
+.PHONY: help setup demo test check test-slow test-matrix test-deepspeed test-dist swift-env test-swift test-full bench bench-nano bench-quality bench-training bench-estimators bench-probe nano neutral docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -77,9 +77,10 @@ check: $(VENV)/.installed ## formatting, lint, types, import directions
 	@echo "[check] mypy strict";  $(PY) -m mypy --no-error-summary
 	@echo "[check] import directions"; $(PYTEST) -q tests/test_imports.py
 
+# Suites that need something of their own have a target each.
 test-slow: $(VENV)/.installed
 	@echo "[test-slow] the suites marked slow"
-	@$(PYTEST) -m "slow and not dist and not swift" --timeout 1800 $(ARGS)
+	@$(PYTEST) -m "slow and not (dist or deepspeed or swift)" --timeout 1800 $(ARGS)
 
 # An older release of one dependency in its own folder, ahead of .venv on the path: nothing else is installed twice.
 # Transformers 5.19 has the old layout of Qwen2.5-Omni (constraints.txt holds the new one); PyAV 15 is what lmms-eval pins.
@@ -96,6 +97,19 @@ test-matrix: $(MATRIX)/transformers-5.19.0 $(MATRIX)/av-15.1.0 ## the suite on T
 $(MATRIX)/%: $(VENV)/.installed
 	@echo "[matrix] fetching $*"
 	@rm -rf $@ && spec=$*; $(PIP) install -qq --no-deps --target $@ "$${spec%-*}==$${spec##*-}"; touch $@
+
+# DeepSpeed compiles an extension the first time: it needs g++.
+DEEPSPEED := $(MATRIX)/deepspeed-0.19.8
+DEEPSPEED_NEEDS := einops==0.8.2 hjson==3.1.0 msgpack==1.2.4 ninja==1.13.2 py-cpuinfo==9.0.0
+
+$(DEEPSPEED): $(VENV)/.installed
+	@echo "[deepspeed] fetching DeepSpeed 0.19.8"
+	@rm -rf $@ && $(PIP) install -qq --no-deps --no-build-isolation --target $@ deepspeed==0.19.8 $(DEEPSPEED_NEEDS); touch $@
+
+test-deepspeed: $(DEEPSPEED) ## two processes under DeepSpeed ZeRO-2 on a CPU learn what one does
+	@echo "[deepspeed] ZeRO-2 through accelerate and recipes/accelerate/zero2.yaml"
+	@export PYTHONPATH=$(CURDIR)/$(DEEPSPEED) PATH=$(CURDIR)/$(DEEPSPEED)/bin:$$PATH; \
+	$(PYTEST) -m deepspeed --timeout 900 tests/training/distributed $(ARGS)
 
 test-dist: $(VENV)/.installed ## build the wheel, install it into an empty environment elsewhere, ask it a question
 	@echo "[test-dist] wheel and sdist, installed and used outside the checkout"
@@ -114,7 +128,7 @@ test-swift: $(SWIFT)/.installed ## the plugin for ms-swift: two LoRA steps, and 
 	@echo "[test-swift] ms-swift $$(sed -n 's/^ms_swift==//p' constraints-swift.txt)"
 	@PYTHONPATH=$(CURDIR)/$(SWIFT) $(PYTEST) -m swift --timeout 1800 tests/integrations $(ARGS)
 
-test-full: check test test-slow test-matrix test-dist test-swift docs ## everything: check, test, slow suites, matrix, wheel, swift, docs
+test-full: check test test-slow test-matrix test-deepspeed test-dist test-swift docs ## everything: check, test, slow suites, matrix, DeepSpeed, wheel, ms-swift, docs
 
 # --- measuring ---------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from omnisift import Modality, OmniSiftError, Selection, TokenStream, attach, fr
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.errors import UsageError
 from omnisift.pipeline import Pipeline, load
+from omnisift.pipeline.prompt import build_inputs, moved, read_for
 from omnisift.vgas import VGAS
 
 SETTINGS = {"35%": (0.67, 0.4), "25%": (0.77, 0.5)}
@@ -92,9 +93,16 @@ class Witness(OmniSiftCompressor):
         return found
 
 
+def inputs_of(pipeline: Pipeline, clip: Path) -> dict[str, Any]:
+    """At the sampling of the published results."""
+    processor = pipeline.host.processor
+    media = read_for(processor, clip, fps=2.0, max_frames=256, sampling="qwen")
+    return moved(build_inputs(processor, media, QUESTION), next(pipeline.host.thinker.parameters()))
+
+
 def prefill(pipeline: Pipeline, clip: Path, compressor: OmniSiftCompressor | None, rounds: int) -> dict[str, float]:
     """Median seconds and peak GB from processed inputs to the first token's logits."""
-    inputs = pipeline._inputs(pipeline._read(clip, 2.0, 256, None, "qwen"), QUESTION, None)
+    inputs = inputs_of(pipeline, clip)
     seconds = []
     torch.cuda.reset_peak_memory_stats()
     attachment = attach(pipeline.host.thinker, compressor) if compressor is not None else None
@@ -125,7 +133,7 @@ def verify(pipeline: Pipeline, clips: list[Path], released: Callable[..., Any], 
         for name, rho in SETTINGS.items():
             witness = Witness(inner.selector, rho, released).eval()
             with attach(pipeline.host.thinker, witness):
-                inputs = pipeline._inputs(pipeline._read(clip, 2.0, 256, None, "qwen"), QUESTION, None)
+                inputs = inputs_of(pipeline, clip)
                 pipeline.host.thinker.generate(**inputs, max_new_tokens=1, do_sample=False)
             plain = OmniSiftCompressor(from_rho(*rho), inner.selector).eval()
             result[clip.name][name] = {

@@ -92,6 +92,14 @@ def test_verify_counts_equal_and_different_decisions(verify_7b: ModuleType, tmp_
     assert witness.equal == (witness.tokens if same else witness.kept)
 
 
+def test_verify_asks_the_pipeline_about_a_clip(verify_7b: ModuleType, tmp_path: Path) -> None:
+    from omnisift.pipeline import load as load_pipeline
+
+    pipeline = load_pipeline("nano", retain=0.25)
+    inputs = verify_7b.inputs_of(pipeline, verify_7b.make_clip(tmp_path))
+    assert {"input_ids", "pixel_values_videos", "input_features"} <= inputs.keys()
+
+
 def test_verify_says_what_a_wrong_checkout_lacks(verify_7b: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"compression_units\.py"):
         verify_7b.import_released(tmp_path)

@@ -71,6 +71,13 @@ class Budget:
         """Whether nothing may go."""
         return all(rate in (None, 1) for rate in (self.retain, self.retain_video, self.retain_audio))
 
+    @property
+    def words(self) -> str:
+        """For reports: ``0.25``, or ``video 0.23, audio 0.5``."""
+        if self.retain is not None:
+            return f"{self.retain:g}"
+        return f"video {self.retain_video:g}, audio {self.retain_audio:g}"
+
     def rates(self, n_video: int, n_audio: int) -> tuple[float, float]:
         """(kept share of video, kept share of audio) for one clip with so many tokens in its chunks.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from omnisift.errors import CheckpointError, UsageError
+from omnisift.picture_score import PictureScore
 from omnisift.selector_attention import attend, attention_received, beside, split_heads
 from omnisift.selector_files import check_tensors, read_prefixed, refuse
 
@@ -45,6 +46,8 @@ class VGASConfig(PretrainedConfig):
       of an audio token is the log of the attention that it receives, averaged over heads and anchors. Logits are thus
       log-probabilities within the chunk; their order is the order of attention received.
 
+    ``picture`` adds a learned score for video tokens, which then takes STVP's place: our addition, off in the paper.
+
     ``layers`` of attention (table 8 has 3), each with its own weights and norm. From the second on, the refined audio
     tokens are the queries, and under "self" and "concat" the keys too. "direct" has one.
     """
@@ -59,10 +62,12 @@ class VGASConfig(PretrainedConfig):
         time_embedding: bool = False,
         guide: str = "cross",
         layers: int = 1,
+        picture: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         _check_layout(guide, layers)
+        self.picture = picture
         self.width = width
         self.hidden = hidden
         self.heads = heads
@@ -95,6 +100,7 @@ class VGAS(PreTrainedModel):
             self._add_layers(hidden)
         if config.time_embedding:
             self.time_embedding = nn.Embedding(STEPS, hidden)
+        self.picture = PictureScore(width) if config.picture else None
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _add_layers(self, hidden: int) -> None:
@@ -112,7 +118,7 @@ class VGAS(PreTrainedModel):
         """Departures from the paper's selector, for rows of a report: "" for none, else as in "time+self+3 layers"."""
         config = self.config
         parts = {"time": config.time_embedding, config.guide: config.guide != "cross"}
-        parts[f"{config.layers} layers"] = config.layers > 1
+        parts |= {f"{config.layers} layers": config.layers > 1, "picture": config.picture}
         return "+".join(name for name, there in parts.items() if there)
 
     def forward(
@@ -214,9 +220,10 @@ class VGAS(PreTrainedModel):
         hidden = tensors["v_proj.weight"].shape[0] if "v_proj.weight" in tensors else VGASConfig().hidden
         timed = "time_embedding.weight" in tensors
         layers = 1 + len({name.split(".")[1] for name in tensors if name.startswith("more_attn.")})
+        seen = any(name.startswith("picture.") for name in tensors)
         if hidden % heads:
             raise CheckpointError(f"{folder}: v_proj.weight has {hidden} rows, not a multiple of {heads} heads")
-        model = cls(VGASConfig(width=width, hidden=hidden, heads=heads, time_embedding=timed, layers=layers))
+        model = cls(VGASConfig(width, hidden, heads, timed, layers=layers, picture=seen))
         check_tensors(folder, tensors, model.state_dict())
         model.load_state_dict(tensors)
         nn.Module.to(model, dtype or tensors["v_proj.weight"].dtype)

@@ -170,8 +170,10 @@ def test_time_embedding_sees_when_a_token_is():
     audio = prompt.modality == Modality.AUDIO
     plain = run(prompt.stream(), Budget(retain=0.5)).scores[audio]
     timed = run(prompt.stream(), Budget(retain=0.5), selector(time_embedding=True)).scores[audio]
-    assert plain.unique().numel() == 1
+    # Which row of a product a token is decides its last bit on some processors.
+    torch.testing.assert_close(plain, plain[:1].expand_as(plain), rtol=1e-5, atol=0)
     assert timed.unique().numel() > 40
+    assert float(timed.max() - timed.min()) > 1e-4
 
 
 def test_no_gate_outside_training():

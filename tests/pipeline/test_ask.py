@@ -89,11 +89,13 @@ def test_the_model_is_untouched_between_questions(quarter: Pipeline, clip: Path)
 def test_stages_are_reported_and_timed(quarter: Pipeline, clip: Path) -> None:
     stages: list[str] = []
     answer = quarter.ask(clip, QUESTION, on_stage=stages.append)
-    assert [stages.index(name) for name in ("read", "process", "encode", "compress", "decode")] == sorted(
-        stages.index(name) for name in ("read", "process", "encode", "compress", "decode")
-    )
+    places = [stages.index(name) for name in ("read", "process", "encode_audio", "compress", "decode")]
+    assert places == sorted(places)
+    assert stages.index("process") < stages.index("encode_video") < stages.index("compress")
     seconds = answer.report.seconds
-    parts = (seconds.read, seconds.process, seconds.encode, seconds.compress, seconds.prefill, seconds.decode)
+    parts = (seconds.read, seconds.process, seconds.encode_video, seconds.encode_audio)
+    parts += (seconds.compress, seconds.prefill, seconds.decode)
+    assert answer.to_dict()["seconds"]["encode"] == seconds.encode == seconds.encode_video + seconds.encode_audio
     assert min(parts) > 0
     assert seconds.total == pytest.approx(sum(parts))
     assert answer.report.peak_memory_bytes > 2**20

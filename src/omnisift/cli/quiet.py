@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 
 def hush_libraries() -> None:
@@ -15,3 +16,9 @@ def hush_libraries() -> None:
     hf_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def hush_profiler() -> None:
+    """Keep torch's profiler from writing about itself to stderr. Heard only before torch is loaded."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

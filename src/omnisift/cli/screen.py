@@ -34,7 +34,8 @@ _STAGES = {
     "read": "reading the clip",
     "process": "preparing the prompt",
     "prefill": "reading the prompt",
-    "encode": "encoding",
+    "encode_video": "looking at the pictures",
+    "encode_audio": "listening to the sound",
     "compress": "compressing",
     "decode": "writing the answer",
 }

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
-from omnisift.chunks import AUDIO, FRAME0, FRAME1, steps_in_chunk
+from omnisift.chunks import AUDIO, steps_in_chunk
 from omnisift.compressors.base import Compressor
 from omnisift.compressors.blocks import Block, Layout, Rectangle
+from omnisift.compressors.pruning import prune_video
 from omnisift.compressors.tally import Tally
 from omnisift.errors import CompressorError
 from omnisift.estimators import make_estimator
-from omnisift.stvp import norms, saliency, spatial_similarity, temporal_similarity
 from omnisift.tokens import Selection, TokenStream
 
 if TYPE_CHECKING:
@@ -58,9 +58,10 @@ class OmniSiftCompressor(Compressor):
         """Anchors and audio scores block by block, then one mask."""
         layout = Layout(stream, counts, self._block_tokens(stream))
         steps = self._steps(stream)
+        picture = None if self.selector is None else self.selector.picture
         tally = Tally()
         for block in layout.blocks():
-            anchors = self._prune_video(stream.embeds, layout, block, tally)
+            anchors = prune_video(stream.embeds, layout, block, tally, self.score_dtype, picture)
             self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
         return tally.selection(stream)
 
@@ -73,28 +74,6 @@ class OmniSiftCompressor(Compressor):
             anchors = layout.chosen(picture.keep, block)
             self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
         return tally.selection(stream)
-
-    @torch.no_grad()  # a choice has no gradient: the selector passes it on to the anchors' embeddings
-    def _prune_video(self, embeds: Tensor, layout: Layout, block: Block, tally: Tally) -> Rectangle:
-        """Keep the least similar tokens of both frames; returns the visual anchors of the block."""
-        width = None if block.even else max(block.size[FRAME0], block.size[FRAME1])
-        frame0 = layout.rectangle(block, FRAME0, width)
-        first = self._cast(frame0.take(embeds))
-        norm = norms(first)
-        similarity = spatial_similarity(first, frame0.valid, norm)
-        tally.video.append((frame0.flat(len(embeds)), saliency(similarity).flatten()))
-        anchors = frame0.lowest(similarity, layout.kept(block, FRAME0), block.kept[FRAME0], block.even)
-        if block.size[FRAME1]:
-            frame1 = layout.rectangle(block, FRAME1, width)
-            similarity = torch.zeros(frame1.index.shape, device=embeds.device)  # sizes differ: all of it stays
-            if frame0.index.shape == frame1.index.shape:
-                similarity = temporal_similarity(first, self._cast(frame1.take(embeds)), norm)
-                compared = frame0.same_rows(frame1)
-                tally.video.append((frame1.flat(len(embeds), compared), saliency(similarity).flatten()))
-            kept = frame1.lowest(similarity, layout.kept(block, FRAME1), block.kept[FRAME1], block.even)
-            anchors = anchors.beside(kept)
-        tally.kept.append(anchors.flat(len(embeds)))
-        return anchors
 
     def _select_audio(
         self, embeds: Tensor, layout: Layout, block: Block, anchors: Rectangle, steps: Tensor | None, tally: Tally
@@ -132,9 +111,6 @@ class OmniSiftCompressor(Compressor):
         pair = anchors.take(embeds).to(dtype), audio.take(embeds).to(dtype)
         logits: Tensor = self.selector(*pair, anchors.some, *times, audio_valid=audio.some)
         return logits.float()
-
-    def _cast(self, x: Tensor) -> Tensor:
-        return x if self.score_dtype is None else x.to(self.score_dtype)
 
     def _steps(self, stream: TokenStream) -> Tensor | None:
         """[L] int64 on the device, or None if the selector does not ask for times."""

@@ -67,8 +67,15 @@ def load(
     host = load_host(model, device, dtype, attn)
     if compressor is None:
         return Pipeline(host, None)
-    vgas = load_selector(host, selector) if needs_selector(compressor) else None
-    return Pipeline(host, make_compressor(compressor, budget, selector=vgas, seed=seed))
+    return Pipeline(host, compressor_for(host, compressor, budget, selector, seed))
+
+
+def compressor_for(
+    host: Host, name: str, budget: Budget, selector: str | Path | None = None, seed: int = 0
+) -> Compressor:
+    """The method called ``name``, with the selector of ``host`` if it needs one; arguments as in `load`."""
+    vgas = load_selector(host, selector) if needs_selector(name) else None
+    return make_compressor(name, budget, selector=vgas, seed=seed)
 
 
 class Pipeline:
@@ -172,7 +179,7 @@ class Pipeline:
         return Report(
             model=self.host.name,
             compressor="none" if self.compressor is None else self.compressor.label,
-            retain="all" if self.compressor is None else _in_words(self.compressor.budget),
+            retain="all" if self.compressor is None else self.compressor.budget.words,
             tokens=tokens,
             seconds=seconds,
             source=source,
@@ -194,12 +201,6 @@ def _end_tokens(thinker: Any, processor: Any) -> dict[str, int]:
     if thinker.generation_config.eos_token_id is not None:
         return {}
     return {"eos_token_id": processor.tokenizer.eos_token_id, "pad_token_id": processor.tokenizer.pad_token_id}
-
-
-def _in_words(budget: Budget) -> str:
-    if budget.retain is not None:
-        return f"{budget.retain:g}"
-    return f"video {budget.retain_video:g}, audio {budget.retain_audio:g}"
 
 
 def _of_nanos_world(media: Media) -> bool:

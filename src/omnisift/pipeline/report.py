@@ -38,12 +38,18 @@ class Seconds:
     """Decode the file and scale the pictures."""
     process: float
     """Patches, mel spectrogram, prompt: the Hugging Face processor."""
-    encode: float
-    """Vision and audio encoders."""
+    encode_video: float
+    """The vision encoder."""
+    encode_audio: float
     compress: float
     prefill: float
     """First forward of the language model, without encoders and compression."""
     decode: float
+
+    @property
+    def encode(self) -> float:
+        """Vision and audio encoders."""
+        return self.encode_video + self.encode_audio
 
     @property
     def total(self) -> float:
@@ -103,5 +109,5 @@ class Answer:
         """One JSON-ready object: ``answer`` and ``retained_ratio`` first, then the report's fields."""
         report = asdict(self.report)
         report["tokens"]["prompt_kept"] = self.report.tokens.prompt_kept
-        report["seconds"]["total"] = self.report.seconds.total
+        report["seconds"] |= {"encode": self.report.seconds.encode, "total": self.report.seconds.total}
         return {"answer": self.text, "retained_ratio": round(self.report.retained_ratio, 6), **report}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-_ENCODERS = ("visual", "audio_tower")
+_ENCODERS = {"visual": "encode_video", "audio_tower": "encode_audio"}
 
 
 class Stopwatch:
@@ -24,7 +24,7 @@ class Stopwatch:
 
     def __init__(self, thinker: nn.Module, compressor: nn.Module | None, on_stage: Callable[[str], None] | None = None):
         self._thinker = thinker
-        self._stages: dict[str, list[nn.Module]] = {"encode": _encoders(thinker)}
+        self._stages = _encoders(thinker)
         if compressor is not None:
             self._stages["compress"] = [compressor]
         self._on_stage = on_stage or (lambda _stage: None)
@@ -33,7 +33,7 @@ class Stopwatch:
         self._started: dict[str, float] = {}
         self._forwards = 0
         self._before = 0.0
-        self.spent = {"encode": 0.0, "compress": 0.0, "prefill": 0.0, "decode": 0.0}
+        self.spent = dict.fromkeys((*_ENCODERS.values(), "compress", "prefill", "decode"), 0.0)
 
     def __enter__(self) -> Stopwatch:
         for stage, modules in self._stages.items():
@@ -76,7 +76,7 @@ class Stopwatch:
 
     def _inside(self) -> float:
         """Seconds of encoders and compressor so far: Transformers may encode before the forward or in it."""
-        return self.spent["encode"] + self.spent["compress"]
+        return sum(self.spent[stage] for stage in (*_ENCODERS.values(), "compress"))
 
     def _end_forward(self, *_: Any) -> None:
         self._forwards += 1
@@ -86,8 +86,14 @@ class Stopwatch:
             self._on_stage("decode")
 
 
-def _encoders(thinker: nn.Module) -> list[nn.Module]:
-    return [module for name, module in thinker.named_modules() if name.split(".")[-1] in _ENCODERS]
+def _encoders(thinker: nn.Module) -> dict[str, list[nn.Module]]:
+    """By stage; found by name, so in either layout of the host."""
+    found: dict[str, list[nn.Module]] = {stage: [] for stage in _ENCODERS.values()}
+    for name, module in thinker.named_modules():
+        stage = _ENCODERS.get(name.split(".")[-1])
+        if stage is not None:
+            found[stage].append(module)
+    return found
 
 
 def reset_peak_memory(device: torch.device) -> None:

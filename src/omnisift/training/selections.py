@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.budget import kept_count
+from omnisift.picture_score import PictureScore
 from omnisift.stvp import spatial_similarity, temporal_similarity
 from omnisift.training.forward import Kept
 from omnisift.vgas import VGAS
@@ -32,6 +33,19 @@ def stvp_scores(video: Tensor) -> Tensor:
     first, second = pairs[:, 0], pairs[:, 1]
     scores = -torch.stack([spatial_similarity(first), temporal_similarity(first, second)], dim=1)
     return scores.view(len(video), 2 * CHUNKS, PATCHES)
+
+
+def picture_scores(picture: PictureScore, video: Tensor) -> Tensor:
+    """[B, 96, D] -> [B, 6, 16]: logits of a learned score."""
+    pairs = video.view(-1, 2, PATCHES, video.shape[-1])
+    first, second = picture(pairs[:, 0], pairs[:, 1])
+    return torch.stack([first, second], dim=1).view(len(video), 2 * CHUNKS, PATCHES)
+
+
+@torch.no_grad()
+def video_scores(selector: VGAS, video: Tensor) -> Tensor:
+    """[B, 6, 16]: what ``selector`` ranks the picture by, its own score or STVP's."""
+    return stvp_scores(video) if selector.picture is None else picture_scores(selector.picture, video)
 
 
 def audio_saliency(audio: Tensor) -> Tensor:
@@ -87,7 +101,7 @@ def omnisift(selector: VGAS, retain: float) -> Select:
     """The method itself, as a function of the encoder outputs."""
 
     def select(video: Tensor, audio: Tensor) -> Kept:
-        scores = stvp_scores(video)
+        scores = video_scores(selector, video)
         return select_with(scores, selector_scores(selector, video, audio, scores, retain), retain)
 
     return select

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnisift.budget import kept_count
+from omnisift.picture_score import PictureScore
 from omnisift.straight_through import topk_mask
 from omnisift.training.bank import FeatureBank
 from omnisift.training.forward import Kept, run
@@ -27,10 +28,12 @@ from omnisift.training.selections import (
     Select,
     audio_saliency,
     omnisift,
+    picture_scores,
     select_with,
     selector_logits,
     stvp_scores,
     top,
+    video_scores,
 )
 from omnisift.training.settings import NanoSettings
 from omnisift.training.teacher import eager_attention, looked_at
@@ -41,14 +44,17 @@ ANCHOR_RETAINS = (0.35, 0.25, 0.15)
 """The selector sees the anchors of one of these each step, so that one set of weights serves all ratios."""
 
 
-def new_selector(width: int, time_embedding: bool, seed: int, guide: str = "cross", layers: int = 1) -> VGAS:
+def new_selector(
+    width: int, time_embedding: bool, seed: int, guide: str = "cross", layers: int = 1, picture: bool = False
+) -> VGAS:
     """VGAS in the released layout (hidden 512, 8 heads) or a variant of it, with or without our time embedding.
 
     The embedding starts as sines and cosines of the place in the chunk: sounds then lie near the frame they fall into
     from the first step, and the guidance by the picture is learned within 50 steps instead of several hundred.
     """
     torch.manual_seed(seed)
-    selector = VGAS(VGASConfig(width=width, time_embedding=time_embedding, guide=guide, layers=layers))
+    config = VGASConfig(width=width, time_embedding=time_embedding, guide=guide, layers=layers, picture=picture)
+    selector = VGAS(config)
     if time_embedding:
         weight = selector.time_embedding.weight
         turn = torch.exp(torch.linspace(math.log(2 * math.pi / 8), math.log(2 * math.pi / 200), weight.shape[1] // 2))
@@ -86,6 +92,32 @@ def teach(
     return targets / targets.amax(-1, keepdim=True).clamp(min=1e-6)
 
 
+def teach_picture(
+    model: Any, layout: Layout, writer: Writer, bank: FeatureBank, settings: NanoSettings, with_pointer_head: bool
+) -> Tensor:
+    """[N, 96] in 0..1: as `teach`, for the patches, and by attention alone."""
+    model.eval()
+    parts = []
+    with eager_attention(model):
+        for first in range(0, min(settings.teacher_clips, len(bank)), 16):
+            clips = list(range(first, min(first + 16, settings.teacher_clips, len(bank))))
+            random = np.random.default_rng((settings.seed, 4, first))
+            batch = make_batch(bank, clips, writer, 8, random, types=TYPE_WEIGHTS)
+            parts.append(looked_at(model, layout, batch, with_pointer_head, layout.video))
+    return torch.cat(parts)
+
+
+def distil_picture(picture: PictureScore, targets: Tensor, bank: FeatureBank, settings: NanoSettings) -> None:
+    """Train ``picture`` in place on the targets of `teach_picture`."""
+    optimizer = torch.optim.AdamW(picture.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    for step in range(settings.selector_steps):
+        rng = np.random.default_rng((settings.seed, 7, step))
+        clips = torch.from_numpy(rng.choice(len(targets), min(16, len(targets)), replace=False))
+        logits = picture_scores(picture, bank.video[clips].float()).flatten(1)
+        loss = F.binary_cross_entropy_with_logits(logits, targets[clips])
+        _step(optimizer, loss, picture, _rate(step, settings))
+
+
 def distil(selector: VGAS, targets: Tensor, bank: FeatureBank, settings: NanoSettings, blind: bool = False) -> None:
     """Train ``selector`` in place on the targets of `teach`; ``blind`` shows it another clip's picture (a control)."""
     optimizer = torch.optim.AdamW(selector.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
@@ -95,7 +127,7 @@ def distil(selector: VGAS, targets: Tensor, bank: FeatureBank, settings: NanoSet
         video, audio = bank.video[clips].float(), bank.audio[clips].float()
         video = video.roll(1, 0) if blind else video
         retain = ANCHOR_RETAINS[int(rng.integers(len(ANCHOR_RETAINS)))]
-        anchors = top(stvp_scores(video), kept_count(PATCHES, retain))
+        anchors = top(video_scores(selector, video), kept_count(PATCHES, retain))
         logits = selector_logits(selector, video, audio, anchors).flatten(1)
         loss = F.binary_cross_entropy_with_logits(logits, targets[clips])
         _step(optimizer, loss, selector, _rate(step, settings))
@@ -156,7 +188,7 @@ def _rate(step: int, settings: NanoSettings) -> float:
     return settings.selector_rate * min(1.0, (step + 1) / 20) * max(0.05, min(1.0, (steps - step) / (0.5 * steps)))
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, selector: VGAS, rate: float) -> None:
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, selector: nn.Module, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The selector's teacher: which sounds the full-token model itself looks at while it reads questions. No labels."""
+"""The selector's teacher: what the full-token model itself looks at while it reads questions. No labels."""
 
 from __future__ import annotations
 
@@ -28,8 +28,14 @@ def eager_attention(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def looked_at(model: Any, layout: Layout, batch: dict[str, Tensor], with_pointer_head: bool = False) -> Tensor:
-    """[B, 150] in 0..1: attention to the sound tokens from where each answer is due.
+def looked_at(
+    model: Any,
+    layout: Layout,
+    batch: dict[str, Tensor],
+    with_pointer_head: bool = False,
+    places: Tensor | None = None,
+) -> Tensor:
+    """[B, 150] in 0..1: attention to the sound tokens (or to ``places`` of the prompt) from where each answer is due.
 
     Averaged over all heads and layers, then the largest over the clip's questions, scaled to 1 per clip. Scaling
     each question by itself instead would lift those that look at nothing in particular. The one head that was trained
@@ -42,7 +48,7 @@ def looked_at(model: Any, layout: Layout, batch: dict[str, Tensor], with_pointer
     total, heads = torch.zeros(()), 0
     for number, weights in enumerate(out.attentions):
         chosen = [h for h in range(weights.shape[1]) if with_pointer_head or (number, h) != (MIDDLE, POINTER_HEAD)]
-        total = total + weights[:, chosen, out.prefix :].sum(1)[..., layout.audio]
+        total = total + weights[:, chosen, out.prefix :].sum(1)[..., layout.audio if places is None else places]
         heads += len(chosen)
     due = (batch["kind"] < CAPTION) & (batch["labels"] != IGNORE)
     best = (total / heads).masked_fill(~due[..., None], 0.0).amax(1)

@@ -1,4 +1,4 @@
-"""The accelerate configuration for GPUs is one that accelerate reads, and names classes that exist."""
+"""The configurations for GPUs are such as accelerate reads, and name classes that exist."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
-FILE = Path(__file__).parents[3] / "recipes" / "accelerate" / "fsdp2.yaml"
+FOLDER = Path(__file__).parents[3] / "recipes" / "accelerate"
+FILE = FOLDER / "fsdp2.yaml"
 
 
 def test_the_fsdp2_file_is_read_by_accelerate() -> None:
@@ -15,7 +16,15 @@ def test_the_fsdp2_file_is_read_by_accelerate() -> None:
     assert config.distributed_type == "FSDP"
     assert config.fsdp_config["fsdp_version"] == 2
     assert config.num_processes == 8
-    assert "Not run here: needs GPUs" in FILE.read_text(encoding="utf-8")
+    assert "not run here, needs GPUs" in FILE.read_text(encoding="utf-8")
+
+
+def test_the_zero2_file_is_read_by_accelerate() -> None:
+    config = load_config_from_file(str(FOLDER / "zero2.yaml"))
+    assert config.distributed_type == "DEEPSPEED"
+    assert config.deepspeed_config == {"zero_stage": 2}
+    assert config.num_processes == 8
+    assert "not run here, needs GPUs" in (FOLDER / "zero2.yaml").read_text(encoding="utf-8")
 
 
 def test_it_wraps_layers_that_the_host_has() -> None:

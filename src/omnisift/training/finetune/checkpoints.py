@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from omnisift.errors import CheckpointError
 from omnisift.training.finetune.sifted import Sifted
@@ -18,6 +21,8 @@ from omnisift.whole import whole_folder, write_whole
 logger = logging.getLogger(__name__)
 MARKER = "complete.json"
 LANGUAGE, ADAPTER, SELECTOR = "language", "adapter", "selector"
+SHARDS = "pytorch_model_fsdp_0"
+"""Folder in which accelerate puts the shards of a model under FSDP2."""
 
 
 def seal(folder: Path) -> None:
@@ -58,7 +63,13 @@ def save_weights(sifted: Sifted, folder: Path) -> None:
 
 
 def load_weights(sifted: Sifted, folder: Path) -> None:
-    """What `save_weights` wrote, into the same modules. Raises `CheckpointError` if something lacks."""
+    """What `save_weights` wrote, or FSDP2's shards, into the same modules.
+
+    Raises `CheckpointError` if something lacks.
+    """
+    if (folder / SHARDS).is_dir():
+        _load_shards(sifted, folder / SHARDS)
+        return
     thinker: Any = sifted.thinker
     if (folder / ADAPTER).is_dir():
         from peft import set_peft_model_state_dict
@@ -72,6 +83,17 @@ def load_weights(sifted: Sifted, folder: Path) -> None:
         if not (folder / SELECTOR).is_dir():
             raise CheckpointError(f"{folder} holds no selector; delete the folder, and the run starts before it")
         sifted.selector.load_state_dict(type(sifted.selector).from_pretrained(folder / SELECTOR).state_dict())
+
+
+def _load_shards(sifted: Sifted, folder: Path) -> None:
+    """Of any number of processes, into a model that is not sharded; needs no process group."""
+    state = {"model": sifted.state_dict()}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(state, checkpoint_id=folder, no_dist=True)
+    except (OSError, RuntimeError, CheckpointException) as error:
+        raise CheckpointError(f"{folder} can't be read: {str(error).splitlines()[0]}; delete its checkpoint") from None
 
 
 def save_model(sifted: Sifted, processor: Any, folder: Path, dtype: torch.dtype) -> None:

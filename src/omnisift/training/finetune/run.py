@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+from omnisift.errors import CheckpointError
 from omnisift.training.data import ClipCache, Collator, Reading, load_samples
 from omnisift.training.finetune.building import build
 from omnisift.training.finetune.checkpoints import load_weights, newest, save_model
-from omnisift.training.finetune.guards import SelectorGuard, check_world
+from omnisift.training.finetune.guards import SelectorGuard, asks, check_sharding, check_world
 from omnisift.training.finetune.recipe import TrainRecipe, keep_recipe
+from omnisift.training.finetune.sifted import Sifted
 from omnisift.training.finetune.trainer import Journal, SiftTrainer, Terminate
 
 logger = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
     if not progress:
         trainer.remove_callback(ProgressCallback)
     check_world(recipe.processes)
+    check_sharding(trainer.is_deepspeed_enabled, trainer.is_fsdp_enabled)
     begin = time.monotonic()
     if checkpoint is not None and step >= planned_steps(recipe, len(samples)):
         load_weights(sifted, checkpoint)  # killed before the model was written; the host would take one step more
@@ -98,8 +101,20 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
         step = trainer.state.global_step
         finished = step >= trainer.state.max_steps
     if finished and trainer.is_world_process_zero():
-        save_model(sifted, host.processor, out / "model", torch.bfloat16 if recipe.in_bfloat16 else torch.float32)
+        whole = gathered(recipe) if trainer.is_fsdp_enabled else sifted
+        save_model(whole, host.processor, out / "model", torch.bfloat16 if recipe.in_bfloat16 else torch.float32)
     return _report(recipe, step, trainer.skipped, len(samples), finished, time.monotonic() - begin)
+
+
+def gathered(recipe: TrainRecipe) -> Sifted:
+    """What a run under FSDP2 learned, in one piece on the CPU: read from the shards of its last checkpoint."""
+    kind = "bfloat16" if recipe.in_bfloat16 else "float32"
+    _, sifted = build(replace(recipe, device="cpu", dtype=kind))
+    last = newest(Path(recipe.out))
+    if last is None:
+        raise CheckpointError(f"{recipe.out} holds no whole checkpoint to take the model from; run the command again")
+    load_weights(sifted, last)
+    return sifted
 
 
 def planned_steps(recipe: TrainRecipe, samples: int) -> int:
@@ -134,7 +149,7 @@ def arguments(recipe: TrainRecipe) -> TrainingArguments:
         dataloader_pin_memory=not on_cpu,
         ddp_find_unused_parameters=True,
         ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
-        use_cpu=on_cpu,
+        use_cpu=on_cpu and not asks("DEEPSPEED"),  # told that it is on a CPU, accelerate leaves DeepSpeed out
         bf16=recipe.in_bfloat16,
     )
 

@@ -40,6 +40,12 @@ class SiftTrainer(Trainer):
         """Samples that the collator left out, in whichever process it ran, and why."""
         self._noted: dict[str, list[float]] = defaultdict(list)
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The host's, and a look at the gradients before they are clipped."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self.guard.look()
+        return loss
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -105,10 +111,14 @@ class SiftTrainer(Trainer):
         save_weights(self.sifted, Path(output_dir or str(self.args.output_dir)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.sifted, Path(resume_from_checkpoint))
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # each process its shards
+        else:
+            load_weights(self.sifted, Path(resume_from_checkpoint))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process writes files of its own
         if self.args.should_save:
             seal(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 

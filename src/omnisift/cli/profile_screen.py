@@ -1,0 +1,155 @@
+"""What `omnisift profile` shows: a table each for time, memory and FLOPs, the ways beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from omnisift.profiling.table7 import PAPER
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from omnisift.profiling.analytic import Count
+    from omnisift.profiling.measure import Cost, Profile
+    from omnisift.profiling.shape import PromptShape
+    from omnisift.profiling.table7 import Reading
+
+_NAMES = {
+    "read": "read",
+    "process": "prepare",
+    "encode_video": "encode video",
+    "encode_audio": "encode audio",
+    "compress": "compress",
+    "prefill": "LLM prefill",
+    "decode": "decode",
+}
+_SECONDS = ((1.0, "s"), (1e-3, "ms"))
+_BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"))
+_FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+
+Row = tuple[str, Sequence[float | None]]
+"""What is measured, and the value of each way, the full one first."""
+
+
+def show_profile(console: Console, profile: Profile) -> None:
+    """Tokens, then time, memory and FLOPs by stage, energy, and how all of it was measured."""
+    costs = profile.costs
+    report, ways = costs[0].answer.report, [cost.retain for cost in costs]
+    source = report.source
+    console.print(
+        f"{report.model}: {source.seconds:.1f} s clip, {source.images} pictures of {source.width}x{source.height}, "
+        f"sound {source.audio_seconds:.1f} s; medians of {profile.repeats}",
+        style="dim",
+    )
+    console.print(_token_table(ways, [cost.answer.report.tokens for cost in costs]))
+    console.print(_table("time", ways, _times(costs), _SECONDS))
+    console.print(_table("peak memory", ways, _memory(costs), _BYTES))
+    console.print(_table("FLOPs", ways, _stages([cost.flops for cost in costs], "total", sum), _FLOPS))
+    _show_notes(console, profile)
+
+
+def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequence[Count]) -> None:
+    """Tokens, and FLOPs by stage, in all with and without attention between tokens."""
+    ways = [one.retain for one in counts]
+    console.print(
+        f"{name}: {shape.frames} frames of {shape.height}x{shape.width} tokens, {shape.audio} of audio, "
+        f"{shape.text} of text",
+        style="dim",
+    )
+    table = _plain("tokens", *ways)
+    for label in ("video", "audio", "prompt"):
+        table.add_row(label, *(f"{getattr(one, label):,}" for one in counts))
+    console.print(table)
+    rows: list[Row] = [(_NAMES[stage], [one.stages[stage].total for one in counts]) for stage in counts[0].stages]
+    rows.append(("total", [one.total.total for one in counts]))
+    rows.append(("without attention between tokens", [one.total.weights for one in counts]))
+    rows.append(("one more token", [one.step.total for one in counts]))
+    console.print(_table("FLOPs", ways, rows, _FLOPS))
+
+
+def show_readings(console: Console, readings: Sequence[Reading]) -> None:
+    """Ratios in every reading, and how far each is from the paper's Table 7; nothing where it has no such row."""
+    shares = list(readings[0].deviations) if readings else []
+    if not shares:
+        return
+    heads = [head for share in shares for head in (share, "off")]
+    table = _plain("Table 7", "full, T", *heads)
+    published = [cell for share in shares for cell in (f"{PAPER[share] / PAPER['full']:.4f}", "")]
+    table.add_row("the paper", f"{PAPER['full']}", *published)
+    for reading in readings:
+        cells = [
+            cell
+            for share in shares
+            for cell in (f"{reading.ratios[share]:.4f}", f"{100 * reading.deviations[share]:+.1f} %")
+        ]
+        table.add_row(reading.name, f"{reading.tflops:.2f}", *cells)
+    console.print(table)
+
+
+def _times(costs: Sequence[Cost]) -> list[Row]:
+    rows: list[Row] = [(_NAMES[stage], [cost.seconds[stage] for cost in costs]) for stage in _NAMES]
+    rows.append(("total", [cost.total_seconds for cost in costs]))
+    return [*rows, ("decode, a token", [cost.step_seconds for cost in costs])]
+
+
+def _memory(costs: Sequence[Cost]) -> list[Row]:
+    rows = _stages([cost.memory for cost in costs], "highest", max)
+    on_gpu = costs[0].device_peak is not None
+    return [*rows, ("with weights", [cost.device_peak for cost in costs])] if on_gpu else rows
+
+
+def _stages(values: Sequence[dict[str, int]], last: str, combine: Callable[[Iterable[int]], int]) -> list[Row]:
+    rows: list[Row] = [(_NAMES[stage], [found[stage] for found in values]) for stage in values[0]]
+    return [*rows, (last, [combine(found.values()) for found in values])]
+
+
+def _table(title: str, ways: Sequence[str], rows: Sequence[Row], units: Sequence[tuple[float, str]]) -> Table:
+    """One unit for all of it, and behind every compressed way its ratio to the full one."""
+    most = max((value or 0.0 for _, values in rows for value in values), default=0.0)
+    scale, unit = next(((scale, unit) for scale, unit in units if most >= scale), units[-1])
+    heads = [head for way in ways[1:] for head in (way, "ratio")]
+    table = _plain(f"{title}, {unit}", ways[0], *heads)
+    for label, values in rows:
+        full = values[0]
+        cells = ["-" if full is None else f"{full / scale:.3f}"]
+        for value in values[1:]:
+            cells.append("-" if value is None else f"{value / scale:.3f}")
+            cells.append("-" if value is None or not full else f"{value / full:.3f}")
+        table.add_row(label, *cells)
+    return table
+
+
+def _token_table(ways: Sequence[str], tokens: Sequence[object]) -> Table:
+    table = _plain("tokens", *ways)
+    for label, field in (
+        ("video", "video_kept"), ("audio", "audio_kept"), ("whole prompt", "prompt_kept"), ("written", "generated")
+    ):  # fmt: skip
+        table.add_row(label, *(f"{getattr(found, field):,}" for found in tokens))
+    return table
+
+
+def _plain(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column(heads[0], min_width=16)
+    for head in heads[1:]:
+        table.add_column(head, justify="right")
+    return table
+
+
+def _show_notes(console: Console, profile: Profile) -> None:
+    spent = ", ".join(f"{cost.retain} {cost.joules:.2f} J" for cost in profile.costs if cost.joules is not None)
+    console.print(
+        Text(
+            f"energy of a question: {spent} ({profile.notes['energy']})"
+            if spent
+            else f"energy: {profile.notes['energy']}"
+        )
+    )
+    console.print(Text(f"memory: {profile.notes['memory']}", style="dim"))
+    console.print(Text(f"FLOPs: {profile.notes['flops']}", style="dim"))
+    for notice in profile.costs[0].answer.report.notices:
+        console.print(Text(f"note: {notice}", style="yellow"))

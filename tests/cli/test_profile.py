@@ -1,0 +1,91 @@
+"""`omnisift profile` as a user and as a script meet it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from omnisift.cli import main
+
+COUNT = ["profile", "--config", "7b", "--clip-seconds"]
+
+
+@pytest.fixture
+def omnisift(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("COLUMNS", "140")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["omnisift", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out = capsys.readouterr()
+        return int(stop.value.code or 0), out.out, out.err
+
+    return run
+
+
+def test_a_clip_is_measured_at_several_shares(omnisift, clip: Path) -> None:
+    code, out, _ = omnisift("profile", str(clip), "--retain", "0.5", "--retain", "0.25", "--repeats", "1")
+    assert code == 0
+    for word in ("read", "encode video", "encode audio", "compress", "LLM prefill", "decode", "ratio", "0.25", "FLOP"):
+        assert word in out
+    assert "energy" in out
+
+
+def test_measured_json_is_one_object(omnisift, clip: Path) -> None:
+    arguments = ("--repeats", "1", "--compressor", "uniform", "--retain-video", "0.5", "--retain-audio", "0.25")
+    code, out, _ = omnisift("profile", str(clip), "--json", *arguments)
+    found = json.loads(out)
+    assert code == 0
+    assert [run["retain"] for run in found["runs"]] == ["full", "video 0.5, audio 0.25"]
+    assert found["runs"][1]["compressor"] == "uniform"
+    assert found["runs"][1]["flops"]["prefill"] < found["runs"][0]["flops"]["prefill"]
+
+
+def test_a_size_is_counted_without_weights(omnisift) -> None:
+    code, out, _ = omnisift(*COUNT, "95", "--retain", "0.35", "--retain", "0.25")
+    assert code == 0
+    for word in ("Table 7", "the paper", "0.5257", "0.4513", "-0.8 %", "-0.9 %", "without attention between tokens"):
+        assert word in out
+
+
+def test_counted_json_is_one_object(omnisift) -> None:
+    code, out, _ = omnisift("profile", "--config", "3b", "--clip-seconds", "30", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert [run["retain"] for run in found["runs"]] == ["full", "0.25"]
+    assert found["runs"][1]["stages"]["prefill"]["weights"] < found["runs"][0]["stages"]["prefill"]["weights"]
+    assert found["environment"]["torch"]
+    assert "Table 7" not in omnisift("profile", "--config", "3b", "--clip-seconds", "30")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["profile"], "UsageError"),
+        (["profile", "{clip}", "--config", "7b"], "UsageError"),
+        (["profile", "--config", "7b"], "UsageError"),
+        ([*COUNT, "9", "--repeats", "3"], "UsageError"),
+        ([*COUNT, "9", "--device", "cuda"], "UsageError"),
+        (["profile", "{clip}", "--clip-seconds", "3"], "UsageError"),
+        (["profile", "{clip}", "--repeats", "0"], "UsageError"),
+        (["profile", "{clip}", "--question", " "], "UsageError"),
+        (["profile", "missing.mp4"], "NotFound"),
+        (["profile", "{clip}", "--compressor", "magic"], "CompressorError"),
+        (["profile", "{clip}", "--retain", "0"], "BudgetError"),
+        (["profile", "{clip}", "--retain", "0.5", "--retain-video", "0.5"], "BudgetError"),
+        (["profile", "--config", "70b", "--clip-seconds", "9"], "UsageError"),
+        ([*COUNT, "0"], "UsageError"),
+        ([*COUNT, "9", "--height", "0"], "UsageError"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_two(omnisift, clip: Path, arguments: list[str], kind: str) -> None:
+    code, out, err = omnisift(*[argument.format(clip=clip) for argument in arguments])
+    lines = [line for line in err.splitlines() if not line.startswith("asking: ")]
+    assert code == 2
+    assert out == ""
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{kind}: ")

@@ -1,0 +1,124 @@
+"""`omnisift train` in two gloo processes learns what it learns in one: plain copies, FSDP2, DeepSpeed ZeRO-2.
+
+accelerate reads both files of `recipes/accelerate`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from tests.training.distributed.command import (
+    ROOT,
+    arguments,
+    check_learned,
+    check_same,
+    forget,
+    launch,
+    log_of,
+    run_alone,
+    torchrun,
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from omnisift.cli.dataset import write_dataset
+
+    folder = tmp_path_factory.mktemp("world")
+    write_dataset(folder, clips=2, seed=0, asked=2, step=lambda: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run_alone(world, out)
+    assert len({line["loss"] for line in log_of(out)}) == 3  # a curve, not a constant
+    check_learned(out)
+    return out
+
+
+def two(world: Path, out: Path) -> list[str]:
+    return ["train", *arguments(world), "--set", "processes=2", "--out", str(out)]
+
+
+def test_plain_copies(world: Path, alone: Path, tmp_path: Path) -> None:
+    said = launch(torchrun("-m", "omnisift.cli", *two(world, tmp_path / "run")))
+    assert said.count("omnisift ask") == 1  # the first process speaks for all
+    check_same(tmp_path / "run", alone)
+
+
+def fsdp2(world: Path, run: Path) -> list[str]:
+    return torchrun(str(Path(__file__).parent / "fsdp_on_a_cpu.py"), *two(world, run))
+
+
+def test_fsdp2(world: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launch(fsdp2(world, run))
+    assert len(list((run / "checkpoint-3/optimizer_0").glob("*.distcp"))) == 2  # each process wrote its shards
+    check_same(run, alone)
+
+
+@pytest.mark.slow
+def test_fsdp2_interrupted(world: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launch(fsdp2(world, run))
+    check_interrupted(fsdp2(world, run), run, alone, {})
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_zero2(world: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes", "2"]
+    command += ["--config_file", str(ROOT / "recipes/accelerate/zero2.yaml"), "--mixed_precision", "no"]
+    command += ["-m", "omnisift.cli", *two(world, run)]
+    launch(command, {"DS_ACCELERATOR": "cpu"})
+    parts = sorted((run / "checkpoint-3/global_step3").glob("zero_pp_rank_*_optim_states.pt"))
+    assert len(parts) == 2  # the optimiser is shared out
+    whole = (alone / "checkpoint-3/optimizer.pt").stat().st_size
+    assert all(part.stat().st_size < 0.8 * whole for part in parts)
+    check_same(run, alone)
+    check_interrupted(command, run, alone, {"DS_ACCELERATOR": "cpu"})
+
+
+def check_interrupted(command: list[str], run: Path, alone: Path, environment: dict[str, str]) -> None:
+    """As if killed behind a checkpoint, and behind the last step before the model was written."""
+    for lost in (("model", "checkpoint-3"), ("model",)):
+        forget(run, *lost)
+        launch(command, environment)
+        check_same(run, alone)
+
+
+def test_sharding_that_was_asked_for_and_is_not_there_is_an_error(world: Path, tmp_path: Path) -> None:
+    """accelerate trains plain copies on a CPU where FSDP was asked for."""
+    from omnisift.cli import main
+
+    command = ["train", *arguments(world), "--out", str(tmp_path / "run")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_FSDP", "true")
+        patch.setattr(sys, "argv", ["omnisift", *command])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("flags", [(False, False), (False, True)])
+def test_a_signal_to_one_process_is_known_to_all(flags: tuple[bool, bool], tmp_path: Path) -> None:
+    from torch.multiprocessing import spawn
+
+    spawn(_ask, (flags, str(tmp_path)), nprocs=2)
+    found = [(tmp_path / str(rank)).read_text() for rank in range(2)]
+    assert found == [str(any(flags))] * 2
+
+
+def _ask(rank: int, flags: tuple[bool, bool], folder: str) -> None:
+    import torch.distributed as dist
+
+    from omnisift.training.finetune.trainer import any_process
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    (Path(folder) / str(rank)).write_text(str(any_process(flags[rank])))
+    dist.destroy_process_group()
