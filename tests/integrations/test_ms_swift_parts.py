@@ -15,7 +15,7 @@ from tests.tiny import AUDIO, VIDEO, WIDTH, Video, full_model, prompt
 from omnisift.assets import nano_path
 from omnisift.errors import BudgetError, CheckpointError, CompressorError, TrainingError, UsageError
 from omnisift.integrations.ms_swift import plugin_path
-from omnisift.integrations.ms_swift.plug import Plug, refuse_whole
+from omnisift.integrations.ms_swift.plug import Plug, check_partners, refuse_whole
 from omnisift.integrations.ms_swift.selectors import give_selector, selector_in
 from omnisift.integrations.ms_swift.settings import SwiftSettings, check_sound
 from omnisift.pipeline.loading import ADAPTER_PREFIX, read_selector
@@ -189,6 +189,14 @@ def test_an_estimator_that_asks_several_passes_is_refused() -> None:
     settings = SwiftSettings(compressor="omnisift:estimator=reinforce", selector="new")
     with pytest.raises(TrainingError, match="'reinforce' asks several forward passes"):
         Plug(learner(settings), settings)
+
+
+def test_processes_that_did_not_join_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_partners(joined=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_partners(joined=True)
+    with pytest.raises(TrainingError, match=r"^2 processes should train together, but each"):
+        check_partners(joined=False)
 
 
 def test_the_selector_of_an_adapter_is_read(tmp_path: Path) -> None:

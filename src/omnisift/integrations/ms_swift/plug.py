@@ -87,16 +87,16 @@ class Plug:
             )
 
 
-def check_partners(found: int) -> None:
-    """Raise `TrainingError` unless as many processes train together as the launcher started (``WORLD_SIZE``).
+def check_partners(joined: bool) -> None:
+    """Raise `TrainingError` where a launcher started several processes (``WORLD_SIZE``) and they did not join.
 
-    ``found``: how many the trainer knows of. On a CPU ms-swift's do not join without ``--use_cpu``.
+    ``joined``: whether the trainer averages their gradients. On a CPU ms-swift's does not without ``--use_cpu``.
     """
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if found != wanted:
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and not joined:
         raise TrainingError(
-            f"{wanted} processes should train together, but this one finds {found}: each would train a model of its "
-            "own; on a CPU add --use_cpu true --ddp_backend gloo"
+            f"{started} processes should train together, but each would train a model of its own: on a CPU add "
+            "--use_cpu true --ddp_backend gloo"
         )
 
 

@@ -16,6 +16,7 @@ from swift.template import register_template
 from swift.template.templates.qwen import Qwen2_5OmniTemplate, QwenTemplateMeta
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.training_args import ParallelMode
 
 from omnisift.errors import TrainingError
 from omnisift.integrations.ms_swift import MODEL_TYPE
@@ -92,7 +93,7 @@ class SiftedTemplate(Qwen2_5OmniTemplate):  # type: ignore[misc]
                 "this run computes its loss apart from the model, on the uncut prompt: leave out --loss_scale, "
                 "--loss_type, --label_smoothing_factor, --enable_dft_loss, --enable_channel_loss and sequence parallel"
             )
-        check_partners(trainer.accelerator.num_processes)
+        check_partners(trainer.args.parallel_mode == ParallelMode.DISTRIBUTED)
         self._plug.begin(trainer.state.global_step / max(1, trainer.state.max_steps))
         outputs = super().compute_sft_loss(model, inputs, num_items_in_batch=num_items_in_batch, trainer=trainer)
         inputs["labels"], last = self._plug.end(inputs["input_ids"], inputs["labels"])
