@@ -26,9 +26,10 @@ PYTEST := $(ONE_THREAD) $(PY) -m pytest
 PIP := $(PY) -m pip --no-input
 BENCHES := $(wildcard benchmarks/compress.py benchmarks/read.py benchmarks/import_time.py)
 MATRIX := .venv-matrix
+RAY := .venv-ray
 SWIFT := .venv-swift
 
-.PHONY: help setup demo test check test-slow test-matrix test-deepspeed test-dist swift-env test-swift test-full bench bench-nano bench-quality bench-training bench-estimators bench-probe nano neutral docs dist verify-7b clean
+.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift test-full bench bench-nano bench-quality bench-training bench-estimators bench-probe nano neutral docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -80,7 +81,7 @@ check: $(VENV)/.installed ## formatting, lint, types, import directions
 # Suites that need something of their own have a target each.
 test-slow: $(VENV)/.installed
 	@echo "[test-slow] the suites marked slow"
-	@$(PYTEST) -m "slow and not (dist or deepspeed or swift)" --timeout 1800 $(ARGS)
+	@$(PYTEST) -m "slow and not (dist or deepspeed or ray or swift)" --timeout 1800 $(ARGS)
 
 # An older release of one dependency in its own folder, ahead of .venv on the path: nothing else is installed twice.
 # Transformers 5.19 has the old layout of Qwen2.5-Omni (constraints.txt holds the new one); PyAV 15 is what lmms-eval pins.
@@ -111,6 +112,18 @@ test-deepspeed: $(DEEPSPEED) ## two processes under DeepSpeed ZeRO-2 on a CPU le
 	@export PYTHONPATH=$(CURDIR)/$(DEEPSPEED) PATH=$(CURDIR)/$(DEEPSPEED)/bin:$$PATH; \
 	$(PYTEST) -m deepspeed --timeout 900 tests/training/distributed $(ARGS)
 
+# Ray and what it needs lie in a folder of their own, ahead of .venv on the path, at the versions of constraints.txt.
+ray-env: $(RAY)/.installed ## fetch Ray into .venv-ray (about 600 MB)
+
+$(RAY)/.installed: constraints.txt | $(VENV)/.installed
+	@echo "[ray-env] fetching Ray into $(RAY)"
+	@rm -rf $(RAY); $(PIP) install -qq -c constraints.txt --target $(RAY) "$$(grep ^ray== constraints.txt | sed 's/ray/ray[data]/')"; touch $@
+
+test-ray: $(RAY)/.installed ## omnisift run over local Ray clusters: a worker, a machine, the driver killed
+	@echo "[test-ray] local clusters, one after the other"
+	@export PYTHONPATH=$(CURDIR)/$(RAY); \
+	$(PYTEST) -m ray --timeout 1800 tests/batch/test_on_ray.py $(ARGS)
+
 test-dist: $(VENV)/.installed ## build the wheel, install it into an empty environment elsewhere, ask it a question
 	@echo "[test-dist] wheel and sdist, installed and used outside the checkout"
 	@$(PYTEST) -m dist --timeout 900 tests/test_wheel.py $(ARGS)
@@ -128,7 +141,7 @@ test-swift: $(SWIFT)/.installed ## the plugin for ms-swift: two LoRA steps, and 
 	@echo "[test-swift] ms-swift $$(sed -n 's/^ms_swift==//p' constraints-swift.txt)"
 	@PYTHONPATH=$(CURDIR)/$(SWIFT) $(PYTEST) -m swift --timeout 1800 tests/integrations $(ARGS)
 
-test-full: check test test-slow test-matrix test-deepspeed test-dist test-swift docs ## everything: check, test, slow suites, matrix, DeepSpeed, wheel, ms-swift, docs
+test-full: check test test-slow test-matrix test-deepspeed test-ray test-dist test-swift docs ## everything: check, test, slow suites, matrix, DeepSpeed, Ray, wheel, ms-swift, docs
 
 # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -183,6 +196,6 @@ dist: $(VENV)/.installed ## build wheel and sdist into dist/
 	@ls -l dist
 
 clean: ## remove what was built (not .venv)
-	@rm -rf dist build site $(MATRIX) $(SWIFT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf dist build site $(MATRIX) $(RAY) $(SWIFT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 	@echo "[clean] done; 'rm -rf .venv' removes the environment too"

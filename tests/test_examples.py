@@ -12,6 +12,8 @@ EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"
 SAYS = {
     "quickstart.py": "25.6%",
     "your_own_model.py": "video 96 -> 24",
+    "search_captions.py": "0.mp4  at 0 red square with beep",
+    "moderate.py": "broken.mp4    LOOK  could not be read (NotMedia)",
     "add_a_compressor.py": "loudest+uniform: kept tokens [2, 3, 6, 7, 8, 10]",
 }
 

@@ -17,7 +17,8 @@
     ├── CheckpointError       missing, surplus or misshapen tensors; never replaced by random weights
     ├── ModelError            the host model can't be used as asked
     │   ├── UnsupportedModel  no adapter for this model_type
-    │   └── UnsupportedCall   the adapter knows the model but refuses this call
+    │   ├── UnsupportedCall   the adapter knows the model but refuses this call
+    │   └── EngineLost        what answers broke down and can't go on in this process
     ├── TrainingError         a run of training that would not do what it says
     └── UsageError            an argument of the command line or of a public function is wrong
 
@@ -98,6 +99,10 @@ class UnsupportedModel(ModelError):
 
 class UnsupportedCall(ModelError):
     """The adapter knows the model, but this call can't work on a compressed prompt."""
+
+
+class EngineLost(ModelError):
+    """What answers the questions broke down, and this process can't ask it anything more."""
 
 
 class TrainingError(OmniSiftError):

@@ -15,6 +15,7 @@ from omnisift.cli.export_commands import export
 from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.quiet import hush_libraries
+from omnisift.cli.run_commands import run
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.errors import OmniSiftError
 
@@ -168,6 +169,7 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(2)
 
 
+app.command()(run)
 app.command()(methods)
 app.command()(profile)
 app.command("bench-quality")(bench_quality)

@@ -21,6 +21,7 @@ def distill(
     steps: Annotated[int, typer.Option(help="Training steps of the selector.", min=1)] = 200,
     rate: Annotated[float, typer.Option(help="Its peak learning rate.")] = 1e-3,
     time_embedding: Annotated[bool, typer.Option(help="Our addition; off gives the released layout.")] = True,
+    picture: Annotated[bool, typer.Option(help="Teach a score for the picture too, in STVP's place.")] = False,
     weighting: Annotated[bool, typer.Option(help="Attention times how unlike its chunk's mean a sound is.")] = True,
     rows: Annotated[str, typer.Option(help="answer: where it is due; question: all that follows the clip.")] = "answer",
     fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
@@ -35,7 +36,8 @@ def distill(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Train a selector on what the model itself looks at. Forward passes only; the model stays as it is."""
-    from omnisift.cli.screen import CountBar, console_for, show_agreement
+    from omnisift.cli.distill_screen import show_agreement
+    from omnisift.cli.screen import CountBar, console_for
     from omnisift.pipeline.loading import load_host
     from omnisift.training import distill as room
 
@@ -47,6 +49,7 @@ def distill(
         rate=rate,
         questions=questions,
         time_embedding=time_embedding,
+        picture=picture,
         weighted=weighting,
         rows=rows,
         held_out=held_out,
@@ -58,7 +61,7 @@ def distill(
     place = out.with_name(f"{out.name}.work") if work is None else work
     with CountBar(console, "watching the model", len(clips), 0) as step:
         lessons, skipped = room.observe_clips(host, clips, asked, settings, place, step)
-    with CountBar(console, "teaching the selector", steps, 0) as step:
+    with CountBar(console, "teaching the selector", steps * (1 + picture), 0) as step:
         selector, report = room.distill(host, lessons, settings, step)
     room.save_selector(selector, report | {"skipped": skipped}, out)
     if as_json:

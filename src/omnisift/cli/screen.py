@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -234,18 +234,3 @@ def show_findings(console: Console, findings: Findings, clean: Path | None) -> N
             console.print(Text(f"  {name}: {what}"))
     usable = f"{len(findings.clean)} of {findings.samples} samples can be used"
     console.print(Text(usable + ("" if clean is None else f"; written to {clean}")))
-
-
-def show_agreement(console: Console, report: Mapping[str, Any], skipped: int, folder: Path) -> None:
-    """How far the selector chooses as the full-token model does, beside choices that learned nothing."""
-    clips = report["clips"]
-    console.print(f"{clips['taught']} clips taught, {clips['held out']} held out, {skipped} left out")
-    for retain, ways in report["agreement"].items():
-        table = Table(box=None, pad_edge=False)
-        for head in (f"sound kept: {100 * float(retain):g} %", "teacher's choice", "its target", "rank"):
-            table.add_column(head, justify="left" if head.startswith("sound") else "right")
-        for name, row in ways.items():
-            shares = (f"{100 * row[key]:.1f} %" for key in ("overlap", "attention"))
-            table.add_row(name, *shares, f"{row['rank']:.2f}")
-        console.print(table)
-    console.print(Text(f"selector: {folder} (omnisift ask CLIP QUESTION --selector {folder})"))

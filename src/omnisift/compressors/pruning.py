@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from omnisift.chunks import FRAME0, FRAME1
+from omnisift.budget import Budget
+from omnisift.chunks import FRAME0, FRAME1, ChunkShapes
 from omnisift.compressors.blocks import Block, Layout, Rectangle
 from omnisift.compressors.tally import Tally
 from omnisift.picture_score import PictureScore
 from omnisift.stvp import norms, saliency, spatial_similarity, temporal_similarity
+from omnisift.tokens import TokenStream
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The frames of the chunks of a block."""
+
+    frame0: Rectangle
+    frame1: Rectangle | None
+    first: Tensor
+    """[G, N, D]"""
+    second: Tensor | None
+    """[G, N, D], or None: no chunk has a second frame of its first one's size."""
+    alike: Tensor | None
+    """[G] bool: the chunks whose two frames are of one size; None if all are."""
+
+    @classmethod
+    def of(cls, embeds: Tensor, layout: Layout, block: Block, dtype: torch.dtype | None = None) -> Pictures:
+        """Take them out of ``embeds`` [L, D], in ``dtype``."""
+        width = None if block.even else max(block.size[FRAME0], block.size[FRAME1])
+        frame0 = layout.rectangle(block, FRAME0, width)
+        frame1 = layout.rectangle(block, FRAME1, width) if block.size[FRAME1] else None
+        first = _cast(frame0.take(embeds), dtype)
+        if frame1 is None or frame0.index.shape != frame1.index.shape:
+            return cls(frame0, frame1, first, None, None)
+        return cls(frame0, frame1, first, _cast(frame1.take(embeds), dtype), frame0.same_rows(frame1))
 
 
 @torch.no_grad()  # a choice has no gradient: the selector passes it on to the anchors' embeddings
@@ -25,30 +54,43 @@ def prune_video(
 
     ``score_dtype`` is the dtype of the similarities, None that of ``embeds`` [L, D]; ``picture`` replaces STVP.
     """
-    width = None if block.even else max(block.size[FRAME0], block.size[FRAME1])
-    frame0 = layout.rectangle(block, FRAME0, width)
-    frame1 = layout.rectangle(block, FRAME1, width) if block.size[FRAME1] else None
-    first, second = _cast(frame0.take(embeds), score_dtype), None
-    compared = None  # the rows whose two frames are of one size
-    if frame1 is not None and frame0.index.shape == frame1.index.shape:
-        second, compared = _cast(frame1.take(embeds), score_dtype), frame0.same_rows(frame1)
-    if picture is None:
-        norm = norms(first)
-        similarity = spatial_similarity(first, frame0.valid, norm)
-        changed = None if second is None else temporal_similarity(first, second, norm)
-    else:
-        similarity, changed = picture.similarities(first, second, frame0.valid, compared)
-    tally.video.append((frame0.flat(len(embeds)), saliency(similarity).flatten()))
-    anchors = frame0.lowest(similarity, layout.kept(block, FRAME0), block.kept[FRAME0], block.even)
-    if frame1 is not None:
+    seen = Pictures.of(embeds, layout, block, score_dtype)
+    similarity, changed = _stvp(seen) if picture is None else _learned(picture, seen)
+    tally.video.append((seen.frame0.flat(len(embeds)), saliency(similarity).flatten()))
+    anchors = seen.frame0.lowest(similarity, layout.kept(block, FRAME0), block.kept[FRAME0], block.even)
+    if seen.frame1 is not None:
         if changed is None:
-            changed = torch.zeros(frame1.index.shape, device=embeds.device)  # sizes differ: all of it stays
+            changed = torch.zeros(seen.frame1.index.shape, device=embeds.device)  # sizes differ: all of it stays
         else:
-            tally.video.append((frame1.flat(len(embeds), compared), saliency(changed).flatten()))
-        kept = frame1.lowest(changed, layout.kept(block, FRAME1), block.kept[FRAME1], block.even)
+            tally.video.append((seen.frame1.flat(len(embeds), seen.alike), saliency(changed).flatten()))
+        kept = seen.frame1.lowest(changed, layout.kept(block, FRAME1), block.kept[FRAME1], block.even)
         anchors = anchors.beside(kept)
     tally.kept.append(anchors.flat(len(embeds)))
     return anchors
+
+
+def _stvp(seen: Pictures) -> tuple[Tensor, Tensor | None]:
+    """[G, N] of the first and of the second frame, low stays."""
+    norm = norms(seen.first)
+    changed = None if seen.second is None else temporal_similarity(seen.first, seen.second, norm)
+    return spatial_similarity(seen.first, seen.frame0.valid, norm), changed
+
+
+def _learned(picture: PictureScore, seen: Pictures) -> tuple[Tensor, Tensor | None]:
+    return picture.similarities(seen.first, seen.second, seen.frame0.valid, seen.alike)
+
+
+def picture_logits(picture: PictureScore, stream: TokenStream) -> Tensor:
+    """[L] float32 with a gradient: the learned score of every video token of a chunk, NaN where there is none."""
+    layout = Layout(stream, Budget(retain=1.0).counts(ChunkShapes.of(stream)), len(stream))
+    result = torch.full((len(stream) + 1,), torch.nan, device=stream.embeds.device)
+    for block in layout.blocks():
+        seen = Pictures.of(stream.embeds, layout, block)
+        first, second = picture(seen.first, seen.second, seen.frame0.valid, seen.alike)
+        result = result.scatter(0, seen.frame0.flat(len(stream)), first.flatten())
+        if seen.frame1 is not None and second is not None:
+            result = result.scatter(0, seen.frame1.flat(len(stream), seen.alike), second.flatten())
+    return result[:-1]
 
 
 def _cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -85,9 +85,17 @@ class Pipeline:
         self.host = host
         self.compressor = compressor.eval() if compressor is not None else None
 
+    def read(self, path: str | Path, **how: Any) -> Media:
+        """Decode a clip at sizes that this model takes, to ask about it more than once; ``how`` as `ask` has it.
+
+        Raises:
+            MediaError: the file can't be read as asked.
+        """
+        return read_for(self.host.processor, path, **how)
+
     def ask(
         self,
-        media: str | Path,
+        media: str | Path | Media,
         question: str,
         *,
         fps: float = 2.0,
@@ -101,7 +109,7 @@ class Pipeline:
         """Answer ``question`` about the file ``media``.
 
         Args:
-            media: path of a file with picture, sound or both.
+            media: path of a file with picture, sound or both; or what `read` made of it, then sampling is settled.
             question: in the model's language.
             fps: pictures sampled per second; lowered over the whole clip where ``max_frames`` caps it.
             max_frames: most pictures kept.
@@ -120,9 +128,9 @@ class Pipeline:
             raise UsageError("the question is empty; ask something in plain words")
         stage("read")
         begin = time.perf_counter()
-        source = read_for(
-            self.host.processor, media, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling
-        )
+        source = media
+        if not isinstance(source, Media):
+            source = self.read(source, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
         stage("process")
         read_at = time.perf_counter()
         inputs = self._inputs(source, question, system)
@@ -130,7 +138,7 @@ class Pipeline:
         text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage)
         tokens = self._count(inputs, generated, compression)
         seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
-        return Answer(text, self._report(media, source, tokens, seconds))
+        return Answer(text, self._report(source, tokens, seconds))
 
     def _inputs(self, media: Media, question: str, system: str | None) -> dict[str, Any]:
         inputs = build_inputs(self.host.processor, media, question, system)
@@ -163,10 +171,10 @@ class Pipeline:
             video, compression.kept_video, audio, compression.kept_audio + left_alone, ids.shape[1], generated
         )
 
-    def _report(self, path: str | Path, media: Media, tokens: Tokens, seconds: Seconds) -> Report:
+    def _report(self, media: Media, tokens: Tokens, seconds: Seconds) -> Report:
         thinker = self.host.thinker
         source = Source(
-            path=str(path),
+            path=str(media.path),
             seconds=media.seconds,
             images=0 if media.images is None else int(media.images.shape[0]),
             fps=media.fps,

@@ -93,6 +93,9 @@ class School:
         config = selector_config(name)
         settings = self.settings if steps is None else replace(self.settings, selector_steps=steps)
         vgas = selecting.new_selector(WIDTH, seed=settings.seed, **config)
+        if vgas.picture is not None:
+            targets = selecting.teach_picture(self.model(), self.layout, self.writer, self.bank, self.settings)
+            selecting.distil_picture(vgas.picture, targets, self.bank, settings)
         selecting.distil(vgas, self.targets(), self.bank, settings)
         vgas.train(False)
         return vgas
@@ -122,11 +125,15 @@ class School:
 
 
 def selector_config(name: str) -> Mapping[str, Any]:
-    """``cross``, ``cross-time``, ``self-time``, ``cross-3-time`` ...: guide, number of layers, our time embedding."""
+    """``cross``, ``cross-time``, ``cross-3-time``, ``cross-time-picture`` ...: guide, layers, our two additions."""
     parts = name.split("-")
-    timed = parts[-1] == "time"
+    seen = parts[-1] == "picture"
+    parts = parts[:-1] if seen else parts
+    timed = parts[-1:] == ["time"]
     parts = parts[:-1] if timed else parts
     layers = parts[1] if len(parts) > 1 else "1"
-    if parts[0] not in GUIDES or len(parts) > 2 or not layers.isdigit():
-        raise UsageError(f"no selector {name!r}: write GUIDE[-LAYERS][-time], with a guide of {', '.join(GUIDES)}")
-    return {"time_embedding": timed, "guide": parts[0], "layers": int(layers)}
+    if not parts or parts[0] not in GUIDES or len(parts) > 2 or not layers.isdigit():
+        raise UsageError(
+            f"no selector {name!r}: write GUIDE[-LAYERS][-time][-picture], with a guide of {', '.join(GUIDES)}"
+        )
+    return {"time_embedding": timed, "guide": parts[0], "layers": int(layers), "picture": seen}

@@ -93,7 +93,12 @@ def teach(
 
 
 def teach_picture(
-    model: Any, layout: Layout, writer: Writer, bank: FeatureBank, settings: NanoSettings, with_pointer_head: bool
+    model: Any,
+    layout: Layout,
+    writer: Writer,
+    bank: FeatureBank,
+    settings: NanoSettings,
+    with_pointer_head: bool = False,
 ) -> Tensor:
     """[N, 96] in 0..1: as `teach`, for the patches, and by attention alone."""
     model.eval()

@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnisift.budget import Budget
+from omnisift.chunks import segment_of
 from omnisift.compressors.omnisift import OmniSiftCompressor
+from omnisift.compressors.pruning import picture_logits
 from omnisift.compressors.salient import SalientCompressor
+from omnisift.picture_score import PictureScore
 from omnisift.tokens import Modality, TokenStream
 from omnisift.training.distill.lessons import Lesson, stream_of
 from omnisift.vgas import VGAS
@@ -38,6 +41,15 @@ def targets_of(lessons: Sequence[Lesson], weighted: bool = True) -> Tensor:
     return value / largest[stream.sample].clamp(min=1e-12)
 
 
+def picture_targets_of(lessons: Sequence[Lesson]) -> Tensor:
+    """[L] float32 in 0..1: attention alone, 1 is a clip's largest; NaN where a token is no clip's picture."""
+    stream = stream_of(lessons)
+    seen = (stream.modality == int(Modality.VIDEO)) & (stream.chunk >= 0)
+    value = torch.where(seen, torch.cat([lesson.attention for lesson in lessons]), torch.nan)
+    largest = torch.zeros(len(lessons)).scatter_reduce(0, stream.sample, value.nan_to_num(0.0), "amax")
+    return value / largest[stream.sample].clamp(min=1e-12)
+
+
 def scores_of(selector: VGAS, stream: TokenStream, retain: float) -> Tensor:
     """[L] float in (0, 1), NaN where not scored: as the compressor computes them; with a gradient in training."""
     compressor = OmniSiftCompressor(Budget(retain=retain), selector).train(torch.is_grad_enabled())
@@ -57,21 +69,54 @@ def learn(
     step: Callable[[], None] | None = None,
 ) -> list[float]:
     """Train ``selector`` in place; returns the loss of each step. Eight clips a step, AdamW, the same on every run."""
+
+    def loss_of(batch: Sequence[Lesson], retain: float) -> Tensor:
+        scores, target = scores_of(selector, stream_of(batch), retain), targets_of(batch, weighted)
+        where = ~scores.isnan() & ~target.isnan()
+        return F.binary_cross_entropy(scores[where].clamp(1e-6, 1 - 1e-6), target[where])
+
+    return _learn(selector, loss_of, lessons, steps, rate, seed, step)
+
+
+def learn_picture(
+    picture: PictureScore,
+    lessons: Sequence[Lesson],
+    steps: int,
+    rate: float,
+    seed: int,
+    step: Callable[[], None] | None = None,
+) -> list[float]:
+    """Train the score for the picture in place, as `learn` does the selector; do it first: it chooses the anchors."""
+
+    def loss_of(batch: Sequence[Lesson], _: float) -> Tensor:
+        logits, target = picture_logits(picture, stream_of(batch)), picture_targets_of(batch)
+        where = ~logits.isnan() & ~target.isnan()
+        return F.binary_cross_entropy_with_logits(logits[where], target[where])
+
+    return _learn(picture, loss_of, lessons, steps, rate, seed, step)
+
+
+def _learn(
+    module: nn.Module,
+    loss_of: Callable[[Sequence[Lesson], float], Tensor],
+    lessons: Sequence[Lesson],
+    steps: int,
+    rate: float,
+    seed: int,
+    step: Callable[[], None] | None,
+) -> list[float]:
     random = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(selector.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     losses = []
     for number in range(steps):
         chosen = torch.randperm(len(lessons), generator=random)[:8].tolist()
         retain = ANCHOR_RETAINS[int(torch.randint(len(ANCHOR_RETAINS), (), generator=random))]
-        batch = [lessons[index] for index in chosen]
-        scores, target = scores_of(selector, stream_of(batch), retain), targets_of(batch, weighted)
-        where = ~scores.isnan() & ~target.isnan()
-        loss = F.binary_cross_entropy(scores[where].clamp(1e-6, 1 - 1e-6), target[where])
+        loss = loss_of([lessons[index] for index in chosen], retain)
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (number + 1) / 20) * max(0.05, min(1.0, 2 * (steps - number) / steps))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(selector.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         losses.append(float(loss.detach()))
         if step is not None:
@@ -83,24 +128,42 @@ def learn(
 def agreement(
     score: Callable[[TokenStream, float], Tensor], lessons: Sequence[Lesson], retain: float, weighted: bool = True
 ) -> dict[str, float]:
-    """How far a score agrees with the teacher on ``lessons``: means over the clips.
+    """How far a score of sounds agrees with the teacher on ``lessons``: means over the clips.
 
     ``overlap``: share of the teacher's own choice that the score keeps, chunk by chunk, at ``retain``; ``attention``:
     share of the targets of `targets_of` that it keeps; ``rank``: Spearman's correlation.
     """
+    return _agreement(score, lessons, retain, lambda lesson: targets_of([lesson], weighted))
+
+
+@torch.no_grad()
+def picture_agreement(
+    score: Callable[[TokenStream, float], Tensor], lessons: Sequence[Lesson], retain: float
+) -> dict[str, float]:
+    """As `agreement`, of a score of patches, frame by frame, with `picture_targets_of`."""
+    return _agreement(score, lessons, retain, lambda lesson: picture_targets_of([lesson]))
+
+
+def _agreement(
+    score: Callable[[TokenStream, float], Tensor],
+    lessons: Sequence[Lesson],
+    retain: float,
+    targets: Callable[[Lesson], Tensor],
+) -> dict[str, float]:
     found: dict[str, list[float]] = {"overlap": [], "attention": [], "rank": []}
     for lesson in lessons:
-        stream, target = stream_of([lesson]), targets_of([lesson], weighted)
+        stream, target = stream_of([lesson]), targets(lesson)
         scores = score(stream, retain)
-        audio = ~target.isnan() & ~scores.isnan()
+        compared = ~target.isnan() & ~scores.isnan()
+        segment = segment_of(stream)
         kept, wanted = torch.zeros(len(stream), dtype=torch.bool), torch.zeros(len(stream), dtype=torch.bool)
-        for chunk in sorted(set(stream.chunk[audio].tolist())):
-            here = torch.nonzero(audio & (stream.chunk == chunk))[:, 0]
+        for part in sorted(set(segment[compared].tolist())):
+            here = torch.nonzero(compared & (segment == part))[:, 0]
             count = max(1, round(retain * len(here)))
             kept[here[scores[here].topk(count).indices]] = True
             wanted[here[target[here].topk(count).indices]] = True
         found["overlap"].append(float((kept & wanted).sum() / wanted.sum()))
-        found["attention"].append(float(target[kept].sum() / target[audio].sum()))
-        ranks = torch.stack([value[audio].argsort().argsort().float() for value in (scores, target)])
+        found["attention"].append(float(target[kept].sum() / target[compared].sum()))
+        ranks = torch.stack([value[compared].argsort().argsort().float() for value in (scores, target)])
         found["rank"].append(float(torch.corrcoef(ranks)[0, 1]))
     return {name: round(sum(values) / len(values), 4) for name, values in found.items()}

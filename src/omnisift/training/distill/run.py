@@ -13,12 +13,15 @@ from typing import Any
 import torch
 
 from omnisift.budget import Budget
+from omnisift.compressors.pruning import picture_logits
 from omnisift.compressors.salient import SalientCompressor
+from omnisift.compressors.stvp import StvpCompressor
 from omnisift.errors import MediaError, UsageError
+from omnisift.picture_score import PictureScore
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import read_for
 from omnisift.tokens import TokenStream
-from omnisift.training.distill.learn import agreement, learn, scores_of
+from omnisift.training.distill.learn import agreement, learn, learn_picture, picture_agreement, scores_of
 from omnisift.training.distill.lessons import Lesson, LessonFiles, observe
 from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
@@ -52,6 +55,8 @@ class DistillSettings:
     """Our addition to the paper's selector; it is what makes guidance by the picture work (docs/estimators.md)."""
     weighted: bool = True
     """Whether attention is multiplied by how unlike its chunk's mean a token is."""
+    picture: bool = False
+    """Whether the selector gets a score for the picture as well, in STVP's place."""
     rows: str = "answer"
     """Which places look: ``answer``, where it is due, or ``question``, the mean over all that follows the clip."""
     held_out: float = 0.1
@@ -140,8 +145,12 @@ def distill(
     held = min(len(lessons) - 1, max(1, round(settings.held_out * len(lessons))))
     taught, checked = lessons[:-held], lessons[-held:]
     width = lessons[0].embeds.shape[1]
-    selector = new_selector(width, settings.time_embedding, settings.seed)
-    before = new_selector(width, settings.time_embedding, settings.seed)
+    selector, before = (
+        new_selector(width, settings.time_embedding, settings.seed, picture=settings.picture) for _ in range(2)
+    )
+    if selector.picture is not None:
+        learn_picture(selector.picture, taught, settings.steps, settings.rate, settings.seed, step)
+        before.picture = selector.picture  # both choose their sounds by the same anchors
     losses = learn(selector, taught, settings.steps, settings.rate, settings.seed, settings.weighted, step)
     selector.train(False)
     report = {
@@ -153,6 +162,8 @@ def distill(
             f"{retain:g}": _compared(selector, before, checked, retain, settings.weighted) for retain in RETAINS
         },
     }
+    if selector.picture is not None:
+        report["picture"] = {f"{retain:g}": _pictures_compared(selector.picture, checked, retain) for retain in RETAINS}
     return selector, report
 
 
@@ -175,6 +186,17 @@ def _compared(
         "random": lambda stream, _: torch.rand(len(stream), generator=random),
     }
     return {name: agreement(score, lessons, retain, weighted) for name, score in ways.items()}
+
+
+def _pictures_compared(picture: PictureScore, lessons: Sequence[Lesson], retain: float) -> dict[str, dict[str, float]]:
+    random, budget = torch.Generator().manual_seed(0), Budget(retain=retain)
+    ways: dict[str, Callable[[TokenStream, float], Any]] = {
+        "learned": lambda stream, _: picture_logits(picture, stream),
+        "stvp": lambda stream, _: StvpCompressor(budget).score(stream),
+        "salient": lambda stream, _: SalientCompressor(budget).score(stream).float(),
+        "random": lambda stream, _: torch.rand(len(stream), generator=random),
+    }
+    return {name: picture_agreement(score, lessons, retain) for name, score in ways.items()}
 
 
 def _state(folder: Path) -> list[list[Any]]:

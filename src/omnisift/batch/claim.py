@@ -1,0 +1,81 @@
+"""The small file beside a ledger, ``OUT.run``: a lock, the settings of the run, and the clip in hand.
+
+The lock ends with the process, however it ends. The clip in hand tells the next process what the last one died at: a
+clip that kills the process each time (a crash inside a decoder, the system's out-of-memory killer) must not stop the
+run for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omnisift.errors import UsageError
+
+PATIENCE = 3
+"""So many processes in a row must die at a clip before it is given up."""
+
+
+class Claim:
+    """The hold of one process on one ledger. Raises `UsageError` if another process has it."""
+
+    def __init__(self, ledger: Path) -> None:
+        self.path = ledger.with_name(ledger.name + ".run")
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock(ledger)
+        first, _, rest = os.pread(self._file, os.fstat(self._file).st_size, 0).decode(errors="replace").partition("\n")
+        self.settings: dict[str, Any] | None = _parsed(first)
+        """Of the run that the file belongs to; None for a new one."""
+        self._behind = len(first.encode()) + 1
+        last = _parsed(rest.partition("\n")[0]) or {}
+        self._suspect: str | None = last.get("hand")
+        self._deaths = int(last.get("deaths", 0)) + 1
+
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """Make this the file of a new run."""
+        line = (json.dumps(settings) + "\n").encode()
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, line, 0)
+        os.fsync(self._file)
+        self.settings, self._behind, self._suspect = dict(settings), len(line), None
+
+    def deaths(self, key: str) -> int:
+        """How many processes in a row died with this clip in hand, up to now."""
+        return self._deaths if key == self._suspect else 0
+
+    def hold(self, key: str | None) -> None:
+        """Note the clip in hand. Not synced: it must outlive the process, not the machine."""
+        line = b"" if key is None else (json.dumps({"hand": key, "deaths": self.deaths(key)}) + "\n").encode()
+        os.pwrite(self._file, line, self._behind)
+        os.ftruncate(self._file, self._behind + len(line))
+
+    def close(self, forget: bool = False) -> None:
+        """Nothing in hand; the lock is free. ``forget`` deletes the file of a run that has come to nothing."""
+        if forget:
+            self.path.unlink()
+        else:
+            self.hold(None)
+        os.close(self._file)
+
+    def _lock(self, ledger: Path) -> None:
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The file may have been deleted between opening and locking: then the lock would keep nobody out.
+            if not os.path.samestat(os.fstat(self._file), self.path.stat()):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError):
+            os.close(self._file)
+            raise UsageError(f"another process is writing {ledger}; wait for it, or name another --out") from None
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,86 @@
+"""`omnisift run`: a whole folder of clips, one row each."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omnisift.errors import UsageError
+
+
+def run(
+    source: Annotated[Path, typer.Argument(help="A folder of clips, or a text file with one path a line.")],
+    task: Annotated[str, typer.Option(help="caption, qa or moderate.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl of results; a run goes on with what is there.")],
+    question: Annotated[str | None, typer.Option(help="qa: asked of every clip.")] = None,
+    questions: Annotated[Path | None, typer.Option(help="qa: JSONL with clip and question.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="moderate: `name: yes-or-no question` on each line.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many rows.", min=1)] = None,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Do rows with an error again.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if any row has an error.")] = False,
+    model: Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")] = "nano",
+    compressor: Annotated[str, typer.Option(help="A method (`omnisift methods`), or none.")] = "omnisift",
+    retain: Annotated[
+        float | None, typer.Option(help="Fraction of video and audio tokens kept. [default: 0.25]")
+    ] = None,
+    retain_video: Annotated[float | None, typer.Option(help="Of video tokens; with --retain-audio.")] = None,
+    retain_audio: Annotated[float | None, typer.Option(help="Of audio tokens; with --retain-video.")] = None,
+    selector: Annotated[str | None, typer.Option(help="Folder of selector weights.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")] = None,
+    attn: Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2. [default: sdpa]")] = None,
+    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
+    max_frames: Annotated[int, typer.Option(help="Most pictures of a clip.")] = 256,
+    max_pixels: Annotated[int | None, typer.Option(help="Most pixels per picture. [default: the paper's]")] = None,
+    sampling: Annotated[str, typer.Option(help="time, or qwen for the rule of published results.")] = "time",
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", min=1)] = 256,
+    seed: Annotated[int, typer.Option(help="For compressors that draw.")] = 0,
+    on_ray: Annotated[str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.")] = None,
+    workers: Annotated[int, typer.Option(help="With --ray: processes with a model.", min=1)] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Caption, question or moderate a whole folder. Interrupt or kill it and run it again: it goes on."""
+    from omnisift.batch import ModelSettings, items_of, make_task
+    from omnisift.cli.run import Run
+    from omnisift.cli.run_screen import show_run
+    from omnisift.cli.screen import console_for
+
+    given = [what for what in (question, questions) if what is not None]
+    if len(given) != (task == "qa"):
+        raise UsageError("--task qa needs --question TEXT or --questions FILE, one of them; no other task takes them")
+    if on_ray is not None and find_spec("ray") is None:
+        raise UsageError("--ray needs ray, which is not installed: pip install 'omnisift[ray]'")
+    work = make_task(task, rules)
+    settings = ModelSettings(
+        model=model,
+        compressor=compressor,
+        retain=retain,
+        retain_video=retain_video,
+        retain_audio=retain_audio,
+        selector=selector,
+        device=device,
+        dtype=dtype,
+        attn=attn,
+        seed=seed,
+        fps=fps,
+        max_frames=max_frames,
+        max_pixels=max_pixels,
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+    )
+    settings.check()
+    items = items_of(source, question, questions)[:limit]
+    job = Run(source, items, work, settings, out, retry_errors, on_ray, workers)
+    summary, missing, code = job.go(console_for(stderr=True), quiet=as_json)
+    if as_json:
+        typer.echo(
+            json.dumps({"out": str(out), "task": task, "wanted": len(items), "missing": missing} | summary.to_dict())
+        )
+    else:
+        show_run(console_for(stderr=False), out, missing, summary)
+    if code or (strict and summary.failed):
+        raise typer.Exit(code or 1)

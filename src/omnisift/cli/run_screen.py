@@ -1,0 +1,96 @@
+"""What a person sees of `omnisift run`: a bar with rate, time left and failures; then what it added up to."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from omnisift.batch import Summary
+
+EVERY = 30.0
+"""Seconds between lines where there is no terminal."""
+
+
+class _Rate(ProgressColumn):
+    """Rows a second of this session."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else _rate(task.speed))
+
+
+class RunBar:
+    """A bar on a terminal, a line every half minute elsewhere, nothing if ``quiet``. Entered, it takes each row."""
+
+    def __init__(self, console: Console, what: str, total: int, done: int, quiet: bool = False) -> None:
+        self._console, self._what, self._total, self._done = console, what, total, done
+        self._quiet, self._failed, self._new = quiet, 0, 0
+        self._begin = self._told = time.monotonic()
+        failures = TextColumn("{task.fields[failures]}", style="red")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        self._progress = Progress(*columns, failures, console=console, disable=quiet or not console.is_terminal)
+        self._task = self._progress.add_task("loading", total=total, completed=done, failures="")
+
+    def __enter__(self) -> RunBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begin(self) -> None:
+        """The model is there: rates count from now on."""
+        self._begin = time.monotonic()
+        self._progress.update(self._task, description=self._what)
+
+    def tell(self, line: str) -> None:
+        """A line above the bar."""
+        if not self._quiet:
+            self._console.print(Text(line))
+
+    def row(self, row: dict[str, Any]) -> None:
+        """One more is on the disk."""
+        self._done, self._new, self._failed = self._done + 1, self._new + 1, self._failed + ("error" in row)
+        failures = f"{self._failed} failed" if self._failed else ""
+        self._progress.update(self._task, completed=self._done, failures=failures)
+        if not self._console.is_terminal and time.monotonic() - self._told >= EVERY:
+            self._told = time.monotonic()
+            self.tell(self._line())
+
+    def _line(self) -> str:
+        rate = self._new / (time.monotonic() - self._begin)
+        left = (self._total - self._done) / rate
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._what}: {self._done} of {self._total}{failed}, {_rate(rate)}, {left / 60:.0f} min left"
+
+
+def show_run(console: Console, out: Path, missing: int, summary: Summary) -> None:
+    """What the whole file adds up to, earlier sessions included, and the first failures by name."""
+
+    def tell(text: Text) -> None:
+        console.print(text, soft_wrap=True)
+
+    left = f", {missing} still missing" if missing else ""
+    tell(Text(f"{out}: {summary.rows} rows, {summary.done} answers, {summary.failed} failed{left}"))
+    if summary.tokens:
+        share = 100 * summary.kept / summary.tokens
+        each = summary.seconds / summary.rows
+        tokens = f"video and audio tokens: {summary.tokens:,}, read {summary.kept:,} ({share:.1f} %)"
+        tell(Text(f"{tokens}; {each:.2f} s a row"))
+    for rule, rows in summary.hits.most_common():
+        tell(Text(f"rule {rule}: {rows} hit"))
+    if summary.unclear:
+        tell(Text(f"{summary.unclear} rows have a rule that was answered with neither yes nor no"))
+    for name, message in summary.first.items():
+        tell(Text(f"failed: {name}: {message}"))
+    if summary.failed > len(summary.first):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in summary.errors.most_common())
+        tell(Text(f"all failures: {kinds}; --retry-errors tries them again"))
+
+
+def _rate(each_second: float) -> str:
+    return f"{each_second:.1f} clips/s" if each_second >= 1 else f"{60 * each_second:.1f} clips/min"

@@ -1,0 +1,156 @@
+"""`omnisift run` as a user and as a script meet it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tests.batch.fakes import Fake, rows
+
+from omnisift.batch import ModelSettings
+from omnisift.cli import main
+from omnisift.cli.dataset import write_dataset
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clips of nano's world, one file that is none, one link to nowhere."""
+    folder = tmp_path_factory.mktemp("run") / "clips"
+    write_dataset(folder, 3, 0, 2, lambda: None)
+    (folder / "bad.mp4").write_bytes(b"not a film")
+    (folder / "gone.mp4").symlink_to("nowhere")
+    return folder
+
+
+@pytest.fixture
+def omnisift(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["omnisift", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out = capfd.readouterr()
+        return int(stop.value.code or 0), out.out, out.err
+
+    return call
+
+
+def test_captions_of_a_folder(omnisift, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.jsonl"
+    code, said, _ = omnisift("run", folder, "--task", "caption", "--out", out, "--limit", 3)
+    assert code == 0
+    assert "3 rows, 2 answers, 1 failed" in said
+    assert "failed: bad.mp4" in said
+    code, said, _ = omnisift("run", folder, "--task", "caption", "--out", out, "--json")
+    summary = json.loads(said)
+    assert code == 0
+    assert (summary["wanted"], summary["missing"], summary["done"], summary["failed"]) == (5, 0, 3, 2)
+    assert summary["errors"] == {"NotMedia": 1, "NotFound": 1}
+    assert summary["retained_ratio"] == pytest.approx(63 / 246, abs=1e-6)
+    found = {row["id"]: row for row in rows(out)}
+    assert found["clip-000000.mp4"]["answer"].startswith("at 1 yellow cross with hiss")
+    assert found["clip-000000.mp4"]["tokens"]["generated"] > 10
+
+
+def test_a_finished_run_loads_no_model_and_strict_tells_failures(omnisift, folder: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(ModelSettings, "load", lambda self: Fake2())
+    command = ("run", folder, "--task", "caption", "--out", tmp_path / "a.jsonl")
+    assert omnisift(*command)[0] == 0
+    monkeypatch.setattr(ModelSettings, "load", lambda self: pytest.fail("loaded"))
+    assert omnisift(*command)[0] == 0
+    before = (tmp_path / "a.jsonl").read_bytes()
+    monkeypatch.setattr(ModelSettings, "load", lambda self: Fake2(fails=True))
+    code, _, _ = omnisift("run", folder, "--task", "caption", "--out", tmp_path / "b.jsonl", "--strict")
+    assert code == 1
+    assert len(rows(tmp_path / "b.jsonl")) == 5
+    assert (tmp_path / "a.jsonl").read_bytes() == before
+
+
+class Fake2(Fake):
+    """Takes any name of a clip."""
+
+    def __init__(self, fails: bool = False, at: int = -1, how: str = "") -> None:
+        super().__init__()
+        self.fails, self.at, self.how = fails, at, how
+
+    def _misbehave(self, clip: Path) -> None:
+        if self.fails:
+            raise ValueError("always")
+        if len(self.asked) == self.at + 1:
+            self.bad = {0: self.how}
+            super()._misbehave(Path("0.mp4"))
+
+
+@pytest.mark.parametrize(("how", "code", "kept"), [("signal", 143, 2), ("signals", 130, 1)])
+def test_a_signal_finishes_the_clip_and_a_second_drops_it(
+    omnisift, folder: Path, tmp_path: Path, monkeypatch, how: str, code: int, kept: int
+) -> None:
+    monkeypatch.setattr(ModelSettings, "load", lambda self: Fake2(at=1, how=how))
+    command = ("run", folder, "--task", "caption", "--out", tmp_path / "a.jsonl")
+    found, _, said = omnisift(*command)
+    assert found == code
+    assert "after the clip in hand" in said
+    assert ("rows are missing: the same command goes on" in said) == (how == "signal")
+    assert len(rows(tmp_path / "a.jsonl")) == kept
+    monkeypatch.setattr(ModelSettings, "load", lambda self: Fake2())
+    assert omnisift(*command)[0] == 0
+    assert len({row["id"] for row in rows(tmp_path / "a.jsonl")}) == len(rows(tmp_path / "a.jsonl")) == 5
+
+
+def test_a_signal_before_the_first_clip_ends_at_once(omnisift, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    import os
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ModelSettings, "load", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    assert omnisift("run", folder, "--task", "caption", "--out", tmp_path / "a.jsonl")[0] == 143
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_questions_of_a_data_set(omnisift, folder: Path, tmp_path: Path) -> None:
+    listed = folder / "list.txt"
+    listed.write_text("".join(f"clip-00000{number}.mp4\n" for number in range(3)))
+    command = ("run", listed, "--task", "qa", "--questions", folder / "metadata.jsonl", "--out", tmp_path / "a.jsonl")
+    code, said, _ = omnisift(*command, "--json", "--compressor", "none")
+    assert code == 0
+    assert json.loads(said)["done"] == 6
+    truth = [pair for line in (folder / "metadata.jsonl").read_text().splitlines() for pair in json.loads(line)["qa"]]
+    found = [(row["question"], row["answer"]) for row in rows(tmp_path / "a.jsonl")]
+    assert [question for question, _ in found] == [pair["question"] for pair in truth]
+    assert sum(answer == pair["answer"] for (_, answer), pair in zip(found, truth, strict=True)) >= 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--task", "summarise"],
+        ["--task", "qa"],
+        ["--task", "qa", "--question", "a?", "--questions", "b.jsonl"],
+        ["--task", "caption", "--question", "a?"],
+        ["--task", "moderate"],
+        ["--task", "moderate", "--rules", "missing.txt"],
+        ["--task", "caption", "--rules", "rules.txt"],
+        ["--task", "caption", "--fps", "-1"],
+        ["--task", "caption", "--limit", "0"],
+        ["--task", "caption", "--retain", "much"],
+        ["--task", "qa", "--question", " "],
+        ["--task", "caption", "--retain", "0"],
+        ["--task", "caption", "--model", "no/such"],
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(omnisift, folder: Path, tmp_path: Path, arguments: list[str]) -> None:
+    code, out, err = omnisift("run", folder, "--out", tmp_path / "a.jsonl", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.split(":")[0] in ("UsageError", "BudgetError", "CheckpointError")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_into_the_same_file_waits_for_nobody(omnisift, folder: Path, tmp_path: Path) -> None:
+    from omnisift.batch import Ledger
+
+    with Ledger(tmp_path / "a.jsonl", {}):
+        code, _, err = omnisift("run", folder, "--task", "caption", "--out", tmp_path / "a.jsonl")
+    assert code == 2
+    assert "another process is writing" in err
