@@ -12,6 +12,7 @@ import typer
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
 from omnisift.cli.distill_commands import distill
 from omnisift.cli.export_commands import export
+from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.quiet import hush_libraries
 from omnisift.cli.run_commands import run
@@ -179,6 +180,7 @@ app.command()(export)
 app.command("make-dataset")(make_dataset)
 app.command()(convert)
 app.command("data-check")(data_check)
+app.command("plugin-path")(plugin_path)
 
 
 def main() -> None:
