@@ -28,8 +28,9 @@ BENCHES := $(wildcard benchmarks/compress.py benchmarks/read.py benchmarks/impor
 MATRIX := .venv-matrix
 EVAL := .venv-eval
 RAY := .venv-ray
+SWIFT := .venv-swift
 
-.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist eval-env test-eval test-full bench bench-nano bench-quality bench-training bench-estimators bench-probe nano neutral docs dist verify-7b clean
+.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift eval-env test-eval test-full bench bench-nano bench-quality bench-training bench-estimators bench-probe nano neutral docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -81,7 +82,7 @@ check: $(VENV)/.installed ## formatting, lint, types, import directions
 # Suites that need something of their own have a target each.
 test-slow: $(VENV)/.installed
 	@echo "[test-slow] the suites marked slow"
-	@$(PYTEST) -m "slow and not (dist or deepspeed or ray or evalenv)" --timeout 1800 $(ARGS)
+	@$(PYTEST) -m "slow and not (dist or deepspeed or ray or swift or evalenv)" --timeout 1800 $(ARGS)
 
 # An older release of one dependency in its own folder, ahead of .venv on the path: nothing else is installed twice.
 # Transformers 5.19 has the old layout of Qwen2.5-Omni (constraints.txt holds the new one); PyAV 15 is what lmms-eval pins.
@@ -128,14 +129,27 @@ test-dist: $(VENV)/.installed ## build the wheel, install it into an empty envir
 	@echo "[test-dist] wheel and sdist, installed and used outside the checkout"
 	@$(PYTEST) -m dist --timeout 900 tests/test_wheel.py $(ARGS)
 
+# ms-swift pins older Transformers and PEFT: they, and what else it brings, lie ahead of .venv on the path, which has PyTorch.
+swift-env: $(SWIFT)/.installed ## an environment for ms-swift beside .venv (a minute or two, 1 GB)
+
+$(SWIFT)/.installed: constraints-swift.txt | $(VENV)/.installed
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "constraints-swift.txt is for Python 3.11 or newer. Do: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "[swift-env] installing ms-swift and what it needs into $(SWIFT), versions from constraints-swift.txt"
+	@rm -rf $(SWIFT) && $(PIP) install -qq --no-deps --target $(SWIFT) -r constraints-swift.txt; touch $@
+
+test-swift: $(SWIFT)/.installed ## the plugin for ms-swift: two LoRA steps, and the runs that it must stop
+	@echo "[test-swift] ms-swift $$(sed -n 's/^ms_swift==//p' constraints-swift.txt)"
+	@PYTHONPATH=$(CURDIR)/$(SWIFT) $(PYTEST) -m swift --timeout 1800 tests/integrations $(ARGS)
+
 # lmms-eval pins av<16 and brings eighty packages, so it has an environment of its own that looks into .venv for the rest
 # (PyTorch is not installed twice); what it wants otherwise than .venv lies in front. It has the omnisift command too.
 eval-env: $(EVAL)/.installed ## lmms-eval in .venv-eval, on top of .venv: for omnisift eval (Python 3.11 or newer)
 	@echo "[eval-env] $(EVAL)/bin/omnisift eval --help"
 
-$(EVAL)/.installed: constraints-eval.txt $(VENV)/.installed
+$(EVAL)/.installed: constraints-eval.txt | $(VENV)/.installed
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "eval-env needs Python 3.11 or newer, $(VENV) has an older one" >&2; exit 2; }
+	  { echo "eval-env needs Python 3.11 or newer. Do: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "[eval-env] installing lmms-eval into $(EVAL), versions from constraints-eval.txt"
 	@rm -rf $(EVAL); $(PY) -m venv --without-pip $(EVAL)
 	@$(PY) -c 'import sysconfig; print("import site; site.addsitedir(" + repr(sysconfig.get_path("purelib")) + ")")' \
@@ -148,7 +162,7 @@ test-eval: $(EVAL)/.installed ## run lmms-eval with nano on five small benchmark
 	@echo "[test-eval] lmms-eval end to end"
 	@$(ONE_THREAD) $(EVAL)/bin/python -m pytest -m evalenv --timeout 900 tests/evaluation/public $(ARGS)
 
-test-full: check test test-slow test-matrix test-deepspeed test-ray test-dist test-eval docs ## everything: check, test, slow suites, matrix, DeepSpeed, Ray, wheel, lmms-eval, docs
+test-full: check test test-slow test-matrix test-deepspeed test-ray test-dist test-swift test-eval docs ## everything: check, test, slow suites, matrix, DeepSpeed, Ray, wheel, ms-swift, lmms-eval, docs
 
 # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -203,6 +217,6 @@ dist: $(VENV)/.installed ## build wheel and sdist into dist/
 	@ls -l dist
 
 clean: ## remove what was built (not .venv)
-	@rm -rf dist build site $(MATRIX) $(RAY) $(EVAL) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf dist build site $(MATRIX) $(RAY) $(SWIFT) $(EVAL) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 	@echo "[clean] done; 'rm -rf .venv' removes the environment too"

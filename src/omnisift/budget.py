@@ -67,6 +67,11 @@ class Budget:
             _check("retain_audio", self.retain_audio)
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether nothing may go."""
+        return all(rate in (None, 1) for rate in (self.retain, self.retain_video, self.retain_audio))
+
+    @property
     def words(self) -> str:
         """For reports: ``0.25``, or ``video 0.23, audio 0.5``."""
         if self.retain is not None:

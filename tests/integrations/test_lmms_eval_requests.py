@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from omnisift.errors import UnsupportedCall
-from omnisift.integrations.lmms_eval_requests import Records, Request, batches, request_of
+from omnisift.integrations.lmms_eval.requests import Records, Request, batches, request_of
 from omnisift.pipeline.report import Tokens
 from omnisift.pipeline.together import Reply
 

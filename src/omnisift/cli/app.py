@@ -14,6 +14,7 @@ from omnisift.cli.distill_commands import distill
 from omnisift.cli.eval_commands import app as eval_app
 from omnisift.cli.eval_commands import tasks_path
 from omnisift.cli.export_commands import export
+from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.quiet import hush_libraries
 from omnisift.cli.run_commands import run
@@ -183,6 +184,7 @@ app.command()(export)
 app.command("make-dataset")(make_dataset)
 app.command()(convert)
 app.command("data-check")(data_check)
+app.command("plugin-path")(plugin_path)
 
 
 def main() -> None:

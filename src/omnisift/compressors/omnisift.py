@@ -124,3 +124,8 @@ class OmniSiftCompressor(Compressor):
         largest = CPU_BLOCK if stream.embeds.device.type == "cpu" and not self._learning else LARGE_BLOCK
         share = largest if self._learning else min(largest, len(stream) * row // 4)
         return max(1, max(SMALL_BLOCK, share) // row)
+
+
+def learner_of(compressor: Compressor) -> OmniSiftCompressor | None:
+    """The part of ``compressor`` that has a selector and an estimator: itself, or half of a pair."""
+    return next((part for part in compressor.modules() if isinstance(part, OmniSiftCompressor)), None)

@@ -1,1 +1,1 @@
-"""Plugins for other people's tools."""
+"""OmniSIFT inside other people's tools, each through the door that it leaves open; one package a tool."""

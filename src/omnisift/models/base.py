@@ -32,7 +32,7 @@ def attach(model: nn.Module, compressor: Compressor) -> Attachment:
     # Wrappers like PEFT's keep the host inside and pass its configuration on.
     unwrap: Any = getattr(model, "get_base_model", None)
     adapter = _adapter_for(model if unwrap is None else unwrap())
-    if _attached(adapter):
+    if is_attached(adapter.parts.language_model):
         raise ModelError(
             f"{type(model).__name__} already has a compressor attached: call detach() on the first attachment"
         )
@@ -56,7 +56,7 @@ def _adapter_for(model: nn.Module) -> Adapter:
     raise UnsupportedModel(f"no adapter for {what}. Known: {known}. See docs/add-a-model.md")
 
 
-def _attached(adapter: Adapter) -> bool:
+def is_attached(language_model: nn.Module) -> bool:
     """Whether any attachment's hook is on the language model: the hooks are the only trace of one."""
-    hooks = adapter.parts.language_model._forward_pre_hooks.values()
+    hooks = language_model._forward_pre_hooks.values()
     return any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in hooks)

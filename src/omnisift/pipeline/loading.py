@@ -19,6 +19,8 @@ from omnisift.errors import CheckpointError, CompressorError, UnsupportedModel, 
 if TYPE_CHECKING:
     from omnisift.vgas import VGAS
 
+ADAPTER_PREFIX = "base_model.model.thinker.compressor."
+"""Where PEFT puts a selector that it saves with its adapter (docs/ms-swift.md)."""
 _MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -81,7 +83,13 @@ def read_selector(name: str, source: str, selector: str | Path | None, width: in
     folder = Path(selector) if selector is not None else _own_selector(name, source)
     if not folder.is_dir():
         raise UsageError(f"no selector folder at {folder}; give one saved by VGAS.save_pretrained")
-    vgas: VGAS = VGAS.from_pretrained(str(folder)) if _is_vgas(folder) else VGAS.from_checkpoint(folder)
+    vgas: VGAS
+    if _is_vgas(folder):
+        vgas = VGAS.from_pretrained(str(folder))
+    elif (folder / "adapter_config.json").is_file():
+        vgas = VGAS.from_checkpoint(folder, ADAPTER_PREFIX)
+    else:
+        vgas = VGAS.from_checkpoint(folder)
     if vgas.config.width != width:
         raise CheckpointError(
             f"selector at {folder} has width {vgas.config.width}, the model {width}; give the selector of this model"

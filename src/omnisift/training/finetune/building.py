@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from omnisift.compressors import make_compressor, needs_selector
+from omnisift.compressors.omnisift import learner_of
 from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.training.data import load_samples
 from omnisift.training.distill import DistillSettings, distill, observe_clips, save_selector
 from omnisift.training.finetune.recipe import TrainRecipe
-from omnisift.training.finetune.sifted import Sifted, learner_of
+from omnisift.training.finetune.sifted import Sifted
 from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
 

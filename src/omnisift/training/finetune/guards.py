@@ -12,35 +12,10 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from omnisift.errors import TrainingError
-from omnisift.models import Compression
 from omnisift.training.finetune.sifted import Sifted
 
 PATIENCE = 50
 """Optimiser steps in a row without a gradient of the selector."""
-SURE = 32
-"""A clip of fewer tokens may rightly be kept whole."""
-
-
-def check_cut(sifted: Sifted, input_ids: Tensor, expected: bool) -> None:
-    """Raise `TrainingError` if a prompt with video was read whole although the budget asks for less.
-
-    ``expected``: whether the budget keeps less than everything.
-    """
-    adapter = sifted.attachment.adapter
-    if not expected or not bool((adapter.modality(input_ids.cpu()) == 1).any()):
-        return
-    last: Compression | None = sifted.attachment.last
-    if last is None:
-        raise TrainingError(
-            "training without compression: a prompt with video never came past the hooks of the compressor; "
-            "call the model through `Sifted`, and don't detach while training"
-        )
-    tokens, kept = last.n_video + last.n_audio, last.kept_video + last.kept_audio
-    if tokens >= SURE and kept == tokens:
-        raise TrainingError(
-            f"training without compression: all {tokens} video and audio tokens of a batch stayed; "
-            "check retain and compressor of the recipe"
-        )
 
 
 def check_world(wanted: int | None = None) -> int:

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnisift.compressors import Compressor
-from omnisift.compressors.omnisift import OmniSiftCompressor
+from omnisift.compressors.omnisift import learner_of
 from omnisift.estimators import Estimator
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models import attach
+from omnisift.models.learning import touched
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.training.data.encoding import IGNORED
 from omnisift.vgas import VGAS
@@ -83,7 +84,7 @@ class Sifted(nn.Module):
         if len(chances) > 1:
             reward = (leave_one_out(sums.detach()) * torch.stack(chances)).mean(dim=0).sum()
             loss = loss + reward / whole
-        return Cost(loss + self._touched(), sums.detach().mean(dim=0), counts)
+        return Cost(loss + touched(self), sums.detach().mean(dim=0), counts)
 
     @property
     def _draws(self) -> bool:
@@ -97,16 +98,6 @@ class Sifted(nn.Module):
         sums, counts = row_losses(logits, labels if cut is None else cut.labels(labels))
         selection = self.attachment.selection
         return sums, counts, None if selection is None else selection.log_prob
-
-    def _touched(self) -> Tensor:
-        """0, with a gradient of 0 for everything that learns (and is here in full, not a shard of it)."""
-        learns = [p for p in self.parameters() if p.requires_grad and not hasattr(p, "placements")]
-        return 0.0 * torch.stack([p.float().flatten()[0] for p in learns]).sum() if learns else torch.zeros(())
-
-
-def learner_of(compressor: Compressor) -> OmniSiftCompressor | None:
-    """The part of ``compressor`` that has a selector and an estimator: itself, or half of a pair."""
-    return next((part for part in compressor.modules() if isinstance(part, OmniSiftCompressor)), None)
 
 
 def row_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

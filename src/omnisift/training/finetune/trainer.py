@@ -21,8 +21,9 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from omnisift.models.learning import check_cut
 from omnisift.training.finetune.checkpoints import load_weights, save_weights, seal
-from omnisift.training.finetune.guards import SelectorGuard, check_cut
+from omnisift.training.finetune.guards import SelectorGuard
 from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.training.finetune.sifted import Cost, Sifted
 from omnisift.whole import write_whole
@@ -35,10 +36,6 @@ class SiftTrainer(Trainer):
         super().__init__(model=sifted, **kwargs)
         self.recipe, self.sifted, self.guard = recipe, sifted, guard
         self.model_accepts_loss_kwargs = True
-        budget = recipe.budget
-        self._expects_cut = (
-            min(r for r in (budget.retain, budget.retain_video, budget.retain_audio) if r is not None) < 1
-        )
         self.skipped: dict[str, str] = {}
         """Samples that the collator left out, in whichever process it ran, and why."""
         self._noted: dict[str, list[float]] = defaultdict(list)
@@ -59,7 +56,7 @@ class SiftTrainer(Trainer):
         if num_items_in_batch is not None and int(num_items_in_batch) == 0:
             num_items_in_batch = torch.ones_like(torch.as_tensor(num_items_in_batch))
         cost: Cost = model(**inputs, num_items_in_batch=num_items_in_batch)
-        check_cut(self.sifted, inputs["input_ids"], self._expects_cut)
+        check_cut(self.sifted.attachment, inputs["input_ids"])
         self._note()
         loss = cost.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:

@@ -12,7 +12,7 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
 from omnisift.errors import MediaError, UnsupportedCall, UsageError
-from omnisift.integrations.lmms_eval_requests import Records, Request, batches, request_of
+from omnisift.integrations.lmms_eval.requests import Records, Request, batches, request_of
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.pipeline import load

@@ -15,7 +15,7 @@ def manifests() -> list[Any]:
     return [
         ModelManifest(
             model_id="omnisift",
-            chat_class_path="omnisift.integrations.lmms_eval_model.OmniSift",
+            chat_class_path="omnisift.integrations.lmms_eval.model.OmniSift",
             aliases=("omnisift_qwen2_5_omni",),
         )
     ]

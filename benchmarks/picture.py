@@ -1,0 +1,127 @@
+"""Does a learned score for the picture beat STVP? `make bench-picture` (ten minutes after `make bench-estimators`).
+
+The model that reads and teaches is that of `estimators.py`: trained without the loss that points at evidence. All sound
+stays; what differs is which patches do. One line of the result each: STVP, its spatial rule for both frames, chance,
+the teacher's own attention on the very clips that are asked about, and the learned score of five seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from estimators import CHECKS, Bench
+from omnisift.budget import kept_count
+from omnisift.evaluation.environment import environment
+from omnisift.picture_score import PictureScore
+from omnisift.training import selector as selecting
+from omnisift.training.evaluate import accuracies
+from omnisift.training.forward import Kept
+from omnisift.training.nano_model import WIDTH
+from omnisift.training.selections import CHUNKS, PATCHES, SOUNDS_PER_CHUNK, Select, picture_scores, stvp_scores, top
+from omnisift.training.settings import NanoSettings
+
+RETAINS = (0.25, 0.125, 0.0625)
+"""Four, two and one of a frame's sixteen patches."""
+SEEDS = 5
+TAUGHT = 640
+"""Clips that the score learns from."""
+Score = Callable[[Tensor], Tensor]
+
+
+def spatial(video: Tensor) -> Tensor:
+    """[B, 96, D] -> [B, 6, 16]: STVP's rule for the first frame, for both."""
+    frames = video.view(len(video), 2 * CHUNKS, PATCHES, -1)
+    return -F.cosine_similarity(frames, frames.mean(2, keepdim=True), dim=-1)
+
+
+def chance(video: Tensor) -> Tensor:
+    return torch.rand(len(video), 2 * CHUNKS, PATCHES, generator=torch.Generator().manual_seed(len(video)))
+
+
+def own(bench: Bench) -> Score:
+    """The attention of the teacher itself, clip by clip in the order in which `accuracies` takes them."""
+    shown = bench.check.video[:CHECKS].float().flatten(1)
+
+    def score(video: Tensor) -> Tensor:
+        which = torch.cdist(video.flatten(1), shown).argmin(dim=1)
+        return targets[which].view(len(video), 2 * CHUNKS, PATCHES)
+
+    targets = teach(bench, bench.check, CHECKS)
+    return score
+
+
+def teach(bench: Bench, bank: Any, clips: int) -> Tensor:
+    settings = replace(NanoSettings(), teacher_clips=clips)
+    course = bench.course()
+    return selecting.teach_picture(course.model, bench.layout, bench.shop.writer, bank, settings, True)
+
+
+def learned(bench: Bench, seed: int, targets: Tensor) -> Score:
+    torch.manual_seed(seed)
+    picture = PictureScore(WIDTH)
+    selecting.distil_picture(picture, targets, bench.bank, replace(NanoSettings(), seed=seed, selector_steps=200))
+    picture.eval()
+    return lambda video: picture_scores(picture, video)
+
+
+def keeping(score: Score, retain: float) -> Select:
+    """All sound, and the highest patches of every frame."""
+
+    @torch.no_grad()
+    def select(video: Tensor, _audio: Tensor) -> Kept:
+        sound = torch.arange(CHUNKS * SOUNDS_PER_CHUNK).expand(len(video), -1)
+        return Kept(top(score(video), kept_count(PATCHES, retain)), sound)
+
+    return select
+
+
+def measure(bench: Bench, score: Score) -> dict[str, Any]:
+    """What is answered, and how many of the patches that show a shape stay."""
+    model, result = bench.course().model, {}
+    shown = bench.check.video_class[:CHECKS] > 0
+    for retain in RETAINS:
+        select = keeping(score, retain)
+        kept = select(bench.check.video[:CHECKS].float(), bench.check.audio[:CHECKS].float()).video
+        mask = torch.zeros(shown.shape).scatter(1, kept, 1.0)
+        right = accuracies(model, bench.layout, bench.shop.writer, bench.check, select, clips=CHECKS)
+        result[f"{retain:g}"] = {
+            "shown": round(float(mask[shown].mean()), 4),
+            "accuracy": {name: round(value, 4) for name, value in right.items()},
+        }
+    return result
+
+
+def rows(bench: Bench) -> Iterator[tuple[str, Score]]:
+    yield from (("stvp", stvp_scores), ("spatial", spatial), ("random", chance), ("teacher", own(bench)))
+    targets = teach(bench, bench.bank, TAUGHT)
+    for seed in range(SEEDS):
+        yield f"learned seed={seed}", learned(bench, seed, targets)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """All rows anew."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/plain"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/picture.jsonl"))
+    options = parser.parse_args(arguments)
+    bench = Bench(options.work)
+    whole = accuracies(bench.course().model, bench.layout, bench.shop.writer, bench.check, None, clips=CHECKS)
+    lines: list[dict[str, Any]] = [{"session": environment()}]
+    lines.append({"run": "all", "accuracy": {name: round(value, 4) for name, value in whole.items()}})
+    for name, score in rows(bench):
+        lines.append({"run": name, **measure(bench, score)})
+        print(name, {key: lines[-1][key]["accuracy"]["mean"] for key in ("0.25", "0.125", "0.0625")}, flush=True)
+    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""`swift sft` as a user runs it, on nano dressed as a full Qwen2.5-Omni: `make test-swift` (its own environment).
+
+nano knows its world, so that it predicts the answers from the first step on is what shows that embeddings, positions
+and labels were cut alike.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from omnisift.assets import nano_path
+from omnisift.cli.dataset import write_dataset
+from omnisift.integrations.ms_swift import plugin_path
+from omnisift.training.data import load_samples, save_samples
+
+pytestmark = [pytest.mark.slow, pytest.mark.swift]
+
+IN_ADAPTER = "base_model.model.thinker.compressor."
+MOVED = 5e-4
+"""Half of the learning rate: what Adam's first step moves by a gradient of any size; weight decay moves less."""
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint, clips and ``world.jsonl``."""
+    folder = tmp_path_factory.mktemp("swift")
+    save_full_nano(folder / "model")
+    write_dataset(folder / "world", clips=3, seed=0, asked=2, step=lambda: None)
+    save_samples(load_samples(folder / "world"), folder / "world.jsonl", "messages")
+    return folder
+
+
+def save_full_nano(folder: Path) -> None:
+    """nano's thinker and processor in a checkpoint of the full model, without a talker."""
+    from transformers import AutoProcessor, Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+    thinker: Any = Thinker.from_pretrained(nano_path(), dtype=torch.float32)
+    config = Qwen2_5OmniConfig(thinker_config=thinker.config.to_dict(), enable_audio_output=False)
+    full: Any = Qwen2_5OmniForConditionalGeneration(config)
+    full.thinker.load_state_dict(thinker.state_dict())
+    full.save_pretrained(folder)
+    AutoProcessor.from_pretrained(nano_path()).save_pretrained(folder)
+    torch.save({}, folder / "spk_dict.pt")  # voices: the host will not load without
+
+
+def swift(room: Path, *arguments: str, **environment: str | None) -> tuple[int, str]:
+    """Run ``swift`` in ``room``: exit code, and all that it said. None takes a variable away."""
+    given: dict[str, str | None] = {
+        "USE_AUDIO_IN_VIDEO": "true",
+        "SWIFT_AUDIO_LOAD_BACKEND": "soundfile_pyav",
+        "VIDEO_MIN_PIXELS": str(112 * 112),
+        "VIDEO_MAX_PIXELS": str(224 * 224),
+        "OMNISIFT_SELECTOR": str(nano_path() / "selector"),
+        "USE_HF": "1",
+        **environment,
+    }
+    found = {**os.environ, **given}
+    done = subprocess.run(
+        [sys.executable, "-m", "swift.cli.main", *arguments],
+        cwd=room,
+        env={name: value for name, value in found.items() if value is not None},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def sft(room: Path, out: str, *more: str, **environment: str | None) -> tuple[int, str]:
+    """Two steps of LoRA, as in docs/ms-swift.md."""
+    return swift(
+        room, "sft", "--external_plugins", str(plugin_path()), "--model_type", "omnisift_qwen2_5_omni",
+        "--model", "model", "--dataset", "world.jsonl", "--output_dir", out, "--add_version", "false",
+        "--tuner_type", "lora", "--lora_rank", "4", "--modules_to_save", "compressor",
+        "--target_regex", r"^thinker\.model\.layers\..*\.(q_proj|v_proj)$",
+        "--max_steps", "2", "--learning_rate", "1e-3", "--lr_scheduler_type", "constant", "--warmup_ratio", "0",
+        "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1", "--logging_steps", "1",
+        "--split_dataset_ratio", "0", "--dataloader_num_workers", "0", "--torch_dtype", "float32",
+        "--attn_impl", "sdpa", "--report_to", "none", *more, **environment,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(room: Path) -> Path:
+    """The folder of a run."""
+    code, said = sft(room, "out")
+    assert code == 0, said[-3000:]
+    return room / "out"
+
+
+def test_a_run_cuts_tokens_and_learns(trained: Path) -> None:
+    lines = [json.loads(line) for line in (trained / "logging.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert len(steps) == 2
+    for step in steps:
+        assert step["retained_video"] == pytest.approx(0.25)
+        assert step["retained_audio"] == pytest.approx(0.26)
+        assert step["retained_ratio"] == pytest.approx(63 / 246)
+        assert math.isfinite(step["loss"])
+        assert step["grad_norm"] > 0
+    assert steps[0]["loss"] != steps[1]["loss"]
+    assert steps[0]["loss"] < 1
+    assert steps[0]["token_acc"] > 0.8
+
+
+def test_the_adapter_holds_a_selector_that_learned(trained: Path) -> None:
+    adapter = load_file(trained / "checkpoint-2" / "adapter_model.safetensors")
+    before = load_file(nano_path() / "selector" / "model.safetensors")
+    held = {name.removeprefix(IN_ADAPTER): value for name, value in adapter.items() if name.startswith(IN_ADAPTER)}
+    assert held.keys() == before.keys()
+    assert {name for name, value in held.items() if (value - before[name]).abs().max() < MOVED} == set()
+    lora = {name: value for name, value in adapter.items() if "lora_B" in name}
+    assert lora
+    assert all(".thinker.model.layers." in name and value.abs().max() > 0 for name, value in lora.items())
+
+
+def test_what_was_trained_answers_in_omnisift(room: Path, trained: Path) -> None:
+    """Merged by ms-swift it is a checkpoint in the released layout; the selector alone comes from the adapter too."""
+    import omnisift
+    from omnisift.training.export import selector_of
+
+    code, said = swift(room, "export", "--adapters", "out/checkpoint-2", "--merge_lora", "true", "--output_dir", "done")
+    assert code == 0, said[-3000:]
+    answer = omnisift.load(str(room / "done")).ask(room / "world" / "clip-000000.mp4", "How many objects do you see?")
+    assert answer.report.tokens.retained_ratio == pytest.approx(63 / 246)
+    assert answer.text.strip()
+    merged, alone = (selector_of(room / "done", place).state_dict() for place in (None, trained / "checkpoint-2"))
+    assert all(torch.equal(merged[name], alone[name]) for name in merged)
+
+
+def test_two_processes_do_not_wait_for_each_other(room: Path, trained: Path) -> None:
+    """One has text alone while the other has a clip: the selector's gradient must come from both."""
+    clips = (room / "world.jsonl").read_text().splitlines()
+    text = json.dumps({"messages": [{"role": role, "content": "a circle"} for role in ("user", "assistant")]})
+    (room / "mixed.jsonl").write_text("\n".join([clips[0], text, text, clips[1]]) + "\n")
+    code, said = sft(
+        room, "pair", "--dataset", "mixed.jsonl", "--per_device_train_batch_size", "1",
+        "--use_cpu", "true", "--ddp_backend", "gloo", "--ddp_find_unused_parameters", "false",
+        "--train_dataloader_shuffle", "false", NPROC_PER_NODE="2",
+    )  # fmt: skip
+    assert code == 0, said[-3000:]
+    lines = [json.loads(line) for line in (room / "pair" / "logging.jsonl").read_text().splitlines()]
+    assert [line["retained_ratio"] for line in lines if "loss" in line] == [pytest.approx(63 / 246)] * 2
+
+
+def test_answers_are_written_on_compressed_prompts(room: Path, trained: Path) -> None:
+    """The guard in the model refuses all others, so an answer is proof."""
+    code, said = swift(
+        room, "infer", "--adapters", "out/checkpoint-2", "--val_dataset", "world.jsonl#2", "--max_new_tokens", "30",
+        "--temperature", "0", "--stream", "false", "--result_path", "answers.jsonl",
+    )  # fmt: skip
+    assert code == 0, said[-3000:]
+    answers = [json.loads(line) for line in (room / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 2
+    assert all(answer["response"] for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("more", "environment", "message"),
+    [
+        ([], {"USE_AUDIO_IN_VIDEO": None}, "TrainingError: training without sound: USE_AUDIO_IN_VIDEO is not set"),
+        (["--template", "qwen2_5_omni"], {}, "TrainingError: training without compression: the model was called"),
+        (["--enable_dft_loss", "true"], {}, "TrainingError: this run computes its loss apart from the model"),
+        ([], {"OMNISIFT_SELECTOR": None}, "model has no selector weights; set OMNISIFT_SELECTOR"),
+        (["--ddp_backend", "gloo"], {"NPROC_PER_NODE": "2"}, "TrainingError: 2 processes should train together, but"),
+    ],
+    ids=["no sound", "built-in template", "loss apart", "no selector", "processes that never joined"],
+)
+def test_a_run_that_would_not_do_what_it_says_stops(
+    room: Path, more: list[str], environment: dict[str, str | None], message: str
+) -> None:
+    code, said = sft(room, "stopped", *more, **environment)
+    assert code != 0
+    errors = [line for line in said.splitlines() if "omnisift.errors." in line]
+    assert errors, said[-3000:]
+    assert all(message in error for error in errors)
+    assert not list((room / "stopped").glob("checkpoint-*"))
