@@ -20,7 +20,7 @@ from torch import Tensor
 
 from estimators import CHECKS, Bench
 from omnisift.budget import kept_count
-from omnisift.evaluation.environment import environment
+from omnisift.environment import environment
 from omnisift.picture_score import PictureScore
 from omnisift.training import selector as selecting
 from omnisift.training.evaluate import accuracies
