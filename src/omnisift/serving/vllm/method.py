@@ -1,0 +1,73 @@
+"""The compressor of a server: made once, with the selector's weights, for whatever budgets requests bring."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from omnisift.budget import Budget
+from omnisift.compressors import Compressor, make_compressor, needs_selector
+from omnisift.errors import CompressorError
+from omnisift.pipeline.loading import read_selector
+from omnisift.serving.places import attach_places
+from omnisift.serving.span import Span
+from omnisift.serving.vllm.settings import Settings
+from omnisift.vgas import VGAS
+
+
+class Method:
+    """Compresses single clips. No module of the host, so its loader neither fills nor misses the selector's weights."""
+
+    def __init__(self, settings: Settings, source: str, width: int) -> None:
+        """Read the selector of ``source`` (folder or hub id) if the method has one.
+
+        Raises:
+            CompressorError: no such method, no selector weights, or the method looks into the encoders.
+            CheckpointError: selector weights that don't fit.
+        """
+        self.settings = settings
+        self._selector: VGAS | None = None
+        self._made: dict[Budget, Compressor] = {}
+        if settings.compressor == "none":
+            return
+        if needs_selector(settings.compressor):
+            self._selector = read_selector(source, source, settings.selector, width).eval()
+        needs = sorted(self._at(settings.default).needs)
+        if needs:
+            raise CompressorError(
+                f"compressor {settings.compressor!r} needs {needs}, which vLLM's encoders don't give: choose another, "
+                "as omnisift or stvp"
+            )
+
+    @torch.inference_mode()
+    def __call__(self, video: Tensor, sound: Tensor | None, span: Span, budget: Budget) -> Tensor:
+        """[K, D + COLUMNS]: what stays of one clip, in prompt order, with its places.
+
+        ``video`` [V, D] and ``sound`` [A, D] come from the encoders. Raises `CompressorError` if the method keeps
+        another number than the prompt has room for.
+        """
+        both = video if sound is None else torch.cat([video, sound.to(video.dtype)])
+        if len(both) != len(span):
+            raise CompressorError(f"the encoders made {len(both)} tokens where {len(span)} were planned: report this")
+        embeds = both[span.order.to(both.device)]
+        if budget.keeps_all:
+            return attach_places(embeds, span.position)
+        selection = self._at(budget, embeds)(span.stream(embeds))
+        kept = selection.keep.cpu()
+        room = len(span.kept(budget))
+        if int(kept.sum()) != room:
+            raise CompressorError(
+                f"compressor {self.settings.compressor!r} kept {int(kept.sum())} tokens where the prompt has room for "
+                f"{room}: choose another"
+            )
+        chosen = embeds[selection.keep] if selection.embeds is None else selection.embeds.to(embeds.dtype)
+        return attach_places(chosen, span.position[:, kept])
+
+    def _at(self, budget: Budget, like: Tensor | None = None) -> Compressor:
+        if budget not in self._made:
+            made = make_compressor(
+                self.settings.compressor, budget, selector=self._selector, seed=self.settings.seed
+            ).eval()
+            self._made[budget] = made
+        method = self._made[budget]
+        return method if like is None else method.to(like.device)
