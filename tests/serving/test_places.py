@@ -8,7 +8,7 @@ import torch
 from omnisift.errors import UnsupportedCall
 from omnisift.serving.places import Places, attach_places, detach_places
 from omnisift.serving.span import Clock, Span
-from omnisift.serving.vllm.positions import Piece, laid_out, runs, written
+from omnisift.serving.vllm.positions import Piece, laid_out, offset_of, runs, written
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -41,7 +41,7 @@ CLIP = Span.of((2, 1, 2), 1.0, 20, Clock())
 def clip_prompt() -> tuple[torch.Tensor, torch.Tensor]:
     """Two words, a mark, five kept tokens, a mark, the end of the video, two words."""
     ids = torch.tensor([WORD, WORD, WORD, VIDEO, VIDEO, SOUND, SOUND, SOUND, WORD, WORD, WORD, WORD])
-    return ids, laid_out(len(ids), [Piece(2, 7, span=CLIP)])[0]
+    return ids, laid_out(len(ids), [Piece(2, 7, span=CLIP)])
 
 
 def test_text_behind_a_clip_keeps_its_position() -> None:
@@ -50,11 +50,11 @@ def test_text_behind_a_clip_keeps_its_position() -> None:
     assert position[0, 8:].tolist() == [2 + CLIP.end, 2 + CLIP.end, 3 + CLIP.end, 4 + CLIP.end]
 
 
-def test_the_offset_of_later_tokens() -> None:
-    """The picture reaches to 27 (its second frame), the text behind it only to 24: later tokens begin at 28."""
-    position, offset = laid_out(12, [Piece(2, 7, span=CLIP)])
-    assert int(position.max()) == 24
-    assert 12 + offset == 2 + 25 + 1
+def test_new_tokens_go_on_behind_the_last() -> None:
+    """Though the picture reaches to 27, its second frame."""
+    ids, position = clip_prompt()
+    assert int(position[0, -1]) == 24
+    assert len(ids) + offset_of(position) == 25
 
 
 def test_writing_in_parts_and_twice() -> None:

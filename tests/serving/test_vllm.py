@@ -142,7 +142,7 @@ def test_odd_frames_and_unequal_lengths(
 def test_picture_that_reaches_beyond_the_text_behind_it(
     vllm: Engine, reference: Reference, films: list[Film]
 ) -> None:
-    """Sound ends 0.8 s before the last frame and the question is one word: new tokens go on behind the picture."""
+    """Sound ends 0.8 s before the last frame and the question is one word: new tokens go on behind the text."""
     prompt = Prompt("shape ?", films=(films[5].first(12, 4.2),))
     assert vllm.tokens(prompt) == [reference.tokens(prompt)]
 

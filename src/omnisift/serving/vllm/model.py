@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 from vllm.model_executor.models.interfaces import SupportsMultiModal, SupportsMultiModalPruning
 from vllm.model_executor.models.qwen2_5_omni_thinker import Qwen2_5OmniThinkerForConditionalGeneration
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -15,7 +14,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from omnisift.errors import UsageError
 from omnisift.serving.places import detach_places
 from omnisift.serving.vllm.method import Method
-from omnisift.serving.vllm.positions import Piece, laid_out, local_grid, runs, written
+from omnisift.serving.vllm.positions import Piece, laid_out, local_grid, offset_of, runs, written
 from omnisift.serving.vllm.processor import (
     BUDGET,
     LENGTH,
@@ -49,7 +48,6 @@ class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiM
         self.width = self.config.text_config.hidden_size
         settings = Settings.of(vllm_config.model_config.hf_config)
         self.method = Method(settings, vllm_config.model_config.model, self.width)
-        self._offsets = WeakTensorKeyDictionary()
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """All but the selector's, which `Method` has read."""
@@ -96,24 +94,19 @@ class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiM
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
         """All positions but those of kept tokens of videos."""
-        position, offset = laid_out(len(input_tokens), [self._piece(feature) for feature in mm_features])
-        self._offsets[position] = offset
-        return position, offset
+        position = laid_out(len(input_tokens), [self._piece(feature) for feature in mm_features])
+        return position, offset_of(position)
 
     def recompute_mrope_positions(
         self, input_ids: Any, multimodal_embeddings: Any, mrope_positions: Tensor, num_computed_tokens: int
     ) -> tuple[list[Tensor], Tensor, int]:
-        """Write the positions of the kept tokens that are being read, and take them off the embeddings.
-
-        The engine asks again in every step, with the tensor that it got first, and forgets the number that later tokens
-        add. That number comes from the uncompressed prompt: the picture may reach beyond the text behind it.
-        """
+        """Write the positions of the kept tokens that are being read, and take them off the embeddings."""
         parted = [detach_places(rows, self.width) for rows in multimodal_embeddings]
         config = self.config
         labels = (config.video_token_index, config.audio_token_index, config.image_token_index)
         ahead = [run for run in runs(torch.as_tensor(input_ids).cpu(), labels) if run[1] > num_computed_tokens]
         position = written(mrope_positions, [places for _, places in parted], ahead)
-        return [rows for rows, _ in parted], position, self._offsets[mrope_positions]
+        return [rows for rows, _ in parted], position, offset_of(position)
 
     def _piece(self, feature: Any) -> Piece:
         start, length = feature.mm_position.offset, feature.mm_position.length

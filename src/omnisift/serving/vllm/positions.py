@@ -31,13 +31,10 @@ class Piece:
     """[3, length] of an image or a plain sound, counted from its own start."""
 
 
-def laid_out(length: int, pieces: Iterable[Piece]) -> tuple[Tensor, int]:
-    """[3, length] positions of a prompt, and what the engine adds to the number of a later token to get its position.
-
-    Kept tokens of videos stand at the start of their span until `written`.
-    """
+def laid_out(length: int, pieces: Iterable[Piece]) -> Tensor:
+    """[3, length] positions of a prompt. Kept tokens of videos stand at the start of their span until `written`."""
     position = torch.zeros(3, length, dtype=torch.int64)
-    done = following = furthest = 0
+    done = following = 0
     for piece in sorted(pieces, key=lambda piece: piece.start):
         following = _text(position, done, piece.start, following)
         if piece.span is None:
@@ -45,10 +42,17 @@ def laid_out(length: int, pieces: Iterable[Piece]) -> tuple[Tensor, int]:
             position[:, piece.start : piece.start + piece.length] = piece.local + following
             done, following = piece.start + piece.length, following + int(piece.local.max()) + 1
             continue
-        furthest = max(furthest, following + int(piece.span.position.max()))
         done, following = _clip(position, piece, piece.span, following)
     _text(position, done, length, following)
-    return position, max(furthest, int(position.max())) + 1 - length
+    return position
+
+
+def offset_of(position: Tensor) -> int:
+    """What the engine adds to the number of a new token to get its position, for a prompt with ``position`` [3, S].
+
+    New tokens go on behind the last token, as in ``generate`` of Transformers 5, even where a picture reaches further.
+    """
+    return int(position[:, -1].max()) + 1 - position.shape[1]
 
 
 def _text(position: Tensor, start: int, stop: int, following: int) -> int:

@@ -72,6 +72,10 @@ class ProcessingInfo(Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]
 class DummyInputs(Qwen2_5OmniThinkerDummyInputsBuilder):  # type: ignore[misc]
     """The largest inputs, with which vLLM measures memory: videos with sound."""
 
+    def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
+        """Placeholders behind a mark, as in a chat: no prompt begins with a video."""
+        return str(self.info.get_hf_processor().vision_bos_token + super().get_dummy_text(mm_counts))
+
     def get_dummy_mm_data(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """vLLM's own, and half a minute of silence for each video."""
         data = dict(super().get_dummy_mm_data(*args, **kwargs))
