@@ -43,11 +43,14 @@ class Settings:
         if unknown:
             known = ", ".join(field.name for field in fields(cls))
             raise UsageError(f"omnisift has no setting {unknown[0]!r} in the model's configuration; it has: {known}")
-        settings = cls(**given)
-        if not 0 < settings.retain_most <= 1:
-            raise BudgetError(f"retain_most is a fraction kept and must be in (0, 1], got {settings.retain_most!r}")
-        settings.budget({})
-        return settings
+        return cls(**given).checked()
+
+    def checked(self) -> Settings:
+        """Itself. Raises `BudgetError` for a ratio outside its range."""
+        if not 0 < self.retain_most <= 1:
+            raise BudgetError(f"retain_most is a fraction kept and must be in (0, 1], got {self.retain_most!r}")
+        self.budget({})
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """What differs from the defaults, JSON-ready."""
