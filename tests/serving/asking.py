@@ -111,7 +111,5 @@ class Reference:
         inputs = prompt.for_transformers(self.processor)
         selector = load_selector(self.host, nano_path() / "selector") if needs_selector(method) else None
         with attach(self.host.thinker, make_compressor(method, budget, selector=selector).eval()), torch.no_grad():
-            found = self.host.thinker.generate(
-                **inputs, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False
-            )
+            found = self.host.thinker.generate(**inputs, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False)
         return found[0, inputs["input_ids"].shape[1] :].tolist()

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.serving.asking import Film, Reference
+from tests.serving.engines import in_process
 
 from omnisift.assets import nano_path
 from omnisift.serving.dress import dress
-from tests.serving.asking import Film, Reference
-from tests.serving.engines import in_process
 
 
 @pytest.fixture(scope="session")

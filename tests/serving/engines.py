@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.serving.asking import LENGTH, Prompt
 
 

@@ -1,4 +1,4 @@
-"""The geometry of a clip against Transformers' own rule for whole prompts, and against the stream that `attach` sees."""
+"""The geometry of a clip against Transformers' own rule for whole prompts, and against `attach`'s stream."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import random
 
 import pytest
 import torch
+from tests.tiny import AUDIO, AUDIO_END, AUDIO_START, VIDEO, VISION_END, VISION_START, thinker
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, build_stream
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.serving.span import Clock, Span
 from omnisift.tokens import Modality
-from tests.tiny import AUDIO, AUDIO_END, AUDIO_START, VIDEO, VISION_END, VISION_START, thinker
 
 WORD = 30
 
@@ -33,7 +33,9 @@ def prompt_of(span: Span) -> torch.Tensor:
     """Text, the clip with its marks, text: [1, S]."""
     labels = torch.where(span.modality == Modality.AUDIO, AUDIO, VIDEO)
     ends = ([AUDIO_START], [AUDIO_END]) if span.has_sound else ([], [])
-    return torch.tensor([[WORD, WORD, VISION_START, *ends[0], *labels.tolist(), *ends[1], VISION_END, WORD, WORD, WORD]])
+    return torch.tensor(
+        [[WORD, WORD, VISION_START, *ends[0], *labels.tolist(), *ends[1], VISION_END, WORD, WORD, WORD]]
+    )
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from omnisift.budget import Budget
 from tests.serving.asking import LENGTH, Film, Prompt, Reference
 from tests.serving.engines import Engine, engine, sampling
+
+from omnisift.budget import Budget
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.usefixtures("_inside")]
 QUARTER = Budget(retain=0.25)
@@ -35,9 +35,7 @@ def prompts(films: list[Film]) -> list[Prompt]:
     return [Prompt(question, films=(film,)) for question, film in zip(questions, films, strict=False)]
 
 
-def test_compressed_tokens_are_those_of_attach(
-    vllm: Engine, reference: Reference, prompts: list[Prompt]
-) -> None:
+def test_compressed_tokens_are_those_of_attach(vllm: Engine, reference: Reference, prompts: list[Prompt]) -> None:
     for prompt in prompts:
         assert vllm.tokens(prompt) == [reference.tokens(prompt)]
 
@@ -77,9 +75,7 @@ def test_uncompressed_is_transformers_alone(vllm: Engine, reference: Reference, 
     """The reference at retain=1 goes through `attach`; here nothing is attached at all."""
     inputs = prompts[1].for_transformers(reference.processor)
     with torch.no_grad():
-        plain = reference.host.thinker.generate(
-            **inputs, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False
-        )
+        plain = reference.host.thinker.generate(**inputs, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False)
     length = inputs["input_ids"].shape[1]
     found = vllm.outputs(prompts[1], retain=1.0)[0]
     assert list(found.outputs[0].token_ids) == plain[0, length:].tolist()
@@ -95,9 +91,7 @@ def test_the_same_picture_with_other_sound(vllm: Engine, reference: Reference, f
     """Nothing of the first may be taken from a cache for the second."""
     vllm.llm.reset_prefix_cache()
     question = "what sound comes with the red shape ?"
-    pair = [
-        Prompt(question, films=(film,)) for film in (films[1], replace(films[1], sound=films[2].sound))
-    ]
+    pair = [Prompt(question, films=(film,)) for film in (films[1], replace(films[1], sound=films[2].sound))]
     first, second = vllm.outputs(pair[0])[0], vllm.outputs(pair[1])[0]
     assert second.num_cached_tokens == 0
     assert list(first.outputs[0].token_ids) == reference.tokens(pair[0])
@@ -139,9 +133,7 @@ def test_odd_frames_and_unequal_lengths(
     assert vllm.tokens(prompt) == [reference.tokens(prompt)]
 
 
-def test_picture_that_reaches_beyond_the_text_behind_it(
-    vllm: Engine, reference: Reference, films: list[Film]
-) -> None:
+def test_picture_that_reaches_beyond_the_text_behind_it(vllm: Engine, reference: Reference, films: list[Film]) -> None:
     """Sound ends 0.8 s before the last frame and the question is one word: new tokens go on behind the text."""
     prompt = Prompt("shape ?", films=(films[5].first(12, 4.2),))
     assert vllm.tokens(prompt) == [reference.tokens(prompt)]
@@ -237,9 +229,7 @@ def test_the_comparison_can_fail_positions_not_written(
     assert all(got != reference.tokens(prompt) for got, prompt in zip(wrong, prompts, strict=True))
 
 
-def test_the_comparison_can_fail_other_tokens_kept(
-    reference: Reference, prompts: list[Prompt]
-) -> None:
+def test_the_comparison_can_fail_other_tokens_kept(reference: Reference, prompts: list[Prompt]) -> None:
     """As many tokens, chosen by chance: seen in the reference itself."""
     assert all(reference.tokens(one) != reference.tokens(one, method="random") for one in prompts)
 

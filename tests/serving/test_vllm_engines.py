@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.serving.asking import LENGTH, Film, Prompt, Reference
+from tests.serving.engines import engine, sampling
 
 from omnisift.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.selector_files import read_prefixed
-from tests.serving.asking import LENGTH, Film, Prompt, Reference
-from tests.serving.engines import engine, sampling
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.usefixtures("_inside")]
 

@@ -37,7 +37,7 @@ def serve(
     ] = None,
     media_folder: Annotated[Path | None, typer.Option(help="A folder whose files requests may name.")] = None,
 ) -> None:
-    """Serve compressed prompts with vLLM: chat completions, the sound of a video included. Flags behind -- go to vLLM."""
+    """Serve compressed prompts with vLLM: chat completions, a video's sound included. Flags behind -- go to vLLM."""
     from omnisift.cli.quiet import hush_libraries
     from omnisift.serving.command import Server
     from omnisift.serving.vllm.settings import Settings

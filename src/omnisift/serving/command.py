@@ -93,7 +93,9 @@ def _width(model: str) -> int:
     try:
         config, _ = PretrainedConfig.get_config_dict(model)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"can't load a model named {model!r}; give nano, a checkpoint folder or a hub id") from error
+        raise CheckpointError(
+            f"can't load a model named {model!r}; give nano, a checkpoint folder or a hub id"
+        ) from error
     if config.get("model_type") != "qwen2_5_omni":
         raise UnsupportedModel(
             f"vLLM serves full Qwen2.5-Omni checkpoints (model_type qwen2_5_omni), got {config.get('model_type')!r}"

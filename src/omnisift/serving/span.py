@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -134,7 +135,7 @@ def _turns(ids: Sequence[int], repeat: int, step: int) -> list[tuple[int, int]]:
             edges.append(index * repeat + place)
             due += 1
     edges.append(len(ids) * repeat)
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 def _alternate(picture: list[tuple[int, int]], sound: list[tuple[int, int]], behind: int) -> list[Tensor]:

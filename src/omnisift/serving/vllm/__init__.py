@@ -1,4 +1,4 @@
-"""The plugin for vLLM (entry point ``vllm.general_plugins``): Qwen2.5-Omni with compressed prompts. See docs/serving.md.
+"""The plugin for vLLM (entry point ``vllm.general_plugins``): Qwen2.5-Omni, prompts compressed. See docs/serving.md.
 
 vLLM loads this in each of its processes, whatever model it serves, so nothing heavy is imported here.
 """

@@ -125,7 +125,9 @@ def with_sound(items: MultiModalDataItems, use_audio_in_video: bool | None) -> M
         clip if clip.sound is not None else replace(clip, sound=audios.get(index))
         for index, clip in enumerate(clips.data)
     ]
-    return MultiModalDataItems({**{key: value for key, value in items.items() if key != "audio"}, "video": Clips(folded)})
+    return MultiModalDataItems(
+        {**{key: value for key, value in items.items() if key != "audio"}, "video": Clips(folded)}
+    )
 
 
 def seconds_per_grid(clips: Clips, fps: float | None) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """How media of a chat request come in: clips through `omnisift.media`, with their sound, within the server's limits.
 
-vLLM's own reader leaves the sound behind unless a request asks for it, samples a fixed number of pictures without saying
-when they were shown, and lets a request change how much is read.
+vLLM's own reader leaves the sound behind unless a request asks for it, samples a fixed number of pictures without
+saying when they were shown, and lets a request change how much is read.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -27,12 +29,13 @@ class Method:
         """
         self.settings = settings
         self._selector: VGAS | None = None
-        self._made: dict[Budget, Compressor] = {}
+        # Requests name the budgets, so what is kept of them is bounded.
+        self._make = lru_cache(maxsize=64)(self._compressor)
         if settings.compressor == "none":
             return
         if needs_selector(settings.compressor):
-            self._selector = read_selector(source, source, settings.selector, width).eval()
-        needs = sorted(self._at(settings.default).needs)
+            self._selector = read_selector(source, source, settings.selector, width)
+        needs = sorted(self._make(settings.default).needs)
         if needs:
             raise CompressorError(
                 f"compressor {settings.compressor!r} needs {needs}, which vLLM's encoders don't give: choose another, "
@@ -63,11 +66,9 @@ class Method:
         chosen = embeds[selection.keep] if selection.embeds is None else selection.embeds.to(embeds.dtype)
         return attach_places(chosen, span.position[:, kept])
 
-    def _at(self, budget: Budget, like: Tensor | None = None) -> Compressor:
-        if budget not in self._made:
-            made = make_compressor(
-                self.settings.compressor, budget, selector=self._selector, seed=self.settings.seed
-            ).eval()
-            self._made[budget] = made
-        method = self._made[budget]
-        return method if like is None else method.to(like.device)
+    def _at(self, budget: Budget, like: Tensor) -> Compressor:
+        return self._make(budget).to(like.device, like.dtype)
+
+    def _compressor(self, budget: Budget) -> Compressor:
+        settings = self.settings
+        return make_compressor(settings.compressor, budget, selector=self._selector, seed=settings.seed).eval()

@@ -63,7 +63,9 @@ class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiM
         lengths = kwargs[LENGTH].flatten().cpu()
         sounds = iter(self._sounds(kwargs[SOUND], lengths))
         return tuple(
-            self.method(video, next(sounds) if mel else None, span_from(self.config, grid, pace, mel), unpack_budget(budget))
+            self.method(
+                video, next(sounds) if mel else None, span_from(self.config, grid, pace, mel), unpack_budget(budget)
+            )
             for video, grid, pace, mel, budget in zip(
                 videos,
                 kwargs["video_grid_thw"].tolist(),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,9 +58,7 @@ class ProcessingInfo(Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]
             allow_missing_mm_embeddings=self.allow_missing_mm_embeddings,
         )
 
-    def get_mm_max_tokens_per_item(
-        self, seq_len: int, mm_counts: Mapping[str, int] | None = None
-    ) -> Mapping[str, int]:
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int] | None = None) -> Mapping[str, int]:
         """As in vLLM, but a video has its sound too. Uncompressed: a request may ask for that."""
         most = dict(super().get_mm_max_tokens_per_item(seq_len, mm_counts))
         if "video" in most:
@@ -227,7 +224,9 @@ def pack_budget(budget: Budget) -> Tensor:
 
 def unpack_budget(values: Tensor) -> Budget:
     """From `pack_budget`'s tensor."""
-    return Budget(**{name: None if value != value else value for name, value in zip(RATIOS, values.tolist(), strict=True)})
+    return Budget(
+        **{name: None if value != value else value for name, value in zip(RATIOS, values.tolist(), strict=True)}
+    )
 
 
 def _part_sounds(output: Any, clips: Clips, mels: int) -> None:
