@@ -147,10 +147,10 @@ class Recall:
     events_all: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts and both shares."""
+        """The counts and both shares, None where there is no evidence to keep."""
         return asdict(self) | {
-            "token_recall": round(self.tokens / self.tokens_all, 6) if self.tokens_all else 1.0,
-            "event_recall": round(self.events / self.events_all, 6) if self.events_all else 1.0,
+            "token_recall": round(self.tokens / self.tokens_all, 6) if self.tokens_all else None,
+            "event_recall": round(self.events / self.events_all, 6) if self.events_all else None,
         }
 
 

@@ -55,11 +55,11 @@ function drawKeptBorders(pen, column, place, x, y, width, height) {
   });
 }
 
-function drawMarks(pen, cells, style, thick, x, y, width, height) {
+function drawMarks(pen, cells, style, thick, x, y, width, height, inset = 0) {
   pen.strokeStyle = color(style);
   pen.lineWidth = thick;
   eachCell(x, y, width, height, (cell, left, top, w, h) => {
-    if (cells.has(cell)) pen.strokeRect(left + thick / 2, top + thick / 2, w - thick, h - thick);
+    if (cells.has(cell)) pen.strokeRect(left + inset + thick / 2, top + inset + thick / 2, w - 2 * inset - thick, h - 2 * inset - thick);
   });
 }
 

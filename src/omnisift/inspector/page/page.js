@@ -63,7 +63,7 @@ function buildLanes() {
   lane("", 20, (pen, width, height) => drawAxis(pen, width, height));
   if (data.grid) {
     for (const method of chosen) {
-      const canvas = lane(method.label + ": frames", 84, (pen, width, height) => drawStrip(pen, images, method, state.view, outlined(), width, height), "Frames as " + method.label + " keeps them; the slider above goes through them");
+      const canvas = lane(method.label + ": frames", stripHeight, (pen, width, height) => drawStrip(pen, images, method, state.view, outlined(), width, height), "Frames as " + method.label + " keeps them; the slider above goes through them");
       canvas.addEventListener("pointerdown", (event) => { show(placeAt(timeAt(event))); });
     }
   }
@@ -91,6 +91,12 @@ function soundLane(canvas, index) {
 
 // --- drawing -------------------------------------------------------------------------------------------------------
 
+// As high as the widest frame that fits into its time.
+function stripHeight(width) {
+  const space = (width * (endOfPlace(0) - timeOfPlace(0))) / data.seconds;
+  return Math.round(Math.max(16, Math.min(110, ((space - 1) * data.size[1]) / data.size[0])));
+}
+
 function listened() { return chosen[state.sound]; }
 
 function drawAll() {
@@ -100,10 +106,13 @@ function drawAll() {
 
 function drawLanes() {
   const space = by("timeline").clientWidth;
-  const roomy = data.grid ? Math.max(space, data.frames.length * 44) : space;
+  const roomy = data.grid ? Math.max(space, data.frames.length * 56) : space;
   const width = Math.min(30000, roomy * state.zoom);
   by("lanes").style.width = width + "px";
-  for (const { canvas, height, draw } of lanes) draw(sized(canvas, width, height), width, height);
+  for (const { canvas, height, draw } of lanes) {
+    const tall = typeof height === "function" ? height(width) : height;
+    draw(sized(canvas, width, tall), width, tall);
+  }
   placeHead();
 }
 
@@ -114,7 +123,7 @@ function drawPanels() {
     const pen = sized(canvas, width, height);
     drawFrame(pen, images, method, state.place, state.view, 0, 0, width, height);
     if (outlined()) drawMarks(pen, evidenceCells(state.place), "truth", 3, 0, 0, width, height);
-    drawMarks(pen, attended(method), "kept", 4, 0, 0, width, height);
+    drawMarks(pen, attended(method), "kept", 3, 0, 0, width, height, 4);
     if (state.cell >= 0 && number === state.panel) drawMarks(pen, new Set([state.cell]), "cursor", 3, 0, 0, width, height);
     const kept = countKept(method.video, state.place * cellCount, (state.place + 1) * cellCount);
     const text = method.label + ": " + kept + " of " + cellCount + " patches kept" + (method.merged ? " (kept ones carry what dropped ones held)" : "");
