@@ -24,6 +24,15 @@ def attend(attention: nn.MultiheadAttention, audio: Tensor, keys: Tensor, valid:
     return out
 
 
+def attention_given(attention: nn.MultiheadAttention, audio: Tensor, keys: Tensor) -> Tensor:
+    """[C, A, N]: the weights by which `attend` mixes ``keys`` [C, N, hidden] into ``audio``, mean over heads.
+
+    From torch's own slower path of the same module, which builds the matrix; for looking, not for scoring.
+    """
+    weights: Tensor = attention(audio, keys, keys, need_weights=True)[1]
+    return weights
+
+
 def attention_received(query: Tensor, key: Tensor, query_valid: Tensor | None, key_valid: Tensor | None) -> Tensor:
     """[C, A]: log of the attention that a key receives, averaged over heads and queries (our reading of table 12).
 

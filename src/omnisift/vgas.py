@@ -19,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.picture_score import PictureScore
-from omnisift.selector_attention import attend, attention_received, beside, split_heads
+from omnisift.selector_attention import attend, attention_given, attention_received, beside, split_heads
 from omnisift.selector_files import check_tensors, read_prefixed, refuse
 
 STEPS = 50
@@ -152,6 +152,26 @@ class VGAS(PreTrainedModel):
     def scores(self, *args: Any, **kwargs: Any) -> Tensor:
         """[C, A] in (0, 1): the sigmoid of `forward`, which takes the same arguments."""
         return torch.sigmoid(self(*args, **kwargs))
+
+    def attention(
+        self, video: Tensor, audio: Tensor, video_step: Tensor | None = None, audio_step: Tensor | None = None
+    ) -> Tensor:
+        """[C, A, K]: what audio tokens and anchors have to do with each other, mean over heads; nothing is padded.
+
+        The share of an audio token's attention in the first layer that goes to each anchor; under "concat" the rest
+        goes to other audio tokens. Under "direct" the share of an anchor's attention that the token gets. "self" sees
+        no anchors and raises ValueError. Arguments as in `forward`.
+        """
+        if self.config.guide == "self":
+            raise ValueError("a selector with guide 'self' does not look at the picture")
+        a = self._timed(self.a_norm(self.a_proj(audio)), audio_step)
+        v = self._timed(self.v_norm(self.v_proj(video)), video_step)
+        if self.config.guide == "direct":
+            query, key = (split_heads(x, self.config.heads) for x in (self.query_proj(v), self.key_proj(a)))
+            each = [attention_received(query[:, :, [k]], key, None, None).exp() for k in range(query.shape[2])]
+            return torch.stack(each, dim=-1)
+        keys = torch.cat([v, a], dim=1) if self.config.guide == "concat" else v
+        return attention_given(self.cross_attn, a, keys)[..., : v.shape[1]]
 
     def _timed(self, tokens: Tensor, step: Tensor | None) -> Tensor:
         if not self.config.time_embedding:

@@ -14,6 +14,7 @@ from omnisift.cli.distill_commands import distill
 from omnisift.cli.eval_commands import app as eval_app
 from omnisift.cli.eval_commands import tasks_path
 from omnisift.cli.export_commands import export
+from omnisift.cli.inspect_commands import inspect
 from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.quiet import hush_libraries
@@ -176,6 +177,7 @@ app.command()(run)
 app.command(context_settings={"allow_extra_args": True})(serve)
 app.command()(methods)
 app.command()(profile)
+app.command()(inspect)
 app.command("bench-quality")(bench_quality)
 app.command("bench-report")(bench_report)
 app.add_typer(eval_app, name="eval")

@@ -1,0 +1,91 @@
+"""`omnisift inspect` as a user and as a script meet it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from omnisift.cli import main
+from omnisift.inspector import figure
+
+
+@pytest.fixture
+def omnisift(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["omnisift", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out = capsys.readouterr()
+        return int(stop.value.code or 0), out.out, out.err
+
+    return run
+
+
+def test_page_and_figures(omnisift, clip: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"report.{kind}" for kind in ("html", "png", "svg")]
+    options = ("-o", str(files[0]), "--png", str(files[1]), "--svg", str(files[2]), "--compare", "random")
+    code, out, _ = omnisift("inspect", str(clip), *options)
+    assert code == 0
+    for word in ("all tokens", "omnisift+time", "random", "evidence", *map(str, files)):
+        assert word in out
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+
+
+def test_json_is_the_trace_and_nothing_else(omnisift, clip: Path) -> None:
+    question = "Which colour appears last?"
+    code, out, _ = omnisift("inspect", str(clip), "--json", "--question", question, "--retain", "0.5")
+    trace = json.loads(out)
+    assert code == 0
+    assert (trace["schema"], trace["question"]) == ("omnisift.trace", question)
+    assert [method["name"] for method in trace["methods"]] == ["none", "omnisift"]
+    assert trace["methods"][1]["retain"] == "0.5"
+    assert trace["evidence"]["type"] == "order"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["{clip}"], "UsageError"),
+        (["{clip}", "-o", "{tmp}/report.pdf"], "UsageError"),
+        (["{clip}", "-o", "{tmp}/missing/report.html"], "UsageError"),
+        (["{clip}", "-o", "{tmp}/there.html"], "UsageError"),
+        (["{clip}", "--json", "--compressor", "none"], "UsageError"),
+        (["{clip}", "--json", "--compare", "magic"], "CompressorError"),
+        (["{clip}", "--json", "--question", " "], "UsageError"),
+        (["{clip}", "--json", "--retain", "2"], "BudgetError"),
+        (["missing.mp4", "--json"], "NotFound"),
+        (["{tmp}/there.html", "-o", "{tmp}/new.html"], "NotMedia"),
+    ],
+)
+def test_errors_are_one_line(omnisift, clip: Path, tmp_path: Path, arguments: list[str], kind: str) -> None:
+    (tmp_path / "there.html").write_text("mine")
+    code, out, err = omnisift("inspect", *(text.format(clip=clip, tmp=tmp_path) for text in arguments))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"{kind}: ")
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["there.html"]
+    assert (tmp_path / "there.html").read_text() == "mine"
+
+
+def test_all_files_or_none(omnisift, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure that fails takes the page, which was written before it, with it."""
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "draw", fail)
+    page, svg = tmp_path / "report.html", tmp_path / "report.svg"
+    monkeypatch.setattr(sys, "argv", ["omnisift", "inspect", str(clip), "-o", str(page), "--svg", str(svg)])
+    with pytest.raises(OSError, match="disk full"):
+        main()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_force_overwrites(omnisift, clip: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("old")
+    assert omnisift("inspect", str(clip), "-o", str(page), "--force")[0] == 0
+    assert page.read_text().startswith("<!doctype html>")

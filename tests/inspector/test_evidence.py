@@ -1,0 +1,89 @@
+"""The ground truth of world clips: found again, never believed without proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from films import write_film
+
+from omnisift.evaluation.evidence import count_kept
+from omnisift.inspector import Inspection
+from omnisift.inspector.evidence import evidence_of, find_question, find_scene, recall, setting_of
+from omnisift.inspector.trace import Trace
+from omnisift.media import Media, read
+from omnisift.tokens import Modality
+from omnisift.world import SETTINGS, make_scene, questions, truth, write_clip
+
+
+def at_size(path: Path) -> Media:
+    return read(path, min_pixels=784, max_pixels=112 * 112)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_is_found_again(tmp_path: Path, name: str) -> None:
+    scene = make_scene(5, "validation", SETTINGS[name].config)
+    write_clip(scene, tmp_path / "clip.mp4")
+    found = find_scene(at_size(tmp_path / "clip.mp4"))
+    assert found == scene
+    assert setting_of(found) == name
+
+
+def test_a_comment_alone_proves_nothing(clip: Path) -> None:
+    media = at_size(clip)
+    assert find_scene(media) is not None
+    assert find_scene(replace(media, tags={"comment": "omnisift world test 8"})) is None
+    assert find_scene(replace(media, tags={"comment": "a holiday"})) is None
+    assert find_scene(replace(media, images=media.images[:, :, ::-1])) is None
+    assert find_scene(replace(media, images=media.images[:-2])) is None, "not read at the world's rate"
+
+
+def test_every_question_is_found_by_its_text() -> None:
+    for seed in range(3):
+        scene = make_scene(seed)
+        for question in questions(scene, np.random.default_rng(100 + seed)):
+            found = find_question(scene, f"  {question.text.upper()} ")
+            assert found is not None
+            assert (found.type, found.answer, found.shapes, found.sounds) == (
+                question.type,
+                question.answer,
+                question.shapes,
+                question.sounds,
+            )
+    assert find_question(make_scene(0), "What is the meaning of it?") is None
+
+
+def test_recall_counts_as_the_benchmark_does(compared: Inspection) -> None:
+    trace = compared.trace
+    scene = make_scene(7, "test")
+    selected = trace.methods[1].selected
+    assert selected is not None
+    for question in questions(scene, np.random.default_rng(1)):
+        evidence = evidence_of(scene, question.text, trace.tokens)
+        assert evidence is not None
+        found = recall(evidence, selected.kept)
+        video, audio = (selected.kept[trace.tokens.places(int(m))] for m in (Modality.VIDEO, Modality.AUDIO))
+        counted = count_kept(truth(scene), [question], video, audio)
+        assert found.events == counted.shape_events + counted.sound_events
+        assert found.events_all == counted.shape_events_all + counted.sound_events_all
+        assert evidence.answer == question.answer
+
+
+def test_the_default_question_has_evidence(compared: Inspection) -> None:
+    trace: Trace = compared.trace
+    assert trace.evidence is not None
+    assert {event.kind for event in trace.evidence.events} == {"shape", "sound"}
+    full, cut = trace.methods[0].recall, trace.methods[1].recall
+    assert full is not None
+    assert cut is not None
+    assert (full.tokens, full.events) == (full.tokens_all, full.events_all)
+    assert cut.tokens_all == full.tokens_all >= cut.tokens
+
+
+def test_other_clips_and_other_questions_have_none(inspected, clip: Path, tmp_path: Path) -> None:
+    assert inspected(clip, "uniform", question="Who made it?").trace.evidence is None
+    trace = inspected(write_film(tmp_path / "film.mp4", 2), "uniform").trace
+    assert trace.evidence is None
+    assert trace.methods[1].recall is None

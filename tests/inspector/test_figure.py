@@ -1,0 +1,47 @@
+"""Still figures: vector and pixel files that hold what the trace holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from films import write_film, write_sound
+from PIL import Image
+
+from omnisift.inspector import Inspection
+from omnisift.inspector.figure import compose, draw
+
+
+def test_svg_and_png(compared: Inspection, tmp_path: Path) -> None:
+    svg, png, again = tmp_path / "a.svg", tmp_path / "a.png", tmp_path / "b.svg"
+    for path in (svg, png, again):
+        draw(compared, path)
+    text = svg.read_text()
+    for asked in compared.trace.methods:
+        assert asked.label in text, "text stays text"
+    assert "<path" in text
+    assert text == again.read_text()
+    with Image.open(png) as image:
+        assert image.width == 1500
+
+
+def test_rows_share_one_axis_of_time(compared: Inspection) -> None:
+    axes = compose(compared).axes
+    assert len(axes) == 3 + 1 + 1 + 3
+    assert {each.get_xlim() for each in axes} == {(0.0, 6.0)}
+    bars = axes[5].containers[0]
+    selected = compared.trace.methods[1].selected
+    colors = {tuple(bar.get_facecolor()) for bar in bars}
+    assert len(bars) == 150
+    assert len(colors) == 2
+    kept = bars[int(selected.kept[compared.trace.tokens.places(2)].argmax())].get_facecolor()
+    assert sum(tuple(bar.get_facecolor()) == tuple(kept) for bar in bars) == sum(selected.audio_kept)
+
+
+@pytest.mark.parametrize("kind", ["silent", "heard"])
+def test_one_modality(inspected, tmp_path: Path, kind: str) -> None:
+    clip = write_film(tmp_path / "f.mp4", 3, sound=False) if kind == "silent" else write_sound(tmp_path / "s.m4a")
+    inspection = inspected(clip, "omnisift", question="What costs $5 and $6?")
+    assert len(compose(inspection).axes) == (1 if kind == "silent" else 3)
+    draw(inspection, tmp_path / "one.svg")
+    assert "$5" in (tmp_path / "one.svg").read_text()

@@ -1,0 +1,221 @@
+"""The page: one file, no network, small, readable by eyes, keys and screen readers."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from films import write_film, write_sound
+
+from omnisift.inspector import Inspection, thinning
+from omnisift.inspector.frames import jpegs
+from omnisift.inspector.html import render
+from omnisift.inspector.page_data import page_data
+from omnisift.inspector.sound import greys, outline
+from omnisift.inspector.thinning import thin
+
+VOID = {"meta", "input", "link", "br", "img"}
+PARTS = ("page.html", "page.css", "data.js", "draw.js", "page.js")
+
+
+class Page(HTMLParser):
+    """Checks that elements close in order, and notes ids, attributes, text and the embedded data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.data = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        if self.open[-1:] == ["script"]:
+            self.data = self.data or data  # the first script is the data
+        elif self.open[-1:] != ["style"]:
+            self.text += data + " "
+
+    def ids(self) -> list[str]:
+        return [attributes["id"] for _, attributes in self.found if attributes.get("id")]
+
+
+@pytest.fixture(scope="module")
+def html(compared: Inspection) -> str:
+    return render(compared)
+
+
+def test_nothing_is_asked_of_the_network(html: str) -> None:
+    assert "default-src 'none'" in html
+    for pattern in (r"https?:", r"//[a-z]+\.", r"url\(", r"@import", r"fetch\(", r"XMLHttp", r"import\(", r"<link"):
+        assert re.search(pattern, re.sub(r"base64,[\w+/=]+", "", html)) is None, pattern
+    for tag, attributes in Page(html).found:
+        assert not attributes.get("src"), tag
+        assert (attributes.get("href") or "#").startswith("#"), tag
+
+
+def test_it_parses_and_ids_are_unique_and_used(html: str) -> None:
+    page = Page(html)
+    assert len(page.ids()) == len(set(page.ids()))
+    script = "".join(
+        files("omnisift.inspector").joinpath("page").joinpath(f"{n}.js").read_text() for n in ("data", "page")
+    )
+    assert set(re.findall(r'by\("(\w+)"\)', script)) <= {*page.ids(), "head"}
+    for _, attributes in page.found:
+        for name in ("for", "aria-labelledby"):
+            assert attributes.get(name) is None or attributes[name] in page.ids()
+
+
+def test_eyes_keys_and_readers(html: str) -> None:
+    page = Page(html)
+    attributes = [found for _, found in page.found]
+    assert ("html", {"lang": "en"}) in page.found
+    assert any(found.get("aria-live") == "polite" for found in attributes)
+    assert any(found.get("name") == "viewport" for found in attributes)
+    assert "prefers-color-scheme: dark" in html
+    assert [tag for tag, _ in page.found if tag in ("header", "h1", "main")] == ["header", "h1", "main"]
+    for tag, found in page.found:
+        if tag == "th":
+            assert found.get("scope") in ("col", "row")
+    for key in ("ArrowLeft", "ArrowUp", "Enter"):
+        assert key in html
+
+
+def test_tables_say_what_the_trace_says(compared: Inspection, html: str) -> None:
+    text = Page(html).text
+    for asked in compared.trace.methods:
+        assert asked.label in text
+        assert asked.answer.text in text
+    for said in (
+        "24 of 96 (25.0 %)",
+        "39 of 150 (26.0 %)",
+        "evidence tokens",
+        "True answer:",
+        "0 to 2",
+        "encode audio",
+    ):
+        assert said in text
+
+
+def test_the_data_are_the_traces(compared: Inspection, html: str) -> None:
+    data = json.loads(Page(html).data)
+    trace = compared.trace
+    assert data["frames"] == list(range(6))
+    assert len(data["pictures"]) == 6
+    for told, asked in zip(data["methods"], trace.methods, strict=True):
+        if asked.selected is None:
+            assert told["video"] is None
+            continue
+        assert told["video"]["kept"].count("1") == sum(asked.selected.video_kept)
+        assert told["audio"]["kept"].count("1") == sum(asked.selected.audio_kept)
+        assert told["merged"] == asked.selected.merged
+    cell = 2 * 16 + 1 * 4 + 3
+    place = np.flatnonzero((trace.tokens.frame == 2) & (trace.tokens.row == 1) & (trace.tokens.column == 3))[0]
+    assert data["methods"][1]["video"]["rank"][cell] == trace.methods[1].selected.rank[place]
+    anchor = trace.methods[1].selected.looks.anchors[60, 0]
+    frame, where, share = data["methods"][1]["anchors"][60][0]
+    assert (frame, where) == (trace.tokens.frame[anchor], 4 * trace.tokens.row[anchor] + trace.tokens.column[anchor])
+    assert share == pytest.approx(100 * trace.methods[1].selected.looks.share[60, 0], abs=0.06)
+    assert {event["kind"] for event in data["evidence"]} == {"shape", "sound"}
+
+
+def test_what_people_write_stays_text(compared: Inspection) -> None:
+    nasty = '</script><script>alert(1)</script> & "quotes" $data'
+    trace = replace(compared.trace, question=nasty, notices=(nasty,), clip=replace(compared.trace.clip, path=nasty))
+    html = render(replace(compared, trace=trace))
+    page = Page(html)
+    assert [tag for tag, _ in page.found].count("script") == 2
+    assert nasty in page.text
+
+
+def test_sixty_seconds_of_natural_size_stay_under_eight_megabytes(inspected, tmp_path: Path) -> None:
+    film = write_film(tmp_path / "minute.mp4", 60, size=(448, 252))
+    inspection = inspected(film, "omnisift", "random", max_pixels=320 * 784, max_new_tokens=2)
+    assert (inspection.trace.grid.rows, inspection.trace.grid.columns) == (9, 16)
+    assert len(thin(inspection.trace).frames) == 60, "nothing is thinned"
+    size = len(render(inspection).encode())
+    assert 1_000_000 < size < 8_000_000
+
+
+def test_pictures_keep_to_their_budget(compared: Inspection) -> None:
+    plenty, few = jpegs(compared.media, range(6), 10**7), jpegs(compared.media, range(6), 4000)
+    assert sum(map(len, few)) <= 4000 < sum(map(len, plenty))
+
+
+def test_long_clips_are_thinned_and_say_so(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thinning, "MOST_FRAMES", 2)
+    monkeypatch.setattr(thinning, "MOST_CELLS", 150)
+    thinned = thin(compared.trace)
+    assert thinned.frames == (0, 1), "whole chunks stay together"
+    assert list(thinned.audio) == list(compared.trace.tokens.places(2)[::3])
+    html = render(compared)
+    text = Page(html).text
+    assert "of 6 frames 2 are shown" in text
+    assert "one in 3 is shown" in text
+    data = json.loads(Page(html).data)
+    assert len(data["methods"][1]["video"]["rank"]) == 32
+    assert len(data["audio"]["time"]) == 50 == len(data["methods"][1]["anchors"])
+    assert len(compared.trace.to_dict()["tokens"]["time"]) == 246, "the trace is never thinned"
+
+
+def test_ten_minutes(inspected, tmp_path: Path) -> None:
+    """Read at fewer pictures a second, and said so."""
+    inspection = inspected(write_film(tmp_path / "long.mp4", 600), "omnisift", max_new_tokens=2)
+    assert inspection.trace.grid.frames == 128
+    html = render(inspection)
+    assert "over max_frames=256; sampled at 0.4267 images per second" in Page(html).text
+    assert len(html) < 8_000_000
+
+
+def test_silent_and_sound_only(inspected, tmp_path: Path) -> None:
+    silent = render(inspected(write_film(tmp_path / "silent.mp4", 2, sound=False), "omnisift"))
+    assert json.loads(Page(silent).data)["sound"] is None
+    assert "no sound" in Page(silent).text
+    heard = render(inspected(write_sound(tmp_path / "tone.m4a"), "omnisift"))
+    data = json.loads(Page(heard).data)
+    assert data["grid"] is None
+    assert data["pictures"] == []
+    assert data["methods"][1]["audio"] is None
+    assert "no picture" in Page(heard).text
+
+
+def test_outline_and_greys() -> None:
+    wave = np.zeros(1000, np.float32)
+    wave[500] = -0.5
+    low, high = outline(wave, columns=10)
+    assert (low, high) == ([0] * 5 + [-100] + [0] * 4, [0] * 10)
+    assert outline(np.zeros(5, np.float32))[0] == [0] * 5
+    mel = np.zeros((128, 300), np.float32)
+    mel[:2] = 1  # the lowest bands end at the bottom
+    image = greys(mel, columns=30)
+    assert image.shape == (64, 30)
+    assert (image[-1] == 255).all()
+    assert (image[0] == 0).all()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node, which can parse scripts, is not installed")
+def test_the_script_parses(tmp_path: Path) -> None:
+    parts = [files("omnisift.inspector").joinpath("page").joinpath(name).read_text() for name in PARTS[2:]]
+    (tmp_path / "all.js").write_text("".join(parts))
+    subprocess.run(["node", "--check", str(tmp_path / "all.js")], check=True, timeout=60)
+
+
+def test_data_are_json(compared: Inspection) -> None:
+    json.dumps(page_data(compared, thin(compared.trace)), allow_nan=False)

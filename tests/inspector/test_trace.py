@@ -1,0 +1,215 @@
+"""The trace is what the library decided: same tokens, same scores, same answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from films import write_film, write_sound
+
+from omnisift.budget import Budget
+from omnisift.compressors.omnisift import OmniSiftCompressor
+from omnisift.errors import UsageError
+from omnisift.inspector import SCHEMA, VERSION, Inspection, inspect_clip
+from omnisift.inspector.decision import ranks
+from omnisift.inspector.trace import KINDS, Trace
+from omnisift.models import attach
+from omnisift.pipeline import Pipeline
+from omnisift.pipeline.ask import compressor_for
+from omnisift.pipeline.loading import Host
+from omnisift.pipeline.prompt import build_inputs
+from omnisift.selector_attention import attend, attention_given
+from omnisift.tokens import Modality
+from omnisift.vgas import VGAS, VGASConfig
+
+VIDEO, AUDIO = int(Modality.VIDEO), int(Modality.AUDIO)
+
+
+@pytest.mark.parametrize("name", ["omnisift", "v_cast", "random+omnisift"])
+def test_kept_and_scores_are_those_of_the_attachment(host: Host, clip: Path, compared: Inspection, name: str) -> None:
+    """Against an ordinary attached call, bit for bit."""
+    trace = compared.trace
+    compressor = compressor_for(host, name, Budget(retain=0.25)).eval()
+    inputs = build_inputs(host.processor, compared.media, trace.question)
+    with torch.inference_mode(), attach(host.thinker, compressor) as attachment:
+        host.thinker(**inputs)
+    last = attachment.last
+    assert last is not None
+    media = last.modality[0] != Modality.TEXT
+    selected = next(asked for asked in trace.methods if asked.name == name).selected
+    assert selected is not None
+    assert np.array_equal(selected.kept, last.keep[0][media].numpy())
+    assert np.array_equal(trace.tokens.modality, last.modality[0][media].numpy())
+    assert last.scores is not None
+    assert np.array_equal(selected.score, last.scores[0][media].numpy(), equal_nan=True)
+    assert (sum(selected.video_kept), sum(selected.audio_kept)) == (last.kept_video, last.kept_audio)
+
+
+def test_answers_and_counts_are_those_of_asking(host: Host, clip: Path, compared: Inspection) -> None:
+    trace = compared.trace
+    asked = {one.name: one for one in trace.methods}
+    assert list(asked) == ["none", "omnisift", "v_cast", "random+omnisift"]
+    for name in ("none", "omnisift"):
+        method = None if name == "none" else compressor_for(host, name, Budget(retain=0.25))
+        answer = Pipeline(host, method).ask(clip, trace.question, max_new_tokens=6)
+        assert asked[name].answer.text == answer.text
+        assert asked[name].answer.report.tokens == answer.report.tokens
+        assert min(dataclasses.astuple(asked[name].answer.report.seconds)[:4]) > 0
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in host.thinker.modules())
+
+
+def test_tokens_are_mapped_to_patches_chunks_and_time(compared: Inspection) -> None:
+    trace = compared.trace
+    tokens, video, audio = trace.tokens, trace.tokens.places(VIDEO), trace.tokens.places(AUDIO)
+    assert dataclasses.astuple(trace.grid) == (6, 4, 4, 1.0)
+    cells = list(zip(tokens.frame[video], tokens.row[video], tokens.column[video], strict=True))
+    assert cells == [(f, r, c) for f in range(6) for r in range(4) for c in range(4)]
+    assert tokens.time[video] == pytest.approx(tokens.frame[video])
+    assert tokens.time[audio] == pytest.approx(np.arange(150) * 0.04, abs=1e-5)
+    assert [(c.start, c.end, c.frames, c.video, c.audio) for c in trace.chunks] == [
+        (2.0 * n, 2.0 * n + 2, (2 * n, 2 * n + 1), 32, 50) for n in range(3)
+    ]
+    assert set(tokens.frame[audio]) == {-1}
+
+
+def test_kinds_and_ranks(compared: Inspection) -> None:
+    tokens = compared.trace.tokens
+    selected = compared.trace.methods[1].selected
+    assert selected is not None
+    kind = np.array(KINDS)[selected.kind]
+    assert set(kind[(tokens.frame >= 0) & (tokens.frame % 2 == 0)]) == {"spatial"}
+    assert set(kind[(tokens.frame >= 0) & (tokens.frame % 2 == 1)]) == {"temporal"}
+    assert set(kind[tokens.modality == AUDIO]) == {"selector"}
+    for chunk in range(3):  # what stays has the first ranks of its frame, and of its chunk's sound
+        for part in (tokens.frame == 2 * chunk, (tokens.modality == AUDIO) & (tokens.chunk == chunk)):
+            kept = selected.kept & part
+            assert sorted(selected.rank[kept]) == list(range(1, int(kept.sum()) + 1))
+    pair = compared.trace.methods[3].selected
+    assert pair is not None
+    assert set(np.array(KINDS)[pair.kind]) == {"method", "selector"}
+
+
+def test_ranks_put_kept_first_among_equals() -> None:
+    score = np.array([0.5, 0.9, 0.5, np.nan, 0.1, 0.7], np.float32)
+    kept = np.array([False, True, True, True, False, True])
+    assert ranks(score, kept, np.array([0, 0, 0, 0, 1, -1])).tolist() == [3, 1, 2, 0, 1, 0]
+
+
+def test_anchors_are_kept_patches_of_the_chunk_and_shares_fall(compared: Inspection) -> None:
+    tokens = compared.trace.tokens
+    selected = compared.trace.methods[1].selected
+    assert selected is not None
+    looks = selected.looks
+    assert looks is not None
+    assert np.array_equal(looks.token, tokens.places(AUDIO))
+    assert selected.kept[looks.anchors].all()
+    assert (tokens.chunk[looks.anchors] == tokens.chunk[looks.token][:, None]).all()
+    assert (np.diff(looks.share, axis=1) <= 0).all()
+    assert ((looks.share > 0) & (looks.share <= 1)).all()
+    assert compared.trace.methods[2].selected.looks is None, "v_cast's sound has no selector"
+
+
+def test_attention_is_what_the_selector_mixes_by() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    audio, keys = torch.randn(3, 5, 16), torch.randn(3, 7, 16)
+    mixed, weights = layer(audio, keys, keys, average_attn_weights=True)
+    assert torch.allclose(attention_given(layer, audio, keys), weights)
+    assert torch.allclose(attend(layer, audio, keys, None), mixed, atol=1e-6)
+
+
+@pytest.mark.parametrize("guide", ["cross", "concat", "direct"])
+def test_attention_of_every_guide_sums_as_it_says(guide: str) -> None:
+    torch.manual_seed(0)
+    selector = VGAS(VGASConfig(width=12, hidden=16, heads=2, guide=guide)).eval()
+    video, audio = torch.randn(2, 3, 12), torch.randn(2, 5, 12)
+    share = selector.attention(video, audio)
+    assert share.shape == (2, 5, 3)
+    if guide == "cross":
+        assert torch.allclose(share.sum(-1), torch.ones(2, 5), atol=1e-5)
+    if guide == "concat":
+        assert (share.sum(-1) < 1).all()
+    if guide == "direct":  # an anchor's attention over all sound is one, and the score is its mean over anchors
+        assert torch.allclose(share.sum(1), torch.ones(2, 3), atol=1e-5)
+        assert torch.allclose(share.mean(-1).log(), selector(video, audio), atol=1e-5)
+
+
+def test_a_selector_that_sees_no_picture_has_no_anchors() -> None:
+    selector = VGAS(VGASConfig(width=12, hidden=16, heads=2, guide="self"))
+    with pytest.raises(ValueError, match="does not look"):
+        selector.attention(torch.randn(1, 3, 12), torch.randn(1, 5, 12))
+
+
+def schema() -> dict:
+    return json.loads(files("omnisift.inspector").joinpath("schema.json").read_text(encoding="utf-8"))
+
+
+def checked(trace: Trace) -> dict:
+    """The trace as JSON, held to the schema and to what a schema can't say."""
+    loaded = json.loads(json.dumps(trace.to_dict(), allow_nan=False))
+    jsonschema.validate(loaded, schema())
+    count = len(trace.tokens)
+    columns = [value for value in loaded["tokens"].values() if isinstance(value, list)]
+    for method in loaded["methods"]:
+        if method["selection"]:
+            columns += [method["selection"][name] for name in ("kept", "score", "kind", "rank")]
+            assert len(method["selection"]["video_kept"]) == len(loaded["chunks"])
+    assert {len(column) for column in columns} == {count}
+    return loaded
+
+
+def test_json_follows_the_schema_and_gives_scores_back_exactly(compared: Inspection) -> None:
+    loaded = checked(compared.trace)
+    assert (loaded["schema"], loaded["version"]) == (SCHEMA, VERSION)
+    found = np.array([np.nan if v is None else v for v in loaded["methods"][1]["selection"]["score"]], np.float32)
+    assert np.array_equal(found, compared.trace.methods[1].selected.score, equal_nan=True)
+
+
+def test_the_schema_names_every_key_and_its_version(compared: Inspection) -> None:
+    rules = schema()
+    loaded = compared.trace.to_dict()
+    assert rules["properties"]["version"]["const"] == VERSION
+    assert set(rules["properties"]) == set(loaded)
+    method = rules["properties"]["methods"]["items"]["properties"]
+    assert set(method) == set(loaded["methods"][1])
+    assert set(method["selection"]["properties"]) == set(loaded["methods"][1]["selection"])
+    assert set(rules["properties"]["tokens"]["properties"]) == set(loaded["tokens"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(loaded | {"version": VERSION + 1}, rules)
+
+
+def test_silent_clip(inspected, tmp_path: Path) -> None:
+    inspection = inspected(write_film(tmp_path / "silent.mp4", 2.5, sound=False), "omnisift")
+    trace = inspection.trace
+    checked(trace)
+    assert inspection.mel is None
+    assert len(trace.tokens.places(AUDIO)) == 0
+    selected = trace.methods[1].selected
+    assert selected is not None
+    assert selected.looks is None
+    assert 0 < sum(selected.video_kept) < len(trace.tokens)
+    assert [chunk.frames for chunk in trace.chunks] == [(0, 1), (2,)], "an odd last frame is a chunk of one"
+
+
+def test_sound_without_picture_is_read_whole(inspected, tmp_path: Path) -> None:
+    trace = inspected(write_sound(tmp_path / "tone.m4a"), "omnisift").trace
+    checked(trace)
+    assert trace.grid is None
+    assert trace.chunks == ()
+    assert trace.methods[1].selected is None
+    assert trace.methods[1].answer.report.retained_ratio == 1.0
+    assert len(trace.tokens) == trace.methods[1].answer.report.tokens.audio == pytest.approx(50, abs=2)
+    assert any("read whole" in notice for notice in trace.notices)
+
+
+@pytest.mark.parametrize("names", [[], ["none"]])
+def test_methods_are_needed_and_all_tokens_are_not_one(host: Host, clip: Path, names: list[str]) -> None:
+    method = OmniSiftCompressor(Budget(retain=0.25))
+    with pytest.raises(UsageError):
+        inspect_clip(host, dict.fromkeys(names, method), clip)
