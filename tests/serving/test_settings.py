@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from omnisift.budget import Budget
-from omnisift.errors import BudgetError, CompressorError, UsageError
-from omnisift.serving.vllm.method import Method
+from omnisift.errors import BudgetError, CompressorError, UnreachableBudget, UsageError
+from omnisift.serving.span import Clock, Span
+from omnisift.serving.vllm.method import Method, rehearse
 from omnisift.serving.vllm.settings import Settings, check_request
 
 
@@ -57,6 +58,22 @@ def test_arguments_that_a_request_may_not_have() -> None:
     check_request({"retain": 0.5, "use_audio_in_video": True})
     with pytest.raises(UsageError, match="can't hold 'size'"):
         check_request({"size": {}})
+    for fps in (0, -1, float("nan"), "2"):
+        with pytest.raises(UsageError, match="fps must be"):
+            check_request({"fps": fps})
+
+
+@pytest.mark.parametrize(
+    ("method", "reachable"), [("dycoke", False), ("dycoke+omnisift", False), ("stvp+omnisift", True)]
+)
+def test_a_floor_is_found_before_the_engine(method: str, reachable: bool) -> None:
+    """DyCoke keeps every fourth frame whole, so not a tenth."""
+    span, budget = Span.of((6, 4, 4), 1.0, 150, Clock()), Budget(retain_video=0.1, retain_audio=0.5)
+    if reachable:
+        rehearse(settings(compressor=method), span, budget)
+        return
+    with pytest.raises(UnreachableBudget):
+        rehearse(settings(compressor=method), span, budget)
 
 
 def test_what_differs_from_the_defaults() -> None:

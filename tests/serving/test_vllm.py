@@ -202,6 +202,25 @@ def test_requests_that_are_refused(
     assert vllm.tokens(prompts[0]) == [reference.tokens(prompts[0])]
 
 
+@pytest.mark.parametrize("text", ["<|VIDEO|>", "<|AUDIO|> <|IMAGE|>", "<|vision_bos|><|VIDEO|><|VIDEO|><|vision_eos|>"])
+def test_names_of_media_tokens_in_the_text(
+    vllm: Engine, reference: Reference, prompts: list[Prompt], text: str
+) -> None:
+    """They would lead positions astray, or end the engine."""
+    given = prompts[0].for_vllm(vllm.processor)
+    for prompt in (given["prompt"] + text, text + given["prompt"]):
+        with pytest.raises(ValueError, match="tokens that stand for media"):
+            vllm.llm.generate([{**given, "prompt": prompt}], sampling(), use_tqdm=False)
+    assert vllm.tokens(prompts[0]) == [reference.tokens(prompts[0])]
+
+
+def test_videos_without_marks_around_them(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    given = Prompt(films=(films[0].silent, films[1].silent)).for_vllm(vllm.processor)
+    for prompt in ("<|VIDEO|><|VIDEO|> what ?", "<|VIDEO|> what ? <|VIDEO|>"):
+        with pytest.raises(ValueError, match="must have a token before it"):
+            vllm.llm.generate([{**given, "prompt": prompt}], sampling(), use_tqdm=False)
+
+
 def test_a_request_can_leave_the_sound_out(vllm: Engine, reference: Reference, films: list[Film]) -> None:
     with_sound = Prompt(films=(films[1],))
     expected = reference.tokens(Prompt(films=(films[1].silent,)))

@@ -65,6 +65,10 @@ def test_weights_without_a_selector(
     shutil.copytree(model, plain, ignore=shutil.ignore_patterns("selector*"))
     with engine(plain, reference.processor, {"compressor": method, "retain": 0.5}) as vllm:
         found = vllm.tokens(*prompts)
+        if method == "dycoke":
+            with pytest.raises(ValueError, match="dycoke"):
+                vllm.tokens(prompts[0], retain=0.05)
+            assert vllm.tokens(prompts[0]) == found[:1], "the engine goes on"
     expected = [
         reference.tokens(prompt, Budget(retain=1.0)) if method == "none" else
         reference.tokens(prompt, Budget(retain=0.5), method) for prompt in prompts

@@ -16,6 +16,23 @@ from omnisift.serving.span import Span
 from omnisift.serving.vllm.settings import Settings
 from omnisift.vgas import VGAS
 
+WIDTH = 8
+"""Of the embeddings of a rehearsal: what counts depends on shapes alone."""
+
+
+def rehearse(settings: Settings, span: Span, budget: Budget) -> None:
+    """Raise `CompressorError` if the method can't keep as few tokens of a clip as ``budget`` says.
+
+    Some methods have a floor. A request must hear of it before it is in the engine, where an error ends all requests.
+    What is trained has none, and is stood in for by chance.
+    """
+    halves = settings.compressor.split("+")
+    stand_ins = "+".join("random" if needs_selector(half) else half for half in halves)
+    if budget.keeps_all or all(half.strip() == "random" for half in stand_ins.split("+")):
+        return
+    noise = torch.randn(len(span), WIDTH, generator=torch.Generator().manual_seed(0))
+    make_compressor(stand_ins, budget, seed=settings.seed).eval()(span.stream(noise))
+
 
 class Method:
     """Compresses single clips. No module of the host, so its loader neither fills nor misses the selector's weights."""

@@ -23,6 +23,8 @@ from omnisift.errors import OmniSiftError
 from omnisift.serving.span import Clock, Span
 from omnisift.serving.vllm.clips import DEFAULT_FPS, ClipParser, Clips, seconds_per_grid, with_sound
 from omnisift.serving.vllm.counters import count_tokens
+from omnisift.serving.vllm.method import rehearse
+from omnisift.serving.vllm.positions import runs
 from omnisift.serving.vllm.settings import RATIOS, Settings, check_request
 from omnisift.tokens import Modality
 
@@ -150,19 +152,43 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
         video = PromptReplacement(
             modality="video",
             target=[config.video_token_index],
-            replacement=lambda index: layout(config, out_mm_kwargs["video"][index]),
+            replacement=lambda index: self._layout(config, out_mm_kwargs["video"][index]),
         )
         return [*(update for update in updates if update.modality != "video"), video]
 
+    def _layout(self, config: Any, item: Any) -> Any:
+        with bad_request():
+            rehearse(self.info.settings, span_of(config, item), budget_of(item))
+        return layout(config, item)
+
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
-        """One placeholder for each item: none is derived from another, as vLLM's own model does. Then count."""
+        """One placeholder for each item: none is derived from another, as vLLM's own model does. Then check, and
+        count."""
         prompt, places = BaseMultiModalProcessor._maybe_apply_prompt_updates(self, mm_items, mm_res)
+        config = self.info.get_hf_config()
+        labels = (config.video_token_index, config.audio_token_index, config.image_token_index)
+        check_places(prompt, labels, [place for found in places.values() for place in found], places.get("video", []))
         for place, update in zip(places.get("video", []), mm_res.prompt_updates.get("video", []), strict=True):
             marks = update[0].content.is_embed
-            if not place.start_idx:
-                raise ValueError("a prompt can't begin with a video: put a token before it, as chat templates do")
             count_tokens(kept=len(place.tokens) - marks.around, total=marks.total)
         return prompt, places
+
+
+def check_places(prompt: list[int], labels: Sequence[int], places: Sequence[Any], videos: Sequence[Any]) -> None:
+    """Raise `ValueError` unless all media tokens of a prompt belong to media, and each video stands apart.
+
+    A client's text may hold the names of such tokens. In the engine, where positions are written to runs of media
+    tokens, what is amiss would end all requests.
+    """
+    found = runs(torch.tensor(prompt), labels)
+    counted = sum(sum(token in labels for token in place.tokens) for place in places)
+    if sum(stop - start for start, stop in found) != counted:
+        raise ValueError("the text of the prompt holds tokens that stand for media: leave them out")
+    for place in videos:
+        around = int(place.tokens[0] not in labels)
+        start, stop = place.start_idx + around, place.start_idx + len(place.tokens) - around
+        if (start, stop) not in found or not place.start_idx:
+            raise ValueError("a video must have a token before it and behind it, as chat templates put them")
 
 
 @dataclass(frozen=True)

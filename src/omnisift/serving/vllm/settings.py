@@ -89,3 +89,6 @@ def check_request(arguments: Mapping[str, Any]) -> None:
         raise UsageError(
             f"mm_processor_kwargs of a request can't hold {unknown[0]!r}; it takes {', '.join(sorted(OF_A_REQUEST))}"
         )
+    fps = arguments.get("fps")
+    if fps is not None and not (isinstance(fps, (int, float)) and 0 < fps <= 1000):
+        raise UsageError(f"fps must be above 0 and at most 1000, got {fps!r}")
