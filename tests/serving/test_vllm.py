@@ -219,6 +219,8 @@ def test_videos_without_marks_around_them(vllm: Engine, reference: Reference, fi
     for prompt in ("<|VIDEO|><|VIDEO|> what ?", "<|VIDEO|> what ? <|VIDEO|>"):
         with pytest.raises(ValueError, match="must have a token before it"):
             vllm.llm.generate([{**given, "prompt": prompt}], sampling(), use_tqdm=False)
+    again = Prompt(films=(films[0].silent, films[1].silent))
+    assert vllm.tokens(again) == [reference.tokens(again)], "nothing of the refused ones is missing in a cache"
 
 
 def test_a_request_can_leave_the_sound_out(vllm: Engine, reference: Reference, films: list[Film]) -> None:

@@ -188,6 +188,20 @@ def test_bad_media_and_then_good(server: Server, folder: Path, film: Film, refer
     assert tokens(body) == reference.tokens(Prompt(QUESTION, films=(film,)))
 
 
+def test_a_prompt_that_is_too_long_only_with_its_film(server: Server, folder: Path, reference: Reference) -> None:
+    """It is refused when the film has been looked at already; the film must not be missing in a cache afterwards."""
+    film = Film.of_world(folder, 5)
+    text = "shape " * 4035
+    words = len(reference.processor.tokenizer(text + QUESTION).input_ids)
+    assert 4040 < words < 4060, "with marks and answer just below the 4096 tokens that the server takes"
+    address = data_url(folder / "5.mp4")
+    content = [{"type": "video_url", "video_url": {"url": address}}, {"type": "text", "text": text + QUESTION}]
+    refused(*server.ask(address, messages=[{"role": "user", "content": content}]), "4096")
+    status, body = server.ask(address)
+    assert status == 200, body
+    assert tokens(body) == reference.tokens(Prompt(QUESTION, films=(film,)))
+
+
 def test_a_client_that_goes_away(server: Server, folder: Path, film: Film, reference: Reference) -> None:
     status, _ = server.ask(data_url(folder / "1.mp4"), max_tokens=1, min_tokens=1)
     assert status == 200

@@ -60,6 +60,9 @@ class Server:
         command += ["--served-model-name", self.name or self.model]
         # Requests may bring their own retention: the plugin takes nothing else of what this flag opens.
         command += ["--hf-overrides", json.dumps(overrides), "--trust-request-mm-kwargs"]
+        # vLLM's cache of prepared media loses step with its engine when a request is refused after its media were read:
+        # the next request with the same film would fail (seen in 0.32 with a prompt that is too long).
+        command += ["--mm-processor-cache-gb", "0"]
         if self.media_hosts:
             command += ["--allowed-media-domains", json.dumps(list(self.media_hosts))]
         if self.media_folder is not None:
