@@ -166,14 +166,14 @@ def test_long_clips_are_thinned_and_say_so(compared: Inspection, monkeypatch: py
     monkeypatch.setattr(thinning, "MOST_CELLS", 150)
     thinned = thin(compared.trace)
     assert thinned.frames == (0, 1), "whole chunks stay together"
-    assert list(thinned.audio) == list(compared.trace.tokens.places(2)[::3])
+    assert list(thinned.audio) == list(compared.trace.tokens.places(2)[::9])
     html = render(compared)
     text = Page(html).text
     assert "of 6 frames 2 are shown" in text
-    assert "one in 3 is shown" in text
+    assert "one in 9 is shown" in text
     data = json.loads(Page(html).data)
     assert len(data["methods"][1]["video"]["rank"]) == 32
-    assert len(data["audio"]["time"]) == 50 == len(data["methods"][1]["anchors"])
+    assert len(data["audio"]["time"]) == 17 == len(data["methods"][1]["anchors"])
     assert len(compared.trace.to_dict()["tokens"]["time"]) == 246, "the trace is never thinned"
 
 

@@ -73,7 +73,7 @@ def cell_of(tokens: Tokens, trace: Trace, places: NDArray[np.int64]) -> NDArray[
 def _columns(selected: Selected, places: NDArray[np.int64]) -> dict[str, Any]:
     return {
         "kept": "".join("01"[kept] for kept in selected.kept[places].astype(int).tolist()),
-        "score": [None if np.isnan(value) else float(f"{value:.4g}") for value in selected.score[places].tolist()],
+        "score": [float(f"{value:.4g}") if np.isfinite(value) else None for value in selected.score[places].tolist()],
         "rank": selected.rank[places].tolist(),
         "kind": "".join(str(kind) for kind in selected.kind[places].tolist()),
     }
