@@ -30,7 +30,7 @@ EVAL := .venv-eval
 RAY := .venv-ray
 SWIFT := .venv-swift
 
-.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift eval-env test-eval test-full bench bench-nano bench-quality bench-training bench-estimators bench-probe nano neutral docs dist verify-7b clean
+.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift eval-env test-eval test-full bench bench-nano bench-quality bench-training bench-estimators bench-picture bench-probe nano neutral docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -183,6 +183,10 @@ bench-estimators: $(VENV)/.installed ## how well each estimator trains the selec
 	@[ -f build/plain/language.json ] || $(PY) -m omnisift.training.neutral --out build/plain --no-pointer --steps 1800
 	@$(ONE_THREAD) $(PY) benchmarks/estimators.py $(ARGS)
 	@$(PY) benchmarks/estimators_page.py
+
+bench-picture: $(VENV)/.installed ## a learned score for the picture against STVP (ten minutes behind bench-estimators)
+	@[ -f build/plain/language.json ] || $(PY) -m omnisift.training.neutral --out build/plain --no-pointer --steps 1800
+	@$(ONE_THREAD) $(PY) benchmarks/picture.py $(ARGS)
 
 QUALITY := $(addprefix recipes/,training-free.yaml trained.yaml trained-tight.yaml ablations.yaml pairs.yaml hard.yaml ratio-sweep.yaml)
 

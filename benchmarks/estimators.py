@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnisift.environment import environment
 from omnisift.estimators import ESTIMATORS, make_estimator
-from omnisift.evaluation.environment import environment
 from omnisift.training import selector as selecting
 from omnisift.training.bank import FeatureBank
 from omnisift.training.compare import blind, without_selector

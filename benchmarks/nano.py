@@ -26,9 +26,9 @@ import torch
 from omnisift.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import Compressor, make_compressor
+from omnisift.environment import environment
 from omnisift.errors import OmniSiftError
 from omnisift.evaluation.blind import BlindCompressor
-from omnisift.evaluation.environment import environment
 from omnisift.evaluation.evidence import count_kept, masks
 from omnisift.evaluation.journal import Journal
 from omnisift.evaluation.prompts import answer, prepare, write

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from estimators import CHECKS, Bench
 from omnisift.budget import kept_count
-from omnisift.evaluation.environment import environment
+from omnisift.environment import environment
 from omnisift.picture_score import PictureScore
 from omnisift.training import selector as selecting
 from omnisift.training.evaluate import accuracies
@@ -34,6 +35,12 @@ RETAINS = (0.25, 0.125, 0.0625)
 SEEDS = 5
 TAUGHT = 640
 """Clips that the score learns from."""
+NAMES = {
+    "teacher": "the teacher's attention itself, on the clips asked about",
+    "spatial": "STVP's spatial rule for both frames",
+    "stvp": "STVP",
+    "random": "random patches",
+}
 Score = Callable[[Tensor], Tensor]
 
 
@@ -107,6 +114,30 @@ def rows(bench: Bench) -> Iterator[tuple[str, Score]]:
         yield f"learned seed={seed}", learned(bench, seed, targets)
 
 
+def page(path: Path) -> str:
+    """The table of docs/distill.md."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    runs = {line["run"]: line for line in lines if "run" in line}
+    seeds = [line for name, line in runs.items() if name.startswith("learned")]
+    named = [(NAMES[name], [runs[name]]) for name in ("teacher", "spatial", "stvp", "random")]
+    rows = []
+    for name, found in [("**learned score**", seeds), *named]:
+        cells = [f"{share(found, retain, 'shown')} | {share(found, retain, 'mean')}" for retain in RETAINS]
+        rows.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
+    head = [f"{100 * retain:g} %: shapes kept | answers" for retain in RETAINS]
+    titles = "| which patches stay | seeds | " + " | ".join(head) + " |\n" + "| --- " * (2 + 2 * len(RETAINS)) + "|"
+    made, whole = lines[0]["session"], runs["all"]["accuracy"]["mean"]
+    where = f"commit {made['commit'][:7]}, torch {made['torch']}, transformers {made['transformers']}"
+    return "\n".join([titles, *rows]) + f"\n\nWith all tokens {100 * whole:.1f} %. `make bench-picture`, {where}."
+
+
+def share(found: list[dict[str, Any]], retain: float, what: str) -> str:
+    values = [100 * (run[f"{retain:g}"]["shown"] if what == "shown" else run[f"{retain:g}"]["accuracy"]["mean"])
+              for run in found]  # fmt: skip
+    mean = f"{statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """All rows anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +151,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name, score in rows(bench):
         lines.append({"run": name, **measure(bench, score)})
         print(name, {key: lines[-1][key]["accuracy"]["mean"] for key in ("0.25", "0.125", "0.0625")}, flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    print(page(options.out))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_batches_keep_the_order_and_share_their_options() -> None:
 def test_records_are_lines_and_begin_anew(tmp_path: Path) -> None:
     (tmp_path / "requests-1.jsonl").write_text("old\n")
     records = Records(str(tmp_path), 1)
-    reply = Reply("B", Tokens(96, 24, 150, 39, 300, 1), {"prefill": 0.5}, 2, 7)
+    reply = Reply("B", Tokens(96, 24, 150, 39, 300, 1), {"prefill": 0.5}, 2, 7, (6, 4, 4), 600)
     records.add(asked([CLIP, TEXT]), reply, {"read": 0.25}, None)
     records.add(asked([CLIP, TEXT]), None, {}, "Damaged: a.mp4")
     first, second = map(json.loads, (tmp_path / "requests-1.jsonl").read_text().splitlines())

@@ -46,6 +46,7 @@ def test_three_at_once_are_three_alone(pipeline: Pipeline, clips: list[Path]) ->
     assert [reply.text for reply in together] == [answer.text for answer in alone]
     assert [reply.tokens for reply in together] == [answer.report.tokens for answer in alone]
     assert len({reply.tokens.prompt for reply in together}) > 1  # the rows were padded
+    assert all(reply.grid == (6, 4, 4) and reply.mel == 600 for reply in together)
     assert all(reply.together == 3 and reply.seconds["prefill"] > 0 for reply in together)
 
 
@@ -54,6 +55,7 @@ def test_sound_alone_is_read_whole(pipeline: Pipeline, sound: Path) -> None:
     assert kind(media) == (False, True)
     (reply,) = ask_together(pipeline, [(media, "What is heard?")], max_new_tokens=4)
     assert (reply.tokens.video, reply.tokens.audio_kept) == (0, reply.tokens.audio)
+    assert (reply.grid, reply.mel) == ((0, 0, 0), 100)
 
 
 def test_kinds_do_not_mix(pipeline: Pipeline, clips: list[Path], sound: Path) -> None:

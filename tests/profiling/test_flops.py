@@ -139,3 +139,15 @@ def test_sound_that_is_not_scored_costs_nothing() -> None:
     shapes = ChunkShapes(frame0=4 * one, frame1=4 * one, audio=torch.tensor([0, 1]), clip=0 * one)
     counts = Budget(retain=0.5).counts(shapes)
     assert flops.selector(VGASConfig(width=48), shapes, counts).total == 0
+
+
+def test_a_prompt_is_its_encoders_and_its_prefill() -> None:
+    config = thinker_config()
+    parts = (
+        flops.vision_encoder(config.vision_config, 3, 2, 2),
+        flops.audio_encoder(config.audio_config, 200),
+        flops.language_model(config.text_config, 90),
+    )
+    assert flops.prompt(config, (3, 2, 2), 200, 90) == parts[0] + parts[1] + parts[2]
+    assert flops.prompt(config, (0, 0, 0), 200, 90) == parts[1] + parts[2]
+    assert flops.prompt(config, (3, 2, 2), 0, 90) == parts[0] + parts[2]

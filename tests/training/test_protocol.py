@@ -86,9 +86,13 @@ def test_tuning_changes_the_language_model_and_nothing_else(school, tmp_path):
 
 def test_selectors_by_name(school):
     assert school.distil("self-time", steps=1).label == "time+self"
-    assert protocol.selector_config("cross") == {"time_embedding": False, "guide": "cross", "layers": 1}
-    assert protocol.selector_config("concat-3-time") == {"time_embedding": True, "guide": "concat", "layers": 3}
-    for wrong in ("magic", "cross-x", "cross-2-3-time", ""):
+    assert school.distil("cross-time-picture", steps=1).label == "time+picture"
+    plain = {"time_embedding": False, "guide": "cross", "layers": 1, "picture": False}
+    assert protocol.selector_config("cross") == plain
+    timed = {"time_embedding": True, "guide": "concat", "layers": 3}
+    assert protocol.selector_config("concat-3-time") == plain | timed
+    assert protocol.selector_config("cross-picture") == plain | {"picture": True}
+    for wrong in ("magic", "cross-x", "cross-2-3-time", "picture", ""):
         with pytest.raises(UsageError, match="no selector"):
             protocol.selector_config(wrong)
 

@@ -39,6 +39,14 @@ def test_it_is_a_normal_file(clips):
         assert path.stat().st_size < 500_000
 
 
+def test_the_same_scene_is_the_same_file(clips, tmp_path):
+    """On every processor: some encoders' fastest paths leave that to chance."""
+    scene, path = clips[0]
+    for number in range(3):
+        write_clip(scene, tmp_path / f"{number}.mp4")
+        assert (tmp_path / f"{number}.mp4").read_bytes() == path.read_bytes()
+
+
 def test_reading_meets_the_same_instants(clips):
     for scene, path in clips:
         read = media.read(path, fps=2.0, min_pixels=28 * 28, max_pixels=112 * 112)

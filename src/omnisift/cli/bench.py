@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisift.cli.screen import CountBar
+from omnisift.environment import environment
 from omnisift.errors import UsageError
 from omnisift.evaluation.crew import run
-from omnisift.evaluation.environment import environment
 from omnisift.evaluation.journal import Journal
 from omnisift.evaluation.plan import Plan, encoders_digest, settings_of, tensors_digest
 from omnisift.evaluation.recipe import Recipe, Row, load_recipe

@@ -137,7 +137,7 @@ def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) 
 def _counts_to_dict(name: str, shape: PromptShape, counts: list[Count], found: list[Reading]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from omnisift.evaluation.environment import environment
+    from omnisift.environment import environment
 
     return {
         "kind": "counted",

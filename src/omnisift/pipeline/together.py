@@ -38,6 +38,10 @@ class Reply:
     """How many rows the call had."""
     peak_memory_bytes: int | None
     """Of the whole call; see `peak_memory`."""
+    grid: tuple[int, int, int]
+    """Video tokens along time, height and width, before compression; zeros without picture."""
+    mel: int
+    """Frames of the spectrogram; 0 without sound."""
 
 
 def kind(media: Media) -> tuple[bool, bool]:
@@ -74,7 +78,12 @@ def ask_together(
     seconds = {stage: spent / len(rows) for stage, spent in watch.spent.items()}
     memory = peak_memory(like.device)
     texts = [processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in written]
-    return [Reply(text, count, seconds, len(rows), memory) for text, count in zip(texts, tokens, strict=True)]
+    merge = thinker.config.vision_config.spatial_merge_size
+    sizes = [(_grid(row, merge), _mel(row)) for row in rows]
+    return [
+        Reply(text, count, seconds, len(rows), memory, *size)
+        for text, count, size in zip(texts, tokens, sizes, strict=True)
+    ]
 
 
 def join_rows(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
@@ -100,6 +109,17 @@ def join_rows(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
             batch[name] = torch.cat([F.pad(sound, (0, width - sound.shape[-1])) for sound in sounds])
     batch["use_audio_in_video"] = any(row["use_audio_in_video"] for row in rows)
     return batch
+
+
+def _grid(row: dict[str, Any], merge: int) -> tuple[int, int, int]:
+    if "video_grid_thw" not in row:
+        return 0, 0, 0
+    time, height, width = torch.as_tensor(row["video_grid_thw"])[0].tolist()
+    return time, height // merge, width // merge
+
+
+def _mel(row: dict[str, Any]) -> int:
+    return int(row["feature_attention_mask"].sum()) if "feature_attention_mask" in row else 0
 
 
 def _left(row: Tensor, length: int, value: int) -> Tensor:

@@ -51,6 +51,17 @@ def language_model(config: Any, new: int, cached: int = 0, logits: int | None = 
     return Flops(config.num_hidden_layers * layer + vocabulary, config.num_hidden_layers * pairs)
 
 
+def prompt(config: Any, grid: tuple[int, int, int], mel: int, tokens: int) -> Flops:
+    """Both encoders on a clip, and the prefill of a prompt of ``tokens``; what a compressor itself does is not counted.
+
+    ``config`` is a thinker's; ``grid`` time steps, height and width of the video in tokens, zeros where there is none.
+    """
+    total = language_model(config.text_config, tokens)
+    if all(grid):
+        total += vision_encoder(config.vision_config, *grid)
+    return total + audio_encoder(config.audio_config, mel) if mel else total
+
+
 def vision_encoder(config: Any, frames: int, height: int, width: int) -> Flops:
     """The vision tower on ``frames`` x ``height`` x ``width`` tokens (after merging, as the language model gets them).
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from omnisift.environment import environment
 from omnisift.errors import UsageError
-from omnisift.evaluation.environment import environment
 from omnisift.pipeline import Answer, Pipeline
 from omnisift.profiling.counter import FlopGauge
 from omnisift.profiling.energy import Meter, meter

@@ -34,7 +34,8 @@ def write_clip(scene: Scene, path: str | Path, *, crf: int = 18, audio_bit_rate:
         video = container.add_stream("libx264", rate=config.file_fps)
         video.width = video.height = config.size
         video.pix_fmt = "yuv420p"
-        video.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        # Without macroblock trees: with AVX-512 they make another file of the same pictures on every run.
+        video.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         audio = _audio_stream(container, scene, audio_bit_rate) if config.sound else None
         for number, picture in enumerate(render_pictures(scene)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")

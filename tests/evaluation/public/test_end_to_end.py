@@ -112,6 +112,19 @@ def test_the_harness_counts_the_tokens_that_were_kept(
     assert saved[0] - saved[1] == (246 - 63) * (4 * CLIPS * ASKED + CLIPS)
 
 
+def test_flops_of_each_question_are_noted(folder: Path, full: dict[str, Any], quarter: dict[str, Any]) -> None:
+    lines = zip(*(sorted(requests(folder / name), key=order) for name in ("quarter", "full")), strict=True)
+    for ours, whole in lines:
+        gone = whole["tokens"]["prompt_kept"] - ours["tokens"]["prompt_kept"]
+        each = (whole["flops"] - ours["flops"]) / gone
+        assert gone == 183
+        assert each == int(each) > 0  # the encoders' work is the same, and each token of the prompt costs as much
+
+
+def order(line: dict[str, Any]) -> tuple[str, int]:
+    return line["task"], line["document"]
+
+
 def test_two_processes_and_batches_of_two_answer_as_one(folder: Path, tasks: Path, quarter: dict[str, Any]) -> None:
     # With --cpu, accelerate 1.15 starts one process whatever the number asked for.
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")

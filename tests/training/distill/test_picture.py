@@ -21,7 +21,6 @@ from omnisift.tokens import Modality
 from omnisift.training.distill import clips_in
 from omnisift.training.distill.learn import learn_picture, picture_agreement, picture_targets_of
 from omnisift.training.distill.lessons import Lesson, observe, stream_of
-from omnisift.training.protocol import selector_config
 from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
 
@@ -90,8 +89,9 @@ def test_the_command_teaches_and_saves_it(folder: Path, tmp_path: Path) -> None:
     assert json.loads(asked.stdout)["compressor"] == "omnisift+time+picture"
 
 
-def test_names_of_selectors() -> None:
-    assert selector_config("cross-time-picture") == {
-        "time_embedding": True, "guide": "cross", "layers": 1, "picture": True,
-    }  # fmt: skip
-    assert selector_config("self-3-picture")["layers"] == 3
+def test_the_page_is_what_the_result_says() -> None:
+    from picture import page
+
+    root = Path(__file__).parents[3]
+    table = page(root / "benchmarks/results/picture.jsonl")
+    assert table in (root / "docs/distill.md").read_text(encoding="utf-8"), "run: make bench-picture"

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
+from omnisift.environment import environment
 from omnisift.errors import UsageError
-from omnisift.evaluation.environment import environment
 from omnisift.evaluation.public.extractors import extract
 from omnisift.evaluation.public.outcome import SETTINGS, read_answers
 from omnisift.evaluation.public.pack import task_name, write_task

@@ -18,6 +18,7 @@ from omnisift.media.reading import Sampling
 from omnisift.pipeline import load
 from omnisift.pipeline.prompt import read_for
 from omnisift.pipeline.together import Reply, ask_together, kind
+from omnisift.profiling.flops import prompt
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,8 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
             system = batch[0].system or self.system
             told = ask_together(self.pipeline, asked, max_new_tokens=batch[0].max_new_tokens, system=system)
             for place, reply in zip(places, told, strict=True):
-                self.records.add(batch[place], reply, {"read": read[place][1]}, None)
+                spent = prompt(self.pipeline.host.thinker.config, reply.grid, reply.mel, reply.tokens.prompt_kept)
+                self.records.add(batch[place], reply, {"read": read[place][1]}, None, spent.weights)
                 results[place] = _result(reply, batch[place])
         return results
 

@@ -99,14 +99,24 @@ class Records:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("", encoding="utf-8")
 
-    def add(self, request: Request, reply: Reply | None, seconds: Mapping[str, float], problem: str | None) -> None:
-        """``seconds`` are those of reading; ``reply`` is None and ``problem`` says why if the clip can't be read."""
+    def add(
+        self,
+        request: Request,
+        reply: Reply | None,
+        seconds: Mapping[str, float],
+        problem: str | None,
+        flops: int | None = None,
+    ) -> None:
+        """``seconds`` are those of reading; ``reply`` is None and ``problem`` says why if the clip can't be read.
+
+        ``flops``: of encoders and prefill, products with weights.
+        """
         if self.path is None:
             return
         line: dict[str, Any] = {"task": request.task, "document": request.document, "problem": problem}
         if reply is not None:
             tokens = {**vars(reply.tokens), "prompt_kept": reply.tokens.prompt_kept}
             line |= {"tokens": tokens, "seconds": {**seconds, **reply.seconds}, "together": reply.together}
-            line["peak_memory_bytes"] = reply.peak_memory_bytes
+            line |= {"peak_memory_bytes": reply.peak_memory_bytes, "flops": flops}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
