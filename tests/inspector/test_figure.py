@@ -8,7 +8,7 @@ import pytest
 from films import write_film, write_sound
 from PIL import Image
 
-from omnisift.inspector import Inspection
+from omnisift.inspector import Inspection, figure
 from omnisift.inspector.figure import compose, draw
 
 
@@ -45,3 +45,10 @@ def test_one_modality(inspected, tmp_path: Path, kind: str) -> None:
     assert len(compose(inspection).axes) == (1 if kind == "silent" else 3)
     draw(inspection, tmp_path / "one.svg")
     assert "$5" in (tmp_path / "one.svg").read_text()
+
+
+def test_long_sound_is_thinned_and_says_so(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure, "MOST_BARS", 50)
+    axes = compose(compared).axes[5]
+    assert len(axes.containers[0]) == 50
+    assert "one in 3" in axes.get_title()
