@@ -35,6 +35,7 @@ function build() {
   if (data.grid) for (const method of chosen) buildPanel(method);
   buildLanes();
   make("div", by("lanes"), { id: "head" }).hidden = !data.grid;
+  make("div", by("lanes"), { id: "ear" }).hidden = true;
   listen();
 }
 
@@ -159,6 +160,12 @@ function placeHead() {
   by("head").style.left = (100 * middle) / data.seconds + "%";
 }
 
+// The sound token under the cursor.
+function placeEar() {
+  by("ear").hidden = state.token < 0;
+  if (state.token >= 0) by("ear").style.left = (100 * (data.audio.time[state.token] + data.audio.seconds / 2)) / data.seconds + "%";
+}
+
 // --- moving --------------------------------------------------------------------------------------------------------
 
 function show(place) {
@@ -170,6 +177,11 @@ function show(place) {
   by("where").textContent = text;
   drawPanels();
   placeHead();
+  reveal(time);
+}
+
+// Scrolls the time axis so that this moment is in sight.
+function reveal(time) {
   const box = by("timeline"), x = (time / data.seconds) * box.scrollWidth;
   if (x < box.scrollLeft || x > box.scrollLeft + box.clientWidth - 60) box.scrollLeft = x - box.clientWidth / 2;
 }
@@ -192,6 +204,7 @@ function setCell(number, cell) {
   Object.assign(state, { panel: number, cell, token: -1 });
   say(patchText(panels[number].method, state.place, cell));
   drawPanels();
+  placeEar();
 }
 
 function timeAt(event) {
@@ -220,9 +233,13 @@ function showToken(index, method) {
   Object.assign(state, { token: index, cell: -1 });
   say(soundText(method === undefined ? listened() : chosen[method], index));
   drawPanels();
+  placeEar();
 }
 
-function moveToken(step) { showToken(Math.min(data.audio.time.length - 1, Math.max(0, state.token + step))); }
+function moveToken(step) {
+  showToken(Math.min(data.audio.time.length - 1, Math.max(0, state.token + step)));
+  reveal(data.audio.time[state.token]);
+}
 
 // To the frame of the patch that the token attended to most, or else of its time.
 function jump(method) {
