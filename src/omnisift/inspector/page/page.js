@@ -124,7 +124,7 @@ function drawPanels() {
     const pen = sized(canvas, width, height);
     drawFrame(pen, images, method, state.place, state.view, 0, 0, width, height);
     if (outlined()) drawMarks(pen, evidenceCells(state.place), "truth", 3, 0, 0, width, height);
-    drawMarks(pen, attended(method), "kept", 3, 0, 0, width, height, 4);
+    drawMarks(pen, attended(method), "kept", 3, 0, 0, width, height, 7);
     if (state.cell >= 0 && number === state.panel) drawMarks(pen, new Set([state.cell]), "cursor", 3, 0, 0, width, height);
     const kept = countKept(method.video, state.place * cellCount, (state.place + 1) * cellCount);
     const text = method.label + ": " + kept + " of " + cellCount + " patches kept" + (method.merged ? " (kept ones carry what dropped ones held)" : "");
