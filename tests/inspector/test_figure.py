@@ -52,3 +52,10 @@ def test_long_sound_is_thinned_and_says_so(compared: Inspection, monkeypatch: py
     axes = compose(compared).axes[5]
     assert len(axes.containers[0]) == 50
     assert "one in 3" in axes.get_title()
+
+
+def test_frames_of_a_strip_are_evenly_wide(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure, "MOST_FRAMES", 4)
+    strip = compose(compared).axes[0]
+    assert [image.get_extent()[0] for image in strip.images] == [0, 2, 4]
+    assert "some of them" in strip.get_title()

@@ -127,7 +127,7 @@ def test_the_data_are_the_traces(compared: Inspection, html: str) -> None:
             continue
         assert told["video"]["kept"].count("1") == sum(asked.selected.video_kept)
         assert told["audio"]["kept"].count("1") == sum(asked.selected.audio_kept)
-        assert told["merged"] == asked.selected.merged
+        assert told["merged"] == list(asked.selected.merged)
     cell = 2 * 16 + 1 * 4 + 3
     place = np.flatnonzero((trace.tokens.frame == 2) & (trace.tokens.row == 1) & (trace.tokens.column == 3))[0]
     assert data["methods"][1]["video"]["rank"][cell] == trace.methods[1].selected.rank[place]

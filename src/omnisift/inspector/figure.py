@@ -73,8 +73,7 @@ def _heights(inspection: Inspection, methods: int) -> list[float]:
     """Inches of each row."""
     trace, heights = inspection.trace, []
     if trace.grid is not None:
-        shown = len(_shown(trace))
-        wide = _WIDTH * (_until(trace, shown - 1) - _start(trace, shown - 1)) / _seconds(trace)
+        wide = _WIDTH * (_until(trace, 0) - _start(trace, 0)) / _seconds(trace)
         heights += [min(1.2, max(0.35, wide * trace.clip.height / trace.clip.width))] * methods
     if inspection.mel is not None:
         heights += [0.4, 0.6, *[0.3] * methods]
@@ -97,8 +96,7 @@ def _heading(trace: Trace) -> str:
 def _shown(trace: Trace) -> list[int]:
     """Evenly spaced numbers of frames."""
     count = 0 if trace.grid is None else trace.grid.frames
-    shown: list[int] = np.unique(np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int)).tolist()
-    return shown
+    return list(range(0, count, max(1, -(-count // MOST_FRAMES))))
 
 
 def _seconds(trace: Trace) -> float:

@@ -41,7 +41,7 @@ def page_data(inspection: Inspection, thinned: Thinned) -> dict[str, Any]:
             {
                 "name": asked.name,
                 "label": asked.label,
-                "merged": asked.selected is not None and asked.selected.merged,
+                "merged": [] if asked.selected is None else list(asked.selected.merged),
                 "video": None if asked.selected is None else _columns(asked.selected, cells),
                 "audio": None if asked.selected is None else _columns(asked.selected, audio),
                 "anchors": None if asked.selected is None else _anchors(asked.selected, trace, audio),

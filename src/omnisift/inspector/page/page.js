@@ -79,7 +79,7 @@ function buildLanes() {
   canvas.addEventListener("focus", () => { if (state.token < 0) moveToken(0); });
   soundLane(canvas);
   chosen.forEach((method, index) => {
-    const title = method.label + (method.audio === null ? ": sound tokens, all read" : ": sound tokens by score, dropped ones pale");
+    const title = method.label + (method.audio === null ? ": sound tokens, all read" : ": sound tokens by score, dropped ones pale") + (method.merged.includes("audio") ? ", kept ones carry what dropped ones held" : "");
     soundLane(lane(title, 40, (pen, width, height) => drawScores(pen, method, outlined(), width, height), title), index);
   });
 }
@@ -127,7 +127,7 @@ function drawPanels() {
     drawMarks(pen, attended(method), "kept", 3, 0, 0, width, height, 7);
     if (state.cell >= 0 && number === state.panel) drawMarks(pen, new Set([state.cell]), "cursor", 3, 0, 0, width, height);
     const kept = countKept(method.video, state.place * cellCount, (state.place + 1) * cellCount);
-    const text = method.label + ": " + kept + " of " + cellCount + " patches kept" + (method.merged ? " (kept ones carry what dropped ones held)" : "");
+    const text = method.label + ": " + kept + " of " + cellCount + " patches kept" + (method.merged.includes("video") ? " (kept ones carry what dropped ones held)" : "");
     caption.textContent = text;
     canvas.setAttribute("aria-label", text + " in frame " + data.frames[state.place] + "; arrow keys go through the patches");
   });
