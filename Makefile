@@ -30,7 +30,7 @@ EVAL := .venv-eval
 RAY := .venv-ray
 SWIFT := .venv-swift
 
-.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift eval-env test-eval test-full bench bench-nano bench-quality bench-training bench-estimators bench-picture bench-probe nano neutral docs dist verify-7b clean
+.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift eval-env test-eval test-full bench bench-nano bench-quality bench-training bench-estimators bench-picture bench-probe nano neutral figures docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -206,6 +206,11 @@ verify-7b: $(VENV)/.installed ## on a GPU: make verify-7b MODEL=checkpoint REFER
 	@[ -n "$(MODEL)" ] && [ -n "$(REFERENCE)" ] || { echo "usage: make verify-7b MODEL=<OmniSIFT-7B folder or hub id> \
 	REFERENCE=<checkout of the released code>" >&2; exit 2; }
 	@HF_HUB_OFFLINE=0 $(PY) benchmarks/verify_7b.py --model "$(MODEL)" --reference "$(REFERENCE)" $(ARGS)
+
+figures: $(VENV)/.installed ## the picture of README and docs, from a generated clip, into docs/figures
+	@mkdir -p docs/figures; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(VENV)/bin/omnisift make-clip "$$folder/clip.mp4" --seed 3 >/dev/null; \
+	$(VENV)/bin/omnisift inspect "$$folder/clip.mp4" --compare random --png docs/figures/kept.png --force
 
 # --- building ----------------------------------------------------------------------------------------------------
 
