@@ -85,14 +85,8 @@ def inspect_clip(
             answers[name] = _ask(Pipeline(host, compressor), media, seconds, asking)
         if calls:
             seen[name] = calls[-1]
-    audio_seconds = 1.0 / float(host.thinker.config.position_id_per_seconds)
-    tokens = _tokens(seen, full.report.tokens.audio, audio_seconds)
+    tokens = _tokens(seen, full.report.tokens.audio, 1.0 / float(host.thinker.config.position_id_per_seconds))
     evidence = None if scene is None else evidence_of(scene, question, tokens)
-    asked = []
-    for name, answer in answers.items():
-        selected = selected_by(methods[name], *seen[name], tokens) if name in seen else None
-        kept = np.ones(len(tokens), bool) if selected is None else selected.kept
-        asked.append(Asked(name, answer, selected, None if evidence is None else recall(evidence, kept)))
     grid = grid_of(tokens, media.seconds_per_grid)
     trace = Trace(
         model=host.name,
@@ -101,11 +95,27 @@ def inspect_clip(
         grid=grid,
         tokens=tokens,
         chunks=chunks_of(tokens, grid, media.seconds),
-        methods=tuple(asked),
+        methods=_asked(answers, methods, seen, tokens, evidence),
         evidence=evidence,
         notices=_notices(answers.values(), media, scene, evidence),
     )
     return Inspection(trace, media, _mel(host, media))
+
+
+def _asked(
+    answers: Mapping[str, Answer],
+    methods: Mapping[str, Compressor],
+    seen: Mapping[str, tuple[TokenStream, Selection]],
+    tokens: Tokens,
+    evidence: Evidence | None,
+) -> tuple[Asked, ...]:
+    """Each answer with what its method decided; all was read where none was called."""
+    asked = []
+    for name, answer in answers.items():
+        selected = selected_by(methods[name], *seen[name], tokens) if name in seen else None
+        kept = np.ones(len(tokens), bool) if selected is None else selected.kept
+        asked.append(Asked(name, answer, selected, None if evidence is None else recall(evidence, kept)))
+    return tuple(asked)
 
 
 def _ask(pipeline: Pipeline, media: Media, read_seconds: float, asking: Mapping[str, Any]) -> Answer:
