@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,14 @@ def test_svg_and_png(compared: Inspection, tmp_path: Path) -> None:
     for asked in compared.trace.methods:
         assert asked.label in text, "text stays text"
     assert "<path" in text
-    assert text == again.read_text()
+    assert without_names(text) == without_names(again.read_text())
     with Image.open(png) as image:
         assert image.width == 1500
+
+
+def without_names(svg: str) -> str:
+    """matplotlib's names of clip paths differ from drawing to drawing."""
+    return re.sub(r"#?\bp[0-9a-f]{10}\b", "", svg)
 
 
 def test_rows_share_one_axis_of_time(compared: Inspection) -> None:
