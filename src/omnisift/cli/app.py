@@ -19,6 +19,7 @@ from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.quiet import hush_libraries
 from omnisift.cli.run_commands import run
+from omnisift.cli.serve_commands import serve
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.errors import OmniSiftError
 
@@ -173,6 +174,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 app.command()(run)
+app.command(context_settings={"allow_extra_args": True})(serve)
 app.command()(methods)
 app.command()(profile)
 app.command()(inspect)

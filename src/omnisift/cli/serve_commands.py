@@ -1,0 +1,81 @@
+"""`omnisift serve`: an OpenAI-compatible server whose prompts are compressed (docs/serving.md)."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from omnisift.serving.command import Server
+
+
+def serve(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="nano (bundled), a checkpoint folder, or a hub id.")],
+    compressor: Annotated[str, typer.Option(help="A method (`omnisift methods`), or none.")] = "omnisift",
+    retain: Annotated[
+        float | None, typer.Option(help="Fraction of video and audio tokens kept. [default: 0.25]")
+    ] = None,
+    retain_video: Annotated[float | None, typer.Option(help="Of video tokens; with --retain-audio.")] = None,
+    retain_audio: Annotated[float | None, typer.Option(help="Of audio tokens; with --retain-video.")] = None,
+    retain_most: Annotated[float, typer.Option(help="The most that a request may ask to keep.")] = 1.0,
+    selector: Annotated[str | None, typer.Option(help="Folder of selector weights.")] = None,
+    seed: Annotated[int, typer.Option(help="For compressors that draw.")] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
+    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
+    max_frames: Annotated[int, typer.Option(help="Most pictures of a clip.")] = 256,
+    max_pixels: Annotated[int | None, typer.Option(help="Most pixels per picture. [default: the paper's]")] = None,
+    media_host: Annotated[
+        list[str] | None, typer.Option(help="A host that media may be fetched from; again for more.")
+    ] = None,
+    media_folder: Annotated[Path | None, typer.Option(help="A folder whose files requests may name.")] = None,
+) -> None:
+    """Serve compressed prompts with vLLM: chat completions, a video's sound included. Flags behind -- go to vLLM."""
+    from omnisift.cli.quiet import hush_libraries
+    from omnisift.serving.command import Server
+    from omnisift.serving.vllm.settings import Settings
+
+    hush_libraries()
+    settings = Settings(compressor, retain, retain_video, retain_audio, retain_most, selector, seed).checked()
+    server = Server(
+        model,
+        settings,
+        host=host,
+        port=port,
+        fps=fps,
+        max_frames=max_frames,
+        max_pixels=max_pixels,
+        media_hosts=tuple(media_host or ()),
+        media_folder=media_folder,
+        more=tuple(context.args),
+    )
+    with tempfile.TemporaryDirectory(prefix="omnisift-") as room:
+        code = _run(_dressed(server, Path(room)))
+    raise typer.Exit(code)
+
+
+def _dressed(server: Server, room: Path) -> Server:
+    """nano is a thinker alone: vLLM gets it as a full model."""
+    if server.model != "nano":
+        return server
+    from omnisift.assets import nano_path
+    from omnisift.serving.dress import dress
+
+    dress(nano_path(), room / "nano")
+    return replace(server, model=str(room / "nano"), name="nano")
+
+
+def _run(server: Server) -> int:
+    """Run the server until it ends or we are told to stop; its exit code."""
+    server.check()
+    process = subprocess.Popen(server.command(), env=server.environment())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda got, _: process.send_signal(got))
+    return process.wait()

@@ -1,0 +1,114 @@
+"""The command line and environment with which vLLM serves compressed prompts to clients that know nothing of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
+from omnisift.media.sampling import check_numbers
+from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
+from omnisift.serving.sent import HowToRead
+from omnisift.serving.vllm import ARCHITECTURE, CONNECTOR, SUPPORTED
+from omnisift.serving.vllm.method import Method
+from omnisift.serving.vllm.settings import Settings
+
+MODULE = "vllm.entrypoints.openai.api_server"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server to be started."""
+
+    model: str
+    """Folder or hub id of a full Qwen2.5-Omni checkpoint."""
+    settings: Settings
+    name: str | None = None
+    """What clients call the model; None for ``model``."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    fps: float = 2.0
+    max_frames: int = 256
+    max_pixels: int | None = None
+    """Of one picture; None for the paper's, or the processor's own limit."""
+    media_hosts: Sequence[str] = ()
+    """Hosts that media may be fetched from; none by default."""
+    media_folder: Path | None = None
+    """A folder whose files requests may name; none by default."""
+    more: Sequence[str] = field(default_factory=tuple)
+    """Further flags, for vLLM."""
+
+    def check(self) -> None:
+        """Raise `OmniSiftError` for what would stop the server after half a minute, or let it serve something else."""
+        _check_vllm()
+        check_numbers(self.fps, self.max_frames, 0.0, None, HowToRead.max_seconds)
+        if self.media_folder is not None and not self.media_folder.is_dir():
+            raise UsageError(f"no folder at {self.media_folder}; name one that exists")
+        width = _width(self.model)
+        if Path(self.model).is_dir():
+            Method(self.settings, self.model, width)
+
+    def command(self) -> list[str]:
+        """The arguments of vLLM's server."""
+        overrides = {"architectures": [ARCHITECTURE], "omnisift": self.settings.to_dict()}
+        command = [sys.executable, "-m", MODULE, "--model", self.model, "--host", self.host, "--port", str(self.port)]
+        command += ["--served-model-name", self.name or self.model]
+        # Requests may bring their own retention: the plugin takes nothing else of what this flag opens.
+        command += ["--hf-overrides", json.dumps(overrides), "--trust-request-mm-kwargs"]
+        if self.media_hosts:
+            command += ["--allowed-media-domains", json.dumps(list(self.media_hosts))]
+        if self.media_folder is not None:
+            command += ["--allowed-local-media-path", str(self.media_folder.resolve())]
+        return [*command, *self.more]
+
+    def environment(self) -> dict[str, str]:
+        """The environment of vLLM's processes: our media reader, and no report of use to anyone."""
+        least, most = _pixel_limits(self.model)
+        most = min(most, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
+        reading = HowToRead(self.fps, self.max_frames, min(least, most), most)
+        fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
+        # Unless told otherwise, vLLM wants nine tenths of a CPU's memory for its cache; nano needs little.
+        given = {"VLLM_CPU_KVCACHE_SPACE": "1"} if self.name == "nano" else {}
+        return {**given, **os.environ, **reading.to_environment(), **fixed}
+
+
+def _check_vllm() -> None:
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            continue
+        if not found.startswith(SUPPORTED):
+            raise UsageError(f"{package} {found} is installed, and the plugin is for {SUPPORTED}x: install that")
+        return
+    raise UsageError("vLLM is not installed here: `make vllm-env` makes an environment with it (docs/serving.md)")
+
+
+def _width(model: str) -> int:
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(model)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"can't load a model named {model!r}; give nano, a checkpoint folder or a hub id"
+        ) from error
+    if config.get("model_type") != "qwen2_5_omni":
+        raise UnsupportedModel(
+            f"vLLM serves full Qwen2.5-Omni checkpoints (model_type qwen2_5_omni), got {config.get('model_type')!r}"
+        )
+    return int(config["thinker_config"]["text_config"]["hidden_size"])
+
+
+def _pixel_limits(model: str) -> tuple[int, int]:
+    from transformers import AutoProcessor
+
+    try:
+        return pixel_limits(AutoProcessor.from_pretrained(model))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"no processor in {model}: {str(error).strip().splitlines()[0]}") from error

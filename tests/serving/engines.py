@@ -1,0 +1,66 @@
+"""vLLM inside this process, on nano dressed as a full model."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serving.asking import LENGTH, Prompt
+
+
+class Engine:
+    """An offline engine that answers `Prompt`s with token ids."""
+
+    def __init__(self, llm: Any, processor: Any) -> None:
+        self.llm = llm
+        self.processor = processor
+
+    def outputs(self, *prompts: Prompt, **asked: Any) -> list[Any]:
+        """vLLM's own results; ``asked`` are arguments of the requests."""
+        return self.llm.generate(  # type: ignore[no-any-return]
+            [prompt.for_vllm(self.processor, **asked) for prompt in prompts], sampling(), use_tqdm=False
+        )
+
+    def tokens(self, *prompts: Prompt, **asked: Any) -> list[list[int]]:
+        return [list(output.outputs[0].token_ids) for output in self.outputs(*prompts, **asked)]
+
+
+def sampling(**how: Any) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(**{"temperature": 0, "max_tokens": LENGTH, "min_tokens": LENGTH, **how})
+
+
+@contextmanager
+def engine(model: Path, processor: Any, settings: dict[str, Any] | None = None, **options: Any) -> Iterator[Engine]:
+    """An engine with the settings of `omnisift.serving.vllm.settings`; ``options`` are vLLM's."""
+    from vllm import LLM
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    from omnisift.serving.vllm import ARCHITECTURE
+
+    given: dict[str, Any] = {
+        "dtype": "float32", "max_model_len": 4096, "max_num_batched_tokens": 4096, "max_num_seqs": 20,
+        "enforce_eager": True, "block_size": 32, "limit_mm_per_prompt": {"image": 2, "video": 2, "audio": 2},
+        "hf_overrides": {"architectures": [ARCHITECTURE], "omnisift": settings or {}},
+    }  # fmt: skip
+    llm = LLM(str(model), **{**given, **options})
+    try:
+        yield Engine(llm, processor)
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def in_process(patch: pytest.MonkeyPatch) -> None:
+    """The engine in this very process, with one gigabyte for its cache."""
+    patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    patch.setenv("VLLM_LOGGING_LEVEL", "WARNING")

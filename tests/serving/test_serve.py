@@ -1,0 +1,141 @@
+"""`omnisift serve` up to the start of vLLM: addresses, the command line, what is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from omnisift.assets import nano_path
+from omnisift.cli import main
+from omnisift.errors import Blocked, CompressorError, NotMedia, UnsupportedModel, UsageError
+from omnisift.serving import addresses, command
+from omnisift.serving.command import Server
+from omnisift.serving.dress import dress
+from omnisift.serving.sent import HowToRead, as_item
+from omnisift.serving.vllm.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (["93.184.215.14"], None),
+        (["93.184.215.14", "10.0.0.1"], "not a public address"),
+        (["127.0.0.1"], "not a public address"),
+        (["169.254.169.254"], "not a public address"),
+        (["::1"], "not a public address"),
+        (["fd00::1"], "not a public address"),
+    ],
+)
+def test_named_hosts_must_be_public(monkeypatch: pytest.MonkeyPatch, found: list[str], message: str | None) -> None:
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", (one, 0)) for one in found])
+    if message is None:
+        addresses.check_address("https://films.example/a.mp4", ["films.example"])
+        return
+    with pytest.raises(Blocked, match=message):
+        addresses.check_address("https://films.example/a.mp4", ["films.example"])
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed", "message"),
+    [
+        ("https://films.example/a.mp4", [], "fetches no media"),
+        ("https://other.example/a.mp4", ["films.example"], "from 'other.example'"),
+        ("https://films.example@other.example/a.mp4", ["films.example"], "from 'other.example'"),
+        ("https://films.example.other.example/a.mp4", ["films.example"], "fetches no media from"),
+        ("ftp://films.example/a.mp4", ["films.example"], "must begin with"),
+        ("films.example/a.mp4", ["films.example"], "must begin with"),
+    ],
+)
+def test_other_addresses_are_refused(url: str, allowed: list[str], message: str) -> None:
+    with pytest.raises(Blocked, match=message):
+        addresses.check_address(url, allowed)
+
+
+def test_a_clip_from_memory_is_read_as_from_a_file(clip: Path) -> None:
+    how = HowToRead(fps=1.0, max_frames=4)
+    images, metadata = as_item(how.bytes(clip.read_bytes()))
+    assert len(images) == 4
+    assert metadata["fps"] == as_item(how.file(clip))[1]["fps"]
+    assert metadata["audio"] is not None
+    with pytest.raises(NotMedia):
+        how.bytes(b"no film")
+
+
+def test_limits_travel_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = HowToRead(fps=1.0, max_pixels=100 * 784)
+    for name, value in how.to_environment().items():
+        monkeypatch.setenv(name, value)
+    assert HowToRead.from_environment() == how
+
+
+def test_nano_dressed(tmp_path: Path) -> None:
+    dress(nano_path(), tmp_path / "full")
+    config = json.loads((tmp_path / "full" / "config.json").read_text())
+    assert config["model_type"] == "qwen2_5_omni"
+    with safe_open(tmp_path / "full" / "model.safetensors", framework="pt") as tensors:
+        names = set(tensors.keys())
+    assert {"thinker.audio_tower.conv1.weight", "thinker.visual.patch_embed.proj.weight"} <= names
+    assert any(name.startswith("thinker.model.layers.0.") for name in names)
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nano as a full model, on a machine that has vLLM."""
+    monkeypatch.setattr(command, "version", lambda package: "0.32.0")
+    dress(nano_path(), tmp_path / "full")
+    return tmp_path / "full"
+
+
+def test_the_command_line(model: Path) -> None:
+    server = Server(str(model), Settings(retain=0.5), media_hosts=("films.example",), more=("--dtype", "float32"))
+    server.check()
+    line = server.command()
+    overrides = json.loads(line[line.index("--hf-overrides") + 1])
+    assert overrides["omnisift"] == {"retain": 0.5}
+    assert json.loads(line[line.index("--allowed-media-domains") + 1]) == ["films.example"]
+    assert line[-2:] == ["--dtype", "float32"]
+    environment = server.environment()
+    assert environment["VLLM_MEDIA_CONNECTOR"] == "omnisift"
+    assert environment["VLLM_NO_USAGE_STATS"] == "1"
+    assert json.loads(environment["OMNISIFT_MEDIA"])["max_pixels"] == 50176
+
+
+def test_refused_before_anything_runs(model: Path, tmp_path: Path) -> None:
+    def check(where: Path = model, settings: Settings | None = None, **more: Any) -> None:
+        Server(str(where), settings or Settings(), **more).check()
+
+    with pytest.raises(UnsupportedModel, match="got 'qwen2_5_omni_thinker'"):
+        check(nano_path())
+    with pytest.raises(UsageError, match="no folder at"):
+        check(media_folder=tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="fps must be"):
+        check(fps=0)
+    for folder in model.glob("selector*"):
+        folder.rename(tmp_path / folder.name)
+    with pytest.raises(CompressorError, match="has no selector weights"):
+        check()
+    check(settings=Settings(compressor="stvp"))
+    check(settings=Settings(selector=str(tmp_path / "selector")))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"), [("0.33.1", "vllm 0.33.1 is installed"), (None, "vLLM is not installed")]
+)
+def test_another_vllm_or_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: str | None, message: str
+) -> None:
+    def version(package: str) -> str:
+        if found is None:
+            raise command.PackageNotFoundError
+        return found
+
+    monkeypatch.setattr(command, "version", version)
+    monkeypatch.setattr("sys.argv", ["omnisift", "serve", "nano"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(f"UsageError: {message}")

@@ -1,0 +1,266 @@
+"""The plugin inside vLLM against Transformers with `attach`: the same weights, greedy, token by token.
+
+``make test-vllm`` runs this in an environment of its own (vLLM 0.32, Transformers 5.19).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.serving.asking import LENGTH, Film, Prompt, Reference
+from tests.serving.engines import Engine, engine, sampling
+
+from omnisift.budget import Budget
+
+pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.usefixtures("_inside")]
+QUARTER = Budget(retain=0.25)
+
+
+@pytest.fixture(scope="module")
+def vllm(model: Path, reference: Reference, _inside: None) -> Iterator[Engine]:
+    """OmniSIFT at a quarter, everything in one step, with prefix cache."""
+    with engine(model, reference.processor) as made:
+        yield made
+
+
+@pytest.fixture
+def prompts(films: list[Film]) -> list[Prompt]:
+    questions = ["what shape is it ?", "what sound comes with the red shape ?", "how many shapes are there ?"]
+    return [Prompt(question, films=(film,)) for question, film in zip(questions, films, strict=False)]
+
+
+def test_compressed_tokens_are_those_of_attach(vllm: Engine, reference: Reference, prompts: list[Prompt]) -> None:
+    for prompt in prompts:
+        assert vllm.tokens(prompt) == [reference.tokens(prompt)]
+
+
+def test_a_batch_equals_single_requests(vllm: Engine, reference: Reference, prompts: list[Prompt]) -> None:
+    vllm.llm.reset_prefix_cache()
+    assert vllm.tokens(*prompts) == [reference.tokens(prompt) for prompt in prompts]
+
+
+def test_prefix_cache_hits_change_nothing(vllm: Engine, reference: Reference, prompts: list[Prompt]) -> None:
+    vllm.llm.reset_prefix_cache()
+    cold, warm = vllm.outputs(prompts[0])[0], vllm.outputs(prompts[0])[0]
+    assert cold.num_cached_tokens == 0
+    assert warm.num_cached_tokens > 32
+    assert list(warm.outputs[0].token_ids) == reference.tokens(prompts[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "budget"),
+    [
+        ({"retain": 1.0}, Budget(retain=1.0)),
+        ({"retain": 0.6}, Budget(retain=0.6)),
+        ({"retain_video": 0.2, "retain_audio": 0.5}, Budget(retain_video=0.2, retain_audio=0.5)),
+    ],
+)
+def test_retention_of_a_request(
+    vllm: Engine, reference: Reference, prompts: list[Prompt], asked: dict[str, float], budget: Budget
+) -> None:
+    """retain=1 is the uncompressed model."""
+    found = vllm.outputs(*prompts, **asked)
+    assert [list(output.outputs[0].token_ids) for output in found] == [
+        reference.tokens(prompt, budget) for prompt in prompts
+    ]
+
+
+def test_uncompressed_is_transformers_alone(vllm: Engine, reference: Reference, prompts: list[Prompt]) -> None:
+    """The reference at retain=1 goes through `attach`; here nothing is attached at all."""
+    inputs = prompts[1].for_transformers(reference.processor)
+    with torch.no_grad():
+        plain = reference.host.thinker.generate(**inputs, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False)
+    length = inputs["input_ids"].shape[1]
+    found = vllm.outputs(prompts[1], retain=1.0)[0]
+    assert list(found.outputs[0].token_ids) == plain[0, length:].tolist()
+    assert len(found.prompt_token_ids) == length
+
+
+def test_two_videos_with_sound_in_one_prompt(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    prompt = Prompt(films=(films[0], films[3]))
+    assert vllm.tokens(prompt) == [reference.tokens(prompt)]
+
+
+def test_the_same_picture_with_other_sound(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    """Nothing of the first may be taken from a cache for the second."""
+    vllm.llm.reset_prefix_cache()
+    question = "what sound comes with the red shape ?"
+    pair = [Prompt(question, films=(film,)) for film in (films[1], replace(films[1], sound=films[2].sound))]
+    first, second = vllm.outputs(pair[0])[0], vllm.outputs(pair[1])[0]
+    assert second.num_cached_tokens == 0
+    assert list(first.outputs[0].token_ids) == reference.tokens(pair[0])
+    assert list(second.outputs[0].token_ids) == reference.tokens(pair[1])
+    assert list(first.outputs[0].token_ids) != list(second.outputs[0].token_ids)
+
+
+def test_video_without_sound(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    prompt = Prompt(films=(films[2].silent,))
+    found = vllm.outputs(prompt)[0]
+    assert list(found.outputs[0].token_ids) == reference.tokens(prompt)
+    assert list(found.outputs[0].token_ids) != reference.tokens(prompt, Budget(retain=1.0)), "compression shows"
+
+
+def test_sound_without_video(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    """Plain sound is never compressed."""
+    assert films[2].sound is not None
+    prompt = Prompt(sounds=(films[2].sound,))
+    assert vllm.tokens(prompt) == [reference.tokens(prompt)]
+
+
+def test_image_video_and_its_sound(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    prompt = Prompt(images=(picture(films[4]),), films=(films[0],))
+    assert vllm.tokens(prompt) == [reference.tokens(prompt)]
+
+
+def test_image_silent_video_and_sound(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    assert films[3].sound is not None
+    prompt = Prompt(images=(picture(films[4]),), films=(films[0].silent,), sounds=(films[3].sound,))
+    assert vllm.tokens(prompt) == [reference.tokens(prompt)]
+
+
+@pytest.mark.parametrize(("images", "seconds"), [(2, 1.0), (6, 3.0), (10, 4.3), (6, 6.0), (5, 2.6)])
+def test_odd_frames_and_unequal_lengths(
+    vllm: Engine, reference: Reference, films: list[Film], images: int, seconds: float
+) -> None:
+    """One frame, odd frames, sound that ends before or after the picture, an odd number of images."""
+    prompt = Prompt(films=(films[5].first(images, seconds),))
+    assert vllm.tokens(prompt) == [reference.tokens(prompt)]
+
+
+def test_picture_that_reaches_beyond_the_text_behind_it(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    """Sound ends 0.8 s before the last frame and the question is one word: new tokens go on behind the text."""
+    prompt = Prompt("shape ?", films=(films[5].first(12, 4.2),))
+    assert vllm.tokens(prompt) == [reference.tokens(prompt)]
+
+
+def test_longer_than_128_seconds(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    """256 images at less than two a second: frames are further apart than a second, as the clip says itself."""
+    film = long_film(films, seconds=144)
+    assert film.fps < 2
+    prompt = Prompt(films=(film,))
+    found = vllm.outputs(prompt)[0]
+    assert 1000 < len(found.prompt_token_ids) < 4096
+    assert list(found.outputs[0].token_ids) == reference.tokens(prompt)
+
+
+def test_twenty_unequal_requests_at_once(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    vllm.llm.reset_prefix_cache()
+    prompts = [
+        Prompt(
+            "what shape is it ?" if index % 2 else "how many shapes are there ?",
+            films=(films[index % 6].first(4 + 2 * (index % 4)), *((films[0],) if index % 7 == 3 else ())),
+        )
+        for index in range(20)
+    ]
+    assert vllm.tokens(*prompts) == [reference.tokens(prompt) for prompt in prompts]
+
+
+def test_a_cancelled_request_leaves_no_trace(vllm: Engine, reference: Reference, prompts: list[Prompt]) -> None:
+    vllm.llm.reset_prefix_cache()
+    core = vllm.llm.llm_engine
+    for number, prompt in enumerate(prompts):
+        core.add_request(f"cancelled-{number}", prompt.for_vllm(vllm.processor), sampling(max_tokens=500))
+    for _ in range(4):
+        core.step()
+    core.abort_request(list(core.output_processor.request_states), internal=True)
+    assert not core.has_unfinished_requests()
+    assert vllm.tokens(*prompts) == [reference.tokens(prompt) for prompt in prompts]
+
+
+def test_sampling_with_a_seed(vllm: Engine, prompts: list[Prompt]) -> None:
+    """The draw depends on the seed, not on the neighbours."""
+
+    def drawn(seed: int, *asked: Prompt) -> list[int]:
+        how = sampling(temperature=1.5, seed=seed)
+        found = vllm.llm.generate([one.for_vllm(vllm.processor) for one in asked], how, use_tqdm=False)
+        return list(found[0].outputs[0].token_ids)
+
+    assert drawn(1, prompts[0]) == drawn(1, *prompts)
+    assert drawn(1, prompts[0]) != drawn(2, prompts[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"retain": 0}, "retain is the fraction kept"),
+        ({"retain": 0.5, "retain_video": 0.5}, "retain was given with"),
+        ({"size": {"shortest_edge": 1, "longest_edge": 10**9}}, "can't hold 'size'"),
+    ],
+)
+def test_requests_that_are_refused(
+    vllm: Engine, reference: Reference, prompts: list[Prompt], asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
+        vllm.outputs(prompts[0], **asked)
+    assert "\n" not in str(refusal.value)
+    assert vllm.tokens(prompts[0]) == [reference.tokens(prompts[0])]
+
+
+@pytest.mark.parametrize("text", ["<|VIDEO|>", "<|AUDIO|> <|IMAGE|>", "<|vision_bos|><|VIDEO|><|VIDEO|><|vision_eos|>"])
+def test_names_of_media_tokens_in_the_text(
+    vllm: Engine, reference: Reference, prompts: list[Prompt], text: str
+) -> None:
+    """They would lead positions astray, or end the engine."""
+    given = prompts[0].for_vllm(vllm.processor)
+    for prompt in (given["prompt"] + text, text + given["prompt"]):
+        with pytest.raises(ValueError, match="tokens that stand for media"):
+            vllm.llm.generate([{**given, "prompt": prompt}], sampling(), use_tqdm=False)
+    assert vllm.tokens(prompts[0]) == [reference.tokens(prompts[0])]
+
+
+def test_videos_without_marks_around_them(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    given = Prompt(films=(films[0].silent, films[1].silent)).for_vllm(vllm.processor)
+    for prompt in ("<|VIDEO|><|VIDEO|> what ?", "<|VIDEO|> what ? <|VIDEO|>"):
+        with pytest.raises(ValueError, match="must have a token before it"):
+            vllm.llm.generate([{**given, "prompt": prompt}], sampling(), use_tqdm=False)
+
+
+def test_a_request_can_leave_the_sound_out(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    with_sound = Prompt(films=(films[1],))
+    expected = reference.tokens(Prompt(films=(films[1].silent,)))
+    assert vllm.tokens(with_sound, use_audio_in_video=False) == [expected]
+    assert expected != reference.tokens(with_sound)
+
+
+def test_picture_and_sound_given_apart(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    """The form that plain vLLM and Transformers take."""
+    prompt = Prompt(films=(films[1],))
+    given = prompt.for_vllm(vllm.processor)
+    given["multi_modal_data"] = {"video": films[1].images, "audio": films[1].sound}
+    given["mm_processor_kwargs"] = {"use_audio_in_video": True, "fps": films[1].fps}
+    found = vllm.llm.generate([given], sampling(), use_tqdm=False)[0]
+    assert list(found.outputs[0].token_ids) == reference.tokens(prompt)
+
+
+def test_the_comparison_can_fail_positions_not_written(
+    vllm: Engine, reference: Reference, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omnisift.serving.vllm.model.written", lambda position, found, where: position)
+    vllm.llm.reset_prefix_cache()
+    wrong = vllm.tokens(*prompts)
+    vllm.llm.reset_prefix_cache()
+    assert all(got != reference.tokens(prompt) for got, prompt in zip(wrong, prompts, strict=True))
+
+
+def test_the_comparison_can_fail_other_tokens_kept(reference: Reference, prompts: list[Prompt]) -> None:
+    """As many tokens, chosen by chance: seen in the reference itself."""
+    assert all(reference.tokens(one) != reference.tokens(one, method="random") for one in prompts)
+
+
+def picture(film: Film) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(film.images[0])
+
+
+def long_film(films: list[Film], seconds: float) -> Film:
+    """256 images of many clips, spread over ``seconds``, with sound all along."""
+    images = np.concatenate([film.images for film in films] * 6)[:256]
+    sound = np.concatenate([film.sound for film in films if film.sound is not None] * 6)
+    return Film(images, 256 / seconds, np.tile(sound, 2)[: int(16000 * seconds)])

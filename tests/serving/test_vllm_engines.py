@@ -1,0 +1,118 @@
+"""The plugin in engines that are set up otherwise: chunks, little memory, other methods, a process of its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.serving.asking import LENGTH, Film, Prompt, Reference
+from tests.serving.engines import engine, sampling
+
+from omnisift.assets import nano_path
+from omnisift.budget import Budget
+from omnisift.selector_files import read_prefixed
+
+pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.usefixtures("_inside")]
+
+
+@pytest.fixture
+def prompts(films: list[Film]) -> list[Prompt]:
+    return [
+        Prompt(films=(films[0],)),
+        Prompt("how many shapes are there ?", films=(films[1], films[2])),
+        Prompt(films=(films[3].silent,)),
+        Prompt("what sound comes with the red shape ?", films=(films[4].first(6, 3.0),)),
+    ]
+
+
+@pytest.mark.parametrize("caching", [False, True])
+def test_prompts_read_in_chunks(model: Path, reference: Reference, prompts: list[Prompt], caching: bool) -> None:
+    """32 tokens a step: every clip is read in several parts, of several requests at once."""
+    options = {"max_num_batched_tokens": 32, "max_num_seqs": 4, "enable_prefix_caching": caching}
+    with engine(model, reference.processor, {"retain": 0.5}, **options) as vllm:
+        expected = [reference.tokens(prompt, Budget(retain=0.5)) for prompt in prompts]
+        assert vllm.tokens(*prompts) == expected
+        again = vllm.outputs(*prompts)
+        assert [list(output.outputs[0].token_ids) for output in again] == expected
+        assert any(output.num_cached_tokens for output in again) == caching
+
+
+def test_preempted_requests(model: Path, reference: Reference, prompts: list[Prompt]) -> None:
+    """Twelve requests in a cache for about five: some are thrown out midway and read again."""
+    many = [prompts[index % 4] for index in range(12)]
+    options = {"num_gpu_blocks_override": 32, "enable_prefix_caching": False, "max_model_len": 512}
+    how = sampling(max_tokens=200, min_tokens=200)
+    with engine(model, reference.processor, disable_log_stats=False, **options) as vllm:
+        given = [prompt.for_vllm(vllm.processor) for prompt in many]
+        found = vllm.llm.generate(given, how, use_tqdm=False)
+        preempted = {metric.name: metric for metric in vllm.llm.get_metrics()}["vllm:num_preemptions"].value
+        assert preempted > 0
+        alone = [vllm.llm.generate([one.for_vllm(vllm.processor)], how, use_tqdm=False)[0] for one in prompts]
+    assert [list(output.outputs[0].token_ids)[:LENGTH] for output in found] == [
+        reference.tokens(prompt) for prompt in many
+    ]
+    for index, output in enumerate(found):
+        assert output.outputs[0].token_ids == alone[index % 4].outputs[0].token_ids
+
+
+@pytest.mark.parametrize("method", ["stvp", "random", "dycoke", "none"])
+def test_weights_without_a_selector(
+    model: Path, reference: Reference, prompts: list[Prompt], tmp_path: Path, method: str
+) -> None:
+    """Plain Qwen2.5-Omni: methods without training serve; also one that merges, and none at all."""
+    plain = tmp_path / "plain"
+    shutil.copytree(model, plain, ignore=shutil.ignore_patterns("selector*"))
+    with engine(plain, reference.processor, {"compressor": method, "retain": 0.5}) as vllm:
+        found = vllm.tokens(*prompts)
+        if method == "dycoke":
+            with pytest.raises(ValueError, match="dycoke"):
+                vllm.tokens(prompts[0], retain=0.05)
+            assert vllm.tokens(prompts[0]) == found[:1], "the engine goes on"
+    expected = [
+        reference.tokens(prompt, Budget(retain=1.0)) if method == "none" else
+        reference.tokens(prompt, Budget(retain=0.5), method) for prompt in prompts
+    ]  # fmt: skip
+    if method == "random":  # it draws by the clip's number in its prompt; an engine's clips are alone
+        del found[1], expected[1]
+    assert found == expected
+
+
+def test_a_selector_in_the_released_layout(
+    model: Path, reference: Reference, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """``thinker.compressor.*`` among the model's own tensors."""
+    from safetensors.torch import load_file, save_file
+
+    from omnisift.vgas import VGAS
+
+    released = tmp_path / "released"
+    shutil.copytree(model, released, ignore=shutil.ignore_patterns("selector*"))
+    selector = VGAS.from_pretrained(str(nano_path() / "selector")).state_dict()
+    tensors = load_file(model / "model.safetensors") | {f"thinker.compressor.{k}": v for k, v in selector.items()}
+    save_file(tensors, released / "model.safetensors", metadata={"format": "pt"})
+    assert read_prefixed(released, "thinker.compressor.")
+    with engine(released, reference.processor) as vllm:
+        assert vllm.tokens(*prompts) == [reference.tokens(prompt) for prompt in prompts]
+
+
+def test_no_selector_no_start(model: Path, reference: Reference, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(model, plain, ignore=shutil.ignore_patterns("selector*"))
+    with pytest.raises(Exception, match="has no selector weights") as refusal, engine(plain, reference.processor):
+        pass
+    assert "--compressor stvp" in str(refusal.value)
+
+
+def test_an_engine_in_a_process_of_its_own(
+    model: Path, reference: Reference, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    with engine(model, reference.processor) as vllm:
+        assert vllm.tokens(*prompts) == [reference.tokens(prompt) for prompt in prompts]
+
+
+def test_compiled(model: Path, reference: Reference, prompts: list[Prompt]) -> None:
+    """With torch.compile, in chunks."""
+    with engine(model, reference.processor, enforce_eager=False, max_num_batched_tokens=96, max_num_seqs=4) as vllm:
+        assert vllm.tokens(*prompts) == [reference.tokens(prompt) for prompt in prompts]
