@@ -219,6 +219,21 @@ def test_videos_without_marks_around_them(vllm: Engine, reference: Reference, fi
     for prompt in ("<|VIDEO|><|VIDEO|> what ?", "<|VIDEO|> what ? <|VIDEO|>"):
         with pytest.raises(ValueError, match="must have a token before it"):
             vllm.llm.generate([{**given, "prompt": prompt}], sampling(), use_tqdm=False)
+    again = Prompt(films=(films[0].silent, films[1].silent))
+    assert vllm.tokens(again) == [reference.tokens(again)], "nothing of the refused ones is missing in a cache"
+
+
+def test_a_prompt_that_is_too_long(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+    """Only with the film: it is refused when the film has been looked at already."""
+    film = films[4].first(8, 4.0)
+    prompt = Prompt(films=(film,))
+    word = vllm.processor.tokenizer("shape shape").input_ids[-1:]
+    ids = vllm.processor.tokenizer(prompt.text(vllm.processor)).input_ids
+    given = {**prompt.for_vllm(vllm.processor), "prompt_token_ids": [*ids, *word * (4090 - len(ids))]}
+    del given["prompt"]
+    with pytest.raises(Exception, match="4096"):
+        vllm.llm.generate([given], sampling(), use_tqdm=False)
+    assert vllm.tokens(prompt) == [reference.tokens(prompt)]
 
 
 def test_a_request_can_leave_the_sound_out(vllm: Engine, reference: Reference, films: list[Film]) -> None:

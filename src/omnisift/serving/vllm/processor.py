@@ -24,7 +24,6 @@ from omnisift.serving.span import Clock, Span
 from omnisift.serving.vllm.clips import DEFAULT_FPS, ClipParser, Clips, seconds_per_grid, with_sound
 from omnisift.serving.vllm.counters import count_tokens
 from omnisift.serving.vllm.method import rehearse
-from omnisift.serving.vllm.positions import runs
 from omnisift.serving.vllm.settings import RATIOS, Settings, check_request
 from omnisift.tokens import Modality
 
@@ -99,12 +98,30 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
             check_request(asked)
             self.info.settings.budget(asked)
         items = with_sound(inputs.mm_data_items, asked.get("use_audio_in_video"))
+        self._check_prompt(inputs.prompt, items)
         # The hash must cover all of an item, so names that a client gives to its videos are not taken for it.
         names = {key: value for key, value in (inputs.mm_uuid_items or {}).items() if key in items and key != "video"}
         rest = {key: value for key, value in inputs.hf_processor_mm_kwargs.items() if key != "use_audio_in_video"}
         return super().apply(
             replace(inputs, mm_data_items=items, mm_uuid_items=names, hf_processor_mm_kwargs=rest), timing_ctx
         )
+
+    def _check_prompt(self, prompt: list[int], items: Any) -> None:
+        """Raise `ValueError` unless there is one media token for each item, and each video stands apart.
+
+        A client's text may hold the names of such tokens. In the engine, where positions are written to runs of media
+        tokens, what is amiss would end all requests. And it must be refused before anything is cached: the engine's
+        own cache would never hear of a refused item, and miss it later.
+        """
+        config = self.info.get_hf_config()
+        labels = {"video": config.video_token_index, "audio": config.audio_token_index}
+        labels["image"] = config.image_token_index
+        if any(prompt.count(label) != items.get_count(kind, strict=False) for kind, label in labels.items()):
+            raise ValueError("the text of the prompt holds tokens that stand for media: leave them out")
+        media = [False, *(token in labels.values() for token in prompt), False]
+        video = [token == labels["video"] for token in prompt]
+        if video and (video[0] or any(there and (media[i] or media[i + 2]) for i, there in enumerate(video))):
+            raise ValueError("a video must have a token before it and behind it, as chat templates put them")
 
     def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         """Sounds of clips go before other sounds; to the Hugging Face processor they are all plain sound."""
@@ -162,33 +179,12 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
         return layout(config, item)
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
-        """One placeholder for each item: none is derived from another, as vLLM's own model does. Then check, and
-        count."""
+        """One placeholder for each item: none is derived from another, as vLLM's own model does. Then count."""
         prompt, places = BaseMultiModalProcessor._maybe_apply_prompt_updates(self, mm_items, mm_res)
-        config = self.info.get_hf_config()
-        labels = (config.video_token_index, config.audio_token_index, config.image_token_index)
-        check_places(prompt, labels, [place for found in places.values() for place in found], places.get("video", []))
         for place, update in zip(places.get("video", []), mm_res.prompt_updates.get("video", []), strict=True):
             marks = update[0].content.is_embed
             count_tokens(kept=len(place.tokens) - marks.around, total=marks.total)
         return prompt, places
-
-
-def check_places(prompt: list[int], labels: Sequence[int], places: Sequence[Any], videos: Sequence[Any]) -> None:
-    """Raise `ValueError` unless all media tokens of a prompt belong to media, and each video stands apart.
-
-    A client's text may hold the names of such tokens. In the engine, where positions are written to runs of media
-    tokens, what is amiss would end all requests.
-    """
-    found = runs(torch.tensor(prompt), labels)
-    counted = sum(sum(token in labels for token in place.tokens) for place in places)
-    if sum(stop - start for start, stop in found) != counted:
-        raise ValueError("the text of the prompt holds tokens that stand for media: leave them out")
-    for place in videos:
-        around = int(place.tokens[0] not in labels)
-        start, stop = place.start_idx + around, place.start_idx + len(place.tokens) - around
-        if (start, stop) not in found or not place.start_idx:
-            raise ValueError("a video must have a token before it and behind it, as chat templates put them")
 
 
 @dataclass(frozen=True)
