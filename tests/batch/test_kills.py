@@ -17,13 +17,14 @@ COUNT = 400
 def survive(out: Path, log: Path, kills: int, seed: int) -> list[int]:
     """Run, kill at a random moment, check, again; then to the end. Returns how many kills tore a line.
 
-    Every other kill waits until a clip is in hand, since a slow machine would spend all its time on starting.
+    Every other kill waits for a new row: a slow machine would spend all its time on starting, and a clip over which the
+    process died three times would rightly be given up.
     """
     draw, torn = random.Random(seed), 0
     for number in range(kills):
-        asked = lines(log)
+        asked, had = lines(log), whole_lines(out)
         process = start(out, count=COUNT, seconds=0.004, log=str(log), piecemeal=True)
-        while number % 2 and lines(log) == asked and process.poll() is None:
+        while number % 2 and whole_lines(out) == had and process.poll() is None:
             time.sleep(0.002)
         time.sleep(draw.uniform(0.0, 0.3))
         process.kill()

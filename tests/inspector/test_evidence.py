@@ -83,7 +83,11 @@ def test_the_default_question_has_evidence(compared: Inspection) -> None:
 
 
 def test_other_clips_and_other_questions_have_none(inspected, clip: Path, tmp_path: Path) -> None:
-    assert inspected(clip, "uniform", question="Who made it?").trace.evidence is None
+    trace = inspected(clip, "uniform", question="Who made it?").trace
+    assert trace.evidence is None
+    assert any("none that the invented world asks" in notice for notice in trace.notices)
+    trace = inspected(clip, "uniform", question="Who made it?", fps=1.0).trace
+    assert any("does not match" in notice for notice in trace.notices)
     trace = inspected(write_film(tmp_path / "film.mp4", 2), "uniform").trace
     assert trace.evidence is None
     assert trace.methods[1].recall is None

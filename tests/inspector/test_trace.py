@@ -95,6 +95,12 @@ def test_kinds_and_ranks(compared: Inspection) -> None:
     assert set(np.array(KINDS)[pair.kind]) == {"method", "selector"}
 
 
+def test_merging_is_told_by_modality(inspected, compared: Inspection, clip: Path) -> None:
+    """v_cast's own half drops patches; the rule that it is paired with pools the sound."""
+    assert [asked.selected and asked.selected.merged for asked in compared.trace.methods] == [None, (), ("audio",), ()]
+    assert inspected(clip, "tome").trace.methods[1].selected.merged[0] == "video"
+
+
 def test_ranks_put_kept_first_among_equals() -> None:
     score = np.array([0.5, 0.9, 0.5, np.nan, 0.1, 0.7], np.float32)
     kept = np.array([False, True, True, True, False, True])

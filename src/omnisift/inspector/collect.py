@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +17,13 @@ from omnisift.errors import UsageError
 from omnisift.inspector.decision import selected_by
 from omnisift.inspector.evidence import evidence_of, find_scene, recall
 from omnisift.inspector.layout import chunks_of, grid_of, tokens_of, tokens_of_sound
-from omnisift.inspector.trace import Asked, Tokens, Trace
+from omnisift.inspector.trace import Asked, Evidence, Tokens, Trace
 from omnisift.media import SAMPLE_RATE, Media
-from omnisift.pipeline import Pipeline
+from omnisift.pipeline import Answer, Pipeline
 from omnisift.pipeline.loading import Host
 from omnisift.tokens import Selection, TokenStream
 from omnisift.world import Scene, questions
+from omnisift.world.files import COMMENT
 
 ALL = "none"
 """The name of the way that reads every token; always in a trace, and always first."""
@@ -84,14 +85,8 @@ def inspect_clip(
             answers[name] = _ask(Pipeline(host, compressor), media, seconds, asking)
         if calls:
             seen[name] = calls[-1]
-    audio_seconds = 1.0 / float(host.thinker.config.position_id_per_seconds)
-    tokens = _tokens(seen, full.report.tokens.audio, audio_seconds)
+    tokens = _tokens(seen, full.report.tokens.audio, 1.0 / float(host.thinker.config.position_id_per_seconds))
     evidence = None if scene is None else evidence_of(scene, question, tokens)
-    asked = []
-    for name, answer in answers.items():
-        selected = selected_by(methods[name], *seen[name], tokens) if name in seen else None
-        kept = np.ones(len(tokens), bool) if selected is None else selected.kept
-        asked.append(Asked(name, answer, selected, None if evidence is None else recall(evidence, kept)))
     grid = grid_of(tokens, media.seconds_per_grid)
     trace = Trace(
         model=host.name,
@@ -100,14 +95,30 @@ def inspect_clip(
         grid=grid,
         tokens=tokens,
         chunks=chunks_of(tokens, grid, media.seconds),
-        methods=tuple(asked),
+        methods=_asked(answers, methods, seen, tokens, evidence),
         evidence=evidence,
-        notices=tuple(dict.fromkeys(notice for answer in answers.values() for notice in answer.report.notices)),
+        notices=_notices(answers.values(), media, scene, evidence),
     )
     return Inspection(trace, media, _mel(host, media))
 
 
-def _ask(pipeline: Pipeline, media: Media, read_seconds: float, asking: Mapping[str, Any]) -> Any:
+def _asked(
+    answers: Mapping[str, Answer],
+    methods: Mapping[str, Compressor],
+    seen: Mapping[str, tuple[TokenStream, Selection]],
+    tokens: Tokens,
+    evidence: Evidence | None,
+) -> tuple[Asked, ...]:
+    """Each answer with what its method decided; all was read where none was called."""
+    asked = []
+    for name, answer in answers.items():
+        selected = selected_by(methods[name], *seen[name], tokens) if name in seen else None
+        kept = np.ones(len(tokens), bool) if selected is None else selected.kept
+        asked.append(Asked(name, answer, selected, None if evidence is None else recall(evidence, kept)))
+    return tuple(asked)
+
+
+def _ask(pipeline: Pipeline, media: Media, read_seconds: float, asking: Mapping[str, Any]) -> Answer:
     """The answer, with the time of the one reading that all share."""
     answer = pipeline.ask(media, **asking)
     seconds = replace(answer.report.seconds, read=read_seconds)
@@ -134,6 +145,18 @@ def _tokens(seen: Mapping[str, tuple[TokenStream, Selection]], audio: int, audio
     for stream, _ in seen.values():
         return tokens_of(stream, audio_seconds)
     return tokens_of_sound(audio, audio_seconds)
+
+
+def _notices(
+    answers: Iterable[Answer], media: Media, scene: Scene | None, evidence: Evidence | None
+) -> tuple[str, ...]:
+    """Those of all answers, once each, and why a clip of the invented world comes without evidence."""
+    notices = [notice for answer in answers for notice in answer.report.notices]
+    if scene is None and media.tags.get("comment", "").startswith(COMMENT):
+        notices.append("this clip says that it is of the invented world; read this way it does not match: no evidence")
+    elif scene is not None and evidence is None:
+        notices.append("the question is none that the invented world asks about this clip: no evidence is known")
+    return tuple(dict.fromkeys(notices))
 
 
 def _default_question(scene: Scene | None) -> str:

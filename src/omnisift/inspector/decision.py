@@ -11,7 +11,7 @@ from omnisift.compressors.paired import Paired, VideoCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.inspector.layout import count_by_chunk, media_places
 from omnisift.inspector.looks import looks_of
-from omnisift.inspector.trace import KINDS, Selected, Tokens
+from omnisift.inspector.trace import KINDS, MODALITIES, Selected, Tokens
 from omnisift.tokens import Modality, Selection, TokenStream
 
 _VIDEO, _AUDIO = int(Modality.VIDEO), int(Modality.AUDIO)
@@ -31,7 +31,7 @@ def selected_by(compressor: Compressor, stream: TokenStream, selection: Selectio
         score=score,
         kind=_kinds(compressor, tokens, second, ~np.isnan(score)),
         rank=ranks(score, kept, _segments(tokens)),
-        merged=selection.embeds is not None,
+        merged=_merged(stream, selection),
         video_kept=tuple(count_by_chunk(tokens, _VIDEO, kept)),
         audio_kept=tuple(count_by_chunk(tokens, _AUDIO, kept)),
         looks=looks_of(sound_half(compressor), stream, selection.keep),
@@ -66,6 +66,15 @@ def _segments(tokens: Tokens) -> NDArray[np.int64]:
     frames = int(tokens.frame.max()) + 1 if len(tokens) else 0
     segment = np.where(tokens.frame >= 0, tokens.frame, frames + tokens.chunk)
     return np.where(tokens.chunk >= 0, segment, -1)
+
+
+def _merged(stream: TokenStream, selection: Selection) -> tuple[str, ...]:
+    """Names of the modalities of which a kept embedding was replaced by another one."""
+    if selection.embeds is None:
+        return ()
+    changed = (selection.embeds != stream.embeds[selection.keep]).any(dim=-1).cpu()
+    modality = stream.modality[selection.keep.cpu()]
+    return tuple(MODALITIES[kind] for kind in (_VIDEO, _AUDIO) if bool(changed[modality == kind].any()))
 
 
 def _kinds(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_FRAMES = 12
 """Frames of a strip."""
+MOST_BARS = 2000
+"""Sound tokens of a row."""
 _KEPT, _DROPPED, _TRUTH = "#0b66c3", "#c3c9cf", "#c2410c"
 _PLAIN: Any = {"aspect": "auto", "interpolation": "none"}
 _WIDTH = 7.5
@@ -71,8 +73,7 @@ def _heights(inspection: Inspection, methods: int) -> list[float]:
     """Inches of each row."""
     trace, heights = inspection.trace, []
     if trace.grid is not None:
-        shown = len(_shown(trace))
-        wide = _WIDTH * (_until(trace, shown - 1) - _start(trace, shown - 1)) / _seconds(trace)
+        wide = _WIDTH * (_until(trace, 0) - _start(trace, 0)) / _seconds(trace)
         heights += [min(1.2, max(0.35, wide * trace.clip.height / trace.clip.width))] * methods
     if inspection.mel is not None:
         heights += [0.4, 0.6, *[0.3] * methods]
@@ -95,8 +96,7 @@ def _heading(trace: Trace) -> str:
 def _shown(trace: Trace) -> list[int]:
     """Evenly spaced numbers of frames."""
     count = 0 if trace.grid is None else trace.grid.frames
-    shown: list[int] = np.unique(np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int)).tolist()
-    return shown
+    return list(range(0, count, max(1, -(-count // MOST_FRAMES))))
 
 
 def _seconds(trace: Trace) -> float:
@@ -176,7 +176,9 @@ def _mel(axes: Any, inspection: Inspection) -> None:
 def _tokens(axes: Any, trace: Trace, asked: Asked) -> None:
     """A bar for every sound token, as high as its score; evidence marked below."""
     audio = trace.tokens.places(int(Modality.AUDIO))
-    time, wide = trace.tokens.time[audio], trace.tokens.audio_seconds
+    step = max(1, -(-len(audio) // MOST_BARS))
+    audio, wide = audio[::step], trace.tokens.audio_seconds * step
+    time = trace.tokens.time[audio]
     selected = asked.selected
     score = np.full(len(audio), np.nan) if selected is None else selected.score[audio]
     kept = np.ones(len(audio), bool) if selected is None else selected.kept[audio]
@@ -186,6 +188,5 @@ def _tokens(axes: Any, trace: Trace, asked: Asked) -> None:
     for event in trace.evidence.events if trace.evidence is not None else ():
         if event.kind == "sound":
             axes.bar(trace.tokens.time[event.tokens], -0.15, width=wide, align="edge", color=_TRUTH)
-    axes.set_title(
-        f"{asked.label}: sound tokens, kept ones in colour" + (", by score" if np.isfinite(score).any() else "")
-    )
+    notes = [*([", by score"] if np.isfinite(score).any() else []), *([f" (one in {step})"] if step > 1 else [])]
+    axes.set_title(f"{asked.label}: sound tokens, kept ones in colour{''.join(notes)}")

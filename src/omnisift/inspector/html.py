@@ -22,7 +22,7 @@ def render(inspection: Inspection) -> str:
         style=_part("page.css"),
         script=_part("data.js") + _part("draw.js") + _part("page.js"),
         # A script element ends at the first "</", wherever it stands.
-        data=json.dumps(page_data(inspection, thinned), separators=(",", ":")).replace("<", "\\u003c"),
+        data=json.dumps(page_data(inspection, thinned), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         facts=facts(trace),
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in notes),
         question=escape(trace.question),

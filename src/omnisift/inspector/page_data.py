@@ -41,7 +41,7 @@ def page_data(inspection: Inspection, thinned: Thinned) -> dict[str, Any]:
             {
                 "name": asked.name,
                 "label": asked.label,
-                "merged": asked.selected is not None and asked.selected.merged,
+                "merged": [] if asked.selected is None else list(asked.selected.merged),
                 "video": None if asked.selected is None else _columns(asked.selected, cells),
                 "audio": None if asked.selected is None else _columns(asked.selected, audio),
                 "anchors": None if asked.selected is None else _anchors(asked.selected, trace, audio),
@@ -73,7 +73,7 @@ def cell_of(tokens: Tokens, trace: Trace, places: NDArray[np.int64]) -> NDArray[
 def _columns(selected: Selected, places: NDArray[np.int64]) -> dict[str, Any]:
     return {
         "kept": "".join("01"[kept] for kept in selected.kept[places].astype(int).tolist()),
-        "score": [None if np.isnan(value) else float(f"{value:.4g}") for value in selected.score[places].tolist()],
+        "score": [float(f"{value:.4g}") if np.isfinite(value) else None for value in selected.score[places].tolist()],
         "rank": selected.rank[places].tolist(),
         "kind": "".join(str(kind) for kind in selected.kind[places].tolist()),
     }

@@ -14,6 +14,8 @@ MOST_FRAMES = 128
 """Frames with a picture: two minutes at the usual rate."""
 MOST_CELLS = 120_000
 """Tokens of each modality, times methods."""
+_ANCHORS = 3
+"""A sound token's anchors take so many times the room of its score."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class Thinned:
 
 def thin(trace: Trace) -> Thinned:
     """Every n-th chunk's frames and every m-th audio token, n and m as small as fits; all of them in short clips."""
-    methods = max(1, sum(asked.selected is not None for asked in trace.methods))
+    chosen = [asked.selected for asked in trace.methods if asked.selected is not None]
     notes = []
     frames: tuple[int, ...] = ()
     if trace.grid is not None:
         cells = trace.grid.rows * trace.grid.columns
-        most = min(MOST_FRAMES, MOST_CELLS // (cells * methods))
+        most = min(MOST_FRAMES, MOST_CELLS // (cells * len(chosen)))
         step = _step(trace.grid.frames, max(2, most))
         frames = tuple(frame for chunk in trace.chunks[::step] for frame in chunk.frames)
         if step > 1:
@@ -44,7 +46,8 @@ def thin(trace: Trace) -> Thinned:
                 "Counts, answers and times are those of the whole clip; omnisift inspect --json has every token."
             )
     audio = trace.tokens.places(int(Modality.AUDIO))
-    step = _step(len(audio), MOST_CELLS // methods)
+    weight = sum(1 if one.looks is None else 1 + _ANCHORS for one in chosen)
+    step = _step(len(audio) * weight, MOST_CELLS)
     if step > 1:
         notes.append(f"Of {len(audio)} sound tokens one in {step} is shown.")
     return Thinned(frames, audio[::step], tuple(notes))

@@ -113,8 +113,8 @@ class Selected:
     rank: NDArray[np.int64]
     """[N]: place by score among the scored tokens of its frame, or of its chunk's sound; 1 is the highest, 0 no score.
     Of equal scores a kept one comes first. Methods with a wider scope let more tokens compete than these."""
-    merged: bool
-    """Whether kept tokens carry what dropped ones held."""
+    merged: tuple[str, ...]
+    """Modalities whose kept tokens are other than they were: they carry what dropped ones held."""
     video_kept: tuple[int, ...]
     """By chunk; ``audio_kept`` likewise."""
     audio_kept: tuple[int, ...]
@@ -128,7 +128,7 @@ class Selected:
             "score": _numbers(self.score, 9),
             "kind": [KINDS[value] for value in self.kind],
             "rank": self.rank.tolist(),
-            "merged": self.merged,
+            "merged": list(self.merged),
             "video_kept": list(self.video_kept),
             "audio_kept": list(self.audio_kept),
             "anchors": None if self.looks is None else _looks(self.looks),

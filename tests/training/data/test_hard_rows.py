@@ -24,7 +24,7 @@ TEXTS = st.text(st.characters(blacklist_characters="<>", blacklist_categories=("
 
 
 @given(form=st.sampled_from(FORMS), asked=TEXTS, answered=TEXTS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 def test_a_file_of_any_text_comes_back(form: str, asked: str, answered: str, tmp_path: Path) -> None:
     """U+2028, form feeds and other line ends inside a text are text."""
     samples = [Sample(str(n), tmp_path / "a.mp4", (Turn("user", asked), Turn("assistant", answered))) for n in (1, 2)]

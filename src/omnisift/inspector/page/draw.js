@@ -51,7 +51,7 @@ function drawKeptBorders(pen, column, place, x, y, width, height) {
   pen.lineWidth = 1.5;
   pen.strokeStyle = "#ffffff";
   eachCell(x, y, width, height, (cell, left, top, w, h) => {
-    if (isKept(column, place * cellCount + cell)) pen.strokeRect(left + 1, top + 1, w - 2, h - 2);
+    if (isKept(column, place * cellCount + cell)) pen.strokeRect(left + 5, top + 5, w - 10, h - 10);
   });
 }
 

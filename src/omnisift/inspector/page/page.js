@@ -35,6 +35,7 @@ function build() {
   if (data.grid) for (const method of chosen) buildPanel(method);
   buildLanes();
   make("div", by("lanes"), { id: "head" }).hidden = !data.grid;
+  make("div", by("lanes"), { id: "ear" }).hidden = true;
   listen();
 }
 
@@ -78,7 +79,7 @@ function buildLanes() {
   canvas.addEventListener("focus", () => { if (state.token < 0) moveToken(0); });
   soundLane(canvas);
   chosen.forEach((method, index) => {
-    const title = method.label + (method.audio === null ? ": sound tokens, all read" : ": sound tokens by score, dropped ones pale");
+    const title = method.label + (method.audio === null ? ": sound tokens, all read" : ": sound tokens by score, dropped ones pale") + (method.merged.includes("audio") ? ", kept ones carry what dropped ones held" : "");
     soundLane(lane(title, 40, (pen, width, height) => drawScores(pen, method, outlined(), width, height), title), index);
   });
 }
@@ -123,10 +124,10 @@ function drawPanels() {
     const pen = sized(canvas, width, height);
     drawFrame(pen, images, method, state.place, state.view, 0, 0, width, height);
     if (outlined()) drawMarks(pen, evidenceCells(state.place), "truth", 3, 0, 0, width, height);
-    drawMarks(pen, attended(method), "kept", 3, 0, 0, width, height, 4);
+    drawMarks(pen, attended(method), "kept", 3, 0, 0, width, height, 7);
     if (state.cell >= 0 && number === state.panel) drawMarks(pen, new Set([state.cell]), "cursor", 3, 0, 0, width, height);
     const kept = countKept(method.video, state.place * cellCount, (state.place + 1) * cellCount);
-    const text = method.label + ": " + kept + " of " + cellCount + " patches kept" + (method.merged ? " (kept ones carry what dropped ones held)" : "");
+    const text = method.label + ": " + kept + " of " + cellCount + " patches kept" + (method.merged.includes("video") ? " (kept ones carry what dropped ones held)" : "");
     caption.textContent = text;
     canvas.setAttribute("aria-label", text + " in frame " + data.frames[state.place] + "; arrow keys go through the patches");
   });
@@ -159,6 +160,12 @@ function placeHead() {
   by("head").style.left = (100 * middle) / data.seconds + "%";
 }
 
+// The sound token under the cursor.
+function placeEar() {
+  by("ear").hidden = state.token < 0;
+  if (state.token >= 0) by("ear").style.left = (100 * (data.audio.time[state.token] + data.audio.seconds / 2)) / data.seconds + "%";
+}
+
 // --- moving --------------------------------------------------------------------------------------------------------
 
 function show(place) {
@@ -170,6 +177,11 @@ function show(place) {
   by("where").textContent = text;
   drawPanels();
   placeHead();
+  reveal(time);
+}
+
+// Scrolls the time axis so that this moment is in sight.
+function reveal(time) {
   const box = by("timeline"), x = (time / data.seconds) * box.scrollWidth;
   if (x < box.scrollLeft || x > box.scrollLeft + box.clientWidth - 60) box.scrollLeft = x - box.clientWidth / 2;
 }
@@ -192,6 +204,7 @@ function setCell(number, cell) {
   Object.assign(state, { panel: number, cell, token: -1 });
   say(patchText(panels[number].method, state.place, cell));
   drawPanels();
+  placeEar();
 }
 
 function timeAt(event) {
@@ -220,9 +233,13 @@ function showToken(index, method) {
   Object.assign(state, { token: index, cell: -1 });
   say(soundText(method === undefined ? listened() : chosen[method], index));
   drawPanels();
+  placeEar();
 }
 
-function moveToken(step) { showToken(Math.min(data.audio.time.length - 1, Math.max(0, state.token + step))); }
+function moveToken(step) {
+  showToken(Math.min(data.audio.time.length - 1, Math.max(0, state.token + step)));
+  reveal(data.audio.time[state.token]);
+}
 
 // To the frame of the patch that the token attended to most, or else of its time.
 function jump(method) {
