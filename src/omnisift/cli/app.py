@@ -15,6 +15,24 @@ from omnisift.cli.eval_commands import app as eval_app
 from omnisift.cli.eval_commands import tasks_path
 from omnisift.cli.export_commands import export
 from omnisift.cli.inspect_commands import inspect
+from omnisift.cli.options import (
+    Attn,
+    Compressor,
+    Device,
+    DType,
+    Fps,
+    Json,
+    MaxFrames,
+    MaxNewTokens,
+    MaxPixels,
+    Model,
+    Retain,
+    RetainAudio,
+    RetainVideo,
+    SamplingRule,
+    Seed,
+    Selector,
+)
 from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.quiet import hush_libraries
@@ -39,21 +57,6 @@ app = typer.Typer(
 # Typer brings its own copy of click or uses the installed one, by version: its public errors tell which.
 _BAD_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-Model = Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")]
-Compressor = Annotated[
-    str, typer.Option(help="A method (see `omnisift methods`), as evs or stvp+random, or none to read every token.")
-]
-Retain = Annotated[
-    float | None, typer.Option(help="Fraction of video and audio tokens to keep together. [default: 0.25]")
-]
-RetainVideo = Annotated[float | None, typer.Option(help="Fraction of video tokens to keep; with --retain-audio.")]
-RetainAudio = Annotated[float | None, typer.Option(help="Fraction of audio tokens to keep; with --retain-video.")]
-Selector = Annotated[str | None, typer.Option(help="Folder of selector weights, if the model has none of its own.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-DType = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")]
-Attn = Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2. [default: sdpa]")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
 
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
@@ -77,12 +80,12 @@ def ask(
     device: Device = "cpu",
     dtype: DType = None,
     attn: Attn = None,
-    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
-    max_frames: Annotated[int, typer.Option(help="Most pictures kept, spread over the whole clip.")] = 256,
-    max_pixels: Annotated[int | None, typer.Option(help="Most pixels per picture. [default: the paper's]")] = None,
-    sampling: Annotated[str, typer.Option(help="time, or qwen for the rule of published results.")] = "time",
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens written.")] = 256,
-    seed: Annotated[int, typer.Option(help="For compressors that draw.")] = 0,
+    fps: Fps = 2.0,
+    max_frames: MaxFrames = 256,
+    max_pixels: MaxPixels = None,
+    sampling: SamplingRule = "time",
+    max_new_tokens: MaxNewTokens = 256,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Answer a question about a clip, with a report of what was kept and what it cost."""

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from omnisift.cli.options import Json
 from omnisift.errors import UsageError
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 _KEPT = Path("benchmarks/results/quality")
 """The results that the documentation is made of. A run writes elsewhere unless it is told to, so that it measures."""
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from omnisift.cli.options import Attn, Device, DType, Fps, Json, Model
 from omnisift.cli.places import check_folder
 from omnisift.cli.quiet import hush_libraries
 
@@ -15,7 +16,7 @@ from omnisift.cli.quiet import hush_libraries
 def distill(
     media: Annotated[Path, typer.Option(help="Folder of clips with picture and sound; no labels are needed.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the selector, for --selector.")],
-    model: Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")] = "nano",
+    model: Model = "nano",
     prompts: Annotated[Path | None, typer.Option(help="Questions, one a line. [default: six general ones]")] = None,
     questions: Annotated[int, typer.Option(help="Questions of each clip.", min=1)] = 4,
     steps: Annotated[int, typer.Option(help="Training steps of the selector.", min=1)] = 200,
@@ -24,16 +25,16 @@ def distill(
     picture: Annotated[bool, typer.Option(help="Teach a score for the picture too, in STVP's place.")] = False,
     weighting: Annotated[bool, typer.Option(help="Attention times how unlike its chunk's mean a sound is.")] = True,
     rows: Annotated[str, typer.Option(help="answer: where it is due; question: all that follows the clip.")] = "answer",
-    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
+    fps: Fps = 2.0,
     max_frames: Annotated[int, typer.Option(help="Most pictures of a clip.", min=2)] = 256,
     held_out: Annotated[float, typer.Option(help="Share of the clips that only measure.", min=0.0, max=0.9)] = 0.1,
     work: Annotated[Path | None, typer.Option(help="Folder of what was observed. [default: OUT.work]")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")] = None,
-    attn: Annotated[str | None, typer.Option(help="Attention implementation. [default: sdpa]")] = None,
+    device: Device = "cpu",
+    dtype: DType = None,
+    attn: Attn = None,
     seed: Annotated[int, typer.Option(help="Of new weights, batches and questions.", min=0)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a selector that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train a selector on what the model itself looks at. Forward passes only; the model stays as it is."""
     from omnisift.cli.distill_screen import show_agreement

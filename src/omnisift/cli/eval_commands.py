@@ -5,12 +5,30 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from omnisift.cli.options import (
+    Attn,
+    Compressor,
+    Device,
+    DType,
+    Fps,
+    Json,
+    MaxFrames,
+    MaxPixels,
+    Model,
+    Retain,
+    RetainAudio,
+    RetainVideo,
+    SamplingRule,
+    Seed,
+    Selector,
+)
 from omnisift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +45,6 @@ VideoRoot = Annotated[Path | None, typer.Option(help="Folder to which the paths 
 Metadata = Annotated[Path | None, typer.Option(help="The benchmark's metadata file. [default: found in --video-root]")]
 Wording = Annotated[str, typer.Option(help="Prompts: paper, official (the benchmark's own) or question.")]
 Rule = Annotated[str, typer.Option(help="Which rule reads the letter: videomme, official, released or strict.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 @app.callback()
@@ -37,19 +54,19 @@ def evaluate(
     video_root: VideoRoot = None,
     metadata: Metadata = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the result; new. [default: below runs/eval]")] = None,
-    model: Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")] = "nano",
-    compressor: Annotated[str, typer.Option(help="A method, or none to read every token.")] = "omnisift",
-    retain: Annotated[float | None, typer.Option(help="Fraction of tokens to keep. [default: 0.25]")] = None,
-    retain_video: Annotated[float | None, typer.Option(help="Fraction of video tokens to keep.")] = None,
-    retain_audio: Annotated[float | None, typer.Option(help="Fraction of audio tokens to keep.")] = None,
-    selector: Annotated[str | None, typer.Option(help="Folder of selector weights.")] = None,
-    seed: Annotated[int, typer.Option(help="For methods that draw.")] = 0,
+    model: Model = "nano",
+    compressor: Compressor = "omnisift",
+    retain: Retain = None,
+    retain_video: RetainVideo = None,
+    retain_audio: RetainAudio = None,
+    selector: Selector = None,
+    seed: Seed = 0,
     wording: Wording = "paper",
     rule: Rule = "videomme",
-    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
-    max_frames: Annotated[int, typer.Option(help="Most pictures of a clip.")] = 256,
-    max_pixels: Annotated[int | None, typer.Option(help="Most pixels per picture. [default: 320x28x28]")] = None,
-    sampling: Annotated[str, typer.Option(help="time, or qwen for the rule of published results.")] = "time",
+    fps: Fps = 2.0,
+    max_frames: MaxFrames = 256,
+    max_pixels: MaxPixels = None,
+    sampling: SamplingRule = "time",
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most tokens of an answer. [default: 256, captions 1024]")
     ] = None,
@@ -57,9 +74,9 @@ def evaluate(
     bad_clip: Annotated[str, typer.Option(help="An unreadable clip: stop, or wrong to count it so.")] = "stop",
     batch_size: Annotated[int, typer.Option(min=1, help="Questions in one call.")] = 1,
     processes: Annotated[int, typer.Option(min=1, help="Processes, one device each.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    attn: Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2.")] = None,
+    device: Device = "cpu",
+    dtype: DType = None,
+    attn: Attn = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a result of this command at --out.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -99,21 +116,26 @@ def evaluate(
     _make_room(folder, force)
     console = console_for(stderr=True)
     with CountBar(console, f"{rows[0].benchmark}: questions", len(rows)) as step:
-        done = 0
-
-        def progress(now: int) -> None:
-            nonlocal done
-            for _ in range(min(now, len(rows)) - done):
-                step()
-            done = max(done, min(now, len(rows)))
-
-        run(folder, rows, ask, progress)
+        run(folder, rows, ask, _steps(step, len(rows)))
     found = lines([read_outcome(folder)])
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), **cells(found[0])}))
     else:
         typer.echo(as_markdown(found))
         typer.echo(f"{folder} (omnisift eval report {folder} ...)")
+
+
+def _steps(step: Callable[[], None], most: int) -> Callable[[int], None]:
+    """From "so many are done" to single steps, at most ``most``."""
+    done = 0
+
+    def progress(now: int) -> None:
+        nonlocal done
+        for _ in range(min(now, most) - done):
+            step()
+        done = max(done, min(now, most))
+
+    return progress
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from omnisift.cli.options import Json
 from omnisift.cli.places import check_folder
 from omnisift.cli.quiet import hush_libraries
 from omnisift.errors import UsageError
@@ -23,7 +24,7 @@ def export(
         str | None, typer.Option(help="As 5GB. [default: the model's shards as they are]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write the selector as its own small folder, or merged into the checkpoint in the released layout."""
     from omnisift.assets import nano_path

@@ -11,6 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omnisift.cli.options import (
+    Attn,
+    Device,
+    DType,
+    Fps,
+    MaxFrames,
+    MaxNewTokens,
+    MaxPixels,
+    Model,
+    Retain,
+    RetainAudio,
+    RetainVideo,
+    SamplingRule,
+    Seed,
+    Selector,
+)
 from omnisift.cli.places import check_file
 from omnisift.cli.quiet import hush_libraries
 from omnisift.errors import UsageError
@@ -27,22 +43,20 @@ def inspect(
     svg: Annotated[Path | None, typer.Option(help="The same as .svg.")] = None,
     compressor: Annotated[str, typer.Option(help="A method (see `omnisift methods`).")] = "omnisift",
     compare: Annotated[list[str] | None, typer.Option(help="Another method beside it; may be repeated.")] = None,
-    model: Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")] = "nano",
-    retain: Annotated[
-        float | None, typer.Option(help="Fraction of video and audio tokens kept. [default: 0.25]")
-    ] = None,
-    retain_video: Annotated[float | None, typer.Option(help="Of video tokens; with --retain-audio.")] = None,
-    retain_audio: Annotated[float | None, typer.Option(help="Of audio tokens; with --retain-video.")] = None,
-    selector: Annotated[str | None, typer.Option(help="Folder of selector weights.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")] = None,
-    attn: Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2. [default: sdpa]")] = None,
-    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
-    max_frames: Annotated[int, typer.Option(help="Most pictures kept, spread over the whole clip.")] = 256,
-    max_pixels: Annotated[int | None, typer.Option(help="Most pixels per picture. [default: the paper's]")] = None,
-    sampling: Annotated[str, typer.Option(help="time, or qwen for the rule of published results.")] = "time",
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens written.", min=1)] = 256,
-    seed: Annotated[int, typer.Option(help="For compressors that draw.")] = 0,
+    model: Model = "nano",
+    retain: Retain = None,
+    retain_video: RetainVideo = None,
+    retain_audio: RetainAudio = None,
+    selector: Selector = None,
+    device: Device = "cpu",
+    dtype: DType = None,
+    attn: Attn = None,
+    fps: Fps = 2.0,
+    max_frames: MaxFrames = 256,
+    max_pixels: MaxPixels = None,
+    sampling: SamplingRule = "time",
+    max_new_tokens: MaxNewTokens = 256,
+    seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the trace as one JSON object and nothing else.")

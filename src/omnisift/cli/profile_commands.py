@@ -7,6 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from omnisift.cli.options import (
+    Attn,
+    Device,
+    DType,
+    Fps,
+    Json,
+    MaxFrames,
+    MaxNewTokens,
+    MaxPixels,
+    Model,
+    RetainAudio,
+    RetainVideo,
+    SamplingRule,
+    Seed,
+    Selector,
+)
 from omnisift.cli.quiet import hush_libraries, hush_profiler
 from omnisift.errors import UsageError
 
@@ -25,23 +41,23 @@ _BOTH = {"retain", "retain_video", "retain_audio", "fps", "max_frames", "max_pix
 def profile(
     context: typer.Context,
     clip: Annotated[str | None, typer.Argument(help="A media file with picture, sound or both.")] = None,
-    model: Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")] = "nano",
+    model: Model = "nano",
     compressor: Annotated[str, typer.Option(help="A method (see `omnisift methods`).")] = "omnisift",
     retain: Annotated[list[float] | None, typer.Option(help="Fraction kept; may be repeated. [default: 0.25]")] = None,
-    retain_video: Annotated[float | None, typer.Option(help="Fraction of video tokens; with --retain-audio.")] = None,
-    retain_audio: Annotated[float | None, typer.Option(help="Fraction of audio tokens; with --retain-video.")] = None,
+    retain_video: RetainVideo = None,
+    retain_audio: RetainAudio = None,
     question: Annotated[str, typer.Option(help="What to ask about the clip.")] = "Describe what is seen and heard.",
     repeats: Annotated[int, typer.Option(help="Timed questions of each kind; medians are shown.", min=1)] = 5,
-    selector: Annotated[str | None, typer.Option(help="Folder of selector weights.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")] = None,
-    attn: Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2. [default: sdpa]")] = None,
-    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
-    max_frames: Annotated[int, typer.Option(help="Most pictures kept, spread over the whole clip.")] = 256,
-    max_pixels: Annotated[int | None, typer.Option(help="Most pixels per picture. [default: the paper's]")] = None,
-    sampling: Annotated[str, typer.Option(help="time, or qwen for the rule of published results.")] = "time",
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens written.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="For compressors that draw.")] = 0,
+    selector: Selector = None,
+    device: Device = "cpu",
+    dtype: DType = None,
+    attn: Attn = None,
+    fps: Fps = 2.0,
+    max_frames: MaxFrames = 256,
+    max_pixels: MaxPixels = None,
+    sampling: SamplingRule = "time",
+    max_new_tokens: MaxNewTokens = 64,
+    seed: Seed = 0,
     config: Annotated[
         str | None, typer.Option(help="Count only, without weights: 7b, 3b, or a folder with a config.json.")
     ] = None,
@@ -49,7 +65,7 @@ def profile(
     height: Annotated[int, typer.Option(help="With --config: height of its pictures, pixels.")] = 1080,
     width: Annotated[int, typer.Option(help="With --config: their width.")] = 1920,
     text_tokens: Annotated[int, typer.Option(help="With --config: tokens of question and template.")] = 128,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Time, peak memory and FLOPs of every stage, with all tokens and with a part of them.
 

@@ -9,6 +9,24 @@ from typing import Annotated
 
 import typer
 
+from omnisift.cli.options import (
+    Attn,
+    Compressor,
+    Device,
+    DType,
+    Fps,
+    Json,
+    MaxFrames,
+    MaxNewTokens,
+    MaxPixels,
+    Model,
+    Retain,
+    RetainAudio,
+    RetainVideo,
+    SamplingRule,
+    Seed,
+    Selector,
+)
 from omnisift.errors import UsageError
 
 
@@ -22,26 +40,24 @@ def run(
     limit: Annotated[int | None, typer.Option(help="Only the first so many rows.", min=1)] = None,
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Do rows with an error again.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if any row has an error.")] = False,
-    model: Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.")] = "nano",
-    compressor: Annotated[str, typer.Option(help="A method (`omnisift methods`), or none.")] = "omnisift",
-    retain: Annotated[
-        float | None, typer.Option(help="Fraction of video and audio tokens kept. [default: 0.25]")
-    ] = None,
-    retain_video: Annotated[float | None, typer.Option(help="Of video tokens; with --retain-audio.")] = None,
-    retain_audio: Annotated[float | None, typer.Option(help="Of audio tokens; with --retain-video.")] = None,
-    selector: Annotated[str | None, typer.Option(help="Folder of selector weights.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: by device]")] = None,
-    attn: Annotated[str | None, typer.Option(help="sdpa, eager or flash_attention_2. [default: sdpa]")] = None,
-    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
-    max_frames: Annotated[int, typer.Option(help="Most pictures of a clip.")] = 256,
-    max_pixels: Annotated[int | None, typer.Option(help="Most pixels per picture. [default: the paper's]")] = None,
-    sampling: Annotated[str, typer.Option(help="time, or qwen for the rule of published results.")] = "time",
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.", min=1)] = 256,
-    seed: Annotated[int, typer.Option(help="For compressors that draw.")] = 0,
+    model: Model = "nano",
+    compressor: Compressor = "omnisift",
+    retain: Retain = None,
+    retain_video: RetainVideo = None,
+    retain_audio: RetainAudio = None,
+    selector: Selector = None,
+    device: Device = "cpu",
+    dtype: DType = None,
+    attn: Attn = None,
+    fps: Fps = 2.0,
+    max_frames: MaxFrames = 256,
+    max_pixels: MaxPixels = None,
+    sampling: SamplingRule = "time",
+    max_new_tokens: MaxNewTokens = 256,
+    seed: Seed = 0,
     on_ray: Annotated[str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.")] = None,
     workers: Annotated[int, typer.Option(help="With --ray: processes with a model.", min=1)] = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Caption, question or moderate a whole folder. Interrupt or kill it and run it again: it goes on."""
     from omnisift.batch import ModelSettings, items_of, make_task

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from omnisift.cli.options import Compressor, Fps, MaxFrames, MaxPixels, Retain, RetainAudio, RetainVideo, Seed, Selector
+
 if TYPE_CHECKING:
     from omnisift.serving.command import Server
 
@@ -18,20 +20,18 @@ if TYPE_CHECKING:
 def serve(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="nano (bundled), a checkpoint folder, or a hub id.")],
-    compressor: Annotated[str, typer.Option(help="A method (`omnisift methods`), or none.")] = "omnisift",
-    retain: Annotated[
-        float | None, typer.Option(help="Fraction of video and audio tokens kept. [default: 0.25]")
-    ] = None,
-    retain_video: Annotated[float | None, typer.Option(help="Of video tokens; with --retain-audio.")] = None,
-    retain_audio: Annotated[float | None, typer.Option(help="Of audio tokens; with --retain-video.")] = None,
+    compressor: Compressor = "omnisift",
+    retain: Retain = None,
+    retain_video: RetainVideo = None,
+    retain_audio: RetainAudio = None,
     retain_most: Annotated[float, typer.Option(help="The most that a request may ask to keep.")] = 1.0,
-    selector: Annotated[str | None, typer.Option(help="Folder of selector weights.")] = None,
-    seed: Annotated[int, typer.Option(help="For compressors that draw.")] = 0,
+    selector: Selector = None,
+    seed: Seed = 0,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
-    fps: Annotated[float, typer.Option(help="Pictures sampled per second.")] = 2.0,
-    max_frames: Annotated[int, typer.Option(help="Most pictures of a clip.")] = 256,
-    max_pixels: Annotated[int | None, typer.Option(help="Most pixels per picture. [default: the paper's]")] = None,
+    fps: Fps = 2.0,
+    max_frames: MaxFrames = 256,
+    max_pixels: MaxPixels = None,
     media_host: Annotated[
         list[str] | None, typer.Option(help="A host that media may be fetched from; again for more.")
     ] = None,

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from omnisift.cli.options import Json
 from omnisift.cli.places import check_file
 from omnisift.cli.quiet import hush_libraries
 from omnisift.errors import UsageError
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 
 

@@ -36,10 +36,16 @@ def check_cut(attachment: Attachment, input_ids: Tensor) -> None:
         )
 
 
-def touched(module: nn.Module) -> Tensor:
-    """0, with a gradient of 0 for all that learns in ``module`` (and is here in full, not a shard of it).
+def touched(module: nn.Module, language_model: nn.Module) -> Tensor:
+    """0, with a gradient of 0 for all that learns in ``module`` outside its ``language_model``: what a batch without
+    sound or picture may not ask. What is here as a shard is left out.
 
-    Added to the loss: distributed processes wait for every gradient, and a batch without sound asks no selector.
+    To be added to the loss, since distributed processes wait for every gradient. **Make it before the forward pass.**
+    What is made first is differentiated last, so these gradients are complete at the end of every backward pass, in one
+    order, whatever a batch holds. DeepSpeed's ZeRO sums gradients over the processes in the order in which they come:
+    in another order it sums those of different weights, without a word.
     """
-    learns = [p for p in module.parameters() if p.requires_grad and not hasattr(p, "placements")]
+    always = {id(parameter) for parameter in language_model.parameters()}
+    every = (p for p in module.parameters() if p.requires_grad and id(p) not in always)
+    learns = [p for p in every if not hasattr(p, "placements")]
     return 0.0 * torch.stack([p.float().flatten()[0] for p in learns]).sum() if learns else torch.zeros(())

@@ -22,11 +22,31 @@ def arguments(world: Path) -> list[str]:
     """A selector and a language model that learn for three steps of two samples, with a checkpoint amid them."""
     given = [
         str(ROOT / "recipes/train/nano.yaml"),
-        *("--set", f"data=[{world}]", "--set", "selector=null", "--set", "train_selector=true"),
+        *("--set", f"data=[{world / 'data.jsonl'}]", "--set", "selector=null", "--set", "train_selector=true"),
     ]
-    for pair in ("estimator=literal", f"steps={STEPS}", "batch_size=1", "rate=1.0e-3", "save_steps=2"):
+    for pair in ("estimator=literal", f"steps={STEPS}", "batch_size=1", "rate=1.0e-4", "save_steps=2"):
         given += ["--set", pair]
     return given
+
+
+def write_world(folder: Path) -> None:
+    """Six samples, one epoch: three of a clip with sound, one of a silent clip, two of text alone.
+
+    Three of six, so in one step at least one process hears something and the other does not.
+    """
+    from omnisift.cli.dataset import write_dataset
+    from omnisift.training.data import Sample, Turn, load_samples, save_samples
+    from omnisift.world import make_scene, world_setting, write_clip
+
+    write_dataset(folder / "clips", clips=1, seed=0, asked=2, step=lambda: None)
+    heard = load_samples(folder / "clips")
+    assert len(heard) == 3
+    silent = folder / "silent.mp4"
+    write_clip(make_scene(1, "train", world_setting("silent").config), silent)
+    talk = (Turn("user", "a red circle"), Turn("assistant", "a blue square"))
+    others = [Sample("silent", silent, (Turn("user", "How many objects do you see?"), Turn("assistant", "2")))]
+    others += [Sample(f"text {number}", None, talk) for number in (1, 2)]
+    save_samples([*heard, *others], folder / "data.jsonl", "messages")
 
 
 def launch(command: list[str], environment: dict[str, str] | None = None) -> str:
@@ -68,7 +88,7 @@ def check_same(run: Path, alone: Path) -> None:
     assert [line["step"] for line in found] == list(range(1, STEPS + 1))
     for line, other in zip(found, wanted, strict=True):
         assert abs(line["loss"] - other["loss"]) < TOLERANCE
-        assert line["selector_grad_norm"] > 0
+    assert max(line["selector_grad_norm"] for line in found) > 0
     for name in ("model.safetensors", "selector/model.safetensors"):
         mine, theirs = load_file(run / "model" / name), load_file(alone / "model" / name)
         assert mine.keys() == theirs.keys()

@@ -19,15 +19,14 @@ from tests.training.distributed.command import (
     log_of,
     run_alone,
     torchrun,
+    write_world,
 )
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from omnisift.cli.dataset import write_dataset
-
     folder = tmp_path_factory.mktemp("world")
-    write_dataset(folder, clips=2, seed=0, asked=2, step=lambda: None)
+    write_world(folder)
     return folder
 
 
@@ -92,7 +91,9 @@ def check_interrupted(command: list[str], run: Path, alone: Path, environment: d
         check_same(run, alone)
 
 
-def test_sharding_that_was_asked_for_and_is_not_there_is_an_error(world: Path, tmp_path: Path) -> None:
+def test_sharding_that_was_asked_for_and_is_not_there_is_an_error(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """accelerate trains plain copies on a CPU where FSDP was asked for."""
     from omnisift.cli import main
 
@@ -103,6 +104,7 @@ def test_sharding_that_was_asked_for_and_is_not_there_is_an_error(world: Path, t
         with pytest.raises(SystemExit) as ended:
             main()
     assert ended.value.code == 2
+    assert "TrainingError: the launcher asked for FSDP" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("flags", [(False, False), (False, True)])

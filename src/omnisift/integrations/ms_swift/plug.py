@@ -6,6 +6,7 @@ import logging
 import os
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -40,10 +41,12 @@ class Plug:
         if learning:
             self._check(settings, selector)
         self.attachment: Attachment = attach(model, compressor.train(learning))
-        self._handle: RemovableHandle | None = None
+        self._touch = torch.zeros(())
+        self._handles: list[RemovableHandle] = []
         if learning:
-            # Behind the attachment's own hook, so that the loss is there; inside of what DDP wraps, where it looks.
-            self._handle = model.register_forward_hook(_touch)
+            # Behind the attachment's own hooks, so that the loss is there; inside of what DDP wraps, where it looks.
+            self._handles.append(model.register_forward_pre_hook(self._before))
+            self._handles.append(model.register_forward_hook(self._behind))
 
     def __enter__(self) -> Plug:
         return self
@@ -54,8 +57,8 @@ class Plug:
     def detach(self) -> None:
         """Unplug; a second call does nothing."""
         self.attachment.detach()
-        if self._handle is not None:
-            self._handle.remove()
+        while self._handles:
+            self._handles.pop().remove()
 
     def begin(self, progress: float) -> None:
         """Before a step of training: forget the prompt before; soft estimators harden with ``progress``, 0 to 1."""
@@ -71,6 +74,14 @@ class Plug:
         check_cut(self.attachment, input_ids)
         cut = self.attachment.cut
         return labels if cut is None else cut.labels(labels), self.attachment.last
+
+    def _before(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002
+        self._touch = touched(module, self.attachment.adapter.parts.language_model)
+
+    def _behind(self, module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG002
+        if getattr(output, "loss", None) is not None and output.loss.requires_grad:
+            output.loss = output.loss + self._touch.to(output.loss.device)
+        return output
 
     def _check(self, settings: SwiftSettings, selector: Any) -> None:
         learns = selector is not None and any(p.requires_grad for p in selector.parameters())
@@ -114,9 +125,3 @@ def _refuse(module: nn.Module, args: Any) -> None:  # noqa: ARG001
             "training without compression: the model was called without a compressor attached; leave --template out, "
             "and use swift sft, pt, infer or export"
         )
-
-
-def _touch(module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG001
-    if getattr(output, "loss", None) is not None and output.loss.requires_grad:
-        output.loss = output.loss + touched(module).to(output.loss.device)
-    return output

@@ -36,7 +36,7 @@ class Sifted(nn.Module):
     """``forward(**batch)`` compresses every prompt and returns its `Cost`.
 
     ``thinker`` may be wrapped by PEFT. The encoders are frozen and stay in evaluation mode. In a batch without video or
-    sound all that learns is touched with weight 0, or distributed processes would wait for gradients that never come.
+    sound the selector is touched with weight 0, or distributed processes would wait for gradients that never come.
     """
 
     def __init__(self, thinker: nn.Module, compressor: Compressor) -> None:
@@ -73,6 +73,7 @@ class Sifted(nn.Module):
         It is the mean over the labels of this batch, or with ``num_items_in_batch`` the sum divided by that number (the
         labels of a whole optimiser step).
         """
+        touch = touched(self, self.attachment.adapter.parts.language_model)  # before all else: see there
         estimator = self.estimator
         draws = estimator.samples if estimator is not None and self._draws else 1
         read = [self._read(labels, inputs) for _ in range(draws)]
@@ -84,7 +85,7 @@ class Sifted(nn.Module):
         if len(chances) > 1:
             reward = (leave_one_out(sums.detach()) * torch.stack(chances)).mean(dim=0).sum()
             loss = loss + reward / whole
-        return Cost(loss + touched(self), sums.detach().mean(dim=0), counts)
+        return Cost(loss + touch.to(loss.device), sums.detach().mean(dim=0), counts)
 
     @property
     def _draws(self) -> bool:
