@@ -220,4 +220,5 @@ def test_the_script_parses(tmp_path: Path) -> None:
 
 
 def test_data_are_json(compared: Inspection) -> None:
-    json.dumps(page_data(compared, thin(compared.trace)), allow_nan=False)
+    data = page_data(compared, thin(compared.trace))
+    assert json.loads(json.dumps(data, allow_nan=False)).keys() == data.keys()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -78,16 +79,10 @@ def teach(
     unlike its chunk's mean a token is: alone it rests on silence too, since silent tokens carry what is visible, and
     keeping those crowds out sounds that belong to nothing visible.
     """
-    nano.eval()
     parts = []
-    with eager_attention(nano):
-        for first in range(0, min(settings.teacher_clips, len(bank)), 16):
-            clips = list(range(first, min(first + 16, settings.teacher_clips, len(bank))))
-            batch = make_batch(
-                bank, clips, writer, 8, np.random.default_rng((settings.seed, 4, first)), types=TYPE_WEIGHTS
-            )
-            novelty = 1 + audio_saliency(batch["audio"]).flatten(1)
-            parts.append(looked_at(nano, layout, batch, with_pointer_head) * novelty)
+    for batch in _taught(nano, writer, bank, settings):
+        novelty = 1 + audio_saliency(batch["audio"]).flatten(1)
+        parts.append(looked_at(nano, layout, batch, with_pointer_head) * novelty)
     targets = torch.cat(parts)
     return targets / targets.amax(-1, keepdim=True).clamp(min=1e-6)
 
@@ -101,15 +96,18 @@ def teach_picture(
     with_pointer_head: bool = False,
 ) -> Tensor:
     """[N, 96] in 0..1: as `teach`, for the patches, and by attention alone."""
+    batches = _taught(model, writer, bank, settings)
+    return torch.cat([looked_at(model, layout, batch, with_pointer_head, layout.video) for batch in batches])
+
+
+def _taught(model: Any, writer: Writer, bank: FeatureBank, settings: NanoSettings) -> Iterator[dict[str, Tensor]]:
+    """The clips that are taught, sixteen at a time, with the questions; the model gives its attention meanwhile."""
     model.eval()
-    parts = []
     with eager_attention(model):
         for first in range(0, min(settings.teacher_clips, len(bank)), 16):
             clips = list(range(first, min(first + 16, settings.teacher_clips, len(bank))))
             random = np.random.default_rng((settings.seed, 4, first))
-            batch = make_batch(bank, clips, writer, 8, random, types=TYPE_WEIGHTS)
-            parts.append(looked_at(model, layout, batch, with_pointer_head, layout.video))
-    return torch.cat(parts)
+            yield make_batch(bank, clips, writer, 8, random, types=TYPE_WEIGHTS)
 
 
 def distil_picture(picture: PictureScore, targets: Tensor, bank: FeatureBank, settings: NanoSettings) -> None:

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from omnisift.assets import nano_path
 from omnisift.cli.app import app
-from omnisift.cli.dataset import write_dataset
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.media import read
 from omnisift.pipeline.loading import load_host
@@ -24,23 +23,6 @@ from omnisift.training.distill.lessons import Lesson, observe, stream_of
 from omnisift.training.selector import new_selector
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clips")
-    write_dataset(path, clips=4, seed=0, asked=0, step=lambda: None)
-    return path
-
-
-@pytest.fixture(scope="module")
-def host() -> Any:
-    return load_host("nano", "cpu", None, None)
-
-
-@pytest.fixture(scope="module")
-def lessons(host: Any, folder: Path) -> list[Lesson]:
-    return [observe(host, read(clip, max_pixels=112 * 112, min_pixels=784), ASKED) for clip in clips_in(folder)]
 
 
 @torch.no_grad()

@@ -12,32 +12,16 @@ from typer.testing import CliRunner
 
 from omnisift.budget import Budget
 from omnisift.cli.app import app
-from omnisift.cli.dataset import write_dataset
 from omnisift.compressors import make_compressor
 from omnisift.compressors.pruning import picture_logits
-from omnisift.media import read
-from omnisift.pipeline.loading import load_host
 from omnisift.tokens import Modality
 from omnisift.training.distill import clips_in
 from omnisift.training.distill.learn import learn_picture, picture_agreement, picture_targets_of
-from omnisift.training.distill.lessons import Lesson, observe, stream_of
+from omnisift.training.distill.lessons import Lesson, stream_of
 from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
 
-ASKED = ("What colour is the square?", "Where is the circle?")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clips")
-    write_dataset(path, clips=3, seed=0, asked=0, step=lambda: None)
-    return path
-
-
-@pytest.fixture(scope="module")
-def lessons(folder: Path) -> list[Lesson]:
-    host = load_host("nano", "cpu", None, None)
-    return [observe(host, read(clip, max_pixels=112 * 112, min_pixels=784), ASKED) for clip in clips_in(folder)]
+ASKED = "What colour is the square?"
 
 
 def test_targets_lie_on_the_picture_and_end_at_one(lessons: list[Lesson]) -> None:
@@ -84,7 +68,7 @@ def test_the_command_teaches_and_saves_it(folder: Path, tmp_path: Path) -> None:
     selector = VGAS.from_pretrained(str(out))
     assert selector.picture is not None
     assert selector.label == "time+picture"
-    asked = CliRunner().invoke(app, ["ask", str(clips_in(folder)[0]), ASKED[0], "--selector", str(out), "--json"])
+    asked = CliRunner().invoke(app, ["ask", str(clips_in(folder)[0]), ASKED, "--selector", str(out), "--json"])
     assert asked.exit_code == 0, asked.output
     assert json.loads(asked.stdout)["compressor"] == "omnisift+time+picture"
 

@@ -1,0 +1,33 @@
+"""Four clips, nano, and what it looks at in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnisift.cli.dataset import write_dataset
+from omnisift.media import read
+from omnisift.pipeline.loading import load_host
+from omnisift.training.distill import clips_in
+from omnisift.training.distill.lessons import Lesson, observe
+
+ASKED = ("Which sound goes with the circle?", "What colour is the square?")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips")
+    write_dataset(path, clips=4, seed=0, asked=0, step=lambda: None)
+    return path
+
+
+@pytest.fixture(scope="session")
+def host() -> Any:
+    return load_host("nano", "cpu", None, None)
+
+
+@pytest.fixture(scope="session")
+def lessons(host: Any, folder: Path) -> list[Lesson]:
+    return [observe(host, read(clip, max_pixels=112 * 112, min_pixels=784), ASKED) for clip in clips_in(folder)]
