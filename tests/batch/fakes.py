@@ -57,6 +57,21 @@ class Fake(Engine):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+class FakeOfMany(Fake):
+    """Takes several; with "lost" among them it breaks down over all."""
+
+    def ask_many(self, asked: Sequence[tuple[Path, Sequence[str]]]) -> list[list[Reply] | Exception]:
+        return [self._one(clip, questions) for clip, questions in asked]
+
+    def _one(self, clip: Path, questions: Sequence[str]) -> list[Reply] | Exception:
+        try:
+            return self.ask(clip, questions)
+        except EngineLost:
+            raise
+        except Exception as error:
+            return error
+
+
 class Self:
     """Loads an engine that is there, in whichever process."""
 
@@ -79,7 +94,8 @@ def start(out: Path, **arguments: object) -> subprocess.Popen[bytes]:
 
 
 def main(out: str, count: int, seconds: float = 0.0, log: str | None = None, limit: int | None = None,
-         piecemeal: bool = False, bad: dict[str, str] | None = None, ray: str | None = None) -> None:  # fmt: skip
+         piecemeal: bool = False, bad: dict[str, str] | None = None, ray: str | None = None,
+         together: int = 1) -> None:  # fmt: skip
     """A run of the fake engine. ``piecemeal`` writes lines in slow pieces, so that a kill finds torn ones."""
     if limit is not None:
         import resource
@@ -87,7 +103,7 @@ def main(out: str, count: int, seconds: float = 0.0, log: str | None = None, lim
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if piecemeal:
         ledger_module._write_all = slow_write
-    engine = Fake(Path(log) if log else None, seconds, {int(n): how for n, how in (bad or {}).items()})
+    engine = FakeOfMany(Path(log) if log else None, seconds, {int(n): how for n, how in (bad or {}).items()})
     if ray is not None:
         from omnisift.batch.on_ray import cluster, run_on_ray
 
@@ -95,7 +111,7 @@ def main(out: str, count: int, seconds: float = 0.0, log: str | None = None, lim
             run_on_ray(items(count), Question(), Self(engine), ledger)
         return
     with Ledger(Path(out), SETTINGS) as ledger:
-        run(items(count), Question(), engine, ledger)
+        run(items(count), Question(), engine, ledger, together=together)
 
 
 def slow_write(file: int, data: bytes, place: int) -> None:

@@ -14,7 +14,7 @@ from tests.batch.fakes import Fake, items, rows, start
 COUNT = 400
 
 
-def survive(out: Path, log: Path, kills: int, seed: int) -> list[int]:
+def survive(out: Path, log: Path, kills: int, seed: int, together: int = 1) -> int:
     """Run, kill at a random moment, check, again; then to the end. Returns how many kills tore a line.
 
     Every other kill waits for a new row: a slow machine would spend all its time on starting, and a clip over which the
@@ -23,7 +23,7 @@ def survive(out: Path, log: Path, kills: int, seed: int) -> list[int]:
     draw, torn = random.Random(seed), 0
     for number in range(kills):
         asked, had = lines(log), whole_lines(out)
-        process = start(out, count=COUNT, seconds=0.004, log=str(log), piecemeal=True)
+        process = start(out, count=COUNT, seconds=0.004, log=str(log), piecemeal=True, together=together)
         while number % 2 and whole_lines(out) == had and process.poll() is None:
             time.sleep(0.002)
         time.sleep(draw.uniform(0.0, 0.3))
@@ -33,7 +33,7 @@ def survive(out: Path, log: Path, kills: int, seed: int) -> list[int]:
         torn += out.exists() and len(out.read_bytes()) > len(before)
         ids = {line.split(b'"')[3].decode() for line in before.splitlines()}
         new = log.read_text().splitlines()[asked:] if log.exists() else []
-        assert len(set(new) - ids) <= 1, "more than one clip was in hand"
+        assert len(set(new) - ids) <= together, "more clips were in hand"
         assert len(new) == len(set(new)), "a clip was done twice in one process"
     last = start(out, count=COUNT)
     assert last.wait(60) == 0, last.stderr.read()
@@ -63,6 +63,33 @@ def test_fifty_random_kills_leave_the_file_of_an_uninterrupted_run(tmp_path: Pat
     assert torn >= 3, "the kills were to hit the middle of a line as well"
     assert len(log.read_text().splitlines()) <= COUNT + 50
     check(out, tmp_path / "b.jsonl")
+
+
+def test_the_same_with_several_clips_in_hand(tmp_path: Path) -> None:
+    out, log = tmp_path / "a.jsonl", tmp_path / "log"
+    survive(out, log, kills=20, seed=1, together=5)
+    check(out, tmp_path / "b.jsonl")
+
+
+def test_of_several_in_hand_the_deadly_one_alone_is_given_up(tmp_path: Path) -> None:
+    """The first kill may be any of the four, so each is done alone, and only one dies again."""
+    out = tmp_path / "a.jsonl"
+    for done in (0, 2, 2, 2):
+        process = start(out, count=8, bad={"2": "deadly"}, together=4)
+        assert process.wait(60) == -9
+        assert len(rows(out)) == done
+    process = start(out, count=8, bad={"2": "deadly"}, together=4)
+    assert process.wait(60) == 0, process.stderr.read()
+    assert [row.get("error", {}).get("type") for row in rows(out)] == [None, None, "ProcessDied"] + [None] * 5
+
+
+def test_the_first_clip_of_all_is_given_up_too(tmp_path: Path) -> None:
+    """Nothing is in the file yet, and the kills are remembered all the same."""
+    out = tmp_path / "a.jsonl"
+    for _ in range(3):
+        assert start(out, count=3, bad={"0": "deadly"}).wait(60) == -9
+    assert start(out, count=3, bad={"0": "deadly"}).wait(60) == 0
+    assert [row.get("error", {}).get("type") for row in rows(out)] == ["ProcessDied", None, None]
 
 
 def test_a_clip_that_kills_the_process_is_given_up_after_three(tmp_path: Path) -> None:

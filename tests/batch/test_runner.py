@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.batch.fakes import SETTINGS, Fake, items, rows
+from tests.batch.fakes import SETTINGS, Fake, FakeOfMany, items, rows
 
 from omnisift.batch import Ledger, ModelSettings, Moderate, Question, items_of, run
 from omnisift.errors import CompressorError, EngineLost, UsageError
@@ -29,6 +29,34 @@ def test_bad_clips_stay_in_the_denominator(tmp_path: Path) -> None:
     assert list(summary.first) == ["001.mp4", "003.mp4"]
     with Ledger(tmp_path / "a.jsonl", SETTINGS) as again:
         assert again.summary == summary
+
+
+def test_several_at_once_are_the_same_rows(tmp_path: Path) -> None:
+    bad = {1: "typed", 3: "untyped"}
+    for name, together in (("a", 1), ("b", 3)):
+        with Ledger(tmp_path / f"{name}.jsonl", SETTINGS) as ledger:
+            run(items(7), Question(), FakeOfMany(bad=bad), ledger, together=together)
+    timeless = [[row | {"seconds": 0} for row in rows(tmp_path / f"{name}.jsonl")] for name in "ab"]
+    assert timeless[0] == timeless[1]
+
+
+def test_an_engine_that_breaks_over_several_leaves_each_to_be_done_alone(tmp_path: Path) -> None:
+    """Also where not a single row was written: the next run must not go the same way."""
+    out, engine = tmp_path / "a.jsonl", FakeOfMany(bad={1: "lost"})
+    with pytest.raises(EngineLost), Ledger(out, SETTINGS) as ledger:
+        run(items(6), Question(), engine, ledger, together=3)
+    assert not out.exists()
+    with pytest.raises(EngineLost), Ledger(out, SETTINGS) as ledger:
+        run(items(6), Question(), engine, ledger, together=3)
+    assert [row.get("error", {}).get("type") for row in rows(out)] == [None, "EngineLost"]
+    with Ledger(out, SETTINGS) as ledger:
+        run(items(6), Question(), engine, ledger, together=3)
+    assert [row.get("error", {}).get("type") for row in rows(out)] == [None, "EngineLost"] + [None] * 4
+
+
+def test_an_engine_of_one_is_not_given_several(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.jsonl", SETTINGS) as ledger, pytest.raises(UsageError, match="one clip at a time"):
+        run(items(3), Question(), Fake(), ledger, together=2)
 
 
 def test_a_broken_engine_ends_the_run_behind_its_row(tmp_path: Path) -> None:

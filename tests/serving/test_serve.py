@@ -12,7 +12,7 @@ from safetensors import safe_open
 from omnisift.assets import nano_path
 from omnisift.cli import main
 from omnisift.errors import Blocked, CompressorError, NotMedia, UnsupportedModel, UsageError
-from omnisift.serving import addresses, command
+from omnisift.serving import addresses, starting
 from omnisift.serving.command import Server
 from omnisift.serving.dress import dress
 from omnisift.serving.sent import HowToRead, as_item
@@ -85,7 +85,7 @@ def test_nano_dressed(tmp_path: Path) -> None:
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """nano as a full model, on a machine that has vLLM."""
-    monkeypatch.setattr(command, "version", lambda package: "0.32.0")
+    monkeypatch.setattr(starting, "version", lambda package: "0.32.0")
     dress(nano_path(), tmp_path / "full")
     return tmp_path / "full"
 
@@ -130,10 +130,10 @@ def test_another_vllm_or_none(
 ) -> None:
     def version(package: str) -> str:
         if found is None:
-            raise command.PackageNotFoundError
+            raise starting.PackageNotFoundError
         return found
 
-    monkeypatch.setattr(command, "version", version)
+    monkeypatch.setattr(starting, "version", version)
     monkeypatch.setattr("sys.argv", ["omnisift", "serve", "nano"])
     with pytest.raises(SystemExit) as stopped:
         main()

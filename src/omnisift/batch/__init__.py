@@ -3,7 +3,7 @@
 `run` works in this process; `omnisift.batch.on_ray` spreads the same loop over a Ray cluster.
 """
 
-from omnisift.batch.engine import Engine, ModelEngine, ModelSettings, Reply
+from omnisift.batch.engine import Engine, EngineOfMany, ModelEngine, ModelSettings, Reply
 from omnisift.batch.items import Item, items_of
 from omnisift.batch.ledger import Ledger
 from omnisift.batch.runner import Outcome, run
@@ -13,6 +13,7 @@ from omnisift.batch.tasks import Caption, Moderate, Question, Task, make_task
 __all__ = [
     "Caption",
     "Engine",
+    "EngineOfMany",
     "Item",
     "Ledger",
     "ModelEngine",

@@ -1,15 +1,15 @@
-"""The small file beside a ledger, ``OUT.run``: a lock, the settings of the run, and the clip in hand.
+"""The small file beside a ledger, ``OUT.run``: a lock, the settings of the run, and the clips in hand.
 
-The lock ends with the process, however it ends. The clip in hand tells the next process what the last one died at: a
+The lock ends with the process, however it ends. The clips in hand tell the next process what the last one died at: a
 clip that kills the process each time (a crash inside a decoder, the system's out-of-memory killer) must not stop the
-run for ever.
+run for ever. Of several in hand at once each may be the one, so each is then done alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ class Claim:
         """Of the run that the file belongs to; None for a new one."""
         self._behind = len(first.encode()) + 1
         last = _parsed(rest.partition("\n")[0]) or {}
-        self._suspect: str | None = last.get("hand")
-        self._deaths = int(last.get("deaths", 0)) + 1
+        self._suspects = _keys(last.get("hand"))
+        self._deaths = int(last.get("deaths", 0)) + (len(self._suspects) == 1)
 
     def settle(self, settings: Mapping[str, Any]) -> None:
         """Make this the file of a new run."""
@@ -40,24 +40,30 @@ class Claim:
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, line, 0)
         os.fsync(self._file)
-        self.settings, self._behind, self._suspect = dict(settings), len(line), None
+        self.settings, self._behind, self._suspects = dict(settings), len(line), ()
+
+    def suspected(self, key: str) -> bool:
+        """Whether the last process died with this clip in hand, alone or among others."""
+        return key in self._suspects
 
     def deaths(self, key: str) -> int:
-        """How many processes in a row died with this clip in hand, up to now."""
-        return self._deaths if key == self._suspect else 0
+        """How many processes in a row died with this clip alone in hand, up to now."""
+        return self._deaths if self.suspected(key) else 0
 
-    def hold(self, key: str | None) -> None:
-        """Note the clip in hand. Not synced: it must outlive the process, not the machine."""
-        line = b"" if key is None else (json.dumps({"hand": key, "deaths": self.deaths(key)}) + "\n").encode()
+    def hold(self, keys: Sequence[str]) -> None:
+        """Note the clips in hand. Not synced: it must outlive the process, not the machine."""
+        deaths = self.deaths(keys[0]) if len(keys) == 1 else 0
+        line = (json.dumps({"hand": list(keys), "deaths": deaths}) + "\n").encode() if keys else b""
         os.pwrite(self._file, line, self._behind)
         os.ftruncate(self._file, self._behind + len(line))
 
-    def close(self, forget: bool = False) -> None:
-        """Nothing in hand; the lock is free. ``forget`` deletes the file of a run that has come to nothing."""
+    def close(self, forget: bool = False, keep: bool = False) -> None:
+        """The lock is free, and nothing in hand unless ``keep``. ``forget`` deletes the file of a run that has come to
+        nothing."""
         if forget:
             self.path.unlink()
-        else:
-            self.hold(None)
+        elif not keep:
+            self.hold(())
         os.close(self._file)
 
     def _lock(self, ledger: Path) -> None:
@@ -71,6 +77,10 @@ class Claim:
         except (BlockingIOError, FileNotFoundError):
             os.close(self._file)
             raise UsageError(f"another process is writing {ledger}; wait for it, or name another --out") from None
+
+
+def _keys(hand: Any) -> tuple[str, ...]:
+    return tuple(hand) if isinstance(hand, list) else ()
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

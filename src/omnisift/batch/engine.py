@@ -1,6 +1,6 @@
-"""Who answers: the `Engine` protocol, and the engine that there is, a `Pipeline` in this process.
+"""Who answers: the `Engine` protocol, the settings of the engines that there are, and a `Pipeline` as one of them.
 
-vLLM is to be the second one. It isn't there yet; whatever has `Engine.ask` can be handed to `run`.
+The other is vLLM (`omnisift.batch.with_vllm`). Whatever has `Engine.ask` can be handed to `run`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from omnisift.errors import EngineLost, TooBig, UsageError
 
 if TYPE_CHECKING:
     from omnisift.media import Media
     from omnisift.pipeline import Answer, Pipeline
+    from omnisift.pipeline.report import Source
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,21 @@ class Engine(Protocol):
         """
 
 
+@runtime_checkable
+class EngineOfMany(Engine, Protocol):
+    """Answers about several clips at once."""
+
+    def ask_many(self, asked: Sequence[tuple[Path, Sequence[str]]]) -> list[list[Reply] | Exception]:
+        """For each clip and its questions what `Engine.ask` gives, or the exception that is about this clip alone.
+
+        Raises:
+            EngineLost: over one of them, nobody knows which, and nothing more can be asked in this process.
+        """
+
+
 @dataclass(frozen=True)
 class ModelSettings:
-    """Model, compressor and sampling of a `ModelEngine`: plain data, so that other machines can load the same."""
+    """Engine, model, compressor and sampling: plain data, so that other machines can load the same."""
 
     model: str = "nano"
     compressor: str = "omnisift"
@@ -63,28 +76,45 @@ class ModelSettings:
     max_pixels: int | None = None
     sampling: str = "time"
     max_new_tokens: int = 256
+    engine: str = "transformers"
+    """``transformers`` or ``vllm``."""
+    vllm: tuple[str, ...] = ()
+    """Flags of vLLM's own."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What must stay the same while a run goes on; of the device only its kind, since cuda:1 answers as cuda:0."""
-        return asdict(self) | {"device": self.device.partition(":")[0]}
+        """What must stay the same while a run goes on: of the device only its kind, since cuda:1 answers as cuda:0;
+        of vLLM's flags nothing, since memory and lengths may be set otherwise for what failed."""
+        fixed = asdict(self) | {"device": self.device.partition(":")[0]}
+        del fixed["vllm"]
+        return fixed
 
     def check(self) -> None:
-        """Raise `UsageError` for sampling that means nothing: else every clip would fail with the same words."""
+        """Raise `UsageError` for what means nothing: else every clip would fail with the same words."""
         from omnisift.media import smart_size
         from omnisift.media.sampling import check_numbers
 
+        if self.engine not in ("transformers", "vllm"):
+            raise UsageError(f"engine must be transformers or vllm, got {self.engine!r}")
+        if self.engine == "vllm" and self.attn is not None:
+            raise UsageError("attn is for Transformers; give vLLM its own flag, --attention-backend")
+        if self.engine != "vllm" and self.vllm:
+            raise UsageError(f"got {self.vllm[0]!r}, which would go to vLLM; leave it out, or give --engine vllm")
         if self.sampling not in ("time", "qwen"):
             raise UsageError(f"sampling must be time or qwen, got {self.sampling!r}")
         check_numbers(self.fps, self.max_frames, 0.0, None, 1.0)
         if self.max_pixels is not None:
             smart_size(28, 28, min_pixels=1, max_pixels=self.max_pixels)
 
-    def load(self) -> ModelEngine:
+    def load(self) -> Engine:
         """The engine. Raises `OmniSiftError` as `omnisift.pipeline.load` does, or if model and compressor don't fit."""
+        self.check()
+        if self.engine == "vllm":
+            from omnisift.batch.with_vllm import VLLMEngine
+
+            return VLLMEngine(self)
         from omnisift.models import attach
         from omnisift.pipeline import load
 
-        self.check()
         pipeline = load(
             self.model,
             compressor=None if self.compressor == "none" else self.compressor,
@@ -130,7 +160,11 @@ class ModelEngine:
 
     def _reply(self, media: Media, question: str, read: float) -> Reply:
         answer: Answer = self.pipeline.ask(media, question, max_new_tokens=self.settings.max_new_tokens)
-        said, seen = answer.to_dict(), asdict(answer.report.source)
-        del seen["path"]
+        said = answer.to_dict()
         seconds = said["seconds"] | {"read": read, "total": said["seconds"]["total"] + read}
-        return Reply(answer.text, said["tokens"], seconds, seen, answer.report.notices)
+        return Reply(answer.text, said["tokens"], seconds, seen(answer.report.source), answer.report.notices)
+
+
+def seen(source: Source) -> dict[str, Any]:
+    """What was seen of a clip, for `Reply`: the row names the clip itself."""
+    return {name: value for name, value in asdict(source).items() if name != "path"}

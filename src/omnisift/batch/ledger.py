@@ -17,7 +17,7 @@ from typing import Any
 from omnisift.batch.claim import Claim
 from omnisift.batch.items import Item
 from omnisift.batch.summary import Summary
-from omnisift.errors import UsageError
+from omnisift.errors import EngineLost, UsageError
 
 
 class Ledger:
@@ -49,7 +49,8 @@ class Ledger:
 
     def _open(self, settings: dict[str, Any], retry_errors: bool) -> None:
         if not self.path.exists() or self.path.stat().st_size == 0:
-            self.claim.settle(settings)
+            if self.claim.settings != settings:
+                self.claim.settle(settings)
         elif self.claim.settings != settings:
             raise UsageError(f"{self.path} {_difference(self.claim.settings, settings)}")
         self._part.unlink(missing_ok=True)
@@ -71,10 +72,10 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._file)
-        empty = not self._questions
+        empty, lost = not self._questions, isinstance(error, EngineLost)
         if empty:
             self.path.unlink()
-        self.claim.close(forget=empty)
+        self.claim.close(forget=empty and not lost, keep=lost)
 
     def __contains__(self, key: str) -> bool:
         return key in self._questions

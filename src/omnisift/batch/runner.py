@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omnisift.batch.claim import PATIENCE
-from omnisift.batch.engine import Engine, Reply
+from omnisift.batch.engine import Engine, EngineOfMany, Reply
 from omnisift.batch.items import Item
 from omnisift.batch.ledger import Ledger
 from omnisift.batch.tasks import Task
-from omnisift.errors import EngineLost, OmniSiftError
+from omnisift.errors import EngineLost, OmniSiftError, UsageError
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -38,29 +39,75 @@ def run(
     ledger: Ledger,
     finished: Callable[[Row], None] = lambda _row: None,
     stop: Callable[[], bool] = lambda: False,
+    *,
+    together: int = 1,
 ) -> None:
     """Do every item that has no row yet. ``finished`` gets each row once it is on the disk; ``stop`` is asked then.
 
+    Args:
+        together: clips in hand at once, for an engine that is `EngineOfMany`. A kill costs all of them. Those that a
+            process died over are done alone.
+
     Raises:
-        EngineLost: after the row of the clip over which the engine broke down.
+        EngineLost: the engine broke down. Behind the row of the clip over which it did; of several at once, behind
+            none, and the next run does each of them alone.
         UsageError: the ledger can't be written.
     """
-    for item in ledger.missing(items):
-        outcome = _given_up(item, ledger) or _in_hand(item, task, engine, ledger)
-        ledger.add(outcome.row)
-        finished(outcome.row)
-        if outcome.lost is not None:
-            raise outcome.lost
+    for group in _groups(ledger.missing(items), ledger, together):
+        for outcome in _outcomes(group, task, engine, ledger):
+            ledger.add(outcome.row)
+            finished(outcome.row)
+            if outcome.lost is not None:
+                raise outcome.lost
         if stop():
             return
 
 
+def _groups(items: Sequence[Item], ledger: Ledger, size: int) -> Iterator[list[Item]]:
+    """Of ``size`` each, in order; an item that a process died over stands alone."""
+    group: list[Item] = []
+    for item in items:
+        suspect = ledger.claim.suspected(item.id)
+        if group and (suspect or len(group) == size):
+            yield group
+            group = []
+        if suspect:
+            yield [item]
+        else:
+            group.append(item)
+    if group:
+        yield group
+
+
+def _outcomes(group: list[Item], task: Task, engine: Engine, ledger: Ledger) -> list[Outcome]:
+    given_up = _given_up(group[0], ledger)
+    if given_up is not None:
+        return [given_up]
+    ledger.claim.hold([item.id for item in group])
+    return [do(group[0], task, engine)] if len(group) == 1 else _do_many(group, task, engine)
+
+
 def do(item: Item, task: Task, engine: Engine) -> Outcome:
     """One row. An exception of any kind is about this clip and becomes its row, so that the others are done."""
+    return _outcome(item, task, lambda: engine.ask(item.path, task.questions(item)))
+
+
+def _do_many(group: Sequence[Item], task: Task, engine: Engine) -> list[Outcome]:
+    """A row for each, from an engine that takes several; `EngineLost` is no single clip's and goes on its way."""
+    if not isinstance(engine, EngineOfMany):
+        raise UsageError("this engine takes one clip at a time: leave out together")
     begin = time.perf_counter()
+    found = engine.ask_many([(item.path, task.questions(item)) for item in group])
+    share = (time.perf_counter() - begin) / len(group)
+    return [_outcome(item, task, partial(_given, replies), share) for item, replies in zip(group, found, strict=True)]
+
+
+def _outcome(item: Item, task: Task, answers: Callable[[], Sequence[Reply]], spent: float = 0.0) -> Outcome:
+    """``spent`` are seconds before this, which an error's row tells."""
+    begin = time.perf_counter() - spent
     lost = None
     try:
-        return Outcome(_answered(item, task, engine.ask(item.path, task.questions(item))))
+        return Outcome(_answered(item, task, answers()))
     except EngineLost as error:
         lost, said = error, _said(error)
     except OmniSiftError as error:
@@ -71,14 +118,15 @@ def do(item: Item, task: Task, engine: Engine) -> Outcome:
     return Outcome(failed(item, said, time.perf_counter() - begin), lost)
 
 
+def _given(replies: list[Reply] | Exception) -> list[Reply]:
+    if isinstance(replies, Exception):
+        raise replies
+    return replies
+
+
 def failed(item: Item, said: dict[str, str], seconds: float = 0.0) -> Row:
     """The row of an item that has no answer; ``said`` holds ``type`` and ``message``."""
     return _named(item) | {"error": said, "seconds": {"total": round(seconds, 6)}}
-
-
-def _in_hand(item: Item, task: Task, engine: Engine, ledger: Ledger) -> Outcome:
-    ledger.claim.hold(item.id)
-    return do(item, task, engine)
 
 
 def _given_up(item: Item, ledger: Ledger) -> Outcome | None:

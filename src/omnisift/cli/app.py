@@ -176,7 +176,7 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(2)
 
 
-app.command()(run)
+app.command(context_settings={"allow_extra_args": True})(run)
 app.command(context_settings={"allow_extra_args": True})(serve)
 app.command()(methods)
 app.command()(profile)

@@ -28,6 +28,8 @@ class Run:
     ray: str | None
     """Address of a cluster, or ``local``."""
     workers: int
+    together: int
+    """Clips in hand at once."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class Run:
             engine = self.model.load()
             bar.begin()
             with stopping.gently():
-                run(self.items, self.task, engine, ledger, bar.row, stopping)
+                run(self.items, self.task, engine, ledger, bar.row, stopping, together=self.together)
             return
         from omnisift.batch.on_ray import cluster, run_on_ray
 

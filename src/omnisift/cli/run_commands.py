@@ -31,6 +31,7 @@ from omnisift.errors import UsageError
 
 
 def run(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="A folder of clips, or a text file with one path a line.")],
     task: Annotated[str, typer.Option(help="caption, qa or moderate.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl of results; a run goes on with what is there.")],
@@ -55,6 +56,12 @@ def run(
     sampling: SamplingRule = "time",
     max_new_tokens: MaxNewTokens = 256,
     seed: Seed = 0,
+    engine: Annotated[str, typer.Option(help="transformers, or vllm (docs/run.md); flags behind -- go to vLLM.")] = (
+        "transformers"
+    ),
+    together: Annotated[
+        int, typer.Option(help="With vllm: clips in hand at once; a kill costs all of them.", min=1)
+    ] = 1,
     on_ray: Annotated[str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.")] = None,
     workers: Annotated[int, typer.Option(help="With --ray: processes with a model.", min=1)] = 2,
     as_json: Json = False,
@@ -68,6 +75,8 @@ def run(
     given = [what for what in (question, questions) if what is not None]
     if len(given) != (task == "qa"):
         raise UsageError("--task qa needs --question TEXT or --questions FILE, one of them; no other task takes them")
+    if together > 1 and (engine != "vllm" or on_ray is not None):
+        raise UsageError("--together is for --engine vllm in one process: leave it out here")
     if on_ray is not None and find_spec("ray") is None:
         raise UsageError("--ray needs ray, which is not installed: pip install 'omnisift[ray]'")
     work = make_task(task, rules)
@@ -87,10 +96,12 @@ def run(
         max_pixels=max_pixels,
         sampling=sampling,
         max_new_tokens=max_new_tokens,
+        engine=engine,
+        vllm=tuple(context.args),
     )
     settings.check()
     items = items_of(source, question, questions)[:limit]
-    job = Run(source, items, work, settings, out, retry_errors, on_ray, workers)
+    job = Run(source, items, work, settings, out, retry_errors, on_ray, workers, together)
     summary, missing, code = job.go(console_for(stderr=True), quiet=as_json)
     if as_json:
         typer.echo(

@@ -18,17 +18,13 @@ from omnisift.media.reading import Sampling
 from omnisift.models import attach
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.pipeline.prompt import build_inputs, moved, read_for
-from omnisift.pipeline.report import Answer, Report, Seconds, Source, Tokens
+from omnisift.pipeline.report import Answer, Report, Seconds, Tokens
+from omnisift.pipeline.seen import notices_of, source_of
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
     from omnisift.compressors import Compressor
     from omnisift.models import Compression
-
-NANO_NOTICE = (
-    "nano knows only its own world of coloured shapes and short sounds; on this clip its answer means nothing. "
-    "Name a full-size model for real clips: --model Qwen/Qwen2.5-Omni-7B --selector FOLDER, or --compressor uniform"
-)
 
 
 def load(
@@ -172,36 +168,16 @@ class Pipeline:
         )
 
     def _report(self, media: Media, tokens: Tokens, seconds: Seconds) -> Report:
-        thinker = self.host.thinker
-        source = Source(
-            path=str(media.path),
-            seconds=media.seconds,
-            images=0 if media.images is None else int(media.images.shape[0]),
-            fps=media.fps,
-            width=0 if media.images is None else int(media.images.shape[2]),
-            height=0 if media.images is None else int(media.images.shape[1]),
-            has_video=media.has_video,
-            has_audio=media.has_audio,
-            audio_seconds=0.0 if media.waveform is None else media.waveform.shape[0] / 16_000,
-        )
         return Report(
             model=self.host.name,
             compressor="none" if self.compressor is None else self.compressor.label,
             retain="all" if self.compressor is None else self.compressor.budget.words,
             tokens=tokens,
             seconds=seconds,
-            source=source,
-            peak_memory_bytes=peak_memory(next(thinker.parameters()).device),
-            notices=(*media.warnings, *self._notices(media)),
+            source=source_of(media),
+            peak_memory_bytes=peak_memory(next(self.host.thinker.parameters()).device),
+            notices=notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
         )
-
-    def _notices(self, media: Media) -> tuple[str, ...]:
-        notices = []
-        if self.host.is_nano and not _of_nanos_world(media):
-            notices.append(NANO_NOTICE)
-        if self.compressor is not None and not media.has_video:
-            notices.append("sound without picture is read whole: the paper's method selects sound by what is seen")
-        return tuple(notices)
 
 
 def _end_tokens(thinker: Any, processor: Any) -> dict[str, int]:
@@ -209,7 +185,3 @@ def _end_tokens(thinker: Any, processor: Any) -> dict[str, int]:
     if thinker.generation_config.eos_token_id is not None:
         return {}
     return {"eos_token_id": processor.tokenizer.eos_token_id, "pad_token_id": processor.tokenizer.pad_token_id}
-
-
-def _of_nanos_world(media: Media) -> bool:
-    return bool(media.tags.get("comment", "").startswith("omnisift world"))

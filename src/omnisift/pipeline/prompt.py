@@ -44,11 +44,18 @@ def build_inputs(processor: Any, media: Media, question: str, system: str | None
     The pictures were scaled by `omnisift.media`, so the processor must not scale them again; the real picture rate is
     passed on, or long clips would get wrong time positions (Transformers assumes 2.0 for every call).
     """
-    conversation = _conversation(media, question, system)
-    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    text = prompt_text(processor, media, question, system)
     inputs: dict[str, Any] = dict(processor(text=[text], return_tensors="pt", **media_arguments(processor, media)))
     inputs["use_audio_in_video"] = media.has_video and media.has_audio
     return inputs
+
+
+def prompt_text(processor: Any, media: Media, question: str, system: str | None = None) -> str:
+    """The prompt in the model's own chat format, with one mark where the media go."""
+    text: str = processor.apply_chat_template(
+        _conversation(media, question, system), tokenize=False, add_generation_prompt=True
+    )
+    return text
 
 
 def pixel_limits(processor: Any) -> tuple[int, int]:

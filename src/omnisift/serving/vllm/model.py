@@ -12,6 +12,7 @@ from vllm.model_executor.models.qwen2_5_omni_thinker import Qwen2_5OmniThinkerFo
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from omnisift.errors import UsageError
+from omnisift.pipeline.seen import audio_tokens
 from omnisift.serving.places import detach_places
 from omnisift.serving.vllm.method import Method
 from omnisift.serving.vllm.positions import Piece, laid_out, local_grid, offset_of, runs, written
@@ -22,7 +23,6 @@ from omnisift.serving.vllm.processor import (
     DummyInputs,
     ProcessingInfo,
     Processor,
-    audio_tokens,
     span_from,
     span_of,
     unpack_budget,

@@ -20,6 +20,7 @@ from vllm.multimodal.processing.processor import BaseMultiModalProcessor, Prompt
 
 from omnisift.budget import Budget
 from omnisift.errors import OmniSiftError
+from omnisift.pipeline.seen import audio_tokens
 from omnisift.serving.span import Clock, Span
 from omnisift.serving.vllm.clips import DEFAULT_FPS, ClipParser, Clips, seconds_per_grid, with_sound
 from omnisift.serving.vllm.counters import count_tokens
@@ -226,11 +227,6 @@ def span_from(config: Any, grid: Sequence[int], seconds: float, mel_frames: int)
     clock = Clock(config.position_id_per_seconds, float(config.seconds_per_chunk))
     frames, rows, columns = grid
     return Span.of((frames, rows // merge, columns // merge), seconds, audio_tokens(mel_frames), clock)
-
-
-def audio_tokens(mel_frames: int) -> int:
-    """Tokens that the audio encoder makes: a convolution and a pooling, each of stride two."""
-    return ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1 if mel_frames else 0
 
 
 def budget_of(item: Any) -> Budget:
