@@ -30,7 +30,7 @@ def clip(images: int, samples: int) -> Media:
 
 
 @pytest.mark.parametrize(
-    ("images", "samples"), [(2, 0), (6, 48_000), (10, 39_999), (0, 16_000), (4, 640_161), (2, 800)]
+    ("images", "samples"), [(2, 0), (6, 48_000), (10, 39_999), (0, 16_000), (4, 640_161), (2, 800), (0, 1024), (2, 348)]
 )
 def test_counts_are_the_processors(images: int, samples: int) -> None:
     host = load_host("nano", "cpu", None, None)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omnisift.batch.engine import Reply, seen
-from omnisift.errors import OmniSiftError
 from omnisift.media import Media
 from omnisift.pipeline.prompt import read_for
 from omnisift.pipeline.seen import notices_of, source_of
@@ -79,9 +78,9 @@ class VLLMEngine:
         return media, time.perf_counter() - begin
 
     def _replies(
-        self, media: Media, said: list[Said] | OmniSiftError, read: float, share: float
+        self, media: Media, said: list[Said] | Exception, read: float, share: float
     ) -> list[Reply] | Exception:
-        if isinstance(said, OmniSiftError):
+        if isinstance(said, Exception):
             return said
         source = seen(source_of(media))
         compressing = self.settings.compressor != "none"

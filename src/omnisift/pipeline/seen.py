@@ -47,7 +47,7 @@ def tokens_of(media: Media, processor: Any) -> tuple[int, int]:
         count, height, width = media.images.shape[:3]
         side = video.patch_size * video.merge_size
         pictures = -(-count // video.temporal_patch_size) * (height // side) * (width // side)
-    heard = 0 if media.waveform is None else audio_tokens(len(media.waveform) // extractor.hop_length)
+    heard = 0 if media.waveform is None else audio_tokens(-(-len(media.waveform) // extractor.hop_length))
     return pictures, heard
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisift.assets import nano_path
-from omnisift.errors import EngineLost, OmniSiftError, TooBig, UsageError
+from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.media import Media
 from omnisift.pipeline.prompt import prompt_text
 from omnisift.pipeline.report import Tokens
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _TOO_LONG = "longer than the maximum"
 """In what vLLM says of a prompt that has no room."""
+
+LONGEST = 300
+"""Characters of what vLLM says when it does not start."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Offline:
         self.llm = _start(source, settings, dtype or ("float32" if device == "cpu" else "bfloat16"), more)
         self.processor = _processor(source)
 
-    def ask(self, asked: Sequence[tuple[Media, Sequence[str]]], most: int) -> list[list[Said] | OmniSiftError]:
+    def ask(self, asked: Sequence[tuple[Media, Sequence[str]]], most: int) -> list[list[Said] | Exception]:
         """For each clip one answer to each of its questions, all computed together; or why vLLM refused the clip.
 
         ``most`` is how many tokens an answer may have.
@@ -89,7 +92,7 @@ class Offline:
             for (media, questions), refused in zip(asked, queued, strict=True)
         ]
 
-    def _queue(self, media: Media, questions: Sequence[str], most: int) -> OmniSiftError | None:
+    def _queue(self, media: Media, questions: Sequence[str], most: int) -> Exception | None:
         """None, or why vLLM takes none of these prompts."""
         from vllm import SamplingParams
 
@@ -102,11 +105,8 @@ class Offline:
         ]
         try:
             self.llm.enqueue(prompts, SamplingParams(temperature=0, max_tokens=most), use_tqdm=False)
-        except ValueError as error:  # vLLM's own errors of a request are of this kind, and it queues nothing then
-            reason = _first_line(error)
-            if _TOO_LONG in reason:
-                return TooBig(f"{media.path}: {reason}; lower retain, fps or max_frames, or give vLLM --max-model-len")
-            return UsageError(f"{media.path}: vLLM refused the prompt ({reason})")
+        except Exception as error:  # nothing is queued then, and other clips have no part in it
+            return _refusal(media, error)
         return None
 
     def _said(self, media: Media, output: Any) -> Said:
@@ -148,11 +148,24 @@ def _start(source: str, settings: Settings, dtype: str, more: Sequence[str]) -> 
             raise UsageError(f"behind -- stand flags of vLLM, and it says: {message}")
 
     given = ["--model", source, "--hf-overrides", overrides(settings), "--dtype", dtype, *NO_MEDIA_CACHE]
-    parsed = EngineArgs.add_cli_args(Parser()).parse_args([*given, "--max-model-len", "auto", *more])
+    if not any(flag.partition("=")[0] == "--max-model-len" for flag in more):
+        given += ["--max-model-len", "auto"]
+    parsed = EngineArgs.add_cli_args(Parser()).parse_args([*given, *more])
     try:
         return LLM.from_engine_args(EngineArgs.from_cli_args(parsed))
     except (ValueError, RuntimeError) as error:
-        raise UsageError(f"vLLM does not start: {_first_line(error)}") from error
+        raise UsageError(f"vLLM does not start: {' '.join(str(error).split())[:LONGEST]}") from error
+
+
+def _refusal(media: Media, error: Exception) -> Exception:
+    from vllm.exceptions import VLLMClientError
+
+    if not isinstance(error, (VLLMClientError, ValueError)):
+        return error
+    reason = _first_line(error).partition(". ")[0]
+    if _TOO_LONG in reason:
+        return TooBig(f"{media.path}: {reason}; lower retain, fps or max_frames, or give vLLM a larger --max-model-len")
+    return UsageError(f"{media.path}: vLLM refused the prompt ({reason})")
 
 
 def _processor(source: str) -> Any:

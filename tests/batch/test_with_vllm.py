@@ -1,0 +1,131 @@
+"""`omnisift run --engine vllm`, as a command: the rows of the ordinary engine, killed in between, and over Ray.
+
+``make test-vllm`` runs this in the environment that has vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.batch.fakes import rows
+from tests.inspector.films import write_sound
+
+from omnisift.cli.dataset import write_dataset
+from omnisift.world import SETTINGS, make_scene, write_clip
+
+pytestmark = [pytest.mark.slow, pytest.mark.vllm]
+FLAGS = ("--", "--enforce-eager", "--block-size", "32", "--max-model-len", "160")
+"""So short that the long clip has no room, compressed as it is."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four clips, sound alone, a file that is none, and a long clip."""
+    folder = tmp_path_factory.mktemp("run") / "clips"
+    write_dataset(folder, 4, 0, 2, lambda: None)
+    (folder / "bad.mp4").write_bytes(b"not a film")
+    write_sound(folder / "tone.wav")
+    write_clip(make_scene(0, split="test", config=SETTINGS["long"].config), folder / "long.mp4")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rules(folder: Path) -> Path:
+    """Two questions for each clip."""
+    path = folder.parent / "rules.txt"
+    path.write_text("buzz: is there a buzz ?\nshapes: how many shapes are there ?\n")
+    return path
+
+
+def command(folder: Path, rules: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "omnisift.cli", "run", str(folder), "--task", "moderate", "--rules", str(rules),
+            "--out", str(out), *more]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+
+
+def go(folder: Path, rules: Path, out: Path, *more: str) -> list[dict]:
+    done = subprocess.run(
+        command(folder, rules, out, *more), env=environment(), capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return rows(out)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path, rules: Path) -> dict[str, dict]:
+    """Of Transformers."""
+    found = go(folder, rules, folder.parent / "transformers.jsonl")
+    return {row["id"]: row | {"seconds": 0} for row in found}
+
+
+def check(found: list[dict], expected: dict[str, dict]) -> None:
+    """Equal rows, times aside; the long clip has no room."""
+    assert sorted(row["id"] for row in found) == sorted(expected)
+    for row in found:
+        if row["id"] == "long.mp4":
+            assert row["error"]["type"] == "TooBig"
+            assert "--max-model-len" in row["error"]["message"]
+        else:
+            assert row | {"seconds": 0} == expected[row["id"]]
+            assert row["seconds"]["total"] > 0
+    assert "hits" in expected["tone.wav"]
+    assert expected["bad.mp4"]["error"]["type"] == "NotMedia"
+
+
+def test_killed_in_between_the_rows_are_those_of_transformers(
+    folder: Path, rules: Path, expected: dict[str, dict], tmp_path: Path
+) -> None:
+    out, how = tmp_path / "a.jsonl", ("--engine", "vllm", "--together", "3", *FLAGS)
+    process = subprocess.Popen(command(folder, rules, out, *how), env=environment(), stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 400
+    while not (out.exists() and out.read_bytes().count(b"\n") >= 1):
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < until, "no row in 400 s"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert 1 <= len(out.read_bytes().splitlines()) < len(expected)
+    found = go(folder, rules, out, *how)
+    check(found, expected)
+    assert [row["id"] for row in found] == list(expected), "in the order of the folder"
+
+
+def test_over_ray(folder: Path, rules: Path, expected: dict[str, dict], tmp_path: Path) -> None:
+    check(
+        go(folder, rules, tmp_path / "a.jsonl", "--engine", "vllm", "--ray", "local", "--workers", "1", *FLAGS),
+        expected,
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--device", "cuda"), "runs on cpu"),
+        (("--", "--no-such-flag"), "--no-such-flag"),
+        (("--compressor", "visionzip"), "vLLM's encoders"),
+        (("--", "--max-model-len", "3000000"), "max_model_len (3000000)"),
+    ],
+)
+def test_what_is_refused_at_the_start(
+    folder: Path, rules: Path, tmp_path: Path, more: tuple[str, ...], message: str
+) -> None:
+    out = tmp_path / "a.jsonl"
+    done = subprocess.run(
+        command(folder, rules, out, "--json", "--engine", "vllm", *more),
+        env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr[-3000:]
+    said = [line for line in done.stderr.splitlines() if "Error: " in line]
+    assert len(said) == 1
+    assert message in said[0]
+    assert not out.exists()
+    assert json.loads(done.stdout or "null") is None
