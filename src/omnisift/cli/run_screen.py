@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from omnisift.batch import Summary
 
 EVERY = 30.0
 """Seconds between lines where there is no terminal."""
-
-
-class _Rate(ProgressColumn):
-    """Rows a second of this session."""
-
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else _rate(task.speed))
 
 
 class RunBar:
@@ -31,9 +25,10 @@ class RunBar:
         self._quiet, self._failed, self._new = quiet, 0, 0
         self._begin = self._told = time.monotonic()
         failures = TextColumn("{task.fields[failures]}", style="red")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        pace = TextColumn("{task.fields[pace]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), pace)
         self._progress = Progress(*columns, failures, console=console, disable=quiet or not console.is_terminal)
-        self._task = self._progress.add_task("loading", total=total, completed=done, failures="")
+        self._task = self._progress.add_task("loading", total=total, completed=done, failures="", pace="")
 
     def __enter__(self) -> RunBar:
         self._progress.start()
@@ -56,14 +51,20 @@ class RunBar:
         """One more is on the disk."""
         self._done, self._new, self._failed = self._done + 1, self._new + 1, self._failed + ("error" in row)
         failures = f"{self._failed} failed" if self._failed else ""
-        self._progress.update(self._task, completed=self._done, failures=failures)
+        rate, left = self._pace()
+        pace = f"{_rate(rate)}, {timedelta(seconds=round(left))} left"
+        self._progress.update(self._task, completed=self._done, failures=failures, pace=pace)
         if not self._console.is_terminal and time.monotonic() - self._told >= EVERY:
             self._told = time.monotonic()
             self.tell(self._line())
 
+    def _pace(self) -> tuple[float, float]:
+        """Rows a second since the model was there (several may come at once), and seconds left."""
+        rate = self._new / max(time.monotonic() - self._begin, 1e-6)
+        return rate, (self._total - self._done) / rate
+
     def _line(self) -> str:
-        rate = self._new / (time.monotonic() - self._begin)
-        left = (self._total - self._done) / rate
+        rate, left = self._pace()
         failed = f", {self._failed} failed" if self._failed else ""
         return f"{self._what}: {self._done} of {self._total}{failed}, {_rate(rate)}, {left / 60:.0f} min left"
 
