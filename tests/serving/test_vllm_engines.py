@@ -116,3 +116,10 @@ def test_compiled(model: Path, reference: Reference, prompts: list[Prompt]) -> N
     """With torch.compile, in chunks."""
     with engine(model, reference.processor, enforce_eager=False, max_num_batched_tokens=96, max_num_seqs=4) as vllm:
         assert vllm.tokens(*prompts) == [reference.tokens(prompt) for prompt in prompts]
+
+
+def test_another_worker_on_a_cpu(model: Path, reference: Reference) -> None:
+    """The plugin's own is chosen by itself; with vLLM's, positions would be lost."""
+    refusal = pytest.raises(Exception, match="leave it out")
+    with refusal, engine(model, reference.processor, worker_cls="vllm.v1.worker.cpu_worker.CPUWorker"):
+        pass
