@@ -1,4 +1,4 @@
-"""On CPUs the engine needs a worker of our own (`omnisift.serving.vllm.worker`): this chooses it, by vLLM's own option."""
+"""On CPUs an engine needs a worker of our own (`omnisift.serving.vllm.worker`): chosen here, by vLLM's own option."""
 
 from __future__ import annotations
 
