@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serving.py"
 
 
 def test_one_point(tmp_path: Path) -> None:
-    options = ["--tokens", "1000", "--clients", "4", "--journal", str(tmp_path / "journal.jsonl")]
+    options = ["--tokens", "1000", "--clients", "1", "--journal", str(tmp_path / "journal.jsonl")]
     done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (point,) = json.loads(done.stdout.splitlines()[-1])["points"]
@@ -22,6 +22,7 @@ def test_one_point(tmp_path: Path) -> None:
     text = whole["prompt_tokens"] - 1000
     assert 0 < text < 20
     assert cut["prompt_tokens"] - text == pytest.approx(250, abs=8)
-    assert whole["blocks"] == 4 * -(-(whole["prompt_tokens"] + 7) // 32), "four prompts and all but the last new token"
-    assert point["share_of_blocks"] == pytest.approx(0.28, abs=0.02)
-    assert whole["requests"] == cut["requests"] == 8
+    for way in (whole, cut):
+        assert way["requests"] == 4
+        assert way["blocks"] == -(-(way["prompt_tokens"] + 7) // 32), "the prompt and all but the last new token"
+    assert point["floor_s"] > 0
