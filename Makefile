@@ -31,7 +31,7 @@ RAY := .venv-ray
 SWIFT := .venv-swift
 VLLM := .venv-vllm
 
-.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift eval-env test-eval vllm-env test-vllm test-full bench bench-nano bench-quality bench-training bench-estimators bench-picture bench-probe nano neutral figures docs dist verify-7b clean
+.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift eval-env test-eval vllm-env test-vllm test-full bench bench-nano bench-quality bench-training bench-estimators bench-picture bench-probe bench-serving nano neutral figures docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -202,6 +202,9 @@ bench-training: $(VENV)/.installed ## time and memory of a training step at 25 %
 
 bench-probe: $(VENV)/.installed ## each estimator's gradient at the width of 7B against exact ablation (half an hour, 6 GB)
 	@$(PY) benchmarks/probe.py $(ARGS)
+
+bench-serving: $(VLLM)/.installed ## vLLM at 25 % against all tokens: requests, first token, cache (20 minutes; resumes)
+	@$(ONE_THREAD) $(VLLM)/bin/python benchmarks/serving.py $(ARGS)
 
 bench-estimators: $(VENV)/.installed ## how well each estimator trains the selector on nano's world (about an hour; resumes)
 	@[ -f build/plain/language.json ] || $(PY) -m omnisift.training.neutral --out build/plain --no-pointer --steps 1800

@@ -46,6 +46,7 @@ def load(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
 
@@ -140,3 +141,11 @@ def test_training_measures_what_it_says() -> None:
     assert whole["tokens"] == whole["kept"] == cut["tokens"] == 4 * (6 * 12 + 25)
     assert cut["kept"] == pytest.approx(0.25 * cut["tokens"], abs=4)
     assert min(whole["seconds"], cut["seconds"]) > 0
+
+
+def test_the_page_of_serving_says_what_was_measured() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "serving.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert load("serving").table(result) in page, "copy it from benchmarks/serving.py, which prints it"
+    assert result["commit"][:7] in page
+    assert {point["commit"] for point in result["points"]} == {result["commit"]}

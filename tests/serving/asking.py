@@ -48,6 +48,13 @@ class Film:
         return replace(self, sound=None)
 
 
+def long_film(films: list[Film], seconds: float) -> Film:
+    """256 images of many clips, spread over ``seconds``, with sound all along."""
+    images = np.concatenate([film.images for film in films] * 6)[:256]
+    sound = np.concatenate([film.sound for film in films if film.sound is not None] * 6)
+    return Film(images, 256 / seconds, np.tile(sound, 2)[: int(16000 * seconds)])
+
+
 @dataclass(frozen=True)
 class Prompt:
     """Media in this order: images, videos, plain sounds; then the question."""

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tests.serving.asking import LENGTH, Film, Prompt, Reference
+from tests.serving.asking import LENGTH, Film, Prompt, Reference, long_film
 from tests.serving.engines import Engine, engine, sampling
 
 from omnisift.budget import Budget
@@ -259,10 +258,3 @@ def picture(film: Film) -> Any:
     from PIL import Image
 
     return Image.fromarray(film.images[0])
-
-
-def long_film(films: list[Film], seconds: float) -> Film:
-    """256 images of many clips, spread over ``seconds``, with sound all along."""
-    images = np.concatenate([film.images for film in films] * 6)[:256]
-    sound = np.concatenate([film.sound for film in films if film.sound is not None] * 6)
-    return Film(images, 256 / seconds, np.tile(sound, 2)[: int(16000 * seconds)])

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.serving.asking import LENGTH, Film, Prompt, Reference
+from tests.serving.asking import LENGTH, Film, Prompt, Reference, long_film
 from tests.serving.engines import engine, sampling
 
 from omnisift.assets import nano_path
@@ -36,6 +36,15 @@ def test_prompts_read_in_chunks(model: Path, reference: Reference, prompts: list
         again = vllm.outputs(*prompts)
         assert [list(output.outputs[0].token_ids) for output in again] == expected
         assert any(output.num_cached_tokens for output in again) == caching
+
+
+def test_a_clip_longer_than_a_step(model: Path, reference: Reference, films: list[Film]) -> None:
+    """vLLM would make room for 14 pictures, or for a step, and refuse what is longer."""
+    prompt = Prompt(films=(long_film(films, seconds=144),))
+    with engine(model, reference.processor, {"retain": 0.5}, max_num_batched_tokens=1024, max_num_seqs=4) as vllm:
+        found = vllm.outputs(prompt)[0]
+        assert len(found.prompt_token_ids) > 2000
+        assert list(found.outputs[0].token_ids) == reference.tokens(prompt, Budget(retain=0.5))
 
 
 def test_preempted_requests(model: Path, reference: Reference, prompts: list[Prompt]) -> None:
@@ -116,3 +125,17 @@ def test_compiled(model: Path, reference: Reference, prompts: list[Prompt]) -> N
     """With torch.compile, in chunks."""
     with engine(model, reference.processor, enforce_eager=False, max_num_batched_tokens=96, max_num_seqs=4) as vllm:
         assert vllm.tokens(*prompts) == [reference.tokens(prompt) for prompt in prompts]
+
+
+def test_another_worker_on_a_cpu(model: Path, reference: Reference) -> None:
+    """The plugin's own is chosen by itself; with vLLM's, positions would be lost."""
+    refusal = pytest.raises(Exception, match="leave it out")
+    with refusal, engine(model, reference.processor, worker_cls="vllm.v1.worker.cpu_worker.CPUWorker"):
+        pass
+
+
+def test_videos_need_the_audio_encoder(model: Path, reference: Reference) -> None:
+    """vLLM would not load it, and the first film with sound would end the engine."""
+    refusal = pytest.raises(Exception, match="leave it out")
+    with refusal, engine(model, reference.processor, limit_mm_per_prompt={"video": 1, "audio": 0}):
+        pass

@@ -27,11 +27,11 @@ def register() -> None:
         return
     from vllm import ModelRegistry
 
-    from omnisift.serving.vllm.cpu import mend_cpu_runner
+    from omnisift.serving.vllm.cpu import choose_worker
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, "omnisift.serving.vllm.model:OmniSiftThinker")
-    mend_cpu_runner()
+    choose_worker()
     if os.environ.get("VLLM_MEDIA_CONNECTOR") == CONNECTOR:
         from omnisift.serving.vllm.connector import make_known
 

@@ -1,32 +1,34 @@
-"""vLLM's runner for CPUs forgets one flag. The only place of the project that changes another library."""
+"""On CPUs an engine needs a worker of our own (`omnisift.serving.vllm.worker`): chosen here, by vLLM's own option."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
+from vllm.platforms import current_platform
 
-def mend_cpu_runner() -> None:
-    """Let the CPU runner ask the model for positions, as the GPU runner does.
+from omnisift.errors import UsageError
+from omnisift.serving.vllm import ARCHITECTURE
 
-    In vLLM 0.32 ``CPUModelRunner.load_model`` replaces the GPU runner's method without its last step, so a model that
-    prunes never gets to write its positions. Nothing is changed on other platforms.
-    """
-    from vllm.platforms import current_platform
+WORKER = "omnisift.serving.vllm.worker.CpuWorker"
+"""Named, not imported: vLLM's CPU worker changes PyTorch when it is imported, which is for its own processes alone."""
 
-    if not current_platform.is_cpu():
-        return
-    from vllm.model_executor.models.interfaces import supports_multimodal_pruning
-    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-    original = CPUModelRunner.load_model
-    if getattr(original, "mended", False):
-        return
+class ChooseWorker(VerifyAndUpdateConfig):  # type: ignore[misc]  # vLLM is not there when types are checked
+    """With a class like this, found by the name of an architecture, a model completes its engine's configuration."""
 
-    def load_model(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        config = self.model_config.multimodal_config
-        prunes = config is not None and config.is_multimodal_pruning_enabled()
-        self.is_multimodal_pruning_enabled = prunes and supports_multimodal_pruning(self.get_model())
+    @staticmethod
+    def verify_and_update_config(vllm_config: Any) -> None:
+        """Set ``worker_cls``. Raises `UsageError` if another than ours was asked for."""
+        parallel = vllm_config.parallel_config
+        if parallel.worker_cls not in ("auto", WORKER):
+            raise UsageError(
+                f"on a CPU the plugin has its own worker, got worker_cls={parallel.worker_cls}: leave it out"
+            )
+        parallel.worker_cls = WORKER
 
-    load_model.mended = True  # type: ignore[attr-defined]
-    CPUModelRunner.load_model = load_model
+
+def choose_worker() -> None:
+    """Enter `ChooseWorker` in vLLM's list, for our model alone; nothing on other platforms."""
+    if current_platform.is_cpu():
+        MODELS_CONFIG_MAP[ARCHITECTURE] = ChooseWorker

@@ -43,6 +43,10 @@ class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiM
         multimodal = vllm_config.model_config.multimodal_config
         if multimodal.video_pruning_rate:
             raise UsageError("--video-pruning-rate is vLLM's own pruning: leave it out and set retain of omnisift")
+        if multimodal.get_limit_per_prompt("video") and not multimodal.get_limit_per_prompt("audio"):
+            raise UsageError(
+                "'audio': 0 in limit_mm_per_prompt keeps the audio encoder out, and videos have sound: leave it out"
+            )
         multimodal.video_pruning_rate = SWITCH
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.width = self.config.text_config.hidden_size

@@ -61,10 +61,11 @@ class ProcessingInfo(Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]
         )
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int] | None = None) -> Mapping[str, int]:
-        """As in vLLM, but a video has its sound too. Uncompressed: a request may ask for that."""
+        """As in vLLM, but a video may fill the whole prompt: vLLM counts 14 pictures of it, and refuses what is longer
+        than the encoder cache that it makes by this."""
         most = dict(super().get_mm_max_tokens_per_item(seq_len, mm_counts))
         if "video" in most:
-            most["video"] += super().get_mm_max_tokens_per_item(seq_len, {"audio": 1})["audio"]
+            most["video"] = seq_len
         return most
 
 

@@ -1,0 +1,28 @@
+"""The benchmark of serving runs, and what it counts is right; how fast it was is no test's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.vllm]
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serving.py"
+
+
+def test_one_point(tmp_path: Path) -> None:
+    options = ["--tokens", "1000", "--clients", "1", "--journal", str(tmp_path / "journal.jsonl")]
+    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (point,) = json.loads(done.stdout.splitlines()[-1])["points"]
+    whole, cut = point["whole"], point["cut"]
+    text = whole["prompt_tokens"] - 1000
+    assert 0 < text < 20
+    assert cut["prompt_tokens"] - text == pytest.approx(250, abs=8)
+    for way in (whole, cut):
+        assert way["requests"] == 4
+        assert way["blocks"] == -(-(way["prompt_tokens"] + 7) // 32), "the prompt and all but the last new token"
+    assert point["floor_s"] > 0
