@@ -1,7 +1,7 @@
-"""A clip held for several questions: it is decoded, prepared and encoded once, whatever is asked and however compressed.
+"""A clip held for several questions: decoded, prepared and encoded once, whatever is asked and however compressed.
 
 The host is not told. While a question is asked, hooks note what its encoders put out; for later questions their
-``forward`` is replaced on these very modules by one that hands the same out again, and put back when the answer is there.
+``forward`` is replaced on these very modules by one that hands the same out again, and put back behind the answer.
 """
 
 from __future__ import annotations
