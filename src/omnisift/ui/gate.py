@@ -27,8 +27,8 @@ _OPEN = re.compile(
 """Paths that the page asks for; a file is one by its path here, never an address elsewhere."""
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'self'; "
-    "object-src 'none'; frame-ancestors 'none'"
+    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; "
+    "form-action 'none'; base-uri 'self'; object-src 'none'; frame-ancestors 'none'"
 )
 """Gradio builds its HTML parts by evaluating text, so that can't be forbidden; other servers are."""
 _HEADERS = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from omnisift.errors import OmniSiftError
+from omnisift.inspector.collect import HELD
 from omnisift.inspector.html import render
 from omnisift.inspector.trace import Asked
 from omnisift.ui.desk import Reply
@@ -34,7 +35,7 @@ def answers(reply: Reply) -> str:
     """A card for all tokens and one for each method, what was reused, and what is not as one would expect."""
     trace = reply.inspection.trace
     cards = "".join(_card(asked) for asked in trace.methods)
-    notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in trace.notices)
+    notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in trace.notices if note != HELD)
     return (
         f"<p class='asked'>{escape(trace.question)}</p><div class='cards'>{cards}</div>"
         f"<p class='spent'>{escape(spent(reply))}</p>{notes}"
@@ -67,7 +68,7 @@ def _card(asked: Asked) -> str:
         rows.append(("evidence", f"{asked.recall.tokens} of {asked.recall.tokens_all} tokens kept"))
     facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
     answer = escape(asked.answer.text or "(nothing)")
-    return f"<section class='card'><h3>{escape(label)}</h3><p class='answer'>{answer}</p><dl>{facts}</dl></section>"
+    return f"<section class='card'><h2>{escape(label)}</h2><p class='answer'>{answer}</p><dl>{facts}</dl></section>"
 
 
 def frame(reply: Reply) -> str:
