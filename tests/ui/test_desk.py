@@ -92,9 +92,7 @@ def test_a_file_that_changed_is_another_clip(desk: Desk, tmp_path: Path, uploads
     assert not desk.ask(path, QUESTION, ["uniform"], 25).reused
 
 
-def test_nano_can_run_every_method_and_a_model_without_selector_only_some(
-    host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_without_selector_has_only_the_methods_that_need_none(host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Desk(host, []).methods == tuple(COMPRESSORS)
 
     def refuse(*_: object) -> None:

@@ -37,11 +37,19 @@ def ask(path: str, body: bytes = b"", method: str = "GET", host: str = "127.0.0.
     return sent[0]["status"], dict(sent[0]["headers"]), seen[0]
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/", "/config", "/theme.css", "/assets/index-1.js", "/gradio_api/queue/join", "/gradio_api/queue/data"]
-    + ["/gradio_api/upload", "/gradio_api/heartbeat/abc1", "/gradio_api/file=/folder/a b.mp4"],
+OPEN = (
+    *("/", "/config", "/theme.css", "/assets/index-1.js", "/gradio_api/queue/join", "/gradio_api/queue/data"),
+    *("/gradio_api/upload", "/gradio_api/heartbeat/abc1", "/gradio_api/file=/folder/a b.mp4"),
 )
+CLOSED = (
+    *("/gradio_api/file=http://example.org/x", "/gradio_api/file=https://10.0.0.1", "/gradio_api/file=file:///etc/x"),
+    *("/gradio_api/file%3Dhttp%3A//example.org/x", "/gradio_api/proxy=http://example.org/x", "/login", "/monitoring"),
+    *("/gradio_api/runs", "/gradio_api/run-history/connect", "/gradio_api/mcp/sse", "/gradio_api/run/predict"),
+    *("/gradio_api/openapi.json", "/gradio_api/dev/reload", "/gradio_api/call/ask", "/x/assets/y", "/docs"),
+)
+
+
+@pytest.mark.parametrize("path", OPEN)
 def test_what_the_page_needs_is_open(path: str) -> None:
     status, headers, _ = ask(path)
     assert status == 200
@@ -49,17 +57,7 @@ def test_what_the_page_needs_is_open(path: str) -> None:
     assert headers[b"x"] == b"y"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/gradio_api/file=http://example.org/x",
-        "/gradio_api/file=https://10.0.0.1",
-        "/gradio_api/file=file:///etc/passwd",
-    ]
-    + ["/gradio_api/file%3Dhttp%3A//example.org/x", "/gradio_api/proxy=http://example.org/x", "/login", "/monitoring"]
-    + ["/gradio_api/runs", "/gradio_api/run-history/connect", "/gradio_api/mcp/sse", "/gradio_api/run/predict", "/docs"]
-    + ["/gradio_api/openapi.json", "/gradio_api/dev/reload", "/gradio_api/call/ask", "/x/assets/y"],
-)
+@pytest.mark.parametrize("path", CLOSED)
 def test_all_else_is_closed(path: str) -> None:
     assert ask(path)[0] == 403
     assert ask(path)[2] is None
@@ -72,9 +70,8 @@ def test_other_names_of_this_machine_are_refused() -> None:
 
 
 def test_bodies_are_small_and_name_no_address() -> None:
-    good = json.dumps(
-        {"data": [{"path": "/folder/clip.mp4", "url": "http://127.0.0.1/x"}], "more": "x" * 3000}
-    ).encode()
+    file = {"path": "/folder/clip.mp4", "url": "http://127.0.0.1/x"}
+    good = json.dumps({"data": [file], "more": "x" * 3000}).encode()
     assert ask("/gradio_api/queue/join", good, "POST")[::2] == (200, good)
     bad = json.dumps({"data": [[{"a": {"path": "https://example.org/clip.mp4"}}]]}).encode()
     assert ask("/gradio_api/queue/join", bad, "POST")[::2] == (403, None)

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 """Names of this machine for itself."""
+_SETTINGS = {
+    "GRADIO_TEMP_DIR": "",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_SHARE": "False",
+    "GRADIO_ALLOWED_PATHS": "",
+    "GRADIO_RUN_HISTORY": "False",
+    "GRADIO_MCP_SERVER": "False",
+    "GRADIO_SSR_MODE": "False",
+}
 
 
 def check_installed() -> None:
@@ -29,19 +38,20 @@ def check_installed() -> None:
 
 @contextmanager
 def room() -> Iterator[Path]:
-    """An empty folder for uploads and samples, gone afterwards. Gradio is told by its environment, before it is loaded:
-    nothing is reported to its makers, nothing is fetched."""
+    """An empty folder for uploads and samples, and what Gradio must find in the environment; both are gone afterwards.
+
+    Enter it before Gradio is loaded: nothing is reported to its makers, nothing is shared, no other folder is served.
+    """
+    before = {name: os.environ.get(name) for name in _SETTINGS}
     with tempfile.TemporaryDirectory(prefix="omnisift-ui-") as folder:
-        os.environ |= {
-            "GRADIO_TEMP_DIR": folder,
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "GRADIO_SHARE": "False",
-            "GRADIO_ALLOWED_PATHS": "",
-            "GRADIO_RUN_HISTORY": "False",
-            "GRADIO_MCP_SERVER": "False",
-            "GRADIO_SSR_MODE": "False",
-        }
-        yield Path(folder)
+        os.environ |= {**_SETTINGS, "GRADIO_TEMP_DIR": folder}
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
 
 
 def launch(desk: Desk, folder: Path, *, host: str, port: int, most_mb: int, ready: Callable[[str], None]) -> Any:
