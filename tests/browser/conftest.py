@@ -64,18 +64,23 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """``open_page(url, width=..., dark=...)``. At the end: no errors, and no request to any other host."""
+    """``open_page(url, width=..., dark=...)``. At the end: no errors, and no request to any other host.
+
+    ``complains`` are errors that the test expects of Gradio's own script.
+    """
     opened: list[Any] = []
+    expected: set[str] = set()
     complaints: list[str] = []
     hosts: set[str] = set()
 
     def hear(message: Any) -> None:
-        if message.type == "error":
+        if message.type == "error" and message.text not in expected:
             complaints.append(message.text)
 
-    def start(url: str, width: int = 1280, height: int = 900, dark: bool = False) -> Any:
+    def start(url: str, width: int = 1280, dark: bool = False, complains: tuple[str, ...] = ()) -> Any:
+        expected.update(complains)
         context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
         )
         page = context.new_page()
         page.on("console", hear)

@@ -69,3 +69,21 @@ def test_a_request_that_names_a_file_that_was_not_uploaded(address: str, path: s
         said = stream.read().decode()
     assert '"success":false' in said
     assert "root:" not in said
+
+
+def test_an_upload_over_the_limit(address: str) -> None:
+    """Whatever the page's script says: the server counts for itself."""
+
+    def send(size: int) -> int:
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+        body = head + bytes(size) + b"\r\n--x--\r\n"
+        request = urllib.request.Request(f"{address}/gradio_api/upload", body)
+        request.add_header("Content-Type", "multipart/form-data; boundary=x")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert send(1000) == 200
+    assert send((1 << 20) + 1) == 413

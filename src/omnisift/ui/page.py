@@ -112,6 +112,12 @@ def _chooser(by_title: dict[str, Sample]) -> Callable[[str | None], tuple[None, 
     return choose
 
 
+def theme() -> Any:
+    """Fonts of the system, and a button that stays readable under the pointer."""
+    plain = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return plain.set(button_primary_background_fill_hover="*primary_700")
+
+
 def style() -> str:
     """The page's own style sheet."""
     return files("omnisift.ui").joinpath("page.css").read_text(encoding="utf-8")

@@ -60,10 +60,9 @@ def launch(desk: Desk, folder: Path, *, host: str, port: int, most_mb: int, read
     Raises:
         UsageError: the port is taken, or the address is none of this machine.
     """
-    import gradio as gr
     from starlette.middleware import Middleware
 
-    from omnisift.ui.page import build, style
+    from omnisift.ui.page import build, style, theme
 
     samples = folder / "samples"
     samples.mkdir()
@@ -87,7 +86,7 @@ def launch(desk: Desk, folder: Path, *, host: str, port: int, most_mb: int, read
             pwa=False,
             mcp_server=False,
             app_kwargs={"middleware": [Middleware(Gate, hosts=hosts)]},
-            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            theme=theme(),
             css=style(),
         )
     except OSError as error:
