@@ -99,5 +99,14 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def shot() -> Callable[..., None]:
+    """``shot(page, name)``: all of it at once, for what is out of sight in a frame is not painted."""
     SHOTS.mkdir(parents=True, exist_ok=True)
-    return lambda page, name: page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+    def take(page: Any, name: str) -> None:
+        size = page.viewport_size
+        page.set_viewport_size({**size, "height": page.evaluate("document.documentElement.scrollHeight")})
+        page.wait_for_timeout(300)
+        page.screenshot(path=SHOTS / f"{name}.png")
+        page.set_viewport_size(size)
+
+    return take

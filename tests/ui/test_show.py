@@ -32,6 +32,7 @@ def test_a_question_is_text(desk: Desk, uploads: Path) -> None:
     assert re.fullmatch(
         r"<iframe class='report' title='[^']*' sandbox='allow-scripts' srcdoc=\"[^\"]*\"></iframe>", frame
     )
+    assert str(uploads) not in unescape(frame), "where uploads lie is nobody's business"
     assert unescape(frame.partition('srcdoc="')[2]).startswith("<!doctype html>")
 
 

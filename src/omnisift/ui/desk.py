@@ -6,15 +6,15 @@ One question is answered at a time, whoever asks: the model is one, and so are t
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
 from omnisift.compressors import COMPRESSORS, Compressor
-from omnisift.errors import Blocked, CompressorError, NotFound, UsageError
+from omnisift.errors import Blocked, CompressorError, MediaError, NotFound, UsageError
 from omnisift.inspector import Inspection, inspect_clip
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.ask import compressor_for
@@ -39,7 +39,7 @@ class Reply:
 
     inspection: Inspection
     seconds: float
-    """From the question to the last answer."""
+    """Of all answers, as their reports say; with decoding, if the clip was decoded for it."""
     reused: bool
     """Whether the clip was there, encoded, and no encoder ran."""
     spared: float | None
@@ -100,8 +100,7 @@ class Desk:
         """
         clip = self._checked(path)
         self._check(question, names, percent)
-        with self._lock:
-            begin = time.perf_counter()
+        with self._lock, _named(clip):
             methods = {name: self._make(name, percent) for name in dict.fromkeys(names)}
             if told is not None:
                 told(0.0, "read")
@@ -111,17 +110,17 @@ class Desk:
             inspection = inspect_clip(
                 self.host, methods, entry.clip, question, max_new_tokens=self._max_new_tokens, on_stage=steps
             )
-            return self._reply(entry, inspection, known, methods, time.perf_counter() - begin)
+            return self._reply(entry, inspection, known, methods)
 
     def _hold(self, path: Path) -> HeldClip:
         return Pipeline(self.host, None).hold(path, **self._reading)
 
-    def _reply(
-        self, entry: Entry, inspection: Inspection, known: bool, methods: Mapping[str, Compressor], seconds: float
-    ) -> Reply:
+    def _reply(self, entry: Entry, inspection: Inspection, known: bool, methods: Mapping[str, Compressor]) -> Reply:
+        spent = [asked.answer.report.seconds for asked in inspection.trace.methods]
+        seconds = sum(one.total for one in spent)
         if not known:
-            first = inspection.trace.methods[0].answer.report.seconds
-            entry.spared = entry.clip.read_seconds + first.process + first.encode
+            seconds += entry.clip.read_seconds
+            entry.spared = entry.clip.read_seconds + spent[0].process + spent[0].encode
         listening = tuple(name for name, method in methods.items() if method.needs)
         return Reply(inspection, seconds, known and not listening, entry.spared, listening)
 
@@ -148,6 +147,15 @@ class Desk:
                 raise CompressorError(f"this model can't run {name!r}; choose one of {', '.join(self.methods)}")
         if not 0 < percent <= 100:
             raise UsageError(f"keep more than 0 and at most 100 % of the tokens, got {percent:g}")
+
+
+@contextmanager
+def _named(clip: Path) -> Iterator[None]:
+    """Errors about the clip call it by its name: where uploads lie on this machine is nobody's business."""
+    try:
+        yield
+    except MediaError as wrong:
+        raise type(wrong)(str(wrong).replace(str(clip), clip.name)) from wrong
 
 
 class _Steps:

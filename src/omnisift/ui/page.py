@@ -33,8 +33,8 @@ def build(desk: Desk, samples: list[Sample]) -> Any:
                 seen = gr.HTML(show.player(None, ""), elem_id="seen")
             with gr.Column(scale=2, min_width=300):
                 parts = _asking(desk)
-        status = gr.HTML("", elem_id="status")
-        answers = gr.HTML(_EMPTY, elem_id="answers")
+                status = gr.HTML("", elem_id="status")
+                answers = gr.HTML(_EMPTY, elem_id="answers")
         report = gr.HTML("", elem_id="report")
         ask = _asker(desk, by_title)
         shown = [status, answers, report]
@@ -113,9 +113,9 @@ def _chooser(by_title: dict[str, Sample]) -> Callable[[str | None], tuple[None, 
 
 
 def theme() -> Any:
-    """Fonts of the system, and a button that stays readable under the pointer."""
+    """Fonts of the system, and a button dark enough to be read."""
     plain = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return plain.set(button_primary_background_fill_hover="*primary_700")
+    return plain.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700")
 
 
 def style() -> str:
