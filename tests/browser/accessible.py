@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from axe_playwright_python.sync_playwright import Axe
-
 
 def findings(page: Any, impacts: tuple[str, ...] = ("serious", "critical")) -> list[str]:
     """Rule, impact and place of each finding of these impacts."""
+    from axe_playwright_python.sync_playwright import Axe  # only where these tests run
+
     found = Axe().run(page).response["violations"]
     return [
         f"{rule['id']} ({rule['impact']}): {node['html'][:160]}"

@@ -58,14 +58,14 @@ def _card(asked: Asked) -> str:
     tokens, label = report.tokens, asked.label
     every, kept = tokens.video + tokens.audio, tokens.video_kept + tokens.audio_kept
     rows = [
-        ("read", f"{kept} of {every} tokens ({100 * tokens.retained_ratio:.1f} %)"),
+        ("tokens", f"{kept} of {every} ({100 * tokens.retained_ratio:.1f} %)"),
         ("picture", f"{tokens.video_kept} of {tokens.video}"),
         ("sound", f"{tokens.audio_kept} of {tokens.audio}"),
-        ("prompt", f"{tokens.prompt_kept} of {tokens.prompt} with the text"),
-        ("time", f"{report.seconds.total:.3f} s, {report.seconds.prefill:.3f} of them prefill"),
+        ("prompt", f"{tokens.prompt_kept} of {tokens.prompt}"),
+        ("time", f"{report.seconds.total:.3f} s, prefill {report.seconds.prefill:.3f}"),
     ]
     if asked.recall is not None:
-        rows.append(("evidence", f"{asked.recall.tokens} of {asked.recall.tokens_all} tokens kept"))
+        rows.append(("evidence", f"{asked.recall.tokens} of {asked.recall.tokens_all} kept"))
     facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
     answer = escape(asked.answer.text or "(nothing)")
     return f"<section class='card'><h2>{escape(label)}</h2><p class='answer'>{answer}</p><dl>{facts}</dl></section>"
