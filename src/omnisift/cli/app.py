@@ -39,6 +39,7 @@ from omnisift.cli.quiet import hush_libraries
 from omnisift.cli.run_commands import run
 from omnisift.cli.serve_commands import serve
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
+from omnisift.cli.ui_commands import ui
 from omnisift.errors import OmniSiftError
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ app.command(context_settings={"allow_extra_args": True})(serve)
 app.command()(methods)
 app.command()(profile)
 app.command()(inspect)
+app.command()(ui)
 app.command("bench-quality")(bench_quality)
 app.command("bench-report")(bench_report)
 app.add_typer(eval_app, name="eval")

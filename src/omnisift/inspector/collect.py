@@ -20,6 +20,7 @@ from omnisift.inspector.layout import chunks_of, grid_of, tokens_of, tokens_of_s
 from omnisift.inspector.trace import Asked, Evidence, Tokens, Trace
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.pipeline import Answer, Pipeline
+from omnisift.pipeline.held import HeldClip
 from omnisift.pipeline.loading import Host
 from omnisift.tokens import Selection, TokenStream
 from omnisift.world import Scene, questions
@@ -28,6 +29,7 @@ from omnisift.world.files import COMMENT
 ALL = "none"
 """The name of the way that reads every token; always in a trace, and always first."""
 DEFAULT_QUESTION = "Describe what is seen and heard."
+HELD = "the clip is encoded once and kept: times of all but the first question to it are without the encoders"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Inspection:
 def inspect_clip(
     host: Host,
     methods: Mapping[str, Compressor],
-    path: str | Path,
+    path: str | Path | HeldClip,
     question: str | None = None,
     *,
     max_new_tokens: int = 256,
@@ -58,7 +60,8 @@ def inspect_clip(
     Args:
         host: a loaded model (`omnisift.pipeline.loading.load_host`).
         methods: name -> method. ``none`` may not be among them: it is asked anyway.
-        path: the clip.
+        path: the clip; or one held by ``host``, then ``reading`` is settled, only the first question to it runs the
+            encoders, and a notice says so.
         question: None asks clips of the invented world about a sound, others for a description.
         max_new_tokens: most tokens of an answer.
         on_stage: called with the name of each stage as it begins.
@@ -72,17 +75,18 @@ def inspect_clip(
         raise UsageError(f"name methods to inspect, and not {ALL!r}: all tokens are asked anyway")
     (on_stage or (lambda _stage: None))("read")
     begin = time.perf_counter()
-    media = Pipeline(host, None).read(path, **reading)
+    clip = path if isinstance(path, HeldClip) else Pipeline(host, None).read(path, **reading)
+    media = clip.media if isinstance(clip, HeldClip) else clip
     seconds = time.perf_counter() - begin
     scene = find_scene(media)
     question = _default_question(scene) if question is None else question
     asking = {"question": question, "max_new_tokens": max_new_tokens, "on_stage": on_stage}
-    full = _ask(Pipeline(host, None), media, seconds, asking)
+    full = _ask(Pipeline(host, None), clip, seconds, asking)
     seen: dict[str, tuple[TokenStream, Selection]] = {}
     answers = {ALL: full}
     for name, compressor in methods.items():
         with _recorded(compressor) as calls:
-            answers[name] = _ask(Pipeline(host, compressor), media, seconds, asking)
+            answers[name] = _ask(Pipeline(host, compressor), clip, seconds, asking)
         if calls:
             seen[name] = calls[-1]
     tokens = _tokens(seen, full.report.tokens.audio, 1.0 / float(host.thinker.config.position_id_per_seconds))
@@ -97,7 +101,7 @@ def inspect_clip(
         chunks=chunks_of(tokens, grid, media.seconds),
         methods=_asked(answers, methods, seen, tokens, evidence),
         evidence=evidence,
-        notices=_notices(answers.values(), media, scene, evidence),
+        notices=(*_notices(answers.values(), media, scene, evidence), *([HELD] if clip is not media else [])),
     )
     return Inspection(trace, media, _mel(host, media))
 
@@ -118,9 +122,9 @@ def _asked(
     return tuple(asked)
 
 
-def _ask(pipeline: Pipeline, media: Media, read_seconds: float, asking: Mapping[str, Any]) -> Answer:
+def _ask(pipeline: Pipeline, clip: Media | HeldClip, read_seconds: float, asking: Mapping[str, Any]) -> Answer:
     """The answer, with the time of the one reading that all share."""
-    answer = pipeline.ask(media, **asking)
+    answer = pipeline.ask(clip, **asking)
     seconds = replace(answer.report.seconds, read=read_seconds)
     return replace(answer, report=replace(answer.report, seconds=seconds))
 

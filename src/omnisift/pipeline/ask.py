@@ -16,6 +16,7 @@ from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.models import attach
+from omnisift.pipeline.held import HeldClip
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.pipeline.prompt import build_inputs, moved, read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, Tokens
@@ -89,9 +90,21 @@ class Pipeline:
         """
         return read_for(self.host.processor, path, **how)
 
+    def hold(self, path: str | Path, **how: Any) -> HeldClip:
+        """Decode a clip to ask about it more than once; the first question prepares and encodes it for all later ones.
+
+        ``how`` as `ask` has it. Any pipeline with this host can be asked about it.
+
+        Raises:
+            MediaError: the file can't be read as asked.
+        """
+        begin = time.perf_counter()
+        media = self.read(path, **how)
+        return HeldClip(self.host, media, time.perf_counter() - begin)
+
     def ask(
         self,
-        media: str | Path | Media,
+        media: str | Path | Media | HeldClip,
         question: str,
         *,
         fps: float = 2.0,
@@ -105,7 +118,8 @@ class Pipeline:
         """Answer ``question`` about the file ``media``.
 
         Args:
-            media: path of a file with picture, sound or both; or what `read` made of it, then sampling is settled.
+            media: path of a file with picture, sound or both; or what `read` or `hold` made of it, then sampling is
+                settled. What a held clip does not need again takes no time.
             question: in the model's language.
             fps: pictures sampled per second; lowered over the whole clip where ``max_frames`` caps it.
             max_frames: most pictures kept.
@@ -117,26 +131,32 @@ class Pipeline:
 
         Raises:
             MediaError: the file can't be read as asked.
-            UsageError: the question is empty.
+            UsageError: the question is empty, or the clip is held by another model.
         """
         stage = on_stage or (lambda _name: None)
         if not question.strip():
             raise UsageError("the question is empty; ask something in plain words")
         stage("read")
         begin = time.perf_counter()
-        source = media
-        if not isinstance(source, Media):
-            source = self.read(source, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
+        clip = media
+        if not isinstance(clip, (Media, HeldClip)):
+            clip = self.read(clip, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
         stage("process")
         read_at = time.perf_counter()
-        inputs = self._inputs(source, question, system)
+        inputs = self._inputs(clip, question, system)
         processed_at = time.perf_counter()
-        text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage)
+        with clip.encoding(self.compressor) if isinstance(clip, HeldClip) else nullcontext():
+            text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage)
+        source = clip.media if isinstance(clip, HeldClip) else clip
         tokens = self._count(inputs, generated, compression)
         seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
         return Answer(text, self._report(source, tokens, seconds))
 
-    def _inputs(self, media: Media, question: str, system: str | None) -> dict[str, Any]:
+    def _inputs(self, media: Media | HeldClip, question: str, system: str | None) -> dict[str, Any]:
+        if isinstance(media, HeldClip):
+            if media.host is not self.host:
+                raise UsageError("this clip is held by another model; hold it with this one")
+            return media.inputs(question, system)
         inputs = build_inputs(self.host.processor, media, question, system)
         return moved(inputs, next(self.host.thinker.parameters()))
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from omnisift.errors import UsageError
 from omnisift.media import Media, read
 
 _DEFAULT_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
@@ -51,11 +52,23 @@ def build_inputs(processor: Any, media: Media, question: str, system: str | None
 
 
 def prompt_text(processor: Any, media: Media, question: str, system: str | None = None) -> str:
-    """The prompt in the model's own chat format, with one mark where the media go."""
-    text: str = processor.apply_chat_template(
-        _conversation(media, question, system), tokenize=False, add_generation_prompt=True
-    )
+    """The prompt in words, with one `placeholder` where the clip will be.
+
+    Raises:
+        UsageError: the question or the system prompt holds a placeholder itself.
+    """
+    for token in (processor.video_token, processor.audio_token, processor.image_token):
+        if token in question or token in (system or ""):
+            raise UsageError(f"the question holds {token}, which stands for a clip in a prompt; leave it out")
+    conversation = _conversation(media, question, system)
+    text: str = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     return text
+
+
+def placeholder(processor: Any, media: Media) -> str:
+    """The token that stands for the clip in `prompt_text`."""
+    token: str = processor.video_token if media.has_video else processor.audio_token
+    return token
 
 
 def pixel_limits(processor: Any) -> tuple[int, int]:

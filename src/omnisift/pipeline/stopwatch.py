@@ -24,7 +24,7 @@ class Stopwatch:
 
     def __init__(self, thinker: nn.Module, compressor: nn.Module | None, on_stage: Callable[[str], None] | None = None):
         self._thinker = thinker
-        self._stages = _encoders(thinker)
+        self._stages = encoders_of(thinker)
         if compressor is not None:
             self._stages["compress"] = [compressor]
         self._on_stage = on_stage or (lambda _stage: None)
@@ -86,8 +86,8 @@ class Stopwatch:
             self._on_stage("decode")
 
 
-def _encoders(thinker: nn.Module) -> dict[str, list[nn.Module]]:
-    """By stage; found by name, so in either layout of the host."""
+def encoders_of(thinker: nn.Module) -> dict[str, list[nn.Module]]:
+    """Its encoders by stage; found by name, so in either layout of the host."""
     found: dict[str, list[nn.Module]] = {stage: [] for stage in _ENCODERS.values()}
     for name, module in thinker.named_modules():
         stage = _ENCODERS.get(name.split(".")[-1])

@@ -1,0 +1,112 @@
+"""One `omnisift ui`, one Chromium, and pages that may not complain. Run by ``make test-browser``.
+
+Screenshots go to ``build/browser``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHOTS = ROOT / "build" / "browser"
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a page that runs as a user would start it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "omnisift.cli", "ui", "--port", str(port), "--max-upload", "1"]
+    log = tmp_path_factory.mktemp("ui") / "stderr"
+    with log.open("w") as errors:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert server.stdout is not None
+        said = server.stdout.readline()
+        assert said.startswith("http://127.0.0.1:"), said + log.read_text()
+        yield said.split()[0].rstrip("/")
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    program = next((path for name in NAMES if (path := shutil.which(name))), None)
+    assert program is not None, f"none of {NAMES} is installed"
+    # Chromium has no sandbox for the superuser.
+    flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=flags)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """``open_page(url, width=..., dark=...)``. At the end: no errors, and no request to any other host.
+
+    ``complains`` are errors that the test expects of Gradio's own script.
+    """
+    opened: list[Any] = []
+    expected: set[str] = set()
+    complaints: list[str] = []
+    hosts: set[str] = set()
+
+    def hear(message: Any) -> None:
+        if message.type == "error" and message.text not in expected:
+            complaints.append(message.text)
+
+    def start(url: str, width: int = 1280, dark: bool = False, complains: tuple[str, ...] = ()) -> Any:
+        expected.update(complains)
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+        )
+        page = context.new_page()
+        page.on("console", hear)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname or ""))
+        page.goto(url)
+        opened.append(context)
+        return page
+
+    yield start
+    for context in opened:
+        context.close()
+    assert complaints == []
+    assert hosts <= {"127.0.0.1", ""}
+
+
+@pytest.fixture
+def shot() -> Callable[..., None]:
+    """``shot(page, name)``: all of it at once, for what is out of sight in a frame is not painted."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+
+    def take(page: Any, name: str) -> None:
+        size = page.viewport_size
+        page.set_viewport_size({**size, "height": page.evaluate("document.documentElement.scrollHeight")})
+        page.wait_for_timeout(300)
+        page.screenshot(path=SHOTS / f"{name}.png")
+        page.set_viewport_size(size)
+
+    return take

@@ -1,0 +1,186 @@
+"""`omnisift ui` as its users meet it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.browser.accessible import findings, scrolls_sideways
+
+SAMPLE = "Shapes and sounds, 6 s"
+
+
+def ask(page: Any, question: str | None = None) -> Any:
+    """Press the button and wait for the cards, which are new for each question."""
+    if question is not None:
+        page.get_by_label("Question").fill(question)
+    page.evaluate("document.querySelector('#answers .cards')?.remove()")
+    page.get_by_role("button", name="Ask").click()
+    cards = page.locator("#answers .card")
+    cards.first.wait_for()
+    return cards
+
+
+def choose(page: Any, label: str, value: str) -> None:
+    page.get_by_label(label).click()
+    page.get_by_role("option", name=value, exact=True).click()
+    page.get_by_role("listbox").wait_for(state="hidden")
+
+
+def upload(page: Any, *paths: Path) -> None:
+    page.locator("#file input[type=file]").set_input_files([str(path) for path in paths])
+
+
+def upload_and_see(page: Any, path: Path) -> None:
+    upload(page, path)
+    page.locator(f"#seen [src*='{path.name}']").wait_for()
+
+
+def loaded(player: Any) -> bool:
+    return bool(
+        player.evaluate(
+            "clip => clip.readyState > 0 || new Promise(done => { clip.onloadedmetadata = () => done(true);"
+            " clip.onerror = () => done(false); })"
+        )
+    )
+
+
+def test_upload_and_ask_and_ask_again(address: str, open_page, clip: Path, shot) -> None:
+    page = open_page(address)
+    upload_and_see(page, clip)
+    assert loaded(page.locator("#seen video"))
+    cards = ask(page, "Which colour appears last?")
+    assert cards.count() == 3
+    assert cards.nth(0).locator("h2").inner_text() == "all tokens"
+    assert "63 of 246 (25.6 %)" in cards.nth(1).inner_text()
+    assert "now encoded" in page.locator(".spent").inner_text()
+    ask(page, "Is a beep heard?")
+    spent = page.locator(".spent").inner_text()
+    assert re.fullmatch(r"Reused the encoded clip: 3 answers in \d+\.\d\d s\. .*the first time, were left out\.", spent)
+    assert page.locator(".asked").inner_text() == "Is a beep heard?"
+    shot(page, "page")
+
+
+def test_move_the_slider_and_compare(address: str, open_page) -> None:
+    page = open_page(address)
+    page.get_by_label(SAMPLE).check()
+    page.locator("#seen video").wait_for()
+    slider = page.locator("#percent input[type=range]")
+    slider.focus()
+    for _ in range(25):
+        slider.press("ArrowRight")
+    choose(page, "Method", "stvp")
+    choose(page, "Compare with", "uniform")
+    cards = ask(page, "What colour is the square?")
+    assert [cards.nth(place).locator("h2").inner_text() for place in range(3)] == ["all tokens", "stvp", "uniform"]
+    assert "48 of 96" in cards.nth(1).inner_text()
+    choose(page, "Compare with", "no second method")
+    assert ask(page).count() == 2
+
+
+def test_a_sample_brings_its_question(address: str, open_page) -> None:
+    page = open_page(address)
+    for title in (SAMPLE, "Without sound, 6 s"):
+        page.get_by_label(title).check()
+        page.locator(".try li").first.wait_for()
+        page.wait_for_function(
+            "() => document.querySelector('#question textarea, #question input').value"
+            " === document.querySelector('.try li').textContent"
+        )
+    cards = ask(page)
+    assert "0 of 0" in cards.nth(1).inner_text()
+
+
+def test_hover_a_patch_and_read_its_score(address: str, open_page, shot) -> None:
+    page = open_page(address)
+    page.get_by_label(SAMPLE).check()
+    page.locator("#seen video").wait_for()
+    ask(page, "What colour is the square?")
+    assert page.locator("iframe.report").get_attribute("sandbox") == "allow-scripts"
+    report = page.frame_locator("iframe.report")
+    canvas = report.locator("#panels canvas").first
+    canvas.hover(position={"x": 20, "y": 20})
+    said = report.locator("#detail").inner_text()
+    assert re.search(r"row 1, column 1 of frame 0, spatial saliency -?[\d.e-]+, rank \d+ of 16", said)
+    assert re.search(r"in its frame, (kept|dropped)", said)
+    shot(page, "page-report")
+
+
+def test_wrong_files_and_questions_are_a_sentence_and_the_next_works(
+    address: str, open_page, clip: Path, tmp_path: Path, shot
+) -> None:
+    page = open_page(address)
+    alert = page.get_by_role("alert")
+
+    def fails(says: str) -> None:
+        page.get_by_role("button", name="Ask").click()
+        alert.filter(has_text=says).wait_for()
+        assert "\n" not in alert.filter(has_text=says).inner_text().strip()
+        assert page.locator("#answers .card").count() == 0
+
+    page.get_by_label("Question").fill("What is it?")
+    fails("no clip yet; drop a file or choose a sample")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no film at all" * 100)
+    upload_and_see(page, broken)
+    fails("broken.mp4")
+    shot(page, "page-error")
+    page.get_by_label(SAMPLE).check()
+    page.locator("#seen video[src*='base-3.mp4']").wait_for()
+    page.get_by_label("Question").fill(" ")
+    fails("the question is empty")
+    assert ask(page, "What colour is the square?").count() == 3
+    assert page.locator("#status .error").count() == 0
+
+
+def test_what_is_too_big_or_ends_otherwise_is_refused(address: str, open_page, tmp_path: Path) -> None:
+    # Gradio's script asks how far the upload is that it has just refused to make.
+    missing = "Failed to load resource: the server responded with a status of 404 (Not Found)"
+    page = open_page(address, complains=(missing, "Response"))
+    big, notes = tmp_path / "big.mp4", tmp_path / "notes.txt"
+    big.write_bytes(bytes((1 << 20) + 1))
+    notes.write_text("mine")
+    upload(page, big)
+    page.get_by_text("exceed the maximum").first.wait_for()
+    upload(page, notes)
+    page.get_by_text("Invalid file type").first.wait_for()
+    assert page.locator("#seen .empty").count() == 1
+
+
+def test_users_do_not_see_each_other(address: str, open_page, clip: Path) -> None:
+    one, two = open_page(address), open_page(address)
+    upload_and_see(one, clip)
+    two.get_by_label("Without sound, 6 s").check()
+    two.locator("#seen video[src*='silent-4.mp4']").wait_for()
+    for page in (one, two):
+        page.get_by_label("Question").fill("Which colour appears last?")
+    for page in (one, two):
+        page.get_by_role("button", name="Ask").click()
+    for page, audio in ((one, "39 of 150"), (two, "0 of 0")):
+        assert audio in page.locator("#answers .card").nth(1).inner_text()
+
+
+def test_enter_asks(address: str, open_page) -> None:
+    page = open_page(address)
+    page.get_by_label(SAMPLE).check()
+    page.locator("#seen video").wait_for()
+    page.get_by_label("Question").fill("What colour is the square?")
+    page.get_by_label("Question").press("Enter")
+    page.locator("#answers .card").first.wait_for()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390], ids=["wide", "phone"])
+def test_accessible(address: str, open_page, dark: bool, width: int, shot) -> None:
+    page = open_page(address, width=width, dark=dark)
+    page.get_by_role("button", name="Ask").wait_for()
+    assert findings(page) == []
+    page.get_by_label(SAMPLE).check()
+    page.locator("#seen video").wait_for()
+    ask(page, "What colour is the square?")
+    page.frame_locator("iframe.report").locator("#detail").wait_for()
+    assert findings(page) == []
+    assert not scrolls_sideways(page)
+    shot(page, f"page-{'dark' if dark else 'light'}-{width}")

@@ -1,0 +1,97 @@
+"""The report of `omnisift inspect` in a browser, opened from the disk."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.browser.accessible import findings, scrolls_sideways
+
+
+@pytest.fixture(scope="module")
+def report(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    command = [sys.executable, "-m", "omnisift.cli", "inspect", str(clip), "--compare", "v_cast", "-o", str(path)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path.as_uri()
+
+
+def ready(page: Any) -> Any:
+    page.locator("#where", has_text="frame 0").wait_for()
+    return page
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390], ids=["wide", "phone"])
+def test_accessible(report: str, open_page, dark: bool, width: int, shot) -> None:
+    page = ready(open_page(report, width=width, dark=dark))
+    assert findings(page, ("moderate", "serious", "critical")) == []
+    assert not scrolls_sideways(page)
+    page.get_by_label("scores").check()
+    shot(page, f"report-{'dark' if dark else 'light'}-{width}")
+
+
+def detail(page: Any) -> str:
+    return page.locator("#detail").inner_text()
+
+
+def test_pointing_at_patches(report: str, open_page) -> None:
+    page = ready(open_page(report))
+    canvas = page.locator("#panels canvas").first
+    box = canvas.bounding_box()
+    words = set()
+    for row in range(4):
+        for column in range(4):
+            canvas.hover(position={"x": box["width"] * (column + 0.5) / 4, "y": box["height"] * (row + 0.5) / 4})
+            said = detail(page)
+            assert f"patch in row {row + 1}, column {column + 1} of frame 0" in said
+            words.add(re.search(r"saliency -?[\d.e-]+, rank \d+ of 16 in its frame, (kept|dropped)", said)[1])
+    assert words == {"kept", "dropped"}
+
+
+def test_pointing_at_sound(report: str, open_page) -> None:
+    page = ready(open_page(report))
+    lane = page.locator("#lanes canvas").last
+    lane.hover(position={"x": 100, "y": 20})
+    assert re.search(r"v_cast: sound at \d+\.\d\d s, chunk \d+", detail(page))
+    page.locator("#lanes canvas[aria-label='Waveform']").hover(position={"x": 100, "y": 20})
+    said = detail(page)
+    assert re.search(r"selector score [\d.e-]+, rank \d+ of 50 in its chunk, (kept|dropped)\.", said)
+    assert "Attended most to row" in said
+
+
+def test_by_keyboard_alone(report: str, open_page) -> None:
+    page = ready(open_page(report))
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the viewer"
+    page.keyboard.press("Enter")
+    slider = page.locator("#frame")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#where").inner_text().startswith("frame 2 of 6, 2.00 s, chunk 1")
+    page.keyboard.press("Tab")  # next
+    page.keyboard.press("Tab")  # first picture
+    assert "row 1, column 1 of frame 2" in detail(page)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert re.search(r"row 2, column 2 of frame 2, .* rank \d+ of 16 in its frame, (kept|dropped)", detail(page))
+    sound = page.locator("canvas[aria-label^='Mel spectrogram']")
+    sound.focus()
+    page.keyboard.press("PageDown")
+    assert "sound at 1.00 s" in detail(page)
+    page.keyboard.press("Enter")
+    frame = re.search(r"Attended most to row \d+, column \d+ of frame (\d+)", detail(page))[1]
+    assert page.locator("#where").inner_text().startswith(f"frame {frame} of 6")
+
+
+def test_without_script_the_tables_are_there(report: str, browser: Any) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report)
+    assert page.get_by_role("table").count() == 3
+    context.close()
