@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -61,6 +64,15 @@ def ui(
             ready=lambda address: typer.echo(f"{address}  ({model}; Ctrl-C ends it)"),
         )
         try:
-            page.block_thread()
+            _wait()
         finally:
             page.close()
+
+
+def _wait() -> None:
+    """Until Ctrl-C, which is how such a command ends, or SIGTERM: either way what lies in the temporary folder goes."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        typer.echo("")
