@@ -43,7 +43,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield said.split()[0].rstrip("/")
         server.terminate()
         assert server.wait(timeout=30) == 143
-        assert log.read_text() == "", "it says nothing while all goes well"
 
 
 @pytest.fixture(scope="session")

@@ -94,16 +94,6 @@ def test_an_upload_over_the_limit(address: str) -> None:
     assert send((1 << 20) + 1) == 413
 
 
-@pytest.mark.parametrize("options", [("--port", "{taken}"), ("--host", "203.0.113.1")])
-def test_an_address_that_can_not_be_had(address: str, options: tuple[str, str]) -> None:
-    taken = address.rpartition(":")[2]
-    command = [sys.executable, "-m", "omnisift.cli", "ui", *(option.format(taken=taken) for option in options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("UsageError: can't listen at ")
-    assert done.stderr.count("\n") == 1
-
-
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_uploads_and_samples_go_when_it_ends(tmp_path: Path, stop: signal.Signals) -> None:
     command = [sys.executable, "-m", "omnisift.cli", "ui", "--port", str(free_port())]

@@ -43,9 +43,10 @@ def ui(
     max_upload: Annotated[int, typer.Option(help="Most megabytes of an uploaded clip.", min=1)] = 200,
 ) -> None:
     """Open a local page to try the model: a clip, a question, the answers, and what each method kept."""
-    from omnisift.ui.serving import check_installed, launch, room
+    from omnisift.ui.serving import check_address, check_installed, launch, room
 
     check_installed()
+    check_address(host, port)
     reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
     with room() as folder:
         from omnisift.cli.quiet import hush_libraries
