@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 import sys
 
@@ -39,6 +40,8 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     monkeypatch.setattr(serving, "find_spec", lambda _name: True)
     before = told()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(serving, "check_address", lambda *_: None)
     assert run(monkeypatch, *arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -47,6 +47,8 @@ def ui(
 
     check_installed()
     check_address(host, port)
+    # Like Ctrl-C: uploads and samples go.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
     with room() as folder:
         from omnisift.cli.quiet import hush_libraries
@@ -65,15 +67,6 @@ def ui(
             ready=lambda address: typer.echo(f"{address}  ({model}; Ctrl-C ends it)"),
         )
         try:
-            _wait()
+            threading.Event().wait()  # until Ctrl-C or SIGTERM
         finally:
             page.close()
-
-
-def _wait() -> None:
-    """Until Ctrl-C, which is how such a command ends, or SIGTERM: either way what lies in the temporary folder goes."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        typer.echo("")
