@@ -255,10 +255,13 @@ verify-7b: $(VENV)/.installed ## on a GPU: make verify-7b MODEL=checkpoint REFER
 	REFERENCE=<checkout of the released code>" >&2; exit 2; }
 	@HF_HUB_OFFLINE=0 $(PY) benchmarks/verify_7b.py --model "$(MODEL)" --reference "$(REFERENCE)" $(ARGS)
 
-figures: $(VENV)/.installed ## the picture of README and docs, from a generated clip, into docs/figures
+figures: $(VENV)/.installed ## the pictures of README and docs, from generated clips and committed results, into docs/figures
 	@mkdir -p docs/figures; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(VENV)/bin/omnisift make-clip "$$folder/clip.mp4" --seed 3 >/dev/null; \
 	$(VENV)/bin/omnisift inspect "$$folder/clip.mp4" --compare random --png docs/figures/kept.png --force
+	@$(PY) benchmarks/method_figure.py docs/figures/method.svg
+	@$(PY) benchmarks/quality_figure.py docs/figures/quality.svg
+	@ls -l docs/figures
 
 # --- building ----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from tests.browser.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "build" / "browser"
@@ -33,10 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a page that runs as a user would start it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "omnisift.cli", "ui", "--port", str(port), "--max-upload", "1"]
+    command = [sys.executable, "-m", "omnisift.cli", "ui", "--port", str(free_port()), "--max-upload", "1"]
     log = tmp_path_factory.mktemp("ui") / "stderr"
     with log.open("w") as errors:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -45,7 +42,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert said.startswith("http://127.0.0.1:"), said + log.read_text()
         yield said.split()[0].rstrip("/")
         server.terminate()
-        server.wait(timeout=30)
+        assert server.wait(timeout=30) == 143
 
 
 @pytest.fixture(scope="session")

@@ -184,3 +184,16 @@ def test_accessible(address: str, open_page, dark: bool, width: int, shot) -> No
     assert findings(page) == []
     assert not scrolls_sideways(page)
     shot(page, f"page-{'dark' if dark else 'light'}-{width}")
+
+
+def test_progress_is_told_while_it_works(address: str, open_page) -> None:
+    page = open_page(address)
+    page.get_by_label("A long clip in which little happens, 24 s").check()
+    page.locator("#seen video").wait_for()
+    page.evaluate(
+        "() => { window.told = []; new MutationObserver(() => told.push(document.body.innerText))"
+        ".observe(document.body, {subtree: true, childList: true, characterData: true}); }"
+    )
+    ask(page)
+    told = page.evaluate("told.join()")
+    assert re.search(r"(all tokens|omnisift|random): (looking|listening|reading|preparing|writing|compressing)", told)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from tests.browser.ports import free_port
 
 
 def status(url: str, data: object = None, **headers: str) -> int:
@@ -87,3 +92,15 @@ def test_an_upload_over_the_limit(address: str) -> None:
 
     assert send(1000) == 200
     assert send((1 << 20) + 1) == 413
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_uploads_and_samples_go_when_it_ends(tmp_path: Path, stop: signal.Signals) -> None:
+    command = [sys.executable, "-m", "omnisift.cli", "ui", "--port", str(free_port())]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert server.stdout is not None
+    server.stdout.readline()
+    assert len(list(tmp_path.glob("omnisift-ui-*/samples/*.mp4"))) == 4
+    server.send_signal(stop)
+    assert server.wait(timeout=30) == 128 + stop
+    assert list(tmp_path.glob("omnisift-ui-*")) == []

@@ -95,3 +95,15 @@ def test_without_script_the_tables_are_there(report: str, browser: Any) -> None:
     page.goto(report)
     assert page.get_by_role("table").count() == 3
     context.close()
+
+
+def test_a_window_that_changes_while_it_loads(report: str, open_page) -> None:
+    """Whoever resizes early gets the pictures late, and no error."""
+    page = open_page("about:blank")
+    page.add_init_script(
+        "new MutationObserver(() => dispatchEvent(new Event('resize'))).observe(document, "
+        "{childList: true, subtree: true})"
+    )
+    page.goto(report)
+    ready(page)
+    assert "patches kept" in page.locator("figcaption").first.inner_text()

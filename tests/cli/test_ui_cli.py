@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import socket
 import sys
 
 import pytest
 
 from omnisift.cli import main
+from omnisift.errors import UsageError
 from omnisift.ui import serving
 
 
@@ -37,11 +40,23 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     monkeypatch.setattr(serving, "find_spec", lambda _name: True)
     before = told()
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(serving, "check_address", lambda *_: None)
     assert run(monkeypatch, *arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
     assert told() == before
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "203.0.113.1", "no.such.host.invalid", "::2"])
+def test_an_address_that_can_not_be_had(host: str) -> None:
+    """A taken port, addresses of other machines, and a name of none."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(UsageError, match="can't listen at") as caught:
+            serving.check_address(host, taken.getsockname()[1])
+        assert "\n" not in str(caught.value)
+    serving.check_address("127.0.0.1", 0)
 
 
 def test_the_room_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ class Check:
 _NEEDED = ("torch", "torchvision", "transformers", "av", "numpy", "safetensors", "pillow", "typer", "rich")
 _OPTIONAL = {
     "accelerate": "pip install 'omnisift[train]' to train",
+    "gradio": "pip install 'omnisift[ui]' for omnisift ui",
     "nvidia-ml-py": "only on CUDA, for energy in omnisift profile: pip install 'omnisift[profile]'",
     "flash-attn": "only on CUDA: pip install flash-attn, then --attn flash_attention_2; sdpa works without",
 }

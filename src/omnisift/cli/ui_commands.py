@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -40,9 +43,12 @@ def ui(
     max_upload: Annotated[int, typer.Option(help="Most megabytes of an uploaded clip.", min=1)] = 200,
 ) -> None:
     """Open a local page to try the model: a clip, a question, the answers, and what each method kept."""
-    from omnisift.ui.serving import check_installed, launch, room
+    from omnisift.ui.serving import check_address, check_installed, launch, room
 
     check_installed()
+    check_address(host, port)
+    # Like Ctrl-C: uploads and samples go.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
     with room() as folder:
         from omnisift.cli.quiet import hush_libraries
@@ -61,6 +67,6 @@ def ui(
             ready=lambda address: typer.echo(f"{address}  ({model}; Ctrl-C ends it)"),
         )
         try:
-            page.block_thread()
+            threading.Event().wait()  # until Ctrl-C or SIGTERM
         finally:
             page.close()

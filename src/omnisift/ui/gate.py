@@ -52,8 +52,11 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        if scope["type"] != "http":  # a web socket; the page has none
+            await send({"type": "websocket.close", "code": 1008})
+            return
         path = unquote(scope["path"])
-        if scope["type"] != "http" or not self._is_open(path) or not self._is_for_us(scope):
+        if not self._is_open(path) or not self._is_for_us(scope):
             await _refuse(send, 403)
             return
         if scope["method"] == "POST" and not path.startswith("/gradio_api/upload"):

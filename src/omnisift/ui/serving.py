@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,16 @@ def check_installed() -> None:
         raise UsageError("omnisift ui needs gradio, which is not installed: pip install 'omnisift[ui]'")
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise `UsageError` if the port is taken, or the address is none of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise UsageError(f"can't listen at {host}:{port} ({why}); choose another --host or --port") from error
+
+
 @contextmanager
 def room() -> Iterator[Path]:
     """An empty folder for uploads and samples, and what Gradio must find in the environment; both are gone afterwards.
@@ -55,11 +66,7 @@ def room() -> Iterator[Path]:
 
 
 def launch(desk: Desk, folder: Path, *, host: str, port: int, most_mb: int, ready: Callable[[str], None]) -> Any:
-    """Serve the page without waiting; ``ready`` is told its address. Returns Gradio's page, which has ``close()``.
-
-    Raises:
-        UsageError: the port is taken, or the address is none of this machine.
-    """
+    """Serve the page without waiting; ``ready`` is told its address. Returns Gradio's page, which has ``close()``."""
     from starlette.middleware import Middleware
 
     from omnisift.ui.page import build, style, theme
@@ -69,27 +76,24 @@ def launch(desk: Desk, folder: Path, *, host: str, port: int, most_mb: int, read
     page = build(desk, write_samples(samples))
     page.queue(max_size=32)
     hosts = (*LOCAL, host) if host in LOCAL else None
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=False,
-            max_file_size=f"{most_mb}mb",
-            allowed_paths=[],
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            app_kwargs={"middleware": [Middleware(Gate, hosts=hosts)]},
-            theme=theme(),
-            css=style(),
-        )
-    except OSError as error:
-        raise UsageError(f"can't listen at {host}:{port} ({error}); choose another --host or --port") from error
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        max_file_size=f"{most_mb}mb",
+        allowed_paths=[],
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        app_kwargs={"middleware": [Middleware(Gate, hosts=hosts)]},
+        theme=theme(),
+        css=style(),
+    )
     ready(address)
     return page

@@ -38,7 +38,7 @@ def answers(reply: Reply) -> str:
     notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in trace.notices if note != HELD)
     return (
         f"<p class='asked'>{escape(trace.question)}</p><div class='cards'>{cards}</div>"
-        f"<p class='spent'>{escape(spent(reply))}</p>{notes}"
+        f"<p class='spent' role='status'>{escape(spent(reply))}</p>{notes}"
     )
 
 

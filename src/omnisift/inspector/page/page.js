@@ -269,9 +269,9 @@ function listen() {
 }
 
 async function start() {
-  build();
-  images = await Promise.all(data.pictures.map(load));
+  images = await Promise.all(data.pictures.map(load)); // before anything listens: each event draws
   mel = data.sound ? await load(data.sound.mel) : null;
+  build();
   show(0);
   drawLanes();
 }
