@@ -54,6 +54,24 @@ def test_an_engine_that_breaks_over_several_leaves_each_to_be_done_alone(tmp_pat
     assert [row.get("error", {}).get("type") for row in rows(out)] == [None, "EngineLost"] + [None] * 4
 
 
+def test_a_breakdown_over_one_clip_is_no_death(tmp_path: Path) -> None:
+    """It had a word to say, in a row: however often that is tried again, the clip is not given up."""
+    out = tmp_path / "a.jsonl"
+    for _ in range(4):
+        with pytest.raises(EngineLost), Ledger(out, SETTINGS, retry_errors=True) as ledger:
+            run(items(2), Question(), Fake(bad={1: "lost"}), ledger)
+        assert rows(out)[1]["error"]["type"] == "EngineLost"
+    with Ledger(out, SETTINGS, retry_errors=True) as ledger:
+        run(items(2), Question(), Fake(), ledger)
+    assert all("answer" in row for row in rows(out))
+
+
+def test_an_engine_that_was_lost_before_any_clip_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(EngineLost), Ledger(tmp_path / "a.jsonl", SETTINGS):
+        raise EngineLost("no worker came back")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_engine_of_one_is_not_given_several(tmp_path: Path) -> None:
     with Ledger(tmp_path / "a.jsonl", SETTINGS) as ledger, pytest.raises(UsageError, match="one clip at a time"):
         run(items(3), Question(), Fake(), ledger, together=2)

@@ -99,6 +99,20 @@ def test_killed_in_between_the_rows_are_those_of_transformers(
     assert [row["id"] for row in found] == list(expected), "in the order of the folder"
 
 
+def test_a_question_that_no_prompt_can_hold_is_a_row_among_others(folder: Path, tmp_path: Path) -> None:
+    """The other clips in hand are answered."""
+    asked = tmp_path / "questions.jsonl"
+    texts = ["what shape is it ?", "what is <|VIDEO|> ?", "how many shapes are there ?"]
+    asked.write_text(
+        "".join(json.dumps({"clip": f"clip-{n:06d}.mp4", "question": q}) + "\n" for n, q in enumerate(texts))
+    )
+    how = ("--task", "qa", "--questions", str(asked), "--engine", "vllm", "--together", "3", *FLAGS)
+    line = [sys.executable, "-m", "omnisift.cli", "run", str(folder), "--out", str(tmp_path / "a.jsonl"), *how]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [row.get("error", {}).get("type") for row in rows(tmp_path / "a.jsonl")] == [None, "UsageError", None]
+
+
 def test_over_ray(folder: Path, rules: Path, expected: dict[str, dict], tmp_path: Path) -> None:
     check(
         go(folder, rules, tmp_path / "a.jsonl", "--engine", "vllm", "--ray", "local", "--workers", "1", *FLAGS),
@@ -110,6 +124,7 @@ def test_over_ray(folder: Path, rules: Path, expected: dict[str, dict], tmp_path
     ("more", "message"),
     [
         (("--device", "cuda"), "runs on cpu"),
+        (("--device", "cpu:1"), "runs on cpu"),
         (("--", "--no-such-flag"), "--no-such-flag"),
         (("--compressor", "visionzip"), "vLLM's encoders"),
         (("--", "--max-model-len", "3000000"), "max_model_len (3000000)"),

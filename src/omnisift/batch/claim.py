@@ -33,6 +33,8 @@ class Claim:
         last = _parsed(rest.partition("\n")[0]) or {}
         self._suspects = _keys(last.get("hand"))
         self._deaths = int(last.get("deaths", 0)) + (len(self._suspects) == 1)
+        self.held: tuple[str, ...] = ()
+        """The clips in hand."""
 
     def settle(self, settings: Mapping[str, Any]) -> None:
         """Make this the file of a new run."""
@@ -52,6 +54,7 @@ class Claim:
 
     def hold(self, keys: Sequence[str]) -> None:
         """Note the clips in hand. Not synced: it must outlive the process, not the machine."""
+        self.held = tuple(keys)
         deaths = self.deaths(keys[0]) if len(keys) == 1 else 0
         line = (json.dumps({"hand": list(keys), "deaths": deaths}) + "\n").encode() if keys else b""
         os.pwrite(self._file, line, self._behind)

@@ -21,7 +21,8 @@ from omnisift.errors import EngineLost, UsageError
 
 
 class Ledger:
-    """The open results of a run; a context manager, which holds the lock. Left without a row, it leaves no file.
+    """The open results of a run; a context manager, which holds the lock. Left without a row, it leaves no file, unless
+    an engine broke down over several clips: then what was in hand is kept beside it.
 
     Args:
         path: the ``.jsonl`` file, begun if it isn't there.
@@ -72,10 +73,12 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._file)
-        empty, lost = not self._questions, isinstance(error, EngineLost)
+        empty = not self._questions
         if empty:
             self.path.unlink()
-        self.claim.close(forget=empty and not lost, keep=lost)
+        # Over one clip an engine breaks behind that clip's row; over several, the next process must know of them.
+        unknown = isinstance(error, EngineLost) and any(key not in self for key in self.claim.held)
+        self.claim.close(forget=empty and not unknown, keep=unknown)
 
     def __contains__(self, key: str) -> bool:
         return key in self._questions

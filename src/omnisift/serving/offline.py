@@ -51,9 +51,12 @@ class Offline:
     ) -> None:
         """Start vLLM with ``model`` (``nano``, a folder or a hub id of a full Qwen2.5-Omni).
 
+        vLLM reads this process' environment; variables of its own that are not set there are set: no process beside
+        this one, no report of use, errors alone in its log.
+
         Args:
             settings: compressor and budget, as for the server.
-            device: ``cpu`` or ``cuda``: what the installed vLLM was built for.
+            device: ``cpu`` or ``cuda``: what the installed vLLM was built for. It chooses GPUs by CUDA_VISIBLE_DEVICES.
             dtype: None means float32 on a CPU, bfloat16 elsewhere.
             more: flags of vLLM's own command line, as ``("--max-model-len", "4096")``.
 
@@ -100,10 +103,9 @@ class Offline:
             data: dict[str, Any] = {"video": [as_item(media)]}
         else:
             data = {"audio": [media.waveform]}
-        prompts = [
-            {"prompt": prompt_text(self.processor, media, question), "multi_modal_data": data} for question in questions
-        ]
         try:
+            texts = [prompt_text(self.processor, media, question) for question in questions]
+            prompts = [{"prompt": text, "multi_modal_data": data} for text in texts]
             self.llm.enqueue(prompts, SamplingParams(temperature=0, max_tokens=most), use_tqdm=False)
         except Exception as error:  # nothing is queued then, and other clips have no part in it
             return _refusal(media, error)
@@ -133,7 +135,7 @@ def _check_device(device: str) -> None:
     from vllm.platforms import current_platform
 
     there = str(current_platform.device_type)
-    if device.partition(":")[0] != there:
+    if device != there:
         raise UsageError(f"the vLLM that is installed runs on {there}, got device {device!r}; give --device {there}")
 
 
