@@ -101,13 +101,14 @@ def test_killed_in_between_the_rows_are_those_of_transformers(
 
 def test_a_question_that_no_prompt_can_hold_is_a_row_among_others(folder: Path, tmp_path: Path) -> None:
     """The other clips in hand are answered."""
-    asked = tmp_path / "questions.jsonl"
+    names = [f"clip-{number:06d}.mp4" for number in range(3)]
     texts = ["what shape is it ?", "what is <|VIDEO|> ?", "how many shapes are there ?"]
-    asked.write_text(
-        "".join(json.dumps({"clip": f"clip-{n:06d}.mp4", "question": q}) + "\n" for n, q in enumerate(texts))
-    )
+    source, asked = folder / "three.txt", tmp_path / "questions.jsonl"
+    source.write_text("\n".join(names))
+    pairs = zip(names, texts, strict=True)
+    asked.write_text("\n".join(json.dumps({"clip": name, "question": text}) for name, text in pairs))
     how = ("--task", "qa", "--questions", str(asked), "--engine", "vllm", "--together", "3", *FLAGS)
-    line = [sys.executable, "-m", "omnisift.cli", "run", str(folder), "--out", str(tmp_path / "a.jsonl"), *how]
+    line = [sys.executable, "-m", "omnisift.cli", "run", str(source), "--out", str(tmp_path / "a.jsonl"), *how]
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [row.get("error", {}).get("type") for row in rows(tmp_path / "a.jsonl")] == [None, "UsageError", None]

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,11 +31,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-@pytest.fixture(scope="session")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a page that runs as a user would start it."""
-    command = [sys.executable, "-m", "omnisift.cli", "ui", "--port", str(free_port()), "--max-upload", "1"]
-    log = tmp_path_factory.mktemp("ui") / "stderr"
+@contextmanager
+def serving(log: Path, *arguments: str) -> Iterator[str]:
+    """The address of a page that runs as a user would start it."""
+    command = [sys.executable, "-m", "omnisift.cli", "ui", "--port", str(free_port()), *arguments]
     with log.open("w") as errors:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert server.stdout is not None
@@ -43,6 +43,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield said.split()[0].rstrip("/")
         server.terminate()
         assert server.wait(timeout=30) == 143
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a page with nano."""
+    with serving(tmp_path_factory.mktemp("ui") / "stderr", "--max-upload", "1") as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.browser.accessible import findings, scrolls_sideways
+from tests.browser.conftest import serving
+
+from omnisift.assets import nano_path
 
 SAMPLE = "Shapes and sounds, 6 s"
 
@@ -78,6 +82,31 @@ def test_move_the_slider_and_compare(address: str, open_page) -> None:
     assert "48 of 96" in cards.nth(1).inner_text()
     choose(page, "Compare with", "no second method")
     assert ask(page).count() == 2
+
+
+def test_choose_a_model(open_page, tmp_path: Path) -> None:
+    """The other one has no selector: what it can run is another list, and its answers are asked of it."""
+    plain = tmp_path / "plain"
+    shutil.copytree(nano_path(), plain, ignore=shutil.ignore_patterns("selector"))
+    with serving(tmp_path / "stderr", "--model", "nano", "--model", str(plain)) as address:
+        from playwright.sync_api import expect
+
+        page = open_page(address)
+        page.get_by_label(SAMPLE).check()
+        page.locator("#seen video").wait_for()
+        cards = ask(page, "What colour is the square?")
+        assert cards.nth(1).locator("h2").inner_text() == "omnisift+time"
+        choose(page, "Model", str(plain))
+        method = page.get_by_label("Method")
+        expect(method).to_have_value("random")
+        method.click()
+        assert page.get_by_role("option", name="omnisift", exact=True).count() == 0
+        page.get_by_role("option", name="stvp", exact=True).click()
+        page.get_by_role("listbox").wait_for(state="hidden")
+        cards = ask(page)
+        assert cards.nth(1).locator("h2").inner_text() == "stvp"
+        assert "now encoded" in page.locator(".spent").inner_text()
+        assert str(plain) in page.frame_locator("iframe.report").locator("body").inner_text()
 
 
 def test_a_sample_brings_its_question(address: str, open_page) -> None:

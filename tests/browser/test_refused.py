@@ -60,10 +60,10 @@ def test_settings(address: str) -> None:
 @pytest.mark.parametrize("path", ["/etc/passwd", "https://example.org/clip.mp4", "{here}"])
 def test_a_request_that_names_a_file_that_was_not_uploaded(address: str, path: str) -> None:
     """As a program would send it: the file is not read, whatever it says of itself."""
-    asking = next(each for each in config(address)["dependencies"] if len(each["inputs"]) == 6)
+    asking = next(each for each in config(address)["dependencies"] if len(each["inputs"]) == 7)
     path = path.format(here=Path(__file__))
     file = {"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "clip.mp4"}
-    data = [file, None, "What is it?", "omnisift", "random", 25]
+    data = [file, None, "What is it?", "nano", "omnisift", "random", 25]
     body = {"data": data, "fn_index": asking["id"], "session_hash": "abcdef", "event_data": None, "trigger_id": None}
     answer = status(f"{address}/gradio_api/queue/join", body)
     if path.startswith("https:"):

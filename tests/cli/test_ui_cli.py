@@ -14,6 +14,9 @@ from omnisift.cli import main
 from omnisift.errors import UsageError
 from omnisift.ui import serving
 
+TWO = ["--model", "nano", "--model", "other", "--selector", "somewhere"]
+"""A selector fits one of them at most."""
+
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["omnisift", "ui", *arguments])
@@ -36,7 +39,7 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     )
 
 
-@pytest.mark.parametrize("arguments", [["--port", "0"], ["--model", "missing"], ["--selector", "missing"]])
+@pytest.mark.parametrize("arguments", [["--port", "0"], ["--model", "missing"], ["--selector", "missing"], TWO])
 def test_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     monkeypatch.setattr(serving, "find_spec", lambda _name: True)
     before = told()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from tests.encoders import work_of_encoders
 from tests.pipeline.test_ask import write_silent_picture, write_sound
 
 from omnisift import Pipeline, load
@@ -25,35 +25,15 @@ def quarter() -> Pipeline:
     return load("nano", retain=0.25)
 
 
-@contextmanager
-def work_of_encoders(pipeline: Pipeline):
-    """How often the first layer of each encoder ran: what lies inside one runs only where it does."""
-    runs = dict.fromkeys(encoders_of(pipeline.host.thinker), 0)
-
-    def count(stage: str):
-        def add(*_: object) -> None:
-            runs[stage] += 1
-
-        return add
-
-    with ExitStack() as stack:
-        for stage, modules in encoders_of(pipeline.host.thinker).items():
-            layers = getattr(modules[0], "layers", None) or modules[0].blocks
-            stack.callback(layers[0].register_forward_hook(count(stage)).remove)
-        yield runs
-
-
 def test_encoders_run_once_and_answers_are_the_same(quarter: Pipeline, clip: Path) -> None:
     plain = [quarter.ask(clip, question).text for question in QUESTIONS]
     held = quarter.hold(clip)
     assert not held.is_encoded
-    with work_of_encoders(quarter) as runs:
+    with work_of_encoders(quarter.host) as runs:
         answers = [quarter.ask(held, question) for question in QUESTIONS]
     assert runs == {"encode_video": 1, "encode_audio": 1}
     assert held.is_encoded
     assert [answer.text for answer in answers] == plain
-    first, second = (answer.report.seconds for answer in answers[:2])
-    assert second.encode < first.encode / 4
     assert held.read_seconds > 0
     assert answers[1].report.tokens == quarter.ask(clip, QUESTIONS[1]).report.tokens
 
@@ -62,7 +42,7 @@ def test_other_methods_of_the_same_host_share_it(quarter: Pipeline, clip: Path) 
     full = Pipeline(quarter.host, None)
     plain, held = full.ask(clip, QUESTIONS[0]), quarter.hold(clip)
     quarter.ask(held, QUESTIONS[1])
-    with work_of_encoders(quarter) as runs:
+    with work_of_encoders(quarter.host) as runs:
         again = full.ask(held, QUESTIONS[0])
     assert runs == {"encode_video": 0, "encode_audio": 0}
     assert again.text == plain.text
@@ -107,7 +87,7 @@ def test_a_method_that_listens_makes_the_encoders_run(quarter: Pipeline, clip: P
     listening = Pipeline(quarter.host, compressor_for(quarter.host, "omnizip", quarter.compressor.budget))
     plain, held = listening.ask(clip, QUESTIONS[0]), quarter.hold(clip)
     quarter.ask(held, QUESTIONS[1])
-    with work_of_encoders(quarter) as runs:
+    with work_of_encoders(quarter.host) as runs:
         again = listening.ask(held, QUESTIONS[0])
     assert runs == {"encode_video": 1, "encode_audio": 1}
     assert (again.text, again.report.tokens) == (plain.text, plain.report.tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,15 +18,18 @@ from omnisift.cli.options import (
     MaxFrames,
     MaxNewTokens,
     MaxPixels,
-    Model,
     SamplingRule,
     Seed,
     Selector,
 )
+from omnisift.errors import UsageError
 
 
 def ui(
-    model: Model = "nano",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="nano (bundled), a checkpoint folder, or a hub id; again for more to choose from."),
+    ] = None,
     selector: Selector = None,
     device: Device = "cpu",
     dtype: DType = None,
@@ -45,6 +49,9 @@ def ui(
     """Open a local page to try the model: a clip, a question, the answers, and what each method kept."""
     from omnisift.ui.serving import check_address, check_installed, launch, room
 
+    names = list(dict.fromkeys(model or ["nano"]))
+    if selector is not None and len(names) > 1:
+        raise UsageError("--selector fits one model; with several, each takes the selector in its own checkpoint")
     check_installed()
     check_address(host, port)
     # Like Ctrl-C: uploads and samples go.
@@ -56,15 +63,15 @@ def ui(
         from omnisift.ui.desk import Desk
 
         hush_libraries()
-        loaded = load_host(model, device, dtype, attn)
-        desk = Desk(loaded, [folder], selector=selector, seed=seed, max_new_tokens=max_new_tokens, reading=reading)
+        desk = partial(Desk, selector=selector, seed=seed, max_new_tokens=max_new_tokens, reading=reading)
+        desks = {name: desk(load_host(name, device, dtype, attn), [folder]) for name in names}
         page = launch(
-            desk,
+            desks,
             folder,
             host=host,
             port=port,
             most_mb=max_upload,
-            ready=lambda address: typer.echo(f"{address}  ({model}; Ctrl-C ends it)"),
+            ready=lambda address: typer.echo(f"{address}  ({', '.join(names)}; Ctrl-C ends it)"),
         )
         try:
             threading.Event().wait()  # until Ctrl-C or SIGTERM

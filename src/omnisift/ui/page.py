@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -21,8 +21,8 @@ _SENTENCE = (
 _EMPTY = "<p class='empty'>Answers appear here.</p>"
 
 
-def build(desk: Desk, samples: list[Sample]) -> Any:
-    """The page, to be launched by `serving`."""
+def build(desks: Mapping[str, Desk], samples: list[Sample]) -> Any:
+    """The page, to be launched by `serving`; ``desks`` by the name of their model, the first one chosen."""
     by_title = {sample.title: sample for sample in samples}
     with gr.Blocks(analytics_enabled=False, title="OmniSIFT", delete_cache=(3600, 86400)) as page:
         gr.HTML(f"<h1>OmniSIFT</h1><p>{_SENTENCE}</p>", elem_id="intro")
@@ -32,38 +32,51 @@ def build(desk: Desk, samples: list[Sample]) -> Any:
                 sample = gr.Radio(list(by_title), label="or choose a sample", elem_id="sample")
                 seen = gr.HTML(show.player(None, ""), elem_id="seen")
             with gr.Column(scale=2, min_width=300):
-                parts = _asking(desk)
+                parts = _asking(desks)
                 status = gr.HTML("", elem_id="status")
                 answers = gr.HTML(_EMPTY, elem_id="answers")
         report = gr.HTML("", elem_id="report")
-        ask = _asker(desk, by_title)
+        ask = _asker(desks, by_title)
         shown = [status, answers, report]
         quiet: dict[str, Any] = {"api_visibility": "private"}
         for start in (parts["button"].click, parts["question"].submit):
             start(
                 ask,
-                [file, sample, parts["question"], parts["method"], parts["second"], parts["percent"]],
+                [file, sample, *(parts[name] for name in ("question", "model", "method", "second", "percent"))],
                 shown,
                 concurrency_id="model",
                 concurrency_limit=1,
                 show_progress_on=[answers],
                 **quiet,
             )
+        parts["model"].input(
+            lambda name: [gr.update(choices=choices, value=value) for choices, value in _choices(desks[name])],
+            [parts["model"]],
+            [parts["method"], parts["second"]],
+            show_progress="hidden",
+            **quiet,
+        )
         file.change(_uploaded, [file, sample], [sample, seen], show_progress="hidden", **quiet)
         sample.input(_chooser(by_title), [sample], [file, seen, parts["question"]], show_progress="hidden", **quiet)
     return page
 
 
-def _asking(desk: Desk) -> dict[str, Any]:
-    """Model, methods, retention and the question."""
-    with gr.Row():
-        gr.HTML(f"<p><span>Model</span> <strong>{desk.host.name}</strong></p>", elem_id="model")
+def _choices(desk: Desk) -> list[tuple[list[str], str]]:
+    """(choices, the chosen one) of the method and of the one beside it: what the model can run."""
     methods = list(desk.methods)
+    second = "random" if "random" in methods[1:] else _NONE
+    return [(methods, methods[0]), ([_NONE, *methods], second)]
+
+
+def _asking(desks: Mapping[str, Desk]) -> dict[str, Any]:
+    """Model, methods, retention and the question."""
+    names = list(desks)
+    first, second = _choices(desks[names[0]])
     with gr.Row():
-        first = methods[0]
-        second = "random" if "random" in methods and first != "random" else _NONE
-        method = gr.Dropdown(methods, value=first, label="Method", elem_id="method")
-        other = gr.Dropdown([_NONE, *methods], value=second, label="Compare with", elem_id="second")
+        model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
+    with gr.Row():
+        method = gr.Dropdown(first[0], value=first[1], label="Method", elem_id="method")
+        other = gr.Dropdown(second[0], value=second[1], label="Compare with", elem_id="second")
     percent = gr.Slider(1, 100, value=25, step=1, label="Keep, % of the video and audio tokens", elem_id="percent")
     question = gr.Textbox(
         label="Question",
@@ -73,14 +86,16 @@ def _asking(desk: Desk) -> dict[str, Any]:
         placeholder="What do you want to know?",
     )
     button = gr.Button("Ask", variant="primary", elem_id="ask")
-    return {"method": method, "second": other, "percent": percent, "question": question, "button": button}
+    chosen = {"model": model, "method": method, "second": other}
+    return {**chosen, "percent": percent, "question": question, "button": button}
 
 
-def _asker(desk: Desk, by_title: dict[str, Sample]) -> Callable[..., tuple[str, str, str]]:
+def _asker(desks: Mapping[str, Desk], by_title: dict[str, Sample]) -> Callable[..., tuple[str, str, str]]:
     def ask(
         file: str | None,
         sample: str | None,
         question: str,
+        model: str,
         method: str,
         second: str,
         percent: float,
@@ -89,7 +104,9 @@ def _asker(desk: Desk, by_title: dict[str, Sample]) -> Callable[..., tuple[str, 
         names = [name for name in (method, second) if name != _NONE]
         path = file if file is not None else by_title[sample].path if sample in by_title else None
         try:
-            reply = desk.ask(path, question, names, percent, lambda done, step: progress(done, desc=show.words(step)))
+            reply = desks[model].ask(
+                path, question, names, percent, lambda done, step: progress(done, desc=show.words(step))
+            )
         except OmniSiftError as wrong:
             return show.error(wrong), _EMPTY, ""
         return "", show.answers(reply), show.frame(reply)

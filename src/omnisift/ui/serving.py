@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,15 +65,20 @@ def room() -> Iterator[Path]:
                     os.environ[name] = value
 
 
-def launch(desk: Desk, folder: Path, *, host: str, port: int, most_mb: int, ready: Callable[[str], None]) -> Any:
-    """Serve the page without waiting; ``ready`` is told its address. Returns Gradio's page, which has ``close()``."""
+def launch(
+    desks: Mapping[str, Desk], folder: Path, *, host: str, port: int, most_mb: int, ready: Callable[[str], None]
+) -> Any:
+    """Serve the page without waiting, ``desks`` by the name of their model; ``ready`` is told its address.
+
+    Returns Gradio's page, which has ``close()``.
+    """
     from starlette.middleware import Middleware
 
     from omnisift.ui.page import build, style, theme
 
     samples = folder / "samples"
     samples.mkdir()
-    page = build(desk, write_samples(samples))
+    page = build(desks, write_samples(samples))
     page.queue(max_size=32)
     hosts = (*LOCAL, host) if host in LOCAL else None
     _, address, _ = page.launch(

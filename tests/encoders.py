@@ -1,0 +1,27 @@
+"""How often a host's encoders work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from omnisift.pipeline.loading import Host
+from omnisift.pipeline.stopwatch import encoders_of
+
+
+@contextmanager
+def work_of_encoders(host: Host) -> Iterator[dict[str, int]]:
+    """How often the first layer of each encoder ran: what lies inside one runs only where it does."""
+    runs = dict.fromkeys(encoders_of(host.thinker), 0)
+
+    def count(stage: str):
+        def add(*_: object) -> None:
+            runs[stage] += 1
+
+        return add
+
+    with ExitStack() as stack:
+        for stage, modules in encoders_of(host.thinker).items():
+            layers = getattr(modules[0], "layers", None) or modules[0].blocks
+            stack.callback(layers[0].register_forward_hook(count(stage)).remove)
+        yield runs
