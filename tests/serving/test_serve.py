@@ -90,7 +90,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "full"
 
 
-def test_the_command_line(model: Path) -> None:
+def test_the_command_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(str(model), Settings(retain=0.5), media_hosts=("films.example",), more=("--dtype", "float32"))
     server.check()
     line = server.command()
@@ -101,6 +101,9 @@ def test_the_command_line(model: Path) -> None:
     environment = server.environment()
     assert environment["VLLM_MEDIA_CONNECTOR"] == "omnisift"
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
+    assert environment["MALLOC_ARENA_MAX"] == "1"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    assert server.environment()["MALLOC_ARENA_MAX"] == "4", "what the user says is left"
     assert json.loads(environment["OMNISIFT_MEDIA"])["max_pixels"] == 50176
 
 

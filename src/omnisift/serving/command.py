@@ -19,6 +19,9 @@ from omnisift.serving.vllm.settings import Settings
 
 MODULE = "vllm.entrypoints.openai.api_server"
 
+_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
+"""For glibc: clips are decoded in threads, and with a heap for each thread freed memory stays with the process."""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -69,7 +72,7 @@ class Server:
         most = min(most, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
         reading = HowToRead(self.fps, self.max_frames, min(least, most), most)
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
-        return {**given_memory(self.name), **os.environ, **reading.to_environment(), **fixed}
+        return {**_ONE_HEAP, **given_memory(self.name), **os.environ, **reading.to_environment(), **fixed}
 
 
 def _pixel_limits(model: str) -> tuple[int, int]:
