@@ -24,19 +24,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnisift.environment import environment
 from omnisift.estimators import ESTIMATORS, make_estimator
 from omnisift.training import selector as selecting
-from omnisift.training.bank import FeatureBank
 from omnisift.training.compare import blind, without_selector
 from omnisift.training.estimating import DISTIL, Course, draw, estimated, guided, learn
 from omnisift.training.evaluate import accuracies
+from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.forward import Kept
 from omnisift.training.nano_model import WIDTH
-from omnisift.training.neutral import NeutralWorkshop
+from omnisift.training.neutral import NeutralBuild
 from omnisift.training.packed import clip_layout
 from omnisift.training.selections import SOUNDS_PER_CHUNK, Select, omnisift, select_with, stvp_scores
 from omnisift.training.settings import NanoSettings
+from omnisift.utils.provenance import environment
 
 WAYS = (*ESTIMATORS, DISTIL)
 RATES = (3e-4, 1e-3, 3e-3)
@@ -51,7 +51,7 @@ class Bench:
 
     def __init__(self, work: Path) -> None:
         torch.set_num_threads(1)
-        self.shop = NeutralWorkshop(work, NanoSettings(), 1, 1)
+        self.shop = NeutralBuild(work, NanoSettings(), 1, 1)
         self.bank, self.check = self.shop.bank("train"), self.shop.bank("validation")
         self.layout = clip_layout(self.shop.model("language"), self.shop.tokenizer)
         self.targets = self._targets(work / "targets.safetensors")
@@ -151,7 +151,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
 
-def oracle(bank: FeatureBank, retain: float) -> Select:
+def oracle(bank: FeatureCache, retain: float) -> Select:
     """Keeps the sounds that belong to what is visible, then other sounds, then the rest."""
     marks = bank.audio[:, SOUNDS_PER_CHUNK].float()
 

@@ -22,13 +22,13 @@ from PIL import Image
 
 from omnisift.budget import Budget
 from omnisift.inspector import Inspection, inspect_clip
+from omnisift.inspector.audio import outline
 from omnisift.inspector.frames import picture
-from omnisift.inspector.sound import outline
 from omnisift.media import SAMPLE_RATE
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.loading import load_host
 from omnisift.tokens import Modality
-from omnisift.whole import write_whole
+from omnisift.utils.atomic_io import write_atomic
 from omnisift.world import make_scene, questions, write_clip
 
 SEED, CHUNK = 3, 1
@@ -49,7 +49,7 @@ _STYLE = """
 
 def main(path: Path) -> None:
     """Draw into ``path``."""
-    write_whole(path, drawing(inspected()))
+    write_atomic(path, drawing(inspected()))
 
 
 def inspected() -> Inspection:

@@ -26,12 +26,11 @@ import torch
 from omnisift.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import Compressor, make_compressor
-from omnisift.environment import environment
 from omnisift.errors import OmniSiftError
-from omnisift.evaluation.blind import BlindCompressor
 from omnisift.evaluation.evidence import count_kept, masks
 from omnisift.evaluation.journal import Journal
 from omnisift.evaluation.prompts import answer, prepare, write
+from omnisift.evaluation.shuffled_video_control import ShuffledVideoControl
 from omnisift.evaluation.summary import (
     FULL,
     accuracy_table,
@@ -43,6 +42,7 @@ from omnisift.evaluation.summary import (
 )
 from omnisift.media import Media, read
 from omnisift.pipeline.loading import Host, load_host, load_selector
+from omnisift.utils.provenance import environment
 from omnisift.vgas import VGAS
 from omnisift.world import CAPTION_REQUESTS, Scene, caption, make_scene, questions, truth, write_clip
 
@@ -56,7 +56,7 @@ CAPTION_BATCH, CAPTION_LONGEST = 16, 36
 
 
 @dataclass
-class Way:
+class MethodSpec:
     """One row of the table: a compressor, or None for all tokens."""
 
     name: str
@@ -71,7 +71,7 @@ class Bench:
     """Everything that is loaded once."""
 
     host: Host
-    ways: list[Way]
+    ways: list[MethodSpec]
     donors: list[torch.Tensor] = field(default_factory=list)
     folder: Path = Path()
     keep_clips: bool = False
@@ -124,12 +124,12 @@ class Bench:
         return written
 
 
-def _set_up(way: Way, scene: Scene, donors: list[torch.Tensor]) -> None:
+def _set_up(way: MethodSpec, scene: Scene, donors: list[torch.Tensor]) -> None:
     """What differs from clip to clip: the random method draws anew, the blind control looks at another donor."""
-    inner = way.compressor.inner if isinstance(way.compressor, BlindCompressor) else way.compressor
+    inner = way.compressor.inner if isinstance(way.compressor, ShuffledVideoControl) else way.compressor
     if inner is not None and inner.name == "random":
         inner.seed = scene.seed
-    if isinstance(way.compressor, BlindCompressor):
+    if isinstance(way.compressor, ShuffledVideoControl):
         way.compressor.donor = donors[scene.seed % len(donors)]
 
 
@@ -137,24 +137,25 @@ def build(arguments: argparse.Namespace, folder: Path) -> Bench:
     """Load the model, its selector and all variants."""
     host = load_host(arguments.model, "cpu", None, None)
     bench = Bench(
-        host, [Way(FULL, host, None, writes=True)], folder=folder, keep_clips=arguments.clip_folder is not None
+        host, [MethodSpec(FULL, host, None, writes=True)], folder=folder, keep_clips=arguments.clip_folder is not None
     )
     selector = load_selector(host, arguments.selector)
     others = [_variant(name, place, host) for name, place in variants(arguments).items()]
     for retain in arguments.retain:
         budget = Budget(retain_video=retain, retain_audio=retain)
         ours = make_compressor("omnisift", budget, selector=selector)
-        bench.ways.append(Way(key(_timed("omnisift", selector), retain), host, ours, writes=True))
+        bench.ways.append(MethodSpec(key(_timed("omnisift", selector), retain), host, ours, writes=True))
         bench.ways += [
-            Way(key(name, retain), host, make_compressor(name, budget), writes=name == "random") for name in BASELINES
+            MethodSpec(key(name, retain), host, make_compressor(name, budget), writes=name == "random")
+            for name in BASELINES
         ]
         if retain not in arguments.retain_controls:
             continue
         for name, own, other in others:
             method = make_compressor("omnisift", budget, selector=other)
-            bench.ways.append(Way(key(name, retain), own, method))
-        blind = BlindCompressor(ours, torch.empty(0, 0))
-        bench.ways.append(Way(key(_timed("video-blind", selector), retain), host, blind))
+            bench.ways.append(MethodSpec(key(name, retain), own, method))
+        blind = ShuffledVideoControl(ours, torch.empty(0, 0))
+        bench.ways.append(MethodSpec(key(_timed("video-blind", selector), retain), host, blind))
     for way in bench.ways:
         if way.compressor is not None:
             way.compressor.eval()

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from estimators import CHECKS, Bench
 from omnisift.budget import kept_count
-from omnisift.environment import environment
-from omnisift.picture_score import PictureScore
 from omnisift.training import selector as selecting
 from omnisift.training.evaluate import accuracies
 from omnisift.training.forward import Kept
 from omnisift.training.nano_model import WIDTH
 from omnisift.training.selections import CHUNKS, PATCHES, SOUNDS_PER_CHUNK, Select, picture_scores, stvp_scores, top
 from omnisift.training.settings import NanoSettings
+from omnisift.utils.provenance import environment
+from omnisift.video_score import VideoScore
 
 RETAINS = (0.25, 0.125, 0.0625)
 """Four, two and one of a frame's sixteen patches."""
@@ -74,7 +74,7 @@ def teach(bench: Bench, bank: Any, clips: int) -> Tensor:
 
 def learned(bench: Bench, seed: int, targets: Tensor) -> Score:
     torch.manual_seed(seed)
-    picture = PictureScore(WIDTH)
+    picture = VideoScore(WIDTH)
     selecting.distil_picture(picture, targets, bench.bank, replace(NanoSettings(), seed=seed, selector_steps=200))
     picture.eval()
     return lambda video: picture_scores(picture, video)

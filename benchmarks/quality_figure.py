@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from omnisift.evaluation.plots import curves, digest
 from omnisift.evaluation.results import Result, read_result
-from omnisift.whole import whole_file
+from omnisift.utils.atomic_io import atomic_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "quality" / "training-free.jsonl"
@@ -35,7 +35,7 @@ def main(path: Path) -> None:
     """Draw into ``path``."""
     result = read_result(RESULT)
     style: dict[str, Any] = {"svg.hashsalt": "omnisift", "svg.fonttype": "none", "font.size": 10}
-    with mpl.rc_context(style), whole_file(path) as unfinished:
+    with mpl.rc_context(style), atomic_file(path) as unfinished:
         metadata = {"Date": None, "Identifier": digest(result)}
         compose(result).savefig(unfinished, format="svg", metadata=metadata)
 

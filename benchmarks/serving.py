@@ -52,7 +52,7 @@ def build(folder: Path) -> Path:
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     from omnisift.assets import nano_path
-    from omnisift.serving.dress import dress
+    from omnisift.serving.full_checkpoint import dress
     from omnisift.vgas import VGAS, VGASConfig
 
     config = AutoConfig.from_pretrained(nano_path())
@@ -128,7 +128,7 @@ class Peak:
 
 
 @dataclass
-class Way:
+class MethodSpec:
     """What one retention has cost so far at one point."""
 
     wall: float = 0.0
@@ -155,7 +155,7 @@ class Bench:
     peak: Peak
     asked: int = 0
 
-    async def ask(self, clips: Clips, retain: float, way: Way) -> None:
+    async def ask(self, clips: Clips, retain: float, way: MethodSpec) -> None:
         """One request, to its end."""
         from vllm import SamplingParams
 
@@ -169,7 +169,7 @@ class Bench:
         assert first is not None
         way.first.append(first)
 
-    async def round(self, clips: Clips, clients: int, retain: float, way: Way) -> None:
+    async def round(self, clips: Clips, clients: int, retain: float, way: MethodSpec) -> None:
         """One request of each client, all at once."""
         self.peak.take()
         begin = time.perf_counter()
@@ -179,16 +179,16 @@ class Bench:
 
     async def point(self, tokens: int, clients: int) -> dict[str, Any]:
         """Both retentions in turns."""
-        clips, ways = Clips(tokens), {name: Way() for name in WAYS}
+        clips, ways = Clips(tokens), {name: MethodSpec() for name in WAYS}
         for retain in WAYS.values():
-            await self.round(clips, 1, retain, Way())
+            await self.round(clips, 1, retain, MethodSpec())
         for _ in range(ROUNDS[clients]):
             for name, way in ways.items():
                 await self.round(clips, clients, WAYS[name], way)
         blocks = self.engine.vllm_config.cache_config.num_gpu_blocks
         found: dict[str, Any] = {name: way.summary(blocks) for name, way in ways.items()}
         if clients == 1:
-            await self.round(clips, 1, FLOOR, least := Way())
+            await self.round(clips, 1, FLOOR, least := MethodSpec())
             found["floor_s"] = round(least.first[0], 4)
         return {"tokens": tokens, "clients": clients, **ratios(found["whole"], found["cut"]), **found}
 

@@ -36,7 +36,7 @@ def build(retain: float | None) -> tuple[Any, dict[str, Any]]:
 
     from omnisift.budget import Budget
     from omnisift.compressors import make_compressor
-    from omnisift.training.finetune import Sifted
+    from omnisift.training.finetune import CompressedModel
     from omnisift.vgas import VGAS, VGASConfig
 
     config = tiny.thinker_config(
@@ -56,7 +56,7 @@ def build(retain: float | None) -> tuple[Any, dict[str, Any]]:
     ids = batch["input_ids"]
     behind = torch.arange(ids.shape[1]) >= ids.shape[1] - 8
     batch["labels"] = ids.masked_fill(~behind, -100)
-    return Sifted(model, compressor).train(), batch
+    return CompressedModel(model, compressor).train(), batch
 
 
 def resident() -> int:

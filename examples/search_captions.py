@@ -17,7 +17,7 @@ import bm25s
 import numpy as np
 
 from omnisift.batch import Caption, Ledger, ModelSettings, items_of, run
-from omnisift.whole import whole_folder
+from omnisift.utils.atomic_io import atomic_folder
 from omnisift.world import make_scene, write_clip
 
 
@@ -79,7 +79,7 @@ def search(clips: Path, query: str, model: ModelSettings, embed: str | None, top
     folder, made_of = clips.with_name(clips.name + ".index"), json.dumps([embed, found])
     note = folder / "made-of.json"
     if not note.is_file() or note.read_text(encoding="utf-8") != made_of:
-        with whole_folder(folder) as new:
+        with atomic_folder(folder) as new:
             index.build(new, list(found.values()))
             (new / note.name).write_text(made_of, encoding="utf-8")
     scores = index.scores(folder, query)

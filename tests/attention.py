@@ -44,7 +44,7 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def highest(scores: Sequence[float], count: int) -> list[int]:
-    """Places of the ``count`` highest, the first of equal ones; sorted."""
+    """PositionColumns of the ``count`` highest, the first of equal ones; sorted."""
     return sorted(sorted(range(len(scores)), key=lambda i: -scores[i])[:count])
 
 

@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # The core serves any engine, so it rests on torch alone; the selector is a Hugging Face model with safetensors files.
 CORE = {"errors", "tokens", "chunks", "budget", "stvp", "straight_through", "estimators", "compressors"}
-CORE |= {"vgas", "selector_attention", "selector_files", "picture_score"}
+CORE |= {"vgas", "selector_attention", "selector_files", "video_score"}
 CORE_EXTRAS = {"vgas": {"transformers"}, "selector_files": {"safetensors"}}
 # Decoding happens in one place; the world encodes the clips it invents; `omnisift doctor` asks what PyAV can decode.
 PYAV_ROOMS = {"media", "world", "cli"}

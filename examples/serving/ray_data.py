@@ -20,11 +20,11 @@ from transformers import AutoProcessor
 from vllm.platforms import current_platform
 
 from omnisift.assets import nano_path
-from omnisift.batch.on_ray import cluster
+from omnisift.batch.ray_driver import cluster
 from omnisift.errors import MediaError
 from omnisift.pipeline.prompt import prompt_text, read_for
-from omnisift.serving.dress import dress
-from omnisift.serving.sent import as_item
+from omnisift.serving.full_checkpoint import dress
+from omnisift.serving.media_limits import as_item
 from omnisift.serving.vllm import ARCHITECTURE
 from omnisift.world import make_scene, write_clip
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from omnisift.chunks import ChunkShapes
 from omnisift.errors import BudgetError
 
+DEFAULT_RETAIN = 0.25
+"""The overall ratio where a caller gives none; every entry point takes it from `Budget.from_options`."""
 AUDIO_BONUS = 0.25
 """An overall ratio R keeps R + 0.25 of the audio: the paper's Table 6 at 35 % and 25 %, where audio is the small
 part."""
@@ -65,6 +67,24 @@ class Budget:
         else:
             _check("retain_video", self.retain_video)
             _check("retain_audio", self.retain_audio)
+
+    @classmethod
+    def from_options(
+        cls, retain: float | None = None, retain_video: float | None = None, retain_audio: float | None = None
+    ) -> Budget:
+        """Build a budget from a user's options; `DEFAULT_RETAIN` applies if none is given.
+
+        Args:
+            retain: fraction of video and audio tokens kept together, in (0, 1].
+            retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
+            retain_audio: fraction of audio tokens kept.
+
+        Raises:
+            BudgetError: a fraction is outside (0, 1], or the combination is ambiguous.
+        """
+        if retain is None and retain_video is None and retain_audio is None:
+            retain = DEFAULT_RETAIN
+        return cls(retain=retain, retain_video=retain_video, retain_audio=retain_audio)
 
     @property
     def keeps_all(self) -> bool:

@@ -111,3 +111,14 @@ class TrainingError(OmniSiftError):
 
 class UsageError(OmniSiftError):
     """An argument is wrong."""
+
+
+def install_hint(extra: str) -> str:
+    """How to install an optional dependency, for error messages.
+
+    The package is on no index yet, so the hint works from a checkout alone.
+
+    Args:
+        extra: name of an extra in ``pyproject.toml``, for example ``ui``.
+    """
+    return f"run pip install -e '.[{extra}]' in your OmniSIFT checkout"

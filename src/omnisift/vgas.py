@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from omnisift.errors import CheckpointError, UsageError
-from omnisift.picture_score import PictureScore
 from omnisift.selector_attention import attend, attention_given, attention_received, beside, split_heads
 from omnisift.selector_files import check_tensors, read_prefixed, refuse
+from omnisift.video_score import VideoScore
 
 STEPS = 50
 """Entries of the time embedding: a chunk of two seconds has 50 audio tokens."""
@@ -100,7 +100,7 @@ class VGAS(PreTrainedModel):
             self._add_layers(hidden)
         if config.time_embedding:
             self.time_embedding = nn.Embedding(STEPS, hidden)
-        self.picture = PictureScore(width) if config.picture else None
+        self.picture = VideoScore(width) if config.picture else None
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _add_layers(self, hidden: int) -> None:

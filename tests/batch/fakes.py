@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omnisift.batch import Engine, Item, Ledger, Question, Reply, run
-from omnisift.batch import ledger as ledger_module
+from omnisift.batch import results_file as ledger_module
 from omnisift.errors import EngineLost, NotMedia
 
 SETTINGS = {"task": "qa", "model": "fake"}
@@ -105,7 +105,7 @@ def main(out: str, count: int, seconds: float = 0.0, log: str | None = None, lim
         ledger_module._write_all = slow_write
     engine = FakeOfMany(Path(log) if log else None, seconds, {int(n): how for n, how in (bad or {}).items()})
     if ray is not None:
-        from omnisift.batch.on_ray import cluster, run_on_ray
+        from omnisift.batch.ray_driver import cluster, run_on_ray
 
         with Ledger(Path(out), SETTINGS) as ledger, cluster(ray, 2):
             run_on_ray(items(count), Question(), Self(engine), ledger)

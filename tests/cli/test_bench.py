@@ -11,7 +11,7 @@ from omnisift.assets import nano_path
 from omnisift.cli import main
 from omnisift.cli.bench import _place
 from omnisift.compressors import COMPRESSORS
-from omnisift.evaluation.recipe import Row, Way
+from omnisift.evaluation.recipe import MethodSpec, Row
 from omnisift.training import protocol
 from omnisift.vgas import VGAS
 
@@ -104,7 +104,7 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path, capsys, words, library,
     assert call(monkeypatch, *words) == 2
     error = capsys.readouterr().err.strip()
     assert library in error
-    assert f"omnisift[{extra}]" in error
+    assert f".[{extra}]" in error
     assert "\n" not in error
 
 
@@ -112,11 +112,15 @@ def test_a_trained_model_is_taken_only_for_what_it_was_trained_under():
     def place(way, video=0.25, seed=0):
         return _place(Row(way, "base", video, 0.25, seed), {})
 
-    way = Way("evs", label="mine")
+    way = MethodSpec("evs", label="mine")
     assert place(way) == place(way, seed=1)
-    others = [place(Way("vidcom2", label="mine")), place(way, video=0.5), place(Way("evs:mode=frame", label="mine"))]
+    others = [
+        place(MethodSpec("vidcom2", label="mine")),
+        place(way, video=0.5),
+        place(MethodSpec("evs:mode=frame", label="mine")),
+    ]
     assert len({place(way), *others}) == 4
-    full = Way("", label="all tokens")
+    full = MethodSpec("", label="all tokens")
     assert place(full) == place(full, video=0.5)
 
 

@@ -67,7 +67,7 @@ def places(stream: TokenStream, clip: int, modality: Modality) -> list[int]:
 def loop_sound(
     stream: TokenStream, embeds: Tensor, sound: list[int], total: int, share: float, members: int
 ) -> list[int]:
-    """Places that stay; writes the anchors into ``embeds``."""
+    """PositionColumns that stay; writes the anchors into ``embeds``."""
     number = max(0, min(round(share * len(sound)), total - 1))
     attention = [float(stream.extras["audio_attention"][p]) for p in sound]
     dominant = [sound[i] for i in highest(attention, total - number)]

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors import frames as frame_tools
-from omnisift.compressors import sums
+from omnisift.compressors import segment_ops
 from omnisift.compressors.frames import Frames
 from omnisift.compressors.random import RandomCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor, adaptive_counts, frame_weights
@@ -119,7 +119,7 @@ def test_channels_are_chosen_clip_by_clip():
 def test_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(11).stream()
     whole = VidCom2Compressor(SPLIT)(stream)
-    for room in (sums, frame_tools):
+    for room in (segment_ops, frame_tools):
         monkeypatch.setattr(room, "BLOCK", 48)  # three tokens
     small = VidCom2Compressor(SPLIT)(stream)
     assert torch.equal(whole.keep, small.keep)
@@ -140,7 +140,7 @@ class Largest(TorchDispatchMode):
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch):
     stream = steady_prompt(8, 64, 0).stream()
-    for room in (sums, frame_tools):
+    for room in (segment_ops, frame_tools):
         monkeypatch.setattr(room, "BLOCK", 1024)
     with Largest() as seen:
         VidCom2Compressor(SPLIT).select_video(stream, SPLIT.counts(ChunkShapes.of(stream)))

@@ -9,7 +9,6 @@ import torch
 from omnisift.assets import nano_path
 from omnisift.errors import UsageError
 from omnisift.evaluation import quality
-from omnisift.evaluation.crew import dealt, run
 from omnisift.evaluation.journal import Journal
 from omnisift.evaluation.plan import Plan, settings_of, tensors_digest
 from omnisift.evaluation.plots import curves, digest, draw
@@ -17,6 +16,7 @@ from omnisift.evaluation.quality import pack, unpack
 from omnisift.evaluation.recipe import FULL, parse_recipe
 from omnisift.evaluation.results import rank_correlation, read_result
 from omnisift.evaluation.results_page import page
+from omnisift.evaluation.workers import dealt, run
 
 RECIPE = {
     "name": "training-free",

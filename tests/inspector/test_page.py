@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from films import write_film, write_sound
 
-from omnisift.inspector import Inspection, thinning
+from omnisift.inspector import Inspection, downsample
+from omnisift.inspector.audio import greys, outline
+from omnisift.inspector.downsample import thin
 from omnisift.inspector.frames import jpegs
 from omnisift.inspector.html import render
 from omnisift.inspector.page_data import page_data
-from omnisift.inspector.sound import greys, outline
-from omnisift.inspector.thinning import thin
 
 VOID = {"meta", "input", "link", "br", "img"}
 PARTS = ("page.html", "page.css", "data.js", "draw.js", "page.js")
@@ -162,8 +162,8 @@ def test_pictures_keep_to_their_budget(compared: Inspection) -> None:
 
 
 def test_long_clips_are_thinned_and_say_so(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thinning, "MOST_FRAMES", 2)
-    monkeypatch.setattr(thinning, "MOST_CELLS", 150)
+    monkeypatch.setattr(downsample, "MOST_FRAMES", 2)
+    monkeypatch.setattr(downsample, "MOST_CELLS", 150)
     thinned = thin(compared.trace)
     assert thinned.frames == (0, 1), "whole chunks stay together"
     assert list(thinned.audio) == list(compared.trace.tokens.places(2)[::9])

@@ -10,8 +10,8 @@ import pytest
 
 from omnisift.errors import UnsupportedCall
 from omnisift.integrations.lmms_eval.requests import Records, Request, batches, request_of
+from omnisift.pipeline.ask_batch import Reply
 from omnisift.pipeline.report import Tokens
-from omnisift.pipeline.together import Reply
 
 
 def asked(content: Any, role: str = "user", more: list[Any] | None = None, **options: Any) -> Request:

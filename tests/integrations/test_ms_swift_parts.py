@@ -15,9 +15,9 @@ from tests.tiny import AUDIO, VIDEO, WIDTH, Video, full_model, prompt
 from omnisift.assets import nano_path
 from omnisift.errors import BudgetError, CheckpointError, CompressorError, TrainingError, UsageError
 from omnisift.integrations.ms_swift import plugin_path
-from omnisift.integrations.ms_swift.plug import Plug, check_partners, refuse_whole
 from omnisift.integrations.ms_swift.selectors import give_selector, selector_in
 from omnisift.integrations.ms_swift.settings import SwiftSettings, check_sound
+from omnisift.integrations.ms_swift.trainer_hook import TrainerHook, check_partners, refuse_whole
 from omnisift.pipeline.loading import ADAPTER_PREFIX, read_selector
 from omnisift.vgas import VGAS, VGASConfig
 
@@ -131,7 +131,7 @@ def test_a_step_is_cut_and_teaches_the_selector_that_is_saved() -> None:
     selector = selector_in(model.get_base_model())
     assert selector is model.get_base_model().thinker.compressor.modules_to_save["default"]
     batch = merged(model, CLIP, [20])
-    with Plug(model, NEW) as plug:
+    with TrainerHook(model, NEW) as plug:
         plug.begin(0.5)
         output = forward(model, batch)
         labels, last = plug.end(batch["input_ids"], batch["labels"])
@@ -149,7 +149,7 @@ def test_a_step_is_cut_and_teaches_the_selector_that_is_saved() -> None:
 def test_text_alone_touches_the_selector_with_a_gradient_of_zero() -> None:
     model = learner()
     batch = merged(model, [12], [9])
-    with Plug(model, NEW) as plug:
+    with TrainerHook(model, NEW) as plug:
         plug.begin(0.0)
         output = forward(model, batch)
         labels, last = plug.end(batch["input_ids"], batch["labels"])
@@ -164,7 +164,7 @@ def test_text_alone_touches_the_selector_with_a_gradient_of_zero() -> None:
 def test_unplugged_nothing_is_left() -> None:
     model = learner()
     hooks = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
-    Plug(model, NEW).detach()
+    TrainerHook(model, NEW).detach()
     assert {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()} == hooks
 
 
@@ -172,7 +172,7 @@ def test_a_prompt_that_nobody_cut_is_refused() -> None:
     model = learner()
     refuse_whole(model.get_base_model())
     batch = merged(model, CLIP)
-    with Plug(model, NEW):
+    with TrainerHook(model, NEW):
         forward(model, batch)
     with pytest.raises(TrainingError, match=r"^training without compression: the model was called"):
         forward(model, batch)
@@ -182,13 +182,13 @@ def test_random_weights_that_would_not_learn_are_refused() -> None:
     model = learner()
     model.requires_grad_(False)
     with pytest.raises(TrainingError, match="would not learn: add --modules_to_save compressor"):
-        Plug(model, NEW)
+        TrainerHook(model, NEW)
 
 
 def test_an_estimator_that_asks_several_passes_is_refused() -> None:
     settings = SwiftSettings(compressor="omnisift:estimator=reinforce", selector="new")
     with pytest.raises(TrainingError, match="'reinforce' asks several forward passes"):
-        Plug(learner(settings), settings)
+        TrainerHook(learner(settings), settings)
 
 
 def test_processes_that_did_not_join_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

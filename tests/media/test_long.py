@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from omnisift.media import read
-from omnisift.media.decoders import FilmDecoder
+from omnisift.media.decoders import VideoDecoder
 
 SMALL = {"min_pixels": 28 * 28, "max_pixels": 4 * 28 * 28}
 
@@ -68,21 +68,21 @@ def test_memory_is_flat_in_length(ten_minutes: Path, tmp_path: Path) -> None:
 def count_decoded(path: Path, **how: object) -> tuple[int, int]:
     """How many film packets came by, and how many of them were decoded."""
     seen = decoded = 0
-    feed, decode = FilmDecoder.feed, FilmDecoder._decode
+    feed, decode = VideoDecoder.feed, VideoDecoder._decode
 
-    def counting_feed(self: FilmDecoder, packet: object) -> None:
+    def counting_feed(self: VideoDecoder, packet: object) -> None:
         nonlocal seen
         seen += 1
         feed(self, packet)
 
-    def counting_decode(self: FilmDecoder, packet: object) -> None:
+    def counting_decode(self: VideoDecoder, packet: object) -> None:
         nonlocal decoded
         decoded += packet is not None
         decode(self, packet)
 
     with (
-        mock.patch.object(FilmDecoder, "feed", counting_feed),
-        mock.patch.object(FilmDecoder, "_decode", counting_decode),
+        mock.patch.object(VideoDecoder, "feed", counting_feed),
+        mock.patch.object(VideoDecoder, "_decode", counting_decode),
     ):
         read(path, **SMALL, **how)
     return seen, decoded

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from omnisift.errors import TooBig, UsageError
 from omnisift.media import read, smart_size
-from omnisift.media.index import PictureIndex
+from omnisift.media.index import VideoIndex
 from omnisift.media.sampling import by_index, by_time
 
 SMALL = {"min_pixels": 28 * 28, "max_pixels": 16 * 28 * 28}
@@ -136,9 +136,9 @@ def test_sound_equals_a_plain_decoder(tmp_path: Path) -> None:
     assert np.abs(heard - sound[0]).max() < 1e-4
 
 
-def skipping_index(keys: list[int], order: list[float]) -> PictureIndex:
+def skipping_index(keys: list[int], order: list[float]) -> VideoIndex:
     key = np.isin(np.arange(len(order)), keys)
-    return PictureIndex(np.array(order, float), key, np.sort(np.array(order, float)), max(order) + 1, 1.0)
+    return VideoIndex(np.array(order, float), key, np.sort(np.array(order, float)), max(order) + 1, 1.0)
 
 
 def test_only_needed_packets_are_decoded() -> None:

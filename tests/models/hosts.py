@@ -34,7 +34,7 @@ def everything() -> Compressor:
 
 
 class Norms(ScoredCompressor):
-    """Looks at values: the longest embeddings stay."""
+    """AnchorAttention at values: the longest embeddings stay."""
 
     name: ClassVar[str] = "norms"
 

@@ -40,14 +40,14 @@ def speak(inputs: dict[str, Any], model: Any = MODEL, **options: Any) -> tuple[T
     )
 
 
-class Listener:
+class AttentionProbe:
     """Every call to the talker's language model: what went in behind our hook, and what came out."""
 
     def __init__(self) -> None:
         self.inputs: list[dict[str, Any]] = []
         self.outputs: list[Tensor] = []
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> AttentionProbe:
         part = MODEL.talker.model
         self._handles = [
             part.register_forward_pre_hook(lambda m, a, k: self.inputs.append(dict(k)), with_kwargs=True),
@@ -93,7 +93,7 @@ def test_the_text_is_that_of_the_thinker_alone() -> None:
 @pytest.mark.parametrize("rows", [[ROW], BATCH], ids=["one", "batch"])
 def test_the_talker_reads_the_kept_tokens_of_the_thinker(rows: list[list[Part]]) -> None:
     inputs, full = host_inputs(*rows), prompt(*rows)
-    with omnisift.attach(MODEL, half()) as attachment, Listener() as talker:
+    with omnisift.attach(MODEL, half()) as attachment, AttentionProbe() as talker:
         speak(inputs)
         heard = talker.inputs[0]
         assert attachment.last is not None
@@ -117,7 +117,7 @@ def _media(ids: Tensor) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [[ROW], BATCH], ids=["one", "batch"])
 def test_every_step_of_the_talker_equals_a_forward_without_a_cache(rows: list[list[Part]]) -> None:
-    with omnisift.attach(MODEL, half()), Listener() as talker:
+    with omnisift.attach(MODEL, half()), AttentionProbe() as talker:
         speak(host_inputs(*rows))
     embeds = torch.cat([step["inputs_embeds"] for step in talker.inputs], dim=1)
     positions = torch.cat([step["position_ids"][-3:] for step in talker.inputs], dim=2)
@@ -131,9 +131,9 @@ def test_every_step_of_the_talker_equals_a_forward_without_a_cache(rows: list[li
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [[ROW], BATCH], ids=["one", "batch"])
 def test_the_talkers_positions_are_those_of_the_full_prompt(rows: list[list[Part]]) -> None:
-    with Listener() as uncut:
+    with AttentionProbe() as uncut:
         speak(host_inputs(*rows))
-    with omnisift.attach(MODEL, half()) as attachment, Listener() as cut:
+    with omnisift.attach(MODEL, half()) as attachment, AttentionProbe() as cut:
         speak(host_inputs(*rows))
     assert attachment.last is not None
     first = uncut.inputs[0]["position_ids"]

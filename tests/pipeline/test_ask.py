@@ -12,7 +12,7 @@ import pytest
 from omnisift import Answer, Pipeline, load
 from omnisift.assets import nano_path
 from omnisift.errors import NotFound, UsageError
-from omnisift.pipeline.seen import NANO_NOTICE
+from omnisift.pipeline.clip_info import NANO_NOTICE
 
 QUESTION = "What colour is the circle?"
 

@@ -10,7 +10,7 @@ from tests.serving.asking import Film, Reference
 from tests.serving.engines import in_process
 
 from omnisift.assets import nano_path
-from omnisift.serving.dress import dress
+from omnisift.serving.full_checkpoint import dress
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from safetensors import safe_open
 from omnisift.assets import nano_path
 from omnisift.cli import main
 from omnisift.errors import Blocked, CompressorError, NotMedia, UnsupportedModel, UsageError
-from omnisift.serving import addresses, starting
+from omnisift.serving import url_policy, vllm_startup
 from omnisift.serving.command import Server
-from omnisift.serving.dress import dress
-from omnisift.serving.sent import HowToRead, as_item
+from omnisift.serving.full_checkpoint import dress
+from omnisift.serving.media_limits import MediaLimits, as_item
 from omnisift.serving.vllm.settings import Settings
 
 
@@ -31,12 +31,12 @@ from omnisift.serving.vllm.settings import Settings
     ],
 )
 def test_named_hosts_must_be_public(monkeypatch: pytest.MonkeyPatch, found: list[str], message: str | None) -> None:
-    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", (one, 0)) for one in found])
+    monkeypatch.setattr(url_policy.socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", (one, 0)) for one in found])
     if message is None:
-        addresses.check_address("https://films.example/a.mp4", ["films.example"])
+        url_policy.check_address("https://films.example/a.mp4", ["films.example"])
         return
     with pytest.raises(Blocked, match=message):
-        addresses.check_address("https://films.example/a.mp4", ["films.example"])
+        url_policy.check_address("https://films.example/a.mp4", ["films.example"])
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ def test_named_hosts_must_be_public(monkeypatch: pytest.MonkeyPatch, found: list
 )
 def test_other_addresses_are_refused(url: str, allowed: list[str], message: str) -> None:
     with pytest.raises(Blocked, match=message):
-        addresses.check_address(url, allowed)
+        url_policy.check_address(url, allowed)
 
 
 def test_a_clip_from_memory_is_read_as_from_a_file(clip: Path) -> None:
-    how = HowToRead(fps=1.0, max_frames=4)
+    how = MediaLimits(fps=1.0, max_frames=4)
     images, metadata = as_item(how.bytes(clip.read_bytes()))
     assert len(images) == 4
     assert metadata["fps"] == as_item(how.file(clip))[1]["fps"]
@@ -66,10 +66,10 @@ def test_a_clip_from_memory_is_read_as_from_a_file(clip: Path) -> None:
 
 
 def test_limits_travel_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    how = HowToRead(fps=1.0, max_pixels=100 * 784)
+    how = MediaLimits(fps=1.0, max_pixels=100 * 784)
     for name, value in how.to_environment().items():
         monkeypatch.setenv(name, value)
-    assert HowToRead.from_environment() == how
+    assert MediaLimits.from_environment() == how
 
 
 def test_nano_dressed(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_nano_dressed(tmp_path: Path) -> None:
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """nano as a full model, on a machine that has vLLM."""
-    monkeypatch.setattr(starting, "version", lambda package: "0.32.0")
+    monkeypatch.setattr(vllm_startup, "version", lambda package: "0.32.0")
     dress(nano_path(), tmp_path / "full")
     return tmp_path / "full"
 
@@ -133,10 +133,10 @@ def test_another_vllm_or_none(
 ) -> None:
     def version(package: str) -> str:
         if found is None:
-            raise starting.PackageNotFoundError
+            raise vllm_startup.PackageNotFoundError
         return found
 
-    monkeypatch.setattr(starting, "version", version)
+    monkeypatch.setattr(vllm_startup, "version", version)
     monkeypatch.setattr("sys.argv", ["omnisift", "serve", "nano"])
     with pytest.raises(SystemExit) as stopped:
         main()

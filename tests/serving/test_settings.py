@@ -9,7 +9,7 @@ import pytest
 
 from omnisift.budget import Budget
 from omnisift.errors import BudgetError, CompressorError, UnreachableBudget, UsageError
-from omnisift.serving.span import Clock, Span
+from omnisift.serving.clip_layout import ClipLayout, Clock
 from omnisift.serving.vllm.method import Method, rehearse
 from omnisift.serving.vllm.settings import Settings, check_request
 
@@ -68,7 +68,7 @@ def test_arguments_that_a_request_may_not_have() -> None:
 )
 def test_a_floor_is_found_before_the_engine(method: str, reachable: bool) -> None:
     """DyCoke keeps every fourth frame whole, so not a tenth."""
-    span, budget = Span.of((6, 4, 4), 1.0, 150, Clock()), Budget(retain_video=0.1, retain_audio=0.5)
+    span, budget = ClipLayout.of((6, 4, 4), 1.0, 150, Clock()), Budget(retain_video=0.1, retain_audio=0.5)
     if reachable:
         rehearse(settings(compressor=method), span, budget)
         return

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from omnisift.training.bank import FeatureBank, encode_bank
+from omnisift.training.feature_cache import FeatureCache, encode_bank
 from omnisift.training.nano_model import build_model, build_processor
 from omnisift.training.packed import Writer, clip_layout
 from omnisift.training.tokenizer import build_tokenizer
@@ -37,7 +37,7 @@ def model(tokenizer):
 
 
 @pytest.fixture(scope="session")
-def bank(tokenizer) -> FeatureBank:
+def bank(tokenizer) -> FeatureCache:
     return encode_bank(build_model(tokenizer).eval(), "train", 20, decoded_share=0.0)
 
 

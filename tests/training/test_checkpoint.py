@@ -6,8 +6,8 @@ import torch
 
 from omnisift.assets import nano_path
 from omnisift.pipeline.prompt import audio_in_video
-from omnisift.training.bank import encode_bank
 from omnisift.training.evaluate import accuracies
+from omnisift.training.feature_cache import encode_bank
 from omnisift.training.packed import Writer, clip_layout
 from omnisift.training.selections import omnisift, random
 from omnisift.vgas import VGAS

@@ -9,8 +9,8 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
 from omnisift.assets import nano_path, neutral_path
 from omnisift.training import neutral
-from omnisift.training.bank import encode_bank
 from omnisift.training.evaluate import accuracies
+from omnisift.training.feature_cache import encode_bank
 from omnisift.training.packed import Writer, clip_layout
 from omnisift.world import SETTINGS
 

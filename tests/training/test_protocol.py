@@ -20,7 +20,7 @@ BUDGET = Budget(retain_video=0.25, retain_audio=0.25)
 @pytest.fixture(scope="module")
 def school():
     clips = encode_scenes(load_host("nano", "cpu", None, None), [make_scene(seed, "train") for seed in range(9)])
-    made = protocol.School(nano_path(), clips)
+    made = protocol.TrainedProtocol(nano_path(), clips)
     made.settings = type(made.settings).small()
     return made
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from omnisift.pipeline.loading import Host, load_host
-from omnisift.ui.desk import Desk
+from omnisift.ui.session import Session
 from omnisift.world import make_scene, write_clip
 
 
@@ -27,5 +27,5 @@ def uploads(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
 
 
 @pytest.fixture
-def desk(host: Host, uploads: Path) -> Desk:
-    return Desk(host, [uploads], places=2, max_new_tokens=6)
+def desk(host: Host, uploads: Path) -> Session:
+    return Session(host, [uploads], places=2, max_new_tokens=6)

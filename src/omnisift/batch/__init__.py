@@ -1,11 +1,11 @@
 """Whole folders of video: a task, an engine that answers, a ledger that survives any kill, and the loop over the clips.
 
-`run` works in this process; `omnisift.batch.on_ray` spreads the same loop over a Ray cluster.
+`run` works in this process; `omnisift.batch.ray_driver` spreads the same loop over a Ray cluster.
 """
 
 from omnisift.batch.engine import Engine, EngineOfMany, ModelEngine, ModelSettings, Reply
 from omnisift.batch.items import Item, items_of
-from omnisift.batch.ledger import Ledger
+from omnisift.batch.results_file import Ledger
 from omnisift.batch.runner import Outcome, run
 from omnisift.batch.summary import Summary
 from omnisift.batch.tasks import Caption, Moderate, Question, Task, make_task

@@ -1,6 +1,6 @@
 """Who answers: the `Engine` protocol, the settings of the engines that there are, and a `Pipeline` as one of them.
 
-The other is vLLM (`omnisift.batch.with_vllm`). Whatever has `Engine.ask` can be handed to `run`.
+The other is vLLM (`omnisift.batch.vllm_engine`). Whatever has `Engine.ask` can be handed to `run`.
 """
 
 from __future__ import annotations
@@ -109,9 +109,9 @@ class ModelSettings:
         """The engine. Raises `OmniSiftError` as `omnisift.pipeline.load` does, or if model and compressor don't fit."""
         self.check()
         if self.engine == "vllm":
-            from omnisift.batch.with_vllm import VLLMEngine
+            from omnisift.batch.vllm_engine import VllmEngine
 
-            return VLLMEngine(self)
+            return VllmEngine(self)
         from omnisift.models import attach
         from omnisift.pipeline import load
 

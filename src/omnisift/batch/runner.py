@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omnisift.batch.claim import PATIENCE
 from omnisift.batch.engine import Engine, EngineOfMany, Reply
 from omnisift.batch.items import Item
-from omnisift.batch.ledger import Ledger
+from omnisift.batch.results_file import Ledger
+from omnisift.batch.run_lock import PATIENCE
 from omnisift.batch.tasks import Task
 from omnisift.errors import EngineLost, OmniSiftError, UsageError
 

@@ -35,9 +35,9 @@ from omnisift.cli.options import (
 )
 from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
-from omnisift.cli.quiet import hush_libraries
 from omnisift.cli.run_commands import run
 from omnisift.cli.serve_commands import serve
+from omnisift.cli.silence import silence_libraries
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.cli.ui_commands import ui
 from omnisift.errors import OmniSiftError
@@ -96,7 +96,7 @@ def ask(
     with StageBar(console, quiet=as_json) as bar:
         from omnisift.pipeline import load
 
-        hush_libraries()
+        silence_libraries()
         pipeline = load(
             model,
             compressor=None if compressor == "none" else compressor,
@@ -136,7 +136,7 @@ def demo(
     from omnisift.cli.demo import run_demo
     from omnisift.cli.screen import show_demo
 
-    hush_libraries()
+    silence_libraries()
     result = run_demo(seed, retain, out, quiet=as_json, console=_console(stderr=True))
     if as_json:
         typer.echo(json.dumps(result.to_dict()))

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisift.cli.screen import CountBar
-from omnisift.environment import environment
 from omnisift.errors import UsageError
-from omnisift.evaluation.crew import run
 from omnisift.evaluation.journal import Journal
 from omnisift.evaluation.plan import Plan, encoders_digest, settings_of, tensors_digest
 from omnisift.evaluation.recipe import Recipe, Row, load_recipe
-from omnisift.whole import whole_folder
+from omnisift.evaluation.workers import run
+from omnisift.utils.atomic_io import atomic_folder
+from omnisift.utils.provenance import environment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,15 +173,15 @@ def _encode(backbone: Path, work: Path, first: int) -> None:
 
 
 def _school(backbone: Path, work: Path) -> Any:
-    from omnisift.training.protocol import CLIPS, School
+    from omnisift.training.protocol import CLIPS, TrainedProtocol
     from omnisift.world.encoded import Encoded
 
     parts = [Encoded.load(_shard(work, backbone, first)) for first in range(0, CLIPS, SHARD)]
-    return School(backbone, Encoded.join(parts))
+    return TrainedProtocol(backbone, Encoded.join(parts))
 
 
 def _distil(backbone: Path, work: Path, name: str, folder: Path) -> None:
-    with whole_folder(folder) as unfinished:  # an interrupted save must not be taken for a selector
+    with atomic_folder(folder) as unfinished:  # an interrupted save must not be taken for a selector
         _school(backbone, work).distil(name).save_pretrained(unfinished)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from omnisift.cli.options import Json
-from omnisift.errors import UsageError
+from omnisift.errors import UsageError, install_hint
 
 _KEPT = Path("benchmarks/results/quality")
 """The results that the documentation is made of. A run writes elsewhere unless it is told to, so that it measures."""
@@ -92,4 +92,4 @@ def bench_report(
 
 def _require(library: str, extra: str, what: str) -> None:
     if find_spec(library) is None:
-        raise UsageError(f"{what} need {library}, which is not installed: pip install 'omnisift[{extra}]'")
+        raise UsageError(f"{what} need {library}, which is not installed: " + install_hint(extra))

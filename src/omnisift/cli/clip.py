@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from omnisift.cli.places import check_file
+from omnisift.cli.output_paths import check_file
 from omnisift.errors import UsageError
 
 

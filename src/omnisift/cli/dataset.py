@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from omnisift.errors import UsageError
-from omnisift.whole import whole_file, write_whole
+from omnisift.utils.atomic_io import atomic_file, write_atomic
 
 
 def write_dataset(folder: Path, clips: int, seed: int, asked: int, step: Callable[[], None]) -> int:
@@ -26,11 +26,11 @@ def write_dataset(folder: Path, clips: int, seed: int, asked: int, step: Callabl
     for number in range(seed, seed + clips):
         scene, path = make_scene(number, split="train"), folder / f"clip-{number:06d}.mp4"
         if not path.is_file():
-            with whole_file(path) as unfinished:
+            with atomic_file(path) as unfinished:
                 write_clip(scene, unfinished)
         pairs = questions(scene, np.random.default_rng((21, number)), None, asked) if asked else []
         said = [{"question": q.text, "answer": q.answer} for q in pairs]
         rows.append({"file_name": path.name, "caption": caption(scene), "qa": said})
         step()
-    write_whole(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomic(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return sum(1 + len(row["qa"]) for row in rows)

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from omnisift.cli.options import Attn, Device, DType, Fps, Json, Model
-from omnisift.cli.places import check_folder
-from omnisift.cli.quiet import hush_libraries
+from omnisift.cli.output_paths import check_folder
+from omnisift.cli.silence import silence_libraries
 
 
 def distill(
@@ -43,7 +43,7 @@ def distill(
     from omnisift.training import distill as room
 
     check_folder(out, force)
-    hush_libraries()
+    silence_libraries()
     clips, asked = room.clips_in(media), room.questions_of(prompts)
     settings = room.DistillSettings(
         steps=steps,

@@ -29,7 +29,7 @@ from omnisift.cli.options import (
     Seed,
     Selector,
 )
-from omnisift.errors import UsageError
+from omnisift.errors import UsageError, install_hint
 
 if TYPE_CHECKING:
     from omnisift.evaluation.public.rows import Row
@@ -148,7 +148,7 @@ def prepare(
     rule: Rule = "videomme",
 ) -> None:
     """Convert a benchmark's metadata to a task that lmms-eval itself can run."""
-    from omnisift.evaluation.public.pack import default_folder, task_name, write_task
+    from omnisift.evaluation.public.lmms_tasks import default_folder, task_name, write_task
 
     rows = _rows(benchmark, video_root, metadata)
     folder = default_folder() if tasks is None else tasks
@@ -170,8 +170,8 @@ def judge(
 ) -> None:
     """Let a judge count the events that captions missed, told wrongly or invented. Interrupt it and run it again."""
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.evaluation.public.judges import EndpointJudge, Judge, WordJudge, rates
     from omnisift.evaluation.public.judging import judge_captions
+    from omnisift.evaluation.public.llm_judge import EndpointJudge, Judge, WordJudge, rates
     from omnisift.evaluation.public.outcome import read_outcome
 
     if words == (address is not None) or (address is None) != (model is None):
@@ -206,7 +206,7 @@ def report(
     from omnisift.evaluation.public.outcome import read_outcome
     from omnisift.evaluation.public.published import SIZES
     from omnisift.evaluation.public.report import as_csv, as_markdown, lines
-    from omnisift.whole import write_whole
+    from omnisift.utils.atomic_io import write_atomic
 
     if published is not None and published not in SIZES:
         raise UsageError(f"the paper has numbers for {' and '.join(SIZES)}, got {published!r}")
@@ -216,14 +216,14 @@ def report(
         typer.echo(text)
         return
     if find_spec("matplotlib") is None:
-        raise UsageError("the plot needs matplotlib, which is not installed: pip install 'omnisift[eval]'")
+        raise UsageError("the plot needs matplotlib, which is not installed: " + install_hint("eval"))
     if not out.parent.is_dir():
         raise UsageError(f"no folder {out.parent}; make it first")
     from omnisift.evaluation.public.report_plot import draw
 
     markdown, table, plot = (out.with_name(f"{out.name}.{end}") for end in ("md", "csv", "svg"))
-    write_whole(markdown, text)
-    write_whole(table, as_csv(found))
+    write_atomic(markdown, text)
+    write_atomic(table, as_csv(found))
     draw(found, plot)
     typer.echo(f"{markdown}, {table}, {plot}")
 
@@ -232,7 +232,7 @@ def tasks_path(
     tasks: Annotated[Path | None, typer.Option(help="Folder of tasks. [default: $OMNISIFT_TASKS or the cache]")] = None,
 ) -> None:
     """Print the folder of prepared tasks, for lmms-eval's --include_path."""
-    from omnisift.evaluation.public.pack import default_folder, prepared
+    from omnisift.evaluation.public.lmms_tasks import default_folder, prepared
 
     folder = default_folder() if tasks is None else tasks
     if not prepared(folder):

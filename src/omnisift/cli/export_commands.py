@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from omnisift.cli.options import Json
-from omnisift.cli.places import check_folder
-from omnisift.cli.quiet import hush_libraries
+from omnisift.cli.output_paths import check_folder
+from omnisift.cli.silence import silence_libraries
 from omnisift.errors import UsageError
 
 
@@ -35,7 +35,7 @@ def export(
     source = nano_path() if model == "nano" else Path(model)
     _check_place(out, [source] if selector is None else [source, selector], force)
     how = storage(dtype, max_shard_size)
-    hush_libraries()
+    silence_libraries()
     vgas = selector_of(source, selector)
     if form == "selector":
         export_selector(vgas, out, how)

@@ -27,9 +27,9 @@ from omnisift.cli.options import (
     Seed,
     Selector,
 )
-from omnisift.cli.places import check_file
-from omnisift.cli.quiet import hush_libraries
-from omnisift.errors import UsageError
+from omnisift.cli.output_paths import check_file
+from omnisift.cli.silence import silence_libraries
+from omnisift.errors import UsageError, install_hint
 
 if TYPE_CHECKING:
     from omnisift.inspector import Inspection
@@ -67,7 +67,7 @@ def inspect(
     names = list(dict.fromkeys([compressor, *(compare or [])]))
     if "none" in names:
         raise UsageError("all tokens are asked anyway; name methods, as in --compressor omnisift --compare random")
-    hush_libraries()
+    silence_libraries()
     loading = {"device": device, "dtype": dtype, "attn": attn}
     kept = {"retain": retain, "retain_video": retain_video, "retain_audio": retain_audio}
     reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
@@ -92,7 +92,7 @@ def _check_outputs(outputs: dict[str, Path | None], as_json: bool, force: bool) 
             raise UsageError(f"{path} must end in {suffix}: its name says what it is")
         check_file(path, force)
     if (outputs[".png"] or outputs[".svg"]) and find_spec("matplotlib") is None:
-        raise UsageError("--png and --svg need matplotlib, which is not installed: pip install 'omnisift[eval]'")
+        raise UsageError("--png and --svg need matplotlib, which is not installed: " + install_hint("eval"))
 
 
 def _inspect(
@@ -114,7 +114,7 @@ def _inspect(
         from omnisift.pipeline.ask import compressor_for
         from omnisift.pipeline.loading import load_host
 
-        budget = Budget(**kept) if any(share is not None for share in kept.values()) else Budget(retain=0.25)
+        budget = Budget.from_options(**kept)
         host = load_host(model, **loading)
         methods = {name: compressor_for(host, name, budget, **method) for name in names}
         return inspect_clip(host, methods, clip, on_stage=bar.stage, **asking)
@@ -122,7 +122,7 @@ def _inspect(
 
 def _write(inspection: Inspection, page: Path | None, figures: list[Path]) -> None:
     """All of them or none: they take their places together, when the last is done."""
-    from omnisift.whole import whole_file
+    from omnisift.utils.atomic_io import atomic_file
 
     jobs: list[tuple[Path, Callable[[Path], object]]] = []
     if page is not None:
@@ -135,7 +135,7 @@ def _write(inspection: Inspection, page: Path | None, figures: list[Path]) -> No
         jobs += [(figure, lambda path: draw(inspection, path)) for figure in figures]
     with ExitStack() as stack:
         for path, write in jobs:
-            write(stack.enter_context(whole_file(path)))
+            write(stack.enter_context(atomic_file(path)))
 
 
 def _show(inspection: Inspection, written: list[Path]) -> None:

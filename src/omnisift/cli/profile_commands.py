@@ -23,7 +23,7 @@ from omnisift.cli.options import (
     Seed,
     Selector,
 )
-from omnisift.cli.quiet import hush_libraries, hush_profiler
+from omnisift.cli.silence import silence_libraries, silence_profiler
 from omnisift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def profile(
     With a CLIP it is measured by asking; with --config only FLOPs are counted, for a model that need not be there.
     """
     _check_mode(context, clip, config, clip_seconds)
-    hush_profiler()
-    hush_libraries()
+    silence_profiler()
+    silence_libraries()
     budgets = _budgets(retain, retain_video, retain_audio)
     if config is not None:
         from omnisift.pipeline.prompt import PAPER_MAX_PIXELS
@@ -153,7 +153,7 @@ def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) 
 def _counts_to_dict(name: str, shape: PromptShape, counts: list[Count], found: list[Reading]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from omnisift.environment import environment
+    from omnisift.utils.provenance import environment
 
     return {
         "kind": "counted",
@@ -171,7 +171,7 @@ def _budgets(retain: list[float] | None, video: float | None, audio: float | Non
 
     if video is not None or audio is not None:
         return [Budget(retain=retain[0] if retain else None, retain_video=video, retain_audio=audio)]
-    return [Budget(retain=share) for share in dict.fromkeys(retain or [0.25])]
+    return [Budget.from_options(share) for share in dict.fromkeys(retain)] if retain else [Budget.from_options()]
 
 
 def _check_mode(context: typer.Context, clip: str | None, config: str | None, seconds: float | None) -> None:

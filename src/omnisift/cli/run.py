@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisift.batch import Item, Ledger, ModelSettings, Summary, Task, run
-from omnisift.cli.quiet import hush_libraries
 from omnisift.cli.run_screen import RunBar
-from omnisift.cli.stopping import Stopping
+from omnisift.cli.signal_guard import SignalGuard
+from omnisift.cli.silence import silence_libraries
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,7 @@ class Run:
             if not quiet:
                 console.print(line, style="dim", soft_wrap=True, markup=False)
 
-        stopping = Stopping(quiet)
+        stopping = SignalGuard(quiet)
         with stopping.watching(), Ledger(self.out, self.settings, self.retry_errors) as ledger:
             missing, total = len(ledger.missing(self.items)), len(self.items)
             if missing < total:
@@ -60,15 +60,15 @@ class Run:
                 tell(f"stopped; {missing} rows are missing: the same command goes on")
             return ledger.summary, missing, stopping.code if stopping() else 0
 
-    def _do(self, ledger: Ledger, bar: RunBar, stopping: Stopping) -> None:
+    def _do(self, ledger: Ledger, bar: RunBar, stopping: SignalGuard) -> None:
         if self.ray is None:
-            hush_libraries()
+            silence_libraries()
             engine = self.model.load()
             bar.begin()
             with stopping.gently():
                 run(self.items, self.task, engine, ledger, bar.row, stopping, together=self.together)
             return
-        from omnisift.batch.on_ray import cluster, run_on_ray
+        from omnisift.batch.ray_driver import cluster, run_on_ray
 
         device = self.model.device.partition(":")[0]  # each worker sees its own GPU alone
         load, gpus = replace(self.model, device=device).load, float(device == "cuda")

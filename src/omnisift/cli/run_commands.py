@@ -27,7 +27,7 @@ from omnisift.cli.options import (
     Seed,
     Selector,
 )
-from omnisift.errors import UsageError
+from omnisift.errors import UsageError, install_hint
 
 
 def run(
@@ -78,7 +78,7 @@ def run(
     if together > 1 and (engine != "vllm" or on_ray is not None):
         raise UsageError("--together is for --engine vllm in one process: leave it out here")
     if on_ray is not None and find_spec("ray") is None:
-        raise UsageError("--ray needs ray, which is not installed: pip install 'omnisift[ray]'")
+        raise UsageError("--ray needs ray, which is not installed: " + install_hint("ray"))
     work = make_task(task, rules)
     settings = ModelSettings(
         model=model,

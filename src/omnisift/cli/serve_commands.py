@@ -38,11 +38,11 @@ def serve(
     media_folder: Annotated[Path | None, typer.Option(help="A folder whose files requests may name.")] = None,
 ) -> None:
     """Serve compressed prompts with vLLM: chat completions, a video's sound included. Flags behind -- go to vLLM."""
-    from omnisift.cli.quiet import hush_libraries
+    from omnisift.cli.silence import silence_libraries
     from omnisift.serving.command import Server
     from omnisift.serving.vllm.settings import Settings
 
-    hush_libraries()
+    silence_libraries()
     settings = Settings(compressor, retain, retain_video, retain_audio, retain_most, selector, seed).checked()
     server = Server(
         model,
@@ -66,7 +66,7 @@ def _dressed(server: Server, room: Path) -> Server:
     if server.model != "nano":
         return server
     from omnisift.assets import nano_path
-    from omnisift.serving.dress import dress
+    from omnisift.serving.full_checkpoint import dress
 
     dress(nano_path(), room / "nano")
     return replace(server, model=str(room / "nano"), name="nano")

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from omnisift.cli.options import Json
-from omnisift.cli.places import check_file
-from omnisift.cli.quiet import hush_libraries
-from omnisift.errors import UsageError
+from omnisift.cli.output_paths import check_file
+from omnisift.cli.silence import silence_libraries
+from omnisift.errors import UsageError, install_hint
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 
@@ -29,10 +29,10 @@ def train(
 
     for library in ("accelerate", "peft", "tensorboard", "yaml"):
         if find_spec(library) is None:
-            raise UsageError(f"training needs {library}, which is not installed: pip install 'omnisift[train]'")
+            raise UsageError(f"training needs {library}, which is not installed: " + install_hint("train"))
     from omnisift.training.finetune import fine_tune, load_train_recipe
 
-    hush_libraries()
+    silence_libraries()
     changes = changed(change or []) | ({} if out is None else {"out": out})
     console = console_for(stderr=True)
     report = fine_tune(load_train_recipe(recipe, changes), progress=console.is_terminal and not as_json)

@@ -58,12 +58,12 @@ def ui(
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
     with room() as folder:
-        from omnisift.cli.quiet import hush_libraries
+        from omnisift.cli.silence import silence_libraries
         from omnisift.pipeline.loading import load_host
-        from omnisift.ui.desk import Desk
+        from omnisift.ui.session import Session
 
-        hush_libraries()
-        desk = partial(Desk, selector=selector, seed=seed, max_new_tokens=max_new_tokens, reading=reading)
+        silence_libraries()
+        desk = partial(Session, selector=selector, seed=seed, max_new_tokens=max_new_tokens, reading=reading)
         desks = {name: desk(load_host(name, device, dtype, attn), [folder]) for name in names}
         page = launch(
             desks,

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.allocation import allocate
 from omnisift.compressors.base import Compressor
 from omnisift.compressors.frames import Frames, of_modality, pair_cosine
 from omnisift.compressors.groups import Groups
+from omnisift.compressors.integer_shares import allocate
 from omnisift.compressors.paired import join
-from omnisift.compressors.sums import mean_distance
+from omnisift.compressors.segment_ops import mean_distance
 from omnisift.errors import UnreachableBudget
 from omnisift.tokens import Modality, Selection, TokenStream
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from omnisift.compressors.cosine import rounded
 from omnisift.compressors.frames import BLOCK, Frames, of_modality, pair_cosine
-from omnisift.compressors.sums import mean_distance
+from omnisift.compressors.segment_ops import mean_distance
 from omnisift.tokens import Modality, TokenStream
 
 

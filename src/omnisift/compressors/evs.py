@@ -12,7 +12,7 @@ from omnisift.compressors.base import Compressor
 from omnisift.compressors.frames import Frames, pair_cosine
 from omnisift.compressors.groups import Scope
 from omnisift.compressors.paired import ScoredVideoCompressor
-from omnisift.compressors.sums import mean_distance
+from omnisift.compressors.segment_ops import mean_distance
 from omnisift.errors import CompressorError
 from omnisift.tokens import TokenStream
 

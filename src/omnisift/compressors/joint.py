@@ -10,8 +10,8 @@ from torch import Tensor
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.base import ScoredCompressor
+from omnisift.compressors.distinctiveness import FLAT, part_means, part_of, unlikeness
 from omnisift.compressors.groups import Scope, group
-from omnisift.compressors.unlikeness import FLAT, part_means, part_of, unlikeness
 from omnisift.tokens import Selection, TokenStream
 
 

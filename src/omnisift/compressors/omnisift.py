@@ -10,9 +10,9 @@ from torch import Tensor
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import AUDIO, steps_in_chunk
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.blocks import Block, Layout, Rectangle
+from omnisift.compressors.chunk_batches import Block, Layout, PaddedGroups
 from omnisift.compressors.pruning import prune_video
-from omnisift.compressors.tally import Tally
+from omnisift.compressors.selection_builder import SelectionBuilder
 from omnisift.errors import CompressorError
 from omnisift.estimators import make_estimator
 from omnisift.tokens import Selection, TokenStream
@@ -59,7 +59,7 @@ class OmniSiftCompressor(Compressor):
         layout = Layout(stream, counts, self._block_tokens(stream))
         steps = self._steps(stream)
         picture = None if self.selector is None else self.selector.picture
-        tally = Tally()
+        tally = SelectionBuilder()
         for block in layout.blocks():
             anchors = prune_video(stream.embeds, layout, block, tally, self.score_dtype, picture)
             self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
@@ -69,14 +69,20 @@ class OmniSiftCompressor(Compressor):
         """Guided by the anchors that another method chose; by the whole picture of a chunk where it left none."""
         layout = Layout(stream, counts, self._block_tokens(stream))
         steps = self._steps(stream)
-        tally = Tally()
+        tally = SelectionBuilder()
         for block in layout.blocks():
             anchors = layout.chosen(picture.keep, block)
             self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
         return tally.selection(stream)
 
     def _select_audio(
-        self, embeds: Tensor, layout: Layout, block: Block, anchors: Rectangle, steps: Tensor | None, tally: Tally
+        self,
+        embeds: Tensor,
+        layout: Layout,
+        block: Block,
+        anchors: PaddedGroups,
+        steps: Tensor | None,
+        tally: SelectionBuilder,
     ) -> None:
         """Score the audio of the block by its anchors and keep the highest; whole where the released code skips it."""
         audio = layout.rectangle(block, AUDIO)
@@ -99,7 +105,7 @@ class OmniSiftCompressor(Compressor):
     def _learning(self) -> bool:
         return self.training and torch.is_grad_enabled()
 
-    def _logits(self, embeds: Tensor, anchors: Rectangle, audio: Rectangle, steps: Tensor | None) -> Tensor:
+    def _logits(self, embeds: Tensor, anchors: PaddedGroups, audio: PaddedGroups, steps: Tensor | None) -> Tensor:
         """[G, A] from the selector."""
         if self.selector is None:
             raise CompressorError(

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.allocation import allocate
 from omnisift.compressors.density_peaks import density, separation
 from omnisift.compressors.frames import Frames, pair_cosine
 from omnisift.compressors.groups import CELLS, Groups
+from omnisift.compressors.integer_shares import allocate
 from omnisift.errors import UnreachableBudget
 from omnisift.tokens import TokenStream
 

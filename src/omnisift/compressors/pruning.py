@@ -9,19 +9,19 @@ from torch import Tensor
 
 from omnisift.budget import Budget
 from omnisift.chunks import FRAME0, FRAME1, ChunkShapes
-from omnisift.compressors.blocks import Block, Layout, Rectangle
-from omnisift.compressors.tally import Tally
-from omnisift.picture_score import PictureScore
+from omnisift.compressors.chunk_batches import Block, Layout, PaddedGroups
+from omnisift.compressors.selection_builder import SelectionBuilder
 from omnisift.stvp import norms, saliency, spatial_similarity, temporal_similarity
 from omnisift.tokens import TokenStream
+from omnisift.video_score import VideoScore
 
 
 @dataclass(frozen=True)
 class Pictures:
     """The frames of the chunks of a block."""
 
-    frame0: Rectangle
-    frame1: Rectangle | None
+    frame0: PaddedGroups
+    frame1: PaddedGroups | None
     first: Tensor
     """[G, N, D]"""
     second: Tensor | None
@@ -46,10 +46,10 @@ def prune_video(
     embeds: Tensor,
     layout: Layout,
     block: Block,
-    tally: Tally,
+    tally: SelectionBuilder,
     score_dtype: torch.dtype | None = None,
-    picture: PictureScore | None = None,
-) -> Rectangle:
+    picture: VideoScore | None = None,
+) -> PaddedGroups:
     """Keep the least similar tokens of both frames; returns the visual anchors of the block.
 
     ``score_dtype`` is the dtype of the similarities, None that of ``embeds`` [L, D]; ``picture`` replaces STVP.
@@ -76,11 +76,11 @@ def _stvp(seen: Pictures) -> tuple[Tensor, Tensor | None]:
     return spatial_similarity(seen.first, seen.frame0.valid, norm), changed
 
 
-def _learned(picture: PictureScore, seen: Pictures) -> tuple[Tensor, Tensor | None]:
+def _learned(picture: VideoScore, seen: Pictures) -> tuple[Tensor, Tensor | None]:
     return picture.similarities(seen.first, seen.second, seen.frame0.valid, seen.alike)
 
 
-def picture_logits(picture: PictureScore, stream: TokenStream) -> Tensor:
+def picture_logits(picture: VideoScore, stream: TokenStream) -> Tensor:
     """[L] float32 with a gradient: the learned score of every video token of a chunk, NaN where there is none."""
     layout = Layout(stream, Budget(retain=1.0).counts(ChunkShapes.of(stream)), len(stream))
     result = torch.full((len(stream) + 1,), torch.nan, device=stream.embeds.device)

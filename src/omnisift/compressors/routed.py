@@ -9,10 +9,10 @@ from torch import Tensor
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.allocation import allocate
 from omnisift.compressors.base import Compressor
+from omnisift.compressors.distinctiveness import FLAT, part_means, part_of, unlikeness
 from omnisift.compressors.groups import group
-from omnisift.compressors.unlikeness import FLAT, part_means, part_of, unlikeness
+from omnisift.compressors.integer_shares import allocate
 from omnisift.errors import CompressorError
 from omnisift.tokens import Selection, TokenStream
 

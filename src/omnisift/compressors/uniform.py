@@ -15,7 +15,7 @@ from omnisift.tokens import Selection, TokenStream
 
 
 class UniformCompressor(Compressor):
-    """Keep k of n tokens at equal distances, each in the middle of its share. Looks at no value.
+    """Keep k of n tokens at equal distances, each in the middle of its share. AnchorAttention at no value.
 
     With ``mode="pool"`` each kept token becomes the mean of its share: for sound, of a stretch of time, which beats
     picking (arXiv 2511.20973); for the picture, of a run of tokens in reading order. A kept token keeps its position.

@@ -6,10 +6,10 @@ from omnisift.errors import UsageError
 from omnisift.estimators.base import Choice, Estimator
 from omnisift.estimators.bias import Bias
 from omnisift.estimators.gumbel import Gumbel
-from omnisift.estimators.literal import Literal
 from omnisift.estimators.merge import Merge
 from omnisift.estimators.perturbed import Perturbed
 from omnisift.estimators.reinforce import Reinforce
+from omnisift.estimators.straight_through import Literal
 
 _KINDS: tuple[type[Estimator], ...] = (Literal, Merge, Bias, Gumbel, Perturbed, Reinforce)
 ESTIMATORS: dict[str, type[Estimator]] = {kind.name: kind for kind in _KINDS}

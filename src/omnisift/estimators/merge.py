@@ -23,7 +23,7 @@ class Merge(Estimator):
     name: ClassVar[str] = "merge"
     gradient: ClassVar[str] = "exact for kept tokens merged with dropped ones, by score"
     nearness: ClassVar[float] = 1.0
-    """Places of the chunk over which a dropped token's share falls by e."""
+    """PositionColumns of the chunk over which a dropped token's share falls by e."""
 
     def choose(self, logits: Tensor, count: Tensor, valid: Tensor | None = None) -> Choice:
         """One hard choice of slots, and what fills them."""

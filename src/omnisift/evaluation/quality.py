@@ -14,10 +14,10 @@ import torch
 from omnisift.compressors import Compressor, make_compressor
 from omnisift.compressors.random import seed_rows
 from omnisift.errors import UnreachableBudget
-from omnisift.evaluation.judge import Asked, Judge
+from omnisift.evaluation.evidence_recall import Evidence
+from omnisift.evaluation.packed_eval import Asked, Judge
 from omnisift.evaluation.plan import QUESTION_STREAM, SPLIT, Job, Plan, encoded_path
 from omnisift.evaluation.recipe import Row
-from omnisift.evaluation.survival import Evidence
 from omnisift.pipeline.loading import load_host
 from omnisift.vgas import VGAS
 from omnisift.world import make_scene, questions, truth, world_setting
@@ -27,7 +27,7 @@ AT_ONCE = 50
 """Clips of one pass of the model."""
 
 
-class Workplace:
+class BenchWorker:
     """What one process needs, loaded when first used. Two batches of clips are kept in memory."""
 
     def __init__(self, plan: Plan) -> None:

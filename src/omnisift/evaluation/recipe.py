@@ -35,7 +35,7 @@ FULL = "all tokens"
 
 
 @dataclass(frozen=True)
-class Way:
+class MethodSpec:
     """One method as a recipe names it."""
 
     method: str
@@ -61,7 +61,7 @@ class Way:
 class Row:
     """One cell of work and one row of a result: a way, a setting, a budget, a seed."""
 
-    way: Way
+    way: MethodSpec
     setting: str
     video: float
     audio: float
@@ -93,12 +93,12 @@ class Recipe:
     clips: int
     retain: tuple[tuple[float, float], ...]
     seeds: tuple[int, ...]
-    ways: tuple[Way, ...]
+    ways: tuple[MethodSpec, ...]
     train: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self) -> Iterator[Row]:
         """Everything that must be measured, setting by setting; all tokens first."""
-        full = Way("", label=FULL)
+        full = MethodSpec("", label=FULL)
         for setting in self.settings:
             yield Row(full, setting, 1.0, 1.0, self.seeds[0])
             for video, audio in self.retain:
@@ -161,12 +161,14 @@ def percent(video: float, audio: float) -> str:
     return both if video == audio else f"{both}/{100 * audio:g}"
 
 
-def _way(row: Mapping[str, Any]) -> Way:
-    way = Way(**{**row, "method": str(row["method"] or "")})
+def _way(row: Mapping[str, Any]) -> MethodSpec:
+    way = MethodSpec(**{**row, "method": str(row["method"] or "")})
     if way.label:
         return way
     named = way.method or FULL
-    return Way(**{**row, "method": way.method, "label": named if way.selector is None else f"{named} ({way.selector})"})
+    return MethodSpec(
+        **{**row, "method": way.method, "label": named if way.selector is None else f"{named} ({way.selector})"}
+    )
 
 
 def _pair(entry: Any) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from omnisift.inspector.layout import chunks_of, grid_of, tokens_of, tokens_of_s
 from omnisift.inspector.trace import Asked, Evidence, Tokens, Trace
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.pipeline import Answer, Pipeline
-from omnisift.pipeline.held import HeldClip
+from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host
 from omnisift.tokens import Selection, TokenStream
 from omnisift.world import Scene, questions
@@ -45,7 +45,7 @@ class Inspection:
 def inspect_clip(
     host: Host,
     methods: Mapping[str, Compressor],
-    path: str | Path | HeldClip,
+    path: str | Path | EncodedClip,
     question: str | None = None,
     *,
     max_new_tokens: int = 256,
@@ -75,8 +75,8 @@ def inspect_clip(
         raise UsageError(f"name methods to inspect, and not {ALL!r}: all tokens are asked anyway")
     (on_stage or (lambda _stage: None))("read")
     begin = time.perf_counter()
-    clip = path if isinstance(path, HeldClip) else Pipeline(host, None).read(path, **reading)
-    media = clip.media if isinstance(clip, HeldClip) else clip
+    clip = path if isinstance(path, EncodedClip) else Pipeline(host, None).read(path, **reading)
+    media = clip.media if isinstance(clip, EncodedClip) else clip
     seconds = time.perf_counter() - begin
     scene = find_scene(media)
     question = _default_question(scene) if question is None else question
@@ -122,7 +122,7 @@ def _asked(
     return tuple(asked)
 
 
-def _ask(pipeline: Pipeline, clip: Media | HeldClip, read_seconds: float, asking: Mapping[str, Any]) -> Answer:
+def _ask(pipeline: Pipeline, clip: Media | EncodedClip, read_seconds: float, asking: Mapping[str, Any]) -> Answer:
     """The answer, with the time of the one reading that all share."""
     answer = pipeline.ask(clip, **asking)
     seconds = replace(answer.report.seconds, read=read_seconds)

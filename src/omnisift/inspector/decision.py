@@ -9,8 +9,8 @@ from omnisift.compressors import Compressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.compressors.paired import Paired, VideoCompressor
 from omnisift.compressors.stvp import StvpCompressor
+from omnisift.inspector.anchor_attention import looks_of
 from omnisift.inspector.layout import count_by_chunk, media_places
-from omnisift.inspector.looks import looks_of
 from omnisift.inspector.trace import KINDS, MODALITIES, Selected, Tokens
 from omnisift.tokens import Modality, Selection, TokenStream
 

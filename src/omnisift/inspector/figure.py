@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omnisift.inspector.audio import greys
 from omnisift.inspector.collect import Inspection
 from omnisift.inspector.frames import picture
 from omnisift.inspector.page_data import cell_tokens
-from omnisift.inspector.sound import greys
 from omnisift.inspector.trace import Asked, Trace
 from omnisift.media import SAMPLE_RATE
 from omnisift.tokens import Modality

@@ -8,9 +8,9 @@ from importlib.resources import files
 from string import Template
 
 from omnisift.inspector.collect import Inspection
+from omnisift.inspector.downsample import thin
 from omnisift.inspector.page_data import page_data
 from omnisift.inspector.tables import answers, counts, evidence, facts, seconds
-from omnisift.inspector.thinning import thin
 
 
 def render(inspection: Inspection) -> str:

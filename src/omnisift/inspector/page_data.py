@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omnisift.inspector.audio import greys, outline, png
 from omnisift.inspector.collect import Inspection
+from omnisift.inspector.downsample import Downsampled
 from omnisift.inspector.frames import jpegs
-from omnisift.inspector.sound import greys, outline, png
-from omnisift.inspector.thinning import Thinned
 from omnisift.inspector.trace import KINDS, Evidence, Selected, Tokens, Trace
 from omnisift.tokens import Modality
 
@@ -19,7 +19,7 @@ PICTURE_BYTES = 3_300_000
 """Most bytes of all pictures together; a third more as base64."""
 
 
-def page_data(inspection: Inspection, thinned: Thinned) -> dict[str, Any]:
+def page_data(inspection: Inspection, thinned: Downsampled) -> dict[str, Any]:
     """JSON-ready. Cells count through a frame row by row, and ``video`` columns through the frames that are shown."""
     trace, media = inspection.trace, inspection.media
     cells, audio = cell_tokens(trace, thinned.frames), thinned.audio

@@ -88,7 +88,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Looks:
+class AnchorAttention:
     """Which visual anchors the audio tokens attended to most, in the selector's first layer."""
 
     token: NDArray[np.int64]
@@ -118,7 +118,7 @@ class Selected:
     video_kept: tuple[int, ...]
     """By chunk; ``audio_kept`` likewise."""
     audio_kept: tuple[int, ...]
-    looks: Looks | None
+    looks: AnchorAttention | None
     """None without a selector that looks at the picture."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class Trace:
         }
 
 
-def _looks(looks: Looks) -> list[dict[str, Any]]:
+def _looks(looks: AnchorAttention) -> list[dict[str, Any]]:
     rows = zip(looks.token.tolist(), looks.anchors.tolist(), _rows(looks.share), strict=True)
     return [
         {"token": token, "anchors": [a for a in anchors if a >= 0], "share": share[: sum(a >= 0 for a in anchors)]}

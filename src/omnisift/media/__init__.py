@@ -3,7 +3,7 @@
 See ``docs/media.md`` for what the reader promises about time, offsets, rotation, caps and errors.
 """
 
-from omnisift.media.picture import smart_size
+from omnisift.media.image import smart_size
 from omnisift.media.reader import read
 from omnisift.media.result import SAMPLE_RATE, Media
 

@@ -9,7 +9,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from omnisift.media.index import PictureIndex
+from omnisift.media.index import VideoIndex
 
 SKEW = 0.1
 """Seconds by which sound may begin before the picture, or end after its stated end, as mere packing of the encoder."""
@@ -39,7 +39,7 @@ class Clock:
 
 
 def set_clock(
-    box: InputContainer, index: PictureIndex | None, film: VideoStream | None, track: AudioStream | None, start: float
+    box: InputContainer, index: VideoIndex | None, film: VideoStream | None, track: AudioStream | None, start: float
 ) -> Clock:
     """0 is the first picture. If the sound begins more than `SKEW` earlier, 0 is the first sound and nothing is lost.
 

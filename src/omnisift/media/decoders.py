@@ -11,20 +11,20 @@ from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from omnisift.media.audio import AudioCollector
 from omnisift.media.clock import Clock
 from omnisift.media.container import DECODE_ERRORS
-from omnisift.media.picture import PictureTaker
-from omnisift.media.sound import SoundTaker
+from omnisift.media.image import ImageCollector
 
 LEAD_IN = 1.0
 """Seconds of sound decoded before the part that is wanted: codecs lean on what came before."""
 
 
-class FilmDecoder:
+class VideoDecoder:
     """Feeds the needed packets of the film track to its decoder, which starts afresh after each skipped stretch."""
 
     def __init__(
-        self, stream: VideoStream, needed: npt.NDArray[np.bool_], clock: Clock, pictures: PictureTaker
+        self, stream: VideoStream, needed: npt.NDArray[np.bool_], clock: Clock, pictures: ImageCollector
     ) -> None:
         """``needed`` [P]: which packets to decode."""
         self.index = stream.index
@@ -77,10 +77,10 @@ class FilmDecoder:
             self.bad_packets += 1
 
 
-class TrackDecoder:
+class AudioDecoder:
     """Feeds the packets of the sound track to its decoder."""
 
-    def __init__(self, stream: AudioStream, clock: Clock, sound: SoundTaker) -> None:
+    def __init__(self, stream: AudioStream, clock: Clock, sound: AudioCollector) -> None:
         self.index = stream.index
         self.bad_packets = 0
         self.moved = 0.0

@@ -17,7 +17,7 @@ MAX_PACKETS = 8_000_000
 
 
 @dataclass(frozen=True)
-class PictureIndex:
+class VideoIndex:
     """The frames of the film track, from packet headers alone. Headers of the container lie about count and length."""
 
     coded: npt.NDArray[np.float64]
@@ -51,7 +51,7 @@ class PictureIndex:
         return need
 
 
-def look(container: InputContainer, stream: VideoStream, until: float) -> PictureIndex | None:
+def look(container: InputContainer, stream: VideoStream, until: float) -> VideoIndex | None:
     """Read the packet headers of ``stream`` up to ``until`` seconds after its start; None if it has no packets."""
     base = float(stream.time_base or 0)
     stamps = array("d")
@@ -76,7 +76,7 @@ def look(container: InputContainer, stream: VideoStream, until: float) -> Pictur
     rate = float(stream.average_rate or 0) or (1 / step if step else 1.0)
     # A last frame that claims to stand for minutes is a lie of the header; one with no length gets the usual step.
     last = length if 0 < length <= max(10 * step, 10.0) else (step or 1 / rate)
-    return PictureIndex(coded, np.frombuffer(keys, dtype=bool), shown, float(shown[-1]) + last, rate)
+    return VideoIndex(coded, np.frombuffer(keys, dtype=bool), shown, float(shown[-1]) + last, rate)
 
 
 def _without_spikes(stamps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

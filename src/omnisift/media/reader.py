@@ -6,7 +6,7 @@ import os
 
 from omnisift.errors import Damaged, MediaError, TooBig, UsageError
 from omnisift.media import container as door
-from omnisift.media.picture import smart_size
+from omnisift.media.image import smart_size
 from omnisift.media.reading import Reading, Sampling
 from omnisift.media.result import Media
 from omnisift.media.sampling import QWEN_MAX_FRAMES, check_numbers

@@ -15,13 +15,13 @@ from av.video.stream import VideoStream
 
 from omnisift.errors import Damaged, NoAudio, NotMedia, NoVideo, UsageError
 from omnisift.media import container as door
+from omnisift.media.audio import AudioCollector
 from omnisift.media.clock import PADDING, SKEW, Clock, set_clock
-from omnisift.media.decoders import FilmDecoder, TrackDecoder
-from omnisift.media.index import PictureIndex, look
-from omnisift.media.picture import PictureTaker
+from omnisift.media.decoders import AudioDecoder, VideoDecoder
+from omnisift.media.image import ImageCollector
+from omnisift.media.index import VideoIndex, look
 from omnisift.media.result import SAMPLE_RATE, Media
 from omnisift.media.sampling import SLACK, Plan, by_index, by_time
-from omnisift.media.sound import SoundTaker
 
 CLAIM = 0.5
 """Seconds by which a header may overstate a length without a warning."""
@@ -40,11 +40,11 @@ class Reading:
     end: float | None
     max_seconds: float
     clock: Clock | None = None
-    index: PictureIndex | None = None
+    index: VideoIndex | None = None
     """The frames of the film track; None if there is none or it is not wanted."""
     grid: Plan | None = None
-    pictures: PictureTaker | None = None
-    sound: SoundTaker | None = None
+    pictures: ImageCollector | None = None
+    sound: AudioCollector | None = None
     """None if there is no sound track or it is not wanted."""
     moved: float = 0.0
     bad_packets: int = 0
@@ -75,7 +75,7 @@ class Reading:
                 self.warnings.append("the film track holds no frames")
             self.clock = set_clock(box, index, film, track, self.start)
             self.index = index if self.video else None
-            self.sound = SoundTaker(self.until) if track is not None and self.audio else None
+            self.sound = AudioCollector(self.until) if track is not None and self.audio else None
             if self.sound is not None and len(box.streams.audio) > 1:
                 self.warnings.append(f"{len(box.streams.audio)} sound tracks; the default one was read")
 
@@ -121,28 +121,28 @@ class Reading:
     def decode(self, factor: int, min_pixels: int, max_pixels: int) -> None:
         """One pass over the packets of both tracks."""
         assert self.clock is not None
-        decoders: list[FilmDecoder | TrackDecoder] = []
+        decoders: list[VideoDecoder | AudioDecoder] = []
         streams: list[VideoStream | AudioStream] = []
         with door.open_container(self.file) as box:
             film, track = door.picture_stream(box), door.sound_stream(box)
             if film is not None and self.grid is not None and self.index is not None:
-                self.pictures = PictureTaker(self.grid.moments, factor, min_pixels, max_pixels)
+                self.pictures = ImageCollector(self.grid.moments, factor, min_pixels, max_pixels)
                 needed = self.index.needed(self.grid.moments + SLACK + self.clock.zero)
-                decoders.append(FilmDecoder(film, needed, self.clock, self.pictures))
+                decoders.append(VideoDecoder(film, needed, self.clock, self.pictures))
                 streams.append(film)
             if track is not None and self.sound is not None:
-                decoders.append(TrackDecoder(track, self.clock, self.sound))
+                decoders.append(AudioDecoder(track, self.clock, self.sound))
                 streams.append(track)
             if streams:
                 self._run(box, streams, {d.index: d for d in decoders})
         self.bad_packets += sum(d.bad_packets for d in decoders)
-        self.moved = sum(d.moved for d in decoders if isinstance(d, TrackDecoder))
+        self.moved = sum(d.moved for d in decoders if isinstance(d, AudioDecoder))
 
     def _run(
         self,
         box: InputContainer,
         streams: list[VideoStream | AudioStream],
-        decoders: dict[int, FilmDecoder | TrackDecoder],
+        decoders: dict[int, VideoDecoder | AudioDecoder],
     ) -> None:
         for packet in door.packets(box, streams):
             if packet is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from omnisift.models.listening import Listener
+from omnisift.models.attention_probe import AttentionProbe
 
 if TYPE_CHECKING:
     from omnisift.models.attachment import Attachment
@@ -64,6 +64,6 @@ class Adapter(ABC):
         """Hooks on further modules that must know of the cut. The attachment removes them when it is detached."""
         return []
 
-    def listeners(self, needs: frozenset[str]) -> list[Listener]:  # noqa: ARG002
+    def listeners(self, needs: frozenset[str]) -> list[AttentionProbe]:  # noqa: ARG002
         """What hears the extras in ``needs`` (all of them in `supplies`) while the encoders run. Hooks nothing yet."""
         return []

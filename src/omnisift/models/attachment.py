@@ -31,10 +31,10 @@ from omnisift.chunks import build_stream
 from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, UnsupportedCall
 from omnisift.models.adapter import Adapter
+from omnisift.models.attention_bias import faded
 from omnisift.models.cached_prompt import CachedPrompt, cached_length, forget, note, recall
 from omnisift.models.compression import Compression
-from omnisift.models.faded import faded
-from omnisift.models.handed import (
+from omnisift.models.host_arguments import (
     by_name,
     continued,
     positions_handed,
@@ -42,7 +42,7 @@ from omnisift.models.handed import (
     repaired,
     shortened,
 )
-from omnisift.models.splice import Cut
+from omnisift.models.prompt_cut import Cut
 from omnisift.tokens import Modality, Selection, TokenStream
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from omnisift.errors import UnsupportedCall
-from omnisift.models.splice import Cut
+from omnisift.models.prompt_cut import Cut
 
 _NOTE = "omnisift_cached_prompt"
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from omnisift.errors import UnsupportedModel
-from omnisift.models.handed import by_name
+from omnisift.models.host_arguments import by_name
 
 
 class QuestionAttention:

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from omnisift.errors import UnsupportedCall, UnsupportedModel
 from omnisift.models.adapter import Adapter, Parts
-from omnisift.models.listening import Listener
+from omnisift.models.attention_probe import AttentionProbe
 from omnisift.models.qwen2_5_omni_attention import CLIP, VIDEO, WINDOW, listeners
 from omnisift.models.qwen2_5_omni_speech import Speech
 from omnisift.tokens import Modality
@@ -74,7 +74,7 @@ class Qwen25OmniAdapter(Adapter):
         """The talker reads the Thinker's prompt a second time."""
         return [] if self._talker is None else Speech(attachment, self._talker).hooks(self.parts.head)
 
-    def listeners(self, needs: frozenset[str]) -> list[Listener]:
+    def listeners(self, needs: frozenset[str]) -> list[AttentionProbe]:
         """On the last layers of the two encoders."""
         return listeners(self._core, needs)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from omnisift.models.listening import Ear, Listener
+from omnisift.models.attention_probe import AttentionProbe, Ear
 from omnisift.models.received_attention import received
 from omnisift.tokens import Modality
 
@@ -23,9 +23,9 @@ WINDOW_STEPS = 100
 """Two seconds: the encoder has 50 steps a second. In the released models also the window that it attends in itself."""
 
 
-def listeners(core: Any, needs: frozenset[str]) -> list[Listener]:
+def listeners(core: Any, needs: frozenset[str]) -> list[AttentionProbe]:
     """Those that are needed to supply ``needs``; ``core`` has the two encoders."""
-    found: list[Listener] = []
+    found: list[AttentionProbe] = []
     if sound := needs & {CLIP, WINDOW}:
         attention = core.audio_tower.layers[-1].self_attn
         found.append(Sound(Ear(core.audio_tower, attention, attention.q_proj, attention.k_proj), sound))
@@ -35,7 +35,7 @@ def listeners(core: Any, needs: frozenset[str]) -> list[Listener]:
     return found
 
 
-class Sound(Listener):
+class Sound(AttentionProbe):
     """Attention received at 50 Hz within a whole clip or within two seconds, and its mean over the pairs that the host
     pools into tokens. The encoder itself attends within windows only."""
 
@@ -74,7 +74,7 @@ class Grids:
     """[N] int64 on the CPU: which token stands at each place inside the encoder."""
 
 
-class Picture(Listener):
+class Picture(AttentionProbe):
     """Attention received within one grid, its mean over the patches of each token, in the order of the prompt."""
 
     modality: ClassVar[Modality] = Modality.VIDEO

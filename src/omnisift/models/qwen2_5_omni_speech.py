@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from omnisift.models.cached_prompt import CachedPrompt, cached_length, forget, note, recall
-from omnisift.models.handed import by_name, positions_handed, repaired, shortened
-from omnisift.models.splice import Cut
+from omnisift.models.host_arguments import by_name, positions_handed, repaired, shortened
+from omnisift.models.prompt_cut import Cut
 from omnisift.tokens import Selection
 
 if TYPE_CHECKING:

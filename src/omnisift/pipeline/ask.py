@@ -16,11 +16,11 @@ from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.models import attach
-from omnisift.pipeline.held import HeldClip
+from omnisift.pipeline.clip_info import notices_of, source_of
+from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.pipeline.prompt import build_inputs, moved, read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, Tokens
-from omnisift.pipeline.seen import notices_of, source_of
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ def load(
     Raises:
         OmniSiftError: one line that says what is wrong and what to do.
     """
-    if retain is None and retain_video is None and retain_audio is None:
-        retain = 0.25
-    budget = Budget(retain=retain, retain_video=retain_video, retain_audio=retain_audio)
+    budget = Budget.from_options(retain, retain_video, retain_audio)
     host = load_host(model, device, dtype, attn)
     if compressor is None:
         return Pipeline(host, None)
@@ -90,7 +88,7 @@ class Pipeline:
         """
         return read_for(self.host.processor, path, **how)
 
-    def hold(self, path: str | Path, **how: Any) -> HeldClip:
+    def hold(self, path: str | Path, **how: Any) -> EncodedClip:
         """Decode a clip to ask about it more than once; the first question prepares and encodes it for all later ones.
 
         ``how`` as `ask` has it. Any pipeline with this host can be asked about it.
@@ -100,11 +98,11 @@ class Pipeline:
         """
         begin = time.perf_counter()
         media = self.read(path, **how)
-        return HeldClip(self.host, media, time.perf_counter() - begin)
+        return EncodedClip(self.host, media, time.perf_counter() - begin)
 
     def ask(
         self,
-        media: str | Path | Media | HeldClip,
+        media: str | Path | Media | EncodedClip,
         question: str,
         *,
         fps: float = 2.0,
@@ -139,21 +137,21 @@ class Pipeline:
         stage("read")
         begin = time.perf_counter()
         clip = media
-        if not isinstance(clip, (Media, HeldClip)):
+        if not isinstance(clip, (Media, EncodedClip)):
             clip = self.read(clip, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
         stage("process")
         read_at = time.perf_counter()
         inputs = self._inputs(clip, question, system)
         processed_at = time.perf_counter()
-        with clip.encoding(self.compressor) if isinstance(clip, HeldClip) else nullcontext():
+        with clip.encoding(self.compressor) if isinstance(clip, EncodedClip) else nullcontext():
             text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage)
-        source = clip.media if isinstance(clip, HeldClip) else clip
+        source = clip.media if isinstance(clip, EncodedClip) else clip
         tokens = self._count(inputs, generated, compression)
         seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
         return Answer(text, self._report(source, tokens, seconds))
 
-    def _inputs(self, media: Media | HeldClip, question: str, system: str | None) -> dict[str, Any]:
-        if isinstance(media, HeldClip):
+    def _inputs(self, media: Media | EncodedClip, question: str, system: str | None) -> dict[str, Any]:
+        if isinstance(media, EncodedClip):
             if media.host is not self.host:
                 raise UsageError("this clip is held by another model; hold it with this one")
             return media.inputs(question, system)

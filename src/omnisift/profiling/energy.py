@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from omnisift.errors import install_hint
+
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -93,7 +95,7 @@ def nvml(device: torch.device) -> tuple[list[Counter], str]:
     try:
         import pynvml
     except ImportError:
-        return [], "no counter of the GPU without nvidia-ml-py (pip install 'omnisift[profile]')"
+        return [], f"no counter of the GPU without nvidia-ml-py ({install_hint('profile')})"
     try:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omnisift.pipeline.seen import audio_tokens
+from omnisift.pipeline.clip_info import audio_tokens
 
 if TYPE_CHECKING:
     from omnisift.budget import Counts

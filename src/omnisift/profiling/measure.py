@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from omnisift.environment import environment
 from omnisift.errors import UsageError
 from omnisift.pipeline import Answer, Pipeline
 from omnisift.profiling.counter import FlopGauge
 from omnisift.profiling.energy import Meter, meter
 from omnisift.profiling.memory import memory_gauge
 from omnisift.profiling.stages import STAGES
+from omnisift.utils.provenance import environment
 
 Asked = Callable[[Pipeline, Callable[[str], None] | None], Answer]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.media.sampling import check_numbers
 from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
-from omnisift.serving.sent import HowToRead
-from omnisift.serving.starting import NO_MEDIA_CACHE, check_vllm, check_weights, given_memory, overrides
+from omnisift.serving.media_limits import MediaLimits
 from omnisift.serving.vllm import CONNECTOR
 from omnisift.serving.vllm.settings import Settings
+from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, check_vllm, check_weights, given_memory, overrides
 
 MODULE = "vllm.entrypoints.openai.api_server"
 
@@ -48,7 +48,7 @@ class Server:
     def check(self) -> None:
         """Raise `OmniSiftError` for what would stop the server after half a minute, or let it serve something else."""
         check_vllm()
-        check_numbers(self.fps, self.max_frames, 0.0, None, HowToRead.max_seconds)
+        check_numbers(self.fps, self.max_frames, 0.0, None, MediaLimits.max_seconds)
         if self.media_folder is not None and not self.media_folder.is_dir():
             raise UsageError(f"no folder at {self.media_folder}; name one that exists")
         check_weights(self.model, self.settings)
@@ -70,7 +70,7 @@ class Server:
         """The environment of vLLM's processes: our media reader, and no report of use to anyone."""
         least, most = _pixel_limits(self.model)
         most = min(most, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
-        reading = HowToRead(self.fps, self.max_frames, min(least, most), most)
+        reading = MediaLimits(self.fps, self.max_frames, min(least, most), most)
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
         return {**_ONE_HEAP, **given_memory(self.name), **os.environ, **reading.to_environment(), **fixed}
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from omnisift.assets import nano_path
 from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.media import Media
+from omnisift.pipeline.clip_info import tokens_of
 from omnisift.pipeline.prompt import prompt_text
 from omnisift.pipeline.report import Tokens
-from omnisift.pipeline.seen import tokens_of
-from omnisift.serving.dress import dress
-from omnisift.serving.sent import as_item
-from omnisift.serving.starting import NO_MEDIA_CACHE, check_vllm, check_weights, given_memory, overrides
+from omnisift.serving.full_checkpoint import dress
+from omnisift.serving.media_limits import as_item
+from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, check_vllm, check_weights, given_memory, overrides
 
 if TYPE_CHECKING:
     from omnisift.serving.vllm.settings import Settings
@@ -30,7 +30,7 @@ LONGEST = 300
 
 
 @dataclass(frozen=True)
-class Said:
+class VllmAnswer:
     """One answer."""
 
     text: str
@@ -77,7 +77,7 @@ class Offline:
         self.llm = _start(source, settings, dtype or ("float32" if device == "cpu" else "bfloat16"), more)
         self.processor = _processor(source)
 
-    def ask(self, asked: Sequence[tuple[Media, Sequence[str]]], most: int) -> list[list[Said] | Exception]:
+    def ask(self, asked: Sequence[tuple[Media, Sequence[str]]], most: int) -> list[list[VllmAnswer] | Exception]:
         """For each clip one answer to each of its questions, all computed together; or why vLLM refused the clip.
 
         ``most`` is how many tokens an answer may have.
@@ -111,7 +111,7 @@ class Offline:
             return _refusal(media, error)
         return None
 
-    def _said(self, media: Media, output: Any) -> Said:
+    def _said(self, media: Media, output: Any) -> VllmAnswer:
         config = self.llm.model_config.hf_config
         config = getattr(config, "thinker_config", config)
         ids = output.prompt_token_ids
@@ -120,7 +120,7 @@ class Offline:
         prompt = len(ids) - kept_video - kept_audio + video + audio
         answer = output.outputs[0]
         tokens = Tokens(video, kept_video, audio, kept_audio, prompt, len(answer.token_ids))
-        return Said(answer.text.strip(), tokens)
+        return VllmAnswer(answer.text.strip(), tokens)
 
 
 # One process: then a kill of it leaves none behind that would still hold locks and memory.

@@ -19,7 +19,7 @@ from torch import Tensor
 from omnisift.training import selector as selecting
 from omnisift.training.evaluate import accuracies, in_words
 from omnisift.training.forward import Kept
-from omnisift.training.nano import Workshop, provenance
+from omnisift.training.nano import NanoBuild, provenance
 from omnisift.training.nano_model import WIDTH
 from omnisift.training.packed import clip_layout
 from omnisift.training.selections import (
@@ -63,7 +63,7 @@ def without_selector(kind: str, retain: float) -> Select:
 class Comparison:
     """The table: each row is what stays of the sounds, and what the model then answers."""
 
-    def __init__(self, shop: Workshop, seeds: int, steps: int):
+    def __init__(self, shop: NanoBuild, seeds: int, steps: int):
         self.shop, self.seeds, self.steps = shop, seeds, steps
         self.model = shop.model("language")
         self.layout = clip_layout(self.model, shop.tokenizer)
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    rows = Comparison(Workshop(options.out, NanoSettings()), options.seeds, options.steps).run()
+    rows = Comparison(NanoBuild(options.out, NanoSettings()), options.seeds, options.steps).run()
     path = options.out / "compare.json"
     path.write_text(json.dumps({**provenance(), "steps": options.steps, "rows": rows}, indent=1), encoding="utf-8")
 

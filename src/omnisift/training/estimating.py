@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from omnisift.budget import kept_count
 from omnisift.estimators import Choice, Estimator, make_estimator
 from omnisift.estimators.reinforce import leave_one_out
-from omnisift.training.bank import FeatureBank
+from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.forward import Kept, Pass, run
 from omnisift.training.host import core_of
 from omnisift.training.packed import CAPTION, IGNORE, TYPE_WEIGHTS, Layout, Writer, make_batch
@@ -37,7 +37,7 @@ class Course:
     model: Any
     layout: Layout
     writer: Writer
-    bank: FeatureBank
+    bank: FeatureCache
     targets: Tensor
     """[N, 150] in 0..1 of the first N clips: what the full-token model looks at; only distillation reads it."""
     clips: int = 8

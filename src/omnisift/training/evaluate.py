@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnisift.training.bank import FeatureBank
+from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.forward import run
 from omnisift.training.packed import CAPTION, IGNORE, Layout, Writer, make_batch
 from omnisift.training.selections import Select
@@ -20,7 +20,7 @@ def accuracies(
     model: Any,
     layout: Layout,
     writer: Writer,
-    bank: FeatureBank,
+    bank: FeatureCache,
     select: Select | None = None,
     clips: int = 100,
     seed: int = 0,

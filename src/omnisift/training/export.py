@@ -19,8 +19,8 @@ from torch import Tensor
 
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.pipeline.loading import read_selector
+from omnisift.utils.atomic_io import atomic_folder
 from omnisift.vgas import RELEASED_PREFIX, VGAS
-from omnisift.whole import whole_folder
 
 logger = logging.getLogger(__name__)
 INDEX = "model.safetensors.index.json"
@@ -216,9 +216,9 @@ def _say_dtype(config: Path, dtype: str) -> None:
 
 @contextmanager
 def _room(folder: Path) -> Iterator[Path]:
-    """`whole_folder`, with a full disk said in one line."""
+    """`atomic_folder`, with a full disk said in one line."""
     try:
-        with whole_folder(folder) as unfinished:
+        with atomic_folder(folder) as unfinished:
             yield unfinished
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"can't export to {folder} ({error}); free space or choose another place") from error

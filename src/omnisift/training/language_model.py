@@ -19,8 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from omnisift.training.bank import FeatureBank, class_means
 from omnisift.training.evaluate import accuracies, in_words
+from omnisift.training.feature_cache import FeatureCache, class_means
 from omnisift.training.forward import Kept, everything, run
 from omnisift.training.host import core_of, language_model_of
 from omnisift.training.losses import Hints, LossWeights, answer_losses, hint_losses
@@ -38,7 +38,7 @@ Batch = dict[str, Tensor]
 class Course:
     """Clips of one setting of the world, and where their tokens lie in a prompt."""
 
-    bank: FeatureBank
+    bank: FeatureCache
     layout: Layout
     types: Mapping[str, float]
     """How often each type of question is asked."""
@@ -48,7 +48,7 @@ class Course:
 class Lesson:
     """What a run of the language model needs to know."""
 
-    bank: FeatureBank
+    bank: FeatureCache
     layout: Layout
     writer: Writer
     settings: NanoSettings
@@ -169,7 +169,7 @@ def student_loss(student: Student, lesson: Lesson, batch: Batch, kept: Kept | No
 class Progress(TrainerCallback):
     """Logs accuracies on validation clips every ``every`` steps."""
 
-    def __init__(self, nano: Any, lesson: Lesson, check: FeatureBank, clock: Clock, every: int = 200):
+    def __init__(self, nano: Any, lesson: Lesson, check: FeatureCache, clock: Clock, every: int = 200):
         self.nano, self.lesson, self.check, self.clock, self.every = nano, lesson, check, clock, every
         self.trainer: PackedTrainer | None = None
 
@@ -182,7 +182,7 @@ class Progress(TrainerCallback):
         logger.info("step %d %.1f min [%s] %s", state.global_step, self.clock.elapsed(), parts, in_words(result))
 
 
-def start_embeddings(nano: Any, tokenizer: Any, bank: FeatureBank, std: float, seed: int) -> None:
+def start_embeddings(nano: Any, tokenizer: Any, bank: FeatureCache, std: float, seed: int) -> None:
     """Random words at ``std``; words that name things start at the class means of the encoders' outputs."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -193,7 +193,7 @@ def start_embeddings(nano: Any, tokenizer: Any, bank: FeatureBank, std: float, s
 
 
 def train_language_model(
-    nano: Any, hints: Hints, lesson: Lesson, check: FeatureBank, folder: Path, log_every: int = 200
+    nano: Any, hints: Hints, lesson: Lesson, check: FeatureCache, folder: Path, log_every: int = 200
 ) -> float:
     """Train in place; both encoders stay frozen. Resumes if ``folder`` holds a checkpoint. Returns the minutes."""
     for parameter in nano.parameters():

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from omnisift.training.encoder_training import color_and_form, corner_of
 from omnisift.training.forward import MIDDLE, Kept, Pass
 from omnisift.training.host import language_model_of
 from omnisift.training.packed import CAPTION, END, IGNORE
-from omnisift.training.towers import color_and_form, corner_of
 from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
 
 POINTER_HEAD = 0

@@ -25,8 +25,9 @@ from typing import Any, ClassVar
 import torch
 
 from omnisift.training import selector as selecting
-from omnisift.training.bank import FeatureBank, encode_bank
+from omnisift.training.encoder_training import train_encoders
 from omnisift.training.evaluate import accuracies, in_words
+from omnisift.training.feature_cache import FeatureCache, encode_bank
 from omnisift.training.language_model import Lesson, start_embeddings, train_language_model
 from omnisift.training.losses import Hints, LossWeights
 from omnisift.training.nano_model import WIDTH, build_model, build_processor
@@ -34,7 +35,6 @@ from omnisift.training.packed import Writer, clip_layout
 from omnisift.training.selections import omnisift, random
 from omnisift.training.settings import NanoSettings
 from omnisift.training.tokenizer import build_tokenizer
-from omnisift.training.towers import train_towers
 from omnisift.vgas import VGAS
 from omnisift.world import vocabulary
 
@@ -43,7 +43,7 @@ SHARD = 500
 """Clips in one file of features."""
 
 
-class Workshop:
+class NanoBuild:
     """The folder of one run: what each stage made, and what it measured."""
 
     stages: ClassVar[tuple[str, ...]] = ("towers", "features", "language", "selector", "finetune", "finish")
@@ -96,7 +96,7 @@ class Workshop:
     def towers(self) -> dict[str, Any]:
         """Stage 1."""
         model = build_model(self.tokenizer, self.settings.seed)
-        result: dict[str, Any] = dict(train_towers(model, self.settings))
+        result: dict[str, Any] = dict(train_encoders(model, self.settings))
         model.save_pretrained(self.out / "towers")
         return result
 
@@ -111,11 +111,11 @@ class Workshop:
             list(pool.map(_encode_shard, work))
         return {"clips": total}
 
-    def bank(self, split: str) -> FeatureBank:
+    def bank(self, split: str) -> FeatureCache:
         """All features of a split."""
         shards = sorted(self.out.glob(f"{split}-*.safetensors"))
-        banks = [FeatureBank.load(path, split, int(path.stem.split("-")[1])) for path in shards]
-        return FeatureBank(split, 0, torch.cat([b.video for b in banks]), torch.cat([b.audio for b in banks]))
+        banks = [FeatureCache.load(path, split, int(path.stem.split("-")[1])) for path in shards]
+        return FeatureCache(split, 0, torch.cat([b.video for b in banks]), torch.cat([b.audio for b in banks]))
 
     def language(self) -> dict[str, Any]:
         """Stage 3."""
@@ -198,7 +198,7 @@ class Workshop:
         return vgas
 
     def _lesson(
-        self, model: Any, bank: FeatureBank, steps: int, rate: float, full: float, retains: tuple[float, ...]
+        self, model: Any, bank: FeatureCache, steps: int, rate: float, full: float, retains: tuple[float, ...]
     ) -> Lesson:
         layout = clip_layout(model, self.tokenizer)
         return Lesson(bank, layout, self.writer, self.settings, steps, rate, full, retains, weights=self.weights)
@@ -250,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)  # two threads on a busy two-core machine are several times slower than one
     settings = replace(NanoSettings.small() if options.small else NanoSettings(), seed=options.seed)
-    shop = Workshop(options.out, settings, options.selector)
+    shop = NanoBuild(options.out, settings, options.selector)
     shop.run()
     if options.bundle:
         shop.bundle("nano")

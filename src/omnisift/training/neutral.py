@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import torch
 
 from omnisift.assets import nano_path
-from omnisift.training.bank import FeatureBank, encode_bank
 from omnisift.training.evaluate import accuracies, in_words
+from omnisift.training.feature_cache import FeatureCache, encode_bank
 from omnisift.training.host import core_of
 from omnisift.training.language_model import Course
 from omnisift.training.losses import LossWeights
-from omnisift.training.nano import Workshop, provenance
+from omnisift.training.nano import NanoBuild, provenance
 from omnisift.training.nano_model import build_model, build_processor
 from omnisift.training.packed import TYPE_WEIGHTS, clip_layout
 from omnisift.training.settings import NanoSettings
@@ -37,7 +37,7 @@ CLIPS, LONG_CLIPS, CHECKS = 400, 250, 50
 HARD = tuple(name for name in SETTINGS if name != "base")
 
 
-class NeutralWorkshop(Workshop):
+class NeutralBuild(NanoBuild):
     """nano's workshop with other stages."""
 
     stages: ClassVar[tuple[str, ...]] = ("encoders", "features", "language", "hard", "mixed", "finish")
@@ -103,7 +103,7 @@ class NeutralWorkshop(Workshop):
 
     def _course(self, model: Any, name: str, split: str) -> Course:
         setting = SETTINGS[name]
-        bank = self.bank(split) if name == "base" else FeatureBank.load(_file(self.out, name, split), split, 0, name)
+        bank = self.bank(split) if name == "base" else FeatureCache.load(_file(self.out, name, split), split, 0, name)
         layout = clip_layout(model, self.tokenizer, setting.config.seconds, setting.config.sound)
         return Course(bank, layout, {kind: TYPE_WEIGHTS[kind] for kind in setting.types})
 
@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.small:
         settings = replace(NanoSettings.small(), full_share=1.0)
     steps, clips = (2, 25) if options.small else (MIXED_STEPS, CLIPS)
-    shop = NeutralWorkshop(options.out, replace(settings, seed=options.seed), steps, clips)
+    shop = NeutralBuild(options.out, replace(settings, seed=options.seed), steps, clips)
     if options.no_pointer:
         shop.weights = LossWeights(pointer=0.0)
     shop.run()

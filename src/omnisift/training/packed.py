@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from omnisift.training.bank import FeatureBank
+from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.host import core_of
 from omnisift.training.tokenizer import MEDIA_TOKENS, TURN_END, TURN_START, UNKNOWN
 from omnisift.world import CAPTION_REQUESTS, QUESTION_TYPES, Question, caption, questions
@@ -110,7 +110,7 @@ class Segment:
     argument: int = IGNORE
     """Token of the word that says what is asked about."""
     video: tuple[int, ...] = ()
-    """Places of the video tokens that show the answer, for the pointer loss."""
+    """PositionColumns of the video tokens that show the answer, for the pointer loss."""
     audio: tuple[int, ...] = ()
 
 
@@ -123,7 +123,7 @@ class Writer:
         self.end, self.unknown = (tokenizer(token).input_ids[0] for token in (TURN_END, UNKNOWN))
         self.encode = lru_cache(maxsize=20_000)(lambda text: tuple(tokenizer(text).input_ids))
 
-    def question(self, question: Question, bank: FeatureBank, clip: int, rng: np.random.Generator | None) -> Segment:
+    def question(self, question: Question, bank: FeatureCache, clip: int, rng: np.random.Generator | None) -> Segment:
         """A question; with ``rng`` its wording is roughened, as users do."""
         words = list(self.encode(question.text))
         if rng is not None:
@@ -139,7 +139,7 @@ class Writer:
         answer = [self.encode(question.answer)[0], self.end]
         return Segment(words + self.close, answer, QUESTION_TYPES.index(question.type), argument, video, audio)
 
-    def caption(self, bank: FeatureBank, clip: int, rng: np.random.Generator) -> Segment:
+    def caption(self, bank: FeatureCache, clip: int, rng: np.random.Generator) -> Segment:
         """A request for a caption and the true caption."""
         request = CAPTION_REQUESTS[int(rng.integers(len(CAPTION_REQUESTS)))]
         return Segment(
@@ -160,7 +160,7 @@ class Writer:
 
 
 def make_batch(
-    bank: FeatureBank,
+    bank: FeatureCache,
     clips: Sequence[int],
     writer: Writer,
     count: int,

@@ -20,7 +20,7 @@ from omnisift.compressors.random import seed_rows
 from omnisift.errors import UsageError
 from omnisift.tokens import Modality
 from omnisift.training import selector as selecting
-from omnisift.training.bank import FeatureBank
+from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.language_model import Batch, Lesson, train_language_model
 from omnisift.training.losses import Hints
 from omnisift.training.nano_model import WIDTH
@@ -34,10 +34,10 @@ CLIPS = 640
 """Clips of the training split that selectors and fine-tuned models learn from."""
 
 
-def bank_of(clips: Encoded, split: str = "train") -> FeatureBank:
+def bank_of(clips: Encoded, split: str = "train") -> FeatureCache:
     """The encoders' outputs of clips 0, 1, ... as the trainer wants them."""
     video, audio = (clips.embeds[:, clips.modality == kind] for kind in (Modality.VIDEO, Modality.AUDIO))
-    return FeatureBank(split, 0, video, audio)
+    return FeatureCache(split, 0, video, audio)
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Cutter:
         return result
 
 
-class School:
+class TrainedProtocol:
     """The backbone, its tokenizer and the training clips: all that a row of the trained protocol needs."""
 
     def __init__(self, backbone: Path, clips: Encoded, seed: int = 0) -> None:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.budget import kept_count
-from omnisift.picture_score import PictureScore
 from omnisift.stvp import spatial_similarity, temporal_similarity
 from omnisift.training.forward import Kept
 from omnisift.vgas import VGAS
+from omnisift.video_score import VideoScore
 
 CHUNKS, PATCHES, SOUNDS_PER_CHUNK = 3, 16, 50
 Select = Callable[[Tensor, Tensor], Kept]
@@ -35,7 +35,7 @@ def stvp_scores(video: Tensor) -> Tensor:
     return scores.view(len(video), 2 * CHUNKS, PATCHES)
 
 
-def picture_scores(picture: PictureScore, video: Tensor) -> Tensor:
+def picture_scores(picture: VideoScore, video: Tensor) -> Tensor:
     """[B, 96, D] -> [B, 6, 16]: logits of a learned score."""
     pairs = video.view(-1, 2, PATCHES, video.shape[-1])
     first, second = picture(pairs[:, 0], pairs[:, 1])

@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnisift.budget import kept_count
-from omnisift.picture_score import PictureScore
 from omnisift.straight_through import topk_mask
-from omnisift.training.bank import FeatureBank
+from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.forward import Kept, run
 from omnisift.training.host import core_of
 from omnisift.training.losses import answer_losses
@@ -39,6 +38,7 @@ from omnisift.training.selections import (
 from omnisift.training.settings import NanoSettings
 from omnisift.training.teacher import eager_attention, looked_at
 from omnisift.vgas import VGAS, VGASConfig
+from omnisift.video_score import VideoScore
 
 logger = logging.getLogger(__name__)
 ANCHOR_RETAINS = (0.35, 0.25, 0.15)
@@ -69,7 +69,7 @@ def teach(
     nano: Any,
     layout: Layout,
     writer: Writer,
-    bank: FeatureBank,
+    bank: FeatureCache,
     settings: NanoSettings,
     with_pointer_head: bool = False,
 ) -> Tensor:
@@ -91,7 +91,7 @@ def teach_picture(
     model: Any,
     layout: Layout,
     writer: Writer,
-    bank: FeatureBank,
+    bank: FeatureCache,
     settings: NanoSettings,
     with_pointer_head: bool = False,
 ) -> Tensor:
@@ -100,7 +100,7 @@ def teach_picture(
     return torch.cat([looked_at(model, layout, batch, with_pointer_head, layout.video) for batch in batches])
 
 
-def _taught(model: Any, writer: Writer, bank: FeatureBank, settings: NanoSettings) -> Iterator[dict[str, Tensor]]:
+def _taught(model: Any, writer: Writer, bank: FeatureCache, settings: NanoSettings) -> Iterator[dict[str, Tensor]]:
     """The clips that are taught, sixteen at a time, with the questions; the model gives its attention meanwhile."""
     model.eval()
     with eager_attention(model):
@@ -110,7 +110,7 @@ def _taught(model: Any, writer: Writer, bank: FeatureBank, settings: NanoSetting
             yield make_batch(bank, clips, writer, 8, random, types=TYPE_WEIGHTS)
 
 
-def distil_picture(picture: PictureScore, targets: Tensor, bank: FeatureBank, settings: NanoSettings) -> None:
+def distil_picture(picture: VideoScore, targets: Tensor, bank: FeatureCache, settings: NanoSettings) -> None:
     """Train ``picture`` in place on the targets of `teach_picture`."""
     optimizer = torch.optim.AdamW(picture.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(settings.selector_steps):
@@ -121,7 +121,7 @@ def distil_picture(picture: PictureScore, targets: Tensor, bank: FeatureBank, se
         _step(optimizer, loss, picture, _rate(step, settings))
 
 
-def distil(selector: VGAS, targets: Tensor, bank: FeatureBank, settings: NanoSettings, blind: bool = False) -> None:
+def distil(selector: VGAS, targets: Tensor, bank: FeatureCache, settings: NanoSettings, blind: bool = False) -> None:
     """Train ``selector`` in place on the targets of `teach`; ``blind`` shows it another clip's picture (a control)."""
     optimizer = torch.optim.AdamW(selector.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(settings.selector_steps):
@@ -139,7 +139,7 @@ def distil(selector: VGAS, targets: Tensor, bank: FeatureBank, settings: NanoSet
 
 
 def straight_through(
-    selector: VGAS, nano: Any, layout: Layout, writer: Writer, bank: FeatureBank, settings: NanoSettings, steps: int
+    selector: VGAS, nano: Any, layout: Layout, writer: Writer, bank: FeatureCache, settings: NanoSettings, steps: int
 ) -> None:
     """The paper's training, literally: cross-entropy of the answers at 25 %, model and selector together.
 
@@ -201,7 +201,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, selector: nn.Module, r
 
 
 @torch.no_grad()
-def kept_events(selector: VGAS | Select, bank: FeatureBank, retain: float, clips: int = 200) -> dict[str, float]:
+def kept_events(selector: VGAS | Select, bank: FeatureCache, retain: float, clips: int = 200) -> dict[str, float]:
     """What a selection keeps: share of relevant, distractor and silent sound tokens, and of tied sounds kept at all."""
     select = omnisift(selector, retain) if isinstance(selector, VGAS) else selector
     clips = min(clips, len(bank))

@@ -1,4 +1,4 @@
-"""The page itself, of Gradio's parts: what is dropped, chosen and asked goes to a `Desk`, and what it says is shown."""
+"""The Gradio page of `omnisift ui`: inputs go to a `Session`, and its results are rendered."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from omnisift.errors import OmniSiftError
-from omnisift.ui import show
-from omnisift.ui.desk import ENDINGS, MOST_CHARACTERS, Desk
+from omnisift.ui import render as show
 from omnisift.ui.samples import Sample
+from omnisift.ui.session import ENDINGS, MOST_CHARACTERS, Session
 
 _NONE = "no second method"
 _SENTENCE = (
@@ -21,7 +21,7 @@ _SENTENCE = (
 _EMPTY = "<p class='empty'>Answers appear here.</p>"
 
 
-def build(desks: Mapping[str, Desk], samples: list[Sample]) -> Any:
+def build(desks: Mapping[str, Session], samples: list[Sample]) -> Any:
     """The page, to be launched by `serving`; ``desks`` by the name of their model, the first one chosen."""
     by_title = {sample.title: sample for sample in samples}
     with gr.Blocks(analytics_enabled=False, title="OmniSIFT", delete_cache=(3600, 86400)) as page:
@@ -61,14 +61,14 @@ def build(desks: Mapping[str, Desk], samples: list[Sample]) -> Any:
     return page
 
 
-def _choices(desk: Desk) -> list[tuple[list[str], str]]:
+def _choices(desk: Session) -> list[tuple[list[str], str]]:
     """(choices, the chosen one) of the method and of the one beside it: what the model can run."""
     methods = list(desk.methods)
     second = "random" if "random" in methods[1:] else _NONE
     return [(methods, methods[0]), ([_NONE, *methods], second)]
 
 
-def _asking(desks: Mapping[str, Desk]) -> dict[str, Any]:
+def _asking(desks: Mapping[str, Session]) -> dict[str, Any]:
     """Model, methods, retention and the question."""
     names = list(desks)
     first, second = _choices(desks[names[0]])
@@ -90,7 +90,7 @@ def _asking(desks: Mapping[str, Desk]) -> dict[str, Any]:
     return {**chosen, "percent": percent, "question": question, "button": button}
 
 
-def _asker(desks: Mapping[str, Desk], by_title: dict[str, Sample]) -> Callable[..., tuple[str, str, str]]:
+def _asker(desks: Mapping[str, Session], by_title: dict[str, Sample]) -> Callable[..., tuple[str, str, str]]:
     def ask(
         file: str | None,
         sample: str | None,

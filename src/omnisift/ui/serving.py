@@ -11,12 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisift.errors import UsageError
-from omnisift.ui.gate import Gate
+from omnisift.errors import UsageError, install_hint
+from omnisift.ui.request_filter import RequestFilter
 from omnisift.ui.samples import write_samples
 
 if TYPE_CHECKING:
-    from omnisift.ui.desk import Desk
+    from omnisift.ui.session import Session
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 """Names of this machine for itself."""
@@ -34,7 +34,7 @@ _SETTINGS = {
 def check_installed() -> None:
     """Raise `UsageError` without Gradio."""
     if find_spec("gradio") is None:
-        raise UsageError("omnisift ui needs gradio, which is not installed: pip install 'omnisift[ui]'")
+        raise UsageError("omnisift ui needs gradio, which is not installed: " + install_hint("ui"))
 
 
 def check_address(host: str, port: int) -> None:
@@ -66,7 +66,7 @@ def room() -> Iterator[Path]:
 
 
 def launch(
-    desks: Mapping[str, Desk], folder: Path, *, host: str, port: int, most_mb: int, ready: Callable[[str], None]
+    desks: Mapping[str, Session], folder: Path, *, host: str, port: int, most_mb: int, ready: Callable[[str], None]
 ) -> Any:
     """Serve the page without waiting, ``desks`` by the name of their model; ``ready`` is told its address.
 
@@ -96,7 +96,7 @@ def launch(
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
-        app_kwargs={"middleware": [Middleware(Gate, hosts=hosts)]},
+        app_kwargs={"middleware": [Middleware(RequestFilter, hosts=hosts)]},
         theme=theme(),
         css=style(),
     )

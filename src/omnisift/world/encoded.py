@@ -25,7 +25,7 @@ from omnisift.media import read
 from omnisift.models import attach
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Selection, TokenStream
-from omnisift.whole import whole_file
+from omnisift.utils.atomic_io import atomic_file
 from omnisift.world import Scene, write_clip
 
 EXTRAS = ("audio_attention", "audio_attention_window", "video_attention")
@@ -81,7 +81,7 @@ class Encoded:
         tensors |= {f"extra.{name}": values for name, values in self.extras.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"seconds_per_position": repr(self.seconds_per_position)}
-        with whole_file(path) as unfinished:
+        with atomic_file(path) as unfinished:
             save_file({name: value.contiguous() for name, value in tensors.items()}, str(unfinished), metadata=about)
 
     @classmethod

@@ -11,7 +11,7 @@ from omnisift.cli.dataset import write_dataset
 from omnisift.media import read
 from omnisift.pipeline.loading import load_host
 from omnisift.training.distill import clips_in
-from omnisift.training.distill.lessons import Lesson, observe
+from omnisift.training.distill.samples import Lesson, observe
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")
 

@@ -19,7 +19,7 @@ from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Modality
 from omnisift.training.distill import DistillSettings, clips_in, distill, observe_clips, questions_of
 from omnisift.training.distill.learn import agreement, learn, scores_of, targets_of
-from omnisift.training.distill.lessons import Lesson, observe, stream_of
+from omnisift.training.distill.samples import Lesson, observe, stream_of
 from omnisift.training.selector import new_selector
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")

@@ -17,7 +17,7 @@ from omnisift.compressors.pruning import picture_logits
 from omnisift.tokens import Modality
 from omnisift.training.distill import clips_in
 from omnisift.training.distill.learn import learn_picture, picture_agreement, picture_targets_of
-from omnisift.training.distill.lessons import Lesson, stream_of
+from omnisift.training.distill.samples import Lesson, stream_of
 from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
 

@@ -45,13 +45,13 @@ def watch() -> None:
 
     from omnisift.training.finetune import trainer
 
-    log = trainer.SiftTrainer.log
+    log = trainer.CompressedTrainer.log
 
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         assert all(isinstance(parameter, DTensor) for parameter in self.model.parameters())
         log(self, *args, **kwargs)
 
-    trainer.SiftTrainer.log = checked  # type: ignore[method-assign]
+    trainer.CompressedTrainer.log = checked  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

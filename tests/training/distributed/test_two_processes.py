@@ -38,14 +38,14 @@ def model() -> Any:
 
     from omnisift.budget import Budget
     from omnisift.compressors import make_compressor
-    from omnisift.training.finetune import Sifted
+    from omnisift.training.finetune import CompressedModel
     from omnisift.vgas import VGAS, VGASConfig
 
     host = thinker()
     torch.manual_seed(0)
     selector = VGAS(VGASConfig(width=WIDTH, hidden=16, heads=2))
     compressor = make_compressor("omnisift", Budget(retain_video=0.5, retain_audio=0.4), selector=selector)
-    return Sifted(host, compressor).train()
+    return CompressedModel(host, compressor).train()
 
 
 def batch(row: list[Any], seed: int) -> dict[str, Any]:

@@ -209,14 +209,14 @@ def test_a_run_without_compression_is_stopped(data: Path, tmp_path: Path, monkey
 def test_a_run_that_loses_its_compression_on_the_way_is_stopped(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from omnisift.training.finetune import trainer as module
 
-    note = module.SiftTrainer._note
+    note = module.CompressedTrainer._note
 
     def losing(self: Any) -> None:
         note(self)
         if self.state.global_step == 1:
             self.sifted.attachment.detach()
 
-    monkeypatch.setattr(module.SiftTrainer, "_note", losing)
+    monkeypatch.setattr(module.CompressedTrainer, "_note", losing)
     with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video never came past"):
         fine_tune(recipe(data, tmp_path, steps=4))
     assert len(curve(tmp_path)) == 2

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from omnisift.errors import UsageError
-from omnisift.evaluation.public.judges import Judge
+from omnisift.evaluation.public.llm_judge import Judge
 from omnisift.evaluation.public.outcome import VERDICTS, Outcome
-from omnisift.whole import write_whole
+from omnisift.utils.atomic_io import write_atomic
 
 
 def judge_captions(outcome: Outcome, judge: Judge, progress: Callable[[int], None] = lambda _done: None) -> None:
@@ -30,5 +30,5 @@ def judge_captions(outcome: Outcome, judge: Judge, progress: Callable[[int], Non
         if answer["id"] not in verdicts:
             verdicts[answer["id"]] = judge.count(answer["events"], answer["prediction"])
             lines = ({"id": name, "judge": judge.name, "verdict": asdict(one)} for name, one in verdicts.items())
-            write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+            write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
         progress(len(verdicts))

@@ -14,9 +14,9 @@ from typing import Any
 
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.extractors import EXTRACTORS
-from omnisift.evaluation.public.harness import MISSED, SCORE
-from omnisift.evaluation.public.judges import Verdict
-from omnisift.evaluation.public.pack import task_name
+from omnisift.evaluation.public.llm_judge import Verdict
+from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE
+from omnisift.evaluation.public.lmms_tasks import task_name
 from omnisift.evaluation.public.scores import Graded
 
 SETTINGS, VERDICTS = "run.json", "verdicts.jsonl"

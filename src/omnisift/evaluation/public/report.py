@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from omnisift.errors import UsageError
 from omnisift.evaluation.markdown import p_value, table
-from omnisift.evaluation.public.judges import rates
+from omnisift.evaluation.public.llm_judge import rates
 from omnisift.evaluation.public.metadata import BENCHMARKS
 from omnisift.evaluation.public.outcome import Outcome
 from omnisift.evaluation.public.published import published

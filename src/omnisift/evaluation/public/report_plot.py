@@ -8,7 +8,7 @@ from typing import Any
 
 from omnisift.evaluation.public.metadata import BENCHMARKS
 from omnisift.evaluation.public.report import Line
-from omnisift.whole import whole_file
+from omnisift.utils.atomic_io import atomic_file
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
@@ -23,7 +23,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         panels = figure.subplots(1, len(names), squeeze=False)[0]
         for axes, name in zip(panels, names, strict=True):
             _panel(axes, name, [line for line in scored if line.outcome.settings["benchmark"] == name])
-        with whole_file(path) as unfinished:
+        with atomic_file(path) as unfinished:
             figure.savefig(unfinished, format="svg", metadata={"Date": None})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UsageError
-from omnisift.whole import write_whole
+from omnisift.utils.atomic_io import write_atomic
 
 LETTERS = "ABCDEFGHIJ"
 """What options may be called."""
@@ -56,7 +56,7 @@ class Row:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """One JSON object a line."""
-    write_whole(path, "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows))
+    write_atomic(path, "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
-from omnisift.environment import environment
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.extractors import extract
+from omnisift.evaluation.public.lmms_tasks import task_name, write_task
 from omnisift.evaluation.public.outcome import SETTINGS, read_answers
-from omnisift.evaluation.public.pack import task_name, write_task
 from omnisift.evaluation.public.prompts import prompt
 from omnisift.evaluation.public.rows import Row
-from omnisift.whole import write_whole
+from omnisift.utils.atomic_io import write_atomic
+from omnisift.utils.provenance import environment
 
 ENDS = {True: 256, False: 1024}
 """Most tokens of an answer: 256 for letters, as in the released script; its captions would be cut off by that."""
@@ -61,9 +61,7 @@ class Ask:
         """What is kept; None where every token is. Raises `BudgetError`."""
         if self.compressor == "none":
             return None
-        asked = (self.retain, self.retain_video, self.retain_audio)
-        retain = 0.25 if asked == (None, None, None) else self.retain
-        return Budget(retain=retain, retain_video=self.retain_video, retain_audio=self.retain_audio)
+        return Budget.from_options(self.retain, self.retain_video, self.retain_audio)
 
     def arguments(self, folder: Path) -> str:
         """``--model_args`` of lmms-eval. Raises `UsageError` for a value that it would cut in two."""
@@ -102,7 +100,7 @@ def run(folder: Path, rows: Sequence[Row], ask: Ask, progress: Callable[[int], N
     worked = len(list(folder.glob("requests-*.jsonl")))
     if worked != ask.processes:
         raise UsageError(f"{ask.processes} processes were asked for and {worked} worked; see {log}")
-    write_whole(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+    write_atomic(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
 def check(folder: Path, rows: Sequence[Row], ask: Ask) -> None:

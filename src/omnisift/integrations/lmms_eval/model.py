@@ -16,8 +16,8 @@ from omnisift.integrations.lmms_eval.requests import Records, Request, batches, 
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.pipeline import load
+from omnisift.pipeline.ask_batch import Reply, ask_batch, kind
 from omnisift.pipeline.prompt import read_for
-from omnisift.pipeline.together import Reply, ask_together, kind
 from omnisift.profiling.flops import prompt
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         for places in groups.values():
             asked = [(media, batch[place].text) for place in places if (media := read[place][0]) is not None]
             system = batch[0].system or self.system
-            told = ask_together(self.pipeline, asked, max_new_tokens=batch[0].max_new_tokens, system=system)
+            told = ask_batch(self.pipeline, asked, max_new_tokens=batch[0].max_new_tokens, system=system)
             for place, reply in zip(places, told, strict=True):
                 spent = prompt(self.pipeline.host.thinker.config, reply.grid, reply.mel, reply.tokens.prompt_kept)
                 self.records.add(batch[place], reply, {"read": read[place][1]}, None, spent.weights)

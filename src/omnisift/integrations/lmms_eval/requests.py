@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UnsupportedCall
-from omnisift.pipeline.together import Reply
+from omnisift.pipeline.ask_batch import Reply
 
 
 @dataclass(frozen=True)

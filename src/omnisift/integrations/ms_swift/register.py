@@ -20,12 +20,12 @@ from transformers.training_args import ParallelMode
 
 from omnisift.errors import TrainingError
 from omnisift.integrations.ms_swift import MODEL_TYPE
-from omnisift.integrations.ms_swift.plug import Plug, check_partners, refuse_whole
 from omnisift.integrations.ms_swift.selectors import give_selector
 from omnisift.integrations.ms_swift.settings import SOUND, SwiftSettings, check_sound
+from omnisift.integrations.ms_swift.trainer_hook import TrainerHook, check_partners, refuse_whole
 
 
-class SiftedLoader(Qwen2_5OmniLoader):  # type: ignore[misc]
+class CompressedLoader(Qwen2_5OmniLoader):  # type: ignore[misc]
     """The model with its selector as ``thinker.compressor``, and a guard against prompts that are read whole."""
 
     default_trust_remote_code = False
@@ -39,10 +39,10 @@ class SiftedLoader(Qwen2_5OmniLoader):  # type: ignore[misc]
         return model
 
 
-class SiftedTemplate(Qwen2_5OmniTemplate):  # type: ignore[misc]
+class CompressedTemplate(Qwen2_5OmniTemplate):  # type: ignore[misc]
     """Attaches the compressor while ms-swift trains or writes, and stops a run that would not compress."""
 
-    _plug: Plug | None = None
+    _plug: TrainerHook | None = None
 
     def init_processor(self, processor: Any) -> None:
         """Refuse wrong settings before anything is loaded."""
@@ -69,7 +69,7 @@ class SiftedTemplate(Qwen2_5OmniTemplate):  # type: ignore[misc]
             raise TrainingError("DeepSpeed ZeRO-3 shards the selector and hangs on mixed batches: use ZeRO-2")
         super().register_post_encode_hook(models)
         (model,) = models
-        self._plug = Plug(model, self._settings)
+        self._plug = TrainerHook(model, self._settings)
 
     def remove_post_encode_hook(self) -> Any:
         """Detach."""
@@ -107,18 +107,18 @@ class SiftedTemplate(Qwen2_5OmniTemplate):  # type: ignore[misc]
 
     def generate(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Answers are written on compressed prompts too."""
-        with Plug(model, self._settings, learning=False):
+        with TrainerHook(model, self._settings, learning=False):
             return super().generate(model, *args, **kwargs)
 
 
 def register() -> None:
     """Tell ms-swift of the model type and template `MODEL_TYPE`. For `plugin_path`; once a process."""
-    register_template(QwenTemplateMeta(MODEL_TYPE, template_cls=SiftedTemplate))
+    register_template(QwenTemplateMeta(MODEL_TYPE, template_cls=CompressedTemplate))
     register_model(
         ModelMeta(
             MODEL_TYPE,
             [],
-            SiftedLoader,
+            CompressedLoader,
             template=MODEL_TYPE,
             model_arch="qwen2_5_omni",
             # As for the built-in type: so a folder without --model_type is refused as ambiguous, not read uncompressed.

@@ -46,10 +46,7 @@ class SwiftSettings:
     @property
     def budget(self) -> Budget:
         """How much stays. Raises `BudgetError` for ratios that make none."""
-        ratios = (self.retain, self.retain_video, self.retain_audio)
-        if ratios == (None, None, None):
-            return Budget(retain=0.25)
-        return Budget(*ratios)
+        return Budget.from_options(self.retain, self.retain_video, self.retain_audio)
 
 
 def check_sound(heard: bool, named: bool, settings: SwiftSettings) -> None:

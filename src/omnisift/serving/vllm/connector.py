@@ -16,8 +16,8 @@ import pybase64
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, MediaIO
 
 from omnisift.errors import OmniSiftError
-from omnisift.serving.addresses import check_address
-from omnisift.serving.sent import HowToRead, as_item
+from omnisift.serving.media_limits import MediaLimits, as_item
+from omnisift.serving.url_policy import check_address
 from omnisift.serving.vllm import CONNECTOR
 
 MOST_BYTES = 1 << 30
@@ -40,7 +40,7 @@ class ClipIO(MediaIO):  # type: ignore[misc]  # vLLM is not there when types are
 
     def __init__(self) -> None:
         super().__init__()
-        self.how = HowToRead.from_environment()
+        self.how = MediaLimits.from_environment()
 
     def load_bytes(self, data: bytes) -> Any:
         """Pictures with their metadata, which holds the sound."""

@@ -11,8 +11,8 @@ from omnisift.budget import Budget
 from omnisift.compressors import Compressor, make_compressor, needs_selector
 from omnisift.errors import CompressorError
 from omnisift.pipeline.loading import read_selector
-from omnisift.serving.places import attach_places
-from omnisift.serving.span import Span
+from omnisift.serving.clip_layout import ClipLayout
+from omnisift.serving.position_columns import attach_columns
 from omnisift.serving.vllm.settings import Settings
 from omnisift.vgas import VGAS
 
@@ -20,7 +20,7 @@ WIDTH = 8
 """Of the embeddings of a rehearsal: what counts depends on shapes alone."""
 
 
-def rehearse(settings: Settings, span: Span, budget: Budget) -> None:
+def rehearse(settings: Settings, span: ClipLayout, budget: Budget) -> None:
     """Raise `CompressorError` if the method can't keep as few tokens of a clip as ``budget`` says.
 
     Some methods have a floor. A request must hear of it before it is in the engine, where an error ends all requests.
@@ -60,7 +60,7 @@ class Method:
             )
 
     @torch.inference_mode()
-    def __call__(self, video: Tensor, sound: Tensor | None, span: Span, budget: Budget) -> Tensor:
+    def __call__(self, video: Tensor, sound: Tensor | None, span: ClipLayout, budget: Budget) -> Tensor:
         """[K, D + COLUMNS]: what stays of one clip, in prompt order, with its places.
 
         ``video`` [V, D] and ``sound`` [A, D] come from the encoders. Raises `CompressorError` if the method keeps
@@ -71,7 +71,7 @@ class Method:
             raise CompressorError(f"the encoders made {len(both)} tokens where {len(span)} were planned: report this")
         embeds = both[span.order.to(both.device)]
         if budget.keeps_all:
-            return attach_places(embeds, span.position)
+            return attach_columns(embeds, span.position)
         selection = self._at(budget, embeds)(span.stream(embeds))
         kept = selection.keep.cpu()
         room = len(span.kept(budget))
@@ -81,7 +81,7 @@ class Method:
                 f"{room}: choose another"
             )
         chosen = embeds[selection.keep] if selection.embeds is None else selection.embeds.to(embeds.dtype)
-        return attach_places(chosen, span.position[:, kept])
+        return attach_columns(chosen, span.position[:, kept])
 
     def _at(self, budget: Budget, like: Tensor) -> Compressor:
         return self._make(budget).to(like.device, like.dtype)

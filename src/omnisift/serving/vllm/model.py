@@ -12,8 +12,8 @@ from vllm.model_executor.models.qwen2_5_omni_thinker import Qwen2_5OmniThinkerFo
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from omnisift.errors import UsageError
-from omnisift.pipeline.seen import audio_tokens
-from omnisift.serving.places import detach_places
+from omnisift.pipeline.clip_info import audio_tokens
+from omnisift.serving.position_columns import detach_columns
 from omnisift.serving.vllm.method import Method
 from omnisift.serving.vllm.positions import Piece, laid_out, local_grid, offset_of, runs, written
 from omnisift.serving.vllm.processor import (
@@ -107,7 +107,7 @@ class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiM
         self, input_ids: Any, multimodal_embeddings: Any, mrope_positions: Tensor, num_computed_tokens: int
     ) -> tuple[list[Tensor], Tensor, int]:
         """Write the positions of the kept tokens that are being read, and take them off the embeddings."""
-        parted = [detach_places(rows, self.width) for rows in multimodal_embeddings]
+        parted = [detach_columns(rows, self.width) for rows in multimodal_embeddings]
         config = self.config
         labels = (config.video_token_index, config.audio_token_index, config.image_token_index)
         ahead = [run for run in runs(torch.as_tensor(input_ids).cpu(), labels) if run[1] > num_computed_tokens]

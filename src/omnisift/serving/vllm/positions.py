@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from omnisift.errors import UnsupportedCall
-from omnisift.serving.places import Places
-from omnisift.serving.span import Span
+from omnisift.serving.clip_layout import ClipLayout
+from omnisift.serving.position_columns import PositionColumns
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Piece:
 
     start: int
     length: int
-    span: Span | None = None
+    span: ClipLayout | None = None
     """Of a video; then ``length`` counts the marks around a sound too."""
     local: Tensor | None = None
     """[3, length] of an image or a plain sound, counted from its own start."""
@@ -59,7 +59,7 @@ def _text(position: Tensor, start: int, stop: int, following: int) -> int:
     return following + stop - start
 
 
-def _clip(position: Tensor, piece: Piece, span: Span, following: int) -> tuple[int, int]:
+def _clip(position: Tensor, piece: Piece, span: ClipLayout, following: int) -> tuple[int, int]:
     """Write a clip: how far the prompt is done, and the position of what follows."""
     stop = piece.start + piece.length
     if not span.has_sound:
@@ -87,7 +87,7 @@ def runs(ids: Tensor, labels: Sequence[int]) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in edges]
 
 
-def written(position: Tensor, found: Sequence[Places | None], where: Sequence[tuple[int, int]]) -> Tensor:
+def written(position: Tensor, found: Sequence[PositionColumns | None], where: Sequence[tuple[int, int]]) -> Tensor:
     """``position`` [3, S] with the kept tokens of the clips that ``found`` tells of.
 
     ``found`` has one entry for each media item that is being read, None for those that are no clips, in prompt order;

@@ -20,8 +20,8 @@ from vllm.multimodal.processing.processor import BaseMultiModalProcessor, Prompt
 
 from omnisift.budget import Budget
 from omnisift.errors import OmniSiftError
-from omnisift.pipeline.seen import audio_tokens
-from omnisift.serving.span import Clock, Span
+from omnisift.pipeline.clip_info import audio_tokens
+from omnisift.serving.clip_layout import ClipLayout, Clock
 from omnisift.serving.vllm.clips import DEFAULT_FPS, ClipParser, Clips, seconds_per_grid, with_sound
 from omnisift.serving.vllm.counters import count_tokens
 from omnisift.serving.vllm.method import rehearse
@@ -216,18 +216,18 @@ def layout(config: Any, item: Any) -> Any:
     return PromptUpdateDetails(full=tokens, is_embed=marks)
 
 
-def span_of(config: Any, item: Any) -> Span:
+def span_of(config: Any, item: Any) -> ClipLayout:
     """The span of a clip from its fields (a vLLM item)."""
     grid = item["video_grid_thw"].data.flatten().tolist()
     return span_from(config, grid, float(item["second_per_grid_ts"].data), int(item[LENGTH].data))
 
 
-def span_from(config: Any, grid: Sequence[int], seconds: float, mel_frames: int) -> Span:
+def span_from(config: Any, grid: Sequence[int], seconds: float, mel_frames: int) -> ClipLayout:
     """The span of a clip with a grid of (frames, rows, columns) patches and so many mel frames of sound."""
     merge = config.vision_config.spatial_merge_size
     clock = Clock(config.position_id_per_seconds, float(config.seconds_per_chunk))
     frames, rows, columns = grid
-    return Span.of((frames, rows // merge, columns // merge), seconds, audio_tokens(mel_frames), clock)
+    return ClipLayout.of((frames, rows // merge, columns // merge), seconds, audio_tokens(mel_frames), clock)
 
 
 def budget_of(item: Any) -> Budget:

@@ -61,8 +61,7 @@ class Settings:
         """The server's own budget."""
         if self.compressor == "none":
             return Budget(retain=1.0)
-        given = {name: getattr(self, name) for name in RATIOS}
-        return Budget(**given) if any(value is not None for value in given.values()) else Budget(retain=0.25)
+        return Budget.from_options(**{name: getattr(self, name) for name in RATIOS})
 
     def budget(self, asked: Mapping[str, Any]) -> Budget:
         """The budget of a request with ``asked`` in its arguments.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from omnisift.media import Media
-from omnisift.whole import whole_file
+from omnisift.utils.atomic_io import atomic_file
 
 logger = logging.getLogger(__name__)
 _ARRAYS = ("images", "times", "indices", "waveform")
@@ -65,7 +65,7 @@ class ClipCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self._file(path, reading)
         try:
-            with whole_file(file) as unfinished:
+            with atomic_file(file) as unfinished:
                 save_file(tensors, str(unfinished), metadata={"about": json.dumps(about)})
         except (SafetensorError, OSError) as error:
             logger.warning("%s is not kept in the cache (%s: %s)", path, type(error).__name__, error)

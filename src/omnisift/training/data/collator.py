@@ -13,8 +13,8 @@ import torch
 
 from omnisift.errors import MediaError, UsageError
 from omnisift.media import SAMPLE_RATE, Media
+from omnisift.pipeline.ask_batch import join_rows
 from omnisift.pipeline.prompt import pixel_limits, read_for
-from omnisift.pipeline.together import join_rows
 from omnisift.training.data.cache import ClipCache
 from omnisift.training.data.encoding import IGNORED, encode_sample
 from omnisift.training.data.samples import Reading, Sample, Turn

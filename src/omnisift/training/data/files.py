@@ -10,7 +10,7 @@ from typing import Any
 from omnisift.errors import UsageError
 from omnisift.training.data.rows import row_of, sample_of
 from omnisift.training.data.samples import Sample, Turn
-from omnisift.whole import write_whole
+from omnisift.utils.atomic_io import write_atomic
 
 METADATA = "metadata.jsonl"
 """The file that makes a folder of clips a data set: a line a clip."""
@@ -47,7 +47,7 @@ def _check_text(sample: Sample) -> None:
 def save_samples(samples: Sequence[Sample], path: Path, form: str) -> None:
     """Write ``samples``, one JSON object a line; the file appears only when it is whole."""
     lines = [json.dumps(row_of(sample, form, path.parent), ensure_ascii=False) for sample in samples]
-    write_whole(path, "".join(line + "\n" for line in lines))
+    write_atomic(path, "".join(line + "\n" for line in lines))
 
 
 def save_folder(samples: Sequence[Sample], folder: Path) -> None:
@@ -69,7 +69,7 @@ def save_folder(samples: Sequence[Sample], folder: Path) -> None:
             row["caption"] = answered
         else:
             row.setdefault("qa", []).append({"question": asked, "answer": answered})
-    write_whole(folder / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
+    write_atomic(folder / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:

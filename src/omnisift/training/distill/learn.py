@@ -14,10 +14,10 @@ from omnisift.chunks import segment_of
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.compressors.pruning import picture_logits
 from omnisift.compressors.salient import SalientCompressor
-from omnisift.picture_score import PictureScore
 from omnisift.tokens import Modality, TokenStream
-from omnisift.training.distill.lessons import Lesson, stream_of
+from omnisift.training.distill.samples import Lesson, stream_of
 from omnisift.vgas import VGAS
+from omnisift.video_score import VideoScore
 
 logger = logging.getLogger(__name__)
 ANCHOR_RETAINS = (0.35, 0.25, 0.15)
@@ -79,7 +79,7 @@ def learn(
 
 
 def learn_picture(
-    picture: PictureScore,
+    picture: VideoScore,
     lessons: Sequence[Lesson],
     steps: int,
     rate: float,

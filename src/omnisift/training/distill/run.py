@@ -17,15 +17,15 @@ from omnisift.compressors.pruning import picture_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.errors import MediaError, UsageError
-from omnisift.picture_score import PictureScore
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import read_for
 from omnisift.tokens import TokenStream
 from omnisift.training.distill.learn import agreement, learn, learn_picture, picture_agreement, scores_of
-from omnisift.training.distill.lessons import Lesson, LessonFiles, observe
+from omnisift.training.distill.samples import DistillFiles, Lesson, observe
 from omnisift.training.selector import new_selector
+from omnisift.utils.atomic_io import atomic_folder
 from omnisift.vgas import VGAS
-from omnisift.whole import whole_folder
+from omnisift.video_score import VideoScore
 
 logger = logging.getLogger(__name__)
 QUESTIONS = (
@@ -102,7 +102,7 @@ def questions_of(path: Path | None) -> tuple[str, ...]:
 def observe_clips(
     host: Host, clips: Sequence[Path], questions: Sequence[str], settings: DistillSettings, work: Path,
     step: Callable[[], None],
-) -> tuple[LessonFiles, dict[str, str]]:  # fmt: skip
+) -> tuple[DistillFiles, dict[str, str]]:  # fmt: skip
     """(lessons, clip -> why it was left out). Each clip's lesson is kept in ``work``; one that is there is taken."""
     work.mkdir(parents=True, exist_ok=True)
     kept, skipped, weights = [], {}, _state(Path(host.source))
@@ -121,7 +121,7 @@ def observe_clips(
         step()
     if len(kept) < 2:
         raise UsageError(f"only {len(kept)} of {len(clips)} clips could be used; at least 2 are needed")
-    return LessonFiles(kept), skipped
+    return DistillFiles(kept), skipped
 
 
 def _observed(host: Host, clip: Path, asked: Sequence[str], settings: DistillSettings, path: Path) -> str | None:
@@ -140,7 +140,7 @@ def distill(
     host: Host, lessons: Sequence[Lesson], settings: DistillSettings, step: Callable[[], None] | None = None
 ) -> tuple[VGAS, dict[str, Any]]:
     """(selector, report). A share ``held_out`` of the lessons, drawn by the seed, is only measured on."""
-    if isinstance(lessons, LessonFiles):
+    if isinstance(lessons, DistillFiles):
         lessons = lessons.shuffled(settings.seed)
     held = min(len(lessons) - 1, max(1, round(settings.held_out * len(lessons))))
     taught, checked = lessons[:-held], lessons[-held:]
@@ -169,7 +169,7 @@ def distill(
 
 def save_selector(selector: VGAS, report: dict[str, Any], folder: Path) -> None:
     """Write the selector and ``report.json``; the folder appears only when it is whole."""
-    with whole_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         selector.save_pretrained(unfinished)
         (unfinished / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
@@ -188,7 +188,7 @@ def _compared(
     return {name: agreement(score, lessons, retain, weighted) for name, score in ways.items()}
 
 
-def _pictures_compared(picture: PictureScore, lessons: Sequence[Lesson], retain: float) -> dict[str, dict[str, float]]:
+def _pictures_compared(picture: VideoScore, lessons: Sequence[Lesson], retain: float) -> dict[str, dict[str, float]]:
     random, budget = torch.Generator().manual_seed(0), Budget(retain=retain)
     ways: dict[str, Callable[[TokenStream, float], Any]] = {
         "learned": lambda stream, _: picture_logits(picture, stream),

@@ -1,4 +1,4 @@
-"""From a recipe to a `Sifted` model: loaded, wrapped in adapters where asked for, with a selector that fits."""
+"""Build a `CompressedModel` from a recipe: load the model, add LoRA adapters if requested, and give it a selector."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from omnisift.estimators import make_estimator
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.training.data import load_samples
 from omnisift.training.distill import DistillSettings, distill, observe_clips, save_selector
+from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
-from omnisift.training.finetune.sifted import Sifted
 from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
 
 logger = logging.getLogger(__name__)
 
 
-def build(recipe: TrainRecipe) -> tuple[Host, Sifted]:
+def build(recipe: TrainRecipe) -> tuple[Host, CompressedModel]:
     """Load the model of ``recipe``; what does not learn is frozen.
 
     Raises `OmniSiftError` of the kind that loading raises, `UsageError` where nothing would learn or a LoRA pattern
@@ -42,7 +42,7 @@ def build(recipe: TrainRecipe) -> tuple[Host, Sifted]:
     learner = learner_of(compressor)
     if learner is not None:
         learner.estimator = make_estimator(recipe.estimator)
-    sifted = Sifted(model, compressor)
+    sifted = CompressedModel(model, compressor)
     if sifted.selector is not None:
         sifted.selector.requires_grad_(recipe.train_selector)
     for parameter in sifted.parameters():

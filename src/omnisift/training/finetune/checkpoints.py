@@ -15,8 +15,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from omnisift.errors import CheckpointError
-from omnisift.training.finetune.sifted import Sifted
-from omnisift.whole import whole_folder, write_whole
+from omnisift.training.finetune.compressed_model import CompressedModel
+from omnisift.utils.atomic_io import atomic_folder, write_atomic
 
 logger = logging.getLogger(__name__)
 MARKER = "complete.json"
@@ -28,7 +28,7 @@ SHARDS = "pytorch_model_fsdp_0"
 def seal(folder: Path) -> None:
     """Say that ``folder`` is whole, by the sizes of its files."""
     sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in _files(folder)}
-    write_whole(folder / MARKER, json.dumps(sizes, indent=1))
+    write_atomic(folder / MARKER, json.dumps(sizes, indent=1))
 
 
 def is_whole(folder: Path) -> bool:
@@ -51,7 +51,7 @@ def newest(run: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
-def save_weights(sifted: Sifted, folder: Path) -> None:
+def save_weights(sifted: CompressedModel, folder: Path) -> None:
     """What learns: adapter or language model, and the selector, as safetensors."""
     thinker: Any = sifted.thinker
     if hasattr(thinker, "peft_config"):
@@ -62,7 +62,7 @@ def save_weights(sifted: Sifted, folder: Path) -> None:
         sifted.selector.save_pretrained(folder / SELECTOR)
 
 
-def load_weights(sifted: Sifted, folder: Path) -> None:
+def load_weights(sifted: CompressedModel, folder: Path) -> None:
     """What `save_weights` wrote, or FSDP2's shards, into the same modules.
 
     Raises `CheckpointError` if something lacks.
@@ -85,7 +85,7 @@ def load_weights(sifted: Sifted, folder: Path) -> None:
         sifted.selector.load_state_dict(type(sifted.selector).from_pretrained(folder / SELECTOR).state_dict())
 
 
-def _load_shards(sifted: Sifted, folder: Path) -> None:
+def _load_shards(sifted: CompressedModel, folder: Path) -> None:
     """Of any number of processes, into a model that is not sharded; needs no process group."""
     state = {"model": sifted.state_dict()}
     try:
@@ -96,7 +96,7 @@ def _load_shards(sifted: Sifted, folder: Path) -> None:
         raise CheckpointError(f"{folder} can't be read: {str(error).splitlines()[0]}; delete its checkpoint") from None
 
 
-def save_model(sifted: Sifted, processor: Any, folder: Path, dtype: torch.dtype) -> None:
+def save_model(sifted: CompressedModel, processor: Any, folder: Path, dtype: torch.dtype) -> None:
     """A checkpoint in ``dtype`` that `omnisift ask --model` takes: adapters merged, processor and selector beside it.
 
     The last thing that is done with ``sifted``.
@@ -107,7 +107,7 @@ def save_model(sifted: Sifted, processor: Any, folder: Path, dtype: torch.dtype)
         thinker = thinker.merge_and_unload()
     sifted.to(dtype)
     thinker.to(dtype)
-    with whole_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         thinker.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
         if sifted.selector is not None:

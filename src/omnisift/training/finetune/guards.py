@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from omnisift.errors import TrainingError
-from omnisift.training.finetune.sifted import Sifted
+from omnisift.training.finetune.compressed_model import CompressedModel
 
 PATIENCE = 50
 """Optimiser steps in a row without a gradient of the selector."""
@@ -63,7 +63,7 @@ def gradient_norm(module: Any) -> float:
 class SelectorGuard(TrainerCallback):
     """Notes the selector's gradient in every optimiser step, and ends a run in which it stays away."""
 
-    def __init__(self, sifted: Sifted, patience: int = PATIENCE) -> None:
+    def __init__(self, sifted: CompressedModel, patience: int = PATIENCE) -> None:
         self.sifted, self.patience = sifted, patience
         self.norm = 0.0
         """Norm of the selector's gradient in the latest step, before clipping. Where DeepSpeed takes gradients away as

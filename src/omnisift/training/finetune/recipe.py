@@ -11,7 +11,7 @@ from typing import Any
 from omnisift.budget import Budget
 from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
-from omnisift.whole import write_whole
+from omnisift.utils.atomic_io import write_atomic
 
 LANGUAGES = ("full", "lora", "frozen")
 LORA_TARGETS = r"(.*\.)?(model|language_model)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -219,4 +219,4 @@ def keep_recipe(recipe: TrainRecipe, out: Path) -> None:
             if (old is None) != (new is None) or (old is not None and new < old):
                 raise UsageError(f"{out} holds a run of {name}: {old}, now {new}: a run may only grow")
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(asdict(recipe), indent=1) + "\n")
+    write_atomic(path, json.dumps(asdict(recipe), indent=1) + "\n")

@@ -20,10 +20,10 @@ from omnisift.errors import CheckpointError
 from omnisift.training.data import ClipCache, Collator, Reading, load_samples
 from omnisift.training.finetune.building import build
 from omnisift.training.finetune.checkpoints import load_weights, newest, save_model
+from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.guards import SelectorGuard, asks, check_sharding, check_world
 from omnisift.training.finetune.recipe import TrainRecipe, keep_recipe
-from omnisift.training.finetune.sifted import Sifted
-from omnisift.training.finetune.trainer import Journal, SiftTrainer, Terminate
+from omnisift.training.finetune.trainer import CompressedTrainer, Journal, Terminate
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
     if first:
         callbacks.append(Journal(out / "log.jsonl", step))
         callbacks.append(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)))
-    trainer = SiftTrainer(
+    trainer = CompressedTrainer(
         recipe,
         sifted,
         guard,
@@ -106,7 +106,7 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
     return _report(recipe, step, trainer.skipped, len(samples), finished, time.monotonic() - begin)
 
 
-def gathered(recipe: TrainRecipe) -> Sifted:
+def gathered(recipe: TrainRecipe) -> CompressedModel:
     """What a run under FSDP2 learned, in one piece on the CPU: read from the shards of its last checkpoint."""
     kind = "bfloat16" if recipe.in_bfloat16 else "float32"
     _, sifted = build(replace(recipe, device="cpu", dtype=kind))

@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002 - the host fixes the arguments of a callback
-"""Hugging Face's Trainer for `Sifted`: two learning rates, what was kept in the log, checkpoints that are whole."""
+"""Hugging Face Trainer for `CompressedModel`: two learning rates, retained ratio in the log, atomic checkpoints."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from omnisift.models.learning import check_cut
+from omnisift.models.training_checks import check_cut
 from omnisift.training.finetune.checkpoints import load_weights, save_weights, seal
+from omnisift.training.finetune.compressed_model import CompressedModel, Cost
 from omnisift.training.finetune.guards import SelectorGuard
 from omnisift.training.finetune.recipe import TrainRecipe
-from omnisift.training.finetune.sifted import Cost, Sifted
-from omnisift.whole import write_whole
+from omnisift.utils.atomic_io import write_atomic
 
 
-class SiftTrainer(Trainer):
+class CompressedTrainer(Trainer):
     """What a recipe asks for; see `fine_tune`."""
 
-    def __init__(self, recipe: TrainRecipe, sifted: Sifted, guard: SelectorGuard, **kwargs: Any) -> None:
+    def __init__(self, recipe: TrainRecipe, sifted: CompressedModel, guard: SelectorGuard, **kwargs: Any) -> None:
         super().__init__(model=sifted, **kwargs)
         self.recipe, self.sifted, self.guard = recipe, sifted, guard
         self.model_accepts_loss_kwargs = True
@@ -138,7 +138,7 @@ class Journal(TrainerCallback):
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         kept = [line for line in lines if _step_of(line) <= from_step]
-        write_whole(path, "".join(line + "\n" for line in kept))
+        write_atomic(path, "".join(line + "\n" for line in kept))
 
     def on_log(  # the host fixes the arguments
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
