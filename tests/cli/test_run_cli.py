@@ -91,7 +91,7 @@ def test_a_signal_finishes_the_clip_and_a_second_drops_it(
     found, _, said = omnisift(*command)
     assert found == code
     assert "after the clip in hand" in said
-    assert ("rows are missing: the same command goes on" in said) == (how == "signal")
+    assert ("rows are missing: rerun the same command" in said) == (how == "signal")
     assert len(rows(tmp_path / "a.jsonl")) == kept
     monkeypatch.setattr(ModelSettings, "load", lambda self: Fake2())
     assert omnisift(*command)[0] == 0
@@ -148,9 +148,9 @@ def test_mistakes_are_one_line_and_leave_nothing(omnisift, folder: Path, tmp_pat
 
 
 def test_a_second_run_into_the_same_file_waits_for_nobody(omnisift, folder: Path, tmp_path: Path) -> None:
-    from omnisift.batch import Ledger
+    from omnisift.batch import ResultsFile
 
-    with Ledger(tmp_path / "a.jsonl", {}):
+    with ResultsFile(tmp_path / "a.jsonl", {}):
         code, _, err = omnisift("run", folder, "--task", "caption", "--out", tmp_path / "a.jsonl")
     assert code == 2
     assert "another process is writing" in err

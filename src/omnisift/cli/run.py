@@ -1,4 +1,4 @@
-"""The work behind `omnisift run`: ledger first, model only if something is missing, here or on a cluster."""
+"""The work behind `omnisift run`: open the results, load a model only if rows are missing, run here or on a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisift.batch import Item, Ledger, ModelSettings, Summary, Task, run
+from omnisift.batch import Item, ModelSettings, ResultsFile, Summary, Task, run
 from omnisift.cli.run_screen import RunBar
 from omnisift.cli.signal_guard import SignalGuard
 from omnisift.cli.silence import silence_libraries
@@ -28,8 +28,8 @@ class Run:
     ray: str | None
     """Address of a cluster, or ``local``."""
     workers: int
-    together: int
-    """Clips in hand at once."""
+    batch_size: int
+    """Clips in progress at once."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -41,32 +41,32 @@ class Run:
         return fixed | self.task.settings | self.model.to_dict()
 
     def go(self, console: Console, quiet: bool) -> tuple[Summary, int, int]:
-        """(what the ledger adds up to, rows still missing, exit code): 0, or 130 and 143 where a signal stopped it."""
+        """(totals of the results, rows still missing, exit code): 0, or 130 and 143 where a signal stopped it."""
 
         def tell(line: str) -> None:
             if not quiet:
                 console.print(line, style="dim", soft_wrap=True, markup=False)
 
         stopping = SignalGuard(quiet)
-        with stopping.watching(), Ledger(self.out, self.settings, self.retry_errors) as ledger:
-            missing, total = len(ledger.missing(self.items)), len(self.items)
+        with stopping.watching(), ResultsFile(self.out, self.settings, self.retry_errors) as results:
+            missing, total = len(results.missing(self.items)), len(self.items)
             if missing < total:
                 tell(f"{total - missing} of {total} rows are in {self.out}")
             if missing:
                 with RunBar(console, self.task.name, total, total - missing, quiet) as bar:
-                    self._do(ledger, bar, stopping)
-            missing = len(ledger.missing(self.items))
+                    self._do(results, bar, stopping)
+            missing = len(results.missing(self.items))
             if stopping():
-                tell(f"stopped; {missing} rows are missing: the same command goes on")
-            return ledger.summary, missing, stopping.code if stopping() else 0
+                tell(f"stopped; {missing} rows are missing: rerun the same command to resume")
+            return results.summary, missing, stopping.code if stopping() else 0
 
-    def _do(self, ledger: Ledger, bar: RunBar, stopping: SignalGuard) -> None:
+    def _do(self, results: ResultsFile, bar: RunBar, stopping: SignalGuard) -> None:
         if self.ray is None:
             silence_libraries()
             engine = self.model.load()
             bar.begin()
             with stopping.gently():
-                run(self.items, self.task, engine, ledger, bar.row, stopping, together=self.together)
+                run(self.items, self.task, engine, results, bar.row, stopping, batch_size=self.batch_size)
             return
         from omnisift.batch.ray_driver import cluster, run_on_ray
 
@@ -74,4 +74,4 @@ class Run:
         load, gpus = replace(self.model, device=device).load, float(device == "cuda")
         with cluster(self.ray, self.workers), stopping.gently():
             bar.begin()
-            run_on_ray(self.items, self.task, load, ledger, bar.row, stopping, workers=self.workers, gpus=gpus)
+            run_on_ray(self.items, self.task, load, results, bar.row, stopping, workers=self.workers, gpus=gpus)

@@ -32,9 +32,9 @@ from omnisift.errors import UsageError, install_hint
 
 def run(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="A folder of clips, or a text file with one path a line.")],
+    source: Annotated[Path, typer.Argument(help="A clip, a folder of clips, or a text file with one path per line.")],
     task: Annotated[str, typer.Option(help="caption, qa or moderate.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl of results; a run goes on with what is there.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl of results; an interrupted run resumes there.")],
     question: Annotated[str | None, typer.Option(help="qa: asked of every clip.")] = None,
     questions: Annotated[Path | None, typer.Option(help="qa: JSONL with clip and question.")] = None,
     rules: Annotated[Path | None, typer.Option(help="moderate: `name: yes-or-no question` on each line.")] = None,
@@ -59,8 +59,11 @@ def run(
     engine: Annotated[str, typer.Option(help="transformers, or vllm (docs/run.md); flags behind -- go to vLLM.")] = (
         "transformers"
     ),
-    together: Annotated[
-        int, typer.Option(help="With vllm: clips in hand at once; a kill costs all of them.", min=1)
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", "--together", help="With vllm: clips in progress at once; a kill costs all of them.", min=1
+        ),
     ] = 1,
     on_ray: Annotated[str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.")] = None,
     workers: Annotated[int, typer.Option(help="With --ray: processes with a model.", min=1)] = 2,
@@ -75,8 +78,8 @@ def run(
     given = [what for what in (question, questions) if what is not None]
     if len(given) != (task == "qa"):
         raise UsageError("--task qa needs --question TEXT or --questions FILE, one of them; no other task takes them")
-    if together > 1 and (engine != "vllm" or on_ray is not None):
-        raise UsageError("--together is for --engine vllm in one process: leave it out here")
+    if batch_size > 1 and (engine != "vllm" or on_ray is not None):
+        raise UsageError("--batch-size is for --engine vllm in one process: leave it out here")
     if on_ray is not None and find_spec("ray") is None:
         raise UsageError("--ray needs ray, which is not installed: " + install_hint("ray"))
     work = make_task(task, rules)
@@ -89,7 +92,7 @@ def run(
         selector=selector,
         device=device,
         dtype=dtype,
-        attn=attn,
+        attn_implementation=attn,
         seed=seed,
         fps=fps,
         max_frames=max_frames,
@@ -97,11 +100,11 @@ def run(
         sampling=sampling,
         max_new_tokens=max_new_tokens,
         engine=engine,
-        vllm=tuple(context.args),
+        vllm_args=tuple(context.args),
     )
     settings.check()
     items = items_of(source, question, questions)[:limit]
-    job = Run(source, items, work, settings, out, retry_errors, on_ray, workers, together)
+    job = Run(source, items, work, settings, out, retry_errors, on_ray, workers, batch_size)
     summary, missing, code = job.go(console_for(stderr=True), quiet=as_json)
     if as_json:
         typer.echo(

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from omnisift.batch import Summary
+from omnisift.pipeline.clip_info import NANO_NOTICE
 
 EVERY = 30.0
 """Seconds between lines where there is no terminal."""
@@ -23,6 +24,7 @@ class RunBar:
     def __init__(self, console: Console, what: str, total: int, done: int, quiet: bool = False) -> None:
         self._console, self._what, self._total, self._done = console, what, total, done
         self._quiet, self._failed, self._new = quiet, 0, 0
+        self._nano_noticed = False
         self._begin = self._told = time.monotonic()
         failures = TextColumn("{task.fields[failures]}", style="red")
         pace = TextColumn("{task.fields[pace]}")
@@ -50,6 +52,9 @@ class RunBar:
     def row(self, row: dict[str, Any]) -> None:
         """One more is on the disk."""
         self._done, self._new, self._failed = self._done + 1, self._new + 1, self._failed + ("error" in row)
+        if not self._nano_noticed and NANO_NOTICE in row.get("notices", ()):
+            self._nano_noticed = True  # said once, with the first such clip: it holds for all of them
+            self.tell(f"note: {NANO_NOTICE}")
         failures = f"{self._failed} failed" if self._failed else ""
         rate, left = self._pace()
         pace = f"{_rate(rate)}, {timedelta(seconds=round(left))} left"
@@ -78,17 +83,17 @@ def show_run(console: Console, out: Path, missing: int, summary: Summary) -> Non
     left = f", {missing} still missing" if missing else ""
     tell(Text(f"{out}: {summary.rows} rows, {summary.done} answers, {summary.failed} failed{left}"))
     if summary.tokens:
-        share = 100 * summary.kept / summary.tokens
+        share = 100 * summary.tokens_kept / summary.tokens
         each = summary.seconds / summary.rows
-        tokens = f"video and audio tokens: {summary.tokens:,}, read {summary.kept:,} ({share:.1f} %)"
+        tokens = f"video and audio tokens: {summary.tokens:,}, read {summary.tokens_kept:,} ({share:.1f} %)"
         tell(Text(f"{tokens}; {each:.2f} s a row"))
     for rule, rows in summary.hits.most_common():
         tell(Text(f"rule {rule}: {rows} hit"))
     if summary.unclear:
         tell(Text(f"{summary.unclear} rows have a rule that was answered with neither yes nor no"))
-    for name, message in summary.first.items():
+    for name, message in summary.first_errors.items():
         tell(Text(f"failed: {name}: {message}"))
-    if summary.failed > len(summary.first):
+    if summary.failed > len(summary.first_errors):
         kinds = ", ".join(f"{count} {kind}" for kind, count in summary.errors.most_common())
         tell(Text(f"all failures: {kinds}; --retry-errors tries them again"))
 

@@ -24,7 +24,9 @@ def serve(
     retain: Retain = None,
     retain_video: RetainVideo = None,
     retain_audio: RetainAudio = None,
-    retain_most: Annotated[float, typer.Option(help="The most that a request may ask to keep.")] = 1.0,
+    max_retain: Annotated[
+        float, typer.Option("--max-retain", "--retain-most", help="The largest share that a request may ask to keep.")
+    ] = 1.0,
     selector: Selector = None,
     seed: Seed = 0,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
@@ -43,7 +45,7 @@ def serve(
     from omnisift.serving.vllm.settings import Settings
 
     silence_libraries()
-    settings = Settings(compressor, retain, retain_video, retain_audio, retain_most, selector, seed).checked()
+    settings = Settings(compressor, retain, retain_video, retain_audio, max_retain, selector, seed).checked()
     server = Server(
         model,
         settings,
@@ -54,26 +56,26 @@ def serve(
         max_pixels=max_pixels,
         media_hosts=tuple(media_host or ()),
         media_folder=media_folder,
-        more=tuple(context.args),
+        vllm_args=tuple(context.args),
     )
-    with tempfile.TemporaryDirectory(prefix="omnisift-") as room:
-        code = _run(_dressed(server, Path(room)))
+    with tempfile.TemporaryDirectory(prefix="omnisift-") as folder:
+        code = _run(_with_full_checkpoint(server, Path(folder)))
     raise typer.Exit(code)
 
 
-def _dressed(server: Server, room: Path) -> Server:
-    """nano is a thinker alone: vLLM gets it as a full model."""
+def _with_full_checkpoint(server: Server, folder: Path) -> Server:
+    """Wrap nano, which is only a thinker, as the full model that vLLM expects."""
     if server.model != "nano":
         return server
     from omnisift.assets import nano_path
-    from omnisift.serving.full_checkpoint import dress
+    from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 
-    dress(nano_path(), room / "nano")
-    return replace(server, model=str(room / "nano"), name="nano")
+    wrap_as_full_checkpoint(nano_path(), folder / "nano")
+    return replace(server, model=str(folder / "nano"), served_name="nano")
 
 
 def _run(server: Server) -> int:
-    """Run the server until it ends or we are told to stop; its exit code."""
+    """Run the server until it ends or a signal stops it; returns its exit code."""
     server.check()
     process = subprocess.Popen(server.command(), env=server.environment())
     for number in (signal.SIGINT, signal.SIGTERM):
