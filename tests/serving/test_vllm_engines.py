@@ -57,9 +57,7 @@ def test_preempted_requests(model: Path, reference: Reference, prompts: list[Pro
         found = vllm.llm.generate(given, greedy, use_tqdm=False)
         preempted = {metric.name: metric for metric in vllm.llm.get_metrics()}["vllm:num_preemptions"].value
         assert preempted > 0
-        alone = [
-            vllm.llm.generate([one.for_vllm(vllm.processor)], greedy, use_tqdm=False)[0] for one in prompts
-        ]
+        alone = [vllm.llm.generate([one.for_vllm(vllm.processor)], greedy, use_tqdm=False)[0] for one in prompts]
     assert [list(output.outputs[0].token_ids)[:LENGTH] for output in found] == [
         reference.tokens(prompt) for prompt in many
     ]
