@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -20,7 +24,6 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from omnisift.cli.demo import DemoResult
     from omnisift.cli.doctor import Check
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from omnisift.pipeline import Answer, Report
     from omnisift.training.data.check import Findings
     from omnisift.training.finetune import TrainReport
+
+EVERY = 30.0
+"""Seconds between progress lines where there is no terminal."""
 
 _STAGES = {
     "load": "loading the model",
@@ -73,16 +79,23 @@ class StageBar:
 
 
 class CountBar:
-    """A bar over so many pieces of work on a terminal, a line now and then elsewhere. Entered, it gives the step."""
+    """Progress over ``total`` pieces of work: a bar on a terminal, a line now and then elsewhere.
 
-    def __init__(self, console: Console, what: str, total: int, done: int = 0) -> None:
-        self._console, self._what, self._total, self._done = console, what, total, done
+    Entering it returns the function to call after each piece.
+    """
+
+    def __init__(self, console: Console, title: str, total: int, done: int = 0, quiet: bool = False) -> None:
+        self._console, self._title, self._total, self._done = console, title, total, done
+        self._lines = not (quiet or console.is_terminal)
+        self._printed = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task(what, total=total, completed=done)
+        self._progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
+        self._task = self._progress.add_task(title, total=total, completed=done)
 
     def __enter__(self) -> Callable[[], None]:
         self._progress.start()
+        if self._done < self._total:
+            self._line()
         return self._step
 
     def __exit__(self, *_: object) -> None:
@@ -91,13 +104,28 @@ class CountBar:
     def _step(self) -> None:
         self._done += 1
         self._progress.update(self._task, completed=self._done)
-        if not self._console.is_terminal and (self._done == self._total or self._done % (1 + self._total // 20) == 0):
-            self._console.print(f"{self._what}: {self._done} of {self._total}")
+        if time.monotonic() - self._printed >= EVERY:
+            self._line()
+
+    def _line(self) -> None:
+        self._printed = time.monotonic()
+        if self._lines:
+            self._console.print(f"{self._title}: {self._done} of {self._total}")
 
 
 def console_for(*, stderr: bool) -> Console:
     """The terminal, without colours for numbers."""
     return Console(stderr=stderr, highlight=False)
+
+
+def command_name() -> str:
+    """How to call omnisift in this shell: ``omnisift``, or a path where it is not on ``PATH``."""
+    if shutil.which("omnisift"):
+        return "omnisift"
+    script = Path(sys.executable).with_name("omnisift")
+    if not script.is_file():
+        return f"{sys.executable} -m omnisift.cli"
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
 
 
 def show_methods(console: Console, methods: Mapping[str, type[Compressor]]) -> None:
