@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from omnisift.cli.ask_commands import ask
+from omnisift.cli.ask_commands import ask, chat
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
 from omnisift.cli.distill_commands import distill
 from omnisift.cli.eval_commands import app as eval_app
@@ -118,6 +118,7 @@ def _add(panel: str, command: Callable[..., None], name: str | None = None, **se
 
 
 _add(USE, ask)
+_add(USE, chat)
 _add(USE, run, allow_extra_args=True)  # flags after -- go to vLLM
 _add(USE, serve, allow_extra_args=True)
 _add(USE, demo)

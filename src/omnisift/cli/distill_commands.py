@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from omnisift.cli.options import OUTPUT, SAMPLING, Attn, Device, DType, Force, Fps, Json, Model
+from omnisift.cli.options import OUTPUT, SAMPLING, Attn, Device, DeviceMap, DType, Force, Fps, Json, Model
 from omnisift.cli.output_paths import check_folder
 from omnisift.cli.silence import silence_libraries
 from omnisift.errors import UsageError
@@ -68,9 +68,10 @@ def distill(
         Path | None,
         typer.Option(help="Folder of recorded attention.", show_default="OUT.work", rich_help_panel=OUTPUT),
     ] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: DType = None,
-    attn: Attn = None,
+    attn_implementation: Attn = None,
+    device_map: DeviceMap = None,
     seed: Annotated[
         int, typer.Option(help="Random seed of weights, batches and questions.", min=0, rich_help_panel=TRAINING)
     ] = 0,
@@ -105,7 +106,7 @@ def distill(
         max_frames=max_frames,
         seed=seed,
     )
-    host, console = load_host(model, device, dtype, attn), console_for(stderr=True)
+    host, console = load_host(model, device, dtype, attn_implementation, device_map), console_for(stderr=True)
     recordings = out.with_name(f"{out.name}.work") if work is None else work
     with CountBar(console, "recording attention", len(clips), quiet=as_json) as step:
         samples, skipped = library.observe_clips(host, clips, asked, settings, recordings, step)

@@ -17,6 +17,7 @@ from omnisift.cli.options import (
     Attn,
     Clip,
     Device,
+    DeviceMap,
     DType,
     Force,
     Fps,
@@ -32,6 +33,7 @@ from omnisift.cli.options import (
     SamplingRule,
     Seed,
     Selector,
+    check_clip,
     single_question,
 )
 from omnisift.cli.output_paths import check_file
@@ -50,9 +52,10 @@ def inspect(
     question_option: Annotated[str | None, typer.Option("--question", hidden=True)] = None,
     model: Model = "nano",
     selector: Selector = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: DType = None,
-    attn: Attn = None,
+    attn_implementation: Attn = None,
+    device_map: DeviceMap = None,
     compressor: Method = "omnisift",
     compare: Annotated[
         list[str] | None,
@@ -87,8 +90,14 @@ def inspect(
         raise UsageError(
             "all tokens are always included; give methods, for example --compressor omnisift --compare random"
         )
+    check_clip(clip)
     silence_libraries()
-    loading = {"device": device, "dtype": dtype, "attn": attn}
+    loading = {
+        "device": device,
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "device_map": device_map,
+    }
     budget = {"retain": retain, "retain_video": retain_video, "retain_audio": retain_audio}
     reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
     asking = {"question": question, "max_new_tokens": max_new_tokens, **reading}
@@ -132,10 +141,16 @@ def _inspect(
         from omnisift.budget import Budget
         from omnisift.inspector import inspect_clip
         from omnisift.pipeline.ask import compressor_for
-        from omnisift.pipeline.loading import load_host
+        from omnisift.pipeline.loading import load_host, plan_placement
+        from omnisift.pipeline.model_source import find_model
 
-        host = load_host(model, **loading)
-        methods = {name: compressor_for(host, name, Budget.from_options(**budget), **method) for name in names}
+        ratio = Budget.from_options(**budget)
+        plan_placement(**loading)
+        source = find_model(model)
+        for name in names:  # methods and selectors are checked before the weights are read
+            compressor_for(source, name, ratio, **method)
+        host = load_host(source, **loading)
+        methods = {name: compressor_for(host, name, ratio, **method) for name in names}
         return inspect_clip(host, methods, clip, on_stage=bar.stage, **asking)
 
 

@@ -111,6 +111,17 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.", r
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)]
 
 
+def check_clip(path: str) -> None:
+    """Check that ``path`` is a readable file, before a model is loaded.
+
+    Raises:
+        MediaError: it is not.
+    """
+    from omnisift.media.container import check_path
+
+    check_path(path)
+
+
 def single_question(argument: str | None, option: str | None) -> str | None:
     """The question, given as an argument or, in the old spelling, as ``--question``.
 

@@ -11,6 +11,7 @@ from omnisift.cli.options import (
     BUDGET,
     Attn,
     Device,
+    DeviceMap,
     DType,
     Fps,
     Json,
@@ -24,6 +25,7 @@ from omnisift.cli.options import (
     SamplingRule,
     Seed,
     Selector,
+    check_clip,
     single_question,
 )
 from omnisift.cli.silence import silence_libraries, silence_profiler
@@ -68,9 +70,10 @@ def profile(
     retain_audio: RetainAudio = None,
     repeats: Annotated[int, typer.Option(help="Timed runs of each setting; medians are shown.", min=1)] = 5,
     selector: Selector = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: DType = None,
-    attn: Attn = None,
+    attn_implementation: Attn = None,
+    device_map: DeviceMap = None,
     fps: Fps = 2.0,
     max_frames: MaxFrames = 256,
     max_pixels: MaxPixels = None,
@@ -97,6 +100,8 @@ def profile(
     """
     question = single_question(question, question_option)
     _check_mode(context, clip, config, clip_seconds)
+    if clip is not None:
+        check_clip(clip)
     silence_profiler()
     silence_libraries()
     budgets = _budgets(retain, retain_video, retain_audio)
@@ -116,7 +121,12 @@ def profile(
         _count(config, shape, budgets, as_json)
         return
     reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
-    loading = {"device": device, "dtype": dtype, "attn": attn}
+    loading = {
+        "device": device,
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "device_map": device_map,
+    }
     method = {"name": compressor, "selector": selector, "seed": seed}
     asking = {"question": question or DESCRIBE, "repeats": repeats, "max_new_tokens": max_new_tokens, **reading}
     _show(_measure(cast("str", clip), model, loading, method, budgets, asking, as_json), as_json)
@@ -135,8 +145,14 @@ def _measure(
     from omnisift.cli.screen import CountBar, console_for
     from omnisift.pipeline import Pipeline, load
     from omnisift.pipeline.ask import compressor_for
+    from omnisift.pipeline.loading import plan_placement
+    from omnisift.pipeline.model_source import find_model
     from omnisift.profiling.measure import measure, questions
 
+    plan_placement(**loading)
+    source = find_model(model)
+    for budget in budgets:  # the method and its selector are checked before the weights are read
+        compressor_for(source, budget=budget, **method)
     full = load(model, compressor=None, **loading)
     pipelines = {"full": full}
     for budget in budgets:
