@@ -173,10 +173,10 @@ def test_deadly_clips_that_are_left_alone_get_their_rows_too(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--ray", "local", "--model", "no/such"], "CheckpointError: can't load a model named 'no/such'"),
-        (["--ray", "local", "--device", "cuda"], "UsageError: no machine of this Ray cluster has a GPU"),
-        (["--ray", "127.0.0.1:9"], "UsageError: no Ray cluster at '127.0.0.1:9'"),
-        (["--ray", "nonsense"], "UsageError: --ray takes local, auto or HOST:PORT"),
+        (["--ray", "local", "--model", "no/such"], "error (CheckpointError): can't load a model named 'no/such'"),
+        (["--ray", "local", "--device", "cuda"], "error (UsageError): no machine of this Ray cluster has a GPU"),
+        (["--ray", "127.0.0.1:9"], "error (UsageError): no Ray cluster at '127.0.0.1:9'"),
+        (["--ray", "nonsense"], "error (UsageError): --ray takes local, auto or HOST:PORT"),
     ],
 )
 def test_what_can_not_work_is_said_in_the_last_line(folder: Path, tmp_path: Path, more: list[str], said: str) -> None:

@@ -31,7 +31,7 @@ def show_agreement(console: Console, report: Mapping[str, Any], skipped: int, fo
 
 
 def _table(title: str, choices: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column(title)
     for head in ("same tokens", "attention kept", "rank correlation"):
         table.add_column(head, justify="right")

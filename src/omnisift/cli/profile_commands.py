@@ -100,9 +100,9 @@ def profile(
     """
     question = single_question(question, question_option)
     _check_mode(context, clip, config, clip_seconds)
+    silence_profiler()
     if clip is not None:
         check_clip(clip)
-    silence_profiler()
     silence_libraries()
     budgets = _budgets(retain, retain_video, retain_audio)
     if config is not None:

@@ -255,13 +255,22 @@ def _marked(answer: str, truth: str) -> Text:
 
 
 def show_checks(console: Console, checks: list[Check]) -> None:
-    """Print one line for each check."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name in ("", "what", "found", "what to do"):
-        table.add_column(name)
+    """Print one line for each check; installed packages share one."""
+    from omnisift.cli.doctor import PACKAGES
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    installed = ", ".join(f"{check.what} {check.found}" for check in checks if check.ok and check.what in PACKAGES)
     for check in checks:
-        mark = Text("ok", style="green") if check.ok else Text("missing" if check.needed else "-", style="yellow")
-        table.add_row(mark, check.what, check.found, check.remedy)
+        if check.ok and check.what in PACKAGES:
+            continue
+        if check.ok:
+            mark, found = Text("ok", style="green"), check.found
+        else:
+            mark = Text("missing" if check.needed else "-", style="yellow")
+            found = f"{check.found}; {check.remedy}"
+        table.add_row(mark, check.what, Text(found))
+        if check.what == "python":
+            table.add_row(Text("ok", style="green"), "packages", Text(installed))
     console.print(table)
 
 
