@@ -221,7 +221,7 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
     from transformers.utils.import_utils import is_accelerate_available
 
     device_map: Any = placement.device_map
-    # Transformers builds the model without storage and fills it tensor by tensor from memory-mapped files. With a device
+    # Transformers builds the model without storage and fills it tensor by tensor from mapped files. With a device
     # map each tensor goes straight to its device. A device map needs accelerate; without it the weights pass through
     # host memory in their final dtype: measured on the CPU, a float32 checkpoint of 909 MB added 5 MB of private
     # memory as float32 (pages of the file) and 449 MB as bfloat16.
