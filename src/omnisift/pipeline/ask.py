@@ -19,7 +19,7 @@ from omnisift.models import attach
 from omnisift.pipeline.clip_info import notices_of, source_of
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip
-from omnisift.pipeline.loading import Host, load_host, load_selector, plan_placement, read_selector
+from omnisift.pipeline.loading import Host, load_selector, load_weights, plan_placement, read_selector
 from omnisift.pipeline.model_source import ModelSource, find_model
 from omnisift.pipeline.prompt import build_inputs, read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, Tokens
@@ -77,13 +77,13 @@ def load(
         CheckpointError: the model is not found, or its weights are missing or unreadable.
     """
     budget = Budget.from_options(retain, retain_video, retain_audio)
-    plan_placement(device, dtype, attn_implementation, device_map)
+    placement = plan_placement(device, dtype, attn_implementation, device_map)
     source = find_model(model)
     if compressor is None or compressor == "none":
         method = None
     else:
         method = compressor_for(source, compressor, budget, selector, seed)
-    host = load_host(source, device, dtype, attn_implementation, device_map)
+    host = load_weights(source, placement)
     # The selector was read in its stored dtype, before the model's was known.
     for module in method.modules() if method is not None else ():
         if isinstance(module, VGAS):

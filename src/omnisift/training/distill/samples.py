@@ -152,8 +152,8 @@ def _looked_at(
     embed = host.thinker.get_input_embeddings()
     tail = embed(ids[len(media) :].to(media.device))
     row = ids[None]
-    position = adapter.rotary(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
-    with listener.from_rows(places):
+    position = adapter.position_ids(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
+    with listener.record(places):
         adapter.parts.language_model(
             inputs_embeds=torch.cat([media, tail])[None], position_ids=position, use_cache=False
         )
