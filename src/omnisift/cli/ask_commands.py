@@ -92,7 +92,15 @@ def _answer(
     max_new_tokens: int,
     as_json: bool,
 ) -> None:
-    from omnisift.cli.screen import StageBar, console_for, show_answer, show_notices, show_reply, show_source
+    from omnisift.cli.screen import (
+        StageBar,
+        console_for,
+        show_answer,
+        show_notices,
+        show_reply,
+        show_shortfall,
+        show_source,
+    )
 
     progress, screen = console_for(stderr=True), console_for(stderr=False)
     with StageBar(progress, quiet=as_json) as bar:
@@ -111,8 +119,12 @@ def _answer(
             if number == 0:
                 show_notices(screen, answer.report.notices)
             show_reply(screen, question, answer)
-    if not as_json and len(questions) > 1:
+    if as_json:
+        return
+    if len(questions) > 1:
         show_source(screen, answer.report)
+    if pipeline.compressor is not None:
+        show_shortfall(screen, answer.report, pipeline.compressor.budget)
 
 
 def chat(

@@ -31,6 +31,7 @@ from omnisift.cli.options import (
     SamplingRule,
     Seed,
     Selector,
+    resolved_device,
 )
 from omnisift.errors import UsageError, install_hint
 
@@ -113,7 +114,7 @@ def evaluate(
     processes: Annotated[
         int, typer.Option(min=1, help="Number of processes, one device each.", rich_help_panel=ENGINE)
     ] = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: DType = None,
     attn: Attn = None,
     force: Force = False,
@@ -139,7 +140,7 @@ def evaluate(
         retain_audio=retain_audio,
         selector=selector,
         seed=seed,
-        device=device,
+        device=resolved_device(device),
         dtype=dtype,
         attn=attn,
         fps=fps,

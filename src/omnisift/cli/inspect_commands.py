@@ -141,15 +141,15 @@ def _inspect(
         from omnisift.budget import Budget
         from omnisift.inspector import inspect_clip
         from omnisift.pipeline.ask import compressor_for
-        from omnisift.pipeline.loading import load_host, plan_placement
+        from omnisift.pipeline.loading import load_weights, plan_placement
         from omnisift.pipeline.model_source import find_model
 
         ratio = Budget.from_options(**budget)
-        plan_placement(**loading)
+        placement = plan_placement(**loading)
         source = find_model(model)
         for name in names:  # methods and selectors are checked before the weights are read
             compressor_for(source, name, ratio, **method)
-        host = load_host(source, **loading)
+        host = load_weights(source, placement)
         methods = {name: compressor_for(host, name, ratio, **method) for name in names}
         return inspect_clip(host, methods, clip, on_stage=bar.stage, **asking)
 

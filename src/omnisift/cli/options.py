@@ -122,6 +122,15 @@ def check_clip(path: str) -> None:
     check_path(path)
 
 
+def resolved_device(device: str) -> str:
+    """``auto`` as the device of this machine; other names as they are."""
+    if device != "auto":
+        return device
+    from omnisift.pipeline.devices import resolve_device
+
+    return resolve_device(device).type
+
+
 def single_question(argument: str | None, option: str | None) -> str | None:
     """The question, given as an argument or, in the old spelling, as ``--question``.
 

@@ -143,20 +143,20 @@ def _measure(
 ) -> Profile:
     """Measure one model with all tokens and at each budget."""
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.pipeline import Pipeline, load
+    from omnisift.pipeline import Pipeline
     from omnisift.pipeline.ask import compressor_for
-    from omnisift.pipeline.loading import plan_placement
+    from omnisift.pipeline.loading import load_weights, plan_placement
     from omnisift.pipeline.model_source import find_model
     from omnisift.profiling.measure import measure, questions
 
-    plan_placement(**loading)
+    placement = plan_placement(**loading)
     source = find_model(model)
     for budget in budgets:  # the method and its selector are checked before the weights are read
         compressor_for(source, budget=budget, **method)
-    full = load(model, compressor=None, **loading)
-    pipelines = {"full": full}
+    host = load_weights(source, placement)
+    pipelines = {"full": Pipeline(host, None)}
     for budget in budgets:
-        pipelines[budget.words] = Pipeline(full.host, compressor_for(full.host, budget=budget, **method))
+        pipelines[budget.words] = Pipeline(host, compressor_for(host, budget=budget, **method))
     total = len(pipelines) * questions(asking["repeats"])
     with CountBar(console_for(stderr=True), "measuring", total, quiet=quiet) as step:
         return measure(pipelines, clip, on_question=step, **asking)

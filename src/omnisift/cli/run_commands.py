@@ -27,6 +27,7 @@ from omnisift.cli.options import (
     SamplingRule,
     Seed,
     Selector,
+    resolved_device,
 )
 from omnisift.cli.output_paths import check_parent
 from omnisift.errors import UsageError, install_hint
@@ -66,7 +67,7 @@ def run(
     retain_video: RetainVideo = None,
     retain_audio: RetainAudio = None,
     selector: Selector = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: DType = None,
     attn: Attn = None,
     fps: Fps = 2.0,
@@ -121,7 +122,7 @@ def run(
         retain_video=retain_video,
         retain_audio=retain_audio,
         selector=selector,
-        device=device,
+        device=resolved_device(device),
         dtype=dtype,
         attn=attn,
         seed=seed,

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from omnisift.batch import Summary
 from omnisift.cli.screen import EVERY
+from omnisift.pipeline.clip_info import NANO_NOTICE
 
 
 class RunBar:
@@ -21,7 +22,8 @@ class RunBar:
     def __init__(self, console: Console, what: str, total: int, done: int, quiet: bool = False) -> None:
         self._console, self._what, self._total, self._done = console, what, total, done
         self._quiet, self._failed, self._new = quiet, 0, 0
-        self._begin = self._told = time.monotonic()
+        self._nano_noted = False
+        self._begin = self._printed = time.monotonic()
         failures = TextColumn("{task.fields[failures]}", style="red")
         pace = TextColumn("{task.fields[pace]}")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), pace)
@@ -48,12 +50,15 @@ class RunBar:
     def row(self, row: dict[str, Any]) -> None:
         """Count one finished row."""
         self._done, self._new, self._failed = self._done + 1, self._new + 1, self._failed + ("error" in row)
+        if not self._nano_noted and NANO_NOTICE in row.get("notices", ()):
+            self._nano_noted = True
+            self.tell(f"note: {NANO_NOTICE}")
         failures = f"{self._failed} failed" if self._failed else ""
         rate, left = self._pace()
         pace = f"{_rate(rate)}, {timedelta(seconds=round(left))} left"
         self._progress.update(self._task, completed=self._done, failures=failures, pace=pace)
-        if not self._console.is_terminal and time.monotonic() - self._told >= EVERY:
-            self._told = time.monotonic()
+        if not self._console.is_terminal and time.monotonic() - self._printed >= EVERY:
+            self._printed = time.monotonic()
             self.tell(self._line())
 
     def _pace(self) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from omnisift.budget import Budget
     from omnisift.cli.demo import DemoResult
     from omnisift.cli.doctor import Check
     from omnisift.compressors import Compressor
@@ -178,6 +179,18 @@ def show_notices(console: Console, notices: Sequence[str]) -> None:
     """Print what limits the answers, for example that nano is asked about a real clip."""
     for notice in notices:
         console.print(Text(f"note: {notice}", style="yellow"))
+
+
+def show_shortfall(console: Console, report: Report, budget: Budget) -> None:
+    """Print a note where the kept share is above the requested one by more than a tenth and one percentage point."""
+    tokens = report.tokens
+    total = tokens.video + tokens.audio
+    asked = budget.retain
+    if asked is None:
+        asked = ((budget.retain_video or 0) * tokens.video + (budget.retain_audio or 0) * tokens.audio) / max(total, 1)
+    if report.source.has_video and report.retained_ratio > 1.1 * asked + 0.01:
+        text = f"asked to keep {100 * asked:.3g} %, kept {100 * report.retained_ratio:.1f} %"
+        console.print(Text(f"note: {text}: each frame and each chunk keeps at least one token", style="yellow"))
 
 
 def show_source(console: Console, report: Report) -> None:
