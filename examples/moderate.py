@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs="?")
     parser.add_argument("rules", type=Path, nargs="?", default=Path(__file__).with_name("rules.yaml"))
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--selector")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs="?")
     parser.add_argument("query", nargs="?", default="blue circle with rise")
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--selector")
     parser.add_argument("--embed", help="a sentence-embedding model: folder or hub id")
     parser.add_argument("--top", type=int, default=3)

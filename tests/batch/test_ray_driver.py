@@ -173,10 +173,10 @@ def test_deadly_clips_that_are_left_last_get_rows_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--ray", "local", "--model", "no/such"], "CheckpointError: can't load a model named 'no/such'"),
-        (["--ray", "local", "--device", "cuda"], "UsageError: no machine of this Ray cluster has a GPU"),
-        (["--ray", "127.0.0.1:9"], "UsageError: no Ray cluster at '127.0.0.1:9'"),
-        (["--ray", "nonsense"], "UsageError: --ray takes local, auto or HOST:PORT"),
+        (["--ray", "local", "--model", "no/such"], "error (CheckpointError): can't load a model named 'no/such'"),
+        (["--ray", "local", "--device", "cuda"], "error (UsageError): no machine of this Ray cluster has a GPU"),
+        (["--ray", "127.0.0.1:9"], "error (UsageError): no Ray cluster at '127.0.0.1:9'"),
+        (["--ray", "nonsense"], "error (UsageError): --ray takes local, auto or HOST:PORT"),
     ],
 )
 def test_an_impossible_run_ends_with_one_line(folder: Path, tmp_path: Path, more: list[str], message: str) -> None:

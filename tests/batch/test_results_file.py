@@ -122,9 +122,9 @@ def test_a_file_that_is_not_a_results_file_stays(out: Path) -> None:
 def test_wrong_paths_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is a folder; name a \.jsonl file in it"):
         ResultsFile(tmp_path, SETTINGS)
-    with pytest.raises(UsageError, match=r"no folder .*missing: create it first"):
+    with pytest.raises(UsageError, match=r"folder .*missing does not exist; create it first"):
         ResultsFile(tmp_path / "missing" / "a.jsonl", SETTINGS)
-    with pytest.raises(UsageError, match=r"JSON lines, got a\.csv; name a \.jsonl file"):
+    with pytest.raises(UsageError, match=r"JSON lines, got a\.csv; name a file"):
         ResultsFile(tmp_path / "a.csv", SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
@@ -151,7 +151,7 @@ def test_files_written_under_old_names_are_resumed(out: Path) -> None:
     lock = out.with_name("results.jsonl.run")
     lock.write_text(OLD_SETTINGS + OLD_IN_PROGRESS)
     settings = {"omnisift": "0.1.0", "task": "caption", "root": "/clips", **Caption().settings}
-    settings |= ModelSettings().to_dict()
+    settings |= ModelSettings(device="cpu").to_dict()
     with ResultsFile(out, settings) as results:
         assert results.summary.done == 1
         assert dict(results.summary.errors) == {"ProcessDied": 1}

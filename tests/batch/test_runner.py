@@ -10,6 +10,7 @@ from tests.batch.fakes import SETTINGS, Fake, FakeBatchEngine, items, rows
 from omnisift.batch import ModelSettings, Moderate, Question, ResultsFile, items_of, run
 from omnisift.errors import CompressorError, EngineLost, UsageError
 from omnisift.media.reader import read
+from omnisift.pipeline.devices import resolve_device
 
 
 def test_bad_clips_stay_in_the_denominator(tmp_path: Path) -> None:
@@ -133,6 +134,7 @@ def test_wrong_settings_are_refused_before_the_first_clip(wrong: dict, kind: typ
 
 def test_settings_hold_only_the_type_of_the_device() -> None:
     assert ModelSettings(device="cuda:1").to_dict()["device"] == "cuda"
+    assert ModelSettings(device="auto").to_dict()["device"] == resolve_device().type
     assert ModelSettings().to_dict() != ModelSettings(retain=0.5).to_dict()
 
 

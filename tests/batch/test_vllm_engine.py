@@ -140,7 +140,7 @@ def test_what_is_refused_at_the_start(
         env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr[-3000:]
-    said = [line for line in done.stderr.splitlines() if "Error: " in line]
+    said = [line for line in done.stderr.splitlines() if line.startswith("error (")]
     assert len(said) == 1
     assert message in said[0]
     assert not out.exists()

@@ -47,7 +47,7 @@ def test_positions_are_those_of_the_host(adapter: Qwen25OmniAdapter, seed: int) 
     arguments |= {"video_second_per_grid": torch.tensor([seconds]), "use_audio_in_video": layout.has_audio}
     if audio:
         arguments["audio_feature_lengths"] = torch.tensor([4 * audio])
-    host = adapter.rotary(ids, torch.ones_like(ids), arguments)[:, 0]
+    host = adapter.position_ids(ids, torch.ones_like(ids), arguments)[:, 0]
     start = 3 + layout.has_audio
     assert torch.equal(host[:, start : start + len(layout)] - 3, layout.position_ids)
     assert int(host[0, start + len(layout)]) == 3 + layout.end, "what follows the clip"

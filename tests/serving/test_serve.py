@@ -142,4 +142,4 @@ def test_another_vllm_or_none(
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith(f"UsageError: {message}")
+    assert capsys.readouterr().err.startswith(f"error (UsageError): {message}")

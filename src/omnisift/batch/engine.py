@@ -9,12 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from omnisift.errors import EngineLost, TooBig, UsageError
 
 if TYPE_CHECKING:
     from omnisift.media import Media
+    from omnisift.media.reading import Sampling
     from omnisift.pipeline import Answer, Pipeline
     from omnisift.pipeline.report import Source
 
@@ -80,7 +81,8 @@ class ModelSettings:
     retain_video: float | None = None
     retain_audio: float | None = None
     selector: str | None = None
-    device: str = "cpu"
+    device: str = "auto"
+    """``auto`` for the best device of this machine, or ``cpu``, ``cuda``, ``cuda:N``, ``mps``."""
     dtype: str | None = None
     attn_implementation: str | None = None
     seed: int = 0
@@ -100,7 +102,10 @@ class ModelSettings:
         Of the device only its type is included, because cuda:1 answers as cuda:0. Flags of vLLM are left out, so that
         failed clips can be retried with more memory or a longer context.
         """
-        fixed = asdict(self) | {"device": self.device.partition(":")[0]}
+        from omnisift.pipeline.devices import resolve_device
+
+        device = resolve_device().type if self.device == "auto" else self.device.partition(":")[0]
+        fixed = asdict(self) | {"device": device}
         del fixed["vllm_args"]
         return fixed
 
@@ -151,7 +156,7 @@ class ModelSettings:
             seed=self.seed,
             device=self.device,
             dtype=self.dtype,
-            attn=self.attn_implementation,
+            attn_implementation=self.attn_implementation,
         )
         if pipeline.compressor is not None:
             with attach(pipeline.host.thinker, pipeline.compressor):
@@ -182,7 +187,7 @@ class ModelEngine:
                 fps=settings.fps,
                 max_frames=settings.max_frames,
                 max_pixels=settings.max_pixels,
-                sampling=settings.sampling,
+                sampling=cast("Sampling", settings.sampling),
             )
             read_seconds = time.perf_counter() - start
             # The time to read the clip counts for the first question only.

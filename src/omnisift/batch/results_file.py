@@ -22,7 +22,6 @@ from omnisift.errors import EngineLost, UsageError
 
 RENAMED_SETTINGS = {"attn": "attn_implementation", "together": "batch_size"}
 """Old name of a setting -> its name now: runs that were started under the old name are resumed."""
-_OTHER_FORMATS = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 
 
 class ResultsFile:
@@ -166,9 +165,9 @@ def _check_path(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a regular file; name a .jsonl file")
     if not path.parent.is_dir():
-        raise UsageError(f"no folder {path.parent}: create it first")
-    if not path.exists() and path.suffix.lower() in _OTHER_FORMATS:
-        raise UsageError(f"results are written as JSON lines, got {path.name}; name a .jsonl file")
+        raise UsageError(f"folder {path.parent} does not exist; create it first")
+    if not path.exists() and path.suffix not in (".jsonl", ""):
+        raise UsageError(f"results are JSON lines, got {path.name}; name a file that ends in .jsonl")
 
 
 def _with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from omnisift.batch.engine import EngineAnswer, source_fields
 from omnisift.media import Media
@@ -18,6 +18,7 @@ from omnisift.serving.vllm.settings import Settings
 
 if TYPE_CHECKING:
     from omnisift.batch.engine import ModelSettings
+    from omnisift.media.reading import Sampling
 
 READER_THREADS = 4
 
@@ -83,7 +84,7 @@ class VllmEngine:
                 max_pixels=settings.max_pixels,
                 fps=settings.fps,
                 max_frames=settings.max_frames,
-                sampling=settings.sampling,
+                sampling=cast("Sampling", settings.sampling),
             )
         except Exception as error:  # of any type: it concerns this clip only, and becomes its row
             media = error

@@ -1,4 +1,4 @@
-"""`omnisift serve`: an OpenAI-compatible server whose prompts are compressed (docs/serving.md)."""
+"""`omnisift serve`: vLLM's OpenAI-compatible server with compressed prompts (docs/serving.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from omnisift.cli.options import Compressor, Fps, MaxFrames, MaxPixels, Retain, RetainAudio, RetainVideo, Seed, Selector
+from omnisift.cli.options import (
+    BUDGET,
+    Compressor,
+    Fps,
+    MaxFrames,
+    MaxPixels,
+    Retain,
+    RetainAudio,
+    RetainVideo,
+    Seed,
+    Selector,
+)
+
+SERVER = "Server"
+"""Panel of the help screen."""
 
 if TYPE_CHECKING:
     from omnisift.serving.command import Server
@@ -19,27 +33,40 @@ if TYPE_CHECKING:
 
 def serve(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="nano (bundled), a checkpoint folder, or a hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="nano (bundled), a checkpoint folder, or a hub id.")],
     compressor: Compressor = "omnisift",
     retain: Retain = None,
     retain_video: RetainVideo = None,
     retain_audio: RetainAudio = None,
     max_retain: Annotated[
-        float, typer.Option("--max-retain", "--retain-most", help="The largest share that a request may ask to keep.")
+        float,
+        typer.Option(
+            "--max-retain", "--retain-most", help="Maximum fraction that a request may set.", rich_help_panel=BUDGET
+        ),
     ] = 1.0,
     selector: Selector = None,
     seed: Seed = 0,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on; 0.0.0.0 exposes the server to the network.", rich_help_panel=SERVER),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", rich_help_panel=SERVER)] = 8000,
     fps: Fps = 2.0,
     max_frames: MaxFrames = 256,
     max_pixels: MaxPixels = None,
     media_host: Annotated[
-        list[str] | None, typer.Option(help="A host that media may be fetched from; again for more.")
+        list[str] | None,
+        typer.Option(help="Host from which media may be fetched; may be repeated.", rich_help_panel=SERVER),
     ] = None,
-    media_folder: Annotated[Path | None, typer.Option(help="A folder whose files requests may name.")] = None,
+    media_folder: Annotated[
+        Path | None, typer.Option(help="Folder of local files that requests may use.", rich_help_panel=SERVER)
+    ] = None,
 ) -> None:
-    """Serve compressed prompts with vLLM: chat completions, a video's sound included. Flags behind -- go to vLLM."""
+    """Serve chat completions with compression (vLLM).
+
+    Runs vLLM's OpenAI-compatible server; a video's audio is included.
+    Flags after -- go to vLLM.
+    """
     from omnisift.cli.silence import silence_libraries
     from omnisift.serving.command import Server
     from omnisift.serving.vllm.settings import Settings
@@ -64,7 +91,7 @@ def serve(
 
 
 def _with_full_checkpoint(server: Server, folder: Path) -> Server:
-    """Wrap nano, which is only a thinker, as the full model that vLLM expects."""
+    """Save nano, which is only a thinker, as the full model that vLLM expects."""
     if server.model != "nano":
         return server
     from omnisift.assets import nano_path
@@ -75,9 +102,9 @@ def _with_full_checkpoint(server: Server, folder: Path) -> Server:
 
 
 def _run(server: Server) -> int:
-    """Run the server until it ends or a signal stops it; returns its exit code."""
+    """Run the server until it ends or a signal arrives; returns its exit code."""
     server.check()
     process = subprocess.Popen(server.command(), env=server.environment())
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda got, _: process.send_signal(got))
+        signal.signal(number, lambda received, _: process.send_signal(received))
     return process.wait()

@@ -52,7 +52,7 @@ class OfflineEngine:
     Args:
         model: ``nano``, or folder or hub id of a full Qwen2.5-Omni checkpoint.
         settings: compressor and budget, as for the server.
-        device: ``cpu`` or ``cuda``, as the installed vLLM was built. CUDA_VISIBLE_DEVICES chooses the GPU.
+        device: ``cpu`` or ``cuda``, as the installed vLLM was built, or ``auto``. CUDA_VISIBLE_DEVICES chooses the GPU.
         dtype: None for float32 on a CPU, bfloat16 elsewhere.
         vllm_args: flags of vLLM's command line, for example ``("--max-model-len", "4096")``.
 
@@ -65,14 +65,14 @@ class OfflineEngine:
         model: str,
         settings: Settings,
         *,
-        device: str = "cpu",
+        device: str = "auto",
         dtype: str | None = None,
         vllm_args: Sequence[str] = (),
     ) -> None:
         check_vllm()
         for name, value in {**_ENVIRONMENT, **cache_memory(model)}.items():
             os.environ.setdefault(name, value)
-        _check_device(device)
+        device = _resolve_device(device)
         self.is_nano = model == "nano"
         self._folder = tempfile.TemporaryDirectory(prefix="omnisift-")
         source = model
@@ -137,12 +137,13 @@ class OfflineEngine:
         return VllmAnswer(completion.text.strip(), tokens)
 
 
-def _check_device(device: str) -> None:
+def _resolve_device(device: str) -> str:
     from vllm.platforms import current_platform
 
     built_for = str(current_platform.device_type)
-    if device != built_for:
+    if device not in ("auto", built_for):
         raise UsageError(f"the installed vLLM runs on {built_for}, got device {device!r}; give --device {built_for}")
+    return built_for
 
 
 def _start(source: str, settings: Settings, dtype: str, vllm_args: Sequence[str]) -> Any:

@@ -95,7 +95,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
             seed=seed,
             device=self.device,
             dtype=dtype,
-            attn=attn_implementation or attn,
+            attn_implementation=attn_implementation or attn,
         )
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:

@@ -16,9 +16,9 @@ from omnisift.errors import TrainingError
 from omnisift.integrations.ms_swift.selectors import NEW, find_selector
 from omnisift.integrations.ms_swift.settings import PREFIX, SwiftSettings
 from omnisift.models import Attachment, Compression, attach
-from omnisift.models.base import is_attached
+from omnisift.models.attachment import is_attached
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
-from omnisift.models.training_checks import check_cut, touched
+from omnisift.models.training_checks import assert_compressed, zero_loss_anchor
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +88,12 @@ class TrainerHook:
         Raises:
             TrainingError: nothing was cut.
         """
-        check_cut(self.attachment, input_ids)
+        assert_compressed(self.attachment, input_ids)
         cut = self.attachment.cut
         return labels if cut is None else cut.labels(labels), self.attachment.last
 
     def _pre_forward(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002
-        self._zero_loss = touched(module, self.attachment.adapter.parts.language_model)
+        self._zero_loss = zero_loss_anchor(module, self.attachment.adapter.parts.language_model)
 
     def _post_forward(self, module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG002
         # A term of zero that depends on every trainable parameter: DDP waits for the gradient of each.
