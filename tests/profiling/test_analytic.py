@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from omnisift.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.pipeline import load
-from omnisift.profiling.analytic import count
+from omnisift.profiling.analytic import count, weight_bytes
 from omnisift.profiling.shape import PromptShape, prompt_shape
 from omnisift.profiling.sizes import thinker_config
 from omnisift.profiling.table7 import PAPER, readings
@@ -27,6 +28,18 @@ def test_the_shape_is_what_the_pipeline_reads(clip: Path) -> None:
     assert (shape.video, shape.audio, shape.prompt) == (tokens.video, tokens.audio, tokens.prompt)
     cut = count(thinker_config(str(nano_path())), shape, [Budget(retain=0.25)])[1]
     assert (cut.video, cut.audio, cut.prompt) == (tokens.video_kept, tokens.audio_kept, tokens.prompt_kept)
+
+
+def test_bytes_are_those_of_the_real_tensors() -> None:
+    thinker = load("nano", retain=0.25).host.thinker
+    ids = torch.randint(0, 50, (1, 17))
+    with torch.no_grad():
+        output = thinker(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+    cached = sum(layer.keys.numel() + layer.values.numel() for layer in output.past_key_values.layers)
+    config = thinker_config(str(nano_path()))
+    whole = count(config, PromptShape(frames=0, height=0, width=0, mel=0, text=17, seconds_per_frame=1.0), [])[0]
+    assert (whole.cache_bytes, whole.logits_bytes) == (2 * cached, 2 * output.logits.numel())
+    assert weight_bytes(config) == 2 * sum(parameter.numel() for parameter in thinker.parameters())
 
 
 def test_the_rules_of_sampling() -> None:

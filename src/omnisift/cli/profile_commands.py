@@ -175,17 +175,17 @@ def _show(found: Profile, as_json: bool) -> None:
 def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) -> None:
     from omnisift.cli.profile_screen import show_counts, show_readings
     from omnisift.cli.screen import console_for
-    from omnisift.profiling.analytic import count
+    from omnisift.profiling.analytic import count, weight_bytes
     from omnisift.profiling.sizes import thinker_config
     from omnisift.profiling.table7 import readings
 
     config = thinker_config(name)
     counts = count(config, shape, budgets)
-    found = readings(config, counts)
+    found, weights = readings(config, counts), weight_bytes(config)
     if as_json:
-        typer.echo(json.dumps(_counts_to_dict(name, shape, counts, found)))
+        typer.echo(json.dumps({**_counts_to_dict(name, shape, counts, found), "weight_bytes": weights}))
     else:
-        show_counts(console_for(stderr=False), name, shape, counts)
+        show_counts(console_for(stderr=False), name, shape, counts, weights)
         show_readings(console_for(stderr=False), found if name == "7b" else [])
 
 
