@@ -1,4 +1,4 @@
-"""Print the tables of README and docs/your-model.md on the cost of a prompt, counted as `omnisift profile --config` does.
+"""Print the tables of README and docs/your-model.md: what a prompt costs, counted as `omnisift profile --config` does.
 
 python benchmarks/cost_table.py
 """

@@ -8,7 +8,7 @@ from omnisift.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
 from omnisift.compressors.random import seed_rows
-from omnisift.evaluation.packed_eval import Asked, Judge
+from omnisift.evaluation.packed_eval import PackedQuestions, PackedEvaluator
 from omnisift.evaluation.prompts import answer, prepare
 from omnisift.media import read
 from omnisift.vgas import VGAS
@@ -29,7 +29,7 @@ def batch(world, tmp_path_factory):
         write_clip(scene, folder / "clip.mp4")
         media = read(folder / "clip.mp4", min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
         prompts.append(prepare(world.host.thinker, world.host.processor, media, texts))
-    return encode_scenes(world.host, scenes), Asked.of(world.host.processor, asked), prompts
+    return encode_scenes(world.host, scenes), PackedQuestions.of(world.host.processor, asked), prompts
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -40,13 +40,13 @@ def test_answers_are_those_of_ordinary_calls(world, batch, method):
     compressor = make_compressor(method, budget, selector=selector).eval() if method else None
     if compressor is not None:
         seed_rows(compressor, SEEDS)
-    verdict = Judge(world.host)(clips, asked, compressor)
+    verdict = PackedEvaluator(world.host)(clips, asked, compressor)
     assert verdict.words.shape == (3, 8)
     for row, prompt in enumerate(prompts):
         if compressor is not None:
             seed_rows(compressor, SEEDS[row : row + 1])
         if method == "visionzip":  # needs encoder attention, which a prepared prompt has not
-            alone = Judge(world.host)(clips.part(row, 1), asked.part(row, 1), compressor)
+            alone = PackedEvaluator(world.host)(clips.part(row, 1), asked.part(row, 1), compressor)
             assert torch.equal(alone.words[0], verdict.words[row])
             continue
         logits, compression = answer(world.host.thinker, prompt, compressor)
@@ -59,13 +59,13 @@ def test_words_are_embedded_by_the_model_that_answers(world, batch):
     clips, asked, _ = batch
     spoiled = clips.take([0, 1, 2])
     spoiled.embeds[:, spoiled.modality == 0] = 1e3
-    judge = Judge(world.host)
+    judge = PackedEvaluator(world.host)
     assert torch.equal(judge(spoiled, asked, None).words, judge(clips, asked, None).words)
 
 
 def test_questions_are_packed_without_loss(world):
     texts = [["Where is the circle?", "How many shapes are there?"], ["What shape is red?", "Is a hum heard?"]]
-    asked = Asked.of(world.host.processor, texts)
+    asked = PackedQuestions.of(world.host.processor, texts)
     for row in range(2):
         for number in (1, 2):
             mine = asked.segment[row] == number

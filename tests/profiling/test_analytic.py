@@ -15,7 +15,7 @@ from omnisift.pipeline import load
 from omnisift.profiling.analytic import count, weight_bytes
 from omnisift.profiling.shape import PromptShape, prompt_shape
 from omnisift.profiling.sizes import thinker_config
-from omnisift.profiling.table7 import PAPER, readings
+from omnisift.profiling.table7 import PAPER, flop_definitions
 
 SHARES = [Budget(retain=0.35), Budget(retain=0.25)]
 
@@ -66,7 +66,7 @@ def test_an_odd_last_frame() -> None:
 def test_table_7_of_the_paper(seconds: float, size: tuple[int, int]) -> None:
     """All stages without attention between tokens: within 3 % whatever the clip, so nothing is fitted."""
     config = thinker_config("7b")
-    found = readings(config, count(config, prompt_shape(seconds, *size), SHARES))
+    found = flop_definitions(config, count(config, prompt_shape(seconds, *size), SHARES))
     nearest = found[0]
     for share in ("0.35", "0.25"):
         assert nearest.ratios[share] == pytest.approx(PAPER[share] / PAPER["full"], rel=0.03)
@@ -81,14 +81,14 @@ def test_table_7_in_absolute_numbers() -> None:
     0.04."""
     config = thinker_config("7b")
     counts = count(config, prompt_shape(90), SHARES)
-    assert readings(config, counts)[0].tflops == pytest.approx(PAPER["full"], rel=0.01)
+    assert flop_definitions(config, counts)[0].tflops == pytest.approx(PAPER["full"], rel=0.01)
     selector = [one.stages["compress"].total / 1e12 for one in counts[1:]]
     assert selector == pytest.approx([0.06, 0.04], abs=0.006)
 
 
 def test_a_share_that_the_paper_lacks_has_no_deviation() -> None:
     config = thinker_config("3b")
-    found = readings(config, count(config, prompt_shape(30), [Budget(retain=0.5)]))[0]
+    found = flop_definitions(config, count(config, prompt_shape(30), [Budget(retain=0.5)]))[0]
     assert found.deviations == {}
     assert 0.5 < found.ratios["0.5"] < 1
 

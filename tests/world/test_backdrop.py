@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from omnisift.world import SETTINGS, SceneConfig, make_scene, render_images, render_pictures
+from omnisift.world import SETTINGS, SceneConfig, make_scene, render_images, render_frames
 from omnisift.world.backdrop import backdrop, cut_seconds, pan
 
 CAMERA, CUTS = SETTINGS["camera"].config, SETTINGS["cuts"].config
@@ -87,7 +87,7 @@ def test_cuts_change_the_background_and_nothing_else_does():
 @pytest.mark.parametrize("config", [CAMERA, CUTS, SceneConfig(cuts=(1, 2), drift=(3.0, 3.0))])
 def test_images_are_pictures_of_the_file(config):
     scene = make_scene(3, config=config)
-    np.testing.assert_array_equal(render_pictures(scene)[::5], render_images(scene))
+    np.testing.assert_array_equal(render_frames(scene)[::5], render_images(scene))
 
 
 def test_before_its_first_cut_a_clip_is_base_s():

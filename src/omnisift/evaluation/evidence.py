@@ -14,11 +14,11 @@ from omnisift.world import Question, Truth
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptEvidence:
     """Counts of one clip under one selection; sum them over clips, then divide."""
 
     video: int
-    """Kept video tokens, of ``video_all``."""
+    """KeptEvidence video tokens, of ``video_all``."""
     video_all: int
     audio: int
     audio_all: int
@@ -29,10 +29,10 @@ class Kept:
     """Sounds likewise. For a sound that was heard several times any one of them proves it: they count as one event."""
     sound_events_all: int
     tied_tokens: int
-    """Kept tokens of sounds that belong to a shape, of ``tied_tokens_all``."""
+    """KeptEvidence tokens of sounds that belong to a shape, of ``tied_tokens_all``."""
     tied_tokens_all: int
     distractor_tokens: int
-    """Kept tokens of sounds that belong to nothing, of ``distractor_tokens_all``."""
+    """KeptEvidence tokens of sounds that belong to nothing, of ``distractor_tokens_all``."""
     distractor_tokens_all: int
 
     def as_dict(self) -> dict[str, int]:
@@ -46,13 +46,13 @@ def masks(compression: Compression, row: int = 0) -> tuple[NDArray[np.bool_], ND
     return keep[modality == Modality.VIDEO].numpy(), keep[modality == Modality.AUDIO].numpy()
 
 
-def count_kept(truth: Truth, questions: Sequence[Question], video: NDArray[np.bool_], audio: NDArray[np.bool_]) -> Kept:
+def count_kept(truth: Truth, questions: Sequence[Question], video: NDArray[np.bool_], audio: NDArray[np.bool_]) -> KeptEvidence:
     """``video`` and ``audio``: which tokens of the clip stayed. Audio tokens behind the labelled ones are padding."""
     shapes = [truth.flat_video(i) for question in questions for i in question.shapes]
     sounds = [tokens for question in questions for tokens in _sound_events(truth, question)]
     owner = truth.audio_owner
     heard = audio[: len(owner)]
-    return Kept(
+    return KeptEvidence(
         video=int(video.sum()),
         video_all=len(video),
         audio=int(audio.sum()),

@@ -64,7 +64,7 @@ class Evidence:
             modality,
         )
 
-    def survived(self, keep: Tensor) -> dict[str, list[int]]:
+    def kept_counts(self, keep: Tensor) -> dict[str, list[int]]:
         """``keep`` [N, S] bool -> name -> [kept, all], summed over the batch."""
         stays = keep.flatten()[self.token].long()
         size = torch.bincount(self.event, minlength=len(self.kind))

@@ -23,7 +23,7 @@ from omnisift.world.encoded import Encoded
 
 
 @dataclass(frozen=True)
-class Asked:
+class PackedQuestions:
     """``Q`` questions about each of ``N`` clips, packed one behind the other: ``T`` tokens, padded on the right."""
 
     ids: Tensor
@@ -36,7 +36,7 @@ class Asked:
     """[N, Q] int64: place of each question's last token, behind which the answer comes."""
 
     @classmethod
-    def of(cls, processor: Any, questions: Sequence[Sequence[str]]) -> Asked:
+    def of(cls, processor: Any, questions: Sequence[Sequence[str]]) -> PackedQuestions:
         """``questions`` by clip, the same number for each."""
         rows = [[tail(processor, text) for text in texts] for texts in questions]
         sizes = torch.tensor([[len(ids) for ids in row] for row in rows])
@@ -47,14 +47,14 @@ class Asked:
         first = torch.cat([torch.zeros_like(due[:, :1]), due + 1], dim=1).gather(1, number)
         return cls(ids, (number + 1) * real, (place - first) * real, due)
 
-    def part(self, first: int, count: int) -> Asked:
+    def part(self, first: int, count: int) -> PackedQuestions:
         """The questions of some clips."""
         here = slice(first, first + count)
-        return Asked(self.ids[here], self.segment[here], self.offset[here], self.due[here])
+        return PackedQuestions(self.ids[here], self.segment[here], self.offset[here], self.due[here])
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PackedAnswers:
     """What came out for a batch of N clips."""
 
     words: Tensor
@@ -65,7 +65,7 @@ class Verdict:
     """Time that the method took for the batch; 0 without one."""
 
 
-class Judge:
+class PackedEvaluator:
     """A model that answers from merged embeddings: the product's own cut, without running its encoders again."""
 
     def __init__(self, host: Any) -> None:
@@ -73,7 +73,7 @@ class Judge:
         self.parts = Qwen25OmniAdapter(host.thinker).parts
 
     @torch.inference_mode()
-    def __call__(self, clips: Encoded, asked: Asked, compressor: Compressor | None) -> Verdict:
+    def __call__(self, clips: Encoded, asked: PackedQuestions, compressor: Compressor | None) -> PackedAnswers:
         """Compress, read and answer. The prompt's words are embedded anew: the model may have learned others since."""
         text = clips.modality == Modality.TEXT
         language: Any = self.parts.language_model
@@ -86,9 +86,9 @@ class Judge:
         everything = torch.ones(len(clips), clips.embeds.shape[1], dtype=torch.bool)
         keep = everything if selection is None else selection.keep.view_as(everything)
         words = self._answer(clips, asked, keep, selection or Selection(everything.flatten()))
-        return Verdict(words, keep, seconds)
+        return PackedAnswers(words, keep, seconds)
 
-    def _answer(self, clips: Encoded, asked: Asked, keep: Tensor, selection: Selection) -> Tensor:
+    def _answer(self, clips: Encoded, asked: PackedQuestions, keep: Tensor, selection: Selection) -> Tensor:
         """[N, Q] int64."""
         language: Any = self.parts.language_model
         head: Any = self.parts.head

@@ -18,7 +18,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 @dataclass(frozen=True)
-class Counter:
+class EnergyCounter:
     """One energy counter."""
 
     name: str
@@ -33,10 +33,10 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class Meter:
+class EnergyMeter:
     """The counters of this machine, or why there is none."""
 
-    counters: tuple[Counter, ...]
+    counters: tuple[EnergyCounter, ...]
     missing: str = ""
     """Why something is not measured: empty if all is."""
 
@@ -58,16 +58,16 @@ class Meter:
         return "; ".join([*parts, *([f"unavailable: {self.missing}"] if self.missing else [])])
 
 
-def meter(device: torch.device, powercap: Path = POWERCAP) -> Meter:
+def energy_meter(device: torch.device, powercap: Path = POWERCAP) -> EnergyMeter:
     """The counters that apply to a model on ``device``: the CPU's packages, and its GPU."""
     counters, missing = rapl(powercap)
     if device.type == "cuda":
         found, why = nvml(device)
         counters, missing = [*counters, *found], "; ".join(part for part in (missing, why) if part)
-    return Meter(tuple(counters), missing)
+    return EnergyMeter(tuple(counters), missing)
 
 
-def rapl(powercap: Path) -> tuple[list[Counter], str]:
+def rapl(powercap: Path) -> tuple[list[EnergyCounter], str]:
     """Counters of all CPU packages, or none and why."""
     zones = [zone for zone in sorted(powercap.glob("intel-rapl:*")) if zone.name.count(":") == 1]
     if not zones:
@@ -78,7 +78,7 @@ def rapl(powercap: Path) -> tuple[list[Counter], str]:
         return [], f"RAPL counters are not readable ({error.strerror}: {error.filename})"
 
 
-def _package(zone: Path) -> Counter:
+def _package(zone: Path) -> EnergyCounter:
     file = zone / "energy_uj"
 
     def joules() -> float:
@@ -87,10 +87,10 @@ def _package(zone: Path) -> Counter:
     joules()  # a counter that can't be read must be known of before the measuring
     most = int((zone / "max_energy_range_uj").read_text(encoding="ascii")) / 1e6
     name = (zone / "name").read_text(encoding="ascii").strip()
-    return Counter(f"RAPL {name}", joules, most)
+    return EnergyCounter(f"RAPL {name}", joules, most)
 
 
-def nvml(device: torch.device) -> tuple[list[Counter], str]:
+def nvml(device: torch.device) -> tuple[list[EnergyCounter], str]:
     """The counter of a GPU, or none and why."""
     try:
         import pynvml
@@ -102,4 +102,4 @@ def nvml(device: torch.device) -> tuple[list[Counter], str]:
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError as error:
         return [], f"NVML gives no energy of the GPU ({error})"
-    return [Counter("NVML GPU", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)], ""
+    return [EnergyCounter("NVML GPU", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)], ""

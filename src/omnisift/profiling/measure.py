@@ -18,7 +18,7 @@ import torch
 from omnisift.errors import UsageError
 from omnisift.pipeline import Answer, Pipeline
 from omnisift.profiling.counter import FlopGauge
-from omnisift.profiling.energy import Meter, meter
+from omnisift.profiling.energy import EnergyMeter, energy_meter
 from omnisift.profiling.memory import memory_gauge
 from omnisift.profiling.stages import STAGES
 from omnisift.utils.provenance import environment
@@ -27,7 +27,7 @@ Asked = Callable[[Pipeline, Callable[[str], None] | None], Answer]
 
 
 @dataclass(frozen=True)
-class Cost:
+class StageCost:
     """What asking one way costs."""
 
     retain: str
@@ -73,7 +73,7 @@ class Cost:
 class Profile:
     """All ways beside each other, the full prompt first."""
 
-    costs: list[Cost]
+    costs: list[StageCost]
     repeats: int
     notes: dict[str, str]
     """How memory, FLOPs and energy were measured, or why not."""
@@ -117,7 +117,7 @@ def measure(
 
     host = next(iter(pipelines.values())).host
     device = next(host.thinker.parameters()).device
-    energy, gauged = meter(device), {name: _gauged(pipeline, asked, device) for name, pipeline in pipelines.items()}
+    energy, gauged = energy_meter(device), {name: _gauged(pipeline, asked, device) for name, pipeline in pipelines.items()}
     timed = _timed(pipelines, asked, energy, repeats)
     costs = [_cost(name, timed[name], *gauged[name], on_gpu=device.type == "cuda") for name in pipelines]
     notes = {"memory": memory_gauge(device).source, "flops": _seen(host.thinker), "energy": energy.words}
@@ -146,7 +146,7 @@ def _gauged(pipeline: Pipeline, asked: Asked, device: torch.device) -> tuple[dic
 
 
 def _timed(
-    pipelines: Mapping[str, Pipeline], asked: Asked, energy: Meter, repeats: int
+    pipelines: Mapping[str, Pipeline], asked: Asked, energy: EnergyMeter, repeats: int
 ) -> dict[str, list[tuple[Answer, float | None]]]:
     """Answers with their joules."""
     found: dict[str, list[tuple[Answer, float | None]]] = {name: [] for name in pipelines}
@@ -160,10 +160,10 @@ def _timed(
 
 def _cost(
     name: str, timed: list[tuple[Answer, float | None]], memory: dict[str, int], flops: dict[str, int], on_gpu: bool
-) -> Cost:
+) -> StageCost:
     spent = [answer.report.seconds for answer, _ in timed]
     joules = [value for _, value in timed if value is not None]
-    return Cost(
+    return StageCost(
         retain=name,
         answer=timed[-1][0],
         seconds={stage: statistics.median(getattr(seconds, stage) for seconds in spent) for stage in STAGES},

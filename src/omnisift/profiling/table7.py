@@ -17,7 +17,7 @@ PAPER = {"full": 555.74, "0.35": 292.16, "0.25": 250.83}
 
 
 @dataclass(frozen=True)
-class Reading:
+class FlopDefinition:
     """One way to count."""
 
     name: str
@@ -29,7 +29,7 @@ class Reading:
     """Of a ratio from the paper's, as a share of the paper's; only where the paper has that share."""
 
 
-def readings(config: Any, counts: Sequence[Count]) -> list[Reading]:
+def flop_definitions(config: Any, counts: Sequence[Count]) -> list[FlopDefinition]:
     """Of ``counts``, the full one first; ``config`` is the thinker's that they were made with."""
     row = 2 * config.text_config.hidden_size * config.text_config.vocab_size
 
@@ -52,8 +52,8 @@ def readings(config: Any, counts: Sequence[Count]) -> list[Reading]:
     return [_reading(name, way, counts) for name, way in ways.items()]
 
 
-def _reading(name: str, way: Callable[[Count], int], counts: Sequence[Count]) -> Reading:
+def _reading(name: str, way: Callable[[Count], int], counts: Sequence[Count]) -> FlopDefinition:
     full = way(counts[0])
     ratios = {one.retain: way(one) / full for one in counts[1:]}
     published = {retain: PAPER[retain] / PAPER["full"] for retain in ratios if retain in PAPER}
-    return Reading(name, full / 1e12, ratios, {key: ratios[key] / value - 1 for key, value in published.items()})
+    return FlopDefinition(name, full / 1e12, ratios, {key: ratios[key] / value - 1 for key, value in published.items()})

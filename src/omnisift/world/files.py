@@ -11,7 +11,7 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
 from omnisift.errors import UsageError
-from omnisift.world.render import render_audio, render_pictures
+from omnisift.world.render import render_audio, render_frames
 from omnisift.world.scene import Scene
 
 COMMENT = "omnisift world"
@@ -37,7 +37,7 @@ def write_clip(scene: Scene, path: str | Path, *, crf: int = 18, audio_bit_rate:
         # Without macroblock trees: with AVX-512 they make another file of the same pictures on every run.
         video.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         audio = _audio_stream(container, scene, audio_bit_rate) if config.sound else None
-        for number, picture in enumerate(render_pictures(scene)):
+        for number, picture in enumerate(render_frames(scene)):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, config.file_fps)
             container.mux(video.encode(frame))

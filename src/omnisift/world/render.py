@@ -1,6 +1,6 @@
 """From a scene to arrays: pictures and a waveform, in milliseconds, with numpy only.
 
-`render_images` shows what a model sees (``fps``); `render_pictures` shows every picture of the file (``file_fps``).
+`render_images` shows what a model sees (``fps``); `render_frames` shows every picture of the file (``file_fps``).
 Both give the same pixels at the same instant.
 """
 
@@ -27,7 +27,7 @@ def render_images(scene: Scene) -> NDArray[np.uint8]:
     return _draw(scene, np.arange(config.seconds * config.fps) * (config.file_fps // config.fps))
 
 
-def render_pictures(scene: Scene) -> NDArray[np.uint8]:
+def render_frames(scene: Scene) -> NDArray[np.uint8]:
     """Every picture of the file: uint8 [seconds * file_fps, size, size, 3], ``j`` at ``j / file_fps`` seconds."""
     return _draw(scene, np.arange(scene.config.seconds * scene.config.file_fps))
 

@@ -8,25 +8,25 @@ from dataclasses import asdict
 
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.llm_judge import Judge
-from omnisift.evaluation.public.outcome import VERDICTS, Outcome
+from omnisift.evaluation.public.eval_run import VERDICTS, EvalRun
 from omnisift.utils.atomic_io import write_atomic
 
 
-def judge_captions(outcome: Outcome, judge: Judge, progress: Callable[[int], None] = lambda _done: None) -> None:
+def judge_captions(run: EvalRun, judge: Judge, progress: Callable[[int], None] = lambda _done: None) -> None:
     """Count what is not counted yet.
 
     Raises:
         UsageError: the run has no captions, another judge has begun, or the judge gives no counts.
     """
-    if outcome.is_choice:
-        raise UsageError(f"{outcome.folder} is answered by letters; only captions need a judge")
-    if outcome.verdicts and outcome.judge != judge.name:
+    if run.is_choice:
+        raise UsageError(f"{run.folder} is answered by letters; only captions need a judge")
+    if run.verdicts and run.judge != judge.name:
         raise UsageError(
-            f"{outcome.folder} was begun by the judge {outcome.judge!r}, got {judge.name!r}; delete {VERDICTS} there"
+            f"{run.folder} was begun by the judge {run.judge!r}, got {judge.name!r}; delete {VERDICTS} there"
         )
-    path = outcome.folder / VERDICTS
-    verdicts = dict(outcome.verdicts)
-    for answer in outcome.answers:
+    path = run.folder / VERDICTS
+    verdicts = dict(run.verdicts)
+    for answer in run.answers:
         if answer["id"] not in verdicts:
             verdicts[answer["id"]] = judge.count(answer["events"], answer["prediction"])
             lines = ({"id": name, "judge": judge.name, "verdict": asdict(one)} for name, one in verdicts.items())

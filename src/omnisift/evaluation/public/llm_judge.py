@@ -28,7 +28,7 @@ _EMPTY = set(
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EventCounts:
     """Counts of one caption. Rates over many captions divide by the sum of ``events`` (`rates`)."""
 
     events: int
@@ -42,16 +42,16 @@ class Verdict:
         return self.missed + self.incorrect + self.hallucinated
 
 
-class Judge(Protocol):
+class CaptionJudge(Protocol):
     """Counts events."""
 
     name: str
 
-    def count(self, events: Sequence[str], caption: str) -> Verdict:
+    def count(self, events: Sequence[str], caption: str) -> EventCounts:
         """Compare a caption with the events of its video."""
 
 
-def rates(verdicts: Sequence[Verdict]) -> dict[str, float]:
+def rates(verdicts: Sequence[EventCounts]) -> dict[str, float]:
     """Shares of all events: ``missed``, ``hallucinated`` (told wrongly or invented) and their sum ``total``.
 
     The paper prints such a pair and its sum; that its second column holds the incorrect ones too, and that it sums
@@ -68,13 +68,13 @@ class WordJudge:
 
     name = "words"
 
-    def count(self, events: Sequence[str], caption: str) -> Verdict:
+    def count(self, events: Sequence[str], caption: str) -> EventCounts:
         """Compare words; a sentence that shares none with any event counts as invented."""
         sentences = [words for part in re.split(r"[.!?\n]+", caption) if (words := _words(part))]
         best = [max((len(_words(event) & words) / max(1, len(_words(event))) for words in sentences), default=0.0)
                 for event in events]  # fmt: skip
         known = set().union(*map(_words, events))
-        return Verdict(
+        return EventCounts(
             events=len(events),
             missed=sum(share < 0.3 for share in best),
             incorrect=sum(0.3 <= share < 0.6 for share in best),
@@ -98,8 +98,8 @@ class EndpointJudge:
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._tries, self._patience = tries, patience
 
-    def count(self, events: Sequence[str], caption: str) -> Verdict:
-        """Ask. Raises `UsageError` if no try brings the counts."""
+    def count(self, events: Sequence[str], caption: str) -> EventCounts:
+        """EvalSettings. Raises `UsageError` if no try brings the counts."""
         problem = ""
         for number in range(self._tries):
             if number:
@@ -136,7 +136,7 @@ def instruction(events: Sequence[str], caption: str) -> str:
     )
 
 
-def parse(text: str, events: int) -> Verdict:
+def parse(text: str, events: int) -> EventCounts:
     """The counts in a judge's answer: JSON or a Python dictionary, in a code fence or not.
 
     Raises:
@@ -158,4 +158,4 @@ def parse(text: str, events: int) -> Verdict:
         raise ValueError(f"an answer without counts ({type(error).__name__} {error})") from error
     if min(counts) < 0 or counts[0] + counts[1] > events:
         raise ValueError(f"counts {counts} of {events} events")
-    return Verdict(events, *counts)
+    return EventCounts(events, *counts)

@@ -22,7 +22,7 @@ from omnisift.budget import Budget
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.extractors import extract
 from omnisift.evaluation.public.lmms_tasks import task_name, write_task
-from omnisift.evaluation.public.outcome import SETTINGS, read_answers
+from omnisift.evaluation.public.eval_run import SETTINGS, read_answers
 from omnisift.evaluation.public.prompts import prompt
 from omnisift.evaluation.public.rows import Row
 from omnisift.utils.atomic_io import write_atomic
@@ -33,7 +33,7 @@ ENDS = {True: 256, False: 1024}
 
 
 @dataclass(frozen=True)
-class Ask:
+class EvalSettings:
     """What a run is to do, apart from its rows."""
 
     model: str = "nano"
@@ -74,8 +74,8 @@ class Ask:
         return ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
-def run(folder: Path, rows: Sequence[Row], ask: Ask, progress: Callable[[int], None] = lambda _done: None) -> None:
-    """Answer ``rows`` of one benchmark; ``folder`` then holds a finished run (see `outcome`).
+def run(folder: Path, rows: Sequence[Row], ask: EvalSettings, progress: Callable[[int], None] = lambda _done: None) -> None:
+    """Answer ``rows`` of one benchmark; ``folder`` then holds a finished run (see `run`).
 
     Args:
         folder: empty or not there.
@@ -103,7 +103,7 @@ def run(folder: Path, rows: Sequence[Row], ask: Ask, progress: Callable[[int], N
     write_atomic(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
 
-def check(folder: Path, rows: Sequence[Row], ask: Ask) -> None:
+def check(folder: Path, rows: Sequence[Row], ask: EvalSettings) -> None:
     """What can be known before anything is written: raises as `run` does, and `BudgetError`."""
     if find_spec("lmms_eval") is None:
         raise UsageError("lmms-eval is not in this environment; run `make eval-env`, then use .venv-eval/bin/omnisift")
@@ -125,7 +125,7 @@ def _check_videos(rows: Sequence[Row]) -> None:
         )
 
 
-def _settings(rows: Sequence[Row], ask: Ask, budget: Budget | None, end: int) -> dict[str, Any]:
+def _settings(rows: Sequence[Row], ask: EvalSettings, budget: Budget | None, end: int) -> dict[str, Any]:
     how = asdict(ask)
     words: str
     percent: float | None
@@ -148,7 +148,7 @@ def _settings(rows: Sequence[Row], ask: Ask, budget: Budget | None, end: int) ->
     }
 
 
-def _command(folder: Path, rows: Sequence[Row], ask: Ask, end: int) -> list[str]:
+def _command(folder: Path, rows: Sequence[Row], ask: EvalSettings, end: int) -> list[str]:
     launcher = []
     if ask.processes > 1:
         launcher = ["-m", "accelerate.commands.launch", "--num_processes", str(ask.processes), "--num_machines", "1"]
@@ -163,7 +163,7 @@ def _command(folder: Path, rows: Sequence[Row], ask: Ask, end: int) -> list[str]
     ]
 
 
-def _environment(ask: Ask, cache: str) -> dict[str, str]:
+def _environment(ask: EvalSettings, cache: str) -> dict[str, str]:
     """Tables are cached only for the run. The hub is asked for nothing but a model that was named by its hub id."""
     own = {"HF_DATASETS_CACHE": cache, "TOKENIZERS_PARALLELISM": "false"}
     if ask.device == "cpu":

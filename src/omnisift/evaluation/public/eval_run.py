@@ -14,7 +14,7 @@ from typing import Any
 
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.extractors import EXTRACTORS
-from omnisift.evaluation.public.llm_judge import Verdict
+from omnisift.evaluation.public.llm_judge import EventCounts
 from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE
 from omnisift.evaluation.public.lmms_tasks import task_name
 from omnisift.evaluation.public.scores import Graded
@@ -23,7 +23,7 @@ SETTINGS, VERDICTS = "run.json", "verdicts.jsonl"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvalRun:
     """One benchmark answered by one model under one method."""
 
     folder: Path
@@ -33,7 +33,7 @@ class Outcome:
     """One a question: ``id``, ``video``, ``prediction``, and ``answer``, ``chosen``, ``groups`` or ``events``."""
     requests: Sequence[Mapping[str, Any]]
     """One a question: ``tokens``, ``seconds``, ``peak_memory_bytes``, ``problem``."""
-    verdicts: Mapping[str, Verdict]
+    verdicts: Mapping[str, EventCounts]
     """Caption's id -> counts; empty without a judge."""
     judge: str | None = None
     """Who counted."""
@@ -49,7 +49,7 @@ class Outcome:
         return "chosen" in self.answers[0]
 
     @property
-    def counted(self) -> Mapping[str, Verdict] | None:
+    def counted(self) -> Mapping[str, EventCounts] | None:
         """The verdicts if a judge has counted every caption, else None."""
         return self.verdicts if self.verdicts and len(self.verdicts) == len(self.answers) else None
 
@@ -60,7 +60,7 @@ class Outcome:
             raise UsageError(f"no answer rule named {by!r}; known: {', '.join(EXTRACTORS)}")
         return [Graded(a["id"], a["video"], a["chosen"][by] == a["answer"], a["groups"]) for a in self.answers]
 
-    def comparable(self, other: Outcome) -> bool:
+    def comparable(self, other: EvalRun) -> bool:
         """Whether the two differ in their method alone: same benchmark, model, prompts and sampling."""
         names = ("benchmark", "model", "wording", "reading", "max_new_tokens")
         return all(self.settings.get(name) == other.settings.get(name) for name in names)
@@ -105,7 +105,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def read_outcome(folder: Path) -> Outcome:
+def read_run(folder: Path) -> EvalRun:
     """Raises `UsageError` if the folder holds no finished run."""
     if not (folder / SETTINGS).is_file():
         raise UsageError(f"{folder} holds no finished run (no {SETTINGS}); give a folder that `omnisift eval` wrote")
@@ -115,9 +115,9 @@ def read_outcome(folder: Path) -> Outcome:
         raise UsageError(f"{folder}: {len(answers)} answers to {settings['rows']} questions; run it again")
     requests = {line["document"]: line for path in sorted(folder.glob("requests-*.jsonl")) for line in _lines(path)}
     counted = list(_lines(folder / VERDICTS)) if (folder / VERDICTS).is_file() else []
-    verdicts = {line["id"]: Verdict(**line["verdict"]) for line in counted}
+    verdicts = {line["id"]: EventCounts(**line["verdict"]) for line in counted}
     judge = counted[-1]["judge"] if counted else None
-    return Outcome(folder, settings, answers, [requests[key] for key in sorted(requests)], verdicts, judge)
+    return EvalRun(folder, settings, answers, [requests[key] for key in sorted(requests)], verdicts, judge)
 
 
 def read_answers(harness: Path, benchmark: str) -> list[dict[str, Any]]:
