@@ -36,7 +36,9 @@ def memory_table() -> str:
     for model, seconds, counts in _counts():
         cache, logits = [one.cache_bytes for one in counts], [one.logits_bytes for one in counts]
         total = [weights[model] + sum(pair) for pair in zip(cache, logits, strict=True)]
-        lines.append([model.upper(), f"{seconds} s", _gigabytes([weights[model]]), *map(_gigabytes, (cache, logits, total))])
+        lines.append(
+            [model.upper(), f"{seconds} s", _gigabytes([weights[model]]), *map(_gigabytes, (cache, logits, total))]
+        )
     return table(head, lines)
 
 

@@ -24,7 +24,9 @@ def test_all_recipes_have_a_result() -> None:
 
 
 def test_the_page_is_what_the_files_say() -> None:
-    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(FOLDER, ROOT / "recipes"), "run: omnisift bench-report"
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(FOLDER, ROOT / "recipes"), (
+        "run: omnisift bench-report"
+    )
 
 
 @each_result
@@ -46,7 +48,9 @@ def test_the_readme_says_what_the_files_say() -> None:
 def test_results_are_whole_and_of_the_recipe(result: Result) -> None:
     recipe = load_recipe(ROOT / "recipes" / f"{result.recipe['name']}.yaml")
     assert list(result.methods) == [renamed(method.label) for method in recipe.methods]
-    labels = {(row.setting, renamed(row.method.label), row.key.partition("#")[0].rpartition("@")[2]) for row in recipe.rows()}
+    labels = {
+        (row.setting, renamed(row.method.label), row.key.partition("#")[0].rpartition("@")[2]) for row in recipe.rows()
+    }
     assert len(labels) == len(result.rows)
     assert {label[:2] for label in labels} == {(row.setting, row.label) for row in result.rows}
     assert set(result.clips.values()) == {recipe.clips}

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from omnisift.world import SETTINGS, SceneConfig, make_scene, render_images, render_frames
+from omnisift.world import SETTINGS, SceneConfig, make_scene, render_frames, render_images
 from omnisift.world.backdrop import backdrop, cut_seconds, pan
 
 CAMERA, CUTS = SETTINGS["camera"].config, SETTINGS["cuts"].config

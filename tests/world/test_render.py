@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from omnisift.world import COLORS, SOUNDS, SceneConfig, make_scene, render_audio, render_images, render_frames
+from omnisift.world import COLORS, SOUNDS, SceneConfig, make_scene, render_audio, render_frames, render_images
 from omnisift.world.render import centre
 from omnisift.world.synth import synthesise
 

@@ -102,7 +102,9 @@ class Bench:
             tasks = [(_tune, self.backbone, self.work, rows[p], selectors, steps, folders[p]) for p in missing]
             self._run_all(tasks, f"training the backbone under each method, {steps} steps")
         models = {key: str(folders[name]) for key, name in names.items()}
-        own = {row.key: str(folders[names[row.key]] / "selector") for row in recipe.rows() if row.method.straight_through}
+        own = {
+            row.key: str(folders[names[row.key]] / "selector") for row in recipe.rows() if row.method.straight_through
+        }
         return models, own
 
     def _training_clips(self) -> None:

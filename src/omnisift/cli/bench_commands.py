@@ -73,7 +73,7 @@ def bench_quality(
 
 def bench_report(
     results: Annotated[Path, typer.Option(help="Folder of result files.")] = _PUBLISHED,
-    out: Annotated[Path, typer.Option(help="Page to write; plots and CSV files go to a folder of the same name.")] = Path(
+    out: Annotated[Path, typer.Option(help="Page to write; plots and CSV go to a folder of the same name.")] = Path(
         "docs/results.md"
     ),
 ) -> None:

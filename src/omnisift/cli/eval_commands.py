@@ -132,7 +132,7 @@ def evaluate(
     from omnisift.evaluation.public.report import as_markdown, cells, lines
     from omnisift.evaluation.public.running import EvalSettings, check, run
 
-    ask = EvalSettings(
+    settings = EvalSettings(
         model=model,
         compressor=compressor,
         retain=retain,
@@ -142,7 +142,7 @@ def evaluate(
         seed=seed,
         device=resolved_device(device),
         dtype=dtype,
-        attn=attn,
+        attn_implementation=attn,
         fps=fps,
         max_frames=max_frames,
         max_pixels=max_pixels,
@@ -155,12 +155,12 @@ def evaluate(
         processes=processes,
     )
     rows = _rows(benchmark, video_root, metadata)[:limit]
-    folder = out if out is not None else _default_out(rows[0].benchmark, ask.model, compressor, ask.budget())
-    check(folder, rows, ask)  # before an older result is deleted
+    folder = out if out is not None else _default_out(rows[0].benchmark, settings.model, compressor, settings.budget())
+    check(folder, rows, settings)  # before an older result is deleted
     _prepare_folder(folder, force)
     console = console_for(stderr=True)
     with CountBar(console, f"{rows[0].benchmark}: questions", len(rows), quiet=as_json) as step:
-        run(folder, rows, ask, _steps(step, len(rows)))
+        run(folder, rows, settings, _steps(step, len(rows)))
     found = lines([read_run(folder)])
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), **cells(found[0])}))
@@ -218,17 +218,16 @@ def judge(
     If the command is interrupted, run it again: it resumes.
     """
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.evaluation.public.llm_judge import judge_captions
-    from omnisift.evaluation.public.llm_judge import EndpointJudge, Judge, WordJudge, rates
     from omnisift.evaluation.public.eval_run import read_run
+    from omnisift.evaluation.public.llm_judge import CaptionJudge, EndpointJudge, WordJudge, judge_captions, rates
 
     if words == (address is not None) or (address is None) != (model is None):
         raise UsageError("give a judge: --address and --model together, or --words")
     run = read_run(folder)
-    referee: Judge = WordJudge()
+    referee: CaptionJudge = WordJudge()
     if address is not None and model is not None:
         referee = EndpointJudge(address, model, os.environ.get(key_name))
-    known = len(run.verdicts)
+    known = len(run.counts)
     with CountBar(console_for(stderr=True), "captions", len(run.answers), known) as step:
         seen = known
 
@@ -239,7 +238,7 @@ def judge(
             seen = max(seen, now)
 
         judge_captions(run, referee, progress)
-    shares = rates(list(read_run(folder).verdicts.values()))
+    shares = rates(list(read_run(folder).counts.values()))
     typer.echo(", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
 
 

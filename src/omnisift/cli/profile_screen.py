@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from omnisift.profiling.analytic import Count
-    from omnisift.profiling.measure import StageCost, Profile
+    from omnisift.profiling.measure import Profile, StageCost
     from omnisift.profiling.shape import PromptShape
     from omnisift.profiling.table7 import FlopDefinition
 

@@ -84,9 +84,7 @@ class BenchWorker:
     def _evaluator(self, model: str) -> PackedEvaluator:
         return PackedEvaluator(load_host(model, "cpu", None, None))
 
-    def _batch(
-        self, setting: str, first: int, count: int
-    ) -> tuple[Encoded, PackedQuestions, torch.Tensor, Evidence]:
+    def _batch(self, setting: str, first: int, count: int) -> tuple[Encoded, PackedQuestions, torch.Tensor, Evidence]:
         chosen = world_setting(setting)
         host = self.evaluator(self.plan.backbone).host
         scenes = [make_scene(seed, SPLIT, chosen.config) for seed in range(first, first + count)]

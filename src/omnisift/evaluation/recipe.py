@@ -34,9 +34,7 @@ ALL_TOKENS = "all tokens"
 """Label of the row without compression, in result files and in tables."""
 FULL = "full"
 """Name of that row in code."""
-_ENTRIES = frozenset(
-    {"name", "title", "about", "protocol", "settings", "clips", "retain", "seeds", "train", "rows"}
-)
+_ENTRIES = frozenset({"name", "title", "about", "protocol", "settings", "clips", "retain", "seeds", "train", "rows"})
 
 
 @dataclass(frozen=True)

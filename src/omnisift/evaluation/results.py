@@ -28,6 +28,8 @@ _RENAMED = {
     "pooled sound": "pooled audio",
 }
 """Labels in result files, and their present names."""
+_RENAMED_WORDS = {"picture": "video", "sound": "audio", "whole": "complete"}
+"""Words of groups, likewise."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class ResultRow:
 
     @property
     def key(self) -> str:
-        """Setting, method and percentage, such as ``base/evs@25``."""
-        return f"{self.setting}/{self.label}" + (f"@{self.percent}" if self.percent else "")
+        """As in the file without the seed, such as ``base/evs@25``."""
+        return f"{self.setting}/{self.title}" + (f"@{self.percent}" if self.percent else "")
 
     @property
     def title(self) -> str:
@@ -114,17 +116,20 @@ class Result:
     def methods(self) -> dict[str, str]:
         """Label -> group of every method, in the order of the recipe."""
         return {
-            renamed(spec["label"]): spec["group"].replace("picture", "video").replace("sound", "audio").replace("whole", "complete")
+            renamed(spec["label"]): spec["group"]
+            .replace("picture", "video")
+            .replace("sound", "audio")
+            .replace("whole", "complete")
             for spec in self.recipe["ways"]
         }
 
     def row(self, setting: str, label: str, percent: str = "") -> ResultRow | None:
         """Return the row, or None where there is none."""
-        return self._by_key.get(f"{setting}/{label}" + (f"@{percent}" if percent else ""))
+        return self._by_key.get((setting, label, percent))
 
     @cached_property
-    def _by_key(self) -> dict[str, ResultRow]:
-        return {row.key: row for row in self.rows}
+    def _by_key(self) -> dict[tuple[str, str, str], ResultRow]:
+        return {(row.setting, row.label, row.percent): row for row in self.rows}
 
     def full(self, setting: str) -> ResultRow:
         """Return the row of all tokens.
@@ -213,9 +218,7 @@ def _row(key: str, seeds: Sequence[dict[int, dict[str, Any]]], batches: Sequence
         return ResultRow(setting, label, percent, None, unreachable=reasons[0] if reasons else "not finished")
     # Average correctness over seeds; sum kept tokens; weight times by the number of clips.
     each = len(world_setting(setting).types)
-    right = np.mean(
-        [np.concatenate([unpack(line["right"], each) for line in of_seed]) for of_seed in by_seed], axis=0
-    )
+    right = np.mean([np.concatenate([unpack(line["right"], each) for line in of_seed]) for of_seed in by_seed], axis=0)
     kept = {name: [sum(line["kept"][name][i] for line in lines) for i in (0, 1)] for name in lines[0]["kept"]}
     clips = sum(line["clips"] for line in lines)
     ms = sum(line["ms"] * line["clips"] for line in lines) / clips

@@ -117,7 +117,10 @@ def measure(
 
     host = next(iter(pipelines.values())).host
     device = next(host.thinker.parameters()).device
-    energy, gauged = energy_meter(device), {name: _gauged(pipeline, asked, device) for name, pipeline in pipelines.items()}
+    energy, gauged = (
+        energy_meter(device),
+        {name: _gauged(pipeline, asked, device) for name, pipeline in pipelines.items()},
+    )
     timed = _timed(pipelines, asked, energy, repeats)
     costs = [_cost(name, timed[name], *gauged[name], on_gpu=device.type == "cuda") for name in pipelines]
     notes = {"memory": memory_gauge(device).source, "flops": _seen(host.thinker), "energy": energy.words}

@@ -25,7 +25,7 @@ from omnisift.world.questions import (
     possible_types,
     questions,
 )
-from omnisift.world.render import render_audio, render_images, render_frames
+from omnisift.world.render import render_audio, render_frames, render_images
 from omnisift.world.scene import Scene, Shape, Sound, make_scene
 from omnisift.world.settings import SETTINGS, Setting, world_setting
 from omnisift.world.splits import SPLITS, scene_number
@@ -63,8 +63,8 @@ __all__ = [
     "possible_types",
     "questions",
     "render_audio",
-    "render_images",
     "render_frames",
+    "render_images",
     "scene_number",
     "score_caption",
     "split_words",

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from tests.evaluation.public.fixture import Fixture, write_benchmarks
 
+from omnisift.evaluation.public.eval_run import read_answers, read_run
 from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE
 from omnisift.evaluation.public.lmms_tasks import task_name, write_task
 from omnisift.evaluation.public.metadata import convert
-from omnisift.evaluation.public.eval_run import read_answers, read_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.evalenv]
 CLIPS, ASKED = 3, 2

@@ -28,8 +28,8 @@ def test_words_told_missed_mistold_and_invented() -> None:
 
 @given(st.lists(st.text(max_size=20), max_size=4), st.text(max_size=80))
 def test_any_caption_is_counted(events: list[str], caption: str) -> None:
-    verdict = WordJudge().count(events, caption)
-    assert verdict.missed + verdict.incorrect <= verdict.events == len(events)
+    counts = WordJudge().count(events, caption)
+    assert counts.missed + counts.incorrect <= counts.events == len(events)
 
 
 def test_rates_divide_by_all_events() -> None:
@@ -116,7 +116,7 @@ def test_a_busy_service_and_nonsense_are_asked_again(service: Any, monkeypatch: 
 def test_a_refusal_is_said_at_once_without_the_key(service: Any) -> None:
     address, seen, answers = service
     answers.append((401, ""))
-    with pytest.raises(UsageError, match="gave no counts") as error:
+    with pytest.raises(UsageError, match="returned no counts") as error:
         EndpointJudge(address, "m", key="secret").count(EVENTS, "A bell.")
     assert len(seen) == 1
     assert "401" in str(error.value)
@@ -124,5 +124,5 @@ def test_a_refusal_is_said_at_once_without_the_key(service: Any) -> None:
 
 
 def test_addresses_are_checked() -> None:
-    with pytest.raises(UsageError, match="begins with http"):
+    with pytest.raises(UsageError, match="starts with http"):
         EndpointJudge("file:///etc/passwd", "m")

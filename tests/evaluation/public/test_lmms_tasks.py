@@ -89,7 +89,7 @@ def test_model_arguments_say_what_differs_from_nothing() -> None:
     text = EvalSettings(retain=0.35, compressor="evs:mode=frame").arguments(Path("out"))
     assert text.startswith("pretrained=nano,records=out,compressor=evs:mode=frame,retain=0.35,seed=0,fps=2.0")
     assert "None" not in text
-    with pytest.raises(UsageError, match="holds a comma"):
+    with pytest.raises(UsageError, match="contains a comma"):
         EvalSettings(compressor="evs:mode=frame,x=1").arguments(Path("out"))
     with pytest.raises(BudgetError):
         EvalSettings(retain=1.5).budget()
@@ -200,7 +200,7 @@ def test_without_lmms_eval_one_line_says_how_to_get_it(omnisift: Omnisift, video
         (["--wording", "mine"], "no prompts named 'mine'"),
         (["--rule", "mine"], "no answer rule named 'mine'"),
         (["--bad-clip", "stop"], "1 of 1 videos are missing"),
-        (["--compressor", "evs:a=1,b=2"], "holds a comma"),
+        (["--compressor", "evs:a=1,b=2"], "contains a comma"),
     ],
 )
 def test_a_run_is_refused_before_anything_is_deleted(

@@ -11,9 +11,8 @@ import pytest
 from tests.evaluation.public.runs import caption_rows, choice_rows, write_run
 
 from omnisift.errors import UsageError
-from omnisift.evaluation.public.llm_judge import judge_captions
-from omnisift.evaluation.public.llm_judge import WordJudge
 from omnisift.evaluation.public.eval_run import read_run
+from omnisift.evaluation.public.llm_judge import WordJudge, judge_captions
 from omnisift.evaluation.public.published import PUBLISHED, published
 from omnisift.evaluation.public.report import NAMES, as_csv, as_markdown, cells, lines
 
@@ -57,7 +56,7 @@ def test_groups_and_csv(runs: list[Path]) -> None:
 def test_published_numbers_stand_in_a_column_of_their_own(runs: list[Path]) -> None:
     found = lines([read_run(run) for run in runs], size="7b")
     assert [cells(line)["published"] for line in found] == ["49.7", "49.9"]
-    assert "quoted, not measured here" in as_markdown(found)
+    assert "quoted from the paper" in as_markdown(found)
 
 
 def test_published_is_the_papers_table() -> None:
@@ -137,12 +136,12 @@ def test_judging_goes_on_where_it_stopped_and_judges_do_not_mix(tmp_path: Path) 
 
     with pytest.raises(UsageError, match="no answer"):
         judge_captions(read_run(run), Breaks())
-    assert len(read_run(run).verdicts) == 1
+    assert len(read_run(run).counts) == 1
     judge_captions(read_run(run), Breaks())
     assert len(asked) == 4
     other = WordJudge()
     other.name = "other"
-    with pytest.raises(UsageError, match="begun by the judge 'words'"):
+    with pytest.raises(UsageError, match="counts by the judge 'words'"):
         judge_captions(read_run(run), other)
     letters = write_run(tmp_path / "letters", choice_rows(2), ["B", "B"])
     with pytest.raises(UsageError, match="only captions need a judge"):

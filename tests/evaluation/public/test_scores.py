@@ -73,5 +73,5 @@ def test_many_questions_of_one_video_prove_less_than_many_videos() -> None:
 
 
 def test_other_questions_can_not_be_paired() -> None:
-    with pytest.raises(UsageError, match="1 questions are in one alone"):
+    with pytest.raises(UsageError, match="1 questions are in only one"):
         paired(graded([("a", True), ("b", True)]), graded([("a", True)]))

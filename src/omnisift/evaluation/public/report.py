@@ -1,4 +1,4 @@
-"""The paper's table from finished runs: one line a run, then each benchmark's groups; as Markdown and as CSV."""
+"""Reports of finished runs as Markdown and CSV: one line per run, then the groups of each benchmark."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from omnisift.errors import UsageError
 from omnisift.evaluation.markdown import p_value, table
+from omnisift.evaluation.public.eval_run import EvalRun
 from omnisift.evaluation.public.llm_judge import rates
 from omnisift.evaluation.public.metadata import BENCHMARKS
-from omnisift.evaluation.public.eval_run import EvalRun
 from omnisift.evaluation.public.published import published
 from omnisift.evaluation.public.scores import by_group, paired, score
 from omnisift.evaluation.statistics import clustered_error, clustered_p
@@ -21,7 +21,7 @@ NAMES = {
     "benchmark": "benchmark",
     "model": "model",
     "method": "method",
-    "asked": "asked to keep",
+    "asked": "requested",
     "kept_video": "video kept, %",
     "kept_audio": "audio kept, %",
     "kept": "kept, %",
@@ -42,28 +42,28 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Line:
-    """One run beside the full-token run of the same model, if there is one. Shares are 0 to 1."""
+    """One run, compared with the full-token run of the same model if there is one. Proportions are 0 to 1."""
 
     run: EvalRun
     value: float | None
-    """Share right; for captions the share of events missed or told wrongly; None without a judge's counts."""
+    """Proportion correct; for captions the fraction of events missed or incorrect; None without a judge's counts."""
     error: float | None
     of_full: float | None
     p: float | None
     """Two-sided, paired by question, clustered by video."""
     flops: float | None
-    """As a share of the full run's."""
+    """As a fraction of those of the full run."""
     published: float | None
     """Percent, from the paper."""
 
 
 def lines(runs: Sequence[EvalRun], rule: str | None = None, size: str | None = None) -> list[Line]:
-    """One line a run, ordered by benchmark and model, full runs first, then from many tokens to few.
+    """Return one line per run, ordered by benchmark and model, full runs first, then from many tokens to few.
 
     Args:
-        runs: at least one.
-        rule: score all answers by this rule; None leaves each run its own.
-        size: ``7b`` or ``3b`` fills the column of published numbers.
+        runs: At least one run.
+        rule: Answer rule for all runs; None takes that of each run.
+        size: ``7b`` or ``3b`` adds the paper's numbers.
     """
     order = sorted(runs, key=lambda o: (o.settings["benchmark"], o.settings["model"], -(o.kept_together or 1.0)))
     return [_line(run, _full_of(run, runs), rule, size) for run in order]
@@ -72,12 +72,14 @@ def lines(runs: Sequence[EvalRun], rule: str | None = None, size: str | None = N
 def _full_of(run: EvalRun, runs: Sequence[EvalRun]) -> EvalRun | None:
     fulls = [other for other in runs if other.is_full and run.comparable(other)]
     if len(fulls) > 1:
-        raise UsageError(f"two full-token runs for one table: {fulls[0].folder} and {fulls[1].folder}; leave one out")
+        raise UsageError(
+            f"two full-token runs for one table: {fulls[0].folder} and {fulls[1].folder}; leave out one of them"
+        )
     return fulls[0] if fulls else None
 
 
 def _line(run: EvalRun, full: EvalRun | None, rule: str | None, size: str | None) -> Line:
-    rule = rule or str(run.settings["rule"])  # the reference too is scored by it
+    rule = rule or str(run.settings["rule"])  # also for the full-token run
     value, error = _value(run, rule)
     reference = None if full is None else _value(full, rule)[0]
     p = None
@@ -88,8 +90,8 @@ def _line(run: EvalRun, full: EvalRun | None, rule: str | None, size: str | None
         flops = run.flops / full.flops
     quoted = None
     if size is not None:
-        asked = run.settings["percent"]
-        percent = 100 * (run.kept_together or 1.0) if asked is None else float(asked)
+        requested = run.settings["percent"]
+        percent = 100 * (run.kept_together or 1.0) if requested is None else float(requested)
         quoted = published(size, str(run.settings["compressor"]), percent, str(run.settings["benchmark"]))
     of_full = value / reference if value is not None and reference else None
     return Line(run, value, error, of_full, p, flops, quoted)
@@ -98,10 +100,10 @@ def _line(run: EvalRun, full: EvalRun | None, rule: str | None, size: str | None
 def _p(run: EvalRun, full: EvalRun, rule: str) -> float | None:
     if run.is_choice:
         return paired(run.graded(rule), full.graded(rule)).clustered_p
-    ours, theirs = run.counted, full.counted
-    if ours is None or theirs is None or run.judge != full.judge or ours.keys() != theirs.keys():
+    counts, reference = run.counted, full.counted
+    if counts is None or reference is None or run.judge != full.judge or counts.keys() != reference.keys():
         return None
-    return clustered_p([ours[name].wrong - theirs[name].wrong for name in ours])
+    return clustered_p([counts[name].wrong - reference[name].wrong for name in counts])
 
 
 def _value(run: EvalRun, rule: str) -> tuple[float | None, float | None]:
@@ -111,14 +113,14 @@ def _value(run: EvalRun, rule: str) -> tuple[float | None, float | None]:
     elif run.counted is None:
         return None, None
     else:
-        verdicts = list(run.counted.values())
-        value = rates(verdicts)["total"]
-        error = clustered_error([one.wrong for one in verdicts], [one.events for one in verdicts])
+        counts = list(run.counted.values())
+        value = rates(counts)["total"]
+        error = clustered_error([one.wrong for one in counts], [one.events for one in counts])
     return value, None if math.isnan(error) else error
 
 
 def cells(line: Line) -> dict[str, str]:
-    """What the table shows of a run, by column; ``-`` where nothing is known."""
+    """Return the cells of a run by column; ``-`` where there is no value."""
     run, settings = line.run, line.run.settings
     memory = run.peak_memory_bytes
     return {
@@ -152,7 +154,7 @@ def _number(value: float | None) -> str:
 
 
 def as_csv(found: Sequence[Line]) -> str:
-    """The table with the keys of `NAMES` as its head."""
+    """Return the table as CSV, with the keys of `NAMES` as header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(NAMES), lineterminator="\n")
     writer.writeheader()
@@ -161,7 +163,7 @@ def as_csv(found: Sequence[Line]) -> str:
 
 
 def as_markdown(found: Sequence[Line], rule: str | None = None) -> str:
-    """The table, the groups of each benchmark, the captions' rates, and what the columns mean."""
+    """Return the table, notes on its columns, the groups of each benchmark, and the rates of captions."""
     rows = [cells(line) for line in found]
     quoted = any(line.published is not None for line in found)
     columns = [key for key in NAMES if key != "published" or quoted]
@@ -177,15 +179,17 @@ def _notes(found: Sequence[Line]) -> str:
     together = max((line.run.settings.get("batch_size", 1) for line in found), default=1)
     words = [
         "Errors are standard errors clustered by video; p is two-sided, paired with the full-token run by question and",
-        "clustered by video. Seconds are means of a question behind reading and preparing the clip: encoders,",
+        "clustered by video. Seconds are means per question, without reading and preparing the clip: encoders,",
         "compression and language model; on a CPU, memory is the peak of the whole process.",
     ]
     if together > 1:
-        words.append("In batches a call's seconds are divided evenly among its questions.")
+        words.append("In batches, the seconds of a call are divided evenly among its questions.")
     if any(not line.run.is_choice for line in found):
-        words.append("For captions the score is the share of events missed or told wrongly: lower is better.")
+        words.append(
+            "For captions the score is the percentage of events missed or described incorrectly: lower is better."
+        )
     if any(line.published is not None for line in found):
-        words.append("Published numbers are the paper's (arXiv 2602.04804 v2), quoted, not measured here.")
+        words.append("Published numbers are quoted from the paper (arXiv 2602.04804 v2).")
     return " ".join(words) + "\n"
 
 
@@ -215,5 +219,5 @@ def _captions(its: Sequence[Line]) -> str:
         names = ("missed", "hallucinated", "total")
         judge = run.judge or "-"
         body.append([row["method"], row["kept"], judge, *(_percent(shares.get(name)) for name in names)])
-    head = ["method", "kept, %", "judge", "missed, %", "told wrongly or invented, %", "total, %"]
+    head = ["method", "kept, %", "judge", "missed, %", "incorrect or invented, %", "total, %"]
     return table(head, body)

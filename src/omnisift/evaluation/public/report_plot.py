@@ -1,4 +1,4 @@
-"""Score against the share of tokens kept, one panel a benchmark, as SVG. Needs the ``eval`` extra (matplotlib)."""
+"""Plots of the score against the percentage kept, one panel per benchmark, as SVG (extra ``eval``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from omnisift.utils.atomic_io import atomic_file
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
-    """Write the plot; bars are one standard error. Runs without a score are left out. Raises `ImportError`."""
+    """Write the plot; bars are one standard error, and runs without a score are left out.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -41,7 +45,7 @@ def _panel(axes: Any, benchmark: str, lines: Sequence[Line]) -> None:
     axes.set_title(BENCHMARKS[benchmark].title if benchmark else "no scores")
     axes.set_xlabel("video and audio tokens kept, %")
     wrong = bool(lines) and not lines[0].run.is_choice
-    axes.set_ylabel("events missed or told wrongly, %" if wrong else "accuracy, %")
+    axes.set_ylabel("events missed or incorrect, %" if wrong else "accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
     if methods:
         axes.legend(frameon=False, fontsize=7)
