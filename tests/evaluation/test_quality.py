@@ -143,7 +143,8 @@ def test_the_page_follows_from_the_file(finished):
     assert text == page(path.parent)
     assert "omnisift bench-quality recipes/training-free.yaml" in text
     assert "dycoke at 25 %: dycoke can't keep 24 of 96" in text
-    assert "| dycoke | n/a |" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| dycoke |"))
+    assert row.endswith("| n/a |")
     assert "Commit cccccccccc" in text
     first = text.split("## How to read")[0]
     assert "omnisift+time" in first
