@@ -1,6 +1,6 @@
-"""What the base class gives: a method is one function, exact counts and ties are free, and names lead to methods.
+"""The base class: a method is one function, counts are exact, ties are defined, and methods have names.
 
-What all methods owe is in test_matrix.py.
+The contract of all methods is tested in test_matrix.py.
 """
 
 from __future__ import annotations

@@ -129,4 +129,4 @@ def test_of_a_modality_only_what_may_be_dropped(modality: Modality):
             for kind, chunk in zip(stream.modality.tolist(), stream.chunk.tolist(), strict=True)
         ]
         early += int(((stream.modality == modality) & ~found).sum())
-    assert (early > 0) == (modality == Modality.AUDIO)  # sound before the first frame
+    assert (early > 0) == (modality == Modality.AUDIO)  # audio before the first frame

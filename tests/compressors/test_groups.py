@@ -1,4 +1,4 @@
-"""Who competes with whom: groups against readable keys, the best of each, and windows as bounded rectangles."""
+"""Ranking groups against readable keys, the best of each group, and padded windows of bounded size."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CPU = torch.device("cpu")
 
 
 def keys(stream: TokenStream, scope: Scope, chunks: int = 1) -> list[object]:
-    """Of every segment (first frame, second frame, sound of each chunk): a name of its group."""
+    """Of every segment (first frame, second frame, audio of each chunk): a name of its group."""
     clip = ChunkShapes.of(stream).clip.tolist()
     found: list[object] = []
     for number in range(3 * len(clip)):
-        chunk, sound = number // 3, number % 3 == 2
+        chunk, audio = number // 3, number % 3 == 2
         window = (clip[chunk], (chunk - clip.index(clip[chunk])) // chunks)
         by: dict[Scope, object] = {
             Scope.FRAME: number,
-            Scope.CHUNK: (window, sound),
-            Scope.CLIP: (clip[chunk], sound),
+            Scope.CHUNK: (window, audio),
+            Scope.CLIP: (clip[chunk], audio),
             Scope.JOINT: window,
         }
         found.append(by[scope])

@@ -1,4 +1,4 @@
-"""What dropped tokens leave in kept ones, against a loop; what nothing joined stays bit for bit."""
+"""Merging against a loop; tokens without members are unchanged bit for bit."""
 
 from __future__ import annotations
 

@@ -119,13 +119,13 @@ def test_scores_rank_what_is_kept():
         assert found.scores[inside & found.keep].min() >= found.scores[inside & ~found.keep].max()
 
 
-def test_without_sound_no_selector_is_needed():
+def test_without_audio_no_selector_is_needed():
     stream = clip_prompt(frames=3, tokens=9, audio=0).stream()
     found = run(stream, Budget(retain=0.3), None)
     assert 0 < found.keep.sum() < len(stream)
 
 
-def test_with_sound_a_missing_selector_is_an_error():
+def test_with_audio_a_missing_selector_is_an_error():
     with pytest.raises(CompressorError, match="without selector weights"):
         run(clip_prompt(frames=2, tokens=9, audio=5).stream(), Budget(retain=0.3), None)
 

@@ -1,4 +1,4 @@
-"""Methods by name: options, pairs, a name of one's own; and every mistake said in one line."""
+"""Methods by name: options, pairs, registered methods, and one-line errors."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_a_taken_name_is_refused_and_the_same_class_twice_is_not():
     assert before == COMPRESSORS
 
 
-def test_the_picture_half_of_a_pair_gets_its_seed_too():
+def test_the_video_half_of_a_pair_gets_its_seed_too():
     class Draws(Brightest):
         name: ClassVar[str] = "draws"
 

@@ -10,7 +10,7 @@ import torch
 from tests.frame_methods import (
     BUDGETS,
     SPLIT,
-    check_manners,
+    check_contract,
     check_shared,
     check_totals,
     frames_of,
@@ -155,6 +155,6 @@ def test_ties_keep_the_first():
 
 
 def test_manners():
-    check_manners(VidCom2Compressor)
+    check_contract(VidCom2Compressor)
     assert VidCom2Compressor(SPLIT).label == "vidcom2"
     assert VidCom2Compressor(SPLIT, RandomCompressor(SPLIT)).label == "vidcom2+random"
