@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from omnisift.budget import Budget
@@ -87,7 +88,7 @@ def attach(
             f"compressor '{compressor.name}' needs {missing}, which the adapter of {type(model).__name__} can't "
             "supply: choose another compressor"
         )
-    compressor.to(next(adapter.parts.language_model.parameters()).device)
+    compressor.to(_device_of(adapter.parts.language_model))
     return Attachment(adapter, compressor, model)
 
 
@@ -142,5 +143,11 @@ def _read_selector(name: str, selector: str | Path | VGAS | None, language_model
         vgas = read_selector_folder(Path(selector), weight.shape[1])
     else:
         raise UsageError(f"selector must be a folder or a VGAS, got {type(selector).__name__}")
-    moved: VGAS = vgas.to(device=weight.device, dtype=weight.dtype)
+    moved: VGAS = vgas.to(device=_device_of(language_model), dtype=weight.dtype)
     return moved
+
+
+def _device_of(language_model: nn.Module) -> torch.device:
+    """Where the language model computes. Offloaded weights are on the meta device between calls."""
+    devices = (parameter.device for parameter in language_model.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
