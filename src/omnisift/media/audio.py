@@ -119,6 +119,7 @@ class AudioCollector:
         """
         self._drain()
         wave = np.frombuffer(self._wave, dtype=np.float32)
+        # Padding: the audio outlasts one of the stated ends by a little.
         end = self.end / SAMPLE_RATE
         cut = min((round(e * SAMPLE_RATE) for e, padding in ends.items() if e < end <= e + padding), default=None)
         if cut is not None:
@@ -186,6 +187,7 @@ class AudioCollector:
         self._cursor += len(samples)
         self.end = max(self.end, self._cursor)
         self.full = self.full or self._cursor > self._limit
+        # Keep the part after what is written and before the limit.
         written = len(self._wave) // 4
         samples = samples[max(0, written - begin) : max(0, self._limit - begin)]
         begin = max(begin, written)

@@ -50,6 +50,7 @@ def smart_size(
     def to_multiple(side: float, rounding: Callable[[float], int]) -> int:
         return max(factor, rounding(side / factor) * factor)
 
+    # Round each side to a multiple; outside the limits scale both sides by the same factor instead.
     new_height, new_width = to_multiple(height, round), to_multiple(width, round)
     if new_height * new_width > max_pixels:
         # Divide by the shrinkage, don't multiply by its inverse: exact multiples would round to the other side.

@@ -43,6 +43,7 @@ class VideoIndex:
         Returns:
             [P] bool, in decoding order.
         """
+        # The frames shown at these moments, and the packets that they are coded in.
         frames = np.unique(np.clip(np.searchsorted(self.shown_times, moments, side="right") - 1, 0, None))
         wanted = np.isin(self.coded_times, self.shown_times[frames])
         # Number of the group of each packet, and the packet that starts each group.
@@ -100,6 +101,7 @@ def _without_spikes(stamps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """NaN for a time stamp far from both neighbours, as one flipped bit causes: it would stretch the video."""
     if len(stamps) < 3:
         return stamps
+    # A spike is far from the median of itself and its neighbours; decoding order alone strays by a few frames.
     around = np.stack([stamps[:-2], stamps[1:-1], stamps[2:]])
     step = float(np.nanmedian(np.abs(np.diff(stamps)))) if np.isfinite(np.diff(stamps)).any() else 0.0
     far = np.zeros(len(stamps), dtype=bool)

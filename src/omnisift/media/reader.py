@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from omnisift.errors import Damaged, MediaError, TooBig, UsageError
 from omnisift.media.container import DECODE_ERRORS, check_path, describe_file
@@ -67,15 +69,21 @@ def read(
     if max_frames is None:
         max_frames = QWEN_MAX_FRAMES if sampling == "qwen" else MAX_FRAMES
     check_numbers(fps, max_frames, start, end, max_seconds)
-    smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)  # are the limits possible?
+    smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
     file = check_path(path)
-    reader = ClipReader(file, video, audio, start, end, max_seconds)
-    name = describe_file(file)
-    try:
+    with _name_in_errors(describe_file(file)):
+        reader = ClipReader(file, video, audio, start, end, max_seconds)
         reader.inspect()
         reader.plan_images(sampling, fps, max_frames)
         reader.decode(factor, min_pixels, max_pixels)
         return reader.result(require_video, require_audio, strict)
+
+
+@contextmanager
+def _name_in_errors(name: str) -> Iterator[None]:
+    """Put the file's name in front of media errors, and turn those of the decoder into media errors."""
+    try:
+        yield
     except MediaError as error:
         raise type(error)(f"{name}: {error}") from None
     except MemoryError:

@@ -103,6 +103,7 @@ class ClipReader:
             self.warnings.append(
                 f"the video begins {self.clock.first_image_held:.2f} s late; its first image is held until then"
             )
+        # Sample by time, or by frame number as published results did.
         if sampling == "time":
             self.grid = by_time(self.video_seconds, fps, max_frames)
         else:
@@ -143,6 +144,7 @@ class ClipReader:
         streams: list[VideoStream | AudioStream] = []
         with open_container(self.file) as container:
             video, audio = video_stream(container), audio_stream(container)
+            # Decode only the packets that the sampled images need.
             if video is not None and self.grid is not None and self.index is not None:
                 self.image_collector = ImageCollector(self.grid.moments, factor, min_pixels, max_pixels)
                 needed = self.index.packets_for(self.grid.moments + TIME_TOLERANCE + self.clock.zero)
@@ -224,6 +226,7 @@ class ClipReader:
         """[N] seconds and [N] frame numbers of the images."""
         if self.image_collector is None or self.index is None or self.clock is None:
             return np.zeros(0), np.zeros(0, np.int64)
+        # The frame shown at a time is the last one that starts by then.
         times = np.array(self.image_collector.times, np.float64)
         shown_times = self.index.shown_times - self.clock.zero
         indices = np.searchsorted(shown_times, times + TIME_TOLERANCE, side="right") - 1

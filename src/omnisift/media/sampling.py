@@ -65,6 +65,7 @@ def by_index(shown_times: npt.NDArray[np.float64], frame_rate: float, fps: float
     """
     import torch  # its float32 steps are part of the rule; nothing else here needs torch
 
+    # Count: F / frame_rate * fps within the limits, even.
     total = len(shown_times)
     wanted = total / frame_rate * fps
     limit = min(_even_down(max_frames), total)
