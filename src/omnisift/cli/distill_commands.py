@@ -44,13 +44,13 @@ def distill(
 
     check_folder(out, force)
     silence_libraries()
-    clips, asked = room.clips_in(media), room.questions_of(prompts)
+    clips, asked = room.find_clips(media), room.load_questions(prompts)
     settings = room.DistillSettings(
-        steps=steps,
-        rate=rate,
+        max_steps=steps,
+        learning_rate=rate,
         questions=questions,
         time_embedding=time_embedding,
-        picture=picture,
+        video_score=picture,
         weighted=weighting,
         rows=rows,
         held_out=held_out,

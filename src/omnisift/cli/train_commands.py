@@ -33,7 +33,7 @@ def train(
     from omnisift.training.finetune import fine_tune, load_train_recipe
 
     silence_libraries()
-    changes = changed(change or []) | ({} if out is None else {"out": out})
+    changes = changed(change or []) | ({} if out is None else {"output_dir": out})
     console = console_for(stderr=True)
     report = fine_tune(load_train_recipe(recipe, changes), progress=console.is_terminal and not as_json)
     if int(os.environ.get("RANK", "0")):
