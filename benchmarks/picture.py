@@ -1,4 +1,4 @@
-"""Does a learned score for the picture beat STVP? `make bench-picture` (ten minutes after `make bench-estimators`).
+"""Does a learned score for the video_score beat STVP? `make bench-picture` (ten minutes after `make bench-estimators`).
 
 The model that reads and teaches is that of `estimators.py`: trained without the loss that points at evidence. All sound
 stays; what differs is which patches do. One line of the result each: STVP, its spatial rule for both frames, chance,
@@ -21,11 +21,19 @@ from torch import Tensor
 
 from estimators import CHECKS, Bench
 from omnisift.budget import kept_count
-from omnisift.training import selector as selecting
+from omnisift.training import selector as selector_training
 from omnisift.training.evaluate import accuracies
-from omnisift.training.forward import Kept
+from omnisift.training.forward import KeptTokens
 from omnisift.training.nano_model import WIDTH
-from omnisift.training.selections import CHUNKS, PATCHES, SOUNDS_PER_CHUNK, Select, picture_scores, stvp_scores, top
+from omnisift.training.selections import (
+    AUDIO_PER_CHUNK,
+    CHUNKS,
+    PATCHES_PER_FRAME,
+    Select,
+    learned_video_scores,
+    stvp_scores,
+    top_indices,
+)
 from omnisift.training.settings import NanoSettings
 from omnisift.utils.provenance import environment
 from omnisift.video_score import VideoScore
@@ -46,12 +54,12 @@ Score = Callable[[Tensor], Tensor]
 
 def spatial(video: Tensor) -> Tensor:
     """[B, 96, D] -> [B, 6, 16]: STVP's rule for the first frame, for both."""
-    frames = video.view(len(video), 2 * CHUNKS, PATCHES, -1)
+    frames = video.view(len(video), 2 * CHUNKS, PATCHES_PER_FRAME, -1)
     return -F.cosine_similarity(frames, frames.mean(2, keepdim=True), dim=-1)
 
 
 def chance(video: Tensor) -> Tensor:
-    return torch.rand(len(video), 2 * CHUNKS, PATCHES, generator=torch.Generator().manual_seed(len(video)))
+    return torch.rand(len(video), 2 * CHUNKS, PATCHES_PER_FRAME, generator=torch.Generator().manual_seed(len(video)))
 
 
 def own(bench: Bench) -> Score:
@@ -60,46 +68,50 @@ def own(bench: Bench) -> Score:
 
     def score(video: Tensor) -> Tensor:
         which = torch.cdist(video.flatten(1), shown).argmin(dim=1)
-        return targets[which].view(len(video), 2 * CHUNKS, PATCHES)
+        return targets[which].view(len(video), 2 * CHUNKS, PATCHES_PER_FRAME)
 
-    targets = teach(bench, bench.check, CHECKS)
+    targets = attention_targets(bench, bench.check, CHECKS)
     return score
 
 
-def teach(bench: Bench, bank: Any, clips: int) -> Tensor:
+def attention_targets(bench: Bench, features: Any, clips: int) -> Tensor:
     settings = replace(NanoSettings(), teacher_clips=clips)
-    course = bench.course()
-    return selecting.teach_picture(course.model, bench.layout, bench.shop.writer, bank, settings, True)
+    config = bench.config()
+    return selector_training.video_attention_targets(
+        config.model, bench.layout, bench.build.writer, features, settings, True
+    )
 
 
 def learned(bench: Bench, seed: int, targets: Tensor) -> Score:
     torch.manual_seed(seed)
-    picture = VideoScore(WIDTH)
-    selecting.distil_picture(picture, targets, bench.bank, replace(NanoSettings(), seed=seed, selector_steps=200))
-    picture.eval()
-    return lambda video: picture_scores(picture, video)
+    video_score = VideoScore(WIDTH)
+    selector_training.distill_video_score(
+        video_score, targets, bench.features, replace(NanoSettings(), seed=seed, selector_steps=200)
+    )
+    video_score.eval()
+    return lambda video: learned_video_scores(video_score, video)
 
 
 def keeping(score: Score, retain: float) -> Select:
     """All sound, and the highest patches of every frame."""
 
     @torch.no_grad()
-    def select(video: Tensor, _audio: Tensor) -> Kept:
-        sound = torch.arange(CHUNKS * SOUNDS_PER_CHUNK).expand(len(video), -1)
-        return Kept(top(score(video), kept_count(PATCHES, retain)), sound)
+    def select(video: Tensor, _audio: Tensor) -> KeptTokens:
+        sound = torch.arange(CHUNKS * AUDIO_PER_CHUNK).expand(len(video), -1)
+        return KeptTokens(top_indices(score(video), kept_count(PATCHES_PER_FRAME, retain)), sound)
 
     return select
 
 
 def measure(bench: Bench, score: Score) -> dict[str, Any]:
     """What is answered, and how many of the patches that show a shape stay."""
-    model, result = bench.course().model, {}
+    model, result = bench.config().model, {}
     shown = bench.check.video_class[:CHECKS] > 0
     for retain in RETAINS:
         select = keeping(score, retain)
         kept = select(bench.check.video[:CHECKS].float(), bench.check.audio[:CHECKS].float()).video
         mask = torch.zeros(shown.shape).scatter(1, kept, 1.0)
-        right = accuracies(model, bench.layout, bench.shop.writer, bench.check, select, clips=CHECKS)
+        right = accuracies(model, bench.layout, bench.build.writer, bench.check, select, clips=CHECKS)
         result[f"{retain:g}"] = {
             "shown": round(float(mask[shown].mean()), 4),
             "accuracy": {name: round(value, 4) for name, value in right.items()},
@@ -109,7 +121,7 @@ def measure(bench: Bench, score: Score) -> dict[str, Any]:
 
 def rows(bench: Bench) -> Iterator[tuple[str, Score]]:
     yield from (("stvp", stvp_scores), ("spatial", spatial), ("random", chance), ("teacher", own(bench)))
-    targets = teach(bench, bench.bank, TAUGHT)
+    targets = attention_targets(bench, bench.features, TAUGHT)
     for seed in range(SEEDS):
         yield f"learned seed={seed}", learned(bench, seed, targets)
 
@@ -145,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/picture.jsonl"))
     options = parser.parse_args(arguments)
     bench = Bench(options.work)
-    whole = accuracies(bench.course().model, bench.layout, bench.shop.writer, bench.check, None, clips=CHECKS)
+    whole = accuracies(bench.config().model, bench.layout, bench.build.writer, bench.check, None, clips=CHECKS)
     lines: list[dict[str, Any]] = [{"session": environment()}]
     lines.append({"run": "all", "accuracy": {name: round(value, 4) for name, value in whole.items()}})
     for name, score in rows(bench):

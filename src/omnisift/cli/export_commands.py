@@ -28,13 +28,13 @@ def export(
 ) -> None:
     """Write the selector as its own small folder, or merged into the checkpoint in the released layout."""
     from omnisift.assets import nano_path
-    from omnisift.training.export import export_merged, export_selector, selector_of, storage
+    from omnisift.training.export import export_merged, export_selector, parse_storage, selector_of
 
     if form not in ("selector", "merged"):
         raise UsageError(f"--as takes selector or merged, got {form!r}")
     source = nano_path() if model == "nano" else Path(model)
     _check_place(out, [source] if selector is None else [source, selector], force)
-    how = storage(dtype, max_shard_size)
+    how = parse_storage(dtype, max_shard_size)
     silence_libraries()
     vgas = selector_of(source, selector)
     if form == "selector":
