@@ -27,7 +27,7 @@ def score() -> VideoScore:
 
 def selector() -> VGAS:
     torch.manual_seed(0)
-    return VGAS(VGASConfig(width=WIDTH, hidden=16, heads=2, picture=True)).eval()
+    return VGAS(VGASConfig(input_size=WIDTH, hidden_size=16, num_attention_heads=2, video_score=True)).eval()
 
 
 def test_its_size_at_the_width_of_7b() -> None:
@@ -97,7 +97,7 @@ def test_it_is_saved_with_the_selector_and_read_back(tmp_path: Path) -> None:
     made.save_pretrained(tmp_path / "own")
     save_file({RELEASED_PREFIX + name: t for name, t in made.state_dict().items()}, tmp_path / "model.safetensors")
     assert any(name.startswith("picture.") for name in load_file(tmp_path / "own" / "model.safetensors"))
-    for read in (VGAS.from_pretrained(str(tmp_path / "own")), VGAS.from_checkpoint(tmp_path, heads=2)):
-        assert read.label == "picture"
+    for read in (VGAS.from_pretrained(str(tmp_path / "own")), VGAS.from_checkpoint(tmp_path, num_attention_heads=2)):
+        assert read.label == "video score"
         for name, tensor in made.state_dict().items():
             assert torch.equal(tensor, read.state_dict()[name])

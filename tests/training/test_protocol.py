@@ -88,7 +88,7 @@ def test_tuning_changes_the_language_model_and_nothing_else(protocol_run, tmp_pa
 
 def test_selectors_by_name(protocol_run):
     assert protocol_run.distill("self-time", steps=1).label == "time+self"
-    assert protocol_run.distill("cross-time-picture", steps=1).label == "time+picture"
+    assert protocol_run.distill("cross-time-picture", steps=1).label == "time+video score"
     plain = {"time_embedding": False, "guide": "cross", "layers": 1, "picture": False}
     assert protocol.selector_config("cross") == plain
     timed = {"time_embedding": True, "guide": "concat", "layers": 3}

@@ -39,10 +39,10 @@ class OmniSiftCompressor(Compressor):
 
     def __init__(
         self,
-        budget: Budget,
+        budget: Budget | float,
         selector: VGAS | None = None,
         score_dtype: torch.dtype | None = None,
-        estimator: str = "literal",
+        estimator: str = "straight_through",
     ) -> None:
         super().__init__(budget)
         self.selector = selector

@@ -90,9 +90,10 @@ def read_selector(name: str, source: str, selector: str | Path | None, width: in
         vgas = VGAS.from_checkpoint(folder, ADAPTER_PREFIX)
     else:
         vgas = VGAS.from_checkpoint(folder)
-    if vgas.config.width != width:
+    if vgas.config.input_size != width:
         raise CheckpointError(
-            f"selector at {folder} has width {vgas.config.width}, the model {width}; give the selector of this model"
+            f"selector at {folder} has width {vgas.config.input_size}, the model {width}; "
+            "give the selector of this model"
         )
     return vgas
 

@@ -67,10 +67,10 @@ def test_the_command_trains_and_saves_it(folder: Path, tmp_path: Path) -> None:
     assert set(report["picture"]["0.15"]) == {"learned", "stvp", "salient", "random"}
     selector = VGAS.from_pretrained(str(out))
     assert selector.picture is not None
-    assert selector.label == "time+picture"
+    assert selector.label == "time+video score"
     asked = CliRunner().invoke(app, ["ask", str(find_clips(folder)[0]), ASKED, "--selector", str(out), "--json"])
     assert asked.exit_code == 0, asked.output
-    assert json.loads(asked.stdout)["compressor"] == "omnisift+time+picture"
+    assert json.loads(asked.stdout)["compressor"] == "omnisift+time+video score"
 
 
 def test_the_page_shows_the_committed_result() -> None:

@@ -25,7 +25,7 @@ def arguments(world: Path) -> list[str]:
         *("--set", f"data=[{world / 'data.jsonl'}]", "--set", "selector=null", "--set", "train_selector=true"),
     ]
     for pair in (
-        "estimator=literal",
+        "estimator=straight_through",
         f"max_steps={STEPS}",
         "per_device_train_batch_size=1",
         "learning_rate=1.0e-4",

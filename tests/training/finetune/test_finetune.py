@@ -40,7 +40,7 @@ def recipe(data: Path, out: Path, **changes: Any) -> TrainRecipe:
     values = {
         "selector": None,
         "train_selector": True,
-        "estimator": "literal",
+        "estimator": "straight_through",
         "retain": 0.25,
         "max_steps": 3,
         "learning_rate": 1e-4,
@@ -181,7 +181,7 @@ def test_killed_at_random_moments_it_reaches_the_same_curve(data: Path, tmp_path
         "save_steps": 1,
         "train_selector": "true",
     }
-    values |= {"estimator": "literal", "selector": "null"}
+    values |= {"estimator": "straight_through", "selector": "null"}
     for name, value in values.items():
         command += ["--set", f"{name}={value}"]
     for attempt in range(40):
@@ -232,18 +232,19 @@ def test_a_run_whose_compression_ends_midway_is_stopped(data: Path, tmp_path: Pa
 
 
 def test_a_selector_without_gradient_ends_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from omnisift.estimators import Choice, Literal
+    from omnisift.estimators import Choice
     from omnisift.training.finetune import guards
 
     def deaf(self: Any, logits: torch.Tensor, count: torch.Tensor, valid: Any = None) -> Choice:
         return Choice(guards_highest(logits, count, valid))
 
     from omnisift.estimators.base import highest as guards_highest
+    from omnisift.estimators.straight_through import StraightThrough
 
-    monkeypatch.setattr(Literal, "choose", deaf)
+    monkeypatch.setattr(StraightThrough, "choose", deaf)
     monkeypatch.setattr(guards.SelectorGuard.__init__, "__defaults__", (2,))
     with pytest.raises(
-        TrainingError, match=r"^the selector got no gradient for 2 steps with audio under estimator 'literal'"
+        TrainingError, match=r"^the selector got no gradient for 2 steps with audio under estimator 'straight_through'"
     ):
         fine_tune(recipe(data, tmp_path, max_steps=5))
     fine_tune(recipe(data, tmp_path / "kept", max_steps=3, train_selector=False))  # a frozen selector needs no gradient
@@ -330,7 +331,7 @@ WRONG = {
     "{model: nano, data: x, output_dir: y, retain: 0.5, max_steps: 1, num_train_epochs: 1}": "give max_steps or num",
     "{model: nano, data: x, output_dir: y, retain: 0.5, max_steps: 0}": "max_steps must be above 0, got 0",
     "{model: nano, data: x, output_dir: y, retain: 0.5, language: half}": "language must be one of full, lora, frozen",
-    "{model: nano, data: x, output_dir: y, retain: 0.5, estimator: magic}": "no estimator 'magic'",
+    "{model: nano, data: x, output_dir: y, retain: 0.5, estimator: magic}": "no estimator named 'magic'",
     "{model: nano, data: 3, output_dir: y, retain: 0.5}": "data must be one or more paths, got 3",
     "{model: nano, data: x, output_dir: y, retain: 0.5, seed: '1'}": "seed must be an integer, got '1'",
     "{model: nano, data: x, output_dir: y, retain: 0.5, language: frozen, train_selector: false}": "nothing to train",
@@ -426,7 +427,7 @@ def test_a_run_killed_after_its_last_step_takes_no_further_step(length: Any, dat
 OLD = {
     "model": "nano", "data": ["x"], "out": "y", "retain": 0.5, "selector": "distil", "distil_steps": 7, "steps": 3,
     "batch_size": 2, "accumulation": 4, "rate": 1e-4, "selector_rate": 1e-3, "warmup": 0.1, "cycles": 0.5, "clip": 2.0,
-    "attn": "eager", "checkpointing": True, "log_steps": 5, "workers": 1, "lora_targets": "q_proj",
+    "estimator": "literal", "attn": "eager", "checkpointing": True, "log_steps": 5, "workers": 1, "lora_targets": "q_proj",
 }  # fmt: skip
 
 
@@ -437,9 +438,11 @@ def test_former_keys_load_with_one_warning(tmp_path: Path) -> None:
         found = load_train_recipe(path)
     (warning,) = caught
     assert "old.yaml: out is now output_dir, distil_steps is now distill_steps, " in str(warning.message)
-    assert "selector: distil is now selector: distill; the next release reads" in str(warning.message)
+    assert "selector: distil is now selector: distill, estimator: literal is now estimator: straight_through; " in str(
+        warning.message
+    )
     assert found == TrainRecipe(
-        "nano", ("x",), "y", retain=0.5, selector="distill", distill_steps=7, max_steps=3,
+        "nano", ("x",), "y", retain=0.5, selector="distill", estimator="straight_through", distill_steps=7, max_steps=3,
         per_device_train_batch_size=2, gradient_accumulation_steps=4, learning_rate=1e-4, selector_learning_rate=1e-3,
         warmup_ratio=0.1, num_cycles=0.5, max_grad_norm=2.0, attn_implementation="eager", gradient_checkpointing=True,
         logging_steps=5, dataloader_num_workers=1, lora_target_modules="q_proj",

@@ -6,14 +6,14 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
 from omnisift.errors import UsageError
-from omnisift.estimators import make_estimator
+from omnisift.estimators import ALIASES, make_estimator
 from omnisift.utils.atomic_io import write_atomic
+from omnisift.utils.suggest import closest
 
 LANGUAGES = ("full", "lora", "frozen")
 LORA_TARGET_MODULES = r"(.*\.)?(model|language_model)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -79,7 +79,8 @@ class TrainRecipe:
     train_selector: bool = False
     """Whether the selector also learns from the answers."""
     estimator: str = "reinforce"
-    """How the selector's scores get a gradient from the answers (docs/estimators.md)."""
+    """How the selector's scores get a gradient from the answers (docs/estimators.md); ``straight_through`` is the
+    paper's."""
     selector_learning_rate: float | None = None
     """Peak learning rate of the selector; null means ``learning_rate``."""
     language: str = "full"
@@ -235,6 +236,10 @@ def current_values(values: Mapping[str, Any], source: str) -> tuple[dict[str, An
     if current.get("selector") == "distil":
         former["selector: distil"] = "selector: distill"
         current["selector"] = "distill"
+    estimator = current.get("estimator")
+    if isinstance(estimator, str) and estimator in ALIASES:
+        current["estimator"] = ALIASES[estimator]
+        former[f"estimator: {estimator}"] = f"estimator: {ALIASES[estimator]}"
     return current, former
 
 
@@ -251,10 +256,8 @@ def _checked_values(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _suggestion(name: str, known: list[str]) -> str:
-    match = get_close_matches(name, [*known, *RENAMED_KEYS], n=1)
-    if match:
-        return f"did you mean {RENAMED_KEYS.get(match[0], match[0])!r}?"
-    return "docs/fine-tuning.md lists all keys"
+    match = closest(name, [*known, *RENAMED_KEYS])
+    return f"did you mean {RENAMED_KEYS.get(match, match)!r}?" if match else "docs/fine-tuning.md lists all keys"
 
 
 def _typed(name: str, kind: str, value: Any, source: str) -> Any:
