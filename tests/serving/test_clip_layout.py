@@ -47,7 +47,7 @@ def test_positions_are_the_hosts(adapter: Qwen25OmniAdapter, seed: int) -> None:
     arguments |= {"video_second_per_grid": torch.tensor([pace]), "use_audio_in_video": span.has_sound}
     if audio:
         arguments["audio_feature_lengths"] = torch.tensor([4 * audio])
-    host = adapter.rotary(ids, torch.ones_like(ids), arguments)[:, 0]
+    host = adapter.position_ids(ids, torch.ones_like(ids), arguments)[:, 0]
     start = 3 + span.has_sound
     assert torch.equal(host[:, start : start + len(span)] - 3, span.position)
     assert int(host[0, start + len(span)]) == 3 + span.end, "what follows the clip"

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from omnisift.budget import kept_count
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.forward import KeptTokens, forward_packed
-from omnisift.training.packed import CAPTION, END, IGNORE_INDEX, make_batch
+from omnisift.training.packed import CAPTION, END, make_batch
 from omnisift.training.selections import augmented, omnisift_selection, random_selection, stvp_scores, top_indices
 from omnisift.training.selector import new_selector
 

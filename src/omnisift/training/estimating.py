@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from omnisift.budget import kept_count
 from omnisift.estimators import Choice, Estimator, make_estimator
 from omnisift.estimators.reinforce import leave_one_out
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.forward import KeptTokens, PackedOutput, forward_packed
 from omnisift.training.host import core_of
-from omnisift.training.packed import CAPTION, IGNORE_INDEX, TYPE_WEIGHTS, PromptLayout, Writer, make_batch
+from omnisift.training.packed import CAPTION, TYPE_WEIGHTS, PromptLayout, Writer, make_batch
 from omnisift.training.selections import (
     AUDIO_PER_CHUNK,
     CHUNKS,

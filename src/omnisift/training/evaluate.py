@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.forward import forward_packed
-from omnisift.training.packed import CAPTION, IGNORE_INDEX, PromptLayout, Writer, make_batch
+from omnisift.training.packed import CAPTION, PromptLayout, Writer, make_batch
 from omnisift.training.selections import Select
 from omnisift.world import QUESTION_TYPES
 

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.encoder_training import color_and_form, corner_of
 from omnisift.training.forward import MIDDLE, KeptTokens, PackedOutput
 from omnisift.training.host import language_model_of
-from omnisift.training.packed import CAPTION, END, IGNORE_INDEX
+from omnisift.training.packed import CAPTION, END
 from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
 
 POINTER_HEAD = 0

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.host import core_of
 from omnisift.training.tokenizer import MEDIA_TOKENS, TURN_END, TURN_START, UNKNOWN
 from omnisift.world import CAPTION_REQUESTS, QUESTION_TYPES, Question, caption, questions
 
-IGNORE_INDEX = -100
 CAPTION, END = len(QUESTION_TYPES), len(QUESTION_TYPES) + 1
 """Kinds of label besides the question types: words of a caption, and the end of a turn."""
 

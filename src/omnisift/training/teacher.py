@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.forward import MIDDLE, forward_packed
 from omnisift.training.host import language_model_of
 from omnisift.training.losses import POINTER_HEAD
-from omnisift.training.packed import CAPTION, IGNORE_INDEX, PromptLayout
+from omnisift.training.packed import CAPTION, PromptLayout
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGenerati
 
 from omnisift.assets import nano_path
 from omnisift.errors import UsageError
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.data import ClipCache, Collator, Sample, Turn, load_samples, save_samples
-from omnisift.training.data.encoding import IGNORE_INDEX
 from omnisift.training.data.rows import FORMS
 
 TALK = (Turn("user", "What colour is the circle?"), Turn("assistant", "blue"))

@@ -211,7 +211,7 @@ def test_a_run_without_compression_is_stopped(data: Path, tmp_path: Path, monkey
         return host, model
 
     monkeypatch.setattr(run, "build", detached)
-    with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video never came past"):
+    with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video bypassed"):
         fine_tune(recipe(data, tmp_path))
 
 
@@ -226,7 +226,7 @@ def test_a_run_whose_compression_ends_midway_is_stopped(data: Path, tmp_path: Pa
             self.compressed.attachment.detach()
 
     monkeypatch.setattr(module.CompressedTrainer, "_record_selection", losing)
-    with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video never came past"):
+    with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video bypassed"):
         fine_tune(recipe(data, tmp_path, max_steps=4))
     assert len(curve(tmp_path)) == 2
 
@@ -427,7 +427,8 @@ def test_a_run_killed_after_its_last_step_takes_no_further_step(length: Any, dat
 OLD = {
     "model": "nano", "data": ["x"], "out": "y", "retain": 0.5, "selector": "distil", "distil_steps": 7, "steps": 3,
     "batch_size": 2, "accumulation": 4, "rate": 1e-4, "selector_rate": 1e-3, "warmup": 0.1, "cycles": 0.5, "clip": 2.0,
-    "estimator": "literal", "attn": "eager", "checkpointing": True, "log_steps": 5, "workers": 1, "lora_targets": "q_proj",
+    "estimator": "literal",
+    "attn": "eager", "checkpointing": True, "log_steps": 5, "workers": 1, "lora_targets": "q_proj",
 }  # fmt: skip
 
 

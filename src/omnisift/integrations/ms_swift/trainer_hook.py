@@ -16,9 +16,9 @@ from omnisift.errors import TrainingError
 from omnisift.integrations.ms_swift.selectors import NEW, selector_in
 from omnisift.integrations.ms_swift.settings import PREFIX, SwiftSettings
 from omnisift.models import Attachment, Compression, attach
-from omnisift.models.base import is_attached
+from omnisift.models.attachment import is_attached
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
-from omnisift.models.training_checks import check_cut, touched
+from omnisift.models.training_checks import assert_compressed, zero_loss_anchor
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +71,12 @@ class TrainerHook:
 
         Raises `TrainingError` if nothing was.
         """
-        check_cut(self.attachment, input_ids)
+        assert_compressed(self.attachment, input_ids)
         cut = self.attachment.cut
         return labels if cut is None else cut.labels(labels), self.attachment.last
 
     def _before(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002
-        self._touch = touched(module, self.attachment.adapter.parts.language_model)
+        self._touch = zero_loss_anchor(module, self.attachment.adapter.parts.language_model)
 
     def _behind(self, module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG002
         if getattr(output, "loss", None) is not None and output.loss.requires_grad:

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from omnisift.errors import UsageError
 from omnisift.media import Media
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.pipeline.prompt import media_arguments
 from omnisift.training.data.samples import Sample, Turn
-
-IGNORE_INDEX = -100
 
 
 def encode_sample(processor: Any, sample: Sample, media: Media | None, system: str | None = None) -> dict[str, Any]:

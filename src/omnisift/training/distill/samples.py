@@ -169,8 +169,8 @@ def _attention_from(
     embed = host.thinker.get_input_embeddings()
     tail = embed(prompt[len(media) :].to(media.device))
     row = prompt[None]
-    position_ids = adapter.rotary(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
-    with probe.from_rows(queries):
+    position_ids = adapter.position_ids(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
+    with probe.record(queries):
         adapter.parts.language_model(
             inputs_embeds=torch.cat([media, tail])[None], position_ids=position_ids, use_cache=False
         )

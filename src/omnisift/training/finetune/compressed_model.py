@@ -14,9 +14,9 @@ from omnisift.compressors.omnisift import learner_of
 from omnisift.estimators import Estimator
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models import attach
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
-from omnisift.models.training_checks import touched
-from omnisift.training.data.encoding import IGNORE_INDEX
+from omnisift.models.training_checks import zero_loss_anchor
 from omnisift.vgas import VGAS
 
 
@@ -83,7 +83,8 @@ class CompressedModel(nn.Module):
         Returns:
             The loss and its parts per row.
         """
-        zero = touched(self, self.attachment.adapter.parts.language_model)  # must come first: see `touched`
+        # Computed first, so that its gradients come last: see `zero_loss_anchor`.
+        anchor = zero_loss_anchor(self, self.attachment.adapter.parts.language_model)
         # Estimators that sample, such as REINFORCE, read the batch once per sample.
         estimator = self.estimator
         samples = estimator.samples if estimator is not None and self._selector_trains else 1
@@ -97,7 +98,7 @@ class CompressedModel(nn.Module):
         if len(log_probs) > 1:
             reward = (leave_one_out(sums.detach()) * torch.stack(log_probs)).mean(dim=0).sum()
             loss = loss + reward / divisor
-        return LossOutput(loss + zero.to(loss.device), sums.detach().mean(dim=0), counts)
+        return LossOutput(loss + anchor.to(loss.device), sums.detach().mean(dim=0), counts)
 
     @property
     def _selector_trains(self) -> bool:

@@ -22,7 +22,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from omnisift.models.training_checks import check_cut
+from omnisift.models.training_checks import assert_compressed
 from omnisift.tokens import Modality
 from omnisift.training.finetune.checkpoints import load_weights, mark_complete, save_weights
 from omnisift.training.finetune.compressed_model import CompressedModel, LossOutput
@@ -65,7 +65,7 @@ class CompressedTrainer(Trainer):
         if num_items_in_batch is not None and int(num_items_in_batch) == 0:
             num_items_in_batch = torch.ones_like(torch.as_tensor(num_items_in_batch))
         output: LossOutput = model(**inputs, num_items_in_batch=num_items_in_batch)
-        check_cut(self.compressed.attachment, inputs["input_ids"])
+        assert_compressed(self.compressed.attachment, inputs["input_ids"])
         self._record_selection()
         loss = output.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
