@@ -1,13 +1,13 @@
-"""Estimators side by side: does the selector learn which sounds to keep? `make bench-estimators` (an hour; resumes).
+"""Compare estimators: does the selector learn which audio to keep? `make bench-estimators` (an hour; resumes).
 
-The model that reads and teaches was trained without the loss that points at evidence:
+The model was trained without the pointer loss:
 
     python -m omnisift.training.neutral --out build/plain --no-pointer --steps 1800
 
-Parts, each a set of runs, a line of the result each: ``rates`` (learning rates, one seed), ``seeds`` (every way at its
-best rate, and selections that learn nothing), ``exact`` (without time embedding: the released layout), ``joint`` (model
-and selector together) and ``cosine`` (each gradient against a quiet one of the true objective). A run that has its line
-is passed over.
+Each part is a set of runs, with one result line per run: ``rates`` (learning rates, one seed), ``seeds`` (every method
+at its best rate, and selections without training), ``exact`` (without time embedding: the released layout), ``joint``
+(model and selector together) and ``cosine`` (each gradient against a low-variance one of the true objective). Finished
+runs are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from omnisift.estimators import ESTIMATORS, make_estimator
 from omnisift.training import selector as selector_training
-from omnisift.training.compare import blind, without_selector
+from omnisift.training.compare import shuffled_video, without_selector
 from omnisift.training.estimating import (
     DISTILLATION,
     EstimatorConfig,
@@ -45,16 +45,16 @@ from omnisift.training.selections import AUDIO_PER_CHUNK, Select, omnisift_selec
 from omnisift.training.settings import NanoSettings
 from omnisift.utils.provenance import environment
 
-WAYS = (*ESTIMATORS, DISTILLATION)
+METHODS = (*ESTIMATORS, DISTILLATION)
 RATES = (3e-4, 1e-3, 3e-3)
 RETAINS = (0.25, 0.15)
 STEPS, SEEDS, FEW, TUNING_SEED = 80, 5, 2, 100
 CHECKS = 160
-"""Validation clips, 32 questions each."""
+"""Validation clips, with 32 questions each."""
 
 
 class Bench:
-    """The model, its clips and its teacher; one in every process."""
+    """The model, its clips and its attention targets; one per process."""
 
     def __init__(self, work: Path) -> None:
         torch.set_num_threads(1)
@@ -68,10 +68,10 @@ class Bench:
 
         if not path.is_file():
             model, settings = self.build.model("language"), NanoSettings()
-            found = selector_training.attention_targets(
+            targets = selector_training.attention_targets(
                 model, self.layout, self.build.writer, self.features, settings, with_pointer_head=True
             )
-            save_file({"targets": found}, path)
+            save_file({"targets": targets}, path)
         return load_file(path)["targets"]
 
     def config(self, **changes: Any) -> EstimatorConfig:
@@ -79,12 +79,12 @@ class Bench:
         return replace(EstimatorConfig(model, self.layout, self.build.writer, self.features, self.targets), **changes)
 
     def measure(self, make: Any, model: Any) -> dict[str, Any]:
-        """What stays and what is answered, at both ratios; ``make(retain)`` gives the selection."""
+        """What stays and how well the model answers, at both ratios; ``make(retain)`` returns the selection."""
         result = {}
         for retain in RETAINS:
-            right = accuracies(model, self.layout, self.build.writer, self.check, make(retain), clips=CHECKS)
+            accuracy = accuracies(model, self.layout, self.build.writer, self.check, make(retain), clips=CHECKS)
             kept = selector_training.kept_events(make(retain), self.check, retain)
-            result[f"{retain:g}"] = {"kept": kept, "accuracy": {k: round(v, 4) for k, v in right.items()}}
+            result[f"{retain:g}"] = {"kept": kept, "accuracy": {k: round(v, 4) for k, v in accuracy.items()}}
         return result
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -95,31 +95,32 @@ class Bench:
         if way in ("all", "random", "salient", "oracle"):
             config = self.config()
             if way == "all":
-                right = accuracies(config.model, self.layout, self.build.writer, self.check, None, clips=CHECKS)
-                return job | {"accuracy": {k: round(v, 4) for k, v in right.items()}}
+                accuracy = accuracies(config.model, self.layout, self.build.writer, self.check, None, clips=CHECKS)
+                return job | {"accuracy": {k: round(v, 4) for k, v in accuracy.items()}}
             return job | self.measure(
                 lambda retain: oracle(self.check, retain) if way == "oracle" else without_selector(way, retain),
                 config.model,
             )
         vgas = selector_training.new_selector(WIDTH, job["time"], job["seed"])
-        unseeing = way == "blind"
-        config = self.config(blind=unseeing)
+        shuffled = way == "blind"
+        config = self.config(shuffled_video=shuffled)
         if way != "untrained":
             steps = job.get("steps", STEPS)
             curve = train_with(
-                vgas, DISTILLATION if unseeing else way, config, steps, job["rate"], job["seed"], job["joint"]
+                vgas, DISTILLATION if shuffled else way, config, steps, job["rate"], job["seed"], job["joint"]
             )
             job = job | {"loss": curve.loss, "cpu_seconds": curve.seconds}
         vgas.train(False)
         config.model.train(False)
         return job | self.measure(
-            lambda retain: (blind if unseeing else omnisift_selection)(vgas, retain), config.model
+            lambda retain: (shuffled_video if shuffled else omnisift_selection)(vgas, retain), config.model
         )
 
     def cosines(self, job: dict[str, Any]) -> dict[str, float]:
-        """Of each estimator's mean gradient with a quiet one of the same batches: REINFORCE with many draws.
+        """Cosine of each estimator's mean gradient with a low-variance one of the same batches.
 
-        ``noise``: of two such quiet ones with each other, so the most that can be reached.
+        The reference is REINFORCE with many samples; ``noise`` is the cosine of two such references, so the upper
+        limit.
         """
         config = self.config()
         config.model.requires_grad_(False)
@@ -129,29 +130,29 @@ class Bench:
         many = make_estimator("reinforce")
         many.samples = 48  # type: ignore[misc]
         halves = [gradient(vgas, many, config, batches, 1, seed) for seed in (0, 1)]
-        quiet = halves[0] + halves[1]
+        reference = halves[0] + halves[1]
         found = {"noise": cosine(*halves)}
         for name in ESTIMATORS:
             for progress in (0.0, 0.8) if name not in ("straight_through", "reinforce") else (0.0,):
                 estimator = make_estimator(name)
                 estimator.progress = progress
                 mean = gradient(vgas, estimator, config, batches, 6, 2)
-                found[f"{name}@{progress:g}"] = cosine(mean, quiet)
+                found[f"{name}@{progress:g}"] = cosine(mean, reference)
         vgas.zero_grad()
         for step in range(6):
             batch, clips = sample_batch(config, 77, step)
             logits, _ = audio_logits(vgas, config, batch, config.retain)
             torch.nn.functional.binary_cross_entropy_with_logits(logits.flatten(1), config.targets[clips]).backward()
-        found[DISTILLATION] = cosine(flat(vgas), quiet)
+        found[DISTILLATION] = cosine(flat(vgas), reference)
         return {name: round(value, 4) for name, value in found.items()}
 
 
-def gradient(vgas: Any, estimator: Any, config: EstimatorConfig, batches: list[Any], draws: int, seed: int) -> Tensor:
-    """The mean gradient of the selector over batches and draws, as one vector."""
+def gradient(vgas: Any, estimator: Any, config: EstimatorConfig, batches: list[Any], samples: int, seed: int) -> Tensor:
+    """The selector's mean gradient over batches and samples, as one vector."""
     torch.manual_seed(seed)
     vgas.zero_grad()
     for batch in batches:
-        for _ in range(draws):
+        for _ in range(samples):
             estimator_loss(vgas, estimator, config, batch, through_model=False)[0].backward()
     return flat(vgas)
 
@@ -165,7 +166,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def oracle(features: FeatureCache, retain: float) -> Select:
-    """Keeps the sounds that belong to what is visible, then other sounds, then the rest."""
+    """Keep audio that belongs to visible shapes first, then other sounds, then silence."""
     marks = features.audio[:, AUDIO_PER_CHUNK].float()
 
     def select(video: Tensor, audio: Tensor) -> KeptTokens:
@@ -178,21 +179,21 @@ def oracle(features: FeatureCache, retain: float) -> Select:
 
 
 def jobs(parts: list[str], lines: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """All runs of the parts; ``seeds`` and ``joint`` wait for ``rates``, whose best rate they take."""
+    """All runs of the parts; ``seeds``, ``exact`` and ``joint`` use the best rate of ``rates``."""
     if "rates" in parts:
-        for way in WAYS:
+        for way in METHODS:
             for rate in RATES:
                 yield {"part": "rates", "way": way, "rate": rate, "time": True, "seed": TUNING_SEED, "joint": False}
     if "seeds" in parts:
         for way in ("all", "random", "salient", "oracle"):
             yield {"part": "seeds", "way": way}
         for seed in range(SEEDS):
-            for way in (*WAYS, "blind", "untrained"):
+            for way in (*METHODS, "blind", "untrained"):
                 rate = best_rate(lines, DISTILLATION if way == "blind" else way)
                 yield {"part": "seeds", "way": way, "rate": rate, "time": True, "seed": seed, "joint": False}
     if "exact" in parts:
         for seed in range(SEEDS):
-            for way in (*WAYS, "untrained") if seed < FEW else ("straight_through", DISTILLATION, "untrained"):
+            for way in (*METHODS, "untrained") if seed < FEW else ("straight_through", DISTILLATION, "untrained"):
                 rate = best_rate(lines, way)
                 yield {"part": "exact", "way": way, "rate": rate, "time": False, "seed": seed, "joint": False}
     if "cosine" in parts:
@@ -211,7 +212,7 @@ def renamed(text: str) -> str:
 
 
 def best_rate(lines: dict[str, dict[str, Any]], way: str) -> float:
-    """Where the tuning seed kept most events at 15 %."""
+    """The rate at which the tuning seed kept most events at 15 %."""
     tried = [line for line in lines.values() if line["part"] == "rates" and line["way"] == way]
     if not tried:
         return RATES[1]
@@ -239,7 +240,7 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is missing, a part after the other."""
+    """Run what is missing, part by part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/plain"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/estimators.jsonl"))

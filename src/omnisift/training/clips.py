@@ -30,8 +30,7 @@ class ClipBatch:
     """Rendered clips and their labels.
 
     A 6 s clip has 12 images, 96,000 audio samples, 6 frames and 150 audio tokens; other settings of the world are
-    longer,
-    or have no audio (no samples).
+    longer, or have no audio (no samples).
     """
 
     scenes: list[Scene]

@@ -1,8 +1,7 @@
 """Train one selector with one estimator on nano's packed clips, for `benchmarks/estimators.py`.
 
 STVP selects video in all cases; the estimators differ in how the selector learns which audio to keep. The language
-model
-is frozen, or (``joint``) trained along as in the paper. Distillation is the same loop with another loss.
+model is frozen, or (``joint``) trained along as in the paper. Distillation is the same loop with another loss.
 """
 
 from __future__ import annotations

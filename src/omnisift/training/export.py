@@ -117,8 +117,7 @@ def export_merged(source: Path, selector: VGAS, folder: Path, storage: Storage |
     """Write a model's checkpoint with the selector as ``thinker.compressor.*`` in a shard of its own.
 
     Shards are copied as files and not loaded; with a dtype or a size limit they are rewritten, with one in memory at a
-    time.
-    A selector that is already in the checkpoint is replaced.
+    time. A selector that is already in the checkpoint is replaced.
 
     Args:
         source: folder of the checkpoint.

@@ -1,8 +1,7 @@
 """Losses of nano's language model: the answers, and five auxiliary losses ("hints") that speed up learning.
 
 Hints use the world's ground truth; none of their heads is saved. Without them the same model guesses among the objects
-of
-a clip for many thousand steps (docs/nano.md).
+of a clip for many thousand steps (docs/nano.md).
 """
 
 from __future__ import annotations

@@ -51,8 +51,7 @@ def new_selector(
     """An untrained selector in the released layout (hidden size 512, 8 heads) or a variant of it.
 
     The time embedding starts as sines and cosines of a token's time in its chunk: audio then lies near the frame of the
-    same
-    time from the first step, and guidance by the video is learned in 50 steps instead of several hundred.
+    same time from the first step, and guidance by the video is learned in 50 steps instead of several hundred.
 
     Args:
         width: hidden size of the language model.
@@ -88,9 +87,8 @@ def attention_targets(
     """The frozen full-token model's attention to audio tokens, as a target for the selector; no labels.
 
     Sixteen questions per clip ask about nearly everything in it. Attention is multiplied by a token's saliency, its
-    distance
-    from the mean of its chunk: silent tokens carry visual information and get attention too, and keeping them would
-    displace audible events that belong to nothing visible.
+    distance from the mean of its chunk: silent tokens carry visual information and get attention too, and keeping them
+    would displace audible events that belong to nothing visible.
 
     Args:
         nano: the model.
@@ -193,8 +191,7 @@ def straight_through(
     """The paper's training: cross-entropy of the answers at 25 %, model and selector together.
 
     Encoders are frozen. A kept token is multiplied by exactly 1 in the forward pass, and the gradient of that factor
-    goes to
-    its score; a dropped token gets no gradient.
+    goes to its score; a dropped token gets no gradient.
 
     Args:
         selector: VGAS, trained in place.
