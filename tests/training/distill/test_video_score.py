@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from omnisift.budget import Budget
 from omnisift.cli.app import app
 from omnisift.compressors import make_compressor
-from omnisift.compressors.pruning import picture_logits
+from omnisift.compressors.pruning import video_logits
 from omnisift.tokens import Modality
 from omnisift.training.distill import find_clips
 from omnisift.training.distill.learn import train_video_score, video_agreement, video_targets
@@ -36,7 +36,7 @@ def test_it_learns_and_then_chooses_the_anchors(samples: list[DistillSample]) ->
     picture: Any = selector.picture
 
     def found() -> dict[str, float]:
-        return video_agreement(lambda stream, _: picture_logits(picture, stream), samples, 0.25)
+        return video_agreement(lambda stream, _: video_logits(picture, stream), samples, 0.25)
 
     before = found()
     losses = train_video_score(picture, samples, 60, 1e-3, 0)
@@ -47,7 +47,7 @@ def test_it_learns_and_then_chooses_the_anchors(samples: list[DistillSample]) ->
     # The compressor keeps the video tokens with the highest of these scores in every frame.
     stream = stream_of(samples[:1])
     kept = make_compressor("omnisift", Budget(retain=0.25), selector=selector)(stream).keep
-    logits = picture_logits(picture, stream).detach()
+    logits = video_logits(picture, stream).detach()
     for chunk in range(int(stream.chunk.max()) + 1):
         for frame in (0, 1):
             tokens = torch.nonzero((stream.chunk == chunk) & (stream.frame == frame))[:, 0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from omnisift.budget import Budget
 from omnisift.chunks import segment_of
 from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.compressors.pruning import picture_logits
+from omnisift.compressors.pruning import video_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.tokens import Modality, TokenStream
 from omnisift.training.distill.samples import DistillSample, stream_of
@@ -120,7 +120,7 @@ def train_video_score(
     """
 
     def loss_of(batch: Sequence[DistillSample], _: float) -> Tensor:
-        logits, target = picture_logits(video_score, stream_of(batch)), video_targets(batch)
+        logits, target = video_logits(video_score, stream_of(batch)), video_targets(batch)
         mask = ~logits.isnan() & ~target.isnan()
         return F.binary_cross_entropy_with_logits(logits[mask], target[mask])
 

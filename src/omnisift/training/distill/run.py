@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from omnisift.budget import Budget
-from omnisift.compressors.pruning import picture_logits
+from omnisift.compressors.pruning import video_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.errors import MediaError, UsageError
@@ -249,7 +249,7 @@ def _compare_video(
 ) -> dict[str, dict[str, float]]:
     generator, budget = torch.Generator().manual_seed(0), Budget(retain=retain)
     scores: dict[str, Score] = {
-        "learned": lambda stream, _: picture_logits(video_score, stream),
+        "learned": lambda stream, _: video_logits(video_score, stream),
         "stvp": lambda stream, _: StvpCompressor(budget).score(stream),
         "salient": lambda stream, _: SalientCompressor(budget).score(stream).float(),
         "random": lambda stream, _: torch.rand(len(stream), generator=generator),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from omnisift.compressors import make_compressor, needs_selector
-from omnisift.compressors.omnisift import learner_of
+from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
 from omnisift.pipeline.loading import Host, load_host, load_selector
@@ -52,7 +52,7 @@ def build(recipe: TrainRecipe, on_progress: OnProgress | None = None) -> tuple[H
     model = add_lora(thinker, recipe) if recipe.language == "lora" else thinker
     selector = _selector(host, recipe, on_progress)
     compressor = make_compressor(recipe.compressor, recipe.budget, selector=selector, seed=recipe.seed)
-    learner = learner_of(compressor)
+    learner = trainable_part(compressor)
     if learner is not None:
         learner.estimator = make_estimator(recipe.estimator)
     compressed = CompressedModel(model, compressor)
