@@ -108,10 +108,14 @@ def compressor_for(
         CheckpointError: the selector is incomplete, or of another width than the model.
     """
     vgas = None
-    if needs_selector(name) and isinstance(model, Host):
+    if not needs_selector(name):
+        pass
+    elif isinstance(model, Host):
         vgas = load_selector(model, selector)
-    elif needs_selector(name):
-        vgas = read_selector(model.name, model.source, selector, model.hidden_size)
+    else:
+        vgas = read_selector(
+            model.name, model.source, selector, model.hidden_size, local_files_only=model.local_files_only
+        )
     return make_compressor(name, budget, selector=vgas, seed=seed)
 
 
