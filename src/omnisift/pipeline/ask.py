@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,22 +227,25 @@ class Pipeline:
             clip = self.read(clip, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
         stage("process")
         read_at = time.perf_counter()
-        inputs = self._inputs(clip, question, system)
-        processed_at = time.perf_counter()
-        with clip.encoding(self.compressor) if isinstance(clip, EncodedClip) else nullcontext():
+        with self._prepare(clip, question, system) as inputs:
+            processed_at = time.perf_counter()
             text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage, on_text)
         source = clip.media if isinstance(clip, EncodedClip) else clip
         tokens = self._count(inputs, generated, compression)
         seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
         return Answer(text, self._report(source, tokens, seconds))
 
-    def _inputs(self, media: Media | EncodedClip, question: str, system: str | None) -> dict[str, Any]:
-        if isinstance(media, EncodedClip):
-            if media.host is not self.host:
-                raise UsageError("this clip was encoded by another model; encode it with this one")
-            return media.inputs(question, system)
-        inputs = build_inputs(self.host.processor, media, question, system)
-        return dict(inputs.to(self.host.device, self.host.dtype))
+    @contextmanager
+    def _prepare(self, clip: Media | EncodedClip, question: str, system: str | None) -> Iterator[dict[str, Any]]:
+        """Yield the inputs of the ``generate`` call that runs in the block."""
+        if not isinstance(clip, EncodedClip):
+            inputs = build_inputs(self.host.processor, clip, question, system)
+            yield dict(inputs.to(self.host.device, self.host.dtype))
+            return
+        if clip.host is not self.host:
+            raise UsageError("this clip was encoded by another model; encode it with this one")
+        with clip.prepare(question, system, self.compressor) as prepared:
+            yield prepared
 
     @torch.inference_mode()
     def _generate(
