@@ -202,7 +202,7 @@ def test_processes_that_did_not_join_are_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_the_selector_of_an_adapter_is_read(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    made = VGAS(VGASConfig(width=WIDTH, hidden=16, heads=8, time_embedding=True))
+    made = VGAS(VGASConfig(input_size=WIDTH, hidden_size=16, num_attention_heads=8, time_embedding=True))
     tensors = {ADAPTER_PREFIX + name: value for name, value in made.state_dict().items()}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text("{}")

@@ -46,8 +46,8 @@ def is_selector_folder(folder: Path) -> bool:
 
 def check_input_size(vgas: VGAS, hidden_size: int, source: str) -> None:
     """Raise `CheckpointError` unless ``vgas``, read from ``source``, takes embeddings of ``hidden_size``."""
-    if vgas.config.width != hidden_size:
+    if vgas.config.input_size != hidden_size:
         raise CheckpointError(
-            f"selector at {source} has width {vgas.config.width}, the model {hidden_size}; "
+            f"selector at {source} has width {vgas.config.input_size}, the model {hidden_size}; "
             "give the selector of this model"
         )

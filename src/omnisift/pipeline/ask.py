@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from omnisift.budget import Budget
-from omnisift.compressors import make_compressor, needs_selector
+from omnisift.compressors import make_compressor, needs_selector, reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
@@ -52,7 +52,7 @@ def load(
 
     Args:
         model: ``nano`` (bundled), a checkpoint folder, or a hub id.
-        compressor: name of a method as `make_compressor` takes it; None or ``none`` keeps every token.
+        compressor: name of a method as `make_compressor` takes it; None, ``full`` or ``none`` keeps every token.
         retain: fraction of video and audio tokens kept together, split as `Budget` says; 0.25 if nothing is given.
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
@@ -79,9 +79,8 @@ def load(
     budget = Budget.from_options(retain, retain_video, retain_audio)
     placement = plan_placement(device, dtype, attn_implementation, device_map)
     source = find_model(model)
-    if compressor is None or compressor == "none":
-        method = None
-    else:
+    method = None
+    if compressor is not None and not reads_all_tokens(compressor):
         method = compressor_for(source, compressor, budget, selector, seed)
     host = load_weights(source, placement)
     # The selector was read in its stored dtype, before the model's was known.

@@ -83,7 +83,7 @@ def export_selector(selector: VGAS, folder: Path, how: Storage | None = None) ->
     count = sum(parameter.numel() for parameter in selector.parameters())
     with _room(folder) as unfinished:
         stored.save_pretrained(unfinished)
-        card = _CARD.format(width=selector.config.width, count=count, layout=layout)
+        card = _CARD.format(width=selector.config.input_size, count=count, layout=layout)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -115,10 +115,10 @@ def export_merged(source: Path, selector: VGAS, folder: Path, how: Storage | Non
 
 def _check_layout(selector: VGAS) -> None:
     """`UsageError` if loading from names and shapes alone would make another selector."""
-    if selector.config.guide != "cross" or selector.config.heads != 8:
+    if selector.config.guide != "cross" or selector.config.num_attention_heads != 8:
         raise UsageError(
-            f"the released layout has 8 heads and cross attention, this selector {selector.config.heads} and "
-            f"{selector.config.guide}: export it with --as selector"
+            "the released layout has 8 heads and cross attention, this selector "
+            f"{selector.config.num_attention_heads} and {selector.config.guide}: export it with --as selector"
         )
     if selector.label:
         logger.warning("the selector has %s: omnisift reads it back, the released code does not", selector.label)

@@ -51,7 +51,7 @@ def _selector(source: str, settings: SwiftSettings, width: int) -> VGAS:
     if settings.selector == NEW:
         with torch.random.fork_rng():
             torch.manual_seed(SEED)
-            return VGAS(VGASConfig(width=width))
+            return VGAS(VGASConfig(input_size=width))
     try:
         return read_selector(source, source, settings.selector, width)
     except CompressorError:
