@@ -130,6 +130,35 @@ class Pipeline:
         self.host = host
         self.compressor = compressor.eval() if compressor is not None else None
 
+    def __repr__(self) -> str:
+        host, method = self.host, "none"
+        if self.compressor is not None:
+            method = f"{self.compressor.label}, retain {self.compressor.budget.words}"
+        return (
+            f"Pipeline({host.name!r} on {host.device}, {str(host.dtype).removeprefix('torch.')}; compressor {method})"
+        )
+
+    def with_compressor(
+        self,
+        compressor: str | None,
+        *,
+        retain: float | None = None,
+        retain_video: float | None = None,
+        retain_audio: float | None = None,
+        selector: str | Path | None = None,
+        seed: int = 0,
+    ) -> Pipeline:
+        """A pipeline of the same loaded model with another method or budget. Arguments as in `load`.
+
+        Raises:
+            BudgetError: a retain fraction is outside (0, 1] or ambiguous.
+            CompressorError: the method is unknown, or needs a selector that is not there.
+        """
+        budget = Budget.from_options(retain, retain_video, retain_audio)
+        if compressor is None or reads_all_tokens(compressor):
+            return Pipeline(self.host, None)
+        return Pipeline(self.host, compressor_for(self.host, compressor, budget, selector, seed))
+
     def read(
         self,
         path: str | Path,
