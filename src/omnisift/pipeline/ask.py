@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,10 @@ class Pipeline:
         return (
             f"Pipeline({host.name!r} on {host.device}, {str(host.dtype).removeprefix('torch.')}; compressor {method})"
         )
+
+    def _repr_html_(self) -> str:
+        """One line, for notebooks."""
+        return f"<p>{escape(repr(self))}</p>"
 
     def with_compressor(
         self,
@@ -315,7 +320,7 @@ class Pipeline:
         return Report(
             model=self.host.name,
             compressor="none" if self.compressor is None else self.compressor.label,
-            retain="all" if self.compressor is None else self.compressor.budget.words,
+            budget=None if self.compressor is None else self.compressor.budget,
             tokens=tokens,
             seconds=seconds,
             source=source_of(media),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ class Host:
     """As the user gave it: ``nano``, a folder, or a hub id."""
     source: str
     """Folder or hub id that the weights came from."""
-    thinker: Any
-    processor: Any
+    thinker: Any = field(repr=False)
+    processor: Any = field(repr=False)
 
     @property
     def is_nano(self) -> bool:
