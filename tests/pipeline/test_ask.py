@@ -101,6 +101,15 @@ def test_stages_are_reported_and_timed(quarter: Pipeline, clip: Path) -> None:
     assert answer.report.peak_memory_bytes > 2**20
 
 
+@pytest.mark.parametrize("question", [QUESTION, "What happens?"])
+def test_text_arrives_while_it_is_generated(quarter: Pipeline, clip: Path, question: str) -> None:
+    pieces: list[str] = []
+    streamed = quarter.ask(clip, question, on_text=pieces.append)
+    assert streamed.text == quarter.ask(clip, question).text
+    assert "".join(pieces).strip() == streamed.text
+    assert len(pieces) >= len(streamed.text.split())
+
+
 def test_the_answer_is_one_json_object(quarter: Pipeline, clip: Path) -> None:
     answer = quarter.ask(clip, QUESTION)
     loaded = json.loads(json.dumps(answer.to_dict()))
@@ -120,7 +129,7 @@ def test_sound_without_picture_is_read_whole_and_said_so(quarter: Pipeline, tmp_
     report = quarter.ask(write_sound(tmp_path / "tone.wav"), "Is a beep heard?").report
     assert report.tokens.video == 0
     assert report.tokens.audio_kept == report.tokens.audio > 0
-    assert any("read whole" in notice for notice in report.notices)
+    assert any("not compressed" in notice for notice in report.notices)
 
 
 def test_nano_says_that_a_foreign_clip_is_not_its_world(quarter: Pipeline, clip: Path, tmp_path: Path) -> None:

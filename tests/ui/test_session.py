@@ -53,8 +53,8 @@ def test_only_few_clips_are_kept(desk: Session, uploads: Path, tmp_path: Path, m
         held.append(path.name)
         return original(self, path, **how)
 
-    original = Pipeline.hold
-    monkeypatch.setattr(Pipeline, "hold", hold)
+    original = Pipeline.encode
+    monkeypatch.setattr(Pipeline, "encode", hold)
     names = ["a.mp4", "b.mp4", "a.mp4", "c.mp4", "a.mp4", "b.mp4"]
     desk = Session(desk.host, [tmp_path], places=2, max_new_tokens=2)
     for name in "abc":

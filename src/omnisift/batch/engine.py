@@ -9,12 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from omnisift.errors import EngineLost, TooBig, UsageError
 
 if TYPE_CHECKING:
     from omnisift.media import Media
+    from omnisift.media.reading import Sampling
     from omnisift.pipeline import Answer, Pipeline
     from omnisift.pipeline.report import Source
 
@@ -125,7 +126,7 @@ class ModelSettings:
             seed=self.seed,
             device=self.device,
             dtype=self.dtype,
-            attn=self.attn,
+            attn_implementation=self.attn,
         )
         if pipeline.compressor is not None:
             with attach(pipeline.host.thinker, pipeline.compressor):
@@ -147,7 +148,11 @@ class ModelEngine:
         how, begin = self.settings, time.perf_counter()
         try:
             media = self.pipeline.read(
-                clip, fps=how.fps, max_frames=how.max_frames, max_pixels=how.max_pixels, sampling=how.sampling
+                clip,
+                fps=how.fps,
+                max_frames=how.max_frames,
+                max_pixels=how.max_pixels,
+                sampling=cast("Sampling", how.sampling),
             )
             read = time.perf_counter() - begin
             # The first question pays for the reading.

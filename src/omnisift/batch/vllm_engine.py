@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from omnisift.batch.engine import Reply, seen
 from omnisift.media import Media
@@ -18,6 +18,7 @@ from omnisift.serving.vllm.settings import Settings
 
 if TYPE_CHECKING:
     from omnisift.batch.engine import ModelSettings
+    from omnisift.media.reading import Sampling
 
 READERS = 4
 """Clips that are read at the same time."""
@@ -71,7 +72,7 @@ class VllmEngine:
                 max_pixels=how.max_pixels,
                 fps=how.fps,
                 max_frames=how.max_frames,
-                sampling=how.sampling,
+                sampling=cast("Sampling", how.sampling),
             )
         except Exception as error:  # about this clip alone, whatever it is: the runner makes a row of it
             media = error

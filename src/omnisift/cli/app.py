@@ -107,7 +107,7 @@ def ask(
             seed=seed,
             device=device,
             dtype=dtype,
-            attn=attn,
+            attn_implementation=attn,
         )
         answer = pipeline.ask(
             clip,

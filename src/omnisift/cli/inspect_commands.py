@@ -68,7 +68,7 @@ def inspect(
     if "none" in names:
         raise UsageError("all tokens are asked anyway; name methods, as in --compressor omnisift --compare random")
     silence_libraries()
-    loading = {"device": device, "dtype": dtype, "attn": attn}
+    loading = {"device": device, "dtype": dtype, "attn_implementation": attn}
     kept = {"retain": retain, "retain_video": retain_video, "retain_audio": retain_audio}
     reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
     asking = {"question": question, "max_new_tokens": max_new_tokens, **reading}

@@ -91,7 +91,7 @@ def profile(
         _count(config, shape, budgets, as_json)
         return
     how = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
-    loading = {"device": device, "dtype": dtype, "attn": attn}
+    loading = {"device": device, "dtype": dtype, "attn_implementation": attn}
     method = {"name": compressor, "selector": selector, "seed": seed}
     asking = {"question": question, "repeats": repeats, "max_new_tokens": max_new_tokens, **how}
     _show(_measure(cast("str", clip), model, loading, method, budgets, asking, as_json), as_json)

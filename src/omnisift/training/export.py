@@ -28,12 +28,38 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _CARD = """# OmniSIFT selector
 
-A vision-guided audio selector (arXiv 2602.04804) for a Qwen2.5-Omni model of width {width}: {count:,} parameters,
-layout {layout}. It says which sounds stay when a prompt is compressed; a quarter of the tokens is a good start.
+A vision-guided audio selector (arXiv 2602.04804) for a Qwen2.5-Omni model with embeddings of width {width}:
+{count:,} parameters, layout {layout}. It chooses the audio tokens that stay when a prompt is compressed. A quarter of
+the video and audio tokens (`retain=0.25`) is a good start.
 
-    omnisift ask clip.mp4 "What happens?" --model MODEL --selector THIS_FOLDER --retain 0.25
+Below, `MODEL` is the model that the selector was trained for, and `SELECTOR` is this folder.
 
-    selector = omnisift.VGAS.from_pretrained("THIS_FOLDER")
+```bash
+omnisift ask clip.mp4 "What happens?" --model MODEL --selector SELECTOR --retain 0.25
+```
+
+```python
+import omnisift
+
+pipe = omnisift.load("MODEL", selector="SELECTOR", retain=0.25)
+print(pipe.ask("clip.mp4", "What happens?"))
+```
+
+The same with a model that Transformers loaded:
+
+```python
+import omnisift
+from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained("MODEL")
+processor = AutoProcessor.from_pretrained("MODEL")
+selector = omnisift.VGAS.from_pretrained("SELECTOR")
+
+inputs = omnisift.inputs(processor, "clip.mp4", "What happens?").to(model.device, model.dtype)
+with omnisift.attach(model, "omnisift", retain=0.25, selector=selector) as attachment:
+    model.generate(**inputs)
+print(attachment.last.retained_ratio)
+```
 """
 
 

@@ -113,7 +113,7 @@ class Session:
             return self._reply(entry, inspection, known, methods)
 
     def _hold(self, path: Path) -> EncodedClip:
-        return Pipeline(self.host, None).hold(path, **self._reading)
+        return Pipeline(self.host, None).encode(path, **self._reading)
 
     def _reply(self, entry: Entry, inspection: Inspection, known: bool, methods: Mapping[str, Compressor]) -> Reply:
         spent = [asked.answer.report.seconds for asked in inspection.trace.methods]

@@ -95,7 +95,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
             seed=seed,
             device=self.device,
             dtype=dtype,
-            attn=attn,
+            attn_implementation=attn,
         )
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -19,7 +19,7 @@ from omnisift.media import Media
 from omnisift.models import attach
 from omnisift.models.question_attention import QuestionAttention
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.prompt import build_inputs, moved
+from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Modality, TokenStream
 from omnisift.utils.atomic_io import atomic_file
 from omnisift.world.encoded import Recorder
@@ -123,7 +123,7 @@ def observe(host: Host, media: Media, questions: Sequence[str], rows: str = "ans
     if not (media.has_video and media.has_audio):
         raise UsageError(f"{media.path}: a clip needs both video and audio to distill a selector from it")
     # Run the host once with a compressor that keeps everything, and take the token stream that it is given.
-    inputs = moved(build_inputs(host.processor, media, questions[0]), next(host.thinker.parameters()))
+    inputs = build_inputs(host.processor, media, questions[0]).to(host.device, host.dtype)
     recorder = Recorder(needs=())
     with attach(host.thinker, recorder) as attachment:
         host.thinker(**inputs, use_cache=False)
@@ -163,7 +163,7 @@ def _attention_from(
     adapter: Any,
     media: Tensor,
     prompt: Tensor,
-    inputs: dict[str, Any],
+    inputs: Mapping[str, Any],
 ) -> Tensor:
     """[L] float32 on the CPU: mean attention from the positions ``queries`` of ``prompt`` [L]."""
     embed = host.thinker.get_input_embeddings()
