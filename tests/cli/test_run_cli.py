@@ -154,9 +154,9 @@ def test_mistakes_are_one_line_and_leave_nothing(omnisift, folder: Path, tmp_pat
 
 
 def test_a_second_run_into_the_same_file_waits_for_nobody(omnisift, folder: Path, tmp_path: Path) -> None:
-    from omnisift.batch import Ledger
+    from omnisift.batch import ResultsFile
 
-    with Ledger(tmp_path / "a.jsonl", {}):
+    with ResultsFile(tmp_path / "a.jsonl", {}):
         code, _, err = omnisift("run", folder, "--task", "caption", "--out", tmp_path / "a.jsonl")
     assert code == 2
     assert "another process is writing" in err

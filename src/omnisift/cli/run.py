@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisift.batch import Item, Ledger, ModelSettings, Summary, Task, run
+from omnisift.batch import Item, ModelSettings, ResultsFile, Summary, Task, run
 from omnisift.cli.run_screen import RunBar
 from omnisift.cli.signal_guard import SignalGuard
 from omnisift.cli.silence import silence_libraries
@@ -48,25 +48,25 @@ class Run:
                 console.print(line, style="dim", soft_wrap=True, markup=False)
 
         guard = SignalGuard(quiet)
-        with guard.watching(), Ledger(self.out, self.settings, self.retry_errors) as ledger:
-            missing, total = len(ledger.missing(self.items)), len(self.items)
+        with guard.watching(), ResultsFile(self.out, self.settings, self.retry_errors) as results:
+            missing, total = len(results.missing(self.items)), len(self.items)
             if missing < total:
                 tell(f"{total - missing} of {total} rows are already in {self.out}")
             if missing:
                 with RunBar(console, self.task.name, total, total - missing, quiet) as bar:
-                    self._do(ledger, bar, guard)
-            missing = len(ledger.missing(self.items))
+                    self._do(results, bar, guard)
+            missing = len(results.missing(self.items))
             if guard():
                 tell(f"stopped with {missing} rows missing; run the same command to resume")
-            return ledger.summary, missing, guard.code if guard() else 0
+            return results.summary, missing, guard.code if guard() else 0
 
-    def _do(self, ledger: Ledger, bar: RunBar, guard: SignalGuard) -> None:
+    def _do(self, results: ResultsFile, bar: RunBar, guard: SignalGuard) -> None:
         if self.ray is None:
             silence_libraries()
             engine = self.model.load()
             bar.begin()
             with guard.finishing_clip():
-                run(self.items, self.task, engine, ledger, bar.row, guard, together=self.batch_size)
+                run(self.items, self.task, engine, results, bar.row, guard, batch_size=self.batch_size)
             return
         from omnisift.batch.ray_driver import cluster, run_on_ray
 
@@ -74,4 +74,4 @@ class Run:
         load, gpus = replace(self.model, device=device).load, float(device == "cuda")
         with cluster(self.ray, self.workers), guard.finishing_clip():
             bar.begin()
-            run_on_ray(self.items, self.task, load, ledger, bar.row, guard, workers=self.workers, gpus=gpus)
+            run_on_ray(self.items, self.task, load, results, bar.row, guard, workers=self.workers, gpus=gpus)

@@ -29,7 +29,6 @@ from omnisift.cli.options import (
     Selector,
     resolved_device,
 )
-from omnisift.cli.output_paths import check_parent
 from omnisift.errors import UsageError, install_hint
 
 TASK, ENGINE = "Task", "Engine"
@@ -39,7 +38,7 @@ TASK, ENGINE = "Task", "Engine"
 def run(
     context: typer.Context,
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A folder of clips, or a text file with one path per line.")
+        Path, typer.Argument(metavar="SOURCE", help="A clip, a folder of clips, or a text file with one path per line.")
     ],
     task: Annotated[str, typer.Option(help="caption, qa or moderate.", rich_help_panel=TASK)],
     out: Annotated[
@@ -111,7 +110,6 @@ def run(
     batch_size = together or batch_size  # the old spelling
     if batch_size > 1 and (engine != "vllm" or on_ray is not None):
         raise UsageError("--batch-size needs --engine vllm in one process; leave it out here")
-    _check_out(out)
     if on_ray is not None and find_spec("ray") is None:
         raise UsageError("--ray needs ray, which is not installed: " + install_hint("ray"))
     work = make_task(task, rules)
@@ -124,7 +122,7 @@ def run(
         selector=selector,
         device=resolved_device(device),
         dtype=dtype,
-        attn=attn,
+        attn_implementation=attn,
         seed=seed,
         fps=fps,
         max_frames=max_frames,
@@ -132,7 +130,7 @@ def run(
         sampling=sampling,
         max_new_tokens=max_new_tokens,
         engine=engine,
-        vllm=tuple(context.args),
+        vllm_args=tuple(context.args),
     )
     settings.check()
     items = items_of(source, question, questions)[:limit]
@@ -146,10 +144,3 @@ def run(
         show_run(console_for(stderr=False), out, missing, summary)
     if code or (strict and summary.failed):
         raise typer.Exit(code or 1)
-
-
-def _check_out(out: Path) -> None:
-    """Check the place of the results before anything is loaded; an existing file is continued."""
-    if out.suffix not in (".jsonl", ""):
-        raise UsageError(f"{out} is written as JSON lines; give it the ending .jsonl")
-    check_parent(out)

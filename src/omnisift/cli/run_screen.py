@@ -81,17 +81,17 @@ def show_run(console: Console, out: Path, missing: int, summary: Summary) -> Non
     left = f", {missing} still missing" if missing else ""
     tell(Text(f"{out}: {summary.rows} rows, {summary.done} answers, {summary.failed} failed{left}"))
     if summary.tokens:
-        share = 100 * summary.kept / summary.tokens
+        share = 100 * summary.tokens_kept / summary.tokens
         each = summary.seconds / summary.rows
-        tokens = f"video and audio tokens: {summary.tokens:,}, kept {summary.kept:,} ({share:.1f} %)"
+        tokens = f"video and audio tokens: {summary.tokens:,}, kept {summary.tokens_kept:,} ({share:.1f} %)"
         tell(Text(f"{tokens}; {each:.2f} s per row"))
     for rule, rows in summary.hits.most_common():
         tell(Text(f"rule {rule}: {rows} hit"))
     if summary.unclear:
         tell(Text(f"{summary.unclear} rows have a rule answered neither yes nor no"))
-    for name, message in summary.first.items():
+    for name, message in summary.first_errors.items():
         tell(Text(f"failed: {name}: {message}"))
-    if summary.failed > len(summary.first):
+    if summary.failed > len(summary.first_errors):
         kinds = ", ".join(f"{count} {kind}" for kind, count in summary.errors.most_common())
         tell(Text(f"all failures: {kinds}; --retry-errors retries them"))
 

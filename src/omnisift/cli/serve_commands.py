@@ -83,7 +83,7 @@ def serve(
         max_pixels=max_pixels,
         media_hosts=tuple(media_host or ()),
         media_folder=media_folder,
-        more=tuple(context.args),
+        vllm_args=tuple(context.args),
     )
     with tempfile.TemporaryDirectory(prefix="omnisift-") as folder:
         code = _run(_with_full_checkpoint(server, Path(folder)))
@@ -95,10 +95,10 @@ def _with_full_checkpoint(server: Server, folder: Path) -> Server:
     if server.model != "nano":
         return server
     from omnisift.assets import nano_path
-    from omnisift.serving.full_checkpoint import dress
+    from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 
-    dress(nano_path(), folder / "nano")
-    return replace(server, model=str(folder / "nano"), name="nano")
+    wrap_as_full_checkpoint(nano_path(), folder / "nano")
+    return replace(server, model=str(folder / "nano"), served_name="nano")
 
 
 def _run(server: Server) -> int:
