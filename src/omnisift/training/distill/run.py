@@ -17,6 +17,7 @@ from omnisift.compressors.pruning import video_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.errors import MediaError, UsageError
+from omnisift.media.suffixes import VIDEO_SUFFIXES
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import read_for
 from omnisift.tokens import TokenStream
@@ -43,7 +44,6 @@ QUESTIONS = (
     "Which sounds belong to what is visible?",
 )
 """Questions about every clip where none are given."""
-SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".mpg", ".mpeg"})
 RETAINS = (0.25, 0.15)
 """Ratios at which agreement is measured."""
 Score = Callable[[TokenStream, float], Any]
@@ -100,7 +100,7 @@ def find_clips(folder: Path) -> list[Path]:
     clips = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and ".part" not in path.suffixes
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and ".part" not in path.suffixes
     )
     if len(clips) < 2:
         raise UsageError(f"{len(clips)} video files in {folder}; at least 2 are needed, one of them to measure on")
