@@ -82,7 +82,7 @@ def test_data_check_finds_what_would_not_be_learned_from(world: Path, tmp_path: 
         "broken": ["torn.mp4"],
         "too long": ["long.mp4"],
         "silent": ["silent.mp4"],
-        "no picture": ["sound.wav"],
+        "no video": ["sound.wav"],
     }
     assert (report["samples"], report["usable"]) == (6, 3)
     assert len(load_samples(clean)) == 3

@@ -37,7 +37,7 @@ def model(tokenizer):
 
 
 @pytest.fixture(scope="session")
-def load_features(tokenizer) -> FeatureCache:
+def features(tokenizer) -> FeatureCache:
     return encode_features(build_model(tokenizer).eval(), "train", 20, decoded_share=0.0)
 
 

@@ -19,7 +19,15 @@ from omnisift.training.settings import NanoSettings
 def config(features, layout, writer):
     settings = dataclasses.replace(NanoSettings(), clips_per_step=2, questions=3)
     return TrainConfig(
-        features, layout, writer, settings, max_steps=3, learning_rate=1e-3, full_share=0.5, retains=(0.25,), warmup=1
+        features,
+        layout,
+        writer,
+        settings,
+        max_steps=3,
+        learning_rate=1e-3,
+        full_share=0.5,
+        retains=(0.25,),
+        warmup_steps=1,
     )
 
 

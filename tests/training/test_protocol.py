@@ -89,11 +89,11 @@ def test_tuning_changes_the_language_model_and_nothing_else(protocol_run, tmp_pa
 def test_selectors_by_name(protocol_run):
     assert protocol_run.distill("self-time", steps=1).label == "time+self"
     assert protocol_run.distill("cross-time-picture", steps=1).label == "time+video score"
-    plain = {"time_embedding": False, "guide": "cross", "layers": 1, "picture": False}
+    plain = {"time_embedding": False, "guide": "cross", "layers": 1, "video_score": False}
     assert protocol.selector_config("cross") == plain
     timed = {"time_embedding": True, "guide": "concat", "layers": 3}
     assert protocol.selector_config("concat-3-time") == plain | timed
-    assert protocol.selector_config("cross-picture") == plain | {"picture": True}
+    assert protocol.selector_config("cross-picture") == plain | {"video_score": True}
     for wrong in ("magic", "cross-x", "cross-2-3-time", "picture", ""):
         with pytest.raises(UsageError, match="no selector"):
             protocol.selector_config(wrong)

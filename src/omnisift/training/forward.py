@@ -94,8 +94,8 @@ def forward_packed(
     position = torch.cat([layout.position[:, places], tail_position], dim=2)
     mask = _mask(batch["segment"], prefix, attentions or bias is not None)
     if bias is not None:
-        whole = bias.new_zeros(rows, mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
-        mask = mask + whole[:, None, None, :]
+        key_bias = bias.new_zeros(rows, mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
+        mask = mask + key_bias[:, None, None, :]
     output = language(
         inputs_embeds=inputs,
         attention_mask={"full_attention": mask},
@@ -117,8 +117,8 @@ def forward_packed(
 
 def _mask(segment: Tensor, prefix: int, additive: bool) -> Tensor:
     """[B, 1, P + T, P + T]: the clip is causal; a segment sees the clip and its own past."""
-    whole = torch.cat([segment.new_zeros(len(segment), prefix), segment], dim=1)
-    key_is_clip = torch.arange(whole.shape[1]) < prefix
-    same = (whole[:, :, None] == whole[:, None, :]) | key_is_clip
+    segments = torch.cat([segment.new_zeros(len(segment), prefix), segment], dim=1)
+    key_is_clip = torch.arange(segments.shape[1]) < prefix
+    same = (segments[:, :, None] == segments[:, None, :]) | key_is_clip
     mask = (same & torch.ones_like(same[0]).tril())[:, None]
     return torch.where(mask, 0.0, torch.finfo(torch.float32).min) if additive else mask

@@ -79,9 +79,9 @@ def clip_layout(model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6
         seconds: length of the clip; each chunk of two seconds has 32 video tokens and 50 audio tokens.
         sound: whether the clip has audio.
     """
-    picture, noise = MEDIA_TOKENS["video_token"] * 32, MEDIA_TOKENS["audio_token"] * 50 if sound else ""
+    video_tokens, audio_tokens = MEDIA_TOKENS["video_token"] * 32, MEDIA_TOKENS["audio_token"] * 50 if sound else ""
     begin, end = ("<|audio_bos|>", "<|audio_eos|>") if sound else ("", "")
-    clip = (picture + noise) * (seconds // 2)
+    clip = (video_tokens + audio_tokens) * (seconds // 2)
     text = f"{TURN_START}user <|vision_bos|>{begin}{clip}{end}<|vision_eos|>"
     ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.unk_token_id]])
     position, _ = core_of(model).get_rope_index(

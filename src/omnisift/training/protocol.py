@@ -171,4 +171,4 @@ def selector_config(name: str) -> Mapping[str, Any]:
         raise UsageError(
             f"no selector {name!r}; write GUIDE[-LAYERS][-time][-picture], where GUIDE is one of {', '.join(GUIDES)}"
         )
-    return {"time_embedding": timed, "guide": parts[0], "layers": int(layers), "picture": video_score}
+    return {"time_embedding": timed, "guide": parts[0], "layers": int(layers), "video_score": video_score}

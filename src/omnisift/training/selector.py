@@ -46,7 +46,7 @@ ANCHOR_RETAINS = (0.35, 0.25, 0.15)
 
 
 def new_selector(
-    width: int, time_embedding: bool, seed: int, guide: str = "cross", layers: int = 1, picture: bool = False
+    width: int, time_embedding: bool, seed: int, guide: str = "cross", layers: int = 1, video_score: bool = False
 ) -> VGAS:
     """An untrained selector in the released layout (hidden size 512, 8 heads) or a variant of it.
 
@@ -59,11 +59,11 @@ def new_selector(
         seed: seed of the weights.
         guide: what audio tokens attend to; see `VGASConfig`.
         layers: attention layers.
-        picture: whether it has a learned video score, which replaces STVP.
+        video_score: whether it has a learned video score, which replaces STVP.
     """
     torch.manual_seed(seed)
     config = VGASConfig(
-        input_size=width, time_embedding=time_embedding, guide=guide, num_hidden_layers=layers, video_score=picture
+        input_size=width, time_embedding=time_embedding, guide=guide, num_hidden_layers=layers, video_score=video_score
     )
     selector = VGAS(config)
     if time_embedding:

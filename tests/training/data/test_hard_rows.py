@@ -76,9 +76,9 @@ def test_audio_alone_shares_a_batch_with_video(clip: Path, monkeypatch: pytest.M
     processor = AutoProcessor.from_pretrained(nano_path())
     thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(nano_path()).eval()
     collator = Collator(processor)
-    film = collator.read(clip)
-    sound = replace(film, images=None, times=None, indices=None, video_seconds=0.0)
-    monkeypatch.setattr(collator, "read", lambda path: sound if path.name == "sound.wav" else film)
+    video = collator.read(clip)
+    audio = replace(video, images=None, times=None, indices=None, video_seconds=0.0)
+    monkeypatch.setattr(collator, "read", lambda path: audio if path.name == "sound.wav" else video)
     for order in ((Path("sound.wav"), clip), (clip, Path("sound.wav"))):
         samples = [Sample(path.name, path, TALK) for path in order]
         with torch.no_grad():

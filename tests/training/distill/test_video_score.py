@@ -32,14 +32,14 @@ def test_targets_cover_video_and_have_a_maximum_of_one(samples: list[DistillSamp
 
 
 def test_it_learns_and_then_chooses_the_anchors(samples: list[DistillSample]) -> None:
-    selector = new_selector(128, True, 0, picture=True)
-    picture: Any = selector.picture
+    selector = new_selector(128, True, 0, video_score=True)
+    video_score: Any = selector.picture
 
     def found() -> dict[str, float]:
-        return video_agreement(lambda stream, _: video_logits(picture, stream), samples, 0.25)
+        return video_agreement(lambda stream, _: video_logits(video_score, stream), samples, 0.25)
 
     before = found()
-    losses = train_video_score(picture, samples, 60, 1e-3, 0)
+    losses = train_video_score(video_score, samples, 60, 1e-3, 0)
     after = found()
     assert losses[-1] < losses[0] / 2
     assert after["attention"] > before["attention"] + 0.1
@@ -47,7 +47,7 @@ def test_it_learns_and_then_chooses_the_anchors(samples: list[DistillSample]) ->
     # The compressor keeps the video tokens with the highest of these scores in every frame.
     stream = stream_of(samples[:1])
     kept = make_compressor("omnisift", Budget(retain=0.25), selector=selector)(stream).keep
-    logits = video_logits(picture, stream).detach()
+    logits = video_logits(video_score, stream).detach()
     for chunk in range(int(stream.chunk.max()) + 1):
         for frame in (0, 1):
             tokens = torch.nonzero((stream.chunk == chunk) & (stream.frame == frame))[:, 0]

@@ -1,7 +1,7 @@
-"""Two gloo processes on a CPU learn what one does: plain DDP through accelerate, and FSDP2 by torch's `fully_shard`.
+"""Two gloo processes on a CPU train as one does: DDP through accelerate, and FSDP2 through torch's `fully_shard`.
 
-Every step one rank or both get something ragged: unequal clips, a video without sound, text alone. The curve of the
-loss over the global batch must be that of one process within `TOLERANCE` (float32).
+In every step at least one rank gets a ragged prompt: unequal clips, a video without audio, or text only. The loss over
+the global batch must equal that of one process within `TOLERANCE` (float32).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from omnisift.errors import MediaError, NotFound
 from omnisift.media import read
 from omnisift.training.data.samples import Sample
 
-KINDS = ("missing", "broken", "too long", "silent", "no picture", "damaged")
+KINDS = ("missing", "broken", "too long", "silent", "no video", "damaged")
 UNUSABLE = frozenset({"missing", "broken", "too long"})
 """Kinds whose clips can't be used; clips of the other kinds can be learned from."""
 SILENCE = 1e-4
@@ -75,7 +75,7 @@ def _problems(clip: Path, max_seconds: float | None) -> dict[str, str]:
     elif float(np.abs(media.waveform).max(initial=0.0)) < SILENCE:
         problems["silent"] = "an audio track of digital silence"
     if not media.has_video:
-        problems["no picture"] = "no video; audio alone is never compressed"
+        problems["no video"] = "no video; audio alone is never compressed"
     if media.bad_packets:
         problems["damaged"] = f"{media.bad_packets} packets could not be decoded"
     return problems

@@ -201,7 +201,7 @@ def distill(
     training, checked = samples[:-held], samples[-held:]
     width = samples[0].embeds.shape[1]
     selector, untrained = (
-        new_selector(width, settings.time_embedding, settings.seed, picture=settings.video_score) for _ in range(2)
+        new_selector(width, settings.time_embedding, settings.seed, video_score=settings.video_score) for _ in range(2)
     )
     schedule = (settings.max_steps, settings.learning_rate, settings.seed)
     if selector.picture is not None:

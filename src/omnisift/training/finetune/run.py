@@ -84,10 +84,7 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
     if model.selector is not None and recipe.train_selector:
         callbacks.append(guard)
     if is_first_process:
-        callbacks.append(LogFile(folder / "log.jsonl", step))
-        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)))
-        if on_progress is not None:
-            callbacks.append(StepProgress(on_progress))
+        callbacks += _reporters(folder, step, on_progress)
     trainer = CompressedTrainer(
         recipe,
         model,
@@ -116,6 +113,13 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         dtype = torch.bfloat16 if recipe.in_bfloat16 else torch.float32
         save_model(full, host.processor, folder / "model", dtype)
     return _report(recipe, step, trainer.skipped, len(samples), finished, time.monotonic() - begin)
+
+
+def _reporters(folder: Path, step: int, on_progress: OnProgress | None) -> list[TrainerCallback]:
+    """Log file, TensorBoard and progress of a run that starts after ``step``."""
+    tensorboard = TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))
+    reporters: list[TrainerCallback] = [LogFile(folder / "log.jsonl", step), tensorboard]
+    return reporters if on_progress is None else [*reporters, StepProgress(on_progress)]
 
 
 def _collator(recipe: TrainRecipe, processor: Any) -> Collator:
