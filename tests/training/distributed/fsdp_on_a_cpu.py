@@ -1,7 +1,7 @@
 """`omnisift train` under FSDP2 on a CPU, configured by `recipes/accelerate/fsdp2.yaml`.
 
-accelerate shards on GPUs only. Only that check is disabled here, so a CPU takes the branch of a GPU. The end asserts that
-all parameters were sharded.
+accelerate shards on GPUs only. Only that check is disabled here, so a CPU takes the branch of a GPU. The end asserts
+that all parameters were sharded.
 """
 
 from __future__ import annotations
