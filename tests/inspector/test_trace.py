@@ -211,7 +211,7 @@ def test_sound_without_picture_is_read_whole(inspected, tmp_path: Path) -> None:
     assert trace.methods[1].selected is None
     assert trace.methods[1].answer.report.retained_ratio == 1.0
     assert len(trace.tokens) == trace.methods[1].answer.report.tokens.audio == pytest.approx(50, abs=2)
-    assert any("read whole" in notice for notice in trace.notices)
+    assert any("not compressed" in notice for notice in trace.notices)
 
 
 @pytest.mark.parametrize("names", [[], ["none"]])

@@ -18,7 +18,8 @@ from omnisift.integrations.ms_swift import plugin_path
 from omnisift.integrations.ms_swift.selectors import add_selector, find_selector
 from omnisift.integrations.ms_swift.settings import SwiftSettings, check_audio
 from omnisift.integrations.ms_swift.trainer_hook import TrainerHook, check_processes, refuse_uncompressed
-from omnisift.pipeline.loading import ADAPTER_PREFIX, read_selector
+from omnisift.models.selector import ADAPTER_PREFIX
+from omnisift.pipeline.loading import read_selector
 from omnisift.vgas import VGAS, VGASConfig
 
 CLIP = [3, Video(frames=4, height=3, width=4, audio=100), 6]

@@ -181,10 +181,10 @@ def test_none_is_a_name_for_no_compressor(clip: Path) -> None:
 def test_loading_and_asking_print_nothing(clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers.utils import logging
 
-    enabled = logging.is_progress_bar_enabled()
+    before = logging.is_progress_bar_enabled(), logging.get_verbosity()
     load("nano").ask(clip, QUESTION, max_new_tokens=2)
     assert capfd.readouterr() == ("", "")
-    assert logging.is_progress_bar_enabled() == enabled
+    assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == before
 
 
 def test_nano_needs_no_network(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
