@@ -3,7 +3,7 @@
     python examples/moderate.py                          # generated clips, examples/rules.yaml
     python examples/moderate.py CLIPS RULES --model Qwen/Qwen2.5-Omni-7B --device cuda --selector FOLDER
 
-It does the same as `omnisift run CLIPS --task moderate --rules RULES --out CLIPS.jsonl` and prints a list at the end.
+It does the same as `omnisift run CLIPS --task moderate --rules RULES --out CLIPS.moderated.jsonl`, and prints a list.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from omnisift.world import make_scene, write_clip
 
 def moderate(clips: Path, rules: Path, model: ModelSettings) -> list[dict]:
     """Return one row per clip with ``hits``, ``unclear`` and the raw ``answers``, or with ``error``."""
-    out, task = clips.with_name(clips.name + ".jsonl"), make_task("moderate", rules)
+    out, task = clips.with_name(clips.name + ".moderated.jsonl"), make_task("moderate", rules)
     # An interrupted run resumes: clips that have a row are not asked again.
     with ResultsFile(out, {"task": task.name, **task.settings, **model.to_dict()}) as results:
         items = items_of(clips)

@@ -93,9 +93,7 @@ def test_a_clip_that_can_not_be_read_is_not_clean(clips: Path, tmp_path: Path) -
     rules = tmp_path / "rules.txt"
     rules.write_text("buzz: Is a buzz heard?\nriddle: Where is the circle?\n")
     module = example("moderate")
-    moderated = clips.with_name("moderated")
-    moderated.symlink_to(clips)
-    rows = {row["clip"]: row for row in module.moderate(moderated, rules, NANO)}
+    rows = {row["clip"]: row for row in module.moderate(clips, rules, NANO)}
     for seed in range(6):
         row = rows[f"{seed}.mp4"]
         truth = any(sound.name == "buzz" for sound in make_scene(seed, split="test").sounds)
