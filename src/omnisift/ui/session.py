@@ -16,14 +16,15 @@ from omnisift.budget import Budget
 from omnisift.compressors import COMPRESSORS, Compressor
 from omnisift.errors import Blocked, CompressorError, MediaError, NotFound, UsageError
 from omnisift.inspector import Inspection, inspect_clip
+from omnisift.media.suffixes import MEDIA_SUFFIXES
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host
 from omnisift.ui.clip_cache import EncodedClipCache, Entry
 
-ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".m4a", ".mp3", ".wav", ".flac", ".ogg", ".opus")
-"""Names of files that may be uploaded end so."""
+ENDINGS = tuple(sorted(MEDIA_SUFFIXES))
+"""Suffixes of files that may be uploaded."""
 MOST_CHARACTERS = 1000
 """Of a question."""
 KEPT_CLIPS = 4
