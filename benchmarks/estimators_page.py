@@ -21,11 +21,19 @@ NAMES = {
     "distil": "**distillation**", "blind": "distillation, blind", "untrained": "untrained selector",
     "oracle": "oracle: the evidence first", "random": "random sound", "salient": "salient sound",
 }  # fmt: skip
+_PROBE_NAMES = {
+    "attention": "attention, all tokens kept", "straight_through, kept only": "`straight_through`, kept tokens alone",
+}  # fmt: skip
 Line = dict[str, Any]
 
 
 def read() -> list[Line]:
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in renamed(RESULTS.read_text(encoding="utf-8")).splitlines()]
+
+
+def renamed(text: str) -> str:
+    """Results with today's name of the paper's estimator, which older ones call ``literal``."""
+    return text.replace("literal", "straight_through")
 
 
 def spread(values: list[float], scale: float = 100.0) -> str:
@@ -78,13 +86,13 @@ def cost(lines: list[Line]) -> str:
         if line.get("part") == "seeds" and "cpu_seconds" in line:
             seconds[line["way"]].append(line["cpu_seconds"] / len(line["loss"]))
             steps = len(line["loss"])
-    base = statistics.median(seconds["literal"])
+    base = statistics.median(seconds["straight_through"])
     rows = [
         [NAMES.get(way, f"`{way}`"), f"{statistics.median(found):.2f}", f"{statistics.median(found) / base:.1f}"]
         for way, found in sorted(seconds.items(), key=lambda pair: statistics.median(pair[1]))
         if way != "blind"
     ]
-    return table(["way", "CPU seconds a step", "times the literal one"], rows) + f"\n\n{steps} steps a run."
+    return table(["way", "CPU seconds a step", "times straight_through"], rows) + f"\n\n{steps} steps a run."
 
 
 def cosines(lines: list[Line]) -> str:
@@ -105,13 +113,11 @@ def cosines(lines: list[Line]) -> str:
 def probe() -> str:
     if not PROBE.is_file():
         return "Not measured yet (`make bench-probe`)."
-    found = json.loads(PROBE.read_text(encoding="utf-8"))
+    found = json.loads(renamed(PROBE.read_text(encoding="utf-8")))
     rows = []
     for name in found["prompts"][0]:
         way, _, progress = name.partition("@")
-        text = {"attention": "attention, all tokens kept", "literal, kept only": "`literal`, kept tokens alone"}.get(
-            name, f"`{way}`" + (", hardened" if progress == "0.8" else "")
-        )
+        text = _PROBE_NAMES.get(name, f"`{way}`" + (", hardened" if progress == "0.8" else ""))
         values = [run[name] for run in found["prompts"]]
         rows.append([text, f"{statistics.mean(values):+.2f}", f"{min(values):+.2f} to {max(values):+.2f}"])
     made = f"{len(found['prompts'])} prompts, {found['layers']} layers; commit {found['commit'][:7]}, "

@@ -134,17 +134,17 @@ def spearman(a: Tensor, b: Tensor) -> float:
 
 
 def probe(model: Any, seed: int) -> dict[str, float]:
-    """One prompt. ``literal`` is ranked among kept tokens alone too: dropped ones all have 0."""
+    """One prompt. ``straight_through`` is ranked among kept tokens alone too: dropped ones all have 0."""
     torch.manual_seed(seed)
     prompt = Prompt(model, seed)
     benefit, keep = prompt.benefit(), highest(prompt.logits, prompt.count)[0]
     found = {"attention": spearman(prompt.attention(), benefit)}
     for name in ESTIMATORS:
-        for progress in (0.0, 0.8) if name not in ("literal", "reinforce") else (0.0,):
+        for progress in (0.0, 0.8) if name not in ("straight_through", "reinforce") else (0.0,):
             pull = prompt.pull(name, progress)
             found[f"{name}@{progress:g}"] = spearman(pull, benefit)
-            if name == "literal":
-                found["literal, kept only"] = spearman(pull[keep], benefit[keep])
+            if name == "straight_through":
+                found["straight_through, kept only"] = spearman(pull[keep], benefit[keep])
     return found
 
 

@@ -50,7 +50,7 @@ def build(retain: float | None) -> tuple[Any, dict[str, Any]]:
     if retain is None:
         compressor = make_compressor("uniform", Budget(retain=1.0))
     else:
-        compressor = make_compressor("omnisift", Budget(retain=retain), selector=VGAS(VGASConfig(width=WIDTH)))
+        compressor = make_compressor("omnisift", Budget(retain=retain), selector=VGAS(VGASConfig(input_size=WIDTH)))
     clip = tiny.Video(frames=SECONDS, height=HEIGHT, width=WIDTH_OF_GRID, audio=25 * SECONDS)
     batch = tiny.prompt([8, clip, 16])
     ids = batch["input_ids"]

@@ -5,10 +5,7 @@ python examples/add_a_compressor.py
 
 import torch
 
-from omnisift import Budget, TokenStream, make_compressor
-from omnisift.chunks import build_stream
-from omnisift.compressors import ScoredCompressor, register
-from omnisift.tokens import Modality
+from omnisift import Budget, Modality, ScoredCompressor, TokenStream, build_stream, make_compressor, register
 
 
 @register  # from here on the method has a name, alone and beside others

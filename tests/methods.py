@@ -53,7 +53,7 @@ COUNTED_AS_HALF = {"routed": ("frame", "frame"), "joint": ("chunk", "chunk")}
 def selector(width: int) -> VGAS:
     """A tiny random one."""
     torch.manual_seed(0)
-    return VGAS(VGASConfig(width=width, hidden=16, heads=2)).eval()
+    return VGAS(VGASConfig(input_size=width, hidden_size=16, num_attention_heads=2)).eval()
 
 
 _SELECTORS: dict[int, VGAS] = {}

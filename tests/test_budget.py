@@ -99,6 +99,35 @@ def test_nonsense_is_refused_by_name(name: str, value: object):
         Budget(**{**given_values, name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("value", "fraction"), [(25, "0.25"), (33.5, "0.335"), ("25%", "0.25"), ("25 %", "0.25"), ("0.25", "0.25")]
+)
+def test_a_percentage_is_refused_with_the_fraction_it_means(value: object, fraction: str):
+    with pytest.raises(BudgetError, match=rf"\(0, 1\], got .*; did you mean {fraction}\?$"):
+        Budget(retain=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0, -25, 1.5, 100, 250, "much", math.nan])
+def test_no_fraction_is_guessed_where_none_is_likely(value: object):
+    with pytest.raises(BudgetError) as caught:
+        Budget(retain=value)  # type: ignore[arg-type]
+    assert "did you mean" not in str(caught.value)
+
+
+def test_a_number_is_an_overall_ratio():
+    budget = Budget(retain_video=0.5, retain_audio=0.25)
+    assert Budget.of(0.25) == Budget(retain=0.25)
+    assert Budget.of(budget) is budget
+    with pytest.raises(BudgetError, match="did you mean"):
+        Budget.of(25)
+
+
+def test_a_budget_shows_what_was_given():
+    assert repr(Budget(retain=0.25)) == "Budget(retain=0.25)"
+    assert repr(from_rho(0.77, 0.5)) == "Budget(retain_video=0.23, retain_audio=0.5)"
+    assert eval(repr(Budget(retain=0.25))) == Budget(retain=0.25)
+
+
 @pytest.mark.parametrize("values", [{}, {"retain_video": 0.5}, {"retain": 0.5, "retain_audio": 0.5}])
 def test_an_ambiguous_budget_is_refused(values: dict[str, float]):
     with pytest.raises(BudgetError, match="retain"):

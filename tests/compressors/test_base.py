@@ -102,12 +102,15 @@ def test_unknown_names_and_missing_weights_say_what_to_do():
     with pytest.raises(CompressorError) as caught:
         make_compressor("magic", HALF)
     assert str(caught.value) == f"no compressor named 'magic'; known: {', '.join(sorted(ALL))}"
-    with pytest.raises(CompressorError, match="choose a training-free compressor, as stvp or random"):
+    with pytest.raises(CompressorError, match="choose a training-free compressor such as stvp or random"):
         make_compressor("omnisift", HALF)
 
 
-def test_repr_shows_the_budget():
-    assert "retain=0.5" in repr(made("uniform", HALF))
+def test_repr_is_one_short_line():
+    assert repr(made("uniform", HALF)) == "UniformCompressor(Budget(retain=0.5))"
+    assert repr(made("omnisift", HALF)) == "OmniSiftCompressor(Budget(retain=0.5))"
+    pair = repr(made("random:scope=clip+omnisift", HALF))
+    assert pair == "Paired(Budget(retain=0.5), label='random-clip+omnisift')"
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)

@@ -27,7 +27,7 @@ NEAR = 1e-6
 
 def selector(**config: object) -> VGAS:
     torch.manual_seed(0)
-    return VGAS(VGASConfig(**{"width": WIDTH, "hidden": 16, "heads": 2, **config})).eval()  # type: ignore[arg-type]
+    return VGAS(VGASConfig(**{"input_size": WIDTH, "hidden_size": 16, "num_attention_heads": 2, **config})).eval()  # type: ignore[arg-type]
 
 
 SELECTOR = selector()

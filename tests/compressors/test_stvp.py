@@ -64,7 +64,7 @@ def test_is_the_pictures_half_of_omnisift(seed: int):
     """The fast path is a formula in other steps: where the two differ, their scores are equal but for rounding."""
     stream, budget = random_prompt(seed).stream(), BUDGETS[seed % len(BUDGETS)]
     torch.manual_seed(0)
-    selector = VGAS(VGASConfig(width=16, hidden=16, heads=2)).eval()
+    selector = VGAS(VGASConfig(input_size=16, hidden_size=16, num_attention_heads=2)).eval()
     with torch.no_grad():
         whole = OmniSiftCompressor(budget, selector).eval()(stream)
     video = stream.modality == Modality.VIDEO

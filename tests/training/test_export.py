@@ -93,11 +93,14 @@ def test_the_released_width_survives(tmp_path: Path) -> None:
 
 
 def test_what_the_layout_can_not_say_is_refused(tmp_path: Path) -> None:
-    for config in (VGASConfig(width=16, hidden=16, heads=4), VGASConfig(width=16, hidden=16, guide="self")):
+    for config in (
+        VGASConfig(input_size=16, hidden_size=16, num_attention_heads=4),
+        VGASConfig(input_size=16, hidden_size=16, guide="self"),
+    ):
         with pytest.raises(UsageError, match="export it with --as selector"):
             export_merged(nano_path(), VGAS(config), tmp_path / "x")
     with pytest.raises(CheckpointError, match=r"holds no \.safetensors"):
-        export_merged(tmp_path, VGAS(VGASConfig(width=16, hidden=16)), tmp_path / "x")
+        export_merged(tmp_path, VGAS(VGASConfig(input_size=16, hidden_size=16)), tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 
@@ -167,7 +170,7 @@ def test_words_for_storage() -> None:
 
 
 def test_the_stored_dtype_is_kept(tmp_path: Path) -> None:
-    export_selector(VGAS(VGASConfig(width=16, hidden=16)), tmp_path / "half", storage("bfloat16"))
+    export_selector(VGAS(VGASConfig(input_size=16, hidden_size=16)), tmp_path / "half", storage("bfloat16"))
     assert VGAS.from_pretrained(str(tmp_path / "half")).dtype == torch.bfloat16
     assert "width 16" in (tmp_path / "half" / "README.md").read_text()
 

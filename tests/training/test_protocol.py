@@ -86,7 +86,7 @@ def test_tuning_changes_the_language_model_and_nothing_else(school, tmp_path):
 
 def test_selectors_by_name(school):
     assert school.distil("self-time", steps=1).label == "time+self"
-    assert school.distil("cross-time-picture", steps=1).label == "time+picture"
+    assert school.distil("cross-time-picture", steps=1).label == "time+video score"
     plain = {"time_embedding": False, "guide": "cross", "layers": 1, "picture": False}
     assert protocol.selector_config("cross") == plain
     timed = {"time_embedding": True, "guide": "concat", "layers": 3}

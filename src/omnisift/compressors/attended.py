@@ -28,10 +28,10 @@ class AttendedCompressor(ScoredCompressor):
 
     def score(self, stream: TokenStream) -> Tensor:
         """[L] float32 >= 0: the attention received."""
-        return attention_received(stream)
+        return encoder_attention(stream)
 
 
-def attention_received(stream: TokenStream) -> Tensor:
+def encoder_attention(stream: TokenStream) -> Tensor:
     """[L] float32 on the device: attention that each token received in the last layer of its own encoder.
 
     Of the picture within its frame, of the sound within its chunk; 0 for all other tokens.

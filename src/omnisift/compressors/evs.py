@@ -39,7 +39,7 @@ class EvsCompressor(ScoredVideoCompressor):
     idea: ClassVar[str] = "keeps patches that changed since the frame before, over the whole clip"
     source: ClassVar[str] = "arXiv 2510.14624"
 
-    def __init__(self, budget: Budget, audio: Compressor | None = None, mode: str = "clip") -> None:
+    def __init__(self, budget: Budget | float, audio: Compressor | None = None, mode: str = "clip") -> None:
         super().__init__(budget, audio)
         if mode not in ("clip", "frame"):
             raise CompressorError(f"mode of 'evs' is clip or frame, got {mode!r}: choose one of these")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
-from omnisift.compressors.attended import NEEDS, attention_received
+from omnisift.compressors.attended import NEEDS, encoder_attention
 from omnisift.compressors.base import Compressor
 from omnisift.compressors.cosine import cosine
 from omnisift.compressors.events import picture_events, sound_changes
@@ -49,7 +49,7 @@ class OmniPackCompressor(Compressor):
     idea: ClassVar[str] = "keeps salient tokens and density peaks, merges the rest into them"
     source: ClassVar[str] = "arXiv 2608.03812"
 
-    def __init__(self, budget: Budget, attention: bool = False) -> None:
+    def __init__(self, budget: Budget | float, attention: bool = False) -> None:
         super().__init__(budget)
         if not isinstance(attention, bool):
             raise CompressorError(f"attention of 'omnipack' is true or false, got {attention!r}")
@@ -87,7 +87,7 @@ class OmniPackCompressor(Compressor):
         """[L] float32 each: evidence and curvature of the picture or change of the sound; attention, if used, last."""
         signals = list(picture_events(stream)) if modality is Modality.VIDEO else [sound_changes(stream)]
         if self.attention:
-            signals.append(torch.nan_to_num(attention_received(stream)))
+            signals.append(torch.nan_to_num(encoder_attention(stream)))
         return signals
 
 

@@ -38,7 +38,9 @@ class OmniZipCompressor(Compressor):
     source: ClassVar[str] = "arXiv 2511.14582"
     needs = frozenset({"audio_attention"})
 
-    def __init__(self, budget: Budget, rebounded: bool = False, contextual: float = 0.05, members: int = 3) -> None:
+    def __init__(
+        self, budget: Budget | float, rebounded: bool = False, contextual: float = 0.05, members: int = 3
+    ) -> None:
         super().__init__(budget)
         if not isinstance(rebounded, bool):
             raise CompressorError(f"rebounded of 'omnizip' is true or false, got {rebounded!r}")

@@ -19,7 +19,7 @@ class VideoCompressor(Compressor):
     """A method for the picture alone. For the sound it is paired with ``audio``, by default pooling into equal parts of
     time: the same rule for all such methods, so that they differ in the picture only."""
 
-    def __init__(self, budget: Budget, audio: Compressor | None = None) -> None:
+    def __init__(self, budget: Budget | float, audio: Compressor | None = None) -> None:
         super().__init__(budget)
         self.audio = UniformCompressor(budget, mode="pool") if audio is None else audio
         self._own_rule = audio is None

@@ -32,7 +32,7 @@ class RandomCompressor(ScoredCompressor):
     idea: ClassVar[str] = "draws tokens by chance in every frame and chunk, by seed"
     source: ClassVar[str] = "baseline of the paper"
 
-    def __init__(self, budget: Budget, seed: int = 0, scope: str = "frame") -> None:
+    def __init__(self, budget: Budget | float, seed: int = 0, scope: str = "frame") -> None:
         super().__init__(budget)
         if scope not in ("frame", "clip"):
             raise CompressorError(f"scope of 'random' is frame or clip, got {scope!r}")

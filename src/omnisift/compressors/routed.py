@@ -36,7 +36,7 @@ class RoutedCompressor(Compressor):
     idea: ClassVar[str] = "routes a chunk's budget between picture and sound by measured informativeness"
     source: ClassVar[str] = "after arXiv 2605.18041"
 
-    def __init__(self, budget: Budget, scope: str = "chunk", swing: float = 0.5) -> None:
+    def __init__(self, budget: Budget | float, scope: str = "chunk", swing: float = 0.5) -> None:
         super().__init__(budget)
         if scope not in ("chunk", "clip"):
             raise CompressorError(f"scope of 'routed' is chunk or clip, got {scope!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from omnisift.budget import Counts
-from omnisift.compressors.attended import NEEDS, attention_received
+from omnisift.compressors.attended import NEEDS, encoder_attention
 from omnisift.compressors.base import Compressor
 from omnisift.compressors.groups import Scope, group
 from omnisift.compressors.maxmin import diverse
@@ -41,4 +41,4 @@ class SeatsCompressor(Compressor):
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
         """Weighted max-min in every chunk's picture and every chunk's sound."""
         groups = group(stream, counts, Scope.CHUNK)
-        return Selection(keep=diverse(stream.embeds, groups, attention_received(stream)))
+        return Selection(keep=diverse(stream.embeds, groups, encoder_attention(stream)))

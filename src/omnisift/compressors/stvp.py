@@ -35,7 +35,7 @@ class StvpCompressor(ScoredVideoCompressor):
     source: ClassVar[str] = "arXiv 2602.04804"
 
     def __init__(
-        self, budget: Budget, audio: Compressor | None = None, mode: str = "both", adaptive: bool = False
+        self, budget: Budget | float, audio: Compressor | None = None, mode: str = "both", adaptive: bool = False
     ) -> None:
         super().__init__(budget, audio)
         if mode not in MODES:

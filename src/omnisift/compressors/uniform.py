@@ -25,7 +25,7 @@ class UniformCompressor(Compressor):
     idea: ClassVar[str] = "keeps tokens at equal distances in every frame and chunk, or pools between"
     source: ClassVar[str] = "baseline of this project"
 
-    def __init__(self, budget: Budget, mode: str = "stride") -> None:
+    def __init__(self, budget: Budget | float, mode: str = "stride") -> None:
         super().__init__(budget)
         if mode not in ("stride", "pool"):
             raise CompressorError(f"mode of 'uniform' is stride or pool, got {mode!r}")

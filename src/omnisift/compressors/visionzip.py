@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omnisift.budget import Budget, Counts
 from omnisift.compressors.anchors import anchor_count, checked_share, evenly_among
-from omnisift.compressors.attended import NEEDS, attention_received
+from omnisift.compressors.attended import NEEDS, encoder_attention
 from omnisift.compressors.base import Compressor
 from omnisift.compressors.groups import CELLS, Groups, Window, group
 from omnisift.compressors.merging import averaged
@@ -36,7 +36,7 @@ class VisionZipCompressor(Compressor):
     source: ClassVar[str] = "arXiv 2412.04467"
     needs = NEEDS
 
-    def __init__(self, budget: Budget, contextual: float = 0.05) -> None:
+    def __init__(self, budget: Budget | float, contextual: float = 0.05) -> None:
         super().__init__(budget)
         self.contextual = checked_share(self.name, contextual)
 
@@ -47,7 +47,7 @@ class VisionZipCompressor(Compressor):
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
         """Dominant tokens by attention, anchors among the others, the rest summed into these."""
-        attention = attention_received(stream)
+        attention = encoder_attention(stream)
         groups = group(stream, counts)
         anchors = anchor_count(groups.size, groups.kept, self.contextual)
         dominant = replace(groups, kept=groups.kept - anchors).highest(attention)

@@ -202,7 +202,8 @@ class Asked:
     def to_dict(self) -> dict[str, Any]:
         """The answer's own keys, but what is common to the trace, and ``selection``."""
         said = self.answer.to_dict()
-        common = ("source", "model", "notices")
+        said["retain"] = self.answer.report.retain
+        common = ("source", "model", "notices", "retain_video", "retain_audio")
         return {
             "name": self.name,
             "label": self.label,

@@ -28,12 +28,38 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _CARD = """# OmniSIFT selector
 
-A vision-guided audio selector (arXiv 2602.04804) for a Qwen2.5-Omni model of width {width}: {count:,} parameters,
-layout {layout}. It says which sounds stay when a prompt is compressed; a quarter of the tokens is a good start.
+A vision-guided audio selector (arXiv 2602.04804) for a Qwen2.5-Omni model with embeddings of width {width}:
+{count:,} parameters, layout {layout}. It chooses the audio tokens that stay when a prompt is compressed. A quarter of
+the video and audio tokens (`retain=0.25`) is a good start.
 
-    omnisift ask clip.mp4 "What happens?" --model MODEL --selector THIS_FOLDER --retain 0.25
+Below, `MODEL` is the model that the selector was trained for, and `SELECTOR` is this folder.
 
-    selector = omnisift.VGAS.from_pretrained("THIS_FOLDER")
+```bash
+omnisift ask clip.mp4 "What happens?" --model MODEL --selector SELECTOR --retain 0.25
+```
+
+```python
+import omnisift
+
+pipe = omnisift.load("MODEL", selector="SELECTOR", retain=0.25)
+print(pipe.ask("clip.mp4", "What happens?"))
+```
+
+The same with a model that Transformers loaded:
+
+```python
+import omnisift
+from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained("MODEL")
+processor = AutoProcessor.from_pretrained("MODEL")
+selector = omnisift.VGAS.from_pretrained("SELECTOR")
+
+inputs = omnisift.inputs(processor, "clip.mp4", "What happens?").to(model.device, model.dtype)
+with omnisift.attach(model, "omnisift", retain=0.25, selector=selector) as attachment:
+    model.generate(**inputs)
+print(attachment.last.retained_ratio)
+```
 """
 
 
@@ -83,7 +109,7 @@ def export_selector(selector: VGAS, folder: Path, how: Storage | None = None) ->
     count = sum(parameter.numel() for parameter in selector.parameters())
     with _room(folder) as unfinished:
         stored.save_pretrained(unfinished)
-        card = _CARD.format(width=selector.config.width, count=count, layout=layout)
+        card = _CARD.format(width=selector.config.input_size, count=count, layout=layout)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -115,10 +141,10 @@ def export_merged(source: Path, selector: VGAS, folder: Path, how: Storage | Non
 
 def _check_layout(selector: VGAS) -> None:
     """`UsageError` if loading from names and shapes alone would make another selector."""
-    if selector.config.guide != "cross" or selector.config.heads != 8:
+    if selector.config.guide != "cross" or selector.config.num_attention_heads != 8:
         raise UsageError(
-            f"the released layout has 8 heads and cross attention, this selector {selector.config.heads} and "
-            f"{selector.config.guide}: export it with --as selector"
+            "the released layout has 8 heads and cross attention, this selector "
+            f"{selector.config.num_attention_heads} and {selector.config.guide}: export it with --as selector"
         )
     if selector.label:
         logger.warning("the selector has %s: omnisift reads it back, the released code does not", selector.label)

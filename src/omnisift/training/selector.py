@@ -54,7 +54,9 @@ def new_selector(
     from the first step, and the guidance by the picture is learned within 50 steps instead of several hundred.
     """
     torch.manual_seed(seed)
-    config = VGASConfig(width=width, time_embedding=time_embedding, guide=guide, layers=layers, picture=picture)
+    config = VGASConfig(
+        input_size=width, time_embedding=time_embedding, guide=guide, num_hidden_layers=layers, video_score=picture
+    )
     selector = VGAS(config)
     if time_embedding:
         weight = selector.time_embedding.weight

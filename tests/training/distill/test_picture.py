@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from omnisift.budget import Budget
 from omnisift.cli.app import app
 from omnisift.compressors import make_compressor
-from omnisift.compressors.pruning import picture_logits
+from omnisift.compressors.pruning import video_logits
 from omnisift.tokens import Modality
 from omnisift.training.distill import clips_in
 from omnisift.training.distill.learn import learn_picture, picture_agreement, picture_targets_of
@@ -36,7 +36,7 @@ def test_it_learns_and_then_chooses_the_anchors(lessons: list[Lesson]) -> None:
     picture: Any = selector.picture
 
     def found() -> dict[str, float]:
-        return picture_agreement(lambda stream, _: picture_logits(picture, stream), lessons, 0.25)
+        return picture_agreement(lambda stream, _: video_logits(picture, stream), lessons, 0.25)
 
     before = found()
     losses = learn_picture(picture, lessons, 60, 1e-3, 0)
@@ -47,7 +47,7 @@ def test_it_learns_and_then_chooses_the_anchors(lessons: list[Lesson]) -> None:
     # What the compressor keeps of the picture are the highest of these scores in every frame.
     stream = stream_of(lessons[:1])
     kept = make_compressor("omnisift", Budget(retain=0.25), selector=selector)(stream).keep
-    logits = picture_logits(picture, stream).detach()
+    logits = video_logits(picture, stream).detach()
     for chunk in range(int(stream.chunk.max()) + 1):
         for frame in (0, 1):
             here = torch.nonzero((stream.chunk == chunk) & (stream.frame == frame))[:, 0]
@@ -67,10 +67,10 @@ def test_the_command_teaches_and_saves_it(folder: Path, tmp_path: Path) -> None:
     assert set(report["picture"]["0.15"]) == {"learned", "stvp", "salient", "random"}
     selector = VGAS.from_pretrained(str(out))
     assert selector.picture is not None
-    assert selector.label == "time+picture"
+    assert selector.label == "time+video score"
     asked = CliRunner().invoke(app, ["ask", str(clips_in(folder)[0]), ASKED, "--selector", str(out), "--json"])
     assert asked.exit_code == 0, asked.output
-    assert json.loads(asked.stdout)["compressor"] == "omnisift+time+picture"
+    assert json.loads(asked.stdout)["compressor"] == "omnisift+time+video score"
 
 
 def test_the_page_is_what_the_result_says() -> None:

@@ -43,7 +43,7 @@ def model() -> Any:
 
     host = thinker()
     torch.manual_seed(0)
-    selector = VGAS(VGASConfig(width=WIDTH, hidden=16, heads=2))
+    selector = VGAS(VGASConfig(input_size=WIDTH, hidden_size=16, num_attention_heads=2))
     compressor = make_compressor("omnisift", Budget(retain_video=0.5, retain_audio=0.4), selector=selector)
     return CompressedModel(host, compressor).train()
 

@@ -223,18 +223,19 @@ def test_a_run_that_loses_its_compression_on_the_way_is_stopped(data: Path, tmp_
 
 
 def test_a_selector_without_gradient_ends_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from omnisift.estimators import Choice, Literal
+    from omnisift.estimators import Choice
     from omnisift.training.finetune import guards
 
     def deaf(self: Any, logits: torch.Tensor, count: torch.Tensor, valid: Any = None) -> Choice:
         return Choice(guards_highest(logits, count, valid))
 
     from omnisift.estimators.base import highest as guards_highest
+    from omnisift.estimators.straight_through import StraightThrough
 
-    monkeypatch.setattr(Literal, "choose", deaf)
+    monkeypatch.setattr(StraightThrough, "choose", deaf)
     monkeypatch.setattr(guards.SelectorGuard.__init__, "__defaults__", (2,))
     with pytest.raises(
-        TrainingError, match=r"^the selector got no gradient for 2 steps with sound: estimator 'literal'"
+        TrainingError, match=r"^the selector got no gradient for 2 steps with sound: estimator 'straight_through'"
     ):
         fine_tune(recipe(data, tmp_path, steps=5))
     fine_tune(recipe(data, tmp_path / "kept", steps=3, train_selector=False))  # keeping it is no error
@@ -317,7 +318,7 @@ WRONG = {
     "{model: nano, data: [x], out: y, retain: 0.5, steps: 1, epochs: 1}": "give steps or epochs, not both",
     "{model: nano, data: [x], out: y, retain: 0.5, steps: 0}": "steps must be above 0, got 0",
     "{model: nano, data: [x], out: y, retain: 0.5, language: half}": "language must be one of full, lora, frozen",
-    "{model: nano, data: [x], out: y, retain: 0.5, estimator: magic}": "no estimator 'magic'",
+    "{model: nano, data: [x], out: y, retain: 0.5, estimator: magic}": "no estimator named 'magic'",
     "{model: nano, data: 3, out: y, retain: 0.5}": "data must be one or more paths, got 3",
     "{model: nano, data: x, out: y, retain: 0.5, seed: '1'}": "seed must be int, got '1'",
     "{model: nano, data: x, out: y, retain: 0.5, language: frozen, train_selector: false}": "leave nothing to train",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from omnisift.budget import Budget
 from omnisift.chunks import segment_of
 from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.compressors.pruning import picture_logits
+from omnisift.compressors.pruning import video_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.tokens import Modality, TokenStream
 from omnisift.training.distill.samples import Lesson, stream_of
@@ -89,7 +89,7 @@ def learn_picture(
     """Train the score for the picture in place, as `learn` does the selector; do it first: it chooses the anchors."""
 
     def loss_of(batch: Sequence[Lesson], _: float) -> Tensor:
-        logits, target = picture_logits(picture, stream_of(batch)), picture_targets_of(batch)
+        logits, target = video_logits(picture, stream_of(batch)), picture_targets_of(batch)
         where = ~logits.isnan() & ~target.isnan()
         return F.binary_cross_entropy_with_logits(logits[where], target[where])
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from omnisift.budget import Budget
-from omnisift.compressors.pruning import picture_logits
+from omnisift.compressors.pruning import video_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.errors import MediaError, UsageError
@@ -191,7 +191,7 @@ def _compared(
 def _pictures_compared(picture: VideoScore, lessons: Sequence[Lesson], retain: float) -> dict[str, dict[str, float]]:
     random, budget = torch.Generator().manual_seed(0), Budget(retain=retain)
     ways: dict[str, Callable[[TokenStream, float], Any]] = {
-        "learned": lambda stream, _: picture_logits(picture, stream),
+        "learned": lambda stream, _: video_logits(picture, stream),
         "stvp": lambda stream, _: StvpCompressor(budget).score(stream),
         "salient": lambda stream, _: SalientCompressor(budget).score(stream).float(),
         "random": lambda stream, _: torch.rand(len(stream), generator=random),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from omnisift.compressors import make_compressor, needs_selector
-from omnisift.compressors.omnisift import learner_of
+from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
 from omnisift.pipeline.loading import Host, load_host, load_selector
@@ -39,7 +39,7 @@ def build(recipe: TrainRecipe) -> tuple[Host, CompressedModel]:
         thinker.enable_input_require_grads()
     model = adapted(thinker, recipe) if recipe.language == "lora" else thinker
     compressor = make_compressor(recipe.compressor, recipe.budget, selector=_selector(host, recipe), seed=recipe.seed)
-    learner = learner_of(compressor)
+    learner = trainable_part(compressor)
     if learner is not None:
         learner.estimator = make_estimator(recipe.estimator)
     sifted = CompressedModel(model, compressor)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnisift.compressors import Compressor
-from omnisift.compressors.omnisift import learner_of
+from omnisift.compressors.omnisift import trainable_part
 from omnisift.estimators import Estimator
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models import attach
@@ -57,7 +57,7 @@ class CompressedModel(nn.Module):
     @property
     def estimator(self) -> Estimator | None:
         """Of the part of the compressor that has the selector; None if there is none."""
-        learner = learner_of(self.compressor)
+        learner = trainable_part(self.compressor)
         return None if learner is None else learner.estimator
 
     def train(self, mode: bool = True) -> CompressedModel:

@@ -48,7 +48,7 @@ class TrainRecipe:
     train_selector: bool = False
     """Whether the selector learns from the answers as well."""
     estimator: str = "reinforce"
-    """How its scores then get a gradient (docs/estimators.md); ``literal`` is the paper's."""
+    """How its scores then get a gradient (docs/estimators.md); ``straight_through`` is the paper's."""
     selector_rate: float | None = None
     """Peak learning rate of the selector; null means that of the language model."""
     language: str = "full"
