@@ -66,7 +66,7 @@ def test_equal_tokens_keep_the_first():
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(5).stream()
     whole = DivPruneCompressor(SPLIT)(stream).keep
-    monkeypatch.setattr("omnisift.compressors.cosine.BLOCK", 1)
+    monkeypatch.setattr("omnisift.compressors.cosine.MAX_ELEMENTS", 1)
     windows = maxmin.Groups.windows
-    monkeypatch.setattr(maxmin.Groups, "windows", lambda self, device: windows(self, device, cells=1))
+    monkeypatch.setattr(maxmin.Groups, "windows", lambda self, device: windows(self, device, max_elements=1))
     assert torch.equal(DivPruneCompressor(SPLIT)(stream).keep, whole)

@@ -208,7 +208,7 @@ def test_highest_takes_the_first_of_equals():
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = grid_prompt(5)
     whole = OmniPackCompressor(SPLIT)(stream)
-    for name in ("omnipack.CELLS", "events.BLOCK", "cosine.BLOCK"):
+    for name in ("omnipack.MAX_ELEMENTS", "events.MAX_ELEMENTS", "cosine.MAX_ELEMENTS"):
         monkeypatch.setattr(f"omnisift.compressors.{name}", 1)
     single = OmniPackCompressor(SPLIT)(stream)
     assert torch.equal(whole.keep, single.keep)

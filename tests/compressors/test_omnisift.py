@@ -73,7 +73,7 @@ def test_block_size_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(seed, WIDTH).stream()
     budget = from_rho(0.67, 0.4)
     whole = run(stream, budget)
-    monkeypatch.setattr(method, "SMALL_BLOCK", 1)
+    monkeypatch.setattr(method, "SMALL_BATCH", 1)
     single = run(stream, budget)
     assert torch.equal(whole.keep, single.keep)
     torch.testing.assert_close(whole.scores, single.scores, atol=1e-5, rtol=0, equal_nan=True)
@@ -271,8 +271,8 @@ def test_steps_do_not_grow_with_the_number_of_chunks():
 def test_no_copy_of_the_stream(monkeypatch: pytest.MonkeyPatch):
     """No new tensor holds more than an eighth of the embeddings when blocks are an eighth of them."""
     stream = regular_prompt(160).stream()
-    monkeypatch.setattr(method, "SMALL_BLOCK", stream.embeds.nbytes // 8)
-    monkeypatch.setattr(method, "CPU_BLOCK", stream.embeds.nbytes // 8)
+    monkeypatch.setattr(method, "SMALL_BATCH", stream.embeds.nbytes // 8)
+    monkeypatch.setattr(method, "CPU_BATCH", stream.embeds.nbytes // 8)
     with Watch() as seen:
         run(stream, Budget(retain=0.3))
     assert seen.largest <= stream.embeds.numel() // 8

@@ -167,8 +167,8 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
     stream = with_attention(regular_prompt(12).stream())
     keep, embeds = loop(stream, BUDGETS[0])
     for cells in (1, 600, 1 << 24):
-        monkeypatch.setattr(anchors, "CELLS", cells)
-        monkeypatch.setattr(omnizip_video, "CELLS", cells)
+        monkeypatch.setattr(anchors, "MAX_ELEMENTS", cells)
+        monkeypatch.setattr(omnizip_video, "MAX_ELEMENTS", cells)
         found = OmniZipCompressor(BUDGETS[0])(stream)
         assert torch.equal(found.keep, keep)
         torch.testing.assert_close(found.embeds, embeds[keep], atol=1e-5, rtol=1e-5)
@@ -179,8 +179,8 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
 def test_matrices_stay_within_a_block(monkeypatch: pytest.MonkeyPatch):
     """Sound against the picture of a whole clip: never all against all."""
     stream = with_attention(regular_prompt(80).stream())  # 2000 sounds and 960 patches
-    monkeypatch.setattr(anchors, "CELLS", 1 << 14)
-    monkeypatch.setattr(omnizip_video, "CELLS", 1 << 14)
+    monkeypatch.setattr(anchors, "MAX_ELEMENTS", 1 << 14)
+    monkeypatch.setattr(omnizip_video, "MAX_ELEMENTS", 1 << 14)
     with Watch() as seen:
         OmniZipCompressor(BUDGETS[0])(stream)
     assert seen.largest <= stream.embeds.numel()

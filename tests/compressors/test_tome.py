@@ -94,7 +94,7 @@ def test_manners():
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(5).stream()
     whole = TomeCompressor(SPLIT)(stream)
-    monkeypatch.setattr(tome, "CELLS", 1)
+    monkeypatch.setattr(tome, "MAX_ELEMENTS", 1)
     single = TomeCompressor(SPLIT)(stream)
     assert torch.equal(whole.keep, single.keep)
     torch.testing.assert_close(whole.embeds, single.embeds, atol=1e-6, rtol=1e-6)
