@@ -17,6 +17,7 @@ from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.models import attach
+from omnisift.pipeline.ask_batch import count_rows
 from omnisift.pipeline.clip_info import notices_of, source_of
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip
@@ -264,7 +265,7 @@ class Pipeline:
             processed_at = time.perf_counter()
             text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage, on_text)
         source = clip.media if isinstance(clip, EncodedClip) else clip
-        tokens = self._count(inputs, generated, compression)
+        (tokens,) = count_rows(self.host.thinker.config, inputs, [generated], compression)
         seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
         return Answer(text, self._report(source, tokens, seconds))
 
@@ -299,22 +300,11 @@ class Pipeline:
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 streamer=streamer,
-                **_end_tokens(thinker, self.host.processor),
+                **self.host.stop_tokens,
             )
         generated = output[0, inputs["input_ids"].shape[1] :]
         text = tokenizer.decode(generated, skip_special_tokens=True).strip()
         return text, int(generated.shape[0]), attachment.last if attachment is not None else None, watch
-
-    def _count(self, inputs: dict[str, Any], generated: int, compression: Compression | None) -> Tokens:
-        config, ids = self.host.thinker.config, inputs["input_ids"]
-        video = int((ids == config.video_token_id).sum())
-        audio = int((ids == config.audio_token_id).sum())
-        if compression is None:
-            return Tokens(video, video, audio, audio, ids.shape[1], generated)
-        left_alone = audio - compression.n_audio
-        return Tokens(
-            video, compression.kept_video, audio, compression.kept_audio + left_alone, ids.shape[1], generated
-        )
 
     def _report(self, media: Media, tokens: Tokens, seconds: Seconds) -> Report:
         return Report(
@@ -327,10 +317,3 @@ class Pipeline:
             peak_memory_bytes=peak_memory(self.host.device),
             notices=notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
         )
-
-
-def _end_tokens(thinker: Any, processor: Any) -> dict[str, int]:
-    """The end of a turn. Full-size checkpoints leave it to the class around the thinker, so the tokenizer says it."""
-    if thinker.generation_config.eos_token_id is not None:
-        return {}
-    return {"eos_token_id": processor.tokenizer.eos_token_id, "pad_token_id": processor.tokenizer.pad_token_id}

@@ -53,6 +53,20 @@ class Host:
         dtype: torch.dtype = self.thinker.get_input_embeddings().weight.dtype
         return dtype
 
+    @property
+    def stop_tokens(self) -> dict[str, Any]:
+        """``eos_token_id`` and ``pad_token_id`` for ``generate``.
+
+        They come from the tokenizer where the generation config has none: full-size checkpoints define them for the
+        class around the thinker only.
+        """
+        generation, tokenizer = self.thinker.generation_config, self.processor.tokenizer
+        eos = tokenizer.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
+        pad = tokenizer.pad_token_id if generation.pad_token_id is None else generation.pad_token_id
+        if pad is None:
+            pad = eos[0] if isinstance(eos, list) else eos
+        return {"eos_token_id": eos, "pad_token_id": pad}
+
 
 @dataclass(frozen=True)
 class Placement:
