@@ -63,15 +63,21 @@ def make(clips: int, out: Path) -> rows.Record:
         return rows.Record.load(path)
 
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        first, *others = pool.map(run, INSTRUCTION_SETS)
+        record = merged(list(pool.map(run, INSTRUCTION_SETS)))
+    record.save(out)
+    return record
+
+
+def merged(records: list[rows.Record]) -> rows.Record:
+    """The first record, with what differs in any other marked as unstable."""
+    first, *others = records
     unstable = first.arrays["unstable"]
     for other in others:
         unstable |= first.differing(other)
     apart = max(float(first.logits_apart(other)[~unstable].max()) for other in others)
-    first.about["instruction_sets"] = [record.about["cpu_capability"] for record in (first, *others)]
+    first.about["instruction_sets"] = [record.about["cpu_capability"] for record in records]
     first.about["largest_difference_of_logits"] = apart
     first.about["unstable"] = int(unstable.sum())
-    first.save(out)
     return first
 
 

@@ -186,8 +186,8 @@ def test_a_trace_is_of_todays_schema() -> None:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("film")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("printed")
     saved.command("make-clip", "clip.mp4", "--seed", 7, folder=folder)
     return folder
 
@@ -203,9 +203,9 @@ PRINTED = {
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_printed_objects_keep_their_keys_and_numbers(name: str, film: Path) -> None:
+def test_printed_objects_keep_their_keys_and_numbers(name: str, folder: Path) -> None:
     """Scripts read what ``--json`` prints: every recorded key is there, and what is no time and no label is equal."""
-    today = json.loads(saved.command(*PRINTED[name], folder=film))
+    today = json.loads(saved.command(*PRINTED[name], folder=folder))
     assert departures(saved.json_of(name), today) == []
 
 
