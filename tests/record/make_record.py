@@ -48,6 +48,7 @@ def observe_all(clips: int, name: str) -> rows.Record:
         "clips": clips,
         "instruction_set": name,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "ties": rows.all_ties(),
         "versions": {package: version(package) for package in ("torch", "transformers", "numpy", "tokenizers")},
     }
     return rows.Record.of(about, [row.key for row in every], list(zip(*columns, strict=True)))
@@ -69,12 +70,15 @@ def make(clips: int, out: Path) -> rows.Record:
 
 
 def merged(records: list[rows.Record]) -> rows.Record:
-    """The first record, with what differs in any other marked as unstable."""
+    """The first record, with what differs in any other marked as unstable; of a tied clip nothing is left then."""
     first, *others = records
     unstable = first.arrays["unstable"]
     for other in others:
         unstable |= first.differing(other)
     apart = max(float(first.logits_apart(other)[~unstable].max()) for other in others)
+    for key, found in first.about["ties"].items():
+        same = [all(other.about["ties"][key][i] == one for other in others) for i, one in enumerate(found)]
+        first.about["ties"][key] = [one if equal else "" for one, equal in zip(found, same, strict=True)]
     first.about["instruction_sets"] = [record.about["cpu_capability"] for record in records]
     first.about["largest_difference_of_logits"] = apart
     first.about["unstable"] = int(unstable.sum())

@@ -39,6 +39,8 @@ VARIANTS = (
 """Each option of each method that has options."""
 PAIRS = ("stvp+random", "v_cast+divprune", "random+omnisift")
 RETAIN = (0.25, 0.10)
+TIED = (1, 2, 5, 40)
+"""Numbers of different tokens in the clips on which scores tie."""
 MORE_RETAIN = (("dycoke", 0.5),)
 """DyCoke keeps a third of the video at least, so the other budgets only record that it refuses."""
 
@@ -76,6 +78,18 @@ def observe(row: Row, number: int) -> seams.Observed | str:
     if row.method is None:
         return seams.observe(number, None)
     return seams.observe(number, seams.compressor(row.method, row.selector, row.retain, number))
+
+
+def ties(row: Row) -> list[str]:
+    """What the row keeps of each tied clip, as hexadecimal digits; or the name of the error."""
+    found = [seams.observe_ties(kinds, seams.compressor(str(row.method), row.selector, row.retain, kinds))
+             for kinds in TIED]  # fmt: skip
+    return [one if isinstance(one, str) else np.packbits(one).tobytes().hex() for one in found]
+
+
+def all_ties() -> dict[str, list[str]]:
+    """`ties` of each row that has a method."""
+    return {row.key: ties(row) for row in rows() if row.method is not None}
 
 
 def digest(positions: np.ndarray) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 from omnisift import Budget, Pipeline, attach, load, make_compressor
 from omnisift.assets import nano_path
 from omnisift.compressors import COMPRESSORS, needs_selector
-from omnisift.errors import UnreachableBudget
+from omnisift.errors import CompressorError, UnreachableBudget, UnsupportedCall
 from omnisift.media import Media
 from omnisift.pipeline.held import HeldClip
 from omnisift.tokens import Modality
@@ -86,9 +86,7 @@ def selectors() -> dict[str, Any]:
 def formula_weights(module: torch.nn.Module) -> Any:
     """Set each parameter from its name and the index of each element, with the same bits on every machine."""
     for name, parameter in module.named_parameters():
-        index = np.arange(parameter.numel(), dtype=np.uint64) + np.uint64(zlib.crc32(name.encode()))
-        mixed = (index * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
-        values = mixed.astype(np.float64) / 2**24 - 0.5
+        values = _mixed(parameter.numel(), name.encode()) / 2**24 - 0.5
         scale, centre = (0.5, 0.0) if parameter.ndim > 1 else (0.25, float(name.endswith("norm.weight")))
         parameter.copy_(torch.from_numpy(values * scale + centre).view_as(parameter))
     return module
@@ -148,10 +146,38 @@ def observe(number: int, method: Any | None) -> Observed | str:
     return Observed(_named(last.modality[0]), last.keep[0].numpy(), positions, logits, text)
 
 
+@torch.inference_mode()
+def observe_ties(kinds: int, method: Any) -> np.ndarray | str:
+    """[S] bool: what stays of a clip whose tokens are ``kinds`` different vectors of whole numbers, so that scores tie.
+
+    The embeddings are handed to the model, past its encoders; a method that listens to these says that it can't.
+    """
+    model = host().thinker
+    inputs = {k: v for k, v in held(0).inputs("?").items() if k not in ("pixel_values_videos", "input_features")}
+    ids = inputs["input_ids"][0]
+    media = torch.from_numpy(_modality_of(ids.numpy()) > 0)
+    embeds = model.get_input_embeddings()(inputs["input_ids"]).clone()
+    vectors = torch.from_numpy((_mixed(kinds * embeds.shape[-1], b"vectors") % 5).astype(np.float32) - 2)
+    which = torch.from_numpy(_mixed(int(media.sum()), b"which") % kinds)
+    embeds[0, media] = vectors.view(kinds, -1)[which]
+    try:
+        with attach(model, method) as attachment:
+            model(**inputs, inputs_embeds=embeds, use_cache=False)
+    except (CompressorError, UnsupportedCall) as error:
+        return type(error).__name__
+    return attachment.last.keep[0].numpy()
+
+
 def ask(number: int, method: Any | None) -> tuple[str, int, int]:
     """(answer, kept video tokens, kept audio tokens) by the library's own pipeline."""
     answer = Pipeline(host(), method).ask(*clip_and_question(number), max_new_tokens=MAX_NEW_TOKENS)
     return answer.text, answer.report.tokens.video_kept, answer.report.tokens.audio_kept
+
+
+def _mixed(count: int, name: bytes) -> np.ndarray:
+    """[count] int64 below 2^24, scattered, the same on every machine."""
+    index = np.arange(count, dtype=np.uint64) + np.uint64(zlib.crc32(name))
+    return ((index * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)).astype(np.int64)
 
 
 def _generate(model: Any, inputs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.record import seams
-from tests.record.rows import CLIPS, FILE, Record, Row, observe, rows
+from tests.record.rows import CLIPS, FILE, Record, Row, all_ties, observe, rows
 
 QUICK = (0, 1, 2, 3, 4, 5)
 """Clips that `make test` compares; the types of their questions differ."""
@@ -48,6 +48,15 @@ def test_few_rows_are_unstable(record: Record) -> None:
 @pytest.mark.timeout(600)
 def test_six_clips_are_as_recorded(record: Record) -> None:
     assert compare(record, QUICK, list(rows())) == []
+
+
+def test_equal_scores_are_resolved_as_recorded(record: Record) -> None:
+    """On rendered clips scores hardly ever tie; here they do. What differs between instruction sets is left out."""
+    recorded, today = record.about["ties"], all_ties()
+    assert recorded.keys() <= today.keys()
+    pairs = [(key, *pair) for key in recorded for pair in zip(recorded[key], today[key], strict=True)]
+    assert [key for key, old, new in pairs if old not in ("", new)] == []
+    assert sum(old == "" for _, old, _ in pairs) < 0.3 * len(pairs)
 
 
 @pytest.mark.slow
