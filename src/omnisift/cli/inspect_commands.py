@@ -141,7 +141,7 @@ def _write(inspection: Inspection, page: Path | None, figures: list[Path]) -> No
 def _show(inspection: Inspection, written: list[Path]) -> None:
     for asked in inspection.trace.methods:
         share = 100 * asked.answer.report.retained_ratio
-        recall = asked.recall
+        recall = asked.kept_evidence
         proof = "" if recall is None else f", evidence {recall.tokens} of {recall.tokens_all} tokens"
         typer.echo(f"{asked.label} ({share:.1f} % kept{proof}): {asked.answer.text or '(nothing)'}")
     for notice in inspection.trace.notices:
