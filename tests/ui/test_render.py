@@ -15,6 +15,7 @@ from omnisift.ui.session import Session
 def test_cards_and_times(session: Session, uploads: Path) -> None:
     first = render.answers(session.ask(uploads / "seven.mp4", "Is a beep heard?", ["omnisift", "random"], 25))
     assert first.count("class='card'") == 3
+    assert "True answer: " in first
     for expected in ("all tokens", "omnisift+time", "63 of 246 (25.6 %)", "24 of 96", "39 of 150", "without encoders"):
         assert expected in first
     assert re.search(r"Reading and encoding the clip took \d+\.\d\d s, once", first)

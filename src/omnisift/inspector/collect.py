@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,22 +89,25 @@ def inspect_clip(
         raise UsageError(f"name at least one method, and not {ALL!r}: the run with all tokens is always included")
     (on_stage or (lambda _stage: None))("read")
     begin = time.perf_counter()
-    clip = path
-    if not isinstance(clip, EncodedClip):
-        clip = Pipeline(host, None).read(clip, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
+    clip: Media | EncodedClip
+    if isinstance(path, EncodedClip):
+        clip, media, notices = path, path.media, [ENCODED_ONCE]
+    else:
+        media = Pipeline(host, None).read(
+            path, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling
+        )
+        clip, notices = media, []
     read_seconds = time.perf_counter() - begin
-    media = clip.media if isinstance(clip, EncodedClip) else clip
     scene = find_scene(media)
     question = _default_question(scene) if question is None else question
+    ask = partial(Pipeline.ask, media=clip, question=question, max_new_tokens=max_new_tokens, on_stage=on_stage)
     answers: dict[str, Answer] = {}
     decisions: dict[str, tuple[TokenStream, Selection]] = {}
     for name, compressor in {ALL: None, **methods}.items():
         with _recorded(compressor) as calls:
-            answer = Pipeline(host, compressor).ask(clip, question, max_new_tokens=max_new_tokens, on_stage=on_stage)
-        answers[name] = _with_read_time(answer, read_seconds)
+            answers[name] = _with_read_time(ask(Pipeline(host, compressor)), read_seconds)
         if calls:
             decisions[name] = calls[-1]
-    notices = [] if clip is media else [ENCODED_ONCE]
     trace = _trace(host, question, answers, methods, decisions, media, scene, notices)
     return Inspection(trace, media, _mel(host, media))
 

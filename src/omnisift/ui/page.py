@@ -25,10 +25,14 @@ _SHARE_INFO = (
 _EMPTY = "<p class='empty'>Answers appear here.</p>"
 _EXAMPLES = 3
 SCRIPT = """<script>
+const watched = new WeakSet();
 addEventListener("message", (event) => {
   const report = document.querySelector("iframe.report"), height = Number(event.data?.reportHeight);
   if (!report || event.source !== report.contentWindow || !(height > 0)) return;
   report.style.height = Math.min(height + 2, 20000) + "px";
+  if (watched.has(report)) return;
+  watched.add(report);
+  new ResizeObserver(() => report.contentWindow?.postMessage("height", "*")).observe(report);
 });
 </script>"""
 """For the document head: the report's frame gets the height that the report sends, so that only the page scrolls."""

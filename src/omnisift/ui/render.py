@@ -30,13 +30,14 @@ def step_text(step: str) -> str:
 
 
 def answers(answer: SessionAnswer) -> str:
-    """A card for all tokens and one for each method, what the times include, and notices."""
+    """The true answer if it is known, a card per method, what the times include, and notices."""
     trace = answer.inspection.trace
     cards = "".join(_card(method) for method in trace.methods)
     # `timing` says the same in more detail.
     notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in trace.notices if note != ENCODED_ONCE)
+    truth = "" if trace.evidence is None else f"<p class='truth'>True answer: {escape(trace.evidence.answer)}</p>"
     return (
-        f"<p class='question'>{escape(trace.question)}</p><div class='cards'>{cards}</div>"
+        f"<p class='question'>{escape(trace.question)}</p>{truth}<div class='cards'>{cards}</div>"
         f"<p class='timing' role='status'>{escape(timing(answer))}</p>{notes}"
     )
 
@@ -45,6 +46,8 @@ def timing(answer: SessionAnswer) -> str:
     """What the times of the cards include, and what the encoders took."""
     seconds = "" if answer.encoding_seconds is None else f" took {answer.encoding_seconds:.2f} s"
     text = "Times are compression, prefill and decoding, without encoders. "
+    if answer.inspection.trace.model == "nano":
+        text += "nano is so small that compressing its prompt can cost more than it saves. "
     if answer.reused:
         return f"{text}The encoded clip was reused" + (f": encoding it{seconds} the first time." if seconds else ".")
     if not answer.reencoded:
@@ -67,7 +70,8 @@ def _card(method: MethodTrace) -> str:
         ("video", f"{tokens.video_kept} of {tokens.video}"),
         ("audio", f"{tokens.audio_kept} of {tokens.audio}"),
         ("prompt", f"{tokens.prompt_kept} of {tokens.prompt}"),
-        ("time", f"{model_seconds:.3f} s, prefill {seconds.prefill:.3f} s"),
+        ("time", f"{model_seconds:.3f} s"),
+        ("prefill", f"{seconds.prefill:.3f} s"),
     ]
     if method.kept_evidence is not None:
         rows.append(("evidence", f"{method.kept_evidence.tokens} of {method.kept_evidence.tokens_all} tokens"))

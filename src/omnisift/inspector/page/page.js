@@ -276,7 +276,12 @@ async function start() {
   drawLanes();
 }
 
-// In a frame, the page that contains it is told the height, so that the frame needs no scrollbar.
-if (parent !== window) new ResizeObserver(() => parent.postMessage({ reportHeight: document.body.offsetHeight }, "*")).observe(document.body);
+// In a frame, the surrounding page is told the height, so that the frame needs no scrollbar. It also asks for it, because
+// observers pause while the frame is out of view.
+function sendHeight() { parent.postMessage({ reportHeight: document.body.offsetHeight }, "*"); }
 
-start();
+if (parent !== window) {
+  new ResizeObserver(sendHeight).observe(document.body);
+  addEventListener("message", sendHeight);
+}
+start().then(() => { if (parent !== window) sendHeight(); });
