@@ -85,7 +85,7 @@ def drawing(inspection: Inspection) -> str:
 def _clip(inspection: Inspection) -> Iterator[str]:
     chunk = inspection.trace.chunks[CHUNK]
     yield _text(20, 34, "A chunk of the clip", "ink head")
-    yield _text(20, 54, "two frames and the audio that goes with them", "soft")
+    yield _text(20, 54, "two frames and their audio", "soft")
     for position, frame in enumerate(chunk.frames):
         yield _image(inspection, frame, 20 + position * (SIDE + 10), 70)
     yield from _wave(inspection, 20, 268, 2 * SIDE + 10, 56)

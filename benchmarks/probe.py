@@ -123,7 +123,7 @@ class Prompt:
         """[A]: from where the answer is due, all tokens kept."""
         whole = self.embeds[: len(self.embeds) - ANSWER]
         listener = QuestionAttention(self.language)
-        with listener.from_rows(torch.tensor([len(whole) - 1])):
+        with listener.record(torch.tensor([len(whole) - 1])):
             self.language(inputs_embeds=whole[None], use_cache=False)
         return listener.weights()[0, VIDEO : VIDEO + AUDIO]
 

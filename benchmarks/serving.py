@@ -1,15 +1,16 @@
-"""Throughput, time to first token and cache of vLLM at a part of the tokens against all of them: `make bench-serving`.
+"""Throughput, time to first token and cache use of vLLM at 25 % of the tokens against all (`make bench-serving`).
 
-One engine of `omnisift serve`'s kind (vLLM with our plugin, an engine process of its own) answers the same requests at
-both retentions, in turns, so both see the same machine. The model is random: nano's encoders in front of a language
-model of 8 layers and width 256, deep enough that reading the prompt costs most and small enough for one core. It is
-narrow, so at long prompts attention has a larger share of the cost than in a full-size one, and the gain is larger too.
-What retention can't change (pictures to patches, encoders, the way into the engine) is in every request: `floor_s` is
-the time to the first token with a hundredth kept.
+One engine as in `omnisift serve` (vLLM with the plugin, in a separate process) answers the same requests at both
+retentions in turns, so both see the same machine. The model is random: nano's encoders and a language model of 8
+layers and width 256, deep enough that prefill dominates and small enough for one core. Because it is narrow, attention
+has a larger share of the cost of long prompts than in a full-size model, and so the gain is larger too. Every request
+includes work that does not depend on retention (patches, encoders, the input processor): `floor_s` is the time to the
+first token with 1 % of the tokens.
 
-A prompt of N video and audio tokens is a clip of N / 125 seconds: 100 tokens a frame and 25 of sound a second. Pictures
-are given decoded, and no two requests have the same. Each client sends one request at a time; a round is one request
-of every client. Finished points go into a journal, so that an interrupted run goes on where it stopped.
+A prompt of N video and audio tokens is a clip of N / 125 seconds: 100 tokens per frame at one frame per second, and 25
+audio tokens per second. Images are passed decoded, and no two requests have the same ones. Each client sends one
+request at a time; a round is one request per client. Finished points are written to a journal, so that an interrupted
+run resumes.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ import numpy as np
 from surroundings import ROOT, surroundings
 
 PER_SECOND = 125
-"""Tokens: 10 x 10 of the picture once a second, 25 of sound."""
+"""Tokens per second: 10 x 10 of one frame, and 25 of audio."""
 SIDE = 280
 LAYERS, WIDTH = 8, 256
 ANSWER = 8
 TOKENS, CLIENTS, ROUNDS = (1000, 2000, 4000, 8000, 16000), (1, 4, 16), {1: 4, 4: 2, 16: 1}
-WAYS = {"whole": 1.0, "cut": 0.25}
-FLOOR = 0.01
+RETAINS = {"whole": 1.0, "cut": 0.25}
+"""Name in the results -> retention."""
+FLOOR_RETAIN = 0.01
 ENGINE: dict[str, Any] = {
     "dtype": "float32", "max_model_len": 17000, "max_num_batched_tokens": 2048, "max_num_seqs": 16,
     "block_size": 32, "enforce_eager": True, "enable_prefix_caching": False, "mm_processor_cache_gb": 0,
@@ -46,13 +48,13 @@ ENGINE: dict[str, Any] = {
 
 
 def build(folder: Path) -> Path:
-    """A full model, random, in ``folder``."""
+    """Write a full model with random weights into ``folder``."""
     import torch
     from transformers import AutoConfig, AutoProcessor
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     from omnisift.assets import nano_path
-    from omnisift.serving.full_checkpoint import dress
+    from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
     from omnisift.vgas import VGAS, VGASConfig
 
     config = AutoConfig.from_pretrained(nano_path())
@@ -70,13 +72,13 @@ def build(folder: Path) -> Path:
     processor.image_processor.size = processor.video_processor.size = processor.tokenizer.init_kwargs["size"] = size
     processor.save_pretrained(folder / "thinker")
     VGAS(VGASConfig(width=WIDTH, hidden=64, heads=4)).save_pretrained(folder / "thinker" / "selector")
-    dress(folder / "thinker", folder / "model")
+    wrap_as_full_checkpoint(folder / "thinker", folder / "model")
     return folder / "model"
 
 
 @dataclass
 class Clips:
-    """Requests of one length. All share their pictures but for the first, so memory stays small."""
+    """Requests of one length. They share all images but the first, so that memory stays small."""
 
     tokens: int
     sent: int = 0
@@ -85,28 +87,28 @@ class Clips:
         random = np.random.default_rng(self.tokens)
         seconds = self.tokens // PER_SECOND
         self.images = random.integers(0, 256, (2 * seconds, SIDE, SIDE, 3), np.uint8)
-        self.sound = random.standard_normal(16_000 * seconds).astype(np.float32) / 10
+        self.audio = random.standard_normal(16_000 * seconds).astype(np.float32) / 10
 
-    def another(self, retain: float) -> dict[str, Any]:
-        """One that no cache knows."""
+    def next_request(self, retain: float) -> dict[str, Any]:
+        """Return a request that is in no cache."""
         self.sent += 1
         images = self.images.copy()
         images[0, 0, :8] = self.sent % 251, self.sent // 251, 7
         return {
             "prompt": "<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|>what shape is it ?<|im_end|>\n",
-            "multi_modal_data": {"video": [(images, {"fps": 2.0, "audio": self.sound})]},
+            "multi_modal_data": {"video": [(images, {"fps": 2.0, "audio": self.audio})]},
             "mm_processor_kwargs": {"retain": retain},
         }
 
 
 @dataclass
 class Peak:
-    """The fullest that the cache has been since it was last asked."""
+    """The highest use of the cache since the last `take`."""
 
     share: float = 0.0
 
     def logger(self) -> type:
-        """A logger of vLLM that tells this one."""
+        """Return a class of loggers for vLLM that updates this object."""
         from vllm.v1.metrics.loggers import StatLoggerBase
 
         peak = self
@@ -128,12 +130,12 @@ class Peak:
 
 
 @dataclass
-class MethodSpec:
-    """What one retention has cost so far at one point."""
+class RetentionCost:
+    """The cost of one retention at one point, so far."""
 
     wall: float = 0.0
     first: list[float] = field(default_factory=list)
-    """Seconds to the first token, of each request."""
+    """Seconds to the first token, per request."""
     peak: float = 0.0
     prompt: int = 0
 
@@ -149,52 +151,55 @@ class MethodSpec:
 
 @dataclass
 class Bench:
-    """The engine and what watches it."""
+    """The engine and its cache use."""
 
     engine: Any
     peak: Peak
-    asked: int = 0
+    requests: int = 0
 
-    async def ask(self, clips: Clips, retain: float, way: MethodSpec) -> None:
-        """One request, to its end."""
+    async def ask(self, clips: Clips, retain: float, cost: RetentionCost) -> None:
+        """Send one request and wait for its end."""
         from vllm import SamplingParams
 
-        self.asked += 1
-        prompt = clips.another(retain)
-        how = SamplingParams(temperature=0, max_tokens=ANSWER, min_tokens=ANSWER, ignore_eos=True)
+        self.requests += 1
+        prompt = clips.next_request(retain)
+        sampling = SamplingParams(temperature=0, max_tokens=ANSWER, min_tokens=ANSWER, ignore_eos=True)
         begin, first = time.perf_counter(), None
-        async for output in self.engine.generate(prompt, how, f"request-{self.asked}"):
+        async for output in self.engine.generate(prompt, sampling, f"request-{self.requests}"):
             first = first or time.perf_counter() - begin
-            way.prompt = len(output.prompt_token_ids)
+            cost.prompt = len(output.prompt_token_ids)
         assert first is not None
-        way.first.append(first)
+        cost.first.append(first)
 
-    async def round(self, clips: Clips, clients: int, retain: float, way: MethodSpec) -> None:
-        """One request of each client, all at once."""
+    async def round(self, clips: Clips, clients: int, retain: float, cost: RetentionCost) -> None:
+        """Send one request per client, all at once."""
         self.peak.take()
         begin = time.perf_counter()
-        await asyncio.gather(*(self.ask(clips, retain, way) for _ in range(clients)))
-        way.wall += time.perf_counter() - begin
-        way.peak = max(way.peak, self.peak.take())
+        await asyncio.gather(*(self.ask(clips, retain, cost) for _ in range(clients)))
+        cost.wall += time.perf_counter() - begin
+        cost.peak = max(cost.peak, self.peak.take())
 
     async def point(self, tokens: int, clients: int) -> dict[str, Any]:
-        """Both retentions in turns."""
-        clips, ways = Clips(tokens), {name: MethodSpec() for name in WAYS}
-        for retain in WAYS.values():
-            await self.round(clips, 1, retain, MethodSpec())
+        """Measure both retentions in turns."""
+        clips, costs = Clips(tokens), {name: RetentionCost() for name in RETAINS}
+        # One request of each first, which is not counted.
+        for retain in RETAINS.values():
+            await self.round(clips, 1, retain, RetentionCost())
         for _ in range(ROUNDS[clients]):
-            for name, way in ways.items():
-                await self.round(clips, clients, WAYS[name], way)
+            for name, cost in costs.items():
+                await self.round(clips, clients, RETAINS[name], cost)
         blocks = self.engine.vllm_config.cache_config.num_gpu_blocks
-        found: dict[str, Any] = {name: way.summary(blocks) for name, way in ways.items()}
+        summaries: dict[str, Any] = {name: cost.summary(blocks) for name, cost in costs.items()}
         if clients == 1:
-            await self.round(clips, 1, FLOOR, least := MethodSpec())
-            found["floor_s"] = round(least.first[0], 4)
-        return {"tokens": tokens, "clients": clients, **ratios(found["whole"], found["cut"]), **found}
+            await self.round(clips, 1, FLOOR_RETAIN, floor := RetentionCost())
+            summaries["floor_s"] = round(floor.first[0], 4)
+        return {
+            "tokens": tokens, "clients": clients, **ratios(summaries["whole"], summaries["cut"]), **summaries
+        }  # fmt: skip
 
 
 def ratios(whole: dict[str, Any], cut: dict[str, Any]) -> dict[str, float]:
-    """What is wanted of a point."""
+    """Return the gains at one point."""
     return {
         "times_requests": round(cut["requests_per_s"] / whole["requests_per_s"], 2),
         "times_sooner": round(whole["first_token_s"] / cut["first_token_s"], 2),
@@ -203,19 +208,25 @@ def ratios(whole: dict[str, Any], cut: dict[str, Any]) -> dict[str, float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The points for docs/serving.md, in Markdown."""
-    head = ["tokens", "clients", "requests a second", "first token", "cache", "all tokens", "25 %"]
+    """Return the table in docs/serving.md, in Markdown."""
+    head = ["tokens", "clients", "requests/s", "first token", "cache", "all tokens", "25 %"]
     lines = ["| " + " | ".join(head) + " |", "|" + " ---: |" * len(head)]
     for point in result["points"]:
-        cost = [f"{point[way]['requests_per_s']:.3g}/s, {point[way]['first_token_s']:.3g} s" for way in WAYS]
+        costs = [f"{point[name]['requests_per_s']:.3g}/s, {point[name]['first_token_s']:.3g} s" for name in RETAINS]
         gain = [f"{point['times_requests']:.2f} x", f"{point['times_sooner']:.2f} x sooner"]
-        cells = [f"{point['tokens']:,}", str(point["clients"]), *gain, f"{100 * point['share_of_blocks']:.0f} %", *cost]
+        cells = [
+            f"{point['tokens']:,}",
+            str(point["clients"]),
+            *gain,
+            f"{100 * point['share_of_blocks']:.0f} %",
+            *costs,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def start(model: Path) -> Bench:
-    """An engine in a process of its own, on one thread."""
+    """Start an engine in a separate process, on one thread."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -228,7 +239,7 @@ def start(model: Path) -> Bench:
 
 
 async def measure(todo: list[tuple[int, int]], journal: Any, commit: object) -> None:
-    """Do the points that are missing."""
+    """Measure the points that are missing in the journal."""
     with tempfile.TemporaryDirectory() as folder:
         bench = start(build(Path(folder)))
         try:
@@ -244,8 +255,8 @@ async def measure(todo: list[tuple[int, int]], journal: Any, commit: object) -> 
 
 
 def settings() -> dict[str, Any]:
-    """What must be equal for two points to belong to one result."""
-    return {"ways": WAYS, "layers": LAYERS, "width": WIDTH, "answer": ANSWER, "rounds": ROUNDS, "engine": ENGINE}
+    """Return the settings that all points of one result share."""
+    return {"ways": RETAINS, "layers": LAYERS, "width": WIDTH, "answer": ANSWER, "rounds": ROUNDS, "engine": ENGINE}
 
 
 def main() -> int:

@@ -31,7 +31,7 @@ from omnisift import Modality, OmniSiftError, Selection, TokenStream, attach, fr
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.errors import UsageError
 from omnisift.pipeline import Pipeline, load
-from omnisift.pipeline.prompt import build_inputs, moved, read_for
+from omnisift.pipeline.prompt import build_inputs, read_for
 from omnisift.vgas import VGAS
 
 SETTINGS = {"35%": (0.67, 0.4), "25%": (0.77, 0.5)}
@@ -97,7 +97,7 @@ def inputs_of(pipeline: Pipeline, clip: Path) -> dict[str, Any]:
     """At the sampling of the published results."""
     processor = pipeline.host.processor
     media = read_for(processor, clip, fps=2.0, max_frames=256, sampling="qwen")
-    return moved(build_inputs(processor, media, QUESTION), next(pipeline.host.thinker.parameters()))
+    return build_inputs(processor, media, QUESTION).to(pipeline.host.device, pipeline.host.dtype)
 
 
 def prefill(pipeline: Pipeline, clip: Path, compressor: OmniSiftCompressor | None, rounds: int) -> dict[str, float]:
@@ -168,7 +168,7 @@ def main() -> int:
         missing = [str(clip) for clip in options.clip if not clip.is_file()]
         if missing:
             raise UsageError(f"no clip at {', '.join(missing)}; give media files that exist")
-        pipeline = load(options.model, device="cuda", dtype="bfloat16", attn=options.attn)
+        pipeline = load(options.model, device="cuda", dtype="bfloat16", attn_implementation=options.attn)
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             clips = options.clip or [make_clip(Path(folder))]
             result = verify(pipeline, clips, released, options.rounds)

@@ -1,11 +1,11 @@
-"""Find a clip by what is seen and heard in it: captions of a folder, an index in files, a query. No server.
+"""Search clips by what is seen and heard in them: caption a folder, index the captions in files, answer a query.
 
-    python examples/search_captions.py                           # invented clips, and a query about them
+    python examples/search_captions.py                           # generated clips, and a query about them
     python examples/search_captions.py CLIPS "a dog barks" --model Qwen/Qwen2.5-Omni-7B --device cuda --selector FOLDER
     python examples/search_captions.py CLIPS "a dog barks" --embed BAAI/bge-small-en-v1.5
 
-Captions go to CLIPS.jsonl and are made once (interrupt it, run it again: it goes on). Words are matched with BM25
-(`pip install 'omnisift[search]'`); with --embed, meanings are, by a sentence-embedding model of your choice.
+Captions are written to CLIPS.jsonl once; an interrupted run resumes. Queries are matched by words with BM25 (from a
+checkout: pip install -e '.[search]'), or with --embed by the vectors of a sentence-embedding model.
 """
 
 import argparse
@@ -16,18 +16,18 @@ from pathlib import Path
 import bm25s
 import numpy as np
 
-from omnisift.batch import Caption, Ledger, ModelSettings, items_of, run
+from omnisift.batch import Caption, ModelSettings, ResultsFile, items_of, run
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.world import make_scene, write_clip
 
 
 def captions(clips: Path, model: ModelSettings) -> dict[str, str]:
-    """Clip -> caption. Clips that can't be read have none."""
+    """Return clip -> caption. Clips that can't be read have none."""
     out = clips.with_name(clips.name + ".jsonl")
-    with Ledger(out, {"task": "caption", **model.to_dict()}) as ledger:
+    with ResultsFile(out, {"task": "caption", **model.to_dict()}) as results:
         items = items_of(clips)
-        if ledger.missing(items):
-            run(items, Caption(), model.load(), ledger, finished=lambda row: print(row["clip"], row.get("answer", "?")))
+        if results.missing(items):
+            run(items, Caption(), model.load(), results, on_row=lambda row: print(row["clip"], row.get("answer", "?")))
     rows = map(json.loads, out.read_text(encoding="utf-8").splitlines())
     return {row["clip"]: row["answer"] for row in rows if "answer" in row}
 
@@ -46,7 +46,7 @@ class WordIndex:
 
 
 class MeaningIndex:
-    """Vectors of the captions; the mean over a text's tokens, as most sentence-embedding models want it."""
+    """Vectors of the captions: the mean over the tokens of a text, as most sentence-embedding models expect."""
 
     def __init__(self, model: str) -> None:
         from transformers import AutoModel, AutoTokenizer
@@ -60,8 +60,8 @@ class MeaningIndex:
         batch = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
         with torch.inference_mode():
             states = self.model(**batch).last_hidden_state
-        real = batch["attention_mask"].unsqueeze(-1)
-        means = (states * real).sum(1) / real.sum(1)
+        mask = batch["attention_mask"].unsqueeze(-1)
+        means = (states * mask).sum(1) / mask.sum(1)
         return torch.nn.functional.normalize(means, dim=-1).numpy()
 
     def build(self, folder: Path, texts: list[str]) -> None:
@@ -73,19 +73,19 @@ class MeaningIndex:
 
 
 def search(clips: Path, query: str, model: ModelSettings, embed: str | None, top: int) -> list[tuple[str, str, float]]:
-    """(clip, caption, score), the best first. An index that was made of other captions is made anew."""
-    found = captions(clips, model)
+    """Return (clip, caption, score), best first. The index is rebuilt when the captions have changed."""
+    caption_of = captions(clips, model)
     index = WordIndex() if embed is None else MeaningIndex(embed)
-    folder, made_of = clips.with_name(clips.name + ".index"), json.dumps([embed, found])
+    folder, made_of = clips.with_name(clips.name + ".index"), json.dumps([embed, caption_of])
     note = folder / "made-of.json"
     if not note.is_file() or note.read_text(encoding="utf-8") != made_of:
         with atomic_folder(folder) as new:
-            index.build(new, list(found.values()))
+            index.build(new, list(caption_of.values()))
             (new / note.name).write_text(made_of, encoding="utf-8")
     scores = index.scores(folder, query)
     best = np.argsort(-scores, kind="stable")[:top]
-    names = list(found)
-    return [(names[i], found[names[i]], float(scores[i])) for i in best]
+    names = list(caption_of)
+    return [(names[i], caption_of[names[i]], float(scores[i])) for i in best]
 
 
 def main() -> None:
@@ -93,20 +93,20 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs="?")
     parser.add_argument("query", nargs="?", default="blue circle with rise")
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--selector")
     parser.add_argument("--embed", help="a sentence-embedding model: folder or hub id")
     parser.add_argument("--top", type=int, default=3)
-    asked = parser.parse_args()
-    model = ModelSettings(model=asked.model, device=asked.device, selector=asked.selector)
-    with tempfile.TemporaryDirectory() as place:
-        clips = asked.clips or Path(place, "clips")
-        if asked.clips is None:
+    options = parser.parse_args()
+    model = ModelSettings(model=options.model, device=options.device, selector=options.selector)
+    with tempfile.TemporaryDirectory() as folder:
+        clips = options.clips or Path(folder, "clips")
+        if options.clips is None:
             clips.mkdir()
             for seed in range(8):
                 write_clip(make_scene(seed, split="test"), clips / f"{seed}.mp4")
-        print(f"query: {asked.query}")
-        for name, caption, score in search(clips, asked.query, model, asked.embed, asked.top):
+        print(f"query: {options.query}")
+        for name, caption, score in search(clips, options.query, model, options.embed, options.top):
             print(f"{score:6.2f}  {name}  {caption}")
 
 

@@ -34,7 +34,7 @@ def thinker_config(**text: Any) -> Qwen2_5OmniThinkerConfig:
         text_config={
             "vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048,
-            "initializer_range": 0.2,            "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None,
+            "initializer_range": 0.2, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}, **text,
         },
         audio_token_index=AUDIO, image_token_index=IMAGE, video_token_index=VIDEO,
@@ -100,7 +100,7 @@ def language_model(model: Any) -> Any:
 
 @dataclass(frozen=True)
 class Video:
-    """``frames`` temporal grids of ``height`` x ``width`` tokens, one second each, with ``audio`` tokens of sound."""
+    """``frames`` temporal grids of ``height`` x ``width`` tokens, one second each, with ``audio`` audio tokens."""
 
     frames: int = 4
     height: int = 2
@@ -115,16 +115,16 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Sound:
+class Audio:
     tokens: int = 10
 
 
-Part = int | Video | Image | Sound
-"""A number is that many words of text."""
+Part = int | Video | Image | Audio
+"""A number stands for that many words of text."""
 
 
 def prompt(*rows: list[Part], pad: str = "left", mask: bool = True, seed: int = 0) -> dict[str, Any]:
-    """Model inputs for a batch. Videos of one batch either all have sound or none has (the host's own limit)."""
+    """Model inputs for a batch. Videos of one batch either all have audio or none has (the host's own limit)."""
     random = torch.Generator().manual_seed(seed)
     parts = [part for row in rows for part in row]
     inputs: dict[str, Any] = _padded([_ids(row, random) for row in rows], pad)
@@ -132,8 +132,8 @@ def prompt(*rows: list[Part], pad: str = "left", mask: bool = True, seed: int = 
         del inputs["attention_mask"]
     videos = [part for part in parts if isinstance(part, Video)]
     images = [part for part in parts if isinstance(part, Image)]
-    sounds = [
-        part.tokens if isinstance(part, Sound) else part.audio for part in parts if not isinstance(part, int | Image)
+    audios = [
+        part.tokens if isinstance(part, Audio) else part.audio for part in parts if not isinstance(part, int | Image)
     ]
     if videos:
         grids = torch.tensor([[video.frames, 2 * video.height, 2 * video.width] for video in videos])
@@ -142,14 +142,14 @@ def prompt(*rows: list[Part], pad: str = "left", mask: bool = True, seed: int = 
     if images:
         grids = torch.tensor([[1, 2 * image.height, 2 * image.width] for image in images])
         inputs |= {"image_grid_thw": grids, "pixel_values": _pixels(grids, random)}
-    if any(sounds):
-        inputs |= _mel([4 * tokens for tokens in sounds if tokens], random)
+    if any(audios):
+        inputs |= _mel([4 * tokens for tokens in audios if tokens], random)
     inputs["use_audio_in_video"] = any(video.audio for video in videos)
     return inputs
 
 
 def row_of(inputs: dict[str, Any], row: list[Part], index: int, seed_inputs: list[list[Part]]) -> dict[str, Any]:
-    """Row ``index`` of a batch as a batch of one without padding: the same tokens, pixels and sound."""
+    """Row ``index`` of a batch as a batch of one without padding: the same tokens, pixels and audio."""
     before = [part for other in seed_inputs[:index] for part in other]
 
     def skip(*kinds: type) -> int:
@@ -172,13 +172,13 @@ def row_of(inputs: dict[str, Any], row: list[Part], index: int, seed_inputs: lis
     if videos:
         single["video_second_per_grid"] = inputs["video_second_per_grid"][skip(Video) : skip(Video) + videos]
 
-    def sounds(parts: list[Part]) -> int:
-        return sum(isinstance(p, Sound) or (isinstance(p, Video) and p.audio > 0) for p in parts)
+    def audios(parts: list[Part]) -> int:
+        return sum(isinstance(p, Audio) or (isinstance(p, Video) and p.audio > 0) for p in parts)
 
-    if sounds(row):
-        start = sounds(before)
+    if audios(row):
+        start = audios(before)
         for name in ("input_features", "feature_attention_mask"):
-            single[name] = inputs[name][start : start + sounds(row)]
+            single[name] = inputs[name][start : start + audios(row)]
     return single
 
 
@@ -189,7 +189,7 @@ def _ids(row: list[Part], random: torch.Generator) -> list[int]:
             ids += torch.randint(FIRST_WORD, VOCABULARY, (part,), generator=random).tolist()
         elif isinstance(part, Image):
             ids += [VISION_START, *[IMAGE] * (part.height * part.width), VISION_END]
-        elif isinstance(part, Sound):
+        elif isinstance(part, Audio):
             ids += [AUDIO_START, *[AUDIO] * part.tokens, AUDIO_END]
         elif part.audio == 0:
             ids += [VISION_START, *[VIDEO] * (part.frames * part.height * part.width), VISION_END]
@@ -199,13 +199,13 @@ def _ids(row: list[Part], random: torch.Generator) -> list[int]:
 
 
 def _interleaved(video: Video) -> list[int]:
-    """As the host's processor writes it: two seconds of video, then two seconds of sound, and so on."""
+    """As the host's processor writes it: two seconds of video, then two seconds of audio, and so on."""
     ids: list[int] = []
-    area, frame, sound = video.height * video.width, 0, 0
-    while frame < video.frames or sound < video.audio:
-        frames, sounds = min(2, video.frames - frame), min(50, video.audio - sound)
-        ids += [VIDEO] * (frames * area) + [AUDIO] * sounds
-        frame, sound = frame + frames, sound + sounds
+    area, frame, step = video.height * video.width, 0, 0
+    while frame < video.frames or step < video.audio:
+        frames, steps = min(2, video.frames - frame), min(50, video.audio - step)
+        ids += [VIDEO] * (frames * area) + [AUDIO] * steps
+        frame, step = frame + frames, step + steps
     return ids
 
 
@@ -213,8 +213,8 @@ def _padded(rows: list[list[int]], side: str) -> dict[str, Tensor]:
     length = max(len(row) for row in rows)
     ids, mask = torch.full((len(rows), length), PAD), torch.zeros(len(rows), length, dtype=torch.int64)
     for index, row in enumerate(rows):
-        place = slice(length - len(row), length) if side == "left" else slice(0, len(row))
-        ids[index, place], mask[index, place] = torch.tensor(row), 1
+        columns = slice(length - len(row), length) if side == "left" else slice(0, len(row))
+        ids[index, columns], mask[index, columns] = torch.tensor(row), 1
     return {"input_ids": ids, "attention_mask": mask}
 
 

@@ -1,10 +1,10 @@
-"""A question about every clip of a folder, answered by vLLM under Ray Data, a quarter of the tokens read.
+"""Ask one question about every clip of a folder, with vLLM under Ray Data and a quarter of the tokens.
 
-    .venv-vllm/bin/python examples/serving/ray_data.py                      # invented clips, nano
+    .venv-vllm/bin/python examples/serving/ray_data.py                      # generated clips, nano
     .venv-vllm/bin/python examples/serving/ray_data.py CLIPS "What happens?" --model FOLDER --ray HEAD:6379 --engines 4
 
-Ray's own vLLM processor does the work: clips are read by its workers, and each of `--engines` holds a model. A clip
-that can't be read gets a line that says so. For a run that survives kills and goes on, use `omnisift run --ray`.
+It uses Ray's own vLLM processor: Ray's workers read the clips, and each of `--engines` holds a model. A clip that can't
+be read gets a line that says so. For a run that survives kills and resumes, use `omnisift run --ray`.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from omnisift.assets import nano_path
 from omnisift.batch.ray_driver import cluster
 from omnisift.errors import MediaError
 from omnisift.pipeline.prompt import prompt_text, read_for
-from omnisift.serving.full_checkpoint import dress
-from omnisift.serving.media_limits import as_item
+from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
+from omnisift.serving.media_limits import as_vllm_video
 from omnisift.serving.vllm import ARCHITECTURE
 from omnisift.world import make_scene, write_clip
 
 
 class Reader:
-    """Reads clips in Ray's workers; those that can't be read leave with a reason instead of a prompt."""
+    """Reads clips in Ray's workers; a clip that can't be read gets ``problem`` instead of a prompt."""
 
     def __init__(self, model: str, question: str) -> None:
         self.processor, self.question = AutoProcessor.from_pretrained(model), question
@@ -40,21 +40,21 @@ class Reader:
             media = read_for(self.processor, row["clip"])
         except MediaError as error:
             return {**row, "problem": str(error), "prompt": "", "data": None}
-        data = {"video": [as_item(media)]} if media.has_video else {"audio": [media.waveform]}
+        data = {"video": [as_vllm_video(media)]} if media.has_video else {"audio": [media.waveform]}
         return {**row, "problem": "", "prompt": prompt_text(self.processor, media, self.question), "data": data}
 
 
-def engines(model: str, retain: float, number: int, **vllm: Any) -> Any:
-    """Ray's processor: rows with prompt and data in, rows with an answer out."""
+def make_processor(model: str, retain: float, engines: int, **vllm: Any) -> Any:
+    """Return Ray's processor, which turns rows with prompt and data into rows with an answer."""
     overrides = {"architectures": [ARCHITECTURE], "omnisift": {"retain": retain}}
     config = vLLMEngineProcessorConfig(
         model_source=model,
         engine_kwargs={"hf_overrides": overrides, "mm_processor_cache_gb": 0, **vllm},
-        chat_template_stage=False,  # `prompt_text` has done it
+        chat_template_stage=False,  # done by `prompt_text`
         tokenize_stage=False,
         detokenize_stage=False,
         batch_size=8,
-        concurrency=number,
+        concurrency=engines,
         log_engine_metrics=False,
         placement_group_config={"bundles": [{"CPU": 1} if current_platform.is_cpu() else {"CPU": 1, "GPU": 1}]},
     )
@@ -72,44 +72,45 @@ def engines(model: str, retain: float, number: int, **vllm: Any) -> Any:
     )  # fmt: skip
 
 
-def answers(clips: Path, question: str, model: str, retain: float, number: int, **vllm: Any) -> list[str]:
-    """A line for each clip, on a cluster that is connected."""
+def answer_lines(clips: Path, question: str, model: str, retain: float, engines: int, **vllm: Any) -> list[str]:
+    """Return one line per clip; the cluster must be connected."""
     paths = sorted(str(path) for path in clips.iterdir() if path.is_file())
     rows = ray.data.from_items([{"clip": path} for path in paths])
     read = rows.map(Reader, fn_constructor_args=(model, question), concurrency=1).materialize()
-    bad = read.filter(expr="problem != ''").take_all()
-    good = engines(model, retain, number, **vllm)(read.filter(expr="problem == ''")).take_all()
-    said = {row["clip"]: f"LOOK: {row['problem']}" for row in bad}
-    said |= {row["clip"]: f"{row['answer']}  ({row['read']} tokens read)" for row in good}
-    return [f"{Path(path).name}  {said[path]}" for path in paths]
+    unreadable = read.filter(expr="problem != ''").take_all()
+    processor = make_processor(model, retain, engines, **vllm)
+    answered = processor(read.filter(expr="problem == ''")).take_all()
+    texts = {row["clip"]: f"LOOK: {row['problem']}" for row in unreadable}
+    texts |= {row["clip"]: f"{row['answer']}  ({row['read']} tokens read)" for row in answered}
+    return [f"{Path(path).name}  {texts[path]}" for path in paths]
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("clips", nargs="?", type=Path)
-    arguments.add_argument("question", nargs="?", default="which colour is the cross ?")
-    arguments.add_argument("--model", default="nano")
-    arguments.add_argument("--retain", type=float, default=0.25)
-    arguments.add_argument("--engines", type=int, default=1)
-    arguments.add_argument("--ray", default="local", help="local, auto or HOST:PORT")
-    given = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", nargs="?", type=Path)
+    parser.add_argument("question", nargs="?", default="which colour is the cross ?")
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--retain", type=float, default=0.25)
+    parser.add_argument("--engines", type=int, default=1)
+    parser.add_argument("--ray", default="local", help="local, auto or HOST:PORT")
+    options = parser.parse_args()
     os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    with tempfile.TemporaryDirectory() as room:
-        model, clips, vllm = given.model, given.clips, {}
-        if model == "nano":  # a thinker alone: vLLM gets it as a full model, on a CPU
-            model = f"{room}/nano"
-            dress(nano_path(), Path(model))
+    with tempfile.TemporaryDirectory() as folder:
+        model, clips, vllm = options.model, options.clips, {}
+        if model == "nano":  # only a thinker: vLLM needs a full model
+            model = f"{folder}/nano"
+            wrap_as_full_checkpoint(nano_path(), Path(model))
             vllm = {"dtype": "float32", "max_model_len": 4096, "enforce_eager": True}
         if clips is None:
-            clips = Path(room) / "clips"
+            clips = Path(folder) / "clips"
             clips.mkdir()
             for seed in range(3):
                 write_clip(make_scene(seed, split="test"), clips / f"{seed}.mp4")
-            (clips / "broken.mp4").write_bytes(b"no film")
-        with cluster(given.ray, given.engines + 1):
-            lines = answers(clips, given.question, model, given.retain, given.engines, **vllm)
+            (clips / "broken.mp4").write_bytes(b"not a video")
+        with cluster(options.ray, options.engines + 1):
+            lines = answer_lines(clips, options.question, model, options.retain, options.engines, **vllm)
     print("\n".join(lines))
 
 

@@ -1,4 +1,4 @@
-"""An engine without a model, and runs in processes of their own that can be killed."""
+"""An engine without a model, and runs in processes that can be killed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnisift.batch import Engine, Item, Ledger, Question, Reply, run
-from omnisift.batch import results_file as ledger_module
+from omnisift.batch import Engine, EngineAnswer, Item, Question, ResultsFile, results_file, run
 from omnisift.errors import EngineLost, NotMedia
 
 SETTINGS = {"task": "qa", "model": "fake"}
@@ -24,13 +23,13 @@ def items(count: int) -> list[Item]:
 
 
 class Fake(Engine):
-    """Answers with the question; some clips do worse, by their number."""
+    """Answers with the question; ``bad`` maps the number of a clip to what goes wrong with it."""
 
     def __init__(self, log: Path | None = None, seconds: float = 0.0, bad: dict[int, str] | None = None) -> None:
         self.log, self.seconds, self.bad = log, seconds, bad or {}
         self.asked: list[str] = []
 
-    def ask(self, clip: Path, questions: Sequence[str]) -> list[Reply]:
+    def ask(self, clip: Path, questions: Sequence[str]) -> list[EngineAnswer]:
         self.asked.append(clip.name)
         if self.log is not None:
             with self.log.open("a") as file:
@@ -38,32 +37,34 @@ class Fake(Engine):
         time.sleep(self.seconds)
         self._misbehave(clip)
         tokens = {"video": 96, "video_kept": 24, "audio": 150, "audio_kept": 39, "prompt": 260}
-        return [Reply(f"To {text}", tokens, {"total": 0.5}, {"seconds": 6.0}, ("a notice",)) for text in questions]
+        return [
+            EngineAnswer(f"To {text}", tokens, {"total": 0.5}, {"seconds": 6.0}, ("a notice",)) for text in questions
+        ]
 
     def _misbehave(self, clip: Path) -> None:
-        how = self.bad.get(int(clip.stem))
-        if how == "typed":
+        fault = self.bad.get(int(clip.stem))
+        if fault == "typed":
             raise NotMedia(f"{clip}: no decoder\nknows this content")
-        if how == "untyped":
+        if fault == "untyped":
             raise ZeroDivisionError("nobody foresaw this")
-        if how == "lost":
+        if fault == "lost":
             raise EngineLost(f"{clip}: the device failed")
-        if how == "deadly":
+        if fault == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
-        if how == "signal":
+        if fault == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
-        if how == "signals":
+        if fault == "signals":
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
 
-class FakeOfMany(Fake):
-    """Takes several; with "lost" among them it breaks down over all."""
+class FakeBatchEngine(Fake):
+    """Takes several clips; with "lost" among them the whole batch fails."""
 
-    def ask_many(self, asked: Sequence[tuple[Path, Sequence[str]]]) -> list[list[Reply] | Exception]:
-        return [self._one(clip, questions) for clip, questions in asked]
+    def ask_batch(self, requests: Sequence[tuple[Path, Sequence[str]]]) -> list[list[EngineAnswer] | Exception]:
+        return [self._ask_one(clip, questions) for clip, questions in requests]
 
-    def _one(self, clip: Path, questions: Sequence[str]) -> list[Reply] | Exception:
+    def _ask_one(self, clip: Path, questions: Sequence[str]) -> list[EngineAnswer] | Exception:
         try:
             return self.ask(clip, questions)
         except EngineLost:
@@ -72,8 +73,8 @@ class FakeOfMany(Fake):
             return error
 
 
-class Self:
-    """Loads an engine that is there, in whichever process."""
+class Loaded:
+    """A loader that returns an engine made before, in any process."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -87,7 +88,7 @@ def rows(path: Path) -> list[dict]:
 
 
 def start(out: Path, **arguments: object) -> subprocess.Popen[bytes]:
-    """`main` below in a process of its own."""
+    """Start `main` below in a new process."""
     command = [sys.executable, "-m", "tests.batch.fakes", json.dumps({"out": str(out), **arguments})]
     path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}, cwd=ROOT)
@@ -95,32 +96,32 @@ def start(out: Path, **arguments: object) -> subprocess.Popen[bytes]:
 
 def main(out: str, count: int, seconds: float = 0.0, log: str | None = None, limit: int | None = None,
          piecemeal: bool = False, bad: dict[str, str] | None = None, ray: str | None = None,
-         together: int = 1) -> None:  # fmt: skip
-    """A run of the fake engine. ``piecemeal`` writes lines in slow pieces, so that a kill finds torn ones."""
+         batch_size: int = 1) -> None:  # fmt: skip
+    """A run of the fake engine. ``piecemeal`` writes lines in slow pieces, so that a kill cuts some of them off."""
     if limit is not None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if piecemeal:
-        ledger_module._write_all = slow_write
-    engine = FakeOfMany(Path(log) if log else None, seconds, {int(n): how for n, how in (bad or {}).items()})
+        results_file._write_all = slow_write
+    engine = FakeBatchEngine(Path(log) if log else None, seconds, {int(n): fault for n, fault in (bad or {}).items()})
     if ray is not None:
         from omnisift.batch.ray_driver import cluster, run_on_ray
 
-        with Ledger(Path(out), SETTINGS) as ledger, cluster(ray, 2):
-            run_on_ray(items(count), Question(), Self(engine), ledger)
+        with ResultsFile(Path(out), SETTINGS) as results, cluster(ray, 2):
+            run_on_ray(items(count), Question(), Loaded(engine), results)
         return
-    with Ledger(Path(out), SETTINGS) as ledger:
-        run(items(count), Question(), engine, ledger, together=together)
+    with ResultsFile(Path(out), SETTINGS) as results:
+        run(items(count), Question(), engine, results, batch_size=batch_size)
 
 
-def slow_write(file: int, data: bytes, place: int) -> None:
+def slow_write(file: int, data: bytes, offset: int) -> None:
     for begin in range(0, len(data), 40):
-        os.pwrite(file, data[begin : begin + 40], place + begin)
+        os.pwrite(file, data[begin : begin + 40], offset + begin)
         time.sleep(0.002)
 
 
 if __name__ == "__main__":
-    from tests.batch.fakes import main  # by this name, Ray's workers find what is sent to them
+    from tests.batch.fakes import main  # Ray's workers import what they are sent by this name
 
     main(**json.loads(sys.argv[1]))

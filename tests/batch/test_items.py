@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from omnisift.batch import Caption, Moderate, Reply, items_of, make_task
+from omnisift.batch import Caption, EngineAnswer, Moderate, items_of, make_task
 from omnisift.batch.sources import clips_of
-from omnisift.batch.tasks import read_rules, verdict
+from omnisift.batch.tasks import parse_yes_no, read_rules
 from omnisift.errors import UsageError
 
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "clips"
 
 
-def test_a_folder_gives_every_clip_and_leaves_no_hole(folder: Path) -> None:
+def test_a_folder_gives_every_clip(folder: Path) -> None:
     assert clips_of(folder) == (folder, ["a.MKV", "b.mp4", "sub/c.wav", "y.mp4", "z.mp4"])
     first = items_of(folder)[0]
     assert (first.id, first.clip, first.path, first.question) == ("a.MKV", "a.MKV", folder / "a.MKV", None)
@@ -37,7 +37,7 @@ def test_paths_are_absolute_so_that_a_worker_elsewhere_finds_them(folder: Path, 
     assert items_of(Path("clips"))[1].path == folder / "b.mp4"
 
 
-def test_a_list_is_taken_as_it_stands(folder: Path) -> None:
+def test_a_list_may_name_any_file(folder: Path) -> None:
     listed = folder / "list.txt"
     listed.write_text("﻿sub/c.wav\n\n /somewhere/else.mp4 \r\nmissing.mp4\n", encoding="utf-8")
     items = items_of(listed)
@@ -45,15 +45,23 @@ def test_a_list_is_taken_as_it_stands(folder: Path) -> None:
     assert [item.path for item in items] == [folder / "sub/c.wav", Path("/somewhere/else.mp4"), folder / "missing.mp4"]
 
 
+def test_a_single_clip_is_a_list_of_one(folder: Path) -> None:
+    """By its suffix, whatever it holds."""
+    assert clips_of(folder / "a.MKV") == (folder, ["a.MKV"])
+    assert [item.path for item in items_of(folder / "sub" / "c.wav")] == [folder / "sub" / "c.wav"]
+
+
 def test_bad_sources_are_one_line(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "twice.txt").write_text("a.mp4\nb.mp4\na.mp4\n")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / ".clip.part.mp4").write_bytes(b"\xff\xfe")
     for name, what in {
         "twice.txt": r"twice\.txt:3 names a\.mp4 again \(line 1\)",
         "empty.txt": "no clips",
         "binary.txt": "not UTF-8",
         "missing": "nothing at",
+        ".clip.part.mp4": "not UTF-8",
         "clips/.git/..": None,
     }.items():
         if what is not None:
@@ -81,7 +89,7 @@ def test_questions_belong_to_clips(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ('{"clip": "a.MKV", "question": "What?"}', "asks nothing about 1 clips, first b.mp4"),
+        ('{"clip": "a.MKV", "question": "What?"}', "no question for 1 clips, first b.mp4"),
         ('{"clip": "q.mp4", "question": "What?"}', "1: 'clip' is 'q.mp4', which is not among"),
         ('{"clip": ["a.MKV"], "question": "What?"}', "not among"),
         ('{"clip": "a.MKV", "question": " "}', "needs a 'question'"),
@@ -100,13 +108,13 @@ def test_bad_questions_are_one_line(folder: Path, text: str, what: str) -> None:
         items_of(listed, None, questions)
 
 
-def reply(text: str) -> Reply:
-    return Reply(text, {}, {}, {})
+def answer(text: str) -> EngineAnswer:
+    return EngineAnswer(text, {}, {}, {})
 
 
-def test_a_yes_hits_a_no_does_not_and_nothing_is_guessed() -> None:
+def test_only_a_yes_is_a_hit() -> None:
     task = Moderate({"fire": "Is there fire?", "smoke": "Is there smoke?", "knife": "Is there a knife?"})
-    assert task.result([reply("Yes, a big one."), reply("no"), reply("Hard to say; yes?")]) == {
+    assert task.result([answer("Yes, a big one."), answer("no"), answer("Hard to say; yes?")]) == {
         "hits": ["fire"],
         "unclear": ["knife"],
         "answers": {"fire": "Yes, a big one.", "smoke": "no", "knife": "Hard to say; yes?"},
@@ -114,15 +122,15 @@ def test_a_yes_hits_a_no_does_not_and_nothing_is_guessed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         *[(text, True) for text in ("yes", "**Yes**.", "Yes: a dog")],
         *[(text, False) for text in ("No", " NO!", "no, none")],
         *[(text, None) for text in ("", "yesterday", "nothing", "I think yes", "0")],
     ],
 )
-def test_verdict(text: str, said: bool | None) -> None:
-    assert verdict(text) is said
+def test_parse_yes_no(text: str, expected: bool | None) -> None:
+    assert parse_yes_no(text) is expected
 
 
 def test_rules_are_read_from_text_and_from_yaml(tmp_path: Path) -> None:

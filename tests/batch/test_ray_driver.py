@@ -1,4 +1,4 @@
-"""The same run over a local Ray cluster: equal rows, also when a worker, a machine or the driver is killed.
+"""A run over a local Ray cluster writes equal rows, also when a worker, a machine or the driver is killed.
 
 Needs the extra `ray`: `make test-ray`. Each test starts its own cluster, which takes ten seconds and more.
 """
@@ -29,7 +29,7 @@ WORKER = re.compile(r"ray::MapWorker")
 
 @pytest.fixture(autouse=True)
 def own_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All processes of a cluster must show the same; without one Ray would put one into the user's home."""
+    """All processes of a cluster need the same token; without one Ray writes one to the home folder."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
 
@@ -38,13 +38,13 @@ def own_token(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ray") / "clips"
     write_dataset(folder, CLIPS, 0, 0, lambda: None)
-    (folder / "bad.mp4").write_bytes(b"not a film")
+    (folder / "bad.mp4").write_bytes(b"not a video")
     return folder
 
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> list[dict]:
-    """What one process answers."""
+    """The rows of one process."""
     out = folder.parent / "alone.jsonl"
     assert command(folder, out).wait(300) == 0
     return plain(out)
@@ -64,7 +64,7 @@ def plain(out: Path) -> list[dict]:
 
 
 def wait_for(out: Path, count: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 900  # a bound for a hung run, on a machine with other work
+    until = time.monotonic() + 900  # a bound for a hung run on a machine under load
     while not (out.exists() and out.read_bytes().count(b"\n") >= count):
         assert process.poll() is None, "it ended too early"
         assert time.monotonic() < until, "it takes too long"
@@ -90,7 +90,7 @@ def test_two_workers_one_killed_midway_answer_as_one_process(folder: Path, alone
     assert sum("error" in row for row in alone) == 1
 
 
-def test_killed_and_run_again_it_goes_on(folder: Path, alone: list[dict], tmp_path: Path) -> None:
+def test_a_killed_run_resumes(folder: Path, alone: list[dict], tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
     first = command(folder, out, "--ray", "local")
     wait_for(out, 5, first)
@@ -102,14 +102,14 @@ def test_killed_and_run_again_it_goes_on(folder: Path, alone: list[dict], tmp_pa
     second.send_signal(signal.SIGTERM)  # Ray has a handler of its own for it
     assert second.wait(120) == 143
     assert len(rows(out)) < CLIPS
-    assert command(folder, out).wait(300) == 0  # with a cluster or without: the same run
+    assert command(folder, out).wait(300) == 0  # with or without a cluster it is the same run
     assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     assert plain(out) == alone
 
 
 @pytest.fixture
 def two_machines(own_token: None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The address of a head that works nothing, and a node of a worker, beside another such."""
+    """The address of a head node without workers, and one of the two nodes with a worker."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -149,7 +149,7 @@ def test_a_machine_that_goes_down_loses_no_row(two_machines, tmp_path: Path) -> 
     assert all("answer" in row for row in rows(out))
 
 
-def test_a_clip_that_kills_workers_is_given_up_and_no_other_with_it(tmp_path: Path) -> None:
+def test_a_clip_that_kills_workers_is_skipped_and_no_other(tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
     process = start(out, count=30, seconds=0.1, ray="local", bad={"4": "deadly", "6": "untyped", "9": "lost"})
     assert process.wait(300) == 0, process.stderr.read()
@@ -162,7 +162,7 @@ def test_a_clip_that_kills_workers_is_given_up_and_no_other_with_it(tmp_path: Pa
     }
 
 
-def test_deadly_clips_that_are_left_alone_get_their_rows_too(tmp_path: Path) -> None:
+def test_deadly_clips_that_are_left_last_get_rows_too(tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
     assert start(out, count=1).wait(60) == 0
     again = start(out, count=4, bad={"1": "deadly", "2": "deadly", "3": "deadly"}, ray="local")  # more than workers
@@ -171,18 +171,18 @@ def test_deadly_clips_that_are_left_alone_get_their_rows_too(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
-        (["--ray", "local", "--model", "no/such"], "CheckpointError: can't load a model named 'no/such'"),
-        (["--ray", "local", "--device", "cuda"], "UsageError: no machine of this Ray cluster has a GPU"),
-        (["--ray", "127.0.0.1:9"], "UsageError: no Ray cluster at '127.0.0.1:9'"),
-        (["--ray", "nonsense"], "UsageError: --ray takes local, auto or HOST:PORT"),
+        (["--ray", "local", "--model", "no/such"], "error (CheckpointError): can't load a model named 'no/such'"),
+        (["--ray", "local", "--device", "cuda"], "error (UsageError): no machine of this Ray cluster has a GPU"),
+        (["--ray", "127.0.0.1:9"], "error (UsageError): no Ray cluster at '127.0.0.1:9'"),
+        (["--ray", "nonsense"], "error (UsageError): --ray takes local, auto or HOST:PORT"),
     ],
 )
-def test_what_can_not_work_is_said_in_the_last_line(folder: Path, tmp_path: Path, more: list[str], said: str) -> None:
+def test_an_impossible_run_ends_with_one_line(folder: Path, tmp_path: Path, more: list[str], message: str) -> None:
     words = [sys.executable, "-m", "omnisift.cli", "run", str(folder), "--task", "caption", "-o", str(tmp_path / "a")]
     done = subprocess.run([*words, *more], capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.splitlines()[-1].startswith(said)
+    assert done.stderr.splitlines()[-1].startswith(message)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The ledger: one row an item whatever happens, one writer, one set of settings."""
+"""The results file: one row per item whatever happens, one writer, one set of settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.batch.fakes import SETTINGS, Fake, items, rows, start
 
-from omnisift.batch import Ledger, Question, run
+from omnisift.batch import Caption, ModelSettings, Question, ResultsFile, run
 from omnisift.errors import UsageError
 
 
@@ -17,10 +17,10 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "results.jsonl"
 
 
-def fill(out: Path, count: int, **how: object) -> Fake:
-    engine = Fake(**how)
-    with Ledger(out, SETTINGS) as ledger:
-        run(items(count), Question(), engine, ledger)
+def fill(out: Path, count: int, **options: object) -> Fake:
+    engine = Fake(**options)
+    with ResultsFile(out, SETTINGS) as results:
+        run(items(count), Question(), engine, results)
     return engine
 
 
@@ -35,13 +35,13 @@ def test_a_row_for_each_item_and_nothing_is_asked_twice(out: Path) -> None:
         "tokens": {"video": 96, "video_kept": 24, "audio": 150, "audio_kept": 39, "prompt": 260},
         "seconds": {"total": 0.5}, "source": {"seconds": 6.0}, "notices": ["a notice"],
     }  # fmt: skip
-    assert "é" in out.read_text(encoding="utf-8")  # plain for grep, not escaped
+    assert "é" in out.read_text(encoding="utf-8")  # not escaped, so that grep finds it
 
 
 def test_cut_anywhere_the_file_comes_out_the_same(out: Path) -> None:
     fill(out, 3)
     whole = out.read_bytes()
-    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    ends = [offset + 1 for offset, byte in enumerate(whole) if byte == ord("\n")]
     near = {end + step for end in (0, *ends) for step in (-1, 0, 1, 2)}
     for length in sorted(near & set(range(len(whole))) | set(range(7, len(whole), 11))):
         out.write_bytes(whole[:length])
@@ -54,32 +54,32 @@ def test_other_settings_are_refused_and_named(out: Path) -> None:
     fill(out, 1)
     before = out.read_bytes()
     with pytest.raises(UsageError, match=r"model 'fake' \(now 'other'\)"):
-        Ledger(out, SETTINGS | {"model": "other"})
+        ResultsFile(out, SETTINGS | {"model": "other"})
     assert out.read_bytes() == before
     fill(out, 2)  # the refusal left no lock
 
 
-def test_a_run_without_rows_leaves_nothing_and_settles_nothing(out: Path) -> None:
-    Ledger(out, SETTINGS | {"model": "other"}).__exit__(None, None, None)
+def test_a_run_without_rows_leaves_no_files_and_fixes_no_settings(out: Path) -> None:
+    ResultsFile(out, SETTINGS | {"model": "other"}).__exit__(None, None, None)
     assert list(out.parent.iterdir()) == []
     start(out, count=1, bad={"0": "deadly"}).wait(60)
     assert out.read_bytes() == b""
-    with Ledger(out, SETTINGS | {"model": "other"}) as ledger:
-        run(items(1), Question(), Fake(), ledger)
+    with ResultsFile(out, SETTINGS | {"model": "other"}) as results:
+        run(items(1), Question(), Fake(), results)
     assert len(rows(out)) == 1
 
 
 def test_another_question_about_a_clip_with_a_row_is_refused(out: Path) -> None:
     fill(out, 1)
     changed = [type(item)(item.id, item.clip, item.path, "Else?") for item in items(1)]
-    with Ledger(out, SETTINGS) as ledger, pytest.raises(UsageError, match=r"another question about 000\.mp4"):
-        run(changed, Question(), Fake(), ledger)
+    with ResultsFile(out, SETTINGS) as results, pytest.raises(UsageError, match=r"another question about 000\.mp4"):
+        run(changed, Question(), Fake(), results)
 
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(out: Path) -> None:
-    with Ledger(out, SETTINGS), pytest.raises(UsageError, match="another process"):
-        Ledger(out, SETTINGS)
-    Ledger(out, SETTINGS).__exit__(None, None, None)
+    with ResultsFile(out, SETTINGS), pytest.raises(UsageError, match="another process"):
+        ResultsFile(out, SETTINGS)
+    ResultsFile(out, SETTINGS).__exit__(None, None, None)
 
 
 def test_the_lock_dies_with_its_process(out: Path) -> None:
@@ -87,58 +87,97 @@ def test_the_lock_dies_with_its_process(out: Path) -> None:
     while not (out.exists() and out.stat().st_size):
         assert holder.poll() is None, holder.stderr.read()
     with pytest.raises(UsageError, match="another process"):
-        Ledger(out, SETTINGS)
+        ResultsFile(out, SETTINGS)
     holder.kill()
     holder.wait()
-    Ledger(out, SETTINGS).__exit__(None, None, None)
+    ResultsFile(out, SETTINGS).__exit__(None, None, None)
 
 
 def test_the_same_id_never_gets_a_second_row(out: Path) -> None:
-    with Ledger(out, SETTINGS) as ledger:
-        run(items(1), Question(), Fake(), ledger)
+    with ResultsFile(out, SETTINGS) as results:
+        run(items(1), Question(), Fake(), results)
         with pytest.raises(ValueError, match="has a row"):
-            ledger.add(rows(out)[0])
+            results.add(rows(out)[0])
     out.write_bytes(out.read_bytes() * 2)
     with pytest.raises(UsageError, match="two rows"):
-        Ledger(out, SETTINGS)
+        ResultsFile(out, SETTINGS)
 
 
 @pytest.mark.parametrize("line", ["nonsense", "[1]", "{}", '{"id": "a"}', '{"id": "a", "seconds": 3}'])
-def test_a_whole_line_that_is_no_row_is_named(out: Path, line: str) -> None:
+def test_a_line_that_is_not_a_row_is_named(out: Path, line: str) -> None:
     fill(out, 1)
     out.write_text(out.read_text() + line + "\n")
     with pytest.raises(UsageError, match=r"results\.jsonl:2: not a row"):
-        Ledger(out, SETTINGS)
+        ResultsFile(out, SETTINGS)
 
 
-def test_a_file_of_someone_else_stays(out: Path) -> None:
+def test_a_file_that_is_not_a_results_file_stays(out: Path) -> None:
     out.write_text("dear diary\n")
-    with pytest.raises(UsageError, match="not begun"):
-        Ledger(out, SETTINGS)
+    with pytest.raises(UsageError, match="not started"):
+        ResultsFile(out, SETTINGS)
     assert out.read_text() == "dear diary\n"
     assert list(out.parent.iterdir()) == [out]
 
 
-@pytest.mark.parametrize("name", ["", "missing/results.jsonl"])
-def test_no_place_to_write(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="folder"):
-        Ledger(tmp_path / name, SETTINGS)
+def test_wrong_paths_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder; name a \.jsonl file in it"):
+        ResultsFile(tmp_path, SETTINGS)
+    with pytest.raises(UsageError, match=r"folder .*missing does not exist; create it first"):
+        ResultsFile(tmp_path / "missing" / "a.jsonl", SETTINGS)
+    with pytest.raises(UsageError, match=r"JSON lines, got a\.csv; name a file"):
+        ResultsFile(tmp_path / "a.csv", SETTINGS)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_device_is_no_place_for_results(tmp_path: Path) -> None:
+OLD_SETTINGS = (
+    '{"omnisift": "0.1.0", "task": "caption", "root": "/clips", "request": "Describe what is seen and heard in this '
+    'clip.", "model": "nano", "compressor": "omnisift", "retain": null, "retain_video": null, "retain_audio": null, '
+    '"selector": null, "device": "cpu", "dtype": null, "attn": null, "seed": 0, "fps": 2.0, "max_frames": 256, '
+    '"max_pixels": null, "sampling": "time", "max_new_tokens": 256, "engine": "transformers"}\n'
+)
+OLD_IN_PROGRESS = '{"hand": ["2.mp4"], "deaths": 1}\n'
+OLD_ROWS = (
+    '{"id": "0.mp4", "clip": "0.mp4", "answer": "at 0 red square .", "tokens": {"video": 96, "video_kept": 24, '
+    '"audio": 150, "audio_kept": 39, "prompt": 265, "generated": 29, "prompt_kept": 82}, "seconds": {"read": 0.14, '
+    '"total": 0.63}, "source": {"seconds": 6.0, "images": 12, "fps": 2.0}, "notices": []}\n'
+    '{"id": "1.mp4", "clip": "1.mp4", "error": {"type": "ProcessDied", "message": "3 processes in a row ended without '
+    'a word while they had this clip in hand; it was left out"}, "seconds": {"total": 0.0}}\n'
+)
+
+
+def test_files_written_under_old_names_are_resumed(out: Path) -> None:
+    """Settings, rows and crashes of an earlier version, in which ``attn_implementation`` was ``attn``."""
+    out.write_text(OLD_ROWS)
+    lock = out.with_name("results.jsonl.run")
+    lock.write_text(OLD_SETTINGS + OLD_IN_PROGRESS)
+    settings = {"omnisift": "0.1.0", "task": "caption", "root": "/clips", **Caption().settings}
+    settings |= ModelSettings(device="cpu").to_dict()
+    with ResultsFile(out, settings) as results:
+        assert results.summary.done == 1
+        assert dict(results.summary.errors) == {"ProcessDied": 1}
+        assert "0.mp4" in results
+        assert results.lock.is_suspect("2.mp4")
+        assert results.lock.crashes("2.mp4") == 2
+    assert out.read_text() == OLD_ROWS
+    assert lock.read_text() == OLD_SETTINGS
+    with pytest.raises(UsageError, match=r"attn_implementation None \(now 'eager'\)"):
+        ResultsFile(out, settings | {"attn_implementation": "eager"})
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(UsageError, match="no file"):
-        Ledger(pipe, SETTINGS)
+    with pytest.raises(UsageError, match="not a regular file"):
+        ResultsFile(pipe, SETTINGS)
     assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_errors_can_be_tried_again(out: Path) -> None:
     fill(out, 4, bad={1: "typed", 2: "untyped"})
     assert fill(out, 4).asked == []
-    with Ledger(out, SETTINGS, retry_errors=True) as ledger:
-        assert ledger.summary.failed == 0
-        run(items(4), Question(), Fake(), ledger)
+    with ResultsFile(out, SETTINGS, retry_errors=True) as results:
+        assert results.summary.failed == 0
+        run(items(4), Question(), Fake(), results)
     assert sorted(row["id"] for row in rows(out)) == [item.id for item in items(4)]
     assert all("answer" in row for row in rows(out))
     assert sorted(path.name for path in out.parent.iterdir()) == ["results.jsonl", "results.jsonl.run"]
@@ -150,9 +189,9 @@ def test_a_full_disk_leaves_whole_rows_and_one_line(out: Path) -> None:
     out.unlink()
     full = start(out, count=5, limit=len(whole) * 7 // 10)
     assert full.wait(60) != 0
-    said = full.stderr.read().decode().strip().splitlines()[-1]
-    assert said.startswith("omnisift.errors.UsageError: can't write")
-    assert out.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])  # not the part of the fourth that fitted
+    message = full.stderr.read().decode().strip().splitlines()[-1]
+    assert message.startswith("omnisift.errors.UsageError: can't write")
+    assert out.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])  # not a part of the fourth
     fill(out, 5)
     assert out.read_bytes() == whole
 
@@ -160,9 +199,9 @@ def test_a_full_disk_leaves_whole_rows_and_one_line(out: Path) -> None:
 def test_a_name_that_is_not_utf8_comes_back(out: Path) -> None:
     name = b"\xff.mp4".decode(errors="surrogateescape")
     item = type(items(1)[0])(name, name, Path("/001.mp4"), "What?")
-    for asked in (1, 0):
+    for expected in (1, 0):
         engine = Fake()
-        with Ledger(out, SETTINGS) as ledger:
-            run([item], Question(), engine, ledger)
-        assert len(engine.asked) == asked
+        with ResultsFile(out, SETTINGS) as results:
+            run([item], Question(), engine, results)
+        assert len(engine.asked) == expected
     assert rows(out)[0]["id"] == name

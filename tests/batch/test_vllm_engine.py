@@ -1,4 +1,4 @@
-"""`omnisift run --engine vllm`, as a command: the rows of the ordinary engine, killed in between, and over Ray.
+"""`omnisift run --engine vllm`, as a command: the rows of the Transformers engine, after a kill, and over Ray.
 
 ``make test-vllm`` runs this in the environment that has vLLM.
 """
@@ -21,15 +21,15 @@ from omnisift.world import SETTINGS, make_scene, write_clip
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 FLAGS = ("--", "--enforce-eager", "--block-size", "32", "--max-model-len", "160")
-"""So short that the long clip has no room, compressed as it is."""
+"""Too short for the long clip, even compressed."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four clips, sound alone, a file that is none, and a long clip."""
+    """Four clips, an audio file, a broken file, and a long clip."""
     folder = tmp_path_factory.mktemp("run") / "clips"
     write_dataset(folder, 4, 0, 2, lambda: None)
-    (folder / "bad.mp4").write_bytes(b"not a film")
+    (folder / "bad.mp4").write_bytes(b"not a video")
     write_audio(folder / "tone.wav")
     write_clip(make_scene(0, split="test", config=SETTINGS["long"].config), folder / "long.mp4")
     return folder
@@ -62,13 +62,13 @@ def go(folder: Path, rules: Path, out: Path, *more: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path, rules: Path) -> dict[str, dict]:
-    """Of Transformers."""
-    found = go(folder, rules, folder.parent / "transformers.jsonl")
-    return {row["id"]: row | {"seconds": 0} for row in found}
+    """The rows of the Transformers engine."""
+    written = go(folder, rules, folder.parent / "transformers.jsonl")
+    return {row["id"]: row | {"seconds": 0} for row in written}
 
 
 def check(found: list[dict], expected: dict[str, dict]) -> None:
-    """Equal rows, times aside; the long clip has no room."""
+    """The rows are equal except for times; the long clip is too long."""
     assert sorted(row["id"] for row in found) == sorted(expected)
     for row in found:
         if row["id"] == "long.mp4":
@@ -84,8 +84,8 @@ def check(found: list[dict], expected: dict[str, dict]) -> None:
 def test_killed_in_between_the_rows_are_those_of_transformers(
     folder: Path, rules: Path, expected: dict[str, dict], tmp_path: Path
 ) -> None:
-    out, how = tmp_path / "a.jsonl", ("--engine", "vllm", "--together", "3", *FLAGS)
-    process = subprocess.Popen(command(folder, rules, out, *how), env=environment(), stderr=subprocess.DEVNULL)
+    out, options = tmp_path / "a.jsonl", ("--engine", "vllm", "--batch-size", "3", *FLAGS)
+    process = subprocess.Popen(command(folder, rules, out, *options), env=environment(), stderr=subprocess.DEVNULL)
     until = time.monotonic() + 400
     while not (out.exists() and out.read_bytes().count(b"\n") >= 1):
         assert process.poll() is None, "it ended before it was killed"
@@ -94,21 +94,21 @@ def test_killed_in_between_the_rows_are_those_of_transformers(
     process.kill()
     process.wait()
     assert 1 <= len(out.read_bytes().splitlines()) < len(expected)
-    found = go(folder, rules, out, *how)
+    found = go(folder, rules, out, *options)
     check(found, expected)
     assert [row["id"] for row in found] == list(expected), "in the order of the folder"
 
 
 def test_a_question_that_no_prompt_can_hold_is_a_row_among_others(folder: Path, tmp_path: Path) -> None:
-    """The other clips in hand are answered."""
+    """The other clips of the batch are answered."""
     names = [f"clip-{number:06d}.mp4" for number in range(3)]
     texts = ["what shape is it ?", "what is <|VIDEO|> ?", "how many shapes are there ?"]
     source, asked = folder / "three.txt", tmp_path / "questions.jsonl"
     source.write_text("\n".join(names))
     pairs = zip(names, texts, strict=True)
     asked.write_text("\n".join(json.dumps({"clip": name, "question": text}) for name, text in pairs))
-    how = ("--task", "qa", "--questions", str(asked), "--engine", "vllm", "--together", "3", *FLAGS)
-    line = [sys.executable, "-m", "omnisift.cli", "run", str(source), "--out", str(tmp_path / "a.jsonl"), *how]
+    options = ("--task", "qa", "--questions", str(asked), "--engine", "vllm", "--batch-size", "3", *FLAGS)
+    line = [sys.executable, "-m", "omnisift.cli", "run", str(source), "--out", str(tmp_path / "a.jsonl"), *options]
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [row.get("error", {}).get("type") for row in rows(tmp_path / "a.jsonl")] == [None, "UsageError", None]
@@ -140,7 +140,7 @@ def test_what_is_refused_at_the_start(
         env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr[-3000:]
-    said = [line for line in done.stderr.splitlines() if "Error: " in line]
+    said = [line for line in done.stderr.splitlines() if line.startswith("error (")]
     assert len(said) == 1
     assert message in said[0]
     assert not out.exists()

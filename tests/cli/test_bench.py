@@ -9,7 +9,7 @@ import yaml
 
 from omnisift.assets import nano_path
 from omnisift.cli import main
-from omnisift.cli.bench import _place
+from omnisift.cli.bench import _folder_name
 from omnisift.compressors import COMPRESSORS
 from omnisift.evaluation.recipe import MethodSpec, Row
 from omnisift.training import protocol
@@ -68,10 +68,10 @@ def test_a_trained_recipe_from_nothing_and_again(monkeypatch, small, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["bench-quality", "none.yaml"], "UsageError: no recipe at none.yaml"),
-        (["bench-quality", "none.yaml", "--backbone", "nowhere"], "UsageError: nowhere holds no config.json"),
-        (["bench-report", "--results", "nowhere"], "UsageError: no result files in nowhere"),
-        (["bench-report", "--results", ".", "--out", "no/page.md"], "UsageError: the folder 'no' does not exist"),
+        (["bench-quality", "none.yaml"], "error (UsageError): no recipe at none.yaml"),
+        (["bench-quality", "none.yaml", "--backbone", "nowhere"], "error (UsageError): nowhere has no config.json"),
+        (["bench-report", "--results", "nowhere"], "error (UsageError): no result files in nowhere"),
+        (["bench-report", "--results", ".", "--out", "no/page.md"], "error (UsageError): folder no does not exist"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(monkeypatch, tmp_path, capsys, words, says):
@@ -110,7 +110,7 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path, capsys, words, library,
 
 def test_a_trained_model_is_taken_only_for_what_it_was_trained_under():
     def place(way, video=0.25, seed=0):
-        return _place(Row(way, "base", video, 0.25, seed), {})
+        return _folder_name(Row(way, "base", video, 0.25, seed), {})
 
     way = MethodSpec("evs", label="mine")
     assert place(way) == place(way, seed=1)

@@ -99,7 +99,7 @@ def test_errors_are_one_line_and_exit_code_two(omnisift, clip: Path, arguments: 
     assert code == 2
     assert out == ""
     assert err.count("\n") == 1
-    assert err.startswith(f"{kind}: ")
+    assert err.startswith(f"error ({kind}): ")
 
 
 def test_the_installed_command_starts_without_loading_a_model(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_errors_are_one_line(omnisift, clip: Path, tmp_path: Path, arguments: li
     (tmp_path / "there.html").write_text("mine")
     code, out, err = omnisift("inspect", *(text.format(clip=clip, tmp=tmp_path) for text in arguments))
     assert (code, out) == (2, "")
-    assert err.startswith(f"{kind}: ")
+    assert err.startswith(f"error ({kind}): ")
     assert err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["there.html"]
     assert (tmp_path / "there.html").read_text() == "mine"

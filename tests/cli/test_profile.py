@@ -84,8 +84,8 @@ def test_counted_json_is_one_object(omnisift) -> None:
 )
 def test_errors_are_one_line_and_exit_code_two(omnisift, clip: Path, arguments: list[str], kind: str) -> None:
     code, out, err = omnisift(*[argument.format(clip=clip) for argument in arguments])
-    lines = [line for line in err.splitlines() if not line.startswith("asking: ")]
+    lines = err.splitlines()
     assert code == 2
     assert out == ""
     assert len(lines) == 1
-    assert lines[0].startswith(f"{kind}: ")
+    assert lines[0].startswith(f"error ({kind}): ")

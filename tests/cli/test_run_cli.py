@@ -90,8 +90,8 @@ def test_a_signal_finishes_the_clip_and_a_second_drops_it(
     command = ("run", folder, "--task", "caption", "--out", tmp_path / "a.jsonl")
     found, _, said = omnisift(*command)
     assert found == code
-    assert "after the clip in hand" in said
-    assert ("rows are missing: the same command goes on" in said) == (how == "signal")
+    assert "after the current clip" in said
+    assert ("run the same command to resume" in said) == (how == "signal")
     assert len(rows(tmp_path / "a.jsonl")) == kept
     monkeypatch.setattr(ModelSettings, "load", lambda self: Fake2())
     assert omnisift(*command)[0] == 0
@@ -143,14 +143,14 @@ def test_questions_of_a_data_set(omnisift, folder: Path, tmp_path: Path) -> None
 def test_mistakes_are_one_line_and_leave_nothing(omnisift, folder: Path, tmp_path: Path, arguments: list[str]) -> None:
     code, out, err = omnisift("run", folder, "--out", tmp_path / "a.jsonl", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.split(":")[0] in ("UsageError", "BudgetError", "CheckpointError")
+    assert err.split(":")[0] in ("error (UsageError)", "error (BudgetError)", "error (CheckpointError)")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_run_into_the_same_file_waits_for_nobody(omnisift, folder: Path, tmp_path: Path) -> None:
-    from omnisift.batch import Ledger
+    from omnisift.batch import ResultsFile
 
-    with Ledger(tmp_path / "a.jsonl", {}):
+    with ResultsFile(tmp_path / "a.jsonl", {}):
         code, _, err = omnisift("run", folder, "--task", "caption", "--out", tmp_path / "a.jsonl")
     assert code == 2
     assert "another process is writing" in err

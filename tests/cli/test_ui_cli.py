@@ -36,7 +36,7 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     assert (out, err) == (
         "",
-        "UsageError: omnisift ui needs gradio, which is not installed: "
+        "error (UsageError): omnisift ui needs gradio, which is not installed: "
         "run pip install -e '.[ui]' in your OmniSIFT checkout\n",
     )
 

@@ -1,7 +1,7 @@
-"""`swift sft` as a user runs it, on nano dressed as a full Qwen2.5-Omni: `make test-swift` (its own environment).
+"""`swift sft` as a user runs it, on nano as a full Qwen2.5-Omni: `make test-swift` (its own environment).
 
-nano knows its world, so that it predicts the answers from the first step on is what shows that embeddings, positions
-and labels were cut alike.
+nano knows the answers about its world. That its loss is low from the first step on shows that embeddings, positions and
+labels were cut in the same way.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.swift]
 
 IN_ADAPTER = "base_model.model.thinker.compressor."
 MOVED = 5e-4
-"""Half of the learning rate: what Adam's first step moves by a gradient of any size; weight decay moves less."""
+"""Half of the learning rate. Adam's first step moves a weight by that much or more; weight decay moves it less."""
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint, clips and ``world.jsonl``."""
     folder = tmp_path_factory.mktemp("swift")
     save_full_nano(folder / "model")
@@ -51,12 +51,12 @@ def save_full_nano(folder: Path) -> None:
     full.thinker.load_state_dict(thinker.state_dict())
     full.save_pretrained(folder)
     AutoProcessor.from_pretrained(nano_path()).save_pretrained(folder)
-    torch.save({}, folder / "spk_dict.pt")  # voices: the host will not load without
+    torch.save({}, folder / "spk_dict.pt")  # voices, without which the host does not load
 
 
-def swift(room: Path, *arguments: str, **environment: str | None) -> tuple[int, str]:
-    """Run ``swift`` in ``room``: exit code, and all that it said. None takes a variable away."""
-    given: dict[str, str | None] = {
+def swift(folder: Path, *arguments: str, **environment: str | None) -> tuple[int, str]:
+    """Run ``swift`` in ``folder``; returns exit code and output. None removes a variable."""
+    defaults: dict[str, str | None] = {
         "USE_AUDIO_IN_VIDEO": "true",
         "SWIFT_AUDIO_LOAD_BACKEND": "soundfile_pyav",
         "VIDEO_MIN_PIXELS": str(112 * 112),
@@ -65,11 +65,11 @@ def swift(room: Path, *arguments: str, **environment: str | None) -> tuple[int, 
         "USE_HF": "1",
         **environment,
     }
-    found = {**os.environ, **given}
+    variables = {**os.environ, **defaults}
     done = subprocess.run(
         [sys.executable, "-m", "swift.cli.main", *arguments],
-        cwd=room,
-        env={name: value for name, value in found.items() if value is not None},
+        cwd=folder,
+        env={name: value for name, value in variables.items() if value is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,10 +79,10 @@ def swift(room: Path, *arguments: str, **environment: str | None) -> tuple[int, 
     return done.returncode, done.stdout
 
 
-def sft(room: Path, out: str, *more: str, **environment: str | None) -> tuple[int, str]:
+def sft(folder: Path, out: str, *more: str, **environment: str | None) -> tuple[int, str]:
     """Two steps of LoRA, as in docs/ms-swift.md."""
     return swift(
-        room, "sft", "--external_plugins", str(plugin_path()), "--model_type", "omnisift_qwen2_5_omni",
+        folder, "sft", "--external_plugins", str(plugin_path()), "--model_type", "omnisift_qwen2_5_omni",
         "--model", "model", "--dataset", "world.jsonl", "--output_dir", out, "--add_version", "false",
         "--tuner_type", "lora", "--lora_rank", "4", "--modules_to_save", "compressor",
         "--target_regex", r"^thinker\.model\.layers\..*\.(q_proj|v_proj)$",
@@ -94,11 +94,11 @@ def sft(room: Path, out: str, *more: str, **environment: str | None) -> tuple[in
 
 
 @pytest.fixture(scope="module")
-def trained(room: Path) -> Path:
+def trained(folder: Path) -> Path:
     """The folder of a run."""
-    code, said = sft(room, "out")
-    assert code == 0, said[-3000:]
-    return room / "out"
+    code, output = sft(folder, "out")
+    assert code == 0, output[-3000:]
+    return folder / "out"
 
 
 def test_a_run_cuts_tokens_and_learns(trained: Path) -> None:
@@ -116,54 +116,58 @@ def test_a_run_cuts_tokens_and_learns(trained: Path) -> None:
     assert steps[0]["token_acc"] > 0.8
 
 
-def test_the_adapter_holds_a_selector_that_learned(trained: Path) -> None:
+def test_the_adapter_holds_a_trained_selector(trained: Path) -> None:
     adapter = load_file(trained / "checkpoint-2" / "adapter_model.safetensors")
     before = load_file(nano_path() / "selector" / "model.safetensors")
-    held = {name.removeprefix(IN_ADAPTER): value for name, value in adapter.items() if name.startswith(IN_ADAPTER)}
-    assert held.keys() == before.keys()
-    assert {name for name, value in held.items() if (value - before[name]).abs().max() < MOVED} == set()
+    saved = {name.removeprefix(IN_ADAPTER): value for name, value in adapter.items() if name.startswith(IN_ADAPTER)}
+    assert saved.keys() == before.keys()
+    assert {name for name, value in saved.items() if (value - before[name]).abs().max() < MOVED} == set()
     lora = {name: value for name, value in adapter.items() if "lora_B" in name}
     assert lora
     assert all(".thinker.model.layers." in name and value.abs().max() > 0 for name, value in lora.items())
 
 
-def test_what_was_trained_answers_in_omnisift(room: Path, trained: Path) -> None:
+def test_the_trained_model_answers_in_omnisift(folder: Path, trained: Path) -> None:
     """Merged by ms-swift it is a checkpoint in the released layout; the selector alone comes from the adapter too."""
     import omnisift
     from omnisift.training.export import selector_of
 
-    code, said = swift(room, "export", "--adapters", "out/checkpoint-2", "--merge_lora", "true", "--output_dir", "done")
-    assert code == 0, said[-3000:]
-    answer = omnisift.load(str(room / "done")).ask(room / "world" / "clip-000000.mp4", "How many objects do you see?")
+    code, output = swift(
+        folder, "export", "--adapters", "out/checkpoint-2", "--merge_lora", "true", "--output_dir", "done"
+    )
+    assert code == 0, output[-3000:]
+    answer = omnisift.load(str(folder / "done")).ask(
+        folder / "world" / "clip-000000.mp4", "How many objects do you see?"
+    )
     assert answer.report.tokens.retained_ratio == pytest.approx(63 / 246)
     assert answer.text.strip()
-    merged, alone = (selector_of(room / "done", place).state_dict() for place in (None, trained / "checkpoint-2"))
+    merged, alone = (selector_of(folder / "done", place).state_dict() for place in (None, trained / "checkpoint-2"))
     assert all(torch.equal(merged[name], alone[name]) for name in merged)
 
 
-def test_two_processes_do_not_wait_for_each_other(room: Path, trained: Path) -> None:
-    """One has text alone while the other has a clip: the selector's gradient must come from both."""
-    clips = (room / "world.jsonl").read_text().splitlines()
+def test_two_processes_do_not_wait_for_each_other(folder: Path, trained: Path) -> None:
+    """One has only text while the other has a clip: the selector needs a gradient in both."""
+    clips = (folder / "world.jsonl").read_text().splitlines()
     text = json.dumps({"messages": [{"role": role, "content": "a circle"} for role in ("user", "assistant")]})
-    (room / "mixed.jsonl").write_text("\n".join([clips[0], text, text, clips[1]]) + "\n")
-    code, said = sft(
-        room, "pair", "--dataset", "mixed.jsonl", "--per_device_train_batch_size", "1",
+    (folder / "mixed.jsonl").write_text("\n".join([clips[0], text, text, clips[1]]) + "\n")
+    code, output = sft(
+        folder, "pair", "--dataset", "mixed.jsonl", "--per_device_train_batch_size", "1",
         "--use_cpu", "true", "--ddp_backend", "gloo", "--ddp_find_unused_parameters", "false",
         "--train_dataloader_shuffle", "false", NPROC_PER_NODE="2",
     )  # fmt: skip
-    assert code == 0, said[-3000:]
-    lines = [json.loads(line) for line in (room / "pair" / "logging.jsonl").read_text().splitlines()]
+    assert code == 0, output[-3000:]
+    lines = [json.loads(line) for line in (folder / "pair" / "logging.jsonl").read_text().splitlines()]
     assert [line["retained_ratio"] for line in lines if "loss" in line] == [pytest.approx(63 / 246)] * 2
 
 
-def test_answers_are_written_on_compressed_prompts(room: Path, trained: Path) -> None:
-    """The guard in the model refuses all others, so an answer is proof."""
-    code, said = swift(
-        room, "infer", "--adapters", "out/checkpoint-2", "--val_dataset", "world.jsonl#2", "--max_new_tokens", "30",
+def test_answers_are_generated_on_compressed_prompts(folder: Path, trained: Path) -> None:
+    """The model refuses uncompressed prompts, so an answer is proof."""
+    code, output = swift(
+        folder, "infer", "--adapters", "out/checkpoint-2", "--val_dataset", "world.jsonl#2", "--max_new_tokens", "30",
         "--temperature", "0", "--stream", "false", "--result_path", "answers.jsonl",
     )  # fmt: skip
-    assert code == 0, said[-3000:]
-    answers = [json.loads(line) for line in (room / "answers.jsonl").read_text().splitlines()]
+    assert code == 0, output[-3000:]
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 2
     assert all(answer["response"] for answer in answers)
 
@@ -171,20 +175,20 @@ def test_answers_are_written_on_compressed_prompts(room: Path, trained: Path) ->
 @pytest.mark.parametrize(
     ("more", "environment", "message"),
     [
-        ([], {"USE_AUDIO_IN_VIDEO": None}, "TrainingError: training without sound: USE_AUDIO_IN_VIDEO is not set"),
+        ([], {"USE_AUDIO_IN_VIDEO": None}, "TrainingError: training without audio: USE_AUDIO_IN_VIDEO is not set"),
         (["--template", "qwen2_5_omni"], {}, "TrainingError: training without compression: the model was called"),
-        (["--enable_dft_loss", "true"], {}, "TrainingError: this run computes its loss apart from the model"),
+        (["--enable_dft_loss", "true"], {}, "TrainingError: this run computes its loss outside the model"),
         ([], {"OMNISIFT_SELECTOR": None}, "model has no selector weights; set OMNISIFT_SELECTOR"),
         (["--ddp_backend", "gloo"], {"NPROC_PER_NODE": "2"}, "TrainingError: 2 processes should train together, but"),
     ],
-    ids=["no sound", "built-in template", "loss apart", "no selector", "processes that never joined"],
+    ids=["no audio", "built-in template", "loss outside the model", "no selector", "processes that never joined"],
 )
-def test_a_run_that_would_not_do_what_it_says_stops(
-    room: Path, more: list[str], environment: dict[str, str | None], message: str
+def test_a_run_without_compression_stops(
+    folder: Path, more: list[str], environment: dict[str, str | None], message: str
 ) -> None:
-    code, said = sft(room, "stopped", *more, **environment)
+    code, output = sft(folder, "stopped", *more, **environment)
     assert code != 0
-    errors = [line for line in said.splitlines() if "omnisift.errors." in line]
-    assert errors, said[-3000:]
+    errors = [line for line in output.splitlines() if "omnisift.errors." in line]
+    assert errors, output[-3000:]
     assert all(message in error for error in errors)
-    assert not list((room / "stopped").glob("checkpoint-*"))
+    assert not list((folder / "stopped").glob("checkpoint-*"))

@@ -1,4 +1,4 @@
-"""What several tests of the models room share: small compressors, and a hand-made cut to compare with."""
+"""Helpers of the tests of `omnisift.models`: small compressors, and a cut made by hand to compare with."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def half() -> Compressor:
     return RandomCompressor(HALF, seed=3)
 
 
-def sifted(budget: Budget = HALF, seed: int = 0) -> Compressor:
+def omnisift_half(budget: Budget = HALF, seed: int = 0) -> Compressor:
     """The real method with a random selector."""
     torch.manual_seed(seed)
     selector = VGAS(VGASConfig(width=WIDTH, hidden=16, heads=2))
     return make_compressor("omnisift", budget, selector=selector).eval()
 
 
-def everything() -> Compressor:
+def keep_all() -> Compressor:
     return RandomCompressor(ALL)
 
 
 class Norms(ScoredCompressor):
-    """AnchorAttention at values: the longest embeddings stay."""
+    """Keeps the embeddings with the largest norm."""
 
     name: ClassVar[str] = "norms"
 
@@ -43,7 +43,7 @@ class Norms(ScoredCompressor):
 
 
 class Learned(ScoredCompressor):
-    """One linear score with the straight-through gate, as a trainable method has it."""
+    """One linear score with a straight-through gate."""
 
     name: ClassVar[str] = "learned"
     trained: ClassVar[bool] = True
@@ -56,14 +56,14 @@ class Learned(ScoredCompressor):
         return self.linear(stream.embeds).squeeze(-1).sigmoid()
 
     def forward(self, stream: TokenStream) -> Selection:
-        found = super().forward(stream)
-        assert found.scores is not None
-        gate = (found.keep.to(found.scores.dtype) - found.scores).detach() + found.scores
-        return Selection(found.keep, found.scores, torch.where(_in_chunks(stream), gate, 1.0))
+        selection = super().forward(stream)
+        assert selection.scores is not None
+        gate = (selection.keep.to(selection.scores.dtype) - selection.scores).detach() + selection.scores
+        return Selection(selection.keep, selection.scores, torch.where(_in_chunks(stream), gate, 1.0))
 
 
 class Doubled(ScoredCompressor):
-    """Merges: each kept token becomes twice itself."""
+    """Merges: each kept embedding is doubled."""
 
     name: ClassVar[str] = "doubled"
 
@@ -71,12 +71,12 @@ class Doubled(ScoredCompressor):
         return torch.arange(len(stream)).float()
 
     def forward(self, stream: TokenStream) -> Selection:
-        found = super().forward(stream)
-        return Selection(found.keep, found.scores, embeds=2 * stream.embeds[found.keep])
+        selection = super().forward(stream)
+        return Selection(selection.keep, selection.scores, embeds=2 * stream.embeds[selection.keep])
 
 
 class Ragged(Compressor):
-    """Keeps every n-th chunk token, n = 2 + row: rows of one batch end with different lengths."""
+    """Keeps every n-th chunk token, n = 2 + row: rows of one batch get different lengths."""
 
     name: ClassVar[str] = "ragged"
 
@@ -87,47 +87,47 @@ class Ragged(Compressor):
         return self.select(stream, None)
 
     def select(self, stream: TokenStream, counts: Any) -> Selection:
-        place = stream.position.sum(dim=0)
-        return Selection((stream.chunk < 0) | (place % (2 + stream.sample) == 0))
+        index = stream.position.sum(dim=0)
+        return Selection((stream.chunk < 0) | (index % (2 + stream.sample) == 0))
 
 
-class Needy(Norms):
-    needs: ClassVar[frozenset[str]] = frozenset({"smell"})
+class NeedsUnknown(Norms):
+    needs: ClassVar[frozenset[str]] = frozenset({"unknown_extra"})
 
 
-class Hearing(Norms):
-    """Needs what the encoders attend to, and remembers what it was given."""
+class ReadsAttention(Norms):
+    """Needs encoder attention, and remembers the extras of each call."""
 
-    name: ClassVar[str] = "hearing"
+    name: ClassVar[str] = "reads_attention"
     needs: ClassVar[frozenset[str]] = frozenset({"audio_attention", "audio_attention_window", "video_attention"})
 
     def __init__(self, budget: Budget = HALF, needs: frozenset[str] | None = None) -> None:
         super().__init__(budget)
         if needs is not None:
             self.needs = needs  # type: ignore[misc]
-        self.heard: list[dict[str, Tensor]] = []
+        self.extras: list[dict[str, Tensor]] = []
 
     def score(self, stream: TokenStream) -> Tensor:
-        self.heard.append(dict(stream.extras))
+        self.extras.append(dict(stream.extras))
         return sum(stream.extras.values(), torch.zeros(len(stream)))
 
 
-def merged(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """What the host hands to its language model for ``inputs``: embeddings, positions, mask."""
-    seen: dict[str, Any] = {}
-    handle = language_model(model).register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
+def language_model_arguments(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that the host passes to its language model for ``inputs``."""
+    arguments: dict[str, Any] = {}
+    handle = language_model(model).register_forward_pre_hook(lambda m, a, k: arguments.update(k), with_kwargs=True)
     with torch.no_grad():
         model(**inputs, use_cache=False)
     handle.remove()
-    return seen
+    return arguments
 
 
 @torch.no_grad()
 def logits_by_hand(model: Any, inputs: dict[str, Any], keep: Tensor) -> Tensor:
-    """[K, V] of a single prompt: the language model on the kept embeddings at their old rotary ids, nothing else."""
-    handed = merged(model, inputs)
+    """[K, V] of one prompt: the language model on the kept embeddings at their old rotary positions."""
+    arguments = language_model_arguments(model, inputs)
     index = keep[0].nonzero()[:, 0]
-    embeds, positions = handed["inputs_embeds"][:, index], handed["position_ids"][-3:, :, index]
+    embeds, positions = arguments["inputs_embeds"][:, index], arguments["position_ids"][-3:, :, index]
     hidden = language_model(model)(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
     return model.lm_head(hidden)[0]
 

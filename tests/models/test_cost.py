@@ -1,4 +1,4 @@
-"""What an attachment costs: a fixed number of transfers and operations per prompt, no waiting in a decoding step."""
+"""Cost of an attachment: a fixed number of transfers and operations per prompt, no synchronisation while decoding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from omnisift.tokens import Selection, TokenStream
 
 
 class Operations(TorchDispatchMode):
-    """Counts tensor operations. ``_local_scalar_dense`` is what ``.item()``, ``bool()`` and ``.tolist()`` wait for."""
+    """Counts tensor operations. ``.item()``, ``bool()`` and ``.tolist()`` wait in ``_local_scalar_dense``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Every(Compressor):
+class EverySecond(Compressor):
     """Keeps every second token: costs nothing itself."""
 
     name = "every"
@@ -48,11 +48,11 @@ MODEL = thinker()
 
 @torch.no_grad()
 def work(row: list[Part], rows: int = 1) -> Counter[str]:
-    """What the hooks alone do for a prompt: with attachment, less without."""
+    """Operations of the hooks alone for a prompt: with an attachment, less without."""
     inputs = prompt(*[row] * rows)
     with Operations() as plain:
         MODEL(**inputs)
-    with omnisift.attach(MODEL, Every(HALF)), Operations() as attached:
+    with omnisift.attach(MODEL, EverySecond(HALF)), Operations() as attached:
         MODEL(**inputs)
     attached.count.subtract(plain.count)
     return attached.count
@@ -91,26 +91,26 @@ def test_a_decoding_step_waits_for_nothing(rows: int) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 2])
 def test_the_stream_is_a_view_of_the_hosts_embeddings(rows: int) -> None:
-    handed: list[Tensor] = []
+    merged: list[Tensor] = []
     inputs = prompt(*[[5, Video(4, audio=90), 6]] * rows)
     seen.clear()
-    with omnisift.attach(MODEL, Every(HALF)) as attachment:
+    with omnisift.attach(MODEL, EverySecond(HALF)) as attachment:
         core = attachment.adapter.parts.core
-        handle = core.get_input_embeddings().register_forward_hook(lambda m, a, o: handed.append(o))
+        handle = core.get_input_embeddings().register_forward_hook(lambda m, a, o: merged.append(o))
         MODEL(**{k: v for k, v in inputs.items() if k not in ("pixel_values_videos", "input_features")})
         handle.remove()
-    assert seen[0].embeds.data_ptr() == handed[0].data_ptr()
+    assert seen[0].embeds.data_ptr() == merged[0].data_ptr()
     assert len(seen[0]) == inputs["input_ids"].numel()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("seconds", [1.0, 2.0])
 def test_times_follow_the_real_seconds_per_grid(seconds: float) -> None:
-    """A long clip sampled more coarsely has longer grids; the host is told so, and the stream says the same."""
+    """A long clip sampled more coarsely has longer grids; the host is told so, and the stream has the same times."""
     inputs = prompt([5, Video(4, 1, 2), 6])
     inputs["video_second_per_grid"] = torch.tensor([seconds])
     seen.clear()
-    with omnisift.attach(MODEL, Every(HALF)):
+    with omnisift.attach(MODEL, EverySecond(HALF)):
         MODEL(**inputs)
     times = seen[0].time[seen[0].clip >= 0]
     assert times.tolist() == pytest.approx([seconds * grid for grid in range(4) for _ in range(2)])

@@ -48,7 +48,7 @@ def test_the_selector_gets_a_gradient(name: str) -> None:
     assert torch.isfinite(torch.tensor(norm))
 
 
-def test_fading_estimators_keep_the_sound_and_cut_the_picture() -> None:
+def test_fading_estimators_keep_the_audio_and_cut_the_video() -> None:
     attachment, _ = learning("bias", selector())
     assert attachment.last is not None
     assert attachment.last.kept_audio == attachment.last.n_audio
@@ -71,7 +71,7 @@ def test_a_hard_fade_answers_as_the_cut_does() -> None:
 
 
 @torch.no_grad()
-def test_merging_changes_kept_sounds_only_and_fades_out() -> None:
+def test_merging_changes_kept_audio_only_and_fades_out() -> None:
     model, inputs, vgas = thinker(), prompt(*BATCH), selector()
     logits = []
     for progress in (0.0, 1.0):
@@ -87,7 +87,7 @@ def test_merging_changes_kept_sounds_only_and_fades_out() -> None:
     assert (late - hard).abs().max() < (early - hard).abs().max() / 5
 
 
-def test_without_a_gradient_no_estimator_is_asked() -> None:
+def test_without_a_gradient_no_estimator_runs() -> None:
     model, inputs, vgas = thinker(), prompt(*BATCH), selector()
     compressor = make_compressor("omnisift:estimator=reinforce", BUDGET, selector=vgas).train()
     with omnisift.attach(model, compressor) as attachment, torch.no_grad():

@@ -6,8 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.hosts import HALF, Doubled, Norms, Ragged, everything, half, logits_by_hand, merged, sifted
-from tests.tiny import AUDIO, IMAGE, VIDEO, Image, Part, Sound, Video, language_model, prompt, row_of, thinker
+from tests.models.hosts import (
+    HALF,
+    Doubled,
+    Norms,
+    Ragged,
+    half,
+    keep_all,
+    language_model_arguments,
+    logits_by_hand,
+    omnisift_half,
+)
+from tests.tiny import AUDIO, IMAGE, VIDEO, Audio, Image, Part, Video, language_model, prompt, row_of, thinker
 
 import omnisift
 from omnisift.compressors.base import Compressor
@@ -16,21 +26,21 @@ from omnisift.tokens import Modality
 
 MODEL = thinker()
 STREAMS: dict[str, list[Part]] = {
-    "video with sound": [5, Video(4, audio=90), 6],
-    "video without sound": [5, Video(4), 6],
+    "video with audio": [5, Video(4, audio=90), 6],
+    "video without audio": [5, Video(4), 6],
     "odd last frame": [5, Video(5, audio=120), 6],
     "one frame": [5, Video(1), 6],
-    "one frame with sound": [5, Video(1, audio=30), 6],
-    "sound longer than the video": [5, Video(2, audio=140), 6],
+    "one frame with audio": [5, Video(1, audio=30), 6],
+    "audio longer than the video": [5, Video(2, audio=140), 6],
     "one audio token": [5, Video(2, audio=1), 6],
     "two videos": [3, Video(4, audio=60), 4, Video(3, 3, 3, audio=70), 6],
     "image before": [3, Image(), 2, Video(4), 6],
-    "plain sound before and image behind": [3, Sound(30), 2, Video(4), 4, Image(3, 2), 6],
+    "plain audio before and image after": [3, Audio(30), 2, Video(4), 4, Image(3, 2), 6],
 }
 
 
-def close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and bool((one - other).abs().max() < 1e-5)
+def close(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return first.shape == second.shape and bool((first - second).abs().max() < 1e-5)
 
 
 @torch.no_grad()
@@ -38,14 +48,14 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 def test_keeping_everything_gives_bit_equal_logits(row: list[Part]) -> None:
     inputs = prompt(row)
     full = MODEL(**inputs).logits
-    with omnisift.attach(MODEL, everything()) as attachment:
+    with omnisift.attach(MODEL, keep_all()) as attachment:
         assert torch.equal(MODEL(**inputs).logits, full)
     assert attachment.last is not None
     assert attachment.last.keep.all()
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("compressor", [half(), Norms(HALF), sifted()], ids=["random", "by value", "omnisift"])
+@pytest.mark.parametrize("compressor", [half(), Norms(HALF), omnisift_half()], ids=["random", "by value", "omnisift"])
 @pytest.mark.parametrize("row", STREAMS.values(), ids=STREAMS.keys())
 def test_logits_are_those_of_the_kept_tokens_at_their_old_positions(row: list[Part], compressor: Compressor) -> None:
     inputs = prompt(row)
@@ -57,8 +67,8 @@ def test_logits_are_those_of_the_kept_tokens_at_their_old_positions(row: list[Pa
 
 
 @torch.no_grad()
-def test_images_and_plain_sound_are_left_alone_and_two_videos_are_cut_apart() -> None:
-    inputs = prompt([3, Sound(30), Image(2, 3), 2, Video(4, 2, 3), 4, Video(2, 3, 3), 6])
+def test_images_and_plain_audio_are_kept_and_two_videos_are_cut_separately() -> None:
+    inputs = prompt([3, Audio(30), Image(2, 3), 2, Video(4, 2, 3), 4, Video(2, 3, 3), 6])
     with omnisift.attach(MODEL, half()) as attachment:
         MODEL(**inputs)
     last, ids = attachment.last, inputs["input_ids"]
@@ -72,8 +82,8 @@ def test_images_and_plain_sound_are_left_alone_and_two_videos_are_cut_apart() ->
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("row", [[9], [4, Image(), 5], [3, Sound(25), 4]], ids=["text", "image", "sound"])
-def test_a_prompt_without_video_passes_untouched(row: list[Part]) -> None:
+@pytest.mark.parametrize("row", [[9], [4, Image(), 5], [3, Audio(25), 4]], ids=["text", "image", "audio"])
+def test_a_prompt_without_video_passes_unchanged(row: list[Part]) -> None:
     inputs = prompt(row)
     full = MODEL(**inputs, labels=inputs["input_ids"])
     with omnisift.attach(MODEL, half()):
@@ -92,7 +102,7 @@ ROWS: list[list[Part]] = [
 
 @torch.no_grad()
 @pytest.mark.parametrize("pad", ["left", "right"])
-@pytest.mark.parametrize("compressor", [half(), sifted(), Ragged()], ids=["random", "omnisift", "ragged"])
+@pytest.mark.parametrize("compressor", [half(), omnisift_half(), Ragged()], ids=["random", "omnisift", "ragged"])
 def test_a_batch_of_unequal_lengths_equals_its_rows_alone(pad: str, compressor: Compressor) -> None:
     inputs = prompt(*ROWS, pad=pad)
     with omnisift.attach(MODEL, compressor) as attachment:
@@ -104,15 +114,15 @@ def test_a_batch_of_unequal_lengths_equals_its_rows_alone(pad: str, compressor: 
     for index, row in enumerate(ROWS):
         single = row_of(inputs, row, index, ROWS)
         keep = last.keep[index : index + 1, inputs["attention_mask"][index].bool()]
-        place = slice(-kept[index], None) if pad == "left" else slice(0, kept[index])
-        assert close(logits[index, place], logits_by_hand(MODEL, single, keep))
+        columns = slice(-kept[index], None) if pad == "left" else slice(0, kept[index])
+        assert close(logits[index, columns], logits_by_hand(MODEL, single, keep))
         if not isinstance(compressor, Ragged):
             with omnisift.attach(MODEL, compressor):
-                assert close(logits[index, place], MODEL(**single).logits[0])
+                assert close(logits[index, columns], MODEL(**single).logits[0])
 
 
 @torch.no_grad()
-def test_rows_of_equal_length_may_end_unequal() -> None:
+def test_rows_of_equal_length_may_become_unequal() -> None:
     rows: list[list[Part]] = [[5, Video(4, 2, 3), 8], [17, Video(2, 2, 3), 8]]
     inputs = prompt(*rows)
     assert inputs["attention_mask"].all()
@@ -134,7 +144,7 @@ def _apart(single: dict[str, Any], keep: torch.Tensor) -> torch.Tensor:
 def test_without_mask_and_positions_chunks_come_from_the_hosts_rule_and_positions_stay_plain() -> None:
     row: list[Part] = [5, Video(4, audio=90), 6]
     masked, bare = prompt(row), prompt(row, mask=False)
-    assert merged(thinker(), bare)["position_ids"] is None
+    assert language_model_arguments(thinker(), bare)["position_ids"] is None
     with omnisift.attach(MODEL, half()) as attachment:
         MODEL(**masked)
         expected = attachment.last
@@ -149,18 +159,18 @@ def test_without_mask_and_positions_chunks_come_from_the_hosts_rule_and_position
 
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["two dimensions", "one row", "three plain rows", "three rows", "four rows"])
-def test_positions_are_taken_as_handed_and_chunks_found_all_the_same(form: str) -> None:
+def test_positions_of_any_form_are_used_and_give_the_same_chunks(form: str) -> None:
     inputs = prompt([5, Video(4, audio=90), 6])
-    rotary = merged(thinker(), inputs)["position_ids"]
+    rotary = language_model_arguments(thinker(), inputs)["position_ids"]
     plain = torch.arange(rotary.shape[-1]).expand(1, 1, -1)
-    handed = {
+    position_ids = {
         "two dimensions": plain[0],
         "one row": plain,
         "three plain rows": plain.expand(3, -1, -1),
         "three rows": rotary,
         "four rows": torch.cat([plain, rotary]),
     }[form]
-    arguments = {**inputs, "position_ids": handed}
+    arguments = {**inputs, "position_ids": position_ids}
     with omnisift.attach(MODEL, half()) as attachment:
         MODEL(**inputs)
         usual = attachment.last
@@ -174,15 +184,15 @@ def test_positions_are_taken_as_handed_and_chunks_found_all_the_same(form: str) 
 
 @torch.no_grad()
 @pytest.mark.parametrize("additive", [True, False])
-def test_a_prepared_causal_mask_is_understood_and_any_other_refused(additive: bool) -> None:
+def test_a_prepared_causal_mask_is_read_and_any_other_refused(additive: bool) -> None:
     inputs = prompt([5, Video(4), 6], [3, Video(2), 4])
     real = inputs["attention_mask"].bool()
     length = real.shape[1]
-    positions = merged(thinker(), inputs)["position_ids"]
+    positions = language_model_arguments(thinker(), inputs)["position_ids"]
     seen = torch.ones(length, length).tril().bool() & real[:, None, None, :]
     seen |= ~seen.any(-1, keepdim=True)  # what padding sees does not matter
     other = seen.clone()
-    other[:, :, -3:, :-3] = False  # a border between packed sequences
+    other[:, :, -3:, :-3] = False  # two packed sequences
 
     def run(mask: torch.Tensor) -> torch.Tensor:
         prepared = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min) if additive else mask
@@ -198,9 +208,9 @@ def test_a_prepared_causal_mask_is_understood_and_any_other_refused(additive: bo
 
 
 @torch.no_grad()
-def test_the_text_row_is_renumbered_so_that_no_gap_reads_as_a_border() -> None:
+def test_the_text_row_is_renumbered_so_that_no_gap_reads_as_a_packed_sequence() -> None:
     inputs = prompt([5, Video(4, audio=90), 6], mask=False)
-    rotary = merged(thinker(), prompt([5, Video(4, audio=90), 6]))["position_ids"]
+    rotary = language_model_arguments(thinker(), prompt([5, Video(4, audio=90), 6]))["position_ids"]
     four = torch.cat([torch.arange(rotary.shape[-1]).expand(1, 1, -1), rotary])
     seen: dict[str, Any] = {}
     with omnisift.attach(MODEL, half()) as attachment:
@@ -210,7 +220,7 @@ def test_the_text_row_is_renumbered_so_that_no_gap_reads_as_a_border() -> None:
     assert attachment.last is not None
     assert seen["attention_mask"] is None
     assert seen["position_ids"][0, 0].tolist() == list(range(int(attachment.last.keep.sum())))
-    # Gaps would make the host attend inside runs of neighbours only (ecosystem of the host: packed sequences).
+    # With gaps the host would attend inside runs of neighbours only, as in packed sequences.
     assert close(logits[0], logits_by_hand(MODEL, {**inputs, "position_ids": rotary}, attachment.last.keep))
 
 
@@ -220,25 +230,24 @@ def test_a_merging_method_replaces_the_kept_embeddings() -> None:
     with omnisift.attach(MODEL, Doubled(HALF)) as attachment:
         logits = MODEL(**inputs).logits
     assert attachment.last is not None
-    handed = merged(MODEL, inputs)
+    arguments = language_model_arguments(MODEL, inputs)
     index = attachment.last.keep[0].nonzero()[:, 0]
     hidden = language_model(MODEL)(
-        inputs_embeds=2 * handed["inputs_embeds"][:, index], position_ids=handed["position_ids"][-3:, :, index]
+        inputs_embeds=2 * arguments["inputs_embeds"][:, index], position_ids=arguments["position_ids"][-3:, :, index]
     ).last_hidden_state
     assert close(logits, MODEL.lm_head(hidden))
 
 
 @torch.no_grad()
-def test_embeddings_of_the_caller_need_the_ids_beside_them() -> None:
+def test_embeddings_of_the_caller_need_input_ids_too() -> None:
     inputs = prompt([5, Video(4), 6])
-    handed = merged(MODEL, inputs)
-    media = {"pixel_values_videos": None}
-    arguments = {**inputs, **media, "inputs_embeds": handed["inputs_embeds"]}
+    arguments = language_model_arguments(MODEL, inputs)
+    embedded = {**inputs, "pixel_values_videos": None, "inputs_embeds": arguments["inputs_embeds"]}
     with omnisift.attach(MODEL, half()):
         expected = MODEL(**inputs).logits
-        assert torch.equal(MODEL(**arguments).logits, expected)
+        assert torch.equal(MODEL(**embedded).logits, expected)
         with pytest.raises(UnsupportedCall, match="input_ids"):
-            MODEL(**{**arguments, "input_ids": None, "position_ids": handed["position_ids"]})
+            MODEL(**{**embedded, "input_ids": None, "position_ids": arguments["position_ids"]})
 
 
 @torch.no_grad()

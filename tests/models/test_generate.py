@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.hosts import Ragged, everything, half, sifted
-from tests.tiny import Part, Sound, Video, language_model, prompt, row_of, thinker
+from tests.models.hosts import Ragged, half, keep_all, omnisift_half
+from tests.tiny import Audio, Part, Video, language_model, prompt, row_of, thinker
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
@@ -24,7 +24,7 @@ STEPS = 6
 
 
 def extended(inputs: dict[str, Any], new: Tensor) -> dict[str, Any]:
-    """``inputs`` with the tokens ``new`` [B, N] behind the prompt."""
+    """``inputs`` with the tokens ``new`` [B, N] after the prompt."""
     ids = torch.cat([inputs["input_ids"], new], dim=1)
     mask = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
     return {**inputs, "input_ids": ids, "attention_mask": mask}
@@ -41,14 +41,14 @@ def test_keeping_everything_gives_the_same_text_and_bit_equal_logits(row: list[P
     inputs = prompt(row)
     options = {"return_dict_in_generate": True, "output_logits": True, "max_new_tokens": STEPS}
     full = MODEL.generate(**inputs, **options)
-    with omnisift.attach(MODEL, everything()):
+    with omnisift.attach(MODEL, keep_all()):
         got = MODEL.generate(**inputs, **options)
     assert torch.equal(got.sequences, full.sequences)
-    assert all(torch.equal(one, other) for one, other in zip(got.logits, full.logits, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(got.logits, full.logits, strict=True))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("compressor", [half(), sifted(), Ragged()], ids=["random", "omnisift", "ragged"])
+@pytest.mark.parametrize("compressor", [half(), omnisift_half(), Ragged()], ids=["random", "omnisift", "ragged"])
 @pytest.mark.parametrize("rows", [[ROW], ROWS], ids=["one", "batch"])
 def test_every_decoding_step_equals_a_forward_without_a_cache(rows: list[list[Part]], compressor: Compressor) -> None:
     inputs = prompt(*rows)
@@ -63,8 +63,8 @@ def test_every_decoding_step_equals_a_forward_without_a_cache(rows: list[list[Pa
 @torch.no_grad()
 @pytest.mark.parametrize("mask", [True, False], ids=["mask", "no mask"])
 @pytest.mark.parametrize("stale", [True, False], ids=["after another prompt", "first prompt"])
-def test_a_loop_of_the_callers_own_goes_on_from_the_full_length(mask: bool, stale: bool) -> None:
-    """No positions are handed here: the host would count them from the cache's length."""
+def test_a_decoding_loop_of_the_caller_continues_from_the_full_length(mask: bool, stale: bool) -> None:
+    """The caller passes no positions: the host would count them from the cache's length."""
     model = thinker()
     new = torch.randint(20, 90, (1, STEPS), generator=torch.Generator().manual_seed(1))
     inputs = INPUTS if mask else {k: v for k, v in INPUTS.items() if k != "attention_mask"}
@@ -110,9 +110,9 @@ def test_generating_twice_is_stable_with_other_prompts_in_between() -> None:
 def test_a_batch_answers_like_its_rows_alone() -> None:
     inputs = prompt(*ROWS)
     with omnisift.attach(MODEL, half()):
-        together = answer(inputs)
+        batch = answer(inputs)
         for index, row in enumerate(ROWS):
-            assert torch.equal(together[index], answer(row_of(inputs, row, index, ROWS))[0])
+            assert torch.equal(batch[index], answer(row_of(inputs, row, index, ROWS))[0])
 
 
 @torch.no_grad()
@@ -171,15 +171,15 @@ def test_an_assistant_model_gives_the_same_text() -> None:
 
 @torch.no_grad()
 def test_a_compressed_assistant_is_refused() -> None:
-    """The host hands it the whole prompt again, video included, with the cache of its own cut one."""
+    """The host passes it the full prompt again, video included, with the cache of its own cut one."""
     assistant = thinker(seed=1)
     with omnisift.attach(assistant, half()), pytest.raises(UnsupportedCall, match="assistant"):
         answer(INPUTS, assistant_model=assistant)
 
 
 @torch.no_grad()
-def test_a_copied_cache_keeps_its_notes() -> None:
-    """One prompt, several questions: the documented way is to copy the cache of the prompt."""
+def test_a_copied_cache_keeps_its_state() -> None:
+    """One prompt, several questions: the documented method is to copy the cache of the prompt."""
     new = torch.tensor([[30, 31, 32]])
     with omnisift.attach(MODEL, half()):
         cache = MODEL(**INPUTS, use_cache=True).past_key_values
@@ -209,33 +209,33 @@ def test_a_cache_with_repeated_rows_takes_several_questions() -> None:
 
 
 @torch.no_grad()
-def test_a_second_turn_of_text_goes_on_in_the_same_cache() -> None:
+def test_a_second_turn_of_text_continues_in_the_same_cache() -> None:
     question = torch.tensor([[40, 41, 42, 43]])
     with omnisift.attach(MODEL, half()):
         cache = DynamicCache(config=MODEL.config.text_config)
         first = answer(INPUTS, past_key_values=cache)
         # The last token was emitted but not read yet.
         tail = torch.cat([first[:, -1:], question], dim=1)
-        whole = extended(INPUTS, torch.cat([first, question], dim=1))
+        conversation = extended(INPUTS, torch.cat([first, question], dim=1))
         second = MODEL.generate(
-            input_ids=tail, attention_mask=whole["attention_mask"], past_key_values=cache, max_new_tokens=STEPS
+            input_ids=tail, attention_mask=conversation["attention_mask"], past_key_values=cache, max_new_tokens=STEPS
         )[:, tail.shape[1] :]
-        assert torch.equal(second, answer(whole))
+        assert torch.equal(second, answer(conversation))
 
 
 @torch.no_grad()
-def test_passing_the_whole_conversation_with_its_cache_goes_on_behind_it() -> None:
+def test_passing_the_full_conversation_with_its_cache_continues_after_it() -> None:
     """The host skips as many tokens as are cached, which are fewer than were read."""
     with omnisift.attach(MODEL, half()):
         cache = DynamicCache(config=MODEL.config.text_config)
         first = answer(INPUTS, past_key_values=cache)
-        whole = extended(INPUTS, torch.cat([first, torch.tensor([[40, 41, 42]])], dim=1))
-        only_text = {name: whole[name] for name in ("input_ids", "attention_mask")}
-        assert torch.equal(answer(only_text, past_key_values=cache), answer(whole))
+        conversation = extended(INPUTS, torch.cat([first, torch.tensor([[40, 41, 42]])], dim=1))
+        only_text = {name: conversation[name] for name in ("input_ids", "attention_mask")}
+        assert torch.equal(answer(only_text, past_key_values=cache), answer(conversation))
 
 
 @torch.no_grad()
-def test_nothing_new_behind_a_cache_is_refused() -> None:
+def test_nothing_new_after_a_cache_is_refused() -> None:
     with omnisift.attach(MODEL, half()):
         cache = MODEL(**INPUTS, use_cache=True).past_key_values
         with pytest.raises(UnsupportedCall, match=r"new input_ids"):
@@ -243,7 +243,7 @@ def test_nothing_new_behind_a_cache_is_refused() -> None:
 
 
 @torch.no_grad()
-def test_new_video_behind_a_cache_is_refused() -> None:
+def test_new_video_after_a_cache_is_refused() -> None:
     with omnisift.attach(MODEL, half()):
         cache = MODEL(**prompt([9]), use_cache=True).past_key_values
         with pytest.raises(UnsupportedCall, match="past_key_values"):
@@ -261,7 +261,7 @@ def test_a_cache_cropped_into_the_prompt_is_refused() -> None:
 
 @torch.no_grad()
 def test_prompts_without_video_generate_as_before() -> None:
-    for inputs in (prompt([12]), prompt([4, Sound(30), 8])):
+    for inputs in (prompt([12]), prompt([4, Audio(30), 8])):
         full = answer(inputs)
         with omnisift.attach(MODEL, half()):
             assert torch.equal(answer(inputs), full)
@@ -290,7 +290,7 @@ def test_prefill_in_chunks_is_refused(before: int) -> None:
 
 
 @torch.no_grad()
-def test_text_positions_go_on_from_the_kept_length_and_rotary_ids_from_the_full_one() -> None:
+def test_text_positions_continue_from_the_kept_length_and_rotary_positions_from_the_full_one() -> None:
     inputs = prompt(*ROWS)
     seen: list[Tensor] = []
     with omnisift.attach(MODEL, half()) as attachment:

@@ -1,4 +1,4 @@
-"""Number formats and attention kernels: what reaches the kernel has the cut length and gapless positions."""
+"""Number formats and attention kernels: the kernel gets the cut length and positions without gaps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.models.hosts import everything, half, sifted
+from tests.models.hosts import half, keep_all, omnisift_half
 from tests.tiny import Part, Video, language_model, prompt, thinker
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -31,9 +31,9 @@ def test_every_format_and_kernel_runs_and_keeps_its_dtype(attention: str, dtype:
     for name in ("pixel_values_videos", "input_features"):
         inputs[name] = inputs[name].to(dtype)
     full = model(**inputs).logits
-    with omnisift.attach(model, everything()):
+    with omnisift.attach(model, keep_all()):
         assert torch.equal(model(**inputs).logits, full)
-    with omnisift.attach(model, sifted()) as attachment:
+    with omnisift.attach(model, omnisift_half()) as attachment:
         logits = model(**inputs).logits
         assert attachment.last is not None
         assert logits.dtype == dtype

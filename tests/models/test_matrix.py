@@ -1,4 +1,4 @@
-"""Every method inside the real host: its counts, its needs, and rows of a batch that read as they read alone."""
+"""Every method inside the real host: its counts, its needs, and rows of a batch that equal single prompts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from omnisift.tokens import TokenStream
 
 MODEL = host()  # its encoders do not attend to everything alike
 PROMPTS: dict[str, list[Part]] = {
-    "video with sound": [5, Video(4, 2, 3, audio=90), 6],
-    "video without sound": [5, Video(4, 2, 3), 6],
+    "video with audio": [5, Video(4, 2, 3, audio=90), 6],
+    "video without audio": [5, Video(4, 2, 3), 6],
     "one frame": [5, Video(1, 3, 4, audio=20), 6],
     "odd frames": [3, Video(5, 2, 3, audio=120), 4, Video(3, 3, 3, audio=70), 6],
 }
@@ -32,12 +32,12 @@ ROWS: list[list[Part]] = [
     [3, Video(4, 3, 3, audio=70), 2, Video(8, audio=180), 4],
 ]
 FLOORS = {"dycoke": {"one frame"}}
-"""What half of the tokens is too little for."""
+"""Prompts of which a method can't keep as little as half."""
 
 
 @torch.no_grad()
 def read(name: str, inputs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """Logits and keep [B, S], both checked; None where half is rightly said to be below the method's floor."""
+    """Logits and keep [B, S], both checked; None where the method says that half is below its floor, and it is."""
     compressor, seen = made(name, HALF, WIDTH), []
     compressor.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with omnisift.attach(MODEL, compressor) as attachment:
@@ -59,7 +59,7 @@ def read(name: str, inputs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
 
 
 def check_needs(needs: frozenset[str], stream: TokenStream, inputs: dict[str, Any]) -> None:
-    """Exactly what was asked for, with something to tell tokens apart by."""
+    """Exactly the declared extras, with values that differ between tokens."""
     assert stream.extras.keys() == needs
     ids = inputs["input_ids"].flatten()
     for extra, values in stream.extras.items():
@@ -75,7 +75,7 @@ def test_every_prompt_keeps_its_counts_or_names_the_floor(name: str):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_rows_of_a_batch_read_as_they_read_alone(name: str):
+def test_rows_of_a_batch_equal_single_prompts(name: str):
     alone = []
     for index, row in enumerate(ROWS):
         single = row_of(prompt(*ROWS), row, index, ROWS)
@@ -86,8 +86,8 @@ def test_rows_of_a_batch_read_as_they_read_alone(name: str):
         real = inputs["attention_mask"].bool()
         for index, (expected, kept) in enumerate(alone):
             assert torch.equal(keep[index, real[index]], kept[0])
-            place = slice(-int(kept.sum()), None) if pad == "left" else slice(0, int(kept.sum()))
-            assert close(logits[index, place], expected[0])
+            columns = slice(-int(kept.sum()), None) if pad == "left" else slice(0, int(kept.sum()))
+            assert close(logits[index, columns], expected[0])
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""`Cut` against a loop that a reader can check."""
+"""`PromptCut` against a loop that a reader can check."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from omnisift.models.prompt_cut import IGNORED, Cut
+from omnisift.models.prompt_cut import IGNORE_INDEX, PromptCut
 from omnisift.tokens import Selection
 
 
@@ -28,54 +28,54 @@ def test_a_cut_is_the_kept_tokens_of_each_row_and_padding_on_the_old_side(side: 
     keep, real = random_batch(rows, length, side, seed)
     embeds, labels = torch.randn(rows, length, 4), torch.arange(rows * length).view(rows, length)
     positions = torch.randint(0, 99, (3, rows, length))
-    cut = Cut.plan(keep, real)
+    cut = PromptCut.plan(keep, real)
     kept = [[j for j in range(length) if keep[i, j] and real[i, j]] for i in range(rows)]
     width = max(map(len, kept))
     assert cut.width == width
     left = bool(real[:, -1].all())
-    got = cut.embeds(embeds, Selection(keep.flatten()))
+    got = cut.inputs_embeds(embeds, Selection(keep.flatten()))
     for i, row in enumerate(kept):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        assert cut.real[i].sum() == len(row)
-        assert cut.real[i, place].all()
-        assert torch.equal(got[i, place], embeds[i, row])
-        assert torch.equal(cut.positions(positions)[:, i, place], positions[:, i, row])
-        assert torch.equal(cut.labels(labels)[i, place], labels[i, row])
-        assert (cut.labels(labels)[i][~cut.real[i]] == IGNORED).all()
+        columns = slice(width - len(row), width) if left else slice(0, len(row))
+        assert cut.mask[i].sum() == len(row)
+        assert cut.mask[i, columns].all()
+        assert torch.equal(got[i, columns], embeds[i, row])
+        assert torch.equal(cut.position_ids(positions)[:, i, columns], positions[:, i, row])
+        assert torch.equal(cut.labels(labels)[i, columns], labels[i, row])
+        assert (cut.labels(labels)[i][~cut.mask[i]] == IGNORE_INDEX).all()
     assert cut.padded == any(len(row) < width for row in kept)
     assert cut.dropped.tolist() == [int(real[i].sum()) - len(row) for i, row in enumerate(kept)]
 
 
-def test_the_text_row_has_no_gaps_and_starts_anew_for_each_packed_sequence() -> None:
+def test_the_text_row_has_no_gaps_and_restarts_for_each_packed_sequence() -> None:
     keep = torch.tensor([[1, 0, 1, 1, 1, 0, 0, 1]], dtype=torch.bool)
     text = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]])
     rotary = torch.tensor([[5, 5, 5, 6, 7, 7, 8, 9]])
-    cut = Cut.plan(keep, torch.ones_like(keep))
-    positions = cut.positions(torch.stack([text, rotary, rotary, rotary]))
+    cut = PromptCut.plan(keep, torch.ones_like(keep))
+    positions = cut.position_ids(torch.stack([text, rotary, rotary, rotary]))
     assert positions[0].tolist() == [[0, 1, 2, 0, 1]]
     assert positions[1].tolist() == [[5, 5, 6, 7, 9]]
 
 
-def test_the_text_row_counts_from_the_first_token_behind_padding() -> None:
+def test_the_text_row_counts_from_the_first_token_after_padding() -> None:
     real = torch.tensor([[0, 0, 1, 1, 1, 1]], dtype=torch.bool)
     keep = torch.tensor([[1, 1, 1, 0, 1, 1]], dtype=torch.bool)
     other = torch.ones(1, 6, dtype=torch.bool)
     text = torch.tensor([[0, 0, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5]])
-    cut = Cut.plan(torch.cat([keep, other]), torch.cat([real, other]))
-    assert cut.positions(text.expand(4, 2, 6))[0].tolist() == [[0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5]]
+    cut = PromptCut.plan(torch.cat([keep, other]), torch.cat([real, other]))
+    assert cut.position_ids(text.expand(4, 2, 6))[0].tolist() == [[0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5]]
 
 
 def test_merged_embeddings_replace_the_kept_ones_in_their_order() -> None:
     keep = torch.tensor([[1, 0, 1], [0, 1, 1]], dtype=torch.bool)
     new = torch.arange(4.0).view(4, 1)
-    cut = Cut.plan(keep, torch.ones_like(keep))
-    got = cut.embeds(torch.zeros(2, 3, 1), Selection(keep.flatten(), embeds=new))
+    cut = PromptCut.plan(keep, torch.ones_like(keep))
+    got = cut.inputs_embeds(torch.zeros(2, 3, 1), Selection(keep.flatten(), embeds=new))
     assert got.flatten().tolist() == [0, 1, 2, 3]
 
 
-def test_borders_of_packed_sequences_follow_the_cut() -> None:
+def test_lengths_of_packed_sequences_follow_the_cut() -> None:
     keep = torch.tensor([[1, 0, 1, 1, 1, 0, 0, 1]], dtype=torch.bool)
-    cut = Cut.plan(keep, torch.ones_like(keep))
-    borders = cut.boundaries(torch.tensor([0, 4, 8], dtype=torch.int32))
-    assert borders.tolist() == [0, 3, 5]
-    assert borders.dtype == torch.int32
+    cut = PromptCut.plan(keep, torch.ones_like(keep))
+    cu_seq_lens = cut.cu_seq_lens(torch.tensor([0, 4, 8], dtype=torch.int32))
+    assert cu_seq_lens.tolist() == [0, 3, 5]
+    assert cu_seq_lens.dtype == torch.int32

@@ -1,4 +1,4 @@
-"""Rows of attention equal those of a host that gives its weights, beside kernels that give none."""
+"""Recorded attention equals the weights of an eager host, for kernels that return none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import Sound, Video, language_model, prompt, thinker
+from tests.models.test_attach import same, state
+from tests.tiny import Audio, Video, language_model, prompt, thinker
 
 from omnisift.errors import UnsupportedModel
 from omnisift.models.question_attention import QuestionAttention
@@ -26,25 +27,26 @@ def test_rows_equal_those_of_eager_attention(text: dict[str, Any]) -> None:
     inputs = prompt(ROW, mask=False)
     rows = torch.tensor([inputs["input_ids"].shape[1] - 1, inputs["input_ids"].shape[1] - 4])
     eager = thinker(attention="eager", **text)
-    told = eager(**inputs, output_attentions=True, use_cache=False).attentions
-    expected = torch.stack([layer[0].mean(dim=0)[rows] for layer in told]).mean(dim=0)
-    quiet = thinker(attention="sdpa", **text)
-    listener = QuestionAttention(language_model(quiet))
-    with listener.from_rows(rows):
-        quiet(**inputs, use_cache=False)
+    attentions = eager(**inputs, output_attentions=True, use_cache=False).attentions
+    expected = torch.stack([layer[0].mean(dim=0)[rows] for layer in attentions]).mean(dim=0)
+    model = thinker(attention="sdpa", **text)
+    listener = QuestionAttention(language_model(model))
+    with listener.record(rows):
+        model(**inputs, use_cache=False)
     torch.testing.assert_close(listener.weights(), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(listener.weights().sum(dim=1), torch.ones(2))
 
 
 @torch.no_grad()
-def test_it_changes_nothing_and_leaves_nothing_behind() -> None:
-    model, inputs = thinker(), prompt([3, Sound(), 5], mask=False)
+def test_it_changes_nothing_and_leaves_no_hooks() -> None:
+    model, inputs = thinker(), prompt([3, Audio(), 5], mask=False)
     before = model(**inputs, use_cache=False).logits
-    with QuestionAttention(language_model(model)).from_rows(torch.tensor([2])) as listener:
+    hooks = state(model)
+    with QuestionAttention(language_model(model)).record(torch.tensor([2])) as listener:
         during = model(**inputs, use_cache=False).logits
     assert torch.equal(before, during)
-    assert not any(module._forward_pre_hooks for module in model.modules())
-    assert (listener.weights()[0, 3:] == 0).all()  # what comes later can't be looked at
+    assert same(hooks, state(model))
+    assert (listener.weights()[0, 3:] == 0).all()  # causal
 
 
 def test_other_models_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""The full model: its Thinker is compressed, and its talker speaks on the compressed prompt."""
+"""The full model: its Thinker is compressed, and its talker speaks after the compressed prompt."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.hosts import everything, half
+from tests.models.hosts import half, keep_all
 from tests.models.test_attach import same, state
-from tests.tiny import FIRST_WORD, Part, Sound, Video, full_model, prompt, row_of
+from tests.tiny import FIRST_WORD, Audio, Part, Video, full_model, prompt, row_of
 from torch import Tensor
 
 import omnisift
@@ -19,7 +19,7 @@ BATCH: list[list[Part]] = [ROW, [9, Video(2, 2, 2, audio=30), 21]]
 
 
 def host_inputs(*rows: list[Part]) -> dict[str, Any]:
-    """The host refuses raw video for the talker, with or without us: it must be marked as the Thinker's."""
+    """The host accepts raw video for the Thinker only, with or without a compressor."""
     inputs = prompt(*rows)
     if "pixel_values_videos" in inputs:
         inputs["thinker_pixel_values_videos"] = inputs.pop("pixel_values_videos")
@@ -40,14 +40,14 @@ def speak(inputs: dict[str, Any], model: Any = MODEL, **options: Any) -> tuple[T
     )
 
 
-class AttentionProbe:
-    """Every call to the talker's language model: what went in behind our hook, and what came out."""
+class TalkerRecorder:
+    """Arguments (after our hook) and outputs of every call to the talker's language model."""
 
     def __init__(self) -> None:
         self.inputs: list[dict[str, Any]] = []
         self.outputs: list[Tensor] = []
 
-    def __enter__(self) -> AttentionProbe:
+    def __enter__(self) -> TalkerRecorder:
         part = MODEL.talker.model
         self._handles = [
             part.register_forward_pre_hook(lambda m, a, k: self.inputs.append(dict(k)), with_kwargs=True),
@@ -60,23 +60,23 @@ class AttentionProbe:
             handle.remove()
 
 
-def test_keeping_everything_gives_the_same_text_and_sound() -> None:
-    text, sound = speak(host_inputs(ROW))
-    with omnisift.attach(MODEL, everything()):
-        other_text, other_sound = speak(host_inputs(ROW))
+def test_keeping_everything_gives_the_same_text_and_waveform() -> None:
+    text, waveform = speak(host_inputs(ROW))
+    with omnisift.attach(MODEL, keep_all()):
+        other_text, other_waveform = speak(host_inputs(ROW))
     assert torch.equal(text, other_text)
-    assert torch.equal(sound, other_sound)
-    assert sound.numel() > 0
+    assert torch.equal(waveform, other_waveform)
+    assert waveform.numel() > 0
 
 
 def test_a_prompt_without_video_speaks_as_before() -> None:
-    inputs = host_inputs([4, Sound(30), 6])
-    text, sound = speak(inputs)
+    inputs = host_inputs([4, Audio(30), 6])
+    text, waveform = speak(inputs)
     with omnisift.attach(MODEL, half()):
         speak(host_inputs(ROW))
-        other_text, other_sound = speak(inputs)
+        other_text, other_waveform = speak(inputs)
     assert torch.equal(text, other_text)
-    assert torch.equal(sound, other_sound)
+    assert torch.equal(waveform, other_waveform)
 
 
 def test_the_text_is_that_of_the_thinker_alone() -> None:
@@ -93,9 +93,9 @@ def test_the_text_is_that_of_the_thinker_alone() -> None:
 @pytest.mark.parametrize("rows", [[ROW], BATCH], ids=["one", "batch"])
 def test_the_talker_reads_the_kept_tokens_of_the_thinker(rows: list[list[Part]]) -> None:
     inputs, full = host_inputs(*rows), prompt(*rows)
-    with omnisift.attach(MODEL, half()) as attachment, AttentionProbe() as talker:
+    with omnisift.attach(MODEL, half()) as attachment, TalkerRecorder() as talker:
         speak(inputs)
-        heard = talker.inputs[0]
+        first_call = talker.inputs[0]
         assert attachment.last is not None
         keep = attachment.last.keep
         for index, row in enumerate(rows):
@@ -105,9 +105,9 @@ def test_the_talker_reads_the_kept_tokens_of_the_thinker(rows: list[list[Part]])
             kept_ids = full["input_ids"][index, keep[index] & real]
             words = states[0][0].masked_fill((kept_ids < FIRST_WORD)[:, None] & _media(kept_ids)[:, None], 0.0)
             expected = MODEL.talker.thinker_to_talker_proj(words + states[-1][0])
-            place = slice(-2 - len(kept_ids), -2)
-            assert (heard["inputs_embeds"][index, place] - expected).abs().max() < 1e-5
-            assert heard["inputs_embeds"].shape[1] == int((keep & full["attention_mask"].bool()).sum(1).max()) + 2
+            columns = slice(-2 - len(kept_ids), -2)
+            assert (first_call["inputs_embeds"][index, columns] - expected).abs().max() < 1e-5
+            assert first_call["inputs_embeds"].shape[1] == int((keep & full["attention_mask"].bool()).sum(1).max()) + 2
 
 
 def _media(ids: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def _media(ids: Tensor) -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [[ROW], BATCH], ids=["one", "batch"])
 def test_every_step_of_the_talker_equals_a_forward_without_a_cache(rows: list[list[Part]]) -> None:
-    with omnisift.attach(MODEL, half()), AttentionProbe() as talker:
+    with omnisift.attach(MODEL, half()), TalkerRecorder() as talker:
         speak(host_inputs(*rows))
     embeds = torch.cat([step["inputs_embeds"] for step in talker.inputs], dim=1)
     positions = torch.cat([step["position_ids"][-3:] for step in talker.inputs], dim=2)
@@ -131,9 +131,9 @@ def test_every_step_of_the_talker_equals_a_forward_without_a_cache(rows: list[li
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [[ROW], BATCH], ids=["one", "batch"])
 def test_the_talkers_positions_are_those_of_the_full_prompt(rows: list[list[Part]]) -> None:
-    with AttentionProbe() as uncut:
+    with TalkerRecorder() as uncut:
         speak(host_inputs(*rows))
-    with omnisift.attach(MODEL, half()) as attachment, AttentionProbe() as cut:
+    with omnisift.attach(MODEL, half()) as attachment, TalkerRecorder() as cut:
         speak(host_inputs(*rows))
     assert attachment.last is not None
     first = uncut.inputs[0]["position_ids"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.models.hosts import HALF, Learned, Norms, everything, half, sifted
+from tests.models.hosts import HALF, Learned, Norms, half, keep_all, omnisift_half
 from tests.tiny import WIDTH, Part, Video, prompt, thinker
 
 import omnisift
@@ -30,8 +30,8 @@ def loss_by_hand(logits: torch.Tensor, labels: torch.Tensor, keep: torch.Tensor,
     pad_left = bool(real[:, -1].all())
     for index in range(len(labels)):
         cut = labels[index][keep[index] & real[index]]
-        own = logits[index, -len(cut) :] if pad_left else logits[index, : len(cut)]
-        total = total + F.cross_entropy(own[:-1].float(), cut[1:], ignore_index=-100, reduction="sum")
+        row = logits[index, -len(cut) :] if pad_left else logits[index, : len(cut)]
+        total = total + F.cross_entropy(row[:-1].float(), cut[1:], ignore_index=-100, reduction="sum")
         count += int((cut[1:] != -100).sum())
     return total / count
 
@@ -56,7 +56,7 @@ def test_labels_are_cut_and_the_loss_is_that_of_the_cut_logits(
         assert torch.equal(as_tuple[0], output.loss)
         assert torch.equal(as_tuple[1], output.logits)
         assert next(iter(output.keys())) == "loss"
-        # Gradient accumulation: the Trainer hands the number of items of all micro-batches.
+        # Gradient accumulation: the Trainer passes the number of items of all micro-batches.
         scaled = model(**inputs, labels=labels, num_items_in_batch=1000).loss.item()
         learned = float((labels != -100).sum())
         assert scaled == pytest.approx(output.loss.item() * learned / 1000, rel=1e-4)
@@ -66,13 +66,13 @@ def test_keeping_everything_leaves_the_loss_bit_equal() -> None:
     model, inputs = thinker().train(), prompt(*BATCH)
     labels = labels_of(inputs)
     full = model(**inputs, labels=labels)
-    with omnisift.attach(model, everything()):
+    with omnisift.attach(model, keep_all()):
         got = model(**inputs, labels=labels)
     assert torch.equal(got.loss, full.loss)
     assert torch.equal(got.logits, full.logits)
 
 
-def test_a_prompt_that_loses_nothing_forgets_the_cut_of_the_one_before() -> None:
+def test_a_prompt_that_loses_nothing_does_not_use_the_previous_cut() -> None:
     model, inputs = thinker().train(), prompt([5, Video(1, 1, 1), 8])
     full = model(**inputs, labels=labels_of(inputs)).loss
     with omnisift.attach(model, half()):
@@ -90,7 +90,7 @@ def test_shifted_labels_are_refused() -> None:
 
 def test_gradients_reach_every_weight_of_the_real_selector() -> None:
     model, inputs = thinker().train().requires_grad_(False), prompt(*BATCH)
-    compressor = sifted().train()
+    compressor = omnisift_half().train()
     with omnisift.attach(model, compressor):
         model(**inputs, labels=labels_of(inputs), use_cache=False).loss.backward()
     gradients = {name: weight.grad for name, weight in compressor.named_parameters()}

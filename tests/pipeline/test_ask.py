@@ -101,6 +101,15 @@ def test_stages_are_reported_and_timed(quarter: Pipeline, clip: Path) -> None:
     assert answer.report.peak_memory_bytes > 2**20
 
 
+@pytest.mark.parametrize("question", [QUESTION, "What happens?"])
+def test_text_arrives_while_it_is_generated(quarter: Pipeline, clip: Path, question: str) -> None:
+    pieces: list[str] = []
+    streamed = quarter.ask(clip, question, on_text=pieces.append)
+    assert streamed.text == quarter.ask(clip, question).text
+    assert "".join(pieces).strip() == streamed.text
+    assert len(pieces) >= len(streamed.text.split())
+
+
 def test_the_answer_is_one_json_object(quarter: Pipeline, clip: Path) -> None:
     answer = quarter.ask(clip, QUESTION)
     loaded = json.loads(json.dumps(answer.to_dict()))

@@ -27,7 +27,7 @@ def quarter() -> Pipeline:
 
 def test_encoders_run_once_and_answers_are_the_same(quarter: Pipeline, clip: Path) -> None:
     plain = [quarter.ask(clip, question).text for question in QUESTIONS]
-    held = quarter.hold(clip)
+    held = quarter.encode(clip)
     assert not held.is_encoded
     with work_of_encoders(quarter.host) as runs:
         answers = [quarter.ask(held, question) for question in QUESTIONS]
@@ -40,7 +40,7 @@ def test_encoders_run_once_and_answers_are_the_same(quarter: Pipeline, clip: Pat
 
 def test_other_methods_of_the_same_host_share_it(quarter: Pipeline, clip: Path) -> None:
     full = Pipeline(quarter.host, None)
-    plain, held = full.ask(clip, QUESTIONS[0]), quarter.hold(clip)
+    plain, held = full.ask(clip, QUESTIONS[0]), quarter.encode(clip)
     quarter.ask(held, QUESTIONS[1])
     with work_of_encoders(quarter.host) as runs:
         again = full.ask(held, QUESTIONS[0])
@@ -58,7 +58,7 @@ def test_the_processor_sees_the_clip_once(quarter: Pipeline, clip: Path, monkeyp
 
     monkeypatch.setattr(holding, "build_inputs", build)
     monkeypatch.setattr(asking, "build_inputs", build)
-    held = quarter.hold(clip)
+    held = quarter.encode(clip)
     for question in QUESTIONS:
         quarter.ask(held, question)
     assert len(calls) == 1
@@ -74,7 +74,7 @@ def test_prompts_are_those_of_the_processor(
         "picture": lambda: write_silent_picture(tmp_path / "silent.mp4"),
         "sound": lambda: write_sound(tmp_path / "tone.wav"),
     }[kind]()
-    held = quarter.hold(path)
+    held = quarter.encode(path)
     for question in QUESTIONS:
         expected = build_inputs(quarter.host.processor, held.media, question, system)
         found = held.inputs(question, system)
@@ -85,7 +85,7 @@ def test_prompts_are_those_of_the_processor(
 
 def test_a_method_that_listens_makes_the_encoders_run(quarter: Pipeline, clip: Path) -> None:
     listening = Pipeline(quarter.host, compressor_for(quarter.host, "omnizip", quarter.compressor.budget))
-    plain, held = listening.ask(clip, QUESTIONS[0]), quarter.hold(clip)
+    plain, held = listening.ask(clip, QUESTIONS[0]), quarter.encode(clip)
     quarter.ask(held, QUESTIONS[1])
     with work_of_encoders(quarter.host) as runs:
         again = listening.ask(held, QUESTIONS[0])
@@ -97,7 +97,7 @@ def test_a_method_that_listens_makes_the_encoders_run(quarter: Pipeline, clip: P
 def test_the_model_is_left_as_it_was(quarter: Pipeline, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     thinker = quarter.host.thinker
     before = {name: dict(vars(module)) for name, module in thinker.named_modules()}
-    held = quarter.hold(clip)
+    held = quarter.encode(clip)
     quarter.ask(held, QUESTIONS[0])
     quarter.ask(held, QUESTIONS[0])
     monkeypatch.setattr(thinker, "generate", lambda **_: 1 / 0)
@@ -115,7 +115,7 @@ def test_what_a_wrapper_left_on_an_encoder_stays(quarter: Pipeline, clip: Path) 
     wrapped = encoder.forward
     encoder.forward = wrapped
     try:
-        held = quarter.hold(clip)
+        held = quarter.encode(clip)
         texts = {quarter.ask(held, QUESTIONS[0]).text for _ in range(3)}
         assert len(texts) == 1
         assert vars(encoder)["forward"] is wrapped
@@ -124,7 +124,7 @@ def test_what_a_wrapper_left_on_an_encoder_stays(quarter: Pipeline, clip: Path) 
 
 
 def test_errors(quarter: Pipeline, clip: Path) -> None:
-    held = quarter.hold(clip)
+    held = quarter.encode(clip)
     with pytest.raises(UsageError, match="another model"):
         load("nano").ask(held, QUESTIONS[0])
     with pytest.raises(UsageError, match="empty"):
@@ -134,5 +134,5 @@ def test_errors(quarter: Pipeline, clip: Path) -> None:
     with pytest.raises(UsageError, match="stands for a clip"):
         quarter.ask(clip, "What is <|AUDIO|>?")
     with pytest.raises(NotFound):
-        quarter.hold("missing.mp4")
+        quarter.encode("missing.mp4")
     assert quarter.ask(held, QUESTIONS[0]).text

@@ -173,6 +173,20 @@ def test_wrong_arguments_are_typed_errors(options: dict[str, str], error: type[E
         load(**options)
 
 
+def test_none_is_a_name_for_no_compressor(clip: Path) -> None:
+    pipeline = load("nano", compressor="none")
+    assert pipeline.compressor is None
+
+
+def test_loading_and_asking_print_nothing(clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    load("nano").ask(clip, QUESTION, max_new_tokens=2)
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled() == enabled
+
+
 def test_nano_needs_no_network(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("something tried to reach the network")

@@ -1,4 +1,4 @@
-"""Films, prompts and the reference, shared by the suites of the plugin."""
+"""Videos, prompts and the reference, shared by the suites of the plugin."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.serving.asking import Film, Reference
+from tests.serving.asking import Reference, Video
 from tests.serving.engines import in_process
 
 from omnisift.assets import nano_path
-from omnisift.serving.full_checkpoint import dress
+from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """nano as a full model."""
     folder = tmp_path_factory.mktemp("models") / "nano"
-    dress(nano_path(), folder)
+    wrap_as_full_checkpoint(nano_path(), folder)
     return folder
 
 
@@ -27,10 +27,10 @@ def reference() -> Reference:
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory: pytest.TempPathFactory) -> list[Film]:
-    """Six clips of nano's world, with sound."""
-    folder = tmp_path_factory.mktemp("films")
-    return [Film.of_world(folder, seed) for seed in range(6)]
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Video]:
+    """Six clips of nano's world, with audio."""
+    folder = tmp_path_factory.mktemp("videos")
+    return [Video.of_world(folder, seed) for seed in range(6)]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""vLLM inside this process, on nano dressed as a full model."""
+"""vLLM inside this process, on nano as a full model."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class Engine:
         self.llm = llm
         self.processor = processor
 
-    def outputs(self, *prompts: Prompt, **asked: Any) -> list[Any]:
-        """vLLM's own results; ``asked`` are arguments of the requests."""
+    def outputs(self, *prompts: Prompt, **kwargs: Any) -> list[Any]:
+        """vLLM's results; ``kwargs`` are arguments of the requests."""
         return self.llm.generate(  # type: ignore[no-any-return]
-            [prompt.for_vllm(self.processor, **asked) for prompt in prompts], sampling(), use_tqdm=False
+            [prompt.for_vllm(self.processor, **kwargs) for prompt in prompts], sampling(), use_tqdm=False
         )
 
-    def tokens(self, *prompts: Prompt, **asked: Any) -> list[list[int]]:
-        return [list(output.outputs[0].token_ids) for output in self.outputs(*prompts, **asked)]
+    def tokens(self, *prompts: Prompt, **kwargs: Any) -> list[list[int]]:
+        return [list(output.outputs[0].token_ids) for output in self.outputs(*prompts, **kwargs)]
 
 
-def sampling(**how: Any) -> Any:
+def sampling(**options: Any) -> Any:
     from vllm import SamplingParams
 
-    return SamplingParams(**{"temperature": 0, "max_tokens": LENGTH, "min_tokens": LENGTH, **how})
+    return SamplingParams(**{"temperature": 0, "max_tokens": LENGTH, "min_tokens": LENGTH, **options})
 
 
 @contextmanager
@@ -43,12 +43,12 @@ def engine(model: Path, processor: Any, settings: dict[str, Any] | None = None, 
 
     from omnisift.serving.vllm import ARCHITECTURE
 
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "dtype": "float32", "max_model_len": 4096, "max_num_batched_tokens": 4096, "max_num_seqs": 20,
         "enforce_eager": True, "block_size": 32, "limit_mm_per_prompt": {"image": 2, "video": 2, "audio": 2},
         "hf_overrides": {"architectures": [ARCHITECTURE], "omnisift": settings or {}},
     }  # fmt: skip
-    llm = LLM(str(model), **{**given, **options})
+    llm = LLM(str(model), **{**defaults, **options})
     try:
         yield Engine(llm, processor)
     finally:
@@ -59,7 +59,7 @@ def engine(model: Path, processor: Any, settings: dict[str, Any] | None = None, 
 
 
 def in_process(patch: pytest.MonkeyPatch) -> None:
-    """The engine in this very process, with one gigabyte for its cache."""
+    """The engine in this process, with one gigabyte for its cache."""
     patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")

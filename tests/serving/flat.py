@@ -1,4 +1,4 @@
-"""Does a server grow? What its processes hold, and how much more of it at the end of a series than at its beginning."""
+"""Measure whether a server grows: memory, files and threads of its processes at the start and the end of a series."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 
 import psutil
 
-ROOM = {"memory": 40 << 20, "files": 8, "threads": 8}
-"""What a run may add. A clip of nano's world has 0.8 MB decoded: kept of every second request, it would be 150 MB."""
+LIMITS = {"memory": 40 << 20, "files": 8, "threads": 8}
+"""Growth that a run may show. A decoded clip of nano's world has 0.8 MB; half of the requests would keep 150 MB."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """By a process and all that it started."""
+class Usage:
+    """What a process and all its children use."""
 
     memory: int
-    """Resident, bytes; what processes share counts in each."""
+    """Resident bytes; shared memory counts in each process."""
     files: int
-    """Open file descriptors, sockets too."""
+    """Open file descriptors, including sockets."""
     threads: int
 
 
-def held_by(pid: int) -> Held:
-    whole = psutil.Process(pid)
-    processes = [whole, *whole.children(recursive=True)]
-    return Held(
+def usage_of(pid: int) -> Usage:
+    root = psutil.Process(pid)
+    processes = [root, *root.children(recursive=True)]
+    return Usage(
         sum(process.memory_info().rss for process in processes),
         sum(process.num_fds() for process in processes),
         sum(process.num_threads() for process in processes),
@@ -34,15 +34,15 @@ def held_by(pid: int) -> Held:
 
 
 def growth(series: Sequence[float]) -> float:
-    """The middle of the last quarter less that of the first: three quarters of what a steady leak adds.
+    """The median of the last quarter minus that of the first, which is three quarters of what a steady leak adds.
 
-    Single samples say little: a garbage collector comes when it likes, and connections close a moment late.
+    Single samples are noisy: garbage is collected at any time, and connections close late.
     """
     quarter = max(1, len(series) // 4)
     return statistics.median(series[-quarter:]) - statistics.median(series[:quarter])
 
 
-def grown(samples: Sequence[Held]) -> dict[str, float]:
-    """What grew by more than `ROOM`, and by how much."""
-    found = {name: growth([getattr(sample, name) for sample in samples]) for name in ROOM}
-    return {name: value for name, value in found.items() if value > ROOM[name]}
+def grown(samples: Sequence[Usage]) -> dict[str, float]:
+    """What grew by more than `LIMITS` allows, and by how much."""
+    growths = {name: growth([getattr(sample, name) for sample in samples]) for name in LIMITS}
+    return {name: value for name, value in growths.items() if value > LIMITS[name]}

@@ -1,4 +1,4 @@
-"""A server of `omnisift serve` in a process of its own, and what a client can ask of it."""
+"""A server of `omnisift serve` in its own process, and a client for it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Server:
             return error.code, json.load(error)
 
     def abandon(self, body: dict[str, Any], seconds: float, share: float = 1.0) -> None:
-        """Send a request, or its first part, and go away after so long."""
+        """Send a request, or its first part, and disconnect after ``seconds``."""
         text = json.dumps(body).encode()
         head = ["POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json"]
         with socket.create_connection(self.address) as line:
@@ -71,7 +71,7 @@ class Server:
             if running and not any(float(number) for number in running):
                 return
             time.sleep(0.25)
-        raise AssertionError("a request goes on without its client")
+        raise AssertionError("a request continues without its client")
 
     def counters(self) -> tuple[float, float]:
         """Kept and dropped tokens."""
@@ -84,7 +84,7 @@ class Server:
 
 @contextmanager
 def serving(options: Sequence[str], engine: Sequence[str], log: Path, **environment: str) -> Iterator[Server]:
-    """nano, with ``options`` of `omnisift serve` and ``engine`` for vLLM beside `ENGINE`."""
+    """nano, with ``options`` of `omnisift serve`, and `ENGINE` and ``engine`` as flags for vLLM."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -121,12 +121,12 @@ def data_url(file: Path) -> str:
 
 
 def tokens(body: dict[str, Any]) -> list[int]:
-    found: list[int] = body["choices"][0]["token_ids"]
-    return found
+    token_ids: list[int] = body["choices"][0]["token_ids"]
+    return token_ids
 
 
 def refused(status: int, body: dict[str, Any], *words: str) -> None:
-    """Status 4xx, one sentence, nothing of this machine in it."""
+    """Status 4xx and one sentence that does not describe this machine."""
     assert 400 <= status < 500, body
     message = body["error"]["message"]
     assert all(word in message for word in words), message

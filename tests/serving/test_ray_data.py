@@ -1,4 +1,4 @@
-"""The example of Ray Data's own vLLM processor answers what the pipeline answers, and names the file that is none."""
+"""The example with Ray Data's vLLM processor gives the answers of the pipeline, and names the broken file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_answers_are_those_of_the_pipeline(tmp_path: Path) -> None:
     clips.mkdir()
     for seed in range(3):
         write_clip(make_scene(seed, split="test"), clips / f"{seed}.mp4")
-    (clips / "broken.mp4").write_bytes(b"no film")
+    (clips / "broken.mp4").write_bytes(b"not a video")
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), str(clips), QUESTION],
         env=os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"},

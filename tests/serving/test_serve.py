@@ -1,4 +1,4 @@
-"""`omnisift serve` up to the start of vLLM: addresses, the command line, what is refused before anything runs."""
+"""`omnisift serve` up to the start of vLLM: URLs, the command line, and what is refused before anything runs."""
 
 from __future__ import annotations
 
@@ -14,66 +14,67 @@ from omnisift.cli import main
 from omnisift.errors import Blocked, CompressorError, NotMedia, UnsupportedModel, UsageError
 from omnisift.serving import url_policy, vllm_startup
 from omnisift.serving.command import Server
-from omnisift.serving.full_checkpoint import dress
-from omnisift.serving.media_limits import MediaLimits, as_item
+from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
+from omnisift.serving.media_limits import MediaLimits, as_vllm_video
 from omnisift.serving.vllm.settings import Settings
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("addresses", "message"),
     [
         (["93.184.215.14"], None),
-        (["93.184.215.14", "10.0.0.1"], "not a public address"),
-        (["127.0.0.1"], "not a public address"),
-        (["169.254.169.254"], "not a public address"),
-        (["::1"], "not a public address"),
-        (["fd00::1"], "not a public address"),
+        (["93.184.215.14", "10.0.0.1"], "not public"),
+        (["127.0.0.1"], "not public"),
+        (["169.254.169.254"], "not public"),
+        (["::1"], "not public"),
+        (["fd00::1"], "not public"),
     ],
 )
-def test_named_hosts_must_be_public(monkeypatch: pytest.MonkeyPatch, found: list[str], message: str | None) -> None:
-    monkeypatch.setattr(url_policy.socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", (one, 0)) for one in found])
+def test_named_hosts_must_be_public(monkeypatch: pytest.MonkeyPatch, addresses: list[str], message: str | None) -> None:
+    infos = [(0, 0, 0, "", (address, 0)) for address in addresses]
+    monkeypatch.setattr(url_policy.socket, "getaddrinfo", lambda *_: infos)
     if message is None:
-        url_policy.check_address("https://films.example/a.mp4", ["films.example"])
+        url_policy.check_url("https://videos.example/a.mp4", ["videos.example"])
         return
     with pytest.raises(Blocked, match=message):
-        url_policy.check_address("https://films.example/a.mp4", ["films.example"])
+        url_policy.check_url("https://videos.example/a.mp4", ["videos.example"])
 
 
 @pytest.mark.parametrize(
     ("url", "allowed", "message"),
     [
-        ("https://films.example/a.mp4", [], "fetches no media"),
-        ("https://other.example/a.mp4", ["films.example"], "from 'other.example'"),
-        ("https://films.example@other.example/a.mp4", ["films.example"], "from 'other.example'"),
-        ("https://films.example.other.example/a.mp4", ["films.example"], "fetches no media from"),
-        ("ftp://films.example/a.mp4", ["films.example"], "must begin with"),
-        ("films.example/a.mp4", ["films.example"], "must begin with"),
+        ("https://videos.example/a.mp4", [], "fetches no media"),
+        ("https://other.example/a.mp4", ["videos.example"], "from 'other.example'"),
+        ("https://videos.example@other.example/a.mp4", ["videos.example"], "from 'other.example'"),
+        ("https://videos.example.other.example/a.mp4", ["videos.example"], "fetches no media from"),
+        ("ftp://videos.example/a.mp4", ["videos.example"], "must begin with"),
+        ("videos.example/a.mp4", ["videos.example"], "must begin with"),
     ],
 )
-def test_other_addresses_are_refused(url: str, allowed: list[str], message: str) -> None:
+def test_other_urls_are_refused(url: str, allowed: list[str], message: str) -> None:
     with pytest.raises(Blocked, match=message):
-        url_policy.check_address(url, allowed)
+        url_policy.check_url(url, allowed)
 
 
 def test_a_clip_from_memory_is_read_as_from_a_file(clip: Path) -> None:
-    how = MediaLimits(fps=1.0, max_frames=4)
-    images, metadata = as_item(how.bytes(clip.read_bytes()))
+    limits = MediaLimits(fps=1.0, max_frames=4)
+    images, metadata = as_vllm_video(limits.read_bytes(clip.read_bytes()))
     assert len(images) == 4
-    assert metadata["fps"] == as_item(how.file(clip))[1]["fps"]
+    assert metadata["fps"] == as_vllm_video(limits.read_file(clip))[1]["fps"]
     assert metadata["audio"] is not None
     with pytest.raises(NotMedia):
-        how.bytes(b"no film")
+        limits.read_bytes(b"not a video")
 
 
-def test_limits_travel_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    how = MediaLimits(fps=1.0, max_pixels=100 * 784)
-    for name, value in how.to_environment().items():
+def test_limits_are_passed_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = MediaLimits(fps=1.0, max_pixels=100 * 784)
+    for name, value in limits.to_environment().items():
         monkeypatch.setenv(name, value)
-    assert MediaLimits.from_environment() == how
+    assert MediaLimits.from_environment() == limits
 
 
-def test_nano_dressed(tmp_path: Path) -> None:
-    dress(nano_path(), tmp_path / "full")
+def test_nano_as_a_full_checkpoint(tmp_path: Path) -> None:
+    wrap_as_full_checkpoint(nano_path(), tmp_path / "full")
     config = json.loads((tmp_path / "full" / "config.json").read_text())
     assert config["model_type"] == "qwen2_5_omni"
     with safe_open(tmp_path / "full" / "model.safetensors", framework="pt") as tensors:
@@ -84,36 +85,36 @@ def test_nano_dressed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """nano as a full model, on a machine that has vLLM."""
+    """nano as a full model, as if vLLM were installed."""
     monkeypatch.setattr(vllm_startup, "version", lambda package: "0.32.0")
-    dress(nano_path(), tmp_path / "full")
+    wrap_as_full_checkpoint(nano_path(), tmp_path / "full")
     return tmp_path / "full"
 
 
 def test_the_command_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Server(str(model), Settings(retain=0.5), media_hosts=("films.example",), more=("--dtype", "float32"))
+    server = Server(str(model), Settings(retain=0.5), media_hosts=("videos.example",), vllm_args=("--dtype", "float32"))
     server.check()
     line = server.command()
     overrides = json.loads(line[line.index("--hf-overrides") + 1])
     assert overrides["omnisift"] == {"retain": 0.5}
-    assert json.loads(line[line.index("--allowed-media-domains") + 1]) == ["films.example"]
+    assert json.loads(line[line.index("--allowed-media-domains") + 1]) == ["videos.example"]
     assert line[-2:] == ["--dtype", "float32"]
     environment = server.environment()
     assert environment["VLLM_MEDIA_CONNECTOR"] == "omnisift"
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
     assert environment["MALLOC_ARENA_MAX"] == "1"
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
-    assert server.environment()["MALLOC_ARENA_MAX"] == "4", "what the user says is left"
+    assert server.environment()["MALLOC_ARENA_MAX"] == "4", "a variable of the user is kept"
     assert json.loads(environment["OMNISIFT_MEDIA"])["max_pixels"] == 50176
 
 
 def test_refused_before_anything_runs(model: Path, tmp_path: Path) -> None:
-    def check(where: Path = model, settings: Settings | None = None, **more: Any) -> None:
-        Server(str(where), settings or Settings(), **more).check()
+    def check(folder: Path = model, settings: Settings | None = None, **options: Any) -> None:
+        Server(str(folder), settings or Settings(), **options).check()
 
     with pytest.raises(UnsupportedModel, match="got 'qwen2_5_omni_thinker'"):
         check(nano_path())
-    with pytest.raises(UsageError, match="no folder at"):
+    with pytest.raises(UsageError, match=r"no folder .*nowhere"):
         check(media_folder=tmp_path / "nowhere")
     with pytest.raises(UsageError, match="fps must be"):
         check(fps=0)
@@ -126,19 +127,19 @@ def test_refused_before_anything_runs(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "message"), [("0.33.1", "vllm 0.33.1 is installed"), (None, "vLLM is not installed")]
+    ("installed", "message"), [("0.33.1", "vllm 0.33.1 is installed"), (None, "vLLM is not installed")]
 )
 def test_another_vllm_or_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: str | None, message: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: str | None, message: str
 ) -> None:
     def version(package: str) -> str:
-        if found is None:
+        if installed is None:
             raise vllm_startup.PackageNotFoundError
-        return found
+        return installed
 
     monkeypatch.setattr(vllm_startup, "version", version)
     monkeypatch.setattr("sys.argv", ["omnisift", "serve", "nano"])
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith(f"UsageError: {message}")
+    assert capsys.readouterr().err.startswith(f"error (UsageError): {message}")

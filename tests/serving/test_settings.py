@@ -1,4 +1,4 @@
-"""What a server may be told and a request may ask, without vLLM."""
+"""Settings of a server and requests that change the budget, without vLLM."""
 
 from __future__ import annotations
 
@@ -9,49 +9,53 @@ import pytest
 
 from omnisift.budget import Budget
 from omnisift.errors import BudgetError, CompressorError, UnreachableBudget, UsageError
-from omnisift.serving.clip_layout import ClipLayout, Clock
-from omnisift.serving.vllm.method import Method, rehearse
+from omnisift.serving.clip_layout import ClipLayout, TimeConfig
+from omnisift.serving.vllm.clip_compressor import ClipCompressor, check_reachable
 from omnisift.serving.vllm.settings import Settings, check_request
 
 
-def settings(**given: Any) -> Settings:
-    return Settings.of(SimpleNamespace(omnisift=given))
+def settings(**values: Any) -> Settings:
+    return Settings.from_config(SimpleNamespace(omnisift=values))
 
 
 def test_a_quarter_by_default() -> None:
-    assert Settings.of(SimpleNamespace()).budget({}) == Budget(retain=0.25)
+    assert Settings.from_config(SimpleNamespace()).budget({}) == Budget(retain=0.25)
     assert settings(compressor="none").budget({}) == Budget(retain=1.0)
     assert settings(retain_video=0.2, retain_audio=0.5).budget({}) == Budget(retain_video=0.2, retain_audio=0.5)
 
 
-def test_a_request_asks_for_another() -> None:
-    assert settings(retain_most=0.5).budget({"retain": 0.5}) == Budget(retain=0.5)
+def test_a_request_sets_its_own() -> None:
+    assert settings(max_retain=0.5).budget({"retain": 0.5}) == Budget(retain=0.5)
     assert settings().budget({"retain_video": 0.1, "retain_audio": 0.9}) == Budget(retain_video=0.1, retain_audio=0.9)
 
 
+def test_the_old_name_of_the_limit_is_read() -> None:
+    assert settings(retain_most=0.5) == settings(max_retain=0.5) == Settings(max_retain=0.5)
+
+
 @pytest.mark.parametrize(
-    ("given", "asked", "message"),
+    ("values", "request_values", "message"),
     [
-        ({"retain_most": 0.5}, {"retain": 0.6}, "above this server's limit"),
-        ({"retain_most": 0.5}, {"retain_video": 0.1, "retain_audio": 0.6}, "retain_audio=0.6 is above"),
+        ({"max_retain": 0.5}, {"retain": 0.6}, "above this server's limit"),
+        ({"max_retain": 0.5}, {"retain_video": 0.1, "retain_audio": 0.6}, "retain_audio=0.6 is above"),
         ({}, {"retain": 0}, "retain is the fraction kept"),
         ({}, {"retain": "half"}, "retain is the fraction kept"),
-        ({"retain_most": 0.5}, {"retain": "half"}, "retain is the fraction kept"),
+        ({"max_retain": 0.5}, {"retain": "half"}, "retain is the fraction kept"),
         ({}, {"retain_video": 0.5}, "a budget needs"),
         ({"compressor": "none"}, {"retain": 0.5}, "without a compressor"),
     ],
 )
-def test_requests_refused(given: dict[str, Any], asked: dict[str, Any], message: str) -> None:
+def test_requests_refused(values: dict[str, Any], request_values: dict[str, Any], message: str) -> None:
     with pytest.raises((BudgetError, UsageError), match=message):
-        settings(**given).budget(asked)
+        settings(**values).budget(request_values)
 
 
 @pytest.mark.parametrize(
-    "given", [{"retian": 0.5}, {"retain": 2}, {"retain_most": 0}, {"retain": 0.5, "retain_video": 0.5}]
+    "values", [{"retian": 0.5}, {"retain": 2}, {"max_retain": 0}, {"retain": 0.5, "retain_video": 0.5}]
 )
-def test_settings_refused(given: dict[str, Any]) -> None:
+def test_settings_refused(values: dict[str, Any]) -> None:
     with pytest.raises((BudgetError, UsageError)):
-        settings(**given)
+        settings(**values)
 
 
 def test_arguments_that_a_request_may_not_have() -> None:
@@ -67,13 +71,13 @@ def test_arguments_that_a_request_may_not_have() -> None:
     ("method", "reachable"), [("dycoke", False), ("dycoke+omnisift", False), ("stvp+omnisift", True)]
 )
 def test_a_floor_is_found_before_the_engine(method: str, reachable: bool) -> None:
-    """DyCoke keeps every fourth frame whole, so not a tenth."""
-    span, budget = ClipLayout.of((6, 4, 4), 1.0, 150, Clock()), Budget(retain_video=0.1, retain_audio=0.5)
+    """DyCoke keeps all tokens of every fourth frame, so it can't keep a tenth."""
+    layout, budget = ClipLayout.of((6, 4, 4), 1.0, 150, TimeConfig()), Budget(retain_video=0.1, retain_audio=0.5)
     if reachable:
-        rehearse(settings(compressor=method), span, budget)
+        check_reachable(settings(compressor=method), layout, budget)
         return
     with pytest.raises(UnreachableBudget):
-        rehearse(settings(compressor=method), span, budget)
+        check_reachable(settings(compressor=method), layout, budget)
 
 
 def test_what_differs_from_the_defaults() -> None:
@@ -82,10 +86,10 @@ def test_what_differs_from_the_defaults() -> None:
 
 def test_no_selector_weights_is_an_error_with_remedies(tmp_path: Any) -> None:
     with pytest.raises(CompressorError, match=r"--selector FOLDER.*--compressor stvp"):
-        Method(settings(), str(tmp_path), 128)
-    Method(settings(compressor="stvp"), str(tmp_path), 128)
+        ClipCompressor(settings(), str(tmp_path), 128)
+    ClipCompressor(settings(compressor="stvp"), str(tmp_path), 128)
 
 
-def test_methods_that_look_into_the_encoders_are_refused(tmp_path: Any) -> None:
+def test_methods_that_need_encoder_attention_are_refused(tmp_path: Any) -> None:
     with pytest.raises(CompressorError, match="which vLLM's encoders don't give"):
-        Method(settings(compressor="visionzip"), str(tmp_path), 128)
+        ClipCompressor(settings(compressor="visionzip"), str(tmp_path), 128)

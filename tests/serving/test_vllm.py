@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.serving.asking import LENGTH, Film, Prompt, Reference, long_film
+from tests.serving.asking import LENGTH, Prompt, Reference, Video, long_video
 from tests.serving.engines import Engine, engine, sampling
 
 from omnisift.budget import Budget
@@ -29,9 +29,9 @@ def vllm(model: Path, reference: Reference, _inside: None) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def prompts(films: list[Film]) -> list[Prompt]:
+def prompts(videos: list[Video]) -> list[Prompt]:
     questions = ["what shape is it ?", "what sound comes with the red shape ?", "how many shapes are there ?"]
-    return [Prompt(question, films=(film,)) for question, film in zip(questions, films, strict=False)]
+    return [Prompt(question, videos=(video,)) for question, video in zip(questions, videos, strict=False)]
 
 
 def test_compressed_tokens_are_those_of_attach(vllm: Engine, reference: Reference, prompts: list[Prompt]) -> None:
@@ -53,7 +53,7 @@ def test_prefix_cache_hits_change_nothing(vllm: Engine, reference: Reference, pr
 
 
 @pytest.mark.parametrize(
-    ("asked", "budget"),
+    ("request_kwargs", "budget"),
     [
         ({"retain": 1.0}, Budget(retain=1.0)),
         ({"retain": 0.6}, Budget(retain=0.6)),
@@ -61,11 +61,11 @@ def test_prefix_cache_hits_change_nothing(vllm: Engine, reference: Reference, pr
     ],
 )
 def test_retention_of_a_request(
-    vllm: Engine, reference: Reference, prompts: list[Prompt], asked: dict[str, float], budget: Budget
+    vllm: Engine, reference: Reference, prompts: list[Prompt], request_kwargs: dict[str, float], budget: Budget
 ) -> None:
     """retain=1 is the uncompressed model."""
-    found = vllm.outputs(*prompts, **asked)
-    assert [list(output.outputs[0].token_ids) for output in found] == [
+    outputs = vllm.outputs(*prompts, **request_kwargs)
+    assert [list(output.outputs[0].token_ids) for output in outputs] == [
         reference.tokens(prompt, budget) for prompt in prompts
     ]
 
@@ -81,16 +81,16 @@ def test_uncompressed_is_transformers_alone(vllm: Engine, reference: Reference, 
     assert len(found.prompt_token_ids) == length
 
 
-def test_two_videos_with_sound_in_one_prompt(vllm: Engine, reference: Reference, films: list[Film]) -> None:
-    prompt = Prompt(films=(films[0], films[3]))
+def test_two_videos_with_audio_in_one_prompt(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
+    prompt = Prompt(videos=(videos[0], videos[3]))
     assert vllm.tokens(prompt) == [reference.tokens(prompt)]
 
 
-def test_the_same_picture_with_other_sound(vllm: Engine, reference: Reference, films: list[Film]) -> None:
-    """Nothing of the first may be taken from a cache for the second."""
+def test_the_same_images_with_other_audio(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
+    """The second request takes nothing of the first from a cache."""
     vllm.llm.reset_prefix_cache()
     question = "what sound comes with the red shape ?"
-    pair = [Prompt(question, films=(film,)) for film in (films[1], replace(films[1], sound=films[2].sound))]
+    pair = [Prompt(question, videos=(video,)) for video in (videos[1], replace(videos[1], audio=videos[2].audio))]
     first, second = vllm.outputs(pair[0])[0], vllm.outputs(pair[1])[0]
     assert second.num_cached_tokens == 0
     assert list(first.outputs[0].token_ids) == reference.tokens(pair[0])
@@ -98,62 +98,62 @@ def test_the_same_picture_with_other_sound(vllm: Engine, reference: Reference, f
     assert list(first.outputs[0].token_ids) != list(second.outputs[0].token_ids)
 
 
-def test_video_without_sound(vllm: Engine, reference: Reference, films: list[Film]) -> None:
-    prompt = Prompt(films=(films[2].silent,))
+def test_video_without_audio(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
+    prompt = Prompt(videos=(videos[2].muted,))
     found = vllm.outputs(prompt)[0]
     assert list(found.outputs[0].token_ids) == reference.tokens(prompt)
     assert list(found.outputs[0].token_ids) != reference.tokens(prompt, Budget(retain=1.0)), "compression shows"
 
 
-def test_sound_without_video(vllm: Engine, reference: Reference, films: list[Film]) -> None:
-    """Plain sound is never compressed."""
-    assert films[2].sound is not None
-    prompt = Prompt(sounds=(films[2].sound,))
+def test_audio_without_video(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
+    """Plain audio is never compressed."""
+    assert videos[2].audio is not None
+    prompt = Prompt(audios=(videos[2].audio,))
     assert vllm.tokens(prompt) == [reference.tokens(prompt)]
 
 
-def test_image_video_and_its_sound(vllm: Engine, reference: Reference, films: list[Film]) -> None:
-    prompt = Prompt(images=(picture(films[4]),), films=(films[0],))
+def test_image_and_video_with_audio(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
+    prompt = Prompt(images=(image_of(videos[4]),), videos=(videos[0],))
     assert vllm.tokens(prompt) == [reference.tokens(prompt)]
 
 
-def test_image_silent_video_and_sound(vllm: Engine, reference: Reference, films: list[Film]) -> None:
-    assert films[3].sound is not None
-    prompt = Prompt(images=(picture(films[4]),), films=(films[0].silent,), sounds=(films[3].sound,))
+def test_image_muted_video_and_audio(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
+    assert videos[3].audio is not None
+    prompt = Prompt(images=(image_of(videos[4]),), videos=(videos[0].muted,), audios=(videos[3].audio,))
     assert vllm.tokens(prompt) == [reference.tokens(prompt)]
 
 
 @pytest.mark.parametrize(("images", "seconds"), [(2, 1.0), (6, 3.0), (10, 4.3), (6, 6.0), (5, 2.6)])
 def test_odd_frames_and_unequal_lengths(
-    vllm: Engine, reference: Reference, films: list[Film], images: int, seconds: float
+    vllm: Engine, reference: Reference, videos: list[Video], images: int, seconds: float
 ) -> None:
-    """One frame, odd frames, sound that ends before or after the picture, an odd number of images."""
-    prompt = Prompt(films=(films[5].first(images, seconds),))
+    """One frame, odd frames, audio that ends before or after the video, an odd number of images."""
+    prompt = Prompt(videos=(videos[5].first(images, seconds),))
     assert vllm.tokens(prompt) == [reference.tokens(prompt)]
 
 
-def test_picture_that_reaches_beyond_the_text_behind_it(vllm: Engine, reference: Reference, films: list[Film]) -> None:
-    """Sound ends 0.8 s before the last frame and the question is one word: new tokens go on behind the text."""
-    prompt = Prompt("shape ?", films=(films[5].first(12, 4.2),))
+def test_video_ids_beyond_those_of_the_text_after_it(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
+    """Audio ends 0.8 s before the last frame and the question is one word: new tokens continue after the text."""
+    prompt = Prompt("shape ?", videos=(videos[5].first(12, 4.2),))
     assert vllm.tokens(prompt) == [reference.tokens(prompt)]
 
 
-def test_longer_than_128_seconds(vllm: Engine, reference: Reference, films: list[Film]) -> None:
-    """256 images at less than two a second: frames are further apart than a second, as the clip says itself."""
-    film = long_film(films, seconds=144)
-    assert film.fps < 2
-    prompt = Prompt(films=(film,))
+def test_longer_than_128_seconds(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
+    """256 images at less than two per second: frames are more than a second apart."""
+    video = long_video(videos, seconds=144)
+    assert video.fps < 2
+    prompt = Prompt(videos=(video,))
     found = vllm.outputs(prompt)[0]
     assert 1000 < len(found.prompt_token_ids) < 4096
     assert list(found.outputs[0].token_ids) == reference.tokens(prompt)
 
 
-def test_twenty_unequal_requests_at_once(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+def test_twenty_unequal_requests_at_once(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
     vllm.llm.reset_prefix_cache()
     prompts = [
         Prompt(
             "what shape is it ?" if index % 2 else "how many shapes are there ?",
-            films=(films[index % 6].first(4 + 2 * (index % 4)), *((films[0],) if index % 7 == 3 else ())),
+            videos=(videos[index % 6].first(4 + 2 * (index % 4)), *((videos[0],) if index % 7 == 3 else ())),
         )
         for index in range(20)
     ]
@@ -173,19 +173,19 @@ def test_a_cancelled_request_leaves_no_trace(vllm: Engine, reference: Reference,
 
 
 def test_sampling_with_a_seed(vllm: Engine, prompts: list[Prompt]) -> None:
-    """The draw depends on the seed, not on the neighbours."""
+    """The sample depends on the seed and not on other requests."""
 
-    def drawn(seed: int, *asked: Prompt) -> list[int]:
-        how = sampling(temperature=1.5, seed=seed)
-        found = vllm.llm.generate([one.for_vllm(vllm.processor) for one in asked], how, use_tqdm=False)
-        return list(found[0].outputs[0].token_ids)
+    def sample(seed: int, *requests: Prompt) -> list[int]:
+        options = sampling(temperature=1.5, seed=seed)
+        outputs = vllm.llm.generate([one.for_vllm(vllm.processor) for one in requests], options, use_tqdm=False)
+        return list(outputs[0].outputs[0].token_ids)
 
-    assert drawn(1, prompts[0]) == drawn(1, *prompts)
-    assert drawn(1, prompts[0]) != drawn(2, prompts[0])
+    assert sample(1, prompts[0]) == sample(1, *prompts)
+    assert sample(1, prompts[0]) != sample(2, prompts[0])
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("request_kwargs", "message"),
     [
         ({"retain": 0}, "retain is the fraction kept"),
         ({"retain": 0.5, "retain_video": 0.5}, "retain was given with"),
@@ -193,10 +193,10 @@ def test_sampling_with_a_seed(vllm: Engine, prompts: list[Prompt]) -> None:
     ],
 )
 def test_requests_that_are_refused(
-    vllm: Engine, reference: Reference, prompts: list[Prompt], asked: dict[str, Any], message: str
+    vllm: Engine, reference: Reference, prompts: list[Prompt], request_kwargs: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as refusal:
-        vllm.outputs(prompts[0], **asked)
+        vllm.outputs(prompts[0], **request_kwargs)
     assert "\n" not in str(refusal.value)
     assert vllm.tokens(prompts[0]) == [reference.tokens(prompts[0])]
 
@@ -205,7 +205,7 @@ def test_requests_that_are_refused(
 def test_names_of_media_tokens_in_the_text(
     vllm: Engine, reference: Reference, prompts: list[Prompt], text: str
 ) -> None:
-    """They would lead positions astray, or end the engine."""
+    """They would shift positions, or end the engine."""
     given = prompts[0].for_vllm(vllm.processor)
     for prompt in (given["prompt"] + text, text + given["prompt"]):
         with pytest.raises(ValueError, match="tokens that stand for media"):
@@ -213,28 +213,28 @@ def test_names_of_media_tokens_in_the_text(
     assert vllm.tokens(prompts[0]) == [reference.tokens(prompts[0])]
 
 
-def test_videos_without_marks_around_them(vllm: Engine, reference: Reference, films: list[Film]) -> None:
-    given = Prompt(films=(films[0].silent, films[1].silent)).for_vllm(vllm.processor)
+def test_videos_without_marks_around_them(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
+    given = Prompt(videos=(videos[0].muted, videos[1].muted)).for_vllm(vllm.processor)
     for prompt in ("<|VIDEO|><|VIDEO|> what ?", "<|VIDEO|> what ? <|VIDEO|>"):
         with pytest.raises(ValueError, match="must have a token before it"):
             vllm.llm.generate([{**given, "prompt": prompt}], sampling(), use_tqdm=False)
-    again = Prompt(films=(films[0].silent, films[1].silent))
-    assert vllm.tokens(again) == [reference.tokens(again)], "nothing of the refused ones is missing in a cache"
+    again = Prompt(videos=(videos[0].muted, videos[1].muted))
+    assert vllm.tokens(again) == [reference.tokens(again)], "no cache lacks the items of refused requests"
 
 
-def test_a_request_can_leave_the_sound_out(vllm: Engine, reference: Reference, films: list[Film]) -> None:
-    with_sound = Prompt(films=(films[1],))
-    expected = reference.tokens(Prompt(films=(films[1].silent,)))
-    assert vllm.tokens(with_sound, use_audio_in_video=False) == [expected]
-    assert expected != reference.tokens(with_sound)
+def test_a_request_can_leave_the_audio_out(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
+    with_audio = Prompt(videos=(videos[1],))
+    expected = reference.tokens(Prompt(videos=(videos[1].muted,)))
+    assert vllm.tokens(with_audio, use_audio_in_video=False) == [expected]
+    assert expected != reference.tokens(with_audio)
 
 
-def test_picture_and_sound_given_apart(vllm: Engine, reference: Reference, films: list[Film]) -> None:
+def test_video_and_audio_as_separate_items(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
     """The form that plain vLLM and Transformers take."""
-    prompt = Prompt(films=(films[1],))
+    prompt = Prompt(videos=(videos[1],))
     given = prompt.for_vllm(vllm.processor)
-    given["multi_modal_data"] = {"video": films[1].images, "audio": films[1].sound}
-    given["mm_processor_kwargs"] = {"use_audio_in_video": True, "fps": films[1].fps}
+    given["multi_modal_data"] = {"video": videos[1].images, "audio": videos[1].audio}
+    given["mm_processor_kwargs"] = {"use_audio_in_video": True, "fps": videos[1].fps}
     found = vllm.llm.generate([given], sampling(), use_tqdm=False)[0]
     assert list(found.outputs[0].token_ids) == reference.tokens(prompt)
 
@@ -242,7 +242,7 @@ def test_picture_and_sound_given_apart(vllm: Engine, reference: Reference, films
 def test_the_comparison_can_fail_positions_not_written(
     vllm: Engine, reference: Reference, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omnisift.serving.vllm.model.written", lambda position, found, where: position)
+    monkeypatch.setattr("omnisift.serving.vllm.model.write_kept_positions", lambda positions, columns, runs: positions)
     vllm.llm.reset_prefix_cache()
     wrong = vllm.tokens(*prompts)
     vllm.llm.reset_prefix_cache()
@@ -250,11 +250,11 @@ def test_the_comparison_can_fail_positions_not_written(
 
 
 def test_the_comparison_can_fail_other_tokens_kept(reference: Reference, prompts: list[Prompt]) -> None:
-    """As many tokens, chosen by chance: seen in the reference itself."""
+    """The same number of tokens, chosen at random, gives other answers in the reference itself."""
     assert all(reference.tokens(one) != reference.tokens(one, method="random") for one in prompts)
 
 
-def picture(film: Film) -> Any:
+def image_of(video: Video) -> Any:
     from PIL import Image
 
-    return Image.fromarray(film.images[0])
+    return Image.fromarray(video.images[0])

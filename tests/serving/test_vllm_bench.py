@@ -1,4 +1,4 @@
-"""The benchmark of serving runs, and what it counts is right; how fast it was is no test's business."""
+"""The serving benchmark runs and its counts are right; speed is not tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugin in engines that are set up otherwise: chunks, little memory, other methods, a process of its own."""
+"""The plugin in other engine configurations: chunks, little memory, other methods, a separate process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.serving.asking import LENGTH, Film, Prompt, Reference, long_film
+from tests.serving.asking import LENGTH, Prompt, Reference, Video, long_video
 from tests.serving.engines import engine, sampling
 
 from omnisift.assets import nano_path
@@ -17,18 +17,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.usefixtures("_insi
 
 
 @pytest.fixture
-def prompts(films: list[Film]) -> list[Prompt]:
+def prompts(videos: list[Video]) -> list[Prompt]:
     return [
-        Prompt(films=(films[0],)),
-        Prompt("how many shapes are there ?", films=(films[1], films[2])),
-        Prompt(films=(films[3].silent,)),
-        Prompt("what sound comes with the red shape ?", films=(films[4].first(6, 3.0),)),
+        Prompt(videos=(videos[0],)),
+        Prompt("how many shapes are there ?", videos=(videos[1], videos[2])),
+        Prompt(videos=(videos[3].muted,)),
+        Prompt("what sound comes with the red shape ?", videos=(videos[4].first(6, 3.0),)),
     ]
 
 
 @pytest.mark.parametrize("caching", [False, True])
 def test_prompts_read_in_chunks(model: Path, reference: Reference, prompts: list[Prompt], caching: bool) -> None:
-    """32 tokens a step: every clip is read in several parts, of several requests at once."""
+    """With 32 tokens per step each clip is read in several parts, from several requests at once."""
     options = {"max_num_batched_tokens": 32, "max_num_seqs": 4, "enable_prefix_caching": caching}
     with engine(model, reference.processor, {"retain": 0.5}, **options) as vllm:
         expected = [reference.tokens(prompt, Budget(retain=0.5)) for prompt in prompts]
@@ -38,9 +38,9 @@ def test_prompts_read_in_chunks(model: Path, reference: Reference, prompts: list
         assert any(output.num_cached_tokens for output in again) == caching
 
 
-def test_a_clip_longer_than_a_step(model: Path, reference: Reference, films: list[Film]) -> None:
-    """vLLM would make room for 14 pictures, or for a step, and refuse what is longer."""
-    prompt = Prompt(films=(long_film(films, seconds=144),))
+def test_a_clip_longer_than_a_step(model: Path, reference: Reference, videos: list[Video]) -> None:
+    """vLLM would size the encoder cache for 14 images or for one step, and refuse longer videos."""
+    prompt = Prompt(videos=(long_video(videos, seconds=144),))
     with engine(model, reference.processor, {"retain": 0.5}, max_num_batched_tokens=1024, max_num_seqs=4) as vllm:
         found = vllm.outputs(prompt)[0]
         assert len(found.prompt_token_ids) > 2000
@@ -48,16 +48,16 @@ def test_a_clip_longer_than_a_step(model: Path, reference: Reference, films: lis
 
 
 def test_preempted_requests(model: Path, reference: Reference, prompts: list[Prompt]) -> None:
-    """Twelve requests in a cache for about five: some are thrown out midway and read again."""
+    """Twelve requests in a cache for about five: some are preempted and read again."""
     many = [prompts[index % 4] for index in range(12)]
     options = {"num_gpu_blocks_override": 32, "enable_prefix_caching": False, "max_model_len": 512}
-    how = sampling(max_tokens=200, min_tokens=200)
+    greedy = sampling(max_tokens=200, min_tokens=200)
     with engine(model, reference.processor, disable_log_stats=False, **options) as vllm:
         given = [prompt.for_vllm(vllm.processor) for prompt in many]
-        found = vllm.llm.generate(given, how, use_tqdm=False)
+        found = vllm.llm.generate(given, greedy, use_tqdm=False)
         preempted = {metric.name: metric for metric in vllm.llm.get_metrics()}["vllm:num_preemptions"].value
         assert preempted > 0
-        alone = [vllm.llm.generate([one.for_vllm(vllm.processor)], how, use_tqdm=False)[0] for one in prompts]
+        alone = [vllm.llm.generate([one.for_vllm(vllm.processor)], greedy, use_tqdm=False)[0] for one in prompts]
     assert [list(output.outputs[0].token_ids)[:LENGTH] for output in found] == [
         reference.tokens(prompt) for prompt in many
     ]
@@ -69,7 +69,7 @@ def test_preempted_requests(model: Path, reference: Reference, prompts: list[Pro
 def test_weights_without_a_selector(
     model: Path, reference: Reference, prompts: list[Prompt], tmp_path: Path, method: str
 ) -> None:
-    """Plain Qwen2.5-Omni: methods without training serve; also one that merges, and none at all."""
+    """Plain Qwen2.5-Omni can be served with training-free methods, also one that merges, and without a method."""
     plain = tmp_path / "plain"
     shutil.copytree(model, plain, ignore=shutil.ignore_patterns("selector*"))
     with engine(plain, reference.processor, {"compressor": method, "retain": 0.5}) as vllm:
@@ -77,12 +77,12 @@ def test_weights_without_a_selector(
         if method == "dycoke":
             with pytest.raises(ValueError, match="dycoke"):
                 vllm.tokens(prompts[0], retain=0.05)
-            assert vllm.tokens(prompts[0]) == found[:1], "the engine goes on"
+            assert vllm.tokens(prompts[0]) == found[:1], "the engine continues"
     expected = [
         reference.tokens(prompt, Budget(retain=1.0)) if method == "none" else
         reference.tokens(prompt, Budget(retain=0.5), method) for prompt in prompts
     ]  # fmt: skip
-    if method == "random":  # it draws by the clip's number in its prompt; an engine's clips are alone
+    if method == "random":  # it samples by the clip's index in its prompt, which is 0 for every clip in the engine
         del found[1], expected[1]
     assert found == expected
 
@@ -90,7 +90,7 @@ def test_weights_without_a_selector(
 def test_a_selector_in_the_released_layout(
     model: Path, reference: Reference, prompts: list[Prompt], tmp_path: Path
 ) -> None:
-    """``thinker.compressor.*`` among the model's own tensors."""
+    """``thinker.compressor.*`` among the tensors of the model."""
     from safetensors.torch import load_file, save_file
 
     from omnisift.vgas import VGAS
@@ -113,7 +113,7 @@ def test_no_selector_no_start(model: Path, reference: Reference, tmp_path: Path)
     assert "--compressor stvp" in str(refusal.value)
 
 
-def test_an_engine_in_a_process_of_its_own(
+def test_an_engine_in_a_separate_process(
     model: Path, reference: Reference, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
@@ -128,14 +128,14 @@ def test_compiled(model: Path, reference: Reference, prompts: list[Prompt]) -> N
 
 
 def test_another_worker_on_a_cpu(model: Path, reference: Reference) -> None:
-    """The plugin's own is chosen by itself; with vLLM's, positions would be lost."""
+    """The plugin chooses its own worker; with vLLM's, positions would be lost."""
     refusal = pytest.raises(Exception, match="leave it out")
     with refusal, engine(model, reference.processor, worker_cls="vllm.v1.worker.cpu_worker.CPUWorker"):
         pass
 
 
 def test_videos_need_the_audio_encoder(model: Path, reference: Reference) -> None:
-    """vLLM would not load it, and the first film with sound would end the engine."""
+    """vLLM would not load it, and the first video with sound would end the engine."""
     refusal = pytest.raises(Exception, match="leave it out")
     with refusal, engine(model, reference.processor, limit_mm_per_prompt={"video": 1, "audio": 0}):
         pass

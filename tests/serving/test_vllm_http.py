@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serving.asking import Film, Prompt, Reference
+from tests.serving.asking import Prompt, Reference, Video
 from tests.serving.over_http import QUESTION, Server, data_url, refused, serving, tokens
 
 from omnisift.budget import Budget
@@ -22,27 +22,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def film(folder: Path) -> Film:
+def video(folder: Path) -> Video:
     """Its file is ``1.mp4``."""
-    return Film.of_world(folder, 1)
+    return Video.of_world(folder, 1)
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    options = ["--retain-most", "0.6", "--media-folder", str(folder), "--media-host", "localhost"]
+    options = ["--max-retain", "0.6", "--media-folder", str(folder), "--media-host", "localhost"]
     with serving(options, [], tmp_path_factory.mktemp("log") / "server.txt") as made:
         yield made
 
 
-def test_a_film_with_its_sound_and_nothing_else_said(
-    server: Server, folder: Path, film: Film, reference: Reference
+def test_a_video_with_audio_and_default_settings(
+    server: Server, folder: Path, video: Video, reference: Reference
 ) -> None:
     before = server.counters()
     status, body = server.ask(data_url(folder / "1.mp4"))
     assert status == 200, body
-    prompt = Prompt(QUESTION, films=(film,))
+    prompt = Prompt(QUESTION, videos=(video,))
     assert tokens(body) == reference.tokens(prompt)
-    assert tokens(body) != reference.tokens(Prompt(QUESTION, films=(film.silent,))), "the sound was heard"
+    assert tokens(body) != reference.tokens(Prompt(QUESTION, videos=(video.muted,))), "the audio was read"
     config, ids = reference.host.thinker.config, prompt.for_transformers(reference.processor)["input_ids"][0].tolist()
     read = body["usage"]["prompt_tokens"]
     assert read < len(ids) / 2
@@ -52,15 +52,15 @@ def test_a_film_with_its_sound_and_nothing_else_said(
 
 
 def test_retention_of_a_request_within_the_limit(
-    server: Server, folder: Path, film: Film, reference: Reference
+    server: Server, folder: Path, video: Video, reference: Reference
 ) -> None:
     status, body = server.ask(data_url(folder / "1.mp4"), mm_processor_kwargs={"retain": 0.6})
     assert status == 200, body
-    assert tokens(body) == reference.tokens(Prompt(QUESTION, films=(film,)), Budget(retain=0.6))
+    assert tokens(body) == reference.tokens(Prompt(QUESTION, videos=(video,)), Budget(retain=0.6))
     refused(*server.ask(data_url(folder / "1.mp4"), mm_processor_kwargs={"retain": 0.7}), "at most 0.6")
 
 
-def test_a_file_of_the_allowed_folder_alone(server: Server, folder: Path, film: Film, tmp_path: Path) -> None:
+def test_a_file_of_the_allowed_folder_alone(server: Server, folder: Path, video: Video, tmp_path: Path) -> None:
     status, body = server.ask((folder / "1.mp4").as_uri())
     assert status == 200, body
     outside = tmp_path / "outside.mp4"
@@ -76,7 +76,7 @@ def test_a_file_of_the_allowed_folder_alone(server: Server, folder: Path, film: 
     "address", ["http://example.com/a.mp4", "http://localhost/a.mp4", "ftp://localhost/a.mp4", "x"]
 )
 def test_addresses_are_refused(server: Server, address: str) -> None:
-    """A host that was not named; one that was, but is not public; no address at all."""
+    """A host that was not named; one that was, but is not public; no URL."""
     refused(*server.ask(address), "send the file itself")
 
 
@@ -92,35 +92,35 @@ def test_a_request_cannot_make_more_work(server: Server, folder: Path, more: dic
     refused(*server.ask(data_url(folder / "1.mp4"), **more))
 
 
-def test_bad_media_and_then_good(server: Server, folder: Path, film: Film, reference: Reference) -> None:
+def test_bad_media_and_then_good(server: Server, folder: Path, video: Video, reference: Reference) -> None:
     whole = (folder / "1.mp4").read_bytes()
-    for data in (b"", b"no film", whole[: len(whole) // 3]):
+    for data in (b"", b"not a video", whole[: len(whole) // 3]):
         refused(*server.ask("data:video/mp4;base64," + base64.b64encode(data).decode()))
     refused(*server.ask("data:video/mp4;base64,***"))
     status, body = server.ask(data_url(folder / "1.mp4"))
     assert status == 200
-    assert tokens(body) == reference.tokens(Prompt(QUESTION, films=(film,)))
+    assert tokens(body) == reference.tokens(Prompt(QUESTION, videos=(video,)))
 
 
-def test_a_prompt_that_is_too_long_only_with_its_film(server: Server, folder: Path, reference: Reference) -> None:
-    """It is refused when the film has been looked at already; the film must not be missing in a cache afterwards."""
-    film = Film.of_world(folder, 5)
+def test_a_prompt_that_is_too_long_only_with_its_video(server: Server, folder: Path, reference: Reference) -> None:
+    """It is refused after the video was processed; no cache may lack the video afterwards."""
+    video = Video.of_world(folder, 5)
     text = "shape " * 4035
     words = len(reference.processor.tokenizer(text + QUESTION).input_ids)
-    assert 4040 < words < 4060, "with marks and answer just below the 4096 tokens that the server takes"
+    assert 4040 < words < 4060, "with marks and answer just below the limit of 4096 tokens"
     address = data_url(folder / "5.mp4")
     content = [{"type": "video_url", "video_url": {"url": address}}, {"type": "text", "text": text + QUESTION}]
     refused(*server.ask(address, messages=[{"role": "user", "content": content}]), "4096")
     status, body = server.ask(address)
     assert status == 200, body
-    assert tokens(body) == reference.tokens(Prompt(QUESTION, films=(film,)))
+    assert tokens(body) == reference.tokens(Prompt(QUESTION, videos=(video,)))
 
 
-def test_a_client_that_goes_away(server: Server, folder: Path, film: Film, reference: Reference) -> None:
+def test_a_client_that_disconnects(server: Server, folder: Path, video: Video, reference: Reference) -> None:
     status, _ = server.ask(data_url(folder / "1.mp4"), max_tokens=1, min_tokens=1)
     assert status == 200
     said = [{"role": "user", "content": "hello"}]
     server.abandon({"model": "nano", "messages": said, "max_tokens": 3000, "min_tokens": 3000}, seconds=1)
     server.rest()
     status, answer = server.ask(data_url(folder / "1.mp4"))
-    assert tokens(answer) == reference.tokens(Prompt(QUESTION, films=(film,)))
+    assert tokens(answer) == reference.tokens(Prompt(QUESTION, videos=(video,)))

@@ -1,6 +1,6 @@
-"""Five hundred requests to one server: bad files among good ones, four clients at once, some that go away.
+"""Five hundred requests to one server: bad files among good ones, four clients at once, some of which disconnect.
 
-Each bad one gets its sentence, each good one the answer that it got first, and the server holds no more at the end.
+Each bad request gets one sentence, each good one the answer that it got first, and the server does not grow.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serving.asking import Film, Prompt, Reference
-from tests.serving.bad_files import BAD, ODD, made
-from tests.serving.flat import Held, grown, held_by
+from tests.serving.asking import Prompt, Reference, Video
+from tests.serving.bad_files import BAD, ODD, write_cases
+from tests.serving.flat import Usage, grown, usage_of
 from tests.serving.over_http import QUESTION, Server, data_url, refused, serving, tokens
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(1200)]
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
-    """A cache of 8,192 tokens: it is full soon, and what it takes no longer looks like growth."""
+    """A cache of 8,192 tokens is full soon, so that filling it does not look like growth."""
     (folder / "tmp").mkdir()
     with serving([], ["--num-gpu-blocks-override", "256"], folder / "log.txt", TMPDIR=str(folder / "tmp")) as made:
         yield made
@@ -38,24 +38,24 @@ def server(folder: Path) -> Iterator[Server]:
 
 @dataclass
 class Traffic:
-    """All that is sent, and what must come back."""
+    """The requests and the answers that they must get."""
 
     server: Server
     good: dict[str, str]
-    """Addresses of films that can be read."""
+    """URLs of videos that can be read."""
     bad: dict[str, str]
     expected: dict[str, list[int]] = field(default_factory=dict)
-    samples: list[Held] = field(default_factory=list)
+    samples: list[Usage] = field(default_factory=list)
 
     def learn(self) -> None:
-        """The first answer to each good one, asked alone."""
+        """Store the answer to each good request, sent alone."""
         for name, address in self.good.items():
             status, body = self.server.ask(address)
             assert status == 200, (name, body)
             self.expected[name] = tokens(body)
 
     def send(self, kind: str, chance: random.Random) -> None:
-        """One request of a kind, and its check."""
+        """Send one request of a kind and check the response."""
         if kind == "good":
             name = chance.choice(list(self.good))
             status, body = self.server.ask(self.good[name])
@@ -70,21 +70,21 @@ class Traffic:
             self.server.abandon(*self.cut_short(chance))
 
     def cut_short(self, chance: random.Random) -> tuple[dict[str, Any], float, float]:
-        """A long answer that nobody waits for; every third request isn't even sent whole."""
+        """A long answer that the client does not wait for; every third request is sent only in part."""
         address = self.good[chance.choice(list(self.good))]
         content = [{"type": "video_url", "video_url": {"url": address}}, {"type": "text", "text": QUESTION}]
         body = {"model": "nano", "messages": [{"role": "user", "content": content}], "max_tokens": 2000}
         return {**body, "min_tokens": 2000}, chance.uniform(0.0, 0.8), chance.choice([1.0, 1.0, 0.5])
 
     def round(self, number: int) -> None:
-        """Requests of all kinds at once; then a sample, when all is quiet."""
+        """Requests of all kinds at once; then a sample when the server is idle."""
         chance = random.Random(number)
         kinds = ["good"] * 9 + ["bad"] * 9 + ["gone"] * 2
         chance.shuffle(kinds)
         with ThreadPoolExecutor(CLIENTS) as pool:
             list(pool.map(lambda pair: self.send(pair[1], random.Random(ROUND * number + pair[0])), enumerate(kinds)))
         self.server.rest()
-        self.samples.append(held_by(self.server.process.pid))
+        self.samples.append(usage_of(self.server.process.pid))
 
 
 def assert_one_sentence(name: str, message: str) -> None:
@@ -95,9 +95,9 @@ def assert_one_sentence(name: str, message: str) -> None:
 @pytest.fixture(scope="module")
 def traffic(server: Server, folder: Path) -> Traffic:
     for seed in range(4):
-        Film.of_world(folder, seed)
-    good = {f"{seed}.mp4": folder / f"{seed}.mp4" for seed in range(4)} | made(ODD, folder / "odd")
-    bad = {name: data_url(path) for name, path in made(BAD, folder / "bad").items()}
+        Video.of_world(folder, seed)
+    good = {f"{seed}.mp4": folder / f"{seed}.mp4" for seed in range(4)} | write_cases(ODD, folder / "odd")
+    bad = {name: data_url(path) for name, path in write_cases(BAD, folder / "bad").items()}
     cut = data_url(folder / "1.mp4")
     bad |= {"no base64": "data:video/mp4;base64,***", "cut base64": cut[: len(cut) // 3], "no address": "x"}
     return Traffic(server, {name: data_url(path) for name, path in good.items()}, bad)
@@ -111,15 +111,15 @@ def test_there_are_many_kinds() -> None:
 def test_five_hundred_requests(traffic: Traffic, folder: Path, reference: Reference) -> None:
     before = sorted((folder / "tmp").iterdir())
     traffic.learn()
-    film = Film.of_world(folder, 1)
-    assert traffic.expected["1.mp4"] == reference.tokens(Prompt(QUESTION, films=(film,))), "and the first is right"
+    video = Video.of_world(folder, 1)
+    assert traffic.expected["1.mp4"] == reference.tokens(Prompt(QUESTION, videos=(video,))), "the first answer is right"
     for name, address in traffic.bad.items():
         refused(*traffic.server.ask(address))
         status, body = traffic.server.ask(traffic.good["1.mp4"])
-        assert (status, tokens(body)) == (200, traffic.expected["1.mp4"]), f"behind {name}"
+        assert (status, tokens(body)) == (200, traffic.expected["1.mp4"]), f"after {name}"
     for number in range(WARM + ROUNDS):
         traffic.round(number)
     samples = traffic.samples[WARM:]
     print(*(f"{sample.memory >> 20} MiB {sample.files} {sample.threads};" for sample in traffic.samples))
     assert grown(samples) == {}, samples
-    assert sorted((folder / "tmp").iterdir()) == before, "no file is left behind"
+    assert sorted((folder / "tmp").iterdir()) == before, "no file is left"

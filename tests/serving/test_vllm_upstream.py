@@ -1,4 +1,4 @@
-"""What docs/upstream.md says of vLLM still holds. When a test here fails, vLLM has mended it: so can we."""
+"""The faults of vLLM in docs/upstream.md still exist. If a test fails, vLLM has fixed one: remove our workaround."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def quoted(lines: list[str]) -> bool:
 @pytest.mark.parametrize("script", ["omni_positions.py", "cpu_pruning.py"])
 def test_the_fault_is_still_there(script: str) -> None:
     code, lines = run(script)
-    assert code == 1, f"vLLM has mended it: go without the plugin's way around, and say so in docs/upstream.md\n{lines}"
+    assert code == 1, f"vLLM has fixed it: remove the plugin's workaround and update docs/upstream.md\n{lines}"
     assert quoted(lines), lines
 
 
-def test_what_would_mend_positions() -> None:
+def test_the_fix_for_positions() -> None:
     code, lines = run("omni_positions.py", "--mend")
     assert (code, lines[1]) == (0, "positions differ for 0 of 138 tokens")
 
 
-def test_what_would_mend_pruning() -> None:
+def test_the_fix_for_pruning() -> None:
     code, lines = run("cpu_pruning.py", "--mend")
     assert code == 0
     assert quoted(lines), lines

@@ -108,7 +108,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     result = run("nano", "-o", str(out))
     assert isinstance(result.exception, UsageError)
     refused = run("nano", "-o", str(out), "--force")  # somebody's folder, not a model's
-    assert "holds no model" in str(refused.exception)
+    assert "is not a model" in str(refused.exception)
     assert (out / "mine.txt").exists()
     (out / "mine.txt").unlink()
     assert run("nano", "-o", str(out), "--force").exit_code == 0

@@ -50,12 +50,12 @@ def test_only_max_clips_are_kept(
 ) -> None:
     encoded: list[str] = []
 
-    def hold(self: Pipeline, path: Path, **how: object) -> EncodedClip:
+    def encode(self: Pipeline, path: Path, **options: object) -> EncodedClip:
         encoded.append(path.name)
-        return original(self, path, **how)
+        return original(self, path, **options)
 
-    original = Pipeline.hold
-    monkeypatch.setattr(Pipeline, "hold", hold)
+    original = Pipeline.encode
+    monkeypatch.setattr(Pipeline, "encode", encode)
     names = ["a.mp4", "b.mp4", "a.mp4", "c.mp4", "a.mp4", "b.mp4"]
     session = Session(session.host, [tmp_path], max_clips=2, max_new_tokens=2)
     for name in "abc":

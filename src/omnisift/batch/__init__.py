@@ -1,27 +1,27 @@
-"""Whole folders of video: a task, an engine that answers, a ledger that survives any kill, and the loop over the clips.
+"""Batch runs over many clips: a task, an engine that answers, a results file that survives kills, and the loop.
 
 `run` works in this process; `omnisift.batch.ray_driver` spreads the same loop over a Ray cluster.
 """
 
-from omnisift.batch.engine import Engine, EngineOfMany, ModelEngine, ModelSettings, Reply
+from omnisift.batch.engine import BatchEngine, Engine, EngineAnswer, ModelEngine, ModelSettings
 from omnisift.batch.items import Item, items_of
-from omnisift.batch.results_file import Ledger
-from omnisift.batch.runner import Outcome, run
+from omnisift.batch.results_file import ResultsFile
+from omnisift.batch.runner import ItemResult, run
 from omnisift.batch.summary import Summary
 from omnisift.batch.tasks import Caption, Moderate, Question, Task, make_task
 
 __all__ = [
+    "BatchEngine",
     "Caption",
     "Engine",
-    "EngineOfMany",
+    "EngineAnswer",
     "Item",
-    "Ledger",
+    "ItemResult",
     "ModelEngine",
     "ModelSettings",
     "Moderate",
-    "Outcome",
     "Question",
-    "Reply",
+    "ResultsFile",
     "Summary",
     "Task",
     "items_of",

@@ -1,6 +1,6 @@
-"""Who answers: the `Engine` protocol, the settings of the engines that there are, and a `Pipeline` as one of them.
+"""The engines of a batch run: the `Engine` protocol, the settings that load one, and `Pipeline` as an engine.
 
-The other is vLLM (`omnisift.batch.vllm_engine`). Whatever has `Engine.ask` can be handed to `run`.
+The other engine is vLLM (`omnisift.batch.vllm_engine`). Any object with `Engine.ask` can be given to `run`.
 """
 
 from __future__ import annotations
@@ -9,67 +9,82 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from omnisift.errors import EngineLost, TooBig, UsageError
 
 if TYPE_CHECKING:
     from omnisift.media import Media
+    from omnisift.media.reading import Sampling
     from omnisift.pipeline import Answer, Pipeline
     from omnisift.pipeline.report import Source
 
 
 @dataclass(frozen=True)
-class Reply:
-    """One answer, and what it cost."""
+class EngineAnswer:
+    """One answer and its cost."""
 
     text: str
     tokens: dict[str, int]
     """``video``, ``video_kept``, ``audio``, ``audio_kept``, ``prompt``, ``prompt_kept``, ``generated``."""
     seconds: dict[str, float]
-    """Stage -> wall-clock seconds, as far as the engine knows them; ``total`` always."""
+    """Stage -> wall-clock seconds, for the stages that the engine measures; ``total`` is always there."""
     source: dict[str, Any]
-    """What was seen of the clip: its seconds, images, rate, whether there was picture and sound."""
+    """What was read of the clip: seconds, images, frame rate, size, whether it has video and audio."""
     notices: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
     """Answers questions about one clip at a time."""
 
-    def ask(self, clip: Path, questions: Sequence[str]) -> list[Reply]:
-        """One reply for each question, in order.
+    def ask(self, clip: Path, questions: Sequence[str]) -> list[EngineAnswer]:
+        """Answer each question about a clip.
+
+        Args:
+            clip: path of the media file.
+            questions: at least one.
+
+        Returns:
+            One answer per question, in the same order.
 
         Raises:
-            EngineLost: nothing more can be asked in this process. Any other exception is about this clip alone.
+            EngineLost: the engine can't be used again in this process. Any other exception concerns this clip only.
         """
 
 
 @runtime_checkable
-class EngineOfMany(Engine, Protocol):
-    """Answers about several clips at once."""
+class BatchEngine(Engine, Protocol):
+    """Answers questions about several clips at once."""
 
-    def ask_many(self, asked: Sequence[tuple[Path, Sequence[str]]]) -> list[list[Reply] | Exception]:
-        """For each clip and its questions what `Engine.ask` gives, or the exception that is about this clip alone.
+    def ask_batch(self, requests: Sequence[tuple[Path, Sequence[str]]]) -> list[list[EngineAnswer] | Exception]:
+        """Answer the questions about several clips.
+
+        Args:
+            requests: pairs of a clip and its questions.
+
+        Returns:
+            For each clip what `Engine.ask` returns, or the exception that concerns this clip only.
 
         Raises:
-            EngineLost: over one of them, nobody knows which, and nothing more can be asked in this process.
+            EngineLost: one of the clips, unknown which, broke the engine; it can't be used again in this process.
         """
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Engine, model, compressor and sampling: plain data, so that other machines can load the same."""
+    """Engine, model, compressor and sampling as plain data, so that other machines can load the same engine."""
 
     model: str = "nano"
     compressor: str = "omnisift"
-    """A method's name, or ``none`` to read every token."""
+    """Name of a method, or ``none`` to read every token."""
     retain: float | None = None
     retain_video: float | None = None
     retain_audio: float | None = None
     selector: str | None = None
-    device: str = "cpu"
+    device: str = "auto"
+    """``auto`` for the best device of this machine, or ``cpu``, ``cuda``, ``cuda:N``, ``mps``."""
     dtype: str | None = None
-    attn: str | None = None
+    attn_implementation: str | None = None
     seed: int = 0
     fps: float = 2.0
     max_frames: int = 256
@@ -78,27 +93,39 @@ class ModelSettings:
     max_new_tokens: int = 256
     engine: str = "transformers"
     """``transformers`` or ``vllm``."""
-    vllm: tuple[str, ...] = ()
-    """Flags of vLLM's own."""
+    vllm_args: tuple[str, ...] = ()
+    """Further command-line flags for vLLM."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What must stay the same while a run goes on: of the device only its kind, since cuda:1 answers as cuda:0;
-        of vLLM's flags nothing, since memory and lengths may be set otherwise for what failed."""
-        fixed = asdict(self) | {"device": self.device.partition(":")[0]}
-        del fixed["vllm"]
+        """Return the settings that must not change during a run, JSON-ready.
+
+        Of the device only its type is included, because cuda:1 answers as cuda:0. Flags of vLLM are left out, so that
+        failed clips can be retried with more memory or a longer context.
+        """
+        from omnisift.pipeline.devices import resolve_device
+
+        device = resolve_device().type if self.device == "auto" else self.device.partition(":")[0]
+        fixed = asdict(self) | {"device": device}
+        del fixed["vllm_args"]
         return fixed
 
     def check(self) -> None:
-        """Raise `UsageError` for what means nothing: else every clip would fail with the same words."""
+        """Check the values before any clip is read.
+
+        Raises:
+            UsageError: a value is out of range, or does not fit the engine.
+        """
         from omnisift.media import smart_size
         from omnisift.media.sampling import check_numbers
 
         if self.engine not in ("transformers", "vllm"):
             raise UsageError(f"engine must be transformers or vllm, got {self.engine!r}")
-        if self.engine == "vllm" and self.attn is not None:
-            raise UsageError("attn is for Transformers; give vLLM its own flag, --attention-backend")
-        if self.engine != "vllm" and self.vllm:
-            raise UsageError(f"got {self.vllm[0]!r}, which would go to vLLM; leave it out, or give --engine vllm")
+        if self.engine == "vllm" and self.attn_implementation is not None:
+            raise UsageError(
+                "attn_implementation is for Transformers; give vLLM its own flag, --attention-backend, after --"
+            )
+        if self.engine != "vllm" and self.vllm_args:
+            raise UsageError(f"{self.vllm_args[0]!r} is a flag for vLLM; leave it out, or give --engine vllm")
         if self.sampling not in ("time", "qwen"):
             raise UsageError(f"sampling must be time or qwen, got {self.sampling!r}")
         check_numbers(self.fps, self.max_frames, 0.0, None, 1.0)
@@ -106,7 +133,11 @@ class ModelSettings:
             smart_size(28, 28, min_pixels=1, max_pixels=self.max_pixels)
 
     def load(self) -> Engine:
-        """The engine. Raises `OmniSiftError` as `omnisift.pipeline.load` does, or if model and compressor don't fit."""
+        """Load the engine.
+
+        Raises:
+            OmniSiftError: as `omnisift.load`, or because model and compressor don't fit together.
+        """
         self.check()
         if self.engine == "vllm":
             from omnisift.batch.vllm_engine import VllmEngine
@@ -125,46 +156,62 @@ class ModelSettings:
             seed=self.seed,
             device=self.device,
             dtype=self.dtype,
-            attn=self.attn,
+            attn_implementation=self.attn_implementation,
         )
         if pipeline.compressor is not None:
             with attach(pipeline.host.thinker, pipeline.compressor):
-                pass  # what the adapter can't supply is refused here, not once for every clip
+                pass  # raises here, once, if the adapter can't supply what the compressor needs
         return ModelEngine(pipeline, self)
 
 
 class ModelEngine:
-    """A `Pipeline` that reads each clip once, whatever the number of questions."""
+    """A `Pipeline` as an `Engine`: each clip is read once, however many questions there are."""
 
     def __init__(self, pipeline: Pipeline, settings: ModelSettings) -> None:
         self.pipeline = pipeline
         self.settings = settings
 
-    def ask(self, clip: Path, questions: Sequence[str]) -> list[Reply]:
-        """See `Engine.ask`. `TooBig` where the device's memory is not enough."""
+    def ask(self, clip: Path, questions: Sequence[str]) -> list[EngineAnswer]:
+        """Answer each question about a clip; see `Engine.ask`.
+
+        Raises:
+            TooBig: the clip does not fit into the device's memory.
+            EngineLost: the device failed.
+        """
         import torch
 
-        how, begin = self.settings, time.perf_counter()
+        settings, start = self.settings, time.perf_counter()
         try:
             media = self.pipeline.read(
-                clip, fps=how.fps, max_frames=how.max_frames, max_pixels=how.max_pixels, sampling=how.sampling
+                clip,
+                fps=settings.fps,
+                max_frames=settings.max_frames,
+                max_pixels=settings.max_pixels,
+                sampling=cast("Sampling", settings.sampling),
             )
-            read = time.perf_counter() - begin
-            # The first question pays for the reading.
-            return [self._reply(media, text, 0.0 if number else read) for number, text in enumerate(questions)]
+            read_seconds = time.perf_counter() - start
+            # The time to read the clip counts for the first question only.
+            return [
+                self._answer(media, question, 0.0 if index else read_seconds)
+                for index, question in enumerate(questions)
+            ]
         except torch.OutOfMemoryError:
             raise TooBig(f"{clip}: too long for this device's memory; lower --max-frames, --fps or --retain") from None
         except torch.AcceleratorError as error:
             reason = str(error).strip().splitlines()[0]
-            raise EngineLost(f"{clip}: the device failed ({reason}); the same command goes on behind it") from error
+            raise EngineLost(
+                f"{clip}: device error ({reason}); rerun the same command to resume after this clip"
+            ) from error
 
-    def _reply(self, media: Media, question: str, read: float) -> Reply:
+    def _answer(self, media: Media, question: str, read_seconds: float) -> EngineAnswer:
         answer: Answer = self.pipeline.ask(media, question, max_new_tokens=self.settings.max_new_tokens)
-        said = answer.to_dict()
-        seconds = said["seconds"] | {"read": read, "total": said["seconds"]["total"] + read}
-        return Reply(answer.text, said["tokens"], seconds, seen(answer.report.source), answer.report.notices)
+        report = answer.to_dict()
+        total = report["seconds"]["total"] + read_seconds
+        seconds = report["seconds"] | {"read": read_seconds, "total": total}
+        source = source_fields(answer.report.source)
+        return EngineAnswer(answer.text, report["tokens"], seconds, source, answer.report.notices)
 
 
-def seen(source: Source) -> dict[str, Any]:
-    """What was seen of a clip, for `Reply`: the row names the clip itself."""
+def source_fields(source: Source) -> dict[str, Any]:
+    """Return the fields of ``source`` for `EngineAnswer.source`, without the path: a row names its clip itself."""
     return {name: value for name, value in asdict(source).items() if name != "path"}

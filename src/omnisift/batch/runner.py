@@ -1,4 +1,4 @@
-"""The loop over the clips: each becomes a row, an answer or an error; no clip stops it."""
+"""The loop over the items of a run: each becomes a row with an answer or an error, and no clip stops the run."""
 
 from __future__ import annotations
 
@@ -11,150 +11,159 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omnisift.batch.engine import Engine, EngineOfMany, Reply
+from omnisift.batch.engine import BatchEngine, Engine, EngineAnswer
 from omnisift.batch.items import Item
-from omnisift.batch.results_file import Ledger
-from omnisift.batch.run_lock import PATIENCE
+from omnisift.batch.results_file import ResultsFile
+from omnisift.batch.run_lock import MAX_CRASHES
 from omnisift.batch.tasks import Task
 from omnisift.errors import EngineLost, OmniSiftError, UsageError
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
-LONGEST = 500
-"""Characters of a foreign error's message."""
+MAX_MESSAGE = 500
+"""Characters of an error's message in a row."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A row, and whether the engine broke down over it."""
+class ItemResult:
+    """The row of one item."""
 
     row: Row
-    lost: EngineLost | None = None
+    engine_lost: EngineLost | None = None
+    """Set if the engine died on this item."""
 
 
 def run(
     items: Iterable[Item],
     task: Task,
     engine: Engine,
-    ledger: Ledger,
-    finished: Callable[[Row], None] = lambda _row: None,
-    stop: Callable[[], bool] = lambda: False,
+    results: ResultsFile,
+    on_row: Callable[[Row], None] = lambda _row: None,
+    should_stop: Callable[[], bool] = lambda: False,
     *,
-    together: int = 1,
+    batch_size: int = 1,
 ) -> None:
-    """Do every item that has no row yet. ``finished`` gets each row once it is on the disk; ``stop`` is asked then.
+    """Do every item that has no row yet.
 
     Args:
-        together: clips in hand at once, for an engine that is `EngineOfMany`. A kill costs all of them. Those that a
-            process died over are done alone.
+        items: all items of the run.
+        task: what to ask about each clip.
+        engine: what answers; a `BatchEngine` if ``batch_size`` is above 1.
+        results: the open results file.
+        on_row: called with each row after it was written.
+        should_stop: called after each batch; True ends the run.
+        batch_size: clips in progress at once. A kill costs all of them; clips on which a process died are done alone.
 
     Raises:
-        EngineLost: the engine broke down. Behind the row of the clip over which it did; of several at once, behind
-            none, and the next run does each of them alone.
-        UsageError: the ledger can't be written.
+        EngineLost: the engine died. If one clip was in progress, its row is written first; if there were several, none
+            has a row, and the next run does each of them alone.
+        UsageError: the results can't be written.
     """
-    for group in _groups(ledger.missing(items), ledger, together):
-        for outcome in _outcomes(group, task, engine, ledger):
-            ledger.add(outcome.row)
-            finished(outcome.row)
-            if outcome.lost is not None:
-                raise outcome.lost
-        if stop():
+    for batch in _batches(results.missing(items), results, batch_size):
+        for result in _process_batch(batch, task, engine, results):
+            results.add(result.row)
+            on_row(result.row)
+            if result.engine_lost is not None:
+                raise result.engine_lost
+        if should_stop():
             return
 
 
-def _groups(items: Sequence[Item], ledger: Ledger, size: int) -> Iterator[list[Item]]:
-    """Of ``size`` each, in order; an item that a process died over stands alone."""
-    group: list[Item] = []
+def process_item(item: Item, task: Task, engine: Engine) -> ItemResult:
+    """Produce the row of one item. Any exception of the clip becomes its row, so that the other clips are done."""
+    return _result(item, task, lambda: engine.ask(item.path, task.questions(item)))
+
+
+def error_row(item: Item, error: dict[str, str], seconds: float = 0.0) -> Row:
+    """Return the row of an item without an answer.
+
+    Args:
+        item: the item.
+        error: ``type`` and ``message``.
+        seconds: time spent on the item.
+    """
+    return _item_fields(item) | {"error": error, "seconds": {"total": round(seconds, 6)}}
+
+
+def _batches(items: Sequence[Item], results: ResultsFile, size: int) -> Iterator[list[Item]]:
+    """Batches of at most ``size`` in order; an item on which a process died is alone in its batch."""
+    batch: list[Item] = []
     for item in items:
-        suspect = ledger.claim.suspected(item.id)
-        if group and (suspect or len(group) == size):
-            yield group
-            group = []
+        suspect = results.lock.is_suspect(item.id)
+        if batch and (suspect or len(batch) == size):
+            yield batch
+            batch = []
         if suspect:
             yield [item]
         else:
-            group.append(item)
-    if group:
-        yield group
+            batch.append(item)
+    if batch:
+        yield batch
 
 
-def _outcomes(group: list[Item], task: Task, engine: Engine, ledger: Ledger) -> list[Outcome]:
-    given_up = _given_up(group[0], ledger)
-    if given_up is not None:
-        return [given_up]
-    ledger.claim.hold([item.id for item in group])
-    return [do(group[0], task, engine)] if len(group) == 1 else _do_many(group, task, engine)
+def _process_batch(batch: list[Item], task: Task, engine: Engine, results: ResultsFile) -> list[ItemResult]:
+    # An item on which the process died too often is never started again.
+    if results.lock.crashes(batch[0].id) >= MAX_CRASHES:
+        message = f"Skipped: the worker crashed {MAX_CRASHES} times on this clip."
+        return [ItemResult(error_row(batch[0], {"type": "ProcessDied", "message": message}))]
+    results.lock.set_in_progress([item.id for item in batch])
+    return [process_item(batch[0], task, engine)] if len(batch) == 1 else _process_many(batch, task, engine)
 
 
-def do(item: Item, task: Task, engine: Engine) -> Outcome:
-    """One row. An exception of any kind is about this clip and becomes its row, so that the others are done."""
-    return _outcome(item, task, lambda: engine.ask(item.path, task.questions(item)))
+def _process_many(batch: Sequence[Item], task: Task, engine: Engine) -> list[ItemResult]:
+    """One row per item. `EngineLost` belongs to no single clip and is raised."""
+    if not isinstance(engine, BatchEngine):
+        raise UsageError("this engine takes one clip at a time; leave out batch_size")
+    start = time.perf_counter()
+    answers = engine.ask_batch([(item.path, task.questions(item)) for item in batch])
+    share = (time.perf_counter() - start) / len(batch)
+    return [
+        _result(item, task, partial(_answers_or_raise, answer), share)
+        for item, answer in zip(batch, answers, strict=True)
+    ]
 
 
-def _do_many(group: Sequence[Item], task: Task, engine: Engine) -> list[Outcome]:
-    """A row for each, from an engine that takes several; `EngineLost` is no single clip's and goes on its way."""
-    if not isinstance(engine, EngineOfMany):
-        raise UsageError("this engine takes one clip at a time: leave out together")
-    begin = time.perf_counter()
-    found = engine.ask_many([(item.path, task.questions(item)) for item in group])
-    share = (time.perf_counter() - begin) / len(group)
-    return [_outcome(item, task, partial(_given, replies), share) for item, replies in zip(group, found, strict=True)]
-
-
-def _outcome(item: Item, task: Task, answers: Callable[[], Sequence[Reply]], spent: float = 0.0) -> Outcome:
-    """``spent`` are seconds before this, which an error's row tells."""
-    begin = time.perf_counter() - spent
-    lost = None
+def _result(item: Item, task: Task, ask: Callable[[], Sequence[EngineAnswer]], spent: float = 0.0) -> ItemResult:
+    """``spent`` are seconds before this call, which count in the row of an error."""
+    start = time.perf_counter() - spent
+    engine_lost = None
     try:
-        return Outcome(_answered(item, task, answers()))
+        return ItemResult(_answer_row(item, task, ask()))
     except EngineLost as error:
-        lost, said = error, _said(error)
+        engine_lost, fields = error, _error_fields(error)
     except OmniSiftError as error:
-        said = _said(error)
+        fields = _error_fields(error)
     except Exception as error:
         logger.info("%s failed", item.id, exc_info=True)
-        said = _said(error) | {"where": _where(error)}
-    return Outcome(failed(item, said, time.perf_counter() - begin), lost)
+        fields = _error_fields(error) | {"where": _raised_at(error)}
+    return ItemResult(error_row(item, fields, time.perf_counter() - start), engine_lost)
 
 
-def _given(replies: list[Reply] | Exception) -> list[Reply]:
-    if isinstance(replies, Exception):
-        raise replies
-    return replies
+def _answers_or_raise(answers: list[EngineAnswer] | Exception) -> list[EngineAnswer]:
+    if isinstance(answers, Exception):
+        raise answers
+    return answers
 
 
-def failed(item: Item, said: dict[str, str], seconds: float = 0.0) -> Row:
-    """The row of an item that has no answer; ``said`` holds ``type`` and ``message``."""
-    return _named(item) | {"error": said, "seconds": {"total": round(seconds, 6)}}
+def _answer_row(item: Item, task: Task, answers: Sequence[EngineAnswer]) -> Row:
+    """Tokens and seconds are sums over the questions."""
+    first = answers[0]
+    tokens = {name: sum(answer.tokens[name] for answer in answers) for name in first.tokens}
+    seconds = {name: round(sum(answer.seconds[name] for answer in answers), 6) for name in first.seconds}
+    notices = list(dict.fromkeys(notice for answer in answers for notice in answer.notices))
+    cost = {"tokens": tokens, "seconds": seconds, "source": first.source, "notices": notices}
+    return _item_fields(item) | task.result(answers) | cost
 
 
-def _given_up(item: Item, ledger: Ledger) -> Outcome | None:
-    if ledger.claim.deaths(item.id) < PATIENCE:
-        return None
-    message = f"{PATIENCE} processes in a row ended without a word while they had this clip in hand; it was left out"
-    return Outcome(failed(item, {"type": "ProcessDied", "message": message}))
-
-
-def _answered(item: Item, task: Task, replies: Sequence[Reply]) -> Row:
-    """Tokens and seconds are sums over the questions; the clip is read once."""
-    first = replies[0]
-    tokens = {name: sum(reply.tokens[name] for reply in replies) for name in first.tokens}
-    seconds = {name: round(sum(reply.seconds[name] for reply in replies), 6) for name in first.seconds}
-    notices = list(dict.fromkeys(notice for reply in replies for notice in reply.notices))
-    what = {"tokens": tokens, "seconds": seconds, "source": first.source, "notices": notices}
-    return _named(item) | task.result(replies) | what
-
-
-def _named(item: Item) -> Row:
+def _item_fields(item: Item) -> Row:
     return {"id": item.id, "clip": item.clip} | ({} if item.question is None else {"question": item.question})
 
 
-def _said(error: Exception) -> dict[str, str]:
-    return {"type": type(error).__name__, "message": " ".join(str(error).split())[:LONGEST]}
+def _error_fields(error: Exception) -> dict[str, str]:
+    return {"type": type(error).__name__, "message": " ".join(str(error).split())[:MAX_MESSAGE]}
 
 
-def _where(error: Exception) -> str:
-    """File and line that raised: the cause of what nobody foresaw."""
+def _raised_at(error: Exception) -> str:
+    """File and line of an unexpected error."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{Path(last.filename).name}:{last.lineno}"

@@ -1,4 +1,4 @@
-"""What a ledger adds up to: rows done and failed, tokens, seconds."""
+"""Totals over the rows of a results file: answers and errors, tokens, seconds."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ from typing import Any
 
 @dataclass
 class Summary:
-    """Counts over rows; each row is added once."""
+    """Totals over rows; each row is added once."""
 
     done: int = 0
     """Rows with an answer."""
     errors: Counter[str] = field(default_factory=Counter)
     """Type of error -> rows."""
-    first: dict[str, str] = field(default_factory=dict)
-    """The first few failures: id -> message."""
+    first_errors: dict[str, str] = field(default_factory=dict)
+    """Id -> message of the first `MAX_FIRST_ERRORS` rows with an error."""
     tokens: int = 0
-    """Video and audio tokens of the rows with an answer, uncompressed."""
-    kept: int = 0
-    """Those that the language model read."""
+    """Video and audio tokens of the rows with an answer, before compression."""
+    tokens_kept: int = 0
+    """Video and audio tokens that the language model read."""
     seconds: float = 0.0
-    """Wall-clock seconds of work on all rows, failed ones included."""
+    """Wall-clock seconds of all rows, including those with an error."""
     hits: Counter[str] = field(default_factory=Counter)
-    """Rule -> rows that it hit; moderation alone has any."""
+    """Rule -> rows that it hit; only moderation has rules."""
     unclear: int = 0
-    """Rows with a rule that was answered with neither yes nor no."""
+    """Rows in which a rule was answered with neither yes nor no."""
 
-    FIRST = 5
+    MAX_FIRST_ERRORS = 5
 
     @property
     def failed(self) -> int:
-        """Rows with an error."""
+        """Number of rows with an error."""
         return sum(self.errors.values())
 
     @property
     def rows(self) -> int:
-        """All of them: a failure stays in the denominator."""
+        """Number of all rows, including those with an error."""
         return self.done + self.failed
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """One more row."""
+        """Add one row. Raises `KeyError`, `TypeError` or `AttributeError` for a mapping that is not a row."""
         self.seconds += row["seconds"]["total"]
         if "error" in row:
             self.errors[row["error"]["type"]] += 1
-            if len(self.first) < self.FIRST:
-                self.first[row["id"]] = row["error"]["message"]
+            if len(self.first_errors) < self.MAX_FIRST_ERRORS:
+                self.first_errors[row["id"]] = row["error"]["message"]
             return
         self.done += 1
         tokens = row["tokens"]
         self.tokens += tokens["video"] + tokens["audio"]
-        self.kept += tokens["video_kept"] + tokens["audio_kept"]
+        self.tokens_kept += tokens["video_kept"] + tokens["audio_kept"]
         self.hits.update(row.get("hits", ()))
         self.unclear += bool(row.get("unclear"))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; ``hits`` and ``unclear`` only where there are rules."""
-        found = {
+        """Return the totals, JSON-ready; ``hits`` and ``unclear`` only for runs with rules."""
+        totals = {
             "rows": self.rows,
             "done": self.done,
             "failed": self.failed,
             "errors": dict(self.errors),
-            "tokens": {"full": self.tokens, "kept": self.kept},
-            "retained_ratio": round(self.kept / self.tokens, 6) if self.tokens else 1.0,
+            "tokens": {"full": self.tokens, "kept": self.tokens_kept},
+            "retained_ratio": round(self.tokens_kept / self.tokens, 6) if self.tokens else 1.0,
             "seconds": round(self.seconds, 3),
         }
-        return found | ({"hits": dict(self.hits), "unclear": self.unclear} if self.hits or self.unclear else {})
+        return totals | ({"hits": dict(self.hits), "unclear": self.unclear} if self.hits or self.unclear else {})

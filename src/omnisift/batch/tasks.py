@@ -1,4 +1,4 @@
-"""What is asked of a clip, and what row comes of the answers: caption, question answering, moderation."""
+"""The tasks of a run: which questions each clip gets, and the row made from the answers."""
 
 from __future__ import annotations
 
@@ -8,30 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from omnisift.batch.engine import Reply
+from omnisift.batch.engine import EngineAnswer
 from omnisift.batch.items import Item
 from omnisift.batch.sources import read_text
 from omnisift.errors import UsageError
 
 CAPTION_REQUEST = "Describe what is seen and heard in this clip."
 NAMES = ("caption", "qa", "moderate")
-_VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+_YES_OR_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 class Task(Protocol):
-    """Plain data, so that it can be sent to other machines."""
+    """What a run does with each clip; plain data, so that it can be sent to other machines."""
 
     name: ClassVar[str]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What must stay the same while a run goes on, JSON-ready."""
+        """The settings that must not change during a run, JSON-ready."""
 
     def questions(self, item: Item) -> list[str]:
-        """What the model is asked about the clip, at least one."""
+        """Return the questions about the clip of ``item``, at least one."""
 
-    def result(self, replies: Sequence[Reply]) -> dict[str, Any]:
-        """The task's own part of a row, from one reply for each question."""
+    def result(self, answers: Sequence[EngineAnswer]) -> dict[str, Any]:
+        """Return the task's own fields of a row.
+
+        Args:
+            answers: one per question, in the order of `questions`.
+        """
 
 
 @dataclass(frozen=True)
@@ -46,40 +50,40 @@ class Caption:
         """The request."""
         return {"request": self.request}
 
-    def questions(self, item: Item) -> list[str]:  # noqa: ARG002  the same for all
-        """The request."""
+    def questions(self, item: Item) -> list[str]:  # noqa: ARG002  the same for all items
+        """Return the request."""
         return [self.request]
 
-    def result(self, replies: Sequence[Reply]) -> dict[str, Any]:
-        """``answer``."""
-        return {"answer": replies[0].text}
+    def result(self, answers: Sequence[EngineAnswer]) -> dict[str, Any]:
+        """Return ``answer``."""
+        return {"answer": answers[0].text}
 
 
 @dataclass(frozen=True)
 class Question:
-    """The item's own question. Each row holds it, so it is no setting."""
+    """The answer to the item's own question. Each row holds the question, so it is not a setting."""
 
     name: ClassVar[str] = "qa"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """None."""
+        """No settings."""
         return {}
 
     def questions(self, item: Item) -> list[str]:
-        """The item's."""
+        """Return the item's question. Raises `UsageError` if it has none."""
         if item.question is None:
             raise UsageError(f"{item.id} has no question; give --question or --questions")
         return [item.question]
 
-    def result(self, replies: Sequence[Reply]) -> dict[str, Any]:
-        """``answer``."""
-        return {"answer": replies[0].text}
+    def result(self, answers: Sequence[EngineAnswer]) -> dict[str, Any]:
+        """Return ``answer``."""
+        return {"answer": answers[0].text}
 
 
 @dataclass(frozen=True)
 class Moderate:
-    """Named rules, each a question that is asked as it stands and hit by a yes."""
+    """Named rules, each a yes-or-no question; the answer yes is a hit."""
 
     name: ClassVar[str] = "moderate"
     rules: Mapping[str, str]
@@ -90,32 +94,36 @@ class Moderate:
         """The rules."""
         return {"rules": dict(self.rules)}
 
-    def questions(self, item: Item) -> list[str]:  # noqa: ARG002  the same for all
-        """One for each rule."""
+    def questions(self, item: Item) -> list[str]:  # noqa: ARG002  the same for all items
+        """Return one question per rule."""
         return list(self.rules.values())
 
-    def result(self, replies: Sequence[Reply]) -> dict[str, Any]:
-        """``hits``: rules answered with yes. ``unclear``: with neither yes nor no. ``answers``: rule -> raw answer."""
-        answers = {rule: reply.text for rule, reply in zip(self.rules, replies, strict=True)}
-        said = {rule: verdict(text) for rule, text in answers.items()}
+    def result(self, answers: Sequence[EngineAnswer]) -> dict[str, Any]:
+        """Return ``hits`` (rules answered with yes), ``unclear`` (neither yes nor no) and ``answers`` (raw texts)."""
+        texts = {rule: answer.text for rule, answer in zip(self.rules, answers, strict=True)}
+        verdicts = {rule: parse_yes_no(text) for rule, text in texts.items()}
         return {
-            "hits": [rule for rule, yes in said.items() if yes],
-            "unclear": [rule for rule, yes in said.items() if yes is None],
-            "answers": answers,
+            "hits": [rule for rule, verdict in verdicts.items() if verdict],
+            "unclear": [rule for rule, verdict in verdicts.items() if verdict is None],
+            "answers": texts,
         }
 
 
-def verdict(text: str) -> bool | None:
-    """True or False where the first word is yes or no; None for any other text. Nothing is guessed."""
-    found = _VERDICT.match(text)
-    return None if found is None else found[1].lower() == "yes"
+def parse_yes_no(text: str) -> bool | None:
+    """Return True or False if the first word of ``text`` is yes or no, None for any other text."""
+    match = _YES_OR_NO.match(text)
+    return None if match is None else match[1].lower() == "yes"
 
 
 def make_task(name: str, rules: Path | None = None) -> Task:
-    """The task of this name; ``rules`` for ``moderate`` only.
+    """Make a task by its name.
+
+    Args:
+        name: ``caption``, ``qa`` or ``moderate``.
+        rules: file of rules; required for ``moderate`` and refused for the others.
 
     Raises:
-        UsageError: unknown name, rules missing or out of place, or a rule file that is none.
+        UsageError: an unknown name, a missing or superfluous rule file, or one that can't be read.
     """
     if name not in NAMES:
         raise UsageError(f"no task {name!r}; choose one of: {', '.join(NAMES)}")
@@ -127,10 +135,13 @@ def make_task(name: str, rules: Path | None = None) -> Task:
 
 
 def read_rules(path: Path) -> dict[str, str]:
-    """Rule -> question, from a file with ``name: question`` on each line, or the same as YAML (.yaml, .yml).
+    """Read a rule file: ``name: question`` on each line, or a mapping in YAML (``.yaml``, ``.yml``).
+
+    Returns:
+        Rule -> question, in the order of the file.
 
     Raises:
-        UsageError: unreadable, no rules, a rule without question or name, or one name twice.
+        UsageError: the file can't be read, holds no rules, a rule without name or question, or a name twice.
     """
     text = read_text(path, "a rule file with `name: question` on each line")
     pairs = _yaml_pairs(path, text) if path.suffix.lower() in (".yaml", ".yml") else _plain_pairs(path, text)
@@ -148,14 +159,14 @@ def read_rules(path: Path) -> dict[str, str]:
 
 def _plain_pairs(path: Path, text: str) -> list[tuple[str, str]]:
     lines = [line.strip() for line in text.split("\n")]
-    found = [line.partition(":") for line in lines if line and not line.startswith("#")]
-    if not all(colon for _, colon, _ in found):
+    parts = [line.partition(":") for line in lines if line and not line.startswith("#")]
+    if not all(colon for _, colon, _ in parts):
         raise UsageError(f"{path}: a line without a colon; write `name: question` on each line")
-    return [(name.strip(), question.strip()) for name, _, question in found]
+    return [(name.strip(), question.strip()) for name, _, question in parts]
 
 
 def _yaml_pairs(path: Path, text: str) -> list[tuple[str, str]]:
-    """Read as nodes, not as a dict: there the second of two equal names would silently win."""
+    """Read nodes instead of a dict, in which the second of two equal names would silently replace the first."""
     import yaml
 
     try:

@@ -1,38 +1,24 @@
-"""The commands and their options. Heavy imports wait inside the commands, so ``--help`` is quick."""
+"""The command line: registers every command in its help panel. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
+from omnisift.cli.ask_commands import ask, chat
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
 from omnisift.cli.distill_commands import distill
 from omnisift.cli.eval_commands import app as eval_app
 from omnisift.cli.eval_commands import tasks_path
 from omnisift.cli.export_commands import export
+from omnisift.cli.help_screens import Command, Group
 from omnisift.cli.inspect_commands import inspect
-from omnisift.cli.options import (
-    Attn,
-    Compressor,
-    Device,
-    DType,
-    Fps,
-    Json,
-    MaxFrames,
-    MaxNewTokens,
-    MaxPixels,
-    Model,
-    Retain,
-    RetainAudio,
-    RetainVideo,
-    SamplingRule,
-    Seed,
-    Selector,
-)
+from omnisift.cli.options import OUTPUT, Force, Json
 from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.run_commands import run
@@ -42,25 +28,26 @@ from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.cli.ui_commands import ui
 from omnisift.errors import OmniSiftError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from omnisift.media.reading import Sampling
+USE, LOOK, MEASURE, TRAIN, TOOLS = "Use", "Look", "Measure", "Train", "Tools"
+"""Panels of ``omnisift --help``."""
 
 app = typer.Typer(
     name="omnisift",
-    help="Run audio-video language models at a quarter of their tokens.",
+    cls=Group,
+    help="Run audio-video language models on a quarter of their tokens.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# Typer brings its own copy of click or uses the installed one, by version: its public errors tell which.
+# Typer vendors click or imports it, by version; the base class of its public errors is right for both.
 _BAD_USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     if version:
         from omnisift import __version__
 
@@ -68,143 +55,100 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command()
-def ask(
-    clip: Annotated[str, typer.Argument(help="A media file with picture, sound or both.")],
-    question: Annotated[str, typer.Argument(help="What you want to know about it.")],
-    model: Model = "nano",
-    compressor: Compressor = "omnisift",
-    retain: Retain = None,
-    retain_video: RetainVideo = None,
-    retain_audio: RetainAudio = None,
-    selector: Selector = None,
-    device: Device = "cpu",
-    dtype: DType = None,
-    attn: Attn = None,
-    fps: Fps = 2.0,
-    max_frames: MaxFrames = 256,
-    max_pixels: MaxPixels = None,
-    sampling: SamplingRule = "time",
-    max_new_tokens: MaxNewTokens = 256,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Answer a question about a clip, with a report of what was kept and what it cost."""
-    from omnisift.cli.screen import StageBar, show_answer
-
-    console = _console(stderr=True)
-    with StageBar(console, quiet=as_json) as bar:
-        from omnisift.pipeline import load
-
-        silence_libraries()
-        pipeline = load(
-            model,
-            compressor=None if compressor == "none" else compressor,
-            retain=retain,
-            retain_video=retain_video,
-            retain_audio=retain_audio,
-            selector=selector,
-            seed=seed,
-            device=device,
-            dtype=dtype,
-            attn=attn,
-        )
-        answer = pipeline.ask(
-            clip,
-            question,
-            fps=fps,
-            max_frames=max_frames,
-            max_pixels=max_pixels,
-            sampling=cast("Sampling", sampling),  # `read` refuses any other word
-            max_new_tokens=max_new_tokens,
-            on_stage=bar.stage,
-        )
-    if as_json:
-        typer.echo(json.dumps(answer.to_dict()))
-    else:
-        show_answer(_console(), answer)
-
-
-@app.command()
 def demo(
-    seed: Annotated[int, typer.Option(help="Which clip of the test world.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which generated clip.")] = 0,
     retain: Annotated[float, typer.Option(help="Fraction of video and audio tokens to keep.")] = 0.25,
-    out: Annotated[Path | None, typer.Option(help="Keep the clip here; otherwise it is thrown away.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Save the clip here.", show_default="not saved", rich_help_panel=OUTPUT)
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a clip, ask three questions at full and at a quarter of the tokens, and show both beside the truth."""
+    """Ask nano about a generated clip, without a download.
+
+    Three questions, with all tokens and with a quarter, next to the truth.
+    """
     from omnisift.cli.demo import run_demo
-    from omnisift.cli.screen import show_demo
+    from omnisift.cli.screen import console_for, show_demo
 
     silence_libraries()
-    result = run_demo(seed, retain, out, quiet=as_json, console=_console(stderr=True))
+    result = run_demo(seed, retain, out, quiet=as_json, console=console_for(stderr=True))
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
     else:
-        show_demo(_console(), result)
+        show_demo(console_for(stderr=False), result)
 
 
-@app.command("make-clip")
 def make_clip(
-    path: Annotated[Path, typer.Argument(help="Where to write the .mp4.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The .mp4 file to write.")],
     seed: Annotated[int, typer.Option(help="Which clip; the same seed gives the same clip.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a clip of nano's world as .mp4, and say what is in it."""
+    """Generate a clip for nano, and print what it shows."""
     from omnisift.cli.clip import write_test_clip
+    from omnisift.cli.screen import command_name
 
     made = write_test_clip(path, seed, force)
     if as_json:
         typer.echo(json.dumps(made.to_dict()))
     else:
         typer.echo(f"{path}: {made.caption}")
-        typer.echo(f'Try: omnisift ask {path} "{made.question}"   (true answer: {made.answer})')
+        typer.echo(f'Try: {command_name()} ask {path} "{made.question}"   (true answer: {made.answer})')
 
 
-@app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what is installed, what is missing, and how to get it. Exits with 2 if something needed is missing."""
+    """Show what is installed and what is missing.
+
+    The exit code is 2 if a required part is missing.
+    """
     from omnisift.cli.doctor import examine
-    from omnisift.cli.screen import show_checks
+    from omnisift.cli.screen import console_for, show_checks
 
     checks = examine()
     if as_json:
         typer.echo(json.dumps([check.to_dict() for check in checks]))
     else:
-        show_checks(_console(), checks)
+        show_checks(console_for(stderr=False), checks)
     if any(check.needed and not check.ok for check in checks):
         raise typer.Exit(2)
 
 
-app.command(context_settings={"allow_extra_args": True})(run)
-app.command(context_settings={"allow_extra_args": True})(serve)
-app.command()(methods)
-app.command()(profile)
-app.command()(inspect)
-app.command()(ui)
-app.command("bench-quality")(bench_quality)
-app.command("bench-report")(bench_report)
-app.add_typer(eval_app, name="eval")
-app.command("tasks-path")(tasks_path)
-app.command()(train)
-app.command()(distill)
-app.command()(export)
-app.command("make-dataset")(make_dataset)
-app.command()(convert)
-app.command("data-check")(data_check)
-app.command("plugin-path")(plugin_path)
+def _add(panel: str, command: Callable[..., None], name: str | None = None, **settings: bool) -> None:
+    app.command(name, cls=Command, rich_help_panel=panel, context_settings=settings)(command)
+
+
+_add(USE, ask)
+_add(USE, chat)
+_add(USE, run, allow_extra_args=True)  # flags after -- go to vLLM
+_add(USE, serve, allow_extra_args=True)
+_add(USE, demo)
+_add(USE, make_clip, "make-clip")
+_add(LOOK, inspect)
+_add(LOOK, ui)
+_add(LOOK, methods)
+_add(MEASURE, profile)
+_add(MEASURE, bench_quality, "bench-quality")
+_add(MEASURE, bench_report, "bench-report")
+app.add_typer(eval_app, name="eval", cls=Group, rich_help_panel=MEASURE)
+_add(TRAIN, train)
+_add(TRAIN, distill)
+_add(TRAIN, export)
+_add(TRAIN, make_dataset, "make-dataset")
+_add(TRAIN, data_check, "data-check")
+_add(TRAIN, convert)
+_add(TOOLS, doctor)
+_add(TOOLS, tasks_path, "tasks-path")
+_add(TOOLS, plugin_path, "plugin-path")
 
 
 def main() -> None:
-    """Entry point: run a command. Every error of the user's is one line on stderr and exit code 2."""
+    """Run a command. Every user error is one line on stderr, ``error (ClassName): message``, and exit code 2."""
     try:
         code = app(standalone_mode=False)
     except OmniSiftError as error:
         _fail(type(error).__name__, str(error))
     except _BAD_USAGE as error:
-        # A wrong option: click's own screen is a box of several lines. Without a message it was a request for help.
-        _fail("UsageError", error.format_message())
+        _fail("UsageError", _usage_message(error))
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         sys.exit(130)
@@ -212,13 +156,17 @@ def main() -> None:
         sys.exit(code or 0)
 
 
+def _usage_message(error: Any) -> str:
+    """One line for a wrong option or argument; empty if the user asked for help by giving none."""
+    nearest = next(iter(getattr(error, "possibilities", None) or []), None)
+    if nearest is not None:
+        return f"{error.message}. Did you mean {nearest}?"
+    message: str = error.format_message()
+    command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "omnisift"
+    return f"{message.rstrip('.')}; see {command} -h" if message and not message.endswith("?") else message
+
+
 def _fail(kind: str, message: str) -> None:
     if message:
-        typer.echo(f"{kind}: {' '.join(message.split())}", err=True)
+        typer.echo(f"error ({kind}): {' '.join(message.split())}", err=True)
     sys.exit(2)
-
-
-def _console(stderr: bool = False) -> Console:
-    from omnisift.cli.screen import console_for
-
-    return console_for(stderr=stderr)

@@ -1,7 +1,7 @@
-"""`omnisift bench-quality`: prepare what a recipe needs, run it, write one result file. Every step can be resumed.
+"""The work of `omnisift bench-quality`: prepare what a recipe needs, run it, write one result file.
 
-The working folder holds encoded clips, distilled selectors and fine-tuned models, each named by what it came from, so
-that recipes share them. The result file gets a line as soon as a piece of work is done.
+Every step can be resumed. The working folder holds encoded clips, distilled selectors and fine-tuned models, each
+named by a digest of its inputs, so that recipes share them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SHARD = 160
-"""Training clips in one encoded file."""
+"""Number of training clips in one encoded file."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What the command line says, apart from the recipe."""
+    """Settings of `bench-quality`, apart from the recipe."""
 
     backbone: Path
     work: Path
@@ -40,14 +40,16 @@ class Bench:
     workers: int
     clips: int | None
     console: Console
+    quiet: bool = False
+    """Whether to show no progress."""
 
     @property
     def learned(self) -> Path:
-        """The part of the working folder that was learned from this backbone."""
+        """Folder of selectors and models trained from this backbone."""
         return self.work / f"backbone-{tensors_digest(self.backbone)}"
 
-    def bench(self, path: Path) -> Path:
-        """Prepare and run one recipe; returns the result file."""
+    def run_recipe(self, path: Path) -> Path:
+        """Prepare and run one recipe; returns the path of the result file."""
         recipe = load_recipe(path)
         clips = recipe.clips if self.clips is None else self.clips
         selectors = self._selectors(recipe)
@@ -58,62 +60,60 @@ class Bench:
         done = {line_key(record): int(record["clips"]) for record in journal.records.values()}
         total = sum(1 for job in plan.jobs(clips))
         missing = len(plan.missing(clips, done))
-        where = environment()
+        software = environment()
         if missing:
-            journal.note({"session": where})
-        with CountBar(self.console, f"{recipe.name}: rows x batches", total, total - missing) as step:
+            journal.note({"session": software})
+        with CountBar(self.console, f"{recipe.name}: rows x batches", total, total - missing, self.quiet) as step:
 
             def finished(line: dict[str, Any]) -> None:
                 journal.add(line)
                 step()
 
-            begin = time.monotonic()
+            start = time.monotonic()
             run(plan, clips, done, finished, self.workers)
         if missing:
-            spent = {"minutes": round((time.monotonic() - begin) / 60, 2), "pieces": missing, "workers": self.workers}
-            journal.note({"session": where | spent})
+            spent = {"minutes": round((time.monotonic() - start) / 60, 2), "pieces": missing, "workers": self.workers}
+            journal.note({"session": software | spent})
         return result
 
     def _selectors(self, recipe: Recipe) -> dict[str, str]:
-        """Name -> folder; those that are missing are distilled from the backbone now."""
+        """Name -> folder of each selector in the recipe; missing ones are distilled from the backbone."""
         names = sorted({way.selector for way in recipe.ways if way.selector})
-        found = {name: self.learned / "selectors" / name for name in names}
-        missing = [name for name, folder in found.items() if not (folder / "config.json").is_file()]
+        folders = {name: self.learned / "selectors" / name for name in names}
+        missing = [name for name, folder in folders.items() if not (folder / "config.json").is_file()]
         if missing:
             self._training_clips()
-            tasks = [(_distil, self.backbone, self.work, name, found[name]) for name in missing]
-            self._all(tasks, "distilling selectors from the backbone's attention")
-        return {name: str(folder) for name, folder in found.items()}
+            tasks = [(_distil, self.backbone, self.work, name, folders[name]) for name in missing]
+            self._run_all(tasks, "distilling selectors from the backbone's attention")
+        return {name: str(folder) for name, folder in folders.items()}
 
     def _models(self, recipe: Recipe, selectors: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-        """Row -> its own language model, and its own selector where both were trained together."""
+        """Row -> folder of its language model, and row -> folder of its selector where both are trained together."""
         unknown = sorted(recipe.train.keys() - {"steps"})
         if unknown or not isinstance(recipe.train.get("steps"), int):
-            raise UsageError(
-                f"recipe {recipe.name!r} is of protocol trained: give train: {{steps: N}} and nothing else"
-            )
+            raise UsageError(f"recipe {recipe.name!r} has protocol trained: give train: {{steps: N}} and nothing else")
         steps = recipe.train["steps"]
-        places = {row.key: _place(row, selectors) for row in recipe.rows()}
-        rows = {places[row.key]: row for row in recipe.rows()}
-        folders = {place: self.learned / "trained" / f"{steps}" / place for place in rows}
-        missing = [place for place, folder in folders.items() if not (folder / "done").is_file()]
+        names = {row.key: _folder_name(row, selectors) for row in recipe.rows()}
+        rows = {names[row.key]: row for row in recipe.rows()}
+        folders = {name: self.learned / "trained" / f"{steps}" / name for name in rows}
+        missing = [name for name, folder in folders.items() if not (folder / "done").is_file()]
         if missing:
             self._training_clips()
             tasks = [(_tune, self.backbone, self.work, rows[p], selectors, steps, folders[p]) for p in missing]
-            self._all(tasks, f"training the backbone under each method, {steps} steps")
-        models = {key: str(folders[place]) for key, place in places.items()}
-        own = {row.key: str(folders[places[row.key]] / "selector") for row in recipe.rows() if row.way.straight_through}
+            self._run_all(tasks, f"training the backbone under each method, {steps} steps")
+        models = {key: str(folders[name]) for key, name in names.items()}
+        own = {row.key: str(folders[names[row.key]] / "selector") for row in recipe.rows() if row.way.straight_through}
         return models, own
 
     def _training_clips(self) -> None:
         from omnisift.training.protocol import CLIPS
 
         firsts = [first for first in range(0, CLIPS, SHARD) if not _shard(self.work, self.backbone, first).is_file()]
-        self._all([(_encode, self.backbone, self.work, first) for first in firsts], "encoding training clips")
+        self._run_all([(_encode, self.backbone, self.work, first) for first in firsts], "encoding training clips")
 
-    def _all(self, tasks: list[tuple[Any, ...]], what: str) -> None:
-        """Run ``tasks`` (a function and its arguments each) on the worker processes."""
-        with CountBar(self.console, what, len(tasks), 0) as step:
+    def _run_all(self, tasks: list[tuple[Any, ...]], title: str) -> None:
+        """Run ``tasks``, each a function and its arguments, on the worker processes."""
+        with CountBar(self.console, title, len(tasks), quiet=self.quiet) as step:
             if self.workers == 0:
                 for function, *arguments in tasks:
                     function(*arguments)
@@ -131,14 +131,14 @@ class Bench:
 
 
 def line_key(record: dict[str, Any]) -> tuple[str, int]:
-    """What tells one line of a result from another."""
+    """Key of a result line: its row and its first clip."""
     return str(record["row"]), int(record["first"])
 
 
-def _place(row: Row, selectors: dict[str, str]) -> str:
-    """A folder's name for a row of the trained protocol: its label, and a digest of all that the model depends on.
+def _folder_name(row: Row, selectors: dict[str, str]) -> str:
+    """Folder name for a row of the trained protocol: its label and a digest of everything the model depends on.
 
-    Settings share a model, and so do a method's seeds. A row that names another method by the same label does not.
+    Settings and seeds share a model; another method under the same label does not.
     """
     selector = tensors_digest(Path(selectors[row.way.selector])) if row.way.selector else ""
     budget = (row.video, row.audio) if row.way.method else ()
@@ -172,7 +172,7 @@ def _encode(backbone: Path, work: Path, first: int) -> None:
     encode_scenes(load_host(str(backbone), "cpu", None, None), scenes).save(_shard(work, backbone, first))
 
 
-def _school(backbone: Path, work: Path) -> Any:
+def _protocol(backbone: Path, work: Path) -> Any:
     from omnisift.training.protocol import CLIPS, TrainedProtocol
     from omnisift.world.encoded import Encoded
 
@@ -181,8 +181,8 @@ def _school(backbone: Path, work: Path) -> Any:
 
 
 def _distil(backbone: Path, work: Path, name: str, folder: Path) -> None:
-    with atomic_folder(folder) as unfinished:  # an interrupted save must not be taken for a selector
-        _school(backbone, work).distil(name).save_pretrained(unfinished)
+    with atomic_folder(folder) as unfinished:  # an interrupted save must not look like a selector
+        _protocol(backbone, work).distil(name).save_pretrained(unfinished)
 
 
 def _tune(backbone: Path, work: Path, row: Row, selectors: dict[str, str], steps: int, folder: Path) -> None:
@@ -190,20 +190,20 @@ def _tune(backbone: Path, work: Path, row: Row, selectors: dict[str, str], steps
     from omnisift.errors import UnreachableBudget
     from omnisift.vgas import VGAS
 
-    school = _school(backbone, work)
+    protocol = _protocol(backbone, work)
     folder.mkdir(parents=True, exist_ok=True)
     compressor = None
     if row.way.straight_through:
-        model, vgas = school.straight_through(row.way.selector or "cross", steps)
+        model, vgas = protocol.straight_through(row.way.selector or "cross", steps)
         vgas.save_pretrained(folder / "selector")
     else:
         if row.way.method:
             selector = VGAS.from_pretrained(selectors[row.way.selector]) if row.way.selector else None
             compressor = make_compressor(row.way.method, row.budget, selector=selector)
         try:
-            model = school.tune(compressor, steps, folder / "steps")
-        except UnreachableBudget:  # the budget can't be reached: the benchmark says so in the row
-            model = school.model()
+            model = protocol.tune(compressor, steps, folder / "steps")
+        except UnreachableBudget:  # the benchmark records this error in the row
+            model = protocol.model()
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"):
         (folder / name).write_bytes((backbone / name).read_bytes())
@@ -211,7 +211,7 @@ def _tune(backbone: Path, work: Path, row: Row, selectors: dict[str, str], steps
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """Rows and mean accuracies of a result, for the screen."""
+    """Row -> mean accuracy of a result file."""
     from omnisift.evaluation.results import read_result
 
     return {row.key: row.accuracy for row in read_result(path).rows if row.accuracy is not None}

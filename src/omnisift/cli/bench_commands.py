@@ -12,12 +12,15 @@ import typer
 from omnisift.cli.options import Json
 from omnisift.errors import UsageError, install_hint
 
-_KEPT = Path("benchmarks/results/quality")
-"""The results that the documentation is made of. A run writes elsewhere unless it is told to, so that it measures."""
+_PUBLISHED = Path("benchmarks/results/quality")
+"""The results shown in the documentation. `bench-quality` writes elsewhere by default, so it does not resume them."""
 
 
 def methods(as_json: Json = False) -> None:
-    """List all compression methods: name, idea, what each needs, source."""
+    """List the compression methods.
+
+    For each: its name, its idea, what it needs and its source.
+    """
     from omnisift.cli.screen import console_for, show_methods
     from omnisift.compressors import COMPRESSORS
 
@@ -32,29 +35,35 @@ def methods(as_json: Json = False) -> None:
 
 
 def bench_quality(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipes: YAML files, as recipes/training-free.yaml.")],
-    out: Annotated[Path, typer.Option(help="Folder of result files; a run goes on with what is there.")] = Path(
+    recipes: Annotated[
+        list[Path],
+        typer.Argument(metavar="RECIPE", help="YAML files, for example recipes/training-free.yaml."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of result files; existing results are resumed.")] = Path(
         "runs/quality/results"
     ),
-    work: Annotated[Path, typer.Option(help="Folder for encoded clips, selectors, models.")] = Path("runs/quality"),
+    work: Annotated[Path, typer.Option(help="Folder of encoded clips, selectors and models.")] = Path("runs/quality"),
     backbone: Annotated[
-        Path | None, typer.Option(help="Checkpoint folder. [default: the bundled neutral backbone]")
+        Path | None, typer.Option(help="Checkpoint folder.", show_default="the bundled neutral backbone")
     ] = None,
-    clips: Annotated[int | None, typer.Option(help="Test clips. [default: the recipe's]", min=1)] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0 works in this one.", min=0)] = 2,
+    clips: Annotated[int | None, typer.Option(help="Number of test clips.", show_default="the recipe's", min=1)] = None,
+    workers: Annotated[int, typer.Option(help="Number of processes; 0 uses this one.", min=0)] = 2,
     as_json: Json = False,
 ) -> None:
-    """Measure every method of a recipe on the same clips. Interrupt it and run it again: it goes on."""
+    """Compare the methods of a recipe on generated clips.
+
+    If the command is interrupted, run it again: it resumes.
+    """
     from omnisift.assets import neutral_path
     from omnisift.cli.bench import Bench, summary
     from omnisift.cli.screen import console_for, show_summary
 
     _require("accelerate", "train", "distilling selectors and training under methods")
-    place = neutral_path() if backbone is None else backbone
-    if not (place / "config.json").is_file():
-        raise UsageError(f"{place} holds no config.json; give a checkpoint folder, or leave --backbone out")
-    bench = Bench(place, work, out, workers, clips, console_for(stderr=True))
-    found = {path.stem: summary(bench.bench(path)) for path in recipes}
+    checkpoint = neutral_path() if backbone is None else backbone
+    if not (checkpoint / "config.json").is_file():
+        raise UsageError(f"{checkpoint} has no config.json; give a checkpoint folder, or leave --backbone out")
+    bench = Bench(checkpoint, work, out, workers, clips, console_for(stderr=True), quiet=as_json)
+    found = {path.stem: summary(bench.run_recipe(path)) for path in recipes}
     if as_json:
         typer.echo(json.dumps(found))
     else:
@@ -63,12 +72,12 @@ def bench_quality(
 
 
 def bench_report(
-    results: Annotated[Path, typer.Option(help="Folder of result files.")] = _KEPT,
-    out: Annotated[Path, typer.Option(help="The page to write; plots go to the folder of its name.")] = Path(
+    results: Annotated[Path, typer.Option(help="Folder of result files.")] = _PUBLISHED,
+    out: Annotated[Path, typer.Option(help="Page to write; plots go to a folder of the same name.")] = Path(
         "docs/results.md"
     ),
 ) -> None:
-    """Write tables and plots of all result files as a page of the documentation."""
+    """Write the results page: tables and plots of all result files."""
     from omnisift.evaluation.plots import draw
     from omnisift.evaluation.results import read_result
     from omnisift.evaluation.results_page import PLOTTED, page
@@ -76,7 +85,7 @@ def bench_report(
     if not results.is_dir() or not any(results.glob("*.jsonl")):
         raise UsageError(f"no result files in {results}: run `omnisift bench-quality` first")
     if not out.parent.is_dir():
-        raise UsageError(f"the folder {str(out.parent)!r} does not exist; create it first, or name another --out")
+        raise UsageError(f"folder {out.parent} does not exist; create it first, or give another --out")
     _require("matplotlib", "eval", "plots")
     text = page(results)
     for path in sorted(results.glob("*.jsonl")):

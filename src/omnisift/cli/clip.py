@@ -1,4 +1,4 @@
-"""Write a clip of nano's world and say what is in it."""
+"""Generate a clip that nano understands, with a question and its answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omnisift.errors import UsageError
 
 @dataclass(frozen=True)
 class MadeClip:
-    """A written clip, with one question about it and the true answer."""
+    """A generated clip file, with one question about it and the true answer."""
 
     path: str
     seed: int
@@ -25,10 +25,11 @@ class MadeClip:
 
 
 def write_test_clip(path: Path, seed: int, force: bool = False) -> MadeClip:
-    """Write the test clip number ``seed``.
+    """Generate test clip number ``seed``.
 
     Raises:
-        UsageError: the file exists (and ``force`` is off), its folder does not, or the seed is negative.
+        UsageError: ``path`` does not end in .mp4, it exists (and ``force`` is off), its folder does not, or the seed is
+            negative.
     """
     import numpy as np
 
@@ -36,6 +37,8 @@ def write_test_clip(path: Path, seed: int, force: bool = False) -> MadeClip:
 
     if seed < 0:
         raise UsageError(f"seed must be 0 or more, got {seed}")
+    if path.suffix.lower() != ".mp4":
+        raise UsageError(f"{path} must end in .mp4: clips are written as MP4")
     check_file(path, force)
     scene = make_scene(seed, split="test")
     write_clip(scene, path)

@@ -1,4 +1,4 @@
-"""Write clips of nano's world as a data set to train on."""
+"""Generate a small training data set of clips that nano understands."""
 
 from __future__ import annotations
 
@@ -11,9 +11,22 @@ from omnisift.utils.atomic_io import atomic_file, write_atomic
 
 
 def write_dataset(folder: Path, clips: int, seed: int, asked: int, step: Callable[[], None]) -> int:
-    """Clips ``seed .. seed + clips - 1`` of the training split and ``metadata.jsonl``; returns how many samples.
+    """Write clips ``seed .. seed + clips - 1`` of the training split and ``metadata.jsonl``.
 
-    A clip that is there is kept: its name holds its number. Raises `UsageError` if ``folder`` is a file.
+    Clips that exist are kept: the file name holds the clip's number.
+
+    Args:
+        folder: created if needed.
+        clips: number of clips.
+        seed: number of the first clip.
+        asked: questions per clip, in addition to its caption.
+        step: called after each clip.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        UsageError: ``folder`` is a file.
     """
     import numpy as np
 
@@ -29,8 +42,8 @@ def write_dataset(folder: Path, clips: int, seed: int, asked: int, step: Callabl
             with atomic_file(path) as unfinished:
                 write_clip(scene, unfinished)
         pairs = questions(scene, np.random.default_rng((21, number)), None, asked) if asked else []
-        said = [{"question": q.text, "answer": q.answer} for q in pairs]
-        rows.append({"file_name": path.name, "caption": caption(scene), "qa": said})
+        answers = [{"question": q.text, "answer": q.answer} for q in pairs]
+        rows.append({"file_name": path.name, "caption": caption(scene), "qa": answers})
         step()
     write_atomic(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return sum(1 + len(row["qa"]) for row in rows)

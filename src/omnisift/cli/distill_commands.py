@@ -1,4 +1,4 @@
-"""`omnisift distill`: a selector for any model, from clips without labels."""
+"""`omnisift distill`: train a selector for a model from clips without labels."""
 
 from __future__ import annotations
 
@@ -8,49 +8,97 @@ from typing import Annotated
 
 import typer
 
-from omnisift.cli.options import Attn, Device, DType, Fps, Json, Model
+from omnisift.cli.options import OUTPUT, SAMPLING, Attn, Device, DeviceMap, DType, Force, Fps, Json, Model
 from omnisift.cli.output_paths import check_folder
 from omnisift.cli.silence import silence_libraries
+from omnisift.errors import UsageError
+
+DATA, SELECTOR, TRAINING = "Data", "Selector", "Training"
+"""Panels of the help screen."""
 
 
 def distill(
-    media: Annotated[Path, typer.Option(help="Folder of clips with picture and sound; no labels are needed.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the selector, for --selector.")],
+    media: Annotated[
+        Path, typer.Option(help="Folder of clips with video and audio, without labels.", rich_help_panel=DATA)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the selector, for --selector.", rich_help_panel=OUTPUT)
+    ],
     model: Model = "nano",
-    prompts: Annotated[Path | None, typer.Option(help="Questions, one a line. [default: six general ones]")] = None,
-    questions: Annotated[int, typer.Option(help="Questions of each clip.", min=1)] = 4,
-    steps: Annotated[int, typer.Option(help="Training steps of the selector.", min=1)] = 200,
-    rate: Annotated[float, typer.Option(help="Its peak learning rate.")] = 1e-3,
-    time_embedding: Annotated[bool, typer.Option(help="Our addition; off gives the released layout.")] = True,
-    picture: Annotated[bool, typer.Option(help="Teach a score for the picture too, in STVP's place.")] = False,
-    weighting: Annotated[bool, typer.Option(help="Attention times how unlike its chunk's mean a sound is.")] = True,
-    rows: Annotated[str, typer.Option(help="answer: where it is due; question: all that follows the clip.")] = "answer",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of questions, one per line.", show_default="six general questions", rich_help_panel=DATA
+        ),
+    ] = None,
+    questions: Annotated[int, typer.Option(help="Questions per clip.", min=1, rich_help_panel=DATA)] = 4,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=1, rich_help_panel=TRAINING)] = 200,
+    rate: Annotated[
+        float, typer.Option("--learning-rate", "--rate", help="Peak learning rate.", rich_help_panel=TRAINING)
+    ] = 1e-3,
+    time_embedding: Annotated[
+        bool, typer.Option(help="Add our time embedding; without it, the released layout.", rich_help_panel=SELECTOR)
+    ] = True,
+    video: Annotated[
+        bool,
+        typer.Option(
+            "--video", "--picture", help="Also learn a video score, instead of STVP.", rich_help_panel=SELECTOR
+        ),
+    ] = False,
+    weighting: Annotated[
+        bool,
+        typer.Option(
+            help="Weight attention by each audio token's distance from its chunk's mean.", rich_help_panel=SELECTOR
+        ),
+    ] = True,
+    rows: Annotated[
+        str,
+        typer.Option(
+            help="Positions whose attention is the target: answer (where the answer starts) or question (all after "
+            "the clip).",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "answer",
     fps: Fps = 2.0,
-    max_frames: Annotated[int, typer.Option(help="Most pictures of a clip.", min=2)] = 256,
-    held_out: Annotated[float, typer.Option(help="Share of the clips that only measure.", min=0.0, max=0.9)] = 0.1,
-    work: Annotated[Path | None, typer.Option(help="Folder of what was observed. [default: OUT.work]")] = None,
-    device: Device = "cpu",
+    max_frames: Annotated[int, typer.Option(help="Maximum number of frames.", min=2, rich_help_panel=SAMPLING)] = 256,
+    held_out: Annotated[
+        float, typer.Option(help="Share of the clips for evaluation.", min=0.0, max=0.9, rich_help_panel=DATA)
+    ] = 0.1,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder of recorded attention.", show_default="OUT.work", rich_help_panel=OUTPUT),
+    ] = None,
+    device: Device = "auto",
     dtype: DType = None,
-    attn: Attn = None,
-    seed: Annotated[int, typer.Option(help="Of new weights, batches and questions.", min=0)] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a selector that is there.")] = False,
+    attn_implementation: Attn = None,
+    device_map: DeviceMap = None,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of weights, batches and questions.", min=0, rich_help_panel=TRAINING)
+    ] = 0,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Train a selector on what the model itself looks at. Forward passes only; the model stays as it is."""
+    """Train a selector from the model's own attention.
+
+    The model only runs forward and does not change.
+    If the command is interrupted, run it again: it resumes.
+    """
     from omnisift.cli.distill_screen import show_agreement
     from omnisift.cli.screen import CountBar, console_for
     from omnisift.pipeline.loading import load_host
-    from omnisift.training import distill as room
+    from omnisift.training import distill as library
 
+    if media.is_file():
+        raise UsageError(f"{media} is a file; --media takes a folder of at least two clips")
     check_folder(out, force)
     silence_libraries()
-    clips, asked = room.clips_in(media), room.questions_of(prompts)
-    settings = room.DistillSettings(
+    clips, asked = library.clips_in(media), library.questions_of(prompts)
+    settings = library.DistillSettings(
         steps=steps,
         rate=rate,
         questions=questions,
         time_embedding=time_embedding,
-        picture=picture,
+        picture=video,
         weighted=weighting,
         rows=rows,
         held_out=held_out,
@@ -58,13 +106,13 @@ def distill(
         max_frames=max_frames,
         seed=seed,
     )
-    host, console = load_host(model, device, dtype, attn), console_for(stderr=True)
-    place = out.with_name(f"{out.name}.work") if work is None else work
-    with CountBar(console, "watching the model", len(clips), 0) as step:
-        lessons, skipped = room.observe_clips(host, clips, asked, settings, place, step)
-    with CountBar(console, "teaching the selector", steps * (1 + picture), 0) as step:
-        selector, report = room.distill(host, lessons, settings, step)
-    room.save_selector(selector, report | {"skipped": skipped}, out)
+    host, console = load_host(model, device, dtype, attn_implementation, device_map), console_for(stderr=True)
+    recordings = out.with_name(f"{out.name}.work") if work is None else work
+    with CountBar(console, "recording attention", len(clips), quiet=as_json) as step:
+        samples, skipped = library.observe_clips(host, clips, asked, settings, recordings, step)
+    with CountBar(console, "training the selector", steps * (1 + video), quiet=as_json) as step:
+        selector, report = library.distill(host, samples, settings, step)
+    library.save_selector(selector, report | {"skipped": skipped}, out)
     if as_json:
         typer.echo(json.dumps(report | {"skipped": skipped, "selector": str(out)}))
     else:

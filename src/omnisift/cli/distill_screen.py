@@ -1,4 +1,4 @@
-"""What `omnisift distill` shows at its end."""
+"""Result screen of `omnisift distill`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from omnisift.cli.screen import command_name
+
+_LEGEND = (
+    "same tokens: share of the tokens that the model's own attention would keep; attention kept: share of that "
+    "attention on the kept tokens; rank correlation: of the scores with the attention."
+)
+
 
 def show_agreement(console: Console, report: Mapping[str, Any], skipped: int, folder: Path) -> None:
-    """How far the selector chooses as the full-token model does, beside choices that learned nothing."""
+    """Print how well the selector's choice agrees with the model's attention, compared with untrained choices."""
     clips = report["clips"]
-    console.print(f"{clips['taught']} clips taught, {clips['held out']} held out, {skipped} left out")
-    for what, key in (("sound", "agreement"), ("picture", "picture")):
-        for retain, ways in report.get(key, {}).items():
-            console.print(_table(f"{what} kept: {100 * float(retain):g} %", ways))
-    console.print(Text(f"selector: {folder} (omnisift ask CLIP QUESTION --selector {folder})"))
+    console.print(f"{clips['taught']} clips for training, {clips['held out']} for evaluation, {skipped} left out")
+    for modality, key in (("audio", "agreement"), ("video", "picture")):
+        for retain, choices in report.get(key, {}).items():
+            console.print(_table(f"{modality}, {100 * float(retain):g} % kept", choices))
+    console.print(_LEGEND, style="dim")
+    console.print(Text(f"selector: {folder}"), soft_wrap=True)
+    console.print(Text(f"Try: {command_name()} ask CLIP QUESTION --selector {folder}"), soft_wrap=True)
 
 
-def _table(title: str, ways: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _table(title: str, choices: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column(title)
-    for head in ("teacher's choice", "its target", "rank"):
+    for head in ("same tokens", "attention kept", "rank correlation"):
         table.add_column(head, justify="right")
-    for name, row in ways.items():
+    for name, row in choices.items():
         shares = (f"{100 * row[key]:.1f} %" for key in ("overlap", "attention"))
         table.add_row(name, *shares, f"{row['rank']:.2f}")
     return table

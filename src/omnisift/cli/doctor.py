@@ -1,4 +1,4 @@
-"""What is installed, what is missing, and how to get it."""
+"""Check what is installed, what is missing and how to get it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from omnisift.errors import install_hint
+
 
 @dataclass(frozen=True)
 class Check:
-    """One finding."""
+    """One check and its result."""
 
     what: str
     ok: bool
     needed: bool
-    """Whether `omnisift ask` on nano can't run without it."""
+    """Whether `omnisift ask` with nano needs it."""
     found: str
     remedy: str = ""
 
@@ -26,19 +28,22 @@ class Check:
         return asdict(self)
 
 
-_NEEDED = ("torch", "torchvision", "transformers", "av", "numpy", "safetensors", "pillow", "typer", "rich")
+PACKAGES = ("torch", "torchvision", "transformers", "av", "numpy", "safetensors", "pillow", "typer", "rich")
+"""Packages that every command needs."""
 _OPTIONAL = {
-    "accelerate": "pip install 'omnisift[train]' to train",
-    "gradio": "pip install 'omnisift[ui]' for omnisift ui",
-    "nvidia-ml-py": "only on CUDA, for energy in omnisift profile: pip install 'omnisift[profile]'",
-    "flash-attn": "only on CUDA: pip install flash-attn, then --attn flash_attention_2; sdpa works without",
+    "accelerate": f"for training and --device-map: {install_hint('train')}",
+    "gradio": f"for omnisift ui: {install_hint('ui')}",
+    "nvidia-ml-py": f"for energy in omnisift profile, on CUDA only: {install_hint('profile')}",
+    "flash-attn": "for --attn-implementation flash_attention_2, on CUDA only: run pip install flash-attn",
 }
+_CHECKOUT = "run pip install -e . in your OmniSIFT checkout"
 
 
 def examine() -> list[Check]:
-    """Look at Python, packages, decoder, processor support, device and the bundled model."""
-    checks = [Check("python", sys.version_info >= (3, 10), True, platform.python_version(), "")]
-    checks += [_package(name, True, "pip install omnisift") for name in _NEEDED]
+    """Check Python, packages, decoder, processor, device and the bundled model."""
+    found = f"{platform.python_version()}, {sys.executable}"
+    checks = [Check("python", sys.version_info >= (3, 10), True, found, "use Python 3.10 or newer")]
+    checks += [_package(name, True, _CHECKOUT) for name in PACKAGES]
     checks += [_package(name, False, remedy) for name, remedy in _OPTIONAL.items()]
     return [*checks, _decoder(), _processor(), _device(), _nano()]
 
@@ -52,11 +57,11 @@ def _package(name: str, needed: bool, remedy: str) -> Check:
 
 def _decoder() -> Check:
     if importlib.util.find_spec("av") is None:
-        return Check("decoder", False, True, "no PyAV", "pip install av")
+        return Check("decoder", False, True, "no PyAV", _CHECKOUT)
     import av
 
     missing = [name for name in ("h264", "hevc", "vp9", "av1", "aac", "opus", "mp3") if not _can_decode(name)]
-    found = f"PyAV {av.__version__}, its own FFmpeg libraries; no ffmpeg program is needed"
+    found = f"PyAV {av.__version__} with its own FFmpeg libraries"
     if missing:
         return Check(
             "decoder", False, True, f"{found}; lacks {', '.join(missing)}", "pip install --only-binary :all: av"
@@ -86,7 +91,7 @@ def _processor() -> Check:
             False,
             True,
             reason,
-            "install torch and torchvision that belong together (see constraints)",
+            "install versions of torch and torchvision that belong together (constraints.txt)",
         )
     return Check("video processor", True, True, "Qwen2VLVideoProcessor loads")
 
@@ -95,10 +100,12 @@ def _device() -> Check:
     try:
         import torch
     except ImportError:
-        return Check("device", False, True, "no torch", "pip install torch")
+        return Check("device", False, True, "no torch", _CHECKOUT)
     if torch.cuda.is_available():
-        return Check("device", True, False, f"{torch.cuda.get_device_name(0)}; use --device cuda")
-    return Check("device", True, False, "cpu only: nano runs well here, full-size models want a GPU")
+        return Check("device", True, False, f"cuda: {torch.cuda.get_device_name(0)}")
+    if torch.backends.mps.is_available():
+        return Check("device", True, False, "mps")
+    return Check("device", True, False, "cpu only; nano runs well, full-size models need a GPU")
 
 
 def _nano() -> Check:
@@ -107,6 +114,6 @@ def _nano() -> Check:
     path = nano_path()
     weights = path / "model.safetensors"
     if not weights.is_file():
-        return Check("nano", False, True, "the bundled checkpoint is missing", "reinstall omnisift, or run: make nano")
+        return Check("nano", False, True, "the bundled checkpoint is missing", _CHECKOUT)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Check("nano", True, True, f"bundled, {size / 2**20:.1f} MiB")

@@ -1,4 +1,4 @@
-"""`omnisift eval`: published benchmarks by lmms-eval; `eval prepare`, `eval judge` and `eval report`; `tasks-path`."""
+"""`omnisift eval` with its subcommands, and `omnisift tasks-path`: published benchmarks, run by lmms-eval."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from omnisift.cli.help_screens import Command
 from omnisift.cli.options import (
+    OUTPUT,
     Attn,
     Compressor,
     Device,
     DType,
+    Force,
     Fps,
     Json,
     MaxFrames,
@@ -28,23 +31,45 @@ from omnisift.cli.options import (
     SamplingRule,
     Seed,
     Selector,
+    resolved_device,
 )
 from omnisift.errors import UsageError, install_hint
 
 if TYPE_CHECKING:
     from omnisift.evaluation.public.rows import Row
 
-app = typer.Typer(invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 METADATA_NAMES = ("data.jsonl", "data.json", "{name}.jsonl", "{name}.json", "qa.json", "worldsense_qa.json")
-"""Where metadata is looked for in the folder of videos, by the names under which it is published."""
+"""Published names of metadata files, tried in this order in the folder of videos."""
+
+BENCHMARK, ENGINE = "Benchmark", "Engine"
+"""Panels of the help screen."""
 
 Benchmark = Annotated[
-    str | None, typer.Option(help="worldsense, dailyomni, omnivideobench, videomme or video_salmonn2.")
+    str | None,
+    typer.Option(help="worldsense, dailyomni, omnivideobench, videomme or video_salmonn2.", rich_help_panel=BENCHMARK),
 ]
-VideoRoot = Annotated[Path | None, typer.Option(help="Folder to which the paths in the metadata are relative.")]
-Metadata = Annotated[Path | None, typer.Option(help="The benchmark's metadata file. [default: found in --video-root]")]
-Wording = Annotated[str, typer.Option(help="Prompts: paper, official (the benchmark's own) or question.")]
-Rule = Annotated[str, typer.Option(help="Which rule reads the letter: videomme, official, released or strict.")]
+VideoRoot = Annotated[
+    Path | None,
+    typer.Option(help="Folder to which the paths in the metadata are relative.", rich_help_panel=BENCHMARK),
+]
+Metadata = Annotated[
+    Path | None,
+    typer.Option(
+        help="The benchmark's metadata file.", show_default="found in --video-root", rich_help_panel=BENCHMARK
+    ),
+]
+Wording = Annotated[
+    str,
+    typer.Option(help="Prompts: paper, official (the benchmark's own) or question.", rich_help_panel=BENCHMARK),
+]
+Rule = Annotated[
+    str,
+    typer.Option(
+        help="Rule that extracts the answer's letter: videomme, official, released or strict.",
+        rich_help_panel=BENCHMARK,
+    ),
+]
 
 
 @app.callback()
@@ -53,7 +78,10 @@ def evaluate(
     benchmark: Benchmark = None,
     video_root: VideoRoot = None,
     metadata: Metadata = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the result; new. [default: below runs/eval]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New folder of the result.", show_default="below runs/eval", rich_help_panel=OUTPUT),
+    ] = None,
     model: Model = "nano",
     compressor: Compressor = "omnisift",
     retain: Retain = None,
@@ -68,19 +96,35 @@ def evaluate(
     max_pixels: MaxPixels = None,
     sampling: SamplingRule = "time",
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens of an answer. [default: 256, captions 1024]")
+        int | None,
+        typer.Option(
+            min=1, help="Maximum number of new tokens.", show_default="256, captions 1024", rich_help_panel=OUTPUT
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions, to try it out.")] = None,
-    bad_clip: Annotated[str, typer.Option(help="An unreadable clip: stop, or wrong to count it so.")] = "stop",
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions in one call.")] = 1,
-    processes: Annotated[int, typer.Option(min=1, help="Processes, one device each.")] = 1,
-    device: Device = "cpu",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N questions.", rich_help_panel=BENCHMARK)
+    ] = None,
+    bad_clip: Annotated[
+        str,
+        typer.Option(
+            help="For an unreadable clip: stop, or wrong to count its questions as wrong.", rich_help_panel=BENCHMARK
+        ),
+    ] = "stop",
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.", rich_help_panel=ENGINE)] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Number of processes, one device each.", rich_help_panel=ENGINE)
+    ] = 1,
+    device: Device = "auto",
     dtype: DType = None,
     attn: Attn = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a result of this command at --out.")] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Run a published benchmark by lmms-eval (`make eval-env`), picture and sound, and keep all in one folder."""
+    """Run a published benchmark with lmms-eval.
+
+    Clips are read with video and audio. Answers, scores and settings are
+    kept in one folder. Needs the environment of `make eval-env`.
+    """
     if context.invoked_subcommand is not None:
         return
     from omnisift.cli.screen import CountBar, console_for
@@ -96,7 +140,7 @@ def evaluate(
         retain_audio=retain_audio,
         selector=selector,
         seed=seed,
-        device=device,
+        device=resolved_device(device),
         dtype=dtype,
         attn=attn,
         fps=fps,
@@ -113,9 +157,9 @@ def evaluate(
     rows = _rows(benchmark, video_root, metadata)[:limit]
     folder = out if out is not None else _default_out(rows[0].benchmark, ask.model, compressor, ask.budget())
     check(folder, rows, ask)  # before an older result is deleted
-    _make_room(folder, force)
+    _prepare_folder(folder, force)
     console = console_for(stderr=True)
-    with CountBar(console, f"{rows[0].benchmark}: questions", len(rows)) as step:
+    with CountBar(console, f"{rows[0].benchmark}: questions", len(rows), quiet=as_json) as step:
         run(folder, rows, ask, _steps(step, len(rows)))
     found = lines([read_outcome(folder)])
     if as_json:
@@ -125,29 +169,29 @@ def evaluate(
         typer.echo(f"{folder} (omnisift eval report {folder} ...)")
 
 
-def _steps(step: Callable[[], None], most: int) -> Callable[[int], None]:
-    """From "so many are done" to single steps, at most ``most``."""
+def _steps(step: Callable[[], None], total: int) -> Callable[[int], None]:
+    """Turn a count of finished questions into single steps, at most ``total``."""
     done = 0
 
     def progress(now: int) -> None:
         nonlocal done
-        for _ in range(min(now, most) - done):
+        for _ in range(min(now, total) - done):
             step()
-        done = max(done, min(now, most))
+        done = max(done, min(now, total))
 
     return progress
 
 
-@app.command()
+@app.command(cls=Command)
 def prepare(
     benchmark: Benchmark = None,
     video_root: VideoRoot = None,
     metadata: Metadata = None,
-    tasks: Annotated[Path | None, typer.Option(help="Folder of tasks. [default: as tasks-path says]")] = None,
+    tasks: Annotated[Path | None, typer.Option(help="Folder of tasks.", show_default="see tasks-path")] = None,
     wording: Wording = "paper",
     rule: Rule = "videomme",
 ) -> None:
-    """Convert a benchmark's metadata to a task that lmms-eval itself can run."""
+    """Convert a benchmark's metadata to an lmms-eval task."""
     from omnisift.evaluation.public.lmms_tasks import default_folder, task_name, write_task
 
     rows = _rows(benchmark, video_root, metadata)
@@ -156,30 +200,34 @@ def prepare(
     typer.echo(f"{task_name(rows[0].benchmark)}: {len(rows)} questions in {folder}")
 
 
-@app.command()
+@app.command(cls=Command)
 def judge(
-    folder: Annotated[Path, typer.Argument(help="A result with captions, of `omnisift eval`.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A result of `omnisift eval` with captions.")],
     address: Annotated[
-        str | None, typer.Option(help="Base address of an OpenAI-compatible service, as https://host/v1.")
+        str | None, typer.Option(help="Base address of an OpenAI-compatible service, for example https://host/v1.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The judge's name there; the paper used gpt-4.1.")] = None,
-    key_name: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
-    words: Annotated[bool, typer.Option("--words", help="Compare words offline instead; comparable with nothing.")] = (
-        False
-    ),
+    model: Annotated[str | None, typer.Option(help="The judge's model name; the paper used gpt-4.1.")] = None,
+    key_name: Annotated[str, typer.Option(help="Environment variable with the API key.")] = "OPENAI_API_KEY",
+    words: Annotated[
+        bool,
+        typer.Option("--words", help="Compare words offline instead, for tests; not comparable with other results."),
+    ] = (False),
 ) -> None:
-    """Let a judge count the events that captions missed, told wrongly or invented. Interrupt it and run it again."""
+    """Count missing, wrong and invented events in captions with a judge model.
+
+    If the command is interrupted, run it again: it resumes.
+    """
     from omnisift.cli.screen import CountBar, console_for
     from omnisift.evaluation.public.judging import judge_captions
     from omnisift.evaluation.public.llm_judge import EndpointJudge, Judge, WordJudge, rates
     from omnisift.evaluation.public.outcome import read_outcome
 
     if words == (address is not None) or (address is None) != (model is None):
-        raise UsageError("name a judge: --address and --model together, or --words")
+        raise UsageError("give a judge: --address and --model together, or --words")
     outcome = read_outcome(folder)
-    one: Judge = WordJudge()
+    referee: Judge = WordJudge()
     if address is not None and model is not None:
-        one = EndpointJudge(address, model, os.environ.get(key_name))
+        referee = EndpointJudge(address, model, os.environ.get(key_name))
     known = len(outcome.verdicts)
     with CountBar(console_for(stderr=True), "captions", len(outcome.answers), known) as step:
         seen = known
@@ -190,19 +238,24 @@ def judge(
                 step()
             seen = max(seen, now)
 
-        judge_captions(outcome, one, progress)
+        judge_captions(outcome, referee, progress)
     shares = rates(list(read_outcome(folder).verdicts.values()))
     typer.echo(", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Results of `omnisift eval`.")],
-    out: Annotated[Path | None, typer.Option(help="Write NAME.md, NAME.csv and NAME.svg; give NAME.")] = None,
-    rule: Annotated[str | None, typer.Option(help="Score by another answer rule. [default: each run's own]")] = None,
-    published: Annotated[str | None, typer.Option(help="Add the paper's numbers for a model of 7b or 3b.")] = None,
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER", help="Results of `omnisift eval`.")],
+    out: Annotated[Path | None, typer.Option(help="Write OUT.md, OUT.csv and OUT.svg.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="Score with another answer rule.", show_default="each run's own")
+    ] = None,
+    published: Annotated[str | None, typer.Option(help="Add the paper's numbers for 7b or 3b.")] = None,
 ) -> None:
-    """Draw the paper's table from results: tokens kept, score, share of the full run, p, FLOPs, seconds, memory."""
+    """Make a table like the paper's from results.
+
+    Columns: tokens kept, score, share of the full run, p, FLOPs, seconds, memory.
+    """
     from omnisift.evaluation.public.outcome import read_outcome
     from omnisift.evaluation.public.published import SIZES
     from omnisift.evaluation.public.report import as_csv, as_markdown, lines
@@ -210,34 +263,39 @@ def report(
 
     if published is not None and published not in SIZES:
         raise UsageError(f"the paper has numbers for {' and '.join(SIZES)}, got {published!r}")
-    found = lines([read_outcome(folder) for folder in dict.fromkeys(folders)], rule, published)
-    text = as_markdown(found, rule)
+    rows = lines([read_outcome(folder) for folder in dict.fromkeys(folders)], rule, published)
+    text = as_markdown(rows, rule)
     if out is None:
         typer.echo(text)
         return
     if find_spec("matplotlib") is None:
         raise UsageError("the plot needs matplotlib, which is not installed: " + install_hint("eval"))
     if not out.parent.is_dir():
-        raise UsageError(f"no folder {out.parent}; make it first")
+        raise UsageError(f"folder {out.parent} does not exist; create it first")
     from omnisift.evaluation.public.report_plot import draw
 
     markdown, table, plot = (out.with_name(f"{out.name}.{end}") for end in ("md", "csv", "svg"))
     write_atomic(markdown, text)
-    write_atomic(table, as_csv(found))
-    draw(found, plot)
+    write_atomic(table, as_csv(rows))
+    draw(rows, plot)
     typer.echo(f"{markdown}, {table}, {plot}")
 
 
 def tasks_path(
-    tasks: Annotated[Path | None, typer.Option(help="Folder of tasks. [default: $OMNISIFT_TASKS or the cache]")] = None,
+    tasks: Annotated[
+        Path | None, typer.Option(help="Folder of tasks.", show_default="$OMNISIFT_TASKS or the cache")
+    ] = None,
 ) -> None:
-    """Print the folder of prepared tasks, for lmms-eval's --include_path."""
+    """Print the folder of prepared lmms-eval tasks.
+
+    For lmms-eval's --include_path.
+    """
     from omnisift.evaluation.public.lmms_tasks import default_folder, prepared
 
     folder = default_folder() if tasks is None else tasks
     if not prepared(folder):
         raise UsageError(
-            f"no task is prepared in {folder}; do so: omnisift eval prepare --benchmark worldsense --video-root DIR"
+            f"no task is prepared in {folder}; run omnisift eval prepare --benchmark worldsense --video-root DIR"
         )
     typer.echo(str(folder.resolve()))
 
@@ -246,17 +304,17 @@ def _rows(benchmark: str | None, video_root: Path | None, metadata: Path | None)
     from omnisift.evaluation.public.metadata import BENCHMARKS, convert
 
     if benchmark is None or video_root is None:
-        raise UsageError(f"name a benchmark ({', '.join(BENCHMARKS)}) and its videos: --benchmark, --video-root")
+        raise UsageError(f"give --benchmark ({', '.join(BENCHMARKS)}) and --video-root, the folder of its videos")
     if benchmark not in BENCHMARKS:
-        raise UsageError(f"no benchmark named {benchmark!r}; known: {', '.join(BENCHMARKS)}")
+        raise UsageError(f"no benchmark named {benchmark!r}; choose one of: {', '.join(BENCHMARKS)}")
     if not video_root.is_dir():
-        raise UsageError(f"no folder {video_root}; give the folder of the benchmark's videos")
+        raise UsageError(f"folder {video_root} does not exist; give the folder of the benchmark's videos")
     names = [pattern.format(name=benchmark) for pattern in METADATA_NAMES]
-    found = [metadata] if metadata is not None else [video_root / name for name in names]
-    there = [path for path in found if path.is_file()]
-    if not there and metadata is None:
-        raise UsageError(f"no metadata in {video_root} ({', '.join(names)}); name the file: --metadata")
-    return convert(benchmark, (there or found)[0], video_root.resolve())
+    candidates = [metadata] if metadata is not None else [video_root / name for name in names]
+    existing = [path for path in candidates if path.is_file()]
+    if not existing and metadata is None:
+        raise UsageError(f"no metadata in {video_root} ({', '.join(names)}); give the file with --metadata")
+    return convert(benchmark, (existing or candidates)[0], video_root.resolve())
 
 
 def _default_out(benchmark: str, model: str, compressor: str, budget: object) -> Path:
@@ -270,8 +328,8 @@ def _default_out(benchmark: str, model: str, compressor: str, budget: object) ->
     return Path("runs/eval") / "".join(letter if letter.isalnum() or letter in "-.+_" else "_" for letter in name)
 
 
-def _make_room(folder: Path, force: bool) -> None:
-    """A free place for the result. With ``--force`` a result, finished or not, is deleted; nothing else ever is."""
+def _prepare_folder(folder: Path, force: bool) -> None:
+    """Check the result folder. With ``--force`` an earlier result is deleted, and nothing but a result."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -279,5 +337,7 @@ def _make_room(folder: Path, force: bool) -> None:
     if not force:
         raise UsageError(f"{folder} exists; choose another name (--out) or add --force")
     if not (folder / "harness.log").is_file():
-        raise UsageError(f"{folder} holds no result of ours, so --force does not replace it; delete it yourself")
+        raise UsageError(
+            f"{folder} holds no result of this command, so --force does not replace it; delete it yourself"
+        )
     shutil.rmtree(folder)

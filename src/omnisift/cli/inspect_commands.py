@@ -1,4 +1,4 @@
-"""`omnisift inspect`: what was kept of a clip, as a page, a figure, or the trace itself."""
+"""`omnisift inspect`: show which tokens of a clip each method keeps, as a page, a figure or JSON."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from omnisift.cli.options import (
+    BUDGET,
+    OUTPUT,
     Attn,
+    Clip,
     Device,
+    DeviceMap,
     DType,
+    Force,
     Fps,
+    Json,
     MaxFrames,
     MaxNewTokens,
     MaxPixels,
+    Method,
     Model,
     Retain,
     RetainAudio,
@@ -26,6 +33,8 @@ from omnisift.cli.options import (
     SamplingRule,
     Seed,
     Selector,
+    check_clip,
+    single_question,
 )
 from omnisift.cli.output_paths import check_file
 from omnisift.cli.silence import silence_libraries
@@ -36,44 +45,64 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    clip: Annotated[str, typer.Argument(help="A media file with picture, sound or both.")],
-    question: Annotated[str | None, typer.Option(help="What to ask. [default: a description]")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The report, one .html file.")] = None,
-    png: Annotated[Path | None, typer.Option(help="A still figure, .png.")] = None,
-    svg: Annotated[Path | None, typer.Option(help="The same as .svg.")] = None,
-    compressor: Annotated[str, typer.Option(help="A method (see `omnisift methods`).")] = "omnisift",
-    compare: Annotated[list[str] | None, typer.Option(help="Another method beside it; may be repeated.")] = None,
+    clip: Clip,
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="The question.", show_default="a description")
+    ] = None,
+    question_option: Annotated[str | None, typer.Option("--question", hidden=True)] = None,
     model: Model = "nano",
+    selector: Selector = None,
+    device: Device = "auto",
+    dtype: DType = None,
+    attn_implementation: Attn = None,
+    device_map: DeviceMap = None,
+    compressor: Method = "omnisift",
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="Another method to compare; may be repeated.", rich_help_panel=BUDGET),
+    ] = None,
     retain: Retain = None,
     retain_video: RetainVideo = None,
     retain_audio: RetainAudio = None,
-    selector: Selector = None,
-    device: Device = "cpu",
-    dtype: DType = None,
-    attn: Attn = None,
     fps: Fps = 2.0,
     max_frames: MaxFrames = 256,
     max_pixels: MaxPixels = None,
     sampling: SamplingRule = "time",
-    max_new_tokens: MaxNewTokens = 256,
     seed: Seed = 0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the trace as one JSON object and nothing else.")
-    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The report, one .html file.", rich_help_panel=OUTPUT)
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="The figure as .png.", rich_help_panel=OUTPUT)] = None,
+    svg: Annotated[Path | None, typer.Option(help="The figure as .svg.", rich_help_panel=OUTPUT)] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
-    """Ask about a clip with all tokens and with one or more methods, and show which tokens each kept."""
+    """Show which tokens of a clip each method keeps.
+
+    Asks the question with all tokens and with one or more methods. Writes a
+    page (-o), a figure (--png, --svg) or the trace as JSON (--json).
+    """
+    question = single_question(question, question_option)
     _check_outputs({".html": out, ".png": png, ".svg": svg}, as_json, force)
     names = list(dict.fromkeys([compressor, *(compare or [])]))
     if "none" in names:
-        raise UsageError("all tokens are asked anyway; name methods, as in --compressor omnisift --compare random")
+        raise UsageError(
+            "all tokens are always included; give methods, for example --compressor omnisift --compare random"
+        )
+    check_clip(clip)
     silence_libraries()
-    loading = {"device": device, "dtype": dtype, "attn": attn}
-    kept = {"retain": retain, "retain_video": retain_video, "retain_audio": retain_audio}
+    loading = {
+        "device": device,
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "device_map": device_map,
+    }
+    budget = {"retain": retain, "retain_video": retain_video, "retain_audio": retain_audio}
     reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
     asking = {"question": question, "max_new_tokens": max_new_tokens, **reading}
     method = {"selector": selector, "seed": seed}
-    inspection = _inspect(clip, model, loading, names, kept, method, asking, quiet=as_json)
+    inspection = _inspect(clip, model, loading, names, budget, method, asking, quiet=as_json)
     _write(inspection, out, [path for path in (png, svg) if path is not None])
     if as_json:
         typer.echo(json.dumps(inspection.trace.to_dict(), allow_nan=False))
@@ -82,14 +111,14 @@ def inspect(
 
 
 def _check_outputs(outputs: dict[str, Path | None], as_json: bool, force: bool) -> None:
-    """Before anything is loaded: is there something to write, and can it be written?"""
+    """Check the output paths before anything is loaded."""
     if not as_json and not any(outputs.values()):
         raise UsageError("nothing to write: add -o report.html, --png, --svg or --json")
     for suffix, path in outputs.items():
         if path is None:
             continue
         if path.suffix.lower() != suffix:
-            raise UsageError(f"{path} must end in {suffix}: its name says what it is")
+            raise UsageError(f"{path} must end in {suffix}")
         check_file(path, force)
     if (outputs[".png"] or outputs[".svg"]) and find_spec("matplotlib") is None:
         raise UsageError("--png and --svg need matplotlib, which is not installed: " + install_hint("eval"))
@@ -100,7 +129,7 @@ def _inspect(
     model: str,
     loading: dict[str, Any],
     names: list[str],
-    kept: dict[str, float | None],
+    budget: dict[str, float | None],
     method: dict[str, Any],
     asking: dict[str, Any],
     *,
@@ -112,16 +141,21 @@ def _inspect(
         from omnisift.budget import Budget
         from omnisift.inspector import inspect_clip
         from omnisift.pipeline.ask import compressor_for
-        from omnisift.pipeline.loading import load_host
+        from omnisift.pipeline.loading import load_weights, plan_placement
+        from omnisift.pipeline.model_source import find_model
 
-        budget = Budget.from_options(**kept)
-        host = load_host(model, **loading)
-        methods = {name: compressor_for(host, name, budget, **method) for name in names}
+        ratio = Budget.from_options(**budget)
+        placement = plan_placement(**loading)
+        source = find_model(model)
+        for name in names:  # methods and selectors are checked before the weights are read
+            compressor_for(source, name, ratio, **method)
+        host = load_weights(source, placement)
+        methods = {name: compressor_for(host, name, ratio, **method) for name in names}
         return inspect_clip(host, methods, clip, on_stage=bar.stage, **asking)
 
 
 def _write(inspection: Inspection, page: Path | None, figures: list[Path]) -> None:
-    """All of them or none: they take their places together, when the last is done."""
+    """Write all files or none: they are renamed together, when the last one is complete."""
     from omnisift.utils.atomic_io import atomic_file
 
     jobs: list[tuple[Path, Callable[[Path], object]]] = []
@@ -139,12 +173,12 @@ def _write(inspection: Inspection, page: Path | None, figures: list[Path]) -> No
 
 
 def _show(inspection: Inspection, written: list[Path]) -> None:
+    for notice in inspection.trace.notices:
+        typer.echo(f"note: {notice}")
     for asked in inspection.trace.methods:
         share = 100 * asked.answer.report.retained_ratio
         recall = asked.kept_evidence
-        proof = "" if recall is None else f", evidence {recall.tokens} of {recall.tokens_all} tokens"
-        typer.echo(f"{asked.label} ({share:.1f} % kept{proof}): {asked.answer.text or '(nothing)'}")
-    for notice in inspection.trace.notices:
-        typer.echo(f"note: {notice}")
+        evidence = "" if recall is None else f", evidence {recall.tokens} of {recall.tokens_all} tokens"
+        typer.echo(f"{asked.label} ({share:.1f} % kept{evidence}): {asked.answer.text or '(nothing)'}")
     for path in written:
         typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")

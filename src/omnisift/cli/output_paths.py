@@ -1,4 +1,4 @@
-"""Where a command may write: never over something unasked, with ``--force`` only over what it could have written."""
+"""Checks of output paths: nothing is overwritten without ``--force``, and with it only what the command writes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from omnisift.errors import UsageError
 
 
 def check_file(path: Path, force: bool) -> None:
-    """`UsageError` if ``path`` is taken (and ``force`` is off), or its folder is not there."""
+    """Raise `UsageError` if ``path`` exists (and ``force`` is off), is a folder, or its parent does not exist."""
     if path.exists() and not force:
         raise UsageError(f"{path} exists; choose another name or add --force")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file")
+    check_parent(path)
+
+
+def check_parent(path: Path) -> None:
+    """Raise `UsageError` if the folder of ``path`` does not exist."""
     if not path.parent.is_dir():
-        raise UsageError(f"no folder {path.parent}; make it first")
+        raise UsageError(f"folder {path.parent} does not exist; create it first")
 
 
 def check_folder(folder: Path, force: bool) -> None:
-    """`UsageError` if ``folder`` is taken; with ``force`` if it is a file, or holds other things than a model."""
+    """Raise `UsageError` if ``folder`` exists; with ``force``, if it is a file or holds anything but a model."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -27,5 +32,5 @@ def check_folder(folder: Path, force: bool) -> None:
         raise UsageError(f"{folder} exists; choose another name or add --force")
     if any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise UsageError(
-            f"{folder} holds no model (no config.json), so --force does not replace it; delete it yourself"
+            f"{folder} has no config.json, so it is not a model and --force does not replace it; delete it yourself"
         )

@@ -6,7 +6,10 @@ import typer
 
 
 def plugin_path() -> None:
-    """Print where the plugin for ms-swift lies, for its --external_plugins (docs/ms-swift.md)."""
+    """Print the path of the ms-swift plugin.
+
+    For ms-swift's --external_plugins (docs/ms-swift.md).
+    """
     from omnisift.integrations.ms_swift import plugin_path as path_of
 
     typer.echo(path_of())

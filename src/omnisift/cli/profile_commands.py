@@ -1,4 +1,4 @@
-"""`omnisift profile`: what a question costs by stage, measured on a clip or counted for a size of the model."""
+"""`omnisift profile`: the cost of a question by stage, measured on a clip or counted for a model size."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from omnisift.cli.options import (
+    BUDGET,
     Attn,
     Device,
+    DeviceMap,
     DType,
     Fps,
     Json,
     MaxFrames,
     MaxNewTokens,
     MaxPixels,
+    Method,
     Model,
     RetainAudio,
     RetainVideo,
     SamplingRule,
     Seed,
     Selector,
+    check_clip,
+    single_question,
 )
 from omnisift.cli.silence import silence_libraries, silence_profiler
 from omnisift.errors import UsageError
@@ -33,25 +38,42 @@ if TYPE_CHECKING:
     from omnisift.profiling.shape import PromptShape
     from omnisift.profiling.table7 import Reading
 
+COUNT = "Count without weights"
+"""Panel of the help screen."""
+DESCRIBE = "Describe what is seen and heard."
+"""The question if none is given."""
 _COUNTED = {"config", "clip_seconds", "height", "width", "text_tokens"}
-"""Options of `--config` alone."""
-_BOTH = {"retain", "retain_video", "retain_audio", "fps", "max_frames", "max_pixels", "as_json"}
+"""Options that need ``--config``."""
+_SHARED = {"retain", "retain_video", "retain_audio", "fps", "max_frames", "max_pixels", "as_json"}
+"""Options of both modes."""
 
 
 def profile(
     context: typer.Context,
-    clip: Annotated[str | None, typer.Argument(help="A media file with picture, sound or both.")] = None,
+    clip: Annotated[str | None, typer.Argument(metavar="CLIP", help="A media file with video, audio or both.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="The question.", show_default="a description")
+    ] = None,
+    question_option: Annotated[str | None, typer.Option("--question", hidden=True)] = None,
     model: Model = "nano",
-    compressor: Annotated[str, typer.Option(help="A method (see `omnisift methods`).")] = "omnisift",
-    retain: Annotated[list[float] | None, typer.Option(help="Fraction kept; may be repeated. [default: 0.25]")] = None,
+    compressor: Method = "omnisift",
+    retain: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="<float>",
+            help="Fraction of tokens to keep; may be repeated.",
+            show_default="0.25",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
     retain_video: RetainVideo = None,
     retain_audio: RetainAudio = None,
-    question: Annotated[str, typer.Option(help="What to ask about the clip.")] = "Describe what is seen and heard.",
-    repeats: Annotated[int, typer.Option(help="Timed questions of each kind; medians are shown.", min=1)] = 5,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each setting; medians are shown.", min=1)] = 5,
     selector: Selector = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: DType = None,
-    attn: Attn = None,
+    attn_implementation: Attn = None,
+    device_map: DeviceMap = None,
     fps: Fps = 2.0,
     max_frames: MaxFrames = 256,
     max_pixels: MaxPixels = None,
@@ -59,20 +81,28 @@ def profile(
     max_new_tokens: MaxNewTokens = 64,
     seed: Seed = 0,
     config: Annotated[
-        str | None, typer.Option(help="Count only, without weights: 7b, 3b, or a folder with a config.json.")
+        str | None, typer.Option(help="7b, 3b, or a folder with a config.json.", rich_help_panel=COUNT)
     ] = None,
-    clip_seconds: Annotated[float | None, typer.Option(help="With --config: length of the clip.")] = None,
-    height: Annotated[int, typer.Option(help="With --config: height of its pictures, pixels.")] = 1080,
-    width: Annotated[int, typer.Option(help="With --config: their width.")] = 1920,
-    text_tokens: Annotated[int, typer.Option(help="With --config: tokens of question and template.")] = 128,
+    clip_seconds: Annotated[
+        float | None, typer.Option(help="Length of the clip in seconds.", rich_help_panel=COUNT)
+    ] = None,
+    height: Annotated[int, typer.Option(help="Height of its frames in pixels.", rich_help_panel=COUNT)] = 1080,
+    width: Annotated[int, typer.Option(help="Width of its frames in pixels.", rich_help_panel=COUNT)] = 1920,
+    text_tokens: Annotated[
+        int, typer.Option(help="Tokens of the question and the chat template.", rich_help_panel=COUNT)
+    ] = 128,
     as_json: Json = False,
 ) -> None:
-    """Time, peak memory and FLOPs of every stage, with all tokens and with a part of them.
+    """Measure time, memory and FLOPs of each stage.
 
-    With a CLIP it is measured by asking; with --config only FLOPs are counted, for a model that need not be there.
+    With a CLIP, the model is measured with all tokens and with a part of them.
+    With --config, FLOPs are counted without weights.
     """
+    question = single_question(question, question_option)
     _check_mode(context, clip, config, clip_seconds)
     silence_profiler()
+    if clip is not None:
+        check_clip(clip)
     silence_libraries()
     budgets = _budgets(retain, retain_video, retain_audio)
     if config is not None:
@@ -90,10 +120,15 @@ def profile(
         )
         _count(config, shape, budgets, as_json)
         return
-    how = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
-    loading = {"device": device, "dtype": dtype, "attn": attn}
+    reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
+    loading = {
+        "device": device,
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "device_map": device_map,
+    }
     method = {"name": compressor, "selector": selector, "seed": seed}
-    asking = {"question": question, "repeats": repeats, "max_new_tokens": max_new_tokens, **how}
+    asking = {"question": question or DESCRIBE, "repeats": repeats, "max_new_tokens": max_new_tokens, **reading}
     _show(_measure(cast("str", clip), model, loading, method, budgets, asking, as_json), as_json)
 
 
@@ -106,20 +141,24 @@ def _measure(
     asking: dict[str, Any],
     quiet: bool,
 ) -> Profile:
-    """One model, asked with all tokens and at each budget."""
+    """Measure one model with all tokens and at each budget."""
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.pipeline import Pipeline, load
+    from omnisift.pipeline import Pipeline
     from omnisift.pipeline.ask import compressor_for
+    from omnisift.pipeline.loading import load_weights, plan_placement
+    from omnisift.pipeline.model_source import find_model
     from omnisift.profiling.measure import measure, questions
 
-    full = load(model, compressor=None, **loading)
-    pipelines = {"full": full}
+    placement = plan_placement(**loading)
+    source = find_model(model)
+    for budget in budgets:  # the method and its selector are checked before the weights are read
+        compressor_for(source, budget=budget, **method)
+    host = load_weights(source, placement)
+    pipelines = {"full": Pipeline(host, None)}
     for budget in budgets:
-        pipelines[budget.words] = Pipeline(full.host, compressor_for(full.host, budget=budget, **method))
+        pipelines[budget.words] = Pipeline(host, compressor_for(host, budget=budget, **method))
     total = len(pipelines) * questions(asking["repeats"])
-    console = console_for(stderr=True)
-    console.quiet = quiet
-    with CountBar(console, "asking", total) as step:
+    with CountBar(console_for(stderr=True), "measuring", total, quiet=quiet) as step:
         return measure(pipelines, clip, on_question=step, **asking)
 
 
@@ -161,7 +200,7 @@ def _counts_to_dict(name: str, shape: PromptShape, counts: list[Count], found: l
         "clip": asdict(shape),
         "runs": [one.to_dict() for one in counts],
         "readings": [asdict(reading) for reading in found],
-        # Arithmetic: the machine does not matter.
+        # The counts do not depend on the machine.
         "environment": {key: value for key, value in environment().items() if key != "machine"},
     }
 
@@ -175,15 +214,15 @@ def _budgets(retain: list[float] | None, video: float | None, audio: float | Non
 
 
 def _check_mode(context: typer.Context, clip: str | None, config: str | None, seconds: float | None) -> None:
-    """Either a clip or a configuration, and no option that the other one would need."""
+    """Check that either a clip or a configuration is given, and no option of the other mode."""
     if (clip is None) == (config is None):
-        raise UsageError("name a CLIP to measure, or a --config to count for, as in: omnisift profile clip.mp4")
+        raise UsageError("give a CLIP to measure or a --config to count, for example: omnisift profile clip.mp4")
     if config is not None and seconds is None:
         raise UsageError("--config needs the length of a clip: --clip-seconds 60")
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    allowed = _BOTH | _COUNTED if config is not None else set(context.params) - _COUNTED
-    wrong = sorted(f"--{name.replace('_', '-')}" for name in given - allowed)
+    allowed = _SHARED | _COUNTED if config is not None else set(context.params) - _COUNTED
+    wrong = sorted(f"--{name.replace('_option', '').replace('_', '-')}" for name in given - allowed)
     if wrong:
-        kind = "counting for a --config" if config is not None else "measuring a CLIP"
-        raise UsageError(f"{', '.join(wrong)} means nothing when {kind}; leave it out")
+        mode = "with --config" if config is not None else "with a CLIP"
+        raise UsageError(f"{', '.join(wrong)} has no effect {mode}; leave it out")

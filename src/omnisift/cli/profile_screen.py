@@ -1,4 +1,4 @@
-"""What `omnisift profile` shows: a table each for time, memory and FLOPs, the ways beside each other."""
+"""Screen output of `omnisift profile`: tables of time, memory and FLOPs, one column for each setting."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from omnisift.cli.screen import describe_source, show_notices
 from omnisift.profiling.table7 import PAPER
 
 if TYPE_CHECKING:
@@ -32,47 +33,44 @@ _BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"))
 _FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 Row = tuple[str, Sequence[float | None]]
-"""What is measured, and the value of each way, the full one first."""
+"""What is measured, and its value for each setting, all tokens first."""
 
 
 def show_profile(console: Console, profile: Profile) -> None:
-    """Tokens, then time, memory and FLOPs by stage, energy, and how all of it was measured."""
+    """Print tokens, then time, memory and FLOPs by stage, energy, and how they were measured."""
     costs = profile.costs
-    report, ways = costs[0].answer.report, [cost.retain for cost in costs]
-    source = report.source
-    console.print(
-        f"{report.model}: {source.seconds:.1f} s clip, {source.images} pictures of {source.width}x{source.height}, "
-        f"sound {source.audio_seconds:.1f} s; medians of {profile.repeats}",
-        style="dim",
-    )
-    console.print(_token_table(ways, [cost.answer.report.tokens for cost in costs]))
-    console.print(_table("time", ways, _times(costs), _SECONDS))
-    console.print(_table("peak memory", ways, _memory(costs), _BYTES))
-    console.print(_table("FLOPs", ways, _stages([cost.flops for cost in costs], "total", sum), _FLOPS))
+    report, settings = costs[0].answer.report, [cost.retain for cost in costs]
+    show_notices(console, report.notices)
+    console.print(f"{report.model}, medians of {profile.repeats}", style="dim")
+    console.print(describe_source(report.source), style="dim")
+    console.print(_token_table(settings, [cost.answer.report.tokens for cost in costs]))
+    console.print(_table("time", settings, _times(costs), _SECONDS))
+    console.print(_table("peak memory", settings, _memory(costs), _BYTES))
+    console.print(_table("FLOPs", settings, _stages([cost.flops for cost in costs], "total", sum), _FLOPS))
     _show_notes(console, profile)
 
 
 def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequence[Count]) -> None:
-    """Tokens, and FLOPs by stage, in all with and without attention between tokens."""
-    ways = [one.retain for one in counts]
+    """Print tokens and FLOPs by stage, and totals with and without attention between tokens."""
+    settings = [count.retain for count in counts]
     console.print(
         f"{name}: {shape.frames} frames of {shape.height}x{shape.width} tokens, {shape.audio} of audio, "
         f"{shape.text} of text",
         style="dim",
     )
-    table = _plain("tokens", *ways)
+    table = _plain("tokens", *settings)
     for label in ("video", "audio", "prompt"):
-        table.add_row(label, *(f"{getattr(one, label):,}" for one in counts))
+        table.add_row(label, *(f"{getattr(count, label):,}" for count in counts))
     console.print(table)
-    rows: list[Row] = [(_NAMES[stage], [one.stages[stage].total for one in counts]) for stage in counts[0].stages]
-    rows.append(("total", [one.total.total for one in counts]))
-    rows.append(("without attention between tokens", [one.total.weights for one in counts]))
-    rows.append(("one more token", [one.step.total for one in counts]))
-    console.print(_table("FLOPs", ways, rows, _FLOPS))
+    rows: list[Row] = [(_NAMES[stage], [count.stages[stage].total for count in counts]) for stage in counts[0].stages]
+    rows.append(("total", [count.total.total for count in counts]))
+    rows.append(("without attention between tokens", [count.total.weights for count in counts]))
+    rows.append(("one more token", [count.step.total for count in counts]))
+    console.print(_table("FLOPs", settings, rows, _FLOPS))
 
 
 def show_readings(console: Console, readings: Sequence[Reading]) -> None:
-    """Ratios in every reading, and how far each is from the paper's Table 7; nothing where it has no such row."""
+    """Print the ratios of each reading and their distance from the paper's Table 7, if it has such rows."""
     shares = list(readings[0].deviations) if readings else []
     if not shares:
         return
@@ -93,7 +91,7 @@ def show_readings(console: Console, readings: Sequence[Reading]) -> None:
 def _times(costs: Sequence[Cost]) -> list[Row]:
     rows: list[Row] = [(_NAMES[stage], [cost.seconds[stage] for cost in costs]) for stage in _NAMES]
     rows.append(("total", [cost.total_seconds for cost in costs]))
-    return [*rows, ("decode, a token", [cost.step_seconds for cost in costs])]
+    return [*rows, ("decode, one token", [cost.step_seconds for cost in costs])]
 
 
 def _memory(costs: Sequence[Cost]) -> list[Row]:
@@ -107,12 +105,12 @@ def _stages(values: Sequence[dict[str, int]], last: str, combine: Callable[[Iter
     return [*rows, (last, [combine(found.values()) for found in values])]
 
 
-def _table(title: str, ways: Sequence[str], rows: Sequence[Row], units: Sequence[tuple[float, str]]) -> Table:
-    """One unit for all of it, and behind every compressed way its ratio to the full one."""
-    most = max((value or 0.0 for _, values in rows for value in values), default=0.0)
-    scale, unit = next(((scale, unit) for scale, unit in units if most >= scale), units[-1])
-    heads = [head for way in ways[1:] for head in (way, "ratio")]
-    table = _plain(f"{title}, {unit}", ways[0], *heads)
+def _table(title: str, settings: Sequence[str], rows: Sequence[Row], units: Sequence[tuple[float, str]]) -> Table:
+    """A table in one unit; each compressed setting is followed by its ratio to all tokens."""
+    largest = max((value or 0.0 for _, values in rows for value in values), default=0.0)
+    scale, unit = next(((scale, unit) for scale, unit in units if largest >= scale), units[-1])
+    heads = [head for setting in settings[1:] for head in (setting, "ratio")]
+    table = _plain(f"{title}, {unit}", settings[0], *heads)
     for label, values in rows:
         full = values[0]
         cells = ["-" if full is None else f"{full / scale:.3f}"]
@@ -123,10 +121,10 @@ def _table(title: str, ways: Sequence[str], rows: Sequence[Row], units: Sequence
     return table
 
 
-def _token_table(ways: Sequence[str], tokens: Sequence[object]) -> Table:
-    table = _plain("tokens", *ways)
+def _token_table(settings: Sequence[str], tokens: Sequence[object]) -> Table:
+    table = _plain("tokens", *settings)
     for label, field in (
-        ("video", "video_kept"), ("audio", "audio_kept"), ("whole prompt", "prompt_kept"), ("written", "generated")
+        ("video", "video_kept"), ("audio", "audio_kept"), ("prompt", "prompt_kept"), ("generated", "generated")
     ):  # fmt: skip
         table.add_row(label, *(f"{getattr(found, field):,}" for found in tokens))
     return table
@@ -144,12 +142,10 @@ def _show_notes(console: Console, profile: Profile) -> None:
     spent = ", ".join(f"{cost.retain} {cost.joules:.2f} J" for cost in profile.costs if cost.joules is not None)
     console.print(
         Text(
-            f"energy of a question: {spent} ({profile.notes['energy']})"
+            f"energy per question: {spent} ({profile.notes['energy']})"
             if spent
             else f"energy: {profile.notes['energy']}"
         )
     )
     console.print(Text(f"memory: {profile.notes['memory']}", style="dim"))
     console.print(Text(f"FLOPs: {profile.notes['flops']}", style="dim"))
-    for notice in profile.costs[0].answer.report.notices:
-        console.print(Text(f"note: {notice}", style="yellow"))

@@ -1,4 +1,4 @@
-"""The work behind `omnisift run`: ledger first, model only if something is missing, here or on a cluster."""
+"""The work of `omnisift run`: open the results file, then load the model only if rows are missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisift.batch import Item, Ledger, ModelSettings, Summary, Task, run
+from omnisift.batch import Item, ModelSettings, ResultsFile, Summary, Task, run
 from omnisift.cli.run_screen import RunBar
 from omnisift.cli.signal_guard import SignalGuard
 from omnisift.cli.silence import silence_libraries
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What the command line says."""
+    """Arguments of one run."""
 
     source: Path
     items: list[Item]
@@ -26,52 +26,52 @@ class Run:
     out: Path
     retry_errors: bool
     ray: str | None
-    """Address of a cluster, or ``local``."""
+    """Address of a Ray cluster, or ``local``; None runs in this process."""
     workers: int
-    together: int
-    """Clips in hand at once."""
+    batch_size: int
+    """Clips in one batch."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What must stay the same while the run goes on: names of clips start at ``root``."""
+        """The settings that must not change when a run resumes; names of clips are relative to ``root``."""
         from omnisift import __version__
 
         root = self.source if self.source.is_dir() else self.source.parent
-        fixed = {"omnisift": __version__, "task": self.task.name, "root": str(root.resolve())}
-        return fixed | self.task.settings | self.model.to_dict()
+        constant = {"omnisift": __version__, "task": self.task.name, "root": str(root.resolve())}
+        return constant | self.task.settings | self.model.to_dict()
 
-    def go(self, console: Console, quiet: bool) -> tuple[Summary, int, int]:
-        """(what the ledger adds up to, rows still missing, exit code): 0, or 130 and 143 where a signal stopped it."""
+    def execute(self, console: Console, quiet: bool) -> tuple[Summary, int, int]:
+        """Run; returns (summary, rows still missing, exit code: 0, or 130 and 143 after a signal)."""
 
         def tell(line: str) -> None:
             if not quiet:
                 console.print(line, style="dim", soft_wrap=True, markup=False)
 
-        stopping = SignalGuard(quiet)
-        with stopping.watching(), Ledger(self.out, self.settings, self.retry_errors) as ledger:
-            missing, total = len(ledger.missing(self.items)), len(self.items)
+        guard = SignalGuard(quiet)
+        with guard.watching(), ResultsFile(self.out, self.settings, self.retry_errors) as results:
+            missing, total = len(results.missing(self.items)), len(self.items)
             if missing < total:
-                tell(f"{total - missing} of {total} rows are in {self.out}")
+                tell(f"{total - missing} of {total} rows are already in {self.out}")
             if missing:
                 with RunBar(console, self.task.name, total, total - missing, quiet) as bar:
-                    self._do(ledger, bar, stopping)
-            missing = len(ledger.missing(self.items))
-            if stopping():
-                tell(f"stopped; {missing} rows are missing: the same command goes on")
-            return ledger.summary, missing, stopping.code if stopping() else 0
+                    self._do(results, bar, guard)
+            missing = len(results.missing(self.items))
+            if guard():
+                tell(f"stopped with {missing} rows missing; run the same command to resume")
+            return results.summary, missing, guard.code if guard() else 0
 
-    def _do(self, ledger: Ledger, bar: RunBar, stopping: SignalGuard) -> None:
+    def _do(self, results: ResultsFile, bar: RunBar, guard: SignalGuard) -> None:
         if self.ray is None:
             silence_libraries()
             engine = self.model.load()
             bar.begin()
-            with stopping.gently():
-                run(self.items, self.task, engine, ledger, bar.row, stopping, together=self.together)
+            with guard.finishing_clip():
+                run(self.items, self.task, engine, results, bar.row, guard, batch_size=self.batch_size)
             return
         from omnisift.batch.ray_driver import cluster, run_on_ray
 
-        device = self.model.device.partition(":")[0]  # each worker sees its own GPU alone
+        device = self.model.device.partition(":")[0]  # each worker sees only its own GPU
         load, gpus = replace(self.model, device=device).load, float(device == "cuda")
-        with cluster(self.ray, self.workers), stopping.gently():
+        with cluster(self.ray, self.workers), guard.finishing_clip():
             bar.begin()
-            run_on_ray(self.items, self.task, load, ledger, bar.row, stopping, workers=self.workers, gpus=gpus)
+            run_on_ray(self.items, self.task, load, results, bar.row, guard, workers=self.workers, gpus=gpus)

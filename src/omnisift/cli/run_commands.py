@@ -1,4 +1,4 @@
-"""`omnisift run`: a whole folder of clips, one row each."""
+"""`omnisift run`: caption, question or moderate a folder of clips, one JSON line per row."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from omnisift.cli.options import (
+    OUTPUT,
     Attn,
     Compressor,
     Device,
@@ -26,28 +27,46 @@ from omnisift.cli.options import (
     SamplingRule,
     Seed,
     Selector,
+    resolved_device,
 )
 from omnisift.errors import UsageError, install_hint
+
+TASK, ENGINE = "Task", "Engine"
+"""Panels of the help screen."""
 
 
 def run(
     context: typer.Context,
-    source: Annotated[Path, typer.Argument(help="A folder of clips, or a text file with one path a line.")],
-    task: Annotated[str, typer.Option(help="caption, qa or moderate.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl of results; a run goes on with what is there.")],
-    question: Annotated[str | None, typer.Option(help="qa: asked of every clip.")] = None,
-    questions: Annotated[Path | None, typer.Option(help="qa: JSONL with clip and question.")] = None,
-    rules: Annotated[Path | None, typer.Option(help="moderate: `name: yes-or-no question` on each line.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many rows.", min=1)] = None,
-    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Do rows with an error again.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if any row has an error.")] = False,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A clip, a folder of clips, or a text file with one path per line.")
+    ],
+    task: Annotated[str, typer.Option(help="caption, qa or moderate.", rich_help_panel=TASK)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The .jsonl file of results; existing rows are kept.", rich_help_panel=OUTPUT),
+    ],
+    question: Annotated[str | None, typer.Option(help="qa: the question for every clip.", rich_help_panel=TASK)] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="qa: a JSONL file with clip and question.", rich_help_panel=TASK)
+    ] = None,
+    rules: Annotated[
+        Path | None,
+        typer.Option(help="moderate: a file with `name: yes-or-no question` on each line.", rich_help_panel=TASK),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N rows.", min=1, rich_help_panel=TASK)] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Retry rows that failed.", rich_help_panel=TASK)
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 1 if any row has an error.", rich_help_panel=OUTPUT)
+    ] = False,
     model: Model = "nano",
     compressor: Compressor = "omnisift",
     retain: Retain = None,
     retain_video: RetainVideo = None,
     retain_audio: RetainAudio = None,
     selector: Selector = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: DType = None,
     attn: Attn = None,
     fps: Fps = 2.0,
@@ -56,27 +75,41 @@ def run(
     sampling: SamplingRule = "time",
     max_new_tokens: MaxNewTokens = 256,
     seed: Seed = 0,
-    engine: Annotated[str, typer.Option(help="transformers, or vllm (docs/run.md); flags behind -- go to vLLM.")] = (
-        "transformers"
-    ),
-    together: Annotated[
-        int, typer.Option(help="With vllm: clips in hand at once; a kill costs all of them.", min=1)
+    engine: Annotated[
+        str,
+        typer.Option(help="transformers, or vllm (docs/run.md); flags after -- go to vLLM.", rich_help_panel=ENGINE),
+    ] = "transformers",
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            help="With vllm: clips in one batch; a killed process repeats all of them.", min=1, rich_help_panel=ENGINE
+        ),
     ] = 1,
-    on_ray: Annotated[str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.")] = None,
-    workers: Annotated[int, typer.Option(help="With --ray: processes with a model.", min=1)] = 2,
+    together: Annotated[int | None, typer.Option(hidden=True, min=1)] = None,
+    on_ray: Annotated[
+        str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.", rich_help_panel=ENGINE)
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(help="With --ray: number of processes, one model each.", min=1, rich_help_panel=ENGINE)
+    ] = 2,
     as_json: Json = False,
 ) -> None:
-    """Caption, question or moderate a whole folder. Interrupt or kill it and run it again: it goes on."""
+    """Caption, question or moderate a folder of clips.
+
+    Each answer is one JSON line; a broken clip becomes a row with an error.
+    If the command is interrupted or killed, run it again: it resumes.
+    """
     from omnisift.batch import ModelSettings, items_of, make_task
     from omnisift.cli.run import Run
     from omnisift.cli.run_screen import show_run
     from omnisift.cli.screen import console_for
 
-    given = [what for what in (question, questions) if what is not None]
-    if len(given) != (task == "qa"):
-        raise UsageError("--task qa needs --question TEXT or --questions FILE, one of them; no other task takes them")
-    if together > 1 and (engine != "vllm" or on_ray is not None):
-        raise UsageError("--together is for --engine vllm in one process: leave it out here")
+    given = sum(option is not None for option in (question, questions))
+    if given != (task == "qa"):
+        raise UsageError("--task qa needs either --question TEXT or --questions FILE; other tasks take neither")
+    batch_size = together or batch_size  # the old spelling
+    if batch_size > 1 and (engine != "vllm" or on_ray is not None):
+        raise UsageError("--batch-size needs --engine vllm in one process; leave it out here")
     if on_ray is not None and find_spec("ray") is None:
         raise UsageError("--ray needs ray, which is not installed: " + install_hint("ray"))
     work = make_task(task, rules)
@@ -87,9 +120,9 @@ def run(
         retain_video=retain_video,
         retain_audio=retain_audio,
         selector=selector,
-        device=device,
+        device=resolved_device(device),
         dtype=dtype,
-        attn=attn,
+        attn_implementation=attn,
         seed=seed,
         fps=fps,
         max_frames=max_frames,
@@ -97,12 +130,12 @@ def run(
         sampling=sampling,
         max_new_tokens=max_new_tokens,
         engine=engine,
-        vllm=tuple(context.args),
+        vllm_args=tuple(context.args),
     )
     settings.check()
     items = items_of(source, question, questions)[:limit]
-    job = Run(source, items, work, settings, out, retry_errors, on_ray, workers, together)
-    summary, missing, code = job.go(console_for(stderr=True), quiet=as_json)
+    job = Run(source, items, work, settings, out, retry_errors, on_ray, workers, batch_size)
+    summary, missing, code = job.execute(console_for(stderr=True), quiet=as_json)
     if as_json:
         typer.echo(
             json.dumps({"out": str(out), "task": task, "wanted": len(items), "missing": missing} | summary.to_dict())

@@ -1,4 +1,4 @@
-"""What a person sees of `omnisift run`: a bar with rate, time left and failures; then what it added up to."""
+"""Screen output of `omnisift run`: a bar with rate, time left and failures, then a summary."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from omnisift.batch import Summary
-
-EVERY = 30.0
-"""Seconds between lines where there is no terminal."""
+from omnisift.cli.screen import EVERY
+from omnisift.pipeline.clip_info import NANO_NOTICE
 
 
 class RunBar:
-    """A bar on a terminal, a line every half minute elsewhere, nothing if ``quiet``. Entered, it takes each row."""
+    """Progress of a run: a bar on a terminal, a line every half minute elsewhere, nothing if ``quiet``."""
 
     def __init__(self, console: Console, what: str, total: int, done: int, quiet: bool = False) -> None:
         self._console, self._what, self._total, self._done = console, what, total, done
         self._quiet, self._failed, self._new = quiet, 0, 0
-        self._begin = self._told = time.monotonic()
+        self._nano_noted = False
+        self._begin = self._printed = time.monotonic()
         failures = TextColumn("{task.fields[failures]}", style="red")
         pace = TextColumn("{task.fields[pace]}")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), pace)
@@ -38,28 +38,31 @@ class RunBar:
         self._progress.stop()
 
     def begin(self) -> None:
-        """The model is there: rates count from now on."""
+        """Start counting: the model is loaded."""
         self._begin = time.monotonic()
         self._progress.update(self._task, description=self._what)
 
     def tell(self, line: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         if not self._quiet:
             self._console.print(Text(line))
 
     def row(self, row: dict[str, Any]) -> None:
-        """One more is on the disk."""
+        """Count one finished row."""
         self._done, self._new, self._failed = self._done + 1, self._new + 1, self._failed + ("error" in row)
+        if not self._nano_noted and NANO_NOTICE in row.get("notices", ()):
+            self._nano_noted = True
+            self.tell(f"note: {NANO_NOTICE}")
         failures = f"{self._failed} failed" if self._failed else ""
         rate, left = self._pace()
         pace = f"{_rate(rate)}, {timedelta(seconds=round(left))} left"
         self._progress.update(self._task, completed=self._done, failures=failures, pace=pace)
-        if not self._console.is_terminal and time.monotonic() - self._told >= EVERY:
-            self._told = time.monotonic()
+        if not self._console.is_terminal and time.monotonic() - self._printed >= EVERY:
+            self._printed = time.monotonic()
             self.tell(self._line())
 
     def _pace(self) -> tuple[float, float]:
-        """Rows a second since the model was there (several may come at once), and seconds left."""
+        """Rows per second since the model was loaded, and seconds left."""
         rate = self._new / max(time.monotonic() - self._begin, 1e-6)
         return rate, (self._total - self._done) / rate
 
@@ -70,7 +73,7 @@ class RunBar:
 
 
 def show_run(console: Console, out: Path, missing: int, summary: Summary) -> None:
-    """What the whole file adds up to, earlier sessions included, and the first failures by name."""
+    """Print totals of the results file, earlier sessions included, and the first failures by name."""
 
     def tell(text: Text) -> None:
         console.print(text, soft_wrap=True)
@@ -78,19 +81,19 @@ def show_run(console: Console, out: Path, missing: int, summary: Summary) -> Non
     left = f", {missing} still missing" if missing else ""
     tell(Text(f"{out}: {summary.rows} rows, {summary.done} answers, {summary.failed} failed{left}"))
     if summary.tokens:
-        share = 100 * summary.kept / summary.tokens
+        share = 100 * summary.tokens_kept / summary.tokens
         each = summary.seconds / summary.rows
-        tokens = f"video and audio tokens: {summary.tokens:,}, read {summary.kept:,} ({share:.1f} %)"
-        tell(Text(f"{tokens}; {each:.2f} s a row"))
+        tokens = f"video and audio tokens: {summary.tokens:,}, kept {summary.tokens_kept:,} ({share:.1f} %)"
+        tell(Text(f"{tokens}; {each:.2f} s per row"))
     for rule, rows in summary.hits.most_common():
         tell(Text(f"rule {rule}: {rows} hit"))
     if summary.unclear:
-        tell(Text(f"{summary.unclear} rows have a rule that was answered with neither yes nor no"))
-    for name, message in summary.first.items():
+        tell(Text(f"{summary.unclear} rows have a rule answered neither yes nor no"))
+    for name, message in summary.first_errors.items():
         tell(Text(f"failed: {name}: {message}"))
-    if summary.failed > len(summary.first):
+    if summary.failed > len(summary.first_errors):
         kinds = ", ".join(f"{count} {kind}" for kind, count in summary.errors.most_common())
-        tell(Text(f"all failures: {kinds}; --retry-errors tries them again"))
+        tell(Text(f"all failures: {kinds}; --retry-errors retries them"))
 
 
 def _rate(each_second: float) -> str:

@@ -1,7 +1,11 @@
-"""What a person sees: the answer, the table of its cost, the demo, the doctor's findings."""
+"""Screen output of the commands: progress, answers, tables."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -19,30 +23,34 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
+    from omnisift.budget import Budget
     from omnisift.cli.demo import DemoResult
     from omnisift.cli.doctor import Check
     from omnisift.compressors import Compressor
     from omnisift.pipeline import Answer, Report
+    from omnisift.pipeline.report import Source
     from omnisift.training.data.check import Findings
     from omnisift.training.finetune import TrainReport
+
+EVERY = 30.0
+"""Seconds between progress lines where there is no terminal."""
 
 _STAGES = {
     "load": "loading the model",
     "read": "reading the clip",
     "process": "preparing the prompt",
-    "prefill": "reading the prompt",
-    "encode_video": "looking at the pictures",
-    "encode_audio": "listening to the sound",
+    "prefill": "prefilling",
+    "encode_video": "encoding the video",
+    "encode_audio": "encoding the audio",
     "compress": "compressing",
     "decode": "writing the answer",
 }
 
 
 class StageBar:
-    """A progress bar over the stages of one question; shown only on a terminal, gone when the work is done."""
+    """A progress bar over the stages of one question, on a terminal only; it disappears when the work is done."""
 
     def __init__(self, console: Console, quiet: bool = False, total: int = len(_STAGES)):
         self._progress = Progress(
@@ -67,22 +75,29 @@ class StageBar:
         self._progress.stop()
 
     def stage(self, name: str) -> None:
-        """Name the stage that begins."""
+        """Show the stage that begins."""
         self._seen.add(name)
         self._progress.update(self._task, description=_STAGES.get(name, name), completed=len(self._seen) - 1)
 
 
 class CountBar:
-    """A bar over so many pieces of work on a terminal, a line now and then elsewhere. Entered, it gives the step."""
+    """Progress over ``total`` pieces of work: a bar on a terminal, a line now and then elsewhere.
 
-    def __init__(self, console: Console, what: str, total: int, done: int = 0) -> None:
-        self._console, self._what, self._total, self._done = console, what, total, done
+    Entering it returns the function to call after each piece.
+    """
+
+    def __init__(self, console: Console, title: str, total: int, done: int = 0, quiet: bool = False) -> None:
+        self._console, self._title, self._total, self._done = console, title, total, done
+        self._lines = not (quiet or console.is_terminal)
+        self._printed = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task(what, total=total, completed=done)
+        self._progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
+        self._task = self._progress.add_task(title, total=total, completed=done)
 
     def __enter__(self) -> Callable[[], None]:
         self._progress.start()
+        if self._done < self._total:
+            self._line()
         return self._step
 
     def __exit__(self, *_: object) -> None:
@@ -91,8 +106,13 @@ class CountBar:
     def _step(self) -> None:
         self._done += 1
         self._progress.update(self._task, completed=self._done)
-        if not self._console.is_terminal and (self._done == self._total or self._done % (1 + self._total // 20) == 0):
-            self._console.print(f"{self._what}: {self._done} of {self._total}")
+        if time.monotonic() - self._printed >= EVERY:
+            self._line()
+
+    def _line(self) -> None:
+        self._printed = time.monotonic()
+        if self._lines:
+            self._console.print(f"{self._title}: {self._done} of {self._total}")
 
 
 def console_for(*, stderr: bool) -> Console:
@@ -100,8 +120,18 @@ def console_for(*, stderr: bool) -> Console:
     return Console(stderr=stderr, highlight=False)
 
 
+def command_name() -> str:
+    """How to call omnisift in this shell: ``omnisift``, or a path where it is not on ``PATH``."""
+    if shutil.which("omnisift"):
+        return "omnisift"
+    script = Path(sys.executable).with_name("omnisift")
+    if not script.is_file():
+        return f"{sys.executable} -m omnisift.cli"
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
+
+
 def show_methods(console: Console, methods: Mapping[str, type[Compressor]]) -> None:
-    """One line for each method, and how to combine them."""
+    """Print one line for each method, and how to combine them."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for title in ("method", "idea", "needs", "source"):
         table.add_column(title)
@@ -110,13 +140,13 @@ def show_methods(console: Console, methods: Mapping[str, type[Compressor]]) -> N
         table.add_row(name, method.idea, needs, method.source)
     console.print(table)
     console.print(
-        "\nOptions follow a colon: evs:mode=frame. A plus pairs picture and sound: stvp+random, random+omnisift.",
+        "\nOptions follow a colon: evs:mode=frame. A plus pairs a video and an audio method: stvp+random.",
         style="dim",
     )
 
 
 def show_summary(console: Console, name: str, rows: Mapping[str, float]) -> None:
-    """Accuracy of every row of a result, the best first."""
+    """Print the accuracy of every row of a result, best first."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=name, title_justify="left")
     table.add_column("row")
     table.add_column("accuracy, %", justify="right")
@@ -126,13 +156,65 @@ def show_summary(console: Console, name: str, rows: Mapping[str, float]) -> None
 
 
 def show_answer(console: Console, answer: Answer) -> None:
-    """The answer, then its cost."""
+    """Print the notices, the answer, its tokens and its cost."""
+    report = answer.report
+    show_notices(console, report.notices)
     console.print(Text(answer.text, style="bold"))
     console.print()
-    console.print(_token_table(answer.report))
-    console.print(_cost_line(answer.report), style="dim")
-    for notice in answer.report.notices:
+    console.print(_token_table(report))
+    console.print()
+    console.print(_time_table(report))
+    show_source(console, report)
+
+
+def show_reply(console: Console, question: str, answer: Answer) -> None:
+    """Print one of several answers, with one line about its cost."""
+    console.print(Text(question))
+    console.print(Text(answer.text, style="bold"))
+    console.print(short_cost(answer.report), style="dim")
+    console.print()
+
+
+def show_notices(console: Console, notices: Sequence[str]) -> None:
+    """Print what limits the answers, for example that nano is asked about a real clip."""
+    for notice in notices:
         console.print(Text(f"note: {notice}", style="yellow"))
+
+
+def show_shortfall(console: Console, report: Report, budget: Budget) -> None:
+    """Print a note where the kept share is above the requested one by more than a tenth and one percentage point."""
+    tokens = report.tokens
+    total = tokens.video + tokens.audio
+    asked = budget.retain
+    if asked is None:
+        asked = ((budget.retain_video or 0) * tokens.video + (budget.retain_audio or 0) * tokens.audio) / max(total, 1)
+    if report.source.has_video and report.retained_ratio > 1.1 * asked + 0.01:
+        text = f"asked to keep {100 * asked:.3g} %, kept {100 * report.retained_ratio:.1f} %"
+        console.print(Text(f"note: {text}: each frame and each chunk keeps at least one token", style="yellow"))
+
+
+def show_source(console: Console, report: Report) -> None:
+    """Print model, method and clip, and the peak memory."""
+    console.print(f"\n{report.model} with {report.compressor}, retain {report.retain}", style="dim", markup=False)
+    console.print(describe_source(report.source), style="dim")
+    if report.peak_memory_bytes is not None:
+        console.print(f"peak memory {report.peak_memory_bytes / 2**20:,.0f} MiB", style="dim")
+
+
+def describe_source(source: Source) -> str:
+    """What was read of the clip: ``6.0 s, 12 frames at 2/s, 112x112, audio 6.0 s`` or ``audio only, 6.0 s``."""
+    if not source.has_video:
+        return f"audio only, {source.audio_seconds:.1f} s"
+    frames = f"{source.seconds:.1f} s, {source.images} frames at {source.fps:.3g}/s, {source.width}x{source.height}"
+    return f"{frames}, audio {source.audio_seconds:.1f} s" if source.has_audio else f"{frames}, no audio"
+
+
+def short_cost(report: Report) -> str:
+    """One line: tokens kept, and seconds."""
+    tokens = report.tokens
+    kept, total = tokens.video_kept + tokens.audio_kept, tokens.video + tokens.audio
+    share = f"{100 * report.retained_ratio:.1f} %"
+    return f"{kept:,} of {total:,} video and audio tokens ({share}), {report.seconds.total:.2f} s"
 
 
 def _token_table(report: Report) -> Table:
@@ -144,7 +226,7 @@ def _token_table(report: Report) -> Table:
         ("video", tokens.video, tokens.video_kept),
         ("audio", tokens.audio, tokens.audio_kept),
         ("video + audio", tokens.video + tokens.audio, tokens.video_kept + tokens.audio_kept),
-        ("whole prompt", tokens.prompt, tokens.prompt_kept),
+        ("prompt", tokens.prompt, tokens.prompt_kept),
     ]
     for name, before, after in rows:
         share = f"{100 * after / before:.1f} %" if before else "-"
@@ -152,26 +234,14 @@ def _token_table(report: Report) -> Table:
     return table
 
 
-def _cost_line(report: Report) -> str:
-    seconds = report.seconds
-    stages = [
-        ("read", seconds.read),
-        ("process", seconds.process),
-        ("encode", seconds.encode),
-        ("compress", seconds.compress),
-        ("prefill", seconds.prefill),
-        ("decode", seconds.decode),
-    ]
-    timed = " · ".join(f"{name} {value:.3f}" for name, value in stages)
-    memory = "" if report.peak_memory_bytes is None else f" · peak memory {report.peak_memory_bytes / 2**20:,.0f} MiB"
-    source = report.source
-    seen = (
-        f"{source.seconds:.1f} s clip, {source.images} pictures at {source.fps:.3g}/s, {source.width}x{source.height}"
-    )
-    return (
-        f"\n{report.model} with {report.compressor} (asked to keep {report.retain}): {seen}, "
-        f"sound {source.audio_seconds:.1f} s\nseconds: {timed} · total {seconds.total:.3f}{memory}"
-    )
+def _time_table(report: Report) -> Table:
+    stages = ("read", "process", "encode", "compress", "prefill", "decode", "total")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("seconds")
+    for stage in stages:
+        table.add_column(stage, justify="right")
+    table.add_row("", *(f"{getattr(report.seconds, stage):.3f}" for stage in stages))
+    return table
 
 
 def show_demo(console: Console, result: DemoResult) -> None:
@@ -191,7 +261,7 @@ def show_demo(console: Console, result: DemoResult) -> None:
         f"{cut.tokens.video_kept + cut.tokens.audio_kept} ({100 * cut.retained_ratio:.1f} %): "
         f"video {cut.tokens.video} -> {cut.tokens.video_kept}, audio {cut.tokens.audio} -> {cut.tokens.audio_kept}."
     )
-    console.print("Next: omnisift make-clip clip.mp4 --seed 3   (it says what is in the clip and what to ask)")
+    console.print(f"Next: {command_name()} make-clip clip.mp4 --seed 3   (it says what is in the clip and what to ask)")
 
 
 def _marked(answer: str, truth: str) -> Text:
@@ -201,18 +271,27 @@ def _marked(answer: str, truth: str) -> Text:
 
 
 def show_checks(console: Console, checks: list[Check]) -> None:
-    """One line for each finding."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name in ("", "what", "found", "what to do"):
-        table.add_column(name)
+    """Print one line for each check; installed packages share one."""
+    from omnisift.cli.doctor import PACKAGES
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    installed = ", ".join(f"{check.what} {check.found}" for check in checks if check.ok and check.what in PACKAGES)
     for check in checks:
-        mark = Text("ok", style="green") if check.ok else Text("missing" if check.needed else "-", style="yellow")
-        table.add_row(mark, check.what, check.found, check.remedy)
+        if check.ok and check.what in PACKAGES:
+            continue
+        if check.ok:
+            mark, found = Text("ok", style="green"), check.found
+        else:
+            mark = Text("missing" if check.needed else "-", style="yellow")
+            found = f"{check.found}; {check.remedy}"
+        table.add_row(mark, check.what, Text(found))
+        if check.what == "python":
+            table.add_row(Text("ok", style="green"), "packages", Text(installed))
     console.print(table)
 
 
 def show_training(console: Console, report: TrainReport) -> None:
-    """What a run of training did, and what to do with its result."""
+    """Print what a training run did, and how to use its result."""
     table = Table(box=None, show_header=False, pad_edge=False)
     state = "finished" if report.finished else "stopped early"
     table.add_row("steps", f"{report.steps} ({state})")
@@ -224,11 +303,11 @@ def show_training(console: Console, report: TrainReport) -> None:
     for name, why in list(report.skipped.items())[:5]:
         console.print(Text(f"left out: {name}: {why}"))
     if report.finished:
-        console.print(Text(f'omnisift ask CLIP "QUESTION" --model {report.model}'))
+        console.print(Text(f'{command_name()} ask CLIP "QUESTION" --model {report.model}'))
 
 
 def show_findings(console: Console, findings: Findings, clean: Path | None) -> None:
-    """How many clips have which problem, with the first names of each."""
+    """Print how many clips have which problem, with the first names of each."""
     console.print(f"{findings.samples} samples, {findings.clips} clips")
     for kind, clips in findings.found.items():
         if clips:

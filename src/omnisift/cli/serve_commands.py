@@ -1,4 +1,4 @@
-"""`omnisift serve`: an OpenAI-compatible server whose prompts are compressed (docs/serving.md)."""
+"""`omnisift serve`: vLLM's OpenAI-compatible server with compressed prompts (docs/serving.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from omnisift.cli.options import Compressor, Fps, MaxFrames, MaxPixels, Retain, RetainAudio, RetainVideo, Seed, Selector
+from omnisift.cli.options import (
+    BUDGET,
+    Compressor,
+    Fps,
+    MaxFrames,
+    MaxPixels,
+    Retain,
+    RetainAudio,
+    RetainVideo,
+    Seed,
+    Selector,
+)
+
+SERVER = "Server"
+"""Panel of the help screen."""
 
 if TYPE_CHECKING:
     from omnisift.serving.command import Server
@@ -19,31 +33,46 @@ if TYPE_CHECKING:
 
 def serve(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="nano (bundled), a checkpoint folder, or a hub id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="nano (bundled), a checkpoint folder, or a hub id.")],
     compressor: Compressor = "omnisift",
     retain: Retain = None,
     retain_video: RetainVideo = None,
     retain_audio: RetainAudio = None,
-    retain_most: Annotated[float, typer.Option(help="The most that a request may ask to keep.")] = 1.0,
+    max_retain: Annotated[
+        float,
+        typer.Option(
+            "--max-retain", "--retain-most", help="Maximum fraction that a request may set.", rich_help_panel=BUDGET
+        ),
+    ] = 1.0,
     selector: Selector = None,
     seed: Seed = 0,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on; 0.0.0.0 exposes the server to the network.", rich_help_panel=SERVER),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", rich_help_panel=SERVER)] = 8000,
     fps: Fps = 2.0,
     max_frames: MaxFrames = 256,
     max_pixels: MaxPixels = None,
     media_host: Annotated[
-        list[str] | None, typer.Option(help="A host that media may be fetched from; again for more.")
+        list[str] | None,
+        typer.Option(help="Host from which media may be fetched; may be repeated.", rich_help_panel=SERVER),
     ] = None,
-    media_folder: Annotated[Path | None, typer.Option(help="A folder whose files requests may name.")] = None,
+    media_folder: Annotated[
+        Path | None, typer.Option(help="Folder of local files that requests may use.", rich_help_panel=SERVER)
+    ] = None,
 ) -> None:
-    """Serve compressed prompts with vLLM: chat completions, a video's sound included. Flags behind -- go to vLLM."""
+    """Serve chat completions with compression (vLLM).
+
+    Runs vLLM's OpenAI-compatible server; a video's audio is included.
+    Flags after -- go to vLLM.
+    """
     from omnisift.cli.silence import silence_libraries
     from omnisift.serving.command import Server
     from omnisift.serving.vllm.settings import Settings
 
     silence_libraries()
-    settings = Settings(compressor, retain, retain_video, retain_audio, retain_most, selector, seed).checked()
+    settings = Settings(compressor, retain, retain_video, retain_audio, max_retain, selector, seed).checked()
     server = Server(
         model,
         settings,
@@ -54,28 +83,28 @@ def serve(
         max_pixels=max_pixels,
         media_hosts=tuple(media_host or ()),
         media_folder=media_folder,
-        more=tuple(context.args),
+        vllm_args=tuple(context.args),
     )
-    with tempfile.TemporaryDirectory(prefix="omnisift-") as room:
-        code = _run(_dressed(server, Path(room)))
+    with tempfile.TemporaryDirectory(prefix="omnisift-") as folder:
+        code = _run(_with_full_checkpoint(server, Path(folder)))
     raise typer.Exit(code)
 
 
-def _dressed(server: Server, room: Path) -> Server:
-    """nano is a thinker alone: vLLM gets it as a full model."""
+def _with_full_checkpoint(server: Server, folder: Path) -> Server:
+    """Save nano, which is only a thinker, as the full model that vLLM expects."""
     if server.model != "nano":
         return server
     from omnisift.assets import nano_path
-    from omnisift.serving.full_checkpoint import dress
+    from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 
-    dress(nano_path(), room / "nano")
-    return replace(server, model=str(room / "nano"), name="nano")
+    wrap_as_full_checkpoint(nano_path(), folder / "nano")
+    return replace(server, model=str(folder / "nano"), served_name="nano")
 
 
 def _run(server: Server) -> int:
-    """Run the server until it ends or we are told to stop; its exit code."""
+    """Run the server until it ends or a signal arrives; returns its exit code."""
     server.check()
     process = subprocess.Popen(server.command(), env=server.environment())
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda got, _: process.send_signal(got))
+        signal.signal(number, lambda received, _: process.send_signal(received))
     return process.wait()

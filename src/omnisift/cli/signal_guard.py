@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a long run: first the clip in hand is finished, a second one drops it."""
+"""Ctrl-C and SIGTERM during a long run: the first signal finishes the current clip, the second drops it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 
 class SignalGuard:
-    """What a signal does. Outside of `gently` it ends the command at once, with exit code 128 + signal."""
+    """Signal handler; outside of `finishing_clip` a signal ends the command at once, with exit code 128 + signal."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._quiet, self._gentle = quiet, False
+        self._quiet, self._finishing = quiet, False
         self.signal: int | None = None
-        """The first signal that came."""
+        """The first signal received."""
 
     def __call__(self) -> bool:
-        """Whether to stop."""
+        """Return whether to stop."""
         return self.signal is not None
 
     @property
@@ -29,7 +29,7 @@ class SignalGuard:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Both signals come here during the block; what they did before comes back after it."""
+        """Handle both signals in the block; the earlier handlers are restored after it."""
         before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._install()
@@ -39,22 +39,22 @@ class SignalGuard:
                 signal.signal(number, handler)
 
     @contextmanager
-    def gently(self) -> Iterator[None]:
-        """A clip may be in hand during the block. Takes the signals anew: Ray has put its own handler in our place."""
+    def finishing_clip(self) -> Iterator[None]:
+        """Finish the current clip on a signal in the block. Installs the handler again, since Ray replaces it."""
         self._install()
-        self._gentle = True
+        self._finishing = True
         try:
             yield
         finally:
-            self._gentle = False
+            self._finishing = False
 
     def _install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._come)
+            signal.signal(number, self._handle)
 
-    def _come(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         first, self.signal = self.signal is None, self.signal or number
-        if not (self._gentle and first):
+        if not (self._finishing and first):
             raise SystemExit(self.code)
-        if not self._quiet:  # straight to the file: the console may be in the middle of a line
-            os.write(2, b"\nstopping after the clip in hand; once more drops it\n")
+        if not self._quiet:  # write directly: the console may be in the middle of a line
+            os.write(2, b"\nstopping after the current clip; a second signal drops it\n")

@@ -1,4 +1,4 @@
-"""Keep the screen for what the user asked for."""
+"""Turn off the warnings and progress bars of libraries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 def silence_libraries() -> None:
-    """Keep the screen for the answer: the libraries' warnings about their own deprecations do not help a user here."""
+    """Turn off Transformers' warnings and bars, and FutureWarnings: they are about code, not about the user's clip."""
     import warnings
 
     from transformers.utils import logging as hf_logging
@@ -19,6 +19,6 @@ def silence_libraries() -> None:
 
 
 def silence_profiler() -> None:
-    """Keep torch's profiler from writing about itself to stderr. Heard only before torch is loaded."""
+    """Turn off what torch's C++ side writes to stderr; takes effect only before torch is imported."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

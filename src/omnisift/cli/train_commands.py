@@ -1,4 +1,4 @@
-"""`omnisift train`, and what prepares its data: `make-dataset`, `convert`, `data-check`."""
+"""`omnisift train`, and the commands that prepare its data: `make-dataset`, `convert`, `data-check`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,29 @@ from typing import Annotated, Any
 
 import typer
 
-from omnisift.cli.options import Json
+from omnisift.cli.options import OUTPUT, Force, Json
 from omnisift.cli.output_paths import check_file
 from omnisift.cli.silence import silence_libraries
 from omnisift.errors import UsageError, install_hint
 
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="A data file, or a folder with metadata.jsonl.")]
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file, as recipes/train/nano.yaml.")],
-    out: Annotated[str | None, typer.Option(help="Folder of the run, instead of the recipe's.")] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="key=value, instead of the recipe's.")] = None,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, for example recipes/train/nano.yaml.")],
+    out: Annotated[
+        str | None, typer.Option(help="Folder of the run.", show_default="the recipe's", rich_help_panel=OUTPUT)
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; may be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a model under compression. Interrupt it and run it again: it goes on."""
+    """Fine-tune a model under compression.
+
+    If it is interrupted, run it again: it resumes from the last checkpoint.
+    """
     from omnisift.cli.screen import console_for, show_training
 
     for library in ("accelerate", "peft", "tensorboard", "yaml"):
@@ -33,22 +41,22 @@ def train(
     from omnisift.training.finetune import fine_tune, load_train_recipe
 
     silence_libraries()
-    changes = changed(change or []) | ({} if out is None else {"out": out})
+    changes = overrides(change or []) | ({} if out is None else {"out": out})
     console = console_for(stderr=True)
     report = fine_tune(load_train_recipe(recipe, changes), progress=console.is_terminal and not as_json)
     if int(os.environ.get("RANK", "0")):
-        return  # the first process speaks for all
+        return  # only the first process reports
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
     else:
         show_training(console_for(stderr=False), report)
     if not report.finished:
-        typer.echo(f"stopped after step {report.steps}; run the same command to go on", err=True)
+        typer.echo(f"stopped after step {report.steps}; run the same command to resume", err=True)
         raise typer.Exit(143)
 
 
-def changed(pairs: list[str]) -> dict[str, Any]:
-    """``key=value`` pairs, the values read as YAML. Raises `UsageError` for one without ``=``."""
+def overrides(pairs: list[str]) -> dict[str, Any]:
+    """Parse ``key=value`` pairs, values as YAML. Raises `UsageError` for a pair without ``=``."""
     import yaml
 
     found = {}
@@ -64,36 +72,45 @@ def changed(pairs: list[str]) -> dict[str, Any]:
 
 
 def make_dataset(
-    folder: Annotated[Path, typer.Argument(help="Where clips and metadata.jsonl go.")],
-    clips: Annotated[int, typer.Option(help="How many clips of nano's world.", min=1)] = 48,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folder of clips and metadata.jsonl.")],
+    clips: Annotated[int, typer.Option(help="Number of clips.", min=1)] = 48,
     seed: Annotated[int, typer.Option(help="Number of the first clip.", min=0)] = 0,
-    questions: Annotated[int, typer.Option(help="Questions for each clip, beside its caption.", min=0)] = 4,
+    questions: Annotated[int, typer.Option(help="Questions per clip, in addition to its caption.", min=0)] = 4,
     as_json: Json = False,
 ) -> None:
-    """Write a small data set of nano's world: clips, captions, questions with answers. Clips that are there stay."""
+    """Generate a small training data set for nano.
+
+    Clips, captions, and questions with answers. Existing clips are kept.
+    """
     from omnisift.cli.dataset import write_dataset
     from omnisift.cli.screen import CountBar, console_for
 
-    with CountBar(console_for(stderr=True), "writing clips", clips, 0) as step:
+    with CountBar(console_for(stderr=True), "writing clips", clips, quiet=as_json) as step:
         rows = write_dataset(folder, clips, seed, questions, step)
     found = {"folder": str(folder), "clips": clips, "samples": rows}
     typer.echo(json.dumps(found) if as_json else f"{folder}: {clips} clips, {rows} samples in metadata.jsonl")
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A data file, or a folder with metadata.jsonl.")],
-    target: Annotated[Path, typer.Argument(help="The file to write, .jsonl; for folder, the folder of the clips.")],
+    source: Source,
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="TARGET", help="The .jsonl file to write; with --to folder, the folder of the clips."),
+    ],
     to: Annotated[str, typer.Option(help="messages, sharegpt, llava or folder.")] = "messages",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write training data in another form. Clips stay where they are."""
+    """Convert training data to another format.
+
+    Only the data file is written; clips stay where they are.
+    """
     from omnisift.training.data import load_samples, save_folder, save_samples
     from omnisift.training.data.files import METADATA
     from omnisift.training.data.rows import FORMS
 
     if to not in (*FORMS, "folder"):
-        raise UsageError(f"no form {to!r}; choose one of: {', '.join(FORMS)}, folder")
+        raise UsageError(f"no format {to!r}; choose one of: {', '.join(FORMS)}, folder")
     check_file(target / METADATA if to == "folder" else target, force)
     samples = load_samples(source)
     if to == "folder":
@@ -105,13 +122,18 @@ def convert(
 
 
 def data_check(
-    source: Annotated[Path, typer.Argument(help="A data file, or a folder with metadata.jsonl.")],
-    clean: Annotated[Path | None, typer.Option(help="Write the usable samples here, as messages.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Longer clips are left out.")] = None,
+    source: Source,
+    clean: Annotated[
+        Path | None, typer.Option(help="Write the usable samples to this file, as messages.", rich_help_panel=OUTPUT)
+    ] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Maximum length of a clip.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Find clips that are missing, broken, too long, silent or without picture, before training does."""
+    """Find unusable clips before training.
+
+    Reports clips that are missing, broken, too long, silent or without video.
+    """
     from omnisift.cli.screen import CountBar, console_for, show_findings
     from omnisift.training.data import load_samples, save_samples
     from omnisift.training.data.check import check_samples
@@ -120,7 +142,7 @@ def data_check(
         check_file(clean, force)
     samples = load_samples(source)
     total = len({sample.media for sample in samples if sample.media is not None})
-    with CountBar(console_for(stderr=True), "reading clips", total, 0) as step:
+    with CountBar(console_for(stderr=True), "reading clips", total, quiet=as_json) as step:
         findings = check_samples(samples, max_seconds, step)
     if clean is not None:
         save_samples(findings.clean, clean, "messages")

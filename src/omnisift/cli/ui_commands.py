@@ -13,6 +13,7 @@ import typer
 from omnisift.cli.options import (
     Attn,
     Device,
+    DeviceMap,
     DType,
     Fps,
     MaxFrames,
@@ -31,9 +32,10 @@ def ui(
         typer.Option(help="nano (bundled), a checkpoint folder, or a hub id. Repeat it to offer several on the page."),
     ] = None,
     selector: Selector = None,
-    device: Device = "cpu",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
     dtype: DType = None,
-    attn: Attn = None,
+    attn_implementation: Attn = None,
     fps: Fps = 2.0,
     max_frames: MaxFrames = 256,
     max_pixels: MaxPixels = None,
@@ -42,7 +44,7 @@ def ui(
     seed: Seed = 0,
     host: Annotated[
         str, typer.Option(help="Address to listen at. 0.0.0.0 opens the page to the network, without a password.")
-    ] = ("127.0.0.1"),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
     max_upload: Annotated[int, typer.Option(help="Maximum size of an uploaded clip, in megabytes.", min=1)] = 200,
 ) -> None:
@@ -66,7 +68,9 @@ def ui(
         session = partial(
             Session, selector=selector, seed=seed, max_new_tokens=max_new_tokens, read_options=read_options
         )
-        sessions = {name: session(load_host(name, device, dtype, attn), [folder]) for name in names}
+        sessions = {
+            name: session(load_host(name, device, dtype, attn_implementation, device_map), [folder]) for name in names
+        }
         page = launch(
             sessions,
             folder,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from omnisift.compressors import Compressor
 from omnisift.evaluation.prompts import padded, tail
-from omnisift.models.prompt_cut import Cut
+from omnisift.models.prompt_cut import PromptCut
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.tokens import Modality, Selection
 from omnisift.world.encoded import Encoded
@@ -92,15 +92,15 @@ class Judge:
         """[N, Q] int64."""
         language: Any = self.parts.language_model
         head: Any = self.parts.head
-        cut = Cut.plan(keep, torch.ones_like(keep))
+        cut = PromptCut.plan(keep, torch.ones_like(keep))
         rotary = clips.position[:, None].expand(-1, len(clips), -1)
-        prefix = cut.embeds(clips.embeds, selection)
+        prefix = cut.inputs_embeds(clips.embeds, selection)
         # Behind the clip there is only text, whose three rotary ids count on together from the full length.
         behind = (int(clips.position.max()) + 1 + asked.offset).expand(3, -1, -1)
         hidden = language(
             inputs_embeds=torch.cat([prefix, language.embed_tokens(asked.ids)], dim=1),
-            position_ids=torch.cat([cut.positions(rotary), behind], dim=2),
-            attention_mask={"full_attention": _mask(cut.real, asked.segment)},
+            position_ids=torch.cat([cut.position_ids(rotary), behind], dim=2),
+            attention_mask={"full_attention": _mask(cut.mask, asked.segment)},
             use_cache=False,
         ).last_hidden_state
         last = hidden.gather(1, (cut.width + asked.due)[..., None].expand(-1, -1, hidden.shape[-1]))

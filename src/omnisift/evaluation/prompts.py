@@ -7,7 +7,7 @@ as one batch. A test proves that logits and kept tokens equal those of ordinary 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +107,7 @@ def write(
     return [text.strip() for text in processor.tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 
-def _batch(singles: list[dict[str, Any]], pad: int) -> dict[str, Any]:
+def _batch(singles: Sequence[Mapping[str, Any]], pad: int) -> dict[str, Any]:
     """Inputs of several prompts as one batch; text is padded on the left, the rest is joined."""
     batch = dict(singles[0])
     for name, value in singles[0].items():

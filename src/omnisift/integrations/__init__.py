@@ -1,1 +1,1 @@
-"""OmniSIFT inside other people's tools, each through the door that it leaves open; one package a tool."""
+"""OmniSIFT inside other tools, through the plugin interface of each; one package per tool."""

@@ -1,8 +1,8 @@
-"""Host models: one adapter per Hugging Face family, one `attach` for all."""
+"""Host models: one adapter per Hugging Face family, and one `attach` for all of them."""
 
 from omnisift.models.adapter import Adapter, Parts
 from omnisift.models.attachment import Attachment
-from omnisift.models.base import ADAPTERS, attach
+from omnisift.models.base import ADAPTERS, adapter_for, attach
 from omnisift.models.compression import Compression
 
-__all__ = ["ADAPTERS", "Adapter", "Attachment", "Compression", "Parts", "attach"]
+__all__ = ["ADAPTERS", "Adapter", "Attachment", "Compression", "Parts", "adapter_for", "attach"]

@@ -1,4 +1,4 @@
-"""What a model family must tell: its parts, which tokens are video and sound, and how long a position lasts."""
+"""Interface between `attach` and one family of Hugging Face models."""
 
 from __future__ import annotations
 
@@ -18,52 +18,76 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parts:
-    """The modules of a host that get hooks. Two of them may be the same module."""
+    """Modules of a host that get hooks. Two of them may be the same module."""
 
     head: nn.Module
     """Takes ``labels``, returns logits and loss."""
     core: nn.Module
-    """Takes ``input_ids``, merges the media embeddings, calls the language model once."""
+    """Takes ``input_ids``, merges the media embeddings and calls the language model once."""
     language_model: nn.Module
-    """Takes ``inputs_embeds``, ``position_ids``, ``attention_mask``, ``past_key_values``, all by name."""
+    """Takes ``inputs_embeds``, ``position_ids``, ``attention_mask`` and ``past_key_values``, all by name."""
 
 
 class Adapter(ABC):
-    """One family of Hugging Face models. Reads the host and never changes it. See docs/add-a-model.md."""
+    """One family of Hugging Face models. An adapter reads the host and never changes it (docs/add-a-model.md)."""
 
     model_types: ClassVar[frozenset[str]]
-    """Values of ``config.model_type`` that this adapter takes."""
+    """Values of ``config.model_type`` that this adapter accepts."""
     supplies: ClassVar[frozenset[str]] = frozenset()
-    """Names of the extras that its `listeners` can give to a compressor."""
+    """Names of the `TokenStream.extras` that its `attention_probes` can provide."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Find the parts. Raises `UnsupportedModel` if ``model`` has the right type name but not its modules."""
-        self.parts = self.find(model)
+        """Find the parts of ``model``.
+
+        Raises:
+            UnsupportedModel: the model type matches, but the modules are missing.
+        """
+        self.parts = self.find_parts(model)
 
     @abstractmethod
-    def find(self, model: nn.Module) -> Parts:
-        """Probe the known layouts of the family."""
+    def find_parts(self, model: nn.Module) -> Parts:
+        """Return the modules to hook, for every known layout of the family.
+
+        Raises:
+            UnsupportedModel: the modules are missing.
+        """
 
     @abstractmethod
     def modality(self, input_ids: Tensor) -> Tensor:
-        """[B, S] int8 on the CPU: `Modality` of each token of ``input_ids`` (CPU), plain audio still marked AUDIO."""
+        """Classify the tokens of a prompt.
+
+        Args:
+            input_ids: [B, S] int64 on the CPU.
+
+        Returns:
+            [B, S] int8 on the CPU, values of `Modality`. Audio outside a video counts as AUDIO here.
+        """
 
     @abstractmethod
-    def rotary(self, input_ids: Tensor, real: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-        """[3, B, S] int64: rotary ids of a prompt for which the caller handed none that tell frames apart.
+    def position_ids(self, input_ids: Tensor, attention_mask: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+        """Compute rotary positions by the host's own rule, for callers that passed none.
 
-        ``arguments`` are those of the call to ``parts.core``. Raises `UnsupportedCall` if they don't suffice.
+        Args:
+            input_ids: [B, S] int64 on the CPU.
+            attention_mask: [B, S] bool on the CPU, False on padding.
+            arguments: those of the call to ``parts.core``, by name.
+
+        Returns:
+            [3, B, S] int64: time, height and width of each token.
+
+        Raises:
+            UnsupportedCall: ``arguments`` do not determine the positions.
         """
 
     @property
     @abstractmethod
     def seconds_per_position(self) -> float:
-        """How long one temporal rotary id lasts, in seconds."""
+        """Duration of one temporal rotary position, in seconds."""
 
-    def more_hooks(self, attachment: Attachment) -> list[RemovableHandle]:  # noqa: ARG002
-        """Hooks on further modules that must know of the cut. The attachment removes them when it is detached."""
+    def extra_hooks(self, attachment: Attachment) -> list[RemovableHandle]:  # noqa: ARG002
+        """Hook further modules that read the cut prompt. The attachment removes the hooks when it is detached."""
         return []
 
-    def listeners(self, needs: frozenset[str]) -> list[AttentionProbe]:  # noqa: ARG002
-        """What hears the extras in ``needs`` (all of them in `supplies`) while the encoders run. Hooks nothing yet."""
+    def attention_probes(self, needs: frozenset[str]) -> list[AttentionProbe]:  # noqa: ARG002
+        """Return probes for the extras in ``needs`` (all of them in `supplies`), without hooking anything yet."""
         return []

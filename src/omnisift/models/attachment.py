@@ -1,18 +1,18 @@
-"""The plug: hooks on a host model that cut each prompt between its encoders and its language model.
+"""Forward hooks that cut each prompt between a host's encoders and its language model.
 
 Order of events in one call with video:
 
-    head      takes the labels out (they have the full length), and at the end computes the loss on cut logits
-      core        reads input_ids on the way in: which tokens are video and sound
-        encoders         are listened to, if the compressor needs what they attend to
-        language model   builds the stream, asks the compressor, cuts; then notes the cut beside the cache
+    head             removes the labels (they have the full length), and at the end computes the loss on cut logits
+      core           reads input_ids on entry: which tokens are video and audio
+        encoders         their attention is recorded, if the compressor needs it
+        language model   builds the stream, calls the compressor, cuts; then stores the state of the cut on the cache
 
-In later steps the language model's hook replaces the host's mask, which still has the full length. One prompt costs
-five transfers to the CPU (ids, mask, positions, decision, scores), and the sizes of what an encoder is listened to for;
-a decoding step none.
+In later steps the hook of the language model replaces the host's mask, which still has the full length. One prompt
+costs five transfers to the CPU (ids, mask, positions, decision, scores), and the input sizes of each encoder with a
+probe; a decoding step costs none.
 
-Wrappers call ``forward`` of what they wrap, past its hooks (PEFT does). So the module that the caller handed over gets
-the outer hooks too, and a prompt that comes by neither way is refused rather than read uncompressed.
+Wrappers such as PEFT's call ``forward`` of the module they wrap, which skips its hooks. So the module that the caller
+passed gets the outer hooks too, and a prompt that arrives by neither route is refused rather than read uncompressed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -31,63 +32,97 @@ from omnisift.chunks import build_stream
 from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, UnsupportedCall
 from omnisift.models.adapter import Adapter
-from omnisift.models.attention_bias import faded
-from omnisift.models.cached_prompt import CachedPrompt, cached_length, forget, note, recall
+from omnisift.models.attention_bias import with_attention_bias
+from omnisift.models.cached_prompt import CachedPrompt, cached_length, clear_prompt, store_prompt, stored_prompt
 from omnisift.models.compression import Compression
 from omnisift.models.host_arguments import (
-    by_name,
-    continued,
-    positions_handed,
-    real_tokens,
-    repaired,
-    shortened,
+    bind_arguments,
+    cut_arguments,
+    decode_arguments,
+    read_mask,
+    read_positions,
+    resume_arguments,
 )
-from omnisift.models.prompt_cut import Cut
+from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Modality, Selection, TokenStream
+
+_ATTACHED: WeakSet[nn.Module] = WeakSet()
+"""Language models that an attachment hooks. Nothing is stored on the model, and the set keeps no model alive."""
+
+
+def is_attached(language_model: nn.Module) -> bool:
+    """Whether an attachment compresses the prompts of this language model (`Parts.language_model`)."""
+    return language_model in _ATTACHED
 
 
 @dataclass
 class _Prompt:
-    """A prompt with video on its way from ``core`` to the language model."""
+    """A prompt with video between ``core`` and the language model."""
 
-    ids: Tensor
+    input_ids: Tensor
     modality: Tensor
     arguments: Mapping[str, Any]
 
 
 class Attachment:
-    """A compressor plugged into a model. Made by `attach`; a context manager that detaches when left.
+    """A compressor attached to a model by `attach`. As a context manager it detaches at the end of the block.
 
     While it is attached, logits, hidden states and attentions of a prompt with video have the length of the cut prompt.
     """
 
-    cut: Cut | None
-    """The shape of the latest cut, for adapters with more than one language model; None if nothing was dropped."""
+    adapter: Adapter
+    """The adapter of the model."""
+
+    compressor: Compressor
+    """The attached compressor."""
+
+    cut: PromptCut | None
+    """The latest cut, for adapters with more than one language model; None if nothing was dropped."""
 
     last: Compression | None
-    """What happened to the latest prompt with video; None before the first, and after a prompt without video."""
+    """What was kept of the latest prompt with video; None before the first, and after a prompt without video."""
 
     selection: Selection | None
-    """What the compressor said of the latest prompt in training, with its gradients; None otherwise."""
+    """The compressor's decision on the latest prompt in training, with its gradients; None otherwise."""
 
-    def __init__(self, adapter: Adapter, compressor: Compressor, outer: nn.Module) -> None:
+    def __init__(self, adapter: Adapter, compressor: Compressor, model: nn.Module) -> None:
+        """Register the hooks.
+
+        Args:
+            adapter: of the host.
+            compressor: on the device of the host's language model.
+            model: the module that the caller calls: the host or a wrapper of it.
+        """
         self.adapter = adapter
-        self.selection = None
         self.compressor = compressor
-        self.last = None
-        self._prompt: _Prompt | None = None
         self.cut = None
-        self._unnoted: CachedPrompt | None = None
+        self.last = None
+        self.selection = None
+        self._model_name = type(model).__name__
+        # State between the hooks of one call.
+        self._prompt: _Prompt | None = None
+        self._in_core = False
+        self._unstored: CachedPrompt | None = None
         self._labels: Tensor | None = None
-        self._labels_of: nn.Module | None = None
-        self._inside = False
-        self._listeners = adapter.listeners(compressor.needs)
-        heard = [handle for listener in self._listeners for handle in listener.hooks()]
-        self._handles = [*self._hook(outer), *heard, *adapter.more_hooks(self)]
+        self._labels_owner: nn.Module | None = None
+        self._probes = adapter.attention_probes(compressor.needs)
+        probe_hooks = [handle for probe in self._probes for handle in probe.hooks()]
+        self._handles = [*self._register_hooks(model), *probe_hooks, *adapter.extra_hooks(self)]
+        _ATTACHED.add(adapter.parts.language_model)
 
-    def _hook(self, outer: nn.Module) -> list[RemovableHandle]:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A deep copy of an attached model carries a copy of the hooks and of this attachment.
+        self.__dict__.update(state)
+        if self._handles:
+            _ATTACHED.add(self.adapter.parts.language_model)
+
+    def __repr__(self) -> str:
+        where = "attached to" if self._handles else "detached from"
+        return f"Attachment({self.compressor.label}, {where} {self._model_name}, last={self.last!r})"
+
+    def _register_hooks(self, model: nn.Module) -> list[RemovableHandle]:
         parts = self.adapter.parts
-        heads = {parts.head, outer}
+        heads = {parts.head, model}
         cores = heads if parts.core is parts.head else {parts.core}
         language_model = parts.language_model
         return [
@@ -100,11 +135,13 @@ class Attachment:
         ]
 
     def detach(self) -> None:
-        """Unplug. The model is then as it was before `attach`; a second call does nothing."""
+        """Remove all hooks, which leaves the model as it was before `attach`. A second call does nothing."""
+        if self._handles:
+            _ATTACHED.discard(self.adapter.parts.language_model)
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._forget_encoders()
+        self._clear_probes()
 
     def __enter__(self) -> Attachment:
         return self
@@ -117,159 +154,166 @@ class Attachment:
     # --- head: labels and loss ---------------------------------------------------------------------------------------
 
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Keep the labels back if the prompt will be cut: the host would compare them with logits of another length."""
-        arguments = by_name(self.adapter.parts.head, args, kwargs)
-        labels, ids = arguments.get("labels"), arguments.get("input_ids")
-        if labels is None or ids is None or not self._has_video(ids):
+        """Hold the labels back if the prompt will be cut: the host would compare them with logits of another length."""
+        arguments = bind_arguments(self.adapter.parts.head, args, kwargs)
+        labels, input_ids = arguments.get("labels"), arguments.get("input_ids")
+        if labels is None or input_ids is None or not self._has_video(input_ids):
             return None
         if arguments.get("shift_labels") is not None:
             raise UnsupportedCall("shift_labels can't be cut with the prompt: pass labels instead")
-        self._labels, self._labels_of = arguments.pop("labels"), module
+        self._labels, self._labels_owner = arguments.pop("labels"), module
         return (), arguments
 
     def _leave_head(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
-        if module is not self._labels_of and output is not None:
+        """Compute the loss of the cut logits by the host's own loss function."""
+        if module is not self._labels_owner and output is not None:
             return None  # an outer module has the labels
-        labels, self._labels, self._labels_of = self._labels, None, None
+        labels, self._labels, self._labels_owner = self._labels, None, None
         if labels is None or output is None:
             return None
         labels = labels if self.cut is None else self.cut.labels(labels)
+        # Arguments that forward does not name are for the loss function (num_items_in_batch).
         head: Any = self.adapter.parts.head
         named = set(inspect.signature(type(head).forward).parameters)
-        rest = {name: value for name, value in kwargs.items() if name not in named and name != "return_dict"}
-        logits = output[0]
-        vocabulary = head.config.get_text_config().vocab_size
-        loss = head.loss_function(logits=logits, labels=labels, vocab_size=vocabulary, **rest)
+        loss_options = {name: value for name, value in kwargs.items() if name not in named and name != "return_dict"}
+        vocab_size = head.config.get_text_config().vocab_size
+        loss = head.loss_function(logits=output[0], labels=labels, vocab_size=vocab_size, **loss_options)
         if isinstance(output, tuple):
             return (loss, *output)
         return type(output)(loss=loss, **output)
 
-    # --- core: which tokens are what ---------------------------------------------------------------------------------
+    # --- core: which tokens are video and audio ----------------------------------------------------------------------
 
     def _enter_core(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
-        self._prompt, self._inside = None, True
-        self._forget_encoders()
-        arguments = by_name(self.adapter.parts.core, args, kwargs)
-        cache, ids = arguments.get("past_key_values"), arguments.get("input_ids")
+        """Read the prompt, and correct the positions of a call that continues a cut one."""
+        self._prompt, self._in_core = None, True
+        self._clear_probes()
+        arguments = bind_arguments(self.adapter.parts.core, args, kwargs)
+        cache, input_ids = arguments.get("past_key_values"), arguments.get("input_ids")
         cached = cached_length(cache)
         if cached == 0:
-            forget(cache)
+            clear_prompt(cache)
             self.cut = None
-        if ids is None:
+        if input_ids is None:
             raise UnsupportedCall(
                 "inputs_embeds without input_ids: can't tell which tokens are video. "
                 "Pass input_ids as well (the model then still uses inputs_embeds), or detach"
             )
-        known = recall(cache, len(ids))
-        if known is not None:
-            arguments = continued(known, arguments, cached)
-            ids = arguments["input_ids"]
+        cached_prompt = stored_prompt(cache, len(input_ids))
+        if cached_prompt is not None:
+            arguments = resume_arguments(cached_prompt, arguments, cached)
+            input_ids = arguments["input_ids"]
         # A single new token is text: decoding steps must not wait for the device.
-        if cached == 0 or ids.shape[1] > 1:
-            self._read_prompt(ids, arguments, cached)
-        return None if known is None else ((), arguments)
+        if cached == 0 or input_ids.shape[1] > 1:
+            self._read_prompt(input_ids, arguments, cached)
+        return None if cached_prompt is None else ((), arguments)
 
-    def _read_prompt(self, ids: Tensor, arguments: Mapping[str, Any], cached: int) -> None:
-        ids = ids.cpu()
-        modality = self.adapter.modality(ids)
+    def _read_prompt(self, input_ids: Tensor, arguments: Mapping[str, Any], cached: int) -> None:
+        input_ids = input_ids.cpu()
+        modality = self.adapter.modality(input_ids)
         if bool((modality == Modality.VIDEO).any()):
             if cached:
                 raise UnsupportedCall(
-                    f"new video tokens behind {cached} cached ones: pass the whole conversation without "
+                    f"new video tokens after {cached} cached ones: pass the whole conversation without "
                     "past_key_values (and without prefill_chunk_size), or detach"
                 )
-            self._prompt = _Prompt(ids, modality, arguments)
+            self._prompt = _Prompt(input_ids, modality, arguments)
         elif not cached:
             self.last = self.selection = None
 
     def _leave_core(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
-        self._prompt, self._inside = None, False
-        self._forget_encoders()
+        self._prompt, self._in_core = None, False
+        self._clear_probes()
 
-    def _forget_encoders(self) -> None:
-        """What an encoder said of one prompt must never be read for another."""
-        for listener in self._listeners:
-            listener.forget()
+    def _clear_probes(self) -> None:
+        """Drop recorded attention, so that none of one prompt is used for another."""
+        for probe in self._probes:
+            probe.clear()
 
-    # --- language model: cut, or repair the mask ---------------------------------------------------------------------
+    # --- language model: cut the prompt, or correct the mask ---------------------------------------------------------
 
     def _enter_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        prompt, self._prompt, self._unnoted = self._prompt, None, None
-        arguments = by_name(module, args, kwargs)
+        """Cut a prompt with video; correct mask and positions of a call that continues a cut one."""
+        prompt, self._prompt, self._unstored = self._prompt, None, None
+        arguments = bind_arguments(module, args, kwargs)
         if prompt is not None:
             return (), self._compress(prompt, arguments)
-        cache, embeds = arguments.get("past_key_values"), arguments.get("inputs_embeds")
-        known = None if embeds is None else recall(cache, len(embeds))
-        if known is not None:
-            return (), repaired(known, arguments)
-        self._check_way(embeds, cached_length(cache))
+        cache, inputs_embeds = arguments.get("past_key_values"), arguments.get("inputs_embeds")
+        cached_prompt = None if inputs_embeds is None else stored_prompt(cache, len(inputs_embeds))
+        if cached_prompt is not None:
+            return (), decode_arguments(cached_prompt, arguments)
+        self._check_route(inputs_embeds, cached_length(cache))
         return None
 
     def _leave_language_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG002
-        fresh, self._unnoted = self._unnoted, None
+        """Store the state of a cut on the cache, which the host may only create during the call."""
+        unstored, self._unstored = self._unstored, None
         cache = kwargs.get("past_key_values")
         cache = getattr(output, "past_key_values", None) if cache is None else cache
-        if fresh is not None and cache is not None:
-            note(cache, fresh)
+        if unstored is not None and cache is not None:
+            store_prompt(cache, unstored)
 
-    def _check_way(self, embeds: Tensor | None, cached: int) -> None:
-        """A prompt must come through ``core``, where its ids are seen: only they tell whether it has video."""
-        if self._inside or cached or embeds is None or embeds.shape[1] == 1:
+    def _check_route(self, inputs_embeds: Tensor | None, cached: int) -> None:
+        """Refuse a prompt that skipped ``core``: only its ids tell whether it has video."""
+        if self._in_core or cached or inputs_embeds is None or inputs_embeds.shape[1] == 1:
             return
         raise UnsupportedCall(
-            "the language model was called past the hooks of the model around it: call the model itself, "
+            "the language model was called without the hooks of the model around it: call the model itself, "
             "attach to the outermost wrapper, or detach"
         )
 
     def _compress(self, prompt: _Prompt, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of the language model for the cut prompt."""
-        embeds: Tensor = arguments["inputs_embeds"]
-        rows, length = embeds.shape[:2]
-        real = real_tokens(arguments.get("attention_mask"), rows, length)
-        handed = positions_handed(arguments.get("position_ids"), rows, length)
-        rotary = self._rotary(prompt, real, handed)
-        stream = self._stream(prompt, embeds, rotary)
+        """Arguments of the language model for the cut prompt."""
+        inputs_embeds: Tensor = arguments["inputs_embeds"]
+        rows, length = inputs_embeds.shape[:2]
+        # Read the prompt as the host describes it.
+        attention_mask = read_mask(arguments.get("attention_mask"), rows, length)
+        position_ids = read_positions(arguments.get("position_ids"), rows, length)
+        stream = self._stream(prompt, inputs_embeds, self._rotary_positions(prompt, attention_mask, position_ids))
+        # Decide once for the whole batch, and record the decision.
         selection = self.compressor(stream)
-        keep = _checked(selection, stream).view(rows, length)
+        keep = _check_selection(selection, stream).view(rows, length)
         scores = None if selection.scores is None else selection.scores.detach().float().cpu().view(rows, length)
         self.last = Compression(stream.modality.view(rows, length), keep, scores)
         self.selection = selection if self.compressor.training and torch.is_grad_enabled() else None
+        # Apply it. A prompt that keeps everything passes unchanged.
         if bool(keep.all()):
-            return faded(_nothing_dropped(arguments, selection), selection, real, None)
-        self.cut = Cut.plan(keep, real)
-        media = (stream.clip >= 0).view(rows, length)
-        shorter, self._unnoted = shortened(arguments, self.cut, selection, handed, media)
-        return faded(shorter, selection, real, self.cut)
+            return with_attention_bias(_replace_embeds(arguments, selection), selection, attention_mask, None)
+        self.cut = PromptCut.plan(keep, attention_mask)
+        in_clip = (stream.clip >= 0).view(rows, length)
+        cut_prompt, self._unstored = cut_arguments(arguments, self.cut, selection, position_ids, in_clip)
+        return with_attention_bias(cut_prompt, selection, attention_mask, self.cut)
 
-    def _rotary(self, prompt: _Prompt, real: Tensor, handed: Tensor | None) -> Tensor:
-        """[3, B, S]: the ids that tell frames apart; asked of the host's own rule if the caller handed plain ones."""
-        if handed is not None and handed.shape[0] >= 3:
-            video = handed[-3:, prompt.modality == Modality.VIDEO]
+    def _rotary_positions(self, prompt: _Prompt, attention_mask: Tensor, position_ids: Tensor | None) -> Tensor:
+        """[3, B, S]: the caller's positions if they tell frames apart, else those of the host's own rule."""
+        if position_ids is not None and position_ids.shape[0] >= 3:
+            video = position_ids[-3:, prompt.modality == Modality.VIDEO]
             if video.shape[1] == 1 or bool((video != video[:1]).any()):
-                return handed[-3:]
-        return self.adapter.rotary(prompt.ids, real, prompt.arguments).cpu()
+                return position_ids[-3:]
+        return self.adapter.position_ids(prompt.input_ids, attention_mask, prompt.arguments).cpu()
 
-    def _stream(self, prompt: _Prompt, embeds: Tensor, rotary: Tensor) -> TokenStream:
-        rows, length = embeds.shape[:2]
+    def _stream(self, prompt: _Prompt, inputs_embeds: Tensor, position_ids: Tensor) -> TokenStream:
+        """The flat batch as the compressor sees it, with the extras that it needs."""
+        rows, length = inputs_embeds.shape[:2]
         return build_stream(
-            embeds=embeds.flatten(0, 1),
+            embeds=inputs_embeds.flatten(0, 1),
             modality=prompt.modality.flatten(),
-            position=rotary.flatten(1),
+            position=position_ids.flatten(1),
             sample=torch.arange(rows).repeat_interleave(length),
             seconds_per_position=self.adapter.seconds_per_position,
             extras={
                 name: value
-                for listener in self._listeners
-                for name, value in listener.extras(prompt.modality, prompt.arguments, embeds.device).items()
+                for probe in self._probes
+                for name, value in probe.extras(prompt.modality, prompt.arguments, inputs_embeds.device).items()
             },
         )
 
-    def _has_video(self, ids: Tensor) -> bool:
-        return bool((self.adapter.modality(ids.cpu()) == Modality.VIDEO).any())
+    def _has_video(self, input_ids: Tensor) -> bool:
+        return bool((self.adapter.modality(input_ids.cpu()) == Modality.VIDEO).any())
 
 
-def _checked(selection: Selection, stream: TokenStream) -> Tensor:
-    """``keep`` on the CPU. Raises `CompressorError` if the method broke its promise."""
+def _check_selection(selection: Selection, stream: TokenStream) -> Tensor:
+    """``keep`` on the CPU. Raises `CompressorError` if the method broke the contract of `Selection`."""
     keep = selection.keep
     if keep.shape != (len(stream),) or keep.dtype != torch.bool:
         raise CompressorError(
@@ -285,11 +329,11 @@ def _checked(selection: Selection, stream: TokenStream) -> Tensor:
     return keep
 
 
-def _nothing_dropped(arguments: dict[str, Any], selection: Selection) -> dict[str, Any]:
+def _replace_embeds(arguments: dict[str, Any], selection: Selection) -> dict[str, Any]:
     """The host's own arguments, bit for bit, unless the method merged or is being trained."""
-    embeds: Tensor = arguments["inputs_embeds"]
+    inputs_embeds: Tensor = arguments["inputs_embeds"]
     if selection.embeds is not None:
-        embeds = selection.embeds.to(embeds.dtype).view_as(embeds)
+        inputs_embeds = selection.embeds.to(inputs_embeds.dtype).view_as(inputs_embeds)
     if selection.gate is not None:
-        embeds = embeds * selection.gate.to(embeds.dtype).view(*embeds.shape[:2], 1)
-    return {**arguments, "inputs_embeds": embeds}
+        inputs_embeds = inputs_embeds * selection.gate.to(inputs_embeds.dtype).view(*inputs_embeds.shape[:2], 1)
+    return {**arguments, "inputs_embeds": inputs_embeds}

@@ -1,12 +1,11 @@
-"""Hear the attention of an encoder while the host runs it, and lay it on the tokens of the prompt.
+"""Record encoder attention during the forward pass and map it to prompt tokens.
 
-A listener hangs on the last attention module of one encoder, only while a compressor that needs it is attached. It
-takes the queries and keys that the host computes for itself, so nothing runs twice, and keeps a few numbers a token.
+A probe hooks the last attention module of one encoder, only while a compressor that needs it is attached. It takes the
+queries and keys that the host computes anyway, so nothing runs twice, and stores a few numbers per token.
 
-Two ways lead from an encoder to the prompt. In a plain call the model runs its encoders on the way; then the latest run
-counts, and it is forgotten when the call ends, however it ends. ``generate`` runs the vision encoder *before* the call
-and hands its output over; so the numbers also ride on that output object: they can't be taken for another prompt's, and
-end with it.
+The encoder runs either inside the forward call or, under ``generate``, before it. In a forward call the latest run
+applies, and it is cleared when the call ends or fails. Before a call the numbers are stored on the encoder's output
+object, so that they apply to that output alone and end with it.
 """
 
 from __future__ import annotations
@@ -21,31 +20,33 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from omnisift.errors import CompressorError
-from omnisift.models.host_arguments import by_name
+from omnisift.models.host_arguments import bind_arguments
 from omnisift.tokens import Modality
 
-_NOTE = "omnisift_heard"
+_ATTRIBUTE = "omnisift_encoder_run"
 
 
 @dataclass(frozen=True)
-class Ear:
-    """Where to listen."""
+class ProbedEncoder:
+    """Modules of an encoder that get hooks."""
 
     encoder: nn.Module
     attention: nn.Module
     """The attention module of its last layer."""
     query: nn.Module
-    """The projection in ``attention`` that makes queries [T, H * d]."""
+    """The projection in ``attention`` that returns queries [T, H * d]."""
     key: nn.Module
+    """The projection in ``attention`` that returns keys [T, H * d]."""
 
 
 @dataclass
-class _Run:
+class EncoderRun:
     """One run of an encoder."""
 
     shape: Any
+    """Lengths or grids of its inputs, see `AttentionProbe.read_shape`."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Those of the attention module."""
+    """Arguments of the attention module."""
     query: Tensor | None = None
     key: Tensor | None = None
     values: Mapping[str, Tensor] | None = None
@@ -53,133 +54,157 @@ class _Run:
 
 
 class AttentionProbe(ABC):
-    """Hooks on one encoder. Subclasses say what its call tells of shapes, and how queries and keys become numbers."""
+    """Hooks on one encoder. Subclasses read its shapes and turn queries and keys into one number per token."""
 
     modality: ClassVar[Modality]
     """The tokens that the encoder's output replaces."""
-    encoded: ClassVar[str]
+    output_name: ClassVar[str]
     """The encoder's name among ``mm_encoder_outputs``."""
-    argument: ClassVar[str]
+    input_name: ClassVar[str]
     """The argument of the host that makes it run the encoder."""
 
-    def __init__(self, ear: Ear, names: frozenset[str]) -> None:
+    def __init__(self, probed: ProbedEncoder, names: frozenset[str]) -> None:
+        """Prepare a probe without hooking anything.
+
+        Args:
+            probed: the modules to hook.
+            names: the extras to provide.
+        """
         self.names = names
-        self.ear = ear
-        self._running: _Run | None = None
-        self._latest: _Run | None = None
+        self.probed = probed
+        self._running: EncoderRun | None = None
+        self._latest: EncoderRun | None = None
 
     @abstractmethod
-    def shape(self, arguments: Mapping[str, Any]) -> Any:
-        """Lengths or grids, from the arguments of a call to the encoder."""
+    def read_shape(self, arguments: Mapping[str, Any]) -> Any:
+        """Return lengths or grids from the arguments of a call to the encoder."""
 
     @abstractmethod
     def measure(self, shape: Any, query: Tensor, key: Tensor, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
-        """[N] float32 for each of `names`, one value for each token that the encoder puts out.
+        """Compute the extras from the attention of one run.
 
-        ``query`` and ``key`` [T, H * d] are those of the projections, ``arguments`` those of the attention module.
+        Args:
+            shape: of the run, as `read_shape` returned it.
+            query: [T, H * d], output of the query projection.
+            key: [T, H * d], output of the key projection.
+            arguments: those of the attention module.
+
+        Returns:
+            [N] float32 for each of `names`, one value for each token that the encoder returns.
         """
 
-    def belongs(self, shape: Any, arguments: Mapping[str, Any]) -> bool:  # noqa: ARG002
+    def matches_prompt(self, shape: Any, arguments: Mapping[str, Any]) -> bool:  # noqa: ARG002
         """Whether a run of this shape encoded the tokens of a prompt with these arguments."""
         return True
 
     @property
-    def heads(self) -> int:
-        """``H``, the heads of the attention module."""
-        attention: Any = self.ear.attention
+    def num_heads(self) -> int:
+        """``H``, the number of heads of the attention module."""
+        attention: Any = self.probed.attention
         return int(attention.num_heads)
 
     def hooks(self) -> list[RemovableHandle]:
-        """Register. The attachment removes them."""
-        ear = self.ear
+        """Register the hooks. The attachment removes them."""
+        probed = self.probed
         return [
-            ear.encoder.register_forward_pre_hook(self._enter, with_kwargs=True),
-            ear.attention.register_forward_pre_hook(self._attend, with_kwargs=True),
-            ear.query.register_forward_hook(self._hear_query),
-            ear.key.register_forward_hook(self._hear_key),
-            ear.attention.register_forward_hook(self._attended),
-            ear.encoder.register_forward_hook(self._leave, always_call=True),
+            probed.encoder.register_forward_pre_hook(self._start_run, with_kwargs=True),
+            probed.attention.register_forward_pre_hook(self._store_arguments, with_kwargs=True),
+            probed.query.register_forward_hook(self._store_query),
+            probed.key.register_forward_hook(self._store_key),
+            probed.attention.register_forward_hook(self._measure_run),
+            probed.encoder.register_forward_hook(self._end_run, always_call=True),
         ]
 
-    def forget(self) -> None:
-        """Drop the latest run: the attachment calls it before and after every call to the model."""
+    def clear(self) -> None:
+        """Drop the latest run. The attachment calls this before and after every call to the model."""
         self._latest = None
 
     def extras(self, modality: Tensor, arguments: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
-        """[B * S] float32 on ``device`` for each of `names`; 0 for tokens of other modalities.
+        """Map the recorded values to the tokens of a prompt.
 
-        ``modality`` [B, S] and ``arguments`` are the prompt's. Raises `CompressorError` if the encoder did not run for
-        its tokens.
+        Args:
+            modality: [B, S] int8 on the CPU, of the prompt.
+            arguments: those of the call to the host's core, by name.
+            device: where to put the result.
+
+        Returns:
+            [B * S] float32 for each of `names`; 0 on tokens of other modalities.
+
+        Raises:
+            CompressorError: the encoder did not run for the tokens of this prompt, or returned another number of them.
         """
-        where = modality == self.modality
-        index = where.flatten().nonzero()[:, 0].to(device)
-        counts = where.sum(dim=1).tolist()
-        values = self._of(arguments, sum(counts)) if sum(counts) else {}
-        found = {name: torch.zeros(where.numel(), device=device) for name in self.names}
+        is_encoded = modality == self.modality
+        index = is_encoded.flatten().nonzero()[:, 0].to(device)
+        counts = is_encoded.sum(dim=1).tolist()
+        values = self._values_for(arguments, sum(counts)) if sum(counts) else {}
+        extras = {name: torch.zeros(is_encoded.numel(), device=device) for name in self.names}
         for name, value in values.items():
-            found[name][index] = self._for_rows(value, counts).to(device)
-        return found
+            extras[name][index] = self._repeat_for_beams(value, counts).to(device)
+        return extras
 
-    def _of(self, arguments: Mapping[str, Any], count: int) -> Mapping[str, Tensor]:
-        """What was heard of the prompt with these arguments, which has ``count`` tokens of this modality."""
-        run = self._run_for(arguments)
+    def _values_for(self, arguments: Mapping[str, Any], count: int) -> Mapping[str, Tensor]:
+        """Values of the run for a prompt with these arguments, which has ``count`` tokens of this modality."""
+        run = self._find_run(arguments)
         if run is None or run.values is None:
             raise CompressorError(
-                f"{sorted(self.names)} can only be heard while the {self.encoded} encoder runs, which it did not for "
-                f"the {count} {self.encoded} tokens of this call: pass {self.argument} while the compressor is "
+                f"{sorted(self.names)} is only known while the {self.output_name} encoder runs, which it did not for "
+                f"the {count} {self.output_name} tokens of this call: pass {self.input_name} while the compressor is "
                 "attached, or choose another compressor"
             )
         return run.values
 
-    def _run_for(self, arguments: Mapping[str, Any]) -> _Run | None:
-        output = (arguments.get("mm_encoder_outputs") or {}).get(self.encoded)
+    def _find_run(self, arguments: Mapping[str, Any]) -> EncoderRun | None:
+        """The run stored on an encoder output among the arguments, else the latest one if it belongs to the prompt."""
+        output = (arguments.get("mm_encoder_outputs") or {}).get(self.output_name)
         if output is not None:
-            return getattr(output, _NOTE, None)
+            return getattr(output, _ATTRIBUTE, None)
         run = self._latest
-        # Without its argument the encoder ran for something else, if at all.
-        if run is None or arguments.get(self.argument) is None or not self.belongs(run.shape, arguments):
+        # Without its input the encoder ran for something else, if at all.
+        if run is None or arguments.get(self.input_name) is None or not self.matches_prompt(run.shape, arguments):
             return None
         return run
 
-    def _for_rows(self, value: Tensor, counts: list[int]) -> Tensor:
-        """As many values as tokens. ``generate`` repeats each row (for beams) after its vision encoder has run."""
+    def _repeat_for_beams(self, value: Tensor, counts: list[int]) -> Tensor:
+        """As many values as tokens: ``generate`` repeats each row (for beams) after its vision encoder has run."""
         total = sum(counts)
         times = max(1, total // max(1, len(value)))
         rows = counts[::times]
         if len(value) * times != total or sum(rows) != len(value):
             raise CompressorError(
-                f"heard {len(value)} values of {sorted(self.names)} for {total} {self.encoded} tokens: "
-                f"pass {self.argument} of this prompt's placeholders, no more and no fewer"
+                f"the {self.output_name} encoder returned {len(value)} values of {sorted(self.names)} for {total} "
+                f"{self.output_name} tokens: pass {self.input_name} of this prompt's placeholders, no more and no fewer"
             )
         return value if times == 1 else torch.cat([part for part in torch.split(value, rows) for _ in range(times)])
 
-    # --- hooks: nothing is heard outside a run of the encoder (checkpointing repeats layers in the backward pass) -----
+    # --- hooks: they record inside a run of the encoder only (checkpointing repeats layers in the backward pass) ------
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._running = _Run(self.shape(by_name(module, args, kwargs)))
+    def _start_run(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._running = EncoderRun(self.read_shape(bind_arguments(module, args, kwargs)))
 
-    def _attend(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _store_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._running is not None:
-            self._running.arguments = by_name(module, args, kwargs)
+            self._running.arguments = bind_arguments(module, args, kwargs)
 
-    def _hear_query(self, module: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG002
+    def _store_query(self, module: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG002
         if self._running is not None:
             self._running.query = output.detach()
 
-    def _hear_key(self, module: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG002
+    def _store_key(self, module: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG002
         if self._running is not None:
             self._running.key = output.detach()
 
-    def _attended(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
+    def _measure_run(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
         run = self._running
         if run is None or run.query is None or run.key is None:
             return
         with torch.no_grad():
             run.values = self.measure(run.shape, run.query, run.key, run.arguments)
+        # Only the values are needed from here on: free the queries and keys of a long clip.
         run.query, run.key, run.arguments = None, None, {}
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
+    def _end_run(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
         run, self._running = self._running, None
         self._latest = None if output is None else run  # None: the encoder failed
+        # Under `generate` the output object carries the run into the forward call.
         if output is not None and not isinstance(output, tuple):
-            setattr(output, _NOTE, run)
+            setattr(output, _ATTRIBUTE, run)

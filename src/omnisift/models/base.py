@@ -1,41 +1,86 @@
-"""`attach`: plug a compressor into an untouched Hugging Face model."""
+"""Attach a compressor to an unmodified Hugging Face model."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from omnisift.budget import Budget
+from omnisift.compressors import make_compressor, needs_selector
 from omnisift.compressors.base import Compressor
-from omnisift.errors import CompressorError, ModelError, UnsupportedModel
+from omnisift.errors import CompressorError, ModelError, UnsupportedModel, UsageError
 from omnisift.models.adapter import Adapter
-from omnisift.models.attachment import Attachment
+from omnisift.models.attachment import Attachment, is_attached
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 
+if TYPE_CHECKING:
+    from omnisift.vgas import VGAS
+
 ADAPTERS: tuple[type[Adapter], ...] = (Qwen25OmniAdapter,)
-"""One per family, probed in this order."""
+"""One adapter per model family, tried in this order."""
 
 
-def attach(model: nn.Module, compressor: Compressor) -> Attachment:
-    """Compress every prompt with video that ``model`` gets from now on.
+def attach(
+    model: nn.Module,
+    compressor: Compressor | str,
+    *,
+    retain: float | None = None,
+    retain_video: float | None = None,
+    retain_audio: float | None = None,
+    selector: str | Path | VGAS | None = None,
+    seed: int = 0,
+) -> Attachment:
+    """Compress every prompt with video that ``model`` receives, until the attachment is detached.
 
-    Works at once and until ``detach()``; or ``with attach(model, compressor) as attachment: ...``. The model's class,
-    weights and attributes stay untouched: all work is done in forward hooks on this one instance. The compressor stays
-    outside the model (it is not saved with it) and is moved to the device of the model's language model. A wrapper with
-    ``get_base_model`` (PEFT) is taken too: attach to the wrapper, not to what it wraps.
+    All work is done in forward hooks on this one instance: its class, weights and attributes stay as they are, and the
+    compressor is not saved with it. Call ``detach()`` on the result, or use it as a context manager::
+
+        with omnisift.attach(model, "v_cast", retain=0.25) as attachment:
+            model.generate(**inputs)
+
+    Args:
+        model: a Hugging Face model that an adapter exists for (docs/add-a-model.md), or a wrapper of one that has
+            ``get_base_model``, such as PEFT's: attach to the wrapper, not to the model inside it.
+        compressor: name of a method, as `make_compressor` takes it, or a compressor. It is moved to the device of the
+            language model. One that is made from a name is in evaluation mode.
+        retain: fraction of video and audio tokens kept together, in (0, 1]. Only with a name, as all that follow.
+        retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
+        retain_audio: fraction of audio tokens kept.
+        selector: folder of selector weights or a `VGAS`, for methods that have weights. It is moved to the device and
+            dtype of the model's embeddings.
+        seed: for methods that draw at random.
+
+    Returns:
+        The attachment. Its ``last`` says what happened to the latest prompt.
 
     Raises:
-        UnsupportedModel: no adapter for this kind of model.
+        UnsupportedModel: no adapter exists for this kind of model.
         ModelError: the model already has a compressor.
-        CompressorError: the compressor needs something that the adapter can't supply.
+        CompressorError: the method is unknown, has weights and got no selector, or needs an input that the adapter
+            does not supply.
+        CheckpointError: the selector can't be read or is of another model.
+        BudgetError: the fractions are out of range or contradict each other.
+        UsageError: ``model`` is not a model, or options of a method were given with a compressor.
     """
-    # Wrappers like PEFT's keep the host inside and pass its configuration on.
-    unwrap: Any = getattr(model, "get_base_model", None)
-    adapter = _adapter_for(model if unwrap is None else unwrap())
+    if not isinstance(model, nn.Module):
+        hint = "its model, pipe.host.thinker" if hasattr(model, "host") else "a model loaded by from_pretrained"
+        raise UsageError(f"attach takes a Hugging Face model, got {type(model).__name__}: pass {hint}")
+    adapter = adapter_for(model)
     if is_attached(adapter.parts.language_model):
         raise ModelError(
             f"{type(model).__name__} already has a compressor attached: call detach() on the first attachment"
         )
+    if isinstance(compressor, Compressor):
+        if (retain, retain_video, retain_audio, selector, seed) != (None, None, None, None, 0):
+            raise UsageError(
+                f"retain, selector and seed are set when a compressor is made, and got {type(compressor).__name__}: "
+                "leave them out, or pass the name of a method"
+            )
+    else:
+        budget = Budget.from_options(retain, retain_video, retain_audio)
+        compressor = _make_compressor(compressor, budget, selector, seed, adapter.parts.language_model)
     missing = sorted(compressor.needs - adapter.supplies)
     if missing:
         raise CompressorError(
@@ -46,17 +91,56 @@ def attach(model: nn.Module, compressor: Compressor) -> Attachment:
     return Attachment(adapter, compressor, model)
 
 
-def _adapter_for(model: nn.Module) -> Adapter:
-    kind = getattr(getattr(model, "config", None), "model_type", None)
+def adapter_for(model: nn.Module) -> Adapter:
+    """Return the adapter of ``model``, which may be a wrapper with ``get_base_model``.
+
+    Raises:
+        UnsupportedModel: no adapter exists for this kind of model.
+    """
+    # Wrappers such as PEFT's keep the host inside and expose its configuration.
+    unwrap: Any = getattr(model, "get_base_model", None)
+    host = model if unwrap is None else unwrap()
+    model_type = getattr(getattr(host, "config", None), "model_type", None)
     for adapter in ADAPTERS:
-        if kind in adapter.model_types:
-            return adapter(model)
-    known = ", ".join(sorted(kind for adapter in ADAPTERS for kind in adapter.model_types))
-    what = f"model_type {kind!r}" if kind is not None else f"{type(model).__name__}"
-    raise UnsupportedModel(f"no adapter for {what}. Known: {known}. See docs/add-a-model.md")
+        if model_type in adapter.model_types:
+            return adapter(host)
+    known = ", ".join(sorted(name for adapter in ADAPTERS for name in adapter.model_types))
+    kind = f"model_type {model_type!r}" if model_type is not None else type(host).__name__
+    raise UnsupportedModel(f"no adapter for {kind}. Known: {known}. See docs/add-a-model.md")
 
 
-def is_attached(language_model: nn.Module) -> bool:
-    """Whether any attachment's hook is on the language model: the hooks are the only trace of one."""
-    hooks = language_model._forward_pre_hooks.values()
-    return any(isinstance(getattr(hook, "__self__", None), Attachment) for hook in hooks)
+def _make_compressor(
+    name: object, budget: Budget, selector: str | Path | VGAS | None, seed: int, language_model: nn.Module
+) -> Compressor:
+    """The method ``name`` in evaluation mode, its selector on the device and in the dtype of the embeddings."""
+    if name in (None, "none", "full"):
+        raise UsageError(
+            f"nothing to attach for compressor {name!r}: call the model without attach to read every token"
+        )
+    if not isinstance(name, str):
+        raise UsageError(f"compressor must be the name of a method or a Compressor, got {type(name).__name__}")
+    vgas = None
+    if needs_selector(name):
+        vgas = _read_selector(name, selector, language_model)
+    return make_compressor(name, budget, selector=vgas, seed=seed).eval()
+
+
+def _read_selector(name: str, selector: str | Path | VGAS | None, language_model: Any) -> VGAS:
+    from omnisift.models.selector import check_input_size, read_selector_folder
+    from omnisift.vgas import VGAS
+
+    weight = language_model.get_input_embeddings().weight
+    if selector is None:
+        raise CompressorError(
+            f"compressor {name!r} needs selector weights: pass selector=FOLDER or a VGAS, or choose a method without "
+            "weights such as v_cast"
+        )
+    if isinstance(selector, VGAS):
+        check_input_size(selector, weight.shape[1], type(selector).__name__)
+        vgas: Any = selector
+    elif isinstance(selector, (str, Path)):
+        vgas = read_selector_folder(Path(selector), weight.shape[1])
+    else:
+        raise UsageError(f"selector must be a folder or a VGAS, got {type(selector).__name__}")
+    moved: VGAS = vgas.to(device=weight.device, dtype=weight.dtype)
+    return moved

@@ -1,7 +1,7 @@
-"""What must be known in every decoding step after a prompt was cut, kept beside the keys and values it belongs to.
+"""State that decoding needs after a prompt was cut, stored on the KV cache that it belongs to.
 
-The host goes on with the mask and the positions of the full prompt, while its cache holds only the cut one. The notes
-that reconcile the two ride on the cache object: they follow it into copies, and end with it.
+The host keeps the mask and the positions of the full prompt while its cache holds only the cut one. The state that
+reconciles the two is an attribute of the cache object: copies of the cache keep it, and it ends with the cache.
 """
 
 from __future__ import annotations
@@ -13,46 +13,58 @@ import torch
 from torch import Tensor
 
 from omnisift.errors import UnsupportedCall
-from omnisift.models.prompt_cut import Cut
+from omnisift.models.prompt_cut import PromptCut
 
-_NOTE = "omnisift_cached_prompt"
+_ATTRIBUTE = "omnisift_cached_prompt"
 
 
 @dataclass
 class CachedPrompt:
-    """Notes on one cut prompt of B rows. Tensors lie on the device of the language model."""
+    """One cut prompt of B rows in a cache. Tensors are on the device of the language model."""
 
     width: int
     """Tokens in the cache right after the prompt (``K``)."""
-    tail: int
-    """How many of its last tokens are text in every row: so far the cache may be cropped (assisted decoding does)."""
+    text_tail: int
+    """How many of its last tokens are text in every row. The cache may be cropped by that much, as in assisted
+    decoding."""
     dropped: Tensor
-    """[B] int64: tokens that each row lost."""
+    """[B] int64: tokens dropped from each row."""
     next_position: Tensor
-    """[B] int64: rotary id of the first new token, as if nothing had been dropped."""
-    mask: Tensor | None
-    """[B, >= K] int64: 0 on padding in the cache; None if there is none."""
+    """[B] int64: rotary position of the first new token, counted from the full prompt."""
+    padding_mask: Tensor | None
+    """[B, >= K] int64: 0 on padding in the cache; None without padding."""
 
     @classmethod
-    def of(cls, cut: Cut, rotary: Tensor, media: Tensor, device: torch.device) -> CachedPrompt:
-        """``rotary`` [3, B, S] and ``media`` [B, S] (inside a clip) describe the full prompt, on the CPU."""
-        real = cut.was_real
-        last = rotary.amax(dim=0).masked_fill(~real, -1).amax(dim=1)
+    def of(cls, cut: PromptCut, position_ids: Tensor, in_clip: Tensor, device: torch.device) -> CachedPrompt:
+        """Describe a prompt that was just cut.
+
+        Args:
+            cut: how it was cut.
+            position_ids: [3, B, S] int64 on the CPU, of the full prompt.
+            in_clip: [B, S] bool on the CPU: tokens inside clips.
+            device: of the language model.
+        """
+        # New tokens continue after the largest position of the full prompt.
+        last = position_ids.amax(dim=0).masked_fill(~cut.full_mask, -1).amax(dim=1)
         return cls(
             width=cut.width,
-            tail=int((real & ~media).flip(1).long().cumprod(dim=1).sum(dim=1).min()),
+            text_tail=int((cut.full_mask & ~in_clip).flip(1).long().cumprod(dim=1).sum(dim=1).min()),
             dropped=cut.dropped.to(device),
             next_position=(last + 1).to(device),
-            mask=cut.mask(device) if cut.padded else None,
+            padding_mask=cut.attention_mask(device) if cut.padded else None,
         )
 
-    def positions(self, cached: int, new: int) -> Tensor:
-        """[3, B, new] rotary ids of the next ``new`` tokens when the cache holds ``cached``."""
+    def position_ids(self, cached: int, new: int) -> Tensor:
+        """[3, B, new] int64: rotary positions of the next ``new`` tokens when the cache holds ``cached``."""
         step = torch.arange(new, device=self.next_position.device) + (cached - self.width)
         return (self.next_position.unsqueeze(1) + step).unsqueeze(0).expand(3, -1, -1)
 
     def for_rows(self, rows: int) -> CachedPrompt:
-        """The same notes for a cache whose rows were each repeated (one prompt, several questions)."""
+        """Return the state of a cache whose rows were each repeated to ``rows`` (one prompt, several questions).
+
+        Raises:
+            UnsupportedCall: ``rows`` is not a multiple of B.
+        """
         times, rest = divmod(rows, len(self.dropped))
         if times == 1 and not rest:
             return self
@@ -65,52 +77,70 @@ class CachedPrompt:
             self,
             dropped=self.dropped.repeat_interleave(times),
             next_position=self.next_position.repeat_interleave(times),
-            mask=None if self.mask is None else self.mask.repeat_interleave(times, dim=0),
+            padding_mask=None if self.padding_mask is None else self.padding_mask.repeat_interleave(times, dim=0),
         )
 
-    def attention_mask(self, handed: Any, cached: int, new: int, rows: int) -> Tensor | None:
-        """[B, cached + new] int64, or None where nothing is masked. ``handed`` is the host's, for the full prompt."""
-        if cached < self.width - self.tail:
+    def attention_mask(self, host_mask: Any, cached: int, new: int, rows: int) -> Tensor | None:
+        """Build the mask of a decoding step, as long as the cache and the new tokens.
+
+        Args:
+            host_mask: the host's ``attention_mask`` for the full prompt, in any form.
+            cached: tokens in the cache.
+            new: tokens in this call.
+            rows: rows of the batch.
+
+        Returns:
+            [B, cached + new] int64; None if nothing is masked.
+
+        Raises:
+            UnsupportedCall: the cache was cropped into the video.
+        """
+        if cached < self.width - self.text_tail:
             raise UnsupportedCall(
                 f"the cache was cropped to {cached} tokens, into the video of a compressed prompt of {self.width}: "
                 "start a new cache"
             )
-        fresh = handed[:, -new:].long() if isinstance(handed, Tensor) and handed.ndim == 2 and new > 1 else None
-        if self.mask is None and fresh is None:
+        # Of the host's mask only the columns of the new tokens apply: the others have the full length.
+        new_mask = None
+        if isinstance(host_mask, Tensor) and host_mask.ndim == 2 and new > 1:
+            new_mask = host_mask[:, -new:].long()
+        if self.padding_mask is None and new_mask is None:
             return None
+        # Cached columns: padding of the prompt, then tokens decoded since.
         device = self.dropped.device
-        old = torch.ones(rows, cached, dtype=torch.int64, device=device)
-        if self.mask is not None:
-            known = self.mask[:, :cached]
-            old[:, : known.shape[1]] = known
-        if fresh is None:
-            return torch.cat([old, old.new_ones(rows, new)], dim=1)
-        self.mask = torch.cat([old, fresh.to(device)], dim=1)
-        return self.mask
+        old_mask = torch.ones(rows, cached, dtype=torch.int64, device=device)
+        if self.padding_mask is not None:
+            prompt_mask = self.padding_mask[:, :cached]
+            old_mask[:, : prompt_mask.shape[1]] = prompt_mask
+        if new_mask is None:
+            return torch.cat([old_mask, old_mask.new_ones(rows, new)], dim=1)
+        # Several new tokens may bring padding of their own; later steps must mask it too.
+        self.padding_mask = torch.cat([old_mask, new_mask.to(device)], dim=1)
+        return self.padding_mask
 
 
 def cached_length(cache: Any) -> int:
-    """Tokens in a Transformers cache; 0 for None."""
+    """Number of tokens in a Transformers cache; 0 for None."""
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def note(cache: Any, prompt: CachedPrompt) -> None:
-    """Write the notes on the cache."""
-    setattr(cache, _NOTE, prompt)
+def store_prompt(cache: Any, prompt: CachedPrompt) -> None:
+    """Store the state of a cut prompt on its cache."""
+    setattr(cache, _ATTRIBUTE, prompt)
 
 
-def recall(cache: Any, rows: int) -> CachedPrompt | None:
-    """The notes of a cache whose prompt was cut, for a call with that many rows, or None."""
-    found: CachedPrompt | None = getattr(cache, _NOTE, None)
-    if found is None:
+def stored_prompt(cache: Any, rows: int) -> CachedPrompt | None:
+    """Return the state of a cache for a call with ``rows`` rows; None if its prompt was not cut."""
+    prompt: CachedPrompt | None = getattr(cache, _ATTRIBUTE, None)
+    if prompt is None:
         return None
-    fitting = found.for_rows(rows)
-    if fitting is not found:
-        note(cache, fitting)
-    return fitting
+    repeated = prompt.for_rows(rows)
+    if repeated is not prompt:
+        store_prompt(cache, repeated)
+    return repeated
 
 
-def forget(cache: Any) -> None:
-    """A cache that is filled anew (static caches are reused) starts without notes."""
-    if hasattr(cache, _NOTE):
-        delattr(cache, _NOTE)
+def clear_prompt(cache: Any) -> None:
+    """Remove the state of an earlier prompt, since static caches are used again."""
+    if hasattr(cache, _ATTRIBUTE):
+        delattr(cache, _ATTRIBUTE)

@@ -1,4 +1,4 @@
-"""`Compression`: what happened to the latest prompt. Data only, all on the CPU."""
+"""`Compression`: what was kept of one prompt. Data only, all on the CPU."""
 
 from __future__ import annotations
 
@@ -9,20 +9,39 @@ from torch import Tensor
 from omnisift.tokens import Modality
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compression:
-    """Which tokens of a prompt stayed. ``B`` rows of ``S`` prompt tokens, padding included.
+    """Which tokens of a prompt were kept. ``B`` rows of ``S`` prompt tokens, padding included.
 
-    Logits and hidden states of the compressed call have length ``K``, the largest kept length of the batch; token
-    ``j`` of row ``b`` is the ``j``-th kept token of that row in the prompt, padding counted in neither.
+    Logits and hidden states of the compressed call have length ``K``, the largest kept length of the batch. Token ``j``
+    of row ``b`` is the ``j``-th kept token of that row in the prompt; padding is not counted in either.
     """
 
     modality: Tensor
-    """[B, S] int8: `Modality` of each token. Images and sound outside a video count as TEXT: they are never dropped."""
+    """[B, S] int8: `Modality` of each token. Images and audio outside a video count as TEXT: they are never dropped."""
     keep: Tensor
     """[B, S] bool: False where the token was dropped. Padding is True."""
     scores: Tensor | None = None
-    """[B, S] float32, higher stays, NaN where not scored; None if the method has no scores."""
+    """[B, S] float32, higher is kept, NaN where not scored; None if the method has no scores."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Compression(kept {self.kept_video} of {self.n_video} video tokens, "
+            f"{self.kept_audio} of {self.n_audio} audio tokens; {self.retained_ratio:.1%})"
+        )
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks."""
+        total, kept = self.n_video + self.n_audio, self.kept_video + self.kept_audio
+        counts = [
+            ("video", self.n_video, self.kept_video),
+            ("audio", self.n_audio, self.kept_audio),
+            ("both", total, kept),
+        ]
+        rows = "".join(
+            f"<tr><td>{name}</td><td>{n}</td><td>{k}</td><td>{k / max(1, n):.1%}</td></tr>" for name, n, k in counts
+        )
+        return f"<table><tr><th>tokens</th><th>prompt</th><th>kept</th><th>share</th></tr>{rows}</table>"
 
     @property
     def n_video(self) -> int:
@@ -36,12 +55,12 @@ class Compression:
 
     @property
     def kept_video(self) -> int:
-        """Video tokens that stayed, all rows."""
+        """Video tokens that were kept, all rows."""
         return sum(self.kept_video_rows)
 
     @property
     def kept_audio(self) -> int:
-        """Audio tokens of videos that stayed, all rows."""
+        """Audio tokens of videos that were kept, all rows."""
         return sum(self.kept_audio_rows)
 
     @property
@@ -66,7 +85,7 @@ class Compression:
 
     @property
     def retained_ratio(self) -> float:
-        """Measured share of audio and video tokens that stayed, 0 to 1."""
+        """Measured fraction of audio and video tokens that were kept, 0 to 1."""
         return (self.kept_video + self.kept_audio) / max(1, self.n_video + self.n_audio)
 
     def _count(self, modality: Modality, *, kept: bool) -> list[int]:

@@ -1,6 +1,6 @@
-"""What the host hands from module to module, in all its forms, and its repair for a cut prompt.
+"""Read the arguments that a host passes between its modules, and rewrite them for a cut prompt.
 
-``generate`` hands masks of two or four dimensions, or none, and positions of one, three or four rows, or none.
+``generate`` passes masks of two or four dimensions, or none, and positions of one, three or four rows, or none.
 """
 
 from __future__ import annotations
@@ -13,142 +13,191 @@ from torch import Tensor, nn
 
 from omnisift.errors import UnsupportedCall
 from omnisift.models.cached_prompt import CachedPrompt, cached_length
-from omnisift.models.prompt_cut import Cut
+from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Selection
 
 
-def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call to ``module`` by name (a fresh dict)."""
+def bind_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return all arguments of a call to ``module`` by name, in a new dict."""
     if not args:
         return dict(kwargs)
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def continued(known: CachedPrompt, arguments: dict[str, Any], cached: int) -> dict[str, Any]:
-    """Arguments of ``core`` behind a cut prompt: positions go on from the full length, whatever the cache's own is."""
-    handed, new = arguments.get("position_ids"), arguments["input_ids"].shape[1]
-    if handed is None:
-        return {**arguments, "position_ids": known.positions(cached, new)}
-    again = _passed_again(known, arguments, cached) if new > 1 else 0
-    if not again:
-        return arguments
-    shorter = {**arguments, "position_ids": handed[..., again:], "input_ids": arguments["input_ids"][:, again:]}
-    if arguments.get("inputs_embeds") is not None:
-        shorter["inputs_embeds"] = arguments["inputs_embeds"][:, again:]
-    return shorter
+def read_mask(attention_mask: Any, rows: int, length: int) -> Tensor:
+    """Read which tokens are not padding from any mask that ``generate`` makes.
 
+    Args:
+        attention_mask: [B, >= S], [B, 1, S, >= S], a dict of these, or None.
+        rows: ``B``.
+        length: ``S``.
 
-def _passed_again(known: CachedPrompt, arguments: dict[str, Any], cached: int) -> int:
-    """How many leading tokens the cache already holds.
+    Returns:
+        [B, S] bool on the CPU, False on padding.
 
-    Given a whole conversation with its cache, ``generate`` skips as many tokens as are cached. Those are fewer than
-    were read, so what it hands on begins too early, by what the cut took; the positions tell.
+    Raises:
+        UnsupportedCall: the mask is not causal, or of another form.
     """
-    handed, mask, new = arguments["position_ids"], arguments.get("attention_mask"), arguments["input_ids"].shape[1]
-    rotary = (handed.unsqueeze(0) if handed.ndim == 2 else handed[-3:])[..., -new:]
-    early = rotary[0] < known.positions(cached, 1)[0].to(handed.device)
-    if isinstance(mask, Tensor) and mask.ndim == 2:
-        early = early & (mask[:, -new:] != 0)
-    # Tokens of a new video stand at (time, height, width): never take those for old ones.
-    plain = (rotary == rotary[:1]).all(dim=0)
-    counts = torch.stack([early.sum(dim=1), (early & plain).long().cumprod(dim=1).sum(dim=1), known.dropped]).cpu()
-    again = int(counts[0].max())
-    if again and bool((counts != again).any() | (again == new)):
-        raise UnsupportedCall(
-            "tokens behind a compressed prompt begin before its end: with past_key_values pass only the new input_ids "
-            "and an attention_mask of the full length; don't split a prompt with video (prefill_chunk_size), and don't "
-            "attach to an assistant model"
-        )
-    return again
-
-
-def repaired(known: CachedPrompt, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of the language model behind a cut prompt: mask as long as the cache, text positions without a gap."""
-    rows, new = arguments["inputs_embeds"].shape[:2]
-    cached = cached_length(arguments["past_key_values"])
-    mask = known.attention_mask(arguments.get("attention_mask"), cached, new, rows)
-    positions = arguments.get("position_ids")
-    if isinstance(positions, Tensor) and positions.ndim == 3 and positions.shape[0] == 4:
-        text = positions[:1] - known.dropped.to(positions.device).view(1, -1, 1)
-        positions = torch.cat([text, positions[1:]])
-    return {**arguments, "attention_mask": mask, "position_ids": positions}
-
-
-def real_tokens(mask: Any, rows: int, length: int) -> Tensor:
-    """[B, S] bool on the CPU: not padding. Takes the masks that ``generate`` makes; refuses others than causal ones."""
-    for part in mask.values() if isinstance(mask, dict) else [mask]:
-        if part is None:
+    # Transformers passes one mask per kind of layer in a dict; padding is the same in each.
+    for mask in attention_mask.values() if isinstance(attention_mask, dict) else [attention_mask]:
+        if mask is None:
             continue
-        if isinstance(part, Tensor) and part.ndim == 2:
-            two: Tensor = (part[:, -length:] != 0).cpu()
-            return two
-        if isinstance(part, Tensor) and part.ndim == 4 and part.shape[1] == 1:
-            return _real_in_causal(part[:, 0, :, :length]).expand(rows, length).cpu()
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            padding: Tensor = (mask[:, -length:] != 0).cpu()
+            return padding
+        if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[1] == 1:
+            return _read_causal_mask(mask[:, 0, :, :length]).expand(rows, length).cpu()
         raise UnsupportedCall("attention_mask of an unknown form with video: pass [batch, length]")
     return torch.ones(rows, length, dtype=torch.bool)
 
 
-def _real_in_causal(mask: Tensor) -> Tensor:
-    """[B, S] bool from a prepared [B, S, S] mask, boolean or additive.
-
-    In a causal mask the last query sees all but padding. Padding itself sees as much, or nothing, or (what the host
-    writes to keep kernels from dividing by zero) everything.
-    """
-    seen = mask if mask.dtype == torch.bool else mask == 0
-    real = seen[:, -1]
-    causal = torch.ones_like(seen[0]).tril() & real.unsqueeze(1)
-    different = (seen != causal).any(dim=2) & ~(seen.all(dim=2) & ~real)
+def _read_causal_mask(mask: Tensor) -> Tensor:
+    """[B, S] bool from a prepared [B, S, S] mask, boolean or additive. Raises `UnsupportedCall` if it is not causal."""
+    # In a causal mask the last query sees all tokens but padding.
+    visible = mask if mask.dtype == torch.bool else mask == 0
+    not_padding = visible[:, -1]
+    causal = torch.ones_like(visible[0]).tril() & not_padding.unsqueeze(1)
+    # Rows of padding may also be all visible: the host writes that to keep kernels from dividing by zero.
+    different = (visible != causal).any(dim=2) & ~(visible.all(dim=2) & ~not_padding)
     if bool(different.any()):
         raise UnsupportedCall("an attention_mask that is not causal can't be cut with the prompt: pass [batch, length]")
-    return real
+    return not_padding
 
 
-def shortened(
-    arguments: dict[str, Any], cut: Cut, selection: Selection, handed: Tensor | None, media: Tensor
-) -> tuple[dict[str, Any], CachedPrompt]:
-    """Arguments of a language model for a cut prompt, and the notes for its cache.
-
-    ``handed`` are its positions as `positions_handed` gives them; ``media`` [B, S] bool marks tokens inside clips.
-    """
-    embeds: Tensor = arguments["inputs_embeds"]
-    rows, length = embeds.shape[:2]
-    if handed is None:
-        handed = torch.arange(length).expand(1, rows, -1)
-    rotary = handed.expand(3, -1, -1) if len(handed) == 1 else handed
-    shorter = {
-        **arguments,
-        **_cut_packing(cut, arguments),
-        "inputs_embeds": cut.embeds(embeds, selection),
-        "position_ids": cut.positions(rotary).to(embeds.device),
-        "attention_mask": _cut_mask(cut, arguments.get("attention_mask"), embeds.device),
-    }
-    return shorter, CachedPrompt.of(cut, rotary[-3:], media, embeds.device)
-
-
-def _cut_mask(cut: Cut, handed: Any, device: torch.device) -> Tensor | None:
-    """[B, K], or None where none is needed. A prepared 4-D mask goes: the language model makes its own, causal."""
-    plain = isinstance(handed, Tensor) and handed.ndim == 2
-    return cut.mask(device) if plain or cut.padded else None
-
-
-def positions_handed(positions: Any, rows: int, length: int) -> Tensor | None:
-    """[R, B, S] int64 on the CPU with R = 1, 3 or 4; None if the caller gave none."""
-    if positions is None:
+def read_positions(position_ids: Any, rows: int, length: int) -> Tensor | None:
+    """Read positions of any form as [R, B, S] int64 on the CPU with R = 1, 3 or 4; None if the caller passed none."""
+    if position_ids is None:
         return None
-    if positions.ndim == 2:
-        positions = positions.unsqueeze(0)
-    expanded: Tensor = positions.cpu().expand(-1, rows, length)
+    if position_ids.ndim == 2:
+        position_ids = position_ids.unsqueeze(0)
+    expanded: Tensor = position_ids.cpu().expand(-1, rows, length)
     return expanded
 
 
-def _cut_packing(cut: Cut, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Borders of packed sequences for variable-length attention kernels, which would else read past the end."""
-    found: dict[str, Any] = {}
+def cut_arguments(
+    arguments: dict[str, Any], cut: PromptCut, selection: Selection, position_ids: Tensor | None, in_clip: Tensor
+) -> tuple[dict[str, Any], CachedPrompt]:
+    """Cut the arguments of a language model.
+
+    Args:
+        arguments: those for the full prompt, by name.
+        cut: which tokens are kept.
+        selection: the compressor's decision, for merged embeddings and gates.
+        position_ids: those in ``arguments``, as `read_positions` returns them.
+        in_clip: [B, S] bool on the CPU: tokens inside clips.
+
+    Returns:
+        The arguments for the cut prompt, and the state to store on its cache.
+    """
+    inputs_embeds: Tensor = arguments["inputs_embeds"]
+    length = inputs_embeds.shape[1]
+    # Without positions the language model would count; the kept tokens must keep those of the full prompt.
+    if position_ids is None:
+        position_ids = torch.arange(length).expand(1, inputs_embeds.shape[0], -1)
+    rotary = position_ids.expand(3, -1, -1) if len(position_ids) == 1 else position_ids
+    cut_prompt = {
+        **arguments,
+        **_cut_packing(cut, arguments),
+        "inputs_embeds": cut.inputs_embeds(inputs_embeds, selection),
+        "position_ids": cut.position_ids(rotary).to(inputs_embeds.device),
+        "attention_mask": _cut_mask(cut, arguments.get("attention_mask"), inputs_embeds.device),
+    }
+    return cut_prompt, CachedPrompt.of(cut, rotary[-3:], in_clip, inputs_embeds.device)
+
+
+def _cut_mask(cut: PromptCut, attention_mask: Any, device: torch.device) -> Tensor | None:
+    """[B, K], or None where none is needed. A prepared 4-D mask is dropped: the language model makes a causal one."""
+    two_dimensional = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
+    return cut.attention_mask(device) if two_dimensional or cut.padded else None
+
+
+def _cut_packing(cut: PromptCut, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Sequence lengths for variable-length attention kernels, which would otherwise read past the end."""
+    lengths: dict[str, Any] = {}
     for side in ("q", "k"):
-        borders = arguments.get(f"cu_seq_lens_{side}")
-        if borders is None:
+        cu_seq_lens = arguments.get(f"cu_seq_lens_{side}")
+        if cu_seq_lens is None:
             continue
-        found[f"cu_seq_lens_{side}"] = shorter = cut.boundaries(borders)
-        found[f"max_length_{side}"] = int(shorter.diff().max())
-    return found
+        lengths[f"cu_seq_lens_{side}"] = shorter = cut.cu_seq_lens(cu_seq_lens)
+        lengths[f"max_length_{side}"] = int(shorter.diff().max())
+    return lengths
+
+
+def resume_arguments(prompt: CachedPrompt, arguments: dict[str, Any], cached: int) -> dict[str, Any]:
+    """Rewrite the arguments of ``core`` for a call that continues a cut prompt.
+
+    Args:
+        prompt: the state of the cache.
+        arguments: those of the call, by name.
+        cached: tokens in the cache.
+
+    Returns:
+        Arguments whose positions continue from the full length, without tokens that the cache already holds.
+
+    Raises:
+        UnsupportedCall: the new tokens overlap the cached ones in another way.
+    """
+    position_ids, new = arguments.get("position_ids"), arguments["input_ids"].shape[1]
+    # The host would count from the length of the cache, which is shorter than the prompt was.
+    if position_ids is None:
+        return {**arguments, "position_ids": prompt.position_ids(cached, new)}
+    repeated = _count_repeated(prompt, arguments, cached) if new > 1 else 0
+    if not repeated:
+        return arguments
+    resumed = {
+        **arguments,
+        "position_ids": position_ids[..., repeated:],
+        "input_ids": arguments["input_ids"][:, repeated:],
+    }
+    if arguments.get("inputs_embeds") is not None:
+        resumed["inputs_embeds"] = arguments["inputs_embeds"][:, repeated:]
+    return resumed
+
+
+def _count_repeated(prompt: CachedPrompt, arguments: dict[str, Any], cached: int) -> int:
+    """How many leading tokens of the call the cache already holds.
+
+    ``generate`` skips as many tokens of a conversation as are cached. Fewer are cached than were read, so what it
+    passes on begins too early, by the number of dropped tokens. The positions show it.
+    """
+    position_ids, new = arguments["position_ids"], arguments["input_ids"].shape[1]
+    rotary = (position_ids.unsqueeze(0) if position_ids.ndim == 2 else position_ids[-3:])[..., -new:]
+    # Tokens with positions before the end of the full prompt were read already.
+    early = rotary[0] < prompt.position_ids(cached, 1)[0].to(position_ids.device)
+    attention_mask = arguments.get("attention_mask")
+    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+        early = early & (attention_mask[:, -new:] != 0)
+    # Tokens of a new video have different times, heights and widths: they are never counted as old ones.
+    is_text = (rotary == rotary[:1]).all(dim=0)
+    counts = torch.stack([early.sum(dim=1), (early & is_text).long().cumprod(dim=1).sum(dim=1), prompt.dropped]).cpu()
+    repeated = int(counts[0].max())
+    # The early tokens must lead, be text, be as many as were dropped, and not be all there is.
+    if repeated and bool((counts != repeated).any() | (repeated == new)):
+        raise UnsupportedCall(
+            "tokens after a compressed prompt begin before its end: with past_key_values pass only the new input_ids "
+            "and an attention_mask of the full length; don't split a prompt with video (prefill_chunk_size), and don't "
+            "attach to an assistant model"
+        )
+    return repeated
+
+
+def decode_arguments(prompt: CachedPrompt, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Rewrite the arguments of the language model for a call that continues a cut prompt.
+
+    Args:
+        prompt: the state of the cache.
+        arguments: those of the call, by name.
+
+    Returns:
+        Arguments with a mask as long as the cache, and a row of text positions that counts on from the cut length.
+    """
+    rows, new = arguments["inputs_embeds"].shape[:2]
+    cached = cached_length(arguments["past_key_values"])
+    attention_mask = prompt.attention_mask(arguments.get("attention_mask"), cached, new, rows)
+    position_ids = arguments.get("position_ids")
+    # A gap between cached and new text positions would read as the start of another packed sequence.
+    if isinstance(position_ids, Tensor) and position_ids.ndim == 3 and position_ids.shape[0] == 4:
+        text = position_ids[:1] - prompt.dropped.to(position_ids.device).view(1, -1, 1)
+        position_ids = torch.cat([text, position_ids[1:]])
+    return {**arguments, "attention_mask": attention_mask, "position_ids": position_ids}

@@ -1,7 +1,7 @@
-"""Qwen2.5-Omni: the Thinker, alone or inside the full model with its speech parts.
+"""Adapter for Qwen2.5-Omni: the Thinker, alone or inside the full model with its speech parts.
 
 Transformers up to 5.20 has ``thinker.{audio_tower, visual, model}`` with the text model as ``model``; from 5.21 on
-these are ``thinker.model.{audio_tower, visual, language_model}``. Both are probed, neither is assumed.
+these are ``thinker.model.{audio_tower, visual, language_model}``. Both layouts are probed, neither is assumed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from omnisift.errors import UnsupportedCall, UnsupportedModel
 from omnisift.models.adapter import Adapter, Parts
 from omnisift.models.attention_probe import AttentionProbe
-from omnisift.models.qwen2_5_omni_attention import CLIP, VIDEO, WINDOW, listeners
-from omnisift.models.qwen2_5_omni_speech import Speech
+from omnisift.models.qwen2_5_omni_attention import AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME, attention_probes
+from omnisift.models.qwen2_5_omni_speech import TalkerHooks
 from omnisift.tokens import Modality
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 class Qwen25OmniAdapter(Adapter):
-    """Positions are 25 ids a second; sound is interleaved with its video; rotary ids have three rows."""
+    """25 temporal positions per second, audio interleaved with its video, and three rows of rotary positions."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_omni", "qwen2_5_omni_thinker"})
-    supplies: ClassVar[frozenset[str]] = frozenset({CLIP, WINDOW, VIDEO})
+    supplies: ClassVar[frozenset[str]] = frozenset({AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME})
 
-    def find(self, model: nn.Module) -> Parts:
-        """The Thinker's modules in either layout."""
+    def find_parts(self, model: nn.Module) -> Parts:
+        """Return the Thinker's modules in either layout."""
         head: Any = getattr(model, "thinker", model)
         core: Any = head if hasattr(head, "audio_tower") else getattr(head, "model", None)
         language_model = getattr(core, "language_model", None) or getattr(core, "model", None)
@@ -46,37 +46,38 @@ class Qwen25OmniAdapter(Adapter):
         return Parts(head, core, language_model)
 
     def modality(self, input_ids: Tensor) -> Tensor:
-        """By the placeholder ids of the configuration."""
-        found = torch.full_like(input_ids, int(Modality.TEXT), dtype=torch.int8)
-        found[input_ids == self._config.video_token_id] = int(Modality.VIDEO)
-        found[input_ids == self._config.audio_token_id] = int(Modality.AUDIO)
-        return found
+        """Classify tokens by the placeholder ids of the configuration."""
+        modality = torch.full_like(input_ids, int(Modality.TEXT), dtype=torch.int8)
+        modality[input_ids == self._config.video_token_id] = int(Modality.VIDEO)
+        modality[input_ids == self._config.audio_token_id] = int(Modality.AUDIO)
+        return modality
 
-    def rotary(self, input_ids: Tensor, real: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-        """The host's own rule on the whole prompt."""
+    def position_ids(self, input_ids: Tensor, attention_mask: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+        """Call the host's ``get_rope_index`` for the full prompt."""
         if arguments.get("video_grid_thw") is None:
             raise UnsupportedCall("a video without video_grid_thw or rotary position_ids: pass one of them")
-        lengths = arguments.get("audio_feature_lengths")
+        # As the host does: the mask over mel frames, where there is one, gives the lengths.
+        audio_seqlens = arguments.get("audio_feature_lengths")
         if arguments.get("feature_attention_mask") is not None:
-            lengths = arguments["feature_attention_mask"].sum(dim=-1)
-        positions: Tensor = self._core.get_rope_index(
+            audio_seqlens = arguments["feature_attention_mask"].sum(dim=-1)
+        position_ids: Tensor = self._core.get_rope_index(
             input_ids,
             image_grid_thw=_on_cpu(arguments.get("image_grid_thw")),
             video_grid_thw=_on_cpu(arguments["video_grid_thw"]),
-            attention_mask=real.long(),
+            attention_mask=attention_mask.long(),
             use_audio_in_video=arguments.get("use_audio_in_video") or False,
-            audio_seqlens=_on_cpu(lengths),
+            audio_seqlens=_on_cpu(audio_seqlens),
             second_per_grids=_on_cpu(arguments.get("video_second_per_grid")),
         )[0]
-        return positions
+        return position_ids
 
-    def more_hooks(self, attachment: Attachment) -> list[RemovableHandle]:
-        """The talker reads the Thinker's prompt a second time."""
-        return [] if self._talker is None else Speech(attachment, self._talker).hooks(self.parts.head)
+    def extra_hooks(self, attachment: Attachment) -> list[RemovableHandle]:
+        """Hook the talker, which reads the Thinker's prompt a second time."""
+        return [] if self._talker is None else TalkerHooks(attachment, self._talker).register(self.parts.head)
 
-    def listeners(self, needs: frozenset[str]) -> list[AttentionProbe]:
-        """On the last layers of the two encoders."""
-        return listeners(self._core, needs)
+    def attention_probes(self, needs: frozenset[str]) -> list[AttentionProbe]:
+        """Return probes of the last layers of the two encoders."""
+        return attention_probes(self._core, needs)
 
     @property
     def seconds_per_position(self) -> float:
@@ -85,5 +86,5 @@ class Qwen25OmniAdapter(Adapter):
 
 
 def _on_cpu(value: Any) -> Any:
-    """A tensor is moved to the CPU, where the host's rule runs without waiting for the device at every step."""
+    """Move a tensor to the CPU, where the host's rule runs without waiting for the device at every step."""
     return value.cpu() if isinstance(value, Tensor) else value

@@ -1,4 +1,4 @@
-"""What any loop of training owes a model with a compressor attached: a look at the cut, a touch of all that learns."""
+"""Helpers for training loops: verify that compression happened, and keep unused parameters in the graph."""
 
 from __future__ import annotations
 
@@ -10,42 +10,52 @@ from omnisift.models.attachment import Attachment
 from omnisift.models.compression import Compression
 from omnisift.tokens import Modality
 
-SURE = 32
-"""A clip of fewer tokens may rightly be kept whole."""
+MIN_TOKENS = 32
+"""Prompts with fewer video and audio tokens may keep all of them."""
 
 
-def check_cut(attachment: Attachment, input_ids: Tensor) -> None:
-    """Raise `TrainingError` if the prompts ``input_ids`` [B, S], with video, were read whole and should not have been.
+def assert_compressed(attachment: Attachment, input_ids: Tensor) -> None:
+    """Check after a forward pass that prompts with video were compressed.
 
-    Call it after each forward pass.
+    Args:
+        attachment: of the compressor.
+        input_ids: [B, S] int64, the prompts of the pass.
+
+    Raises:
+        TrainingError: a prompt with video kept every token although the budget is below 1.
     """
-    video = attachment.adapter.modality(input_ids.cpu()) == Modality.VIDEO
-    if attachment.compressor.budget.keeps_all or not bool(video.any()):
+    has_video = bool((attachment.adapter.modality(input_ids.cpu()) == Modality.VIDEO).any())
+    if attachment.compressor.budget.keeps_all or not has_video:
         return
     last: Compression | None = attachment.last
     if last is None:
         raise TrainingError(
-            "training without compression: a prompt with video never came past the hooks of the compressor; "
-            "call the model that it is attached to, not what that wraps, and don't detach while training"
+            "training without compression: a prompt with video bypassed the hooks of the compressor; "
+            "call the model that it is attached to, not the one inside, and don't detach while training"
         )
-    tokens, kept = last.n_video + last.n_audio, last.kept_video + last.kept_audio
-    if tokens >= SURE and kept == tokens:
+    total, kept = last.n_video + last.n_audio, last.kept_video + last.kept_audio
+    if total >= MIN_TOKENS and kept == total:
         raise TrainingError(
-            f"training without compression: all {tokens} video and audio tokens of a batch stayed; "
+            f"training without compression: all {total} video and audio tokens of a batch were kept; "
             "check the budget and the compressor"
         )
 
 
-def touched(module: nn.Module, language_model: nn.Module) -> Tensor:
-    """0, with a gradient of 0 for all that learns in ``module`` outside its ``language_model``: what a batch without
-    sound or picture may not ask. What is here as a shard is left out.
+def zero_loss_anchor(module: nn.Module, language_model: nn.Module) -> Tensor:
+    """Return a loss of 0 that gives a gradient of 0 to every trainable parameter outside the language model.
 
-    To be added to the loss, since distributed processes wait for every gradient. **Make it before the forward pass.**
-    What is made first is differentiated last, so these gradients are complete at the end of every backward pass, in one
-    order, whatever a batch holds. DeepSpeed's ZeRO sums gradients over the processes in the order in which they come:
-    in another order it sums those of different weights, without a word.
+    Add it to the loss: distributed processes wait for every gradient, and a batch without audio or video uses neither
+    encoders nor selector. Sharded parameters (with ``placements``) are left out.
+
+    **Call it before the forward pass.** The backward pass differentiates last what was computed first, so these
+    gradients complete at its end and in the same order for every batch. DeepSpeed's ZeRO sums gradients over processes
+    in the order in which they complete: in different orders it silently sums those of different weights.
+
+    Args:
+        module: the module that is trained.
+        language_model: the part of it that every batch uses.
     """
-    always = {id(parameter) for parameter in language_model.parameters()}
-    every = (p for p in module.parameters() if p.requires_grad and id(p) not in always)
-    learns = [p for p in every if not hasattr(p, "placements")]
-    return 0.0 * torch.stack([p.float().flatten()[0] for p in learns]).sum() if learns else torch.zeros(())
+    in_language_model = {id(parameter) for parameter in language_model.parameters()}
+    trainable = (p for p in module.parameters() if p.requires_grad and id(p) not in in_language_model)
+    local = [p for p in trainable if not hasattr(p, "placements")]
+    return 0.0 * torch.stack([p.float().flatten()[0] for p in local]).sum() if local else torch.zeros(())

@@ -1,4 +1,4 @@
-"""The product's main job: a media file and a question in, an answer at a part of the tokens out."""
+"""Load a model once and ask it about media files: `load`, then `Pipeline.ask`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.models import attach
 from omnisift.pipeline.clip_info import notices_of, source_of
+from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip
-from omnisift.pipeline.loading import Host, load_host, load_selector
-from omnisift.pipeline.prompt import build_inputs, moved, read_for
+from omnisift.pipeline.loading import Host, load_selector, load_weights, plan_placement, read_selector
+from omnisift.pipeline.model_source import ModelSource, find_model
+from omnisift.pipeline.prompt import build_inputs, read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
+from omnisift.pipeline.streaming import text_streamer
+from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
     from omnisift.compressors import Compressor
@@ -37,67 +41,140 @@ def load(
     retain_audio: float | None = None,
     selector: str | Path | None = None,
     seed: int = 0,
-    device: str = "cpu",
-    dtype: str | None = None,
-    attn: str | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    device_map: DeviceMap | None = None,
 ) -> Pipeline:
     """Load a model with a compressor, ready to be asked.
 
+    All arguments, the model's configuration and the selector are checked before the model's weights are read.
+
     Args:
         model: ``nano`` (bundled), a checkpoint folder, or a hub id.
-        compressor: name of a compressor, or None to let the model read every token.
+        compressor: name of a method as `make_compressor` takes it; None or ``none`` keeps every token.
         retain: fraction of video and audio tokens kept together, split as `Budget` says; 0.25 if nothing is given.
-        retain_video: fraction of video tokens kept; give it with ``retain_audio`` instead of ``retain``.
+        retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
         selector: folder of selector weights; None looks into the model's own checkpoint.
-        seed: for compressors that draw.
-        device: where to run, ``cpu`` or ``cuda``.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; None chooses by device.
-        attn: attention implementation of Transformers, ``sdpa`` if None.
+        seed: random seed, for methods that sample.
+        device: ``auto`` (cuda, then mps, then cpu: the first that this machine has), ``cpu``, ``cuda``, ``cuda:1`` or
+            ``mps``.
+        dtype: ``float32``, ``bfloat16``, ``float16``, a torch dtype, or ``auto`` for the dtype the checkpoint is
+            stored in; None means float32 on a CPU and bfloat16 elsewhere.
+        attn_implementation: attention implementation of Transformers; None means ``sdpa``.
+        device_map: ``auto`` or a mapping of modules to devices, as `from_pretrained` takes it, instead of ``device``;
+            needs accelerate.
+
+    Returns:
+        A pipeline in evaluation mode.
 
     Raises:
-        OmniSiftError: one line that says what is wrong and what to do.
+        UsageError: an argument is wrong, or this machine lacks the device.
+        BudgetError: a retain fraction is outside (0, 1] or ambiguous.
+        CompressorError: the method is unknown, or needs a selector that is not there.
+        UnsupportedModel: the checkpoint is of another family.
+        CheckpointError: the model is not found, or its weights are missing or unreadable.
     """
     budget = Budget.from_options(retain, retain_video, retain_audio)
-    host = load_host(model, device, dtype, attn)
-    if compressor is None:
-        return Pipeline(host, None)
-    return Pipeline(host, compressor_for(host, compressor, budget, selector, seed))
+    placement = plan_placement(device, dtype, attn_implementation, device_map)
+    source = find_model(model)
+    if compressor is None or compressor == "none":
+        method = None
+    else:
+        method = compressor_for(source, compressor, budget, selector, seed)
+    host = load_weights(source, placement)
+    # The selector was read in its stored dtype, before the model's was known.
+    for module in method.modules() if method is not None else ():
+        if isinstance(module, VGAS):
+            module.to(device=host.device, dtype=host.dtype)  # type: ignore[call-arg]
+    return Pipeline(host, method)
 
 
 def compressor_for(
-    host: Host, name: str, budget: Budget, selector: str | Path | None = None, seed: int = 0
+    model: Host | ModelSource, name: str, budget: Budget, selector: str | Path | None = None, seed: int = 0
 ) -> Compressor:
-    """The method called ``name``, with the selector of ``host`` if it needs one; arguments as in `load`."""
-    vgas = load_selector(host, selector) if needs_selector(name) else None
+    """Make the method called ``name``, with the selector of ``model`` where it needs one.
+
+    Args:
+        model: a loaded host; or what `find_model` returned, to check the method before the weights are read.
+        name: as `make_compressor` takes it.
+        budget: how many tokens stay.
+        selector: folder of selector weights; None looks into the model's checkpoint.
+        seed: random seed, for methods that sample.
+
+    Raises:
+        CompressorError: the method is unknown, or needs a selector that is not there.
+        CheckpointError: the selector is incomplete, or of another width than the model.
+    """
+    vgas = None
+    if needs_selector(name) and isinstance(model, Host):
+        vgas = load_selector(model, selector)
+    elif needs_selector(name):
+        vgas = read_selector(model.name, model.source, selector, model.hidden_size)
     return make_compressor(name, budget, selector=vgas, seed=seed)
 
 
 class Pipeline:
-    """A loaded model and a compressor. Ask it as often as you like; the model is untouched between questions."""
+    """A loaded model and a compressor. Between questions the model carries no hooks.
+
+    Args:
+        host: a loaded model, as `load` makes it.
+        compressor: the method that decides which tokens stay; None keeps every token.
+    """
 
     def __init__(self, host: Host, compressor: Compressor | None):
         self.host = host
         self.compressor = compressor.eval() if compressor is not None else None
 
-    def read(self, path: str | Path, **how: Any) -> Media:
-        """Decode a clip at sizes that this model takes, to ask about it more than once; ``how`` as `ask` has it.
+    def read(
+        self,
+        path: str | Path,
+        *,
+        fps: float = 2.0,
+        max_frames: int | None = None,
+        max_pixels: int | None = None,
+        sampling: Sampling = "time",
+    ) -> Media:
+        """Decode a clip at the image sizes that this model takes, to ask about it more than once.
+
+        Args:
+            path: path of a media file.
+            fps: frames sampled per second; lowered for the whole clip where ``max_frames`` caps it.
+            max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
+            max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
+            sampling: ``time``, or ``qwen`` for the index rule of published results.
+
+        Returns:
+            The decoded frames and waveform.
 
         Raises:
-            MediaError: the file can't be read as asked.
+            MediaError: the file cannot be read as asked.
+            UsageError: an argument is out of range.
         """
-        return read_for(self.host.processor, path, **how)
+        return read_for(
+            self.host.processor, path, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling
+        )
 
-    def hold(self, path: str | Path, **how: Any) -> EncodedClip:
-        """Decode a clip to ask about it more than once; the first question prepares and encodes it for all later ones.
+    def encode(
+        self,
+        path: str | Path,
+        *,
+        fps: float = 2.0,
+        max_frames: int | None = None,
+        max_pixels: int | None = None,
+        sampling: Sampling = "time",
+    ) -> EncodedClip:
+        """Decode a clip whose encoder outputs are kept: the first question computes them, later ones reuse them.
 
-        ``how`` as `ask` has it. Any pipeline with this host can be asked about it.
+        Any pipeline with the same host can be asked about the result. Arguments as in `read`.
 
         Raises:
-            MediaError: the file can't be read as asked.
+            MediaError: the file cannot be read as asked.
+            UsageError: an argument is out of range.
         """
         begin = time.perf_counter()
-        media = self.read(path, **how)
+        media = self.read(path, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
         return EncodedClip(self.host, media, time.perf_counter() - begin)
 
     def ask(
@@ -112,24 +189,29 @@ class Pipeline:
         max_new_tokens: int = 256,
         system: str | None = None,
         on_stage: Callable[[str], None] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> Answer:
-        """Answer ``question`` about the file ``media``.
+        """Answer a question about a clip, with greedy decoding.
 
         Args:
-            media: path of a file with picture, sound or both; or what `read` or `hold` made of it, then sampling is
-                settled. What a held clip does not need again takes no time.
-            question: in the model's language.
-            fps: pictures sampled per second; lowered over the whole clip where ``max_frames`` caps it.
-            max_frames: most pictures kept.
-            max_pixels: most pixels per picture; None means the paper's 320 x 28 x 28 or the processor's limit.
+            media: path of a file with video, audio or both; or what `read` or `encode` returned, which are sampled
+                already and skip the stages that are done.
+            question: a question in the model's language.
+            fps: frames sampled per second; lowered for the whole clip where ``max_frames`` caps it.
+            max_frames: maximum number of frames.
+            max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
             sampling: ``time``, or ``qwen`` for the index rule of published results.
-            max_new_tokens: most tokens written; greedy decoding.
-            system: a system prompt; None sends none, as the paper's evaluation does.
-            on_stage: called with the name of each stage as it begins.
+            max_new_tokens: maximum number of generated tokens.
+            system: a system prompt; None sends none, as in the paper's evaluation.
+            on_stage: called with the name of each stage when it begins.
+            on_text: called with each piece of the answer as it is generated.
+
+        Returns:
+            The answer and its report.
 
         Raises:
-            MediaError: the file can't be read as asked.
-            UsageError: the question is empty, or the clip is held by another model.
+            MediaError: the file cannot be read as asked.
+            UsageError: the question is empty, or the clip was encoded by another model.
         """
         stage = on_stage or (lambda _name: None)
         if not question.strip():
@@ -144,7 +226,7 @@ class Pipeline:
         inputs = self._inputs(clip, question, system)
         processed_at = time.perf_counter()
         with clip.encoding(self.compressor) if isinstance(clip, EncodedClip) else nullcontext():
-            text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage)
+            text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage, on_text)
         source = clip.media if isinstance(clip, EncodedClip) else clip
         tokens = self._count(inputs, generated, compression)
         seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
@@ -153,26 +235,35 @@ class Pipeline:
     def _inputs(self, media: Media | EncodedClip, question: str, system: str | None) -> dict[str, Any]:
         if isinstance(media, EncodedClip):
             if media.host is not self.host:
-                raise UsageError("this clip is held by another model; hold it with this one")
+                raise UsageError("this clip was encoded by another model; encode it with this one")
             return media.inputs(question, system)
         inputs = build_inputs(self.host.processor, media, question, system)
-        return moved(inputs, next(self.host.thinker.parameters()))
+        return dict(inputs.to(self.host.device, self.host.dtype))
 
     @torch.inference_mode()
     def _generate(
-        self, inputs: dict[str, Any], max_new_tokens: int, stage: Callable[[str], None]
+        self,
+        inputs: dict[str, Any],
+        max_new_tokens: int,
+        stage: Callable[[str], None],
+        on_text: Callable[[str], None] | None,
     ) -> tuple[str, int, Compression | None, Stopwatch]:
-        thinker = self.host.thinker
+        thinker, tokenizer = self.host.thinker, self.host.processor.tokenizer
+        streamer = text_streamer(tokenizer, on_text) if on_text is not None else None
         stage("prefill")
-        reset_peak_memory(next(thinker.parameters()).device)
-        plug = attach(thinker, self.compressor) if self.compressor is not None else nullcontext(None)
-        with plug as attachment, Stopwatch(thinker, self.compressor, stage) as watch:
+        reset_peak_memory(self.host.device)
+        attaching = attach(thinker, self.compressor) if self.compressor is not None else nullcontext(None)
+        with attaching as attachment, Stopwatch(thinker, self.compressor, stage) as watch:
             output = thinker.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False, **_end_tokens(thinker, self.host.processor)
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                streamer=streamer,
+                **_end_tokens(thinker, self.host.processor),
             )
-        written = output[0, inputs["input_ids"].shape[1] :]
-        text = self.host.processor.tokenizer.decode(written, skip_special_tokens=True).strip()
-        return text, int(written.shape[0]), attachment.last if attachment is not None else None, watch
+        generated = output[0, inputs["input_ids"].shape[1] :]
+        text = tokenizer.decode(generated, skip_special_tokens=True).strip()
+        return text, int(generated.shape[0]), attachment.last if attachment is not None else None, watch
 
     def _count(self, inputs: dict[str, Any], generated: int, compression: Compression | None) -> Tokens:
         config, ids = self.host.thinker.config, inputs["input_ids"]
@@ -193,7 +284,7 @@ class Pipeline:
             tokens=tokens,
             seconds=seconds,
             source=source_of(media),
-            peak_memory_bytes=peak_memory(next(self.host.thinker.parameters()).device),
+            peak_memory_bytes=peak_memory(self.host.device),
             notices=notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import BatchFeature
 
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models import attach
-from omnisift.pipeline.prompt import build_inputs, moved
+from omnisift.pipeline.prompt import build_inputs
 from omnisift.pipeline.report import Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
 
@@ -66,17 +67,17 @@ def ask_batch(
         raise UsageError("clips with and without picture or sound were put in one batch; group them by `kind`")
     thinker, processor = pipeline.host.thinker, pipeline.host.processor
     rows = [build_inputs(processor, media, question, system) for media, question in asked]
-    like = next(thinker.parameters())
+    device = pipeline.host.device
     ends = _ends(thinker, processor)
-    inputs = moved(join_rows(rows, ends["pad_token_id"]), like)
-    reset_peak_memory(like.device)
+    inputs = BatchFeature(join_rows(rows, ends["pad_token_id"])).to(device, pipeline.host.dtype)
+    reset_peak_memory(device)
     plug = attach(thinker, pipeline.compressor) if pipeline.compressor is not None else nullcontext(None)
     with plug as attachment, Stopwatch(thinker, pipeline.compressor) as watch:
         output = thinker.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, **ends)
     written = [_until_end(row, ends["eos_token_id"]) for row in output[:, inputs["input_ids"].shape[1] :]]
     tokens = _count(thinker.config, inputs, written, attachment.last if attachment is not None else None)
     seconds = {stage: spent / len(rows) for stage, spent in watch.spent.items()}
-    memory = peak_memory(like.device)
+    memory = peak_memory(device)
     texts = [processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in written]
     merge = thinker.config.vision_config.spatial_merge_size
     sizes = [(_grid(row, merge), _mel(row)) for row in rows]
@@ -86,7 +87,7 @@ def ask_batch(
     ]
 
 
-def join_rows(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
+def join_rows(rows: Sequence[Mapping[str, Any]], pad: int) -> dict[str, Any]:
     """One batch of rows of one prompt each, padded on the left; media tensors one after the other.
 
     ``pad`` fills ``input_ids``; ``labels``, where there are any, get -100.
@@ -111,14 +112,14 @@ def join_rows(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
     return batch
 
 
-def _grid(row: dict[str, Any], merge: int) -> tuple[int, int, int]:
+def _grid(row: Mapping[str, Any], merge: int) -> tuple[int, int, int]:
     if "video_grid_thw" not in row:
         return 0, 0, 0
     time, height, width = torch.as_tensor(row["video_grid_thw"])[0].tolist()
     return time, height // merge, width // merge
 
 
-def _mel(row: dict[str, Any]) -> int:
+def _mel(row: Mapping[str, Any]) -> int:
     return int(row["feature_attention_mask"].sum()) if "feature_attention_mask" in row else 0
 
 
@@ -144,7 +145,7 @@ def _until_end(row: Tensor, end: int | list[int]) -> Tensor:
 
 
 def _count(
-    config: Any, inputs: dict[str, Any], written: Sequence[Tensor], compression: Compression | None
+    config: Any, inputs: Mapping[str, Any], written: Sequence[Tensor], compression: Compression | None
 ) -> list[Tokens]:
     ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
     counts = []

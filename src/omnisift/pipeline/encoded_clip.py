@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from omnisift.compressors import Compressor
 from omnisift.media import Media
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.prompt import build_inputs, moved, placeholder, prompt_text
+from omnisift.pipeline.prompt import build_inputs, placeholder, prompt_text
 from omnisift.pipeline.stopwatch import encoders_of
 
 
 class EncodedClip:
-    """Made by `Pipeline.hold`; ask about it with any `Pipeline` of the same host. It belongs to that host alone.
+    """Made by `Pipeline.encode`; ask about it with any `Pipeline` of the same host. It belongs to that host alone.
 
     It keeps the decoded clip, the processor's tensors and the encoders' outputs, the latter two on the host's device. A
     method that listens to the encoders (``needs``) makes them run again.
@@ -51,7 +51,7 @@ class EncodedClip:
         before, after = self._around(question, system)
         if self._prepared is None or self._ids is None:
             inputs = build_inputs(self.host.processor, self.media, question, system)
-            self._prepared = moved(inputs, next(self.host.thinker.parameters()))
+            self._prepared = dict(inputs.to(self.host.device, self.host.dtype))
             ids = self._prepared["input_ids"]
             self._ids = ids[:, before.shape[1] : ids.shape[1] - after.shape[1]]
         ids = torch.cat([before.to(self._ids.device), self._ids, after.to(self._ids.device)], dim=1)

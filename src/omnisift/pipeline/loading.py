@@ -1,35 +1,33 @@
-"""From a name to a model: the bundled nano, a checkpoint folder or a hub id, with its processor and its selector.
-
-Safe by default: safetensors only, never remote code, nothing fetched for a local folder, and a checkpoint that lacks
-weights is an error, never a model with random ones.
-"""
+"""Load a model, its processor and its selector: safetensors only, never remote code, never random weights."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omnisift.assets import nano_path
-from omnisift.errors import CheckpointError, CompressorError, UnsupportedModel, UsageError
+from omnisift.errors import CheckpointError, CompressorError, UsageError
+from omnisift.pipeline.devices import DeviceMap, resolve_device, resolve_dtype
+from omnisift.pipeline.model_source import ModelSource, find_model
 
 if TYPE_CHECKING:
     from omnisift.vgas import VGAS
 
 ADAPTER_PREFIX = "base_model.model.thinker.compressor."
-"""Where PEFT puts a selector that it saves with its adapter (docs/ms-swift.md)."""
-_MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Prefix of the selector's tensors in a PEFT adapter's file (docs/ms-swift.md)."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A loaded thinker (the part of Qwen2.5-Omni that reads and writes text) with its processor."""
+    """A loaded thinker (the text-generating part of Qwen2.5-Omni) with its processor."""
 
     name: str
+    """As the user gave it: ``nano``, a folder, or a hub id."""
     source: str
     """Folder or hub id that the weights came from."""
     thinker: Any
@@ -37,29 +35,115 @@ class Host:
 
     @property
     def is_nano(self) -> bool:
-        """Whether this is the bundled model, which knows only its own world."""
+        """Whether this is the bundled model, which understands generated clips only."""
         return self.name == "nano"
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the language model's embeddings."""
+        return int(self.thinker.get_input_embeddings().weight.shape[1])
 
-def load_host(name: str, device: str, dtype: str | None, attn: str | None) -> Host:
-    """Load model and processor.
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong: the device of the token embeddings."""
+        device: torch.device = self.thinker.get_input_embeddings().weight.device
+        # Offloaded weights are on no device; accelerate's hooks then move the inputs themselves.
+        return torch.device("cpu") if device.type == "meta" else device
 
-    Args:
-        name: ``nano``, a checkpoint folder, or a hub id (only then the hub may be asked).
-        device: ``cpu``, ``cuda``, ``cuda:1`` ...
-        dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on a CPU, bfloat16 elsewhere.
-        attn: attention implementation of Transformers; None means ``sdpa``.
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the embeddings, and of the floating-point inputs."""
+        dtype: torch.dtype = self.thinker.get_input_embeddings().weight.dtype
+        return dtype
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a model is loaded, checked against this machine."""
+
+    device: torch.device | None
+    """None where ``device_map`` places the modules."""
+    dtype: torch.dtype | str
+    attn_implementation: str
+    device_map: DeviceMap | None
+
+
+def plan_placement(
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    device_map: DeviceMap | None = None,
+) -> Placement:
+    """Check where and how to load a model; no weights are read. Arguments as `omnisift.load` has them.
 
     Raises:
-        UsageError: unknown device or dtype, or a folder that is none.
+        UsageError: a value is unknown, this machine lacks the device, or both a device and a map are given.
+    """
+    from transformers import AttentionInterface
+    from transformers.utils.import_utils import is_accelerate_available
+
+    attention = attn_implementation or "sdpa"
+    known = ("eager", *AttentionInterface().valid_keys())
+    if attention not in known and "/" not in attention:  # with a slash it is a kernel on the hub
+        raise UsageError(
+            f"unknown attention implementation {attention!r}; use eager, sdpa, flash_attention_2 or another of "
+            "Transformers"
+        )
+    if device_map is None:
+        target = resolve_device(device)
+        return Placement(target, resolve_dtype(dtype, target), attention, None)
+    if device != "auto":
+        raise UsageError("device and device_map were both given; give one of them")
+    if not is_accelerate_available():
+        raise UsageError("device_map needs accelerate, which is not installed; pip install accelerate")
+    devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    on_cpu = {str(item) for item in devices} <= {"cpu", "disk"}
+    main = torch.device("cpu") if on_cpu else resolve_device("auto")
+    return Placement(None, resolve_dtype(dtype, main), attention, device_map)
+
+
+def load_host(
+    model: str,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    device_map: DeviceMap | None = None,
+) -> Host:
+    """Load model and processor. Arguments as `omnisift.load` has them.
+
+    Raises:
+        UsageError: unknown or unavailable device, dtype or attention, or a folder without a checkpoint.
         UnsupportedModel: the checkpoint is of another family.
         CheckpointError: weights are missing or unreadable.
     """
-    where = _check_device(device)
-    source = str(nano_path()) if name == "nano" else name
-    _check_model_type(source)
-    thinker = _load_thinker(source, _check_dtype(dtype, where), attn or "sdpa").to(where).eval()
-    return Host(name, source, thinker, _load_processor(source))
+    placement = plan_placement(device, dtype, attn_implementation, device_map)
+    return load_weights(find_model(model), placement)
+
+
+def load_weights(source: ModelSource, placement: Placement) -> Host:
+    """Load the model that `find_model` found, as `plan_placement` planned, with its processor.
+
+    Raises:
+        CheckpointError: weights are missing or unreadable.
+    """
+    # A download keeps its progress bar; for local files the bars are noise.
+    with quiet_transformers() if source.local_files_only else nullcontext():
+        thinker = _load_thinker(source, placement)
+        return Host(source.name, source.source, thinker, _load_processor(source))
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide progress bars of Transformers and huggingface_hub inside the block; the user's own setting returns after."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def load_selector(host: Host, selector: str | Path | None) -> VGAS:
@@ -69,10 +153,8 @@ def load_selector(host: Host, selector: str | Path | None) -> VGAS:
         CompressorError: the checkpoint has no selector; the message names the remedies.
         CheckpointError: a selector is there, but not all of it, or of another width.
     """
-    width = host.thinker.get_input_embeddings().weight.shape[1]
-    vgas: Any = read_selector(host.name, host.source, selector, width)
-    parameter = next(host.thinker.parameters())
-    loaded: VGAS = vgas.to(device=parameter.device, dtype=parameter.dtype).eval()
+    vgas: Any = read_selector(host.name, host.source, selector, host.hidden_size)
+    loaded: VGAS = vgas.to(device=host.device, dtype=host.dtype).eval()
     return loaded
 
 
@@ -84,12 +166,13 @@ def read_selector(name: str, source: str, selector: str | Path | None, width: in
     if not folder.is_dir():
         raise UsageError(f"no selector folder at {folder}; give one saved by VGAS.save_pretrained")
     vgas: VGAS
-    if _is_vgas(folder):
-        vgas = VGAS.from_pretrained(str(folder))
-    elif (folder / "adapter_config.json").is_file():
-        vgas = VGAS.from_checkpoint(folder, ADAPTER_PREFIX)
-    else:
-        vgas = VGAS.from_checkpoint(folder)
+    with quiet_transformers():
+        if _is_vgas(folder):
+            vgas = VGAS.from_pretrained(str(folder))
+        elif (folder / "adapter_config.json").is_file():
+            vgas = VGAS.from_checkpoint(folder, ADAPTER_PREFIX)
+        else:
+            vgas = VGAS.from_checkpoint(folder)
     if vgas.config.width != width:
         raise CheckpointError(
             f"selector at {folder} has width {vgas.config.width}, the model {width}; give the selector of this model"
@@ -133,71 +216,51 @@ def _holds_compressor(folder: Path) -> bool:
         return any("compressor." in name for name in tensors.keys())  # noqa: SIM118  not a dict
 
 
-def _check_device(device: str) -> torch.device:
-    try:
-        where = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from error
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} was asked for, but this torch sees no CUDA device; use cpu")
-    return where
-
-
-def _check_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if dtype not in _DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
-
-
-def _check_model_type(source: str) -> None:
-    from transformers import PretrainedConfig
-
-    if Path(source).exists() and not (Path(source) / "config.json").is_file():
-        raise UsageError(f"{source} holds no config.json; give a checkpoint folder, a hub id, or nano")
-    try:
-        config, _ = PretrainedConfig.get_config_dict(source)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"can't load a model named {source!r}; give nano, an existing checkpoint folder, or a hub id that is "
-            "reachable or cached"
-        ) from error
-    model_type = config.get("model_type")
-    if model_type not in _MODEL_TYPES:
-        raise UnsupportedModel(
-            f"no adapter for model_type {model_type!r}. Known: {', '.join(_MODEL_TYPES)}. See docs/add-a-model.md"
-        )
-
-
-def _load_thinker(source: str, dtype: torch.dtype, attn: str) -> Any:
+def _load_thinker(source: ModelSource, placement: Placement) -> Any:
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+    from transformers.utils.import_utils import is_accelerate_available
 
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "attn_implementation": attn,
-        "use_safetensors": True,
-        "output_loading_info": True,
-    }
+    device_map: Any = placement.device_map
+    # Transformers builds the model without storage and fills it tensor by tensor from mapped files. With a device
+    # map each tensor goes straight to its device. A device map needs accelerate; without it the weights pass through
+    # host memory in their final dtype: measured on the CPU, a float32 checkpoint of 909 MB added 5 MB of private
+    # memory as float32 (pages of the file) and 449 MB as bfloat16.
+    if placement.device is not None and placement.device.type != "cpu" and is_accelerate_available():
+        device_map = {"": placement.device}
     try:
-        loaded: Any = Thinker.from_pretrained(source, **options)
+        loaded: Any = Thinker.from_pretrained(
+            source.source,
+            dtype=placement.dtype,
+            attn_implementation=placement.attn_implementation,
+            device_map=device_map,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=source.local_files_only,
+            output_loading_info=True,
+        )
     except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(f"can't load {source}: {str(error).strip().splitlines()[0]}") from error
+        raise CheckpointError(f"can't load {source.source}: {str(error).strip().splitlines()[0]}") from error
     thinker, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(
-            f"{source} lacks {len(missing)} tensors of the thinker, first {missing[0]}; give a whole checkpoint"
+            f"{source.source} lacks {len(missing)} tensors of the thinker, first {missing[0]}; "
+            "give a complete checkpoint"
         )
-    return thinker
+    if placement.device is not None:
+        thinker = thinker.to(placement.device)
+    return thinker.eval()
 
 
-def _load_processor(source: str) -> Any:
+def _load_processor(source: ModelSource) -> Any:
     from transformers import AutoProcessor
 
     try:
-        return AutoProcessor.from_pretrained(source)
+        return AutoProcessor.from_pretrained(
+            source.source, trust_remote_code=False, local_files_only=source.local_files_only
+        )
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"no processor in {source}: {str(error).strip().splitlines()[0]}; save the processor beside the model"
+            f"no processor in {source.source}: {str(error).strip().splitlines()[0]}; "
+            "save the processor in the model's folder"
         ) from error

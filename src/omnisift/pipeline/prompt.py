@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
 
 from omnisift.errors import UsageError
 from omnisift.media import Media, read
+from omnisift.media.reading import Sampling
 
+if TYPE_CHECKING:
+    from transformers import BatchFeature
+
+MAX_SECONDS = 7200.0
+"""Longest part of a file that is read; `omnisift.media.read` warns where it leaves off the rest."""
 _DEFAULT_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
 """Pixels of one picture, as in Transformers' Qwen2.5-Omni processor and in ``qwen-omni-utils``."""
 
@@ -18,35 +23,45 @@ PAPER_MAX_PIXELS = 320 * 28 * 28
 """Pixels of one picture at which the paper was trained and tested (`method.md`, section 6)."""
 
 
-def read_for(processor: Any, path: str | Path, *, max_pixels: int | None = None, **how: Any) -> Media:
-    """A clip at sizes that ``processor`` takes; ``how`` goes to `omnisift.media.read`.
+def read_for(
+    processor: Any,
+    path: str | Path,
+    *,
+    fps: float = 2.0,
+    max_frames: int | None = None,
+    max_pixels: int | None = None,
+    sampling: Sampling = "time",
+    max_seconds: float = MAX_SECONDS,
+) -> Media:
+    """Decode a clip at the image sizes that ``processor`` takes.
 
-    ``max_pixels`` None means the paper's `PAPER_MAX_PIXELS` or the processor's own limit, whichever is less.
+    ``max_seconds`` as `omnisift.media.read` has it, the other arguments as `omnisift.Pipeline.read` has them.
+
+    Raises:
+        MediaError: the file cannot be read as asked.
+        UsageError: an argument is out of range.
     """
-    least, most = pixel_limits(processor)
-    most = min(most, PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
-    return read(path, min_pixels=min(least, most), max_pixels=most, **how)
+    min_pixels, limit = pixel_limits(processor)
+    limit = min(limit, PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
+    return read(
+        path,
+        fps=fps,
+        max_frames=max_frames,
+        min_pixels=min(min_pixels, limit),
+        max_pixels=limit,
+        sampling=sampling,
+        max_seconds=max_seconds,
+    )
 
 
-def moved(inputs: dict[str, Any], like: nn.Parameter) -> dict[str, Any]:
-    """The tensors of ``inputs`` on the device of ``like``, and those of floats in its dtype."""
+def build_inputs(processor: Any, media: Media, question: str, system: str | None = None) -> BatchFeature:
+    """Inputs of ``generate`` for one prompt, on the CPU: the media first, then the question.
 
-    def move(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
-
-    return {name: move(value) for name, value in inputs.items()}
-
-
-def build_inputs(processor: Any, media: Media, question: str, system: str | None = None) -> dict[str, Any]:
-    """Inputs of ``generate`` for one prompt: the media first, then the question.
-
-    The pictures were scaled by `omnisift.media`, so the processor must not scale them again; the real picture rate is
-    passed on, or long clips would get wrong time positions (Transformers assumes 2.0 for every call).
+    The frames were scaled by `omnisift.media`, so the processor must not scale them again. The real frame rate is
+    passed on: Transformers assumes 2.0 for every call, which gives long clips wrong time positions.
     """
     text = prompt_text(processor, media, question, system)
-    inputs: dict[str, Any] = dict(processor(text=[text], return_tensors="pt", **media_arguments(processor, media)))
+    inputs: BatchFeature = processor(text=[text], return_tensors="pt", **media_arguments(processor, media))
     inputs["use_audio_in_video"] = media.has_video and media.has_audio
     return inputs
 

@@ -1,1 +1,1 @@
-"""Serving: compressed prompts inside an engine that needs their length before it sees an embedding."""
+"""Serving: compressed prompts inside an engine that needs their length before any encoder runs."""

@@ -1,9 +1,8 @@
-"""One clip in a prompt, from its dimensions alone: the order of its tokens, their rotary ids, and how many will stay.
+"""Layout of one clip in a prompt, from its dimensions alone: token order, rotary ids, and the number of kept tokens.
 
-A serving engine lays out a prompt before any encoder runs, so everything here follows from the size of the token grid
-and the length of the sound. It restates Transformers' rule for Qwen2.5-Omni (``get_rope_index`` with
-``use_audio_in_video``), which needs a whole prompt and a model; a test holds the two together. Chunks and counts come
-from `omnisift.chunks` and `omnisift.budget`, as everywhere.
+A serving engine lays out a prompt before any encoder runs, so all of this follows from the size of the token grid and
+the length of the audio. It implements Transformers' rule for Qwen2.5-Omni (``get_rope_index`` with
+``use_audio_in_video``), which needs a complete prompt and a model; a test compares the two.
 """
 
 from __future__ import annotations
@@ -22,44 +21,52 @@ from omnisift.tokens import Modality, TokenStream
 
 
 @dataclass(frozen=True)
-class Clock:
-    """How a model family counts time."""
+class TimeConfig:
+    """How a model family maps time to rotary ids, in the names of Transformers' configuration."""
 
-    ids_per_second: int = 25
-    """Temporal rotary ids of a second."""
-    seconds_per_turn: float = 2.0
-    """Picture and sound take turns in the prompt after so many seconds (``seconds_per_chunk`` of the host)."""
+    position_id_per_seconds: int = 25
+    """Temporal rotary ids per second."""
+    seconds_per_chunk: float = 2.0
+    """Video and audio alternate in the prompt in sections of this length."""
 
 
 @dataclass(frozen=True)
 class ClipLayout:
-    """The tokens of one clip in prompt order. ``N`` counts all of them, before anything is dropped."""
+    """The tokens of one clip in prompt order. ``N`` counts all of them, before compression."""
 
     order: Tensor
-    """[N] int64: row of ``cat([video, audio])`` at each place."""
+    """[N] int64: for each prompt token its row in ``cat([video, audio])``."""
     modality: Tensor
-    """[N] int8, `Modality`."""
-    position: Tensor
-    """[3, N] int64 rotary ids, counted from the span's start."""
+    """[N] int8, values of `Modality`."""
+    position_ids: Tensor
+    """[3, N] int64 rotary ids, relative to the start of the clip."""
     end: int
-    """Rotary id of what follows the span, counted from its start."""
+    """Rotary id of the first token after the clip, relative to the start of the clip."""
     seconds_per_id: float
 
     @classmethod
-    def of(cls, grid: tuple[int, int, int], seconds_per_grid: float, audio: int, clock: Clock) -> ClipLayout:
-        """The span of a clip.
+    def of(
+        cls, grid: tuple[int, int, int], seconds_per_grid: float, audio_tokens: int, time_config: TimeConfig
+    ) -> ClipLayout:
+        """Return the layout of a clip.
 
-        ``grid`` is (frames, rows, columns) of tokens; a frame lasts ``seconds_per_grid``; ``audio`` tokens of sound,
-        0 for a clip without. The result is shared: never write into it.
+        Args:
+            grid: (frames, rows, columns) of video tokens.
+            seconds_per_grid: duration of a frame of the grid.
+            audio_tokens: number of audio tokens; 0 for a clip without audio.
+            time_config: the model's time settings.
+
+        Returns:
+            The layout; it is cached and shared, so its tensors must not be changed.
         """
-        return _span(grid, float(seconds_per_grid), audio, clock)
+        return _layout(grid, float(seconds_per_grid), audio_tokens, time_config)
 
     def __len__(self) -> int:
         return len(self.order)
 
     @cached_property
-    def has_sound(self) -> bool:
-        """Whether sound is interleaved with the picture."""
+    def has_audio(self) -> bool:
+        """Whether the clip has audio tokens."""
         return bool((self.modality == Modality.AUDIO).any())
 
     @cached_property
@@ -68,24 +75,29 @@ class ClipLayout:
         return ChunkShapes.of(self.stream(torch.empty(len(self), 0)))
 
     def stream(self, embeds: Tensor) -> TokenStream:
-        """The clip as a compressor sees it; ``embeds`` [N, D] in prompt order."""
+        """Return the clip as the input of a compressor.
+
+        Args:
+            embeds: [N, D] in prompt order.
+        """
         return build_stream(
             embeds=embeds,
             modality=self.modality,
-            position=self.position,
+            position=self.position_ids,
             sample=torch.zeros(len(self), dtype=torch.int64),
             seconds_per_position=self.seconds_per_id,
         )
 
     def counts(self, budget: Budget) -> Counts:
-        """Kept tokens of every chunk."""
+        """Return the number of tokens that each chunk keeps."""
         return budget.counts(self.shapes)
 
-    def kept(self, budget: Budget) -> list[Modality]:
-        """Modality of the tokens that stay, chunk by chunk. Its length is certain; the order is that of most prompts.
+    def kept_labels(self, budget: Budget) -> list[Modality]:
+        """Return the modality of each kept token, chunk by chunk.
 
-        Which tokens stay is not known yet, so where a method ranks over a whole clip, a label may stand at a token of
-        the other modality. Labels are overwritten by embeddings; nothing else reads them.
+        The length is exact. The order is a guess, because the selection is not known yet: where a method ranks over
+        the entire clip, a label may differ from the token at its place. Labels are overwritten by embeddings, and
+        nothing else reads them.
         """
         counts = self.counts(budget)
         labels: list[Modality] = []
@@ -95,55 +107,60 @@ class ClipLayout:
 
 
 @lru_cache(maxsize=256)
-def _span(grid: tuple[int, int, int], seconds_per_grid: float, audio: int, clock: Clock) -> ClipLayout:
+def _layout(
+    grid: tuple[int, int, int], seconds_per_grid: float, audio_tokens: int, time_config: TimeConfig
+) -> ClipLayout:
     frames, rows, columns = grid
-    area = rows * columns
-    # In float32 and in this order, as the host does: the truncation to whole ids must agree.
-    temporal = (torch.arange(frames) * torch.tensor(seconds_per_grid) * clock.ids_per_second).long()
-    picture = torch.stack(
+    frame_size = rows * columns
+    # Rotary ids of the video tokens: time, row, column. Time is computed in float32 and in this order, as the host
+    # does, so that the truncation to integers agrees.
+    temporal = (torch.arange(frames) * torch.tensor(seconds_per_grid) * time_config.position_id_per_seconds).long()
+    video_ids = torch.stack(
         [
-            temporal.repeat_interleave(area),
+            temporal.repeat_interleave(frame_size),
             torch.arange(rows).repeat_interleave(columns).repeat(frames),
             torch.arange(columns).repeat(frames * rows),
         ]
     )
-    sound = torch.arange(audio).expand(3, audio)
-    step = int(clock.ids_per_second * clock.seconds_per_turn)
-    pieces = _alternate(
-        _turns(temporal.tolist(), area, step), _turns(range(audio), 1, step) if audio else [], frames * area
-    )
+    # Audio tokens count up, with the same id on all three axes.
+    audio_ids = torch.arange(audio_tokens).expand(3, audio_tokens)
+    # Cut both into sections of seconds_per_chunk and let them alternate, video first.
+    step = int(time_config.position_id_per_seconds * time_config.seconds_per_chunk)
+    video_sections = _sections(temporal.tolist(), frame_size, step)
+    audio_sections = _sections(range(audio_tokens), 1, step) if audio_tokens else []
+    pieces = _interleave(video_sections, audio_sections, frames * frame_size)
     order = torch.cat(pieces)
-    position = torch.cat([picture, sound], dim=1)
+    position_ids = torch.cat([video_ids, audio_ids], dim=1)
     modality = torch.full((len(order),), int(Modality.VIDEO), dtype=torch.int8)
-    modality[order >= frames * area] = int(Modality.AUDIO)
-    # Text goes on behind the last turn, wherever the others reach.
-    end = int(position[:, pieces[-1]].max()) + 1
-    return ClipLayout(order, modality, position[:, order], end, 1.0 / clock.ids_per_second)
+    modality[order >= frames * frame_size] = int(Modality.AUDIO)
+    # The text continues after the last section, even where an earlier one has larger ids.
+    end = int(position_ids[:, pieces[-1]].max()) + 1
+    return ClipLayout(order, modality, position_ids[:, order], end, 1.0 / time_config.position_id_per_seconds)
 
 
-def _turns(ids: Sequence[int], repeat: int, step: int) -> list[tuple[int, int]]:
-    """Cut tokens (``repeat`` for each of ``ids``) into turns: [start, stop) each.
+def _sections(ids: Sequence[int], repeat: int, step: int) -> list[tuple[int, int]]:
+    """Cut tokens (``repeat`` for each of ``ids``) into sections, [start, stop) each.
 
-    A token opens a turn when its id reaches the next multiple of ``step``; every token opens at most one, so after a
-    jump over several multiples the tokens of one frame open several. So the host does it.
+    A token starts a section when its id reaches the next multiple of ``step``. Each token starts at most one, so after
+    a jump over several multiples the tokens of one frame start several, as in the host.
     """
-    edges, due = [0], 1
+    edges, next_multiple = [0], 1
     for index, value in enumerate(ids):
-        for place in range(repeat):
-            if value < due * step:
+        for offset in range(repeat):
+            if value < next_multiple * step:
                 break
-            edges.append(index * repeat + place)
-            due += 1
+            edges.append(index * repeat + offset)
+            next_multiple += 1
     edges.append(len(ids) * repeat)
     return list(pairwise(edges))
 
 
-def _alternate(picture: list[tuple[int, int]], sound: list[tuple[int, int]], behind: int) -> list[Tensor]:
-    """Turns of picture and sound one after the other; rows of the sound lie behind those of the picture."""
+def _interleave(video: list[tuple[int, int]], audio: list[tuple[int, int]], audio_start: int) -> list[Tensor]:
+    """Alternate sections of video and audio; rows of audio begin at ``audio_start``."""
     pieces = []
-    for turn in range(max(len(picture), len(sound))):
-        if turn < len(picture):
-            pieces.append(torch.arange(*picture[turn]))
-        if turn < len(sound):
-            pieces.append(torch.arange(*sound[turn]) + behind)
+    for section in range(max(len(video), len(audio))):
+        if section < len(video):
+            pieces.append(torch.arange(*video[section]))
+        if section < len(audio):
+            pieces.append(torch.arange(*audio[section]) + audio_start)
     return pieces

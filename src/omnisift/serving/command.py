@@ -1,4 +1,4 @@
-"""The command line and environment with which vLLM serves compressed prompts to clients that know nothing of them."""
+"""The command line and environment with which `omnisift serve` starts vLLM's OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -15,64 +15,68 @@ from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
 from omnisift.serving.media_limits import MediaLimits
 from omnisift.serving.vllm import CONNECTOR
 from omnisift.serving.vllm.settings import Settings
-from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, check_vllm, check_weights, given_memory, overrides
+from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
 
 MODULE = "vllm.entrypoints.openai.api_server"
 
-_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
-"""For glibc: clips are decoded in threads, and with a heap for each thread freed memory stays with the process."""
+_ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""For glibc: clips are decoded in threads, and with one arena per thread freed memory stays in the process."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server to be started."""
+    """A server to start."""
 
     model: str
     """Folder or hub id of a full Qwen2.5-Omni checkpoint."""
     settings: Settings
-    name: str | None = None
-    """What clients call the model; None for ``model``."""
+    served_name: str | None = None
+    """The model's name for clients; None for ``model``."""
     host: str = "127.0.0.1"
     port: int = 8000
     fps: float = 2.0
     max_frames: int = 256
     max_pixels: int | None = None
-    """Of one picture; None for the paper's, or the processor's own limit."""
+    """Pixels per frame, at most; None for the paper's, or the processor's own limit."""
     media_hosts: Sequence[str] = ()
-    """Hosts that media may be fetched from; none by default."""
+    """Hosts that media may be fetched from."""
     media_folder: Path | None = None
-    """A folder whose files requests may name; none by default."""
-    more: Sequence[str] = field(default_factory=tuple)
-    """Further flags, for vLLM."""
+    """A folder whose files requests may name."""
+    vllm_args: Sequence[str] = field(default_factory=tuple)
+    """Further command-line flags for vLLM."""
 
     def check(self) -> None:
-        """Raise `OmniSiftError` for what would stop the server after half a minute, or let it serve something else."""
+        """Check the settings before vLLM starts, which takes half a minute.
+
+        Raises:
+            OmniSiftError: vLLM is missing, a value is out of range, or the checkpoint can't be served as asked.
+        """
         check_vllm()
         check_numbers(self.fps, self.max_frames, 0.0, None, MediaLimits.max_seconds)
         if self.media_folder is not None and not self.media_folder.is_dir():
-            raise UsageError(f"no folder at {self.media_folder}; name one that exists")
+            raise UsageError(f"no folder {self.media_folder}; name one that exists")
         check_weights(self.model, self.settings)
 
     def command(self) -> list[str]:
-        """The arguments of vLLM's server."""
+        """Return the command line of vLLM's server."""
         command = [sys.executable, "-m", MODULE, "--model", self.model, "--host", self.host, "--port", str(self.port)]
-        command += ["--served-model-name", self.name or self.model]
-        # Requests may bring their own retention: the plugin takes nothing else of what this flag opens.
-        command += ["--hf-overrides", overrides(self.settings), "--trust-request-mm-kwargs"]
+        command += ["--served-model-name", self.served_name or self.model]
+        # Requests may set their own retention; the plugin refuses everything else that this flag allows.
+        command += ["--hf-overrides", hf_overrides(self.settings), "--trust-request-mm-kwargs"]
         command += NO_MEDIA_CACHE
         if self.media_hosts:
             command += ["--allowed-media-domains", json.dumps(list(self.media_hosts))]
         if self.media_folder is not None:
             command += ["--allowed-local-media-path", str(self.media_folder.resolve())]
-        return [*command, *self.more]
+        return [*command, *self.vllm_args]
 
     def environment(self) -> dict[str, str]:
-        """The environment of vLLM's processes: our media reader, and no report of use to anyone."""
-        least, most = _pixel_limits(self.model)
-        most = min(most, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
-        reading = MediaLimits(self.fps, self.max_frames, min(least, most), most)
+        """Return the environment of vLLM's processes: the plugin's media reader and limits, no usage reports."""
+        min_pixels, max_pixels = _pixel_limits(self.model)
+        max_pixels = min(max_pixels, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
+        limits = MediaLimits(self.fps, self.max_frames, min(min_pixels, max_pixels), max_pixels)
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
-        return {**_ONE_HEAP, **given_memory(self.name), **os.environ, **reading.to_environment(), **fixed}
+        return {**_ONE_ARENA, **cache_memory(self.served_name), **os.environ, **limits.to_environment(), **fixed}
 
 
 def _pixel_limits(model: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A thinker's checkpoint in the clothes of the full model, without its speech: the form that vLLM reads."""
+"""Wrap a thinker-only checkpoint in the full Qwen2.5-Omni layout, as vLLM expects."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from safetensors.torch import save_file
 from omnisift.utils.atomic_io import atomic_folder
 
 _OLD_NAMES = {"model.language_model.": "model.", "model.audio_tower.": "audio_tower.", "model.visual.": "visual."}
+"""Prefix in a thinker's checkpoint -> prefix in the layout of the released full model."""
 
 
-def dress(source: Path, folder: Path) -> None:
-    """Write the thinker at ``source`` (safetensors in one file) as a full Qwen2.5-Omni into ``folder``.
+def wrap_as_full_checkpoint(source: Path, folder: Path) -> None:
+    """Write a thinker as a full Qwen2.5-Omni checkpoint without speech.
 
-    Tokenizer, processor, chat template and ``selector/`` come along. The folder appears only when it is whole.
+    Tokenizer, processor, chat template and ``selector/`` are copied. ``folder`` appears only when it is complete.
+
+    Args:
+        source: folder of the thinker, with its weights in ``model.safetensors``.
+        folder: the folder to create.
     """
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    full = {"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni", "enable_audio_output": False}
-    full |= {"dtype": config.get("dtype", "float32"), "thinker_config": config}
-    with atomic_folder(folder) as room:
+    full_config = {"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni", "enable_audio_output": False}
+    full_config |= {"dtype": config.get("dtype", "float32"), "thinker_config": config}
+    with atomic_folder(folder) as unfinished:
         for item in source.iterdir():
             if item.is_dir():
-                shutil.copytree(item, room / item.name)
+                shutil.copytree(item, unfinished / item.name)
             elif item.name not in ("config.json", "model.safetensors"):
-                shutil.copy2(item, room / item.name)
+                shutil.copy2(item, unfinished / item.name)
         with safe_open(source / "model.safetensors", framework="pt") as stored:
             tensors = {_full_name(name): stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        save_file(tensors, room / "model.safetensors", metadata={"format": "pt"})
-        (room / "config.json").write_text(json.dumps(full, indent=1), encoding="utf-8")
+        save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
+        (unfinished / "config.json").write_text(json.dumps(full_config, indent=1), encoding="utf-8")
 
 
 def _full_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A clip that a client sent: bytes to pictures and sound, read as `omnisift ask` reads a file."""
+"""Read the clips that clients send, within limits set by the server's owner."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from typing import Any
 from omnisift.media import Media, read
 
 VARIABLE = "OMNISIFT_MEDIA"
-"""Environment variable by which `omnisift serve` tells the server's processes how clips are read."""
+"""Environment variable with which `omnisift serve` hands the limits to the server's processes, as JSON."""
 
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """Limits of a clip. The server's owner sets them, never a request."""
+    """Limits on the clips of requests; no request can change them."""
 
     fps: float = 2.0
+    """Frames sampled per second."""
     max_frames: int = 256
     min_pixels: int = 128 * 784
+    """Pixels per frame, at least."""
     max_pixels: int = 320 * 784
+    """Pixels per frame, at most."""
     max_seconds: float = 7200.0
 
     @classmethod
     def from_environment(cls) -> MediaLimits:
-        """What the server was told; the defaults if it was not."""
+        """Return the limits in the environment, or the defaults."""
         return cls(**json.loads(os.environ.get(VARIABLE, "{}")))
 
     def to_environment(self) -> dict[str, str]:
-        """For the environment of the server's processes."""
+        """Return the variable for the environment of the server's processes."""
         return {VARIABLE: json.dumps(asdict(self))}
 
-    def bytes(self, data: bytes) -> Media:
-        """Read a clip from memory. Raises `MediaError` if it has no picture or can't be read."""
+    def read_bytes(self, data: bytes) -> Media:
+        """Read a clip from memory. Raises `MediaError` if it has no video or can't be read."""
         with tempfile.TemporaryDirectory(prefix="omnisift-") as folder:
-            file = Path(folder) / "video"
-            file.write_bytes(data)
-            return self.file(file)
+            path = Path(folder) / "video"
+            path.write_bytes(data)
+            return self.read_file(path)
 
-    def file(self, path: Path) -> Media:
-        """Read a clip. Raises `MediaError` if it has no picture or can't be read."""
+    def read_file(self, path: Path) -> Media:
+        """Read a clip from a file. Raises `MediaError` if it has no video or can't be read."""
         return read(path, require_video=True, **asdict(self))
 
 
-def as_item(media: Media) -> tuple[Any, dict[str, Any]]:
-    """Pictures, and what belongs to them: the form in which the plugin takes a video."""
+def as_vllm_video(media: Media) -> tuple[Any, dict[str, Any]]:
+    """Return a clip in the form in which the plugin takes a video: images, and metadata with frame rate and audio."""
     return media.images, {"fps": media.fps, "audio": media.waveform}

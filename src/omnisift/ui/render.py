@@ -10,7 +10,8 @@ from omnisift.errors import OmniSiftError
 from omnisift.inspector.collect import ENCODED_ONCE
 from omnisift.inspector.html import render
 from omnisift.inspector.trace import MethodTrace
-from omnisift.ui.session import AUDIO_SUFFIXES, SessionAnswer
+from omnisift.media.suffixes import AUDIO_SUFFIXES
+from omnisift.ui.session import SessionAnswer
 
 _STAGES = {
     "read": "reading the clip",

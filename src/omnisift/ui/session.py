@@ -16,14 +16,14 @@ from omnisift.budget import Budget
 from omnisift.compressors import COMPRESSORS, Compressor
 from omnisift.errors import Blocked, CompressorError, MediaError, NotFound, UsageError
 from omnisift.inspector import Inspection, inspect_clip
+from omnisift.media.suffixes import MEDIA_SUFFIXES
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host
 from omnisift.ui.clip_cache import CachedClip, EncodedClipCache
 
-AUDIO_SUFFIXES = (".m4a", ".mp3", ".wav", ".flac", ".ogg", ".opus")
-MEDIA_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", *AUDIO_SUFFIXES)
+UPLOAD_SUFFIXES = tuple(sorted(MEDIA_SUFFIXES))
 """File name endings of clips that may be uploaded."""
 MAX_CHARACTERS = 1000
 """Maximum length of a question."""
@@ -132,7 +132,7 @@ class Session:
             return self._answer(entry, inspection, known, compressors)
 
     def _encode(self, path: Path) -> EncodedClip:
-        return Pipeline(self.host, None).hold(path, **self._read_options)
+        return Pipeline(self.host, None).encode(path, **self._read_options)
 
     def _answer(
         self, entry: CachedClip, inspection: Inspection, known: bool, compressors: Mapping[str, Compressor]
@@ -150,8 +150,8 @@ class Session:
         clip = Path(path).resolve()
         if not any(clip.is_relative_to(root) for root in self._roots):
             raise Blocked(f"{clip.name} was not uploaded and is not a sample; drop it on the page first")
-        if clip.suffix.lower() not in MEDIA_SUFFIXES:
-            raise UsageError(f"{clip.name} is not a clip by its name; upload one of {' '.join(MEDIA_SUFFIXES)}")
+        if clip.suffix.lower() not in UPLOAD_SUFFIXES:
+            raise UsageError(f"{clip.name} is not a clip by its name; upload one of {' '.join(UPLOAD_SUFFIXES)}")
         if not clip.is_file():
             raise NotFound(f"{clip.name} no longer exists; drop it on the page again")
         return clip

@@ -52,7 +52,7 @@ def write_run(
         tokens = {"video": 100, "video_kept": kept, "audio": 100, "audio_kept": kept, "prompt": 220, "generated": 1}
         seconds = {"read": 9.0, "encode": 0.5, "compress": 0.1, "prefill": kept / 100, "decode": 0.4}
         requests.append({"document": number, "problem": None, "tokens": tokens, "seconds": seconds})
-        requests[-1] |= {"together": 1, "peak_memory_bytes": 2**30 + number, **(request or {})}
+        requests[-1] |= {"batch_size": 1, "peak_memory_bytes": 2**30 + number, **(request or {})}
     _lines(harness / f"20261126_000000_samples_{task_name(benchmark)}.jsonl", samples)
     _lines(folder / "requests-0.jsonl", requests)
     settings = {

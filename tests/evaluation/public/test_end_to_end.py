@@ -134,7 +134,7 @@ def test_two_processes_and_batches_of_two_answer_as_one(folder: Path, tasks: Pat
     counted = [run["efficiency"]["overall"]["total_input_tokens"] for run in (both, quarter)]
     assert counted[0] == counted[1]
     assert {path.name for path in (folder / "two").glob("requests-*")} == {"requests-0.jsonl", "requests-1.jsonl"}
-    assert max(line["together"] for line in requests(folder / "two")) == 2
+    assert max(line["batch_size"] for line in requests(folder / "two")) == 2
 
 
 def test_the_harness_compares_with_a_full_run_in_pairs(folder: Path, tasks: Path, full: dict[str, Any]) -> None:

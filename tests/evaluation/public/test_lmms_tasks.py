@@ -159,7 +159,7 @@ def videos(tmp_path: Path) -> Path:
 def test_prepare_then_tasks_path(omnisift: Omnisift, videos: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("OMNISIFT_TASKS", str(tmp_path / "mine"))
     code, _, err = omnisift("tasks-path")
-    assert (code, err.startswith("UsageError: no task is prepared")) == (2, True)
+    assert (code, err.startswith("error (UsageError): no task is prepared")) == (2, True)
     code, out, _ = omnisift("eval", "prepare", "--benchmark", "worldsense", "--video-root", videos)
     assert (code, out) == (0, f"omnisift_worldsense: 1 questions in {tmp_path / 'mine'}\n")
     assert omnisift("tasks-path")[1] == f"{tmp_path / 'mine'}\n"
@@ -232,13 +232,13 @@ def test_force_replaces_a_result_only_once_all_is_well(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["eval"], "name a benchmark (worldsense, dailyomni"),
+        (["eval"], "give --benchmark (worldsense, dailyomni"),
         (["eval", "--benchmark", "mine", "--video-root", "{videos}"], "named 'mine'"),
         (
             ["eval", "--benchmark", "mine", "--video-root", "{videos}", "--metadata", "{file}"],
             "named 'mine'",
         ),
-        (["eval", "--benchmark", "worldsense", "--video-root", "none"], "no folder none"),
+        (["eval", "--benchmark", "worldsense", "--video-root", "none"], "folder none does not exist"),
         (["eval", "--benchmark", "dailyomni", "--video-root", "{videos}"], "no metadata in"),
         (["eval", "report", "{videos}"], "no finished run"),
         (["eval", "report", "{videos}", "--published", "9b"], "got '9b'"),

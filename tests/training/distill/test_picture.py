@@ -62,7 +62,7 @@ def test_the_command_teaches_and_saves_it(folder: Path, tmp_path: Path) -> None:
     command = ["distill", "--media", str(folder), "-o", str(out), "--picture", "--steps", "5"]
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
-    assert "picture kept: 25 %" in shown.stdout
+    assert "video, 25 % kept" in shown.stdout
     report = json.loads((out / "report.json").read_text())
     assert set(report["picture"]["0.15"]) == {"learned", "stvp", "salient", "random"}
     selector = VGAS.from_pretrained(str(out))

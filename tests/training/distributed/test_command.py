@@ -104,7 +104,7 @@ def test_sharding_that_was_asked_for_and_is_not_there_is_an_error(
         with pytest.raises(SystemExit) as ended:
             main()
     assert ended.value.code == 2
-    assert "TrainingError: the launcher asked for FSDP" in " ".join(capsys.readouterr().err.split())
+    assert "error (TrainingError): the launcher asked for FSDP" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("flags", [(False, False), (False, True)])

@@ -202,7 +202,7 @@ def test_a_run_without_compression_is_stopped(data: Path, tmp_path: Path, monkey
         return host, sifted
 
     monkeypatch.setattr(run, "build", unplugged)
-    with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video never came past"):
+    with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video bypassed"):
         fine_tune(recipe(data, tmp_path))
 
 
@@ -217,7 +217,7 @@ def test_a_run_that_loses_its_compression_on_the_way_is_stopped(data: Path, tmp_
             self.sifted.attachment.detach()
 
     monkeypatch.setattr(module.CompressedTrainer, "_note", losing)
-    with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video never came past"):
+    with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video bypassed"):
         fine_tune(recipe(data, tmp_path, steps=4))
     assert len(curve(tmp_path)) == 2
 

@@ -1,6 +1,6 @@
-"""How lmms-eval finds our model: the entry point ``lmms_eval.models`` in pyproject.toml names `manifests`.
+"""Register OmniSIFT with lmms-eval: the entry point ``lmms_eval.models`` in pyproject.toml names `manifests`.
 
-lmms-eval loads this for every one of its runs, so nothing heavy is imported here.
+lmms-eval loads this module in each of its runs, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def manifests() -> list[Any]:
-    """The models that we register: ``--model omnisift``."""
+    """Return the manifest of the model that is registered, ``--model omnisift``."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return [

@@ -1,4 +1,4 @@
-"""The model that lmms-eval runs: any model and compressor of ours, picture and sound, at the paper's sampling."""
+"""The model class that lmms-eval runs: any model and compressor of OmniSIFT, with video and audio."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
 from omnisift.errors import MediaError, UnsupportedCall, UsageError
-from omnisift.integrations.lmms_eval.requests import Records, Request, batches, request_of
+from omnisift.integrations.lmms_eval.requests import Request, RequestLog, batches, parse_request
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.pipeline import load
@@ -24,10 +24,26 @@ logger = logging.getLogger(__name__)
 
 
 class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
-    """``--model omnisift``; its arguments are those of ``--model_args``.
+    """``--model omnisift``; the arguments are those of ``--model_args``.
 
-    Clips are read by `omnisift.media` and never without their sound. The token count that the harness gets is that of
-    the compressed prompt, so its own efficiency report shows the compression.
+    Clips are read by `omnisift.media`, always with their audio. The harness gets the token count of the compressed
+    prompt, so its own efficiency report shows the compression.
+
+    Args:
+        pretrained: ``nano``, a checkpoint folder, or a hub id.
+        compressor: name of a method, or ``none`` to read every token.
+        retain, retain_video, retain_audio, selector, seed, dtype, attn_implementation: see `omnisift.load`.
+        fps, max_frames, max_pixels, sampling: see `omnisift.Pipeline.ask`; the paper's values by default.
+        system: system prompt of tasks that have none; None sends none, as the paper's evaluation does.
+        bad_clip: a clip that can't be read ends the run (``stop``), or its questions get an empty answer and a warning
+            (``wrong``).
+        records: folder for a log with one line per request: tokens by modality, seconds, memory.
+        batch_size: prompts per call.
+        device: None takes the device that accelerate assigns to this process.
+        attn: old name of ``attn_implementation``.
+
+    Raises:
+        OmniSiftError: an argument is wrong, or the model can't be loaded.
     """
 
     is_simple = False
@@ -42,7 +58,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         selector: str | None = None,
         seed: int = 0,
         dtype: str | None = None,
-        attn: str | None = None,
+        attn_implementation: str | None = None,
         fps: float = 2.0,
         max_frames: int = 256,
         max_pixels: int | None = None,
@@ -52,39 +68,23 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         records: str | None = None,
         batch_size: int | str = 1,
         device: str | None = None,
+        attn: str | None = None,
         **unknown: Any,
     ) -> None:
-        """Load the model.
-
-        Args:
-            pretrained: ``nano``, a checkpoint folder, or a hub id.
-            compressor: name of a method, or ``none`` to read every token.
-            retain, retain_video, retain_audio, selector, seed, dtype, attn: see `omnisift.load`.
-            fps, max_frames, max_pixels, sampling: see `omnisift.Pipeline.ask`; the paper's by default.
-            system: a system prompt for tasks that bring none; None sends none, as the paper's evaluation does.
-            bad_clip: a clip that can't be read ends the run (``stop``), or its questions get an empty answer
-                (``wrong``), with a warning each.
-            records: folder for one line a request: tokens by kind, seconds, memory.
-            batch_size: prompts in one call.
-            device: None takes the one that accelerate gives to this process.
-
-        Raises:
-            OmniSiftError: one line that says what is wrong and what to do.
-        """
         super().__init__()
         if unknown:
-            known = [name for name in inspect.signature(type(self)).parameters if name != "unknown"]
+            known = [name for name in inspect.signature(type(self)).parameters if name not in ("attn", "unknown")]
             raise UsageError(f"no model argument named {sorted(unknown)[0]!r}; known: {', '.join(known)}")
         if bad_clip not in ("stop", "wrong"):
             raise UsageError(f"bad_clip must be stop or wrong, got {bad_clip!r}")
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.device = str(self.accelerator.device) if device is None or self._world_size > 1 else device
-        self.batch_size = _size(batch_size)
+        self.batch_size = _parse_batch_size(batch_size)
         self.bad_clip, self.system = bad_clip, system
-        self.reading: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "sampling": sampling}
-        self.reading["max_pixels"] = max_pixels
-        self.records = Records(records, self._rank)
+        self.read_options: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "sampling": sampling}
+        self.read_options["max_pixels"] = max_pixels
+        self.request_log = RequestLog(records, self._rank)
         self.pipeline = load(
             str(pretrained),
             compressor=None if compressor == "none" else compressor,
@@ -95,57 +95,57 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
             seed=seed,
             device=self.device,
             dtype=dtype,
-            attn=attn,
+            attn_implementation=attn_implementation or attn,
         )
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answers in the order of the requests, each with the tokens read and written."""
-        asked = [request_of(instance.args, self.task_dict) for instance in requests]
+        """Return the answers in the order of the requests, each with the numbers of tokens read and written."""
+        parsed = [parse_request(instance.args, self.task_dict) for instance in requests]
         results: list[GenerationResult] = []
-        for batch in batches(asked, self.batch_size):
+        for batch in batches(parsed, self.batch_size):
             results += self._answer(batch)
             if self._rank == 0:
-                logger.info("answered %d of %d", len(results), len(asked))
+                logger.info("answered %d of %d", len(results), len(parsed))
         return results
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:  # noqa: ARG002  the harness' own
-        """Refused: raises `UnsupportedCall`."""
+        """Raise `UnsupportedCall`."""
         raise UnsupportedCall("tasks that compare likelihoods are not supported; choose one of generate_until")
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:  # noqa: ARG002
-        """Refused: raises `UnsupportedCall`."""
-        raise UnsupportedCall("conversations of several rounds are not supported; choose a task of one question")
+        """Raise `UnsupportedCall`."""
+        raise UnsupportedCall("conversations of several rounds are not supported; choose a task with one question")
 
     def _answer(self, batch: list[Request]) -> list[GenerationResult]:
-        """One call for each kind of clip in the batch: with sound, without, sound alone."""
-        read = {place: self._read(request) for place, request in enumerate(batch)}
+        """Answer a batch with one call per kind of clip: video and audio, video only, audio only."""
+        clips = [self._read(request) for request in batch]
         results = [GenerationResult("", TokenCounts(0, 0))] * len(batch)
         groups: dict[tuple[bool, bool], list[int]] = {}
-        for place, (media, _) in read.items():
+        for index, (media, _) in enumerate(clips):
             if media is not None:
-                groups.setdefault(kind(media), []).append(place)
-        for places in groups.values():
-            asked = [(media, batch[place].text) for place in places if (media := read[place][0]) is not None]
+                groups.setdefault(kind(media), []).append(index)
+        for indices in groups.values():
+            prompts = [(media, batch[index].text) for index in indices if (media := clips[index][0]) is not None]
             system = batch[0].system or self.system
-            told = ask_batch(self.pipeline, asked, max_new_tokens=batch[0].max_new_tokens, system=system)
-            for place, reply in zip(places, told, strict=True):
-                spent = prompt(self.pipeline.host.thinker.config, reply.grid, reply.mel, reply.tokens.prompt_kept)
-                self.records.add(batch[place], reply, {"read": read[place][1]}, None, spent.weights)
-                results[place] = _result(reply, batch[place])
+            replies = ask_batch(self.pipeline, prompts, max_new_tokens=batch[0].max_new_tokens, system=system)
+            for index, reply in zip(indices, replies, strict=True):
+                flops = prompt(self.pipeline.host.thinker.config, reply.grid, reply.mel, reply.tokens.prompt_kept)
+                self.request_log.add(batch[index], reply, {"read": clips[index][1]}, None, flops.weights)
+                results[index] = _result(reply, batch[index])
         return results
 
     def _read(self, request: Request) -> tuple[Media | None, float]:
-        """The clip and the seconds that it took; None if it can't be read and ``bad_clip`` is ``wrong``."""
-        begin = time.perf_counter()
+        """Return the clip and the seconds that reading took; None if it can't be read and ``bad_clip`` is ``wrong``."""
+        start = time.perf_counter()
         try:
-            media = read_for(self.pipeline.host.processor, request.clip, **self.reading)
+            media = read_for(self.pipeline.host.processor, request.clip, **self.read_options)
         except MediaError as error:
             if self.bad_clip == "stop":
                 raise
             logger.warning("counted as wrong: %s", error)
-            self.records.add(request, None, {}, f"{type(error).__name__}: {error}")
+            self.request_log.add(request, None, {}, f"{type(error).__name__}: {error}")
             return None, 0.0
-        return media, time.perf_counter() - begin
+        return media, time.perf_counter() - start
 
 
 def _result(reply: Reply, request: Request) -> GenerationResult:
@@ -155,8 +155,8 @@ def _result(reply: Reply, request: Request) -> GenerationResult:
     return GenerationResult(text, TokenCounts(reply.tokens.prompt_kept, reply.tokens.generated))
 
 
-def _size(batch_size: int | str) -> int:
+def _parse_batch_size(batch_size: int | str) -> int:
     text = str(batch_size)
     if not text.isdigit() or int(text) < 1:
-        raise UsageError(f"batch_size must be a whole number from 1 on, got {batch_size!r}")
+        raise UsageError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
     return int(text)

@@ -1,4 +1,4 @@
-"""What lmms-eval asks, in our words, and what each answer cost, in a file beside its results."""
+"""Parse the requests of lmms-eval, and log the cost of each answer to a file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from omnisift.errors import UnsupportedCall
 from omnisift.pipeline.ask_batch import Reply
 
+_TYPES = {"video", "audio", "text"}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -18,19 +20,27 @@ class Request:
 
     task: str
     document: int
+    """Index of the document in its split."""
     clip: str
+    """Path of the media file."""
     text: str
+    """The question."""
     system: str | None
+    """The system prompt; None if the task has none."""
     max_new_tokens: int
     until: tuple[str, ...]
-    """Texts at which an answer ends."""
+    """Strings that end an answer."""
 
 
-def request_of(arguments: tuple[Any, ...], documents: Mapping[str, Any]) -> Request:
-    """From the six arguments of a request in chat form; ``documents`` is the harness' ``task_dict``.
+def parse_request(arguments: tuple[Any, ...], documents: Mapping[str, Any]) -> Request:
+    """Parse one request of lmms-eval.
+
+    Args:
+        arguments: the six arguments of a request in chat form.
+        documents: the harness' ``task_dict``.
 
     Raises:
-        UnsupportedCall: it asks for sampling, or about other media than one clip.
+        UnsupportedCall: the request asks for sampling, or for other media than one clip.
     """
     _, messages_of, options, document, task, split = arguments
     messages = messages_of(documents[task][split][document])
@@ -38,11 +48,11 @@ def request_of(arguments: tuple[Any, ...], documents: Mapping[str, Any]) -> Requ
     clips = [str(part["url"]) for _, part in parts if part["type"] in ("video", "audio")]
     others = sorted({role for role, _ in parts} - {"user", "system"} | {part["type"] for _, part in parts} - _TYPES)
     if len(clips) != 1 or others:
-        found = f"{len(clips)} clips" + (f" and {', '.join(others)}" if others else "")
-        raise UnsupportedCall(f"{task}, question {document}: one clip and text can be asked about, got {found}")
+        content = f"{len(clips)} clips" + (f" and {', '.join(others)}" if others else "")
+        raise UnsupportedCall(f"{task}, question {document}: only one clip and text are supported, got {content}")
     texts = {
-        who: "\n".join(part["text"] for role, part in parts if role == who and part["type"] == "text")
-        for who in ("user", "system")
+        role: "\n".join(part["text"] for part_role, part in parts if part_role == role and part["type"] == "text")
+        for role in ("user", "system")
     }
     _check_greedy(task, options)
     until = options.get("until") or ()
@@ -57,9 +67,6 @@ def request_of(arguments: tuple[Any, ...], documents: Mapping[str, Any]) -> Requ
     )
 
 
-_TYPES = {"video", "audio", "text"}
-
-
 def _content(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
@@ -68,14 +75,24 @@ def _content(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _check_greedy(task: str, options: Mapping[str, Any]) -> None:
     sampled = options.get("do_sample") or float(options.get("temperature") or 0) > 0
     if sampled or int(options.get("num_beams") or 1) > 1:
-        raise UnsupportedCall(f"{task} asks for sampling or beams; answers are greedy: --gen_kwargs temperature=0")
+        raise UnsupportedCall(
+            f"{task} asks for sampling or beam search, but answers are greedy; give --gen_kwargs temperature=0"
+        )
 
 
 def batches(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
-    """Runs of at most ``size`` requests in their order that share all but clip and text."""
+    """Group requests into batches, in their order.
+
+    Args:
+        requests: all requests.
+        size: requests in a batch, at most.
+
+    Yields:
+        Consecutive requests with the same system prompt, length limit and end strings.
+    """
     batch: list[Request] = []
     for request in requests:
-        if batch and (len(batch) == size or _options(batch[0]) != _options(request)):
+        if batch and (len(batch) == size or _shared_options(batch[0]) != _shared_options(request)):
             yield batch
             batch = []
         batch.append(request)
@@ -83,14 +100,18 @@ def batches(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
         yield batch
 
 
-def _options(request: Request) -> tuple[object, ...]:
+def _shared_options(request: Request) -> tuple[object, ...]:
     return request.system, request.max_new_tokens, request.until
 
 
-class Records:
-    """One line a request, from each process in a file of its own; nothing if there is no folder.
+class RequestLog:
+    """A file ``requests-RANK.jsonl`` with one line per request: tokens by modality, seconds, memory, FLOPs.
 
-    lmms-eval keeps how many tokens were read, not of which kind, nor seconds and memory.
+    lmms-eval itself keeps the number of tokens only.
+
+    Args:
+        folder: where the file is written; None writes nothing.
+        rank: number of this process.
     """
 
     def __init__(self, folder: str | None, rank: int) -> None:
@@ -107,16 +128,21 @@ class Records:
         problem: str | None,
         flops: int | None = None,
     ) -> None:
-        """``seconds`` are those of reading; ``reply`` is None and ``problem`` says why if the clip can't be read.
+        """Append one line.
 
-        ``flops``: of encoders and prefill, products with weights.
+        Args:
+            request: the request.
+            reply: the answer; None if the clip can't be read.
+            seconds: stage -> seconds of the stages before the answer.
+            problem: why the clip can't be read.
+            flops: FLOPs of encoders and prefill, in products with weights.
         """
         if self.path is None:
             return
         line: dict[str, Any] = {"task": request.task, "document": request.document, "problem": problem}
         if reply is not None:
             tokens = {**vars(reply.tokens), "prompt_kept": reply.tokens.prompt_kept}
-            line |= {"tokens": tokens, "seconds": {**seconds, **reply.seconds}, "together": reply.together}
+            line |= {"tokens": tokens, "seconds": {**seconds, **reply.seconds}, "batch_size": reply.together}
             line |= {"peak_memory_bytes": reply.peak_memory_bytes, "flops": flops}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -1,7 +1,7 @@
-"""The selector inside the model, where the released code has it: ``thinker.compressor``.
+"""Put the selector into the model as ``thinker.compressor``, where the released code has it.
 
-So PEFT finds it (``--modules_to_save compressor``), a full checkpoint holds it as ``thinker.compressor.*``, and it goes
-wherever the model goes. Outside the prefixes of the two encoders, which ms-swift freezes.
+There PEFT finds it (``--modules_to_save compressor``), a full checkpoint holds it as ``thinker.compressor.*``, and
+ms-swift does not freeze it, because the prefixes of the two encoders don't match.
 """
 
 from __future__ import annotations
@@ -21,41 +21,48 @@ from omnisift.vgas import VGAS, VGASConfig
 
 logger = logging.getLogger(__name__)
 NEW = "new"
+"""Value of the setting ``selector`` for random weights."""
 SEED = 0
-"""Of a new selector: the same in every process and every run."""
+"""Seed of a new selector, the same in every process and every run."""
 
 
-def give_selector(model: nn.Module, source: str, settings: SwiftSettings) -> None:
-    """Put the selector that ``settings`` ask for into ``model``, the full one or its thinker, loaded from ``source``.
+def add_selector(model: nn.Module, source: str, settings: SwiftSettings) -> None:
+    """Add the selector to a model, in float32: bfloat16 has too few bits for a step of 1e-5.
 
-    In float32, whatever the model has: a step of 1e-5 is lost in bfloat16's eight bits. Raises `CompressorError` where
-    the checkpoint has none, `OmniSiftError` of the kind that loading raises for a folder that does not fit.
+    Args:
+        model: the full model or its thinker.
+        source: folder or hub id that the model was loaded from.
+        settings: says which selector, and whether the compressor has one.
+
+    Raises:
+        CompressorError: the checkpoint has no selector.
+        OmniSiftError: the folder of a selector does not fit.
     """
     if not needs_selector(settings.compressor):
         return
     thinker: Any = Qwen25OmniAdapter(model).parts.head
     embeddings = thinker.get_input_embeddings().weight
-    selector: Any = _selector(source, settings, embeddings.shape[1])
+    selector: Any = _read_or_make(source, settings, embeddings.shape[1])
     thinker.compressor = selector.to(device=embeddings.device, dtype=torch.float32)
     logger.info("selector: %s", settings.selector or source)
 
 
-def selector_in(model: nn.Module) -> VGAS | None:
-    """The selector that `give_selector` put there, or what PEFT made of it; None if there is none."""
-    held: Any = getattr(Qwen25OmniAdapter(model).parts.head, "compressor", None)
-    found = [] if held is None else [part for part in held.modules() if isinstance(part, VGAS)]
-    return found[-1] if found else None  # PEFT keeps the original, and behind it the copy that learns
+def find_selector(model: nn.Module) -> VGAS | None:
+    """Return the selector that `add_selector` added, or its trainable copy that PEFT made; None if there is none."""
+    module: Any = getattr(Qwen25OmniAdapter(model).parts.head, "compressor", None)
+    selectors = [] if module is None else [part for part in module.modules() if isinstance(part, VGAS)]
+    return selectors[-1] if selectors else None  # PEFT keeps the original first and the trainable copy last
 
 
-def _selector(source: str, settings: SwiftSettings, width: int) -> VGAS:
+def _read_or_make(source: str, settings: SwiftSettings, hidden_size: int) -> VGAS:
     if settings.selector == NEW:
         with torch.random.fork_rng():
             torch.manual_seed(SEED)
-            return VGAS(VGASConfig(width=width))
+            return VGAS(VGASConfig(width=hidden_size))
     try:
-        return read_selector(source, source, settings.selector, width)
+        return read_selector(source, source, settings.selector, hidden_size)
     except CompressorError:
         raise CompressorError(
             f"{source} has no selector weights; set {PREFIX}SELECTOR to a folder of them (omnisift distill makes one), "
-            f"to {NEW} for random ones that learn, or {PREFIX}COMPRESSOR to a training-free compressor, as stvp"
+            f"to {NEW} for random ones to train, or {PREFIX}COMPRESSOR to a training-free method, for example stvp"
         ) from None

@@ -1,6 +1,7 @@
-"""The plugin for vLLM (entry point ``vllm.general_plugins``): Qwen2.5-Omni, prompts compressed. See docs/serving.md.
+"""The plugin for vLLM (entry point ``vllm.general_plugins``): Qwen2.5-Omni with compressed prompts.
 
-vLLM loads this in each of its processes, whatever model it serves, so nothing heavy is imported here.
+vLLM loads this module in each of its processes, whatever model it serves, so it imports nothing heavy. Users find it
+described in docs/serving.md.
 """
 
 from __future__ import annotations
@@ -9,21 +10,24 @@ import logging
 import os
 
 ARCHITECTURE = "OmniSiftQwen2_5OmniForConditionalGeneration"
-"""The name under which vLLM finds the model: ``--hf-overrides '{"architectures": ["..."]}'``."""
+"""Name of the model class in vLLM's registry: ``--hf-overrides '{"architectures": ["..."]}'``."""
 CONNECTOR = "omnisift"
-"""The name of the media reader: ``VLLM_MEDIA_CONNECTOR=omnisift``."""
+"""Name of the media reader: ``VLLM_MEDIA_CONNECTOR=omnisift``."""
 SUPPORTED = "0.32."
-"""Releases of vLLM that the plugin was tested with. It rests on internals that others may have otherwise."""
+"""Releases of vLLM that the plugin was tested with. It relies on internals that other releases may change."""
 
 logger = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Make model and media reader known to vLLM; a second call does nothing. In other releases: a warning, no more."""
+    """Register model and media reader with vLLM; a second call does nothing.
+
+    In a release of vLLM that is not `SUPPORTED` it only logs a warning.
+    """
     import vllm
 
     if not vllm.__version__.startswith(SUPPORTED):
-        logger.warning("omnisift's plugin is for vLLM %sx and stays out of %s", SUPPORTED, vllm.__version__)
+        logger.warning("omnisift's plugin is for vLLM %sx and is not loaded in %s", SUPPORTED, vllm.__version__)
         return
     from vllm import ModelRegistry
 
@@ -33,6 +37,6 @@ def register() -> None:
         ModelRegistry.register_model(ARCHITECTURE, "omnisift.serving.vllm.model:OmniSiftThinker")
     choose_worker()
     if os.environ.get("VLLM_MEDIA_CONNECTOR") == CONNECTOR:
-        from omnisift.serving.vllm.connector import make_known
+        from omnisift.serving.vllm.connector import register_connector
 
-        make_known()
+        register_connector()

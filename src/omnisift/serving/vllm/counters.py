@@ -1,4 +1,4 @@
-"""What compression saved, in vLLM's own registry of metrics (``/metrics``)."""
+"""Counters of kept and dropped tokens in vLLM's registry of metrics (``/metrics``)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Any
 
 
 def count_tokens(kept: int, total: int) -> None:
-    """Add one clip of a prompt."""
-    stayed, went = _counters()
-    stayed.inc(kept)
-    went.inc(total - kept)
+    """Count one clip of a prompt.
+
+    Args:
+        kept: its tokens after compression.
+        total: its tokens before compression.
+    """
+    kept_counter, dropped_counter = _counters()
+    kept_counter.inc(kept)
+    dropped_counter.inc(total - kept)
 
 
 @cache
@@ -18,6 +23,6 @@ def _counters() -> tuple[Any, Any]:
     from prometheus_client import Counter
 
     return (
-        Counter("omnisift_kept_tokens", "Tokens of videos and their sound that stayed in prompts"),
-        Counter("omnisift_dropped_tokens", "Tokens of videos and their sound that were dropped from prompts"),
+        Counter("omnisift_kept_tokens", "Tokens of videos and their audio that were kept in prompts"),
+        Counter("omnisift_dropped_tokens", "Tokens of videos and their audio that were dropped from prompts"),
     )

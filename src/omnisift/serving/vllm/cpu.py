@@ -1,4 +1,4 @@
-"""On CPUs an engine needs a worker of our own (`omnisift.serving.vllm.worker`): chosen here, by vLLM's own option."""
+"""Choose the plugin's own worker on CPUs (`omnisift.serving.vllm.worker`), through vLLM's option for it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from omnisift.errors import UsageError
 from omnisift.serving.vllm import ARCHITECTURE
 
 WORKER = "omnisift.serving.vllm.worker.CpuWorker"
-"""Named, not imported: vLLM's CPU worker changes PyTorch when it is imported, which is for its own processes alone."""
+"""Named and not imported: importing vLLM's CPU worker changes PyTorch, which is for vLLM's own processes only."""
 
 
-class ChooseWorker(VerifyAndUpdateConfig):  # type: ignore[misc]  # vLLM is not there when types are checked
-    """With a class like this, found by the name of an architecture, a model completes its engine's configuration."""
+class ChooseWorker(VerifyAndUpdateConfig):  # type: ignore[misc]  # vLLM is not installed when types are checked
+    """Completes the engine's configuration; vLLM finds this class by the model's architecture."""
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        """Set ``worker_cls``. Raises `UsageError` if another than ours was asked for."""
+        """Set ``worker_cls``. Raises `UsageError` if another worker was requested."""
         parallel = vllm_config.parallel_config
         if parallel.worker_cls not in ("auto", WORKER):
-            raise UsageError(
-                f"on a CPU the plugin has its own worker, got worker_cls={parallel.worker_cls}: leave it out"
-            )
+            raise UsageError(f"on a CPU the plugin needs its own worker, got {parallel.worker_cls}; leave it out")
         parallel.worker_cls = WORKER
 
 
 def choose_worker() -> None:
-    """Enter `ChooseWorker` in vLLM's list, for our model alone; nothing on other platforms."""
+    """Register `ChooseWorker` for the plugin's model; does nothing on other platforms."""
     if current_platform.is_cpu():
         MODELS_CONFIG_MAP[ARCHITECTURE] = ChooseWorker

@@ -14,83 +14,98 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from omnisift.errors import UsageError
 from omnisift.pipeline.clip_info import audio_tokens
 from omnisift.serving.position_columns import detach_columns
-from omnisift.serving.vllm.method import Method
-from omnisift.serving.vllm.positions import Piece, laid_out, local_grid, offset_of, runs, written
+from omnisift.serving.vllm.clip_compressor import ClipCompressor
+from omnisift.serving.vllm.positions import (
+    MediaSpan,
+    image_positions,
+    media_runs,
+    position_delta,
+    prompt_positions,
+    write_kept_positions,
+)
 from omnisift.serving.vllm.processor import (
-    BUDGET,
-    LENGTH,
-    SOUND,
+    AUDIO_FEATURES,
+    AUDIO_LENGTHS,
+    CLIP_BUDGET,
     DummyInputs,
     ProcessingInfo,
     Processor,
-    span_from,
-    span_of,
+    item_layout,
+    make_layout,
     unpack_budget,
 )
 from omnisift.serving.vllm.settings import Settings
 from omnisift.vgas import RELEASED_PREFIX
 
-SWITCH = 0.5
-"""vLLM asks a model for positions only if its own pruning is on. Nothing reads the number."""
+PRUNING_RATE = 0.5
+"""vLLM asks a model for positions only if its own pruning is on. The number itself is not used."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=ProcessingInfo, dummy_inputs=DummyInputs)
 class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiModalPruning):  # type: ignore[misc]
-    """vLLM's own model, which keeps its encoders and its language model; videos arrive as clips and leave shorter."""
+    """vLLM's own model with its encoders and language model; videos arrive as clips and are compressed.
+
+    Raises:
+        OmniSiftError: the settings can't work with this checkpoint or these flags.
+    """
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        """Raises `OmniSiftError` if the settings can't work with this checkpoint."""
         multimodal = vllm_config.model_config.multimodal_config
         if multimodal.video_pruning_rate:
-            raise UsageError("--video-pruning-rate is vLLM's own pruning: leave it out and set retain of omnisift")
+            raise UsageError("--video-pruning-rate is vLLM's own pruning; leave it out and set retain of omnisift")
         if multimodal.get_limit_per_prompt("video") and not multimodal.get_limit_per_prompt("audio"):
             raise UsageError(
-                "'audio': 0 in limit_mm_per_prompt keeps the audio encoder out, and videos have sound: leave it out"
+                "'audio': 0 in limit_mm_per_prompt removes the audio encoder, which videos need; leave it out"
             )
-        multimodal.video_pruning_rate = SWITCH
+        multimodal.video_pruning_rate = PRUNING_RATE
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.width = self.config.text_config.hidden_size
-        settings = Settings.of(vllm_config.model_config.hf_config)
-        self.method = Method(settings, vllm_config.model_config.model, self.width)
+        self._embed_size = self.config.text_config.hidden_size
+        settings = Settings.from_config(vllm_config.model_config.hf_config)
+        self.clip_compressor = ClipCompressor(settings, vllm_config.model_config.model, self._embed_size)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """All but the selector's, which `Method` has read."""
+        """Load all weights but the selector's, which `ClipCompressor` has read."""
         return super().load_weights(pair for pair in weights if not pair[0].startswith(RELEASED_PREFIX))  # type: ignore[no-any-return]
 
     # --- from media to embeddings ------------------------------------------------------------------------------------
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """One tensor for each item: of a clip, what stays of picture and sound, with places."""
-        if BUDGET not in kwargs:
+        """Return one tensor per media item; of a clip its kept video and audio tokens, with position columns."""
+        if CLIP_BUDGET not in kwargs:
             return super().embed_multimodal(**kwargs)
         videos = self._process_video_input(self._parse_and_validate_video_input(**kwargs))
-        lengths = kwargs[LENGTH].flatten().cpu()
-        sounds = iter(self._sounds(kwargs[SOUND], lengths))
+        lengths = kwargs[AUDIO_LENGTHS].flatten().cpu()
+        audios = iter(self._encode_audios(kwargs[AUDIO_FEATURES], lengths))
         return tuple(
-            self.method(
-                video, next(sounds) if mel else None, span_from(self.config, grid, pace, mel), unpack_budget(budget)
+            self.clip_compressor(
+                video,
+                next(audios) if mel_frames else None,
+                make_layout(self.config, grid, seconds, mel_frames),
+                unpack_budget(budget),
             )
-            for video, grid, pace, mel, budget in zip(
+            for video, grid, seconds, mel_frames, budget in zip(
                 videos,
                 kwargs["video_grid_thw"].tolist(),
                 kwargs["second_per_grid_ts"].flatten().tolist(),
                 lengths.tolist(),
-                kwargs[BUDGET].view(-1, 3),
+                kwargs[CLIP_BUDGET].view(-1, 3),
                 strict=True,
             )
         )
 
-    def _sounds(self, mel: Tensor, lengths: Tensor) -> Sequence[Tensor]:
-        heard = lengths[lengths > 0]
-        if not len(heard):
+    def _encode_audios(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
+        lengths = lengths[lengths > 0]
+        if not len(lengths):
             return ()
-        found: Sequence[Tensor] = self._process_audio_input({"input_features": mel, "audio_feature_lengths": heard})
-        return found
+        audios: Sequence[Tensor] = self._process_audio_input(
+            {"input_features": features, "audio_feature_lengths": lengths}
+        )
+        return audios
 
     def embed_input_ids(
         self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
     ) -> Tensor:
-        """Items lie in prompt order already: the plain merge, not the one that sorts picture from sound."""
+        """Merge embeddings in prompt order, without the base class' sorting into video and audio."""
         merged: Tensor = SupportsMultiModal.embed_input_ids(
             self, input_ids, multimodal_embeddings, is_multimodal=is_multimodal
         )
@@ -99,29 +114,32 @@ class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiM
     # --- positions ---------------------------------------------------------------------------------------------------
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-        """All positions but those of kept tokens of videos."""
-        position = laid_out(len(input_tokens), [self._piece(feature) for feature in mm_features])
-        return position, offset_of(position)
+        """Return all positions but those of the kept tokens of videos."""
+        positions = prompt_positions(len(input_tokens), [self._media_span(feature) for feature in mm_features])
+        return positions, position_delta(positions)
 
     def recompute_mrope_positions(
         self, input_ids: Any, multimodal_embeddings: Any, mrope_positions: Tensor, num_computed_tokens: int
     ) -> tuple[list[Tensor], Tensor, int]:
-        """Write the positions of the kept tokens that are being read, and take them off the embeddings."""
-        parted = [detach_columns(rows, self.width) for rows in multimodal_embeddings]
+        """Write the positions of the kept tokens that are being read, and remove the columns from their embeddings."""
+        items = [detach_columns(rows, self._embed_size) for rows in multimodal_embeddings]
         config = self.config
         labels = (config.video_token_index, config.audio_token_index, config.image_token_index)
-        ahead = [run for run in runs(torch.as_tensor(input_ids).cpu(), labels) if run[1] > num_computed_tokens]
-        position = written(mrope_positions, [places for _, places in parted], ahead)
-        return [rows for rows, _ in parted], position, offset_of(position)
+        runs = media_runs(torch.as_tensor(input_ids).cpu(), labels)
+        # Runs that were read in earlier steps are skipped.
+        unread = [run for run in runs if run[1] > num_computed_tokens]
+        positions = write_kept_positions(mrope_positions, [columns for _, columns in items], unread)
+        return [rows for rows, _ in items], positions, position_delta(positions)
 
-    def _piece(self, feature: Any) -> Piece:
+    def _media_span(self, feature: Any) -> MediaSpan:
         start, length = feature.mm_position.offset, feature.mm_position.length
         if feature.modality == "video":
-            return Piece(start, length, span=span_of(self.config, feature.data))
+            return MediaSpan(start, length, layout=item_layout(self.config, feature.data))
         if feature.modality == "audio":
             count = audio_tokens(int(feature.data["audio_feature_lengths"].data))
-            return Piece(start, length, local=torch.arange(count).expand(3, count))
+            return MediaSpan(start, length, position_ids=torch.arange(count).expand(3, count))
         merge = self.config.vision_config.spatial_merge_size
         frames, rows, columns = feature.data["image_grid_thw"].data.flatten().tolist()
         grid = (frames, rows // merge, columns // merge)
-        return Piece(start, length, local=local_grid(grid, self.config.position_id_per_seconds))
+        position_ids = image_positions(grid, self.config.position_id_per_seconds)
+        return MediaSpan(start, length, position_ids=position_ids)

@@ -1,8 +1,8 @@
-"""M-RoPE positions of a whole request: Transformers' rule, for prompts whose videos are already short.
+"""M-RoPE positions of a request by Transformers' rule, for prompts whose videos are already compressed.
 
-Text behind a video keeps the position that it has in the uncompressed prompt, as the released code does, so all but the
-positions of the kept tokens themselves is known before any encoder runs. Those are written later (`written`), from what
-their embeddings carry.
+Text after a video keeps the position that it has in the uncompressed prompt, as in the released code. So all positions
+except those of the kept tokens are known before any encoder runs. `write_kept_positions` writes the others later, from
+the columns of their embeddings (`omnisift.serving.position_columns`).
 """
 
 from __future__ import annotations
@@ -19,91 +19,131 @@ from omnisift.serving.position_columns import PositionColumns
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A media item in a prompt: where its tokens lie, and what it is."""
+class MediaSpan:
+    """The placeholder of a media item in a prompt: a video with ``layout``, or another item with ``position_ids``."""
 
     start: int
     length: int
-    span: ClipLayout | None = None
-    """Of a video; then ``length`` counts the marks around a sound too."""
-    local: Tensor | None = None
-    """[3, length] of an image or a plain sound, counted from its own start."""
+    """Number of placeholder tokens; of a video with audio, including the tokens that mark the audio."""
+    layout: ClipLayout | None = None
+    position_ids: Tensor | None = None
+    """[3, length] of an image or a plain audio item, relative to its start."""
 
 
-def laid_out(length: int, pieces: Iterable[Piece]) -> Tensor:
-    """[3, length] positions of a prompt. Kept tokens of videos stand at the start of their span until `written`."""
-    position = torch.zeros(3, length, dtype=torch.int64)
-    done = following = 0
-    for piece in sorted(pieces, key=lambda piece: piece.start):
-        following = _text(position, done, piece.start, following)
-        if piece.span is None:
-            assert piece.local is not None
-            position[:, piece.start : piece.start + piece.length] = piece.local + following
-            done, following = piece.start + piece.length, following + int(piece.local.max()) + 1
-            continue
-        done, following = _clip(position, piece, piece.span, following)
-    _text(position, done, length, following)
-    return position
+def prompt_positions(length: int, spans: Iterable[MediaSpan]) -> Tensor:
+    """Return the positions of a prompt, as far as they are known before the encoders run.
 
+    Args:
+        length: number of prompt tokens, S.
+        spans: its media items.
 
-def offset_of(position: Tensor) -> int:
-    """What the engine adds to the number of a new token to get its position, for a prompt with ``position`` [3, S].
-
-    New tokens go on behind the last token, as in ``generate`` of Transformers 5, even where a picture reaches further.
+    Returns:
+        [3, S] int64. The kept tokens of a video have the position of its start until `write_kept_positions`.
     """
-    return int(position[:, -1].max()) + 1 - position.shape[1]
+    positions = torch.zeros(3, length, dtype=torch.int64)
+    done = next_id = 0
+    for span in sorted(spans, key=lambda span: span.start):
+        # Text before the item counts up.
+        next_id = _write_text(positions, done, span.start, next_id)
+        if span.layout is not None:
+            done, next_id = _write_clip(positions, span, span.layout, next_id)
+            continue
+        # Images and plain audio bring their own ids; what follows continues after the largest.
+        assert span.position_ids is not None
+        done = span.start + span.length
+        positions[:, span.start : done] = span.position_ids + next_id
+        next_id += int(span.position_ids.max()) + 1
+    _write_text(positions, done, length, next_id)
+    return positions
 
 
-def _text(position: Tensor, start: int, stop: int, following: int) -> int:
-    position[:, start:stop] = torch.arange(stop - start) + following
-    return following + stop - start
+def position_delta(positions: Tensor) -> int:
+    """Return what the engine adds to the index of a new token to get its position.
+
+    New tokens continue after the last prompt token, as in ``generate`` of Transformers 5, even where a video has larger
+    ids.
+
+    Args:
+        positions: [3, S] of the prompt.
+    """
+    return int(positions[:, -1].max()) + 1 - positions.shape[1]
 
 
-def _clip(position: Tensor, piece: Piece, span: ClipLayout, following: int) -> tuple[int, int]:
-    """Write a clip: how far the prompt is done, and the position of what follows."""
-    stop = piece.start + piece.length
-    if not span.has_sound:
-        position[:, piece.start : stop] = following
-        return stop, following + span.end
-    # The mark of the sound stands at the same position as the mark of the video around it; so do both ends.
-    position[:, piece.start] = following - 1
-    position[:, piece.start + 1 : stop - 1] = following
-    after = following + span.end
-    position[:, stop - 1 : stop + 1] = after
-    return min(stop + 1, position.shape[1]), after + 1
+def _write_text(positions: Tensor, start: int, stop: int, next_id: int) -> int:
+    positions[:, start:stop] = torch.arange(stop - start) + next_id
+    return next_id + stop - start
 
 
-def local_grid(grid: Sequence[int], ids_per_second: int) -> Tensor:
-    """[3, T * H * W] of an image with ``grid`` tokens, counted from its start; a second lies between its frames."""
+def _write_clip(positions: Tensor, span: MediaSpan, layout: ClipLayout, next_id: int) -> tuple[int, int]:
+    """Write the positions of a video; returns the end of what is written, and the next id."""
+    stop = span.start + span.length
+    if not layout.has_audio:
+        positions[:, span.start : stop] = next_id
+        return stop, next_id + layout.end
+    # The token that opens the audio has the position of the one that opens the video, and so have the closing tokens.
+    positions[:, span.start] = next_id - 1
+    positions[:, span.start + 1 : stop - 1] = next_id
+    closing = next_id + layout.end
+    positions[:, stop - 1 : stop + 1] = closing
+    return min(stop + 1, positions.shape[1]), closing + 1
+
+
+def image_positions(grid: Sequence[int], position_id_per_seconds: int) -> Tensor:
+    """Return the positions of an image, relative to its start.
+
+    Args:
+        grid: (T, H, W) tokens; frames are one second apart.
+        position_id_per_seconds: temporal rotary ids per second.
+
+    Returns:
+        [3, T * H * W] int64.
+    """
     time, row, column = torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")
-    return torch.stack([time * ids_per_second, row, column]).reshape(3, -1)
+    return torch.stack([time * position_id_per_seconds, row, column]).reshape(3, -1)
 
 
-def runs(ids: Tensor, labels: Sequence[int]) -> list[tuple[int, int]]:
-    """[start, stop) of each unbroken row of media tokens in a prompt."""
-    inside = torch.zeros(len(ids) + 2, dtype=torch.bool)
-    inside[1:-1] = torch.isin(ids, torch.tensor(labels))
+def media_runs(input_ids: Tensor, labels: Sequence[int]) -> list[tuple[int, int]]:
+    """Return [start, stop) of each run of consecutive media tokens.
+
+    Args:
+        input_ids: [S] of a prompt.
+        labels: ids of the media tokens.
+    """
+    inside = torch.zeros(len(input_ids) + 2, dtype=torch.bool)
+    inside[1:-1] = torch.isin(input_ids, torch.tensor(labels))
     edges = (inside[1:] != inside[:-1]).nonzero().flatten().view(-1, 2)
     return [(int(start), int(stop)) for start, stop in edges]
 
 
-def written(position: Tensor, found: Sequence[PositionColumns | None], where: Sequence[tuple[int, int]]) -> Tensor:
-    """``position`` [3, S] with the kept tokens of the clips that ``found`` tells of.
+def write_kept_positions(
+    positions: Tensor, columns: Sequence[PositionColumns | None], runs: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Write the positions of the kept tokens of videos.
 
-    ``found`` has one entry for each media item that is being read, None for those that are no clips, in prompt order;
-    ``where`` are the `runs` of the prompt that are not read yet, or not wholly.
+    Args:
+        positions: [3, S] of the prompt.
+        columns: one entry per media item that is being read, in prompt order; None for an item that is not a video.
+        runs: the `media_runs` of the prompt that are not completely read yet.
+
+    Returns:
+        A copy of ``positions`` with these positions.
+
+    Raises:
+        UnsupportedCall: no run has the length of a video.
     """
-    result = position.clone()
-    waiting = iter(where)
-    for places in found:
-        if places is None:
+    result = positions.clone()
+    remaining = iter(runs)
+    for clip in columns:
+        if clip is None:
             continue
-        start = next((start for start, stop in waiting if stop - start == places.total), None)
+        # The clip's run is the next one of its length.
+        start = next((start for start, stop in remaining if stop - start == clip.total), None)
         if start is None:
             raise UnsupportedCall(
-                f"no place of {places.total} tokens in the prompt for a video: keep a token between media items"
+                f"no place for a video of {clip.total} tokens in the prompt; keep a token between media items"
             )
-        first = start + places.first
+        # Ids are relative to the token before the run.
+        first = start + clip.first
         base = result[:, start - 1 : start] + 1
-        result[:, first : first + places.position.shape[1]] = places.position.to(result.device) + base
+        result[:, first : first + clip.position_ids.shape[1]] = clip.position_ids.to(result.device) + base
     return result

@@ -1,4 +1,4 @@
-"""Before the engine: media of a request to tensors, and a prompt that is as long as it will be after compression."""
+"""vLLM's input processor: media of a request become tensors, and the prompt gets its length after compression."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from vllm.multimodal.processing.processor import BaseMultiModalProcessor, Prompt
 from omnisift.budget import Budget
 from omnisift.errors import OmniSiftError
 from omnisift.pipeline.clip_info import audio_tokens
-from omnisift.serving.clip_layout import ClipLayout, Clock
-from omnisift.serving.vllm.clips import DEFAULT_FPS, ClipParser, Clips, seconds_per_grid, with_sound
+from omnisift.serving.clip_layout import ClipLayout, TimeConfig
+from omnisift.serving.vllm.clip_compressor import check_reachable
+from omnisift.serving.vllm.clips import DEFAULT_FPS, ClipParser, Clips, seconds_per_grid, with_audio
 from omnisift.serving.vllm.counters import count_tokens
-from omnisift.serving.vllm.method import rehearse
-from omnisift.serving.vllm.settings import RATIOS, Settings, check_request
+from omnisift.serving.vllm.settings import RETENTION_KEYS, Settings, check_request
 from omnisift.tokens import Modality
 
-SOUND, LENGTH, BUDGET = "clip_audio_features", "clip_audio_lengths", "clip_budget"
-"""Fields of a clip beside those that vLLM's own model has: mel frames [M, T], their number, and its `Budget`."""
+AUDIO_FEATURES, AUDIO_LENGTHS, CLIP_BUDGET = "clip_audio_features", "clip_audio_lengths", "clip_budget"
+"""Fields of a clip in addition to those of vLLM's model: mel frames [M, T], their number, and its packed `Budget`."""
 
 
 @contextmanager
-def bad_request() -> Iterator[None]:
-    """Our errors as vLLM's: a `ValueError` becomes an answer with status 400."""
+def request_errors() -> Iterator[None]:
+    """Turn errors of a request into `ValueError`, which vLLM answers with status 400."""
     try:
         yield
     except OmniSiftError as error:
@@ -46,11 +46,11 @@ class ProcessingInfo(Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]
 
     @property
     def settings(self) -> Settings:
-        """What the server was told."""
-        return Settings.of(self.ctx.model_config.hf_config)
+        """The server's compression settings."""
+        return Settings.from_config(self.ctx.model_config.hf_config)
 
     def get_data_parser(self) -> ClipParser:
-        """Videos become `Clips`."""
+        """Return the parser that turns videos into `Clips`."""
         extractor = self.get_feature_extractor()
         return ClipParser(
             spatial_merge_size=self.get_hf_config().vision_config.spatial_merge_size,
@@ -61,23 +61,25 @@ class ProcessingInfo(Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]
         )
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int] | None = None) -> Mapping[str, int]:
-        """As in vLLM, but a video may fill the whole prompt: vLLM counts 14 pictures of it, and refuses what is longer
-        than the encoder cache that it makes by this."""
-        most = dict(super().get_mm_max_tokens_per_item(seq_len, mm_counts))
-        if "video" in most:
-            most["video"] = seq_len
-        return most
+        """Return vLLM's limits, but let a video fill the prompt.
+
+        vLLM assumes 14 images for a video, sizes the encoder cache by that, and refuses videos that are longer.
+        """
+        limits = dict(super().get_mm_max_tokens_per_item(seq_len, mm_counts))
+        if "video" in limits:
+            limits["video"] = seq_len
+        return limits
 
 
 class DummyInputs(Qwen2_5OmniThinkerDummyInputsBuilder):  # type: ignore[misc]
-    """The largest inputs, with which vLLM measures memory: videos with sound."""
+    """The largest inputs, with which vLLM measures memory: videos with audio."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
-        """Placeholders behind a mark, as in a chat: no prompt begins with a video."""
+        """Return the placeholders after a token, as in a chat; no prompt begins with a video."""
         return str(self.info.get_hf_processor().vision_bos_token + super().get_dummy_text(mm_counts))
 
     def get_dummy_mm_data(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """vLLM's own, and half a minute of silence for each video."""
+        """Return vLLM's dummy media, with 30 seconds of silence in each video."""
         data = dict(super().get_dummy_mm_data(*args, **kwargs))
         extractor = self.info.get_feature_extractor()
         silence = np.zeros(min(extractor.chunk_length, 30) * extractor.sampling_rate, dtype=np.float32)
@@ -94,53 +96,55 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
     info: ProcessingInfo
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """Check the request, settle which sound belongs to which video, lay out the prompt, count."""
-        asked = {key: value for key, value in inputs.hf_processor_mm_kwargs.items() if key != "truncation"}
-        with bad_request():
-            check_request(asked)
-            self.info.settings.budget(asked)
-        items = with_sound(inputs.mm_data_items, asked.get("use_audio_in_video"))
+        """Check the request, assign audio items to videos, and let vLLM process the result."""
+        request = {key: value for key, value in inputs.hf_processor_mm_kwargs.items() if key != "truncation"}
+        with request_errors():
+            check_request(request)
+            self.info.settings.budget(request)
+        items = with_audio(inputs.mm_data_items, request.get("use_audio_in_video"))
         self._check_prompt(inputs.prompt, items)
-        # The hash must cover all of an item, so names that a client gives to its videos are not taken for it.
-        names = {key: value for key, value in (inputs.mm_uuid_items or {}).items() if key in items and key != "video"}
-        rest = {key: value for key, value in inputs.hf_processor_mm_kwargs.items() if key != "use_audio_in_video"}
+        # A name (uuid) that a client gives to a video is dropped: the hash must cover the item's content.
+        uuids = {key: value for key, value in (inputs.mm_uuid_items or {}).items() if key in items and key != "video"}
+        kwargs = {key: value for key, value in inputs.hf_processor_mm_kwargs.items() if key != "use_audio_in_video"}
         return super().apply(
-            replace(inputs, mm_data_items=items, mm_uuid_items=names, hf_processor_mm_kwargs=rest), timing_ctx
+            replace(inputs, mm_data_items=items, mm_uuid_items=uuids, hf_processor_mm_kwargs=kwargs), timing_ctx
         )
 
     def _check_prompt(self, prompt: list[int], items: Any) -> None:
-        """Raise `ValueError` unless there is one media token for each item, and each video stands apart.
+        """Raise `ValueError` unless there is one media token per item, and text between a video and other items.
 
-        A client's text may hold the names of such tokens. In the engine, where positions are written to runs of media
-        tokens, what is amiss would end all requests. And it must be refused before anything is cached: the engine's
-        own cache would never hear of a refused item, and miss it later.
+        A client's text may contain the names of media tokens. In the engine, where positions are written to runs of
+        media tokens, a mismatch would end all requests. And it must be refused before anything is cached: the engine's
+        own cache is not told of a refused item and would lack it later.
         """
         config = self.info.get_hf_config()
         labels = {"video": config.video_token_index, "audio": config.audio_token_index}
         labels["image"] = config.image_token_index
         if any(prompt.count(label) != items.get_count(kind, strict=False) for kind, label in labels.items()):
-            raise ValueError("the text of the prompt holds tokens that stand for media: leave them out")
-        media = [False, *(token in labels.values() for token in prompt), False]
-        video = [token == labels["video"] for token in prompt]
-        if video and (video[0] or any(there and (media[i] or media[i + 2]) for i, there in enumerate(video))):
-            raise ValueError("a video must have a token before it and behind it, as chat templates put them")
+            raise ValueError("the text of the prompt holds tokens that stand for media; leave them out")
+        is_media = [False, *(token in labels.values() for token in prompt), False]
+        is_video = [token == labels["video"] for token in prompt]
+        # In `is_media`, token i of the prompt has index i + 1; its neighbours have i and i + 2.
+        adjacent = (is_media[i] or is_media[i + 2] for i, video in enumerate(is_video) if video)
+        if is_video and (is_video[0] or any(adjacent)):
+            raise ValueError("a video must have a token before it and after it, as chat templates put them")
 
     def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
-        """Sounds of clips go before other sounds; to the Hugging Face processor they are all plain sound."""
-        plain = {key: value for key, value in hf_kwargs.items() if key not in {*RATIOS, "fps"}}
-        found = super()._get_hf_mm_inputs(mm_items, {**plain, "use_audio_in_video": False})
+        """Put the audio of clips before other audio items: the Hugging Face processor takes all as plain audio."""
+        kwargs = {key: value for key, value in hf_kwargs.items() if key not in {*RETENTION_KEYS, "fps"}}
+        inputs = super()._get_hf_mm_inputs(mm_items, {**kwargs, "use_audio_in_video": False})
         clips = mm_items.get("video")
         if clips is None or not len(clips):
-            return found
-        if clips.sounds:
-            found.hf_data["audio"] = [*clips.sounds, *found.hf_data.get("audio", [])]
+            return inputs
+        if clips.audios:
+            inputs.hf_data["audio"] = [*clips.audios, *inputs.hf_data.get("audio", [])]
             counts = dict(mm_items.get_all_counts())
-            counts["audio"] = len(found.hf_data["audio"])
-            found.hf_data["text"] = self._get_hf_mm_text(counts)
-        return found._replace(hf_kwargs={**found.hf_kwargs, "do_sample_frames": False})
+            counts["audio"] = len(inputs.hf_data["audio"])
+            inputs.hf_data["text"] = self._get_hf_mm_text(counts)
+        return inputs._replace(hf_kwargs={**inputs.hf_kwargs, "do_sample_frames": False})
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
-        """Part the sounds of clips from other sounds, and note each clip's budget and pace."""
+        """Separate the audio of clips from other audio, and add the budget and frame duration of each clip."""
         output = super()._apply_hf_processor_main(mm_items, hf_kwargs)
         output.pop("use_audio_in_video", None)
         clips = mm_items.get("video")
@@ -149,115 +153,129 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
         fps = hf_kwargs.get("fps")
         output["second_per_grid_ts"] = seconds_per_grid(clips, None if fps is None else float(fps))  # type: ignore[arg-type]
         budget = pack_budget(self.info.settings.budget(hf_kwargs))
-        output[BUDGET] = budget.repeat(len(clips), 1)
-        _part_sounds(output, clips, self.info.get_hf_config().audio_config.num_mel_bins)
+        output[CLIP_BUDGET] = budget.repeat(len(clips), 1)
+        _separate_clip_audio(output, clips, self.info.get_hf_config().audio_config.num_mel_bins)
         return output
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, object]) -> Any:
         fields = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))
         fields.pop("use_audio_in_video", None)
-        if LENGTH in hf_inputs:
-            fields[SOUND] = MultiModalFieldConfig.flat_from_sizes("video", hf_inputs[LENGTH], dim=1)
-            fields[LENGTH] = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
-            fields[BUDGET] = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
+        if AUDIO_LENGTHS in hf_inputs:
+            fields[AUDIO_FEATURES] = MultiModalFieldConfig.flat_from_sizes("video", hf_inputs[AUDIO_LENGTHS], dim=1)
+            fields[AUDIO_LENGTHS] = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
+            fields[CLIP_BUDGET] = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
         return fields
 
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Sequence[Any]:
-        plain = {key: value for key, value in hf_processor_mm_kwargs.items() if key not in {*RATIOS, "fps"}}
-        updates = super()._get_prompt_updates(mm_items, plain, out_mm_kwargs)
+        kwargs = {key: value for key, value in hf_processor_mm_kwargs.items() if key not in {*RETENTION_KEYS, "fps"}}
+        updates = super()._get_prompt_updates(mm_items, kwargs, out_mm_kwargs)
         config = self.info.get_hf_config()
         video = PromptReplacement(
             modality="video",
             target=[config.video_token_index],
-            replacement=lambda index: self._layout(config, out_mm_kwargs["video"][index]),
+            replacement=lambda index: self._clip_placeholder(config, out_mm_kwargs["video"][index]),
         )
         return [*(update for update in updates if update.modality != "video"), video]
 
-    def _layout(self, config: Any, item: Any) -> Any:
-        with bad_request():
-            rehearse(self.info.settings, span_of(config, item), budget_of(item))
-        return layout(config, item)
+    def _clip_placeholder(self, config: Any, item: Any) -> Any:
+        with request_errors():
+            check_reachable(self.info.settings, item_layout(config, item), item_budget(item))
+        return clip_placeholder(config, item)
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
-        """One placeholder for each item: none is derived from another, as vLLM's own model does. Then count."""
-        prompt, places = BaseMultiModalProcessor._maybe_apply_prompt_updates(self, mm_items, mm_res)
-        for place, update in zip(places.get("video", []), mm_res.prompt_updates.get("video", []), strict=True):
-            marks = update[0].content.is_embed
-            count_tokens(kept=len(place.tokens) - marks.around, total=marks.total)
-        return prompt, places
+        """Insert one placeholder per item, without deriving some from others as vLLM's model does, and count tokens."""
+        prompt, placeholders = BaseMultiModalProcessor._maybe_apply_prompt_updates(self, mm_items, mm_res)
+        updates = mm_res.prompt_updates.get("video", [])
+        for placeholder, update in zip(placeholders.get("video", []), updates, strict=True):
+            mask = update[0].content.is_embed
+            count_tokens(kept=len(placeholder.tokens) - mask.marks, total=mask.total)
+        return prompt, placeholders
 
 
 @dataclass(frozen=True)
-class Marks:
-    """Says which of a placeholder's tokens get embeddings; carries what the counters want to know."""
+class EmbedMask:
+    """Tells vLLM which tokens of a clip's placeholder get embeddings, and carries numbers for the counters."""
 
     labels: tuple[int, int]
-    around: int
-    """Tokens of the placeholder that get none: the marks before and behind the sound."""
+    marks: int
+    """Tokens of the placeholder without an embedding: those that open and close the audio."""
     total: int
     """Tokens of the clip before compression."""
 
     def __call__(self, tokens: Any, *_: Any) -> Tensor:
-        """[n] bool."""
+        """Return the mask, [n] bool."""
         return torch.isin(torch.tensor(tokens), torch.tensor(self.labels))
 
 
-def layout(config: Any, item: Any) -> Any:
-    """The tokens that stand for a clip in the prompt: as many labels as tokens will stay, marked if there is sound."""
-    span, budget = span_of(config, item), budget_of(item)
+def clip_placeholder(config: Any, item: Any) -> Any:
+    """Return the prompt tokens of a clip: one label per kept token, between two marks if the clip has audio.
+
+    Args:
+        config: the thinker's configuration.
+        item: the clip's fields (a vLLM item).
+    """
+    layout, budget = item_layout(config, item), item_budget(item)
     labels = {Modality.VIDEO: config.video_token_index, Modality.AUDIO: config.audio_token_index}
-    tokens = [labels[modality] for modality in span.kept(budget)]
-    if span.has_sound:
+    tokens = [labels[modality] for modality in layout.kept_labels(budget)]
+    if layout.has_audio:
         tokens = [config.audio_start_token_id, *tokens, config.audio_end_token_id]
-    around = 2 if span.has_sound else 0
-    marks: Callable[..., Tensor] = Marks((labels[Modality.VIDEO], labels[Modality.AUDIO]), around, len(span))
-    return PromptUpdateDetails(full=tokens, is_embed=marks)
+    marks = 2 if layout.has_audio else 0
+    mask: Callable[..., Tensor] = EmbedMask((labels[Modality.VIDEO], labels[Modality.AUDIO]), marks, len(layout))
+    return PromptUpdateDetails(full=tokens, is_embed=mask)
 
 
-def span_of(config: Any, item: Any) -> ClipLayout:
-    """The span of a clip from its fields (a vLLM item)."""
+def item_layout(config: Any, item: Any) -> ClipLayout:
+    """Return the layout of a clip from its fields (a vLLM item)."""
     grid = item["video_grid_thw"].data.flatten().tolist()
-    return span_from(config, grid, float(item["second_per_grid_ts"].data), int(item[LENGTH].data))
+    seconds = float(item["second_per_grid_ts"].data)
+    return make_layout(config, grid, seconds, int(item[AUDIO_LENGTHS].data))
 
 
-def span_from(config: Any, grid: Sequence[int], seconds: float, mel_frames: int) -> ClipLayout:
-    """The span of a clip with a grid of (frames, rows, columns) patches and so many mel frames of sound."""
+def make_layout(config: Any, grid: Sequence[int], seconds: float, mel_frames: int) -> ClipLayout:
+    """Return the layout of a clip.
+
+    Args:
+        config: the thinker's configuration.
+        grid: (frames, rows, columns) of patches.
+        seconds: duration of a frame of the grid.
+        mel_frames: length of the audio; 0 without audio.
+    """
     merge = config.vision_config.spatial_merge_size
-    clock = Clock(config.position_id_per_seconds, float(config.seconds_per_chunk))
+    time_config = TimeConfig(config.position_id_per_seconds, float(config.seconds_per_chunk))
     frames, rows, columns = grid
-    return ClipLayout.of((frames, rows // merge, columns // merge), seconds, audio_tokens(mel_frames), clock)
+    return ClipLayout.of((frames, rows // merge, columns // merge), seconds, audio_tokens(mel_frames), time_config)
 
 
-def budget_of(item: Any) -> Budget:
-    """The budget of a clip from its fields (a vLLM item)."""
-    return unpack_budget(item[BUDGET].data.flatten())
+def item_budget(item: Any) -> Budget:
+    """Return the budget of a clip from its fields (a vLLM item)."""
+    return unpack_budget(item[CLIP_BUDGET].data.flatten())
 
 
 def pack_budget(budget: Budget) -> Tensor:
-    """[3] float64, NaN for what is not given."""
-    values = [getattr(budget, name) for name in RATIOS]
+    """Return the ratios of a budget as a tensor: [3] float64, NaN for None."""
+    values = [getattr(budget, name) for name in RETENTION_KEYS]
     return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float64)
 
 
 def unpack_budget(values: Tensor) -> Budget:
-    """From `pack_budget`'s tensor."""
-    return Budget(
-        **{name: None if value != value else value for name, value in zip(RATIOS, values.tolist(), strict=True)}
-    )
+    """Return the budget that `pack_budget` packed."""
+    ratios = zip(RETENTION_KEYS, values.tolist(), strict=True)
+    return Budget(**{name: None if value != value else value for name, value in ratios})
 
 
-def _part_sounds(output: Any, clips: Clips, mels: int) -> None:
-    """Move the first sounds in ``output``, those of clips, to fields of their own; length 0 for clips without."""
-    count = len(clips.sounds)
-    features = output.pop("input_audio_features", torch.zeros(mels, 0))
+def _separate_clip_audio(output: Any, clips: Clips, mel_bins: int) -> None:
+    """Move the audio of clips, which comes first in ``output``, to its own fields; length 0 for clips without."""
+    count = len(clips.audios)
+    features = output.pop("input_audio_features", torch.zeros(mel_bins, 0))
     lengths = output.pop("audio_feature_lengths", torch.zeros(0, dtype=torch.int64))
     mask = output.pop("feature_attention_mask", None)
-    own = iter(lengths[:count].tolist())
-    output[LENGTH] = torch.tensor([0 if clip.sound is None else next(own) for clip in clips.data])
+    clip_lengths = iter(lengths[:count].tolist())
+    output[AUDIO_LENGTHS] = torch.tensor([0 if clip.audio is None else next(clip_lengths) for clip in clips.data])
     split = int(lengths[:count].sum())
-    output[SOUND] = features[:, :split]
+    output[AUDIO_FEATURES] = features[:, :split]
+    # The rest are plain audio items.
     if len(lengths) > count:
         output |= {"input_audio_features": features[:, split:], "audio_feature_lengths": lengths[count:]}
         output["feature_attention_mask"] = mask[count:]

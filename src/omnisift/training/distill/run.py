@@ -17,6 +17,7 @@ from omnisift.compressors.pruning import picture_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.errors import MediaError, UsageError
+from omnisift.media.suffixes import VIDEO_SUFFIXES
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import read_for
 from omnisift.tokens import TokenStream
@@ -37,7 +38,6 @@ QUESTIONS = (
     "Which sounds belong to what is visible?",
 )
 """Asked of every clip where no questions are given."""
-SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".mpg", ".mpeg"})
 RETAINS = (0.25, 0.15)
 
 
@@ -79,7 +79,7 @@ def clips_in(folder: Path) -> list[Path]:
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and ".part" not in path.suffixes
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and ".part" not in path.suffixes
     )
     if len(found) < 2:
         raise UsageError(f"{len(found)} video files in {folder}; at least 2 are needed, one of them to measure on")

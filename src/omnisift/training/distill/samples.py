@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -19,7 +19,7 @@ from omnisift.media import Media
 from omnisift.models import attach
 from omnisift.models.question_attention import QuestionAttention
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.prompt import build_inputs, moved
+from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Modality, TokenStream
 from omnisift.utils.atomic_io import atomic_file
 from omnisift.world.encoded import Recorder
@@ -106,7 +106,7 @@ def observe(host: Host, media: Media, questions: Sequence[str], rows: str = "ans
     """
     if not (media.has_video and media.has_audio):
         raise UsageError(f"{media.path}: a clip needs picture and sound, or the selector has nothing to learn from it")
-    inputs = moved(build_inputs(host.processor, media, questions[0]), next(host.thinker.parameters()))
+    inputs = build_inputs(host.processor, media, questions[0]).to(host.device, host.dtype)
     recorder = Recorder(needs=())
     with attach(host.thinker, recorder) as attachment:
         host.thinker(**inputs, use_cache=False)
@@ -145,15 +145,15 @@ def _looked_at(
     adapter: Any,
     media: Tensor,
     ids: Tensor,
-    inputs: dict[str, Any],
+    inputs: Mapping[str, Any],
     places: Tensor,
 ) -> Tensor:
     """[L] float32 on the CPU: mean attention of the ``places``."""
     embed = host.thinker.get_input_embeddings()
     tail = embed(ids[len(media) :].to(media.device))
     row = ids[None]
-    position = adapter.rotary(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
-    with listener.from_rows(places):
+    position = adapter.position_ids(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
+    with listener.record(places):
         adapter.parts.language_model(
             inputs_embeds=torch.cat([media, tail])[None], position_ids=position, use_cache=False
         )

@@ -15,7 +15,7 @@ from omnisift.estimators import Estimator
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models import attach
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
-from omnisift.models.training_checks import touched
+from omnisift.models.training_checks import zero_loss_anchor
 from omnisift.training.data.encoding import IGNORED
 from omnisift.vgas import VGAS
 
@@ -73,7 +73,7 @@ class CompressedModel(nn.Module):
         It is the mean over the labels of this batch, or with ``num_items_in_batch`` the sum divided by that number (the
         labels of a whole optimiser step).
         """
-        touch = touched(self, self.attachment.adapter.parts.language_model)  # before all else: see there
+        touch = zero_loss_anchor(self, self.attachment.adapter.parts.language_model)  # before all else: see there
         estimator = self.estimator
         draws = estimator.samples if estimator is not None and self._draws else 1
         read = [self._read(labels, inputs) for _ in range(draws)]

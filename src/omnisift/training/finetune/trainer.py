@@ -21,7 +21,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from omnisift.models.training_checks import check_cut
+from omnisift.models.training_checks import assert_compressed
 from omnisift.training.finetune.checkpoints import load_weights, save_weights, seal
 from omnisift.training.finetune.compressed_model import CompressedModel, Cost
 from omnisift.training.finetune.guards import SelectorGuard
@@ -56,7 +56,7 @@ class CompressedTrainer(Trainer):
         if num_items_in_batch is not None and int(num_items_in_batch) == 0:
             num_items_in_batch = torch.ones_like(torch.as_tensor(num_items_in_batch))
         cost: Cost = model(**inputs, num_items_in_batch=num_items_in_batch)
-        check_cut(self.sifted.attachment, inputs["input_ids"])
+        assert_compressed(self.sifted.attachment, inputs["input_ids"])
         self._note()
         loss = cost.loss
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:

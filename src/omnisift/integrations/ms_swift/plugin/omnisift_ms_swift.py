@@ -1,4 +1,4 @@
-"""What ``swift sft --external_plugins "$(omnisift plugin-path)"`` runs before anything else."""
+"""The file that ``swift sft --external_plugins "$(omnisift plugin-path)"`` runs first."""
 
 from omnisift.integrations.ms_swift.register import register
 

@@ -1,0 +1,222 @@
+"""`omnisift ask` and `omnisift chat`: questions about one clip."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from omnisift.cli.options import (
+    Attn,
+    Clip,
+    Compressor,
+    Device,
+    DeviceMap,
+    DType,
+    Fps,
+    Json,
+    MaxFrames,
+    MaxNewTokens,
+    MaxPixels,
+    Model,
+    Retain,
+    RetainAudio,
+    RetainVideo,
+    SamplingRule,
+    Seed,
+    Selector,
+    check_clip,
+    check_question,
+)
+from omnisift.cli.silence import silence_libraries
+from omnisift.errors import OmniSiftError, UsageError
+
+if TYPE_CHECKING:
+    from omnisift.pipeline import Pipeline
+
+
+def ask(
+    clip: Clip,
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION", help="One or more questions about the clip.")],
+    model: Model = "nano",
+    selector: Selector = None,
+    device: Device = "auto",
+    dtype: DType = None,
+    attn_implementation: Attn = None,
+    device_map: DeviceMap = None,
+    compressor: Compressor = "omnisift",
+    retain: Retain = None,
+    retain_video: RetainVideo = None,
+    retain_audio: RetainAudio = None,
+    seed: Seed = 0,
+    fps: Fps = 2.0,
+    max_frames: MaxFrames = 256,
+    max_pixels: MaxPixels = None,
+    sampling: SamplingRule = "time",
+    max_new_tokens: MaxNewTokens = 256,
+    as_json: Json = False,
+) -> None:
+    """Answer one or more questions about a clip.
+
+    Prints the answer, the tokens before and after compression, and the time of
+    each stage. Several questions share one reading of the clip.
+    """
+    check_clip(clip)
+    for question in questions:
+        check_question(question)
+    loading = {
+        "model": model,
+        "selector": selector,
+        "device": device,
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "device_map": device_map,
+        "compressor": compressor,
+        "retain": retain,
+        "retain_video": retain_video,
+        "retain_audio": retain_audio,
+        "seed": seed,
+    }
+    reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
+    _answer(clip, questions, loading, reading, max_new_tokens, as_json)
+
+
+def _answer(
+    clip: str,
+    questions: list[str],
+    loading: dict[str, Any],
+    reading: dict[str, Any],
+    max_new_tokens: int,
+    as_json: bool,
+) -> None:
+    from omnisift.cli.screen import (
+        StageBar,
+        console_for,
+        show_answer,
+        show_notices,
+        show_reply,
+        show_shortfall,
+        show_source,
+    )
+
+    progress, screen = console_for(stderr=True), console_for(stderr=False)
+    with StageBar(progress, quiet=as_json) as bar:
+        pipeline = _load(loading)
+        bar.stage("read")
+        # A single question reads the clip itself, so that its report includes the time.
+        media = clip if len(questions) == 1 else pipeline.encode(clip, **reading)
+    for number, question in enumerate(questions):
+        with StageBar(progress, quiet=as_json) as bar:
+            answer = pipeline.ask(media, question, **reading, max_new_tokens=max_new_tokens, on_stage=bar.stage)
+        if as_json:
+            typer.echo(json.dumps(answer.to_dict()))
+        elif len(questions) == 1:
+            show_answer(screen, answer)
+        else:
+            if number == 0:
+                show_notices(screen, answer.report.notices)
+            show_reply(screen, question, answer)
+    if as_json:
+        return
+    if len(questions) > 1:
+        show_source(screen, answer.report)
+    if pipeline.compressor is not None:
+        show_shortfall(screen, answer.report, pipeline.compressor.budget)
+
+
+def chat(
+    clip: Clip,
+    model: Model = "nano",
+    selector: Selector = None,
+    device: Device = "auto",
+    dtype: DType = None,
+    attn_implementation: Attn = None,
+    device_map: DeviceMap = None,
+    compressor: Compressor = "omnisift",
+    retain: Retain = None,
+    retain_video: RetainVideo = None,
+    retain_audio: RetainAudio = None,
+    seed: Seed = 0,
+    fps: Fps = 2.0,
+    max_frames: MaxFrames = 256,
+    max_pixels: MaxPixels = None,
+    sampling: SamplingRule = "time",
+    max_new_tokens: MaxNewTokens = 256,
+) -> None:
+    """Ask questions about a clip one after another.
+
+    The model and the clip are loaded once; answers appear as they are written.
+    Each question is answered on its own: earlier ones are not remembered.
+    Ctrl-D ends. In a pipe, standard input holds one question per line.
+    """
+    check_clip(clip)
+    loading = {
+        "model": model,
+        "selector": selector,
+        "device": device,
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "device_map": device_map,
+        "compressor": compressor,
+        "retain": retain,
+        "retain_video": retain_video,
+        "retain_audio": retain_audio,
+        "seed": seed,
+    }
+    reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
+    _chat(clip, loading, reading, max_new_tokens)
+
+
+def _chat(clip: str, loading: dict[str, Any], reading: dict[str, Any], max_new_tokens: int) -> None:
+    from omnisift.cli.screen import StageBar, console_for, describe_source, short_cost, show_notices
+    from omnisift.pipeline.clip_info import notices_of, source_of
+
+    interactive, status = sys.stdin.isatty() and sys.stdout.isatty(), console_for(stderr=True)
+    with StageBar(status) as bar:
+        pipeline = _load(loading)
+        bar.stage("read")
+        encoded = pipeline.encode(clip, **reading)
+    compressing = pipeline.compressor is not None
+    show_notices(status, notices_of(encoded.media, is_nano=pipeline.host.is_nano, compressing=compressing))
+    if interactive:
+        status.print(f"{describe_source(source_of(encoded.media))}; Ctrl-D ends", style="dim")
+    for question in _typed_questions(interactive):
+        try:
+            answer = pipeline.ask(encoded, question, max_new_tokens=max_new_tokens, on_text=_stream)
+        except OmniSiftError as error:
+            if not interactive:
+                raise
+            typer.echo(f"error ({type(error).__name__}): {error}", err=True)
+            continue
+        typer.echo()
+        if interactive:
+            status.print(short_cost(answer.report), style="dim")
+
+
+def _load(loading: dict[str, Any]) -> Pipeline:
+    from omnisift.pipeline import load
+
+    silence_libraries()
+    return load(**loading)
+
+
+def _stream(text: str) -> None:
+    typer.echo(text, nl=False)
+
+
+def _typed_questions(interactive: bool) -> Iterator[str]:
+    """The lines of standard input that are not empty."""
+    while True:
+        try:
+            line = input("> " if interactive else "").strip()
+        except EOFError:
+            if interactive:
+                typer.echo()
+            return
+        except UnicodeDecodeError:
+            raise UsageError("standard input is not UTF-8 text; give one question per line") from None
+        if line:
+            yield line

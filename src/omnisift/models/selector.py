@@ -1,0 +1,51 @@
+"""Read selector weights from a folder, whichever of the three layouts it has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from omnisift.errors import CheckpointError, UsageError
+from omnisift.vgas import VGAS
+
+ADAPTER_PREFIX = "base_model.model.thinker.compressor."
+"""Prefix of selector tensors in a PEFT adapter (docs/ms-swift.md)."""
+
+
+def read_selector_folder(folder: Path, hidden_size: int) -> VGAS:
+    """Read the selector in ``folder``, in the dtype that it is stored in.
+
+    Args:
+        folder: saved by `VGAS.save_pretrained`, a PEFT adapter with a selector, or a checkpoint of the full model.
+        hidden_size: width of the host's embeddings, which the selector must share.
+
+    Raises:
+        UsageError: ``folder`` is not a folder.
+        CheckpointError: the selector lacks tensors, or its input size is not ``hidden_size``.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no selector folder at {folder}; give one saved by VGAS.save_pretrained")
+    vgas: VGAS
+    if is_selector_folder(folder):
+        vgas = VGAS.from_pretrained(str(folder))
+    elif (folder / "adapter_config.json").is_file():
+        vgas = VGAS.from_checkpoint(folder, ADAPTER_PREFIX)
+    else:
+        vgas = VGAS.from_checkpoint(folder)
+    check_input_size(vgas, hidden_size, str(folder))
+    return vgas
+
+
+def is_selector_folder(folder: Path) -> bool:
+    """Whether ``folder`` was written by `VGAS.save_pretrained`."""
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "omnisift_vgas"
+
+
+def check_input_size(vgas: VGAS, hidden_size: int, source: str) -> None:
+    """Raise `CheckpointError` unless ``vgas``, read from ``source``, takes embeddings of ``hidden_size``."""
+    if vgas.config.width != hidden_size:
+        raise CheckpointError(
+            f"selector at {source} has width {vgas.config.width}, the model {hidden_size}; "
+            "give the selector of this model"
+        )

@@ -1,0 +1,125 @@
+"""Find a model and check it by its configuration, before any weights are read."""
+
+from __future__ import annotations
+
+import re
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omnisift.assets import nano_path
+from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
+
+MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")
+"""Values of ``model_type`` in the ``config.json`` of a supported checkpoint."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_SECONDS = 3.0
+"""How long to wait for the hub before it counts as unreachable."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the weights of a supported model come from, and what its configuration says."""
+
+    name: str
+    """As the user gave it: ``nano``, a folder, or a hub id."""
+    source: str
+    """Folder or hub id of the weights."""
+    hidden_size: int
+    """Width of the language model's embeddings."""
+    local_files_only: bool
+    """Whether to load without asking the hub: a local folder, or a cached model without a network."""
+
+
+def find_model(name: str) -> ModelSource:
+    """Find a model by name and check that it is supported, from its ``config.json`` alone.
+
+    Args:
+        name: ``nano`` (bundled), a checkpoint folder, or a hub id ``owner/name``. Only a hub id uses the network.
+
+    Returns:
+        The source to load the weights from.
+
+    Raises:
+        UsageError: a local path without ``config.json``.
+        CheckpointError: no such folder, or a hub id that is neither cached nor reachable.
+        UnsupportedModel: the checkpoint belongs to another family.
+    """
+    from transformers import AutoConfig
+
+    source = str(nano_path()) if name == "nano" else name
+    if Path(source).exists():
+        if not (Path(source) / "config.json").is_file():
+            raise UsageError(f"{source} holds no config.json; give a checkpoint folder, a hub id, or nano")
+        local_files_only = True
+    else:
+        _check_hub_id(source)
+        local_files_only = not _is_hub_reachable()
+    config = _read_config(source, local_files_only)
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise UnsupportedModel(
+            f"no adapter for model_type {model_type!r}. Known: {', '.join(MODEL_TYPES)}. See docs/add-a-model.md"
+        )
+    # A saved config.json leaves out values that equal the class's defaults, so the class has to fill them in.
+    hidden_size = AutoConfig.for_model(**config).get_text_config().hidden_size
+    return ModelSource(name, source, hidden_size, local_files_only)
+
+
+def _check_hub_id(source: str) -> None:
+    """`CheckpointError` unless ``source`` has the form ``owner/name`` of every supported model on the hub."""
+    if "/" not in source:
+        guess = f"Qwen/{source}" if source.startswith("Qwen") else f"OWNER/{source}"
+        raise CheckpointError(f"no folder {source!r}; did you mean {guess}, or is the folder missing?")
+    if not _HUB_ID.fullmatch(source):
+        raise CheckpointError(f"no folder {source!r}; give nano, a checkpoint folder, or a hub id (owner/name)")
+
+
+def _read_config(source: str, local_files_only: bool) -> dict[str, Any]:
+    """The content of ``config.json``."""
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(source, local_files_only=local_files_only)
+    except (OSError, ValueError) as error:
+        if not Path(source).exists() and local_files_only:
+            reason = "no network, and not in the cache; connect, or give a checkpoint folder"
+        else:
+            reason = f"{str(error).strip().splitlines()[0]}; give nano, a checkpoint folder, or a hub id (owner/name)"
+        raise CheckpointError(f"can't load a model named {source!r}: {reason}") from error
+    return dict(config)
+
+
+def _is_hub_reachable() -> bool:
+    """Whether the hub answers at all within `_HUB_SECONDS`.
+
+    Without this check huggingface_hub retries for half a minute and logs every try. Its ``HF_HUB_OFFLINE`` and
+    ``HF_ENDPOINT`` and the proxies of the environment are respected.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    answered = threading.Event()
+
+    def request() -> None:
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_SECONDS
+            ):
+                answered.set()
+        except urllib.error.HTTPError:
+            answered.set()
+        except (OSError, ValueError) as error:
+            # A rejected certificate is an answer too; huggingface_hub brings its own certificates.
+            if "CERTIFICATE" in str(error):
+                answered.set()
+
+    # A name lookup has no timeout of its own, so a thread makes the request and is left alone if it takes too long.
+    thread = threading.Thread(target=request, daemon=True)
+    thread.start()
+    thread.join(_HUB_SECONDS)
+    return answered.is_set()
