@@ -24,7 +24,7 @@ from omnisift.pipeline import Pipeline
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import build_inputs
-from omnisift.selector_attention import attend, attention_given
+from omnisift.selector_attention import attend, attention_weights
 from omnisift.tokens import Modality
 from omnisift.vgas import VGAS, VGASConfig
 
@@ -131,14 +131,14 @@ def test_attention_equals_the_selectors_weights() -> None:
     layer = torch.nn.MultiheadAttention(16, 2, batch_first=True).eval()
     audio, keys = torch.randn(3, 5, 16), torch.randn(3, 7, 16)
     mixed, weights = layer(audio, keys, keys, average_attn_weights=True)
-    assert torch.allclose(attention_given(layer, audio, keys), weights)
+    assert torch.allclose(attention_weights(layer, audio, keys), weights)
     assert torch.allclose(attend(layer, audio, keys, None), mixed, atol=1e-6)
 
 
 @pytest.mark.parametrize("guide", ["cross", "concat", "direct"])
 def test_attention_sums_for_every_guide(guide: str) -> None:
     torch.manual_seed(0)
-    selector = VGAS(VGASConfig(width=12, hidden=16, heads=2, guide=guide)).eval()
+    selector = VGAS(VGASConfig(input_size=12, hidden_size=16, num_attention_heads=2, guide=guide)).eval()
     video, audio = torch.randn(2, 3, 12), torch.randn(2, 5, 12)
     share = selector.attention(video, audio)
     assert share.shape == (2, 5, 3)
@@ -152,8 +152,8 @@ def test_attention_sums_for_every_guide(guide: str) -> None:
 
 
 def test_a_selector_without_video_has_no_anchors() -> None:
-    selector = VGAS(VGASConfig(width=12, hidden=16, heads=2, guide="self"))
-    with pytest.raises(ValueError, match="does not look"):
+    selector = VGAS(VGASConfig(input_size=12, hidden_size=16, num_attention_heads=2, guide="self"))
+    with pytest.raises(ValueError, match="no attention to video"):
         selector.attention(torch.randn(1, 3, 12), torch.randn(1, 5, 12))
 
 
@@ -216,7 +216,7 @@ def test_audio_without_video_is_read_entirely(inspected, tmp_path: Path) -> None
     assert trace.methods[1].selection is None
     assert trace.methods[1].answer.report.retained_ratio == 1.0
     assert len(trace.tokens) == trace.methods[1].answer.report.tokens.audio == pytest.approx(50, abs=2)
-    assert any("read whole" in notice for notice in trace.notices)
+    assert any("not compressed" in notice for notice in trace.notices)
 
 
 @pytest.mark.parametrize("names", [[], ["none"]])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from omnisift.training.data.check import Findings
     from omnisift.training.finetune import TrainReport
 
-EVERY = 30.0
+LINE_INTERVAL = 30.0
 """Seconds between progress lines where there is no terminal."""
 
 _STAGES = {
@@ -88,7 +88,7 @@ class CountBar:
 
     def __init__(self, console: Console, title: str, total: int, done: int = 0, quiet: bool = False) -> None:
         self._console, self._title, self._total, self._done = console, title, total, done
-        self._lines = not (quiet or console.is_terminal)
+        self._prints_lines = not (quiet or console.is_terminal)
         self._printed = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
@@ -97,7 +97,7 @@ class CountBar:
     def __enter__(self) -> Callable[[], None]:
         self._progress.start()
         if self._done < self._total:
-            self._line()
+            self._print_line()
         return self._step
 
     def __exit__(self, *_: object) -> None:
@@ -106,12 +106,12 @@ class CountBar:
     def _step(self) -> None:
         self._done += 1
         self._progress.update(self._task, completed=self._done)
-        if time.monotonic() - self._printed >= EVERY:
-            self._line()
+        if time.monotonic() - self._printed >= LINE_INTERVAL:
+            self._print_line()
 
-    def _line(self) -> None:
+    def _print_line(self) -> None:
         self._printed = time.monotonic()
-        if self._lines:
+        if self._prints_lines:
             self._console.print(f"{self._title}: {self._done} of {self._total}")
 
 

@@ -209,11 +209,13 @@ class MethodTrace:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the keys of `Answer.to_dict` that differ by method, ``evidence`` and ``selection``."""
-        common = ("source", "model", "notices")
+        # Here ``retain`` is the request in words, as in version 1.
+        answer = self.answer.to_dict() | {"retain": self.answer.report.retain}
+        common = ("source", "model", "notices", "retain_video", "retain_audio")
         return {
             "name": self.name,
             "label": self.label,
-            **{key: value for key, value in self.answer.to_dict().items() if key not in common},
+            **{key: value for key, value in answer.items() if key not in common},
             "evidence": None if self.kept_evidence is None else self.kept_evidence.to_dict(),
             "selection": None if self.selection is None else self.selection.to_dict(),
         }

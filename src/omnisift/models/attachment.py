@@ -191,6 +191,7 @@ class Attachment:
         arguments = bind_arguments(self.adapter.parts.core, args, kwargs)
         cache, input_ids = arguments.get("past_key_values"), arguments.get("input_ids")
         cached = cached_length(cache)
+        # An empty cache starts a new prompt.
         if cached == 0:
             clear_prompt(cache)
             self.cut = None
@@ -199,6 +200,7 @@ class Attachment:
                 "inputs_embeds without input_ids: can't tell which tokens are video. "
                 "Pass input_ids as well (the model then still uses inputs_embeds), or detach"
             )
+        # After a cut prompt, positions continue from the full length.
         cached_prompt = stored_prompt(cache, len(input_ids))
         if cached_prompt is not None:
             arguments = resume_arguments(cached_prompt, arguments, cached)
@@ -236,12 +238,15 @@ class Attachment:
         """Cut a prompt with video; correct mask and positions of a call that continues a cut one."""
         prompt, self._prompt, self._unstored = self._prompt, None, None
         arguments = bind_arguments(module, args, kwargs)
+        # A new prompt with video.
         if prompt is not None:
             return (), self._compress(prompt, arguments)
+        # A call that continues a cut prompt.
         cache, inputs_embeds = arguments.get("past_key_values"), arguments.get("inputs_embeds")
         cached_prompt = None if inputs_embeds is None else stored_prompt(cache, len(inputs_embeds))
         if cached_prompt is not None:
             return (), decode_arguments(cached_prompt, arguments)
+        # A call that needs no change.
         self._check_route(inputs_embeds, cached_length(cache))
         return None
 

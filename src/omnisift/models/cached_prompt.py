@@ -56,6 +56,7 @@ class CachedPrompt:
 
     def position_ids(self, cached: int, new: int) -> Tensor:
         """[3, B, new] int64: rotary positions of the next ``new`` tokens when the cache holds ``cached``."""
+        # Each cached token after the prompt has advanced the position by one.
         step = torch.arange(new, device=self.next_position.device) + (cached - self.width)
         return (self.next_position.unsqueeze(1) + step).unsqueeze(0).expand(3, -1, -1)
 
