@@ -245,13 +245,15 @@ def _time_table(report: Report) -> Table:
 
 
 def show_demo(console: Console, result: DemoResult) -> None:
-    """Three questions: the truth, the answer from all tokens, the answer from a part of them."""
+    """Three questions: the truth, and the answers from all tokens, from a part of them, and from a random part."""
     console.print(f"A clip of 6 seconds that nano has never seen: {result.caption}\n", style="dim")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name in ("question", "truth", "all tokens", f"{100 * result.retain:g} % of them"):
+    share = f"{100 * result.retain:g} %"
+    for name in ("question", "truth", "all tokens", share, f"random {share}"):
         table.add_column(name)
     for row in result.rows:
-        table.add_row(row.question, row.truth, _marked(row.full.text, row.truth), _marked(row.cut.text, row.truth))
+        answers = [_marked(answer.text, row.truth) for answer in (row.full, row.cut, row.random)]
+        table.add_row(row.question, row.truth, *answers)
     console.print(table)
     full, cut = result.rows[0].full.report, result.rows[0].cut.report
     console.print(
@@ -264,7 +266,8 @@ def show_demo(console: Console, result: DemoResult) -> None:
 
 def _marked(answer: str, truth: str) -> Text:
     right = answer.strip().lower().rstrip(".") == truth.lower()
-    return Text(answer or "(nothing)", style="green" if right else "red")
+    text = answer or "(nothing)"
+    return Text(text if right else f"{text} (wrong)", style="green" if right else "red")
 
 
 def show_checks(console: Console, checks: list[Check]) -> None:
