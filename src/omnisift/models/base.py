@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from omnisift.budget import Budget
-from omnisift.compressors import make_compressor, needs_selector
+from omnisift.compressors import make_compressor, needs_selector, reads_all_tokens
 from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, ModelError, UnsupportedModel, UsageError
 from omnisift.models.adapter import Adapter
@@ -110,7 +110,7 @@ def _make_compressor(
     name: object, budget: Budget, selector: str | Path | VGAS | None, seed: int, language_model: nn.Module
 ) -> Compressor:
     """The method ``name`` in evaluation mode, its selector on the device and in the dtype of the embeddings."""
-    if name in (None, "none", "full"):
+    if name is None or (isinstance(name, str) and reads_all_tokens(name)):
         raise UsageError(
             f"nothing to attach for compressor {name!r}: call the model without attach to read every token"
         )

@@ -50,7 +50,7 @@ def count(config: Any, shape: PromptShape, budgets: Sequence[Budget]) -> list[Co
     ``config`` is a thinker's. The kept counts are those that the compressor would keep.
     """
     chunks = shape.chunks()
-    layout = VGASConfig(width=config.text_config.hidden_size)
+    layout = VGASConfig(input_size=config.text_config.hidden_size)
     found = [_one(config, shape, "full", shape.video, shape.audio, Flops())]
     for budget in budgets:
         kept = budget.counts(chunks)

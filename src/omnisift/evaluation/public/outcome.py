@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnisift.compressors import reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.extractors import EXTRACTORS
 from omnisift.evaluation.public.llm_judge import Verdict
@@ -41,7 +42,7 @@ class Outcome:
     @property
     def is_full(self) -> bool:
         """Whether every token was read."""
-        return bool(self.settings["compressor"] == "none")
+        return reads_all_tokens(self.settings["compressor"])
 
     @property
     def is_choice(self) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
+from omnisift.compressors import reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.extractors import extract
 from omnisift.evaluation.public.lmms_tasks import task_name, write_task
@@ -59,7 +60,7 @@ class Ask:
 
     def budget(self) -> Budget | None:
         """What is kept; None where every token is. Raises `BudgetError`."""
-        if self.compressor == "none":
+        if reads_all_tokens(self.compressor):
             return None
         return Budget.from_options(self.retain, self.retain_video, self.retain_audio)
 
