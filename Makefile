@@ -65,7 +65,7 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 
 # --- the two commands to try first -------------------------------------------------------------------------------
 
-demo: $(VENV)/.installed ## make a clip, ask three questions at full tokens and at 25 %
+demo: $(VENV)/.installed ## make a clip, ask three questions with all tokens, with 25 % and with a random 25 %
 	@echo "[demo] omnisift demo $(ARGS)"
 	@$(VENV)/bin/omnisift demo $(ARGS)
 
@@ -127,8 +127,8 @@ test-ray: $(RAY)/.installed ## omnisift run over local Ray clusters: a worker, a
 	@export PYTHONPATH=$(CURDIR)/$(RAY); \
 	$(PYTEST) -m ray --timeout 1800 tests/batch/test_ray_driver.py $(ARGS)
 
-# Gradio wants an older Pillow than .venv has: it lies, with Playwright, in a folder ahead of .venv on the path. The browser is
-# the system's own; where there is none, the system's package manager brings one.
+# Gradio needs an older Pillow than .venv has, so Gradio and Playwright go to a folder that comes before .venv on the path.
+# The browser is the system's own; where there is none, the system's package manager installs one.
 ui-env: $(UI)/.installed ## Gradio and Playwright into .venv-ui, for omnisift ui and its tests (400 MB; Python 3.11 or newer)
 	@echo "[ui-env] PYTHONPATH=$(UI) $(VENV)/bin/omnisift ui"
 
@@ -136,11 +136,13 @@ $(UI)/.installed: constraints-ui.txt | $(VENV)/.installed
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "constraints-ui.txt is for Python 3.11 or newer. Do: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "[ui-env] installing Gradio and Playwright into $(UI), versions from constraints-ui.txt"
-	@rm -rf $(UI) && $(PIP) install -qq --no-deps --target $(UI) -r constraints-ui.txt; touch $@
+	@rm -rf $(UI) && $(PIP) install -qq --no-deps --target $(UI) -r constraints-ui.txt
+	@GRADIO_ANALYTICS_ENABLED=False PYTHONPATH=$(UI) $(PY) -c 'import gradio, playwright.sync_api, axe_playwright_python'
+	@touch $@
 
-test-browser: $(UI)/.installed ## the page of omnisift ui and the report of omnisift inspect in Chromium; pictures in build/browser
+test-browser: $(UI)/.installed ## the page of omnisift ui and the report of omnisift inspect in Chromium; screenshots in build/browser
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \
-	  echo "[test-browser] no Chromium here: installing it"; as=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  echo "[test-browser] no Chromium on this machine: installing it"; as=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  if command -v apt-get >/dev/null; then $$as apt-get -qq update && $$as apt-get -qq install -y --no-install-recommends chromium; \
 	  elif command -v dnf >/dev/null; then $$as dnf -q install -y chromium; \
 	  else echo "install Chromium by your package manager, then: make test-browser" >&2; exit 2; fi; }
@@ -255,9 +257,9 @@ verify-7b: $(VENV)/.installed ## on a GPU: make verify-7b MODEL=checkpoint REFER
 	REFERENCE=<checkout of the released code>" >&2; exit 2; }
 	@HF_HUB_OFFLINE=0 $(PY) benchmarks/verify_7b.py --model "$(MODEL)" --reference "$(REFERENCE)" $(ARGS)
 
-figures: $(VENV)/.installed ## the pictures of README and docs, from generated clips and committed results, into docs/figures
+figures: $(VENV)/.installed ## the figures of README and docs, from generated clips and committed results, into docs/figures
 	@mkdir -p docs/figures; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
-	$(VENV)/bin/omnisift make-clip "$$folder/clip.mp4" --seed 3 >/dev/null; \
+	$(VENV)/bin/omnisift make-clip "$$folder/clip.mp4" --seed 0 >/dev/null; \
 	$(VENV)/bin/omnisift inspect "$$folder/clip.mp4" --compare random --png docs/figures/kept.png --force
 	@$(PY) benchmarks/method_figure.py docs/figures/method.svg
 	@$(PY) benchmarks/quality_figure.py docs/figures/quality.svg

@@ -94,7 +94,7 @@ def peak_extra_bytes(function: Callable[[], object]) -> int:
 def main_case(width: int, rounds: int) -> dict[str, float]:
     stream = make_stream(60, width)
     torch.manual_seed(0)
-    selector = VGAS(VGASConfig(width=width)).eval()
+    selector = VGAS(VGASConfig(input_size=width)).eval()
     ours = OmniSiftCompressor(from_rho(RHO_VIDEO, RHO_AUDIO), selector).eval()
     keep = ours(stream).keep
     kept, audio = stream.embeds[keep & (stream.modality == 1)], stream.embeds[stream.modality == 2]
@@ -122,7 +122,9 @@ def main_case(width: int, rounds: int) -> dict[str, float]:
 
 def growth(width: int, minutes: list[int], rounds: int) -> dict[str, float]:
     """Milliseconds per minute of video, the lengths in turn."""
-    ours = OmniSiftCompressor(Budget(retain_video=0.23, retain_audio=0.5), VGAS(VGASConfig(width=width)).eval()).eval()
+    ours = OmniSiftCompressor(
+        Budget(retain_video=0.23, retain_audio=0.5), VGAS(VGASConfig(input_size=width)).eval()
+    ).eval()
     streams = {str(count): make_stream(60 * count, width) for count in minutes}
     times = time_in_turn({name: partial(ours, stream) for name, stream in streams.items()}, rounds)
     return {name: round(seconds * 1e3 / int(name), 2) for name, seconds in times.items()}

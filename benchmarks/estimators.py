@@ -1,13 +1,13 @@
-"""Estimators side by side: does the selector learn which sounds to keep? `make bench-estimators` (an hour; resumes).
+"""Compare estimators: does the selector learn which audio to keep? `make bench-estimators` (an hour; resumes).
 
-The model that reads and teaches was trained without the loss that points at evidence:
+The model was trained without the pointer loss:
 
     python -m omnisift.training.neutral --out build/plain --no-pointer --steps 1800
 
-Parts, each a set of runs, a line of the result each: ``rates`` (learning rates, one seed), ``seeds`` (every way at its
-best rate, and selections that learn nothing), ``exact`` (without time embedding: the released layout), ``joint`` (model
-and selector together) and ``cosine`` (each gradient against a quiet one of the true objective). A run that has its line
-is passed over.
+Each part is a set of runs, with one result line per run: ``rates`` (learning rates, one seed), ``seeds`` (every method
+at its best rate, and selections without training), ``exact`` (without time embedding: the released layout), ``joint``
+(model and selector together) and ``cosine`` (each gradient against a low-variance one of the true objective). Finished
+runs are skipped.
 """
 
 from __future__ import annotations
@@ -25,57 +25,66 @@ import torch
 from torch import Tensor
 
 from omnisift.estimators import ESTIMATORS, make_estimator
-from omnisift.training import selector as selecting
-from omnisift.training.compare import blind, without_selector
-from omnisift.training.estimating import DISTIL, Course, draw, estimated, guided, learn
+from omnisift.training import selector as selector_training
+from omnisift.training.compare import shuffled_video, without_selector
+from omnisift.training.estimating import (
+    DISTILLATION,
+    EstimatorConfig,
+    audio_logits,
+    estimator_loss,
+    sample_batch,
+    train_with,
+)
 from omnisift.training.evaluate import accuracies
 from omnisift.training.feature_cache import FeatureCache
-from omnisift.training.forward import Kept
+from omnisift.training.forward import KeptTokens
 from omnisift.training.nano_model import WIDTH
 from omnisift.training.neutral import NeutralBuild
 from omnisift.training.packed import clip_layout
-from omnisift.training.selections import SOUNDS_PER_CHUNK, Select, omnisift, select_with, stvp_scores
+from omnisift.training.selections import AUDIO_PER_CHUNK, Select, omnisift_selection, select_with, stvp_scores
 from omnisift.training.settings import NanoSettings
 from omnisift.utils.provenance import environment
 
-WAYS = (*ESTIMATORS, DISTIL)
+METHODS = (*ESTIMATORS, DISTILLATION)
 RATES = (3e-4, 1e-3, 3e-3)
 RETAINS = (0.25, 0.15)
 STEPS, SEEDS, FEW, TUNING_SEED = 80, 5, 2, 100
 CHECKS = 160
-"""Validation clips, 32 questions each."""
+"""Validation clips, with 32 questions each."""
 
 
 class Bench:
-    """The model, its clips and its teacher; one in every process."""
+    """The model, its clips and its attention targets; one per process."""
 
     def __init__(self, work: Path) -> None:
         torch.set_num_threads(1)
-        self.shop = NeutralBuild(work, NanoSettings(), 1, 1)
-        self.bank, self.check = self.shop.bank("train"), self.shop.bank("validation")
-        self.layout = clip_layout(self.shop.model("language"), self.shop.tokenizer)
+        self.build = NeutralBuild(work, NanoSettings(), 1, 1)
+        self.features, self.check = self.build.load_features("train"), self.build.load_features("validation")
+        self.layout = clip_layout(self.build.model("language"), self.build.tokenizer)
         self.targets = self._targets(work / "targets.safetensors")
 
     def _targets(self, path: Path) -> Tensor:
         from safetensors.torch import load_file, save_file
 
         if not path.is_file():
-            model, settings = self.shop.model("language"), NanoSettings()
-            found = selecting.teach(model, self.layout, self.shop.writer, self.bank, settings, with_pointer_head=True)
-            save_file({"targets": found}, path)
+            model, settings = self.build.model("language"), NanoSettings()
+            targets = selector_training.attention_targets(
+                model, self.layout, self.build.writer, self.features, settings, with_pointer_head=True
+            )
+            save_file({"targets": targets}, path)
         return load_file(path)["targets"]
 
-    def course(self, **changes: Any) -> Course:
-        model = self.shop.model("language").eval()
-        return replace(Course(model, self.layout, self.shop.writer, self.bank, self.targets), **changes)
+    def config(self, **changes: Any) -> EstimatorConfig:
+        model = self.build.model("language").eval()
+        return replace(EstimatorConfig(model, self.layout, self.build.writer, self.features, self.targets), **changes)
 
     def measure(self, make: Any, model: Any) -> dict[str, Any]:
-        """What stays and what is answered, at both ratios; ``make(retain)`` gives the selection."""
+        """What stays and how well the model answers, at both ratios; ``make(retain)`` returns the selection."""
         result = {}
         for retain in RETAINS:
-            right = accuracies(model, self.layout, self.shop.writer, self.check, make(retain), clips=CHECKS)
-            kept = selecting.kept_events(make(retain), self.check, retain)
-            result[f"{retain:g}"] = {"kept": kept, "accuracy": {k: round(v, 4) for k, v in right.items()}}
+            accuracy = accuracies(model, self.layout, self.build.writer, self.check, make(retain), clips=CHECKS)
+            kept = selector_training.kept_events(make(retain), self.check, retain)
+            result[f"{retain:g}"] = {"kept": kept, "accuracy": {k: round(v, 4) for k, v in accuracy.items()}}
         return result
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -84,62 +93,67 @@ class Bench:
         if job["part"] == "cosine":
             return job | {"cosine": self.cosines(job)}
         if way in ("all", "random", "salient", "oracle"):
-            course = self.course()
+            config = self.config()
             if way == "all":
-                right = accuracies(course.model, self.layout, self.shop.writer, self.check, None, clips=CHECKS)
-                return job | {"accuracy": {k: round(v, 4) for k, v in right.items()}}
+                accuracy = accuracies(config.model, self.layout, self.build.writer, self.check, None, clips=CHECKS)
+                return job | {"accuracy": {k: round(v, 4) for k, v in accuracy.items()}}
             return job | self.measure(
                 lambda retain: oracle(self.check, retain) if way == "oracle" else without_selector(way, retain),
-                course.model,
+                config.model,
             )
-        vgas = selecting.new_selector(WIDTH, job["time"], job["seed"])
-        unseeing = way == "blind"
-        course = self.course(blind=unseeing)
+        vgas = selector_training.new_selector(WIDTH, job["time"], job["seed"])
+        shuffled = way == "blind"
+        config = self.config(shuffled_video=shuffled)
         if way != "untrained":
             steps = job.get("steps", STEPS)
-            curve = learn(vgas, DISTIL if unseeing else way, course, steps, job["rate"], job["seed"], job["joint"])
+            curve = train_with(
+                vgas, DISTILLATION if shuffled else way, config, steps, job["rate"], job["seed"], job["joint"]
+            )
             job = job | {"loss": curve.loss, "cpu_seconds": curve.seconds}
         vgas.train(False)
-        course.model.train(False)
-        return job | self.measure(lambda retain: (blind if unseeing else omnisift)(vgas, retain), course.model)
+        config.model.train(False)
+        return job | self.measure(
+            lambda retain: (shuffled_video if shuffled else omnisift_selection)(vgas, retain), config.model
+        )
 
     def cosines(self, job: dict[str, Any]) -> dict[str, float]:
-        """Of each estimator's mean gradient with a quiet one of the same batches: REINFORCE with many draws.
+        """Cosine of each estimator's mean gradient with a low-variance one of the same batches.
 
-        ``noise``: of two such quiet ones with each other, so the most that can be reached.
+        The reference is REINFORCE with many samples; ``noise`` is the cosine of two such references, so the upper
+        limit.
         """
-        course = self.course()
-        course.model.requires_grad_(False)
-        vgas = selecting.new_selector(WIDTH, job["time"], job["seed"])
-        learn(vgas, DISTIL, course, job["after"], 1e-3, job["seed"])
-        batches = [draw(course, 77, step)[0] for step in range(6)]
+        config = self.config()
+        config.model.requires_grad_(False)
+        vgas = selector_training.new_selector(WIDTH, job["time"], job["seed"])
+        train_with(vgas, DISTILLATION, config, job["after"], 1e-3, job["seed"])
+        batches = [sample_batch(config, 77, step)[0] for step in range(6)]
         many = make_estimator("reinforce")
         many.samples = 48  # type: ignore[misc]
-        halves = [gradient(vgas, many, course, batches, 1, seed) for seed in (0, 1)]
-        quiet = halves[0] + halves[1]
+        halves = [gradient(vgas, many, config, batches, 1, seed) for seed in (0, 1)]
+        reference = halves[0] + halves[1]
         found = {"noise": cosine(*halves)}
         for name in ESTIMATORS:
-            for progress in (0.0, 0.8) if name not in ("literal", "reinforce") else (0.0,):
+            for progress in (0.0, 0.8) if name not in ("straight_through", "reinforce") else (0.0,):
                 estimator = make_estimator(name)
                 estimator.progress = progress
-                mean = gradient(vgas, estimator, course, batches, 6, 2)
-                found[f"{name}@{progress:g}"] = cosine(mean, quiet)
+                mean = gradient(vgas, estimator, config, batches, 6, 2)
+                found[f"{name}@{progress:g}"] = cosine(mean, reference)
         vgas.zero_grad()
         for step in range(6):
-            batch, clips = draw(course, 77, step)
-            logits, _ = guided(vgas, course, batch, course.retain)
-            torch.nn.functional.binary_cross_entropy_with_logits(logits.flatten(1), course.targets[clips]).backward()
-        found[DISTIL] = cosine(flat(vgas), quiet)
+            batch, clips = sample_batch(config, 77, step)
+            logits, _ = audio_logits(vgas, config, batch, config.retain)
+            torch.nn.functional.binary_cross_entropy_with_logits(logits.flatten(1), config.targets[clips]).backward()
+        found[DISTILLATION] = cosine(flat(vgas), reference)
         return {name: round(value, 4) for name, value in found.items()}
 
 
-def gradient(vgas: Any, estimator: Any, course: Course, batches: list[Any], draws: int, seed: int) -> Tensor:
-    """The mean gradient of the selector over batches and draws, as one vector."""
+def gradient(vgas: Any, estimator: Any, config: EstimatorConfig, batches: list[Any], samples: int, seed: int) -> Tensor:
+    """The selector's mean gradient over batches and samples, as one vector."""
     torch.manual_seed(seed)
     vgas.zero_grad()
     for batch in batches:
-        for _ in range(draws):
-            estimated(vgas, estimator, course, batch, through_model=False)[0].backward()
+        for _ in range(samples):
+            estimator_loss(vgas, estimator, config, batch, through_model=False)[0].backward()
     return flat(vgas)
 
 
@@ -151,35 +165,35 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
 
 
-def oracle(bank: FeatureCache, retain: float) -> Select:
-    """Keeps the sounds that belong to what is visible, then other sounds, then the rest."""
-    marks = bank.audio[:, SOUNDS_PER_CHUNK].float()
+def oracle(features: FeatureCache, retain: float) -> Select:
+    """Keep audio that belongs to visible shapes first, then other sounds, then silence."""
+    marks = features.audio[:, AUDIO_PER_CHUNK].float()
 
-    def select(video: Tensor, audio: Tensor) -> Kept:
-        clip = torch.cdist(audio[:, SOUNDS_PER_CHUNK], marks).argmin(dim=1)
-        owner = bank.audio_owner[clip]
-        ranks = ((owner > 0) * 2 + (owner < 0) * 1).float().view(len(video), -1, SOUNDS_PER_CHUNK)
+    def select(video: Tensor, audio: Tensor) -> KeptTokens:
+        clip = torch.cdist(audio[:, AUDIO_PER_CHUNK], marks).argmin(dim=1)
+        owner = features.audio_owner[clip]
+        ranks = ((owner > 0) * 2 + (owner < 0) * 1).float().view(len(video), -1, AUDIO_PER_CHUNK)
         return select_with(stvp_scores(video), ranks, retain)
 
     return select
 
 
 def jobs(parts: list[str], lines: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """All runs of the parts; ``seeds`` and ``joint`` wait for ``rates``, whose best rate they take."""
+    """All runs of the parts; ``seeds``, ``exact`` and ``joint`` use the best rate of ``rates``."""
     if "rates" in parts:
-        for way in WAYS:
+        for way in METHODS:
             for rate in RATES:
                 yield {"part": "rates", "way": way, "rate": rate, "time": True, "seed": TUNING_SEED, "joint": False}
     if "seeds" in parts:
         for way in ("all", "random", "salient", "oracle"):
             yield {"part": "seeds", "way": way}
         for seed in range(SEEDS):
-            for way in (*WAYS, "blind", "untrained"):
-                rate = best_rate(lines, DISTIL if way == "blind" else way)
+            for way in (*METHODS, "blind", "untrained"):
+                rate = best_rate(lines, DISTILLATION if way == "blind" else way)
                 yield {"part": "seeds", "way": way, "rate": rate, "time": True, "seed": seed, "joint": False}
     if "exact" in parts:
         for seed in range(SEEDS):
-            for way in (*WAYS, "untrained") if seed < FEW else ("literal", DISTIL, "untrained"):
+            for way in (*METHODS, "untrained") if seed < FEW else ("straight_through", DISTILLATION, "untrained"):
                 rate = best_rate(lines, way)
                 yield {"part": "exact", "way": way, "rate": rate, "time": False, "seed": seed, "joint": False}
     if "cosine" in parts:
@@ -192,8 +206,13 @@ def jobs(parts: list[str], lines: dict[str, dict[str, Any]]) -> Iterator[dict[st
                 yield {"part": "joint", "way": way, "rate": rate, "time": True, "seed": seed, "joint": True}
 
 
+def renamed(text: str) -> str:
+    """Results with today's name of the paper's estimator, which older ones call ``literal``."""
+    return text.replace("literal", "straight_through")
+
+
 def best_rate(lines: dict[str, dict[str, Any]], way: str) -> float:
-    """Where the tuning seed kept most events at 15 %."""
+    """The rate at which the tuning seed kept most events at 15 %."""
     tried = [line for line in lines.values() if line["part"] == "rates" and line["way"] == way]
     if not tried:
         return RATES[1]
@@ -221,14 +240,16 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is missing, a part after the other."""
+    """Run what is missing, part by part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/plain"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/estimators.jsonl"))
     parser.add_argument("--parts", nargs="*", default=["rates", "seeds", "cosine", "exact", "joint"])
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
-    records = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
+    records = (
+        [json.loads(line) for line in renamed(options.out.read_text()).splitlines()] if options.out.is_file() else []
+    )
     lines = {record["run"]: record for record in records if "run" in record}
     with options.out.open("a", encoding="utf-8") as out:
         out.write(json.dumps({"session": environment()}) + "\n")

@@ -16,20 +16,28 @@ ROOT = Path(__file__).resolve().parents[1]
 PROBE = ROOT / "benchmarks/results/probe.json"
 RESULTS, PAGE = ROOT / "benchmarks/results/estimators.jsonl", ROOT / "docs/estimators.md"
 TEXT = Path(__file__).with_name("estimators_page.md")
-"""The page with places for tables: `{{name}}`."""
+"""The page, with `{{name}}` where a table goes."""
 NAMES = {
-    "distil": "**distillation**", "blind": "distillation, blind", "untrained": "untrained selector",
-    "oracle": "oracle: the evidence first", "random": "random sound", "salient": "salient sound",
+    "distil": "**distillation**", "blind": "distillation, shuffled video", "untrained": "untrained selector",
+    "oracle": "oracle: the evidence first", "random": "random audio", "salient": "salient audio",
+}  # fmt: skip
+_PROBE_NAMES = {
+    "attention": "attention, all tokens kept", "straight_through, kept only": "`straight_through`, kept tokens alone",
 }  # fmt: skip
 Line = dict[str, Any]
 
 
 def read() -> list[Line]:
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in renamed(RESULTS.read_text(encoding="utf-8")).splitlines()]
+
+
+def renamed(text: str) -> str:
+    """Results with today's name of the paper's estimator, which older ones call ``literal``."""
+    return text.replace("literal", "straight_through")
 
 
 def spread(values: list[float], scale: float = 100.0) -> str:
-    """Mean, and lowest to highest where there are several."""
+    """Mean, and the range where there are several."""
     mean = scale * statistics.mean(values)
     if len(values) == 1:
         return f"{mean:.1f}"
@@ -42,7 +50,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def accuracy(lines: list[Line], part: str, ways: list[str]) -> str:
-    """sound_with, events and the mean of all types, at both ratios."""
+    """Accuracy on sound_with, events kept, and mean accuracy, at both ratios."""
     rows = []
     for way in ways:
         runs = [line for line in lines if line.get("part") == part and line.get("way") == way and "0.25" in line]
@@ -55,8 +63,8 @@ def accuracy(lines: list[Line], part: str, ways: list[str]) -> str:
         row.append(spread([run["0.25"]["accuracy"]["mean"] for run in runs]))
         rows.append(row)
     if not rows:
-        return "Not measured yet (`python benchmarks/estimators.py` goes on with it)."
-    head = ["which sounds stay", "seeds", "25 %: sound_with", "events kept", "15 %: sound_with", "events kept",
+        return "Not measured yet (`python benchmarks/estimators.py` continues it)."
+    head = ["audio selected by", "seeds", "25 %: sound_with", "events kept", "15 %: sound_with", "events kept",
             "25 %: mean of 8 types"]  # fmt: skip
     return table(head, rows)
 
@@ -68,7 +76,7 @@ def rates(lines: list[Line]) -> str:
             found[line["way"]][line["rate"]] = line["0.15"]["kept"]["events"]
     tried = sorted({rate for row in found.values() for rate in row})
     rows = [[NAMES.get(way, f"`{way}`"), *(f"{100 * found[way][rate]:.1f}" for rate in tried)] for way in found]
-    return table(["way", *(f"rate {rate:g}" for rate in tried)], rows)
+    return table(["method", *(f"rate {rate:g}" for rate in tried)], rows)
 
 
 def cost(lines: list[Line]) -> str:
@@ -78,13 +86,13 @@ def cost(lines: list[Line]) -> str:
         if line.get("part") == "seeds" and "cpu_seconds" in line:
             seconds[line["way"]].append(line["cpu_seconds"] / len(line["loss"]))
             steps = len(line["loss"])
-    base = statistics.median(seconds["literal"])
+    base = statistics.median(seconds["straight_through"])
     rows = [
         [NAMES.get(way, f"`{way}`"), f"{statistics.median(found):.2f}", f"{statistics.median(found) / base:.1f}"]
         for way, found in sorted(seconds.items(), key=lambda pair: statistics.median(pair[1]))
         if way != "blind"
     ]
-    return table(["way", "CPU seconds a step", "times the literal one"], rows) + f"\n\n{steps} steps a run."
+    return table(["method", "CPU seconds per step", "times straight_through"], rows) + f"\n\n{steps} steps per run."
 
 
 def cosines(lines: list[Line]) -> str:
@@ -93,7 +101,7 @@ def cosines(lines: list[Line]) -> str:
         return "Not measured."
     names = ["noise", *(name for name in runs[0]["cosine"] if name != "noise")]
     head = ["gradient", *(f"after {run['after']} steps of distillation, seed {run['seed']}" for run in runs)]
-    label = {"noise": "the quiet one, with another of its kind"}
+    label = {"noise": "the reference, with a second reference"}
     rows = []
     for name in names:
         way, _, progress = name.partition("@")
@@ -105,13 +113,11 @@ def cosines(lines: list[Line]) -> str:
 def probe() -> str:
     if not PROBE.is_file():
         return "Not measured yet (`make bench-probe`)."
-    found = json.loads(PROBE.read_text(encoding="utf-8"))
+    found = json.loads(renamed(PROBE.read_text(encoding="utf-8")))
     rows = []
     for name in found["prompts"][0]:
         way, _, progress = name.partition("@")
-        text = {"attention": "attention, all tokens kept", "literal, kept only": "`literal`, kept tokens alone"}.get(
-            name, f"`{way}`" + (", hardened" if progress == "0.8" else "")
-        )
+        text = _PROBE_NAMES.get(name, f"`{way}`" + (", hardened" if progress == "0.8" else ""))
         values = [run[name] for run in found["prompts"]]
         rows.append([text, f"{statistics.mean(values):+.2f}", f"{min(values):+.2f} to {max(values):+.2f}"])
     made = f"{len(found['prompts'])} prompts, {found['layers']} layers; commit {found['commit'][:7]}, "
@@ -132,7 +138,7 @@ def session(lines: list[Line]) -> str:
 
 
 def draw(lines: list[Line], folder: Path) -> None:
-    """Every seed as a dot, and the loss of every step."""
+    """Plots: every seed as a dot, and the loss of every step."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -166,7 +172,7 @@ def draw(lines: list[Line], folder: Path) -> None:
         smooth = [statistics.mean(mean[max(0, i - 4) : i + 5]) for i in range(len(mean))]
         axis.plot([math.log10(max(value, 1e-4)) for value in smooth], label=way)
     axis.set_xlabel("step")
-    axis.set_ylabel("log10 of the loss that each way sees")
+    axis.set_ylabel("log10 of the loss of each method")
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.tight_layout()
     figure.savefig(folder / "loss.svg", metadata={"Date": None})
@@ -174,11 +180,11 @@ def draw(lines: list[Line], folder: Path) -> None:
 
 def page(lines: list[Line]) -> str:
     every = ["oracle", "distil", "blind", *ESTIMATORS, "untrained", "salient", "random"]
-    whole = next(line for line in lines if line.get("part") == "seeds" and line.get("way") == "all")["accuracy"]
-    places = {
+    full = next(line for line in lines if line.get("part") == "seeds" and line.get("way") == "all")["accuracy"]
+    tables = {
         "kinds": kinds(),
         "session": session(lines),
-        "all": f"{100 * whole['sound_with']:.1f} % of sound_with, {100 * whole['mean']:.1f} % on average",
+        "all": f"{100 * full['sound_with']:.1f} % of sound_with, {100 * full['mean']:.1f} % on average",
         "seeds": accuracy(lines, "seeds", every),
         "exact": accuracy(lines, "exact", every),
         "joint": accuracy(lines, "joint", every),
@@ -188,7 +194,7 @@ def page(lines: list[Line]) -> str:
         "probe": probe(),
     }
     text = TEXT.read_text(encoding="utf-8")
-    for name, value in places.items():
+    for name, value in tables.items():
         text = text.replace("{{" + name + "}}", value)
     return text
 

@@ -1,9 +1,9 @@
-"""The method in one picture: a chunk of a real clip on its way, as the library decided it. Not copied from the paper.
+"""Draw the method in one figure: how one chunk of a generated clip is compressed, with the library's own decisions.
 
     python benchmarks/method_figure.py docs/figures/method.svg
 
-Nano is asked about a generated clip, and `omnisift.inspector` says what stayed of one chunk. The drawing is plain SVG,
-for light and dark screens, and the same bytes on every run.
+nano is asked about a generated clip, and `omnisift.inspector` records what is kept. The figure is plain SVG for light
+and dark screens, identical on every run.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from PIL import Image
 
 from omnisift.budget import Budget
 from omnisift.inspector import Inspection, inspect_clip
-from omnisift.inspector.audio import outline
-from omnisift.inspector.frames import picture
+from omnisift.inspector.audio import waveform_envelope
+from omnisift.inspector.frames import frame_image
 from omnisift.media import SAMPLE_RATE
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.loading import load_host
@@ -48,12 +48,12 @@ _STYLE = """
 
 
 def main(path: Path) -> None:
-    """Draw into ``path``."""
+    """Write the figure to ``path``."""
     write_atomic(path, drawing(inspected()))
 
 
 def inspected() -> Inspection:
-    """The clip that the picture shows, at a quarter of its tokens."""
+    """The clip of the figure, at a quarter of its tokens."""
     scene = make_scene(SEED, split="test")
     question = questions(scene, np.random.default_rng(SEED), types=["sound_with"])[0].text
     host = load_host("nano", "cpu", None, None)
@@ -64,19 +64,20 @@ def inspected() -> Inspection:
 
 
 def drawing(inspection: Inspection) -> str:
-    """The whole SVG."""
+    """The figure as SVG text."""
     parts = [*_clip(inspection), *_stvp(inspection), *_vgas(inspection), *_model(inspection), *_arrows()]
-    chunk, selected = inspection.trace.chunks[CHUNK], inspection.trace.methods[1].selected
-    assert selected is not None
-    video, audio = selected.video_kept[CHUNK], selected.audio_kept[CHUNK]
-    said = (
-        f"A chunk of two frames, {chunk.video} video tokens, and {chunk.audio} sound tokens. STVP keeps {video} "
-        f"patches: those unlike their frame, then those unlike the frame before. VGAS scores the sound guided by them "
-        f"and keeps {audio}. The language model reads these {video + audio} tokens."
+    chunk, selection = inspection.trace.chunks[CHUNK], inspection.trace.methods[1].selection
+    assert selection is not None
+    video, audio = selection.video_kept[CHUNK], selection.audio_kept[CHUNK]
+    description = (
+        f"A chunk of two frames with {chunk.video} video and {chunk.audio} audio tokens. STVP keeps {video} patches "
+        f"that differ from the mean of their frame or from the previous frame. VGAS scores the audio tokens, guided by "
+        f"those patches, and keeps {audio}. The language model reads these {video + audio} tokens."
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="t d">\n'
-        f'<title id="t">How OmniSIFT works</title>\n<desc id="d">{escape(said)}</desc>\n<style>{_STYLE}</style>\n'
+        f'<title id="t">How OmniSIFT works</title>\n<desc id="d">{escape(description)}</desc>\n'
+        f"<style>{_STYLE}</style>\n"
         f'<rect class="back" width="{WIDTH}" height="{HEIGHT}"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
@@ -84,75 +85,73 @@ def drawing(inspection: Inspection) -> str:
 def _clip(inspection: Inspection) -> Iterator[str]:
     chunk = inspection.trace.chunks[CHUNK]
     yield _text(20, 34, "A chunk of the clip", "ink head")
-    yield _text(20, 54, "two frames, and the sound of their time", "soft")
-    for place, frame in enumerate(chunk.frames):
-        yield _image(inspection, frame, 20 + place * (SIDE + 10), 70)
+    yield _text(20, 54, "two frames and their audio", "soft")
+    for position, frame in enumerate(chunk.frames):
+        yield _image(inspection, frame, 20 + position * (SIDE + 10), 70)
     yield from _wave(inspection, 20, 268, 2 * SIDE + 10, 56)
     yield _text(20, 348, f"{chunk.video} video tokens", "soft")
-    yield _text(20, 368, f"{chunk.audio} sound tokens", "soft")
+    yield _text(20, 368, f"{chunk.audio} audio tokens", "soft")
 
 
 def _stvp(inspection: Inspection) -> Iterator[str]:
     trace, left = inspection.trace, 350
-    selected = trace.methods[1].selected
-    assert selected is not None
+    selection = trace.methods[1].selection
+    assert selection is not None
     assert trace.grid is not None
-    yield _text(left, 34, "1. STVP: picture first", "ink head")
-    yield _text(left, 54, "kept: the visual anchors", "soft")
+    yield _text(left, 34, "1. STVP selects video", "ink head")
+    yield _text(left, 54, "kept patches are the visual anchors", "soft")
     cell = SIDE / trace.grid.rows
-    for place, frame in enumerate(trace.chunks[CHUNK].frames):
-        x = left + place * (SIDE + 10)
+    for position, frame in enumerate(trace.chunks[CHUNK].frames):
+        x = left + position * (SIDE + 10)
         yield _image(inspection, frame, x, 70)
         for token in _of_chunk(inspection, Modality.VIDEO).tolist():
             if trace.tokens.frame[token] != frame:
                 continue
             corner = x + cell * int(trace.tokens.column[token]), 70 + cell * int(trace.tokens.row[token])
-            kind = "kept" if selected.kept[token] else "veil"
-            inset = 1 if selected.kept[token] else 0
+            kind = "kept" if selection.kept[token] else "veil"
+            inset = 1 if selection.kept[token] else 0
             yield _rect(kind, corner[0] + inset, corner[1] + inset, cell - 2 * inset, cell - 2 * inset)
-    for place, said in enumerate((("unlike the mean", "of their frame"), ("unlike the", "frame before"))):
-        for row, words in enumerate(said):
-            yield _text(left + place * (SIDE + 10), 204 + 17 * row, words, "soft")
+    for position, lines in enumerate((("unlike the mean", "of their frame"), ("unlike the", "previous frame"))):
+        for row, words in enumerate(lines):
+            yield _text(left + position * (SIDE + 10), 204 + 17 * row, words, "soft")
 
 
 def _vgas(inspection: Inspection) -> Iterator[str]:
-    trace, left, wide = inspection.trace, 350, 2 * SIDE + 10
-    selected = trace.methods[1].selected
-    assert selected is not None
-    yield _text(left, 262, "2. VGAS: sound that fits it", "ink head")
+    trace, left, width = inspection.trace, 350, 2 * SIDE + 10
+    selection = trace.methods[1].selection
+    assert selection is not None
+    yield _text(left, 262, "2. VGAS selects audio", "ink head")
     tokens = _of_chunk(inspection, Modality.AUDIO)
-    step = wide / len(tokens)
-    for place, token in enumerate(tokens.tolist()):
-        tall = 4 + 48 * float(selected.score[token])
-        kind = "audio" if selected.kept[token] else "dropped"
-        yield _rect(kind, left + place * step, 326 - tall, step - 1, tall)
-    yield _text(left, 348, "each sound token attends to the anchors;", "soft")
+    step = width / len(tokens)
+    for position, token in enumerate(tokens.tolist()):
+        height = 4 + 48 * float(selection.score[token])
+        kind = "audio" if selection.kept[token] else "dropped"
+        yield _rect(kind, left + position * step, 326 - height, step - 1, height)
+    yield _text(left, 348, "each audio token attends to the anchors;", "soft")
     yield _text(left, 368, "the highest scores stay", "soft")
 
 
 def _model(inspection: Inspection) -> Iterator[str]:
     trace, left = inspection.trace, 690
-    selected = trace.methods[1].selected
-    assert selected is not None
+    selection = trace.methods[1].selection
+    assert selection is not None
     chunk = trace.chunks[CHUNK]
-    here = np.flatnonzero((trace.tokens.chunk == CHUNK) & selected.kept)
+    kept = np.flatnonzero((trace.tokens.chunk == CHUNK) & selection.kept)
     yield _text(left, 34, "3. What the language model reads", "ink head")
-    yield _text(left, 54, f"{len(here)} of {chunk.video + chunk.audio} tokens, each at its old position", "soft")
-    kinds = ["video" if trace.tokens.modality[token] == Modality.VIDEO else "audio" for token in here.tolist()]
-    for place, kind in enumerate([*kinds, *["text"] * 5]):
-        yield _rect(kind, left + 22 * (place % 13), 74 + 24 * (place // 13), 17, 17, 3)
-    for place, kind in enumerate(("video", "audio", "text")):
-        yield _rect(kind, left + 90 * place, 132, 12, 12, 2)
-        yield _text(
-            left + 90 * place + 18, 143, {"video": "picture", "audio": "sound", "text": "question"}[kind], "soft"
-        )
+    yield _text(left, 54, f"{len(kept)} of {chunk.video + chunk.audio} tokens, positions unchanged", "soft")
+    kinds = ["video" if trace.tokens.modality[token] == Modality.VIDEO else "audio" for token in kept.tolist()]
+    for position, kind in enumerate([*kinds, *["text"] * 5]):
+        yield _rect(kind, left + 22 * (position % 13), 74 + 24 * (position // 13), 17, 17, 3)
+    for position, kind in enumerate(("video", "audio", "text")):
+        yield _rect(kind, left + 90 * position, 132, 12, 12, 2)
+        yield _text(left + 90 * position + 18, 143, "question" if kind == "text" else kind, "soft")
     yield _rect("box", left, 190, 285, 64, 10)
     yield _text(left + 142, 218, "language model", "ink head", "middle")
-    yield _text(left + 142, 239, "untouched", "soft", "middle")
+    yield _text(left + 142, 239, "unchanged", "soft", "middle")
     yield _text(left, 322, trace.question, "soft")
     yield _text(left, 348, trace.methods[1].answer.text, "ink big")
-    full, cut = (asked.answer.report.tokens for asked in trace.methods[:2])
-    yield _text(left, 374, f"from {cut.prompt_kept} tokens of the prompt's {full.prompt}", "soft")
+    full, cut = (method.answer.report.tokens for method in trace.methods[:2])
+    yield _text(left, 374, f"from {cut.prompt_kept} of {full.prompt} prompt tokens", "soft")
 
 
 def _arrows() -> Iterator[str]:
@@ -175,19 +174,19 @@ def _of_chunk(inspection: Inspection, modality: Modality) -> NDArray[np.int64]:
     return np.flatnonzero((tokens.modality == modality) & (tokens.chunk == CHUNK))
 
 
-def _wave(inspection: Inspection, left: float, top: float, wide: float, tall: float) -> Iterator[str]:
+def _wave(inspection: Inspection, left: float, top: float, width: float, height: float) -> Iterator[str]:
     chunk, wave = inspection.trace.chunks[CHUNK], inspection.media.waveform
     assert wave is not None
-    low, high = outline(wave[round(chunk.start * SAMPLE_RATE) : round(chunk.end * SAMPLE_RATE)], 121)
-    step = wide / len(low)
-    for place, (bottom, peak) in enumerate(zip(low, high, strict=True)):
-        size = max(1.0, tall * (peak - bottom) / 200)
-        yield _rect("soft", left + place * step, top + tall / 2 - tall * peak / 200, step * 0.7, size)
+    low, high = waveform_envelope(wave[round(chunk.start * SAMPLE_RATE) : round(chunk.end * SAMPLE_RATE)], 121)
+    step = width / len(low)
+    for position, (bottom, peak) in enumerate(zip(low, high, strict=True)):
+        size = max(1.0, height * (peak - bottom) / 200)
+        yield _rect("soft", left + position * step, top + height / 2 - height * peak / 200, step * 0.7, size)
 
 
 def _image(inspection: Inspection, frame: int, x: float, y: float) -> str:
     file = io.BytesIO()
-    Image.fromarray(picture(inspection.media, frame)).save(file, format="PNG", optimize=True)
+    Image.fromarray(frame_image(inspection.media, frame)).save(file, format="PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     return f'<image x="{x:g}" y="{y:g}" width="{SIDE}" height="{SIDE}" href="data:image/png;base64,{data}"/>'
 

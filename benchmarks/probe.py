@@ -1,10 +1,11 @@
-"""Each estimator's gradient at the full width of 7B, against the true effect of every audio token: `make bench-probe`.
+"""Each estimator's gradient at the width of 7B against the exact effect of every audio token: `make bench-probe`.
 
-No weights of 7B are here, so the language model is random: the real class at the real width (3,584; 28 heads, 4 of
-keys; 18,944 in the feed-forward part), four layers deep, with the real initialisation. A prompt has one chunk, half of
-its sound is kept by random scores, and the answer is random words. The *benefit* of a token is measured by exact
-ablation: how much the loss rises when a kept token goes, or falls when a dropped one comes back. An estimator is right
-if minus its gradient ranks tokens as the benefit does. One JSON line: Spearman's correlation in each prompt.
+The weights of 7B are not available here, so the language model is random: the real class at the real width (3,584; 28
+heads, 4 of keys; 18,944 in the feed-forward part), four layers deep, with the real initialisation. A prompt has one
+chunk; random scores keep half of its audio, and the answer is random words. The *benefit* of a token comes from exact
+ablation: how much the loss rises when a kept token is dropped, or falls when a dropped one is added. An estimator is
+right if minus its gradient ranks tokens as the benefit does. Prints one JSON line: Spearman's correlation for each
+prompt.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models.question_attention import QuestionAttention
 
 WIDTH, VIDEO, AUDIO, TEXT, ANSWER = 3584, 16, 30, 16, 4
-DRAWS = {"gumbel": 8, "perturbed": 8, "reinforce": 64}
-"""Choices that are drawn for one gradient; the others need one."""
+SAMPLES = {"gumbel": 8, "perturbed": 8, "reinforce": 64}
+"""Choices sampled for one gradient; the other estimators need one."""
 
 
 def build(layers: int, width: int) -> Any:
@@ -51,7 +52,7 @@ def build(layers: int, width: int) -> Any:
 
 
 class Prompt:
-    """Random embeddings of one chunk, of a question and an answer, at the scale of the words."""
+    """Random embeddings of one chunk, a question and an answer, at the scale of word embeddings."""
 
     def __init__(self, model: Any, seed: int) -> None:
         import tests.tiny as tiny
@@ -70,62 +71,62 @@ class Prompt:
         self.count = torch.tensor([AUDIO // 2])
 
     def loss(self, choice: Choice) -> Tensor:
-        """Mean cross-entropy of the answer, when the model reads what ``choice`` leaves."""
-        sound, keep = self.embeds[VIDEO : VIDEO + AUDIO], choice.keep[0]
+        """Mean cross-entropy of the answer when the model reads what ``choice`` leaves."""
+        audio, keep = self.embeds[VIDEO : VIDEO + AUDIO], choice.keep[0]
         if choice.mix is not None:
-            sound = choice.mix[0] @ sound
+            audio = choice.mix[0] @ audio
         if choice.gate is not None:
-            sound = sound * choice.gate[0][:, None]
-        whole = torch.cat([self.embeds[:VIDEO], sound, self.embeds[VIDEO + AUDIO :]])
-        stays = torch.ones(len(whole), dtype=torch.bool)
+            audio = audio * choice.gate[0][:, None]
+        embeds = torch.cat([self.embeds[:VIDEO], audio, self.embeds[VIDEO + AUDIO :]])
+        stays = torch.ones(len(embeds), dtype=torch.bool)
         stays[VIDEO : VIDEO + AUDIO] = keep
         place = torch.nonzero(stays)[:, 0]
         mask = torch.full((len(place), len(place)), torch.finfo(torch.float32).min).triu(1)
         if choice.bias is not None:
-            bias = torch.zeros(len(whole)).index_put((torch.arange(VIDEO, VIDEO + AUDIO),), choice.bias[0])
+            bias = torch.zeros(len(embeds)).index_put((torch.arange(VIDEO, VIDEO + AUDIO),), choice.bias[0])
             mask = mask + bias[place]
         hidden = self.language(
-            inputs_embeds=whole[place][None], position_ids=place.expand(3, 1, -1), attention_mask=mask[None, None],
+            inputs_embeds=embeds[place][None], position_ids=place.expand(3, 1, -1), attention_mask=mask[None, None],
             use_cache=False,
         ).last_hidden_state[0]  # fmt: skip
         return F.cross_entropy(self.head(hidden[-ANSWER - 1 : -1]), self.words[-ANSWER:])
 
     @torch.no_grad()
     def benefit(self) -> Tensor:
-        """[A]: what each token does for the answer, given the tokens that are kept."""
+        """[A]: how much each token lowers the loss, given the tokens that are kept."""
         keep = highest(self.logits, self.count)
-        base, found = float(self.loss(Choice(keep))), []
+        base, benefits = float(self.loss(Choice(keep))), []
         for token in range(AUDIO):
             other = keep.clone()
             other[0, token] = ~other[0, token]
             change = float(self.loss(Choice(other))) - base
-            found.append(change if keep[0, token] else -change)
-        return torch.tensor(found)
+            benefits.append(change if keep[0, token] else -change)
+        return torch.tensor(benefits)
 
-    def pull(self, name: str, progress: float) -> Tensor:
-        """[A]: minus the gradient of the loss by each token's logit."""
+    def descent(self, name: str, progress: float) -> Tensor:
+        """[A]: minus the gradient of the loss with respect to each token's logit."""
         estimator = make_estimator(name)
         estimator.progress = progress
         logits = self.logits.clone().requires_grad_()
-        draws = DRAWS.get(name, 1)
+        samples = SAMPLES.get(name, 1)
         if name == "reinforce":
-            choices = [estimator.choose(logits, self.count) for _ in range(draws)]
+            choices = [estimator.choose(logits, self.count) for _ in range(samples)]
             with torch.no_grad():
                 losses = torch.stack([self.loss(choice) for choice in choices])
             torch.stack([choice.log_prob[0] for choice in choices]).mul(leave_one_out(losses)).mean().backward()
         else:
-            for _ in range(draws):
-                (self.loss(estimator.choose(logits, self.count)) / draws).backward()
+            for _ in range(samples):
+                (self.loss(estimator.choose(logits, self.count)) / samples).backward()
         return -logits.grad[0]
 
     @torch.no_grad()
     def attention(self) -> Tensor:
-        """[A]: from where the answer is due, all tokens kept."""
-        whole = self.embeds[: len(self.embeds) - ANSWER]
-        listener = QuestionAttention(self.language)
-        with listener.record(torch.tensor([len(whole) - 1])):
-            self.language(inputs_embeds=whole[None], use_cache=False)
-        return listener.weights()[0, VIDEO : VIDEO + AUDIO]
+        """[A]: attention from where the answer begins, with all tokens kept."""
+        prompt = self.embeds[: len(self.embeds) - ANSWER]
+        probe = QuestionAttention(self.language)
+        with probe.record(torch.tensor([len(prompt) - 1])):
+            self.language(inputs_embeds=prompt[None], use_cache=False)
+        return probe.weights()[0, VIDEO : VIDEO + AUDIO]
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
@@ -134,17 +135,17 @@ def spearman(a: Tensor, b: Tensor) -> float:
 
 
 def probe(model: Any, seed: int) -> dict[str, float]:
-    """One prompt. ``literal`` is ranked among kept tokens alone too: dropped ones all have 0."""
+    """One prompt. ``straight_through`` is ranked among kept tokens alone too: dropped ones all have 0."""
     torch.manual_seed(seed)
     prompt = Prompt(model, seed)
     benefit, keep = prompt.benefit(), highest(prompt.logits, prompt.count)[0]
     found = {"attention": spearman(prompt.attention(), benefit)}
     for name in ESTIMATORS:
-        for progress in (0.0, 0.8) if name not in ("literal", "reinforce") else (0.0,):
-            pull = prompt.pull(name, progress)
-            found[f"{name}@{progress:g}"] = spearman(pull, benefit)
-            if name == "literal":
-                found["literal, kept only"] = spearman(pull[keep], benefit[keep])
+        for progress in (0.0, 0.8) if name not in ("straight_through", "reinforce") else (0.0,):
+            descent = prompt.descent(name, progress)
+            found[f"{name}@{progress:g}"] = spearman(descent, benefit)
+            if name == "straight_through":
+                found["straight_through, kept only"] = spearman(descent[keep], benefit[keep])
     return found
 
 

@@ -1,8 +1,8 @@
-"""Accuracy against the share of tokens kept, for README and docs: a few methods of the committed results, as SVG.
+"""Plot accuracy over the share of tokens kept, for a few methods of the committed results, as SVG.
 
     python benchmarks/quality_figure.py docs/figures/quality.svg
 
-All methods, with intervals and tests, are in docs/results.md. Needs the extra ``eval`` (matplotlib).
+docs/results.md has all methods with intervals and tests. Needs the extra ``eval`` (matplotlib).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SHOWN = {
     "random": ("#6b7280", 1.4),
     "uniform": ("#c2410c", 1.4),
 }
-"""Label -> colour and width of its line."""
+"""Label -> (colour, width) of its line."""
 
 
 def main(path: Path) -> None:
-    """Draw into ``path``."""
+    """Write the figure to ``path``."""
     result = read_result(RESULT)
     style: dict[str, Any] = {"svg.hashsalt": "omnisift", "svg.fonttype": "none", "font.size": 10}
     with mpl.rc_context(style), atomic_file(path) as unfinished:
@@ -41,7 +41,7 @@ def main(path: Path) -> None:
 
 
 def compose(result: Result) -> Figure:
-    """One panel; each line has its name at its left end, no two names on top of each other."""
+    """One panel; each line is labelled at its left end, and labels do not overlap."""
     data = curves(result)
     ((title, lines),) = data["panels"].items()
     figure = Figure(figsize=(7.5, 4.2), layout="constrained", facecolor="white")
@@ -52,7 +52,7 @@ def compose(result: Result) -> Figure:
         share, accuracy = zip(*lines[label], strict=True)
         axes.plot(share, accuracy, color=color, linewidth=width, marker="o", markersize=3.5, clip_on=False)
     ends = {label: lines[label][0] for label in SHOWN}
-    for label, height in _apart({label: end[1] for label, end in ends.items()}, 3.2).items():
+    for label, height in _spread({label: end[1] for label, end in ends.items()}, 3.2).items():
         left = min(end[0] for end in ends.values())
         weight = "bold" if label.startswith("omnisift") else "normal"
         axes.text(left - 1, height, label, ha="right", va="center", color=SHOWN[label][0], fontweight=weight)
@@ -65,11 +65,11 @@ def compose(result: Result) -> Figure:
     return figure
 
 
-def _apart(heights: dict[str, float], least: float) -> dict[str, float]:
-    """The same heights, moved up where two are nearer than ``least``."""
+def _spread(heights: dict[str, float], min_distance: float) -> dict[str, float]:
+    """The same heights, moved up where two are closer than ``min_distance``."""
     placed: dict[str, float] = {}
     for label, height in sorted(heights.items(), key=lambda item: item[1]):
-        placed[label] = max([height, *(other + least for other in placed.values())])
+        placed[label] = max([height, *(other + min_distance for other in placed.values())])
     return placed
 
 

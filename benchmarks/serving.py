@@ -71,7 +71,8 @@ def build(folder: Path) -> Path:
     size = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
     processor.image_processor.size = processor.video_processor.size = processor.tokenizer.init_kwargs["size"] = size
     processor.save_pretrained(folder / "thinker")
-    VGAS(VGASConfig(width=WIDTH, hidden=64, heads=4)).save_pretrained(folder / "thinker" / "selector")
+    selector = VGAS(VGASConfig(input_size=WIDTH, hidden_size=64, num_attention_heads=4))
+    selector.save_pretrained(folder / "thinker" / "selector")
     wrap_as_full_checkpoint(folder / "thinker", folder / "model")
     return folder / "model"
 

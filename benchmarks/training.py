@@ -1,10 +1,10 @@
-"""Time and memory of a training step at a part of the tokens against all of them: `make bench-training`.
+"""Time and memory of a training step under compression against all tokens: `make bench-training`.
 
-A tiny-but-deep Thinker of the real class on random pixels and sound, about 4,000 video and audio tokens a sample, so
-that the language model costs most, as in a full-size one. It is narrow, so attention has a larger share of the cost
-than there, and the gain is larger too. Selector and language model learn, encoders are frozen. Each way runs in a
-process of its own, one after the other; memory is the highest resident size less that before the first step. One JSON
-line: ratios of one run.
+A small but deep Thinker of the real class on random video and audio, about 4,000 tokens per sample, so that the
+language model takes most of the cost, as in a full-size one. It is narrow, so attention has a larger share than there,
+and the gain is larger too. Selector and language model are trained, encoders are frozen. Each configuration runs in a
+process of its own, one after the other; memory is the peak resident size minus that before the first step. Prints one
+JSON line.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from surroundings import ROOT, surroundings
 
 sys.path.insert(0, str(ROOT))
 SECONDS, HEIGHT, WIDTH_OF_GRID = 40, 6, 12
-"""Of the clip: one frame a second of so many tokens, 25 audio tokens a second."""
+"""The clip: one frame per second of HEIGHT x WIDTH_OF_GRID tokens, 25 audio tokens per second."""
 LAYERS, WIDTH = 16, 256
 
 
 def build(retain: float | None) -> tuple[Any, dict[str, Any]]:
-    """(what learns, a batch)."""
+    """(the model to train, a batch)."""
     import tests.tiny as tiny
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
@@ -50,35 +50,35 @@ def build(retain: float | None) -> tuple[Any, dict[str, Any]]:
     if retain is None:
         compressor = make_compressor("uniform", Budget(retain=1.0))
     else:
-        compressor = make_compressor("omnisift", Budget(retain=retain), selector=VGAS(VGASConfig(width=WIDTH)))
+        compressor = make_compressor("omnisift", Budget(retain=retain), selector=VGAS(VGASConfig(input_size=WIDTH)))
     clip = tiny.Video(frames=SECONDS, height=HEIGHT, width=WIDTH_OF_GRID, audio=25 * SECONDS)
     batch = tiny.prompt([8, clip, 16])
     ids = batch["input_ids"]
-    behind = torch.arange(ids.shape[1]) >= ids.shape[1] - 8
-    batch["labels"] = ids.masked_fill(~behind, -100)
+    is_answer = torch.arange(ids.shape[1]) >= ids.shape[1] - 8
+    batch["labels"] = ids.masked_fill(~is_answer, -100)
     return CompressedModel(model, compressor).train(), batch
 
 
 def resident() -> int:
-    """Highest resident size so far, bytes."""
+    """Peak resident size in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(retain: float | None, steps: int) -> dict[str, float]:
-    """One way, in this process."""
+    """One configuration, in this process."""
     torch.set_num_threads(1)
-    sifted, batch = build(retain)
-    optimizer = torch.optim.AdamW([p for p in sifted.parameters() if p.requires_grad], lr=1e-4)
-    before, spent = resident(), []
+    model, batch = build(retain)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    before, seconds = resident(), []
     for _ in range(steps + 1):
         begin = time.perf_counter()
         optimizer.zero_grad()
-        sifted(**batch).loss.backward()
+        model(**batch).loss.backward()
         optimizer.step()
-        spent.append(time.perf_counter() - begin)
-    last = sifted.attachment.last
+        seconds.append(time.perf_counter() - begin)
+    last = model.attachment.last
     return {
-        "seconds": statistics.median(spent[1:]),
+        "seconds": statistics.median(seconds[1:]),
         "bytes": resident() - before,
         "tokens": last.n_video + last.n_audio,
         "kept": last.kept_video + last.kept_audio,
@@ -95,8 +95,8 @@ def child(retain: float | None, steps: int) -> dict[str, float]:
         str(steps),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def main() -> None:
@@ -108,15 +108,15 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(None if options.one == "all" else float(options.one), options.steps)))
         return
-    whole, cut = child(None, options.steps), child(options.retain, options.steps)
+    full, cut = child(None, options.steps), child(options.retain, options.steps)
     result = {
         "bench": "training",
         "retain": options.retain,
-        "tokens": whole["tokens"],
+        "tokens": full["tokens"],
         "kept": cut["kept"],
-        "times_faster": round(whole["seconds"] / cut["seconds"], 2),
-        "share_of_memory": round(cut["bytes"] / whole["bytes"], 3),
-        "whole": whole,
+        "times_faster": round(full["seconds"] / cut["seconds"], 2),
+        "share_of_memory": round(cut["bytes"] / full["bytes"], 3),
+        "whole": full,
         "cut": cut,
         **surroundings("torch", "transformers"),
     }

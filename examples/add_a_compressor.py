@@ -1,17 +1,14 @@
-"""A new method costs one function: say how much each token is worth, and the base class keeps the best within budget.
+"""Add a method: write one function that scores every token; the base class keeps the best within the budget.
 
 python examples/add_a_compressor.py
 """
 
 import torch
 
-from omnisift import Budget, TokenStream, make_compressor
-from omnisift.chunks import build_stream
-from omnisift.compressors import ScoredCompressor, register
-from omnisift.tokens import Modality
+from omnisift import Budget, Modality, ScoredCompressor, TokenStream, build_stream, make_compressor, register
 
 
-@register  # from here on the method has a name, alone and beside others
+@register  # from here on the method has a name, alone and in pairs
 class Loudest(ScoredCompressor):
     """Keep the tokens with the largest norm."""
 
@@ -23,7 +20,7 @@ class Loudest(ScoredCompressor):
         return stream.embeds.norm(dim=-1)
 
 
-# Two frames of four video tokens and three audio tokens: one chunk of a clip, as a model would hand it over.
+# Two frames of four video tokens and three audio tokens: one chunk of a clip, as a model supplies it.
 V, A = int(Modality.VIDEO), int(Modality.AUDIO)
 modality = torch.tensor([V] * 8 + [A] * 3, dtype=torch.int8)
 time = torch.tensor([0] * 4 + [25] * 4 + [0, 1, 2])
@@ -35,7 +32,8 @@ stream = build_stream(
     seconds_per_position=0.04,
 )
 
-# Behind the plus stands whose sound is kept beside this method's picture.
+# A pair takes the video tokens of the first method and the audio tokens of the second.
+half = Budget(retain_video=0.5, retain_audio=0.5)
 for name in ("loudest", "loudest+uniform", "uniform+loudest"):
-    selection = make_compressor(name, Budget(retain_video=0.5, retain_audio=0.5))(stream)
+    selection = make_compressor(name, half)(stream)
     print(f"{name}: kept tokens {selection.indices.tolist()}")

@@ -1,4 +1,4 @@
-"""A clip and a question in, an answer at a quarter of the tokens out.
+"""Ask a question about a clip at a quarter of its video and audio tokens.
 
 python examples/quickstart.py
 """
@@ -13,8 +13,8 @@ with tempfile.TemporaryDirectory() as folder:
     clip = Path(folder) / "clip.mp4"
     write_clip(make_scene(seed=0, split="test"), clip)
 
-    pipeline = omnisift.load("nano", retain=0.25)
-    answer = pipeline.ask(clip, "What colour is the circle?")
+    pipe = omnisift.load("nano", retain=0.25)
+    answer = pipe.ask(clip, "What colour is the circle?")
 
 print(answer)
 print(f"read {answer.report.retained_ratio:.1%} of the video and audio tokens")

@@ -1,8 +1,8 @@
-"""One line on a model that you loaded yourself: attach a compressor, generate as always, detach.
+"""Attach a compressor to a model that you loaded with Transformers, and generate as usual.
 
     python examples/your_own_model.py
 
-The model class, its weights and its `generate` are untouched; leaving the ``with`` block removes the hooks.
+The model's class, weights and `generate` stay as they are. The end of the ``with`` block removes the hooks.
 """
 
 import tempfile
@@ -11,25 +11,18 @@ from pathlib import Path
 from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 import omnisift
-from omnisift.assets import nano_path
-from omnisift.media import read
-from omnisift.pipeline.prompt import build_inputs, pixel_limits
 from omnisift.world import make_scene, write_clip
 
-checkpoint = nano_path()  # or a folder with Qwen2.5-Omni
+checkpoint = omnisift.nano_path()  # or a folder or hub id of Qwen2.5-Omni
 model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(checkpoint).eval()
 processor = AutoProcessor.from_pretrained(checkpoint)
 
 with tempfile.TemporaryDirectory() as folder:
     clip = Path(folder) / "clip.mp4"
     write_clip(make_scene(seed=0, split="test"), clip)
-    least, most = pixel_limits(processor)
-    media = read(clip, fps=2.0, min_pixels=least, max_pixels=most)
+    inputs = omnisift.inputs(processor, clip, "How many shapes are there?").to(model.device, model.dtype)
 
-inputs = build_inputs(processor, media, "How many shapes are there?")
-compressor = omnisift.make_compressor("uniform", omnisift.Budget(retain=0.25))
-
-with omnisift.attach(model, compressor) as attachment:
+with omnisift.attach(model, "v_cast", retain=0.25) as attachment:
     output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
 
 kept = attachment.last

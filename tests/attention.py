@@ -1,4 +1,4 @@
-"""Extras by hand, and prompts put into one batch, for methods that need what the encoders looked at."""
+"""Made-up encoder attention, batches of prompts, and readable arithmetic, for methods that need attention."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def highest(scores: Sequence[float], count: int) -> list[int]:
-    """PositionColumns of the ``count`` highest, the first of equal ones; sorted."""
+    """Indices of the ``count`` highest, the first of equal ones; sorted."""
     return sorted(sorted(range(len(scores)), key=lambda i: -scores[i])[:count])
 
 

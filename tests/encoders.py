@@ -1,4 +1,4 @@
-"""How often a host's encoders work."""
+"""Count how often a host's encoders run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omnisift.pipeline.stopwatch import encoders_of
 
 @contextmanager
 def work_of_encoders(host: Host) -> Iterator[dict[str, int]]:
-    """How often the first layer of each encoder ran: what lies inside one runs only where it does."""
+    """Count the runs of each encoder, by its first layer."""
     runs = dict.fromkeys(encoders_of(host.thinker), 0)
 
     def count(stage: str):

@@ -1,4 +1,4 @@
-"""For tests of methods that choose frame by frame: clips as lists, the best of a list, shares, and what all must do."""
+"""Helpers for methods that rank frame by frame: clips as lists, expected shares, and the contract of all methods."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def frames_of(stream: TokenStream) -> list[list[list[int]]]:
     return [[frames[time] for time in sorted(frames)] for _, frames in sorted(clips.items())]
 
 
-def sound_of(stream: TokenStream) -> list[list[int]]:
-    """Per clip that has such sound: places of the audio tokens inside chunks."""
+def audio_of(stream: TokenStream) -> list[list[int]]:
+    """Per clip that has such audio: places of the audio tokens inside chunks."""
     clips: dict[int, list[int]] = {}
     for place in range(len(stream)):
         if stream.modality[place] == Modality.AUDIO and stream.chunk[place] >= 0:
@@ -121,7 +121,7 @@ def check_frame_counts(stream: TokenStream, keep: torch.Tensor, budget: Budget) 
 
 
 def steady_prompt(frames: int, tokens: int, audio: int, seed: int = 0, width: int = 16) -> Prompt:
-    """One clip of ``frames`` one-second frames, ``audio`` tokens of sound from its start on, text around it."""
+    """One clip of ``frames`` one-second frames, ``audio`` tokens of audio from its start on, text around it."""
     places = [(Modality.VIDEO, 25 * frame) for frame in range(frames) for _ in range(tokens)]
     places += [(Modality.AUDIO, time) for time in range(audio)]
     ordered = sorted(places, key=lambda place: (place[1] // 50, place[0], place[1]))
@@ -141,8 +141,8 @@ def joined(prompts: list[Prompt]) -> Prompt:
     )
 
 
-def check_manners(make: Callable[[Budget], Compressor], budget: Budget = SPLIT) -> None:
-    """What every method owes: the same alone, in a batch and again; all at retain=1; numbers for any input."""
+def check_contract(make: Callable[[Budget], Compressor], budget: Budget = SPLIT) -> None:
+    """The contract: equal alone, in a batch and repeated; all kept at retain=1; finite results for any input."""
     prompts = [steady_prompt(5, 9, 120, seed=1), steady_prompt(1, 7, 0, seed=2), steady_prompt(8, 4, 210, seed=3)]
     alone = [make(budget)(p.stream()).keep for p in prompts]
     together = make(budget)(joined(prompts).stream())

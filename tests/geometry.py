@@ -56,8 +56,8 @@ def _text(tokens: list[tuple[int, int, int]], row: int, now: int, count: int) ->
 
 
 def _clip(tokens: list[tuple[int, int, int]], row: int, now: int, rng: random.Random) -> int:
-    """Frames of equal (or, sometimes, unequal) size at equal distances; sound that may start early or late, end early
-    or run on, or be a single token; interleaved in windows as the host does, or all sound after all picture."""
+    """Frames of equal (or, sometimes, unequal) size at equal distances; audio that may start early or late, end early
+    or run on, or be a single token; interleaved in windows as the host does, or all audio after all video."""
     step = rng.choice([1, 2, 3, 7, 25])
     size = rng.choice([1, 2, 4, 9, 16])
     unequal = rng.random() < 0.2
@@ -66,8 +66,8 @@ def _clip(tokens: list[tuple[int, int, int]], row: int, now: int, rng: random.Ra
     frames = [(VIDEO, start + i * step) for i, n in enumerate(sizes) for _ in range(n)]
     begin = now + rng.choice([0, 0, 0, 3, step])
     count = rng.choice([0, 0, 1, rng.randint(2, 12), step * len(sizes), step * len(sizes) + 4])
-    sound = [(AUDIO, begin + i) for i in range(min(count, 60))]
+    audio = [(AUDIO, begin + i) for i in range(min(count, 60))]
     window = rng.choice([2 * step, 5, 10**6])
-    placed = sorted(frames + sound, key=lambda token: ((token[1] - now) // window, token[0]))
+    placed = sorted(frames + audio, key=lambda token: ((token[1] - now) // window, token[0]))
     tokens += [(kind, time, row) for kind, time in placed]
     return max(time for _, time in placed) + 1

@@ -1,4 +1,4 @@
-"""Every method that this project names, what each promises to count, and when its budget is out of reach."""
+"""All methods of the project, the tokens that share a count in each, and which budgets each can't reach."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.frame_methods import frames_of, sound_of
+from tests.frame_methods import audio_of, frames_of
 from torch import Tensor
 
 from omnisift.budget import Budget
@@ -26,7 +26,7 @@ IN_RECIPES = {row["method"] for path in RECIPES for row in yaml.safe_load(path.r
 METHODS = list(dict.fromkeys([*COMPRESSORS, *sorted(IN_RECIPES)]))
 """All names, and all configurations and pairs of a recipe: a new row there is tested by itself."""
 WITH_SOUND = [name for name, method in COMPRESSORS.items() if not issubclass(method, VideoCompressor)]
-"""Those that may stand behind a plus."""
+"""Those that may follow a plus."""
 
 COUNTED = {
     "random:scope=clip": ("clip", "clip"),
@@ -44,29 +44,29 @@ COUNTED = {
     "routed": ("both", "both"),
     "joint": ("both", "both"),
 }
-"""Which tokens of the picture, and of the sound, share one count; all others: every frame and every chunk's sound.
-``window``: eight chunks of one modality; ``both``: a chunk's picture and sound together."""
+"""Which tokens of the video, and of the audio, share one count; all others: every frame and every chunk's audio.
+``window``: eight chunks of one modality; ``both``: a chunk's video and audio together."""
 COUNTED_AS_HALF = {"routed": ("frame", "frame"), "joint": ("chunk", "chunk")}
-"""Where it differs beside a plus."""
+"""Where it differs in a pair."""
 
 
 def selector(width: int) -> VGAS:
     """A tiny random one."""
     torch.manual_seed(0)
-    return VGAS(VGASConfig(width=width, hidden=16, heads=2)).eval()
+    return VGAS(VGASConfig(input_size=width, hidden_size=16, num_attention_heads=2)).eval()
 
 
 _SELECTORS: dict[int, VGAS] = {}
 
 
 def made(name: str, budget: Budget, width: int = 16) -> Compressor:
-    """The method, with weights for those that want some."""
+    """The method, with weights if it needs them."""
     weights = _SELECTORS[width] if width in _SELECTORS else _SELECTORS.setdefault(width, selector(width))
     return make_compressor(name, budget, selector=weights, seed=3).eval()
 
 
 def scopes(name: str) -> tuple[str, str]:
-    """What picture and sound are counted by."""
+    """What video and audio are counted by."""
 
     def of(one: str, table: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
         return table.get(one, table.get(one.partition(":")[0], ("frame", "frame")))
@@ -90,14 +90,14 @@ def check_counts(name: str, stream: TokenStream, keep: Tensor, budget: Budget) -
     totals: tuple[Counter[object], Counter[object]] = (Counter(), Counter())
     for number in range(len(wanted)):
         chunk, part = divmod(number, 3)
-        sound = part == 2
+        audio = part == 2
         key: object = {
             "frame": number,
-            "chunk": (chunk, sound),
-            "window": (clip[chunk], (chunk - clip.index(clip[chunk])) // 8, sound),
-            "clip": (clip[chunk], sound),
+            "chunk": (chunk, audio),
+            "window": (clip[chunk], (chunk - clip.index(clip[chunk])) // 8, audio),
+            "clip": (clip[chunk], audio),
             "both": chunk,
-        }[by[sound]]
+        }[by[audio]]
         totals[0][key] += wanted[number]
         totals[1][key] += kept[number]
     assert totals[0] == totals[1]
@@ -112,7 +112,7 @@ def out_of_reach(name: str, stream: TokenStream, budget: Budget) -> bool:
     if video.startswith("dycoke") and _too_few(frames_of(stream), stream, shapes, counts.frame0 + counts.frame1):
         return True
     if audio.startswith("dycoke"):
-        seconds = [[clip[i : i + 25] for i in range(0, len(clip), 25)] for clip in sound_of(stream)]
+        seconds = [[clip[i : i + 25] for i in range(0, len(clip), 25)] for clip in audio_of(stream)]
         if _too_few(seconds, stream, shapes, counts.audio):
             return True
     if not video.startswith("omnizip") or "rebounded=true" in video:
@@ -134,12 +134,12 @@ def _too_few(clips: list[list[list[int]]], stream: TokenStream, shapes: ChunkSha
 
 
 def check_floor_is_named(error: UnreachableBudget) -> None:
-    """In one line: what it can't, its least, what to do."""
+    """One line: what it can't keep, its minimum, what to do."""
     assert re.fullmatch(r"\w+ can't keep \d+ of \d+ (video|audio) tokens: .*at least \d+; raise retain.*", str(error))
 
 
 def chosen(name: str, stream: TokenStream, budget: Budget) -> Selection | None:
-    """What the method says; None where it rightly says that the budget is out of its reach."""
+    """The method's selection; None where it rightly raises that the budget is out of its reach."""
     with torch.no_grad():
         if not out_of_reach(name, stream, budget):
             return made(name, budget, stream.width)(stream)

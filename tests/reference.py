@@ -1,8 +1,8 @@
-"""OmniSIFT as a plain loop, written from the method's description: the yardstick of the vectorised code.
+"""OmniSIFT as a plain loop over samples and chunks, written from the paper: the oracle of the vectorised code.
 
-One chunk after the other, one sample after the other; slow on purpose. Rules: pairs of distinct temporal ids; k =
-int(n rho) dropped from the first frame's size for both frames; unequal second frame whole; audio of a chunk whole if
-it is at most one token, if no video token is left, or if nothing of it would be kept.
+Rules: chunks are pairs of distinct temporal ids; both frames drop k = int(n rho) tokens, n of the first frame; an
+unequal second frame is kept in full; so is the audio of a chunk of at most one token, without a kept video token, or
+of which nothing would be kept.
 """
 
 from __future__ import annotations

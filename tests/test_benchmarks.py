@@ -85,7 +85,9 @@ def two_chunks(width: int = 32) -> TokenStream:
 @torch.no_grad()
 def test_verify_counts_equal_and_different_decisions(verify_7b: ModuleType, tmp_path: Path, keep: str) -> None:
     released = verify_7b.import_released(stand_in(tmp_path, keep))
-    witness = verify_7b.Witness(VGAS(VGASConfig(width=32, hidden=16, heads=2)), RHO, released).eval()
+    witness = verify_7b.Witness(
+        VGAS(VGASConfig(input_size=32, hidden_size=16, num_attention_heads=2)), RHO, released
+    ).eval()
     witness(two_chunks())
     assert (witness.tokens, witness.kept) == (2 * 74, 2 * (8 + 30))
     same = keep == "found.keep"
@@ -123,12 +125,12 @@ def test_the_probe_ranks_tokens_by_their_benefit() -> None:
     benefit = prompt.benefit()
     assert benefit.shape == (module.AUDIO,)
     assert len(set(benefit.tolist())) == module.AUDIO
-    module.DRAWS = {"gumbel": 2, "perturbed": 2, "reinforce": 4}
+    module.SAMPLES = {"gumbel": 2, "perturbed": 2, "reinforce": 4}
     found = module.probe(model, 0)
-    assert set(found) >= {"attention", "literal@0", "merge@0", "bias@0.8", "reinforce@0"}
+    assert set(found) >= {"attention", "straight_through@0", "merge@0", "bias@0.8", "reinforce@0"}
     assert all(-1 <= value <= 1 for value in found.values())
     assert module.spearman(benefit, 3 * benefit + 1) == 1.0
-    literal, hard = prompt.pull("literal", 0.0), module.highest(prompt.logits, prompt.count)[0]
+    literal, hard = prompt.descent("straight_through", 0.0), module.highest(prompt.logits, prompt.count)[0]
     assert (literal[~hard] == 0).all()
     assert (literal[hard] != 0).all()
 

@@ -1,4 +1,4 @@
-"""Integer counts from ratios: the paper's settings, the released rounding, and sense in the inputs."""
+"""Integer counts from ratios: the paper's settings, the released rounding, and checked inputs."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_few_video_tokens_share_the_ratio_evenly():
     assert Budget(retain=1.0).rates(96, 150) == (1.0, 1.0)
 
 
-def test_a_clip_without_sound_or_picture_uses_the_ratio_itself():
+def test_a_clip_without_audio_or_video_uses_the_ratio_itself():
     assert Budget(retain=0.4).rates(640, 0) == (0.4, 0.65)  # the audio share applies to nothing
     assert Budget(retain=0.4).rates(0, 50) == (0.4, 0.4)
 
 
 def test_an_overall_ratio_is_split_for_each_clip():
-    """The first clip has sound, the second has none and so keeps more of its picture."""
+    """The first clip has audio, the second has none and so keeps more of its video."""
     kept = Budget(retain=0.25).counts(shapes((320, 320, 50), (320, 320, 0), clip=[0, 1]))
     assert kept.frame0.tolist() == [74, 80]
     assert kept.audio.tolist() == [25, 0]
@@ -64,7 +64,7 @@ def test_a_single_audio_token_stays():
     assert counts(Budget(retain_video=0.5, retain_audio=0.01), (4, 4, 1), (4, 4, 2)) == [(2, 2, 1), (2, 2, 1)]
 
 
-def test_sound_without_anchors_stays():
+def test_audio_without_anchors_stays():
     """A ratio below the 12 decimals of rho drops all video; the released code then leaves the audio whole."""
     assert counts(Budget(retain_video=1e-13, retain_audio=0.5), (4, 4, 10)) == [(0, 0, 10)]
     assert counts(Budget(retain_video=0.5, retain_audio=1e-13), (4, 4, 10)) == [(2, 2, 10)]
@@ -97,6 +97,35 @@ def test_nonsense_is_refused_by_name(name: str, value: object):
     given_values = {"retain_video": 0.5, "retain_audio": 0.5} if name != "retain" else {}
     with pytest.raises(BudgetError, match=rf"^{name} is the fraction kept and must be in \(0, 1\]"):
         Budget(**{**given_values, name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "fraction"), [(25, "0.25"), (33.5, "0.335"), ("25%", "0.25"), ("25 %", "0.25"), ("0.25", "0.25")]
+)
+def test_a_percentage_is_refused_with_the_fraction_it_means(value: object, fraction: str):
+    with pytest.raises(BudgetError, match=rf"\(0, 1\], got .*; did you mean {fraction}\?$"):
+        Budget(retain=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0, -25, 1.5, 100, 250, "much", math.nan])
+def test_no_fraction_is_guessed_where_none_is_likely(value: object):
+    with pytest.raises(BudgetError) as caught:
+        Budget(retain=value)  # type: ignore[arg-type]
+    assert "did you mean" not in str(caught.value)
+
+
+def test_a_number_is_an_overall_ratio():
+    budget = Budget(retain_video=0.5, retain_audio=0.25)
+    assert Budget.of(0.25) == Budget(retain=0.25)
+    assert Budget.of(budget) is budget
+    with pytest.raises(BudgetError, match="did you mean"):
+        Budget.of(25)
+
+
+def test_a_budget_shows_what_was_given():
+    assert repr(Budget(retain=0.25)) == "Budget(retain=0.25)"
+    assert repr(from_rho(0.77, 0.5)) == "Budget(retain_video=0.23, retain_audio=0.5)"
+    assert eval(repr(Budget(retain=0.25))) == Budget(retain=0.25)
 
 
 @pytest.mark.parametrize("values", [{}, {"retain_video": 0.5}, {"retain": 0.5, "retain_audio": 0.5}])

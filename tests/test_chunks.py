@@ -19,7 +19,7 @@ def stream(letters: str, temporal: list[int], sample: list[int] | None = None) -
     return build_stream(torch.zeros(len(letters), 4), modality, torch.tensor(temporal).expand(3, -1), rows, 0.04)
 
 
-def test_a_pair_of_frames_and_its_sound_form_a_chunk():
+def test_a_pair_of_frames_and_its_audio_form_a_chunk():
     s = stream(".VVVVAAVVA.", [0, 1, 1, 26, 26, 1, 30, 51, 51, 51, 52])
     assert s.chunk.tolist() == [-1, 0, 0, 0, 0, 0, 0, 1, 1, 1, -1]
     assert s.frame.tolist() == [-1, 0, 0, 1, 1, -1, -1, 0, 0, -1, -1]
@@ -30,7 +30,7 @@ def test_a_pair_of_frames_and_its_sound_form_a_chunk():
     assert shapes.audio.tolist() == [2, 1]
 
 
-def test_sound_before_the_first_frame_belongs_to_no_chunk_and_sound_after_the_last_to_the_last():
+def test_audio_before_the_first_frame_belongs_to_no_chunk_and_audio_after_the_last_to_the_last():
     s = stream("AVAVVA", [0, 5, 5, 7, 9, 99])
     assert s.chunk.tolist() == [-1, 0, 0, 0, 1, 1]
     assert s.clip.tolist() == [0] * 6

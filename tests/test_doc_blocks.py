@@ -1,8 +1,8 @@
 """Every Python and console block in README and docs runs, in the order of its page, as a reader would paste it.
 
 A page runs in one empty folder with one Python namespace. A block that cannot run here carries a comment on the line
-before it, ``<!-- not run: REASON -->``; `NOT_RUN` counts these blocks by reason. Names of full-size models stand for the
-bundled nano, media files and folders that a reader would bring are generated, and large numbers become small.
+before it, ``<!-- not run: REASON -->``; `NOT_RUN` counts these blocks by reason. The bundled nano stands for full-size
+models, generated clips stand for those that a reader would bring, and large numbers become small.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Every example runs as it stands, from another folder."""
+"""Every example and the notebook run as they stand, from another folder."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -27,3 +28,32 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     assert SAYS[path.name] in done.stdout
+
+
+NOTEBOOK = Path(__file__).resolve().parents[1] / "examples" / "omnisift.ipynb"
+
+
+def notebook_cells() -> list[dict[str, object]]:
+    return [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_has_no_outputs() -> None:
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in notebook_cells())
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {}
+    for cell in notebook_cells():
+        exec(compile("".join(cell["source"]), cell["id"], "exec"), space)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:4]] == [
+        ["full", "read", "100.0%", "four"],
+        ["omnisift", "read", "25.6%", "four"],
+        ["uniform", "read", "25.6%", "three"],
+        ["random", "read", "25.6%", "three"],
+    ]
+    assert [line.split()[3] for line in lines[4:]] == ["50.0%", "25.6%", "11.0%"]
+    image, keep = space["image"], space["keep"]
+    assert image.size == (6 * 112, 112)
+    assert keep.sum() == 24

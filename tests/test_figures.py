@@ -1,4 +1,4 @@
-"""The pictures of README and docs can be made anew (`make figures`), alike on every run, and show what is so."""
+"""The figures of README and docs (`make figures`): reproducible, and consistent with the library and the results."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ def inspection() -> Inspection:
     return method_figure.inspected()
 
 
-def test_the_method_is_drawn_from_what_the_library_decided(inspection: Inspection) -> None:
+def test_the_method_figure_shows_the_librarys_decision(inspection: Inspection) -> None:
     drawn = method_figure.drawing(inspection)
     assert drawn == method_figure.drawing(inspection)
     ET.fromstring(drawn)
-    selected = inspection.trace.methods[1].selected
-    video, audio = (kept[method_figure.CHUNK] for kept in (selected.video_kept, selected.audio_kept))
+    selection = inspection.trace.methods[1].selection
+    video, audio = (kept[method_figure.CHUNK] for kept in (selection.video_kept, selection.audio_kept))
     count = {
         kind: len(re.findall(rf'<rect class="{kind}"', drawn)) for kind in ("kept", "veil", "video", "audio", "dropped")
     }
     chunk = inspection.trace.chunks[method_figure.CHUNK]
     assert (count["kept"], count["veil"]) == (video, chunk.video - video)
     assert count["dropped"] == chunk.audio - audio
-    assert (count["video"], count["audio"]) == (video + 1, 2 * audio + 1), "bars, squares and the key"
+    assert (count["video"], count["audio"]) == (video + 1, 2 * audio + 1), "bars, squares and the legend"
     assert f"{video + audio} of {chunk.video + chunk.audio} tokens" in drawn
 
 
-def test_the_method_is_drawn_alike_anew(inspection: Inspection) -> None:
+def test_the_method_figure_is_reproducible(inspection: Inspection) -> None:
     assert method_figure.drawing(method_figure.inspected()) == method_figure.drawing(inspection)
 
 
-def test_it_reads_on_dark_screens_and_aloud(inspection: Inspection) -> None:
+def test_the_method_figure_is_accessible(inspection: Inspection) -> None:
     drawn = method_figure.drawing(inspection)
     assert "prefers-color-scheme: dark" in drawn
     assert '<title id="t">How OmniSIFT works</title>' in drawn
-    assert "http" not in drawn.replace("http://www.w3.org/2000/svg", ""), "it asks nobody for anything"
+    assert "http" not in drawn.replace("http://www.w3.org/2000/svg", ""), "it loads nothing from the network"
 
 
-def test_quality_is_drawn_alike_on_every_run(tmp_path: Path) -> None:
+def test_the_quality_figure_is_reproducible(tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg"):
         quality_figure.main(tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
@@ -58,7 +58,7 @@ def test_quality_is_drawn_alike_on_every_run(tmp_path: Path) -> None:
         assert label in text
 
 
-def test_quality_shows_the_numbers_of_the_result() -> None:
+def test_the_quality_figure_shows_the_result() -> None:
     result = read_result(quality_figure.RESULT)
     lines = next(iter(curves(result)["panels"].values()))
     drawn = [line for line in quality_figure.compose(result).axes[0].lines if len(line.get_xdata()) == 5]
@@ -67,13 +67,13 @@ def test_quality_shows_the_numbers_of_the_result() -> None:
         assert [list(point) for point in zip(line.get_xdata(), line.get_ydata(), strict=True)] == lines[label]
 
 
-def test_names_are_never_on_top_of_each_other() -> None:
-    heights = quality_figure._apart({"a": 50.0, "b": 50.5, "c": 51.0, "d": 90.0}, 3.0)
+def test_labels_do_not_overlap() -> None:
+    heights = quality_figure._spread({"a": 50.0, "b": 50.5, "c": 51.0, "d": 90.0}, 3.0)
     assert heights == {"a": 50.0, "b": 53.0, "c": 56.0, "d": 90.0}
 
 
-def test_what_is_committed_is_not_stale(inspection: Inspection) -> None:
-    """The plot names the result that it shows. Of the method, the words: pixels may differ between machines."""
+def test_committed_figures_are_current(inspection: Inspection) -> None:
+    """The plot names the result it shows; of the method figure only the words, because pixels differ by machine."""
     quality = (FOLDER / "quality.svg").read_text(encoding="utf-8")
     assert digest(read_result(quality_figure.RESULT)) in quality, "run: make figures"
     words = [

@@ -1,4 +1,4 @@
-"""docs/paper-map.md points at code that exists, and at all of the core."""
+"""docs/paper-map.md names code that exists, and every module of the core."""
 
 from __future__ import annotations
 

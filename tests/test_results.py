@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from tests.record import saved
 
 from omnisift.evaluation.plots import digest
 from omnisift.evaluation.recipe import load_recipe
@@ -16,6 +18,8 @@ from omnisift.evaluation.results_short import short_table
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results" / "quality"
 RESULTS = {path.stem: read_result(path) for path in sorted(FOLDER.glob("*.jsonl"))}
+RECORDED = saved.json_of("results.json")
+"""Numbers that commit 6229157 read from the result files, and the digest of each file."""
 each_result = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.keys())
 
 
@@ -75,3 +79,15 @@ def test_results_were_finished_by_a_clean_commit(result: Result) -> None:
     assert all(session["commit"] for session in result.sessions)
     assert not result.sessions[-1]["changed"], result.sessions[-1]
     assert result.sessions[-1]["minutes"] > 0
+
+
+@pytest.mark.parametrize("name", RECORDED["quality"])
+def test_numbers_are_those_that_were_read_before(name: str) -> None:
+    """Row by row in the order of the file; labels may be written in other words today."""
+    assert list(saved.result_values(RESULTS[name]).values()) == list(RECORDED["quality"][name].values())
+
+
+def test_result_files_are_those_that_were_committed() -> None:
+    """A file that is measured again gets its new digest in tests/record/files/results.json, in the same commit."""
+    found = {name: sha256((FOLDER.parent / name).read_bytes()).hexdigest() for name in RECORDED["sha256"]}
+    assert found == RECORDED["sha256"]

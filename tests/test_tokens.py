@@ -1,4 +1,4 @@
-"""The nouns refuse shapes that can't be a stream."""
+"""Streams of impossible shapes are refused; streams and selections describe themselves in one line."""
 
 from __future__ import annotations
 
@@ -36,3 +36,11 @@ def test_a_field_of_another_length_is_refused(name: str) -> None:
 def test_indices_are_the_kept_tokens_in_order() -> None:
     selection = Selection(keep=torch.tensor([True, False, True, True]))
     assert selection.indices.tolist() == [0, 2, 3]
+
+
+def test_a_repr_is_one_short_line_without_tensors() -> None:
+    stream = TokenStream(**fields(5), extras={"video_attention": torch.zeros(5)})
+    assert repr(stream) == "TokenStream(5 tokens: 0 video, 0 audio, extras=['video_attention'])"
+    keep = torch.tensor([True, False, True])
+    assert repr(Selection(keep)) == "Selection(2 of 3 tokens kept)"
+    assert repr(Selection(keep, scores=torch.zeros(3), embeds=torch.zeros(2, 4))).endswith("kept, scores, embeds)")

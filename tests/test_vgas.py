@@ -21,13 +21,13 @@ each_layout = pytest.mark.parametrize(("guide", "layers"), LAYOUTS)
 
 def small(seed: int = 0, **config: object) -> VGAS:
     torch.manual_seed(seed)
-    return VGAS(VGASConfig(**{"width": 24, "hidden": 16, "heads": 2, **config})).eval()  # type: ignore[arg-type]
+    return VGAS(VGASConfig(**{"input_size": 24, "hidden_size": 16, "num_attention_heads": 2, **config})).eval()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("width", "parameters"), [(3584, 4_856_321), (2048, 3_283_457)])
 def test_size_is_the_papers(width: int, parameters: int):
     with torch.device("meta"):
-        selector = VGAS(VGASConfig(width=width))
+        selector = VGAS(VGASConfig(input_size=width))
     assert sum(p.numel() for p in selector.parameters()) == parameters
     assert {name.split(".")[0] for name in selector.state_dict()} == NAMES
 
@@ -53,7 +53,7 @@ def refined(selector: VGAS, guide: str, v: Tensor, a: Tensor) -> Tensor:
 def attention_received(selector: VGAS, v: Tensor, a: Tensor) -> Tensor:
     """One chunk under "direct", [A]: head by head, the share of each anchor's attention that each audio token gets."""
     query, key = selector.query_proj(v), selector.key_proj(a)
-    size = query.shape[1] // selector.config.heads
+    size = query.shape[1] // selector.config.num_attention_heads
     shares = [
         torch.softmax(key[:, part] @ anchor / size**0.5, dim=0)
         for part in torch.arange(query.shape[1]).split(size)
@@ -73,7 +73,7 @@ def one_chunk(selector: VGAS, guide: str, video: Tensor, audio: Tensor) -> Tenso
 
 @each_layout
 def test_every_layout_is_its_formula_chunk_by_chunk(guide: str, layers: int):
-    selector = small(guide=guide, layers=layers)
+    selector = small(guide=guide, num_hidden_layers=layers)
     shaken(selector)
     video, audio = torch.randn(3, 5, 24), torch.randn(3, 7, 24)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_every_layout_is_its_formula_chunk_by_chunk(guide: str, layers: int):
 @pytest.mark.parametrize("masks", ["video", "audio", "both"])
 def test_padding_changes_nothing(guide: str, layers: int, masks: str):
     """Whatever stands in the padding, and with either mask alone."""
-    selector = small(guide=guide, layers=layers)
+    selector = small(guide=guide, num_hidden_layers=layers)
     video, audio = torch.randn(2, 5, 24), torch.randn(2, 7, 24)
     anchors, sounds = (5 if masks == "audio" else 3), (7 if masks == "video" else 4)
     video[1, anchors:], audio[1, sounds:] = 50.0, -50.0
@@ -104,7 +104,7 @@ def test_padding_changes_nothing(guide: str, layers: int, masks: str):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @each_layout
 def test_padding_is_finite_in_both_directions(guide: str, layers: int, dtype: torch.dtype):
-    selector = small(guide=guide, layers=layers).to(dtype)
+    selector = small(guide=guide, num_hidden_layers=layers).to(dtype)
     valid = torch.tensor([[True] * 4, [True] + [False] * 3])
     logits = selector(torch.randn(2, 4, 24, dtype=dtype), torch.randn(2, 4, 24, dtype=dtype), valid, audio_valid=valid)
     assert logits.dtype == dtype
@@ -148,7 +148,7 @@ def test_direct_shares_one_unit_of_attention_in_each_chunk():
 @pytest.mark.parametrize("time_embedding", [False, True])
 @each_layout
 def test_every_parameter_gets_a_gradient(guide: str, layers: int, time_embedding: bool):
-    selector = small(guide=guide, layers=layers, time_embedding=time_embedding).double()
+    selector = small(guide=guide, num_hidden_layers=layers, time_embedding=time_embedding).double()
     shaken(selector)
     steps = torch.arange(5).expand(2, 5)
     video, audio = torch.randn(2, 2, 5, 24, dtype=torch.float64)
@@ -158,7 +158,7 @@ def test_every_parameter_gets_a_gradient(guide: str, layers: int, time_embedding
 
 
 def test_a_further_layer_adds_its_attention_and_norm_alone():
-    one, three = small().state_dict(), small(layers=3).state_dict()
+    one, three = small().state_dict(), small(num_hidden_layers=3).state_dict()
     assert list(three)[: len(one)] == list(one)
     assert {name.rsplit(".", 1)[0] for name in three.keys() - one.keys()} == {
         f"more_{part}" for k in (0, 1) for part in (f"attn.{k}", f"attn.{k}.out_proj", f"norm.{k}")
@@ -172,8 +172,8 @@ def test_a_further_layer_adds_its_attention_and_norm_alone():
         ({"time_embedding": True}, "time"),
         ({"guide": "self"}, "self"),
         ({"guide": "direct", "time_embedding": True}, "time+direct"),
-        ({"layers": 3}, "3 layers"),
-        ({"guide": "concat", "layers": 2, "time_embedding": True}, "time+concat+2 layers"),
+        ({"num_hidden_layers": 3}, "3 layers"),
+        ({"guide": "concat", "num_hidden_layers": 2, "time_embedding": True}, "time+concat+2 layers"),
     ],
 )
 def test_label_names_the_departures_from_the_paper(config: dict[str, object], label: str):
@@ -183,10 +183,12 @@ def test_label_names_the_departures_from_the_paper(config: dict[str, object], la
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"guide": "video"}, r"unknown guide 'video'.*cross, self, concat, direct"),
-        ({"layers": 0}, "at least 1, got 0"),
-        ({"layers": 1.5}, r"got 1\.5"),
-        ({"guide": "direct", "layers": 2}, "'direct' has one layer"),
+        ({"guide": "video"}, r"unknown guide 'video' of the selector; known: concat, cross, direct, self"),
+        ({"num_hidden_layers": 0}, "at least 1, got 0"),
+        ({"num_hidden_layers": 1.5}, r"got 1\.5"),
+        ({"guide": "direct", "num_hidden_layers": 2}, "'direct' has one layer"),
+        ({"hidden_size": 16, "num_attention_heads": 3}, "must divide hidden_size 16, got 3"),
+        ({"guide": "Cross"}, r"did you mean 'cross'\?"),
     ],
 )
 def test_impossible_layouts_are_refused_in_one_line(config: dict[str, object], message: str):
@@ -220,11 +222,11 @@ def test_time_embedding_works_with_every_guide(guide: str):
 @pytest.mark.parametrize("time_embedding", [False, True])
 @each_layout
 def test_save_and_load(tmp_path: Path, guide: str, layers: int, time_embedding: bool):
-    selector = small(guide=guide, layers=layers, time_embedding=time_embedding)
+    selector = small(guide=guide, num_hidden_layers=layers, time_embedding=time_embedding)
     selector.save_pretrained(tmp_path)
     loaded = VGAS.from_pretrained(tmp_path)
     assert loaded.config.to_dict()["time_embedding"] is time_embedding
-    assert (loaded.config.guide, loaded.config.layers, loaded.label) == (guide, layers, selector.label)
+    assert (loaded.config.guide, loaded.config.num_hidden_layers, loaded.label) == (guide, layers, selector.label)
     assert loaded.state_dict().keys() == selector.state_dict().keys()
     assert_same(loaded, selector)
 
@@ -232,9 +234,34 @@ def test_save_and_load(tmp_path: Path, guide: str, layers: int, time_embedding: 
 def test_a_config_written_before_the_layouts_is_the_papers(tmp_path: Path):
     small().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["guide"], config["layers"]
+    del config["guide"], config["num_hidden_layers"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert VGAS.from_pretrained(tmp_path).label == ""
+
+
+OLD_NAMES = {"width": 24, "hidden": 16, "heads": 2, "layers": 3, "picture": True}
+
+
+def test_the_earlier_names_of_the_config_work():
+    config = VGASConfig(**OLD_NAMES)  # type: ignore[arg-type]
+    assert (config.input_size, config.hidden_size) == (config.width, config.hidden) == (24, 16)  # type: ignore[attr-defined]
+    assert (config.num_attention_heads, config.num_hidden_layers, config.video_score) == (2, 3, True)
+    assert not OLD_NAMES.keys() & config.to_dict().keys()
+
+
+def test_a_selector_saved_under_the_earlier_names_is_read_and_saved_under_the_new_ones(tmp_path: Path):
+    selector = small(num_hidden_layers=3, video_score=True, time_embedding=True)
+    selector.save_pretrained(tmp_path)
+    new = json.loads((tmp_path / "config.json").read_text())
+    names = {"input_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "video_score"}
+    assert names <= new.keys()
+    assert not OLD_NAMES.keys() & new.keys()
+    old = {name: value for name, value in new.items() if name not in names} | OLD_NAMES
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    loaded = VGAS.from_pretrained(tmp_path)
+    assert loaded.label == selector.label == "time+3 layers+video score"
+    assert_same(loaded, selector)
+    assert {name.split(".")[0] for name in selector.state_dict()} >= {"picture", "v_proj", "more_attn"}
 
 
 def test_from_pretrained_refuses_the_weights_of_another_layout(tmp_path: Path):
@@ -256,16 +283,16 @@ def test_from_pretrained_refuses_what_does_not_fit(tmp_path: Path, change: str):
 def test_from_checkpoint_takes_the_selector_out_of_a_model(tmp_path: Path, sharded: bool):
     selector = small()
     write_checkpoint(tmp_path, selector.state_dict(), sharded)
-    loaded = VGAS.from_checkpoint(tmp_path, heads=2)
-    assert (loaded.config.width, loaded.config.hidden) == (24, 16)
+    loaded = VGAS.from_checkpoint(tmp_path, num_attention_heads=2)
+    assert (loaded.config.input_size, loaded.config.hidden_size) == (24, 16)
     assert not loaded.training
     assert_same(loaded, selector)
 
 
 def test_from_checkpoint_counts_the_layers(tmp_path: Path):
-    selector = small(layers=3)
+    selector = small(num_hidden_layers=3)
     write_checkpoint(tmp_path, selector.state_dict(), sharded=True)
-    loaded = VGAS.from_checkpoint(tmp_path, heads=2)
+    loaded = VGAS.from_checkpoint(tmp_path, num_attention_heads=2)
     assert loaded.label == "3 layers"
     assert_same(loaded, selector)
 
@@ -274,13 +301,13 @@ def test_from_checkpoint_counts_the_layers(tmp_path: Path):
 def test_from_checkpoint_refuses_another_guide(tmp_path: Path, guide: str):
     write_checkpoint(tmp_path, small(guide=guide).state_dict(), sharded=False)
     with pytest.raises(CheckpointError, match="missing"):
-        VGAS.from_checkpoint(tmp_path, heads=2)
+        VGAS.from_checkpoint(tmp_path, num_attention_heads=2)
 
 
 def test_from_checkpoint_keeps_or_changes_the_dtype(tmp_path: Path):
     write_checkpoint(tmp_path, {k: v.bfloat16() for k, v in small().state_dict().items()}, sharded=True)
-    assert VGAS.from_checkpoint(tmp_path, heads=2).dtype == torch.bfloat16
-    assert VGAS.from_checkpoint(tmp_path, heads=2, dtype=torch.float32).dtype == torch.float32
+    assert VGAS.from_checkpoint(tmp_path, num_attention_heads=2).dtype == torch.bfloat16
+    assert VGAS.from_checkpoint(tmp_path, num_attention_heads=2, dtype=torch.float32).dtype == torch.float32
 
 
 @pytest.mark.parametrize("change", ["missing", "surplus", "misshapen"])
@@ -288,7 +315,7 @@ def test_from_checkpoint_keeps_or_changes_the_dtype(tmp_path: Path):
 def test_from_checkpoint_refuses_what_does_not_fit(tmp_path: Path, sharded: bool, change: str):
     write_checkpoint(tmp_path, changed(small().state_dict(), change), sharded)
     with pytest.raises(CheckpointError, match=rf"{change}: (v_proj\.bias|extra)"):
-        VGAS.from_checkpoint(tmp_path, heads=2)
+        VGAS.from_checkpoint(tmp_path, num_attention_heads=2)
 
 
 def test_from_checkpoint_names_what_is_wrong_with_the_folder(tmp_path: Path):
@@ -309,7 +336,7 @@ def test_a_missing_shard_is_named(tmp_path: Path):
     write_checkpoint(tmp_path, small().state_dict(), sharded=True)
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"b\.safetensors"):
-        VGAS.from_checkpoint(tmp_path, heads=2)
+        VGAS.from_checkpoint(tmp_path, num_attention_heads=2)
 
 
 def shaken(selector: VGAS) -> None:

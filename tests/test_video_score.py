@@ -1,4 +1,4 @@
-"""The learned score of the picture: size, padding, frames without a partner, odd prompts, saved and read back."""
+"""The learned video score: size, padding, frames without a partner, odd prompts, saved and read back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.geometry import random_prompt
 from omnisift.budget import from_rho
 from omnisift.chunks import ChunkShapes, segment_of
 from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.compressors.pruning import picture_logits
+from omnisift.compressors.pruning import video_logits
 from omnisift.tokens import Modality
 from omnisift.vgas import RELEASED_PREFIX, VGAS, VGASConfig
 from omnisift.video_score import VideoScore
@@ -27,13 +27,13 @@ def score() -> VideoScore:
 
 def selector() -> VGAS:
     torch.manual_seed(0)
-    return VGAS(VGASConfig(width=WIDTH, hidden=16, heads=2, picture=True)).eval()
+    return VGAS(VGASConfig(input_size=WIDTH, hidden_size=16, num_attention_heads=2, video_score=True)).eval()
 
 
 def test_its_size_at_the_width_of_7b() -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in VideoScore(3584).parameters()) == 1_117_441
-        assert VGAS(VGASConfig()).picture is None  # the paper's selector is as it was
+        assert VGAS(VGASConfig()).video_score is None  # the paper's selector is as it was
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def test_odd_prompts_keep_what_the_budget_says_and_the_highest_scores(seed: int)
     inside = segment >= 0
     counts = [torch.bincount(segment[one.keep & inside], minlength=parts).tolist() for one in (found, plain)]
     assert counts[0] == counts[1]
-    logits = picture_logits(learned.picture, stream)
+    logits = video_logits(learned.video_score, stream)
     for part in range(parts):
         here = torch.nonzero((segment == part) & (stream.modality == int(Modality.VIDEO)))[:, 0]
         if len(here) and not logits[here].isnan().any():
@@ -86,10 +86,10 @@ def test_odd_prompts_keep_what_the_budget_says_and_the_highest_scores(seed: int)
 
 def test_gradients_reach_it() -> None:
     stream = random_prompt(3, WIDTH, samples=1).stream()
-    picture = score()
-    picture_logits(picture, stream).nan_to_num(0.0).sum().backward()
-    assert all(p.grad is not None for p in picture.parameters())
-    assert float(picture.proj.weight.grad.abs().sum()) > 0
+    video_score = score()
+    video_logits(video_score, stream).nan_to_num(0.0).sum().backward()
+    assert all(p.grad is not None for p in video_score.parameters())
+    assert float(video_score.proj.weight.grad.abs().sum()) > 0
 
 
 def test_it_is_saved_with_the_selector_and_read_back(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_it_is_saved_with_the_selector_and_read_back(tmp_path: Path) -> None:
     made.save_pretrained(tmp_path / "own")
     save_file({RELEASED_PREFIX + name: t for name, t in made.state_dict().items()}, tmp_path / "model.safetensors")
     assert any(name.startswith("picture.") for name in load_file(tmp_path / "own" / "model.safetensors"))
-    for read in (VGAS.from_pretrained(str(tmp_path / "own")), VGAS.from_checkpoint(tmp_path, heads=2)):
-        assert read.label == "picture"
+    for read in (VGAS.from_pretrained(str(tmp_path / "own")), VGAS.from_checkpoint(tmp_path, num_attention_heads=2)):
+        assert read.label == "video score"
         for name, tensor in made.state_dict().items():
             assert torch.equal(tensor, read.state_dict()[name])

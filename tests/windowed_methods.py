@@ -1,4 +1,4 @@
-"""For tests of methods that choose in windows of chunks: windows as lists, rounded cosines, and what all must do."""
+"""Helpers for methods that rank windows of chunks: windows as lists, rounded cosines, and the contract of all."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def cosines(embeds: torch.Tensor, places: list[int]) -> list[list[float]]:
 def with_attention(stream: TokenStream) -> TokenStream:
     """Invented attention, positive, by the token's values alone; zero on other tokens, as an adapter gives it."""
     strength = stream.embeds.float()[:, :3].square().sum(dim=1).nan_to_num(posinf=1.0)
-    picture = torch.where(stream.modality == Modality.VIDEO, strength, 0.0)
-    sound = torch.where(stream.modality == Modality.AUDIO, strength, 0.0)
-    return dataclasses.replace(stream, extras={"video_attention": picture, "audio_attention_window": sound})
+    video = torch.where(stream.modality == Modality.VIDEO, strength, 0.0)
+    audio = torch.where(stream.modality == Modality.AUDIO, strength, 0.0)
+    return dataclasses.replace(stream, extras={"video_attention": video, "audio_attention_window": audio})
 
 
 def check_counts(stream: TokenStream, found: Selection, budget: Budget, chunks: int = 1) -> None:
@@ -74,8 +74,8 @@ def check_counts(stream: TokenStream, found: Selection, budget: Budget, chunks: 
         torch.testing.assert_close(found.embeds[outside], untouched, atol=0, rtol=0, equal_nan=True)
 
 
-def check_manners(make: Callable[[Budget], Compressor], chunks: int = 1) -> None:
-    """What every method owes: the same alone, in a batch and again; all at retain=1; its count for any input."""
+def check_contract(make: Callable[[Budget], Compressor], chunks: int = 1) -> None:
+    """The contract: equal alone, in a batch and repeated; all kept at retain=1; exact counts for any input."""
     prompts = [steady_prompt(5, 9, 120, seed=1), steady_prompt(1, 7, 0, seed=2), steady_prompt(18, 4, 430, seed=3)]
     prompts += [random_prompt(seed, samples=1) for seed in range(5)]
     batch = with_attention(joined(prompts).stream())

@@ -19,7 +19,7 @@ from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 from transformers import AutoProcessor
 from vllm.platforms import current_platform
 
-from omnisift.assets import nano_path
+from omnisift import nano_path
 from omnisift.batch.ray_driver import cluster
 from omnisift.errors import MediaError
 from omnisift.pipeline.prompt import prompt_text, read_for

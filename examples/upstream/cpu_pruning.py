@@ -1,9 +1,9 @@
-"""--video-pruning-rate on vLLM's CPU backend: the first video ends the engine. Needs vllm and transformers only.
+"""--video-pruning-rate on vLLM's CPU backend: the first video stops the engine. Needs vllm and transformers only.
 
-    python cpu_pruning.py           # as it is
-    python cpu_pruning.py --mend    # with the flag of the runner set by hand: it works
+    python cpu_pruning.py          # vLLM unchanged
+    python cpu_pruning.py --fix    # the flag of the runner is set by hand, and it works
 
-A random Qwen2.5-VL of 0.2 M parameters is made in a temporary folder; nothing is downloaded.
+The script makes a random Qwen2.5-VL of 0.2 M parameters in a temporary folder and downloads nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ SPECIAL = ["<|end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|
 WIDTH, SIDE = 64, 56
 
 
-def make(folder: str) -> None:
-    """Tokenizer, processor and weights."""
+def save_model(folder: str) -> None:
+    """Save tokenizer, processor and weights in ``folder``."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bytes_alone = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_alone.decoder = decoders.ByteLevel()
-    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=bytes_alone, eos_token="<|end|>", pad_token="<|end|>")
+    byte_tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    byte_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer, eos_token="<|end|>", pad_token="<|end|>")
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[1:]})
     size = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
     hf.Qwen2_5_VLProcessor(
@@ -57,19 +57,19 @@ def make(folder: str) -> None:
 
 def main() -> int:
     frames = np.random.default_rng(0).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
-    told = {"fps": 2.0, "total_num_frames": 8, "frames_indices": list(range(8)), "duration": 4.0}
+    metadata = {"fps": 2.0, "total_num_frames": 8, "frames_indices": list(range(8)), "duration": 4.0}
     prompt = {
         "prompt": "hello<|vision_start|><|video_pad|><|vision_end|>what is this?",
-        "multi_modal_data": {"video": (frames, {**told, "do_sample_frames": False})},
+        "multi_modal_data": {"video": (frames, {**metadata, "do_sample_frames": False})},
     }
     with tempfile.TemporaryDirectory() as folder:
-        make(folder)
+        save_model(folder)
         llm = vllm.LLM(
             folder, dtype="float32", max_model_len=1024, enforce_eager=True, max_num_seqs=1, video_pruning_rate=0.5,
             limit_mm_per_prompt={"image": 0, "video": 1},
         )  # fmt: skip
         print(f"vllm {vllm.__version__}, transformers {hf.__version__}")
-        if "--mend" in sys.argv:
+        if "--fix" in sys.argv:
             llm.collective_rpc(lambda worker: setattr(worker.model_runner, "is_multimodal_pruning_enabled", True))
         try:
             answer = llm.generate([prompt], vllm.SamplingParams(max_tokens=1), use_tqdm=False)[0]

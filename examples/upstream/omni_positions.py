@@ -1,12 +1,12 @@
-"""Qwen2.5-Omni with use_audio_in_video: vLLM's M-RoPE positions against Transformers'.
+"""Compare vLLM's M-RoPE positions with Transformers' for Qwen2.5-Omni with use_audio_in_video.
 
 It needs vllm and transformers only.
 
-    python omni_positions.py           # as it is
-    python omni_positions.py --mend    # with the marks around the sound left out of the sum and put back: all equal
+    python omni_positions.py          # vLLM unchanged
+    python omni_positions.py --fix    # computed without the marks around the audio, which are put back: all equal
 
-A random model of 0.7 M parameters is made in a temporary folder; nothing is downloaded. Weights don't matter: positions
-follow from the prompt and the sizes of the media.
+The script makes a random model of 0.7 M parameters in a temporary folder and downloads nothing. Weights don't matter:
+positions follow from the prompt and the sizes of the media.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ WIDTH, SIDE = 64, 56
 
 def make_processor(folder: str) -> Any:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bytes_alone = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_alone.decoder = decoders.ByteLevel()
+    byte_tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    byte_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_tokenizer.decoder = decoders.ByteLevel()
     tokenizer = hf.PreTrainedTokenizerFast(
-        tokenizer_object=bytes_alone, eos_token="<|end|>", pad_token="<|end|>", extra_special_tokens=NAMES
+        tokenizer_object=byte_tokenizer, eos_token="<|end|>", pad_token="<|end|>", extra_special_tokens=NAMES
     )
     size = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
     tokenizer.init_kwargs["size"] = size
@@ -55,7 +55,7 @@ def make_processor(folder: str) -> Any:
 
 
 def make_model(folder: str, tokenizer: Any) -> Any:
-    number = tokenizer.convert_tokens_to_ids
+    token_id = tokenizer.convert_tokens_to_ids
     thinker = Qwen2_5OmniThinkerConfig(
         audio_config={
             "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
@@ -70,11 +70,11 @@ def make_model(folder: str, tokenizer: Any) -> Any:
             "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4096,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 4, 4]},
         },
-        audio_token_index=number("<|AUDIO|>"), image_token_index=number("<|IMAGE|>"),
-        video_token_index=number("<|VIDEO|>"), audio_start_token_id=number("<|audio_bos|>"),
-        audio_end_token_id=number("<|audio_eos|>"), position_id_per_seconds=25, seconds_per_chunk=2,
+        audio_token_index=token_id("<|AUDIO|>"), image_token_index=token_id("<|IMAGE|>"),
+        video_token_index=token_id("<|VIDEO|>"), audio_start_token_id=token_id("<|audio_bos|>"),
+        audio_end_token_id=token_id("<|audio_eos|>"), position_id_per_seconds=25, seconds_per_chunk=2,
     )  # fmt: skip
-    thinker.vision_start_token_id, thinker.vision_end_token_id = number("<|vision_bos|>"), number("<|vision_eos|>")
+    thinker.vision_start_token_id, thinker.vision_end_token_id = token_id("<|vision_bos|>"), token_id("<|vision_eos|>")
     torch.manual_seed(0)
     model = Qwen2_5OmniThinkerForConditionalGeneration(thinker)
     config = hf.Qwen2_5OmniConfig(thinker_config=thinker.to_dict(), enable_audio_output=False, dtype="float32")
@@ -87,12 +87,12 @@ def make_model(folder: str, tokenizer: Any) -> Any:
     return model
 
 
-def of_transformers(
-    model: Any, processor: Any, frames: np.ndarray, sound: np.ndarray
+def positions_of_transformers(
+    model: Any, processor: Any, frames: np.ndarray, audio: np.ndarray
 ) -> tuple[list[int], torch.Tensor]:
     """Ids of the prompt, and [3, S] positions."""
     inputs = processor(
-        text=[PROMPT], videos=[frames.transpose(0, 3, 1, 2)], audio=[sound], return_tensors="pt",
+        text=[PROMPT], videos=[frames.transpose(0, 3, 1, 2)], audio=[audio], return_tensors="pt",
         videos_kwargs={"fps": 2.0, "do_sample_frames": False, "use_audio_in_video": True},
     )  # fmt: skip
     position, _ = model.get_rope_index(
@@ -103,65 +103,66 @@ def of_transformers(
     return inputs["input_ids"][0].tolist(), position[:, 0].long()
 
 
-def mended(ask: Any, marks: tuple[int, int], tokens: list[int], features: Any) -> tuple[torch.Tensor, int]:
-    """What `ask` would say if it knew of the marks: audio_bos stands where vision_bos does, audio_eos where vision_eos.
+def fixed_positions(compute: Any, marks: tuple[int, int], tokens: list[int], features: Any) -> tuple[torch.Tensor, int]:
+    """What ``compute`` should return: audio_bos at the position of vision_bos, audio_eos at that of vision_eos.
 
-    For one video with sound, whose placeholder begins at audio_bos: without it, its first token is at that offset.
+    For one video with audio, whose placeholder begins at audio_bos: without it, its first token is at that offset.
     """
     inside = [token not in marks for token in tokens]
-    found, _ = ask([token for token, kept in zip(tokens, inside, strict=True) if kept], features)
+    without_marks, _ = compute([token for token, kept in zip(tokens, inside, strict=True) if kept], features)
     bos, eos = (tokens.index(mark) for mark in marks)
-    source = [sum(inside[:place]) for place in range(len(tokens))]
+    source = [sum(inside[:index]) for index in range(len(tokens))]
     source[bos], source[eos] = source[bos] - 1, source[eos]
-    position = found[:, source]
+    position = without_marks[:, source]
     return position, int(position.max()) + 1 - len(tokens)
 
 
-def of_vllm(folder: str, frames: np.ndarray, sound: np.ndarray, mend: bool) -> tuple[list[int], torch.Tensor]:
-    """The same from a running engine: what its model answers when the engine asks for positions."""
+def positions_of_vllm(folder: str, frames: np.ndarray, audio: np.ndarray, fix: bool) -> tuple[list[int], torch.Tensor]:
+    """The same from a running engine, recorded when it calls its model's method."""
     llm = vllm.LLM(folder, dtype="float32", max_model_len=2048, enforce_eager=True, max_num_seqs=1)
-    seen: list[torch.Tensor] = []
+    recorded: list[torch.Tensor] = []
 
-    def listen(model: Any) -> None:
-        ask, marks = (
+    def record(model: Any) -> None:
+        original, marks = (
             model.get_mrope_input_positions,
             (model.config.audio_start_token_id, model.config.audio_end_token_id),
         )
 
-        def answer(tokens: list[int], features: Any) -> tuple[torch.Tensor, int]:
-            found = mended(ask, marks, tokens, features) if mend else ask(tokens, features)
-            seen.append(found[0])
-            return found
+        def wrapper(tokens: list[int], features: Any) -> tuple[torch.Tensor, int]:
+            result = fixed_positions(original, marks, tokens, features) if fix else original(tokens, features)
+            recorded.append(result[0])
+            return result
 
-        model.get_mrope_input_positions = answer
+        model.get_mrope_input_positions = wrapper
 
-    llm.apply_model(listen)
+    llm.apply_model(record)
     prompt = {
         "prompt": PROMPT,
-        "multi_modal_data": {"video": frames, "audio": sound},
+        "multi_modal_data": {"video": frames, "audio": audio},
         "mm_processor_kwargs": {"use_audio_in_video": True, "fps": 2.0},
     }
     answer = llm.generate([prompt], vllm.SamplingParams(max_tokens=1), use_tqdm=False)[0]
-    return list(answer.prompt_token_ids), seen[-1]
+    return list(answer.prompt_token_ids), recorded[-1]
 
 
 def main() -> int:
     random = np.random.default_rng(0)
     frames = random.integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
-    sound = random.standard_normal(4 * 16000).astype(np.float32)
+    audio = random.standard_normal(4 * 16000).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         processor = make_processor(folder)
         model = make_model(folder, processor.tokenizer)
-        ids, right = of_transformers(model, processor, frames, sound)
-        ids_too, found = of_vllm(folder, frames, sound, "--mend" in sys.argv)
-    wrong = (right != found).any(0)
+        ids, expected = positions_of_transformers(model, processor, frames, audio)
+        vllm_ids, positions = positions_of_vllm(folder, frames, audio, "--fix" in sys.argv)
+    wrong = (expected != positions).any(0)
     names = processor.tokenizer.convert_ids_to_tokens(ids)
-    print(f"vllm {vllm.__version__}, transformers {hf.__version__}; prompts equal: {ids == ids_too}")
+    print(f"vllm {vllm.__version__}, transformers {hf.__version__}; prompts equal: {ids == vllm_ids}")
     print(f"positions differ for {int(wrong.sum())} of {len(ids)} tokens")
     first = int(wrong.nonzero()[0]) if wrong.any() else 0
-    for place in range(max(0, first - 2), min(first + 6, len(ids))):
-        print(f"{place:4} {names[place]:16} transformers {right[:, place].tolist()}  vllm {found[:, place].tolist()}")
-    print(f"last {names[-1]:16} transformers {right[:, -1].tolist()}  vllm {found[:, -1].tolist()}")
+    for index in range(max(0, first - 2), min(first + 6, len(ids))):
+        reference, actual = expected[:, index].tolist(), positions[:, index].tolist()
+        print(f"{index:4} {names[index]:16} transformers {reference}  vllm {actual}")
+    print(f"last {names[-1]:16} transformers {expected[:, -1].tolist()}  vllm {positions[:, -1].tolist()}")
     return int(bool(wrong.any()))
 
 

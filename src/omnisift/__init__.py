@@ -1,6 +1,6 @@
 """OmniSIFT: run audio-video language models at a quarter of their tokens.
 
-Importing this package loads nothing else: each public name is fetched from its room when it is first used.
+Importing this package loads nothing else: each public name is imported from its module on first use.
 """
 
 from __future__ import annotations
@@ -9,53 +9,135 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omnisift import batch, compressors, errors, inspector, media, world
+    from omnisift.assets import nano_path
     from omnisift.budget import Budget, from_rho
-    from omnisift.compressors import make_compressor
-    from omnisift.errors import OmniSiftError
-    from omnisift.models import Compression, attach
-    from omnisift.pipeline import Answer, Pipeline, Report, load
+    from omnisift.chunks import build_stream
+    from omnisift.compressors import (
+        Compressor,
+        Scope,
+        ScoredCompressor,
+        ScoredVideoCompressor,
+        VideoCompressor,
+        make_compressor,
+        register,
+    )
+    from omnisift.errors import (
+        BudgetError,
+        CheckpointError,
+        CompressorError,
+        MediaError,
+        ModelError,
+        OmniSiftError,
+        UsageError,
+    )
+    from omnisift.inspector import inspect_clip
+    from omnisift.media import Media, read
+    from omnisift.models import Adapter, Attachment, Compression, Parts, adapter_for, attach
+    from omnisift.pipeline import Answer, EncodedClip, Pipeline, Report, inputs, load
     from omnisift.tokens import Modality, Selection, TokenStream
+    from omnisift.vgas import VGAS, VGASConfig
 
 __version__ = "0.1.0"
 
-_ROOM_OF = {
+_MODULE_OF = {
+    "Adapter": "models",
     "Answer": "pipeline",
+    "Attachment": "models",
     "Budget": "budget",
+    "BudgetError": "errors",
+    "CheckpointError": "errors",
     "Compression": "models",
+    "Compressor": "compressors",
+    "CompressorError": "errors",
+    "EncodedClip": "pipeline",
+    "Media": "media",
+    "MediaError": "errors",
     "Modality": "tokens",
+    "ModelError": "errors",
     "OmniSiftError": "errors",
+    "Parts": "models",
     "Pipeline": "pipeline",
     "Report": "pipeline",
+    "Scope": "compressors",
+    "ScoredCompressor": "compressors",
+    "ScoredVideoCompressor": "compressors",
     "Selection": "tokens",
     "TokenStream": "tokens",
+    "UsageError": "errors",
+    "VGAS": "vgas",
+    "VGASConfig": "vgas",
+    "VideoCompressor": "compressors",
+    "adapter_for": "models",
     "attach": "models",
+    "build_stream": "chunks",
     "from_rho": "budget",
+    "inputs": "pipeline",
+    "inspect_clip": "inspector",
     "load": "pipeline",
     "make_compressor": "compressors",
+    "nano_path": "assets",
+    "read": "media",
+    "register": "compressors",
 }
+_MODULES = ("batch", "compressors", "errors", "inspector", "media", "world")
+"""Modules that can be used as ``omnisift.NAME`` without an import of their own."""
 
 __all__ = [
+    "VGAS",
+    "Adapter",
     "Answer",
+    "Attachment",
     "Budget",
+    "BudgetError",
+    "CheckpointError",
     "Compression",
+    "Compressor",
+    "CompressorError",
+    "EncodedClip",
+    "Media",
+    "MediaError",
     "Modality",
+    "ModelError",
     "OmniSiftError",
+    "Parts",
     "Pipeline",
     "Report",
+    "Scope",
+    "ScoredCompressor",
+    "ScoredVideoCompressor",
     "Selection",
     "TokenStream",
+    "UsageError",
+    "VGASConfig",
+    "VideoCompressor",
+    "adapter_for",
     "attach",
+    "batch",
+    "build_stream",
+    "compressors",
+    "errors",
     "from_rho",
+    "inputs",
+    "inspect_clip",
+    "inspector",
     "load",
     "make_compressor",
+    "media",
+    "nano_path",
+    "read",
+    "register",
+    "world",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Fetch a public name from its room (PEP 562)."""
-    if name not in _ROOM_OF:
+    """Import a public name on first use (PEP 562)."""
+    if name in _MODULES:
+        return import_module(f"omnisift.{name}")
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'omnisift' has no attribute {name!r}")
-    return getattr(import_module(f"omnisift.{_ROOM_OF[name]}"), name)
+    return getattr(import_module(f"omnisift.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Where the files that come with the package lie. A leaf: it imports nothing of the library but its errors."""
+"""Paths of the checkpoints that are part of the package."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ _CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 
 def nano_path() -> Path:
-    """The folder of the bundled nano checkpoint: weights, tokenizer, processor files, ``selector/``, ``recipe.json``.
+    """Return the folder of the bundled nano checkpoint.
+
+    It holds weights, tokenizer, processor files, ``selector/`` and ``recipe.json``.
 
     Raises:
-        CheckpointError: the package was installed or copied without its checkpoint.
+        CheckpointError: the package was installed without its checkpoint.
     """
     return _bundled("nano")
 
 
 def neutral_path() -> Path:
-    """The folder of the benchmark's backbone: as nano, but its language model has never seen a compressed prompt.
+    """Return the folder of the benchmark's backbone: nano with a language model never trained on compressed prompts.
 
     Raises:
-        CheckpointError: the package was installed or copied without it.
+        CheckpointError: the package was installed without it.
     """
     return _bundled("neutral")
 

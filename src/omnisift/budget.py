@@ -1,7 +1,8 @@
-"""Retention ratio to integer counts, from shapes alone: serving engines need them before any embedding exists.
+"""Budgets: from a retention ratio to integer token counts per chunk, computed from shapes alone.
 
-Rounding as released: ``kept = n - int(n * rho)`` with ``rho = round(1 - retain, 12)``, a float64 product
-(``int(50 * 0.58)`` is 28, not 29). For both frames of a chunk the dropped count comes from the first one.
+Serving engines need the counts before any embedding exists. Rounding follows the released code:
+``kept = n - int(n * rho)`` with ``rho = round(1 - retain, 12)`` in float64 (``int(50 * 0.58)`` is 28, not 29). Both
+frames of a chunk drop the number computed for the first one.
 """
 
 from __future__ import annotations
@@ -16,42 +17,47 @@ from omnisift.chunks import ChunkShapes
 from omnisift.errors import BudgetError
 
 DEFAULT_RETAIN = 0.25
-"""The overall ratio where a caller gives none; every entry point takes it from `Budget.from_options`."""
+"""The overall ratio if a caller gives none; every entry point takes it from `Budget.from_options`."""
 AUDIO_BONUS = 0.25
-"""An overall ratio R keeps R + 0.25 of the audio: the paper's Table 6 at 35 % and 25 %, where audio is the small
-part."""
+"""An overall ratio R keeps R + 0.25 of the audio, as in the paper's table 6 at 35 % and 25 %."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many tokens of each chunk stay. Every compressor keeps exactly these."""
+    """Kept tokens of each chunk. Every compressor keeps exactly these, or their sum over its scope."""
 
     frame0: Tensor
-    """[C] int64 on the CPU."""
+    """[C] int64 on the CPU: of the first frame."""
     frame1: Tensor
-    """[C] int64 on the CPU."""
+    """[C] int64 on the CPU: of the second frame."""
     audio: Tensor
-    """[C] int64 on the CPU."""
+    """[C] int64 on the CPU: of the audio."""
 
     def by_segment(self) -> Tensor:
-        """[3C] int64 on the CPU, in the order of `omnisift.chunks.segment_of`."""
+        """Return the counts in the order of `omnisift.chunks.segment_of`, as [3C] int64 on the CPU."""
         return torch.stack([self.frame0, self.frame1, self.audio], dim=1).flatten()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Budget:
-    """The fraction of audio-video tokens to keep: ``retain`` overall, or ``retain_video`` and ``retain_audio``.
+    """The fraction of video and audio tokens that is kept.
 
-    Each in (0, 1]. An overall ratio is split for every clip by `rates`; a clip without sound keeps ``retain`` of its
-    video.
+    An overall ratio is split between the modalities of each clip (see `rates`); a clip without audio keeps ``retain``
+    of its video.
+
+    Args:
+        retain: fraction of video and audio tokens kept together, in (0, 1].
+        retain_video: fraction of the video tokens kept in every frame; given together with ``retain_audio``, instead
+            of ``retain``.
+        retain_audio: fraction of the audio tokens kept in every chunk.
+
+    Raises:
+        BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
     """
 
     retain: float | None = None
-    """Share of video and audio tokens together that stays."""
     retain_video: float | None = None
-    """Share of the video tokens of every frame that stays."""
     retain_audio: float | None = None
-    """Share of the audio tokens of every chunk that stays."""
 
     def __post_init__(self) -> None:
         by_modality = (self.retain_video, self.retain_audio)
@@ -67,6 +73,15 @@ class Budget:
         else:
             _check("retain_video", self.retain_video)
             _check("retain_audio", self.retain_audio)
+
+    @classmethod
+    def of(cls, budget: Budget | float) -> Budget:
+        """Return ``budget`` itself, or ``Budget(retain=budget)`` for a number.
+
+        Raises:
+            BudgetError: the number is outside (0, 1].
+        """
+        return budget if isinstance(budget, Budget) else cls(retain=budget)
 
     @classmethod
     def from_options(
@@ -88,45 +103,67 @@ class Budget:
 
     @property
     def keeps_all(self) -> bool:
-        """Whether nothing may go."""
+        """Whether every token is kept."""
         return all(rate in (None, 1) for rate in (self.retain, self.retain_video, self.retain_audio))
 
     @property
     def words(self) -> str:
-        """For reports: ``0.25``, or ``video 0.23, audio 0.5``."""
+        """The ratio for reports: ``0.25``, or ``video 0.23, audio 0.5``."""
         if self.retain is not None:
             return f"{self.retain:g}"
         return f"video {self.retain_video:g}, audio {self.retain_audio:g}"
 
-    def rates(self, n_video: int, n_audio: int) -> tuple[float, float]:
-        """(kept share of video, kept share of audio) for one clip with so many tokens in its chunks.
+    def __repr__(self) -> str:
+        """Show the ratios that were given: ``Budget(retain=0.25)``."""
+        if self.retain is not None:
+            return f"Budget(retain={self.retain:g})"
+        return f"Budget(retain_video={self.retain_video:g}, retain_audio={self.retain_audio:g})"
 
-        Split of an overall R: audio keeps ``a = min(1, R + 0.25)`` and video what is left of the sum,
-        ``R - (a - R) n_audio / n_video``; where that is under R / 2 (few video tokens) both keep R. Without audio,
-        video keeps R; without video there is no clip and nothing is cut, so both are R for form's sake.
+    def rates(self, n_video: int, n_audio: int) -> tuple[float, float]:
+        """Split the budget between the modalities of one clip.
+
+        An overall R keeps ``a = min(1, R + 0.25)`` of the audio and ``R - (a - R) n_audio / n_video`` of the video, so
+        that R of all tokens is kept. Where the video would fall below R / 2 (few video tokens), both keep R. Without
+        audio, video keeps R.
+
+        Args:
+            n_video: video tokens of the clip.
+            n_audio: audio tokens inside the clip's chunks.
+
+        Returns:
+            The kept fractions of video and of audio.
         """
         video, audio = self._rates(torch.tensor([n_video]), torch.tensor([n_audio]))
         return float(video[0]), float(audio[0])
 
     def counts(self, shapes: ChunkShapes) -> Counts:
-        """Kept tokens of every chunk, by the released rules.
+        """Return the kept tokens of every chunk (the k of paper eq 5), by the rules of the released code.
 
-        The second frame drops as many as the first, or none if their sizes differ. Audio stays whole where the chunk
-        has at most one audio token, where no video token was kept, or where nothing of the audio would be kept.
+        The second frame drops as many tokens as the first, or none if their sizes differ. The audio of a chunk is kept
+        in full if it is at most one token, if no video token is kept, or if no audio token would be kept.
+
+        Args:
+            shapes: token counts of the chunks.
+
+        Returns:
+            The kept counts, each [C] int64 on the CPU.
         """
+        # Each clip has its own split of an overall ratio.
         clips = int(shapes.clip.max()) + 1 if len(shapes) else 0
         n_video = _sum_by(shapes.frame0 + shapes.frame1, shapes.clip, clips)
         n_audio = _sum_by(shapes.audio, shapes.clip, clips)
         video_rate, audio_rate = self._rates(n_video, n_audio)
-        cut = _dropped(shapes.frame0, video_rate[shapes.clip])
-        frame0 = shapes.frame0 - cut
-        frame1 = torch.where(shapes.frame1 == shapes.frame0, shapes.frame1 - cut, shapes.frame1)
+        # Video: the number dropped is computed from the first frame, for both frames.
+        dropped = _dropped(shapes.frame0, video_rate[shapes.clip])
+        frame0 = shapes.frame0 - dropped
+        frame1 = torch.where(shapes.frame1 == shapes.frame0, shapes.frame1 - dropped, shapes.frame1)
+        # Audio: rounded alike, except for the chunks that the released code does not prune.
         audio = shapes.audio - _dropped(shapes.audio, audio_rate[shapes.clip])
-        whole = (shapes.audio <= 1) | (frame0 + frame1 == 0) | (audio == 0)
-        return Counts(frame0=frame0, frame1=frame1, audio=torch.where(whole, shapes.audio, audio))
+        unpruned = (shapes.audio <= 1) | (frame0 + frame1 == 0) | (audio == 0)
+        return Counts(frame0=frame0, frame1=frame1, audio=torch.where(unpruned, shapes.audio, audio))
 
     def _rates(self, n_video: Tensor, n_audio: Tensor) -> tuple[Tensor, Tensor]:
-        """[clips] float64 each."""
+        """Kept fractions of video and audio per clip, [clips] float64 each."""
         ones = torch.ones(len(n_video), dtype=torch.float64)
         if self.retain is None:
             return ones * (self.retain_video or 0.0), ones * (self.retain_audio or 0.0)
@@ -137,7 +174,18 @@ class Budget:
 
 
 def from_rho(rho_video: float, rho_audio: float) -> Budget:
-    """The budget of a paper's table, where rho is the fraction REMOVED, in [0, 1), taken to 12 decimals."""
+    """Build the budget of a paper's table, where rho is the fraction that is removed.
+
+    Args:
+        rho_video: fraction of video tokens removed, in [0, 1).
+        rho_audio: fraction of audio tokens removed, in [0, 1).
+
+    Returns:
+        ``Budget(retain_video=1 - rho_video, retain_audio=1 - rho_audio)``, rounded to 12 decimals.
+
+    Raises:
+        BudgetError: a fraction is outside [0, 1).
+    """
     for name, rho in (("rho_video", rho_video), ("rho_audio", rho_audio)):
         if not (isinstance(rho, (int, float)) and 0 <= rho < 1):
             raise BudgetError(f"{name} is the fraction removed and must be in [0, 1), got {rho!r}")
@@ -145,18 +193,29 @@ def from_rho(rho_video: float, rho_audio: float) -> Budget:
 
 
 def kept_count(total: int, retain: float) -> int:
-    """How many of ``total`` tokens of one segment stay at ``retain``."""
+    """Return how many of the ``total`` tokens of one segment are kept at ``retain``."""
     return total - int(_dropped(torch.tensor(total), torch.tensor(retain, dtype=torch.float64)))
 
 
 def _check(name: str, value: float | None) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 < value <= 1:
-        raise BudgetError(f"{name} is the fraction kept and must be in (0, 1], got {value!r}")
+        raise BudgetError(f"{name} is the fraction kept and must be in (0, 1], got {value!r}{_meant(value)}")
+
+
+def _meant(value: object) -> str:
+    """The end of the message where a percentage or a quoted number was given; else empty."""
+    text = str(value).strip()
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        return ""
+    is_percentage = text.endswith("%") or number >= 2  # 1.5 is more likely a slip than 1.5 percent
+    fraction = number / 100 if is_percentage else number
+    return f"; did you mean {fraction:g}?" if 0 < fraction < 1 else ""
 
 
 def _dropped(n: Tensor, retain: Tensor) -> Tensor:
-    """[C] int64: ``int(n * rho)``. Rounding to 12 decimals undoes the error of ``1 - retain``, so 0.23 means rho =
-    0.77."""
+    """``int(n * rho)`` as int64. Rounding to 12 decimals undoes the error of ``1 - retain``: 0.23 means rho = 0.77."""
     rho = torch.round((1 - retain) * 1e12) / 1e12
     return (n.double() * rho).to(torch.int64)
 

@@ -1,8 +1,8 @@
-"""The paper's chunk: which tokens form one, and how a ragged stream becomes rectangles and back.
+"""Chunks of the paper: which tokens form one, computed from position ids.
 
-A chunk is two consecutive frames (distinct temporal rotary ids) of one clip and the audio between their start and the
-start of the next pair (paper section 3.1; the grouping by *pairs of ids* instead of two seconds is what the released
-code does). Everything here is integer work on the CPU: it depends on shapes and positions, never on values.
+A chunk is two consecutive frames (distinct temporal rotary ids) of one clip, with the audio from their start to the
+start of the next pair (paper section 3.1; the released code groups by *pairs of ids*, not by two seconds). Everything
+here is integer work on the CPU and reads no embedding.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from omnisift.tokens import Modality, TokenStream
 
 FRAME0, FRAME1, AUDIO = 0, 1, 2
-"""The three segments of a chunk: each is cut on its own, to its own count."""
+"""The three segments of a chunk, each of which has its own count."""
 
 
 @dataclass(frozen=True)
 class ChunkShapes:
-    """How many tokens each chunk has: all that a budget may look at."""
+    """Token counts of each chunk: all that a budget reads."""
 
     frame0: Tensor
     """[C] int64 on the CPU: video tokens of the first frame, at least 1."""
@@ -30,7 +30,7 @@ class ChunkShapes:
     audio: Tensor
     """[C] int64 on the CPU: audio tokens of the chunk."""
     clip: Tensor
-    """[C] int64 on the CPU: the clip that the chunk belongs to."""
+    """[C] int64 on the CPU: number of the chunk's clip."""
 
     @classmethod
     def of(cls, stream: TokenStream) -> ChunkShapes:
@@ -53,12 +53,20 @@ def build_stream(
     seconds_per_position: float,
     extras: Mapping[str, Tensor] | None = None,
 ) -> TokenStream:
-    """Find clips, chunks, frames and times in a flat batch.
+    """Build a `TokenStream`: find clips, chunks, frames and times in a flat batch.
 
-    ``modality`` [L] int8 marks *all* placeholder tokens of video and audio. Audio that is not interleaved with a video
-    becomes TEXT (left alone). Clips are grouped apart; the released code groups all videos of a prompt together by
-    their position ids (a stated deviation). ``seconds_per_position`` is the length of one temporal id (0.04 s for
-    Qwen2.5-Omni).
+    Each clip has its own chunks; the released code groups all videos of a prompt together by their position ids.
+
+    Args:
+        embeds: [L, D] float, the merged input embeddings.
+        modality: [L] int8 on the CPU: VIDEO and AUDIO on *all* placeholder tokens. Audio outside a clip becomes TEXT.
+        position: [3, L] int64 on the CPU: rotary position ids (time, height, width).
+        sample: [L] int64 on the CPU: row of the batch.
+        seconds_per_position: length of one temporal id (0.04 s for Qwen2.5-Omni).
+        extras: see `TokenStream.extras`.
+
+    Returns:
+        The stream.
     """
     clip = index_clips(modality, sample)
     modality = torch.where(clip >= 0, modality, int(Modality.TEXT)).to(torch.int8)
@@ -79,15 +87,24 @@ def build_stream(
 
 
 def index_clips(modality: Tensor, sample: Tensor) -> Tensor:
-    """[L] int64: number of the clip of each token, -1 outside.
+    """Number the clips of a batch.
 
-    A clip is a maximal run of video and audio tokens of one sample that holds at least one video token: so is a video
-    interleaved with its own sound. A run of audio alone is plain audio and no clip.
+    A clip is a maximal run of video and audio tokens of one row with at least one video token: a video interleaved
+    with its own audio track. A run of audio tokens alone is plain audio.
+
+    Args:
+        modality: [L] int8.
+        sample: [L] int64: row of the batch.
+
+    Returns:
+        [L] int64: number of each token's clip, -1 outside clips.
     """
+    # Number the runs of media tokens ...
     media = modality != Modality.TEXT
     starts = media.clone()
     starts[1:] &= ~media[:-1] | (sample[1:] != sample[:-1])
     run = torch.cumsum(starts, dim=0) - 1
+    # ... and of these, the ones with a video token.
     videos = torch.bincount(run[modality == Modality.VIDEO], minlength=int(starts.sum()))
     number = torch.where(videos > 0, torch.cumsum(videos > 0, dim=0) - 1, -1)
     clip = torch.full_like(run, -1)
@@ -96,47 +113,59 @@ def index_clips(modality: Tensor, sample: Tensor) -> Tensor:
 
 
 def index_chunks(modality: Tensor, temporal: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
-    """[L] int64 each: number of the chunk (-1: never dropped), and frame inside it (0, 1; -1 for all but video).
+    """Number the chunks of a batch.
 
-    Audio belongs to the chunk with ``start <= t < start of the next``; the last chunk of a clip takes all that follows,
-    and audio before the first frame belongs to none.
+    Audio belongs to the chunk with ``start <= t < start of the next``. The last chunk of a clip has all later audio;
+    audio before the first frame is in no chunk.
+
+    Args:
+        modality: [L] int8.
+        temporal: [L] int64: temporal position ids.
+        clip: [L] int64, from `index_clips`.
+
+    Returns:
+        Two [L] int64: number of each token's chunk (-1: never dropped), and its frame in the chunk (0 or 1; -1 for all
+        but video tokens).
     """
     chunk, frame = torch.full_like(clip, -1), torch.full_like(clip, -1)
     video = modality == Modality.VIDEO
     if not bool(video.any()):
         return chunk, frame
-    low = int(temporal.min())
-    span = int(temporal.max()) - low + 1
-    key = clip * span + (temporal - low)  # sorts by clip, then by time
+    # One key that sorts by clip, then by time.
+    first_id = int(temporal.min())
+    id_range = int(temporal.max()) - first_id + 1
+    key = clip * id_range + (temporal - first_id)
+    # Frames are the distinct times of video tokens; every second one of a clip opens a chunk.
     times, inverse = torch.unique(key[video], return_inverse=True)
-    clip_of_time = times // span
+    clip_of_time = times // id_range
     rank = torch.arange(len(times)) - torch.searchsorted(clip_of_time, clip_of_time)
     opens = rank % 2 == 0
     number = torch.cumsum(opens, dim=0) - 1
     chunk[video], frame[video] = number[inverse], (rank % 2)[inverse]
 
     audio = modality == Modality.AUDIO
-    found = torch.searchsorted(times[opens], key[audio], right=True) - 1
-    same_clip = (found >= 0) & (clip_of_time[opens][found.clamp(min=0)] == clip[audio])
-    chunk[audio] = torch.where(same_clip, found, -1)
+    # Audio tokens: the last chunk that starts no later, if it is of the same clip.
+    latest = torch.searchsorted(times[opens], key[audio], right=True) - 1
+    same_clip = (latest >= 0) & (clip_of_time[opens][latest.clamp(min=0)] == clip[audio])
+    chunk[audio] = torch.where(same_clip, latest, -1)
     return chunk, frame
 
 
 def segment_of(stream: TokenStream) -> Tensor:
-    """[L] int64 on the CPU: 3 * chunk + (0 first frame, 1 second frame, 2 audio); -1 outside chunks."""
-    part = torch.where(stream.modality == Modality.AUDIO, AUDIO, stream.frame)
-    return torch.where(stream.chunk >= 0, 3 * stream.chunk + part, -1)
+    """Number the segments: [L] int64 on the CPU, 3 * chunk + (0 first frame, 1 second frame, 2 audio); -1 outside."""
+    segment = torch.where(stream.modality == Modality.AUDIO, AUDIO, stream.frame)
+    return torch.where(stream.chunk >= 0, 3 * stream.chunk + segment, -1)
 
 
 def segment_sizes(stream: TokenStream) -> Tensor:
-    """[C, 3] int64 on the CPU: tokens of each segment of each chunk."""
+    """Count the tokens of each segment of each chunk: [C, 3] int64 on the CPU."""
     segment = segment_of(stream)
     chunks = int(stream.chunk.max()) + 1 if len(stream) else 0
     return torch.bincount(segment[segment >= 0], minlength=3 * chunks).view(chunks, 3)
 
 
 def _seconds_in_clip(temporal: Tensor, clip: Tensor, seconds_per_position: float) -> Tensor:
-    """[L] float32: seconds since the first token of the clip; 0 outside clips."""
+    """Seconds since the first token of the clip, [L] float32; 0 outside clips."""
     inside = clip >= 0
     time = torch.zeros(len(clip), dtype=torch.float32)
     if bool(inside.any()):
@@ -147,25 +176,34 @@ def _seconds_in_clip(temporal: Tensor, clip: Tensor, seconds_per_position: float
 
 
 def steps_in_chunk(stream: TokenStream, steps: int = 50, default_length: int = 50) -> Tensor:
-    """[L] int64 on the CPU in [0, steps): when in its chunk each token is, in equal parts of the chunk; 0 outside
-    chunks.
+    """Compute when in its chunk each token is, in ``steps`` equal parts of the chunk.
 
-    In a chunk of two seconds of Qwen2.5-Omni (50 temporal ids) the audio tokens are 0 ... 49 and the frames 0 and 25.
-    The length of a clip's last chunk is that of the chunk before it, else twice the distance of its frames, else
-    ``default_length`` temporal ids; what lies beyond it counts as its last part.
+    In a two-second chunk of Qwen2.5-Omni (50 temporal ids), audio tokens have 0 to 49 and frames 0 and 25. The last
+    chunk of a clip has the length of the one before it, else twice the distance of its frames, else
+    ``default_length``; tokens beyond it are in its last part.
+
+    Args:
+        stream: the tokens of the batch.
+        steps: parts of a chunk.
+        default_length: length of a chunk in temporal ids, for a clip with one frame.
+
+    Returns:
+        [L] int64 on the CPU, in [0, steps); 0 outside chunks.
     """
     inside = stream.chunk >= 0
     chunks = int(stream.chunk.max()) + 1 if len(stream) else 0
     chunk, temporal = stream.chunk[inside], stream.position[0][inside]
-    far = torch.iinfo(torch.int64).max
-    first_of = torch.full((chunks, 2), far).flatten()
+    # Start of both frames of every chunk.
+    never = torch.iinfo(torch.int64).max
+    first_of = torch.full((chunks, 2), never).flatten()
     video = stream.frame[inside] >= 0
     first_of.scatter_reduce_(0, (2 * chunk + stream.frame[inside])[video], temporal[video], reduce="amin")
     start, second = first_of.view(chunks, 2).unbind(dim=1)
-    length = torch.where(second < far, 2 * (second - start), default_length)
+    # Length of every chunk: to the start of the next one of its clip, if there is one.
+    length = torch.where(second < never, 2 * (second - start), default_length)
     clip = torch.zeros(chunks, dtype=torch.int64)
     clip[chunk] = stream.clip[inside]
-    follows = clip[1:] == clip[:-1]  # whether a chunk of the same clip comes after
+    follows = clip[1:] == clip[:-1]
     gap = start.diff()
     length[1:] = torch.where(follows, gap, length[1:])
     length[:-1] = torch.where(follows, gap, length[:-1])

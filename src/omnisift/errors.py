@@ -1,40 +1,39 @@
-"""Every error that OmniSIFT raises on purpose.
+"""Exceptions of OmniSIFT.
 
     OmniSiftError
-    ├── MediaError            a file or URL can't be read as asked
-    │   ├── NotFound          nothing is there
+    ├── MediaError            a file or URL can't be read as requested
+    │   ├── NotFound          there is no such file
     │   ├── NotAFile          a folder, pipe, socket or device
     │   ├── NotReadable       no permission
-    │   ├── NotMedia          no decoder knows this content
-    │   ├── Damaged           it is media, but nothing usable decodes
-    │   ├── NoVideo           asked for picture, has none
-    │   ├── NoAudio           asked for sound, has none
+    │   ├── NotMedia          no decoder recognises the content
+    │   ├── Damaged           media, but nothing usable decodes
+    │   ├── NoVideo           video was requested and there is none
+    │   ├── NoAudio           audio was requested and there is none
     │   ├── TooBig            over a stated limit
-    │   └── Blocked           refers to something the caller did not name
-    ├── BudgetError           a retention ratio outside its range
-    ├── CompressorError       a compressor can't run as asked (unknown name, missing selector, missing need)
-    │   └── UnreachableBudget a method can't keep as few tokens as the budget says
-    ├── CheckpointError       missing, surplus or misshapen tensors; never replaced by random weights
-    ├── ModelError            the host model can't be used as asked
+    │   └── Blocked           refers to a file or address that the caller did not name
+    ├── BudgetError           a retention ratio is out of range
+    ├── CompressorError       a compressor can't run as requested (unknown name, missing selector, missing extra)
+    │   └── UnreachableBudget a method can't keep as few tokens as the budget asks for
+    ├── CheckpointError       missing, unexpected or mis-shaped tensors; never replaced by random weights
+    ├── ModelError            the host model can't be used as requested
     │   ├── UnsupportedModel  no adapter for this model_type
-    │   ├── UnsupportedCall   the adapter knows the model but refuses this call
-    │   └── EngineLost        what answers broke down and can't go on in this process
-    ├── TrainingError         a run of training that would not do what it says
+    │   ├── UnsupportedCall   the adapter refuses this call
+    │   └── EngineLost        the inference engine died and can't be used again in this process
+    ├── TrainingError         training would silently run without what was configured
     └── UsageError            an argument of the command line or of a public function is wrong
 
-Each message is one line that says what is wrong, what was got and what to do. The command line prints it and exits
-with 2.
+Each message is one line: what is wrong, what was got, what to do. The command line prints it and exits with 2.
 """
 
 from __future__ import annotations
 
 
 class OmniSiftError(Exception):
-    """Base of all errors raised on purpose. ``str(error)`` is one line: what, got, do this."""
+    """Base class. ``str(error)`` is one line: what is wrong, what was got, what to do."""
 
 
 class MediaError(OmniSiftError):
-    """A media file or reference can't be read as asked."""
+    """A media file or reference can't be read as requested."""
 
 
 class NotFound(MediaError):
@@ -58,11 +57,11 @@ class Damaged(MediaError):
 
 
 class NoVideo(MediaError):
-    """Picture was asked for and the file has none."""
+    """Video was requested and the file has none."""
 
 
 class NoAudio(MediaError):
-    """Sound was asked for and the file has none."""
+    """Audio was requested and the file has none."""
 
 
 class TooBig(MediaError):
@@ -78,19 +77,19 @@ class BudgetError(OmniSiftError):
 
 
 class CompressorError(OmniSiftError):
-    """A compressor can't run as asked: unknown name, missing selector weights, missing extra."""
+    """A compressor can't run as requested: unknown name, missing selector weights, missing extra."""
 
 
 class UnreachableBudget(CompressorError):
-    """The method can't keep as few tokens as the budget says; the message names its floor."""
+    """The method can't keep as few tokens as the budget asks for; the message names its minimum."""
 
 
 class CheckpointError(OmniSiftError):
-    """A checkpoint lacks tensors, has surplus ones, or has other shapes."""
+    """A checkpoint has missing, unexpected or mis-shaped tensors."""
 
 
 class ModelError(OmniSiftError):
-    """The host model can't be used as asked."""
+    """The host model can't be used as requested."""
 
 
 class UnsupportedModel(ModelError):
@@ -102,11 +101,11 @@ class UnsupportedCall(ModelError):
 
 
 class EngineLost(ModelError):
-    """What answers the questions broke down, and this process can't ask it anything more."""
+    """The inference engine died; it can't be used again in this process."""
 
 
 class TrainingError(OmniSiftError):
-    """A run of training would go on without doing what it says: no compression, no gradient, no partners."""
+    """Training would silently run without compression, without gradients, or with too few processes."""
 
 
 class UsageError(OmniSiftError):
@@ -114,9 +113,9 @@ class UsageError(OmniSiftError):
 
 
 def install_hint(extra: str) -> str:
-    """How to install an optional dependency, for error messages.
+    """Return how to install an optional dependency, for error messages.
 
-    The package is on no index yet, so the hint works from a checkout alone.
+    The package is on no index, so the command works from a checkout only.
 
     Args:
         extra: name of an extra in ``pyproject.toml``, for example ``ui``.

@@ -1,4 +1,4 @@
-"""The selector's attention as functions on tensors: values mixed (paper eq 7), or the attention itself as the score."""
+"""Attention of the selector as functions on tensors: mixed values (paper eq 7), and attention received as a score."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from torch import Tensor, nn
 
 
 def attend(attention: nn.MultiheadAttention, audio: Tensor, keys: Tensor, valid: Tensor | None) -> Tensor:
-    """Paper eq 7, [C, A, hidden]: ``attention(audio, keys, keys)``, the same sums through the fused kernel.
+    """Compute ``attention(audio, keys, keys)`` (paper eq 7) through the fused kernel.
 
-    ``audio`` [C, A, hidden] asks, ``keys`` [C, N, hidden] answer; ``valid`` [C, N] bool, or None for all.
+    Args:
+        attention: the layer, whose weights are used.
+        audio: [C, A, hidden] queries.
+        keys: [C, N, hidden] keys and values.
+        valid: [C, N] bool, False on padded keys; None if nothing is padded.
+
+    Returns:
+        [C, A, hidden].
     """
     hidden, heads = attention.embed_dim, attention.num_heads
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    # The layer stores query, key and value projections as one matrix, in this order.
     query = split_heads(F.linear(audio, weight[:hidden], bias[:hidden]), heads)
     key, value = F.linear(keys, weight[hidden:], bias[hidden:]).chunk(2, dim=-1)
     mask = None if valid is None else valid[:, None, None, :]
@@ -24,39 +32,65 @@ def attend(attention: nn.MultiheadAttention, audio: Tensor, keys: Tensor, valid:
     return out
 
 
-def attention_given(attention: nn.MultiheadAttention, audio: Tensor, keys: Tensor) -> Tensor:
-    """[C, A, N]: the weights by which `attend` mixes ``keys`` [C, N, hidden] into ``audio``, mean over heads.
+def attention_weights(attention: nn.MultiheadAttention, audio: Tensor, keys: Tensor) -> Tensor:
+    """Return the weights by which `attend` mixes the values, for inspection.
 
-    From torch's own slower path of the same module, which builds the matrix; for looking, not for scoring.
+    Uses torch's own path of the layer, which builds the matrix and is slower.
+
+    Args:
+        attention: the layer.
+        audio: [C, A, hidden] queries.
+        keys: [C, N, hidden] keys.
+
+    Returns:
+        [C, A, N], the mean over heads; rows sum to 1.
     """
     weights: Tensor = attention(audio, keys, keys, need_weights=True)[1]
     return weights
 
 
-def attention_received(query: Tensor, key: Tensor, query_valid: Tensor | None, key_valid: Tensor | None) -> Tensor:
-    """[C, A]: log of the attention that a key receives, averaged over heads and queries (our reading of table 12).
+def log_attention_received(query: Tensor, key: Tensor, query_valid: Tensor | None, key_valid: Tensor | None) -> Tensor:
+    """Return the log of the attention that each key receives (our reading of the paper's table 12).
 
-    ``query`` [C, H, K, d], ``key`` [C, H, A, d]; valid: [C, K] and [C, A] bool, or None. exp sums to one in each chunk.
+    Args:
+        query: [C, H, K, d], from the anchors.
+        key: [C, H, A, d], from the audio tokens.
+        query_valid: [C, K] bool, False on padding; None if nothing is padded.
+        key_valid: [C, A] bool, likewise.
+
+    Returns:
+        [C, A], averaged over heads and queries before the log; its exp sums to 1 in each chunk.
     """
     logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # [C, H, K, A]
-    never = torch.finfo(logits.dtype).min / 2  # exp is 0, yet finite: -inf would give NaN gradients
+    lowest = torch.finfo(logits.dtype).min / 2  # exp is 0, yet finite: -inf would give NaN gradients
     if key_valid is not None:
-        logits = logits.masked_fill(~key_valid[:, None, None, :], never)
+        logits = logits.masked_fill(~key_valid[:, None, None, :], lowest)
+    # Softmax over the keys, then the mean over heads and queries, all in log space.
     share = F.log_softmax(logits, dim=-1)
     if query_valid is None:
         return torch.logsumexp(share, dim=(1, 2)) - math.log(query.shape[1] * query.shape[2])
-    share = share.masked_fill(~query_valid[:, None, :, None], never)
+    share = share.masked_fill(~query_valid[:, None, :, None], lowest)
     rows = query.shape[1] * query_valid.sum(dim=1, keepdim=True)  # [C, 1]
     return torch.logsumexp(share, dim=(1, 2)) - torch.log(rows).to(share.dtype)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[C, N, hidden] -> [C, H, N, hidden / H]."""
+    """Reshape [C, N, hidden] to [C, H, N, hidden / H]."""
     return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
-def beside(video_valid: Tensor | None, audio_valid: Tensor | None, video: Tensor, audio: Tensor) -> Tensor | None:
-    """[C, K + A] bool: both masks, where None means all valid; None if both are."""
+def concat_valid(video_valid: Tensor | None, audio_valid: Tensor | None, video: Tensor, audio: Tensor) -> Tensor | None:
+    """Concatenate the padding masks of anchors and audio tokens (table 12, concatenated keys).
+
+    Args:
+        video_valid: [C, K] bool; None means that nothing is padded.
+        audio_valid: [C, A] bool; None means that nothing is padded.
+        video: [C, K, hidden], for the shape.
+        audio: [C, A, hidden], for the shape.
+
+    Returns:
+        [C, K + A] bool, or None if both are None.
+    """
     if video_valid is None and audio_valid is None:
         return None
     parts = ((video_valid, video), (audio_valid, audio))

@@ -1,4 +1,4 @@
-"""The selector's tensors in a whole model's checkpoint: found by prefix, read alone, refused if they don't fit."""
+"""Read the selector's tensors, by prefix, from the checkpoint of a full model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from omnisift.errors import CheckpointError
 
 
 def read_prefixed(folder: Path, prefix: str) -> dict[str, Tensor]:
-    """Tensors whose name starts with ``prefix``, without it."""
+    """Read the tensors whose names begin with ``prefix``, and no others.
+
+    Args:
+        folder: checkpoint folder with safetensors files.
+        prefix: what the names begin with.
+
+    Returns:
+        Name without the prefix -> tensor.
+
+    Raises:
+        CheckpointError: there is no such tensor, or a file can't be read.
+    """
     tensors: dict[str, Tensor] = {}
     for file in _files_with(folder, prefix):
         tensors |= {name.removeprefix(prefix): tensor for name, tensor in _read_file(file, prefix)}
@@ -35,37 +46,56 @@ def _read_file(file: Path, prefix: str) -> list[tuple[str, Tensor]]:
 
 
 def _files_with(folder: Path, prefix: str) -> list[Path]:
-    """The files that may hold such tensors: those that the index names, else all."""
+    """The files that may hold such tensors: those named in the index, or all files if there is none."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        found = sorted(folder.glob("*.safetensors"))
-        if not found:
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
             raise CheckpointError(f"{folder} holds no .safetensors file: give the folder of a checkpoint")
-        return found
+        return files
     try:
-        where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return sorted({folder / file for name, file in where.items() if name.startswith(prefix)})
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return sorted({folder / file for name, file in weight_map.items() if name.startswith(prefix)})
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(
             f"{index} is not a safetensors index ({error!r}): download the checkpoint again"
         ) from error
 
 
-def check_tensors(source: object, got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
-    """Raise `CheckpointError` unless ``got`` has the names and shapes of ``want``, no more and no less."""
-    wrong = [
-        f"{n} {tuple(got[n].shape)} for {tuple(want[n].shape)}"
-        for n in got
-        if n in want and got[n].shape != want[n].shape
+def check_tensors(source: object, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Check that names and shapes agree.
+
+    Args:
+        source: the checkpoint, for the message.
+        tensors: what was read.
+        expected: the model's own state dict.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or has another shape.
+    """
+    misshapen = [
+        f"{name} {tuple(tensor.shape)} for {tuple(expected[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in expected and tensor.shape != expected[name].shape
     ]
-    refuse(
-        f"selector in {source}",
-        {"missing": sorted(want.keys() - got.keys()), "surplus": sorted(got.keys() - want.keys()), "misshapen": wrong},
-    )
+    problems = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "surplus": sorted(tensors.keys() - expected.keys()),
+        "misshapen": misshapen,
+    }
+    check_problems(f"selector in {source}", problems)
 
 
-def refuse(what: str, problems: dict[str, list[str]]) -> None:
-    """Raise `CheckpointError` if any kind of problem has names; else do nothing."""
-    found = "; ".join(f"{kind.removesuffix('_keys')}: {', '.join(names)}" for kind, names in problems.items() if names)
-    if found:
-        raise CheckpointError(f"{what} does not fit the selector: {found}; use a checkpoint of the same version")
+def check_problems(source: str, problems: dict[str, list[str]]) -> None:
+    """Raise if any tensor is listed.
+
+    Args:
+        source: the checkpoint, for the message.
+        problems: kind of problem -> names of tensors.
+
+    Raises:
+        CheckpointError: a kind of problem has names.
+    """
+    text = "; ".join(f"{kind.removesuffix('_keys')}: {', '.join(names)}" for kind, names in problems.items() if names)
+    if text:
+        raise CheckpointError(f"{source} does not fit the selector: {text}; use a checkpoint of the same version")

@@ -1,4 +1,4 @@
-"""Hard top-k in the forward pass, soft gradient in the backward pass, for ragged segments."""
+"""Hard top-k in the forward pass and a straight-through gradient in the backward pass, for ragged segments."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from torch import Tensor
 
 
 def segment_topk(scores: Tensor, segment: Tensor, counts: Tensor) -> Tensor:
-    """[N] bool: the ``counts[s]`` highest scores of every segment ``s``; equal scores keep the lowest index.
+    """Select the highest scores of every segment, without a loop, padding or device sync.
 
-    ``scores`` [N] float, ``segment`` [N] int64 (any order, each in [0, S)), ``counts`` [S] int64, on one device.
-    Two stable sorts rank all segments at once: no loop, no padding, no device sync.
+    Args:
+        scores: [N] float.
+        segment: [N] int64 in [0, S), in any order.
+        counts: [S] int64: tokens selected in each segment.
+
+    Returns:
+        [N] bool: the ``counts[s]`` highest scores of every segment ``s``; of equal scores the lowest index.
     """
+    # Two stable sorts: by score, then by segment, which keeps the order of scores inside each segment.
     by_score = torch.sort(scores, descending=True, stable=True).indices
     order = by_score[torch.sort(segment[by_score], stable=True).indices]
+    # Rank of each token in its segment.
     sizes = torch.zeros_like(counts).index_add_(0, segment, torch.ones_like(segment))
     first = torch.cumsum(sizes, dim=0) - sizes
     ordered = segment[order]
@@ -24,10 +31,17 @@ def segment_topk(scores: Tensor, segment: Tensor, counts: Tensor) -> Tensor:
 
 
 def topk_mask(scores: Tensor, keep: Tensor) -> Tensor:
-    """The straight-through mask: exactly 1.0 and 0.0 in the forward, the identity to ``scores`` in the backward.
+    """Build the straight-through mask of the paper's section 3.3.
 
-    Paper section 3.3. Scores in (0, 1). Only tokens that stay in the graph receive a gradient, and it measures the
-    effect of *rescaling* an embedding, which pre-norm decoders hardly feel: see the methods page before relying on it.
+    Only tokens that stay in the graph get a gradient, and it measures the effect of *rescaling* an embedding, to which
+    pre-norm decoders hardly respond (docs/methods.md).
+
+    Args:
+        scores: float in (0, 1), with a gradient.
+        keep: bool of the same shape.
+
+    Returns:
+        Exactly 1.0 and 0.0 in the forward pass; the gradient passes to ``scores`` unchanged.
     """
     hard = keep.to(scores.dtype)
     return (hard - scores).detach() + scores

@@ -1,8 +1,8 @@
-"""The nouns of the library: what a compressor looks at (`TokenStream`) and what it says (`Selection`).
+"""What a compressor reads (`TokenStream`) and what it returns (`Selection`).
 
-A stream is a whole batch, flat: the rows of the batch lie one after another along ``L``, so ragged batches need no
-padding of their own and one prompt is a view, not a copy. Everything that can be known without looking at values lies
-on the CPU; only ``embeds`` (and extras) live on the model's device, so counting and grouping never wait for the device.
+A stream is a flat batch: the rows follow one another along ``L``, so ragged batches need no padding of their own and
+one prompt is a view, not a copy. Everything known without reading values is on the CPU; only ``embeds`` and the extras
+are on the model's device, so counting and grouping never wait for it.
 """
 
 from __future__ import annotations
@@ -16,39 +16,44 @@ from torch import Tensor
 
 
 class Modality(IntEnum):
-    """What a token is. TEXT also covers everything that is never compressed: images, plain audio, padding."""
+    """Kind of a token. TEXT includes everything that is never compressed: images, plain audio, padding."""
 
     TEXT = 0
     VIDEO = 1
     AUDIO = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenStream:
-    """The merged input embeddings of a batch, and where and when each token is.
+    """The merged input embeddings of a batch, with the place and time of each token.
 
-    ``L`` counts all tokens of all rows (padding included, as TEXT); ``D`` is the language model's width.
-    A *clip* is one video of the prompt with its own sound: two videos in one prompt are two clips.
+    ``L`` counts the tokens of all rows (padding included, as TEXT); ``D`` is the width of the language model. A *clip*
+    is one video of the prompt with its own audio track; two videos in one prompt are two clips.
+
+    Raises:
+        ValueError: a field has another shape than ``embeds``, or is not on the CPU.
     """
 
     embeds: Tensor
-    """[L, D] float, on the model's device. Never written to."""
+    """[L, D] float on the model's device. Never written to."""
     modality: Tensor
-    """[L] int8 on the CPU, values of `Modality`."""
+    """[L] int8 on the CPU: values of `Modality`."""
     position: Tensor
-    """[3, L] int64 on the CPU: the host's rotary ids (time, height, width)."""
+    """[3, L] int64 on the CPU: the host's rotary position ids (time, height, width)."""
     time: Tensor
-    """[L] float32 on the CPU: seconds since the start of the token's own clip; 0 for text."""
+    """[L] float32 on the CPU: seconds since the start of the token's clip; 0 for text."""
     chunk: Tensor
-    """[L] int64 on the CPU: number of the paper's chunk, over the whole batch; -1 where nothing may be dropped."""
+    """[L] int64 on the CPU: number of the paper's chunk, counted over the batch; -1 where nothing may be dropped."""
     frame: Tensor
     """[L] int64 on the CPU: 0 or 1 for video tokens (first or second frame of the chunk), -1 for all others."""
     clip: Tensor
-    """[L] int64 on the CPU: number of the clip, counted over the whole batch; -1 outside any clip."""
+    """[L] int64 on the CPU: number of the clip, counted over the batch; -1 outside clips."""
     sample: Tensor
     """[L] int64 on the CPU: row of the batch."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-    """What a method declared in ``needs`` and the adapter supplied, by name."""
+    """Values that a method declares in ``needs`` and the adapter supplies, [L] float on the model's device each:
+    ``video_attention``, ``audio_attention_window`` and ``audio_attention``, the attention that each token receives in
+    the last layer of its encoder, within its frame, its chunk's audio and its clip's audio."""
 
     def __post_init__(self) -> None:
         length = self.embeds.shape[0]
@@ -62,31 +67,43 @@ class TokenStream:
     def __len__(self) -> int:
         return int(self.embeds.shape[0])
 
+    def __repr__(self) -> str:
+        """Show counts instead of tensors."""
+        video, audio = (int((self.modality == kind).sum()) for kind in (Modality.VIDEO, Modality.AUDIO))
+        extras = f", extras={sorted(self.extras)}" if self.extras else ""
+        return f"TokenStream({len(self)} tokens: {video} video, {audio} audio{extras})"
+
     @property
     def width(self) -> int:
         """``D``, the width of the embeddings."""
         return int(self.embeds.shape[1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selection:
-    """What stays. Decided once, then applied to embeddings, positions, masks, labels and the picture."""
+    """Which tokens are kept. Decided once, then applied to embeddings, positions, masks and labels."""
 
     keep: Tensor
     """[L] bool on the stream's device; True for every token outside chunks."""
     scores: Tensor | None = None
-    """[L] float on the stream's device, higher stays; NaN where a token was not scored. For inspector and training."""
+    """[L] float on the stream's device, or None: the highest are kept; NaN where a token has no score."""
     gate: Tensor | None = None
-    """[L] float with a gradient, or None: the straight-through multiplier, exactly 1.0 on kept tokens."""
+    """[L] float with a gradient, or None: the straight-through factor, exactly 1.0 on kept tokens."""
     embeds: Tensor | None = None
-    """[keep.sum(), D], or None: what replaces the kept embeddings, for methods that merge."""
+    """[K, D], or None: replaces the K kept embeddings, for methods that merge tokens."""
     bias: Tensor | None = None
-    """[L] float with a gradient, at most 0, or None: added to every attention logit that looks at the token. Only in
+    """[L] float with a gradient, at most 0, or None: added to the attention logits of the token as a key. Only in
     training, for estimators that fade tokens instead of dropping them."""
     log_prob: Tensor | None = None
-    """[B] float with a gradient, or None: log-probability of each row's choice, for estimators that draw."""
+    """[B] float with a gradient, or None: log-probability of each row's choice, for estimators that sample."""
+
+    def __repr__(self) -> str:
+        """Show counts instead of tensors."""
+        optional = ("scores", "gate", "embeds", "bias", "log_prob")
+        present = "".join(f", {name}" for name in optional if getattr(self, name) is not None)
+        return f"Selection({int(self.keep.sum())} of {len(self.keep)} tokens kept{present})"
 
     @property
     def indices(self) -> Tensor:
-        """[K] int64 on the stream's device: the kept tokens in their old order. One device sync."""
+        """[K] int64 on the stream's device: the kept tokens, in order. Costs one device sync."""
         return torch.nonzero(self.keep, as_tuple=True)[0]

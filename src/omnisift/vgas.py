@@ -1,9 +1,8 @@
-"""Vision-guided audio selector: the only learned part of OmniSIFT, a small model of its own.
+"""Vision-guided audio selector (VGAS): the trained part of OmniSIFT, which scores audio tokens by visual anchors.
 
-Audio tokens of a chunk ask, the visual anchors of the same chunk answer, an MLP gives every audio token a score
-(paper eq 6-9). Attribute names and layers are those of the released checkpoint (``thinker.compressor.*``), where the
-paper is silent: three LayerNorms, SiLU, a 256-wide head, and the residual on the *projected* audio. The paper's
-ablations of the selector (figure 5, tables 8 and 12) are configurations of the same class.
+The audio tokens of a chunk are queries, its visual anchors are keys and values, and an MLP maps each result to a score
+(paper eq 6-9). Names and layers follow the released checkpoint (``thinker.compressor.*``). Where the paper is silent,
+it decides: three LayerNorms, SiLU, a 256-wide head, and a residual on the *projected* audio.
 """
 
 from __future__ import annotations
@@ -11,73 +10,110 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from omnisift.errors import CheckpointError, UsageError
-from omnisift.selector_attention import attend, attention_given, attention_received, beside, split_heads
-from omnisift.selector_files import check_tensors, read_prefixed, refuse
+from omnisift.selector_attention import attend, attention_weights, concat_valid, log_attention_received, split_heads
+from omnisift.selector_files import check_problems, check_tensors, read_prefixed
+from omnisift.utils.suggest import did_you_mean
 from omnisift.video_score import VideoScore
 
 STEPS = 50
 """Entries of the time embedding: a chunk of two seconds has 50 audio tokens."""
 
 RELEASED_PREFIX = "thinker.compressor."
-"""Where the released checkpoint keeps the selector."""
+"""Prefix of the selector's tensors in the released checkpoint."""
 
 GUIDES = ("cross", "self", "concat", "direct")
-"""What an audio token may attend to; see `VGASConfig`."""
+"""What an audio token attends to; see `VGASConfig`."""
 
 
 class VGASConfig(PretrainedConfig):
-    """Sizes and layout of the selector; the defaults are those of the paper and of the released 7B weights.
+    """Configuration of `VGAS`. The defaults are those of the paper and of the released 7B weights.
 
-    ``width`` D of the embeddings; ``hidden`` and ``heads`` of the attention. ``time_embedding`` is our addition: it is
-    off in the paper and in the released weights. ``guide``, what an audio token attends to:
+    The paper's ablations (figure 5, tables 8 and 12) are configurations of the same class. ``guide`` sets what an
+    audio token attends to:
 
     - "cross": the visual anchors of its chunk (eq 6-9).
-    - "self": the audio tokens of its chunk; the picture is not seen (figure 5, audio-only selector).
+    - "self": the audio tokens of its chunk; the anchors are not read (figure 5, audio-only selector).
     - "concat": anchors and audio tokens of its chunk together (table 12, "concatenate AV + score head").
-    - "direct": no score head and no value mixing (table 12, "direct attention, no score head"). The paper does not
-      spell it out. Our reading: the anchors are the queries, softmax over the audio tokens of the chunk, and the score
-      of an audio token is the log of the attention that it receives, averaged over heads and anchors. Logits are thus
-      log-probabilities within the chunk; their order is the order of attention received.
+    - "direct": no score head and no value mixing (table 12, "direct attention, no score head"). The paper leaves the
+      details open. Here the anchors are the queries, softmax runs over the audio tokens of the chunk, and the score of
+      an audio token is the log of the attention it receives, averaged over heads and anchors. The logits are thus
+      log-probabilities within the chunk.
 
-    ``picture`` adds a learned score for video tokens, which then takes STVP's place: our addition, off in the paper.
+    Args:
+        input_size: width D of the language model's embeddings.
+        hidden_size: width of the attention.
+        num_attention_heads: heads of the attention; divides ``hidden_size``.
+        num_hidden_layers: layers of attention (table 8 has 3), each with its own weights and norm. From the second on,
+            the refined audio tokens are the queries, and under "self" and "concat" the keys too. "direct" has one.
+        time_embedding: whether the selector reads when in its chunk a token is. Not in the paper or its weights.
+        guide: what an audio token attends to, one of `GUIDES`.
+        video_score: whether a learned score replaces STVP for video tokens. Not in the paper or its weights.
+        kwargs: arguments of ``PretrainedConfig``, and the names that older configs use: ``width``, ``hidden``,
+            ``heads``, ``layers``, ``picture``.
 
-    ``layers`` of attention (table 8 has 3), each with its own weights and norm. From the second on, the refined audio
-    tokens are the queries, and under "self" and "concat" the keys too. "direct" has one.
+    Raises:
+        UsageError: the guide is unknown, or the sizes are impossible.
     """
 
     model_type = "omnisift_vgas"
+    attribute_map: ClassVar[dict[str, str]] = {
+        "width": "input_size",
+        "hidden": "hidden_size",
+        "heads": "num_attention_heads",
+        "layers": "num_hidden_layers",
+        "picture": "video_score",
+    }
 
     def __init__(
         self,
-        width: int = 3584,
-        hidden: int = 512,
-        heads: int = 8,
+        input_size: int = 3584,
+        hidden_size: int = 512,
+        num_attention_heads: int = 8,
+        num_hidden_layers: int = 1,
+        *,
         time_embedding: bool = False,
         guide: str = "cross",
-        layers: int = 1,
-        picture: bool = False,
+        video_score: bool = False,
         **kwargs: Any,
     ) -> None:
+        old_names = {name: kwargs.pop(name) for name in self.attribute_map if name in kwargs}
         super().__init__(**kwargs)
-        _check_layout(guide, layers)
-        self.picture = picture
-        self.width = width
-        self.hidden = hidden
-        self.heads = heads
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_attention_heads = num_attention_heads
+        self.num_hidden_layers = num_hidden_layers
         self.time_embedding = time_embedding
         self.guide = guide
-        self.layers = layers
+        self.video_score = video_score
+        for name, value in old_names.items():
+            setattr(self, name, value)  # `attribute_map` redirects it
+        self._check()
+
+    def _check(self) -> None:
+        layers, heads = self.num_hidden_layers, self.num_attention_heads
+        if self.guide not in GUIDES:
+            raise UsageError(f"unknown guide {self.guide!r} of the selector; {did_you_mean(str(self.guide), GUIDES)}")
+        if type(layers) is not int or layers < 1:
+            raise UsageError(f"num_hidden_layers of the selector must be an integer of at least 1, got {layers!r}")
+        if self.guide == "direct" and layers > 1:
+            raise UsageError(
+                f"guide 'direct' has one layer, got num_hidden_layers={layers}; use cross, self or concat for more"
+            )
+        if type(heads) is not int or heads < 1 or self.hidden_size % heads:
+            raise UsageError(
+                f"num_attention_heads of the selector must divide hidden_size {self.hidden_size}, got {heads!r}"
+            )
 
 
 class VGAS(PreTrainedModel):
-    """Scores audio tokens by the visual anchors of their chunk. 4,856,321 parameters at width 3584."""
+    """Score the audio tokens of each chunk by its visual anchors. 4,856,321 parameters at ``input_size`` 3584."""
 
     config_class = VGASConfig
     config: VGASConfig
@@ -85,13 +121,14 @@ class VGAS(PreTrainedModel):
 
     def __init__(self, config: VGASConfig) -> None:
         super().__init__(config)
-        width, hidden, direct = config.width, config.hidden, config.guide == "direct"
+        input_size, hidden, direct = config.input_size, config.hidden_size, config.guide == "direct"
+        # eq 6: projections of anchors and audio tokens.
         if config.guide != "self":
-            self.v_proj = nn.Linear(width, hidden)
-        self.a_proj = nn.Linear(width, hidden)
+            self.v_proj = nn.Linear(input_size, hidden)
+        self.a_proj = nn.Linear(input_size, hidden)
         if config.guide != "self":
             self.v_norm = nn.LayerNorm(hidden)
-        # What shifts all keys alike cancels in the softmax over them, so direct attention has no bias on its keys.
+        # A shift common to all keys cancels in the softmax over them, so direct attention has no bias on its keys.
         self.a_norm = nn.LayerNorm(hidden, bias=not direct)
         if direct:
             self.query_proj = nn.Linear(hidden, hidden)
@@ -100,26 +137,36 @@ class VGAS(PreTrainedModel):
             self._add_layers(hidden)
         if config.time_embedding:
             self.time_embedding = nn.Embedding(STEPS, hidden)
-        self.picture = VideoScore(width) if config.picture else None
+        # Saved tensors are named picture.*: the attribute keeps that name.
+        self.picture = VideoScore(input_size) if config.video_score else None
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _add_layers(self, hidden: int) -> None:
-        """The released names for layer 1 and the head; further layers beside them."""
-        heads, more = self.config.heads, range(1, self.config.layers)
+        """Attention and head: the released names for the first layer, lists for further ones."""
+        heads, further = self.config.num_attention_heads, range(1, self.config.num_hidden_layers)
         self.post_attn_norm = nn.LayerNorm(hidden)
         # Its key bias cancels too (see a_norm), but nn.MultiheadAttention and the released weights have one.
         self.cross_attn = nn.MultiheadAttention(hidden, heads, batch_first=True)
         self.score_head = nn.Sequential(nn.Linear(hidden, hidden // 2), nn.SiLU(), nn.Linear(hidden // 2, 1))
-        self.more_attn = nn.ModuleList(nn.MultiheadAttention(hidden, heads, batch_first=True) for _ in more)
-        self.more_norm = nn.ModuleList(nn.LayerNorm(hidden) for _ in more)
+        self.more_attn = nn.ModuleList(nn.MultiheadAttention(hidden, heads, batch_first=True) for _ in further)
+        self.more_norm = nn.ModuleList(nn.LayerNorm(hidden) for _ in further)
+
+    @property
+    def video_score(self) -> VideoScore | None:
+        """The learned score for video tokens, or None where STVP selects them."""
+        return self.picture
 
     @property
     def label(self) -> str:
-        """Departures from the paper's selector, for rows of a report: "" for none, else as in "time+self+3 layers"."""
+        """What departs from the paper's selector, as in ``time+self+3 layers``; empty if nothing does."""
         config = self.config
-        parts = {"time": config.time_embedding, config.guide: config.guide != "cross"}
-        parts |= {f"{config.layers} layers": config.layers > 1, "picture": config.picture}
-        return "+".join(name for name, there in parts.items() if there)
+        parts = {
+            "time": config.time_embedding,
+            config.guide: config.guide != "cross",
+            f"{config.num_hidden_layers} layers": config.num_hidden_layers > 1,
+            "video score": config.video_score,
+        }
+        return "+".join(name for name, differs in parts.items() if differs)
 
     def forward(
         self,
@@ -130,50 +177,75 @@ class VGAS(PreTrainedModel):
         audio_step: Tensor | None = None,
         audio_valid: Tensor | None = None,
     ) -> Tensor:
-        """Logits [C, A] of the audio tokens of C chunks; `scores` gives the paper's eq 9.
+        """Compute the logits of the audio tokens of C chunks; `scores` applies the sigmoid of eq 9.
 
-        ``video`` [C, K, D] visual anchors, ``audio`` [C, A, D]. ``video_valid`` [C, K] and ``audio_valid`` [C, A] bool:
-        False where padded (at least one valid in each row). Each is read where such tokens are keys or, under "direct",
-        queries: "cross" ignores ``audio_valid``, "self" all of the video. Padded audio gets finite logits that mean
-        nothing (under "direct" their exp is 0). ``*_step`` [C, K] and [C, A] int64 in [0, 50): when in its chunk a
-        token is, in fiftieths of the chunk (40 ms in one of two seconds); required with ``time_embedding``, ignored
-        without.
+        Args:
+            video: [C, K, D] visual anchors.
+            audio: [C, A, D] audio tokens.
+            video_valid: [C, K] bool, False on padding; None if nothing is padded. At least one per row is valid.
+                Ignored under "self".
+            video_step: [C, K] int64 in [0, 50): when in its chunk each anchor is, in fiftieths of the chunk (40 ms of
+                two seconds). Required with ``time_embedding``, ignored without.
+            audio_step: [C, A] int64, likewise for the audio tokens.
+            audio_valid: [C, A] bool, as ``video_valid``. Ignored under "cross".
+
+        Returns:
+            [C, A] logits. Those of padding are finite and meaningless (under "direct" their exp is 0).
+
+        Raises:
+            ValueError: the selector has a time embedding and a step is missing.
         """
-        a = self._timed(self.a_norm(self.a_proj(audio)), audio_step)
+        # eq 6: project and normalise, plus our time embedding.
+        a = self._add_time(self.a_norm(self.a_proj(audio)), audio_step)
         if self.config.guide == "self":
             return self._refine_and_score(a, None, audio_valid)
-        v = self._timed(self.v_norm(self.v_proj(video)), video_step)
+        v = self._add_time(self.v_norm(self.v_proj(video)), video_step)
         if self.config.guide == "direct":
-            query, key = (split_heads(x, self.config.heads) for x in (self.query_proj(v), self.key_proj(a)))
-            return attention_received(query, key, video_valid, audio_valid)
-        valid = video_valid if self.config.guide == "cross" else beside(video_valid, audio_valid, v, a)
+            query, key = self._direct_heads(v, a)
+            return log_attention_received(query, key, video_valid, audio_valid)
+        valid = video_valid if self.config.guide == "cross" else concat_valid(video_valid, audio_valid, v, a)
         return self._refine_and_score(a, v, valid)
 
     def scores(self, *args: Any, **kwargs: Any) -> Tensor:
-        """[C, A] in (0, 1): the sigmoid of `forward`, which takes the same arguments."""
+        """Return the scores of eq 9, [C, A] in (0, 1): the sigmoid of `forward`, with its arguments."""
         return torch.sigmoid(self(*args, **kwargs))
 
     def attention(
         self, video: Tensor, audio: Tensor, video_step: Tensor | None = None, audio_step: Tensor | None = None
     ) -> Tensor:
-        """[C, A, K]: what audio tokens and anchors have to do with each other, mean over heads; nothing is padded.
+        """Compute the attention between audio tokens and anchors, for inspection.
 
-        The share of an audio token's attention in the first layer that goes to each anchor; under "concat" the rest
-        goes to other audio tokens. Under "direct" the share of an anchor's attention that the token gets. "self" sees
-        no anchors and raises ValueError. Arguments as in `forward`.
+        Args:
+            video: [C, K, D] visual anchors, without padding.
+            audio: [C, A, D] audio tokens, without padding.
+            video_step: as in `forward`.
+            audio_step: as in `forward`.
+
+        Returns:
+            [C, A, K], the mean over heads. The share of an audio token's attention in the first layer that each anchor
+            gets; under "concat" the rest falls on other audio tokens. Under "direct", the share of an anchor's
+            attention that the audio token gets.
+
+        Raises:
+            ValueError: the guide is "self", which reads no anchors.
         """
         if self.config.guide == "self":
-            raise ValueError("a selector with guide 'self' does not look at the picture")
-        a = self._timed(self.a_norm(self.a_proj(audio)), audio_step)
-        v = self._timed(self.v_norm(self.v_proj(video)), video_step)
+            raise ValueError("a selector with guide 'self' has no attention to video tokens")
+        a = self._add_time(self.a_norm(self.a_proj(audio)), audio_step)
+        v = self._add_time(self.v_norm(self.v_proj(video)), video_step)
         if self.config.guide == "direct":
-            query, key = (split_heads(x, self.config.heads) for x in (self.query_proj(v), self.key_proj(a)))
-            each = [attention_received(query[:, :, [k]], key, None, None).exp() for k in range(query.shape[2])]
+            query, key = self._direct_heads(v, a)
+            each = [log_attention_received(query[:, :, [k]], key, None, None).exp() for k in range(query.shape[2])]
             return torch.stack(each, dim=-1)
         keys = torch.cat([v, a], dim=1) if self.config.guide == "concat" else v
-        return attention_given(self.cross_attn, a, keys)[..., : v.shape[1]]
+        return attention_weights(self.cross_attn, a, keys)[..., : v.shape[1]]
 
-    def _timed(self, tokens: Tensor, step: Tensor | None) -> Tensor:
+    def _direct_heads(self, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries from the anchors and keys from the audio tokens, [C, H, N, hidden / H] each."""
+        heads = self.config.num_attention_heads
+        return split_heads(self.query_proj(v), heads), split_heads(self.key_proj(a), heads)
+
+    def _add_time(self, tokens: Tensor, step: Tensor | None) -> Tensor:
         if not self.config.time_embedding:
             return tokens
         if step is None:
@@ -182,15 +254,17 @@ class VGAS(PreTrainedModel):
         return timed
 
     def _refine_and_score(self, audio: Tensor, anchors: Tensor | None, valid: Tensor | None) -> Tensor:
-        """Attention, residual and norm (eq 7 and 8), layer by layer, then the head: logits [C, A].
+        """Attention layers and head: logits [C, A].
 
-        ``anchors`` [C, K, hidden], None under "self"; ``valid`` bool over the keys, anchors before audio.
+        ``anchors`` is [C, K, hidden], None under "self"; ``valid`` covers the keys, anchors before audio tokens.
         """
         for attention, norm in self._layers():
             keys = audio if anchors is None else anchors
             if self.config.guide == "concat":
                 keys = torch.cat([keys, audio], dim=1)
+            # eq 7 and 8: attention over the keys, residual, norm.
             audio = norm(attend(attention, audio, keys, valid) + audio)
+        # eq 9, without the sigmoid.
         logits: Tensor = self.score_head(audio).squeeze(-1)
         return logits
 
@@ -200,7 +274,7 @@ class VGAS(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Torch's own initialisation, except a small time embedding: it must not drown the content at the start."""
+        """Torch's own initialisation, but a small time embedding, which must not drown the content at the start."""
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         elif isinstance(module, (nn.Linear, nn.LayerNorm)):
@@ -210,14 +284,22 @@ class VGAS(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> VGAS:
-        """As in Transformers, but a tensor that lacks, is surplus or has another shape is a `CheckpointError`."""
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that they are reported, below
+        """Load a selector from its own folder, with strict loading.
+
+        Args:
+            args: arguments of ``PreTrainedModel.from_pretrained``; the first is the folder.
+            kwargs: its keyword arguments.
+
+        Raises:
+            CheckpointError: a tensor is missing, unexpected or has another shape.
+        """
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that they are reported below
         loaded: Any = super().from_pretrained(*args, **kwargs)
         model, info = loaded
         problems = {
             kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
         }
-        refuse(f"selector checkpoint {args[0] if args else ''}", problems)
+        check_problems(f"selector checkpoint {args[0] if args else ''}", problems)
         result: VGAS = model
         return result
 
@@ -227,34 +309,46 @@ class VGAS(PreTrainedModel):
         folder: str | os.PathLike[str],
         prefix: str = RELEASED_PREFIX,
         dtype: torch.dtype | None = None,
-        heads: int = 8,
+        num_attention_heads: int = 8,
     ) -> VGAS:
-        """Take the selector out of a whole model's checkpoint folder (safetensors, sharded or not).
+        """Load the selector out of a full model's checkpoint (safetensors, sharded or not).
 
-        Only the selector's tensors are read. Sizes and layers come from them; ``heads`` does not show, and the guide is
-        "cross", as released: other guides are for `from_pretrained`, which reads a config.
-        ``dtype`` None keeps the stored one. Raises `CheckpointError` if tensors lack, are surplus or misshapen.
+        Only the selector's tensors are read. Sizes and layers come from their shapes, and the guide is "cross", as
+        released; other guides need a config, so `from_pretrained`.
+
+        Args:
+            folder: the checkpoint folder.
+            prefix: what the names of the selector's tensors begin with.
+            dtype: dtype of the weights; None keeps the stored one.
+            num_attention_heads: heads of the attention, which no shape shows.
+
+        Returns:
+            The selector, in evaluation mode.
+
+        Raises:
+            CheckpointError: tensors are missing, unexpected or mis-shaped, or the folder can't be read.
         """
+        # Read the configuration off the tensors.
         tensors = read_prefixed(Path(folder), prefix)
-        width = tensors["v_proj.weight"].shape[-1] if "v_proj.weight" in tensors else VGASConfig().width
-        hidden = tensors["v_proj.weight"].shape[0] if "v_proj.weight" in tensors else VGASConfig().hidden
-        timed = "time_embedding.weight" in tensors
-        layers = 1 + len({name.split(".")[1] for name in tensors if name.startswith("more_attn.")})
-        seen = any(name.startswith("picture.") for name in tensors)
-        if hidden % heads:
-            raise CheckpointError(f"{folder}: v_proj.weight has {hidden} rows, not a multiple of {heads} heads")
-        model = cls(VGASConfig(width, hidden, heads, timed, layers=layers, picture=seen))
+        default = VGASConfig()
+        sizes = tuple(tensors["v_proj.weight"].shape) if "v_proj.weight" in tensors else ()
+        hidden, input_size = sizes or (default.hidden_size, default.input_size)
+        if hidden % num_attention_heads:
+            raise CheckpointError(
+                f"{folder}: v_proj.weight has {hidden} rows, not a multiple of {num_attention_heads} heads"
+            )
+        config = VGASConfig(
+            input_size,
+            hidden,
+            num_attention_heads,
+            num_hidden_layers=1 + len({name.split(".")[1] for name in tensors if name.startswith("more_attn.")}),
+            time_embedding="time_embedding.weight" in tensors,
+            video_score=any(name.startswith("picture.") for name in tensors),
+        )
+        # Load strictly: names and shapes must agree exactly.
+        model = cls(config)
         check_tensors(folder, tensors, model.state_dict())
         model.load_state_dict(tensors)
         nn.Module.to(model, dtype or tensors["v_proj.weight"].dtype)
         nn.Module.eval(model)
         return model
-
-
-def _check_layout(guide: str, layers: int) -> None:
-    if guide not in GUIDES:
-        raise UsageError(f"unknown guide {guide!r} of the selector; known: {', '.join(GUIDES)}")
-    if type(layers) is not int or layers < 1:
-        raise UsageError(f"layers of the selector must be a whole number of at least 1, got {layers!r}")
-    if guide == "direct" and layers > 1:
-        raise UsageError(f"guide 'direct' has one layer, got layers={layers}; take cross, self or concat for more")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.batch.fakes import rows
-from tests.inspector.films import write_sound
+from tests.inspector.media_files import write_audio
 
 from omnisift.cli.dataset import write_dataset
 from omnisift.world import SETTINGS, make_scene, write_clip
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "clips"
     write_dataset(folder, 4, 0, 2, lambda: None)
     (folder / "bad.mp4").write_bytes(b"not a video")
-    write_sound(folder / "tone.wav")
+    write_audio(folder / "tone.wav")
     write_clip(make_scene(0, split="test", config=SETTINGS["long"].config), folder / "long.mp4")
     return folder
 

@@ -1,4 +1,4 @@
-"""What axe finds wrong with a page."""
+"""Accessibility checks of a page by axe."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 
 def findings(page: Any, impacts: tuple[str, ...] = ("serious", "critical")) -> list[str]:
-    """Rule, impact and place of each finding of these impacts."""
+    """Rule, impact and element of each violation of these impacts."""
     from axe_playwright_python.sync_playwright import Axe  # only where these tests run
 
-    found = Axe().run(page).response["violations"]
+    violations = Axe().run(page).response["violations"]
     return [
         f"{rule['id']} ({rule['impact']}): {node['html'][:160]}"
-        for rule in found
+        for rule in violations
         if rule["impact"] in impacts
         for node in rule["nodes"]
     ]

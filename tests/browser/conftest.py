@@ -1,4 +1,4 @@
-"""One `omnisift ui`, one Chromium, and pages that may not complain. Run by ``make test-browser``.
+"""One `omnisift ui`, one Chromium, and pages without console errors. Run by ``make test-browser``.
 
 Screenshots go to ``build/browser``.
 """
@@ -24,30 +24,30 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        if folder in item.path.parents:
             item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.slow)
 
 
 @contextmanager
 def serving(log: Path, *arguments: str) -> Iterator[str]:
-    """The address of a page that runs as a user would start it."""
+    """The address of a page started as a user starts it."""
     command = [sys.executable, "-m", "omnisift.cli", "ui", "--port", str(free_port()), *arguments]
     with log.open("w") as errors:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert server.stdout is not None
-        said = server.stdout.readline()
-        assert said.startswith("http://127.0.0.1:"), said + log.read_text()
-        yield said.split()[0].rstrip("/")
+        line = server.stdout.readline()
+        assert line.startswith("http://127.0.0.1:"), line + log.read_text()
+        yield line.split()[0].rstrip("/")
         server.terminate()
         assert server.wait(timeout=30) == 143
 
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a page with nano."""
+    """The address of a page with nano."""
     with serving(tmp_path_factory.mktemp("ui") / "stderr", "--max-upload", "1") as address:
         yield address
 
@@ -58,7 +58,7 @@ def browser() -> Iterator[Any]:
 
     program = next((path for name in NAMES if (path := shutil.which(name))), None)
     assert program is not None, f"none of {NAMES} is installed"
-    # Chromium has no sandbox for the superuser.
+    # Chromium refuses to run its sandbox as root.
     flags = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=flags)
@@ -68,27 +68,27 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """``open_page(url, width=..., dark=...)``. At the end: no errors, and no request to any other host.
+    """``open_page(url, width=..., dark=...)``; checks at the end for console errors and requests to other hosts.
 
-    ``complains`` are errors that the test expects of Gradio's own script.
+    ``expected_errors`` are errors that Gradio's own script reports.
     """
     opened: list[Any] = []
     expected: set[str] = set()
-    complaints: list[str] = []
+    errors: list[str] = []
     hosts: set[str] = set()
 
-    def hear(message: Any) -> None:
+    def on_console(message: Any) -> None:
         if message.type == "error" and message.text not in expected:
-            complaints.append(message.text)
+            errors.append(message.text)
 
-    def start(url: str, width: int = 1280, dark: bool = False, complains: tuple[str, ...] = ()) -> Any:
-        expected.update(complains)
+    def start(url: str, width: int = 1280, dark: bool = False, expected_errors: tuple[str, ...] = ()) -> Any:
+        expected.update(expected_errors)
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
         )
         page = context.new_page()
-        page.on("console", hear)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname or ""))
         page.goto(url)
         opened.append(context)
@@ -97,13 +97,13 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     yield start
     for context in opened:
         context.close()
-    assert complaints == []
+    assert errors == []
     assert hosts <= {"127.0.0.1", ""}
 
 
 @pytest.fixture
 def shot() -> Callable[..., None]:
-    """``shot(page, name)``: all of it at once, for what is out of sight in a frame is not painted."""
+    """``shot(page, name)``: the full page, enlarged first because frames do not paint what is out of view."""
     SHOTS.mkdir(parents=True, exist_ok=True)
 
     def take(page: Any, name: str) -> None:

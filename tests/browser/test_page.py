@@ -1,4 +1,4 @@
-"""`omnisift ui` as its users meet it."""
+"""`omnisift ui` in a browser: upload, samples, questions, errors, accessibility."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLE = "Shapes and sounds, 6 s"
 
 
 def ask(page: Any, question: str | None = None) -> Any:
-    """Press the button and wait for the cards, which are new for each question."""
+    """Press the button and wait for new cards."""
     if question is not None:
         page.get_by_label("Question").fill(question)
     page.evaluate("document.querySelector('#answers .cards')?.remove()")
@@ -39,7 +39,7 @@ def upload(page: Any, *paths: Path) -> None:
 
 def upload_and_see(page: Any, path: Path) -> None:
     upload(page, path)
-    page.locator(f"#seen [src*='{path.name}']").wait_for()
+    page.locator(f"#player [src*='{path.name}']").wait_for()
 
 
 def loaded(player: Any) -> bool:
@@ -54,23 +54,23 @@ def loaded(player: Any) -> bool:
 def test_upload_and_ask_and_ask_again(address: str, open_page, clip: Path, shot) -> None:
     page = open_page(address)
     upload_and_see(page, clip)
-    assert loaded(page.locator("#seen video"))
+    assert loaded(page.locator("#player video"))
     cards = ask(page, "Which colour appears last?")
     assert cards.count() == 3
     assert cards.nth(0).locator("h2").inner_text() == "all tokens"
     assert "63 of 246 (25.6 %)" in cards.nth(1).inner_text()
-    assert "now encoded" in page.locator(".spent").inner_text()
+    assert "Reading and encoding the clip took" in page.locator(".timing").inner_text()
     ask(page, "Is a beep heard?")
-    spent = page.locator(".spent").inner_text()
-    assert re.fullmatch(r"Reused the encoded clip: 3 answers in \d+\.\d\d s\. .*the first time, were left out\.", spent)
-    assert page.locator(".asked").inner_text() == "Is a beep heard?"
+    timing = page.locator(".timing").inner_text()
+    assert re.search(r"without encoders\. .* The encoded clip was reused: encoding it took \d+\.\d\d s", timing)
+    assert page.locator("#answers .question").inner_text() == "Is a beep heard?"
     shot(page, "page")
 
 
 def test_move_the_slider_and_compare(address: str, open_page) -> None:
     page = open_page(address)
     page.get_by_label(SAMPLE).check()
-    page.locator("#seen video").wait_for()
+    page.locator("#player video").wait_for()
     slider = page.locator("#percent input[type=range]")
     slider.focus()
     for _ in range(25):
@@ -78,14 +78,14 @@ def test_move_the_slider_and_compare(address: str, open_page) -> None:
     choose(page, "Method", "stvp")
     choose(page, "Compare with", "uniform")
     cards = ask(page, "What colour is the square?")
-    assert [cards.nth(place).locator("h2").inner_text() for place in range(3)] == ["all tokens", "stvp", "uniform"]
+    assert [cards.nth(number).locator("h2").inner_text() for number in range(3)] == ["all tokens", "stvp", "uniform"]
     assert "48 of 96" in cards.nth(1).inner_text()
     choose(page, "Compare with", "no second method")
     assert ask(page).count() == 2
 
 
 def test_choose_a_model(open_page, tmp_path: Path) -> None:
-    """The other one has no selector: what it can run is another list, and its answers are asked of it."""
+    """The second model has no selector: other methods are offered, and it answers the questions."""
     plain = tmp_path / "plain"
     shutil.copytree(nano_path(), plain, ignore=shutil.ignore_patterns("selector"))
     with serving(tmp_path / "stderr", "--model", "nano", "--model", str(plain)) as address:
@@ -93,7 +93,7 @@ def test_choose_a_model(open_page, tmp_path: Path) -> None:
 
         page = open_page(address)
         page.get_by_label(SAMPLE).check()
-        page.locator("#seen video").wait_for()
+        page.locator("#player video").wait_for()
         cards = ask(page, "What colour is the square?")
         assert cards.nth(1).locator("h2").inner_text() == "omnisift+time"
         choose(page, "Model", str(plain))
@@ -105,69 +105,102 @@ def test_choose_a_model(open_page, tmp_path: Path) -> None:
         page.get_by_role("listbox").wait_for(state="hidden")
         cards = ask(page)
         assert cards.nth(1).locator("h2").inner_text() == "stvp"
-        assert "now encoded" in page.locator(".spent").inner_text()
+        assert "Reading and encoding the clip took" in page.locator(".timing").inner_text()
         assert str(plain) in page.frame_locator("iframe.report").locator("body").inner_text()
 
 
-def test_a_sample_brings_its_question(address: str, open_page) -> None:
+def test_a_sample_fills_in_its_question(address: str, open_page) -> None:
     page = open_page(address)
-    for title in (SAMPLE, "Without sound, 6 s"):
+    for title in (SAMPLE, "No audio, 6 s"):
         page.get_by_label(title).check()
-        page.locator(".try li").first.wait_for()
+        page.locator("#examples button").first.wait_for()
         page.wait_for_function(
             "() => document.querySelector('#question textarea, #question input').value"
-            " === document.querySelector('.try li').textContent"
+            " === document.querySelector('#examples button').textContent.trim()"
         )
     cards = ask(page)
     assert "0 of 0" in cards.nth(1).inner_text()
 
 
+def test_example_questions_can_be_clicked(address: str, open_page, clip: Path) -> None:
+    """A click asks; on the first sample a random choice answers one of them wrongly."""
+    page = open_page(address)
+    assert page.locator("#examples button:visible").count() == 0
+    page.get_by_label(SAMPLE).check()
+    examples = page.locator("#examples button")
+    examples.first.wait_for()
+    right = []
+    for number in range(examples.count()):
+        question = examples.nth(number).inner_text()
+        examples.nth(number).click()
+        page.locator("#answers .question", has_text=question).wait_for()
+        texts = page.locator("#answers .answer").all_inner_texts()
+        right.append([text == texts[0] for text in texts])
+    assert [row[1] for row in right] == [True] * 3
+    assert [row[2] for row in right].count(False) >= 1
+    upload_and_see(page, clip)
+    examples.first.wait_for(state="hidden")
+
+
+def test_the_report_needs_no_scrollbar_of_its_own(address: str, open_page) -> None:
+    page = open_page(address)
+    page.get_by_label(SAMPLE).check()
+    page.locator("#player video").wait_for()
+    ask(page, "What colour is the square?")
+    body = page.frame_locator("iframe.report").locator("body")
+    body.locator("#where", has_text="frame 1").wait_for()
+    page.wait_for_timeout(500)
+    frame = page.locator("iframe.report").bounding_box()["height"]
+    assert body.evaluate("body => body.offsetHeight") <= frame
+    assert body.evaluate("() => document.documentElement.scrollHeight <= document.documentElement.clientHeight")
+
+
 def test_hover_a_patch_and_read_its_score(address: str, open_page, shot) -> None:
     page = open_page(address)
     page.get_by_label(SAMPLE).check()
-    page.locator("#seen video").wait_for()
+    page.locator("#player video").wait_for()
     ask(page, "What colour is the square?")
     assert page.locator("iframe.report").get_attribute("sandbox") == "allow-scripts"
     report = page.frame_locator("iframe.report")
     canvas = report.locator("#panels canvas").first
     canvas.hover(position={"x": 20, "y": 20})
-    said = report.locator("#detail").inner_text()
-    assert re.search(r"row 1, column 1 of frame 0, spatial saliency -?[\d.e-]+, rank \d+ of 16", said)
-    assert re.search(r"in its frame, (kept|dropped)", said)
+    text = report.locator("#detail").inner_text()
+    assert re.search(r"row 1, column 1 of frame 1, spatial saliency -?[\d.e-]+, rank \d+ of 16", text)
+    assert re.search(r"in its frame, (kept|dropped)", text)
     shot(page, "page-report")
 
 
-def test_wrong_files_and_questions_are_a_sentence_and_the_next_works(
+def test_mistakes_are_one_sentence_and_the_next_question_works(
     address: str, open_page, clip: Path, tmp_path: Path, shot
 ) -> None:
     page = open_page(address)
     alert = page.get_by_role("alert")
 
-    def fails(says: str) -> None:
+    def fails(message: str) -> None:
         page.get_by_role("button", name="Ask").click()
-        alert.filter(has_text=says).wait_for()
-        assert "\n" not in alert.filter(has_text=says).inner_text().strip()
+        alert.filter(has_text=message).wait_for()
+        assert "\n" not in alert.filter(has_text=message).inner_text().strip()
         assert page.locator("#answers .card").count() == 0
 
     page.get_by_label("Question").fill("What is it?")
     fails("no clip yet; drop a file or choose a sample")
     broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"no film at all" * 100)
+    broken.write_bytes(b"not a video" * 100)
     upload_and_see(page, broken)
     fails("broken.mp4")
     shot(page, "page-error")
     page.get_by_label(SAMPLE).check()
-    page.locator("#seen video[src*='base-3.mp4']").wait_for()
+    page.locator("#player video[src*='base-0.mp4']").wait_for()
     page.get_by_label("Question").fill(" ")
     fails("the question is empty")
     assert ask(page, "What colour is the square?").count() == 3
     assert page.locator("#status .error").count() == 0
 
 
-def test_what_is_too_big_or_ends_otherwise_is_refused(address: str, open_page, tmp_path: Path) -> None:
-    # Gradio's script asks how far the upload is that it has just refused to make.
+def test_large_files_and_other_types_are_refused(address: str, open_page, tmp_path: Path) -> None:
+    # Gradio's script asks for the progress of an upload that it has just refused.
     missing = "Failed to load resource: the server responded with a status of 404 (Not Found)"
-    page = open_page(address, complains=(missing, "Response"))
+    page = open_page(address, expected_errors=(missing, "Response"))
     big, notes = tmp_path / "big.mp4", tmp_path / "notes.txt"
     big.write_bytes(bytes((1 << 20) + 1))
     notes.write_text("mine")
@@ -175,14 +208,14 @@ def test_what_is_too_big_or_ends_otherwise_is_refused(address: str, open_page, t
     page.get_by_text("exceed the maximum").first.wait_for()
     upload(page, notes)
     page.get_by_text("Invalid file type").first.wait_for()
-    assert page.locator("#seen .empty").count() == 1
+    assert page.locator("#player .empty").count() == 1
 
 
 def test_users_do_not_see_each_other(address: str, open_page, clip: Path) -> None:
     one, two = open_page(address), open_page(address)
     upload_and_see(one, clip)
-    two.get_by_label("Without sound, 6 s").check()
-    two.locator("#seen video[src*='silent-4.mp4']").wait_for()
+    two.get_by_label("No audio, 6 s").check()
+    two.locator("#player video[src*='silent-3.mp4']").wait_for()
     for page in (one, two):
         page.get_by_label("Question").fill("Which colour appears last?")
     for page in (one, two):
@@ -191,10 +224,10 @@ def test_users_do_not_see_each_other(address: str, open_page, clip: Path) -> Non
         assert audio in page.locator("#answers .card").nth(1).inner_text()
 
 
-def test_enter_asks(address: str, open_page) -> None:
+def test_enter_asks_the_question(address: str, open_page) -> None:
     page = open_page(address)
     page.get_by_label(SAMPLE).check()
-    page.locator("#seen video").wait_for()
+    page.locator("#player video").wait_for()
     page.get_by_label("Question").fill("What colour is the square?")
     page.get_by_label("Question").press("Enter")
     page.locator("#answers .card").first.wait_for()
@@ -207,7 +240,7 @@ def test_accessible(address: str, open_page, dark: bool, width: int, shot) -> No
     page.get_by_role("button", name="Ask").wait_for()
     assert findings(page) == []
     page.get_by_label(SAMPLE).check()
-    page.locator("#seen video").wait_for()
+    page.locator("#player video").wait_for()
     ask(page, "What colour is the square?")
     page.frame_locator("iframe.report").locator("#detail").wait_for()
     assert findings(page) == []
@@ -215,14 +248,14 @@ def test_accessible(address: str, open_page, dark: bool, width: int, shot) -> No
     shot(page, f"page-{'dark' if dark else 'light'}-{width}")
 
 
-def test_progress_is_told_while_it_works(address: str, open_page) -> None:
+def test_progress_is_shown(address: str, open_page) -> None:
     page = open_page(address)
-    page.get_by_label("A long clip in which little happens, 24 s").check()
-    page.locator("#seen video").wait_for()
+    page.get_by_label("Long clip with few events, 24 s").check()
+    page.locator("#player video").wait_for()
     page.evaluate(
-        "() => { window.told = []; new MutationObserver(() => told.push(document.body.innerText))"
+        "() => { window.texts = []; new MutationObserver(() => texts.push(document.body.innerText))"
         ".observe(document.body, {subtree: true, childList: true, characterData: true}); }"
     )
     ask(page)
-    told = page.evaluate("told.join()")
-    assert re.search(r"(all tokens|omnisift|random): (looking|listening|reading|preparing|writing|compressing)", told)
+    texts = page.evaluate("texts.join()")
+    assert re.search(r"(all tokens|omnisift|random): (encoding|reading|preparing|writing|compressing)", texts)

@@ -1,4 +1,4 @@
-"""What the server of `omnisift ui` does not hand out, asked for without a browser."""
+"""Requests that the server of `omnisift ui` refuses, sent without a browser."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_other_files_and_addresses(address: str, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["monitoring", "gradio_api/runs", "gradio_api/openapi.json", "gradio_api/proxy=http://x"]
 )
-def test_what_the_page_does_not_need(address: str, path: str) -> None:
+def test_unused_routes(address: str, path: str) -> None:
     assert status(f"{address}/{path}") == 403
 
 
@@ -50,34 +50,34 @@ def test_another_name_for_this_machine(address: str) -> None:
 
 
 def test_settings(address: str) -> None:
-    said = config(address)
-    assert said["analytics_enabled"] is False
-    assert not said.get("is_space")
+    settings = config(address)
+    assert settings["analytics_enabled"] is False
+    assert not settings.get("is_space")
     with urllib.request.urlopen(address, timeout=20) as answer:
         assert "connect-src 'self'" in answer.headers["Content-Security-Policy"]
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "https://example.org/clip.mp4", "{here}"])
 def test_a_request_that_names_a_file_that_was_not_uploaded(address: str, path: str) -> None:
-    """As a program would send it: the file is not read, whatever it says of itself."""
-    asking = next(each for each in config(address)["dependencies"] if len(each["inputs"]) == 7)
+    """As a program would send it: the file is not read, whatever type the request claims."""
+    event = next(each for each in config(address)["dependencies"] if len(each["inputs"]) == 7)
     path = path.format(here=Path(__file__))
     file = {"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "clip.mp4"}
     data = [file, None, "What is it?", "nano", "omnisift", "random", 25]
-    body = {"data": data, "fn_index": asking["id"], "session_hash": "abcdef", "event_data": None, "trigger_id": None}
+    body = {"data": data, "fn_index": event["id"], "session_hash": "abcdef", "event_data": None, "trigger_id": None}
     answer = status(f"{address}/gradio_api/queue/join", body)
     if path.startswith("https:"):
         assert answer == 403
         return
     assert answer == 200
     with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash=abcdef", timeout=60) as stream:
-        said = stream.read().decode()
-    assert '"success":false' in said
-    assert "root:" not in said
+        text = stream.read().decode()
+    assert '"success":false' in text
+    assert "root:" not in text
 
 
 def test_an_upload_over_the_limit(address: str) -> None:
-    """Whatever the page's script says: the server counts for itself."""
+    """The server enforces the limit, independently of the page's script."""
 
     def send(size: int) -> int:
         head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
@@ -95,7 +95,7 @@ def test_an_upload_over_the_limit(address: str) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_uploads_and_samples_go_when_it_ends(tmp_path: Path, stop: signal.Signals) -> None:
+def test_uploads_and_samples_are_deleted_at_the_end(tmp_path: Path, stop: signal.Signals) -> None:
     command = [sys.executable, "-m", "omnisift.cli", "ui", "--port", str(free_port())]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
     assert server.stdout is not None

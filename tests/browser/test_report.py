@@ -1,4 +1,4 @@
-"""The report of `omnisift inspect` in a browser, opened from the disk."""
+"""The report of `omnisift inspect` in a browser, opened from disk."""
 
 from __future__ import annotations
 
@@ -15,13 +15,25 @@ from tests.browser.accessible import findings, scrolls_sideways
 @pytest.fixture(scope="module")
 def report(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    command = [sys.executable, "-m", "omnisift.cli", "inspect", str(clip), "--compare", "v_cast", "-o", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "omnisift.cli",
+        "inspect",
+        str(clip),
+        "--compare",
+        "v_cast",
+        "--compare",
+        "random",
+        "-o",
+        str(path),
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return path.as_uri()
 
 
 def ready(page: Any) -> Any:
-    page.locator("#where", has_text="frame 0").wait_for()
+    page.locator("#where", has_text="frame 1 of 6").wait_for()
     return page
 
 
@@ -47,21 +59,21 @@ def test_pointing_at_patches(report: str, open_page) -> None:
     for row in range(4):
         for column in range(4):
             canvas.hover(position={"x": box["width"] * (column + 0.5) / 4, "y": box["height"] * (row + 0.5) / 4})
-            said = detail(page)
-            assert f"patch in row {row + 1}, column {column + 1} of frame 0" in said
-            words.add(re.search(r"saliency -?[\d.e-]+, rank \d+ of 16 in its frame, (kept|dropped)", said)[1])
+            text = detail(page)
+            assert f"patch in row {row + 1}, column {column + 1} of frame 1" in text
+            words.add(re.search(r"saliency -?[\d.e-]+, rank \d+ of 16 in its frame, (kept|dropped)", text)[1])
     assert words == {"kept", "dropped"}
 
 
-def test_pointing_at_sound(report: str, open_page) -> None:
+def test_pointing_at_audio(report: str, open_page) -> None:
     page = ready(open_page(report))
-    lane = page.locator("#lanes canvas").last
+    lane = page.locator("#lanes canvas[aria-label^='v_cast: audio tokens']")
     lane.hover(position={"x": 100, "y": 20})
-    assert re.search(r"v_cast: sound at \d+\.\d\d s, chunk \d+", detail(page))
+    assert re.search(r"v_cast: audio at \d+\.\d\d s, chunk \d+", detail(page))
     page.locator("#lanes canvas[aria-label='Waveform']").hover(position={"x": 100, "y": 20})
-    said = detail(page)
-    assert re.search(r"selector score [\d.e-]+, rank \d+ of 50 in its chunk, (kept|dropped)\.", said)
-    assert "Attended most to row" in said
+    text = detail(page)
+    assert re.search(r"selector score [\d.e-]+, rank \d+ of 50 in its chunk, (kept|dropped)\.", text)
+    assert "Attends most to row" in text
 
 
 def test_by_keyboard_alone(report: str, open_page) -> None:
@@ -73,19 +85,19 @@ def test_by_keyboard_alone(report: str, open_page) -> None:
     slider.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    assert page.locator("#where").inner_text().startswith("frame 2 of 6, 2.00 s, chunk 1")
+    assert page.locator("#where").inner_text().startswith("frame 3 of 6, 2.00 s, chunk 2 of 3")
     page.keyboard.press("Tab")  # next
-    page.keyboard.press("Tab")  # first picture
-    assert "row 1, column 1 of frame 2" in detail(page)
+    page.keyboard.press("Tab")  # first frame
+    assert "row 1, column 1 of frame 3" in detail(page)
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    assert re.search(r"row 2, column 2 of frame 2, .* rank \d+ of 16 in its frame, (kept|dropped)", detail(page))
+    assert re.search(r"row 2, column 2 of frame 3, .* rank \d+ of 16 in its frame, (kept|dropped)", detail(page))
     sound = page.locator("canvas[aria-label^='Mel spectrogram']")
     sound.focus()
     page.keyboard.press("PageDown")
-    assert "sound at 1.00 s" in detail(page)
+    assert "audio at 1.00 s" in detail(page)
     page.keyboard.press("Enter")
-    frame = re.search(r"Attended most to row \d+, column \d+ of frame (\d+)", detail(page))[1]
+    frame = re.search(r"Attends most to row \d+, column \d+ of frame (\d+)", detail(page))[1]
     assert page.locator("#where").inner_text().startswith(f"frame {frame} of 6")
 
 
@@ -98,7 +110,7 @@ def test_without_script_the_tables_are_there(report: str, browser: Any) -> None:
 
 
 def test_a_window_that_changes_while_it_loads(report: str, open_page) -> None:
-    """Whoever resizes early gets the pictures late, and no error."""
+    """Resizing before the images are loaded raises no error."""
     page = open_page("about:blank")
     page.add_init_script(
         "new MutationObserver(() => dispatchEvent(new Event('resize'))).observe(document, "
@@ -107,3 +119,13 @@ def test_a_window_that_changes_while_it_loads(report: str, open_page) -> None:
     page.goto(report)
     ready(page)
     assert "patches kept" in page.locator("figcaption").first.inner_text()
+
+
+def test_wide_tables_fit_or_show_that_they_scroll(report: str, open_page) -> None:
+    """Three methods fit at 1280 pixels; on a phone the shadow at the right edge is painted."""
+    counts = "document.querySelector('[aria-label^=\"Tokens kept\"]')"
+    wide = ready(open_page(report))
+    assert wide.evaluate(f"{counts}.scrollWidth <= {counts}.clientWidth")
+    phone = ready(open_page(report, width=390))
+    assert phone.evaluate(f"{counts}.scrollWidth > {counts}.clientWidth")
+    assert "linear-gradient" in phone.evaluate(f"getComputedStyle({counts}).backgroundImage")

@@ -102,6 +102,102 @@ def test_errors_are_one_line_and_exit_code_two(omnisift, clip: Path, arguments: 
     assert err.startswith(f"error ({kind}): ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["ask", "missing.mp4", "What?"], "NotFound"),
+        (["ask", ".", "What?"], "NotAFile"),
+        (["ask", "{clip}", "What?", "--method", "magic"], "CompressorError"),
+        (["ask", "{clip}", "What?", "--selector", "missing"], "UsageError"),
+        (["ask", "{clip}", "What?", "--fps", "0"], "UsageError"),
+        (["ask", "{clip}", "What?", "--sampling", "magic"], "UsageError"),
+        (["ask", "{clip}", "What?", "--device", "cuda:99"], "UsageError"),
+        (["ask", "{clip}", "What?", "--attn", "flash"], "UsageError"),
+        (["ask", "{clip}", "What?", " "], "UsageError"),
+        (["chat", "missing.mp4"], "NotFound"),
+        (["chat", "{clip}", "--method", "magic"], "CompressorError"),
+        (["inspect", "missing.mp4", "--json"], "NotFound"),
+        (["inspect", "{clip}", "--json", "--compare", "magic"], "CompressorError"),
+        (["inspect", "{clip}", "--json", "--selector", "missing"], "UsageError"),
+        (["profile", "missing.mp4"], "NotFound"),
+        (["profile", "{clip}", "--method", "magic"], "CompressorError"),
+    ],
+)
+def test_mistakes_are_found_before_weights_are_read(
+    omnisift, clip: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], kind: str
+) -> None:
+    monkeypatch.setattr("omnisift.pipeline.loading._load_thinker", lambda *_: pytest.fail("weights were read"))
+    code, out, err = omnisift(*[argument.format(clip=clip) for argument in arguments])
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error ({kind}): ")
+
+
+def test_an_error_names_its_class_once_and_reads_as_a_sentence(omnisift) -> None:
+    code, _, err = omnisift("ask", ".", "What?")
+    assert code == 2
+    assert err == "error (NotAFile): . is a folder, not a file; give the path of a media file\n"
+
+
+def test_a_share_that_can_not_be_reached_is_noted(omnisift, clip: Path) -> None:
+    assert "asked to keep 1 %, kept 3.7 %" in omnisift("ask", str(clip), "What?", "--retain", "0.01")[1]
+    assert "note:" not in omnisift("ask", str(clip), "What?")[1]
+
+
+def test_doctor_shows_how_to_install_each_extra(monkeypatch: pytest.MonkeyPatch, capsys, omnisift) -> None:
+    from omnisift.cli import doctor
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(doctor, "version", _nothing_installed)
+    code, out, _ = omnisift("doctor")
+    assert code == 2
+    text = " ".join(out.split())
+    for extra in ("train", "ui", "profile"):
+        assert f"pip install -e '.[{extra}]' in your OmniSIFT checkout" in text
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def _nothing_installed(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError
+
+    raise PackageNotFoundError(name)
+
+
+@pytest.mark.parametrize("name", ["x", "x.avi"])
+def test_make_clip_writes_mp4_only(omnisift, tmp_path: Path, name: str) -> None:
+    code, _, err = omnisift("make-clip", str(tmp_path / name))
+    assert code == 2
+    assert "must end in .mp4" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_piped_progress_is_one_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    from omnisift.cli import screen
+
+    now = [0.0]
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    for quiet in (False, True):
+        with screen.CountBar(screen.console_for(stderr=True), "clips", 100, quiet=quiet) as step:
+            for _ in range(100):
+                now[0] += 1
+                step()
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == ([] if quiet else [f"clips: {done} of 100" for done in (0, 30, 60, 90)])
+
+
+def test_hints_name_a_command_that_can_be_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from omnisift.cli import screen
+
+    monkeypatch.setattr(screen.shutil, "which", lambda _: "/somewhere/omnisift")
+    assert screen.command_name() == "omnisift"
+    monkeypatch.setattr(screen.shutil, "which", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert screen.command_name().endswith("python -m omnisift.cli")
+    (tmp_path / ".venv/bin/omnisift").write_text("")
+    assert screen.command_name() == ".venv/bin/omnisift"
+
+
 def test_the_installed_command_starts_without_loading_a_model(tmp_path: Path) -> None:
     script = "import sys; sys.argv = ['omnisift', '--version']\nfrom omnisift.cli import main\ntry:\n    main()\n"
     script += "finally:\n    print(sorted({'torch', 'transformers', 'av'} & set(sys.modules)))\n"

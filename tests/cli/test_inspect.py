@@ -34,9 +34,10 @@ def test_page_and_figures(omnisift, clip: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
-def test_json_is_the_trace_and_nothing_else(omnisift, clip: Path) -> None:
+@pytest.mark.parametrize("spelling", [[], ["--question"]])
+def test_json_is_the_trace_and_nothing_else(omnisift, clip: Path, spelling: list[str]) -> None:
     question = "Which colour appears last?"
-    code, out, _ = omnisift("inspect", str(clip), "--json", "--question", question, "--retain", "0.5")
+    code, out, _ = omnisift("inspect", str(clip), "--json", *spelling, question, "--retain", "0.5")
     trace = json.loads(out)
     assert code == 0
     assert (trace["schema"], trace["question"]) == ("omnisift.trace", question)
@@ -55,6 +56,7 @@ def test_json_is_the_trace_and_nothing_else(omnisift, clip: Path) -> None:
         (["{clip}", "--json", "--compressor", "none"], "UsageError"),
         (["{clip}", "--json", "--compare", "magic"], "CompressorError"),
         (["{clip}", "--json", "--question", " "], "UsageError"),
+        (["{clip}", "a?", "--json", "--question", "b?"], "UsageError"),
         (["{clip}", "--json", "--retain", "2"], "BudgetError"),
         (["missing.mp4", "--json"], "NotFound"),
         (["{tmp}/there.html", "-o", "{tmp}/new.html"], "NotMedia"),

@@ -28,11 +28,12 @@ def omnisift(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_clip_is_measured_at_several_shares(omnisift, clip: Path) -> None:
-    code, out, _ = omnisift("profile", str(clip), "--retain", "0.5", "--retain", "0.25", "--repeats", "1")
+    code, out, err = omnisift("profile", str(clip), "What?", "--retain", "0.5", "--retain", "0.25", "--repeats", "1")
     assert code == 0
     for word in ("read", "encode video", "encode audio", "compress", "LLM prefill", "decode", "ratio", "0.25", "FLOP"):
         assert word in out
     assert "energy" in out
+    assert err.splitlines() == ["measuring: 0 of 12"]
 
 
 def test_measured_json_is_one_object(omnisift, clip: Path) -> None:
@@ -73,6 +74,7 @@ def test_counted_json_is_one_object(omnisift) -> None:
         (["profile", "{clip}", "--clip-seconds", "3"], "UsageError"),
         (["profile", "{clip}", "--repeats", "0"], "UsageError"),
         (["profile", "{clip}", "--question", " "], "UsageError"),
+        (["profile", "{clip}", "a?", "--question", "b?"], "UsageError"),
         (["profile", "missing.mp4"], "NotFound"),
         (["profile", "{clip}", "--compressor", "magic"], "CompressorError"),
         (["profile", "{clip}", "--retain", "0"], "BudgetError"),

@@ -138,10 +138,16 @@ def test_questions_of_a_data_set(omnisift, folder: Path, tmp_path: Path) -> None
         ["--task", "qa", "--question", " "],
         ["--task", "caption", "--retain", "0"],
         ["--task", "caption", "--model", "no/such"],
+        ["--task", "caption", "--out", "{tmp}/a.csv"],
+        ["--task", "caption", "--out", "{tmp}/none/a.jsonl"],
+        ["--task", "caption", "--batch-size", "2"],
+        ["--task", "caption", "--together", "2"],
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(omnisift, folder: Path, tmp_path: Path, arguments: list[str]) -> None:
-    code, out, err = omnisift("run", folder, "--out", tmp_path / "a.jsonl", *arguments)
+    code, out, err = omnisift(
+        "run", folder, "--out", tmp_path / "a.jsonl", *(text.format(tmp=tmp_path) for text in arguments)
+    )
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.split(":")[0] in ("error (UsageError)", "error (BudgetError)", "error (CheckpointError)")
     assert list(tmp_path.iterdir()) == []

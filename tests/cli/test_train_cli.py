@@ -59,7 +59,7 @@ def test_convert_back_to_a_folder(world: Path, tmp_path: Path) -> None:
     assert [(sample.media, sample.turns) for sample in load_samples(moved)] == before
     (tmp_path / "other").mkdir()
     refused = run("convert", str(rows), str(tmp_path / "other"), "--to", "folder")
-    assert "its clip does not lie in" in str(refused.exception)
+    assert "its clip is not in" in str(refused.exception)
 
 
 def test_data_check_finds_what_would_not_be_learned_from(world: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_data_check_finds_what_would_not_be_learned_from(world: Path, tmp_path: 
         "broken": ["torn.mp4"],
         "too long": ["long.mp4"],
         "silent": ["silent.mp4"],
-        "no picture": ["sound.wav"],
+        "no video": ["sound.wav"],
     }
     assert (report["samples"], report["usable"]) == (6, 3)
     assert len(load_samples(clean)) == 3
@@ -103,13 +103,13 @@ def _tone(path: Path) -> None:
 
 def test_train_says_what_it_did(world: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
-    recipe.write_text(f"model: nano\ndata: {world}\nout: x\nretain: 0.25\nselector: null\nsteps: 1\n")
+    recipe.write_text(f"model: nano\ndata: {world}\noutput_dir: x\nretain: 0.25\nselector: null\nmax_steps: 1\n")
     out = tmp_path / "run"
-    result = run("train", str(recipe), "--out", str(out), "--set", "rate=1.0e-4", "--json")
+    result = run("train", str(recipe), "--out", str(out), "--set", "learning_rate=1.0e-4", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["finished"] is True
     assert report["model"] == str(out / "model")
-    assert json.loads((out / "recipe.json").read_text())["rate"] == 1e-4
-    assert "tokens kept" in run("train", str(recipe), "--out", str(out), "--set", "rate=1.0e-4").output
-    assert isinstance(run("train", str(recipe), "--set", "rate").exception, UsageError)
+    assert json.loads((out / "recipe.json").read_text())["learning_rate"] == 1e-4
+    assert "tokens kept" in run("train", str(recipe), "--out", str(out), "--set", "learning_rate=1.0e-4").output
+    assert isinstance(run("train", str(recipe), "--set", "learning_rate").exception, UsageError)

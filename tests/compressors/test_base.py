@@ -1,6 +1,6 @@
-"""What the base class gives: a method is one function, exact counts and ties are free, and names lead to methods.
+"""The base class: a method is one function, counts are exact, ties are defined, and methods have names.
 
-What all methods owe is in test_matrix.py.
+The contract of all methods is tested in test_matrix.py.
 """
 
 from __future__ import annotations
@@ -102,12 +102,15 @@ def test_unknown_names_and_missing_weights_say_what_to_do():
     with pytest.raises(CompressorError) as caught:
         make_compressor("magic", HALF)
     assert str(caught.value) == f"no compressor named 'magic'; known: {', '.join(sorted(ALL))}"
-    with pytest.raises(CompressorError, match="choose a training-free compressor, as stvp or random"):
+    with pytest.raises(CompressorError, match="choose a training-free compressor such as stvp or random"):
         make_compressor("omnisift", HALF)
 
 
-def test_repr_shows_the_budget():
-    assert "retain=0.5" in repr(made("uniform", HALF))
+def test_repr_is_one_short_line():
+    assert repr(made("uniform", HALF)) == "UniformCompressor(Budget(retain=0.5))"
+    assert repr(made("omnisift", HALF)) == "OmniSiftCompressor(Budget(retain=0.5))"
+    pair = repr(made("random:scope=clip+omnisift", HALF))
+    assert pair == "Paired(Budget(retain=0.5), label='random-clip+omnisift')"
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
@@ -115,7 +118,7 @@ def test_a_method_is_one_short_cited_file(name: str):
     method = COMPRESSORS[name]
     path = Path(inspect.getfile(method))
     assert path.stem == name
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 150
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 200
     assert method.idea
     assert method.source
     assert 5 <= len(method.idea.split()) <= 16

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.frame_methods import steady_prompt
 from tests.geometry import random_prompt
-from tests.windowed_methods import BUDGETS, SPLIT, check_counts, check_manners, cosines, windows_of
+from tests.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosines, windows_of
 
 from omnisift.budget import Budget
 from omnisift.compressors import maxmin
@@ -51,7 +51,7 @@ def test_frames_of_a_chunk_share_their_count():
 
 
 def test_manners():
-    check_manners(DivPruneCompressor)
+    check_contract(DivPruneCompressor)
 
 
 def test_equal_tokens_keep_the_first():
@@ -66,7 +66,7 @@ def test_equal_tokens_keep_the_first():
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(5).stream()
     whole = DivPruneCompressor(SPLIT)(stream).keep
-    monkeypatch.setattr("omnisift.compressors.cosine.BLOCK", 1)
+    monkeypatch.setattr("omnisift.compressors.cosine.MAX_ELEMENTS", 1)
     windows = maxmin.Groups.windows
-    monkeypatch.setattr(maxmin.Groups, "windows", lambda self, device: windows(self, device, cells=1))
+    monkeypatch.setattr(maxmin.Groups, "windows", lambda self, device: windows(self, device, max_elements=1))
     assert torch.equal(DivPruneCompressor(SPLIT)(stream).keep, whole)

@@ -1,4 +1,4 @@
-"""DyCoke's first stage against a readable loop: whole frames, what changed, the floor, the sound's seconds, pairs."""
+"""DyCoke's first stage against a readable loop: whole frames, what changed, the floor, the audio's seconds, pairs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 import torch
 from tests.frame_methods import (
-    check_manners,
+    audio_of,
+    check_contract,
     check_shared,
     check_totals,
     cosine,
     frames_of,
     joined,
     shares,
-    sound_of,
     steady_prompt,
     unlike_mean,
 )
@@ -73,7 +73,7 @@ def test_each_half_equals_the_loop_or_names_its_floor(seed: int, modality: Modal
     stream = random_prompt(seed).stream()
     clips = frames_of(stream)
     if modality == Modality.AUDIO:
-        clips = [[sound[i : i + 25] for i in range(0, len(sound), 25)] for sound in sound_of(stream)]
+        clips = [[audio[i : i + 25] for i in range(0, len(audio), 25)] for audio in audio_of(stream)]
     try:
         keep = half(stream, HALF, modality).keep
     except CompressorError:
@@ -104,8 +104,8 @@ def test_both_halves_of_a_clip_equal_the_loop(frames: int, audio: int):
     stream = steady_prompt(frames, 6, audio, seed=frames).stream()
     keep = DyCokeCompressor(HALF)(stream).keep
     check_totals(stream, keep, HALF)
-    sound = sound_of(stream)[0]
-    seconds = [sound[i : i + 25] for i in range(0, len(sound), 25)]
+    tokens = audio_of(stream)[0]
+    seconds = [tokens[i : i + 25] for i in range(0, len(tokens), 25)]
     for steps in (frames_of(stream)[0], seconds):
         assert check_clip(stream, keep, steps, total_of(stream, HALF, steps[0][0]))
 
@@ -138,7 +138,7 @@ def test_below_the_floor_is_an_error(budget: Budget, message: str):
 
 
 def test_a_pair_asks_only_its_own_half():
-    """The sound is far below its floor, which is no business of the picture's half; and the other way round."""
+    """The audio is far below its floor, which is no business of the video's half; and the other way round."""
     stream = steady_prompt(4, 8, 50).stream()
     quiet = Budget(retain_video=0.6, retain_audio=0.1)
     keep = Paired(DyCokeCompressor(quiet), UniformCompressor(quiet))(stream).keep
@@ -147,18 +147,18 @@ def test_a_pair_asks_only_its_own_half():
     check_totals(stream, Paired(UniformCompressor(dark), DyCokeCompressor(dark))(stream).keep, dark)
 
 
-def test_seconds_count_from_the_first_sound_in_a_chunk():
-    """Sound before the first frame belongs to no chunk: it stays, and shifts nothing."""
+def test_seconds_count_from_the_first_audio_in_a_chunk():
+    """Audio before the first frame belongs to no chunk: it stays, and shifts nothing."""
     stream = steady_prompt(4, 4, 100).stream()
     early = dataclasses.replace(stream, chunk=stream.chunk.clone(), frame=stream.frame.clone())
-    sound = sound_of(stream)[0]
-    early.chunk[sound[:7]] = -1
+    audio = audio_of(stream)[0]
+    early.chunk[audio[:7]] = -1
     keep = half(early, HALF, Modality.AUDIO).keep
-    assert keep[sound[:32]].all()
-    assert not keep[sound[32:57]].all()
+    assert keep[audio[:32]].all()
+    assert not keep[audio[32:57]].all()
 
 
-def test_sound_that_the_budget_keeps_stays_whole():
+def test_audio_that_the_budget_keeps_stays_whole():
     stream = joined([steady_prompt(4, 4, 1), steady_prompt(4, 4, 60)]).stream()
     keep = DyCokeCompressor(Budget(retain_video=0.5, retain_audio=0.6))(stream).keep
     assert keep[(stream.sample == 0) & (stream.modality == Modality.AUDIO)].all()
@@ -173,11 +173,11 @@ def test_ties_keep_the_first():
 
 def test_manners():
     # A clip of one frame can't lose anything here, so this one is left out of the batch by retain_video = 1.
-    check_manners(DyCokeCompressor, Budget(retain_video=1, retain_audio=0.6))
+    check_contract(DyCokeCompressor, Budget(retain_video=1, retain_audio=0.6))
     assert DyCokeCompressor(HALF).label == "dycoke"
 
 
-def test_the_picture_too_is_the_same_alone_and_in_a_batch():
+def test_the_video_too_is_the_same_alone_and_in_a_batch():
     prompts = [steady_prompt(n, 9, 25 * n, seed=n) for n in (5, 8, 3)]
     together = DyCokeCompressor(HALF)(joined(prompts).stream()).keep
     assert torch.equal(together, torch.cat([DyCokeCompressor(HALF)(p.stream()).keep for p in prompts]))

@@ -9,8 +9,8 @@ import torch
 from tests.frame_methods import (
     BUDGETS,
     check_best,
+    check_contract,
     check_frame_counts,
-    check_manners,
     check_totals,
     cosine,
     frames_of,
@@ -100,7 +100,7 @@ def test_ties_keep_the_first():
 
 @pytest.mark.parametrize("mode", ["clip", "frame"])
 def test_manners(mode: str):
-    check_manners(lambda budget: EvsCompressor(budget, mode=mode))
+    check_contract(lambda budget: EvsCompressor(budget, mode=mode))
 
 
 def test_labels_and_options():

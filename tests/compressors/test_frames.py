@@ -63,7 +63,7 @@ def test_neighbour_is_the_same_place_in_the_same_clip(seed: int, step: int | Non
 @pytest.mark.parametrize("block", [1, 1 << 24])
 @pytest.mark.parametrize("seed", range(8))
 def test_means_and_cosines_equal_the_loop(seed: int, block: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(module, "MAX_ELEMENTS", block)
     stream = random_prompt(seed).stream()
     stream.embeds[::9] = 0
     frames = Frames.of(stream)
@@ -129,4 +129,4 @@ def test_of_a_modality_only_what_may_be_dropped(modality: Modality):
             for kind, chunk in zip(stream.modality.tolist(), stream.chunk.tolist(), strict=True)
         ]
         early += int(((stream.modality == modality) & ~found).sum())
-    assert (early > 0) == (modality == Modality.AUDIO)  # sound before the first frame
+    assert (early > 0) == (modality == Modality.AUDIO)  # audio before the first frame

@@ -1,4 +1,4 @@
-"""Who competes with whom: groups against readable keys, the best of each, and windows as bounded rectangles."""
+"""Ranking groups against readable keys, the best of each group, and padded windows of bounded size."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CPU = torch.device("cpu")
 
 
 def keys(stream: TokenStream, scope: Scope, chunks: int = 1) -> list[object]:
-    """Of every segment (first frame, second frame, sound of each chunk): a name of its group."""
+    """Of every segment (first frame, second frame, audio of each chunk): a name of its group."""
     clip = ChunkShapes.of(stream).clip.tolist()
     found: list[object] = []
     for number in range(3 * len(clip)):
-        chunk, sound = number // 3, number % 3 == 2
+        chunk, audio = number // 3, number % 3 == 2
         window = (clip[chunk], (chunk - clip.index(clip[chunk])) // chunks)
         by: dict[Scope, object] = {
             Scope.FRAME: number,
-            Scope.CHUNK: (window, sound),
-            Scope.CLIP: (clip[chunk], sound),
+            Scope.CHUNK: (window, audio),
+            Scope.CLIP: (clip[chunk], audio),
             Scope.JOINT: window,
         }
         found.append(by[scope])
@@ -56,14 +56,14 @@ def test_groups_are_those_of_the_keys(seed: int, scope: Scope, modality: Modalit
     names: dict[int, object] = {}
     for place in range(len(stream)):
         taken = segment[place] >= 0 and modality in (None, int(stream.modality[place]))
-        assert (groups.index[place] >= 0) == taken
+        assert (groups.group[place] >= 0) == taken
         if taken:
-            assert names.setdefault(int(groups.index[place]), key[segment[place]]) == key[segment[place]]
+            assert names.setdefault(int(groups.group[place]), key[segment[place]]) == key[segment[place]]
     assert len(set(names.values())) == len(names)
     assert {names[i]: int(groups.kept[i]) for i in names} == {name: wanted[name] for name in names.values()}
     assert (groups.kept <= groups.size).all()
     assert int(groups.kept.sum()) == sum(wanted.values())
-    assert groups.size.tolist() == [int((groups.index == i).sum()) for i in range(len(groups.kept))]
+    assert groups.size.tolist() == [int((groups.group == i).sum()) for i in range(len(groups.kept))]
 
 
 def test_windows_of_chunks_never_cross_clips():
@@ -75,7 +75,7 @@ def test_windows_of_chunks_never_cross_clips():
     prompt.sample = torch.arange(3).repeat_interleave(torch.tensor([len(row.sample) for row in rows]))
     stream = prompt.stream()
     groups = group(stream, SOME.counts(ChunkShapes.of(stream)), Scope.CHUNK, modality=Modality.VIDEO, chunks=2)
-    chunks = [sorted(set(stream.chunk[groups.index == i].tolist())) for i in range(len(groups.kept))]
+    chunks = [sorted(set(stream.chunk[groups.group == i].tolist())) for i in range(len(groups.kept))]
     assert [some for some in chunks if some] == [[0], [1, 2], [3, 4], [5, 6], [7]]
 
 
@@ -95,9 +95,9 @@ def test_the_best_of_every_group_stay_and_ties_keep_the_first(seed: int, scope: 
     groups = group(stream, SOME.counts(ChunkShapes.of(stream)), scope)
     scores = torch.randint(levels, (len(stream),), generator=torch.Generator().manual_seed(seed)).float()
     keep = groups.highest(scores)
-    assert keep[groups.index < 0].all()
+    assert keep[groups.group < 0].all()
     for number, kept in enumerate(groups.kept.tolist()):
-        places = torch.nonzero(groups.index == number).flatten().tolist()
+        places = torch.nonzero(groups.group == number).flatten().tolist()
         best = sorted(places, key=lambda place: -float(scores[place]))[:kept]  # a stable sort
         assert [place for place in places if keep[place]] == sorted(best)
 
@@ -119,17 +119,17 @@ def test_windows_are_the_groups_in_bounded_rectangles(scope: Scope, cells: int, 
         groups = group(stream, SOME.counts(ChunkShapes.of(stream)), scope)
         seen: Counter[int] = Counter()
         widest = []
-        for window in groups.windows(CPU, power=power, cells=cells):
-            rows, columns = window.place.shape
+        for window in groups.windows(CPU, power=power, max_elements=cells):
+            rows, columns = window.index.shape
             assert rows == 1 or rows * columns**power <= cells
             assert window.valid.any(dim=0).all()  # no column for nothing
-            assert window.most == int(window.kept.max())
+            assert window.max_kept == int(window.kept.max())
             widest.append(columns)
-            for place, valid, kept in zip(window.place, window.valid, window.kept.tolist(), strict=True):
-                number = int(groups.index[place[0]])
+            for place, valid, kept in zip(window.index, window.valid, window.kept.tolist(), strict=True):
+                number = int(groups.group[place[0]])
                 seen[number] += 1
                 size = int(valid.sum())
-                assert place[:size].tolist() == torch.nonzero(groups.index == number).flatten().tolist()
+                assert place[:size].tolist() == torch.nonzero(groups.group == number).flatten().tolist()
                 assert valid.tolist() == [True] * size + [False] * (columns - size)
                 assert (place[size:] == place[0]).all()
                 assert kept == int(groups.kept[number])

@@ -1,4 +1,4 @@
-"""One pool over picture and sound of a chunk, against a readable loop."""
+"""One pool over video and audio of a chunk, against a readable loop."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_split_is_free_and_the_total_is_not():
 
 
 def test_a_modality_without_variance_is_in_the_middle():
-    """Equal sound: above the usual picture, below the unusual; no scale lets it win or lose altogether."""
+    """Equal audio: above the usual video, below the unusual; no scale lets it win or lose altogether."""
     prompt = regular_prompt(4)
     audio = prompt.modality == Modality.AUDIO
     prompt.embeds[audio] = 3.0

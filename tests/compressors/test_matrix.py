@@ -1,4 +1,4 @@
-"""What every method owes, for every method, configuration and pair that this project names, on every odd prompt."""
+"""The contract of all methods, tested on every method, configuration and pair of this project, on unusual prompts."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def _clips(stream: TokenStream) -> list[ChunkShapes]:
 
 
 TRAITS: dict[str, Callable[[TokenStream], bool]] = {
-    "no sound": lambda s: not (s.modality == Modality.AUDIO).any(),
+    "no audio": lambda s: not (s.modality == Modality.AUDIO).any(),
     "one frame": lambda s: all(len(c) == 1 and not c.frame1.any() for c in _clips(s)),
-    "one frame with sound": lambda s: any(len(c) == 1 and not c.frame1.any() and c.audio.any() for c in _clips(s)),
+    "one frame with audio": lambda s: any(len(c) == 1 and not c.frame1.any() and c.audio.any() for c in _clips(s)),
     "odd frames": lambda s: any(len(c) > 2 and c.frame1[-1] == 0 and c.audio.any() for c in _clips(s)),
     "unequal frames": lambda s: any((c.frame1 != c.frame0)[:-1].any() and c.audio.any() for c in _clips(s)),
     "two clips in a row": lambda s: len(_clips(s)) == 2 and int(s.sample.max()) == 0,
     "three rows": lambda s: len(_clips(s)) >= 3 and int(s.sample.max()) == 2,
-    "sound before the picture": lambda s: bool(((s.modality == Modality.AUDIO) & (s.chunk < 0)).any()),
-    "chunks with and without sound": lambda s: any((c.audio > 1).any() and (c.audio == 0).any() for c in _clips(s)),
+    "audio before the video": lambda s: bool(((s.modality == Modality.AUDIO) & (s.chunk < 0)).any()),
+    "chunks with and without audio": lambda s: any((c.audio > 1).any() and (c.audio == 0).any() for c in _clips(s)),
 }
 
 
@@ -183,10 +183,10 @@ def test_only_methods_with_a_floor_refuse_a_small_budget(name: str):
 
 
 @pytest.mark.parametrize("video", COMPRESSORS)
-def test_every_picture_goes_with_every_sound(video: str):
-    """Counts of both halves; and the picture does not depend on the sound's method."""
+def test_every_video_goes_with_every_audio(video: str):
+    """Counts of both halves; and the video does not depend on the audio's method."""
     rows = [steady_prompt(5, 6, 120, seed=1), steady_prompt(4, 9, 70, seed=2)]
     stream = with_attention(in_one_batch(rows).stream())
-    picture = stream.modality == Modality.VIDEO
-    kept = [check(f"{video}+{audio}", stream, HALF).keep[picture] for audio in WITH_SOUND]
+    is_video = stream.modality == Modality.VIDEO
+    kept = [check(f"{video}+{audio}", stream, HALF).keep[is_video] for audio in WITH_SOUND]
     assert all(one.equal(kept[0]) for one in kept)

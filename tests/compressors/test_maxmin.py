@@ -1,4 +1,4 @@
-"""The greedy core by itself."""
+"""Greedy max-min choice by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What dropped tokens leave in kept ones, against a loop; what nothing joined stays bit for bit."""
+"""Merging against a loop; tokens without members are unchanged bit for bit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def by_loop(embeds: Tensor, keep: Tensor, into: Tensor, weight: Tensor, own: flo
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("block", [1, 20, 1 << 24])
 def test_equals_the_loop(block: int, weighted: bool, own: float | None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(merging, "BLOCK", block)
+    monkeypatch.setattr(merging, "MAX_ELEMENTS", block)
     for seed in range(5):
         embeds, keep, into, weight = case(seed)
         before = embeds.clone()
@@ -78,7 +78,7 @@ def test_one_joins_by_its_weight():
     weight = torch.tensor([1.0, 3.0, 9.0])
     assert averaged(embeds, keep, into).tolist() == [[2.0]]
     assert averaged(embeds, keep, into, weight).tolist() == [[3.0]]
-    assert averaged(embeds, keep, into, weight, own=0.25).tolist() == [[3.0]]
+    assert averaged(embeds, keep, into, weight, self_weight=0.25).tolist() == [[3.0]]
     weight[0] = 0.0
     assert averaged(embeds, keep, into, weight).tolist() == [[4.0]]
 
@@ -94,7 +94,7 @@ def test_short_floats_are_summed_in_float32_and_come_back_short():
     embeds[1:, 1] = 1.0078125  # the next number
     keep = torch.zeros(3001, dtype=torch.bool)
     keep[0] = True
-    found = averaged(embeds, keep, torch.zeros(3001, dtype=torch.int64), own=0.0)
+    found = averaged(embeds, keep, torch.zeros(3001, dtype=torch.int64), self_weight=0.0)
     assert found.dtype is torch.bfloat16
     assert found.tolist() == [[1.0, 1.0078125]]
 

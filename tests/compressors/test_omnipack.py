@@ -8,9 +8,9 @@ from functools import cache
 import pytest
 import torch
 from tests.compressors.test_omnisift import Watch, regular_prompt
-from tests.frame_methods import frames_of, sound_of, steady_prompt
+from tests.frame_methods import audio_of, frames_of, steady_prompt
 from tests.geometry import random_prompt
-from tests.windowed_methods import BUDGETS, SPLIT, check_counts, check_manners, cosine, windows_of, with_attention
+from tests.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosine, windows_of, with_attention
 
 from omnisift.budget import Budget
 from omnisift.chunks import build_stream
@@ -48,9 +48,9 @@ def signals(stream: TokenStream) -> tuple[dict[int, float], dict[int, float]]:
                 event[i] = max([*changes, distance(x[i], mean)])
                 both = before is not None and after is not None
                 turn[i] = distance(x[i] - x[before], x[after] - x[i]) if both else 0.0
-    for sound in sound_of(stream):
-        for p, i in enumerate(sound):
-            near = sound[max(0, p - 1) : p] + sound[p + 1 : p + 2]
+    for audio in audio_of(stream):
+        for p, i in enumerate(audio):
+            near = audio[max(0, p - 1) : p] + audio[p + 1 : p + 2]
             event[i], turn[i] = max([distance(x[i], x[j]) for j in near], default=0.0), 0.0
     return event, turn
 
@@ -131,7 +131,7 @@ def merged(
 
 
 def grid_prompt(seed: int, frames: int = 37) -> TokenStream:
-    """Three windows of frames of 2 x 3 tokens with proper heights and widths, and sound."""
+    """Three windows of frames of 2 x 3 tokens with proper heights and widths, and audio."""
     prompt = steady_prompt(frames, 6, 2 * frames, seed=seed)
     position = prompt.temporal.repeat(3, 1)
     video = prompt.modality == Modality.VIDEO
@@ -181,7 +181,7 @@ def test_a_window_does_not_feel_another():
 
 @pytest.mark.parametrize("attention", [False, True])
 def test_manners(attention: bool):
-    check_manners(lambda budget: OmniPackCompressor(budget, attention=attention), chunks=8)
+    check_contract(lambda budget: OmniPackCompressor(budget, attention=attention), chunks=8)
 
 
 def test_the_important_part_has_its_share():
@@ -208,7 +208,7 @@ def test_highest_takes_the_first_of_equals():
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = grid_prompt(5)
     whole = OmniPackCompressor(SPLIT)(stream)
-    for name in ("omnipack.CELLS", "events.BLOCK", "cosine.BLOCK"):
+    for name in ("omnipack.MAX_ELEMENTS", "events.MAX_ELEMENTS", "cosine.MAX_ELEMENTS"):
         monkeypatch.setattr(f"omnisift.compressors.{name}", 1)
     single = OmniPackCompressor(SPLIT)(stream)
     assert torch.equal(whole.keep, single.keep)

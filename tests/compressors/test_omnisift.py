@@ -27,7 +27,7 @@ NEAR = 1e-6
 
 def selector(**config: object) -> VGAS:
     torch.manual_seed(0)
-    return VGAS(VGASConfig(**{"width": WIDTH, "hidden": 16, "heads": 2, **config})).eval()  # type: ignore[arg-type]
+    return VGAS(VGASConfig(**{"input_size": WIDTH, "hidden_size": 16, "num_attention_heads": 2, **config})).eval()  # type: ignore[arg-type]
 
 
 SELECTOR = selector()
@@ -73,7 +73,7 @@ def test_block_size_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(seed, WIDTH).stream()
     budget = from_rho(0.67, 0.4)
     whole = run(stream, budget)
-    monkeypatch.setattr(method, "SMALL_BLOCK", 1)
+    monkeypatch.setattr(method, "SMALL_BATCH", 1)
     single = run(stream, budget)
     assert torch.equal(whole.keep, single.keep)
     torch.testing.assert_close(whole.scores, single.scores, atol=1e-5, rtol=0, equal_nan=True)
@@ -119,13 +119,13 @@ def test_scores_rank_what_is_kept():
         assert found.scores[inside & found.keep].min() >= found.scores[inside & ~found.keep].max()
 
 
-def test_without_sound_no_selector_is_needed():
+def test_without_audio_no_selector_is_needed():
     stream = clip_prompt(frames=3, tokens=9, audio=0).stream()
     found = run(stream, Budget(retain=0.3), None)
     assert 0 < found.keep.sum() < len(stream)
 
 
-def test_with_sound_a_missing_selector_is_an_error():
+def test_with_audio_a_missing_selector_is_an_error():
     with pytest.raises(CompressorError, match="without selector weights"):
         run(clip_prompt(frames=2, tokens=9, audio=5).stream(), Budget(retain=0.3), None)
 
@@ -271,8 +271,8 @@ def test_steps_do_not_grow_with_the_number_of_chunks():
 def test_no_copy_of_the_stream(monkeypatch: pytest.MonkeyPatch):
     """No new tensor holds more than an eighth of the embeddings when blocks are an eighth of them."""
     stream = regular_prompt(160).stream()
-    monkeypatch.setattr(method, "SMALL_BLOCK", stream.embeds.nbytes // 8)
-    monkeypatch.setattr(method, "CPU_BLOCK", stream.embeds.nbytes // 8)
+    monkeypatch.setattr(method, "SMALL_BATCH", stream.embeds.nbytes // 8)
+    monkeypatch.setattr(method, "CPU_BATCH", stream.embeds.nbytes // 8)
     with Watch() as seen:
         run(stream, Budget(retain=0.3))
     assert seen.largest <= stream.embeds.numel() // 8

@@ -1,4 +1,4 @@
-"""OmniZip against a readable loop: sound by the clip, its anchors, the picture's rates, and its two kinds of frames."""
+"""OmniZip against a readable loop: audio by the clip, its anchors, the video's rates, and its two kinds of frames."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def loop(
     keep = segment < 0
     for clip in range(int(shapes.clip.max()) + 1 if len(shapes) else 0):
         chunks = torch.nonzero(shapes.clip == clip).flatten().tolist()
-        sound = places(stream, clip, Modality.AUDIO)
-        kept = loop_sound(stream, embeds, sound, sum(counts[c][2] for c in chunks), share, members)
+        audio = places(stream, clip, Modality.AUDIO)
+        kept = loop_audio(stream, embeds, audio, sum(counts[c][2] for c in chunks), share, members)
         keep[kept] = True
-        picture = [counts[c][0] + counts[c][1] for c in chunks]
+        video = [counts[c][0] + counts[c][1] for c in chunks]
         sizes = [int(shapes.frame0[c] + shapes.frame1[c]) for c in chunks]
-        if sound:
+        if audio:
             heard = [(sum(int(stream.chunk[i]) == c for i in kept), int(shapes.audio[c])) for c in chunks]
             shares = [n / of if of else None for n, of in heard]
-            picture = loop_rates(picture, sizes, shares, rebounded)
-        for chunk, total in zip(chunks, picture, strict=True):
+            video = loop_rates(video, sizes, shares, rebounded)
+        for chunk, total in zip(chunks, video, strict=True):
             first, second = (torch.nonzero(segment == 3 * chunk + f).flatten().tolist() for f in (0, 1))
             count = math.floor(len(second) * total / (len(first) + len(second)))
             keep[[first[i] for i in highest(peaks(stream.embeds[first]), total - count)]] = True
@@ -64,21 +64,21 @@ def places(stream: TokenStream, clip: int, modality: Modality) -> list[int]:
     return torch.nonzero(inside).flatten().tolist()
 
 
-def loop_sound(
-    stream: TokenStream, embeds: Tensor, sound: list[int], total: int, share: float, members: int
+def loop_audio(
+    stream: TokenStream, embeds: Tensor, audio: list[int], total: int, share: float, members: int
 ) -> list[int]:
     """PositionColumns that stay; writes the anchors into ``embeds``."""
-    number = max(0, min(round(share * len(sound)), total - 1))
-    attention = [float(stream.extras["audio_attention"][p]) for p in sound]
-    dominant = [sound[i] for i in highest(attention, total - number)]
-    rest = [p for p in sound if p not in dominant]
+    number = max(0, min(round(share * len(audio)), total - 1))
+    attention = [float(stream.extras["audio_attention"][p]) for p in audio]
+    dominant = [audio[i] for i in highest(attention, total - number)]
+    rest = [p for p in audio if p not in dominant]
     chosen = [rest[-(-j * len(rest) // number)] for j in range(number)]
     crowd: dict[int, list[int]] = {a: [] for a in chosen}
     for place in rest:
         if chosen and place not in chosen:
             likeness = [cosine(stream.embeds[place], stream.embeds[a]) for a in chosen]
             crowd[chosen[highest(likeness, 1)[0]]].append(place)
-    video = places(stream, int(stream.clip[sound[0]]), Modality.VIDEO) if sound else []
+    video = places(stream, int(stream.clip[audio[0]]), Modality.VIDEO) if audio else []
     for anchor, near in crowd.items():
         seen = [max(cosine(stream.embeds[p], stream.embeds[v]) for v in video) for p in near]
         best = highest(seen, members)
@@ -145,7 +145,7 @@ def test_rebounded_equals_the_loop_at_every_budget(seed: int, budget: Budget):
 
 
 def clip_totals(stream: TokenStream, keep: Tensor) -> list[tuple[int, int]]:
-    """Kept picture and sound of every clip."""
+    """Kept video and audio of every clip."""
     stays = keep & (stream.chunk >= 0)
     kinds = (Modality.VIDEO, Modality.AUDIO)
     return [
@@ -167,8 +167,8 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
     stream = with_attention(regular_prompt(12).stream())
     keep, embeds = loop(stream, BUDGETS[0])
     for cells in (1, 600, 1 << 24):
-        monkeypatch.setattr(anchors, "CELLS", cells)
-        monkeypatch.setattr(omnizip_video, "CELLS", cells)
+        monkeypatch.setattr(anchors, "MAX_ELEMENTS", cells)
+        monkeypatch.setattr(omnizip_video, "MAX_ELEMENTS", cells)
         found = OmniZipCompressor(BUDGETS[0])(stream)
         assert torch.equal(found.keep, keep)
         torch.testing.assert_close(found.embeds, embeds[keep], atol=1e-5, rtol=1e-5)
@@ -177,17 +177,17 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
 
 
 def test_matrices_stay_within_a_block(monkeypatch: pytest.MonkeyPatch):
-    """Sound against the picture of a whole clip: never all against all."""
-    stream = with_attention(regular_prompt(80).stream())  # 2000 sounds and 960 patches
-    monkeypatch.setattr(anchors, "CELLS", 1 << 14)
-    monkeypatch.setattr(omnizip_video, "CELLS", 1 << 14)
+    """Audio against the video of a whole clip: never all against all."""
+    stream = with_attention(regular_prompt(80).stream())  # 2000 audio tokens and 960 patches
+    monkeypatch.setattr(anchors, "MAX_ELEMENTS", 1 << 14)
+    monkeypatch.setattr(omnizip_video, "MAX_ELEMENTS", 1 << 14)
     with Watch() as seen:
         OmniZipCompressor(BUDGETS[0])(stream)
     assert seen.largest <= stream.embeds.numel()
 
 
-def test_more_sound_kept_means_more_picture():
-    """Chunks 0-4 keep all their sound, chunks 5-9 nothing: the first reach the upper bound of the picture."""
+def test_more_audio_kept_means_more_video():
+    """Chunks 0-4 keep all their audio, chunks 5-9 nothing: the first reach the upper bound of the video."""
     stream = with_attention(regular_prompt(20).stream())
     early = stream.modality == Modality.AUDIO
     early &= stream.chunk < 5
@@ -200,7 +200,7 @@ def test_more_sound_kept_means_more_picture():
 
 
 def test_published_bounds_are_met_as_they_are_at_their_own_budget():
-    """Two chunks with 3/4 and 1/4 of their sound kept drop .45 and .65 where that is the mean already."""
+    """Two chunks with 3/4 and 1/4 of their audio kept drop .45 and .65 where that is the mean already."""
     shapes = ChunkShapes(*(torch.tensor([n, n]) for n in (100, 100, 40)), clip=torch.tensor([0, 0]))
     counts = Budget(retain_video=0.45, retain_audio=0.5).counts(shapes)
     found = chunk_totals(counts, shapes, torch.tensor([0.75, 0.25], dtype=torch.float64), rebounded=False)
@@ -224,7 +224,7 @@ def test_above_the_bounds_every_chunk_keeps_the_budgets_count():
     assert kept.tolist() == (wanted.frame0 + wanted.frame1).tolist()
 
 
-def test_without_sound_any_budget_is_the_budgets_own():
+def test_without_audio_any_budget_is_the_budgets_own():
     prompt = regular_prompt(8)
     silent = prompt.modality != Modality.AUDIO
     parts = (prompt.embeds[silent], prompt.modality[silent], prompt.temporal[silent], prompt.sample[silent])
@@ -268,7 +268,7 @@ def test_a_clip_is_cut_the_same_alone_and_in_a_batch():
 
 
 def test_halves_of_pairs():
-    """The same sound in a pair as alone, and the same picture; the sound's half fears no small picture."""
+    """The same audio in a pair as alone, and the same video; the audio's half fears no small video."""
     stream = with_attention(regular_prompt(8).stream())
     audio = stream.modality == Modality.AUDIO
     whole, uniform = OmniZipCompressor(BUDGETS[0])(stream), UniformCompressor(BUDGETS[0])

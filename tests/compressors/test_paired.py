@@ -1,4 +1,4 @@
-"""Picture by one method, sound by another: what joins, what merges, what guides, and what training needs."""
+"""Video by one method, audio by another: what joins, what merges, what guides, and what training needs."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def halves(seed: int, stream: TokenStream) -> Selection:
 @pytest.mark.parametrize("seed", range(10))
 def test_join_equals_a_loop(seed: int, merges: tuple[bool, bool]):
     stream = random_prompt(seed).stream()
-    picture, sound = (
+    video, audio = (
         part if merge else dataclasses.replace(part, embeds=None)
         for part, merge in zip((halves(seed, stream), halves(seed + 99, stream)), merges, strict=True)
     )
-    found = join(stream, picture, sound)
+    found = join(stream, video, audio)
     wanted, embeds = [], []
     for place in range(len(stream)):
         free = stream.chunk[place] < 0 or stream.modality[place] == Modality.TEXT
-        mine = sound if stream.modality[place] == Modality.AUDIO else picture
+        mine = audio if stream.modality[place] == Modality.AUDIO else video
         wanted.append(bool(free or mine.keep[place]))
         if not free:
             assert found.scores[place] == mine.scores[place]
@@ -96,7 +96,7 @@ def test_merged_rows_come_in_the_streams_dtype():
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_stvp_with_omnisifts_sound_is_omnisift(seed: int):
+def test_stvp_with_omnisifts_audio_is_omnisift(seed: int):
     stream = random_prompt(seed).stream()
     pair, whole = run("stvp+omnisift", stream), run("omnisift", stream)
     assert torch.equal(pair.keep, whole.keep)
@@ -104,13 +104,13 @@ def test_stvp_with_omnisifts_sound_is_omnisift(seed: int):
     torch.testing.assert_close(pair.scores[audio], whole.scores[audio], equal_nan=True, rtol=0, atol=1e-6)
 
 
-def test_the_selector_is_guided_by_the_picture_that_was_chosen():
+def test_the_selector_is_guided_by_the_video_that_was_chosen():
     one, other = run("stvp+omnisift").scores, run("random+omnisift").scores
     assert not torch.allclose(one[AUDIO & ~one.isnan()], other[AUDIO & ~one.isnan()], atol=1e-4)
 
 
-def test_without_anchors_the_selector_sees_the_whole_picture_of_the_chunk():
-    """EVS may keep nothing of a chunk; its sound is still cut to its count."""
+def test_without_anchors_the_selector_sees_the_whole_video_of_the_chunk():
+    """EVS may keep nothing of a chunk; its audio is still cut to its count."""
     prompt = clip_prompt(frames=4, tokens=8, audio=100)
     stream = prompt.stream()
     second = (stream.chunk == 1) & (stream.modality == Modality.VIDEO)
@@ -125,7 +125,7 @@ def test_without_anchors_the_selector_sees_the_whole_picture_of_the_chunk():
     assert torch.equal(found.keep[mine], everything.keep[mine])
 
 
-def test_merged_sound_stands_beside_an_unmerged_picture_and_the_other_way_round():
+def test_merged_audio_stands_beside_an_unmerged_video_and_the_other_way_round():
     pooled, stvp = run("uniform:mode=pool"), run("stvp")
     assert torch.equal(stvp.keep[AUDIO], pooled.keep[AUDIO])
     assert torch.equal(rows(stvp)[AUDIO[stvp.keep]], rows(pooled)[AUDIO[pooled.keep]])
@@ -144,14 +144,14 @@ def test_merged_sound_stands_beside_an_unmerged_picture_and_the_other_way_round(
 
 @pytest.mark.parametrize("name", [name for name in WITH_SOUND if name not in ("joint", "omnizip", "routed")])
 def test_a_method_paired_with_itself_is_itself(name: str):
-    """Not so for those whose picture and sound share a budget or take each other in."""
+    """Not so for those whose video and audio share a budget or take each other in."""
     alone, pair = run(name), run(f"{name}+{name}")
     assert torch.equal(alone.keep, pair.keep)
     assert torch.equal(rows(alone), rows(pair))
 
 
 @pytest.mark.parametrize("name", [name for name, method in COMPRESSORS.items() if issubclass(method, VideoCompressor)])
-def test_methods_for_the_picture_pool_the_sound_unless_told_otherwise(name: str):
+def test_methods_for_the_video_pool_the_audio_unless_told_otherwise(name: str):
     default, spelled = made(name, SOME), made(f"{name}+uniform:mode=pool", SOME)
     assert torch.equal(default(STREAM).keep, spelled(STREAM).keep)
     assert torch.equal(default(STREAM).embeds, spelled(STREAM).embeds)
@@ -182,7 +182,7 @@ def test_parts_of_a_pair_are_modules():
 
 @pytest.mark.parametrize("name", ["random+omnisift", "stvp+omnisift", "tome+omnisift", "evs:mode=frame+omnisift"])
 def test_the_gate_survives_in_training(name: str):
-    """1 on all that stays, 0 on sound that goes, and a gradient for the selector."""
+    """1 on all that stays, 0 on audio that goes, and a gradient for the selector."""
     method = make_compressor(name, SOME, selector=selector(16)).train()
     found = method(STREAM)
     assert found.gate.requires_grad
@@ -198,20 +198,20 @@ def test_the_gate_survives_in_training(name: str):
         assert method.train()(STREAM).gate is None
 
 
-def test_a_picture_of_omnisift_brings_no_gate_to_another_sound():
+def test_a_video_of_omnisift_brings_no_gate_to_another_audio():
     method = make_compressor("omnisift+random", SOME, selector=selector(16)).train()
     found = method(STREAM)
     assert found.gate is None
     assert torch.equal(found.keep[VIDEO], run("omnisift").keep[VIDEO])
 
 
-def test_the_picture_is_chosen_once_and_handed_to_the_sound():
+def test_the_video_is_chosen_once_and_handed_to_the_audio():
     seen: list[Tensor] = []
 
     class Curious(UniformCompressor):
-        def select_audio(self, stream: TokenStream, counts: object, picture: Selection) -> Selection:
-            seen.append(picture.keep)
-            return super().select_audio(stream, counts, picture)  # type: ignore[arg-type]
+        def select_audio(self, stream: TokenStream, counts: object, video: Selection) -> Selection:
+            seen.append(video.keep)
+            return super().select_audio(stream, counts, video)  # type: ignore[arg-type]
 
     for method in (Paired(RandomCompressor(SOME), Curious(SOME)), StvpCompressor(SOME, Curious(SOME))):
         found = method(STREAM)

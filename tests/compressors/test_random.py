@@ -1,4 +1,4 @@
-"""A draw that repeats, that neighbours can't disturb, and that is fair."""
+"""Random selection is reproducible, independent of the batch, and uniform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A budget that flows between picture and sound, against a readable loop; the rule for its integers by hand."""
+"""A budget that flows between video and audio, against a readable loop; the rule for its integers by hand."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_equals_the_readable_loop(seed: int, budget: Budget, swing: float, scope
 
 
 def kept_by(stream: TokenStream, keep: torch.Tensor) -> torch.Tensor:
-    """[C, 2] int64: picture and sound kept of each chunk."""
+    """[C, 2] int64: video and audio kept of each chunk."""
     audio = (stream.modality == Modality.AUDIO).long()
     inside = keep & (stream.chunk >= 0)
     chunks = len(ChunkShapes.of(stream))
@@ -96,7 +96,7 @@ def kept_by(stream: TokenStream, keep: torch.Tensor) -> torch.Tensor:
 
 
 def lively_prompt():
-    """Chunks whose sound is flat in the first half of the clip and whose picture is flat in the second."""
+    """Chunks whose audio is flat in the first half of the clip and whose video is flat in the second."""
     prompt = regular_prompt(20)
     stream = prompt.stream()
     audio, early = stream.modality == Modality.AUDIO, stream.chunk < 5

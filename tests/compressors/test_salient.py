@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tests.frame_methods import BUDGETS, SPLIT, check_best, check_manners, steady_prompt, unlike_mean
+from tests.frame_methods import BUDGETS, SPLIT, check_best, check_contract, steady_prompt, unlike_mean
 from tests.geometry import random_prompt
 
 from omnisift.budget import Budget
@@ -27,14 +27,14 @@ def test_equals_the_loop(seed: int):
         check_best(found.keep, places, unlike_mean(stream.embeds.double(), places) if places else [], count)
 
 
-def test_its_picture_is_the_spatial_half_of_stvp():
+def test_its_video_is_the_spatial_half_of_stvp():
     stream = steady_prompt(5, 9, 120).stream()
     video = stream.modality == Modality.VIDEO
     spatial = StvpCompressor(SPLIT, mode="spatial")(stream)
     assert torch.equal(SalientCompressor(SPLIT)(stream).keep[video], spatial.keep[video])
 
 
-def test_only_sound_inside_chunks_is_scored():
+def test_only_audio_inside_chunks_is_scored():
     stream = random_prompt(8).stream()
     scores = SalientCompressor(SPLIT)(stream).scores
     assert torch.equal(scores.isnan(), stream.chunk < 0)
@@ -49,5 +49,5 @@ def test_ties_keep_the_first():
 
 
 def test_manners():
-    check_manners(SalientCompressor)
+    check_contract(SalientCompressor)
     assert SalientCompressor(SPLIT).label == "salient"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.compressors.test_divprune import loop
 from tests.geometry import random_prompt
-from tests.windowed_methods import BUDGETS, SPLIT, check_counts, check_manners, windows_of, with_attention
+from tests.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, windows_of, with_attention
 
 from omnisift.compressors.divprune import DivPruneCompressor
 from omnisift.compressors.seats import SeatsCompressor
@@ -38,7 +38,7 @@ def test_scale_of_the_attention_does_not_matter_and_equal_attention_is_divprune(
 
 
 def test_manners():
-    check_manners(SeatsCompressor)
+    check_contract(SeatsCompressor)
 
 
 def test_broken_attention_still_meets_the_budget():

@@ -15,7 +15,7 @@ EMBEDS = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize("block", [1, 10, 1 << 24])
 def test_means_of_groups(block: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(segment_ops, "BLOCK", block)
+    monkeypatch.setattr(segment_ops, "MAX_ELEMENTS", block)
     found = group_means(EMBEDS, GROUP, 6)
     for number in range(6):
         tokens = EMBEDS[torch.eq(GROUP, number)]

@@ -1,4 +1,4 @@
-"""STVP as a method of its own: its three modes, the fast path beside it, and the dynamic budget."""
+"""STVP as a method of its own: its three modes, the fast path against it, and the dynamic budget."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tests.frame_methods import (
     NEAR,
     SPLIT,
     check_best,
+    check_contract,
     check_frame_counts,
-    check_manners,
     check_shared,
     check_totals,
     cosine,
@@ -60,11 +60,11 @@ def test_equals_the_loop(seed: int, mode: str):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_is_the_pictures_half_of_omnisift(seed: int):
+def test_is_the_video_half_of_omnisift(seed: int):
     """The fast path is a formula in other steps: where the two differ, their scores are equal but for rounding."""
     stream, budget = random_prompt(seed).stream(), BUDGETS[seed % len(BUDGETS)]
     torch.manual_seed(0)
-    selector = VGAS(VGASConfig(width=16, hidden=16, heads=2)).eval()
+    selector = VGAS(VGASConfig(input_size=16, hidden_size=16, num_attention_heads=2)).eval()
     with torch.no_grad():
         whole = OmniSiftCompressor(budget, selector).eval()(stream)
     video = stream.modality == Modality.VIDEO
@@ -99,7 +99,7 @@ def test_adaptive_changes_something():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_manners(mode: str, adaptive: bool):
-    check_manners(lambda budget: StvpCompressor(budget, mode=mode, adaptive=adaptive))
+    check_contract(lambda budget: StvpCompressor(budget, mode=mode, adaptive=adaptive))
 
 
 def test_labels_and_options():

@@ -7,7 +7,7 @@ import torch
 from tests.compressors.test_omnisift import Watch, regular_prompt
 from tests.frame_methods import steady_prompt
 from tests.geometry import random_prompt
-from tests.windowed_methods import BUDGETS, SPLIT, check_counts, check_manners, cosine, windows_of
+from tests.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosine, windows_of
 
 from omnisift.budget import Budget
 from omnisift.compressors import tome
@@ -54,16 +54,16 @@ def test_equals_the_loop(seed: int):
 
 
 def test_merging_keeps_the_sum():
-    """One frame and one chunk's sound: sizes times means add up to what was there."""
+    """One frame and one chunk's audio: sizes times means add up to what was there."""
     prompt = steady_prompt(1, 12, 20)
     stream = prompt.stream()
     budget = Budget(retain_video=0.1, retain_audio=0.05)
     found = TomeCompressor(budget)(stream)
     for _, places, kept in windows_of(stream, budget):
         assert kept == (2 if len(places) == 12 else 1)
-    sound = stream.modality[found.keep] == 2
+    audio = stream.modality[found.keep] == 2
     assert found.embeds is not None
-    torch.testing.assert_close(found.embeds[sound][0], prompt.embeds[stream.modality == 2].mean(dim=0))
+    torch.testing.assert_close(found.embeds[audio][0], prompt.embeds[stream.modality == 2].mean(dim=0))
 
 
 def test_untouched_tokens_stay_bit_for_bit_and_nothing_is_written():
@@ -88,13 +88,13 @@ def test_nothing_merges_at_retain_one():
 
 
 def test_manners():
-    check_manners(TomeCompressor)
+    check_contract(TomeCompressor)
 
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(5).stream()
     whole = TomeCompressor(SPLIT)(stream)
-    monkeypatch.setattr(tome, "CELLS", 1)
+    monkeypatch.setattr(tome, "MAX_ELEMENTS", 1)
     single = TomeCompressor(SPLIT)(stream)
     assert torch.equal(whole.keep, single.keep)
     torch.testing.assert_close(whole.embeds, single.embeds, atol=1e-6, rtol=1e-6)

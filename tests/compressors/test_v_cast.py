@@ -10,7 +10,7 @@ import torch
 from tests.frame_methods import (
     BUDGETS,
     SPLIT,
-    check_manners,
+    check_contract,
     check_shared,
     check_totals,
     cosine,
@@ -96,6 +96,6 @@ def test_ties_keep_the_first():
 
 
 def test_manners():
-    check_manners(VCastCompressor)
+    check_contract(VCastCompressor)
     assert VCastCompressor(SPLIT).label == "v_cast"
     assert VCastCompressor(SPLIT, RandomCompressor(SPLIT)).label == "v_cast+random"

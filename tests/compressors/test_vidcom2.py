@@ -10,7 +10,7 @@ import torch
 from tests.frame_methods import (
     BUDGETS,
     SPLIT,
-    check_manners,
+    check_contract,
     check_shared,
     check_totals,
     frames_of,
@@ -120,7 +120,7 @@ def test_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(11).stream()
     whole = VidCom2Compressor(SPLIT)(stream)
     for room in (segment_ops, frame_tools):
-        monkeypatch.setattr(room, "BLOCK", 48)  # three tokens
+        monkeypatch.setattr(room, "MAX_ELEMENTS", 48)  # three tokens
     small = VidCom2Compressor(SPLIT)(stream)
     assert torch.equal(whole.keep, small.keep)
     torch.testing.assert_close(whole.scores, small.scores, atol=1e-5, rtol=0, equal_nan=True)
@@ -141,7 +141,7 @@ class Largest(TorchDispatchMode):
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch):
     stream = steady_prompt(8, 64, 0).stream()
     for room in (segment_ops, frame_tools):
-        monkeypatch.setattr(room, "BLOCK", 1024)
+        monkeypatch.setattr(room, "MAX_ELEMENTS", 1024)
     with Largest() as seen:
         VidCom2Compressor(SPLIT).select_video(stream, SPLIT.counts(ChunkShapes.of(stream)))
     assert seen.numbers <= 1024 < stream.embeds.numel()
@@ -155,6 +155,6 @@ def test_ties_keep_the_first():
 
 
 def test_manners():
-    check_manners(VidCom2Compressor)
+    check_contract(VidCom2Compressor)
     assert VidCom2Compressor(SPLIT).label == "vidcom2"
     assert VidCom2Compressor(SPLIT, RandomCompressor(SPLIT)).label == "vidcom2+random"

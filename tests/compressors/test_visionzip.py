@@ -59,7 +59,7 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
     stream = with_attention(regular_prompt(20).stream())
     keep, embeds = loop(stream, BUDGETS[0], 0.2)
     for cells in (1, 3000, 1 << 24):
-        monkeypatch.setattr(method, "CELLS", cells)
+        monkeypatch.setattr(method, "MAX_ELEMENTS", cells)
         found = VisionZipCompressor(BUDGETS[0], contextual=0.2)(stream)
         assert torch.equal(found.keep, keep)
         torch.testing.assert_close(found.embeds, embeds[keep], atol=1e-5, rtol=1e-5)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnisift.errors import UsageError
 from omnisift.estimators import ESTIMATORS, Choice, make_estimator
-from omnisift.estimators.base import hardened, highest, soft_bias
+from omnisift.estimators.base import annealed, highest, soft_bias
 from omnisift.estimators.gumbel import relaxed_subset
 from omnisift.estimators.perturbed import Perturbed
 from omnisift.estimators.reinforce import leave_one_out, log_probability
@@ -74,21 +74,21 @@ def test_relaxed_objectives_against_finite_differences(name: str, progress: floa
 
 
 @pytest.mark.parametrize("name", ["merge", "bias", "gumbel"])
-def test_dropped_tokens_have_a_gradient_and_literally_have_none(name: str) -> None:
+def test_dropped_tokens_have_a_gradient_and_with_straight_through_none(name: str) -> None:
     values = logits()
     hard = highest(values, COUNT)
     torch.manual_seed(0)
     (soft,) = torch.autograd.grad(readout(make_estimator(name).choose(values, COUNT)), values)
     assert (soft[~hard].abs() > 1e-9).any()
-    (literal,) = torch.autograd.grad(readout(make_estimator("literal").choose(values, COUNT)), values)
-    assert (literal[~hard] == 0).all()
-    assert (literal[hard] != 0).any()
+    (gradient,) = torch.autograd.grad(readout(make_estimator("straight_through").choose(values, COUNT)), values)
+    assert (gradient[~hard] == 0).all()
+    assert (gradient[hard] != 0).any()
 
 
-def test_the_literal_gradient_is_that_of_rescaling() -> None:
+def test_the_straight_through_gradient_is_that_of_rescaling() -> None:
     values = logits()
     keep = highest(values, COUNT)
-    (found,) = torch.autograd.grad(readout(make_estimator("literal").choose(values, COUNT)), values)
+    (found,) = torch.autograd.grad(readout(make_estimator("straight_through").choose(values, COUNT)), values)
     scale = torch.ones_like(values).requires_grad_()
     (effect,) = torch.autograd.grad(readout(Choice(keep, gate=scale * keep)), scale)
     score = torch.sigmoid(values)
@@ -156,8 +156,8 @@ def test_soft_masks_harden_into_the_hard_choice() -> None:
         if choice.mix is not None:
             own = torch.diagonal(choice.mix, dim1=1, dim2=2)
             assert (own[hard] > 0.8).all()
-    assert hardened(0.0, 1.0, 0.1) == 1.0
-    assert hardened(0.8, 1.0, 0.1) == hardened(1.0, 1.0, 0.1) == pytest.approx(0.1)
+    assert annealed(0.0, 1.0, 0.1) == 1.0
+    assert annealed(0.8, 1.0, 0.1) == annealed(1.0, 1.0, 0.1) == pytest.approx(0.1)
 
 
 def test_a_soft_subset_has_the_size_of_the_hard_one() -> None:
@@ -177,5 +177,12 @@ def test_bias_counts_differences_only_and_nothing_kept_means_nothing_seen() -> N
 
 
 def test_an_unknown_name_is_refused_in_one_line() -> None:
-    with pytest.raises(UsageError, match=r"^no estimator 'magic'; choose one of: literal, merge, bias,"):
+    with pytest.raises(UsageError, match=r"^no estimator named 'magic'; known: bias, gumbel, merge, perturbed, "):
         make_estimator("magic")
+    with pytest.raises(UsageError, match=r"^no estimator named 'Straight-Through'; did you mean 'straight_through'\?$"):
+        make_estimator("Straight-Through")
+
+
+def test_the_earlier_name_of_the_papers_estimator_works() -> None:
+    assert make_estimator("literal").name == "straight_through"
+    assert "literal" not in ESTIMATORS

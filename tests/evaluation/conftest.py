@@ -32,7 +32,7 @@ def world(clip: Path) -> World:
     """``clip`` is test clip number 7."""
     host = load_host("nano", "cpu", None, None)
     torch.manual_seed(0)
-    selector = VGAS(VGASConfig(width=host.thinker.config.text_config.hidden_size)).eval()
+    selector = VGAS(VGASConfig(input_size=host.thinker.config.text_config.hidden_size)).eval()
     scene = make_scene(7, "test")
     size = host.processor.video_processor.size
     media = read(clip, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])

@@ -42,7 +42,7 @@ def run(bench, monkeypatch, folder, clips, *more):
 def test_two_clips(bench, monkeypatch, tmp_path, capsys):
     for seed, name in enumerate(("selector", "other")):
         torch.manual_seed(seed)
-        VGAS(VGASConfig(width=128)).save_pretrained(tmp_path / name)
+        VGAS(VGASConfig(input_size=128)).save_pretrained(tmp_path / name)
     assert run(bench, monkeypatch, tmp_path, 1) == 0
     first = (tmp_path / "run.jsonl").read_text()
     assert run(bench, monkeypatch, tmp_path, 2) == 0

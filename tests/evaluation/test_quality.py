@@ -201,5 +201,5 @@ def test_selectors_digest_tells_weights_apart(tmp_path):
 
     for seed in (0, 1):
         torch.manual_seed(seed)
-        VGAS(VGASConfig(width=8, hidden=8, heads=2)).save_pretrained(tmp_path / str(seed))
+        VGAS(VGASConfig(input_size=8, hidden_size=8, num_attention_heads=2)).save_pretrained(tmp_path / str(seed))
     assert tensors_digest(tmp_path / "0") != tensors_digest(tmp_path / "1")

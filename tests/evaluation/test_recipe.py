@@ -28,7 +28,7 @@ def test_recipes_of_the_repository(path):
     recipe = load_recipe(path)
     assert recipe.name == path.stem
     assert f"omnisift bench-quality recipes/{path.name}" in path.read_text(encoding="utf-8")
-    selector = VGAS(VGASConfig(width=16, hidden=16, heads=2))
+    selector = VGAS(VGASConfig(input_size=16, hidden_size=16, num_attention_heads=2))
     for spec in recipe.methods:
         assert make_compressor(spec.method, Budget(retain=0.5), selector=selector if spec.selector else None)
         if spec.selector:

@@ -1,4 +1,4 @@
-"""The ground truth of world clips: found again, never believed without proof."""
+"""The ground truth of generated clips: recovered from the file, and only used where it matches the clip."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import write_film
+from media_files import write_video
 
 from omnisift.evaluation.evidence import count_kept
 from omnisift.inspector import Inspection
-from omnisift.inspector.evidence import evidence_of, find_question, find_scene, recall, setting_of
+from omnisift.inspector.evidence import evidence_of, find_question, find_scene, kept_evidence, setting_of
 from omnisift.inspector.trace import Trace
 from omnisift.media import Media, read
 from omnisift.tokens import Modality
@@ -23,7 +23,7 @@ def at_size(path: Path) -> Media:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting_is_found_again(tmp_path: Path, name: str) -> None:
+def test_every_setting_is_recovered(tmp_path: Path, name: str) -> None:
     scene = make_scene(5, "validation", SETTINGS[name].config)
     write_clip(scene, tmp_path / "clip.mp4")
     found = find_scene(at_size(tmp_path / "clip.mp4"))
@@ -37,7 +37,7 @@ def test_a_comment_alone_proves_nothing(clip: Path) -> None:
     assert find_scene(replace(media, tags={"comment": "omnisift world test 8"})) is None
     assert find_scene(replace(media, tags={"comment": "a holiday"})) is None
     assert find_scene(replace(media, images=media.images[:, :, ::-1])) is None
-    assert find_scene(replace(media, images=media.images[:-2])) is None, "not read at the world's rate"
+    assert find_scene(replace(media, images=media.images[:-2])) is None, "not sampled at the clip's own rate"
 
 
 def test_every_question_is_found_by_its_text() -> None:
@@ -55,19 +55,19 @@ def test_every_question_is_found_by_its_text() -> None:
     assert find_question(make_scene(0), "What is the meaning of it?") is None
 
 
-def test_recall_counts_as_the_benchmark_does(compared: Inspection) -> None:
+def test_recall_matches_the_benchmark(compared: Inspection) -> None:
     trace = compared.trace
     scene = make_scene(7, "test")
-    selected = trace.methods[1].selected
-    assert selected is not None
+    selection = trace.methods[1].selection
+    assert selection is not None
     for question in questions(scene, np.random.default_rng(1)):
         evidence = evidence_of(scene, question.text, trace.tokens)
         assert evidence is not None
-        found = recall(evidence, selected.kept)
-        video, audio = (selected.kept[trace.tokens.places(int(m))] for m in (Modality.VIDEO, Modality.AUDIO))
+        recall = kept_evidence(evidence, selection.kept)
+        video, audio = (selection.kept[trace.tokens.indices(int(m))] for m in (Modality.VIDEO, Modality.AUDIO))
         counted = count_kept(truth(scene), [question], video, audio)
-        assert found.events == counted.shape_events + counted.sound_events
-        assert found.events_all == counted.shape_events_all + counted.sound_events_all
+        assert recall.events == counted.shape_events + counted.sound_events
+        assert recall.events_all == counted.shape_events_all + counted.sound_events_all
         assert evidence.answer == question.answer
 
 
@@ -75,19 +75,19 @@ def test_the_default_question_has_evidence(compared: Inspection) -> None:
     trace: Trace = compared.trace
     assert trace.evidence is not None
     assert {event.kind for event in trace.evidence.events} == {"shape", "sound"}
-    full, cut = trace.methods[0].recall, trace.methods[1].recall
+    full, cut = trace.methods[0].kept_evidence, trace.methods[1].kept_evidence
     assert full is not None
     assert cut is not None
     assert (full.tokens, full.events) == (full.tokens_all, full.events_all)
     assert cut.tokens_all == full.tokens_all >= cut.tokens
 
 
-def test_other_clips_and_other_questions_have_none(inspected, clip: Path, tmp_path: Path) -> None:
+def test_other_clips_and_questions_have_no_evidence(inspected, clip: Path, tmp_path: Path) -> None:
     trace = inspected(clip, "uniform", question="Who made it?").trace
     assert trace.evidence is None
-    assert any("none that the invented world asks" in notice for notice in trace.notices)
+    assert any("not one of the generated questions" in notice for notice in trace.notices)
     trace = inspected(clip, "uniform", question="Who made it?", fps=1.0).trace
     assert any("does not match" in notice for notice in trace.notices)
-    trace = inspected(write_film(tmp_path / "film.mp4", 2), "uniform").trace
+    trace = inspected(write_video(tmp_path / "video.mp4", 2), "uniform").trace
     assert trace.evidence is None
-    assert trace.methods[1].recall is None
+    assert trace.methods[1].kept_evidence is None

@@ -1,4 +1,4 @@
-"""Still figures: vector and pixel files that hold what the trace holds."""
+"""Still figures: .svg and .png files that match the trace."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from films import write_film, write_sound
+from media_files import write_audio, write_video
 from PIL import Image
 
 from omnisift.inspector import Inspection, figure
@@ -18,8 +18,8 @@ def test_svg_and_png(compared: Inspection, tmp_path: Path) -> None:
     for path in (svg, png, again):
         draw(compared, path)
     text = svg.read_text()
-    for asked in compared.trace.methods:
-        assert asked.label in text, "text stays text"
+    for method in compared.trace.methods:
+        assert method.label in text, "text is stored as text"
     assert "<path" in text
     assert without_names(text) == without_names(again.read_text())
     with Image.open(png) as image:
@@ -27,41 +27,41 @@ def test_svg_and_png(compared: Inspection, tmp_path: Path) -> None:
 
 
 def without_names(svg: str) -> str:
-    """matplotlib's names of clip paths differ from drawing to drawing."""
+    """matplotlib names clip paths differently in every drawing."""
     return re.sub(r"#?\bp[0-9a-f]{10}\b", "", svg)
 
 
-def test_rows_share_one_axis_of_time(compared: Inspection) -> None:
+def test_rows_share_one_time_axis(compared: Inspection) -> None:
     axes = compose(compared).axes
     assert len(axes) == 3 + 1 + 1 + 3
     assert {each.get_xlim() for each in axes} == {(0.0, 6.0)}
     bars = axes[5].containers[0]
-    selected = compared.trace.methods[1].selected
+    selection = compared.trace.methods[1].selection
     colors = {tuple(bar.get_facecolor()) for bar in bars}
     assert len(bars) == 150
     assert len(colors) == 2
-    kept = bars[int(selected.kept[compared.trace.tokens.places(2)].argmax())].get_facecolor()
-    assert sum(tuple(bar.get_facecolor()) == tuple(kept) for bar in bars) == sum(selected.audio_kept)
+    kept = bars[int(selection.kept[compared.trace.tokens.indices(2)].argmax())].get_facecolor()
+    assert sum(tuple(bar.get_facecolor()) == tuple(kept) for bar in bars) == sum(selection.audio_kept)
 
 
-@pytest.mark.parametrize("kind", ["silent", "heard"])
+@pytest.mark.parametrize("kind", ["silent", "audio"])
 def test_one_modality(inspected, tmp_path: Path, kind: str) -> None:
-    clip = write_film(tmp_path / "f.mp4", 3, sound=False) if kind == "silent" else write_sound(tmp_path / "s.m4a")
+    clip = write_video(tmp_path / "f.mp4", 3, audio=False) if kind == "silent" else write_audio(tmp_path / "s.m4a")
     inspection = inspected(clip, "omnisift", question="What costs $5 and $6?")
     assert len(compose(inspection).axes) == (1 if kind == "silent" else 3)
     draw(inspection, tmp_path / "one.svg")
     assert "$5" in (tmp_path / "one.svg").read_text()
 
 
-def test_long_sound_is_thinned_and_says_so(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figure, "MOST_BARS", 50)
+def test_long_audio_is_downsampled_with_a_note(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure, "MAX_BARS", 50)
     axes = compose(compared).axes[5]
     assert len(axes.containers[0]) == 50
     assert "one in 3" in axes.get_title()
 
 
-def test_frames_of_a_strip_are_evenly_wide(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figure, "MOST_FRAMES", 4)
+def test_frames_are_evenly_spaced(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figure, "MAX_FRAMES", 4)
     strip = compose(compared).axes[0]
     assert [image.get_extent()[0] for image in strip.images] == [0, 2, 4]
     assert "some of them" in strip.get_title()

@@ -1,4 +1,4 @@
-"""The page: one file, no network, small, readable by eyes, keys and screen readers."""
+"""The report page: one file, no network access, small, usable by keyboard and screen reader."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import write_film, write_sound
+from media_files import write_audio, write_video
 
 from omnisift.inspector import Inspection, downsample
-from omnisift.inspector.audio import greys, outline
-from omnisift.inspector.downsample import thin
-from omnisift.inspector.frames import jpegs
+from omnisift.inspector.audio import spectrogram_image, waveform_envelope
+from omnisift.inspector.downsample import downsample_trace
+from omnisift.inspector.frames import encode_jpegs
 from omnisift.inspector.html import render
 from omnisift.inspector.page_data import page_data
 
@@ -31,7 +31,7 @@ def part(name: str) -> str:
 
 
 class Page(HTMLParser):
-    """Checks that elements close in order, and notes ids, attributes, text and the embedded data."""
+    """Checks that elements are closed in order; collects elements, text and the embedded data."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data) -> None:
         if self.open[-1:] == ["script"]:
-            self.data = self.data or data  # the first script is the data
+            self.data = self.data or data  # the first script element holds the data
         elif self.open[-1:] != ["style"]:
             self.text += data + " "
 
@@ -66,7 +66,7 @@ def html(compared: Inspection) -> str:
     return render(compared)
 
 
-def test_nothing_is_asked_of_the_network(html: str) -> None:
+def test_no_network_requests(html: str) -> None:
     assert "default-src 'none'" in html
     for pattern in (r"https?:", r"//[a-z]+\.", r"url\(", r"@import", r"fetch\(", r"XMLHttp", r"import\(", r"<link"):
         assert re.search(pattern, re.sub(r"base64,[\w+/=]+", "", html)) is None, pattern
@@ -79,13 +79,13 @@ def test_it_parses_and_ids_are_unique_and_used(html: str) -> None:
     page = Page(html)
     assert len(page.ids()) == len(set(page.ids()))
     script = "".join(map(part, PARTS[2:]))
-    assert set(re.findall(r'by\("(\w+)"\)', script)) <= {*page.ids(), "head", "ear"}
+    assert set(re.findall(r'byId\("(\w+)"\)', script)) <= {*page.ids(), "frameCursor", "audioCursor"}
     for _, attributes in page.found:
         for name in ("for", "aria-labelledby"):
             assert attributes.get(name) is None or attributes[name] in page.ids()
 
 
-def test_eyes_keys_and_readers(html: str) -> None:
+def test_accessible_markup(html: str) -> None:
     page = Page(html)
     attributes = [found for _, found in page.found]
     assert ("html", {"lang": "en"}) in page.found
@@ -95,17 +95,17 @@ def test_eyes_keys_and_readers(html: str) -> None:
     assert [tag for tag, _ in page.found if tag in ("header", "h1", "main")] == ["header", "h1", "main"]
     for tag, found in page.found:
         if tag == "th":
-            assert found.get("scope") in ("col", "row")
+            assert found.get("scope") in ("col", "row", "colgroup")
     for key in ("ArrowLeft", "ArrowUp", "Enter"):
         assert key in html
 
 
-def test_tables_say_what_the_trace_says(compared: Inspection, html: str) -> None:
+def test_tables_match_the_trace(compared: Inspection, html: str) -> None:
     text = Page(html).text
     for asked in compared.trace.methods:
         assert asked.label in text
         assert asked.answer.text in text
-    for said in (
+    for expected in (
         "24 of 96 (25.0 %)",
         "39 of 150 (26.0 %)",
         "evidence tokens",
@@ -113,32 +113,32 @@ def test_tables_say_what_the_trace_says(compared: Inspection, html: str) -> None
         "0 to 2",
         "encode audio",
     ):
-        assert said in text
+        assert expected in text
 
 
-def test_the_data_are_the_traces(compared: Inspection, html: str) -> None:
+def test_data_match_the_trace(compared: Inspection, html: str) -> None:
     data = json.loads(Page(html).data)
     trace = compared.trace
     assert data["frames"] == list(range(6))
-    assert len(data["pictures"]) == 6
-    for told, asked in zip(data["methods"], trace.methods, strict=True):
-        if asked.selected is None:
-            assert told["video"] is None
+    assert len(data["images"]) == 6
+    for shown, method in zip(data["methods"], trace.methods, strict=True):
+        if method.selection is None:
+            assert shown["video"] is None
             continue
-        assert told["video"]["kept"].count("1") == sum(asked.selected.video_kept)
-        assert told["audio"]["kept"].count("1") == sum(asked.selected.audio_kept)
-        assert told["merged"] == list(asked.selected.merged)
+        assert shown["video"]["kept"].count("1") == sum(method.selection.video_kept)
+        assert shown["audio"]["kept"].count("1") == sum(method.selection.audio_kept)
+        assert shown["merged"] == list(method.selection.merged)
     cell = 2 * 16 + 1 * 4 + 3
-    place = np.flatnonzero((trace.tokens.frame == 2) & (trace.tokens.row == 1) & (trace.tokens.column == 3))[0]
-    assert data["methods"][1]["video"]["rank"][cell] == trace.methods[1].selected.rank[place]
-    anchor = trace.methods[1].selected.looks.anchors[60, 0]
+    index = np.flatnonzero((trace.tokens.frame == 2) & (trace.tokens.row == 1) & (trace.tokens.column == 3))[0]
+    assert data["methods"][1]["video"]["rank"][cell] == trace.methods[1].selection.rank[index]
+    anchor = trace.methods[1].selection.anchor_attention.anchors[60, 0]
     frame, where, share = data["methods"][1]["anchors"][60][0]
     assert (frame, where) == (trace.tokens.frame[anchor], 4 * trace.tokens.row[anchor] + trace.tokens.column[anchor])
-    assert share == pytest.approx(100 * trace.methods[1].selected.looks.share[60, 0], abs=0.06)
+    assert share == pytest.approx(100 * trace.methods[1].selection.anchor_attention.share[60, 0], abs=0.06)
     assert {event["kind"] for event in data["evidence"]} == {"shape", "sound"}
 
 
-def test_what_people_write_stays_text(compared: Inspection) -> None:
+def test_user_text_is_escaped(compared: Inspection) -> None:
     nasty = '</script><script>alert(1)</script> & "quotes" $data'
     trace = replace(compared.trace, question=nasty, notices=(nasty,), clip=replace(compared.trace.clip, path=nasty))
     html = render(replace(compared, trace=trace))
@@ -148,66 +148,66 @@ def test_what_people_write_stays_text(compared: Inspection) -> None:
 
 
 def test_sixty_seconds_of_natural_size_stay_under_eight_megabytes(inspected, tmp_path: Path) -> None:
-    film = write_film(tmp_path / "minute.mp4", 60, size=(448, 252))
-    inspection = inspected(film, "omnisift", "random", max_pixels=320 * 784, max_new_tokens=2)
+    video = write_video(tmp_path / "minute.mp4", 60, size=(448, 252))
+    inspection = inspected(video, "omnisift", "random", max_pixels=320 * 784, max_new_tokens=2)
     assert (inspection.trace.grid.rows, inspection.trace.grid.columns) == (9, 16)
-    assert len(thin(inspection.trace).frames) == 60, "nothing is thinned"
+    assert len(downsample_trace(inspection.trace).frames) == 60, "all frames are shown"
     size = len(render(inspection).encode())
     assert 1_000_000 < size < 8_000_000
 
 
-def test_pictures_keep_to_their_budget(compared: Inspection) -> None:
-    plenty, few = jpegs(compared.media, range(6), 10**7), jpegs(compared.media, range(6), 4000)
+def test_images_fit_their_byte_budget(compared: Inspection) -> None:
+    plenty, few = encode_jpegs(compared.media, range(6), 10**7), encode_jpegs(compared.media, range(6), 4000)
     assert sum(map(len, few)) <= 4000 < sum(map(len, plenty))
 
 
-def test_long_clips_are_thinned_and_say_so(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downsample, "MOST_FRAMES", 2)
-    monkeypatch.setattr(downsample, "MOST_CELLS", 150)
-    thinned = thin(compared.trace)
-    assert thinned.frames == (0, 1), "whole chunks stay together"
-    assert list(thinned.audio) == list(compared.trace.tokens.places(2)[::9])
+def test_long_clips_are_downsampled_with_a_note(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downsample, "MAX_FRAMES", 2)
+    monkeypatch.setattr(downsample, "MAX_CELLS", 150)
+    shown = downsample_trace(compared.trace)
+    assert shown.frames == (0, 1), "frames of a chunk stay together"
+    assert list(shown.audio) == list(compared.trace.tokens.indices(2)[::9])
     html = render(compared)
     text = Page(html).text
-    assert "of 6 frames 2 are shown" in text
-    assert "one in 9 is shown" in text
+    assert "2 of 6 frames are shown" in text
+    assert "One in 9 of 150 audio tokens is shown" in text
     data = json.loads(Page(html).data)
     assert len(data["methods"][1]["video"]["rank"]) == 32
     assert len(data["audio"]["time"]) == 17 == len(data["methods"][1]["anchors"])
-    assert len(compared.trace.to_dict()["tokens"]["time"]) == 246, "the trace is never thinned"
+    assert len(compared.trace.to_dict()["tokens"]["time"]) == 246, "the trace keeps every token"
 
 
 @pytest.mark.slow
 def test_ten_minutes(inspected, tmp_path: Path) -> None:
-    """Read at fewer pictures a second, and said so."""
-    inspection = inspected(write_film(tmp_path / "long.mp4", 600), "omnisift", max_new_tokens=2)
+    """Sampled at a lower rate, with a note."""
+    inspection = inspected(write_video(tmp_path / "long.mp4", 600), "omnisift", max_new_tokens=2)
     assert inspection.trace.grid.frames == 128
     html = render(inspection)
     assert "over max_frames=256; sampled at 0.4267 images per second" in Page(html).text
     assert len(html) < 8_000_000
 
 
-def test_silent_and_sound_only(inspected, tmp_path: Path) -> None:
-    silent = render(inspected(write_film(tmp_path / "silent.mp4", 2, sound=False), "omnisift"))
-    assert json.loads(Page(silent).data)["sound"] is None
-    assert "no sound" in Page(silent).text
-    heard = render(inspected(write_sound(tmp_path / "tone.m4a"), "omnisift"))
+def test_video_only_and_audio_only(inspected, tmp_path: Path) -> None:
+    silent = render(inspected(write_video(tmp_path / "silent.mp4", 2, audio=False), "omnisift"))
+    assert json.loads(Page(silent).data)["wave"] is None
+    assert "no audio" in Page(silent).text
+    heard = render(inspected(write_audio(tmp_path / "tone.m4a"), "omnisift"))
     data = json.loads(Page(heard).data)
     assert data["grid"] is None
-    assert data["pictures"] == []
+    assert data["images"] == []
     assert data["methods"][1]["audio"] is None
-    assert "no picture" in Page(heard).text
+    assert "no video" in Page(heard).text
 
 
-def test_outline_and_greys() -> None:
+def test_outline_and_spectrogram_image() -> None:
     wave = np.zeros(1000, np.float32)
     wave[500] = -0.5
-    low, high = outline(wave, columns=10)
+    low, high = waveform_envelope(wave, columns=10)
     assert (low, high) == ([0] * 5 + [-100] + [0] * 4, [0] * 10)
-    assert outline(np.zeros(5, np.float32))[0] == [0] * 5
+    assert waveform_envelope(np.zeros(5, np.float32))[0] == [0] * 5
     mel = np.zeros((128, 300), np.float32)
     mel[:2] = 1  # the lowest bands end at the bottom
-    image = greys(mel, columns=30)
+    image = spectrogram_image(mel, columns=30)
     assert image.shape == (64, 30)
     assert (image[-1] == 255).all()
     assert (image[0] == 0).all()
@@ -220,5 +220,5 @@ def test_the_script_parses(tmp_path: Path) -> None:
 
 
 def test_data_are_json(compared: Inspection) -> None:
-    data = page_data(compared, thin(compared.trace))
+    data = page_data(compared, downsample_trace(compared.trace))
     assert json.loads(json.dumps(data, allow_nan=False)).keys() == data.keys()

@@ -10,7 +10,7 @@ import pytest
 
 from omnisift.errors import UnsupportedCall
 from omnisift.integrations.lmms_eval.requests import Request, RequestLog, batches, parse_request
-from omnisift.pipeline.ask_batch import Reply
+from omnisift.pipeline.ask_batch import BatchAnswer
 from omnisift.pipeline.report import Tokens
 
 
@@ -66,7 +66,7 @@ def test_batches_keep_the_order_and_share_their_options() -> None:
 def test_the_log_is_one_line_per_request_and_starts_empty(tmp_path: Path) -> None:
     (tmp_path / "requests-1.jsonl").write_text("old\n")
     log = RequestLog(str(tmp_path), 1)
-    reply = Reply("B", Tokens(96, 24, 150, 39, 300, 1), {"prefill": 0.5}, 2, 7, (6, 4, 4), 600)
+    reply = BatchAnswer("B", Tokens(96, 24, 150, 39, 300, 1), {"prefill": 0.5}, 2, 7, (6, 4, 4), 600)
     log.add(parse([CLIP, TEXT]), reply, {"read": 0.25}, None)
     log.add(parse([CLIP, TEXT]), None, {}, "Damaged: a.mp4")
     first, second = map(json.loads, (tmp_path / "requests-1.jsonl").read_text().splitlines())

@@ -18,7 +18,8 @@ from omnisift.integrations.ms_swift import plugin_path
 from omnisift.integrations.ms_swift.selectors import add_selector, find_selector
 from omnisift.integrations.ms_swift.settings import SwiftSettings, check_audio
 from omnisift.integrations.ms_swift.trainer_hook import TrainerHook, check_processes, refuse_uncompressed
-from omnisift.pipeline.loading import ADAPTER_PREFIX, read_selector
+from omnisift.models.selector import ADAPTER_PREFIX
+from omnisift.pipeline.loading import read_selector
 from omnisift.vgas import VGAS, VGASConfig
 
 CLIP = [3, Video(frames=4, height=3, width=4, audio=100), 6]
@@ -206,7 +207,7 @@ def test_processes_that_did_not_join_are_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_the_selector_of_an_adapter_is_read(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    made = VGAS(VGASConfig(width=WIDTH, hidden=16, heads=8, time_embedding=True))
+    made = VGAS(VGASConfig(input_size=WIDTH, hidden_size=16, num_attention_heads=8, time_embedding=True))
     tensors = {ADAPTER_PREFIX + name: value for name, value in made.state_dict().items()}
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""The helpers of these tests are plain modules beside them."""
+"""Puts this folder on the path: its helpers are plain modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every file of the corpus gives its stated answer: a result, or ONE typed error of one line."""
+"""Every file of the corpus gives its expected result: media, or one typed error of one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("corpus") / "files"
 
 
-def made(case: Case, folder: Path) -> Path:
+def make(case: Case, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / case.name
     if "\0" in case.name or not (path.exists() or path.is_symlink()):
@@ -37,53 +37,53 @@ def first_white(media: Media) -> float:
     return float(np.flatnonzero(media.images.max(axis=(1, 2, 3)) > 235)[0]) / media.fps
 
 
-def test_the_corpus_is_wide() -> None:
+def test_the_corpus_covers_many_kinds_of_files() -> None:
     assert len(CASES) >= 50
     assert len({case.category for case in CASES}) >= 12
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.answer.error], ids=lambda c: ascii(c.name))
+@pytest.mark.parametrize("case", [c for c in CASES if c.expected.error], ids=lambda c: ascii(c.name))
 def test_bad_files_give_one_typed_error(case: Case, folder: Path) -> None:
     with pytest.raises(OmniSiftError) as caught:
-        read(made(case, folder), **SMALL, **case.read)
-    assert isinstance(caught.value, case.answer.error), f"{type(caught.value).__name__}: {caught.value}"
+        read(make(case, folder), **SMALL, **case.read)
+    assert isinstance(caught.value, case.expected.error), f"{type(caught.value).__name__}: {caught.value}"
     message = str(caught.value)
     assert "\n" not in message
     assert "0x" not in message, "no addresses"
     assert "Errno" not in message
     assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None, "the library's own error stays inside"
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None, "FFmpeg's own error is not shown"
     assert case.name.split("\0")[0] in message
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if not c.answer.error], ids=lambda c: ascii(c.name))
-def test_files_give_the_stated_answer(case: Case, folder: Path) -> None:
-    want = case.answer
-    media = read(made(case, folder), **SMALL, **case.read)
-    consistent(media)
-    assert media.fps == pytest.approx(want.fps)
-    assert media.capped == want.capped, media.warnings
-    assert want.warns in " | ".join(media.warnings)
-    assert (media.bad_packets > 0) or not want.bad
-    if want.images is not None:
-        assert (0 if media.images is None else len(media.images)) == want.images
-    if want.sound is not None:
-        assert media.audio_seconds == pytest.approx(want.sound, abs=0.001)
-    if want.size is not None:
-        assert media.images.shape[1:3] == want.size
-    if want.flash is not None:
-        assert first_white(media) == pytest.approx(want.flash, abs=1e-6)
-    if want.beep is not None:
-        assert onset(media.waveform) == pytest.approx(want.beep, abs=0.03)
-    if want.like:
-        other = read(made(next(c for c in CASES if c.name == want.like), folder), **SMALL)
+@pytest.mark.parametrize("case", [c for c in CASES if not c.expected.error], ids=lambda c: ascii(c.name))
+def test_files_give_the_expected_result(case: Case, folder: Path) -> None:
+    expected = case.expected
+    media = read(make(case, folder), **SMALL, **case.read)
+    check_consistent(media)
+    assert media.fps == pytest.approx(expected.fps)
+    assert media.capped == expected.capped, media.warnings
+    assert expected.warns in " | ".join(media.warnings)
+    assert (media.bad_packets > 0) or not expected.bad
+    if expected.images is not None:
+        assert (0 if media.images is None else len(media.images)) == expected.images
+    if expected.audio is not None:
+        assert media.audio_seconds == pytest.approx(expected.audio, abs=0.001)
+    if expected.size is not None:
+        assert media.images.shape[1:3] == expected.size
+    if expected.flash is not None:
+        assert first_white(media) == pytest.approx(expected.flash, abs=1e-6)
+    if expected.beep is not None:
+        assert onset(media.waveform) == pytest.approx(expected.beep, abs=0.03)
+    if expected.like:
+        other = read(make(next(c for c in CASES if c.name == expected.like), folder), **SMALL)
         np.testing.assert_array_equal(media.images, other.images)
         np.testing.assert_array_equal(media.waveform, other.waveform)
 
 
-def consistent(media: Media) -> None:
-    """What holds for every result."""
+def check_consistent(media: Media) -> None:
+    """Holds for every result."""
     assert media.has_video or media.has_audio
     assert media.has_video == (media.images is not None)
     assert len(media.times) == len(media.indices) == (len(media.images) if media.has_video else 0)

@@ -1,4 +1,4 @@
-"""Long and large files: memory and work depend on what is kept, not on how long the file is."""
+"""Long and large files: memory and work depend on what is kept, not on the length of the file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import film
+import clip_writer
 import numpy as np
 import pytest
 
@@ -33,40 +33,40 @@ def in_a_child(path: Path) -> list[float]:
     return list(json.loads(done.stdout))
 
 
-def long_film(path: Path, minutes: float, gop: int = 50) -> None:
-    """A cheap film at 4 frames a second with sound at 8 kHz."""
+def long_video(path: Path, minutes: float, gop: int = 50) -> None:
+    """A cheap video at 4 frames per second with audio at 8 kHz."""
     seconds = minutes * 60
-    film.write(
+    clip_writer.write(
         path,
         fps=4,
         seconds=seconds,
         flash=None,
         gop=gop,
         rate=8000,
-        sound=np.zeros((1, round(seconds * 8000)), np.float32),
+        waveform=np.zeros((1, round(seconds * 8000)), np.float32),
     )
 
 
 @pytest.fixture(scope="module")
 def ten_minutes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("long") / "ten.mp4"
-    long_film(path, 10)
+    long_video(path, 10)
     return path
 
 
 def test_memory_is_flat_in_length(ten_minutes: Path, tmp_path: Path) -> None:
-    """Ten minutes take no more than one minute, beyond the sound itself (3.84 MB a minute) and the images."""
-    long_film(tmp_path / "one.mp4", 1)
+    """Ten minutes take no more than one minute, beyond the audio itself (3.84 MB per minute) and the images."""
+    long_video(tmp_path / "one.mp4", 1)
     one, ten = in_a_child(tmp_path / "one.mp4"), in_a_child(ten_minutes)
     assert one[:2] == [60.0, 120]
     assert ten[:2] == [600.0, 256]
-    sound = 9 * 60 * 16_000 * 4 / 2**20
+    audio = 9 * 60 * 16_000 * 4 / 2**20
     images = (256 - 120) * 56 * 56 * 3 / 2**20
-    assert ten[2] - one[2] < sound + images + 25
+    assert ten[2] - one[2] < audio + images + 25
 
 
-def count_decoded(path: Path, **how: object) -> tuple[int, int]:
-    """How many film packets came by, and how many of them were decoded."""
+def count_decoded(path: Path, **options: object) -> tuple[int, int]:
+    """Number of video packets, and how many of them were decoded."""
     seen = decoded = 0
     feed, decode = VideoDecoder.feed, VideoDecoder._decode
 
@@ -84,23 +84,23 @@ def count_decoded(path: Path, **how: object) -> tuple[int, int]:
         mock.patch.object(VideoDecoder, "feed", counting_feed),
         mock.patch.object(VideoDecoder, "_decode", counting_decode),
     ):
-        read(path, **SMALL, **how)
+        read(path, **SMALL, **options)
     return seen, decoded
 
 
-def test_sparse_sampling_skips_what_it_does_not_need(ten_minutes: Path) -> None:
+def test_sparse_sampling_skips_unneeded_packets(ten_minutes: Path) -> None:
     seen, decoded = count_decoded(ten_minutes, max_frames=16)
     assert seen <= 2400
     assert decoded < 2400 / 3
-    everything = read(ten_minutes, **SMALL)
+    dense = read(ten_minutes, **SMALL)
     sparse = read(ten_minutes, max_frames=16, **SMALL)
     assert sparse.capped
     assert sparse.fps == pytest.approx(16 / 600)
     np.testing.assert_allclose(sparse.times, np.arange(16) * 600 / 16, atol=0.25)
     for image, number in zip(sparse.images, sparse.indices, strict=True):
-        near = everything.images[np.abs(everything.indices - number).argmin()]
-        if number in everything.indices:
-            assert np.abs(image.astype(int) - near).max() <= 1, "starting in the middle gives the same picture"
+        near = dense.images[np.abs(dense.indices - number).argmin()]
+        if number in dense.indices:
+            assert np.abs(image.astype(int) - near).max() <= 1, "decoding from a later key frame gives the same image"
 
 
 def test_reading_stops_at_the_limit(ten_minutes: Path) -> None:
@@ -112,17 +112,17 @@ def test_reading_stops_at_the_limit(ten_minutes: Path) -> None:
 
 
 def test_frames_are_scaled_before_they_are_kept(tmp_path: Path) -> None:
-    """A large picture costs its decoder and one scaled image, not a list of large ones."""
-    film.write(tmp_path / "large.mp4", size=(1920, 1080), seconds=8.0, fps=2, flash=None, audio=None, gop=4)
+    """A large image costs its decoder and one scaled image, not a list of large ones."""
+    clip_writer.write(tmp_path / "large.mp4", size=(1920, 1080), seconds=8.0, fps=2, flash=None, audio=None, gop=4)
     seconds, images, megabytes = in_a_child(tmp_path / "large.mp4")
     assert (seconds, images) == (8.0, 16)
     assert megabytes < 150
 
 
 @pytest.mark.slow
-def test_largest_pictures(tmp_path: Path) -> None:
+def test_largest_images(tmp_path: Path) -> None:
     """8192 x 4320 stays within 450 MB."""
-    film.write(tmp_path / "8k.mp4", size=(8192, 4320), seconds=0.2, fps=10, flash=None, audio=None, gop=1)
+    clip_writer.write(tmp_path / "8k.mp4", size=(8192, 4320), seconds=0.2, fps=10, flash=None, audio=None, gop=1)
     _, images, megabytes = in_a_child(tmp_path / "8k.mp4")
     assert images == 2
     assert megabytes < 450

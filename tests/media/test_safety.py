@@ -1,4 +1,4 @@
-"""Nothing is opened or contacted that the caller did not name; any bytes give a result or ONE typed error."""
+"""Only files that the caller names are opened, and nothing is contacted; any bytes give a result or one typed error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import film
+import clip_writer
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,15 +21,15 @@ SMALL = {"min_pixels": 28 * 28, "max_pixels": 4 * 28 * 28}
 
 
 class Canary:
-    """A server on the loopback that notes each request: none may come."""
+    """A server on the loopback that records each request: there must be none."""
 
     def __init__(self) -> None:
-        notes: list[str] = []
-        self.requests = notes
+        requests_seen: list[str] = []
+        self.requests = requests_seen
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                notes.append(self.path)
+                requests_seen.append(self.path)
                 self.send_error(404)
 
             def log_message(self, *args: object) -> None:
@@ -68,7 +68,7 @@ PLAYLISTS = {
 
 @pytest.mark.parametrize("name", PLAYLISTS)
 def test_lists_of_references_are_refused(name: str, tmp_path: Path, canary: Canary) -> None:
-    film.write(tmp_path / "secret.ts")
+    clip_writer.write(tmp_path / "secret.ts")
     text = PLAYLISTS[name].format(address=canary.address, folder=tmp_path)
     (tmp_path / name).write_text(text)
     with pytest.raises(Blocked, match="refers to other files"):
@@ -87,8 +87,8 @@ def test_lists_of_references_are_refused(name: str, tmp_path: Path, canary: Cana
         "file:///{real}",
     ],
 )
-def test_addresses_are_not_fetched(reference: str, tmp_path: Path, canary: Canary) -> None:
-    film.write(tmp_path / "real.mp4")
+def test_urls_are_not_fetched(reference: str, tmp_path: Path, canary: Canary) -> None:
+    clip_writer.write(tmp_path / "real.mp4")
     with pytest.raises(Blocked, match="download"):
         read(reference.format(address=canary.address, real=tmp_path / "real.mp4"))
     assert canary.requests == []
@@ -105,25 +105,25 @@ def test_addresses_are_not_fetched(reference: str, tmp_path: Path, canary: Canar
     ],
 )
 def test_protocols_of_the_decoder_are_just_names(reference: str, tmp_path: Path) -> None:
-    film.write(tmp_path / "real.mp4")
+    clip_writer.write(tmp_path / "real.mp4")
     with pytest.raises(NotFound):
         read(reference.format(real=tmp_path / "real.mp4"))
 
 
-def test_a_track_that_lies_elsewhere_gives_a_result_or_one_error(tmp_path: Path) -> None:
-    """An mp4 whose track says that its data lies in another file (dref without the self-contained flag)."""
-    film.write(tmp_path / "real.mp4", audio=None)
+def test_a_track_in_another_file_gives_a_result_or_one_error(tmp_path: Path) -> None:
+    """An mp4 whose track names another file for its data (dref without the self-contained flag)."""
+    clip_writer.write(tmp_path / "real.mp4", audio=None)
     data = (tmp_path / "real.mp4").read_bytes()
-    place = film.find_boxes(data, b"url ")[0]
-    film.patch(tmp_path / "real.mp4", place, b"\0\0\0\0")
-    film.patch(tmp_path / "real.mp4", place - 4, b"alis")
+    offset = clip_writer.find_boxes(data, b"url ")[0]
+    clip_writer.patch(tmp_path / "real.mp4", offset, b"\0\0\0\0")
+    clip_writer.patch(tmp_path / "real.mp4", offset - 4, b"alis")
     media = with_result(tmp_path / "real.mp4")
     assert media is None or media.path == tmp_path / "real.mp4"
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root to become somebody else")
-def test_unreadable_as_somebody_else(tmp_path: Path) -> None:
-    film.write(tmp_path / "locked.mp4")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root to change user")
+def test_unreadable_as_another_user(tmp_path: Path) -> None:
+    clip_writer.write(tmp_path / "locked.mp4")
     (tmp_path / "locked.mp4").chmod(0)
     child = os.fork()
     if child == 0:  # no pytest in the child: it only reports by its exit code
@@ -140,9 +140,9 @@ def test_unreadable_as_somebody_else(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
 def test_unreadable(tmp_path: Path) -> None:
-    film.write(tmp_path / "locked.mp4")
+    clip_writer.write(tmp_path / "locked.mp4")
     (tmp_path / "locked.mp4").chmod(0)
-    with pytest.raises(NotReadable, match="rights"):
+    with pytest.raises(NotReadable, match="permission"):
         read(tmp_path / "locked.mp4")
 
 
@@ -163,8 +163,8 @@ SEEDS = {
 @pytest.fixture(scope="session")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("seeds")
-    for name, how in SEEDS.items():
-        film.write(folder / name, seconds=1.0, flash=0.5, sound=film.beep(1.0, event=0.5), **how)
+    for name, options in SEEDS.items():
+        clip_writer.write(folder / name, seconds=1.0, flash=0.5, waveform=clip_writer.beep(1.0, event=0.5), **options)
     return {name: (folder / name).read_bytes() for name in SEEDS}
 
 
@@ -173,11 +173,11 @@ def with_result(path: Path) -> Media | None:
     try:
         media = read(path, **SMALL)
     except MediaError as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = ""
-    if told:
-        assert "\n" not in told
+        message = ""
+    if message:
+        assert "\n" not in message
         return None
     assert media.has_video or media.has_audio
     assert media.images is None or len(media.images) <= 256
@@ -197,8 +197,8 @@ def test_mutated_bytes(
 ) -> None:
     data = bytearray(seeds[name])
     reach = min(len(data), 600) if head else len(data)
-    for place, value in edits:
-        data[int(place * reach)] = value
+    for share, value in edits:
+        data[int(share * reach)] = value
     path = tmp_path / name
     path.write_bytes(bytes(data[: int(len(data) * keep)]))
     with_result(path)
@@ -211,7 +211,7 @@ def test_random_bytes(tmp_path: Path, data: bytes) -> None:
     with_result(tmp_path / "a.mp4")
 
 
-def test_the_library_says_nothing_of_its_own(tmp_path: Path) -> None:
+def test_messages_do_not_contain_ffmpegs_own_text(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"words " * 99)
     with pytest.raises(NotMedia) as caught:
         read(tmp_path / "a.mp4")

@@ -1,4 +1,4 @@
-"""Which frames become images: both rules against readable formulas, and the sizes."""
+"""Which frames become images: both rules against readable formulas, and image sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
-import film
+import clip_writer
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,10 +20,10 @@ from omnisift.media.sampling import by_index, by_time
 SMALL = {"min_pixels": 28 * 28, "max_pixels": 16 * 28 * 28}
 
 
-def published_rule(total: int, rate: float, fps: float = 2.0, most: int = 768) -> tuple[list[int], float]:
-    """The same rule in whole numbers: how many, then evenly spaced between the first and the last frame."""
+def published_rule(total: int, rate: float, fps: float = 2.0, max_frames: int = 768) -> tuple[list[int], float]:
+    """The same rule in exact fractions: the count, then evenly spaced numbers from the first to the last frame."""
     count = total / rate * fps
-    count = min(max(count, 4), 2 * (min(most, total) // 2), total)
+    count = min(max(count, 4), 2 * (min(max_frames, total) // 2), total)
     count = 2 * math.floor(count / 2)
     numbers = [Fraction(k * (total - 1), count - 1) for k in range(count)]
     return [round(n) for n in numbers], count / total * rate
@@ -33,19 +33,19 @@ def published_rule(total: int, rate: float, fps: float = 2.0, most: int = 768) -
 @given(
     total=st.integers(2, 40_000),
     rate=st.sampled_from([1.0, 10.0, 24.0, 24000 / 1001, 25.0, 29.97, 30.0, 60.0, 119.88]),
-    most=st.sampled_from([4, 64, 768]),
+    max_frames=st.sampled_from([4, 64, 768]),
 )
-def test_qwen_rule_equals_the_readable_formula(total: int, rate: float, most: int) -> None:
-    numbers, fps = published_rule(total, rate, most=most)
-    plan = by_index(np.arange(total, dtype=np.float64), rate, 2.0, most)
-    assert plan.fps == fps
-    assert len(plan.moments) == len(numbers)
-    away = np.abs(plan.moments - numbers)
-    # The published rule steps in float32: it may turn the other way where a step lies within rounding of one half.
+def test_qwen_rule_equals_the_readable_formula(total: int, rate: float, max_frames: int) -> None:
+    numbers, fps = published_rule(total, rate, max_frames=max_frames)
+    grid = by_index(np.arange(total, dtype=np.float64), rate, 2.0, max_frames)
+    assert grid.fps == fps
+    assert len(grid.moments) == len(numbers)
+    distance = np.abs(grid.moments - numbers)
+    # The published rule steps in float32: it may round to the other side where a step lies within rounding of one half.
     steps = np.arange(len(numbers)) * ((total - 1) / max(len(numbers) - 1, 1))
     near_half = np.abs(steps % 1 - 0.5) < 0.01
-    assert (away[~near_half] == 0).all()
-    assert (away <= 1).all()
+    assert (distance[~near_half] == 0).all()
+    assert (distance <= 1).all()
 
 
 # (frames, average rate) -> number of images, sum of numbers, sum of squares: recorded from qwen-omni-utils 0.0.9
@@ -73,7 +73,7 @@ def test_qwen_rule_equals_recorded_runs(total: int, rate: float) -> None:
 
 
 def test_qwen_rule_on_a_file(tmp_path: Path) -> None:
-    film.write(tmp_path / "a.mp4")
+    clip_writer.write(tmp_path / "a.mp4")
     media = read(tmp_path / "a.mp4", sampling="qwen", **SMALL)
     numbers, fps = published_rule(100, 25.0)
     assert media.indices.tolist() == numbers
@@ -85,55 +85,55 @@ def test_qwen_rule_on_a_file(tmp_path: Path) -> None:
 @given(
     seconds=st.floats(0.02, 40_000),
     fps=st.sampled_from([0.1, 0.5, 1.0, 2.0, 3.0, 25.0]),
-    most=st.integers(2, 800),
+    max_frames=st.integers(2, 800),
 )
-def test_time_rule(seconds: float, fps: float, most: int) -> None:
-    plan = by_time(seconds, fps, most)
-    count = len(plan.moments)
+def test_time_rule(seconds: float, fps: float, max_frames: int) -> None:
+    grid = by_time(seconds, fps, max_frames)
+    count = len(grid.moments)
     assert count % 2 == 0
-    assert 2 <= count <= most
-    np.testing.assert_allclose(plan.moments, np.arange(count) / plan.fps)
-    if plan.capped:
-        assert plan.fps < fps + 1e-9 or count >= 2
-        assert plan.fps == pytest.approx(count / seconds)
+    assert 2 <= count <= max_frames
+    np.testing.assert_allclose(grid.moments, np.arange(count) / grid.fps)
+    if grid.capped:
+        assert grid.fps < fps + 1e-9 or count >= 2
+        assert grid.fps == pytest.approx(count / seconds)
     else:
-        assert plan.fps == fps
+        assert grid.fps == fps
         assert abs(count - seconds * fps) <= 2.0
 
 
 def test_both_rules_give_equal_pixels_and_samples_where_they_choose_the_same_frame(tmp_path: Path) -> None:
-    film.write(tmp_path / "a.mp4", fps=30)
-    ours = read(tmp_path / "a.mp4", **SMALL)
-    theirs = read(tmp_path / "a.mp4", sampling="qwen", **SMALL)
-    both = sorted(set(ours.indices) & set(theirs.indices))
+    clip_writer.write(tmp_path / "a.mp4", fps=30)
+    by_time_rule = read(tmp_path / "a.mp4", **SMALL)
+    by_index_rule = read(tmp_path / "a.mp4", sampling="qwen", **SMALL)
+    both = sorted(set(by_time_rule.indices) & set(by_index_rule.indices))
     assert len(both) >= 1
     for number in both:
-        a = ours.images[list(ours.indices).index(number)].astype(int)
-        b = theirs.images[list(theirs.indices).index(number)].astype(int)
+        a = by_time_rule.images[list(by_time_rule.indices).index(number)].astype(int)
+        b = by_index_rule.images[list(by_index_rule.indices).index(number)].astype(int)
         assert np.abs(a - b).max() <= 1
-    np.testing.assert_array_equal(ours.waveform, theirs.waveform)
+    np.testing.assert_array_equal(by_time_rule.waveform, by_index_rule.waveform)
 
 
 def test_pixels_equal_a_plain_decoder(tmp_path: Path) -> None:
-    """Golden: every frame decoded in full by a bare loop, then the chosen ones compared."""
+    """Every frame is decoded by a bare loop, and the sampled ones are compared."""
     import av
 
-    film.write(tmp_path / "a.mp4", size=(112, 56), codec_options={"preset": "medium"})
+    clip_writer.write(tmp_path / "a.mp4", size=(112, 56), codec_options={"preset": "medium"})
     media = read(tmp_path / "a.mp4", **SMALL)
-    with av.open(str(tmp_path / "a.mp4")) as box:
-        frames = [f.to_ndarray(format="rgb24") for f in box.decode(video=0)]
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
     np.testing.assert_array_equal(media.indices, np.floor(np.arange(8) * 12.5))
     for image, number in zip(media.images, media.indices, strict=True):
         assert np.abs(image.astype(int) - frames[number]).max() <= 2
 
 
-def test_sound_equals_a_plain_decoder(tmp_path: Path) -> None:
+def test_audio_equals_a_plain_decoder(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    sound = np.cumsum(rng.normal(0, 0.02, (1, 64_000)), axis=1).astype(np.float32)
-    sound = np.clip(sound - sound.mean(), -0.9, 0.9)
-    film.write(tmp_path / "a.wav", video=None, audio="pcm_s16le", rate=16_000, sound=sound)
-    heard = read(tmp_path / "a.wav").waveform
-    assert np.abs(heard - sound[0]).max() < 1e-4
+    samples = np.cumsum(rng.normal(0, 0.02, (1, 64_000)), axis=1).astype(np.float32)
+    samples = np.clip(samples - samples.mean(), -0.9, 0.9)
+    clip_writer.write(tmp_path / "a.wav", video=None, audio="pcm_s16le", rate=16_000, waveform=samples)
+    waveform = read(tmp_path / "a.wav").waveform
+    assert np.abs(waveform - samples[0]).max() < 1e-4
 
 
 def skipping_index(keys: list[int], order: list[float]) -> VideoIndex:
@@ -143,11 +143,13 @@ def skipping_index(keys: list[int], order: list[float]) -> VideoIndex:
 
 def test_only_needed_packets_are_decoded() -> None:
     closed = skipping_index([0, 4, 8], [0, 2, 1, 3, 4, 6, 5, 7, 8, 9])
-    assert np.flatnonzero(closed.needed(np.array([5.0]))).tolist() == [4, 5, 6]
-    assert np.flatnonzero(closed.needed(np.array([0.0, 9.0]))).tolist() == [0, 8, 9]
+    assert np.flatnonzero(closed.packets_for(np.array([5.0]))).tolist() == [4, 5, 6]
+    assert np.flatnonzero(closed.packets_for(np.array([0.0, 9.0]))).tolist() == [0, 8, 9]
     opened = skipping_index([0, 3], [0, 1, 2, 6, 4, 5, 7])
-    assert np.flatnonzero(opened.needed(np.array([4.0]))).tolist() == [0, 1, 2, 3, 4], "leans on the group before"
-    assert np.flatnonzero(opened.needed(np.array([7.0]))).tolist() == [3, 4, 5, 6]
+    assert np.flatnonzero(opened.packets_for(np.array([4.0]))).tolist() == [0, 1, 2, 3, 4], (
+        "depends on the previous group"
+    )
+    assert np.flatnonzero(opened.packets_for(np.array([7.0]))).tolist() == [3, 4, 5, 6]
 
 
 @settings(max_examples=300, deadline=None)
@@ -157,12 +159,14 @@ def test_sizes(height: int, width: int) -> None:
         with pytest.raises(TooBig, match="200"):
             smart_size(height, width)
         return
-    high, wide = smart_size(height, width)
-    assert high % 28 == wide % 28 == 0
-    assert smart_size(high, wide) == (high, wide) or min(high, wide) == 28, "a processor leaves it as it is"
-    if min(high, wide) > 28:
-        assert 128 * 784 <= high * wide <= 320 * 784
-        assert high / wide == pytest.approx(height / width, rel=2.1 * 28 / min(high, wide))
+    new_height, new_width = smart_size(height, width)
+    assert new_height % 28 == new_width % 28 == 0
+    assert smart_size(new_height, new_width) == (new_height, new_width) or min(new_height, new_width) == 28, (
+        "a processor leaves it as it is"
+    )
+    if min(new_height, new_width) > 28:
+        assert 128 * 784 <= new_height * new_width <= 320 * 784
+        assert new_height / new_width == pytest.approx(height / width, rel=2.1 * 28 / min(new_height, new_width))
 
 
 def test_known_sizes() -> None:
@@ -173,7 +177,7 @@ def test_known_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "options",
     [
         {"fps": 0},
         {"fps": math.nan},
@@ -187,13 +191,13 @@ def test_known_sizes() -> None:
     ],
     ids=str,
 )
-def test_wrong_arguments(wrong: dict[str, object], tmp_path: Path) -> None:
+def test_wrong_arguments(options: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"got|need|leave"):
-        read(tmp_path / "any.mp4", **wrong)
+        read(tmp_path / "any.mp4", **options)
 
 
 def test_tags_come_through(tmp_path: Path) -> None:
-    film.write(tmp_path / "a.mp4", seconds=0.4, tags={"comment": "made by hand"})
+    clip_writer.write(tmp_path / "a.mp4", seconds=0.4, tags={"comment": "made by hand"})
     assert read(tmp_path / "a.mp4", **SMALL).tags["comment"] == "made by hand"
 
 
@@ -205,17 +209,17 @@ def test_pixels_agree_with_the_published_resizing(tmp_path: Path) -> None:
 
     noise = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
     big = np.array(functional.resize(torch.from_numpy(noise).permute(2, 0, 1), [360, 480]).permute(1, 2, 0))
-    with av.open(str(tmp_path / "a.mkv"), "w") as box:
-        stream = box.add_stream("ffv1", rate=2)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=2)
         stream.width, stream.height, stream.pix_fmt = 480, 360, "yuv444p"
         for _ in range(2):
-            box.mux(stream.encode(av.VideoFrame.from_ndarray(big, format="rgb24")))
-        box.mux(stream.encode(None))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(big, format="rgb24")))
+        container.mux(stream.encode(None))
     image = read(tmp_path / "a.mkv", min_pixels=784, max_pixels=112 * 784).images[0].astype(int)
-    with av.open(str(tmp_path / "a.mkv")) as box:
-        plain = torch.from_numpy(next(box.decode(video=0)).to_ndarray(format="rgb24")).permute(2, 0, 1)
+    with av.open(str(tmp_path / "a.mkv")) as container:
+        plain = torch.from_numpy(next(container.decode(video=0)).to_ndarray(format="rgb24")).permute(2, 0, 1)
     bicubic = functional.InterpolationMode.BICUBIC
-    wanted = functional.resize(plain, list(image.shape[:2]), interpolation=bicubic, antialias=True).permute(1, 2, 0)
-    away = np.abs(image - wanted.numpy().astype(int))
-    assert away.mean() < 1
-    assert away.max() <= 24
+    expected = functional.resize(plain, list(image.shape[:2]), interpolation=bicubic, antialias=True).permute(1, 2, 0)
+    distance = np.abs(image - expected.numpy().astype(int))
+    assert distance.mean() < 1
+    assert distance.max() <= 24

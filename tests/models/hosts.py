@@ -25,7 +25,7 @@ def half() -> Compressor:
 def omnisift_half(budget: Budget = HALF, seed: int = 0) -> Compressor:
     """The real method with a random selector."""
     torch.manual_seed(seed)
-    selector = VGAS(VGASConfig(width=WIDTH, hidden=16, heads=2))
+    selector = VGAS(VGASConfig(input_size=WIDTH, hidden_size=16, num_attention_heads=2))
     return make_compressor("omnisift", budget, selector=selector).eval()
 
 

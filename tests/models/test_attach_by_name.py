@@ -78,6 +78,15 @@ def test_a_selector_gets_the_dtype_of_the_embeddings_and_evaluation_mode() -> No
         assert {weight.dtype for weight in selector.parameters()} == {torch.bfloat16}
 
 
+def test_a_model_with_offloaded_weights_is_compressed_too(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = thinker()
+    expected = keep(model, "omnisift", selector=vgas())
+    accelerate.disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
+    assert {weight.device.type for weight in model.parameters()} == {"meta"}
+    assert torch.equal(keep(model, "omnisift", selector=vgas()), expected)
+
+
 @pytest.mark.parametrize("name", ["omnisift", "stvp+omnisift"])
 def test_a_method_with_weights_says_how_to_give_them(name: str) -> None:
     with pytest.raises(CompressorError, match=r"needs selector weights: pass selector=FOLDER or a VGAS"):

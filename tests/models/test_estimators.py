@@ -19,7 +19,7 @@ BATCH = ([3, Video(audio=90), 4], [5, Video(frames=3, audio=60), 2], [2, Video(f
 
 def selector(seed: int = 0) -> VGAS:
     torch.manual_seed(seed)
-    return VGAS(VGASConfig(width=WIDTH, hidden=16, heads=2))
+    return VGAS(VGASConfig(input_size=WIDTH, hidden_size=16, num_attention_heads=2))
 
 
 def learning(name: str, vgas: VGAS) -> tuple[Attachment, torch.Tensor]:

@@ -27,7 +27,7 @@ def full() -> Pipeline:
     return load("nano", compressor=None)
 
 
-def write_sound(path: Path, seconds: float = 2.0) -> Path:
+def write_audio(path: Path, seconds: float = 2.0) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
         tone = np.sin(np.arange(int(16_000 * seconds)) * 0.2) * 8_000
@@ -38,11 +38,11 @@ def write_sound(path: Path, seconds: float = 2.0) -> Path:
     return path
 
 
-def write_silent_picture(path: Path, pictures: int = 5) -> Path:
+def write_silent_video(path: Path, frames: int = 5) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=2)
         stream.width = stream.height = 112
-        for level in range(pictures):
+        for level in range(frames):
             image = np.full((112, 112, 3), 40 * level, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
@@ -59,7 +59,7 @@ def test_a_quarter_of_the_tokens_is_read(quarter: Pipeline, clip: Path) -> None:
     assert answer.text
 
 
-def test_the_report_names_what_departs_from_the_paper(quarter: Pipeline, clip: Path) -> None:
+def test_the_label_names_what_differs_from_the_paper(quarter: Pipeline, clip: Path) -> None:
     assert quarter.ask(clip, QUESTION).report.compressor == "omnisift+time"
     exact = load("nano", selector=nano_path() / "selector-exact")
     assert exact.ask(clip, QUESTION).report.compressor == "omnisift"
@@ -72,9 +72,9 @@ def test_no_compressor_reads_everything(full: Pipeline, clip: Path) -> None:
 
 
 def test_keeping_everything_changes_nothing(full: Pipeline, clip: Path) -> None:
-    whole = load("nano", retain=1.0).ask(clip, QUESTION)
-    assert whole.report.retained_ratio == 1.0
-    assert whole.text == full.ask(clip, QUESTION).text
+    everything = load("nano", retain=1.0).ask(clip, QUESTION)
+    assert everything.report.retained_ratio == 1.0
+    assert everything.text == full.ask(clip, QUESTION).text
 
 
 def test_the_model_is_untouched_between_questions(quarter: Pipeline, clip: Path) -> None:
@@ -89,8 +89,8 @@ def test_the_model_is_untouched_between_questions(quarter: Pipeline, clip: Path)
 def test_stages_are_reported_and_timed(quarter: Pipeline, clip: Path) -> None:
     stages: list[str] = []
     answer = quarter.ask(clip, QUESTION, on_stage=stages.append)
-    places = [stages.index(name) for name in ("read", "process", "encode_audio", "compress", "decode")]
-    assert places == sorted(places)
+    order = [stages.index(name) for name in ("read", "process", "encode_audio", "compress", "decode")]
+    assert order == sorted(order)
     assert stages.index("process") < stages.index("encode_video") < stages.index("compress")
     seconds = answer.report.seconds
     parts = (seconds.read, seconds.process, seconds.encode_video, seconds.encode_audio)
@@ -118,23 +118,23 @@ def test_the_answer_is_one_json_object(quarter: Pipeline, clip: Path) -> None:
     assert isinstance(answer, Answer)
 
 
-def test_picture_without_sound(quarter: Pipeline, tmp_path: Path) -> None:
-    report = quarter.ask(write_silent_picture(tmp_path / "silent.mp4"), QUESTION).report
+def test_video_without_audio(quarter: Pipeline, tmp_path: Path) -> None:
+    report = quarter.ask(write_silent_video(tmp_path / "silent.mp4"), QUESTION).report
     assert report.tokens.audio == 0 < report.tokens.video_kept < report.tokens.video
     assert report.source.has_video
     assert not report.source.has_audio
 
 
-def test_sound_without_picture_is_read_whole_and_said_so(quarter: Pipeline, tmp_path: Path) -> None:
-    report = quarter.ask(write_sound(tmp_path / "tone.wav"), "Is a beep heard?").report
+def test_audio_without_video_is_not_compressed_and_a_notice_says_so(quarter: Pipeline, tmp_path: Path) -> None:
+    report = quarter.ask(write_audio(tmp_path / "tone.wav"), "Is a beep heard?").report
     assert report.tokens.video == 0
     assert report.tokens.audio_kept == report.tokens.audio > 0
-    assert any("read whole" in notice for notice in report.notices)
+    assert any("not compressed" in notice for notice in report.notices)
 
 
-def test_nano_says_that_a_foreign_clip_is_not_its_world(quarter: Pipeline, clip: Path, tmp_path: Path) -> None:
+def test_a_notice_says_that_nano_does_not_understand_other_clips(quarter: Pipeline, clip: Path, tmp_path: Path) -> None:
     assert NANO_NOTICE not in quarter.ask(clip, QUESTION).report.notices
-    assert NANO_NOTICE in quarter.ask(write_silent_picture(tmp_path / "other.mp4"), QUESTION).report.notices
+    assert NANO_NOTICE in quarter.ask(write_silent_video(tmp_path / "other.mp4"), QUESTION).report.notices
 
 
 @pytest.mark.parametrize("name", ["random", "uniform"])

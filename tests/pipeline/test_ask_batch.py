@@ -1,4 +1,4 @@
-"""Several prompts in one call answer as each alone does, and are counted apart."""
+"""A batch answers as single calls do, and each prompt is counted by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from omnisift.errors import UsageError
 from omnisift.pipeline import Pipeline, load
-from omnisift.pipeline.ask_batch import ask_batch, kind
+from omnisift.pipeline.ask_batch import ask_batch, modalities
 from omnisift.pipeline.prompt import read_for
 from omnisift.world import make_scene, write_clip
 
@@ -39,28 +39,28 @@ def pipeline(request: pytest.FixtureRequest) -> Pipeline:
     return load(compressor=request.param)
 
 
-def test_three_at_once_are_three_alone(pipeline: Pipeline, clips: list[Path]) -> None:
-    asked = [(read_for(pipeline.host.processor, path), text) for path, text in zip(clips, QUESTIONS, strict=True)]
-    together = ask_batch(pipeline, asked, max_new_tokens=48)
-    alone = [pipeline.ask(path, text, max_new_tokens=48) for path, text in zip(clips, QUESTIONS, strict=True)]
-    assert [reply.text for reply in together] == [answer.text for answer in alone]
-    assert [reply.tokens for reply in together] == [answer.report.tokens for answer in alone]
-    assert len({reply.tokens.prompt for reply in together}) > 1  # the rows were padded
-    assert all(reply.grid == (6, 4, 4) and reply.mel == 600 for reply in together)
-    assert all(reply.together == 3 and reply.seconds["prefill"] > 0 for reply in together)
+def test_a_batch_equals_single_calls(pipeline: Pipeline, clips: list[Path]) -> None:
+    prompts = [(read_for(pipeline.host.processor, path), text) for path, text in zip(clips, QUESTIONS, strict=True)]
+    batch = ask_batch(pipeline, prompts, max_new_tokens=48)
+    single = [pipeline.ask(path, text, max_new_tokens=48) for path, text in zip(clips, QUESTIONS, strict=True)]
+    assert [reply.text for reply in batch] == [answer.text for answer in single]
+    assert [reply.tokens for reply in batch] == [answer.report.tokens for answer in single]
+    assert len({reply.tokens.prompt for reply in batch}) > 1  # the rows were padded
+    assert all(reply.grid == (6, 4, 4) and reply.mel_frames == 600 for reply in batch)
+    assert all(reply.batch_size == 3 and reply.seconds["prefill"] > 0 for reply in batch)
 
 
-def test_sound_alone_is_read_whole(pipeline: Pipeline, sound: Path) -> None:
+def test_audio_without_video_is_not_compressed(pipeline: Pipeline, sound: Path) -> None:
     media = read_for(pipeline.host.processor, sound)
-    assert kind(media) == (False, True)
+    assert modalities(media) == (False, True)
     (reply,) = ask_batch(pipeline, [(media, "What is heard?")], max_new_tokens=4)
     assert (reply.tokens.video, reply.tokens.audio_kept) == (0, reply.tokens.audio)
-    assert (reply.grid, reply.mel) == ((0, 0, 0), 100)
+    assert (reply.grid, reply.mel_frames) == ((0, 0, 0), 100)
 
 
-def test_kinds_do_not_mix(pipeline: Pipeline, clips: list[Path], sound: Path) -> None:
+def test_modalities_do_not_mix(pipeline: Pipeline, clips: list[Path], sound: Path) -> None:
     media = [read_for(pipeline.host.processor, path) for path in (clips[0], sound)]
-    with pytest.raises(UsageError, match="group them by `kind`"):
-        ask_batch(pipeline, [(one, "What?") for one in media])
+    with pytest.raises(UsageError, match="group them by `modalities`"):
+        ask_batch(pipeline, [(item, "What?") for item in media])
     with pytest.raises(UsageError):
         ask_batch(pipeline, [])

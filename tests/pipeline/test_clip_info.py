@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from omnisift.media import Media
-from omnisift.pipeline.clip_info import source_of, tokens_of
+from omnisift.pipeline.clip_info import count_tokens, source_of
 from omnisift.pipeline.loading import load_host
 from omnisift.pipeline.prompt import build_inputs
 
@@ -38,7 +38,7 @@ def test_counts_are_the_processors(images: int, samples: int) -> None:
     ids = build_inputs(host.processor, media, "what shape is it ?")["input_ids"]
     config = host.thinker.config
     made = int((ids == config.video_token_id).sum()), int((ids == config.audio_token_id).sum())
-    assert tokens_of(media, host.processor) == made
+    assert count_tokens(media, host.processor) == made
     assert made[0] == images // 2 * 2 * 3
 
 

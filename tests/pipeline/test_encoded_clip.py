@@ -1,4 +1,4 @@
-"""A held clip: one decoding, one run of each encoder, and the answers of a clip that is not held."""
+"""An encoded clip: one decoding, one run of each encoder, and the same answers as without it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from tests.encoders import work_of_encoders
-from tests.pipeline.test_ask import write_silent_picture, write_sound
+from tests.pipeline.test_ask import write_audio, write_silent_video
 
 from omnisift import Pipeline, load
 from omnisift.errors import NotFound, UsageError
-from omnisift.pipeline import ask as asking
-from omnisift.pipeline import encoded_clip as holding
+from omnisift.pipeline import ask as ask_module
+from omnisift.pipeline import encoded_clip as encoded_clip_module
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.pipeline.stopwatch import encoders_of
@@ -27,23 +27,23 @@ def quarter() -> Pipeline:
 
 def test_encoders_run_once_and_answers_are_the_same(quarter: Pipeline, clip: Path) -> None:
     plain = [quarter.ask(clip, question).text for question in QUESTIONS]
-    held = quarter.encode(clip)
-    assert not held.is_encoded
+    encoded = quarter.encode(clip)
+    assert not encoded.is_encoded
     with work_of_encoders(quarter.host) as runs:
-        answers = [quarter.ask(held, question) for question in QUESTIONS]
+        answers = [quarter.ask(encoded, question) for question in QUESTIONS]
     assert runs == {"encode_video": 1, "encode_audio": 1}
-    assert held.is_encoded
+    assert encoded.is_encoded
     assert [answer.text for answer in answers] == plain
-    assert held.read_seconds > 0
+    assert encoded.read_seconds > 0
     assert answers[1].report.tokens == quarter.ask(clip, QUESTIONS[1]).report.tokens
 
 
 def test_other_methods_of_the_same_host_share_it(quarter: Pipeline, clip: Path) -> None:
     full = Pipeline(quarter.host, None)
-    plain, held = full.ask(clip, QUESTIONS[0]), quarter.encode(clip)
-    quarter.ask(held, QUESTIONS[1])
+    plain, encoded = full.ask(clip, QUESTIONS[0]), quarter.encode(clip)
+    quarter.ask(encoded, QUESTIONS[1])
     with work_of_encoders(quarter.host) as runs:
-        again = full.ask(held, QUESTIONS[0])
+        again = full.ask(encoded, QUESTIONS[0])
     assert runs == {"encode_video": 0, "encode_audio": 0}
     assert again.text == plain.text
     assert again.report.tokens == plain.report.tokens
@@ -56,53 +56,53 @@ def test_the_processor_sees_the_clip_once(quarter: Pipeline, clip: Path, monkeyp
         calls.append(arguments)
         return build_inputs(*arguments)
 
-    monkeypatch.setattr(holding, "build_inputs", build)
-    monkeypatch.setattr(asking, "build_inputs", build)
-    held = quarter.encode(clip)
+    monkeypatch.setattr(encoded_clip_module, "build_inputs", build)
+    monkeypatch.setattr(ask_module, "build_inputs", build)
+    encoded = quarter.encode(clip)
     for question in QUESTIONS:
-        quarter.ask(held, question)
+        quarter.ask(encoded, question)
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("kind", ["both", "picture", "sound"])
+@pytest.mark.parametrize("modality", ["both", "video", "audio"])
 @pytest.mark.parametrize("system", [None, "Answer in one word."])
 def test_prompts_are_those_of_the_processor(
-    quarter: Pipeline, clip: Path, tmp_path: Path, kind: str, system: str | None
+    quarter: Pipeline, clip: Path, tmp_path: Path, modality: str, system: str | None
 ) -> None:
     path = {
         "both": lambda: clip,
-        "picture": lambda: write_silent_picture(tmp_path / "silent.mp4"),
-        "sound": lambda: write_sound(tmp_path / "tone.wav"),
-    }[kind]()
-    held = quarter.encode(path)
+        "video": lambda: write_silent_video(tmp_path / "silent.mp4"),
+        "audio": lambda: write_audio(tmp_path / "tone.wav"),
+    }[modality]()
+    encoded = quarter.encode(path)
     for question in QUESTIONS:
-        expected = build_inputs(quarter.host.processor, held.media, question, system)
-        found = held.inputs(question, system)
+        expected = build_inputs(quarter.host.processor, encoded.media, question, system)
+        found = encoded.inputs(question, system)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert torch.equal(torch.as_tensor(found[name]), torch.as_tensor(value)), name
 
 
-def test_a_method_that_listens_makes_the_encoders_run(quarter: Pipeline, clip: Path) -> None:
-    listening = Pipeline(quarter.host, compressor_for(quarter.host, "omnizip", quarter.compressor.budget))
-    plain, held = listening.ask(clip, QUESTIONS[0]), quarter.encode(clip)
-    quarter.ask(held, QUESTIONS[1])
+def test_a_method_that_needs_the_encoders_makes_them_run(quarter: Pipeline, clip: Path) -> None:
+    probing = Pipeline(quarter.host, compressor_for(quarter.host, "omnizip", quarter.compressor.budget))
+    plain, encoded = probing.ask(clip, QUESTIONS[0]), quarter.encode(clip)
+    quarter.ask(encoded, QUESTIONS[1])
     with work_of_encoders(quarter.host) as runs:
-        again = listening.ask(held, QUESTIONS[0])
+        again = probing.ask(encoded, QUESTIONS[0])
     assert runs == {"encode_video": 1, "encode_audio": 1}
     assert (again.text, again.report.tokens) == (plain.text, plain.report.tokens)
-    assert quarter.ask(held, QUESTIONS[0]).text == quarter.ask(clip, QUESTIONS[0]).text
+    assert quarter.ask(encoded, QUESTIONS[0]).text == quarter.ask(clip, QUESTIONS[0]).text
 
 
 def test_the_model_is_left_as_it_was(quarter: Pipeline, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     thinker = quarter.host.thinker
     before = {name: dict(vars(module)) for name, module in thinker.named_modules()}
-    held = quarter.encode(clip)
-    quarter.ask(held, QUESTIONS[0])
-    quarter.ask(held, QUESTIONS[0])
+    encoded = quarter.encode(clip)
+    quarter.ask(encoded, QUESTIONS[0])
+    quarter.ask(encoded, QUESTIONS[0])
     monkeypatch.setattr(thinker, "generate", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        quarter.ask(held, QUESTIONS[0])
+        quarter.ask(encoded, QUESTIONS[0])
     monkeypatch.undo()
     for name, module in thinker.named_modules():
         assert vars(module).keys() == before[name].keys(), name
@@ -110,13 +110,13 @@ def test_the_model_is_left_as_it_was(quarter: Pipeline, clip: Path, monkeypatch:
         assert not module._forward_pre_hooks, name
 
 
-def test_what_a_wrapper_left_on_an_encoder_stays(quarter: Pipeline, clip: Path) -> None:
+def test_a_wrapped_forward_of_an_encoder_stays(quarter: Pipeline, clip: Path) -> None:
     encoder = encoders_of(quarter.host.thinker)["encode_video"][0]
     wrapped = encoder.forward
     encoder.forward = wrapped
     try:
-        held = quarter.encode(clip)
-        texts = {quarter.ask(held, QUESTIONS[0]).text for _ in range(3)}
+        encoded = quarter.encode(clip)
+        texts = {quarter.ask(encoded, QUESTIONS[0]).text for _ in range(3)}
         assert len(texts) == 1
         assert vars(encoder)["forward"] is wrapped
     finally:
@@ -124,15 +124,41 @@ def test_what_a_wrapper_left_on_an_encoder_stays(quarter: Pipeline, clip: Path) 
 
 
 def test_errors(quarter: Pipeline, clip: Path) -> None:
-    held = quarter.encode(clip)
+    encoded = quarter.encode(clip)
     with pytest.raises(UsageError, match="another model"):
-        load("nano").ask(held, QUESTIONS[0])
+        load("nano").ask(encoded, QUESTIONS[0])
     with pytest.raises(UsageError, match="empty"):
-        quarter.ask(held, " ")
+        quarter.ask(encoded, " ")
     with pytest.raises(UsageError, match="stands for a clip"):
-        quarter.ask(held, "What is <|VIDEO|>?")
+        quarter.ask(encoded, "What is <|VIDEO|>?")
     with pytest.raises(UsageError, match="stands for a clip"):
         quarter.ask(clip, "What is <|AUDIO|>?")
     with pytest.raises(NotFound):
         quarter.encode("missing.mp4")
-    assert quarter.ask(held, QUESTIONS[0]).text
+    assert quarter.ask(encoded, QUESTIONS[0]).text
+
+
+@pytest.mark.parametrize("compressor", [None, "omnisift", "uniform"])
+@pytest.mark.parametrize("modality", ["both", "video", "audio"])
+def test_logits_are_bit_equal(
+    quarter: Pipeline, clip: Path, tmp_path: Path, compressor: str | None, modality: str
+) -> None:
+    path = {
+        "both": lambda: clip,
+        "video": lambda: write_silent_video(tmp_path / "silent.mp4"),
+        "audio": lambda: write_audio(tmp_path / "tone.wav"),
+    }[modality]()
+    pipeline = quarter.with_compressor(compressor, retain=0.25)
+    encoded = pipeline.encode(path)
+    pipeline.ask(encoded, QUESTIONS[1], max_new_tokens=1)
+
+    def logits(media: object) -> list[torch.Tensor]:
+        outputs: list[torch.Tensor] = []
+        head = pipeline.host.thinker.lm_head
+        handle = head.register_forward_hook(lambda _module, _args, output: outputs.append(output.clone()))
+        pipeline.ask(media, QUESTIONS[0], max_new_tokens=4)
+        handle.remove()
+        return outputs
+
+    for plain, reused in zip(logits(path), logits(encoded), strict=True):
+        assert torch.equal(plain, reused)

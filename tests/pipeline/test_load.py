@@ -76,7 +76,7 @@ def copy(full_folder: Path, tmp_path: Path) -> Path:
 def selector(folder: Path) -> VGAS:
     width = json.loads((folder / "config.json").read_text())["thinker_config"]["text_config"]["hidden_size"]
     torch.manual_seed(1)
-    return VGAS(VGASConfig(width=width)).eval()
+    return VGAS(VGASConfig(input_size=width)).eval()
 
 
 def edit(folder: Path, change) -> None:
@@ -117,7 +117,7 @@ def test_a_selector_folder_is_found_and_given(full_folder: Path, copy: Path, cli
 
 
 def test_a_selector_of_another_width_is_refused(full_folder: Path, tmp_path: Path) -> None:
-    VGAS(VGASConfig(width=64, hidden=32, heads=4)).save_pretrained(tmp_path / "other")
+    VGAS(VGASConfig(input_size=64, hidden_size=32, num_attention_heads=4)).save_pretrained(tmp_path / "other")
     with pytest.raises(CheckpointError, match="width 64"):
         load(str(full_folder), selector=tmp_path / "other")
 
@@ -181,10 +181,10 @@ def test_none_is_a_name_for_no_compressor(clip: Path) -> None:
 def test_loading_and_asking_print_nothing(clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers.utils import logging
 
-    enabled = logging.is_progress_bar_enabled()
+    before = logging.is_progress_bar_enabled(), logging.get_verbosity()
     load("nano").ask(clip, QUESTION, max_new_tokens=2)
     assert capfd.readouterr() == ("", "")
-    assert logging.is_progress_bar_enabled() == enabled
+    assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == before
 
 
 def test_nano_needs_no_network(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

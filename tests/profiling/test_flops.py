@@ -99,7 +99,7 @@ def test_no_sound_costs_nothing() -> None:
 
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_selector_on_one_chunk(layers: int) -> None:
-    config = VGASConfig(width=48, hidden=16, heads=2, layers=layers)
+    config = VGASConfig(input_size=48, hidden_size=16, num_attention_heads=2, num_hidden_layers=layers)
     selector = VGAS(config).eval()
     one = torch.ones(1, dtype=torch.int64)
     shapes = ChunkShapes(frame0=20 * one, frame1=20 * one, audio=50 * one, clip=0 * one)
@@ -112,7 +112,7 @@ def test_the_selector_on_one_chunk(layers: int) -> None:
 def test_compression_of_a_whole_clip() -> None:
     """Chunks of equal size run without padding: the selector, and the dot products of first frames."""
     width, chunks, patches = 32, 6, 12
-    config = VGASConfig(width=width, hidden=16, heads=2)
+    config = VGASConfig(input_size=width, hidden_size=16, num_attention_heads=2)
     kinds, times = [], []
     for chunk in range(chunks):
         kinds += [int(Modality.VIDEO)] * 2 * patches + [int(Modality.AUDIO)] * 50
@@ -138,7 +138,7 @@ def test_sound_that_is_not_scored_costs_nothing() -> None:
     one = torch.ones(2, dtype=torch.int64)
     shapes = ChunkShapes(frame0=4 * one, frame1=4 * one, audio=torch.tensor([0, 1]), clip=0 * one)
     counts = Budget(retain=0.5).counts(shapes)
-    assert flops.selector(VGASConfig(width=48), shapes, counts).total == 0
+    assert flops.selector(VGASConfig(input_size=48), shapes, counts).total == 0
 
 
 def test_a_prompt_is_its_encoders_and_its_prefill() -> None:

@@ -37,11 +37,11 @@ def test_the_fault_is_still_there(script: str) -> None:
 
 
 def test_the_fix_for_positions() -> None:
-    code, lines = run("omni_positions.py", "--mend")
+    code, lines = run("omni_positions.py", "--fix")
     assert (code, lines[1]) == (0, "positions differ for 0 of 138 tokens")
 
 
 def test_the_fix_for_pruning() -> None:
-    code, lines = run("cpu_pruning.py", "--mend")
+    code, lines = run("cpu_pruning.py", "--fix")
     assert code == 0
     assert quoted(lines), lines

@@ -1,9 +1,9 @@
-"""A small untrained nano and the features of a few array clips, shared by all tests of training."""
+"""Fixtures for tests of training: an untrained nano and the features of a few clips."""
 
 import pytest
 import torch
 
-from omnisift.training.feature_cache import FeatureCache, encode_bank
+from omnisift.training.feature_cache import FeatureCache, encode_features
 from omnisift.training.nano_model import build_model, build_processor
 from omnisift.training.packed import Writer, clip_layout
 from omnisift.training.tokenizer import build_tokenizer
@@ -37,8 +37,8 @@ def model(tokenizer):
 
 
 @pytest.fixture(scope="session")
-def bank(tokenizer) -> FeatureCache:
-    return encode_bank(build_model(tokenizer).eval(), "train", 20, decoded_share=0.0)
+def features(tokenizer) -> FeatureCache:
+    return encode_features(build_model(tokenizer).eval(), "train", 20, decoded_share=0.0)
 
 
 @pytest.fixture(scope="session")

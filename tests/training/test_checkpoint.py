@@ -7,9 +7,9 @@ import torch
 from omnisift.assets import nano_path
 from omnisift.pipeline.prompt import audio_in_video
 from omnisift.training.evaluate import accuracies
-from omnisift.training.feature_cache import encode_bank
+from omnisift.training.feature_cache import encode_features
 from omnisift.training.packed import Writer, clip_layout
-from omnisift.training.selections import omnisift, random
+from omnisift.training.selections import omnisift_selection, random_selection
 from omnisift.vgas import VGAS
 from omnisift.world import caption, make_scene, render_audio, render_images, score_caption
 
@@ -29,14 +29,14 @@ def tools():
 
 
 @pytest.fixture(scope="module")
-def clips_bank(nano):
-    return encode_bank(nano, "test", 20, decoded_share=0.0, first=10_000)
+def clip_features(nano):
+    return encode_features(nano, "test", 20, decoded_share=0.0, first=10_000)
 
 
 @pytest.fixture(scope="module")
-def ask(nano, tools, clips_bank):
+def ask(nano, tools, clip_features):
     layout, writer = clip_layout(nano, tools.tokenizer), Writer(tools.tokenizer)
-    return lambda select=None: accuracies(nano, layout, writer, clips_bank, select, clips=20)
+    return lambda select=None: accuracies(nano, layout, writer, clip_features, select, clips=20)
 
 
 def test_it_answers_every_type_with_all_tokens(ask):
@@ -47,7 +47,7 @@ def test_it_answers_every_type_with_all_tokens(ask):
 
 def test_a_quarter_of_the_tokens_is_enough_with_the_selector_but_not_at_random(ask):
     vgas = VGAS.from_pretrained(str(nano_path() / "selector")).eval()
-    chosen, drawn = ask(omnisift(vgas, 0.25)), ask(random(0.25))
+    chosen, drawn = ask(omnisift_selection(vgas, 0.25)), ask(random_selection(0.25))
     assert chosen["mean"] > 0.88
     assert chosen["mean"] > drawn["mean"] + 0.1
 

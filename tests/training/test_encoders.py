@@ -1,4 +1,4 @@
-"""The fast training path equals what a user gets: the host's processor and towers."""
+"""The fast training path equals the host's processor and encoders."""
 
 from itertools import groupby
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from omnisift.pipeline.prompt import audio_in_video
-from omnisift.training.encoders import encode_frames, encode_sound, log_mel, patchify
+from omnisift.training.encoders import encode_audio, encode_frames, log_mel, patchify
 from omnisift.training.host import core_of
 from omnisift.world import make_scene, render_audio, render_images
 
@@ -42,7 +42,7 @@ def test_the_prompt_is_three_chunks_of_32_video_and_50_audio_tokens(processor, i
     assert runs == [*((name, 1) for name in before), *chunk * 3, *((name, 1) for name in after)]
 
 
-def test_the_training_layout_is_the_processors(layout, inputs, model):
+def test_the_training_layout_is_that_of_the_processor(layout, inputs, model):
     ids = inputs["input_ids"]
     assert torch.equal(ids[0, : len(layout.ids)], layout.ids)
     position, _ = core_of(model).get_rope_index(
@@ -57,30 +57,30 @@ def test_the_training_layout_is_the_processors(layout, inputs, model):
     assert int(position[0, 0, len(layout.ids)]) == layout.after
 
 
-def test_patches_are_the_hosts(clip, inputs):
+def test_patches_equal_the_hosts(clip, inputs):
     ours = patchify(clip[0][None]).flatten(0, 1)
     assert (ours - inputs["pixel_values_videos"]).abs().max() < 1e-5
 
 
-def test_log_mel_is_the_hosts(clip, inputs):
+def test_log_mel_equals_the_hosts(clip, inputs):
     ours = log_mel(torch.from_numpy(clip[1])[None])
     assert int(inputs["feature_attention_mask"].sum()) == 600
     assert (ours - inputs["input_features"][..., :600]).abs().max() < 1e-5
 
 
-def test_towers_give_the_hosts_features(model, inputs):
+def test_encoders_give_the_hosts_features(model, inputs):
     with torch.no_grad():
         video = encode_frames(core_of(model).visual, inputs["pixel_values_videos"].view(6, 64, -1)).flatten(0, 1)
         host = core_of(model).get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"]).pooler_output
-        sound = encode_sound(core_of(model).audio_tower, inputs["input_features"][..., :600])[0]
-        heard = (
+        audio = encode_audio(core_of(model).audio_tower, inputs["input_features"][..., :600])[0]
+        host_audio = (
             core_of(model)
             .get_audio_features(inputs["input_features"], feature_attention_mask=inputs["feature_attention_mask"])
             .last_hidden_state
         )
     host = torch.cat(list(host)) if isinstance(host, (tuple, list)) else host
     assert (video - host).abs().max() < 1e-4
-    assert (sound - heard).abs().max() < 1e-4
+    assert (audio - host_audio).abs().max() < 1e-4
 
 
 def test_batches_of_clips_equal_single_clips(model):

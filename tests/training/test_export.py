@@ -1,4 +1,4 @@
-"""Exported selectors choose bit for bit as before, alone or merged into their model's checkpoint."""
+"""Exported selectors, alone or merged into their model's checkpoint, give the same masks bit for bit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import omnisift
 from omnisift.assets import nano_path
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, UsageError
-from omnisift.training.export import Storage, export_merged, export_selector, storage
+from omnisift.training.export import Storage, export_merged, export_selector, parse_storage
 from omnisift.vgas import RELEASED_PREFIX, VGAS, VGASConfig
 
 
-def choice(model: str, clip: Path, **options: Any) -> torch.Tensor:
-    """Which tokens of a clip's prompt stay."""
+def keep_mask(model: str, clip: Path, **options: Any) -> torch.Tensor:
+    """The keep mask of a clip's prompt."""
     from omnisift.models import attach
     from omnisift.pipeline.prompt import build_inputs
 
@@ -40,18 +40,18 @@ def run(*arguments: str) -> Any:
 
 
 @pytest.mark.parametrize("form", ["selector", "merged"])
-def test_both_forms_choose_as_before(form: str, clip: Path, tmp_path: Path) -> None:
+def test_both_forms_give_the_same_mask(form: str, clip: Path, tmp_path: Path) -> None:
     out = tmp_path / form
     result = run("nano", "-o", str(out), "--as", form, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["selector"] == "time"
-    before = choice("nano", clip)
-    after = choice(str(out), clip) if form == "merged" else choice("nano", clip, selector=out)
+    before = keep_mask("nano", clip)
+    after = keep_mask(str(out), clip) if form == "merged" else keep_mask("nano", clip, selector=out)
     assert torch.equal(before, after)
     assert before.sum() < before.numel()
 
 
-def test_merged_is_the_released_layout_and_holds_every_tensor_once(tmp_path: Path) -> None:
+def test_merged_is_the_released_layout_with_every_tensor_once(tmp_path: Path) -> None:
     out = tmp_path / "merged"
     assert run("nano", "-o", str(out), "--as", "merged").exit_code == 0
     index = json.loads((out / "model.safetensors.index.json").read_text())
@@ -67,16 +67,16 @@ def test_merged_is_the_released_layout_and_holds_every_tensor_once(tmp_path: Pat
     assert (out / "chat_template.jinja").read_bytes() == (nano_path() / "chat_template.jinja").read_bytes()
 
 
-def test_a_merged_checkpoint_gets_another_selector(clip: Path, tmp_path: Path) -> None:
+def test_the_selector_of_a_merged_checkpoint_can_be_replaced(clip: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert run("nano", "-o", str(first), "--as", "merged").exit_code == 0
     exact = str(nano_path() / "selector-exact")
     assert run(str(first), "-o", str(second), "--as", "merged", "--selector", exact).exit_code == 0
-    assert torch.equal(choice(str(second), clip), choice("nano", clip, selector=exact))
+    assert torch.equal(keep_mask(str(second), clip), keep_mask("nano", clip, selector=exact))
 
 
-def test_the_released_width_survives(tmp_path: Path) -> None:
-    """4,856,321 parameters at width 3,584, bfloat16, beside a shard that is not opened for its values."""
+def test_a_selector_of_the_released_width_round_trips(tmp_path: Path) -> None:
+    """4,856,321 parameters at width 3,584, bfloat16, with a model shard that is only copied."""
     torch.manual_seed(0)
     selector = VGAS(VGASConfig()).to(torch.bfloat16).eval()
     source = tmp_path / "source"
@@ -92,22 +92,25 @@ def test_the_released_width_survives(tmp_path: Path) -> None:
         assert torch.equal(loaded(video, audio), selector(video, audio))
 
 
-def test_what_the_layout_can_not_say_is_refused(tmp_path: Path) -> None:
-    for config in (VGASConfig(width=16, hidden=16, heads=4), VGASConfig(width=16, hidden=16, guide="self")):
+def test_selectors_outside_the_released_layout_are_rejected(tmp_path: Path) -> None:
+    for config in (
+        VGASConfig(input_size=16, hidden_size=16, num_attention_heads=4),
+        VGASConfig(input_size=16, hidden_size=16, guide="self"),
+    ):
         with pytest.raises(UsageError, match="export it with --as selector"):
             export_merged(nano_path(), VGAS(config), tmp_path / "x")
-    with pytest.raises(CheckpointError, match=r"holds no \.safetensors"):
-        export_merged(tmp_path, VGAS(VGASConfig(width=16, hidden=16)), tmp_path / "x")
+    with pytest.raises(CheckpointError, match=r"has no \.safetensors"):
+        export_merged(tmp_path, VGAS(VGASConfig(input_size=16, hidden_size=16)), tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("keep")
     result = run("nano", "-o", str(out))
     assert isinstance(result.exception, UsageError)
-    refused = run("nano", "-o", str(out), "--force")  # somebody's folder, not a model's
+    refused = run("nano", "-o", str(out), "--force")  # the folder holds no model
     assert "is not a model" in str(refused.exception)
     assert (out / "mine.txt").exists()
     (out / "mine.txt").unlink()
@@ -119,7 +122,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     assert (copy / "model.safetensors").is_file()
 
 
-def test_a_failed_export_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_export_keeps_the_previous_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -132,7 +135,7 @@ def test_a_failed_export_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_weights_are_never_what_is_overwritten(tmp_path: Path) -> None:
+def test_the_source_weights_are_never_overwritten(tmp_path: Path) -> None:
     model = tmp_path / "inside" / "model"
     shutil.copytree(nano_path(), model)
     for out in (model, model.parent, model / "selector"):
@@ -159,25 +162,25 @@ def test_dtype_and_shard_size(tmp_path: Path) -> None:
     assert "float32" not in (out / "config.json").read_text()
 
 
-def test_words_for_storage() -> None:
-    assert storage("float16", "1.5 gb") == Storage(torch.float16, 1_500_000_000)
+def test_storage_options_are_parsed() -> None:
+    assert parse_storage("float16", "1.5 gb") == Storage(torch.float16, 1_500_000_000)
     for words in (("int8", None), (None, "5"), (None, "0GB"), (None, "big")):
         with pytest.raises(UsageError):
-            storage(*words)
+            parse_storage(*words)
 
 
 def test_the_stored_dtype_is_kept(tmp_path: Path) -> None:
-    export_selector(VGAS(VGASConfig(width=16, hidden=16)), tmp_path / "half", storage("bfloat16"))
+    export_selector(VGAS(VGASConfig(input_size=16, hidden_size=16)), tmp_path / "half", parse_storage("bfloat16"))
     assert VGAS.from_pretrained(str(tmp_path / "half")).dtype == torch.bfloat16
     assert "width 16" in (tmp_path / "half" / "README.md").read_text()
 
 
-def test_shards_are_those_that_the_index_names(tmp_path: Path) -> None:
+def test_only_shards_in_the_index_are_exported(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert run("nano", "-o", str(first), "--as", "merged").exit_code == 0
     save_file({"base_model.lora": torch.zeros(1)}, first / "adapter_model.safetensors")
     assert run(str(first), "-o", str(second), "--as", "merged").exit_code == 0
     assert "base_model.lora" not in (second / "model.safetensors.index.json").read_text()
     (first / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="which is not there"):
+    with pytest.raises(CheckpointError, match="which is missing"):
         export_merged(first, VGAS.from_checkpoint(second), tmp_path / "third")

@@ -1,4 +1,4 @@
-"""The layout of the released 7B checkpoint at its real width: two layers a tower with values, all names on meta."""
+"""The layout of the released 7B checkpoint at its real width: two layers per part with values, all names on meta."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests import tiny
 from transformers import Qwen2_5OmniForConditionalGeneration as Model
 from transformers import Qwen2_5OmniThinkerConfig
 
-from omnisift.training.export import export_merged, selector_of, storage
+from omnisift.training.export import export_merged, parse_storage, selector_of
 from omnisift.vgas import RELEASED_PREFIX, VGAS, VGASConfig
 
 
 def config(layers: int | None) -> Qwen2_5OmniThinkerConfig:
-    """Transformers' defaults are the 7B model's; ``layers`` a tower, and then a small vocabulary."""
+    """Transformers' defaults are the 7B model's; with ``layers``, that many per part and a small vocabulary."""
     thinker = Qwen2_5OmniThinkerConfig()
     thinker.vision_config.out_hidden_size = thinker.audio_config.output_dim = 3584
     if layers is not None:
@@ -38,7 +38,7 @@ def model(layers: int | None) -> Model:
 
 
 def kinds(names: list[str]) -> set[str]:
-    """Names with the number of the layer blotted out."""
+    """Names without the number of the layer."""
     return {re.sub(r"\.\d+\.", ".N.", name) for name in names if name.startswith("thinker.")}
 
 
@@ -50,30 +50,30 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def test_every_name_of_the_whole_depth_is_one_of_two_layers() -> None:
+def test_names_of_the_full_depth_equal_those_of_two_layers() -> None:
     with torch.device("meta"):
         full, short = model(None).state_dict(), model(2).state_dict()
     assert kinds(list(full)) == kinds(list(short))
     assert not [name for name in full if "compressor" in name]
-    for tower, depth in (("language|thinker.model.layers", 28), ("visual.blocks", 32), ("audio_tower.layers", 32)):
+    for part, depth in (("language|thinker.model.layers", 28), ("visual.blocks", 32), ("audio_tower.layers", 32)):
         numbers = {
-            int(found[1]) for name in full if name.startswith("thinker.") and re.search(tower, name)
+            int(found[1]) for name in full if name.startswith("thinker.") and re.search(part, name)
             and (found := re.search(r"(?:layers|blocks)\.(\d+)\.", name))
         }  # fmt: skip
-        assert numbers == set(range(depth)), tower
+        assert numbers == set(range(depth)), part
     for name in short:  # two layers have the shapes that all have, the vocabulary aside
         if "embed_tokens" not in name and "lm_head" not in name:
             assert short[name].shape == full[name].shape, name
 
 
 @pytest.mark.slow
-def test_two_layers_at_full_width_go_in_and_out(tmp_path: Path) -> None:
+def test_two_layers_at_full_width_round_trip(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     torch.manual_seed(0)
     model(2).save_pretrained(source, max_shard_size="500MB")
     selector = VGAS(VGASConfig()).to(torch.bfloat16).eval()
     before = shapes(source)
-    export_merged(source, selector, out, storage(None, "400MB"))
+    export_merged(source, selector, out, parse_storage(None, "400MB"))
     after = shapes(out)
     own = {name: shape for name, shape in after.items() if name.startswith(RELEASED_PREFIX)}
     assert own == {RELEASED_PREFIX + name: tuple(value.shape) for name, value in selector.state_dict().items()}

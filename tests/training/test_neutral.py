@@ -1,4 +1,4 @@
-"""The benchmark's backbone: nano's encoders, and a language model that knows every setting with all tokens."""
+"""The benchmark's backbone: nano's encoders, and a language model trained on every setting with all tokens."""
 
 import json
 
@@ -10,7 +10,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 from omnisift.assets import nano_path, neutral_path
 from omnisift.training import neutral
 from omnisift.training.evaluate import accuracies
-from omnisift.training.feature_cache import encode_bank
+from omnisift.training.feature_cache import encode_features
 from omnisift.training.packed import Writer, clip_layout
 from omnisift.world import SETTINGS
 
@@ -31,19 +31,19 @@ def test_its_encoders_are_nanos(backbone):
 
 
 @pytest.mark.parametrize(
-    ("setting", "least"), [("base", 0.93), ("crowd", 0.8), ("cuts", 0.93), ("unseen", 0.9), ("silent", 0.9)]
+    ("setting", "minimum"), [("base", 0.93), ("crowd", 0.8), ("cuts", 0.93), ("unseen", 0.9), ("silent", 0.9)]
 )
-def test_it_knows_the_settings_with_all_tokens(backbone, setting, least):
+def test_it_knows_the_settings_with_all_tokens(backbone, setting, minimum):
     tokenizer = AutoTokenizer.from_pretrained(neutral_path())
     config = SETTINGS[setting].config
     layout = clip_layout(backbone, tokenizer, config.seconds, config.sound)
-    bank = encode_bank(backbone, "test", 15, 0.0, 20_000, setting)
-    right = accuracies(backbone, layout, Writer(tokenizer), bank, clips=15, types=SETTINGS[setting].types)
+    features = encode_features(backbone, "test", 15, 0.0, 20_000, setting)
+    right = accuracies(backbone, layout, Writer(tokenizer), features, clips=15, types=SETTINGS[setting].types)
     assert set(right) == {*SETTINGS[setting].types, "mean"}
-    assert right["mean"] > least
+    assert right["mean"] > minimum
 
 
-def test_its_recipe_says_that_it_saw_all_tokens_only():
+def test_its_recipe_records_training_on_all_tokens():
     recipe = json.loads((neutral_path() / "recipe.json").read_text(encoding="utf-8"))
     assert recipe["settings"]["full_share"] == 1.0
     assert recipe["commit"]
@@ -51,7 +51,7 @@ def test_its_recipe_says_that_it_saw_all_tokens_only():
 
 
 @pytest.mark.slow
-def test_every_stage_runs_from_nothing_and_again(tmp_path):
+def test_every_stage_runs_and_is_skipped_afterwards(tmp_path):
     neutral.main(["--small", "--out", str(tmp_path)])
     made = Thinker.from_pretrained(tmp_path / "checkpoint")
     assert made.config.text_config.hidden_size == 128

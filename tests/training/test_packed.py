@@ -5,19 +5,20 @@ import pytest
 import torch
 
 from omnisift.budget import kept_count
-from omnisift.training.forward import Kept, run
-from omnisift.training.packed import CAPTION, END, IGNORE, make_batch
-from omnisift.training.selections import augmented, omnisift, random, stvp_scores, top
+from omnisift.models.prompt_cut import IGNORE_INDEX
+from omnisift.training.forward import KeptTokens, forward_packed
+from omnisift.training.packed import CAPTION, END, make_batch
+from omnisift.training.selections import augmented, omnisift_selection, random_selection, stvp_scores, top_indices
 from omnisift.training.selector import new_selector
 
 
 @pytest.fixture
-def batch(bank, writer):
-    return make_batch(bank, [0, 3], writer, 9, np.random.default_rng(1), captions=1.0, rough=True)
+def batch(features, writer):
+    return make_batch(features, [0, 3], writer, 9, np.random.default_rng(1), captions=1.0, perturb=True)
 
 
 def single(batch, row, segment):
-    """The same question as a prompt of its own."""
+    """The same question as a single prompt."""
     ids = batch["tail"][row][batch["segment"][row] == segment]
     return {
         "video": batch["video"][row : row + 1],
@@ -31,20 +32,20 @@ def single(batch, row, segment):
 @pytest.mark.parametrize("retain", [None, 0.25])
 @torch.no_grad()
 def test_packed_equals_single(model, layout, batch, retain):
-    kept = None if retain is None else random(retain)(batch["video"], batch["audio"])
-    packed = run(model, layout, batch, kept)
+    kept = None if retain is None else random_selection(retain)(batch["video"], batch["audio"])
+    packed = forward_packed(model, layout, batch, kept)
     for row, segment in ((0, 1), (1, 4), (1, 10)):
-        own = None if kept is None else Kept(kept.video[row : row + 1], kept.audio[row : row + 1])
-        alone = run(model, layout, single(batch, row, segment), own)
+        own = None if kept is None else KeptTokens(kept.video[row : row + 1], kept.audio[row : row + 1])
+        alone = forward_packed(model, layout, single(batch, row, segment), own)
         here = packed.last[row, packed.prefix :][batch["segment"][row] == segment]
         assert (here - alone.last[0, alone.prefix :]).abs().max() < 1e-5
 
 
 @torch.no_grad()
-def test_single_equals_the_whole_model_on_the_same_prompt(model, layout, batch):
-    """The language model alone, fed by hand, gives what the host's forward gives."""
+def test_single_equals_the_hosts_forward(model, layout, batch):
+    """The language model alone equals the host's forward on the same embeddings."""
     one = single(batch, 0, 2)
-    out = run(model, layout, one)
+    out = forward_packed(model, layout, one)
     ids = torch.cat([layout.ids, one["tail"][0]])[None]
     embeds = model.get_input_embeddings()(ids)
     embeds[0, layout.video], embeds[0, layout.audio] = one["video"][0], one["audio"][0]
@@ -56,28 +57,28 @@ def test_single_equals_the_whole_model_on_the_same_prompt(model, layout, batch):
 
 def test_every_segment_has_its_answer_and_its_end(batch, tokenizer):
     labels, kind = batch["labels"], batch["kind"]
-    assert ((labels != IGNORE) == (kind != IGNORE)).all()
-    assert int((kind < CAPTION).logical_and(kind != IGNORE).sum()) == 2 * 9
+    assert ((labels != IGNORE_INDEX) == (kind != IGNORE_INDEX)).all()
+    assert int((kind < CAPTION).logical_and(kind != IGNORE_INDEX).sum()) == 2 * 9
     assert int((kind == END).sum()) == 2 * 10
     assert (labels[kind == END] == tokenizer.eos_token_id).all()
-    due = (kind < CAPTION) & (kind != IGNORE)
+    due = (kind < CAPTION) & (kind != IGNORE_INDEX)
     assert (batch["tail"][due] == tokenizer.convert_tokens_to_ids("assistant")).all()
 
 
-def test_pointers_lie_on_labelled_tokens(batch):
+def test_pointers_are_on_labelled_tokens(batch):
     rows, places = torch.nonzero(batch["pointer"].any(-1), as_tuple=True)
     shown = torch.cat([batch["video_class"], batch["audio_class"]], dim=1) > 0
     assert len(rows) > 5
     assert shown[rows][batch["pointer"][rows, places]].all()
 
 
-def test_the_same_seed_gives_the_same_batch(bank, writer):
-    one, two = (make_batch(bank, [1, 2], writer, 5, np.random.default_rng(7), rough=True) for _ in range(2))
+def test_the_same_seed_gives_the_same_batch(features, writer):
+    one, two = (make_batch(features, [1, 2], writer, 5, np.random.default_rng(7), perturb=True) for _ in range(2))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 @pytest.mark.parametrize(("total", "retain", "kept"), [(16, 0.25, 4), (16, 0.15, 3), (16, 0.35, 6), (50, 0.25, 13)])
-def test_counts_are_the_librarys(total, retain, kept):
+def test_counts_equal_the_librarys(total, retain, kept):
     from omnisift.budget import Budget
     from omnisift.chunks import ChunkShapes
 
@@ -86,16 +87,16 @@ def test_counts_are_the_librarys(total, retain, kept):
     assert int(Budget(retain_video=retain, retain_audio=retain).counts(shapes).audio) == kept
 
 
-def test_the_training_selection_is_the_compressors(layout, bank):
-    """The rectangles used in training choose the tokens that the library's compressor chooses."""
+def test_the_training_selection_equals_the_compressors(layout, features):
+    """The fixed shapes of training select the tokens that the library's compressor selects."""
     from omnisift.budget import Budget
     from omnisift.chunks import build_stream
     from omnisift.compressors import make_compressor
     from omnisift.tokens import Modality
 
     selector = new_selector(128, True, 3).eval()
-    video, audio = bank.video[:1].float(), bank.audio[:1].float()
-    kept = omnisift(selector, 0.25)(video, audio)
+    video, audio = features.video[:1].float(), features.audio[:1].float()
+    kept = omnisift_selection(selector, 0.25)(video, audio)
     modality = torch.zeros(len(layout.ids), dtype=torch.int8)
     modality[layout.video], modality[layout.audio] = int(Modality.VIDEO), int(Modality.AUDIO)
     embeds = torch.zeros(len(layout.ids), 128)
@@ -108,8 +109,8 @@ def test_the_training_selection_is_the_compressors(layout, bank):
     assert torch.equal(torch.nonzero(keep[layout.audio]).flatten(), kept.audio[0])
 
 
-def test_augmentation_keeps_equal_numbers_in_rising_order(bank):
-    video, audio = bank.video[:4].float(), bank.audio[:4].float()
+def test_augmentation_keeps_equal_numbers_in_ascending_order(features):
+    video, audio = features.video[:4].float(), features.audio[:4].float()
     for seed in range(12):
         kept = augmented(video, audio, (0.5, 0.15), np.random.default_rng(seed), new_selector(128, True, 0))
         assert kept.video.shape[0] == 4
@@ -118,5 +119,5 @@ def test_augmentation_keeps_equal_numbers_in_rising_order(bank):
 
 
 def test_top_keeps_the_lowest_index_of_equal_scores():
-    assert top(torch.zeros(1, 2, 4), 2).tolist() == [[0, 1, 4, 5]]
-    assert top(stvp_scores(torch.randn(2, 96, 8)), 4).shape == (2, 24)
+    assert top_indices(torch.zeros(1, 2, 4), 2).tolist() == [[0, 1, 4, 5]]
+    assert top_indices(stvp_scores(torch.randn(2, 96, 8)), 4).shape == (2, 24)

@@ -1,4 +1,4 @@
-"""A desk with nano, and two clips that its users dropped."""
+"""A session with nano, and two uploaded clips."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def uploads(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
 
 
 @pytest.fixture
-def desk(host: Host, uploads: Path) -> Session:
-    return Session(host, [uploads], places=2, max_new_tokens=6)
+def session(host: Host, uploads: Path) -> Session:
+    return Session(host, [uploads], max_clips=2, max_new_tokens=6)

@@ -1,4 +1,4 @@
-"""What the page does not need is refused before Gradio sees it."""
+"""Requests the page does not make are refused before Gradio sees them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from omnisift.ui.request_filter import MOST_BYTES, RequestFilter
+from omnisift.ui.request_filter import MAX_BODY_BYTES, RequestFilter
 
 
 def ask(path: str, body: bytes = b"", method: str = "GET", host: str = "127.0.0.1:7860", hosts=("127.0.0.1",)):
-    """(status, headers, the body that got through or None)."""
+    """(status, headers, the body that reached the application or None)."""
     seen: list[bytes | None] = [None]
     sent: list[dict] = []
 
@@ -37,11 +37,11 @@ def ask(path: str, body: bytes = b"", method: str = "GET", host: str = "127.0.0.
     return sent[0]["status"], dict(sent[0]["headers"]), seen[0]
 
 
-OPEN = (
+ALLOWED = (
     *("/", "/config", "/theme.css", "/assets/index-1.js", "/gradio_api/queue/join", "/gradio_api/queue/data"),
     *("/gradio_api/upload", "/gradio_api/heartbeat/abc1", "/gradio_api/file=/folder/a b.mp4"),
 )
-CLOSED = (
+REFUSED = (
     *("/gradio_api/file=http://example.org/x", "/gradio_api/file=https://10.0.0.1", "/gradio_api/file=file:///etc/x"),
     *("/gradio_api/file%3Dhttp%3A//example.org/x", "/gradio_api/proxy=http://example.org/x", "/login", "/monitoring"),
     *("/gradio_api/runs", "/gradio_api/run-history/connect", "/gradio_api/mcp/sse", "/gradio_api/run/predict"),
@@ -49,16 +49,16 @@ CLOSED = (
 )
 
 
-@pytest.mark.parametrize("path", OPEN)
-def test_what_the_page_needs_is_open(path: str) -> None:
+@pytest.mark.parametrize("path", ALLOWED)
+def test_requests_of_the_page_are_allowed(path: str) -> None:
     status, headers, _ = ask(path)
     assert status == 200
     assert b"connect-src 'self'" in headers[b"content-security-policy"]
     assert headers[b"x"] == b"y"
 
 
-@pytest.mark.parametrize("path", CLOSED)
-def test_all_else_is_closed(path: str) -> None:
+@pytest.mark.parametrize("path", REFUSED)
+def test_all_other_requests_are_refused(path: str) -> None:
     assert ask(path)[0] == 403
     assert ask(path)[2] is None
 
@@ -69,13 +69,13 @@ def test_other_names_of_this_machine_are_refused() -> None:
     assert ask("/", host="evil.example", hosts=None)[0] == 200
 
 
-def test_bodies_are_small_and_name_no_address() -> None:
+def test_bodies_are_small_and_name_no_url() -> None:
     file = {"path": "/folder/clip.mp4", "url": "http://127.0.0.1/x"}
     good = json.dumps({"data": [file], "more": "x" * 3000}).encode()
     assert ask("/gradio_api/queue/join", good, "POST")[::2] == (200, good)
     bad = json.dumps({"data": [[{"a": {"path": "https://example.org/clip.mp4"}}]]}).encode()
     assert ask("/gradio_api/queue/join", bad, "POST")[::2] == (403, None)
-    assert ask("/gradio_api/queue/join", b" " * (MOST_BYTES + 1), "POST")[::2] == (413, None)
+    assert ask("/gradio_api/queue/join", b" " * (MAX_BODY_BYTES + 1), "POST")[::2] == (413, None)
     assert ask("/gradio_api/upload", b"x" * 10, "POST")[::2] == (200, b"x" * 10)
 
 

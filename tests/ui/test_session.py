@@ -1,4 +1,4 @@
-"""What a question on the page comes to: answers, reuse, who may read what, one sentence for each mistake."""
+"""Questions on the page: answers, reuse of encoded clips, file access, one sentence per mistake."""
 
 from __future__ import annotations
 
@@ -14,64 +14,65 @@ from omnisift.compressors import COMPRESSORS
 from omnisift.errors import OmniSiftError
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.encoded_clip import EncodedClip
-from omnisift.ui import session as rooms
-from omnisift.ui.session import Session
+from omnisift.ui.session import MAX_CLIPS, Session
 
 QUESTION = "Which colour appears last?"
 
 
-def test_answers_are_those_of_the_library(desk: Session, uploads: Path) -> None:
-    reply = desk.ask(uploads / "seven.mp4", QUESTION, ["omnisift", "random"], 25)
-    asked = reply.inspection.trace.methods
-    assert [each.name for each in asked] == ["none", "omnisift", "random"]
+def test_answers_are_those_of_the_library(session: Session, uploads: Path) -> None:
+    answer = session.ask(uploads / "seven.mp4", QUESTION, ["omnisift", "random"], 25)
+    methods = answer.inspection.trace.methods
+    assert [method.name for method in methods] == ["none", "omnisift", "random"]
     plain = load("nano", retain=0.25).ask(uploads / "seven.mp4", QUESTION)
-    assert asked[1].answer.text == plain.text
-    assert asked[1].answer.report.tokens == plain.report.tokens
-    assert reply.seconds > 0
+    assert methods[1].answer.text == plain.text
+    assert methods[1].answer.report.tokens == plain.report.tokens
+    assert answer.encoding_seconds > 0
 
 
-def test_a_second_question_reuses_the_encoded_clip(desk: Session, uploads: Path) -> None:
-    first = desk.ask(uploads / "seven.mp4", QUESTION, ["omnisift"], 25)
-    with work_of_encoders(desk.host) as runs:
-        second = desk.ask(uploads / "seven.mp4", "What colour is the circle?", ["random"], 50)
+def test_a_second_question_reuses_the_encoded_clip(session: Session, uploads: Path) -> None:
+    first = session.ask(uploads / "seven.mp4", QUESTION, ["omnisift"], 25)
+    with work_of_encoders(session.host) as runs:
+        second = session.ask(uploads / "seven.mp4", "What colour is the circle?", ["random"], 50)
     assert runs == {"encode_video": 0, "encode_audio": 0}
     assert (first.reused, second.reused) == (False, True)
-    assert second.spared == first.spared > 0
+    assert second.encoding_seconds == first.encoding_seconds > 0
     assert second.inspection.trace.methods[1].answer.report.retain == "0.5"
 
 
-def test_a_method_that_listens_says_so(desk: Session, uploads: Path) -> None:
-    desk.ask(uploads / "seven.mp4", QUESTION, ["omnisift"], 25)
-    reply = desk.ask(uploads / "seven.mp4", QUESTION, ["omnizip", "random"], 50)
-    assert (reply.reused, reply.listening) == (False, ("omnizip",))
+def test_a_method_that_needs_attention_encodes_again(session: Session, uploads: Path) -> None:
+    session.ask(uploads / "seven.mp4", QUESTION, ["omnisift"], 25)
+    answer = session.ask(uploads / "seven.mp4", QUESTION, ["omnizip", "random"], 50)
+    assert (answer.reused, answer.reencoded) == (False, ("omnizip",))
 
 
-def test_only_few_clips_are_kept(desk: Session, uploads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[str] = []
+def test_only_max_clips_are_kept(
+    session: Session, uploads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
 
-    def hold(self: Pipeline, path: Path, **how: object) -> EncodedClip:
-        held.append(path.name)
-        return original(self, path, **how)
+    def encode(self: Pipeline, path: Path, **options: object) -> EncodedClip:
+        encoded.append(path.name)
+        return original(self, path, **options)
 
     original = Pipeline.encode
-    monkeypatch.setattr(Pipeline, "encode", hold)
+    monkeypatch.setattr(Pipeline, "encode", encode)
     names = ["a.mp4", "b.mp4", "a.mp4", "c.mp4", "a.mp4", "b.mp4"]
-    desk = Session(desk.host, [tmp_path], places=2, max_new_tokens=2)
+    session = Session(session.host, [tmp_path], max_clips=2, max_new_tokens=2)
     for name in "abc":
         shutil.copy(uploads / "seven.mp4", tmp_path / f"{name}.mp4")
     for name in names:
-        desk.ask(tmp_path / name, QUESTION, ["uniform"], 25)
-    assert held == ["a.mp4", "b.mp4", "c.mp4", "b.mp4"]
-    assert len(desk._shelf) == 2
+        session.ask(tmp_path / name, QUESTION, ["uniform"], 25)
+    assert encoded == ["a.mp4", "b.mp4", "c.mp4", "b.mp4"]
+    assert len(session._clips) == 2
 
 
-def test_users_who_ask_at_once_get_their_own_clip(desk: Session, uploads: Path) -> None:
-    alone = {name: desk.ask(uploads / name, QUESTION, ["uniform"], 25) for name in ("seven.mp4", "eight.mp4")}
+def test_users_who_ask_at_once_get_their_own_clip(session: Session, uploads: Path) -> None:
+    alone = {name: session.ask(uploads / name, QUESTION, ["uniform"], 25) for name in ("seven.mp4", "eight.mp4")}
     found: dict[int, tuple[str, str]] = {}
 
     def user(number: int) -> None:
         name = ("seven.mp4", "eight.mp4")[number % 2]
-        trace = desk.ask(uploads / name, QUESTION, ["uniform"], 25).inspection.trace
+        trace = session.ask(uploads / name, QUESTION, ["uniform"], 25).inspection.trace
         found[number] = (Path(trace.clip.path).name, trace.methods[0].answer.text)
 
     users = [threading.Thread(target=user, args=(number,)) for number in range(6)]
@@ -79,18 +80,18 @@ def test_users_who_ask_at_once_get_their_own_clip(desk: Session, uploads: Path) 
         each.start()
     for each in users:
         each.join()
-    expected = {name: reply.inspection.trace.methods[0].answer.text for name, reply in alone.items()}
+    expected = {name: answer.inspection.trace.methods[0].answer.text for name, answer in alone.items()}
     names = ("seven.mp4", "eight.mp4")
     assert found == {number: (names[number % 2], expected[names[number % 2]]) for number in range(6)}
 
 
-def test_a_file_that_changed_is_another_clip(desk: Session, tmp_path: Path, uploads: Path) -> None:
-    desk = Session(desk.host, [tmp_path], max_new_tokens=2)
+def test_a_file_that_changed_is_another_clip(session: Session, tmp_path: Path, uploads: Path) -> None:
+    session = Session(session.host, [tmp_path], max_new_tokens=2)
     path = tmp_path / "clip.mp4"
     shutil.copy(uploads / "seven.mp4", path)
-    desk.ask(path, QUESTION, ["uniform"], 25)
+    session.ask(path, QUESTION, ["uniform"], 25)
     shutil.copy(uploads / "eight.mp4", path)
-    assert not desk.ask(path, QUESTION, ["uniform"], 25).reused
+    assert not session.ask(path, QUESTION, ["uniform"], 25).reused
 
 
 def test_a_model_without_selector_has_only_the_methods_that_need_none(host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,52 +116,52 @@ def test_a_selector_that_was_named_and_is_wrong_is_an_error_at_once(host, tmp_pa
         ({"path": "/etc/passwd"}, "Blocked", "not uploaded"),
         ({"path": "{uploads}/../elsewhere.mp4"}, "Blocked", "not uploaded"),
         ({"path": "{uploads}/link.mp4"}, "Blocked", "not uploaded"),
-        ({"path": "{uploads}/notes.txt"}, "UsageError", "end like a clip"),
+        ({"path": "{uploads}/notes.txt"}, "UsageError", "not a clip by its name"),
         ({"path": "{uploads}/gone.mp4"}, "NotFound", "no longer"),
         ({"path": "{uploads}/broken.mp4"}, "NotMedia", "broken.mp4"),
         ({"question": "  "}, "UsageError", "empty"),
         ({"question": "why " * 500}, "UsageError", "characters"),
         ({"question": "<|VIDEO|>"}, "UsageError", "stands for a clip"),
-        ({"names": ["magic"]}, "CompressorError", "magic"),
+        ({"methods": ["magic"]}, "CompressorError", "magic"),
         ({"percent": 0}, "UsageError", "more than 0"),
         ({"percent": 101}, "UsageError", "at most 100"),
     ],
 )
 def test_mistakes_are_one_sentence_and_the_next_question_works(
-    desk: Session, uploads: Path, clip: Path, change: dict[str, object], kind: str, says: str
+    session: Session, uploads: Path, clip: Path, change: dict[str, object], kind: str, says: str
 ) -> None:
-    (uploads / "broken.mp4").write_bytes(b"not a film" * 100)
+    (uploads / "broken.mp4").write_bytes(b"not a video" * 100)
     (uploads / "notes.txt").write_text("mine")
     if not (uploads / "link.mp4").is_symlink():
         (uploads / "link.mp4").symlink_to(clip)
-    asked = {"path": uploads / "seven.mp4", "question": QUESTION, "names": ["uniform"], "percent": 25} | change
+    asked = {"path": uploads / "seven.mp4", "question": QUESTION, "methods": ["uniform"], "percent": 25} | change
     if isinstance(asked["path"], str):
         asked["path"] = asked["path"].format(uploads=uploads)
     with pytest.raises(OmniSiftError, match=says) as caught:
-        desk.ask(**asked)
+        session.ask(**asked)
     assert type(caught.value).__name__ == kind
     assert "\n" not in str(caught.value)
     assert str(uploads) not in str(caught.value)
-    assert desk.ask(uploads / "seven.mp4", QUESTION, ["uniform"], 25).inspection.trace.methods[0].answer.text
+    assert session.ask(uploads / "seven.mp4", QUESTION, ["uniform"], 25).inspection.trace.methods[0].answer.text
 
 
-def test_an_unreachable_budget_leaves_the_clip_usable(desk: Session, uploads: Path) -> None:
+def test_an_unreachable_budget_leaves_the_clip_usable(session: Session, uploads: Path) -> None:
     with pytest.raises(OmniSiftError):
-        desk.ask(uploads / "eight.mp4", QUESTION, ["dycoke"], 5)
-    reply = desk.ask(uploads / "eight.mp4", QUESTION, ["omnisift"], 25)
-    assert reply.reused
-    assert reply.spared is None
+        session.ask(uploads / "eight.mp4", QUESTION, ["dycoke"], 5)
+    answer = session.ask(uploads / "eight.mp4", QUESTION, ["omnisift"], 25)
+    assert answer.reused
+    assert answer.encoding_seconds is None
 
 
-def test_progress_rises_over_all_ways(desk: Session, uploads: Path) -> None:
-    told: list[tuple[float, str]] = []
-    desk.ask(uploads / "seven.mp4", QUESTION, ["omnisift"], 25, lambda done, step: told.append((done, step)))
-    assert told[0] == (0.0, "read")
-    assert {step.partition(":")[0] for _, step in told[1:]} == {"all tokens", "omnisift"}
-    assert all(0 <= done < 1 for done, _ in told)
-    starts = [done for done, step in told if step.endswith("process")]
+def test_progress_covers_all_methods(session: Session, uploads: Path) -> None:
+    steps: list[tuple[float, str]] = []
+    session.ask(uploads / "seven.mp4", QUESTION, ["omnisift"], 25, lambda done, step: steps.append((done, step)))
+    assert steps[0] == (0.0, "read")
+    assert {step.partition(":")[0] for _, step in steps[1:]} == {"all tokens", "omnisift"}
+    assert all(0 <= done < 1 for done, _ in steps)
+    starts = [done for done, step in steps if step.endswith("process")]
     assert starts == [0.0, 0.5]
 
 
-def test_the_default_is_to_keep_few_clips() -> None:
-    assert 1 <= rooms.KEPT_CLIPS <= 8
+def test_few_clips_are_kept_by_default() -> None:
+    assert 1 <= MAX_CLIPS <= 8

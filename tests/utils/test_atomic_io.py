@@ -1,4 +1,4 @@
-"""Whole or not at all: nothing half-written stays, and what was there before comes back."""
+"""Atomic writes: no partial files, and the old content is restored on failure."""
 
 from __future__ import annotations
 

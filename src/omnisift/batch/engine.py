@@ -148,7 +148,7 @@ class ModelSettings:
 
         pipeline = load(
             self.model,
-            compressor=None if self.compressor == "none" else self.compressor,
+            compressor=self.compressor,
             retain=self.retain,
             retain_video=self.retain_video,
             retain_audio=self.retain_audio,

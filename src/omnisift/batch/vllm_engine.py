@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from omnisift.batch.engine import EngineAnswer, source_fields
+from omnisift.compressors import reads_all_tokens
 from omnisift.media import Media
 from omnisift.pipeline.clip_info import notices_of, source_of
 from omnisift.pipeline.prompt import read_for
@@ -96,7 +97,7 @@ class VllmEngine:
         if isinstance(answers, Exception):
             return answers
         source = source_fields(source_of(media))
-        compressing = self.settings.compressor != "none"
+        compressing = not reads_all_tokens(self.settings.compressor)
         notices = notices_of(media, is_nano=self.offline.is_nano, compressing=compressing)
         engine_answers = []
         for index, answer in enumerate(answers):

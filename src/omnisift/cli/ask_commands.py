@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -209,6 +211,8 @@ def _stream(text: str) -> None:
 
 def _typed_questions(interactive: bool) -> Iterator[str]:
     """The lines of standard input that are not empty."""
+    if interactive and find_spec("readline") is not None:
+        import_module("readline")  # `input` then edits lines with the arrow keys
     while True:
         try:
             line = input("> " if interactive else "").strip()

@@ -184,7 +184,7 @@ def _protocol(backbone: Path, work: Path) -> Any:
 
 def _distil(backbone: Path, work: Path, name: str, folder: Path) -> None:
     with atomic_folder(folder) as unfinished:  # an interrupted save must not look like a selector
-        _protocol(backbone, work).distil(name).save_pretrained(unfinished)
+        _protocol(backbone, work).distill(name).save_pretrained(unfinished)
 
 
 def _tune(backbone: Path, work: Path, row: Row, selectors: dict[str, str], steps: int, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The demo: one clip, three questions, all tokens against a part of them."""
+"""`omnisift demo`: one clip and three questions, with all tokens, with a part of them, and with a random part."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 
     from omnisift.pipeline import Answer
 
-_TYPES = ("color_of_shape", "sound_with", "order")
-
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One question with its true answer and both given ones."""
+    """One question with its true answer and the three given ones."""
 
     question: str
     truth: str
     full: Answer
+    """From all tokens."""
     cut: Answer
+    """From the tokens that OmniSIFT keeps."""
+    random: Answer
+    """From the same number of random tokens."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +41,47 @@ class DemoResult:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         rows = [
-            {"question": row.question, "truth": row.truth, "full": row.full.to_dict(), "cut": row.cut.to_dict()}
+            {
+                "question": row.question,
+                "truth": row.truth,
+                "full": row.full.to_dict(),
+                "cut": row.cut.to_dict(),
+                "random": row.random.to_dict(),
+            }
             for row in self.rows
         ]
         return {"caption": self.caption, "retain": self.retain, "rows": rows}
 
 
 def run_demo(seed: int, retain: float, out: Path | None, quiet: bool, console: Console) -> DemoResult:
-    """Make the clip, ask the bundled nano three questions twice each."""
-    import numpy as np
+    """Make a test clip and ask the bundled model three questions about it, with each of three methods.
 
-    from omnisift.pipeline import load
-    from omnisift.world import make_scene, questions
+    Args:
+        seed: number of the clip in the test split.
+        retain: fraction of the video and of the audio tokens to keep.
+        out: where the clip is written; None writes it to a temporary folder.
+        quiet: show no progress bar.
+        console: where the progress bar is shown.
 
-    with tempfile.TemporaryDirectory() as folder, StageBar(console, quiet, total=8) as bar:
+    Raises:
+        UsageError: ``seed`` is negative, or ``out`` exists.
+        BudgetError: ``retain`` is outside (0, 1].
+    """
+    from omnisift.budget import Budget
+    from omnisift.pipeline import Pipeline, load
+    from omnisift.pipeline.ask import compressor_for
+    from omnisift.ui.samples import example_questions
+    from omnisift.world import make_scene
+
+    budget = Budget(retain_video=retain, retain_audio=retain)
+    with tempfile.TemporaryDirectory() as folder, StageBar(console, quiet, total=12) as bar:
         clip = out if out is not None else Path(folder) / "clip.mp4"
         made = write_test_clip(clip, seed, force=out is None)
         full = load("nano", compressor=None)
-        cut = load("nano", compressor="omnisift", retain_video=retain, retain_audio=retain)
-        scene, rng = make_scene(seed, split="test"), np.random.default_rng(seed)
+        cut, random = (Pipeline(full.host, compressor_for(full.host, name, budget)) for name in ("omnisift", "random"))
         rows = []
-        for question in (questions(scene, rng, types=[kind])[0] for kind in _TYPES):
+        for question in example_questions(make_scene(seed, split="test")):
             bar.stage(f"asking: {question.text}")
-            answers = [pipeline.ask(clip, question.text) for pipeline in (full, cut)]
+            answers = [pipeline.ask(clip, question.text) for pipeline in (full, cut, random)]
             rows.append(DemoRow(question.text, question.answer, *answers))
     return DemoResult(made.caption, retain, rows)

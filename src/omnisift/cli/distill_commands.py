@@ -92,13 +92,13 @@ def distill(
         raise UsageError(f"{media} is a file; --media takes a folder of at least two clips")
     check_folder(out, force)
     silence_libraries()
-    clips, asked = library.clips_in(media), library.questions_of(prompts)
+    clips, asked = library.find_clips(media), library.load_questions(prompts)
     settings = library.DistillSettings(
-        steps=steps,
-        rate=rate,
+        max_steps=steps,
+        learning_rate=rate,
         questions=questions,
         time_embedding=time_embedding,
-        picture=video,
+        video_score=video,
         weighted=weighting,
         rows=rows,
         held_out=held_out,

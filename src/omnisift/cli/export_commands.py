@@ -46,13 +46,13 @@ def export(
     The selector alone is a small folder for --selector.
     """
     from omnisift.assets import nano_path
-    from omnisift.training.export import export_merged, export_selector, selector_of, storage
+    from omnisift.training.export import export_merged, export_selector, parse_storage, selector_of
 
     if form not in ("selector", "merged"):
         raise UsageError(f"--as takes selector or merged, got {form!r}")
     source = nano_path() if model == "nano" else Path(model)
     _check_out(out, [source] if selector is None else [source, selector], force)
-    options = storage(dtype, max_shard_size)
+    options = parse_storage(dtype, max_shard_size)
     silence_libraries()
     vgas = selector_of(source, selector)
     if form == "selector":

@@ -177,7 +177,7 @@ def _show(inspection: Inspection, written: list[Path]) -> None:
         typer.echo(f"note: {notice}")
     for asked in inspection.trace.methods:
         share = 100 * asked.answer.report.retained_ratio
-        recall = asked.recall
+        recall = asked.kept_evidence
         evidence = "" if recall is None else f", evidence {recall.tokens} of {recall.tokens_all} tokens"
         typer.echo(f"{asked.label} ({share:.1f} % kept{evidence}): {asked.answer.text or '(nothing)'}")
     for path in written:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from omnisift.batch import Summary
-from omnisift.cli.screen import EVERY
+from omnisift.cli.screen import LINE_INTERVAL
 from omnisift.pipeline.clip_info import NANO_NOTICE
 
 
@@ -57,7 +57,7 @@ class RunBar:
         rate, left = self._pace()
         pace = f"{_rate(rate)}, {timedelta(seconds=round(left))} left"
         self._progress.update(self._task, completed=self._done, failures=failures, pace=pace)
-        if not self._console.is_terminal and time.monotonic() - self._printed >= EVERY:
+        if not self._console.is_terminal and time.monotonic() - self._printed >= LINE_INTERVAL:
             self._printed = time.monotonic()
             self.tell(self._line())
 

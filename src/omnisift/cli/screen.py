@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from omnisift.training.data.check import Findings
     from omnisift.training.finetune import TrainReport
 
-EVERY = 30.0
+LINE_INTERVAL = 30.0
 """Seconds between progress lines where there is no terminal."""
 
 _STAGES = {
@@ -88,7 +88,7 @@ class CountBar:
 
     def __init__(self, console: Console, title: str, total: int, done: int = 0, quiet: bool = False) -> None:
         self._console, self._title, self._total, self._done = console, title, total, done
-        self._lines = not (quiet or console.is_terminal)
+        self._prints_lines = not (quiet or console.is_terminal)
         self._printed = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
@@ -97,7 +97,7 @@ class CountBar:
     def __enter__(self) -> Callable[[], None]:
         self._progress.start()
         if self._done < self._total:
-            self._line()
+            self._print_line()
         return self._step
 
     def __exit__(self, *_: object) -> None:
@@ -106,12 +106,12 @@ class CountBar:
     def _step(self) -> None:
         self._done += 1
         self._progress.update(self._task, completed=self._done)
-        if time.monotonic() - self._printed >= EVERY:
-            self._line()
+        if time.monotonic() - self._printed >= LINE_INTERVAL:
+            self._print_line()
 
-    def _line(self) -> None:
+    def _print_line(self) -> None:
         self._printed = time.monotonic()
-        if self._lines:
+        if self._prints_lines:
             self._console.print(f"{self._title}: {self._done} of {self._total}")
 
 
@@ -245,13 +245,15 @@ def _time_table(report: Report) -> Table:
 
 
 def show_demo(console: Console, result: DemoResult) -> None:
-    """Three questions: the truth, the answer from all tokens, the answer from a part of them."""
+    """Three questions: the truth, and the answers from all tokens, from a part of them, and from a random part."""
     console.print(f"A clip of 6 seconds that nano has never seen: {result.caption}\n", style="dim")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for name in ("question", "truth", "all tokens", f"{100 * result.retain:g} % of them"):
+    share = f"{100 * result.retain:g} %"
+    for name in ("question", "truth", "all tokens", share, f"random {share}"):
         table.add_column(name)
     for row in result.rows:
-        table.add_row(row.question, row.truth, _marked(row.full.text, row.truth), _marked(row.cut.text, row.truth))
+        answers = [_marked(answer.text, row.truth) for answer in (row.full, row.cut, row.random)]
+        table.add_row(row.question, row.truth, *answers)
     console.print(table)
     full, cut = result.rows[0].full.report, result.rows[0].cut.report
     console.print(
@@ -264,7 +266,8 @@ def show_demo(console: Console, result: DemoResult) -> None:
 
 def _marked(answer: str, truth: str) -> Text:
     right = answer.strip().lower().rstrip(".") == truth.lower()
-    return Text(answer or "(nothing)", style="green" if right else "red")
+    text = answer or "(nothing)"
+    return Text(text if right else f"{text} (wrong)", style="green" if right else "red")
 
 
 def show_checks(console: Console, checks: list[Check]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +17,9 @@ from omnisift.cli.options import OUTPUT, Force, Json
 from omnisift.cli.output_paths import check_file
 from omnisift.cli.silence import silence_libraries
 from omnisift.errors import UsageError, install_hint
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="A data file, or a folder with metadata.jsonl.")]
 
@@ -41,9 +47,15 @@ def train(
     from omnisift.training.finetune import fine_tune, load_train_recipe
 
     silence_libraries()
-    changes = overrides(change or []) | ({} if out is None else {"out": out})
+    changes = overrides(change or []) | ({} if out is None else {"output_dir": out})
     console = console_for(stderr=True)
-    report = fine_tune(load_train_recipe(recipe, changes), progress=console.is_terminal and not as_json)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FutureWarning)
+        settings = load_train_recipe(recipe, changes)
+    for warning in caught:
+        typer.echo(f"warning: {warning.message}", err=True)
+    with StageBars(console, quiet=as_json) as on_progress:
+        report = fine_tune(settings, progress=console.is_terminal and not as_json, on_progress=on_progress)
     if int(os.environ.get("RANK", "0")):
         return  # only the first process reports
     if as_json:
@@ -53,6 +65,32 @@ def train(
     if not report.finished:
         typer.echo(f"stopped after step {report.steps}; run the same command to resume", err=True)
         raise typer.Exit(143)
+
+
+class StageBars:
+    """One `CountBar` per stage of a training run; entering it returns the ``on_progress`` of `fine_tune`."""
+
+    def __init__(self, console: Console, quiet: bool) -> None:
+        self._console, self._quiet = console, quiet
+        self._stage = ""
+        self._bars = ExitStack()
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.close()
+
+    def _show(self, stage: str, done: int, total: int) -> None:
+        from omnisift.cli.screen import CountBar
+
+        if stage != self._stage:
+            self._bars.close()
+            # On a terminal the Trainer shows a bar over the training steps.
+            hidden = self._quiet or (stage == "training" and self._console.is_terminal)
+            self._step = self._bars.enter_context(CountBar(self._console, stage, total, done - 1, hidden))
+            self._stage = stage
+        self._step()
 
 
 def overrides(pairs: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`omnisift ui`: try a model on a clip in the browser (docs/ui.md)."""
+"""`omnisift ui`: try a model on a clip in the browser."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from omnisift.cli.options import (
     Attn,
     Device,
+    DeviceMap,
     DType,
     Fps,
     MaxFrames,
@@ -28,50 +29,55 @@ from omnisift.errors import UsageError
 def ui(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="nano (bundled), a checkpoint folder, or a hub id; again for more to choose from."),
+        typer.Option(help="nano (bundled), a checkpoint folder, or a hub id. Repeat it to offer several on the page."),
     ] = None,
     selector: Selector = None,
-    device: Device = "cpu",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
     dtype: DType = None,
-    attn: Attn = None,
+    attn_implementation: Attn = None,
     fps: Fps = 2.0,
     max_frames: MaxFrames = 256,
     max_pixels: MaxPixels = None,
     sampling: SamplingRule = "time",
     max_new_tokens: MaxNewTokens = 256,
     seed: Seed = 0,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in, who need no password.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="Address to listen at. 0.0.0.0 opens the page to the network, without a password.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
-    max_upload: Annotated[int, typer.Option(help="Most megabytes of an uploaded clip.", min=1)] = 200,
+    max_upload: Annotated[int, typer.Option(help="Maximum size of an uploaded clip, in megabytes.", min=1)] = 200,
 ) -> None:
-    """Open a local page to try the model: a clip, a question, the answers, and what each method kept."""
-    from omnisift.ui.serving import check_address, check_installed, launch, room
+    """Open a local page to try a model: a clip, a question, the answers, and what each method kept."""
+    from omnisift.ui.serving import check_address, check_installed, launch, private_folder
 
     names = list(dict.fromkeys(model or ["nano"]))
     if selector is not None and len(names) > 1:
-        raise UsageError("--selector fits one model; with several, each takes the selector in its own checkpoint")
-    check_installed()
+        raise UsageError("--selector fits one model; with several, each uses the selector in its own checkpoint")
     check_address(host, port)
-    # Like Ctrl-C: uploads and samples go.
+    # SIGTERM ends the program as Ctrl-C does, so that uploads and samples are deleted.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
-    with room() as folder:
+    read_options = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
+    with private_folder() as folder:
+        check_installed()
         from omnisift.cli.silence import silence_libraries
         from omnisift.pipeline.loading import load_host
         from omnisift.ui.session import Session
 
         silence_libraries()
-        desk = partial(Session, selector=selector, seed=seed, max_new_tokens=max_new_tokens, reading=reading)
-        desks = {name: desk(load_host(name, device, dtype, attn), [folder]) for name in names}
+        session = partial(
+            Session, selector=selector, seed=seed, max_new_tokens=max_new_tokens, read_options=read_options
+        )
+        sessions = {
+            name: session(load_host(name, device, dtype, attn_implementation, device_map), [folder]) for name in names
+        }
         page = launch(
-            desks,
+            sessions,
             folder,
             host=host,
             port=port,
-            most_mb=max_upload,
-            ready=lambda address: typer.echo(f"{address}  ({', '.join(names)}; Ctrl-C ends it)"),
+            max_upload_mb=max_upload,
+            on_ready=lambda address: typer.echo(f"{address}  ({', '.join(names)}; Ctrl-C stops it)"),
         )
         try:
             threading.Event().wait()  # until Ctrl-C or SIGTERM

@@ -1,4 +1,4 @@
-"""Contextual anchors: a few evenly spaced tokens that stay for what is dropped around them."""
+"""Contextual anchors: a few evenly spaced tokens that represent the dropped tokens around them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnisift.compressors.groups import CELLS, Groups
+from omnisift.compressors.groups import MAX_ELEMENTS, Groups
 from omnisift.errors import CompressorError
 
 
-def checked_share(method: str, share: float) -> float:
-    """``share`` if it is one: the part of a window that becomes anchors."""
+def check_share(method: str, share: float) -> float:
+    """Return ``share`` as a float.
+
+    Args:
+        method: name of the method, for the message.
+        share: its option ``contextual``, the fraction of a window that becomes anchors.
+
+    Raises:
+        CompressorError: the share is not a number in [0, 1).
+    """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
         raise CompressorError(
             f"contextual of {method!r} is the share of tokens that become anchors, in [0, 1), got {share!r}"
@@ -22,56 +30,76 @@ def checked_share(method: str, share: float) -> float:
 
 
 def anchor_count(size: Tensor, kept: Tensor, share: float) -> Tensor:
-    """[S] int64 on the CPU: ``round(share * size)`` anchors, at most ``kept - 1``, at least none.
+    """Return the number of anchors of each window.
 
-    One token at least is left to be chosen by its own weight. Halves round to even, as Python's ``round``.
+    Args:
+        size: [S] int64 on the CPU: tokens of each window.
+        kept: [S] int64 on the CPU: kept tokens of each window.
+        share: fraction of the window.
+
+    Returns:
+        [S] int64 on the CPU: ``round(share * size)`` (halves to even, as in Python), at most ``kept - 1`` so that one
+        token is left to be chosen by its weight, and at least 0.
     """
-    wish = torch.round(size.double() * share).long()
-    return torch.minimum(wish, kept - 1).clamp(min=0)
+    rounded = torch.round(size.double() * share).long()
+    return torch.minimum(rounded, kept - 1).clamp(min=0)
 
 
 def evenly_among(groups: Groups, free: Tensor, count: Tensor) -> Tensor:
-    """[L] bool on the device: of the ``free`` tokens of every group, ``count`` at equal distances.
+    """Select evenly spaced tokens among the free ones of each group.
 
-    ``free`` [L] bool on the device, ``count`` [S] int64 on the CPU. Of m free tokens the j-th anchor is number
-    ``ceil(j m / count)``, counted from 0: the first of its share. Where there are not more free tokens than ``count``,
-    all.
+    Of m free tokens, the j-th anchor is number ``ceil(j m / count)``, counted from 0: the first of its share.
+
+    Args:
+        groups: the groups.
+        free: [L] bool on the device: tokens that may become anchors.
+        count: [S] int64 on the CPU: anchors of each group.
+
+    Returns:
+        [L] bool on the device; all free tokens of a group that has at most ``count``.
     """
     device = free.device
-    inside = torch.nonzero(groups.index >= 0, as_tuple=True)[0]
-    order = inside[torch.sort(groups.index[inside], stable=True).indices]
-    number, place = groups.index[order].to(device), order.to(device)
-    is_free = free[place]
-    total = torch.zeros(len(count), dtype=torch.int64, device=device).index_add_(0, number, is_free.long())
+    inside = torch.nonzero(groups.group >= 0, as_tuple=True)[0]
+    order = inside[torch.sort(groups.group[inside], stable=True).indices]
+    group, index = groups.group[order].to(device), order.to(device)
+    # Rank of each free token among those of its group.
+    is_free = free[index]
+    total = torch.zeros(len(count), dtype=torch.int64, device=device).index_add_(0, group, is_free.long())
     before = torch.cumsum(total, dim=0) - total
-    rank = torch.cumsum(is_free, dim=0) - 1 - before[number]
-    wanted = count.to(device)[number]
-    found = torch.zeros_like(free)
-    found[place] = is_free & (rank * wanted % total[number].clamp(min=1) < wanted)
-    return found
+    rank = torch.cumsum(is_free, dim=0) - 1 - before[group]
+    # A token opens a share where rank * count passes a multiple of m.
+    wanted = count.to(device)[group]
+    anchors = torch.zeros_like(free)
+    anchors[index] = is_free & (rank * wanted % total[group].clamp(min=1) < wanted)
+    return anchors
 
 
 def best_match(embeds: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """[R] float32 and [R] int64 on the device: the highest cosine of each row token with any column token, and where
-    that one is in the stream.
+    """Find for each row token the column token with the highest cosine, block by block.
 
-    ``rows`` [R], ``columns`` [M >= 1] int64 on the device: places in ``embeds`` [L, D]. Zero vectors have cosine 0;
-    ties go to the first. Both sides are read a block at a time.
+    Args:
+        embeds: [L, D].
+        rows: [R] int64 on the device: indices in ``embeds``.
+        columns: [M] int64 on the device, M >= 1: indices in ``embeds``.
+
+    Returns:
+        The highest cosine, [R] float32, and the index of that column token in the stream, [R] int64. Zero vectors have
+        cosine 0; of equal cosines the first column counts.
     """
     best = torch.full((len(rows),), -torch.inf, device=embeds.device)
-    where = columns[:1].expand(len(rows)).clone()
-    # A block of embeddings and the matrix between two blocks both stay within CELLS numbers.
-    step = max(1, min(CELLS // max(1, embeds.shape[1]), int(CELLS**0.5)))
-    for mine, block in _blocks(rows, step):
-        left = F.normalize(embeds[block].float(), dim=-1)
-        for _, others in _blocks(columns, step):
-            top, at = (left @ F.normalize(embeds[others].float(), dim=-1).T).max(dim=1)
-            higher = top > best[mine]
-            best[mine] = torch.where(higher, top, best[mine])
-            where[mine] = torch.where(higher, others[at], where[mine])
-    return best, where
+    match = columns[:1].expand(len(rows)).clone()
+    # A block of embeddings and the matrix between two blocks both stay within MAX_ELEMENTS.
+    step = max(1, min(MAX_ELEMENTS // max(1, embeds.shape[1]), int(MAX_ELEMENTS**0.5)))
+    for part, row_block in _blocks(rows, step):
+        left = F.normalize(embeds[row_block].float(), dim=-1)
+        for _, column_block in _blocks(columns, step):
+            cosine, column = (left @ F.normalize(embeds[column_block].float(), dim=-1).T).max(dim=1)
+            higher = cosine > best[part]
+            best[part] = torch.where(higher, cosine, best[part])
+            match[part] = torch.where(higher, column_block[column], match[part])
+    return best, match
 
 
-def _blocks(places: Tensor, step: int) -> Iterator[tuple[slice, Tensor]]:
-    for begin in range(0, len(places), step):
-        yield slice(begin, begin + step), places[begin : begin + step]
+def _blocks(indices: Tensor, step: int) -> Iterator[tuple[slice, Tensor]]:
+    for begin in range(0, len(indices), step):
+        yield slice(begin, begin + step), indices[begin : begin + step]

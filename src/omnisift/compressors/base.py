@@ -1,4 +1,4 @@
-"""What a compressor is: it looks at a `TokenStream` and says what stays. It never touches a model."""
+"""The interface of all methods: a compressor maps a `TokenStream` to a `Selection` and never touches a model."""
 
 from __future__ import annotations
 
@@ -15,28 +15,44 @@ from omnisift.tokens import Selection, TokenStream
 
 
 class Compressor(nn.Module, ABC):
-    """Base of all methods. Subclasses write `select`, or with `ScoredCompressor` only ``score``.
+    """Base class of all methods. Subclasses implement `select`; subclasses of `ScoredCompressor` only ``score``.
 
-    The number of kept tokens is the budget's alone; the method decides which ones.
+    The budget fixes how many tokens are kept; the method decides which ones.
+
+    Args:
+        budget: the fraction of tokens kept. A number is the overall ratio: ``0.25`` means ``Budget(retain=0.25)``.
+
+    Raises:
+        BudgetError: the number is outside (0, 1].
     """
 
     name: ClassVar[str]
-    """How the command line calls it."""
+    """The name for `make_compressor` and the command line."""
     idea: ClassVar[str] = ""
-    """What it does, in about twelve words, for tables."""
+    """What the method keeps, in about twelve words, for tables."""
     source: ClassVar[str] = ""
-    """The publication that it follows."""
+    """The publication that the method follows."""
     trained: ClassVar[bool] = False
-    """Whether it has weights of its own."""
+    """Whether the method has weights of its own."""
     needs: frozenset[str] = frozenset()
-    """Names of the extras that the adapter must supply."""
+    """Names of the entries of `TokenStream.extras` that the adapter must supply."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget | float) -> None:
         super().__init__()
-        self.budget = budget
+        self.budget = Budget.of(budget)
 
     def forward(self, stream: TokenStream) -> Selection:
-        """Decide once for the whole batch. Raises `CompressorError` if the stream lacks what the method needs."""
+        """Select the kept tokens of a batch.
+
+        Args:
+            stream: the tokens of all rows of the batch.
+
+        Returns:
+            The selection.
+
+        Raises:
+            CompressorError: the stream lacks an extra that the method needs.
+        """
         missing = sorted(self.needs - stream.extras.keys())
         if missing:
             raise CompressorError(
@@ -46,38 +62,58 @@ class Compressor(nn.Module, ABC):
 
     @abstractmethod
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Keep exactly ``counts`` tokens of every chunk (or their total, where a method's scope is wider) and all
-        tokens outside chunks."""
+        """Select the kept tokens: exactly ``counts`` in every chunk, and every token outside chunks.
+
+        Methods with a wider scope keep the same total over their scope.
+
+        Args:
+            stream: the tokens of all rows of the batch.
+            counts: kept tokens of every chunk.
+        """
 
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
-        """A selection whose picture counts; what it says of the sound is ignored."""
+        """Select video tokens, as the first method of a pair. The result for audio tokens is ignored."""
         return self.select(stream, counts)
 
-    def select_audio(self, stream: TokenStream, counts: Counts, picture: Selection) -> Selection:  # noqa: ARG002
-        """A selection whose sound counts, for a picture that was chosen before; only guided methods look at it."""
+    def select_audio(self, stream: TokenStream, counts: Counts, video: Selection) -> Selection:  # noqa: ARG002
+        """Select audio tokens, as the second method of a pair. The result for video tokens is ignored.
+
+        Args:
+            stream: the tokens of all rows of the batch.
+            counts: kept tokens of every chunk.
+            video: the selection of the first method, which guided methods read.
+        """
         return self.select(stream, counts)
 
     @property
     def label(self) -> str:
-        """What a report or a row of a table calls it: the name, and whatever departs from the published method."""
+        """The name for reports, with everything that departs from the published method: ``evs-frame``."""
         return self.name
 
-    def extra_repr(self) -> str:
-        """Show the budget in ``repr``."""
-        return f"{self.budget}"
+    def __repr__(self) -> str:
+        """Show the class, the budget and the label, without the modules inside."""
+        label = "" if self.label == self.name else f", label={self.label!r}"
+        return f"{type(self).__name__}({self.budget}{label})"
 
 
 class ScoredCompressor(Compressor):
-    """A method that is one function: a score for every token. Ties keep the lowest index."""
+    """A method that is one function: a score for every token. Of equal scores the first token is kept."""
 
     scope: Scope = Scope.FRAME
     """Which tokens are ranked together."""
 
     @abstractmethod
     def score(self, stream: TokenStream) -> Tensor:
-        """[L] float on the stream's device, higher stays. Values outside chunks are ignored."""
+        """Score every token.
+
+        Args:
+            stream: the tokens of all rows of the batch.
+
+        Returns:
+            [L] float on the stream's device; the highest are kept. Values outside chunks are ignored.
+        """
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Rank the scores inside every group of the scope."""
+        """Keep the highest scores of every group of the scope."""
         scores = self.score(stream)
         return Selection(keep=group(stream, counts, self.scope).highest(scores), scores=scores)

@@ -1,4 +1,4 @@
-"""DyCoke's temporal token merging: every fourth frame whole, of the others what changed most."""
+"""DyCoke's temporal token merging: every fourth frame in full, and of the others what changed most."""
 
 from __future__ import annotations
 
@@ -20,124 +20,139 @@ from omnisift.errors import UnreachableBudget
 from omnisift.tokens import Modality, Selection, TokenStream
 
 GROUP = 4
-"""Frames of a group: its first stays whole."""
+"""Frames of a group, of which the first is kept in full."""
 
-SECOND = 25
+PSEUDO_FRAME = 25
 """Audio tokens of a pseudo-frame: one second of Qwen2.5-Omni, as long as a frame."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What DyCoke calls frames, of one modality: frames, or stretches of sound. On the CPU."""
+    """DyCoke's frames of one modality: frames of the video, or pseudo-frames of the audio. All on the CPU."""
 
-    index: Tensor
+    step: Tensor
     """[L] int64: step of each token, -1 for none."""
-    before: Tensor
-    """[L] int64: the token that each is compared with; -1 in whole steps and where none is at its place."""
+    previous: Tensor
+    """[L] int64: the token that each one is compared with; -1 in full steps and where there is none."""
     size: Tensor
     """[S] int64: tokens of each step."""
     clip: Tensor
-    """[S] int64: its clip."""
-    whole: Tensor
-    """[S] bool: whether it is the first of its group."""
+    """[S] int64: clip of each step."""
+    full: Tensor
+    """[S] bool: whether the step is the first of its group, which is kept in full."""
 
 
 class DyCokeCompressor(Compressor):
-    """Temporal token merging of picture and sound ("V&A"), the first stage of DyCoke (arXiv 2411.15024).
+    """Temporal token merging of video and audio ("V&A"), the first stage of DyCoke (arXiv 2411.15024).
 
-    Frames are taken in groups of four. The first of a group stays whole, the third is compared with the first, the
-    second and fourth with the frame before each, at the same place; the tokens with the lowest cosine stay. The clip's
-    total (`Scope.CLIP`) less the whole frames is spread evenly over the others, so a total below the whole frames is
-    an error. Published "merging" is dropping: nothing is averaged.
+    Frames are taken in groups of four. The first of a group is kept in full, the third is compared with the first, the
+    second and fourth with the frame before each, at the same place; the tokens with the lowest cosine are kept. The
+    clip's total (`Scope.CLIP`) less the full frames is spread evenly over the others, so a total below the full frames
+    is an error. The published "merging" drops tokens: nothing is averaged.
 
-    Sound has no frames; no publication says what took their place. Here 25 tokens in a row, from the first that lies
-    in a chunk of the clip, are a pseudo-frame.
+    Audio has no frames, and no publication says what replaces them. Here, 25 consecutive tokens are a pseudo-frame,
+    counted from the first one inside a chunk of the clip.
 
-    Deviations: the released code leaves the last group's third frame whole and loses the last of an odd number of
-    frames; here counts are the budget's, so neither is copied. A frame that differs in size from the one it is
-    compared with has no same places: its tokens count by their distance to its mean. The second stage, which prunes
-    the key-value cache while decoding, is left out, as in OmniZip's and OmniSIFT's comparisons.
+    Deviations: the released code keeps the last group's third frame in full and loses the last of an odd number of
+    frames; here counts are the budget's, so neither is copied. A frame whose size differs from the one it is compared
+    with has no corresponding places: its tokens count by their distance to its mean. The second stage, which prunes the
+    key-value cache while decoding, is left out, as in OmniZip's and OmniSIFT's comparisons.
     """
 
     name: ClassVar[str] = "dycoke"
-    idea: ClassVar[str] = "keeps every fourth frame whole, of the others what changed most"
+    idea: ClassVar[str] = "keeps every fourth frame in full, and of the others what changed most"
     source: ClassVar[str] = "arXiv 2411.15024"
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Picture and sound by the same rule, each by itself."""
-        picture = self.select_video(stream, counts)
-        return join(stream, picture, self.select_audio(stream, counts, picture))
+        """Select video and audio separately, by the same rule. See `Compressor.select`.
+
+        Raises:
+            UnreachableBudget: the budget is below the tokens that are kept in full.
+        """
+        video = self.select_video(stream, counts)
+        return join(stream, video, self.select_audio(stream, counts, video))
 
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
-        """The picture alone; all sound stays. Raises `UnreachableBudget` below the floor."""
-        return self._choose(stream, of_picture(stream), counts.frame0 + counts.frame1, Modality.VIDEO)
+        """Select video tokens. See `Compressor.select_video`.
 
-    def select_audio(self, stream: TokenStream, counts: Counts, picture: Selection) -> Selection:  # noqa: ARG002
-        """The sound alone; all picture stays. Raises `UnreachableBudget` below the floor."""
-        return self._choose(stream, of_sound(stream), counts.audio, Modality.AUDIO)
+        Raises:
+            UnreachableBudget: the budget is below the tokens that are kept in full.
+        """
+        return self._select(stream, video_steps(stream), counts.frame0 + counts.frame1, Modality.VIDEO)
 
-    def _choose(self, stream: TokenStream, steps: Steps, kept: Tensor, modality: Modality) -> Selection:
-        """``kept`` [C] int64: the budget's count of this modality in every chunk."""
+    def select_audio(self, stream: TokenStream, counts: Counts, video: Selection) -> Selection:  # noqa: ARG002
+        """Select audio tokens. See `Compressor.select_audio`.
+
+        Raises:
+            UnreachableBudget: the budget is below the tokens that are kept in full.
+        """
+        return self._select(stream, audio_steps(stream), counts.audio, Modality.AUDIO)
+
+    def _select(self, stream: TokenStream, steps: Steps, kept: Tensor, modality: Modality) -> Selection:
+        """``kept`` is the budget's count of this modality in every chunk, [C] int64."""
         clip = ChunkShapes.of(stream).clip
         total = torch.zeros(int(clip.max()) + 1 if len(clip) else 0, dtype=torch.int64).index_add_(0, clip, kept)
         scores = _change(stream.embeds, steps)
-        return Selection(Groups(steps.index, self._shares(steps, total, modality)).highest(scores), scores)
+        return Selection(Groups(steps.step, self._shares(steps, total, modality)).highest(scores), scores)
 
     def _shares(self, steps: Steps, total: Tensor, modality: Modality) -> Tensor:
-        """[S] int64: kept tokens of each step; ``total`` [clips] int64."""
-        kept = torch.where(steps.whole, steps.size, 0)
+        """Kept tokens of each step, [S] int64, from the total of each clip."""
+        kept = torch.where(steps.full, steps.size, 0)
         for clip in torch.unique(steps.clip).tolist():
-            mine = steps.clip == clip
-            floor, most, wanted = int(kept[mine].sum()), int(steps.size[mine].sum()), int(total[clip])
-            if wanted < floor:
-                raise UnreachableBudget(self._too_few(modality, wanted, most, floor))
-            others = mine & ~steps.whole
-            kept[others] = allocate(steps.size[others], steps.size[others], wanted - floor)
+            in_clip = steps.clip == clip
+            minimum, size, wanted = int(kept[in_clip].sum()), int(steps.size[in_clip].sum()), int(total[clip])
+            if wanted < minimum:
+                raise UnreachableBudget(self._too_few(modality, wanted, size, minimum))
+            # What is left goes to the other steps in proportion to their size.
+            others = in_clip & ~steps.full
+            kept[others] = allocate(steps.size[others], steps.size[others], wanted - minimum)
         return kept
 
-    def _too_few(self, modality: Modality, wanted: int, most: int, floor: int) -> str:
-        word, step = ("video", "frame") if modality == Modality.VIDEO else ("audio", "second of sound")
-        ratio = f"retain_{word}" if self.budget.retain is None else "retain"
+    def _too_few(self, modality: Modality, wanted: int, size: int, minimum: int) -> str:
+        name, step = ("video", "frame") if modality == Modality.VIDEO else ("audio", "second of audio")
+        ratio = f"retain_{name}" if self.budget.retain is None else "retain"
         return (
-            f"dycoke can't keep {wanted} of {most} {word} tokens: it keeps every fourth {step} whole, "
-            f"at least {floor}; raise {ratio}, or choose another method"
+            f"dycoke can't keep {wanted} of {size} {name} tokens: it keeps every fourth {step} in full, "
+            f"at least {minimum}; raise {ratio}, or choose another method"
         )
 
 
-def of_picture(stream: TokenStream) -> Steps:
-    """The frames: 2 of 4 compared with 0, 1 and 3 with the one before each."""
+def video_steps(stream: TokenStream) -> Steps:
+    """Return the frames of a stream, with the frame that each is compared with."""
     frames = Frames.of(stream)
+    # Of four frames, number 2 is compared with number 0, numbers 1 and 3 with the one before, number 0 with none
+    # (a step of len(frames) is out of range).
     place = frames.rank % GROUP
-    before = frames.neighbour(torch.where(place == 2, -2, torch.where(place == 0, len(frames), -1)))
-    return Steps(frames.number, before, frames.size, frames.clip, place == 0)
+    previous = frames.neighbour(torch.where(place == 2, -2, torch.where(place == 0, len(frames), -1)))
+    return Steps(frames.number, previous, frames.size, frames.clip, place == 0)
 
 
-def of_sound(stream: TokenStream) -> Steps:
-    """Pseudo-frames of 25 tokens. The last of a clip may be shorter: each of its places is in the one before."""
+def audio_steps(stream: TokenStream) -> Steps:
+    """Return the pseudo-frames of a stream, with the pseudo-frame that each is compared with."""
     audio = torch.nonzero(of_modality(stream, Modality.AUDIO), as_tuple=True)[0]
-    clip = stream.clip[audio]  # sorted: clips lie one after another
+    clip = stream.clip[audio]  # sorted: clips follow one another
     rank = torch.arange(len(audio)) - torch.searchsorted(clip, clip)
-    opens = rank % SECOND == 0
-    index = torch.cumsum(opens, dim=0) - 1
-    back = torch.tensor([0, 1, 2, 1])[rank // SECOND % GROUP] * SECOND
-    before = torch.where(back > 0, audio[torch.arange(len(audio)) - back], -1)
+    opens = rank % PSEUDO_FRAME == 0
+    step = torch.cumsum(opens, dim=0) - 1
+    # The same comparisons as for frames. The last pseudo-frame may be shorter; each of its places exists before.
+    distance = torch.tensor([0, 1, 2, 1])[rank // PSEUDO_FRAME % GROUP] * PSEUDO_FRAME
+    previous = torch.where(distance > 0, audio[torch.arange(len(audio)) - distance], -1)
     none = torch.full((len(stream),), -1)
     return Steps(
-        index=none.index_copy(0, audio, index),
-        before=none.index_copy(0, audio, before),
-        size=torch.bincount(index),
+        step=none.index_copy(0, audio, step),
+        previous=none.index_copy(0, audio, previous),
+        size=torch.bincount(step),
         clip=clip[opens],
-        whole=rank[opens] // SECOND % GROUP == 0,
+        full=rank[opens] // PSEUDO_FRAME % GROUP == 0,
     )
 
 
 def _change(embeds: Tensor, steps: Steps) -> Tensor:
-    """[L] float32: one minus the cosine with the token before, or with the step's mean where none is; NaN in whole
-    steps."""
-    change = 1 - pair_cosine(embeds, steps.before)
-    whole = torch.isin(steps.index, torch.nonzero(steps.whole).flatten())
-    alone = (steps.index >= 0) & (steps.before < 0) & ~whole
+    """One minus the cosine with the previous token, or with the step's mean if there is none; NaN in full steps."""
+    change = 1 - pair_cosine(embeds, steps.previous)
+    in_full = torch.isin(steps.step, torch.nonzero(steps.full).flatten())
+    alone = (steps.step >= 0) & (steps.previous < 0) & ~in_full
     if bool(alone.any()):
-        distance = mean_distance(embeds, torch.where(alone, steps.index, -1), len(steps.size))
+        distance = mean_distance(embeds, torch.where(alone, steps.step, -1), len(steps.size))
         change = torch.where(alone.to(change.device), distance, change)
     return change

@@ -1,4 +1,4 @@
-"""EVS: what changed since the frame before, ranked over the whole clip; and DTD, the same signal frame by frame."""
+"""EVS: what changed since the previous frame, ranked over the clip; and DTD, the same signal ranked per frame."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ from omnisift.compressors.segment_ops import mean_distance
 from omnisift.errors import CompressorError
 from omnisift.tokens import TokenStream
 
-_STEP = 3.0
-"""More than any distance, which is at most 2 up to rounding: lifts whole frames above others."""
+_BONUS = 3.0
+"""More than any distance (at most 2, up to rounding): ranks first frames above all others."""
 
 
 class EvsCompressor(ScoredVideoCompressor):
-    """Efficient video sampling: keep the tokens least like the same place in the whole frame before (one minus
-    cosine).
+    """Efficient video sampling: keep the tokens least similar to the same place in the unpruned previous frame.
 
     ``mode="clip"`` is EVS (arXiv 2510.14624): all frames of a clip compete for the clip's total (`Scope.CLIP`), the
-    first frame always comes first, and a still frame may keep nothing. ``mode="frame"`` is TimeChat-Online's DTD
-    (differential token drop, arXiv 2504.17343) in its relative form: the same signal, the same share of every frame
+    first frame always comes first, and a static frame may keep nothing. ``mode="frame"`` is TimeChat-Online's DTD
+    (differential token drop, arXiv 2504.17343) in its relative form: the same signal, the same fraction of every frame
     (`Scope.FRAME`).
 
-    Deviations. EVS needs a total of at least one frame and DTD keeps the first frame whole on top of its share; here
-    counts are the budget's, so a first frame that does not fit is cut by the distance of its tokens to its mean. A
-    frame that differs in size from the one before has no same places: it is treated as a first frame, behind the
-    clip's own first.
+    Deviations: EVS needs a total of at least one frame, and DTD keeps the first frame in full on top of its fraction.
+    Here counts are the budget's, so a first frame that does not fit is pruned by the distance of its tokens to its
+    mean. A frame whose size differs from the previous one has no corresponding places: it is treated as a first frame,
+    ranked after the clip's own first.
+
+    Args:
+        budget: the fraction of tokens kept; a number is the overall ratio.
+        audio: the method for audio tokens; None means `UniformCompressor` with pooling.
+        mode: ``clip`` or ``frame``.
     """
 
     name: ClassVar[str] = "evs"
-    idea: ClassVar[str] = "keeps patches that changed since the frame before, over the whole clip"
+    idea: ClassVar[str] = "keeps patches that changed since the previous frame, ranked over the clip"
     source: ClassVar[str] = "arXiv 2510.14624"
 
-    def __init__(self, budget: Budget, audio: Compressor | None = None, mode: str = "clip") -> None:
+    def __init__(self, budget: Budget | float, audio: Compressor | None = None, mode: str = "clip") -> None:
         super().__init__(budget, audio)
         if mode not in ("clip", "frame"):
             raise CompressorError(f"mode of 'evs' is clip or frame, got {mode!r}: choose one of these")
@@ -51,13 +55,19 @@ class EvsCompressor(ScoredVideoCompressor):
         return self.name if self.scope is Scope.CLIP else f"{self.name}-{self.scope.value}"
 
     def score(self, stream: TokenStream) -> Tensor:
-        """[L] float32: one minus cosine, in [0, 2]; in mode clip, 3 more in frames that start anew, 6 in the first."""
+        """Return one minus cosine, [L] float32 in [0, 2]; in mode clip, 3 more in first frames, 6 in the clip's first.
+
+        See `ScoredVideoCompressor.score`.
+        """
         frames = Frames.of(stream)
-        before = frames.neighbour(-1)
-        change = 1 - pair_cosine(stream.embeds, before)
-        starts = torch.where((frames.number >= 0) & (before < 0), frames.number, -1)
-        fresh = mean_distance(stream.embeds, starts, len(frames))
-        if self.scope is Scope.CLIP:  # EVS sets the first frame to a constant, 255: it comes before all else
-            lift = torch.where(frames.rank == 0, 2 * _STEP, _STEP)
-            fresh[starts >= 0] += lift[starts[starts >= 0]].to(fresh.device)
-        return torch.where((starts >= 0).to(fresh.device), fresh, change)
+        previous = frames.neighbour(-1)
+        change = 1 - pair_cosine(stream.embeds, previous)
+        # Frames without a previous one of their size: distance to their own mean.
+        first_frame = torch.where((frames.number >= 0) & (previous < 0), frames.number, -1)
+        is_first = first_frame >= 0
+        distance = mean_distance(stream.embeds, first_frame, len(frames))
+        # EVS sets the scores of the first frame to a constant, 255, so that it comes before all others.
+        if self.scope is Scope.CLIP:
+            bonus = torch.where(frames.rank == 0, 2 * _BONUS, _BONUS)
+            distance[is_first] += bonus[first_frame[is_first]].to(distance.device)
+        return torch.where(is_first.to(distance.device), distance, change)

@@ -1,7 +1,7 @@
-"""Who competes with whom: groups of tokens that share one count, and those groups as rectangles.
+"""Ranking groups: sets of tokens that share one budget, and their padded batches.
 
-The paper ranks every frame and every chunk's sound by itself. Other methods let all frames of a chunk or of a clip
-compete, or both modalities. The totals stay those of the budget, whatever the scope.
+The paper ranks every frame and every chunk's audio separately. Other methods rank all frames of a chunk or of a clip
+together, or both modalities. Whatever the scope, the totals are those of the budget.
 """
 
 from __future__ import annotations
@@ -18,83 +18,92 @@ from omnisift.chunks import AUDIO, ChunkShapes, segment_of
 from omnisift.straight_through import segment_topk
 from omnisift.tokens import Modality, TokenStream
 
-CELLS = 1 << 24
-"""Numbers in the largest matrix of a block of windows: 64 MiB in float32."""
+MAX_ELEMENTS = 1 << 24
+"""Elements of the largest matrix of a batch of windows: 64 MiB in float32."""
 
 
 class Scope(str, Enum):
     """Which tokens share one count."""
 
     FRAME = "frame"
-    """Every frame by itself, every chunk's sound by itself: the paper's."""
+    """Every frame separately, every chunk's audio separately, as in the paper."""
     CHUNK = "chunk"
-    """The two frames of a chunk together; every chunk's sound by itself."""
+    """The two frames of a chunk together; every chunk's audio separately."""
     CLIP = "clip"
-    """All frames of a clip together; all its sound together."""
+    """All frames of a clip together; all its audio together."""
     JOINT = "joint"
-    """Picture and sound of a chunk in one pool: the total of both counts stays, their shares are free."""
+    """Video and audio of a chunk together: the sum of both counts is kept, the split is free."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Some groups as a rectangle. ``G`` groups, ``N`` tokens in the largest."""
+    """Some groups as a padded tensor: ``G`` groups, ``N`` tokens in the largest."""
 
-    place: Tensor
-    """[G, N] int64 on the device: places in the stream, in order; padding repeats the group's first."""
+    index: Tensor
+    """[G, N] int64 on the device: token indices in the stream, in order; padding repeats the group's first."""
     valid: Tensor
-    """[G, N] bool on the device: False on padding."""
+    """[G, N] bool on the device, False on padding."""
     kept: Tensor
-    """[G] int64 on the device: how many of each group stay."""
-    most: int
+    """[G] int64 on the device: kept tokens of each group."""
+    max_kept: int
     """The largest of ``kept``."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """A partition of a stream's chunk tokens into ``S`` groups, each with its count."""
+    """A partition of the tokens inside chunks into ``S`` groups, each with its count."""
 
-    index: Tensor
+    group: Tensor
     """[L] int64 on the CPU: group of each token; -1 where nothing is dropped."""
     kept: Tensor
-    """[S] int64 on the CPU: how many of each group stay."""
+    """[S] int64 on the CPU: kept tokens of each group."""
 
     @property
     def size(self) -> Tensor:
         """[S] int64 on the CPU: tokens of each group."""
-        return torch.bincount(self.index[self.index >= 0], minlength=len(self.kept))
+        return torch.bincount(self.group[self.group >= 0], minlength=len(self.kept))
 
     def highest(self, scores: Tensor) -> Tensor:
-        """[L] bool on the scores' device: the best of every group and all tokens outside; ties keep the first.
+        """Select the highest scores of every group.
 
-        ``scores`` [L] float; NaN ranks last.
+        Args:
+            scores: [L] float; NaN ranks last.
+
+        Returns:
+            [L] bool on the scores' device; True for all tokens outside groups. Of equal scores the first is kept.
         """
-        # Tokens outside form one last group that is kept whole.
-        index = torch.where(self.index < 0, len(self.kept), self.index)
-        kept = torch.cat([self.kept, self.kept.new_tensor([len(self.index)])])
+        # Tokens outside groups form a last group, which is kept in full.
+        group = torch.where(self.group < 0, len(self.kept), self.group)
+        kept = torch.cat([self.kept, self.kept.new_tensor([len(self.group)])])
         scores = torch.nan_to_num(scores, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        return segment_topk(scores, index.to(scores.device), kept.to(scores.device))
+        return segment_topk(scores, group.to(scores.device), kept.to(scores.device))
 
-    def windows(self, device: torch.device, *, power: int = 2, cells: int = CELLS) -> Iterator[Window]:
-        """All groups that have tokens, the largest first, a bounded number at a time.
+    def windows(self, device: torch.device, *, power: int = 2, max_elements: int = MAX_ELEMENTS) -> Iterator[Window]:
+        """Yield all groups that have tokens, the largest first, in padded batches of bounded size.
 
-        A block of G groups of at most N tokens has G * N ** power <= ``cells``, or is one group.
+        Args:
+            device: where the tensors go.
+            power: a batch of G groups of at most N tokens has ``G * N ** power`` elements.
+            max_elements: the bound; a single group may exceed it.
         """
-        inside = torch.nonzero(self.index >= 0, as_tuple=True)[0]
-        places = inside[torch.sort(self.index[inside], stable=True).indices]
+        # Token indices ordered by group, and the groups ordered by size.
+        inside = torch.nonzero(self.group >= 0, as_tuple=True)[0]
+        tokens = inside[torch.sort(self.group[inside], stable=True).indices]
         size = self.size
         start = torch.cumsum(size, dim=0) - size
         order = torch.argsort(size, descending=True, stable=True)
         order = order[size[order] > 0]
         begin = 0
         while begin < len(order):
-            widest = int(size[order[begin]])
-            block = order[begin : begin + max(1, cells // widest**power)]
-            column = torch.arange(widest)
-            valid = column < size[block, None]
-            place = places[torch.where(valid, start[block, None] + column, start[block, None])]
-            kept = self.kept[block]
-            yield Window(place.to(device), valid.to(device), kept.to(device), int(kept.max()))
-            begin += len(block)
+            # The first group of a batch is its largest and sets the width.
+            width = int(size[order[begin]])
+            batch = order[begin : begin + max(1, max_elements // width**power)]
+            column = torch.arange(width)
+            valid = column < size[batch, None]
+            index = tokens[torch.where(valid, start[batch, None] + column, start[batch, None])]
+            kept = self.kept[batch]
+            yield Window(index.to(device), valid.to(device), kept.to(device), int(kept.max()))
+            begin += len(batch)
 
 
 def group(
@@ -105,16 +114,25 @@ def group(
     modality: Modality | None = None,
     chunks: int = 1,
 ) -> Groups:
-    """Groups of a stream by ``scope``.
+    """Group the tokens of a stream.
 
-    ``modality`` leaves the other one out. ``chunks`` > 1 joins so many consecutive chunks of a clip into one window
-    (with `Scope.CHUNK` and `Scope.JOINT`).
+    Args:
+        stream: the tokens of the batch.
+        counts: kept tokens of every chunk; a group keeps their sum.
+        scope: which tokens form a group.
+        modality: the only modality to group; None means both.
+        chunks: consecutive chunks of a clip that form one window, with `Scope.CHUNK` and `Scope.JOINT`.
+
+    Returns:
+        The groups.
     """
-    number = _numbers(stream, Scope(scope), chunks)  # [3C]: group of each segment
+    number = _group_numbers(stream, Scope(scope), chunks)  # [3C]: group of each segment
+    # Tokens: the group of their segment.
     segment = segment_of(stream)
     index = torch.where(segment >= 0, number[segment.clamp(min=0)] if len(number) else -1, -1)
     if modality is not None:
         index = torch.where(stream.modality == modality, index, -1)
+    # Counts: the sum over the group's segments.
     per_segment = counts.by_segment()
     if modality is not None:
         audio = torch.arange(len(per_segment)) % 3 == AUDIO
@@ -123,8 +141,8 @@ def group(
     return Groups(index, torch.zeros(groups, dtype=torch.int64).index_add_(0, number, per_segment))
 
 
-def _numbers(stream: TokenStream, scope: Scope, chunks: int) -> Tensor:
-    """[3C] int64: number of the group of each segment (first frame, second frame, sound of every chunk)."""
+def _group_numbers(stream: TokenStream, scope: Scope, chunks: int) -> Tensor:
+    """Group of each segment (first frame, second frame, audio of every chunk), [3C] int64."""
     clip = ChunkShapes.of(stream).clip
     chunk = torch.arange(len(clip))
     audio = torch.tensor([0, 0, 1])
@@ -132,7 +150,8 @@ def _numbers(stream: TokenStream, scope: Scope, chunks: int) -> Tensor:
         return torch.arange(3 * len(clip))
     if scope is Scope.CLIP:
         return (2 * clip[:, None] + audio).flatten()
-    window = (chunk - torch.searchsorted(clip, clip)) // max(1, chunks)  # of the clip
+    # Windows of consecutive chunks, counted in each clip.
+    window = (chunk - torch.searchsorted(clip, clip)) // max(1, chunks)
     opens = torch.ones_like(chunk, dtype=torch.bool)
     opens[1:] = (window[1:] != window[:-1]) | (clip[1:] != clip[:-1])
     number = torch.cumsum(opens, dim=0) - 1

@@ -1,4 +1,4 @@
-"""Integer shares of a total: how methods with a dynamic budget give each frame its number."""
+"""Integer shares of a total: how methods with a content-dependent budget divide it among frames."""
 
 from __future__ import annotations
 
@@ -11,47 +11,62 @@ from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
 
 
-def allocate(weight: Tensor, size: Tensor, total: int, least: int = 0) -> Tensor:
-    """[F] int64 on the CPU: ``total`` split by ``weight``, by largest remainder, at most ``size`` each.
+def allocate(weight: Tensor, size: Tensor, total: int, minimum: int = 0) -> Tensor:
+    """Divide a total by weight, with the largest-remainder method.
 
-    ``weight`` [F] float >= 0 and ``size`` [F] int64, on the CPU; where all weights are 0, size is the weight. Every
-    entry gets at least ``least`` (or its size, or nothing where the total does not suffice for all). Ties go to the
-    first. ``total`` must not exceed the sum of sizes.
+    Args:
+        weight: [F] float >= 0 on the CPU; where all are 0, the sizes are the weights.
+        size: [F] int64 on the CPU: upper bound of each share.
+        total: the sum of the shares, at most the sum of ``size``.
+        minimum: lower bound of each share (or its size); dropped if the total does not suffice for all.
+
+    Returns:
+        [F] int64 on the CPU. Of equal remainders the first is rounded up.
     """
     size = size.to(torch.int64)
-    floor = size.clamp(max=least)
+    floor = size.clamp(max=minimum)
     if int(floor.sum()) > total:
         floor = torch.zeros_like(size)
     weight = torch.nan_to_num(weight.double(), nan=0.0, posinf=0.0).clamp(0, 1e290)  # so that sums stay finite
     share = floor.double()
     free = size > floor
-    # Water-filling: whoever would get more than its size gets its size, and the others share what is left.
+    # Water-filling: entries whose share exceeds their size get their size, and the others divide what is left.
     while bool(free.any()):
         rest = total - float(share[~free].sum()) - float(floor[free].sum())
-        pull = torch.where(free, weight, 0.0)
-        if float(pull.sum()) <= 0:
-            pull = torch.where(free, size.double(), 0.0)
-        wish = floor + rest * pull / pull.sum()
-        full = free & (wish >= size)
-        share = torch.where(free, torch.where(full, size.double(), wish), share)
+        free_weight = torch.where(free, weight, 0.0)
+        if float(free_weight.sum()) <= 0:
+            free_weight = torch.where(free, size.double(), 0.0)
+        proposed = floor + rest * free_weight / free_weight.sum()
+        full = free & (proposed >= size)
+        share = torch.where(free, torch.where(full, size.double(), proposed), share)
         if not bool(full.any()):
             break
         free &= ~full
-    found = torch.minimum((share + 1e-9).long(), size)
-    missing = total - int(found.sum())
-    # Rounded, or noise of the last bits would decide between remainders that are equal.
-    remainder = torch.where(found < size, (share - found).round(decimals=9), -1.0)
-    found[torch.argsort(remainder, descending=True, stable=True)[:missing]] += 1
-    return found
+    # Largest remainder. Rounded, or noise of the last bits would decide between equal remainders.
+    result = torch.minimum((share + 1e-9).long(), size)
+    missing = total - int(result.sum())
+    remainder = torch.where(result < size, (share - result).round(decimals=9), -1.0)
+    result[torch.argsort(remainder, descending=True, stable=True)[:missing]] += 1
+    return result
 
 
-def per_frame(counts: Counts, shapes: ChunkShapes, weight: Tensor, least: int = 0) -> Counts:
-    """``counts`` with each clip's video total split over its frames by ``weight`` [C, 2] (CPU)."""
+def per_frame(counts: Counts, shapes: ChunkShapes, weight: Tensor, minimum: int = 0) -> Counts:
+    """Divide each clip's video total over its frames.
+
+    Args:
+        counts: kept tokens of every chunk, for the totals.
+        shapes: token counts of the chunks.
+        weight: [C, 2] float >= 0 on the CPU, of both frames of each chunk.
+        minimum: lower bound of each frame's count, as in `allocate`.
+
+    Returns:
+        ``counts`` with other numbers for the frames.
+    """
     size = torch.stack([shapes.frame0, shapes.frame1], dim=1)
     kept = torch.stack([counts.frame0, counts.frame1], dim=1)
-    found = torch.zeros_like(kept)
+    result = torch.zeros_like(kept)
     for clip in torch.unique(shapes.clip).tolist():
-        here = shapes.clip == clip
-        total = int(kept[here].sum())
-        found[here] = allocate(weight[here].flatten(), size[here].flatten(), total, least).view(-1, 2)
-    return replace(counts, frame0=found[:, 0], frame1=found[:, 1])
+        in_clip = shapes.clip == clip
+        total = int(kept[in_clip].sum())
+        result[in_clip] = allocate(weight[in_clip].flatten(), size[in_clip].flatten(), total, minimum).view(-1, 2)
+    return replace(counts, frame0=result[:, 0], frame1=result[:, 1])

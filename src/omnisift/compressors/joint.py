@@ -1,4 +1,4 @@
-"""One pool for picture and sound of a chunk: a control for methods that let the modalities compete."""
+"""One pool for the video and audio of a chunk: a control for methods in which the modalities compete."""
 
 from __future__ import annotations
 
@@ -10,44 +10,46 @@ from torch import Tensor
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.base import ScoredCompressor
-from omnisift.compressors.distinctiveness import FLAT, part_means, part_of, unlikeness
+from omnisift.compressors.distinctiveness import EPSILON, chunk_modality, distinctiveness, means_by_group
 from omnisift.compressors.groups import Scope, group
 from omnisift.tokens import Selection, TokenStream
 
 
 class JointCompressor(ScoredCompressor):
-    """Keep the tokens of a chunk, picture or sound, that stand out most within their own modality.
+    """Keep the tokens of a chunk, video or audio, that stand out most within their own modality.
 
-    The score is the distance to the mean of the frame or of the chunk's sound (in a second frame: to the same place in
-    the first, as STVP), standardised over each modality's tokens of the chunk: how many deviations above the usual.
-    Without variance all are 0. The highest of the chunk stay, up to the chunk's total (`Scope.JOINT`).
+    The score is the token's distinctiveness (its distance to the mean of its frame or of its chunk's audio; in a second
+    frame, to the same place in the first), standardised over the tokens of its modality in the chunk; 0 where there is
+    no variance. The highest scores of the chunk are kept, up to the chunk's total (`Scope.JOINT`).
 
-    The total of both modalities is the budget's, in every chunk; how it splits between them is the method's, so its
-    counts per modality differ from those of other methods. As one half of a pair there is nothing to compete with:
-    then each modality of a chunk keeps its own count. A baseline of this project; EchoingPixels (joint pool of trained
-    scores) has the idea, but is trained.
+    The total of both modalities in every chunk is the budget's, the split is the method's, so counts per modality
+    differ from those of other methods. As half of a pair each modality keeps its own count. A baseline of this project;
+    EchoingPixels ranks a joint pool too, by trained scores.
     """
 
     name: ClassVar[str] = "joint"
-    idea: ClassVar[str] = "lets picture and sound of a chunk compete in one pool"
+    idea: ClassVar[str] = "ranks the video and audio tokens of a chunk in one pool"
     source: ClassVar[str] = "baseline of this project"
     scope = Scope.JOINT
 
     def score(self, stream: TokenStream) -> Tensor:
-        """[L] float32: deviations above the mean of the token's modality in its chunk; NaN outside. One device sync."""
-        raw, part = unlikeness(stream).cpu().double(), part_of(stream)
+        """Return standard deviations above the mean of the token's modality in its chunk. One device sync.
+
+        See `ScoredCompressor.score`.
+        """
+        raw, part = distinctiveness(stream).cpu().double(), chunk_modality(stream)
         parts = 2 * len(ChunkShapes.of(stream))
-        away = raw - part_means(raw, part, parts)[part]
-        spread = part_means(away.square(), part, parts).sqrt()[part]
+        centred = raw - means_by_group(raw, part, parts)[part]
+        deviation = means_by_group(centred.square(), part, parts).sqrt()[part]
         # What rounding leaves between equal tokens is no variance.
-        z = torch.where(spread <= FLAT, torch.zeros_like(away), away / spread)
+        z = torch.where(deviation <= EPSILON, torch.zeros_like(centred), centred / deviation)
         return z.float().to(stream.embeds.device)
 
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Half of a pair: the frames of a chunk compete, to the picture's own count."""
+        """As half of a pair: rank the two frames of a chunk together. See `Compressor.select_video`."""
         scores = self.score(stream)
         return Selection(keep=group(stream, counts, Scope.CHUNK).highest(scores), scores=scores)
 
-    def select_audio(self, stream: TokenStream, counts: Counts, picture: Selection) -> Selection:  # noqa: ARG002
-        """Half of a pair: the sound of a chunk, to its own count."""
+    def select_audio(self, stream: TokenStream, counts: Counts, video: Selection) -> Selection:  # noqa: ARG002
+        """As half of a pair: rank the audio of a chunk. See `Compressor.select_audio`."""
         return self.select_video(stream, counts)

@@ -1,4 +1,4 @@
-"""Max-min diversity in many windows at once: each next token is the one farthest from all that were kept."""
+"""Greedy max-min diversity in many windows at once: each next token is the farthest from all chosen ones."""
 
 from __future__ import annotations
 
@@ -10,46 +10,59 @@ from omnisift.compressors.groups import Groups
 
 
 def max_min(distance: Tensor, valid: Tensor, kept: Tensor, weight: Tensor | None = None) -> Tensor:
-    """[G, N] bool: ``kept`` tokens of every window, chosen greedily (DivPrune, arXiv 2503.02175; Gonzalez 1985).
+    """Choose tokens greedily by max-min distance (DivPrune, arXiv 2503.02175; Gonzalez 1985).
 
-    ``distance`` [G, N, N] float >= 0, finite and symmetric (diagonal and padding are not read); ``valid`` [G, N] bool;
-    ``kept`` [G] int64, at most the window's valid tokens. First the token farthest from its nearest other token, then
-    again and again the token farthest from its nearest kept one. ``weight`` [G, N] float >= 0 makes it
-    ``d'_ij = d_ij weight_j``, j the candidate (SEATS, arXiv 2605.20035). Ties take the lowest index. One device sync.
+    The first token is the one farthest from its nearest other token, each further one the token farthest from its
+    nearest chosen token. One device sync.
+
+    Args:
+        distance: [G, N, N] float >= 0, finite and symmetric; its diagonal and padding are not read.
+        valid: [G, N] bool, False on padding.
+        kept: [G] int64, tokens chosen in each window, at most its valid ones.
+        weight: [G, N] float >= 0 of candidates: ``d'_ij = d_ij weight_j`` (SEATS, arXiv 2605.20035); None means 1.
+
+    Returns:
+        [G, N] bool. Of equal distances the lowest index is taken.
     """
     value = _nearest(distance, valid)
-    far = torch.finfo(distance.dtype).max
-    gap = torch.full_like(value, far)  # to the nearest kept token
+    largest = torch.finfo(distance.dtype).max
+    gap = torch.full_like(value, largest)  # distance to the nearest chosen token
     taken = ~valid
     row = torch.arange(len(valid), device=valid.device)
     for step in range(int(kept.max()) if len(kept) else 0):
+        # The candidate with the largest weighted gap.
         if weight is not None:
             value = value * weight
-        pick = value.masked_fill(taken, -torch.inf).argmax(dim=1)
-        # A window that has its tokens goes on picking beside the others, without effect.
-        taken[row, pick] |= step < kept
-        gap = torch.minimum(gap, distance[row, pick])
+        choice = value.masked_fill(taken, -torch.inf).argmax(dim=1)
+        # Windows that have their tokens keep choosing along with the others, without effect.
+        taken[row, choice] |= step < kept
+        gap = torch.minimum(gap, distance[row, choice])
         value = gap
     return taken & valid
 
 
 def diverse(embeds: Tensor, groups: Groups, weight: Tensor | None = None) -> Tensor:
-    """[L] bool on the device: `max_min` on ``1 - cos`` in every group, all tokens outside kept.
+    """Choose tokens by `max_min` on ``1 - cos`` in every group.
 
-    ``embeds`` [L, D]; ``weight`` [L] float >= 0 on the device. NaN weights count as 0.
+    Args:
+        embeds: [L, D].
+        groups: the windows and their counts.
+        weight: [L] float >= 0 on the device; NaN counts as 0. None means 1.
+
+    Returns:
+        [L] bool on the device; True for all tokens outside groups.
     """
     keep = torch.ones(len(embeds), dtype=torch.bool, device=embeds.device)
     for window in groups.windows(embeds.device):
-        share = None if weight is None else torch.nan_to_num(weight.detach()[window.place].float(), posinf=0.0)
-        distance = cosine(embeds, window.place).neg_().add_(1)
-        chosen = max_min(distance, window.valid, window.kept, share)
-        keep[window.place[window.valid]] = chosen[window.valid]
+        factor = None if weight is None else torch.nan_to_num(weight.detach()[window.index].float(), posinf=0.0)
+        distance = cosine(embeds, window.index).neg_().add_(1)
+        chosen = max_min(distance, window.valid, window.kept, factor)
+        keep[window.index[window.valid]] = chosen[window.valid]
     return keep
 
 
 def _nearest(distance: Tensor, valid: Tensor) -> Tensor:
-    """[G, N]: the distance to the nearest other token; the largest number, not infinity, where there is none, so that
-    a weight of 0 gives 0."""
+    """Distance to the nearest other token, [G, N]; finite where there is none, so that a weight of 0 gives 0."""
     width = valid.shape[1]
-    oneself = torch.eye(width, dtype=torch.bool, device=valid.device)
-    return distance.masked_fill(oneself | ~valid.unsqueeze(1), torch.finfo(distance.dtype).max).amin(dim=-1)
+    diagonal = torch.eye(width, dtype=torch.bool, device=valid.device)
+    return distance.masked_fill(diagonal | ~valid.unsqueeze(1), torch.finfo(distance.dtype).max).amin(dim=-1)

@@ -1,18 +1,23 @@
-"""Merge instead of drop: what a dropped token leaves behind in a kept one."""
+"""Merging: kept tokens take in dropped ones."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 24
-"""Numbers of the dropped tokens that are read at a time."""
+MAX_ELEMENTS = 1 << 24
+"""Elements of the dropped tokens that are read at a time."""
 
 
 def add_rows(total: Tensor, index: Tensor, rows: Tensor) -> None:
-    """Add ``rows`` [n, D] to ``total[index]``, in place and always in the same order.
+    """Add rows to a table, in place and always in the same order.
 
-    A GPU's index_add_ sums in the order in which its threads come; its accumulating index_put_ sorts first.
+    On a GPU, ``index_add_`` sums in the order in which its threads arrive; accumulating ``index_put_`` sorts first.
+
+    Args:
+        total: [R, D], changed in place.
+        index: [n] int64: row of ``total`` for each of ``rows``.
+        rows: [n, D].
     """
     if total.is_cuda:
         total.index_put_((index,), rows, accumulate=True)
@@ -21,15 +26,22 @@ def add_rows(total: Tensor, index: Tensor, rows: Tensor) -> None:
 
 
 def averaged(
-    embeds: Tensor, keep: Tensor, into: Tensor, weight: Tensor | None = None, own: float | None = None
+    embeds: Tensor, keep: Tensor, into: Tensor, weight: Tensor | None = None, self_weight: float | None = None
 ) -> Tensor:
-    """[K, D] in the dtype of ``embeds``: each kept token mixed with the dropped tokens that joined it.
+    """Merge dropped tokens into kept ones.
 
-    ``embeds`` [L, D]; ``keep`` [L] bool; ``into`` [L] int64: place of the kept token that a dropped one joins, -1 for
-    none (ignored on kept tokens); ``weight`` [L] float >= 0, default 1. Without ``own`` the result is the weighted
-    mean of the kept token and all that joined; with it, ``own`` times the kept token plus ``1 - own`` times the
-    weighted mean of those that joined. A kept token that nothing joined stays bit for bit.
+    Args:
+        embeds: [L, D].
+        keep: [L] bool.
+        into: [L] int64: index of the kept token that each dropped one joins, -1 for none; ignored on kept tokens.
+        weight: [L] float >= 0; None means 1.
+        self_weight: if None, a kept token becomes the weighted mean of itself and its members (the dropped tokens that
+            join it); else ``self_weight`` times itself plus ``1 - self_weight`` times their weighted mean.
+
+    Returns:
+        [K, D] in the dtype of ``embeds``. A kept token without members is unchanged bit for bit.
     """
+    # Row of the result, and total weight of the members, for each kept token.
     joined = torch.nonzero(~keep & (into >= 0), as_tuple=True)[0]
     rank = torch.cumsum(keep, dim=0) - 1
     kept = torch.nonzero(keep, as_tuple=True)[0]
@@ -37,18 +49,20 @@ def averaged(
     share = torch.ones(len(embeds), device=embeds.device) if weight is None else weight.float()
     total = torch.zeros(len(kept), device=embeds.device)
     add_rows(total, row, share[joined])
+    # Sum the members of those that have any, a bounded number at a time.
     touched = torch.nonzero(total > 0, as_tuple=True)[0]
     slot = torch.zeros_like(rank[: len(kept)]).index_copy_(0, touched, torch.arange(len(touched), device=embeds.device))
     mixed = torch.zeros(len(touched), embeds.shape[1], device=embeds.device)
-    step = max(1, BLOCK // max(1, embeds.shape[1]))
-    for some, rows in zip(torch.split(joined, step), torch.split(row, step), strict=True):
-        heavy = share[some] > 0  # a token of no weight joins nothing, and may have no slot
-        add_rows(mixed, slot[rows[heavy]], embeds[some[heavy]].float() * share[some[heavy], None])
+    step = max(1, MAX_ELEMENTS // max(1, embeds.shape[1]))
+    for tokens, rows in zip(torch.split(joined, step), torch.split(row, step), strict=True):
+        weighted = share[tokens] > 0  # a token without weight joins nothing, and may have no slot
+        add_rows(mixed, slot[rows[weighted]], embeds[tokens[weighted]].float() * share[tokens[weighted], None])
+    # Mix each of them with its members.
     out = embeds.index_select(0, kept)
-    total, mine = total[touched, None], out[touched].float()
-    if own is None:
-        first = share[kept[touched], None]
-        mixed = (mixed + first * mine) / (total + first)
+    total, own = total[touched, None], out[touched].float()
+    if self_weight is None:
+        own_share = share[kept[touched], None]
+        mixed = (mixed + own_share * own) / (total + own_share)
     else:
-        mixed = own * mine + (1 - own) * mixed / total
+        mixed = self_weight * own + (1 - self_weight) * mixed / total
     return out.index_copy(0, touched, mixed.to(embeds.dtype))

@@ -1,4 +1,4 @@
-"""OmniSIFT: visual anchors by STVP, then audio by VGAS, for all chunks at once (paper figure 2)."""
+"""OmniSIFT: visual anchors by STVP, then audio tokens by VGAS, for all chunks at once (paper figure 2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import AUDIO, steps_in_chunk
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.chunk_batches import Block, Layout, PaddedGroups
+from omnisift.compressors.chunk_batches import ChunkBatch, ChunkBatches, PaddedGroups
 from omnisift.compressors.pruning import prune_video
 from omnisift.compressors.selection_builder import SelectionBuilder
 from omnisift.errors import CompressorError
@@ -20,29 +20,34 @@ from omnisift.tokens import Selection, TokenStream
 if TYPE_CHECKING:
     from omnisift.vgas import VGAS
 
-SMALL_BLOCK, CPU_BLOCK, LARGE_BLOCK = 16 << 20, 64 << 20, 256 << 20
-"""Bytes of embeddings in a block: a quarter of the stream, between the first and the second (on a GPU the third; in
-training always the third). On a CPU, blocks near the size of the last cache but with few Python steps are fastest."""
+SMALL_BATCH, CPU_BATCH, LARGE_BATCH = 16 << 20, 64 << 20, 256 << 20
+"""Bytes of embeddings in a batch of chunks: a quarter of the stream, between the first and the second (on a GPU the
+third; in training always the third). On a CPU, batches of about the last-level cache with few Python steps are fastest.
+"""
 
 
 class OmniSiftCompressor(Compressor):
-    """The paper's method. In training mode its ``estimator`` (`omnisift.estimators`) gives the scores a gradient.
+    """The paper's method. In training mode, its estimator gives the scores a gradient.
 
-    ``selector`` may be None for streams without sound. ``score_dtype`` is the dtype of the video similarities; None is
-    the stream's own, as in the released code. The selector computes in the dtype of its weights.
+    Args:
+        budget: the fraction of tokens kept; a number is the overall ratio.
+        selector: the trained audio selector; may be None for streams without audio.
+        score_dtype: dtype of the video similarities; None means the stream's own, as in the released code. The
+            selector computes in the dtype of its weights.
+        estimator: a name in `omnisift.estimators.ESTIMATORS`.
     """
 
     name: ClassVar[str] = "omnisift"
-    idea: ClassVar[str] = "keeps what stands out in the picture, then sound that fits it"
+    idea: ClassVar[str] = "keeps salient video tokens, then the audio tokens that match them"
     source: ClassVar[str] = "arXiv 2602.04804"
     trained: ClassVar[bool] = True
 
     def __init__(
         self,
-        budget: Budget,
+        budget: Budget | float,
         selector: VGAS | None = None,
         score_dtype: torch.dtype | None = None,
-        estimator: str = "literal",
+        estimator: str = "straight_through",
     ) -> None:
         super().__init__(budget)
         self.selector = selector
@@ -51,87 +56,91 @@ class OmniSiftCompressor(Compressor):
 
     @property
     def label(self) -> str:
-        """``omnisift``, and where the selector departs from the paper's, how: ``omnisift+time``."""
+        """``omnisift``, with what departs from the paper's selector: ``omnisift+time``."""
         return "+".join(part for part in (self.name, self.selector and self.selector.label) if part)
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Anchors and audio scores block by block, then one mask."""
-        layout = Layout(stream, counts, self._block_tokens(stream))
+        """Prune video, then audio guided by the kept video. See `Compressor.select`."""
+        batches = ChunkBatches(stream, counts, self._batch_tokens(stream))
         steps = self._steps(stream)
-        picture = None if self.selector is None else self.selector.picture
-        tally = SelectionBuilder()
-        for block in layout.blocks():
-            anchors = prune_video(stream.embeds, layout, block, tally, self.score_dtype, picture)
-            self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
-        return tally.selection(stream)
+        video_score = None if self.selector is None else self.selector.video_score
+        builder = SelectionBuilder()
+        for batch in batches:
+            anchors = prune_video(stream.embeds, batches, batch, builder, self.score_dtype, video_score)
+            self._select_audio(stream.embeds, batches, batch, anchors, steps, builder)
+        return builder.build(stream)
 
-    def select_audio(self, stream: TokenStream, counts: Counts, picture: Selection) -> Selection:
-        """Guided by the anchors that another method chose; by the whole picture of a chunk where it left none."""
-        layout = Layout(stream, counts, self._block_tokens(stream))
+    def select_audio(self, stream: TokenStream, counts: Counts, video: Selection) -> Selection:
+        """Select audio guided by the video tokens that another method kept; by all of a chunk's if it kept none."""
+        batches = ChunkBatches(stream, counts, self._batch_tokens(stream))
         steps = self._steps(stream)
-        tally = SelectionBuilder()
-        for block in layout.blocks():
-            anchors = layout.chosen(picture.keep, block)
-            self._select_audio(stream.embeds, layout, block, anchors, steps, tally)
-        return tally.selection(stream)
+        builder = SelectionBuilder()
+        for batch in batches:
+            anchors = batches.kept_video(video.keep, batch)
+            self._select_audio(stream.embeds, batches, batch, anchors, steps, builder)
+        return builder.build(stream)
 
     def _select_audio(
         self,
         embeds: Tensor,
-        layout: Layout,
-        block: Block,
+        batches: ChunkBatches,
+        batch: ChunkBatch,
         anchors: PaddedGroups,
         steps: Tensor | None,
-        tally: SelectionBuilder,
+        builder: SelectionBuilder,
     ) -> None:
-        """Score the audio of the block by its anchors and keep the highest; whole where the released code skips it."""
-        audio = layout.rectangle(block, AUDIO)
-        if block.size[AUDIO] <= 1 or anchors.index.shape[1] == 0:
-            tally.kept.append(audio.flat(len(embeds)))
+        """Score the audio of a batch of chunks by their anchors and keep the highest scores."""
+        audio = batches.padded(batch, AUDIO)
+        # The released code keeps the audio of a chunk in full if it is one token, or if there are no anchors.
+        if batch.size[AUDIO] <= 1 or anchors.index.shape[1] == 0:
+            builder.kept.append(audio.flat(len(embeds)))
             return
+        # eq 6-9.
         logits = self._logits(embeds, anchors, audio, steps)
-        scored, guide, sound = None, anchors.valid, audio.valid
-        if guide is not None and sound is not None:
-            scored = guide.any(dim=1) & (sound.sum(dim=1) > 1)
-        tally.audio.append((audio.flat(len(embeds), scored), torch.sigmoid(logits).flatten()))
+        scored = None
+        if anchors.valid is not None and audio.valid is not None:
+            scored = anchors.valid.any(dim=1) & (audio.valid.sum(dim=1) > 1)
+        builder.audio_scores.append((audio.flat(len(embeds), scored), torch.sigmoid(logits).flatten()))
+        kept = batches.kept(batch, AUDIO)
+        # Training (section 3.3): the estimator chooses, with a gradient.
         if self._learning:
-            tally.choose(audio, self.estimator.choose(logits, layout.kept(block, AUDIO), audio.valid), scored, embeds)
+            builder.add_choice(audio, self.estimator.choose(logits, kept, audio.valid), scored, embeds)
             return
-        # Ranked by logit: the same order as by score, without the ties of a saturated sigmoid.
-        kept = audio.lowest(-logits.detach(), layout.kept(block, AUDIO), block.kept[AUDIO], block.even)
-        tally.kept.append(kept.flat(len(embeds)))
+        # Inference: top-k by logit, the same order as by score without the ties of a saturated sigmoid.
+        highest = audio.lowest(-logits.detach(), kept, batch.kept[AUDIO], batch.even)
+        builder.kept.append(highest.flat(len(embeds)))
 
     @property
     def _learning(self) -> bool:
         return self.training and torch.is_grad_enabled()
 
     def _logits(self, embeds: Tensor, anchors: PaddedGroups, audio: PaddedGroups, steps: Tensor | None) -> Tensor:
-        """[G, A] from the selector."""
+        """Logits of the selector, [G, A] float32."""
         if self.selector is None:
             raise CompressorError(
-                "this prompt has video with sound, and compressor 'omnisift' was made without selector weights: "
-                "name a checkpoint that has them, or choose a training-free compressor, as stvp or random"
+                "this prompt has video with audio, and compressor 'omnisift' was made without selector weights: "
+                "name a checkpoint that has them, or choose a training-free compressor such as stvp or random"
             )
         dtype = self.selector.dtype
         times = () if steps is None else (steps[anchors.index], steps[audio.index])
         pair = anchors.take(embeds).to(dtype), audio.take(embeds).to(dtype)
-        logits: Tensor = self.selector(*pair, anchors.some, *times, audio_valid=audio.some)
+        logits: Tensor = self.selector(*pair, anchors.valid_or_empty, *times, audio_valid=audio.valid_or_empty)
         return logits.float()
 
     def _steps(self, stream: TokenStream) -> Tensor | None:
-        """[L] int64 on the device, or None if the selector does not ask for times."""
+        """Time steps in the chunk, [L] int64 on the device; None if the selector has no time embedding."""
         if self.selector is None or not self.selector.config.time_embedding:
             return None
         return steps_in_chunk(stream).to(stream.embeds.device)
 
-    def _block_tokens(self, stream: TokenStream) -> int:
-        """Tokens of a block. A gradient needs all activations at once anyway, so training takes large blocks."""
-        row = stream.width * stream.embeds.element_size()
-        largest = CPU_BLOCK if stream.embeds.device.type == "cpu" and not self._learning else LARGE_BLOCK
-        share = largest if self._learning else min(largest, len(stream) * row // 4)
-        return max(1, max(SMALL_BLOCK, share) // row)
+    def _batch_tokens(self, stream: TokenStream) -> int:
+        """Tokens of a batch of chunks. A gradient needs all activations at once, so training takes large batches."""
+        bytes_per_token = stream.width * stream.embeds.element_size()
+        largest = CPU_BATCH if stream.embeds.device.type == "cpu" and not self._learning else LARGE_BATCH
+        share = largest if self._learning else min(largest, len(stream) * bytes_per_token // 4)
+        return max(1, max(SMALL_BATCH, share) // bytes_per_token)
 
 
-def learner_of(compressor: Compressor) -> OmniSiftCompressor | None:
-    """The part of ``compressor`` that has a selector and an estimator: itself, or half of a pair."""
+def trainable_part(compressor: Compressor) -> OmniSiftCompressor | None:
+    """Return the part of ``compressor`` with a selector and an estimator (itself, or half of a pair), or None."""
     return next((part for part in compressor.modules() if isinstance(part, OmniSiftCompressor)), None)

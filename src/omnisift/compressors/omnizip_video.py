@@ -1,4 +1,4 @@
-"""OmniZip's picture: how much each chunk keeps, by its sound, and which tokens of its frames."""
+"""OmniZip's video: how much each chunk keeps, by its audio, and which tokens of its frames."""
 
 from __future__ import annotations
 
@@ -10,90 +10,105 @@ from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.density_peaks import density, separation
 from omnisift.compressors.frames import Frames, pair_cosine
-from omnisift.compressors.groups import CELLS, Groups
+from omnisift.compressors.groups import MAX_ELEMENTS, Groups
 from omnisift.compressors.integer_shares import allocate
 from omnisift.errors import UnreachableBudget
 from omnisift.tokens import TokenStream
 
 LOW, HIGH = 0.35, 0.75
 """Published bounds of a chunk's drop rate."""
-USUAL = 0.6
-"""The drop rate of the whole picture that the bounds were published with."""
+NOMINAL = 0.6
+"""The drop rate of the video as a whole for which the bounds were published."""
 NEIGHBOURS = 5
 """k of the density."""
 
 
 def chunk_totals(counts: Counts, shapes: ChunkShapes, shares: Tensor, rebounded: bool) -> Tensor:
-    """[C] int64 on the CPU: video tokens of each chunk that stay; each clip's sum is the budget's.
+    """Divide each clip's video total over its chunks by the share of audio that they kept (step 4).
 
-    ``shares`` [C] float64: share of the chunk's sound that is kept, NaN without sound. Raises `UnreachableBudget` for a
-    clip whose total is below what the bounds leave.
+    Args:
+        counts: kept tokens of every chunk, for the totals.
+        shapes: token counts of the chunks.
+        shares: [C] float64: kept share of the chunk's audio, NaN without audio.
+        rebounded: whether the bounds are scaled around the clip's own drop rate.
+
+    Returns:
+        [C] int64 on the CPU: kept video tokens of each chunk.
+
+    Raises:
+        UnreachableBudget: a clip's total is below what the bounds allow.
     """
-    size, found = shapes.frame0 + shapes.frame1, counts.frame0 + counts.frame1
+    size, totals = shapes.frame0 + shapes.frame1, counts.frame0 + counts.frame1
     for clip in torch.unique(shapes.clip).tolist():
-        here = shapes.clip == clip
-        if not bool(shares[here].isnan().all()):
-            found[here] = _clip_totals(found[here], size[here], shares[here], rebounded)
-    return found
+        in_clip = shapes.clip == clip
+        if not bool(shares[in_clip].isnan().all()):
+            totals[in_clip] = _clip_totals(totals[in_clip], size[in_clip], shares[in_clip], rebounded)
+    return totals
 
 
 def _clip_totals(nominal: Tensor, size: Tensor, shares: Tensor, rebounded: bool) -> Tensor:
-    """Step 4 for one clip: drop rates ``high - (high - low) * share``, moved to meet the total.
+    """Step 4 for one clip: drop rates ``high - (high - low) * share``, shifted to meet the total.
 
-    Published: rates are scaled to the mean, but for the extreme chunks of clips with more than two, clipped, and the
-    remainder spread once, which misses the total by a little. Here each chunk has its least for sure, and what it
-    wishes above that is scaled so that integers meet the total exactly (`allocate`). Bounds are rounded in favour of
-    more room: down for the least, up for the most. A chunk without sound has the clip's own rate, as published.
+    Published: rates are scaled to the mean, except for the extreme chunks of clips with more than two, clipped, and the
+    remainder is spread once, which misses the total by a little. Here each chunk is sure of its minimum, and what its
+    rate gives above that is scaled so that integers meet the total exactly (`allocate`). Bounds are rounded outwards. A
+    chunk without audio has the clip's own rate, as published.
     """
     total, tokens = int(nominal.sum()), int(size.sum())
     rho = 1 - total / tokens
     low, high = _rebounded(rho) if rebounded else (LOW, HIGH)
     rate = torch.where(shares.isnan(), rho, high - (high - low) * shares).clamp(low, high)
-    # A billionth undoes the error of products like 100 * (1 - .35).
-    least = torch.floor(size * (1 - high) + 1e-9).long()
-    most = torch.ceil(size * (1 - low) - 1e-9).long()
-    if total < int(least.sum()):
+    # A billionth undoes the error of products such as 100 * (1 - .35).
+    minimum = torch.floor(size * (1 - high) + 1e-9).long()
+    maximum = torch.ceil(size * (1 - low) - 1e-9).long()
+    if total < int(minimum.sum()):
         raise UnreachableBudget(
             f"omnizip can't keep {total} of {tokens} video tokens: it keeps a quarter of every chunk, at least "
-            f"{int(least.sum())}; raise retain or retain_video, or set rebounded=true"
+            f"{int(minimum.sum())}; raise retain or retain_video, or set rebounded=true"
         )
-    if total > int(most.sum()):
+    if total > int(maximum.sum()):
         return nominal
-    return least + allocate(size * (1 - rate) - least, most - least, total - int(least.sum()))
+    return minimum + allocate(size * (1 - rate) - minimum, maximum - minimum, total - int(minimum.sum()))
 
 
 def _rebounded(rho: float) -> tuple[float, float]:
-    """Bounds around ``rho`` in [0, 1) as the published ones lie around .6: the lower in the same ratio to what is
-    dropped, the upper in the same ratio to what is kept. At .6 they are the published ones, and always in [0, 1)."""
-    return rho * LOW / USUAL, 1 - (1 - rho) * (1 - HIGH) / (1 - USUAL)
+    """Bounds around ``rho`` that equal the published ones at .6 and stay in [0, 1).
+
+    The lower one keeps its ratio to what is dropped, the upper one its ratio to what is kept.
+    """
+    return rho * LOW / NOMINAL, 1 - (1 - rho) * (1 - HIGH) / (1 - NOMINAL)
 
 
-def picture_scores(stream: TokenStream) -> Tensor:
-    """[L] float32 on the device, higher stays; NaN for all but video tokens. Step 5, ISTC.
+def video_scores(stream: TokenStream) -> Tensor:
+    """Score the video tokens (step 5, ISTC).
 
     First frames: density peaks. Second frames: one minus the cosine with the same place in the first. A second frame
-    of another size than its first has no such place and goes like a first one.
+    whose size differs from its first is scored like a first one.
+
+    Returns:
+        [L] float32 on the device; the highest are kept. NaN for all but video tokens.
     """
+    # Second frames. A step of len(frames) is out of range: first frames have no neighbour here.
     frames = Frames.of(stream)
-    # len(frames) leads nowhere: first frames have no neighbour here.
     first = frames.neighbour(torch.where(frames.cell % 2 == 1, -1, len(frames)))
-    alone = torch.where(first < 0, frames.number, -1)
     scores = 1 - pair_cosine(stream.embeds, first)
+    # First frames, and others without a partner.
+    alone = torch.where(first < 0, frames.number, -1)
     groups = Groups(alone, torch.zeros(len(frames), dtype=torch.int64))
     widest = int(groups.size.max()) if len(frames) else 1
-    # Neither the embeddings of a block nor its distances are more than CELLS numbers (or one frame's).
-    cells = max(1, CELLS // max(stream.width, widest))
-    for window in groups.windows(stream.embeds.device, power=1, cells=cells):
-        peaks = _peaks(stream.embeds[window.place], window.valid)
-        scores[window.place[window.valid]] = peaks[window.valid]
+    # Neither the embeddings of a batch nor its distances exceed MAX_ELEMENTS (or one frame's).
+    max_elements = max(1, MAX_ELEMENTS // max(stream.width, widest))
+    for window in groups.windows(stream.embeds.device, power=1, max_elements=max_elements):
+        peaks = _peaks(stream.embeds[window.index], window.valid)
+        scores[window.index[window.valid]] = peaks[window.valid]
     return scores
 
 
 def _peaks(embeds: Tensor, valid: Tensor) -> Tensor:
-    """[G, N] float32: density times separation of ``embeds`` [G, N, D], by cosine distance."""
+    """Density times separation [G, N] float32 of ``embeds`` [G, N, D], by cosine distance."""
     unit = F.normalize(embeds.float(), dim=-1)
     distance = (1 - torch.bmm(unit, unit.transpose(1, 2))).clamp(min=0)
     # A product may differ from its mirror image in the last bit, which would decide between two equal tokens.
     distance = (distance + distance.transpose(1, 2)) / 2
-    crowd = density(distance, valid, NEIGHBOURS)
-    return crowd * separation(distance, crowd, valid)
+    local_density = density(distance, valid, NEIGHBOURS)
+    return local_density * separation(distance, local_density, valid)

@@ -1,4 +1,4 @@
-"""Picture by one method, sound by another: how video-only methods get their sound, and how ablations are made."""
+"""Video by one method and audio by another: how video-only methods get their audio, and how ablations are made."""
 
 from __future__ import annotations
 
@@ -16,53 +16,73 @@ from omnisift.tokens import Modality, Selection, TokenStream
 
 
 class VideoCompressor(Compressor):
-    """A method for the picture alone. For the sound it is paired with ``audio``, by default pooling into equal parts of
-    time: the same rule for all such methods, so that they differ in the picture only."""
+    """Base class of methods that select video tokens only; another method selects the audio tokens.
 
-    def __init__(self, budget: Budget, audio: Compressor | None = None) -> None:
+    By default audio is pooled into equal parts of time, the same for all such methods, so that they differ in video
+    only.
+
+    Args:
+        budget: the fraction of tokens kept; a number is the overall ratio.
+        audio: the method for audio tokens; None means `UniformCompressor` with pooling.
+    """
+
+    def __init__(self, budget: Budget | float, audio: Compressor | None = None) -> None:
         super().__init__(budget)
         self.audio = UniformCompressor(budget, mode="pool") if audio is None else audio
-        self._own_rule = audio is None
+        self._default_audio = audio is None
         self.needs = type(self).needs | self.audio.needs
 
     @abstractmethod
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Decide on the picture. What the result says of the sound is ignored."""
+        """Select video tokens. The result for audio tokens is ignored."""
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """First the picture, then the sound, which may look at what was kept of the picture."""
-        picture = self.select_video(stream, counts)
-        return join(stream, picture, self.audio.select_audio(stream, counts, picture))
+        """Select video, then audio, which may depend on the kept video. See `Compressor.select`."""
+        video = self.select_video(stream, counts)
+        return join(stream, video, self.audio.select_audio(stream, counts, video))
 
     @property
     def label(self) -> str:
-        """The method's name, and the audio rule's where it is not the default."""
-        return self.video_label if self._own_rule else f"{self.video_label}+{self.audio.label}"
+        """The method's label, with that of the audio method where it is not the default."""
+        return self.video_label if self._default_audio else f"{self.video_label}+{self.audio.label}"
 
     @property
     def video_label(self) -> str:
-        """What a table calls the picture's half."""
+        """The label of the method for video."""
         return self.name
 
 
 class ScoredVideoCompressor(VideoCompressor):
-    """A method for the picture that is one function: a score for every token. Ties keep the lowest index."""
+    """A video method that is one function: a score for every token. Of equal scores the first token is kept."""
 
     scope: Scope = Scope.FRAME
     """Which video tokens are ranked together."""
 
     @abstractmethod
     def score(self, stream: TokenStream) -> Tensor:
-        """[L] float on the stream's device, higher stays; NaN (or anything) for all but video tokens of chunks."""
+        """Score the video tokens.
+
+        Args:
+            stream: the tokens of all rows of the batch.
+
+        Returns:
+            [L] float on the stream's device; the highest are kept. Values of all but video tokens in chunks are
+            ignored.
+        """
 
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Rank the scores inside every group of the scope."""
+        """Keep the highest scores of every group of the scope. See `Compressor.select_video`."""
         scores = self.score(stream)
         return Selection(group(stream, counts, self.scope, modality=Modality.VIDEO).highest(scores), scores)
 
 
 class Paired(VideoCompressor):
-    """The picture's half of one method and the sound's half of another."""
+    """The video tokens of one method and the audio tokens of another.
+
+    Args:
+        video: the method for video tokens, whose budget counts.
+        audio: the method for audio tokens.
+    """
 
     name: ClassVar[str] = "paired"
 
@@ -72,39 +92,49 @@ class Paired(VideoCompressor):
         self.needs = video.needs | audio.needs
 
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
-        """The first method's."""
+        """Select video tokens by the first method. See `Compressor.select_video`."""
         return self.video.select_video(stream, counts)
 
     @property
     def video_label(self) -> str:
-        """The first method's."""
+        """The label of the first method."""
         return self.video.label
 
 
-def join(stream: TokenStream, picture: Selection, sound: Selection) -> Selection:
-    """``picture`` on video tokens, ``sound`` on audio tokens, everything else stays."""
+def join(stream: TokenStream, video: Selection, audio: Selection) -> Selection:
+    """Combine two selections.
+
+    Args:
+        stream: the tokens of the batch.
+        video: decides on video tokens.
+        audio: decides on audio tokens; only it may have a gate, bias or log-probability.
+
+    Returns:
+        The combined selection; all other tokens are kept.
+    """
     device = stream.embeds.device
     modality = torch.where(stream.chunk >= 0, stream.modality, int(Modality.TEXT)).to(device)
-    audio, video = modality == Modality.AUDIO, modality == Modality.VIDEO
-    keep = torch.where(audio, sound.keep, picture.keep | ~video)
-    scores = _joined_scores(audio, picture.scores, sound.scores)
+    is_audio, is_video = modality == Modality.AUDIO, modality == Modality.VIDEO
+    keep = torch.where(is_audio, audio.keep, video.keep | ~is_video)
+    scores = _joined_scores(is_audio, video.scores, audio.scores)
+    # Merged embeddings: each selection replaces the kept rows of its own modality.
     embeds = None
-    if picture.embeds is not None or sound.embeds is not None:
+    if video.embeds is not None or audio.embeds is not None:
         embeds = stream.embeds[keep]
-        for part, mine in ((picture, video), (sound, audio)):
+        for part, mask in ((video, is_video), (audio, is_audio)):
             if part.embeds is not None:
                 rows = torch.cumsum(part.keep, dim=0) - 1
-                embeds[mine[keep]] = part.embeds[rows[mine & keep]].to(embeds.dtype)
+                embeds[mask[keep]] = part.embeds[rows[mask & keep]].to(embeds.dtype)
+    # Only audio has an estimator, and it leaves video and text as they are.
     gate = None
-    if sound.gate is not None:
-        gate = torch.where(audio, sound.gate, torch.ones_like(sound.gate))
-    # Only sound has an estimator, and it leaves picture and text as they are.
-    return Selection(keep, scores, gate, embeds, bias=sound.bias, log_prob=sound.log_prob)
+    if audio.gate is not None:
+        gate = torch.where(is_audio, audio.gate, torch.ones_like(audio.gate))
+    return Selection(keep, scores, gate, embeds, bias=audio.bias, log_prob=audio.log_prob)
 
 
-def _joined_scores(audio: Tensor, picture: Tensor | None, sound: Tensor | None) -> Tensor | None:
-    if picture is None and sound is None:
+def _joined_scores(is_audio: Tensor, video: Tensor | None, audio: Tensor | None) -> Tensor | None:
+    if video is None and audio is None:
         return None
-    missing = torch.full(audio.shape, torch.nan, device=audio.device)
-    picture, sound = (missing if scores is None else scores.float() for scores in (picture, sound))
-    return torch.where(audio, sound, picture)
+    missing = torch.full(is_audio.shape, torch.nan, device=is_audio.device)
+    video, audio = (missing if scores is None else scores.float() for scores in (video, audio))
+    return torch.where(is_audio, audio, video)

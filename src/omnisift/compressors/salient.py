@@ -1,4 +1,4 @@
-"""Saliency alone: how unlike its own frame or its chunk's sound a token is, with nothing that guides."""
+"""Saliency alone: how much a token differs from the mean of its frame or of its chunk's audio, without guidance."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from omnisift.tokens import TokenStream
 
 
 class SalientCompressor(ScoredCompressor):
-    """Keep the tokens least like the mean of their own frame, or of their chunk's sound (`Scope.FRAME`).
+    """Keep the tokens least similar to the mean of their frame, or of their chunk's audio (`Scope.FRAME`).
 
-    The spatial rule of OmniSIFT's picture (arXiv 2602.04804, eq 2-3), for every frame and for the sound as well: what
-    one gets without a look at the frame before and without guidance from the picture.
+    The spatial score of OmniSIFT (arXiv 2602.04804, eq 2-3), for every frame and for audio as well: a baseline without
+    the previous frame and without guidance by video.
     """
 
     name: ClassVar[str] = "salient"
-    idea: ClassVar[str] = "keeps tokens unlike the mean of their frame or chunk's sound"
+    idea: ClassVar[str] = "keeps tokens least similar to the mean of their frame or chunk's audio"
     source: ClassVar[str] = "baseline of this project"
 
     def score(self, stream: TokenStream) -> Tensor:
-        """[L] float32, in [0, 2]: one minus the cosine similarity; NaN outside chunks."""
+        """Return one minus the cosine similarity, [L] float32 in [0, 2]. See `ScoredCompressor.score`."""
         return mean_distance(stream.embeds, segment_of(stream), segment_sizes(stream).numel())

@@ -1,11 +1,11 @@
-"""The first stage of SEATS: diversity among the tokens that the encoders attend to."""
+"""Stage I of SEATS: diversity among the tokens that the encoders attend to."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from omnisift.budget import Counts
-from omnisift.compressors.attended import NEEDS, attention_received
+from omnisift.compressors.attended import NEEDS, encoder_attention
 from omnisift.compressors.base import Compressor
 from omnisift.compressors.groups import Scope, group
 from omnisift.compressors.maxmin import diverse
@@ -13,32 +13,32 @@ from omnisift.tokens import Selection, TokenStream
 
 
 class SeatsCompressor(Compressor):
-    """Stage I of SEATS ("winDivPrune", arXiv 2605.20035): max-min diversity on ``d'_ij = (1 - cos_ij) s_j``, where s_j
-    is the attention that token j receives in the last layer of its encoder, within its frame or its chunk's sound.
+    """Stage I of SEATS ("winDivPrune", arXiv 2605.20035): max-min diversity on ``d'_ij = (1 - cos_ij) s_j``.
 
-    Windows are `Scope.CHUNK`: the two frames of a chunk share their count, a chunk's sound has its own. Deviations
+    s_j is the attention that token j receives in the last layer of its encoder, within its frame or its chunk's audio.
+    Windows are `Scope.CHUNK`: the two frames of a chunk share their count, the audio of a chunk has its own. Deviations
     from the paper:
 
     - only stage I. Stages II (budgets by the question's attention, layers 16 to 20) and III (no media from layer 24
-      on) live in the decoder and depend on the question; a compressor sees embeddings. The published ratio is a mean
-      over layers: what it calls 25 % enters the decoder at about 35 %. Here a ratio is what enters, as for all other
-      methods, so a row of this method compares with "SEATS-I" at scale 1, not with the paper's rows;
-    - s is the attention as received. A common scale does not change an argmax inside a window, so a mean-normalised
-      one would choose the same; min-max scaling would not (it moves the zero), and is not used;
-    - ties take the lowest index; cosines are rounded to about 1e-6 (`omnisift.compressors.cosine`).
+      on) are in the decoder and depend on the question; a compressor reads embeddings. The published ratio is a mean
+      over layers: its 25 % enters the decoder at about 35 %. Here a ratio is what enters, as for all other methods, so
+      a row of this method compares with "SEATS-I" at scale 1, not with the paper's rows;
+    - s is the attention as received. A common factor does not change an argmax inside a window, so mean-normalised
+      attention would choose the same; min-max scaling would not (it moves the zero) and is not used;
+    - of equal distances the lowest index is taken; cosines are rounded to about 1e-6 (`omnisift.compressors.cosine`).
     """
 
     name: ClassVar[str] = "seats"
-    idea: ClassVar[str] = "keeps diverse tokens that the encoders attend to, chunk by chunk"
+    idea: ClassVar[str] = "keeps diverse tokens among those that the encoders attend to"
     source: ClassVar[str] = "arXiv 2605.20035"
     needs: frozenset[str] = NEEDS
 
     @property
     def label(self) -> str:
-        """``seats-I``: the full method is another one."""
+        """``seats-I``, since the published method has three stages."""
         return f"{self.name}-I"
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Weighted max-min in every chunk's picture and every chunk's sound."""
+        """Select by weighted max-min diversity in every chunk's video and audio. See `Compressor.select`."""
         groups = group(stream, counts, Scope.CHUNK)
-        return Selection(keep=diverse(stream.embeds, groups, attention_received(stream)))
+        return Selection(keep=diverse(stream.embeds, groups, encoder_attention(stream)))

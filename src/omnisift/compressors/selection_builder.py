@@ -1,4 +1,4 @@
-"""What block after block of chunks decided, joined into one selection at the end."""
+"""Collect the decisions of successive batches of chunks and join them into one `Selection`."""
 
 from __future__ import annotations
 
@@ -11,85 +11,95 @@ from omnisift.compressors.chunk_batches import PaddedGroups
 from omnisift.estimators import Choice
 from omnisift.tokens import Selection, TokenStream
 
-Part = tuple[Tensor, Tensor]
-"""(places, values)"""
+IndexedValues = tuple[Tensor, Tensor]
+"""(indices in the stream, values)."""
 
 
 @dataclass
 class SelectionBuilder:
-    """PositionColumns in the stream and values, block by block. Place ``L`` stands for padding."""
+    """Indices in the stream, and values, batch by batch. The index ``L`` stands for padding."""
 
     kept: list[Tensor] = field(default_factory=list)
-    """PositionColumns that stay."""
-    video: list[Part] = field(default_factory=list)
+    """Indices of kept tokens."""
+    video_scores: list[IndexedValues] = field(default_factory=list)
     """Saliency."""
-    audio: list[Part] = field(default_factory=list)
+    audio_scores: list[IndexedValues] = field(default_factory=list)
     """Score in (0, 1)."""
-    gate: list[Part] = field(default_factory=list)
-    bias: list[Part] = field(default_factory=list)
-    mixed: list[Part] = field(default_factory=list)
+    gate: list[IndexedValues] = field(default_factory=list)
+    """See `Selection.gate`."""
+    bias: list[IndexedValues] = field(default_factory=list)
+    """See `Selection.bias`."""
+    merged: list[IndexedValues] = field(default_factory=list)
     """Embeddings [N, D] that replace those of the stream."""
-    log_prob: list[Part] = field(default_factory=list)
-    """(a place of each chunk, the log-probability of its choice)"""
+    log_prob: list[IndexedValues] = field(default_factory=list)
+    """(any index of each chunk, log-probability of its choice)."""
 
-    def choose(self, audio: PaddedGroups, choice: Choice, scored: Tensor | None, embeds: Tensor) -> None:
-        """Note what an estimator decided on a block's audio. Rows outside ``scored`` [G] bool keep what they keep."""
+    def add_choice(self, audio: PaddedGroups, choice: Choice, scored: Tensor | None, embeds: Tensor) -> None:
+        """Add what an estimator chose of a batch's audio.
+
+        Args:
+            audio: the audio tokens.
+            choice: the estimator's choice.
+            scored: [G] bool: rows with a score; in others only ``choice.keep`` counts. None means all.
+            embeds: [L, D], the stream's embeddings.
+        """
         length = len(embeds)
-        places = audio.flat(length)
-        self.kept.append(places.masked_fill(~choice.keep.flatten(), length))
-        places = audio.flat(length, scored)
+        index = audio.flat(length)
+        self.kept.append(index.masked_fill(~choice.keep.flatten(), length))
+        index = audio.flat(length, scored)
         if choice.gate is not None:
-            self.gate.append((places, choice.gate.flatten()))
+            self.gate.append((index, choice.gate.flatten()))
         if choice.bias is not None:
-            self.bias.append((places, choice.bias.flatten()))
+            self.bias.append((index, choice.bias.flatten()))
         if choice.mix is not None:
             tokens = audio.take(embeds)
-            self.mixed.append((places, (choice.mix.to(tokens.dtype) @ tokens).flatten(0, 1)))
+            self.merged.append((index, (choice.mix.to(tokens.dtype) @ tokens).flatten(0, 1)))
         if choice.log_prob is not None:
             log_prob = choice.log_prob if scored is None else choice.log_prob * scored
             self.log_prob.append((audio.index[:, 0], log_prob))
 
-    def selection(self, stream: TokenStream) -> Selection:
-        """Join the blocks."""
+    def build(self, stream: TokenStream) -> Selection:
+        """Join the batches into the selection of ``stream``."""
         device, length = stream.embeds.device, len(stream)
+        # One more entry than tokens: padding is written there and cut off.
         keep = torch.cat([stream.chunk < 0, torch.zeros(1, dtype=torch.bool)]).to(device)
         if self.kept:
             keep.index_fill_(0, torch.cat(self.kept), True)
         scores = torch.full((length + 1,), torch.nan, device=device)
-        if self.video:
-            places, values = _joined(self.video)
-            scores.scatter_(0, places, values.float())
-        if self.audio:
-            scores = scores.scatter(0, *_joined(self.audio))
+        if self.video_scores:
+            index, values = _concat(self.video_scores)
+            scores.scatter_(0, index, values.float())
+        if self.audio_scores:
+            scores = scores.scatter(0, *_concat(self.audio_scores))  # not in place: these have a gradient
         keep = keep[:length]
         return Selection(
             keep=keep,
             scores=scores[:length],
-            gate=_laid(self.gate, torch.ones_like(scores)),
-            bias=_laid(self.bias, torch.zeros_like(scores)),
-            embeds=self._merged(stream.embeds, keep),
-            log_prob=self._of_rows(stream),
+            gate=_scattered(self.gate, torch.ones_like(scores)),
+            bias=_scattered(self.bias, torch.zeros_like(scores)),
+            embeds=self._merged_embeds(stream.embeds, keep),
+            log_prob=self._row_log_prob(stream),
         )
 
-    def _merged(self, embeds: Tensor, keep: Tensor) -> Tensor | None:
-        if not self.mixed:
+    def _merged_embeds(self, embeds: Tensor, keep: Tensor) -> Tensor | None:
+        if not self.merged:
             return None
         padded = torch.cat([embeds, embeds.new_zeros(1, embeds.shape[1])])
-        return padded.index_copy(0, *_joined(self.mixed))[:-1][keep]
+        return padded.index_copy(0, *_concat(self.merged))[:-1][keep]
 
-    def _of_rows(self, stream: TokenStream) -> Tensor | None:
+    def _row_log_prob(self, stream: TokenStream) -> Tensor | None:
         if not self.log_prob:
             return None
-        places, values = _joined(self.log_prob)
+        index, values = _concat(self.log_prob)
         rows = int(stream.sample.max()) + 1
-        return values.new_zeros(rows).index_add(0, stream.sample.to(places.device)[places], values)
+        return values.new_zeros(rows).index_add(0, stream.sample.to(index.device)[index], values)
 
 
-def _joined(parts: list[Part]) -> Part:
-    places, values = zip(*parts, strict=True)
-    return torch.cat(places), torch.cat(values)
+def _concat(parts: list[IndexedValues]) -> IndexedValues:
+    indices, values = zip(*parts, strict=True)
+    return torch.cat(indices), torch.cat(values)
 
 
-def _laid(parts: list[Part], base: Tensor) -> Tensor | None:
-    """[L]: the values at their places in ``base`` [L + 1]; None where there are none."""
-    return base.scatter(0, *_joined(parts))[:-1] if parts else None
+def _scattered(parts: list[IndexedValues], base: Tensor) -> Tensor | None:
+    """The values written into ``base`` [L + 1], without its last entry; None if there are none."""
+    return base.scatter(0, *_concat(parts))[:-1] if parts else None

@@ -1,4 +1,4 @@
-"""STVP alone, and its halves: the paper's ablations of the picture (figure 5)."""
+"""STVP without the audio selector, and its halves: the paper's ablations of video pruning (figure 5)."""
 
 from __future__ import annotations
 
@@ -16,26 +16,31 @@ from omnisift.errors import CompressorError
 from omnisift.tokens import Selection, TokenStream
 
 MODES = ("both", "spatial", "temporal")
+"""Which of the two scores is used."""
 
 
 class StvpCompressor(ScoredVideoCompressor):
-    """The picture's half of OmniSIFT beside any rule for the sound (paper eq 2-5; `omnisift.stvp` is the fast path).
+    """The video pruning of OmniSIFT with any method for audio (paper eq 2-5; `omnisift.stvp` is the fast path).
 
-    ``mode="spatial"`` scores both frames of a chunk by their distance to their own mean, ``"temporal"`` both by their
-    distance to the same place in the other frame. The paper does not say what its "no spatial" variant compares the
-    first frame with; this choice keeps its rule that nothing crosses a chunk. An odd last frame is always spatial, and
-    so is a pair of unequal frames.
+    The paper does not say what its "no spatial" variant compares the first frame with. Here ``mode="temporal"``
+    compares it with the second, so that nothing crosses a chunk. An odd last frame is always spatial, and so is a pair
+    of unequal frames.
 
-    ``adaptive=True`` splits each clip's video total over its frames as VidCom2 does, in place of equal shares (the
-    paper's ablation of a dynamic budget, table 11, which found it no better); within a frame nothing changes.
+    Args:
+        budget: the fraction of tokens kept; a number is the overall ratio.
+        audio: the method for audio tokens; None means `UniformCompressor` with pooling.
+        mode: ``both`` is the paper's. ``spatial`` scores both frames of a chunk by their distance to their own mean,
+            ``temporal`` both by their distance to the same place in the other frame.
+        adaptive: whether each clip's video total is divided over its frames as in VidCom2 (the paper's ablation of a
+            dynamic budget, table 11, which found it no better), instead of equally.
     """
 
     name: ClassVar[str] = "stvp"
-    idea: ClassVar[str] = "keeps patches unlike their frame's mean, then unlike the frame before"
+    idea: ClassVar[str] = "keeps patches unlike their frame's mean, or unlike the previous frame"
     source: ClassVar[str] = "arXiv 2602.04804"
 
     def __init__(
-        self, budget: Budget, audio: Compressor | None = None, mode: str = "both", adaptive: bool = False
+        self, budget: Budget | float, audio: Compressor | None = None, mode: str = "both", adaptive: bool = False
     ) -> None:
         super().__init__(budget, audio)
         if mode not in MODES:
@@ -52,15 +57,17 @@ class StvpCompressor(ScoredVideoCompressor):
         return f"{self.name}{mode}{'-adaptive' if self.adaptive else ''}"
 
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Rank the scores in every frame."""
+        """Keep the highest scores of every frame. See `Compressor.select_video`."""
         return super().select_video(stream, adaptive_counts(stream, counts) if self.adaptive else counts)
 
     def score(self, stream: TokenStream) -> Tensor:
-        """[L] float32: one minus the cosine similarity."""
+        """Return one minus the cosine similarity, [L] float32. See `ScoredVideoCompressor.score`."""
+        # eq 2-3: distance to the mean of the frame.
         frames = Frames.of(stream)
         spatial = 1 - row_cosine(stream.embeds, frames.means(stream.embeds), frames.number)
         if self.mode == "spatial":
             return spatial
+        # eq 4: distance to the first frame. A step of len(frames) is out of range: no neighbour.
         second = frames.cell % 2 == 1
         step = torch.where(second, -1, len(frames) if self.mode == "both" else 1)
         temporal = 1 - pair_cosine(stream.embeds, frames.neighbour(step))

@@ -1,4 +1,4 @@
-"""VidCom2: frames unlike the video get more, and in a frame those tokens stay that are unlike video and frame."""
+"""VidCom2: distinctive frames get more budget, and keep the tokens that differ from video and frame."""
 
 from __future__ import annotations
 
@@ -15,36 +15,40 @@ from omnisift.compressors.groups import group
 from omnisift.compressors.integer_shares import per_frame
 from omnisift.compressors.merging import add_rows
 from omnisift.compressors.paired import VideoCompressor
-from omnisift.compressors.segment_ops import group_means, softmax_by, strips
+from omnisift.compressors.segment_ops import blocks, group_means, softmax_by
 from omnisift.tokens import Modality, Selection, TokenStream
 
 BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
-"""Of the Gaussians that are summed to one similarity."""
+"""Of the Gaussians whose sum is the similarity."""
 
 TEMPERATURE = 0.01
 """Of the softmax over frames."""
 
 
 class VidCom2Compressor(VideoCompressor):
-    """Video compression commander (arXiv 2505.14454, rules as in the released code for omni models).
+    """Video compression commander (arXiv 2505.14454, as in the released code for omni-modal models).
 
-    On the half of the channels that vary least: similarity of each token to the clip's centre and to its frame's;
-    frames little like the clip get a larger share of its total (`Scope.CLIP` in total); in a frame the least similar
-    stay. "The video" of the paper is a clip here, so that clips of one prompt don't change each other.
+    On the half of the channels that vary least, it measures the similarity of each token to the centre of its clip and
+    of its frame. Frames with little similarity to the clip get a larger share of its total (`Scope.CLIP` in total);
+    within a frame the least similar tokens are kept. The paper's "video" is a clip here, so that clips of one prompt
+    don't change each other.
 
-    Deviations: the released rounding of every frame's share gives another total than the budget's; here the shares are
-    weights, and the total is split by largest remainder. Where frames differ in size, a share is one of the frame's
+    Deviations: the released rounding of each frame's share gives another total than the budget's; here the shares are
+    weights, and the total is divided by largest remainder. Where frames differ in size, a share is one of the frame's
     tokens.
     """
 
     name: ClassVar[str] = "vidcom2"
-    idea: ClassVar[str] = "keeps patches unlike clip and frame, gives more to unlike frames"
+    idea: ClassVar[str] = "keeps patches unlike clip and frame, gives distinctive frames more budget"
     source: ClassVar[str] = "arXiv 2505.14454"
 
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Frame budgets by uniqueness, then the least similar of every frame."""
+        """Divide the budget by uniqueness, then keep the least similar tokens of every frame.
+
+        See `Compressor.select_video`.
+        """
         frames = Frames.of(stream)
-        to_clip, to_frame = likeness(stream, frames)
+        to_clip, to_frame = similarities(stream, frames)
         counts = _split(stream, frames, counts, to_clip)
         scores = torch.full((len(stream),), torch.nan, device=stream.embeds.device)
         scores[frames.order.to(scores.device)] = -(to_clip + to_frame)
@@ -52,76 +56,101 @@ class VidCom2Compressor(VideoCompressor):
 
 
 def adaptive_counts(stream: TokenStream, counts: Counts) -> Counts:
-    """``counts`` with each clip's video total split over its frames by VidCom2's rule; for other methods."""
+    """Divide each clip's video total over its frames by VidCom2's rule; for other methods (paper table 11).
+
+    Args:
+        stream: the tokens of the batch.
+        counts: kept tokens of every chunk, for the totals.
+
+    Returns:
+        ``counts`` with other numbers for the frames.
+    """
     frames = Frames.of(stream)
-    return _split(stream, frames, counts, likeness(stream, frames)[0])
+    return _split(stream, frames, counts, similarities(stream, frames)[0])
 
 
 def frame_weights(to_clip: Tensor, frames: Frames, retain: Tensor) -> Tensor:
-    """[F] float64 on the CPU, in (0, 1]: share of each frame's tokens to keep, before it meets the total.
+    """Compute the share of each frame's tokens to keep, before it is fitted to the total.
 
-    ``r_t = min(1, R (1 + p_t - 1 / T))`` with p the softmax over the clip's T frames of ``u_t / 0.01``, and ``u_t``
-    minus the mean of ``to_clip`` [V] (of `likeness`). ``retain`` [F] float64 on the CPU: R, the kept share of the
-    frame's clip.
+    ``r_t = min(1, R (1 + p_t - 1 / T))``, with p the softmax over the clip's T frames of ``u_t / 0.01``, and ``u_t``
+    the negative mean similarity of the frame to the clip.
+
+    Args:
+        to_clip: [V], from `similarities`.
+        frames: the frames of the stream.
+        retain: [F] float64 on the CPU: R, the kept share of the frame's clip.
+
+    Returns:
+        [F] float64 on the CPU, in (0, 1].
     """
-    # Summed on the CPU: always in the same order, and the budget is needed there anyway.
+    # u_t. Summed on the CPU, always in the same order; the budget is needed there anyway.
     frame = frames.number[frames.order]
     total = torch.zeros(len(frames), dtype=torch.float64).index_add_(0, frame, to_clip.cpu().double())
+    # p_t and r_t.
     share = softmax_by(-total / frames.size / TEMPERATURE, frames.clip)
     frames_in_clip = torch.bincount(frames.clip)[frames.clip].double()
     return (retain * (1 + share - 1 / frames_in_clip)).clamp(max=1)
 
 
-def likeness(stream: TokenStream, frames: Frames) -> tuple[Tensor, Tensor]:
-    """[V] float32 each on the device, in (0, 5], in the order of ``frames.order``: similarity of each video token to
-    its clip's centre and to its frame's.
+def similarities(stream: TokenStream, frames: Frames) -> tuple[Tensor, Tensor]:
+    """Compute the similarity of each video token to the centre of its clip and of its frame.
 
-    Centres are means of the normalised tokens; neither is normalised again. The similarity is the sum over the
-    bandwidths a of ``exp(-|x - c|^2 / 2 a)``.
+    Centres are means of the normalised tokens, not normalised again. The similarity is the sum over the bandwidths a of
+    ``exp(-|x - c|^2 / 2 a)``.
+
+    Args:
+        stream: the tokens of the batch.
+        frames: its frames.
+
+    Returns:
+        Two [V] float32 on the device, in (0, 5], in the order of ``frames.order``.
     """
     embeds, clip_of_frame = stream.embeds, frames.clip.to(stream.embeds.device)
     order = frames.order.to(embeds.device)
     frame = frames.number[frames.order].to(embeds.device)
     clip = clip_of_frame[frame]
     channels = _still_channels(embeds, frames)
-    centre = torch.zeros(len(frames), embeds.shape[1], device=embeds.device)
-    for some, tokens in strips(embeds, order):
-        add_rows(centre, frame[some], F.normalize(tokens * channels[clip[some]], dim=-1))
-    whole = torch.zeros_like(channels)
-    add_rows(whole, clip_of_frame, centre)
-    whole /= torch.zeros(len(whole)).index_add_(0, frames.clip, frames.size.float())[:, None].to(embeds.device)
-    centre /= frames.size[:, None].to(embeds.device)
+    # Centres of frames and clips.
+    frame_centre = torch.zeros(len(frames), embeds.shape[1], device=embeds.device)
+    for part, tokens in blocks(embeds, order):
+        add_rows(frame_centre, frame[part], F.normalize(tokens * channels[clip[part]], dim=-1))
+    clip_centre = torch.zeros_like(channels)
+    add_rows(clip_centre, clip_of_frame, frame_centre)
+    clip_size = torch.zeros(len(clip_centre)).index_add_(0, frames.clip, frames.size.float())
+    clip_centre /= clip_size[:, None].to(embeds.device)
+    frame_centre /= frames.size[:, None].to(embeds.device)
+    # Similarities to both.
     to_clip, to_frame = torch.empty(2, len(order), device=embeds.device)
-    for some, tokens in strips(embeds, order):
-        normal = F.normalize(tokens * channels[clip[some]], dim=-1)
-        to_clip[some] = _gaussians(normal - whole[clip[some]])
-        to_frame[some] = _gaussians(normal - centre[frame[some]])
+    for part, tokens in blocks(embeds, order):
+        unit = F.normalize(tokens * channels[clip[part]], dim=-1)
+        to_clip[part] = _gaussians(unit - clip_centre[clip[part]])
+        to_frame[part] = _gaussians(unit - frame_centre[frame[part]])
     return to_clip, to_frame
 
 
 def _still_channels(embeds: Tensor, frames: Frames) -> Tensor:
-    """[clips, D] float32: 1 in the half of the channels whose variance over the clip's video tokens is least, else 0.
+    """1 in the half of the channels that vary least over the clip's video tokens, else 0: [clips, D] float32.
 
-    Ties go to the first channel; an odd half is rounded down.
+    Of equal variances the first channel counts; an odd half is rounded down.
     """
     clip = frames.clip.repeat_interleave(frames.size)
-    index = torch.full((len(embeds),), -1).index_copy_(0, frames.order, clip)
-    means = group_means(embeds, index, int(clip.max()) + 1 if len(clip) else 0)
-    spread, clip = torch.zeros_like(means), clip.to(embeds.device)
-    for some, tokens in strips(embeds, frames.order.to(embeds.device)):
-        add_rows(spread, clip[some], (tokens - means[clip[some]]).square())
-    still = torch.sort(spread, dim=1, stable=True).indices[:, : max(1, embeds.shape[1] // 2)]
-    return torch.zeros_like(spread).scatter_(1, still, 1.0)
+    group = torch.full((len(embeds),), -1).index_copy_(0, frames.order, clip)
+    means = group_means(embeds, group, int(clip.max()) + 1 if len(clip) else 0)
+    variation, clip = torch.zeros_like(means), clip.to(embeds.device)
+    for part, tokens in blocks(embeds, frames.order.to(embeds.device)):
+        add_rows(variation, clip[part], (tokens - means[clip[part]]).square())
+    still = torch.sort(variation, dim=1, stable=True).indices[:, : max(1, embeds.shape[1] // 2)]
+    return torch.zeros_like(variation).scatter_(1, still, 1.0)
 
 
-def _gaussians(away: Tensor) -> Tensor:
-    """[n] from the differences [n, D]."""
-    square = away.square().sum(dim=-1)
+def _gaussians(difference: Tensor) -> Tensor:
+    """Sum of Gaussians [n] of the differences [n, D]."""
+    square = difference.square().sum(dim=-1)
     return torch.stack([torch.exp(-square / (2 * width)) for width in BANDWIDTHS]).sum(dim=0)
 
 
 def _split(stream: TokenStream, frames: Frames, counts: Counts, to_clip: Tensor) -> Counts:
-    """The clip's total over its frames, by `frame_weights` and size."""
+    """The clip's total divided over its frames, by `frame_weights` and size."""
     shapes = ChunkShapes.of(stream)
     clips = int(shapes.clip.max()) + 1 if len(shapes) else 0
     kept = torch.zeros(clips, dtype=torch.int64).index_add_(0, shapes.clip, counts.frame0 + counts.frame1)

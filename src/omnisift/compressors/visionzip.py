@@ -1,4 +1,4 @@
-"""VisionZip: what the encoder looks at most, and a few anchors that take in the rest."""
+"""VisionZip: the tokens that the encoder attends to most, and a few anchors that take in the rest."""
 
 from __future__ import annotations
 
@@ -10,35 +10,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
-from omnisift.compressors.anchors import anchor_count, checked_share, evenly_among
-from omnisift.compressors.attended import NEEDS, attention_received
+from omnisift.compressors.anchors import anchor_count, check_share, evenly_among
+from omnisift.compressors.attended import NEEDS, encoder_attention
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.groups import CELLS, Groups, Window, group
+from omnisift.compressors.groups import MAX_ELEMENTS, Groups, Window, group
 from omnisift.compressors.merging import averaged
 from omnisift.tokens import Selection, TokenStream
 
 
 class VisionZipCompressor(Compressor):
-    """VisionZip for picture and sound (CVPR'25, arXiv 2412.04467; "-om" as in SEATS, arXiv 2605.20035).
+    """VisionZip for video and audio (CVPR'25, arXiv 2412.04467; "-om" as in SEATS, arXiv 2605.20035).
 
-    Windows are one frame and one chunk's sound, each cut to its own count K of n. The K - c tokens that received most
-    attention in the encoder's last layer stay as they are ("dominant"); of the others, c at equal distances become
-    anchors ("contextual"), and every remaining token joins its most cosine-similar anchor. An anchor becomes itself
-    PLUS the mean of its members: a sum, as published, so its norm grows; an anchor without members stays.
+    Windows are one frame and one chunk's audio, each with its own count K of n. The K - c tokens that receive most
+    attention in the encoder's last layer are kept as they are ("dominant"); of the others, c at equal distances become
+    anchors ("contextual"), and every remaining token joins its most similar anchor. An anchor becomes itself PLUS the
+    mean of its members: a sum, as published, so its norm grows. An anchor without members is unchanged.
 
-    Deviations. c is ``contextual`` (5 %) of n, rounded, but at most K - 1, so that small budgets keep something
-    dominant. Similarity is that of the language model's input embeddings; published are the encoder's keys, which no
-    adapter supplies. The encoders have no class token: attention is what each token received from all of its window.
+    Deviations: c is rounded, and at most K - 1, so that small budgets keep something dominant. Similarity is that of
+    the language model's input embeddings; published are the encoder's keys, which no adapter supplies. The encoders
+    have no class token: attention is what each token receives from its window.
+
+    Args:
+        budget: the fraction of tokens kept; a number is the overall ratio.
+        contextual: c as a share of n, in [0, 1).
     """
 
     name: ClassVar[str] = "visionzip"
-    idea: ClassVar[str] = "keeps the most attended tokens and sums the rest into even anchors"
+    idea: ClassVar[str] = "keeps the most attended tokens, merges the rest into evenly spaced anchors"
     source: ClassVar[str] = "arXiv 2412.04467"
     needs = NEEDS
 
-    def __init__(self, budget: Budget, contextual: float = 0.05) -> None:
+    def __init__(self, budget: Budget | float, contextual: float = 0.05) -> None:
         super().__init__(budget)
-        self.contextual = checked_share(self.name, contextual)
+        self.contextual = check_share(self.name, contextual)
 
     @property
     def label(self) -> str:
@@ -46,52 +50,63 @@ class VisionZipCompressor(Compressor):
         return self.name if self.contextual == 0.05 else f"{self.name}-c{self.contextual:g}"
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Dominant tokens by attention, anchors among the others, the rest summed into these."""
-        attention = attention_received(stream)
+        """Select dominant tokens and anchors, and merge the rest into the anchors. See `Compressor.select`."""
+        attention = encoder_attention(stream)
         groups = group(stream, counts)
+        # Dominant tokens by attention, evenly spaced anchors among the others.
         anchors = anchor_count(groups.size, groups.kept, self.contextual)
         dominant = replace(groups, kept=groups.kept - anchors).highest(attention)
         anchor = evenly_among(groups, ~dominant, anchors)
+        # The rest is added to the anchors.
         into = _nearest_anchor(stream.embeds, groups, dominant | anchor, anchor, anchors)
         keep = dominant | anchor
         if bool((groups.kept == groups.size).all()):
             return Selection(keep=keep, scores=attention)
-        return Selection(keep=keep, scores=attention, embeds=summed(stream.embeds, keep, into))
+        return Selection(keep=keep, scores=attention, embeds=add_members(stream.embeds, keep, into))
 
 
-def summed(embeds: Tensor, keep: Tensor, into: Tensor) -> Tensor:
-    """[K, D]: each kept token plus the mean of those that joined it (arguments as of `averaged`)."""
-    half = averaged(embeds, keep, into, own=0.5)
+def add_members(embeds: Tensor, keep: Tensor, into: Tensor) -> Tensor:
+    """Add to each kept token the mean of its members.
+
+    Args:
+        embeds: [L, D].
+        keep: [L] bool.
+        into: [L] int64: index of the kept token that each dropped one joins, -1 for none.
+
+    Returns:
+        [K, D]; tokens without members are unchanged.
+    """
+    half = averaged(embeds, keep, into, self_weight=0.5)
     rank = torch.cumsum(keep, dim=0) - 1
     touched = torch.zeros(len(half), dtype=torch.bool, device=embeds.device)
     touched[rank[into[~keep & (into >= 0)]]] = True
-    # Half of kept token + mean, doubled: exact in floating point.
+    # Twice the half of token + mean: exact in floating point.
     return torch.where(touched[:, None], 2 * half, half)
 
 
 def _nearest_anchor(embeds: Tensor, groups: Groups, keep: Tensor, anchor: Tensor, count: Tensor) -> Tensor:
-    """[L] int64 on the device: place of the anchor that each dropped token joins; -1 for others and without anchors."""
+    """Index of the anchor that each dropped token joins, [L] int64 on the device; -1 for others, or without anchors."""
     into = torch.full((len(embeds),), -1, device=embeds.device)
     if not bool((count > 0).any()):
         return into
     widest = int(groups.size.max())
-    # Neither the embeddings of a block nor its similarities are more than CELLS numbers (or one window's).
-    cells = CELLS // max(embeds.shape[1], widest)
-    for window in replace(groups, kept=count).windows(embeds.device, power=1, cells=max(1, cells)):
-        if window.most:
-            joins = window.valid & ~keep[window.place] & (window.kept > 0)[:, None]
+    # Neither the embeddings of a batch nor its similarities exceed MAX_ELEMENTS (or one window's).
+    max_elements = max(1, MAX_ELEMENTS // max(embeds.shape[1], widest))
+    for window in replace(groups, kept=count).windows(embeds.device, power=1, max_elements=max_elements):
+        if window.max_kept:
+            joins = window.valid & ~keep[window.index] & (window.kept > 0)[:, None]
             nearest = _nearest_in_window(embeds, window, anchor)
-            into[window.place[joins]] = nearest[joins]
+            into[window.index[joins]] = nearest[joins]
     return into
 
 
 def _nearest_in_window(embeds: Tensor, window: Window, anchor: Tensor) -> Tensor:
-    """[G, N] int64 on the device: place of each token's most similar anchor; ``window.kept`` counts the anchors."""
-    is_anchor = window.valid & anchor[window.place]
-    # Anchors first, in order: their columns. Groups with fewer than ``most`` are filled up with others, masked below.
-    column = torch.sort((~is_anchor).byte(), dim=1, stable=True).indices[:, : window.most]
-    real = torch.arange(window.most, device=embeds.device) < window.kept[:, None]
-    unit = F.normalize(embeds[window.place].float(), dim=-1)
-    chosen = torch.gather(unit, 1, column[..., None].expand(-1, -1, unit.shape[-1]))
-    cosine = torch.bmm(unit, chosen.transpose(1, 2)).masked_fill(~real[:, None], -torch.inf)
-    return torch.gather(window.place, 1, torch.gather(column, 1, cosine.argmax(dim=2)))
+    """Index of each token's most similar anchor, [G, N] int64; ``window.kept`` counts the anchors."""
+    is_anchor = window.valid & anchor[window.index]
+    # Columns of the anchors, in order. Groups with fewer than the largest number are filled with others, masked below.
+    column = torch.sort((~is_anchor).byte(), dim=1, stable=True).indices[:, : window.max_kept]
+    real = torch.arange(window.max_kept, device=embeds.device) < window.kept[:, None]
+    unit = F.normalize(embeds[window.index].float(), dim=-1)
+    anchors = torch.gather(unit, 1, column[..., None].expand(-1, -1, unit.shape[-1]))
+    cosine = torch.bmm(unit, anchors.transpose(1, 2)).masked_fill(~real[:, None], -torch.inf)
+    return torch.gather(window.index, 1, torch.gather(column, 1, cosine.argmax(dim=2)))

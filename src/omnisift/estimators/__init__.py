@@ -1,4 +1,4 @@
-"""How the selector's scores get a gradient: one estimator a file, chosen by name (docs/estimators.md)."""
+"""Gradient estimators for the selector: one per file, chosen by name (docs/estimators.md)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ from omnisift.estimators.gumbel import Gumbel
 from omnisift.estimators.merge import Merge
 from omnisift.estimators.perturbed import Perturbed
 from omnisift.estimators.reinforce import Reinforce
-from omnisift.estimators.straight_through import Literal
+from omnisift.estimators.straight_through import StraightThrough
+from omnisift.utils.suggest import did_you_mean
 
-_KINDS: tuple[type[Estimator], ...] = (Literal, Merge, Bias, Gumbel, Perturbed, Reinforce)
+_KINDS: tuple[type[Estimator], ...] = (StraightThrough, Merge, Bias, Gumbel, Perturbed, Reinforce)
 ESTIMATORS: dict[str, type[Estimator]] = {kind.name: kind for kind in _KINDS}
-"""By name. Distillation is not among them: it needs no gradient through the choice (`omnisift.training.distill`)."""
+"""Name -> class. Distillation is not an estimator: it needs no gradient through the choice of tokens."""
+ALIASES = {"literal": "straight_through"}
+"""Earlier names, which recipes and result files still contain."""
 
 
 def make_estimator(name: str) -> Estimator:
-    """The estimator called ``name``. Raises `UsageError` for an unknown one."""
-    if name not in ESTIMATORS:
-        raise UsageError(f"no estimator {name!r}; choose one of: {', '.join(ESTIMATORS)}")
-    return ESTIMATORS[name]()
+    """Make an estimator by name.
+
+    Args:
+        name: a key of `ESTIMATORS` or of `ALIASES`.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
+    kind = ESTIMATORS.get(ALIASES.get(name, name))
+    if kind is None:
+        raise UsageError(f"no estimator named {name!r}; {did_you_mean(name, ESTIMATORS)}")
+    return kind()
 
 
-__all__ = ["ESTIMATORS", "Choice", "Estimator", "make_estimator"]
+__all__ = ["ALIASES", "ESTIMATORS", "Choice", "Estimator", "make_estimator"]

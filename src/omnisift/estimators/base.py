@@ -1,4 +1,4 @@
-"""What an estimator is: how a selector's scores get a gradient although a choice of tokens has none."""
+"""The interface of gradient estimators: how scores get a gradient through the discrete choice of tokens."""
 
 from __future__ import annotations
 
@@ -12,48 +12,60 @@ from torch import Tensor
 from omnisift.straight_through import segment_topk
 
 LEAK = 1e-4
-"""What a soft mask of 0 lets through: its logarithm is the bias of a token that is as good as dropped."""
+"""What a soft mask of 0 still lets through; its logarithm is the attention bias of a dropped token."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What happens to the tokens of ``G`` groups (chunks) of ``A`` tokens in one training step."""
+    """What an estimator decides in one training step, for ``G`` groups (chunks) of ``A`` tokens."""
 
     keep: Tensor
-    """[G, A] bool: what stays in the prompt. All of it where softness enters through the attention."""
+    """[G, A] bool: the tokens that stay in the prompt; all of them where ``bias`` is set."""
     gate: Tensor | None = None
-    """[G, A]: multiplies the embeddings."""
+    """[G, A] with a gradient: factor of the embeddings."""
     bias: Tensor | None = None
-    """[G, A], at most 0: added to every attention logit that looks at the token."""
+    """[G, A] with a gradient, at most 0: added to the attention logits of the token as a key."""
     mix: Tensor | None = None
-    """[G, A, A]: row ``i`` says of which tokens a kept token ``i`` is the weighted mean; rows sum to 1."""
+    """[G, A, A] with a gradient, rows sum to 1: kept token ``i`` becomes the mean of all tokens, weighted by row
+    ``i``."""
     log_prob: Tensor | None = None
-    """[G]: log-probability of this choice, for estimators that learn from the loss as a reward."""
+    """[G] with a gradient: log-probability of the choice, for estimators that use the loss as a reward."""
 
 
 class Estimator(ABC):
-    """A rule for training steps. When a model answers, the highest scores stay and no estimator is asked."""
+    """A rule for training steps. At inference the highest scores are kept and no estimator takes part."""
 
     name: ClassVar[str]
-    """What a recipe calls it."""
+    """The name for recipes."""
     gradient: ClassVar[str]
     """What the gradient is, in about twelve words, for tables."""
     samples: ClassVar[int] = 1
-    """How many choices a training step needs for each prompt."""
+    """Choices, and so forward passes, that a training step needs for each prompt."""
     progress: float = 0.0
-    """How far training is, 0 to 1: soft estimators harden with it. The trainer sets it."""
+    """Progress of training, from 0 to 1, set by the trainer; soft estimators harden with it."""
 
     @abstractmethod
     def choose(self, logits: Tensor, count: Tensor, valid: Tensor | None = None) -> Choice:
-        """Decide on groups of tokens.
+        """Choose tokens in every group.
 
-        ``logits`` [G, A] float with a gradient, higher stays; ``count`` [G] int64, how many of each group stay (0 to
-        its size); ``valid`` [G, A] bool, False where padded (None: nothing is). Padding never stays.
+        Args:
+            logits: [G, A] float with a gradient; the highest are kept.
+            count: [G] int64, kept tokens of each group, from 0 to its size.
+            valid: [G, A] bool, False on padding, which is never kept; None if nothing is padded.
+
+        Returns:
+            The choice.
         """
 
 
 def highest(logits: Tensor, count: Tensor, valid: Tensor | None = None) -> Tensor:
-    """[G, A] bool: the ``count`` [G] highest of each row; equal ones keep the first."""
+    """Return the hard top-k of every group, as [G, A] bool; of equal logits the first is kept.
+
+    Args:
+        logits: [G, A] float.
+        count: [G] int64, kept tokens of each group.
+        valid: [G, A] bool, False on padding; None if nothing is padded.
+    """
     values = logits.detach()
     if valid is not None:
         values = values.masked_fill(~valid, -torch.inf)
@@ -62,13 +74,26 @@ def highest(logits: Tensor, count: Tensor, valid: Tensor | None = None) -> Tenso
 
 
 def soft_bias(mask: Tensor, leak: float = LEAK) -> Tensor:
-    """[G, A] attention bias of a soft mask in [0, 1]: its logarithm, kept finite by ``leak``.
+    """Turn a soft mask into an attention bias.
 
-    A key with bias ``b`` weighs ``exp(b)`` times as much in every softmax; at ``log 0`` it would not exist at all.
+    A key with bias ``b`` has ``exp(b)`` times its weight in every softmax, so the bias is the mask's logarithm.
+
+    Args:
+        mask: [G, A] in [0, 1].
+        leak: lower bound that keeps the logarithm finite.
+
+    Returns:
+        [G, A], at most 0.
     """
     return torch.log(leak + (1 - leak) * mask)
 
 
-def hardened(progress: float, start: float, end: float) -> float:
-    """A temperature that falls from ``start`` to ``end`` by equal factors, and stays there in the last fifth."""
+def annealed(progress: float, start: float, end: float) -> float:
+    """Return a temperature that falls geometrically from ``start`` to ``end`` and is constant in the last fifth.
+
+    Args:
+        progress: progress of training, from 0 to 1.
+        start: temperature at 0.
+        end: temperature from 0.8 on.
+    """
     return float(start * (end / start) ** min(1.0, progress / 0.8))

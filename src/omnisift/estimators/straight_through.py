@@ -1,4 +1,4 @@
-"""The paper's estimator (section 3.3), as the released code has it."""
+"""The straight-through estimator of the paper (section 3.3), as in the released code."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from omnisift.estimators.base import Choice, Estimator, highest
 from omnisift.straight_through import topk_mask
 
 
-class Literal(Estimator):
-    """Hard top-k; a kept embedding is multiplied by ``hard - stop(s) + s``, which is exactly 1.
+class StraightThrough(Estimator):
+    """Hard top-k; a kept embedding is multiplied by ``hard - stop_gradient(s) + s``, which is exactly 1.
 
-    The gradient of a kept token's score ``s`` is that of *rescaling* its embedding, ``<dL/de, e>``. A pre-norm decoder
-    hardly feels that. A dropped token is not in the graph: its score gets none, so nothing ever asks it back.
+    The gradient of a kept token's score ``s`` is that of *rescaling* its embedding, ``<dL/de, e>``, to which a pre-norm
+    decoder hardly responds. A dropped token is not in the graph, so its score gets no gradient.
     """
 
-    name: ClassVar[str] = "literal"
+    name: ClassVar[str] = "straight_through"
     gradient: ClassVar[str] = "kept tokens only: the effect of rescaling their embedding"
 
     def choose(self, logits: Tensor, count: Tensor, valid: Tensor | None = None) -> Choice:
-        """One hard choice with its straight-through gate."""
+        """Keep the highest logits, with the straight-through gate. See `Estimator.choose`."""
         keep = highest(logits, count, valid)
         return Choice(keep, gate=topk_mask(torch.sigmoid(logits), keep))

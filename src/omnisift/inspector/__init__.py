@@ -1,4 +1,4 @@
-"""See what was kept: `inspect_clip` records it as a `Trace`; a page, a figure or JSON shows it (docs/inspector.md)."""
+"""Show which tokens a method kept: `inspect_clip` records a `Trace`, rendered as page, figure or JSON."""
 
 from omnisift.inspector.collect import Inspection, inspect_clip
 from omnisift.inspector.trace import SCHEMA, VERSION, Trace

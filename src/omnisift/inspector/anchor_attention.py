@@ -1,4 +1,4 @@
-"""Which visual anchors each audio token attended to, by the selector's own modules, chunk by chunk."""
+"""Find the video tokens that each audio token attends to most, with the selector's own attention."""
 
 from __future__ import annotations
 
@@ -13,45 +13,56 @@ from omnisift.inspector.trace import AnchorAttention
 from omnisift.tokens import Modality, TokenStream
 
 TOP = 3
-"""Anchors kept of each audio token."""
+"""Number of anchors recorded per audio token."""
 
 
 @torch.inference_mode()
-def looks_of(method: Compressor, stream: TokenStream, keep: Tensor) -> AnchorAttention | None:
-    """The anchors of ``keep`` [L] bool that the audio tokens of every chunk look at most.
+def anchor_attention(method: Compressor, stream: TokenStream, keep: Tensor) -> AnchorAttention | None:
+    """Attention of each audio token over the kept video tokens of its chunk.
 
-    None unless ``method``, which decided on the sound, has a selector that looks at the picture. As in the method
-    itself a chunk of which no picture was kept is guided by all of it, and a chunk of one audio token is not scored.
+    As in the method itself, a chunk whose video was dropped entirely is guided by all of it, and a chunk with a single
+    audio token is not scored.
+
+    Args:
+        method: the compressor that selected the audio.
+        stream: what it was shown.
+        keep: [L] bool, what it returned.
+
+    Returns:
+        None unless ``method`` has a selector that attends to the video.
     """
     selector = method.selector if isinstance(method, OmniSiftCompressor) else None
     if selector is None or selector.config.guide == "self":
         return None
+    device = stream.embeds.device
+    # The trace numbers clip tokens without the text.
     keep, number = keep.cpu(), torch.cumsum(stream.clip >= 0, dim=0) - 1
     steps = steps_in_chunk(stream)
-    found = []
+    parts = []
     for chunk in range(int(stream.chunk.max()) + 1):
-        here = stream.chunk == chunk
-        audio = torch.nonzero(here & (stream.modality == Modality.AUDIO))[:, 0]
-        video = here & (stream.modality == Modality.VIDEO)
-        anchors = torch.nonzero(video & keep if bool((video & keep).any()) else video)[:, 0]
+        inside = stream.chunk == chunk
+        audio = torch.nonzero(inside & (stream.modality == Modality.AUDIO))[:, 0]
         if len(audio) < 2:
             continue
-        pair = [stream.embeds[places.to(stream.embeds.device)].to(selector.dtype)[None] for places in (anchors, audio)]
-        times = [steps[places].to(stream.embeds.device)[None] for places in (anchors, audio)]
-        share = selector.attention(*pair, *times)[0].float().cpu()
-        found.append((number[audio], *_highest(share, number[anchors])))
-    if not found:
+        video = inside & (stream.modality == Modality.VIDEO)
+        anchors = torch.nonzero(video & keep if bool((video & keep).any()) else video)[:, 0]
+        # Same inputs as in the compressor: embeddings, and steps for selectors with a time embedding.
+        embeds = [stream.embeds[index.to(device)].to(selector.dtype)[None] for index in (anchors, audio)]
+        times = [steps[index].to(device)[None] for index in (anchors, audio)]
+        share = selector.attention(*embeds, *times)[0].float().cpu()
+        parts.append((number[audio], *_highest(share, number[anchors])))
+    if not parts:
         return None
-    token, chosen, shares = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
-    return AnchorAttention(token, chosen, shares.astype(np.float32))
+    token, top, shares = (torch.cat(columns).numpy() for columns in zip(*parts, strict=True))
+    return AnchorAttention(token, top, shares.astype(np.float32))
 
 
 def _highest(share: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """([A, TOP] numbers, [A, TOP] shares) of [A, K] and [K]; -1 and 0 where there are fewer."""
-    top = min(TOP, len(anchors))
+    """([A, TOP] indices, [A, TOP] shares) from ``share`` [A, K] and ``anchors`` [K], padded with -1 and 0."""
+    count = min(TOP, len(anchors))
     values, column = torch.sort(share, dim=1, descending=True, stable=True)
-    chosen = torch.full((len(share), TOP), -1, dtype=torch.int64)
-    chosen[:, :top] = anchors[column[:, :top]]
+    top = torch.full((len(share), TOP), -1, dtype=torch.int64)
+    top[:, :count] = anchors[column[:, :count]]
     shares = torch.zeros(len(share), TOP)
-    shares[:, :top] = values[:, :top]
-    return chosen, shares
+    shares[:, :count] = values[:, :count]
+    return top, shares

@@ -1,4 +1,4 @@
-"""Ask one clip with every method, and record what each decided while it answered."""
+"""Ask about one clip with every method, and record what each compressor decided."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
-from omnisift.inspector.decision import selected_by
-from omnisift.inspector.evidence import evidence_of, find_scene, recall
-from omnisift.inspector.layout import chunks_of, grid_of, tokens_of, tokens_of_sound
-from omnisift.inspector.trace import Asked, Evidence, Tokens, Trace
+from omnisift.inspector.decision import method_selection
+from omnisift.inspector.evidence import evidence_of, find_scene, kept_evidence
+from omnisift.inspector.layout import audio_only_tokens, chunks_of, clip_tokens, grid_of
+from omnisift.inspector.trace import ClipTokens, MethodTrace, Trace, TraceEvidence
 from omnisift.media import SAMPLE_RATE, Media
+from omnisift.media.reading import Sampling
 from omnisift.pipeline import Answer, Pipeline
 from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host
@@ -27,9 +29,12 @@ from omnisift.world import Scene, questions
 from omnisift.world.files import COMMENT
 
 ALL = "none"
-"""The name of the way that reads every token; always in a trace, and always first."""
+"""Name of the run that reads every token; always the first of a trace."""
 DEFAULT_QUESTION = "Describe what is seen and heard."
-HELD = "the clip is encoded once and kept: times of all but the first question to it are without the encoders"
+ENCODED_ONCE = "the clip is encoded once: only the first answer's time includes the encoders"
+
+Decisions = Mapping[str, tuple[TokenStream, Selection]]
+"""Method name -> what the compressor was shown, and what it returned."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Inspection:
     trace: Trace
     media: Media
     mel: NDArray[np.float32] | None
-    """[bands, T] log-mel spectrogram of the processor, 100 columns a second; None without sound."""
+    """[bands, T] log-mel spectrogram of the processor, 100 columns per second; None without audio."""
 
 
 def inspect_clip(
@@ -48,91 +53,121 @@ def inspect_clip(
     path: str | Path | EncodedClip,
     question: str | None = None,
     *,
+    fps: float = 2.0,
+    max_frames: int = 256,
+    max_pixels: int | None = None,
+    sampling: Sampling = "time",
     max_new_tokens: int = 256,
     on_stage: Callable[[str], None] | None = None,
-    **reading: Any,
 ) -> Inspection:
-    """Ask ``question`` about a clip with all its tokens and with each of ``methods``.
+    """Ask a question about a clip with all its tokens and with each of ``methods``.
 
-    The clip is decoded once. Each method is then asked by `Pipeline.ask` as anyone would, encoders included, so that
-    its stage times are those of a question; a hook notes what the compressor was shown and what it said.
+    The clip is decoded once. Each method is then asked by `Pipeline.ask`, encoders included, so that its stage times
+    are those of a single question; a forward hook records the compressor's input and output.
 
     Args:
         host: a loaded model (`omnisift.pipeline.loading.load_host`).
-        methods: name -> method. ``none`` may not be among them: it is asked anyway.
-        path: the clip; or one held by ``host``, then ``reading`` is settled, only the first question to it runs the
-            encoders, and a notice says so.
-        question: None asks clips of the invented world about a sound, others for a description.
-        max_new_tokens: most tokens of an answer.
-        on_stage: called with the name of each stage as it begins.
-        reading: as in `Pipeline.read`: ``fps``, ``max_frames``, ``max_pixels``, ``sampling``.
+        methods: name -> method. ``none`` (all tokens) is always run and must not be among them.
+        path: path of the clip; or a clip encoded by ``host``, which is sampled already: then only the first question
+            runs the encoders, and a notice says so.
+        question: None asks about a sound in generated clips, and for a description of all others.
+        fps: frames sampled per second.
+        max_frames: maximum number of frames.
+        max_pixels: maximum pixels per frame.
+        sampling: ``time``, or ``qwen`` for the index rule of published results.
+        max_new_tokens: maximum number of generated tokens.
+        on_stage: called with the name of each stage when it begins.
+
+    Returns:
+        The trace with the decoded clip.
 
     Raises:
-        MediaError: the clip can't be read.
-        UsageError: no method, ``none`` among them, or an empty question.
+        MediaError: the clip cannot be read.
+        UsageError: ``methods`` is empty or contains ``none``, or the question is empty.
     """
     if not methods or ALL in methods:
-        raise UsageError(f"name methods to inspect, and not {ALL!r}: all tokens are asked anyway")
+        raise UsageError(f"name at least one method, and not {ALL!r}: the run with all tokens is always included")
     (on_stage or (lambda _stage: None))("read")
     begin = time.perf_counter()
-    clip = path if isinstance(path, EncodedClip) else Pipeline(host, None).read(path, **reading)
-    media = clip.media if isinstance(clip, EncodedClip) else clip
-    seconds = time.perf_counter() - begin
+    clip: Media | EncodedClip
+    if isinstance(path, EncodedClip):
+        clip, media, notices = path, path.media, [ENCODED_ONCE]
+    else:
+        media = Pipeline(host, None).read(
+            path, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling
+        )
+        clip, notices = media, []
+    read_seconds = time.perf_counter() - begin
     scene = find_scene(media)
     question = _default_question(scene) if question is None else question
-    asking = {"question": question, "max_new_tokens": max_new_tokens, "on_stage": on_stage}
-    full = _ask(Pipeline(host, None), clip, seconds, asking)
-    seen: dict[str, tuple[TokenStream, Selection]] = {}
-    answers = {ALL: full}
-    for name, compressor in methods.items():
+    ask = partial(Pipeline.ask, media=clip, question=question, max_new_tokens=max_new_tokens, on_stage=on_stage)
+    answers: dict[str, Answer] = {}
+    decisions: dict[str, tuple[TokenStream, Selection]] = {}
+    for name, compressor in {ALL: None, **methods}.items():
         with _recorded(compressor) as calls:
-            answers[name] = _ask(Pipeline(host, compressor), clip, seconds, asking)
+            answers[name] = _with_read_time(ask(Pipeline(host, compressor)), read_seconds)
         if calls:
-            seen[name] = calls[-1]
-    tokens = _tokens(seen, full.report.tokens.audio, 1.0 / float(host.thinker.config.position_id_per_seconds))
-    evidence = None if scene is None else evidence_of(scene, question, tokens)
-    grid = grid_of(tokens, media.seconds_per_grid)
-    trace = Trace(
-        model=host.name,
-        question=question,
-        clip=full.report.source,
-        grid=grid,
-        tokens=tokens,
-        chunks=chunks_of(tokens, grid, media.seconds),
-        methods=_asked(answers, methods, seen, tokens, evidence),
-        evidence=evidence,
-        notices=(*_notices(answers.values(), media, scene, evidence), *([HELD] if clip is not media else [])),
-    )
+            decisions[name] = calls[-1]
+    trace = _trace(host, question, answers, methods, decisions, media, scene, notices)
     return Inspection(trace, media, _mel(host, media))
 
 
-def _asked(
+def _trace(
+    host: Host,
+    question: str,
     answers: Mapping[str, Answer],
     methods: Mapping[str, Compressor],
-    seen: Mapping[str, tuple[TokenStream, Selection]],
-    tokens: Tokens,
-    evidence: Evidence | None,
-) -> tuple[Asked, ...]:
-    """Each answer with what its method decided; all was read where none was called."""
-    asked = []
+    decisions: Decisions,
+    media: Media,
+    scene: Scene | None,
+    notices: Iterable[str],
+) -> Trace:
+    report = answers[ALL].report
+    tokens = _tokens(decisions, report.tokens.audio, 1.0 / float(host.thinker.config.position_id_per_seconds))
+    evidence = None if scene is None else evidence_of(scene, question, tokens)
+    grid = grid_of(tokens, media.seconds_per_grid)
+    return Trace(
+        model=host.name,
+        question=question,
+        clip=report.source,
+        grid=grid,
+        tokens=tokens,
+        chunks=chunks_of(tokens, grid, media.seconds),
+        methods=_method_traces(answers, methods, decisions, tokens, evidence),
+        evidence=evidence,
+        notices=(*_notices(answers.values(), media, scene, evidence), *notices),
+    )
+
+
+def _method_traces(
+    answers: Mapping[str, Answer],
+    methods: Mapping[str, Compressor],
+    decisions: Decisions,
+    tokens: ClipTokens,
+    evidence: TraceEvidence | None,
+) -> tuple[MethodTrace, ...]:
+    """Each answer with its method's decision; every token was read where no compressor was called."""
+    traces = []
     for name, answer in answers.items():
-        selected = selected_by(methods[name], *seen[name], tokens) if name in seen else None
-        kept = np.ones(len(tokens), bool) if selected is None else selected.kept
-        asked.append(Asked(name, answer, selected, None if evidence is None else recall(evidence, kept)))
-    return tuple(asked)
+        selection = method_selection(methods[name], *decisions[name], tokens) if name in decisions else None
+        kept = np.ones(len(tokens), bool) if selection is None else selection.kept
+        traces.append(MethodTrace(name, answer, selection, None if evidence is None else kept_evidence(evidence, kept)))
+    return tuple(traces)
 
 
-def _ask(pipeline: Pipeline, clip: Media | EncodedClip, read_seconds: float, asking: Mapping[str, Any]) -> Answer:
-    """The answer, with the time of the one reading that all share."""
-    answer = pipeline.ask(clip, **asking)
-    seconds = replace(answer.report.seconds, read=read_seconds)
-    return replace(answer, report=replace(answer.report, seconds=seconds))
+def _with_read_time(answer: Answer, seconds: float) -> Answer:
+    """The answer with the time of the one decoding that all answers share."""
+    times = replace(answer.report.seconds, read=seconds)
+    return replace(answer, report=replace(answer.report, seconds=times))
 
 
 @contextmanager
-def _recorded(compressor: Compressor) -> Iterator[list[tuple[TokenStream, Selection]]]:
-    """Collects what the compressor is shown and what it says, untouched."""
+def _recorded(compressor: Compressor | None) -> Iterator[list[tuple[TokenStream, Selection]]]:
+    """Record the input and the output of each call to the compressor."""
     calls: list[tuple[TokenStream, Selection]] = []
+    if compressor is None:
+        yield calls
+        return
 
     def note(_module: Any, args: tuple[TokenStream], output: Selection) -> None:
         calls.append((args[0], output))
@@ -144,27 +179,27 @@ def _recorded(compressor: Compressor) -> Iterator[list[tuple[TokenStream, Select
         handle.remove()
 
 
-def _tokens(seen: Mapping[str, tuple[TokenStream, Selection]], audio: int, audio_seconds: float) -> Tokens:
-    """Columns from any of the streams (all have one layout), or of plain sound where no method was called."""
-    for stream, _ in seen.values():
-        return tokens_of(stream, audio_seconds)
-    return tokens_of_sound(audio, audio_seconds)
+def _tokens(decisions: Decisions, audio: int, audio_seconds: float) -> ClipTokens:
+    """Columns from any of the streams, which have one layout; from the audio count where no compressor was called."""
+    for stream, _ in decisions.values():
+        return clip_tokens(stream, audio_seconds)
+    return audio_only_tokens(audio, audio_seconds)
 
 
 def _notices(
-    answers: Iterable[Answer], media: Media, scene: Scene | None, evidence: Evidence | None
+    answers: Iterable[Answer], media: Media, scene: Scene | None, evidence: TraceEvidence | None
 ) -> tuple[str, ...]:
-    """Those of all answers, once each, and why a clip of the invented world comes without evidence."""
+    """The notices of all answers without repetition, and why a generated clip has no evidence."""
     notices = [notice for answer in answers for notice in answer.report.notices]
     if scene is None and media.tags.get("comment", "").startswith(COMMENT):
-        notices.append("this clip says that it is of the invented world; read this way it does not match: no evidence")
+        notices.append("no evidence: the clip names a generated scene but does not match it as it was sampled")
     elif scene is not None and evidence is None:
-        notices.append("the question is none that the invented world asks about this clip: no evidence is known")
+        notices.append("no evidence: the question is not one of the generated questions about this clip")
     return tuple(dict.fromkeys(notices))
 
 
 def _default_question(scene: Scene | None) -> str:
-    """What `omnisift make-clip` suggests for a clip of the world, where such a question can be asked."""
+    """The question that `omnisift make-clip` suggests for a generated clip, where it can be asked."""
     if scene is None:
         return DEFAULT_QUESTION
     types = ["sound_with"] if scene.sounds and scene.shapes else None

@@ -1,7 +1,7 @@
-"""The ground truth of a clip of the invented world: which tokens prove the answer, and how many of them stayed.
+"""Find the tokens that prove an answer about a generated clip, and count how many of them a method kept.
 
-A clip names its split and seed but not its setting, and anyone can write such a comment. So the scene is drawn again
-in every setting, and only one that looks and sounds like the clip is believed.
+A clip's comment names its split and seed but not its setting, and anyone can write such a comment. The scene is
+therefore rendered in every setting, and only one that matches the decoded clip is used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from omnisift.inspector.trace import Event, Evidence, Recall, Tokens
+from omnisift.inspector.trace import ClipTokens, Event, KeptEvidence, TraceEvidence
 from omnisift.media import Media
 from omnisift.tokens import Modality
 from omnisift.world import (
@@ -28,22 +28,23 @@ from omnisift.world import (
 )
 from omnisift.world.files import COMMENT
 
-_ALIKE = 2.5
-"""Largest difference (`_unlike`) of a scene and its clip. Written as by `write_clip` a clip is 1.0 to 1.3 from its own
-scene, and was at least 3.9 from the same seed in another setting."""
+_MAX_DIFFERENCE = 2.5
+"""Largest difference (`_difference`) between a scene and its clip. A clip written by `write_clip` differs from its own
+scene by 1.0 to 1.3, and by at least 3.9 from the same seed in another setting."""
 _DRAWS = 1500
-"""Questions drawn of each type to find one by its text; each of at most 80 phrasings of a type is missed by less than
-one clip in a hundred million."""
+"""Questions drawn per type to find one by its text; with at most 80 phrasings per type, one is missed in less than one
+of a hundred million clips."""
 
 
 def find_scene(media: Media) -> Scene | None:
-    """The scene that ``media`` shows, or None: not of this world, or not read at its own rate and size."""
-    found = re.fullmatch(rf"{COMMENT} ({'|'.join(SPLITS)}) (\d{{1,18}})", media.tags.get("comment", ""))
-    if found is None or media.images is None:
+    """The scene that a clip shows; None for other clips, and for clips not read at their own frame rate and size."""
+    match = re.fullmatch(rf"{COMMENT} ({'|'.join(SPLITS)}) (\d{{1,18}})", media.tags.get("comment", ""))
+    if match is None or media.images is None:
         return None
-    scenes = [make_scene(int(found[2]), found[1], setting.config) for setting in SETTINGS.values()]
-    near = [(difference, place) for place, scene in enumerate(scenes) if (difference := _unlike(scene, media)) < _ALIKE]
-    return scenes[min(near)[1]] if near else None
+    scenes = [make_scene(int(match[2]), match[1], setting.config) for setting in SETTINGS.values()]
+    differences = [(_difference(scene, media), number) for number, scene in enumerate(scenes)]
+    difference, number = min(differences)
+    return scenes[number] if difference < _MAX_DIFFERENCE else None
 
 
 def setting_of(scene: Scene) -> str:
@@ -51,64 +52,69 @@ def setting_of(scene: Scene) -> str:
     return next(name for name, setting in SETTINGS.items() if setting.config == scene.config)
 
 
-def evidence_of(scene: Scene, question: str, tokens: Tokens) -> Evidence | None:
-    """The events that prove the answer to ``question``, as numbers of ``tokens``; None if it isn't one of the world's
-    questions about the scene."""
-    asked = find_question(scene, question)
-    if asked is None:
+def evidence_of(scene: Scene, question: str, tokens: ClipTokens) -> TraceEvidence | None:
+    """The events that prove the answer to ``question``, as indices into ``tokens``.
+
+    Returns:
+        None if the question is not one of the generated questions about this scene.
+    """
+    match = find_question(scene, question)
+    if match is None:
         return None
     label = truth(scene)
-    video, audio = (tokens.places(int(modality)) for modality in (Modality.VIDEO, Modality.AUDIO))
-    shapes = [scene.shapes[i] for i in asked.shapes]
+    video, audio = (tokens.indices(int(modality)) for modality in (Modality.VIDEO, Modality.AUDIO))
+    shapes = [scene.shapes[i] for i in match.shapes]
     events = [
         Event("shape", f"{shape.color} {shape.form}", video[label.flat_video(i)])
-        for i, shape in zip(asked.shapes, shapes, strict=True)
+        for i, shape in zip(match.shapes, shapes, strict=True)
     ]
-    heard = [(scene.sounds[i].name, audio[label.sound_tokens[i]]) for i in asked.sounds]
-    if asked.type == "heard" and heard:  # any one of them proves a yes: one event
-        heard = [(heard[0][0], np.concatenate([places for _, places in heard]))]
-    events += [Event("sound", name, places) for name, places in heard]
-    return Evidence(setting_of(scene), asked.type, asked.answer, tuple(event for event in events if len(event.tokens)))
+    sounds = [(scene.sounds[i].name, audio[label.sound_tokens[i]]) for i in match.sounds]
+    if match.type == "heard" and sounds:
+        # Any occurrence of the sound proves a yes, so all of them are one event.
+        sounds = [(sounds[0][0], np.concatenate([indices for _, indices in sounds]))]
+    events += [Event("sound", name, indices) for name, indices in sounds]
+    events = [event for event in events if len(event.tokens)]
+    return TraceEvidence(setting_of(scene), match.type, match.answer, tuple(events))
 
 
 def find_question(scene: Scene, text: str) -> Question | None:
-    """The world's question about this scene that reads ``text``, upper or lower case."""
-    wanted = " ".join(text.split()).lower()
+    """The generated question about ``scene`` with this text, in upper or lower case."""
+    text = " ".join(text.split()).lower()
     for kind in possible_types(scene.config):
         rng = np.random.default_rng(0)
         for _ in range(_DRAWS):
             question = make_question(scene, kind, rng)
-            if question.text.lower() == wanted:
+            if question.text.lower() == text:
                 return question
     return None
 
 
-def recall(evidence: Evidence, kept: NDArray[np.bool_]) -> Recall:
-    """``kept`` [N] bool over the tokens of the trace."""
-    stays = [int(kept[event.tokens].sum()) for event in evidence.events]
-    return Recall(
-        tokens=sum(stays),
+def kept_evidence(evidence: TraceEvidence, kept: NDArray[np.bool_]) -> KeptEvidence:
+    """How much of ``evidence`` is in ``kept`` [N] bool."""
+    counts = [int(kept[event.tokens].sum()) for event in evidence.events]
+    return KeptEvidence(
+        tokens=sum(counts),
         tokens_all=sum(len(event.tokens) for event in evidence.events),
-        events=sum(count > 0 for count in stays),
-        events_all=len(stays),
+        events=sum(count > 0 for count in counts),
+        events_all=len(counts),
     )
 
 
-def _unlike(scene: Scene, media: Media) -> float:
-    """How far the clip is from the scene: mean difference of pictures, plus that of sound (0 to 1) below it."""
-    pictures = render_images(scene)
-    if media.images is None or pictures.shape != media.images.shape or bool(scene.config.sound) != media.has_audio:
+def _difference(scene: Scene, media: Media) -> float:
+    """Mean difference of the images (0 to 255) plus 100 times that of the audio; infinite if shapes do not match."""
+    images = render_images(scene)
+    if media.images is None or images.shape != media.images.shape or bool(scene.config.sound) != media.has_audio:
         return float("inf")
-    seen = float(np.abs(_blocks(pictures) - _blocks(media.images)).mean())
+    video = float(np.abs(_block_means(images) - _block_means(media.images)).mean())
     if media.waveform is None:
-        return seen
+        return video
     wave = render_audio(scene)
     length = min(len(wave), len(media.waveform))
-    heard = float(np.abs(wave[:length] - media.waveform[:length]).mean())
-    return seen + 100 * heard
+    audio = float(np.abs(wave[:length] - media.waveform[:length]).mean())
+    return video + 100 * audio
 
 
-def _blocks(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Means of squares of 14 pixels: the noise, which a file's compression changes, averages out."""
-    count, height, width, _ = pictures.shape
-    return np.asarray(pictures.reshape(count, height // 14, 14, width // 14, 14, 3).mean(axis=(2, 4)))
+def _block_means(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Means over squares of 14 x 14 pixels, in which the noise of the file's compression averages out."""
+    count, height, width, _ = images.shape
+    return np.asarray(images.reshape(count, height // 14, 14, width // 14, 14, 3).mean(axis=(2, 4)))

@@ -1,4 +1,4 @@
-"""The report as a still figure for papers, .png or .svg by the file's name. Needs the ``eval`` extra (matplotlib)."""
+"""Draw an inspection as a still figure, .png or .svg. Needs the ``eval`` extra (matplotlib)."""
 
 from __future__ import annotations
 
@@ -8,29 +8,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omnisift.inspector.audio import greys
+from omnisift.inspector.audio import spectrogram_image
 from omnisift.inspector.collect import Inspection
-from omnisift.inspector.frames import picture
+from omnisift.inspector.frames import frame_image
 from omnisift.inspector.page_data import cell_tokens
-from omnisift.inspector.trace import Asked, Trace
+from omnisift.inspector.trace import MethodTrace, Trace
 from omnisift.media import SAMPLE_RATE
 from omnisift.tokens import Modality
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_FRAMES = 12
-"""Frames of a strip."""
-MOST_BARS = 2000
-"""Sound tokens of a row."""
+MAX_FRAMES = 12
+"""Frames shown per method."""
+MAX_BARS = 2000
+"""Audio tokens shown per method."""
 _KEPT, _DROPPED, _TRUTH = "#0b66c3", "#c3c9cf", "#c2410c"
 _PLAIN: Any = {"aspect": "auto", "interpolation": "none"}
 _WIDTH = 7.5
-"""Inches: a page's two columns."""
+"""Inches: two columns of a page."""
 
 
 def draw(inspection: Inspection, path: Path) -> None:
-    """Write the figure. Raises `ImportError` without matplotlib."""
+    """Write the figure to ``path``, as .svg or .png by its suffix.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     import matplotlib as mpl
 
     style: Any = {"svg.hashsalt": "omnisift", "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 8}
@@ -40,11 +44,11 @@ def draw(inspection: Inspection, path: Path) -> None:
 
 
 def compose(inspection: Inspection) -> Figure:
-    """Strips, waveform, spectrogram and sound tokens over one axis of time; question and answers above."""
+    """Frames, waveform, spectrogram and audio tokens over one time axis, with question and answers above."""
     from matplotlib.figure import Figure
 
     trace = inspection.trace
-    chosen = [asked for asked in trace.methods if asked.name != "none"]
+    chosen = [method for method in trace.methods if method.name != "none"]
     heights = _heights(inspection, len(chosen))
     head = 0.2 + 0.15 * (1 + len(trace.methods))
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.2 * len(heights) + head + 0.45), layout="constrained")
@@ -52,28 +56,28 @@ def compose(inspection: Inspection) -> Figure:
     rows = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     axes = iter(rows)
     if trace.grid is not None:
-        for asked in chosen:
-            _strip(next(axes), inspection, asked)
+        for method in chosen:
+            _strip(next(axes), inspection, method)
     if inspection.mel is not None:
         _wave(next(axes), inspection, chosen[0])
         _mel(next(axes), inspection)
-        for asked in chosen:
-            _tokens(next(axes), trace, asked)
+        for method in chosen:
+            _tokens(next(axes), trace, method)
     for each in rows:
         each.set_yticks([])
         each.spines[["top", "right", "left"]].set_visible(False)
         for chunk in trace.chunks[1:] if len(trace.chunks) <= 100 else ():
             each.axvline(chunk.start, color="0.5", linewidth=0.5, linestyle=":")
     rows[-1].set_xlim(0, _seconds(trace))
-    rows[-1].set_xlabel("seconds (dotted: borders of chunks)" if trace.chunks else "seconds")
+    rows[-1].set_xlabel("seconds (dotted lines: chunk borders)" if trace.chunks else "seconds")
     return figure
 
 
 def _heights(inspection: Inspection, methods: int) -> list[float]:
-    """Inches of each row."""
+    """Height of each row in inches."""
     trace, heights = inspection.trace, []
     if trace.grid is not None:
-        wide = _WIDTH * (_until(trace, 0) - _start(trace, 0)) / _seconds(trace)
+        wide = _WIDTH * (_end(trace, 0) - _start(trace, 0)) / _seconds(trace)
         heights += [min(1.2, max(0.35, wide * trace.clip.height / trace.clip.width))] * methods
     if inspection.mel is not None:
         heights += [0.4, 0.6, *[0.3] * methods]
@@ -82,50 +86,51 @@ def _heights(inspection: Inspection, methods: int) -> list[float]:
 
 def _heading(trace: Trace) -> str:
     """The question and the answers, each on one line."""
-    said = [
-        f"{asked.label} ({100 * asked.answer.report.retained_ratio:.0f} %): {asked.answer.text}"
-        for asked in trace.methods
+    answers = [
+        f"{method.label} ({100 * method.answer.report.retained_ratio:.0f} %): {method.answer.text}"
+        for method in trace.methods
     ]
-    lines = [trace.question, *said]
-    # A dollar sign would begin a formula.
+    lines = [trace.question, *answers]
+    # matplotlib reads text between dollar signs as a formula.
     return "\n".join(
         (line if len(line) <= 110 else line[:109] + "…").replace("\n", " ").replace("$", r"\$") for line in lines
     )
 
 
 def _shown(trace: Trace) -> list[int]:
-    """Evenly spaced numbers of frames."""
+    """Evenly spaced frame indices."""
     count = 0 if trace.grid is None else trace.grid.frames
-    return list(range(0, count, max(1, -(-count // MOST_FRAMES))))
+    return list(range(0, count, max(1, -(-count // MAX_FRAMES))))
 
 
 def _seconds(trace: Trace) -> float:
     return max([trace.clip.seconds, *(chunk.end for chunk in trace.chunks)])
 
 
-def _start(trace: Trace, place: int) -> float:
+def _start(trace: Trace, position: int) -> float:
     assert trace.grid is not None
-    return _shown(trace)[place] * trace.grid.seconds
+    return _shown(trace)[position] * trace.grid.seconds
 
 
-def _until(trace: Trace, place: int) -> float:
-    return _start(trace, place + 1) if place + 1 < len(_shown(trace)) else _seconds(trace)
+def _end(trace: Trace, position: int) -> float:
+    return _start(trace, position + 1) if position + 1 < len(_shown(trace)) else _seconds(trace)
 
 
-def _strip(axes: Any, inspection: Inspection, asked: Asked) -> None:
-    """Frames at their times, dropped patches pale, evidence outlined."""
+def _strip(axes: Any, inspection: Inspection, method: MethodTrace) -> None:
+    """Frames at their times, with dropped patches pale and evidence outlined."""
     trace, shown = inspection.trace, _shown(inspection.trace)
     assert trace.grid is not None
     rows, columns = trace.grid.rows, trace.grid.columns
     axes.set_title(
-        f"{asked.label}: frames, dropped patches pale" + ("" if len(shown) == trace.grid.frames else " (some of them)")
+        f"{method.label}: frames, dropped patches pale" + ("" if len(shown) == trace.grid.frames else " (some of them)")
     )
-    for place, frame in enumerate(shown):
-        image = picture(inspection.media, frame)
+    for position, frame in enumerate(shown):
+        image = frame_image(inspection.media, frame)
         cells = cell_tokens(trace, (frame,))
-        begin, width = _start(trace, place), 0.97 * (_until(trace, place) - _start(trace, place))
+        begin = _start(trace, position)
+        width = 0.97 * (_end(trace, position) - begin)
         axes.imshow(
-            _faded(image, asked, cells.reshape(rows, columns)),
+            _faded(image, method, cells.reshape(rows, columns)),
             extent=(begin, begin + width, 1, 0),
             aspect="auto",
             interpolation="none",
@@ -143,45 +148,45 @@ def _box(corner: tuple[float, float], width: float, height: float) -> Any:
     return Rectangle(corner, width, height, fill=False, edgecolor=_TRUTH, linewidth=0.9)
 
 
-def _faded(image: NDArray[np.uint8], asked: Asked, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """``image`` [H, W, 3] with the patches of dropped tokens three quarters on the way to white."""
-    if asked.selected is None:
+def _faded(image: NDArray[np.uint8], method: MethodTrace, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """``image`` [H, W, 3] with the patches of dropped tokens blended three quarters with white."""
+    if method.selection is None:
         return image
     height, width = image.shape[0] // cells.shape[0], image.shape[1] // cells.shape[1]
-    kept = asked.selected.kept[cells].repeat(height, axis=0).repeat(width, axis=1)
+    kept = method.selection.kept[cells].repeat(height, axis=0).repeat(width, axis=1)
     return np.where(kept[:, :, None], image, 255 - (255 - image.astype(np.int16)) // 4).astype(np.uint8)
 
 
-def _wave(axes: Any, inspection: Inspection, asked: Asked) -> None:
-    """The waveform; what ``asked`` kept in colour."""
+def _wave(axes: Any, inspection: Inspection, method: MethodTrace) -> None:
+    """The waveform, with the parts that the method kept in colour."""
     waveform, trace = inspection.media.waveform, inspection.trace
     assert waveform is not None
     edges = np.linspace(0, len(waveform), min(1500, len(waveform)) + 1).astype(np.int64)[:-1]
     low, high = np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)
-    audio = trace.tokens.places(int(Modality.AUDIO))
+    audio = trace.tokens.indices(int(Modality.AUDIO))
     token = np.clip(np.searchsorted(trace.tokens.time[audio], edges / SAMPLE_RATE, side="right") - 1, 0, None)
-    kept = np.ones(len(edges), bool) if asked.selected is None else asked.selected.kept[audio][token]
+    kept = np.ones(len(edges), bool) if method.selection is None else method.selection.kept[audio][token]
     for mask, color in ((~kept, _DROPPED), (kept, _KEPT)):
         axes.vlines(edges[mask] / SAMPLE_RATE, low[mask], high[mask], color=color, linewidth=0.7)
-    axes.set_title(f"waveform, what {asked.label} keeps in colour")
+    axes.set_title(f"waveform, kept by {method.label} in colour")
 
 
 def _mel(axes: Any, inspection: Inspection) -> None:
     assert inspection.mel is not None
-    image = greys(inspection.mel, columns=1500)
+    image = spectrogram_image(inspection.mel, columns=1500)
     axes.imshow(image, cmap="gray_r", extent=(0, inspection.media.audio_seconds, 1, 0), **_PLAIN)
     axes.set_title("mel spectrogram")
 
 
-def _tokens(axes: Any, trace: Trace, asked: Asked) -> None:
-    """A bar for every sound token, as high as its score; evidence marked below."""
-    audio = trace.tokens.places(int(Modality.AUDIO))
-    step = max(1, -(-len(audio) // MOST_BARS))
+def _tokens(axes: Any, trace: Trace, method: MethodTrace) -> None:
+    """One bar per audio token, its height the score; evidence marked below."""
+    audio = trace.tokens.indices(int(Modality.AUDIO))
+    step = max(1, -(-len(audio) // MAX_BARS))
     audio, wide = audio[::step], trace.tokens.audio_seconds * step
     time = trace.tokens.time[audio]
-    selected = asked.selected
-    score = np.full(len(audio), np.nan) if selected is None else selected.score[audio]
-    kept = np.ones(len(audio), bool) if selected is None else selected.kept[audio]
+    selection = method.selection
+    score = np.full(len(audio), np.nan) if selection is None else selection.score[audio]
+    kept = np.ones(len(audio), bool) if selection is None else selection.kept[audio]
     low, high = (np.nanmin(score), np.nanmax(score)) if np.isfinite(score).any() else (0.0, 1.0)
     height = np.nan_to_num(0.08 + 0.92 * (score - low) / max(high - low, 1e-9), nan=0.5)
     axes.bar(time, height, width=wide, align="edge", color=np.where(kept, _KEPT, _DROPPED).tolist())
@@ -189,4 +194,4 @@ def _tokens(axes: Any, trace: Trace, asked: Asked) -> None:
         if event.kind == "sound":
             axes.bar(trace.tokens.time[event.tokens], -0.15, width=wide, align="edge", color=_TRUTH)
     notes = [*([", by score"] if np.isfinite(score).any() else []), *([f" (one in {step})"] if step > 1 else [])]
-    axes.set_title(f"{asked.label}: sound tokens, kept ones in colour{''.join(notes)}")
+    axes.set_title(f"{method.label}: audio tokens, kept ones in colour{''.join(notes)}")

@@ -1,11 +1,11 @@
-"""The tables of the page, as HTML that reads well without the script."""
+"""The tables of the page as plain HTML, readable without the script."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from omnisift.inspector.trace import Asked, Trace
+from omnisift.inspector.trace import MethodTrace, Trace
 
 _STAGES = {
     "read": "read (once for all)",
@@ -17,94 +17,111 @@ _STAGES = {
     "decode": "decode",
     "total": "total",
 }
+_GROUP = 3
+"""Columns per method in the counts: video, audio, both."""
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column heads its rows; all cells are text. Wide ones scroll by themselves."""
-    columns = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], groups: Sequence[str] = ()) -> str:
+    """A table that scrolls sideways inside its own box; all cells are escaped.
+
+    Args:
+        caption: title of the table.
+        head: column titles.
+        rows: cells of each row; the first one is the row's title.
+        groups: titles over the last columns, each over the same number of them; ``head`` lists the columns of one
+            group once.
+    """
+    plain = len(head) - _GROUP if groups else len(head)
+    columns = "".join(_head(cell, ' rowspan="2"' if groups else "") for cell in head[:plain])
+    columns += "".join(_head(group, f' colspan="{_GROUP}"', "colgroup") for group in groups)
+    second = "".join(_head(cell) for cell in head[plain:]) * len(groups)
     body = "".join(
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
         for first, *rest in rows
     )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<caption>{escape(caption)}</caption><thead><tr>{columns}</tr>"
+        f"{f'<tr>{second}</tr>' if second else ''}</thead><tbody>{body}</tbody></table></div>"
     )
 
 
+def _head(text: str, attributes: str = "", scope: str = "col") -> str:
+    return f'<th scope="{scope}"{attributes}>{escape(text)}</th>'
+
+
 def facts(trace: Trace) -> str:
-    """The clip in one line."""
-    clip, parts = trace.clip, [f"{trace.clip.seconds:.1f} s"]
+    """Model, duration, sampling and layout of the clip in one line."""
+    clip, parts = trace.clip, [trace.model, f"{trace.clip.seconds:.1f} s"]
     if clip.has_video:
-        parts.append(f"{clip.images} pictures at {clip.fps:.3g} per second, {clip.width} x {clip.height}")
-    parts.append(f"sound {clip.audio_seconds:.1f} s" if clip.has_audio else "no sound")
+        parts.append(f"{clip.images} images at {clip.fps:.3g} per second, {clip.width} x {clip.height}")
+    parts.append(f"audio {clip.audio_seconds:.1f} s" if clip.has_audio else "no audio")
     if trace.grid is not None:
         grid = trace.grid
         parts.append(f"{grid.frames} frames of {grid.rows} x {grid.columns} patches in {len(trace.chunks)} chunks")
-    return escape(f"{trace.model} · {' · '.join(parts if clip.has_video else [*parts, 'no picture'])}")
+    if not clip.has_video:
+        parts.append("no video")
+    return escape(" · ".join(parts))
 
 
 def answers(trace: Trace) -> str:
-    """What each method answered, from how many tokens."""
-    head = ["method", "answer", "video tokens", "sound tokens", "kept of both", "seconds"]
+    """What each method answered, and how many tokens it kept."""
+    head = ["method", "answer", "video tokens", "audio tokens", "kept of both", "seconds"]
     head += ["evidence tokens", "evidence events"] if trace.evidence is not None else []
-    return table("Answers", head, [_answer(asked) for asked in trace.methods])
+    return table("Answers", head, [_answer(method) for method in trace.methods])
 
 
-def _answer(asked: Asked) -> list[str]:
-    report = asked.answer.report
-    tokens, recall = report.tokens, asked.recall
+def _answer(method: MethodTrace) -> list[str]:
+    report = method.answer.report
+    tokens, evidence = report.tokens, method.kept_evidence
     cells = [
-        asked.label,
-        asked.answer.text or "(nothing)",
+        method.label,
+        method.answer.text or "(nothing)",
         _of(tokens.video_kept, tokens.video),
         _of(tokens.audio_kept, tokens.audio),
         f"{100 * tokens.retained_ratio:.1f} %",
         f"{report.seconds.total:.3f}",
     ]
-    if recall is not None:
-        cells += [_of(recall.tokens, recall.tokens_all), _of(recall.events, recall.events_all)]
+    if evidence is not None:
+        cells += [_of(evidence.tokens, evidence.tokens_all), _of(evidence.events, evidence.events_all)]
     return cells
 
 
 def evidence(trace: Trace) -> str:
-    """What proves the answer, where that is known."""
+    """The true answer and the events that prove it, where they are known."""
     if trace.evidence is None:
         return ""
-    known = trace.evidence
-    events = ", ".join(f"{event.kind} {event.name} ({len(event.tokens)} tokens)" for event in known.events)
-    said = f"True answer: {known.answer}. Evidence: {events or 'none, nothing can show an absence'}."
-    return f'<p class="truth">{escape(said)} It is outlined in the pictures and marked under the sound.</p>'
+    events = ", ".join(f"{event.kind} {event.name} ({len(event.tokens)} tokens)" for event in trace.evidence.events)
+    text = f"True answer: {trace.evidence.answer}. Evidence: {events or 'none, because nothing can show an absence'}."
+    return f'<p class="truth">{escape(text)} It is outlined in the frames and marked under the audio tokens.</p>'
 
 
 def counts(trace: Trace) -> str:
     """Tokens of every chunk, and how many each method kept."""
     if not trace.chunks:
-        return "<p>No chunk: without picture every sound token is read.</p>"
-    chosen = [asked for asked in trace.methods if asked.selected is not None]
-    head = ["chunk", "seconds", "video tokens", "sound tokens"]
-    head += [f"{asked.label}: {what}" for asked in chosen for what in ("video", "sound", "kept of both")]
+        return "<p>No chunks: without video every audio token is read.</p>"
+    chosen = [(method.label, method.selection) for method in trace.methods if method.selection is not None]
     rows = []
     for number, chunk in enumerate(trace.chunks):
-        row = [str(number), f"{chunk.start:.4g} to {chunk.end:.4g}", str(chunk.video), str(chunk.audio)]
-        for asked in chosen:
-            assert asked.selected is not None
-            video, audio = asked.selected.video_kept[number], asked.selected.audio_kept[number]
+        row = [str(number + 1), f"{chunk.start:.4g} to {chunk.end:.4g}", str(chunk.video), str(chunk.audio)]
+        for _, selection in chosen:
+            video, audio = selection.video_kept[number], selection.audio_kept[number]
             row += [str(video), str(audio), _percent(video + audio, chunk.video + chunk.audio)]
         rows.append(row)
-    return table("Tokens kept, chunk by chunk", head, rows)
+    head = ["chunk", "seconds", "video tokens", "audio tokens", "video", "audio", "both"]
+    return table("Tokens kept, chunk by chunk", head, rows, [label for label, _ in chosen])
 
 
 def seconds(trace: Trace) -> str:
-    """Stage times of one question each."""
-    spent = [asked.answer.to_dict()["seconds"] for asked in trace.methods]
-    rows = [[title, *(f"{one[stage]:.3f}" for one in spent)] for stage, title in _STAGES.items()]
-    return table("Seconds by stage", ["stage", *(asked.label for asked in trace.methods)], rows)
+    """Stage times of each answer."""
+    times = [method.answer.to_dict()["seconds"] for method in trace.methods]
+    rows = [[title, *(f"{one[stage]:.3f}" for one in times)] for stage, title in _STAGES.items()]
+    return table("Seconds by stage", ["stage", *(method.label for method in trace.methods)], rows)
 
 
-def _of(kept: int, every: int) -> str:
-    return f"{kept} of {every}" + (f" ({_percent(kept, every)})" if every else "")
+def _of(kept: int, total: int) -> str:
+    return f"{kept} of {total}" + (f" ({_percent(kept, total)})" if total else "")
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %" if total else "-"

@@ -1,7 +1,7 @@
-"""`Trace`: all that the inspector knows of a clip, typed, versioned, and JSON by `Trace.to_dict`.
+"""`Trace`: what the inspector records about one clip and question, typed, versioned, and JSON by `Trace.to_dict`.
 
-Tokens are numbered as they stand in the prompt, video and audio together, text left out. Everything that belongs to
-tokens is a column of that length. ``schema.json`` beside this file describes the JSON; docs/inspector.md explains it.
+Tokens are the video and audio tokens of the prompt, numbered in prompt order, without text. Everything per token is a
+column of that length. ``schema.json`` in this folder describes the JSON; docs/inspector.md explains it.
 """
 
 from __future__ import annotations
@@ -16,52 +16,54 @@ from omnisift.pipeline.report import Answer, Source
 
 SCHEMA = "omnisift.trace"
 VERSION = 1
-"""Raised when a key is renamed, removed or means something else; new keys alone do not raise it."""
+"""Raised when a key is renamed, removed or changes its meaning; a new key does not raise it."""
 
 MODALITIES = ("text", "video", "audio")
-"""By value of `omnisift.tokens.Modality`."""
+"""Indexed by `omnisift.tokens.Modality`."""
 KINDS = ("", "spatial", "temporal", "learned", "selector", "method")
-"""What a score is: none; STVP's saliency in space or in time; a learned one of the picture; the selector's (VGAS) of
-the sound; another method's own."""
+"""What a score measures: nothing (no score), STVP's spatial or temporal saliency, a learned video score, the selector's
+(VGAS) audio score, or another method's own score."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How video tokens lie in the picture. All frames of a clip are of one size."""
+    """How the video tokens of a clip are laid out: every frame has the same rows and columns of patches."""
 
     frames: int
     rows: int
     columns: int
     seconds: float
-    """Length of a frame."""
+    """Duration of a frame."""
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """``N`` video and audio tokens in the order of the prompt."""
+class ClipTokens:
+    """The ``N`` video and audio tokens of a clip, in prompt order."""
 
     modality: NDArray[np.int8]
     """[N]: values of `omnisift.tokens.Modality`."""
     time: NDArray[np.float32]
     """[N]: seconds since the start of the clip."""
     chunk: NDArray[np.int64]
-    """[N]: number of the chunk; -1 where nothing may be dropped."""
+    """[N]: index of the chunk; -1 for tokens that are never dropped."""
     frame: NDArray[np.int64]
-    """[N]: number of the frame in the clip; -1 for audio. ``row`` and ``column`` likewise."""
+    """[N]: index of the frame in the clip; -1 for audio."""
     row: NDArray[np.int64]
+    """[N]: row of the patch in its frame; -1 for audio."""
     column: NDArray[np.int64]
+    """[N]: column of the patch in its frame; -1 for audio."""
     audio_seconds: float
-    """How long one audio token lasts."""
+    """Duration of one audio token."""
 
     def __len__(self) -> int:
         return len(self.modality)
 
-    def places(self, modality: int) -> NDArray[np.int64]:
-        """Numbers of the tokens of one modality, in order."""
+    def indices(self, modality: int) -> NDArray[np.int64]:
+        """Indices of the tokens of one modality, in order."""
         return np.flatnonzero(self.modality == modality)
 
     def to_dict(self) -> dict[str, Any]:
-        """Columns as lists."""
+        """JSON-ready: columns as lists."""
         return {
             "modality": [MODALITIES[value] for value in self.modality],
             "time": _numbers(self.time, 6),
@@ -75,54 +77,57 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Two frames and the sound of their time."""
+    """Two consecutive frames and the audio that plays during them."""
 
     start: float
-    """Seconds; ``end`` likewise."""
+    """Seconds since the start of the clip."""
     end: float
+    """Seconds since the start of the clip."""
     frames: tuple[int, ...]
-    """Numbers of its one or two frames."""
+    """Indices of its one or two frames."""
     video: int
-    """Video tokens."""
+    """Number of video tokens."""
     audio: int
+    """Number of audio tokens."""
 
 
 @dataclass(frozen=True)
 class AnchorAttention:
-    """Which visual anchors the audio tokens attended to most, in the selector's first layer."""
+    """The video tokens that each audio token attends to most, in the selector's first layer."""
 
     token: NDArray[np.int64]
-    """[A]: numbers of the audio tokens that were scored."""
+    """[A]: indices of the scored audio tokens."""
     anchors: NDArray[np.int64]
-    """[A, T]: numbers of video tokens, the most attended first; -1 where a chunk has fewer."""
+    """[A, T]: indices of video tokens by descending attention; -1 where a chunk has fewer than T."""
     share: NDArray[np.float32]
-    """[A, T]: part of the token's attention, mean over heads. With a "direct" selector anchors are the ones who look:
-    then the part of the anchor's attention that the token gets."""
+    """[A, T]: share of the audio token's attention, averaged over heads. A selector with guide "direct" attends from
+    video to audio; there it is the share of the video token's attention that the audio token receives."""
 
 
 @dataclass(frozen=True)
-class Selected:
-    """What one method decided: the columns of its `Selection`, and what follows from them."""
+class MethodSelection:
+    """What one method decided: the columns of its `Selection`, and values derived from them."""
 
     kept: NDArray[np.bool_]
-    """[N]."""
+    """[N]: True for kept tokens."""
     score: NDArray[np.float32]
-    """[N]: higher stays; NaN where the method has none."""
+    """[N]: higher scores stay; NaN without a score."""
     kind: NDArray[np.int8]
     """[N]: index into `KINDS`."""
     rank: NDArray[np.int64]
-    """[N]: place by score among the scored tokens of its frame, or of its chunk's sound; 1 is the highest, 0 no score.
-    Of equal scores a kept one comes first. Methods with a wider scope let more tokens compete than these."""
+    """[N]: rank by score among the scored tokens of the same frame, or of the same chunk's audio; 1 is the highest, 0
+    means no score. Kept tokens come first among equal scores. Methods with a wider scope compare more tokens."""
     merged: tuple[str, ...]
-    """Modalities whose kept tokens are other than they were: they carry what dropped ones held."""
+    """Modalities in which a kept embedding differs from its input, because dropped tokens were merged into it."""
     video_kept: tuple[int, ...]
-    """By chunk; ``audio_kept`` likewise."""
+    """Kept video tokens per chunk."""
     audio_kept: tuple[int, ...]
-    looks: AnchorAttention | None
-    """None without a selector that looks at the picture."""
+    """Kept audio tokens per chunk."""
+    anchor_attention: AnchorAttention | None
+    """None for methods without a selector that attends to the video."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Columns as lists, None for NaN."""
+        """JSON-ready: columns as lists, None for NaN."""
         return {
             "kept": self.kept.tolist(),
             "score": _numbers(self.score, 9),
@@ -131,23 +136,25 @@ class Selected:
             "merged": list(self.merged),
             "video_kept": list(self.video_kept),
             "audio_kept": list(self.audio_kept),
-            "anchors": None if self.looks is None else _looks(self.looks),
+            "anchors": None if self.anchor_attention is None else _anchors(self.anchor_attention),
         }
 
 
 @dataclass(frozen=True)
-class Recall:
+class KeptEvidence:
     """How much of the evidence one method kept."""
 
     tokens: int
-    """Evidence tokens kept, of ``tokens_all``."""
+    """Kept evidence tokens."""
     tokens_all: int
+    """All evidence tokens."""
     events: int
-    """Events of which at least one token was kept, of ``events_all``."""
+    """Events with at least one kept token."""
     events_all: int
+    """All events."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The counts and both shares, None where there is no evidence to keep."""
+        """JSON-ready: the counts and both recalls, None where there is no evidence."""
         return asdict(self) | {
             "token_recall": round(self.tokens / self.tokens_all, 6) if self.tokens_all else None,
             "event_recall": round(self.events / self.events_all, 6) if self.events_all else None,
@@ -156,24 +163,25 @@ class Recall:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that proves the answer: a shape on screen or a sound."""
+    """A shape on screen or a sound that proves the answer."""
 
     kind: str
     """``shape`` or ``sound``."""
     name: str
     tokens: NDArray[np.int64]
+    """Indices of its tokens."""
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The ground truth of a question about a clip of the invented world."""
+class TraceEvidence:
+    """The ground truth of a question about a generated clip."""
 
     setting: str
     """Name in `omnisift.world.SETTINGS`."""
     type: str
     """One of `omnisift.world.QUESTION_TYPES`."""
     answer: str
-    """The true one."""
+    """The true answer."""
     events: tuple[Event, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,48 +191,49 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One method asked about the clip; the first of a trace reads every token."""
+class MethodTrace:
+    """One method's answer and decision. The first of a `Trace` reads every token."""
 
     name: str
-    """As it was named, ``none`` for all tokens."""
+    """The name the caller gave; ``none`` for all tokens."""
     answer: Answer
-    selected: Selected | None
-    """None if every token was read: by ``none``, and in sound without picture."""
-    recall: Recall | None
+    selection: MethodSelection | None
+    """None if every token was read: by ``none``, and in audio without video."""
+    kept_evidence: KeptEvidence | None
     """None where no evidence is known."""
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """Label in tables and figures."""
         return "all tokens" if self.name == "none" else self.answer.report.compressor
 
     def to_dict(self) -> dict[str, Any]:
-        """The answer's own keys, but what is common to the trace, and ``selection``."""
-        said = self.answer.to_dict()
-        common = ("source", "model", "notices")
+        """JSON-ready: the keys of `Answer.to_dict` that differ by method, ``evidence`` and ``selection``."""
+        # Here ``retain`` is the request in words, as in version 1.
+        answer = self.answer.to_dict() | {"retain": self.answer.report.retain}
+        common = ("source", "model", "notices", "retain_video", "retain_audio")
         return {
             "name": self.name,
             "label": self.label,
-            **{key: value for key, value in said.items() if key not in common},
-            "evidence": None if self.recall is None else self.recall.to_dict(),
-            "selection": None if self.selected is None else self.selected.to_dict(),
+            **{key: value for key, value in answer.items() if key not in common},
+            "evidence": None if self.kept_evidence is None else self.kept_evidence.to_dict(),
+            "selection": None if self.selection is None else self.selection.to_dict(),
         }
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One clip and question under one or more methods."""
+    """One clip and question, answered by one or more methods."""
 
     model: str
     question: str
     clip: Source
     grid: Grid | None
-    """None without picture."""
-    tokens: Tokens
+    """None without video."""
+    tokens: ClipTokens
     chunks: tuple[Chunk, ...]
-    methods: tuple[Asked, ...]
-    evidence: Evidence | None
+    methods: tuple[MethodTrace, ...]
+    evidence: TraceEvidence | None
     notices: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -244,18 +253,15 @@ class Trace:
         }
 
 
-def _looks(looks: AnchorAttention) -> list[dict[str, Any]]:
-    rows = zip(looks.token.tolist(), looks.anchors.tolist(), _rows(looks.share), strict=True)
-    return [
-        {"token": token, "anchors": [a for a in anchors if a >= 0], "share": share[: sum(a >= 0 for a in anchors)]}
-        for token, anchors, share in rows
-    ]
-
-
-def _rows(values: NDArray[np.float32]) -> list[list[float | None]]:
-    return [_numbers(row, 6) for row in values]
+def _anchors(attention: AnchorAttention) -> list[dict[str, Any]]:
+    """One entry per audio token, without the padding of chunks with few anchors."""
+    entries = []
+    for token, anchors, share in zip(attention.token.tolist(), attention.anchors, attention.share, strict=True):
+        count = int((anchors >= 0).sum())
+        entries.append({"token": token, "anchors": anchors[:count].tolist(), "share": _numbers(share[:count], 6)})
+    return entries
 
 
 def _numbers(values: NDArray[np.float32], digits: int) -> list[float | None]:
-    """Floats of so many significant digits (9 give back a float32 exactly), None for NaN and infinities."""
+    """Floats of ``digits`` significant digits (9 restore a float32 exactly), None for NaN and infinities."""
     return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values.tolist()]

@@ -1,6 +1,6 @@
-"""The only room that decodes: a media file in, pictures and sound on one clock out.
+"""Decode media files: a file in, images and audio on one clock out. No other package of the project decodes.
 
-See ``docs/media.md`` for what the reader promises about time, offsets, rotation, caps and errors.
+See ``docs/media.md`` for what the reader guarantees about time, offsets, rotation, limits and errors.
 """
 
 from omnisift.media.image import smart_size

@@ -1,4 +1,4 @@
-"""The media clock: which moment of the file is 0, and where its tracks say that they end."""
+"""The media clock: which moment of the file is 0, and where its tracks end according to their headers."""
 
 from __future__ import annotations
 
@@ -12,65 +12,79 @@ from av.video.stream import VideoStream
 from omnisift.media.index import VideoIndex
 
 SKEW = 0.1
-"""Seconds by which sound may begin before the picture, or end after its stated end, as mere packing of the encoder."""
+"""Seconds by which audio may begin before the video, or end after its stated end, as mere packing of the encoder."""
 
 PADDING = 0.05
-"""Seconds by which sound may outlast the picture as mere padding of its last packet (AAC: 1024 samples)."""
+"""Seconds by which audio may outlast the video as mere padding of its last packet (AAC: 1024 samples)."""
 
 
 @dataclass(frozen=True)
-class Clock:
+class MediaClock:
     """All times are seconds; ``zero`` is on the file's own clock, the others on the media clock."""
 
     zero: float
     """File time of 0."""
-    held: float
-    """How long the first image is held because the picture begins after the sound; 0 usually."""
-    film_end: float
-    """End of the picture; -inf without one."""
-    sound_end: float
-    """End of the sound as its header states it; inf if it doesn't."""
-    film_stated: float
-    """End of the picture as its header states it; inf if it doesn't."""
-    known_end: float
+    first_image_held: float
+    """How long the first image stands in because the video begins after the audio; usually 0."""
+    video_end: float
+    """End of the video; -inf without one."""
+    stated_audio_end: float
+    """End of the audio according to its header; inf if it has none."""
+    stated_video_end: float
+    """End of the video according to its header; inf if it has none."""
+    latest_end: float
     """Nothing in the file claims to be later than this; inf if unknown."""
-    snap: float
-    """Without picture and from the start, a first sample later than 0 by less than this is an encoder's lead-in."""
+    max_lead_in: float
+    """Without video and from the start, a first sample later than 0 by less than this is an encoder's lead-in."""
 
 
-def set_clock(
-    box: InputContainer, index: VideoIndex | None, film: VideoStream | None, track: AudioStream | None, start: float
-) -> Clock:
-    """0 is the first picture. If the sound begins more than `SKEW` earlier, 0 is the first sound and nothing is lost.
+def read_clock(
+    container: InputContainer,
+    index: VideoIndex | None,
+    video: VideoStream | None,
+    audio: AudioStream | None,
+    start: float,
+) -> MediaClock:
+    """Choose the zero of the media clock: the first image, or the first audio if that is more than `SKEW` earlier.
 
-    ``start`` moves 0 later by so many seconds. The start time that the file itself gives (often 1.4 s in broadcast
-    streams, up to hours) falls away; the offset between sound and picture stays.
+    The start time that the file itself states (often 1.4 s in broadcast streams, up to hours) is removed; the offset
+    between audio and video stays.
+
+    Args:
+        container: the open file.
+        index: the frames of the video track; None without frames.
+        video: the video track; None without one.
+        audio: the audio track; None without one.
+        start: seconds by which 0 is moved later.
     """
-    heard, sound_end = _stated(track)
-    _, film_stated = _stated(film)
-    seen = float(index.shown[0]) if index is not None else math.inf
-    begin = heard if heard < seen - SKEW else seen
+    audio_start, stated_audio_end = _stated_times(audio)
+    _, stated_video_end = _stated_times(video)
+    first_image = float(index.shown_times[0]) if index is not None else math.inf
+    # Audio that begins clearly earlier than the video would lose its beginning.
+    begin = audio_start if audio_start < first_image - SKEW else first_image
     if not math.isfinite(begin):
         begin = 0.0
     zero = begin + start
-    film_end = index.end - zero if index is not None else -math.inf
-    sound_end -= zero
-    whole = ((box.start_time or 0) + box.duration) / 1e6 - zero if box.duration else math.inf
-    return Clock(
+    video_end = index.end - zero if index is not None else -math.inf
+    stated_audio_end -= zero
+    container_end = math.inf
+    if container.duration:
+        container_end = ((container.start_time or 0) + container.duration) / 1e6 - zero
+    return MediaClock(
         zero=zero,
-        held=max(0.0, seen - zero) if index is not None else 0.0,
-        film_end=film_end,
-        sound_end=sound_end,
-        film_stated=film_stated - zero,
-        known_end=max(film_end, whole, sound_end if math.isfinite(sound_end) else -math.inf),
-        snap=SKEW if index is None and start == 0 else 0.0,
+        first_image_held=max(0.0, first_image - zero) if index is not None else 0.0,
+        video_end=video_end,
+        stated_audio_end=stated_audio_end,
+        stated_video_end=stated_video_end - zero,
+        latest_end=max(video_end, container_end, stated_audio_end if math.isfinite(stated_audio_end) else -math.inf),
+        max_lead_in=SKEW if index is None and start == 0 else 0.0,
     )
 
 
-def _stated(stream: VideoStream | AudioStream | None) -> tuple[float, float]:
-    """File times of start and end as the header states them; inf where it doesn't."""
+def _stated_times(stream: VideoStream | AudioStream | None) -> tuple[float, float]:
+    """File times of start and end according to the header; inf where it states none."""
     if stream is None:
         return math.inf, math.inf
-    tick = float(stream.time_base or 0)
-    begin = (stream.start_time or 0) * tick
-    return begin, begin + stream.duration * tick if stream.duration else math.inf
+    time_base = float(stream.time_base or 0)
+    begin = (stream.start_time or 0) * time_base
+    return begin, begin + stream.duration * time_base if stream.duration else math.inf

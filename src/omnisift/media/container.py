@@ -1,4 +1,4 @@
-"""Open a file and nothing else: look before opening, allow few formats, turn every refusal into a typed error."""
+"""Open media files safely: check the path first, allow few formats, and turn every refusal into a typed error."""
 
 from __future__ import annotations
 
@@ -17,55 +17,68 @@ from av.video.stream import VideoStream
 
 from omnisift.errors import Blocked, Damaged, NotAFile, NotFound, NotMedia, NotReadable, TooBig
 
-# Playlists can name other files and hosts, so no format that is a list of references is on this list; and the one
-# protocol is the file itself.
+# Playlists can name other files and hosts, so no format that is a list of references is allowed, and no protocol but
+# the file itself.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,wav,mp3,flac,ogg,gif"
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
-MAX_PIXELS_IN = 8192 * 4320
-"""Largest coded picture, in pixels: one such picture in swscale and the decoder stays within about 450 MB."""
+MAX_CODED_PIXELS = 8192 * 4320
+"""Largest coded image, in pixels: with one such image swscale and the decoder stay within about 450 MB."""
 
 DECODE_ERRORS = (av.FFmpegError, MemoryError, AttributeError, LookupError, ValueError, OverflowError)
-"""What PyAV raises on bad bytes. Measured by fuzzing: `av.FFmpegError` alone misses about 1 % of broken files."""
+"""Errors of PyAV on bad bytes. Measured by fuzzing: `av.FFmpegError` alone misses about 1 % of broken files."""
 
 MAX_READ_ERRORS = 1000
 
 _REFERENCES = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"v=0\r", b"v=0\n")
-_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 _CONTAINERS = (b"\x1aE\xdf\xa3", b"OggS", b"fLaC", b"ID3", b"GIF8", b"G@")
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a regular, readable file.
+    """Check that a path names a regular, readable file.
 
-    A pipe would make the decoder wait for ever and a folder fail with a riddle, so the kind is checked first.
+    The decoder would wait for ever on a pipe and fail unclearly on a folder, so the kind is checked first.
+
+    Args:
+        path: of a local file.
+
+    Returns:
+        The path.
 
     Raises:
-        Blocked: the text is a URL. NotFound, NotAFile, NotReadable: as they say.
+        Blocked: the path is a URL.
+        NotFound: nothing is there.
+        NotAFile: a folder, pipe, socket or device is there.
+        NotReadable: permission is missing.
     """
     file = Path(os.fsdecode(path))
     if "://" in str(path) and not file.exists():
-        raise Blocked(f"{label(path)}: addresses are not fetched; download the file and give its path")
+        raise Blocked(f"{describe_file(path)}: URLs are not fetched; download the file and give its path")
     try:
         mode = file.stat().st_mode
     except PermissionError:
-        raise NotReadable(f"{label(file)}: no permission to look at it; check the rights of its folders") from None
+        raise NotReadable(f"{describe_file(file)}: permission denied; check the permissions of its folders") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a possible name"
-        raise NotFound(f"{label(file)}: can't be found ({reason}); check the path") from None
+        reason = getattr(error, "strerror", None) or "not a valid name"
+        raise NotFound(f"{describe_file(file)}: can't be found ({reason}); check the path") from None
     if not stat.S_ISREG(mode):
-        raise NotAFile(f"{label(file)}: is a {_kind(mode)}, not a file; give the path of a media file")
+        raise NotAFile(f"{describe_file(file)} is a {_file_kind(mode)}, not a file; give the path of a media file")
     if not os.access(file, os.R_OK):
-        raise NotReadable(f"{label(file)}: no permission to read it; check the rights of the file")
+        raise NotReadable(f"{describe_file(file)}: permission denied; check the permissions of the file")
     return file
 
 
 def open_container(file: Path) -> InputContainer:
-    """Open ``file`` (checked by `check_path`) with the format and protocol lists above.
+    """Open a file with the format and protocol lists above.
+
+    Args:
+        file: checked by `check_path`.
 
     Raises:
-        Blocked: a playlist or another list of references. NotMedia: no allowed decoder knows it. Damaged: its first
-            bytes are those of a known container, but it can't be opened.
+        Blocked: the file is a playlist or another list of references.
+        NotMedia: no allowed decoder recognises it.
+        Damaged: its first bytes are those of a known container, but it can't be opened.
     """
     try:
         # "file:" and an absolute path, so that no name can be taken for a protocol ("concat:...") or an option ("-i").
@@ -74,80 +87,80 @@ def open_container(file: Path) -> InputContainer:
         _refuse(file)
 
 
-def picture_stream(container: InputContainer) -> VideoStream | None:
-    """The default film track: cover art is not film, and of several tracks the default one, else the first.
+def video_stream(container: InputContainer) -> VideoStream | None:
+    """Return the default video track, else the first; None without video. Cover art does not count as video.
 
     Raises:
-        TooBig: a coded picture of more than `MAX_PIXELS_IN`.
+        TooBig: its images have more than `MAX_CODED_PIXELS`.
     """
     tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic and _decodable(s)]
     if not tracks:
         return None
     stream = next((s for s in tracks if s.disposition & Disposition.default), tracks[0])
     width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_PIXELS_IN:
-        raise TooBig(f"picture of {width} x {height} is over the limit of 8192 x 4320; scale it down first")
-    # The header may lie about the size; the decoder itself refuses larger pictures.
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS_IN)}
-    # Each decoding thread keeps its own pictures: few threads for large ones keep memory bounded.
+    if width * height > MAX_CODED_PIXELS:
+        raise TooBig(f"video of {width} x {height} is over the limit of 8192 x 4320; scale it down first")
+    # The header may be wrong about the size; the decoder itself refuses larger images.
+    stream.codec_context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
+    # Each decoding thread holds its own images: few threads for large ones bound memory.
     stream.codec_context.thread_type = "AUTO"
     stream.codec_context.thread_count = min(8, os.cpu_count() or 1) if width * height <= 1920 * 1088 else 2
     return stream
 
 
-def sound_stream(container: InputContainer) -> AudioStream | None:
-    """The default sound track, else the first; None without sound."""
+def audio_stream(container: InputContainer) -> AudioStream | None:
+    """Return the default audio track, else the first; None without audio."""
     tracks = [s for s in container.streams.audio if _decodable(s)]
     return next((s for s in tracks if s.disposition & Disposition.default), tracks[0] if tracks else None)
 
 
-def packets(container: InputContainer, streams: list[VideoStream | AudioStream]) -> Iterator[Packet[Any] | None]:
-    """Packets with content, in file order; None for each place where reading failed and went on."""
+def read_packets(container: InputContainer, streams: list[VideoStream | AudioStream]) -> Iterator[Packet[Any] | None]:
+    """Yield packets with content, in file order; None for each read error that was skipped."""
     for _ in range(MAX_READ_ERRORS):
         try:
             for packet in container.demux(streams):
                 if packet.size and packet.stream is not None:
                     yield packet
             return
-        except EOFError:  # noqa: PERF203  each failure is one packet, and reading goes on
+        except EOFError:  # noqa: PERF203  each failure is one packet, and reading continues
             return
         except DECODE_ERRORS:
             yield None
 
 
-def label(path: object) -> str:
-    """The path for a message of one line: short, without control characters."""
+def describe_file(path: object) -> str:
+    """Return the path for a message of one line: short, without control characters."""
     text = str(path)
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= 300 else f"{text[:150]}...{text[-140:]}"
 
 
 def _decodable(stream: VideoStream | AudioStream) -> bool:
-    """Damaged headers give streams without a codec context."""
+    """Whether the stream has a codec context: damaged headers give streams without one."""
     return getattr(stream, "codec_context", None) is not None and stream.time_base is not None
 
 
 def _refuse(file: Path) -> NoReturn:
-    """Say why the file was not opened, from its first bytes. FFmpeg's own text may leak addresses, so it stays here."""
+    """Raise the error that fits the first bytes. FFmpeg's own text may contain addresses, so it is left out."""
     try:
         with file.open("rb") as handle:
             head = handle.read(512)
     except OSError:
-        raise NotReadable("can't be read; check the rights of the file") from None
+        raise NotReadable("can't be read; check the permissions of the file") from None
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not head:
         raise NotMedia("is empty (0 bytes); give a media file")
     if start.startswith(_REFERENCES) or b"<MPD" in head:
         raise Blocked("is a list that refers to other files; give the media file itself")
     if start[:1] == b"<":
-        raise NotMedia("is a web page or XML, not media; was it downloaded with a login?")
-    if head.startswith(_PICTURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        raise NotMedia("is a picture file; give a film or sound file")
+        raise NotMedia("is a web page or XML, not media; check whether its download needs a login")
+    if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        raise NotMedia("is an image file; give a video or audio file")
     if head.startswith(_CONTAINERS) or head[4:8] in (b"ftyp", b"moov", b"mdat", b"free") or head[:4] == b"RIFF":
-        raise Damaged("begins like media but is cut or broken; get a whole copy of the file")
-    raise NotMedia(f"no decoder knows this content; allowed are {FORMATS}")
+        raise Damaged("begins like media but is truncated or broken; get a complete copy of the file")
+    raise NotMedia(f"is not recognised by any decoder; allowed formats are {FORMATS}")
 
 
-def _kind(mode: int) -> str:
+def _file_kind(mode: int) -> str:
     kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
     return kinds.get(stat.S_IFMT(mode), "device")

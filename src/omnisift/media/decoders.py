@@ -1,4 +1,4 @@
-"""From packets to pictures and sound: the two decoders, each of which survives damaged packets and counts them."""
+"""Decode packets to images and audio. Both decoders survive damaged packets and count them."""
 
 from __future__ import annotations
 
@@ -12,39 +12,46 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from omnisift.media.audio import AudioCollector
-from omnisift.media.clock import Clock
+from omnisift.media.clock import MediaClock
 from omnisift.media.container import DECODE_ERRORS
 from omnisift.media.image import ImageCollector
 
 LEAD_IN = 1.0
-"""Seconds of sound decoded before the part that is wanted: codecs lean on what came before."""
+"""Seconds of audio decoded before the requested part: codecs depend on earlier packets."""
 
 
 class VideoDecoder:
-    """Feeds the needed packets of the film track to its decoder, which starts afresh after each skipped stretch."""
+    """Decodes the needed packets of the video track; after each skipped stretch the decoder is reset."""
 
     def __init__(
-        self, stream: VideoStream, needed: npt.NDArray[np.bool_], clock: Clock, pictures: ImageCollector
+        self, stream: VideoStream, needed: npt.NDArray[np.bool_], clock: MediaClock, images: ImageCollector
     ) -> None:
-        """``needed`` [P]: which packets to decode."""
+        """Start before the first packet.
+
+        Args:
+            stream: the video track.
+            needed: [P] bool, the packets to decode.
+            clock: the media clock.
+            images: receives the decoded frames.
+        """
         self.index = stream.index
         self.bad_packets = 0
         self._decoder = stream.codec_context
-        self._tick = float(stream.time_base or 0)
+        self._time_base = float(stream.time_base or 0)
         self._clock = clock
-        self._pictures = pictures
+        self._images = images
         self._needed = needed
         self._last = int(np.flatnonzero(needed)[-1]) if needed.any() else -1
         self._number = 0
         self._running = False
 
     @property
-    def over(self) -> bool:
-        """Whether no packet is needed any more."""
+    def done(self) -> bool:
+        """Whether no further packet is needed."""
         return self._number > self._last
 
     def feed(self, packet: Packet[Any]) -> None:
-        """The next packet of the track, in file order."""
+        """Take the next packet of the track, in file order."""
         number = self._number
         self._number += 1
         if number < len(self._needed) and self._needed[number]:
@@ -54,12 +61,12 @@ class VideoDecoder:
             self._drain()
 
     def finish(self) -> None:
-        """No more packets: the last frame stands for all moments that are left."""
+        """Flush the decoder; the last frame stands for all remaining moments."""
         self._drain()
-        self._pictures.finish()
+        self._images.finish()
 
     def _drain(self) -> None:
-        """Get the frames that wait in the decoder, and make it ready to start anywhere."""
+        """Get the frames that wait in the decoder, and reset it so that it can start anywhere."""
         if self._running:
             self._decode(None)
             self._decoder.flush_buffers()
@@ -68,62 +75,69 @@ class VideoDecoder:
     def _decode(self, packet: Packet[Any] | None) -> None:
         try:
             for frame in self._decoder.decode(packet):
-                # Not frame.time: PyAV forgets the time base of frames that come out while draining.
-                time = frame.pts * self._tick - self._clock.zero if frame.pts is not None else math.inf
-                # One broken stamp must not make all later frames come too late.
-                if time < self._clock.film_end + LEAD_IN:
-                    self._pictures.see(time, frame)
+                # Not frame.time: PyAV loses the time base of frames that come out while draining.
+                time = frame.pts * self._time_base - self._clock.zero if frame.pts is not None else math.inf
+                # With one broken time stamp all later frames would count as late.
+                if time < self._clock.video_end + LEAD_IN:
+                    self._images.add(time, frame)
         except DECODE_ERRORS:
             self.bad_packets += 1
 
 
 class AudioDecoder:
-    """Feeds the packets of the sound track to its decoder."""
+    """Decodes the packets of the audio track."""
 
-    def __init__(self, stream: AudioStream, clock: Clock, sound: AudioCollector) -> None:
+    def __init__(self, stream: AudioStream, clock: MediaClock, audio: AudioCollector) -> None:
+        """Start before the first packet.
+
+        Args:
+            stream: the audio track.
+            clock: the media clock.
+            audio: receives the decoded frames.
+        """
         self.index = stream.index
         self.bad_packets = 0
-        self.moved = 0.0
-        """Seconds by which the clock was moved to the first sample, see `Clock.snap`."""
+        self.lead_in = 0.0
+        """Seconds by which the clock was moved to the first sample, see `MediaClock.max_lead_in`."""
         self._decoder = stream.codec_context
-        self._tick = float(stream.time_base or 0)
+        self._time_base = float(stream.time_base or 0)
         self._zero = clock.zero
-        self._sound = sound
-        self._known_end = clock.known_end
-        self._snap = clock.snap
+        self._audio = audio
+        self._latest_end = clock.latest_end
+        self._max_lead_in = clock.max_lead_in
 
     @property
-    def over(self) -> bool:
-        """Whether all the sound that is wanted is there."""
-        return self._sound.full
+    def done(self) -> bool:
+        """Whether all the requested audio is decoded."""
+        return self._audio.full
 
     def feed(self, packet: Packet[Any]) -> None:
-        """The next packet of the track, in file order."""
-        early = packet.pts is not None and packet.pts * self._tick < self._zero - LEAD_IN
-        if not (self.over or (early and self._snap == 0)):
+        """Take the next packet of the track, in file order."""
+        early = packet.pts is not None and packet.pts * self._time_base < self._zero - LEAD_IN
+        if not (self.done or (early and self._max_lead_in == 0)):
             self._decode(packet)
 
     def finish(self) -> None:
-        """No more packets: get what the decoder still holds."""
-        if not self.over:
+        """Flush the decoder."""
+        if not self.done:
             self._decode(None)
 
     def _decode(self, packet: Packet[Any] | None) -> None:
         try:
             for frame in self._decoder.decode(packet):
-                self._sound.hear(self._time(frame.pts), frame)
+                self._audio.add(self._time(frame.pts), frame)
         except DECODE_ERRORS:
             self.bad_packets += 1
-            self._sound.miss()
+            self._audio.mark_lost_packet()
 
     def _time(self, pts: int | None) -> float | None:
-        """Seconds on the media clock; None for a stamp that is missing or can't be true."""
+        """Seconds on the media clock; None for a time stamp that is missing or can't be true."""
         if pts is None:
             return None
-        time = pts * self._tick - self._zero
-        if not self._sound.frames and abs(time) < self._snap:
-            self.moved = time
+        time = pts * self._time_base - self._zero
+        if not self._audio.frames and abs(time) < self._max_lead_in:
+            self.lead_in = time
             self._zero += time
             return 0.0
-        # One broken stamp must not become an hour of silence.
-        return time if time <= self._known_end + LEAD_IN else None
+        # With one broken time stamp the waveform would get an hour of silence.
+        return time if time <= self._latest_end + LEAD_IN else None

@@ -1,4 +1,4 @@
-"""A first look without decoding: when each frame is shown, and which packets a given set of frames needs."""
+"""Index of a video track without decoding: when each frame is shown, and which packets given frames need."""
 
 from __future__ import annotations
 
@@ -10,79 +10,98 @@ import numpy.typing as npt
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from omnisift.media.container import packets
+from omnisift.media.container import read_packets
 
 MAX_PACKETS = 8_000_000
-"""More are not looked at: 37 hours at 60 frames a second, and a bound on memory (9 bytes each)."""
+"""Packets indexed at most: 37 hours at 60 frames per second, and a bound on memory (9 bytes each)."""
 
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """The frames of the film track, from packet headers alone. Headers of the container lie about count and length."""
+    """The frames of a video track, from packet headers alone: a container's own count and length may be wrong."""
 
-    coded: npt.NDArray[np.float64]
-    """[P] seconds on the file's own clock, in the order of decoding; NaN for packets that show nothing."""
-    key: npt.NDArray[np.bool_]
+    coded_times: npt.NDArray[np.float64]
+    """[P] seconds on the file's own clock, in decoding order; NaN for packets that show nothing."""
+    is_key: npt.NDArray[np.bool_]
     """[P] where decoding can start."""
-    shown: npt.NDArray[np.float64]
-    """[F] seconds, sorted: the frames in the order they are shown."""
+    shown_times: npt.NDArray[np.float64]
+    """[F] seconds, sorted: the frames in display order."""
     end: float
     """Seconds: when the last frame ends."""
-    rate: float
+    frame_rate: float
     """The track's average frames per second, as stated by the file or else measured."""
 
-    def needed(self, moments: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """[P]: the packets to decode so that the frame shown at each of ``moments`` (sorted) can be had.
+    def packets_for(self, moments: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Find the packets that must be decoded for the frames shown at given moments.
 
-        That is, from each needed group's key frame to the last needed frame in it. Groups without a needed frame are
-        skipped, which makes sparse sampling of long films cheap without any seeking.
+        These are, in each group of pictures with such a frame, the packets from the key frame to the last such frame.
+        Other groups are skipped, which makes sparse sampling of long videos cheap without any seeking.
+
+        Args:
+            moments: [N] seconds on the file's own clock, sorted.
+
+        Returns:
+            [P] bool, in decoding order.
         """
-        picks = np.unique(np.clip(np.searchsorted(self.shown, moments, side="right") - 1, 0, None))
-        wanted = np.isin(self.coded, self.shown[picks])
-        group = np.maximum(np.cumsum(self.key) - 1, 0)
-        starts = np.flatnonzero(self.key)
-        need = np.zeros(len(self.coded), dtype=bool)
-        for place in np.flatnonzero(wanted):
-            first = int(starts[group[place]]) if len(starts) and place >= starts[0] else 0
-            # A frame that is shown before its key frame leans on the group before it ("open group").
-            if self.coded[place] < self.coded[first] and group[place] > 0:
-                first = int(starts[group[place] - 1])
-            need[first : place + 1] = True
-        return need
+        # The frames shown at these moments, and the packets that they are coded in.
+        frames = np.unique(np.clip(np.searchsorted(self.shown_times, moments, side="right") - 1, 0, None))
+        wanted = np.isin(self.coded_times, self.shown_times[frames])
+        # Number of the group of each packet, and the packet that starts each group.
+        group = np.maximum(np.cumsum(self.is_key) - 1, 0)
+        starts = np.flatnonzero(self.is_key)
+        needed = np.zeros(len(self.coded_times), dtype=bool)
+        for packet in np.flatnonzero(wanted):
+            first = int(starts[group[packet]]) if len(starts) and packet >= starts[0] else 0
+            # A frame that is shown before its key frame depends on the previous group ("open group").
+            if self.coded_times[packet] < self.coded_times[first] and group[packet] > 0:
+                first = int(starts[group[packet] - 1])
+            needed[first : packet + 1] = True
+        return needed
 
 
-def look(container: InputContainer, stream: VideoStream, until: float) -> VideoIndex | None:
-    """Read the packet headers of ``stream`` up to ``until`` seconds after its start; None if it has no packets."""
-    base = float(stream.time_base or 0)
+def read_index(container: InputContainer, stream: VideoStream, until: float) -> VideoIndex | None:
+    """Read the packet headers of a video track.
+
+    Args:
+        container: the open file.
+        stream: its video track.
+        until: seconds after the start of the track up to which headers are read.
+
+    Returns:
+        The index; None if no packet shows a frame.
+    """
+    time_base = float(stream.time_base or 0)
     stamps = array("d")
     keys = bytearray()
-    length = 0.0
-    for packet in packets(container, [stream]):
+    duration = 0.0
+    for packet in read_packets(container, [stream]):
         if packet is None:
             continue
         stamp = packet.pts if packet.pts is not None else packet.dts
-        stamps.append(float("nan") if stamp is None or packet.is_discard else stamp * base)
+        stamps.append(float("nan") if stamp is None or packet.is_discard else stamp * time_base)
         keys.append(packet.is_keyframe)
-        length = (packet.duration or 0) * base
+        duration = (packet.duration or 0) * time_base
         if len(stamps) >= MAX_PACKETS or stamps[-1] > stamps[0] + until + 10:
             break
     if not stamps:
         return None
-    coded = _without_spikes(np.frombuffer(stamps, dtype=np.float64))
-    shown = np.unique(coded[~np.isnan(coded)])
-    if len(shown) == 0:
+    coded_times = _without_spikes(np.frombuffer(stamps, dtype=np.float64))
+    shown_times = np.unique(coded_times[~np.isnan(coded_times)])
+    if len(shown_times) == 0:
         return None
-    step = float(np.median(np.diff(shown))) if len(shown) > 1 else 0.0
+    step = float(np.median(np.diff(shown_times))) if len(shown_times) > 1 else 0.0
     rate = float(stream.average_rate or 0) or (1 / step if step else 1.0)
-    # A last frame that claims to stand for minutes is a lie of the header; one with no length gets the usual step.
-    last = length if 0 < length <= max(10 * step, 10.0) else (step or 1 / rate)
-    return VideoIndex(coded, np.frombuffer(keys, dtype=bool), shown, float(shown[-1]) + last, rate)
+    # A last frame that claims to last for minutes is an error of the header; one without a duration gets the usual
+    # step.
+    last = duration if 0 < duration <= max(10 * step, 10.0) else (step or 1 / rate)
+    return VideoIndex(coded_times, np.frombuffer(keys, dtype=bool), shown_times, float(shown_times[-1]) + last, rate)
 
 
 def _without_spikes(stamps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """NaN for a stamp far from those before and after it, as one flipped bit makes: it would stretch the whole film."""
+    """NaN for a time stamp far from both neighbours, as one flipped bit causes: it would stretch the video."""
     if len(stamps) < 3:
         return stamps
+    # A spike is far from the median of itself and its neighbours; decoding order alone strays by a few frames.
     around = np.stack([stamps[:-2], stamps[1:-1], stamps[2:]])
     step = float(np.nanmedian(np.abs(np.diff(stamps)))) if np.isfinite(np.diff(stamps)).any() else 0.0
     far = np.zeros(len(stamps), dtype=bool)

@@ -1,18 +1,20 @@
-"""`read`, the front door: check the arguments, read, and name the file in every error."""
+"""`read`: check the arguments, read a file, and name the file in every error."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from omnisift.errors import Damaged, MediaError, TooBig, UsageError
-from omnisift.media import container as door
+from omnisift.media.container import DECODE_ERRORS, check_path, describe_file
 from omnisift.media.image import smart_size
-from omnisift.media.reading import Reading, Sampling
+from omnisift.media.reading import ClipReader, Sampling
 from omnisift.media.result import Media
 from omnisift.media.sampling import QWEN_MAX_FRAMES, check_numbers
 
 MAX_FRAMES = 256
-"""Most images by default: two minutes at the default rate; longer films are sampled more thinly."""
+"""Images per clip by default: two minutes at the default rate; longer videos are sampled more sparsely."""
 
 
 def read(
@@ -33,22 +35,32 @@ def read(
     max_seconds: float = 7200.0,
     strict: bool = False,
 ) -> Media:
-    """Pictures and sound of a file, at the sizes and rates the model wants, on one clock.
+    """Read images and audio of a file on one clock, at the sizes and rates that the model takes.
 
     Args:
-        path: a local file. Addresses are not fetched.
-        fps: images per second.
-        max_frames: most images; over it the rate is lowered for the whole film. None: 256, or 768 with "qwen".
-        min_pixels, max_pixels, factor: size of one image, see `smart_size`.
-        sampling: "time": image k is what is shown at ``k / fps``. "qwen": the frame numbers of ``qwen-omni-utils``.
-        video, audio: whether to read picture and sound where there is one.
-        require_video, require_audio: whether a file without it is an error.
-        start, end: seconds; read only this part. The result's clock starts at ``start``.
-        max_seconds: longest part that is read; more is left off, with ``capped`` and a warning.
-        strict: any damaged packet is an error.
+        path: a local file. URLs are not fetched.
+        fps: images sampled per second.
+        max_frames: most images; a longer video is sampled at a lower rate. None: 256, or 768 with ``sampling="qwen"``.
+        min_pixels: smallest area of one image, see `smart_size`.
+        max_pixels: largest area of one image.
+        factor: both sides of an image are multiples of this.
+        sampling: ``time``: image k is the one shown at ``k / fps``. ``qwen``: the frame numbers of
+            ``qwen-omni-utils``.
+        video: whether to read the video track.
+        audio: whether to read the audio track.
+        require_video: whether a file without video is an error.
+        require_audio: whether a file without audio is an error.
+        start: seconds; the result's clock starts here.
+        end: seconds; nothing is read from here on.
+        max_seconds: longest part that is read; the rest is left out, with ``capped`` and a warning.
+        strict: whether any damaged packet is an error.
+
+    Returns:
+        Images and waveform with their times.
 
     Raises:
-        MediaError: one of its kinds, with the file's name, the reason and what to do. UsageError: wrong arguments.
+        MediaError: the file can't be read; the subclass gives the kind of reason.
+        UsageError: arguments are wrong, or select no part of the file.
     """
     if sampling not in ("time", "qwen"):
         raise UsageError(f'sampling must be "time" or "qwen", got {sampling!r}')
@@ -57,18 +69,24 @@ def read(
     if max_frames is None:
         max_frames = QWEN_MAX_FRAMES if sampling == "qwen" else MAX_FRAMES
     check_numbers(fps, max_frames, start, end, max_seconds)
-    smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)  # are the limits possible?
-    file = door.check_path(path)
-    job = Reading(file, video, audio, start, end, max_seconds)
-    name = door.label(file)
+    smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
+    file = check_path(path)
+    with _name_in_errors(describe_file(file)):
+        reader = ClipReader(file, video, audio, start, end, max_seconds)
+        reader.inspect()
+        reader.plan_images(sampling, fps, max_frames)
+        reader.decode(factor, min_pixels, max_pixels)
+        return reader.result(require_video, require_audio, strict)
+
+
+@contextmanager
+def _name_in_errors(name: str) -> Iterator[None]:
+    """Put the file's name in front of media errors, and turn those of the decoder into media errors."""
     try:
-        job.look()
-        job.plan(sampling, fps, max_frames)
-        job.decode(factor, min_pixels, max_pixels)
-        return job.result(require_video, require_audio, strict)
+        yield
     except MediaError as error:
         raise type(error)(f"{name}: {error}") from None
     except MemoryError:
         raise TooBig(f"{name}: not enough memory to decode it; scale it down or read a part of it") from None
-    except door.DECODE_ERRORS as error:
-        raise Damaged(f"{name}: can't be decoded ({type(error).__name__}); get a whole copy of the file") from None
+    except DECODE_ERRORS as error:
+        raise Damaged(f"{name}: can't be decoded ({type(error).__name__}); get a complete copy of the file") from None

@@ -1,4 +1,4 @@
-"""What the reader hands out: `Media`."""
+"""`Media`: what the reader returns."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ TEMPORAL_PATCH = 2
 
 @dataclass(frozen=True)
 class Media:
-    """Pictures and sound of one file, on one clock that starts at 0."""
+    """Images and audio of one file, on one clock that starts at 0."""
 
     path: Path
     """The file that was read."""
     images: npt.NDArray[np.uint8] | None
-    """[N, H, W, 3] uint8 RGB, N even, H and W at their final size; None without picture."""
+    """[N, H, W, 3] uint8 RGB, N even, H and W at their final size; None without video."""
     times: npt.NDArray[np.float64]
     """[N] seconds: when the file itself shows each image (a held or repeated image keeps its own time)."""
     indices: npt.NDArray[np.int64]
-    """[N]: each image's place among the frames of the file, in the order they are shown."""
+    """[N]: number of each image among the frames of the file, in display order."""
     fps: float
-    """Images per second of the sampling grid, exact: image k stands for the moment ``k / fps``. 0 without picture."""
+    """Images per second of the sampling grid, exact: image k stands for the moment ``k / fps``. 0 without video."""
     waveform: npt.NDArray[np.float32] | None
-    """[S] float32 within [-1, 1], mono, `SAMPLE_RATE`; sample s sounds at ``s / SAMPLE_RATE``. None without sound."""
+    """[S] float32 within [-1, 1], mono, `SAMPLE_RATE`; sample s is at ``s / SAMPLE_RATE``. None without audio."""
     seconds: float
-    """Length of what was read: the later end of picture and sound."""
+    """Length of what was read: the later end of video and audio."""
     video_seconds: float
-    """Length of the picture, 0 without one."""
+    """Length of the video, 0 without one."""
     capped: bool
-    """True if a limit (``max_frames`` or ``max_seconds``) made this less than what was asked for."""
+    """True if a limit (``max_frames`` or ``max_seconds``) reduced what was read."""
     bad_packets: int
     """Packets that could not be decoded and were left out."""
     warnings: tuple[str, ...]
-    """Plain sentences about everything that is not as one would expect."""
+    """Sentences about everything unusual."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """The container's own metadata (title, comment ...), keys in lower case."""
 
@@ -52,15 +52,15 @@ class Media:
 
     @property
     def has_audio(self) -> bool:
-        """Whether there is sound."""
+        """Whether there is audio."""
         return self.waveform is not None
 
     @property
     def audio_seconds(self) -> float:
-        """Length of the sound, 0 without one."""
+        """Length of the audio, 0 without one."""
         return 0.0 if self.waveform is None else len(self.waveform) / SAMPLE_RATE
 
     @property
     def seconds_per_grid(self) -> float:
-        """Seconds that one frame of the token grid (two images) stands for; what the processor must be told."""
+        """Seconds per frame of the token grid (two images), which the processor needs."""
         return TEMPORAL_PATCH / self.fps if self.fps else 0.0

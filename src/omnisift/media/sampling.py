@@ -1,4 +1,4 @@
-"""Which moments of the film become images: by time (default), or by frame number as published results did."""
+"""Which moments of a video become images: by time (default), or by frame number as published results did."""
 
 from __future__ import annotations
 
@@ -11,63 +11,74 @@ import numpy.typing as npt
 from omnisift.errors import UsageError
 from omnisift.media.result import TEMPORAL_PATCH
 
-SLACK = 1e-4
+TIME_TOLERANCE = 1e-4
 """Seconds: time stamps are rounded to the container's ticks, so a frame this little late still counts as on time."""
 
 QWEN_MIN_FRAMES, QWEN_MAX_FRAMES = 4, 768
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The sampling grid of one film."""
+class SamplingGrid:
+    """The moments at which one video is sampled."""
 
     moments: npt.NDArray[np.float64]
-    """[N] seconds on the media clock, sorted; each becomes the image that is shown then. N is even."""
+    """[N] seconds on the media clock, sorted, N even; each becomes the image that is shown then."""
     fps: float
     """Images per second of the grid."""
     capped: bool
     """True if ``max_frames`` lowered the rate."""
 
 
-def by_time(seconds: float, fps: float, max_frames: int) -> Plan:
-    """Image k stands for the moment ``k / fps``.
+def by_time(seconds: float, fps: float, max_frames: int) -> SamplingGrid:
+    """Sample by time: image k stands for the moment ``k / fps``.
 
-    The number of images is ``seconds * fps``, rounded, then raised to an even number (never lowered: nothing is lost; a
-    moment after the end shows the last frame). Over ``max_frames`` the same number of images is spread evenly over the
-    whole film at the lower rate ``max_frames / seconds``.
+    The number of images is ``seconds * fps``, rounded, then raised to an even number (never lowered, so nothing is
+    lost; a moment after the end shows the last frame). Over ``max_frames`` so many images are spread evenly over the
+    entire video, at the lower rate ``max_frames / seconds``.
+
+    Args:
+        seconds: length of the video.
+        fps: images per second.
+        max_frames: most images.
     """
     count = max(TEMPORAL_PATCH, _even_up(math.floor(seconds * fps + 0.5)))
     capped = count > _even_down(max_frames)
     if capped:
         count = _even_down(max_frames)
         fps = count / seconds
-    return Plan(np.arange(count) / fps, fps, capped)
+    return SamplingGrid(np.arange(count) / fps, fps, capped)
 
 
-def by_index(shown: npt.NDArray[np.float64], rate: float, fps: float, max_frames: int) -> Plan:
-    """The frames that ``qwen-omni-utils`` 0.0.9 takes from these: evenly spaced frame NUMBERS, both ends included.
+def by_index(shown_times: npt.NDArray[np.float64], frame_rate: float, fps: float, max_frames: int) -> SamplingGrid:
+    """Sample by frame number, as ``qwen-omni-utils`` 0.0.9 does: evenly spaced numbers, both ends included.
 
-    ``shown`` [F]: when the frames are shown; ``rate``: the track's average rate. The number of images is
-    ``F / rate * fps``, at least 4, at most ``max_frames`` and F, rounded down to an even number; the numbers are
-    float32 steps from 0 to F - 1, rounded half to even. The rate stated for them is ``N / F * rate``, although their
-    real distance is a little larger. Kept for comparison with published numbers. A film of one frame, which that
-    library refuses, gives this frame twice.
+    The number of images is ``F / frame_rate * fps``, at least 4, at most ``max_frames`` and F, rounded down to an even
+    number. The frame numbers are float32 steps from 0 to F - 1, rounded half to even. The stated rate is ``N / F *
+    frame_rate``, although the real distance is a little larger. This rule is kept for comparison with published
+    numbers. A video of one frame, which that library refuses, gives this frame twice.
+
+    Args:
+        shown_times: [F] seconds, when the frames are shown.
+        frame_rate: the track's average frames per second.
+        fps: images per second.
+        max_frames: most images.
     """
-    import torch  # its float32 steps are part of the rule; everything else here does without
+    import torch  # its float32 steps are part of the rule; nothing else here needs torch
 
-    total = len(shown)
-    wanted = total / rate * fps
+    # Count: F / frame_rate * fps within the limits, even.
+    total = len(shown_times)
+    wanted = total / frame_rate * fps
     limit = min(_even_down(max_frames), total)
     count = _even_down(int(min(max(wanted, QWEN_MIN_FRAMES), limit)))
     count = max(count, TEMPORAL_PATCH)
     # float32 steps: in float64 a few of the ties would be rounded to the other neighbour.
     steps = torch.linspace(0, total - 1, count, dtype=torch.float32)
     numbers = torch.round(steps).to(torch.int64).numpy()
-    return Plan(shown[numbers], count / total * rate, capped=wanted > limit)
+    return SamplingGrid(shown_times[numbers], count / total * frame_rate, capped=wanted > limit)
 
 
 def check_numbers(fps: float, max_frames: int, start: float, end: float | None, max_seconds: float) -> None:
-    """Raise `UsageError` for sampling arguments that mean nothing."""
+    """Raise `UsageError` for sampling arguments that are out of range; they are those of `read`."""
     if not (0 < fps <= 1000):
         raise UsageError(f"fps must be above 0 and at most 1000, got {fps}")
     if max_frames < TEMPORAL_PATCH:

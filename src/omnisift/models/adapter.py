@@ -25,7 +25,7 @@ class Parts:
     core: nn.Module
     """Takes ``input_ids``, merges the media embeddings and calls the language model once."""
     language_model: nn.Module
-    """Takes ``inputs_embeds``, ``position_ids``, ``attention_mask`` and ``past_key_values``, all by name."""
+    """Takes ``inputs_embeds``, ``position_ids``, ``attention_mask`` and the cache, all by name."""
 
 
 class Adapter(ABC):

@@ -33,7 +33,14 @@ from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, UnsupportedCall
 from omnisift.models.adapter import Adapter
 from omnisift.models.attention_bias import with_attention_bias
-from omnisift.models.cached_prompt import CachedPrompt, cached_length, clear_prompt, store_prompt, stored_prompt
+from omnisift.models.cached_prompt import (
+    CachedPrompt,
+    cached_length,
+    clear_prompt,
+    find_cache,
+    store_prompt,
+    stored_prompt,
+)
 from omnisift.models.compression import Compression
 from omnisift.models.host_arguments import (
     bind_arguments,
@@ -189,8 +196,9 @@ class Attachment:
         self._prompt, self._in_core = None, True
         self._clear_probes()
         arguments = bind_arguments(self.adapter.parts.core, args, kwargs)
-        cache, input_ids = arguments.get("past_key_values"), arguments.get("input_ids")
+        cache, input_ids = find_cache(arguments), arguments.get("input_ids")
         cached = cached_length(cache)
+        # An empty cache starts a new prompt.
         if cached == 0:
             clear_prompt(cache)
             self.cut = None
@@ -199,6 +207,7 @@ class Attachment:
                 "inputs_embeds without input_ids: can't tell which tokens are video. "
                 "Pass input_ids as well (the model then still uses inputs_embeds), or detach"
             )
+        # After a cut prompt, positions continue from the full length.
         cached_prompt = stored_prompt(cache, len(input_ids))
         if cached_prompt is not None:
             arguments = resume_arguments(cached_prompt, arguments, cached)
@@ -215,7 +224,7 @@ class Attachment:
             if cached:
                 raise UnsupportedCall(
                     f"new video tokens after {cached} cached ones: pass the whole conversation without "
-                    "past_key_values (and without prefill_chunk_size), or detach"
+                    "a cache (and without prefill_chunk_size), or detach"
                 )
             self._prompt = _Prompt(input_ids, modality, arguments)
         elif not cached:
@@ -236,20 +245,23 @@ class Attachment:
         """Cut a prompt with video; correct mask and positions of a call that continues a cut one."""
         prompt, self._prompt, self._unstored = self._prompt, None, None
         arguments = bind_arguments(module, args, kwargs)
+        # A new prompt with video.
         if prompt is not None:
             return (), self._compress(prompt, arguments)
-        cache, inputs_embeds = arguments.get("past_key_values"), arguments.get("inputs_embeds")
+        # A call that continues a cut prompt.
+        cache, inputs_embeds = find_cache(arguments), arguments.get("inputs_embeds")
         cached_prompt = None if inputs_embeds is None else stored_prompt(cache, len(inputs_embeds))
         if cached_prompt is not None:
             return (), decode_arguments(cached_prompt, arguments)
+        # A call that needs no change.
         self._check_route(inputs_embeds, cached_length(cache))
         return None
 
     def _leave_language_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG002
         """Store the state of a cut on the cache, which the host may only create during the call."""
         unstored, self._unstored = self._unstored, None
-        cache = kwargs.get("past_key_values")
-        cache = getattr(output, "past_key_values", None) if cache is None else cache
+        cache = find_cache(kwargs)
+        cache = find_cache(output) if cache is None else cache
         if unstored is not None and cache is not None:
             store_prompt(cache, unstored)
 

@@ -133,6 +133,7 @@ class AttentionProbe(ABC):
         Raises:
             CompressorError: the encoder did not run for the tokens of this prompt, or returned another number of them.
         """
+        # Flat indices of the tokens that the encoder's output replaces, in the order of its output.
         is_encoded = modality == self.modality
         index = is_encoded.flatten().nonzero()[:, 0].to(device)
         counts = is_encoded.sum(dim=1).tolist()
@@ -166,6 +167,7 @@ class AttentionProbe(ABC):
 
     def _repeat_for_beams(self, value: Tensor, counts: list[int]) -> Tensor:
         """As many values as tokens: ``generate`` repeats each row (for beams) after its vision encoder has run."""
+        # Rows of one prompt are adjacent, so every times-th row is an original.
         total = sum(counts)
         times = max(1, total // max(1, len(value)))
         rows = counts[::times]

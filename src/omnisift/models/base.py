@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from omnisift.budget import Budget
-from omnisift.compressors import make_compressor, needs_selector
+from omnisift.compressors import make_compressor, needs_selector, reads_all_tokens
 from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, ModelError, UnsupportedModel, UsageError
 from omnisift.models.adapter import Adapter
@@ -43,8 +44,8 @@ def attach(
     Args:
         model: a Hugging Face model that an adapter exists for (docs/add-a-model.md), or a wrapper of one that has
             ``get_base_model``, such as PEFT's: attach to the wrapper, not to the model inside it.
-        compressor: name of a method, as `make_compressor` takes it, or a compressor. It is moved to the device of the
-            language model. One that is made from a name is in evaluation mode.
+        compressor: name of a method, as `make_compressor` takes it, which is made in evaluation mode; or a compressor,
+            which is moved to the device of the language model.
         retain: fraction of video and audio tokens kept together, in (0, 1]. Only with a name, as all that follow.
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
@@ -53,41 +54,33 @@ def attach(
         seed: for methods that draw at random.
 
     Returns:
-        The attachment. Its ``last`` says what happened to the latest prompt.
+        The attachment, whose ``last`` describes the latest prompt.
 
     Raises:
         UnsupportedModel: no adapter exists for this kind of model.
         ModelError: the model already has a compressor.
-        CompressorError: the method is unknown, has weights and got no selector, or needs an input that the adapter
-            does not supply.
+        CompressorError: the method is unknown, lacks its selector, or needs an input that the adapter can't supply.
         CheckpointError: the selector can't be read or is of another model.
         BudgetError: the fractions are out of range or contradict each other.
         UsageError: ``model`` is not a model, or options of a method were given with a compressor.
     """
-    if not isinstance(model, nn.Module):
-        hint = "its model, pipe.host.thinker" if hasattr(model, "host") else "a model loaded by from_pretrained"
-        raise UsageError(f"attach takes a Hugging Face model, got {type(model).__name__}: pass {hint}")
     adapter = adapter_for(model)
     if is_attached(adapter.parts.language_model):
-        raise ModelError(
-            f"{type(model).__name__} already has a compressor attached: call detach() on the first attachment"
-        )
-    if isinstance(compressor, Compressor):
-        if (retain, retain_video, retain_audio, selector, seed) != (None, None, None, None, 0):
-            raise UsageError(
-                f"retain, selector and seed are set when a compressor is made, and got {type(compressor).__name__}: "
-                "leave them out, or pass the name of a method"
-            )
-    else:
+        raise ModelError(f"{type(model).__name__} already has a compressor: call detach() on the first attachment")
+    if not isinstance(compressor, Compressor):
         budget = Budget.from_options(retain, retain_video, retain_audio)
         compressor = _make_compressor(compressor, budget, selector, seed, adapter.parts.language_model)
-    missing = sorted(compressor.needs - adapter.supplies)
-    if missing:
+    elif (retain, retain_video, retain_audio, selector, seed) != (None, None, None, None, 0):
+        raise UsageError(
+            f"retain, selector and seed belong to the name of a method, but compressor is a "
+            f"{type(compressor).__name__}: leave them out, or pass a name"
+        )
+    if missing := sorted(compressor.needs - adapter.supplies):
         raise CompressorError(
             f"compressor '{compressor.name}' needs {missing}, which the adapter of {type(model).__name__} can't "
             "supply: choose another compressor"
         )
-    compressor.to(next(adapter.parts.language_model.parameters()).device)
+    compressor.to(_device_of(adapter.parts.language_model))
     return Attachment(adapter, compressor, model)
 
 
@@ -96,7 +89,11 @@ def adapter_for(model: nn.Module) -> Adapter:
 
     Raises:
         UnsupportedModel: no adapter exists for this kind of model.
+        UsageError: ``model`` is not a model.
     """
+    if not isinstance(model, nn.Module):
+        hint = "its model, pipe.host.thinker" if hasattr(model, "host") else "a model loaded by from_pretrained"
+        raise UsageError(f"attach takes a Hugging Face model, got {type(model).__name__}: pass {hint}")
     # Wrappers such as PEFT's keep the host inside and expose its configuration.
     unwrap: Any = getattr(model, "get_base_model", None)
     host = model if unwrap is None else unwrap()
@@ -113,7 +110,7 @@ def _make_compressor(
     name: object, budget: Budget, selector: str | Path | VGAS | None, seed: int, language_model: nn.Module
 ) -> Compressor:
     """The method ``name`` in evaluation mode, its selector on the device and in the dtype of the embeddings."""
-    if name in (None, "none", "full"):
+    if name is None or (isinstance(name, str) and reads_all_tokens(name)):
         raise UsageError(
             f"nothing to attach for compressor {name!r}: call the model without attach to read every token"
         )
@@ -142,5 +139,11 @@ def _read_selector(name: str, selector: str | Path | VGAS | None, language_model
         vgas = read_selector_folder(Path(selector), weight.shape[1])
     else:
         raise UsageError(f"selector must be a folder or a VGAS, got {type(selector).__name__}")
-    moved: VGAS = vgas.to(device=weight.device, dtype=weight.dtype)
+    moved: VGAS = vgas.to(device=_device_of(language_model), dtype=weight.dtype)
     return moved
+
+
+def _device_of(language_model: nn.Module) -> torch.device:
+    """Where the language model computes. Offloaded weights are on the meta device between calls."""
+    devices = (parameter.device for parameter in language_model.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))

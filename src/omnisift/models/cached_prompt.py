@@ -6,6 +6,7 @@ reconciles the two is an attribute of the cache object: copies of the cache keep
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +57,7 @@ class CachedPrompt:
 
     def position_ids(self, cached: int, new: int) -> Tensor:
         """[3, B, new] int64: rotary positions of the next ``new`` tokens when the cache holds ``cached``."""
+        # Each cached token after the prompt has advanced the position by one.
         step = torch.arange(new, device=self.next_position.device) + (cached - self.width)
         return (self.next_position.unsqueeze(1) + step).unsqueeze(0).expand(3, -1, -1)
 
@@ -117,6 +119,16 @@ class CachedPrompt:
         # Several new tokens may bring padding of their own; later steps must mask it too.
         self.padding_mask = torch.cat([old_mask, new_mask.to(device)], dim=1)
         return self.padding_mask
+
+
+def find_cache(values: Any) -> Any:
+    """Return the KV cache among the arguments or in the output of a call; None if there is none.
+
+    Transformers 5.24 names it ``cache``, earlier releases ``past_key_values``.
+    """
+    if not isinstance(values, Mapping):
+        return None
+    return next((values[name] for name in ("cache", "past_key_values") if values.get(name) is not None), None)
 
 
 def cached_length(cache: Any) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from omnisift.errors import UnsupportedCall
-from omnisift.models.cached_prompt import CachedPrompt, cached_length
+from omnisift.models.cached_prompt import CachedPrompt, cached_length, find_cache
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Selection
 
@@ -175,7 +175,7 @@ def _count_repeated(prompt: CachedPrompt, arguments: dict[str, Any], cached: int
     # The early tokens must lead, be text, be as many as were dropped, and not be all there is.
     if repeated and bool((counts != repeated).any() | (repeated == new)):
         raise UnsupportedCall(
-            "tokens after a compressed prompt begin before its end: with past_key_values pass only the new input_ids "
+            "tokens after a compressed prompt begin before its end: with a cache pass only the new input_ids "
             "and an attention_mask of the full length; don't split a prompt with video (prefill_chunk_size), and don't "
             "attach to an assistant model"
         )
@@ -193,7 +193,7 @@ def decode_arguments(prompt: CachedPrompt, arguments: dict[str, Any]) -> dict[st
         Arguments with a mask as long as the cache, and a row of text positions that counts on from the cut length.
     """
     rows, new = arguments["inputs_embeds"].shape[:2]
-    cached = cached_length(arguments["past_key_values"])
+    cached = cached_length(find_cache(arguments))
     attention_mask = prompt.attention_mask(arguments.get("attention_mask"), cached, new, rows)
     position_ids = arguments.get("position_ids")
     # A gap between cached and new text positions would read as the start of another packed sequence.

@@ -51,6 +51,7 @@ class PromptCut:
         # Column of each kept token in the cut batch: its rank among the kept tokens of its row, shifted by padding.
         row, column = torch.nonzero(kept, as_tuple=True)
         slot = (torch.cumsum(kept, dim=1) - 1)[row, column] + shift[row]
+        # Padding reads the first token of its row, any valid index: the mask hides it.
         first = torch.arange(rows).unsqueeze(1) * length
         source = first.repeat(1, width)
         source[row, slot] = row * length + column
@@ -89,12 +90,14 @@ class PromptCut:
             [B, K, D] on the device of ``full``.
         """
         index = self.source.flatten().to(full.device)
+        # Gather the kept tokens, or the embeddings that the method merged for them.
         if selection.embeds is None:
             cut = full.flatten(0, 1).index_select(0, index)
         else:
             # Merged embeddings come in the order of the kept tokens, so a token's row is its rank among them.
             rank = torch.cumsum(selection.keep, dim=0) - 1
             cut = selection.embeds.to(full.dtype).index_select(0, rank.to(index.device)[index])
+        # The straight-through gate is exactly 1 on kept tokens: it only carries the gradient.
         if selection.gate is not None:
             cut = cut * selection.gate[index].to(cut.dtype).unsqueeze(-1)
         return cut.view(*self.source.shape, -1)
@@ -137,6 +140,7 @@ class PromptCut:
 
     def cu_seq_lens(self, full: Tensor) -> Tensor:
         """Cut the cumulative lengths of packed sequences ([n + 1] int32, from 0 to S; one row only)."""
+        # Entry i counts the kept tokens before i, so each boundary moves to its count.
         kept = torch.zeros(int(full.max()) + 1, dtype=torch.int64)
         kept[self.source.flatten() + 1] = 1
         return torch.cumsum(kept, dim=0)[full.long().cpu()].to(device=full.device, dtype=full.dtype)

@@ -32,6 +32,7 @@ class Qwen25OmniAdapter(Adapter):
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the Thinker's modules in either layout."""
+        # The full model holds the Thinker; the encoders are on the head (up to 5.20) or on its core.
         head: Any = getattr(model, "thinker", model)
         core: Any = head if hasattr(head, "audio_tower") else getattr(head, "model", None)
         language_model = getattr(core, "language_model", None) or getattr(core, "model", None)

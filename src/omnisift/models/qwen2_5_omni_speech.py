@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from omnisift.models.cached_prompt import CachedPrompt, cached_length, clear_prompt, store_prompt, stored_prompt
+from omnisift.models.cached_prompt import (
+    CachedPrompt,
+    cached_length,
+    clear_prompt,
+    find_cache,
+    store_prompt,
+    stored_prompt,
+)
 from omnisift.models.host_arguments import bind_arguments, cut_arguments, decode_arguments, read_positions
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Selection
@@ -52,7 +59,7 @@ class TalkerHooks:
 
     def _leave_thinker(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
         """Restore the length of the hidden states that ``generate`` reads."""
-        cut, cache = self._attachment.cut, kwargs.get("past_key_values")
+        cut, cache = self._attachment.cut, find_cache(kwargs)
         hidden_states = getattr(output, "hidden_states", None)
         if cut is None:
             self._cut = None
@@ -69,7 +76,7 @@ class TalkerHooks:
 
     def _enter_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arguments = bind_arguments(module, args, kwargs)
-        cache = arguments.get("past_key_values")
+        cache = find_cache(arguments)
         inputs_embeds: Any = arguments.get("inputs_embeds")
         cached = cached_length(cache)
         cached_prompt = stored_prompt(cache, len(inputs_embeds)) if cached and inputs_embeds is not None else None
@@ -95,7 +102,7 @@ class TalkerHooks:
 
     def _leave_language_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG002
         unstored, self._unstored = self._unstored, None
-        cache = kwargs.get("past_key_values")
-        cache = getattr(output, "past_key_values", None) if cache is None else cache
+        cache = find_cache(kwargs)
+        cache = find_cache(output) if cache is None else cache
         if unstored is not None and cache is not None:
             store_prompt(cache, unstored)

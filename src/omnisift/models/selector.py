@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from omnisift.errors import CheckpointError, UsageError
+from omnisift.utils.quiet import quiet_transformers
 from omnisift.vgas import VGAS
 
 ADAPTER_PREFIX = "base_model.model.thinker.compressor."
@@ -26,12 +27,13 @@ def read_selector_folder(folder: Path, hidden_size: int) -> VGAS:
     if not folder.is_dir():
         raise UsageError(f"no selector folder at {folder}; give one saved by VGAS.save_pretrained")
     vgas: VGAS
-    if is_selector_folder(folder):
-        vgas = VGAS.from_pretrained(str(folder))
-    elif (folder / "adapter_config.json").is_file():
-        vgas = VGAS.from_checkpoint(folder, ADAPTER_PREFIX)
-    else:
-        vgas = VGAS.from_checkpoint(folder)
+    with quiet_transformers():
+        if is_selector_folder(folder):
+            vgas = VGAS.from_pretrained(str(folder))
+        elif (folder / "adapter_config.json").is_file():
+            vgas = VGAS.from_checkpoint(folder, ADAPTER_PREFIX)
+        else:
+            vgas = VGAS.from_checkpoint(folder)
     check_input_size(vgas, hidden_size, str(folder))
     return vgas
 
@@ -44,8 +46,8 @@ def is_selector_folder(folder: Path) -> bool:
 
 def check_input_size(vgas: VGAS, hidden_size: int, source: str) -> None:
     """Raise `CheckpointError` unless ``vgas``, read from ``source``, takes embeddings of ``hidden_size``."""
-    if vgas.config.width != hidden_size:
+    if vgas.config.input_size != hidden_size:
         raise CheckpointError(
-            f"selector at {source} has width {vgas.config.width}, the model {hidden_size}; "
+            f"selector at {source} has width {vgas.config.input_size}, the model {hidden_size}; "
             "give the selector of this model"
         )

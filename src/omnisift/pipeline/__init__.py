@@ -1,6 +1,8 @@
-"""A media file and a question in, an answer out: `load` a model once, then `Pipeline.ask` it."""
+"""Load a model once and ask it about media files."""
 
 from omnisift.pipeline.ask import Pipeline, load
+from omnisift.pipeline.encoded_clip import EncodedClip
+from omnisift.pipeline.inputs import inputs
 from omnisift.pipeline.report import Answer, Report
 
-__all__ = ["Answer", "Pipeline", "Report", "load"]
+__all__ = ["Answer", "EncodedClip", "Pipeline", "Report", "inputs", "load"]

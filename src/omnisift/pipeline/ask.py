@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from omnisift.budget import Budget
-from omnisift.compressors import make_compressor, needs_selector
+from omnisift.compressors import make_compressor, needs_selector, reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.models import attach
+from omnisift.pipeline.ask_batch import count_rows
 from omnisift.pipeline.clip_info import notices_of, source_of
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip
@@ -52,7 +54,7 @@ def load(
 
     Args:
         model: ``nano`` (bundled), a checkpoint folder, or a hub id.
-        compressor: name of a method as `make_compressor` takes it; None or ``none`` keeps every token.
+        compressor: name of a method as `make_compressor` takes it; None, ``full`` or ``none`` keeps every token.
         retain: fraction of video and audio tokens kept together, split as `Budget` says; 0.25 if nothing is given.
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
@@ -79,9 +81,8 @@ def load(
     budget = Budget.from_options(retain, retain_video, retain_audio)
     placement = plan_placement(device, dtype, attn_implementation, device_map)
     source = find_model(model)
-    if compressor is None or compressor == "none":
-        method = None
-    else:
+    method = None
+    if compressor is not None and not reads_all_tokens(compressor):
         method = compressor_for(source, compressor, budget, selector, seed)
     host = load_weights(source, placement)
     # The selector was read in its stored dtype, before the model's was known.
@@ -108,10 +109,14 @@ def compressor_for(
         CheckpointError: the selector is incomplete, or of another width than the model.
     """
     vgas = None
-    if needs_selector(name) and isinstance(model, Host):
+    if not needs_selector(name):
+        pass
+    elif isinstance(model, Host):
         vgas = load_selector(model, selector)
-    elif needs_selector(name):
-        vgas = read_selector(model.name, model.source, selector, model.hidden_size)
+    else:
+        vgas = read_selector(
+            model.name, model.source, selector, model.hidden_size, local_files_only=model.local_files_only
+        )
     return make_compressor(name, budget, selector=vgas, seed=seed)
 
 
@@ -126,6 +131,39 @@ class Pipeline:
     def __init__(self, host: Host, compressor: Compressor | None):
         self.host = host
         self.compressor = compressor.eval() if compressor is not None else None
+
+    def __repr__(self) -> str:
+        host, method = self.host, "none"
+        if self.compressor is not None:
+            method = f"{self.compressor.label}, retain {self.compressor.budget.words}"
+        return (
+            f"Pipeline({host.name!r} on {host.device}, {str(host.dtype).removeprefix('torch.')}; compressor {method})"
+        )
+
+    def _repr_html_(self) -> str:
+        """One line, for notebooks."""
+        return f"<p>{escape(repr(self))}</p>"
+
+    def with_compressor(
+        self,
+        compressor: str | None,
+        *,
+        retain: float | None = None,
+        retain_video: float | None = None,
+        retain_audio: float | None = None,
+        selector: str | Path | None = None,
+        seed: int = 0,
+    ) -> Pipeline:
+        """A pipeline of the same loaded model with another method or budget. Arguments as in `load`.
+
+        Raises:
+            BudgetError: a retain fraction is outside (0, 1] or ambiguous.
+            CompressorError: the method is unknown, or needs a selector that is not there.
+        """
+        budget = Budget.from_options(retain, retain_video, retain_audio)
+        if compressor is None or reads_all_tokens(compressor):
+            return Pipeline(self.host, None)
+        return Pipeline(self.host, compressor_for(self.host, compressor, budget, selector, seed))
 
     def read(
         self,
@@ -223,22 +261,25 @@ class Pipeline:
             clip = self.read(clip, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
         stage("process")
         read_at = time.perf_counter()
-        inputs = self._inputs(clip, question, system)
-        processed_at = time.perf_counter()
-        with clip.encoding(self.compressor) if isinstance(clip, EncodedClip) else nullcontext():
+        with self._prepare(clip, question, system) as inputs:
+            processed_at = time.perf_counter()
             text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage, on_text)
         source = clip.media if isinstance(clip, EncodedClip) else clip
-        tokens = self._count(inputs, generated, compression)
+        (tokens,) = count_rows(self.host.thinker.config, inputs, [generated], compression)
         seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
         return Answer(text, self._report(source, tokens, seconds))
 
-    def _inputs(self, media: Media | EncodedClip, question: str, system: str | None) -> dict[str, Any]:
-        if isinstance(media, EncodedClip):
-            if media.host is not self.host:
-                raise UsageError("this clip was encoded by another model; encode it with this one")
-            return media.inputs(question, system)
-        inputs = build_inputs(self.host.processor, media, question, system)
-        return dict(inputs.to(self.host.device, self.host.dtype))
+    @contextmanager
+    def _prepare(self, clip: Media | EncodedClip, question: str, system: str | None) -> Iterator[dict[str, Any]]:
+        """Yield the inputs of the ``generate`` call that runs in the block."""
+        if not isinstance(clip, EncodedClip):
+            inputs = build_inputs(self.host.processor, clip, question, system)
+            yield dict(inputs.to(self.host.device, self.host.dtype))
+            return
+        if clip.host is not self.host:
+            raise UsageError("this clip was encoded by another model; encode it with this one")
+        with clip.prepare(question, system, self.compressor) as prepared:
+            yield prepared
 
     @torch.inference_mode()
     def _generate(
@@ -259,38 +300,20 @@ class Pipeline:
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 streamer=streamer,
-                **_end_tokens(thinker, self.host.processor),
+                **self.host.stop_tokens,
             )
         generated = output[0, inputs["input_ids"].shape[1] :]
         text = tokenizer.decode(generated, skip_special_tokens=True).strip()
         return text, int(generated.shape[0]), attachment.last if attachment is not None else None, watch
 
-    def _count(self, inputs: dict[str, Any], generated: int, compression: Compression | None) -> Tokens:
-        config, ids = self.host.thinker.config, inputs["input_ids"]
-        video = int((ids == config.video_token_id).sum())
-        audio = int((ids == config.audio_token_id).sum())
-        if compression is None:
-            return Tokens(video, video, audio, audio, ids.shape[1], generated)
-        left_alone = audio - compression.n_audio
-        return Tokens(
-            video, compression.kept_video, audio, compression.kept_audio + left_alone, ids.shape[1], generated
-        )
-
     def _report(self, media: Media, tokens: Tokens, seconds: Seconds) -> Report:
         return Report(
             model=self.host.name,
             compressor="none" if self.compressor is None else self.compressor.label,
-            retain="all" if self.compressor is None else self.compressor.budget.words,
+            budget=None if self.compressor is None else self.compressor.budget,
             tokens=tokens,
             seconds=seconds,
             source=source_of(media),
             peak_memory_bytes=peak_memory(self.host.device),
             notices=notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
         )
-
-
-def _end_tokens(thinker: Any, processor: Any) -> dict[str, int]:
-    """The end of a turn. Full-size checkpoints leave it to the class around the thinker, so the tokenizer says it."""
-    if thinker.generation_config.eos_token_id is not None:
-        return {}
-    return {"eos_token_id": processor.tokenizer.eos_token_id, "pad_token_id": processor.tokenizer.pad_token_id}

@@ -1,14 +1,9 @@
-"""A clip held for several questions: decoded, prepared and encoded once, whatever is asked and however compressed.
-
-The host is not told. While a question is asked, hooks note what its encoders put out; for later questions their
-``forward`` is replaced on these very modules by one that hands the same out again, and put back behind the answer.
-"""
+"""A clip that is decoded, processed and encoded once, for several questions and compressors."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,88 +11,112 @@ from torch import Tensor, nn
 
 from omnisift.compressors import Compressor
 from omnisift.media import Media
+from omnisift.models import adapter_for
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import build_inputs, placeholder, prompt_text
-from omnisift.pipeline.stopwatch import encoders_of
+
+_ENCODER_INPUTS = ("pixel_values_videos", "input_features")
 
 
 class EncodedClip:
-    """Made by `Pipeline.encode`; ask about it with any `Pipeline` of the same host. It belongs to that host alone.
+    """A clip for one host, made by `Pipeline.encode`; ask about it with any `Pipeline` of the same host.
 
-    It keeps the decoded clip, the processor's tensors and the encoders' outputs, the latter two on the host's device. A
-    method that listens to the encoders (``needs``) makes them run again.
+    It stores the decoded clip, the processor's tensors and the clip's embeddings, the latter two on the host's device.
+    The first question computes them, later questions reuse them. A method that reads the encoders' attention
+    (``needs``) runs the encoders for each question.
     """
 
     def __init__(self, host: Host, media: Media, read_seconds: float = 0.0) -> None:
         self.host = host
         self.media = media
         self.read_seconds = read_seconds
-        """What decoding took."""
-        self._prepared: dict[str, Any] | None = None
-        self._ids: Tensor | None = None
-        self._outputs: dict[nn.Module, Any] = {}
+        """Seconds that decoding took."""
+        self._processed: dict[str, Any] | None = None
+        self._clip_ids: Tensor | None = None
+        self._clip_embeds: Tensor | None = None
+
+    def __repr__(self) -> str:
+        state = "encoded" if self.is_encoded else "not encoded yet"
+        return f"EncodedClip({str(self.media.path)!r}, {self.media.seconds:.1f} s, {state})"
 
     @property
     def is_encoded(self) -> bool:
-        """Whether a question was asked, so that later ones do without the encoders."""
-        return bool(self._outputs)
+        """Whether a question has been asked, so that later ones skip the encoders."""
+        return self._clip_embeds is not None
 
     def inputs(self, question: str, system: str | None = None) -> dict[str, Any]:
-        """As `build_inputs` makes them, on the device of the host; only the first time does the processor see the clip.
+        """The inputs that `build_inputs` makes, on the host's device; only the first call runs the processor.
 
         Raises:
-            UsageError: the question holds a token that stands for a clip.
+            UsageError: the question contains a media placeholder.
         """
-        before, after = self._around(question, system)
-        if self._prepared is None or self._ids is None:
-            inputs = build_inputs(self.host.processor, self.media, question, system)
-            self._prepared = dict(inputs.to(self.host.device, self.host.dtype))
-            ids = self._prepared["input_ids"]
-            self._ids = ids[:, before.shape[1] : ids.shape[1] - after.shape[1]]
-        ids = torch.cat([before.to(self._ids.device), self._ids, after.to(self._ids.device)], dim=1)
-        return {**self._prepared, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return self._prompt(question, system)[0]
 
-    def _around(self, question: str, system: str | None) -> tuple[Tensor, Tensor]:
-        """[1, N] ids of the prompt before and behind the clip."""
+    @contextmanager
+    def prepare(self, question: str, system: str | None, compressor: Compressor | None) -> Iterator[dict[str, Any]]:
+        """Yield the inputs of one ``generate`` call, which must run in the block.
+
+        Raises:
+            UsageError: the question contains a media placeholder.
+        """
+        inputs, clip = self._prompt(question, system)
+        needs_encoders = compressor is not None and bool(compressor.needs)
+        if self._clip_embeds is None or needs_encoders:
+            module: nn.Module = adapter_for(self.host.thinker).parts.language_model
+            handle = module.register_forward_pre_hook(self._store_embeds(clip), with_kwargs=True)
+        else:
+            inputs = {name: value for name, value in inputs.items() if name not in _ENCODER_INPUTS}
+            module = self.host.thinker
+            handle = module.register_forward_pre_hook(self._insert_embeds(clip), with_kwargs=True)
+        try:
+            yield inputs
+        finally:
+            handle.remove()
+
+    def _store_embeds(self, clip: slice) -> Any:
+        """A hook that stores the clip's part of the embeddings which reach the language model."""
+        seen = False
+
+        def hook(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            nonlocal seen
+            if not seen:  # the prompt; later calls decode
+                self._clip_embeds = kwargs["inputs_embeds"][:, clip].clone()
+            seen = True
+
+        return hook
+
+    def _insert_embeds(self, clip: slice) -> Any:
+        """A hook that gives the prompt's call the stored embeddings, where it would call the encoders."""
+        seen = False
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal seen
+            if seen:  # a decoding step
+                return None
+            seen = True
+            inputs_embeds = self.host.thinker.get_input_embeddings()(kwargs["input_ids"])
+            inputs_embeds[:, clip] = self._clip_embeds
+            return args, {**kwargs, "inputs_embeds": inputs_embeds}
+
+        return hook
+
+    def _prompt(self, question: str, system: str | None) -> tuple[dict[str, Any], slice]:
+        """The inputs on the host's device, and where the clip's tokens are in ``input_ids``."""
+        before, after = self._text_around(question, system)
+        if self._processed is None or self._clip_ids is None:
+            inputs = build_inputs(self.host.processor, self.media, question, system)
+            self._processed = dict(inputs.to(self.host.device, self.host.dtype))
+            ids = self._processed["input_ids"]
+            self._clip_ids = ids[:, before.shape[1] : ids.shape[1] - after.shape[1]]
+        device = self._clip_ids.device
+        ids = torch.cat([before.to(device), self._clip_ids, after.to(device)], dim=1)
+        clip = slice(before.shape[1], before.shape[1] + self._clip_ids.shape[1])
+        return {**self._processed, "input_ids": ids, "attention_mask": torch.ones_like(ids)}, clip
+
+    def _text_around(self, question: str, system: str | None) -> tuple[Tensor, Tensor]:
+        """[1, N] ids of the prompt before and after the clip."""
         processor = self.host.processor
         text = prompt_text(processor, self.media, question, system)
         parts = text.split(placeholder(processor, self.media))
         before, after = (processor.tokenizer(part, add_special_tokens=False, return_tensors="pt") for part in parts)
         return before["input_ids"], after["input_ids"]
-
-    @contextmanager
-    def encoding(self, compressor: Compressor | None) -> Iterator[None]:
-        """The block's prompt is about this clip: note what the encoders put out, or hand it out again."""
-        heard = compressor is not None and bool(compressor.needs)
-        modules = [module for group in encoders_of(self.host.thinker).values() for module in group]
-        with ExitStack() as stack:
-            for module in modules:
-                if heard or module not in self._outputs:
-                    stack.enter_context(self._noting(module))
-                else:
-                    stack.enter_context(_handing_out(module, self._outputs[module]))
-            yield
-
-    @contextmanager
-    def _noting(self, module: nn.Module) -> Iterator[None]:
-        def note(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._outputs[module] = copy.copy(output)  # the host writes into the one that it gets
-
-        handle = module.register_forward_hook(note)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-
-@contextmanager
-def _handing_out(module: nn.Module, output: Any) -> Iterator[None]:
-    """In the block a call to ``module`` returns ``output``; hooks on it, as of the stopwatch, fire as ever."""
-    own = vars(module).get("forward")  # libraries that wrap a module leave theirs there
-    module.forward = lambda *_, **__: copy.copy(output)
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,11 @@ import torch
 
 from omnisift.errors import CheckpointError, CompressorError, UsageError
 from omnisift.pipeline.devices import DeviceMap, resolve_device, resolve_dtype
-from omnisift.pipeline.model_source import ModelSource, find_model
+from omnisift.pipeline.model_source import INDEX, ModelSource, fetch_selector, find_model
+from omnisift.utils.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from omnisift.vgas import VGAS
-
-ADAPTER_PREFIX = "base_model.model.thinker.compressor."
-"""Prefix of the selector's tensors in a PEFT adapter's file (docs/ms-swift.md)."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,8 @@ class Host:
     """As the user gave it: ``nano``, a folder, or a hub id."""
     source: str
     """Folder or hub id that the weights came from."""
-    thinker: Any
-    processor: Any
+    thinker: Any = field(repr=False)
+    processor: Any = field(repr=False)
 
     @property
     def is_nano(self) -> bool:
@@ -55,6 +52,20 @@ class Host:
         """Dtype of the embeddings, and of the floating-point inputs."""
         dtype: torch.dtype = self.thinker.get_input_embeddings().weight.dtype
         return dtype
+
+    @property
+    def stop_tokens(self) -> dict[str, Any]:
+        """``eos_token_id`` and ``pad_token_id`` for ``generate``.
+
+        They come from the tokenizer where the generation config has none: full-size checkpoints define them for the
+        class around the thinker only.
+        """
+        generation, tokenizer = self.thinker.generation_config, self.processor.tokenizer
+        eos = tokenizer.eos_token_id if generation.eos_token_id is None else generation.eos_token_id
+        pad = tokenizer.pad_token_id if generation.pad_token_id is None else generation.pad_token_id
+        if pad is None:
+            pad = eos[0] if isinstance(eos, list) else eos
+        return {"eos_token_id": eos, "pad_token_id": pad}
 
 
 @dataclass(frozen=True)
@@ -126,67 +137,46 @@ def load_weights(source: ModelSource, placement: Placement) -> Host:
     Raises:
         CheckpointError: weights are missing or unreadable.
     """
-    # A download keeps its progress bar; for local files the bars are noise.
-    with quiet_transformers() if source.local_files_only else nullcontext():
+    # What Transformers reports about surplus tensors (a selector, a talker) is expected, and missing ones are an error
+    # here. A download keeps its progress bars; for local files they are noise.
+    with quiet_transformers(keep_progress=not source.local_files_only):
         thinker = _load_thinker(source, placement)
         return Host(source.name, source.source, thinker, _load_processor(source))
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide progress bars of Transformers and huggingface_hub inside the block; the user's own setting returns after."""
-    from transformers.utils import logging
-
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
-
-
 def load_selector(host: Host, selector: str | Path | None) -> VGAS:
-    """Load the selector of ``host``: from the folder given, from ``selector/`` in the checkpoint, or from its tensors.
-
-    Raises:
-        CompressorError: the checkpoint has no selector; the message names the remedies.
-        CheckpointError: a selector is there, but not all of it, or of another width.
-    """
+    """Load the selector of ``host``, on its device and in its dtype. Arguments and errors as for `read_selector`."""
     vgas: Any = read_selector(host.name, host.source, selector, host.hidden_size)
     loaded: VGAS = vgas.to(device=host.device, dtype=host.dtype).eval()
     return loaded
 
 
-def read_selector(name: str, source: str, selector: str | Path | None, width: int) -> VGAS:
-    """As `load_selector`, for a model of which only ``name``, ``source`` and ``width`` are known: dtype as stored."""
-    from omnisift.vgas import VGAS
+def read_selector(
+    name: str, source: str, selector: str | Path | None, hidden_size: int, *, local_files_only: bool = True
+) -> VGAS:
+    """Read the selector of a model that is not loaded, in its stored dtype.
 
-    folder = Path(selector) if selector is not None else _own_selector(name, source)
-    if not folder.is_dir():
-        raise UsageError(f"no selector folder at {folder}; give one saved by VGAS.save_pretrained")
-    vgas: VGAS
-    with quiet_transformers():
-        if _is_vgas(folder):
-            vgas = VGAS.from_pretrained(str(folder))
-        elif (folder / "adapter_config.json").is_file():
-            vgas = VGAS.from_checkpoint(folder, ADAPTER_PREFIX)
-        else:
-            vgas = VGAS.from_checkpoint(folder)
-    if vgas.config.width != width:
-        raise CheckpointError(
-            f"selector at {folder} has width {vgas.config.width}, the model {width}; give the selector of this model"
-        )
-    return vgas
+    Args:
+        name: the model's name, for messages.
+        source: folder or hub id of the model's checkpoint.
+        selector: folder of the selector; None means ``selector/`` in the checkpoint, or the checkpoint's own tensors.
+        hidden_size: width of the model's embeddings.
+        local_files_only: whether to look for a hub model's selector in the cache alone.
+
+    Raises:
+        UsageError: ``selector`` is not a folder.
+        CompressorError: the checkpoint has no selector; the message names the remedies.
+        CheckpointError: the selector is incomplete, or of another width.
+    """
+    from omnisift.models.selector import read_selector_folder
+
+    folder = Path(selector) if selector is not None else _own_selector(name, source, local_files_only)
+    return read_selector_folder(folder, hidden_size)
 
 
-def _own_selector(name: str, source: str) -> Path:
-    from transformers.utils.hub import cached_file
-
-    folder = Path(source)
-    if not folder.is_dir():
-        # The model was just loaded from the hub, so its snapshot lies in the cache.
-        folder = Path(str(cached_file(source, "config.json", local_files_only=True))).parent
+def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
+    """The folder of a model's checkpoint that holds its selector."""
+    folder = Path(source) if Path(source).is_dir() else fetch_selector(source, local_files_only)
     if (folder / "selector").is_dir():
         return folder / "selector"
     if _holds_compressor(folder):
@@ -197,15 +187,10 @@ def _own_selector(name: str, source: str) -> Path:
     )
 
 
-def _is_vgas(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "omnisift_vgas"
-
-
 def _holds_compressor(folder: Path) -> bool:
     from safetensors import safe_open
 
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if index.is_file():
         names = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
         return any("compressor." in name for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import urllib.error
@@ -15,6 +16,8 @@ from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 
 MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")
 """Values of ``model_type`` in the ``config.json`` of a supported checkpoint."""
+INDEX = "model.safetensors.index.json"
+"""File that names the shard of each tensor of a sharded checkpoint."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
@@ -67,6 +70,43 @@ def find_model(name: str) -> ModelSource:
     # A saved config.json leaves out values that equal the class's defaults, so the class has to fill them in.
     hidden_size = AutoConfig.for_model(**config).get_text_config().hidden_size
     return ModelSource(name, source, hidden_size, local_files_only)
+
+
+def fetch_selector(source: str, local_files_only: bool) -> Path:
+    """Download the files of a hub model that may hold its selector, and no others but the configuration.
+
+    Returns:
+        The snapshot's folder in the cache.
+
+    Raises:
+        CheckpointError: the model is not in the cache, or a download fails.
+    """
+    config = _hub_file(source, "config.json", local_files_only)
+    if config is None:
+        raise CheckpointError(f"{source} is not in the cache; load it once with a network, or give a folder")
+    for name in ("selector/config.json", "selector/model.safetensors"):
+        _hub_file(source, name, local_files_only)
+    index = _hub_file(source, INDEX, local_files_only)
+    if index is None:
+        _hub_file(source, "model.safetensors", local_files_only)
+    else:
+        shards = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
+        for shard in sorted({shard for name, shard in shards.items() if "compressor." in name}):
+            _hub_file(source, shard, local_files_only)
+    return config.parent
+
+
+def _hub_file(source: str, name: str, local_files_only: bool) -> Path | None:
+    """One file of a hub model in the cache, downloaded if allowed; None if there is no such file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(source, name, local_files_only=local_files_only))
+    except EntryNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"can't fetch {name} of {source}: {str(error).strip().splitlines()[0]}") from error
 
 
 def _check_hub_id(source: str) -> None:

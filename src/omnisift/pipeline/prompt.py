@@ -1,4 +1,4 @@
-"""Turn decoded media and a question into the inputs of a Qwen2.5-Omni thinker, through its own processor."""
+"""Build the inputs of a Qwen2.5-Omni thinker from decoded media and a question, with its own processor."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 MAX_SECONDS = 7200.0
 """Longest part of a file that is read; `omnisift.media.read` warns where it leaves off the rest."""
 _DEFAULT_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
-"""Pixels of one picture, as in Transformers' Qwen2.5-Omni processor and in ``qwen-omni-utils``."""
+"""Pixels of one frame, as in Transformers' Qwen2.5-Omni processor and in ``qwen-omni-utils``."""
 
 PAPER_MAX_PIXELS = 320 * 28 * 28
-"""Pixels of one picture at which the paper was trained and tested (`method.md`, section 6)."""
+"""Pixels of one frame in the paper's training and evaluation."""
 
 
 def read_for(
@@ -67,14 +67,14 @@ def build_inputs(processor: Any, media: Media, question: str, system: str | None
 
 
 def prompt_text(processor: Any, media: Media, question: str, system: str | None = None) -> str:
-    """The prompt in words, with one `placeholder` where the clip will be.
+    """The prompt as text, with one `placeholder` for the clip.
 
     Raises:
-        UsageError: the question or the system prompt holds a placeholder itself.
+        UsageError: the question or the system prompt contains a placeholder itself.
     """
     for token in (processor.video_token, processor.audio_token, processor.image_token):
         if token in question or token in (system or ""):
-            raise UsageError(f"the question holds {token}, which stands for a clip in a prompt; leave it out")
+            raise UsageError(f"the question contains {token}, which stands for a clip in a prompt; leave it out")
     conversation = _conversation(media, question, system)
     text: str = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     return text
@@ -87,32 +87,33 @@ def placeholder(processor: Any, media: Media) -> str:
 
 
 def pixel_limits(processor: Any) -> tuple[int, int]:
-    """(least, most) pixels of a picture that the processor itself would make.
+    """(minimum, maximum) pixels of a frame that the processor itself would resize to.
 
-    Transformers ignores the size saved with the video processor: the Qwen2.5-Omni processor puts its own default in its
-    place, unless the tokenizer's settings name a size (as nano's do).
+    Transformers ignores the size saved with the video processor: the Qwen2.5-Omni processor replaces it by its own
+    default, unless the tokenizer's settings name a size (nano's do).
     """
     size = processor.tokenizer.init_kwargs.get("size") or _DEFAULT_SIZE
     return int(size["shortest_edge"]), int(size["longest_edge"])
 
 
 def _conversation(media: Media, question: str, system: str | None) -> list[dict[str, Any]]:
-    kind = "video" if media.has_video else "audio"
-    user: dict[str, Any] = {"role": "user", "content": [{"type": kind, kind: "-"}, {"type": "text", "text": question}]}
+    modality = "video" if media.has_video else "audio"
+    content = [{"type": modality, modality: "-"}, {"type": "text", "text": question}]
+    user: dict[str, Any] = {"role": "user", "content": content}
     if system is None:
         return [user]
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, user]
 
 
 def media_arguments(processor: Any, media: Media) -> dict[str, Any]:
-    """How a processor is told of decoded media: nothing is scaled, sampled or cut a second time."""
+    """Arguments that pass decoded media to a processor, which must not scale, sample or cut it a second time."""
     arguments: dict[str, Any] = {}
     if media.images is not None:
         arguments["videos"] = [np.ascontiguousarray(media.images.transpose(0, 3, 1, 2))]
         arguments["videos_kwargs"] = {"fps": media.fps, "do_resize": False, "do_sample_frames": False}
     if media.waveform is not None:
         arguments["audio"] = [media.waveform]
-        # The feature extractor would cut sound at its own chunk length without a word.
+        # By default the feature extractor silently cuts audio at its own chunk length.
         arguments["audio_kwargs"] = {"truncation": False}
     if media.has_video and media.has_audio:
         arguments |= audio_in_video(processor)
@@ -120,7 +121,7 @@ def media_arguments(processor: Any, media: Media) -> dict[str, Any]:
 
 
 def audio_in_video(processor: Any) -> dict[str, Any]:
-    """How this version of Transformers is told that the sound belongs to the video (renamed in 5.23)."""
+    """Arguments that mark the audio as part of the video; Transformers renamed them in 5.23."""
     if hasattr(type(processor), "load_audio_from_video"):
         return {"load_audio_from_video": True, "audio_from_video_indices": [0]}
     return {"use_audio_in_video": True}

@@ -1,9 +1,13 @@
-"""What comes back from a question: the text, and what it cost."""
+"""The answer to a question, and the report of what it cost."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
+
+from omnisift.budget import Budget
 
 
 @dataclass(frozen=True)
@@ -15,12 +19,12 @@ class Tokens:
     audio: int
     audio_kept: int
     prompt: int
-    """All tokens of the prompt: text, video and audio, uncompressed."""
+    """All tokens of the prompt before compression: text, video and audio."""
     generated: int
 
     @property
     def prompt_kept(self) -> int:
-        """Tokens that the language model read."""
+        """Number of tokens that the language model read."""
         return self.prompt - (self.video - self.video_kept) - (self.audio - self.audio_kept)
 
     @property
@@ -35,20 +39,23 @@ class Seconds:
     """Wall-clock seconds of each stage, on this machine."""
 
     read: float
-    """Decode the file and scale the pictures."""
+    """Decode the file and scale the frames."""
     process: float
-    """Patches, mel spectrogram, prompt: the Hugging Face processor."""
+    """Run the Hugging Face processor: patches, mel spectrogram, token ids."""
     encode_video: float
-    """The vision encoder."""
+    """Run the vision encoder."""
     encode_audio: float
+    """Run the audio encoder."""
     compress: float
+    """Choose the tokens that stay."""
     prefill: float
     """First forward of the language model, without encoders and compression."""
     decode: float
+    """Generate the tokens after the first."""
 
     @property
     def encode(self) -> float:
-        """Vision and audio encoders."""
+        """Vision and audio encoder together."""
         return self.encode_video + self.encode_audio
 
     @property
@@ -59,13 +66,14 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Source:
-    """What was seen of the media file."""
+    """What was read of the media file."""
 
     path: str
     seconds: float
     images: int
+    """Number of sampled frames."""
     fps: float
-    """Real sampled images per second, after any cap."""
+    """Sampled frames per second, after any cap."""
     width: int
     height: int
     has_video: bool
@@ -73,41 +81,123 @@ class Source:
     audio_seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """How an answer was made: model, compressor, tokens, seconds, memory, notices."""
+    """How an answer was made: model, method, tokens, seconds, memory, notices."""
 
     model: str
     compressor: str
-    """Its label: ``omnisift+time`` where the selector has our time embedding, ``none`` if every token was read."""
-    retain: str
-    """What was asked for, in words, for example ``0.25`` or ``video 0.23, audio 0.5``."""
+    """Label of the method: ``omnisift+time`` for a selector with a time embedding, ``none`` for no compression."""
+    budget: Budget | None
+    """The requested budget; None if every token was kept."""
     tokens: Tokens
     seconds: Seconds
     source: Source
     peak_memory_bytes: int | None
-    """Peak of the device's allocations, on a CPU the peak resident size of the whole process; None where unknown."""
+    """Peak of the device's allocations, on a CPU the peak resident size of the process; None where unknown."""
     notices: tuple[str, ...] = ()
+    """What limits the answer, the most important first."""
+
+    @property
+    def retain(self) -> str:
+        """The requested budget as text, for example ``0.25`` or ``video 0.23, audio 0.5``; ``all`` without one."""
+        return "all" if self.budget is None else self.budget.words
 
     @property
     def retained_ratio(self) -> float:
         """Kept share of the video and audio tokens together."""
         return self.tokens.retained_ratio
 
+    def __repr__(self) -> str:
+        tokens = self.tokens
+        return (
+            f"Report({self.model}, {self.compressor}, retain {self.retain}: kept {tokens.video_kept} of {tokens.video} "
+            f"video and {tokens.audio_kept} of {tokens.audio} audio tokens, {self.seconds.total:.2f} s)"
+        )
 
-@dataclass(frozen=True)
+    def _repr_html_(self) -> str:
+        """Notices and a table of tokens, for notebooks."""
+        tokens, seconds = self.tokens, self.seconds
+        counts = [
+            ("video", tokens.video, tokens.video_kept),
+            ("audio", tokens.audio, tokens.audio_kept),
+            ("prompt", tokens.prompt, tokens.prompt_kept),
+        ]
+        rows = "".join(
+            f"<tr><td>{name}</td><td>{total}</td><td>{kept}</td><td>{kept / max(1, total):.1%}</td></tr>"
+            for name, total, kept in counts
+        )
+        notices = "".join(f"<p><em>Note: {escape(notice)}</em></p>" for notice in self.notices)
+        method = f"{self.model}, {self.compressor}, retain {self.retain}: {seconds.total:.2f} s"
+        return (
+            f"{notices}<table><tr><th>tokens</th><th>before</th><th>after</th><th>kept</th></tr>{rows}</table>"
+            f"<p>{escape(method)}</p>"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """One JSON-ready object; ``retain``, ``retain_video`` and ``retain_audio`` are numbers or null."""
+        report = asdict(self)
+        budget = report.pop("budget") or {"retain": 1.0, "retain_video": None, "retain_audio": None}
+        report["tokens"]["prompt_kept"] = self.tokens.prompt_kept
+        report["seconds"] |= {"encode": self.seconds.encode, "total": self.seconds.total}
+        return {"model": report.pop("model"), "compressor": report.pop("compressor"), **budget, **report}
+
+
+@dataclass(frozen=True, repr=False)
 class Answer:
     """The model's answer and its report. ``str(answer)`` is the text."""
 
     text: str
+    """All that the model generated."""
     report: Report
 
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def short_text(self) -> str:
+        """The text for display, cut where a phrase repeats until the end."""
+        return cut_repetition(self.text)
+
+    def __repr__(self) -> str:
+        text = self.short_text if len(self.short_text) <= 80 else self.short_text[:79] + "…"
+        tokens, notices = self.report.tokens, len(self.report.notices)
+        noted = f", {notices} notice{'s' if notices > 1 else ''}" if notices else ""
+        return (
+            f"Answer({text!r}, kept {tokens.video_kept + tokens.audio_kept} of {tokens.video + tokens.audio} video and "
+            f"audio tokens, {self.report.seconds.total:.2f} s{noted})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Notices, the text and the kept tokens, for notebooks."""
+        notices = "".join(f"<p><em>Note: {escape(notice)}</em></p>" for notice in self.report.notices)
+        tokens = self.report.tokens
+        kept = (
+            f"{self.report.compressor}, retain {self.report.retain}: video {tokens.video} → {tokens.video_kept}, "
+            f"audio {tokens.audio} → {tokens.audio_kept} tokens, {self.report.seconds.total:.2f} s"
+        )
+        return f"{notices}<p><strong>{escape(self.short_text)}</strong></p><p><small>{escape(kept)}</small></p>"
+
     def to_dict(self) -> dict[str, Any]:
         """One JSON-ready object: ``answer`` and ``retained_ratio`` first, then the report's fields."""
-        report = asdict(self.report)
-        report["tokens"]["prompt_kept"] = self.report.tokens.prompt_kept
-        report["seconds"] |= {"encode": self.report.seconds.encode, "total": self.report.seconds.total}
-        return {"answer": self.text, "retained_ratio": round(self.report.retained_ratio, 6), **report}
+        ratio = round(self.report.retained_ratio, 6)
+        return {"answer": self.text, "retained_ratio": ratio, **self.report.to_dict()}
+
+
+def cut_repetition(text: str) -> str:
+    """``text`` up to the first copy of a phrase that repeats until the end, with an ellipsis.
+
+    A phrase counts as repeating from four copies and eight words on, so that short answers stay as they are.
+    """
+    words = re.findall(r"\S+", text)
+    for period in range(1, len(words) // 4 + 1):
+        # Count words at the end that equal the word one period before; the last one may be unfinished.
+        repeated = 0
+        while repeated < len(words) - period:
+            word, earlier = words[-1 - repeated], words[-1 - repeated - period]
+            if word != earlier and not (repeated == 0 and earlier.startswith(word)):
+                break
+            repeated += 1
+        if repeated >= 3 * period and repeated + period >= 8:
+            return " ".join(words[: len(words) - repeated]) + " …"
+    return text

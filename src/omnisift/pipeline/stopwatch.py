@@ -1,4 +1,4 @@
-"""Time the stages of one `generate` call from outside, with hooks that are gone afterwards."""
+"""Time the stages of one ``generate`` call with forward hooks that are removed afterwards."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ _ENCODERS = {"visual": "encode_video", "audio_tower": "encode_audio"}
 
 
 class Stopwatch:
-    """Seconds spent in encoders, compressor and language model during the ``with`` block.
+    """Seconds spent in encoders, compressor and language model during the ``with`` block, in `spent`.
 
-    On an accelerator it waits for the device at the edges of each stage, so the stages add up; use it to report, not in
-    a loop that should be fast.
+    On an accelerator it synchronizes at both ends of each stage, so that the stages add up: use it for reports, not in
+    a loop that has to be fast.
+
+    Args:
+        thinker: the model whose ``generate`` runs in the block.
+        compressor: the attached compressor; None without one.
+        on_stage: called with the name of each stage when it begins.
     """
 
     def __init__(self, thinker: nn.Module, compressor: nn.Module | None, on_stage: Callable[[str], None] | None = None):
@@ -32,8 +37,9 @@ class Stopwatch:
         self._handles: list[RemovableHandle] = []
         self._started: dict[str, float] = {}
         self._forwards = 0
-        self._before = 0.0
+        self._spent_before_prefill = 0.0
         self.spent = dict.fromkeys((*_ENCODERS.values(), "compress", "prefill", "decode"), 0.0)
+        """Seconds of each stage."""
 
     def __enter__(self) -> Stopwatch:
         for stage, modules in self._stages.items():
@@ -50,6 +56,7 @@ class Stopwatch:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        # Decoding is what the other stages leave of the block.
         self.spent["decode"] = max(0.0, self._now() - self._begin - sum(self.spent.values()))
 
     def _now(self) -> float:
@@ -58,6 +65,8 @@ class Stopwatch:
         return time.perf_counter()
 
     def _time(self, module: nn.Module, stage: str) -> None:
+        """Add the seconds of each call of ``module`` to ``stage``."""
+
         def start(*_: Any) -> None:
             self._on_stage(stage)
             self._started[stage] = self._now()
@@ -69,41 +78,41 @@ class Stopwatch:
         self._handles += [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
 
     def _start_forward(self, *_: Any) -> None:
-        if self._forwards:  # decoding steps must not wait for the device
+        if self._forwards:  # a decoding step, which must not synchronize
             return
         self._started["forward"] = self._now()
-        self._before = self._inside()
+        self._spent_before_prefill = self._spent_on_media()
 
-    def _inside(self) -> float:
-        """Seconds of encoders and compressor so far: Transformers may encode before the forward or in it."""
+    def _spent_on_media(self) -> float:
+        """Seconds of encoders and compressor so far. Transformers encodes before the first forward or during it."""
         return sum(self.spent[stage] for stage in (*_ENCODERS.values(), "compress"))
 
     def _end_forward(self, *_: Any) -> None:
         self._forwards += 1
-        if self._forwards == 1:  # the prompt; all later ones are decoding steps
-            inner = self._inside() - self._before
-            self.spent["prefill"] = self._now() - self._started["forward"] - inner
+        if self._forwards == 1:  # the prompt; later calls are decoding steps
+            nested = self._spent_on_media() - self._spent_before_prefill
+            self.spent["prefill"] = self._now() - self._started["forward"] - nested
             self._on_stage("decode")
 
 
 def encoders_of(thinker: nn.Module) -> dict[str, list[nn.Module]]:
-    """Its encoders by stage; found by name, so in either layout of the host."""
-    found: dict[str, list[nn.Module]] = {stage: [] for stage in _ENCODERS.values()}
+    """The encoders by stage, looked up by name, so that both module layouts of the host work."""
+    encoders: dict[str, list[nn.Module]] = {stage: [] for stage in _ENCODERS.values()}
     for name, module in thinker.named_modules():
         stage = _ENCODERS.get(name.split(".")[-1])
         if stage is not None:
-            found[stage].append(module)
-    return found
+            encoders[stage].append(module)
+    return encoders
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new peak where the device keeps one."""
+    """Start a new peak on devices that record one."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Peak bytes on an accelerator; on a CPU the peak resident bytes of this process; None where nobody counts."""
+    """Peak allocated bytes on a CUDA device, on others the process's peak resident bytes; None where unknown."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

@@ -67,14 +67,14 @@ def count(config: Any, shape: PromptShape, budgets: Sequence[Budget]) -> list[Co
         One `Count` for all tokens, then one for each budget.
     """
     chunks = shape.chunks()
-    layout = VGASConfig(width=config.text_config.hidden_size)
+    layout = VGASConfig(input_size=config.text_config.hidden_size)
     counts = [_count(config, shape, "full", shape.video, shape.audio, Flops())]
     for budget in budgets:
         kept = budget.counts(chunks)
         video, audio = int((kept.frame0 + kept.frame1).sum()), int(kept.audio.sum())
         # Audio outside of all chunks is never pruned.
         unchunked = shape.audio - int(chunks.audio.sum())
-        work = selector(layout, chunks, kept) + video_pruning(chunks, layout.width)
+        work = selector(layout, chunks, kept) + video_pruning(chunks, layout.input_size)
         counts.append(_count(config, shape, budget.words, video, audio + unchunked, work))
     return counts
 

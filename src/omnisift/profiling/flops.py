@@ -105,12 +105,12 @@ def selector(config: VGASConfig, shapes: ChunkShapes, counts: Counts) -> Flops:
 
     Where the audio of a chunk stays whole for lack of anchors or of a choice, nothing is computed.
     """
-    hidden, layers = config.hidden, config.layers
+    hidden, layers = config.hidden_size, config.num_hidden_layers
     anchors = counts.frame0 + counts.frame1
     scored = (shapes.audio > 1) & (anchors > 0)
     visual, audio = int(anchors[scored].sum()), int(shapes.audio[scored].sum())
     both = int((anchors * shapes.audio)[scored].sum())
-    projected = (visual + audio) * config.width * hidden
+    projected = (visual + audio) * config.input_size * hidden
     attended = layers * 2 * hidden**2 * (audio + visual)  # q and out of the audio, k and v of the anchors
     head = audio * (hidden * (hidden // 2) + hidden // 2)
     return Flops(2 * (projected + attended + head), layers * 4 * hidden * both)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omnisift.assets import nano_path
 from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.media import Media
-from omnisift.pipeline.clip_info import tokens_of
+from omnisift.pipeline.clip_info import count_tokens
 from omnisift.pipeline.prompt import prompt_text
 from omnisift.pipeline.report import Tokens
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
@@ -129,7 +129,7 @@ class OfflineEngine:
         config = getattr(config, "thinker_config", config)
         # The prompt holds one placeholder per kept token; the tokens before compression follow from the clip.
         ids = output.prompt_token_ids
-        video, audio = tokens_of(media, self.processor)
+        video, audio = count_tokens(media, self.processor)
         kept_video, kept_audio = ids.count(config.video_token_index), ids.count(config.audio_token_index)
         prompt = len(ids) - kept_video - kept_audio + video + audio
         completion = output.outputs[0]

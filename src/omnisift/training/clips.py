@@ -1,4 +1,4 @@
-"""Training clips: the world's arrays, or the same clip written to .mp4 and read back, with labels for every token."""
+"""Training clips from the generated world, as arrays or through an .mp4 file, with a label for every token."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ from omnisift.world import (
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Rendered clips and their labels. Of 6 s, ``B`` clips have 12 images, 96,000 samples, 6 frames, 150 audio tokens
-    each; other settings of the world may be longer, or without sound (no samples)."""
+    """Rendered clips and their labels.
+
+    A 6 s clip has 12 images, 96,000 audio samples, 6 frames and 150 audio tokens; other settings of the world are
+    longer, or have no audio (no samples).
+    """
 
     scenes: list[Scene]
     truths: list[Truth]
@@ -39,15 +42,27 @@ class ClipBatch:
     video_class: Tensor
     """[B, 6, 16] int64: 0 for background, else 1 + colour * 4 + form."""
     audio_class: Tensor
-    """[B, 150] int64: 0 for no sound, else 1 + kind."""
+    """[B, 150] int64: 0 for silence, else 1 + kind of sound."""
 
 
 def clip_batches(
     split: str, first: int, count: int, decoded_share: float, size: int = 25, setting: str = "base"
 ) -> Iterator[ClipBatch]:
-    """Clips ``first .. first + count - 1`` of a split, ``size`` at a time; a fixed part of them went through a file.
+    """Render clips ``first .. first + count - 1`` of a split.
 
-    Which ones is fixed by the seed, so the same call gives the same clips on every machine with the same codecs.
+    The seed decides which clips are written to a file and decoded again, so the same call gives the same clips on every
+    machine with the same codecs.
+
+    Args:
+        split: ``train``, ``validation`` or ``test``.
+        first: number of the first clip.
+        count: number of clips.
+        decoded_share: share of the clips that go through a file.
+        size: clips per batch.
+        setting: a setting of the world.
+
+    Yields:
+        Batches of ``size`` clips; the last may be smaller.
     """
     config = world_setting(setting).config
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +85,7 @@ def _batch(scenes: list[Scene], decoded_share: float, path: Path) -> ClipBatch:
 
 
 def _is_decoded(scene: Scene, share: float) -> bool:
-    """Spread evenly over the seeds: the golden ratio's multiples."""
+    """Spread evenly over the seeds by multiples of the golden ratio."""
     return (scene.seed * 0.6180339887498949) % 1.0 < share
 
 
@@ -79,14 +94,14 @@ def _arrays(scene: Scene) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
 
 
 def _decoded(scene: Scene, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The clip as a user's model meets it: through the codecs and the library's own reader."""
+    """The clip after the codecs and the library's reader."""
     write_clip(scene, path)
     config = scene.config
-    pixels = config.size * config.size  # as nano's processor: read at the size it was written
+    pixels = config.size * config.size  # read at the size that was written
     media = read(path, fps=float(config.fps), min_pixels=pixels, max_pixels=pixels)
     count, samples = config.seconds * config.fps, config.seconds * config.sample_rate
     if media.images is None or (media.waveform is None) == config.sound or len(media.images) < count:
-        raise RuntimeError(f"clip {scene.seed} lost picture or sound on its way through {path.name}")
+        raise RuntimeError(f"clip {scene.seed} lost its video or audio in {path.name}")
     if media.waveform is None:
         return media.images[:count], np.zeros(0, np.float32)
     wave = np.zeros(samples, np.float32)

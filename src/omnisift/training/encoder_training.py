@@ -1,4 +1,4 @@
-"""Stage 1: both encoders learn to say what each token shows or sounds like. Then they are frozen for good."""
+"""Stage 1 of nano: train both encoders to classify every token; they are frozen afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnisift.training.clips import ClipBatch, clip_batches
-from omnisift.training.encoders import encode_frames, encode_sound, log_mel, patchify
+from omnisift.training.encoders import encode_audio, encode_frames, log_mel, patchify
 from omnisift.training.host import core_of
 from omnisift.training.settings import NanoSettings
 from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
@@ -23,37 +23,49 @@ FRAMES_PER_STEP, CLIPS_PER_STEP = 96, 16
 
 def train_encoders(model: Any, settings: NanoSettings) -> dict[str, float]:
     """Train ``visual`` and ``audio_tower`` in place; returns validation accuracies of both."""
-    train = list(clip_batches("train", 0, settings.tower_clips, settings.decoded_share))
+    train = list(clip_batches("train", 0, settings.encoder_clips, settings.decoded_share))
     check = list(clip_batches("validation", 0, 100, 1.0))
-    logger.info("rendered %d clips for the encoders", settings.tower_clips)
-    result = train_sound(core_of(model).audio_tower, train, check, settings)
-    return result | train_vision(core_of(model).visual, train, check, settings)
+    logger.info("rendered %d clips for the encoders", settings.encoder_clips)
+    result = train_audio_encoder(core_of(model).audio_tower, train, check, settings)
+    return result | train_vision_encoder(core_of(model).visual, train, check, settings)
 
 
-def train_sound(tower: Any, train: list[ClipBatch], check: list[ClipBatch], settings: NanoSettings) -> dict[str, float]:
-    """Nine-way classification of every audio token: silence or one of eight kinds of sound."""
-    head = nn.Linear(tower.config.output_dim, len(SOUNDS) + 1)
+def train_audio_encoder(
+    encoder: Any, train: list[ClipBatch], check: list[ClipBatch], settings: NanoSettings
+) -> dict[str, float]:
+    """Nine-way classification of every audio token: silence or one of eight kinds of sound.
+
+    Returns:
+        Validation accuracies by name.
+    """
+    head = nn.Linear(encoder.config.output_dim, len(SOUNDS) + 1)
 
     def predict(mel: Tensor) -> Tensor:
-        logits: Tensor = head(encode_sound(tower, mel)).flatten(0, 1)
+        logits: Tensor = head(encode_audio(encoder, mel)).flatten(0, 1)
         return logits
 
     mel, labels = (torch.cat([f(b) for b in train]) for f in (lambda b: log_mel(b.waves), lambda b: b.audio_class))
     batches = _random_batches(mel, labels, CLIPS_PER_STEP, settings.seed)
-    _fit(tower, [head], lambda x, y: F.cross_entropy(predict(x), y.flatten()), batches, settings.audio_steps, settings)
+    _fit(
+        encoder, [head], lambda x, y: F.cross_entropy(predict(x), y.flatten()), batches, settings.audio_steps, settings
+    )
     with torch.no_grad():
         guess = torch.cat([predict(log_mel(b.waves)).argmax(-1) for b in check])
     target = torch.cat([b.audio_class.flatten() for b in check])
-    return _share_right("sound", guess, target) | {"sound_silence": _accuracy(guess, target, target == 0)}
+    return _content_accuracy("sound", guess, target) | {"sound_silence": _accuracy(guess, target, target == 0)}
 
 
-def train_vision(
+def train_vision_encoder(
     visual: Any, train: list[ClipBatch], check: list[ClipBatch], settings: NanoSettings
 ) -> dict[str, float]:
-    """What every video token shows: colour and form of its shape, or background; and for shapes, in which corner.
+    """Classification of every video token: colour and form of its shape, or background; and the corner of a shape.
 
-    The corner is asked for because a token must carry it by itself: the language model's rotary ids of height and width
-    turn too slowly to tell it, and the neighbours by which it could be counted are dropped under compression.
+    A token must encode the corner by itself: the language model's rotary ids of height and width change too slowly to
+    tell
+    it, and compression drops the neighbours from which it could be counted.
+
+    Returns:
+        Validation accuracies by name.
     """
     width = visual.config.out_hidden_size
     sizes = (len(COLOR_NAMES) + 1, len(SHAPES) + 1, len(PLACES))
@@ -73,7 +85,7 @@ def train_vision(
 
     images = torch.cat([torch.from_numpy(b.images).reshape(-1, 2, *b.images.shape[2:]) for b in train])
     labels = torch.cat([b.video_class for b in train]).flatten(0, 1)
-    # Pairs of images with a shape are two thirds of all; empty ones teach only the background.
+    # Pairs of images with a shape are two thirds of all; empty ones attention_targets only the background.
     kept = torch.nonzero((labels > 0).any(-1) | (torch.arange(len(labels)) % 2 == 0)).flatten()
     batches = _random_batches(images, labels, FRAMES_PER_STEP, settings.seed + 1, kept)
     _fit(visual, heads, loss, batches, settings.vision_steps, settings)
@@ -86,18 +98,18 @@ def _check_vision(predict: Callable[[Tensor], list[Tensor]], check: list[ClipBat
     color, form, corner = (torch.cat(guesses) for guesses in zip(*parts, strict=True))
     labels = torch.cat([b.video_class.flatten() for b in check])
     true_color, true_form = color_and_form(labels)
-    right = _share_right("color", color, true_color) | _share_right("form", form, true_form)
+    right = _content_accuracy("color", color, true_color) | _content_accuracy("form", form, true_form)
     return right | {"corner": _accuracy(corner, corner_of(torch.arange(len(labels))), labels > 0)}
 
 
 def corner_of(token: Tensor) -> Tensor:
-    """Quarter of the picture (index into PLACES) of a video token, 4 x 4 of which make a frame."""
+    """Quarter of the image (index into PLACES) of a video token; a frame has 4 x 4 tokens."""
     inside = token % 16
     return inside // 8 * 2 + inside % 4 // 2
 
 
 def color_and_form(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Joint class (0 for background) -> (1 + colour or 0, 1 + form or 0)."""
+    """Joint class [N] (0 for background) -> (1 + colour or 0, 1 + form or 0), each [N]."""
     joint = (labels - 1).clamp(min=0)
     shown = labels > 0
     zero = torch.zeros_like(labels)
@@ -108,8 +120,8 @@ def _accuracy(guess: Tensor, target: Tensor, where: Tensor) -> float:
     return round(float((guess == target)[where].float().mean()), 4)
 
 
-def _share_right(name: str, guess: Tensor, target: Tensor) -> dict[str, float]:
-    """Accuracy over the tokens that show or hold something."""
+def _content_accuracy(name: str, guess: Tensor, target: Tensor) -> dict[str, float]:
+    """Accuracy over the tokens that are not background or silence."""
     return {name: _accuracy(guess, target, target > 0)}
 
 
@@ -124,18 +136,22 @@ def _random_batches(
 
 
 def _fit(
-    tower: nn.Module,
+    encoder: nn.Module,
     heads: Sequence[nn.Module],
     loss: Callable[[Tensor, Tensor], Tensor],
     batches: Iterator[tuple[Tensor, Tensor]],
     steps: int,
     settings: NanoSettings,
 ) -> None:
-    """AdamW with 50 steps of warm-up and a cosine; the heads are thrown away afterwards."""
-    parameters = [p for module in (tower, *heads) for p in module.parameters()]
+    """AdamW with 50 steps of warm-up and a cosine; the heads are discarded afterwards."""
+    parameters = [p for module in (encoder, *heads) for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.98))
     for step in range(steps):
-        rate = settings.tower_rate * min(1.0, (step + 1) / 50) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+        rate = (
+            settings.encoder_learning_rate
+            * min(1.0, (step + 1) / 50)
+            * max(0.02, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         value = loss(*next(batches))
@@ -144,4 +160,4 @@ def _fit(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0:
-            logger.info("%s step %d of %d loss %.3f", type(tower).__name__, step + 1, steps, value.item())
+            logger.info("%s step %d of %d loss %.3f", type(encoder).__name__, step + 1, steps, value.item())

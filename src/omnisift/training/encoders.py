@@ -1,8 +1,8 @@
-"""nano's two encoders over many equal clips at once: the host's numbers, several times faster on a CPU.
+"""nano's two encoders over batches of equal clips: the host's outputs, several times faster on a CPU.
 
 The host runs attention window by window in a Python loop and the patch embedding as a 3-D convolution. Training clips
-are all alike (112 x 112 pictures, whole seconds of sound), so windows can be batched and the convolution is a
-product of matrices. ``tests/training/test_encoders.py`` holds both paths together.
+have one size (112 x 112 images, full seconds of audio), so windows are batched and the convolution is a matrix product.
+``tests/training/test_encoders.py`` compares both paths.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27
 """CLIP's colour statistics, as in the host's video processor."""
 _FFT, _HOP, _RATE, _BINS = 400, 160, 16_000, 128
 _MEL_PER_WINDOW = 100
-"""One second: the encoder's ``n_window`` of 50, doubled."""
+"""One second: twice the audio encoder's ``n_window`` of 50."""
 
 
 def patchify(images: NDArray[np.uint8]) -> Tensor:
-    """Pictures uint8 [B, N, H, W, 3] -> patches float32 [B * N/2, H/14 * W/14, 1176] in the host's order.
+    """Images as patches in the host's order.
 
-    Patches of one 2 x 2 merge block lie next to each other; inside a patch: colour, time, row, column.
+    Patches of one 2 x 2 merge block are adjacent; the values of a patch are ordered by colour, time, row, column.
+
+    Args:
+        images: [B, N, H, W, 3] uint8.
+
+    Returns:
+        [B * N/2, H/14 * W/14, 1176] float32.
     """
     b, n, height, width, _ = images.shape
     block = PATCH * MERGE
@@ -47,9 +53,15 @@ def _filters() -> Tensor:
 
 
 def log_mel(waves: Tensor) -> Tensor:
-    """Waveforms [B, S] at 16 kHz -> log-mel [B, 128, S/160], as `WhisperFeatureExtractor` with silence after the end.
+    """Log-mel spectrograms as `WhisperFeatureExtractor` computes them, with silence after the end.
 
-    The silence matters: the host pads to ``chunk_length``, so the last window looks into zeros, not into a reflection.
+    The host pads to ``chunk_length``, so its last window sees zeros and not a reflection.
+
+    Args:
+        waves: [B, S] float32 at 16 kHz.
+
+    Returns:
+        [B, 128, S/160] float32.
     """
     padded = F.pad(waves, (0, _FFT))
     spectrum = torch.stft(padded, _FFT, _HOP, window=torch.hann_window(_FFT), return_complex=True)
@@ -60,8 +72,17 @@ def log_mel(waves: Tensor) -> Tensor:
 
 
 def encode_frames(visual: Any, patches: Tensor) -> Tensor:
-    """Vision encoder on frames [N, 64, 1176] of 8 x 8 patches -> tokens [N, 16, D], by rows from the top left."""
+    """Run the vision encoder on frames of 8 x 8 patches.
+
+    Args:
+        visual: the host's vision encoder.
+        patches: [N, 64, 1176], see `patchify`.
+
+    Returns:
+        [N, 16, D], by rows from the top left.
+    """
     weight = visual.patch_embed.proj.weight
+    # Patch embedding: a convolution whose stride is its kernel is a matrix product.
     x = F.linear(patches, weight.flatten(1))
     cos, sin = _axial(visual, patches.shape[1])
     for block in visual.blocks:
@@ -72,7 +93,7 @@ def encode_frames(visual: Any, patches: Tensor) -> Tensor:
 
 
 def _axial(visual: Any, patches: int) -> tuple[Tensor, Tensor]:
-    """Rotary cosine and sine [patches, head_dim] of a square picture, in merge-block order."""
+    """Rotary cosine and sine [patches, head_dim] of a square image, in merge-block order."""
     side = int(patches**0.5)
     at = torch.arange(side)
     rows, columns = torch.meshgrid(at, at, indexing="ij")
@@ -96,18 +117,28 @@ def _vision_attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Te
     return out
 
 
-def encode_sound(tower: Any, mel: Tensor) -> Tensor:
-    """Audio encoder on log-mel [B, 128, 100 n] -> tokens [B, 25 n, D]. Every second is a window of its own."""
+def encode_audio(encoder: Any, mel: Tensor) -> Tensor:
+    """Run the audio encoder, with every second as a window of its own.
+
+    Args:
+        encoder: the host's audio encoder.
+        mel: [B, 128, 100 n], see `log_mel`.
+
+    Returns:
+        [B, 25 n, D].
+    """
     b, bins, length = mel.shape
     windows = length // _MEL_PER_WINDOW
+    # Cut into windows of one second, which become rows of the batch.
     x = mel.view(b, bins, windows, _MEL_PER_WINDOW).transpose(1, 2).flatten(0, 1)
-    x = F.gelu(tower.conv2(F.gelu(tower.conv1(x)))).transpose(1, 2)
-    x = x + tower.positional_embedding.positional_embedding[: x.shape[1]]
-    for layer in tower.layers:
+    # Two convolutions, then the layers on each window.
+    x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(x)))).transpose(1, 2)
+    x = x + encoder.positional_embedding.positional_embedding[: x.shape[1]]
+    for layer in encoder.layers:
         x = x + _audio_attention(layer.self_attn, layer.self_attn_layer_norm(x))
         x = x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
-    x = x.unflatten(1, (-1, 2)).mean(2)  # the host's pooling by two
-    out: Tensor = tower.proj(tower.ln_post(x))
+    x = x.unflatten(1, (-1, 2)).mean(2)  # the host pools pairs
+    out: Tensor = encoder.proj(encoder.ln_post(x))
     return out.view(b, -1, out.shape[-1])
 
 

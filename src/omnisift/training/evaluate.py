@@ -1,4 +1,4 @@
-"""Accuracy by question type on cached features: quick, for training. The product's numbers come from `evaluation`."""
+"""Accuracy by question type on cached features, for use during training; benchmarks use `omnisift.evaluation`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.feature_cache import FeatureCache
-from omnisift.training.forward import run
-from omnisift.training.packed import CAPTION, IGNORE, Layout, Writer, make_batch
+from omnisift.training.forward import forward_packed
+from omnisift.training.packed import CAPTION, PromptLayout, Writer, make_batch
 from omnisift.training.selections import Select
 from omnisift.world import QUESTION_TYPES
 
@@ -18,28 +19,40 @@ from omnisift.world import QUESTION_TYPES
 @torch.no_grad()
 def accuracies(
     model: Any,
-    layout: Layout,
+    layout: PromptLayout,
     writer: Writer,
-    bank: FeatureCache,
+    features: FeatureCache,
     select: Select | None = None,
     clips: int = 100,
     seed: int = 0,
     types: Sequence[str] = QUESTION_TYPES,
 ) -> dict[str, float]:
-    """Share of right answers by question type, and their plain mean as ``mean``; about four questions of each type a
-    clip.
+    """Measure how often the most likely word is the right answer.
 
-    The answer is the most likely of all words, not the best of a list.
+    All words compete, not a list of answers.
+
+    Args:
+        model: a thinker.
+        layout: where a clip's tokens are in the prompt.
+        writer: makes token ids of questions.
+        features: the clips.
+        select: which tokens stay; None keeps all.
+        clips: number of clips, from the first.
+        seed: seed of the questions.
+        types: question types; about four questions of each per clip.
+
+    Returns:
+        Question type -> accuracy in 0..1, and their mean as ``mean``.
     """
     rng = np.random.default_rng(seed)
     right, total = np.zeros(len(QUESTION_TYPES)), np.zeros(len(QUESTION_TYPES))
     training = model.training
     model.eval()
-    for first in range(0, min(clips, len(bank)), 20):
-        chosen = list(range(first, min(clips, len(bank), first + 20)))
-        batch = make_batch(bank, chosen, writer, 4 * len(types), rng, types=types)
-        out = run(model, layout, batch, select(batch["video"], batch["audio"]) if select else None)
-        due = (batch["kind"] < CAPTION) & (batch["labels"] != IGNORE)
+    for first in range(0, min(clips, len(features)), 20):
+        chosen = list(range(first, min(clips, len(features), first + 20)))
+        batch = make_batch(features, chosen, writer, 4 * len(types), rng, types=types)
+        out = forward_packed(model, layout, batch, select(batch["video"], batch["audio"]) if select else None)
+        due = (batch["kind"] < CAPTION) & (batch["labels"] != IGNORE_INDEX)
         hit = model.lm_head(out.last[:, out.prefix :][due]).argmax(-1) == batch["labels"][due]
         kinds = batch["kind"][due].numpy()
         right += np.bincount(kinds, hit.numpy(), len(QUESTION_TYPES))
@@ -50,6 +63,6 @@ def accuracies(
     return result | {"mean": float(np.mean(list(result.values())))}
 
 
-def in_words(result: dict[str, float]) -> str:
-    """One line, in percent."""
+def format_accuracies(result: dict[str, float]) -> str:
+    """All values in one line, in percent."""
     return " ".join(f"{name}={100 * value:.1f}" for name, value in result.items())

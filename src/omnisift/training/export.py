@@ -1,4 +1,4 @@
-"""Weights out: a selector as its own small folder, or merged into its model's checkpoint in the released layout."""
+"""Export a selector to its own small folder, or merged into its model's checkpoint in the released layout."""
 
 from __future__ import annotations
 
@@ -28,163 +28,225 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _CARD = """# OmniSIFT selector
 
-A vision-guided audio selector (arXiv 2602.04804) for a Qwen2.5-Omni model of width {width}: {count:,} parameters,
-layout {layout}. It says which sounds stay when a prompt is compressed; a quarter of the tokens is a good start.
+A vision-guided audio selector (arXiv 2602.04804) for a Qwen2.5-Omni model with embeddings of width {width}:
+{count:,} parameters, layout {layout}. It chooses the audio tokens that stay when a prompt is compressed. A quarter of
+the video and audio tokens (`retain=0.25`) is a good start.
 
-    omnisift ask clip.mp4 "What happens?" --model MODEL --selector THIS_FOLDER --retain 0.25
+Below, `MODEL` is the model that the selector was trained for, and `SELECTOR` is this folder.
 
-    selector = omnisift.VGAS.from_pretrained("THIS_FOLDER")
+```bash
+omnisift ask clip.mp4 "What happens?" --model MODEL --selector SELECTOR --retain 0.25
+```
+
+```python
+import omnisift
+
+pipe = omnisift.load("MODEL", selector="SELECTOR", retain=0.25)
+print(pipe.ask("clip.mp4", "What happens?"))
+```
+
+The same with a model that Transformers loaded:
+
+```python
+import omnisift
+from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained("MODEL")
+processor = AutoProcessor.from_pretrained("MODEL")
+selector = omnisift.VGAS.from_pretrained("SELECTOR")
+
+inputs = omnisift.inputs(processor, "clip.mp4", "What happens?").to(model.device, model.dtype)
+with omnisift.attach(model, "omnisift", retain=0.25, selector=selector) as attachment:
+    model.generate(**inputs)
+print(attachment.last.retained_ratio)
+```
 """
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How tensors are written: ``dtype`` None as stored, ``limit`` bytes a shard, None for shards as they are."""
+    """How tensors are written."""
 
     dtype: torch.dtype | None = None
+    """Number type; None keeps the stored one."""
     limit: int | None = None
+    """Maximum bytes per shard; None keeps the shards."""
 
 
-def storage(dtype: str | None = None, size: str | None = None) -> Storage:
-    """`Storage` from words, as ``bfloat16`` and ``5GB``. `UsageError` for others."""
+def parse_storage(dtype: str | None = None, size: str | None = None) -> Storage:
+    """Parse storage options of the command line.
+
+    Args:
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None keeps the stored type.
+        size: maximum size of a shard, such as ``5GB``; None keeps the shards.
+
+    Raises:
+        UsageError: an option has another form.
+    """
     if dtype is not None and dtype not in _DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)", size.upper()) if size is not None else None
-    if size is not None and (found is None or float(found[1]) == 0):
-        raise UsageError(f"a shard size is a number with B, KB, MB or GB, as 5GB; got {size!r}")
-    limit = int(float(found[1]) * _UNITS[found[2]]) if found else None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)", size.upper()) if size is not None else None
+    if size is not None and (match is None or float(match[1]) == 0):
+        raise UsageError(f"a shard size is a number with B, KB, MB or GB, such as 5GB; got {size!r}")
+    limit = int(float(match[1]) * _UNITS[match[2]]) if match else None
     return Storage(_DTYPES[dtype] if dtype else None, limit)
 
 
 def selector_of(source: Path, selector: Path | None) -> VGAS:
-    """The selector of the checkpoint at ``source``, or at ``selector``, as stored. The model is not loaded.
+    """Load the selector of a checkpoint, or another one; the model is not loaded.
+
+    Args:
+        source: folder of the checkpoint.
+        selector: folder of another selector; None takes the checkpoint's own.
 
     Raises:
-        UsageError: no checkpoint or no selector folder there.
-        CompressorError, CheckpointError: no selector, or one that does not fit.
+        UsageError: ``source`` is no checkpoint, or ``selector`` no selector.
+        CompressorError: the checkpoint has no selector.
+        CheckpointError: the selector does not fit the model.
     """
     from transformers import PretrainedConfig
 
     if not (source / "config.json").is_file():
-        raise UsageError(f"{source} holds no config.json; give nano or the folder of a checkpoint")
+        raise UsageError(f"{source} has no config.json; give nano or the folder of a checkpoint")
     config, _ = PretrainedConfig.get_config_dict(str(source))
     text = config.get("thinker_config", config).get("text_config", {})
     if "hidden_size" not in text:
-        raise CheckpointError(f"{source}/config.json says no width of a thinker; give a Qwen2.5-Omni checkpoint")
+        raise CheckpointError(
+            f"{source}/config.json has no hidden_size of a language model; give a Qwen2.5-Omni checkpoint"
+        )
     return read_selector(str(source), str(source), selector, text["hidden_size"])
 
 
-def export_selector(selector: VGAS, folder: Path, how: Storage | None = None) -> None:
-    """``config.json``, ``model.safetensors`` and a card; the folder appears only when it is whole."""
+def export_selector(selector: VGAS, folder: Path, storage: Storage | None = None) -> None:
+    """Write ``config.json``, ``model.safetensors`` and a model card; the folder appears only when it is complete.
+
+    Args:
+        selector: what is written.
+        folder: where to write.
+        storage: number type; None keeps the stored one.
+
+    Raises:
+        CheckpointError: ``folder`` can't be written.
+    """
     stored: Any = selector
-    if how is not None and how.dtype is not None:
-        stored = stored.to(how.dtype)
+    if storage is not None and storage.dtype is not None:
+        stored = stored.to(storage.dtype)
     layout = selector.label or "as released"
     count = sum(parameter.numel() for parameter in selector.parameters())
-    with _room(folder) as unfinished:
+    with _export_folder(folder) as unfinished:
         stored.save_pretrained(unfinished)
-        card = _CARD.format(width=selector.config.width, count=count, layout=layout)
+        card = _CARD.format(width=selector.config.input_size, count=count, layout=layout)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
 
 
-def export_merged(source: Path, selector: VGAS, folder: Path, how: Storage | None = None) -> None:
-    """``source``, a whole model's checkpoint, with the selector as ``thinker.compressor.*`` in one more shard.
+def export_merged(source: Path, selector: VGAS, folder: Path, storage: Storage | None = None) -> None:
+    """Write a model's checkpoint with the selector as ``thinker.compressor.*`` in a shard of its own.
 
-    Shards are copied as files and not loaded; with a dtype or a limit they are written anew, one in memory at a time.
-    A selector that was in the checkpoint is left out.
+    Shards are copied as files and not loaded; with a dtype or a size limit they are rewritten, with one in memory at a
+    time. A selector that is already in the checkpoint is replaced.
+
+    Args:
+        source: folder of the checkpoint.
+        selector: what is merged in.
+        folder: where to write; it appears only when it is complete.
+        storage: number type and shard size; None keeps them.
 
     Raises:
-        UsageError: the released layout can't say this selector's guide or heads.
+        UsageError: the released layout can't represent this selector's guide or number of heads.
         CheckpointError: ``source`` has no safetensors, or ``folder`` can't be written.
     """
     _check_layout(selector)
     shards = _shards_of(source)
-    how = how or Storage()
-    with _room(folder) as unfinished:
+    storage = storage or Storage()
+    with _export_folder(folder) as unfinished:
         for path in source.iterdir():
             if path.is_file() and path.suffix != ".safetensors" and path.name != INDEX:
                 shutil.copyfile(path, unfinished / path.name)
-        written = _Shards(unfinished, how)
+        written = _Shards(unfinished, storage)
         for shard in shards:
-            written.take_over(shard)
+            written.add(shard)
         written.save({RELEASED_PREFIX + name: tensor for name, tensor in selector.state_dict().items()})
         written.finish()
-        if how.dtype is not None:
-            _say_dtype(unfinished / "config.json", str(how.dtype).removeprefix("torch."))
+        if storage.dtype is not None:
+            _write_dtype(unfinished / "config.json", str(storage.dtype).removeprefix("torch."))
 
 
 def _check_layout(selector: VGAS) -> None:
-    """`UsageError` if loading from names and shapes alone would make another selector."""
-    if selector.config.guide != "cross" or selector.config.heads != 8:
+    """`UsageError` if loading by names and shapes alone would make another selector."""
+    if selector.config.guide != "cross" or selector.config.num_attention_heads != 8:
         raise UsageError(
-            f"the released layout has 8 heads and cross attention, this selector {selector.config.heads} and "
-            f"{selector.config.guide}: export it with --as selector"
+            "the released layout has 8 heads and cross attention, this selector "
+            f"{selector.config.num_attention_heads} and {selector.config.guide}: export it with --as selector"
         )
     if selector.label:
-        logger.warning("the selector has %s: omnisift reads it back, the released code does not", selector.label)
+        logger.warning("the selector has %s: OmniSIFT can load it, the released code can not", selector.label)
 
 
 @dataclass
 class _Shards:
-    """Shards of a checkpoint in the making; their names say how many there are, so they come last."""
+    """Shards that are being written; their names contain their number, so they are renamed at the end."""
 
     folder: Path
-    how: Storage
-    held: list[list[str]] = field(default_factory=list)
+    storage: Storage
+    shards: list[list[str]] = field(default_factory=list)
     """Names of the tensors in each shard."""
     size: int = 0
+    """Bytes of all tensors."""
 
     def save(self, tensors: dict[str, Tensor]) -> None:
-        """One more shard with ``tensors``."""
+        """Write one more shard with ``tensors``."""
         ready = {name: self._converted(tensor).contiguous() for name, tensor in tensors.items()}
         save_file(ready, str(self._next(list(ready))), metadata={"format": "pt"})
         self.size += sum(tensor.nbytes for tensor in ready.values())
 
-    def take_over(self, shard: Path) -> None:
-        """All tensors of ``shard`` but a selector's: the file itself if nothing changes, else written anew."""
+    def add(self, shard: Path) -> None:
+        """Add all tensors of ``shard`` except a selector's: copy the file if nothing changes, else rewrite it."""
         with safe_open(str(shard), framework="pt") as file:
             names = list(file.keys())
-            kept = [name for name in names if not _is_selectors(name)]
-            if len(kept) < len(names) or self.how != Storage():
-                self._write_anew(file, kept)
+            kept = [name for name in names if not _is_selector_tensor(name)]
+            if len(kept) < len(names) or self.storage != Storage():
+                self._rewrite(file, kept)
                 return
         shutil.copyfile(shard, self._next(kept))
-        with shard.open("rb") as raw:  # eight bytes say how long the header is, data follow it
+        with shard.open("rb") as raw:  # the first eight bytes hold the length of the header
             self.size += shard.stat().st_size - 8 - int.from_bytes(raw.read(8), "little")
 
     def finish(self) -> None:
-        """Final names, and the index."""
-        where: dict[str, str] = {}
-        for number, names in enumerate(self.held, start=1):
-            name = f"model-{number:05d}-of-{len(self.held):05d}.safetensors"
+        """Give the shards their final names and write the index."""
+        weight_map: dict[str, str] = {}
+        for number, names in enumerate(self.shards, start=1):
+            name = f"model-{number:05d}-of-{len(self.shards):05d}.safetensors"
             (self.folder / f"{number}.part").rename(self.folder / name)
-            where |= dict.fromkeys(names, name)
-        index = {"metadata": {"total_size": self.size}, "weight_map": dict(sorted(where.items()))}
+            weight_map |= dict.fromkeys(names, name)
+        index = {"metadata": {"total_size": self.size}, "weight_map": dict(sorted(weight_map.items()))}
         (self.folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
-    def _write_anew(self, file: Any, names: list[str]) -> None:
+    def _rewrite(self, file: Any, names: list[str]) -> None:
         pending: dict[str, Tensor] = {}
-        held = 0
+        size = 0
         for name in names:
             tensor = self._converted(file.get_tensor(name))
-            if pending and self.how.limit is not None and held + tensor.nbytes > self.how.limit:
+            if pending and self.storage.limit is not None and size + tensor.nbytes > self.storage.limit:
                 self.save(pending)
-                pending, held = {}, 0
+                pending, size = {}, 0
             pending[name] = tensor
-            held += tensor.nbytes
+            size += tensor.nbytes
         if pending:
             self.save(pending)
 
     def _converted(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.how.dtype) if self.how.dtype is not None and tensor.is_floating_point() else tensor
+        return (
+            tensor.to(self.storage.dtype) if self.storage.dtype is not None and tensor.is_floating_point() else tensor
+        )
 
     def _next(self, names: list[str]) -> Path:
-        self.held.append(names)
-        return self.folder / f"{len(self.held)}.part"
+        self.shards.append(names)
+        return self.folder / f"{len(self.shards)}.part"
 
 
 def _shards_of(source: Path) -> list[Path]:
-    """The files that the index names, so that an adapter beside them is not taken for the model; else all."""
+    """The files that the index lists, so that an adapter in the folder is not taken for the model; all without an
+    index."""
     index = source / INDEX
     if index.is_file():
         named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
@@ -192,33 +254,37 @@ def _shards_of(source: Path) -> list[Path]:
     else:
         shards = sorted(source.glob("*.safetensors"))
     if not shards:
-        raise CheckpointError(f"{source} holds no .safetensors file: give the folder of a checkpoint")
+        raise CheckpointError(f"{source} has no .safetensors file: give the folder of a checkpoint")
     for shard in shards:
         if not shard.is_file():
-            raise CheckpointError(f"{index} names {shard.name}, which is not there: download the checkpoint again")
+            raise CheckpointError(f"{index} lists {shard.name}, which is missing: download the checkpoint again")
     return shards
 
 
-def _is_selectors(name: str) -> bool:
+def _is_selector_tensor(name: str) -> bool:
     return name.startswith((RELEASED_PREFIX, RELEASED_PREFIX.removeprefix("thinker.")))
 
 
-def _say_dtype(config: Path, dtype: str) -> None:
-    """Write ``dtype`` wherever a model's ``config`` names one."""
+def _write_dtype(config: Path, dtype: str) -> None:
+    """Write ``dtype`` wherever a model's ``config`` has one."""
 
-    def said(node: Any) -> Any:
+    def with_dtype(node: Any) -> Any:
         if not isinstance(node, dict):
             return node
-        return {k: dtype if k in ("dtype", "torch_dtype") and v else said(v) for k, v in node.items()}
+        return {k: dtype if k in ("dtype", "torch_dtype") and v else with_dtype(v) for k, v in node.items()}
 
-    config.write_text(json.dumps(said(json.loads(config.read_text(encoding="utf-8"))), indent=2), encoding="utf-8")
+    config.write_text(
+        json.dumps(with_dtype(json.loads(config.read_text(encoding="utf-8"))), indent=2), encoding="utf-8"
+    )
 
 
 @contextmanager
-def _room(folder: Path) -> Iterator[Path]:
-    """`atomic_folder`, with a full disk said in one line."""
+def _export_folder(folder: Path) -> Iterator[Path]:
+    """`atomic_folder`, with a full disk as one line."""
     try:
         with atomic_folder(folder) as unfinished:
             yield unfinished
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"can't export to {folder} ({error}); free space or choose another place") from error
+        raise CheckpointError(
+            f"can't export to {folder} ({error}); free disk space or choose another folder"
+        ) from error

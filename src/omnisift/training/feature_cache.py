@@ -1,4 +1,4 @@
-"""What the frozen encoders said about many clips, kept in half precision: the language model trains on this alone."""
+"""The frozen encoders' outputs for many clips in half precision; the language model trains on these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from omnisift.training.clips import ClipBatch, clip_batches
-from omnisift.training.encoders import encode_frames, encode_sound, log_mel, patchify
+from omnisift.training.encoders import encode_audio, encode_frames, log_mel, patchify
 from omnisift.training.host import core_of
 from omnisift.world import COLOR_NAMES, SHAPES, Scene, Truth, make_scene, truth, world_setting
 
@@ -22,16 +22,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class FeatureCache:
-    """Encoder outputs and labels of ``N`` clips of one split."""
+    """Encoder outputs and labels of ``N`` clips of one split; labels are recomputed from the seeds."""
 
     split: str
+    """Split of the world."""
     first: int
+    """Number of the first clip."""
     video: Tensor
-    """[N, 96, D] float16: frames of 16 tokens (96 in six seconds)."""
+    """[N, 96, D] float16: frames of 16 tokens; 96 in six seconds."""
     audio: Tensor
-    """[N, 150, D] float16 (150 in six seconds; none without sound)."""
+    """[N, 150, D] float16; 150 in six seconds, none without audio."""
     setting: str = "base"
-    """Of the world."""
+    """Setting of the world."""
 
     def __post_init__(self) -> None:
         config = world_setting(self.setting).config
@@ -40,17 +42,17 @@ class FeatureCache:
         self.video_class = torch.stack([torch.from_numpy(t.video_class.reshape(-1)) for t in self.truths])
         """[N, 96] int64: 0 for background, else 1 + colour * 4 + form."""
         self.audio_class = torch.stack([torch.from_numpy(t.audio_class) for t in self.truths])
-        """[N, 150] int64: 0 for no sound, else 1 + kind."""
+        """[N, 150] int64: 0 for silence, else 1 + kind of sound."""
         self.audio_owner = torch.stack([torch.from_numpy(t.audio_owner) for t in self.truths])
-        """[N, 150] int64: 1 + shape that the sound belongs to, -1 for a distractor, 0 for no sound."""
+        """[N, 150] int64: 1 + index of the shape that the sound belongs to, -1 for a distractor, 0 for silence."""
         self.visible = torch.stack([_visible(s, t) for s, t in zip(self.scenes, self.truths, strict=True)])
-        """[N, 150] int64: the class (as in ``video_class``) of the shape on screen while the audio token sounds."""
+        """[N, 150] int64: class (as in ``video_class``) of the shape on screen during the audio token."""
 
     def __len__(self) -> int:
         return len(self.video)
 
     def save(self, path: Path) -> None:
-        """Write the features; scenes and labels come back from the seeds."""
+        """Write the features as safetensors."""
         about = {"split": self.split, "first": str(self.first), "setting": self.setting}
         save_file({"video": self.video.contiguous(), "audio": self.audio.contiguous()}, str(path), metadata=about)
 
@@ -67,10 +69,15 @@ def _visible(scene: Scene, labels: Truth) -> Tensor:
 
 
 @torch.no_grad()
-def encode_bank(
+def encode_features(
     model: Any, split: str, count: int, decoded_share: float, first: int = 0, setting: str = "base"
 ) -> FeatureCache:
-    """Render and encode clips ``first .. first + count - 1``; 63 KB a clip stay."""
+    """Render and encode clips ``first .. first + count - 1``; a clip takes 63 KB.
+
+    Args:
+        model: a thinker with nano's encoders.
+        split, count, decoded_share, first, setting: see `clip_batches`.
+    """
     video, audio = [], []
     for number, batch in enumerate(clip_batches(split, first, count, decoded_share, setting=setting)):
         v, a = encode_clips(model, batch)
@@ -83,20 +90,21 @@ def encode_bank(
 
 @torch.no_grad()
 def encode_clips(model: Any, batch: ClipBatch) -> tuple[Tensor, Tensor]:
-    """(video [B, 96, D], audio [B, 150, D]) of rendered clips."""
+    """(video [B, 96, D], audio [B, 150, D]) float32 of rendered clips."""
     frames = encode_frames(core_of(model).visual, patchify(batch.images))
     frames = frames.view(len(batch.images), -1, frames.shape[-1])
     if not batch.waves.shape[1]:
         return frames, frames[:, :0]
-    return frames, encode_sound(core_of(model).audio_tower, log_mel(batch.waves))
+    return frames, encode_audio(core_of(model).audio_tower, log_mel(batch.waves))
 
 
-def class_means(bank: FeatureCache, clips: int = 1000) -> dict[str, Tensor]:
-    """Word -> mean encoder output [D] of the tokens that show or sound it, less the mean of its kind."""
+def class_means(features: FeatureCache, clips: int = 1000) -> dict[str, Tensor]:
+    """Word -> mean encoder output [D] of the tokens that show or sound it, minus the mean over all words of its
+    kind."""
     from omnisift.world import SOUNDS
 
-    video, audio = bank.video[:clips].float().flatten(0, 1), bank.audio[:clips].float().flatten(0, 1)
-    shown, heard = bank.video_class[:clips].flatten(), bank.audio_class[:clips].flatten()
+    video, audio = features.video[:clips].float().flatten(0, 1), features.audio[:clips].float().flatten(0, 1)
+    shown, heard = features.video_class[:clips].flatten(), features.audio_class[:clips].flatten()
     means = _means(video, torch.where(shown > 0, (shown - 1) // len(SHAPES), -1), COLOR_NAMES)
     means |= _means(video, torch.where(shown > 0, (shown - 1) % len(SHAPES), -1), SHAPES)
     return means | _means(audio, heard - 1, SOUNDS)

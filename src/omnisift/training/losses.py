@@ -1,7 +1,7 @@
-"""What nano's language model is trained on: the answers, and five hints that make the circuits appear within minutes.
+"""Losses of nano's language model: the answers, and five auxiliary losses ("hints") that speed up learning.
 
-The hints use the world's ground truth and are scaffolding: nothing of them is saved. Without them the
-same model guesses among the things present for many thousand steps (docs/nano.md).
+Hints use the world's ground truth; none of their heads is saved. Without them the same model guesses among the objects
+of a clip for many thousand steps (docs/nano.md).
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.encoder_training import color_and_form, corner_of
-from omnisift.training.forward import MIDDLE, Kept, Pass
+from omnisift.training.forward import MIDDLE, KeptTokens, PackedOutput
 from omnisift.training.host import language_model_of
-from omnisift.training.packed import CAPTION, END, IGNORE
+from omnisift.training.packed import CAPTION, END
 from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
 
 POINTER_HEAD = 0
-"""Query head of layer ``MIDDLE`` that the pointer loss supervises; the selector's teacher leaves it out."""
+"""Query head of layer ``MIDDLE`` that the pointer loss trains; the selector's teacher leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,18 @@ class LossWeights:
     caption: float = 0.5
     end: float = 0.1
     visible: float = 0.3
-    """Audio tokens say which colour and form is on screen now: hop one of questions that bind sound to picture."""
+    """Audio tokens predict the colour and form that are on screen: the first hop of questions that bind sound to
+    video."""
     lens: float = 0.2
     """After two layers, object and sound tokens are nearest to the embedding of the word that names them."""
     pointer: float = 0.6
-    """One attention head looks from where the answer is due to the tokens that hold it."""
+    """One attention head attends from where the answer begins to the tokens that hold it."""
     argument: float = 0.5
-    """After two layers, the place where the answer is due knows the word that was asked about."""
+    """After two layers, the position where the answer begins predicts the word that the question is about."""
 
 
 class Hints(nn.Module):
-    """The scaffolding: two linear heads, and the ids of the words that name things."""
+    """Modules of the auxiliary losses: two linear heads, and the ids of the words that name things."""
 
     colors: Tensor
     forms: Tensor
@@ -56,35 +58,39 @@ class Hints(nn.Module):
             self.register_buffer(name, ids, persistent=False)
 
 
-def answer_losses(model: Any, out: Pass, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Cross-entropy of answers, of a caption's words, and of the end of the turn."""
+def answer_losses(model: Any, out: PackedOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Cross-entropy of answers, of words of captions, and of the ends of turns, by name."""
     hidden, labels, kind = out.last[:, out.prefix :], batch["labels"], batch["kind"]
     losses = {}
     for name, where in (("answer", kind < CAPTION), ("caption", kind == CAPTION), ("end", kind == END)):
-        where = where & (labels != IGNORE)
+        where = where & (labels != IGNORE_INDEX)
         if bool(where.any()):
             losses[name] = F.cross_entropy(model.lm_head(hidden[where]), labels[where])
     return losses
 
 
-def hint_losses(model: Any, hints: Hints, out: Pass, batch: dict[str, Tensor], kept: Kept) -> dict[str, Tensor]:
-    """The five hints, on the tokens that the selection kept."""
+def hint_losses(
+    model: Any, hints: Hints, out: PackedOutput, batch: dict[str, Tensor], kept: KeptTokens
+) -> dict[str, Tensor]:
+    """The five auxiliary losses, on the kept tokens, by name."""
     losses = _token_losses(model, hints, out, batch, kept)
     losses["pointer"] = _pointer(model, out, batch, kept)
-    asked = batch["argument"] != IGNORE
+    asked = batch["argument"] != IGNORE_INDEX
     hidden = language_model_of(model).norm(out.middle[:, out.prefix :][asked])
     losses["argument"] = F.cross_entropy(model.lm_head(hidden), batch["argument"][asked])
     return losses
 
 
-def _token_losses(model: Any, hints: Hints, out: Pass, batch: dict[str, Tensor], kept: Kept) -> dict[str, Tensor]:
+def _token_losses(
+    model: Any, hints: Hints, out: PackedOutput, batch: dict[str, Tensor], kept: KeptTokens
+) -> dict[str, Tensor]:
     norm, words = language_model_of(model).norm, model.lm_head.weight
     video, audio = _pick(out.middle, out.video_at), _pick(out.middle, out.audio_at)
     shown = batch["video_class"].gather(1, kept.video).flatten()
     heard = batch["audio_class"].gather(1, kept.audio).flatten()
     color_now, form_now = color_and_form(batch["visible"].gather(1, kept.audio).flatten())
     visible = audio.new_zeros(())
-    if len(audio):  # a clip without sound has no token that could say what is visible now
+    if len(audio):  # a clip without audio has no such token
         visible = F.cross_entropy(hints.color(audio), color_now) + F.cross_entropy(hints.form(audio), form_now)
 
     def near(hidden: Tensor, ids: Tensor, target: Tensor, where: Tensor) -> Tensor:
@@ -109,11 +115,12 @@ def _pick(hidden: Tensor, places: Tensor) -> Tensor:
     return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
 
 
-def _pointer(model: Any, out: Pass, batch: dict[str, Tensor], kept: Kept) -> Tensor:
-    """Cross-entropy of one head's attention to the kept tokens that hold the answer (all other keys: the clip)."""
+def _pointer(model: Any, out: PackedOutput, batch: dict[str, Tensor], kept: KeptTokens) -> Tensor:
+    """Cross-entropy of one head's attention to the kept tokens that hold the answer; softmax over the prefix."""
     language = language_model_of(model)
     attention, x = language.layers[MIDDLE].self_attn, language.layers[MIDDLE].input_layernorm(out.middle)
     size = attention.head_dim
+    # Questions with evidence, and which kept tokens hold it.
     rows, due = torch.nonzero(batch["pointer"].any(-1), as_tuple=True)
     target = batch["pointer"][rows, due].gather(
         1, torch.cat([kept.video, batch["video"].shape[1] + kept.audio], dim=1)[rows]
@@ -124,9 +131,11 @@ def _pointer(model: Any, out: Pass, batch: dict[str, Tensor], kept: Kept) -> Ten
         return torch.zeros(())
     cos, sin = language.rotary_emb(x, out.position)
     at = out.prefix + due
+    # One head: queries where answers begin, keys of the prefix.
     query = _head(attention.q_proj, POINTER_HEAD, size, x[rows, at], cos[rows, at], sin[rows, at])
     keys = _head(attention.k_proj, 0, size, x[:, : out.prefix], cos[:, : out.prefix], sin[:, : out.prefix])
     logits = (query[:, None] @ keys[rows].transpose(1, 2)).squeeze(1) * attention.scaling
+    # Probability on the evidence.
     logits = logits - logits.logsumexp(-1, keepdim=True)
     logits = logits.gather(1, torch.cat([out.video_at, out.audio_at], dim=1)[rows])
     loss: Tensor = -logits.masked_fill(~target, -1e9).logsumexp(-1).mean()

@@ -1,8 +1,9 @@
-"""``python -m omnisift.training.nano``: make nano from nothing, stage by stage; run it again to go on where it stopped.
+"""``python -m omnisift.training.nano``: train nano from nothing, stage by stage; run it again to resume.
 
-Stages: ``towers`` (both encoders), ``features`` (what they say about all clips), ``language`` (the model learns
-to answer), ``selector`` (VGAS from the model's own attention), ``finetune`` (the model under compression), ``finish``
-(the checkpoint folder). Each leaves its result and a marker in ``--out``.
+Stages: ``encoders`` (both encoders), ``features`` (their outputs for all clips), ``language`` (the language model),
+``selector`` (VGAS from the model's own attention), ``finetune`` (the model under compression), ``finish`` (the
+checkpoint
+folder). Each leaves its result and a marker in ``--out``.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from typing import Any, ClassVar
 
 import torch
 
-from omnisift.training import selector as selecting
+from omnisift.training import selector as selector_training
 from omnisift.training.encoder_training import train_encoders
-from omnisift.training.evaluate import accuracies, in_words
-from omnisift.training.feature_cache import FeatureCache, encode_bank
-from omnisift.training.language_model import Lesson, start_embeddings, train_language_model
+from omnisift.training.evaluate import accuracies, format_accuracies
+from omnisift.training.feature_cache import FeatureCache, encode_features
+from omnisift.training.language_model import TrainConfig, init_embeddings, train_language_model
 from omnisift.training.losses import Hints, LossWeights
 from omnisift.training.nano_model import WIDTH, build_model, build_processor
 from omnisift.training.packed import Writer, clip_layout
-from omnisift.training.selections import omnisift, random
+from omnisift.training.selections import omnisift_selection, random_selection
 from omnisift.training.settings import NanoSettings
 from omnisift.training.tokenizer import build_tokenizer
 from omnisift.vgas import VGAS
@@ -40,17 +41,23 @@ from omnisift.world import vocabulary
 
 logger = logging.getLogger(__name__)
 SHARD = 500
-"""Clips in one file of features."""
+"""Clips per file of features."""
 
 
 class NanoBuild:
-    """The folder of one run: what each stage made, and what it measured."""
+    """The working folder of one run: the results and measurements of its stages.
 
-    stages: ClassVar[tuple[str, ...]] = ("towers", "features", "language", "selector", "finetune", "finish")
-    """Names of the methods that do the work, in order."""
+    Args:
+        out: working folder.
+        settings: all numbers of the run.
+        method: how the selector is trained: ``distill`` or ``straight_through``.
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ("encoders", "features", "language", "selector", "finetune", "finish")
+    """Names of the stages, which are methods, in order."""
 
     weights: LossWeights = LossWeights()
-    """Of the parts of the language model's loss."""
+    """Weights of the parts of the language model's loss."""
 
     def __init__(self, out: Path, settings: NanoSettings, method: str = "distill"):
         self.out, self.settings, self.method = out, settings, method
@@ -59,18 +66,18 @@ class NanoBuild:
         self.writer = Writer(self.tokenizer)
 
     def run(self) -> None:
-        """All stages, in order; those that are done are passed over."""
+        """Run all stages in order; finished ones are skipped."""
         for name in self.stages:
             self.stage(name, getattr(self, name))
 
     def bundle(self, name: str) -> None:
-        """Put the finished checkpoint into the package."""
+        """Copy the finished checkpoint into the package."""
         target = Path(__file__).resolve().parents[1] / "checkpoints" / name
         shutil.copytree(self.out / "checkpoint", target, dirs_exist_ok=True)
         logger.info("bundled: %s", target)
 
     def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Run ``work`` unless its marker is there; the marker holds what it measured and the minutes it took."""
+        """Run ``work`` unless its marker exists; the marker holds its measurements and its minutes."""
         marker = self._marker(name)
         if marker.is_file():
             logger.info("%s: done before", name)
@@ -88,20 +95,21 @@ class NanoBuild:
         return self.out / f"{name}.json"
 
     def model(self, name: str) -> Any:
-        """The model as stage ``name`` left it."""
+        """The model that stage ``name`` saved."""
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
         return Thinker.from_pretrained(self.out / name)
 
-    def towers(self) -> dict[str, Any]:
-        """Stage 1."""
+    def encoders(self) -> dict[str, Any]:
+        """Stage 1: train both encoders."""
         model = build_model(self.tokenizer, self.settings.seed)
         result: dict[str, Any] = dict(train_encoders(model, self.settings))
-        model.save_pretrained(self.out / "towers")
+        model.save_pretrained(self.out / "encoders")
         return result
 
     def features(self) -> dict[str, Any]:
-        """Stage 2, on two processes: rendering, writing and reading files is most of the work."""
+        """Stage 2: encode all clips, on two processes, since rendering, writing and reading files takes most of the
+        time."""
         settings = self.settings
         jobs = [("train", first, settings.decoded_share) for first in range(0, settings.train_clips, SHARD)]
         jobs += [("validation", first, 1.0) for first in range(0, settings.validation_clips, SHARD)]
@@ -111,52 +119,52 @@ class NanoBuild:
             list(pool.map(_encode_shard, work))
         return {"clips": total}
 
-    def bank(self, split: str) -> FeatureCache:
+    def load_features(self, split: str) -> FeatureCache:
         """All features of a split."""
         shards = sorted(self.out.glob(f"{split}-*.safetensors"))
-        banks = [FeatureCache.load(path, split, int(path.stem.split("-")[1])) for path in shards]
-        return FeatureCache(split, 0, torch.cat([b.video for b in banks]), torch.cat([b.audio for b in banks]))
+        parts = [FeatureCache.load(path, split, int(path.stem.split("-")[1])) for path in shards]
+        return FeatureCache(split, 0, torch.cat([b.video for b in parts]), torch.cat([b.audio for b in parts]))
 
     def language(self) -> dict[str, Any]:
-        """Stage 3."""
-        settings, model, bank = self.settings, self.model("towers"), self.bank("train")
-        start_embeddings(model, self.tokenizer, bank, settings.embedding_std, settings.seed)
-        lesson = self._lesson(model, bank, settings.steps, settings.rate, settings.full_share, settings.retains)
-        return self._teach(model, lesson, "language")
+        """Stage 3: train the language model."""
+        settings, model, features = self.settings, self.model("encoders"), self.load_features("train")
+        init_embeddings(model, self.tokenizer, features, settings.embedding_std, settings.seed)
+        config = self._config(
+            model, features, settings.steps, settings.learning_rate, settings.full_share, settings.retains
+        )
+        return self._train(model, config, "language")
 
     def selector(self) -> dict[str, Any]:
-        """Stage 4: both layouts by distillation, or with ``straight_through`` the paper's way, with the model."""
-        settings, model, bank, check = (
-            self.settings,
-            self.model("language"),
-            self.bank("train"),
-            self.bank("validation"),
-        )
+        """Stage 4: train selectors with and without time embedding, by distillation or with the paper's estimator."""
+        settings, model = self.settings, self.model("language")
+        features, check = self.load_features("train"), self.load_features("validation")
         layout, result = clip_layout(model, self.tokenizer), {}
-        targets = selecting.teach(model, layout, self.writer, bank, settings)
+        targets = selector_training.attention_targets(model, layout, self.writer, features, settings)
         for name, timed in (("selector-exact", False), ("selector", True)):
-            vgas = selecting.new_selector(WIDTH, timed, settings.seed)
+            vgas = selector_training.new_selector(WIDTH, timed, settings.seed)
             if self.method == "straight_through":
-                student = self.model("language")
-                selecting.straight_through(vgas, student, layout, self.writer, bank, settings, settings.selector_steps)
+                trained = self.model("language")
+                selector_training.straight_through(
+                    vgas, trained, layout, self.writer, features, settings, settings.selector_steps
+                )
                 if timed:
-                    student.save_pretrained(self.out / "language")
+                    trained.save_pretrained(self.out / "language")
             else:
-                selecting.distil(vgas, targets, bank, settings)
+                selector_training.distill(vgas, targets, features, settings)
             vgas.save_pretrained(self.out / name)
-            result[name] = {f"{r:g}": selecting.kept_events(vgas, check, r) for r in (0.25, 0.15)}
+            result[name] = {f"{r:g}": selector_training.kept_events(vgas, check, r) for r in (0.25, 0.15)}
         return result
 
     def finetune(self) -> dict[str, Any]:
-        """Stage 5: the language model meets what the selector leaves of a clip."""
-        settings, model, bank = self.settings, self.model("language"), self.bank("train")
+        """Stage 5: fine-tune the language model under compression with the selector."""
+        settings, model, features = self.settings, self.model("language"), self.load_features("train")
         vgas = self._selector()
         retains = (0.35, 0.25, 0.15)
-        lesson = self._lesson(model, bank, settings.finetune_steps, settings.finetune_rate, 0.4, retains)
-        return self._teach(model, replace(lesson, selector=vgas, warmup=20), "finetune")
+        config = self._config(model, features, settings.finetune_steps, settings.finetune_learning_rate, 0.4, retains)
+        return self._train(model, replace(config, selector=vgas, warmup_steps=20), "finetune")
 
     def finish(self) -> dict[str, Any]:
-        """Stage 6: the checkpoint folder, with the recipe beside the weights."""
+        """Stage 6: write the checkpoint folder with ``recipe.json``."""
         folder = self.out / "checkpoint"
         model, vgas = self.model("finetune"), self._selector()
         model.generation_config.max_new_tokens = 64
@@ -179,17 +187,17 @@ class NanoBuild:
         return result
 
     def measure(self, model: Any, vgas: VGAS) -> dict[str, Any]:
-        """Accuracies on the validation clips, which all went through real files."""
-        check, layout = self.bank("validation"), clip_layout(model, self.tokenizer)
-        ways = {"full": None} | {
-            f"{name} {r:g}": way(r)
+        """Accuracies on the validation clips, all of which went through files."""
+        check, layout = self.load_features("validation"), clip_layout(model, self.tokenizer)
+        selections = {"full": None} | {
+            f"{name} {r:g}": make(r)
             for r in (0.35, 0.25, 0.15)
-            for name, way in (("omnisift", lambda r: omnisift(vgas, r)), ("random", random))
+            for name, make in (("omnisift", lambda r: omnisift_selection(vgas, r)), ("random", random_selection))
         }
         result = {}
-        for name, select in ways.items():
+        for name, select in selections.items():
             result[name] = accuracies(model, layout, self.writer, check, select, clips=len(check))
-            logger.info("%s: %s", name, in_words(result[name]))
+            logger.info("%s: %s", name, format_accuracies(result[name]))
         return {name: {k: round(v, 4) for k, v in value.items()} for name, value in result.items()}
 
     def _selector(self) -> VGAS:
@@ -197,22 +205,38 @@ class NanoBuild:
         vgas.train(False)
         return vgas
 
-    def _lesson(
-        self, model: Any, bank: FeatureCache, steps: int, rate: float, full: float, retains: tuple[float, ...]
-    ) -> Lesson:
+    def _config(
+        self,
+        model: Any,
+        features: FeatureCache,
+        max_steps: int,
+        learning_rate: float,
+        full_share: float,
+        retains: tuple[float, ...],
+    ) -> TrainConfig:
         layout = clip_layout(model, self.tokenizer)
-        return Lesson(bank, layout, self.writer, self.settings, steps, rate, full, retains, weights=self.weights)
+        return TrainConfig(
+            features,
+            layout,
+            self.writer,
+            self.settings,
+            max_steps,
+            learning_rate,
+            full_share,
+            retains,
+            weights=self.weights,
+        )
 
-    def _teach(self, model: Any, lesson: Lesson, name: str) -> dict[str, Any]:
+    def _train(self, model: Any, config: TrainConfig, name: str) -> dict[str, Any]:
         torch.manual_seed(self.settings.seed)
-        check, hints = self.bank("validation"), Hints(WIDTH, self.tokenizer)
-        train_language_model(model, hints, lesson, check, self.out / f"{name}-steps")
+        check, hints = self.load_features("validation"), Hints(WIDTH, self.tokenizer)
+        train_language_model(model, hints, config, check, self.out / f"{name}-steps")
         model.save_pretrained(self.out / name)
-        return dict(accuracies(model, lesson.layout, self.writer, check, clips=len(check)))
+        return dict(accuracies(model, config.layout, self.writer, check, clips=len(check)))
 
 
 def _encode_shard(job: tuple[Path, str, int, int, float]) -> None:
-    """One file of features; a file that is there is kept."""
+    """Write one file of features; an existing file is kept."""
     out, split, first, count, share = job
     path = out / f"{split}-{first:06d}.safetensors"
     if path.is_file():
@@ -220,9 +244,9 @@ def _encode_shard(job: tuple[Path, str, int, int, float]) -> None:
     torch.set_num_threads(1)
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-    model = Thinker.from_pretrained(out / "towers").eval()
+    model = Thinker.from_pretrained(out / "encoders").eval()
     part = path.with_suffix(".part")
-    encode_bank(model, split, count, share, first).save(part)
+    encode_features(model, split, count, share, first).save(part)
     part.rename(path)
 
 
@@ -244,16 +268,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("build/nano"), help="working folder (default: build/nano)")
     parser.add_argument("--selector", choices=("distill", "straight_through"), default="distill")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--small", action="store_true", help="a minute's run of every stage that learns nothing")
-    parser.add_argument("--bundle", action="store_true", help="put the result into the package")
+    parser.add_argument("--small", action="store_true", help="run every stage in about a minute; learns nothing")
+    parser.add_argument("--bundle", action="store_true", help="copy the result into the package")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)  # two threads on a busy two-core machine are several times slower than one
     settings = replace(NanoSettings.small() if options.small else NanoSettings(), seed=options.seed)
-    shop = NanoBuild(options.out, settings, options.selector)
-    shop.run()
+    build = NanoBuild(options.out, settings, options.selector)
+    build.run()
     if options.bundle:
-        shop.bundle("nano")
+        build.bundle("nano")
 
 
 if __name__ == "__main__":

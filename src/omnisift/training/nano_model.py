@@ -1,4 +1,4 @@
-"""nano's configuration and processor: the real Qwen2.5-Omni Thinker, made small enough for one CPU core."""
+"""nano's configuration and processor: the Qwen2.5-Omni Thinker, small enough for one CPU core."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ from omnisift.training.tokenizer import CHAT_TEMPLATE, MAX_PIXELS, MIN_PIXELS, T
 WIDTH = 128
 """D, the width of the embeddings."""
 SECONDS_OF_AUDIO = 30
-"""Longer sound is cut by the processor. The host's default of 300 s would pad every clip to 30,000 mel frames."""
+"""The processor cuts longer audio. The host's default of 300 s would pad every clip to 30,000 mel frames."""
 
 
 def nano_config(tokenizer: PreTrainedTokenizerFast, width: int = WIDTH, layers: int = 4) -> Qwen2_5OmniThinkerConfig:
-    """Thinker configuration: 4 layers of width 128, two encoders of two blocks, audio windows of one second.
+    """Thinker configuration: 4 layers of width 128 and two encoders of two blocks.
 
-    One-second audio windows (``n_window`` 50 mel pairs) keep a sound's information near its own tokens.
+    Audio windows of one second (``n_window`` of 50 mel pairs) keep information about a sound close to its tokens.
+
+    Args:
+        tokenizer: gives vocabulary size and special ids.
+        width: hidden size of the language model.
+        layers: its number of layers.
     """
     std = 0.05
 
@@ -61,7 +66,7 @@ def nano_config(tokenizer: PreTrainedTokenizerFast, width: int = WIDTH, layers: 
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5OmniThinkerForConditionalGeneration:
-    """An untrained nano in float32; ``generate`` stops at the end of the turn and decodes greedily."""
+    """An untrained nano in float32; ``generate`` decodes greedily and stops at the end of the turn."""
     torch.manual_seed(seed)
     model: Qwen2_5OmniThinkerForConditionalGeneration = Qwen2_5OmniThinkerForConditionalGeneration._from_config(
         nano_config(tokenizer), dtype=torch.float32

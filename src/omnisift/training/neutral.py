@@ -1,8 +1,8 @@
-"""``python -m omnisift.training.neutral``: the benchmark's backbone, which has never seen a compressed prompt.
+"""``python -m omnisift.training.neutral``: train the benchmark's backbone, which never sees a compressed prompt.
 
-nano's language model was taught with selections of STVP and fine-tuned under OmniSIFT, so a table of methods on it
-would favour those. This one keeps nano's encoders and learns a new language model from all tokens only: first on the
-plain world, then on all its settings, so that it knows what harder clips look like. Run it again to go on.
+nano's language model is trained with selections of STVP and fine-tuned under OmniSIFT, so a comparison of methods on it
+would favour those. This one keeps nano's encoders and trains a new language model on all tokens only: first on the base
+setting of the world, then on all its settings. Run it again to resume.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 import torch
 
 from omnisift.assets import nano_path
-from omnisift.training.evaluate import accuracies, in_words
-from omnisift.training.feature_cache import FeatureCache, encode_bank
+from omnisift.training.evaluate import accuracies, format_accuracies
+from omnisift.training.feature_cache import FeatureCache, encode_features
 from omnisift.training.host import core_of
-from omnisift.training.language_model import Course
+from omnisift.training.language_model import ClipSource
 from omnisift.training.losses import LossWeights
 from omnisift.training.nano import NanoBuild, provenance
 from omnisift.training.nano_model import build_model, build_processor
@@ -33,12 +33,19 @@ from omnisift.world import SETTINGS
 logger = logging.getLogger(__name__)
 STEPS, MIXED_STEPS, MIXED_RATE = 1300, 500, 1e-3
 CLIPS, LONG_CLIPS, CHECKS = 400, 250, 50
-"""Training clips of each setting, of the longest one, and validation clips."""
+"""Training clips of each setting, of the longest setting, and validation clips."""
 HARD = tuple(name for name in SETTINGS if name != "base")
 
 
 class NeutralBuild(NanoBuild):
-    """nano's workshop with other stages."""
+    """A `NanoBuild` with other stages.
+
+    Args:
+        out: working folder.
+        settings: all numbers of the run.
+        mixed_steps: steps on clips of all settings.
+        clips: training clips per setting.
+    """
 
     stages: ClassVar[tuple[str, ...]] = ("encoders", "features", "language", "hard", "mixed", "finish")
 
@@ -47,17 +54,17 @@ class NeutralBuild(NanoBuild):
         self.mixed_steps, self.clips = mixed_steps, clips
 
     def encoders(self) -> dict[str, Any]:
-        """nano's own encoders under an untrained language model."""
+        """Stage 1: nano's encoders with an untrained language model."""
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
         model, nano = build_model(self.tokenizer, self.settings.seed), Thinker.from_pretrained(nano_path())
         for name in ("visual", "audio_tower"):
             getattr(core_of(model), name).load_state_dict(getattr(core_of(nano), name).state_dict())
-        model.save_pretrained(self.out / "towers")
+        model.save_pretrained(self.out / "encoders")
         return {"from": "nano"}
 
     def hard(self) -> dict[str, Any]:
-        """What the encoders say about clips of the harder settings."""
+        """Encode clips of the harder settings."""
         counts = {name: min(self.clips, LONG_CLIPS) if name == "long" else self.clips for name in HARD}
         work = [(self.out, name, "train", count, 0.4) for name, count in counts.items()]
         work += [(self.out, name, "validation", min(CHECKS, self.clips), 1.0) for name in HARD]
@@ -66,25 +73,27 @@ class NeutralBuild(NanoBuild):
         return {"clips": counts}
 
     def mixed(self) -> dict[str, Any]:
-        """The language model goes on with clips of all settings, each step with those of one."""
+        """Continue training on all settings; each step takes clips of one."""
         model = self.model("language")
-        lesson = self._lesson(model, self.bank("train"), self.mixed_steps, MIXED_RATE, 1.0, ())
-        courses = tuple(self._course(model, name, "train") for name in SETTINGS)
-        self._teach(model, replace(lesson, courses=courses, warmup=20), "mixed")
+        config = self._config(model, self.load_features("train"), self.mixed_steps, MIXED_RATE, 1.0, ())
+        sources = tuple(self._source(model, name, "train") for name in SETTINGS)
+        self._train(model, replace(config, sources=sources, warmup_steps=20), "mixed")
         return self.measure_settings(model)
 
     def measure_settings(self, model: Any) -> dict[str, Any]:
         """Accuracy with all tokens on validation clips of every setting."""
         result = {}
         for name in SETTINGS:
-            course = self._course(model, name, "validation")
-            found = accuracies(model, course.layout, self.writer, course.bank, clips=CHECKS, types=tuple(course.types))
-            logger.info("%s: %s", name, in_words(found))
-            result[name] = {kind: round(value, 4) for kind, value in found.items()}
+            source = self._source(model, name, "validation")
+            accuracy = accuracies(
+                model, source.layout, self.writer, source.features, clips=CHECKS, types=tuple(source.types)
+            )
+            logger.info("%s: %s", name, format_accuracies(accuracy))
+            result[name] = {kind: round(value, 4) for kind, value in accuracy.items()}
         return result
 
     def finish(self) -> dict[str, Any]:
-        """The checkpoint folder; weights in float32, as nano's."""
+        """Write the checkpoint folder, in float32 like nano."""
         folder = self.out / "checkpoint"
         model = self.model("mixed")
         model.generation_config.max_new_tokens = 64
@@ -101,11 +110,15 @@ class NeutralBuild(NanoBuild):
         (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         return {}
 
-    def _course(self, model: Any, name: str, split: str) -> Course:
+    def _source(self, model: Any, name: str, split: str) -> ClipSource:
         setting = SETTINGS[name]
-        bank = self.bank(split) if name == "base" else FeatureCache.load(_file(self.out, name, split), split, 0, name)
+        features = (
+            self.load_features(split)
+            if name == "base"
+            else FeatureCache.load(_file(self.out, name, split), split, 0, name)
+        )
         layout = clip_layout(model, self.tokenizer, setting.config.seconds, setting.config.sound)
-        return Course(bank, layout, {kind: TYPE_WEIGHTS[kind] for kind in setting.types})
+        return ClipSource(features, layout, {kind: TYPE_WEIGHTS[kind] for kind in setting.types})
 
 
 def _file(out: Path, setting: str, split: str) -> Path:
@@ -121,7 +134,7 @@ def _encode(job: tuple[Path, str, str, int, float]) -> None:
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     part = path.with_suffix(".part")
-    encode_bank(Thinker.from_pretrained(out / "towers").eval(), split, count, share, 0, setting).save(part)
+    encode_features(Thinker.from_pretrained(out / "encoders").eval(), split, count, share, 0, setting).save(part)
     part.rename(path)
 
 
@@ -130,10 +143,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m omnisift.training.neutral", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/neutral"), help="working folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--small", action="store_true", help="a minute's run of every stage that learns nothing")
-    parser.add_argument("--bundle", action="store_true", help="put the result into the package")
-    parser.add_argument("--no-pointer", action="store_true", help="leave out the loss that points at the evidence")
-    parser.add_argument("--steps", type=int, default=STEPS, help="steps on the plain world")
+    parser.add_argument("--small", action="store_true", help="run every stage in about a minute; learns nothing")
+    parser.add_argument("--bundle", action="store_true", help="copy the result into the package")
+    parser.add_argument("--no-pointer", action="store_true", help="leave out the pointer loss")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps on the base setting")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
@@ -141,12 +154,12 @@ def main(arguments: list[str] | None = None) -> None:
     if options.small:
         settings = replace(NanoSettings.small(), full_share=1.0)
     steps, clips = (2, 25) if options.small else (MIXED_STEPS, CLIPS)
-    shop = NeutralBuild(options.out, replace(settings, seed=options.seed), steps, clips)
+    build = NeutralBuild(options.out, replace(settings, seed=options.seed), steps, clips)
     if options.no_pointer:
-        shop.weights = LossWeights(pointer=0.0)
-    shop.run()
+        build.weights = LossWeights(pointer=0.0)
+    build.run()
     if options.bundle:
-        shop.bundle("neutral")
+        build.bundle("neutral")
 
 
 if __name__ == "__main__":

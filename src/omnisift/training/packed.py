@@ -1,7 +1,7 @@
-"""Many questions after one clip: a packed prompt that costs one prefix and answers like so many single prompts.
+"""Packed prompts: many questions after one clip, each answered as in a prompt of its own.
 
-Every question is a segment that sees the whole clip and itself, and starts at the same position as if it were alone; a
-block mask keeps segments apart. Tests hold packed and single logits together.
+A question is a segment that attends to the full clip and to itself and starts at the position that it would have alone;
+a block mask separates segments. Tests compare packed and single logits.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.host import core_of
 from omnisift.training.tokenizer import MEDIA_TOKENS, TURN_END, TURN_START, UNKNOWN
 from omnisift.world import CAPTION_REQUESTS, QUESTION_TYPES, Question, caption, questions
 
-IGNORE = -100
 CAPTION, END = len(QUESTION_TYPES), len(QUESTION_TYPES) + 1
-"""Kinds of label beside the question types: a caption's words, and the end of a turn."""
+"""Kinds of label besides the question types: words of a caption, and the end of a turn."""
 
 TYPE_WEIGHTS: Mapping[str, float] = {
     "color_of_shape": 0.14,
@@ -35,7 +35,7 @@ TYPE_WEIGHTS: Mapping[str, float] = {
     "count": 0.07,
     "order": 0.09,
 }
-"""How often each type is asked while training. Binding sound to picture takes longest to learn."""
+"""How often each question type is drawn in training; binding sounds to video takes longest to learn."""
 
 _FILLERS = (
     "please",
@@ -53,28 +53,35 @@ _TAILS = ("please", "in the clip", "in this video", "here", "thanks")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the tokens of a 6 s clip lie in the prompt. ``P`` is the prefix: everything before the question."""
+class PromptLayout:
+    """Where the tokens of a clip are in the prompt. ``P`` is the prefix: everything before the question."""
 
     ids: Tensor
     """[P] int64."""
     position: Tensor
-    """[3, P] int64: rotary ids of the host."""
+    """[3, P] int64: the host's rotary ids."""
     video: Tensor
-    """[96] int64: places of the video tokens."""
+    """[96] int64: positions of the video tokens."""
     audio: Tensor
-    """[150] int64."""
+    """[150] int64: positions of the audio tokens."""
     other: Tensor
-    """[6] int64: places of all other tokens."""
+    """[6] int64: positions of all other tokens."""
     after: int
     """Position id of the first token after the prefix."""
 
 
-def clip_layout(model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6, sound: bool = True) -> Layout:
-    """The layout that the host's processor makes of a clip: chunks of 32 video and, with sound, 50 audio tokens."""
-    picture, noise = MEDIA_TOKENS["video_token"] * 32, MEDIA_TOKENS["audio_token"] * 50 if sound else ""
+def clip_layout(model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6, sound: bool = True) -> PromptLayout:
+    """The layout of a clip's prompt, as the host's processor makes it.
+
+    Args:
+        model: a thinker, for its rotary positions.
+        tokenizer: nano's.
+        seconds: length of the clip; each chunk of two seconds has 32 video tokens and 50 audio tokens.
+        sound: whether the clip has audio.
+    """
+    video_tokens, audio_tokens = MEDIA_TOKENS["video_token"] * 32, MEDIA_TOKENS["audio_token"] * 50 if sound else ""
     begin, end = ("<|audio_bos|>", "<|audio_eos|>") if sound else ("", "")
-    clip = (picture + noise) * (seconds // 2)
+    clip = (video_tokens + audio_tokens) * (seconds // 2)
     text = f"{TURN_START}user <|vision_bos|>{begin}{clip}{end}<|vision_eos|>"
     ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.unk_token_id]])
     position, _ = core_of(model).get_rope_index(
@@ -89,7 +96,7 @@ def clip_layout(model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6
     video, audio = ids == tokenizer.video_token_id, ids == tokenizer.audio_token_id
     media = video | audio
     media[-1] = True
-    return Layout(
+    return PromptLayout(
         ids[:-1],
         position[:, :-1],
         torch.nonzero(video).flatten(),
@@ -101,17 +108,20 @@ def clip_layout(model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6
 
 @dataclass(frozen=True)
 class Segment:
-    """One turn after the clip: what is asked, what is answered, and what the answer rests on."""
+    """One turn after the clip."""
 
     prompt: list[int]
+    """Token ids of the question."""
     answer: list[int]
+    """Token ids of the answer."""
     kind: int
     """Index of the question type, or `CAPTION`."""
-    argument: int = IGNORE
-    """Token of the word that says what is asked about."""
+    argument: int = IGNORE_INDEX
+    """Token of the word that the question is about."""
     video: tuple[int, ...] = ()
-    """PositionColumns of the video tokens that show the answer, for the pointer loss."""
+    """Indices of the video tokens that show the answer, for the pointer loss."""
     audio: tuple[int, ...] = ()
+    """Indices of the audio tokens that hold the answer."""
 
 
 class Writer:
@@ -123,31 +133,33 @@ class Writer:
         self.end, self.unknown = (tokenizer(token).input_ids[0] for token in (TURN_END, UNKNOWN))
         self.encode = lru_cache(maxsize=20_000)(lambda text: tuple(tokenizer(text).input_ids))
 
-    def question(self, question: Question, bank: FeatureCache, clip: int, rng: np.random.Generator | None) -> Segment:
-        """A question; with ``rng`` its wording is roughened, as users do."""
+    def question(
+        self, question: Question, features: FeatureCache, clip: int, rng: np.random.Generator | None
+    ) -> Segment:
+        """A question; with ``rng`` its wording is perturbed, as users write."""
         words = list(self.encode(question.text))
         if rng is not None:
-            words = self._roughen(words, rng)
-        truth = bank.truths[clip]
+            words = self._perturb(words, rng)
+        truth = features.truths[clip]
         video: tuple[int, ...] = ()
         audio: tuple[int, ...] = ()
         if question.type == "heard" or question.sounds:
             audio = tuple(int(i) for s in question.sounds for i in truth.sound_tokens[s])
         elif question.type in ("color_of_shape", "shape_of_color", "place"):
             video = tuple(int(i) for s in question.shapes for i in truth.flat_video(s))
-        argument = self.encode(question.argument)[0] if question.argument else IGNORE
+        argument = self.encode(question.argument)[0] if question.argument else IGNORE_INDEX
         answer = [self.encode(question.answer)[0], self.end]
         return Segment(words + self.close, answer, QUESTION_TYPES.index(question.type), argument, video, audio)
 
-    def caption(self, bank: FeatureCache, clip: int, rng: np.random.Generator) -> Segment:
-        """A request for a caption and the true caption."""
+    def caption(self, features: FeatureCache, clip: int, rng: np.random.Generator) -> Segment:
+        """A request for a caption, and the true caption."""
         request = CAPTION_REQUESTS[int(rng.integers(len(CAPTION_REQUESTS)))]
         return Segment(
-            [*self.encode(request), *self.close], [*self.encode(caption(bank.scenes[clip])), self.end], CAPTION
+            [*self.encode(request), *self.close], [*self.encode(caption(features.scenes[clip])), self.end], CAPTION
         )
 
-    def _roughen(self, words: list[int], rng: np.random.Generator) -> list[int]:
-        """Sometimes a polite word before or behind, a missing question mark, an unknown word."""
+    def _perturb(self, words: list[int], rng: np.random.Generator) -> list[int]:
+        """Sometimes adds a polite word or an unknown word, or drops the question mark."""
         if rng.random() < 0.1:
             words = words[:-1]
         if rng.random() < 0.12:
@@ -160,7 +172,7 @@ class Writer:
 
 
 def make_batch(
-    bank: FeatureCache,
+    features: FeatureCache,
     clips: Sequence[int],
     writer: Writer,
     count: int,
@@ -168,31 +180,43 @@ def make_batch(
     *,
     types: Mapping[str, float] | Sequence[str] | None = None,
     captions: float = 0.0,
-    rough: bool = False,
+    perturb: bool = False,
 ) -> dict[str, Tensor]:
-    """Features, tokens and labels of ``B`` clips with ``count`` questions each, as plain tensors.
+    """Features, tokens and labels of ``B`` clips with ``count`` questions each.
 
-    ``T`` is the longest tail of the batch. Keys: ``video`` [B, 96, D], ``audio`` [B, 150, D]; ``tail`` [B, T] ids,
-    ``segment`` [B, T] (from 1; 0 is padding), ``offset`` [B, T] place inside the segment, ``labels`` [B, T] next
-    token or -100, ``kind`` [B, T]; ``argument`` [B, T] argument token where the answer is due, or -100; ``pointer``
-    [B, T, 246] bool, where the answer lies; and the token labels of the bank.
+    Args:
+        features: where the clips are from.
+        clips: indices of the clips.
+        writer: makes token ids.
+        count: questions per clip.
+        rng: draws questions and wordings.
+        types: weights of the question types, or a list of types; None draws evenly.
+        captions: probability of a caption per clip.
+        perturb: perturb the wording of questions.
+
+    Returns:
+        ``video`` [B, 96, D], ``audio`` [B, 150, D]; with ``T`` the length of the longest tail: ``tail`` [B, T] ids,
+        ``segment`` [B, T] from 1, 0 is padding; ``offset`` [B, T] position inside the segment; ``labels`` [B, T] next
+        token
+        or -100; ``kind`` [B, T] of the label; ``argument`` [B, T] argument token where an answer begins, or -100;
+        ``pointer`` [B, T, 246] bool, tokens that hold the answer; and the token labels of ``features``.
     """
     rows = []
     for clip in clips:
-        asked = questions(bank.scenes[clip], rng, types, count)
-        row = [writer.question(q, bank, clip, rng if rough else None) for q in asked]
+        asked = questions(features.scenes[clip], rng, types, count)
+        row = [writer.question(q, features, clip, rng if perturb else None) for q in asked]
         if rng.random() < captions:
-            row.append(writer.caption(bank, clip, rng))
+            row.append(writer.caption(features, clip, rng))
         rows.append(row)
     pick = torch.as_tensor(np.asarray(clips))
     return {
-        "video": bank.video[pick].float(),
-        "audio": bank.audio[pick].float(),
-        "video_class": bank.video_class[pick],
-        "audio_class": bank.audio_class[pick],
-        "audio_owner": bank.audio_owner[pick],
-        "visible": bank.visible[pick],
-        **_tails(rows, bank.video.shape[1], bank.audio.shape[1]),
+        "video": features.video[pick].float(),
+        "audio": features.audio[pick].float(),
+        "video_class": features.video_class[pick],
+        "audio_class": features.audio_class[pick],
+        "audio_owner": features.audio_owner[pick],
+        "visible": features.visible[pick],
+        **_tails(rows, features.video.shape[1], features.audio.shape[1]),
     }
 
 
@@ -200,12 +224,12 @@ def _tails(rows: list[list[Segment]], videos: int, sounds: int) -> dict[str, Ten
     length = max(sum(len(s.prompt) + len(s.answer) - 1 for s in row) for row in rows)
     size = (len(rows), length)
     tail, segment, offset = (torch.zeros(size, dtype=torch.long) for _ in range(3))
-    labels, kind, argument = (torch.full(size, IGNORE, dtype=torch.long) for _ in range(3))
+    labels, kind, argument = (torch.full(size, IGNORE_INDEX, dtype=torch.long) for _ in range(3))
     pointer = torch.zeros(*size, videos + sounds, dtype=torch.bool)
     for b, row in enumerate(rows):
         at = 0
         for number, part in enumerate(row, start=1):
-            tokens = part.prompt + part.answer[:-1]  # the last token of the answer is only ever a label
+            tokens = part.prompt + part.answer[:-1]  # the last token of the answer is a label only
             here = slice(at, at + len(tokens))
             tail[b, here], segment[b, here] = torch.tensor(tokens), number
             offset[b, here] = torch.arange(len(tokens))

@@ -1,7 +1,7 @@
-"""Stage 4: the selector learns which sounds to keep, by distillation (works here) or straight-through (the paper).
+"""Stage 4 of nano: train the selector by distillation, or with the paper's straight-through estimator.
 
-Distillation trains VGAS alone to rank sounds as the full-token model's own attention does. The literal straight-through
-estimator trains VGAS and language model together on answers; on nano it ends below an untrained selector (docs/log.md).
+Distillation trains VGAS alone to rank audio tokens by the full-token model's attention. The straight-through estimator
+trains VGAS and language model together on answers; on nano it ends below an untrained selector (docs/log.md).
 """
 
 from __future__ import annotations
@@ -19,45 +19,56 @@ from torch import Tensor, nn
 from omnisift.budget import kept_count
 from omnisift.straight_through import topk_mask
 from omnisift.training.feature_cache import FeatureCache
-from omnisift.training.forward import Kept, run
+from omnisift.training.forward import KeptTokens, forward_packed
 from omnisift.training.host import core_of
 from omnisift.training.losses import answer_losses
-from omnisift.training.packed import TYPE_WEIGHTS, Layout, Writer, make_batch
+from omnisift.training.packed import TYPE_WEIGHTS, PromptLayout, Writer, make_batch
 from omnisift.training.selections import (
-    PATCHES,
+    PATCHES_PER_FRAME,
     Select,
     audio_saliency,
-    omnisift,
-    picture_scores,
+    learned_video_scores,
+    omnisift_selection,
     select_with,
     selector_logits,
     stvp_scores,
-    top,
+    top_indices,
     video_scores,
 )
 from omnisift.training.settings import NanoSettings
-from omnisift.training.teacher import eager_attention, looked_at
+from omnisift.training.teacher import attention_from_answers, eager_attention
 from omnisift.vgas import VGAS, VGASConfig
 from omnisift.video_score import VideoScore
 
 logger = logging.getLogger(__name__)
 ANCHOR_RETAINS = (0.35, 0.25, 0.15)
-"""The selector sees the anchors of one of these each step, so that one set of weights serves all ratios."""
+"""Each step draws one of these ratios for the video anchors, so that one set of weights works at all budgets."""
 
 
 def new_selector(
-    width: int, time_embedding: bool, seed: int, guide: str = "cross", layers: int = 1, picture: bool = False
+    width: int, time_embedding: bool, seed: int, guide: str = "cross", layers: int = 1, video_score: bool = False
 ) -> VGAS:
-    """VGAS in the released layout (hidden 512, 8 heads) or a variant of it, with or without our time embedding.
+    """An untrained selector in the released layout (hidden size 512, 8 heads) or a variant of it.
 
-    The embedding starts as sines and cosines of the place in the chunk: sounds then lie near the frame they fall into
-    from the first step, and the guidance by the picture is learned within 50 steps instead of several hundred.
+    The time embedding starts as sines and cosines of a token's time in its chunk: audio then lies near the frame of the
+    same time from the first step, and guidance by the video is learned in 50 steps instead of several hundred.
+
+    Args:
+        width: hidden size of the language model.
+        time_embedding: whether it has a time embedding; the paper's has none.
+        seed: seed of the weights.
+        guide: what audio tokens attend to; see `VGASConfig`.
+        layers: attention layers.
+        video_score: whether it has a learned video score, which replaces STVP.
     """
     torch.manual_seed(seed)
-    config = VGASConfig(width=width, time_embedding=time_embedding, guide=guide, layers=layers, picture=picture)
+    config = VGASConfig(
+        input_size=width, time_embedding=time_embedding, guide=guide, num_hidden_layers=layers, video_score=video_score
+    )
     selector = VGAS(config)
     if time_embedding:
         weight = selector.time_embedding.weight
+        # Wavelengths from 8 to 200 time steps.
         turn = torch.exp(torch.linspace(math.log(2 * math.pi / 8), math.log(2 * math.pi / 200), weight.shape[1] // 2))
         angle = torch.arange(len(weight))[:, None] * turn
         with torch.no_grad():
@@ -65,102 +76,145 @@ def new_selector(
     return selector
 
 
-def teach(
+def attention_targets(
     nano: Any,
-    layout: Layout,
+    layout: PromptLayout,
     writer: Writer,
-    bank: FeatureCache,
+    features: FeatureCache,
     settings: NanoSettings,
     with_pointer_head: bool = False,
 ) -> Tensor:
-    """[N, 150] in 0..1: what the frozen full-token ``nano`` looks at in the first ``teacher_clips`` clips. No labels.
+    """The frozen full-token model's attention to audio tokens, as a target for the selector; no labels.
 
-    Sixteen questions a clip: together they ask about nearly everything that can be asked. Attention is weighted by how
-    unlike its chunk's mean a token is: alone it rests on silence too, since silent tokens carry what is visible, and
-    keeping those crowds out sounds that belong to nothing visible.
+    Sixteen questions per clip ask about nearly everything in it. Attention is multiplied by a token's saliency, its
+    distance from the mean of its chunk: silent tokens carry visual information and get attention too, and keeping them
+    would displace audible events that belong to nothing visible.
+
+    Args:
+        nano: the model.
+        layout: where the clip's tokens are in the prompt.
+        writer: makes token ids of questions.
+        features: the clips.
+        settings: number of clips, and seed.
+        with_pointer_head: see `attention_from_answers`.
+
+    Returns:
+        [N, 150] float32 in 0..1.
     """
     parts = []
-    for batch in _taught(nano, writer, bank, settings):
+    for batch in _question_batches(nano, writer, features, settings):
         novelty = 1 + audio_saliency(batch["audio"]).flatten(1)
-        parts.append(looked_at(nano, layout, batch, with_pointer_head) * novelty)
+        parts.append(attention_from_answers(nano, layout, batch, with_pointer_head) * novelty)
     targets = torch.cat(parts)
     return targets / targets.amax(-1, keepdim=True).clamp(min=1e-6)
 
 
-def teach_picture(
+def video_attention_targets(
     model: Any,
-    layout: Layout,
+    layout: PromptLayout,
     writer: Writer,
-    bank: FeatureCache,
+    features: FeatureCache,
     settings: NanoSettings,
     with_pointer_head: bool = False,
 ) -> Tensor:
-    """[N, 96] in 0..1: as `teach`, for the patches, and by attention alone."""
-    batches = _taught(model, writer, bank, settings)
-    return torch.cat([looked_at(model, layout, batch, with_pointer_head, layout.video) for batch in batches])
+    """As `attention_targets`, for video tokens and without saliency: [N, 96] float32 in 0..1."""
+    batches = _question_batches(model, writer, features, settings)
+    return torch.cat(
+        [attention_from_answers(model, layout, batch, with_pointer_head, layout.video) for batch in batches]
+    )
 
 
-def _taught(model: Any, writer: Writer, bank: FeatureCache, settings: NanoSettings) -> Iterator[dict[str, Tensor]]:
-    """The clips that are taught, sixteen at a time, with the questions; the model gives its attention meanwhile."""
+def _question_batches(
+    model: Any, writer: Writer, features: FeatureCache, settings: NanoSettings
+) -> Iterator[dict[str, Tensor]]:
+    """Sixteen clips at a time with their questions; the model returns attention weights meanwhile."""
     model.eval()
     with eager_attention(model):
-        for first in range(0, min(settings.teacher_clips, len(bank)), 16):
-            clips = list(range(first, min(first + 16, settings.teacher_clips, len(bank))))
+        for first in range(0, min(settings.teacher_clips, len(features)), 16):
+            clips = list(range(first, min(first + 16, settings.teacher_clips, len(features))))
             random = np.random.default_rng((settings.seed, 4, first))
-            yield make_batch(bank, clips, writer, 8, random, types=TYPE_WEIGHTS)
+            yield make_batch(features, clips, writer, 8, random, types=TYPE_WEIGHTS)
 
 
-def distil_picture(picture: VideoScore, targets: Tensor, bank: FeatureCache, settings: NanoSettings) -> None:
-    """Train ``picture`` in place on the targets of `teach_picture`."""
-    optimizer = torch.optim.AdamW(picture.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+def distill_video_score(
+    video_score: VideoScore, targets: Tensor, features: FeatureCache, settings: NanoSettings
+) -> None:
+    """Train a learned video score in place on `video_attention_targets`."""
+    optimizer = torch.optim.AdamW(video_score.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(settings.selector_steps):
         rng = np.random.default_rng((settings.seed, 7, step))
         clips = torch.from_numpy(rng.choice(len(targets), min(16, len(targets)), replace=False))
-        logits = picture_scores(picture, bank.video[clips].float()).flatten(1)
+        logits = learned_video_scores(video_score, features.video[clips].float()).flatten(1)
         loss = F.binary_cross_entropy_with_logits(logits, targets[clips])
-        _step(optimizer, loss, picture, _rate(step, settings))
+        _step(optimizer, loss, video_score, _rate(step, settings))
 
 
-def distil(selector: VGAS, targets: Tensor, bank: FeatureCache, settings: NanoSettings, blind: bool = False) -> None:
-    """Train ``selector`` in place on the targets of `teach`; ``blind`` shows it another clip's picture (a control)."""
+def distill(
+    selector: VGAS, targets: Tensor, features: FeatureCache, settings: NanoSettings, shuffled_video: bool = False
+) -> None:
+    """Train ``selector`` in place on the targets of `attention_targets`.
+
+    Args:
+        selector: what is trained.
+        targets: [N, 150].
+        features: the clips.
+        settings: steps, learning rate and seed.
+        shuffled_video: show the selector another clip's video (a control).
+    """
     optimizer = torch.optim.AdamW(selector.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(settings.selector_steps):
         rng = np.random.default_rng((settings.seed, 6, step))
         clips = torch.from_numpy(rng.choice(len(targets), min(16, len(targets)), replace=False))
-        video, audio = bank.video[clips].float(), bank.audio[clips].float()
-        video = video.roll(1, 0) if blind else video
+        video, audio = features.video[clips].float(), features.audio[clips].float()
+        video = video.roll(1, 0) if shuffled_video else video
         retain = ANCHOR_RETAINS[int(rng.integers(len(ANCHOR_RETAINS)))]
-        anchors = top(video_scores(selector, video), kept_count(PATCHES, retain))
+        # Video anchors at the ratio of this step, then the audio logits given these anchors.
+        anchors = top_indices(video_scores(selector, video), kept_count(PATCHES_PER_FRAME, retain))
         logits = selector_logits(selector, video, audio, anchors).flatten(1)
         loss = F.binary_cross_entropy_with_logits(logits, targets[clips])
         _step(optimizer, loss, selector, _rate(step, settings))
         if (step + 1) % 50 == 0:
-            logger.info("selector step %d loss %.3f %s", step + 1, loss.item(), kept_events(selector, bank, 0.25, 60))
+            logger.info(
+                "selector step %d loss %.3f %s", step + 1, loss.item(), kept_events(selector, features, 0.25, 60)
+            )
 
 
 def straight_through(
-    selector: VGAS, nano: Any, layout: Layout, writer: Writer, bank: FeatureCache, settings: NanoSettings, steps: int
+    selector: VGAS,
+    nano: Any,
+    layout: PromptLayout,
+    writer: Writer,
+    features: FeatureCache,
+    settings: NanoSettings,
+    steps: int,
 ) -> None:
-    """The paper's training, literally: cross-entropy of the answers at 25 %, model and selector together.
+    """The paper's training: cross-entropy of the answers at 25 %, model and selector together.
 
-    Encoders stay frozen. The forward multiplier of a kept token is exactly 1; its gradient goes to the score. A dropped
-    token gets none.
+    Encoders are frozen. A kept token is multiplied by exactly 1 in the forward pass, and the gradient of that factor
+    goes to its score; a dropped token gets no gradient.
+
+    Args:
+        selector: VGAS, trained in place.
+        nano: the model, trained in place.
+        layout, writer, features, settings: see `attention_targets`.
+        steps: optimizer steps.
     """
     nano.requires_grad_(True).train()
     core_of(nano).visual.requires_grad_(False)
     core_of(nano).audio_tower.requires_grad_(False)
     language = [p for p in nano.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
-        {"params": language, "peak": settings.finetune_rate},
-        {"params": list(selector.parameters()), "peak": settings.selector_rate},
+        {"params": language, "peak": settings.finetune_learning_rate},
+        {"params": list(selector.parameters()), "peak": settings.selector_learning_rate},
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(steps):
         rng = np.random.default_rng((settings.seed, 5, step))
-        clips = [int(i) for i in rng.choice(len(bank), settings.clips_per_step, replace=False)]
-        batch = make_batch(bank, clips, writer, settings.questions, rng, types=TYPE_WEIGHTS)
+        clips = [int(i) for i in rng.choice(len(features), settings.clips_per_step, replace=False)]
+        batch = make_batch(features, clips, writer, settings.questions, rng, types=TYPE_WEIGHTS)
+        # Select at 25 %, gate the kept audio by its score, and read the answers.
         kept, gated = _gated(selector, batch, 0.25)
-        loss = answer_losses(nano, run(nano, layout, gated, kept), batch)["answer"]
+        loss = answer_losses(nano, forward_packed(nano, layout, gated, kept), batch)["answer"]
         for group in optimizer.param_groups:
             group["lr"] = (
                 group["peak"] * min(1.0, (step + 1) / 20) * max(0.02, min(1.0, (steps - step) / (0.7 * steps)))
@@ -172,13 +226,18 @@ def straight_through(
         optimizer.step()
         if (step + 1) % 25 == 0:
             logger.info(
-                "straight-through step %d loss %.3f %s", step + 1, loss.item(), kept_events(selector, bank, 0.25, 60)
+                "straight-through step %d loss %.3f %s",
+                step + 1,
+                loss.item(),
+                kept_events(selector, features, 0.25, 60),
             )
 
 
-def _gated(selector: VGAS, batch: dict[str, Tensor], retain: float) -> tuple[Kept, dict[str, Tensor]]:
+def _gated(selector: VGAS, batch: dict[str, Tensor], retain: float) -> tuple[KeptTokens, dict[str, Tensor]]:
+    """(kept tokens, batch whose kept audio is multiplied by the straight-through gate)."""
     scores = stvp_scores(batch["video"])
-    anchors = top(scores, kept_count(PATCHES, retain))
+    anchors = top_indices(scores, kept_count(PATCHES_PER_FRAME, retain))
+    # Scores in (0, 1), the hard choice, and the gate: 1 forward, score backward.
     soft = torch.sigmoid(selector_logits(selector, batch["video"], batch["audio"], anchors))
     kept = select_with(scores, soft.detach(), retain)
     hard = torch.zeros_like(soft.flatten(1), dtype=torch.bool).scatter(1, kept.audio, True)
@@ -188,7 +247,11 @@ def _gated(selector: VGAS, batch: dict[str, Tensor], retain: float) -> tuple[Kep
 
 def _rate(step: int, settings: NanoSettings) -> float:
     steps = settings.selector_steps
-    return settings.selector_rate * min(1.0, (step + 1) / 20) * max(0.05, min(1.0, (steps - step) / (0.5 * steps)))
+    return (
+        settings.selector_learning_rate
+        * min(1.0, (step + 1) / 20)
+        * max(0.05, min(1.0, (steps - step) / (0.5 * steps)))
+    )
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor, selector: nn.Module, rate: float) -> None:
@@ -201,14 +264,28 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, selector: nn.Module, r
 
 
 @torch.no_grad()
-def kept_events(selector: VGAS | Select, bank: FeatureCache, retain: float, clips: int = 200) -> dict[str, float]:
-    """What a selection keeps: share of relevant, distractor and silent sound tokens, and of tied sounds kept at all."""
-    select = omnisift(selector, retain) if isinstance(selector, VGAS) else selector
-    clips = min(clips, len(bank))
-    kept = select(bank.video[:clips].float(), bank.audio[:clips].float()).audio
-    owner = bank.audio_owner[:clips]
+def kept_events(selector: VGAS | Select, features: FeatureCache, retain: float, clips: int = 200) -> dict[str, float]:
+    """What a selection keeps of the audio.
+
+    Args:
+        selector: VGAS, or a selection.
+        features: the clips.
+        retain: fraction of tokens kept.
+        clips: number of clips, from the first.
+
+    Returns:
+        Share of ``relevant``, ``distractor`` and ``silent`` tokens that stay, and of ``events``, sounds of shapes of
+        which at
+        least one token stays.
+    """
+    select = omnisift_selection(selector, retain) if isinstance(selector, VGAS) else selector
+    clips = min(clips, len(features))
+    kept = select(features.video[:clips].float(), features.audio[:clips].float()).audio
+    owner = features.audio_owner[:clips]
     mask = torch.zeros(owner.shape).scatter(1, kept, 1.0)
-    events = [float(mask[i][owner[i] == 1 + e].any()) for i in range(clips) for e in range(len(bank.scenes[i].shapes))]
+    events = [
+        float(mask[i][owner[i] == 1 + e].any()) for i in range(clips) for e in range(len(features.scenes[i].shapes))
+    ]
     shares = {"relevant": owner > 0, "distractor": owner < 0, "silent": owner == 0}
     return {name: round(float(mask[where].mean()), 3) for name, where in shares.items()} | {
         "events": round(float(np.mean(events)), 3)

@@ -1,4 +1,4 @@
-"""All the numbers of the nano recipe, in one frozen dataclass."""
+"""`NanoSettings`: all numbers of nano's training in one frozen dataclass."""
 
 from __future__ import annotations
 
@@ -8,49 +8,56 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NanoSettings:
-    """What ``python -m omnisift.training.nano`` does. The defaults made the bundled checkpoint (docs/nano.md)."""
+    """Settings of ``python -m omnisift.training.nano``; the defaults made the bundled checkpoint (docs/nano.md)."""
 
     seed: int = 0
-    """Seed of weights, batches and questions. Clips have the world's own seeds."""
-    tower_clips: int = 1400
+    """Seed of weights, batches and questions. Clips have seeds of the generated world."""
+    encoder_clips: int = 1400
     """Clips that both encoders are trained on."""
     train_clips: int = 3700
     """Clips whose encoder outputs are cached for the language model."""
     validation_clips: int = 200
-    """Clips that nothing is trained on; accuracies are measured here."""
+    """Clips that nothing is trained on; accuracies are measured on them."""
     decoded_share: float = 0.4
-    """Share of the clips that go through a real .mp4 file (H.264 and AAC) and back before the encoders see them."""
+    """Share of the clips that are written to an .mp4 file (H.264 and AAC) and decoded again before encoding."""
     vision_steps: int = 1300
+    """Optimizer steps of the vision encoder."""
     audio_steps: int = 400
-    tower_rate: float = 2e-3
+    """Optimizer steps of the audio encoder."""
+    encoder_learning_rate: float = 2e-3
     """Peak learning rate of both encoders (AdamW, cosine)."""
     steps: int = 3000
-    """Optimiser steps of the language model."""
+    """Optimizer steps of the language model."""
     clips_per_step: int = 8
+    """Clips in each of these steps."""
     questions: int = 16
-    """Questions packed after each clip's one prefix."""
-    rate: float = 2e-3
-    """Peak learning rate of the language model: 100 steps of warm-up, flat, linear decay over the last 40 %."""
+    """Questions packed after the prefix of each clip."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of the language model: 100 steps of warm-up, constant, linear decay over the last 40 %."""
     weight_decay: float = 0.02
+    """Weight decay of the language model."""
     embedding_std: float = 0.15
-    """Standard deviation of the word embeddings at the start (class means are scaled to it)."""
+    """Standard deviation of the initial word embeddings; class means are scaled to it."""
     full_share: float = 0.5
     """Share of the steps that see all tokens; the others see a random or STVP selection (retention augmentation)."""
     retains: tuple[float, ...] = (0.5, 0.35, 0.25, 0.15)
-    """Fractions kept in the other steps."""
+    """Fractions of tokens kept in those other steps."""
     teacher_clips: int = 640
-    """Clips on which the full-token model's attention is read once, for the selector."""
+    """Clips on which the full-token model's attention is recorded for the selector."""
     selector_steps: int = 200
-    selector_rate: float = 2e-3
+    """Optimizer steps of the selector."""
+    selector_learning_rate: float = 2e-3
+    """Peak learning rate of the selector."""
     finetune_steps: int = 500
     """Steps of the language model under compression with the trained selector."""
-    finetune_rate: float = 5e-4
+    finetune_learning_rate: float = 5e-4
+    """Peak learning rate of those steps."""
 
     @classmethod
     def small(cls) -> NanoSettings:
-        """A run of seconds that learns nothing, to see every stage work."""
+        """Settings for a run of seconds that exercises every stage and learns nothing."""
         return cls(
-            tower_clips=25,
+            encoder_clips=25,
             train_clips=50,
             validation_clips=25,
             decoded_share=0.1,
@@ -63,5 +70,5 @@ class NanoSettings:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """A plain dictionary, for ``recipe.json``."""
+        """The fields as a dictionary, for ``recipe.json``."""
         return asdict(self)

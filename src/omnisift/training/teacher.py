@@ -1,4 +1,4 @@
-"""The selector's teacher: what the full-token model itself looks at while it reads questions. No labels."""
+"""The full-token model's attention while it reads questions, as a target for the selector; no labels."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnisift.training.forward import MIDDLE, run
+from omnisift.models.prompt_cut import IGNORE_INDEX
+from omnisift.training.forward import MIDDLE, forward_packed
 from omnisift.training.host import language_model_of
 from omnisift.training.losses import POINTER_HEAD
-from omnisift.training.packed import CAPTION, IGNORE, Layout
+from omnisift.training.packed import CAPTION, PromptLayout
 
 
 @contextmanager
 def eager_attention(model: Any) -> Iterator[None]:
-    """Attention that returns its weights, for the time of the block."""
+    """Make the model return attention weights inside the ``with`` block."""
     language = language_model_of(model)
     before = language.config._attn_implementation
     language.set_attn_implementation("eager")
@@ -28,28 +29,39 @@ def eager_attention(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def looked_at(
+def attention_from_answers(
     model: Any,
-    layout: Layout,
+    layout: PromptLayout,
     batch: dict[str, Tensor],
     with_pointer_head: bool = False,
-    places: Tensor | None = None,
+    keys: Tensor | None = None,
 ) -> Tensor:
-    """[B, 150] in 0..1: attention to the sound tokens (or to ``places`` of the prompt) from where each answer is due.
+    """Attention to audio tokens from the positions where answers begin.
 
-    Averaged over all heads and layers, then the largest over the clip's questions, scaled to 1 per clip. Scaling
-    each question by itself instead would lift those that look at nothing in particular. The one head that was trained
-    to point at evidence is left out (unless ``with_pointer_head``), so that what is taught is what the model found by
-    itself.
+    Averaged over heads and layers, then the maximum over a clip's questions, scaled to a maximum of 1 per clip. Scaling
+    per question instead would raise questions whose attention is spread evenly.
+
+    Args:
+        model: nano, inside `eager_attention`.
+        layout: where the clip's tokens are in the prompt.
+        batch: packed questions.
+        with_pointer_head: include the head that the pointer loss trained to attend to evidence; without it the target
+            is what the model learned by itself.
+        keys: positions in the prompt; None means the audio tokens.
+
+    Returns:
+        [B, 150] float32 in 0..1, or one column per position in ``keys``.
     """
-    out = run(model, layout, batch, attentions=True)
+    out = forward_packed(model, layout, batch, attentions=True)
     if out.attentions is None:
         raise RuntimeError("the model returned no attention weights; use eager_attention")
     total, heads = torch.zeros(()), 0
+    # Sum the attention over heads and layers.
     for number, weights in enumerate(out.attentions):
         chosen = [h for h in range(weights.shape[1]) if with_pointer_head or (number, h) != (MIDDLE, POINTER_HEAD)]
-        total = total + weights[:, chosen, out.prefix :].sum(1)[..., layout.audio if places is None else places]
+        total = total + weights[:, chosen, out.prefix :].sum(1)[..., layout.audio if keys is None else keys]
         heads += len(chosen)
-    due = (batch["kind"] < CAPTION) & (batch["labels"] != IGNORE)
-    best = (total / heads).masked_fill(~due[..., None], 0.0).amax(1)
+    # Keep the rows where an answer begins, and take the maximum over the questions.
+    answers = (batch["kind"] < CAPTION) & (batch["labels"] != IGNORE_INDEX)
+    best = (total / heads).masked_fill(~answers[..., None], 0.0).amax(1)
     return best / best.amax(-1, keepdim=True).clamp(min=1e-6)

@@ -1,7 +1,7 @@
-"""nano's tokenizer: one token per word, a few hundred words, and nothing that can fail.
+"""nano's tokenizer: one token per word, a few hundred words.
 
-Text is put in lower case and cut at spaces and punctuation; a hyphenated word stays one word (``top-left``), a number
-is read digit by digit, and whatever is not in the list becomes ``<unk>``.
+Text is lower-cased and split at spaces and punctuation; a hyphenated word stays one token (``top-left``), numbers are
+split into digits, and unknown words become ``<unk>``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 MIN_PIXELS, MAX_PIXELS = 112 * 112, 224 * 224
-"""A 112 x 112 clip stays as it is: 8 x 8 patches, 16 tokens a frame. Larger pictures are made smaller."""
+"""A 112 x 112 clip keeps its size: 8 x 8 patches, 16 tokens per frame. Larger images are resized."""
 
 PAD, UNKNOWN, TURN_START, TURN_END = "<pad>", "<unk>", "<|im_start|>", "<|im_end|>"
 
@@ -26,7 +26,7 @@ MEDIA_TOKENS = {
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
 }
-"""The attribute names that `Qwen2_5OmniProcessor` asks its tokenizer for."""
+"""Attribute names that `Qwen2_5OmniProcessor` reads from its tokenizer."""
 
 _WORDS = """
 a about after again all also am an and any anything appear appears are as ask at audio away be because been before
@@ -41,7 +41,7 @@ track twice type up us very video visible was watch we were what when where whic
 would write yes you your
 """
 ENGLISH: tuple[str, ...] = tuple(_WORDS.split())
-"""Common English words that a question may hold even where the world's own phrasings don't use them."""
+"""Common English words that a question may contain, besides those of the world's own questions."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }} "
@@ -52,11 +52,11 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
-"""Qwen's turns, without newlines (they are no tokens here) and without a system prompt."""
+"""Qwen's turns without line breaks, which are no tokens here, and without a system prompt."""
 
 
 def word_list(world_words: Iterable[str]) -> list[str]:
-    """Every token of nano in order: special ones, roles, digits, letters, punctuation, words."""
+    """All tokens of nano in order: special tokens, roles, digits, letters, punctuation, words."""
     special = [PAD, UNKNOWN, TURN_START, TURN_END, *MEDIA_TOKENS.values()]
     small = ["user", "assistant", "system", *"0123456789", *"abcdefghijklmnopqrstuvwxyz", *"?.,:;!'\"-()/"]
     words = sorted({*ENGLISH, *(word.lower() for word in world_words)} - {*special, *small})
@@ -64,7 +64,11 @@ def word_list(world_words: Iterable[str]) -> list[str]:
 
 
 def build_tokenizer(world_words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """The tokenizer, ready for ``save_pretrained``; ``world_words`` are those of questions, answers and captions."""
+    """The tokenizer, ready for ``save_pretrained``.
+
+    Args:
+        world_words: words of questions, answers and captions.
+    """
     tokens = word_list(world_words)
     backend = Tokenizer(WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -77,8 +81,8 @@ def build_tokenizer(world_words: Iterable[str]) -> PreTrainedTokenizerFast:
         extra_special_tokens={**MEDIA_TOKENS, "turn_start_token": TURN_START},
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        # The host's processor class has a default picture size of its own that hides the saved video processor's;
-        # the one saved setting that it lets win is the tokenizer's.
+        # The host's processor class replaces the saved video processor's image size by its default, unless the
+        # tokenizer has a size.
         size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
     )
     tokenizer.chat_template = CHAT_TEMPLATE

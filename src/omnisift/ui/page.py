@@ -1,4 +1,4 @@
-"""The Gradio page of `omnisift ui`: inputs go to a `Session`, and its results are rendered."""
+"""The Gradio page of `omnisift ui`: sends its inputs to a `Session` and shows the rendered answers."""
 
 from __future__ import annotations
 
@@ -9,88 +9,124 @@ from typing import Any
 import gradio as gr
 
 from omnisift.errors import OmniSiftError
-from omnisift.ui import render as show
-from omnisift.ui.samples import Sample
-from omnisift.ui.session import ENDINGS, MOST_CHARACTERS, Session
+from omnisift.ui import render
+from omnisift.ui.samples import SampleClip
+from omnisift.ui.session import MAX_CHARACTERS, UPLOAD_SUFFIXES, Session
 
 _NONE = "no second method"
-_SENTENCE = (
-    "Ask about a clip: the model answers with all of its video and audio tokens, and again with the few that a method "
-    "keeps. Below the answers you see which."
+_INTRO = (
+    "Ask about a clip. The model answers once with all video and audio tokens, and once with the share that each "
+    "method keeps. The report below the answers shows which tokens those are."
+)
+_SHARE_INFO = (
+    "At least one patch per frame and one audio token per chunk stay, so the smallest share depends on the clip "
+    "(3.7 % in the samples). The answers show the share that was kept."
 )
 _EMPTY = "<p class='empty'>Answers appear here.</p>"
+_EXAMPLES = 3
+SCRIPT = """<script>
+const watched = new WeakSet();
+addEventListener("message", (event) => {
+  const report = document.querySelector("iframe.report"), height = Number(event.data?.reportHeight);
+  if (!report || event.source !== report.contentWindow || !(height > 0)) return;
+  report.style.height = Math.min(height + 2, 20000) + "px";
+  if (watched.has(report)) return;
+  watched.add(report);
+  new ResizeObserver(() => report.contentWindow?.postMessage("height", "*")).observe(report);
+});
+</script>"""
+"""For the document head: the report's frame gets the height that the report sends, so that only the page scrolls."""
+_PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 
-def build(desks: Mapping[str, Session], samples: list[Sample]) -> Any:
-    """The page, to be launched by `serving`; ``desks`` by the name of their model, the first one chosen."""
+def build(sessions: Mapping[str, Session], samples: list[SampleClip]) -> Any:
+    """The page, to be launched by `serving`.
+
+    Args:
+        sessions: name of a model -> its session; the first one is selected.
+        samples: clips to choose from.
+    """
     by_title = {sample.title: sample for sample in samples}
     with gr.Blocks(analytics_enabled=False, title="OmniSIFT", delete_cache=(3600, 86400)) as page:
-        gr.HTML(f"<h1>OmniSIFT</h1><p>{_SENTENCE}</p>", elem_id="intro")
+        gr.HTML(f"<h1>OmniSIFT</h1><p>{_INTRO}</p>", elem_id="intro")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                file = gr.File(label="Drop a clip", file_types=list(ENDINGS), height=130, elem_id="file")
+                file = gr.File(label="Drop a clip", file_types=list(UPLOAD_SUFFIXES), height=130, elem_id="file")
                 sample = gr.Radio(list(by_title), label="or choose a sample", elem_id="sample")
-                seen = gr.HTML(show.player(None, ""), elem_id="seen")
+                player = gr.HTML(render.player(None, ""), elem_id="player")
             with gr.Column(scale=2, min_width=300):
-                parts = _asking(desks)
+                parts = _inputs(sessions)
                 status = gr.HTML("", elem_id="status")
                 answers = gr.HTML(_EMPTY, elem_id="answers")
         report = gr.HTML("", elem_id="report")
-        ask = _asker(desks, by_title)
-        shown = [status, answers, report]
-        quiet: dict[str, Any] = {"api_visibility": "private"}
-        for start in (parts["button"].click, parts["question"].submit):
-            start(
-                ask,
-                [file, sample, *(parts[name] for name in ("question", "model", "method", "second", "percent"))],
-                shown,
-                concurrency_id="model",
-                concurrency_limit=1,
-                show_progress_on=[answers],
-                **quiet,
+        run: dict[str, Any] = {
+            "fn": _asker(sessions, by_title),
+            "inputs": [file, sample, *(parts[name] for name in ("question", "model", "method", "second", "percent"))],
+            "outputs": [status, answers, report],
+            "concurrency_id": "model",
+            "concurrency_limit": 1,
+            "show_progress_on": [answers],
+            **_PRIVATE,
+        }
+        parts["button"].click(**run)
+        parts["question"].submit(**run)
+        examples = parts["examples"]
+        for example in examples:
+            copied = example.click(
+                lambda text: text, [example], [parts["question"]], show_progress="hidden", **_PRIVATE
             )
+            copied.then(**run)
         parts["model"].input(
-            lambda name: [gr.update(choices=choices, value=value) for choices, value in _choices(desks[name])],
+            lambda name: [gr.update(choices=choices, value=value) for choices, value in _choices(sessions[name])],
             [parts["model"]],
             [parts["method"], parts["second"]],
             show_progress="hidden",
-            **quiet,
+            **_PRIVATE,
         )
-        file.change(_uploaded, [file, sample], [sample, seen], show_progress="hidden", **quiet)
-        sample.input(_chooser(by_title), [sample], [file, seen, parts["question"]], show_progress="hidden", **quiet)
+        file.change(_uploaded, [file, sample], [sample, player, *examples], show_progress="hidden", **_PRIVATE)
+        sample.input(
+            _sample_chosen(by_title),
+            [sample],
+            [file, player, parts["question"], *examples],
+            show_progress="hidden",
+            **_PRIVATE,
+        )
     return page
 
 
-def _choices(desk: Session) -> list[tuple[list[str], str]]:
-    """(choices, the chosen one) of the method and of the one beside it: what the model can run."""
-    methods = list(desk.methods)
+def _choices(session: Session) -> list[tuple[list[str], str]]:
+    """(choices, selected one) of the method and of the second method."""
+    methods = list(session.methods)
     second = "random" if "random" in methods[1:] else _NONE
     return [(methods, methods[0]), ([_NONE, *methods], second)]
 
 
-def _asking(desks: Mapping[str, Session]) -> dict[str, Any]:
-    """Model, methods, retention and the question."""
-    names = list(desks)
-    first, second = _choices(desks[names[0]])
+def _inputs(sessions: Mapping[str, Session]) -> dict[str, Any]:
+    """Model, methods, share to keep, question and example questions."""
+    names = list(sessions)
+    first, second = _choices(sessions[names[0]])
     with gr.Row():
         model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
     with gr.Row():
         method = gr.Dropdown(first[0], value=first[1], label="Method", elem_id="method")
         other = gr.Dropdown(second[0], value=second[1], label="Compare with", elem_id="second")
-    percent = gr.Slider(1, 100, value=25, step=1, label="Keep, % of the video and audio tokens", elem_id="percent")
+    label = "Keep, % of the video and audio tokens"
+    percent = gr.Slider(1, 100, value=25, step=1, label=label, info=_SHARE_INFO, elem_id="percent")
     question = gr.Textbox(
         label="Question",
         lines=1,
-        max_length=MOST_CHARACTERS,
+        max_length=MAX_CHARACTERS,
         elem_id="question",
         placeholder="What do you want to know?",
     )
+    with gr.Row(elem_id="examples"):
+        examples = [gr.Button(visible=False, size="sm", min_width=120) for _ in range(_EXAMPLES)]
     button = gr.Button("Ask", variant="primary", elem_id="ask")
     chosen = {"model": model, "method": method, "second": other}
-    return {**chosen, "percent": percent, "question": question, "button": button}
+    return {**chosen, "percent": percent, "question": question, "examples": examples, "button": button}
 
 
-def _asker(desks: Mapping[str, Session], by_title: dict[str, Sample]) -> Callable[..., tuple[str, str, str]]:
+def _asker(sessions: Mapping[str, Session], by_title: dict[str, SampleClip]) -> Callable[..., tuple[str, str, str]]:
     def ask(
         file: str | None,
         sample: str | None,
@@ -99,42 +135,44 @@ def _asker(desks: Mapping[str, Session], by_title: dict[str, Sample]) -> Callabl
         method: str,
         second: str,
         percent: float,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 (how Gradio asks for one)
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio looks for this default)
     ) -> tuple[str, str, str]:
-        names = [name for name in (method, second) if name != _NONE]
+        methods = [name for name in (method, second) if name != _NONE]
         path = file if file is not None else by_title[sample].path if sample in by_title else None
         try:
-            reply = desks[model].ask(
-                path, question, names, percent, lambda done, step: progress(done, desc=show.words(step))
+            answer = sessions[model].ask(
+                path, question, methods, percent, lambda done, step: progress(done, desc=render.step_text(step))
             )
-        except OmniSiftError as wrong:
-            return show.error(wrong), _EMPTY, ""
-        return "", show.answers(reply), show.frame(reply)
+        except OmniSiftError as error:
+            return render.error(error), _EMPTY, ""
+        return "", render.answers(answer), render.frame(answer)
 
     return ask
 
 
-def _uploaded(file: str | None, sample: str | None) -> tuple[str | None, Any]:
-    """An upload takes the place of a sample."""
+def _uploaded(file: str | None, sample: str | None) -> list[Any]:
+    """An upload replaces the chosen sample and its example questions."""
     if file is None:
-        return sample, gr.skip() if sample is not None else show.player(None, "")
-    return None, show.player(file, "your upload")
+        kept = [gr.skip()] * _EXAMPLES
+        return [sample, gr.skip() if sample is not None else render.player(None, ""), *kept]
+    return [None, render.player(file, "your upload"), *[gr.update(visible=False)] * _EXAMPLES]
 
 
-def _chooser(by_title: dict[str, Sample]) -> Callable[[str | None], tuple[None, str, str]]:
-    def choose(title: str | None) -> tuple[None, str, str]:
+def _sample_chosen(by_title: dict[str, SampleClip]) -> Callable[[str | None], list[Any]]:
+    def choose(title: str | None) -> list[Any]:
         chosen = by_title[title or ""]
-        return None, show.player(chosen.path, chosen.title) + show.suggestions(chosen.questions), chosen.questions[0]
+        examples = [gr.update(value=question, visible=True) for question in chosen.questions]
+        return [None, render.player(chosen.path, chosen.title), chosen.questions[0], *examples]
 
     return choose
 
 
 def theme() -> Any:
-    """Fonts of the system, and a button dark enough to be read."""
+    """System fonts, and a button dark enough for its text to be read."""
     plain = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return plain.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700")
 
 
 def style() -> str:
-    """The page's own style sheet."""
+    """The page's style sheet."""
     return files("omnisift.ui").joinpath("page.css").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What stands between the page and the network: an ASGI layer that lets through only what the page itself asks for.
+"""ASGI middleware that allows only the requests that the page itself makes.
 
-Gradio brings more than this page needs: it fetches addresses that a request names, keeps histories, answers for other
-hosts. Here everything is closed that the page does without, so that no request makes this process talk to anyone.
+Gradio does more than this page needs: it fetches URLs that a request names, keeps histories, and answers under any host
+name. Everything the page does not use is refused, so that no request makes this process contact another machine.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-MOST_BYTES = 1 << 16
-"""Of a request that is no upload: a question with its settings."""
-_OPEN = re.compile(
+MAX_BODY_BYTES = 1 << 16
+"""Maximum size of a request that is not an upload: a question with its settings."""
+_ALLOWED = re.compile(
     r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(assets|static|svelte)/.*"
     r"|gradio_api/(info|startup-events|app_id|theme\.css|upload|upload_progress|cancel|reset"
     r"|queue/(join|data)|heartbeat/\w+|file=(?!\w+:).*))?/?"
 )
-"""Paths that the page asks for; a file is one by its path here, never an address elsewhere."""
+"""Paths that the page requests. Files are named by a local path, never by a URL."""
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; "
     "form-action 'none'; base-uri 'self'; object-src 'none'; frame-ancestors 'none'"
 )
-"""Gradio builds its HTML parts by evaluating text, so that can't be forbidden; other servers are."""
+"""Forbids all other servers. Gradio evaluates text to build its HTML, so ``unsafe-eval`` must stay."""
 _HEADERS = {
     "content-security-policy": _POLICY,
     "referrer-policy": "no-referrer",
@@ -39,11 +39,15 @@ _HEADERS = {
 
 
 class RequestFilter:
-    """Refuses by 403 or 413 what the page does not need, and tells browsers to stay on this server."""
+    """Answers 403 or 413 to requests the page does not make, and adds a content security policy to all others.
+
+    Args:
+        app: the application to protect.
+        hosts: host names under which the page may be requested, because another site could point its own name at this
+            machine; None allows any.
+    """
 
     def __init__(self, app: App, hosts: tuple[str, ...] | None = None) -> None:
-        """``hosts`` are the names under which the page may be asked for (another site could point its own name at this
-        machine); None takes any."""
         self._app = app
         self._hosts = hosts
 
@@ -52,11 +56,11 @@ class RequestFilter:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":  # a web socket; the page has none
+        if scope["type"] != "http":  # a web socket, which the page does not use
             await send({"type": "websocket.close", "code": 1008})
             return
         path = unquote(scope["path"])
-        if not self._is_open(path) or not self._is_for_us(scope):
+        if not self._is_allowed(path) or not self._is_known_host(scope):
             await _refuse(send, 403)
             return
         if scope["method"] == "POST" and not path.startswith("/gradio_api/upload"):
@@ -64,34 +68,34 @@ class RequestFilter:
             if body is None:
                 await _refuse(send, 413)
                 return
-            if _names_an_address(body):
+            if _names_a_url(body):
                 await _refuse(send, 403)
                 return
-            receive = _again(body, receive)
+            receive = _replayed(body, receive)
         await self._app(scope, receive, _with_headers(send))
 
-    def _is_open(self, path: str) -> bool:
-        return _OPEN.fullmatch(path) is not None
+    def _is_allowed(self, path: str) -> bool:
+        return _ALLOWED.fullmatch(path) is not None
 
-    def _is_for_us(self, scope: Message) -> bool:
+    def _is_known_host(self, scope: Message) -> bool:
         host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
         return self._hosts is None or re.sub(r":\d+$", "", host) in self._hosts
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The whole of it, or None if there is too much."""
+    """The request's body, or None above `MAX_BODY_BYTES`."""
     body, more = b"", True
     while more:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > MOST_BYTES:
+        if len(body) > MAX_BODY_BYTES:
             return None
     return body
 
 
-def _names_an_address(body: bytes) -> bool:
-    """Whether a file in it lies behind an address, which the framework would fetch."""
+def _names_a_url(body: bytes) -> bool:
+    """Whether a file in a JSON body is named by a URL, which Gradio would fetch."""
     try:
         return any("://" in path for path in _paths(json.loads(body)))
     except ValueError:
@@ -99,17 +103,17 @@ def _names_an_address(body: bytes) -> bool:
 
 
 def _paths(value: Any) -> list[str]:
-    """What is called ``path`` in it, however deep."""
+    """All strings under a key ``path``, at any depth."""
     if isinstance(value, list):
         return [path for each in value for path in _paths(each)]
     if not isinstance(value, dict):
         return []
-    own = [value["path"]] if isinstance(value.get("path"), str) else []
-    return own + [path for each in value.values() for path in _paths(each)]
+    paths = [value["path"]] if isinstance(value.get("path"), str) else []
+    return paths + [path for each in value.values() for path in _paths(each)]
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives what was read already, then goes on."""
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that returns the body already read, then continues with the original."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def read() -> Message:
@@ -119,13 +123,13 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _with_headers(send: Send) -> Send:
-    async def told(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
             message = {**message, "headers": [*message.get("headers", []), *added]}
         await send(message)
 
-    return told
+    return send_with_headers
 
 
 async def _refuse(send: Send, status: int) -> None:

@@ -1,4 +1,4 @@
-"""Start the page: a private folder for uploads and samples, the model, Gradio behind the gate, until it is stopped."""
+"""Serve the page: a private folder for uploads and samples, and Gradio behind the request filter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from omnisift.ui.session import Session
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
-"""Names of this machine for itself."""
+"""Host names by which this machine reaches itself."""
 _SETTINGS = {
     "GRADIO_TEMP_DIR": "",
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -32,26 +31,37 @@ _SETTINGS = {
 
 
 def check_installed() -> None:
-    """Raise `UsageError` without Gradio."""
-    if find_spec("gradio") is None:
-        raise UsageError("omnisift ui needs gradio, which is not installed: " + install_hint("ui"))
+    """Import Gradio, which reads its settings from the environment: call it inside `private_folder`.
+
+    Raises:
+        UsageError: Gradio or one of its dependencies cannot be imported.
+    """
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        missing = f"cannot be imported ({error})" if error.name != "gradio" else "is not installed"
+        raise UsageError(f"omnisift ui needs gradio, which {missing}: {install_hint('ui')}") from error
 
 
 def check_address(host: str, port: int) -> None:
-    """Raise `UsageError` if the port is taken, or the address is none of this machine."""
+    """Check that a server can listen at this address.
+
+    Raises:
+        UsageError: the port is taken, or the address does not belong to this machine.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        why = error.strerror or error
-        raise UsageError(f"can't listen at {host}:{port} ({why}); choose another --host or --port") from error
+        reason = error.strerror or error
+        raise UsageError(f"cannot listen at {host}:{port} ({reason}); choose another --host or --port") from error
 
 
 @contextmanager
-def room() -> Iterator[Path]:
-    """An empty folder for uploads and samples, and what Gradio must find in the environment; both are gone afterwards.
+def private_folder() -> Iterator[Path]:
+    """A temporary folder for uploads and samples, with Gradio's settings in the environment; both are removed on exit.
 
-    Enter it before Gradio is loaded: nothing is reported to its makers, nothing is shared, no other folder is served.
+    Enter it before Gradio is imported. The settings switch off telemetry, share links and access to other folders.
     """
     before = {name: os.environ.get(name) for name in _SETTINGS}
     with tempfile.TemporaryDirectory(prefix="omnisift-ui-") as folder:
@@ -66,19 +76,34 @@ def room() -> Iterator[Path]:
 
 
 def launch(
-    desks: Mapping[str, Session], folder: Path, *, host: str, port: int, most_mb: int, ready: Callable[[str], None]
+    sessions: Mapping[str, Session],
+    folder: Path,
+    *,
+    host: str,
+    port: int,
+    max_upload_mb: int,
+    on_ready: Callable[[str], None],
 ) -> Any:
-    """Serve the page without waiting, ``desks`` by the name of their model; ``ready`` is told its address.
+    """Start the server in the background.
 
-    Returns Gradio's page, which has ``close()``.
+    Args:
+        sessions: name of a model -> its session.
+        folder: where samples are written, below the folder of uploads.
+        host: address to listen at.
+        port: port to listen at.
+        max_upload_mb: maximum size of an uploaded clip in megabytes.
+        on_ready: called with the page's URL.
+
+    Returns:
+        Gradio's page, whose ``close()`` stops the server.
     """
     from starlette.middleware import Middleware
 
-    from omnisift.ui.page import build, style, theme
+    from omnisift.ui.page import SCRIPT, build, style, theme
 
     samples = folder / "samples"
     samples.mkdir()
-    page = build(desks, write_samples(samples))
+    page = build(sessions, write_samples(samples))
     page.queue(max_size=32)
     hosts = (*LOCAL, host) if host in LOCAL else None
     _, address, _ = page.launch(
@@ -88,7 +113,7 @@ def launch(
         prevent_thread_lock=True,
         quiet=True,
         show_error=False,
-        max_file_size=f"{most_mb}mb",
+        max_file_size=f"{max_upload_mb}mb",
         allowed_paths=[],
         footer_links=[],
         run_history=False,
@@ -99,6 +124,7 @@ def launch(
         app_kwargs={"middleware": [Middleware(RequestFilter, hosts=hosts)]},
         theme=theme(),
         css=style(),
+        head=SCRIPT,
     )
-    ready(address)
+    on_ready(address)
     return page

@@ -1,6 +1,6 @@
-"""What the page does when somebody asks: check the request, ask the model once per method, say what was reused.
+"""Answer the questions of the page: check a request, ask the model once per method, report what was reused.
 
-One question is answered at a time, whoever asks: the model is one, and so are the hooks on it.
+A session answers one question at a time for all users, because they share one model and the hooks on it.
 """
 
 from __future__ import annotations
@@ -21,36 +21,47 @@ from omnisift.pipeline import Pipeline
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host
-from omnisift.ui.clip_cache import EncodedClipCache, Entry
+from omnisift.ui.clip_cache import CachedClip, EncodedClipCache
 
-ENDINGS = tuple(sorted(MEDIA_SUFFIXES))
-"""Suffixes of files that may be uploaded."""
-MOST_CHARACTERS = 1000
-"""Of a question."""
-KEPT_CLIPS = 4
-"""Encoded clips in memory, for all users together."""
+UPLOAD_SUFFIXES = tuple(sorted(MEDIA_SUFFIXES))
+"""File name endings of clips that may be uploaded."""
+MAX_CHARACTERS = 1000
+"""Maximum length of a question."""
+MAX_CLIPS = 4
+"""Encoded clips kept in memory, for all users together."""
 
-Told = Callable[[float, str], None]
-"""Is told how far a question is, 0 to 1, and what is being done."""
+ProgressCallback = Callable[[float, str], None]
+"""Called with the share of the work that is done, 0 to 1, and the current step."""
 
 
 @dataclass(frozen=True)
-class Reply:
-    """The answers with all tokens and with each method, as an inspection, and what the clip's second visit saved."""
+class SessionAnswer:
+    """The answers with all tokens and with each method, and what the encoders did for them."""
 
     inspection: Inspection
-    seconds: float
-    """Of all answers, as their reports say; with decoding, if the clip was decoded for it."""
+    encoding_seconds: float | None
+    """Seconds of decoding, preparing and encoding for the first question about this clip; None if that one failed."""
     reused: bool
-    """Whether the clip was there, encoded, and no encoder ran."""
-    spared: float | None
-    """Seconds that decoding, preparing and encoding took when this clip was first asked about; None if that failed."""
-    listening: tuple[str, ...]
-    """Methods that made the encoders run again, because they listen to them."""
+    """Whether the clip was already encoded and no encoder ran."""
+    reencoded: tuple[str, ...]
+    """Methods for which the encoders ran again, because they need the encoders' attention."""
 
 
 class Session:
-    """A loaded model and its methods, for people who may read files below ``roots`` and no others."""
+    """A loaded model and the methods it can run, restricted to clips in given folders.
+
+    Args:
+        host: a loaded model.
+        roots: folders whose files may be read, with their subfolders.
+        selector: folder of selector weights; None looks into the model's checkpoint.
+        seed: random seed, for methods that sample.
+        max_new_tokens: maximum number of generated tokens.
+        max_clips: number of encoded clips kept in memory.
+        read_options: ``fps``, ``max_frames``, ``max_pixels`` and ``sampling`` of `Pipeline.read`.
+
+    Raises:
+        UsageError: the selector folder does not exist.
+    """
 
     def __init__(
         self,
@@ -60,115 +71,123 @@ class Session:
         selector: str | None = None,
         seed: int = 0,
         max_new_tokens: int = 256,
-        places: int = KEPT_CLIPS,
-        reading: Mapping[str, Any] | None = None,
+        max_clips: int = MAX_CLIPS,
+        read_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.host = host
         self._roots = [root.resolve() for root in roots]
-        self._method = {"selector": selector, "seed": seed}
+        self._selector, self._seed = selector, seed
         self._max_new_tokens = max_new_tokens
-        self._reading = dict(reading or {})
-        self._shelf = EncodedClipCache(places)
+        self._read_options = dict(read_options or {})
+        self._clips = EncodedClipCache(max_clips)
         self._lock = threading.Lock()
-        self.methods = self._able()
+        self.methods = self._available_methods()
+        """Names of the registered methods that this model can run; a trained one needs a selector."""
 
-    def _able(self) -> tuple[str, ...]:
-        """Names of the registry that this model can run; a trained one needs a selector."""
-        able = []
+    def _available_methods(self) -> tuple[str, ...]:
+        available = []
         for name in COMPRESSORS:
             try:
-                self._make(name, 25)
+                self._compressor(name, 25)
             except CompressorError:
                 continue
-            able.append(name)
-        return tuple(able)
+            available.append(name)
+        return tuple(available)
 
-    def _make(self, name: str, percent: float) -> Compressor:
-        return compressor_for(self.host, name, Budget(retain=percent / 100), **self._method)  # type: ignore[arg-type]
+    def _compressor(self, name: str, percent: float) -> Compressor:
+        return compressor_for(self.host, name, Budget(retain=percent / 100), self._selector, self._seed)
 
     def ask(
         self,
         path: str | Path | None,
         question: str,
-        names: Sequence[str],
+        methods: Sequence[str],
         percent: float,
-        told: Told | None = None,
-    ) -> Reply:
-        """Ask about the clip at ``path`` with all tokens and with the methods ``names`` at ``percent`` of them.
+        on_progress: ProgressCallback | None = None,
+    ) -> SessionAnswer:
+        """Ask about a clip with all tokens and with each of ``methods``.
+
+        Args:
+            path: the clip; None raises `UsageError`, as the page does before a clip is chosen.
+            question: at most `MAX_CHARACTERS` characters.
+            methods: names of methods, among `methods` of this session.
+            percent: share of the video and audio tokens to keep, in percent.
+            on_progress: called when a stage begins.
 
         Raises:
             OmniSiftError: one line that says what is wrong and what to do.
         """
         clip = self._checked(path)
-        self._check(question, names, percent)
-        with self._lock, _named(clip):
-            methods = {name: self._make(name, percent) for name in dict.fromkeys(names)}
-            if told is not None:
-                told(0.0, "read")
-            entry = self._shelf.get(clip, self._hold)
+        self._check(question, methods, percent)
+        with self._lock, _short_names(clip):
+            compressors = {name: self._compressor(name, percent) for name in dict.fromkeys(methods)}
+            if on_progress is not None:
+                on_progress(0.0, "read")
+            entry = self._clips.get(clip, self._encode)
             known = entry.clip.is_encoded
-            steps = None if told is None else _Steps(told, ["all tokens", *methods])
+            stages = None if on_progress is None else _StageProgress(on_progress, ["all tokens", *compressors])
             inspection = inspect_clip(
-                self.host, methods, entry.clip, question, max_new_tokens=self._max_new_tokens, on_stage=steps
+                self.host, compressors, entry.clip, question, max_new_tokens=self._max_new_tokens, on_stage=stages
             )
-            return self._reply(entry, inspection, known, methods)
+            return self._answer(entry, inspection, known, compressors)
 
-    def _hold(self, path: Path) -> EncodedClip:
-        return Pipeline(self.host, None).encode(path, **self._reading)
+    def _encode(self, path: Path) -> EncodedClip:
+        return Pipeline(self.host, None).encode(path, **self._read_options)
 
-    def _reply(self, entry: Entry, inspection: Inspection, known: bool, methods: Mapping[str, Compressor]) -> Reply:
-        spent = [asked.answer.report.seconds for asked in inspection.trace.methods]
-        seconds = sum(one.total for one in spent)
+    def _answer(
+        self, entry: CachedClip, inspection: Inspection, known: bool, compressors: Mapping[str, Compressor]
+    ) -> SessionAnswer:
         if not known:
-            seconds += entry.clip.read_seconds
-            entry.spared = entry.clip.read_seconds + spent[0].process + spent[0].encode
-        listening = tuple(name for name, method in methods.items() if method.needs)
-        return Reply(inspection, seconds, known and not listening, entry.spared, listening)
+            seconds = inspection.trace.methods[0].answer.report.seconds
+            entry.encoding_seconds = entry.clip.read_seconds + seconds.process + seconds.encode
+        reencoded = tuple(name for name, compressor in compressors.items() if compressor.needs)
+        return SessionAnswer(inspection, entry.encoding_seconds, known and not reencoded, reencoded)
 
     def _checked(self, path: str | Path | None) -> Path:
-        """The file, if it is one that may be read."""
+        """The resolved path, if it may be read."""
         if path is None:
             raise UsageError("no clip yet; drop a file or choose a sample")
         clip = Path(path).resolve()
         if not any(clip.is_relative_to(root) for root in self._roots):
-            raise Blocked(f"{clip.name} was not uploaded here and is no sample; drop it on the page first")
-        if clip.suffix.lower() not in ENDINGS:
-            raise UsageError(f"{clip.name} does not end like a clip; give one of {' '.join(ENDINGS)}")
+            raise Blocked(f"{clip.name} was not uploaded and is not a sample; drop it on the page first")
+        if clip.suffix.lower() not in UPLOAD_SUFFIXES:
+            raise UsageError(f"{clip.name} is not a clip by its name; upload one of {' '.join(UPLOAD_SUFFIXES)}")
         if not clip.is_file():
-            raise NotFound(f"{clip.name} is no longer here; drop it on the page again")
+            raise NotFound(f"{clip.name} no longer exists; drop it on the page again")
         return clip
 
-    def _check(self, question: str, names: Sequence[str], percent: float) -> None:
+    def _check(self, question: str, methods: Sequence[str], percent: float) -> None:
         if not question.strip():
             raise UsageError("the question is empty; ask something in plain words")
-        if len(question) > MOST_CHARACTERS:
-            raise UsageError(f"the question has {len(question)} characters; ask in at most {MOST_CHARACTERS}")
-        for name in names:
+        if len(question) > MAX_CHARACTERS:
+            raise UsageError(f"the question has {len(question)} characters; the maximum is {MAX_CHARACTERS}")
+        for name in methods:
             if name not in self.methods:
-                raise CompressorError(f"this model can't run {name!r}; choose one of {', '.join(self.methods)}")
+                raise CompressorError(f"this model cannot run {name!r}; choose one of {', '.join(self.methods)}")
         if not 0 < percent <= 100:
             raise UsageError(f"keep more than 0 and at most 100 % of the tokens, got {percent:g}")
 
 
 @contextmanager
-def _named(clip: Path) -> Iterator[None]:
-    """Errors about the clip call it by its name: where uploads lie on this machine is nobody's business."""
+def _short_names(clip: Path) -> Iterator[None]:
+    """Replace the clip's path in errors by its name: users must not see the folders of this machine."""
     try:
         yield
-    except MediaError as wrong:
-        raise type(wrong)(str(wrong).replace(str(clip), clip.name)) from wrong
+    except MediaError as error:
+        raise type(error)(str(error).replace(str(clip), clip.name)) from error
 
 
-class _Steps:
-    """Turns the stages of several questions, one after the other, into a share of all of them."""
+class _StageProgress:
+    """Convert the stages of several consecutive answers into one share of the work."""
 
     _STAGES = ("process", "encode_video", "encode_audio", "compress", "prefill", "decode")
 
-    def __init__(self, told: Told, ways: Sequence[str]) -> None:
-        self._told, self._ways, self._way = told, ways, -1
+    def __init__(self, on_progress: ProgressCallback, labels: Sequence[str]) -> None:
+        self._on_progress, self._labels, self._current = on_progress, labels, -1
 
     def __call__(self, stage: str) -> None:
-        self._way += stage == "process"
-        if stage in self._STAGES and self._way >= 0:
-            done = self._way + self._STAGES.index(stage) / len(self._STAGES)
-            self._told(done / len(self._ways), f"{self._ways[self._way]}: {stage}")
+        # Every answer begins with the stage "process".
+        self._current += stage == "process"
+        if stage in self._STAGES and self._current >= 0:
+            done = self._current + self._STAGES.index(stage) / len(self._STAGES)
+            self._on_progress(done / len(self._labels), f"{self._labels[self._current]}: {stage}")

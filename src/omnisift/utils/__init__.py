@@ -1,1 +1,1 @@
-"""Atomic files and provenance, shared by all packages."""
+"""Atomic files, provenance and suggestions for misspelt names; shared by all packages."""

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, whatever kills the process that writes them."""
+"""Atomic file and directory writes: write to a temporary path, then rename."""
 
 from __future__ import annotations
 
@@ -11,41 +11,60 @@ from pathlib import Path
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; it takes the place of ``path`` if the block ends well, else is deleted."""
-    unfinished = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
+    """Yield a temporary path next to ``path``; rename it to ``path`` if the block succeeds, else delete it.
+
+    Args:
+        path: the file to create or replace. Its folder must exist.
+
+    Yields:
+        The temporary path to write to. It has the suffix of ``path``.
+    """
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        yield unfinished
-        unfinished.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """``text`` as the UTF-8 content of ``path``."""
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    """Write ``text`` to ``path`` as UTF-8, atomically.
+
+    Args:
+        path: the file to create or replace.
+        text: its content.
+    """
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to write in; it takes the place of ``folder`` if the block ends well, else is deleted.
+    """Yield an empty temporary folder; rename it to ``folder`` if the block succeeds, else delete it.
 
-    What was at ``folder`` stays until then, and comes back if the exchange fails.
+    An existing ``folder`` stays in place until then, and is restored if the exchange fails.
+
+    Args:
+        folder: the folder to create or replace. Missing parents are created.
+
+    Yields:
+        The temporary folder to write in.
     """
-    unfinished, old = (folder.with_name(f"{folder.name}.{what}") for what in ("part", "old"))
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    temporary, backup = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("part", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
-        yield unfinished
+        yield temporary
+        # A folder can't be replaced in one step: move the old one away, then the new one in.
         if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
+            shutil.rmtree(backup, ignore_errors=True)
+            folder.rename(backup)
         try:
-            unfinished.rename(folder)
+            temporary.rename(folder)
         except OSError:
-            if old.exists():
-                old.rename(folder)
+            if backup.exists():
+                backup.rename(folder)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(backup, ignore_errors=True)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

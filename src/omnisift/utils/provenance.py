@@ -1,4 +1,4 @@
-"""Where and with what a result was made: commit, versions, machine."""
+"""Provenance of a result: commit, versions, machine, date."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "transformers", "av", "numpy")
+"""Packages whose versions are recorded."""
 
 
 def environment() -> dict[str, Any]:
-    """Plain data. ``commit`` is None outside a checkout; ``changed`` says whether ``src`` differed from it."""
-    here = ["git", "-C", str(Path(__file__).resolve().parent)]
-    commit = _output([*here, "rev-parse", "HEAD"])
-    changed = _output([*here, "status", "--porcelain", ":/src"])
+    """Collect the provenance of a result made now.
+
+    Returns:
+        Plain data: ``commit`` (None outside a checkout), ``changed`` (whether ``src`` differs from the commit), the
+        versions of Python and of `PACKAGES`, ``machine`` and ``date``.
+    """
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    commit = _output([*git, "rev-parse", "HEAD"])
+    changed = _output([*git, "status", "--porcelain", ":/src"])
     return {
         "commit": commit or None,
         "changed": bool(changed),

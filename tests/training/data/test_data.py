@@ -1,4 +1,4 @@
-"""Rows of all forms, labels on exactly what the assistant says, bad clips left out, the cache."""
+"""Rows of all forms, labels on the assistant's turns only, bad clips, and the cache."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGenerati
 
 from omnisift.assets import nano_path
 from omnisift.errors import UsageError
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.data import ClipCache, Collator, Reading, Sample, Turn, encode_sample, load_samples, save_samples
-from omnisift.training.data.encoding import IGNORED
 from omnisift.training.data.rows import FORMS, row_of, sample_of
 
 TALK = (Turn("user", "What colour is the circle?"), Turn("assistant", "blue"))
@@ -38,7 +38,7 @@ texts = st.text(st.characters(blacklist_characters="<>\r", blacklist_categories=
 
 
 @given(form=st.sampled_from(FORMS), said=st.lists(st.tuples(texts, texts), min_size=1, max_size=3), clip=st.booleans())
-def test_every_form_comes_back_as_it_was(form: str, said: list[tuple[str, str]], clip: bool) -> None:
+def test_every_form_round_trips(form: str, said: list[tuple[str, str]], clip: bool) -> None:
     turns = tuple(turn for asked, answered in said for turn in (Turn("user", asked), Turn("assistant", answered)))
     sample = Sample("7", Path("clips/a b.mp4") if clip else None, (Turn("system", "Be brief."), *turns))
     row = json.loads(json.dumps(row_of(sample, form, Path())))
@@ -47,9 +47,9 @@ def test_every_form_comes_back_as_it_was(form: str, said: list[tuple[str, str]],
 
 WRONG = {
     "[1]": "must be a JSON object, got int",
-    '[{"a": 1}]': "no 'messages' or 'conversations'; the row has ['a']",
-    '[{"messages": [{"role": "user", "content": "hi"}]}]': "no turn of the assistant",
-    '[{"messages": [{"role": "robot", "content": "hi"}]}]': "a turn needs a role of system, user, assistant",
+    '[{"a": 1}]': "no 'messages' or 'conversations'; the row has the keys ['a']",
+    '[{"messages": [{"role": "user", "content": "hi"}]}]': "no assistant turn",
+    '[{"messages": [{"role": "robot", "content": "hi"}]}]': "a turn needs a role (system, user, assistant)",
     '[{"videos": ["a", "b"], "messages": [{"role": "assistant", "content": "x"}]}]': "2 clips; a row may have one",
     '[{"image": "a.png", "messages": [{"role": "assistant", "content": "x"}]}]': "an image",
     "[": "not JSON",
@@ -61,7 +61,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_what_is_wrong_is_said_with_its_place(text: str, tmp_path: Path) -> None:
+def test_errors_name_file_and_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as caught:
@@ -71,7 +71,7 @@ def test_what_is_wrong_is_said_with_its_place(text: str, tmp_path: Path) -> None
     assert "data.jsonl" in str(caught.value)
 
 
-def test_forms_found_in_the_field(tmp_path: Path) -> None:
+def test_rows_of_other_tools_are_read(tmp_path: Path) -> None:
     swift = {"messages": [{"role": "user", "content": "<video>Describe."}, {"role": "assistant", "content": "A cat."}],
              "videos": ["a.mp4"]}  # fmt: skip
     talk = [{"from": "human", "value": "<video><audio>Describe."}, {"from": "gpt", "value": "A cat."}]
@@ -102,18 +102,18 @@ def test_a_folder_of_clips_has_captions_and_questions(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_only_what_the_assistant_says_is_learned(processor: Any, clip: Path) -> None:
+def test_only_assistant_turns_have_labels(processor: Any, clip: Path) -> None:
     collator = Collator(processor)
     turns = (*TALK, Turn("user", "Which sound goes with the square?"), Turn("assistant", "beep"))
     row = encode_sample(processor, Sample("x", clip, turns), collator.read(clip))
-    learned = row["labels"][0] != IGNORED
+    learned = row["labels"][0] != IGNORE_INDEX
     assert torch.equal(row["labels"][0][learned], row["input_ids"][0][learned])
     words = processor.tokenizer.convert_ids_to_tokens(row["input_ids"][0][learned].tolist())
     assert words == ["blue", "<|im_end|>", "beep", "<|im_end|>"]
 
 
-def test_a_templates_tail_is_not_learned(processor: Any) -> None:
-    """As Qwen's own: a line break behind each turn, and the word assistant on a line of its own."""
+def test_text_after_the_end_of_a_turn_has_no_labels(processor: Any) -> None:
+    """Qwen's template writes a line break after each turn."""
 
     class Lines:
         tokenizer = processor.tokenizer
@@ -128,11 +128,11 @@ def test_a_templates_tail_is_not_learned(processor: Any) -> None:
             return processor.tokenizer(text, return_tensors=return_tensors)
 
     row = encode_sample(Lines(), Sample("x", None, TALK), None)
-    learned = row["input_ids"][0][row["labels"][0] != IGNORED]
+    learned = row["input_ids"][0][row["labels"][0] != IGNORE_INDEX]
     assert processor.tokenizer.decode(learned).replace(" ", "") == "blue<|im_end|>"
 
 
-def test_the_loss_of_a_batch_is_that_of_its_rows(processor: Any, thinker: Any, clip: Path) -> None:
+def test_the_loss_of_a_batch_is_the_mean_of_its_rows(processor: Any, thinker: Any, clip: Path) -> None:
     collator = Collator(processor)
     samples = [Sample("a", clip, TALK), Sample("b", clip, (Turn("user", "What colour is the square please?"), TALK[1]))]
     samples.append(Sample("c", None, TALK))
@@ -140,15 +140,15 @@ def test_the_loss_of_a_batch_is_that_of_its_rows(processor: Any, thinker: Any, c
         each = [thinker(**collator([sample])) for sample in samples]
         batch = collator(samples)
         together = thinker(**batch)
-    counts = [int((collator([sample])["labels"] != IGNORED).sum()) for sample in samples]
+    counts = [int((collator([sample])["labels"] != IGNORE_INDEX).sum()) for sample in samples]
     mean = sum(float(out.loss) * count for out, count in zip(each, counts, strict=True)) / sum(counts)
     assert float(together.loss) == pytest.approx(mean, abs=1e-4)
 
 
-def test_bad_clips_are_left_out_counted_and_named(
+def test_bad_clips_are_skipped_counted_and_named(
     processor: Any, thinker: Any, clip: Path, tmp_path: Path, caplog: Any
 ) -> None:
-    (tmp_path / "torn.mp4").write_bytes(b"not a film")
+    (tmp_path / "torn.mp4").write_bytes(b"not a video")
     collator = Collator(processor, max_tokens=400)
     bad = [Sample("torn", tmp_path / "torn.mp4", TALK), Sample("gone", tmp_path / "gone.mp4", TALK)]
     bad.append(Sample("sly", clip, (Turn("user", "<|VIDEO|>"), Turn("assistant", "x"))))
@@ -157,15 +157,15 @@ def test_bad_clips_are_left_out_counted_and_named(
     assert set(collator.skipped) == {"torn", "gone", "sly", "mute"}
     assert "torn" in caplog.text
     empty = collator(bad)
-    assert (empty["labels"] == IGNORED).all()
+    assert (empty["labels"] == IGNORE_INDEX).all()
     assert thinker(**{k: v for k, v in empty.items() if k != "labels"}).logits.isfinite().all()
-    assert Collator(processor, Reading(max_seconds=3))([Sample("long", clip, TALK)])["labels"].max() == IGNORED
+    assert Collator(processor, Reading(max_seconds=3))([Sample("long", clip, TALK)])["labels"].max() == IGNORE_INDEX
     short = Collator(processor, max_tokens=100)
     short([Sample("many", clip, TALK)])
     assert "more than 100" in short.skipped["many"]
 
 
-def test_silent_films_share_a_batch_with_sounding_ones(
+def test_silent_videos_share_a_batch_with_videos_with_audio(
     processor: Any, thinker: Any, clip: Path, tmp_path: Path
 ) -> None:
     from omnisift.world import make_scene, world_setting, write_clip
@@ -181,7 +181,7 @@ def test_silent_films_share_a_batch_with_sounding_ones(
     assert alone["use_audio_in_video"] is False
 
 
-def test_the_cache_gives_back_what_was_decoded(processor: Any, clip: Path, tmp_path: Path) -> None:
+def test_the_cache_returns_what_was_decoded(processor: Any, clip: Path, tmp_path: Path) -> None:
     cache = ClipCache(tmp_path / "cache")
     cold, warm = (Collator(processor, cache=cache).read(clip) for _ in range(2))
     (file,) = (tmp_path / "cache").iterdir()
@@ -194,7 +194,7 @@ def test_the_cache_gives_back_what_was_decoded(processor: Any, clip: Path, tmp_p
     assert file.stat().st_size > 1000
 
 
-def test_the_cache_stays_within_its_bound(processor: Any, clip: Path, tmp_path: Path) -> None:
+def test_the_cache_stays_within_its_limit(processor: Any, clip: Path, tmp_path: Path) -> None:
     media = Collator(processor).read(clip)
     size = media.images.nbytes + media.waveform.nbytes
     cache = ClipCache(tmp_path, max_bytes=5 * size)

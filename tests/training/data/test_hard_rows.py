@@ -1,4 +1,4 @@
-"""Rows, files and batches as the field has them: odd line ends, other encodings, a full disk, sound beside film."""
+"""Unusual rows, files and batches: line ends, encodings, a full disk, audio alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGenerati
 
 from omnisift.assets import nano_path
 from omnisift.errors import UsageError
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.data import ClipCache, Collator, Sample, Turn, load_samples, save_samples
-from omnisift.training.data.encoding import IGNORED
 from omnisift.training.data.rows import FORMS
 
 TALK = (Turn("user", "What colour is the circle?"), Turn("assistant", "blue"))
@@ -25,7 +25,7 @@ TEXTS = st.text(st.characters(blacklist_characters="<>", blacklist_categories=("
 
 @given(form=st.sampled_from(FORMS), asked=TEXTS, answered=TEXTS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
-def test_a_file_of_any_text_comes_back(form: str, asked: str, answered: str, tmp_path: Path) -> None:
+def test_a_file_of_any_text_round_trips(form: str, asked: str, answered: str, tmp_path: Path) -> None:
     """U+2028, form feeds and other line ends inside a text are text."""
     samples = [Sample(str(n), tmp_path / "a.mp4", (Turn("user", asked), Turn("assistant", answered))) for n in (1, 2)]
     save_samples(samples, tmp_path / "data.jsonl", form)
@@ -52,14 +52,14 @@ def test_a_file_with_a_byte_order_mark_and_one_of_other_bytes(tmp_path: Path) ->
         load_samples(tmp_path / "bytes.jsonl")
 
 
-def test_half_a_character_is_named_before_training(tmp_path: Path) -> None:
+def test_a_lone_surrogate_is_named_before_training(tmp_path: Path) -> None:
     row = json.dumps({"messages": [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "b"}]})
     (tmp_path / "half.jsonl").write_text(row, encoding="utf-8")
-    with pytest.raises(UsageError, match=r"half\.jsonl:1: half a character"):
+    with pytest.raises(UsageError, match=r"half\.jsonl:1: a text contains a lone surrogate"):
         load_samples(tmp_path / "half.jsonl")
 
 
-def test_a_full_disk_costs_the_cache_and_not_the_run(
+def test_a_full_disk_disables_the_cache_and_not_the_run(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
@@ -72,18 +72,18 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(
     assert not list(tmp_path.iterdir())
 
 
-def test_sound_alone_shares_a_batch_with_film(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audio_alone_shares_a_batch_with_video(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     processor = AutoProcessor.from_pretrained(nano_path())
     thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(nano_path()).eval()
     collator = Collator(processor)
-    film = collator.read(clip)
-    sound = replace(film, images=None, times=None, indices=None, video_seconds=0.0)
-    monkeypatch.setattr(collator, "read", lambda path: sound if path.name == "sound.wav" else film)
+    video = collator.read(clip)
+    audio = replace(video, images=None, times=None, indices=None, video_seconds=0.0)
+    monkeypatch.setattr(collator, "read", lambda path: audio if path.name == "sound.wav" else video)
     for order in ((Path("sound.wav"), clip), (clip, Path("sound.wav"))):
         samples = [Sample(path.name, path, TALK) for path in order]
         with torch.no_grad():
             each = [float(thinker(**collator([sample])).loss) for sample in samples]
             batch = collator(samples)
             together = float(thinker(**batch).loss)
-        assert int((batch["labels"] != IGNORED).sum()) > 0
+        assert int((batch["labels"] != IGNORE_INDEX).sum()) > 0
         assert together == pytest.approx(sum(each) / 2, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Four clips, nano, and what it looks at in them."""
+"""Fixtures: four clips, nano, and its attention over them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from omnisift.cli.dataset import write_dataset
 from omnisift.media import read
 from omnisift.pipeline.loading import load_host
-from omnisift.training.distill import clips_in
-from omnisift.training.distill.samples import Lesson, observe
+from omnisift.training.distill import find_clips
+from omnisift.training.distill.samples import DistillSample, observe
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")
 
@@ -29,5 +29,5 @@ def host() -> Any:
 
 
 @pytest.fixture(scope="session")
-def lessons(host: Any, folder: Path) -> list[Lesson]:
-    return [observe(host, read(clip, max_pixels=112 * 112, min_pixels=784), ASKED) for clip in clips_in(folder)]
+def samples(host: Any, folder: Path) -> list[DistillSample]:
+    return [observe(host, read(clip, max_pixels=112 * 112, min_pixels=784), ASKED) for clip in find_clips(folder)]

@@ -1,4 +1,4 @@
-"""A selector from clips without labels: what is observed, what is learned, that it resumes and fits 7B's width."""
+"""Distilling a selector from clips without labels: attention, training, resuming, and the width of 7B."""
 
 from __future__ import annotations
 
@@ -17,59 +17,63 @@ from omnisift.media import read
 from omnisift.pipeline.loading import load_host
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Modality
-from omnisift.training.distill import DistillSettings, clips_in, distill, observe_clips, questions_of
-from omnisift.training.distill.learn import agreement, learn, scores_of, targets_of
-from omnisift.training.distill.samples import Lesson, observe, stream_of
+from omnisift.training.distill import DistillSettings, distill, find_clips, load_questions, observe_clips
+from omnisift.training.distill.learn import audio_agreement, audio_targets, scores_of, train_selector
+from omnisift.training.distill.samples import DistillSample, observe, stream_of
 from omnisift.training.selector import new_selector
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")
 
 
 @torch.no_grad()
-def test_a_lesson_is_what_the_whole_model_looks_at(host: Any, folder: Path, lessons: list[Lesson]) -> None:
-    """Against the host's own weights (eager), one full prompt a question, encoders and all."""
-    media = read(clips_in(folder)[0], max_pixels=112 * 112, min_pixels=784)
+def test_a_sample_holds_the_attention_of_the_full_token_model(
+    host: Any, folder: Path, samples: list[DistillSample]
+) -> None:
+    """Compared with the host's eager attention weights, with one full prompt per question."""
+    media = read(find_clips(folder)[0], max_pixels=112 * 112, min_pixels=784)
     eager = load_host(str(nano_path()), "cpu", None, "eager")
-    best = torch.zeros(len(lessons[0].modality))
+    best = torch.zeros(len(samples[0].modality))
     for question in ASKED:
         inputs = build_inputs(host.processor, media, question)
         layers = eager.thinker(**inputs, output_attentions=True, use_cache=False).attentions
         best = torch.maximum(best, torch.stack([layer[0].mean(dim=0)[-1] for layer in layers]).mean(dim=0)[: len(best)])
-    torch.testing.assert_close(lessons[0].attention, best, atol=1e-5, rtol=1e-3)
-    assert (lessons[0].modality == int(Modality.VIDEO)).sum() == 96
-    assert (lessons[0].modality == int(Modality.AUDIO)).sum() == 150
+    torch.testing.assert_close(samples[0].attention, best, atol=1e-5, rtol=1e-3)
+    assert (samples[0].modality == int(Modality.VIDEO)).sum() == 96
+    assert (samples[0].modality == int(Modality.AUDIO)).sum() == 150
 
 
-def test_targets_lie_on_sound_and_end_at_one(lessons: list[Lesson]) -> None:
-    target, stream = targets_of(lessons), stream_of(lessons)
+def test_targets_cover_audio_and_have_a_maximum_of_one(samples: list[DistillSample]) -> None:
+    target, stream = audio_targets(samples), stream_of(samples)
     assert torch.equal(~target.isnan(), stream.modality == int(Modality.AUDIO))
-    for row in range(len(lessons)):
+    for row in range(len(samples)):
         assert target[(stream.sample == row) & ~target.isnan()].max() == pytest.approx(1.0)
 
 
-def test_it_learns_and_agrees_more_than_before(lessons: list[Lesson]) -> None:
+def test_training_lowers_the_loss_and_raises_agreement(samples: list[DistillSample]) -> None:
     selector = new_selector(128, True, 0)
-    before = agreement(lambda stream, share: scores_of(selector, stream, share), lessons, 0.25)
-    losses = learn(selector, lessons, 60, 1e-3, 0)
-    after = agreement(lambda stream, share: scores_of(selector, stream, share), lessons, 0.25)
+    before = audio_agreement(lambda stream, share: scores_of(selector, stream, share), samples, 0.25)
+    losses = train_selector(selector, samples, 60, 1e-3, 0)
+    after = audio_agreement(lambda stream, share: scores_of(selector, stream, share), samples, 0.25)
     assert losses[-1] < losses[0] / 2
     assert after["attention"] > before["attention"] + 0.1
     assert after["rank"] > before["rank"] + 0.2
-    perfect = agreement(lambda stream, _: targets_of(lessons_of(stream, lessons)).nan_to_num(0.0), lessons, 0.25)
+    perfect = audio_agreement(
+        lambda stream, _: audio_targets(sample_of(stream, samples)).nan_to_num(0.0), samples, 0.25
+    )
     assert perfect["overlap"] == 1.0
 
 
-def lessons_of(stream: Any, lessons: list[Lesson]) -> list[Lesson]:
-    return [next(one for one in lessons if torch.equal(one.embeds.float(), stream.embeds))]
+def sample_of(stream: Any, samples: list[DistillSample]) -> list[DistillSample]:
+    return [next(sample for sample in samples if torch.equal(sample.embeds.float(), stream.embeds))]
 
 
-def test_lessons_are_kept_and_bad_clips_named(host: Any, folder: Path, tmp_path: Path) -> None:
+def test_samples_are_kept_and_bad_clips_named(host: Any, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "torn.mp4").write_bytes(b"nothing")
-    clips, seen = [*clips_in(folder), tmp_path / "torn.mp4"], []
+    clips, calls = [*find_clips(folder), tmp_path / "torn.mp4"], []
     settings = DistillSettings(questions=1)
-    first, skipped = observe_clips(host, clips, ASKED, settings, tmp_path / "work", lambda: seen.append(1))
+    first, skipped = observe_clips(host, clips, ASKED, settings, tmp_path / "work", lambda: calls.append(1))
     assert len(first) == 4
-    assert len(seen) == 5
+    assert len(calls) == 5
     assert list(skipped) == [str(tmp_path / "torn.mp4")]
     files = sorted((tmp_path / "work").iterdir())
     files[0].write_bytes(files[0].read_bytes()[:100])  # torn by a kill
@@ -81,12 +85,12 @@ def test_lessons_are_kept_and_bad_clips_named(host: Any, folder: Path, tmp_path:
         True,
         True,
     ]
-    for one, other in zip(first, again, strict=True):
-        assert torch.equal(one.embeds, other.embeds)
-        assert torch.equal(one.attention, other.attention)
+    for left, right in zip(first, again, strict=True):
+        assert torch.equal(left.embeds, right.embeds)
+        assert torch.equal(left.attention, right.attention)
 
 
-def test_the_command_makes_a_selector_that_ask_takes(folder: Path, tmp_path: Path) -> None:
+def test_the_command_writes_a_selector_that_ask_loads(folder: Path, tmp_path: Path) -> None:
     out, prompts = tmp_path / "selector", tmp_path / "questions.txt"
     prompts.write_text("\n".join(ASKED), encoding="utf-8")
     command = ["distill", "--media", str(folder), "-o", str(out), "--prompts", str(prompts), "--steps", "5", "--json"]
@@ -96,15 +100,15 @@ def test_the_command_makes_a_selector_that_ask_takes(folder: Path, tmp_path: Pat
     assert set(report["agreement"]) == {"0.25", "0.15"}
     assert set(report["agreement"]["0.25"]) == {"selector", "untrained", "salient", "random"}
     assert json.loads((out / "report.json").read_text())["clips"] == {"taught": 3, "held out": 1}
-    clip = str(clips_in(folder)[0])
+    clip = str(find_clips(folder)[0])
     asked = CliRunner().invoke(app, ["ask", clip, ASKED[0], "--selector", str(out), "--json"])
     assert asked.exit_code == 0, asked.output
     again = CliRunner().invoke(app, command)
-    assert again.exit_code != 0  # it never overwrites unasked
+    assert again.exit_code != 0  # the folder is not overwritten
 
 
-def test_a_new_clip_leaves_the_others_lessons_alone(host: Any, folder: Path, tmp_path: Path) -> None:
-    clips, settings, work = clips_in(folder)[:3], DistillSettings(questions=1), tmp_path / "work"
+def test_a_new_clip_leaves_the_other_samples_unchanged(host: Any, folder: Path, tmp_path: Path) -> None:
+    clips, settings, work = find_clips(folder)[:3], DistillSettings(questions=1), tmp_path / "work"
     observe_clips(host, clips[1:], ASKED, settings, work, lambda: None)
     before = {file.name: file.stat().st_mtime_ns for file in work.iterdir()}
     observe_clips(host, clips, ASKED, settings, work, lambda: None)
@@ -113,69 +117,71 @@ def test_a_new_clip_leaves_the_others_lessons_alone(host: Any, folder: Path, tmp
     assert before.items() <= after.items()
 
 
-def test_retraining_in_place_makes_new_lessons(folder: Path, tmp_path: Path) -> None:
+def test_changed_weights_make_new_samples(folder: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(nano_path(), tmp_path / "model")
     settings, work = DistillSettings(questions=1), tmp_path / "work"
     for number in (1, 2):
         host = load_host(str(tmp_path / "model"), "cpu", None, None)
-        observe_clips(host, clips_in(folder)[:2], ASKED, settings, work, lambda: None)
+        observe_clips(host, find_clips(folder)[:2], ASKED, settings, work, lambda: None)
         assert len(list(work.iterdir())) == 2 * number
         (tmp_path / "model" / "model.safetensors").touch()  # as a save would
 
 
-def test_all_that_follows_the_clip_may_look(host: Any, folder: Path) -> None:
-    media = read(clips_in(folder)[0], max_pixels=112 * 112, min_pixels=784)
-    due, every = (observe(host, media, ASKED[:1], rows=rows).attention for rows in ("answer", "question"))
-    assert not torch.allclose(due, every, atol=1e-4)
-    assert every.sum() <= 1.0 + 1e-5
+def test_attention_can_be_read_from_all_tokens_after_the_clip(host: Any, folder: Path) -> None:
+    media = read(find_clips(folder)[0], max_pixels=112 * 112, min_pixels=784)
+    answer, question = (observe(host, media, ASKED[:1], rows=rows).attention for rows in ("answer", "question"))
+    assert not torch.allclose(answer, question, atol=1e-4)
+    assert question.sum() <= 1.0 + 1e-5
     with pytest.raises(UsageError, match="rows must be answer or question"):
         DistillSettings(rows="last")
 
 
-def test_a_clip_too_long_for_the_memory_is_left_out(
+def test_a_clip_too_long_for_the_memory_is_skipped(
     host: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from omnisift.training.distill import run
 
-    whole, calls = run.observe, []
+    original, calls = run.observe, []
 
-    def hungry(*arguments: Any) -> Lesson:
+    def hungry(*arguments: Any) -> DistillSample:
         calls.append(1)
         if len(calls) == 2:
             raise torch.OutOfMemoryError
-        return whole(*arguments)
+        return original(*arguments)
 
     monkeypatch.setattr(run, "observe", hungry)
-    found, skipped = observe_clips(host, clips_in(folder), ASKED, DistillSettings(), tmp_path, lambda: None)
+    found, skipped = observe_clips(host, find_clips(folder), ASKED, DistillSettings(), tmp_path, lambda: None)
     assert len(found) == 3
     assert "give a smaller --max-frames" in next(iter(skipped.values()))
     assert found.shuffled(0).paths != found.shuffled(1).paths
     assert set(found.shuffled(0).paths) == set(found.paths)
     found.paths[0].unlink()
-    with pytest.raises(CheckpointError, match="is gone or torn"):
+    with pytest.raises(CheckpointError, match="is missing or damaged"):
         found[0]
 
 
-def test_something_is_always_taught(host: Any, lessons: list[Lesson]) -> None:
-    _, report = distill(host, lessons[:2], DistillSettings(steps=1, held_out=0.9))
+def test_at_least_one_clip_is_trained_on(host: Any, samples: list[DistillSample]) -> None:
+    _, report = distill(host, samples[:2], DistillSettings(max_steps=1, held_out=0.9))
     assert report["clips"] == {"taught": 1, "held out": 1}
 
 
-def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^no folder "):
-        clips_in(tmp_path / "none")
-    with pytest.raises(UsageError, match=r"^0 video files in "):
-        clips_in(tmp_path)
+        find_clips(tmp_path / "none")
     (tmp_path / "q.txt").write_text("\n \n")
-    with pytest.raises(UsageError, match="holds no question"):
-        questions_of(tmp_path / "q.txt")
-    assert len(questions_of(None)) >= 5
+    with pytest.raises(UsageError, match=r"q.txt is a file; give a folder with video files$"):
+        find_clips(tmp_path / "q.txt")
+    with pytest.raises(UsageError, match=r"^0 video files in "):
+        find_clips(tmp_path)
+    with pytest.raises(UsageError, match="has no questions"):
+        load_questions(tmp_path / "q.txt")
+    assert len(load_questions(None)) >= 5
 
 
 def test_it_fits_the_width_of_7b() -> None:
-    """One layer of each tower, embeddings of 3,584: 4.86 M parameters are taught on what the model looks at."""
+    """One layer of each encoder and embeddings of 3,584: 4.86 M parameters are trained on the model's attention."""
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     from omnisift.pipeline.loading import Host
@@ -197,11 +203,11 @@ def test_it_fits_the_width_of_7b() -> None:
 
     from omnisift.world import make_scene, write_clip
 
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "clip.mp4"
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "clip.mp4"
         write_clip(make_scene(1, "train"), path)
         media = read(path, max_pixels=112 * 112, min_pixels=784)
         found = [observe(wide, media, [question]) for question in ASKED]
-    selector, report = distill(wide, found, DistillSettings(steps=3))
+    selector, report = distill(wide, found, DistillSettings(max_steps=3))
     assert sum(p.numel() for p in selector.parameters()) == 4_856_321 + 50 * 512
     assert report["clips"] == {"taught": 1, "held out": 1}

@@ -24,7 +24,13 @@ def arguments(world: Path) -> list[str]:
         str(ROOT / "recipes/train/nano.yaml"),
         *("--set", f"data=[{world / 'data.jsonl'}]", "--set", "selector=null", "--set", "train_selector=true"),
     ]
-    for pair in ("estimator=literal", f"steps={STEPS}", "batch_size=1", "rate=1.0e-4", "save_steps=2"):
+    for pair in (
+        "estimator=straight_through",
+        f"max_steps={STEPS}",
+        "per_device_train_batch_size=1",
+        "learning_rate=1.0e-4",
+        "save_steps=2",
+    ):
         given += ["--set", pair]
     return given
 
@@ -68,7 +74,7 @@ def torchrun(*command: str) -> list[str]:
 
 
 def run_alone(world: Path, out: Path) -> None:
-    given = [*arguments(world), "--set", "accumulation=2", "--out", str(out)]
+    given = [*arguments(world), "--set", "gradient_accumulation_steps=2", "--out", str(out)]
     launch([sys.executable, "-m", "omnisift.cli", "train", *given])
 
 

@@ -1,7 +1,7 @@
 """`omnisift train` under FSDP2 on a CPU, configured by `recipes/accelerate/fsdp2.yaml`.
 
-accelerate shards on GPUs only. Here its refusal is lifted, and nothing else: the branch it takes on a GPU is taken on a
-CPU. The end asserts that all parameters were sharded.
+accelerate shards on GPUs only. Only that check is disabled here, so a CPU takes the branch of a GPU. The end asserts
+that all parameters were sharded.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def lift() -> None:
 
 
 def watch() -> None:
-    """Assert at every step that nothing is whole."""
+    """Assert at every step that every parameter is sharded."""
     from torch.distributed.tensor import DTensor
 
     from omnisift.training.finetune import trainer

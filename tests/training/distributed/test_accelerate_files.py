@@ -1,4 +1,4 @@
-"""The configurations for GPUs are such as accelerate reads, and name classes that exist."""
+"""accelerate reads the configurations for GPUs, and the classes that they name exist."""
 
 from __future__ import annotations
 

@@ -77,14 +77,14 @@ def test_zero2(world: Path, alone: Path, tmp_path: Path) -> None:
     launch(command, {"DS_ACCELERATOR": "cpu"})
     parts = sorted((run / "checkpoint-3/global_step3").glob("zero_pp_rank_*_optim_states.pt"))
     assert len(parts) == 2  # the optimiser is shared out
-    whole = (alone / "checkpoint-3/optimizer.pt").stat().st_size
-    assert all(part.stat().st_size < 0.8 * whole for part in parts)
+    full = (alone / "checkpoint-3/optimizer.pt").stat().st_size
+    assert all(part.stat().st_size < 0.8 * full for part in parts)
     check_same(run, alone)
     check_interrupted(command, run, alone, {"DS_ACCELERATOR": "cpu"})
 
 
 def check_interrupted(command: list[str], run: Path, alone: Path, environment: dict[str, str]) -> None:
-    """As if killed behind a checkpoint, and behind the last step before the model was written."""
+    """As if killed after a checkpoint, and after the last step before the model was written."""
     for lost in (("model", "checkpoint-3"), ("model",)):
         forget(run, *lost)
         launch(command, environment)
@@ -104,7 +104,7 @@ def test_sharding_that_was_asked_for_and_is_not_there_is_an_error(
         with pytest.raises(SystemExit) as ended:
             main()
     assert ended.value.code == 2
-    assert "error (TrainingError): the launcher asked for FSDP" in " ".join(capsys.readouterr().err.split())
+    assert "error (TrainingError): the launcher requested FSDP" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("flags", [(False, False), (False, True)])

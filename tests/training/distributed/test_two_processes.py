@@ -1,7 +1,7 @@
-"""Two gloo processes on a CPU learn what one does: plain DDP through accelerate, and FSDP2 by torch's `fully_shard`.
+"""Two gloo processes on a CPU train as one does: DDP through accelerate, and FSDP2 through torch's `fully_shard`.
 
-Every step one rank or both get something ragged: unequal clips, a video without sound, text alone. The curve of the
-loss over the global batch must be that of one process within `TOLERANCE` (float32).
+In every step at least one rank gets a ragged prompt: unequal clips, a video without audio, or text only. The loss over
+the global batch must equal that of one process within `TOLERANCE` (float32).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def model() -> Any:
 
     host = thinker()
     torch.manual_seed(0)
-    selector = VGAS(VGASConfig(width=WIDTH, hidden=16, heads=2))
+    selector = VGAS(VGASConfig(input_size=WIDTH, hidden_size=16, num_attention_heads=2))
     compressor = make_compressor("omnisift", Budget(retain_video=0.5, retain_audio=0.4), selector=selector)
     return CompressedModel(host, compressor).train()
 
@@ -61,9 +61,9 @@ def labels_in(rows: list[dict[str, Any]]) -> int:
     return sum(int((row["labels"][:, 1:] != -100).sum()) for row in rows)
 
 
-def train(sifted: Any, ranks: list[int], world: int, reduce: Any) -> list[float]:
+def train(compressed: Any, ranks: list[int], world: int, reduce: Any) -> list[float]:
     """The loss of each global batch; ``ranks`` are those whose prompts this process reads."""
-    learns = [p for p in sifted.parameters() if p.requires_grad]
+    learns = [p for p in compressed.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learns, lr=0.5)
     curve = []
     for number, prompts in enumerate(steps()):
@@ -72,21 +72,21 @@ def train(sifted: Any, ranks: list[int], world: int, reduce: Any) -> list[float]
         optimizer.zero_grad()
         mine = torch.zeros(())
         for rank in ranks:
-            cost = sifted(**rows[rank], num_items_in_batch=total)
+            cost = compressed(**rows[rank], num_items_in_batch=total)
             (cost.loss * world).backward()
             mine = mine + cost.sums.sum()
         if number == 0:
-            check_gradients(getattr(sifted, "module", sifted))
+            check_gradients(getattr(compressed, "module", compressed))
         optimizer.step()
         curve.append(float(reduce(mine) / total))
     return curve
 
 
-def check_gradients(sifted: Any) -> None:
+def check_gradients(compressed: Any) -> None:
     """Selector and language model both learn: a pair of equal curves would not notice if neither did."""
     from tests.tiny import language_model
 
-    for weight in (sifted.selector.a_proj.weight, language_model(sifted.thinker).layers[0].mlp.up_proj.weight):
+    for weight in (compressed.selector.a_proj.weight, language_model(compressed.thinker).layers[0].mlp.up_proj.weight):
         local = weight.grad.to_local() if hasattr(weight.grad, "to_local") else weight.grad
         assert float(local.abs().sum()) > 0
 
@@ -99,17 +99,17 @@ def worker(way: str, out: Path) -> None:
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    sifted = model()
+    compressed = model()
     if way == "ddp":
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
         accelerator = Accelerator(
             cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
         )
-        wrapped = accelerator.prepare(sifted)
+        wrapped = accelerator.prepare(compressed)
         assert type(wrapped).__name__ == "DistributedDataParallel"
     else:
-        wrapped = shard(sifted)
+        wrapped = shard(compressed)
     assert check_world() == 2
 
     def reduce(value: torch.Tensor) -> torch.Tensor:
@@ -123,7 +123,7 @@ def worker(way: str, out: Path) -> None:
     dist.destroy_process_group()
 
 
-def shard(sifted: Any) -> Any:
+def shard(compressed: Any) -> Any:
     """FSDP2: each decoder layer a unit, the rest (selector included) the root."""
     import torch.distributed as dist
     from tests.tiny import language_model
@@ -133,11 +133,11 @@ def shard(sifted: Any) -> Any:
 
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
-    for layer in language_model(sifted.thinker).layers:
+    for layer in language_model(compressed.thinker).layers:
         fully_shard(layer, mesh=mesh)
-    fully_shard(sifted, mesh=mesh)
-    assert all(isinstance(parameter, DTensor) for parameter in sifted.parameters())
-    return sifted
+    fully_shard(compressed, mesh=mesh)
+    assert all(isinstance(parameter, DTensor) for parameter in compressed.parameters())
+    return compressed
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Fine-tuning on a small data set: what learns, what is logged, what stops a run, and that a killed run goes on."""
+"""Fine-tuning on a small data set: what is trained, what is logged, what stops a run, and that a run resumes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from omnisift.errors import TrainingError, UsageError
 from omnisift.estimators import ESTIMATORS
 from omnisift.training.finetune import TrainRecipe, fine_tune, load_train_recipe
 from omnisift.training.finetune.building import build
-from omnisift.training.finetune.checkpoints import MARKER, is_whole, newest
+from omnisift.training.finetune.checkpoints import MARKER, is_complete, newest_checkpoint
 from omnisift.training.finetune.guards import check_world
-from omnisift.training.finetune.recipe import recipe_of
+from omnisift.training.finetune.recipe import current_values, recipe_of, save_recipe
 from omnisift.training.finetune.trainer import entropy
 
 ROOT = Path(__file__).parents[3]
@@ -40,12 +40,14 @@ def recipe(data: Path, out: Path, **changes: Any) -> TrainRecipe:
     values = {
         "selector": None,
         "train_selector": True,
-        "estimator": "literal",
+        "estimator": "straight_through",
         "retain": 0.25,
-        "steps": 3,
-        "rate": 1e-4,
+        "max_steps": 3,
+        "learning_rate": 1e-4,
     }
-    return TrainRecipe("nano", (str(data),), str(out), **{**values, "batch_size": 2, "save_steps": 2, **changes})
+    return TrainRecipe(
+        "nano", (str(data),), str(out), **{**values, "per_device_train_batch_size": 2, "save_steps": 2, **changes}
+    )
 
 
 def curve(out: Path) -> list[dict[str, Any]]:
@@ -62,11 +64,11 @@ def changed(before: dict[str, torch.Tensor], module: Any) -> set[str]:
     return {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
 
 
-def test_full_fine_tuning_touches_language_and_selector_and_no_encoder(data: Path, tmp_path: Path) -> None:
+def test_full_fine_tuning_changes_language_model_and_selector_and_no_encoder(data: Path, tmp_path: Path) -> None:
     import omnisift
 
     before = omnisift.load("nano")
-    report = fine_tune(recipe(data, tmp_path / "run", selector_rate=1e-3))
+    report = fine_tune(recipe(data, tmp_path / "run", selector_learning_rate=1e-3))
     assert report.finished
     assert report.steps == 3
     assert report.retained_ratio == pytest.approx(0.256, abs=0.01)
@@ -83,12 +85,12 @@ def test_full_fine_tuning_touches_language_and_selector_and_no_encoder(data: Pat
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
-def test_lora_hits_the_language_model_alone_and_is_merged_at_the_end(data: Path, tmp_path: Path) -> None:
+def test_lora_adapts_only_the_language_model_and_is_merged_at_the_end(data: Path, tmp_path: Path) -> None:
     import omnisift
 
     settings = recipe(data, tmp_path / "run", language="lora", train_selector=False, lora_rank=4)
-    _, sifted = build(settings)
-    learns = [name for name, p in sifted.named_parameters() if p.requires_grad]
+    _, model = build(settings)
+    learns = [name for name, p in model.named_parameters() if p.requires_grad]
     assert learns
     assert all("lora_" in name for name in learns)
     assert not any("visual" in name or "audio_tower" in name for name in learns)
@@ -101,11 +103,11 @@ def test_lora_hits_the_language_model_alone_and_is_merged_at_the_end(data: Path,
 def test_the_selector_of_a_pair_learns_and_is_saved(data: Path, tmp_path: Path) -> None:
     from omnisift.vgas import VGAS
 
-    settings = recipe(data, tmp_path, compressor="v_cast+omnisift", language="frozen", steps=1, estimator="gumbel")
-    _, sifted = build(settings)
-    assert sifted.estimator is not None
-    assert sifted.estimator.name == "gumbel"
-    before = parameters(sifted.selector)
+    settings = recipe(data, tmp_path, compressor="v_cast+omnisift", language="frozen", max_steps=1, estimator="gumbel")
+    _, model = build(settings)
+    assert model.estimator is not None
+    assert model.estimator.name == "gumbel"
+    before = parameters(model.selector)
     fine_tune(settings)
     assert curve(tmp_path)[0]["selector_grad_norm"] > 0
     assert changed(before, VGAS.from_pretrained(str(tmp_path / "model" / "selector")))
@@ -113,15 +115,15 @@ def test_the_selector_of_a_pair_learns_and_is_saved(data: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_selector_alone_learns_by_every_estimator(name: str, data: Path, tmp_path: Path) -> None:
-    settings = recipe(data, tmp_path / "run", language="frozen", estimator=name, selector="new", steps=1)
+    settings = recipe(data, tmp_path / "run", language="frozen", estimator=name, selector="new", max_steps=1)
     fine_tune(settings)
     (line,) = curve(tmp_path / "run")
     assert line["selector_grad_norm"] > 0
     assert line["retained_video"] == pytest.approx(0.25)
 
 
-def test_a_stopped_run_goes_on_to_the_same_curve_and_weights(data: Path, tmp_path: Path) -> None:
-    whole, parts = recipe(data, tmp_path / "whole", steps=4), recipe(data, tmp_path / "parts", steps=4)
+def test_a_stopped_run_resumes_to_the_same_curve_and_weights(data: Path, tmp_path: Path) -> None:
+    whole, parts = recipe(data, tmp_path / "whole", max_steps=4), recipe(data, tmp_path / "parts", max_steps=4)
     fine_tune(whole)
     stop_after(parts, steps=2)
     (tmp_path / "parts" / "checkpoint-2" / MARKER).with_name("model.part").write_text("torn")
@@ -135,7 +137,7 @@ def stop_after(settings: TrainRecipe, steps: int) -> None:
     """Run in this process until SIGTERM comes after ``steps`` steps."""
     from omnisift.training.finetune import trainer as module
 
-    class Early(module.Terminate):
+    class Early(module.StopOnSigterm):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -144,35 +146,42 @@ def stop_after(settings: TrainRecipe, steps: int) -> None:
 
     from omnisift.training.finetune import run
 
-    before, run.Terminate = run.Terminate, Early  # type: ignore[misc]
+    before, run.StopOnSigterm = run.StopOnSigterm, Early  # type: ignore[misc]
     try:
         report = fine_tune(settings)
     finally:
-        run.Terminate = before  # type: ignore[misc]
+        run.StopOnSigterm = before  # type: ignore[misc]
     assert not report.finished
     assert report.steps == steps
 
 
-def test_an_incomplete_checkpoint_is_never_taken(data: Path, tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_deleted(data: Path, tmp_path: Path) -> None:
     fine_tune(recipe(data, tmp_path))
-    assert newest(tmp_path) == tmp_path / "checkpoint-3"
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
     weights = tmp_path / "checkpoint-3" / "language" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert not is_whole(tmp_path / "checkpoint-3")
-    assert newest(tmp_path) == tmp_path / "checkpoint-2"
+    assert not is_complete(tmp_path / "checkpoint-3")
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     assert not (tmp_path / "checkpoint-3").exists()
     (tmp_path / "checkpoint-2" / MARKER).unlink()
-    assert newest(tmp_path) is None
+    assert newest_checkpoint(tmp_path) is None
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_reaches_the_same_curve(data: Path, tmp_path: Path) -> None:
-    settings = {"steps": 6, "save_steps": 1}
+    settings = {"max_steps": 6, "save_steps": 1}
     fine_tune(recipe(data, tmp_path / "whole", **settings))
     out, kills = tmp_path / "killed", 0
     command = [sys.executable, "-m", "omnisift.cli", "train", str(ROOT / "recipes/train/nano.yaml"), "--out", str(out)]
-    values = {"data": f"[{data}]", "rate": 1e-4, "batch_size": 2, "steps": 6, "save_steps": 1, "train_selector": "true"}
-    values |= {"estimator": "literal", "selector": "null"}
+    values = {
+        "data": f"[{data}]",
+        "learning_rate": 1e-4,
+        "per_device_train_batch_size": 2,
+        "max_steps": 6,
+        "save_steps": 1,
+        "train_selector": "true",
+    }
+    values |= {"estimator": "straight_through", "selector": "null"}
     for name, value in values.items():
         command += ["--set", f"{name}={value}"]
     for attempt in range(40):
@@ -186,7 +195,7 @@ def test_killed_at_random_moments_it_reaches_the_same_curve(data: Path, tmp_path
             continue
         if code == 0:
             break
-        assert code == 143, code  # stopped by SIGTERM; anything else is a fault
+        assert code == 143, code  # 143 is SIGTERM; anything else is a failure
     assert kills >= 2
     assert curve(out) == curve(tmp_path / "whole")
     model = "model/model.safetensors"
@@ -196,84 +205,89 @@ def test_killed_at_random_moments_it_reaches_the_same_curve(data: Path, tmp_path
 def test_a_run_without_compression_is_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from omnisift.training.finetune import run
 
-    def unplugged(settings: TrainRecipe) -> Any:
-        host, sifted = build(settings)
-        sifted.attachment.detach()
-        return host, sifted
+    def detached(settings: TrainRecipe, _: Any) -> Any:
+        host, model = build(settings)
+        model.attachment.detach()
+        return host, model
 
-    monkeypatch.setattr(run, "build", unplugged)
+    monkeypatch.setattr(run, "build", detached)
     with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video bypassed"):
         fine_tune(recipe(data, tmp_path))
 
 
-def test_a_run_that_loses_its_compression_on_the_way_is_stopped(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_run_whose_compression_ends_midway_is_stopped(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from omnisift.training.finetune import trainer as module
 
-    note = module.CompressedTrainer._note
+    note = module.CompressedTrainer._record_selection
 
     def losing(self: Any) -> None:
         note(self)
         if self.state.global_step == 1:
-            self.sifted.attachment.detach()
+            self.compressed.attachment.detach()
 
-    monkeypatch.setattr(module.CompressedTrainer, "_note", losing)
+    monkeypatch.setattr(module.CompressedTrainer, "_record_selection", losing)
     with pytest.raises(TrainingError, match=r"^training without compression: a prompt with video bypassed"):
-        fine_tune(recipe(data, tmp_path, steps=4))
+        fine_tune(recipe(data, tmp_path, max_steps=4))
     assert len(curve(tmp_path)) == 2
 
 
 def test_a_selector_without_gradient_ends_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from omnisift.estimators import Choice, Literal
+    from omnisift.estimators import Choice
     from omnisift.training.finetune import guards
 
     def deaf(self: Any, logits: torch.Tensor, count: torch.Tensor, valid: Any = None) -> Choice:
         return Choice(guards_highest(logits, count, valid))
 
     from omnisift.estimators.base import highest as guards_highest
+    from omnisift.estimators.straight_through import StraightThrough
 
-    monkeypatch.setattr(Literal, "choose", deaf)
+    monkeypatch.setattr(StraightThrough, "choose", deaf)
     monkeypatch.setattr(guards.SelectorGuard.__init__, "__defaults__", (2,))
     with pytest.raises(
-        TrainingError, match=r"^the selector got no gradient for 2 steps with sound: estimator 'literal'"
+        TrainingError, match=r"^the selector got no gradient for 2 steps with audio under estimator 'straight_through'"
     ):
-        fine_tune(recipe(data, tmp_path, steps=5))
-    fine_tune(recipe(data, tmp_path / "kept", steps=3, train_selector=False))  # keeping it is no error
+        fine_tune(recipe(data, tmp_path, max_steps=5))
+    fine_tune(recipe(data, tmp_path / "kept", max_steps=3, train_selector=False))  # a frozen selector needs no gradient
 
 
-def test_processes_that_never_joined_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unconnected_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_world() == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainingError, match="2 processes should train together, but this one finds 1"):
+    with pytest.raises(TrainingError, match="2 processes should train together, but 1 are connected"):
         check_world()
 
 
-def test_bad_clips_and_rows_of_text_are_survived(data: Path, tmp_path: Path) -> None:
+def test_bad_clips_and_rows_of_text_do_not_stop_a_run(data: Path, tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "blue"}]}]
     rows += [dict(rows[0], videos=[name]) for name in ("gone.mp4", str(data / "clip-000000.mp4"))]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    report = fine_tune(recipe(path, tmp_path / "run", batch_size=1, steps=6))
+    report = fine_tune(recipe(path, tmp_path / "run", per_device_train_batch_size=1, max_steps=6))
     assert list(report.skipped) == ["rows.jsonl:2"]
     assert report.finished
     assert all(line["loss"] == line["loss"] for line in curve(tmp_path / "run"))
 
 
-def test_what_worker_processes_leave_out_is_counted_too(data: Path, tmp_path: Path) -> None:
+def test_samples_skipped_in_worker_processes_are_counted(data: Path, tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "blue"}]
     path = tmp_path / "rows.jsonl"
     names = ["gone.mp4", str(data / "clip-000000.mp4")]
     path.write_text("".join(json.dumps({"messages": talk, "videos": [name]}) + "\n" for name in names))
-    report = fine_tune(recipe(path, tmp_path / "run", batch_size=1, steps=2, workers=1))
+    report = fine_tune(
+        recipe(path, tmp_path / "run", per_device_train_batch_size=1, max_steps=2, dataloader_num_workers=1)
+    )
     assert list(report.skipped) == ["rows.jsonl:1"]
 
 
-def test_in_bfloat16_small_steps_are_not_lost(data: Path, tmp_path: Path) -> None:
-    """At 1e-5 a weight of bfloat16 would hardly ever move."""
-    settings = recipe(data, tmp_path / "a", dtype="bfloat16", rate=1e-5, warmup=0.0, steps=2, save_steps=1)
-    _, sifted = build(settings)
-    before = parameters(sifted)
-    assert {p.dtype for p in sifted.parameters() if p.requires_grad} == {torch.float32}
-    assert any(p.dtype == torch.bfloat16 for p in sifted.parameters())  # the encoders
+def test_small_updates_are_not_lost_in_bfloat16(data: Path, tmp_path: Path) -> None:
+    """At 1e-5 most bfloat16 weights would not change."""
+    settings = recipe(
+        data, tmp_path / "a", dtype="bfloat16", learning_rate=1e-5, warmup_ratio=0.0, max_steps=2, save_steps=1
+    )
+    _, model = build(settings)
+    before = parameters(model)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert any(p.dtype == torch.bfloat16 for p in model.parameters())  # the encoders
     fine_tune(settings)
     _, after = build(settings)
     from omnisift.training.finetune.checkpoints import load_weights
@@ -283,8 +297,8 @@ def test_in_bfloat16_small_steps_are_not_lost(data: Path, tmp_path: Path) -> Non
         float((value != before[name]).float().mean()) for name, value in after.named_parameters() if "q_proj.w" in name
     ]
     assert max(moved) > 0.9
-    stop_after(replace(settings, out=str(tmp_path / "b")), steps=1)
-    fine_tune(replace(settings, out=str(tmp_path / "b")))
+    stop_after(replace(settings, output_dir=str(tmp_path / "b")), steps=1)
+    fine_tune(replace(settings, output_dir=str(tmp_path / "b")))
     assert curve(tmp_path / "a") == curve(tmp_path / "b")
     import omnisift
 
@@ -292,14 +306,14 @@ def test_in_bfloat16_small_steps_are_not_lost(data: Path, tmp_path: Path) -> Non
 
 
 def test_another_recipe_in_the_same_folder_is_refused(data: Path, tmp_path: Path) -> None:
-    fine_tune(recipe(data, tmp_path, steps=1))
-    with pytest.raises(UsageError, match=r"holds a run with another rate \(0\.0001, now 0\.5\)"):
-        fine_tune(recipe(data, tmp_path, steps=1, rate=0.5))
-    assert fine_tune(recipe(data, tmp_path, steps=2)).steps == 2  # more steps are no other run
-    with pytest.raises(UsageError, match="holds a run of steps: 2, now 1: a run may only grow"):
-        fine_tune(recipe(data, tmp_path, steps=1))
-    with pytest.raises(UsageError, match="a run may only grow"):
-        fine_tune(recipe(data, tmp_path, steps=None, epochs=3.0))
+    fine_tune(recipe(data, tmp_path, max_steps=1))
+    with pytest.raises(UsageError, match=r"holds a run with another learning_rate \(0\.0001, now 0\.5\)"):
+        fine_tune(recipe(data, tmp_path, max_steps=1, learning_rate=0.5))
+    assert fine_tune(recipe(data, tmp_path, max_steps=2)).steps == 2  # more steps extend the run
+    with pytest.raises(UsageError, match="holds a run of max_steps: 2, now 1: a resumed run can only get longer"):
+        fine_tune(recipe(data, tmp_path, max_steps=1))
+    with pytest.raises(UsageError, match="a resumed run can only get longer"):
+        fine_tune(recipe(data, tmp_path, max_steps=None, num_train_epochs=3.0))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -308,21 +322,21 @@ def test_the_recipes_load(path: Path) -> None:
 
 
 WRONG = {
-    "model: nano": "no 'data'; give it a value",
+    "model: nano": "'data' is missing; give it a value",
     "- 1": "must hold keys and values, got list",
     "model: [": "is not YAML",
-    "{model: nano, data: [x], out: y, retian: 1}": "unknown key 'retian'; known: model, data, out",
-    "{model: nano, data: [x], out: y, rate: 1e-5}": "YAML reads 1e-5 as a text: write 1.0e-5",
-    "{model: nano, data: [x], out: y, retain: 2.0}": "retain",
-    "{model: nano, data: [x], out: y, retain: 0.5, steps: 1, epochs: 1}": "give steps or epochs, not both",
-    "{model: nano, data: [x], out: y, retain: 0.5, steps: 0}": "steps must be above 0, got 0",
-    "{model: nano, data: [x], out: y, retain: 0.5, language: half}": "language must be one of full, lora, frozen",
-    "{model: nano, data: [x], out: y, retain: 0.5, estimator: magic}": "no estimator 'magic'",
-    "{model: nano, data: 3, out: y, retain: 0.5}": "data must be one or more paths, got 3",
-    "{model: nano, data: x, out: y, retain: 0.5, seed: '1'}": "seed must be int, got '1'",
-    "{model: nano, data: x, out: y, retain: 0.5, language: frozen, train_selector: false}": "leave nothing to train",
-    "{model: nano, data: x, out: y, retain: 0.5, selector: new}": "selector: new is random",
-    "{model: nano, data: x, out: y, retain: 0.5, dtype: float16}": "dtype must be float32 or bfloat16",
+    "{model: nano, data: x, output_dir: y, retian: 1}": "r.yaml: unknown key 'retian'; did you mean 'retain'?",
+    "{model: nano, data: x, output_dir: y, learning_rate: 1e-5}": "YAML reads 1e-5 as text: write 1.0e-5",
+    "{model: nano, data: x, output_dir: y, retain: 2.0}": "retain",
+    "{model: nano, data: x, output_dir: y, retain: 0.5, max_steps: 1, num_train_epochs: 1}": "give max_steps or num",
+    "{model: nano, data: x, output_dir: y, retain: 0.5, max_steps: 0}": "max_steps must be above 0, got 0",
+    "{model: nano, data: x, output_dir: y, retain: 0.5, language: half}": "language must be one of full, lora, frozen",
+    "{model: nano, data: x, output_dir: y, retain: 0.5, estimator: magic}": "no estimator named 'magic'",
+    "{model: nano, data: 3, output_dir: y, retain: 0.5}": "data must be one or more paths, got 3",
+    "{model: nano, data: x, output_dir: y, retain: 0.5, seed: '1'}": "seed must be an integer, got '1'",
+    "{model: nano, data: x, output_dir: y, retain: 0.5, language: frozen, train_selector: false}": "nothing to train",
+    "{model: nano, data: x, output_dir: y, retain: 0.5, selector: new}": "selector: new is random",
+    "{model: nano, data: x, output_dir: y, retain: 0.5, dtype: float16}": "dtype must be float32 or bfloat16",
 }
 
 
@@ -339,10 +353,10 @@ def test_a_wrong_recipe_is_refused_in_one_line(text: str, tmp_path: Path) -> Non
 
 
 def test_a_pattern_that_hits_an_encoder_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^lora_targets hit .* tensors of the encoders, as"):
-        build(recipe(data, tmp_path, language="lora", lora_targets=r".*\.q_proj"))
-    with pytest.raises(UsageError, match=r"^lora_targets fit no module"):
-        build(recipe(data, tmp_path, language="lora", lora_targets="nothing"))
+    with pytest.raises(UsageError, match=r"^lora_target_modules match .* tensors of the encoders, such as"):
+        build(recipe(data, tmp_path, language="lora", lora_target_modules=r".*\.q_proj"))
+    with pytest.raises(UsageError, match=r"^lora_target_modules match no module"):
+        build(recipe(data, tmp_path, language="lora", lora_target_modules="nothing"))
 
 
 def test_the_entropy_is_in_bits() -> None:
@@ -352,9 +366,23 @@ def test_the_entropy_is_in_bits() -> None:
 
 
 def test_accumulation_is_one_large_batch(data: Path, tmp_path: Path) -> None:
-    """Four samples a step, as four passes or as two of two: the same first loss, clips of all lengths of answer."""
-    first = recipe(data, tmp_path / "a", batch_size=1, accumulation=4, steps=1, train_selector=False)
-    second = recipe(data, tmp_path / "b", batch_size=4, accumulation=1, steps=1, train_selector=False)
+    """Four samples per step in four passes or in one: the same first loss, with answers of all lengths."""
+    first = recipe(
+        data,
+        tmp_path / "a",
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=4,
+        max_steps=1,
+        train_selector=False,
+    )
+    second = recipe(
+        data,
+        tmp_path / "b",
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=1,
+        max_steps=1,
+        train_selector=False,
+    )
     fine_tune(first)
     fine_tune(second)
     assert curve(tmp_path / "a")[0]["loss"] == pytest.approx(curve(tmp_path / "b")[0]["loss"], rel=1e-4)
@@ -363,25 +391,29 @@ def test_accumulation_is_one_large_batch(data: Path, tmp_path: Path) -> None:
 def test_by_default_a_selector_is_distilled_once_and_kept(data: Path, tmp_path: Path) -> None:
     from omnisift.vgas import VGAS
 
-    settings = TrainRecipe("nano", (str(data),), str(tmp_path), retain=0.25, steps=1, distil_steps=5, rate=1e-4)
+    settings = TrainRecipe(
+        "nano", (str(data),), str(tmp_path), retain=0.25, max_steps=1, distill_steps=5, learning_rate=1e-4
+    )
     fine_tune(settings)
     first = (tmp_path / "selector" / "model.safetensors").read_bytes()
     kept = VGAS.from_pretrained(str(tmp_path / "model" / "selector")).state_dict()
-    taught = VGAS.from_pretrained(str(tmp_path / "selector")).state_dict()
-    assert all(torch.equal(kept[name], value) for name, value in taught.items())
+    distilled = VGAS.from_pretrained(str(tmp_path / "selector")).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in distilled.items())
     assert json.loads((tmp_path / "selector" / "report.json").read_text())["clips"] == {"taught": 2, "held out": 1}
-    fine_tune(replace(settings, steps=2))
+    fine_tune(replace(settings, max_steps=2))
     assert (tmp_path / "selector" / "model.safetensors").read_bytes() == first
 
 
-@pytest.mark.parametrize("length", [{"steps": 2}, {"steps": None, "epochs": 0.5}], ids=["steps", "epochs"])
-def test_a_run_killed_behind_its_last_step_takes_no_further_one(length: Any, data: Path, tmp_path: Path) -> None:
-    """Nine samples, two a step: half an epoch is three steps."""
+@pytest.mark.parametrize(
+    "length", [{"max_steps": 2}, {"max_steps": None, "num_train_epochs": 0.5}], ids=["max_steps", "num_train_epochs"]
+)
+def test_a_run_killed_after_its_last_step_takes_no_further_step(length: Any, data: Path, tmp_path: Path) -> None:
+    """Nine samples, two per step: half an epoch is three steps."""
     import shutil
 
     settings = recipe(data, tmp_path, save_steps=1, **length)
     steps = fine_tune(settings).steps
-    assert steps == (2 if "epochs" not in length else 3)
+    assert steps == (2 if "num_train_epochs" not in length else 3)
     weights, before = tmp_path / "model" / "model.safetensors", curve(tmp_path)
     first = weights.read_bytes()
     shutil.rmtree(tmp_path / "model")
@@ -392,5 +424,85 @@ def test_a_run_killed_behind_its_last_step_takes_no_further_one(length: Any, dat
     assert weights.read_bytes() == first
 
 
+OLD = {
+    "model": "nano", "data": ["x"], "out": "y", "retain": 0.5, "selector": "distil", "distil_steps": 7, "steps": 3,
+    "batch_size": 2, "accumulation": 4, "rate": 1e-4, "selector_rate": 1e-3, "warmup": 0.1, "cycles": 0.5, "clip": 2.0,
+    "estimator": "literal",
+    "attn": "eager", "checkpointing": True, "log_steps": 5, "workers": 1, "lora_targets": "q_proj",
+}  # fmt: skip
+
+
+def test_former_keys_load_with_one_warning(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text(json.dumps(OLD))
+    with pytest.warns(FutureWarning) as caught:
+        found = load_train_recipe(path)
+    (warning,) = caught
+    assert "old.yaml: out is now output_dir, distil_steps is now distill_steps, " in str(warning.message)
+    assert "selector: distil is now selector: distill, estimator: literal is now estimator: straight_through; " in str(
+        warning.message
+    )
+    assert found == TrainRecipe(
+        "nano", ("x",), "y", retain=0.5, selector="distill", estimator="straight_through", distill_steps=7, max_steps=3,
+        per_device_train_batch_size=2, gradient_accumulation_steps=4, learning_rate=1e-4, selector_learning_rate=1e-3,
+        warmup_ratio=0.1, num_cycles=0.5, max_grad_norm=2.0, attn_implementation="eager", gradient_checkpointing=True,
+        logging_steps=5, dataloader_num_workers=1, lora_target_modules="q_proj",
+    )  # fmt: skip
+
+
+def test_a_key_and_its_former_name_together_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "both.yaml"
+    path.write_text(json.dumps(OLD | {"learning_rate": 1e-3}))
+    with pytest.raises(UsageError, match=r"both\.yaml: give learning_rate or rate, not both"):
+        load_train_recipe(path)
+
+
+def test_a_change_replaces_a_former_key_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text(json.dumps(OLD))
+    with pytest.warns(FutureWarning):
+        assert load_train_recipe(path, {"learning_rate": 0.5}).learning_rate == 0.5
+
+
+def test_a_saved_recipe_with_former_keys_resumes_silently(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "recipe.json").write_text(json.dumps(OLD | {"out": str(tmp_path)}))
+    current, _ = current_values(OLD | {"out": str(tmp_path), "steps": 9}, "here")
+    save_recipe(recipe_of(current, "here"), tmp_path)
+    assert json.loads((tmp_path / "recipe.json").read_text())["max_steps"] == 9
+    assert not recwarn.list
+
+
+NANO = ROOT / "recipes" / "train" / "nano.yaml"
+
+
+def test_errors_name_the_source_and_suggest_a_key(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--set: unknown key 'stpes'; did you mean 'max_steps'\?$"):
+        load_train_recipe(NANO, {"stpes": 3})
+    with pytest.raises(UsageError, match=r"^--set: unknown key 'zzz'; docs/fine-tuning.md lists all keys$"):
+        load_train_recipe(NANO, {"zzz": 3})
+    with pytest.raises(UsageError, match=r"^--set: max_steps must be an integer or null, got 'many'$"):
+        load_train_recipe(NANO, {"max_steps": "many"})
+    with pytest.raises(UsageError, match=r"^no recipe at nothere\.yaml; give the path of a YAML file"):
+        load_train_recipe(Path("nothere.yaml"))
+    with pytest.raises(UsageError, match=r"^can't read the recipe .*: is a directory$"):
+        load_train_recipe(tmp_path)
+
+
+def test_the_page_on_fine_tuning_lists_every_key() -> None:
+    page = (ROOT / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
+    assert [field.name for field in fields(TrainRecipe) if f"`{field.name}`" not in page] == []
+
+
+def test_progress_is_reported_for_every_stage(data: Path, tmp_path: Path) -> None:
+    events: list[tuple[str, int, int]] = []
+    settings = recipe(data, tmp_path, selector="distill", distill_steps=4, train_selector=False)
+    fine_tune(settings, on_progress=lambda *event: events.append(event))
+    assert events == [
+        *(("recording attention", done, 3) for done in (1, 2, 3)),
+        *(("training the selector", done, 4) for done in (1, 2, 3, 4)),
+        *(("training", done, 3) for done in (1, 2, 3)),
+    ]
+
+
 def test_recipe_of_takes_one_path_as_well() -> None:
-    assert recipe_of({"model": "nano", "data": "x", "out": "y", "retain": 0.5}, "here").data == ("x",)
+    assert recipe_of({"model": "nano", "data": "x", "output_dir": "y", "retain": 0.5}, "here").data == ("x",)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnisift.compressors import reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.extractors import EXTRACTORS
 from omnisift.evaluation.public.llm_judge import COUNTS, EventCounts
@@ -21,8 +22,6 @@ from omnisift.evaluation.public.scores import Graded
 
 SETTINGS = "run.json"
 """File of the settings in the folder of a run."""
-_FULL = ("none", "full", "all tokens")
-"""Names of the run without compression."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class EvalRun:
     @property
     def is_full(self) -> bool:
         """Whether all tokens were kept."""
-        return self.settings["compressor"] in _FULL
+        return reads_all_tokens(self.settings["compressor"])
 
     @property
     def is_choice(self) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
+from omnisift.compressors import reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.eval_run import SETTINGS, read_answers
 from omnisift.evaluation.public.extractors import extract
@@ -65,7 +66,7 @@ class EvalSettings:
         Raises:
             BudgetError: A fraction is out of range.
         """
-        if self.compressor in ("none", "full"):
+        if reads_all_tokens(self.compressor):
             return None
         return Budget.from_options(self.retain, self.retain_video, self.retain_audio)
 

@@ -1,4 +1,4 @@
-// Drawing: pictures with patches, the time axis, the sound. Colours come from the style sheet, so they follow its theme.
+// Drawing: frames with patches, the time axis, the audio. Colours come from the style sheet and follow its theme.
 const heat = [[48, 18, 59], [70, 107, 227], [40, 187, 180], [164, 233, 62], [251, 185, 56], [202, 42, 4]];
 
 function heatColor(level, alpha) {
@@ -11,7 +11,7 @@ function color(name) { return getComputedStyle(document.documentElement).getProp
 
 function isDark() { return matchMedia("(prefers-color-scheme: dark)").matches; }
 
-// A canvas of so many CSS pixels, sharp on dense screens and never wider than browsers allow.
+// Size a canvas in CSS pixels, sharp on dense screens and within the width that browsers allow.
 function sized(canvas, width, height) {
   const density = Math.min(window.devicePixelRatio || 1, 16000 / width);
   canvas.width = Math.round(width * density);
@@ -28,13 +28,13 @@ function eachCell(x, y, width, height, paint) {
   for (let cell = 0; cell < cellCount; cell++) paint(cell, x + (cell % data.grid.columns) * w, y + Math.floor(cell / data.grid.columns) * h, w, h);
 }
 
-// One frame as a method sees it, into a rectangle.
-function drawFrame(pen, images, method, place, view, x, y, width, height) {
-  pen.drawImage(images[place], x, y, width, height);
+// Draw one frame with a method's decision into a rectangle.
+function drawFrame(pen, images, method, position, view, x, y, width, height) {
+  pen.drawImage(images[position], x, y, width, height);
   const column = method.video;
   if (view === "plain" || column === null) return;
   eachCell(x, y, width, height, (cell, left, top, w, h) => {
-    const index = place * cellCount + cell;
+    const index = position * cellCount + cell;
     if (view === "kept") {
       if (isKept(column, index)) return;
       pen.fillStyle = isDark() ? "rgba(15,17,20,.8)" : "rgba(250,250,248,.8)";
@@ -43,15 +43,15 @@ function drawFrame(pen, images, method, place, view, x, y, width, height) {
     }
     pen.fillRect(left, top, w, h);
   });
-  if (view === "score") drawKeptBorders(pen, column, place, x, y, width, height);
+  if (view === "score") drawKeptBorders(pen, column, position, x, y, width, height);
 }
 
-function drawKeptBorders(pen, column, place, x, y, width, height) {
+function drawKeptBorders(pen, column, position, x, y, width, height) {
   if (width < 120) return;
   pen.lineWidth = 1.5;
   pen.strokeStyle = "#ffffff";
   eachCell(x, y, width, height, (cell, left, top, w, h) => {
-    if (isKept(column, place * cellCount + cell)) pen.strokeRect(left + 5, top + 5, w - 10, h - 10);
+    if (isKept(column, position * cellCount + cell)) pen.strokeRect(left + 5, top + 5, w - 10, h - 10);
   });
 }
 
@@ -93,17 +93,17 @@ function drawAxis(pen, width, height) {
 }
 
 function drawStrip(pen, images, method, view, outlined, width, height) {
-  for (let place = 0; place < data.frames.length; place++) {
-    const x = (timeOfPlace(place) / data.seconds) * width, space = ((endOfPlace(place) - timeOfPlace(place)) / data.seconds) * width;
+  for (let position = 0; position < data.frames.length; position++) {
+    const x = (startTime(position) / data.seconds) * width, space = ((endTime(position) - startTime(position)) / data.seconds) * width;
     const fit = Math.min((space - 1) / data.size[0], height / data.size[1]), w = data.size[0] * fit, h = data.size[1] * fit;
     if (w <= 0) continue;
-    drawFrame(pen, images, method, place, view, x, (height - h) / 2, w, h);
-    if (outlined) drawMarks(pen, evidenceCells(place), "truth", 1.5, x, (height - h) / 2, w, h);
+    drawFrame(pen, images, method, position, view, x, (height - h) / 2, w, h);
+    if (outlined) drawMarks(pen, evidenceCells(position), "truth", 1.5, x, (height - h) / 2, w, h);
   }
   drawBorders(pen, width, height);
 }
 
-// Runs of neighbouring tokens that are alike: fewer rectangles, and no seams.
+// Call paint for each run of consecutive tokens with the same decision: fewer rectangles, no seams.
 function eachRun(column, paint) {
   const count = data.audio.time.length;
   for (let start = 0; start < count; ) {
@@ -116,7 +116,7 @@ function eachRun(column, paint) {
 }
 
 function drawWave(pen, method, width, height) {
-  const { low, high, seconds } = data.sound, middle = height / 2;
+  const { low, high, seconds } = data.wave, middle = height / 2;
   const path = new Path2D();
   low.forEach((value, index) => {
     const x = ((index / low.length) * seconds / data.seconds) * width, w = Math.max(1, (seconds / data.seconds / low.length) * width);
@@ -136,8 +136,8 @@ function drawWave(pen, method, width, height) {
 }
 
 function drawMel(pen, image, method, width, height) {
-  pen.drawImage(image, 0, 0, (data.sound.seconds / data.seconds) * width, height);
-  if (!isDark()) { // light on dark becomes dark on light
+  pen.drawImage(image, 0, 0, (data.wave.seconds / data.seconds) * width, height);
+  if (!isDark()) { // invert on light screens
     pen.globalCompositeOperation = "difference";
     pen.fillStyle = "#ffffff";
     pen.fillRect(0, 0, width, height);
@@ -167,7 +167,7 @@ function drawScores(pen, method, outlined, width, height) {
   pen.globalAlpha = 1;
   if (outlined) {
     pen.fillStyle = color("truth");
-    for (const index of evidenceSounds().keys()) pen.fillRect((data.audio.time[index] / data.seconds) * width, base + 1, wide, 5);
+    for (const index of evidenceAudio().keys()) pen.fillRect((data.audio.time[index] / data.seconds) * width, base + 1, wide, 5);
   }
   drawBorders(pen, width, height);
 }

@@ -16,7 +16,7 @@ from omnisift.integrations.lmms_eval.requests import Request, RequestLog, batche
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.pipeline import load
-from omnisift.pipeline.ask_batch import Reply, ask_batch, kind
+from omnisift.pipeline.ask_batch import BatchAnswer, ask_batch, modalities
 from omnisift.pipeline.prompt import read_for
 from omnisift.profiling.flops import prompt
 
@@ -87,7 +87,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         self.request_log = RequestLog(records, self._rank)
         self.pipeline = load(
             str(pretrained),
-            compressor=None if compressor == "none" else compressor,
+            compressor=compressor,
             retain=retain,
             retain_video=retain_video,
             retain_audio=retain_audio,
@@ -123,13 +123,15 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         groups: dict[tuple[bool, bool], list[int]] = {}
         for index, (media, _) in enumerate(clips):
             if media is not None:
-                groups.setdefault(kind(media), []).append(index)
+                groups.setdefault(modalities(media), []).append(index)
         for indices in groups.values():
             prompts = [(media, batch[index].text) for index in indices if (media := clips[index][0]) is not None]
             system = batch[0].system or self.system
             replies = ask_batch(self.pipeline, prompts, max_new_tokens=batch[0].max_new_tokens, system=system)
             for index, reply in zip(indices, replies, strict=True):
-                flops = prompt(self.pipeline.host.thinker.config, reply.grid, reply.mel, reply.tokens.prompt_kept)
+                flops = prompt(
+                    self.pipeline.host.thinker.config, reply.grid, reply.mel_frames, reply.tokens.prompt_kept
+                )
                 self.request_log.add(batch[index], reply, {"read": clips[index][1]}, None, flops.weights)
                 results[index] = _result(reply, batch[index])
         return results
@@ -148,7 +150,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         return media, time.perf_counter() - start
 
 
-def _result(reply: Reply, request: Request) -> GenerationResult:
+def _result(reply: BatchAnswer, request: Request) -> GenerationResult:
     text = reply.text
     for end in request.until:
         text = text.partition(end)[0] if end else text

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UnsupportedCall
-from omnisift.pipeline.ask_batch import Reply
+from omnisift.pipeline.ask_batch import BatchAnswer
 
 _TYPES = {"video", "audio", "text"}
 
@@ -123,7 +123,7 @@ class RequestLog:
     def add(
         self,
         request: Request,
-        reply: Reply | None,
+        reply: BatchAnswer | None,
         seconds: Mapping[str, float],
         problem: str | None,
         flops: int | None = None,
@@ -142,7 +142,7 @@ class RequestLog:
         line: dict[str, Any] = {"task": request.task, "document": request.document, "problem": problem}
         if reply is not None:
             tokens = {**vars(reply.tokens), "prompt_kept": reply.tokens.prompt_kept}
-            line |= {"tokens": tokens, "seconds": {**seconds, **reply.seconds}, "batch_size": reply.together}
+            line |= {"tokens": tokens, "seconds": {**seconds, **reply.seconds}, "batch_size": reply.batch_size}
             line |= {"peak_memory_bytes": reply.peak_memory_bytes, "flops": flops}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

@@ -58,7 +58,7 @@ def _read_or_make(source: str, settings: SwiftSettings, hidden_size: int) -> VGA
     if settings.selector == NEW:
         with torch.random.fork_rng():
             torch.manual_seed(SEED)
-            return VGAS(VGASConfig(width=hidden_size))
+            return VGAS(VGASConfig(input_size=hidden_size))
     try:
         return read_selector(source, source, settings.selector, hidden_size)
     except CompressorError:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from omnisift.compressors import make_compressor
-from omnisift.compressors.omnisift import learner_of
+from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import TrainingError
 from omnisift.integrations.ms_swift.selectors import NEW, find_selector
 from omnisift.integrations.ms_swift.settings import PREFIX, SwiftSettings
@@ -41,7 +41,7 @@ class TrainerHook:
         unwrap: Any = getattr(model, "get_base_model", None)
         selector = find_selector(model if unwrap is None else unwrap())
         compressor = make_compressor(settings.compressor, settings.budget, selector=selector)
-        self._learner = learner_of(compressor)
+        self._learner = trainable_part(compressor)
         if training:
             self._check(settings, selector)
         self.attachment: Attachment = attach(model, compressor.train(training))

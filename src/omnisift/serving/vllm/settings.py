@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from omnisift.budget import Budget
+from omnisift.compressors import reads_all_tokens
 from omnisift.errors import BudgetError, UsageError
 
 RETENTION_KEYS = ("retain", "retain_video", "retain_audio")
@@ -68,7 +69,7 @@ class Settings:
     @cached_property
     def default(self) -> Budget:
         """The budget of requests that set none."""
-        if self.compressor == "none":
+        if reads_all_tokens(self.compressor):
             return Budget(retain=1.0)
         return Budget.from_options(**{name: getattr(self, name) for name in RETENTION_KEYS})
 
@@ -85,7 +86,7 @@ class Settings:
         ratios = {name: request[name] for name in RETENTION_KEYS if request.get(name) is not None}
         if not ratios:
             return self.default
-        if self.compressor == "none":
+        if reads_all_tokens(self.compressor):
             raise UsageError(f"this server runs without a compressor and takes no {next(iter(ratios))}; leave it out")
         budget = Budget(**ratios)
         for name, value in ratios.items():

@@ -1,4 +1,4 @@
-"""Clips and conversations to learn from: read, check, convert, and turn into batches."""
+"""Training data: read, check and convert conversations about clips, and collate them into batches."""
 
 from omnisift.training.data.cache import ClipCache
 from omnisift.training.data.collator import Collator

@@ -1,4 +1,4 @@
-"""Decoded clips on the disk, bounded in size: the second epoch reads arrays instead of decoding films."""
+"""A cache of decoded clips on disk with a size limit, so that later epochs read arrays instead of decoding video."""
 
 from __future__ import annotations
 
@@ -25,16 +25,23 @@ _PLAIN = ("fps", "seconds", "video_seconds", "capped", "bad_packets")
 
 @dataclass(frozen=True)
 class ClipCache:
-    """A folder of safetensors files, one a clip and way of reading it.
+    """A folder of safetensors files, one per clip and reading options.
 
-    The oldest used go first when ``max_bytes`` is exceeded. A torn file is read anew. Several processes may share it.
+    Above ``max_bytes`` the least recently used files are deleted. A damaged file is replaced. Several processes may
+    share the folder.
     """
 
     folder: Path
     max_bytes: int = 20 << 30
+    """Maximum size of all files together."""
 
     def get(self, path: Path, reading: str) -> Media | None:
-        """What was kept of ``path`` as it is now, read in the way that ``reading`` says; None if nothing was."""
+        """The decoded clip, or None if it is not cached.
+
+        Args:
+            path: the clip; a changed file is another clip.
+            reading: the reading options as text.
+        """
         file = self._file(path, reading)
         try:
             with safe_open(str(file), framework="pt") as content:
@@ -44,7 +51,9 @@ class ClipCache:
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            logger.warning("%s in the cache is damaged (%s) and is read anew", file.name, type(error).__name__)
+            logger.warning(
+                "%s in the cache is damaged (%s); the clip is decoded again", file.name, type(error).__name__
+            )
             return None
         return Media(
             path=path,
@@ -55,7 +64,7 @@ class ClipCache:
         )
 
     def put(self, media: Media, path: Path, reading: str) -> None:
-        """Keep ``media``; a clip larger than a quarter of the bound is not kept, nor any on a full disk."""
+        """Store ``media``; does nothing for a clip above a quarter of ``max_bytes``, or when the disk is full."""
         arrays = {name: getattr(media, name) for name in _ARRAYS}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items() if a is not None}
         if sum(tensor.nbytes for tensor in tensors.values()) > self.max_bytes // 4:
@@ -68,29 +77,29 @@ class ClipCache:
             with atomic_file(file) as unfinished:
                 save_file(tensors, str(unfinished), metadata={"about": json.dumps(about)})
         except (SafetensorError, OSError) as error:
-            logger.warning("%s is not kept in the cache (%s: %s)", path, type(error).__name__, error)
+            logger.warning("%s is not cached (%s: %s)", path, type(error).__name__, error)
             return
         self._shrink()
 
     def _file(self, path: Path, reading: str) -> Path:
-        """Named by path, size and date of the clip, and by how it is read."""
+        """A file named after the clip's path, size and time, and the reading options."""
         try:
             state = path.stat()
         except OSError:
             return self.folder / "missing"
-        what = f"1|{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{reading}"
-        return self.folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.safetensors"
+        key = f"1|{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{reading}"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
     def _shrink(self) -> None:
-        found = []
+        files = []
         for file in self.folder.glob("*.safetensors"):
             try:
                 state = file.stat()
-            except FileNotFoundError:  # another process was quicker
+            except FileNotFoundError:  # another process deleted it
                 continue
-            found.append((state.st_mtime_ns, state.st_size, file))
-        total = sum(size for _, size, _ in found)
-        for _, size, file in sorted(found):
+            files.append((state.st_mtime_ns, state.st_size, file))
+        total = sum(size for _, size, _ in files)
+        for _, size, file in sorted(files):
             if total <= self.max_bytes:
                 return
             file.unlink(missing_ok=True)

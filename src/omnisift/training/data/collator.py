@@ -1,4 +1,4 @@
-"""Samples to batches: clips are read here and nowhere else, and a bad one is left out, counted and named."""
+"""Collate samples into batches: read their clips, and skip, count and name those that can't be used."""
 
 from __future__ import annotations
 
@@ -13,22 +13,31 @@ import torch
 
 from omnisift.errors import MediaError, UsageError
 from omnisift.media import SAMPLE_RATE, Media
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.pipeline.ask_batch import join_rows
 from omnisift.pipeline.prompt import pixel_limits, read_for
 from omnisift.training.data.cache import ClipCache
-from omnisift.training.data.encoding import IGNORED, encode_sample
+from omnisift.training.data.encoding import encode_sample
 from omnisift.training.data.samples import Reading, Sample, Turn
 
 logger = logging.getLogger(__name__)
 
 
 class Collator:
-    """Makes one left-padded batch of a list of samples.
+    """Makes one left-padded batch from a list of samples.
 
-    A clip that can't be read, is too long, or makes too many tokens is left out and its reason goes to `skipped`; a
-    batch of which nothing is left becomes one short row without labels, so that distributed processes stay in step.
-    The host has one switch for the sound of all videos of a call, so in a batch where some have sound the others get a
-    silent track (counted in `silenced`); with one row a batch this never happens.
+    A clip that can't be read, is too long or makes too many tokens is skipped, with its reason in `skipped`. A batch of
+    which nothing is left becomes one short row without labels, so that distributed processes stay in step.
+
+    The host has one switch for the audio of all videos in a call. In a batch where some clips have audio, the others
+    therefore get a silent track (counted in `silenced`); with one row per batch this never happens.
+
+    Args:
+        processor: the host's processor.
+        reading: how clips are read.
+        cache: where decoded clips are kept; None decodes them every time.
+        system: system turn for conversations that have none.
+        max_tokens: samples with more tokens, before compression, are skipped.
     """
 
     def __init__(
@@ -42,21 +51,23 @@ class Collator:
         self.processor, self.cache, self.system, self.max_tokens = processor, cache, system, max_tokens
         self.reading = Reading() if reading is None else reading
         self.skipped: dict[str, str] = {}
-        """Sample's id -> why it was left out."""
+        """Sample id -> why it was skipped."""
         self.silenced = 0
-        """How many clips got a silent track."""
+        """Number of clips that got a silent track."""
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """The batch: tensors as the thinker takes them, ``labels``, and ``skipped``: what this call left out, and why.
+        """Collate one batch.
 
-        The last also reaches the trainer from worker processes, where `skipped` is a copy that nobody sees.
+        Returns:
+            Tensors as the thinker takes them, ``labels`` [B, S], and ``skipped``: sample id -> reason, for this call.
+            The last reaches the trainer from worker processes too, where the attribute `skipped` is a copy.
         """
         before = dict(self.skipped)
-        read_ = [(sample, media) for sample in samples for media in self._media(sample)]
-        if any(media and media.has_video and media.has_audio for _, media in read_):
-            read_ = [(sample, self._with_track(media)) for sample, media in read_]
-        rows = [row for sample, media in read_ for row in self._row(sample, media)]
-        batch = join_rows(rows or [self._stand_in()], int(self.processor.tokenizer.pad_token_id or 0))
+        read_samples = [(sample, media) for sample in samples for media in self._media(sample)]
+        if any(media and media.has_video and media.has_audio for _, media in read_samples):
+            read_samples = [(sample, self._with_track(media)) for sample, media in read_samples]
+        rows = [row for sample, media in read_samples for row in self._row(sample, media)]
+        batch = join_rows(rows or [self._placeholder_row()], int(self.processor.tokenizer.pad_token_id or 0))
         return batch | {"skipped": {name: why for name, why in self.skipped.items() if name not in before}}
 
     def _media(self, sample: Sample) -> list[Media | None]:
@@ -73,18 +84,22 @@ class Collator:
         return [media]
 
     def read(self, path: Path) -> Media:
-        """The clip, from the cache if it is there. Raises `MediaError`."""
+        """The clip at ``path``, from the cache where possible. Raises `MediaError` if it can't be read."""
         reading = self.reading
-        how: dict[str, Any] = {"fps": reading.fps, "max_frames": reading.max_frames, "max_pixels": reading.max_pixels}
+        options: dict[str, Any] = {
+            "fps": reading.fps,
+            "max_frames": reading.max_frames,
+            "max_pixels": reading.max_pixels,
+        }
         if reading.max_seconds is not None:
-            how["max_seconds"] = reading.max_seconds + 1  # a little more, to see that it is longer
-        way = f"{how} {pixel_limits(self.processor)}"
-        known = None if self.cache is None else self.cache.get(path, way)
-        if known is not None:
-            return known
-        media = read_for(self.processor, path, **how)
+            options["max_seconds"] = reading.max_seconds + 1  # slightly more, to detect that the clip is longer
+        key = f"{options} {pixel_limits(self.processor)}"
+        cached = None if self.cache is None else self.cache.get(path, key)
+        if cached is not None:
+            return cached
+        media = read_for(self.processor, path, **options)
         if self.cache is not None:
-            self.cache.put(media, path, way)
+            self.cache.put(media, path, key)
         return media
 
     def _row(self, sample: Sample, media: Media | None) -> list[dict[str, Any]]:
@@ -99,7 +114,7 @@ class Collator:
 
     def _skip(self, sample: Sample, why: str) -> list[Any]:
         if sample.id not in self.skipped:
-            logger.warning("left out: %s (%s)", sample.id, why)
+            logger.warning("skipped: %s (%s)", sample.id, why)
         self.skipped[sample.id] = why
         return []
 
@@ -109,7 +124,7 @@ class Collator:
         self.silenced += 1
         return replace(media, waveform=np.zeros(round(media.video_seconds * SAMPLE_RATE), dtype=np.float32))
 
-    def _stand_in(self) -> dict[str, Any]:
+    def _placeholder_row(self) -> dict[str, Any]:
         row = encode_sample(self.processor, Sample("stand-in", None, (Turn("user", "-"), Turn("assistant", "-"))), None)
-        row["labels"] = torch.full_like(row["labels"], IGNORED)
+        row["labels"] = torch.full_like(row["labels"], IGNORE_INDEX)
         return row

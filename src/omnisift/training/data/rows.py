@@ -1,8 +1,8 @@
-"""One row of a data file, in any of the three forms that the field uses, and back.
+"""Convert one row of a data file to a `Sample` and back, in three common forms.
 
 ``messages`` (ms-swift): ``{"messages": [{"role", "content"}], "videos": ["a.mp4"]}``. ``sharegpt`` (LLaMA-Factory):
 ``{"conversations": [{"from", "value"}], "videos": [...]}``. ``llava``: ``{"video": "a.mp4", "conversations": [...]}``.
-The sound is the video's own track in all of them; ``<audio>`` beside ``<video>`` says the same and adds nothing.
+The audio is the video's own track in all of them; an ``<audio>`` tag next to ``<video>`` is accepted and ignored.
 """
 
 from __future__ import annotations
@@ -20,28 +20,43 @@ _TAGS = re.compile(r"\s*(?:<(?:video|audio|image)>\s*)+")
 
 
 def sample_of(row: Any, where: str, folder: Path) -> Sample:
-    """The sample in ``row``, a parsed JSON object from ``where``; paths in it are relative to ``folder``.
+    """The sample in a row.
 
-    Raises `UsageError` naming ``where``, what is wrong and what was got.
+    Args:
+        row: a parsed JSON object.
+        where: file and line, for messages.
+        folder: paths in the row are relative to it.
+
+    Raises:
+        UsageError: the row has no known form, no assistant turn, an image, or more than one clip.
     """
     if not isinstance(row, dict):
         raise UsageError(f"{where}: a row must be a JSON object, got {type(row).__name__}")
-    said = row.get("messages", row.get("conversations"))
-    if not isinstance(said, list) or not said:
-        raise UsageError(f"{where}: no 'messages' or 'conversations'; the row has {sorted(row)}")
-    turns = tuple(_turn(part, where) for part in said)
+    conversation = row.get("messages", row.get("conversations"))
+    if not isinstance(conversation, list) or not conversation:
+        raise UsageError(f"{where}: no 'messages' or 'conversations'; the row has the keys {sorted(row)}")
+    turns = tuple(_turn(part, where) for part in conversation)
     media = _media(row, where)
     if not any(turn.role == "assistant" for turn in turns):
-        raise UsageError(f"{where}: no turn of the assistant, so nothing could be learned from it")
+        raise UsageError(f"{where}: no assistant turn, so there is nothing to learn; add one or remove the row")
     if media is not None and not any(turn.role == "user" for turn in turns):
-        raise UsageError(f"{where}: a clip but no turn of the user that it could stand before")
+        raise UsageError(f"{where}: a clip but no user turn to place it in; add one")
     return Sample(str(row.get("id", where)), None if media is None else folder / media, turns)
 
 
 def row_of(sample: Sample, form: str, folder: Path) -> dict[str, Any]:
-    """``sample`` as a JSON object of ``form``; its clip's path is relative to ``folder`` where it lies inside."""
+    """``sample`` as a JSON object.
+
+    Args:
+        sample: what to convert.
+        form: one of `FORMS`.
+        folder: the clip's path becomes relative to it if it is inside.
+
+    Raises:
+        UsageError: the form is unknown.
+    """
     if form not in FORMS:
-        raise UsageError(f"no form {form!r}; choose one of: {', '.join(FORMS)}")
+        raise UsageError(f"unknown form {form!r}; choose one of: {', '.join(FORMS)}")
     clip = None if sample.media is None else _relative(sample.media, folder)
     texts = _tagged(sample)
     row: dict[str, Any] = {"id": sample.id}
@@ -63,7 +78,7 @@ def _turn(part: Any, where: str) -> Turn:
     role, text = part.get("role", part.get("from")), part.get("content", part.get("value"))
     if role not in _ROLE or not isinstance(text, str):
         raise UsageError(
-            f"{where}: a turn needs a role of {', '.join(ROLES)} and a text, got {role!r} and {type(text).__name__}"
+            f"{where}: a turn needs a role ({', '.join(ROLES)}) and a text, got {role!r} and {type(text).__name__}"
         )
     if _ROLE[role] == "user":
         text = _TAGS.sub(_gap, text)
@@ -71,29 +86,29 @@ def _turn(part: Any, where: str) -> Turn:
 
 
 def _gap(tag: re.Match[str]) -> str:
-    """What stays where a tag stood: nothing at an end of the text, or the words around it would grow together."""
+    """What replaces a tag: nothing at an end of the text, else a space or line break that keeps words apart."""
     if tag.start() == 0 or tag.end() == len(tag.string):
         return ""
     return "\n" if "\n" in tag.group() else " "
 
 
 def _media(row: dict[str, Any], where: str) -> str | None:
-    found: list[Any] = []
+    clips: list[Any] = []
     for name in ("videos", "video", "audios", "audio"):
         value = row.get(name)
-        if value and not (found and name in ("audios", "audio")):  # the sound of a video is its own track
-            found += value if isinstance(value, list) else [value]
+        if value and not (clips and name in ("audios", "audio")):  # the audio of a video is its own track
+            clips += value if isinstance(value, list) else [value]
     if row.get("images") or row.get("image"):
-        raise UsageError(f"{where}: an image; OmniSIFT compresses videos: leave such rows out")
-    if len(found) > 1:
-        raise UsageError(f"{where}: {len(found)} clips; a row may have one: split it, or leave it out")
-    if found and not isinstance(found[0], str):
-        raise UsageError(f"{where}: a clip must be named by its path, got {type(found[0]).__name__}")
-    return found[0] if found else None
+        raise UsageError(f"{where}: an image; OmniSIFT compresses videos only: remove this row")
+    if len(clips) > 1:
+        raise UsageError(f"{where}: {len(clips)} clips; a row may have one: split the row or remove it")
+    if clips and not isinstance(clips[0], str):
+        raise UsageError(f"{where}: a clip must be a path, got {type(clips[0]).__name__}")
+    return clips[0] if clips else None
 
 
 def _tagged(sample: Sample) -> list[str]:
-    """The texts, with the clip's tag before the first turn of the user."""
+    """The texts, with the clip's tag before the first user turn."""
     texts = [turn.text for turn in sample.turns]
     if sample.media is not None:
         first = next(i for i, turn in enumerate(sample.turns) if turn.role == "user")

@@ -1,4 +1,4 @@
-"""What fine-tuning learns from: a clip and a conversation about it. Data only."""
+"""Training data as plain records: a clip and a conversation about it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROLES = ("system", "user", "assistant")
 CLIP = "<video>"
-"""Where the clip stands in a turn of the user."""
+"""Placeholder of the clip in a user turn."""
 
 
 @dataclass(frozen=True)
@@ -15,31 +15,32 @@ class Turn:
     """One turn of a conversation."""
 
     role: str
-    """``system``, ``user`` or ``assistant``; what the assistant says is learned."""
+    """``system``, ``user`` or ``assistant``; assistant turns are what is learned."""
     text: str
-    """Without any tag: the clip stands before the first turn of the user."""
+    """Text without media tags: the clip comes before the first user turn."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: at most one clip, with its own sound, and what is said about it."""
+    """One row of a data set: a conversation about at most one clip."""
 
     id: str
-    """For messages and counts: the row's own id, or its file and line."""
+    """The row's id, or its file and line; used in messages and counts."""
     media: Path | None
-    """A file with picture, sound or both; None for a row of text alone."""
+    """A file with video, audio or both; None for a row of text only."""
     turns: tuple[Turn, ...]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How clips are read (`omnisift.media.read`)."""
+    """How clips are read; see `omnisift.media.read`."""
 
     fps: float = 2.0
-    """Pictures sampled per second; lowered over the whole clip where ``max_frames`` caps it."""
+    """Frames sampled per second; lowered over the full clip where ``max_frames`` is reached."""
     max_frames: int = 256
-    """Most pictures of a clip."""
+    """Maximum number of frames per clip."""
     max_pixels: int | None = None
-    """Most pixels of a picture; None means the paper's 320 x 28 x 28 or the processor's limit, whichever is less."""
+    """Maximum number of pixels per frame; None means the smaller of the paper's 320 x 28 x 28 and the processor's
+    limit."""
     max_seconds: float | None = None
-    """A longer clip is left out, and counted; None takes all."""
+    """Longer clips are skipped and counted; None takes all."""

@@ -1,12 +1,12 @@
-"""Teach a selector what the full-token model itself looks at, without labels (docs/distill.md)."""
+"""Train a selector on the attention of the full-token model, without labels (docs/distill.md)."""
 
 from omnisift.training.distill.run import (
     DistillSettings,
-    clips_in,
     distill,
+    find_clips,
+    load_questions,
     observe_clips,
-    questions_of,
     save_selector,
 )
 
-__all__ = ["DistillSettings", "clips_in", "distill", "observe_clips", "questions_of", "save_selector"]
+__all__ = ["DistillSettings", "distill", "find_clips", "load_questions", "observe_clips", "save_selector"]

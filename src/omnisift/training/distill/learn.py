@@ -1,4 +1,4 @@
-"""The selector learns to rank sounds as the full-token model's attention does, from lessons alone."""
+"""Train a selector to rank audio tokens by the attention that the full-token model pays them."""
 
 from __future__ import annotations
 
@@ -12,108 +12,142 @@ from torch import Tensor, nn
 from omnisift.budget import Budget
 from omnisift.chunks import segment_of
 from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.compressors.pruning import picture_logits
+from omnisift.compressors.pruning import video_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.tokens import Modality, TokenStream
-from omnisift.training.distill.samples import Lesson, stream_of
+from omnisift.training.distill.samples import DistillSample, stream_of
 from omnisift.vgas import VGAS
 from omnisift.video_score import VideoScore
 
 logger = logging.getLogger(__name__)
 ANCHOR_RETAINS = (0.35, 0.25, 0.15)
-"""The selector sees the anchors of one of these in each step, so that one set of weights serves all budgets."""
+"""Each step draws one of these ratios for the video anchors, so that one set of weights works at all budgets."""
+BATCH_SIZE = 8
 
 
-def targets_of(lessons: Sequence[Lesson], weighted: bool = True) -> Tensor:
-    """[L] float32 in 0..1 over the stream of ``lessons``, 1 is a clip's largest; NaN where a token is no clip's sound.
+def audio_targets(samples: Sequence[DistillSample], weighted: bool = True) -> Tensor:
+    """What the selector learns: attention to each audio token, scaled to a maximum of 1 per clip.
 
-    ``weighted``: attention times how unlike its chunk's mean a token is (1 - cosine). Attention alone also rests on
-    silent tokens, which carry what is on the screen; keeping those crowds sounds out (docs/log.md).
+    Args:
+        samples: the clips.
+        weighted: multiply attention by the token's saliency, 1 - cosine to the mean of its chunk. Attention alone is
+            also high on silent tokens, which carry visual information; keeping those displaces audible events.
+
+    Returns:
+        [L] float32 in 0..1 over the stream of ``samples``; NaN where a token is no audio of a clip.
     """
-    stream = stream_of(lessons)
-    value = torch.cat([lesson.attention for lesson in lessons])
+    stream = stream_of(samples)
+    value = torch.cat([sample.attention for sample in samples])
     if weighted:
         saliency = SalientCompressor(Budget(retain=0.5)).score(stream).float().cpu()
         value = value * saliency.clamp(min=0)
-    audio = (stream.modality == int(Modality.AUDIO)) & (stream.chunk >= 0)
-    value = torch.where(audio, value, torch.nan)
-    largest = torch.zeros(len(lessons)).scatter_reduce(0, stream.sample, value.nan_to_num(0.0), "amax")
-    return value / largest[stream.sample].clamp(min=1e-12)
+    return _scaled(value, stream, Modality.AUDIO, len(samples))
 
 
-def picture_targets_of(lessons: Sequence[Lesson]) -> Tensor:
-    """[L] float32 in 0..1: attention alone, 1 is a clip's largest; NaN where a token is no clip's picture."""
-    stream = stream_of(lessons)
-    seen = (stream.modality == int(Modality.VIDEO)) & (stream.chunk >= 0)
-    value = torch.where(seen, torch.cat([lesson.attention for lesson in lessons]), torch.nan)
-    largest = torch.zeros(len(lessons)).scatter_reduce(0, stream.sample, value.nan_to_num(0.0), "amax")
+def video_targets(samples: Sequence[DistillSample]) -> Tensor:
+    """Attention to each video token, unweighted, scaled to a maximum of 1 per clip.
+
+    Returns:
+        [L] float32 in 0..1; NaN where a token is no video of a clip.
+    """
+    value = torch.cat([sample.attention for sample in samples])
+    return _scaled(value, stream_of(samples), Modality.VIDEO, len(samples))
+
+
+def _scaled(value: Tensor, stream: TokenStream, modality: Modality, rows: int) -> Tensor:
+    mask = (stream.modality == int(modality)) & (stream.chunk >= 0)
+    value = torch.where(mask, value, torch.nan)
+    largest = torch.zeros(rows).scatter_reduce(0, stream.sample, value.nan_to_num(0.0), "amax")
     return value / largest[stream.sample].clamp(min=1e-12)
 
 
 def scores_of(selector: VGAS, stream: TokenStream, retain: float) -> Tensor:
-    """[L] float in (0, 1), NaN where not scored: as the compressor computes them; with a gradient in training."""
+    """The selector's scores as the compressor computes them.
+
+    Returns:
+        [L] float in (0, 1), NaN where not scored; with a gradient if gradients are on.
+    """
     compressor = OmniSiftCompressor(Budget(retain=retain), selector).train(torch.is_grad_enabled())
     scores: Tensor | None = compressor(stream).scores
     if scores is None:
-        raise RuntimeError("the compressor gave no scores")
+        raise RuntimeError("the compressor returned no scores")
     return scores
 
 
-def learn(
+def train_selector(
     selector: VGAS,
-    lessons: Sequence[Lesson],
-    steps: int,
-    rate: float,
+    samples: Sequence[DistillSample],
+    max_steps: int,
+    learning_rate: float,
     seed: int,
     weighted: bool = True,
     step: Callable[[], None] | None = None,
 ) -> list[float]:
-    """Train ``selector`` in place; returns the loss of each step. Eight clips a step, AdamW, the same on every run."""
+    """Train ``selector`` in place with binary cross-entropy against `audio_targets`; deterministic.
 
-    def loss_of(batch: Sequence[Lesson], retain: float) -> Tensor:
-        scores, target = scores_of(selector, stream_of(batch), retain), targets_of(batch, weighted)
-        where = ~scores.isnan() & ~target.isnan()
-        return F.binary_cross_entropy(scores[where].clamp(1e-6, 1 - 1e-6), target[where])
+    Args:
+        selector: what is trained.
+        samples: the training clips; each step draws eight.
+        max_steps: optimizer steps (AdamW).
+        learning_rate: its peak.
+        seed: seed of the batches.
+        weighted: see `audio_targets`.
+        step: called after each step.
 
-    return _learn(selector, loss_of, lessons, steps, rate, seed, step)
+    Returns:
+        The loss of each step.
+    """
+
+    def loss_of(batch: Sequence[DistillSample], retain: float) -> Tensor:
+        scores, target = scores_of(selector, stream_of(batch), retain), audio_targets(batch, weighted)
+        mask = ~scores.isnan() & ~target.isnan()
+        return F.binary_cross_entropy(scores[mask].clamp(1e-6, 1 - 1e-6), target[mask])
+
+    return _train(selector, loss_of, samples, max_steps, learning_rate, seed, step)
 
 
-def learn_picture(
-    picture: VideoScore,
-    lessons: Sequence[Lesson],
-    steps: int,
-    rate: float,
+def train_video_score(
+    video_score: VideoScore,
+    samples: Sequence[DistillSample],
+    max_steps: int,
+    learning_rate: float,
     seed: int,
     step: Callable[[], None] | None = None,
 ) -> list[float]:
-    """Train the score for the picture in place, as `learn` does the selector; do it first: it chooses the anchors."""
+    """Train a learned video score in place against `video_targets`, with the arguments of `train_selector`.
 
-    def loss_of(batch: Sequence[Lesson], _: float) -> Tensor:
-        logits, target = picture_logits(picture, stream_of(batch)), picture_targets_of(batch)
-        where = ~logits.isnan() & ~target.isnan()
-        return F.binary_cross_entropy_with_logits(logits[where], target[where])
+    Train it before the selector, whose anchors it chooses.
+    """
 
-    return _learn(picture, loss_of, lessons, steps, rate, seed, step)
+    def loss_of(batch: Sequence[DistillSample], _: float) -> Tensor:
+        logits, target = video_logits(video_score, stream_of(batch)), video_targets(batch)
+        mask = ~logits.isnan() & ~target.isnan()
+        return F.binary_cross_entropy_with_logits(logits[mask], target[mask])
+
+    return _train(video_score, loss_of, samples, max_steps, learning_rate, seed, step)
 
 
-def _learn(
+def _train(
     module: nn.Module,
-    loss_of: Callable[[Sequence[Lesson], float], Tensor],
-    lessons: Sequence[Lesson],
-    steps: int,
-    rate: float,
+    loss_of: Callable[[Sequence[DistillSample], float], Tensor],
+    samples: Sequence[DistillSample],
+    max_steps: int,
+    learning_rate: float,
     seed: int,
     step: Callable[[], None] | None,
 ) -> list[float]:
-    random = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     losses = []
-    for number in range(steps):
-        chosen = torch.randperm(len(lessons), generator=random)[:8].tolist()
-        retain = ANCHOR_RETAINS[int(torch.randint(len(ANCHOR_RETAINS), (), generator=random))]
-        loss = loss_of([lessons[index] for index in chosen], retain)
+    for number in range(max_steps):
+        # Draw the clips and the anchor ratio of this step.
+        chosen = torch.randperm(len(samples), generator=generator)[:BATCH_SIZE].tolist()
+        retain = ANCHOR_RETAINS[int(torch.randint(len(ANCHOR_RETAINS), (), generator=generator))]
+        loss = loss_of([samples[index] for index in chosen], retain)
+        # 20 steps of warm-up; constant; linear decay over the second half.
+        warmup, decay = min(1.0, (number + 1) / 20), max(0.05, min(1.0, 2 * (max_steps - number) / max_steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (number + 1) / 20) * max(0.05, min(1.0, 2 * (steps - number) / steps))
+            group["lr"] = learning_rate * warmup * decay
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -125,45 +159,56 @@ def _learn(
 
 
 @torch.no_grad()
-def agreement(
-    score: Callable[[TokenStream, float], Tensor], lessons: Sequence[Lesson], retain: float, weighted: bool = True
+def audio_agreement(
+    score: Callable[[TokenStream, float], Tensor],
+    samples: Sequence[DistillSample],
+    retain: float,
+    weighted: bool = True,
 ) -> dict[str, float]:
-    """How far a score of sounds agrees with the teacher on ``lessons``: means over the clips.
+    """How well a score of audio tokens agrees with the model's attention; means over the clips.
 
-    ``overlap``: share of the teacher's own choice that the score keeps, chunk by chunk, at ``retain``; ``attention``:
-    share of the targets of `targets_of` that it keeps; ``rank``: Spearman's correlation.
+    Args:
+        score: (stream, retain) -> [L] scores, NaN where not scored.
+        samples: clips that were not trained on.
+        retain: fraction of the audio tokens that is kept in each chunk.
+        weighted: see `audio_targets`.
+
+    Returns:
+        ``overlap``: share of the tokens with the highest targets that the score keeps; ``attention``: share of the sum
+        of the targets that it keeps; ``rank``: Spearman's correlation of scores and targets.
     """
-    return _agreement(score, lessons, retain, lambda lesson: targets_of([lesson], weighted))
+    return _agreement(score, samples, retain, lambda sample: audio_targets([sample], weighted))
 
 
 @torch.no_grad()
-def picture_agreement(
-    score: Callable[[TokenStream, float], Tensor], lessons: Sequence[Lesson], retain: float
+def video_agreement(
+    score: Callable[[TokenStream, float], Tensor], samples: Sequence[DistillSample], retain: float
 ) -> dict[str, float]:
-    """As `agreement`, of a score of patches, frame by frame, with `picture_targets_of`."""
-    return _agreement(score, lessons, retain, lambda lesson: picture_targets_of([lesson]))
+    """As `audio_agreement`, for a score of video tokens, per frame, against `video_targets`."""
+    return _agreement(score, samples, retain, lambda sample: video_targets([sample]))
 
 
 def _agreement(
     score: Callable[[TokenStream, float], Tensor],
-    lessons: Sequence[Lesson],
+    samples: Sequence[DistillSample],
     retain: float,
-    targets: Callable[[Lesson], Tensor],
+    targets: Callable[[DistillSample], Tensor],
 ) -> dict[str, float]:
-    found: dict[str, list[float]] = {"overlap": [], "attention": [], "rank": []}
-    for lesson in lessons:
-        stream, target = stream_of([lesson]), targets(lesson)
+    measured: dict[str, list[float]] = {"overlap": [], "attention": [], "rank": []}
+    for sample in samples:
+        stream, target = stream_of([sample]), targets(sample)
         scores = score(stream, retain)
         compared = ~target.isnan() & ~scores.isnan()
         segment = segment_of(stream)
-        kept, wanted = torch.zeros(len(stream), dtype=torch.bool), torch.zeros(len(stream), dtype=torch.bool)
+        # Keep the highest scores and the highest targets of every segment, at the same counts.
+        kept, best = torch.zeros(len(stream), dtype=torch.bool), torch.zeros(len(stream), dtype=torch.bool)
         for part in sorted(set(segment[compared].tolist())):
-            here = torch.nonzero(compared & (segment == part))[:, 0]
-            count = max(1, round(retain * len(here)))
-            kept[here[scores[here].topk(count).indices]] = True
-            wanted[here[target[here].topk(count).indices]] = True
-        found["overlap"].append(float((kept & wanted).sum() / wanted.sum()))
-        found["attention"].append(float(target[kept].sum() / target[compared].sum()))
+            indices = torch.nonzero(compared & (segment == part))[:, 0]
+            count = max(1, round(retain * len(indices)))
+            kept[indices[scores[indices].topk(count).indices]] = True
+            best[indices[target[indices].topk(count).indices]] = True
+        measured["overlap"].append(float((kept & best).sum() / best.sum()))
+        measured["attention"].append(float(target[kept].sum() / target[compared].sum()))
         ranks = torch.stack([value[compared].argsort().argsort().float() for value in (scores, target)])
-        found["rank"].append(float(torch.corrcoef(ranks)[0, 1]))
-    return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
+        measured["rank"].append(float(torch.corrcoef(ranks)[0, 1]))
+    return {name: round(sum(values) / len(values), 4) for name, values in measured.items()}

@@ -1,4 +1,4 @@
-"""`distill`: clips in, a selector out. The language model and the encoders are only read."""
+"""Distill a selector from clips: observe the model's attention, train on it, measure the agreement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from omnisift.budget import Budget
-from omnisift.compressors.pruning import picture_logits
+from omnisift.compressors.pruning import video_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.errors import MediaError, UsageError
@@ -21,8 +21,14 @@ from omnisift.media.suffixes import VIDEO_SUFFIXES
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import read_for
 from omnisift.tokens import TokenStream
-from omnisift.training.distill.learn import agreement, learn, learn_picture, picture_agreement, scores_of
-from omnisift.training.distill.samples import DistillFiles, Lesson, observe
+from omnisift.training.distill.learn import (
+    audio_agreement,
+    scores_of,
+    train_selector,
+    train_video_score,
+    video_agreement,
+)
+from omnisift.training.distill.samples import DistillFiles, DistillSample, observe
 from omnisift.training.selector import new_selector
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.vgas import VGAS
@@ -37,98 +43,137 @@ QUESTIONS = (
     "What happens first, and what happens last?",
     "Which sounds belong to what is visible?",
 )
-"""Asked of every clip where no questions are given."""
+"""Questions about every clip where none are given."""
 RETAINS = (0.25, 0.15)
+"""Ratios at which agreement is measured."""
+Score = Callable[[TokenStream, float], Any]
 
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """How a selector is distilled."""
+    """Settings of `observe_clips` and `distill`.
 
-    steps: int = 200
-    """Of the selector."""
-    rate: float = 1e-3
+    Raises:
+        UsageError: ``rows`` is neither ``answer`` nor ``question``.
+    """
+
+    max_steps: int = 200
+    """Optimizer steps of the selector."""
+    learning_rate: float = 1e-3
     """Peak learning rate (AdamW)."""
     questions: int = 4
-    """Questions of each clip, drawn from all that there are."""
+    """Questions per clip, drawn from all questions."""
     time_embedding: bool = True
-    """Our addition to the paper's selector; it is what makes guidance by the picture work (docs/estimators.md)."""
+    """Whether the selector has a time embedding, which the paper's selector does not. Without it the selector makes
+    little use of the video (docs/estimators.md)."""
     weighted: bool = True
-    """Whether attention is multiplied by how unlike its chunk's mean a token is."""
-    picture: bool = False
-    """Whether the selector gets a score for the picture as well, in STVP's place."""
+    """Whether attention is multiplied by saliency, 1 - cosine of a token to the mean of its chunk."""
+    video_score: bool = False
+    """Whether the selector also gets a learned video score, which replaces STVP."""
     rows: str = "answer"
-    """Which places look: ``answer``, where it is due, or ``question``, the mean over all that follows the clip."""
+    """Query positions of the attention: ``answer``, where the answer begins, or ``question``, the mean over all tokens
+    after the clip."""
     held_out: float = 0.1
-    """Share of the clips, drawn by the seed, on which agreement is measured; at least one."""
+    """Share of the clips, drawn by the seed, that only measure agreement; at least one clip."""
     fps: float = 2.0
-    """Pictures sampled per second."""
+    """Frames sampled per second."""
     max_frames: int = 256
-    """Most pictures of a clip."""
+    """Maximum number of frames per clip."""
     seed: int = 0
+    """Seed of new weights, batches, questions and held-out clips."""
 
     def __post_init__(self) -> None:
         if self.rows not in ("answer", "question"):
             raise UsageError(f"rows must be answer or question, got {self.rows!r}")
 
 
-def clips_in(folder: Path) -> list[Path]:
-    """All video files below ``folder``, in order of their names. `UsageError` if there are none."""
+def find_clips(folder: Path) -> list[Path]:
+    """All video files below ``folder``, sorted by path.
+
+    Raises:
+        UsageError: ``folder`` is no folder, or holds fewer than two video files.
+    """
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; give a folder with video files")
     if not folder.is_dir():
-        raise UsageError(f"no folder {folder}; give one with video files")
-    found = sorted(
+        raise UsageError(f"no folder {folder}; give a folder with video files")
+    clips = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and ".part" not in path.suffixes
     )
-    if len(found) < 2:
-        raise UsageError(f"{len(found)} video files in {folder}; at least 2 are needed, one of them to measure on")
-    return found
+    if len(clips) < 2:
+        raise UsageError(f"{len(clips)} video files in {folder}; at least 2 are needed, one of them to measure on")
+    return clips
 
 
-def questions_of(path: Path | None) -> tuple[str, ...]:
-    """One question a line; the built-in ones without a file. `UsageError` for an empty or missing file."""
+def load_questions(path: Path | None) -> tuple[str, ...]:
+    """The questions in a text file, one per line; `QUESTIONS` without a file.
+
+    Raises:
+        UsageError: the file is missing, empty or not UTF-8 text.
+    """
     if path is None:
         return QUESTIONS
     try:
-        found = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read the questions in {path}: {type(error).__name__}") from None
-    if not found:
-        raise UsageError(f"{path} holds no question; write one a line")
-    return found
+        questions = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except OSError as error:
+        raise UsageError(f"can't read the questions in {path}: {(error.strerror or 'unknown error').lower()}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"can't read the questions in {path}: it is not UTF-8 text") from None
+    if not questions:
+        raise UsageError(f"{path} has no questions; write one per line")
+    return questions
 
 
 def observe_clips(
     host: Host, clips: Sequence[Path], questions: Sequence[str], settings: DistillSettings, work: Path,
     step: Callable[[], None],
 ) -> tuple[DistillFiles, dict[str, str]]:  # fmt: skip
-    """(lessons, clip -> why it was left out). Each clip's lesson is kept in ``work``; one that is there is taken."""
+    """Record the model's attention over each clip (see `observe`).
+
+    Results are kept in ``work``, one file per clip, so that an interrupted call resumes.
+
+    Args:
+        host: the model that is observed.
+        clips: video files.
+        questions: all questions; each clip gets ``settings.questions`` of them.
+        settings: how clips are read and observed.
+        work: folder of the recorded samples.
+        step: called after each clip.
+
+    Returns:
+        (the samples, clip -> why it was skipped).
+
+    Raises:
+        UsageError: fewer than two clips can be used.
+    """
     work.mkdir(parents=True, exist_ok=True)
-    kept, skipped, weights = [], {}, _state(Path(host.source))
+    kept, skipped, weights = [], {}, _weights_state(Path(host.source))
     for clip in clips:
-        # Drawn by the clip's name, not its place in the list: a new clip must not change what the others are asked.
-        drawn = hashlib.sha256(f"{settings.seed}|{clip.name}".encode()).digest()[:6]
-        random = torch.Generator().manual_seed(int.from_bytes(drawn, "big"))
-        asked = [questions[i] for i in torch.randperm(len(questions), generator=random)[: settings.questions].tolist()]
-        path = work / f"{_digest(host, weights, clip, asked, settings)}.safetensors"
-        why = None if Lesson.load(path) is not None else _observed(host, clip, asked, settings, path)
-        if why is None:
+        # Drawn by the clip's name and not by its index, so that a new clip does not change the others' questions.
+        digest = hashlib.sha256(f"{settings.seed}|{clip.name}".encode()).digest()[:6]
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        order = torch.randperm(len(questions), generator=generator)
+        drawn = [questions[index] for index in order[: settings.questions].tolist()]
+        path = work / f"{_digest(host, weights, clip, drawn, settings)}.safetensors"
+        error = None if DistillSample.load(path) is not None else _observe_to(path, host, clip, drawn, settings)
+        if error is None:
             kept.append(path)
         else:
-            logger.warning("left out: %s", why)
-            skipped[str(clip)] = why
+            logger.warning("skipped: %s", error)
+            skipped[str(clip)] = error
         step()
     if len(kept) < 2:
-        raise UsageError(f"only {len(kept)} of {len(clips)} clips could be used; at least 2 are needed")
+        raise UsageError(f"only {len(kept)} of {len(clips)} clips can be used; at least 2 are needed")
     return DistillFiles(kept), skipped
 
 
-def _observed(host: Host, clip: Path, asked: Sequence[str], settings: DistillSettings, path: Path) -> str | None:
-    """Write one lesson; or why there is none."""
+def _observe_to(path: Path, host: Host, clip: Path, questions: Sequence[str], settings: DistillSettings) -> str | None:
+    """Write one sample to ``path``; returns why there is none, or None."""
     try:
         media = read_for(host.processor, clip, fps=settings.fps, max_frames=settings.max_frames)
-        observe(host, media, asked, settings.rows).save(path)
+        observe(host, media, questions, settings.rows).save(path)
     except (MediaError, UsageError) as error:
         return str(error)
     except torch.OutOfMemoryError:
@@ -137,70 +182,83 @@ def _observed(host: Host, clip: Path, asked: Sequence[str], settings: DistillSet
 
 
 def distill(
-    host: Host, lessons: Sequence[Lesson], settings: DistillSettings, step: Callable[[], None] | None = None
+    host: Host, samples: Sequence[DistillSample], settings: DistillSettings, step: Callable[[], None] | None = None
 ) -> tuple[VGAS, dict[str, Any]]:
-    """(selector, report). A share ``held_out`` of the lessons, drawn by the seed, is only measured on."""
-    if isinstance(lessons, DistillFiles):
-        lessons = lessons.shuffled(settings.seed)
-    held = min(len(lessons) - 1, max(1, round(settings.held_out * len(lessons))))
-    taught, checked = lessons[:-held], lessons[-held:]
-    width = lessons[0].embeds.shape[1]
-    selector, before = (
-        new_selector(width, settings.time_embedding, settings.seed, picture=settings.picture) for _ in range(2)
+    """Train a selector on recorded attention and measure its agreement on held-out clips.
+
+    Args:
+        host: the model that was observed; only its name is used.
+        samples: what `observe_clips` returned.
+        settings: how the selector is trained.
+        step: called after each optimizer step.
+
+    Returns:
+        (selector, report); the report is JSON-ready and holds settings, losses and agreement (see `audio_agreement`).
+    """
+    if isinstance(samples, DistillFiles):
+        samples = samples.shuffled(settings.seed)
+    held = min(len(samples) - 1, max(1, round(settings.held_out * len(samples))))
+    training, checked = samples[:-held], samples[-held:]
+    width = samples[0].embeds.shape[1]
+    selector, untrained = (
+        new_selector(width, settings.time_embedding, settings.seed, video_score=settings.video_score) for _ in range(2)
     )
+    schedule = (settings.max_steps, settings.learning_rate, settings.seed)
     if selector.picture is not None:
-        learn_picture(selector.picture, taught, settings.steps, settings.rate, settings.seed, step)
-        before.picture = selector.picture  # both choose their sounds by the same anchors
-    losses = learn(selector, taught, settings.steps, settings.rate, settings.seed, settings.weighted, step)
+        train_video_score(selector.picture, training, *schedule, step)
+        untrained.picture = selector.picture  # both select audio by the same anchors
+    losses = train_selector(selector, training, *schedule, settings.weighted, step)
     selector.train(False)
     report = {
         "model": host.name,
         "settings": asdict(settings),
-        "clips": {"taught": len(taught), "held out": len(checked)},
+        "clips": {"taught": len(training), "held out": len(checked)},
         "loss": {"first": round(losses[0], 4), "last": round(losses[-1], 4)},
         "agreement": {
-            f"{retain:g}": _compared(selector, before, checked, retain, settings.weighted) for retain in RETAINS
+            f"{retain:g}": _compare_audio(selector, untrained, checked, retain, settings.weighted) for retain in RETAINS
         },
     }
     if selector.picture is not None:
-        report["picture"] = {f"{retain:g}": _pictures_compared(selector.picture, checked, retain) for retain in RETAINS}
+        report["picture"] = {f"{retain:g}": _compare_video(selector.picture, checked, retain) for retain in RETAINS}
     return selector, report
 
 
 def save_selector(selector: VGAS, report: dict[str, Any], folder: Path) -> None:
-    """Write the selector and ``report.json``; the folder appears only when it is whole."""
+    """Write the selector and ``report.json`` to ``folder``, which appears only when it is complete."""
     with atomic_folder(folder) as unfinished:
         selector.save_pretrained(unfinished)
         (unfinished / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def _compared(
-    selector: VGAS, before: VGAS, lessons: Sequence[Lesson], retain: float, weighted: bool
+def _compare_audio(
+    selector: VGAS, untrained: VGAS, samples: Sequence[DistillSample], retain: float, weighted: bool
 ) -> dict[str, dict[str, float]]:
     salient = SalientCompressor(Budget(retain=retain))
-    random = torch.Generator().manual_seed(0)
-    ways: dict[str, Callable[[TokenStream, float], Any]] = {
+    generator = torch.Generator().manual_seed(0)
+    scores: dict[str, Score] = {
         "selector": lambda stream, share: scores_of(selector, stream, share),
-        "untrained": lambda stream, share: scores_of(before, stream, share),
+        "untrained": lambda stream, share: scores_of(untrained, stream, share),
         "salient": lambda stream, _: salient.score(stream).float(),
-        "random": lambda stream, _: torch.rand(len(stream), generator=random),
+        "random": lambda stream, _: torch.rand(len(stream), generator=generator),
     }
-    return {name: agreement(score, lessons, retain, weighted) for name, score in ways.items()}
+    return {name: audio_agreement(score, samples, retain, weighted) for name, score in scores.items()}
 
 
-def _pictures_compared(picture: VideoScore, lessons: Sequence[Lesson], retain: float) -> dict[str, dict[str, float]]:
-    random, budget = torch.Generator().manual_seed(0), Budget(retain=retain)
-    ways: dict[str, Callable[[TokenStream, float], Any]] = {
-        "learned": lambda stream, _: picture_logits(picture, stream),
+def _compare_video(
+    video_score: VideoScore, samples: Sequence[DistillSample], retain: float
+) -> dict[str, dict[str, float]]:
+    generator, budget = torch.Generator().manual_seed(0), Budget(retain=retain)
+    scores: dict[str, Score] = {
+        "learned": lambda stream, _: video_logits(video_score, stream),
         "stvp": lambda stream, _: StvpCompressor(budget).score(stream),
         "salient": lambda stream, _: SalientCompressor(budget).score(stream).float(),
-        "random": lambda stream, _: torch.rand(len(stream), generator=random),
+        "random": lambda stream, _: torch.rand(len(stream), generator=generator),
     }
-    return {name: picture_agreement(score, lessons, retain) for name, score in ways.items()}
+    return {name: video_agreement(score, samples, retain) for name, score in scores.items()}
 
 
-def _state(folder: Path) -> list[list[Any]]:
-    """What tells one set of weights in ``folder`` from another; a hub id has none, its snapshot does not change."""
+def _weights_state(folder: Path) -> list[list[Any]]:
+    """Names, sizes and times of the weight files in ``folder``; a hub id has none, since its snapshot never changes."""
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
@@ -208,7 +266,8 @@ def _state(folder: Path) -> list[list[Any]]:
 def _digest(
     host: Host, weights: list[list[Any]], clip: Path, questions: Sequence[str], settings: DistillSettings
 ) -> str:
+    """Name of a sample's file: it changes with the model, the clip, the questions and how the clip is read."""
     state = clip.stat()
-    what = [host.source, weights, str(clip.resolve()), state.st_size, state.st_mtime_ns, list(questions)]
-    what += [settings.fps, settings.max_frames, settings.rows, str(host.thinker.dtype)]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
+    key = [host.source, weights, str(clip.resolve()), state.st_size, state.st_mtime_ns, list(questions)]
+    key += [settings.fps, settings.max_frames, settings.rows, str(host.thinker.dtype)]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""A lesson: one clip as a compressor sees it, and which of its tokens the full-token model looks at. No labels."""
+"""`DistillSample`: one clip as a compressor sees it, with the attention of the full-token model; no labels."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from omnisift.world.encoded import Recorder
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One clip. ``S`` tokens up to the end of the media."""
+class DistillSample:
+    """One clip; ``S`` is the number of tokens up to the end of the media."""
 
     embeds: Tensor
     """[S, D], in the model's dtype."""
@@ -36,18 +36,19 @@ class Lesson:
     position: Tensor
     """[3, S] int64."""
     attention: Tensor
-    """[S] float32: what the answer's place pays to each token, the largest over the questions."""
+    """[S] float32: attention that each token receives from the answer position, maximum over the questions."""
     seconds_per_position: float
+    """Seconds per step of the time axis of ``position``."""
 
     def save(self, path: Path) -> None:
-        """Write it; the file appears only when it is whole."""
+        """Write a safetensors file; it appears only when it is complete."""
         tensors = {name: getattr(self, name).contiguous() for name in ("embeds", "modality", "position", "attention")}
         with atomic_file(path) as unfinished:
             save_file(tensors, str(unfinished), metadata={"about": json.dumps(self.seconds_per_position)})
 
     @classmethod
-    def load(cls, path: Path) -> Lesson | None:
-        """Read what `save` wrote; None if it is not there or torn."""
+    def load(cls, path: Path) -> DistillSample | None:
+        """Read what `save` wrote; None if the file is missing or damaged."""
         try:
             with safe_open(str(path), framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -56,8 +57,8 @@ class Lesson:
             return None
 
 
-class DistillFiles(Sequence[Lesson]):
-    """Lessons that stay on the disk until they are asked for: a thousand long clips don't fit into memory."""
+class DistillFiles(Sequence[DistillSample]):
+    """Samples that are read from disk on access: a thousand long clips don't fit into memory."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
@@ -66,46 +67,62 @@ class DistillFiles(Sequence[Lesson]):
         return len(self.paths)
 
     @overload
-    def __getitem__(self, index: int) -> Lesson: ...
+    def __getitem__(self, index: int) -> DistillSample: ...
     @overload
     def __getitem__(self, index: slice) -> DistillFiles: ...
-    def __getitem__(self, index: int | slice) -> Lesson | DistillFiles:
-        """One lesson, read now; or some files. Raises `CheckpointError` if a file was lost or torn in the meantime."""
+    def __getitem__(self, index: int | slice) -> DistillSample | DistillFiles:
+        """One sample, or the files of a slice.
+
+        Raises:
+            CheckpointError: a file has been deleted or damaged since it was written.
+        """
         if isinstance(index, slice):
             return DistillFiles(self.paths[index])
-        lesson = Lesson.load(self.paths[index])
-        if lesson is None:
-            raise CheckpointError(f"{self.paths[index]} is gone or torn: run the same command again")
-        return lesson
+        sample = DistillSample.load(self.paths[index])
+        if sample is None:
+            raise CheckpointError(f"{self.paths[index]} is missing or damaged: run the same command again")
+        return sample
 
     def shuffled(self, seed: int) -> DistillFiles:
-        """In an order drawn by ``seed``."""
+        """The files in an order drawn by ``seed``."""
         order = torch.randperm(len(self.paths), generator=torch.Generator().manual_seed(seed)).tolist()
-        return DistillFiles([self.paths[place] for place in order])
+        return DistillFiles([self.paths[index] for index in order])
 
 
-def stream_of(lessons: Sequence[Lesson]) -> TokenStream:
-    """Several lessons as one batch, a clip a row."""
-    lengths = torch.tensor([len(lesson.modality) for lesson in lessons])
+def stream_of(samples: Sequence[DistillSample]) -> TokenStream:
+    """The samples as one token stream, one batch row per clip."""
+    lengths = torch.tensor([len(sample.modality) for sample in samples])
     return build_stream(
-        embeds=torch.cat([lesson.embeds.float() for lesson in lessons]),
-        modality=torch.cat([lesson.modality for lesson in lessons]),
-        position=torch.cat([lesson.position for lesson in lessons], dim=1),
-        sample=torch.arange(len(lessons)).repeat_interleave(lengths),
-        seconds_per_position=lessons[0].seconds_per_position,
+        embeds=torch.cat([sample.embeds.float() for sample in samples]),
+        modality=torch.cat([sample.modality for sample in samples]),
+        position=torch.cat([sample.position for sample in samples], dim=1),
+        sample=torch.arange(len(samples)).repeat_interleave(lengths),
+        seconds_per_position=samples[0].seconds_per_position,
     )
 
 
 @torch.inference_mode()
-def observe(host: Host, media: Media, questions: Sequence[str], rows: str = "answer") -> Lesson:
-    """Read ``questions`` about one clip with all tokens, forward only, and note what the model looks at from ``rows``.
+def observe(host: Host, media: Media, questions: Sequence[str], rows: str = "answer") -> DistillSample:
+    """Record which tokens of a clip the model attends to when it reads questions about it with all tokens.
 
-    ``rows``: "answer", the place where the answer is due; or "question", the mean over all that follows the clip. The
-    encoders run once, the language model once for each question. Raises `UsageError` for a clip without picture or
-    without sound: there is nothing to choose by the picture.
+    The encoders run once and the language model once per question, forward only.
+
+    Args:
+        host: the model that is observed.
+        media: a clip with video and audio.
+        questions: what is asked.
+        rows: query positions of the attention: ``answer``, where the answer begins, or ``question``, the mean over all
+            tokens after the clip.
+
+    Returns:
+        The clip with the maximum attention over the questions.
+
+    Raises:
+        UsageError: the clip has no video or no audio, so that nothing can be selected by the video.
     """
     if not (media.has_video and media.has_audio):
-        raise UsageError(f"{media.path}: a clip needs picture and sound, or the selector has nothing to learn from it")
+        raise UsageError(f"{media.path}: a clip needs both video and audio to distill a selector from it")
+    # Run the host once with a compressor that keeps everything, and take the token stream that it is given.
     inputs = build_inputs(host.processor, media, questions[0]).to(host.device, host.dtype)
     recorder = Recorder(needs=())
     with attach(host.thinker, recorder) as attachment:
@@ -114,47 +131,47 @@ def observe(host: Host, media: Media, questions: Sequence[str], rows: str = "ans
     stream = recorder.seen
     if stream is None:
         raise UsageError(f"{media.path}: its prompt has no video tokens")
-    ids = inputs["input_ids"][0].cpu()
+    input_ids = inputs["input_ids"][0].cpu()
     end = int(torch.nonzero(stream.modality != int(Modality.TEXT)).max()) + 1
-    listener, best = QuestionAttention(adapter.parts.language_model), torch.zeros(end)
+    probe, largest = QuestionAttention(adapter.parts.language_model), torch.zeros(end)
+    # Read each question after the same clip embeddings.
     for question in questions:
-        whole = torch.cat([ids[:end], _tail(host.processor, question, ids[end:])])
-        places = torch.arange(end, len(whole)) if rows == "question" else torch.tensor([len(whole) - 1])
-        seen = _looked_at(host, listener, adapter, stream.embeds[:end], whole, inputs, places)
-        best = torch.maximum(best, seen[:end])
+        prompt = torch.cat([input_ids[:end], _tail(host.processor, question, input_ids[end:])])
+        queries = torch.arange(end, len(prompt)) if rows == "question" else torch.tensor([len(prompt) - 1])
+        attention = _attention_from(queries, host, probe, adapter, stream.embeds[:end], prompt, inputs)
+        largest = torch.maximum(largest, attention[:end])
     position = stream.position[:, :end]
-    return Lesson(stream.embeds[:end].cpu().clone(), stream.modality[:end].clone(), position.clone(), best,
-                  adapter.seconds_per_position)  # fmt: skip
+    return DistillSample(stream.embeds[:end].cpu().clone(), stream.modality[:end].clone(), position.clone(), largest,
+                         adapter.seconds_per_position)  # fmt: skip
 
 
-def _tail(processor: Any, question: str, own: Tensor) -> Tensor:
-    """[T] int64: what follows the clip where ``question`` is asked; ``own`` follows it in the prompt that was read."""
+def _tail(processor: Any, question: str, after_clip: Tensor) -> Tensor:
+    """[T] int64: what follows the clip with ``question``; ``after_clip`` follows it in the prompt that was read."""
     content = [{"type": "video", "video": "-"}, {"type": "text", "text": question}]
     conversation = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     eos = processor.vision_eos_token
-    behind = processor.tokenizer(eos + text.rsplit(eos, 1)[1], add_special_tokens=False).input_ids
-    first = int(behind[0])
-    ends = torch.nonzero(own == first)
-    return torch.cat([own[: int(ends[0])], torch.tensor(behind)])
+    tail = processor.tokenizer(eos + text.rsplit(eos, 1)[1], add_special_tokens=False).input_ids
+    ends = torch.nonzero(after_clip == int(tail[0]))
+    return torch.cat([after_clip[: int(ends[0])], torch.tensor(tail)])
 
 
-def _looked_at(
+def _attention_from(
+    queries: Tensor,
     host: Host,
-    listener: QuestionAttention,
+    probe: QuestionAttention,
     adapter: Any,
     media: Tensor,
-    ids: Tensor,
+    prompt: Tensor,
     inputs: Mapping[str, Any],
-    places: Tensor,
 ) -> Tensor:
-    """[L] float32 on the CPU: mean attention of the ``places``."""
+    """[L] float32 on the CPU: mean attention from the positions ``queries`` of ``prompt`` [L]."""
     embed = host.thinker.get_input_embeddings()
-    tail = embed(ids[len(media) :].to(media.device))
-    row = ids[None]
-    position = adapter.position_ids(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
-    with listener.record(places):
+    tail = embed(prompt[len(media) :].to(media.device))
+    row = prompt[None]
+    position_ids = adapter.position_ids(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
+    with probe.record(queries):
         adapter.parts.language_model(
-            inputs_embeds=torch.cat([media, tail])[None], position_ids=position, use_cache=False
+            inputs_embeds=torch.cat([media, tail])[None], position_ids=position_ids, use_cache=False
         )
-    return listener.weights().mean(dim=0).cpu()
+    return probe.weights().mean(dim=0).cpu()

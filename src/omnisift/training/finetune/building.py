@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from omnisift.compressors import make_compressor, needs_selector
-from omnisift.compressors.omnisift import learner_of
+from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
 from omnisift.pipeline.loading import Host, load_host, load_selector
@@ -22,98 +24,133 @@ from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
 
 logger = logging.getLogger(__name__)
+OnProgress = Callable[[str, int, int], None]
+"""Called with (stage, items done, items in total) while a run works."""
 
 
-def build(recipe: TrainRecipe) -> tuple[Host, CompressedModel]:
-    """Load the model of ``recipe``; what does not learn is frozen.
+def build(recipe: TrainRecipe, on_progress: OnProgress | None = None) -> tuple[Host, CompressedModel]:
+    """Load the model of ``recipe`` and freeze what it does not train.
 
-    Raises `OmniSiftError` of the kind that loading raises, `UsageError` where nothing would learn or a LoRA pattern
-    misses.
+    Args:
+        recipe: the run's settings.
+        on_progress: receives the progress of distilling a selector, where the recipe asks for one.
+
+    Returns:
+        The host and the module to train.
+
+    Raises:
+        UsageError: nothing would be trained, or ``lora_target_modules`` matches no module or an encoder.
+        OmniSiftError: the model or its selector can't be loaded.
     """
     torch.manual_seed(recipe.seed)
-    host = load_host(recipe.model, recipe.device, recipe.dtype, recipe.attn)
+    host = load_host(recipe.model, recipe.device, recipe.dtype, recipe.attn_implementation)
     thinker = host.thinker
     thinker.requires_grad_(recipe.language == "full")
-    if recipe.checkpointing:
+    if recipe.gradient_checkpointing:
         thinker.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         thinker.enable_input_require_grads()
-    model = adapted(thinker, recipe) if recipe.language == "lora" else thinker
-    compressor = make_compressor(recipe.compressor, recipe.budget, selector=_selector(host, recipe), seed=recipe.seed)
-    learner = learner_of(compressor)
+    model = add_lora(thinker, recipe) if recipe.language == "lora" else thinker
+    selector = _selector(host, recipe, on_progress)
+    compressor = make_compressor(recipe.compressor, recipe.budget, selector=selector, seed=recipe.seed)
+    learner = trainable_part(compressor)
     if learner is not None:
         learner.estimator = make_estimator(recipe.estimator)
-    sifted = CompressedModel(model, compressor)
-    if sifted.selector is not None:
-        sifted.selector.requires_grad_(recipe.train_selector)
-    for parameter in sifted.parameters():
-        # A step of 1e-5 is lost in bfloat16's eight bits: what learns is float32, and computes under autocast.
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    if not any(parameter.requires_grad for parameter in sifted.parameters()):
-        raise UsageError(f"nothing would learn: language is frozen and {recipe.compressor!r} has no selector to train")
-    return host, sifted
+    compressed = CompressedModel(model, compressor)
+    if compressed.selector is not None:
+        compressed.selector.requires_grad_(recipe.train_selector)
+    trained = [parameter for parameter in compressed.parameters() if parameter.requires_grad]
+    if not trained:
+        raise UsageError(
+            f"nothing to train: language is frozen and {recipe.compressor!r} has no selector; change one of them"
+        )
+    # An update of 1e-5 is below the precision of bfloat16: trained weights are float32 and compute under autocast.
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    return host, compressed
 
 
-def _selector(host: Host, recipe: TrainRecipe) -> VGAS | None:
+def _selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress | None) -> VGAS | None:
     if not needs_selector(recipe.compressor):
         return None
-    if recipe.selector == "distil":
-        return load_selector(host, distilled(host, recipe))
+    if recipe.selector == "distill":
+        return load_selector(host, distilled_selector(host, recipe, on_progress))
     if recipe.selector != "new":
         return load_selector(host, recipe.selector)
     embeddings = host.thinker.get_input_embeddings().weight
-    made = new_selector(embeddings.shape[1], recipe.time_embedding, recipe.seed)
-    selector: Any = made
+    selector: Any = new_selector(embeddings.shape[1], recipe.time_embedding, recipe.seed)
     moved: VGAS = selector.to(device=embeddings.device, dtype=embeddings.dtype)
     return moved
 
 
-def distilled(host: Host, recipe: TrainRecipe) -> Path:
-    """The folder of a selector taught what ``host`` looks at in the training clips; made once in the run's folder.
+def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress | None = None) -> Path:
+    """Distill a selector on the training clips, once per run folder.
 
-    The questions are the users' own; no answer is read.
+    The questions are the user turns of the training data; answers are not read.
+
+    Returns:
+        The folder of the selector, inside ``output_dir``.
+
+    Raises:
+        UsageError: several processes run, or fewer than two clips can be used.
     """
-    folder = Path(recipe.out) / "selector"
+    folder = Path(recipe.output_dir) / "selector"
     if folder.is_dir():
         return folder
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("selector: distil works in one process; run `omnisift distill` first, and name its folder")
+        raise UsageError(
+            "selector: distill works in one process only; run `omnisift distill` first and give its folder as selector"
+        )
     samples = [sample for path in recipe.data for sample in load_samples(Path(path))]
     clips = sorted({sample.media for sample in samples if sample.media is not None})
-    asked = sorted({turn.text for sample in samples for turn in sample.turns if turn.role == "user"})
+    questions = sorted({turn.text for sample in samples for turn in sample.turns if turn.role == "user"})
     settings = DistillSettings(
-        steps=recipe.distil_steps,
+        max_steps=recipe.distill_steps,
         time_embedding=recipe.time_embedding,
         seed=recipe.seed,
         fps=recipe.fps,
         max_frames=recipe.max_frames,
     )
-    work = Path(recipe.out) / "observed"
-    lessons, skipped = observe_clips(host, clips, asked, settings, work, lambda: None)
-    selector, report = distill(host, lessons, settings)
+    work = Path(recipe.output_dir) / "observed"
+    step = _counter("recording attention", len(clips), on_progress)
+    targets, skipped = observe_clips(host, clips, questions, settings, work, step)
+    step = _counter("training the selector", settings.max_steps, on_progress)
+    selector, report = distill(host, targets, settings, step)
     save_selector(selector, report | {"skipped": skipped}, folder)
-    found = report["agreement"]["0.25"]["selector"]
-    logger.info("distilled a selector from %d clips; it agrees with the model on %s", len(lessons), found)
+    agreement = report["agreement"]["0.25"]["selector"]
+    logger.info("distilled a selector from %d clips; its agreement with the model is %s", len(targets), agreement)
     return folder
 
 
-def adapted(thinker: Any, recipe: TrainRecipe) -> Any:
-    """``thinker`` with LoRA adapters, which alone learn. `UsageError` if the pattern hits an encoder or nothing."""
+def _counter(stage: str, total: int, on_progress: OnProgress | None) -> Callable[[], None]:
+    """A function that reports one more finished item of ``stage``."""
+    done = count(1)
+    return lambda: None if on_progress is None else on_progress(stage, next(done), total)
+
+
+def add_lora(thinker: Any, recipe: TrainRecipe) -> Any:
+    """Wrap ``thinker`` with LoRA adapters and freeze everything else.
+
+    Raises:
+        UsageError: ``lora_target_modules`` matches no module, or modules of an encoder.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
-        target_modules=recipe.lora_targets,
+        target_modules=recipe.lora_target_modules,
     )
     try:
         model: Any = get_peft_model(thinker, config)
     except ValueError as error:
-        raise UsageError(f"lora_targets fit no module of this model: {str(error).splitlines()[0]}") from None
-    hit = [name for name, parameter in model.named_parameters() if "lora_" in name]
-    wrong = [name for name in hit if ".visual." in name or ".audio_tower." in name]
-    if wrong:
-        raise UsageError(f"lora_targets hit {len(wrong)} tensors of the encoders, as {wrong[0]}; narrow the pattern")
-    logger.info("LoRA on %d tensors", len(hit))
+        raise UsageError(f"lora_target_modules match no module of this model: {str(error).splitlines()[0]}") from None
+    adapted = [name for name, parameter in model.named_parameters() if "lora_" in name]
+    in_encoders = [name for name in adapted if ".visual." in name or ".audio_tower." in name]
+    if in_encoders:
+        raise UsageError(
+            f"lora_target_modules match {len(in_encoders)} tensors of the encoders, such as {in_encoders[0]}; "
+            "narrow the pattern to the language model"
+        )
+    logger.info("LoRA on %d tensors", len(adapted))
     return model

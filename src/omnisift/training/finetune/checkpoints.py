@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not taken: a marker with the sizes of all files is written last, looked for first."""
+"""Checkpoints of a run; a marker file with the sizes of all files is written last and tells complete ones apart."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ logger = logging.getLogger(__name__)
 MARKER = "complete.json"
 LANGUAGE, ADAPTER, SELECTOR = "language", "adapter", "selector"
 SHARDS = "pytorch_model_fsdp_0"
-"""Folder in which accelerate puts the shards of a model under FSDP2."""
+"""Folder in which accelerate writes the shards of a model under FSDP2."""
 
 
-def seal(folder: Path) -> None:
-    """Say that ``folder`` is whole, by the sizes of its files."""
+def mark_complete(folder: Path) -> None:
+    """Write the marker: the sizes of all files in ``folder``."""
     sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in _files(folder)}
     write_atomic(folder / MARKER, json.dumps(sizes, indent=1))
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether every file that was sealed is there in full."""
+def is_complete(folder: Path) -> bool:
+    """Whether the marker exists and every file in it has its size."""
     try:
         sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -40,78 +40,87 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def newest(run: Path) -> Path | None:
-    """The last whole checkpoint of a run. Those that were never finished are deleted."""
-    found = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    whole = [path for path in found if is_whole(path)]
-    for path in found:
-        if path not in whole:
-            logger.warning("%s was never finished and is deleted", path.name)
-            shutil.rmtree(path, ignore_errors=True)  # another process of the run may be at it too
-    return whole[-1] if whole else None
+def newest_checkpoint(run: Path) -> Path | None:
+    """The last complete checkpoint of a run, or None. Incomplete ones are deleted."""
+    folders = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    complete = [path for path in folders if is_complete(path)]
+    for path in folders:
+        if path not in complete:
+            logger.warning("deleting %s: it is incomplete", path.name)
+            shutil.rmtree(path, ignore_errors=True)  # another process of the run may delete it at the same time
+    return complete[-1] if complete else None
 
 
-def save_weights(sifted: CompressedModel, folder: Path) -> None:
-    """What learns: adapter or language model, and the selector, as safetensors."""
-    thinker: Any = sifted.thinker
+def save_weights(model: CompressedModel, folder: Path) -> None:
+    """Write the trained weights as safetensors: the adapter or the language model, and the selector."""
+    thinker: Any = model.thinker
     if hasattr(thinker, "peft_config"):
         thinker.save_pretrained(folder / ADAPTER)
     elif any(parameter.requires_grad for parameter in thinker.parameters()):
         thinker.save_pretrained(folder / LANGUAGE)
-    if sifted.selector is not None:
-        sifted.selector.save_pretrained(folder / SELECTOR)
+    if model.selector is not None:
+        model.selector.save_pretrained(folder / SELECTOR)
 
 
-def load_weights(sifted: CompressedModel, folder: Path) -> None:
-    """What `save_weights` wrote, or FSDP2's shards, into the same modules.
+def load_weights(model: CompressedModel, folder: Path) -> None:
+    """Load what `save_weights` wrote, or the shards of FSDP2, into ``model``.
 
-    Raises `CheckpointError` if something lacks.
+    Raises:
+        CheckpointError: the selector is missing, or shards can't be read.
     """
     if (folder / SHARDS).is_dir():
-        _load_shards(sifted, folder / SHARDS)
+        _load_shards(model, folder / SHARDS)
         return
-    thinker: Any = sifted.thinker
+    thinker: Any = model.thinker
     if (folder / ADAPTER).is_dir():
         from peft import set_peft_model_state_dict
 
         set_peft_model_state_dict(thinker, load_file(folder / ADAPTER / "adapter_model.safetensors"))
     if (folder / LANGUAGE).is_dir():
-        # float32 holds every narrower number exactly; what does not learn is narrowed again where it is copied to.
+        # float32 represents every narrower number exactly; copying narrows the frozen weights again.
         saved = type(thinker).from_pretrained(folder / LANGUAGE, dtype=torch.float32)
         thinker.load_state_dict(saved.state_dict())
-    if sifted.selector is not None:
+    if model.selector is not None:
         if not (folder / SELECTOR).is_dir():
-            raise CheckpointError(f"{folder} holds no selector; delete the folder, and the run starts before it")
-        sifted.selector.load_state_dict(type(sifted.selector).from_pretrained(folder / SELECTOR).state_dict())
+            raise CheckpointError(f"{folder} has no selector; delete this folder to resume from the checkpoint before")
+        model.selector.load_state_dict(type(model.selector).from_pretrained(folder / SELECTOR).state_dict())
 
 
-def _load_shards(sifted: CompressedModel, folder: Path) -> None:
-    """Of any number of processes, into a model that is not sharded; needs no process group."""
-    state = {"model": sifted.state_dict()}
+def _load_shards(model: CompressedModel, folder: Path) -> None:
+    """Shards of any number of processes into a model in one piece; no process group is needed."""
+    state = {"model": model.state_dict()}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             load(state, checkpoint_id=folder, no_dist=True)
     except (OSError, RuntimeError, CheckpointException) as error:
-        raise CheckpointError(f"{folder} can't be read: {str(error).splitlines()[0]}; delete its checkpoint") from None
+        raise CheckpointError(
+            f"can't read the shards in {folder}: {str(error).splitlines()[0]}; delete that checkpoint and run again"
+        ) from None
 
 
-def save_model(sifted: CompressedModel, processor: Any, folder: Path, dtype: torch.dtype) -> None:
-    """A checkpoint in ``dtype`` that `omnisift ask --model` takes: adapters merged, processor and selector beside it.
+def save_model(model: CompressedModel, processor: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Write a checkpoint that `omnisift ask --model` loads: merged adapters, processor and selector.
 
-    The last thing that is done with ``sifted``.
+    ``model`` is converted and its hooks may be removed, so don't use it afterwards.
+
+    Args:
+        model: what was trained.
+        processor: the host's processor.
+        folder: where to write; it appears only when it is complete.
+        dtype: number type of the weights.
     """
-    thinker: Any = sifted.thinker
+    thinker: Any = model.thinker
     if hasattr(thinker, "merge_and_unload"):
-        sifted.attachment.detach()  # its hooks lie on the wrapper, which ends here
+        model.attachment.detach()  # the hooks are on the PEFT wrapper, which merging removes
         thinker = thinker.merge_and_unload()
-    sifted.to(dtype)
+    model.to(dtype)
     thinker.to(dtype)
     with atomic_folder(folder) as unfinished:
         thinker.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
-        if sifted.selector is not None:
-            sifted.selector.save_pretrained(unfinished / SELECTOR)
+        if model.selector is not None:
+            model.selector.save_pretrained(unfinished / SELECTOR)
 
 
 def _files(folder: Path) -> list[Path]:

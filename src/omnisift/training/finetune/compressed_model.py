@@ -1,4 +1,4 @@
-"""`CompressedModel`: a thinker and its compressor as one module, so that any trainer sees all that learns."""
+"""`CompressedModel`: a thinker and its compressor as one module, so that any trainer sees all trained parameters."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnisift.compressors import Compressor
-from omnisift.compressors.omnisift import learner_of
+from omnisift.compressors.omnisift import trainable_part
 from omnisift.estimators import Estimator
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models import attach
+from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.models.training_checks import zero_loss_anchor
-from omnisift.training.data.encoding import IGNORED
 from omnisift.vgas import VGAS
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What one forward pass of a batch says."""
+class LossOutput:
+    """Result of one forward pass over a batch."""
 
     loss: Tensor
-    """Scalar: what is differentiated. Zero, yet in the graph, where nothing is to be learned."""
+    """Scalar to differentiate. Zero, but part of the graph, where a batch has no labels."""
     sums: Tensor
-    """[B]: cross-entropy of each row, summed over its labels; no gradient."""
+    """[B] float32: cross-entropy of each row, summed over its labels; no gradient."""
     counts: Tensor
-    """[B] int64: labels of each row."""
+    """[B] int64: number of labels in each row."""
 
 
 class CompressedModel(nn.Module):
-    """``forward(**batch)`` compresses every prompt and returns its `Cost`.
+    """A thinker whose prompts are compressed: ``forward(**batch)`` returns a `LossOutput`.
 
-    ``thinker`` may be wrapped by PEFT. The encoders are frozen and stay in evaluation mode. In a batch without video or
-    sound the selector is touched with weight 0, or distributed processes would wait for gradients that never come.
+    The encoders are frozen and stay in evaluation mode. A batch without video or audio adds the selector's parameters
+    to the loss with weight 0: distributed processes wait for the gradient of every parameter.
+
+    Args:
+        thinker: the model, which PEFT may have wrapped.
+        compressor: the method that compresses every prompt.
     """
 
     def __init__(self, thinker: nn.Module, compressor: Compressor) -> None:
@@ -51,49 +55,58 @@ class CompressedModel(nn.Module):
 
     @property
     def selector(self) -> Any:
-        """The compressor's selector, or that of a pair's half; None if there is none."""
+        """The compressor's selector, or that of one half of a pair; None if it has none."""
         return next((part for part in self.compressor.modules() if isinstance(part, VGAS)), None)
 
     @property
     def estimator(self) -> Estimator | None:
-        """Of the part of the compressor that has the selector; None if there is none."""
-        learner = learner_of(self.compressor)
+        """The estimator of the compressor that has the selector; None if there is no selector."""
+        learner = trainable_part(self.compressor)
         return None if learner is None else learner.estimator
 
     def train(self, mode: bool = True) -> CompressedModel:
-        """As usual, but the frozen encoders are left in evaluation mode."""
+        """Set the training mode, but leave the frozen encoders in evaluation mode."""
         super().train(mode)
         for encoder in getattr(self, "_encoders", []):
             encoder.eval()
         return self
 
-    def forward(self, labels: Tensor, num_items_in_batch: Any = None, **inputs: Any) -> Cost:
-        """Cross-entropy of ``labels`` [B, S] (-100 is ignored), cut with the prompt.
+    def forward(self, labels: Tensor, num_items_in_batch: Any = None, **inputs: Any) -> LossOutput:
+        """Cross-entropy of the labels on compressed prompts.
 
-        It is the mean over the labels of this batch, or with ``num_items_in_batch`` the sum divided by that number (the
-        labels of a whole optimiser step).
+        Args:
+            labels: [B, S] int64 over the full prompt, -100 where nothing is learned; cut with the prompt.
+            num_items_in_batch: labels of the optimizer step; the summed loss is divided by it. None takes the mean
+                over the labels of this batch.
+            inputs: what the thinker's ``forward`` takes.
+
+        Returns:
+            The loss and its parts per row.
         """
-        touch = zero_loss_anchor(self, self.attachment.adapter.parts.language_model)  # before all else: see there
+        # Computed first, so that its gradients come last: see `zero_loss_anchor`.
+        anchor = zero_loss_anchor(self, self.attachment.adapter.parts.language_model)
+        # Estimators that sample, such as REINFORCE, read the batch once per sample.
         estimator = self.estimator
-        draws = estimator.samples if estimator is not None and self._draws else 1
-        read = [self._read(labels, inputs) for _ in range(draws)]
-        sums = torch.stack([sums for sums, _, _ in read])  # [S, B]
-        counts = read[0][1]
-        whole = counts.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        loss = sums.mean(dim=0).sum() / whole
-        chances = [log_prob for _, _, log_prob in read if log_prob is not None]
-        if len(chances) > 1:
-            reward = (leave_one_out(sums.detach()) * torch.stack(chances)).mean(dim=0).sum()
-            loss = loss + reward / whole
-        return Cost(loss + touch.to(loss.device), sums.detach().mean(dim=0), counts)
+        samples = estimator.samples if estimator is not None and self._selector_trains else 1
+        passes = [self._compressed_pass(labels, inputs) for _ in range(samples)]
+        sums = torch.stack([sums for sums, _, _ in passes])  # [samples, B]
+        counts = passes[0][1]
+        divisor = counts.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        loss = sums.mean(dim=0).sum() / divisor
+        # Score function: each sample's log-probability, weighted by its loss against the mean of the other samples.
+        log_probs = [log_prob for _, _, log_prob in passes if log_prob is not None]
+        if len(log_probs) > 1:
+            reward = (leave_one_out(sums.detach()) * torch.stack(log_probs)).mean(dim=0).sum()
+            loss = loss + reward / divisor
+        return LossOutput(loss + anchor.to(loss.device), sums.detach().mean(dim=0), counts)
 
     @property
-    def _draws(self) -> bool:
+    def _selector_trains(self) -> bool:
         return self.training and torch.is_grad_enabled() and self.selector is not None
 
-    def _read(self, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _compressed_pass(self, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
         """(loss summed over each row [B], labels of each row [B], log-probability of the choice [B] or None)."""
-        self.attachment.last = self.attachment.selection = self.attachment.cut = None  # nothing of an earlier prompt
+        self.attachment.last = self.attachment.selection = self.attachment.cut = None  # drop the previous prompt's
         logits = self.thinker(**inputs, use_cache=False).logits
         cut = self.attachment.cut
         sums, counts = row_losses(logits, labels if cut is None else cut.labels(labels))
@@ -102,10 +115,19 @@ class CompressedModel(nn.Module):
 
 
 def row_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Next-token cross-entropy of each row: (sums [B] float32, counts [B])."""
+    """Next-token cross-entropy of each row.
+
+    Args:
+        logits: [B, S, V].
+        labels: [B, S] int64; -100 is ignored.
+
+    Returns:
+        (sums [B] float32, number of labels [B] int64).
+    """
+    # The logits at position t predict the token at t + 1.
     targets = labels[:, 1:].to(logits.device)
-    where = targets != IGNORED
-    rows = torch.nonzero(where, as_tuple=True)[0]
-    each = F.cross_entropy(logits[:, :-1][where].float(), targets[where], reduction="none")
-    sums = torch.zeros(len(labels), device=logits.device).index_add(0, rows, each)
-    return sums, where.sum(dim=1)
+    mask = targets != IGNORE_INDEX
+    rows = torch.nonzero(mask, as_tuple=True)[0]
+    losses = F.cross_entropy(logits[:, :-1][mask].float(), targets[mask], reduction="none")
+    sums = torch.zeros(len(labels), device=logits.device).index_add(0, rows, losses)
+    return sums, mask.sum(dim=1)

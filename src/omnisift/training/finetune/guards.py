@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002 - the host fixes the arguments of a callback
-"""A run that trains without compression, or whose selector does not learn, must stop and say so."""
+"""Checks that stop a run whose processes are not connected, whose model is not sharded or whose selector is stuck."""
 
 from __future__ import annotations
 
@@ -15,87 +15,108 @@ from omnisift.errors import TrainingError
 from omnisift.training.finetune.compressed_model import CompressedModel
 
 PATIENCE = 50
-"""Optimiser steps in a row without a gradient of the selector."""
+"""Optimizer steps in a row without a gradient of the selector after which a run stops."""
 
 
-def check_world(wanted: int | None = None) -> int:
-    """The number of processes that train together. Raises `TrainingError` if it is not ``wanted``.
+def check_world(expected: int | None = None) -> int:
+    """Check how many processes train together.
 
-    None means what the launcher says in ``WORLD_SIZE``. Some launchers on a CPU start processes that never join, each
-    of which would train a model of its own; others start one where several were asked for, without a word.
+    Some launchers start processes on a CPU that never connect, so that each trains a model of its own; others start
+    one process where several were requested.
+
+    Args:
+        expected: the required number; None takes ``WORLD_SIZE``, which the launcher sets.
+
+    Returns:
+        The number of connected processes.
+
+    Raises:
+        TrainingError: it is not the expected number.
     """
-    wanted = int(os.environ.get("WORLD_SIZE", "1")) if wanted is None else wanted
-    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-    found = torch.distributed.get_world_size() if joined else 1
-    if found != wanted:
+    expected = int(os.environ.get("WORLD_SIZE", "1")) if expected is None else expected
+    connected = torch.distributed.is_available() and torch.distributed.is_initialized()
+    actual = torch.distributed.get_world_size() if connected else 1
+    if actual != expected:
         raise TrainingError(
-            f"{wanted} processes should train together, but this one finds {found}: they are not connected, or were "
-            "never started; see docs/fine-tuning.md for a launch that works on this device"
+            f"{expected} processes should train together, but {actual} are connected; "
+            "docs/fine-tuning.md shows launch commands that work on this device"
         )
-    return found
+    return actual
 
 
 def check_sharding(deepspeed: bool, fsdp: bool) -> None:
-    """Raise `TrainingError` if the launcher asked for sharding and none is on; the arguments say what is on.
+    """Check that the sharding that the launcher requested is on; on a CPU accelerate ignores FSDP silently.
 
-    On a CPU accelerate takes an FSDP configuration and trains plain copies, without a word.
+    Args:
+        deepspeed: whether DeepSpeed is on.
+        fsdp: whether FSDP is on.
+
+    Raises:
+        TrainingError: one was requested and is off.
     """
-    for name, asked, found in (("DeepSpeed", asks("DEEPSPEED"), deepspeed), ("FSDP", asks("FSDP"), fsdp)):
-        if asked and not found:
+    for name, requested, active in (
+        ("DeepSpeed", launcher_requests("DEEPSPEED"), deepspeed),
+        ("FSDP", launcher_requests("FSDP"), fsdp),
+    ):
+        if requested and not active:
             raise TrainingError(
-                f"the launcher asked for {name}, and every process would hold all of the model: accelerate has no "
-                f"{name} on this device; launch with torchrun instead (docs/fine-tuning.md)"
+                f"the launcher requested {name}, which accelerate does not support on this device; every process would "
+                "hold the full model: launch with torchrun instead (docs/fine-tuning.md)"
             )
 
 
-def asks(way: str) -> bool:
-    """Whether `accelerate launch` was given a configuration of ``way``, DEEPSPEED or FSDP."""
-    return os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true"
+def launcher_requests(backend: str) -> bool:
+    """Whether `accelerate launch` got a configuration of ``backend``: DEEPSPEED or FSDP."""
+    return os.environ.get(f"ACCELERATE_USE_{backend}", "false").lower() == "true"
 
 
 def gradient_norm(module: Any) -> float:
-    """Of all parameters of ``module`` together, sharded or not; 0 where there is none."""
+    """Norm of all gradients of ``module`` together, sharded or not; 0 where there are none."""
     norms = [p.grad.detach().float().norm() for p in module.parameters() if p.grad is not None]
-    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    return float(torch.stack(whole).norm()) if whole else 0.0
+    full = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    return float(torch.stack(full).norm()) if full else 0.0
 
 
 class SelectorGuard(TrainerCallback):
-    """Notes the selector's gradient in every optimiser step, and ends a run in which it stays away."""
+    """Records the norm of the selector's gradient and stops a run in which it stays zero."""
 
-    def __init__(self, sifted: CompressedModel, patience: int = PATIENCE) -> None:
-        self.sifted, self.patience = sifted, patience
+    def __init__(self, model: CompressedModel, patience: int = PATIENCE) -> None:
+        self.model, self.patience = model, patience
         self.norm = 0.0
-        """Norm of the selector's gradient in the latest step, before clipping. Where DeepSpeed takes gradients away as
-        they come: the root of the summed squares of this process's passes."""
+        """Norm of the selector's gradient in the latest step, before clipping. DeepSpeed removes gradients as they are
+        computed: there it is the root of the summed squares of this process's passes."""
         self._squares = 0.0
-        for parameter in [] if sifted.selector is None else sifted.selector.parameters():
+        for parameter in [] if model.selector is None else model.selector.parameters():
             if parameter.requires_grad:
-                parameter.register_hook(self._passed)
-        self.without = 0
-        """Steps in a row that had sound to select and no gradient."""
-        self.heard = False
-        """Whether any batch of this step had sound beside a picture."""
+                parameter.register_hook(self._add_square)
+        self.steps_without_gradient = 0
+        """Steps in a row with audio to select and no gradient."""
+        self.has_audio = False
+        """Whether any batch of this step had audio along with video."""
 
-    def _passed(self, gradient: Tensor) -> None:
+    def _add_square(self, gradient: Tensor) -> None:
         self._squares += float(gradient.detach().float().norm()) ** 2
 
-    def look(self) -> None:
-        """Call it behind every backward pass."""
-        if self.sifted.selector is not None:
-            self.norm = gradient_norm(self.sifted.selector) or self._squares**0.5
+    def record_norm(self) -> None:
+        """Measure the gradient; call it after every backward pass."""
+        if self.model.selector is not None:
+            self.norm = gradient_norm(self.model.selector) or self._squares**0.5
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count."""
+        """Count the steps without a gradient.
+
+        Raises:
+            TrainingError: there were ``patience`` of them in a row.
+        """
         self._squares = 0.0
-        if self.heard:
-            self.without = 0 if self.norm > 0 else self.without + 1
-        self.heard = False
-        if self.without >= self.patience:
+        if self.has_audio:
+            self.steps_without_gradient = 0 if self.norm > 0 else self.steps_without_gradient + 1
+        self.has_audio = False
+        if self.steps_without_gradient >= self.patience:
             raise TrainingError(
-                f"the selector got no gradient for {self.without} steps with sound: estimator "
-                f"{getattr(self.sifted.estimator, 'name', None)!r} does not reach it; choose another "
-                "(docs/estimators.md), or set train_selector: false to keep it as it is"
+                f"the selector got no gradient for {self.steps_without_gradient} steps with audio under estimator "
+                f"{getattr(self.model.estimator, 'name', None)!r}; choose another estimator (docs/estimators.md), or "
+                "set train_selector: false"
             )

@@ -1,8 +1,9 @@
-"""`TrainRecipe`: everything that a run of fine-tuning depends on, in one frozen dataclass; YAML comes from it."""
+"""`TrainRecipe`: all settings of a fine-tuning run in one frozen dataclass, read from a YAML file."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -10,139 +11,162 @@ from typing import Any
 
 from omnisift.budget import Budget
 from omnisift.errors import UsageError
-from omnisift.estimators import make_estimator
+from omnisift.estimators import ALIASES, make_estimator
 from omnisift.utils.atomic_io import write_atomic
+from omnisift.utils.suggest import closest
 
 LANGUAGES = ("full", "lora", "frozen")
-LORA_TARGETS = r"(.*\.)?(model|language_model)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-"""Decoder layers in both layouts of Transformers; the encoders' layers lie below ``visual`` and ``audio_tower``."""
-MAY_GROW = ("steps", "epochs", "save_steps", "log_steps", "workers")
-"""What may differ when a run goes on."""
+LORA_TARGET_MODULES = r"(.*\.)?(model|language_model)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+"""Decoder layers in both layouts of Transformers; the encoders' layers are below ``visual`` and ``audio_tower``."""
+RENAMED_KEYS = {
+    "out": "output_dir",
+    "distil_steps": "distill_steps",
+    "selector_rate": "selector_learning_rate",
+    "lora_targets": "lora_target_modules",
+    "steps": "max_steps",
+    "epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "accumulation": "gradient_accumulation_steps",
+    "rate": "learning_rate",
+    "warmup": "warmup_ratio",
+    "cycles": "num_cycles",
+    "clip": "max_grad_norm",
+    "attn": "attn_implementation",
+    "checkpointing": "gradient_checkpointing",
+    "log_steps": "logging_steps",
+    "workers": "dataloader_num_workers",
+}
+"""Former keys and their names today. Former keys are read with a warning for one release."""
+MAY_CHANGE = ("max_steps", "num_train_epochs", "save_steps", "logging_steps", "dataloader_num_workers")
+"""Keys that may differ when a run resumes."""
+_POSITIVE = (
+    "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+    "save_steps", "logging_steps", "lora_rank", "distill_steps",
+)  # fmt: skip
+_TYPES = {"str": "text", "int": "an integer", "float": "a number", "bool": "true or false"}
 
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """What `fine_tune` does. Every field is a key of the YAML file."""
+    """Settings of `fine_tune`. Every field is a key of the YAML file; names are Hugging Face's where they exist.
+
+    Raises:
+        UsageError: a value is out of range, or two values contradict each other.
+        BudgetError: the retention ratios are missing, contradictory or out of range.
+    """
 
     model: str
     """``nano``, a checkpoint folder, or a hub id."""
     data: tuple[str, ...]
-    """Data files or folders (docs/training-data.md), relative to where the command runs."""
-    out: str
+    """Data files or folders (docs/training-data.md), relative to the working directory."""
+    output_dir: str
     """Folder of the run: checkpoints, ``log.jsonl``, TensorBoard files, and at the end ``model``."""
     compressor: str = "omnisift"
-    """The method that cuts every prompt (`omnisift methods`)."""
+    """The method that compresses every prompt (`omnisift methods`)."""
     retain: float | None = None
-    """Fraction of video and audio tokens kept together; or give the next two."""
+    """Fraction of video and audio tokens kept; or give ``retain_video`` and ``retain_audio``."""
     retain_video: float | None = None
     """Fraction of video tokens kept."""
     retain_audio: float | None = None
     """Fraction of audio tokens kept."""
-    selector: str | None = "distil"
-    """``distil``: one is taught first what the model itself looks at in the clips of ``data`` (docs/distill.md); a
-    folder of selector weights; ``new`` for random ones; null for the model's own."""
-    distil_steps: int = 200
-    """Steps of that teaching."""
+    selector: str | None = "distill"
+    """``distill`` trains a selector on the model's attention over the clips of ``data`` first (docs/distill.md); a
+    folder loads selector weights; ``new`` starts from random ones; null takes the model's own."""
+    distill_steps: int = 200
+    """Training steps of that distillation."""
     time_embedding: bool = True
-    """Whether a new selector has our time embedding; the paper's has not."""
+    """Whether a new selector has a time embedding, which the paper's selector does not."""
     train_selector: bool = False
-    """Whether the selector learns from the answers as well."""
+    """Whether the selector also learns from the answers."""
     estimator: str = "reinforce"
-    """How its scores then get a gradient (docs/estimators.md); ``literal`` is the paper's."""
-    selector_rate: float | None = None
-    """Peak learning rate of the selector; null means that of the language model."""
+    """How the selector's scores get a gradient from the answers (docs/estimators.md); ``straight_through`` is the
+    paper's."""
+    selector_learning_rate: float | None = None
+    """Peak learning rate of the selector; null means ``learning_rate``."""
     language: str = "full"
-    """``full``, ``lora`` or ``frozen``. Encoders are always frozen."""
+    """How the language model learns: ``full``, ``lora`` or ``frozen``. Encoders are always frozen."""
     lora_rank: int = 16
     """Rank of the adapters."""
     lora_alpha: int = 32
-    """Scale of the adapters, divided by their rank."""
+    """Scale of the adapters; their output is multiplied by ``lora_alpha / lora_rank``."""
     lora_dropout: float = 0.05
     """Dropout before the adapters."""
-    lora_targets: str = LORA_TARGETS
+    lora_target_modules: str = LORA_TARGET_MODULES
     """Regular expression of the modules that get adapters."""
-    steps: int | None = None
-    """Optimiser steps; or give ``epochs``."""
-    epochs: float | None = None
-    """Passes over the data; 1 if neither is given."""
-    batch_size: int = 1
-    """Samples of one forward pass on one process."""
-    accumulation: int = 1
-    """Forward passes of one optimiser step."""
-    rate: float = 1e-5
+    max_steps: int | None = None
+    """Optimizer steps; or give ``num_train_epochs``."""
+    num_train_epochs: float | None = None
+    """Passes over the data; 1 if neither this nor ``max_steps`` is given."""
+    per_device_train_batch_size: int = 1
+    """Samples per forward pass of each process."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes per optimizer step."""
+    learning_rate: float = 1e-5
     """Peak learning rate of the language model (AdamW)."""
-    warmup: float = 0.05
-    """Share of the steps in which the rate rises."""
-    cycles: float = 0.47
-    """Of the cosine behind it: 0.5 ends at zero, the paper's 0.47 a little above."""
+    warmup_ratio: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    num_cycles: float = 0.47
+    """Waves of the cosine after the warm-up: 0.5 ends at zero, the paper's 0.47 slightly above."""
     weight_decay: float = 0.0
-    """Of AdamW."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Weight decay of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
     seed: int = 0
-    """Of the order of samples, of new weights and of estimators that draw."""
+    """Seed of the sample order, of new weights and of estimators that sample."""
     device: str = "cpu"
-    """``cpu`` or ``cuda``; a distributed launch places processes by itself."""
+    """``cpu`` or ``cuda``; a distributed launch assigns devices itself."""
     processes: int | None = None
-    """How many processes must train together; the run stops if it finds another number. null takes what the launcher
-    says it started."""
+    """Number of processes that must train together; a run with another number stops. null takes the number that the
+    launcher states."""
     dtype: str | None = None
-    """``float32`` or ``bfloat16``; null means float32 on a CPU, bfloat16 elsewhere. With bfloat16 the model computes in
-    it; weights that learn, and their optimiser, are float32."""
-    attn: str | None = None
-    """Attention implementation of Transformers; ``sdpa`` if null."""
-    checkpointing: bool = False
-    """Gradient checkpointing: less memory, about a third more time."""
+    """``float32`` or ``bfloat16``; null means float32 on a CPU and bfloat16 elsewhere. Trained weights and their
+    optimizer state are always float32."""
+    attn_implementation: str | None = None
+    """Attention implementation of Transformers; null means ``sdpa``."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     save_steps: int = 100
     """Steps between checkpoints; two are kept."""
-    log_steps: int = 1
+    logging_steps: int = 1
     """Steps between lines of the log."""
-    workers: int = 0
-    """Processes that read clips ahead."""
+    dataloader_num_workers: int = 0
+    """Worker processes that read clips ahead."""
     system: str | None = None
-    """A system turn for conversations without one."""
+    """System turn added to conversations that have none."""
     fps: float = 2.0
-    """Pictures sampled per second."""
+    """Frames sampled per second."""
     max_frames: int = 256
-    """Most pictures of a clip."""
+    """Maximum number of frames per clip."""
     max_pixels: int | None = None
-    """Most pixels of a picture; null means the paper's 320 x 28 x 28."""
+    """Maximum number of pixels per frame; null means the paper's 320 x 28 x 28."""
     max_seconds: float | None = None
-    """Longer clips are left out and counted."""
+    """Longer clips are skipped and counted."""
     max_tokens: int | None = None
-    """Samples of more tokens, before compression, are left out and counted."""
+    """Samples with more tokens, before compression, are skipped and counted."""
     cache: str | None = None
-    """Folder for decoded clips; null decodes every time."""
+    """Folder for decoded clips; null decodes them every time."""
     cache_gigabytes: float = 20.0
-    """Most that the folder may take."""
+    """Maximum size of that folder."""
 
     def __post_init__(self) -> None:
         if self.language not in LANGUAGES:
             raise UsageError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
         if self.language == "frozen" and not self.train_selector:
-            raise UsageError("language: frozen and train_selector: false leave nothing to train; change one of them")
+            raise UsageError("nothing to train: language is frozen and train_selector is false; change one of them")
         if self.selector == "new" and not self.train_selector:
-            raise UsageError("selector: new is random, and train_selector: false keeps it so; take distil, or train it")
-        if self.steps is not None and self.epochs is not None:
-            raise UsageError("give steps or epochs, not both")
-        for name in (
-            "steps",
-            "epochs",
-            "batch_size",
-            "accumulation",
-            "rate",
-            "save_steps",
-            "log_steps",
-            "lora_rank",
-            "distil_steps",
-        ):
+            raise UsageError(
+                "selector: new is random and train_selector: false keeps it random; use selector: distill, or train it"
+            )
+        if self.max_steps is not None and self.num_train_epochs is not None:
+            raise UsageError("give max_steps or num_train_epochs, not both")
+        for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name} must be above 0, got {value}")
         if self.dtype not in (None, "float32", "bfloat16"):
             raise UsageError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
         make_estimator(self.estimator)
-        self.budget  # noqa: B018 - refuses wrong ratios now, not after the model was loaded
+        self.budget  # noqa: B018 - reject wrong ratios before the model is loaded
 
     @property
     def in_bfloat16(self) -> bool:
@@ -151,72 +175,136 @@ class TrainRecipe:
 
     @property
     def budget(self) -> Budget:
-        """How much stays."""
+        """The fractions of video and audio tokens that are kept."""
         return Budget(retain=self.retain, retain_video=self.retain_video, retain_audio=self.retain_audio)
 
 
 def load_train_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> TrainRecipe:
-    """Read a YAML file; ``changes`` replace some of its values.
+    """Read a recipe from a YAML file.
 
-    Raises `UsageError` in one line: no file, not YAML, an unknown or missing key, a value of another type.
+    Former keys (`RENAMED_KEYS`) are accepted with one `FutureWarning` that names the new ones.
+
+    Args:
+        path: the YAML file.
+        changes: values that replace those of the file, for example from ``--set`` on the command line.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        UsageError: the file is missing or not YAML, a key is unknown, missing or given twice, or a value has another
+            type or is out of range.
     """
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read the recipe {path}: {type(error).__name__}") from None
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"no recipe at {path}; give the path of a YAML file, such as recipes/train/nano.yaml"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"can't read the recipe {path}: {(error.strerror or 'unknown error').lower()}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"can't read the recipe {path}: it is not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} must hold keys and values, got {type(found).__name__}")
-    return recipe_of({**found, **(changes or {})}, str(path))
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold keys and values, got {type(values).__name__}")
+    return recipe_of({**_checked_values(values, str(path)), **_checked_values(changes or {}, "--set")}, str(path))
 
 
-def recipe_of(values: Mapping[str, Any], where: str) -> TrainRecipe:
-    """The recipe with these values, each checked against its field's type."""
-    known = {field.name: str(field.type) for field in fields(TrainRecipe)}
-    unknown = sorted(str(name) for name in values.keys() - known.keys())
-    if unknown:
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
-    missing = [name for name in ("model", "data", "out") if name not in values]
+def recipe_of(values: Mapping[str, Any], source: str) -> TrainRecipe:
+    """The recipe with these values; ``source`` names their origin in messages. Raises as `load_train_recipe`."""
+    values = _checked_values(values, source)
+    missing = [name for name in ("model", "data", "output_dir") if name not in values]
     if missing:
-        raise UsageError(f"{where}: no {missing[0]!r}; give it a value")
-    return TrainRecipe(**{name: _typed(name, known[name], value, where) for name, value in values.items()})
+        raise UsageError(f"{source}: {missing[0]!r} is missing; give it a value")
+    return TrainRecipe(**values)
 
 
-def _typed(name: str, kind: str, value: Any, where: str) -> Any:
+def current_values(values: Mapping[str, Any], source: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """(values under today's keys, former key -> today's key for those that were found).
+
+    Raises `UsageError` where ``source`` gives both.
+    """
+    former = {name: RENAMED_KEYS[name] for name in values if name in RENAMED_KEYS}
+    for old, new in former.items():
+        if new in values:
+            raise UsageError(f"{source}: give {new} or {old}, not both; {new} is the name, {old} the former one")
+    current = {RENAMED_KEYS.get(name, name): value for name, value in values.items()}
+    if current.get("selector") == "distil":
+        former["selector: distil"] = "selector: distill"
+        current["selector"] = "distill"
+    estimator = current.get("estimator")
+    if isinstance(estimator, str) and estimator in ALIASES:
+        current["estimator"] = ALIASES[estimator]
+        former[f"estimator: {estimator}"] = f"estimator: {ALIASES[estimator]}"
+    return current, former
+
+
+def _checked_values(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    current, former = current_values(values, source)
+    if former:
+        pairs = ", ".join(f"{old} is now {new}" for old, new in former.items())
+        warnings.warn(f"{source}: {pairs}; the next release reads the new names only", FutureWarning, stacklevel=3)
+    kinds = {field.name: str(field.type) for field in fields(TrainRecipe)}
+    for name in current:
+        if name not in kinds:
+            raise UsageError(f"{source}: unknown key {str(name)!r}; {_suggestion(str(name), list(kinds))}")
+    return {name: _typed(name, kinds[name], value, source) for name, value in current.items()}
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    match = closest(name, [*known, *RENAMED_KEYS])
+    return f"did you mean {RENAMED_KEYS.get(match, match)!r}?" if match else "docs/fine-tuning.md lists all keys"
+
+
+def _typed(name: str, kind: str, value: Any, source: str) -> Any:
+    """``value`` as the field's type ``kind``; raises `UsageError` for another type."""
     if value is None and "None" in kind:
         return None
     if kind.startswith("tuple"):
         value = [value] if isinstance(value, str) else value
-        if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        if isinstance(value, (list, tuple)) and value and all(isinstance(part, str) for part in value):
             return tuple(value)
-        raise UsageError(f"{where}: {name} must be one or more paths, got {value!r}")
-    wanted = kind.split(" |")[0]
-    if wanted == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise UsageError(f"{source}: {name} must be one or more paths, got {value!r}")
+    expected = kind.split(" |")[0]
+    if expected == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    if type(value).__name__ != wanted:
-        hint = " (YAML reads 1e-5 as a text: write 1.0e-5)" if wanted == "float" and isinstance(value, str) else ""
-        raise UsageError(f"{where}: {name} must be {kind}, got {value!r}{hint}")
+    if type(value).__name__ != expected:
+        hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if expected == "float" and isinstance(value, str) else ""
+        null = " or null" if "None" in kind else ""
+        raise UsageError(f"{source}: {name} must be {_TYPES[expected]}{null}, got {value!r}{hint}")
     return value
 
 
-def keep_recipe(recipe: TrainRecipe, out: Path) -> None:
-    """Note the recipe in ``out``; a run that is there may only go on with the same one (`MAY_GROW` aside)."""
-    path = out / "recipe.json"
+def save_recipe(recipe: TrainRecipe, folder: Path) -> None:
+    """Write ``recipe.json`` into the folder of a run.
+
+    A run that exists there can only resume with the same recipe, except for the keys of `MAY_CHANGE`.
+
+    Raises:
+        UsageError: the folder holds a run of another recipe, or of more steps.
+    """
+    path = folder / "recipe.json"
     if path.is_file():
-        before = recipe_of(json.loads(path.read_text(encoding="utf-8")), str(path))
-        same = replace(recipe, **{name: getattr(before, name) for name in MAY_GROW})
-        changed = [f.name for f in fields(TrainRecipe) if getattr(same, f.name) != getattr(before, f.name)]
-        if changed:
-            raise UsageError(
-                f"{out} holds a run with another {changed[0]} ({getattr(before, changed[0])!r}, now "
-                f"{getattr(recipe, changed[0])!r}): name another --out, or delete it"
-            )
-        for name in ("steps", "epochs"):
-            old, new = getattr(before, name), getattr(recipe, name)
-            if (old is None) != (new is None) or (old is not None and new < old):
-                raise UsageError(f"{out} holds a run of {name}: {old}, now {new}: a run may only grow")
-    out.mkdir(parents=True, exist_ok=True)
+        stored, _ = current_values(json.loads(path.read_text(encoding="utf-8")), str(path))
+        _check_resumable(recipe, recipe_of(stored, str(path)), folder)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(asdict(recipe), indent=1) + "\n")
+
+
+def _check_resumable(recipe: TrainRecipe, stored: TrainRecipe, folder: Path) -> None:
+    same = replace(recipe, **{name: getattr(stored, name) for name in MAY_CHANGE})
+    changed = [f.name for f in fields(TrainRecipe) if getattr(same, f.name) != getattr(stored, f.name)]
+    if changed:
+        before, now = getattr(stored, changed[0]), getattr(recipe, changed[0])
+        raise UsageError(
+            f"{folder} holds a run with another {changed[0]} ({before!r}, now {now!r}): "
+            "give another --out, or delete the folder"
+        )
+    for name in ("max_steps", "num_train_epochs"):
+        before, now = getattr(stored, name), getattr(recipe, name)
+        if (before is None) != (now is None) or (before is not None and now < before):
+            raise UsageError(f"{folder} holds a run of {name}: {before}, now {now}: a resumed run can only get longer")

@@ -1,4 +1,4 @@
-"""`fine_tune`: a recipe in, a trained model out; the same call goes on where an interrupted one stopped."""
+"""`fine_tune`: train the model of a recipe; the same call resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -18,72 +18,80 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from omnisift.errors import CheckpointError
 from omnisift.training.data import ClipCache, Collator, Reading, load_samples
-from omnisift.training.finetune.building import build
-from omnisift.training.finetune.checkpoints import load_weights, newest, save_model
+from omnisift.training.finetune.building import OnProgress, build
+from omnisift.training.finetune.checkpoints import load_weights, newest_checkpoint, save_model
 from omnisift.training.finetune.compressed_model import CompressedModel
-from omnisift.training.finetune.guards import SelectorGuard, asks, check_sharding, check_world
-from omnisift.training.finetune.recipe import TrainRecipe, keep_recipe
-from omnisift.training.finetune.trainer import CompressedTrainer, Journal, Terminate
+from omnisift.training.finetune.guards import SelectorGuard, check_sharding, check_world, launcher_requests
+from omnisift.training.finetune.recipe import TrainRecipe, save_recipe
+from omnisift.training.finetune.trainer import CompressedTrainer, LogFile, StepProgress, StopOnSigterm
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run did."""
+    """Summary of a run."""
 
     steps: int
-    """Optimiser steps of the whole run, those before an interruption included."""
+    """Optimizer steps of the run, including those before an interruption."""
     finished: bool
-    """False if SIGTERM ended it early; the same command goes on."""
+    """False if SIGTERM stopped the run early; the same call resumes it."""
     first_loss: float
     last_loss: float
     retained_ratio: float
-    """Measured share of video and audio tokens that stayed, mean of the run."""
+    """Measured share of video and audio tokens that were kept, mean over the run."""
     seconds: float
-    """Of this session."""
+    """Wall time of this call: loading, distilling a selector, training and saving."""
     samples: int
+    """Samples in the training data."""
     skipped: dict[str, str]
-    """Sample -> why it was left out, as seen by this process."""
+    """Sample id -> why this process skipped it."""
     model: str
-    """Folder of the result, or of the run if it is not finished."""
+    """Folder of the trained model; of the run if it is not finished."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The fields as JSON-ready values."""
         return asdict(self)
 
 
-def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
-    """Train as ``recipe`` says; ``progress`` shows a bar on stderr.
+def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgress | None = None) -> TrainReport:
+    """Train a model under compression, or resume the run in the recipe's ``output_dir``.
+
+    Args:
+        recipe: the run's settings.
+        progress: show a bar over the steps on stderr.
+        on_progress: called as ``on_progress(stage, done, total)`` in the first process; the stages are ``"recording
+            attention"`` and ``"training the selector"``, where a selector is distilled, and ``"training"``.
+
+    Returns:
+        A summary; the trained model is in ``output_dir/model``.
 
     Raises:
-        UsageError: no data, or a run of another recipe in its folder.
+        UsageError: there is no data, or ``output_dir`` holds a run of another recipe.
         TrainingError: prompts were not compressed, the selector got no gradient, or processes are not connected.
+        OmniSiftError: the model or its selector can't be loaded.
     """
+    begin = time.monotonic()
     samples = [sample for path in recipe.data for sample in load_samples(Path(path))]
-    out, first = Path(recipe.out), not int(os.environ.get("RANK", "0"))
-    if first:
-        keep_recipe(recipe, out)
-    host, sifted = build(recipe)
-    cache = None if recipe.cache is None else ClipCache(Path(recipe.cache), int(recipe.cache_gigabytes * (1 << 30)))
-    reading = Reading(recipe.fps, recipe.max_frames, recipe.max_pixels, recipe.max_seconds)
-    collator = Collator(host.processor, reading, cache, recipe.system, recipe.max_tokens)
-    checkpoint = newest(out)
+    folder, is_first_process = Path(recipe.output_dir), not int(os.environ.get("RANK", "0"))
+    if is_first_process:
+        save_recipe(recipe, folder)
+    host, model = build(recipe, on_progress if is_first_process else None)
+    checkpoint = newest_checkpoint(folder)
     step = int(checkpoint.name.split("-")[1]) if checkpoint is not None else 0
-    guard, terminate = SelectorGuard(sifted), Terminate()
-    callbacks: list[TrainerCallback] = [terminate]
-    if sifted.selector is not None and recipe.train_selector:
+    guard, stop = SelectorGuard(model), StopOnSigterm()
+    callbacks: list[TrainerCallback] = [stop]
+    if model.selector is not None and recipe.train_selector:
         callbacks.append(guard)
-    if first:
-        callbacks.append(Journal(out / "log.jsonl", step))
-        callbacks.append(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)))
+    if is_first_process:
+        callbacks += _reporters(folder, step, on_progress)
     trainer = CompressedTrainer(
         recipe,
-        sifted,
+        model,
         guard,
-        args=arguments(recipe),
+        args=training_arguments(recipe),
         train_dataset=samples,
-        data_collator=collator,
+        data_collator=_collator(recipe, host.processor),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -91,65 +99,83 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False) -> TrainReport:
         trainer.remove_callback(ProgressCallback)
     check_world(recipe.processes)
     check_sharding(trainer.is_deepspeed_enabled, trainer.is_fsdp_enabled)
-    begin = time.monotonic()
     if checkpoint is not None and step >= planned_steps(recipe, len(samples)):
-        load_weights(sifted, checkpoint)  # killed before the model was written; the host would take one step more
+        # Killed after the last step and before the model was written: the Trainer would take one step more.
+        load_weights(model, checkpoint)
         finished = True
     else:
-        with terminate:
+        with stop:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         step = trainer.state.global_step
         finished = step >= trainer.state.max_steps
     if finished and trainer.is_world_process_zero():
-        whole = gathered(recipe) if trainer.is_fsdp_enabled else sifted
-        save_model(whole, host.processor, out / "model", torch.bfloat16 if recipe.in_bfloat16 else torch.float32)
+        full = unsharded_model(recipe) if trainer.is_fsdp_enabled else model
+        dtype = torch.bfloat16 if recipe.in_bfloat16 else torch.float32
+        save_model(full, host.processor, folder / "model", dtype)
     return _report(recipe, step, trainer.skipped, len(samples), finished, time.monotonic() - begin)
 
 
-def gathered(recipe: TrainRecipe) -> CompressedModel:
-    """What a run under FSDP2 learned, in one piece on the CPU: read from the shards of its last checkpoint."""
-    kind = "bfloat16" if recipe.in_bfloat16 else "float32"
-    _, sifted = build(replace(recipe, device="cpu", dtype=kind))
-    last = newest(Path(recipe.out))
+def _reporters(folder: Path, step: int, on_progress: OnProgress | None) -> list[TrainerCallback]:
+    """Log file, TensorBoard and progress of a run that starts after ``step``."""
+    tensorboard = TensorBoardCallback(SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))
+    reporters: list[TrainerCallback] = [LogFile(folder / "log.jsonl", step), tensorboard]
+    return reporters if on_progress is None else [*reporters, StepProgress(on_progress)]
+
+
+def _collator(recipe: TrainRecipe, processor: Any) -> Collator:
+    cache = None if recipe.cache is None else ClipCache(Path(recipe.cache), int(recipe.cache_gigabytes * (1 << 30)))
+    reading = Reading(recipe.fps, recipe.max_frames, recipe.max_pixels, recipe.max_seconds)
+    return Collator(processor, reading, cache, recipe.system, recipe.max_tokens)
+
+
+def unsharded_model(recipe: TrainRecipe) -> CompressedModel:
+    """The trained model of an FSDP2 run in one piece on the CPU, read from the shards of its last checkpoint.
+
+    Raises:
+        CheckpointError: the run has no complete checkpoint.
+    """
+    dtype = "bfloat16" if recipe.in_bfloat16 else "float32"
+    _, model = build(replace(recipe, device="cpu", dtype=dtype))
+    last = newest_checkpoint(Path(recipe.output_dir))
     if last is None:
-        raise CheckpointError(f"{recipe.out} holds no whole checkpoint to take the model from; run the command again")
-    load_weights(sifted, last)
-    return sifted
+        raise CheckpointError(f"{recipe.output_dir} has no complete checkpoint to save the model from; run it again")
+    load_weights(model, last)
+    return model
 
 
 def planned_steps(recipe: TrainRecipe, samples: int) -> int:
-    """Optimiser steps of the whole run, as the host counts them."""
-    if recipe.steps is not None:
-        return recipe.steps
-    passes = math.ceil(samples / (recipe.batch_size * check_world()))
-    return math.ceil((recipe.epochs or 1.0) * math.ceil(passes / recipe.accumulation))
+    """Optimizer steps of the run, counted as the Trainer counts them."""
+    if recipe.max_steps is not None:
+        return recipe.max_steps
+    batches = math.ceil(samples / (recipe.per_device_train_batch_size * check_world()))
+    return math.ceil((recipe.num_train_epochs or 1.0) * math.ceil(batches / recipe.gradient_accumulation_steps))
 
 
-def arguments(recipe: TrainRecipe) -> TrainingArguments:
-    """The Trainer's settings."""
+def training_arguments(recipe: TrainRecipe) -> TrainingArguments:
+    """The recipe as the Trainer's settings."""
     on_cpu = recipe.device == "cpu"
     return TrainingArguments(
-        output_dir=recipe.out,
-        max_steps=recipe.steps or -1,
-        num_train_epochs=recipe.epochs or 1.0,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.accumulation,
-        learning_rate=recipe.rate,
-        max_grad_norm=recipe.clip,
+        output_dir=recipe.output_dir,
+        max_steps=recipe.max_steps or -1,
+        num_train_epochs=recipe.num_train_epochs or 1.0,
+        per_device_train_batch_size=recipe.per_device_train_batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        learning_rate=recipe.learning_rate,
+        max_grad_norm=recipe.max_grad_norm,
         seed=recipe.seed,
         save_steps=recipe.save_steps,
         save_total_limit=2,
-        logging_steps=recipe.log_steps,
+        logging_steps=recipe.logging_steps,
         logging_nan_inf_filter=False,
         report_to=[],
         disable_tqdm=False,
         remove_unused_columns=False,
         label_names=["labels"],
-        dataloader_num_workers=recipe.workers,
+        dataloader_num_workers=recipe.dataloader_num_workers,
         dataloader_pin_memory=not on_cpu,
         ddp_find_unused_parameters=True,
         ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
-        use_cpu=on_cpu and not asks("DEEPSPEED"),  # told that it is on a CPU, accelerate leaves DeepSpeed out
+        use_cpu=on_cpu and not launcher_requests("DEEPSPEED"),  # with use_cpu accelerate leaves DeepSpeed out
         bf16=recipe.in_bfloat16,
     )
 
@@ -157,18 +183,18 @@ def arguments(recipe: TrainRecipe) -> TrainingArguments:
 def _report(
     recipe: TrainRecipe, step: int, skipped: dict[str, str], samples: int, finished: bool, seconds: float
 ) -> TrainReport:
-    text = (Path(recipe.out) / "log.jsonl").read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines()]
+    folder = Path(recipe.output_dir)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [float(line["loss"]) for line in lines] or [float("nan")]
-    kept = [float(line["retained_ratio"]) for line in lines if "retained_ratio" in line] or [float("nan")]
+    ratios = [float(line["retained_ratio"]) for line in lines if "retained_ratio" in line] or [float("nan")]
     return TrainReport(
         steps=step,
         finished=finished,
         first_loss=losses[0],
         last_loss=losses[-1],
-        retained_ratio=sum(kept) / len(kept),
+        retained_ratio=sum(ratios) / len(ratios),
         seconds=round(seconds, 1),
         samples=samples,
         skipped=skipped,
-        model=str(Path(recipe.out) / "model" if finished else Path(recipe.out)),
+        model=str(folder / "model" if finished else folder),
     )

@@ -1,4 +1,4 @@
-"""Clips for the inspector's tests: of natural size and texture, without sound, and without picture."""
+"""Clips for the inspector's tests: of natural size and texture, without audio, and without video."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import av
 import numpy as np
 
 
-def write_film(path: Path, seconds: float, *, size: tuple[int, int] = (112, 112), fps: int = 2, sound: bool = True):
-    """A window wanders over noise of several grains, which a camera's picture is hard to tell from by its bytes."""
+def write_video(path: Path, seconds: float, *, size: tuple[int, int] = (112, 112), fps: int = 2, audio: bool = True):
+    """A window moves over noise of several scales, which compresses like camera images."""
     rng = np.random.default_rng(0)
     wall = np.kron(rng.integers(0, 255, (24, 40, 3)), np.ones((24, 24, 1))) + rng.normal(0, 12, (576, 960, 1))
     wall = np.clip(wall, 0, 255).astype(np.uint8)
     with av.open(str(path), "w") as box:
-        film = box.add_stream("libx264", rate=fps)
-        (film.width, film.height), film.pix_fmt = size, "yuv420p"
-        film.options = {"preset": "ultrafast", "crf": "20"}
-        track = box.add_stream("aac", rate=16_000, layout="mono") if sound else None
+        video = box.add_stream("libx264", rate=fps)
+        (video.width, video.height), video.pix_fmt = size, "yuv420p"
+        video.options = {"preset": "ultrafast", "crf": "20"}
+        track = box.add_stream("aac", rate=16_000, layout="mono") if audio else None
         for number in range(round(seconds * fps)):
             x, y = 7 * number % (960 - size[0]), 3 * number % (576 - size[1])
             image = np.ascontiguousarray(wall[y : y + size[1], x : x + size[0]])
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, fps)
-            box.mux(film.encode(frame))
-        box.mux(film.encode(None))
+            box.mux(video.encode(frame))
+        box.mux(video.encode(None))
         if track is not None:
             write_tone(box, track, seconds)
     return path
 
 
-def write_sound(path: Path, seconds: float = 2.0) -> Path:
+def write_audio(path: Path, seconds: float = 2.0) -> Path:
     with av.open(str(path), "w") as box:
         write_tone(box, box.add_stream("aac", rate=16_000, layout="mono"), seconds)
     return path

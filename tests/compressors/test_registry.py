@@ -1,4 +1,4 @@
-"""Methods by name: options, pairs, a name of one's own; and every mistake said in one line."""
+"""Methods by name: options, pairs, registered methods, and one-line errors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from tests.methods import METHODS, made, selector
 from torch import Tensor
 
 from omnisift.budget import Budget
-from omnisift.compressors import COMPRESSORS, ScoredCompressor, ScoredVideoCompressor, make_compressor, register
+from omnisift.compressors import (
+    COMPRESSORS,
+    FULL,
+    ScoredCompressor,
+    ScoredVideoCompressor,
+    make_compressor,
+    needs_selector,
+    reads_all_tokens,
+    register,
+)
 from omnisift.compressors.groups import Scope
 from omnisift.compressors.paired import Paired
-from omnisift.compressors.spec import options
+from omnisift.compressors.registry import parse_options
 from omnisift.errors import CompressorError
 from omnisift.tokens import TokenStream
 
@@ -36,8 +45,8 @@ def label(text: str) -> str:
     ],
 )
 def test_options_are_numbers_truths_or_text(text: str, found: dict[str, object]):
-    assert options(text) == found
-    assert {name: type(value) for name, value in options(text).items()} == {
+    assert parse_options(text) == found
+    assert {name: type(value) for name, value in parse_options(text).items()} == {
         name: type(value) for name, value in found.items()
     }
 
@@ -85,22 +94,29 @@ def test_seed_and_selector_go_to_those_that_take_them():
 WRONG = {
     "magic": "no compressor named 'magic'; known: attended, divprune, dycoke, evs, joint, omnipack, omnisift, omnizip,",
     "": "no compressor named ''",
-    "Stvp": "no compressor named 'Stvp'",
+    "Stvp": "no compressor named 'Stvp'; did you mean 'stvp'? (`omnisift methods` lists all)",
+    "OmniSIFT": "did you mean 'omnisift'?",
+    "omnisfit": "did you mean 'omnisift'?",
+    "v-cast": "no compressor named 'v-cast'; did you mean 'v_cast'?",
+    "none": "'none' compresses nothing and can't be made or paired: pass compressor=None",
+    "full": "'full' compresses nothing",
+    "stvp+none": "'none' compresses nothing",
     "stvp+": "no compressor named ''",
     "+stvp": "no compressor named ''",
     "paired": "no compressor named 'paired'",
     "stvp+magic": "no compressor named 'magic'",
-    "stvp+random+omnisift": "'stvp+random+omnisift' pairs more than two methods: give one for the picture, one for",
-    "random+evs": "'evs' chooses no sound: give a method for both modalities behind the plus",
-    "stvp+stvp:mode=spatial": "'stvp' chooses no sound",
-    "evs:speed=3": "compressor 'evs' has no option 'speed'; it has: mode",
-    "stvp:mode=spatial,magic=1": "'stvp' has no option 'magic'; it has: adaptive, mode",
-    "tome:rounds=2": "compressor 'tome' has no option 'rounds'; it has: none",
-    "random:seed=3": "'random' has no option 'seed'; it has: scope",
-    "evs:audio=random": "'evs' has no option 'audio'; it has: mode",
-    "omnisift:score_dtype=1": "'omnisift' has no option 'score_dtype'; it has: estimator",
+    "stvp+random+omnisift": "'stvp+random+omnisift' pairs more than two methods: give one for video and one for audio",
+    "random+evs": "'evs' selects video tokens only: put a method for both modalities after the plus",
+    "stvp+stvp:mode=spatial": "'stvp' selects video tokens only",
+    "evs:speed=3": "compressor 'evs' has no option 'speed'; known: mode",
+    "stvp:mode=spatial,magic=1": "'stvp' has no option 'magic'; known: adaptive, mode",
+    "evs:Mode=frame": "compressor 'evs' has no option 'Mode'; did you mean 'mode'?",
+    "tome:rounds=2": "compressor 'tome' has no option 'rounds'; known: none",
+    "random:seed=3": "'random' has no option 'seed'; known: scope",
+    "evs:audio=random": "'evs' has no option 'audio'; known: mode",
+    "omnisift:score_dtype=1": "'omnisift' has no option 'score_dtype'; known: estimator",
     "random:budget=1": "'random' has no option 'budget'",
-    "random+uniform:scope=clip": "'uniform' has no option 'scope'; it has: mode",
+    "random+uniform:scope=clip": "'uniform' has no option 'scope'; known: mode",
     "evs:": "an option is written name=value, got '' in 'evs:'",
     "evs:frame": "an option is written name=value, got 'frame'",
     "evs:mode=": "an option is written name=value, got 'mode='",
@@ -132,7 +148,9 @@ def test_what_is_wrong_is_said_in_one_line(text: str):
 
 @pytest.mark.parametrize("text", ["omnisift", "stvp+omnisift", "random+omnisift", "omnisift+random"])
 def test_missing_weights_say_what_to_do(text: str):
-    message = r"'omnisift' needs selector weights and none were given: .*training-free compressor, as stvp or random"
+    message = (
+        r"'omnisift' needs selector weights and none were given: .*training-free compressor such as stvp or random"
+    )
     with pytest.raises(CompressorError, match=message):
         make_compressor(text, HALF)
 
@@ -176,9 +194,9 @@ def test_a_registered_method_is_made_and_paired_by_name():
         pair = make_compressor(text, HALF)
         assert kind is None or type(pair) is kind
         assert pair.label == text
-    with pytest.raises(CompressorError, match=r"'loudest' has no option 'speed'; it has: scope"):
+    with pytest.raises(CompressorError, match=r"'loudest' has no option 'speed'; known: scope"):
         make_compressor("loudest:speed=1", HALF)
-    with pytest.raises(CompressorError, match="'brightest' chooses no sound"):
+    with pytest.raises(CompressorError, match="'brightest' selects video tokens only"):
         make_compressor("loudest+brightest", HALF)
     with pytest.raises(CompressorError, match=r"known: attended, brightest, .*loudest"):
         make_compressor("magic", HALF)
@@ -203,7 +221,7 @@ def test_a_taken_name_is_refused_and_the_same_class_twice_is_not():
     assert before == COMPRESSORS
 
 
-def test_the_picture_half_of_a_pair_gets_its_seed_too():
+def test_the_video_half_of_a_pair_gets_its_seed_too():
     class Draws(Brightest):
         name: ClassVar[str] = "draws"
 
@@ -219,6 +237,23 @@ def test_the_picture_half_of_a_pair_gets_its_seed_too():
         COMPRESSORS.pop("draws")
 
 
-def test_an_option_that_stands_twice_is_refused():
-    with pytest.raises(CompressorError, match="option 'mode' stands twice"):
+def test_an_option_given_twice_is_refused():
+    with pytest.raises(CompressorError, match="option 'mode' is given twice"):
         make_compressor("evs:mode=clip,mode=frame", HALF)
+
+
+def test_a_number_is_a_budget():
+    assert make_compressor("v_cast", 0.25).budget == Budget(retain=0.25)
+    assert make_compressor("stvp+random", 0.5).audio.budget == HALF
+    for method in COMPRESSORS.values():
+        assert method(0.5).budget == HALF
+
+
+@pytest.mark.parametrize("name", [None, "none", "full", "None", " full ", "all tokens", FULL])
+def test_the_names_of_all_tokens(name: str | None):
+    assert reads_all_tokens(name)
+
+
+def test_a_method_does_not_read_all_tokens_and_needs_its_selector():
+    assert not any(reads_all_tokens(name) for name in (*COMPRESSORS, "stvp+random", ""))
+    assert [name for name in METHODS if needs_selector(name)] == [name for name in METHODS if "omnisift" in name]

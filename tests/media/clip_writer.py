@@ -1,6 +1,6 @@
 """Writes the clips of the corpus: a grey clip with one white flash and one beep, both at `EVENT` seconds.
 
-The grey of frame i is ``grey(i)``, so a test can tell neighbouring frames apart. No tools outside PyAV and NumPy.
+Frame i has the grey value ``grey(i)``, so a test can tell neighbouring frames apart. It needs PyAV and NumPy only.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def grey(number: int) -> int:
     return 30 + 20 * (number % 7)
 
 
-def picture(number: int, time: float, size=SIZE, flash=EVENT) -> np.ndarray:
-    """[H, W, 3] uint8; the upper left quarter is darker, so that a turn shows."""
+def image(number: int, time: float, size=SIZE, flash=EVENT) -> np.ndarray:
+    """[H, W, 3] uint8; the upper left quarter is darker, so that a rotation shows."""
     level = 255 if flash is not None and flash - 1e-6 <= time < flash + FLASH - 1e-6 else grey(number)
-    image = np.full((size[1], size[0], 3), level, np.uint8)
-    image[: size[1] // 2, : size[0] // 2] //= 2
-    return image
+    pixels = np.full((size[1], size[0], 3), level, np.uint8)
+    pixels[: size[1] // 2, : size[0] // 2] //= 2
+    return pixels
 
 
 def beep(seconds=SECONDS, rate=48_000, channels=1, event=EVENT, volume=0.5) -> np.ndarray:
@@ -54,7 +54,7 @@ def write(
     gop: int = 12,
     flash: float | None = EVENT,
     video_at: float = 0.0,
-    sound: np.ndarray | None = None,
+    waveform: np.ndarray | None = None,
     rate: int = 48_000,
     layout: str = "mono",
     audio_at: float = 0.0,
@@ -63,30 +63,30 @@ def write(
     tags: dict[str, str] | None = None,
 ) -> None:
     """Write one clip. ``times``: when each frame is shown (else ``fps``); ``*_at``: seconds added to all stamps."""
-    with av.open(str(path), "w", format=container, options=options or {}) as box:
+    with av.open(str(path), "w", format=container, options=options or {}) as output:
         packets: list = []
-        box.metadata.update(tags or {})
+        output.metadata.update(tags or {})
         if cover == "before":
-            packets += _cover(box)
+            packets += _cover(output)
         if video is not None:
-            packets += _video(box, video, fps, times, seconds, size, pixels, codec_options, gop, flash, video_at)
+            packets += _video(output, video, fps, times, seconds, size, pixels, codec_options, gop, flash, video_at)
         if audio is not None:
-            sound = beep(seconds, rate, _channels(layout)) if sound is None else sound
-            packets += _audio(box, audio, sound, rate, layout, audio_at)
+            waveform = beep(seconds, rate, _channels(layout)) if waveform is None else waveform
+            packets += _audio(output, audio, waveform, rate, layout, audio_at)
         for _ in range(extra_audio):
-            packets += _audio(box, audio, np.zeros_like(sound), rate, layout, audio_at)
+            packets += _audio(output, audio, np.zeros_like(waveform), rate, layout, audio_at)
         if cover == "after":
-            packets += _cover(box)
+            packets += _cover(output)
         for packet in sorted(packets, key=lambda p: float((p.dts if p.dts is not None else p.pts) * p.time_base)):
-            box.mux(packet)
+            output.mux(packet)
 
 
 def _channels(layout: str) -> int:
     return av.AudioLayout(layout).nb_channels
 
 
-def _video(box, codec, fps, times, seconds, size, pixels, codec_options, gop, flash, at) -> list:
-    stream = box.add_stream(codec, rate=fps)
+def _video(output, codec, fps, times, seconds, size, pixels, codec_options, gop, flash, at) -> list:
+    stream = output.add_stream(codec, rate=fps)
     stream.width, stream.height, stream.pix_fmt, stream.gop_size = *size, pixels, gop
     if codec == "libx264":
         stream.options = {"preset": "ultrafast", "crf": "20", **(codec_options or {})}
@@ -96,41 +96,40 @@ def _video(box, codec, fps, times, seconds, size, pixels, codec_options, gop, fl
     stream.codec_context.time_base = tick
     out = []
     for number, time in enumerate(np.arange(round(seconds * fps)) / fps if times is None else times):
-        frame = av.VideoFrame.from_ndarray(picture(number, float(time), size, flash), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(image(number, float(time), size, flash), format="rgb24")
         frame.pts, frame.time_base = round((time + at) / tick), tick
         out += stream.encode(frame)
     return out + list(stream.encode(None))
 
 
-def _audio(box, codec, sound, rate, layout, at) -> list:
-    stream = box.add_stream(codec, rate=rate, layout=layout)
-    wanted = stream.codec_context.format
-    kind = wanted.name
+def _audio(output, codec, waveform, rate, layout, at) -> list:
+    stream = output.add_stream(codec, rate=rate, layout=layout)
+    kind = stream.codec_context.format.name
     step = stream.codec_context.frame_size or 1024
     out, start = [], round(at * rate)
-    for begin in range(0, sound.shape[1], step):
-        piece = np.ascontiguousarray(sound[:, begin : begin + step])
+    for begin in range(0, waveform.shape[1], step):
+        piece = np.ascontiguousarray(waveform[:, begin : begin + step])
         frame = av.AudioFrame.from_ndarray(as_format(piece, kind), format=kind, layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, start + begin, Fraction(1, rate)
         out += stream.encode(frame)
     return out + list(stream.encode(None))
 
 
-def as_format(sound: np.ndarray, kind: str) -> np.ndarray:
+def as_format(waveform: np.ndarray, kind: str) -> np.ndarray:
     """[channels, S] float to what `AudioFrame.from_ndarray` wants for sample format ``kind``."""
     base = kind.rstrip("p")
     if base in ("s16", "s32"):
         top = 2.0 ** (8 * int(base[1:]) // 8 - 1) - 1
-        sound = np.round(np.clip(sound, -1, 1).astype(np.float64) * top).astype(
+        waveform = np.round(np.clip(waveform, -1, 1).astype(np.float64) * top).astype(
             {"s16": np.int16, "s32": np.int32}[base]
         )
     elif base == "u8":
-        sound = np.round(sound * 127 + 128).astype(np.uint8)
-    return np.ascontiguousarray(sound if kind.endswith("p") else sound.T.reshape(1, -1))
+        waveform = np.round(waveform * 127 + 128).astype(np.uint8)
+    return np.ascontiguousarray(waveform if kind.endswith("p") else waveform.T.reshape(1, -1))
 
 
-def _cover(box) -> list:
-    stream = box.add_stream("mjpeg", rate=1)
+def _cover(output) -> list:
+    stream = output.add_stream("mjpeg", rate=1)
     stream.width, stream.height, stream.pix_fmt = 32, 32, "yuvj420p"
     stream.disposition = av.stream.Disposition.attached_pic.value
     frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 200, np.uint8), format="rgb24")
@@ -139,7 +138,7 @@ def _cover(box) -> list:
 
 
 def wav(samples: np.ndarray, rate: int = 16_000, *, size: int | None = None, real_rate: int | None = None) -> bytes:
-    """A mono float32 .wav by hand, so that any bits can be in it. ``size``: what the header claims, in bytes."""
+    """A mono float32 .wav by hand, so that any bits can be in it. ``size``: stated in the header, in bytes."""
     data = np.asarray(samples, "<f4").tobytes()
     size = len(data) if size is None else size
     rate = rate if real_rate is None else real_rate
@@ -149,24 +148,24 @@ def wav(samples: np.ndarray, rate: int = 16_000, *, size: int | None = None, rea
 
 
 def find_boxes(data: bytes, name: bytes) -> list[int]:
-    """Offsets of an mp4 box's content (after its name)."""
-    places, place = [], data.find(name)
-    while place >= 0:
-        places.append(place + 4)
-        place = data.find(name, place + 4)
-    return places
+    """Offsets of an mp4 output's content (after its name)."""
+    offsets, offset = [], data.find(name)
+    while offset >= 0:
+        offsets.append(offset + 4)
+        offset = data.find(name, offset + 4)
+    return offsets
 
 
-def patch(path: Path, place: int, new: bytes) -> None:
+def patch(path: Path, offset: int, new: bytes) -> None:
     data = bytearray(path.read_bytes())
-    data[place : place + len(new)] = new
+    data[offset : offset + len(new)] = new
     path.write_bytes(data)
 
 
-def turn(path: Path, degrees: int) -> None:
-    """Write a display matrix into the first track: players then turn the picture clockwise by ``degrees``."""
+def rotate(path: Path, degrees: int) -> None:
+    """Write a display matrix into the first track: players then rotate the image clockwise by ``degrees``."""
     cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    one = 1 << 16
-    matrix = struct.pack(">9i", cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)
+    unit = 1 << 16
+    matrix = struct.pack(">9i", cos * unit, sin * unit, 0, -sin * unit, cos * unit, 0, 0, 0, 1 << 30)
     data = path.read_bytes()
     patch(path, find_boxes(data, b"tkhd")[0] + 40, matrix)

@@ -1,4 +1,4 @@
-"""A score for the picture from the same teacher: it learns, is saved with the selector, and a run takes it."""
+"""The learned video score: it trains on the same attention, is saved with the selector, and is used by a run."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from typer.testing import CliRunner
 from omnisift.budget import Budget
 from omnisift.cli.app import app
 from omnisift.compressors import make_compressor
-from omnisift.compressors.pruning import picture_logits
+from omnisift.compressors.pruning import video_logits
 from omnisift.tokens import Modality
-from omnisift.training.distill import clips_in
-from omnisift.training.distill.learn import learn_picture, picture_agreement, picture_targets_of
-from omnisift.training.distill.samples import Lesson, stream_of
+from omnisift.training.distill import find_clips
+from omnisift.training.distill.learn import train_video_score, video_agreement, video_targets
+from omnisift.training.distill.samples import DistillSample, stream_of
 from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
 
 ASKED = "What colour is the square?"
 
 
-def test_targets_lie_on_the_picture_and_end_at_one(lessons: list[Lesson]) -> None:
-    target, stream = picture_targets_of(lessons), stream_of(lessons)
+def test_targets_cover_video_and_have_a_maximum_of_one(samples: list[DistillSample]) -> None:
+    target, stream = video_targets(samples), stream_of(samples)
     assert torch.equal(~target.isnan(), stream.modality == int(Modality.VIDEO))
-    for row in range(len(lessons)):
+    for row in range(len(samples)):
         assert target[(stream.sample == row) & ~target.isnan()].max() == pytest.approx(1.0)
 
 
-def test_it_learns_and_then_chooses_the_anchors(lessons: list[Lesson]) -> None:
-    selector = new_selector(128, True, 0, picture=True)
-    picture: Any = selector.picture
+def test_it_learns_and_then_chooses_the_anchors(samples: list[DistillSample]) -> None:
+    selector = new_selector(128, True, 0, video_score=True)
+    video_score: Any = selector.picture
 
     def found() -> dict[str, float]:
-        return picture_agreement(lambda stream, _: picture_logits(picture, stream), lessons, 0.25)
+        return video_agreement(lambda stream, _: video_logits(video_score, stream), samples, 0.25)
 
     before = found()
-    losses = learn_picture(picture, lessons, 60, 1e-3, 0)
+    losses = train_video_score(video_score, samples, 60, 1e-3, 0)
     after = found()
     assert losses[-1] < losses[0] / 2
     assert after["attention"] > before["attention"] + 0.1
     assert after["rank"] > before["rank"] + 0.1
-    # What the compressor keeps of the picture are the highest of these scores in every frame.
-    stream = stream_of(lessons[:1])
+    # The compressor keeps the video tokens with the highest of these scores in every frame.
+    stream = stream_of(samples[:1])
     kept = make_compressor("omnisift", Budget(retain=0.25), selector=selector)(stream).keep
-    logits = picture_logits(picture, stream).detach()
+    logits = video_logits(video_score, stream).detach()
     for chunk in range(int(stream.chunk.max()) + 1):
         for frame in (0, 1):
-            here = torch.nonzero((stream.chunk == chunk) & (stream.frame == frame))[:, 0]
-            assert set(here[kept[here]].tolist()) == set(here[logits[here].topk(4).indices].tolist())
+            tokens = torch.nonzero((stream.chunk == chunk) & (stream.frame == frame))[:, 0]
+            assert set(tokens[kept[tokens]].tolist()) == set(tokens[logits[tokens].topk(4).indices].tolist())
     plain = make_compressor("omnisift", Budget(retain=0.25), selector=new_selector(128, True, 0))(stream).keep
     video = stream.modality == int(Modality.VIDEO)
     assert not torch.equal(plain[video], kept[video])
 
 
-def test_the_command_teaches_and_saves_it(folder: Path, tmp_path: Path) -> None:
+def test_the_command_trains_and_saves_it(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "selector"
     command = ["distill", "--media", str(folder), "-o", str(out), "--picture", "--steps", "5"]
     shown = CliRunner().invoke(app, command)
@@ -67,13 +67,13 @@ def test_the_command_teaches_and_saves_it(folder: Path, tmp_path: Path) -> None:
     assert set(report["picture"]["0.15"]) == {"learned", "stvp", "salient", "random"}
     selector = VGAS.from_pretrained(str(out))
     assert selector.picture is not None
-    assert selector.label == "time+picture"
-    asked = CliRunner().invoke(app, ["ask", str(clips_in(folder)[0]), ASKED, "--selector", str(out), "--json"])
+    assert selector.label == "time+video score"
+    asked = CliRunner().invoke(app, ["ask", str(find_clips(folder)[0]), ASKED, "--selector", str(out), "--json"])
     assert asked.exit_code == 0, asked.output
-    assert json.loads(asked.stdout)["compressor"] == "omnisift+time+picture"
+    assert json.loads(asked.stdout)["compressor"] == "omnisift+time+video score"
 
 
-def test_the_page_is_what_the_result_says() -> None:
+def test_the_page_shows_the_committed_result() -> None:
     from picture import page
 
     root = Path(__file__).parents[3]

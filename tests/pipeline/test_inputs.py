@@ -1,0 +1,71 @@
+"""`omnisift.inputs` with a model and a processor that Transformers loaded, as the README shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoProcessor, BatchFeature, Qwen2_5OmniThinkerForConditionalGeneration
+
+import omnisift
+from omnisift.errors import NotFound, UsageError
+
+QUESTION = "What colour is the circle?"
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[Any, Any]:
+    """(model, processor), by Transformers' own classes."""
+    folder = omnisift.nano_path()
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder).eval()
+    return model, AutoProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["v_cast", "uniform", "random"])
+def test_the_inputs_of_an_attached_model(loaded: tuple[Any, Any], clip: Path, name: str) -> None:
+    model, processor = loaded
+    inputs = omnisift.inputs(processor, clip, QUESTION)
+    with omnisift.attach(model, name, retain=0.25) as attachment:
+        output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
+    expected = omnisift.load("nano", compressor=name, retain=0.25).ask(clip, QUESTION)
+    text = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert text.strip() == expected.text
+    tokens = expected.report.tokens
+    assert (attachment.last.kept_video, attachment.last.kept_audio) == (tokens.video_kept, tokens.audio_kept)
+
+
+def test_the_readme_block(loaded: tuple[Any, Any], clip: Path) -> None:
+    model, processor = loaded
+    inputs = omnisift.inputs(processor, str(clip), "Who speaks first?")
+    with omnisift.attach(model, "v_cast", retain=0.25) as attachment:
+        model.generate(**inputs)
+    assert attachment.last.retained_ratio == pytest.approx(63 / 246)
+
+
+def test_the_inputs_move_to_a_device_and_dtype(loaded: tuple[Any, Any], clip: Path) -> None:
+    inputs = omnisift.inputs(loaded[1], clip, QUESTION)
+    assert isinstance(inputs, BatchFeature)
+    assert all(value.device.type == "cpu" for value in inputs.values() if isinstance(value, torch.Tensor))
+    moved = inputs.to("cpu", torch.bfloat16)
+    assert moved["pixel_values_videos"].dtype == torch.bfloat16
+    assert moved["input_ids"].dtype == torch.int64
+
+
+def test_a_decoded_clip_is_taken_as_it_is(loaded: tuple[Any, Any], clip: Path) -> None:
+    processor = loaded[1]
+    media = omnisift.load("nano", compressor=None).read(clip, fps=1.0)
+    decoded = omnisift.inputs(processor, media, QUESTION)
+    named = omnisift.inputs(processor, clip, QUESTION, fps=1.0)
+    assert torch.equal(decoded["pixel_values_videos"], named["pixel_values_videos"])
+    assert decoded["input_ids"].shape[1] < omnisift.inputs(processor, clip, QUESTION)["input_ids"].shape[1]
+    few = omnisift.inputs(processor, clip, QUESTION, max_frames=4, sampling="qwen", system="Look.")
+    assert int(torch.as_tensor(few["video_grid_thw"])[0, 0]) == 2
+
+
+def test_errors(loaded: tuple[Any, Any], clip: Path) -> None:
+    with pytest.raises(NotFound):
+        omnisift.inputs(loaded[1], "missing.mp4", QUESTION)
+    with pytest.raises(UsageError, match="stands for a clip"):
+        omnisift.inputs(loaded[1], clip, "What is <|VIDEO|>?")
