@@ -51,7 +51,7 @@ def test_the_rules_of_sampling() -> None:
     assert len(chunks) == 64
     assert int(chunks.audio.sum()) == 7500
     assert set(chunks.frame0.tolist()) == {299}
-    assert prompt_shape(10, sound=False).audio == 0
+    assert prompt_shape(10, audio=False).audio == 0
 
 
 def test_an_odd_last_frame() -> None:

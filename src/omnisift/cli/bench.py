@@ -21,7 +21,7 @@ from omnisift.evaluation.plan import Plan, encoders_digest, settings_of, tensors
 from omnisift.evaluation.recipe import Recipe, Row, load_recipe
 from omnisift.evaluation.workers import run
 from omnisift.utils.atomic_io import atomic_folder
-from omnisift.utils.provenance import environment
+from omnisift.utils.provenance import provenance
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +60,7 @@ class Bench:
         done = {line_key(record): int(record["clips"]) for record in journal.records.values()}
         total = sum(1 for job in plan.jobs(clips))
         missing = len(plan.missing(clips, done))
-        software = environment()
+        software = provenance()
         if missing:
             journal.note({"session": software})
         with CountBar(self.console, f"{recipe.name}: rows x batches", total, total - missing, self.quiet) as step:

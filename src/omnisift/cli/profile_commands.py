@@ -192,7 +192,7 @@ def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) 
 def _counts_to_dict(name: str, shape: PromptShape, counts: list[Count], found: list[FlopDefinition]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from omnisift.utils.provenance import environment
+    from omnisift.utils.provenance import provenance
 
     return {
         "kind": "counted",
@@ -201,7 +201,7 @@ def _counts_to_dict(name: str, shape: PromptShape, counts: list[Count], found: l
         "runs": [one.to_dict() for one in counts],
         "readings": [asdict(reading) for reading in found],
         # The counts do not depend on the machine.
-        "environment": {key: value for key, value in environment().items() if key != "machine"},
+        "environment": {key: value for key, value in provenance().items() if key != "machine"},
     }
 
 

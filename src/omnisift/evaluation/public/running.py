@@ -27,7 +27,7 @@ from omnisift.evaluation.public.lmms_tasks import task_name, write_task
 from omnisift.evaluation.public.prompts import prompt
 from omnisift.evaluation.public.rows import Row
 from omnisift.utils.atomic_io import write_atomic
-from omnisift.utils.provenance import environment
+from omnisift.utils.provenance import provenance
 
 ENDS = {True: 256, False: 1024}
 """Maximum number of new tokens for multiple choice (as in the released script) and for captions."""
@@ -168,7 +168,7 @@ def _record(rows: Sequence[Row], settings: EvalSettings, max_new_tokens: int) ->
         "percent": percent,
         "reading": reading,
         "max_new_tokens": max_new_tokens,
-        "environment": {name: value for name, value in environment().items() if name != "machine"},
+        "environment": {name: value for name, value in provenance().items() if name != "machine"},
     }
 
 
