@@ -97,7 +97,7 @@ def vision_encoder(config: Any, frames: int, height: int, width: int) -> Flops:
 
 
 def audio_encoder(config: Any, mel: int) -> Flops:
-    """Count the audio encoder on ``mel`` frames of the spectrogram (100 per second), in separate chunks of two windows."""
+    """Count the audio encoder on ``mel`` spectrogram frames (100 per second), in separate chunks of two windows."""
     if mel == 0:
         return Flops()
     size, chunk = config.d_model, 2 * config.n_window

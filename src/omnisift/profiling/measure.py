@@ -206,5 +206,5 @@ def _cost(
 def _counted(thinker: Any) -> str:
     """Describe what torch's counter includes for the model's attention."""
     if "flash" in str(thinker.config._attn_implementation):
-        return "torch's counter; without attention between tokens, which a kernel outside of torch computes (try --attn-implementation sdpa)"
+        return "torch's counter; attention between tokens is left out, as a kernel outside of torch computes it"
     return "torch's counter: products and convolutions, attention over all pairs of tokens"

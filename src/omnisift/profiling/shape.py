@@ -113,7 +113,5 @@ def prompt_shape(
         seconds_per_frame=2 / plan.fps,
     )
     if shape.prompt > _MAX_TOKENS:
-        raise UsageError(
-            f"the prompt has {shape.prompt:,} tokens, more than {_MAX_TOKENS:,}; lower --max-frames or --fps"
-        )
+        raise UsageError(f"{shape.prompt:,} prompt tokens are more than {_MAX_TOKENS:,}; lower --max-frames or --fps")
     return shape

@@ -1,8 +1,8 @@
-"""A procedurally generated world of audio-video questions: moving coloured shapes, short sounds, and what they prove.
+"""Generated clips with known contents: moving coloured shapes, short sounds, questions and answers.
 
-`make_scene` describes a clip from a seed; `render_images`, `render_audio` and `write_clip` show it; `questions`,
-`caption` and `truth` say what is in it. Everything follows from ``(split, seed, config)``. `SETTINGS` are configs that
-are hard in one way each.
+`make_scene` describes a clip; `render_images`, `render_audio` and `write_clip` render it; `questions`, `caption` and
+`truth` state its contents. All depend on ``(split, seed, config)`` alone. `SETTINGS` are configurations that are each
+hard in one respect.
 """
 
 from omnisift.world.captions import (
