@@ -30,14 +30,16 @@ from omnisift.evaluation.results import read_result
 from omnisift.pipeline.loading import read_selector
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.training.data import load_samples
-from omnisift.training.distill.lessons import Lesson
+from omnisift.training.distill.samples import DistillSample as Lesson
 from omnisift.training.finetune import fine_tune, load_train_recipe
-from omnisift.training.finetune.checkpoints import is_whole, newest
+from omnisift.training.finetune.checkpoints import is_complete as is_whole
+from omnisift.training.finetune.checkpoints import newest_checkpoint as newest
+from omnisift.training.finetune.recipe import RENAMED_KEYS
 from omnisift.vgas import VGAS
 from omnisift.world.encoded import Encoded
 
 FILES = Path(__file__).parent / "files"
-RECIPE_NAMES: Mapping[str, str] = {}
+RECIPE_NAMES: Mapping[str, str] = RENAMED_KEYS
 """Old key of a training recipe -> today's name of its field, where they differ."""
 
 __all__ = [
@@ -109,7 +111,9 @@ def checkpoint_values(folder: Path) -> dict[str, Any]:
 
 def recipe_values(recipe: Any, old_keys: list[str]) -> dict[str, Any]:
     """Old key -> value of the field that it sets today."""
-    return {key: getattr(recipe, RECIPE_NAMES.get(key, key)) for key in old_keys}
+    values = {key: getattr(recipe, RECIPE_NAMES.get(key, key)) for key in old_keys}
+    former = {"distill": "distil", "straight_through": "literal"}
+    return values | {key: former.get(values[key], values[key]) for key in ("selector", "estimator")}
 
 
 def result_values(result: Any) -> dict[str, Any]:

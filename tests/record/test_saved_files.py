@@ -68,7 +68,7 @@ def test_a_training_recipe_with_every_key() -> None:
     keys = yaml.safe_load(path.read_text(encoding="utf-8"))
     with_tuple = keys | {"data": tuple(keys["data"])}
     assert saved.recipe_values(saved.load_train_recipe(path), list(keys)) == with_tuple
-    assert saved.load_train_recipe(FILES / "train" / "recipe.yaml").steps == 2
+    assert saved.load_train_recipe(FILES / "train" / "recipe.yaml").max_steps == 2
 
 
 @pytest.mark.skipif(Version(transformers.__version__) < Version("5.23"), reason="the host's own files are of 5.23")
@@ -84,7 +84,7 @@ def test_an_interrupted_training_goes_on(clip_folder: Path, tmp_path: Path, monk
     assert saved.newest(Path("run")) == sealed
     recipe = saved.load_train_recipe(Path("recipe.yaml"))
     before = Path("run/log.jsonl").read_text(encoding="utf-8")
-    report = saved.fine_tune(replace(recipe, steps=3)).to_dict()
+    report = saved.fine_tune(replace(recipe, max_steps=3)).to_dict()
     assert Path("run/log.jsonl").read_text(encoding="utf-8").startswith(before)
     old = saved.json_of("train-report.json")
     assert (report["steps"], report["finished"], report["samples"]) == (3, True, old["samples"])
