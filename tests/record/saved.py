@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omnisift.evaluation.public.outcome import read_outcome
 from tests.record import seams
 
 from omnisift import attach, load
@@ -23,7 +24,6 @@ from omnisift.batch.run_lock import MAX_CRASHES
 from omnisift.cli import main
 from omnisift.cli.dataset import write_dataset
 from omnisift.evaluation.journal import Journal
-from omnisift.evaluation.public.outcome import read_outcome
 from omnisift.evaluation.public.rows import read_rows
 from omnisift.evaluation.recipe import load_recipe
 from omnisift.evaluation.results import read_result
