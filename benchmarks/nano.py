@@ -1,8 +1,8 @@
 """Accuracy of nano on generated test clips, through decoded .mp4 files: `make bench-nano`.
 
 Each clip is written as .mp4, read back by `omnisift.media`, prepared by the processor, and asked one question of each
-type with all tokens and with every method at every budget, through the thinker with `omnisift.attach`. An answer is right
-if the most likely first word of the whole vocabulary is the right one.
+type with all tokens and with every method at every budget, through the thinker with `omnisift.attach`. An answer is
+right if the most likely first word of the whole vocabulary is the right one.
 
 Finished clips are written to a journal, one JSON line each, so that an interrupted run resumes.
 """
@@ -284,8 +284,8 @@ An answer is right if the most likely first word of the whole vocabulary is righ
 ACCURACY_NOTE = """Intervals are 95 %, bootstrapped over clips. Chance is 1/6 for colours, 1/4 for forms and places, 1/2
 for heard, 1/8 for sounds and 1/3 for count.
 """
-PAIRED_NOTE = """`p by clips` assumes only that clips are independent and is the one to quote; McNemar's exact test assumes
-that all questions are.
+PAIRED_NOTE = """`p by clips` assumes only that clips are independent and is the one to quote; McNemar's exact test
+assumes that all questions are.
 """
 EVIDENCE_NOTE = """An event counts as kept if at least one of its tokens is kept, which may be too little for an
 answer. Tied sounds belong to a shape, distractors do not.
