@@ -42,9 +42,9 @@ def test_the_stream_is_what_a_compressor_gets_in_an_ordinary_call(world, clips):
 def test_extras_lie_on_their_tokens(clips):
     assert set(clips.extras) == set(EXTRAS)
     for name, values in clips.extras.items():
-        actual = clips.modality == (Modality.VIDEO if name.startswith("video") else Modality.AUDIO)
-        assert (values[:, actual] > 0).all()
-        assert not values[:, ~actual].any()
+        of_modality = clips.modality == (Modality.VIDEO if name.startswith("video") else Modality.AUDIO)
+        assert (values[:, of_modality] > 0).all()
+        assert not values[:, ~of_modality].any()
 
 
 def test_the_disk_changes_nothing(clips, tmp_path):
