@@ -23,7 +23,7 @@ from omnisift.batch.run_lock import MAX_CRASHES
 from omnisift.cli import main
 from omnisift.cli.dataset import write_dataset
 from omnisift.evaluation.journal import Journal
-from omnisift.evaluation.public.outcome import read_outcome
+from omnisift.evaluation.public.eval_run import read_run
 from omnisift.evaluation.public.rows import read_rows
 from omnisift.evaluation.recipe import load_recipe
 from omnisift.evaluation.results import read_result
@@ -57,9 +57,9 @@ __all__ = [
     "load_samples",
     "load_train_recipe",
     "newest_checkpoint",
-    "read_outcome",
     "read_result",
     "read_rows",
+    "read_run",
     "write_dataset",
 ]
 

@@ -173,7 +173,7 @@ def test_public_benchmarks(name: str, count: int) -> None:
     rows = saved.read_rows(FILES / f"public-{name}-rows.jsonl")
     assert [row.id for row in rows] == [str(number) for number in range(count)]
     assert {row.answer for row in rows} == {"B" if name == "choice" else "-"}
-    outcome = saved.read_outcome(FILES / "public" / name)
+    outcome = saved.read_run(FILES / "public" / name)
     assert json.loads(json.dumps(saved.outcome_values(outcome))) == EXPECTED["public"][name]
     assert outcome.settings["reading"]["max_frames"] == 256
 
