@@ -43,7 +43,7 @@ from omnisift.training.neutral import NeutralBuild
 from omnisift.training.packed import clip_layout
 from omnisift.training.selections import AUDIO_PER_CHUNK, Select, omnisift_selection, select_with, stvp_scores
 from omnisift.training.settings import NanoSettings
-from omnisift.utils.provenance import environment
+from omnisift.utils.provenance import provenance
 
 METHODS = (*ESTIMATORS, DISTILLATION)
 RATES = (3e-4, 1e-3, 3e-3)
@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     lines = {record["run"]: record for record in records if "run" in record}
     with options.out.open("a", encoding="utf-8") as out:
-        out.write(json.dumps({"session": environment()}) + "\n")
+        out.write(json.dumps({"session": provenance()}) + "\n")
         for part in options.parts:
             missing = [job for job in jobs([part], lines) if name_of(job) not in lines]
             with ProcessPoolExecutor(options.workers, get_context("spawn"), _begin, (options.work,)) as pool:

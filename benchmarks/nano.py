@@ -42,7 +42,7 @@ from omnisift.evaluation.summary import (
 )
 from omnisift.media import Media, read
 from omnisift.pipeline.loading import Host, load_host, load_selector
-from omnisift.utils.provenance import environment
+from omnisift.utils.provenance import provenance
 from omnisift.vgas import VGAS
 from omnisift.world import CAPTION_REQUESTS, Scene, caption, make_scene, questions, truth, write_clip
 
@@ -262,7 +262,7 @@ def report(journal: Journal, arguments: argparse.Namespace) -> dict[str, Any]:
         "clips": len(records),
         "questions": 8 * len(records),
         "settings": settings(arguments),
-        "environment": {**environment(), "threads": torch.get_num_threads()},
+        "environment": {**provenance(), "threads": torch.get_num_threads()},
         "examples": [_example(record) for record in records[:3] if record.get("captions")],
         "rows": summarise(records, SPLIT),
     }

@@ -35,7 +35,7 @@ from omnisift.training.selections import (
     top_indices,
 )
 from omnisift.training.settings import NanoSettings
-from omnisift.utils.provenance import environment
+from omnisift.utils.provenance import provenance
 from omnisift.video_score import VideoScore
 
 RETAINS = (0.25, 0.125, 0.0625)
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     bench = Bench(options.work)
     full = accuracies(bench.config().model, bench.layout, bench.build.writer, bench.check, None, clips=CHECKS)
-    lines: list[dict[str, Any]] = [{"session": environment()}]
+    lines: list[dict[str, Any]] = [{"session": provenance()}]
     lines.append({"run": "all", "accuracy": {name: round(value, 4) for name, value in full.items()}})
     for name, score in rows(bench):
         lines.append({"run": name, **measure(bench, score)})

@@ -151,3 +151,20 @@ def test_the_page_of_serving_says_what_was_measured() -> None:
     assert load("serving").table(result) in page, "copy it from benchmarks/serving.py, which prints it"
     assert result["commit"][:7] in page
     assert {point["commit"] for point in result["points"]} == {result["commit"]}
+
+
+def rows_of(path: Path) -> set[tuple[str, ...]]:
+    """Cells of all table rows of a page."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in lines if line.startswith("|")}
+
+
+def test_the_cost_of_a_prompt_is_that_of_the_code() -> None:
+    """The rows of each model and clip length in README and docs/your-model.md."""
+    module = load("cost_table")
+    readme, page = ROOT / "README.md", ROOT / "docs" / "your-model.md"
+    for text, path in ((module.cost_table(), readme), (module.memory_table(), page)):
+        expected = [tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in text.splitlines()[2:]]
+        assert len(expected) == 6
+        assert set(expected) <= rows_of(path), f"{path.name}: copy the tables from python benchmarks/cost_table.py"
+    assert module.weights_sentence() in readme.read_text(encoding="utf-8")

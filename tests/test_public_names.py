@@ -26,6 +26,7 @@ OBJECTS = [
     "Compression",
     "Compressor",
     "CompressorError",
+    "DistillSettings",
     "EncodedClip",
     "Media",
     "MediaError",
@@ -40,6 +41,7 @@ OBJECTS = [
     "ScoredVideoCompressor",
     "Selection",
     "TokenStream",
+    "TrainRecipe",
     "UsageError",
     "VGAS",
     "VGASConfig",
@@ -47,14 +49,21 @@ OBJECTS = [
     "adapter_for",
     "attach",
     "build_stream",
+    "distill",
+    "find_clips",
+    "fine_tune",
     "from_rho",
     "inputs",
     "inspect_clip",
     "load",
+    "load_questions",
+    "load_train_recipe",
     "make_compressor",
     "nano_path",
+    "observe_clips",
     "read",
     "register",
+    "save_selector",
 ]
 PUBLIC = sorted(OBJECTS + MODULES)
 
@@ -76,6 +85,11 @@ def test_the_list_is_sorted_and_complete() -> None:
     assert sorted(omnisift.__all__) == PUBLIC
     assert sorted(OBJECTS) == OBJECTS
     assert sorted(MODULES) == MODULES
+
+
+def test_each_name_is_on_the_api_page() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: omnisift\.(\w+)$", page, re.MULTILINE)) == sorted(OBJECTS)
 
 
 def test_dir_shows_the_public_names() -> None:

@@ -1,4 +1,4 @@
-"""docs/results.md says what the result files say: it fails when the page or a plot is stale, or a result is partial."""
+"""docs/results.md, its CSV files and plots follow from the result files, and the results are complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from tests.record import saved
 
 from omnisift.evaluation.plots import digest
 from omnisift.evaluation.recipe import load_recipe
-from omnisift.evaluation.results import Result, read_result
+from omnisift.evaluation.results import Result, read_result, renamed
+from omnisift.evaluation.results_csv import as_csv
 from omnisift.evaluation.results_page import ORDER, PLOTTED, page
 from omnisift.evaluation.results_short import short_table
 
@@ -27,7 +28,15 @@ def test_all_recipes_have_a_result() -> None:
 
 
 def test_the_page_is_what_the_files_say() -> None:
-    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(FOLDER), "run: omnisift bench-report"
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(FOLDER, ROOT / "recipes"), (
+        "run: omnisift bench-report"
+    )
+
+
+@each_result
+def test_csv_files_are_what_the_files_say(result: Result) -> None:
+    path = ROOT / "docs" / "results" / f"{result.recipe['name']}.csv"
+    assert path.read_text(encoding="utf-8") == as_csv(result), "run: omnisift bench-report"
 
 
 @pytest.mark.parametrize("name", PLOTTED)
@@ -42,18 +51,22 @@ def test_the_readme_says_what_the_files_say() -> None:
 @each_result
 def test_results_are_whole_and_of_the_recipe(result: Result) -> None:
     recipe = load_recipe(ROOT / "recipes" / f"{result.recipe['name']}.yaml")
-    assert [way["label"] for way in result.recipe["ways"]] == [way.label for way in recipe.ways]
-    assert {row.key.partition("#")[0] for row in recipe.rows()} == {row.key for row in result.rows}
+    assert list(result.methods) == [renamed(method.label) for method in recipe.methods]
+    labels = {
+        (row.setting, renamed(row.method.label), row.key.partition("#")[0].rpartition("@")[2]) for row in recipe.rows()
+    }
+    assert len(labels) == len(result.rows)
+    assert {label[:2] for label in labels} == {(row.setting, row.label) for row in result.rows}
     assert set(result.clips.values()) == {recipe.clips}
 
 
 @each_result
 def test_methods_kept_the_same_numbers(result: Result) -> None:
-    """Both modalities as the first row (ours), except those that say that they move tokens between them."""
+    """Every method keeps as many video and audio tokens as the first, except those that move tokens between them."""
     for row in result.rows:
         if row.right is None or not row.percent:
             continue
-        ours = result.row(row.setting, result.recipe["ways"][0]["label"], row.percent)
+        ours = result.row(row.setting, next(iter(result.methods)), row.percent)
         assert ours is not None
         assert row.ratio == pytest.approx(ours.ratio, abs=1e-9), row.key
         if row.label.split()[0] not in ("routed", "joint"):

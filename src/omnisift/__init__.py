@@ -36,6 +36,15 @@ if TYPE_CHECKING:
     from omnisift.models import Adapter, Attachment, Compression, Parts, adapter_for, attach
     from omnisift.pipeline import Answer, EncodedClip, Pipeline, Report, inputs, load
     from omnisift.tokens import Modality, Selection, TokenStream
+    from omnisift.training.distill import (
+        DistillSettings,
+        distill,
+        find_clips,
+        load_questions,
+        observe_clips,
+        save_selector,
+    )
+    from omnisift.training.finetune import TrainRecipe, fine_tune, load_train_recipe
     from omnisift.vgas import VGAS, VGASConfig
 
 __version__ = "0.1.0"
@@ -50,6 +59,7 @@ _MODULE_OF = {
     "Compression": "models",
     "Compressor": "compressors",
     "CompressorError": "errors",
+    "DistillSettings": "training.distill",
     "EncodedClip": "pipeline",
     "Media": "media",
     "MediaError": "errors",
@@ -64,6 +74,7 @@ _MODULE_OF = {
     "ScoredVideoCompressor": "compressors",
     "Selection": "tokens",
     "TokenStream": "tokens",
+    "TrainRecipe": "training.finetune",
     "UsageError": "errors",
     "VGAS": "vgas",
     "VGASConfig": "vgas",
@@ -71,14 +82,21 @@ _MODULE_OF = {
     "adapter_for": "models",
     "attach": "models",
     "build_stream": "chunks",
+    "distill": "training.distill",
+    "find_clips": "training.distill",
+    "fine_tune": "training.finetune",
     "from_rho": "budget",
     "inputs": "pipeline",
     "inspect_clip": "inspector",
     "load": "pipeline",
+    "load_questions": "training.distill",
+    "load_train_recipe": "training.finetune",
     "make_compressor": "compressors",
     "nano_path": "assets",
+    "observe_clips": "training.distill",
     "read": "media",
     "register": "compressors",
+    "save_selector": "training.distill",
 }
 _MODULES = ("batch", "compressors", "errors", "inspector", "media", "world")
 """Modules that can be used as ``omnisift.NAME`` without an import of their own."""
@@ -94,6 +112,7 @@ __all__ = [
     "Compression",
     "Compressor",
     "CompressorError",
+    "DistillSettings",
     "EncodedClip",
     "Media",
     "MediaError",
@@ -108,6 +127,7 @@ __all__ = [
     "ScoredVideoCompressor",
     "Selection",
     "TokenStream",
+    "TrainRecipe",
     "UsageError",
     "VGASConfig",
     "VideoCompressor",
@@ -116,17 +136,24 @@ __all__ = [
     "batch",
     "build_stream",
     "compressors",
+    "distill",
     "errors",
+    "find_clips",
+    "fine_tune",
     "from_rho",
     "inputs",
     "inspect_clip",
     "inspector",
     "load",
+    "load_questions",
+    "load_train_recipe",
     "make_compressor",
     "media",
     "nano_path",
+    "observe_clips",
     "read",
     "register",
+    "save_selector",
     "world",
 ]
 

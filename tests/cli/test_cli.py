@@ -132,6 +132,12 @@ def test_mistakes_are_found_before_weights_are_read(
     assert err.startswith(f"error ({kind}): ")
 
 
+def test_an_error_names_its_class_once_and_reads_as_a_sentence(omnisift) -> None:
+    code, _, err = omnisift("ask", ".", "What?")
+    assert code == 2
+    assert err == "error (NotAFile): . is a folder, not a file; give the path of a media file\n"
+
+
 def test_a_share_that_can_not_be_reached_is_noted(omnisift, clip: Path) -> None:
     assert "asked to keep 1 %, kept 3.7 %" in omnisift("ask", str(clip), "What?", "--retain", "0.01")[1]
     assert "note:" not in omnisift("ask", str(clip), "What?")[1]

@@ -74,5 +74,5 @@ def test_a_clip_without_sound(world):
 
 def test_clips_of_different_length_form_no_batch(world):
     scenes = [make_scene(0, "test"), make_scene(0, "test", world_setting("crowd").config)]
-    with pytest.raises(UsageError, match="one length"):
+    with pytest.raises(UsageError, match="the same length"):
         encode_scenes(world.host, scenes)

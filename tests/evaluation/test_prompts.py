@@ -39,9 +39,9 @@ def test_writing_in_a_batch_equals_writing_alone(world):
     host = world.host
     method = make_compressor("omnisift", Budget(retain_video=0.25, retain_audio=0.25), selector=world.selector)
     asks = [(world.media, "Describe the clip."), (world.media, "What happens in the clip?")]
-    for way in (None, method.eval()):
-        batch = write(host.thinker, host.processor, asks, way, longest=6)
-        assert batch == [write(host.thinker, host.processor, [ask], way, longest=6)[0] for ask in asks]
+    for compressor in (None, method.eval()):
+        batch = write(host.thinker, host.processor, asks, compressor, max_new_tokens=6)
+        assert batch == [write(host.thinker, host.processor, [ask], compressor, max_new_tokens=6)[0] for ask in asks]
 
 
 def test_the_model_is_left_alone(world):

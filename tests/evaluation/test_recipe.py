@@ -8,7 +8,7 @@ import yaml
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
 from omnisift.errors import UsageError
-from omnisift.evaluation.recipe import FULL, load_recipe, parse_recipe
+from omnisift.evaluation.recipe import ALL_TOKENS, load_recipe, parse_recipe
 from omnisift.training.protocol import selector_config
 from omnisift.vgas import VGAS, VGASConfig
 
@@ -29,23 +29,23 @@ def test_recipes_of_the_repository(path):
     assert recipe.name == path.stem
     assert f"omnisift bench-quality recipes/{path.name}" in path.read_text(encoding="utf-8")
     selector = VGAS(VGASConfig(input_size=16, hidden_size=16, num_attention_heads=2))
-    for way in recipe.ways:
-        assert make_compressor(way.method, Budget(retain=0.5), selector=selector if way.selector else None)
-        if way.selector:
-            selector_config(way.selector)
+    for spec in recipe.methods:
+        assert make_compressor(spec.method, Budget(retain=0.5), selector=selector if spec.selector else None)
+        if spec.selector:
+            selector_config(spec.selector)
 
 
 def test_enough_methods_and_ablations():
-    ways = {path.stem: load_recipe(path).ways for path in RECIPES}
-    methods = {way.method.partition(":")[0] for way in ways["training-free"]}
+    specs = {path.stem: load_recipe(path).methods for path in RECIPES}
+    methods = {spec.method.partition(":")[0] for spec in specs["training-free"]}
     assert len(methods) >= 14
-    assert len(ways["ablations"]) - 2 >= 9  # two rows are the whole method
+    assert len(specs["ablations"]) - 2 >= 9  # two rows are the complete method
 
 
 def test_rows_are_all_combinations():
     keys = [row.key for row in parse_recipe(SMALL).rows()]
     assert keys == [
-        f"base/{FULL}",
+        f"base/{ALL_TOKENS}",
         "base/evs@25",
         "base/random@25#0",
         "base/random@25#1",
@@ -58,7 +58,7 @@ def test_rows_are_all_combinations():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"rows": [{"method": "evs"}, {"method": "evs"}]}, "two rows are called 'evs'"),
+        ({"rows": [{"method": "evs"}, {"method": "evs"}]}, "two rows have the label 'evs'"),
         ({"settings": ["mars"]}, "unknown setting 'mars'|no setting|mars"),
         ({"protocol": "magic"}, "protocol is training-free or trained"),
         ({"retain": [1.5]}, "fraction kept"),
@@ -78,5 +78,5 @@ def test_a_recipe_that_is_missing_or_no_recipe(tmp_path):
     with pytest.raises(UsageError, match="no recipe at"):
         load_recipe(tmp_path / "none.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="is no recipe"):
+    with pytest.raises(UsageError, match="is not a recipe"):
         load_recipe(tmp_path / "list.yaml")

@@ -129,8 +129,8 @@ def test_data_match_the_trace(compared: Inspection, html: str) -> None:
         assert shown["audio"]["kept"].count("1") == sum(method.selection.audio_kept)
         assert shown["merged"] == list(method.selection.merged)
     cell = 2 * 16 + 1 * 4 + 3
-    place = np.flatnonzero((trace.tokens.frame == 2) & (trace.tokens.row == 1) & (trace.tokens.column == 3))[0]
-    assert data["methods"][1]["video"]["rank"][cell] == trace.methods[1].selection.rank[place]
+    index = np.flatnonzero((trace.tokens.frame == 2) & (trace.tokens.row == 1) & (trace.tokens.column == 3))[0]
+    assert data["methods"][1]["video"]["rank"][cell] == trace.methods[1].selection.rank[index]
     anchor = trace.methods[1].selection.anchor_attention.anchors[60, 0]
     frame, where, share = data["methods"][1]["anchors"][60][0]
     assert (frame, where) == (trace.tokens.frame[anchor], 4 * trace.tokens.row[anchor] + trace.tokens.column[anchor])

@@ -106,7 +106,7 @@ def test_the_stream_is_a_view_of_the_hosts_embeddings(rows: int) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("seconds", [1.0, 2.0])
 def test_times_follow_the_real_seconds_per_grid(seconds: float) -> None:
-    """A long clip sampled more coarsely has longer grids; the host is told so, and the stream has the same times."""
+    """A long clip sampled more coarsely has longer grids; the stream has the times that the host uses."""
     inputs = prompt([5, Video(4, 1, 2), 6])
     inputs["video_second_per_grid"] = torch.tensor([seconds])
     seen.clear()

@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from omnisift.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.pipeline import load
-from omnisift.profiling.analytic import count
+from omnisift.profiling.analytic import count, weight_bytes
 from omnisift.profiling.shape import PromptShape, prompt_shape
 from omnisift.profiling.sizes import thinker_config
-from omnisift.profiling.table7 import PAPER, readings
+from omnisift.profiling.table7 import PAPER, flop_definitions
 
 SHARES = [Budget(retain=0.35), Budget(retain=0.25)]
 
@@ -29,6 +30,18 @@ def test_the_shape_is_what_the_pipeline_reads(clip: Path) -> None:
     assert (cut.video, cut.audio, cut.prompt) == (tokens.video_kept, tokens.audio_kept, tokens.prompt_kept)
 
 
+def test_bytes_are_those_of_the_real_tensors() -> None:
+    thinker = load("nano", retain=0.25).host.thinker
+    ids = torch.randint(0, 50, (1, 17))
+    with torch.no_grad():
+        output = thinker(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+    cached = sum(layer.keys.numel() + layer.values.numel() for layer in output.past_key_values.layers)
+    config = thinker_config(str(nano_path()))
+    whole = count(config, PromptShape(frames=0, height=0, width=0, mel=0, text=17, seconds_per_frame=1.0), [])[0]
+    assert (whole.cache_bytes, whole.logits_bytes) == (2 * cached, 2 * output.logits.numel())
+    assert weight_bytes(config) == 2 * sum(parameter.numel() for parameter in thinker.parameters())
+
+
 def test_the_rules_of_sampling() -> None:
     wide = prompt_shape(300, 1080, 1920)
     assert (wide.frames, wide.height, wide.width) == (128, 13, 23)  # 256 images, 320 * 784 pixels
@@ -38,7 +51,7 @@ def test_the_rules_of_sampling() -> None:
     assert len(chunks) == 64
     assert int(chunks.audio.sum()) == 7500
     assert set(chunks.frame0.tolist()) == {299}
-    assert prompt_shape(10, sound=False).audio == 0
+    assert prompt_shape(10, audio=False).audio == 0
 
 
 def test_an_odd_last_frame() -> None:
@@ -53,7 +66,7 @@ def test_an_odd_last_frame() -> None:
 def test_table_7_of_the_paper(seconds: float, size: tuple[int, int]) -> None:
     """All stages without attention between tokens: within 3 % whatever the clip, so nothing is fitted."""
     config = thinker_config("7b")
-    found = readings(config, count(config, prompt_shape(seconds, *size), SHARES))
+    found = flop_definitions(config, count(config, prompt_shape(seconds, *size), SHARES))
     nearest = found[0]
     for share in ("0.35", "0.25"):
         assert nearest.ratios[share] == pytest.approx(PAPER[share] / PAPER["full"], rel=0.03)
@@ -68,14 +81,14 @@ def test_table_7_in_absolute_numbers() -> None:
     0.04."""
     config = thinker_config("7b")
     counts = count(config, prompt_shape(90), SHARES)
-    assert readings(config, counts)[0].tflops == pytest.approx(PAPER["full"], rel=0.01)
+    assert flop_definitions(config, counts)[0].tflops == pytest.approx(PAPER["full"], rel=0.01)
     selector = [one.stages["compress"].total / 1e12 for one in counts[1:]]
     assert selector == pytest.approx([0.06, 0.04], abs=0.006)
 
 
 def test_a_share_that_the_paper_lacks_has_no_deviation() -> None:
     config = thinker_config("3b")
-    found = readings(config, count(config, prompt_shape(30), [Budget(retain=0.5)]))[0]
+    found = flop_definitions(config, count(config, prompt_shape(30), [Budget(retain=0.5)]))[0]
     assert found.deviations == {}
     assert 0.5 < found.ratios["0.5"] < 1
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from omnisift.profiling.energy import Counter, meter, nvml, rapl
+from omnisift.profiling.energy import EnergyCounter, energy_meter, nvml, rapl
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def test_packages_are_added_and_their_parts_are_not(tmp_path: Path) -> None:
     first = zone(tmp_path, "intel-rapl:0", 1_000_000)
     second = zone(tmp_path, "intel-rapl:1", 99_000_000, "package-1")
     zone(tmp_path, "intel-rapl:0:0", 500_000, "core")  # inside package 0: counting it twice would be wrong
-    found = meter(CPU, tmp_path)
+    found = energy_meter(CPU, tmp_path)
     before = found.read()
     first.write_text("3500000", encoding="ascii")
     second.write_text("4000000", encoding="ascii")  # past its range of 100 J
@@ -36,7 +36,7 @@ def test_packages_are_added_and_their_parts_are_not(tmp_path: Path) -> None:
 
 
 def test_no_counter_is_said_and_nothing_is_estimated(tmp_path: Path) -> None:
-    found = meter(CPU, tmp_path / "nothing")
+    found = energy_meter(CPU, tmp_path / "nothing")
     assert found.joules(found.read()) is None
     assert found.words.startswith("unavailable: no RAPL counters under")
 
@@ -72,7 +72,7 @@ class Library:
 def test_a_gpu_is_asked_by_its_own_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: bool) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", Library(broken))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
-    found = meter(torch.device("cuda:1"), tmp_path)
+    found = energy_meter(torch.device("cuda:1"), tmp_path)
     assert found.read() == ([] if broken else [7.5])
     assert ("no driver" in found.words) == broken
     assert "no RAPL counters" in found.words  # what is not in the sum is said
@@ -86,4 +86,4 @@ def test_a_gpu_without_its_library_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_counter_that_never_wraps() -> None:
-    assert Counter("NVML GPU", lambda: 0.0).between(3.0, 4.5) == 1.5
+    assert EnergyCounter("NVML GPU", lambda: 0.0).between(3.0, 4.5) == 1.5

@@ -18,47 +18,48 @@ import torch
 from tests.record import seams
 
 from omnisift import attach, load
-from omnisift.batch import Item, Ledger, ModelSettings
-from omnisift.batch.claim import PATIENCE
+from omnisift.batch import Item, ModelSettings, ResultsFile
+from omnisift.batch.run_lock import MAX_CRASHES
 from omnisift.cli import main
 from omnisift.cli.dataset import write_dataset
 from omnisift.evaluation.journal import Journal
-from omnisift.evaluation.public.outcome import read_outcome
+from omnisift.evaluation.public.eval_run import read_run
 from omnisift.evaluation.public.rows import read_rows
 from omnisift.evaluation.recipe import load_recipe
 from omnisift.evaluation.results import read_result
 from omnisift.pipeline.loading import read_selector
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.training.data import load_samples
-from omnisift.training.distill.lessons import Lesson
+from omnisift.training.distill.samples import DistillSample
 from omnisift.training.finetune import fine_tune, load_train_recipe
-from omnisift.training.finetune.checkpoints import is_whole, newest
+from omnisift.training.finetune.checkpoints import is_complete, newest_checkpoint
+from omnisift.training.finetune.recipe import RENAMED_KEYS
 from omnisift.vgas import VGAS
 from omnisift.world.encoded import Encoded
 
 FILES = Path(__file__).parent / "files"
-RECIPE_NAMES: Mapping[str, str] = {}
-"""Old key of a training recipe -> today's name of its field, where they differ."""
+RENAMED_VALUES: Mapping[Any, Any] = {"literal": "straight_through"}
+"""Old value of a training recipe -> today's, where they differ."""
 
 __all__ = [
     "FILES",
-    "PATIENCE",
+    "MAX_CRASHES",
     "VGAS",
+    "DistillSample",
     "Encoded",
     "Item",
     "Journal",
-    "Ledger",
-    "Lesson",
     "ModelSettings",
+    "ResultsFile",
     "fine_tune",
-    "is_whole",
+    "is_complete",
     "load_recipe",
     "load_samples",
     "load_train_recipe",
-    "newest",
-    "read_outcome",
+    "newest_checkpoint",
     "read_result",
     "read_rows",
+    "read_run",
     "write_dataset",
 ]
 
@@ -66,7 +67,7 @@ __all__ = [
 def selector(name: str, scratch: Path) -> Any:
     """The selector of a folder, by the reader of that kind of folder."""
     if name == "adapter":
-        return read_selector(name, str(FILES), FILES / "selectors" / name, width=32).eval()
+        return read_selector(name, str(FILES), FILES / "selectors" / name, 32).eval()
     folder = FILES / "selectors" / name
     if not folder.is_dir():
         with tarfile.open(folder.with_name(f"{name}.tar.gz")) as archive:
@@ -107,9 +108,13 @@ def checkpoint_values(folder: Path) -> dict[str, Any]:
     }
 
 
-def recipe_values(recipe: Any, old_keys: list[str]) -> dict[str, Any]:
-    """Old key -> value of the field that it sets today."""
-    return {key: getattr(recipe, RECIPE_NAMES.get(key, key)) for key in old_keys}
+def recipe_departures(recipe: Any, old: Mapping[str, Any]) -> list[str]:
+    """Keys of an old recipe whose values the recipe of today does not hold."""
+
+    def today(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else RENAMED_VALUES.get(value, value)
+
+    return [key for key, value in old.items() if getattr(recipe, RENAMED_KEYS.get(key, key)) != today(value)]
 
 
 def result_values(result: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from omnisift.assets import nano_path
 from omnisift.compressors import COMPRESSORS, needs_selector
 from omnisift.errors import CompressorError, UnreachableBudget, UnsupportedCall
 from omnisift.media import Media
-from omnisift.pipeline.held import HeldClip
+from omnisift.pipeline import EncodedClip
 from omnisift.tokens import Modality
 from omnisift.vgas import VGAS, VGASConfig
 from omnisift.world import make_scene, questions, render_audio, render_images
@@ -124,21 +124,20 @@ def clip_and_question(number: int) -> tuple[Any, str]:
 @lru_cache(maxsize=2)
 def held(number: int) -> Any:
     """The clip of `clip_and_question`, which is prepared and encoded once for all methods."""
-    return HeldClip(host(), clip_and_question(number)[0])
+    return EncodedClip(host(), clip_and_question(number)[0])
 
 
 @torch.inference_mode()
 def observe(number: int, method: Any | None) -> Observed | str:
     """What the model reads and answers with ``method`` attached; the error's name where the budget is out of reach."""
-    model, clip = host().thinker, held(number)
-    inputs = clip.inputs(clip_and_question(number)[1])
-    ids = inputs["input_ids"][0].numpy()
+    model, clip, question = host().thinker, held(number), clip_and_question(number)[1]
     if method is None:
-        with clip.encoding(None):
+        with clip.prepare(question, None, None) as inputs:
             positions, logits, text = _generate(model, inputs)
+        ids = inputs["input_ids"][0].numpy()
         return Observed(_modality_of(ids), np.ones(len(ids), bool), positions, logits, text)
     try:
-        with attach(model, method) as attachment, clip.encoding(method):
+        with clip.prepare(question, None, method) as inputs, attach(model, method) as attachment:
             positions, logits, text = _generate(model, inputs)
     except UnreachableBudget as error:
         return type(error).__name__

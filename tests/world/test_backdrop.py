@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from omnisift.world import SETTINGS, SceneConfig, make_scene, render_images, render_pictures
+from omnisift.world import SETTINGS, SceneConfig, make_scene, render_frames, render_images
 from omnisift.world.backdrop import backdrop, cut_seconds, pan
 
 CAMERA, CUTS = SETTINGS["camera"].config, SETTINGS["cuts"].config
@@ -14,8 +14,8 @@ MANY = 100
 
 def background(scene, step=5):
     config = scene.config
-    pictures = np.arange(0, config.seconds * config.file_fps, step)
-    return backdrop(scene, pictures, np.random.default_rng(0))
+    frames = np.arange(0, config.seconds * config.file_fps, step)
+    return backdrop(scene, frames, np.random.default_rng(0))
 
 
 def test_without_options_nothing_moves():
@@ -44,7 +44,7 @@ def test_the_camera_pans_steadily():
 
 
 def overlap(first, later, dx, dy):
-    """Mean difference of two pictures where the content of the first, moved by (dx, dy), is still in the later."""
+    """Mean difference of two frames where the content of the first, moved by (dx, dy), is still in the later."""
     size = first.shape[0]
     here = first[max(0, -dy) : size - max(0, dy), max(0, -dx) : size - max(0, dx)]
     there = later[max(0, dy) : size + min(0, dy), max(0, dx) : size + min(0, dx)]
@@ -85,9 +85,9 @@ def test_cuts_change_the_background_and_nothing_else_does():
 
 
 @pytest.mark.parametrize("config", [CAMERA, CUTS, SceneConfig(cuts=(1, 2), drift=(3.0, 3.0))])
-def test_images_are_pictures_of_the_file(config):
+def test_images_are_frames_of_the_file(config):
     scene = make_scene(3, config=config)
-    np.testing.assert_array_equal(render_pictures(scene)[::5], render_images(scene))
+    np.testing.assert_array_equal(render_frames(scene)[::5], render_images(scene))
 
 
 def test_before_its_first_cut_a_clip_is_base_s():

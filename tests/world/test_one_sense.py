@@ -62,7 +62,7 @@ def test_blank_shows_nothing_and_sounds_in_every_second():
 def test_questions_about_what_is_not_there_are_refused(name, type):
     scene = make_scene(0, config=SETTINGS[name].config)
     assert type not in possible_types(scene.config)
-    with pytest.raises(UsageError, match=f"of type '{type}'; it can be asked: "):
+    with pytest.raises(UsageError, match=f"of type '{type}' do not fit this clip; possible types: "):
         make_question(scene, type, np.random.default_rng(0))
 
 

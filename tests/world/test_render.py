@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from omnisift.world import COLORS, SOUNDS, SceneConfig, make_scene, render_audio, render_images, render_pictures
+from omnisift.world import COLORS, SOUNDS, SceneConfig, make_scene, render_audio, render_frames, render_images
 from omnisift.world.render import centre
 from omnisift.world.synth import synthesise
 
@@ -23,11 +23,11 @@ def test_shapes_and_types(seed):
     np.testing.assert_array_equal(wave, render_audio(scene))
 
 
-def test_images_are_pictures_of_the_file():
+def test_images_are_frames_of_the_file():
     scene = make_scene(3)
-    pictures = render_pictures(scene)
-    assert len(pictures) == 60
-    np.testing.assert_array_equal(pictures[::5], render_images(scene))
+    frames = render_frames(scene)
+    assert len(frames) == 60
+    np.testing.assert_array_equal(frames[::5], render_images(scene))
 
 
 def test_the_shape_is_seen_where_and_when_it_should():
@@ -55,9 +55,9 @@ def test_empty_seconds_show_only_the_background():
 
 def test_motion_is_smooth_in_the_file():
     scene = make_scene(1, config=SceneConfig(noise=0.0))
-    pictures = render_pictures(scene).astype(float)
+    frames = render_frames(scene).astype(float)
     shape = scene.shapes[0]
-    inside = pictures[shape.start * 10 : shape.end * 10]
+    inside = frames[shape.start * 10 : shape.end * 10]
     assert any(np.abs(a - b).max() > 20 for a, b in itertools.pairwise(inside)), "it moves between images"
     x, _ = centre(shape, np.arange(shape.start * 10, shape.end * 10) / 10, scene.config)
     assert np.abs(np.diff(x)).max() <= abs(shape.vx) / 5 + 1e-9

@@ -21,7 +21,7 @@ from omnisift.evaluation.plan import Plan, encoders_digest, settings_of, tensors
 from omnisift.evaluation.recipe import Recipe, Row, load_recipe
 from omnisift.evaluation.workers import run
 from omnisift.utils.atomic_io import atomic_folder
-from omnisift.utils.provenance import environment
+from omnisift.utils.provenance import provenance
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +60,7 @@ class Bench:
         done = {line_key(record): int(record["clips"]) for record in journal.records.values()}
         total = sum(1 for job in plan.jobs(clips))
         missing = len(plan.missing(clips, done))
-        software = environment()
+        software = provenance()
         if missing:
             journal.note({"session": software})
         with CountBar(self.console, f"{recipe.name}: rows x batches", total, total - missing, self.quiet) as step:
@@ -78,7 +78,7 @@ class Bench:
 
     def _selectors(self, recipe: Recipe) -> dict[str, str]:
         """Name -> folder of each selector in the recipe; missing ones are distilled from the backbone."""
-        names = sorted({way.selector for way in recipe.ways if way.selector})
+        names = sorted({method.selector for method in recipe.methods if method.selector})
         folders = {name: self.learned / "selectors" / name for name in names}
         missing = [name for name, folder in folders.items() if not (folder / "config.json").is_file()]
         if missing:
@@ -102,7 +102,9 @@ class Bench:
             tasks = [(_tune, self.backbone, self.work, rows[p], selectors, steps, folders[p]) for p in missing]
             self._run_all(tasks, f"training the backbone under each method, {steps} steps")
         models = {key: str(folders[name]) for key, name in names.items()}
-        own = {row.key: str(folders[names[row.key]] / "selector") for row in recipe.rows() if row.way.straight_through}
+        own = {
+            row.key: str(folders[names[row.key]] / "selector") for row in recipe.rows() if row.method.straight_through
+        }
         return models, own
 
     def _training_clips(self) -> None:
@@ -140,10 +142,10 @@ def _folder_name(row: Row, selectors: dict[str, str]) -> str:
 
     Settings and seeds share a model; another method under the same label does not.
     """
-    selector = tensors_digest(Path(selectors[row.way.selector])) if row.way.selector else ""
-    budget = (row.video, row.audio) if row.way.method else ()
-    what = repr((row.way.method, selector, row.way.straight_through, budget))
-    label = "".join(letter if letter.isalnum() or letter in "-.+" else "_" for letter in row.way.label)
+    selector = tensors_digest(Path(selectors[row.method.selector])) if row.method.selector else ""
+    budget = (row.video, row.audio) if row.method.method else ()
+    what = repr((row.method.method, selector, row.method.straight_through, budget))
+    label = "".join(letter if letter.isalnum() or letter in "-.+" else "_" for letter in row.method.label)
     return f"{label}-{hashlib.sha256(what.encode()).hexdigest()[:10]}"
 
 
@@ -193,13 +195,13 @@ def _tune(backbone: Path, work: Path, row: Row, selectors: dict[str, str], steps
     protocol = _protocol(backbone, work)
     folder.mkdir(parents=True, exist_ok=True)
     compressor = None
-    if row.way.straight_through:
-        model, vgas = protocol.straight_through(row.way.selector or "cross", steps)
+    if row.method.straight_through:
+        model, vgas = protocol.straight_through(row.method.selector or "cross", steps)
         vgas.save_pretrained(folder / "selector")
     else:
-        if row.way.method:
-            selector = VGAS.from_pretrained(selectors[row.way.selector]) if row.way.selector else None
-            compressor = make_compressor(row.way.method, row.budget, selector=selector)
+        if row.method.method:
+            selector = VGAS.from_pretrained(selectors[row.method.selector]) if row.method.selector else None
+            compressor = make_compressor(row.method.method, row.budget, selector=selector)
         try:
             model = protocol.tune(compressor, steps, folder / "steps")
         except UnreachableBudget:  # the benchmark records this error in the row

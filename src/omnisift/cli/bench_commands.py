@@ -73,13 +73,14 @@ def bench_quality(
 
 def bench_report(
     results: Annotated[Path, typer.Option(help="Folder of result files.")] = _PUBLISHED,
-    out: Annotated[Path, typer.Option(help="Page to write; plots go to a folder of the same name.")] = Path(
+    out: Annotated[Path, typer.Option(help="Page to write; plots and CSV go to a folder of the same name.")] = Path(
         "docs/results.md"
     ),
 ) -> None:
-    """Write the results page: tables and plots of all result files."""
+    """Write the results page, its plots, and all rows as CSV."""
     from omnisift.evaluation.plots import draw
     from omnisift.evaluation.results import read_result
+    from omnisift.evaluation.results_csv import as_csv
     from omnisift.evaluation.results_page import PLOTTED, page
 
     if not results.is_dir() or not any(results.glob("*.jsonl")):
@@ -87,10 +88,13 @@ def bench_report(
     if not out.parent.is_dir():
         raise UsageError(f"folder {out.parent} does not exist; create it first, or give another --out")
     _require("matplotlib", "eval", "plots")
-    text = page(results)
+    text, folder = page(results), out.with_suffix("")
+    folder.mkdir(exist_ok=True)
     for path in sorted(results.glob("*.jsonl")):
+        result = read_result(path)
+        (folder / f"{path.stem}.csv").write_text(as_csv(result), encoding="utf-8")
         if path.stem in PLOTTED:
-            draw(read_result(path), out.with_suffix("") / f"{path.stem}.svg")
+            draw(result, folder / f"{path.stem}.svg")
     out.write_text(text, encoding="utf-8")
     typer.echo(f"{out}: {len(text.splitlines())} lines")
     if (results / "trained.jsonl").is_file() and (results / "training-free.jsonl").is_file():

@@ -128,11 +128,11 @@ def evaluate(
     if context.invoked_subcommand is not None:
         return
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.evaluation.public.outcome import read_outcome
+    from omnisift.evaluation.public.eval_run import read_run
     from omnisift.evaluation.public.report import as_markdown, cells, lines
-    from omnisift.evaluation.public.running import Ask, check, run
+    from omnisift.evaluation.public.running import EvalSettings, check, run
 
-    ask = Ask(
+    settings = EvalSettings(
         model=model,
         compressor=compressor,
         retain=retain,
@@ -142,7 +142,7 @@ def evaluate(
         seed=seed,
         device=resolved_device(device),
         dtype=dtype,
-        attn=attn,
+        attn_implementation=attn,
         fps=fps,
         max_frames=max_frames,
         max_pixels=max_pixels,
@@ -155,13 +155,13 @@ def evaluate(
         processes=processes,
     )
     rows = _rows(benchmark, video_root, metadata)[:limit]
-    folder = out if out is not None else _default_out(rows[0].benchmark, ask.model, compressor, ask.budget())
-    check(folder, rows, ask)  # before an older result is deleted
+    folder = out if out is not None else _default_out(rows[0].benchmark, settings.model, compressor, settings.budget())
+    check(folder, rows, settings)  # before an older result is deleted
     _prepare_folder(folder, force)
     console = console_for(stderr=True)
     with CountBar(console, f"{rows[0].benchmark}: questions", len(rows), quiet=as_json) as step:
-        run(folder, rows, ask, _steps(step, len(rows)))
-    found = lines([read_outcome(folder)])
+        run(folder, rows, settings, _steps(step, len(rows)))
+    found = lines([read_run(folder)])
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), **cells(found[0])}))
     else:
@@ -218,18 +218,17 @@ def judge(
     If the command is interrupted, run it again: it resumes.
     """
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.evaluation.public.judging import judge_captions
-    from omnisift.evaluation.public.llm_judge import EndpointJudge, Judge, WordJudge, rates
-    from omnisift.evaluation.public.outcome import read_outcome
+    from omnisift.evaluation.public.eval_run import read_run
+    from omnisift.evaluation.public.llm_judge import CaptionJudge, EndpointJudge, WordJudge, judge_captions, rates
 
     if words == (address is not None) or (address is None) != (model is None):
         raise UsageError("give a judge: --address and --model together, or --words")
-    outcome = read_outcome(folder)
-    referee: Judge = WordJudge()
+    run = read_run(folder)
+    referee: CaptionJudge = WordJudge()
     if address is not None and model is not None:
         referee = EndpointJudge(address, model, os.environ.get(key_name))
-    known = len(outcome.verdicts)
-    with CountBar(console_for(stderr=True), "captions", len(outcome.answers), known) as step:
+    known = len(run.counts)
+    with CountBar(console_for(stderr=True), "captions", len(run.answers), known) as step:
         seen = known
 
         def progress(now: int) -> None:
@@ -238,8 +237,8 @@ def judge(
                 step()
             seen = max(seen, now)
 
-        judge_captions(outcome, referee, progress)
-    shares = rates(list(read_outcome(folder).verdicts.values()))
+        judge_captions(run, referee, progress)
+    shares = rates(list(read_run(folder).counts.values()))
     typer.echo(", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
 
 
@@ -256,14 +255,14 @@ def report(
 
     Columns: tokens kept, score, share of the full run, p, FLOPs, seconds, memory.
     """
-    from omnisift.evaluation.public.outcome import read_outcome
+    from omnisift.evaluation.public.eval_run import read_run
     from omnisift.evaluation.public.published import SIZES
     from omnisift.evaluation.public.report import as_csv, as_markdown, lines
     from omnisift.utils.atomic_io import write_atomic
 
     if published is not None and published not in SIZES:
         raise UsageError(f"the paper has numbers for {' and '.join(SIZES)}, got {published!r}")
-    rows = lines([read_outcome(folder) for folder in dict.fromkeys(folders)], rule, published)
+    rows = lines([read_run(folder) for folder in dict.fromkeys(folders)], rule, published)
     text = as_markdown(rows, rule)
     if out is None:
         typer.echo(text)

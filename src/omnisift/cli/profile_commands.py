@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from omnisift.profiling.analytic import Count
     from omnisift.profiling.measure import Profile
     from omnisift.profiling.shape import PromptShape
-    from omnisift.profiling.table7 import Reading
+    from omnisift.profiling.table7 import FlopDefinition
 
 COUNT = "Count without weights"
 """Panel of the help screen."""
@@ -173,26 +173,26 @@ def _show(found: Profile, as_json: bool) -> None:
 
 
 def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) -> None:
-    from omnisift.cli.profile_screen import show_counts, show_readings
+    from omnisift.cli.profile_screen import show_counts, show_definitions
     from omnisift.cli.screen import console_for
-    from omnisift.profiling.analytic import count
+    from omnisift.profiling.analytic import count, weight_bytes
     from omnisift.profiling.sizes import thinker_config
-    from omnisift.profiling.table7 import readings
+    from omnisift.profiling.table7 import flop_definitions
 
     config = thinker_config(name)
     counts = count(config, shape, budgets)
-    found = readings(config, counts)
+    found, weights = flop_definitions(config, counts), weight_bytes(config)
     if as_json:
-        typer.echo(json.dumps(_counts_to_dict(name, shape, counts, found)))
+        typer.echo(json.dumps({**_counts_to_dict(name, shape, counts, found), "weight_bytes": weights}))
     else:
-        show_counts(console_for(stderr=False), name, shape, counts)
-        show_readings(console_for(stderr=False), found if name == "7b" else [])
+        show_counts(console_for(stderr=False), name, shape, counts, weights)
+        show_definitions(console_for(stderr=False), found if name == "7b" else [])
 
 
-def _counts_to_dict(name: str, shape: PromptShape, counts: list[Count], found: list[Reading]) -> dict[str, Any]:
+def _counts_to_dict(name: str, shape: PromptShape, counts: list[Count], found: list[FlopDefinition]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from omnisift.utils.provenance import environment
+    from omnisift.utils.provenance import provenance
 
     return {
         "kind": "counted",
@@ -201,7 +201,7 @@ def _counts_to_dict(name: str, shape: PromptShape, counts: list[Count], found: l
         "runs": [one.to_dict() for one in counts],
         "readings": [asdict(reading) for reading in found],
         # The counts do not depend on the machine.
-        "environment": {key: value for key, value in environment().items() if key != "machine"},
+        "environment": {key: value for key, value in provenance().items() if key != "machine"},
     }
 
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from omnisift.profiling.analytic import Count
-    from omnisift.profiling.measure import Cost, Profile
+    from omnisift.profiling.measure import Profile, StageCost
     from omnisift.profiling.shape import PromptShape
-    from omnisift.profiling.table7 import Reading
+    from omnisift.profiling.table7 import FlopDefinition
 
 _NAMES = {
     "read": "read",
@@ -30,6 +30,7 @@ _NAMES = {
 }
 _SECONDS = ((1.0, "s"), (1e-3, "ms"))
 _BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"))
+_COUNTED_BYTES = ((1e9, "GB"), (1e6, "MB"))
 _FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 Row = tuple[str, Sequence[float | None]]
@@ -50,8 +51,16 @@ def show_profile(console: Console, profile: Profile) -> None:
     _show_notes(console, profile)
 
 
-def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequence[Count]) -> None:
-    """Print tokens and FLOPs by stage, and totals with and without attention between tokens."""
+def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequence[Count], weights: int) -> None:
+    """Print tokens, FLOPs by stage with and without attention between tokens, and memory.
+
+    Args:
+        console: Where to print.
+        name: Name of the configuration.
+        shape: Size of the clip and of the prompt.
+        counts: The full prompt, then one count per budget.
+        weights: Bytes of the model's weights.
+    """
     settings = [count.retain for count in counts]
     console.print(
         f"{name}: {shape.frames} frames of {shape.height}x{shape.width} tokens, {shape.audio} of audio, "
@@ -67,34 +76,38 @@ def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequenc
     rows.append(("without attention between tokens", [count.total.weights for count in counts]))
     rows.append(("one more token", [count.step.total for count in counts]))
     console.print(_table("FLOPs", settings, rows, _FLOPS))
+    cache, logits = [count.cache_bytes for count in counts], [count.logits_bytes for count in counts]
+    memory: list[Row] = [("weights", [weights] * len(counts)), ("KV cache", cache), ("prompt logits", logits)]
+    memory.append(("sum", [weights + count.cache_bytes + count.logits_bytes for count in counts]))
+    console.print(_table("memory in bfloat16", settings, memory, _COUNTED_BYTES))
 
 
-def show_readings(console: Console, readings: Sequence[Reading]) -> None:
-    """Print the ratios of each reading and their distance from the paper's Table 7, if it has such rows."""
-    shares = list(readings[0].deviations) if readings else []
+def show_definitions(console: Console, flop_definitions: Sequence[FlopDefinition]) -> None:
+    """Print the ratios of each definition of FLOPs and their distance from the paper's Table 7, if it has such rows."""
+    shares = list(flop_definitions[0].deviations) if flop_definitions else []
     if not shares:
         return
     heads = [head for share in shares for head in (share, "off")]
     table = _plain("Table 7", "full, T", *heads)
     published = [cell for share in shares for cell in (f"{PAPER[share] / PAPER['full']:.4f}", "")]
     table.add_row("the paper", f"{PAPER['full']}", *published)
-    for reading in readings:
+    for definition in flop_definitions:
         cells = [
             cell
             for share in shares
-            for cell in (f"{reading.ratios[share]:.4f}", f"{100 * reading.deviations[share]:+.1f} %")
+            for cell in (f"{definition.ratios[share]:.4f}", f"{100 * definition.deviations[share]:+.1f} %")
         ]
-        table.add_row(reading.name, f"{reading.tflops:.2f}", *cells)
+        table.add_row(definition.name, f"{definition.tflops:.2f}", *cells)
     console.print(table)
 
 
-def _times(costs: Sequence[Cost]) -> list[Row]:
+def _times(costs: Sequence[StageCost]) -> list[Row]:
     rows: list[Row] = [(_NAMES[stage], [cost.seconds[stage] for cost in costs]) for stage in _NAMES]
     rows.append(("total", [cost.total_seconds for cost in costs]))
     return [*rows, ("decode, one token", [cost.step_seconds for cost in costs])]
 
 
-def _memory(costs: Sequence[Cost]) -> list[Row]:
+def _memory(costs: Sequence[StageCost]) -> list[Row]:
     rows = _stages([cost.memory for cost in costs], "highest", max)
     on_gpu = costs[0].device_peak is not None
     return [*rows, ("with weights", [cost.device_peak for cost in costs])] if on_gpu else rows

@@ -1,1 +1,1 @@
-"""How answers are judged: intervals, paired tests, and the run over the generated world."""
+"""Controlled benchmark on generated clips, published benchmarks, and their statistics."""

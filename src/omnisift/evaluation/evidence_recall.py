@@ -1,8 +1,8 @@
-"""Evidence of a whole batch under a selection: which share of the tokens that prove the answers survived.
+"""Counts of kept evidence for a batch of clips.
 
-Two measures, since they part: *token recall* is the share of evidence tokens that stayed; *event coverage* the share of
-events (a shape on screen, a sound) of which at least one token stayed. A sound is kept or lost as a whole, so a method
-can have half the tokens and nearly all events, or the other way round.
+There are two measures: *token recall* is the fraction of evidence tokens kept; *event coverage* is the fraction of
+events (a shape on screen, a sound) with at least one kept token. A method can keep half of the tokens and nearly all
+events, or complete events and few of them.
 """
 
 from __future__ import annotations
@@ -22,39 +22,45 @@ KINDS = ("shape", "sound")
 
 @dataclass(frozen=True)
 class Evidence:
-    """The events that prove the answers to a batch's questions, as token sets of the flat batch."""
+    """Token sets of the events that prove the answers, for ``N`` clips of ``S`` tokens."""
 
     token: Tensor
-    """[T] int64: places in the flat batch of N * S tokens, event by event."""
+    """[T] int64: indices in the flattened batch of N * S tokens, event by event."""
     event: Tensor
-    """[T] int64: event of each."""
+    """[T] int64: event of each entry of ``token``."""
     kind: Tensor
     """[E] int64: 0 for a shape, 1 for a sound."""
     tied: Tensor
-    """[N, S] bool: sound tokens of shapes."""
+    """[N, S] bool: tokens of sounds that belong to a shape."""
     distractor: Tensor
-    """[N, S] bool: sound tokens of nothing."""
+    """[N, S] bool: tokens of distractors."""
     modality: Tensor
-    """[S] int8."""
+    """[S] int8, as in `TokenStream`."""
 
     @classmethod
     def of(cls, modality: Tensor, truths: Sequence[Truth], asked: Sequence[Sequence[Question]]) -> Evidence:
-        """``modality`` [S] of the clips' common layout; ``truths`` and ``asked`` by clip."""
+        """Collect the evidence of a batch.
+
+        Args:
+            modality: [S] int8: the layout that all clips share.
+            truths: Token labels by clip.
+            asked: Questions by clip.
+        """
         video = torch.nonzero(modality == Modality.VIDEO, as_tuple=True)[0].numpy()
         audio = torch.nonzero(modality == Modality.AUDIO, as_tuple=True)[0].numpy()
-        places: list[np.ndarray] = []
+        tokens_of: list[np.ndarray] = []
         kinds: list[int] = []
         tied = np.zeros((len(truths), len(modality)), dtype=bool)
         distractor = np.zeros_like(tied)
         for row, (truth, questions) in enumerate(zip(truths, asked, strict=True)):
             for kind, tokens in _events(truth, questions, video, audio):
-                places.append(row * len(modality) + tokens)
+                tokens_of.append(row * len(modality) + tokens)
                 kinds.append(kind)
             owner = truth.audio_owner[: len(audio)]
             tied[row, audio[: len(owner)][owner > 0]] = True
             distractor[row, audio[: len(owner)][owner < 0]] = True
-        event = np.repeat(np.arange(len(places)), [len(tokens) for tokens in places])
-        token = np.concatenate([*places, np.zeros(0, dtype=np.int64)])
+        event = np.repeat(np.arange(len(tokens_of)), [len(tokens) for tokens in tokens_of])
+        token = np.concatenate([*tokens_of, np.zeros(0, dtype=np.int64)])
         return cls(
             torch.from_numpy(token),
             torch.from_numpy(event),
@@ -64,11 +70,12 @@ class Evidence:
             modality,
         )
 
-    def survived(self, keep: Tensor) -> dict[str, list[int]]:
-        """``keep`` [N, S] bool -> name -> [kept, all], summed over the batch."""
-        stays = keep.flatten()[self.token].long()
+    def kept_counts(self, keep: Tensor) -> dict[str, list[int]]:
+        """Return name -> [kept, all], summed over the batch, for a selection ``keep`` [N, S] bool."""
+        # Kept tokens of every event.
+        kept_token = keep.flatten()[self.token].long()
         size = torch.bincount(self.event, minlength=len(self.kind))
-        kept = torch.zeros(len(self.kind), dtype=torch.int64).index_add_(0, self.event, stays)
+        kept = torch.zeros(len(self.kind), dtype=torch.int64).index_add_(0, self.event, kept_token)
         found = {
             "video": _share(keep[:, self.modality == Modality.VIDEO]),
             "audio": _share(keep[:, self.modality == Modality.AUDIO]),
@@ -76,24 +83,24 @@ class Evidence:
             "distractor_tokens": _share(keep[self.distractor]),
         }
         for number, name in enumerate(KINDS):
-            mine = self.kind == number
-            found[f"{name}_tokens"] = [int(kept[mine].sum()), int(size[mine].sum())]
-            found[f"{name}_events"] = [int((kept[mine] > 0).sum()), int(mine.sum())]
+            match = self.kind == number
+            found[f"{name}_tokens"] = [int(kept[match].sum()), int(size[match].sum())]
+            found[f"{name}_events"] = [int((kept[match] > 0).sum()), int(match.sum())]
         return found
 
 
-def _share(stays: Tensor) -> list[int]:
-    return [int(stays.sum()), stays.numel()]
+def _share(kept: Tensor) -> list[int]:
+    return [int(kept.sum()), kept.numel()]
 
 
 def _events(
     truth: Truth, questions: Sequence[Question], video: np.ndarray, audio: np.ndarray
 ) -> list[tuple[int, np.ndarray]]:
-    """(kind, places in the clip's prompt) of every evidence event that has tokens."""
+    """Return (kind, indices in the clip's prompt) of every evidence event that has tokens."""
     found = [(0, video[truth.flat_video(i)]) for question in questions for i in question.shapes]
     for question in questions:
         sounds = [truth.sound_tokens[i] for i in question.sounds]
         if question.type == "heard" and sounds:
-            sounds = [np.concatenate(sounds)]  # any one of them proves a yes: one event
+            sounds = [np.concatenate(sounds)]  # any of them proves a yes, so they are one event
         found += [(1, audio[tokens]) for tokens in sounds]
     return [(kind, tokens) for kind, tokens in found if len(tokens)]

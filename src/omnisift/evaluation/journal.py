@@ -1,4 +1,4 @@
-"""A file of finished work, one JSON object a line, that a broken run can go on with.
+"""Append-only file of finished work, one JSON object per line, from which an interrupted run resumes.
 
 The first line holds the settings. A journal with other settings is refused, so that one result never mixes two runs.
 """
@@ -14,8 +14,16 @@ from omnisift.errors import UsageError
 
 
 class Journal:
-    """Append-only records, each known by its ``key`` (by default its integer ``seed``). Every record is on the disk
-    before the next one begins."""
+    """Append-only records by key; every record is on the disk before the next one is written.
+
+    Args:
+        path: The file; it is created where it does not exist.
+        settings: What all records have in common, as plain data.
+        key: Key of a record; by default its integer ``seed``.
+
+    Raises:
+        UsageError: The file holds records of other settings.
+    """
 
     def __init__(
         self,
@@ -23,7 +31,6 @@ class Journal:
         settings: Mapping[str, Any],
         key: Callable[[dict[str, Any]], Hashable] = lambda record: int(record["seed"]),
     ) -> None:
-        """Open or begin. `UsageError` if the file was begun with other settings."""
         self.path = path
         self.key = key
         self.records: dict[Any, dict[str, Any]] = {}
@@ -34,29 +41,33 @@ class Journal:
             return
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         if not lines or json.loads(lines[0]).get("settings") != plain:
-            raise UsageError(f"{path} was begun with other settings; write to another place, or delete it")
+            raise UsageError(f"{path} holds results of other settings; write to another file, or delete this one")
         self._read(lines)
 
     def _read(self, lines: list[str]) -> None:
-        """A last line without its end was cut off by a crash: it is dropped, and its clip is done again."""
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) < len(lines):
-            self.path.write_text("".join(whole), encoding="utf-8")
-        for line in whole[1:]:
+        # A last line without a newline was cut off by a crash: drop it, so that its work is repeated.
+        complete = [line for line in lines if line.endswith("\n")]
+        if len(complete) < len(lines):
+            self.path.write_text("".join(complete), encoding="utf-8")
+        for line in complete[1:]:
             record = json.loads(line)
             if not record.keys() & {"session"}:
                 self.records[self.key(record)] = record
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append one record. One unbuffered write, so that several processes may share a journal."""
+        """Append one record in one unbuffered write, so that several processes can share a journal."""
         self.records[self.key(dict(record))] = dict(record)
         self._write(record)
 
-    def note(self, what: Mapping[str, Any]) -> None:
-        """Append ``{"session": ...}``: where and with what the next records are made. No record by itself."""
-        if set(what) != {"session"}:
-            raise ValueError(f"a note is {{'session': ...}}, got {sorted(what)}")
-        self._write(what)
+    def note(self, entry: Mapping[str, Any]) -> None:
+        """Append ``{"session": ...}``, the provenance of the next records.
+
+        Raises:
+            ValueError: ``entry`` has other keys.
+        """
+        if set(entry) != {"session"}:
+            raise ValueError(f"a note is {{'session': ...}}, got {sorted(entry)}")
+        self._write(entry)
 
     def _write(self, record: Mapping[str, Any]) -> None:
         with self.path.open("ab", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""What a run of the controlled benchmark consists of, and what makes two runs one result."""
+"""Plan of a benchmark run: its jobs, and the settings that identify its result."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ from omnisift.world import make_scene, world_setting
 
 SPLIT, QUESTION_STREAM = "test", 11
 BATCH = 250
-"""Clips of one unit of work."""
+"""Clips per job."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One row on one batch of clips."""
+    """One row of a recipe on one batch of clips."""
 
     row: Row
     first: int
+    """Number of the first clip."""
     count: int
+    """Number of clips."""
 
     @property
     def key(self) -> tuple[str, int]:
-        """What a finished job is known by."""
+        """Key of the job in a result file."""
         return self.row.key, self.first
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe with everything that it needs: the backbone, selectors, and models that were trained for a row."""
+    """A recipe with the backbone, the selectors, and the models trained for its rows."""
 
     recipe: Recipe
     backbone: str
     """Checkpoint folder."""
     folder: Path
-    """Working folder: encoded clips are kept here."""
+    """Working folder of encoded clips."""
     selectors: Mapping[str, str] = field(default_factory=dict)
     """Name -> folder."""
     models: Mapping[str, str] = field(default_factory=dict)
-    """Key of a row -> checkpoint folder of its own language model."""
+    """Key of a row -> checkpoint folder of the model trained for it."""
     own_selectors: Mapping[str, str] = field(default_factory=dict)
-    """Key of a row -> selector that was trained together with its model."""
+    """Key of a row -> folder of the selector trained together with its model."""
 
     def jobs(self, clips: int) -> Iterator[Job]:
-        """Batch by batch, so that a worker stays with the clips that it has in memory."""
+        """Yield the jobs batch by batch, so that a worker reuses the clips in memory."""
         rows = list(self.recipe.rows())
         for setting in self.recipe.settings:
             for first in range(0, clips, BATCH):
@@ -56,12 +58,12 @@ class Plan:
                 yield from (Job(row, first, count) for row in rows if row.setting == setting)
 
     def missing(self, clips: int, done: Mapping[tuple[str, int], int]) -> list[Job]:
-        """Jobs of which ``done`` (key -> clips) has not all clips: a shorter run before this one left them."""
+        """Return the jobs for which ``done`` (key -> number of clips) has fewer clips than the job."""
         return [job for job in self.jobs(clips) if done.get(job.key, 0) < job.count]
 
 
 def encoders_digest(checkpoint: Path) -> str:
-    """12 hexadecimal digits: of a checkpoint's tensors other than the language model's, by name and value."""
+    """Return 12 hexadecimal digits of the names and values of a checkpoint's encoder tensors."""
     from safetensors import safe_open
 
     digest = hashlib.sha256()
@@ -75,14 +77,14 @@ def encoders_digest(checkpoint: Path) -> str:
 
 
 def encoded_path(plan: Plan, setting: str, first: int) -> Path:
-    """Where a batch of encoded clips lies: named by the encoders and the scene, so that a change makes new files."""
+    """Return the file of a batch of encoded clips; its name depends on the encoders and the scene generator."""
     chosen = world_setting(setting)
     scene = make_scene(first, SPLIT, chosen.config).fingerprint()[:12]
     return plan.folder / "clips" / f"{setting}-{first:06d}-{scene}-{encoders_digest(Path(plan.backbone))}.safetensors"
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
-    """What must be equal for two lines to belong to one result."""
+    """Return what two lines of one result file have in common, as plain data."""
     recipe = plan.recipe.as_dict()
     recipe.pop("clips")
     plain: dict[str, Any] = json.loads(
@@ -92,8 +94,8 @@ def settings_of(plan: Plan) -> dict[str, Any]:
                 "split": SPLIT,
                 "question_stream": QUESTION_STREAM,
                 "backbone": tensors_digest(Path(plan.backbone)),
-                "selectors": {name: tensors_digest(Path(place)) for name, place in sorted(plan.selectors.items())},
-                "models": {key: tensors_digest(Path(place)) for key, place in sorted(plan.models.items())},
+                "selectors": {name: tensors_digest(Path(folder)) for name, folder in sorted(plan.selectors.items())},
+                "models": {key: tensors_digest(Path(folder)) for key, folder in sorted(plan.models.items())},
                 "worlds": {
                     name: make_scene(0, SPLIT, world_setting(name).config).fingerprint()[:16]
                     for name in plan.recipe.settings
@@ -105,6 +107,6 @@ def settings_of(plan: Plan) -> dict[str, Any]:
 
 
 def tensors_digest(folder: Path) -> str:
-    """16 hexadecimal digits: SHA-256 of the folder's own safetensors files."""
+    """Return 16 hexadecimal digits of the SHA-256 of the safetensors files in ``folder``."""
     files = sorted(folder.glob("*.safetensors"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Accuracy against the share kept, as SVG. Needs the ``eval`` extra (matplotlib)."""
+"""Plots of accuracy against the percentage kept, as SVG; they need matplotlib (extra ``eval``)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ SHOWN = (
     *("omnisift+time", "omnisift", "random", "uniform", "salient", "evs"),
     *("divprune", "omnipack-I-attention", "tome", "seats-I", "omnizip-rebounded", "visionzip"),
 )
-"""Lines that a plot labels; the others are grey."""
+"""Methods with a coloured, labelled line; the others are grey."""
 
 
 def curves(result: Result) -> dict[str, Any]:
-    """What a plot shows, as plain data, all in percent: accuracy of all tokens, and panels of lines.
+    """Return the data of a plot: the accuracy of all tokens and the lines of each panel, in percent.
 
-    A panel is what varies -> label -> [[share kept, accuracy], ...]. A result whose modalities vary apart has one for
-    each.
+    Returns:
+        ``full``, an accuracy, and ``panels``: axis title -> label -> [[percent kept, accuracy], ...]. A result in which
+        video and audio vary independently has one panel for each.
     """
     pairs = [[float(share) for share in (row.percent.split("/") * 2)[:2]] for row in result.rows if row.percent]
     if all(video == audio for video, audio in pairs):
@@ -37,12 +38,12 @@ def curves(result: Result) -> dict[str, Any]:
 
 
 def _one_sided(fixed: str, varied: str, share: float) -> Callable[[ResultRow], float | None]:
-    """The share of ``varied`` where that of ``fixed`` was asked to be ``share`` percent, else None."""
-    place = ("video", "audio").index(fixed)
+    """Return a function of a row: its percentage of ``varied`` where ``fixed`` is at ``share`` percent, else None."""
+    index = ("video", "audio").index(fixed)
 
     def x(row: ResultRow) -> float | None:
-        asked = float((row.percent.split("/") * 2)[:2][place])
-        return 100 * row.share(varied) if asked == share else None
+        requested = float((row.percent.split("/") * 2)[:2][index])
+        return 100 * row.share(varied) if requested == share else None
 
     return x
 
@@ -50,10 +51,10 @@ def _one_sided(fixed: str, varied: str, share: float) -> Callable[[ResultRow], f
 def _lines(result: Result, x: Callable[[ResultRow], float | None]) -> dict[str, list[list[float]]]:
     setting = result.recipe["settings"][0]
     lines: dict[str, list[list[float]]] = {}
-    for way in result.recipe["ways"]:
-        rows = [row for row in result.rows if row.label == way["label"] and row.setting == setting]
+    for label in result.methods:
+        rows = [row for row in result.rows if row.label == label and row.setting == setting]
         points = [(x(row), row.accuracy) for row in rows]
-        lines[way["label"]] = sorted(
+        lines[label] = sorted(
             [round(at, 2), round(100 * accuracy, 2)]
             for at, accuracy in points
             if at is not None and accuracy is not None
@@ -62,12 +63,16 @@ def _lines(result: Result, x: Callable[[ResultRow], float | None]) -> dict[str, 
 
 
 def digest(result: Result) -> str:
-    """12 hexadecimal digits of what a plot shows: written into the file, so that a test can tell when it is stale."""
+    """Return 12 hexadecimal digits of a plot's data, which the file holds so that a test can tell when it is stale."""
     return hashlib.sha256(json.dumps(curves(result), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def draw(result: Result, path: Path) -> None:
-    """Write the plot. Raises `ImportError` without matplotlib."""
+    """Write the plot of ``result`` to ``path``.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

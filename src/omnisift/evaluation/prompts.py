@@ -1,8 +1,8 @@
-"""Many questions about one clip, at the cost of one look at it.
+"""Several questions on one clip that is encoded once and read once per method.
 
-The clip is encoded once, by the model itself on an ordinary call. For each method the prompt up to the end of the clip
-is then read once, through the model's own ``forward`` with the method attached, and all questions go on from its cache
-as one batch. A test proves that logits and kept tokens equal those of ordinary calls, one whole prompt at a time.
+The model encodes the clip in an ordinary call. For each method, its ``forward`` with the method attached reads the
+prompt up to the end of the clip, and all questions continue from that cache as one batch. A test compares logits and
+kept tokens with those of ordinary calls, one complete prompt at a time.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from omnisift.pipeline.prompt import build_inputs
 
 @dataclass(frozen=True)
 class Prompts:
-    """``Q`` questions about one clip: the ``P`` tokens that they share, and ``T`` of their own, padded on the right."""
+    """``Q`` questions on one clip: ``P`` shared tokens, and ``T`` of each question, padded on the right."""
 
     clip_ids: Tensor
     """[1, P] int64: everything up to the end of the clip."""
     clip_embeds: Tensor
-    """[1, P, D]: words, pictures and sound, merged by the host."""
+    """[1, P, D]: embeddings of text, video and audio, merged by the host."""
     clip_positions: Tensor
-    """[3, 1, P] int64: rotary ids by the host's own rule."""
+    """[3, 1, P] int64: rotary ids, from the host."""
     ids: Tensor
-    """[Q, T] int64: the questions and the openings of the answers."""
+    """[Q, T] int64: the questions, each with the opening of the answer."""
     mask: Tensor
     """[Q, T] int64: 0 on padding."""
     positions: Tensor
@@ -42,23 +42,23 @@ class Prompts:
 
 @torch.inference_mode()
 def prepare(thinker: Any, processor: Any, media: Media, texts: Sequence[str]) -> Prompts:
-    """Encode the clip once and lay out its questions.
+    """Encode a clip once and tokenize its questions.
 
     Args:
-        thinker: a Qwen2.5-Omni thinker with nothing attached.
-        processor: its processor.
-        media: a clip with picture and sound, read at the processor's size.
-        texts: the questions.
+        thinker: A Qwen2.5-Omni thinker with nothing attached.
+        processor: Its processor.
+        media: A clip with video and audio, read at the processor's size.
+        texts: The questions.
     """
     inputs = build_inputs(processor, media, texts[0])
-    with _merged(thinker) as seen:
+    with _merged_inputs(thinker) as captured:
         thinker(**inputs, use_cache=False)
-    embeds, positions = seen[0]
+    embeds, positions = captured[0]
     ids: Tensor = inputs["input_ids"]
     end = processor.tokenizer.convert_tokens_to_ids(processor.vision_eos_token)
     shared = int(torch.nonzero(ids[0] == end)[-1]) + 1
     tails, mask = padded([tail(processor, text) for text in texts], processor.tokenizer.pad_token_id, left=False)
-    # Behind the clip there is only text, whose three rotary ids count on together.
+    # After the clip there is only text: its three rotary ids are equal and count on.
     start = positions[..., shared - 1].max() + 1
     counted = (start + torch.arange(tails.shape[1])).expand(3, *tails.shape)
     return Prompts(ids[:, :shared], embeds[:, :shared], positions[:, :, :shared], tails, mask, counted)
@@ -66,7 +66,7 @@ def prepare(thinker: Any, processor: Any, media: Media, texts: Sequence[str]) ->
 
 @torch.inference_mode()
 def answer(thinker: Any, prompts: Prompts, compressor: Compressor | None) -> tuple[Tensor, Compression | None]:
-    """Logits of the first word of each answer [Q, vocabulary], and what was kept (None without a compressor)."""
+    """Return the logits of each answer's first token [Q, vocabulary], and what was kept (None without a compressor)."""
     with attach(thinker, compressor) if compressor is not None else nullcontext() as attachment:
         cache = thinker(
             input_ids=prompts.clip_ids,
@@ -75,7 +75,7 @@ def answer(thinker: Any, prompts: Prompts, compressor: Compressor | None) -> tup
             position_ids=prompts.clip_positions,
             use_cache=True,
         ).past_key_values
-    # What follows is text behind a cache of known length, with positions of its own: nothing to compress or mend.
+    # The questions are text with explicit positions after a cache of known length: nothing to compress.
     read = prompts.mask.new_ones(len(prompts.ids), cache.get_seq_length())
     cache.batch_repeat_interleave(len(prompts.ids))
     logits = thinker(
@@ -91,13 +91,17 @@ def answer(thinker: Any, prompts: Prompts, compressor: Compressor | None) -> tup
 
 @torch.inference_mode()
 def write(
-    thinker: Any, processor: Any, requests: Sequence[tuple[Media, str]], compressor: Compressor | None, longest: int
+    thinker: Any,
+    processor: Any,
+    requests: Sequence[tuple[Media, str]],
+    compressor: Compressor | None,
+    max_new_tokens: int,
 ) -> list[str]:
-    """What the model writes for each (clip, request), greedily, in one ordinary ``generate`` call."""
+    """Return the greedy answer to each (clip, request), generated in one ordinary ``generate`` call."""
     inputs = _batch(
         [build_inputs(processor, media, text) for media, text in requests], processor.tokenizer.pad_token_id
     )
-    options = {"max_new_tokens": longest, "do_sample": False}
+    options = {"max_new_tokens": max_new_tokens, "do_sample": False}
     if compressor is None:
         output = thinker.generate(**inputs, **options)
     else:
@@ -108,7 +112,7 @@ def write(
 
 
 def _batch(singles: Sequence[Mapping[str, Any]], pad: int) -> dict[str, Any]:
-    """Inputs of several prompts as one batch; text is padded on the left, the rest is joined."""
+    """Join the inputs of several prompts; text is padded on the left."""
     batch = dict(singles[0])
     for name, value in singles[0].items():
         if isinstance(value, Tensor) and name not in ("input_ids", "attention_mask"):
@@ -118,37 +122,37 @@ def _batch(singles: Sequence[Mapping[str, Any]], pad: int) -> dict[str, Any]:
 
 
 def padded(rows: list[Tensor], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """([Q, T] ids, [Q, T] mask)."""
+    """Return ids [Q, T] and mask [Q, T] of ``rows``, padded with ``pad`` on the left or the right."""
     length = max(len(row) for row in rows)
     ids = torch.full((len(rows), length), pad, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for index, row in enumerate(rows):
-        place = slice(length - len(row), length) if left else slice(0, len(row))
-        ids[index, place] = row
-        mask[index, place] = 1
+        columns = slice(length - len(row), length) if left else slice(0, len(row))
+        ids[index, columns] = row
+        mask[index, columns] = 1
     return ids, mask
 
 
 def tail(processor: Any, text: str) -> Tensor:
-    """Tokens of the prompt behind the clip: the question and the opening of the answer."""
+    """Return the tokens of the prompt after the clip: the question and the opening of the answer."""
     content = [{"type": "video", "video": "-"}, {"type": "text", "text": text}]
     prompt = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
-    behind = prompt.rpartition(processor.vision_eos_token)[2]
-    return torch.tensor(processor.tokenizer(behind, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+    after = prompt.rpartition(processor.vision_eos_token)[2]
+    return torch.tensor(processor.tokenizer(after, add_special_tokens=False)["input_ids"], dtype=torch.int64)
 
 
 @contextmanager
-def _merged(thinker: Any) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Collects what reaches the language model: merged embeddings [1, S, D] and rotary ids [3, 1, S]."""
-    seen: list[tuple[Tensor, Tensor]] = []
+def _merged_inputs(thinker: Any) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collect the inputs of the language model: merged embeddings [1, S, D] and rotary ids [3, 1, S]."""
+    captured: list[tuple[Tensor, Tensor]] = []
 
-    def look(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append((kwargs["inputs_embeds"], kwargs["position_ids"][-3:]))
+    def capture(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        captured.append((kwargs["inputs_embeds"], kwargs["position_ids"][-3:]))
 
-    handle = Qwen25OmniAdapter(thinker).parts.language_model.register_forward_pre_hook(look, with_kwargs=True)
+    handle = Qwen25OmniAdapter(thinker).parts.language_model.register_forward_pre_hook(capture, with_kwargs=True)
     try:
-        yield seen
+        yield captured
     finally:
         handle.remove()

@@ -1,13 +1,13 @@
-"""A recipe: one YAML file that says everything about one table, so that one command makes it again.
+"""Recipes of the controlled benchmark: one YAML file describes one table.
 
 name: training-free
-title: Every method on one backbone
+title: All methods on one backbone without training
 about: what the table is for
 protocol: training-free        # or trained: the backbone is fine-tuned under each method first
-settings: [base]               # of the world
-clips: 2000                    # test clips of each setting
-retain: [0.5, 0.25, [0.25, 1]] # share kept of both modalities, or of picture and sound
-seeds: [0]                     # for methods that draw; others run once
+settings: [base]               # settings of the generated world
+clips: 2000                    # test clips per setting
+retain: [0.5, 0.25, [0.25, 1]] # fraction kept of both modalities, or of video and audio
+seeds: [0]                     # for methods that draw at random; others run once
 train: {steps: 150}            # only with protocol trained
 rows:
   - {method: omnisift, selector: cross-time}
@@ -30,8 +30,11 @@ from omnisift.errors import UsageError
 from omnisift.world import world_setting
 
 PROTOCOLS = ("training-free", "trained")
-FULL = "all tokens"
-"""Label of the row that reads everything."""
+ALL_TOKENS = "all tokens"
+"""Label of the row without compression, in result files and in tables."""
+FULL = "full"
+"""Name of that row in code."""
+_ENTRIES = frozenset({"name", "title", "about", "protocol", "settings", "clips", "retain", "seeds", "train", "rows"})
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,15 @@ class MethodSpec:
     selector: str | None = None
     """Name of the selector, for methods that have one."""
     label: str = ""
-    """What tables call it."""
+    """Name in tables."""
     group: str = ""
     """Heading under which a table puts it."""
     straight_through: bool = False
-    """Selector and language model are trained together by the paper's estimator (protocol ``trained`` only)."""
+    """Whether selector and language model are trained together by the paper's estimator (protocol ``trained`` only)."""
 
     @property
     def draws(self) -> bool:
-        """Whether a seed matters."""
+        """Whether the method depends on a seed."""
         names = [part.partition(":")[0].strip() for part in self.method.split("+")]
         known = [COMPRESSORS[name] for name in names if name in COMPRESSORS]
         return any("seed" in inspect.signature(method).parameters for method in known)
@@ -59,31 +62,33 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class Row:
-    """One cell of work and one row of a result: a way, a setting, a budget, a seed."""
+    """One row of a result: a method, a setting, a budget and a seed."""
 
-    way: MethodSpec
+    method: MethodSpec
     setting: str
     video: float
+    """Fraction of video tokens to keep."""
     audio: float
+    """Fraction of audio tokens to keep."""
     seed: int
 
     @property
     def key(self) -> str:
-        """Unique in a result: ``base/evs@25`` or ``base/random@25/100#1``."""
-        if not self.way.method:
-            return f"{self.setting}/{FULL}"
-        seed = f"#{self.seed}" if self.way.draws else ""
-        return f"{self.setting}/{self.way.label}@{percent(self.video, self.audio)}{seed}"
+        """Name that is unique in a result file: ``base/evs@25`` or ``base/random@25/100#1``."""
+        if not self.method.method:
+            return f"{self.setting}/{ALL_TOKENS}"
+        seed = f"#{self.seed}" if self.method.draws else ""
+        return f"{self.setting}/{self.method.label}@{percent(self.video, self.audio)}{seed}"
 
     @property
     def budget(self) -> Budget:
-        """Shares kept."""
+        """The fractions kept."""
         return Budget(retain_video=self.video, retain_audio=self.audio)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole table."""
+    """Everything that defines one table."""
 
     name: str
     title: str
@@ -92,43 +97,56 @@ class Recipe:
     settings: tuple[str, ...]
     clips: int
     retain: tuple[tuple[float, float], ...]
+    """Fractions of video and audio tokens to keep."""
     seeds: tuple[int, ...]
-    ways: tuple[MethodSpec, ...]
+    methods: tuple[MethodSpec, ...]
     train: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self) -> Iterator[Row]:
-        """Everything that must be measured, setting by setting; all tokens first."""
-        full = MethodSpec("", label=FULL)
+        """Yield every row to measure, setting by setting, all tokens first."""
+        full = MethodSpec("", label=ALL_TOKENS)
         for setting in self.settings:
             yield Row(full, setting, 1.0, 1.0, self.seeds[0])
             for video, audio in self.retain:
-                for way in self.ways:
-                    for seed in self.seeds if way.draws else self.seeds[:1]:
-                        yield Row(way, setting, video, audio, seed)
+                for method in self.methods:
+                    for seed in self.seeds if method.draws else self.seeds[:1]:
+                        yield Row(method, setting, video, audio, seed)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for the head of a result."""
-        return asdict(self)
+        """Return plain data for the head of a result file, where the methods are stored as ``ways``."""
+        data = asdict(self)
+        data["ways"] = data.pop("methods")
+        return data
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe. `UsageError` in one line for anything that is missing, unknown or of the wrong kind."""
+    """Read a recipe.
+
+    Raises:
+        UsageError: The file is missing, or an entry is missing, unknown or of the wrong type.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"no recipe at {path}: give a YAML file, as recipes/training-free.yaml") from error
+        raise UsageError(f"no recipe at {path}: give a YAML file such as recipes/training-free.yaml") from error
     try:
         return parse_recipe(yaml.safe_load(text))
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        what = " ".join(str(error).split())
-        raise UsageError(f"{path} is no recipe ({what}): compare recipes/training-free.yaml") from error
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is not a recipe ({reason}): see recipes/training-free.yaml for the format") from error
 
 
 def parse_recipe(data: Mapping[str, Any]) -> Recipe:
-    """From the YAML's data. Raises `ValueError`, `TypeError` or `KeyError` for what is not a recipe."""
+    """Build a recipe from the data of a YAML file.
+
+    Raises:
+        ValueError: An entry is unknown or has a wrong value.
+        TypeError: ``data`` is not a mapping, or a value has the wrong type.
+        KeyError: An entry is missing.
+    """
     if not isinstance(data, Mapping):
-        raise TypeError("it holds no names")
-    unknown = sorted(data.keys() - {*Recipe.__dataclass_fields__, "rows"} - {"ways"})
+        raise TypeError("it is not a mapping")
+    unknown = sorted(data.keys() - _ENTRIES)
     if unknown:
         raise ValueError(f"unknown entry {unknown[0]!r}")
     if data.get("protocol", PROTOCOLS[0]) not in PROTOCOLS:
@@ -136,11 +154,11 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
     settings = tuple(str(name) for name in data.get("settings", ["base"]))
     for name in settings:
         world_setting(name)
-    ways = tuple(_way(row) for row in data["rows"])
-    labels = [way.label for way in ways]
-    twice = {label for label in labels if labels.count(label) > 1}
-    if twice:
-        raise ValueError(f"two rows are called {sorted(twice)[0]!r}: give one a label")
+    methods = tuple(_method(row) for row in data["rows"])
+    labels = [method.label for method in methods]
+    repeated = sorted(label for label in set(labels) if labels.count(label) > 1)
+    if repeated:
+        raise ValueError(f"two rows have the label {repeated[0]!r}: give one of them another label")
     return Recipe(
         name=str(data["name"]),
         title=str(data["title"]),
@@ -148,30 +166,29 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         protocol=data.get("protocol", PROTOCOLS[0]),
         settings=settings,
         clips=int(data["clips"]),
-        retain=tuple(_pair(entry) for entry in data["retain"]),
+        retain=tuple(_fractions(entry) for entry in data["retain"]),
         seeds=tuple(int(seed) for seed in data.get("seeds", [0])),
-        ways=ways,
+        methods=methods,
         train=dict(data.get("train", {})),
     )
 
 
 def percent(video: float, audio: float) -> str:
-    """``25``, or ``25/100`` for picture and sound."""
+    """Return ``25``, or ``25/100`` where the fractions of video and audio differ."""
     both = f"{100 * video:g}"
     return both if video == audio else f"{both}/{100 * audio:g}"
 
 
-def _way(row: Mapping[str, Any]) -> MethodSpec:
-    way = MethodSpec(**{**row, "method": str(row["method"] or "")})
-    if way.label:
-        return way
-    named = way.method or FULL
-    return MethodSpec(
-        **{**row, "method": way.method, "label": named if way.selector is None else f"{named} ({way.selector})"}
-    )
+def _method(row: Mapping[str, Any]) -> MethodSpec:
+    method = MethodSpec(**{**row, "method": str(row["method"] or "")})
+    if method.label:
+        return method
+    name = method.method or ALL_TOKENS
+    label = name if method.selector is None else f"{name} ({method.selector})"
+    return MethodSpec(**{**row, "method": method.method, "label": label})
 
 
-def _pair(entry: Any) -> tuple[float, float]:
+def _fractions(entry: Any) -> tuple[float, float]:
     video, audio = entry if isinstance(entry, (list, tuple)) else (entry, entry)
     Budget(retain_video=float(video), retain_audio=float(audio))
     return float(video), float(audio)

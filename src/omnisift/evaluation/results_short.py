@@ -1,26 +1,28 @@
-"""The short table of the README: a few methods at three shares kept, each protocol in columns of its own."""
+"""The README's table: nine methods at three shares without training, and at one after training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from omnisift.evaluation.markdown import bold_best, pct, table
-from omnisift.evaluation.recipe import FULL
+from omnisift.evaluation.recipe import ALL_TOKENS, FULL
 from omnisift.evaluation.results import Result, read_result
 
-SHOWN = (
-    *("omnisift+time", "omnisift", "omnipack-I-attention", "omnipack-I", "divprune", "seats-I", "vidcom2", "v_cast"),
-    *("salient", "tome", "evs", "omnizip-rebounded", "visionzip", "uniform", "random"),
+METHODS = (
+    *("omnisift+time", "omnisift", "omnipack-I-attention", "divprune", "vidcom2", "v_cast", "omnizip-rebounded"),
+    "random",
 )
+"""Labels of the rows after the one of all tokens."""
 COLUMNS = (("training-free", "50"), ("training-free", "25"), ("training-free", "10"), ("trained", "25"))
+"""Recipe and percent kept of each column."""
 
 
 def short_table(folder: Path) -> str:
-    """Markdown, from the result files of ``folder``."""
+    """Return the Markdown table for the result files in ``folder``; the best method of each column is bold."""
     results = {name: read_result(folder / f"{name}.jsonl") for name in ("training-free", "trained")}
-    lines = [[label, *(_cell(results[name], label, percent) for name, percent in COLUMNS)] for label in SHOWN]
+    lines = [[label, *(_cell(results[name], label, percent) for name, percent in COLUMNS)] for label in METHODS]
     bold_best(lines)
-    lines.insert(0, [FULL, *(_cell(results[name], FULL, "") for name, _ in COLUMNS)])
+    lines.insert(0, [ALL_TOKENS, *(_cell(results[name], FULL, "") for name, _ in COLUMNS)])
     return table(["method", *(f"{name}, {percent} %" for name, percent in COLUMNS)], lines)
 
 

@@ -1,150 +1,128 @@
-"""The tables of the results page."""
+"""Tables of the results page."""
 
 from __future__ import annotations
 
-from omnisift.evaluation.markdown import bold_best, p_value, pct, pct_with_interval, points, table
-from omnisift.evaluation.recipe import FULL
+from omnisift.evaluation.markdown import bold_best, pct, pct_with_interval, points, table
+from omnisift.evaluation.recipe import ALL_TOKENS
 from omnisift.evaluation.results import Result, ResultRow
-from omnisift.world import world_setting
 
-CHANCE = ("random", "random picture", "random & random")
-"""The row of a recipe that draws."""
+CHANCE = ("random", "random video", "random & random")
+"""Label of a recipe's row that chooses at random."""
 
 
 def percents(result: Result) -> list[str]:
-    """In the order of the recipe."""
+    """Return the percentages kept, in the order of the recipe."""
     return list(dict.fromkeys(row.percent for row in result.rows if row.percent))
 
 
-def ordered(result: Result) -> list[str]:
-    """Labels of the methods, in the order of the recipe."""
-    return [way["label"] for way in result.recipe["ways"]]
-
-
 def rows_at(result: Result, setting: str, percent: str) -> list[ResultRow]:
-    """All methods at one share, those without a result among them, in the order of the recipe."""
-    rows = [result.row(setting, label, percent) for label in ordered(result)]
+    """Return the rows of all methods at one percentage, in the order of the recipe, without a result or with one."""
+    rows = [result.row(setting, label, percent) for label in result.methods]
     return [row for row in rows if row is not None]
 
 
+def reference_rows(result: Result, setting: str, percent: str) -> tuple[ResultRow | None, ResultRow | None]:
+    """Return the recipe's first method and its random choice at one percentage, or None where there is none."""
+    rows = rows_at(result, setting, percent)
+    first = result.row(setting, next(iter(result.methods)), percent)
+    return first, next((row for row in rows if row.label in CHANCE), None)
+
+
 def matrix(result: Result) -> str:
-    """Method x share kept -> accuracy."""
+    """Return the accuracy of each method at each percentage; the best of a column is bold."""
     setting = result.recipe["settings"][0]
-    shares = percents(result)
-    full = result.full(setting)
-    lines = [[FULL, *[pct(full.accuracy) for _ in shares]]]
-    for label in ordered(result):
-        rows = [result.row(setting, label, percent) for percent in shares]
-        lines.append([label, *("" if row is None else pct(row.accuracy) for row in rows)])
-    bold_best(lines[1:])
-    groups = ["", *(way["group"] for way in result.recipe["ways"])]
-    lines = [[line[0], group, *line[1:]] for line, group in zip(lines, groups, strict=True)]
-    return table(["method", "kind", *(f"{percent} %" for percent in shares)], lines)
+    columns = percents(result)
+    lines = [
+        [label, *(_accuracy(result.row(setting, label, percent)) for percent in columns)] for label in result.methods
+    ]
+    bold_best(lines)
+    lines = [[line[0], group, *line[1:]] for line, group in zip(lines, result.methods.values(), strict=True)]
+    lines.insert(0, [ALL_TOKENS, "", *[_accuracy(result.full(setting)) for _ in columns]])
+    return table(["method", "group", *(f"{percent} %" for percent in columns)], lines)
 
 
 def detail(result: Result, setting: str, percent: str) -> str:
-    """One setting and share: every method with interval, paired tests, evidence and time; the best first."""
+    """Return every method at one percentage with intervals, evidence and time, the best first."""
     full = result.full(setting)
-    first = result.recipe["ways"][0]["label"]
-    ours = result.row(setting, first, percent)
-    chance = next((row for row in rows_at(result, setting, percent) if row.label in CHANCE), None)
-    less = [f"minus {first}", f"minus {chance.label if chance else CHANCE[0]}"]
-    head = ["method", "kept", "accuracy", "of full", *less, "evidence", "events", "ms"]
+    first, _ = reference_rows(result, setting, percent)
+    head = ["method", "accuracy", f"minus {next(iter(result.methods))}", "evidence", "events", "ms"]
     lines = []
     for row in [full, *sorted(rows_at(result, setting, percent), key=lambda row: -(row.accuracy or 0.0))]:
         if row.right is None:
-            lines.append([row.label, "n/a", *[""] * (len(head) - 2)])
+            lines.append([row.title, "n/a", *[""] * (len(head) - 2)])
             continue
         lines.append(
             [
-                row.label,
-                _both(row, "video", "audio"),
+                row.title,
                 pct_with_interval(result.interval(row)),
-                pct((row.accuracy or 0.0) / (full.accuracy or 1.0)),
-                _versus(result, row, ours),
-                _versus(result, row, chance),
+                _minus(result, row, first),
                 _both(row, "shape_tokens", "sound_tokens"),
                 _both(row, "shape_events", "sound_events"),
-                "" if row is full else f"{row.ms:.2f}",
+                "" if row is full else f"{row.ms:.1f}",
             ]
         )
     return table(head, lines)
 
 
-def _both(row: ResultRow, picture: str, sound: str) -> str:
-    return f"{pct(row.share(picture))} / {pct(row.share(sound))}"
-
-
-def folded(title: str, text: str) -> str:
-    """Markdown that is opened by a click, on GitHub and in the site."""
-    return f'<details markdown="1"><summary>{title}</summary>\n\n{text}\n</details>\n'
-
-
-def types_table(result: Result, setting: str, percent: str) -> str:
-    """Accuracy by question type."""
-    types = world_setting(setting).types
-    rows = [result.full(setting), *(row for row in rows_at(result, setting, percent) if row.right is not None)]
-    lines = [[row.label, *(pct(value) for value in row.by_type)] for row in rows]
-    return table(["method", *(name.replace("_", " ") for name in types)], lines)
-
-
 def settings_table(result: Result, percent: str) -> str:
-    """Method x setting -> accuracy."""
+    """Return the accuracy of each method in each setting; the best of a column is bold."""
     settings = result.recipe["settings"]
-    lines = []
-    for label in ordered(result):
-        rows = [result.row(setting, label, percent) for setting in settings]
-        lines.append([label, *("" if row is None else pct(row.accuracy) for row in rows)])
+    lines = [
+        [label, *(_accuracy(result.row(setting, label, percent)) for setting in settings)] for label in result.methods
+    ]
     bold_best(lines)
-    lines.insert(0, [FULL, *(pct(result.full(setting).accuracy) for setting in settings)])
+    lines.insert(0, [ALL_TOKENS, *(_accuracy(result.full(setting)) for setting in settings)])
     return table(["method", *settings], lines)
 
 
 def sweep_table(result: Result) -> str:
-    """Two tables: the picture's share varies, then the sound's."""
-    shares = percents(result)
-    split = {percent: tuple(part for part in (percent.split("/") * 2)[:2]) for percent in shares}
+    """Return two tables: the percentage of video varies, then that of audio."""
+    split = {percent: (percent.split("/") * 2)[:2] for percent in percents(result)}
     halves = [
-        ("the picture's share varies, 50 % of the sound stays", [p for p in shares if split[p][1] == "50"]),
-        ("the sound's share varies, 25 % of the picture stays", [p for p in shares if split[p][0] == "25"]),
+        ("video varies, 50 % of the audio is kept", [p for p, pair in split.items() if pair[1] == "50"]),
+        ("audio varies, 25 % of the video is kept", [p for p, pair in split.items() if pair[0] == "25"]),
     ]
-    parts = []
     setting = result.recipe["settings"][0]
-    for number, (title, chosen) in enumerate(halves):
-        chosen = sorted(chosen, key=lambda p: -float(split[p][number]))
-        head = ["method", *(f"{split[p][number]} %" for p in chosen)]
-        lines = []
-        for label in ordered(result):
-            rows = [result.row(setting, label, p) for p in chosen]
-            lines.append([label, *("" if row is None else pct(row.accuracy) for row in rows)])
+    parts = []
+    for modality, (title, chosen) in enumerate(halves):
+        columns = sorted(chosen, key=lambda percent: -float(split[percent][modality]))
+        lines = [[label, *(_accuracy(result.row(setting, label, p)) for p in columns)] for label in result.methods]
         bold_best(lines)
-        parts += [f"Accuracy, {title} (all tokens: {pct(result.full(setting).accuracy)}):\n", table(head, lines)]
+        head = ["method", *(f"{split[percent][modality]} %" for percent in columns)]
+        parts += [f"Accuracy, {title} (all tokens: {_accuracy(result.full(setting))}):\n", table(head, lines)]
     return "\n".join(parts)
 
 
 def pairs_table(result: Result, percent: str) -> str:
-    """Picture's half x sound's half -> accuracy."""
+    """Return the accuracy of each video half (rows) with each audio half (columns); the best of a column is bold."""
     setting = result.recipe["settings"][0]
-    labels = [way["label"].split(" & ") for way in result.recipe["ways"]]
-    pictures, sounds = (list(dict.fromkeys(label[half] for label in labels)) for half in (0, 1))
-    lines = []
-    for picture in pictures:
-        rows = [result.row(setting, f"{picture} & {sound}", percent) for sound in sounds]
-        lines.append([picture, *("" if row is None else pct(row.accuracy) for row in rows)])
+    halves = [label.split(" & ") for label in result.methods]
+    videos, audios = (list(dict.fromkeys(pair[half] for pair in halves)) for half in (0, 1))
+    lines = [
+        [video, *(_accuracy(result.row(setting, f"{video} & {audio}", percent)) for audio in audios)]
+        for video in videos
+    ]
     bold_best(lines)
-    title = f"Accuracy at {percent} % (all tokens: {pct(result.full(setting).accuracy)}):\n\n"
-    return title + table(["picture / sound", *sounds], lines)
+    title = f"Accuracy at {percent} % (all tokens: {_accuracy(result.full(setting))}):\n\n"
+    return title + table(["video by / audio by", *audios], lines)
 
 
 def reasons(result: Result) -> str:
-    """Why a cell is n/a, in the method's own words; empty where none is."""
+    """Return the error messages behind the cells n/a, as a list; empty where there is none."""
     found = {(row.label, row.percent): row.unreachable for row in result.rows if row.unreachable}
     lines = [f"- {label} at {percent} %: {' '.join(why.split())}" for (label, percent), why in found.items()]
     return "\n".join(["n/a:\n", *lines, ""]) if lines else ""
 
 
-def _versus(result: Result, row: ResultRow, other: ResultRow | None) -> str:
+def _accuracy(row: ResultRow | None) -> str:
+    return "" if row is None else pct(row.accuracy)
+
+
+def _both(row: ResultRow, shapes: str, sounds: str) -> str:
+    return f"{pct(row.share(shapes))} / {pct(row.share(sounds))}"
+
+
+def _minus(result: Result, row: ResultRow, other: ResultRow | None) -> str:
     if other is None or other.right is None or other is row:
         return ""
-    gap, p = result.difference(row, other)
-    return f"{points(gap)}, p {p_value(p)}"
+    return points(result.difference(row, other)[0])

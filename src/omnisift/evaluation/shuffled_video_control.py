@@ -1,7 +1,7 @@
-"""The video-blind control: the same selector, looking at the wrong clip.
+"""Control for video guidance: audio is scored with the video anchors of another clip.
 
-It keeps its own clip's video anchors, but scores the audio by another clip's anchors. What it loses against the real
-thing is what vision guides; what it keeps is what loudness alone tells.
+Video tokens are selected as usual. The accuracy lost against the unchanged selector is due to guidance by video; what
+remains is due to the audio alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from omnisift.tokens import Modality, Selection, TokenStream
 
 
 class ShuffledVideoControl(Compressor):
-    """``inner`` with the video of ``donor`` [tokens, D] wherever audio is chosen; each row holds one clip like it."""
+    """Select video as ``inner`` does, and audio as it does for the video embeddings of another clip.
+
+    Args:
+        inner: The method.
+        donor: [V, D] video embeddings of the other clip. Each sample of a batch holds one clip with V video tokens.
+    """
 
     name: ClassVar[str] = "blind"
     trained: ClassVar[bool] = True
@@ -30,19 +35,19 @@ class ShuffledVideoControl(Compressor):
         self.donor = donor
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
-        """The inner method twice: for video on the true stream, for audio on the one with strange pictures."""
+        """Run the inner method on the true stream for video, and on the stream with exchanged video for audio."""
         video = torch.nonzero(stream.modality == Modality.VIDEO, as_tuple=True)[0]
         rows, rest = divmod(len(video), len(self.donor))
         if rest or rows != len(torch.unique(stream.sample)):
             raise CompressorError(
-                f"the blind control needs one clip of {len(self.donor)} video tokens a row, got {len(video)} in all"
+                f"the control needs one clip of {len(self.donor)} video tokens per sample, got {len(video)} in all"
             )
-        strange = stream.embeds.clone()
-        strange[video.to(strange.device)] = self.donor.to(strange).repeat(rows, 1)
-        own = self.inner.select(stream, counts)
-        other = self.inner.select(replace(stream, embeds=strange), counts)
-        audio = (stream.modality == Modality.AUDIO).to(own.keep.device)
+        exchanged = stream.embeds.clone()
+        exchanged[video.to(exchanged.device)] = self.donor.to(exchanged).repeat(rows, 1)
+        true = self.inner.select(stream, counts)
+        other = self.inner.select(replace(stream, embeds=exchanged), counts)
+        audio = (stream.modality == Modality.AUDIO).to(true.keep.device)
         scores = None
-        if own.scores is not None and other.scores is not None:
-            scores = torch.where(audio, other.scores, own.scores)
-        return Selection(keep=torch.where(audio, other.keep, own.keep), scores=scores)
+        if true.scores is not None and other.scores is not None:
+            scores = torch.where(audio, other.scores, true.scores)
+        return Selection(keep=torch.where(audio, other.keep, true.keep), scores=scores)

@@ -1,4 +1,4 @@
-"""From one record per clip to the tables: accuracy with intervals, paired tests, evidence kept, captions."""
+"""Tables of nano's own benchmark from one record per clip: accuracy, paired tests, kept evidence, captions."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnisift.evaluation.markdown import p_value, pct, pct_with_interval, points, table
-from omnisift.evaluation.statistics import ClusterBootstrap, Comparison, Interval, compare
+from omnisift.evaluation.statistics import ClusterBootstrap, Interval, compare
 from omnisift.world import QUESTION_TYPES, make_scene, score_caption
 
 FULL = "full"
-"""Key of the row that reads all tokens."""
+"""Key of the row of all tokens."""
 
 
 def key(method: str, retain: float) -> str:
-    """Name of a row, such as ``omnisift@25``."""
+    """Return the key of a row, such as ``omnisift@25``."""
     return f"{method}@{round(100 * retain)}"
 
 
 def summarise(records: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
-    """One row for each way of reading. A record holds ``seed``, ``truth`` (the right answers, in the order of
-    `QUESTION_TYPES`), ``answers`` and ``kept`` by row, and for some clips ``captions`` by row."""
+    """Return one row per method and budget.
+
+    Args:
+        records: One per clip, with ``seed``, ``truth`` (the correct answers, in the order of `QUESTION_TYPES`),
+            ``answers`` and ``kept`` by row, and for some clips ``captions`` by row.
+        split: Split of the generated world that the clips come from.
+    """
     bootstrap = ClusterBootstrap(len(records))
     right = {name: right_answers(records, name) for name in records[0]["answers"]}
     captioned = [record for record in records if record.get("captions")]
@@ -34,10 +39,10 @@ def summarise(records: Sequence[Mapping[str, Any]], split: str) -> list[dict[str
         row: dict[str, Any] = {"row": name, **_accuracy(correct, bootstrap)}
         if name != FULL:
             row["kept"] = _kept(records, name)
-            row["against_full"] = _plain(compare(correct, right[FULL], bootstrap))
+            row["against_full"] = asdict(compare(correct, right[FULL], bootstrap))
             rival = f"random@{name.rpartition('@')[2]}"
             if rival in right and rival != name:
-                row["against_random"] = _plain(compare(correct, right[rival], bootstrap))
+                row["against_random"] = asdict(compare(correct, right[rival], bootstrap))
         if caption_bootstrap is not None and name in captioned[0]["captions"]:
             row["captions"] = _captions(captioned, name, split, caption_bootstrap)
         rows.append(row)
@@ -45,7 +50,7 @@ def summarise(records: Sequence[Mapping[str, Any]], split: str) -> list[dict[str
 
 
 def right_answers(records: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.bool_]:
-    """[clips, types] bool."""
+    """Return [clips, types] bool: whether each answer of row ``name`` is correct."""
     return np.array([[a == b for a, b in zip(r["answers"][name], r["truth"], strict=True)] for r in records])
 
 
@@ -56,7 +61,7 @@ def _accuracy(correct: NDArray[np.bool_], bootstrap: ClusterBootstrap) -> dict[s
 
 
 def _kept(records: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
-    """Shares kept, summed over all clips."""
+    """Return the fractions kept, over all clips together."""
     counts = [record["kept"][name] for record in records]
     total = {field: sum(count[field] for count in counts) for field in counts[0]}
     kinds = [field for field in total if not field.endswith("_all")]
@@ -85,12 +90,8 @@ def _captions(
     }
 
 
-def _plain(comparison: Comparison) -> dict[str, Any]:
-    return asdict(comparison)
-
-
 def accuracy_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: accuracy in percent, mean with its interval, then type by type."""
+    """Return a Markdown table of accuracy in percent: the mean with its interval, then each type."""
     head = ["row", "kept video / audio", "mean (95 % interval)", *(kind.replace("_", " ") for kind in QUESTION_TYPES)]
     lines = []
     for row in rows:
@@ -102,7 +103,7 @@ def accuracy_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: paired differences in points, and their p values."""
+    """Return a Markdown table of paired differences in points with their p values."""
     head = ["row", "minus full", "p by clips", "p McNemar", "minus random", "p by clips", "p McNemar"]
     lines = []
     for row in rows:
@@ -113,14 +114,14 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def evidence_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: percent of evidence events of which at least one token stayed, and of audio tokens by kind."""
-    head = ["row", "shapes asked about", "sounds asked about", "tokens of tied sounds", "tokens of distractors"]
+    """Return a Markdown table of the percentage of evidence events kept, and of audio tokens by kind."""
+    head = ["row", "shapes in question", "sounds in question", "tokens of tied sounds", "tokens of distractors"]
     fields = ("shape_events", "sound_events", "tied_tokens", "distractor_tokens")
     return table(head, [[row["row"], *(pct(row["kept"][f]) for f in fields)] for row in rows if "kept" in row])
 
 
 def caption_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: event precision and recall in percent; empty if no captions were written."""
+    """Return a Markdown table of event precision and recall in percent; empty without captions."""
     head = ["row", "precision", "recall", "recall, second right too"]
     fields = ("precision", "recall", "recall_with_second")
     lines = [[row["row"], *(_with_interval(row["captions"][f]) for f in fields)] for row in rows if "captions" in row]

@@ -1,4 +1,4 @@
-"""The processes that do a plan's jobs: interrupted at any time, they lose only what they have in hand."""
+"""Process pool for benchmark jobs; an interruption loses only the jobs in work."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from omnisift.evaluation.plan import Job, Plan
 from omnisift.evaluation.quality import BenchWorker
 
-_workplace: list[BenchWorker] = []
-"""This process's own, once it has begun."""
+_worker: list[BenchWorker] = []
+"""The worker of this process, once it is initialised."""
 
 
 def run(
@@ -23,19 +23,24 @@ def run(
     finished: Callable[[dict[str, Any]], None],
     workers: int = 2,
 ) -> None:
-    """Do all jobs that are not ``done`` (key -> clips), and hand each line to ``finished`` as it comes.
+    """Run all jobs of a plan that are not done.
 
-    ``workers`` processes of one thread each; 0 works in this process.
+    Args:
+        plan: The recipe and what it needs.
+        clips: Test clips per setting.
+        done: Key of a finished job -> its number of clips.
+        finished: Called with each line of the result file as a job ends.
+        workers: Processes of one thread each; 0 works in this process.
     """
     jobs = plan.missing(clips, done)
     if workers == 0:
-        _begin(plan)
+        _initialise(plan)
         for job in jobs:
             finished(_do(job))
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(plan,))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_initialise, initargs=(plan,))
     try:
-        for line in _as_they_come(pool, dealt(jobs, workers)):
+        for line in _completed(pool, dealt(jobs, workers)):
             finished(line)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -44,38 +49,38 @@ def run(
 
 
 def dealt(jobs: list[Job], workers: int) -> list[list[Job]]:
-    """One list a worker: whole batches, so that no two workers load the same clips; about equally many jobs each."""
+    """Split jobs into one list per worker, by complete batches: no two workers load the same clips."""
     batches: dict[tuple[str, int], list[Job]] = {}
     for job in jobs:
         batches.setdefault((job.row.setting, job.first), []).append(job)
+    # Give the largest remaining batch to the worker with the fewest jobs.
     lists: list[list[Job]] = [[] for _ in range(workers)]
     for batch in sorted(batches.values(), key=len, reverse=True):
         min(lists, key=len).extend(batch)
     return lists
 
 
-def _begin(plan: Plan) -> None:
-    """In each worker: one thread, one workplace."""
+def _initialise(plan: Plan) -> None:
     torch.set_num_threads(1)
-    _workplace[:] = [BenchWorker(plan)]
+    _worker[:] = [BenchWorker(plan)]
 
 
 def _do(job: Job) -> dict[str, Any]:
-    return _workplace[0].do(job)
+    return _worker[0].do(job)
 
 
-def _as_they_come(pool: ProcessPoolExecutor, lists: list[list[Job]]) -> Iterator[dict[str, Any]]:
-    """Lines. One job of each list is in work at a time, so the worker that has just finished one takes its next."""
+def _completed(pool: ProcessPoolExecutor, lists: list[list[Job]]) -> Iterator[dict[str, Any]]:
+    """Yield result lines; one job of each list is in work at a time, so a free worker takes the next of its list."""
     pending: dict[Future[dict[str, Any]], Iterator[Job]] = {}
 
-    def go_on(queue: Iterator[Job]) -> None:
+    def submit_next(queue: Iterator[Job]) -> None:
         job = next(queue, None)
         if job is not None:
             pending[pool.submit(_do, job)] = queue
 
     for jobs in lists:
-        go_on(iter(jobs))
+        submit_next(iter(jobs))
     while pending:
         for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            go_on(pending.pop(future))
+            submit_next(pending.pop(future))
             yield future.result()

@@ -63,7 +63,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
         reason = getattr(error, "strerror", None) or "not a valid name"
         raise NotFound(f"{describe_file(file)}: can't be found ({reason}); check the path") from None
     if not stat.S_ISREG(mode):
-        raise NotAFile(f"{describe_file(file)}: is a {_file_kind(mode)}, not a file; give the path of a media file")
+        raise NotAFile(f"{describe_file(file)} is a {_file_kind(mode)}, not a file; give the path of a media file")
     if not os.access(file, os.R_OK):
         raise NotReadable(f"{describe_file(file)}: permission denied; check the permissions of the file")
     return file

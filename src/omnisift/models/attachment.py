@@ -223,8 +223,8 @@ class Attachment:
         if bool((modality == Modality.VIDEO).any()):
             if cached:
                 raise UnsupportedCall(
-                    f"new video tokens after {cached} cached ones: pass the whole conversation without "
-                    "a cache (and without prefill_chunk_size), or detach"
+                    f"new video tokens after {cached} cached ones: pass the complete conversation "
+                    "without a cache (and without prefill_chunk_size), or detach"
                 )
             self._prompt = _Prompt(input_ids, modality, arguments)
         elif not cached:

@@ -1,1 +1,1 @@
-"""What a question costs, stage by stage: measured on a clip, or counted from a configuration alone."""
+"""Cost of a question by stage: measured on a clip, or counted from a configuration."""

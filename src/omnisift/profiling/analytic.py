@@ -1,10 +1,12 @@
-"""FLOPs of each stage of one prompt, full against compressed, for any size of the model and without weights."""
+"""FLOPs and bytes of one prompt by stage, with all tokens and at each budget, counted from a configuration alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from omnisift.budget import Budget
 from omnisift.profiling.flops import (
@@ -18,55 +20,85 @@ from omnisift.profiling.flops import (
 from omnisift.profiling.shape import PromptShape
 from omnisift.vgas import VGASConfig
 
+_BYTES = 2
+"""Bytes of one value in bfloat16."""
+
 
 @dataclass(frozen=True)
 class Count:
-    """One way to read a prompt."""
+    """Tokens, FLOPs and bytes of one prompt at one budget."""
 
     retain: str
-    """``full``, or the share asked for."""
+    """``full``, or the requested share."""
     video: int
+    """Kept video tokens."""
     audio: int
+    """Kept audio tokens."""
     prompt: int
     """Tokens that the language model reads."""
     stages: dict[str, Flops]
-    """``encode_video``, ``encode_audio``, ``compress``, ``prefill`` (the first written token with it)."""
+    """FLOPs of ``encode_video``, ``encode_audio``, ``compress`` and ``prefill`` (which gives the first new token)."""
     step: Flops
-    """One further written token."""
+    """FLOPs of one further generated token."""
+    cache_bytes: int
+    """KV cache at the end of the prompt, in bfloat16."""
+    logits_bytes: int
+    """Logits of all prompt tokens, in bfloat16: the thinker computes them in ``generate`` as well."""
 
     @property
     def total(self) -> Flops:
-        """All stages up to the first written token."""
+        """FLOPs of all stages up to the first generated token."""
         return sum(self.stages.values(), Flops())
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return plain data for JSON."""
         return {**asdict(self), "total": asdict(self.total)}
 
 
 def count(config: Any, shape: PromptShape, budgets: Sequence[Budget]) -> list[Count]:
-    """The full prompt first, then OmniSIFT at each budget, with a selector of the released layout.
+    """Count the full prompt, then OmniSIFT at each budget with a selector of the released layout.
 
-    ``config`` is a thinker's. The kept counts are those that the compressor would keep.
+    Args:
+        config: Configuration of a thinker.
+        shape: Size of the clip and of the prompt's text.
+        budgets: What to keep. The kept counts are those of the compressor.
+
+    Returns:
+        One `Count` for all tokens, then one for each budget.
     """
     chunks = shape.chunks()
     layout = VGASConfig(input_size=config.text_config.hidden_size)
-    found = [_one(config, shape, "full", shape.video, shape.audio, Flops())]
+    counts = [_count(config, shape, "full", shape.video, shape.audio, Flops())]
     for budget in budgets:
         kept = budget.counts(chunks)
         video, audio = int((kept.frame0 + kept.frame1).sum()), int(kept.audio.sum())
-        outside = shape.audio - int(chunks.audio.sum())
-        work = selector(layout, chunks, kept) + video_pruning(chunks, layout.width)
-        found.append(_one(config, shape, budget.words, video, audio + outside, work))
-    return found
+        # Audio outside of all chunks is never pruned.
+        unchunked = shape.audio - int(chunks.audio.sum())
+        work = selector(layout, chunks, kept) + video_pruning(chunks, layout.input_size)
+        counts.append(_count(config, shape, budget.words, video, audio + unchunked, work))
+    return counts
 
 
-def _one(config: Any, shape: PromptShape, name: str, video: int, audio: int, compress: Flops) -> Count:
+def weight_bytes(config: Any) -> int:
+    """Bytes of a thinker's parameters in bfloat16; the model is built on the meta device, without memory or weights."""
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+    with torch.device("meta"):
+        thinker = Qwen2_5OmniThinkerForConditionalGeneration(config)
+    return _BYTES * sum(parameter.numel() for parameter in thinker.parameters())
+
+
+def _count(config: Any, shape: PromptShape, retain: str, video: int, audio: int, compress: Flops) -> Count:
+    text = config.text_config
     prompt = video + audio + shape.text
     stages = {
         "encode_video": vision_encoder(config.vision_config, shape.frames, shape.height, shape.width),
         "encode_audio": audio_encoder(config.audio_config, shape.mel),
         "compress": compress,
-        "prefill": language_model(config.text_config, prompt),
+        "prefill": language_model(text, prompt),
     }
-    return Count(name, video, audio, prompt, stages, language_model(config.text_config, 1, cached=prompt))
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    # Every layer caches a key and a value of each key-value head.
+    cache = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * prompt * _BYTES
+    step = language_model(text, 1, cached=prompt)
+    return Count(retain, video, audio, prompt, stages, step, cache, text.vocab_size * prompt * _BYTES)

@@ -1,4 +1,4 @@
-"""FLOPs of the stages as torch counts them while they run."""
+"""FLOPs of each stage, counted by torch during the forward pass."""
 
 from __future__ import annotations
 
@@ -13,22 +13,19 @@ from omnisift.profiling.stages import MODEL_STAGES, Gauge
 
 
 def torch_counter() -> FlopCounterMode:
-    """Torch's counter, which also sees attention on a CPU.
-
-    By itself it has no formula for the CPU's fused attention and passes over it without a word.
-    """
+    """Return torch's counter with a formula for the fused attention of CPUs, which it skips by default."""
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     return FlopCounterMode(display=False, custom_mapping={kernel: _attention})
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Shapes in, operations out: as torch counts its kernels for a GPU."""
+    """The count of torch for its GPU kernels, from the shapes."""
     count: Any = sdpa_flop_count
     return int(count(query, key, value))
 
 
 class FlopGauge(Gauge):
-    """``flops`` by stage. Counting slows every operation: don't take times under it."""
+    """Count ``flops`` by stage. Counting slows down every operation, so times are measured without it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,11 +35,11 @@ class FlopGauge(Gauge):
         self._before = 0
 
     def begin(self, stage: str) -> None:  # noqa: ARG002
-        """Note the count so far."""
+        """Store the count so far."""
         self._before = self._counter.get_total_flops()
 
     def end(self, stage: str) -> None:
-        """What was added belongs to ``stage``."""
+        """Add the difference to ``stage``."""
         if stage in self.flops:
             self.flops[stage] += self._counter.get_total_flops() - self._before
 

@@ -1,7 +1,7 @@
-"""One clip and one question, asked with all tokens and with a part of them: time, memory and FLOPs of every stage.
+"""Time, memory and FLOPs of every stage of a question, with all tokens and at each budget.
 
-Each pipeline is asked once to warm up, once under each gauge, and then ``repeats`` times with the clock alone, in turn
-with the others so that a busy machine disturbs all alike.
+Each pipeline answers once to warm up, once under each gauge, and then ``repeats`` times with the clock alone. The timed
+runs alternate between the pipelines, so that other load affects all of them.
 """
 
 from __future__ import annotations
@@ -16,45 +16,46 @@ from typing import Any
 import torch
 
 from omnisift.errors import UsageError
+from omnisift.media.reading import Sampling
 from omnisift.pipeline import Answer, Pipeline
 from omnisift.profiling.counter import FlopGauge
-from omnisift.profiling.energy import Meter, meter
+from omnisift.profiling.energy import EnergyMeter, energy_meter
 from omnisift.profiling.memory import memory_gauge
 from omnisift.profiling.stages import STAGES
-from omnisift.utils.provenance import environment
+from omnisift.utils.provenance import provenance
 
-Asked = Callable[[Pipeline, Callable[[str], None] | None], Answer]
+_Ask = Callable[[Pipeline, Callable[[str], None] | None], Answer]
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What asking one way costs."""
+class StageCost:
+    """Cost of one question with one pipeline, by stage."""
 
     retain: str
-    """``full``, or what was asked for."""
+    """``full``, or the requested budget."""
     answer: Answer
-    """Of the last repetition; its report has the tokens and the clip."""
+    """Answer of the last repetition; its report has the tokens and the clip."""
     seconds: dict[str, float]
-    """Median of each stage."""
+    """Median seconds of each stage."""
     total_seconds: float
-    """Median of a whole question."""
+    """Median seconds of a question."""
     memory: dict[str, int]
-    """Peak bytes of each stage in which torch works."""
+    """Peak bytes of each stage that runs torch."""
     flops: dict[str, int]
-    """As torch's counter counts them, in the same stages."""
+    """Operations by torch's counter, in the same stages."""
     joules: float | None
-    """Median of a whole question; None where the machine has no counter."""
+    """Median joules of a question; None where the machine has no counter."""
     device_peak: int | None
-    """Highest bytes on a GPU in a timed question, weights included; None on a CPU."""
+    """Peak bytes on a GPU in a timed question, with the weights; None on a CPU."""
 
     @property
     def step_seconds(self) -> float | None:
-        """Of one written token behind the first; None if there was none."""
+        """Seconds of one generated token after the first; None if there is none."""
         steps = self.answer.report.tokens.generated - 1
         return self.seconds["decode"] / steps if steps > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return plain data for JSON."""
         answer = self.answer.to_dict()
         return {
             "retain": self.retain,
@@ -71,16 +72,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Profile:
-    """All ways beside each other, the full prompt first."""
+    """Costs of all pipelines, the full prompt first."""
 
-    costs: list[Cost]
+    costs: list[StageCost]
     repeats: int
     notes: dict[str, str]
-    """How memory, FLOPs and energy were measured, or why not."""
+    """How memory, FLOPs and energy were measured, or why they were not."""
     environment: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return plain data for JSON."""
         report = self.costs[0].answer.report
         return {
             "kind": "measured",
@@ -99,71 +100,98 @@ def measure(
     question: str,
     *,
     repeats: int = 5,
+    fps: float = 2.0,
+    max_frames: int = 256,
+    max_pixels: int | None = None,
+    sampling: Sampling = "time",
+    max_new_tokens: int = 256,
     on_question: Callable[[], None] | None = None,
-    **how: Any,
 ) -> Profile:
-    """Profile ``pipelines``, which share one model; their names go into the rows.
+    """Measure pipelines that share one model.
 
-    ``how`` goes to `Pipeline.ask`; ``on_question`` is called after each of the ``questions(repeats)`` per pipeline.
+    Args:
+        pipelines: Name of the row -> pipeline, all tokens first.
+        media: The clip.
+        question: The question.
+        repeats: Timed questions per pipeline.
+        fps: As in `Pipeline.ask`, like the options up to ``max_new_tokens``.
+        max_frames: Maximum number of images.
+        max_pixels: Maximum pixels per image.
+        sampling: Rule by which images are chosen.
+        max_new_tokens: Maximum length of the answer.
+        on_question: Called after each of the ``questions(repeats)`` questions per pipeline.
+
+    Raises:
+        UsageError: ``repeats`` is below 1.
     """
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, got {repeats}")
     done = on_question or (lambda: None)
 
-    def asked(pipeline: Pipeline, on_stage: Callable[[str], None] | None = None) -> Answer:
-        answer = pipeline.ask(media, question, on_stage=on_stage, **how)
+    def ask(pipeline: Pipeline, on_stage: Callable[[str], None] | None = None) -> Answer:
+        answer = pipeline.ask(
+            media,
+            question,
+            fps=fps,
+            max_frames=max_frames,
+            max_pixels=max_pixels,
+            sampling=sampling,
+            max_new_tokens=max_new_tokens,
+            on_stage=on_stage,
+        )
         done()
         return answer
 
     host = next(iter(pipelines.values())).host
     device = next(host.thinker.parameters()).device
-    energy, gauged = meter(device), {name: _gauged(pipeline, asked, device) for name, pipeline in pipelines.items()}
-    timed = _timed(pipelines, asked, energy, repeats)
+    energy = energy_meter(device)
+    gauged = {name: _gauged(pipeline, ask, device) for name, pipeline in pipelines.items()}
+    timed = _timed(pipelines, ask, energy, repeats)
     costs = [_cost(name, timed[name], *gauged[name], on_gpu=device.type == "cuda") for name in pipelines]
-    notes = {"memory": memory_gauge(device).source, "flops": _seen(host.thinker), "energy": energy.words}
+    notes = {"memory": memory_gauge(device).source, "flops": _counted(host.thinker), "energy": energy.words}
     return Profile(costs, repeats, notes, surroundings(device))
 
 
 def questions(repeats: int) -> int:
-    """How often `measure` asks each pipeline."""
+    """Return the number of questions that `measure` asks each pipeline."""
     return 3 + repeats
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
-    """Commit, versions and machine."""
+    """Return commit, versions and machine."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, CPU"
-    return {**environment(), "machine": machine, "threads": torch.get_num_threads()}
+    return {**provenance(), "machine": machine, "threads": torch.get_num_threads()}
 
 
-def _gauged(pipeline: Pipeline, asked: Asked, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
-    """Peak bytes and FLOPs by stage, each from a question of its own."""
-    asked(pipeline, None)
+def _gauged(pipeline: Pipeline, ask: _Ask, device: torch.device) -> tuple[dict[str, int], dict[str, int]]:
+    """Peak bytes and FLOPs by stage, from one question each."""
+    ask(pipeline, None)
     with memory_gauge(device) as memory:
-        asked(pipeline, memory.stage)
+        ask(pipeline, memory.stage)
     with FlopGauge() as flops:
-        asked(pipeline, flops.stage)
+        ask(pipeline, flops.stage)
     return memory.peaks, flops.flops
 
 
 def _timed(
-    pipelines: Mapping[str, Pipeline], asked: Asked, energy: Meter, repeats: int
+    pipelines: Mapping[str, Pipeline], ask: _Ask, energy: EnergyMeter, repeats: int
 ) -> dict[str, list[tuple[Answer, float | None]]]:
-    """Answers with their joules."""
-    found: dict[str, list[tuple[Answer, float | None]]] = {name: [] for name in pipelines}
+    """Answers and joules of each pipeline."""
+    answers: dict[str, list[tuple[Answer, float | None]]] = {name: [] for name in pipelines}
     for _ in range(repeats):
         for name, pipeline in pipelines.items():
             before = energy.read()
-            answer = asked(pipeline, None)
-            found[name].append((answer, energy.joules(before)))
-    return found
+            answer = ask(pipeline, None)
+            answers[name].append((answer, energy.joules(before)))
+    return answers
 
 
 def _cost(
     name: str, timed: list[tuple[Answer, float | None]], memory: dict[str, int], flops: dict[str, int], on_gpu: bool
-) -> Cost:
+) -> StageCost:
     spent = [answer.report.seconds for answer, _ in timed]
     joules = [value for _, value in timed if value is not None]
-    return Cost(
+    return StageCost(
         retain=name,
         answer=timed[-1][0],
         seconds={stage: statistics.median(getattr(seconds, stage) for seconds in spent) for stage in STAGES},
@@ -175,8 +203,8 @@ def _cost(
     )
 
 
-def _seen(thinker: Any) -> str:
-    """What torch's counter counts with this model's attention."""
+def _counted(thinker: Any) -> str:
+    """Describe what torch's counter includes for the model's attention."""
     if "flash" in str(thinker.config._attn_implementation):
-        return "torch's counter; attention between tokens is not in it: an outside kernel computes it (try --attn sdpa)"
+        return "torch's counter; attention between tokens is left out, as a kernel outside of torch computes it"
     return "torch's counter: products and convolutions, attention over all pairs of tokens"

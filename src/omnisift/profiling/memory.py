@@ -1,8 +1,8 @@
-"""Peak memory of the stages: what torch's allocator holds at most, beyond what it held before the question.
+"""Peak memory of each stage: the maximum that torch's allocator holds, less what it held before the question.
 
-On a GPU that is ``torch.cuda``'s own statistics. A CPU keeps none, and the resident size of a process says little
-(freed memory stays with it), so there torch's profiler notes every allocation. Either way only tensors count: not the
-decoder's buffers, and not the weights, which were there before.
+On a GPU the statistics of ``torch.cuda`` give it. A CPU has none, and the resident size of a process includes freed
+memory, so torch's profiler records every allocation there. In both cases only tensors count: not the buffers of the
+media decoder, and not the weights, which are allocated before.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _MARK = "omnisift stage "
 
 
 class MemoryGauge(Gauge):
-    """``peaks`` in bytes by stage, of the ``device`` that the model runs on; ready once it is left."""
+    """Measure ``peaks`` in bytes by stage; they are complete when the context is left."""
 
     source: str
-    """What was asked, in words."""
+    """Description of the source of the numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class MemoryGauge(Gauge):
 
 
 class CudaMemoryGauge(MemoryGauge):
-    """By the statistics of the device."""
+    """Peaks from the statistics of a CUDA device."""
 
     source = "torch.cuda.max_memory_allocated, above what was allocated before"
 
@@ -44,16 +44,16 @@ class CudaMemoryGauge(MemoryGauge):
         self._base = torch.cuda.memory_allocated(device)
 
     def begin(self, stage: str) -> None:  # noqa: ARG002
-        """A new peak."""
+        """Reset the peak."""
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def end(self, stage: str) -> None:
-        """Read it."""
+        """Read the peak."""
         self._note(stage, torch.cuda.max_memory_allocated(self._device) - self._base)
 
 
 class CpuMemoryGauge(MemoryGauge):
-    """By a trace of all allocations, with marks where the stages begin."""
+    """Peaks from a trace of all allocations, with a mark at the start of each stage."""
 
     source = "allocations of tensors, traced by torch.profiler"
 
@@ -62,12 +62,12 @@ class CpuMemoryGauge(MemoryGauge):
         self._trace: Any = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
 
     def begin(self, stage: str) -> None:
-        """Leave a mark in the trace."""
+        """Set a mark in the trace."""
         with record_function(_MARK + stage):
             pass
 
     def end(self, stage: str) -> None:
-        """The next mark ends it."""
+        """Do nothing: the next mark ends the stage."""
 
     def __enter__(self) -> CpuMemoryGauge:
         self._trace.__enter__()
@@ -82,6 +82,7 @@ class CpuMemoryGauge(MemoryGauge):
             self._add_up()
 
     def _add_up(self) -> None:
+        # Sum allocations and frees in order of time; the peak of a stage is the largest sum until the next mark.
         live, stage = 0, ""
         for event in sorted(_events(self._trace), key=lambda event: int(event.start_ns())):
             if event.name().startswith(_MARK):
@@ -96,5 +97,5 @@ def _events(trace: Any) -> Any:
 
 
 def memory_gauge(device: torch.device) -> MemoryGauge:
-    """For the device of the model."""
+    """Return the gauge for the device of a model."""
     return CudaMemoryGauge(device) if device.type == "cuda" else CpuMemoryGauge()

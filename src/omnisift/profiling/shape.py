@@ -1,4 +1,4 @@
-"""The shape of a prompt from a clip's length and size alone, by the rules of the reader and of the processor."""
+"""Size of a prompt from the length and size of a clip, by the rules of the reader and the processor."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from omnisift.pipeline.clip_info import audio_tokens
 from omnisift.tokens import Modality
 
 _POSITIONS = 25
-"""Temporal positions, and audio tokens, in a second."""
+"""Temporal positions, and audio tokens, per second."""
 _PATCH = 28
 """Pixels along a side of a video token."""
-_MOST_SECONDS, _MOST_TOKENS = 24 * 3600.0, 10_000_000
-"""Beyond these a typing error is likelier than a prompt."""
+_MAX_SECONDS, _MAX_TOKENS = 24 * 3600.0, 10_000_000
+"""Limits that catch typing errors."""
 
 
 @dataclass(frozen=True)
 class PromptShape:
-    """One clip and a question, as the model gets them."""
+    """Size of one clip and a question in tokens."""
 
     frames: int
-    """Time steps of the token grid, two images each."""
+    """Time steps of the token grid; each covers two images."""
     height: int
     """Video tokens along a frame's height."""
     width: int
     mel: int
-    """Frames of the spectrogram, 100 a second."""
+    """Frames of the spectrogram, 100 per second."""
     text: int
-    """All other tokens of the prompt."""
+    """Tokens of the question, the chat template and the markers."""
     seconds_per_frame: float
 
     @property
     def video(self) -> int:
-        """Video tokens."""
+        """Number of video tokens."""
         return self.frames * self.height * self.width
 
     @property
     def audio(self) -> int:
-        """Audio tokens."""
+        """Number of audio tokens."""
         return audio_tokens(self.mel)
 
     @property
     def prompt(self) -> int:
-        """Tokens of the whole prompt."""
+        """Number of tokens of the prompt."""
         return self.video + self.audio + self.text
 
     def chunks(self) -> ChunkShapes:
-        """Tokens of every chunk, grouped by the library's own rule."""
+        """Return the tokens of every chunk, grouped by the rule of the library."""
         frame = torch.arange(self.frames).repeat_interleave(self.height * self.width)
         start = (frame.double() * self.seconds_per_frame * _POSITIONS).long()
         temporal = torch.cat([start, torch.arange(self.audio)])
@@ -79,17 +79,28 @@ def prompt_shape(
     max_pixels: int = 320 * 784,
     min_pixels: int = 128 * 784,
     text: int = 128,
-    sound: bool = True,
+    audio: bool = True,
 ) -> PromptShape:
-    """The prompt of a clip of ``seconds`` with pictures of ``height`` x ``width`` pixels, read as `Pipeline.ask` does.
+    """Return the size of the prompt of a clip, sampled and scaled as in `Pipeline.ask`.
 
-    Limits of pixels are those of one picture; the defaults are the paper's and the Qwen processor's. ``text`` tokens
-    are those of question, template and markers. Raises `UsageError` for numbers that mean nothing.
+    Args:
+        seconds: Length of the clip.
+        height: Height of its frames in pixels.
+        width: Width of its frames in pixels.
+        fps: Images per second to sample.
+        max_frames: Maximum number of images.
+        max_pixels: Maximum pixels per image; the default is the paper's.
+        min_pixels: Minimum pixels per image; the default is that of the Qwen processor.
+        text: Tokens of the question, the chat template and the markers.
+        audio: Whether the clip has audio.
+
+    Raises:
+        UsageError: A number is out of range.
     """
-    if not 0 < seconds <= _MOST_SECONDS:
-        raise UsageError(f"a clip is longer than 0 and at most {_MOST_SECONDS:.0f} seconds, got {seconds}")
+    if not 0 < seconds <= _MAX_SECONDS:
+        raise UsageError(f"seconds must be above 0 and at most {_MAX_SECONDS:.0f}, got {seconds}")
     if text < 1:
-        raise UsageError(f"a prompt has at least one token of text, got {text}")
+        raise UsageError(f"text must be at least 1 token, got {text}")
     check_numbers(fps, max_frames, 0.0, None, seconds)
     plan = by_time(seconds, fps, max_frames)
     high, wide = smart_size(height, width, factor=_PATCH, min_pixels=min(min_pixels, max_pixels), max_pixels=max_pixels)
@@ -97,10 +108,10 @@ def prompt_shape(
         frames=len(plan.moments) // 2,
         height=high // _PATCH,
         width=wide // _PATCH,
-        mel=math.floor(100 * seconds) if sound else 0,
+        mel=math.floor(100 * seconds) if audio else 0,
         text=text,
         seconds_per_frame=2 / plan.fps,
     )
-    if shape.prompt > _MOST_TOKENS:
-        raise UsageError(f"a prompt of {shape.prompt:,} tokens is over {_MOST_TOKENS:,}; lower --max-frames or --fps")
+    if shape.prompt > _MAX_TOKENS:
+        raise UsageError(f"{shape.prompt:,} prompt tokens are more than {_MAX_TOKENS:,}; lower --max-frames or --fps")
     return shape

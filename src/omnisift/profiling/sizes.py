@@ -1,4 +1,4 @@
-"""Published sizes by name: configurations of Qwen2.5-Omni's thinker, without weights, hub or network."""
+"""Configurations of Qwen2.5-Omni's thinker by size, without weights or network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _VISION = {
     "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "in_channels": 3, "patch_size": 14,
     "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
 }  # fmt: skip
-"""As in both released checkpoints. The defaults of Transformers' class have a hidden size of 3584, which none has."""
+"""As in both released checkpoints. The default hidden size of Transformers' class is 3584, which neither has."""
 _AUDIO = {
     "num_mel_bins": 128, "encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120, "d_model": 1280,
     "n_window": 100, "max_source_positions": 1500,
@@ -31,11 +31,12 @@ NAMES = tuple(_TEXT)
 
 
 def thinker_config(name: str) -> Any:
-    """The configuration of ``7b``, ``3b``, or of a checkpoint folder.
+    """Return the configuration of ``7b``, ``3b``, or a checkpoint folder.
 
     Raises:
-        UsageError: neither a known name nor a folder.
-        UnsupportedModel: the folder holds another family.
+        UsageError: ``name`` is neither a known size nor a folder with a config.json.
+        CheckpointError: The config.json cannot be read.
+        UnsupportedModel: The folder holds a model of another family.
     """
     from transformers import Qwen2_5OmniThinkerConfig
 

@@ -1,7 +1,6 @@
-"""The stages of one question, and gauges that are read where one ends and the next begins.
+"""Stages of a question, and gauges that measure each of them.
 
-`Pipeline.ask` names each stage as it begins. What a gauge shows between two names belongs to the first of them, so the
-pipeline itself is what is measured: there is no second one.
+`Pipeline.ask` reports each stage as it begins; a gauge is read at these moments, so the pipeline itself is measured.
 """
 
 from __future__ import annotations
@@ -13,25 +12,25 @@ from typing import Any
 STAGES = ("read", "process", "encode_video", "encode_audio", "compress", "prefill", "decode")
 """As in `omnisift.pipeline.report.Seconds`."""
 MODEL_STAGES = STAGES[2:]
-"""Those in which torch works; decoding a file is done outside of it."""
+"""Stages that run torch; reading and preparing a clip do not."""
 
 
 class Gauge(ABC):
-    """Notes what every stage uses, while it is entered. ``gauge.stage`` goes to ``Pipeline.ask(on_stage=...)``."""
+    """Context that measures every stage; pass ``gauge.stage`` to ``Pipeline.ask(on_stage=...)``."""
 
     def __init__(self) -> None:
         self._running: str | None = None
 
     @abstractmethod
     def begin(self, stage: str) -> None:
-        """A stage begins."""
+        """Start the measurement of a stage."""
 
     @abstractmethod
     def end(self, stage: str) -> None:
-        """It ends; it may begin again."""
+        """End the measurement of a stage, which can begin again."""
 
     def stage(self, name: str) -> None:
-        """The stage ``name`` begins, so the one before ends."""
+        """End the running stage and begin the stage ``name``."""
         self._stop()
         self._running = name
         self.begin(name)

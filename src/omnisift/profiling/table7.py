@@ -1,7 +1,7 @@
-"""The paper's Table 7 beside our counts, in every reading of "FLOPs" that makes sense.
+"""Comparison with the FLOPs of the paper's Table 7, under each plausible definition of "FLOPs".
 
-The table gives three totals and says neither which stages are in them nor how they were counted. Nothing here is
-fitted: each reading either includes a part or leaves it out.
+The table has three totals and states neither which stages they include nor how they were counted. Nothing is fitted: a
+definition includes a part or leaves it out.
 """
 
 from __future__ import annotations
@@ -13,24 +13,30 @@ from typing import Any
 from omnisift.profiling.analytic import Count
 
 PAPER = {"full": 555.74, "0.35": 292.16, "0.25": 250.83}
-"""TFLOPs: 7B on WorldSense, selector included; the clips, the prompt and the counter are not stated."""
+"""Budget -> TFLOP of 7B on WorldSense with the selector; clips, prompt and counter are not stated."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One way to count."""
+class FlopDefinition:
+    """Counts under one definition."""
 
     name: str
     tflops: float
-    """Of the full prompt. This one depends on the clip, the ratios hardly."""
+    """TFLOP of the full prompt. It depends on the clip; the ratios hardly do."""
     ratios: dict[str, float]
-    """Compressed over full, by the share kept."""
+    """Budget -> compressed divided by full."""
     deviations: dict[str, float]
-    """Of a ratio from the paper's, as a share of the paper's; only where the paper has that share."""
+    """Budget -> relative deviation of the ratio from the paper's, for budgets of the paper."""
 
 
-def readings(config: Any, counts: Sequence[Count]) -> list[Reading]:
-    """Of ``counts``, the full one first; ``config`` is the thinker's that they were made with."""
+def flop_definitions(config: Any, counts: Sequence[Count]) -> list[FlopDefinition]:
+    """Return the FLOPs under each definition.
+
+    Args:
+        config: Configuration of the thinker.
+        counts: Counts of that thinker, the full prompt first.
+    """
+    # Logits of one token.
     row = 2 * config.text_config.hidden_size * config.text_config.vocab_size
 
     def model(one: Count) -> int:
@@ -39,7 +45,7 @@ def readings(config: Any, counts: Sequence[Count]) -> list[Reading]:
     def causal(one: Count) -> int:
         return one.total.total - one.stages["prefill"].pairs // 2
 
-    ways: dict[str, Callable[[Count], int]] = {
+    definitions: dict[str, Callable[[Count], int]] = {
         "all stages, attention between tokens left out": lambda one: one.total.weights,
         "the same, logits of the last token alone": lambda one: one.total.weights - (one.prompt - 1) * row,
         "all stages, attention over all pairs": lambda one: one.total.total,
@@ -49,11 +55,11 @@ def readings(config: Any, counts: Sequence[Count]) -> list[Reading]:
             one.stages["compress"].total + one.stages["prefill"].total
         ),
     }
-    return [_reading(name, way, counts) for name, way in ways.items()]
+    return [_definition(name, total, counts) for name, total in definitions.items()]
 
 
-def _reading(name: str, way: Callable[[Count], int], counts: Sequence[Count]) -> Reading:
-    full = way(counts[0])
-    ratios = {one.retain: way(one) / full for one in counts[1:]}
+def _definition(name: str, total: Callable[[Count], int], counts: Sequence[Count]) -> FlopDefinition:
+    full = total(counts[0])
+    ratios = {one.retain: total(one) / full for one in counts[1:]}
     published = {retain: PAPER[retain] / PAPER["full"] for retain in ratios if retain in PAPER}
-    return Reading(name, full / 1e12, ratios, {key: ratios[key] / value - 1 for key, value in published.items()})
+    return FlopDefinition(name, full / 1e12, ratios, {key: ratios[key] / value - 1 for key, value in published.items()})

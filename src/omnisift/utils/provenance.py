@@ -13,7 +13,7 @@ PACKAGES = ("torch", "torchvision", "transformers", "av", "numpy")
 """Packages whose versions are recorded."""
 
 
-def environment() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """Collect the provenance of a result made now.
 
     Returns:

@@ -1,8 +1,8 @@
-"""A procedurally generated world of audio-video questions: moving coloured shapes, short sounds, and what they prove.
+"""Generated clips with known contents: moving coloured shapes, short sounds, questions and answers.
 
-`make_scene` describes a clip from a seed; `render_images`, `render_audio` and `write_clip` show it; `questions`,
-`caption` and `truth` say what is in it. Everything follows from ``(split, seed, config)``. `SETTINGS` are configs that
-are hard in one way each.
+`make_scene` describes a clip; `render_images`, `render_audio` and `write_clip` render it; `questions`, `caption` and
+`truth` state its contents. All depend on ``(split, seed, config)`` alone. `SETTINGS` are configurations that are each
+hard in one respect.
 """
 
 from omnisift.world.captions import (
@@ -25,7 +25,7 @@ from omnisift.world.questions import (
     possible_types,
     questions,
 )
-from omnisift.world.render import render_audio, render_images, render_pictures
+from omnisift.world.render import render_audio, render_frames, render_images
 from omnisift.world.scene import Scene, Shape, Sound, make_scene
 from omnisift.world.settings import SETTINGS, Setting, world_setting
 from omnisift.world.splits import SPLITS, scene_number
@@ -63,8 +63,8 @@ __all__ = [
     "possible_types",
     "questions",
     "render_audio",
+    "render_frames",
     "render_images",
-    "render_pictures",
     "scene_number",
     "score_caption",
     "split_words",

@@ -1,7 +1,7 @@
-"""What lies behind the shapes: a still texture, or one that a camera pans over, or several with cuts between them.
+"""Background of a clip: a still texture, one that a camera pans over, or several with cuts between them.
 
-The still background comes from the picture's own random numbers, pans and cuts from others: with the same seed, a clip
-with cuts begins before the background that it would keep without them.
+The still background uses the random numbers of the video; pans and cuts use others. So with the same seed, a clip with
+cuts starts with the background that it would have without them.
 """
 
 from __future__ import annotations
@@ -17,36 +17,43 @@ from omnisift.world.scene import Scene
 from omnisift.world.splits import generator
 
 _CELLS = (9, 28)
-"""Cells of the coarse and of the fine texture across one picture."""
-_UNLIKE = 30
-"""A cut moves the mean of at least one channel by so much, of 255."""
+"""Cells of the coarse and of the fine texture across one frame."""
+_MIN_CHANGE = 30
+"""Smallest change of the mean of at least one channel at a cut, of 255."""
 
 
-def backdrop(scene: Scene, pictures: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
-    """[pictures, size, size, 3]: the background of the pictures with these numbers (on the file's clock)."""
+def backdrop(scene: Scene, frames: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return [F, size, size, 3] float32: the background of ``F`` frames of the file, given by their numbers.
+
+    Args:
+        scene: The clip.
+        frames: [F] int64: numbers of the frames, at ``file_fps`` per second.
+        rng: Random numbers of the video.
+    """
     config = scene.config
-    still = _texture(config.size, _CELLS, rng)  # drawn in any case, so that later draws from ``rng`` stay the same
+    still = _texture(config.size, _CELLS, rng)  # always drawn, so that later draws from ``rng`` do not change
     if config.drift[1] == 0 and config.cuts[1] == 0:
-        return np.repeat(still[None], len(pictures), axis=0)
-    walls = _walls(scene, still)
-    which = np.searchsorted(np.array(cut_seconds(scene)) * config.file_fps, pictures, side="right")
-    left, top = _window(scene, pictures)
+        return np.repeat(still[None], len(frames), axis=0)
+    textures = _textures(scene, still)
+    # The texture of each frame is that of its interval between cuts.
+    which = np.searchsorted(np.array(cut_seconds(scene)) * config.file_fps, frames, side="right")
+    left, top = _window(scene, frames)
     size = config.size
-    return np.stack([walls[w][y : y + size, x : x + size] for w, x, y in zip(which, left, top, strict=True)])
+    return np.stack([textures[w][y : y + size, x : x + size] for w, x, y in zip(which, left, top, strict=True)])
 
 
 def cut_seconds(scene: Scene) -> tuple[int, ...]:
-    """The whole seconds at which the background becomes another one, in order; 0 is never among them."""
-    fewest, most = scene.config.cuts
-    if most == 0:
+    """Return the seconds at which the background changes, as integers above 0 in order."""
+    min_cuts, max_cuts = scene.config.cuts
+    if max_cuts == 0:
         return ()
     rng = generator(scene.number, stream=4)
-    count = int(rng.integers(fewest, most + 1))
+    count = int(rng.integers(min_cuts, max_cuts + 1))
     return tuple(sorted(int(s) + 1 for s in rng.permutation(scene.config.seconds - 1)[:count]))
 
 
 def pan(scene: Scene) -> tuple[float, float]:
-    """(x, y): how far the background moves in the picture per image (per ``1 / fps`` seconds), in pixels."""
+    """Return (x, y): the motion of the background in pixels per image (per ``1 / fps`` seconds)."""
     if scene.config.drift[1] == 0:
         return 0.0, 0.0
     rng = generator(scene.number, stream=3)
@@ -54,35 +61,36 @@ def pan(scene: Scene) -> tuple[float, float]:
     return float(speed * np.cos(angle)), float(speed * np.sin(angle))
 
 
-def _window(scene: Scene, pictures: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(left, top) of the part of the wall that each picture shows. It moves against the background's own motion."""
+def _window(scene: Scene, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(left, top) of the part of the texture in each frame; it moves against the motion of the background."""
     config, slack = scene.config, _slack(scene.config)
-    images = pictures / (config.file_fps // config.fps)
+    images = frames / (config.file_fps // config.fps)
     left, top = (np.rint((slack if v > 0 else 0) - v * images).astype(np.int64) for v in pan(scene))
     return left, top
 
 
 def _slack(config: SceneConfig) -> int:
-    """How much wider than the picture the wall is, so that the fastest pan stays on it."""
+    """Pixels by which the texture is wider than a frame, so that the fastest pan stays on it."""
     return math.ceil(config.drift[1] * config.seconds * config.fps)
 
 
-def _walls(scene: Scene, still: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """One texture for each stretch between cuts."""
+def _textures(scene: Scene, still: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """One texture for each interval between cuts."""
     side, rng = scene.config.size + _slack(scene.config), generator(scene.number, stream=5)
     coarse, fine = (math.ceil(cells * side / scene.config.size) for cells in _CELLS)
-    walls = [still if side == scene.config.size else _texture(side, (coarse, fine), rng)]
+    textures = [still if side == scene.config.size else _texture(side, (coarse, fine), rng)]
     for _ in cut_seconds(scene):
+        # Draw until the change is visible.
         while True:
-            wall = _texture(side, (coarse, fine), rng)
-            if np.abs(wall.mean((0, 1)) - walls[-1].mean((0, 1))).max() >= _UNLIKE:
+            texture = _texture(side, (coarse, fine), rng)
+            if np.abs(texture.mean((0, 1)) - textures[-1].mean((0, 1))).max() >= _MIN_CHANGE:
                 break
-        walls.append(wall)
-    return walls
+        textures.append(texture)
+    return textures
 
 
 def _texture(side: int, cells: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
-    """[side, side, 3]: one base colour with a coarse and a fine texture, each channel in its own strength."""
+    """[side, side, 3]: one base colour with a coarse and a fine texture, scaled per channel."""
     base = rng.uniform(60, 150, 3)
     coarse, fine = (rng.standard_normal((n, n)) for n in cells)
     texture = 25 * _enlarge(coarse, side) + 12 * _enlarge(fine, side)
@@ -96,7 +104,7 @@ def _enlarge(grid: NDArray[np.float64], size: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=16)
 def _bilinear(cells: int, size: int) -> NDArray[np.float64]:
-    """[size, cells]: each row mixes the two cells whose centres lie next to the pixel's centre."""
-    at = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
-    weights: NDArray[np.float64] = np.clip(1 - np.abs(at[:, None] - np.arange(cells)[None]), 0, None)
+    """[size, cells]: each row mixes the two cells whose centres are nearest to the centre of the pixel."""
+    position = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+    weights: NDArray[np.float64] = np.clip(1 - np.abs(position[:, None] - np.arange(cells)[None]), 0, None)
     return weights

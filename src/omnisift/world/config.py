@@ -1,4 +1,4 @@
-"""`SceneConfig`: how rich and how hard the scenes are. Later additions are off by default and leave no trace then."""
+"""Configuration of generated scenes."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ from omnisift.errors import UsageError
 from omnisift.world.words import SHAPES, SOUNDS
 
 _LATER = frozenset({"together", "drift", "cuts", "distractor_gain", "heard", "sound"})
-"""Fields younger than the first published numbers: at their defaults they stay out of a scene's description."""
+"""Fields added after the first published results: at their defaults they are not in the description of a scene."""
 
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """How rich and how hard the scenes are. The defaults are the world of the nano model."""
+    """Size and difficulty of scenes. The defaults are the world of the nano model; ranges are (minimum, maximum)."""
 
     seconds: int = 6
-    """Length of the clip."""
+    """Length of the clip in seconds."""
     size: int = 112
-    """Height and width of the picture in pixels; a multiple of 28 (one token of Qwen2.5-Omni covers 28 x 28)."""
+    """Height and width of the video in pixels; a multiple of 28, since one token of Qwen2.5-Omni covers 28 x 28."""
     fps: int = 2
-    """Images per second that a model sees."""
+    """Images per second that a model reads."""
     file_fps: int = 10
-    """Pictures per second in the written file; a multiple of ``fps``, so that both show the same instants."""
+    """Frames per second of the file; a multiple of ``fps``, so that both have the same instants."""
     sample_rate: int = 16000
     """Audio samples per second."""
     shapes: tuple[int, int] = (2, 4)
-    """Fewest and most shapes in a clip; at most four, since a clip never repeats a form; (0, 0) shows none."""
+    """Shapes in a clip; at most four, since a clip never repeats a form; (0, 0) has none."""
     shape_seconds: tuple[int, int] = (1, 2)
-    """Shortest and longest time a shape stays visible."""
+    """Seconds for which a shape is visible."""
     empty_seconds: int = 2
-    """At least so many seconds show no shape."""
+    """Minimum number of seconds without a shape."""
     sound_seconds: tuple[float, float] = (0.12, 0.24)
-    """Shortest and longest sound event."""
+    """Length of a sound event in seconds."""
     sound_pool: int = 6
-    """How many kinds of sound a clip uses; the rest can be asked for and are not heard."""
+    """Kinds of sound in a clip; questions can ask for the other kinds, which do not occur."""
     distractors: tuple[int, int] = (3, 4)
-    """Fewest and most distractor sounds in each empty second."""
+    """Distractor sounds in each empty second."""
     rumbles: tuple[int, int] = (2, 4)
-    """Fewest and most long low rumbles, which are never asked about."""
+    """Long low rumbles, which no question is about."""
     noise: float = 10.0
-    """Standard deviation of the picture noise, of 255."""
+    """Standard deviation of the noise of pixels, of 255."""
     together: int = 1
-    """Most shapes visible at once, 1 or 2. With 2, some neighbours in time overlap by whole seconds, in different
-    quarters of the picture; each shape still has a second of its own, and its sound lies in such a second."""
+    """Maximum number of shapes visible at once, 1 or 2. With 2, some successive shapes overlap by whole seconds, in
+    different quarters of the frame; each shape is alone for at least one second, and its sound is in such a second."""
     drift: tuple[float, float] = (0.0, 0.0)
-    """Slowest and fastest pan of the background, in pixels per image (per ``1 / fps`` seconds)."""
+    """Speed of the pan of the background, in pixels per image (per ``1 / fps`` seconds)."""
     cuts: tuple[int, int] = (0, 0)
-    """Fewest and most whole seconds at which the background becomes another one."""
+    """Number of times that the background changes, at whole seconds."""
     distractor_gain: float = 1.0
-    """Distractors are so many times as loud as they would be. From 2.5 on, none is drawn softer than a tied sound."""
+    """Factor of the amplitude of distractors. From 2.5 on, none is quieter than a sound of a shape."""
     heard: str = "any"
-    """What ``heard`` asks about: "any" sound, or only one that is "unseen": heard once, while nothing is visible. Then
-    no distractor shares its kind with another sound; when all kinds are used up, the rest of the clip has none."""
+    """Sounds that ``heard`` asks about: "any", or "unseen" ones, which occur once while no shape is visible. With
+    "unseen", no distractor has the kind of another sound; when all kinds are used, no further distractors follow."""
     sound: bool = True
-    """Whether the clip has a sound track at all."""
+    """Whether the clip has an audio track."""
 
     def __post_init__(self) -> None:
         self._check_shapes()
-        self._check_picture()
+        self._check_video()
         self._check_sounds()
         if self.heard not in ("any", "unseen"):
             raise UsageError(f"heard must be 'any' or 'unseen', got {self.heard!r}")
@@ -67,28 +67,28 @@ class SceneConfig:
             self._check_unseen()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and words, for JSON; later-added fields only where they are not at their defaults."""
-        every = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
-        return {name: value for name, (value, usual) in every.items() if name not in _LATER or value != usual}
+        """Return plain data for JSON; fields added later are included only where they differ from their defaults."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if name not in _LATER or value != default}
 
     def _check_shapes(self) -> None:
-        most = self.shapes[1]
-        if tuple(self.shapes) != (0, 0) and not 1 <= self.shapes[0] <= most <= len(SHAPES):
+        max_shapes = self.shapes[1]
+        if tuple(self.shapes) != (0, 0) and not 1 <= self.shapes[0] <= max_shapes <= len(SHAPES):
             raise UsageError(f"shapes must be a range within 1..{len(SHAPES)}, or (0, 0), got {self.shapes}")
         if self.together not in (1, 2):
             raise UsageError(f"together must be 1 or 2, got {self.together}")
-        shortest = self.shape_seconds[0]
-        if self.together == 2 and shortest < 2:
-            raise UsageError(f"shapes that are visible together need shape_seconds of at least 2, got {shortest}")
-        needed = most * shortest
+        min_seconds = self.shape_seconds[0]
+        if self.together == 2 and min_seconds < 2:
+            raise UsageError(f"two visible shapes at once need shape_seconds of at least 2, got {min_seconds}")
+        needed = max_shapes * min_seconds
         if self.together == 2:  # at best, pairs that share all but one second each
-            needed = most // 2 * (shortest + 1) + most % 2 * shortest
+            needed = max_shapes // 2 * (min_seconds + 1) + max_shapes % 2 * min_seconds
         if needed > self.seconds - self.empty_seconds:
             raise UsageError(
-                f"{most} shapes do not fit into {self.seconds} s with {self.empty_seconds} empty; lengthen it"
+                f"{max_shapes} shapes do not fit into {self.seconds} s with {self.empty_seconds} s empty; raise seconds"
             )
 
-    def _check_picture(self) -> None:
+    def _check_video(self) -> None:
         if self.size % 28 or self.size < 56:
             raise UsageError(f"size must be a multiple of 28 and at least 56, got {self.size}")
         if self.file_fps % self.fps:
@@ -99,9 +99,9 @@ class SceneConfig:
             raise UsageError(f"cuts must be a range within 0..{self.seconds - 1}, got {self.cuts}")
 
     def _check_sounds(self) -> None:
-        most = self.shapes[1]
-        if not most <= self.sound_pool <= len(SOUNDS):
-            raise UsageError(f"sound_pool must lie in {most}..{len(SOUNDS)}, got {self.sound_pool}")
+        max_shapes = self.shapes[1]
+        if not max_shapes <= self.sound_pool <= len(SOUNDS):
+            raise UsageError(f"sound_pool must be in {max_shapes}..{len(SOUNDS)}, got {self.sound_pool}")
         if not 0 <= self.distractors[0] <= self.distractors[1] <= 8:
             raise UsageError(f"distractors must be a range within 0..8, got {self.distractors}")
         if not 0 < self.distractor_gain <= 10:

@@ -1,7 +1,7 @@
-"""Test clips as a compressor meets them: encoded once by the real model, then kept on the disk for every method.
+"""Encoded clips: the input of compressors, computed once by the model and stored for all methods.
 
-Each clip goes through a real .mp4 file, the library's reader, the processor and the model's own encoders. What is kept
-is what the adapter hands to a compressor (`TokenStream`): so all methods of a table see the same tokens.
+Each clip is written as .mp4, read by the library's reader, and encoded by the processor and the model's encoders. The
+stored tensors are those that the adapter passes to a compressor (`TokenStream`), so all methods get the same tokens.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from omnisift.utils.atomic_io import atomic_file
 from omnisift.world import Scene, write_clip
 
 EXTRAS = ("audio_attention", "audio_attention_window", "video_attention")
-"""What methods may need beside the embeddings; recorded for all clips."""
+"""Encoder attention that methods can need in addition to embeddings; recorded for all clips."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """``N`` clips whose prompts have the same layout: ``S`` tokens from the start of the prompt to the clip's end."""
+    """``N`` clips of one layout: ``S`` tokens from the start of the prompt to the end of the clip."""
 
     embeds: Tensor
     """[N, S, D] float32."""
@@ -52,7 +52,7 @@ class Encoded:
         return len(self.embeds)
 
     def stream(self) -> TokenStream:
-        """All clips as one batch, a clip a row."""
+        """Return all clips as one batch, one sample per clip."""
         count, length = self.embeds.shape[:2]
         return build_stream(
             embeds=self.embeds.flatten(0, 1),
@@ -64,29 +64,29 @@ class Encoded:
         )
 
     def part(self, first: int, count: int) -> Encoded:
-        """Some clips of these, as views."""
-        here = slice(first, first + count)
-        extras = {name: values[here] for name, values in self.extras.items()}
-        return Encoded(self.embeds[here], self.modality, self.position, self.ids, extras, self.seconds_per_position)
+        """Return ``count`` clips from clip ``first`` on, as views."""
+        rows = slice(first, first + count)
+        extras = {name: values[rows] for name, values in self.extras.items()}
+        return Encoded(self.embeds[rows], self.modality, self.position, self.ids, extras, self.seconds_per_position)
 
     def take(self, rows: Sequence[int]) -> Encoded:
-        """Some clips of these, in this order, as a copy."""
+        """Return the clips ``rows`` in this order, as a copy."""
         index = torch.tensor(list(rows))
         extras = {name: values[index] for name, values in self.extras.items()}
         return Encoded(self.embeds[index], self.modality, self.position, self.ids, extras, self.seconds_per_position)
 
     def save(self, path: Path) -> None:
-        """Write all of it; the file appears only when it is whole."""
+        """Write a safetensors file atomically."""
         tensors = {"embeds": self.embeds, "modality": self.modality, "position": self.position, "ids": self.ids}
         tensors |= {f"extra.{name}": values for name, values in self.extras.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        about = {"seconds_per_position": repr(self.seconds_per_position)}
+        metadata = {"seconds_per_position": repr(self.seconds_per_position)}
         with atomic_file(path) as unfinished:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, str(unfinished), metadata=about)
+            save_file({name: value.contiguous() for name, value in tensors.items()}, str(unfinished), metadata=metadata)
 
     @classmethod
     def join(cls, parts: Sequence[Encoded]) -> Encoded:
-        """Clips of one layout, one after the other."""
+        """Concatenate clips of one layout."""
         first = parts[0]
         extras = {name: torch.cat([part.extras[name] for part in parts]) for name in first.extras}
         embeds = torch.cat([part.embeds for part in parts])
@@ -94,7 +94,7 @@ class Encoded:
 
     @classmethod
     def load(cls, path: Path) -> Encoded:
-        """Read what `save` wrote."""
+        """Read a file of `save`."""
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             seconds = float(file.metadata()["seconds_per_position"])
@@ -103,30 +103,38 @@ class Encoded:
 
 
 class Recorder(Compressor):
-    """Keeps every token, and the stream that it was shown."""
+    """Keep every token, and store the stream in ``stream``."""
 
     name: ClassVar[str] = "recorder"
 
     def __init__(self, needs: Iterable[str] = EXTRAS) -> None:
         super().__init__(Budget(retain=1.0))
         self.needs = frozenset(needs)
-        self.seen: TokenStream | None = None
+        self.stream: TokenStream | None = None
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:  # noqa: ARG002
-        """Everything."""
-        self.seen = stream
+        """Select all tokens."""
+        self.stream = stream
         return Selection(torch.ones(len(stream), dtype=torch.bool, device=stream.embeds.device))
 
 
 @torch.inference_mode()
 def encode_scenes(host: Any, scenes: Sequence[Scene]) -> Encoded:
-    """Write, read and encode the clips of ``scenes``. ``host`` is a loaded model (`omnisift.pipeline`)."""
+    """Write, read and encode the clips of scenes.
+
+    Args:
+        host: A loaded model (`omnisift.pipeline.loading.Host`).
+        scenes: Scenes of one length and size.
+
+    Raises:
+        UsageError: The clips have different layouts.
+    """
     with tempfile.TemporaryDirectory() as folder:
         rows = [_encode(host, scene, Path(folder) / "clip.mp4") for scene in scenes]
     first = rows[0]
     for row in rows:
         if not (torch.equal(row.modality, first.modality) and torch.equal(row.position, first.position)):
-            raise UsageError("clips of one set must have one length and one picture size, so that they form batches")
+            raise UsageError("all clips must have the same length and frame size, so that they form batches")
     return Encoded.join(rows)
 
 
@@ -139,9 +147,9 @@ def _encode(host: Any, scene: Scene, path: Path) -> Encoded:
     with attach(host.thinker, recorder) as attachment:
         host.thinker(**inputs, use_cache=False)
         seconds = attachment.adapter.seconds_per_position
-    stream, ids = recorder.seen, inputs["input_ids"][0]
+    stream, ids = recorder.stream, inputs["input_ids"][0]
     if stream is None:
-        raise UsageError(f"clip {scene.seed} of split {scene.split} has no picture that a compressor could cut")
+        raise UsageError(f"clip {scene.seed} of split {scene.split} has no video tokens")
     end = host.processor.tokenizer.convert_tokens_to_ids(host.processor.vision_eos_token)
     length = int(torch.nonzero(ids == end)[-1]) + 1
     extras = {name: stream.extras[name][None, :length] if name in stream.extras else torch.zeros(1, length)

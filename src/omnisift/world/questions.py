@@ -1,4 +1,4 @@
-"""Questions in plain English about a scene, each with its one-word answer and the events that prove it."""
+"""English questions on a scene, each with a one-word answer and the events that prove it."""
 
 from __future__ import annotations
 
@@ -84,23 +84,23 @@ PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
-"""Type -> ways to ask. ``{x}`` is what is asked about; ``{colour}`` becomes ``color`` or ``colour``."""
+"""Type -> phrasings. ``{x}`` is what the question is about; ``{colour}`` becomes ``color`` or ``colour``."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question. The evidence is what a model must still be able to see and hear to know the answer."""
+    """One question with its answer and its evidence, the events that a model must see or hear to answer."""
 
     type: str
     text: str
     answer: str
     """One lower-case word."""
     argument: str | None
-    """The word of the text that says what is asked about; None for ``count``."""
+    """Word of the text for what the question is about; None for ``count``."""
     shapes: tuple[int, ...] = ()
-    """Evidence: indices into ``scene.shapes``; all are needed."""
+    """Evidence: indices of ``scene.shapes``; all are needed."""
     sounds: tuple[int, ...] = ()
-    """Evidence: indices into ``scene.sounds``. All are needed, except for ``heard``, where any one proves a yes."""
+    """Evidence: indices of ``scene.sounds``; all are needed, except for ``heard``, where any of them proves a yes."""
 
 
 def questions(
@@ -109,10 +109,16 @@ def questions(
     types: Sequence[str] | Mapping[str, float] | None = None,
     n: int | None = None,
 ) -> list[Question]:
-    """Questions about the scene; without ``types`` of all that it can be asked (`possible_types`).
+    """Make questions on a scene.
 
-    Without ``n``: one of each type, in order. With ``n``: so many, their types drawn evenly from ``types``, or by
-    weight where ``types`` maps names to weights.
+    Args:
+        scene: The scene.
+        rng: Random numbers of the questions.
+        types: Question types, or type -> weight; None means all types that fit the scene (`possible_types`).
+        n: Number of questions, with types drawn from ``types`` evenly or by weight; None makes one of each type.
+
+    Raises:
+        UsageError: A type is unknown or does not fit the scene.
     """
     names = list(possible_types(scene.config) if types is None else types)
     unknown = [name for name in names if name not in PHRASINGS]
@@ -125,26 +131,30 @@ def questions(
 
 
 def possible_types(config: SceneConfig) -> tuple[str, ...]:
-    """The types that clips of this config can be asked: none about shapes or sounds where there are none."""
-    unasked = set() if config.sound else {"heard", "sound_with", "color_with_sound"}
+    """Return the question types that fit clips of a configuration: none on shapes or sounds that do not occur."""
+    excluded = set() if config.sound else {"heard", "sound_with", "color_with_sound"}
     if config.shapes[1] == 0:
-        unasked |= set(QUESTION_TYPES) - {"heard"}
-    return tuple(name for name in QUESTION_TYPES if name not in unasked)
+        excluded |= set(QUESTION_TYPES) - {"heard"}
+    return tuple(name for name in QUESTION_TYPES if name not in excluded)
 
 
 def make_question(scene: Scene, type: str, rng: np.random.Generator) -> Question:
-    """One question of this type, about a random part of the scene, in a random phrasing and spelling."""
+    """Make one question of a type, on a random part of the scene, in a random phrasing and spelling.
+
+    Raises:
+        UsageError: The type does not fit the scene.
+    """
     if type not in possible_types(scene.config):
         known = ", ".join(possible_types(scene.config)) or "nothing"
-        raise UsageError(f"this clip can't be asked a question of type {type!r}; it can be asked: {known}")
-    said, argument, answer, shapes, sounds = _MAKERS[type](scene, rng)
+        raise UsageError(f"questions of type {type!r} do not fit this clip; possible types: {known}")
+    phrase, argument, answer, shapes, sounds = _MAKERS[type](scene, rng)
     phrasing = PHRASINGS[type][int(rng.integers(len(PHRASINGS[type])))]
     spelling = ("color", "colour")[int(rng.integers(2))]
-    return Question(type, phrasing.format(x=said, colour=spelling), answer, argument, shapes, sounds)
+    return Question(type, phrasing.format(x=phrase, colour=spelling), answer, argument, shapes, sounds)
 
 
 _Made = tuple[str, "str | None", str, tuple[int, ...], tuple[int, ...]]
-"""(what the text says, its key word, answer, evidence shapes, evidence sounds)."""
+"""(phrase in the text, its key word, answer, evidence shapes, evidence sounds)."""
 
 
 def _any_shape(scene: Scene, rng: np.random.Generator) -> int:
@@ -152,7 +162,7 @@ def _any_shape(scene: Scene, rng: np.random.Generator) -> int:
 
 
 def _named(scene: Scene, index: int, rng: np.random.Generator) -> tuple[str, str]:
-    """Name a shape by its form (``circle``) or by its colour (``red shape``): (what is said, the key word)."""
+    """(phrase, key word) of a shape, by its form (``circle``) or by its colour (``red shape``)."""
     shape = scene.shapes[index]
     return (shape.form, shape.form) if rng.random() < 0.5 else (f"{shape.color} shape", shape.color)
 
@@ -173,10 +183,10 @@ def _place(scene: Scene, rng: np.random.Generator) -> _Made:
 
 
 def _heard(scene: Scene, rng: np.random.Generator) -> _Made:
-    """Yes or no, evenly; a no has no evidence, since nothing can show an absence."""
+    """Yes or no with equal probability; a no has no evidence."""
     heard = [sound.name for sound in scene.sounds]
     present, absent = [n for n in SOUNDS if n in heard], [n for n in SOUNDS if n not in heard]
-    if scene.config.heard == "unseen":  # then no yes about a sound of a shape, or about one that is heard again
+    if scene.config.heard == "unseen":  # a yes is about a sound that occurs once and belongs to no shape
         present = [n for n in present if heard.count(n) == 1 and heard.index(n) >= len(scene.shapes)]
     if present and (rng.random() < 0.5 or not absent):
         name = present[int(rng.integers(len(present)))]
@@ -195,7 +205,7 @@ def _color_with_sound(scene: Scene, rng: np.random.Generator) -> _Made:
     return scene.sounds[i].name, scene.sounds[i].name, scene.shapes[i].color, (i,), (i,)
 
 
-def _count(scene: Scene, rng: np.random.Generator) -> _Made:  # noqa: ARG001 - all makers are called alike
+def _count(scene: Scene, rng: np.random.Generator) -> _Made:  # noqa: ARG001 - all makers have one signature
     return "", None, NUMBERS[len(scene.shapes)], tuple(range(len(scene.shapes))), ()
 
 
@@ -229,4 +239,4 @@ ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "order": COLOR_NAMES,
     }
 )
-"""Type -> the words that can be its answer in the default world."""
+"""Type -> possible answers in the default world."""

@@ -1,7 +1,7 @@
-"""From a scene to arrays: pictures and a waveform, in milliseconds, with numpy only.
+"""Rendering of scenes to images and a waveform with numpy.
 
-`render_images` shows what a model sees (``fps``); `render_pictures` shows every picture of the file (``file_fps``).
-Both give the same pixels at the same instant.
+`render_images` gives the images that a model reads (``fps``); `render_frames` gives every frame of the file
+(``file_fps``). Both have the same pixels at the same instant.
 """
 
 from __future__ import annotations
@@ -22,27 +22,31 @@ _BANK_MARGIN = 28
 
 
 def render_images(scene: Scene) -> NDArray[np.uint8]:
-    """What a model sees: uint8 [seconds * fps, size, size, 3], image ``k`` at ``k / fps`` seconds."""
+    """Return the images that a model reads: uint8 [seconds * fps, size, size, 3], image k at ``k / fps`` seconds."""
     config = scene.config
     return _draw(scene, np.arange(config.seconds * config.fps) * (config.file_fps // config.fps))
 
 
-def render_pictures(scene: Scene) -> NDArray[np.uint8]:
-    """Every picture of the file: uint8 [seconds * file_fps, size, size, 3], ``j`` at ``j / file_fps`` seconds."""
+def render_frames(scene: Scene) -> NDArray[np.uint8]:
+    """Return every frame of the file: uint8 [seconds * file_fps, size, size, 3], ``j`` at ``j / file_fps`` seconds."""
     return _draw(scene, np.arange(scene.config.seconds * scene.config.file_fps))
 
 
 def render_audio(scene: Scene) -> NDArray[np.float32]:
-    """The waveform: float32 [seconds * sample_rate], about -0.5..0.5: noise, low rumbles, and the scene's sounds.
+    """Return the waveform: noise, low rumbles, and the sounds of the scene.
 
-    Distractors with a gain may go beyond full scale; they are cut off at -1..1. A silent clip gives an empty array.
+    Returns:
+        float32 [seconds * sample_rate], about -0.5..0.5; clipped to -1..1 where distractors have a gain. A silent scene
+        gives an empty array.
     """
     config, rng = scene.config, generator(scene.number, stream=2)
     if not config.sound:
         return np.zeros(0, np.float32)
+    # Background: noise and rumbles.
     wave = rng.standard_normal(config.seconds * config.sample_rate, dtype=np.float32)
     wave *= 0.006 * rng.uniform(0.6, 1.6)
     add_rumbles(wave, int(rng.integers(config.rumbles[0], config.rumbles[1] + 1)), config.sample_rate, rng)
+    # Sound events, at random amplitude.
     for sound in scene.sounds:
         tone = synthesise(sound.name, sound.seconds, config.sample_rate, rng) * rng.uniform(0.08, 0.2)
         if sound.shape < 0:
@@ -54,7 +58,7 @@ def render_audio(scene: Scene) -> NDArray[np.float32]:
 
 
 def centre(shape: Shape, time: float | NDArray[np.float64], config: SceneConfig) -> tuple[NDArray[np.float64], ...]:
-    """(x, y) in pixels at ``time`` seconds: it drifts, and is held well inside its quarter of the picture."""
+    """Return the centre (x, y) of a shape in pixels at ``time`` seconds; it drifts inside its quarter of the frame."""
     images = (np.asarray(time, dtype=np.float64) - shape.start) * config.fps - (shape.seconds * config.fps - 1) / 2
     quarter, half = PLACES.index(shape.place), config.size / 2
     left, top = (quarter % 2) * half, (quarter // 2) * half
@@ -63,29 +67,30 @@ def centre(shape: Shape, time: float | NDArray[np.float64], config: SceneConfig)
     return x, y
 
 
-def _draw(scene: Scene, pictures: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The pictures with these numbers (on the file's clock)."""
+def _draw(scene: Scene, frames: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """uint8 [F, size, size, 3]: the frames of the file with these numbers."""
     config, rng = scene.config, generator(scene.number, stream=1)
     size, total = config.size, config.seconds * config.file_fps
-    canvas = backdrop(scene, pictures, rng)
+    canvas = backdrop(scene, frames, rng)
+    # Fill the pixels that each shape covers while it is visible.
     for shape in scene.shapes:
         color = (np.array(COLORS[shape.color]) + rng.normal(0, 12, 3)).astype(np.float32)
-        shown = np.nonzero((pictures >= shape.start * config.file_fps) & (pictures < shape.end * config.file_fps))[0]
-        inside = _mask(shape, pictures[shown] / config.file_fps, config)
+        shown = np.nonzero((frames >= shape.start * config.file_fps) & (frames < shape.end * config.file_fps))[0]
+        inside = _mask(shape, frames[shown] / config.file_fps, config)
         part = canvas[shown]
         part[inside] = color
         canvas[shown] = part
-    # Noise for every picture of the file is drawn, so that an image has the same noise in both clocks.
+    # Draw the noise of every frame of the file, so that an image has the same noise at both frame rates.
     bank = _noise_bank(size)
     which, shift = rng.integers(0, len(bank), total), rng.integers(0, _BANK_MARGIN, (total, 2))
-    for row, picture in enumerate(pictures):
-        dy, dx = shift[picture]
-        canvas[row] += config.noise * bank[which[picture], dy : dy + size, dx : dx + size]
+    for row, frame in enumerate(frames):
+        dy, dx = shift[frame]
+        canvas[row] += config.noise * bank[which[frame], dy : dy + size, dx : dx + size]
     return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
 
 
 def _mask(shape: Shape, times: NDArray[np.float64], config: SceneConfig) -> NDArray[np.bool_]:
-    """[times, size, size]: which pixels the shape covers."""
+    """[times, size, size] bool: the pixels that the shape covers."""
     x, y = centre(shape, times, config)
     axis = np.arange(config.size, dtype=np.float32)
     dx = axis[None, None, :] - x.astype(np.float32)[:, None, None]
@@ -106,7 +111,7 @@ def _mask(shape: Shape, times: NDArray[np.float64], config: SceneConfig) -> NDAr
 
 @lru_cache(maxsize=4)
 def _noise_bank(size: int) -> NDArray[np.float32]:
-    """[24, size + margin, size + margin, 3] unit noise; pictures cut windows out of it: much faster."""
+    """[24, size + margin, size + margin, 3] unit noise, from which frames take windows."""
     rng = np.random.default_rng(0)
     side = size + _BANK_MARGIN
     return rng.standard_normal((24, side, side, 3), dtype=np.float32)

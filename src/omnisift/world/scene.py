@@ -1,9 +1,8 @@
-"""What happens in a clip, before anything is drawn: which shapes are visible when, and what sounds when.
+"""Scenes: the shapes and sounds of a clip with their times, before rendering.
 
-One shape is visible at a time (two in a crowded config), for whole seconds. Each shape has one short sound of its own
-inside its interval.
-Seconds without a shape hold distractors: sounds of the same kinds that belong to nothing. So loudness alone can't tell
-a sound that matters from one that doesn't; only the picture can.
+One shape is visible at a time (two with ``together=2``), for whole seconds. Each shape has one short sound inside its
+interval. Seconds without a shape hold distractors: sounds of the same kinds that belong to no shape. So a relevant
+sound differs from a distractor by what is visible, not by its loudness.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from omnisift.world.words import COLOR_NAMES, PLACES, SHAPES, SOUNDS
 
 @dataclass(frozen=True)
 class Shape:
-    """A coloured form that is visible from ``start`` for ``seconds`` and drifts inside one quarter of the picture."""
+    """A coloured form, visible from ``start`` for ``seconds``, that drifts inside one quarter of the frame."""
 
     color: str
     form: str
@@ -40,7 +39,7 @@ class Shape:
 
     @property
     def end(self) -> int:
-        """The second at which it is gone."""
+        """Second at which it disappears."""
         return self.start + self.seconds
 
 
@@ -55,13 +54,13 @@ class Sound:
 
     @property
     def end(self) -> float:
-        """The time at which it is over, in seconds."""
+        """Time at which it ends, in seconds."""
         return self.start + self.seconds
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip's description: everything that can be asked, and the number from which noise and textures come."""
+    """Description of one clip; ``number`` seeds its noise and textures."""
 
     number: int
     split: str
@@ -73,20 +72,30 @@ class Scene:
     config: SceneConfig = field(default_factory=SceneConfig)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and words, for JSON."""
+        """Return plain data for JSON."""
         return {**asdict(self), "config": self.config.as_dict()}
 
     def fingerprint(self) -> str:
-        """SHA-256 of the description, equal on every machine for the same split, seed and config."""
+        """Return the SHA-256 of the description, equal on every machine for the same split, seed and configuration."""
         text = json.dumps(self.as_dict(), sort_keys=True, default=float)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def make_scene(seed: int, split: str = "test", config: SceneConfig | None = None) -> Scene:
-    """The scene of ``(split, seed)``: always the same one. `UsageError` for an unknown split or a negative seed."""
+    """Return the scene of a split and seed, always the same one.
+
+    Args:
+        seed: Number of the scene in its split, 0 or more.
+        split: ``train``, ``validation`` or ``test``.
+        config: Size and difficulty; None means the default world.
+
+    Raises:
+        UsageError: The split is unknown, or the seed is negative.
+    """
     config = config or SceneConfig()
     number = scene_number(split, seed)
     rng = generator(number, stream=0)
+    # Shapes first, then their sounds, then distractors: later draws do not change earlier ones.
     count = int(rng.integers(config.shapes[0], config.shapes[1] + 1))
     starts, lengths = _timetable(count, config, rng)
     colors, forms = rng.permutation(len(COLOR_NAMES))[:count], rng.permutation(len(SHAPES))[:count]
@@ -100,7 +109,8 @@ def make_scene(seed: int, split: str = "test", config: SceneConfig | None = None
 
 
 def _timetable(count: int, config: SceneConfig, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Start and length of each shape in whole seconds; the free seconds fall anywhere between them."""
+    """Start and length of each shape in whole seconds, with the free seconds at random between them."""
+    # Draw lengths and overlaps until enough seconds stay empty.
     while True:
         lengths = rng.integers(config.shape_seconds[0], config.shape_seconds[1] + 1, size=count)
         shared = _shared_seconds(lengths, config, rng)
@@ -109,9 +119,9 @@ def _timetable(count: int, config: SceneConfig, rng: np.random.Generator) -> tup
         free = config.seconds - int(lengths.sum() - shared.sum())
         if free >= config.empty_seconds:
             break
-    group = np.cumsum(shared == 0) - 1  # shapes that overlap stay next to each other
+    group = np.cumsum(shared == 0) - 1  # overlapping shapes form a group
     groups = int((shared == 0).sum())
-    before = np.sort(rng.integers(0, free + 1, size=groups))  # free seconds that lie before each group
+    before = np.sort(rng.integers(0, free + 1, size=groups))  # free seconds before each group
     starts = before[group] + np.cumsum(lengths) - lengths - np.cumsum(shared)
     return [int(s) for s in starts], [int(n) for n in lengths]
 
@@ -119,10 +129,10 @@ def _timetable(count: int, config: SceneConfig, rng: np.random.Generator) -> tup
 def _shared_seconds(
     lengths: NDArray[np.int64], config: SceneConfig, rng: np.random.Generator
 ) -> NDArray[np.int64] | None:
-    """How many seconds each shape shares with the one before it; None for a draw to be thrown away.
+    """Seconds that each shape shares with the one before it; None for a draw to reject.
 
-    That is one that leaves a shape without a second of its own, or in which no two meet. Its own second keeps the
-    shapes before and after it apart, so that there are never three at once.
+    A draw is rejected if a shape is never alone, or if no two shapes overlap. A second alone separates the shapes
+    before and after it, so that three are never visible at once.
     """
     if config.together == 1 or len(lengths) < 2:
         return np.zeros_like(lengths)
@@ -142,16 +152,16 @@ def _shapes(
 ) -> tuple[Shape, ...]:
     shapes: list[Shape] = []
     for c, f, start, length in zip(colors, forms, starts, lengths, strict=True):
-        beside = shapes[-1].place if shapes and start < shapes[-1].end else None
-        shapes.append(_shape(COLOR_NAMES[int(c)], SHAPES[int(f)], start, length, beside, config, rng))
+        occupied = shapes[-1].place if shapes and start < shapes[-1].end else None
+        shapes.append(_shape(COLOR_NAMES[int(c)], SHAPES[int(f)], start, length, occupied, config, rng))
     return tuple(shapes)
 
 
 def _shape(
-    color: str, form: str, start: int, seconds: int, beside: str | None, config: SceneConfig, rng: np.random.Generator
+    color: str, form: str, start: int, seconds: int, occupied: str | None, config: SceneConfig, rng: np.random.Generator
 ) -> Shape:
-    """A shape in any quarter, except the one of the shape that it is seen ``beside``."""
-    places = [place for place in PLACES if place != beside]
+    """A shape in a random quarter other than the ``occupied`` one."""
+    places = [place for place in PLACES if place != occupied]
     name = places[int(rng.integers(0, len(places)))]
     place = PLACES.index(name)
     half, unit = config.size / 2, config.size / 112
@@ -163,7 +173,7 @@ def _shape(
 
 
 def own_seconds(shapes: tuple[Shape, ...], index: int) -> list[int]:
-    """The whole seconds in which this shape alone is visible; at least one in every scene."""
+    """Return the seconds in which only this shape is visible; every scene has at least one."""
     others = {second for i, shape in enumerate(shapes) if i != index for second in range(shape.start, shape.end)}
     return [second for second in range(shapes[index].start, shapes[index].end) if second not in others]
 
@@ -171,7 +181,7 @@ def own_seconds(shapes: tuple[Shape, ...], index: int) -> list[int]:
 def _tied_sound(
     name: str, index: int, shapes: tuple[Shape, ...], config: SceneConfig, rng: np.random.Generator
 ) -> Sound:
-    """Anywhere in the shape's interval; where shapes may meet, inside one second in which it is alone."""
+    """The sound of a shape, in its interval; where shapes can overlap, in a second in which it is alone."""
     seconds = rng.uniform(*config.sound_seconds)
     first, room = shapes[index].start, shapes[index].seconds
     if config.together > 1:
@@ -184,15 +194,15 @@ def _tied_sound(
 def _distractors(
     shapes: tuple[Shape, ...], pool: list[str], config: SceneConfig, rng: np.random.Generator
 ) -> list[Sound]:
-    """Each empty second is cut into equal slots with one sound in each, so that distractors never overlap."""
+    """Distractors: every empty second has equal slots with one sound each, so that distractors never overlap."""
     busy = {second for shape in shapes for second in range(shape.start, shape.end)}
     unused = pool[len(shapes) :]  # kinds of no shape, in random order
     sounds: list[Sound] = []
     for second in sorted(set(range(config.seconds)) - busy):
         count = int(rng.integers(config.distractors[0], config.distractors[1] + 1))
         for slot in range(count):
-            longest = min(config.sound_seconds[1], 1 / count - 0.06)
-            length = rng.uniform(min(config.sound_seconds[0], longest), longest)
+            max_length = min(config.sound_seconds[1], 1 / count - 0.06)
+            length = rng.uniform(min(config.sound_seconds[0], max_length), max_length)
             start = second + slot / count + rng.uniform(0.02, 1 / count - length - 0.02)
             if config.heard == "any":
                 name = pool[int(rng.integers(0, len(pool)))]

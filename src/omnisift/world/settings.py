@@ -1,4 +1,4 @@
-"""Named kinds of clip, each hard in one way, so that a comparison shows where a method wins and where it must lose."""
+"""Settings: named configurations of the generated world, each hard in one respect."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from omnisift.world.questions import possible_types
 
 @dataclass(frozen=True)
 class Setting:
-    """One kind of clip and what it may be asked."""
+    """A named configuration and its question types."""
 
     name: str
-    """One lower-case word, by which `world_setting` finds it."""
+    """One lower-case word, for `world_setting`."""
     idea: str
     """What makes it hard, in a few words."""
     config: SceneConfig
     types: tuple[str, ...]
-    """Types of question that its clips can be asked, in the order of `QUESTION_TYPES`."""
+    """Question types of its clips, in the order of `QUESTION_TYPES`."""
     note: str
-    """What holds in every clip of it, and what it may show about a method."""
+    """What holds in every clip, and what that means for methods."""
 
     def __post_init__(self) -> None:
         wrong = [name for name in self.types if name not in possible_types(self.config)]
@@ -41,56 +41,56 @@ _ALL = (
         "base",
         "the world of the nano model",
         SceneConfig(),
-        "One shape at a time over a still background; distractors sound while nothing is visible.",
+        "One shape at a time over a still background; distractors occur while no shape is visible.",
     ),
     _setting(
         "long",
-        "a needle in a haystack",
+        "few events in a long clip",
         SceneConfig(seconds=24),
-        "No more shapes than in base, so most of the clip shows nothing: a budget spread evenly over time is thin.",
+        "No more shapes than in base, so most of the clip is empty: an even budget over time leaves few per event.",
     ),
     _setting(
         "crowd",
         "two shapes at once",
         SceneConfig(seconds=8, shape_seconds=(2, 3), empty_seconds=1, together=2),
-        "Two shapes meet at least once, in different quarters; each has a second of its own, which holds its sound.",
+        "Two shapes overlap in time at least once, in different quarters; each sound is in a second with one shape.",
     ),
     _setting(
         "camera",
         "the background moves",
         SceneConfig(drift=(4.0, 10.0)),
-        "The background pans steadily, so change between frames no longer marks the shapes.",
+        "The background pans steadily, so change between frames does not indicate shapes.",
     ),
     _setting(
         "cuts",
-        "the background jumps",
+        "the background changes abruptly",
         SceneConfig(cuts=(2, 3)),
-        "At two or three whole seconds colour and texture change: whole frames look new, with nothing to ask about.",
+        "Colour and texture change two or three times: complete frames differ without any relevant event.",
     ),
     _setting(
         "loud",
-        "what doesn't matter is louder",
+        "distractors are louder",
         SceneConfig(distractors=(4, 5), distractor_gain=2.5),
-        "No distractor is drawn softer than a tied sound, and there are more of them: loudness points the wrong way.",
+        "No distractor is quieter than a sound of a shape, and there are more of them: loudness is misleading.",
     ),
     _setting(
         "unseen",
-        "sound that matters while nothing is visible",
+        "relevant sounds without a visible shape",
         SceneConfig(shapes=(2, 3), empty_seconds=3, distractors=(1, 1), heard="unseen"),
-        "A yes is about a kind heard exactly once, in an empty second: guidance by what is visible points elsewhere.",
+        "A yes is about a sound that occurs once, in an empty second: guidance by video is misleading.",
         ("heard",),
     ),
     _setting(
         "silent",
-        "picture only",
+        "video only",
         SceneConfig(sound=False),
-        "The file has no sound track; scenes have no sounds, and show what base shows for the same seed.",
+        "The file has no audio track; the video is that of base for the same seed.",
     ),
     _setting(
         "blank",
-        "sound only",
+        "audio only",
         SceneConfig(shapes=(0, 0), distractors=(1, 2)),
-        "Nothing is ever visible and every second holds a sound: guidance by what is visible has nothing to go by.",
+        "No shape is ever visible and every second has a sound: guidance by video has no information.",
     ),
 )
 
@@ -99,7 +99,11 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType({setting.name: setting for se
 
 
 def world_setting(name: str) -> Setting:
-    """The setting of this name. `UsageError` for an unknown one."""
+    """Return the setting of this name.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
     if name not in SETTINGS:
         raise UsageError(f"unknown setting {name!r}; choose one of: {', '.join(SETTINGS)}")
     return SETTINGS[name]

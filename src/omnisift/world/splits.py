@@ -1,7 +1,6 @@
-"""Which scenes are for learning and which for judging: the three splits can't meet, whatever seeds are used.
+"""Splits of the generated world; no two of them share a scene, for any seeds.
 
-Seed ``s`` of split number ``i`` becomes scene number ``3 s + i``. Every random draw of a scene comes from that number,
-so two splits never share one: their numbers leave different remainders.
+Seed ``s`` of split number ``i`` is scene number ``3 s + i``, and every random draw of a scene depends on that number.
 """
 
 from __future__ import annotations
@@ -14,7 +13,11 @@ SPLITS: tuple[str, ...] = ("train", "validation", "test")
 
 
 def scene_number(split: str, seed: int) -> int:
-    """The number of the scene, unique over all splits and seeds. `UsageError` for another split or a negative seed."""
+    """Return the number of a scene, unique over all splits and seeds.
+
+    Raises:
+        UsageError: The split is unknown, or the seed is negative.
+    """
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; choose one of: {', '.join(SPLITS)}")
     if seed < 0:
@@ -23,5 +26,5 @@ def scene_number(split: str, seed: int) -> int:
 
 
 def generator(number: int, stream: int) -> np.random.Generator:
-    """The random numbers of one part (``stream``) of one scene; the parts are independent of each other."""
+    """Return the random numbers of one part (``stream``) of a scene, independent of the other parts."""
     return np.random.default_rng((stream, number))

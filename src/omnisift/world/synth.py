@@ -1,4 +1,4 @@
-"""The sounds themselves: eight kinds of short event, and the low rumbles that lie under them."""
+"""Synthesis of eight kinds of short sound, and of low rumbles in the background."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ _FADE_SECONDS = 0.012
 
 
 def synthesise(name: str, seconds: float, sample_rate: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """One sound event: [seconds * sample_rate], about -1..1, faded in and out; pitch varies by 6 % either way."""
+    """Return one sound event: [seconds * sample_rate], about -1..1, faded in and out, with a pitch random within 6 %.
+
+    Raises:
+        ValueError: ``name`` is not a kind of sound.
+    """
     t = np.arange(int(seconds * sample_rate)) / sample_rate
     pitch = rng.uniform(0.94, 1.06)
     angle = 2 * np.pi * pitch * t
@@ -31,20 +35,21 @@ def synthesise(name: str, seconds: float, sample_rate: int, rng: np.random.Gener
     elif name == "trill":
         wave = np.sin(1200 * angle + 12 * np.sin(2 * np.pi * 22 * t))
     else:
-        raise ValueError(f"no sound is called {name!r}")
+        raise ValueError(f"no sound named {name!r}")
     return wave * np.clip(np.minimum(t, seconds - t) / _FADE_SECONDS, 0, 1)
 
 
 def _glide(low: float, high: float, t: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
-    """A tone whose frequency moves evenly from ``low`` to ``high`` Hz."""
+    """A tone whose frequency moves linearly from ``low`` to ``high`` Hz."""
     return np.sin(2 * np.pi * (low * t + (high - low) * t * t / (2 * seconds)))
 
 
 def add_rumbles(wave: NDArray[np.float32], count: int, sample_rate: int, rng: np.random.Generator) -> None:
-    """Add ``count`` long loud low noises in place: energy that a selector must learn to ignore."""
+    """Add ``count`` long low noises in place, which a selector must learn to ignore."""
     for _ in range(count):
         length = int(rng.uniform(0.4, 1.2) * sample_rate)
         first = int(rng.integers(0, len(wave) - length))
+        # A random walk without trend and without slow components, under a Hann window.
         walk = np.cumsum(rng.standard_normal(length))
         walk -= np.linspace(walk[0], walk[-1], length)
         walk -= _moving_mean(walk, 161)

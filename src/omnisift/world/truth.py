@@ -1,6 +1,6 @@
-"""Which token shows what: the labels by which a selection, or a tower, can be judged token by token.
+"""Labels of every token of a clip, for the evaluation of selections and encoders.
 
-Tokens are those of Qwen2.5-Omni: a video token covers 28 x 28 pixels of two images; 25 audio tokens cover a second.
+Tokens are those of Qwen2.5-Omni: a video token covers 28 x 28 pixels of two images, an audio token 1/25 s.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ TOKEN_PIXELS = 28
 AUDIO_TOKENS_PER_SECOND = 25
 IMAGES_PER_FRAME = 2
 _CORE = 0.45
-"""A token shows a shape if it reaches into the inner 45 % of its radius: a mere edge tells little."""
+"""A token shows a shape if it overlaps the inner 45 % of its radius."""
 _OVERLAP = 0.4
-"""An audio token holds a sound if the sound fills more than this part of it."""
+"""An audio token has a sound if the sound covers more than this fraction of it."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Labels of all tokens. ``G`` frames (pairs of images), ``R x R`` tokens a frame, ``A`` audio tokens (0 if silent).
+    """Labels of ``G`` frames (pairs of images) of ``R x R`` tokens, and of ``A`` audio tokens (0 if silent).
 
-    Shapes that are visible at once never share a token: the core of each stays in its own quarter of the picture.
+    Shapes that are visible at once never share a token: the core of each stays in its quarter of the frame.
     """
 
     video_class: NDArray[np.int64]
@@ -50,17 +50,17 @@ class Truth:
     """For each sound event [k]: its audio tokens."""
 
     def evidence(self, question: Question) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-        """The question's evidence events as token sets: one [k, 3] for each shape, one [k] for each sound."""
+        """Return the tokens of a question's evidence: one [k, 3] per shape, one [k] per sound."""
         return [self.shape_tokens[i] for i in question.shapes], [self.sound_tokens[i] for i in question.sounds]
 
     def flat_video(self, shape: int) -> NDArray[np.int64]:
-        """[k]: the shape's tokens as places in the flat order of all video tokens."""
+        """Return [k] int64: indices of a shape's tokens in the flattened video tokens."""
         rows = self.video_shape.shape[1]
         return np.asarray(self.shape_tokens[shape] @ np.array([rows * rows, rows, 1]), dtype=np.int64)
 
 
 def truth(scene: Scene) -> Truth:
-    """All token labels of a scene."""
+    """Return the labels of all tokens of a scene."""
     video_class, video_shape, shape_tokens = _video(scene)
     audio_class, audio_sound, audio_owner, sound_tokens = _audio(scene)
     visible = np.full(len(audio_class), -1, np.int64)
@@ -85,10 +85,11 @@ def _video(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64], list[NDA
     classes, owner = np.zeros((frames, rows, rows), np.int64), np.full((frames, rows, rows), -1, np.int64)
     edge = np.arange(rows) * TOKEN_PIXELS
     frame_seconds = IMAGES_PER_FRAME / config.fps
-    # A frame's label is taken in the middle between its two images.
+    # The label of a frame is that of the moment between its two images.
     middle = np.asarray(np.arange(frames) * frame_seconds + 0.5 / config.fps, dtype=np.float64)
     tokens = []
     for i, shape in enumerate(scene.shapes):
+        # Distance from the centre of the shape to the nearest point of every token.
         x, y = centre(shape, middle, config)
         dx = np.clip(x[:, None], edge, edge + TOKEN_PIXELS) - x[:, None]
         dy = np.clip(y[:, None], edge, edge + TOKEN_PIXELS) - y[:, None]
@@ -108,9 +109,10 @@ def _audio(
     tokens = []
     for i, sound in enumerate(scene.sounds):
         first, last = sound.start * AUDIO_TOKENS_PER_SECOND, sound.end * AUDIO_TOKENS_PER_SECOND
-        at = np.arange(int(first), min(total, math.ceil(last)))
-        at = at[np.minimum(at + 1, last) - np.maximum(at, first) > _OVERLAP]
-        classes[at], event[at] = 1 + SOUNDS.index(sound.name), i
-        owner[at] = sound.shape + 1 if sound.shape >= 0 else -1
-        tokens.append(at.astype(np.int64))
+        # Tokens that the sound covers by more than the threshold.
+        index = np.arange(int(first), min(total, math.ceil(last)))
+        index = index[np.minimum(index + 1, last) - np.maximum(index, first) > _OVERLAP]
+        classes[index], event[index] = 1 + SOUNDS.index(sound.name), i
+        owner[index] = sound.shape + 1 if sound.shape >= 0 else -1
+        tokens.append(index.astype(np.int64))
     return classes, event, owner, tokens

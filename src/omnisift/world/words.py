@@ -1,4 +1,4 @@
-"""The words of the world: what can be seen, heard and answered. Class numbers follow their order."""
+"""Words of the generated world; class numbers follow their order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ COLORS: MappingProxyType[str, tuple[int, int, int]] = MappingProxyType(
         "cyan": (40, 210, 220),
     }
 )
-"""Colour word -> mean RGB, 0..255. Each shape gets the mean plus a small shift of its own."""
+"""Colour -> mean RGB, 0..255; each shape has the mean plus a small random shift."""
 COLOR_NAMES: tuple[str, ...] = tuple(COLORS)
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "cross")
 SOUNDS: tuple[str, ...] = ("hum", "beep", "whistle", "rise", "fall", "hiss", "buzz", "trill")
-"""``rise`` and ``fall`` are tones whose pitch glides up or down."""
+"""Kinds of sound; ``rise`` and ``fall`` are tones whose pitch glides up or down."""
 PLACES: tuple[str, ...] = ("top-left", "top-right", "bottom-left", "bottom-right")
 NUMBERS: tuple[str, ...] = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

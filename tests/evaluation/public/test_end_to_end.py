@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from tests.evaluation.public.fixture import Fixture, write_benchmarks
 
+from omnisift.evaluation.public.eval_run import read_answers, read_run
 from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE
 from omnisift.evaluation.public.lmms_tasks import task_name, write_task
 from omnisift.evaluation.public.metadata import convert
-from omnisift.evaluation.public.outcome import read_answers, read_outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.evalenv]
 CLIPS, ASKED = 3, 2
@@ -155,7 +155,7 @@ def test_the_command_runs_a_benchmark_and_draws_the_table(folder: Path, benchmar
         done = call("-m", "omnisift.cli", "eval", *asked, "--out", str(out), "--compressor", compressor, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["questions"] == str(CLIPS * ASKED)
-    assert read_outcome(outs[1]).kept_together == pytest.approx(63 / 246)
+    assert read_run(outs[1]).kept_together == pytest.approx(63 / 246)
     table = call("-m", "omnisift.cli", "eval", "report", *map(str, outs)).stdout
     assert "| WorldSense | nano | omnisift | 0.25 | 25.0 | 26.0 | 25.6 |" in table
     again = call("-m", "omnisift.cli", "eval", *asked, "--out", str(outs[0]))
@@ -176,6 +176,6 @@ def test_a_broken_clip_ends_the_run_or_counts_as_wrong(folder: Path, benchmarks:
     assert "clip0.mp4" in stopped.stderr.splitlines()[-1]
     wrong = call("-m", "omnisift.cli", *asked, "--out", str(folder / "wrong"), "--bad-clip", "wrong")
     assert wrong.returncode == 0, wrong.stderr
-    outcome = read_outcome(folder / "wrong")
-    assert (outcome.unread, len(outcome.requests)) == (2, 3)
-    assert [one.right for one in outcome.graded()][:2] == [False, False]
+    run = read_run(folder / "wrong")
+    assert (run.unread, len(run.requests)) == (2, 3)
+    assert [one.right for one in run.graded()][:2] == [False, False]

@@ -13,27 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnisift.errors import UsageError
-from omnisift.evaluation.public.llm_judge import EndpointJudge, Verdict, WordJudge, instruction, parse, rates
+from omnisift.evaluation.public.llm_judge import EndpointJudge, EventCounts, WordJudge, instruction, parse, rates
 
 EVENTS = ["A red circle appears", "A bell rings twice", "The camera turns to a green square"]
 
 
 def test_words_told_missed_mistold_and_invented() -> None:
     told = "A red circle appears. The bell rings. A dog barks loudly!"
-    assert WordJudge().count(EVENTS, told) == Verdict(3, missed=1, incorrect=0, hallucinated=1)
-    assert WordJudge().count(EVENTS, "A bell.") == Verdict(3, missed=2, incorrect=1, hallucinated=0)
-    assert WordJudge().count(EVENTS, "") == Verdict(3, missed=3, incorrect=0, hallucinated=0)
+    assert WordJudge().count(EVENTS, told) == EventCounts(3, missed=1, incorrect=0, hallucinated=1)
+    assert WordJudge().count(EVENTS, "A bell.") == EventCounts(3, missed=2, incorrect=1, hallucinated=0)
+    assert WordJudge().count(EVENTS, "") == EventCounts(3, missed=3, incorrect=0, hallucinated=0)
     assert WordJudge().count(EVENTS, ". ".join(EVENTS)).wrong == 0
 
 
 @given(st.lists(st.text(max_size=20), max_size=4), st.text(max_size=80))
 def test_any_caption_is_counted(events: list[str], caption: str) -> None:
-    verdict = WordJudge().count(events, caption)
-    assert verdict.missed + verdict.incorrect <= verdict.events == len(events)
+    counts = WordJudge().count(events, caption)
+    assert counts.missed + counts.incorrect <= counts.events == len(events)
 
 
 def test_rates_divide_by_all_events() -> None:
-    found = rates([Verdict(10, 2, 1, 0), Verdict(30, 8, 0, 3)])
+    found = rates([EventCounts(10, 2, 1, 0), EventCounts(30, 8, 0, 3)])
     assert found == pytest.approx({"missed": 0.25, "hallucinated": 0.1, "total": 0.35})
 
 
@@ -46,7 +46,7 @@ def test_rates_divide_by_all_events() -> None:
     ],
 )
 def test_an_answer_is_read(text: str) -> None:
-    assert parse(text, 3) == Verdict(3, 1, 0, 2)
+    assert parse(text, 3) == EventCounts(3, 1, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ GOOD = "{'Missed': 1, 'Incorrect': 1, 'Hallucination': 0}"
 def test_a_service_is_asked(service: tuple[str, list[Any], list[tuple[int, str]]]) -> None:
     address, seen, answers = service
     answers.append((200, GOOD))
-    assert EndpointJudge(address, "gpt-4.1", key="secret").count(EVENTS, "A bell.") == Verdict(3, 1, 1, 0)
+    assert EndpointJudge(address, "gpt-4.1", key="secret").count(EVENTS, "A bell.") == EventCounts(3, 1, 1, 0)
     path, key, body = seen[0]
     assert (path, key) == ("/v1/chat/completions", "Bearer secret")
     assert (body["model"], body["temperature"]) == ("gpt-4.1", 0)
@@ -116,7 +116,7 @@ def test_a_busy_service_and_nonsense_are_asked_again(service: Any, monkeypatch: 
 def test_a_refusal_is_said_at_once_without_the_key(service: Any) -> None:
     address, seen, answers = service
     answers.append((401, ""))
-    with pytest.raises(UsageError, match="gave no counts") as error:
+    with pytest.raises(UsageError, match="returned no counts") as error:
         EndpointJudge(address, "m", key="secret").count(EVENTS, "A bell.")
     assert len(seen) == 1
     assert "401" in str(error.value)
@@ -124,5 +124,5 @@ def test_a_refusal_is_said_at_once_without_the_key(service: Any) -> None:
 
 
 def test_addresses_are_checked() -> None:
-    with pytest.raises(UsageError, match="begins with http"):
+    with pytest.raises(UsageError, match="starts with http"):
         EndpointJudge("file:///etc/passwd", "m")

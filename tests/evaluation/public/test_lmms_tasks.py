@@ -20,7 +20,7 @@ from omnisift.errors import BudgetError, UsageError
 from omnisift.evaluation.public import running
 from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE, grade_choice, grade_description, mean, messages
 from omnisift.evaluation.public.lmms_tasks import prepared, write_task
-from omnisift.evaluation.public.running import Ask
+from omnisift.evaluation.public.running import EvalSettings
 
 Omnisift = Callable[..., tuple[int, str, str]]
 
@@ -86,14 +86,14 @@ def test_wordings_and_rules_are_checked_before_anything_is_written(tmp_path: Pat
 
 
 def test_model_arguments_say_what_differs_from_nothing() -> None:
-    text = Ask(retain=0.35, compressor="evs:mode=frame").arguments(Path("out"))
+    text = EvalSettings(retain=0.35, compressor="evs:mode=frame").arguments(Path("out"))
     assert text.startswith("pretrained=nano,records=out,compressor=evs:mode=frame,retain=0.35,seed=0,fps=2.0")
     assert "None" not in text
-    with pytest.raises(UsageError, match="holds a comma"):
-        Ask(compressor="evs:mode=frame,x=1").arguments(Path("out"))
+    with pytest.raises(UsageError, match="contains a comma"):
+        EvalSettings(compressor="evs:mode=frame,x=1").arguments(Path("out"))
     with pytest.raises(BudgetError):
-        Ask(retain=1.5).budget()
-    assert Ask(compressor="none", retain=0.5).budget() is None
+        EvalSettings(retain=1.5).budget()
+    assert EvalSettings(compressor="none", retain=0.5).budget() is None
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, script: str) -> list[list[str]]:
@@ -116,7 +116,7 @@ def test_what_lmms_eval_swallows_is_an_error_with_its_reason(tmp_path: Path, mon
     )
     called = fake(monkeypatch, script)
     with pytest.raises(UsageError, match=r"0 of 4 questions: omnisift\.errors\.CompressorError: no compressor"):
-        running.run(tmp_path / "out", choice_rows(4), Ask(bad_clip="wrong", processes=2))
+        running.run(tmp_path / "out", choice_rows(4), EvalSettings(bad_clip="wrong", processes=2))
     assert not (tmp_path / "out" / "run.json").exists()
     (command,) = called
     assert command[1:3] == ["-m", "accelerate.commands.launch"]
@@ -127,7 +127,7 @@ def test_what_lmms_eval_swallows_is_an_error_with_its_reason(tmp_path: Path, mon
 def test_missing_videos_are_found_before_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = fake(monkeypatch, "")
     with pytest.raises(UsageError, match=r"2 of 2 videos are missing, first v0\.mp4"):
-        running.run(tmp_path / "out", choice_rows(4), Ask())
+        running.run(tmp_path / "out", choice_rows(4), EvalSettings())
     assert called == []
     assert not (tmp_path / "out").exists()
 
@@ -200,7 +200,7 @@ def test_without_lmms_eval_one_line_says_how_to_get_it(omnisift: Omnisift, video
         (["--wording", "mine"], "no prompts named 'mine'"),
         (["--rule", "mine"], "no answer rule named 'mine'"),
         (["--bad-clip", "stop"], "1 of 1 videos are missing"),
-        (["--compressor", "evs:a=1,b=2"], "holds a comma"),
+        (["--compressor", "evs:a=1,b=2"], "contains a comma"),
     ],
 )
 def test_a_run_is_refused_before_anything_is_deleted(

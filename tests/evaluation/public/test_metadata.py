@@ -93,7 +93,7 @@ def test_the_official_wordings_hold_question_and_options(tmp_path: Path) -> None
 def test_options_without_a_dot_and_named_twice() -> None:
     text = "A man speaks. What next?\nA. One\nB Two\nA. Three\n(D) Four\n"
     assert split_options(text) == ("A man speaks. What next?", ["A. One", "B Two", "A. Three", "(D) Four"])
-    with pytest.raises(ValueError, match="no question"):
+    with pytest.raises(ValueError, match="no options"):
         split_options("Which colour?")
 
 
@@ -109,12 +109,12 @@ def test_rows_come_back(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("daily", "[]", "no benchmark named 'daily'"),
-        ("dailyomni", "[]", "holds no questions"),
+        ("dailyomni", "[]", "has no questions"),
         ("dailyomni", "{nonsense", "line 1"),
-        ("dailyomni", "[1]", "other things than objects"),
-        ("dailyomni", json.dumps([samples.worldsense("s", "Q?", "A")]), "item 0 is none of dailyomni"),
-        ("dailyomni", json.dumps([samples.dailyomni("s", "Q?", "E")]), "'E' is none of 4 options"),
-        ("worldsense", json.dumps([samples.worldsense("s", "Q?", "A", [])]), "no question followed by options"),
+        ("dailyomni", "[1]", "does not hold JSON objects"),
+        ("dailyomni", json.dumps([samples.worldsense("s", "Q?", "A")]), "item 0 is not an item of dailyomni"),
+        ("dailyomni", json.dumps([samples.dailyomni("s", "Q?", "E")]), "'E' is not one of its 4 options"),
+        ("worldsense", json.dumps([samples.worldsense("s", "Q?", "A", [])]), "it has no options after the question"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path: Path, name: str, content: str, says: str) -> None:

@@ -11,9 +11,8 @@ import pytest
 from tests.evaluation.public.runs import caption_rows, choice_rows, write_run
 
 from omnisift.errors import UsageError
-from omnisift.evaluation.public.judging import judge_captions
-from omnisift.evaluation.public.llm_judge import WordJudge
-from omnisift.evaluation.public.outcome import read_outcome
+from omnisift.evaluation.public.eval_run import read_run
+from omnisift.evaluation.public.llm_judge import WordJudge, judge_captions
 from omnisift.evaluation.public.published import PUBLISHED, published
 from omnisift.evaluation.public.report import NAMES, as_csv, as_markdown, cells, lines
 
@@ -28,7 +27,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_the_columns_of_the_table(runs: list[Path]) -> None:
-    full, ours = (cells(line) for line in lines([read_outcome(run) for run in runs]))
+    full, ours = (cells(line) for line in lines([read_run(run) for run in runs]))
     assert (full["method"], full["score"], full["of_full"], full["p"]) == ("all tokens", "75.0", "100.0", "-")
     assert (ours["method"], ours["kept_video"], ours["kept_audio"], ours["kept"]) == ("omnisift", *["25.0"] * 3)
     assert (ours["score"], ours["of_full"], ours["flops"]) == ("62.5", "83.3", "25.0")
@@ -38,13 +37,13 @@ def test_the_columns_of_the_table(runs: list[Path]) -> None:
 
 
 def test_errors_are_clustered_by_video(runs: list[Path]) -> None:
-    line = lines([read_outcome(runs[1])])[0]
+    line = lines([read_run(runs[1])])[0]
     # Residuals of the four videos: 0.5, 0.5, 0.5, -1.5; root of their squares over 8 questions.
     assert line.error == pytest.approx((3 * 0.25 + 2.25) ** 0.5 / 8)
 
 
 def test_groups_and_csv(runs: list[Path]) -> None:
-    found = lines([read_outcome(run) for run in runs])
+    found = lines([read_run(run) for run in runs])
     text = as_markdown(found)
     assert "| method | kept, % | G (4) | M (4) | all |" in text
     assert "| all tokens | 100.0 | 75.0 | 75.0 | 75.0 |" in text
@@ -55,9 +54,9 @@ def test_groups_and_csv(runs: list[Path]) -> None:
 
 
 def test_published_numbers_stand_in_a_column_of_their_own(runs: list[Path]) -> None:
-    found = lines([read_outcome(run) for run in runs], size="7b")
+    found = lines([read_run(run) for run in runs], size="7b")
     assert [cells(line)["published"] for line in found] == ["49.7", "49.9"]
-    assert "quoted, not measured here" in as_markdown(found)
+    assert "quoted from the paper" in as_markdown(found)
 
 
 def test_published_is_the_papers_table() -> None:
@@ -69,11 +68,11 @@ def test_published_is_the_papers_table() -> None:
 
 
 def test_another_rule_scores_the_same_answers_again(runs: list[Path]) -> None:
-    outcome = read_outcome(runs[0])
-    assert sum(one.right for one in outcome.graded("official")) == 5
-    assert sum(one.right for one in outcome.graded("strict")) == 5
+    run = read_run(runs[0])
+    assert sum(one.right for one in run.graded("official")) == 5
+    assert sum(one.right for one in run.graded("strict")) == 5
     with pytest.raises(UsageError, match="no answer rule"):
-        outcome.graded("mine")
+        run.graded("mine")
 
 
 def test_the_reference_is_scored_by_the_rule_of_the_run(tmp_path: Path) -> None:
@@ -81,29 +80,29 @@ def test_the_reference_is_scored_by_the_rule_of_the_run(tmp_path: Path) -> None:
     ours = write_run(tmp_path / "ours", choice_rows(4), ["B"] * 4)
     settings = json.loads((ours / "run.json").read_text())
     (ours / "run.json").write_text(json.dumps(settings | {"rule": "official"}))
-    assert [line.of_full for line in lines([read_outcome(run) for run in (full, ours)])] == [1.0, 1.0]
+    assert [line.of_full for line in lines([read_run(run) for run in (full, ours)])] == [1.0, 1.0]
     (ours / "run.json").write_text(json.dumps(settings | {"rule": "strict"}))
-    found = lines([read_outcome(run) for run in (full, ours)])
+    found = lines([read_run(run) for run in (full, ours)])
     assert [line.value for line in found] == [1.0, 1.0]
     assert found[1].of_full is None  # by the strict rule the full run has nothing right
     assert found[1].p == 0.0
 
 
 def test_without_a_full_run_nothing_is_compared(runs: list[Path]) -> None:
-    row = cells(lines([read_outcome(runs[0])])[0])
+    row = cells(lines([read_run(runs[0])])[0])
     assert (row["of_full"], row["p"], row["flops"]) == ("-", "-", "-")
 
 
 def test_a_full_run_under_another_protocol_is_no_reference(runs: list[Path]) -> None:
     settings = json.loads((runs[1] / "run.json").read_text())
     (runs[1] / "run.json").write_text(json.dumps(settings | {"wording": "official"}))
-    assert [line.of_full for line in lines([read_outcome(run) for run in runs])] == [1.0, None]
+    assert [line.of_full for line in lines([read_run(run) for run in runs])] == [1.0, None]
 
 
 def test_two_full_runs_are_refused(runs: list[Path], tmp_path: Path) -> None:
     again = write_run(tmp_path / "again", choice_rows(8), ["B"] * 8, "none")
     with pytest.raises(UsageError, match="two full-token runs"):
-        lines([read_outcome(run) for run in [*runs, again]])
+        lines([read_run(run) for run in [*runs, again]])
 
 
 def test_captions_wait_for_a_judge_and_are_then_compared(tmp_path: Path) -> None:
@@ -111,10 +110,10 @@ def test_captions_wait_for_a_judge_and_are_then_compared(tmp_path: Path) -> None
     good, bad = "A red circle appears. A bell rings.", "A dog barks."
     full = write_run(tmp_path / "full", rows, [good] * 3, "none")
     ours = write_run(tmp_path / "ours", rows, [good, bad, bad])
-    assert lines([read_outcome(ours)])[0].value is None
+    assert lines([read_run(ours)])[0].value is None
     for run in (full, ours):
-        judge_captions(read_outcome(run), WordJudge())
-    found = lines([read_outcome(run) for run in (full, ours)])
+        judge_captions(read_run(run), WordJudge())
+    found = lines([read_run(run) for run in (full, ours)])
     assert [line.value for line in found] == [0.0, 1.0]  # 4 of 6 missed, 2 invented
     text = as_markdown(found)
     assert "| omnisift | 25.0 | words | 66.7 | 33.3 | 100.0 |" in text
@@ -136,32 +135,32 @@ def test_judging_goes_on_where_it_stopped_and_judges_do_not_mix(tmp_path: Path) 
             return super().count(events, caption)
 
     with pytest.raises(UsageError, match="no answer"):
-        judge_captions(read_outcome(run), Breaks())
-    assert len(read_outcome(run).verdicts) == 1
-    judge_captions(read_outcome(run), Breaks())
+        judge_captions(read_run(run), Breaks())
+    assert len(read_run(run).counts) == 1
+    judge_captions(read_run(run), Breaks())
     assert len(asked) == 4
     other = WordJudge()
     other.name = "other"
-    with pytest.raises(UsageError, match="begun by the judge 'words'"):
-        judge_captions(read_outcome(run), other)
+    with pytest.raises(UsageError, match="counts by the judge 'words'"):
+        judge_captions(read_run(run), other)
     letters = write_run(tmp_path / "letters", choice_rows(2), ["B", "B"])
     with pytest.raises(UsageError, match="only captions need a judge"):
-        judge_captions(read_outcome(letters), other)
+        judge_captions(read_run(letters), other)
 
 
 def test_unfinished_and_foreign_folders_are_refused(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no finished run"):
-        read_outcome(tmp_path)
+        read_run(tmp_path)
     settings = json.loads((runs[0] / "run.json").read_text())
     (runs[0] / "run.json").write_text(json.dumps(settings | {"rows": 9}))
     with pytest.raises(UsageError, match="8 answers to 9 questions"):
-        read_outcome(runs[0])
+        read_run(runs[0])
 
 
 def test_the_plot_is_drawn(runs: list[Path], tmp_path: Path) -> None:
     from omnisift.evaluation.public.report_plot import draw
 
-    draw(lines([read_outcome(run) for run in runs]), tmp_path / "plot.svg")
+    draw(lines([read_run(run) for run in runs]), tmp_path / "plot.svg")
     text = (tmp_path / "plot.svg").read_text()
     assert "WorldSense" in text
     assert "accuracy, %" in text

@@ -13,14 +13,14 @@ from omnisift.errors import UsageError
 from omnisift.evaluation.public.scores import Graded, by_group, paired, score
 
 
-def graded(outcomes: list[tuple[str, bool]], kind: str = "short") -> list[Graded]:
-    return [Graded(str(number), video, right, {"duration": kind}) for number, (video, right) in enumerate(outcomes)]
+def graded(runs: list[tuple[str, bool]], kind: str = "short") -> list[Graded]:
+    return [Graded(str(number), video, right, {"duration": kind}) for number, (video, right) in enumerate(runs)]
 
 
-outcomes = st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), min_size=1, max_size=30)
+runs = st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), min_size=1, max_size=30)
 
 
-@given(outcomes)
+@given(runs)
 def test_error_is_that_of_the_plain_formula(pairs: list[tuple[str, bool]]) -> None:
     found = score(graded(pairs))
     mean = sum(right for _, right in pairs) / len(pairs)
@@ -73,5 +73,5 @@ def test_many_questions_of_one_video_prove_less_than_many_videos() -> None:
 
 
 def test_other_questions_can_not_be_paired() -> None:
-    with pytest.raises(UsageError, match="1 questions are in one alone"):
+    with pytest.raises(UsageError, match="1 questions are in only one"):
         paired(graded([("a", True), ("b", True)]), graded([("a", True)]))

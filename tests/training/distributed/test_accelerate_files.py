@@ -16,7 +16,7 @@ def test_the_fsdp2_file_is_read_by_accelerate() -> None:
     assert config.distributed_type == "FSDP"
     assert config.fsdp_config["fsdp_version"] == 2
     assert config.num_processes == 8
-    assert "not run here, needs GPUs" in FILE.read_text(encoding="utf-8")
+    assert "Not run on GPUs" in FILE.read_text(encoding="utf-8")
 
 
 def test_the_zero2_file_is_read_by_accelerate() -> None:
@@ -24,7 +24,7 @@ def test_the_zero2_file_is_read_by_accelerate() -> None:
     assert config.distributed_type == "DEEPSPEED"
     assert config.deepspeed_config == {"zero_stage": 2}
     assert config.num_processes == 8
-    assert "not run here, needs GPUs" in (FOLDER / "zero2.yaml").read_text(encoding="utf-8")
+    assert "Not run on GPUs" in (FOLDER / "zero2.yaml").read_text(encoding="utf-8")
 
 
 def test_it_wraps_layers_that_the_host_has() -> None:

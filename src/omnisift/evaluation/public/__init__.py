@@ -1,1 +1,1 @@
-"""The published audio-video benchmarks: their rows, prompts, answer extractors and scores. Run by lmms-eval."""
+"""Published audio-video benchmarks, run by lmms-eval: rows, prompts, answer rules, scores and reports."""

@@ -1,7 +1,7 @@
-"""From what a model wrote to the letter that it chose, by rules with a name. An empty string is no letter: wrong.
+"""Answer rules: from the text of an answer to the chosen letter; an empty string counts as wrong.
 
-Published rules disagree: ``(C)`` is an open bracket for the paper's script and C for Video-MME's. So a result names its
-rule, the raw text is kept, and a report can be drawn again by another one.
+Published rules differ: ``(C)`` is an open bracket for the paper's script and C for Video-MME's. So a result names its
+rule and keeps the text, and a report can apply another rule.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _VIDEOMME_PREFIXES = (
     "The correct answer is",
     "The answer is",
     "The answer",
-    "The best option isThe correct option is",  # two entries that a missing comma made one, in the published rule
+    "The best option isThe correct option is",  # the published rule lacks a comma here
     "Best answer:Best option:",
     "Answer:",
     "Option:",
@@ -29,9 +29,9 @@ _BARE = re.compile(r"[\s\"'`*_(\[]*([A-J])[\s\"'`*_)\].:]*")
 
 
 def videomme(text: str, _row: Row) -> str:
-    """Video-MME's rule: known phrases taken away, then the first capital A, B, C or D wherever it stands.
+    """Apply Video-MME's rule: remove known phrases, then take the first capital A, B, C or D.
 
-    So ``A man is singing, so C`` is A. WorldSense in VLMEvalKit uses the same one.
+    So ``A man is singing, so C`` gives A. WorldSense in VLMEvalKit uses the same rule.
     """
     rest = text.strip()
     for phrase in _VIDEOMME_PREFIXES:
@@ -41,13 +41,13 @@ def videomme(text: str, _row: Row) -> str:
 
 
 def dailyomni(text: str, _row: Row) -> str:
-    """Daily-Omni's: the text begins with A to D, in either case."""
+    """Apply Daily-Omni's rule: the text begins with A to D, in either case."""
     found = re.match(r"\s*([A-D])", _after_turn(text), re.IGNORECASE)
     return found[1].upper() if found else ""
 
 
 def omnivideobench(text: str, _row: Row) -> str:
-    r"""OmniVideoBench's: a letter in ``\boxed{}``, else the whole text without punctuation must be the letter."""
+    r"""Apply OmniVideoBench's rule: a letter in ``\boxed{}``, else the text without punctuation if it is one letter."""
     boxed = _BOXED.search(text)
     if boxed:
         return boxed[1].upper()
@@ -56,9 +56,9 @@ def omnivideobench(text: str, _row: Row) -> str:
 
 
 def released(text: str, _row: Row) -> str:
-    """The paper's script: ``X``, ``X.`` or ``X:`` in front, else the first lone letter, else the first character.
+    """Apply the paper's rule: ``X``, ``X.`` or ``X:`` in front, else the first lone letter, else the first character.
 
-    A lone ``I`` or ``a`` counts as a letter there, and a first character need not be one.
+    A lone ``I`` or ``a`` counts as a letter, and the first character can be any.
     """
     words = text.strip().upper()
     if re.match(r"[A-Z](?:[.:]|$)", words):
@@ -68,16 +68,16 @@ def released(text: str, _row: Row) -> str:
 
 
 def strict(text: str, row: Row) -> str:
-    """Only the letter of an option, bare or in brackets, with or without a full stop; or an option word for word.
+    """Accept only the letter of an option, bare or in brackets, with or without a full stop, or the words of an option.
 
-    The words count with or without their letter, in either case, for models that know no letters.
+    The words count with or without their letter, in either case, for models that do not answer by letters.
     """
     found = _BARE.fullmatch(text)
     if found and found[1] in LETTERS[: len(row.options)]:
         return found[1]
-    said = _words(text)
+    words = _words(text)
     forms = [{_words(option), _words(_LETTER.sub("", option.strip(), count=1))} for option in row.options]
-    matching = [letter for letter, form in zip(LETTERS, forms, strict=False) if said in form - {""}]
+    matching = [letter for letter, form in zip(LETTERS, forms, strict=False) if words in form - {""}]
     return matching[0] if len(matching) == 1 else ""
 
 
@@ -86,12 +86,12 @@ def _words(text: str) -> str:
 
 
 def official(text: str, row: Row) -> str:
-    """The rule of the row's own benchmark."""
+    """Apply the rule of the row's benchmark."""
     return _OFFICIAL[row.benchmark](text, row)
 
 
 def _after_turn(text: str) -> str:
-    """Some official scripts decode the whole conversation and cut at its last speaker."""
+    """The text after the last speaker: some official scripts decode the complete conversation."""
     return text.rpartition("assistant\n")[2].strip()
 
 
@@ -110,7 +110,16 @@ EXTRACTORS: dict[str, Callable[[str, Row], str]] = {
 
 
 def extract(text: str, row: Row, rule: str = "videomme") -> str:
-    """The letter chosen, or an empty string. Raises `UsageError` for an unknown rule."""
+    """Return the chosen letter, or an empty string.
+
+    Args:
+        text: Answer of the model.
+        row: The question.
+        rule: Name of the rule, a key of `EXTRACTORS`.
+
+    Raises:
+        UsageError: The rule is unknown.
+    """
     if rule not in EXTRACTORS:
         raise UsageError(f"no answer rule named {rule!r}; known: {', '.join(EXTRACTORS)}")
     return EXTRACTORS[rule](text, row)

@@ -1,8 +1,8 @@
-"""Count what a caption missed, told wrongly, or invented, against a list of events.
+"""Judges of captions: count the events that a caption misses, describes incorrectly, or invents.
 
-The benchmark of video-SALMONN-2 asks a large language model to count; any endpoint that speaks OpenAI's chat protocol
-will do. `WordJudge` needs none: it compares words, for tests and for a first look. Its counts are not comparable with
-anybody's.
+The benchmark of video-SALMONN-2 uses a large language model as judge; `EndpointJudge` calls any endpoint with OpenAI's
+chat protocol. `WordJudge` compares words without a model, for tests and a first look; its counts are not comparable
+with published ones.
 """
 
 from __future__ import annotations
@@ -13,11 +13,18 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from omnisift.errors import UsageError
+from omnisift.utils.atomic_io import write_atomic
+
+if TYPE_CHECKING:
+    from omnisift.evaluation.public.eval_run import EvalRun
+
+COUNTS = "verdicts.jsonl"
+"""File of the counts in the folder of a run."""
 
 _WORD = re.compile(r"[a-z0-9]+")
 _EMPTY = set(
@@ -28,53 +35,59 @@ _EMPTY = set(
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Counts of one caption. Rates over many captions divide by the sum of ``events`` (`rates`)."""
+class EventCounts:
+    """Counts of one caption. The rates of several captions are ratios of sums (`rates`)."""
 
     events: int
+    """Events of the video."""
     missed: int
+    """Events that the caption lacks."""
     incorrect: int
+    """Events that it describes with factual errors."""
     hallucinated: int
+    """Events that it invents."""
 
     @property
     def wrong(self) -> int:
-        """All errors together."""
+        """Sum of all errors."""
         return self.missed + self.incorrect + self.hallucinated
 
 
-class Judge(Protocol):
-    """Counts events."""
+class CaptionJudge(Protocol):
+    """Counts the events in a caption."""
 
     name: str
+    """Recorded with each count."""
 
-    def count(self, events: Sequence[str], caption: str) -> Verdict:
-        """Compare a caption with the events of its video."""
+    def count(self, events: Sequence[str], caption: str) -> EventCounts:
+        """Compare ``caption`` with the ``events`` of its video."""
 
 
-def rates(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Shares of all events: ``missed``, ``hallucinated`` (told wrongly or invented) and their sum ``total``.
+def rates(counts: Sequence[EventCounts]) -> dict[str, float]:
+    """Return the fractions of all events ``missed``, ``hallucinated`` (incorrect or invented) and their sum ``total``.
 
-    The paper prints such a pair and its sum; that its second column holds the incorrect ones too, and that it sums
-    before it divides, are our reading.
+    The paper prints such a pair and its sum. It does not state that its second column includes incorrect events, nor
+    that it sums before it divides; both are our interpretation.
     """
-    events = sum(verdict.events for verdict in verdicts)
-    missed = sum(verdict.missed for verdict in verdicts) / events
-    wrong = sum(verdict.incorrect + verdict.hallucinated for verdict in verdicts) / events
+    events = sum(one.events for one in counts)
+    missed = sum(one.missed for one in counts) / events
+    wrong = sum(one.incorrect + one.hallucinated for one in counts) / events
     return {"missed": missed, "hallucinated": wrong, "total": missed + wrong}
 
 
 class WordJudge:
-    """An event is told if most of its words stand in one sentence, told wrongly if some do; deterministic, offline."""
+    """Compare words: an event is described if one sentence has most of its words, and incorrect if it has some."""
 
     name = "words"
 
-    def count(self, events: Sequence[str], caption: str) -> Verdict:
-        """Compare words; a sentence that shares none with any event counts as invented."""
+    def count(self, events: Sequence[str], caption: str) -> EventCounts:
+        """Count events; a sentence that shares no word with any event counts as invented."""
         sentences = [words for part in re.split(r"[.!?\n]+", caption) if (words := _words(part))]
+        # Largest fraction of an event's words in one sentence.
         best = [max((len(_words(event) & words) / max(1, len(_words(event))) for words in sentences), default=0.0)
                 for event in events]  # fmt: skip
         known = set().union(*map(_words, events))
-        return Verdict(
+        return EventCounts(
             events=len(events),
             missed=sum(share < 0.3 for share in best),
             incorrect=sum(0.3 <= share < 0.6 for share in best),
@@ -87,44 +100,54 @@ def _words(text: str) -> set[str]:
 
 
 class EndpointJudge:
-    """A language model behind an address that speaks OpenAI's chat protocol, at temperature 0."""
+    """Let a language model count, through an endpoint with OpenAI's chat protocol, at temperature 0.
 
-    def __init__(self, address: str, model: str, key: str | None = None, tries: int = 4, patience: float = 120.0):
-        """``address`` is the base, up to ``/v1``; ``key`` goes into the header, nowhere else."""
+    Args:
+        address: Base URL, up to ``/v1``.
+        model: Name of the model; also the name of the judge.
+        key: API key; it is sent in the header and stored nowhere else.
+        tries: Attempts per caption.
+        timeout: Seconds to wait for an answer.
+
+    Raises:
+        UsageError: ``address`` is not an http or https URL.
+    """
+
+    def __init__(self, address: str, model: str, key: str | None = None, tries: int = 4, timeout: float = 120.0):
         if not re.match(r"https?://", address):
-            raise UsageError(f"a judge's address begins with http:// or https://, got {address!r}")
+            raise UsageError(f"the address of a judge starts with http:// or https://, got {address!r}")
         self.name = model
         self._url = address.rstrip("/") + "/chat/completions"
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        self._tries, self._patience = tries, patience
+        self._tries, self._timeout = tries, timeout
 
-    def count(self, events: Sequence[str], caption: str) -> Verdict:
-        """Ask. Raises `UsageError` if no try brings the counts."""
+    def count(self, events: Sequence[str], caption: str) -> EventCounts:
+        """EvalSettings. Raises `UsageError` if no try brings the counts."""
         problem = ""
         for number in range(self._tries):
             if number:
                 time.sleep(min(30.0, 2.0**number))
             try:
-                return parse(self._say(instruction(events, caption)), len(events))
+                return parse(self._complete(instruction(events, caption)), len(events))
             except (ValueError, OSError) as error:
                 problem = f"{type(error).__name__}: {error}"
                 if isinstance(error, urllib.error.HTTPError) and error.code not in (408, 429, 500, 502, 503, 504):
                     break
-        raise UsageError(f"the judge at {self._url} gave no counts ({problem}); check address, model and key")
+        raise UsageError(f"the judge at {self._url} returned no counts ({problem}); check address, model and key")
 
-    def _say(self, text: str) -> str:
+    def _complete(self, text: str) -> str:
         body = {"model": self.name, "temperature": 0, "messages": [{"role": "user", "content": text}]}
         request = urllib.request.Request(self._url, json.dumps(body).encode(), self._headers)
-        with urllib.request.urlopen(request, timeout=self._patience) as response:
+        with urllib.request.urlopen(request, timeout=self._timeout) as response:
             answer: Any = json.loads(response.read())
         try:
             return str(answer["choices"][0]["message"]["content"])
         except (KeyError, IndexError, TypeError) as error:
-            raise ValueError("an answer without choices") from error
+            raise ValueError("the response has no choices") from error
 
 
 def instruction(events: Sequence[str], caption: str) -> str:
-    """The task of the paper's figure 9 in our words, with the same keys in the answer."""
+    """Return the prompt: the task of the paper's figure 9 in our words, with the same keys in the answer."""
     return (
         "Compare a description of a video with the list of events that happen in it.\n"
         "An event is missed if the description lacks its main action, who takes part and its context. It is incorrect "
@@ -136,26 +159,56 @@ def instruction(events: Sequence[str], caption: str) -> str:
     )
 
 
-def parse(text: str, events: int) -> Verdict:
-    """The counts in a judge's answer: JSON or a Python dictionary, in a code fence or not.
+def parse(text: str, events: int) -> EventCounts:
+    """Read the counts from an answer: JSON or a Python dictionary, in a code fence or not.
+
+    Args:
+        text: The answer.
+        events: Number of events of the video.
 
     Raises:
-        ValueError: there is none, or its counts can't be.
+        ValueError: The answer has no dictionary, or its counts are impossible.
     """
     found = re.search(r"\{.*\}", text, re.DOTALL)
     if found is None:
-        raise ValueError("an answer without a dictionary")
+        raise ValueError("the answer has no dictionary")
     try:
-        said: Any = json.loads(found[0])
+        data: Any = json.loads(found[0])
     except ValueError:
         try:
-            said = ast.literal_eval(found[0])
+            data = ast.literal_eval(found[0])
         except (SyntaxError, MemoryError, RecursionError) as error:
-            raise ValueError("an answer that is no dictionary") from error
+            raise ValueError("the answer is not a dictionary") from error
     try:
-        counts = [int(said[name]) for name in ("Missed", "Incorrect", "Hallucination")]
+        counts = [int(data[name]) for name in ("Missed", "Incorrect", "Hallucination")]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"an answer without counts ({type(error).__name__} {error})") from error
+        raise ValueError(f"the answer has no counts ({type(error).__name__} {error})") from error
     if min(counts) < 0 or counts[0] + counts[1] > events:
-        raise ValueError(f"counts {counts} of {events} events")
-    return Verdict(events, *counts)
+        raise ValueError(f"impossible counts {counts} for {events} events")
+    return EventCounts(events, *counts)
+
+
+def judge_captions(run: EvalRun, judge: CaptionJudge, progress: Callable[[int], None] = lambda _done: None) -> None:
+    """Count the captions of a run that have no counts yet; each is on the disk before the next is sent.
+
+    Args:
+        run: A finished run of a captioning benchmark.
+        judge: What counts.
+        progress: Called with the number of captions counted.
+
+    Raises:
+        UsageError: The run has no captions, another judge has counted some, or the judge returns no counts.
+    """
+    if run.is_choice:
+        raise UsageError(f"{run.folder} has multiple-choice answers; only captions need a judge")
+    if run.counts and run.judge != judge.name:
+        raise UsageError(
+            f"{run.folder} has counts by the judge {run.judge!r}, got {judge.name!r}; delete {COUNTS} there"
+        )
+    counts = dict(run.counts)
+    for answer in run.answers:
+        if answer["id"] not in counts:
+            counts[answer["id"]] = judge.count(answer["events"], answer["prediction"])
+            lines = ({"id": name, "judge": judge.name, "verdict": asdict(one)} for name, one in counts.items())
+            write_atomic(run.folder / COUNTS, "".join(json.dumps(line) + "\n" for line in lines))
+        progress(len(counts))

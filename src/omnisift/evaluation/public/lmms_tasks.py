@@ -1,6 +1,6 @@
-"""Tasks for lmms-eval in a folder: for each benchmark its rows and a task file that includes ours.
+"""Task folders for lmms-eval: for each benchmark its rows, and a task file that includes one of the package.
 
-The rows lie beside the task, since no licence lets us bundle them; the folder is what ``--include_path`` wants.
+The folder is given to lmms-eval as ``--include_path``. Rows are not bundled: the licences do not permit it.
 """
 
 from __future__ import annotations
@@ -23,27 +23,30 @@ _MEAN = "!function omnisift.evaluation.public.lmms_hooks.mean"
 
 
 def default_folder() -> Path:
-    """Where tasks are prepared unless one says otherwise: ``$OMNISIFT_TASKS``, or below the user's cache."""
+    """Return the default folder of tasks: ``$OMNISIFT_TASKS``, or one in the user's cache."""
     named = os.environ.get("OMNISIFT_TASKS")
     return Path(named) if named else Path.home() / ".cache" / "omnisift" / "tasks"
 
 
 def task_name(benchmark: str) -> str:
-    """The task's name in lmms-eval."""
+    """Return the name of a benchmark's task in lmms-eval."""
     return f"omnisift_{benchmark}"
 
 
 def write_task(folder: Path, rows: Sequence[Row], wording: str = "paper", rule: str = "videomme") -> Path:
-    """Write the task of one benchmark; returns its file.
+    """Write the task of one benchmark.
 
     Args:
-        folder: made if it is not there; other tasks in it stay.
-        rows: of one benchmark, at least one.
-        wording: which prompts, see `PROMPTS`.
-        rule: which answer rule makes the score, see `EXTRACTORS`; the others are recorded too.
+        folder: Folder of tasks; it is created where it does not exist, and other tasks in it are kept.
+        rows: At least one row, all of one benchmark.
+        wording: Name of the prompts, a key of `PROMPTS`.
+        rule: Answer rule of the score, a key of `EXTRACTORS`; answers by the other rules are recorded too.
+
+    Returns:
+        The path of the task file.
 
     Raises:
-        UsageError: wording or rule are unknown, or the folder can't be made.
+        UsageError: ``wording`` or ``rule`` is unknown, or the folder cannot be created.
     """
     if rule not in EXTRACTORS:
         raise UsageError(f"no answer rule named {rule!r}; known: {', '.join(EXTRACTORS)}")
@@ -52,7 +55,7 @@ def write_task(folder: Path, rows: Sequence[Row], wording: str = "paper", rule: 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"can't make the folder {folder} ({error.strerror}); name another") from error
+        raise UsageError(f"cannot create the folder {folder} ({error.strerror}); give another one") from error
     write_atomic(folder / f"{name}.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in documents))
     path = folder / f"{task_name(name)}.yaml"
     write_atomic(path, _task(rows))
@@ -83,6 +86,6 @@ def _quoted(text: str) -> Any:
 
 
 def prepared(folder: Path) -> list[str]:
-    """Names of the benchmarks whose tasks are in ``folder``."""
+    """Return the names of the benchmarks with a task in ``folder``."""
     prefix = task_name("")
     return sorted(path.stem.removeprefix(prefix) for path in folder.glob(f"{prefix}*.yaml"))

@@ -1,7 +1,7 @@
-"""From the metadata files of five benchmarks to rows. The rows themselves are never bundled: their licences forbid it.
+"""Conversion of the metadata files of five benchmarks to rows.
 
-Each benchmark is read in the form in which its authors publish it and in the form of the paper's repository
-(``evaluation/*/data.jsonl`` of dingyue772/OmniSIFT).
+Each benchmark is read in the format of its authors and in that of the paper's repository (``evaluation/*/data.jsonl``
+of dingyue772/OmniSIFT). Rows are not bundled: the licences do not permit it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,26 @@ _OPTION = re.compile(r"^\(?[A-J][.):\s]")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is known of one benchmark before its metadata is read."""
+    """One benchmark: its reader, size and metric."""
 
     title: str
     read: Callable[[Item], Iterator[dict[str, Any]]]
-    """From one item of the file to the fields of its rows, without ``id`` and ``benchmark``."""
+    """Item of the file -> fields of its rows, without ``id`` and ``benchmark``."""
     rows: int
-    """How many rows the whole benchmark has (`method.md`, section 7)."""
+    """Number of rows of the complete benchmark."""
     metric: str = "accuracy"
 
 
 def convert(name: str, metadata: Path, video_root: Path) -> list[Row]:
-    """The rows of benchmark ``name``, with paths below ``video_root``.
+    """Convert a metadata file to rows.
+
+    Args:
+        name: Name of the benchmark, a key of `BENCHMARKS`.
+        metadata: The file.
+        video_root: Folder of the videos.
 
     Raises:
-        UsageError: the benchmark is unknown, the file can't be read, or an item lacks what a row needs.
+        UsageError: The benchmark is unknown, the file cannot be read, or an item lacks a field.
     """
     if name not in BENCHMARKS:
         raise UsageError(f"no benchmark named {name!r}; known: {', '.join(BENCHMARKS)}")
@@ -47,30 +52,36 @@ def convert(name: str, metadata: Path, video_root: Path) -> list[Row]:
         try:
             found = list(BENCHMARKS[name].read(item))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            what = f"{type(error).__name__} {error}"
-            raise UsageError(f"{metadata}: item {number} is none of {name} ({what}); give its metadata file") from error
-        rows += [_row(name, len(rows) + place, fields, video_root) for place, fields in enumerate(found)]
+            reason = f"{type(error).__name__} {error}"
+            raise UsageError(
+                f"{metadata}: item {number} is not an item of {name} ({reason}); give the metadata file of {name}"
+            ) from error
+        rows += [_row(name, len(rows) + index, fields, video_root) for index, fields in enumerate(found)]
     if not rows:
-        raise UsageError(f"{metadata} holds no questions; give the metadata file of {name}")
+        raise UsageError(f"{metadata} has no questions; give the metadata file of {name}")
     return rows
 
 
 def load_items(path: Path) -> list[Item]:
-    """The items of a ``.json``, ``.jsonl`` or ``.parquet`` file. A JSON object counts as its named items."""
+    """Read the items of a ``.json``, ``.jsonl`` or ``.parquet`` file; a JSON object holds items by name.
+
+    Raises:
+        UsageError: The file does not exist or has another format.
+    """
     if not path.is_file():
         raise UsageError(f"no file {path}; give the metadata file of the benchmark")
     if path.suffix == ".parquet":
         return _parquet(path)
     text = path.read_text(encoding="utf-8", errors="replace").strip()
     try:
-        whole = json.loads(text)
+        data = json.loads(text)
     except ValueError:
         return _lines(path, text)
-    if isinstance(whole, dict) and all(isinstance(value, dict) for value in whole.values()):
-        return [{"name": name, **value} for name, value in whole.items()]
-    items = whole if isinstance(whole, list) else [whole]
+    if isinstance(data, dict) and all(isinstance(value, dict) for value in data.values()):
+        return [{"name": name, **value} for name, value in data.items()]
+    items = data if isinstance(data, list) else [data]
     if not all(isinstance(item, dict) for item in items):
-        raise UsageError(f"{path} holds other things than objects; give the metadata file of the benchmark")
+        raise UsageError(f"{path} does not hold JSON objects; give the metadata file of the benchmark")
     return items
 
 
@@ -81,32 +92,32 @@ def _lines(path: Path, text: str) -> list[Item]:
             try:
                 items.append(dict(json.loads(line)))
             except (ValueError, TypeError) as error:
-                raise UsageError(f"{path}, line {number}: no JSON object; give a .json or .jsonl file") from error
+                raise UsageError(f"{path}, line {number} is not a JSON object; give a .json or .jsonl file") from error
     return items
 
 
 def _parquet(path: Path) -> list[Item]:
     if find_spec("pyarrow") is None:
-        raise UsageError(f"{path} needs pyarrow to be read; it is in the environment of `make eval-env`")
+        raise UsageError(f"reading {path} needs pyarrow, which `make eval-env` installs")
     import pyarrow.parquet as parquet
 
     try:
         return list(parquet.read_table(path).to_pylist())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is no parquet file ({type(error).__name__}); get a whole copy of it") from error
+        raise UsageError(f"{path} is not a parquet file ({type(error).__name__}); download it again") from error
 
 
 def _row(name: str, number: int, fields: dict[str, Any], root: Path) -> Row:
     options = tuple(str(option) for option in fields.pop("options", ()))
     answer = str(fields.pop("answer")).strip()
     if options and answer not in LETTERS[: len(options)]:
-        raise UsageError(f"{name}, row {number}: the answer {answer!r} is none of {len(options)} options")
+        raise UsageError(f"{name}, row {number}: the answer {answer!r} is not one of its {len(options)} options")
     digest = hashlib.sha256(f"{fields['video']}\n{fields['question']}".encode()).hexdigest()[:8]
     path = root / fields.pop("file")
     return Row(f"{number:04d}-{digest}", name, path=str(path), options=options, answer=answer, **fields)
 
 
-# --- one reader a benchmark ------------------------------------------------------------------------------------------
+# --- one reader per benchmark ----------------------------------------------------------------------------------------
 
 
 def _dailyomni(item: Item) -> Iterator[dict[str, Any]]:
@@ -133,7 +144,7 @@ def _worldsense(item: Item) -> Iterator[dict[str, Any]]:
             "groups": {"domain": str(item["domain"])},
         }
         return
-    for name in sorted(key for key in item if key.startswith("task")):  # the authors' file: one object a video
+    for name in sorted(key for key in item if key.startswith("task")):  # the authors' file: one object per video
         task = item[name]
         yield {
             "video": str(item["name"]),
@@ -166,24 +177,24 @@ def _videomme(item: Item) -> Iterator[dict[str, Any]]:
 
 def _omnivideobench(item: Item) -> Iterator[dict[str, Any]]:
     if "conversations" in item:  # the paper's file
-        question, options = split_options(_said(item, "human"))
+        question, options = split_options(_turn(item, "human"))
         yield {
             "video": Path(str(item["videos"])).stem,
             "file": str(item["videos"]),
             "question": question,
             "options": options,
-            "answer": _said(item, "gpt"),
+            "answer": _turn(item, "gpt"),
             "groups": {"type": str(item["question_type"]), "audio": str(item["audio_type"])},
         }
         return
-    for asked in item["questions"]:  # the authors' file: one object a video
+    for question in item["questions"]:  # the authors' file: one object per video
         yield {
             "video": str(item["video"]),
             "file": f"videos/{item['video']}.mp4",
-            "question": str(asked["question"]),
-            "options": list(asked["options"]),
-            "answer": asked["correct_option"],
-            "groups": {"type": str(asked["question_type"]), "audio": str(asked["audio_type"])},
+            "question": str(question["question"]),
+            "options": list(question["options"]),
+            "answer": question["correct_option"],
+            "groups": {"type": str(question["question_type"]), "audio": str(question["audio_type"])},
         }
 
 
@@ -191,28 +202,31 @@ def _video_salmonn2(item: Item) -> Iterator[dict[str, Any]]:
     yield {
         "video": Path(str(item["video"])).stem,
         "file": str(item["video"]),
-        "question": _said(item, "human").replace("<image>", "").replace("<video>", "").strip(),
-        "answer": _said(item, "gpt"),
+        "question": _turn(item, "human").replace("<image>", "").replace("<video>", "").strip(),
+        "answer": _turn(item, "gpt"),
         "events": tuple(str(event) for event in item["events"]),
     }
 
 
-def _said(item: Item, who: str) -> str:
-    return next(str(turn["value"]) for turn in item["conversations"] if turn["from"] == who)
+def _turn(item: Item, speaker: str) -> str:
+    return next(str(turn["value"]) for turn in item["conversations"] if turn["from"] == speaker)
 
 
 def split_options(text: str) -> tuple[str, list[str]]:
-    """The question and its options, where they are lines of one text: the last run of lines that begin with a letter.
+    """Split a text into the question and its options: the last run of lines that begin with a letter.
 
-    Some rows of OmniVideoBench name two options alike, or write ``A The girl`` without a dot, so letters are not
-    checked against their place. The first line is the question, even if it begins ``A man walks``.
+    Some rows of OmniVideoBench repeat a letter or write ``A The girl`` without a dot, so letters are not checked. The
+    first line always belongs to the question, even if it begins with ``A man walks``.
+
+    Raises:
+        ValueError: The text has no options.
     """
     lines = text.strip("\n").splitlines()
     first = len(lines)
     while first > 1 and _OPTION.match(lines[first - 1].strip()):
         first -= 1
     if first == len(lines):
-        raise ValueError("no question followed by options")
+        raise ValueError("it has no options after the question")
     return "\n".join(lines[:first]), lines[first:]
 
 

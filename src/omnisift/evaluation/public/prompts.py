@@ -1,6 +1,6 @@
-"""What a model is told: the wording that the paper used for every benchmark, or the one that each benchmark prescribes.
+"""Prompts of the benchmarks: the paper's wording, or that of each benchmark.
 
-The wordings are part of the protocols (a result is comparable only with the same one), so they are data here.
+Results are comparable only with the same wording.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ QWEN = (
 
 
 def _videomme(row: Row) -> str:
-    """Video-MME's own, and figure 7 of the paper."""
+    """Wording of Video-MME and of figure 7 of the paper."""
     return f"{_CHOOSE}\n{row.question}\n{_lines(row)}\nThe best answer is:"
 
 
 def _bare(row: Row) -> str:
-    """Question and options alone, as the paper's repository asks OmniVideoBench."""
+    """Question and options alone, as in the paper's repository for OmniVideoBench."""
     return f"{row.question}\n{_lines(row)}\n"
 
 
 def _dailyomni(row: Row) -> str:
-    """Daily-Omni's ``test_model/*/testmodel.py``; the choices are a Python list there."""
+    """Wording of Daily-Omni's ``test_model/*/testmodel.py``, with the choices as a Python list."""
     return (
         "\nYour task is to accurately answer multiple-choice questions based on the given video.\n"
         "Select the single most accurate answer from the given choices.\n"
@@ -43,7 +43,7 @@ def _dailyomni(row: Row) -> str:
 
 
 def _worldsense(row: Row) -> str:
-    """WorldSense in VLMEvalKit, with sound: the first two sentences stand before the video there, here behind it."""
+    """Wording of WorldSense with audio in VLMEvalKit, which puts the first two sentences before the video."""
     return (
         "Carefully watch this video and pay attention to every detail. "
         "Based on your observations, select the best option that accurately addresses the question.\n"
@@ -53,7 +53,7 @@ def _worldsense(row: Row) -> str:
 
 
 def _omnivideobench(row: Row) -> str:
-    """OmniVideoBench's ``eval/qwenomni_eval.py``, without spaces between its last sentences, as there."""
+    """Wording of OmniVideoBench's ``eval/qwenomni_eval.py``, which has no spaces between its last sentences."""
     return (
         "You are given a video. Based on the content of the video, answer the following question:\n\n"
         f"Question:\n{row.question}\n\nOptions:\n{_lines(row)}\n\n"
@@ -64,7 +64,7 @@ def _omnivideobench(row: Row) -> str:
 
 
 def _describe(row: Row) -> str:
-    """The row's own text alone; for descriptions its instruction (figure 8 of the paper shows one of seven)."""
+    """The text of the row alone; for captions the instruction (figure 8 of the paper shows one of seven)."""
     return row.question
 
 
@@ -93,12 +93,16 @@ PROMPTS: dict[str, dict[str, Callable[[Row], str]]] = {
     },
     "question": _ALONE,
 }
-"""Name of a wording -> benchmark -> text of the prompt. ``question`` leaves the options out, for models that answer in
-words, as nano does; only the rule ``strict`` understands those."""
+"""Wording -> benchmark -> function from a row to the prompt. ``question`` omits the options, for models that answer in
+words, such as nano; only the rule ``strict`` accepts words."""
 
 
 def prompt(row: Row, wording: str = "paper") -> str:
-    """The text that stands behind the video. Raises `UsageError` for an unknown wording."""
+    """Return the text after the video.
+
+    Raises:
+        UsageError: The wording is unknown.
+    """
     if wording not in PROMPTS:
         raise UsageError(f"no prompts named {wording!r}; known: {', '.join(PROMPTS)}")
     return PROMPTS[wording][row.benchmark](row)

@@ -1,4 +1,4 @@
-"""The paper's own numbers (arXiv 2602.04804 v2, tables 1 and 2), to be shown beside ours and never mixed with them."""
+"""Numbers published in the paper (arXiv 2602.04804 v2, tables 1 and 2), for a separate column of reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 SIZES = ("7b", "3b")
 COLUMNS = ("worldsense", "omnivideobench", "videomme", "dailyomni", "video_salmonn2")
-"""Percent right; for the last, all errors of captions in percent of events."""
+"""Benchmarks, in percent correct; the last in errors of captions as a percentage of events."""
 
 _TABLE = """
 7b full      100  49.7 35.6 67.6 72.2 48.1
@@ -43,12 +43,16 @@ PUBLISHED = _read(_TABLE)
 
 
 def published(size: str, method: str, percent: float, benchmark: str) -> float | None:
-    """The paper's number, or None where it has none for this method at this share.
+    """Return the paper's number, or None where it has none.
 
-    ``percent`` is what was asked for; the paper's 35 and 25 are met within one point.
+    Args:
+        size: ``7b`` or ``3b``.
+        method: Name of the method; ``none`` or ``full`` is all tokens.
+        percent: Percentage requested; it may differ from the paper's by one point.
+        benchmark: Name of the benchmark.
     """
     name = "full" if method == "none" else method
-    for (its_size, its_method, its_percent), row in PUBLISHED.items():
-        if (its_size, its_method) == (size, name) and abs(its_percent - percent) <= 1:
+    for (row_size, row_method, row_percent), row in PUBLISHED.items():
+        if (row_size, row_method) == (size, name) and abs(row_percent - percent) <= 1:
             return row.get(benchmark)
     return None

@@ -1,4 +1,4 @@
-"""The paper's table from finished runs: one line a run, then each benchmark's groups; as Markdown and as CSV."""
+"""Reports of finished runs as Markdown and CSV: one line per run, then the groups of each benchmark."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from omnisift.errors import UsageError
 from omnisift.evaluation.markdown import p_value, table
+from omnisift.evaluation.public.eval_run import EvalRun
 from omnisift.evaluation.public.llm_judge import rates
 from omnisift.evaluation.public.metadata import BENCHMARKS
-from omnisift.evaluation.public.outcome import Outcome
 from omnisift.evaluation.public.published import published
 from omnisift.evaluation.public.scores import by_group, paired, score
 from omnisift.evaluation.statistics import clustered_error, clustered_p
@@ -21,7 +21,7 @@ NAMES = {
     "benchmark": "benchmark",
     "model": "model",
     "method": "method",
-    "asked": "asked to keep",
+    "asked": "requested",
     "kept_video": "video kept, %",
     "kept_audio": "audio kept, %",
     "kept": "kept, %",
@@ -42,103 +42,105 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Line:
-    """One run beside the full-token run of the same model, if there is one. Shares are 0 to 1."""
+    """One run, compared with the full-token run of the same model if there is one. Proportions are 0 to 1."""
 
-    outcome: Outcome
+    run: EvalRun
     value: float | None
-    """Share right; for captions the share of events missed or told wrongly; None without a judge's counts."""
+    """Proportion correct; for captions the fraction of events missed or incorrect; None without a judge's counts."""
     error: float | None
     of_full: float | None
     p: float | None
     """Two-sided, paired by question, clustered by video."""
     flops: float | None
-    """As a share of the full run's."""
+    """As a fraction of those of the full run."""
     published: float | None
     """Percent, from the paper."""
 
 
-def lines(outcomes: Sequence[Outcome], rule: str | None = None, size: str | None = None) -> list[Line]:
-    """One line a run, ordered by benchmark and model, full runs first, then from many tokens to few.
+def lines(runs: Sequence[EvalRun], rule: str | None = None, size: str | None = None) -> list[Line]:
+    """Return one line per run, ordered by benchmark and model, full runs first, then from many tokens to few.
 
     Args:
-        outcomes: at least one.
-        rule: score all answers by this rule; None leaves each run its own.
-        size: ``7b`` or ``3b`` fills the column of published numbers.
+        runs: At least one run.
+        rule: Answer rule for all runs; None takes that of each run.
+        size: ``7b`` or ``3b`` adds the paper's numbers.
     """
-    order = sorted(outcomes, key=lambda o: (o.settings["benchmark"], o.settings["model"], -(o.kept_together or 1.0)))
-    return [_line(outcome, _full_of(outcome, outcomes), rule, size) for outcome in order]
+    order = sorted(runs, key=lambda o: (o.settings["benchmark"], o.settings["model"], -(o.kept_together or 1.0)))
+    return [_line(run, _full_of(run, runs), rule, size) for run in order]
 
 
-def _full_of(outcome: Outcome, outcomes: Sequence[Outcome]) -> Outcome | None:
-    fulls = [other for other in outcomes if other.is_full and outcome.comparable(other)]
+def _full_of(run: EvalRun, runs: Sequence[EvalRun]) -> EvalRun | None:
+    fulls = [other for other in runs if other.is_full and run.comparable(other)]
     if len(fulls) > 1:
-        raise UsageError(f"two full-token runs for one table: {fulls[0].folder} and {fulls[1].folder}; leave one out")
+        raise UsageError(
+            f"two full-token runs for one table: {fulls[0].folder} and {fulls[1].folder}; leave out one of them"
+        )
     return fulls[0] if fulls else None
 
 
-def _line(outcome: Outcome, full: Outcome | None, rule: str | None, size: str | None) -> Line:
-    rule = rule or str(outcome.settings["rule"])  # the reference too is scored by it
-    value, error = _value(outcome, rule)
+def _line(run: EvalRun, full: EvalRun | None, rule: str | None, size: str | None) -> Line:
+    rule = rule or str(run.settings["rule"])  # also for the full-token run
+    value, error = _value(run, rule)
     reference = None if full is None else _value(full, rule)[0]
     p = None
-    if full is not None and full is not outcome:
-        p = _p(outcome, full, rule)
+    if full is not None and full is not run:
+        p = _p(run, full, rule)
     flops = None
-    if full is not None and outcome.flops and full.flops:
-        flops = outcome.flops / full.flops
+    if full is not None and run.flops and full.flops:
+        flops = run.flops / full.flops
     quoted = None
     if size is not None:
-        asked = outcome.settings["percent"]
-        percent = 100 * (outcome.kept_together or 1.0) if asked is None else float(asked)
-        quoted = published(size, str(outcome.settings["compressor"]), percent, str(outcome.settings["benchmark"]))
+        requested = run.settings["percent"]
+        percent = 100 * (run.kept_together or 1.0) if requested is None else float(requested)
+        quoted = published(size, str(run.settings["compressor"]), percent, str(run.settings["benchmark"]))
     of_full = value / reference if value is not None and reference else None
-    return Line(outcome, value, error, of_full, p, flops, quoted)
+    return Line(run, value, error, of_full, p, flops, quoted)
 
 
-def _p(outcome: Outcome, full: Outcome, rule: str) -> float | None:
-    if outcome.is_choice:
-        return paired(outcome.graded(rule), full.graded(rule)).clustered_p
-    ours, theirs = outcome.counted, full.counted
-    if ours is None or theirs is None or outcome.judge != full.judge or ours.keys() != theirs.keys():
+def _p(run: EvalRun, full: EvalRun, rule: str) -> float | None:
+    if run.is_choice:
+        return paired(run.graded(rule), full.graded(rule)).clustered_p
+    counts, reference = run.counted, full.counted
+    if counts is None or reference is None or run.judge != full.judge or counts.keys() != reference.keys():
         return None
-    return clustered_p([ours[name].wrong - theirs[name].wrong for name in ours])
+    return clustered_p([counts[name].wrong - reference[name].wrong for name in counts])
 
 
-def _value(outcome: Outcome, rule: str) -> tuple[float | None, float | None]:
-    if outcome.is_choice:
-        found = score(outcome.graded(rule))
+def _value(run: EvalRun, rule: str) -> tuple[float | None, float | None]:
+    if run.is_choice:
+        found = score(run.graded(rule))
         value, error = found.value, found.error
-    elif outcome.counted is None:
+    elif run.counted is None:
         return None, None
     else:
-        verdicts = list(outcome.counted.values())
-        value = rates(verdicts)["total"]
-        error = clustered_error([one.wrong for one in verdicts], [one.events for one in verdicts])
+        counts = list(run.counted.values())
+        value = rates(counts)["total"]
+        error = clustered_error([one.wrong for one in counts], [one.events for one in counts])
     return value, None if math.isnan(error) else error
 
 
 def cells(line: Line) -> dict[str, str]:
-    """What the table shows of a run, by column; ``-`` where nothing is known."""
-    outcome, settings = line.outcome, line.outcome.settings
-    memory = outcome.peak_memory_bytes
+    """Return the cells of a run by column; ``-`` where there is no value."""
+    run, settings = line.run, line.run.settings
+    memory = run.peak_memory_bytes
     return {
         "benchmark": BENCHMARKS[str(settings["benchmark"])].title,
         "model": str(settings["model"]),
-        "method": "all tokens" if outcome.is_full else str(settings["compressor"]),
+        "method": "all tokens" if run.is_full else str(settings["compressor"]),
         "asked": str(settings["retain"]),
-        "kept_video": _percent(outcome.kept("video")),
-        "kept_audio": _percent(outcome.kept("audio")),
-        "kept": _percent(outcome.kept_together),
+        "kept_video": _percent(run.kept("video")),
+        "kept_audio": _percent(run.kept("audio")),
+        "kept": _percent(run.kept_together),
         "score": _percent(line.value),
         "error": _percent(line.error),
         "of_full": _percent(line.of_full),
         "p": "-" if line.p is None else p_value(line.p),
         "flops": _percent(line.flops),
-        "prefill": _number(outcome.seconds("prefill")),
-        "end_to_end": _number(outcome.seconds("decode")),
+        "prefill": _number(run.seconds("prefill")),
+        "end_to_end": _number(run.seconds("decode")),
         "memory": _number(None if memory is None else memory / 2**30),
-        "questions": str(len(outcome.answers)),
-        "unread": str(outcome.unread),
+        "questions": str(len(run.answers)),
+        "unread": str(run.unread),
         "published": "-" if line.published is None else f"{line.published:.1f}",
     }
 
@@ -152,7 +154,7 @@ def _number(value: float | None) -> str:
 
 
 def as_csv(found: Sequence[Line]) -> str:
-    """The table with the keys of `NAMES` as its head."""
+    """Return the table as CSV, with the keys of `NAMES` as header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(NAMES), lineterminator="\n")
     writer.writeheader()
@@ -161,36 +163,38 @@ def as_csv(found: Sequence[Line]) -> str:
 
 
 def as_markdown(found: Sequence[Line], rule: str | None = None) -> str:
-    """The table, the groups of each benchmark, the captions' rates, and what the columns mean."""
+    """Return the table, notes on its columns, the groups of each benchmark, and the rates of captions."""
     rows = [cells(line) for line in found]
     quoted = any(line.published is not None for line in found)
     columns = [key for key in NAMES if key != "published" or quoted]
     parts = [table([NAMES[key] for key in columns], [[row[key] for key in columns] for row in rows]), _notes(found)]
-    for benchmark in dict.fromkeys(str(line.outcome.settings["benchmark"]) for line in found):
-        its = [line for line in found if line.outcome.settings["benchmark"] == benchmark]
+    for benchmark in dict.fromkeys(str(line.run.settings["benchmark"]) for line in found):
+        its = [line for line in found if line.run.settings["benchmark"] == benchmark]
         parts.append(f"### {BENCHMARKS[benchmark].title}\n")
-        parts.append(_groups(its, rule) if its[0].outcome.is_choice else _captions(its))
+        parts.append(_groups(its, rule) if its[0].run.is_choice else _captions(its))
     return "\n".join(parts)
 
 
 def _notes(found: Sequence[Line]) -> str:
-    together = max((line.outcome.settings.get("batch_size", 1) for line in found), default=1)
+    together = max((line.run.settings.get("batch_size", 1) for line in found), default=1)
     words = [
         "Errors are standard errors clustered by video; p is two-sided, paired with the full-token run by question and",
-        "clustered by video. Seconds are means of a question behind reading and preparing the clip: encoders,",
+        "clustered by video. Seconds are means per question, without reading and preparing the clip: encoders,",
         "compression and language model; on a CPU, memory is the peak of the whole process.",
     ]
     if together > 1:
-        words.append("In batches a call's seconds are divided evenly among its questions.")
-    if any(not line.outcome.is_choice for line in found):
-        words.append("For captions the score is the share of events missed or told wrongly: lower is better.")
+        words.append("In batches, the seconds of a call are divided evenly among its questions.")
+    if any(not line.run.is_choice for line in found):
+        words.append(
+            "For captions the score is the percentage of events missed or described incorrectly: lower is better."
+        )
     if any(line.published is not None for line in found):
-        words.append("Published numbers are the paper's (arXiv 2602.04804 v2), quoted, not measured here.")
+        words.append("Published numbers are quoted from the paper (arXiv 2602.04804 v2).")
     return " ".join(words) + "\n"
 
 
 def _groups(its: Sequence[Line], rule: str | None) -> str:
-    scored = [by_group(line.outcome.graded(rule)) for line in its]
+    scored = [by_group(line.run.graded(rule)) for line in its]
     parts = []
     for kind in scored[0]:
         names = list(dict.fromkeys(name for found in scored for name in found.get(kind, {})))
@@ -210,10 +214,10 @@ def _groups(its: Sequence[Line], rule: str | None) -> str:
 def _captions(its: Sequence[Line]) -> str:
     body = []
     for line in its:
-        outcome, row = line.outcome, cells(line)
-        shares = rates(list(outcome.counted.values())) if outcome.counted is not None else {}
+        run, row = line.run, cells(line)
+        shares = rates(list(run.counted.values())) if run.counted is not None else {}
         names = ("missed", "hallucinated", "total")
-        judge = outcome.judge or "-"
+        judge = run.judge or "-"
         body.append([row["method"], row["kept"], judge, *(_percent(shares.get(name)) for name in names)])
-    head = ["method", "kept, %", "judge", "missed, %", "told wrongly or invented, %", "total, %"]
+    head = ["method", "kept, %", "judge", "missed, %", "incorrect or invented, %", "total, %"]
     return table(head, body)

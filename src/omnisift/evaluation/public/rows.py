@@ -1,4 +1,4 @@
-"""One question of a benchmark, whatever file it came from."""
+"""Questions of benchmarks in one format."""
 
 from __future__ import annotations
 
@@ -12,58 +12,62 @@ from omnisift.errors import UsageError
 from omnisift.utils.atomic_io import write_atomic
 
 LETTERS = "ABCDEFGHIJ"
-"""What options may be called."""
+"""Letters of options."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question about one video, or one video to be described."""
+    """One question on one video, or one video to describe."""
 
     id: str
-    """Place in the metadata file and a digest of the question, so that rows of different files never pair by chance."""
+    """Index in the metadata file and a digest of the question, so that rows of different files do not pair."""
     benchmark: str
     video: str
-    """The video as the metadata names it. Questions about one video are one cluster."""
+    """Name of the video in the metadata. Questions on one video are one cluster."""
     path: str
-    """Where the video lies."""
+    """Path of the video."""
     question: str
-    """Without options; for descriptions the instruction."""
+    """Without options; for captions the instruction."""
     options: tuple[str, ...] = ()
-    """As the metadata writes them, letter included: ``A. A cat.``; empty for descriptions."""
+    """As in the metadata, with the letter: ``A. A cat.``; empty for captions."""
     answer: str = ""
-    """The right letter; for descriptions the reference caption."""
+    """The correct letter; for captions the reference."""
     groups: Mapping[str, str] = field(default_factory=dict)
-    """What scores are split by: ``{"domain": "Music"}``. The first is the one that papers print."""
+    """Groups for partial scores, such as ``{"domain": "Music"}``. Papers print the first."""
     events: tuple[str, ...] = ()
-    """For descriptions: what happens in the video, for the judge."""
+    """For captions: the events of the video."""
 
     @property
     def is_choice(self) -> bool:
-        """Whether it is answered by a letter."""
+        """Whether the answer is a letter."""
         return bool(self.options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, the same keys for every row of a benchmark."""
+        """Return plain data, with the same keys for every row of a benchmark."""
         return asdict(self) | {"options": list(self.options), "events": list(self.events)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Row:
-        """The inverse of `to_dict`. A library for tables may have added empty groups; they fall away."""
+        """Read what `to_dict` returns. Empty groups, which a table library may add, are dropped."""
         groups = {name: str(value) for name, value in (data.get("groups") or {}).items() if value}
         known = {name: str(data[name]) for name in ("id", "benchmark", "video", "path", "question", "answer")}
         return cls(**known, options=tuple(data["options"]), groups=groups, events=tuple(data.get("events") or ()))
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """One JSON object a line."""
+    """Write rows to ``path``, one JSON object per line."""
     write_atomic(path, "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> list[Row]:
-    """What `write_rows` wrote. Raises `UsageError` for anything else."""
+    """Read the rows of a file from `write_rows`.
+
+    Raises:
+        UsageError: The file is not one.
+    """
     try:
         return [Row.from_dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{path} holds no rows of ours ({type(error).__name__}); convert the metadata again"
+            f"{path} has no rows of a benchmark ({type(error).__name__}); convert the metadata again"
         ) from error

@@ -1,7 +1,7 @@
-"""Run one benchmark by lmms-eval in a process of its own, and keep what it says in one folder.
+"""Run one benchmark with lmms-eval in a separate process, with all its output in one folder.
 
-lmms-eval catches its own errors and ends well all the same, so a run counts as finished only if every question has an
-answer in its files.
+lmms-eval catches its errors and exits with success, so a run counts as finished only if its files have an answer to
+every question.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from typing import Any
 from omnisift.budget import Budget
 from omnisift.compressors import reads_all_tokens
 from omnisift.errors import UsageError
+from omnisift.evaluation.public.eval_run import SETTINGS, read_answers
 from omnisift.evaluation.public.extractors import extract
 from omnisift.evaluation.public.lmms_tasks import task_name, write_task
-from omnisift.evaluation.public.outcome import SETTINGS, read_answers
 from omnisift.evaluation.public.prompts import prompt
 from omnisift.evaluation.public.rows import Row
 from omnisift.utils.atomic_io import write_atomic
-from omnisift.utils.provenance import environment
+from omnisift.utils.provenance import provenance
 
 ENDS = {True: 256, False: 1024}
-"""Most tokens of an answer: 256 for letters, as in the released script; its captions would be cut off by that."""
+"""Maximum number of new tokens for multiple choice (as in the released script) and for captions."""
+
+_READING = ("max_frames", "max_pixels", "sampling")
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What a run is to do, apart from its rows."""
+class EvalSettings:
+    """Model, method and protocol of a run; the fields are the options of `omnisift eval`."""
 
     model: str = "nano"
     compressor: str = "omnisift"
@@ -46,7 +48,7 @@ class Ask:
     seed: int = 0
     device: str = "cpu"
     dtype: str | None = None
-    attn: str | None = None
+    attn_implementation: str | None = None
     fps: float = 2.0
     max_frames: int = 256
     max_pixels: int | None = None
@@ -59,61 +61,81 @@ class Ask:
     processes: int = 1
 
     def budget(self) -> Budget | None:
-        """What is kept; None where every token is. Raises `BudgetError`."""
+        """Return what is kept; None for all tokens.
+
+        Raises:
+            BudgetError: A fraction is out of range.
+        """
         if reads_all_tokens(self.compressor):
             return None
         return Budget.from_options(self.retain, self.retain_video, self.retain_audio)
 
     def arguments(self, folder: Path) -> str:
-        """``--model_args`` of lmms-eval. Raises `UsageError` for a value that it would cut in two."""
-        names = ("compressor", "retain", "retain_video", "retain_audio", "selector", "seed", "dtype", "attn", "fps")
+        """Return ``--model_args`` of lmms-eval.
+
+        Raises:
+            UsageError: A value contains a comma, at which lmms-eval splits the arguments.
+        """
+        names = ("compressor", "retain", "retain_video", "retain_audio", "selector", "seed", "dtype", "fps")
         values = {"pretrained": self.model, "records": str(folder)}
-        values |= {name: getattr(self, name) for name in (*names, "max_frames", "max_pixels", "sampling", "bad_clip")}
+        values |= {name: getattr(self, name) for name in (*names, *_READING, "attn_implementation", "bad_clip")}
         for name, value in values.items():
             if "," in str(value):
-                raise UsageError(f"{name} {value!r} holds a comma, at which lmms-eval cuts; do without it")
+                raise UsageError(
+                    f"{name} {value!r} contains a comma, at which lmms-eval splits arguments; use a value without one"
+                )
         return ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
-def run(folder: Path, rows: Sequence[Row], ask: Ask, progress: Callable[[int], None] = lambda _done: None) -> None:
-    """Answer ``rows`` of one benchmark; ``folder`` then holds a finished run (see `outcome`).
+def run(
+    folder: Path,
+    rows: Sequence[Row],
+    settings: EvalSettings,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> None:
+    """Answer the rows of one benchmark; ``folder`` then holds a finished run (see `eval_run`).
 
     Args:
-        folder: empty or not there.
-        rows: at least one, of one benchmark; their videos must be there unless ``ask.bad_clip`` is ``wrong``.
-        ask: model, method and protocol.
-        progress: called now and then with the number of questions answered.
+        folder: Empty or new folder.
+        rows: At least one row, all of one benchmark. Their videos must exist unless ``bad_clip`` is ``wrong``.
+        settings: Model, method and protocol.
+        progress: Called from time to time with the number of answered questions.
 
     Raises:
-        UsageError: lmms-eval is not installed, a video is missing, or the run did not finish; the message says why.
+        UsageError: lmms-eval is not installed, a video is missing, or the run did not finish.
     """
-    check(folder, rows, ask)
-    budget = ask.budget()
-    write_task(folder / "tasks", rows, ask.wording, ask.rule)
-    end = ask.max_new_tokens or ENDS[rows[0].is_choice]
-    settings = _settings(rows, ask, budget, end)
+    check(folder, rows, settings)
+    write_task(folder / "tasks", rows, settings.wording, settings.rule)
+    max_new_tokens = settings.max_new_tokens or ENDS[rows[0].is_choice]
+    record = _record(rows, settings, max_new_tokens)
     log = folder / "harness.log"
     with tempfile.TemporaryDirectory() as cache:
-        _call(_command(folder, rows, ask, end), _environment(ask, cache), log, lambda: progress(_answered(folder)))
+        command = _command(folder, rows, settings, max_new_tokens)
+        _call(command, _environment(settings, cache), log, lambda: progress(_answered(folder)))
     got = len(read_answers(folder / "harness", rows[0].benchmark))
     if got != len(rows):
-        raise UsageError(f"lmms-eval answered {got} of {len(rows)} questions: {_reason(log)} (all of it: {log})")
+        raise UsageError(f"lmms-eval answered {got} of {len(rows)} questions: {_reason(log)} (full log: {log})")
     worked = len(list(folder.glob("requests-*.jsonl")))
-    if worked != ask.processes:
-        raise UsageError(f"{ask.processes} processes were asked for and {worked} worked; see {log}")
-    write_atomic(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+    if worked != settings.processes:
+        raise UsageError(f"{worked} of {settings.processes} processes answered questions; see {log}")
+    write_atomic(folder / SETTINGS, json.dumps(record, indent=1) + "\n")
 
 
-def check(folder: Path, rows: Sequence[Row], ask: Ask) -> None:
-    """What can be known before anything is written: raises as `run` does, and `BudgetError`."""
+def check(folder: Path, rows: Sequence[Row], settings: EvalSettings) -> None:
+    """Check a run before anything is written.
+
+    Raises:
+        UsageError: lmms-eval is not installed, a name is unknown, or a video is missing.
+        BudgetError: A fraction is out of range.
+    """
     if find_spec("lmms_eval") is None:
-        raise UsageError("lmms-eval is not in this environment; run `make eval-env`, then use .venv-eval/bin/omnisift")
-    prompt(rows[0], ask.wording)
+        raise UsageError("lmms-eval is not installed here; run `make eval-env`, then use .venv-eval/bin/omnisift")
+    prompt(rows[0], settings.wording)
     if rows[0].is_choice:
-        extract("", rows[0], ask.rule)
-    ask.budget()
-    ask.arguments(folder)
-    if ask.bad_clip == "stop":
+        extract("", rows[0], settings.rule)
+    settings.budget()
+    settings.arguments(folder)
+    if settings.bad_clip == "stop":
         _check_videos(rows)
 
 
@@ -121,16 +143,17 @@ def _check_videos(rows: Sequence[Row]) -> None:
     missing = [path for path in dict.fromkeys(row.path for row in rows) if not Path(path).is_file()]
     if missing:
         raise UsageError(
-            f"{len(missing)} of {len({row.path for row in rows})} videos are missing, first {missing[0]}; get them, or "
-            "count their questions as wrong: --bad-clip wrong"
+            f"{len(missing)} of {len({row.path for row in rows})} videos are missing, first {missing[0]}; add them, "
+            "or count their questions as wrong: --bad-clip wrong"
         )
 
 
-def _settings(rows: Sequence[Row], ask: Ask, budget: Budget | None, end: int) -> dict[str, Any]:
-    how = asdict(ask)
+def _record(rows: Sequence[Row], settings: EvalSettings, max_new_tokens: int) -> dict[str, Any]:
+    """The content of ``run.json``."""
+    options, budget = asdict(settings), settings.budget()
     words: str
     percent: float | None
-    reading = {name: how.pop(name) for name in ("fps", "max_frames", "max_pixels", "sampling")}
+    reading = {name: options.pop(name) for name in ("fps", *_READING)}
     if budget is None:
         words, percent = "all", 100.0
     elif budget.retain is not None:
@@ -138,49 +161,63 @@ def _settings(rows: Sequence[Row], ask: Ask, budget: Budget | None, end: int) ->
     else:
         words, percent = f"video {budget.retain_video:g}, audio {budget.retain_audio:g}", None
     return {
-        **how,
+        **options,
         "benchmark": rows[0].benchmark,
         "rows": len(rows),
         "retain": words,
         "percent": percent,
         "reading": reading,
-        "max_new_tokens": end,
-        "environment": {name: value for name, value in environment().items() if name != "machine"},
+        "max_new_tokens": max_new_tokens,
+        "environment": {name: value for name, value in provenance().items() if name != "machine"},
     }
 
 
-def _command(folder: Path, rows: Sequence[Row], ask: Ask, end: int) -> list[str]:
+def _command(folder: Path, rows: Sequence[Row], settings: EvalSettings, max_new_tokens: int) -> list[str]:
     launcher = []
-    if ask.processes > 1:
-        launcher = ["-m", "accelerate.commands.launch", "--num_processes", str(ask.processes), "--num_machines", "1"]
+    if settings.processes > 1:
+        launcher = [
+            "-m",
+            "accelerate.commands.launch",
+            "--num_processes",
+            str(settings.processes),
+            "--num_machines",
+            "1",
+        ]
         launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-        launcher += ["--multi_gpu"]  # on CPUs too: with --cpu accelerate starts a single process and says nothing
+        launcher += ["--multi_gpu"]  # on CPUs too: with --cpu accelerate silently starts a single process
     return [
         *(sys.executable, *launcher, "-m", "lmms_eval", "--model", "omnisift"),
-        *("--model_args", ask.arguments(folder)),
+        *("--model_args", settings.arguments(folder)),
         *("--tasks", task_name(rows[0].benchmark), "--include_path", str(folder / "tasks")),
-        *("--batch_size", str(ask.batch_size), "--device", ask.device, "--gen_kwargs", f"max_new_tokens={end}"),
+        *(
+            "--batch_size",
+            str(settings.batch_size),
+            "--device",
+            settings.device,
+            "--gen_kwargs",
+            f"max_new_tokens={max_new_tokens}",
+        ),
         *("--log_samples", "--output_path", str(folder / "harness")),
     ]
 
 
-def _environment(ask: Ask, cache: str) -> dict[str, str]:
-    """Tables are cached only for the run. The hub is asked for nothing but a model that was named by its hub id."""
-    own = {"HF_DATASETS_CACHE": cache, "TOKENIZERS_PARALLELISM": "false"}
-    if ask.device == "cpu":
-        own["ACCELERATE_USE_CPU"] = "true"
-    if ask.model == "nano" or Path(ask.model).exists():
-        own["HF_HUB_OFFLINE"] = "1"
-    return {**os.environ, **own}
+def _environment(settings: EvalSettings, cache: str) -> dict[str, str]:
+    """Environment of the process: a temporary dataset cache, and no access to the hub for a local model."""
+    changes = {"HF_DATASETS_CACHE": cache, "TOKENIZERS_PARALLELISM": "false"}
+    if settings.device == "cpu":
+        changes["ACCELERATE_USE_CPU"] = "true"
+    if settings.model == "nano" or Path(settings.model).exists():
+        changes["HF_HUB_OFFLINE"] = "1"
+    return {**os.environ, **changes}
 
 
-def _call(command: list[str], environment: dict[str, str], log: Path, look: Callable[[], None]) -> None:
+def _call(command: list[str], environment: dict[str, str], log: Path, poll: Callable[[], None]) -> None:
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         try:
             while process.poll() is None:
                 time.sleep(0.5)
-                look()
+                poll()
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -192,8 +229,8 @@ def _answered(folder: Path) -> int:
 
 
 def _reason(log: Path) -> str:
-    """The last line of a traceback in the log: what lmms-eval caught."""
+    """The last line of a traceback in the log, or its last line."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     errors = [line for line in lines if line.partition(":")[0].rpartition(".")[2].isidentifier() and ": " in line]
     raised = [line for line in errors if line.split(":")[0].endswith(("Error", "Exception")) or "omnisift." in line]
-    return raised[-1] if raised else lines[-1] if lines else "it said nothing"
+    return raised[-1] if raised else lines[-1] if lines else "the log is empty"

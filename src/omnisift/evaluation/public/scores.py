@@ -1,4 +1,4 @@
-"""Scores of a benchmark: shares by the groups that papers print, errors clustered by video, runs compared in pairs."""
+"""Scores of a benchmark by group, with errors clustered by video, and paired comparisons of runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omnisift.evaluation.statistics import ClusterBootstrap, Comparison, cluster
 
 @dataclass(frozen=True)
 class Graded:
-    """One question answered."""
+    """One graded answer."""
 
     id: str
     video: str
@@ -22,17 +22,17 @@ class Graded:
 
 @dataclass(frozen=True)
 class Score:
-    """A share right, 0 to 1."""
+    """A proportion correct, 0 to 1."""
 
     value: float
     error: float
-    """Standard error, clustered by video; NaN where all questions are about one video."""
+    """Standard error, clustered by video; NaN where there is one video."""
     questions: int
     videos: int
 
 
 def score(graded: Sequence[Graded]) -> Score:
-    """The share right of at least one answer."""
+    """Return the proportion correct of at least one answer."""
     total = Counter(one.video for one in graded)
     right = Counter(one.video for one in graded if one.right)
     error = clustered_error([right[video] for video in total], list(total.values()))
@@ -40,7 +40,7 @@ def score(graded: Sequence[Graded]) -> Score:
 
 
 def by_group(graded: Sequence[Graded]) -> dict[str, dict[str, Score]]:
-    """Kind of group -> name -> score, names in alphabetical order."""
+    """Return kind of group -> name -> score, with names in alphabetical order."""
     members: dict[str, dict[str, list[Graded]]] = defaultdict(lambda: defaultdict(list))
     for one in graded:
         for kind, name in one.groups.items():
@@ -49,20 +49,21 @@ def by_group(graded: Sequence[Graded]) -> dict[str, dict[str, Score]]:
 
 
 def paired(first: Sequence[Graded], second: Sequence[Graded]) -> Comparison:
-    """The first run against the second, question by question; intervals and p take only videos as independent.
+    """Compare two runs question by question; intervals and p assume only that videos are independent.
 
     Raises:
-        UsageError: the runs did not answer the same questions.
+        UsageError: The runs did not answer the same questions.
     """
-    ours, theirs = ({one.id: one for one in run} for run in (first, second))
-    if ours.keys() != theirs.keys() or not ours:
-        missing = len(ours.keys() ^ theirs.keys())
-        raise UsageError(f"two runs can't be paired: {missing} questions are in one alone; run both on the same rows")
+    by_id, other_by_id = ({one.id: one for one in run} for run in (first, second))
+    if by_id.keys() != other_by_id.keys() or not by_id:
+        missing = len(by_id.keys() ^ other_by_id.keys())
+        raise UsageError(f"cannot pair two runs: {missing} questions are in only one; run both on the same rows")
+    # Sum the differences of each video.
     gains: Counter[str] = Counter()
     total: Counter[str] = Counter()
     only_first = only_second = 0
-    for name, one in ours.items():
-        other = theirs[name]
+    for name, one in by_id.items():
+        other = other_by_id[name]
         only_first += one.right and not other.right
         only_second += other.right and not one.right
         gains[one.video] += one.right - other.right

@@ -128,7 +128,7 @@ def observe(host: Host, media: Media, questions: Sequence[str], rows: str = "ans
     with attach(host.thinker, recorder) as attachment:
         host.thinker(**inputs, use_cache=False)
         adapter = attachment.adapter
-    stream = recorder.seen
+    stream = recorder.stream
     if stream is None:
         raise UsageError(f"{media.path}: its prompt has no video tokens")
     input_ids = inputs["input_ids"][0].cpu()
