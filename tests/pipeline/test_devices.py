@@ -126,3 +126,14 @@ def test_settings_reach_the_model() -> None:
     assert host.device == torch.device("cpu")
     assert host.thinker.config._attn_implementation == "eager"
     assert load("nano", compressor=None, dtype="auto").host.dtype == torch.float32
+
+
+def test_a_model_with_offloaded_weights_answers(clip: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    pipeline = load("nano", retain=0.25, device="cpu")
+    plain = pipeline.ask(clip, QUESTION)
+    accelerate.cpu_offload(pipeline.host.thinker, execution_device=torch.device("cpu"))
+    assert pipeline.host.thinker.get_input_embeddings().weight.device.type == "meta"
+    assert pipeline.host.device == torch.device("cpu")
+    offloaded = pipeline.ask(clip, QUESTION)
+    assert (offloaded.text, offloaded.report.tokens) == (plain.text, plain.report.tokens)
