@@ -48,7 +48,7 @@ def run(
     Args:
         items: all items of the run.
         task: what to ask about each clip.
-        engine: what answers; a `BatchEngine` if ``batch_size`` is above 1.
+        engine: the model that answers; a `BatchEngine` if ``batch_size`` is above 1.
         results: the open results file.
         on_row: called with each row after it was written.
         should_stop: called after each batch; True ends the run.

@@ -109,7 +109,7 @@ def _kinds(
 def _video_kinds(method: Compressor) -> tuple[str, str]:
     """Kind of the scores in second frames, and in first frames."""
     if isinstance(method, OmniSiftCompressor):
-        learned = method.selector is not None and method.selector.picture is not None
+        learned = method.selector is not None and method.selector.video_score is not None
         return ("learned", "learned") if learned else ("temporal", "spatial")
     if isinstance(method, StvpCompressor):
         return {"both": ("temporal", "spatial"), "spatial": ("spatial", "spatial")}.get(method.mode, ("method",) * 2)

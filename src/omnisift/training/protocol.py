@@ -115,11 +115,11 @@ class TrainedProtocol:
         config = selector_config(name)
         settings = self.settings if steps is None else replace(self.settings, selector_steps=steps)
         vgas = selector_training.new_selector(WIDTH, seed=settings.seed, **config)
-        if vgas.picture is not None:
+        if vgas.video_score is not None:
             targets = selector_training.video_attention_targets(
                 self.model(), self.layout, self.writer, self.features, self.settings
             )
-            selector_training.distill_video_score(vgas.picture, targets, self.features, settings)
+            selector_training.distill_video_score(vgas.video_score, targets, self.features, settings)
         selector_training.distill(vgas, self.targets(), self.features, settings)
         vgas.train(False)
         return vgas

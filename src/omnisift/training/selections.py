@@ -54,7 +54,7 @@ def learned_video_scores(score: VideoScore, video: Tensor) -> Tensor:
 @torch.no_grad()
 def video_scores(selector: VGAS, video: Tensor) -> Tensor:
     """[B, 6, 16]: the selector's learned video score, or STVP's if it has none."""
-    return stvp_scores(video) if selector.picture is None else learned_video_scores(selector.picture, video)
+    return stvp_scores(video) if selector.video_score is None else learned_video_scores(selector.video_score, video)
 
 
 def audio_saliency(audio: Tensor) -> Tensor:

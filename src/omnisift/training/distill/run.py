@@ -204,9 +204,9 @@ def distill(
         new_selector(width, settings.time_embedding, settings.seed, video_score=settings.video_score) for _ in range(2)
     )
     schedule = (settings.max_steps, settings.learning_rate, settings.seed)
-    if selector.picture is not None:
-        train_video_score(selector.picture, training, *schedule, step)
-        untrained.picture = selector.picture  # both select audio by the same anchors
+    if selector.video_score is not None:
+        train_video_score(selector.video_score, training, *schedule, step)
+        untrained.picture = selector.video_score  # both select audio by the same anchors
     losses = train_selector(selector, training, *schedule, settings.weighted, step)
     selector.train(False)
     report = {
@@ -218,8 +218,8 @@ def distill(
             f"{retain:g}": _compare_audio(selector, untrained, checked, retain, settings.weighted) for retain in RETAINS
         },
     }
-    if selector.picture is not None:
-        report["picture"] = {f"{retain:g}": _compare_video(selector.picture, checked, retain) for retain in RETAINS}
+    if selector.video_score is not None:
+        report["picture"] = {f"{retain:g}": _compare_video(selector.video_score, checked, retain) for retain in RETAINS}
     return selector, report
 
 
