@@ -1,11 +1,9 @@
-"""Time and memory of the omnisift compressor on one CPU thread. Prints one JSON line; ``--out`` also writes it to a
-file.
+"""Time and memory of the omnisift compressor on one CPU thread, as one JSON line (``--out`` also writes it to a file).
 
-Three things are timed in turn, in one process, and compared by their medians: our compression, the readable loop of
-``tests/reference.py`` and the irreducible work. The irreducible work is the two projections (kept video tokens, all
-audio tokens, each as one matrix product on a ready matrix) plus one pass over all embeddings (their sum). Peak memory
-is what the allocator handed out beyond the stream, from torch's profiler. ``ms_per_minute`` is the time per minute of
-video as the clip grows to an hour, at a smaller width so that it fits any machine.
+Three functions alternate in one process and are compared by their medians: the compressor, the readable loop of
+``tests/reference.py``, and the irreducible work: the two projections (kept video tokens, all audio tokens, one matrix
+product each) and one pass over all embeddings (their sum). Peak memory is what torch's allocator holds in addition to
+the stream. ``ms_per_minute`` is the time per minute of video for clips of up to an hour, at a smaller width.
 """
 
 from __future__ import annotations
@@ -32,19 +30,19 @@ sys.path.insert(0, str(ROOT))
 
 from tests.reference import reference  # noqa: E402
 
+from machine_info import machine_info  # noqa: E402
 from omnisift.budget import Budget, from_rho  # noqa: E402
 from omnisift.chunks import build_stream  # noqa: E402
 from omnisift.compressors.omnisift import OmniSiftCompressor  # noqa: E402
 from omnisift.tokens import TokenStream  # noqa: E402
 from omnisift.vgas import VGAS, VGASConfig  # noqa: E402
-from surroundings import surroundings  # noqa: E402
 
 RHO_VIDEO, RHO_AUDIO = 0.77, 0.5
 PER_FRAME, PER_SECOND = 144, 25
 
 
 def make_stream(seconds: int, width: int) -> TokenStream:
-    """A clip in Qwen2.5-Omni's order: per two seconds 288 video tokens, then 50 audio tokens."""
+    """Return a clip in the order of Qwen2.5-Omni: per two seconds 288 video tokens, then 50 audio tokens."""
     modality: list[int] = []
     temporal: list[int] = []
     for start in range(0, seconds, 2):
@@ -60,14 +58,14 @@ def make_stream(seconds: int, width: int) -> TokenStream:
 
 
 def irreducible(stream: TokenStream, selector: VGAS, kept: torch.Tensor, audio: torch.Tensor) -> None:
-    """The work that no implementation of the method can avoid."""
+    """Do the work that every implementation of the method needs."""
     stream.embeds.sum()
     F.linear(kept, selector.v_proj.weight, selector.v_proj.bias)
     F.linear(audio, selector.a_proj.weight, selector.a_proj.bias)
 
 
 def time_in_turn(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, interleaved so that a busy machine disturbs all alike."""
+    """Return the median seconds of each function; runs alternate, so that other load affects all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for warm_up in functions.values():
         warm_up()
@@ -80,7 +78,7 @@ def time_in_turn(functions: dict[str, Callable[[], object]], rounds: int) -> dic
 
 
 def peak_extra_bytes(function: Callable[[], object]) -> int:
-    """Highest sum of live allocations made inside ``function``."""
+    """Return the maximum sum of live allocations made in ``function``."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         function()
     live = highest = 0
@@ -121,7 +119,7 @@ def main_case(width: int, rounds: int) -> dict[str, float]:
 
 
 def growth(width: int, minutes: list[int], rounds: int) -> dict[str, float]:
-    """Milliseconds per minute of video, the lengths in turn."""
+    """Return milliseconds per minute of video for clips of several lengths."""
     ours = OmniSiftCompressor(
         Budget(retain_video=0.23, retain_audio=0.5), VGAS(VGASConfig(input_size=width)).eval()
     ).eval()
@@ -149,7 +147,7 @@ def main() -> None:
             "growth_width": options.growth_width,
             "ms_per_minute": growth(options.growth_width, options.minutes, 3),
             "threads": torch.get_num_threads(),
-            **surroundings("torch", "transformers"),
+            **machine_info("torch", "transformers"),
         }
     text = json.dumps(line)
     print(text)

@@ -1,10 +1,9 @@
-"""How much `import omnisift` costs on top of `import torch`: one JSON line.
+"""Print the time of `import omnisift` after `import torch` as one JSON line.
 
     python benchmarks/import_time.py [--runs 9]
 
-Each run is a fresh interpreter that imports torch, then omnisift, and times both: the second number is the extra cost.
-The other way round is timed too, in runs between them: OmniSIFT alone. Medians are reported, so that one slow moment of
-the machine does not decide.
+Each run starts an interpreter that imports torch, then omnisift, and times both; runs with the reverse order alternate
+with them and time OmniSIFT alone. Medians are reported.
 """
 
 from __future__ import annotations
@@ -15,18 +14,19 @@ import statistics
 import subprocess
 import sys
 
-from surroundings import surroundings
+from machine_info import machine_info
 
 TIMED = """
 import time
 a = time.perf_counter(); import {first}; b = time.perf_counter(); import {second}; c = time.perf_counter()
 print(b - a, c - b)
 """
-PROMISE = 0.3  # seconds more than torch
+TARGET = 0.3
+"""Maximum seconds in addition to torch."""
 
 
 def seconds(first: str, second: str) -> tuple[float, float]:
-    """Seconds that a fresh interpreter spends on two imports, one after the other."""
+    """Return the seconds of two successive imports in a new interpreter."""
     code = TIMED.format(first=first, second=second)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     spent = run.stdout.split()
@@ -46,9 +46,9 @@ def main() -> None:
         "torch_s": round(statistics.median(after[0] for after, _ in pairs), 4),
         "extra_s": round(statistics.median(after[1] for after, _ in pairs), 4),
         "omnisift_alone_s": round(statistics.median(alone[0] for _, alone in pairs), 4),
-        "promised_extra_s": PROMISE,
+        "promised_extra_s": TARGET,
         "runs": runs,
-        **surroundings("omnisift", "torch"),
+        **machine_info("omnisift", "torch"),
     }
     print(json.dumps(line))
 

@@ -1,10 +1,10 @@
-"""Accuracy of nano on test clips of its world, through decoded .mp4 files: `make bench-nano`.
+"""Accuracy of nano on generated test clips, through decoded .mp4 files: `make bench-nano`.
 
 Each clip is written as .mp4, read back by `omnisift.media`, prepared by the processor, and asked one question of each
-type with all tokens and with every method at every budget, through the real thinker with `omnisift.attach`. An answer
-is right if the first word that the model would write, out of its whole vocabulary, is the right one.
+type with all tokens and with every method at every budget, through the thinker with `omnisift.attach`. An answer is
+right if the most likely first word of the whole vocabulary is the right one.
 
-Finished clips go into a journal (one JSON line each), so that an interrupted run goes on where it stopped.
+Finished clips are written to a journal, one JSON line each, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -51,33 +51,33 @@ QUESTION_STREAM = 11
 """First number of the generator that draws a clip's questions; the second is the scene's number."""
 BASELINES = ("random", "uniform")
 DONORS = 32
-"""Clips of another split whose pictures the blind control looks at."""
+"""Clips of another split, whose video the control uses."""
 CAPTION_BATCH, CAPTION_LONGEST = 16, 36
 
 
 @dataclass
-class MethodSpec:
+class MethodRun:
     """One row of the table: a compressor, or None for all tokens."""
 
     name: str
     host: Host
     compressor: Compressor | None
     writes: bool = False
-    """Whether it is also asked for captions, which take long."""
+    """Whether it also writes captions, which are slow."""
 
 
 @dataclass
 class Bench:
-    """Everything that is loaded once."""
+    """Model, methods and clips of a run."""
 
     host: Host
-    ways: list[MethodSpec]
+    methods: list[MethodRun]
     donors: list[torch.Tensor] = field(default_factory=list)
     folder: Path = Path()
     keep_clips: bool = False
 
     def media(self, scene: Scene) -> Media:
-        """The clip through codec and reader, at the processor's size."""
+        """Return the clip after encoding, decoding and resizing for the processor."""
         path = self.folder / f"{scene.split}-{scene.seed}.mp4"
         if not path.exists():
             part = path.with_suffix(".part")
@@ -90,94 +90,94 @@ class Bench:
         return media
 
     def record(self, scene: Scene, media: Media) -> dict[str, Any]:
-        """Ask everything about one clip."""
+        """Answer all questions on one clip with every method."""
         facts = truth(scene)
         asked = questions(scene, np.random.default_rng((QUESTION_STREAM, scene.number)))
         prompts = {}
         answers, kept = {}, {}
-        for way in self.ways:
-            host = way.host
+        for entry in self.methods:
+            host = entry.host
             if host.source not in prompts:
                 prompts[host.source] = prepare(host.thinker, host.processor, media, [q.text for q in asked])
-            _set_up(way, scene, self.donors)
-            logits, compression = answer(host.thinker, prompts[host.source], way.compressor)
-            answers[way.name] = [
+            _set_up(entry, scene, self.donors)
+            logits, compression = answer(host.thinker, prompts[host.source], entry.compressor)
+            answers[entry.name] = [
                 host.processor.tokenizer.decode([token]).strip() for token in logits.argmax(-1).tolist()
             ]
             if compression is not None:
-                kept[way.name] = count_kept(facts, asked, *masks(compression)).as_dict()
+                kept[entry.name] = count_kept(facts, asked, *masks(compression)).as_dict()
         right = [q.answer for q in asked]
         return {"seed": scene.seed, "truth": right, "answers": answers, "kept": kept}
 
     def captions(self, scenes: list[Scene], media: list[Media]) -> list[dict[str, str]]:
-        """By way, for each scene; all scenes in one batch."""
+        """Return the captions by method for each scene; all scenes are one batch."""
         requests = [CAPTION_REQUESTS[scene.seed % len(CAPTION_REQUESTS)] for scene in scenes]
         asks = list(zip(media, requests, strict=True))
         written: list[dict[str, str]] = [{} for _ in scenes]
-        for way in self.ways:
-            if not way.writes:
+        for entry in self.methods:
+            if not entry.writes:
                 continue
-            _set_up(way, scenes[0], self.donors)
-            texts = write(way.host.thinker, way.host.processor, asks, way.compressor, CAPTION_LONGEST)
+            _set_up(entry, scenes[0], self.donors)
+            texts = write(entry.host.thinker, entry.host.processor, asks, entry.compressor, CAPTION_LONGEST)
             for found, text in zip(written, texts, strict=True):
-                found[way.name] = text
+                found[entry.name] = text
         return written
 
 
-def _set_up(way: MethodSpec, scene: Scene, donors: list[torch.Tensor]) -> None:
-    """What differs from clip to clip: the random method draws anew, the blind control looks at another donor."""
-    inner = way.compressor.inner if isinstance(way.compressor, ShuffledVideoControl) else way.compressor
+def _set_up(entry: MethodRun, scene: Scene, donors: list[torch.Tensor]) -> None:
+    """Set what differs between clips: the seed of the random method, and the donor of the control."""
+    inner = entry.compressor.inner if isinstance(entry.compressor, ShuffledVideoControl) else entry.compressor
     if inner is not None and inner.name == "random":
         inner.seed = scene.seed
-    if isinstance(way.compressor, ShuffledVideoControl):
-        way.compressor.donor = donors[scene.seed % len(donors)]
+    if isinstance(entry.compressor, ShuffledVideoControl):
+        entry.compressor.donor = donors[scene.seed % len(donors)]
 
 
 def build(arguments: argparse.Namespace, folder: Path) -> Bench:
-    """Load the model, its selector and all variants."""
+    """Load the model, its selector and all methods."""
     host = load_host(arguments.model, "cpu", None, None)
     bench = Bench(
-        host, [MethodSpec(FULL, host, None, writes=True)], folder=folder, keep_clips=arguments.clip_folder is not None
+        host, [MethodRun(FULL, host, None, writes=True)], folder=folder, keep_clips=arguments.clip_folder is not None
     )
     selector = load_selector(host, arguments.selector)
-    others = [_variant(name, place, host) for name, place in variants(arguments).items()]
+    others = [_variant(name, folder, host) for name, folder in variants(arguments).items()]
     for retain in arguments.retain:
         budget = Budget(retain_video=retain, retain_audio=retain)
         ours = make_compressor("omnisift", budget, selector=selector)
-        bench.ways.append(MethodSpec(key(_timed("omnisift", selector), retain), host, ours, writes=True))
-        bench.ways += [
-            MethodSpec(key(name, retain), host, make_compressor(name, budget), writes=name == "random")
+        bench.methods.append(MethodRun(key(_timed("omnisift", selector), retain), host, ours, writes=True))
+        bench.methods += [
+            MethodRun(key(name, retain), host, make_compressor(name, budget), writes=name == "random")
             for name in BASELINES
         ]
         if retain not in arguments.retain_controls:
             continue
         for name, own, other in others:
             method = make_compressor("omnisift", budget, selector=other)
-            bench.ways.append(MethodSpec(key(name, retain), own, method))
+            bench.methods.append(MethodRun(key(name, retain), own, method))
         blind = ShuffledVideoControl(ours, torch.empty(0, 0))
-        bench.ways.append(MethodSpec(key(_timed("video-blind", selector), retain), host, blind))
-    for way in bench.ways:
-        if way.compressor is not None:
-            way.compressor.eval()
+        bench.methods.append(MethodRun(key(_timed("video-blind", selector), retain), host, blind))
+    for entry in bench.methods:
+        if entry.compressor is not None:
+            entry.compressor.eval()
     bench.donors = list(_donors(bench))
     return bench
 
 
 def _timed(name: str, selector: VGAS) -> str:
-    """Rows whose selector has our time embedding, which the paper's has not, say so."""
+    """The name of a row, with ``+time`` if its selector has a time embedding, which the paper's has not."""
     return f"{name}+time" if selector.config.time_embedding else name
 
 
-def _variant(name: str, place: Path, host: Host) -> tuple[str, Host, VGAS]:
-    """``place`` is a selector for the same model, or a whole model folder with its own ``selector``."""
-    whole = json.loads((place / "config.json").read_text()).get("model_type") == "qwen2_5_omni_thinker"
-    own = load_host(str(place), "cpu", None, None) if whole else host
-    selector = load_selector(own, None if whole else place)
+def _variant(name: str, folder: Path, host: Host) -> tuple[str, Host, VGAS]:
+    """Load ``folder``: a selector for the same model, or a model folder with a ``selector``."""
+    is_model = json.loads((folder / "config.json").read_text()).get("model_type") == "qwen2_5_omni_thinker"
+    own = load_host(str(folder), "cpu", None, None) if is_model else host
+    selector = load_selector(own, None if is_model else folder)
     return _timed(name, selector), own, selector
 
 
 def variants(arguments: argparse.Namespace) -> dict[str, Path]:
-    """Name -> folder: the exact layout where the checkpoint brings it, and those given as ``NAME=FOLDER``."""
+    """Return name -> folder: the paper's layout where the checkpoint has it, and those given as ``NAME=FOLDER``."""
     exact = _source(arguments) / "selector-exact"
     found = {"omnisift": exact} if exact.is_dir() and arguments.selector is None else {}
     pairs = [text.partition("=") for text in arguments.variant]
@@ -198,7 +198,7 @@ def _donors(bench: Bench) -> Iterator[torch.Tensor]:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What must be equal for two records to belong to one result."""
+    """Return what all records of one result have in common."""
     source = _source(arguments)
     selector = Path(arguments.selector) if arguments.selector else source / "selector"
     return {
@@ -221,7 +221,7 @@ def _digest(folder: Path) -> str:
 
 
 def run(bench: Bench, journal: Journal, missing: list[int], captions: int) -> None:
-    """Do the ``missing`` clips; captions come in batches after their clips' questions."""
+    """Measure the ``missing`` clips; captions are written in batches after the questions of their clips."""
     begin = time.perf_counter()
     done = 0
     for group in _groups(missing, captions):
@@ -238,14 +238,14 @@ def run(bench: Bench, journal: Journal, missing: list[int], captions: int) -> No
 
 
 def _groups(seeds: list[int], captions: int) -> Iterator[list[int]]:
-    """Batches that don't mix clips with and without captions."""
+    """Batches of clips, either all with captions or all without."""
     for part in ([s for s in seeds if s < captions], [s for s in seeds if s >= captions]):
         for start in range(0, len(part), CAPTION_BATCH):
             yield part[start : start + CAPTION_BATCH]
 
 
 def _progress(done: int, total: int, begin: float) -> None:
-    """A bar that stays on its line in a terminal, and a line now and then in a log."""
+    """Print a progress bar in a terminal, or a line from time to time in a log."""
     terminal = sys.stderr.isatty()
     if terminal or done == total or done <= CAPTION_BATCH or done % (5 * CAPTION_BATCH) == 0:
         left = (time.perf_counter() - begin) / done * (total - done) / 60
@@ -255,7 +255,7 @@ def _progress(done: int, total: int, begin: float) -> None:
 
 
 def report(journal: Journal, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The result: settings, environment, rows."""
+    """Return the result: settings, environment and rows."""
     records = [journal.records[seed] for seed in sorted(journal.records) if seed < arguments.clips]
     return {
         "benchmark": "nano",
@@ -272,36 +272,36 @@ def _example(record: dict[str, Any]) -> dict[str, Any]:
     return {"seed": record["seed"], "true_caption": caption(make_scene(record["seed"], SPLIT)), **record["captions"]}
 
 
-ROWS_NOTE = """- `full`: every token.
-- `random`, `uniform`: the same numbers of tokens from each frame and chunk, chosen without weights.
-- `omnisift+time`: the bundled selector. It has the time embedding, which is our addition to the paper's layout; the
-  language model was fine-tuned under compression with it.
-- `omnisift`: the paper's exact selector layout, trained in the same way; the language model is the same.
-- `video-blind`: the bundled selector, choosing sound by the pictures of another clip.
+ROWS_NOTE = """- `full`: all tokens.
+- `random`, `uniform`: the same number of tokens from each frame and chunk, without weights.
+- `omnisift+time`: the bundled selector. It has the time embedding, an addition to the paper's layout; the language
+  model was fine-tuned with it under compression.
+- `omnisift`: the paper's selector layout, trained by the same procedure, with the same language model.
+- `video-blind`: the bundled selector, with audio selected by the video of another clip.
 
-An answer is right if the first word, out of the whole vocabulary, is right.
+An answer is right if the most likely first word of the whole vocabulary is right.
 """
 ACCURACY_NOTE = """Intervals are 95 %, bootstrapped over clips. Chance is 1/6 for colours, 1/4 for forms and places, 1/2
 for heard, 1/8 for sounds and 1/3 for count.
 """
-PAIRED_NOTE = """`p by clips` takes only clips as independent and is the one to quote; McNemar's exact test takes all
-questions as independent.
+PAIRED_NOTE = """`p by clips` assumes only that clips are independent and is the one to quote; McNemar's exact test
+assumes that all questions are.
 """
-EVIDENCE_NOTE = """An event counts as kept if at least one of its tokens was kept; that may still be too little to
-answer by. Tied sounds belong to a shape, distractors to nothing.
+EVIDENCE_NOTE = """An event counts as kept if at least one of its tokens is kept, which may be too little for an
+answer. Tied sounds belong to a shape, distractors do not.
 """
-CAPTION_NOTE = "An event is right if colour, form and sound are all right.\n"
+CAPTION_NOTE = "An event is right if its colour, form and sound are right.\n"
 
 
 def markdown(result: dict[str, Any], note: str) -> str:
-    """docs/nano-results.md."""
+    """Return docs/nano-results.md."""
     rows, where = result["rows"], result["environment"]
     head = f"""# nano: what compression costs
 
 Written by `make bench-nano` on {where["date"]}, commit {where["commit"][:10]}, torch {where["torch"]}, transformers
 {where["transformers"]}, av {where["av"]}, {where["threads"]} thread. {result["clips"]} test clips with one question of
-each type ({result["questions"]} questions), every clip through a decoded .mp4 file. Rows are named `method@percent
-kept`: the same percentage of video and of audio tokens; the measured shares are in the table.
+each type ({result["questions"]} questions), every clip read from an .mp4 file. Rows are named `method@percent
+kept`: the same percentage of video and of audio tokens; the measured percentages are in the table.
 """
     parts = [head, ROWS_NOTE, note]
     parts += ["## Accuracy (%)\n", accuracy_table(rows), ACCURACY_NOTE]
@@ -315,27 +315,31 @@ kept`: the same percentage of video and of audio tokens; the measured shares are
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).resolve().parent
     parser.add_argument("--model", default="nano", help="nano, or a checkpoint folder")
     parser.add_argument("--selector", default=None, help="selector folder; the model's own if not given")
-    parser.add_argument("--variant", action="append", default=[], help="NAME=FOLDER: one more row for each budget")
+    parser.add_argument("--variant", action="append", default=[], help="NAME=FOLDER: an additional row for each budget")
     parser.add_argument("--clips", type=int, default=2000)
-    parser.add_argument("--captions", type=int, default=160, help="clips that also get a caption")
+    parser.add_argument("--captions", type=int, default=160, help="number of clips with a caption")
     parser.add_argument("--retain", type=float, nargs="+", default=[0.35, 0.25, 0.15])
-    parser.add_argument("--share", default="0/1", help="I/N: do only each N-th clip from I on, without a report")
-    parser.add_argument("--clip-folder", type=Path, default=None, help="keep the .mp4 files here and use them again")
-    parser.add_argument("--retain-controls", type=float, nargs="*", default=[0.25, 0.15], help="for variants and blind")
+    parser.add_argument("--share", default="0/1", help="I/N: measure only every N-th clip from I on, without a report")
+    parser.add_argument(
+        "--clip-folder", type=Path, default=None, help="folder in which the .mp4 files are kept for later runs"
+    )
+    parser.add_argument(
+        "--retain-controls", type=float, nargs="*", default=[0.25, 0.15], help="budgets of variants and of the control"
+    )
     parser.add_argument("--journal", type=Path, default=here.parent / "runs" / "bench-nano.jsonl")
     parser.add_argument("--out", type=Path, default=here / "results" / "nano.json")
     parser.add_argument("--table", type=Path, default=here.parent / "docs" / "nano-results.md")
-    parser.add_argument("--note", type=Path, default=None, help="Markdown file that is set above the tables")
+    parser.add_argument("--note", type=Path, default=None, help="Markdown file to insert before the tables")
     return parser.parse_args(arguments)
 
 
 def main() -> int:
-    """Run, or go on; then write the result and the tables."""
+    """Run or resume, then write the result and the tables."""
     arguments = parse()
     torch.set_num_threads(1)
     try:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from surroundings import ROOT, surroundings
+from machine_info import ROOT, machine_info
 
 sys.path.insert(0, str(ROOT))
 from omnisift.estimators import ESTIMATORS, Choice, make_estimator
@@ -163,7 +163,7 @@ def main() -> None:
         runs.append(probe(model, seed))
         print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     about = {"bench": "probe", "width": options.width, "layers": options.layers, "prompts": runs}
-    print(json.dumps(about | surroundings("torch", "transformers")))
+    print(json.dumps(about | machine_info("torch", "transformers")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How fast the media reader is, against a bare PyAV loop that decodes every frame and keeps nothing.
+"""Compare the speed of the media reader with a PyAV loop that decodes every frame and keeps nothing.
 
-Prints one JSON line. Without a file it makes its own clip: 60 s of 1280 x 720 at 25 frames a second with moving noise,
-h264 with a key frame every 250, and stereo sound.
+Prints one JSON line. Without a file it generates a clip: 60 s of 1280 x 720 at 25 frames per second with moving noise,
+h264 with a key frame every 250 frames, and stereo audio.
 
     python benchmarks/read.py [FILE] [--repeat 3]
 """
@@ -20,32 +20,32 @@ from typing import Any
 import av
 import numpy as np
 
+from machine_info import machine_info
 from omnisift.media import read
-from surroundings import surroundings
 
 
 def make_clip(path: Path, seconds: int = 60) -> None:
-    """Noise that drifts, so that motion search and residuals cost what they cost in real films."""
+    """Write a clip of drifting noise, so that motion search and residuals cost as much as in real videos."""
     rng = np.random.default_rng(0)
     noise = np.kron(rng.integers(0, 255, (90, 160, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
     with av.open(str(path), "w") as box:
-        film = box.add_stream("libx264", rate=25, options={"preset": "veryfast", "crf": "28"})
-        film.width, film.height, film.pix_fmt, film.gop_size = 1280, 720, "yuv420p", 250
-        sound = box.add_stream("aac", rate=48_000, layout="stereo")
+        video = box.add_stream("libx264", rate=25, options={"preset": "veryfast", "crf": "28"})
+        video.width, video.height, video.pix_fmt, video.gop_size = 1280, 720, "yuv420p", 250
+        audio = box.add_stream("aac", rate=48_000, layout="stereo")
         for number in range(25 * seconds):
             image = np.roll(noise, (number * 2, number * 3), (0, 1)) // 2 + rng.integers(
                 0, 24, (720, 1280, 1), np.uint8
             )
-            box.mux(film.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            box.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             frame = av.AudioFrame.from_ndarray(rng.normal(0, 0.1, (2, 1920)).astype(np.float32), "fltp", "stereo")
             frame.sample_rate, frame.pts = 48_000, number * 1920
-            box.mux(sound.encode(frame))
-        box.mux(film.encode(None))
-        box.mux(sound.encode(None))
+            box.mux(audio.encode(frame))
+        box.mux(video.encode(None))
+        box.mux(audio.encode(None))
 
 
 def bare_loop(path: Path) -> None:
-    """Decode every frame of picture and sound; keep nothing."""
+    """Decode every frame of video and audio, and keep nothing."""
     with av.open(str(path)) as box:
         for stream in box.streams.video:
             stream.thread_type = "AUTO"
@@ -55,7 +55,7 @@ def bare_loop(path: Path) -> None:
 
 
 def cpu_seconds(job: Callable[[], Any], repeat: int) -> float:
-    """The least processor time of ``repeat`` runs: steadier than wall time on a busy machine."""
+    """Return the minimum processor time of ``repeat`` runs, which varies less than wall time under load."""
     times = []
     for _ in range(repeat):
         begin = time.process_time()
@@ -82,7 +82,7 @@ def measure(path: Path, repeat: int) -> dict[str, Any]:
         "ratio_read_to_bare": round(full / bare, 3),
         "times_real_time": round(media.seconds / full, 1),
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        **surroundings("av", "numpy"),
+        **machine_info("av", "numpy"),
     }
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from surroundings import ROOT, surroundings
+from machine_info import ROOT, machine_info
 
 PER_SECOND = 125
 """Tokens per second: 10 x 10 of one frame, and 25 of audio."""
@@ -271,7 +271,7 @@ def main() -> int:
     options = parser.parse_args()
     fixed = {"VLLM_CPU_KVCACHE_SPACE": "3", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     os.environ.update({**fixed, "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"})
-    where = surroundings("vllm-cpu", "torch", "transformers")
+    where = machine_info("vllm-cpu", "torch", "transformers")
     try:
         journal = Journal(options.journal, settings(), key=lambda record: (record["tokens"], record["clients"]))
     except OmniSiftError as error:

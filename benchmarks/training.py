@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from surroundings import ROOT, surroundings
+from machine_info import ROOT, machine_info
 
 sys.path.insert(0, str(ROOT))
 SECONDS, HEIGHT, WIDTH_OF_GRID = 40, 6, 12
@@ -118,7 +118,7 @@ def main() -> None:
         "share_of_memory": round(cut["bytes"] / full["bytes"], 3),
         "whole": full,
         "cut": cut,
-        **surroundings("torch", "transformers"),
+        **machine_info("torch", "transformers"),
     }
     print(json.dumps(result))
 

@@ -25,7 +25,19 @@ from omnisift.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOT_RUN: dict[str, int] = {}
+NOT_RUN = {
+    "40 CPU minutes": 1,
+    "needs a GPU": 1,
+    "needs a Ray cluster": 1,
+    "needs a fresh clone": 4,
+    "needs lmms-eval": 4,
+    "needs ms-swift": 3,
+    "needs several GPUs": 1,
+    "needs vLLM": 6,
+    "needs your own recipe": 1,
+    "serves until it is stopped": 2,
+    "takes hours": 9,
+}
 """How many blocks do not run here, by reason."""
 STANDS_FOR = {
     "Qwen/Qwen2.5-Omni-7B": str(nano_path()),
@@ -34,7 +46,7 @@ STANDS_FOR = {
     'device="cuda"': 'device="cpu"',
 }
 """What a reader has and this machine has not, and what stands for it."""
-SMALLER: dict[str, str] = {}
+SMALLER = {"--clips (48|80)": "--clips 6", r"omnisift train (\S+)": r"omnisift train \1 --set max_steps=6"}
 """Patterns of numbers that would take long, and their replacements."""
 BLOCK = re.compile(r"(?:^ *<!-- not run: ([^\n]+?) -->\n+)?^( *)```(\w+)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 

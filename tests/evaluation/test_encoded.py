@@ -19,7 +19,7 @@ class Watcher(ScoredCompressor):
     name = "watcher"
 
     def score(self, stream):
-        self.seen = stream
+        self.stream = stream
         return stream.embeds.norm(dim=-1)
 
 
@@ -32,19 +32,19 @@ def test_the_stream_is_what_a_compressor_gets_in_an_ordinary_call(world, clips):
     watcher = Watcher(Budget(retain=0.5))
     with attach(world.host.thinker, watcher), torch.no_grad():
         world.host.thinker(**build_inputs(world.host.processor, world.media, "?"))
-    mine, theirs, length = clips.part(0, 1).stream(), watcher.seen, clips.embeds.shape[1]
+    actual, expected, length = clips.part(0, 1).stream(), watcher.stream, clips.embeds.shape[1]
     for name in ("embeds", "modality", "time", "chunk", "frame", "clip", "sample"):
-        assert torch.equal(getattr(mine, name), getattr(theirs, name)[:length]), name
-    assert torch.equal(mine.position, theirs.position[:, :length])
-    assert (theirs.chunk[length:] == -1).all()
+        assert torch.equal(getattr(actual, name), getattr(expected, name)[:length]), name
+    assert torch.equal(actual.position, expected.position[:, :length])
+    assert (expected.chunk[length:] == -1).all()
 
 
 def test_extras_lie_on_their_tokens(clips):
     assert set(clips.extras) == set(EXTRAS)
     for name, values in clips.extras.items():
-        mine = clips.modality == (Modality.VIDEO if name.startswith("video") else Modality.AUDIO)
-        assert (values[:, mine] > 0).all()
-        assert not values[:, ~mine].any()
+        of_modality = clips.modality == (Modality.VIDEO if name.startswith("video") else Modality.AUDIO)
+        assert (values[:, of_modality] > 0).all()
+        assert not values[:, ~of_modality].any()
 
 
 def test_the_disk_changes_nothing(clips, tmp_path):

@@ -1,4 +1,4 @@
-"""The quick way of asking equals the ordinary one: same logits, same kept tokens, same words."""
+"""Answers from a shared cache equal those of ordinary calls: same logits, same kept tokens, same words."""
 
 from contextlib import nullcontext
 

@@ -44,7 +44,7 @@ def test_bootstrap_covers_and_knows_clusters():
     rng = np.random.default_rng(1)
     hits = 0
     for trial in range(100):
-        right = (rng.random(200) < 0.7) * 8  # all 8 questions of a clip go the same way
+        right = (rng.random(200) < 0.7) * 8  # all 8 questions of a clip have the same result
         interval = ClusterBootstrap(200, draws=400, seed=trial).share(right, np.full(200, 8))
         hits += interval.low <= 0.7 <= interval.high
     assert hits >= 88

@@ -2,8 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m tests.record.make_record [--clips 200] [--out tests/record/record.npz]
 
-The rows run once per instruction set, in processes of their own. Where masks, positions, the most likely token or
-answers differ between instruction sets, a row's clip is marked unstable and later compared by its counts alone.
+The committed record is of commit 6229157. It is made again only where a change of what a method computes is meant.
+
+The rows run once per instruction set, in processes of their own. Where masks, positions, logits or answers differ
+between instruction sets, a row's clip is marked unstable and later compared by its counts alone.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ TOP = 8
 """Highest logits that are recorded of each answer's first token."""
 SCALE = 10_000
 """Logits are stored as whole multiples of 1 / SCALE."""
-TOLERANCE = 0.002
-"""Largest difference of a logit. Instruction sets differ by less than a tenth of this (the record says by how much)."""
+TOLERANCE = 0.001
+"""Largest difference of a logit. Between instruction sets it is a tenth of this, where a row is not unstable."""
 
 VARIANTS = (
     "omnisift:estimator=gumbel",
@@ -163,11 +163,12 @@ class Record:
         return self.answers[self.arrays["answer"][row, clip]]
 
     def differing(self, other: Record) -> np.ndarray:
-        """[rows, clips] bool: another mask, position, answer or most likely token than in ``other``."""
+        """[rows, clips] bool: another mask, position, answer, most likely token or logits than in ``other``."""
         here, there = self.arrays, other.arrays
         texts = np.array(self.answers)[here["answer"]] != np.array(other.answers)[there["answer"]]
         masks = (here["keep"] != there["keep"]).any(axis=2)
-        return texts | masks | (here["positions"] != there["positions"]) | (here["top"] != there["top"])[..., 0]
+        apart = self.logits_apart(other) > TOLERANCE / 2
+        return texts | masks | apart | (here["positions"] != there["positions"]) | (here["top"] != there["top"])[..., 0]
 
     def logits_apart(self, other: Record) -> np.ndarray:
         """[rows, clips]: largest difference of the recorded logits, rank by rank."""

@@ -134,7 +134,7 @@ def outcome_values(outcome: Any) -> dict[str, Any]:
         "seconds": [outcome.seconds("prefill"), outcome.seconds("decode")],
         "rest": [outcome.flops, outcome.peak_memory_bytes, outcome.unread, outcome.is_full, outcome.judge],
         "right": [one.right for one in outcome.graded()] if outcome.is_choice else None,
-        "verdicts": {name: dataclasses.asdict(verdict) for name, verdict in sorted(outcome.verdicts.items())},
+        "verdicts": {name: dataclasses.asdict(counts) for name, counts in sorted(outcome.counts.items())},
     }
 
 

@@ -1,4 +1,4 @@
-"""Clips with a picture and no sound, and with sounds and nothing to see."""
+"""Clips without audio, and clips without visible shapes."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def scenes(name, count=100):
     return [make_scene(seed, "test", SETTINGS[name].config) for seed in range(count)]
 
 
-def test_silent_has_no_sound_and_base_s_pictures(tmp_path):
+def test_silent_has_no_sound_and_the_video_of_base(tmp_path):
     for scene in scenes("silent"):
         assert scene.sounds == ()
         assert scene.shapes == make_scene(scene.seed).shapes

@@ -18,7 +18,7 @@ def all_questions(scenes=200, rounds=3, split="test"):
 
 
 def answer_again(scene, question):
-    """The answer, found another way: from the words of the text and the scene's facts alone."""
+    """The answer, derived independently from the words of the text and the scene."""
     words = split_words(question.text)
     shape = next((s for s in scene.shapes if s.color in words or s.form in words), None)
     heard = [s for s in scene.sounds if s.name in words]
@@ -89,7 +89,7 @@ def test_each_type_has_phrasings_in_both_spellings():
     assert set(seen) == set(QUESTION_TYPES)
     for kind in QUESTION_TYPES:
         assert len(PHRASINGS[kind]) >= 4
-        if any("{colour}" in way for way in PHRASINGS[kind]):
+        if any("{colour}" in phrasing for phrasing in PHRASINGS[kind]):
             assert any("color" in text for text in seen[kind])
             assert any("colour" in text for text in seen[kind])
 

@@ -41,7 +41,7 @@ def visible(scene, second):
 
 
 def answer_again(scene, question):
-    """The answer, found another way: from the words of the text and what is seen and heard at which second."""
+    """The answer, derived independently from the words of the text and the events of each second."""
     words, kind = split_words(question.text), question.type
     if kind == "heard":
         return "yes" if any(s.name in words for s in scene.sounds) else "no"

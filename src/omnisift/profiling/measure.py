@@ -149,7 +149,7 @@ def measure(
     timed = _timed(pipelines, ask, energy, repeats)
     costs = [_cost(name, timed[name], *gauged[name], on_gpu=device.type == "cuda") for name in pipelines]
     notes = {"memory": memory_gauge(device).source, "flops": _counted(host.thinker), "energy": energy.words}
-    return Profile(costs, repeats, notes, surroundings(device))
+    return Profile(costs, repeats, notes, machine_info(device))
 
 
 def questions(repeats: int) -> int:
@@ -157,7 +157,7 @@ def questions(repeats: int) -> int:
     return 3 + repeats
 
 
-def surroundings(device: torch.device) -> dict[str, Any]:
+def machine_info(device: torch.device) -> dict[str, Any]:
     """Return commit, versions and machine."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, CPU"
     return {**provenance(), "machine": machine, "threads": torch.get_num_threads()}

@@ -1,4 +1,4 @@
-"""What a measured line depends on: commit, versions, processor, load. Shared by the benchmarks of speed."""
+"""Commit, versions, processor and load for the results of the speed benchmarks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def surroundings(*packages: str) -> dict[str, object]:
-    """JSON-ready; ``packages`` are named by their distribution."""
+def machine_info(*packages: str) -> dict[str, object]:
+    """Return plain data for JSON; ``packages`` are names of distributions."""
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
