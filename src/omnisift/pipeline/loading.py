@@ -182,8 +182,8 @@ def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
     if _holds_compressor(folder):
         return folder
     raise CompressorError(
-        f"{name} has no selector weights, and omnisift never invents them; give a selector checkpoint "
-        "(--selector FOLDER), or choose a training-free compressor (--compressor stvp; `omnisift methods` lists all)"
+        f"{name} has no selector weights; give a selector folder "
+        "(--selector FOLDER), or choose a training-free compressor (--compressor v_cast; `omnisift methods` lists all)"
     )
 
 
