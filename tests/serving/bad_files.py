@@ -19,7 +19,7 @@ BAD = [case for case in CASES if _plain(case) and (case.answer.error or case.ans
 """No media, damaged files, bombs, and audio without video."""
 ODD = [case for case in CASES if case.category in ("missing", "offset", "short", "damage") and not case.read
        and not case.answer.error and case.answer.images != 0]  # fmt: skip
-"""Films that can be read, if with a warning."""
+"""Videos that can be read, possibly with a warning."""
 
 
 def write_cases(cases: list[Case], folder: Path) -> dict[str, Path]:
