@@ -1,11 +1,11 @@
-"""The corpus of the media tests as a client would send it: files that are not videos, and odd videos that are."""
+"""Files of the media tests that a client could send: files that are not videos, and unusual videos."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "media"))  # the corpus is a plain module there
+sys.path.insert(0, str(Path(__file__).parents[1] / "media"))  # corpus.py is a plain module in that folder
 
 from corpus import CASES, Case
 
@@ -15,10 +15,10 @@ def _plain(case: Case) -> bool:
     return case.category != "names" and set(case.read) <= {"require_video"}
 
 
-BAD = [case for case in CASES if _plain(case) and (case.answer.error or case.answer.images == 0)]
+BAD = [case for case in CASES if _plain(case) and (case.expected.error or case.expected.images == 0)]
 """No media, damaged files, bombs, and audio without video."""
 ODD = [case for case in CASES if case.category in ("missing", "offset", "short", "damage") and not case.read
-       and not case.answer.error and case.answer.images != 0]  # fmt: skip
+       and not case.expected.error and case.expected.images != 0]  # fmt: skip
 """Videos that can be read, possibly with a warning."""
 
 
