@@ -1,11 +1,11 @@
-"""Files of the media tests that a client could send: files that are not videos, and unusual videos."""
+"""The corpus of the media tests as a client would send it: files that are not videos, and odd videos that are."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "media"))  # corpus.py is a plain module in that folder
+sys.path.insert(0, str(Path(__file__).parents[1] / "media"))  # the corpus is a plain module there
 
 from corpus import CASES, Case
 
@@ -19,7 +19,7 @@ BAD = [case for case in CASES if _plain(case) and (case.expected.error or case.e
 """No media, damaged files, bombs, and audio without video."""
 ODD = [case for case in CASES if case.category in ("missing", "offset", "short", "damage") and not case.read
        and not case.expected.error and case.expected.images != 0]  # fmt: skip
-"""Videos that can be read, possibly with a warning."""
+"""Videos that can be read, some with a warning."""
 
 
 def write_cases(cases: list[Case], folder: Path) -> dict[str, Path]:
