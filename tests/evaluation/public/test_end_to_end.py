@@ -167,7 +167,7 @@ def test_a_broken_clip_ends_the_run_or_counts_as_wrong(folder: Path, benchmarks:
     items = benchmarks["videomme"].metadata.read_text().splitlines()[:3]
     (root / "videos" / "data").mkdir(parents=True)
     (root / "videomme.jsonl").write_text("\n".join(items))
-    (root / "videos" / "data" / "clip0.mp4").write_bytes(b"no film")
+    (root / "videos" / "data" / "clip0.mp4").write_bytes(b"no video")
     whole = benchmarks["videomme"].videos / "videos" / "data" / "clip1.mp4"
     (root / "videos" / "data" / "clip1.mp4").write_bytes(whole.read_bytes())
     asked = ("eval", "--benchmark", "videomme", "--video-root", str(root), "--wording", "question", "--rule", "strict")
