@@ -72,7 +72,9 @@ def test_errors_are_one_line(omnisift, clip: Path, tmp_path: Path, arguments: li
     assert (tmp_path / "there.html").read_text() == "mine"
 
 
-def test_all_files_or_none(omnisift, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_files_or_none(
+    omnisift, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A figure that fails takes the page, which was written before it, with it."""
 
     def fail(*_: object) -> None:
@@ -81,8 +83,10 @@ def test_all_files_or_none(omnisift, clip: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(figure, "draw", fail)
     page, svg = tmp_path / "report.html", tmp_path / "report.svg"
     monkeypatch.setattr(sys, "argv", ["omnisift", "inspect", str(clip), "-o", str(page), "--svg", str(svg)])
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SystemExit) as exit_info:
         main()
+    assert exit_info.value.code == 2
+    assert "disk full" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -31,6 +31,7 @@ from omnisift.training.distill.learn import (
 from omnisift.training.distill.samples import DistillFiles, DistillSample, observe
 from omnisift.training.selector import new_selector
 from omnisift.utils.atomic_io import atomic_folder
+from omnisift.utils.quiet import quiet_transformers
 from omnisift.vgas import VGAS
 from omnisift.video_score import VideoScore
 
@@ -225,7 +226,7 @@ def distill(
 
 def save_selector(selector: VGAS, report: dict[str, Any], folder: Path) -> None:
     """Write the selector and ``report.json`` to ``folder``, which appears only when it is complete."""
-    with atomic_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished, quiet_transformers():
         selector.save_pretrained(unfinished)
         (unfinished / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
