@@ -106,7 +106,7 @@ def test_a_clip_that_kills_the_process_three_times_is_skipped(tmp_path: Path) ->
 def test_kills_before_a_clip_is_started_do_not_count_for_it(tmp_path: Path) -> None:
     from tests.batch.fakes import SETTINGS
 
-    from omnisift.batch import Question, ResultsFile, run
+    from omnisift.batch import QuestionAnswering, ResultsFile, run
 
     out = tmp_path / "a.jsonl"
     start(out, count=3, bad={"1": "deadly"}).wait(60)
@@ -116,7 +116,7 @@ def test_kills_before_a_clip_is_started_do_not_count_for_it(tmp_path: Path) -> N
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     with ResultsFile(out, SETTINGS) as results:
         assert results.lock.crashes("001.mp4") == 1
-        run(items(3), Question(), Fake(), results)
+        run(items(3), QuestionAnswering(), Fake(), results)
         assert results.summary.done == 3
 
 

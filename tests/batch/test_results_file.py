@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.batch.fakes import SETTINGS, Fake, items, rows, start
 
-from omnisift.batch import Caption, ModelSettings, Question, ResultsFile, run
+from omnisift.batch import Caption, ModelSettings, QuestionAnswering, ResultsFile, run
 from omnisift.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def out(tmp_path: Path) -> Path:
 def fill(out: Path, count: int, **options: object) -> Fake:
     engine = Fake(**options)
     with ResultsFile(out, SETTINGS) as results:
-        run(items(count), Question(), engine, results)
+        run(items(count), QuestionAnswering(), engine, results)
     return engine
 
 
@@ -65,7 +65,7 @@ def test_a_run_without_rows_leaves_no_files_and_fixes_no_settings(out: Path) -> 
     start(out, count=1, bad={"0": "deadly"}).wait(60)
     assert out.read_bytes() == b""
     with ResultsFile(out, SETTINGS | {"model": "other"}) as results:
-        run(items(1), Question(), Fake(), results)
+        run(items(1), QuestionAnswering(), Fake(), results)
     assert len(rows(out)) == 1
 
 
@@ -73,7 +73,7 @@ def test_another_question_about_a_clip_with_a_row_is_refused(out: Path) -> None:
     fill(out, 1)
     changed = [type(item)(item.id, item.clip, item.path, "Else?") for item in items(1)]
     with ResultsFile(out, SETTINGS) as results, pytest.raises(UsageError, match=r"another question about 000\.mp4"):
-        run(changed, Question(), Fake(), results)
+        run(changed, QuestionAnswering(), Fake(), results)
 
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(out: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_lock_dies_with_its_process(out: Path) -> None:
 
 def test_the_same_id_never_gets_a_second_row(out: Path) -> None:
     with ResultsFile(out, SETTINGS) as results:
-        run(items(1), Question(), Fake(), results)
+        run(items(1), QuestionAnswering(), Fake(), results)
         with pytest.raises(ValueError, match="has a row"):
             results.add(rows(out)[0])
     out.write_bytes(out.read_bytes() * 2)
@@ -177,7 +177,7 @@ def test_errors_can_be_tried_again(out: Path) -> None:
     assert fill(out, 4).asked == []
     with ResultsFile(out, SETTINGS, retry_errors=True) as results:
         assert results.summary.failed == 0
-        run(items(4), Question(), Fake(), results)
+        run(items(4), QuestionAnswering(), Fake(), results)
     assert sorted(row["id"] for row in rows(out)) == [item.id for item in items(4)]
     assert all("answer" in row for row in rows(out))
     assert sorted(path.name for path in out.parent.iterdir()) == ["results.jsonl", "results.jsonl.run"]
@@ -202,6 +202,6 @@ def test_a_name_that_is_not_utf8_comes_back(out: Path) -> None:
     for expected in (1, 0):
         engine = Fake()
         with ResultsFile(out, SETTINGS) as results:
-            run([item], Question(), engine, results)
+            run([item], QuestionAnswering(), engine, results)
         assert len(engine.asked) == expected
     assert rows(out)[0]["id"] == name

@@ -161,11 +161,11 @@ def evaluate(
     console = console_for(stderr=True)
     with CountBar(console, f"{rows[0].benchmark}: questions", len(rows), quiet=as_json) as step:
         run(folder, rows, settings, _steps(step, len(rows)))
-    found = lines([read_run(folder)])
+    report_lines = lines([read_run(folder)])
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), **cells(found[0])}))
+        typer.echo(json.dumps({"folder": str(folder), **cells(report_lines[0])}))
     else:
-        typer.echo(as_markdown(found))
+        typer.echo(as_markdown(report_lines))
         typer.echo(f"{folder} (omnisift eval report {folder} ...)")
 
 

@@ -104,8 +104,8 @@ def run(
     from omnisift.cli.run_screen import show_run
     from omnisift.cli.screen import console_for
 
-    given = sum(option is not None for option in (question, questions))
-    if given != (task == "qa"):
+    sources = sum(option is not None for option in (question, questions))
+    if sources != (task == "qa"):
         raise UsageError("--task qa needs either --question TEXT or --questions FILE; other tasks take neither")
     batch_size = together or batch_size  # the old spelling
     if batch_size > 1 and (engine != "vllm" or on_ray is not None):

@@ -123,6 +123,9 @@ def compressor_for(
 class Pipeline:
     """A loaded model and a compressor. Between questions the model carries no hooks.
 
+    Pipelines that share a host answer one question at a time: during a question its hooks are on the host, so questions
+    from several threads need a lock.
+
     Args:
         host: a loaded model, as `load` makes it.
         compressor: the method that decides which tokens stay; None keeps every token.

@@ -197,8 +197,8 @@ def distill(
     """
     if isinstance(samples, DistillFiles):
         samples = samples.shuffled(settings.seed)
-    held = min(len(samples) - 1, max(1, round(settings.held_out * len(samples))))
-    training, checked = samples[:-held], samples[-held:]
+    n_test = min(len(samples) - 1, max(1, round(settings.held_out * len(samples))))
+    training, checked = samples[:-n_test], samples[-n_test:]
     width = samples[0].embeds.shape[1]
     selector, untrained = (
         new_selector(width, settings.time_embedding, settings.seed, video_score=settings.video_score) for _ in range(2)
