@@ -64,8 +64,8 @@ def shared(total: int, pull: list[float], room: list[int]) -> list[int]:
         if not full:
             break
         rest = [i for i in rest if i not in full]
-    whole = [min(math.floor(s + 1e-9), r) for s, r in zip(share, room, strict=True)]
-    remainder = [round(s - w, 9) if w < r else -1.0 for s, w, r in zip(share, whole, room, strict=True)]
-    for i in highest(remainder, total - sum(whole)):
-        whole[i] += 1
-    return whole
+    complete = [min(math.floor(s + 1e-9), r) for s, r in zip(share, room, strict=True)]
+    remainder = [round(s - w, 9) if w < r else -1.0 for s, w, r in zip(share, complete, room, strict=True)]
+    for i in highest(remainder, total - sum(complete)):
+        complete[i] += 1
+    return complete

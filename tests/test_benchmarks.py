@@ -126,9 +126,9 @@ def test_the_probe_ranks_tokens_by_their_benefit() -> None:
     assert benefit.shape == (module.AUDIO,)
     assert len(set(benefit.tolist())) == module.AUDIO
     module.SAMPLES = {"gumbel": 2, "perturbed": 2, "reinforce": 4}
-    found = module.probe(model, 0)
-    assert set(found) >= {"attention", "straight_through@0", "merge@0", "bias@0.8", "reinforce@0"}
-    assert all(-1 <= value <= 1 for value in found.values())
+    result = module.probe(model, 0)
+    assert set(result) >= {"attention", "straight_through@0", "merge@0", "bias@0.8", "reinforce@0"}
+    assert all(-1 <= value <= 1 for value in result.values())
     assert module.spearman(benefit, 3 * benefit + 1) == 1.0
     literal, hard = prompt.descent("straight_through", 0.0), module.highest(prompt.logits, prompt.count)[0]
     assert (literal[~hard] == 0).all()
@@ -139,10 +139,10 @@ def test_training_measures_what_it_says() -> None:
     """Four seconds instead of forty, in this process."""
     module = load("training")
     module.SECONDS, module.LAYERS = 4, 2
-    whole, cut = module.measure(None, 1), module.measure(0.25, 1)
-    assert whole["tokens"] == whole["kept"] == cut["tokens"] == 4 * (6 * 12 + 25)
+    complete, cut = module.measure(None, 1), module.measure(0.25, 1)
+    assert complete["tokens"] == complete["kept"] == cut["tokens"] == 4 * (6 * 12 + 25)
     assert cut["kept"] == pytest.approx(0.25 * cut["tokens"], abs=4)
-    assert min(whole["seconds"], cut["seconds"]) > 0
+    assert min(complete["seconds"], cut["seconds"]) > 0
 
 
 def test_the_page_of_serving_says_what_was_measured() -> None:

@@ -95,10 +95,10 @@ def test_padding_changes_nothing(guide: str, layers: int, masks: str):
     with torch.no_grad():
         together = selector(video, audio, video_valid, audio_valid=audio_valid)
         alone = selector(video[1:, :anchors], audio[1:, :sounds])
-        whole = selector(video[:1], audio[:1])
+        complete = selector(video[:1], audio[:1])
     assert together.isfinite().all()
     torch.testing.assert_close(together[1:, :sounds], alone, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(together[:1], whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[:1], complete, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -364,13 +364,13 @@ def changed(tensors: dict[str, torch.Tensor], change: str) -> dict[str, torch.Te
 
 def write_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], sharded: bool) -> None:
     """A whole model's checkpoint: the selector among other tensors, in one file or in two with an index."""
-    whole = {RELEASED_PREFIX + name: tensor for name, tensor in tensors.items()}
-    whole["thinker.model.norm.weight"] = torch.zeros(2)
+    complete = {RELEASED_PREFIX + name: tensor for name, tensor in tensors.items()}
+    complete["thinker.model.norm.weight"] = torch.zeros(2)
     if not sharded:
-        save_file(whole, folder / "model.safetensors")
+        save_file(complete, folder / "model.safetensors")
         return
-    where = {name: ("a" if i % 2 else "b") + ".safetensors" for i, name in enumerate(sorted(whole))}
+    where = {name: ("a" if i % 2 else "b") + ".safetensors" for i, name in enumerate(sorted(complete))}
     where["talker.weight"] = "c.safetensors"  # a shard without the selector is not even opened
     for file in ("a.safetensors", "b.safetensors"):
-        save_file({name: whole[name] for name in whole if where[name] == file}, folder / file)
+        save_file({name: complete[name] for name in complete if where[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))

@@ -46,8 +46,8 @@ def lines(path: Path) -> int:
 
 
 def whole_lines(path: Path) -> bytes:
-    found = path.read_bytes() if path.exists() else b""
-    return found[: found.rfind(b"\n") + 1]
+    result = path.read_bytes() if path.exists() else b""
+    return result[: result.rfind(b"\n") + 1]
 
 
 def check(out: Path, reference: Path) -> None:
@@ -136,9 +136,9 @@ def test_fifty_random_kills_of_the_command_with_nano(tmp_path: Path) -> None:
         time.sleep(draw.uniform(0.0, 2.0) if number % 2 else draw.uniform(0.0, 8.0))
         process.kill()
         process.wait()
-        found = whole_lines(out)
-        assert found.startswith(before), "a row was lost"
-        grown, before = grown + (len(found) > len(before)), found
+        result = whole_lines(out)
+        assert result.startswith(before), "a row was lost"
+        grown, before = grown + (len(result) > len(before)), result
     assert grown >= 20, "too few kills came while clips were answered"
     for path in (out, tmp_path / "b.jsonl"):
         subprocess.run([*command, str(path)], check=True, capture_output=True)

@@ -40,13 +40,13 @@ def test_a_row_for_each_item_and_nothing_is_asked_twice(out: Path) -> None:
 
 def test_cut_anywhere_the_file_comes_out_the_same(out: Path) -> None:
     fill(out, 3)
-    whole = out.read_bytes()
-    ends = [offset + 1 for offset, byte in enumerate(whole) if byte == ord("\n")]
+    complete = out.read_bytes()
+    ends = [offset + 1 for offset, byte in enumerate(complete) if byte == ord("\n")]
     near = {end + step for end in (0, *ends) for step in (-1, 0, 1, 2)}
-    for length in sorted(near & set(range(len(whole))) | set(range(7, len(whole), 11))):
-        out.write_bytes(whole[:length])
+    for length in sorted(near & set(range(len(complete))) | set(range(7, len(complete), 11))):
+        out.write_bytes(complete[:length])
         engine = fill(out, 3)
-        assert out.read_bytes() == whole, length
+        assert out.read_bytes() == complete, length
         assert len(engine.asked) == 3 - sum(end <= length for end in ends), length
 
 
@@ -185,15 +185,15 @@ def test_errors_can_be_tried_again(out: Path) -> None:
 
 def test_a_full_disk_leaves_whole_rows_and_one_line(out: Path) -> None:
     fill(out, 5)
-    whole = out.read_bytes()
+    complete = out.read_bytes()
     out.unlink()
-    full = start(out, count=5, limit=len(whole) * 7 // 10)
+    full = start(out, count=5, limit=len(complete) * 7 // 10)
     assert full.wait(60) != 0
     message = full.stderr.read().decode().strip().splitlines()[-1]
     assert message.startswith("omnisift.errors.UsageError: can't write")
-    assert out.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])  # not a part of the fourth
+    assert out.read_bytes() == b"".join(complete.splitlines(keepends=True)[:3])  # not a part of the fourth
     fill(out, 5)
-    assert out.read_bytes() == whole
+    assert out.read_bytes() == complete
 
 
 def test_a_name_that_is_not_utf8_comes_back(out: Path) -> None:
