@@ -1,6 +1,6 @@
 """Time and memory of the omnisift compressor on one CPU thread, as one JSON line (``--out`` also writes it to a file).
 
-Three functions alternate in one process and are compared by their medians: the compressor, the readable loop of
+Three functions alternate in one process and are compared by their medians: the compressor, the plain loop of
 ``tests/reference.py``, and the irreducible work: the two projections (kept video tokens, all audio tokens, one matrix
 product each) and one pass over all embeddings (their sum). Peak memory is what torch's allocator holds in addition to
 the stream. ``ms_per_minute`` is the time per minute of video for clips of up to an hour, at a smaller width.

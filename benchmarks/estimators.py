@@ -79,7 +79,7 @@ class Bench:
         return replace(EstimatorConfig(model, self.layout, self.build.writer, self.features, self.targets), **changes)
 
     def measure(self, make: Any, model: Any) -> dict[str, Any]:
-        """What stays and how well the model answers, at both ratios; ``make(retain)`` returns the selection."""
+        """Tokens kept and accuracy of the model, at both ratios; ``make(retain)`` returns the selection."""
         result = {}
         for retain in RETAINS:
             accuracy = accuracies(model, self.layout, self.build.writer, self.check, make(retain), clips=CHECKS)
@@ -207,12 +207,12 @@ def jobs(parts: list[str], lines: dict[str, dict[str, Any]]) -> Iterator[dict[st
 
 
 def renamed(text: str) -> str:
-    """Results with today's name of the paper's estimator, which older ones call ``literal``."""
+    """Replace ``literal``, the name in older results, by ``straight_through``."""
     return text.replace("literal", "straight_through")
 
 
 def best_rate(lines: dict[str, dict[str, Any]], way: str) -> float:
-    """The rate at which the tuning seed kept most events at 15 %."""
+    """The learning rate at which the tuning seed kept most events at 15 %."""
     tried = [line for line in lines.values() if line["part"] == "rates" and line["way"] == way]
     if not tried:
         return RATES[1]
@@ -240,7 +240,7 @@ def _work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is missing, part by part."""
+    """Run the missing jobs, part by part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/plain"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/estimators.jsonl"))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROBE = ROOT / "benchmarks/results/probe.json"
 RESULTS, PAGE = ROOT / "benchmarks/results/estimators.jsonl", ROOT / "docs/estimators.md"
 TEXT = Path(__file__).with_name("estimators_page.md")
-"""The page, with `{{name}}` where a table goes."""
+"""The page, with `{{name}}` in place of each table."""
 NAMES = {
     "distil": "**distillation**", "blind": "distillation, shuffled video", "untrained": "untrained selector",
     "oracle": "oracle: the evidence first", "random": "random audio", "salient": "salient audio",
@@ -32,7 +32,7 @@ def read() -> list[Line]:
 
 
 def renamed(text: str) -> str:
-    """Results with today's name of the paper's estimator, which older ones call ``literal``."""
+    """Replace ``literal``, the name in older results, by ``straight_through``."""
     return text.replace("literal", "straight_through")
 
 
@@ -138,7 +138,7 @@ def session(lines: list[Line]) -> str:
 
 
 def draw(lines: list[Line], folder: Path) -> None:
-    """Plots: every seed as a dot, and the loss of every step."""
+    """Write two plots: every seed as a dot, and the loss of every step."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -151,10 +151,10 @@ def draw(lines: list[Line], folder: Path) -> None:
     levels = {way: next(line for line in lines if line.get("part") == "seeds" and line.get("way") == way)
               for way in ("random", "salient", "oracle")}  # fmt: skip
     for axis, retain in zip(axes, ("0.25", "0.15"), strict=True):
-        for place, way in enumerate(ways):
+        for index, way in enumerate(ways):
             runs = [line for line in lines if line.get("part") == "seeds" and line.get("way") == way]
             axis.plot(
-                [place] * len(runs), [100 * run[retain]["accuracy"]["sound_with"] for run in runs], "o", alpha=0.6
+                [index] * len(runs), [100 * run[retain]["accuracy"]["sound_with"] for run in runs], "o", alpha=0.6
             )
         for way, line in levels.items():
             level = 100 * line[retain]["accuracy"]["sound_with"]

@@ -104,7 +104,7 @@ def keeping(score: Score, retain: float) -> Select:
 
 
 def measure(bench: Bench, score: Score) -> dict[str, Any]:
-    """Accuracy, and the share of the tokens that show a shape which stay, at every ratio."""
+    """Accuracy, and the share kept of the tokens that show a shape, at every ratio."""
     model, result = bench.config().model, {}
     shown = bench.check.video_class[:CHECKS] > 0
     for retain in RETAINS:

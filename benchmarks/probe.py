@@ -71,23 +71,23 @@ class Prompt:
         self.count = torch.tensor([AUDIO // 2])
 
     def loss(self, choice: Choice) -> Tensor:
-        """Mean cross-entropy of the answer when the model reads what ``choice`` leaves."""
+        """Mean cross-entropy of the answer when the model reads the tokens of ``choice``."""
         audio, keep = self.embeds[VIDEO : VIDEO + AUDIO], choice.keep[0]
         if choice.mix is not None:
             audio = choice.mix[0] @ audio
         if choice.gate is not None:
             audio = audio * choice.gate[0][:, None]
         embeds = torch.cat([self.embeds[:VIDEO], audio, self.embeds[VIDEO + AUDIO :]])
-        stays = torch.ones(len(embeds), dtype=torch.bool)
-        stays[VIDEO : VIDEO + AUDIO] = keep
-        place = torch.nonzero(stays)[:, 0]
-        mask = torch.full((len(place), len(place)), torch.finfo(torch.float32).min).triu(1)
+        kept = torch.ones(len(embeds), dtype=torch.bool)
+        kept[VIDEO : VIDEO + AUDIO] = keep
+        position = torch.nonzero(kept)[:, 0]
+        mask = torch.full((len(position), len(position)), torch.finfo(torch.float32).min).triu(1)
         if choice.bias is not None:
             bias = torch.zeros(len(embeds)).index_put((torch.arange(VIDEO, VIDEO + AUDIO),), choice.bias[0])
-            mask = mask + bias[place]
+            mask = mask + bias[position]
         hidden = self.language(
-            inputs_embeds=embeds[place][None], position_ids=place.expand(3, 1, -1), attention_mask=mask[None, None],
-            use_cache=False,
+            inputs_embeds=embeds[position][None], position_ids=position.expand(3, 1, -1),
+            attention_mask=mask[None, None], use_cache=False,
         ).last_hidden_state[0]  # fmt: skip
         return F.cross_entropy(self.head(hidden[-ANSWER - 1 : -1]), self.words[-ANSWER:])
 
@@ -121,7 +121,7 @@ class Prompt:
 
     @torch.no_grad()
     def attention(self) -> Tensor:
-        """[A]: attention from where the answer begins, with all tokens kept."""
+        """[A]: attention from the position where the answer begins, with all tokens kept."""
         prompt = self.embeds[: len(self.embeds) - ANSWER]
         probe = QuestionAttention(self.language)
         with probe.record(torch.tensor([len(prompt) - 1])):
@@ -135,7 +135,7 @@ def spearman(a: Tensor, b: Tensor) -> float:
 
 
 def probe(model: Any, seed: int) -> dict[str, float]:
-    """One prompt. ``straight_through`` is ranked among kept tokens alone too: dropped ones all have 0."""
+    """Measure one prompt. ``straight_through`` is also ranked among kept tokens alone: it is 0 for dropped ones."""
     torch.manual_seed(seed)
     prompt = Prompt(model, seed)
     benefit, keep = prompt.benefit(), highest(prompt.logits, prompt.count)[0]

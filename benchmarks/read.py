@@ -1,4 +1,4 @@
-"""Compare the speed of the media reader with a PyAV loop that decodes every frame and keeps nothing.
+"""Compare the speed of the media reader with a PyAV loop that decodes every frame and discards it.
 
 Prints one JSON line. Without a file it generates a clip: 60 s of 1280 x 720 at 25 frames per second with moving noise,
 h264 with a key frame every 250 frames, and stereo audio.
@@ -45,7 +45,7 @@ def make_clip(path: Path, seconds: int = 60) -> None:
 
 
 def bare_loop(path: Path) -> None:
-    """Decode every frame of video and audio, and keep nothing."""
+    """Decode every frame of video and audio, and discard it."""
     with av.open(str(path)) as box:
         for stream in box.streams.video:
             stream.thread_type = "AUTO"

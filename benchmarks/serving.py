@@ -183,7 +183,7 @@ class Bench:
     async def point(self, tokens: int, clients: int) -> dict[str, Any]:
         """Measure both retentions in turns."""
         clips, costs = Clips(tokens), {name: RetentionCost() for name in RETAINS}
-        # One request of each first, which is not counted.
+        # A warm-up request of each, which is not counted.
         for retain in RETAINS.values():
             await self.round(clips, 1, retain, RetentionCost())
         for _ in range(ROUNDS[clients]):

@@ -2,8 +2,8 @@
 
 A small but deep Thinker of the real class on random video and audio, about 4,000 tokens per sample, so that the
 language model takes most of the cost, as in a full-size one. It is narrow, so attention has a larger share than there,
-and the gain is larger too. Selector and language model are trained, encoders are frozen. Each configuration runs in a
-process of its own, one after the other; memory is the peak resident size minus that before the first step. Prints one
+and the gain is larger too. Selector and language model are trained, encoders are frozen. Each configuration runs in
+its own process, one after the other; memory is the peak resident size minus that before the first step. Prints one
 JSON line.
 """
 

@@ -1,14 +1,13 @@
-"""For people with a GPU: does the released 7B checkpoint behave here as in its own code, and what does it save?
+"""Compare the released 7B checkpoint in this library with the released code, and measure its gain, on a GPU.
 
-    make verify-7b MODEL=folder-or-hub-id REFERENCE=checkout-of-the-released-code [ARGS="--clip film.mp4 ..."]
+    make verify-7b MODEL=folder-or-hub-id REFERENCE=checkout-of-the-released-code [ARGS="--clip video.mp4 ..."]
 
-Loads the checkpoint with its selector (FlashAttention 2, bfloat16), asks about each clip with full tokens and at 35 %
-and 25 % (paper Table 6), and prints one JSON line: how many keep decisions equal those of the released function,
-prefill seconds and peak memory as in the paper's Table 3 (prefill there = encoders + compression + language model).
-Without ``--clip`` it invents one. The released function is imported at run time from the checkout that you name;
-nothing of it is part of this project. It needs about 30 GB of GPU memory. This script can't run on the project's own
-machines and has never met the real weights; the tests compare with a readable loop of the same rules, on random
-weights.
+Loads the checkpoint with its selector (FlashAttention 2, bfloat16), answers a question on each clip with all tokens and
+at 35 % and 25 % (paper Table 6), and prints one JSON line: how many keep decisions equal those of the released
+function, and prefill seconds and peak memory as in the paper's Table 3 (prefill = encoders + compression + language
+model). Without ``--clip`` it generates one. The released function is imported at run time from the checkout that you
+name; this project contains none of it. The script needs about 30 GB of GPU memory. It was never run with the released
+weights; the tests compare with a plain loop of the same rules, on random weights.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ class UnfusedSelector(nn.Module):
 
 
 class Witness(OmniSiftCompressor):
-    """Our method, which also asks the released function about the same prompt and counts where they agree."""
+    """The method of this library; it also calls the released function on the same prompt and counts equal decisions."""
 
     def __init__(self, selector: VGAS, rho: tuple[float, float], released: Callable[..., Any]) -> None:
         super().__init__(from_rho(*rho), selector)
@@ -94,7 +93,7 @@ class Witness(OmniSiftCompressor):
 
 
 def inputs_of(pipeline: Pipeline, clip: Path) -> dict[str, Any]:
-    """At the sampling of the published results."""
+    """Model inputs of a clip, sampled as for the published results."""
     processor = pipeline.host.processor
     media = read_for(processor, clip, fps=2.0, max_frames=256, sampling="qwen")
     return build_inputs(processor, media, QUESTION).to(pipeline.host.device, pipeline.host.dtype)
@@ -123,7 +122,7 @@ def prefill(pipeline: Pipeline, clip: Path, compressor: OmniSiftCompressor | Non
 
 
 def verify(pipeline: Pipeline, clips: list[Path], released: Callable[..., Any], rounds: int) -> dict[str, Any]:
-    """Everything that the JSON line holds."""
+    """The content of the JSON line."""
     inner = pipeline.compressor
     if not isinstance(inner, OmniSiftCompressor) or inner.selector is None:
         raise UsageError("the checkpoint was loaded without a selector; give the released one")
@@ -145,7 +144,7 @@ def verify(pipeline: Pipeline, clips: list[Path], released: Callable[..., Any], 
 
 
 def make_clip(folder: Path) -> Path:
-    """A clip of nano's world, if the user names none: six seconds, so far shorter than the paper's."""
+    """A clip of nano's world, for when none is named: six seconds, so much shorter than the paper's."""
     from omnisift.world import make_scene, write_clip
 
     path = folder / "invented.mp4"

@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Test clip number 7: six seconds, picture and sound."""
+    """Test clip number 7: six seconds of video and audio."""
     from omnisift.world import make_scene, write_clip
 
     path = tmp_path_factory.mktemp("clips") / "seven.mp4"

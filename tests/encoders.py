@@ -11,7 +11,7 @@ from omnisift.pipeline.stopwatch import encoders_of
 
 @contextmanager
 def work_of_encoders(host: Host) -> Iterator[dict[str, int]]:
-    """Count the runs of each encoder, by its first layer."""
+    """Count the runs of each encoder, by a hook on its first layer."""
     runs = dict.fromkeys(encoders_of(host.thinker), 0)
 
     def count(stage: str):

@@ -20,22 +20,22 @@ BUDGETS = (SPLIT, Budget(retain=0.3), Budget(retain_video=0.12, retain_audio=0.9
 
 
 def frames_of(stream: TokenStream) -> list[list[list[int]]]:
-    """Per clip, per frame in order of time: places of its tokens."""
+    """Indices of the tokens of each frame of each clip, in order of time."""
     clips: dict[int, dict[int, list[int]]] = {}
-    for place in range(len(stream)):
-        if stream.modality[place] == Modality.VIDEO:
-            time = int(stream.position[0, place])
-            clips.setdefault(int(stream.clip[place]), {}).setdefault(time, []).append(place)
+    for index in range(len(stream)):
+        if stream.modality[index] == Modality.VIDEO:
+            time = int(stream.position[0, index])
+            clips.setdefault(int(stream.clip[index]), {}).setdefault(time, []).append(index)
     return [[frames[time] for time in sorted(frames)] for _, frames in sorted(clips.items())]
 
 
 def audio_of(stream: TokenStream) -> list[list[int]]:
-    """Per clip that has such audio: places of the audio tokens inside chunks."""
+    """Indices of the audio tokens inside chunks, for each clip that has any."""
     clips: dict[int, list[int]] = {}
-    for place in range(len(stream)):
-        if stream.modality[place] == Modality.AUDIO and stream.chunk[place] >= 0:
-            clips.setdefault(int(stream.clip[place]), []).append(place)
-    return [places for _, places in sorted(clips.items())]
+    for index in range(len(stream)):
+        if stream.modality[index] == Modality.AUDIO and stream.chunk[index] >= 0:
+            clips.setdefault(int(stream.clip[index]), []).append(index)
+    return [indices for _, indices in sorted(clips.items())]
 
 
 def cosine(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -43,29 +43,31 @@ def cosine(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(x @ y) / norm if norm > 0 else 0.0
 
 
-def unlike_mean(embeds: torch.Tensor, places: list[int]) -> list[float]:
-    mean = embeds[places].mean(dim=0)
-    return [1 - cosine(embeds[place], mean) for place in places]
+def unlike_mean(embeds: torch.Tensor, indices: list[int]) -> list[float]:
+    mean = embeds[indices].mean(dim=0)
+    return [1 - cosine(embeds[index], mean) for index in indices]
 
 
-def check_best(keep: torch.Tensor, places: list[int], scores: list[float], count: int) -> None:
-    """Exactly ``count`` of ``places`` stay, and none that goes has a clearly higher score than one that stays."""
-    stays = [score for place, score in zip(places, scores, strict=True) if keep[place]]
-    goes = [score for place, score in zip(places, scores, strict=True) if not keep[place]]
-    assert len(stays) == count
-    if stays and goes:
-        assert min(stays) >= max(goes) - NEAR
+def check_best(keep: torch.Tensor, indices: list[int], scores: list[float], count: int) -> None:
+    """Check that ``count`` of ``indices`` are kept and that no dropped one scores clearly higher than a kept one."""
+    kept = [score for index, score in zip(indices, scores, strict=True) if keep[index]]
+    dropped = [score for index, score in zip(indices, scores, strict=True) if not keep[index]]
+    assert len(kept) == count
+    if kept and dropped:
+        assert min(kept) >= max(dropped) - NEAR
 
 
-def shares(weights: list[float], sizes: list[int], total: int, least: int = 0) -> list[float]:
-    """``total`` in parts, before rounding: ``least`` each, the rest by weight; the full ones leave, the others share
-    again."""
+def shares(weights: list[float], sizes: list[int], total: int, minimum: int = 0) -> list[float]:
+    """Divide ``total`` into parts, before rounding: ``minimum`` each, the rest by weight.
+
+    Parts that reach their size are fixed; the others share the rest again.
+    """
     given: dict[int, float] = {}
     wish: dict[int, float] = {}
     while len(given) < len(sizes):
         others = [i for i in range(len(sizes)) if i not in given]
-        rest = total - sum(given.values()) - least * len(others)
-        wish = {i: least + rest * weights[i] / sum(weights[j] for j in others) for i in others}
+        rest = total - sum(given.values()) - minimum * len(others)
+        wish = {i: minimum + rest * weights[i] / sum(weights[j] for j in others) for i in others}
         full = [i for i in others if wish[i] >= sizes[i]]
         if not full:
             break
@@ -74,7 +76,7 @@ def shares(weights: list[float], sizes: list[int], total: int, least: int = 0) -
 
 
 def check_rounded(counts: list[int], exact: list[float]) -> None:
-    """``counts`` are ``exact`` by largest remainder; of remainders equal but for rounding, either may be first."""
+    """Check that ``counts`` round ``exact`` by largest remainder; remainders within the tolerance count as equal."""
     assert sum(counts) == round(sum(exact))
     assert all(-NEAR < count - math.floor(x) < 1 + NEAR for count, x in zip(counts, exact, strict=True))
     up = [x - math.floor(x) for count, x in zip(counts, exact, strict=True) if count > x]
@@ -83,7 +85,7 @@ def check_rounded(counts: list[int], exact: list[float]) -> None:
 
 
 def check_shared(keep: torch.Tensor, frames: list[list[int]], exact: list[float], scores: list[list[float]]) -> None:
-    """Each frame has its rounded share, and in it the best stay."""
+    """Check that each frame keeps its rounded share, and in it the tokens with the highest scores."""
     counts = [int(keep[frame].sum()) for frame in frames]
     check_rounded(counts, exact)
     for frame, values, count in zip(frames, scores, counts, strict=True):
@@ -98,21 +100,21 @@ def video_total(stream: TokenStream, budget: Budget, frames: list[list[int]]) ->
 
 
 def check_totals(stream: TokenStream, keep: torch.Tensor, budget: Budget) -> None:
-    """Per clip and modality the budget's total; everything outside chunks stays."""
+    """Check the budget's total per clip and modality; all tokens outside chunks are kept."""
     shapes = ChunkShapes.of(stream)
     counts = budget.counts(shapes)
     assert keep[stream.chunk < 0].all()
     for clip in range(int(stream.clip.max()) + 1):
         inside = (stream.clip == clip) & (stream.chunk >= 0) & keep
-        mine = shapes.clip == clip
+        own_chunks = shapes.clip == clip
         assert int((inside & (stream.modality == Modality.VIDEO)).sum()) == int(
-            (counts.frame0 + counts.frame1)[mine].sum()
+            (counts.frame0 + counts.frame1)[own_chunks].sum()
         )
-        assert int((inside & (stream.modality == Modality.AUDIO)).sum()) == int(counts.audio[mine].sum())
+        assert int((inside & (stream.modality == Modality.AUDIO)).sum()) == int(counts.audio[own_chunks].sum())
 
 
 def check_frame_counts(stream: TokenStream, keep: torch.Tensor, budget: Budget) -> None:
-    """In every frame the budget's own count, not only in total."""
+    """Check the budget's count in every frame, not only in total."""
     shapes = ChunkShapes.of(stream)
     counts = budget.counts(shapes)
     video = (stream.modality == Modality.VIDEO) & keep
@@ -121,10 +123,10 @@ def check_frame_counts(stream: TokenStream, keep: torch.Tensor, budget: Budget) 
 
 
 def steady_prompt(frames: int, tokens: int, audio: int, seed: int = 0, width: int = 16) -> Prompt:
-    """One clip of ``frames`` one-second frames, ``audio`` tokens of audio from its start on, text around it."""
-    places = [(Modality.VIDEO, 25 * frame) for frame in range(frames) for _ in range(tokens)]
-    places += [(Modality.AUDIO, time) for time in range(audio)]
-    ordered = sorted(places, key=lambda place: (place[1] // 50, place[0], place[1]))
+    """One clip of ``frames`` one-second frames, ``audio`` audio tokens from its start, and text around it."""
+    media = [(Modality.VIDEO, 25 * frame) for frame in range(frames) for _ in range(tokens)]
+    media += [(Modality.AUDIO, time) for time in range(audio)]
+    ordered = sorted(media, key=lambda token: (token[1] // 50, token[0], token[1]))
     ordered = [(Modality.TEXT, 0), *ordered, (Modality.TEXT, 25 * frames + audio)]
     modality, temporal = (torch.tensor([int(x) for x in column]) for column in zip(*ordered, strict=True))
     embeds = torch.randn(len(ordered), width, generator=torch.Generator().manual_seed(seed))
@@ -132,7 +134,7 @@ def steady_prompt(frames: int, tokens: int, audio: int, seed: int = 0, width: in
 
 
 def joined(prompts: list[Prompt]) -> Prompt:
-    """Some prompts of one sample each as one batch."""
+    """Prompts of one sample each as one batch."""
     return Prompt(
         torch.cat([p.embeds for p in prompts]),
         torch.cat([p.modality for p in prompts]),
@@ -142,7 +144,7 @@ def joined(prompts: list[Prompt]) -> Prompt:
 
 
 def check_contract(make: Callable[[Budget], Compressor], budget: Budget = SPLIT) -> None:
-    """The contract: equal alone, in a batch and repeated; all kept at retain=1; finite results for any input."""
+    """Check the contract: same result alone, in a batch and repeated; all kept at retain=1; finite for any input."""
     prompts = [steady_prompt(5, 9, 120, seed=1), steady_prompt(1, 7, 0, seed=2), steady_prompt(8, 4, 210, seed=3)]
     alone = [make(budget)(p.stream()).keep for p in prompts]
     together = make(budget)(joined(prompts).stream())

@@ -1,4 +1,4 @@
-"""Random prompts with everything that can be odd about them, as flat tensors; for property tests of the core."""
+"""Random prompts with unusual layouts, as flat tensors, for property tests of the core."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def _text(tokens: list[tuple[int, int, int]], row: int, now: int, count: int) ->
 
 
 def _clip(tokens: list[tuple[int, int, int]], row: int, now: int, rng: random.Random) -> int:
-    """Frames of equal (or, sometimes, unequal) size at equal distances; audio that may start early or late, end early
-    or run on, or be a single token; interleaved in windows as the host does, or all audio after all video."""
+    """Frames of equal (or, sometimes, unequal) size at equal distances; audio that may start or end early or late, or
+    be a single token; interleaved in windows as in the host, or all audio after all video."""
     step = rng.choice([1, 2, 3, 7, 25])
     size = rng.choice([1, 2, 4, 9, 16])
     unequal = rng.random() < 0.2

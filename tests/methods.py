@@ -1,4 +1,4 @@
-"""All methods of the project, the tokens that share a count in each, and which budgets each can't reach."""
+"""All methods, the tokens that share one count in each, and the budgets that each can't reach."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from omnisift.vgas import VGAS, VGASConfig
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 IN_RECIPES = {row["method"] for path in RECIPES for row in yaml.safe_load(path.read_text(encoding="utf-8"))["rows"]}
 METHODS = list(dict.fromkeys([*COMPRESSORS, *sorted(IN_RECIPES)]))
-"""All names, and all configurations and pairs of a recipe: a new row there is tested by itself."""
-WITH_SOUND = [name for name, method in COMPRESSORS.items() if not issubclass(method, VideoCompressor)]
-"""Those that may follow a plus."""
+"""All names, and all configurations and pairs in recipes, so that a new row of a recipe is tested automatically."""
+WITH_AUDIO = [name for name, method in COMPRESSORS.items() if not issubclass(method, VideoCompressor)]
+"""Methods that may be the audio half of a pair."""
 
 COUNTED = {
     "random:scope=clip": ("clip", "clip"),
@@ -44,14 +44,14 @@ COUNTED = {
     "routed": ("both", "both"),
     "joint": ("both", "both"),
 }
-"""Which tokens of the video, and of the audio, share one count; all others: every frame and every chunk's audio.
+"""Tokens of the video, and of the audio, that share one count; by default each frame and the audio of each chunk.
 ``window``: eight chunks of one modality; ``both``: a chunk's video and audio together."""
 COUNTED_AS_HALF = {"routed": ("frame", "frame"), "joint": ("chunk", "chunk")}
-"""Where it differs in a pair."""
+"""Methods for which this differs in a pair."""
 
 
 def selector(width: int) -> VGAS:
-    """A tiny random one."""
+    """A small random selector."""
     torch.manual_seed(0)
     return VGAS(VGASConfig(input_size=width, hidden_size=16, num_attention_heads=2)).eval()
 
@@ -60,13 +60,13 @@ _SELECTORS: dict[int, VGAS] = {}
 
 
 def made(name: str, budget: Budget, width: int = 16) -> Compressor:
-    """The method, with weights if it needs them."""
+    """The method, with a random selector."""
     weights = _SELECTORS[width] if width in _SELECTORS else _SELECTORS.setdefault(width, selector(width))
     return make_compressor(name, budget, selector=weights, seed=3).eval()
 
 
 def scopes(name: str) -> tuple[str, str]:
-    """What video and audio are counted by."""
+    """The scope of the counts of video and of audio."""
 
     def of(one: str, table: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
         return table.get(one, table.get(one.partition(":")[0], ("frame", "frame")))
@@ -79,7 +79,7 @@ def scopes(name: str) -> tuple[str, str]:
 
 
 def check_counts(name: str, stream: TokenStream, keep: Tensor, budget: Budget) -> None:
-    """Exactly the budget's number, by the method's own scope; all tokens outside chunks."""
+    """Check the budget's number in each scope of the method; all tokens outside chunks are kept."""
     segment, shapes = segment_of(stream), ChunkShapes.of(stream)
     assert keep.shape == (len(stream),)
     assert keep.dtype == torch.bool
@@ -104,7 +104,7 @@ def check_counts(name: str, stream: TokenStream, keep: Tensor, budget: Budget) -
 
 
 def out_of_reach(name: str, stream: TokenStream, budget: Budget) -> bool:
-    """Whether the budget is below what the method keeps in any case."""
+    """Whether the budget is below the minimum of the method."""
     video, plus, audio = name.partition("+")
     audio = audio if plus else video
     shapes = ChunkShapes.of(stream)
@@ -134,12 +134,12 @@ def _too_few(clips: list[list[list[int]]], stream: TokenStream, shapes: ChunkSha
 
 
 def check_floor_is_named(error: UnreachableBudget) -> None:
-    """One line: what it can't keep, its minimum, what to do."""
+    """Check that the message is one line with the numbers, the minimum and the remedy."""
     assert re.fullmatch(r"\w+ can't keep \d+ of \d+ (video|audio) tokens: .*at least \d+; raise retain.*", str(error))
 
 
 def chosen(name: str, stream: TokenStream, budget: Budget) -> Selection | None:
-    """The method's selection; None where it rightly raises that the budget is out of its reach."""
+    """The method's selection; None if it raises, as it should, that it can't reach the budget."""
     with torch.no_grad():
         if not out_of_reach(name, stream, budget):
             return made(name, budget, stream.width)(stream)
@@ -150,8 +150,10 @@ def chosen(name: str, stream: TokenStream, budget: Budget) -> Selection | None:
 
 
 def check_embeds(stream: TokenStream, result: Selection) -> None:
-    """A row for every kept token, in order. A dropped token leaves its trace in one kept token at most, and all that
-    none joined stay bit for bit; so do tokens outside chunks."""
+    """Check one row per kept token, in order.
+
+    A dropped token changes at most one kept token; all other tokens, and tokens outside chunks, are bit-identical.
+    """
     if result.embeds is None:
         return
     before = stream.embeds[result.keep]
@@ -161,6 +163,6 @@ def check_embeds(stream: TokenStream, result: Selection) -> None:
     touched = (result.embeds != before).any(dim=1)
     assert int(touched.sum()) <= int((~result.keep).sum())
     assert not touched[(stream.chunk < 0)[result.keep]].any()
-    for modality in Modality:  # nobody joins the other modality
+    for modality in Modality:  # tokens merge only within their modality
         mine = stream.modality == modality
         assert int((touched & mine[result.keep]).sum()) <= int((mine & ~result.keep).sum())

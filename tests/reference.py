@@ -1,8 +1,8 @@
-"""OmniSIFT as a plain loop over samples and chunks, written from the paper: the oracle of the vectorised code.
+"""OmniSIFT as a plain loop over samples and chunks, written from the paper: the reference for the vectorised code.
 
-Rules: chunks are pairs of distinct temporal ids; both frames drop k = int(n rho) tokens, n of the first frame; an
-unequal second frame is kept in full; so is the audio of a chunk of at most one token, without a kept video token, or
-of which nothing would be kept.
+Chunks are pairs of distinct temporal ids. Both frames drop k = int(n rho) tokens, where n is the size of the first
+frame; a second frame of another size is kept completely. The audio of a chunk is kept completely if it has at most one
+token, if no video token of the chunk is kept, or if none of it would be kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Reference:
     keep: Tensor
     """[L] bool"""
     margin: Tensor
-    """[L] float: distance of the token's score from the cut of its segment; infinite where nothing was ranked."""
+    """[L] float: distance of a token's score from its segment's threshold; infinite if the segment is not ranked."""
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
@@ -38,7 +38,7 @@ def clips_of(modality: list[int], sample: list[int]) -> list[list[int]]:
 
 
 def selector_scores(selector, video: Tensor, audio: Tensor) -> Tensor:
-    """Paper eq 6-9 with the modules as they are: [A]."""
+    """Paper eq 6-9 with the selector's modules: [A]."""
     v = selector.v_norm(selector.v_proj(video))[None]
     a = selector.a_norm(selector.a_proj(audio))[None]
     mixed, _ = selector.cross_attn(a, v, v)
@@ -74,14 +74,14 @@ def reference(embeds, modality, temporal, sample, rho_video, rho_audio, selector
     return out
 
 
-def _cut(out: Reference, places: list[int], values: Tensor, kept: int, report: Tensor) -> None:
-    """Keep the highest ``values``; of equal ones the first."""
-    order = sorted(range(len(places)), key=lambda i: -float(values[i]))
-    out.scores[places] = report.detach().float()
-    if kept == len(places):
+def _cut(out: Reference, indices: list[int], values: Tensor, kept: int, report: Tensor) -> None:
+    """Keep the highest ``values``; of equal values the first."""
+    order = sorted(range(len(indices)), key=lambda i: -float(values[i]))
+    out.scores[indices] = report.detach().float()
+    if kept == len(indices):
         return
     for i in order[kept:]:
-        out.keep[places[i]] = False
+        out.keep[indices[i]] = False
     cut = (float(values[order[kept - 1]]) + float(values[order[kept]])) / 2 if kept else float(values[order[0]]) + 1
-    for i, place in enumerate(places):
-        out.margin[place] = abs(float(values[i]) - cut)
+    for i, index in enumerate(indices):
+        out.margin[index] = abs(float(values[i]) - cut)

@@ -1,6 +1,6 @@
-"""The benchmarks that no other test runs still run, and `verify_7b` tells right from wrong.
+"""Benchmarks that no other test runs: they run, and `verify_7b` detects wrong decisions.
 
-The released code is not here; a stand-in checkout wraps the readable loop of `tests/reference.py`.
+The released code is not available; a stand-in checkout wraps the plain loop of `tests/reference.py`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def similarity_pruning(selector, embeds, ids, audio_id, video_id, positions, mer
 
 
 def load(name: str) -> ModuleType:
-    """A benchmark as a module."""
+    """Import a benchmark."""
     spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
+    sys.modules[spec.name] = module  # dataclasses look it up there
     spec.loader.exec_module(module)
     return module
 
@@ -95,7 +95,7 @@ def test_verify_counts_equal_and_different_decisions(verify_7b: ModuleType, tmp_
     assert witness.equal == (witness.tokens if same else witness.kept)
 
 
-def test_verify_asks_the_pipeline_about_a_clip(verify_7b: ModuleType, tmp_path: Path) -> None:
+def test_verify_prepares_a_clip_with_the_pipeline(verify_7b: ModuleType, tmp_path: Path) -> None:
     from omnisift.pipeline import load as load_pipeline
 
     pipeline = load_pipeline("nano", retain=0.25)
@@ -103,7 +103,7 @@ def test_verify_asks_the_pipeline_about_a_clip(verify_7b: ModuleType, tmp_path: 
     assert {"input_ids", "pixel_values_videos", "input_features"} <= inputs.keys()
 
 
-def test_verify_says_what_a_wrong_checkout_lacks(verify_7b: ModuleType, tmp_path: Path) -> None:
+def test_verify_names_the_file_that_a_wrong_checkout_lacks(verify_7b: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"compression_units\.py"):
         verify_7b.import_released(tmp_path)
 
@@ -118,7 +118,7 @@ def test_import_time_prints_one_line() -> None:
 
 
 def test_the_probe_ranks_tokens_by_their_benefit() -> None:
-    """Narrow and shallow: the numbers mean nothing, but ablation and gradients must be of one prompt."""
+    """The model is too small for meaningful numbers, but ablation and gradients must use the same prompt."""
     module = load("probe")
     model = module.build(layers=1, width=128)
     prompt = module.Prompt(model, 0)
@@ -130,22 +130,22 @@ def test_the_probe_ranks_tokens_by_their_benefit() -> None:
     assert set(result) >= {"attention", "straight_through@0", "merge@0", "bias@0.8", "reinforce@0"}
     assert all(-1 <= value <= 1 for value in result.values())
     assert module.spearman(benefit, 3 * benefit + 1) == 1.0
-    literal, hard = prompt.descent("straight_through", 0.0), module.highest(prompt.logits, prompt.count)[0]
-    assert (literal[~hard] == 0).all()
-    assert (literal[hard] != 0).all()
+    straight_through, hard = prompt.descent("straight_through", 0.0), module.highest(prompt.logits, prompt.count)[0]
+    assert (straight_through[~hard] == 0).all()
+    assert (straight_through[hard] != 0).all()
 
 
-def test_training_measures_what_it_says() -> None:
-    """Four seconds instead of forty, in this process."""
+def test_training_measures_both_configurations() -> None:
+    """A clip of four seconds instead of forty, measured in this process."""
     module = load("training")
     module.SECONDS, module.LAYERS = 4, 2
-    complete, cut = module.measure(None, 1), module.measure(0.25, 1)
-    assert complete["tokens"] == complete["kept"] == cut["tokens"] == 4 * (6 * 12 + 25)
+    full, cut = module.measure(None, 1), module.measure(0.25, 1)
+    assert full["tokens"] == full["kept"] == cut["tokens"] == 4 * (6 * 12 + 25)
     assert cut["kept"] == pytest.approx(0.25 * cut["tokens"], abs=4)
-    assert min(complete["seconds"], cut["seconds"]) > 0
+    assert min(full["seconds"], cut["seconds"]) > 0
 
 
-def test_the_page_of_serving_says_what_was_measured() -> None:
+def test_the_table_of_serving_matches_the_result() -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "serving.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
     assert load("serving").table(result) in page, "copy it from benchmarks/serving.py, which prints it"
@@ -159,7 +159,7 @@ def rows_of(path: Path) -> set[tuple[str, ...]]:
     return {tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in lines if line.startswith("|")}
 
 
-def test_the_cost_of_a_prompt_is_that_of_the_code() -> None:
+def test_the_tables_of_prompt_cost_match_the_code() -> None:
     """The rows of each model and clip length in README and docs/your-model.md."""
     module = load("cost_table")
     readme, page = ROOT / "README.md", ROOT / "docs" / "your-model.md"

@@ -33,7 +33,7 @@ def test_the_papers_settings_follow_from_an_overall_ratio():
 
 
 def test_few_video_tokens_share_the_ratio_evenly():
-    """nano: 32 video and 50 audio tokens a chunk."""
+    """nano: 32 video and 50 audio tokens per chunk."""
     assert Budget(retain=0.25).rates(96, 150) == (0.25, 0.25)
     assert Budget(retain=1.0).rates(96, 150) == (1.0, 1.0)
 
@@ -44,7 +44,7 @@ def test_a_clip_without_audio_or_video_uses_the_ratio_itself():
 
 
 def test_an_overall_ratio_is_split_for_each_clip():
-    """The first clip has audio, the second has none and so keeps more of its video."""
+    """The first clip has audio; the second has none and therefore keeps more of its video."""
     kept = Budget(retain=0.25).counts(shapes((320, 320, 50), (320, 320, 0), clip=[0, 1]))
     assert kept.frame0.tolist() == [74, 80]
     assert kept.audio.tolist() == [25, 0]
@@ -65,7 +65,7 @@ def test_a_single_audio_token_stays():
 
 
 def test_audio_without_anchors_stays():
-    """A ratio below the 12 decimals of rho drops all video; the released code then leaves the audio whole."""
+    """A ratio below the 12 decimals of rho drops all video; the released code then keeps all audio."""
     assert counts(Budget(retain_video=1e-13, retain_audio=0.5), (4, 4, 10)) == [(0, 0, 10)]
     assert counts(Budget(retain_video=0.5, retain_audio=1e-13), (4, 4, 10)) == [(2, 2, 10)]
 
@@ -84,7 +84,7 @@ def test_any_ratio_rounds_as_in_python(n: int, rho: float):
 @settings(max_examples=300, deadline=None)
 @given(n0=st.integers(1, 400), na=st.integers(0, 400), chunks=st.integers(1, 40), retain=st.floats(0.01, 1))
 def test_an_overall_ratio_is_met_up_to_rounding(n0: int, na: int, chunks: int, retain: float):
-    """Each frame and each chunk's audio rounds up by less than one token; a lone audio token stays."""
+    """Each frame and each chunk's audio rounds up by less than one token; a single audio token is kept."""
     kept = Budget(retain=retain).counts(shapes(*[(n0, n0, na)] * chunks))
     total = sum(int(part.sum()) for part in (kept.frame0, kept.frame1, kept.audio))
     exact = retain * chunks * (2 * n0 + na)
@@ -93,7 +93,7 @@ def test_an_overall_ratio_is_met_up_to_rounding(n0: int, na: int, chunks: int, r
 
 @pytest.mark.parametrize("value", [0, -0.1, 1.0001, math.nan, math.inf, "0.25", True])
 @pytest.mark.parametrize("name", ["retain", "retain_video", "retain_audio"])
-def test_nonsense_is_refused_by_name(name: str, value: object):
+def test_an_invalid_ratio_is_refused_by_name(name: str, value: object):
     given_values = {"retain_video": 0.5, "retain_audio": 0.5} if name != "retain" else {}
     with pytest.raises(BudgetError, match=rf"^{name} is the fraction kept and must be in \(0, 1\]"):
         Budget(**{**given_values, name: value})  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def test_a_percentage_is_refused_with_the_fraction_it_means(value: object, fract
 
 
 @pytest.mark.parametrize("value", [0, -25, 1.5, 100, 250, "much", math.nan])
-def test_no_fraction_is_guessed_where_none_is_likely(value: object):
+def test_no_fraction_is_suggested_for_other_values(value: object):
     with pytest.raises(BudgetError) as caught:
         Budget(retain=value)  # type: ignore[arg-type]
     assert "did you mean" not in str(caught.value)

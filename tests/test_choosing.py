@@ -27,7 +27,7 @@ def accuracy(row: ResultRow, kind: str) -> float:
 
 
 def smallest(label: str, kind: str, full: float) -> str:
-    """The smallest fraction within one point of all tokens, with every larger one within it too; ``-`` if none is."""
+    """The smallest fraction within one point of all tokens for which every larger one is too; ``-`` if none is."""
     rows = sorted((row for row in ROWS if row.label == label), key=lambda row: -float(row.percent))
     result = "-"
     for row in rows:
@@ -37,7 +37,7 @@ def smallest(label: str, kind: str, full: float) -> str:
     return result
 
 
-def test_the_table_of_fractions_is_what_the_results_say() -> None:
+def test_the_table_of_fractions_matches_the_results() -> None:
     text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
     (header,) = re.findall(r"^\| question \|(.+)\|$", text, re.MULTILINE)
     methods = [cell.strip() for cell in header.split("|")][1:]

@@ -42,7 +42,7 @@ def test_plain_audio_becomes_text():
     assert s.clip.tolist() == [-1, -1, -1, -1, 0, 0, -1, -1]
 
 
-def test_two_videos_in_one_prompt_are_grouped_apart():
+def test_two_videos_in_one_prompt_are_grouped_separately():
     """Three frames each: the odd frame of the first does not pair with the first of the second."""
     s = stream("VVV.VVV", [0, 1, 2, 3, 4, 5, 6])
     assert s.chunk.tolist() == [0, 0, 1, -1, 2, 2, 3]
@@ -55,7 +55,7 @@ def test_a_run_ends_where_the_row_of_the_batch_ends():
     assert s.chunk.tolist() == [0, 0, 1, 1]
 
 
-def test_frames_come_in_the_order_of_their_ids_wherever_they_lie():
+def test_frames_come_in_the_order_of_their_ids_at_any_position():
     s = stream("VVVV", [7, 5, 5, 7])
     assert s.frame.tolist() == [1, 0, 0, 1]
 

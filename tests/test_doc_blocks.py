@@ -38,16 +38,16 @@ NOT_RUN = {
     "serves until it is stopped": 2,
     "takes hours": 9,
 }
-"""How many blocks do not run here, by reason."""
+"""Number of blocks that do not run here, by reason."""
 STANDS_FOR = {
     "Qwen/Qwen2.5-Omni-7B": str(nano_path()),
     "dingyue1011/OmniSIFT-7B": str(nano_path()),
     "--device cuda": "--device cpu",
     'device="cuda"': 'device="cpu"',
 }
-"""What a reader has and this machine has not, and what stands for it."""
+"""Models and devices that this machine lacks, and their replacements."""
 SMALLER = {"--clips (48|80)": "--clips 6", r"omnisift train (\S+)": r"omnisift train \1 --set max_steps=6"}
-"""Patterns of numbers that would take long, and their replacements."""
+"""Patterns of numbers that would take too long, and their replacements."""
 BLOCK = re.compile(r"(?:^ *<!-- not run: ([^\n]+?) -->\n+)?^( *)```(\w+)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
@@ -60,7 +60,7 @@ class Block:
     language: str
     code: str
     reason: str | None
-    """Why it does not run here."""
+    """The reason why it does not run here, if it does not."""
 
 
 def blocks(page: Path) -> list[Block]:
@@ -82,7 +82,7 @@ ALL = {page: blocks(page) for page in PAGES}
 
 
 def adapted(code: str) -> str:
-    """The block with what this machine lacks replaced."""
+    """The block with models, devices and large numbers replaced."""
     for name, stand_in in STANDS_FOR.items():
         code = code.replace(name, stand_in)
     for pattern, replacement in SMALLER.items():
@@ -91,7 +91,7 @@ def adapted(code: str) -> str:
 
 
 def run_omnisift(words: list[str], monkeypatch: pytest.MonkeyPatch, where: str) -> str:
-    """Run one command in this process: what it prints, once it has succeeded."""
+    """Run one command in this process and return what it prints; it must succeed."""
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -121,7 +121,7 @@ def run_console(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files that a reader would have."""
+    """Files that the blocks of a page need."""
     for name, seed in (("clips/a.mp4", "0"), ("clips/b.mp4", "1")):
         (folder / name).parent.mkdir(exist_ok=True)
         run_omnisift(["omnisift", "make-clip", str(folder / name), "--seed", seed], monkeypatch, "preparation")

@@ -1,4 +1,4 @@
-"""What the documentation says is so: links, commands, options, make targets, imports and tables are checked."""
+"""The documentation is correct: its links, commands, options, make targets, imports and tables are checked."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def prose(text: str) -> str:
 
 
 def slug(heading: str) -> str:
-    """The anchor that MkDocs and GitHub make of a heading."""
+    """The anchor that MkDocs and GitHub generate for a heading."""
     return re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading.strip().lower()))
 
 
@@ -80,8 +80,8 @@ def test_commands_and_options_exist(page: Path) -> None:
         command = COMMANDS[words[1]]
         command = getattr(command, "commands", {}).get(words[2] if len(words) > 2 else "", command)
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-        own = words[2 : words.index("--")] if "--" in words else words[2:]  # what is behind it is for another program
-        asked = {word.split("=")[0] for word in own if word.startswith("--")}
+        options = words[2 : words.index("--")] if "--" in words else words[2:]  # words after it are for another program
+        asked = {word.split("=")[0] for word in options if word.startswith("--")}
         assert asked <= known, f"{page.name}: omnisift {words[1]} has no {sorted(asked - known)}"
 
 
@@ -107,8 +107,8 @@ def test_python_blocks_parse_and_import_public_names(page: Path) -> None:
 @each_page
 def test_public_names_in_prose_exist(page: Path) -> None:
     for name in re.findall(r"`omnisift\.([A-Za-z_]+)\b", page.read_text(encoding="utf-8")):
-        rooms = {path.stem for path in (ROOT / "src" / "omnisift").iterdir()}
-        assert name in {*omnisift.__all__, *rooms, "__all__", "__version__"}, f"{page.name}: omnisift.{name}"
+        packages = {path.stem for path in (ROOT / "src" / "omnisift").iterdir()}
+        assert name in {*omnisift.__all__, *packages, "__all__", "__version__"}, f"{page.name}: omnisift.{name}"
 
 
 def test_every_page_is_in_the_menu() -> None:
@@ -127,7 +127,7 @@ def chunk_report(budget: Budget, n_video: int, n_audio: int = 50) -> tuple[int, 
 BUDGETS = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_splits_is_what_the_code_does() -> None:
+def test_the_table_of_splits_matches_the_code() -> None:
     rows = re.findall(
         r"^\| (\d+) \| (0\.\d+) \| (0\.\d+) \| (0\.\d+) \| (\d+) \+ (\d+) \| ([\d.]+ %) \|$", BUDGETS, re.MULTILINE
     )
@@ -138,7 +138,7 @@ def test_the_table_of_splits_is_what_the_code_does() -> None:
         assert chunk_report(budget, int(n)) == (int(video), int(audio), ratio)
 
 
-def test_the_table_of_rhos_is_what_the_code_does() -> None:
+def test_the_table_of_rhos_matches_the_code() -> None:
     rows = re.findall(r"^\| (\d+) \| ([\d.]+ %) \| ([\d.]+ %) \| ([\d.]+ %) \|$", BUDGETS, re.MULTILINE)
     assert len(rows) == 3
     for n, *ratios in rows:

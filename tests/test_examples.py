@@ -1,4 +1,4 @@
-"""Every example and the notebook run as they stand, from another folder."""
+"""Every example and the notebook run unchanged, from another folder."""
 
 from __future__ import annotations
 

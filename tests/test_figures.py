@@ -73,7 +73,7 @@ def test_labels_do_not_overlap() -> None:
 
 
 def test_committed_figures_are_current(inspection: Inspection) -> None:
-    """The plot names the result it shows; of the method figure only the words, because pixels differ by machine."""
+    """The plot contains the digest of its result; of the method figure only the words are compared, not the pixels."""
     quality = (FOLDER / "quality.svg").read_text(encoding="utf-8")
     assert digest(read_result(quality_figure.RESULT)) in quality, "run: make figures"
     words = [

@@ -1,7 +1,7 @@
-"""The rooms of the house: who may import whom, and what `import omnisift` costs.
+"""Import directions between the packages of `omnisift`, and the side effects of `import omnisift`.
 
-The allowed directions are read from CONTRIBUTING.md, so the picture there can't drift from the code. A room is a module
-or package directly under `omnisift`. Imports inside functions count too: a lazy import is still a dependency.
+The allowed directions are read from CONTRIBUTING.md, so its diagram can't differ from the code. Here a package is a
+module or package directly under `omnisift`. Imports inside functions count too: a lazy import is still a dependency.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "omnisift"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# The core serves any engine, so it rests on torch alone; the selector is a Hugging Face model with safetensors files.
+# Any engine can use the core, so it needs only torch; the selector is a Hugging Face model with safetensors files.
 CORE = {"errors", "tokens", "chunks", "budget", "stvp", "straight_through", "estimators", "compressors"}
 CORE |= {"vgas", "selector_attention", "selector_files", "video_score"}
 CORE_EXTRAS = {"vgas": {"transformers"}, "selector_files": {"safetensors"}}
-# Decoding happens in one place; the world encodes the clips it invents; `omnisift doctor` asks what PyAV can decode.
-PYAV_ROOMS = {"media", "world", "cli"}
+# Only media decodes; world encodes generated clips; `omnisift doctor` checks which formats PyAV can decode.
+PYAV_PACKAGES = {"media", "world", "cli"}
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement's target, e.g. module `omnisift.models.base`, and where it stands."""
+    """One import statement's target, e.g. module `omnisift.models.base`, and its location."""
 
     file: Path
     line: int
@@ -42,21 +42,21 @@ class Import:
 
 
 def read_directions(text: str) -> list[list[str]]:
-    """The ```directions block: steps left to right, each a list of rooms; `|` marks rooms that ignore each other."""
+    """The ```directions block: steps left to right, each a list of packages; `|` separates unrelated packages."""
     block = text.split("```directions\n")[1].split("```")[0]
     return [step.split() for step in " ".join(block.split()).replace(",", " ").split("->")]
 
 
 STEPS = read_directions((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-RANK = {room: rank for rank, step in enumerate(STEPS) for room in step if room != "|"}
-STRANGERS = [{room for room in step if room != "|"} for step in STEPS if "|" in step]
+RANK = {package: rank for rank, step in enumerate(STEPS) for package in step if package != "|"}
+SEPARATED = [{package for package in step if package != "|"} for step in STEPS if "|" in step]
 
 
 def may_import(importer: str, target: str) -> bool:
-    """Leftward is fine, so is the same step, unless its rooms are strangers."""
+    """A package may import packages to its left and of its own step, unless `|` separates them."""
     if importer == target:
         return True
-    if any({importer, target} <= step for step in STRANGERS):
+    if any({importer, target} <= step for step in SEPARATED):
         return False
     return RANK[target] <= RANK[importer]
 
@@ -91,7 +91,7 @@ def targets(node: ast.AST, file: Path) -> list[str]:
 
 
 def imports(file: Path, source: str | None = None) -> list[Import]:
-    """All imports of a file, wherever they stand."""
+    """All imports of a file, at any depth."""
     found: list[Import] = []
 
     def visit(node: ast.AST, lazy: bool) -> None:
@@ -105,7 +105,7 @@ def imports(file: Path, source: str | None = None) -> list[Import]:
     return found
 
 
-def room(module: str) -> str:
+def package(module: str) -> str:
     """`omnisift.models.base` -> `models`; the package itself -> `` (empty)."""
     return module.split(".")[1] if "." in module else ""
 
@@ -115,9 +115,9 @@ OWN = [found for found in ALL if found.module.split(".")[0] == "omnisift"]
 FOREIGN = [found for found in ALL if found.module.split(".")[0] not in {"omnisift", *sys.stdlib_module_names}]
 
 
-def test_every_room_has_a_place_in_the_picture() -> None:
-    rooms = {room(module_name(file)) for file in FILES} - {""}
-    assert rooms - set(RANK) == set(), "a new room: give it a place in the directions block of CONTRIBUTING.md"
+def test_every_package_is_in_the_directions_block() -> None:
+    packages = {package(module_name(file)) for file in FILES} - {""}
+    assert packages - set(RANK) == set(), "add a new package to the directions block of CONTRIBUTING.md"
 
 
 def test_left_never_imports_right() -> None:
@@ -125,31 +125,31 @@ def test_left_never_imports_right() -> None:
         str(found)
         for found in OWN
         if found.file != PACKAGE / "__init__.py"
-        and not may_import(room(module_name(found.file)), room(found.module) or "cli")
+        and not may_import(package(module_name(found.file)), package(found.module) or "cli")
     ]
     assert wrong == []
 
 
-def test_rooms_do_not_import_through_the_public_list() -> None:
-    """`from omnisift import Budget` inside the library would hide the direction. The command line is a user."""
+def test_packages_do_not_import_through_the_public_list() -> None:
+    """`from omnisift import Budget` inside the library would hide the direction. Only the command line may do so."""
     through = [found for found in OWN if found.module == "omnisift" and found.file != PACKAGE / "__init__.py"]
-    assert [str(found) for found in through if room(module_name(found.file)) != "cli"] == []
+    assert [str(found) for found in through if package(module_name(found.file)) != "cli"] == []
 
 
 @pytest.mark.parametrize("name", sorted(CORE))
-def test_core_rests_on_torch_alone(name: str) -> None:
+def test_core_imports_only_torch(name: str) -> None:
     allowed = {"torch"} | CORE_EXTRAS.get(name, set())
-    mine = [found for found in FOREIGN if room(module_name(found.file)) == name]
-    assert [str(found) for found in mine if found.module.split(".")[0] not in allowed] == []
+    foreign = [found for found in FOREIGN if package(module_name(found.file)) == name]
+    assert [str(found) for found in foreign if found.module.split(".")[0] not in allowed] == []
 
 
 def test_only_media_decodes() -> None:
     pyav = [found for found in FOREIGN if found.module.split(".")[0] == "av"]
-    assert [str(found) for found in pyav if room(module_name(found.file)) not in PYAV_ROOMS] == []
+    assert [str(found) for found in pyav if package(module_name(found.file)) not in PYAV_PACKAGES] == []
 
 
-def test_no_circles_between_files() -> None:
-    """Among imports that run at import time; a circle makes the result depend on who is imported first."""
+def test_no_cycles_between_files() -> None:
+    """Only imports that run at import time count; with a cycle, the result depends on which file is imported first."""
     graph: dict[str, set[str]] = {module_name(file): set() for file in FILES}
     for found in OWN:
         if not found.lazy and found.module in graph:
@@ -157,7 +157,7 @@ def test_no_circles_between_files() -> None:
     done: set[str] = set()
 
     def walk(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, f"circle: {' -> '.join([*path[path.index(name) :], name])}"
+        assert name not in path, f"cycle: {' -> '.join([*path[path.index(name) :], name])}"
         if name not in done:
             for target in sorted(graph[name] - {name}):
                 walk(target, (*path, name))
@@ -167,8 +167,8 @@ def test_no_circles_between_files() -> None:
         walk(name, ())
 
 
-def test_the_rule_can_fail() -> None:
-    """The checks above see relative, lazy and submodule imports."""
+def test_the_checks_can_fail() -> None:
+    """The checks above find relative, lazy and submodule imports."""
     source = "def f():\n    from ..pipeline import load\nfrom .. import media\nimport omnisift.cli\n"
     seen = imports(PACKAGE / "compressors" / "base.py", source)
     assert [found.module for found in seen][:2] == ["omnisift.pipeline", "omnisift.media"]

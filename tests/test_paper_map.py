@@ -1,4 +1,4 @@
-"""docs/paper-map.md names code that exists, and every module of the core."""
+"""docs/paper-map.md names code that exists, and names every module that implements the paper."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs" / "paper-map.md"
-# The modules that are the paper: each must appear.
+# Modules that implement the paper; each must appear.
 PAPER_MODULES = {"tokens.py", "chunks.py", "budget.py", "stvp.py", "vgas.py", "straight_through.py"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     term: str
     equation: str

@@ -1,4 +1,4 @@
-"""The public surface is a list: changing it is a decision, seen in this file and in CHANGELOG.md."""
+"""The public API is exactly the list in this file; a change needs an entry in CHANGELOG.md."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ OBJECTS = [
 ]
 PUBLIC = sorted(OBJECTS + MODULES)
 
-# Paths that documentation or an example imports from below a public module, each with its reason.
+# Modules below a public one that documentation or an example imports, each with its reason.
 DEEP = {
-    "omnisift.cli.app": "an entry point, for a script that takes the command's place",
+    "omnisift.cli.app": "the entry point, for a script that replaces the command",
     "omnisift.compressors.frames": "helpers for authors of methods",
     "omnisift.inspector.html": "the page of an inspection",
-    "omnisift.pipeline.prompt": "the pieces of a prompt, for another engine's processor",
+    "omnisift.pipeline.prompt": "the parts of a prompt, for another engine's processor",
     "omnisift.utils.atomic_io": "atomic writes of an example",
-    "omnisift.batch.ray_driver": "an engine's own example",
-    "omnisift.serving.full_checkpoint": "an engine's own example",
-    "omnisift.serving.media_limits": "an engine's own example",
-    "omnisift.serving.vllm": "an engine's own example",
+    "omnisift.batch.ray_driver": "an example for another engine",
+    "omnisift.serving.full_checkpoint": "an example for another engine",
+    "omnisift.serving.media_limits": "an example for another engine",
+    "omnisift.serving.vllm": "an example for another engine",
 }
 
 
@@ -97,10 +97,10 @@ def test_dir_shows_the_public_names() -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_each_name_exists_and_says_what_it_is(name: str) -> None:
+def test_each_name_exists_and_has_a_docstring(name: str) -> None:
     thing = getattr(omnisift, name)
     assert inspect.isclass(thing) or inspect.isfunction(thing)
-    assert thing.__module__.startswith("omnisift."), "public names are our own"
+    assert thing.__module__.startswith("omnisift."), "public names are defined in the project"
     assert thing.__name__ == name
     assert len(inspect.getdoc(thing) or "") > 20
 

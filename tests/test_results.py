@@ -1,4 +1,4 @@
-"""docs/results.md, its CSV files and plots follow from the result files, and the results are complete."""
+"""docs/results.md, its CSV files and its plots match the result files, and the results are complete."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def test_all_recipes_have_a_result() -> None:
     assert set(ORDER) == set(RESULTS) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
 
 
-def test_the_page_is_what_the_files_say() -> None:
+def test_the_page_matches_the_files() -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(FOLDER, ROOT / "recipes"), (
         "run: omnisift bench-report"
     )
 
 
 @each_result
-def test_csv_files_are_what_the_files_say(result: Result) -> None:
+def test_csv_files_match_the_files(result: Result) -> None:
     path = ROOT / "docs" / "results" / f"{result.recipe['name']}.csv"
     assert path.read_text(encoding="utf-8") == as_csv(result), "run: omnisift bench-report"
 
 
 @pytest.mark.parametrize("name", PLOTTED)
-def test_plots_show_what_the_files_say(name: str) -> None:
+def test_plots_match_the_files(name: str) -> None:
     assert digest(RESULTS[name]) in (ROOT / "docs" / "results" / f"{name}.svg").read_text(encoding="utf-8")
 
 
-def test_the_readme_says_what_the_files_say() -> None:
+def test_the_readme_matches_the_files() -> None:
     assert short_table(FOLDER) in (ROOT / "README.md").read_text(encoding="utf-8"), "copy it from omnisift bench-report"
 
 
 @each_result
-def test_results_are_whole_and_of_the_recipe(result: Result) -> None:
+def test_results_are_complete_and_match_the_recipe(result: Result) -> None:
     recipe = load_recipe(ROOT / "recipes" / f"{result.recipe['name']}.yaml")
     assert list(result.methods) == [renamed(method.label) for method in recipe.methods]
     labels = {
@@ -82,12 +82,12 @@ def test_results_were_finished_by_a_clean_commit(result: Result) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDED["quality"])
-def test_numbers_are_those_that_were_read_before(name: str) -> None:
-    """Row by row in the order of the file; labels may be written in other words today."""
+def test_numbers_are_unchanged(name: str) -> None:
+    """Compared row by row in the order of the file, because labels may have changed since."""
     assert list(saved.result_values(RESULTS[name]).values()) == list(RECORDED["quality"][name].values())
 
 
-def test_result_files_are_those_that_were_committed() -> None:
+def test_result_files_are_unchanged() -> None:
     """A file that is measured again gets its new digest in tests/record/files/results.json, in the same commit."""
     result = {name: sha256((FOLDER.parent / name).read_bytes()).hexdigest() for name in RECORDED["sha256"]}
     assert result == RECORDED["sha256"]

@@ -1,4 +1,4 @@
-"""The similarities of the video frames, against the formula of the paper."""
+"""Similarities of video frames against the paper's formulas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_spatial_is_the_cosine_with_the_mean():
     torch.testing.assert_close(spatial_similarity(x), expected, atol=1e-6, rtol=0)
 
 
-def test_temporal_is_the_cosine_with_the_same_place():
+def test_temporal_is_the_cosine_with_the_same_position():
     a, b = frames(3, 7, 32), frames(3, 7, 32, seed=1)
     expected = F.cosine_similarity(a, b, dim=-1)
     torch.testing.assert_close(temporal_similarity(a, b), expected, atol=1e-6, rtol=0)
@@ -50,7 +50,7 @@ def test_a_zero_vector_is_similar_to_nothing():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_short_floats_are_bit_equal_to_torch(dtype: torch.dtype):
-    """In these every rounding step decides ties, so the released function itself is used."""
+    """In these dtypes rounding decides ties, so the library calls the same torch function as the released code."""
     a, b = frames(2, 7, 64).to(dtype), frames(2, 7, 64, seed=1).to(dtype)
     assert torch.equal(temporal_similarity(a, b), F.cosine_similarity(a, b, dim=-1))
     assert torch.equal(spatial_similarity(a), F.cosine_similarity(a, a.mean(dim=1, keepdim=True), dim=-1))

@@ -1,4 +1,4 @@
-"""Streams of impossible shapes are refused; streams and selections describe themselves in one line."""
+"""Streams with inconsistent shapes are refused; streams and selections have a repr of one line."""
 
 from __future__ import annotations
 

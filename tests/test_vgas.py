@@ -1,4 +1,4 @@
-"""The selector: its size, its formula, and checkpoints that fit or are refused."""
+"""The selector: its size, its formulas, and loading of checkpoints."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_scores_are_the_formula_chunk_by_chunk():
 
 
 def refined(selector: VGAS, guide: str, v: Tensor, a: Tensor) -> Tensor:
-    """The audio of one chunk after all layers, [A, hidden], with the modules as they are."""
+    """The audio of one chunk after all layers, [A, hidden], computed with the selector's modules."""
     attentions = [selector.cross_attn, *selector.more_attn]
     for attention, norm in zip(attentions, [selector.post_attn_norm, *selector.more_norm], strict=True):
         keys = {"cross": v, "self": a, "concat": torch.cat([v, a])}[guide]
@@ -51,7 +51,7 @@ def refined(selector: VGAS, guide: str, v: Tensor, a: Tensor) -> Tensor:
 
 
 def attention_received(selector: VGAS, v: Tensor, a: Tensor) -> Tensor:
-    """One chunk under "direct", [A]: head by head, the share of each anchor's attention that each audio token gets."""
+    """One chunk with guide "direct", [A]: log of the mean attention, over heads and anchors, to each audio token."""
     query, key = selector.query_proj(v), selector.key_proj(a)
     size = query.shape[1] // selector.config.num_attention_heads
     shares = [
@@ -85,7 +85,7 @@ def test_every_layout_is_its_formula_chunk_by_chunk(guide: str, layers: int):
 @each_layout
 @pytest.mark.parametrize("masks", ["video", "audio", "both"])
 def test_padding_changes_nothing(guide: str, layers: int, masks: str):
-    """Whatever stands in the padding, and with either mask alone."""
+    """Holds for any values in the padding, and with only one of the masks."""
     selector = small(guide=guide, num_hidden_layers=layers)
     video, audio = torch.randn(2, 5, 24), torch.randn(2, 7, 24)
     anchors, sounds = (5 if masks == "audio" else 3), (7 if masks == "video" else 4)
@@ -95,10 +95,10 @@ def test_padding_changes_nothing(guide: str, layers: int, masks: str):
     with torch.no_grad():
         together = selector(video, audio, video_valid, audio_valid=audio_valid)
         alone = selector(video[1:, :anchors], audio[1:, :sounds])
-        complete = selector(video[:1], audio[:1])
+        whole = selector(video[:1], audio[:1])
     assert together.isfinite().all()
     torch.testing.assert_close(together[1:, :sounds], alone, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(together[:1], complete, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[:1], whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -340,7 +340,7 @@ def test_a_missing_shard_is_named(tmp_path: Path):
 
 
 def shaken(selector: VGAS) -> None:
-    """Biases start at zero and norms at one, where mistakes hide: move them."""
+    """Perturb all parameters: biases start at zero and norms at one, which would hide mistakes."""
     with torch.no_grad():
         for parameter in selector.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
@@ -363,14 +363,14 @@ def changed(tensors: dict[str, torch.Tensor], change: str) -> dict[str, torch.Te
 
 
 def write_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], sharded: bool) -> None:
-    """A whole model's checkpoint: the selector among other tensors, in one file or in two with an index."""
-    complete = {RELEASED_PREFIX + name: tensor for name, tensor in tensors.items()}
-    complete["thinker.model.norm.weight"] = torch.zeros(2)
+    """Write a full model's checkpoint: the selector among other tensors, in one file or in two with an index."""
+    whole = {RELEASED_PREFIX + name: tensor for name, tensor in tensors.items()}
+    whole["thinker.model.norm.weight"] = torch.zeros(2)
     if not sharded:
-        save_file(complete, folder / "model.safetensors")
+        save_file(whole, folder / "model.safetensors")
         return
-    where = {name: ("a" if i % 2 else "b") + ".safetensors" for i, name in enumerate(sorted(complete))}
-    where["talker.weight"] = "c.safetensors"  # a shard without the selector is not even opened
+    where = {name: ("a" if i % 2 else "b") + ".safetensors" for i, name in enumerate(sorted(whole))}
+    where["talker.weight"] = "c.safetensors"  # a shard without selector tensors is not opened
     for file in ("a.safetensors", "b.safetensors"):
-        save_file({name: complete[name] for name in complete if where[name] == file}, folder / file)
+        save_file({name: whole[name] for name in whole if where[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))

@@ -1,4 +1,4 @@
-"""The learned video score: size, padding, frames without a partner, odd prompts, saved and read back."""
+"""The learned video score: size, padding, frames without a partner, unusual prompts, saving and loading."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def selector() -> VGAS:
 def test_its_size_at_the_width_of_7b() -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in VideoScore(3584).parameters()) == 1_117_441
-        assert VGAS(VGASConfig()).video_score is None  # the paper's selector is as it was
+        assert VGAS(VGASConfig()).video_score is None  # the paper's selector has none
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def test_a_frame_without_a_partner_of_its_size_is_scored_by_itself() -> None:
 
 
 @torch.no_grad()
-def test_similarity_is_the_order_turned_round() -> None:
+def test_similarity_reverses_the_order() -> None:
     first, second = torch.randn(3, 8, WIDTH), torch.randn(3, 8, WIDTH)
     for logits, similarity in zip(score()(first, second), score().similarities(first, second), strict=True):
         assert torch.equal(logits.argsort(dim=1), similarity.argsort(dim=1, descending=True))
@@ -67,7 +67,7 @@ def test_similarity_is_the_order_turned_round() -> None:
 @pytest.mark.parametrize("seed", range(40))
 @torch.no_grad()
 def test_odd_prompts_keep_what_the_budget_says_and_the_highest_scores(seed: int) -> None:
-    """Ragged batches, odd frames, unequal frames: counts are STVP's, the choice is the score's."""
+    """Ragged batches, odd frames, unequal frames: counts equal STVP's, and the highest scores are kept."""
     stream = random_prompt(seed, WIDTH, samples=2).stream()
     learned = selector()
     result = OmniSiftCompressor(from_rho(0.67, 0.4), learned).eval()(stream)

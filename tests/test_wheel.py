@@ -1,8 +1,8 @@
-"""The built package works where nobody has the repository: `make test-dist`.
+"""The built package works without the repository: `make test-dist`.
 
 The wheel is installed into a new, empty environment. Its dependencies (PyTorch and others, 6 GB) are not installed
-again: a .pth file lends those of the environment that runs the test. OmniSIFT itself comes from the wheel, and the test
-checks that.
+again: a .pth file adds those of the environment that runs the test. The test checks that OmniSIFT itself comes from the
+wheel.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAX_WHEEL_BYTES = 25 * 2**20  # the bundled checkpoint's limit; the code is small beside it
+MAX_WHEEL_BYTES = 25 * 2**20  # the limit of the bundled checkpoint; the code is small in comparison
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run a command away from the repository, without its environment variables for Python; returns stdout."""
+    """Run a command outside the repository, without environment variables for Python, and return stdout."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False
@@ -52,7 +52,7 @@ def wheel(built: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel in it, and nothing else of its own."""
+    """An environment in which only the wheel is installed."""
     folder = tmp_path_factory.mktemp("elsewhere")
     venv.create(folder, with_pip=False)
     run(
@@ -74,8 +74,8 @@ def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lend_dependencies(folder: Path) -> None:
     """Make this environment's packages importable, but not its editable OmniSIFT.
 
-    A line in a .pth file only appends to `sys.path`; the .pth files of the lent folder (where an editable install sits)
-    are not read. The new environment's own packages come first.
+    A line in a .pth file only appends to `sys.path`; the .pth files of the added folder (with an editable
+    install) are not read. The packages of the new environment come first.
     """
     site = next(folder.glob("lib/python*/site-packages"))
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
@@ -121,7 +121,7 @@ def test_a_clip_is_asked_outside_the_repository(elsewhere: Path, tmp_path: Path)
     assert 0.2 < answer["retained_ratio"] < 0.3
 
 
-def test_the_command_line_explains_itself_there(elsewhere: Path, tmp_path: Path) -> None:
+def test_help_version_and_doctor_work_there(elsewhere: Path, tmp_path: Path) -> None:
     assert "ask" in run(elsewhere / "bin" / "omnisift", "--help", cwd=tmp_path)
     assert run(elsewhere / "bin" / "omnisift", "--version", cwd=tmp_path).startswith("omnisift ")
     checks = json.loads(run(elsewhere / "bin" / "omnisift", "doctor", "--json", cwd=tmp_path))

@@ -1,4 +1,4 @@
-"""Tiny random hosts of the real classes, and prompts for them. No processor, no network, milliseconds per forward."""
+"""Small random hosts of the real classes, and prompts for them: no processor, no network, milliseconds per forward."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Audio:
 
 
 Part = int | Video | Image | Audio
-"""A number stands for that many words of text."""
+"""An integer is a number of text tokens."""
 
 
 def prompt(*rows: list[Part], pad: str = "left", mask: bool = True, seed: int = 0) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three clips of nano's world, one file that is none, one link to nowhere."""
     folder = tmp_path_factory.mktemp("run") / "clips"
     write_dataset(folder, 3, 0, 2, lambda: None)
-    (folder / "bad.mp4").write_bytes(b"not a film")
+    (folder / "bad.mp4").write_bytes(b"not a video")
     (folder / "gone.mp4").symlink_to("nowhere")
     return folder
 

@@ -67,7 +67,7 @@ def test_data_check_finds_what_would_not_be_learned_from(world: Path, tmp_path: 
 
     write_clip(make_scene(0, "train", world_setting("silent").config), tmp_path / "silent.mp4")
     write_clip(make_scene(0, "train", world_setting("long").config), tmp_path / "long.mp4")
-    (tmp_path / "torn.mp4").write_bytes(b"not a film")
+    (tmp_path / "torn.mp4").write_bytes(b"not a video")
     _tone(tmp_path / "sound.wav")
     names = ["gone.mp4", "torn.mp4", "long.mp4", "silent.mp4", "sound.wav", str(world / "clip-000000.mp4")]
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "blue"}]

@@ -13,7 +13,7 @@ SIZES = (7, 1, 12, 2, 5)
 
 
 def padded(seed: int, coarse: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Symmetric distances of windows of several sizes; what lies in the padding and on the diagonal is nonsense.
+    """Symmetric distances of windows of several sizes; padding and diagonal hold invalid values.
 
     ``coarse`` makes ties."""
     distance = torch.rand(len(SIZES), max(SIZES), max(SIZES), generator=torch.Generator().manual_seed(seed))

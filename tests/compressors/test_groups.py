@@ -67,7 +67,7 @@ def test_groups_are_those_of_the_keys(seed: int, scope: Scope, modality: Modalit
 
 
 def test_windows_of_chunks_never_cross_clips():
-    """Clips of 1, 4 and 3 chunks: windows of two chunks begin anew with every clip."""
+    """Clips of 1, 4 and 3 chunks: windows of two chunks start again with every clip."""
     prompt = steady_prompt(2, 2, 0)
     rows = [steady_prompt(frames, 2, 0) for frames in (2, 7, 6)]
     for name in ("embeds", "modality", "temporal"):

@@ -17,7 +17,7 @@ from tests.methods import (
     IN_RECIPES,
     METHODS,
     RECIPES,
-    WITH_SOUND,
+    WITH_AUDIO,
     check_counts,
     check_embeds,
     check_floor_is_named,
@@ -188,5 +188,5 @@ def test_every_video_goes_with_every_audio(video: str):
     rows = [steady_prompt(5, 6, 120, seed=1), steady_prompt(4, 9, 70, seed=2)]
     stream = with_attention(in_one_batch(rows).stream())
     is_video = stream.modality == Modality.VIDEO
-    kept = [check(f"{video}+{audio}", stream, HALF).keep[is_video] for audio in WITH_SOUND]
+    kept = [check(f"{video}+{audio}", stream, HALF).keep[is_video] for audio in WITH_AUDIO]
     assert all(one.equal(kept[0]) for one in kept)

@@ -10,7 +10,7 @@ from tests.attention import with_attention
 from tests.compressors.test_omnisift import clip_prompt
 from tests.frame_methods import steady_prompt
 from tests.geometry import random_prompt
-from tests.methods import COMPRESSORS, WITH_SOUND, made, selector
+from tests.methods import COMPRESSORS, WITH_AUDIO, made, selector
 from torch import Tensor
 
 from omnisift.budget import Budget
@@ -142,7 +142,7 @@ def test_merged_audio_stands_beside_an_unmerged_video_and_the_other_way_round():
     assert torch.equal(rows(both)[AUDIO[both.keep]], rows(pooled)[AUDIO[pooled.keep]])
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_SOUND if name not in ("joint", "omnizip", "routed")])
+@pytest.mark.parametrize("name", [name for name in WITH_AUDIO if name not in ("joint", "omnizip", "routed")])
 def test_a_method_paired_with_itself_is_itself(name: str):
     """Not so for those whose video and audio share a budget or take each other in."""
     alone, pair = run(name), run(f"{name}+{name}")

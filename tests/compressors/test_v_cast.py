@@ -52,7 +52,7 @@ def test_equals_the_loop(seed: int):
     for frames in frames_of(stream):
         sizes = [len(frame) for frame in frames]
         pull = [math.exp(k / 0.7) * n for k, n in zip(loop_curvature(stream, frames), sizes, strict=True)]
-        exact = shares(pull, sizes, video_total(stream, budget, frames), least=1)
+        exact = shares(pull, sizes, video_total(stream, budget, frames), minimum=1)
         check_shared(keep, frames, exact, [loop_scores(stream, frame) for frame in frames])
 
 

@@ -1,4 +1,4 @@
-"""The whole benchmark on two clips: it runs, goes on where it stopped, and writes result and tables."""
+"""The full benchmark on two clips: it runs, resumes where it stopped, and writes result and tables."""
 
 import importlib.util
 import json

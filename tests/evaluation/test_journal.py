@@ -1,4 +1,4 @@
-"""A journal goes on after a crash, and never mixes two settings."""
+"""A journal resumes after a crash and never mixes two settings."""
 
 import pytest
 

@@ -15,11 +15,11 @@ def _plain(case: Case) -> bool:
     return case.category != "names" and set(case.read) <= {"require_video"}
 
 
-BAD = [case for case in CASES if _plain(case) and (case.answer.error or case.answer.images == 0)]
+BAD = [case for case in CASES if _plain(case) and (case.expected.error or case.expected.images == 0)]
 """No media, damaged files, bombs, and audio without video."""
 ODD = [case for case in CASES if case.category in ("missing", "offset", "short", "damage") and not case.read
-       and not case.answer.error and case.answer.images != 0]  # fmt: skip
-"""Films that can be read, if with a warning."""
+       and not case.expected.error and case.expected.images != 0]  # fmt: skip
+"""Videos that can be read, some with a warning."""
 
 
 def write_cases(cases: list[Case], folder: Path) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Pictures show what the scene says, where and when it says it; sounds have their energy where the scene puts them."""
+"""Frames show the scene's shapes at their positions and times; sounds have their energy at the scene's times."""
 
 import itertools
 

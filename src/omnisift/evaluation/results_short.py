@@ -1,4 +1,4 @@
-"""The README's table: nine methods at three shares without training, and at one after training."""
+"""The README's table: accuracy of eight methods at three percentages without training and one after training."""
 
 from __future__ import annotations
 

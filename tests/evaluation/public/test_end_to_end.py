@@ -114,9 +114,9 @@ def test_the_harness_counts_the_tokens_that_were_kept(
 
 def test_flops_of_each_question_are_noted(folder: Path, full: dict[str, Any], quarter: dict[str, Any]) -> None:
     lines = zip(*(sorted(requests(folder / name), key=order) for name in ("quarter", "full")), strict=True)
-    for ours, complete in lines:
-        gone = complete["tokens"]["prompt_kept"] - ours["tokens"]["prompt_kept"]
-        each = (complete["flops"] - ours["flops"]) / gone
+    for ours, whole in lines:
+        gone = whole["tokens"]["prompt_kept"] - ours["tokens"]["prompt_kept"]
+        each = (whole["flops"] - ours["flops"]) / gone
         assert gone == 183
         assert each == int(each) > 0  # the encoders' work is the same, and each token of the prompt costs as much
 
@@ -167,9 +167,9 @@ def test_a_broken_clip_ends_the_run_or_counts_as_wrong(folder: Path, benchmarks:
     items = benchmarks["videomme"].metadata.read_text().splitlines()[:3]
     (root / "videos" / "data").mkdir(parents=True)
     (root / "videomme.jsonl").write_text("\n".join(items))
-    (root / "videos" / "data" / "clip0.mp4").write_bytes(b"no film")
-    complete = benchmarks["videomme"].videos / "videos" / "data" / "clip1.mp4"
-    (root / "videos" / "data" / "clip1.mp4").write_bytes(complete.read_bytes())
+    (root / "videos" / "data" / "clip0.mp4").write_bytes(b"no video")
+    whole = benchmarks["videomme"].videos / "videos" / "data" / "clip1.mp4"
+    (root / "videos" / "data" / "clip1.mp4").write_bytes(whole.read_bytes())
     asked = ("eval", "--benchmark", "videomme", "--video-root", str(root), "--wording", "question", "--rule", "strict")
     stopped = call("-m", "omnisift.cli", *asked, "--out", str(folder / "stopped"))
     assert stopped.returncode == 2
