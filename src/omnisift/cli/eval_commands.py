@@ -116,7 +116,7 @@ def evaluate(
     ] = 1,
     device: Device = "auto",
     dtype: DType = None,
-    attn: Attn = None,
+    attn_implementation: Attn = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -142,7 +142,7 @@ def evaluate(
         seed=seed,
         device=resolved_device(device),
         dtype=dtype,
-        attn_implementation=attn,
+        attn_implementation=attn_implementation,
         fps=fps,
         max_frames=max_frames,
         max_pixels=max_pixels,

@@ -1,4 +1,4 @@
-"""Merging: kept tokens take in dropped ones."""
+"""Merging: weighted means of kept tokens and the dropped tokens that join them."""
 
 from __future__ import annotations
 

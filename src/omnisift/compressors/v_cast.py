@@ -28,7 +28,7 @@ class VCastCompressor(VideoCompressor):
     (`Scope.CLIP` in total). Within a frame, the score is the distance to the frame's mean plus the norm.
 
     Deviations: the total is the budget's. What does not fit into a frame is divided again by the same weights, where
-    the released code hands it out one by one. A frame's weight is multiplied by its size, which matters only where
+    the released code assigns it one by one. A frame's weight is multiplied by its size, which matters only where
     sizes differ. A clip of one frame is pruned like any other; the released code keeps it in full.
     """
 

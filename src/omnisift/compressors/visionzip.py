@@ -1,4 +1,4 @@
-"""VisionZip: the tokens that the encoder attends to most, and a few anchors that take in the rest."""
+"""VisionZip: the tokens that the encoder attends to most, and a few anchors into which the rest is merged."""
 
 from __future__ import annotations
 

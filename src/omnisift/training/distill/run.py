@@ -108,7 +108,10 @@ def find_clips(folder: Path) -> list[Path]:
 
 
 def load_questions(path: Path | None) -> tuple[str, ...]:
-    """The questions in a text file, one per line; `QUESTIONS` without a file.
+    """The questions in a text file, one per line.
+
+    Args:
+        path: the file; None means the built-in `QUESTIONS`.
 
     Raises:
         UsageError: the file is missing, empty or not UTF-8 text.
