@@ -42,7 +42,8 @@ def read(
     Args:
         path: a local file. URLs are not fetched.
         fps: images sampled per second.
-        max_frames: most images; a longer video is sampled at a lower rate. None: 256, or 768 with ``sampling="qwen"``.
+        max_frames: maximum number of images; a longer video is sampled at a lower rate. None means 256, or 768 with
+            ``sampling="qwen"``.
         min_pixels: smallest area of one image, see `smart_size`.
         max_pixels: largest area of one image.
         factor: both sides of an image are multiples of this.
