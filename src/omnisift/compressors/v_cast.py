@@ -18,7 +18,8 @@ from omnisift.compressors.segment_ops import blocks, group_means, softmax_by
 from omnisift.tokens import Modality, Selection, TokenStream
 
 TEMPERATURE = 0.7
-"""Temperature of the softmax over frames (arXiv 2603.27650): it bounds the ratio of two frames' shares to e^(2 / 0.7) = 17."""
+"""Temperature of the softmax over frames (arXiv 2603.27650): the shares of two frames differ by at most
+a factor of e^(2 / 0.7) = 17."""
 
 
 class VCastCompressor(VideoCompressor):
