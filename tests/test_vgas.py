@@ -374,3 +374,15 @@ def write_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], sharded: bo
     for file in ("a.safetensors", "b.safetensors"):
         save_file({name: whole[name] for name in whole if where[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+
+
+@pytest.mark.parametrize("name", ["missing", "./missing", "some/missing/folder"])
+def test_a_selector_folder_that_is_missing_is_named_without_a_network(name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"no selector folder at {name}"):
+        VGAS.from_pretrained(name)
+
+
+def test_a_folder_without_weights_is_a_checkpoint_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "omnisift_vgas"}')
+    with pytest.raises(CheckpointError, match="can't load a selector from"):
+        VGAS.from_pretrained(tmp_path)

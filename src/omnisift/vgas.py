@@ -8,6 +8,7 @@ it decides: three LayerNorms, SiLU, a 256-wide head, and a residual on the *proj
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -303,15 +304,22 @@ class VGAS(PreTrainedModel):
             kwargs: its keyword arguments.
 
         Raises:
-            CheckpointError: a tensor is missing, unexpected or has another shape.
+            CheckpointError: no selector is found there, or a tensor is missing, unexpected or has another shape.
         """
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that they are reported below
-        loaded: Any = super().from_pretrained(*args, **kwargs)
+        name = str(args[0]) if args else ""
+        if not Path(name).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):  # not a hub id either
+            raise CheckpointError(f"no selector folder at {name}; give one that VGAS.save_pretrained wrote")
+        try:
+            loaded: Any = super().from_pretrained(*args, **kwargs)
+        except OSError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"can't load a selector from {name}: {reason}") from error
         model, info = loaded
         problems = {
             kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
         }
-        check_problems(f"selector checkpoint {args[0] if args else ''}", problems)
+        check_problems(f"selector checkpoint {name}", problems)
         result: VGAS = model
         return result
 

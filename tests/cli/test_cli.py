@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,10 @@ def test_errors_are_one_line_and_exit_code_two(omnisift, clip: Path, arguments: 
         (["ask", "{clip}", "What?", "--device", "cuda:99"], "UsageError"),
         (["ask", "{clip}", "What?", "--attn", "flash"], "UsageError"),
         (["ask", "{clip}", "What?", " "], "UsageError"),
+        (["ask", "{clip}", "What\udcff?"], "UsageError"),
+        (["ask", "{clip}", "What?", "--retain", "25%"], "UsageError"),
+        (["ask", "{clip}", "What?", "--max-pixels", "0"], "UsageError"),
+        (["ask", "{clip}", "What?", "--model", "{clip}"], "UsageError"),
         (["chat", "missing.mp4"], "NotFound"),
         (["chat", "{clip}", "--method", "magic"], "CompressorError"),
         (["inspect", "missing.mp4", "--json"], "NotFound"),
@@ -121,6 +126,8 @@ def test_errors_are_one_line_and_exit_code_two(omnisift, clip: Path, arguments: 
         (["inspect", "{clip}", "--json", "--selector", "missing"], "UsageError"),
         (["profile", "missing.mp4"], "NotFound"),
         (["profile", "{clip}", "--method", "magic"], "CompressorError"),
+        (["profile", "{clip}", "--retain", "25%"], "UsageError"),
+        (["demo", "--retain", "25%"], "UsageError"),
     ],
 )
 def test_mistakes_are_found_before_weights_are_read(
@@ -130,6 +137,38 @@ def test_mistakes_are_found_before_weights_are_read(
     code, out, err = omnisift(*[argument.format(clip=clip) for argument in arguments])
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"error ({kind}): ")
+
+
+def test_a_percentage_is_answered_with_its_fraction(omnisift, clip: Path) -> None:
+    err = omnisift("ask", str(clip), "What?", "--retain", "25%")[2]
+    assert err == "error (UsageError): write 25% as the fraction of tokens to keep: 0.25\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["make-clip", "{}/a.mp4"], ["inspect", "{clip}", "-o", "{}/a.html"], ["demo", "--out", "{}/a.mp4"]]
+)
+def test_a_folder_that_cannot_be_written_is_named_before_work_begins(
+    omnisift, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    code, _, err = omnisift(*[argument.format(tmp_path, clip=clip) for argument in arguments])
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"folder {tmp_path} can't be written" in err
+
+
+def test_a_full_disk_is_one_line(omnisift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_clip(*_: object) -> None:
+        raise OSError(28, "No space left on device", "a.mp4")
+
+    monkeypatch.setattr("omnisift.world.write_clip", write_clip)
+    code, _, err = omnisift("make-clip", str(tmp_path / "a.mp4"))
+    assert (code, err) == (2, "error (OSError): a.mp4: No space left on device\n")
+
+
+def test_the_stages_are_a_column_on_a_narrow_terminal(omnisift, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    out = omnisift("ask", str(clip), "What?")[1]
+    assert re.search(r"\nprefill +\d+\.\d{3}\n", out)
 
 
 def test_an_error_names_its_class_once_and_reads_as_a_sentence(omnisift) -> None:

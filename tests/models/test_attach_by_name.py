@@ -102,6 +102,18 @@ def test_a_selector_of_another_model_is_refused(tmp_path: Path) -> None:
         omnisift.attach(thinker(), "omnisift", selector=tmp_path / "missing")
 
 
+def test_a_checkpoint_folder_with_a_selector_is_a_selector_folder(tmp_path: Path) -> None:
+    expected = keep(thinker(), "omnisift", selector=vgas())
+    vgas().save_pretrained(tmp_path / "selector")
+    assert torch.equal(keep(thinker(), "omnisift", selector=tmp_path), expected)
+
+
+def test_a_broken_selector_config_is_a_checkpoint_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is not JSON"):
+        omnisift.attach(thinker(), "omnisift", selector=tmp_path)
+
+
 @pytest.mark.parametrize("options", [{"retain": 0.5}, {"retain_audio": 0.5}, {"selector": "folder"}, {"seed": 1}])
 def test_options_of_a_method_are_refused_with_a_compressor(options: dict[str, Any]) -> None:
     model = thinker()

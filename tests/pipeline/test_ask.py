@@ -146,5 +146,9 @@ def test_training_free_compressors_keep_the_same_counts(name: str, clip: Path) -
 def test_bad_questions_and_files_are_typed_errors(quarter: Pipeline, clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="question is empty"):
         quarter.ask(clip, "  ")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        quarter.ask(clip, "What\udcff?")
+    with pytest.raises(UsageError, match="max_new_tokens"):
+        quarter.ask(clip, QUESTION, max_new_tokens=0)
     with pytest.raises(NotFound):
         quarter.ask(tmp_path / "nothing.mp4", QUESTION)

@@ -69,3 +69,15 @@ def test_errors(loaded: tuple[Any, Any], clip: Path) -> None:
         omnisift.inputs(loaded[1], "missing.mp4", QUESTION)
     with pytest.raises(UsageError, match="stands for a clip"):
         omnisift.inputs(loaded[1], clip, "What is <|VIDEO|>?")
+
+
+@pytest.mark.parametrize("question", ["", " ", "What\udcff?", None])
+def test_a_question_that_is_no_text_is_refused(loaded: tuple[Any, Any], clip: Path, question: Any) -> None:
+    with pytest.raises(UsageError, match="the question"):
+        omnisift.inputs(loaded[1], clip, question)
+
+
+def test_something_else_than_a_processor_is_refused(loaded: tuple[Any, Any], clip: Path) -> None:
+    for processor in (None, "Qwen/Qwen2.5-Omni-7B", loaded[1].tokenizer):
+        with pytest.raises(UsageError, match="takes the processor of a Qwen"):
+            omnisift.inputs(processor, clip, QUESTION)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from omnisift.cli.eval_commands import tasks_path
 from omnisift.cli.export_commands import export
 from omnisift.cli.help_screens import Command, Group
 from omnisift.cli.inspect_commands import inspect
-from omnisift.cli.options import OUTPUT, Force, Json
+from omnisift.cli.options import OUTPUT, Force, Json, parse_fraction
 from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.run_commands import run
@@ -57,7 +58,10 @@ def _root(
 
 def demo(
     seed: Annotated[int, typer.Option(help="Which generated clip.")] = 0,
-    retain: Annotated[float, typer.Option(help="Fraction of video and audio tokens to keep.")] = 0.25,
+    retain: Annotated[
+        float,
+        typer.Option(parser=parse_fraction, metavar="<float>", help="Fraction of video and audio tokens to keep."),
+    ] = 0.25,
     out: Annotated[
         Path | None, typer.Option(help="Save the clip here.", show_default="not saved", rich_help_panel=OUTPUT)
     ] = None,
@@ -143,12 +147,17 @@ _add(TOOLS, plugin_path, "plugin-path")
 
 def main() -> None:
     """Run a command. Every user error is one line on stderr, ``error (ClassName): message``, and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an answer or a file name that the terminal can't show
     try:
         code = app(standalone_mode=False)
     except OmniSiftError as error:
         _fail(type(error).__name__, str(error))
     except _BAD_USAGE as error:
         _fail("UsageError", _usage_message(error))
+    except OSError as error:  # a folder that can't be written, a full disk
+        _fail("OSError", f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         sys.exit(130)

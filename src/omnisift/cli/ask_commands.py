@@ -31,10 +31,10 @@ from omnisift.cli.options import (
     Seed,
     Selector,
     check_clip,
-    check_question,
 )
 from omnisift.cli.silence import silence_libraries
 from omnisift.errors import OmniSiftError, UsageError
+from omnisift.utils.questions import check_question
 
 if TYPE_CHECKING:
     from omnisift.pipeline import Pipeline

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from omnisift.errors import UsageError
+from omnisift.utils.questions import check_question
 
 MODEL, BUDGET, SAMPLING, OUTPUT = "Model", "Budget", "Sampling", "Output"
 """Panels of a help screen."""
@@ -16,6 +17,19 @@ def _check_fps(fps: float) -> float:
     if not 0 < fps < float("inf"):
         raise UsageError(f"--fps must be more than 0, got {fps}")
     return fps
+
+
+def parse_fraction(value: str | float) -> float:
+    """A fraction as it was typed; `Budget` checks its range."""
+    text = str(value).strip()
+    number = text.removesuffix("%")
+    try:
+        fraction = float(number)
+    except ValueError:
+        raise UsageError(f"the fraction of tokens to keep is a number such as 0.25, got {text!r}") from None
+    if number != text:
+        raise UsageError(f"write {text} as the fraction of tokens to keep: {fraction / 100:g}")
+    return fraction
 
 
 def _check_sampling(rule: str) -> str:
@@ -76,16 +90,30 @@ Method = Annotated[
 Retain = Annotated[
     float | None,
     typer.Option(
+        parser=parse_fraction,
+        metavar="<float>",
         help="Fraction of video and audio tokens to keep together, from 0 to 1.",
         show_default="0.25",
         rich_help_panel=BUDGET,
     ),
 ]
 RetainVideo = Annotated[
-    float | None, typer.Option(help="Fraction of video tokens to keep; with --retain-audio.", rich_help_panel=BUDGET)
+    float | None,
+    typer.Option(
+        parser=parse_fraction,
+        metavar="<float>",
+        help="Fraction of video tokens to keep; with --retain-audio.",
+        rich_help_panel=BUDGET,
+    ),
 ]
 RetainAudio = Annotated[
-    float | None, typer.Option(help="Fraction of audio tokens to keep; with --retain-video.", rich_help_panel=BUDGET)
+    float | None,
+    typer.Option(
+        parser=parse_fraction,
+        metavar="<float>",
+        help="Fraction of audio tokens to keep; with --retain-video.",
+        rich_help_panel=BUDGET,
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Random seed, for methods that sample.", rich_help_panel=BUDGET)]
 
@@ -97,7 +125,8 @@ MaxFrames = Annotated[
     ),
 ]
 MaxPixels = Annotated[
-    int | None, typer.Option(help="Maximum pixels per frame.", show_default="the paper's", rich_help_panel=SAMPLING)
+    int | None,
+    typer.Option(min=28 * 28, help="Maximum pixels per frame.", show_default="the paper's", rich_help_panel=SAMPLING),
 ]
 SamplingRule = Annotated[
     str,
@@ -142,11 +171,6 @@ def single_question(argument: str | None, option: str | None) -> str | None:
     if argument is not None and option is not None:
         raise UsageError("the question is given twice; leave --question out")
     question = argument if option is None else option
-    check_question(question)
+    if question is not None:
+        check_question(question)
     return question
-
-
-def check_question(question: str | None) -> None:
-    """Raise `UsageError` for an empty question."""
-    if question is not None and not question.strip():
-        raise UsageError("the question is empty; ask something in plain words")

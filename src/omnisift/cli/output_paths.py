@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from omnisift.errors import UsageError
 
 
 def check_file(path: Path, force: bool) -> None:
-    """Raise `UsageError` if ``path`` exists (and ``force`` is off), is a folder, or its parent does not exist."""
+    """Raise `UsageError` if ``path`` exists (and ``force`` is off), is a folder, or `check_parent` does."""
     if path.exists() and not force:
         raise UsageError(f"{path} exists; choose another name or add --force")
     if path.is_dir():
@@ -17,9 +18,11 @@ def check_file(path: Path, force: bool) -> None:
 
 
 def check_parent(path: Path) -> None:
-    """Raise `UsageError` if the folder of ``path`` does not exist."""
+    """Raise `UsageError` if the folder of ``path`` does not exist or can't be written."""
     if not path.parent.is_dir():
         raise UsageError(f"folder {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"folder {path.parent} can't be written; choose another or change its permissions")
 
 
 def check_folder(folder: Path, force: bool) -> None:

@@ -26,6 +26,7 @@ from omnisift.cli.options import (
     Seed,
     Selector,
     check_clip,
+    parse_fraction,
     single_question,
 )
 from omnisift.cli.silence import silence_libraries, silence_profiler
@@ -60,6 +61,7 @@ def profile(
     retain: Annotated[
         list[float] | None,
         typer.Option(
+            parser=parse_fraction,
             metavar="<float>",
             help="Fraction of tokens to keep; may be repeated.",
             show_default="0.25",

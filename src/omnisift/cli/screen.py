@@ -163,7 +163,7 @@ def show_answer(console: Console, answer: Answer) -> None:
     console.print()
     console.print(_token_table(report))
     console.print()
-    console.print(_time_table(report))
+    console.print(_time_table(report, narrow=console.width < 64))
     show_source(console, report)
 
 
@@ -236,10 +236,16 @@ def _token_table(report: Report) -> Table:
     return table
 
 
-def _time_table(report: Report) -> Table:
+def _time_table(report: Report, *, narrow: bool) -> Table:
+    """One column per stage, or one row per stage where columns would be cut."""
     stages = ("read", "process", "encode", "compress", "prefill", "decode", "total")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("seconds")
+    if narrow:
+        table.add_column("", justify="right")
+        for stage in stages:
+            table.add_row(stage, f"{getattr(report.seconds, stage):.3f}")
+        return table
     for stage in stages:
         table.add_column(stage, justify="right")
     table.add_row("", *(f"{getattr(report.seconds, stage):.3f}" for stage in stages))

@@ -72,8 +72,8 @@ def attach(
         compressor = _make_compressor(compressor, budget, selector, seed, adapter.parts.language_model)
     elif (retain, retain_video, retain_audio, selector, seed) != (None, None, None, None, 0):
         raise UsageError(
-            f"retain, selector and seed belong to the name of a method, but compressor is a "
-            f"{type(compressor).__name__}: leave them out, or pass a name"
+            f"retain, selector and seed belong to the name of a method, but the compressor is "
+            f"made already, a {type(compressor).__name__}: leave them out, or pass a name"
         )
     if missing := sorted(compressor.needs - adapter.supplies):
         raise CompressorError(

@@ -17,15 +17,19 @@ def read_selector_folder(folder: Path, hidden_size: int) -> VGAS:
     """Read the selector in ``folder``, in the dtype that it is stored in.
 
     Args:
-        folder: saved by `VGAS.save_pretrained`, a PEFT adapter with a selector, or a checkpoint of the full model.
+        folder: saved by `VGAS.save_pretrained`, a PEFT adapter with a selector, or a checkpoint of the full model,
+            with its selector in ``selector/`` or among its own tensors.
         hidden_size: width of the host's embeddings, which the selector must share.
 
     Raises:
         UsageError: ``folder`` is not a folder.
-        CheckpointError: the selector lacks tensors, or its input size is not ``hidden_size``.
+        CheckpointError: the selector lacks tensors, its config is unreadable, or its input size is not
+            ``hidden_size``.
     """
     if not folder.is_dir():
-        raise UsageError(f"no selector folder at {folder}; give one saved by VGAS.save_pretrained")
+        raise UsageError(f"no selector folder at {folder}; give one that `omnisift distill` wrote")
+    if (folder / "selector").is_dir():
+        folder = folder / "selector"
     vgas: VGAS
     with quiet_transformers():
         if is_selector_folder(folder):
@@ -41,7 +45,13 @@ def read_selector_folder(folder: Path, hidden_size: int) -> VGAS:
 def is_selector_folder(folder: Path) -> bool:
     """Whether ``folder`` was written by `VGAS.save_pretrained`."""
     config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "omnisift_vgas"
+    if not config.is_file():
+        return False
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{config} is not JSON ({error}); give the folder of a selector") from error
+    return isinstance(content, dict) and content.get("model_type") == "omnisift_vgas"
 
 
 def check_input_size(vgas: VGAS, hidden_size: int, source: str) -> None:

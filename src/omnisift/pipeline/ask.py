@@ -27,6 +27,7 @@ from omnisift.pipeline.prompt import build_inputs, read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
 from omnisift.pipeline.streaming import text_streamer
+from omnisift.utils.questions import check_question
 from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    model: str = "nano",
+    model: str | Path = "nano",
     *,
     compressor: str | None = "omnisift",
     retain: float | None = None,
@@ -80,7 +81,7 @@ def load(
     """
     budget = Budget.from_options(retain, retain_video, retain_audio)
     placement = plan_placement(device, dtype, attn_implementation, device_map)
-    source = find_model(model)
+    source = find_model(str(model))
     method = None
     if compressor is not None and not reads_all_tokens(compressor):
         method = compressor_for(source, compressor, budget, selector, seed)
@@ -260,11 +261,12 @@ class Pipeline:
 
         Raises:
             MediaError: the file cannot be read as asked.
-            UsageError: the question is empty, or the clip was encoded by another model.
+            UsageError: the question is empty, an argument is out of range, or the clip was encoded by another model.
         """
         stage = on_stage or (lambda _name: None)
-        if not question.strip():
-            raise UsageError("the question is empty; ask something in plain words")
+        check_question(question)
+        if max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         stage("read")
         begin = time.perf_counter()
         clip = media

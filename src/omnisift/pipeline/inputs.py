@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.pipeline.prompt import build_inputs, read_for
+from omnisift.utils.questions import check_question
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -43,8 +45,15 @@ def inputs(
 
     Raises:
         MediaError: the file cannot be read as asked.
-        UsageError: an argument is out of range, or the question contains a media placeholder.
+        UsageError: an argument is out of range, ``processor`` is no processor, or the question is empty or contains a
+            media placeholder.
     """
+    check_question(question)
+    if not hasattr(processor, "apply_chat_template") or not hasattr(processor, "tokenizer"):
+        raise UsageError(
+            f"inputs takes the processor of a Qwen2.5-Omni model, got {type(processor).__name__}: load it with "
+            "AutoProcessor.from_pretrained"
+        )
     media = clip
     if not isinstance(media, Media):
         media = read_for(processor, media, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)

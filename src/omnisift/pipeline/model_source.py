@@ -56,7 +56,8 @@ def find_model(name: str) -> ModelSource:
     source = str(nano_path()) if name == "nano" else name
     if Path(source).exists():
         if not (Path(source) / "config.json").is_file():
-            raise UsageError(f"{source} holds no config.json; give a checkpoint folder, a hub id, or nano")
+            what = "holds no config.json" if Path(source).is_dir() else "is a file"
+            raise UsageError(f"{source} {what}; give a checkpoint folder, a hub id, or nano")
         local_files_only = True
     else:
         _check_hub_id(source)

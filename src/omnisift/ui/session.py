@@ -22,6 +22,7 @@ from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host
 from omnisift.ui.clip_cache import CachedClip, EncodedClipCache
+from omnisift.utils.questions import check_question
 
 UPLOAD_SUFFIXES = tuple(sorted(MEDIA_SUFFIXES))
 """File name endings of clips that may be uploaded."""
@@ -157,8 +158,7 @@ class Session:
         return clip
 
     def _check(self, question: str, methods: Sequence[str], percent: float) -> None:
-        if not question.strip():
-            raise UsageError("the question is empty; ask something in plain words")
+        check_question(question)
         if len(question) > MAX_CHARACTERS:
             raise UsageError(f"the question has {len(question)} characters; the maximum is {MAX_CHARACTERS}")
         for name in methods:
