@@ -269,7 +269,8 @@ figures: $(VENV)/.installed ## draw the figures of README and docs from generate
 
 docs: $(VENV)/.installed-docs ## build the documentation site into site/
 	@echo "[docs] mkdocs build --strict"
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet --config-file mkdocs.yml
+	@export REPOSITORY_URL="$${REPOSITORY_URL-$$(git remote get-url origin 2>/dev/null | sed -n 's/\.git$$//; /^https:[^@]*$$/p')}"; \
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet --config-file mkdocs.yml
 	@echo "[docs] site/index.html"
 
 dist: $(VENV)/.installed ## build wheel and sdist into dist/

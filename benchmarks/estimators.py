@@ -131,20 +131,20 @@ class Bench:
         many.samples = 48  # type: ignore[misc]
         halves = [gradient(vgas, many, config, batches, 1, seed) for seed in (0, 1)]
         reference = halves[0] + halves[1]
-        found = {"noise": cosine(*halves)}
+        result = {"noise": cosine(*halves)}
         for name in ESTIMATORS:
             for progress in (0.0, 0.8) if name not in ("straight_through", "reinforce") else (0.0,):
                 estimator = make_estimator(name)
                 estimator.progress = progress
                 mean = gradient(vgas, estimator, config, batches, 6, 2)
-                found[f"{name}@{progress:g}"] = cosine(mean, reference)
+                result[f"{name}@{progress:g}"] = cosine(mean, reference)
         vgas.zero_grad()
         for step in range(6):
             batch, clips = sample_batch(config, 77, step)
             logits, _ = audio_logits(vgas, config, batch, config.retain)
             torch.nn.functional.binary_cross_entropy_with_logits(logits.flatten(1), config.targets[clips]).backward()
-        found[DISTILLATION] = cosine(flat(vgas), reference)
-        return {name: round(value, 4) for name, value in found.items()}
+        result[DISTILLATION] = cosine(flat(vgas), reference)
+        return {name: round(value, 4) for name, value in result.items()}
 
 
 def gradient(vgas: Any, estimator: Any, config: EstimatorConfig, batches: list[Any], samples: int, seed: int) -> Tensor:

@@ -70,12 +70,12 @@ def accuracy(lines: list[Line], part: str, ways: list[str]) -> str:
 
 
 def rates(lines: list[Line]) -> str:
-    found: dict[str, dict[float, float]] = defaultdict(dict)
+    result: dict[str, dict[float, float]] = defaultdict(dict)
     for line in lines:
         if line.get("part") == "rates":
-            found[line["way"]][line["rate"]] = line["0.15"]["kept"]["events"]
-    tried = sorted({rate for row in found.values() for rate in row})
-    rows = [[NAMES.get(way, f"`{way}`"), *(f"{100 * found[way][rate]:.1f}" for rate in tried)] for way in found]
+            result[line["way"]][line["rate"]] = line["0.15"]["kept"]["events"]
+    tried = sorted({rate for row in result.values() for rate in row})
+    rows = [[NAMES.get(way, f"`{way}`"), *(f"{100 * result[way][rate]:.1f}" for rate in tried)] for way in result]
     return table(["method", *(f"rate {rate:g}" for rate in tried)], rows)
 
 
@@ -88,8 +88,8 @@ def cost(lines: list[Line]) -> str:
             steps = len(line["loss"])
     base = statistics.median(seconds["straight_through"])
     rows = [
-        [NAMES.get(way, f"`{way}`"), f"{statistics.median(found):.2f}", f"{statistics.median(found) / base:.1f}"]
-        for way, found in sorted(seconds.items(), key=lambda pair: statistics.median(pair[1]))
+        [NAMES.get(way, f"`{way}`"), f"{statistics.median(result):.2f}", f"{statistics.median(result) / base:.1f}"]
+        for way, result in sorted(seconds.items(), key=lambda pair: statistics.median(pair[1]))
         if way != "blind"
     ]
     return table(["method", "CPU seconds per step", "times straight_through"], rows) + f"\n\n{steps} steps per run."
@@ -113,15 +113,15 @@ def cosines(lines: list[Line]) -> str:
 def probe() -> str:
     if not PROBE.is_file():
         return "Not measured yet (`make bench-probe`)."
-    found = json.loads(renamed(PROBE.read_text(encoding="utf-8")))
+    result = json.loads(renamed(PROBE.read_text(encoding="utf-8")))
     rows = []
-    for name in found["prompts"][0]:
+    for name in result["prompts"][0]:
         way, _, progress = name.partition("@")
         text = _PROBE_NAMES.get(name, f"`{way}`" + (", hardened" if progress == "0.8" else ""))
-        values = [run[name] for run in found["prompts"]]
+        values = [run[name] for run in result["prompts"]]
         rows.append([text, f"{statistics.mean(values):+.2f}", f"{min(values):+.2f} to {max(values):+.2f}"])
-    made = f"{len(found['prompts'])} prompts, {found['layers']} layers; commit {found['commit'][:7]}, "
-    made += f"torch {found['torch']}"
+    made = f"{len(result['prompts'])} prompts, {result['layers']} layers; commit {result['commit'][:7]}, "
+    made += f"torch {result['torch']}"
     return table(["gradient", "rank correlation with the benefit", "over prompts"], rows) + f"\n\n{made}."
 
 

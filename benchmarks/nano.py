@@ -119,8 +119,8 @@ class Bench:
                 continue
             _set_up(entry, scenes[0], self.donors)
             texts = write(entry.host.thinker, entry.host.processor, asks, entry.compressor, CAPTION_LONGEST)
-            for found, text in zip(written, texts, strict=True):
-                found[entry.name] = text
+            for result, text in zip(written, texts, strict=True):
+                result[entry.name] = text
         return written
 
 
@@ -179,9 +179,9 @@ def _variant(name: str, folder: Path, host: Host) -> tuple[str, Host, VGAS]:
 def variants(arguments: argparse.Namespace) -> dict[str, Path]:
     """Return name -> folder: the paper's layout where the checkpoint has it, and those given as ``NAME=FOLDER``."""
     exact = _source(arguments) / "selector-exact"
-    found = {"omnisift": exact} if exact.is_dir() and arguments.selector is None else {}
+    result = {"omnisift": exact} if exact.is_dir() and arguments.selector is None else {}
     pairs = [text.partition("=") for text in arguments.variant]
-    return found | {name: Path(folder) for name, _, folder in pairs}
+    return result | {name: Path(folder) for name, _, folder in pairs}
 
 
 def _source(arguments: argparse.Namespace) -> Path:
@@ -216,8 +216,8 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _digest(folder: Path) -> str:
     """SHA-256 of a checkpoint's tensors and of the selector inside it."""
-    found = sorted(folder.rglob("*.safetensors"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in found)).hexdigest()
+    result = sorted(folder.rglob("*.safetensors"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in result)).hexdigest()
 
 
 def run(bench: Bench, journal: Journal, missing: list[int], captions: int) -> None:

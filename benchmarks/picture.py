@@ -133,9 +133,9 @@ def page(path: Path) -> str:
     seeds = [line for name, line in runs.items() if name.startswith("learned")]
     named = [(NAMES[name], [runs[name]]) for name in ("teacher", "spatial", "stvp", "random")]
     rows = []
-    for name, found in [("**learned score**", seeds), *named]:
-        cells = [f"{spread(found, retain, 'shown')} | {spread(found, retain, 'mean')}" for retain in RETAINS]
-        rows.append(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
+    for name, result in [("**learned score**", seeds), *named]:
+        cells = [f"{spread(result, retain, 'shown')} | {spread(result, retain, 'mean')}" for retain in RETAINS]
+        rows.append(f"| {name} | {len(result)} | " + " | ".join(cells) + " |")
     head = [f"{100 * retain:g} %: shapes kept | accuracy" for retain in RETAINS]
     titles = "| video selected by | seeds | " + " | ".join(head) + " |\n" + "| --- " * (2 + 2 * len(RETAINS)) + "|"
     session, full = lines[0]["session"], runs["all"]["accuracy"]["mean"]

@@ -139,14 +139,14 @@ def probe(model: Any, seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     prompt = Prompt(model, seed)
     benefit, keep = prompt.benefit(), highest(prompt.logits, prompt.count)[0]
-    found = {"attention": spearman(prompt.attention(), benefit)}
+    result = {"attention": spearman(prompt.attention(), benefit)}
     for name in ESTIMATORS:
         for progress in (0.0, 0.8) if name not in ("straight_through", "reinforce") else (0.0,):
             descent = prompt.descent(name, progress)
-            found[f"{name}@{progress:g}"] = spearman(descent, benefit)
+            result[f"{name}@{progress:g}"] = spearman(descent, benefit)
             if name == "straight_through":
-                found["straight_through, kept only"] = spearman(descent[keep], benefit[keep])
-    return found
+                result["straight_through, kept only"] = spearman(descent[keep], benefit[keep])
+    return result
 
 
 def main() -> None:

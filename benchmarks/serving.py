@@ -199,12 +199,12 @@ class Bench:
         }  # fmt: skip
 
 
-def ratios(whole: dict[str, Any], cut: dict[str, Any]) -> dict[str, float]:
+def ratios(complete: dict[str, Any], cut: dict[str, Any]) -> dict[str, float]:
     """Return the gains at one point."""
     return {
-        "times_requests": round(cut["requests_per_s"] / whole["requests_per_s"], 2),
-        "times_sooner": round(whole["first_token_s"] / cut["first_token_s"], 2),
-        "share_of_blocks": round(cut["blocks"] / whole["blocks"], 3),
+        "times_requests": round(cut["requests_per_s"] / complete["requests_per_s"], 2),
+        "times_sooner": round(complete["first_token_s"] / cut["first_token_s"], 2),
+        "share_of_blocks": round(cut["blocks"] / complete["blocks"], 3),
     }
 
 

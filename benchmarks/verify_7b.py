@@ -49,8 +49,8 @@ def import_released(checkout: Path) -> Callable[..., tuple[Tensor, Tensor, int, 
         raise UsageError(f"{file} can't be imported; give a checkout of the released code")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found: Callable[..., tuple[Tensor, Tensor, int, int]] = module.similarity_pruning
-    return found
+    result: Callable[..., tuple[Tensor, Tensor, int, int]] = module.similarity_pruning
+    return result
 
 
 class UnfusedSelector(nn.Module):
@@ -76,7 +76,7 @@ class Witness(OmniSiftCompressor):
         self.tokens = self.equal = self.kept = self.kept_released = 0
 
     def forward(self, stream: TokenStream) -> Selection:
-        found = super().forward(stream)
+        result = super().forward(stream)
         device = stream.embeds.device
         kinds = stream.modality.to(device).long()[None]
         unfused = UnfusedSelector(self.selector) if self.selector is not None else None
@@ -86,10 +86,10 @@ class Witness(OmniSiftCompressor):
         )  # fmt: skip
         media = kinds[0] > 0
         self.tokens += int(media.sum())
-        self.equal += int((found.keep == keep[0])[media].sum())
-        self.kept += int(found.keep[media].sum())
+        self.equal += int((result.keep == keep[0])[media].sum())
+        self.kept += int(result.keep[media].sum())
         self.kept_released += int(keep[0][media].sum())
-        return found
+        return result
 
 
 def inputs_of(pipeline: Pipeline, clip: Path) -> dict[str, Any]:

@@ -161,15 +161,15 @@ def check_contract(make: Callable[[Budget], Compressor], budget: Budget = SPLIT)
     media = stream.chunk >= 0
     for value in (0.0, 1.0):
         flat = dataclasses.replace(stream, embeds=torch.full_like(stream.embeds, value))
-        found = make(budget)(flat)
-        check_totals(flat, found.keep, budget)
-        if found.scores is not None:
+        result = make(budget)(flat)
+        check_totals(flat, result.keep, budget)
+        if result.scores is not None:
             video = media & (stream.modality == Modality.VIDEO) & (stream.clip == 0)
-            assert not found.scores[video & ~found.keep].isnan().any()
+            assert not result.scores[video & ~result.keep].isnan().any()
     broken = stream.embeds.clone()
     broken[::3], broken[1::7] = torch.nan, torch.inf
-    found = make(budget)(dataclasses.replace(stream, embeds=broken))
-    check_totals(stream, found.keep, budget)
+    result = make(budget)(dataclasses.replace(stream, embeds=broken))
+    check_totals(stream, result.keep, budget)
 
     for none in (random_prompt(0, samples=1, clips=0).stream(), empty()):
         assert make(budget)(none).keep.all()

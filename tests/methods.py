@@ -149,20 +149,20 @@ def chosen(name: str, stream: TokenStream, budget: Budget) -> Selection | None:
     return None
 
 
-def check_embeds(stream: TokenStream, found: Selection) -> None:
+def check_embeds(stream: TokenStream, result: Selection) -> None:
     """Check one row per kept token, in order.
 
     A dropped token changes at most one kept token; all other tokens, and tokens outside chunks, are bit-identical.
     """
-    if found.embeds is None:
+    if result.embeds is None:
         return
-    before = stream.embeds[found.keep]
-    assert found.embeds.shape == before.shape
-    assert found.embeds.dtype == before.dtype
-    assert found.embeds.isfinite().all()
-    touched = (found.embeds != before).any(dim=1)
-    assert int(touched.sum()) <= int((~found.keep).sum())
-    assert not touched[(stream.chunk < 0)[found.keep]].any()
+    before = stream.embeds[result.keep]
+    assert result.embeds.shape == before.shape
+    assert result.embeds.dtype == before.dtype
+    assert result.embeds.isfinite().all()
+    touched = (result.embeds != before).any(dim=1)
+    assert int(touched.sum()) <= int((~result.keep).sum())
+    assert not touched[(stream.chunk < 0)[result.keep]].any()
     for modality in Modality:  # tokens merge only within their modality
         mine = stream.modality == modality
-        assert int((touched & mine[found.keep]).sum()) <= int((mine & ~found.keep).sum())
+        assert int((touched & mine[result.keep]).sum()) <= int((mine & ~result.keep).sum())

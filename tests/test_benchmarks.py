@@ -126,9 +126,9 @@ def test_the_probe_ranks_tokens_by_their_benefit() -> None:
     assert benefit.shape == (module.AUDIO,)
     assert len(set(benefit.tolist())) == module.AUDIO
     module.SAMPLES = {"gumbel": 2, "perturbed": 2, "reinforce": 4}
-    found = module.probe(model, 0)
-    assert set(found) >= {"attention", "straight_through@0", "merge@0", "bias@0.8", "reinforce@0"}
-    assert all(-1 <= value <= 1 for value in found.values())
+    result = module.probe(model, 0)
+    assert set(result) >= {"attention", "straight_through@0", "merge@0", "bias@0.8", "reinforce@0"}
+    assert all(-1 <= value <= 1 for value in result.values())
     assert module.spearman(benefit, 3 * benefit + 1) == 1.0
     straight_through, hard = prompt.descent("straight_through", 0.0), module.highest(prompt.logits, prompt.count)[0]
     assert (straight_through[~hard] == 0).all()

@@ -29,12 +29,12 @@ def accuracy(row: ResultRow, kind: str) -> float:
 def smallest(label: str, kind: str, full: float) -> str:
     """The smallest fraction within one point of all tokens for which every larger one is too; ``-`` if none is."""
     rows = sorted((row for row in ROWS if row.label == label), key=lambda row: -float(row.percent))
-    found = "-"
+    result = "-"
     for row in rows:
         if full - accuracy(row, kind) > 1 + 1e-9:
             break
-        found = f"{float(row.percent) / 100:g}"
-    return found
+        result = f"{float(row.percent) / 100:g}"
+    return result
 
 
 def test_the_table_of_fractions_matches_the_results() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import typer.main
-import yaml
 
 import omnisift
 from omnisift.budget import Budget, from_rho
@@ -112,8 +111,9 @@ def test_public_names_in_prose_exist(page: Path) -> None:
 
 
 def test_every_page_is_in_the_menu() -> None:
-    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    assert {page.name for page in SITE} <= set(re.findall(r"[\w/-]+\.md", yaml.safe_dump(nav)))
+    # Only the menu: the file has tags that MkDocs alone can read.
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    assert {page.name for page in SITE} <= set(re.findall(r"[\w/-]+\.md", nav))
 
 
 def chunk_report(budget: Budget, n_video: int, n_audio: int = 50) -> tuple[int, int, str]:

@@ -89,5 +89,5 @@ def test_numbers_are_unchanged(name: str) -> None:
 
 def test_result_files_are_unchanged() -> None:
     """A file that is measured again gets its new digest in tests/record/files/results.json, in the same commit."""
-    found = {name: sha256((FOLDER.parent / name).read_bytes()).hexdigest() for name in RECORDED["sha256"]}
-    assert found == RECORDED["sha256"]
+    result = {name: sha256((FOLDER.parent / name).read_bytes()).hexdigest() for name in RECORDED["sha256"]}
+    assert result == RECORDED["sha256"]

@@ -30,9 +30,9 @@ def test_temporal_is_the_cosine_with_the_same_position():
 def test_padding_does_not_move_the_mean():
     x = frames(2, 5, 8)
     valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
-    found = spatial_similarity(x, valid)
-    torch.testing.assert_close(found[0], spatial_similarity(x[:1])[0], atol=1e-6, rtol=0)
-    torch.testing.assert_close(found[1, :3], spatial_similarity(x[1:, :3])[0], atol=1e-6, rtol=0)
+    result = spatial_similarity(x, valid)
+    torch.testing.assert_close(result[0], spatial_similarity(x[:1])[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(result[1, :3], spatial_similarity(x[1:, :3])[0], atol=1e-6, rtol=0)
 
 
 def test_the_odd_one_out_is_most_salient():
@@ -59,9 +59,9 @@ def test_short_floats_are_bit_equal_to_torch(dtype: torch.dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_strips_do_not_show(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
     a, b = frames(3, 7, 32).to(dtype), frames(3, 7, 32, seed=1).to(dtype)
-    whole = spatial_similarity(a), temporal_similarity(a, b)
+    complete = spatial_similarity(a), temporal_similarity(a, b)
     monkeypatch.setitem(stvp._STRIP, "cpu", 1)
-    torch.testing.assert_close((spatial_similarity(a), temporal_similarity(a, b)), whole, atol=0, rtol=0)
+    torch.testing.assert_close((spatial_similarity(a), temporal_similarity(a, b)), complete, atol=0, rtol=0)
 
 
 def test_known_norms_are_used():

@@ -9,16 +9,16 @@ from omnisift.tokens import Modality, Selection, TokenStream
 
 
 def fields(length: int) -> dict[str, torch.Tensor]:
-    whole = torch.zeros(length, dtype=torch.int64)
+    complete = torch.zeros(length, dtype=torch.int64)
     return {
         "embeds": torch.zeros(length, 4),
         "modality": torch.full((length,), int(Modality.TEXT), dtype=torch.int8),
         "position": torch.zeros(3, length, dtype=torch.int64),
         "time": torch.zeros(length),
-        "chunk": whole - 1,
-        "frame": whole - 1,
-        "clip": whole - 1,
-        "sample": whole,
+        "chunk": complete - 1,
+        "frame": complete - 1,
+        "clip": complete - 1,
+        "sample": complete,
     }
 
 

@@ -43,8 +43,8 @@ def test_padding_changes_nothing() -> None:
     valid[:, 6:] = False
     noise = torch.randn(2, 3, WIDTH)
     wide = (torch.cat([frame, noise], dim=1) for frame in (first, second))
-    for found, wanted in zip(score()(*wide, valid), score()(first, second), strict=True):
-        torch.testing.assert_close(found[:, :6], wanted)
+    for result, wanted in zip(score()(*wide, valid), score()(first, second), strict=True):
+        torch.testing.assert_close(result[:, :6], wanted)
 
 
 @torch.no_grad()
@@ -70,17 +70,17 @@ def test_odd_prompts_keep_what_the_budget_says_and_the_highest_scores(seed: int)
     """Ragged batches, odd frames, unequal frames: counts equal STVP's, and the highest scores are kept."""
     stream = random_prompt(seed, WIDTH, samples=2).stream()
     learned = selector()
-    found = OmniSiftCompressor(from_rho(0.67, 0.4), learned).eval()(stream)
+    result = OmniSiftCompressor(from_rho(0.67, 0.4), learned).eval()(stream)
     plain = OmniSiftCompressor(from_rho(0.67, 0.4), VGAS(VGASConfig(WIDTH, 16, 2))).eval()(stream)
     segment, parts = segment_of(stream), 3 * len(ChunkShapes.of(stream))
     inside = segment >= 0
-    counts = [torch.bincount(segment[one.keep & inside], minlength=parts).tolist() for one in (found, plain)]
+    counts = [torch.bincount(segment[one.keep & inside], minlength=parts).tolist() for one in (result, plain)]
     assert counts[0] == counts[1]
     logits = video_logits(learned.video_score, stream)
     for part in range(parts):
         here = torch.nonzero((segment == part) & (stream.modality == int(Modality.VIDEO)))[:, 0]
         if len(here) and not logits[here].isnan().any():
-            kept = here[found.keep[here]]
+            kept = here[result.keep[here]]
             assert set(kept.tolist()) == set(here[logits[here].topk(len(kept)).indices].tolist())
 
 

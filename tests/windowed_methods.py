@@ -35,12 +35,12 @@ def windows_of(stream: TokenStream, budget: Budget, chunks: int = 1) -> list[Win
             key = (clip, (chunk - first[clip]) // chunks, int(stream.modality[index]))
             indices.setdefault(key, []).append(index)
             members.setdefault(key, set()).add(chunk)
-    found = []
+    result = []
     for key in sorted(indices):
         modality = Modality(key[2])
         each = video if modality is Modality.VIDEO else audio
-        found.append((modality, indices[key], sum(each[chunk] for chunk in members[key])))
-    return found
+        result.append((modality, indices[key], sum(each[chunk] for chunk in members[key])))
+    return result
 
 
 def cosine(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -62,16 +62,16 @@ def with_attention(stream: TokenStream) -> TokenStream:
     return dataclasses.replace(stream, extras={"video_attention": video, "audio_attention_window": audio})
 
 
-def check_counts(stream: TokenStream, found: Selection, budget: Budget, chunks: int = 1) -> None:
+def check_counts(stream: TokenStream, result: Selection, budget: Budget, chunks: int = 1) -> None:
     """Check the budget's number in every window; all tokens outside chunks are kept unchanged."""
     for _, indices, kept in windows_of(stream, budget, chunks):
-        assert int(found.keep[indices].sum()) == kept
-    assert found.keep[stream.chunk < 0].all()
-    if found.embeds is not None:
-        assert found.embeds.shape == (int(found.keep.sum()), stream.width)
-        outside = (stream.chunk < 0)[found.keep]
+        assert int(result.keep[indices].sum()) == kept
+    assert result.keep[stream.chunk < 0].all()
+    if result.embeds is not None:
+        assert result.embeds.shape == (int(result.keep.sum()), stream.width)
+        outside = (stream.chunk < 0)[result.keep]
         unchanged = stream.embeds[stream.chunk < 0]
-        torch.testing.assert_close(found.embeds[outside], unchanged, atol=0, rtol=0, equal_nan=True)
+        torch.testing.assert_close(result.embeds[outside], unchanged, atol=0, rtol=0, equal_nan=True)
 
 
 def check_contract(make: Callable[[Budget], Compressor], chunks: int = 1) -> None:
@@ -92,9 +92,9 @@ def check_contract(make: Callable[[Budget], Compressor], chunks: int = 1) -> Non
     for broken in (0.0, 1.0, torch.nan, torch.inf):
         check_odd_input(make, broken, chunks)
     short = dataclasses.replace(batch, embeds=batch.embeds.bfloat16())
-    found = make(SPLIT)(short)
-    check_counts(short, found, SPLIT, chunks)
-    assert found.embeds is None or found.embeds.dtype is torch.bfloat16
+    result = make(SPLIT)(short)
+    check_counts(short, result, SPLIT, chunks)
+    assert result.embeds is None or result.embeds.dtype is torch.bfloat16
 
 
 def check_all_kept(make: Callable[[Budget], Compressor], stream: TokenStream) -> None:
@@ -102,9 +102,9 @@ def check_all_kept(make: Callable[[Budget], Compressor], stream: TokenStream) ->
     empty = Prompt(torch.zeros(0, 16), *[torch.zeros(0, dtype=torch.int64)] * 3)
     text = random_prompt(0, samples=1, clips=0)
     for some, budget in ((stream, Budget(retain=1)), (empty.stream(), SPLIT), (text.stream(), SPLIT)):
-        found = make(budget)(with_attention(some))
-        assert found.keep.all()
-        assert found.embeds is None or torch.equal(found.embeds, some.embeds)
+        result = make(budget)(with_attention(some))
+        assert result.keep.all()
+        assert result.embeds is None or torch.equal(result.embeds, some.embeds)
 
 
 def check_odd_input(make: Callable[[Budget], Compressor], value: float, chunks: int) -> None:
@@ -115,7 +115,7 @@ def check_odd_input(make: Callable[[Budget], Compressor], value: float, chunks: 
     else:
         prompt.embeds[::3] = value
     stream = with_attention(prompt.stream())
-    found = make(SPLIT)(stream)
-    check_counts(stream, found, SPLIT, chunks)
-    if found.embeds is not None and value == value and abs(value) < 2:
-        torch.testing.assert_close(found.embeds, prompt.embeds[found.keep])
+    result = make(SPLIT)(stream)
+    check_counts(stream, result, SPLIT, chunks)
+    if result.embeds is not None and value == value and abs(value) < 2:
+        torch.testing.assert_close(result.embeds, prompt.embeds[result.keep])

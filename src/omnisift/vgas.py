@@ -114,7 +114,11 @@ class VGASConfig(PretrainedConfig):
 
 
 class VGAS(PreTrainedModel):
-    """Score the audio tokens of each chunk by its visual anchors. 4,856,321 parameters at ``input_size`` 3584."""
+    """Score the audio tokens of each chunk by its visual anchors. 4,856,321 parameters at ``input_size`` 3584.
+
+    Args:
+        config: sizes and layout.
+    """
 
     config_class = VGASConfig
     config: VGASConfig
@@ -207,9 +211,17 @@ class VGAS(PreTrainedModel):
         valid = video_valid if self.config.guide == "cross" else concat_valid(video_valid, audio_valid, v, a)
         return self._refine_and_score(a, v, valid)
 
-    def scores(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the scores of eq 9, [C, A] in (0, 1): the sigmoid of `forward`, with its arguments."""
-        return torch.sigmoid(self(*args, **kwargs))
+    def scores(
+        self,
+        video: Tensor,
+        audio: Tensor,
+        video_valid: Tensor | None = None,
+        video_step: Tensor | None = None,
+        audio_step: Tensor | None = None,
+        audio_valid: Tensor | None = None,
+    ) -> Tensor:
+        """Return the scores of eq 9, [C, A] in (0, 1): the sigmoid of `forward`, which describes the arguments."""
+        return torch.sigmoid(self(video, audio, video_valid, video_step, audio_step, audio_valid))
 
     def attention(
         self, video: Tensor, audio: Tensor, video_step: Tensor | None = None, audio_step: Tensor | None = None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnisift.batch import Engine, EngineAnswer, Item, Question, ResultsFile, results_file, run
+from omnisift.batch import Engine, EngineAnswer, Item, QuestionAnswering, ResultsFile, results_file, run
 from omnisift.errors import EngineLost, NotMedia
 
 SETTINGS = {"task": "qa", "model": "fake"}
@@ -109,10 +109,10 @@ def main(out: str, count: int, seconds: float = 0.0, log: str | None = None, lim
         from omnisift.batch.ray_driver import cluster, run_on_ray
 
         with ResultsFile(Path(out), SETTINGS) as results, cluster(ray, 2):
-            run_on_ray(items(count), Question(), Loaded(engine), results)
+            run_on_ray(items(count), QuestionAnswering(), Loaded(engine), results)
         return
     with ResultsFile(Path(out), SETTINGS) as results:
-        run(items(count), Question(), engine, results, batch_size=batch_size)
+        run(items(count), QuestionAnswering(), engine, results, batch_size=batch_size)
 
 
 def slow_write(file: int, data: bytes, offset: int) -> None:

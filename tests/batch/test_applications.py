@@ -38,10 +38,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("query", "first"), [("blue circle with rise", "0.mp4"), ("a magenta triangle that hums: hum", "2.mp4")]
 )
 def test_words_find_the_clip(clips: Path, query: str, first: str) -> None:
-    found = example("search_captions").search(clips, query, NANO, None, top=3)
-    assert found[0][0] == first
-    assert len(found) == 3
-    assert found[0][2] > found[1][2] >= found[2][2]
+    result = example("search_captions").search(clips, query, NANO, None, top=3)
+    assert result[0][0] == first
+    assert len(result) == 3
+    assert result[0][2] > result[1][2] >= result[2][2]
 
 
 def test_the_index_is_reused_and_rebuilt_after_new_captions(clips: Path, monkeypatch) -> None:
@@ -81,9 +81,9 @@ def test_an_embedding_model_finds_the_caption_itself(clips: Path, tmp_path: Path
     model = tiny_bert(tmp_path / "bert")
     captions = module.captions(clips, NANO)
     for name, caption in list(captions.items())[:3]:
-        found = module.search(clips, caption, NANO, model, top=2)
-        assert found[0][0] == name
-        assert found[0][2] == pytest.approx(1, abs=1e-5)  # the same vector alone and in a batch with longer texts
+        result = module.search(clips, caption, NANO, model, top=2)
+        assert result[0][0] == name
+        assert result[0][2] == pytest.approx(1, abs=1e-5)  # the same vector alone and in a batch with longer texts
     index = module.MeaningIndex(model)
     assert np.linalg.norm(index.embed(["red", "blue circle with hum"]), axis=1) == pytest.approx(1, abs=1e-5)
     assert (clips.with_name("clips.index") / "vectors.npy").is_file()

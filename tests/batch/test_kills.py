@@ -46,8 +46,8 @@ def lines(path: Path) -> int:
 
 
 def whole_lines(path: Path) -> bytes:
-    found = path.read_bytes() if path.exists() else b""
-    return found[: found.rfind(b"\n") + 1]
+    result = path.read_bytes() if path.exists() else b""
+    return result[: result.rfind(b"\n") + 1]
 
 
 def check(out: Path, reference: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_clip_that_kills_the_process_three_times_is_skipped(tmp_path: Path) ->
 def test_kills_before_a_clip_is_started_do_not_count_for_it(tmp_path: Path) -> None:
     from tests.batch.fakes import SETTINGS
 
-    from omnisift.batch import Question, ResultsFile, run
+    from omnisift.batch import QuestionAnswering, ResultsFile, run
 
     out = tmp_path / "a.jsonl"
     start(out, count=3, bad={"1": "deadly"}).wait(60)
@@ -116,7 +116,7 @@ def test_kills_before_a_clip_is_started_do_not_count_for_it(tmp_path: Path) -> N
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     with ResultsFile(out, SETTINGS) as results:
         assert results.lock.crashes("001.mp4") == 1
-        run(items(3), Question(), Fake(), results)
+        run(items(3), QuestionAnswering(), Fake(), results)
         assert results.summary.done == 3
 
 
@@ -136,9 +136,9 @@ def test_fifty_random_kills_of_the_command_with_nano(tmp_path: Path) -> None:
         time.sleep(draw.uniform(0.0, 2.0) if number % 2 else draw.uniform(0.0, 8.0))
         process.kill()
         process.wait()
-        found = whole_lines(out)
-        assert found.startswith(before), "a row was lost"
-        grown, before = grown + (len(found) > len(before)), found
+        result = whole_lines(out)
+        assert result.startswith(before), "a row was lost"
+        grown, before = grown + (len(result) > len(before)), result
     assert grown >= 20, "too few kills came while clips were answered"
     for path in (out, tmp_path / "b.jsonl"):
         subprocess.run([*command, str(path)], check=True, capture_output=True)

@@ -72,8 +72,8 @@ def wait_for(out: Path, count: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    found = psutil.Process(pid).children(recursive=True)
-    return [process for process in found if WORKER.match(" ".join(process.cmdline()))]
+    result = psutil.Process(pid).children(recursive=True)
+    return [process for process in result if WORKER.match(" ".join(process.cmdline()))]
 
 
 def test_two_workers_one_killed_midway_answer_as_one_process(folder: Path, alone: list[dict], tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_two_workers_one_killed_midway_answer_as_one_process(folder: Path, alone
     before = workers_of(process.pid)
     assert len(before) == 2
     before[0].kill()
-    said, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
-    assert json.loads(said)["rows"] == CLIPS + 1  # one JSON object and nothing else, whatever Ray says
+    assert json.loads(output)["rows"] == CLIPS + 1  # one JSON object and nothing else, whatever Ray says
     assert plain(out) == alone
     assert sum("error" in row for row in alone) == 1
 
@@ -153,9 +153,9 @@ def test_a_clip_that_kills_workers_is_skipped_and_no_other(tmp_path: Path) -> No
     out = tmp_path / "a.jsonl"
     process = start(out, count=30, seconds=0.1, ray="local", bad={"4": "deadly", "6": "untyped", "9": "lost"})
     assert process.wait(300) == 0, process.stderr.read()
-    found = {row["id"]: row.get("error", {}).get("type") for row in rows(out)}
-    assert len(found) == len(rows(out)) == 30
-    assert {name: kind for name, kind in found.items() if kind} == {
+    result = {row["id"]: row.get("error", {}).get("type") for row in rows(out)}
+    assert len(result) == len(rows(out)) == 30
+    assert {name: kind for name, kind in result.items() if kind} == {
         "004.mp4": "WorkerDied",
         "006.mp4": "ZeroDivisionError",
         "009.mp4": "WorkerDied",

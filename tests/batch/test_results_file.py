@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.batch.fakes import SETTINGS, Fake, items, rows, start
 
-from omnisift.batch import Caption, ModelSettings, Question, ResultsFile, run
+from omnisift.batch import Caption, ModelSettings, QuestionAnswering, ResultsFile, run
 from omnisift.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def out(tmp_path: Path) -> Path:
 def fill(out: Path, count: int, **options: object) -> Fake:
     engine = Fake(**options)
     with ResultsFile(out, SETTINGS) as results:
-        run(items(count), Question(), engine, results)
+        run(items(count), QuestionAnswering(), engine, results)
     return engine
 
 
@@ -40,13 +40,13 @@ def test_a_row_for_each_item_and_nothing_is_asked_twice(out: Path) -> None:
 
 def test_cut_anywhere_the_file_comes_out_the_same(out: Path) -> None:
     fill(out, 3)
-    whole = out.read_bytes()
-    ends = [offset + 1 for offset, byte in enumerate(whole) if byte == ord("\n")]
+    complete = out.read_bytes()
+    ends = [offset + 1 for offset, byte in enumerate(complete) if byte == ord("\n")]
     near = {end + step for end in (0, *ends) for step in (-1, 0, 1, 2)}
-    for length in sorted(near & set(range(len(whole))) | set(range(7, len(whole), 11))):
-        out.write_bytes(whole[:length])
+    for length in sorted(near & set(range(len(complete))) | set(range(7, len(complete), 11))):
+        out.write_bytes(complete[:length])
         engine = fill(out, 3)
-        assert out.read_bytes() == whole, length
+        assert out.read_bytes() == complete, length
         assert len(engine.asked) == 3 - sum(end <= length for end in ends), length
 
 
@@ -65,7 +65,7 @@ def test_a_run_without_rows_leaves_no_files_and_fixes_no_settings(out: Path) -> 
     start(out, count=1, bad={"0": "deadly"}).wait(60)
     assert out.read_bytes() == b""
     with ResultsFile(out, SETTINGS | {"model": "other"}) as results:
-        run(items(1), Question(), Fake(), results)
+        run(items(1), QuestionAnswering(), Fake(), results)
     assert len(rows(out)) == 1
 
 
@@ -73,7 +73,7 @@ def test_another_question_about_a_clip_with_a_row_is_refused(out: Path) -> None:
     fill(out, 1)
     changed = [type(item)(item.id, item.clip, item.path, "Else?") for item in items(1)]
     with ResultsFile(out, SETTINGS) as results, pytest.raises(UsageError, match=r"another question about 000\.mp4"):
-        run(changed, Question(), Fake(), results)
+        run(changed, QuestionAnswering(), Fake(), results)
 
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(out: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_lock_dies_with_its_process(out: Path) -> None:
 
 def test_the_same_id_never_gets_a_second_row(out: Path) -> None:
     with ResultsFile(out, SETTINGS) as results:
-        run(items(1), Question(), Fake(), results)
+        run(items(1), QuestionAnswering(), Fake(), results)
         with pytest.raises(ValueError, match="has a row"):
             results.add(rows(out)[0])
     out.write_bytes(out.read_bytes() * 2)
@@ -177,7 +177,7 @@ def test_errors_can_be_tried_again(out: Path) -> None:
     assert fill(out, 4).asked == []
     with ResultsFile(out, SETTINGS, retry_errors=True) as results:
         assert results.summary.failed == 0
-        run(items(4), Question(), Fake(), results)
+        run(items(4), QuestionAnswering(), Fake(), results)
     assert sorted(row["id"] for row in rows(out)) == [item.id for item in items(4)]
     assert all("answer" in row for row in rows(out))
     assert sorted(path.name for path in out.parent.iterdir()) == ["results.jsonl", "results.jsonl.run"]
@@ -185,15 +185,15 @@ def test_errors_can_be_tried_again(out: Path) -> None:
 
 def test_a_full_disk_leaves_whole_rows_and_one_line(out: Path) -> None:
     fill(out, 5)
-    whole = out.read_bytes()
+    complete = out.read_bytes()
     out.unlink()
-    full = start(out, count=5, limit=len(whole) * 7 // 10)
+    full = start(out, count=5, limit=len(complete) * 7 // 10)
     assert full.wait(60) != 0
     message = full.stderr.read().decode().strip().splitlines()[-1]
     assert message.startswith("omnisift.errors.UsageError: can't write")
-    assert out.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])  # not a part of the fourth
+    assert out.read_bytes() == b"".join(complete.splitlines(keepends=True)[:3])  # not a part of the fourth
     fill(out, 5)
-    assert out.read_bytes() == whole
+    assert out.read_bytes() == complete
 
 
 def test_a_name_that_is_not_utf8_comes_back(out: Path) -> None:
@@ -202,6 +202,6 @@ def test_a_name_that_is_not_utf8_comes_back(out: Path) -> None:
     for expected in (1, 0):
         engine = Fake()
         with ResultsFile(out, SETTINGS) as results:
-            run([item], Question(), engine, results)
+            run([item], QuestionAnswering(), engine, results)
         assert len(engine.asked) == expected
     assert rows(out)[0]["id"] == name

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.batch.fakes import SETTINGS, Fake, FakeBatchEngine, items, rows
 
-from omnisift.batch import ModelSettings, Moderate, Question, ResultsFile, items_of, run
+from omnisift.batch import ModelSettings, Moderate, QuestionAnswering, ResultsFile, items_of, run
 from omnisift.errors import CompressorError, EngineLost, UsageError
 from omnisift.media.reader import read
 from omnisift.pipeline.devices import resolve_device
@@ -16,7 +16,7 @@ from omnisift.pipeline.devices import resolve_device
 def test_bad_clips_stay_in_the_denominator(tmp_path: Path) -> None:
     written = []
     with ResultsFile(tmp_path / "a.jsonl", SETTINGS) as results:
-        run(items(5), Question(), Fake(bad={1: "typed", 3: "untyped"}), results, written.append)
+        run(items(5), QuestionAnswering(), Fake(bad={1: "typed", 3: "untyped"}), results, written.append)
         summary = results.summary
     assert written == rows(tmp_path / "a.jsonl")
     assert written[1]["error"] == {"type": "NotMedia", "message": "/001.mp4: no decoder knows this content"}
@@ -36,7 +36,7 @@ def test_several_at_once_are_the_same_rows(tmp_path: Path) -> None:
     bad = {1: "typed", 3: "untyped"}
     for name, batch_size in (("a", 1), ("b", 3)):
         with ResultsFile(tmp_path / f"{name}.jsonl", SETTINGS) as results:
-            run(items(7), Question(), FakeBatchEngine(bad=bad), results, batch_size=batch_size)
+            run(items(7), QuestionAnswering(), FakeBatchEngine(bad=bad), results, batch_size=batch_size)
     timeless = [[row | {"seconds": 0} for row in rows(tmp_path / f"{name}.jsonl")] for name in "ab"]
     assert timeless[0] == timeless[1]
 
@@ -45,13 +45,13 @@ def test_after_an_engine_died_on_several_clips_each_is_done_alone(tmp_path: Path
     """Even if no row was written, the next run does not repeat the batch."""
     out, engine = tmp_path / "a.jsonl", FakeBatchEngine(bad={1: "lost"})
     with pytest.raises(EngineLost), ResultsFile(out, SETTINGS) as results:
-        run(items(6), Question(), engine, results, batch_size=3)
+        run(items(6), QuestionAnswering(), engine, results, batch_size=3)
     assert not out.exists()
     with pytest.raises(EngineLost), ResultsFile(out, SETTINGS) as results:
-        run(items(6), Question(), engine, results, batch_size=3)
+        run(items(6), QuestionAnswering(), engine, results, batch_size=3)
     assert [row.get("error", {}).get("type") for row in rows(out)] == [None, "EngineLost"]
     with ResultsFile(out, SETTINGS) as results:
-        run(items(6), Question(), engine, results, batch_size=3)
+        run(items(6), QuestionAnswering(), engine, results, batch_size=3)
     assert [row.get("error", {}).get("type") for row in rows(out)] == [None, "EngineLost"] + [None] * 4
 
 
@@ -60,10 +60,10 @@ def test_an_engine_error_on_one_clip_is_not_a_crash(tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
     for _ in range(4):
         with pytest.raises(EngineLost), ResultsFile(out, SETTINGS, retry_errors=True) as results:
-            run(items(2), Question(), Fake(bad={1: "lost"}), results)
+            run(items(2), QuestionAnswering(), Fake(bad={1: "lost"}), results)
         assert rows(out)[1]["error"]["type"] == "EngineLost"
     with ResultsFile(out, SETTINGS, retry_errors=True) as results:
-        run(items(2), Question(), Fake(), results)
+        run(items(2), QuestionAnswering(), Fake(), results)
     assert all("answer" in row for row in rows(out))
 
 
@@ -75,23 +75,23 @@ def test_an_engine_that_was_lost_before_any_clip_leaves_nothing(tmp_path: Path) 
 
 def test_an_engine_for_single_clips_refuses_batches(tmp_path: Path) -> None:
     with ResultsFile(tmp_path / "a.jsonl", SETTINGS) as results, pytest.raises(UsageError, match="one clip at a time"):
-        run(items(3), Question(), Fake(), results, batch_size=2)
+        run(items(3), QuestionAnswering(), Fake(), results, batch_size=2)
 
 
 def test_a_lost_engine_ends_the_run_after_its_row(tmp_path: Path) -> None:
     engine = Fake(bad={1: "lost"})
     with ResultsFile(tmp_path / "a.jsonl", SETTINGS) as results, pytest.raises(EngineLost):
-        run(items(3), Question(), engine, results)
+        run(items(3), QuestionAnswering(), engine, results)
     assert [row.get("error", {}).get("type") for row in rows(tmp_path / "a.jsonl")] == [None, "EngineLost"]
     with ResultsFile(tmp_path / "a.jsonl", SETTINGS) as results:
-        run(items(3), Question(), engine, results)
+        run(items(3), QuestionAnswering(), engine, results)
     assert engine.asked == ["000.mp4", "001.mp4", "002.mp4"]
 
 
 def test_a_stop_takes_effect_between_rows(tmp_path: Path) -> None:
     engine = Fake()
     with ResultsFile(tmp_path / "a.jsonl", SETTINGS) as results:
-        run(items(9), Question(), engine, results, should_stop=lambda: len(engine.asked) == 4)
+        run(items(9), QuestionAnswering(), engine, results, should_stop=lambda: len(engine.asked) == 4)
     assert len(rows(tmp_path / "a.jsonl")) == 4
 
 

@@ -67,10 +67,10 @@ def expected(folder: Path, rules: Path) -> dict[str, dict]:
     return {row["id"]: row | {"seconds": 0} for row in written}
 
 
-def check(found: list[dict], expected: dict[str, dict]) -> None:
+def check(result: list[dict], expected: dict[str, dict]) -> None:
     """The rows are equal except for times; the long clip is too long."""
-    assert sorted(row["id"] for row in found) == sorted(expected)
-    for row in found:
+    assert sorted(row["id"] for row in result) == sorted(expected)
+    for row in result:
         if row["id"] == "long.mp4":
             assert row["error"]["type"] == "TooBig"
             assert "--max-model-len" in row["error"]["message"]
@@ -94,9 +94,9 @@ def test_killed_in_between_the_rows_are_those_of_transformers(
     process.kill()
     process.wait()
     assert 1 <= len(out.read_bytes().splitlines()) < len(expected)
-    found = go(folder, rules, out, *options)
-    check(found, expected)
-    assert [row["id"] for row in found] == list(expected), "in the order of the folder"
+    result = go(folder, rules, out, *options)
+    check(result, expected)
+    assert [row["id"] for row in result] == list(expected), "in the order of the folder"
 
 
 def test_a_question_that_no_prompt_can_hold_is_a_row_among_others(folder: Path, tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_what_is_refused_at_the_start(
         env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr[-3000:]
-    said = [line for line in done.stderr.splitlines() if line.startswith("error (")]
-    assert len(said) == 1
-    assert message in said[0]
+    output = [line for line in done.stderr.splitlines() if line.startswith("error (")]
+    assert len(output) == 1
+    assert message in output[0]
     assert not out.exists()
     assert json.loads(done.stdout or "null") is None

@@ -14,19 +14,19 @@ PINNED = Path(__file__).parents[2] / "constraints-ui.txt"
 
 def closure(*names: str) -> set[str]:
     """Names of these distributions and of everything they require, as installed here."""
-    waiting, found = [Requirement(name) for name in names], {}
+    waiting, result = [Requirement(name) for name in names], {}
     while waiting:
         requirement = waiting.pop()
         name, extras = canonicalize_name(requirement.name), {"", *requirement.extras}
-        if extras <= found.get(name, set()):
+        if extras <= result.get(name, set()):
             continue
-        found[name] = found.get(name, set()) | extras
+        result[name] = result.get(name, set()) | extras
         waiting += [
             needed
             for needed in map(Requirement, requires(name) or [])
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras)
         ]
-    return set(found)
+    return set(result)
 
 
 def test_every_requirement_is_pinned_or_in_the_dev_environment() -> None:

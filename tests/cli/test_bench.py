@@ -11,7 +11,7 @@ from omnisift.assets import nano_path
 from omnisift.cli import main
 from omnisift.cli.bench import _folder_name
 from omnisift.compressors import COMPRESSORS
-from omnisift.evaluation.recipe import MethodSpec, Row
+from omnisift.evaluation.recipe import MethodSpec, RecipeRow
 from omnisift.training import protocol
 from omnisift.vgas import VGAS
 
@@ -110,7 +110,7 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path, capsys, words, library,
 
 def test_a_trained_model_is_taken_only_for_what_it_was_trained_under():
     def place(way, video=0.25, seed=0):
-        return _folder_name(Row(way, "base", video, 0.25, seed), {})
+        return _folder_name(RecipeRow(way, "base", video, 0.25, seed), {})
 
     way = MethodSpec("evs", label="mine")
     assert place(way) == place(way, seed=1)

@@ -39,11 +39,11 @@ def test_a_clip_is_measured_at_several_shares(omnisift, clip: Path) -> None:
 def test_measured_json_is_one_object(omnisift, clip: Path) -> None:
     arguments = ("--repeats", "1", "--compressor", "uniform", "--retain-video", "0.5", "--retain-audio", "0.25")
     code, out, _ = omnisift("profile", str(clip), "--json", *arguments)
-    found = json.loads(out)
+    result = json.loads(out)
     assert code == 0
-    assert [run["retain"] for run in found["runs"]] == ["full", "video 0.5, audio 0.25"]
-    assert found["runs"][1]["compressor"] == "uniform"
-    assert found["runs"][1]["flops"]["prefill"] < found["runs"][0]["flops"]["prefill"]
+    assert [run["retain"] for run in result["runs"]] == ["full", "video 0.5, audio 0.25"]
+    assert result["runs"][1]["compressor"] == "uniform"
+    assert result["runs"][1]["flops"]["prefill"] < result["runs"][0]["flops"]["prefill"]
 
 
 def test_a_size_is_counted_without_weights(omnisift) -> None:
@@ -55,11 +55,11 @@ def test_a_size_is_counted_without_weights(omnisift) -> None:
 
 def test_counted_json_is_one_object(omnisift) -> None:
     code, out, _ = omnisift("profile", "--config", "3b", "--clip-seconds", "30", "--json")
-    found = json.loads(out)
+    result = json.loads(out)
     assert code == 0
-    assert [run["retain"] for run in found["runs"]] == ["full", "0.25"]
-    assert found["runs"][1]["stages"]["prefill"]["weights"] < found["runs"][0]["stages"]["prefill"]["weights"]
-    assert found["environment"]["torch"]
+    assert [run["retain"] for run in result["runs"]] == ["full", "0.25"]
+    assert result["runs"][1]["stages"]["prefill"]["weights"] < result["runs"][0]["stages"]["prefill"]["weights"]
+    assert result["environment"]["torch"]
     assert "Table 7" not in omnisift("profile", "--config", "3b", "--clip-seconds", "30")[1]
 
 

@@ -38,19 +38,19 @@ def omnisift(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
 
 def test_captions_of_a_folder(omnisift, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
-    code, said, _ = omnisift("run", folder, "--task", "caption", "--out", out, "--limit", 3)
+    code, output, _ = omnisift("run", folder, "--task", "caption", "--out", out, "--limit", 3)
     assert code == 0
-    assert "3 rows, 2 answers, 1 failed" in said
-    assert "failed: bad.mp4" in said
-    code, said, _ = omnisift("run", folder, "--task", "caption", "--out", out, "--json")
-    summary = json.loads(said)
+    assert "3 rows, 2 answers, 1 failed" in output
+    assert "failed: bad.mp4" in output
+    code, output, _ = omnisift("run", folder, "--task", "caption", "--out", out, "--json")
+    summary = json.loads(output)
     assert code == 0
     assert (summary["wanted"], summary["missing"], summary["done"], summary["failed"]) == (5, 0, 3, 2)
     assert summary["errors"] == {"NotMedia": 1, "NotFound": 1}
     assert summary["retained_ratio"] == pytest.approx(63 / 246, abs=1e-6)
-    found = {row["id"]: row for row in rows(out)}
-    assert found["clip-000000.mp4"]["answer"].startswith("at 1 yellow cross with hiss")
-    assert found["clip-000000.mp4"]["tokens"]["generated"] > 10
+    result = {row["id"]: row for row in rows(out)}
+    assert result["clip-000000.mp4"]["answer"].startswith("at 1 yellow cross with hiss")
+    assert result["clip-000000.mp4"]["tokens"]["generated"] > 10
 
 
 def test_a_finished_run_loads_no_model_and_strict_tells_failures(omnisift, folder: Path, tmp_path, monkeypatch) -> None:
@@ -88,10 +88,10 @@ def test_a_signal_finishes_the_clip_and_a_second_drops_it(
 ) -> None:
     monkeypatch.setattr(ModelSettings, "load", lambda self: Fake2(at=1, how=how))
     command = ("run", folder, "--task", "caption", "--out", tmp_path / "a.jsonl")
-    found, _, said = omnisift(*command)
-    assert found == code
-    assert "after the current clip" in said
-    assert ("run the same command to resume" in said) == (how == "signal")
+    result, _, output = omnisift(*command)
+    assert result == code
+    assert "after the current clip" in output
+    assert ("run the same command to resume" in output) == (how == "signal")
     assert len(rows(tmp_path / "a.jsonl")) == kept
     monkeypatch.setattr(ModelSettings, "load", lambda self: Fake2())
     assert omnisift(*command)[0] == 0
@@ -113,13 +113,13 @@ def test_questions_of_a_data_set(omnisift, folder: Path, tmp_path: Path) -> None
     listed = folder / "list.txt"
     listed.write_text("".join(f"clip-00000{number}.mp4\n" for number in range(3)))
     command = ("run", listed, "--task", "qa", "--questions", folder / "metadata.jsonl", "--out", tmp_path / "a.jsonl")
-    code, said, _ = omnisift(*command, "--json", "--compressor", "none")
+    code, output, _ = omnisift(*command, "--json", "--compressor", "none")
     assert code == 0
-    assert json.loads(said)["done"] == 6
+    assert json.loads(output)["done"] == 6
     truth = [pair for line in (folder / "metadata.jsonl").read_text().splitlines() for pair in json.loads(line)["qa"]]
-    found = [(row["question"], row["answer"]) for row in rows(tmp_path / "a.jsonl")]
-    assert [question for question, _ in found] == [pair["question"] for pair in truth]
-    assert sum(answer == pair["answer"] for (_, answer), pair in zip(found, truth, strict=True)) >= 5
+    result = [(row["question"], row["answer"]) for row in rows(tmp_path / "a.jsonl")]
+    assert [question for question, _ in result] == [pair["question"] for pair in truth]
+    assert sum(answer == pair["answer"] for (_, answer), pair in zip(result, truth, strict=True)) >= 5
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ def test_equals_the_readable_loop(seed: int, budget: Budget):
         which = "audio_attention_window" if number % 3 == 2 else "video_attention"
         for i in highest([float(stream.extras[which][p]) for p in places], kept):
             wanted[places[i]] = True
-    found = AttendedCompressor(budget)(stream)
-    assert torch.equal(found.keep, wanted)
-    assert found.embeds is None
+    result = AttendedCompressor(budget)(stream)
+    assert torch.equal(result.keep, wanted)
+    assert result.embeds is None
 
 
 def test_each_modality_looks_at_its_own_attention_only():

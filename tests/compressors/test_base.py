@@ -63,13 +63,13 @@ def test_retain_1_keeps_everything(budget: Budget):
 
 def test_a_new_method_is_one_function():
     stream = random_prompt(1).stream()
-    found = Louder(Budget(retain_video=0.5, retain_audio=0.5))(stream)
+    result = Louder(Budget(retain_video=0.5, retain_audio=0.5))(stream)
     norms = stream.embeds.norm(dim=-1)
     for number in range(3 * len(ChunkShapes.of(stream))):
         inside = segment_of(stream) == number
-        if inside.any() and not found.keep[inside].all():
-            assert norms[inside & found.keep].min() >= norms[inside & ~found.keep].max()
-    assert torch.equal(found.scores, norms)
+        if inside.any() and not result.keep[inside].all():
+            assert norms[inside & result.keep].min() >= norms[inside & ~result.keep].max()
+    assert torch.equal(result.scores, norms)
 
 
 def test_a_need_that_is_not_met_is_named():

@@ -29,21 +29,21 @@ def padded(seed: int, coarse: bool = False) -> tuple[torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize("squared", [False, True])
 def test_density_equals_the_loop(k: int, squared: bool):
     distance, valid = padded(k)
-    found = density(distance, valid, k, squared)
+    result = density(distance, valid, k, squared)
     for g, size in enumerate(SIZES):
         for i in range(size):
             near = sorted(float(distance[g, i, j]) for j in range(size) if j != i)[:k]
             near = [d * d if squared else d for d in near]
             wanted = math.exp(-sum(near) / len(near)) if near else 1.0
-            assert float(found[g, i]) == pytest.approx(wanted, abs=1e-6)
-    assert (found[~valid] == 0).all()
+            assert float(result[g, i]) == pytest.approx(wanted, abs=1e-6)
+    assert (result[~valid] == 0).all()
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_separation_equals_the_loop(seed: int):
     distance, valid = padded(seed, coarse=True)
     crowd = (3 * torch.rand(valid.shape, generator=torch.Generator().manual_seed(seed))).round()
-    found = separation(distance, crowd, valid)
+    result = separation(distance, crowd, valid)
     for g, size in enumerate(SIZES):
         peaks = 0
         for i in range(size):
@@ -51,9 +51,9 @@ def test_separation_equals_the_loop(seed: int):
             denser = [float(distance[g, i, j]) for j in range(size) if (-float(crowd[g, j]), j) < rank]
             peaks += not denser
             others = [float(distance[g, i, j]) for j in range(size) if j != i]
-            assert float(found[g, i]) == (min(denser) if denser else max(others, default=0.0))
+            assert float(result[g, i]) == (min(denser) if denser else max(others, default=0.0))
         assert peaks == 1
-    assert (found[~valid] == 0).all()
+    assert (result[~valid] == 0).all()
 
 
 def test_holes_in_a_window_are_padding():

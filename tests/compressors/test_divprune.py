@@ -34,10 +34,10 @@ def loop(embeds: torch.Tensor, places: list[int], kept: int, weight: list[float]
 def test_equals_the_loop(seed: int):
     stream = random_prompt(seed).stream()
     budget = BUDGETS[seed % len(BUDGETS)]
-    found = DivPruneCompressor(budget)(stream)
-    check_counts(stream, found, budget)
+    result = DivPruneCompressor(budget)(stream)
+    check_counts(stream, result, budget)
     for _, places, kept in windows_of(stream, budget):
-        assert {place for place in places if found.keep[place]} == loop(stream.embeds, places, kept)
+        assert {place for place in places if result.keep[place]} == loop(stream.embeds, places, kept)
 
 
 def test_frames_of_a_chunk_share_their_count():
@@ -65,8 +65,8 @@ def test_equal_tokens_keep_the_first():
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(5).stream()
-    whole = DivPruneCompressor(SPLIT)(stream).keep
+    complete = DivPruneCompressor(SPLIT)(stream).keep
     monkeypatch.setattr("omnisift.compressors.cosine.MAX_ELEMENTS", 1)
     windows = maxmin.Groups.windows
     monkeypatch.setattr(maxmin.Groups, "windows", lambda self, device: windows(self, device, max_elements=1))
-    assert torch.equal(DivPruneCompressor(SPLIT)(stream).keep, whole)
+    assert torch.equal(DivPruneCompressor(SPLIT)(stream).keep, complete)

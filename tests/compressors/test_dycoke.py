@@ -34,8 +34,8 @@ HALF = Budget(retain_video=0.6, retain_audio=0.7)
 def check_clip(stream: TokenStream, keep: torch.Tensor, steps: list[list[int]], total: int) -> bool:
     """One clip's frames or seconds; False where the total is below the whole ones."""
     embeds = stream.embeds.double()
-    whole = sum(len(step) for step in steps[::4])
-    if total < whole:
+    complete = sum(len(step) for step in steps[::4])
+    if total < complete:
         return False
     others = [i for i in range(len(steps)) if i % 4]
     assert all(keep[step].all() for step in steps[::4])
@@ -47,7 +47,7 @@ def check_clip(stream: TokenStream, keep: torch.Tensor, steps: list[list[int]], 
         else:
             scores.append(unlike_mean(embeds, step))
     sizes = [len(steps[i]) for i in others]
-    exact = shares([float(size) for size in sizes], sizes, total - whole)
+    exact = shares([float(size) for size in sizes], sizes, total - complete)
     check_shared(keep, [steps[i] for i in others], exact, scores)
     return True
 

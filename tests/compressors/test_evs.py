@@ -30,16 +30,16 @@ from omnisift.tokens import TokenStream
 def loop_scores(stream: TokenStream, frames: list[list[int]], lift: float) -> list[list[float]]:
     """Of one clip, frame by frame."""
     embeds = stream.embeds.double()
-    found = []
+    result = []
     for number, frame in enumerate(frames):
         if number == 0:
-            found.append([2 * lift + score for score in unlike_mean(embeds, frame)])
+            result.append([2 * lift + score for score in unlike_mean(embeds, frame)])
         elif len(frame) != len(frames[number - 1]):
-            found.append([lift + score for score in unlike_mean(embeds, frame)])
+            result.append([lift + score for score in unlike_mean(embeds, frame)])
         else:
             pairs = zip(frame, frames[number - 1], strict=True)
-            found.append([1 - cosine(embeds[i], embeds[j]) for i, j in pairs])
-    return found
+            result.append([1 - cosine(embeds[i], embeds[j]) for i, j in pairs])
+    return result
 
 
 @pytest.mark.parametrize("seed", range(45))

@@ -23,31 +23,31 @@ def test_the_prompts_have_clips_and_frames_of_unequal_size():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_frames_are_numbered_by_clip_and_time(seed: int):
     stream = random_prompt(seed).stream()
-    found, clips = Frames.of(stream), frames_of(stream)
+    result, clips = Frames.of(stream), frames_of(stream)
     number = 0
     for clip, frames in enumerate(clips):
         for rank, places in enumerate(frames):
-            assert found.number[places].tolist() == [number] * len(places)
-            assert found.place[places].tolist() == list(range(len(places)))
-            start, size = int(found.start[number]), int(found.size[number])
-            assert found.order[start : start + size].tolist() == places
-            assert (int(found.clip[number]), int(found.rank[number])) == (clip, rank)
+            assert result.number[places].tolist() == [number] * len(places)
+            assert result.place[places].tolist() == list(range(len(places)))
+            start, size = int(result.start[number]), int(result.size[number])
+            assert result.order[start : start + size].tolist() == places
+            assert (int(result.clip[number]), int(result.rank[number])) == (clip, rank)
             first = places[0]
-            assert int(found.cell[number]) == 2 * int(stream.chunk[first]) + int(stream.frame[first])
+            assert int(result.cell[number]) == 2 * int(stream.chunk[first]) + int(stream.frame[first])
             assert int(stream.frame[first]) == rank % 2
             number += 1
-    assert len(found) == number
+    assert len(result) == number
     others = stream.frame < 0
-    assert (found.number[others] == -1).all()
-    assert (found.place[others] == -1).all()
+    assert (result.number[others] == -1).all()
+    assert (result.place[others] == -1).all()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("step", [-2, -1, 0, 1, 3, 1000, None])
 def test_neighbour_is_the_same_place_in_the_same_clip(seed: int, step: int | None):
     stream = random_prompt(seed).stream()
-    found = Frames.of(stream)
-    steps = torch.arange(len(found)) % 5 - 2 if step is None else torch.full((len(found),), step)
+    result = Frames.of(stream)
+    steps = torch.arange(len(result)) % 5 - 2 if step is None else torch.full((len(result),), step)
     wanted = [-1] * len(stream)
     number = 0
     for frames in frames_of(stream):
@@ -57,7 +57,7 @@ def test_neighbour_is_the_same_place_in_the_same_clip(seed: int, step: int | Non
                 for mine, theirs in zip(places, frames[other], strict=True):
                     wanted[mine] = theirs
             number += 1
-    assert found.neighbour(steps if step is None else step).tolist() == wanted
+    assert result.neighbour(steps if step is None else step).tolist() == wanted
 
 
 @pytest.mark.parametrize("block", [1, 1 << 24])
@@ -123,10 +123,10 @@ def test_of_a_modality_only_what_may_be_dropped(modality: Modality):
     early = 0
     for seed in SEEDS:
         stream = random_prompt(seed).stream()
-        found = of_modality(stream, modality)
-        assert found.tolist() == [
+        result = of_modality(stream, modality)
+        assert result.tolist() == [
             kind == modality and chunk >= 0
             for kind, chunk in zip(stream.modality.tolist(), stream.chunk.tolist(), strict=True)
         ]
-        early += int(((stream.modality == modality) & ~found).sum())
+        early += int(((stream.modality == modality) & ~result).sum())
     assert (early > 0) == (modality == Modality.AUDIO)  # audio before the first frame

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def keys(stream: TokenStream, scope: Scope, chunks: int = 1) -> list[object]:
     """Of every segment (first frame, second frame, audio of each chunk): a name of its group."""
     clip = ChunkShapes.of(stream).clip.tolist()
-    found: list[object] = []
+    result: list[object] = []
     for number in range(3 * len(clip)):
         chunk, audio = number // 3, number % 3 == 2
         window = (clip[chunk], (chunk - clip.index(clip[chunk])) // chunks)
@@ -33,8 +33,8 @@ def keys(stream: TokenStream, scope: Scope, chunks: int = 1) -> list[object]:
             Scope.CLIP: (clip[chunk], audio),
             Scope.JOINT: window,
         }
-        found.append(by[scope])
-    return found
+        result.append(by[scope])
+    return result
 
 
 @settings(max_examples=60, deadline=None)

@@ -29,11 +29,11 @@ def cases(draw: st.DrawFn, weight: st.SearchStrategy[float]) -> tuple[list[float
 @given(cases(st.one_of(st.just(0.0), st.floats(0, 1e6), st.floats(allow_nan=True, allow_infinity=True))))
 def test_any_weights_meet_the_total_within_the_bounds(case: tuple[list[float], list[int], int, int]):
     _, sizes, total, least = case
-    found = shared(*case)
-    assert sum(found) == total
-    assert all(0 <= count <= size for count, size in zip(found, sizes, strict=True))
+    result = shared(*case)
+    assert sum(result) == total
+    assert all(0 <= count <= size for count, size in zip(result, sizes, strict=True))
     if sum(min(size, least) for size in sizes) <= total:
-        assert all(count >= min(size, least) for count, size in zip(found, sizes, strict=True))
+        assert all(count >= min(size, least) for count, size in zip(result, sizes, strict=True))
 
 
 @settings(max_examples=300, deadline=None)
@@ -84,10 +84,10 @@ def test_frames_share_their_own_clips_total(seed: int, least: int):
     shapes = ChunkShapes.of(stream)
     counts = Budget(retain_video=0.4, retain_audio=0.5).counts(shapes)
     weight = torch.rand(len(shapes), 2, generator=torch.Generator().manual_seed(seed))
-    found = per_frame(counts, shapes, weight, least)
-    assert torch.equal(found.audio, counts.audio)
+    result = per_frame(counts, shapes, weight, least)
+    assert torch.equal(result.audio, counts.audio)
     size = torch.stack([shapes.frame0, shapes.frame1], dim=1)
-    kept = torch.stack([found.frame0, found.frame1], dim=1)
+    kept = torch.stack([result.frame0, result.frame1], dim=1)
     for clip in shapes.clip.unique():
         mine = shapes.clip == clip
         total = int((counts.frame0 + counts.frame1)[mine].sum())

@@ -20,15 +20,15 @@ BUDGETS = [Budget(retain=0.3), Budget(retain_video=0.1, retain_audio=0.6), Budge
 
 def distances(stream: TokenStream) -> dict[int, float]:
     """Place -> how unlike its surroundings a token of a chunk is."""
-    segment, found = segment_of(stream), {}
+    segment, result = segment_of(stream), {}
     for number in range(3 * len(ChunkShapes.of(stream))):
         places = torch.nonzero(segment == number).flatten().tolist()
         first = torch.nonzero(segment == number - 1).flatten().tolist() if number % 3 == 1 else []
         for i, place in enumerate(places):
             same = len(first) == len(places)
             other = stream.embeds[first[i]] if same else stream.embeds[places].mean(dim=0)
-            found[place] = 1 - cosine(stream.embeds[place], other)
-    return found
+            result[place] = 1 - cosine(stream.embeds[place], other)
+    return result
 
 
 def loop(stream: TokenStream, budget: Budget) -> torch.Tensor:
@@ -64,12 +64,12 @@ def totals(stream: TokenStream, keep: torch.Tensor) -> list[int]:
 
 def test_the_split_is_free_and_the_total_is_not():
     stream = regular_prompt(20).stream()
-    found = JointCompressor(BUDGETS[0])(stream)
+    result = JointCompressor(BUDGETS[0])(stream)
     counts = BUDGETS[0].counts(ChunkShapes.of(stream))
-    assert totals(stream, found.keep) == (counts.frame0 + counts.frame1 + counts.audio).tolist()
-    kept_audio = torch.bincount(stream.chunk[found.keep & (stream.modality == Modality.AUDIO)], minlength=10)
+    assert totals(stream, result.keep) == (counts.frame0 + counts.frame1 + counts.audio).tolist()
+    kept_audio = torch.bincount(stream.chunk[result.keep & (stream.modality == Modality.AUDIO)], minlength=10)
     assert kept_audio.tolist() != counts.audio.tolist()
-    assert found.embeds is None
+    assert result.embeds is None
 
 
 def test_a_modality_without_variance_is_in_the_middle():
@@ -89,10 +89,10 @@ def test_constant_input_keeps_the_first(value: float):
         prompt = random_prompt(seed)
         prompt.embeds[:] = value
         stream = prompt.stream()
-        found = JointCompressor(BUDGETS[0])(stream)
-        assert (found.scores[stream.chunk >= 0] == 0).all()
+        result = JointCompressor(BUDGETS[0])(stream)
+        assert (result.scores[stream.chunk >= 0] == 0).all()
         for chunk in range(len(ChunkShapes.of(stream))):
-            stays = found.keep[stream.chunk == chunk].tolist()
+            stays = result.keep[stream.chunk == chunk].tolist()
             assert stays == sorted(stays, reverse=True)
 
 

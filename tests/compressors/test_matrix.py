@@ -74,13 +74,13 @@ FEW = [with_attention(PROMPTS[name].stream()) for name in ("odd frames", "unequa
 
 def check(name: str, stream: TokenStream, budget: Budget) -> Selection | None:
     """Counts and embeddings; None where the budget is out of reach."""
-    found = chosen(name, stream, budget)
-    if found is not None:
-        check_counts(name, stream, found.keep, budget)
-        check_embeds(stream, found)
-        assert found.gate is None
-        assert found.scores is None or (found.scores.shape == (len(stream),) and found.scores.is_floating_point())
-    return found
+    result = chosen(name, stream, budget)
+    if result is not None:
+        check_counts(name, stream, result.keep, budget)
+        check_embeds(stream, result)
+        assert result.gate is None
+        assert result.scores is None or (result.scores.shape == (len(stream),) and result.scores.is_floating_point())
+    return result
 
 
 def same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -104,12 +104,12 @@ def test_odd_prompts_meet_their_counts_and_repeat(name: str):
         stream = stream if len(stream) else with_attention(stream)
         before = stream.embeds.clone()
         check(name, stream, SOME)
-        found, again = check(name, stream, HALF), chosen(name, stream, HALF)
-        if found is not None:
-            assert torch.equal(found.keep, again.keep)
-            assert same(found.scores, again.scores)
-            assert same(found.embeds, again.embeds)
-            reached += not found.keep.all()
+        result, again = check(name, stream, HALF), chosen(name, stream, HALF)
+        if result is not None:
+            assert torch.equal(result.keep, again.keep)
+            assert same(result.scores, again.scores)
+            assert same(result.embeds, again.embeds)
+            reached += not result.keep.all()
         assert torch.equal(stream.embeds, before)
     assert reached >= 3
 
@@ -126,7 +126,7 @@ def test_a_batch_is_its_rows_alone(name: str):
     prompts = [random_prompt(seed, samples=1) for seed in range(40, 46)]
     prompts += [PROMPTS["two clips in a row"], steady_prompt(9, 4, 230, seed=4)]
     alone = {i: chosen(name, with_attention(p.stream()), HALF) for i, p in enumerate(prompts)}
-    rows = [i for i, found in alone.items() if found is not None]
+    rows = [i for i, result in alone.items() if result is not None]
     assert len(rows) >= 3
     batch = in_one_batch([prompts[i] for i in rows])
     together = chosen(name, with_attention(batch.stream()), HALF)
@@ -145,27 +145,27 @@ def test_equal_tokens_meet_their_counts_and_stay_numbers(name: str):
         dark = {extra: torch.zeros_like(values) for extra, values in stream.extras.items()}
         zero = dataclasses.replace(stream, embeds=torch.zeros_like(stream.embeds), extras=dark)
         for some in (with_attention(flat), zero):
-            found = check(name, some, HALF)
-            if found is not None and found.scores is not None:
-                assert torch.equal(found.scores.isnan(), usual.scores.isnan())
-                assert not found.scores.isinf().any()
+            result = check(name, some, HALF)
+            if result is not None and result.scores is not None:
+                assert torch.equal(result.scores.isnan(), usual.scores.isnan())
+                assert not result.scores.isinf().any()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_retain_1_keeps_everything_and_changes_nothing(name: str):
     for stream in FEW:
         for budget in ALL_KEPT:
-            found = check(name, stream, budget)
-            assert found.keep.all()
-            assert found.embeds is None or found.embeds.equal(stream.embeds)
+            result = check(name, stream, budget)
+            assert result.keep.all()
+            assert result.embeds is None or result.embeds.equal(stream.embeds)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_works(name: str):
     """Attention comes in float32 from the adapter."""
     for stream in FEW:
-        found = check(name, dataclasses.replace(stream, embeds=stream.embeds.bfloat16()), HALF)
-        assert found is None or found.embeds is None or found.embeds.dtype is torch.bfloat16
+        result = check(name, dataclasses.replace(stream, embeds=stream.embeds.bfloat16()), HALF)
+        assert result is None or result.embeds is None or result.embeds.dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize("name", METHODS)

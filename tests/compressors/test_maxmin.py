@@ -45,11 +45,11 @@ def test_a_window_is_cut_the_same_beside_larger_ones(seed: int):
     distance = torch.cdist(points, points)
     sizes, kept = torch.tensor([9, 1, 6, 2]), torch.tensor([7, 1, 2, 0])
     valid = torch.arange(9) < sizes[:, None]
-    found = max_min(distance.masked_fill(~valid[:, None], -1.0), valid, kept)
+    result = max_min(distance.masked_fill(~valid[:, None], -1.0), valid, kept)
     for g, (size, count) in enumerate(zip(sizes.tolist(), kept.tolist(), strict=True)):
         alone = distance[g : g + 1, :size, :size]
-        assert torch.nonzero(found[g]).flatten().tolist() == chosen(alone, count)
-        assert int(found[g].sum()) == count
+        assert torch.nonzero(result[g]).flatten().tolist() == chosen(alone, count)
+        assert int(result[g].sum()) == count
 
 
 def test_no_window_at_all():

@@ -50,13 +50,13 @@ def test_equals_the_loop(block: int, weighted: bool, own: float | None, monkeypa
     for seed in range(5):
         embeds, keep, into, weight = case(seed)
         before = embeds.clone()
-        found = averaged(embeds, keep, into, weight if weighted else None, own)
+        result = averaged(embeds, keep, into, weight if weighted else None, own)
         wanted, touched = by_loop(embeds, keep, into, weight if weighted else torch.ones(LENGTH), own)
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(result.double(), wanted, rtol=1e-5, atol=1e-6)
         untouched = ~torch.tensor(touched)
         assert untouched.any()
         assert not untouched.all()
-        assert torch.equal(found[untouched], embeds[keep][untouched])
+        assert torch.equal(result[untouched], embeds[keep][untouched])
         assert torch.equal(embeds, before)
 
 
@@ -94,9 +94,9 @@ def test_short_floats_are_summed_in_float32_and_come_back_short():
     embeds[1:, 1] = 1.0078125  # the next number
     keep = torch.zeros(3001, dtype=torch.bool)
     keep[0] = True
-    found = averaged(embeds, keep, torch.zeros(3001, dtype=torch.int64), self_weight=0.0)
-    assert found.dtype is torch.bfloat16
-    assert found.tolist() == [[1.0, 1.0078125]]
+    result = averaged(embeds, keep, torch.zeros(3001, dtype=torch.int64), self_weight=0.0)
+    assert result.dtype is torch.bfloat16
+    assert result.tolist() == [[1.0, 1.0078125]]
 
 
 def test_a_gradient_reaches_all_that_joined():

@@ -122,12 +122,12 @@ def merged(
         far = scaled([math.dist(spot[i], spot[j]) for j in chosen])
         pull = [cosine(x[i], x[j]) - FAR[modality] * f + 0.1 * w for j, f, w in zip(chosen, far, worth, strict=True)]
         cluster[chosen[max(range(len(chosen)), key=lambda c: (round(pull[c], 6), -c))]].append(i)
-    beta, found = BETA[modality], {}
+    beta, result = BETA[modality], {}
     for i, members in cluster.items():
         total = x[i] + sum((weight[j] * x[j] for j in members), torch.zeros_like(x[i]))
         mean = total / (1 + sum(weight[j] for j in members))
-        found[i] = beta * x[i] + (1 - beta) * mean
-    return found
+        result[i] = beta * x[i] + (1 - beta) * mean
+    return result
 
 
 def grid_prompt(seed: int, frames: int = 37) -> TokenStream:
@@ -142,16 +142,16 @@ def grid_prompt(seed: int, frames: int = 37) -> TokenStream:
 
 def check_loop(stream: TokenStream, budget: Budget, attention: bool) -> None:
     stream = with_attention(stream) if attention else stream
-    found = OmniPackCompressor(budget, attention=attention)(stream)
-    check_counts(stream, found, budget, chunks=8)
+    result = OmniPackCompressor(budget, attention=attention)(stream)
+    check_counts(stream, result, budget, chunks=8)
     wanted = stream.embeds.clone()
     event, turn = signals(stream)
     for window in windows_of(stream, budget, chunks=8):
         kept = loop(stream, window, event, turn)
-        assert {place for place in window[1] if found.keep[place]} == set(kept)
+        assert {place for place in window[1] if result.keep[place]} == set(kept)
         for place, embed in kept.items():
             wanted[place] = embed
-    torch.testing.assert_close(found.embeds, wanted[found.keep], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result.embeds, wanted[result.keep], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -201,18 +201,18 @@ def test_the_important_part_has_its_share():
 
 def test_highest_takes_the_first_of_equals():
     among = torch.tensor([[True, False, True, True], [False, True, True, False]])
-    found = highest(torch.zeros(2, 4), torch.tensor([2, 1]), among)
-    assert found.tolist() == [[True, False, True, False], [False, True, False, False]]
+    result = highest(torch.zeros(2, 4), torch.tensor([2, 1]), among)
+    assert result.tolist() == [[True, False, True, False], [False, True, False, False]]
 
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = grid_prompt(5)
-    whole = OmniPackCompressor(SPLIT)(stream)
+    complete = OmniPackCompressor(SPLIT)(stream)
     for name in ("omnipack.MAX_ELEMENTS", "events.MAX_ELEMENTS", "cosine.MAX_ELEMENTS"):
         monkeypatch.setattr(f"omnisift.compressors.{name}", 1)
     single = OmniPackCompressor(SPLIT)(stream)
-    assert torch.equal(whole.keep, single.keep)
-    torch.testing.assert_close(whole.embeds, single.embeds, atol=1e-6, rtol=1e-6)
+    assert torch.equal(complete.keep, single.keep)
+    torch.testing.assert_close(complete.embeds, single.embeds, atol=1e-6, rtol=1e-6)
 
 
 def test_steps_do_not_grow_with_the_number_of_chunks():

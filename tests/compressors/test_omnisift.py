@@ -46,25 +46,25 @@ def run(stream: TokenStream, budget: Budget, model: VGAS | None = SELECTOR):
 def test_equals_the_readable_loop(seed: int, rho_video: float, rho_audio: float, many: bool):
     prompt = random_prompt(seed, WIDTH, samples=3 if many else 1)
     stream = prompt.stream()
-    found = run(stream, from_rho(rho_video, rho_audio))
+    result = run(stream, from_rho(rho_video, rho_audio))
     with torch.no_grad():
         wanted = reference(
             prompt.embeds, prompt.modality, prompt.temporal, prompt.sample, rho_video, rho_audio, SELECTOR
         )
     segment = segment_of(stream)
     outside = segment < 0
-    assert found.keep[outside].all()
+    assert result.keep[outside].all()
     assert wanted.keep[outside].all()
     assert torch.equal(
-        torch.bincount(segment[found.keep & ~outside], minlength=3 * len(ChunkShapes.of(stream))),
+        torch.bincount(segment[result.keep & ~outside], minlength=3 * len(ChunkShapes.of(stream))),
         torch.bincount(segment[wanted.keep & ~outside], minlength=3 * len(ChunkShapes.of(stream))),
     )
-    differs = found.keep != wanted.keep
+    differs = result.keep != wanted.keep
     video = stream.modality == Modality.VIDEO
     assert (wanted.margin[differs & video] <= NEAR).all()
     if not (differs & video).any():  # other anchors would rightly give other audio scores
         assert (wanted.margin[differs] <= NEAR).all()
-        torch.testing.assert_close(found.scores, wanted.scores, atol=1e-5, rtol=0, equal_nan=True)
+        torch.testing.assert_close(result.scores, wanted.scores, atol=1e-5, rtol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -72,11 +72,11 @@ def test_block_size_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch):
     """One chunk a block, or all in one: padding and views must not show."""
     stream = random_prompt(seed, WIDTH).stream()
     budget = from_rho(0.67, 0.4)
-    whole = run(stream, budget)
+    complete = run(stream, budget)
     monkeypatch.setattr(method, "SMALL_BATCH", 1)
     single = run(stream, budget)
-    assert torch.equal(whole.keep, single.keep)
-    torch.testing.assert_close(whole.scores, single.scores, atol=1e-5, rtol=0, equal_nan=True)
+    assert torch.equal(complete.keep, single.keep)
+    torch.testing.assert_close(complete.scores, single.scores, atol=1e-5, rtol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -113,16 +113,16 @@ def test_equal_tokens_keep_the_lowest_index():
 
 def test_scores_rank_what_is_kept():
     stream = clip_prompt(frames=4, tokens=9, audio=20).stream()
-    found = run(stream, Budget(retain_video=0.4, retain_audio=0.4))
+    result = run(stream, Budget(retain_video=0.4, retain_audio=0.4))
     for number in range(3 * len(ChunkShapes.of(stream))):
         inside = segment_of(stream) == number
-        assert found.scores[inside & found.keep].min() >= found.scores[inside & ~found.keep].max()
+        assert result.scores[inside & result.keep].min() >= result.scores[inside & ~result.keep].max()
 
 
 def test_without_audio_no_selector_is_needed():
     stream = clip_prompt(frames=3, tokens=9, audio=0).stream()
-    found = run(stream, Budget(retain=0.3), None)
-    assert 0 < found.keep.sum() < len(stream)
+    result = run(stream, Budget(retain=0.3), None)
+    assert 0 < result.keep.sum() < len(stream)
 
 
 def test_with_audio_a_missing_selector_is_an_error():
@@ -134,9 +134,9 @@ def test_nothing_to_compress_stays_whole():
     for prompt in (random_prompt(0, WIDTH, samples=1, clips=0), Prompt(torch.zeros(0, WIDTH), *[torch.zeros(0)] * 3)):
         prompt.modality = prompt.modality.to(torch.int8)
         prompt.temporal = prompt.temporal.to(torch.int64)
-        found = run(prompt.stream(), Budget(retain=0.1))
-        assert found.keep.all()
-        assert found.gate is None
+        result = run(prompt.stream(), Budget(retain=0.1))
+        assert result.keep.all()
+        assert result.gate is None
 
 
 def test_broken_embeddings_still_meet_the_budget():
@@ -155,9 +155,9 @@ def test_short_floats_meet_the_budget_and_stay_near_float32(dtype: torch.dtype):
     short = dataclasses.replace(stream, embeds=stream.embeds.to(dtype))
     budget = Budget(retain_video=0.25, retain_audio=0.5)
     exact = run(stream, budget)
-    found = run(short, budget, selector().to(dtype))
-    assert found.keep.sum() == exact.keep.sum()
-    torch.testing.assert_close(found.scores, exact.scores, atol=0.03, rtol=0, equal_nan=True)
+    result = run(short, budget, selector().to(dtype))
+    assert result.keep.sum() == exact.keep.sum()
+    torch.testing.assert_close(result.scores, exact.scores, atol=0.03, rtol=0, equal_nan=True)
     with torch.no_grad():
         in_float32 = OmniSiftCompressor(budget, SELECTOR, score_dtype=torch.float32).eval()(short)
     torch.testing.assert_close(in_float32.scores, exact.scores, atol=5e-3, rtol=0, equal_nan=True)
@@ -188,18 +188,18 @@ def test_training_returns_the_gate_of_the_loop():
     """Forward exactly 1 on kept tokens; backward reaches every parameter of the selector, and only kept audio."""
     stream = clip_prompt(frames=4, tokens=9, audio=30).stream()
     model = selector()
-    found = OmniSiftCompressor(Budget(retain=0.4), model).train()(stream)
-    assert found.gate is not None
-    assert torch.equal(found.gate[found.keep], torch.ones(int(found.keep.sum())))
-    assert torch.equal(found.keep, run(stream, Budget(retain=0.4), model).keep)
+    result = OmniSiftCompressor(Budget(retain=0.4), model).train()(stream)
+    assert result.gate is not None
+    assert torch.equal(result.gate[result.keep], torch.ones(int(result.keep.sum())))
+    assert torch.equal(result.keep, run(stream, Budget(retain=0.4), model).keep)
     weight = torch.randn(len(stream))
-    (found.gate * weight)[found.keep].sum().backward()
+    (result.gate * weight)[result.keep].sum().backward()
     found_gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     assert set(found_gradient) == {name for name, _ in model.named_parameters()}
 
     model.zero_grad()
-    wanted = loop_scores(stream, found.keep, model)
-    kept_audio = found.keep & (stream.modality == Modality.AUDIO)
+    wanted = loop_scores(stream, result.keep, model)
+    kept_audio = result.keep & (stream.modality == Modality.AUDIO)
     (wanted * weight)[kept_audio].sum().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found_gradient[name], parameter.grad, atol=1e-5, rtol=1e-4)
@@ -208,9 +208,9 @@ def test_training_returns_the_gate_of_the_loop():
 def test_training_passes_a_gradient_to_the_embeddings():
     prompt = clip_prompt(frames=3, tokens=9, audio=40)
     prompt.embeds.requires_grad_()
-    found = OmniSiftCompressor(Budget(retain=0.4), selector()).train()(prompt.stream())
-    assert found.gate is not None
-    found.gate[found.keep].sum().backward()
+    result = OmniSiftCompressor(Budget(retain=0.4), selector()).train()(prompt.stream())
+    assert result.gate is not None
+    result.gate[result.keep].sum().backward()
     assert prompt.embeds.grad is not None
     assert prompt.embeds.grad[prompt.stream().modality == Modality.AUDIO].any()
     assert torch.isfinite(prompt.embeds.grad).all()

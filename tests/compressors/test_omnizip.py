@@ -111,15 +111,15 @@ def peaks(embeds: Tensor) -> list[float]:
     for i in range(n):
         near = sorted(d[i][j] for j in range(n) if j != i)[:5]
         rho.append(round(math.exp(-sum(near) / len(near)) if near else 1.0, 6))  # two tokens are equally dense
-    found = []
+    result = []
     for i in range(n):
         denser = [d[i][j] for j in range(n) if (rho[j], -j) > (rho[i], -i)]
-        found.append(round(rho[i] * (min(denser) if denser else max(d[i], default=0.0)), 6))
-    return found
+        result.append(round(rho[i] * (min(denser) if denser else max(d[i], default=0.0)), 6))
+    return result
 
 
-def merged(stream: TokenStream, found: Selection) -> Tensor:
-    return stream.embeds[found.keep] if found.embeds is None else found.embeds
+def merged(stream: TokenStream, result: Selection) -> Tensor:
+    return stream.embeds[result.keep] if result.embeds is None else result.embeds
 
 
 @pytest.mark.parametrize(("share", "members"), [(0.05, 3), (0.2, 1)])
@@ -127,20 +127,20 @@ def merged(stream: TokenStream, found: Selection) -> Tensor:
 @pytest.mark.parametrize("seed", range(30))
 def test_equals_the_readable_loop(seed: int, budget: Budget, share: float, members: int):
     stream = with_attention(random_prompt(seed).stream())
-    found = OmniZipCompressor(budget, contextual=share, members=members)(stream)
+    result = OmniZipCompressor(budget, contextual=share, members=members)(stream)
     keep, embeds = loop(stream, budget, share, members)
-    assert torch.equal(found.keep, keep)
-    torch.testing.assert_close(merged(stream, found), embeds[keep], atol=1e-5, rtol=1e-5)
+    assert torch.equal(result.keep, keep)
+    torch.testing.assert_close(merged(stream, result), embeds[keep], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("budget", [*BUDGETS, SMALL, Budget(retain=0.15)])
 @pytest.mark.parametrize("seed", range(30))
 def test_rebounded_equals_the_loop_at_every_budget(seed: int, budget: Budget):
     stream = with_attention(random_prompt(seed).stream())
-    found = OmniZipCompressor(budget, rebounded=True)(stream)
+    result = OmniZipCompressor(budget, rebounded=True)(stream)
     keep, embeds = loop(stream, budget, rebounded=True)
-    assert torch.equal(found.keep, keep)
-    torch.testing.assert_close(merged(stream, found), embeds[keep], atol=1e-5, rtol=1e-5)
+    assert torch.equal(result.keep, keep)
+    torch.testing.assert_close(merged(stream, result), embeds[keep], atol=1e-5, rtol=1e-5)
     assert clip_totals(stream, keep) == nominal_totals(stream, budget)
 
 
@@ -169,11 +169,11 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
     for cells in (1, 600, 1 << 24):
         monkeypatch.setattr(anchors, "MAX_ELEMENTS", cells)
         monkeypatch.setattr(omnizip_video, "MAX_ELEMENTS", cells)
-        found = OmniZipCompressor(BUDGETS[0])(stream)
-        assert torch.equal(found.keep, keep)
-        torch.testing.assert_close(found.embeds, embeds[keep], atol=1e-5, rtol=1e-5)
-    assert clip_totals(stream, found.keep) == nominal_totals(stream, BUDGETS[0])
-    assert not torch.equal(found.embeds, stream.embeds[keep])
+        result = OmniZipCompressor(BUDGETS[0])(stream)
+        assert torch.equal(result.keep, keep)
+        torch.testing.assert_close(result.embeds, embeds[keep], atol=1e-5, rtol=1e-5)
+    assert clip_totals(stream, result.keep) == nominal_totals(stream, BUDGETS[0])
+    assert not torch.equal(result.embeds, stream.embeds[keep])
 
 
 def test_matrices_stay_within_a_block(monkeypatch: pytest.MonkeyPatch):
@@ -193,8 +193,8 @@ def test_more_audio_kept_means_more_video():
     early &= stream.chunk < 5
     extras = {**stream.extras, "audio_attention": stream.extras["audio_attention"] + 100 * early}
     budget = Budget(retain_video=0.45, retain_audio=0.5)
-    found = OmniZipCompressor(budget, contextual=0)(dataclasses.replace(stream, extras=extras))
-    kept = torch.bincount(stream.chunk[found.keep & (stream.modality == Modality.VIDEO)])
+    result = OmniZipCompressor(budget, contextual=0)(dataclasses.replace(stream, extras=extras))
+    kept = torch.bincount(stream.chunk[result.keep & (stream.modality == Modality.VIDEO)])
     # 120 of 240 video tokens; 24 a chunk: 6 at least, 16 at most.
     assert kept.tolist() == [16] * 5 + [8] * 5
 
@@ -203,8 +203,8 @@ def test_published_bounds_are_met_as_they_are_at_their_own_budget():
     """Two chunks with 3/4 and 1/4 of their audio kept drop .45 and .65 where that is the mean already."""
     shapes = ChunkShapes(*(torch.tensor([n, n]) for n in (100, 100, 40)), clip=torch.tensor([0, 0]))
     counts = Budget(retain_video=0.45, retain_audio=0.5).counts(shapes)
-    found = chunk_totals(counts, shapes, torch.tensor([0.75, 0.25], dtype=torch.float64), rebounded=False)
-    assert found.tolist() == [110, 70]  # keeps .55 and .35 of 200, whose mean is the budget's .45
+    result = chunk_totals(counts, shapes, torch.tensor([0.75, 0.25], dtype=torch.float64), rebounded=False)
+    assert result.tolist() == [110, 70]  # keeps .55 and .35 of 200, whose mean is the budget's .45
 
 
 def test_a_budget_below_the_floor_says_so():
@@ -229,9 +229,9 @@ def test_without_audio_any_budget_is_the_budgets_own():
     silent = prompt.modality != Modality.AUDIO
     parts = (prompt.embeds[silent], prompt.modality[silent], prompt.temporal[silent], prompt.sample[silent])
     stream = with_attention(type(prompt)(*parts).stream())
-    found = OmniZipCompressor(SMALL)(stream)
-    assert torch.bincount(segment_of(stream)[found.keep]).tolist() == [2, 2, 0, 2, 2, 0, 2, 2, 0, 2, 2]
-    assert found.embeds is None
+    result = OmniZipCompressor(SMALL)(stream)
+    assert torch.bincount(segment_of(stream)[result.keep]).tolist() == [2, 2, 0, 2, 2, 0, 2, 2, 0, 2, 2]
+    assert result.embeds is None
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -240,20 +240,20 @@ def test_constant_input_meets_the_budget_without_nan(value: float):
         prompt = random_prompt(seed, plain=False)
         prompt.embeds[:] = value
         stream = with_attention(prompt.stream())
-        found = OmniZipCompressor(BUDGETS[0])(stream)
-        assert clip_totals(stream, found.keep) == nominal_totals(stream, BUDGETS[0])
-        assert torch.isfinite(merged(stream, found)).all()
-        torch.testing.assert_close(merged(stream, found), stream.embeds[found.keep])
-        assert not found.scores[stream.chunk >= 0].isnan().any()
+        result = OmniZipCompressor(BUDGETS[0])(stream)
+        assert clip_totals(stream, result.keep) == nominal_totals(stream, BUDGETS[0])
+        assert torch.isfinite(merged(stream, result)).all()
+        torch.testing.assert_close(merged(stream, result), stream.embeds[result.keep])
+        assert not result.scores[stream.chunk >= 0].isnan().any()
 
 
 @pytest.mark.parametrize("rebounded", [False, True])
 def test_retain_1_keeps_everything_and_merges_nothing(rebounded: bool):
     for seed in range(10):
         stream = with_attention(random_prompt(seed).stream())
-        found = OmniZipCompressor(Budget(retain=1), rebounded=rebounded)(stream)
-        assert found.keep.all()
-        assert found.embeds is None
+        result = OmniZipCompressor(Budget(retain=1), rebounded=rebounded)(stream)
+        assert result.keep.all()
+        assert result.embeds is None
 
 
 def test_a_clip_is_cut_the_same_alone_and_in_a_batch():
@@ -262,8 +262,8 @@ def test_a_clip_is_cut_the_same_alone_and_in_a_batch():
     streams = [with_attention(p.stream()) for p in prompts]
     alone = [method(stream) for stream in streams]
     together = method(with_attention(in_one_batch(prompts).stream()))
-    assert torch.equal(together.keep, torch.cat([found.keep for found in alone]))
-    parts = torch.cat([merged(stream, found) for stream, found in zip(streams, alone, strict=True)])
+    assert torch.equal(together.keep, torch.cat([result.keep for result in alone]))
+    parts = torch.cat([merged(stream, result) for stream, result in zip(streams, alone, strict=True)])
     torch.testing.assert_close(together.embeds, parts, atol=1e-6, rtol=1e-6)
 
 
@@ -271,12 +271,12 @@ def test_halves_of_pairs():
     """The same audio in a pair as alone, and the same video; the audio's half fears no small video."""
     stream = with_attention(regular_prompt(8).stream())
     audio = stream.modality == Modality.AUDIO
-    whole, uniform = OmniZipCompressor(BUDGETS[0])(stream), UniformCompressor(BUDGETS[0])
+    complete, uniform = OmniZipCompressor(BUDGETS[0])(stream), UniformCompressor(BUDGETS[0])
     heard = Paired(uniform, OmniZipCompressor(BUDGETS[0]))(stream)
-    assert torch.equal(heard.keep[audio], whole.keep[audio])
-    assert torch.equal(merged(stream, heard)[audio[heard.keep]], merged(stream, whole)[audio[whole.keep]])
+    assert torch.equal(heard.keep[audio], complete.keep[audio])
+    assert torch.equal(merged(stream, heard)[audio[heard.keep]], merged(stream, complete)[audio[complete.keep]])
     seen = Paired(OmniZipCompressor(BUDGETS[0]), uniform)(stream)
-    assert torch.equal(seen.keep[~audio], whole.keep[~audio])
+    assert torch.equal(seen.keep[~audio], complete.keep[~audio])
     assert Paired(UniformCompressor(SMALL), OmniZipCompressor(SMALL))(stream).keep.sum() == 16 + 80
 
 

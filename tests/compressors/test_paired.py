@@ -33,9 +33,9 @@ def run(name: str, stream: TokenStream = STREAM, budget: Budget = SOME) -> Selec
         return made(name, budget)(stream)
 
 
-def rows(found: Selection, stream: TokenStream = STREAM) -> Tensor:
+def rows(result: Selection, stream: TokenStream = STREAM) -> Tensor:
     """[K, D], merged or as they were."""
-    return stream.embeds[found.keep] if found.embeds is None else found.embeds
+    return stream.embeds[result.keep] if result.embeds is None else result.embeds
 
 
 # --- join --------------------------------------------------------------------------------------------------------
@@ -57,39 +57,39 @@ def test_join_equals_a_loop(seed: int, merges: tuple[bool, bool]):
         part if merge else dataclasses.replace(part, embeds=None)
         for part, merge in zip((halves(seed, stream), halves(seed + 99, stream)), merges, strict=True)
     )
-    found = join(stream, video, audio)
+    result = join(stream, video, audio)
     wanted, embeds = [], []
     for place in range(len(stream)):
         free = stream.chunk[place] < 0 or stream.modality[place] == Modality.TEXT
         mine = audio if stream.modality[place] == Modality.AUDIO else video
         wanted.append(bool(free or mine.keep[place]))
         if not free:
-            assert found.scores[place] == mine.scores[place]
+            assert result.scores[place] == mine.scores[place]
         if wanted[-1]:
             merged = not free and mine.embeds is not None
             embeds.append(mine.embeds[int(mine.keep[:place].sum())] if merged else stream.embeds[place])
-    assert found.keep.tolist() == wanted
-    assert found.gate is None
-    assert (found.embeds is None) == (merges == (False, False))
-    if found.embeds is not None:
-        assert torch.equal(found.embeds, torch.stack(embeds) if embeds else stream.embeds[:0])
+    assert result.keep.tolist() == wanted
+    assert result.gate is None
+    assert (result.embeds is None) == (merges == (False, False))
+    if result.embeds is not None:
+        assert torch.equal(result.embeds, torch.stack(embeds) if embeds else stream.embeds[:0])
 
 
 def test_scores_of_one_half_alone_leave_the_other_unscored():
     keep, scores = torch.ones(len(STREAM), dtype=torch.bool), torch.ones(len(STREAM))
     for part, mine in (((scores, None), VIDEO), ((None, scores), AUDIO)):
-        found = join(STREAM, *(Selection(keep, one) for one in part)).scores
-        assert found[mine].eq(1).all()
-        assert found[(AUDIO | VIDEO) & ~mine].isnan().all()
+        result = join(STREAM, *(Selection(keep, one) for one in part)).scores
+        assert result[mine].eq(1).all()
+        assert result[(AUDIO | VIDEO) & ~mine].isnan().all()
     assert join(STREAM, Selection(keep), Selection(keep)).scores is None
 
 
 def test_merged_rows_come_in_the_streams_dtype():
     keep = torch.ones(len(STREAM), dtype=torch.bool)
     short = dataclasses.replace(STREAM, embeds=STREAM.embeds.bfloat16())
-    found = join(short, Selection(keep), Selection(keep, embeds=STREAM.embeds))
-    assert found.embeds.dtype is torch.bfloat16
-    assert torch.equal(found.embeds, short.embeds)
+    result = join(short, Selection(keep), Selection(keep, embeds=STREAM.embeds))
+    assert result.embeds.dtype is torch.bfloat16
+    assert torch.equal(result.embeds, short.embeds)
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------------
@@ -98,10 +98,10 @@ def test_merged_rows_come_in_the_streams_dtype():
 @pytest.mark.parametrize("seed", range(40))
 def test_stvp_with_omnisifts_audio_is_omnisift(seed: int):
     stream = random_prompt(seed).stream()
-    pair, whole = run("stvp+omnisift", stream), run("omnisift", stream)
-    assert torch.equal(pair.keep, whole.keep)
+    pair, complete = run("stvp+omnisift", stream), run("omnisift", stream)
+    assert torch.equal(pair.keep, complete.keep)
     audio = stream.modality == Modality.AUDIO
-    torch.testing.assert_close(pair.scores[audio], whole.scores[audio], equal_nan=True, rtol=0, atol=1e-6)
+    torch.testing.assert_close(pair.scores[audio], complete.scores[audio], equal_nan=True, rtol=0, atol=1e-6)
 
 
 def test_the_selector_is_guided_by_the_video_that_was_chosen():
@@ -118,11 +118,11 @@ def test_without_anchors_the_selector_sees_the_whole_video_of_the_chunk():
     with torch.no_grad():
         method = OmniSiftCompressor(SOME, selector(16)).eval()
         counts = SOME.counts(ChunkShapes.of(stream))
-        found = method.select_audio(stream, counts, nothing)
+        result = method.select_audio(stream, counts, nothing)
         everything = method.select_audio(stream, counts, Selection(torch.ones_like(second)))
     mine = (stream.chunk == 1) & (stream.modality == Modality.AUDIO)
-    assert int(found.keep[mine].sum()) == int(counts.audio[1])
-    assert torch.equal(found.keep[mine], everything.keep[mine])
+    assert int(result.keep[mine].sum()) == int(counts.audio[1])
+    assert torch.equal(result.keep[mine], everything.keep[mine])
 
 
 def test_merged_audio_stands_beside_an_unmerged_video_and_the_other_way_round():
@@ -184,13 +184,13 @@ def test_parts_of_a_pair_are_modules():
 def test_the_gate_survives_in_training(name: str):
     """1 on all that stays, 0 on audio that goes, and a gradient for the selector."""
     method = make_compressor(name, SOME, selector=selector(16)).train()
-    found = method(STREAM)
-    assert found.gate.requires_grad
-    assert (found.gate[found.keep] == 1).all()
-    assert (found.gate[AUDIO & ~found.keep] == 0).all()
-    assert (found.gate[VIDEO] == 1).all()
-    assert torch.equal(found.keep, method.eval()(STREAM).keep)
-    found.gate[found.keep].sum().backward()
+    result = method(STREAM)
+    assert result.gate.requires_grad
+    assert (result.gate[result.keep] == 1).all()
+    assert (result.gate[AUDIO & ~result.keep] == 0).all()
+    assert (result.gate[VIDEO] == 1).all()
+    assert torch.equal(result.keep, method.eval()(STREAM).keep)
+    result.gate[result.keep].sum().backward()
     gradients = [weight.grad for weight in method.audio.selector.parameters()]
     assert all(gradient is not None for gradient in gradients)
     assert any(gradient.abs().max() > 0 for gradient in gradients)
@@ -200,9 +200,9 @@ def test_the_gate_survives_in_training(name: str):
 
 def test_a_video_of_omnisift_brings_no_gate_to_another_audio():
     method = make_compressor("omnisift+random", SOME, selector=selector(16)).train()
-    found = method(STREAM)
-    assert found.gate is None
-    assert torch.equal(found.keep[VIDEO], run("omnisift").keep[VIDEO])
+    result = method(STREAM)
+    assert result.gate is None
+    assert torch.equal(result.keep[VIDEO], run("omnisift").keep[VIDEO])
 
 
 def test_the_video_is_chosen_once_and_handed_to_the_audio():
@@ -214,6 +214,6 @@ def test_the_video_is_chosen_once_and_handed_to_the_audio():
             return super().select_audio(stream, counts, video)  # type: ignore[arg-type]
 
     for method in (Paired(RandomCompressor(SOME), Curious(SOME)), StvpCompressor(SOME, Curious(SOME))):
-        found = method(STREAM)
-        assert torch.equal(seen.pop()[VIDEO], found.keep[VIDEO])
+        result = method(STREAM)
+        assert torch.equal(seen.pop()[VIDEO], result.keep[VIDEO])
     assert seen == []

@@ -35,7 +35,7 @@ def label(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "result"),
     [
         ("evs", {}),
         ("evs:mode=frame", {"mode": "frame"}),
@@ -44,10 +44,10 @@ def label(text: str) -> str:
         ("a:b=True,c=x=y,d=²", {"b": "True", "c": "x=y", "d": "²"}),
     ],
 )
-def test_options_are_numbers_truths_or_text(text: str, found: dict[str, object]):
-    assert parse_options(text) == found
+def test_options_are_numbers_truths_or_text(text: str, result: dict[str, object]):
+    assert parse_options(text) == result
     assert {name: type(value) for name, value in parse_options(text).items()} == {
-        name: type(value) for name, value in found.items()
+        name: type(value) for name, value in result.items()
     }
 
 

@@ -73,8 +73,8 @@ def share_out(nominal: list[int], size: list[int], informative: list[float], swi
     room = [min(math.floor(n * (1 + exact)), s) - least for n, s, least in zip(nominal, size, low, strict=True)]
     pull = [n * i for n, i in zip(nominal, informative, strict=True)]
     total = sum(nominal) - sum(low)
-    whole = shared(total, pull, room)
-    return [least + w for least, w in zip(low, whole, strict=True)]
+    complete = shared(total, pull, room)
+    return [least + w for least, w in zip(low, complete, strict=True)]
 
 
 @pytest.mark.parametrize("scope", ["chunk", "clip"])
@@ -83,8 +83,8 @@ def share_out(nominal: list[int], size: list[int], informative: list[float], swi
 @pytest.mark.parametrize("seed", range(20))
 def test_equals_the_readable_loop(seed: int, budget: Budget, swing: float, scope: str):
     stream = random_prompt(seed).stream()
-    found = RoutedCompressor(budget, scope=scope, swing=swing)(stream)
-    assert torch.equal(found.keep, loop(stream, budget, scope, swing))
+    result = RoutedCompressor(budget, scope=scope, swing=swing)(stream)
+    assert torch.equal(result.keep, loop(stream, budget, scope, swing))
 
 
 def kept_by(stream: TokenStream, keep: torch.Tensor) -> torch.Tensor:
@@ -133,8 +133,8 @@ def test_integers_by_hand():
         ([0.0, 1.0], [3, 2, 25]),
         ([0.0, 0.0], [5, 5, 20]),
     ):
-        found = routed_counts(counts, shapes, torch.tensor([informative], dtype=torch.float64), "chunk", 0.5)
-        assert found.by_segment().tolist() == wanted
+        result = routed_counts(counts, shapes, torch.tensor([informative], dtype=torch.float64), "chunk", 0.5)
+        assert result.by_segment().tolist() == wanted
 
 
 @pytest.mark.parametrize("scope", ["chunk", "clip"])
@@ -144,12 +144,12 @@ def test_constant_input_keeps_the_nominal_counts(value: float, scope: str):
         prompt = random_prompt(seed)
         prompt.embeds[:] = value
         stream = prompt.stream()
-        found = RoutedCompressor(BUDGETS[0], scope=scope)(stream)
+        result = RoutedCompressor(BUDGETS[0], scope=scope)(stream)
         counts = BUDGETS[0].counts(ChunkShapes.of(stream))
         nominal = torch.stack([counts.frame0 + counts.frame1, counts.audio], dim=1)
-        kept = kept_by(stream, found.keep)
+        kept = kept_by(stream, result.keep)
         assert kept.sum() == nominal.sum()
-        assert not found.scores[stream.chunk >= 0].isnan().any()
+        assert not result.scores[stream.chunk >= 0].isnan().any()
         assert ((kept - nominal).abs() <= 1).all()
 
 

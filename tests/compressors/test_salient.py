@@ -19,12 +19,12 @@ from omnisift.tokens import Modality
 @pytest.mark.parametrize("seed", range(45))
 def test_equals_the_loop(seed: int):
     stream, budget = random_prompt(seed).stream(), BUDGETS[seed % len(BUDGETS)]
-    found = SalientCompressor(budget)(stream)
+    result = SalientCompressor(budget)(stream)
     segment = segment_of(stream)
-    assert found.keep[segment < 0].all()
+    assert result.keep[segment < 0].all()
     for number, count in enumerate(budget.counts(ChunkShapes.of(stream)).by_segment().tolist()):
         places = torch.nonzero(segment == number).flatten().tolist()
-        check_best(found.keep, places, unlike_mean(stream.embeds.double(), places) if places else [], count)
+        check_best(result.keep, places, unlike_mean(stream.embeds.double(), places) if places else [], count)
 
 
 def test_its_video_is_the_spatial_half_of_stvp():

@@ -20,12 +20,12 @@ from omnisift.tokens import Modality
 def test_equals_the_loop(seed: int):
     stream = with_attention(random_prompt(seed).stream())
     budget = BUDGETS[seed % len(BUDGETS)]
-    found = SeatsCompressor(budget)(stream)
-    check_counts(stream, found, budget)
+    result = SeatsCompressor(budget)(stream)
+    check_counts(stream, result, budget)
     for modality, places, kept in windows_of(stream, budget):
         name = "video_attention" if modality is Modality.VIDEO else "audio_attention_window"
         weight = stream.extras[name][places].tolist()
-        assert {place for place in places if found.keep[place]} == loop(stream.embeds, places, kept, weight)
+        assert {place for place in places if result.keep[place]} == loop(stream.embeds, places, kept, weight)
 
 
 def test_scale_of_the_attention_does_not_matter_and_equal_attention_is_divprune():

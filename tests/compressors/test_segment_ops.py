@@ -16,10 +16,10 @@ EMBEDS = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("block", [1, 10, 1 << 24])
 def test_means_of_groups(block: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(segment_ops, "MAX_ELEMENTS", block)
-    found = group_means(EMBEDS, GROUP, 6)
+    result = group_means(EMBEDS, GROUP, 6)
     for number in range(6):
         tokens = EMBEDS[torch.eq(GROUP, number)]
-        torch.testing.assert_close(found[number], tokens.mean(dim=0) if len(tokens) else torch.zeros(5))
+        torch.testing.assert_close(result[number], tokens.mean(dim=0) if len(tokens) else torch.zeros(5))
 
 
 def test_short_floats_are_summed_in_float32():
@@ -28,16 +28,16 @@ def test_short_floats_are_summed_in_float32():
 
 
 def test_distance_to_the_mean_is_nan_outside():
-    found = mean_distance(EMBEDS, GROUP, 6)
-    assert torch.equal(found.isnan(), GROUP < 0)
+    result = mean_distance(EMBEDS, GROUP, 6)
+    assert torch.equal(result.isnan(), GROUP < 0)
     places = [0, 3, 6]
-    torch.testing.assert_close(found[places], torch.tensor(unlike_mean(EMBEDS, places)))
+    torch.testing.assert_close(result[places], torch.tensor(unlike_mean(EMBEDS, places)))
     assert mean_distance(torch.zeros(2, 3), torch.tensor([0, 0]), 1).tolist() == [1, 1]  # the cosine of zero is 0
 
 
 def test_softmax_by_group_bears_any_size():
     values = torch.tensor([1e6, 0.0, 1e6, -1e6, 3.0, 2.0])
-    found = softmax_by(values, torch.tensor([0, 0, 0, 1, 3, 3]))
+    result = softmax_by(values, torch.tensor([0, 0, 0, 1, 3, 3]))
     wanted = torch.tensor([0.5, 0, 0.5, 1, *torch.tensor([3.0, 2.0]).softmax(dim=0).tolist()])
-    torch.testing.assert_close(found, wanted.double())
+    torch.testing.assert_close(result, wanted.double())
     assert softmax_by(torch.zeros(0), torch.zeros(0, dtype=torch.int64)).tolist() == []

@@ -36,15 +36,15 @@ MODES = ["both", "spatial", "temporal"]
 def loop_scores(stream: TokenStream, frames: list[list[int]], mode: str) -> list[list[float]]:
     """Of one clip, frame by frame."""
     embeds = stream.embeds.double()
-    found = []
+    result = []
     for number, frame in enumerate(frames):
         partner = number + 1 if number % 2 == 0 else number - 1  # the other frame of the chunk
         paired = partner < len(frames) and len(frames[partner]) == len(frame)
         if paired and (mode == "temporal" or (mode == "both" and number % 2 == 1)):
-            found.append([1 - cosine(embeds[i], embeds[j]) for i, j in zip(frame, frames[partner], strict=True)])
+            result.append([1 - cosine(embeds[i], embeds[j]) for i, j in zip(frame, frames[partner], strict=True)])
         else:
-            found.append(unlike_mean(embeds, frame))
-    return found
+            result.append(unlike_mean(embeds, frame))
+    return result
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -66,17 +66,17 @@ def test_is_the_video_half_of_omnisift(seed: int):
     torch.manual_seed(0)
     selector = VGAS(VGASConfig(input_size=16, hidden_size=16, num_attention_heads=2)).eval()
     with torch.no_grad():
-        whole = OmniSiftCompressor(budget, selector).eval()(stream)
+        complete = OmniSiftCompressor(budget, selector).eval()(stream)
     video = stream.modality == Modality.VIDEO
     for audio in (None, RandomCompressor(budget), SalientCompressor(budget)):
-        found = StvpCompressor(budget, audio)(stream)
-        scored = video & ~whole.scores.isnan()
-        torch.testing.assert_close(found.scores[scored], whole.scores[scored], atol=NEAR, rtol=0)
+        result = StvpCompressor(budget, audio)(stream)
+        scored = video & ~complete.scores.isnan()
+        torch.testing.assert_close(result.scores[scored], complete.scores[scored], atol=NEAR, rtol=0)
         for frame in (frame for frames in frames_of(stream) for frame in frames):
-            if whole.scores[frame].isnan().any():  # sizes differ: kept whole
-                assert found.keep[frame].all()
+            if complete.scores[frame].isnan().any():  # sizes differ: kept whole
+                assert result.keep[frame].all()
             else:
-                check_best(found.keep, frame, whole.scores[frame].tolist(), int(whole.keep[frame].sum()))
+                check_best(result.keep, frame, complete.scores[frame].tolist(), int(complete.keep[frame].sum()))
 
 
 @pytest.mark.parametrize("seed", range(30))

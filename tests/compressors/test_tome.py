@@ -39,18 +39,18 @@ def test_equals_the_loop(seed: int):
     prompt = random_prompt(seed)
     stream = prompt.stream()
     budget = BUDGETS[seed % len(BUDGETS)]
-    found = TomeCompressor(budget)(stream)
-    check_counts(stream, found, budget)
+    result = TomeCompressor(budget)(stream)
+    check_counts(stream, result, budget)
     wanted = prompt.embeds.clone()
     for _, places, kept in windows_of(stream, budget):
         means = loop(prompt.embeds, places, kept)
-        assert {place for place in places if found.keep[place]} == set(means)
+        assert {place for place in places if result.keep[place]} == set(means)
         for place, mean in means.items():
             wanted[place] = mean
-    if found.embeds is None:
+    if result.embeds is None:
         assert torch.equal(wanted, prompt.embeds)
     else:
-        torch.testing.assert_close(found.embeds, wanted[found.keep], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(result.embeds, wanted[result.keep], atol=1e-5, rtol=1e-5)
 
 
 def test_merging_keeps_the_sum():
@@ -58,29 +58,29 @@ def test_merging_keeps_the_sum():
     prompt = steady_prompt(1, 12, 20)
     stream = prompt.stream()
     budget = Budget(retain_video=0.1, retain_audio=0.05)
-    found = TomeCompressor(budget)(stream)
+    result = TomeCompressor(budget)(stream)
     for _, places, kept in windows_of(stream, budget):
         assert kept == (2 if len(places) == 12 else 1)
-    audio = stream.modality[found.keep] == 2
-    assert found.embeds is not None
-    torch.testing.assert_close(found.embeds[audio][0], prompt.embeds[stream.modality == 2].mean(dim=0))
+    audio = stream.modality[result.keep] == 2
+    assert result.embeds is not None
+    torch.testing.assert_close(result.embeds[audio][0], prompt.embeds[stream.modality == 2].mean(dim=0))
 
 
 def test_untouched_tokens_stay_bit_for_bit_and_nothing_is_written():
     prompt = steady_prompt(4, 9, 100)
     before = prompt.embeds.clone()
-    found = TomeCompressor(Budget(retain_video=0.9, retain_audio=0.9))(prompt.stream())
+    result = TomeCompressor(Budget(retain_video=0.9, retain_audio=0.9))(prompt.stream())
     assert torch.equal(prompt.embeds, before)
-    assert found.embeds is not None
-    same = (found.embeds == before[found.keep]).all(dim=1)
-    assert int(same.sum()) == int(found.keep.sum()) - int((~found.keep).sum())  # every merge touches one token
+    assert result.embeds is not None
+    same = (result.embeds == before[result.keep]).all(dim=1)
+    assert int(same.sum()) == int(result.keep.sum()) - int((~result.keep).sum())  # every merge touches one token
 
 
 def test_twins_merge_first_and_the_place_is_the_second_ones():
     prompt = steady_prompt(1, 8, 0)
     prompt.embeds[3] = prompt.embeds[6]  # tokens 2 (A) and 5 (B) of the frame; token 0 of the prompt is text
-    found = TomeCompressor(Budget(retain_video=0.85, retain_audio=1.0))(prompt.stream())
-    assert torch.nonzero(~found.keep).flatten().tolist() == [3]
+    result = TomeCompressor(Budget(retain_video=0.85, retain_audio=1.0))(prompt.stream())
+    assert torch.nonzero(~result.keep).flatten().tolist() == [3]
 
 
 def test_nothing_merges_at_retain_one():
@@ -93,11 +93,11 @@ def test_manners():
 
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(5).stream()
-    whole = TomeCompressor(SPLIT)(stream)
+    complete = TomeCompressor(SPLIT)(stream)
     monkeypatch.setattr(tome, "MAX_ELEMENTS", 1)
     single = TomeCompressor(SPLIT)(stream)
-    assert torch.equal(whole.keep, single.keep)
-    torch.testing.assert_close(whole.embeds, single.embeds, atol=1e-6, rtol=1e-6)
+    assert torch.equal(complete.keep, single.keep)
+    torch.testing.assert_close(complete.embeds, single.embeds, atol=1e-6, rtol=1e-6)
 
 
 def test_steps_do_not_grow_with_the_number_of_chunks():
@@ -112,8 +112,8 @@ def test_steps_do_not_grow_with_the_number_of_chunks():
 def test_a_gradient_reaches_all_that_merged():
     prompt = steady_prompt(2, 9, 50)
     prompt.embeds.requires_grad_()
-    found = TomeCompressor(SPLIT)(prompt.stream())
-    assert found.embeds is not None
-    found.embeds.sum().backward()
+    result = TomeCompressor(SPLIT)(prompt.stream())
+    assert result.embeds is not None
+    result.embeds.sum().backward()
     assert prompt.embeds.grad is not None
     assert (prompt.embeds.grad.abs().sum(dim=1) > 0).all()

@@ -118,12 +118,12 @@ def test_channels_are_chosen_clip_by_clip():
 
 def test_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(11).stream()
-    whole = VidCom2Compressor(SPLIT)(stream)
+    complete = VidCom2Compressor(SPLIT)(stream)
     for room in (segment_ops, frame_tools):
         monkeypatch.setattr(room, "MAX_ELEMENTS", 48)  # three tokens
     small = VidCom2Compressor(SPLIT)(stream)
-    assert torch.equal(whole.keep, small.keep)
-    torch.testing.assert_close(whole.scores, small.scores, atol=1e-5, rtol=0, equal_nan=True)
+    assert torch.equal(complete.keep, small.keep)
+    torch.testing.assert_close(complete.scores, small.scores, atol=1e-5, rtol=0, equal_nan=True)
 
 
 class Largest(TorchDispatchMode):

@@ -60,10 +60,10 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
     keep, embeds = loop(stream, BUDGETS[0], 0.2)
     for cells in (1, 3000, 1 << 24):
         monkeypatch.setattr(method, "MAX_ELEMENTS", cells)
-        found = VisionZipCompressor(BUDGETS[0], contextual=0.2)(stream)
-        assert torch.equal(found.keep, keep)
-        torch.testing.assert_close(found.embeds, embeds[keep], atol=1e-5, rtol=1e-5)
-    assert not torch.equal(found.embeds, stream.embeds[keep])
+        result = VisionZipCompressor(BUDGETS[0], contextual=0.2)(stream)
+        assert torch.equal(result.keep, keep)
+        torch.testing.assert_close(result.embeds, embeds[keep], atol=1e-5, rtol=1e-5)
+    assert not torch.equal(result.embeds, stream.embeds[keep])
 
 
 def test_the_sum_grows():
@@ -71,10 +71,10 @@ def test_the_sum_grows():
     prompt = clip_prompt(frames=1, tokens=40, audio=0)
     prompt.embeds[:] = 1.0
     stream = with_attention(prompt.stream())
-    found = VisionZipCompressor(Budget(retain=0.25))(stream)
-    sizes = found.embeds[stream.chunk[found.keep] >= 0].mean(dim=1).tolist()
+    result = VisionZipCompressor(Budget(retain=0.25))(stream)
+    sizes = result.embeds[stream.chunk[result.keep] >= 0].mean(dim=1).tolist()
     assert set(sizes) == {1.0, 2.0}  # equal cosines differ at most by rounding, so one or both anchors have members
-    assert torch.isfinite(found.embeds).all()
+    assert torch.isfinite(result.embeds).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -83,25 +83,25 @@ def test_constant_input_meets_the_budget_without_nan(value: float):
         prompt = random_prompt(seed)
         prompt.embeds[:] = value
         stream = with_attention(prompt.stream())
-        found = VisionZipCompressor(BUDGETS[0])(stream)
+        result = VisionZipCompressor(BUDGETS[0])(stream)
         segment = segment_of(stream)
         wanted = BUDGETS[0].counts(ChunkShapes.of(stream)).by_segment()
-        assert torch.equal(torch.bincount(segment[found.keep & (segment >= 0)], minlength=len(wanted)), wanted)
-        assert found.embeds is None or torch.isfinite(found.embeds).all()
+        assert torch.equal(torch.bincount(segment[result.keep & (segment >= 0)], minlength=len(wanted)), wanted)
+        assert result.embeds is None or torch.isfinite(result.embeds).all()
 
 
 def test_no_share_is_plain_attention():
     stream = with_attention(regular_prompt(20).stream())
-    found = VisionZipCompressor(BUDGETS[0], contextual=0)(stream)
-    assert torch.equal(found.keep, AttendedCompressor(BUDGETS[0])(stream).keep)
-    assert torch.equal(found.embeds, stream.embeds[found.keep])
+    result = VisionZipCompressor(BUDGETS[0], contextual=0)(stream)
+    assert torch.equal(result.keep, AttendedCompressor(BUDGETS[0])(stream).keep)
+    assert torch.equal(result.embeds, stream.embeds[result.keep])
 
 
 def test_retain_1_keeps_everything_and_merges_nothing():
     for seed in range(10):
-        found = VisionZipCompressor(Budget(retain=1))(with_attention(random_prompt(seed).stream()))
-        assert found.keep.all()
-        assert found.embeds is None
+        result = VisionZipCompressor(Budget(retain=1))(with_attention(random_prompt(seed).stream()))
+        assert result.keep.all()
+        assert result.embeds is None
 
 
 def test_a_clip_is_cut_the_same_alone_and_in_a_batch():
@@ -110,7 +110,7 @@ def test_a_clip_is_cut_the_same_alone_and_in_a_batch():
     streams = [with_attention(p.stream()) for p in prompts]
     alone = [method_(stream) for stream in streams]
     together = method_(with_attention(in_one_batch(prompts).stream()))
-    assert torch.equal(together.keep, torch.cat([found.keep for found in alone]))
+    assert torch.equal(together.keep, torch.cat([result.keep for result in alone]))
     parts = [s.embeds[f.keep] if f.embeds is None else f.embeds for s, f in zip(streams, alone, strict=True)]
     torch.testing.assert_close(together.embeds, torch.cat(parts), atol=1e-6, rtol=1e-6)
 

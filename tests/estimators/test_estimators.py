@@ -88,11 +88,11 @@ def test_dropped_tokens_have_a_gradient_and_with_straight_through_none(name: str
 def test_the_straight_through_gradient_is_that_of_rescaling() -> None:
     values = logits()
     keep = highest(values, COUNT)
-    (found,) = torch.autograd.grad(readout(make_estimator("straight_through").choose(values, COUNT)), values)
+    (result,) = torch.autograd.grad(readout(make_estimator("straight_through").choose(values, COUNT)), values)
     scale = torch.ones_like(values).requires_grad_()
     (effect,) = torch.autograd.grad(readout(Choice(keep, gate=scale * keep)), scale)
     score = torch.sigmoid(values)
-    torch.testing.assert_close(found, effect * keep * score * (1 - score))
+    torch.testing.assert_close(result, effect * keep * score * (1 - score))
 
 
 def test_perturbed_is_unbiased_for_the_mean_of_its_choices() -> None:
@@ -112,8 +112,8 @@ def test_perturbed_is_unbiased_for_the_mean_of_its_choices() -> None:
     bias = Many().choose(values, count).bias
     assert bias is not None
     mask = (torch.exp(bias) - 1e-4) / (1 - 1e-4)
-    (found,) = torch.autograd.grad((mask * weight).sum(), values)
-    torch.testing.assert_close(found[0], numeric, atol=0.03, rtol=0.05)
+    (result,) = torch.autograd.grad((mask * weight).sum(), values)
+    torch.testing.assert_close(result[0], numeric, atol=0.03, rtol=0.05)
 
 
 def test_reinforce_against_the_exact_gradient_of_the_expected_loss() -> None:
@@ -172,8 +172,8 @@ def test_bias_counts_differences_only_and_nothing_kept_means_nothing_seen() -> N
     torch.testing.assert_close(estimator.choose(values, COUNT).bias, estimator.choose(values + 5, COUNT).bias)
     none = estimator.choose(values, torch.zeros(GROUPS, dtype=torch.int64)).bias
     torch.testing.assert_close(none, soft_bias(torch.zeros_like(values)))
-    whole = estimator.choose(values, torch.full((GROUPS,), TOKENS)).bias
-    assert (whole > -0.01).all()
+    complete = estimator.choose(values, torch.full((GROUPS,), TOKENS)).bias
+    assert (complete > -0.01).all()
 
 
 def test_an_unknown_name_is_refused_in_one_line() -> None:

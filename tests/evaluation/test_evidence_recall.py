@@ -21,7 +21,7 @@ def test_counts_are_those_clip_by_clip():
     asked = [questions(scene, np.random.default_rng(scene.number)) for scene in scenes]
     truths = [truth(scene) for scene in scenes]
     keep = torch.rand(12, len(modality), generator=torch.Generator().manual_seed(0)) < 0.2
-    found = Evidence.of(modality, truths, asked).kept_counts(keep)
+    result = Evidence.of(modality, truths, asked).kept_counts(keep)
     single = [
         count_kept(t, q, k[modality == 1].numpy(), k[modality == 2].numpy())
         for t, q, k in zip(truths, asked, keep, strict=True)
@@ -34,7 +34,7 @@ def test_counts_are_those_clip_by_clip():
         ("tied_tokens", "tied_tokens"),
         ("distractor_tokens", "distractor_tokens"),
     ):
-        assert found[name] == [sum(getattr(s, old) for s in single), sum(getattr(s, f"{old}_all") for s in single)]
+        assert result[name] == [sum(getattr(s, old) for s in single), sum(getattr(s, f"{old}_all") for s in single)]
 
 
 def test_token_recall_counts_tokens_not_events():
@@ -45,7 +45,7 @@ def test_token_recall_counts_tokens_not_events():
     tokens = truth(scene).flat_video(asked[0].shapes[0])
     keep = torch.zeros(1, len(modality), dtype=torch.bool)
     keep[0, torch.nonzero(modality == 1)[:, 0][tokens[0]]] = True
-    found = evidence.kept_counts(keep)
-    assert found["shape_tokens"] == [1, len(tokens)]
-    assert found["shape_events"] == [1, 1]
-    assert found["sound_events"] == [0, 0]
+    result = evidence.kept_counts(keep)
+    assert result["shape_tokens"] == [1, len(tokens)]
+    assert result["shape_events"] == [1, 1]
+    assert result["sound_events"] == [0, 0]

@@ -69,9 +69,9 @@ def finished(tmp_path_factory):
 def test_every_row_on_every_batch_once(finished):
     plan, path = finished
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    found = [key(line) for line in lines if "row" in line]
+    result = [key(line) for line in lines if "row" in line]
     rows = [row.key for row in plan.recipe.rows()]
-    assert sorted(found) == sorted((row, first) for row in rows for first in (0, 2))
+    assert sorted(result) == sorted((row, first) for row in rows for first in (0, 2))
 
 
 def test_rows_hold_accuracy_evidence_and_ratio(finished):

@@ -26,9 +26,9 @@ def at_size(path: Path) -> Media:
 def test_every_setting_is_recovered(tmp_path: Path, name: str) -> None:
     scene = make_scene(5, "validation", SETTINGS[name].config)
     write_clip(scene, tmp_path / "clip.mp4")
-    found = find_scene(at_size(tmp_path / "clip.mp4"))
-    assert found == scene
-    assert setting_of(found) == name
+    result = find_scene(at_size(tmp_path / "clip.mp4"))
+    assert result == scene
+    assert setting_of(result) == name
 
 
 def test_a_comment_alone_proves_nothing(clip: Path) -> None:
@@ -44,9 +44,9 @@ def test_every_question_is_found_by_its_text() -> None:
     for seed in range(3):
         scene = make_scene(seed)
         for question in questions(scene, np.random.default_rng(100 + seed)):
-            found = find_question(scene, f"  {question.text.upper()} ")
-            assert found is not None
-            assert (found.type, found.answer, found.shapes, found.sounds) == (
+            result = find_question(scene, f"  {question.text.upper()} ")
+            assert result is not None
+            assert (result.type, result.answer, result.shapes, result.sounds) == (
                 question.type,
                 question.answer,
                 question.shapes,

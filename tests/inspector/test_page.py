@@ -87,15 +87,15 @@ def test_it_parses_and_ids_are_unique_and_used(html: str) -> None:
 
 def test_accessible_markup(html: str) -> None:
     page = Page(html)
-    attributes = [found for _, found in page.found]
+    attributes = [result for _, result in page.found]
     assert ("html", {"lang": "en"}) in page.found
-    assert any(found.get("aria-live") == "polite" for found in attributes)
-    assert any(found.get("name") == "viewport" for found in attributes)
+    assert any(result.get("aria-live") == "polite" for result in attributes)
+    assert any(result.get("name") == "viewport" for result in attributes)
     assert "prefers-color-scheme: dark" in html
     assert [tag for tag, _ in page.found if tag in ("header", "h1", "main")] == ["header", "h1", "main"]
-    for tag, found in page.found:
+    for tag, result in page.found:
         if tag == "th":
-            assert found.get("scope") in ("col", "row", "colgroup")
+            assert result.get("scope") in ("col", "row", "colgroup")
     for key in ("ArrowLeft", "ArrowUp", "Enter"):
         assert key in html
 

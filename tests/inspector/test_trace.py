@@ -178,8 +178,8 @@ def checked(trace: Trace) -> dict:
 def test_json_follows_the_schema_and_restores_scores_exactly(compared: Inspection) -> None:
     loaded = checked(compared.trace)
     assert (loaded["schema"], loaded["version"]) == (SCHEMA, VERSION)
-    found = np.array([np.nan if v is None else v for v in loaded["methods"][1]["selection"]["score"]], np.float32)
-    assert np.array_equal(found, compared.trace.methods[1].selection.score, equal_nan=True)
+    result = np.array([np.nan if v is None else v for v in loaded["methods"][1]["selection"]["score"]], np.float32)
+    assert np.array_equal(result, compared.trace.methods[1].selection.score, equal_nan=True)
 
 
 def test_the_schema_names_every_key_and_its_version(compared: Inspection) -> None:

@@ -57,9 +57,9 @@ def test_sampling_is_refused(options: dict[str, Any]) -> None:
 
 def test_batches_keep_the_order_and_share_their_options() -> None:
     short, long = (parse([CLIP, TEXT], max_new_tokens=count) for count in (4, 8))
-    found = list(batches([short, short, short, long, long, short], 2))
-    assert [len(batch) for batch in found] == [2, 1, 2, 1]
-    assert [request for batch in found for request in batch] == [short, short, short, long, long, short]
+    result = list(batches([short, short, short, long, long, short], 2))
+    assert [len(batch) for batch in result] == [2, 1, 2, 1]
+    assert [request for batch in result for request in batch] == [short, short, short, long, long, short]
     assert list(batches([], 2)) == []
 
 

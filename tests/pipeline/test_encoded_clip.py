@@ -77,10 +77,10 @@ def test_prompts_are_those_of_the_processor(
     encoded = quarter.encode(path)
     for question in QUESTIONS:
         expected = build_inputs(quarter.host.processor, encoded.media, question, system)
-        found = encoded.inputs(question, system)
-        assert found.keys() == expected.keys()
+        result = encoded.inputs(question, system)
+        assert result.keys() == expected.keys()
         for name, value in expected.items():
-            assert torch.equal(torch.as_tensor(found[name]), torch.as_tensor(value)), name
+            assert torch.equal(torch.as_tensor(result[name]), torch.as_tensor(value)), name
 
 
 def test_a_method_that_needs_the_encoders_makes_them_run(quarter: Pipeline, clip: Path) -> None:

@@ -37,8 +37,8 @@ def test_bytes_are_those_of_the_real_tensors() -> None:
         output = thinker(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
     cached = sum(layer.keys.numel() + layer.values.numel() for layer in output.past_key_values.layers)
     config = thinker_config(str(nano_path()))
-    whole = count(config, PromptShape(frames=0, height=0, width=0, mel=0, text=17, seconds_per_frame=1.0), [])[0]
-    assert (whole.cache_bytes, whole.logits_bytes) == (2 * cached, 2 * output.logits.numel())
+    complete = count(config, PromptShape(frames=0, height=0, width=0, mel=0, text=17, seconds_per_frame=1.0), [])[0]
+    assert (complete.cache_bytes, complete.logits_bytes) == (2 * cached, 2 * output.logits.numel())
     assert weight_bytes(config) == 2 * sum(parameter.numel() for parameter in thinker.parameters())
 
 
@@ -66,13 +66,13 @@ def test_an_odd_last_frame() -> None:
 def test_table_7_of_the_paper(seconds: float, size: tuple[int, int]) -> None:
     """All stages without attention between tokens: within 3 % whatever the clip, so nothing is fitted."""
     config = thinker_config("7b")
-    found = flop_definitions(config, count(config, prompt_shape(seconds, *size), SHARES))
-    nearest = found[0]
+    result = flop_definitions(config, count(config, prompt_shape(seconds, *size), SHARES))
+    nearest = result[0]
     for share in ("0.35", "0.25"):
         assert nearest.ratios[share] == pytest.approx(PAPER[share] / PAPER["full"], rel=0.03)
         assert nearest.deviations[share] == pytest.approx(nearest.ratios[share] * PAPER["full"] / PAPER[share] - 1)
     # Whatever counts attention, or leaves the encoders out, is far off: the reading is no accident.
-    for other in found[2:]:
+    for other in result[2:]:
         assert all(abs(off) > 0.09 for off in other.deviations.values()), other.name
 
 
@@ -88,9 +88,9 @@ def test_table_7_in_absolute_numbers() -> None:
 
 def test_a_share_that_the_paper_lacks_has_no_deviation() -> None:
     config = thinker_config("3b")
-    found = flop_definitions(config, count(config, prompt_shape(30), [Budget(retain=0.5)]))[0]
-    assert found.deviations == {}
-    assert 0.5 < found.ratios["0.5"] < 1
+    result = flop_definitions(config, count(config, prompt_shape(30), [Budget(retain=0.5)]))[0]
+    assert result.deviations == {}
+    assert 0.5 < result.ratios["0.5"] < 1
 
 
 def test_a_folder_is_read_and_others_are_refused(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_a_folder_is_read_and_others_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}), encoding="utf-8")
     with pytest.raises(UnsupportedModel, match="llava"):
         thinker_config(str(tmp_path))
-    whole = {"model_type": "qwen2_5_omni", "thinker_config": thinker_config("3b").to_dict()}
-    (tmp_path / "config.json").write_text(json.dumps(whole), encoding="utf-8")
+    complete = {"model_type": "qwen2_5_omni", "thinker_config": thinker_config("3b").to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(complete), encoding="utf-8")
     assert thinker_config(str(tmp_path)).text_config.num_hidden_layers == 36
 
 

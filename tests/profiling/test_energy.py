@@ -27,18 +27,18 @@ def test_packages_are_added_and_their_parts_are_not(tmp_path: Path) -> None:
     first = zone(tmp_path, "intel-rapl:0", 1_000_000)
     second = zone(tmp_path, "intel-rapl:1", 99_000_000, "package-1")
     zone(tmp_path, "intel-rapl:0:0", 500_000, "core")  # inside package 0: counting it twice would be wrong
-    found = energy_meter(CPU, tmp_path)
-    before = found.read()
+    result = energy_meter(CPU, tmp_path)
+    before = result.read()
     first.write_text("3500000", encoding="ascii")
     second.write_text("4000000", encoding="ascii")  # past its range of 100 J
-    assert found.joules(before) == pytest.approx(2.5 + 5.0)
-    assert found.words == "RAPL package-0, RAPL package-1"
+    assert result.joules(before) == pytest.approx(2.5 + 5.0)
+    assert result.words == "RAPL package-0, RAPL package-1"
 
 
 def test_no_counter_is_said_and_nothing_is_estimated(tmp_path: Path) -> None:
-    found = energy_meter(CPU, tmp_path / "nothing")
-    assert found.joules(found.read()) is None
-    assert found.words.startswith("unavailable: no RAPL counters under")
+    result = energy_meter(CPU, tmp_path / "nothing")
+    assert result.joules(result.read()) is None
+    assert result.words.startswith("unavailable: no RAPL counters under")
 
 
 def test_a_counter_that_cannot_be_read_is_said(tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ class Library:
 def test_a_gpu_is_asked_by_its_own_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: bool) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", Library(broken))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
-    found = energy_meter(torch.device("cuda:1"), tmp_path)
-    assert found.read() == ([] if broken else [7.5])
-    assert ("no driver" in found.words) == broken
-    assert "no RAPL counters" in found.words  # what is not in the sum is said
+    result = energy_meter(torch.device("cuda:1"), tmp_path)
+    assert result.read() == ([] if broken else [7.5])
+    assert ("no driver" in result.words) == broken
+    assert "no RAPL counters" in result.words  # what is not in the sum is said
 
 
 def test_a_gpu_without_its_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

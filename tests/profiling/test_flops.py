@@ -45,9 +45,9 @@ def read(model: Any, new: int, cached: int = 0, logits: int | None = None) -> in
 @pytest.mark.parametrize(("new", "cached", "logits"), [(1, 0, 1), (37, 0, 1), (37, 0, None), (1, 40, None), (5, 40, 2)])
 def test_the_language_model(attention: str, new: int, cached: int, logits: int | None) -> None:
     model = thinker(attention=attention)
-    found = flops.language_model(model.config.text_config, new, cached, logits)
-    assert found.total == read(model, new, cached, logits)
-    assert found.pairs == 4 * 2 * new * (new + cached) * 32  # layers 2, width 32
+    result = flops.language_model(model.config.text_config, new, cached, logits)
+    assert result.total == read(model, new, cached, logits)
+    assert result.pairs == 4 * 2 * new * (new + cached) * 32  # layers 2, width 32
 
 
 def test_grouped_heads_of_another_width() -> None:

@@ -80,12 +80,12 @@ def test_each_pipeline_is_asked_as_often_as_said(profile: Profile, asked: list[i
 
 
 def test_the_profile_is_one_json_object(profile: Profile) -> None:
-    found = json.loads(json.dumps(profile.to_dict()))
-    assert [run["retain"] for run in found["runs"]] == ["full", "0.5"]
-    assert found["runs"][1]["retained_ratio"] == pytest.approx(0.5, abs=0.05)
-    assert {"commit", "torch", "transformers", "threads", "machine"} <= found["environment"].keys()
-    assert found["runs"][0]["flops"]["total"] == sum(profile.costs[0].flops.values())
-    assert found["runs"][0]["memory_bytes"]["highest"] == max(profile.costs[0].memory.values())
+    result = json.loads(json.dumps(profile.to_dict()))
+    assert [run["retain"] for run in result["runs"]] == ["full", "0.5"]
+    assert result["runs"][1]["retained_ratio"] == pytest.approx(0.5, abs=0.05)
+    assert {"commit", "torch", "transformers", "threads", "machine"} <= result["environment"].keys()
+    assert result["runs"][0]["flops"]["total"] == sum(profile.costs[0].flops.values())
+    assert result["runs"][0]["memory_bytes"]["highest"] == max(profile.costs[0].memory.values())
 
 
 def test_nothing_is_left_behind(pipelines: dict[str, Pipeline], profile: Profile) -> None:

@@ -78,9 +78,9 @@ def merged(records: list[rows.Record]) -> rows.Record:
     for other in others:
         unstable |= first.differing(other)
     apart = max(float(first.logits_apart(other)[~unstable].max()) for other in others)
-    for key, found in first.about["ties"].items():
-        same = [all(other.about["ties"][key][i] == one for other in others) for i, one in enumerate(found)]
-        first.about["ties"][key] = [one if equal else "" for one, equal in zip(found, same, strict=True)]
+    for key, result in first.about["ties"].items():
+        same = [all(other.about["ties"][key][i] == one for other in others) for i, one in enumerate(result)]
+        first.about["ties"][key] = [one if equal else "" for one, equal in zip(result, same, strict=True)]
     first.about["instruction_sets"] = [record.about["cpu_capability"] for record in records]
     first.about["largest_difference_of_logits"] = apart
     first.about["unstable"] = int(unstable.sum())

@@ -82,9 +82,9 @@ def observe(row: Row, number: int) -> seams.Observed | str:
 
 def ties(row: Row) -> list[str]:
     """What the row keeps of each tied clip, as hexadecimal digits; or the name of the error."""
-    found = [seams.observe_ties(kinds, seams.compressor(str(row.method), row.selector, row.retain, kinds))
+    result = [seams.observe_ties(kinds, seams.compressor(str(row.method), row.selector, row.retain, kinds))
              for kinds in TIED]  # fmt: skip
-    return [one if isinstance(one, str) else np.packbits(one).tobytes().hex() for one in found]
+    return [one if isinstance(one, str) else np.packbits(one).tobytes().hex() for one in result]
 
 
 def all_ties() -> dict[str, list[str]]:
@@ -108,10 +108,10 @@ class Record:
         self.arrays = arrays
 
     @classmethod
-    def of(cls, about: dict[str, Any], keys: Sequence[str], found: Sequence[Sequence[seams.Observed | str]]) -> Record:
+    def of(cls, about: dict[str, Any], keys: Sequence[str], result: Sequence[Sequence[seams.Observed | str]]) -> Record:
         """From observations [rows][clips]."""
-        shape = (len(keys), len(found[0]))
-        some = next(o for row in found for o in row if not isinstance(o, str))
+        shape = (len(keys), len(result[0]))
+        some = next(o for row in result for o in row if not isinstance(o, str))
         width = int((some.modality > 0).sum())
         answers: dict[str, int] = {}
         arrays = {
@@ -124,7 +124,7 @@ class Record:
             "answer": np.zeros(shape, np.uint16),
             "unstable": np.zeros(shape, bool),
         }
-        for r, row in enumerate(found):
+        for r, row in enumerate(result):
             for c, observed in enumerate(row):
                 text = observed if isinstance(observed, str) else observed.text
                 arrays["answer"][r, c] = answers.setdefault(text, len(answers))
@@ -181,28 +181,28 @@ class Record:
         if arrays["error"][row, clip] or isinstance(observed, str):
             got = observed if isinstance(observed, str) else "no error"
             return [] if arrays["error"][row, clip] and got == expected else [f"expected {expected!r}, got {got!r}"]
-        found = []
+        result = []
         if counts(observed) != (count := tuple(arrays["counts"][row, clip].tolist())):
-            found.append(f"kept (video, audio) {counts(observed)}, recorded {count}")
+            result.append(f"kept (video, audio) {counts(observed)}, recorded {count}")
         if not observed.keep[observed.modality == 0].all():
-            found.append("text was dropped")
+            result.append("text was dropped")
         if arrays["unstable"][row, clip]:
-            return found
+            return result
         media = observed.keep[observed.modality > 0]
         keep = np.unpackbits(arrays["keep"][row, clip])[: len(media)].astype(bool)
         if (media != keep).any():
-            found.append(f"{(media != keep).sum()} of {len(media)} tokens in another state than recorded")
+            result.append(f"{(media != keep).sum()} of {len(media)} tokens in another state than recorded")
         if digest(observed.positions) != arrays["positions"][row, clip]:
-            found.append("other position ids")
+            result.append("other position ids")
         top, values = arrays["top"][row, clip], arrays["logits"][row, clip] / SCALE
         apart = float(np.abs(observed.logits[top] - values).max())
         if not apart <= TOLERANCE:
-            found.append(f"logits differ by {apart:.4f}")
+            result.append(f"logits differ by {apart:.4f}")
         elif observed.logits.argmax() != top[0] and values[0] - values[1] > 2 * TOLERANCE:
-            found.append("another most likely token")
+            result.append("another most likely token")
         if observed.text != expected:
-            found.append(f"answer {observed.text!r}, recorded {expected!r}")
-        return found
+            result.append(f"answer {observed.text!r}, recorded {expected!r}")
+        return result
 
 
 def counts(observed: seams.Observed) -> tuple[int, int]:

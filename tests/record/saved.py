@@ -82,14 +82,14 @@ def selector_values(vgas: Any) -> dict[str, Any]:
     config, width = vgas.config, vgas.config.width
     video, audio = (_formula(2, count, width, salt) for count, salt in ((3, 1), (5, 2)))
     video_step, audio_step = torch.tensor([[0, 20, 40]] * 2), torch.tensor([[0, 10, 20, 30, 49]] * 2)
-    found = {
+    result = {
         "label": vgas.label,
         "layout": [width, config.hidden, config.heads, config.layers, config.guide, config.time_embedding],
         "audio": _rounded(vgas(video, audio, video_step=video_step, audio_step=audio_step)),
     }
     if vgas.picture is not None:
-        found["video"] = [_rounded(part) for part in vgas.picture(video, audio[:, :3])]
-    return found
+        result["video"] = [_rounded(part) for part in vgas.picture(video, audio[:, :3])]
+    return result
 
 
 def checkpoint_values(folder: Path) -> dict[str, Any]:
@@ -140,14 +140,14 @@ def outcome_values(outcome: Any) -> dict[str, Any]:
 
 def command(*arguments: object, folder: Path) -> str:
     """Standard output of `omnisift`, called in this process with ``folder`` as the current one."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["omnisift", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
-    assert not stop.value.code, said.getvalue()
-    return said.getvalue()
+    assert not stop.value.code, output.getvalue()
+    return output.getvalue()
 
 
 def json_of(name: str) -> Any:

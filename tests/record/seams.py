@@ -71,10 +71,10 @@ def host() -> Any:
 @lru_cache(maxsize=1)
 def selectors() -> dict[str, Any]:
     """Name -> selector of the width of nano."""
-    found = {name: VGAS.from_pretrained(str(Path(nano_path()) / name)) for name in (BUNDLED, EXACT)}
-    width = found[BUNDLED].config.width
+    result = {name: VGAS.from_pretrained(str(Path(nano_path()) / name)) for name in (BUNDLED, EXACT)}
+    width = result[BUNDLED].config.width
     return {
-        **{name: vgas.float().eval() for name, vgas in found.items()},
+        **{name: vgas.float().eval() for name, vgas in result.items()},
         **{
             name: formula_weights(VGAS(VGASConfig(width=width, hidden=64, heads=4, **layout))).eval()
             for name, layout in MADE_UP.items()

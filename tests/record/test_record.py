@@ -23,10 +23,10 @@ def one_thread() -> None:
 
 def compare(record: Record, numbers: range | tuple[int, ...], which: list[Row]) -> list[str]:
     return [
-        f"{row.key}, clip {number}: {'; '.join(found)}"
+        f"{row.key}, clip {number}: {'; '.join(result)}"
         for number in numbers
         for row in which
-        if (found := record.differences(row.key, number, observe(row, number)))
+        if (result := record.differences(row.key, number, observe(row, number)))
     ]
 
 

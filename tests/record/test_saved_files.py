@@ -48,19 +48,19 @@ def test_the_files_are_small() -> None:
 
 @pytest.mark.parametrize("name", EXPECTED["selectors"])
 def test_selectors(name: str, tmp_path: Path) -> None:
-    found, expected = saved.selector_values(saved.selector(name, tmp_path)), EXPECTED["selectors"][name]
-    assert found["layout"] == expected["layout"]
-    assert bool(found["label"]) == bool(expected["label"])
+    result, expected = saved.selector_values(saved.selector(name, tmp_path)), EXPECTED["selectors"][name]
+    assert result["layout"] == expected["layout"]
+    assert bool(result["label"]) == bool(expected["label"])
     for part in ("audio", "video"):
         if part in expected:
-            torch.testing.assert_close(torch.tensor(found[part]), torch.tensor(expected[part]), atol=1e-4, rtol=0)
+            torch.testing.assert_close(torch.tensor(result[part]), torch.tensor(expected[part]), atol=1e-4, rtol=0)
 
 
 def test_an_exported_checkpoint_answers_with_its_own_selector() -> None:
-    found, expected = saved.checkpoint_values(FILES / "checkpoint"), EXPECTED["checkpoint"]
-    assert found["kept"] == expected["kept"]
-    assert found["tokens"] == expected["tokens"]
-    assert found["logits"] == pytest.approx(expected["logits"], abs=2e-3)
+    result, expected = saved.checkpoint_values(FILES / "checkpoint"), EXPECTED["checkpoint"]
+    assert result["kept"] == expected["kept"]
+    assert result["tokens"] == expected["tokens"]
+    assert result["logits"] == pytest.approx(expected["logits"], abs=2e-3)
 
 
 def test_a_training_recipe_with_every_key() -> None:
@@ -112,9 +112,9 @@ def test_ledgers_go_on(task: str, clip_folder: Path, tmp_path: Path) -> None:
     before = out.read_bytes()
     more = {"caption": ["--limit", 4], "qa": ["--question", "What colour is the circle?"]}
     arguments = more.get(task, ["--rules", FILES / "ledger" / "rules.txt"])
-    said = saved.command("run", root, "--task", task, *arguments, "--out", out, "--retain", 0.25, "--json",
+    output = saved.command("run", root, "--task", task, *arguments, "--out", out, "--retain", 0.25, "--json",
                          folder=tmp_path)  # fmt: skip
-    assert json.loads(said) == expected | {"out": str(out)}
+    assert json.loads(output) == expected | {"out": str(out)}
     assert out.read_bytes() == before
 
 
@@ -213,9 +213,9 @@ def test_printed_objects_keep_their_keys_and_numbers(name: str, folder: Path) ->
 def departures(old: Any, new: Any, where: str = "$") -> list[str]:
     """Where ``new`` lacks a key of ``old`` or says something else; keys that came later are fine."""
     if isinstance(old, dict) and isinstance(new, dict):
-        found = [f"{where}.{key} is gone" for key in old if key not in new]
+        result = [f"{where}.{key} is gone" for key in old if key not in new]
         kept = [key for key in old if key in new and key not in MEASURED and key not in LABELS]
-        return found + [line for key in kept for line in departures(old[key], new[key], f"{where}.{key}")]
+        return result + [line for key in kept for line in departures(old[key], new[key], f"{where}.{key}")]
     if isinstance(old, list) and isinstance(new, list):
         if len(old) > len(new):
             return [f"{where} has {len(new)} entries, recorded {len(old)}"]

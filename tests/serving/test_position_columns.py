@@ -29,8 +29,8 @@ def test_large_numbers_survive(dtype: torch.dtype) -> None:
 
 
 def test_a_part_says_where_it_belongs() -> None:
-    whole = attach_columns(torch.zeros(300, 4), torch.arange(300).expand(3, -1))
-    _, columns = detach_columns(whole[260:290], 4)
+    complete = attach_columns(torch.zeros(300, 4), torch.arange(300).expand(3, -1))
+    _, columns = detach_columns(complete[260:290], 4)
     assert columns is not None
     assert (columns.first, columns.total) == (260, 300)
     assert columns.position_ids[0].tolist() == list(range(260, 290))
@@ -68,11 +68,11 @@ def test_writing_in_parts_and_twice() -> None:
     local = torch.tensor([[0, 25, 3, 7, 19], [0, 0, 3, 7, 19], [1, 1, 3, 7, 19]])
     runs = media_runs(ids, (VIDEO, AUDIO))
     assert runs == [(3, 8)]
-    whole = write_kept_positions(position, [PositionColumns(local, 0, 5)], runs)
-    assert torch.equal(whole[:, 3:8], local + 2)
+    complete = write_kept_positions(position, [PositionColumns(local, 0, 5)], runs)
+    assert torch.equal(complete[:, 3:8], local + 2)
     parts = write_kept_positions(position, [PositionColumns(local[:, 2:], 2, 5)], runs)
-    assert torch.equal(write_kept_positions(parts, [None, PositionColumns(local[:, :3], 0, 5)], runs), whole)
-    assert torch.equal(write_kept_positions(whole, [PositionColumns(local, 0, 5)], runs), whole)
+    assert torch.equal(write_kept_positions(parts, [None, PositionColumns(local[:, :3], 0, 5)], runs), complete)
+    assert torch.equal(write_kept_positions(complete, [PositionColumns(local, 0, 5)], runs), complete)
 
 
 def test_the_second_of_two_clips() -> None:

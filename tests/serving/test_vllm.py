@@ -76,9 +76,9 @@ def test_uncompressed_is_transformers_alone(vllm: Engine, reference: Reference, 
     with torch.no_grad():
         plain = reference.host.thinker.generate(**inputs, max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=False)
     length = inputs["input_ids"].shape[1]
-    found = vllm.outputs(prompts[1], retain=1.0)[0]
-    assert list(found.outputs[0].token_ids) == plain[0, length:].tolist()
-    assert len(found.prompt_token_ids) == length
+    result = vllm.outputs(prompts[1], retain=1.0)[0]
+    assert list(result.outputs[0].token_ids) == plain[0, length:].tolist()
+    assert len(result.prompt_token_ids) == length
 
 
 def test_two_videos_with_audio_in_one_prompt(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
@@ -100,9 +100,9 @@ def test_the_same_images_with_other_audio(vllm: Engine, reference: Reference, vi
 
 def test_video_without_audio(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
     prompt = Prompt(videos=(videos[2].muted,))
-    found = vllm.outputs(prompt)[0]
-    assert list(found.outputs[0].token_ids) == reference.tokens(prompt)
-    assert list(found.outputs[0].token_ids) != reference.tokens(prompt, Budget(retain=1.0)), "compression shows"
+    result = vllm.outputs(prompt)[0]
+    assert list(result.outputs[0].token_ids) == reference.tokens(prompt)
+    assert list(result.outputs[0].token_ids) != reference.tokens(prompt, Budget(retain=1.0)), "compression shows"
 
 
 def test_audio_without_video(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
@@ -143,9 +143,9 @@ def test_longer_than_128_seconds(vllm: Engine, reference: Reference, videos: lis
     video = long_video(videos, seconds=144)
     assert video.fps < 2
     prompt = Prompt(videos=(video,))
-    found = vllm.outputs(prompt)[0]
-    assert 1000 < len(found.prompt_token_ids) < 4096
-    assert list(found.outputs[0].token_ids) == reference.tokens(prompt)
+    result = vllm.outputs(prompt)[0]
+    assert 1000 < len(result.prompt_token_ids) < 4096
+    assert list(result.outputs[0].token_ids) == reference.tokens(prompt)
 
 
 def test_twenty_unequal_requests_at_once(vllm: Engine, reference: Reference, videos: list[Video]) -> None:
@@ -235,8 +235,8 @@ def test_video_and_audio_as_separate_items(vllm: Engine, reference: Reference, v
     given = prompt.for_vllm(vllm.processor)
     given["multi_modal_data"] = {"video": videos[1].images, "audio": videos[1].audio}
     given["mm_processor_kwargs"] = {"use_audio_in_video": True, "fps": videos[1].fps}
-    found = vllm.llm.generate([given], sampling(), use_tqdm=False)[0]
-    assert list(found.outputs[0].token_ids) == reference.tokens(prompt)
+    result = vllm.llm.generate([given], sampling(), use_tqdm=False)[0]
+    assert list(result.outputs[0].token_ids) == reference.tokens(prompt)
 
 
 def test_the_comparison_can_fail_positions_not_written(

@@ -18,11 +18,11 @@ def test_one_point(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (point,) = json.loads(done.stdout.splitlines()[-1])["points"]
-    whole, cut = point["whole"], point["cut"]
-    text = whole["prompt_tokens"] - 1000
+    complete, cut = point["whole"], point["cut"]
+    text = complete["prompt_tokens"] - 1000
     assert 0 < text < 20
     assert cut["prompt_tokens"] - text == pytest.approx(250, abs=8)
-    for way in (whole, cut):
+    for way in (complete, cut):
         assert way["requests"] == 4
         assert way["blocks"] == -(-(way["prompt_tokens"] + 7) // 32), "the prompt and all but the last new token"
     assert point["floor_s"] > 0

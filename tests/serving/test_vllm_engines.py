@@ -42,9 +42,9 @@ def test_a_clip_longer_than_a_step(model: Path, reference: Reference, videos: li
     """vLLM would size the encoder cache for 14 images or for one step, and refuse longer videos."""
     prompt = Prompt(videos=(long_video(videos, seconds=144),))
     with engine(model, reference.processor, {"retain": 0.5}, max_num_batched_tokens=1024, max_num_seqs=4) as vllm:
-        found = vllm.outputs(prompt)[0]
-        assert len(found.prompt_token_ids) > 2000
-        assert list(found.outputs[0].token_ids) == reference.tokens(prompt, Budget(retain=0.5))
+        result = vllm.outputs(prompt)[0]
+        assert len(result.prompt_token_ids) > 2000
+        assert list(result.outputs[0].token_ids) == reference.tokens(prompt, Budget(retain=0.5))
 
 
 def test_preempted_requests(model: Path, reference: Reference, prompts: list[Prompt]) -> None:
@@ -54,14 +54,14 @@ def test_preempted_requests(model: Path, reference: Reference, prompts: list[Pro
     greedy = sampling(max_tokens=200, min_tokens=200)
     with engine(model, reference.processor, disable_log_stats=False, **options) as vllm:
         given = [prompt.for_vllm(vllm.processor) for prompt in many]
-        found = vllm.llm.generate(given, greedy, use_tqdm=False)
+        result = vllm.llm.generate(given, greedy, use_tqdm=False)
         preempted = {metric.name: metric for metric in vllm.llm.get_metrics()}["vllm:num_preemptions"].value
         assert preempted > 0
         alone = [vllm.llm.generate([one.for_vllm(vllm.processor)], greedy, use_tqdm=False)[0] for one in prompts]
-    assert [list(output.outputs[0].token_ids)[:LENGTH] for output in found] == [
+    assert [list(output.outputs[0].token_ids)[:LENGTH] for output in result] == [
         reference.tokens(prompt) for prompt in many
     ]
-    for index, output in enumerate(found):
+    for index, output in enumerate(result):
         assert output.outputs[0].token_ids == alone[index % 4].outputs[0].token_ids
 
 
@@ -73,18 +73,18 @@ def test_weights_without_a_selector(
     plain = tmp_path / "plain"
     shutil.copytree(model, plain, ignore=shutil.ignore_patterns("selector*"))
     with engine(plain, reference.processor, {"compressor": method, "retain": 0.5}) as vllm:
-        found = vllm.tokens(*prompts)
+        result = vllm.tokens(*prompts)
         if method == "dycoke":
             with pytest.raises(ValueError, match="dycoke"):
                 vllm.tokens(prompts[0], retain=0.05)
-            assert vllm.tokens(prompts[0]) == found[:1], "the engine continues"
+            assert vllm.tokens(prompts[0]) == result[:1], "the engine continues"
     expected = [
         reference.tokens(prompt, Budget(retain=1.0)) if method == "none" else
         reference.tokens(prompt, Budget(retain=0.5), method) for prompt in prompts
     ]  # fmt: skip
     if method == "random":  # it samples by the clip's index in its prompt, which is 0 for every clip in the engine
-        del found[1], expected[1]
-    assert found == expected
+        del result[1], expected[1]
+    assert result == expected
 
 
 def test_a_selector_in_the_released_layout(

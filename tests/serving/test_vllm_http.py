@@ -93,8 +93,8 @@ def test_a_request_cannot_make_more_work(server: Server, folder: Path, more: dic
 
 
 def test_bad_media_and_then_good(server: Server, folder: Path, video: Video, reference: Reference) -> None:
-    whole = (folder / "1.mp4").read_bytes()
-    for data in (b"", b"not a video", whole[: len(whole) // 3]):
+    complete = (folder / "1.mp4").read_bytes()
+    for data in (b"", b"not a video", complete[: len(complete) // 3]):
         refused(*server.ask("data:video/mp4;base64," + base64.b64encode(data).decode()))
     refused(*server.ask("data:video/mp4;base64,***"))
     status, body = server.ask(data_url(folder / "1.mp4"))
@@ -119,8 +119,8 @@ def test_a_prompt_that_is_too_long_only_with_its_video(server: Server, folder: P
 def test_a_client_that_disconnects(server: Server, folder: Path, video: Video, reference: Reference) -> None:
     status, _ = server.ask(data_url(folder / "1.mp4"), max_tokens=1, min_tokens=1)
     assert status == 200
-    said = [{"role": "user", "content": "hello"}]
-    server.abandon({"model": "nano", "messages": said, "max_tokens": 3000, "min_tokens": 3000}, seconds=1)
+    output = [{"role": "user", "content": "hello"}]
+    server.abandon({"model": "nano", "messages": output, "max_tokens": 3000, "min_tokens": 3000}, seconds=1)
     server.rest()
     status, answer = server.ask(data_url(folder / "1.mp4"))
     assert tokens(answer) == reference.tokens(Prompt(QUESTION, videos=(video,)))

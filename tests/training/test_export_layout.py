@@ -31,10 +31,10 @@ def config(layers: int | None) -> Qwen2_5OmniThinkerConfig:
 
 
 def model(layers: int | None) -> Model:
-    whole = tiny.full_config()
-    whole.thinker_config = config(layers)
-    whole.talker_config.embedding_size = 3584
-    return Model._from_config(whole, dtype=torch.bfloat16)
+    complete = tiny.full_config()
+    complete.thinker_config = config(layers)
+    complete.talker_config.embedding_size = 3584
+    return Model._from_config(complete, dtype=torch.bfloat16)
 
 
 def kinds(names: list[str]) -> set[str]:
@@ -43,11 +43,11 @@ def kinds(names: list[str]) -> set[str]:
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    found = {}
+    result = {}
     for path in folder.glob("*.safetensors"):
         with safe_open(str(path), framework="pt") as file:
-            found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    return found
+            result |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return result
 
 
 def test_names_of_the_full_depth_equal_those_of_two_layers() -> None:
@@ -57,8 +57,8 @@ def test_names_of_the_full_depth_equal_those_of_two_layers() -> None:
     assert not [name for name in full if "compressor" in name]
     for part, depth in (("language|thinker.model.layers", 28), ("visual.blocks", 32), ("audio_tower.layers", 32)):
         numbers = {
-            int(found[1]) for name in full if name.startswith("thinker.") and re.search(part, name)
-            and (found := re.search(r"(?:layers|blocks)\.(\d+)\.", name))
+            int(result[1]) for name in full if name.startswith("thinker.") and re.search(part, name)
+            and (result := re.search(r"(?:layers|blocks)\.(\d+)\.", name))
         }  # fmt: skip
         assert numbers == set(range(depth)), part
     for name in short:  # two layers have the shapes that all have, the vocabulary aside

@@ -68,12 +68,12 @@ def test_only_max_clips_are_kept(
 
 def test_users_who_ask_at_once_get_their_own_clip(session: Session, uploads: Path) -> None:
     alone = {name: session.ask(uploads / name, QUESTION, ["uniform"], 25) for name in ("seven.mp4", "eight.mp4")}
-    found: dict[int, tuple[str, str]] = {}
+    result: dict[int, tuple[str, str]] = {}
 
     def user(number: int) -> None:
         name = ("seven.mp4", "eight.mp4")[number % 2]
         trace = session.ask(uploads / name, QUESTION, ["uniform"], 25).inspection.trace
-        found[number] = (Path(trace.clip.path).name, trace.methods[0].answer.text)
+        result[number] = (Path(trace.clip.path).name, trace.methods[0].answer.text)
 
     users = [threading.Thread(target=user, args=(number,)) for number in range(6)]
     for each in users:
@@ -82,7 +82,7 @@ def test_users_who_ask_at_once_get_their_own_clip(session: Session, uploads: Pat
         each.join()
     expected = {name: answer.inspection.trace.methods[0].answer.text for name, answer in alone.items()}
     names = ("seven.mp4", "eight.mp4")
-    assert found == {number: (names[number % 2], expected[names[number % 2]]) for number in range(6)}
+    assert result == {number: (names[number % 2], expected[names[number % 2]]) for number in range(6)}
 
 
 def test_a_file_that_changed_is_another_clip(session: Session, tmp_path: Path, uploads: Path) -> None:

@@ -34,14 +34,14 @@ def test_the_default_world_is_what_it_was(split, seed):
     ]
     t = truth(scene)
     labels = (t.video_class, t.video_shape, t.audio_class, t.audio_sound, t.audio_owner, t.visible)
-    found = [
+    result = [
         scene.fingerprint()[:16],
         digest(render_images(scene).tobytes()),
         digest(wave.tobytes()),
         digest(repr(asked).encode()),
         digest(b"".join(array.tobytes() for array in labels)),
     ]
-    assert found == PINS[split, seed].split()
+    assert result == PINS[split, seed].split()
 
 
 def test_only_options_that_are_on_are_described():

@@ -8,7 +8,7 @@ from omnisift.batch.items import Item, items_of
 from omnisift.batch.results_file import ResultsFile
 from omnisift.batch.runner import ItemResult, run
 from omnisift.batch.summary import Summary
-from omnisift.batch.tasks import Caption, Moderate, Question, Task, make_task
+from omnisift.batch.tasks import Caption, Moderate, QuestionAnswering, Task, make_task
 
 __all__ = [
     "BatchEngine",
@@ -20,7 +20,7 @@ __all__ = [
     "ModelEngine",
     "ModelSettings",
     "Moderate",
-    "Question",
+    "QuestionAnswering",
     "ResultsFile",
     "Summary",
     "Task",

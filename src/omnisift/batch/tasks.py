@@ -60,7 +60,7 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionAnswering:
     """The answer to the item's own question. Each row holds the question, so it is not a setting."""
 
     name: ClassVar[str] = "qa"
@@ -131,7 +131,7 @@ def make_task(name: str, rules: Path | None = None) -> Task:
         raise UsageError("--task moderate needs --rules FILE, and no other task takes it")
     if rules is not None:
         return Moderate(read_rules(rules))
-    return Caption() if name == "caption" else Question()
+    return Caption() if name == "caption" else QuestionAnswering()
 
 
 def read_rules(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The command line. Each command is a thin face on a public function; errors are one line and exit code 2."""
+"""The command line. Each command wraps a public function; errors are one line and exit code 2."""
 
 from omnisift.cli.app import main
 

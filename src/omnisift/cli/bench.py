@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisift.cli.screen import CountBar
+from omnisift.cli.silence import silence_libraries
 from omnisift.errors import UsageError
 from omnisift.evaluation.journal import Journal
 from omnisift.evaluation.plan import Plan, encoders_digest, settings_of, tensors_digest
-from omnisift.evaluation.recipe import Recipe, Row, load_recipe
+from omnisift.evaluation.recipe import Recipe, RecipeRow, load_recipe
 from omnisift.evaluation.workers import run
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.utils.provenance import provenance
@@ -53,8 +54,8 @@ class Bench:
         recipe = load_recipe(path)
         clips = recipe.clips if self.clips is None else self.clips
         selectors = self._selectors(recipe)
-        models, own = self._models(recipe, selectors) if recipe.protocol == "trained" else ({}, {})
-        plan = Plan(recipe, str(self.backbone), self.work, selectors, models, own)
+        models, own_selectors = self._models(recipe, selectors) if recipe.protocol == "trained" else ({}, {})
+        plan = Plan(recipe, str(self.backbone), self.work, selectors, models, own_selectors)
         result = self.out / f"{recipe.name}.jsonl"
         journal = Journal(result, settings_of(plan), key=line_key)
         done = {line_key(record): int(record["clips"]) for record in journal.records.values()}
@@ -83,7 +84,7 @@ class Bench:
         missing = [name for name, folder in folders.items() if not (folder / "config.json").is_file()]
         if missing:
             self._training_clips()
-            tasks = [(_distil, self.backbone, self.work, name, folders[name]) for name in missing]
+            tasks = [(_distill_selector, self.backbone, self.work, name, folders[name]) for name in missing]
             self._run_all(tasks, "distilling selectors from the backbone's attention")
         return {name: str(folder) for name, folder in folders.items()}
 
@@ -102,10 +103,10 @@ class Bench:
             tasks = [(_tune, self.backbone, self.work, rows[p], selectors, steps, folders[p]) for p in missing]
             self._run_all(tasks, f"training the backbone under each method, {steps} steps")
         models = {key: str(folders[name]) for key, name in names.items()}
-        own = {
+        own_selectors = {
             row.key: str(folders[names[row.key]] / "selector") for row in recipe.rows() if row.method.straight_through
         }
-        return models, own
+        return models, own_selectors
 
     def _training_clips(self) -> None:
         from omnisift.training.protocol import CLIPS
@@ -137,7 +138,7 @@ def line_key(record: dict[str, Any]) -> tuple[str, int]:
     return str(record["row"]), int(record["first"])
 
 
-def _folder_name(row: Row, selectors: dict[str, str]) -> str:
+def _folder_name(row: RecipeRow, selectors: dict[str, str]) -> str:
     """Folder name for a row of the trained protocol: its label and a digest of everything the model depends on.
 
     Settings and seeds share a model; another method under the same label does not.
@@ -157,11 +158,9 @@ def _one_thread() -> None:
     import logging
 
     import torch
-    from transformers.utils import logging as hf_logging
 
     torch.set_num_threads(1)
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
+    silence_libraries()
     logging.disable(logging.WARNING)
 
 
@@ -182,12 +181,12 @@ def _protocol(backbone: Path, work: Path) -> Any:
     return TrainedProtocol(backbone, Encoded.join(parts))
 
 
-def _distil(backbone: Path, work: Path, name: str, folder: Path) -> None:
+def _distill_selector(backbone: Path, work: Path, name: str, folder: Path) -> None:
     with atomic_folder(folder) as unfinished:  # an interrupted save must not look like a selector
         _protocol(backbone, work).distill(name).save_pretrained(unfinished)
 
 
-def _tune(backbone: Path, work: Path, row: Row, selectors: dict[str, str], steps: int, folder: Path) -> None:
+def _tune(backbone: Path, work: Path, row: RecipeRow, selectors: dict[str, str], steps: int, folder: Path) -> None:
     from omnisift.compressors import make_compressor
     from omnisift.errors import UnreachableBudget
     from omnisift.vgas import VGAS

@@ -25,11 +25,11 @@ def methods(as_json: Json = False) -> None:
     from omnisift.compressors import COMPRESSORS
 
     if as_json:
-        found = {
+        rows = {
             name: {"idea": m.idea, "trained": m.trained, "needs": sorted(m.needs), "source": m.source}
             for name, m in COMPRESSORS.items()
         }
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(rows))
     else:
         show_methods(console_for(stderr=False), COMPRESSORS)
 
@@ -63,11 +63,11 @@ def bench_quality(
     if not (checkpoint / "config.json").is_file():
         raise UsageError(f"{checkpoint} has no config.json; give a checkpoint folder, or leave --backbone out")
     bench = Bench(checkpoint, work, out, workers, clips, console_for(stderr=True), quiet=as_json)
-    found = {path.stem: summary(bench.run_recipe(path)) for path in recipes}
+    accuracies = {path.stem: summary(bench.run_recipe(path)) for path in recipes}
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(accuracies))
     else:
-        for name, rows in found.items():
+        for name, rows in accuracies.items():
             show_summary(console_for(stderr=False), name, rows)
 
 

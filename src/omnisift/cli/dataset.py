@@ -10,7 +10,7 @@ from omnisift.errors import UsageError
 from omnisift.utils.atomic_io import atomic_file, write_atomic
 
 
-def write_dataset(folder: Path, clips: int, seed: int, asked: int, step: Callable[[], None]) -> int:
+def write_dataset(folder: Path, clips: int, seed: int, questions_per_clip: int, step: Callable[[], None]) -> int:
     """Write clips ``seed .. seed + clips - 1`` of the training split and ``metadata.jsonl``.
 
     Clips that exist are kept: the file name holds the clip's number.
@@ -41,7 +41,11 @@ def write_dataset(folder: Path, clips: int, seed: int, asked: int, step: Callabl
         if not path.is_file():
             with atomic_file(path) as unfinished:
                 write_clip(scene, unfinished)
-        pairs = questions(scene, np.random.default_rng((21, number)), None, asked) if asked else []
+        pairs = (
+            questions(scene, np.random.default_rng((21, number)), None, questions_per_clip)
+            if questions_per_clip
+            else []
+        )
         answers = [{"question": q.text, "answer": q.answer} for q in pairs]
         rows.append({"file_name": path.name, "caption": caption(scene), "qa": answers})
         step()

@@ -92,7 +92,7 @@ def distill(
         raise UsageError(f"{media} is a file; --media takes a folder of at least two clips")
     check_folder(out, force)
     silence_libraries()
-    clips, asked = library.find_clips(media), library.load_questions(prompts)
+    clips, question_texts = library.find_clips(media), library.load_questions(prompts)
     settings = library.DistillSettings(
         max_steps=steps,
         learning_rate=rate,
@@ -109,7 +109,7 @@ def distill(
     host, console = load_host(model, device, dtype, attn_implementation, device_map), console_for(stderr=True)
     recordings = out.with_name(f"{out.name}.work") if work is None else work
     with CountBar(console, "recording attention", len(clips), quiet=as_json) as step:
-        samples, skipped = library.observe_clips(host, clips, asked, settings, recordings, step)
+        samples, skipped = library.observe_clips(host, clips, question_texts, settings, recordings, step)
     with CountBar(console, "training the selector", steps * (1 + video), quiet=as_json) as step:
         selector, report = library.distill(host, samples, settings, step)
     library.save_selector(selector, report | {"skipped": skipped}, out)

@@ -116,7 +116,7 @@ def evaluate(
     ] = 1,
     device: Device = "auto",
     dtype: DType = None,
-    attn: Attn = None,
+    attn_implementation: Attn = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -142,7 +142,7 @@ def evaluate(
         seed=seed,
         device=resolved_device(device),
         dtype=dtype,
-        attn_implementation=attn,
+        attn_implementation=attn_implementation,
         fps=fps,
         max_frames=max_frames,
         max_pixels=max_pixels,
@@ -161,11 +161,11 @@ def evaluate(
     console = console_for(stderr=True)
     with CountBar(console, f"{rows[0].benchmark}: questions", len(rows), quiet=as_json) as step:
         run(folder, rows, settings, _steps(step, len(rows)))
-    found = lines([read_run(folder)])
+    report_lines = lines([read_run(folder)])
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), **cells(found[0])}))
+        typer.echo(json.dumps({"folder": str(folder), **cells(report_lines[0])}))
     else:
-        typer.echo(as_markdown(found))
+        typer.echo(as_markdown(report_lines))
         typer.echo(f"{folder} (omnisift eval report {folder} ...)")
 
 

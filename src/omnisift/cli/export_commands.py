@@ -60,9 +60,9 @@ def export(
     else:
         export_merged(source, vgas, out, options)
     count = sum(parameter.numel() for parameter in vgas.parameters())
-    found = {"folder": str(out), "form": form, "selector": vgas.label or "released layout", "parameters": count}
+    result = {"folder": str(out), "form": form, "selector": vgas.label or "released layout", "parameters": count}
     typer.echo(
-        json.dumps(found) if as_json else f"{out}: {form}, selector of {count:,} parameters ({found['selector']})"
+        json.dumps(result) if as_json else f"{out}: {form}, selector of {count:,} parameters ({result['selector']})"
     )
 
 

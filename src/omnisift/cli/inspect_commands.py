@@ -175,10 +175,10 @@ def _write(inspection: Inspection, page: Path | None, figures: list[Path]) -> No
 def _show(inspection: Inspection, written: list[Path]) -> None:
     for notice in inspection.trace.notices:
         typer.echo(f"note: {notice}")
-    for asked in inspection.trace.methods:
-        share = 100 * asked.answer.report.retained_ratio
-        recall = asked.kept_evidence
+    for method in inspection.trace.methods:
+        share = 100 * method.answer.report.retained_ratio
+        recall = method.kept_evidence
         evidence = "" if recall is None else f", evidence {recall.tokens} of {recall.tokens_all} tokens"
-        typer.echo(f"{asked.label} ({share:.1f} % kept{evidence}): {asked.answer.text or '(nothing)'}")
+        typer.echo(f"{method.label} ({share:.1f} % kept{evidence}): {method.answer.text or '(nothing)'}")
     for path in written:
         typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")

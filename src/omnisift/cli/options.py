@@ -50,7 +50,9 @@ Device = Annotated[
 ]
 DType = Annotated[
     str | None,
-    typer.Option(help="float32, bfloat16 or float16.", show_default="by device", rich_help_panel=MODEL),
+    typer.Option(
+        help="float32, bfloat16, float16, or auto for the stored one.", show_default="by device", rich_help_panel=MODEL
+    ),
 ]
 Attn = Annotated[
     str | None,

@@ -164,14 +164,14 @@ def _measure(
         return measure(pipelines, clip, on_question=step, **asking)
 
 
-def _show(found: Profile, as_json: bool) -> None:
+def _show(result: Profile, as_json: bool) -> None:
     from omnisift.cli.profile_screen import show_profile
     from omnisift.cli.screen import console_for
 
     if as_json:
-        typer.echo(json.dumps(found.to_dict()))
+        typer.echo(json.dumps(result.to_dict()))
     else:
-        show_profile(console_for(stderr=False), found)
+        show_profile(console_for(stderr=False), result)
 
 
 def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) -> None:
@@ -183,15 +183,17 @@ def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) 
 
     config = thinker_config(name)
     counts = count(config, shape, budgets)
-    found, weights = flop_definitions(config, counts), weight_bytes(config)
+    definitions, weights = flop_definitions(config, counts), weight_bytes(config)
     if as_json:
-        typer.echo(json.dumps({**_counts_to_dict(name, shape, counts, found), "weight_bytes": weights}))
+        typer.echo(json.dumps({**_counts_to_dict(name, shape, counts, definitions), "weight_bytes": weights}))
     else:
         show_counts(console_for(stderr=False), name, shape, counts, weights)
-        show_definitions(console_for(stderr=False), found if name == "7b" else [])
+        show_definitions(console_for(stderr=False), definitions if name == "7b" else [])
 
 
-def _counts_to_dict(name: str, shape: PromptShape, counts: list[Count], found: list[FlopDefinition]) -> dict[str, Any]:
+def _counts_to_dict(
+    name: str, shape: PromptShape, counts: list[Count], definitions: list[FlopDefinition]
+) -> dict[str, Any]:
     from dataclasses import asdict
 
     from omnisift.utils.provenance import provenance
@@ -200,8 +202,8 @@ def _counts_to_dict(name: str, shape: PromptShape, counts: list[Count], found: l
         "kind": "counted",
         "config": name,
         "clip": asdict(shape),
-        "runs": [one.to_dict() for one in counts],
-        "readings": [asdict(reading) for reading in found],
+        "runs": [count.to_dict() for count in counts],
+        "readings": [asdict(reading) for reading in definitions],
         # The counts do not depend on the machine.
         "environment": {key: value for key, value in provenance().items() if key != "machine"},
     }
@@ -222,9 +224,9 @@ def _check_mode(context: typer.Context, clip: str | None, config: str | None, se
     if config is not None and seconds is None:
         raise UsageError("--config needs the length of a clip: --clip-seconds 60")
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    named = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     allowed = _SHARED | _COUNTED if config is not None else set(context.params) - _COUNTED
-    wrong = sorted(f"--{name.replace('_option', '').replace('_', '-')}" for name in given - allowed)
+    wrong = sorted(f"--{name.replace('_option', '').replace('_', '-')}" for name in named - allowed)
     if wrong:
         mode = "with --config" if config is not None else "with a CLIP"
         raise UsageError(f"{', '.join(wrong)} has no effect {mode}; leave it out")

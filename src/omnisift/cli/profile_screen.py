@@ -114,8 +114,8 @@ def _memory(costs: Sequence[StageCost]) -> list[Row]:
 
 
 def _stages(values: Sequence[dict[str, int]], last: str, combine: Callable[[Iterable[int]], int]) -> list[Row]:
-    rows: list[Row] = [(_NAMES[stage], [found[stage] for found in values]) for stage in values[0]]
-    return [*rows, (last, [combine(found.values()) for found in values])]
+    rows: list[Row] = [(_NAMES[stage], [values_of[stage] for values_of in values]) for stage in values[0]]
+    return [*rows, (last, [combine(values_of.values()) for values_of in values])]
 
 
 def _table(title: str, settings: Sequence[str], rows: Sequence[Row], units: Sequence[tuple[float, str]]) -> Table:
@@ -139,7 +139,7 @@ def _token_table(settings: Sequence[str], tokens: Sequence[object]) -> Table:
     for label, field in (
         ("video", "video_kept"), ("audio", "audio_kept"), ("prompt", "prompt_kept"), ("generated", "generated")
     ):  # fmt: skip
-        table.add_row(label, *(f"{getattr(found, field):,}" for found in tokens))
+        table.add_row(label, *(f"{getattr(counts, field):,}" for counts in tokens))
     return table
 
 

@@ -68,7 +68,7 @@ def run(
     selector: Selector = None,
     device: Device = "auto",
     dtype: DType = None,
-    attn: Attn = None,
+    attn_implementation: Attn = None,
     fps: Fps = 2.0,
     max_frames: MaxFrames = 256,
     max_pixels: MaxPixels = None,
@@ -86,7 +86,7 @@ def run(
         ),
     ] = 1,
     together: Annotated[int | None, typer.Option(hidden=True, min=1)] = None,
-    on_ray: Annotated[
+    ray_address: Annotated[
         str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.", rich_help_panel=ENGINE)
     ] = None,
     workers: Annotated[
@@ -104,13 +104,13 @@ def run(
     from omnisift.cli.run_screen import show_run
     from omnisift.cli.screen import console_for
 
-    given = sum(option is not None for option in (question, questions))
-    if given != (task == "qa"):
+    sources = sum(option is not None for option in (question, questions))
+    if sources != (task == "qa"):
         raise UsageError("--task qa needs either --question TEXT or --questions FILE; other tasks take neither")
     batch_size = together or batch_size  # the old spelling
-    if batch_size > 1 and (engine != "vllm" or on_ray is not None):
+    if batch_size > 1 and (engine != "vllm" or ray_address is not None):
         raise UsageError("--batch-size needs --engine vllm in one process; leave it out here")
-    if on_ray is not None and find_spec("ray") is None:
+    if ray_address is not None and find_spec("ray") is None:
         raise UsageError("--ray needs ray, which is not installed: " + install_hint("ray"))
     work = make_task(task, rules)
     settings = ModelSettings(
@@ -122,7 +122,7 @@ def run(
         selector=selector,
         device=resolved_device(device),
         dtype=dtype,
-        attn_implementation=attn,
+        attn_implementation=attn_implementation,
         seed=seed,
         fps=fps,
         max_frames=max_frames,
@@ -134,7 +134,7 @@ def run(
     )
     settings.check()
     items = items_of(source, question, questions)[:limit]
-    job = Run(source, items, work, settings, out, retry_errors, on_ray, workers, batch_size)
+    job = Run(source, items, work, settings, out, retry_errors, ray_address, workers, batch_size)
     summary, missing, code = job.execute(console_for(stderr=True), quiet=as_json)
     if as_json:
         typer.echo(

@@ -185,11 +185,13 @@ def show_shortfall(console: Console, report: Report, budget: Budget) -> None:
     """Print a note where the kept share is above the requested one by more than a tenth and one percentage point."""
     tokens = report.tokens
     total = tokens.video + tokens.audio
-    asked = budget.retain
-    if asked is None:
-        asked = ((budget.retain_video or 0) * tokens.video + (budget.retain_audio or 0) * tokens.audio) / max(total, 1)
-    if report.source.has_video and report.retained_ratio > 1.1 * asked + 0.01:
-        text = f"asked to keep {100 * asked:.3g} %, kept {100 * report.retained_ratio:.1f} %"
+    requested = budget.retain
+    if requested is None:
+        requested = ((budget.retain_video or 0) * tokens.video + (budget.retain_audio or 0) * tokens.audio) / max(
+            total, 1
+        )
+    if report.source.has_video and report.retained_ratio > 1.1 * requested + 0.01:
+        text = f"asked to keep {100 * requested:.3g} %, kept {100 * report.retained_ratio:.1f} %"
         console.print(Text(f"note: {text}: each frame and each chunk keeps at least one token", style="yellow"))
 
 

@@ -97,16 +97,16 @@ def overrides(pairs: list[str]) -> dict[str, Any]:
     """Parse ``key=value`` pairs, values as YAML. Raises `UsageError` for a pair without ``=``."""
     import yaml
 
-    found = {}
+    values = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UsageError(f"--set takes key=value, got {pair!r}")
         try:
-            found[name] = yaml.safe_load(value)
+            values[name] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UsageError(f"--set {name}: {value!r} is not a YAML value") from None
-    return found
+    return values
 
 
 def make_dataset(
@@ -125,8 +125,8 @@ def make_dataset(
 
     with CountBar(console_for(stderr=True), "writing clips", clips, quiet=as_json) as step:
         rows = write_dataset(folder, clips, seed, questions, step)
-    found = {"folder": str(folder), "clips": clips, "samples": rows}
-    typer.echo(json.dumps(found) if as_json else f"{folder}: {clips} clips, {rows} samples in metadata.jsonl")
+    result = {"folder": str(folder), "clips": clips, "samples": rows}
+    typer.echo(json.dumps(result) if as_json else f"{folder}: {clips} clips, {rows} samples in metadata.jsonl")
 
 
 def convert(
@@ -155,8 +155,8 @@ def convert(
         save_folder(samples, target)
     else:
         save_samples(samples, target, to)
-    found = {"target": str(target), "form": to, "samples": len(samples)}
-    typer.echo(json.dumps(found) if as_json else f"{target}: {len(samples)} samples as {to}")
+    result = {"target": str(target), "form": to, "samples": len(samples)}
+    typer.echo(json.dumps(result) if as_json else f"{target}: {len(samples)} samples as {to}")
 
 
 def data_check(

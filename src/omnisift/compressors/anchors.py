@@ -68,9 +68,9 @@ def evenly_among(groups: Groups, free: Tensor, count: Tensor) -> Tensor:
     before = torch.cumsum(total, dim=0) - total
     rank = torch.cumsum(is_free, dim=0) - 1 - before[group]
     # A token opens a share where rank * count passes a multiple of m.
-    wanted = count.to(device)[group]
+    target = count.to(device)[group]
     anchors = torch.zeros_like(free)
-    anchors[index] = is_free & (rank * wanted % total[group].clamp(min=1) < wanted)
+    anchors[index] = is_free & (rank * target % total[group].clamp(min=1) < target)
     return anchors
 
 

@@ -72,7 +72,15 @@ class Compressor(nn.Module, ABC):
         """
 
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Select video tokens, as the first method of a pair. The result for audio tokens is ignored."""
+        """Select video tokens, as the first method of a pair.
+
+        Args:
+            stream: the tokens of all rows of the batch.
+            counts: kept tokens of every chunk.
+
+        Returns:
+            A selection whose part for audio tokens is ignored.
+        """
         return self.select(stream, counts)
 
     def select_audio(self, stream: TokenStream, counts: Counts, video: Selection) -> Selection:  # noqa: ARG002

@@ -100,19 +100,19 @@ class DyCokeCompressor(Compressor):
         kept = torch.where(steps.full, steps.size, 0)
         for clip in torch.unique(steps.clip).tolist():
             in_clip = steps.clip == clip
-            minimum, size, wanted = int(kept[in_clip].sum()), int(steps.size[in_clip].sum()), int(total[clip])
-            if wanted < minimum:
-                raise UnreachableBudget(self._too_few(modality, wanted, size, minimum))
+            minimum, size, target = int(kept[in_clip].sum()), int(steps.size[in_clip].sum()), int(total[clip])
+            if target < minimum:
+                raise UnreachableBudget(self._too_few(modality, target, size, minimum))
             # What is left goes to the other steps in proportion to their size.
             others = in_clip & ~steps.full
-            kept[others] = allocate(steps.size[others], steps.size[others], wanted - minimum)
+            kept[others] = allocate(steps.size[others], steps.size[others], target - minimum)
         return kept
 
-    def _too_few(self, modality: Modality, wanted: int, size: int, minimum: int) -> str:
+    def _too_few(self, modality: Modality, target: int, size: int, minimum: int) -> str:
         name, step = ("video", "frame") if modality == Modality.VIDEO else ("audio", "second of audio")
         ratio = f"retain_{name}" if self.budget.retain is None else "retain"
         return (
-            f"dycoke can't keep {wanted} of {size} {name} tokens: it keeps every fourth {step} in full, "
+            f"dycoke can't keep {target} of {size} {name} tokens: it keeps every fourth {step} in full, "
             f"at least {minimum}; raise {ratio}, or choose another method"
         )
 
@@ -122,9 +122,9 @@ def video_steps(stream: TokenStream) -> Steps:
     frames = Frames.of(stream)
     # Of four frames, number 2 is compared with number 0, numbers 1 and 3 with the one before, number 0 with none
     # (a step of len(frames) is out of range).
-    place = frames.rank % GROUP
-    previous = frames.neighbour(torch.where(place == 2, -2, torch.where(place == 0, len(frames), -1)))
-    return Steps(frames.number, previous, frames.size, frames.clip, place == 0)
+    phase = frames.rank % GROUP
+    previous = frames.neighbour(torch.where(phase == 2, -2, torch.where(phase == 0, len(frames), -1)))
+    return Steps(frames.number, previous, frames.size, frames.clip, phase == 0)
 
 
 def audio_steps(stream: TokenStream) -> Steps:

@@ -74,9 +74,9 @@ class Frames:
         comparable = inside & (self.clip[frame] == self.clip) & (self.size[frame] == self.size)
         result = torch.full_like(self.number, -1)
         video = self.number >= 0
-        own = self.number[video]
-        other = self.order[(self.start[frame[own]] + self.place[video]).clamp(max=max(0, len(self.order) - 1))]
-        result[video] = torch.where(comparable[own], other, -1)
+        frame_of = self.number[video]
+        other = self.order[(self.start[frame[frame_of]] + self.place[video]).clamp(max=max(0, len(self.order) - 1))]
+        result[video] = torch.where(comparable[frame_of], other, -1)
         return result
 
     def means(self, embeds: Tensor) -> Tensor:

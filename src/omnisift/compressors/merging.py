@@ -1,4 +1,4 @@
-"""Merging: kept tokens take in dropped ones."""
+"""Merging: weighted means of kept tokens and the dropped tokens that join them."""
 
 from __future__ import annotations
 
@@ -50,19 +50,21 @@ def averaged(
     total = torch.zeros(len(kept), device=embeds.device)
     add_rows(total, row, share[joined])
     # Sum the members of those that have any, a bounded number at a time.
-    touched = torch.nonzero(total > 0, as_tuple=True)[0]
-    slot = torch.zeros_like(rank[: len(kept)]).index_copy_(0, touched, torch.arange(len(touched), device=embeds.device))
-    mixed = torch.zeros(len(touched), embeds.shape[1], device=embeds.device)
+    with_members = torch.nonzero(total > 0, as_tuple=True)[0]
+    slot = torch.zeros_like(rank[: len(kept)]).index_copy_(
+        0, with_members, torch.arange(len(with_members), device=embeds.device)
+    )
+    mixed = torch.zeros(len(with_members), embeds.shape[1], device=embeds.device)
     step = max(1, MAX_ELEMENTS // max(1, embeds.shape[1]))
     for tokens, rows in zip(torch.split(joined, step), torch.split(row, step), strict=True):
         weighted = share[tokens] > 0  # a token without weight joins nothing, and may have no slot
         add_rows(mixed, slot[rows[weighted]], embeds[tokens[weighted]].float() * share[tokens[weighted], None])
     # Mix each of them with its members.
     out = embeds.index_select(0, kept)
-    total, own = total[touched, None], out[touched].float()
+    total, kept_embeds = total[with_members, None], out[with_members].float()
     if self_weight is None:
-        own_share = share[kept[touched], None]
-        mixed = (mixed + own_share * own) / (total + own_share)
+        kept_share = share[kept[with_members], None]
+        mixed = (mixed + kept_share * kept_embeds) / (total + kept_share)
     else:
-        mixed = self_weight * own + (1 - self_weight) * mixed / total
-    return out.index_copy(0, touched, mixed.to(embeds.dtype))
+        mixed = self_weight * kept_embeds + (1 - self_weight) * mixed / total
+    return out.index_copy(0, with_members, mixed.to(embeds.dtype))

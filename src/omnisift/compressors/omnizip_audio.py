@@ -1,4 +1,4 @@
-"""OmniZip's audio: the most attended tokens of the clip, and evenly spaced anchors that take in others."""
+"""OmniZip's audio: the most attended tokens of the clip, and evenly spaced anchors that others are merged into."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _clip_totals(nominal: Tensor, size: Tensor, shares: Tensor, rebounded: bool)
     """Step 4 for one clip: drop rates ``high - (high - low) * share``, shifted to meet the total.
 
     Published: rates are scaled to the mean, except for the extreme chunks of clips with more than two, clipped, and the
-    remainder is spread once, which misses the total by a little. Here each chunk is sure of its minimum, and what its
+    remainder is spread once, which misses the total by a little. Here each chunk gets its minimum, and what its
     rate gives above that is scaled so that integers meet the total exactly (`allocate`). Bounds are rounded outwards. A
     chunk without audio has the clip's own rate, as published.
     """

@@ -34,7 +34,7 @@ class VideoCompressor(Compressor):
 
     @abstractmethod
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
-        """Select video tokens. The result for audio tokens is ignored."""
+        """Select video tokens; the result for audio tokens is ignored. See `Compressor.select_video`."""
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
         """Select video, then audio, which may depend on the kept video. See `Compressor.select`."""

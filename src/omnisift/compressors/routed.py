@@ -93,7 +93,7 @@ def informativeness(stream: TokenStream, shapes: ChunkShapes, scores: Tensor) ->
 def routed_counts(counts: Counts, shapes: ChunkShapes, informative: Tensor, scope: str, swing: float) -> Counts:
     """Split the total of every chunk or clip between video and audio by informativeness.
 
-    A part (one modality of a chunk) with nominal count n is sure of ``ceil((1 - swing) n)`` and gets at most
+    A part (one modality of a chunk) with nominal count n gets at least ``ceil((1 - swing) n)`` and at most
     ``floor((1 + swing) n)``, or its size. What is left of the total is divided by n times informativeness, by largest
     remainder, ties to the first (video before audio, earlier chunks before later). Equal informativeness gives the
     nominal counts, up to rounding.

@@ -18,7 +18,8 @@ from omnisift.compressors.segment_ops import blocks, group_means, softmax_by
 from omnisift.tokens import Modality, Selection, TokenStream
 
 TEMPERATURE = 0.7
-"""Of the softmax over frames (arXiv 2603.27650): bounds the ratio of two frames' shares to e^(2 / 0.7) = 17."""
+"""Temperature of the softmax over frames (arXiv 2603.27650): the shares of two frames differ by at most
+a factor of e^(2 / 0.7) = 17."""
 
 
 class VCastCompressor(VideoCompressor):
@@ -28,7 +29,7 @@ class VCastCompressor(VideoCompressor):
     (`Scope.CLIP` in total). Within a frame, the score is the distance to the frame's mean plus the norm.
 
     Deviations: the total is the budget's. What does not fit into a frame is divided again by the same weights, where
-    the released code hands it out one by one. A frame's weight is multiplied by its size, which matters only where
+    the released code assigns it one by one. A frame's weight is multiplied by its size, which matters only where
     sizes differ. A clip of one frame is pruned like any other; the released code keeps it in full.
     """
 

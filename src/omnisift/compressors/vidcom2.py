@@ -19,10 +19,10 @@ from omnisift.compressors.segment_ops import blocks, group_means, softmax_by
 from omnisift.tokens import Modality, Selection, TokenStream
 
 BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
-"""Of the Gaussians whose sum is the similarity."""
+"""Bandwidths of the Gaussians whose sum is the similarity."""
 
 TEMPERATURE = 0.01
-"""Of the softmax over frames."""
+"""Temperature of the softmax over frames."""
 
 
 class VidCom2Compressor(VideoCompressor):

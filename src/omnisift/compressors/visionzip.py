@@ -1,4 +1,4 @@
-"""VisionZip: the tokens that the encoder attends to most, and a few anchors that take in the rest."""
+"""VisionZip: the tokens that the encoder attends to most, and a few anchors into which the rest is merged."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def add_members(embeds: Tensor, keep: Tensor, into: Tensor) -> Tensor:
     """
     half = averaged(embeds, keep, into, self_weight=0.5)
     rank = torch.cumsum(keep, dim=0) - 1
-    touched = torch.zeros(len(half), dtype=torch.bool, device=embeds.device)
-    touched[rank[into[~keep & (into >= 0)]]] = True
+    has_members = torch.zeros(len(half), dtype=torch.bool, device=embeds.device)
+    has_members[rank[into[~keep & (into >= 0)]]] = True
     # Twice the half of token + mean: exact in floating point.
-    return torch.where(touched[:, None], 2 * half, half)
+    return torch.where(has_members[:, None], 2 * half, half)
 
 
 def _nearest_anchor(embeds: Tensor, groups: Groups, keep: Tensor, anchor: Tensor, count: Tensor) -> Tensor:

@@ -38,13 +38,13 @@ class Evidence:
     """[S] int8, as in `TokenStream`."""
 
     @classmethod
-    def of(cls, modality: Tensor, truths: Sequence[Truth], asked: Sequence[Sequence[Question]]) -> Evidence:
+    def of(cls, modality: Tensor, truths: Sequence[Truth], questions: Sequence[Sequence[Question]]) -> Evidence:
         """Collect the evidence of a batch.
 
         Args:
             modality: [S] int8: the layout that all clips share.
             truths: Token labels by clip.
-            asked: Questions by clip.
+            questions: Questions by clip.
         """
         video = torch.nonzero(modality == Modality.VIDEO, as_tuple=True)[0].numpy()
         audio = torch.nonzero(modality == Modality.AUDIO, as_tuple=True)[0].numpy()
@@ -52,8 +52,8 @@ class Evidence:
         kinds: list[int] = []
         tied = np.zeros((len(truths), len(modality)), dtype=bool)
         distractor = np.zeros_like(tied)
-        for row, (truth, questions) in enumerate(zip(truths, asked, strict=True)):
-            for kind, tokens in _events(truth, questions, video, audio):
+        for row, (truth, clip_questions) in enumerate(zip(truths, questions, strict=True)):
+            for kind, tokens in _events(truth, clip_questions, video, audio):
                 tokens_of.append(row * len(modality) + tokens)
                 kinds.append(kind)
             owner = truth.audio_owner[: len(audio)]
@@ -76,7 +76,7 @@ class Evidence:
         kept_token = keep.flatten()[self.token].long()
         size = torch.bincount(self.event, minlength=len(self.kind))
         kept = torch.zeros(len(self.kind), dtype=torch.int64).index_add_(0, self.event, kept_token)
-        found = {
+        counts = {
             "video": _share(keep[:, self.modality == Modality.VIDEO]),
             "audio": _share(keep[:, self.modality == Modality.AUDIO]),
             "tied_tokens": _share(keep[self.tied]),
@@ -84,9 +84,9 @@ class Evidence:
         }
         for number, name in enumerate(KINDS):
             match = self.kind == number
-            found[f"{name}_tokens"] = [int(kept[match].sum()), int(size[match].sum())]
-            found[f"{name}_events"] = [int((kept[match] > 0).sum()), int(match.sum())]
-        return found
+            counts[f"{name}_tokens"] = [int(kept[match].sum()), int(size[match].sum())]
+            counts[f"{name}_events"] = [int((kept[match] > 0).sum()), int(match.sum())]
+        return counts
 
 
 def _share(kept: Tensor) -> list[int]:
@@ -97,10 +97,10 @@ def _events(
     truth: Truth, questions: Sequence[Question], video: np.ndarray, audio: np.ndarray
 ) -> list[tuple[int, np.ndarray]]:
     """Return (kind, indices in the clip's prompt) of every evidence event that has tokens."""
-    found = [(0, video[truth.flat_video(i)]) for question in questions for i in question.shapes]
+    events = [(0, video[truth.flat_video(i)]) for question in questions for i in question.shapes]
     for question in questions:
         sounds = [truth.sound_tokens[i] for i in question.sounds]
         if question.type == "heard" and sounds:
             sounds = [np.concatenate(sounds)]  # any of them proves a yes, so they are one event
-        found += [(1, audio[tokens]) for tokens in sounds]
-    return [(kind, tokens) for kind, tokens in found if len(tokens)]
+        events += [(1, audio[tokens]) for tokens in sounds]
+    return [(kind, tokens) for kind, tokens in events if len(tokens)]

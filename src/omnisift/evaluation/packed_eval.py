@@ -79,12 +79,12 @@ class PackedEvaluator:
         self.parts = Qwen25OmniAdapter(host.thinker).parts
 
     @torch.inference_mode()
-    def __call__(self, clips: Encoded, asked: PackedQuestions, compressor: Compressor | None) -> PackedAnswers:
+    def __call__(self, clips: Encoded, questions: PackedQuestions, compressor: Compressor | None) -> PackedAnswers:
         """Compress the clips and answer the questions.
 
         Args:
             clips: ``N`` encoded clips of one layout.
-            asked: Questions on these clips.
+            questions: Questions on these clips.
             compressor: The method; None keeps all tokens.
         """
         # Embed the text tokens with this model: it may be fine-tuned, unlike the encoders.
@@ -99,10 +99,10 @@ class PackedEvaluator:
         seconds = 0.0 if compressor is None else time.perf_counter() - begin
         everything = torch.ones(len(clips), clips.embeds.shape[1], dtype=torch.bool)
         keep = everything if selection is None else selection.keep.view_as(everything)
-        words = self._answer(clips, asked, keep, selection or Selection(everything.flatten()))
+        words = self._answer(clips, questions, keep, selection or Selection(everything.flatten()))
         return PackedAnswers(words, keep, seconds)
 
-    def _answer(self, clips: Encoded, asked: PackedQuestions, keep: Tensor, selection: Selection) -> Tensor:
+    def _answer(self, clips: Encoded, questions: PackedQuestions, keep: Tensor, selection: Selection) -> Tensor:
         """Return [N, Q] int64."""
         language: Any = self.parts.language_model
         head: Any = self.parts.head
@@ -111,15 +111,15 @@ class PackedEvaluator:
         rotary = clips.position[:, None].expand(-1, len(clips), -1)
         prefix = cut.inputs_embeds(clips.embeds, selection)
         # After the clip there is only text: its three rotary ids are equal and continue from the uncut length.
-        following = (int(clips.position.max()) + 1 + asked.offset).expand(3, -1, -1)
+        following = (int(clips.position.max()) + 1 + questions.offset).expand(3, -1, -1)
         hidden = language(
-            inputs_embeds=torch.cat([prefix, language.embed_tokens(asked.ids)], dim=1),
+            inputs_embeds=torch.cat([prefix, language.embed_tokens(questions.ids)], dim=1),
             position_ids=torch.cat([cut.position_ids(rotary), following], dim=2),
-            attention_mask={"full_attention": _mask(cut.mask, asked.segment)},
+            attention_mask={"full_attention": _mask(cut.mask, questions.segment)},
             use_cache=False,
         ).last_hidden_state
         # The last token of each question predicts the first token of its answer.
-        last = hidden.gather(1, (cut.width + asked.last)[..., None].expand(-1, -1, hidden.shape[-1]))
+        last = hidden.gather(1, (cut.width + questions.last)[..., None].expand(-1, -1, hidden.shape[-1]))
         words: Tensor = head.lm_head(last).argmax(dim=-1)
         return words
 

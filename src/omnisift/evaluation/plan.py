@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omnisift.evaluation.recipe import Recipe, Row
+from omnisift.evaluation.recipe import Recipe, RecipeRow
 from omnisift.world import make_scene, world_setting
 
 SPLIT, QUESTION_STREAM = "test", 11
@@ -21,7 +21,7 @@ BATCH = 250
 class Job:
     """One row of a recipe on one batch of clips."""
 
-    row: Row
+    row: RecipeRow
     first: int
     """Number of the first clip."""
     count: int

@@ -18,6 +18,7 @@ from torch import Tensor
 from omnisift.compressors import Compressor
 from omnisift.media import Media
 from omnisift.models import Compression, attach
+from omnisift.models.cached_prompt import cache_argument, find_cache
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.pipeline.prompt import build_inputs
 
@@ -68,13 +69,14 @@ def prepare(thinker: Any, processor: Any, media: Media, texts: Sequence[str]) ->
 def answer(thinker: Any, prompts: Prompts, compressor: Compressor | None) -> tuple[Tensor, Compression | None]:
     """Return the logits of each answer's first token [Q, vocabulary], and what was kept (None without a compressor)."""
     with attach(thinker, compressor) if compressor is not None else nullcontext() as attachment:
-        cache = thinker(
+        output = thinker(
             input_ids=prompts.clip_ids,
             inputs_embeds=prompts.clip_embeds,
             attention_mask=torch.ones_like(prompts.clip_ids),
             position_ids=prompts.clip_positions,
             use_cache=True,
-        ).past_key_values
+        )
+    cache = find_cache(output)
     # The questions are text with explicit positions after a cache of known length: nothing to compress.
     read = prompts.mask.new_ones(len(prompts.ids), cache.get_seq_length())
     cache.batch_repeat_interleave(len(prompts.ids))
@@ -82,8 +84,8 @@ def answer(thinker: Any, prompts: Prompts, compressor: Compressor | None) -> tup
         input_ids=prompts.ids,
         attention_mask=torch.cat([read, prompts.mask], dim=1),
         position_ids=prompts.positions,
-        past_key_values=cache,
         use_cache=True,
+        **cache_argument(thinker, cache),
     ).logits
     last = prompts.mask.sum(1) - 1
     return logits[torch.arange(len(last)), last], attachment.last if attachment is not None else None

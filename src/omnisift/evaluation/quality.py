@@ -17,7 +17,7 @@ from omnisift.errors import UnreachableBudget
 from omnisift.evaluation.evidence_recall import Evidence
 from omnisift.evaluation.packed_eval import PackedEvaluator, PackedQuestions
 from omnisift.evaluation.plan import QUESTION_STREAM, SPLIT, Job, Plan, encoded_path
-from omnisift.evaluation.recipe import Row
+from omnisift.evaluation.recipe import RecipeRow
 from omnisift.pipeline.loading import load_host
 from omnisift.vgas import VGAS
 from omnisift.world import make_scene, questions, truth, world_setting
@@ -39,7 +39,7 @@ class BenchWorker:
     def do(self, job: Job) -> dict[str, Any]:
         """Return one line of the result file: correct answers, kept evidence and the method's time per clip."""
         row = job.row
-        clips, asked, answers, evidence = self.batch(row.setting, job.first, job.count)
+        clips, asked_questions, answers, evidence = self.batch(row.setting, job.first, job.count)
         evaluator = self.evaluator(self.plan.models.get(row.key, self.plan.backbone))
         compressor = self.compressor(row)
         keeps, words, seconds = [], [], 0.0
@@ -49,7 +49,7 @@ class BenchWorker:
                 # Random draws depend on the clip's number, not on the batch that it is in.
                 if compressor is not None:
                     seed_rows(compressor, clip_seeds(row.seed, job.first + first, len(part)))
-                answered = evaluator(part, asked.part(first, AT_ONCE), compressor)
+                answered = evaluator(part, asked_questions.part(first, AT_ONCE), compressor)
                 keeps.append(answered.keep)
                 words.append(answered.words)
                 seconds += answered.seconds
@@ -65,7 +65,7 @@ class BenchWorker:
             "ms": round(1000 * seconds / job.count, 3),
         }
 
-    def compressor(self, row: Row) -> Compressor | None:
+    def compressor(self, row: RecipeRow) -> Compressor | None:
         """Return the row's method; None for all tokens."""
         spec = row.method
         if not spec.method:
@@ -89,12 +89,19 @@ class BenchWorker:
         host = self.evaluator(self.plan.backbone).host
         scenes = [make_scene(seed, SPLIT, chosen.config) for seed in range(first, first + count)]
         clips = self._encoded(host, setting, first, count)
-        asked = [questions(s, np.random.default_rng((QUESTION_STREAM, s.number)), chosen.types) for s in scenes]
+        asked_questions = [
+            questions(s, np.random.default_rng((QUESTION_STREAM, s.number)), chosen.types) for s in scenes
+        ]
         # Every answer is one word: its first token decides.
         encode = host.processor.tokenizer
-        answers = torch.tensor([[encode(q.answer)["input_ids"][0] for q in qs] for qs in asked])
-        evidence = Evidence.of(clips.modality, [truth(scene) for scene in scenes], asked)
-        return clips, PackedQuestions.of(host.processor, [[q.text for q in qs] for qs in asked]), answers, evidence
+        answers = torch.tensor([[encode(q.answer)["input_ids"][0] for q in qs] for qs in asked_questions])
+        evidence = Evidence.of(clips.modality, [truth(scene) for scene in scenes], asked_questions)
+        return (
+            clips,
+            PackedQuestions.of(host.processor, [[q.text for q in qs] for qs in asked_questions]),
+            answers,
+            evidence,
+        )
 
     def _encoded(self, host: Any, setting: str, first: int, count: int) -> Encoded:
         """Load clips from the working folder; encode them where the file is missing or has fewer clips."""

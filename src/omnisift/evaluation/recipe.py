@@ -61,7 +61,7 @@ class MethodSpec:
 
 
 @dataclass(frozen=True)
-class Row:
+class RecipeRow:
     """One row of a result: a method, a setting, a budget and a seed."""
 
     method: MethodSpec
@@ -102,15 +102,15 @@ class Recipe:
     methods: tuple[MethodSpec, ...]
     train: Mapping[str, Any] = field(default_factory=dict)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[RecipeRow]:
         """Yield every row to measure, setting by setting, all tokens first."""
         full = MethodSpec("", label=ALL_TOKENS)
         for setting in self.settings:
-            yield Row(full, setting, 1.0, 1.0, self.seeds[0])
+            yield RecipeRow(full, setting, 1.0, 1.0, self.seeds[0])
             for video, audio in self.retain:
                 for method in self.methods:
                     for seed in self.seeds if method.draws else self.seeds[:1]:
-                        yield Row(method, setting, video, audio, seed)
+                        yield RecipeRow(method, setting, video, audio, seed)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for the head of a result file, where the methods are stored as ``ways``."""

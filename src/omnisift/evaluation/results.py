@@ -115,13 +115,7 @@ class Result:
     @cached_property
     def methods(self) -> dict[str, str]:
         """Label -> group of every method, in the order of the recipe."""
-        return {
-            renamed(spec["label"]): spec["group"]
-            .replace("picture", "video")
-            .replace("sound", "audio")
-            .replace("whole", "complete")
-            for spec in self.recipe["ways"]
-        }
+        return {renamed(spec["label"]): _renamed_group(spec["group"]) for spec in self.recipe["ways"]}
 
     def row(self, setting: str, label: str, percent: str = "") -> ResultRow | None:
         """Return the row, or None where there is none."""
@@ -170,6 +164,12 @@ def renamed(label: str) -> str:
     return _RENAMED.get(label, label)
 
 
+def _renamed_group(group: str) -> str:
+    for old, new in _RENAMED_WORDS.items():
+        group = group.replace(old, new)
+    return group
+
+
 def read_result(path: Path) -> Result:
     """Read a result file; batches that some row of a setting lacks are left out.
 
@@ -197,9 +197,9 @@ def _rows(by_row: dict[str, dict[int, dict[str, Any]]]) -> tuple[list[ResultRow]
         groups.setdefault(key.partition("#")[0], []).append(key)
     # Use only batches that all rows of a setting have, with the same number of clips, so that rows stay paired.
     batches: dict[str, set[tuple[int, int]]] = {}
-    for key, found in by_row.items():
+    for key, by_first in by_row.items():
         setting = key.partition("/")[0]
-        present = {(first, int(line["clips"])) for first, line in found.items()}
+        present = {(first, int(line["clips"])) for first, line in by_first.items()}
         batches[setting] = batches.get(setting, present) & present
     rows = [_row(key, [by_row[name] for name in names], [first for first, _ in sorted(batches[key.partition("/")[0]])])
             for key, names in groups.items()]  # fmt: skip
@@ -211,7 +211,7 @@ def _row(key: str, seeds: Sequence[dict[int, dict[str, Any]]], batches: Sequence
     setting, _, name = key.partition("/")
     label, _, percent = name.rpartition("@") if "@" in name else (name, "", "")
     label = renamed(label)
-    by_seed = [[found[first] for first in batches] for found in seeds]
+    by_seed = [[by_first[first] for first in batches] for by_first in seeds]
     lines = [line for of_seed in by_seed for line in of_seed]
     reasons = [line["unreachable"] for line in lines if "unreachable" in line]
     if reasons or not lines:

@@ -80,8 +80,8 @@ def page(folder: Path, recipes: Path = Path("recipes")) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    found = {path.stem: path for path in folder.glob("*.jsonl")}
-    return [found[name] for name in [*ORDER, *sorted(found.keys() - set(ORDER))] if name in found]
+    by_name = {path.stem: path for path in folder.glob("*.jsonl")}
+    return [by_name[name] for name in [*ORDER, *sorted(by_name.keys() - set(ORDER))] if name in by_name]
 
 
 def _summary(results: Sequence[Result]) -> str:
@@ -128,8 +128,10 @@ def _ranks(results: Sequence[Result]) -> str:
 def _correlations(result: Result, percent: str) -> list[str]:
     rows = [row for row in rows_at(result, result.recipe["settings"][0], percent) if row.right is not None]
     accuracy = [row.accuracy or 0.0 for row in rows]
-    found = [rank_correlation(accuracy, values) for values in ([r.recall for r in rows], [r.coverage for r in rows])]
-    return [str(len(rows)), *(f"{value:+.2f}" for value in found)]
+    correlations = [
+        rank_correlation(accuracy, values) for values in ([r.recall for r in rows], [r.coverage for r in rows])
+    ]
+    return [str(len(rows)), *(f"{value:+.2f}" for value in correlations)]
 
 
 def section(result: Result, recipes: Path = Path("recipes")) -> str:

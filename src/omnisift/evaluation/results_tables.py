@@ -109,8 +109,8 @@ def pairs_table(result: Result, percent: str) -> str:
 
 def reasons(result: Result) -> str:
     """Return the error messages of the cells n/a, as a list; empty if there is none."""
-    found = {(row.label, row.percent): row.unreachable for row in result.rows if row.unreachable}
-    lines = [f"- {label} at {percent} %: {' '.join(why.split())}" for (label, percent), why in found.items()]
+    errors = {(row.label, row.percent): row.unreachable for row in result.rows if row.unreachable}
+    lines = [f"- {label} at {percent} %: {' '.join(why.split())}" for (label, percent), why in errors.items()]
     return "\n".join(["n/a:\n", *lines, ""]) if lines else ""
 
 

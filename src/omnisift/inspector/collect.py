@@ -54,7 +54,7 @@ def inspect_clip(
     question: str | None = None,
     *,
     fps: float = 2.0,
-    max_frames: int = 256,
+    max_frames: int | None = None,
     max_pixels: int | None = None,
     sampling: Sampling = "time",
     max_new_tokens: int = 256,
@@ -72,7 +72,7 @@ def inspect_clip(
             runs the encoders, and a notice says so.
         question: None asks about a sound in generated clips, and for a description of all others.
         fps: frames sampled per second.
-        max_frames: maximum number of frames.
+        max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
         max_pixels: maximum pixels per frame.
         sampling: ``time``, or ``qwen`` for the index rule of published results.
         max_new_tokens: maximum number of generated tokens.

@@ -46,7 +46,7 @@ def downsample_trace(trace: Trace) -> Downsampled:
                 "Counts, answers and times are for the full clip; omnisift inspect --json has every token."
             )
     audio = trace.tokens.indices(int(Modality.AUDIO))
-    weight = sum(1 if one.anchor_attention is None else 1 + _ANCHORS for one in selections)
+    weight = sum(1 if selection.anchor_attention is None else 1 + _ANCHORS for selection in selections)
     step = _step(len(audio) * weight, MAX_CELLS)
     if step > 1:
         notes.append(f"One in {step} of {len(audio)} audio tokens is shown.")

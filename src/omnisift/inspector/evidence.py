@@ -11,7 +11,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from omnisift.inspector.trace import ClipTokens, Event, KeptEvidence, TraceEvidence
+from omnisift.inspector.trace import ClipTokens, Event, KeptTraceEvidence, TraceEvidence
 from omnisift.media import Media
 from omnisift.tokens import Modality
 from omnisift.world import (
@@ -89,10 +89,10 @@ def find_question(scene: Scene, text: str) -> Question | None:
     return None
 
 
-def kept_evidence(evidence: TraceEvidence, kept: NDArray[np.bool_]) -> KeptEvidence:
+def kept_evidence(evidence: TraceEvidence, kept: NDArray[np.bool_]) -> KeptTraceEvidence:
     """How much of ``evidence`` is in ``kept`` [N] bool."""
     counts = [int(kept[event.tokens].sum()) for event in evidence.events]
-    return KeptEvidence(
+    return KeptTraceEvidence(
         tokens=sum(counts),
         tokens_all=sum(len(event.tokens) for event in evidence.events),
         events=sum(count > 0 for count in counts),

@@ -130,7 +130,7 @@ def _strip(axes: Any, inspection: Inspection, method: MethodTrace) -> None:
         begin = _start(trace, position)
         width = 0.97 * (_end(trace, position) - begin)
         axes.imshow(
-            _faded(image, method, cells.reshape(rows, columns)),
+            _dimmed(image, method, cells.reshape(rows, columns)),
             extent=(begin, begin + width, 1, 0),
             aspect="auto",
             interpolation="none",
@@ -148,7 +148,7 @@ def _box(corner: tuple[float, float], width: float, height: float) -> Any:
     return Rectangle(corner, width, height, fill=False, edgecolor=_TRUTH, linewidth=0.9)
 
 
-def _faded(image: NDArray[np.uint8], method: MethodTrace, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _dimmed(image: NDArray[np.uint8], method: MethodTrace, cells: NDArray[np.int64]) -> NDArray[np.uint8]:
     """``image`` [H, W, 3] with the patches of dropped tokens blended three quarters with white."""
     if method.selection is None:
         return image

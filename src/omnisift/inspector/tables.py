@@ -115,7 +115,7 @@ def counts(trace: Trace) -> str:
 def seconds(trace: Trace) -> str:
     """Stage times of each answer."""
     times = [method.answer.to_dict()["seconds"] for method in trace.methods]
-    rows = [[title, *(f"{one[stage]:.3f}" for one in times)] for stage, title in _STAGES.items()]
+    rows = [[title, *(f"{row_times[stage]:.3f}" for row_times in times)] for stage, title in _STAGES.items()]
     return table("Seconds by stage", ["stage", *(method.label for method in trace.methods)], rows)
 
 

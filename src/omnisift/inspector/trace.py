@@ -141,7 +141,7 @@ class MethodSelection:
 
 
 @dataclass(frozen=True)
-class KeptEvidence:
+class KeptTraceEvidence:
     """How much of the evidence one method kept."""
 
     tokens: int
@@ -199,7 +199,7 @@ class MethodTrace:
     answer: Answer
     selection: MethodSelection | None
     """None if every token was read: by ``none``, and in audio without video."""
-    kept_evidence: KeptEvidence | None
+    kept_evidence: KeptTraceEvidence | None
     """None where no evidence is known."""
 
     @property

@@ -15,6 +15,8 @@ from omnisift.media.sampling import QWEN_MAX_FRAMES, check_numbers
 
 MAX_FRAMES = 256
 """Images per clip by default: two minutes at the default rate; longer videos are sampled more sparsely."""
+MAX_SECONDS = 7200.0
+"""Longest part of a file that is read by default; a warning says where the rest was left out."""
 
 
 def read(
@@ -32,7 +34,7 @@ def read(
     require_audio: bool = False,
     start: float = 0.0,
     end: float | None = None,
-    max_seconds: float = 7200.0,
+    max_seconds: float = MAX_SECONDS,
     strict: bool = False,
 ) -> Media:
     """Read images and audio of a file on one clock, at the sizes and rates that the model takes.
@@ -40,7 +42,8 @@ def read(
     Args:
         path: a local file. URLs are not fetched.
         fps: images sampled per second.
-        max_frames: most images; a longer video is sampled at a lower rate. None: 256, or 768 with ``sampling="qwen"``.
+        max_frames: maximum number of images; a longer video is sampled at a lower rate. None means 256, or 768 with
+            ``sampling="qwen"``.
         min_pixels: smallest area of one image, see `smart_size`.
         max_pixels: largest area of one image.
         factor: both sides of an image are multiples of this.

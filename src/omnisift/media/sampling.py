@@ -67,14 +67,14 @@ def by_index(shown_times: npt.NDArray[np.float64], frame_rate: float, fps: float
 
     # Count: F / frame_rate * fps within the limits, even.
     total = len(shown_times)
-    wanted = total / frame_rate * fps
+    target = total / frame_rate * fps
     limit = min(_even_down(max_frames), total)
-    count = _even_down(int(min(max(wanted, QWEN_MIN_FRAMES), limit)))
+    count = _even_down(int(min(max(target, QWEN_MIN_FRAMES), limit)))
     count = max(count, TEMPORAL_PATCH)
     # float32 steps: in float64 a few of the ties would be rounded to the other neighbour.
     steps = torch.linspace(0, total - 1, count, dtype=torch.float32)
     numbers = torch.round(steps).to(torch.int64).numpy()
-    return SamplingGrid(shown_times[numbers], count / total * frame_rate, capped=wanted > limit)
+    return SamplingGrid(shown_times[numbers], count / total * frame_rate, capped=target > limit)
 
 
 def check_numbers(fps: float, max_frames: int, start: float, end: float | None, max_seconds: float) -> None:

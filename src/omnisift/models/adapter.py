@@ -48,6 +48,9 @@ class Adapter(ABC):
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the modules to hook, for every known layout of the family.
 
+        Args:
+            model: the host, without wrappers.
+
         Raises:
             UnsupportedModel: the modules are missing.
         """

@@ -6,12 +6,13 @@ reconciles the two is an attribute of the cache object: copies of the cache keep
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnisift.errors import UnsupportedCall
 from omnisift.models.prompt_cut import PromptCut
@@ -129,6 +130,12 @@ def find_cache(values: Any) -> Any:
     if not isinstance(values, Mapping):
         return None
     return next((values[name] for name in ("cache", "past_key_values") if values.get(name) is not None), None)
+
+
+def cache_argument(model: nn.Module, cache: Any) -> dict[str, Any]:
+    """Return ``cache`` as the keyword argument that the forward of ``model`` takes, by the name of its release."""
+    names = inspect.signature(type(model).forward).parameters
+    return {"cache" if "cache" in names else "past_key_values": cache}
 
 
 def cached_length(cache: Any) -> int:

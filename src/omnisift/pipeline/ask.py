@@ -124,6 +124,9 @@ def compressor_for(
 class Pipeline:
     """A loaded model and a compressor. Between questions the model carries no hooks.
 
+    Pipelines that share a host answer one question at a time: during a question its hooks are on the host, so questions
+    from several threads need a lock.
+
     Args:
         host: a loaded model, as `load` makes it.
         compressor: the method that decides which tokens stay; None keeps every token.
@@ -155,7 +158,15 @@ class Pipeline:
         selector: str | Path | None = None,
         seed: int = 0,
     ) -> Pipeline:
-        """A pipeline of the same loaded model with another method or budget. Arguments as in `load`.
+        """A pipeline of the same loaded model with another method or budget.
+
+        Args:
+            compressor: name of a method as `make_compressor` takes it; None, ``full`` or ``none`` keeps every token.
+            retain: fraction of video and audio tokens kept together; 0.25 if nothing is given.
+            retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
+            retain_audio: fraction of audio tokens kept.
+            selector: folder of selector weights; None looks into the model's own checkpoint.
+            seed: random seed, for methods that sample.
 
         Raises:
             BudgetError: a retain fraction is outside (0, 1] or ambiguous.

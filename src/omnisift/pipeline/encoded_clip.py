@@ -23,7 +23,12 @@ class EncodedClip:
 
     It stores the decoded clip, the processor's tensors and the clip's embeddings, the latter two on the host's device.
     The first question computes them, later questions reuse them. A method that reads the encoders' attention
-    (``needs``) runs the encoders for each question.
+    (``needs``) runs the encoders for each question. Ask one question at a time: its hooks are on the shared host.
+
+    Args:
+        host: the model that encodes the clip; questions must be asked with the same one.
+        media: the decoded clip.
+        read_seconds: how long decoding took.
     """
 
     def __init__(self, host: Host, media: Media, read_seconds: float = 0.0) -> None:
@@ -47,6 +52,10 @@ class EncodedClip:
     def inputs(self, question: str, system: str | None = None) -> dict[str, Any]:
         """The inputs that `build_inputs` makes, on the host's device; only the first call runs the processor.
 
+        Args:
+            question: a question in the model's language.
+            system: a system prompt; None sends none.
+
         Raises:
             UsageError: the question contains a media placeholder.
         """
@@ -55,6 +64,11 @@ class EncodedClip:
     @contextmanager
     def prepare(self, question: str, system: str | None, compressor: Compressor | None) -> Iterator[dict[str, Any]]:
         """Yield the inputs of one ``generate`` call, which must run in the block.
+
+        Args:
+            question: a question in the model's language.
+            system: a system prompt; None sends none.
+            compressor: the attached method, which may read the encoders' attention; None keeps every token.
 
         Raises:
             UsageError: the question contains a media placeholder.
@@ -75,25 +89,25 @@ class EncodedClip:
 
     def _store_embeds(self, clip: slice) -> Any:
         """A hook that stores the clip's part of the embeddings which reach the language model."""
-        seen = False
+        is_done = False
 
         def hook(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            nonlocal seen
-            if not seen:  # the prompt; later calls decode
+            nonlocal is_done
+            if not is_done:  # the prompt; later calls decode
                 self._clip_embeds = kwargs["inputs_embeds"][:, clip].clone()
-            seen = True
+            is_done = True
 
         return hook
 
     def _insert_embeds(self, clip: slice) -> Any:
         """A hook that gives the prompt's call the stored embeddings, where it would call the encoders."""
-        seen = False
+        is_done = False
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            nonlocal seen
-            if seen:  # a decoding step
+            nonlocal is_done
+            if is_done:  # a decoding step
                 return None
-            seen = True
+            is_done = True
             inputs_embeds = self.host.thinker.get_input_embeddings()(kwargs["input_ids"])
             inputs_embeds[:, clip] = self._clip_embeds
             return args, {**kwargs, "inputs_embeds": inputs_embeds}

@@ -9,13 +9,12 @@ import numpy as np
 
 from omnisift.errors import UsageError
 from omnisift.media import Media, read
+from omnisift.media.reader import MAX_SECONDS
 from omnisift.media.reading import Sampling
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
 
-MAX_SECONDS = 7200.0
-"""Longest part of a file that is read; `omnisift.media.read` warns where it leaves off the rest."""
 _DEFAULT_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
 """Pixels of one frame, as in Transformers' Qwen2.5-Omni processor and in ``qwen-omni-utils``."""
 

@@ -56,12 +56,12 @@ def _read(folder: Path, name: str) -> Any:
     if not (folder / "config.json").is_file():
         raise UsageError(f"no configuration {name!r}; give {', '.join(NAMES)}, or a folder with a config.json")
     try:
-        found, _ = PretrainedConfig.get_config_dict(str(folder))
+        config, _ = PretrainedConfig.get_config_dict(str(folder))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}/config.json can't be read: {str(error).strip().splitlines()[0]}") from error
-    found = found.get("thinker_config", found)
-    if found.get("model_type") != "qwen2_5_omni_thinker":
+    config = config.get("thinker_config", config)
+    if config.get("model_type") != "qwen2_5_omni_thinker":
         raise UnsupportedModel(
-            f"{folder} has model_type {found.get('model_type')!r}; FLOPs are counted for qwen2_5_omni alone"
+            f"{folder} has model_type {config.get('model_type')!r}; FLOPs are counted for qwen2_5_omni alone"
         )
-    return Qwen2_5OmniThinkerConfig.from_dict(found)
+    return Qwen2_5OmniThinkerConfig.from_dict(config)

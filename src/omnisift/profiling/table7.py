@@ -39,20 +39,20 @@ def flop_definitions(config: Any, counts: Sequence[Count]) -> list[FlopDefinitio
     # Logits of one token.
     row = 2 * config.text_config.hidden_size * config.text_config.vocab_size
 
-    def model(one: Count) -> int:
-        return one.stages["compress"].weights + one.stages["prefill"].weights
+    def model(count: Count) -> int:
+        return count.stages["compress"].weights + count.stages["prefill"].weights
 
-    def causal(one: Count) -> int:
-        return one.total.total - one.stages["prefill"].pairs // 2
+    def causal(count: Count) -> int:
+        return count.total.total - count.stages["prefill"].pairs // 2
 
     definitions: dict[str, Callable[[Count], int]] = {
-        "all stages, attention between tokens left out": lambda one: one.total.weights,
-        "the same, logits of the last token alone": lambda one: one.total.weights - (one.prompt - 1) * row,
-        "all stages, attention over all pairs": lambda one: one.total.total,
+        "all stages, attention between tokens left out": lambda count: count.total.weights,
+        "the same, logits of the last token alone": lambda count: count.total.weights - (count.prompt - 1) * row,
+        "all stages, attention over all pairs": lambda count: count.total.total,
         "all stages, half of the pairs (causal)": causal,
         "LLM and selector, attention left out": model,
-        "LLM and selector, attention over all pairs": lambda one: (
-            one.stages["compress"].total + one.stages["prefill"].total
+        "LLM and selector, attention over all pairs": lambda count: (
+            count.stages["compress"].total + count.stages["prefill"].total
         ),
     }
     return [_definition(name, total, counts) for name, total in definitions.items()]
@@ -60,6 +60,6 @@ def flop_definitions(config: Any, counts: Sequence[Count]) -> list[FlopDefinitio
 
 def _definition(name: str, total: Callable[[Count], int], counts: Sequence[Count]) -> FlopDefinition:
     full = total(counts[0])
-    ratios = {one.retain: total(one) / full for one in counts[1:]}
+    ratios = {count.retain: total(count) / full for count in counts[1:]}
     published = {retain: PAPER[retain] / PAPER["full"] for retain in ratios if retain in PAPER}
     return FlopDefinition(name, full / 1e12, ratios, {key: ratios[key] / value - 1 for key, value in published.items()})

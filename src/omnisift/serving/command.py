@@ -83,6 +83,8 @@ def _pixel_limits(model: str) -> tuple[int, int]:
     from transformers import AutoProcessor
 
     try:
-        return pixel_limits(AutoProcessor.from_pretrained(model))
+        return pixel_limits(AutoProcessor.from_pretrained(model, trust_remote_code=False))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"no processor in {model}: {str(error).strip().splitlines()[0]}") from error
+        raise CheckpointError(
+            f"no processor in {model}: {str(error).strip().splitlines()[0]}; save the processor in the model's folder"
+        ) from error

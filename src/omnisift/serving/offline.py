@@ -180,7 +180,7 @@ def _refusal(media: Media, error: Exception) -> Exception:
 def _processor(source: str) -> Any:
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(source)
+    return AutoProcessor.from_pretrained(source, trust_remote_code=False)
 
 
 def _first_line(error: Exception) -> str:

@@ -60,7 +60,7 @@ def without_selector(kind: str, retain: float) -> Select:
     return select
 
 
-class Comparison:
+class SelectorComparison:
     """The table: what each selector keeps of the audio, and how well the model then answers.
 
     Args:
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    rows = Comparison(NanoBuild(options.out, NanoSettings()), options.seeds, options.steps).run()
+    rows = SelectorComparison(NanoBuild(options.out, NanoSettings()), options.seeds, options.steps).run()
     path = options.out / "compare.json"
     path.write_text(json.dumps({**provenance(), "steps": options.steps, "rows": rows}, indent=1), encoding="utf-8")
 

@@ -80,8 +80,8 @@ def train_vision_encoder(
         true_color, true_form = color_and_form(labels.flatten())
         shown = labels.flatten() > 0
         where = corner_of(torch.arange(labels.numel()))
-        seen = F.cross_entropy(colors, true_color) + F.cross_entropy(forms, true_form)
-        return seen + 0.5 * F.cross_entropy(corners[shown], where[shown])
+        visible_loss = F.cross_entropy(colors, true_color) + F.cross_entropy(forms, true_form)
+        return visible_loss + 0.5 * F.cross_entropy(corners[shown], where[shown])
 
     images = torch.cat([torch.from_numpy(b.images).reshape(-1, 2, *b.images.shape[2:]) for b in train])
     labels = torch.cat([b.video_class for b in train]).flatten(0, 1)

@@ -48,8 +48,8 @@ def patchify(images: NDArray[np.uint8]) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _filters() -> Tensor:
-    bank = mel_filter_bank(1 + _FFT // 2, _BINS, 0.0, 8000.0, _RATE, norm="slaney", mel_scale="slaney")
-    return torch.from_numpy(bank).float()
+    filters = mel_filter_bank(1 + _FFT // 2, _BINS, 0.0, 8000.0, _RATE, norm="slaney", mel_scale="slaney")
+    return torch.from_numpy(filters).float()
 
 
 def log_mel(waves: Tensor) -> Tensor:

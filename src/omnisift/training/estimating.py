@@ -187,7 +187,7 @@ def choice_loss(config: EstimatorConfig, batch: Batch, anchors: Tensor, choice: 
     """[B]: mean loss of each clip's answers when the model reads the audio that ``choice`` leaves."""
     rows = len(batch["audio"])
     keep = choice.keep.view(rows, -1)
-    places = torch.nonzero(keep, as_tuple=True)[1].view(rows, -1)
+    kept_index = torch.nonzero(keep, as_tuple=True)[1].view(rows, -1)
     audio, bias = batch["audio"], None
     # Apply what the estimator does to kept tokens: merge, rescale, or bias their attention.
     if choice.mix is not None:
@@ -196,10 +196,12 @@ def choice_loss(config: EstimatorConfig, batch: Batch, anchors: Tensor, choice: 
     if choice.gate is not None:
         audio = audio * choice.gate.view(rows, -1, 1)
     if choice.bias is not None:
-        bias = choice.bias.view(rows, -1).gather(1, places)
+        bias = choice.bias.view(rows, -1).gather(1, kept_index)
     return answer_loss(
         config.model,
-        forward_packed(config.model, config.layout, batch | {"audio": audio}, KeptTokens(anchors, places), bias=bias),
+        forward_packed(
+            config.model, config.layout, batch | {"audio": audio}, KeptTokens(anchors, kept_index), bias=bias
+        ),
         batch,
     )
 

@@ -104,10 +104,10 @@ def class_means(features: FeatureCache, clips: int = 1000) -> dict[str, Tensor]:
     from omnisift.world import SOUNDS
 
     video, audio = features.video[:clips].float().flatten(0, 1), features.audio[:clips].float().flatten(0, 1)
-    shown, heard = features.video_class[:clips].flatten(), features.audio_class[:clips].flatten()
-    means = _means(video, torch.where(shown > 0, (shown - 1) // len(SHAPES), -1), COLOR_NAMES)
-    means |= _means(video, torch.where(shown > 0, (shown - 1) % len(SHAPES), -1), SHAPES)
-    return means | _means(audio, heard - 1, SOUNDS)
+    video_class, sound_class = features.video_class[:clips].flatten(), features.audio_class[:clips].flatten()
+    means = _means(video, torch.where(video_class > 0, (video_class - 1) // len(SHAPES), -1), COLOR_NAMES)
+    means |= _means(video, torch.where(video_class > 0, (video_class - 1) % len(SHAPES), -1), SHAPES)
+    return means | _means(audio, sound_class - 1, SOUNDS)
 
 
 def _means(tokens: Tensor, label: Tensor, words: Sequence[str]) -> dict[str, Tensor]:

@@ -79,19 +79,19 @@ def forward_packed(
     embeds = embeds.index_copy(1, layout.video, batch["video"]).index_copy(1, layout.audio, batch["audio"])
     kept = keep_all(batch) if kept is None else kept
     # Positions of the kept tokens in the prefix, in the order of the prompt.
-    places = torch.cat([layout.other.expand(rows, -1), layout.video[kept.video], layout.audio[kept.audio]], dim=1)
-    places, order = places.sort(dim=1)
+    kept_index = torch.cat([layout.other.expand(rows, -1), layout.video[kept.video], layout.audio[kept.audio]], dim=1)
+    kept_index, order = kept_index.sort(dim=1)
     where = order.argsort(dim=1)  # where each of (other, video, audio) went
-    places = batch.get("places", places)
+    kept_index = batch.get("places", kept_index)
     first_audio = len(layout.other) + kept.video.shape[1]
-    prefix = places.shape[1]
+    prefix = kept_index.shape[1]
     # Cut the prefix and append the questions.
     inputs = torch.cat(
-        [embeds.gather(1, places[..., None].expand(-1, -1, width)), language.embed_tokens(batch["tail"])], dim=1
+        [embeds.gather(1, kept_index[..., None].expand(-1, -1, width)), language.embed_tokens(batch["tail"])], dim=1
     )
     # New tokens continue from the length of the full prefix.
     tail_position = (layout.after + batch["offset"]).expand(3, -1, -1)
-    position = torch.cat([layout.position[:, places], tail_position], dim=2)
+    position = torch.cat([layout.position[:, kept_index], tail_position], dim=2)
     mask = _mask(batch["segment"], prefix, attentions or bias is not None)
     if bias is not None:
         key_bias = bias.new_zeros(rows, mask.shape[-1]).scatter(1, where[:, first_audio:], bias)

@@ -86,8 +86,8 @@ def _token_losses(
 ) -> dict[str, Tensor]:
     norm, words = language_model_of(model).norm, model.lm_head.weight
     video, audio = _pick(out.middle, out.video_at), _pick(out.middle, out.audio_at)
-    shown = batch["video_class"].gather(1, kept.video).flatten()
-    heard = batch["audio_class"].gather(1, kept.audio).flatten()
+    video_class = batch["video_class"].gather(1, kept.video).flatten()
+    sound_class = batch["audio_class"].gather(1, kept.audio).flatten()
     color_now, form_now = color_and_form(batch["visible"].gather(1, kept.audio).flatten())
     visible = audio.new_zeros(())
     if len(audio):  # a clip without audio has no such token
@@ -98,21 +98,21 @@ def _token_losses(
             return hidden.new_zeros(())
         return F.cross_entropy(norm(hidden[where]) @ words[ids].T, target[where])
 
-    color, form = color_and_form(shown)
+    color, form = color_and_form(video_class)
     corner = corner_of(kept.video.flatten())
     lens = (
-        near(video, hints.colors, color - 1, shown > 0)
-        + near(video, hints.forms, form - 1, shown > 0)
-        + near(video, hints.places, corner, shown > 0)
+        near(video, hints.colors, color - 1, video_class > 0)
+        + near(video, hints.forms, form - 1, video_class > 0)
+        + near(video, hints.places, corner, video_class > 0)
         + near(audio, hints.colors, color_now - 1, color_now > 0)
         + near(audio, hints.forms, form_now - 1, form_now > 0)
-        + near(audio, hints.sounds, heard - 1, heard > 0)
+        + near(audio, hints.sounds, sound_class - 1, sound_class > 0)
     )
     return {"visible": visible, "lens": lens}
 
 
-def _pick(hidden: Tensor, places: Tensor) -> Tensor:
-    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
+def _pick(hidden: Tensor, index: Tensor) -> Tensor:
+    return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1])).flatten(0, 1)
 
 
 def _pointer(model: Any, out: PackedOutput, batch: dict[str, Tensor], kept: KeptTokens) -> Tensor:
@@ -125,8 +125,8 @@ def _pointer(model: Any, out: PackedOutput, batch: dict[str, Tensor], kept: Kept
     target = batch["pointer"][rows, due].gather(
         1, torch.cat([kept.video, batch["video"].shape[1] + kept.audio], dim=1)[rows]
     )
-    some = target.any(-1)
-    rows, due, target = rows[some], due[some], target[some]
+    has_kept = target.any(-1)
+    rows, due, target = rows[has_kept], due[has_kept], target[has_kept]
     if not len(rows):
         return torch.zeros(())
     cos, sin = language.rotary_emb(x, out.position)
@@ -144,8 +144,8 @@ def _pointer(model: Any, out: PackedOutput, batch: dict[str, Tensor], kept: Kept
 
 def _head(projection: nn.Linear, head: int, size: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """One head's rotated query or key."""
-    here = slice(head * size, (head + 1) * size)
-    y = F.linear(x, projection.weight[here], projection.bias[here])
+    rows = slice(head * size, (head + 1) * size)
+    y = F.linear(x, projection.weight[rows], projection.bias[rows])
     half = size // 2
     turned: Tensor = y * cos + torch.cat([-y[..., half:], y[..., :half]], dim=-1) * sin
     return turned

@@ -197,14 +197,13 @@ def make_batch(
     Returns:
         ``video`` [B, 96, D], ``audio`` [B, 150, D]; with ``T`` the length of the longest tail: ``tail`` [B, T] ids,
         ``segment`` [B, T] from 1, 0 is padding; ``offset`` [B, T] position inside the segment; ``labels`` [B, T] next
-        token
-        or -100; ``kind`` [B, T] of the label; ``argument`` [B, T] argument token where an answer begins, or -100;
+        token or -100; ``kind`` [B, T] of the label; ``argument`` [B, T] argument token where an answer begins, or -100;
         ``pointer`` [B, T, 246] bool, tokens that hold the answer; and the token labels of ``features``.
     """
     rows = []
     for clip in clips:
-        asked = questions(features.scenes[clip], rng, types, count)
-        row = [writer.question(q, features, clip, rng if perturb else None) for q in asked]
+        clip_questions = questions(features.scenes[clip], rng, types, count)
+        row = [writer.question(q, features, clip, rng if perturb else None) for q in clip_questions]
         if rng.random() < captions:
             row.append(writer.caption(features, clip, rng))
         rows.append(row)
@@ -230,9 +229,9 @@ def _tails(rows: list[list[Segment]], videos: int, sounds: int) -> dict[str, Ten
         at = 0
         for number, part in enumerate(row, start=1):
             tokens = part.prompt + part.answer[:-1]  # the last token of the answer is a label only
-            here = slice(at, at + len(tokens))
-            tail[b, here], segment[b, here] = torch.tensor(tokens), number
-            offset[b, here] = torch.arange(len(tokens))
+            segment_slice = slice(at, at + len(tokens))
+            tail[b, segment_slice], segment[b, segment_slice] = torch.tensor(tokens), number
+            offset[b, segment_slice] = torch.arange(len(tokens))
             due = at + len(part.prompt) - 1
             labels[b, due : at + len(tokens)] = torch.tensor(part.answer)
             kind[b, due : at + len(tokens)] = part.kind

@@ -28,7 +28,7 @@ def provenance() -> dict[str, Any]:
         "changed": bool(changed),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
-        "machine": f"{platform.machine()}, CPU, one thread a process",
+        "machine": f"{platform.machine()}, CPU, one thread per process",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
 

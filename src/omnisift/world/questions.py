@@ -184,10 +184,10 @@ def _place(scene: Scene, rng: np.random.Generator) -> _Made:
 
 def _heard(scene: Scene, rng: np.random.Generator) -> _Made:
     """Yes or no with equal probability; a no has no evidence."""
-    heard = [sound.name for sound in scene.sounds]
-    present, absent = [n for n in SOUNDS if n in heard], [n for n in SOUNDS if n not in heard]
+    names = [sound.name for sound in scene.sounds]
+    present, absent = [n for n in SOUNDS if n in names], [n for n in SOUNDS if n not in names]
     if scene.config.heard == "unseen":  # a yes is about a sound that occurs once and belongs to no shape
-        present = [n for n in present if heard.count(n) == 1 and heard.index(n) >= len(scene.shapes)]
+        present = [n for n in present if names.count(n) == 1 and names.index(n) >= len(scene.shapes)]
     if present and (rng.random() < 0.5 or not absent):
         name = present[int(rng.integers(len(present)))]
         return name, name, "yes", (), tuple(i for i, sound in enumerate(scene.sounds) if sound.name == name)

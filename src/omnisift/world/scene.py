@@ -161,13 +161,13 @@ def _shape(
     color: str, form: str, start: int, seconds: int, occupied: str | None, config: SceneConfig, rng: np.random.Generator
 ) -> Shape:
     """A shape in a random quarter other than the ``occupied`` one."""
-    places = [place for place in PLACES if place != occupied]
+    places = [corner for corner in PLACES if corner != occupied]
     name = places[int(rng.integers(0, len(places)))]
-    place = PLACES.index(name)
+    corner = PLACES.index(name)
     half, unit = config.size / 2, config.size / 112
     radius = int(rng.integers(15, 21)) * unit
-    x = (place % 2) * half + rng.uniform(20, 36) * unit
-    y = (place // 2) * half + rng.uniform(20, 36) * unit
+    x = (corner % 2) * half + rng.uniform(20, 36) * unit
+    y = (corner // 2) * half + rng.uniform(20, 36) * unit
     vx, vy = rng.uniform(-5, 5, 2) * unit
     return Shape(color, form, name, start, seconds, float(x), float(y), float(vx), float(vy), float(radius))
 
@@ -185,8 +185,8 @@ def _tied_sound(
     seconds = rng.uniform(*config.sound_seconds)
     first, room = shapes[index].start, shapes[index].seconds
     if config.together > 1:
-        own = own_seconds(shapes, index)
-        first, room = own[int(rng.integers(len(own)))], 1
+        free_seconds = own_seconds(shapes, index)
+        first, room = free_seconds[int(rng.integers(len(free_seconds)))], 1
     start = first + rng.uniform(0.06, room - seconds - 0.06)
     return Sound(name, float(start), float(seconds), index)
 

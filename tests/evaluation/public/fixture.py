@@ -38,7 +38,7 @@ def write_benchmarks(folder: Path, clips: int = 3, asked: int = 2) -> dict[str, 
     scenes = {f"clip{seed}": make_scene(seed, split="test") for seed in range(clips)}
     for name, scene in scenes.items():
         write_clip(scene, folder / f"{name}.mp4")
-    found = {}
+    result = {}
     for benchmark in (*samples.CHOICE, "video_salmonn2"):
         items = list(_items(benchmark, scenes, asked))
         metadata = folder / f"{benchmark}.jsonl"
@@ -49,8 +49,8 @@ def write_benchmarks(folder: Path, clips: int = 3, asked: int = 2) -> dict[str, 
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 path.symlink_to(folder / f"{Path(row.video).name}.mp4")
-        found[benchmark] = Fixture(benchmark, metadata, videos)
-    return found
+        result[benchmark] = Fixture(benchmark, metadata, videos)
+    return result
 
 
 def _items(benchmark: str, scenes: dict[str, Any], asked: int) -> Iterator[Any]:

@@ -62,8 +62,8 @@ def omnivideobench(video: str, question: str, answer: str, options: list[str] = 
 
 
 def video_salmonn2(video: str, question: str, answer: str, events: list[str]) -> Any:
-    said = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-    return {"video": f"video/{video}.mp4", "conversations": said, "events": events}
+    output = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+    return {"video": f"video/{video}.mp4", "conversations": output, "events": events}
 
 
 CHOICE: dict[str, Any] = {

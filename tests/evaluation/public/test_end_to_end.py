@@ -60,8 +60,8 @@ def harness(out: Path, tasks: Path, arguments: str, *more: str, launcher: tuple[
     )
     files = sorted(out.rglob("*_results.json"))
     assert files, done.stdout[-2000:] + done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(files[-1].read_text())
-    return found | {"answers": {name: read_answers(out, name) for name in (*CHOICE, "video_salmonn2")}}
+    result: dict[str, Any] = json.loads(files[-1].read_text())
+    return result | {"answers": {name: read_answers(out, name) for name in (*CHOICE, "video_salmonn2")}}
 
 
 @pytest.fixture(scope="module")

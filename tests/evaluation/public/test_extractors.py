@@ -74,10 +74,10 @@ def test_unknown_rules_are_named() -> None:
 def test_any_text_gives_one_character_or_none(text: str) -> None:
     for benchmark in ("videomme", "worldsense", "dailyomni", "omnivideobench"):
         for rule in EXTRACTORS:
-            found = extract(text, row(benchmark), rule)
-            assert len(found) <= 1
+            result = extract(text, row(benchmark), rule)
+            assert len(result) <= 1
             if rule != "released":
-                assert found in ("", *"ABCDEFGHIJ")
+                assert result in ("", *"ABCDEFGHIJ")
 
 
 @given(st.sampled_from("ABCD"), st.sampled_from(["{}", "{}.", "{} ", "\n{}"]))

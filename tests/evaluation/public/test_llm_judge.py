@@ -33,8 +33,8 @@ def test_any_caption_is_counted(events: list[str], caption: str) -> None:
 
 
 def test_rates_divide_by_all_events() -> None:
-    found = rates([EventCounts(10, 2, 1, 0), EventCounts(30, 8, 0, 3)])
-    assert found == pytest.approx({"missed": 0.25, "hallucinated": 0.1, "total": 0.35})
+    result = rates([EventCounts(10, 2, 1, 0), EventCounts(30, 8, 0, 3)])
+    assert result == pytest.approx({"missed": 0.25, "hallucinated": 0.1, "total": 0.35})
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def test_the_authors_own_forms_are_read(tmp_path: Path) -> None:
     (row,) = convert("omnivideobench", file_of(tmp_path, [video], lines=False), tmp_path)
     assert (row.answer, Path(row.path).name) == ("D", "video_1.mp4")
 
-    whole = {"videoID": "x", "duration": "long", "domain": "K", "task_type": "T", "question": "Q?", "answer": "A"}
-    (row,) = convert("videomme", file_of(tmp_path, [whole | {"options": samples.OPTIONS}]), tmp_path)
+    complete = {"videoID": "x", "duration": "long", "domain": "K", "task_type": "T", "question": "Q?", "answer": "A"}
+    (row,) = convert("videomme", file_of(tmp_path, [complete | {"options": samples.OPTIONS}]), tmp_path)
     assert (row.question, row.groups["duration"], Path(row.path).name) == ("Q?", "long", "x.mp4")
 
 

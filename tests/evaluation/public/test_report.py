@@ -43,20 +43,20 @@ def test_errors_are_clustered_by_video(runs: list[Path]) -> None:
 
 
 def test_groups_and_csv(runs: list[Path]) -> None:
-    found = lines([read_run(run) for run in runs])
-    text = as_markdown(found)
+    result = lines([read_run(run) for run in runs])
+    text = as_markdown(result)
     assert "| method | kept, % | G (4) | M (4) | all |" in text
     assert "| all tokens | 100.0 | 75.0 | 75.0 | 75.0 |" in text
     assert "published" not in text
-    rows = list(csv.DictReader(io.StringIO(as_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(as_csv(result))))
     assert [row["score"] for row in rows] == ["75.0", "62.5"]
     assert list(rows[0]) == list(NAMES)
 
 
 def test_published_numbers_stand_in_a_column_of_their_own(runs: list[Path]) -> None:
-    found = lines([read_run(run) for run in runs], size="7b")
-    assert [cells(line)["published"] for line in found] == ["49.7", "49.9"]
-    assert "quoted from the paper" in as_markdown(found)
+    result = lines([read_run(run) for run in runs], size="7b")
+    assert [cells(line)["published"] for line in result] == ["49.7", "49.9"]
+    assert "quoted from the paper" in as_markdown(result)
 
 
 def test_published_is_the_papers_table() -> None:
@@ -82,10 +82,10 @@ def test_the_reference_is_scored_by_the_rule_of_the_run(tmp_path: Path) -> None:
     (ours / "run.json").write_text(json.dumps(settings | {"rule": "official"}))
     assert [line.of_full for line in lines([read_run(run) for run in (full, ours)])] == [1.0, 1.0]
     (ours / "run.json").write_text(json.dumps(settings | {"rule": "strict"}))
-    found = lines([read_run(run) for run in (full, ours)])
-    assert [line.value for line in found] == [1.0, 1.0]
-    assert found[1].of_full is None  # by the strict rule the full run has nothing right
-    assert found[1].p == 0.0
+    result = lines([read_run(run) for run in (full, ours)])
+    assert [line.value for line in result] == [1.0, 1.0]
+    assert result[1].of_full is None  # by the strict rule the full run has nothing right
+    assert result[1].p == 0.0
 
 
 def test_without_a_full_run_nothing_is_compared(runs: list[Path]) -> None:
@@ -113,14 +113,14 @@ def test_captions_wait_for_a_judge_and_are_then_compared(tmp_path: Path) -> None
     assert lines([read_run(ours)])[0].value is None
     for run in (full, ours):
         judge_captions(read_run(run), WordJudge())
-    found = lines([read_run(run) for run in (full, ours)])
-    assert [line.value for line in found] == [0.0, 1.0]  # 4 of 6 missed, 2 invented
-    text = as_markdown(found)
+    result = lines([read_run(run) for run in (full, ours)])
+    assert [line.value for line in result] == [0.0, 1.0]  # 4 of 6 missed, 2 invented
+    text = as_markdown(result)
     assert "| omnisift | 25.0 | words | 66.7 | 33.3 | 100.0 |" in text
     assert "lower is better" in text
-    assert found[1].p is not None
-    assert found[1].p < 0.1
-    assert found[1].error is not None
+    assert result[1].p is not None
+    assert result[1].p < 0.1
+    assert result[1].error is not None
 
 
 def test_judging_goes_on_where_it_stopped_and_judges_do_not_mix(tmp_path: Path) -> None:

@@ -22,21 +22,21 @@ runs = st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), min_size=1, 
 
 @given(runs)
 def test_error_is_that_of_the_plain_formula(pairs: list[tuple[str, bool]]) -> None:
-    found = score(graded(pairs))
+    result = score(graded(pairs))
     mean = sum(right for _, right in pairs) / len(pairs)
-    assert found.value == pytest.approx(mean)
+    assert result.value == pytest.approx(mean)
     videos = {video for video, _ in pairs}
-    assert (found.questions, found.videos) == (len(pairs), len(videos))
+    assert (result.questions, result.videos) == (len(pairs), len(videos))
     if len(videos) == 1:
-        assert math.isnan(found.error)
+        assert math.isnan(result.error)
         return
     squares = sum(sum(right - mean for video, right in pairs if video == one) ** 2 for one in videos)
-    assert found.error == pytest.approx(math.sqrt(squares) / len(pairs))
+    assert result.error == pytest.approx(math.sqrt(squares) / len(pairs))
 
 
 def test_questions_of_one_video_each_have_the_plain_error() -> None:
-    found = score(graded([(str(number), number % 4 == 0) for number in range(100)]))
-    assert found.error == pytest.approx(math.sqrt(0.25 * 0.75 / 100))
+    result = score(graded([(str(number), number % 4 == 0) for number in range(100)]))
+    assert result.error == pytest.approx(math.sqrt(0.25 * 0.75 / 100))
 
 
 def test_groups_are_scored_apart() -> None:
@@ -47,17 +47,17 @@ def test_groups_are_scored_apart() -> None:
 
 def test_a_run_against_itself_shows_nothing() -> None:
     run = graded([("a", True), ("b", False), ("b", True)])
-    found = paired(run, run)
-    assert (found.difference.value, found.mcnemar_p, found.clustered_p) == (0.0, 1.0, 1.0)
+    result = paired(run, run)
+    assert (result.difference.value, result.mcnemar_p, result.clustered_p) == (0.0, 1.0, 1.0)
 
 
 def test_a_clear_gain_is_found_and_signed() -> None:
     first = graded([(str(number // 2), True) for number in range(40)])
     second = graded([(str(number // 2), number % 3 == 0) for number in range(40)])
-    found = paired(first, second)
-    assert found.difference.value == pytest.approx(26 / 40)
-    assert found.difference.low > 0
-    assert found.clustered_p < 1e-6
+    result = paired(first, second)
+    assert result.difference.value == pytest.approx(26 / 40)
+    assert result.difference.low > 0
+    assert result.clustered_p < 1e-6
     assert paired(second, first).difference.value == pytest.approx(-26 / 40)
 
 

@@ -81,10 +81,10 @@ def test_rows_of_other_tools_are_read(tmp_path: Path) -> None:
                                                             {"from": "gpt", "value": "A cat."}]}  # fmt: skip
     path = tmp_path / "mixed.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in (swift, factory, llava)), encoding="utf-8")
-    found = load_samples(path)
-    assert {sample.turns for sample in found} == {(Turn("user", "Describe."), Turn("assistant", "A cat."))}
-    assert {sample.media for sample in found} == {tmp_path / "a.mp4"}
-    assert [sample.id for sample in found] == ["mixed.jsonl:1", "mixed.jsonl:2", "3"]
+    result = load_samples(path)
+    assert {sample.turns for sample in result} == {(Turn("user", "Describe."), Turn("assistant", "A cat."))}
+    assert {sample.media for sample in result} == {tmp_path / "a.mp4"}
+    assert [sample.id for sample in result] == ["mixed.jsonl:1", "mixed.jsonl:2", "3"]
     (tmp_path / "list.json").write_text(json.dumps([swift, llava]), encoding="utf-8")
     assert len(load_samples(tmp_path / "list.json")) == 2
 
@@ -94,11 +94,11 @@ def test_a_folder_of_clips_has_captions_and_questions(tmp_path: Path) -> None:
             {"file_name": "b.mp4", "qa": [{"question": "What?", "answer": "that"},
                                           {"question": "Who?", "answer": "me"}]}]  # fmt: skip
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = load_samples(tmp_path)
-    assert [sample.turns[-1].text for sample in found] == ["A circle.", "that", "me"]
-    save_samples(found, tmp_path / "out.jsonl", "sharegpt")
+    result = load_samples(tmp_path)
+    assert [sample.turns[-1].text for sample in result] == ["A circle.", "that", "me"]
+    save_samples(result, tmp_path / "out.jsonl", "sharegpt")
     again = load_samples(tmp_path / "out.jsonl")
-    assert again == found
+    assert again == result
     assert not list(tmp_path.glob("*.part"))
 
 

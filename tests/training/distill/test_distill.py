@@ -152,14 +152,14 @@ def test_a_clip_too_long_for_the_memory_is_skipped(
         return original(*arguments)
 
     monkeypatch.setattr(run, "observe", hungry)
-    found, skipped = observe_clips(host, find_clips(folder), ASKED, DistillSettings(), tmp_path, lambda: None)
-    assert len(found) == 3
+    result, skipped = observe_clips(host, find_clips(folder), ASKED, DistillSettings(), tmp_path, lambda: None)
+    assert len(result) == 3
     assert "give a smaller --max-frames" in next(iter(skipped.values()))
-    assert found.shuffled(0).paths != found.shuffled(1).paths
-    assert set(found.shuffled(0).paths) == set(found.paths)
-    found.paths[0].unlink()
+    assert result.shuffled(0).paths != result.shuffled(1).paths
+    assert set(result.shuffled(0).paths) == set(result.paths)
+    result.paths[0].unlink()
     with pytest.raises(CheckpointError, match="is missing or damaged"):
-        found[0]
+        result[0]
 
 
 def test_at_least_one_clip_is_trained_on(host: Any, samples: list[DistillSample]) -> None:
@@ -207,7 +207,7 @@ def test_it_fits_the_width_of_7b() -> None:
         path = Path(work) / "clip.mp4"
         write_clip(make_scene(1, "train"), path)
         media = read(path, max_pixels=112 * 112, min_pixels=784)
-        found = [observe(wide, media, [question]) for question in ASKED]
-    selector, report = distill(wide, found, DistillSettings(max_steps=3))
+        result = [observe(wide, media, [question]) for question in ASKED]
+    selector, report = distill(wide, result, DistillSettings(max_steps=3))
     assert sum(p.numel() for p in selector.parameters()) == 4_856_321 + 50 * 512
     assert report["clips"] == {"taught": 1, "held out": 1}

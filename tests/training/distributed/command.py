@@ -90,11 +90,11 @@ def forget(run: Path, *names: str) -> None:
 
 def check_same(run: Path, alone: Path) -> None:
     """The curve and the weights of ``run`` are those of one process, and the selector was seen to learn."""
-    found, wanted = log_of(run), log_of(alone)
-    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
-    for line, other in zip(found, wanted, strict=True):
+    result, wanted = log_of(run), log_of(alone)
+    assert [line["step"] for line in result] == list(range(1, STEPS + 1))
+    for line, other in zip(result, wanted, strict=True):
         assert abs(line["loss"] - other["loss"]) < TOLERANCE
-    assert max(line["selector_grad_norm"] for line in found) > 0
+    assert max(line["selector_grad_norm"] for line in result) > 0
     for name in ("model.safetensors", "selector/model.safetensors"):
         mine, theirs = load_file(run / "model" / name), load_file(alone / "model" / name)
         assert mine.keys() == theirs.keys()

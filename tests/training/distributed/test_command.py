@@ -44,8 +44,8 @@ def two(world: Path, out: Path) -> list[str]:
 
 
 def test_plain_copies(world: Path, alone: Path, tmp_path: Path) -> None:
-    said = launch(torchrun("-m", "omnisift.cli", *two(world, tmp_path / "run")))
-    assert said.count("omnisift ask") == 1  # the first process speaks for all
+    output = launch(torchrun("-m", "omnisift.cli", *two(world, tmp_path / "run")))
+    assert output.count("omnisift ask") == 1  # the first process speaks for all
     check_same(tmp_path / "run", alone)
 
 
@@ -112,8 +112,8 @@ def test_a_signal_to_one_process_is_known_to_all(flags: tuple[bool, bool], tmp_p
     from torch.multiprocessing import spawn
 
     spawn(_ask, (flags, str(tmp_path)), nprocs=2)
-    found = [(tmp_path / str(rank)).read_text() for rank in range(2)]
-    assert found == [str(any(flags))] * 2
+    result = [(tmp_path / str(rank)).read_text() for rank in range(2)]
+    assert result == [str(any(flags))] * 2
 
 
 def _ask(rank: int, flags: tuple[bool, bool], folder: str) -> None:

@@ -163,9 +163,9 @@ def test_two_processes_give_the_curve_of_one(way: str, alone: list[float], tmp_p
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(out.read_text())
-    assert len(found) == STEPS
-    assert found == pytest.approx(alone, abs=TOLERANCE)
+    result = json.loads(out.read_text())
+    assert len(result) == STEPS
+    assert result == pytest.approx(alone, abs=TOLERANCE)
     assert max(alone) - min(alone) > 0.1  # a curve, not a constant
 
 

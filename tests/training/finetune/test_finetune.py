@@ -123,8 +123,8 @@ def test_the_selector_alone_learns_by_every_estimator(name: str, data: Path, tmp
 
 
 def test_a_stopped_run_resumes_to_the_same_curve_and_weights(data: Path, tmp_path: Path) -> None:
-    whole, parts = recipe(data, tmp_path / "whole", max_steps=4), recipe(data, tmp_path / "parts", max_steps=4)
-    fine_tune(whole)
+    complete, parts = recipe(data, tmp_path / "whole", max_steps=4), recipe(data, tmp_path / "parts", max_steps=4)
+    fine_tune(complete)
     stop_after(parts, steps=2)
     (tmp_path / "parts" / "checkpoint-2" / MARKER).with_name("model.part").write_text("torn")
     fine_tune(parts)
@@ -436,13 +436,13 @@ def test_former_keys_load_with_one_warning(tmp_path: Path) -> None:
     path = tmp_path / "old.yaml"
     path.write_text(json.dumps(OLD))
     with pytest.warns(FutureWarning) as caught:
-        found = load_train_recipe(path)
+        result = load_train_recipe(path)
     (warning,) = caught
     assert "old.yaml: out is now output_dir, distil_steps is now distill_steps, " in str(warning.message)
     assert "selector: distil is now selector: distill, estimator: literal is now estimator: straight_through; " in str(
         warning.message
     )
-    assert found == TrainRecipe(
+    assert result == TrainRecipe(
         "nano", ("x",), "y", retain=0.5, selector="distill", estimator="straight_through", distill_steps=7, max_steps=3,
         per_device_train_batch_size=2, gradient_accumulation_steps=4, learning_rate=1e-4, selector_learning_rate=1e-3,
         warmup_ratio=0.1, num_cycles=0.5, max_grad_norm=2.0, attn_implementation="eager", gradient_checkpointing=True,

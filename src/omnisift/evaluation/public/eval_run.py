@@ -135,12 +135,12 @@ def read_run(folder: Path) -> EvalRun:
     return EvalRun(folder, settings, answers, [requests[key] for key in sorted(requests)], counts, judge)
 
 
-def read_answers(harness: Path, benchmark: str) -> list[dict[str, Any]]:
+def read_answers(folder: Path, benchmark: str) -> list[dict[str, Any]]:
     """Return the answers in the newest sample file of lmms-eval below ``harness``; empty without one."""
-    found = sorted(harness.rglob(f"*_samples_{task_name(benchmark)}.jsonl"))
-    if not found:
+    paths = sorted(folder.rglob(f"*_samples_{task_name(benchmark)}.jsonl"))
+    if not paths:
         return []
-    lines = {line["doc_id"]: line for line in _lines(found[-1])}
+    lines = {line["doc_id"]: line for line in _lines(paths[-1])}
     return [lines[number].get(SCORE) or lines[number][MISSED] for number in sorted(lines)]
 
 

@@ -36,14 +36,14 @@ def videomme(text: str, _row: Row) -> str:
     rest = text.strip()
     for phrase in _VIDEOMME_PREFIXES:
         rest = rest.replace(phrase, "")
-    found = re.search("[ABCD]", rest)
-    return found[0] if found else ""
+    match = re.search("[ABCD]", rest)
+    return match[0] if match else ""
 
 
 def dailyomni(text: str, _row: Row) -> str:
     """Apply Daily-Omni's rule: the text begins with A to D, in either case."""
-    found = re.match(r"\s*([A-D])", _after_turn(text), re.IGNORECASE)
-    return found[1].upper() if found else ""
+    match = re.match(r"\s*([A-D])", _after_turn(text), re.IGNORECASE)
+    return match[1].upper() if match else ""
 
 
 def omnivideobench(text: str, _row: Row) -> str:
@@ -72,9 +72,9 @@ def strict(text: str, row: Row) -> str:
 
     The words count with or without their letter, in either case, for models that do not answer by letters.
     """
-    found = _BARE.fullmatch(text)
-    if found and found[1] in LETTERS[: len(row.options)]:
-        return found[1]
+    match = _BARE.fullmatch(text)
+    if match and match[1] in LETTERS[: len(row.options)]:
+        return match[1]
     words = _words(text)
     forms = [{_words(option), _words(_LETTER.sub("", option.strip(), count=1))} for option in row.options]
     matching = [letter for letter, form in zip(LETTERS, forms, strict=False) if words in form - {""}]

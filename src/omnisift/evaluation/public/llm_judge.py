@@ -69,9 +69,9 @@ def rates(counts: Sequence[EventCounts]) -> dict[str, float]:
     The paper prints such a pair and its sum. It does not state that its second column includes incorrect events, nor
     that it sums before it divides; both are our interpretation.
     """
-    events = sum(one.events for one in counts)
-    missed = sum(one.missed for one in counts) / events
-    wrong = sum(one.incorrect + one.hallucinated for one in counts) / events
+    events = sum(count.events for count in counts)
+    missed = sum(count.missed for count in counts) / events
+    wrong = sum(count.incorrect + count.hallucinated for count in counts) / events
     return {"missed": missed, "hallucinated": wrong, "total": missed + wrong}
 
 
@@ -169,14 +169,14 @@ def parse(text: str, events: int) -> EventCounts:
     Raises:
         ValueError: The answer has no dictionary, or its counts are impossible.
     """
-    found = re.search(r"\{.*\}", text, re.DOTALL)
-    if found is None:
+    match = re.search(r"\{.*\}", text, re.DOTALL)
+    if match is None:
         raise ValueError("the answer has no dictionary")
     try:
-        data: Any = json.loads(found[0])
+        data: Any = json.loads(match[0])
     except ValueError:
         try:
-            data = ast.literal_eval(found[0])
+            data = ast.literal_eval(match[0])
         except (SyntaxError, MemoryError, RecursionError) as error:
             raise ValueError("the answer is not a dictionary") from error
     try:

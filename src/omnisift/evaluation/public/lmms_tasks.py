@@ -56,7 +56,9 @@ def write_task(folder: Path, rows: Sequence[Row], wording: str = "paper", rule: 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot create the folder {folder} ({error.strerror}); give another one") from error
-    write_atomic(folder / f"{name}.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in documents))
+    write_atomic(
+        folder / f"{name}.jsonl", "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
+    )
     path = folder / f"{task_name(name)}.yaml"
     write_atomic(path, _task(rows))
     return path

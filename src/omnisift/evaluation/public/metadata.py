@@ -50,13 +50,13 @@ def convert(name: str, metadata: Path, video_root: Path) -> list[Row]:
     rows: list[Row] = []
     for number, item in enumerate(load_items(metadata)):
         try:
-            found = list(BENCHMARKS[name].read(item))
+            item_rows = list(BENCHMARKS[name].read(item))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__} {error}"
             raise UsageError(
                 f"{metadata}: item {number} is not an item of {name} ({reason}); give the metadata file of {name}"
             ) from error
-        rows += [_row(name, len(rows) + index, fields, video_root) for index, fields in enumerate(found)]
+        rows += [_row(name, len(rows) + index, fields, video_root) for index, fields in enumerate(item_rows)]
     if not rows:
         raise UsageError(f"{metadata} has no questions; give the metadata file of {name}")
     return rows

@@ -108,14 +108,14 @@ def _p(run: EvalRun, full: EvalRun, rule: str) -> float | None:
 
 def _value(run: EvalRun, rule: str) -> tuple[float | None, float | None]:
     if run.is_choice:
-        found = score(run.graded(rule))
-        value, error = found.value, found.error
+        result = score(run.graded(rule))
+        value, error = result.value, result.error
     elif run.counted is None:
         return None, None
     else:
         counts = list(run.counted.values())
         value = rates(counts)["total"]
-        error = clustered_error([one.wrong for one in counts], [one.events for one in counts])
+        error = clustered_error([count.wrong for count in counts], [count.events for count in counts])
     return value, None if math.isnan(error) else error
 
 
@@ -153,57 +153,62 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def as_csv(found: Sequence[Line]) -> str:
+def as_csv(report_lines: Sequence[Line]) -> str:
     """Return the table as CSV, with the keys of `NAMES` as header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(NAMES), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(cells(line) for line in found)
+    writer.writerows(cells(line) for line in report_lines)
     return text.getvalue()
 
 
-def as_markdown(found: Sequence[Line], rule: str | None = None) -> str:
+def as_markdown(report_lines: Sequence[Line], rule: str | None = None) -> str:
     """Return the table, notes on its columns, the groups of each benchmark, and the rates of captions."""
-    rows = [cells(line) for line in found]
-    quoted = any(line.published is not None for line in found)
+    rows = [cells(line) for line in report_lines]
+    quoted = any(line.published is not None for line in report_lines)
     columns = [key for key in NAMES if key != "published" or quoted]
-    parts = [table([NAMES[key] for key in columns], [[row[key] for key in columns] for row in rows]), _notes(found)]
-    for benchmark in dict.fromkeys(str(line.run.settings["benchmark"]) for line in found):
-        its = [line for line in found if line.run.settings["benchmark"] == benchmark]
+    parts = [
+        table([NAMES[key] for key in columns], [[row[key] for key in columns] for row in rows]),
+        _notes(report_lines),
+    ]
+    for benchmark in dict.fromkeys(str(line.run.settings["benchmark"]) for line in report_lines):
+        benchmark_lines = [line for line in report_lines if line.run.settings["benchmark"] == benchmark]
         parts.append(f"### {BENCHMARKS[benchmark].title}\n")
-        parts.append(_groups(its, rule) if its[0].run.is_choice else _captions(its))
+        parts.append(_groups(benchmark_lines, rule) if benchmark_lines[0].run.is_choice else _captions(benchmark_lines))
     return "\n".join(parts)
 
 
-def _notes(found: Sequence[Line]) -> str:
-    together = max((line.run.settings.get("batch_size", 1) for line in found), default=1)
+def _notes(report_lines: Sequence[Line]) -> str:
+    batch_size = max((line.run.settings.get("batch_size", 1) for line in report_lines), default=1)
     words = [
         "Errors are standard errors clustered by video; p is two-sided, paired with the full-token run by question and",
         "clustered by video. Seconds are means per question, without reading and preparing the clip: encoders,",
         "compression and language model; on a CPU, memory is the peak of the whole process.",
     ]
-    if together > 1:
+    if batch_size > 1:
         words.append("In batches, the seconds of a call are divided evenly among its questions.")
-    if any(not line.run.is_choice for line in found):
+    if any(not line.run.is_choice for line in report_lines):
         words.append(
             "For captions the score is the percentage of events missed or described incorrectly: lower is better."
         )
-    if any(line.published is not None for line in found):
+    if any(line.published is not None for line in report_lines):
         words.append("Published numbers are quoted from the paper (arXiv 2602.04804 v2).")
     return " ".join(words) + "\n"
 
 
-def _groups(its: Sequence[Line], rule: str | None) -> str:
-    scored = [by_group(line.run.graded(rule)) for line in its]
+def _groups(benchmark_lines: Sequence[Line], rule: str | None) -> str:
+    scored = [by_group(line.run.graded(rule)) for line in benchmark_lines]
     parts = []
     for kind in scored[0]:
-        names = list(dict.fromkeys(name for found in scored for name in found.get(kind, {})))
+        names = list(dict.fromkeys(name for groups in scored for name in groups.get(kind, {})))
         body = []
-        for line, found in zip(its, scored, strict=True):
+        for line, groups in zip(benchmark_lines, scored, strict=True):
             row = cells(line)
-            shares = [found[kind][name] if name in found.get(kind, {}) else None for name in names]
+            shares = [groups[kind][name] if name in groups.get(kind, {}) else None for name in names]
             body.append([row["method"], row["kept"], *(_percent(s.value if s else None) for s in shares), row["score"]])
-        counts = [max(found[kind][name].questions for found in scored if name in found.get(kind, {})) for name in names]
+        counts = [
+            max(groups[kind][name].questions for groups in scored if name in groups.get(kind, {})) for name in names
+        ]
         heads = [f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
         parts.append(
             f"By {kind.replace('_', ' ')} (questions):\n\n" + table(["method", "kept, %", *heads, "all"], body)
@@ -211,9 +216,9 @@ def _groups(its: Sequence[Line], rule: str | None) -> str:
     return "\n".join(parts)
 
 
-def _captions(its: Sequence[Line]) -> str:
+def _captions(benchmark_lines: Sequence[Line]) -> str:
     body = []
-    for line in its:
+    for line in benchmark_lines:
         run, row = line.run, cells(line)
         shares = rates(list(run.counted.values())) if run.counted is not None else {}
         names = ("missed", "hallucinated", "total")

@@ -37,10 +37,10 @@ def _panel(axes: Any, benchmark: str, lines: Sequence[Line]) -> None:
         settings = line.run.settings
         label = "all tokens" if line.run.is_full else str(settings["compressor"])
         methods.setdefault(f"{settings['model']}, {label}", []).append(line)
-    for label, its in methods.items():
-        kept = [100 * (line.run.kept_together or 1.0) for line in its]
-        values = [100 * (line.value or 0.0) for line in its]
-        errors = [100 * (line.error or 0.0) for line in its]
+    for label, benchmark_lines in methods.items():
+        kept = [100 * (line.run.kept_together or 1.0) for line in benchmark_lines]
+        values = [100 * (line.value or 0.0) for line in benchmark_lines]
+        errors = [100 * (line.error or 0.0) for line in benchmark_lines]
         axes.errorbar(kept, values, errors, marker="o", markersize=4, linewidth=1.2, capsize=2, label=label)
     axes.set_title(BENCHMARKS[benchmark].title if benchmark else "no scores")
     axes.set_xlabel("video and audio tokens kept, %")

@@ -175,28 +175,16 @@ def _record(rows: Sequence[Row], settings: EvalSettings, max_new_tokens: int) ->
 def _command(folder: Path, rows: Sequence[Row], settings: EvalSettings, max_new_tokens: int) -> list[str]:
     launcher = []
     if settings.processes > 1:
-        launcher = [
-            "-m",
-            "accelerate.commands.launch",
-            "--num_processes",
-            str(settings.processes),
-            "--num_machines",
-            "1",
-        ]
+        launcher = ["-m", "accelerate.commands.launch"]
+        launcher += ["--num_processes", str(settings.processes), "--num_machines", "1"]
         launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
         launcher += ["--multi_gpu"]  # on CPUs too: with --cpu accelerate silently starts a single process
     return [
         *(sys.executable, *launcher, "-m", "lmms_eval", "--model", "omnisift"),
         *("--model_args", settings.arguments(folder)),
         *("--tasks", task_name(rows[0].benchmark), "--include_path", str(folder / "tasks")),
-        *(
-            "--batch_size",
-            str(settings.batch_size),
-            "--device",
-            settings.device,
-            "--gen_kwargs",
-            f"max_new_tokens={max_new_tokens}",
-        ),
+        *("--batch_size", str(settings.batch_size), "--device", settings.device),
+        *("--gen_kwargs", f"max_new_tokens={max_new_tokens}"),
         *("--log_samples", "--output_path", str(folder / "harness")),
     ]
 

@@ -33,8 +33,8 @@ class Score:
 
 def score(graded: Sequence[Graded]) -> Score:
     """Return the proportion correct of at least one answer."""
-    total = Counter(one.video for one in graded)
-    right = Counter(one.video for one in graded if one.right)
+    total = Counter(grade.video for grade in graded)
+    right = Counter(grade.video for grade in graded if grade.right)
     error = clustered_error([right[video] for video in total], list(total.values()))
     return Score(right.total() / len(graded), error, len(graded), len(total))
 
@@ -42,9 +42,9 @@ def score(graded: Sequence[Graded]) -> Score:
 def by_group(graded: Sequence[Graded]) -> dict[str, dict[str, Score]]:
     """Return kind of group -> name -> score, with names in alphabetical order."""
     members: dict[str, dict[str, list[Graded]]] = defaultdict(lambda: defaultdict(list))
-    for one in graded:
-        for kind, name in one.groups.items():
-            members[kind][name].append(one)
+    for grade in graded:
+        for kind, name in grade.groups.items():
+            members[kind][name].append(grade)
     return {kind: {name: score(parts[name]) for name in sorted(parts)} for kind, parts in members.items()}
 
 
@@ -54,7 +54,7 @@ def paired(first: Sequence[Graded], second: Sequence[Graded]) -> Comparison:
     Raises:
         UsageError: The runs did not answer the same questions.
     """
-    by_id, other_by_id = ({one.id: one for one in run} for run in (first, second))
+    by_id, other_by_id = ({grade.id: grade for grade in run} for run in (first, second))
     if by_id.keys() != other_by_id.keys() or not by_id:
         missing = len(by_id.keys() ^ other_by_id.keys())
         raise UsageError(f"cannot pair two runs: {missing} questions are in only one; run both on the same rows")
@@ -62,12 +62,12 @@ def paired(first: Sequence[Graded], second: Sequence[Graded]) -> Comparison:
     gains: Counter[str] = Counter()
     total: Counter[str] = Counter()
     only_first = only_second = 0
-    for name, one in by_id.items():
+    for name, grade in by_id.items():
         other = other_by_id[name]
-        only_first += one.right and not other.right
-        only_second += other.right and not one.right
-        gains[one.video] += one.right - other.right
-        total[one.video] += 1
+        only_first += grade.right and not other.right
+        only_second += other.right and not grade.right
+        gains[grade.video] += grade.right - other.right
+        total[grade.video] += 1
     differences = [gains[video] for video in total]
     interval = ClusterBootstrap(len(total)).share(differences, list(total.values()))
     return Comparison(interval, mcnemar_exact(only_first, only_second), clustered_p(differences))

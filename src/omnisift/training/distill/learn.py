@@ -34,7 +34,7 @@ def audio_targets(samples: Sequence[DistillSample], weighted: bool = True) -> Te
             also high on silent tokens, which carry visual information; keeping those displaces audible events.
 
     Returns:
-        [L] float32 in 0..1 over the stream of ``samples``; NaN where a token is no audio of a clip.
+        [L] float32 in 0..1 over the stream of ``samples``; NaN on all but the audio tokens of clips.
     """
     stream = stream_of(samples)
     value = torch.cat([sample.attention for sample in samples])
@@ -48,7 +48,7 @@ def video_targets(samples: Sequence[DistillSample]) -> Tensor:
     """Attention to each video token, unweighted, scaled to a maximum of 1 per clip.
 
     Returns:
-        [L] float32 in 0..1; NaN where a token is no video of a clip.
+        [L] float32 in 0..1; NaN on all but the video tokens of clips.
     """
     value = torch.cat([sample.attention for sample in samples])
     return _scaled(value, stream_of(samples), Modality.VIDEO, len(samples))

@@ -109,7 +109,10 @@ def find_clips(folder: Path) -> list[Path]:
 
 
 def load_questions(path: Path | None) -> tuple[str, ...]:
-    """The questions in a text file, one per line; `QUESTIONS` without a file.
+    """The questions in a text file, one per line.
+
+    Args:
+        path: the file; None means the built-in `QUESTIONS`.
 
     Raises:
         UsageError: the file is missing, empty or not UTF-8 text.
@@ -198,8 +201,8 @@ def distill(
     """
     if isinstance(samples, DistillFiles):
         samples = samples.shuffled(settings.seed)
-    held = min(len(samples) - 1, max(1, round(settings.held_out * len(samples))))
-    training, checked = samples[:-held], samples[-held:]
+    n_test = min(len(samples) - 1, max(1, round(settings.held_out * len(samples))))
+    training, checked = samples[:-n_test], samples[-n_test:]
     width = samples[0].embeds.shape[1]
     selector, untrained = (
         new_selector(width, settings.time_embedding, settings.seed, video_score=settings.video_score) for _ in range(2)
