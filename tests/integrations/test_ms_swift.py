@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint, clips and ``world.jsonl``."""
     folder = tmp_path_factory.mktemp("swift")
     save_full_nano(folder / "model")
-    write_dataset(folder / "world", clips=3, seed=0, asked=2, step=lambda: None)
+    write_dataset(folder / "world", clips=3, seed=0, questions_per_clip=2, step=lambda: None)
     save_samples(load_samples(folder / "world"), folder / "world.jsonl", "messages")
     return folder
 

@@ -19,7 +19,7 @@ ASKED = ("Which sound goes with the circle?", "What colour is the square?")
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clips")
-    write_dataset(path, clips=4, seed=0, asked=0, step=lambda: None)
+    write_dataset(path, clips=4, seed=0, questions_per_clip=0, step=lambda: None)
     return path
 
 

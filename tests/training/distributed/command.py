@@ -44,7 +44,7 @@ def write_world(folder: Path) -> None:
     from omnisift.training.data import Sample, Turn, load_samples, save_samples
     from omnisift.world import make_scene, world_setting, write_clip
 
-    write_dataset(folder / "clips", clips=1, seed=0, asked=2, step=lambda: None)
+    write_dataset(folder / "clips", clips=1, seed=0, questions_per_clip=2, step=lambda: None)
     heard = load_samples(folder / "clips")
     assert len(heard) == 3
     silent = folder / "silent.mp4"

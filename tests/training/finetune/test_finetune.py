@@ -32,7 +32,7 @@ RECIPES = sorted((ROOT / "recipes" / "train").glob("*.yaml"))
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    write_dataset(folder, clips=3, seed=0, asked=2, step=lambda: None)
+    write_dataset(folder, clips=3, seed=0, questions_per_clip=2, step=lambda: None)
     return folder
 
 
