@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import Compressor, make_compressor
 from omnisift.errors import OmniSiftError

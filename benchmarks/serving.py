@@ -53,7 +53,7 @@ def build(folder: Path) -> Path:
     from transformers import AutoConfig, AutoProcessor
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-    from omnisift.assets import nano_path
+    from omnisift.utils.assets import nano_path
     from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
     from omnisift.vgas import VGAS, VGASConfig
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.cli import main
 
 ROOT = Path(__file__).parents[1]

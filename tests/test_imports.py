@@ -21,8 +21,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Any engine can use the core, so it needs only torch; the selector is a Hugging Face model with safetensors files.
 CORE = {"errors", "tokens", "chunks", "budget", "stvp", "straight_through", "estimators", "compressors"}
-CORE |= {"vgas", "selector_attention", "selector_files", "video_score"}
-CORE_EXTRAS = {"vgas": {"transformers"}, "selector_files": {"safetensors"}}
+CORE |= {"vgas", "selector_attention", "video_score", "utils"}
+CORE_EXTRAS = {"vgas": {"transformers"}, "utils": {"safetensors", "transformers"}}
 # Only media decodes; world encodes generated clips; `omnisift doctor` checks which formats PyAV can decode.
 PYAV_PACKAGES = {"media", "world", "cli"}
 

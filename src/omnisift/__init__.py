@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omnisift import batch, compressors, errors, inspector, media, world
-    from omnisift.assets import nano_path
+    from omnisift.utils.assets import nano_path
     from omnisift.budget import Budget, from_rho
     from omnisift.chunks import build_stream
     from omnisift.compressors import (

@@ -19,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.selector_attention import attend, attention_weights, concat_valid, log_attention_received, split_heads
-from omnisift.selector_files import check_problems, check_tensors, read_prefixed
+from omnisift.utils.safetensors_files import check_problems, check_tensors, read_prefixed
 from omnisift.utils.suggest import did_you_mean
 from omnisift.video_score import VideoScore
 

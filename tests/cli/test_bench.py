@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.cli import main
 from omnisift.cli.bench import _folder_name
 from omnisift.compressors import COMPRESSORS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
 from omnisift.compressors.random import seed_rows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.errors import UsageError
 from omnisift.evaluation import quality
 from omnisift.evaluation.journal import Journal

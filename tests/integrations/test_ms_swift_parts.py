@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from tests.tiny import AUDIO, VIDEO, WIDTH, Video, full_model, prompt
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.errors import BudgetError, CheckpointError, CompressorError, TrainingError, UsageError
 from omnisift.integrations.ms_swift import plugin_path
 from omnisift.integrations.ms_swift.selectors import add_selector, find_selector

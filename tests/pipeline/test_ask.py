@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from omnisift import Answer, Pipeline, load
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.errors import NotFound, UsageError
 from omnisift.pipeline.clip_info import NANO_NOTICE
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from omnisift import load
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.errors import CheckpointError, CompressorError, UnsupportedModel, UsageError
 from omnisift.vgas import VGAS, VGASConfig
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from omnisift import Budget, Pipeline, attach, load, make_compressor
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.compressors import COMPRESSORS, needs_selector
 from omnisift.errors import CompressorError, UnreachableBudget, UnsupportedCall
 from omnisift.media import Media

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor, needs_selector
 from omnisift.media import read

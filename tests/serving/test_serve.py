@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.cli import main
 from omnisift.errors import Blocked, CompressorError, NotMedia, UnsupportedModel, UsageError
 from omnisift.serving import url_policy, vllm_startup

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.pipeline.prompt import audio_in_video
 from omnisift.training.evaluate import accuracies
 from omnisift.training.feature_cache import encode_features

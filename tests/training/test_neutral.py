@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-from omnisift.assets import nano_path, neutral_path
+from omnisift.utils.assets import nano_path, neutral_path
 from omnisift.training import neutral
 from omnisift.training.evaluate import accuracies
 from omnisift.training.feature_cache import encode_features

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
 from omnisift.errors import UsageError

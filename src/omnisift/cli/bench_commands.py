@@ -54,7 +54,7 @@ def bench_quality(
 
     If the command is interrupted, run it again: it resumes.
     """
-    from omnisift.assets import neutral_path
+    from omnisift.utils.assets import neutral_path
     from omnisift.cli.bench import Bench, summary
     from omnisift.cli.screen import console_for, show_summary
 

@@ -45,7 +45,7 @@ def export(
     The merged form is a checkpoint in the released layout.
     The selector alone is a small folder for --selector.
     """
-    from omnisift.assets import nano_path
+    from omnisift.utils.assets import nano_path
     from omnisift.training.export import export_merged, export_selector, parse_storage, selector_of
 
     if form not in ("selector", "merged"):

@@ -94,7 +94,7 @@ def _with_full_checkpoint(server: Server, folder: Path) -> Server:
     """Save nano, which is only a thinker, as the full model that vLLM expects."""
     if server.model != "nano":
         return server
-    from omnisift.assets import nano_path
+    from omnisift.utils.assets import nano_path
     from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 
     wrap_as_full_checkpoint(nano_path(), folder / "nano")

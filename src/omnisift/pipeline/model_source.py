@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 
 MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")

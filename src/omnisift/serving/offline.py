@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.media import Media
 from omnisift.pipeline.clip_info import count_tokens

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.training.evaluate import accuracies, format_accuracies
 from omnisift.training.feature_cache import FeatureCache, encode_features
 from omnisift.training.host import core_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.media import read

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omnisift.errors import CheckpointError
 
-_CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+_CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 
 
 def nano_path() -> Path:

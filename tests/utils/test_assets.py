@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from omnisift import assets
+from omnisift.utils import assets
 from omnisift.errors import CheckpointError
 
 
