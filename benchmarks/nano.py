@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnisift.utils.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import Compressor, make_compressor
 from omnisift.errors import OmniSiftError
@@ -42,6 +41,7 @@ from omnisift.evaluation.summary import (
 )
 from omnisift.media import Media, read
 from omnisift.pipeline.loading import Host, load_host, load_selector
+from omnisift.utils.assets import nano_path
 from omnisift.utils.provenance import provenance
 from omnisift.vgas import VGAS
 from omnisift.world import CAPTION_REQUESTS, Scene, caption, make_scene, questions, truth, write_clip

@@ -53,8 +53,8 @@ def build(folder: Path) -> Path:
     from transformers import AutoConfig, AutoProcessor
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-    from omnisift.utils.assets import nano_path
     from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
+    from omnisift.utils.assets import nano_path
     from omnisift.vgas import VGAS, VGASConfig
 
     config = AutoConfig.from_pretrained(nano_path())

@@ -20,8 +20,8 @@ PACKAGE = ROOT / "src" / "omnisift"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Any engine can use the core, so it needs only torch; the selector is a Hugging Face model with safetensors files.
-CORE = {"errors", "tokens", "chunks", "budget", "stvp", "straight_through", "estimators", "compressors"}
-CORE |= {"vgas", "selector_attention", "video_score", "utils"}
+CORE = {"errors", "tokens", "chunks", "budget", "stvp", "ops", "estimators", "compressors"}
+CORE |= {"vgas", "video_score", "utils"}
 CORE_EXTRAS = {"vgas": {"transformers"}, "utils": {"safetensors", "transformers"}}
 # Only media decodes; world encodes generated clips; `omnisift doctor` checks which formats PyAV can decode.
 PYAV_PACKAGES = {"media", "world", "cli"}

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from omnisift.utils.assets import nano_path
 from omnisift.cli import main
 from omnisift.cli.bench import _folder_name
 from omnisift.compressors import COMPRESSORS
 from omnisift.evaluation.recipe import MethodSpec, RecipeRow
 from omnisift.training import protocol
+from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS
 
 RECIPE = {

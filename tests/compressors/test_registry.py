@@ -21,10 +21,10 @@ from omnisift.compressors import (
     reads_all_tokens,
     register,
 )
-from omnisift.compressors.groups import Scope
 from omnisift.compressors.paired import Paired
 from omnisift.compressors.registry import parse_options
 from omnisift.errors import CompressorError
+from omnisift.ops.groups import Scope
 from omnisift.tokens import TokenStream
 
 HALF = Budget(retain=0.5)

@@ -23,11 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors import frames as frame_tools
-from omnisift.compressors import segment_ops
-from omnisift.compressors.frames import Frames
 from omnisift.compressors.random import RandomCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor, adaptive_counts, frame_weights
+from omnisift.ops import frames as frame_tools
+from omnisift.ops import segment_ops
+from omnisift.ops.frames import Frames
 from omnisift.tokens import TokenStream
 
 

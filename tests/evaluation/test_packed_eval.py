@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from omnisift.utils.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
 from omnisift.compressors.random import seed_rows
 from omnisift.evaluation.packed_eval import PackedEvaluator, PackedQuestions
 from omnisift.evaluation.prompts import answer, prepare
 from omnisift.media import read
+from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS
 from omnisift.world import make_scene, questions, write_clip
 from omnisift.world.encoded import encode_scenes

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from omnisift.utils.assets import nano_path
 from omnisift.errors import UsageError
 from omnisift.evaluation import quality
 from omnisift.evaluation.journal import Journal
@@ -17,6 +16,7 @@ from omnisift.evaluation.recipe import ALL_TOKENS, parse_recipe
 from omnisift.evaluation.results import rank_correlation, read_result
 from omnisift.evaluation.results_page import page
 from omnisift.evaluation.workers import dealt, run
+from omnisift.utils.assets import nano_path
 
 RECIPE = {
     "name": "training-free",

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from omnisift.utils.assets import nano_path
 from omnisift.pipeline.prompt import audio_in_video
 from omnisift.training.evaluate import accuracies
 from omnisift.training.feature_cache import encode_features
 from omnisift.training.packed import Writer, clip_layout
 from omnisift.training.selections import omnisift_selection, random_selection
+from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS
 from omnisift.world import caption, make_scene, render_audio, render_images, score_caption
 

@@ -7,11 +7,11 @@ import torch
 from transformers import AutoTokenizer
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-from omnisift.utils.assets import nano_path, neutral_path
 from omnisift.training import neutral
 from omnisift.training.evaluate import accuracies
 from omnisift.training.feature_cache import encode_features
 from omnisift.training.packed import Writer, clip_layout
+from omnisift.utils.assets import nano_path, neutral_path
 from omnisift.world import SETTINGS
 
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from omnisift.utils.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
 from omnisift.errors import UsageError
@@ -11,6 +10,7 @@ from omnisift.pipeline.loading import load_host
 from omnisift.training import protocol
 from omnisift.training.forward import forward_packed
 from omnisift.training.packed import make_batch
+from omnisift.utils.assets import nano_path
 from omnisift.world import make_scene
 from omnisift.world.encoded import encode_scenes
 

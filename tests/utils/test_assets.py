@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from omnisift.utils import assets
 from omnisift.errors import CheckpointError
+from omnisift.utils import assets
 
 
 def test_the_bundled_checkpoint_is_complete_and_small():

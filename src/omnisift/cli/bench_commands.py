@@ -54,9 +54,9 @@ def bench_quality(
 
     If the command is interrupted, run it again: it resumes.
     """
-    from omnisift.utils.assets import neutral_path
     from omnisift.cli.bench import Bench, summary
     from omnisift.cli.screen import console_for, show_summary
+    from omnisift.utils.assets import neutral_path
 
     _require("accelerate", "train", "distilling selectors and training under methods")
     checkpoint = neutral_path() if backbone is None else backbone

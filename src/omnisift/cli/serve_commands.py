@@ -94,8 +94,8 @@ def _with_full_checkpoint(server: Server, folder: Path) -> Server:
     """Save nano, which is only a thinker, as the full model that vLLM expects."""
     if server.model != "nano":
         return server
-    from omnisift.utils.assets import nano_path
     from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
+    from omnisift.utils.assets import nano_path
 
     wrap_as_full_checkpoint(nano_path(), folder / "nano")
     return replace(server, model=str(folder / "nano"), served_name="nano")

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from omnisift.utils.assets import nano_path
 from omnisift.training.evaluate import accuracies, format_accuracies
 from omnisift.training.feature_cache import FeatureCache, encode_features
 from omnisift.training.host import core_of
@@ -28,6 +27,7 @@ from omnisift.training.nano import NanoBuild, provenance
 from omnisift.training.nano_model import build_model, build_processor
 from omnisift.training.packed import TYPE_WEIGHTS, clip_layout
 from omnisift.training.settings import NanoSettings
+from omnisift.utils.assets import nano_path
 from omnisift.world import SETTINGS
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnisift.budget import kept_count
-from omnisift.straight_through import topk_mask
+from omnisift.estimators.straight_through import topk_mask
 from omnisift.training.feature_cache import FeatureCache
 from omnisift.training.forward import KeptTokens, forward_packed
 from omnisift.training.host import core_of

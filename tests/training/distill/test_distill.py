@@ -10,7 +10,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from omnisift.utils.assets import nano_path
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.media import read
@@ -21,6 +20,7 @@ from omnisift.training.distill import DistillSettings, distill, find_clips, load
 from omnisift.training.distill.learn import audio_agreement, audio_targets, scores_of, train_selector
 from omnisift.training.distill.samples import DistillSample, observe, stream_of
 from omnisift.training.selector import new_selector
+from omnisift.utils.assets import nano_path
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from omnisift.budget import Budget
 from omnisift.cli.app import app
 from omnisift.compressors import make_compressor
-from omnisift.compressors.pruning import video_logits
+from omnisift.stvp import video_logits
 from omnisift.tokens import Modality
 from omnisift.training.distill import find_clips
 from omnisift.training.distill.learn import train_video_score, video_agreement, video_targets

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from omnisift.budget import Budget
-from omnisift.compressors.pruning import video_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.errors import MediaError, UsageError
 from omnisift.media.suffixes import VIDEO_SUFFIXES
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import read_for
+from omnisift.stvp import video_logits
 from omnisift.tokens import TokenStream
 from omnisift.training.distill.learn import (
     audio_agreement,

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnisift.compressors.groups import MAX_ELEMENTS, Groups
 from omnisift.errors import CompressorError
+from omnisift.ops.groups import MAX_ELEMENTS, Groups
 
 
 def check_share(method: str, share: float) -> float:

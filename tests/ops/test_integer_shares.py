@@ -11,7 +11,7 @@ from tests.geometry import random_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.integer_shares import allocate, per_frame
+from omnisift.ops.integer_shares import allocate, per_frame
 
 
 def shared(weights: list[float], sizes: list[int], total: int, least: int = 0) -> list[int]:

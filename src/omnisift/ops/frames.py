@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.merging import add_rows
+from omnisift.ops.merging import add_rows
 from omnisift.tokens import Modality, TokenStream
 
 MAX_ELEMENTS = 1 << 24

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from omnisift.compressors import merging
-from omnisift.compressors.merging import add_rows, averaged
+from omnisift.ops import merging
+from omnisift.ops.merging import add_rows, averaged
 
 LENGTH, WIDTH = 40, 6
 

@@ -7,12 +7,28 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from omnisift.compressors.chunk_batches import PaddedGroups
-from omnisift.estimators import Choice
+from omnisift.ops.chunk_batches import PaddedGroups
 from omnisift.tokens import Selection, TokenStream
 
 IndexedValues = tuple[Tensor, Tensor]
 """(indices in the stream, values)."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an estimator decides in one training step, for ``G`` groups (chunks) of ``A`` tokens."""
+
+    keep: Tensor
+    """[G, A] bool: the tokens that stay in the prompt; all of them where ``bias`` is set."""
+    gate: Tensor | None = None
+    """[G, A] with a gradient: factor of the embeddings."""
+    bias: Tensor | None = None
+    """[G, A] with a gradient, at most 0: added to the attention logits of the token as a key."""
+    mix: Tensor | None = None
+    """[G, A, A] with a gradient, rows sum to 1: kept token ``i`` becomes the mean of all tokens, weighted by row
+    ``i``."""
+    log_prob: Tensor | None = None
+    """[G] with a gradient: log-probability of the choice, for estimators that use the loss as a reward."""
 
 
 @dataclass

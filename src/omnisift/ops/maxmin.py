@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from omnisift.compressors.cosine import cosine
-from omnisift.compressors.groups import Groups
+from omnisift.ops.cosine import cosine
+from omnisift.ops.groups import Groups
 
 
 def max_min(distance: Tensor, valid: Tensor, kept: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from omnisift.chunks import segment_of, segment_sizes
-from omnisift.compressors.frames import Frames, pair_cosine
-from omnisift.compressors.segment_ops import mean_distance
+from omnisift.ops.frames import Frames, pair_cosine
+from omnisift.ops.segment_ops import mean_distance
 from omnisift.tokens import Modality, TokenStream
 
 EPSILON = 1e-6

@@ -1,4 +1,4 @@
-"""Attention of the selector as functions on tensors: mixed values (paper eq 7), and attention received as a score."""
+"""Attention of the selector's variants (paper table 12) and for inspection, as functions on tensors."""
 
 from __future__ import annotations
 
@@ -9,31 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def attend(attention: nn.MultiheadAttention, audio: Tensor, keys: Tensor, valid: Tensor | None) -> Tensor:
-    """Compute ``attention(audio, keys, keys)`` (paper eq 7) through the fused kernel.
-
-    Args:
-        attention: the layer, whose weights are used.
-        audio: [C, A, hidden] queries.
-        keys: [C, N, hidden] keys and values.
-        valid: [C, N] bool, False on padded keys; None if nothing is padded.
-
-    Returns:
-        [C, A, hidden].
-    """
-    hidden, heads = attention.embed_dim, attention.num_heads
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
-    # The layer stores query, key and value projections as one matrix, in this order.
-    query = split_heads(F.linear(audio, weight[:hidden], bias[:hidden]), heads)
-    key, value = F.linear(keys, weight[hidden:], bias[hidden:]).chunk(2, dim=-1)
-    mask = None if valid is None else valid[:, None, None, :]
-    mixed = F.scaled_dot_product_attention(query, split_heads(key, heads), split_heads(value, heads), attn_mask=mask)
-    out: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
-    return out
-
-
 def attention_weights(attention: nn.MultiheadAttention, audio: Tensor, keys: Tensor) -> Tensor:
-    """Return the weights by which `attend` mixes the values, for inspection.
+    """Return the weights of one attention layer, for inspection.
 
     Uses torch's own path of the layer, which builds the matrix and is slower.
 
@@ -72,11 +49,6 @@ def log_attention_received(query: Tensor, key: Tensor, query_valid: Tensor | Non
     share = share.masked_fill(~query_valid[:, None, :, None], lowest)
     rows = query.shape[1] * query_valid.sum(dim=1, keepdim=True)  # [C, 1]
     return torch.logsumexp(share, dim=(1, 2)) - torch.log(rows).to(share.dtype)
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """Reshape [C, N, hidden] to [C, H, N, hidden / H]."""
-    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def concat_valid(video_valid: Tensor | None, audio_valid: Tensor | None, video: Tensor, audio: Tensor) -> Tensor | None:

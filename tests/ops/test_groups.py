@@ -13,7 +13,7 @@ from tests.geometry import random_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
-from omnisift.compressors.groups import Groups, Scope, group
+from omnisift.ops.groups import Groups, Scope, group
 from omnisift.tokens import Modality, TokenStream
 
 SOME = Budget(retain_video=0.4, retain_audio=0.6)

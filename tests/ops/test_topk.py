@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from omnisift.straight_through import segment_topk, topk_mask
+from omnisift.estimators.straight_through import topk_mask
+from omnisift.ops.topk import segment_topk
 
 
 def test_each_segment_keeps_its_own_count():

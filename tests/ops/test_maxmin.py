@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from omnisift.compressors.maxmin import max_min
+from omnisift.ops.maxmin import max_min
 
 
 def on_a_line(*places: float) -> torch.Tensor:

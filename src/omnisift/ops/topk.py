@@ -1,4 +1,4 @@
-"""Hard top-k in the forward pass and a straight-through gradient in the backward pass, for ragged segments."""
+"""Top-k of ragged segments."""
 
 from __future__ import annotations
 
@@ -28,20 +28,3 @@ def segment_topk(scores: Tensor, segment: Tensor, counts: Tensor) -> Tensor:
     keep = torch.empty(len(order), dtype=torch.bool, device=order.device)
     keep[order] = rank < counts[ordered]
     return keep
-
-
-def topk_mask(scores: Tensor, keep: Tensor) -> Tensor:
-    """Build the straight-through mask of the paper's section 3.3.
-
-    Only tokens that stay in the graph get a gradient, and it measures the effect of *rescaling* an embedding, to which
-    pre-norm decoders hardly respond (docs/methods.md).
-
-    Args:
-        scores: float in (0, 1), with a gradient.
-        keep: bool of the same shape.
-
-    Returns:
-        Exactly 1.0 and 0.0 in the forward pass; the gradient passes to ``scores`` unchanged.
-    """
-    hard = keep.to(scores.dtype)
-    return (hard - scores).detach() + scores

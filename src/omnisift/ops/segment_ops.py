@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from omnisift.compressors.frames import MAX_ELEMENTS, row_cosine
-from omnisift.compressors.merging import add_rows
+from omnisift.ops.frames import MAX_ELEMENTS, row_cosine
+from omnisift.ops.merging import add_rows
 
 
 def blocks(embeds: Tensor, index: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from omnisift.compressors.density_peaks import density, separation
+from omnisift.ops.density_peaks import density, separation
 
 SIZES = (7, 1, 12, 2, 5)
 

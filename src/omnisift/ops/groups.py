@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import AUDIO, ChunkShapes, segment_of
-from omnisift.straight_through import segment_topk
+from omnisift.ops.topk import segment_topk
 from omnisift.tokens import Modality, TokenStream
 
 MAX_ELEMENTS = 1 << 24

@@ -7,8 +7,8 @@ import torch
 from tests.frame_methods import cosine, empty, frames_of
 from tests.geometry import random_prompt
 
-from omnisift.compressors import frames as module
-from omnisift.compressors.frames import Frames, of_modality, pair_cosine, row_cosine
+from omnisift.ops import frames as module
+from omnisift.ops.frames import Frames, of_modality, pair_cosine, row_cosine
 from omnisift.tokens import Modality
 
 SEEDS = range(25)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tests.frame_methods import unlike_mean
 
-from omnisift.compressors import segment_ops
-from omnisift.compressors.segment_ops import group_means, mean_distance, softmax_by
+from omnisift.ops import segment_ops
+from omnisift.ops.segment_ops import group_means, mean_distance, softmax_by
 
 GROUP = torch.tensor([2, 0, -1, 2, 4, 0, 2, -1])
 EMBEDS = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
