@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(PY) -m pytest
 PIP := $(PY) -m pip --no-input
-BENCHES := $(wildcard benchmarks/compress.py benchmarks/read.py benchmarks/import_time.py)
+BENCHES := $(wildcard benchmarks/speed/compress.py benchmarks/speed/read.py benchmarks/speed/import_time.py)
 MATRIX := .venv-matrix
 EVAL := .venv-eval
 RAY := .venv-ray
@@ -221,22 +221,22 @@ bench-nano: $(VENV)/.installed ## measure nano's accuracy on 2,000 decoded clips
 	@$(PY) benchmarks/nano.py $(ARGS)
 
 bench-training: $(VENV)/.installed ## measure time and memory of a training step at 25 % and with all tokens
-	@$(ONE_THREAD) $(PY) benchmarks/training.py $(ARGS)
+	@$(ONE_THREAD) $(PY) benchmarks/speed/training.py $(ARGS)
 
 bench-probe: $(VENV)/.installed ## compare each estimator's gradient with exact ablation, at the width of 7B (half an hour, 6 GB)
-	@$(PY) benchmarks/probe.py $(ARGS)
+	@$(PY) benchmarks/accuracy/probe.py $(ARGS)
 
 bench-serving: $(VLLM)/.installed ## measure vLLM at 25 % and with all tokens: requests, first token, cache (20 minutes; resumes)
-	@$(ONE_THREAD) $(VLLM)/bin/python benchmarks/serving.py $(ARGS)
+	@$(ONE_THREAD) $(VLLM)/bin/python benchmarks/speed/serving.py $(ARGS)
 
 bench-estimators: $(VENV)/.installed ## measure how well each estimator trains the selector on nano's world (about an hour; resumes)
-	@[ -f build/plain/language.json ] || $(PY) -m omnisift.training.neutral --out build/plain --no-pointer --steps 1800
-	@$(ONE_THREAD) $(PY) benchmarks/estimators.py $(ARGS)
-	@$(PY) benchmarks/estimators_page.py
+	@[ -f build/plain/language.json ] || $(PY) -m omnisift.lab.neutral --out build/plain --no-pointer --steps 1800
+	@$(ONE_THREAD) $(PY) benchmarks/accuracy/estimators.py $(ARGS)
+	@$(PY) benchmarks/figures/estimators_page.py
 
 bench-picture: $(VENV)/.installed ## compare a learned video score with STVP (ten minutes after bench-estimators)
-	@[ -f build/plain/language.json ] || $(PY) -m omnisift.training.neutral --out build/plain --no-pointer --steps 1800
-	@$(ONE_THREAD) $(PY) benchmarks/picture.py $(ARGS)
+	@[ -f build/plain/language.json ] || $(PY) -m omnisift.lab.neutral --out build/plain --no-pointer --steps 1800
+	@$(ONE_THREAD) $(PY) benchmarks/accuracy/video_score.py $(ARGS)
 
 QUALITY := $(addprefix recipes/,training-free.yaml trained.yaml trained-tight.yaml ablations.yaml pairs.yaml hard.yaml ratio-sweep.yaml)
 
@@ -247,22 +247,22 @@ bench-quality: $(VENV)/.installed ## measure all methods on equal terms: run all
 	@$(VENV)/bin/omnisift bench-report --results $(RESULTS) --out $(RESULTS).md
 
 neutral: $(VENV)/.installed ## train the benchmark's backbone from nano's encoders (40 minutes; resumes)
-	@$(PY) -m omnisift.training.neutral $(ARGS)
+	@$(PY) -m omnisift.lab.neutral $(ARGS)
 
 nano: $(VENV)/.installed ## train the bundled nano model from scratch (under 45 minutes on two cores; resumes)
-	@$(PY) -m omnisift.training.nano $(ARGS)
+	@$(PY) -m omnisift.lab.nano $(ARGS)
 
 verify-7b: $(VENV)/.installed ## compare with the released 7B code on a GPU: make verify-7b MODEL=checkpoint REFERENCE=checkout
 	@[ -n "$(MODEL)" ] && [ -n "$(REFERENCE)" ] || { echo "usage: make verify-7b MODEL=<OmniSIFT-7B folder or hub id> \
 	REFERENCE=<checkout of the released code>" >&2; exit 2; }
-	@HF_HUB_OFFLINE=0 $(PY) benchmarks/verify_7b.py --model "$(MODEL)" --reference "$(REFERENCE)" $(ARGS)
+	@HF_HUB_OFFLINE=0 $(PY) benchmarks/accuracy/verify_7b.py --model "$(MODEL)" --reference "$(REFERENCE)" $(ARGS)
 
 figures: $(VENV)/.installed ## draw the figures of README and docs from generated clips and committed results, into docs/figures
 	@mkdir -p docs/figures; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(VENV)/bin/omnisift make-clip "$$folder/clip.mp4" --seed 0 >/dev/null; \
 	$(VENV)/bin/omnisift inspect "$$folder/clip.mp4" --compare random --png docs/figures/kept.png --force
-	@$(PY) benchmarks/method_figure.py docs/figures/method.svg
-	@$(PY) benchmarks/quality_figure.py docs/figures/quality.svg
+	@$(PY) benchmarks/figures/method_figure.py docs/figures/method.svg
+	@$(PY) benchmarks/figures/quality_figure.py docs/figures/quality.svg
 	@ls -l docs/figures
 
 # --- building ----------------------------------------------------------------------------------------------------

@@ -26,11 +26,11 @@ import torch
 from omnisift.budget import Budget
 from omnisift.compressors import Compressor, make_compressor
 from omnisift.errors import OmniSiftError
-from omnisift.evaluation.evidence import count_kept, masks
-from omnisift.evaluation.journal import Journal
-from omnisift.evaluation.prompts import answer, prepare, write
-from omnisift.evaluation.shuffled_video_control import ShuffledVideoControl
-from omnisift.evaluation.summary import (
+from omnisift.lab.benchmark.evidence import count_kept, masks
+from omnisift.lab.benchmark.journal import Journal
+from omnisift.lab.benchmark.prompts import answer, prepare, write
+from omnisift.lab.benchmark.shuffled_video_control import ShuffledVideoControl
+from omnisift.lab.benchmark.summary import (
     FULL,
     accuracy_table,
     caption_table,

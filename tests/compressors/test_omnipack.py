@@ -8,9 +8,17 @@ from functools import cache
 import pytest
 import torch
 from tests.compressors.test_omnisift import Watch, regular_prompt
-from tests.frame_methods import audio_of, frames_of, steady_prompt
-from tests.geometry import random_prompt
-from tests.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosine, windows_of, with_attention
+from tests.helpers.frame_methods import audio_of, frames_of, steady_prompt
+from tests.helpers.geometry import random_prompt
+from tests.helpers.windowed_methods import (
+    BUDGETS,
+    SPLIT,
+    check_contract,
+    check_counts,
+    cosine,
+    windows_of,
+    with_attention,
+)
 
 from omnisift.budget import Budget
 from omnisift.chunks import build_stream

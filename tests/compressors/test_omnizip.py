@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from tests.attention import cosine, highest, in_one_batch, shared, with_attention
 from tests.compressors.test_omnisift import Watch, regular_prompt
-from tests.geometry import random_prompt
+from tests.helpers.attention import cosine, highest, in_one_batch, shared, with_attention
+from tests.helpers.geometry import random_prompt
 from torch import Tensor
 
 from omnisift.budget import Budget

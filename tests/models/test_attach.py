@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.tiny import Video, language_model, prompt, thinker
 from tests.models.hosts import HALF, NeedsUnknown, Norms, half
-from tests.tiny import Video, language_model, prompt, thinker
 from torch import nn
 
 import omnisift

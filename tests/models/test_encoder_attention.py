@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.hosts import ALL, HALF, ReadsAttention, half, language_model_arguments
-from tests.models.test_attach import HOST_ERRORS, Wrapper, same, state
-from tests.tiny import (
+from tests.helpers.tiny import (
     AUDIO,
     VIDEO,
     WIDTH,
@@ -23,6 +21,8 @@ from tests.tiny import (
     thinker,
     thinker_config,
 )
+from tests.models.hosts import ALL, HALF, ReadsAttention, half, language_model_arguments
+from tests.models.test_attach import HOST_ERRORS, Wrapper, same, state
 from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as modeling

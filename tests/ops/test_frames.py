@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.frame_methods import cosine, empty, frames_of
-from tests.geometry import random_prompt
+from tests.helpers.frame_methods import cosine, empty, frames_of
+from tests.helpers.geometry import random_prompt
 
 from omnisift.ops import frames as module
 from omnisift.ops.frames import Frames, of_modality, pair_cosine, row_cosine

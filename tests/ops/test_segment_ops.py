@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.frame_methods import unlike_mean
+from tests.helpers.frame_methods import unlike_mean
 
 from omnisift.ops import segment_ops
 from omnisift.ops.segment_ops import group_means, mean_distance, softmax_by

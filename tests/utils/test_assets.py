@@ -20,5 +20,5 @@ def test_its_recipe_records_how_it_was_made():
 
 def test_a_package_without_it_raises_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr(assets, "_CHECKPOINTS", tmp_path)
-    with pytest.raises(CheckpointError, match=r"no config\.json .* omnisift\.training\.nano"):
+    with pytest.raises(CheckpointError, match=r"no config\.json .* omnisift\.lab\.nano"):
         assets.nano_path()

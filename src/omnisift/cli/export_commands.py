@@ -10,8 +10,8 @@ import typer
 
 from omnisift.cli.options import MODEL, OUTPUT, Force, Json
 from omnisift.cli.output_paths import check_folder
-from omnisift.cli.silence import silence_libraries
 from omnisift.errors import UsageError
+from omnisift.utils.quiet import silence_libraries
 
 
 def export(

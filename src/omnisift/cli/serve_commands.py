@@ -67,9 +67,9 @@ def serve(
     Runs vLLM's OpenAI-compatible server; a video's audio is included.
     Flags after -- go to vLLM.
     """
-    from omnisift.cli.silence import silence_libraries
     from omnisift.serving.command import Server
     from omnisift.serving.vllm.settings import Settings
+    from omnisift.utils.quiet import silence_libraries
 
     silence_libraries()
     settings = Settings(compressor, retain, retain_video, retain_audio, max_retain, selector, seed).checked()

@@ -34,6 +34,6 @@ def _bundled(name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"the bundled {name} checkpoint is missing: no config.json in {folder}. "
-            f"Reinstall the package, or make it again with `python -m omnisift.training.{name} --bundle`."
+            f"Reinstall the package, or make it again with `python -m omnisift.lab.{name} --bundle`."
         )
     return folder
