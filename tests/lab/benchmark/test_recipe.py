@@ -10,6 +10,7 @@ from omnisift.compressors import make_compressor
 from omnisift.errors import UsageError
 from omnisift.lab.benchmark.recipe import ALL_TOKENS, load_recipe, parse_recipe
 from omnisift.lab.training.protocol import selector_config
+from omnisift.utils.assets import bundled_path
 from omnisift.vgas import VGAS, VGASConfig
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
@@ -31,7 +32,7 @@ def test_recipes_of_the_repository(path):
     selector = VGAS(VGASConfig(input_size=16, hidden_size=16, num_attention_heads=2))
     for spec in recipe.methods:
         assert make_compressor(spec.method, Budget(retain=0.5), selector=selector if spec.selector else None)
-        if spec.selector:
+        if spec.selector and not (bundled_path(recipe.backbone) / spec.selector).is_dir():
             selector_config(spec.selector)
 
 
@@ -40,6 +41,15 @@ def test_enough_methods_and_ablations():
     methods = {spec.method.partition(":")[0] for spec in specs["training-free"]}
     assert len(methods) >= 14
     assert len(specs["ablations"]) - 2 >= 9  # two rows are the complete method
+
+
+def test_entries_that_older_results_lack_are_stored_only_where_they_are_set():
+    plain = parse_recipe(SMALL).as_dict()
+    assert "backbone" not in plain
+    assert "shuffled_video" not in plain["ways"][0]
+    rows = [{"method": "evs", "shuffled_video": True}]
+    other = parse_recipe({**SMALL, "backbone": "nano", "rows": rows}).as_dict()
+    assert (other["backbone"], other["ways"][0]["shuffled_video"]) == ("nano", True)
 
 
 def test_rows_are_all_combinations():
@@ -61,6 +71,7 @@ def test_rows_are_all_combinations():
         ({"rows": [{"method": "evs"}, {"method": "evs"}]}, "two rows have the label 'evs'"),
         ({"settings": ["mars"]}, "unknown setting 'mars'|no setting|mars"),
         ({"protocol": "magic"}, "protocol is training-free or trained"),
+        ({"backbone": "qwen"}, "backbone is neutral or nano"),
         ({"retain": [1.5]}, "fraction kept"),
         ({"rows": [{"methud": "evs"}]}, "method"),
         ({"speed": 3}, "unknown entry 'speed'"),
