@@ -146,7 +146,7 @@ class ShuffledVideo(Compressor):
         """
         video = stream.modality == Modality.VIDEO
         per_clip = torch.bincount(stream.sample[video])
-        if len(per_clip) < 2 or len(per_clip.unique()) > 1:
+        if len(per_clip) < 2 or len(set(per_clip.tolist())) > 1:
             raise CompressorError(
                 f"the control needs two clips or more with equal video tokens, got {per_clip.tolist()}: "
                 "change the number of clips"
