@@ -59,7 +59,6 @@ def bench_quality(
     from omnisift.lab.benchmark.run import Bench, summary
     from omnisift.utils.assets import bundled_path
 
-    _require("accelerate", "train", "distilling selectors and training under methods")
     if backbone is not None and not (backbone / "config.json").is_file():
         raise UsageError(f"{backbone} has no config.json; give a checkpoint folder, or leave --backbone out")
     console = console_for(stderr=True)

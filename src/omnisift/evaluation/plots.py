@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omnisift.utils.atomic_io import atomic_file
 
@@ -20,7 +20,7 @@ def plot_style(font_size: float = 9) -> AbstractContextManager[None]:
     """
     import matplotlib as mpl
 
-    style: dict[str, object] = {"svg.hashsalt": "omnisift", "svg.fonttype": "none", "font.size": font_size}
+    style: Any = {"svg.hashsalt": "omnisift", "svg.fonttype": "none", "font.size": font_size}
     return mpl.rc_context(style)
 
 
