@@ -54,9 +54,9 @@ def test_plain_values() -> None:
     assert ReadOptions.from_dict({"fps": 1.0}).reading == {
         "fps": 1.0, "max_frames": 256, "max_pixels": None, "sampling": "time"
     }  # fmt: skip
-    with pytest.raises(UsageError, match="^CompressionConfig has no option 'retian'; it has: compressor, retain, "):
+    with pytest.raises(UsageError, match=r"^CompressionConfig has no option 'retian'; it has: compressor, retain, "):
         CompressionConfig.from_dict({"retian": 0.5})
-    with pytest.raises(UsageError, match="^ReadOptions has no option 'frames'; it has: fps, max_frames, "):
+    with pytest.raises(UsageError, match=r"^ReadOptions has no option 'frames'; it has: fps, max_frames, "):
         ReadOptions.from_dict({"frames": 3})
 
 
