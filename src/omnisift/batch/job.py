@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,8 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that must not change when a run resumes; names of clips are relative to ``root``."""
-        from omnisift import __version__
-
         root = self.source if self.source.is_dir() else self.source.parent
-        constant = {"omnisift": __version__, "task": self.task.name, "root": str(root.resolve())}
+        constant = {"omnisift": version("omnisift"), "task": self.task.name, "root": str(root.resolve())}
         return constant | self.task.settings | self.model.to_dict()
 
     def run(
