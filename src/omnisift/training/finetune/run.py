@@ -124,7 +124,7 @@ def _reporters(folder: Path, step: int, on_progress: OnProgress | None) -> list[
 
 def _collator(recipe: TrainRecipe, processor: Any) -> Collator:
     cache = None if recipe.cache is None else ClipCache(Path(recipe.cache), int(recipe.cache_gigabytes * (1 << 30)))
-    reading = Reading(recipe.fps, recipe.max_frames, recipe.max_pixels, recipe.max_seconds)
+    reading = Reading(max_seconds=recipe.max_seconds, **recipe.reading)
     return Collator(processor, reading, cache, recipe.system, recipe.max_tokens)
 
 
