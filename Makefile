@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(PY) -m pytest
 PIP := $(PY) -m pip --no-input
-BENCHES := $(wildcard benchmarks/compress.py benchmarks/read.py benchmarks/import_time.py)
+BENCHES := $(wildcard benchmarks/speed/compress.py benchmarks/speed/read.py benchmarks/speed/import_time.py)
 
 .PHONY: help setup demo test check test-full bench figures docs dist clean
 
@@ -89,8 +89,8 @@ figures: $(VENV)/.installed ## draw the figures of README and docs from generate
 	@mkdir -p docs/figures; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(VENV)/bin/omnisift make-clip "$$folder/clip.mp4" --seed 0 >/dev/null; \
 	$(VENV)/bin/omnisift inspect "$$folder/clip.mp4" --compare random --png docs/figures/kept.png --force
-	@$(PY) benchmarks/method_figure.py docs/figures/method.svg
-	@$(PY) benchmarks/quality_figure.py docs/figures/quality.svg
+	@$(PY) benchmarks/figures/method_figure.py docs/figures/method.svg
+	@$(PY) benchmarks/figures/quality_figure.py docs/figures/quality.svg
 	@ls -l docs/figures
 
 # --- building ----------------------------------------------------------------------------------------------------

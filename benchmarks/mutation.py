@@ -56,7 +56,7 @@ FAULTS = (
         "top-k: of equal scores the last is kept",
         "torch.sort(scores, descending=True, stable=True).indices",
         "torch.sort(-scores.flip(0), stable=True).indices.neg() + len(scores) - 1",
-        ("tests/test_straight_through.py",),
+        ("tests/ops/test_topk.py",),
     ),
     Fault(
         "positions: text positions keep their gaps",
@@ -86,7 +86,7 @@ FAULTS = (
         "shares: the smallest remainder is rounded up",
         "torch.argsort(remainder, descending=True, stable=True)",
         "torch.argsort(remainder, descending=False, stable=True)",
-        ("tests/compressors/test_integer_shares.py",),
+        ("tests/ops/test_integer_shares.py",),
     ),
     Fault(
         "atomic writes: the file itself is written to",

@@ -23,15 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnisift.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import Compressor, make_compressor
 from omnisift.errors import OmniSiftError
-from omnisift.evaluation.evidence import count_kept, masks
-from omnisift.evaluation.journal import Journal
-from omnisift.evaluation.prompts import answer, prepare, write
-from omnisift.evaluation.shuffled_video_control import ShuffledVideoControl
-from omnisift.evaluation.summary import (
+from omnisift.lab.benchmark.evidence import count_kept, masks
+from omnisift.lab.benchmark.journal import Journal
+from omnisift.lab.benchmark.prompts import answer, prepare, write
+from omnisift.lab.benchmark.shuffled_video_control import ShuffledVideoControl
+from omnisift.lab.benchmark.summary import (
     FULL,
     accuracy_table,
     caption_table,
@@ -42,6 +41,7 @@ from omnisift.evaluation.summary import (
 )
 from omnisift.media import Media, read
 from omnisift.pipeline.loading import Host, load_host, load_selector
+from omnisift.utils.assets import nano_path
 from omnisift.utils.provenance import provenance
 from omnisift.vgas import VGAS
 from omnisift.world import CAPTION_REQUESTS, Scene, caption, make_scene, questions, truth, write_clip

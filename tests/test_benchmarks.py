@@ -1,11 +1,10 @@
 """Benchmarks that no other test runs: they run, and `verify_7b` detects wrong decisions.
 
-The released code is not available; a stand-in checkout wraps the plain loop of `tests/reference.py`.
+The released code is not available; a stand-in checkout wraps the plain loop of `tests/helpers/reference.py`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from tests.helpers.benchmarks import load_benchmark
 
 from omnisift.chunks import build_stream
 from omnisift.errors import UsageError
@@ -40,25 +40,14 @@ def similarity_pruning(selector, embeds, ids, audio_id, video_id, positions, mer
 """
 
 
-def load(name: str) -> ModuleType:
-    """Import a benchmark."""
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look it up there
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def verify_7b() -> ModuleType:
-    return load("verify_7b")
+    return load_benchmark("verify_7b")
 
 
 def stand_in(folder: Path, keep: str) -> Path:
     (folder / "omnisift").mkdir(parents=True)
-    code = STAND_IN.format(loop=str(ROOT / "tests" / "reference.py"), keep=keep)
+    code = STAND_IN.format(loop=str(ROOT / "tests" / "helpers" / "reference.py"), keep=keep)
     (folder / "omnisift" / "compression_units.py").write_text(code, encoding="utf-8")
     return folder
 
@@ -110,7 +99,7 @@ def test_verify_names_the_file_that_a_wrong_checkout_lacks(verify_7b: ModuleType
 
 @pytest.mark.slow
 def test_import_time_prints_one_line() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "import_time.py"), "--runs", "1"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "speed" / "import_time.py"), "--runs", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=True)
     line = json.loads(done.stdout)
     assert line["torch_s"] > 0
@@ -119,7 +108,7 @@ def test_import_time_prints_one_line() -> None:
 
 def test_the_probe_ranks_tokens_by_their_benefit() -> None:
     """The model is too small for meaningful numbers, but ablation and gradients must use the same prompt."""
-    module = load("probe")
+    module = load_benchmark("probe")
     model = module.build(layers=1, width=128)
     prompt = module.Prompt(model, 0)
     benefit = prompt.benefit()
@@ -137,7 +126,7 @@ def test_the_probe_ranks_tokens_by_their_benefit() -> None:
 
 def test_training_measures_both_configurations() -> None:
     """A clip of four seconds instead of forty, measured in this process."""
-    module = load("training")
+    module = load_benchmark("training")
     module.SECONDS, module.LAYERS = 4, 2
     full, cut = module.measure(None, 1), module.measure(0.25, 1)
     assert full["tokens"] == full["kept"] == cut["tokens"] == 4 * (6 * 12 + 25)
@@ -148,7 +137,7 @@ def test_training_measures_both_configurations() -> None:
 def test_the_table_of_serving_matches_the_result() -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "serving.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-    assert load("serving").table(result) in page, "copy it from benchmarks/serving.py, which prints it"
+    assert load_benchmark("serving").table(result) in page, "copy it from benchmarks/speed/serving.py, which prints it"
     assert result["commit"][:7] in page
     assert {point["commit"] for point in result["points"]} == {result["commit"]}
 
@@ -161,10 +150,10 @@ def rows_of(path: Path) -> set[tuple[str, ...]]:
 
 def test_the_tables_of_prompt_cost_match_the_code() -> None:
     """The rows of each model and clip length in README and docs/your-model.md."""
-    module = load("cost_table")
+    module = load_benchmark("cost_table")
     readme, page = ROOT / "README.md", ROOT / "docs" / "your-model.md"
     for text, path in ((module.cost_table(), readme), (module.memory_table(), page)):
         expected = [tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in text.splitlines()[2:]]
         assert len(expected) == 6
-        assert set(expected) <= rows_of(path), f"{path.name}: copy the tables from python benchmarks/cost_table.py"
+        assert set(expected) <= rows_of(path), f"{path.name}: copy the tables of benchmarks/figures/cost_table.py"
     assert module.weights_sentence() in readme.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from omnisift.evaluation.results import ResultRow, read_result
+from omnisift.lab.benchmark.results import ResultRow, read_result
 
 ROOT = Path(__file__).parents[1]
 KINDS = {

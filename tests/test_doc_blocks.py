@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from omnisift.assets import nano_path
 from omnisift.cli import main
+from omnisift.utils.assets import nano_path
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

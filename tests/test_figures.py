@@ -7,13 +7,13 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from tests.helpers.benchmarks import load_benchmark
 
-import method_figure
-import quality_figure
-from omnisift.evaluation.plots import curves, digest
-from omnisift.evaluation.results import read_result
 from omnisift.inspector import Inspection
+from omnisift.lab.benchmark.plots import curves, digest
+from omnisift.lab.benchmark.results import read_result
 
+method_figure, quality_figure = (load_benchmark(name) for name in ("method_figure", "quality_figure"))
 FOLDER = Path(__file__).parents[1] / "docs" / "figures"
 
 

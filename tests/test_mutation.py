@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-
-import mutation
-from mutation import FAULTS, Fault
+from benchmarks import mutation
+from benchmarks.mutation import FAULTS, Fault
 
 ROOT = Path(__file__).parents[1]
 

@@ -70,7 +70,7 @@ PUBLIC = sorted(OBJECTS + MODULES)
 # Modules below a public one that documentation or an example imports, each with its reason.
 DEEP = {
     "omnisift.cli.app": "the entry point, for a script that replaces the command",
-    "omnisift.compressors.frames": "helpers for authors of methods",
+    "omnisift.ops.frames": "helpers for authors of methods",
     "omnisift.inspector.html": "the page of an inspection",
     "omnisift.pipeline.prompt": "the parts of a prompt, for another engine's processor",
     "omnisift.utils.atomic_io": "atomic writes of an example",

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from tests.record import saved
 
-from omnisift.evaluation.plots import digest
-from omnisift.evaluation.recipe import load_recipe
-from omnisift.evaluation.results import Result, read_result, renamed
-from omnisift.evaluation.results_csv import as_csv
-from omnisift.evaluation.results_page import ORDER, PLOTTED, page
-from omnisift.evaluation.results_short import short_table
+from omnisift.lab.benchmark.plots import digest
+from omnisift.lab.benchmark.recipe import load_recipe
+from omnisift.lab.benchmark.results import Result, read_result, renamed
+from omnisift.lab.benchmark.results_csv import as_csv
+from omnisift.lab.benchmark.results_page import ORDER, PLOTTED, page
+from omnisift.lab.benchmark.results_short import short_table
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results" / "quality"

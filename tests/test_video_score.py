@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.geometry import random_prompt
+from tests.helpers.geometry import random_prompt
 
 from omnisift.budget import from_rho
 from omnisift.chunks import ChunkShapes, segment_of
 from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.compressors.pruning import video_logits
+from omnisift.stvp import video_logits
 from omnisift.tokens import Modality
 from omnisift.vgas import RELEASED_PREFIX, VGAS, VGASConfig
 from omnisift.video_score import VideoScore

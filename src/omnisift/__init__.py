@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omnisift import batch, compressors, errors, inspector, media, world
-    from omnisift.assets import nano_path
     from omnisift.budget import Budget, from_rho
     from omnisift.chunks import build_stream
     from omnisift.compressors import (
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
         save_selector,
     )
     from omnisift.training.finetune import TrainRecipe, fine_tune, load_train_recipe
+    from omnisift.utils.assets import nano_path
     from omnisift.vgas import VGAS, VGASConfig
 
 __version__ = "0.1.0"
@@ -92,7 +92,7 @@ _MODULE_OF = {
     "load_questions": "training.distill",
     "load_train_recipe": "training.finetune",
     "make_compressor": "compressors",
-    "nano_path": "assets",
+    "nano_path": "utils.assets",
     "observe_clips": "training.distill",
     "read": "media",
     "register": "compressors",

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from omnisift.errors import CheckpointError, UsageError
-from omnisift.selector_attention import attend, attention_weights, concat_valid, log_attention_received, split_heads
-from omnisift.selector_files import check_problems, check_tensors, read_prefixed
+from omnisift.ops.attention import attention_weights, concat_valid, log_attention_received
+from omnisift.utils.safetensors_files import check_problems, check_tensors, read_prefixed
 from omnisift.utils.suggest import did_you_mean
 from omnisift.video_score import VideoScore
 
@@ -316,9 +317,8 @@ class VGAS(PreTrainedModel):
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(f"can't load a selector from {name}: {reason}") from error
         model, info = loaded
-        problems = {
-            kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        }
+        kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+        problems = {kind: sorted(map(str, info[kind])) for kind in kinds}
         check_problems(f"selector checkpoint {name}", problems)
         result: VGAS = model
         return result
@@ -353,14 +353,12 @@ class VGAS(PreTrainedModel):
         default = VGASConfig()
         sizes = tuple(tensors["v_proj.weight"].shape) if "v_proj.weight" in tensors else ()
         hidden, input_size = sizes or (default.hidden_size, default.input_size)
-        if hidden % num_attention_heads:
-            raise CheckpointError(
-                f"{folder}: v_proj.weight has {hidden} rows, not a multiple of {num_attention_heads} heads"
-            )
+        if hidden % (heads := num_attention_heads):
+            raise CheckpointError(f"{folder}: v_proj.weight has {hidden} rows, not a multiple of {heads} heads")
         config = VGASConfig(
             input_size,
             hidden,
-            num_attention_heads,
+            heads,
             num_hidden_layers=1 + len({name.split(".")[1] for name in tensors if name.startswith("more_attn.")}),
             time_embedding="time_embedding.weight" in tensors,
             video_score=any(name.startswith("picture.") for name in tensors),
@@ -372,3 +370,31 @@ class VGAS(PreTrainedModel):
         nn.Module.to(model, dtype or tensors["v_proj.weight"].dtype)
         nn.Module.eval(model)
         return model
+
+
+def attend(attention: nn.MultiheadAttention, audio: Tensor, keys: Tensor, valid: Tensor | None) -> Tensor:
+    """Compute ``attention(audio, keys, keys)`` (paper eq 7) through the fused kernel.
+
+    Args:
+        attention: the layer, whose weights are used.
+        audio: [C, A, hidden] queries.
+        keys: [C, N, hidden] keys and values.
+        valid: [C, N] bool, False on padded keys; None if nothing is padded.
+
+    Returns:
+        [C, A, hidden].
+    """
+    hidden, heads = attention.embed_dim, attention.num_heads
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    # The layer stores query, key and value projections as one matrix, in this order.
+    query = split_heads(F.linear(audio, weight[:hidden], bias[:hidden]), heads)
+    key, value = F.linear(keys, weight[hidden:], bias[hidden:]).chunk(2, dim=-1)
+    mask = None if valid is None else valid[:, None, None, :]
+    mixed = F.scaled_dot_product_attention(query, split_heads(key, heads), split_heads(value, heads), attn_mask=mask)
+    out: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return out
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Reshape [C, N, hidden] to [C, H, N, hidden / H]."""
+    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)

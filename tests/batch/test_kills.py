@@ -122,7 +122,7 @@ def test_kills_before_a_clip_is_started_do_not_count_for_it(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_fifty_random_kills_of_the_command_with_nano(tmp_path: Path) -> None:
-    from omnisift.cli.dataset import write_dataset
+    from omnisift.world.dataset import write_dataset
 
     clips, out, draw = tmp_path / "clips", tmp_path / "a.jsonl", random.Random(1)
     write_dataset(clips, 200, 0, 0, lambda: None)

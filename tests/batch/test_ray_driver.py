@@ -20,7 +20,7 @@ import psutil
 import pytest
 from tests.batch.fakes import items, rows, start
 
-from omnisift.cli.dataset import write_dataset
+from omnisift.world.dataset import write_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 CLIPS = 60

@@ -16,8 +16,8 @@ import pytest
 from tests.batch.fakes import rows
 from tests.inspector.media_files import write_audio
 
-from omnisift.cli.dataset import write_dataset
 from omnisift.world import SETTINGS, make_scene, write_clip
+from omnisift.world.dataset import write_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 FLAGS = ("--", "--enforce-eager", "--block-size", "32", "--max-model-len", "160")

@@ -11,7 +11,7 @@ import pytest
 from tests.browser.accessible import findings, scrolls_sideways
 from tests.browser.conftest import serving
 
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 
 SAMPLE = "Shapes and sounds, 6 s"
 

@@ -11,7 +11,7 @@ from tests.batch.fakes import Fake, rows
 
 from omnisift.batch import ModelSettings
 from omnisift.cli import main
-from omnisift.cli.dataset import write_dataset
+from omnisift.world.dataset import write_dataset
 
 
 @pytest.fixture(scope="module")

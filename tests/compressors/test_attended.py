@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from tests.attention import highest, in_one_batch, with_attention
 from tests.compressors.test_omnisift import regular_prompt
-from tests.geometry import random_prompt
+from tests.helpers.attention import highest, in_one_batch, with_attention
+from tests.helpers.geometry import random_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of

@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.geometry import random_prompt
-from tests.methods import made, selector
+from tests.helpers.geometry import random_prompt
+from tests.helpers.methods import made, selector
 from torch import Tensor
 
 from omnisift.budget import Budget

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.frame_methods import steady_prompt
-from tests.geometry import random_prompt
-from tests.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosines, windows_of
+from tests.helpers.frame_methods import steady_prompt
+from tests.helpers.geometry import random_prompt
+from tests.helpers.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosines, windows_of
 
 from omnisift.budget import Budget
-from omnisift.compressors import maxmin
 from omnisift.compressors.divprune import DivPruneCompressor
+from omnisift.ops import maxmin
 from omnisift.tokens import Modality
 
 
@@ -66,7 +66,7 @@ def test_equal_tokens_keep_the_first():
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(5).stream()
     complete = DivPruneCompressor(SPLIT)(stream).keep
-    monkeypatch.setattr("omnisift.compressors.cosine.MAX_ELEMENTS", 1)
+    monkeypatch.setattr("omnisift.ops.cosine.MAX_ELEMENTS", 1)
     windows = maxmin.Groups.windows
     monkeypatch.setattr(maxmin.Groups, "windows", lambda self, device: windows(self, device, max_elements=1))
     assert torch.equal(DivPruneCompressor(SPLIT)(stream).keep, complete)

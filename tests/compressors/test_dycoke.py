@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tests.frame_methods import (
+from tests.helpers.frame_methods import (
     audio_of,
     check_contract,
     check_shared,
@@ -18,7 +18,7 @@ from tests.frame_methods import (
     steady_prompt,
     unlike_mean,
 )
-from tests.geometry import random_prompt
+from tests.helpers.geometry import random_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes

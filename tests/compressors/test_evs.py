@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tests.frame_methods import (
+from tests.helpers.frame_methods import (
     BUDGETS,
     check_best,
     check_contract,
@@ -18,7 +18,7 @@ from tests.frame_methods import (
     unlike_mean,
     video_total,
 )
-from tests.geometry import random_prompt
+from tests.helpers.geometry import random_prompt
 
 from omnisift.budget import Budget
 from omnisift.compressors.evs import EvsCompressor

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.attention import cosine, highest, in_one_batch
 from tests.compressors.test_omnisift import regular_prompt
-from tests.geometry import random_prompt
+from tests.helpers.attention import cosine, highest, in_one_batch
+from tests.helpers.geometry import random_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of

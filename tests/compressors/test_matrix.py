@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.attention import in_one_batch, with_attention
-from tests.frame_methods import empty, steady_prompt
-from tests.geometry import Prompt, random_prompt
-from tests.methods import (
+from tests.helpers.attention import in_one_batch, with_attention
+from tests.helpers.frame_methods import empty, steady_prompt
+from tests.helpers.geometry import Prompt, random_prompt
+from tests.helpers.methods import (
     COUNTED,
     IN_RECIPES,
     METHODS,

@@ -8,9 +8,17 @@ from functools import cache
 import pytest
 import torch
 from tests.compressors.test_omnisift import Watch, regular_prompt
-from tests.frame_methods import audio_of, frames_of, steady_prompt
-from tests.geometry import random_prompt
-from tests.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosine, windows_of, with_attention
+from tests.helpers.frame_methods import audio_of, frames_of, steady_prompt
+from tests.helpers.geometry import random_prompt
+from tests.helpers.windowed_methods import (
+    BUDGETS,
+    SPLIT,
+    check_contract,
+    check_counts,
+    cosine,
+    windows_of,
+    with_attention,
+)
 
 from omnisift.budget import Budget
 from omnisift.chunks import build_stream
@@ -208,8 +216,8 @@ def test_highest_takes_the_first_of_equals():
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = grid_prompt(5)
     complete = OmniPackCompressor(SPLIT)(stream)
-    for name in ("omnipack.MAX_ELEMENTS", "events.MAX_ELEMENTS", "cosine.MAX_ELEMENTS"):
-        monkeypatch.setattr(f"omnisift.compressors.{name}", 1)
+    for name in ("compressors.omnipack", "compressors.events", "ops.cosine"):
+        monkeypatch.setattr(f"omnisift.{name}.MAX_ELEMENTS", 1)
     single = OmniPackCompressor(SPLIT)(stream)
     assert torch.equal(complete.keep, single.keep)
     torch.testing.assert_close(complete.embeds, single.embeds, atol=1e-6, rtol=1e-6)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.geometry import Prompt, random_prompt
-from tests.reference import reference
+from tests.helpers.geometry import Prompt, random_prompt
+from tests.helpers.reference import reference
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnisift.budget import Budget, from_rho
@@ -218,7 +218,7 @@ def test_training_passes_a_gradient_to_the_embeddings():
 
 def loop_scores(stream: TokenStream, keep: torch.Tensor, model: VGAS) -> torch.Tensor:
     """[L] scores with a gradient, chunk by chunk, on given anchors; 0 elsewhere."""
-    from tests.reference import selector_scores
+    from tests.helpers.reference import selector_scores
 
     result = torch.zeros(len(stream))
     for number in range(int(stream.chunk.max()) + 1):

@@ -7,19 +7,20 @@ import math
 
 import pytest
 import torch
-from tests.attention import cosine, highest, in_one_batch, shared, with_attention
 from tests.compressors.test_omnisift import Watch, regular_prompt
-from tests.geometry import random_prompt
+from tests.helpers.attention import cosine, highest, in_one_batch, shared, with_attention
+from tests.helpers.geometry import random_prompt
 from torch import Tensor
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
-from omnisift.compressors import anchors, omnizip_video
+from omnisift.compressors import omnizip_video
 from omnisift.compressors.omnizip import OmniZipCompressor
 from omnisift.compressors.omnizip_video import chunk_totals
 from omnisift.compressors.paired import Paired
 from omnisift.compressors.uniform import UniformCompressor
 from omnisift.errors import CompressorError
+from omnisift.ops import contextual_anchors as anchors
 from omnisift.tokens import Modality, Selection, TokenStream
 
 BUDGETS = [

@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 import torch
-from tests.attention import with_attention
 from tests.compressors.test_omnisift import clip_prompt
-from tests.frame_methods import steady_prompt
-from tests.geometry import random_prompt
-from tests.methods import COMPRESSORS, WITH_AUDIO, made, selector
+from tests.helpers.attention import with_attention
+from tests.helpers.frame_methods import steady_prompt
+from tests.helpers.geometry import random_prompt
+from tests.helpers.methods import COMPRESSORS, WITH_AUDIO, made, selector
 from torch import Tensor
 
 from omnisift.budget import Budget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from tests.compressors.test_omnisift import clip_prompt
-from tests.geometry import Prompt, random_prompt
+from tests.helpers.geometry import Prompt, random_prompt
 
 from omnisift.budget import Budget
 from omnisift.compressors.random import RandomCompressor

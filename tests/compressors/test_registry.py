@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import pytest
 import torch
-from tests.frame_methods import steady_prompt
-from tests.methods import METHODS, made, selector
+from tests.helpers.frame_methods import steady_prompt
+from tests.helpers.methods import METHODS, made, selector
 from torch import Tensor
 
 from omnisift.budget import Budget
@@ -21,10 +21,10 @@ from omnisift.compressors import (
     reads_all_tokens,
     register,
 )
-from omnisift.compressors.groups import Scope
 from omnisift.compressors.paired import Paired
 from omnisift.compressors.registry import parse_options
 from omnisift.errors import CompressorError
+from omnisift.ops.groups import Scope
 from omnisift.tokens import TokenStream
 
 HALF = Budget(retain=0.5)

@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import pytest
 import torch
-from tests.attention import highest, in_one_batch, shared
 from tests.compressors.test_joint import distances
 from tests.compressors.test_omnisift import regular_prompt
-from tests.geometry import random_prompt
+from tests.helpers.attention import highest, in_one_batch, shared
+from tests.helpers.geometry import random_prompt
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes, segment_of

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from tests.frame_methods import BUDGETS, SPLIT, check_best, check_contract, steady_prompt, unlike_mean
-from tests.geometry import random_prompt
+from tests.helpers.frame_methods import BUDGETS, SPLIT, check_best, check_contract, steady_prompt, unlike_mean
+from tests.helpers.geometry import random_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of

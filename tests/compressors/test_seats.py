@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 from tests.compressors.test_divprune import loop
-from tests.geometry import random_prompt
-from tests.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, windows_of, with_attention
+from tests.helpers.geometry import random_prompt
+from tests.helpers.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, windows_of, with_attention
 
 from omnisift.compressors.divprune import DivPruneCompressor
 from omnisift.compressors.seats import SeatsCompressor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.compressors.test_vidcom2 import loop_likeness, loop_shares
-from tests.frame_methods import (
+from tests.helpers.frame_methods import (
     BUDGETS,
     NEAR,
     SPLIT,
@@ -19,7 +19,7 @@ from tests.frame_methods import (
     unlike_mean,
     video_total,
 )
-from tests.geometry import random_prompt
+from tests.helpers.geometry import random_prompt
 
 from omnisift.budget import Budget
 from omnisift.compressors.omnisift import OmniSiftCompressor

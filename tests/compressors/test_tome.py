@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.compressors.test_omnisift import Watch, regular_prompt
-from tests.frame_methods import steady_prompt
-from tests.geometry import random_prompt
-from tests.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosine, windows_of
+from tests.helpers.frame_methods import steady_prompt
+from tests.helpers.geometry import random_prompt
+from tests.helpers.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosine, windows_of
 
 from omnisift.budget import Budget
 from omnisift.compressors import tome

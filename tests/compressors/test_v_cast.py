@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tests.frame_methods import (
+from tests.helpers.frame_methods import (
     BUDGETS,
     SPLIT,
     check_contract,
@@ -19,7 +19,7 @@ from tests.frame_methods import (
     steady_prompt,
     video_total,
 )
-from tests.geometry import random_prompt
+from tests.helpers.geometry import random_prompt
 
 from omnisift.budget import Budget
 from omnisift.compressors.random import RandomCompressor

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tests.frame_methods import (
+from tests.helpers.frame_methods import (
     BUDGETS,
     SPLIT,
     check_contract,
@@ -18,16 +18,16 @@ from tests.frame_methods import (
     steady_prompt,
     video_total,
 )
-from tests.geometry import random_prompt
+from tests.helpers.geometry import random_prompt
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors import frames as frame_tools
-from omnisift.compressors import segment_ops
-from omnisift.compressors.frames import Frames
 from omnisift.compressors.random import RandomCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor, adaptive_counts, frame_weights
+from omnisift.ops import frames as frame_tools
+from omnisift.ops import segment_ops
+from omnisift.ops.frames import Frames
 from omnisift.tokens import TokenStream
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.attention import cosine, highest, in_one_batch, with_attention
 from tests.compressors.test_omnisift import clip_prompt, regular_prompt
-from tests.geometry import random_prompt
+from tests.helpers.attention import cosine, highest, in_one_batch, with_attention
+from tests.helpers.geometry import random_prompt
 from torch import Tensor
 
 from omnisift.budget import Budget

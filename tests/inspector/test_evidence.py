@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from media_files import write_video
 
-from omnisift.evaluation.evidence import count_kept
 from omnisift.inspector import Inspection
 from omnisift.inspector.evidence import evidence_of, find_question, find_scene, kept_evidence, setting_of
 from omnisift.inspector.trace import Trace
+from omnisift.lab.benchmark.evidence import count_kept
 from omnisift.media import Media, read
 from omnisift.tokens import Modality
 from omnisift.world import SETTINGS, make_scene, questions, truth, write_clip

@@ -20,13 +20,13 @@ from omnisift.inspector import SCHEMA, VERSION, Inspection, inspect_clip
 from omnisift.inspector.decision import ranks
 from omnisift.inspector.trace import KINDS, Trace
 from omnisift.models import attach
+from omnisift.ops.attention import attention_weights
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import build_inputs
-from omnisift.selector_attention import attend, attention_weights
 from omnisift.tokens import Modality
-from omnisift.vgas import VGAS, VGASConfig
+from omnisift.vgas import VGAS, VGASConfig, attend
 
 VIDEO, AUDIO = int(Modality.VIDEO), int(Modality.AUDIO)
 

@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from omnisift.assets import nano_path
-from omnisift.cli.dataset import write_dataset
 from omnisift.integrations.ms_swift import plugin_path
 from omnisift.training.data import load_samples, save_samples
+from omnisift.utils.assets import nano_path
+from omnisift.world.dataset import write_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.swift]
 

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.tiny import AUDIO, VIDEO, WIDTH, Video, full_model, prompt
+from tests.helpers.tiny import AUDIO, VIDEO, WIDTH, Video, full_model, prompt
 
-from omnisift.assets import nano_path
 from omnisift.errors import BudgetError, CheckpointError, CompressorError, TrainingError, UsageError
 from omnisift.integrations.ms_swift import plugin_path
 from omnisift.integrations.ms_swift.selectors import add_selector, find_selector
@@ -20,6 +19,7 @@ from omnisift.integrations.ms_swift.settings import SwiftSettings, check_audio
 from omnisift.integrations.ms_swift.trainer_hook import TrainerHook, check_processes, refuse_uncompressed
 from omnisift.models.selector import ADAPTER_PREFIX
 from omnisift.pipeline.loading import read_selector
+from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS, VGASConfig
 
 CLIP = [3, Video(frames=4, height=3, width=4, audio=100), 6]

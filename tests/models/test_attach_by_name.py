@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.tiny import WIDTH, Video, language_model, prompt, thinker
 from tests.models.hosts import HALF, half
-from tests.tiny import WIDTH, Video, language_model, prompt, thinker
 from torch import nn
 
 import omnisift

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.tiny import Part, Video, prompt, thinker
 from tests.models.hosts import HALF, half
-from tests.tiny import Part, Video, prompt, thinker
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.tiny import AUDIO, IMAGE, VIDEO, Audio, Image, Part, Video, language_model, prompt, row_of, thinker
 from tests.models.hosts import (
     HALF,
     Doubled,
@@ -17,7 +18,6 @@ from tests.models.hosts import (
     logits_by_hand,
     omnisift_half,
 )
-from tests.tiny import AUDIO, IMAGE, VIDEO, Audio, Image, Part, Video, language_model, prompt, row_of, thinker
 
 import omnisift
 from omnisift.compressors.base import Compressor

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.tiny import Audio, Part, Video, language_model, prompt, row_of, thinker
 from tests.models.hosts import Ragged, half, keep_all, omnisift_half
-from tests.tiny import Audio, Part, Video, language_model, prompt, row_of, thinker
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.helpers.tiny import Part, Video, language_model, prompt, thinker
 from tests.models.hosts import half, keep_all, omnisift_half
-from tests.tiny import Part, Video, language_model, prompt, thinker
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.tiny import Audio, Video, language_model, prompt, thinker
 from tests.models.test_attach import same, state
-from tests.tiny import Audio, Video, language_model, prompt, thinker
 
 from omnisift.errors import UnsupportedModel
 from omnisift.models.question_attention import QuestionAttention

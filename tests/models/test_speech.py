@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.tiny import FIRST_WORD, Audio, Part, Video, full_model, prompt, row_of
 from tests.models.hosts import half, keep_all
 from tests.models.test_attach import same, state
-from tests.tiny import FIRST_WORD, Audio, Part, Video, full_model, prompt, row_of
 from torch import Tensor
 
 import omnisift

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from omnisift import Answer, Pipeline, load
-from omnisift.assets import nano_path
 from omnisift.errors import NotFound, UsageError
 from omnisift.pipeline.clip_info import NANO_NOTICE
+from omnisift.utils.assets import nano_path
 
 QUESTION = "What colour is the circle?"
 

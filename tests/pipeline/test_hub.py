@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import omnisift
-from omnisift.assets import nano_path
+from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS, VGASConfig
 
 COMMIT = "0" * 40

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from omnisift import load
-from omnisift.assets import nano_path
 from omnisift.errors import CheckpointError, CompressorError, UnsupportedModel, UsageError
+from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS, VGASConfig
 
 QUESTION = "What colour is the circle?"

@@ -15,10 +15,10 @@ import pytest
 
 import omnisift
 from omnisift import load
-from omnisift.assets import nano_path
 from omnisift.errors import BudgetError, CheckpointError, CompressorError, UnsupportedModel, UsageError
 from omnisift.pipeline import loading
 from omnisift.pipeline.model_source import find_model
+from omnisift.utils.assets import nano_path
 
 
 @pytest.fixture

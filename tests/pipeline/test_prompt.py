@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from transformers import AutoProcessor
 
-from omnisift.assets import nano_path
 from omnisift.media import Media
 from omnisift.pipeline.prompt import build_inputs, pixel_limits
+from omnisift.utils.assets import nano_path
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnisift.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.pipeline import load
@@ -16,6 +15,7 @@ from omnisift.profiling.analytic import count, weight_bytes
 from omnisift.profiling.shape import PromptShape, prompt_shape
 from omnisift.profiling.sizes import thinker_config
 from omnisift.profiling.table7 import PAPER, flop_definitions
+from omnisift.utils.assets import nano_path
 
 SHARES = [Budget(retain=0.35), Budget(retain=0.25)]
 

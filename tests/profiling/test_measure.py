@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnisift.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
 from omnisift.errors import UsageError
@@ -19,6 +18,7 @@ from omnisift.profiling.measure import Profile, measure, questions
 from omnisift.profiling.memory import CpuMemoryGauge, memory_gauge
 from omnisift.profiling.shape import prompt_shape
 from omnisift.profiling.stages import MODEL_STAGES, STAGES
+from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS
 
 QUESTION = "What colour is the circle?"

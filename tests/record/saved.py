@@ -21,12 +21,12 @@ from omnisift import attach, load
 from omnisift.batch import Item, ModelSettings, ResultsFile
 from omnisift.batch.run_lock import MAX_CRASHES
 from omnisift.cli import main
-from omnisift.cli.dataset import write_dataset
-from omnisift.evaluation.journal import Journal
 from omnisift.evaluation.public.eval_run import read_run
 from omnisift.evaluation.public.rows import read_rows
-from omnisift.evaluation.recipe import load_recipe
-from omnisift.evaluation.results import read_result
+from omnisift.lab.benchmark.encoded import Encoded
+from omnisift.lab.benchmark.journal import Journal
+from omnisift.lab.benchmark.recipe import load_recipe
+from omnisift.lab.benchmark.results import read_result
 from omnisift.pipeline.loading import read_selector
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.training.data import load_samples
@@ -35,7 +35,7 @@ from omnisift.training.finetune import fine_tune, load_train_recipe
 from omnisift.training.finetune.checkpoints import is_complete, newest_checkpoint
 from omnisift.training.finetune.recipe import RENAMED_KEYS
 from omnisift.vgas import VGAS
-from omnisift.world.encoded import Encoded
+from omnisift.world.dataset import write_dataset
 
 FILES = Path(__file__).parent / "files"
 RENAMED_VALUES: Mapping[Any, Any] = {"literal": "straight_through"}

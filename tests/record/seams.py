@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from omnisift import Budget, Pipeline, attach, load, make_compressor
-from omnisift.assets import nano_path
 from omnisift.compressors import COMPRESSORS, needs_selector
 from omnisift.errors import CompressorError, UnreachableBudget, UnsupportedCall
 from omnisift.media import Media
 from omnisift.pipeline import EncodedClip
 from omnisift.tokens import Modality
+from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS, VGASConfig
 from omnisift.world import make_scene, questions, render_audio, render_images
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnisift.assets import nano_path
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor, needs_selector
 from omnisift.media import read
 from omnisift.models import attach
 from omnisift.pipeline.loading import Host, load_host, load_selector
+from omnisift.utils.assets import nano_path
 from omnisift.world import make_scene, write_clip
 
 LENGTH = 16

@@ -9,8 +9,8 @@ import pytest
 from tests.serving.asking import Reference, Video
 from tests.serving.engines import in_process
 
-from omnisift.assets import nano_path
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
+from omnisift.utils.assets import nano_path
 
 
 @pytest.fixture(scope="session")

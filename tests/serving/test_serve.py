@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from omnisift.assets import nano_path
 from omnisift.cli import main
 from omnisift.errors import Blocked, CompressorError, NotMedia, UnsupportedModel, UsageError
 from omnisift.serving import url_policy, vllm_startup
@@ -17,6 +16,7 @@ from omnisift.serving.command import Server
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 from omnisift.serving.media_limits import MediaLimits, as_vllm_video
 from omnisift.serving.vllm.settings import Settings
+from omnisift.utils.assets import nano_path
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serving.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "speed" / "serving.py"
 
 
 def test_one_point(tmp_path: Path) -> None:

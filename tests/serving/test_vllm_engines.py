@@ -9,9 +9,9 @@ import pytest
 from tests.serving.asking import LENGTH, Prompt, Reference, Video, long_video
 from tests.serving.engines import engine, sampling
 
-from omnisift.assets import nano_path
 from omnisift.budget import Budget
-from omnisift.selector_files import read_prefixed
+from omnisift.utils.assets import nano_path
+from omnisift.utils.safetensors_files import read_prefixed
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.usefixtures("_inside")]
 

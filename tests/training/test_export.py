@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import omnisift
-from omnisift.assets import nano_path
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.training.export import Storage, export_merged, export_selector, parse_storage
+from omnisift.utils.assets import nano_path
 from omnisift.vgas import RELEASED_PREFIX, VGAS, VGASConfig
 
 

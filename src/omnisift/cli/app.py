@@ -24,10 +24,10 @@ from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.run_commands import run
 from omnisift.cli.serve_commands import serve
-from omnisift.cli.silence import silence_libraries
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.cli.ui_commands import ui
 from omnisift.errors import OmniSiftError
+from omnisift.utils.quiet import silence_libraries
 
 USE, LOOK, MEASURE, TRAIN, TOOLS = "Use", "Look", "Measure", "Train", "Tools"
 """Panels of ``omnisift --help``."""

@@ -32,9 +32,9 @@ from omnisift.cli.options import (
     Selector,
     check_clip,
 )
-from omnisift.cli.silence import silence_libraries
 from omnisift.errors import OmniSiftError, UsageError
 from omnisift.utils.questions import check_question
+from omnisift.utils.quiet import silence_libraries
 
 if TYPE_CHECKING:
     from omnisift.pipeline import Pipeline

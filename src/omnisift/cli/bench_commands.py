@@ -54,15 +54,20 @@ def bench_quality(
 
     If the command is interrupted, run it again: it resumes.
     """
-    from omnisift.assets import neutral_path
-    from omnisift.cli.bench import Bench, summary
-    from omnisift.cli.screen import console_for, show_summary
+    from omnisift.cli.screen import CountBar, console_for, show_summary
+    from omnisift.lab.benchmark.run import Bench, summary
+    from omnisift.utils.assets import neutral_path
 
     _require("accelerate", "train", "distilling selectors and training under methods")
     checkpoint = neutral_path() if backbone is None else backbone
     if not (checkpoint / "config.json").is_file():
         raise UsageError(f"{checkpoint} has no config.json; give a checkpoint folder, or leave --backbone out")
-    bench = Bench(checkpoint, work, out, workers, clips, console_for(stderr=True), quiet=as_json)
+    console = console_for(stderr=True)
+
+    def progress(title: str, total: int, done: int) -> CountBar:
+        return CountBar(console, title, total, done, quiet=as_json)
+
+    bench = Bench(checkpoint, work, out, workers, clips, progress)
     accuracies = {path.stem: summary(bench.run_recipe(path)) for path in recipes}
     if as_json:
         typer.echo(json.dumps(accuracies))
@@ -78,10 +83,10 @@ def bench_report(
     ),
 ) -> None:
     """Write the results page, its plots, and all rows as CSV."""
-    from omnisift.evaluation.plots import draw
-    from omnisift.evaluation.results import read_result
-    from omnisift.evaluation.results_csv import as_csv
-    from omnisift.evaluation.results_page import PLOTTED, page
+    from omnisift.lab.benchmark.plots import draw
+    from omnisift.lab.benchmark.results import read_result
+    from omnisift.lab.benchmark.results_csv import as_csv
+    from omnisift.lab.benchmark.results_page import PLOTTED, page
 
     if not results.is_dir() or not any(results.glob("*.jsonl")):
         raise UsageError(f"no result files in {results}: run `omnisift bench-quality` first")
@@ -98,7 +103,7 @@ def bench_report(
     out.write_text(text, encoding="utf-8")
     typer.echo(f"{out}: {len(text.splitlines())} lines")
     if (results / "trained.jsonl").is_file() and (results / "training-free.jsonl").is_file():
-        from omnisift.evaluation.results_short import short_table
+        from omnisift.lab.benchmark.results_short import short_table
 
         typer.echo(short_table(results))
 

@@ -10,8 +10,8 @@ import typer
 
 from omnisift.cli.options import OUTPUT, SAMPLING, Attn, Device, DeviceMap, DType, Force, Fps, Json, Model
 from omnisift.cli.output_paths import check_folder
-from omnisift.cli.silence import silence_libraries
 from omnisift.errors import UsageError
+from omnisift.utils.quiet import silence_libraries
 
 DATA, SELECTOR, TRAINING = "Data", "Selector", "Training"
 """Panels of the help screen."""

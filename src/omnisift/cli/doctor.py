@@ -109,7 +109,7 @@ def _device() -> Check:
 
 
 def _nano() -> Check:
-    from omnisift.assets import nano_path
+    from omnisift.utils.assets import nano_path
 
     path = nano_path()
     weights = path / "model.safetensors"

@@ -10,8 +10,8 @@ import typer
 
 from omnisift.cli.options import MODEL, OUTPUT, Force, Json
 from omnisift.cli.output_paths import check_folder
-from omnisift.cli.silence import silence_libraries
 from omnisift.errors import UsageError
+from omnisift.utils.quiet import silence_libraries
 
 
 def export(
@@ -45,8 +45,8 @@ def export(
     The merged form is a checkpoint in the released layout.
     The selector alone is a small folder for --selector.
     """
-    from omnisift.assets import nano_path
     from omnisift.training.export import export_merged, export_selector, parse_storage, selector_of
+    from omnisift.utils.assets import nano_path
 
     if form not in ("selector", "merged"):
         raise UsageError(f"--as takes selector or merged, got {form!r}")

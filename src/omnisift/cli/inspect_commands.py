@@ -37,8 +37,8 @@ from omnisift.cli.options import (
     single_question,
 )
 from omnisift.cli.output_paths import check_file
-from omnisift.cli.silence import silence_libraries
 from omnisift.errors import UsageError, install_hint
+from omnisift.utils.quiet import silence_libraries
 
 if TYPE_CHECKING:
     from omnisift.inspector import Inspection

@@ -29,8 +29,8 @@ from omnisift.cli.options import (
     parse_fraction,
     single_question,
 )
-from omnisift.cli.silence import silence_libraries, silence_profiler
 from omnisift.errors import UsageError
+from omnisift.utils.quiet import silence_libraries, silence_profiler
 
 if TYPE_CHECKING:
     from omnisift.budget import Budget

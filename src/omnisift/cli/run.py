@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omnisift.batch import Item, ModelSettings, ResultsFile, Summary, Task, run
 from omnisift.cli.run_screen import RunBar
 from omnisift.cli.signal_guard import SignalGuard
-from omnisift.cli.silence import silence_libraries
+from omnisift.utils.quiet import silence_libraries
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -67,9 +67,9 @@ def serve(
     Runs vLLM's OpenAI-compatible server; a video's audio is included.
     Flags after -- go to vLLM.
     """
-    from omnisift.cli.silence import silence_libraries
     from omnisift.serving.command import Server
     from omnisift.serving.vllm.settings import Settings
+    from omnisift.utils.quiet import silence_libraries
 
     silence_libraries()
     settings = Settings(compressor, retain, retain_video, retain_audio, max_retain, selector, seed).checked()
@@ -94,8 +94,8 @@ def _with_full_checkpoint(server: Server, folder: Path) -> Server:
     """Save nano, which is only a thinker, as the full model that vLLM expects."""
     if server.model != "nano":
         return server
-    from omnisift.assets import nano_path
     from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
+    from omnisift.utils.assets import nano_path
 
     wrap_as_full_checkpoint(nano_path(), folder / "nano")
     return replace(server, model=str(folder / "nano"), served_name="nano")

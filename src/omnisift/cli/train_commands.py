@@ -15,8 +15,8 @@ import typer
 
 from omnisift.cli.options import OUTPUT, Force, Json
 from omnisift.cli.output_paths import check_file
-from omnisift.cli.silence import silence_libraries
 from omnisift.errors import UsageError, install_hint
+from omnisift.utils.quiet import silence_libraries
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,8 +120,8 @@ def make_dataset(
 
     Clips, captions, and questions with answers. Existing clips are kept.
     """
-    from omnisift.cli.dataset import write_dataset
     from omnisift.cli.screen import CountBar, console_for
+    from omnisift.world.dataset import write_dataset
 
     with CountBar(console_for(stderr=True), "writing clips", clips, quiet=as_json) as step:
         rows = write_dataset(folder, clips, seed, questions, step)

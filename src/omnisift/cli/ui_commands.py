@@ -60,9 +60,9 @@ def ui(
     read_options = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
     with private_folder() as folder:
         check_installed()
-        from omnisift.cli.silence import silence_libraries
         from omnisift.pipeline.loading import load_host
         from omnisift.ui.session import Session
+        from omnisift.utils.quiet import silence_libraries
 
         silence_libraries()
         session = partial(

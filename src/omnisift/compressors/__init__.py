@@ -7,7 +7,6 @@ from omnisift.compressors.base import Compressor, ScoredCompressor
 from omnisift.compressors.divprune import DivPruneCompressor
 from omnisift.compressors.dycoke import DyCokeCompressor
 from omnisift.compressors.evs import EvsCompressor
-from omnisift.compressors.groups import Groups, Scope, group
 from omnisift.compressors.joint import JointCompressor
 from omnisift.compressors.omnipack import OmniPackCompressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
@@ -31,6 +30,7 @@ from omnisift.compressors.uniform import UniformCompressor
 from omnisift.compressors.v_cast import VCastCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor
 from omnisift.compressors.visionzip import VisionZipCompressor
+from omnisift.ops.groups import Groups, Scope, group
 
 __all__ = [
     "COMPRESSORS",

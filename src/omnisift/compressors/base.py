@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.groups import Scope, group
 from omnisift.errors import CompressorError
+from omnisift.ops.groups import Scope, group
 from omnisift.tokens import Selection, TokenStream
 
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnisift.compressors.cosine import rounded
-from omnisift.compressors.frames import MAX_ELEMENTS, Frames, of_modality, pair_cosine
-from omnisift.compressors.segment_ops import mean_distance
+from omnisift.ops.cosine import rounded
+from omnisift.ops.frames import MAX_ELEMENTS, Frames, of_modality, pair_cosine
+from omnisift.ops.segment_ops import mean_distance
 from omnisift.tokens import Modality, TokenStream
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from omnisift.budget import Budget
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.frames import Frames, pair_cosine
-from omnisift.compressors.groups import Scope
 from omnisift.compressors.paired import ScoredVideoCompressor
-from omnisift.compressors.segment_ops import mean_distance
 from omnisift.errors import CompressorError
+from omnisift.ops.frames import Frames, pair_cosine
+from omnisift.ops.groups import Scope
+from omnisift.ops.segment_ops import mean_distance
 from omnisift.tokens import TokenStream
 
 _BONUS = 3.0

@@ -10,8 +10,8 @@ from torch import Tensor
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.base import ScoredCompressor
-from omnisift.compressors.distinctiveness import EPSILON, chunk_modality, distinctiveness, means_by_group
-from omnisift.compressors.groups import Scope, group
+from omnisift.ops.distinctiveness import EPSILON, chunk_modality, distinctiveness, means_by_group
+from omnisift.ops.groups import Scope, group
 from omnisift.tokens import Selection, TokenStream
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from omnisift.budget import Budget, Counts
 from omnisift.compressors.attended import NEEDS, encoder_attention
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.cosine import cosine
 from omnisift.compressors.events import audio_changes, video_events
-from omnisift.compressors.groups import MAX_ELEMENTS, Scope, Window, group
-from omnisift.compressors.merging import averaged
 from omnisift.compressors.packing import Rule, assign, choose, distances, minmax
 from omnisift.errors import CompressorError
+from omnisift.ops.cosine import cosine
+from omnisift.ops.groups import MAX_ELEMENTS, Scope, Window, group
+from omnisift.ops.merging import averaged
 from omnisift.tokens import Modality, Selection, TokenStream
 
 CHUNKS = 8
@@ -41,7 +41,7 @@ class OmniPackCompressor(Compressor):
       whatever the test says, and at its target it stops;
     - the only frame of a clip has spatial detail; the code gives it no event. Frames of unequal size have no change;
     - distances in place come from the rotary ids instead of grid indices: the same, scaled, for evenly sampled clips;
-    - of equal values the lowest index is taken; cosines are rounded to about 1e-6 (`omnisift.compressors.cosine`).
+    - of equal values the lowest index is taken; cosines are rounded to about 1e-6 (`omnisift.ops.cosine`).
 
     Args:
         budget: the fraction of tokens kept; a number is the overall ratio.

@@ -10,11 +10,11 @@ from torch import Tensor
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import AUDIO, steps_in_chunk
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.chunk_batches import ChunkBatch, ChunkBatches, PaddedGroups
-from omnisift.compressors.pruning import prune_video
-from omnisift.compressors.selection_builder import SelectionBuilder
 from omnisift.errors import CompressorError
 from omnisift.estimators import make_estimator
+from omnisift.ops.chunk_batches import ChunkBatch, ChunkBatches, PaddedGroups
+from omnisift.ops.selection_builder import SelectionBuilder
+from omnisift.stvp import prune_video
 from omnisift.tokens import Selection, TokenStream
 
 if TYPE_CHECKING:

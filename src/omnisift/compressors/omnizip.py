@@ -10,13 +10,13 @@ from torch import Tensor
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.anchors import check_share
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.groups import group
-from omnisift.compressors.merging import averaged
 from omnisift.compressors.omnizip_audio import KeptAudio, choose_audio, consolidate
 from omnisift.compressors.omnizip_video import chunk_totals, video_scores
 from omnisift.errors import CompressorError
+from omnisift.ops.contextual_anchors import check_share
+from omnisift.ops.groups import group
+from omnisift.ops.merging import averaged
 from omnisift.tokens import Modality, Selection, TokenStream
 
 

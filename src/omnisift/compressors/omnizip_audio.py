@@ -9,9 +9,9 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.anchors import anchor_count, best_match, evenly_among
-from omnisift.compressors.groups import Scope, group
-from omnisift.straight_through import segment_topk
+from omnisift.ops.contextual_anchors import anchor_count, best_match, evenly_among
+from omnisift.ops.groups import Scope, group
+from omnisift.ops.topk import segment_topk
 from omnisift.tokens import Modality, TokenStream
 
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.density_peaks import density, separation
-from omnisift.compressors.frames import Frames, pair_cosine
-from omnisift.compressors.groups import MAX_ELEMENTS, Groups
-from omnisift.compressors.integer_shares import allocate
 from omnisift.errors import UnreachableBudget
+from omnisift.ops.density_peaks import density, separation
+from omnisift.ops.frames import Frames, pair_cosine
+from omnisift.ops.groups import MAX_ELEMENTS, Groups
+from omnisift.ops.integer_shares import allocate
 from omnisift.tokens import TokenStream
 
 LOW, HIGH = 0.35, 0.75

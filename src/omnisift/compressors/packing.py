@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnisift.compressors.density_peaks import density, separation
+from omnisift.ops.density_peaks import density, separation
 
 NEIGHBOURS = 7
 """k of the density."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from omnisift.budget import Budget, Counts
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.groups import Scope, group
 from omnisift.compressors.uniform import UniformCompressor
+from omnisift.ops.groups import Scope, group
 from omnisift.tokens import Modality, Selection, TokenStream
 
 

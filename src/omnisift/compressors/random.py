@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from omnisift.budget import Budget
 from omnisift.compressors.base import ScoredCompressor
-from omnisift.compressors.groups import Scope
 from omnisift.errors import CompressorError
+from omnisift.ops.groups import Scope
 from omnisift.tokens import TokenStream
 
 _MIX = (-4658895280553007687, -7723592293110705685)

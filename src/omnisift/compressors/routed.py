@@ -10,10 +10,10 @@ from torch import Tensor
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.distinctiveness import EPSILON, chunk_modality, distinctiveness, means_by_group
-from omnisift.compressors.groups import group
-from omnisift.compressors.integer_shares import allocate
 from omnisift.errors import CompressorError
+from omnisift.ops.distinctiveness import EPSILON, chunk_modality, distinctiveness, means_by_group
+from omnisift.ops.groups import group
+from omnisift.ops.integer_shares import allocate
 from omnisift.tokens import Selection, TokenStream
 
 

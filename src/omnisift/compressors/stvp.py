@@ -9,10 +9,10 @@ from torch import Tensor
 
 from omnisift.budget import Budget, Counts
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.frames import Frames, pair_cosine, row_cosine
 from omnisift.compressors.paired import ScoredVideoCompressor
 from omnisift.compressors.vidcom2 import adaptive_counts
 from omnisift.errors import CompressorError
+from omnisift.ops.frames import Frames, pair_cosine, row_cosine
 from omnisift.tokens import Selection, TokenStream
 
 MODES = ("both", "spatial", "temporal")

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.cosine import cosine_between
-from omnisift.compressors.groups import MAX_ELEMENTS, Scope, group
+from omnisift.ops.cosine import cosine_between
+from omnisift.ops.groups import MAX_ELEMENTS, Scope, group
 from omnisift.tokens import Selection, TokenStream
 
 
@@ -27,7 +27,7 @@ class TomeCompressor(Compressor):
     - proportional attention (larger tokens count for more in the softmax) needs the model's attention and is left out;
     - survivors stay in the order of the stream between rounds, so neighbours meet as A and B again; the paper's code
       puts the rest of A before B;
-    - of equal cosines the lowest index is taken; they are rounded to about 1e-6 (`omnisift.compressors.cosine`).
+    - of equal cosines the lowest index is taken; they are rounded to about 1e-6 (`omnisift.ops.cosine`).
     """
 
     name: ClassVar[str] = "tome"

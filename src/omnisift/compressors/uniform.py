@@ -8,9 +8,9 @@ import torch
 
 from omnisift.budget import Budget, Counts
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.groups import group
-from omnisift.compressors.merging import averaged
 from omnisift.errors import CompressorError
+from omnisift.ops.groups import group
+from omnisift.ops.merging import averaged
 from omnisift.tokens import Selection, TokenStream
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.frames import Frames, row_cosine
-from omnisift.compressors.groups import group
-from omnisift.compressors.integer_shares import per_frame
 from omnisift.compressors.paired import VideoCompressor
-from omnisift.compressors.segment_ops import blocks, group_means, softmax_by
+from omnisift.ops.frames import Frames, row_cosine
+from omnisift.ops.groups import group
+from omnisift.ops.integer_shares import per_frame
+from omnisift.ops.segment_ops import blocks, group_means, softmax_by
 from omnisift.tokens import Modality, Selection, TokenStream
 
 TEMPERATURE = 0.7

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.frames import Frames
-from omnisift.compressors.groups import group
-from omnisift.compressors.integer_shares import per_frame
-from omnisift.compressors.merging import add_rows
 from omnisift.compressors.paired import VideoCompressor
-from omnisift.compressors.segment_ops import blocks, group_means, softmax_by
+from omnisift.ops.frames import Frames
+from omnisift.ops.groups import group
+from omnisift.ops.integer_shares import per_frame
+from omnisift.ops.merging import add_rows
+from omnisift.ops.segment_ops import blocks, group_means, softmax_by
 from omnisift.tokens import Modality, Selection, TokenStream
 
 BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
-from omnisift.compressors.anchors import anchor_count, check_share, evenly_among
 from omnisift.compressors.attended import NEEDS, encoder_attention
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.groups import MAX_ELEMENTS, Groups, Window, group
-from omnisift.compressors.merging import averaged
+from omnisift.ops.contextual_anchors import anchor_count, check_share, evenly_among
+from omnisift.ops.groups import MAX_ELEMENTS, Groups, Window, group
+from omnisift.ops.merging import averaged
 from omnisift.tokens import Selection, TokenStream
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from omnisift.errors import UsageError
-from omnisift.estimators.base import Choice, Estimator
+from omnisift.estimators.base import Estimator
 from omnisift.estimators.bias import Bias
 from omnisift.estimators.gumbel import Gumbel
 from omnisift.estimators.merge import Merge
 from omnisift.estimators.perturbed import Perturbed
 from omnisift.estimators.reinforce import Reinforce
 from omnisift.estimators.straight_through import StraightThrough
+from omnisift.ops.selection_builder import Choice
 from omnisift.utils.suggest import did_you_mean
 
 _KINDS: tuple[type[Estimator], ...] = (StraightThrough, Merge, Bias, Gumbel, Perturbed, Reinforce)

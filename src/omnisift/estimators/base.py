@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from omnisift.straight_through import segment_topk
+from omnisift.ops.selection_builder import Choice
+from omnisift.ops.topk import segment_topk
 
 LEAK = 1e-4
 """What a soft mask of 0 still lets through; its logarithm is the attention bias of a dropped token."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What an estimator decides in one training step, for ``G`` groups (chunks) of ``A`` tokens."""
-
-    keep: Tensor
-    """[G, A] bool: the tokens that stay in the prompt; all of them where ``bias`` is set."""
-    gate: Tensor | None = None
-    """[G, A] with a gradient: factor of the embeddings."""
-    bias: Tensor | None = None
-    """[G, A] with a gradient, at most 0: added to the attention logits of the token as a key."""
-    mix: Tensor | None = None
-    """[G, A, A] with a gradient, rows sum to 1: kept token ``i`` becomes the mean of all tokens, weighted by row
-    ``i``."""
-    log_prob: Tensor | None = None
-    """[G] with a gradient: log-probability of the choice, for estimators that use the loss as a reward."""
 
 
 class Estimator(ABC):

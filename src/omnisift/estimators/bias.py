@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnisift.estimators.base import Choice, Estimator, annealed, soft_bias
+from omnisift.estimators.base import Estimator, annealed, soft_bias
+from omnisift.ops.selection_builder import Choice
 
 
 class Bias(Estimator):

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from omnisift.estimators.base import Choice, Estimator, annealed, highest, soft_bias
+from omnisift.estimators.base import Estimator, annealed, highest, soft_bias
+from omnisift.ops.selection_builder import Choice
 
 
 class Perturbed(Estimator):

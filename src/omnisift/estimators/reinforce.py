@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnisift.estimators.base import Choice, Estimator, highest
+from omnisift.estimators.base import Estimator, highest
+from omnisift.ops.selection_builder import Choice
 
 
 class Reinforce(Estimator):

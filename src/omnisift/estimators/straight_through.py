@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnisift.estimators.base import Choice, Estimator, highest
-from omnisift.straight_through import topk_mask
+from omnisift.estimators.base import Estimator, highest
+from omnisift.ops.selection_builder import Choice
 
 
 class StraightThrough(Estimator):
@@ -25,3 +25,20 @@ class StraightThrough(Estimator):
         """Keep the highest logits, with the straight-through gate. See `Estimator.choose`."""
         keep = highest(logits, count, valid)
         return Choice(keep, gate=topk_mask(torch.sigmoid(logits), keep))
+
+
+def topk_mask(scores: Tensor, keep: Tensor) -> Tensor:
+    """Build the straight-through mask of the paper's section 3.3.
+
+    Only tokens that stay in the graph get a gradient, and it measures the effect of *rescaling* an embedding, to which
+    pre-norm decoders hardly respond (docs/methods.md).
+
+    Args:
+        scores: float in (0, 1), with a gradient.
+        keep: bool of the same shape.
+
+    Returns:
+        Exactly 1.0 and 0.0 in the forward pass; the gradient passes to ``scores`` unchanged.
+    """
+    hard = keep.to(scores.dtype)
+    return (hard - scores).detach() + scores

@@ -1,13 +1,16 @@
-"""Read selector weights from a folder, whichever of the three layouts it has."""
+"""Read selector weights from a folder, whichever of the three layouts it has; make a selector without weights."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+
+import torch
 
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.utils.quiet import quiet_transformers
-from omnisift.vgas import VGAS
+from omnisift.vgas import VGAS, VGASConfig
 
 ADAPTER_PREFIX = "base_model.model.thinker.compressor."
 """Prefix of selector tensors in a PEFT adapter (docs/ms-swift.md)."""
@@ -61,3 +64,34 @@ def check_input_size(vgas: VGAS, hidden_size: int, source: str) -> None:
             f"selector at {source} has width {vgas.config.input_size}, the model {hidden_size}; "
             "give the selector of this model"
         )
+
+
+def new_selector(
+    width: int, time_embedding: bool, seed: int, guide: str = "cross", layers: int = 1, video_score: bool = False
+) -> VGAS:
+    """An untrained selector in the released layout (hidden size 512, 8 heads) or a variant of it.
+
+    The time embedding starts as sines and cosines of a token's time in its chunk: audio then lies near the frame of the
+    same time from the first step, and guidance by the video is learned in 50 steps instead of several hundred.
+
+    Args:
+        width: hidden size of the language model.
+        time_embedding: whether it has a time embedding; the paper's has none.
+        seed: seed of the weights.
+        guide: what audio tokens attend to; see `VGASConfig`.
+        layers: attention layers.
+        video_score: whether it has a learned video score, which replaces STVP.
+    """
+    torch.manual_seed(seed)
+    config = VGASConfig(
+        input_size=width, time_embedding=time_embedding, guide=guide, num_hidden_layers=layers, video_score=video_score
+    )
+    selector = VGAS(config)
+    if time_embedding:
+        weight = selector.time_embedding.weight
+        # Wavelengths from 8 to 200 time steps.
+        turn = torch.exp(torch.linspace(math.log(2 * math.pi / 8), math.log(2 * math.pi / 200), weight.shape[1] // 2))
+        angle = torch.arange(len(weight))[:, None] * turn
+        with torch.no_grad():
+            weight.copy_(torch.cat([angle.sin(), angle.cos()], dim=1))
+    return selector

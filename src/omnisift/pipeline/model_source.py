@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnisift.assets import nano_path
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
+from omnisift.utils.assets import nano_path
 
 MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")
 """Values of ``model_type`` in the ``config.json`` of a supported checkpoint."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisift.assets import nano_path
 from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.media import Media
 from omnisift.pipeline.clip_info import count_tokens
@@ -18,6 +17,7 @@ from omnisift.pipeline.report import Tokens
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 from omnisift.serving.media_limits import as_vllm_video
 from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
+from omnisift.utils.assets import nano_path
 
 if TYPE_CHECKING:
     from omnisift.serving.vllm.settings import Settings

@@ -1,1 +1,1 @@
-"""How nano is made: encoders, language model, selector. Needs the ``train`` extra."""
+"""Training of selectors and models on your own clips. Needs the ``train`` extra."""

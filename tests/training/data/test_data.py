@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
-from omnisift.assets import nano_path
 from omnisift.errors import UsageError
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.training.data import ClipCache, Collator, Reading, Sample, Turn, encode_sample, load_samples, save_samples
 from omnisift.training.data.rows import FORMS, row_of, sample_of
+from omnisift.utils.assets import nano_path
 
 TALK = (Turn("user", "What colour is the circle?"), Turn("assistant", "blue"))
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from omnisift.cli.dataset import write_dataset
 from omnisift.media import read
 from omnisift.pipeline.loading import load_host
 from omnisift.training.distill import find_clips
 from omnisift.training.distill.samples import DistillSample, observe
+from omnisift.world.dataset import write_dataset
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")
 

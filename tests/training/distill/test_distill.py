@@ -10,17 +10,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from omnisift.assets import nano_path
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.media import read
+from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import load_host
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Modality
 from omnisift.training.distill import DistillSettings, distill, find_clips, load_questions, observe_clips
 from omnisift.training.distill.learn import audio_agreement, audio_targets, scores_of, train_selector
 from omnisift.training.distill.samples import DistillSample, observe, stream_of
-from omnisift.training.selector import new_selector
+from omnisift.utils.assets import nano_path
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers.benchmarks import load_benchmark
 from typer.testing import CliRunner
 
 from omnisift.budget import Budget
 from omnisift.cli.app import app
 from omnisift.compressors import make_compressor
-from omnisift.compressors.pruning import video_logits
+from omnisift.models.selector import new_selector
+from omnisift.stvp import video_logits
 from omnisift.tokens import Modality
 from omnisift.training.distill import find_clips
 from omnisift.training.distill.learn import train_video_score, video_agreement, video_targets
 from omnisift.training.distill.samples import DistillSample, stream_of
-from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
 
 ASKED = "What colour is the square?"
@@ -74,8 +75,7 @@ def test_the_command_trains_and_saves_it(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_shows_the_committed_result() -> None:
-    from picture import page
-
+    page = load_benchmark("video_score").page
     root = Path(__file__).parents[3]
     table = page(root / "benchmarks/results/picture.jsonl")
-    assert table in (root / "docs/distill.md").read_text(encoding="utf-8"), "run: python benchmarks/picture.py"
+    assert table in (root / "docs/distill.md").read_text(encoding="utf-8"), "run: benchmarks/accuracy/video_score.py"

@@ -40,9 +40,9 @@ def write_world(folder: Path) -> None:
 
     Three of six, so in one step at least one process hears something and the other does not.
     """
-    from omnisift.cli.dataset import write_dataset
     from omnisift.training.data import Sample, Turn, load_samples, save_samples
     from omnisift.world import make_scene, world_setting, write_clip
+    from omnisift.world.dataset import write_dataset
 
     write_dataset(folder / "clips", clips=1, seed=0, questions_per_clip=2, step=lambda: None)
     heard = load_samples(folder / "clips")

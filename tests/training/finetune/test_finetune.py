@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from omnisift.cli.dataset import write_dataset
 from omnisift.errors import TrainingError, UsageError
 from omnisift.estimators import ESTIMATORS
 from omnisift.training.finetune import TrainRecipe, fine_tune, load_train_recipe
@@ -24,6 +23,7 @@ from omnisift.training.finetune.checkpoints import MARKER, is_complete, newest_c
 from omnisift.training.finetune.guards import check_world
 from omnisift.training.finetune.recipe import current_values, recipe_of, save_recipe
 from omnisift.training.finetune.trainer import entropy
+from omnisift.world.dataset import write_dataset
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes" / "train").glob("*.yaml"))

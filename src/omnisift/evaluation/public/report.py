@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from omnisift.errors import UsageError
-from omnisift.evaluation.markdown import p_value, table
 from omnisift.evaluation.public.eval_run import EvalRun
 from omnisift.evaluation.public.llm_judge import rates
 from omnisift.evaluation.public.metadata import BENCHMARKS
 from omnisift.evaluation.public.published import published
 from omnisift.evaluation.public.scores import by_group, paired, score
 from omnisift.evaluation.statistics import clustered_error, clustered_p
+from omnisift.evaluation.tables import p_value, table
 
 NAMES = {
     "benchmark": "benchmark",

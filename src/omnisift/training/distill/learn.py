@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from omnisift.budget import Budget
 from omnisift.chunks import segment_of
 from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.compressors.pruning import video_logits
 from omnisift.compressors.salient import SalientCompressor
+from omnisift.stvp import video_logits
 from omnisift.tokens import Modality, TokenStream
 from omnisift.training.distill.samples import DistillSample, stream_of
 from omnisift.vgas import VGAS

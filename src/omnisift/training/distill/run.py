@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from omnisift.budget import Budget
-from omnisift.compressors.pruning import video_logits
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.errors import MediaError, UsageError
 from omnisift.media.suffixes import VIDEO_SUFFIXES
+from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import read_for
+from omnisift.stvp import video_logits
 from omnisift.tokens import TokenStream
 from omnisift.training.distill.learn import (
     audio_agreement,
@@ -29,7 +30,6 @@ from omnisift.training.distill.learn import (
     video_agreement,
 )
 from omnisift.training.distill.samples import DistillFiles, DistillSample, observe
-from omnisift.training.selector import new_selector
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.utils.quiet import quiet_transformers
 from omnisift.vgas import VGAS

@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from omnisift.budget import Budget, Counts
 from omnisift.chunks import build_stream
+from omnisift.compressors import Compressor
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.media import Media
 from omnisift.models import attach
 from omnisift.models.question_attention import QuestionAttention
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import build_inputs
-from omnisift.tokens import Modality, TokenStream
+from omnisift.tokens import Modality, Selection, TokenStream
 from omnisift.utils.atomic_io import atomic_file
-from omnisift.world.encoded import Recorder
+
+EXTRAS = ("audio_attention", "audio_attention_window", "video_attention")
+"""Encoder attention that methods can need in addition to embeddings; recorded for all clips."""
+
+
+class Recorder(Compressor):
+    """Keep every token, and store the stream in ``stream``."""
+
+    name: ClassVar[str] = "recorder"
+
+    def __init__(self, needs: Iterable[str] = EXTRAS) -> None:
+        super().__init__(Budget(retain=1.0))
+        self.needs = frozenset(needs)
+        self.stream: TokenStream | None = None
+
+    def select(self, stream: TokenStream, counts: Counts) -> Selection:  # noqa: ARG002
+        """Select all tokens."""
+        self.stream = stream
+        return Selection(torch.ones(len(stream), dtype=torch.bool, device=stream.embeds.device))
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from omnisift.compressors import make_compressor, needs_selector
 from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
+from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.training.data import load_samples
 from omnisift.training.distill import DistillSettings, distill, observe_clips, save_selector
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
-from omnisift.training.selector import new_selector
 from omnisift.vgas import VGAS
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,144 @@
+"""Encoded clips: the input of compressors, computed once by the model and stored for all methods.
+
+Each clip is written as .mp4, read by the library's reader, and encoded by the processor and the model's encoders. The
+stored tensors are those that the adapter passes to a compressor (`TokenStream`), so all methods get the same tokens.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from omnisift.chunks import build_stream
+from omnisift.errors import UsageError
+from omnisift.media import read
+from omnisift.models import attach
+from omnisift.pipeline.prompt import build_inputs
+from omnisift.tokens import TokenStream
+from omnisift.training.distill.samples import EXTRAS, Recorder
+from omnisift.utils.atomic_io import atomic_file
+from omnisift.world import Scene, write_clip
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """``N`` clips of one layout: ``S`` tokens from the start of the prompt to the end of the clip."""
+
+    embeds: Tensor
+    """[N, S, D] float32."""
+    modality: Tensor
+    """[S] int8, as in `TokenStream`."""
+    position: Tensor
+    """[3, S] int64: the host's rotary ids."""
+    ids: Tensor
+    """[S] int64: token ids."""
+    extras: dict[str, Tensor]
+    """Name -> [N, S] float32."""
+    seconds_per_position: float
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def stream(self) -> TokenStream:
+        """Return all clips as one batch, one sample per clip."""
+        count, length = self.embeds.shape[:2]
+        return build_stream(
+            embeds=self.embeds.flatten(0, 1),
+            modality=self.modality.repeat(count),
+            position=self.position.repeat(1, count),
+            sample=torch.arange(count).repeat_interleave(length),
+            seconds_per_position=self.seconds_per_position,
+            extras={name: values.flatten() for name, values in self.extras.items()},
+        )
+
+    def part(self, first: int, count: int) -> Encoded:
+        """Return ``count`` clips from clip ``first`` on, as views."""
+        rows = slice(first, first + count)
+        extras = {name: values[rows] for name, values in self.extras.items()}
+        return Encoded(self.embeds[rows], self.modality, self.position, self.ids, extras, self.seconds_per_position)
+
+    def take(self, rows: Sequence[int]) -> Encoded:
+        """Return the clips ``rows`` in this order, as a copy."""
+        index = torch.tensor(list(rows))
+        extras = {name: values[index] for name, values in self.extras.items()}
+        return Encoded(self.embeds[index], self.modality, self.position, self.ids, extras, self.seconds_per_position)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file atomically."""
+        tensors = {"embeds": self.embeds, "modality": self.modality, "position": self.position, "ids": self.ids}
+        tensors |= {f"extra.{name}": values for name, values in self.extras.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"seconds_per_position": repr(self.seconds_per_position)}
+        with atomic_file(path) as unfinished:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, str(unfinished), metadata=metadata)
+
+    @classmethod
+    def join(cls, parts: Sequence[Encoded]) -> Encoded:
+        """Concatenate clips of one layout."""
+        first = parts[0]
+        extras = {name: torch.cat([part.extras[name] for part in parts]) for name in first.extras}
+        embeds = torch.cat([part.embeds for part in parts])
+        return cls(embeds, first.modality, first.position, first.ids, extras, first.seconds_per_position)
+
+    @classmethod
+    def load(cls, path: Path) -> Encoded:
+        """Read a file of `save`."""
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            seconds = float(file.metadata()["seconds_per_position"])
+        extras = {name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")}
+        return cls(tensors["embeds"], tensors["modality"], tensors["position"], tensors["ids"], extras, seconds)
+
+
+@torch.inference_mode()
+def encode_scenes(host: Any, scenes: Sequence[Scene]) -> Encoded:
+    """Write, read and encode the clips of scenes.
+
+    Args:
+        host: A loaded model (`omnisift.pipeline.loading.Host`).
+        scenes: Scenes of one length and size.
+
+    Raises:
+        UsageError: The clips have different layouts.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [_encode(host, scene, Path(folder) / "clip.mp4") for scene in scenes]
+    first = rows[0]
+    for row in rows:
+        if not (torch.equal(row.modality, first.modality) and torch.equal(row.position, first.position)):
+            raise UsageError("all clips must have the same length and frame size, so that they form batches")
+    return Encoded.join(rows)
+
+
+def _encode(host: Any, scene: Scene, path: Path) -> Encoded:
+    write_clip(scene, path)
+    size = host.processor.video_processor.size
+    media = read(path, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+    inputs = build_inputs(host.processor, media, "?")
+    recorder = Recorder(EXTRAS if media.has_audio else [name for name in EXTRAS if not name.startswith("audio")])
+    with attach(host.thinker, recorder) as attachment:
+        host.thinker(**inputs, use_cache=False)
+        seconds = attachment.adapter.seconds_per_position
+    stream, ids = recorder.stream, inputs["input_ids"][0]
+    if stream is None:
+        raise UsageError(f"clip {scene.seed} of split {scene.split} has no video tokens")
+    end = host.processor.tokenizer.convert_tokens_to_ids(host.processor.vision_eos_token)
+    length = int(torch.nonzero(ids == end)[-1]) + 1
+    extras = {name: stream.extras[name][None, :length] if name in stream.extras else torch.zeros(1, length)
+              for name in EXTRAS}  # fmt: skip
+    return Encoded(
+        stream.embeds[None, :length],
+        stream.modality[:length],
+        stream.position[:, :length],
+        ids[:length],
+        extras,
+        seconds,
+    )

@@ -1,0 +1,129 @@
+"""Worker of the controlled benchmark: it measures one row of a recipe on one batch of test clips.
+
+Encoded clips are kept in the working folder, so that all rows and recipes share them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from omnisift.compressors import Compressor, make_compressor
+from omnisift.compressors.random import seed_rows
+from omnisift.errors import UnreachableBudget
+from omnisift.lab.benchmark.encoded import Encoded, encode_scenes
+from omnisift.lab.benchmark.evidence_recall import Evidence
+from omnisift.lab.benchmark.packed_eval import PackedEvaluator, PackedQuestions
+from omnisift.lab.benchmark.plan import QUESTION_STREAM, SPLIT, Job, Plan, encoded_path
+from omnisift.lab.benchmark.recipe import RecipeRow
+from omnisift.pipeline.loading import load_host
+from omnisift.vgas import VGAS
+from omnisift.world import make_scene, questions, truth, world_setting
+
+AT_ONCE = 50
+"""Clips in one forward pass of the model."""
+
+
+class BenchWorker:
+    """State of one worker process; models, selectors and two batches of clips are loaded on first use."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.batch = lru_cache(maxsize=2)(self._batch)
+        self.evaluator = lru_cache(maxsize=2)(self._evaluator)
+        self.selector = lru_cache(maxsize=4)(self._selector)
+
+    def do(self, job: Job) -> dict[str, Any]:
+        """Return one line of the result file: correct answers, kept evidence and the method's time per clip."""
+        row = job.row
+        clips, asked_questions, answers, evidence = self.batch(row.setting, job.first, job.count)
+        evaluator = self.evaluator(self.plan.models.get(row.key, self.plan.backbone))
+        compressor = self.compressor(row)
+        keeps, words, seconds = [], [], 0.0
+        try:
+            for first in range(0, job.count, AT_ONCE):
+                part = clips.part(first, AT_ONCE)
+                # Random draws depend on the clip's number, not on the batch that it is in.
+                if compressor is not None:
+                    seed_rows(compressor, clip_seeds(row.seed, job.first + first, len(part)))
+                answered = evaluator(part, asked_questions.part(first, AT_ONCE), compressor)
+                keeps.append(answered.keep)
+                words.append(answered.words)
+                seconds += answered.seconds
+        except UnreachableBudget as error:
+            return {"row": row.key, "first": job.first, "clips": job.count, "unreachable": str(error)}
+        right = (torch.cat(words) == answers).numpy()
+        return {
+            "row": row.key,
+            "first": job.first,
+            "clips": job.count,
+            "right": pack(right),
+            "kept": evidence.kept_counts(torch.cat(keeps)),
+            "ms": round(1000 * seconds / job.count, 3),
+        }
+
+    def compressor(self, row: RecipeRow) -> Compressor | None:
+        """Return the row's method; None for all tokens."""
+        spec = row.method
+        if not spec.method:
+            return None
+        # A selector that was trained together with the row's model takes precedence over the recipe's.
+        named = spec.selector and self.plan.selectors[spec.selector]
+        folder = self.plan.own_selectors.get(row.key, named)
+        selector = None if folder is None else self.selector(folder)
+        return make_compressor(spec.method, row.budget, selector=selector, seed=row.seed).eval()
+
+    def _selector(self, folder: str) -> VGAS:
+        vgas: Any = VGAS.from_pretrained(folder)
+        loaded: VGAS = vgas.float().eval()
+        return loaded
+
+    def _evaluator(self, model: str) -> PackedEvaluator:
+        return PackedEvaluator(load_host(model, "cpu", None, None))
+
+    def _batch(self, setting: str, first: int, count: int) -> tuple[Encoded, PackedQuestions, torch.Tensor, Evidence]:
+        chosen = world_setting(setting)
+        host = self.evaluator(self.plan.backbone).host
+        scenes = [make_scene(seed, SPLIT, chosen.config) for seed in range(first, first + count)]
+        clips = self._encoded(host, setting, first, count)
+        asked_questions = [
+            questions(s, np.random.default_rng((QUESTION_STREAM, s.number)), chosen.types) for s in scenes
+        ]
+        # Every answer is one word: its first token decides.
+        encode = host.processor.tokenizer
+        answers = torch.tensor([[encode(q.answer)["input_ids"][0] for q in qs] for qs in asked_questions])
+        evidence = Evidence.of(clips.modality, [truth(scene) for scene in scenes], asked_questions)
+        return (
+            clips,
+            PackedQuestions.of(host.processor, [[q.text for q in qs] for qs in asked_questions]),
+            answers,
+            evidence,
+        )
+
+    def _encoded(self, host: Any, setting: str, first: int, count: int) -> Encoded:
+        """Load clips from the working folder; encode them where the file is missing or has fewer clips."""
+        path = encoded_path(self.plan, setting, first)
+        clips = Encoded.load(path) if path.is_file() else None
+        if clips is None or len(clips) < count:
+            config = world_setting(setting).config
+            clips = encode_scenes(host, [make_scene(seed, SPLIT, config) for seed in range(first, first + count)])
+            clips.save(path)
+        return clips.part(0, count)
+
+
+def clip_seeds(seed: int, first: int, count: int) -> list[int]:
+    """Return the random seed of each clip, different for every pair of clip and seed."""
+    return [1_000_003 * seed + clip for clip in range(first, first + count)]
+
+
+def pack(right: np.ndarray) -> str:
+    """Encode [clips, questions] bool, at most 8 questions, as two hexadecimal digits per clip."""
+    return np.packbits(right, axis=1).tobytes().hex()
+
+
+def unpack(text: str, each: int) -> np.ndarray:
+    """Decode [clips, questions] bool from `pack`; ``each`` is the number of questions per clip."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)[:, None], axis=1)[:, :each].astype(bool)

@@ -1,0 +1,180 @@
+"""The results page: a summary and one main table per recipe, written from result files.
+
+The page depends on the result files and recipes alone, so a test can tell when it is stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omnisift.evaluation.tables import pct, points, table
+from omnisift.lab.benchmark.paper import CLEAR, compare_with_paper
+from omnisift.lab.benchmark.recipe import load_recipe
+from omnisift.lab.benchmark.results import Result, rank_correlation, read_result
+from omnisift.lab.benchmark.results_tables import (
+    detail,
+    matrix,
+    pairs_table,
+    percents,
+    reasons,
+    rows_at,
+    settings_table,
+    sweep_table,
+)
+
+ORDER = ("trained", "trained-tight", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
+PLOTTED = ("training-free", "ratio-sweep")
+SUMMARISED = ("training-free", "trained", "trained-tight")
+OURS = "omnisift+time"
+FAMILY = {OURS, "omnisift", "omnisift, straight-through"}
+AHEAD = 5
+"""Largest number of methods that the summary names in one cell."""
+HEAD = """# Results: all methods on equal terms
+
+Every number on this page was measured on [nano](nano.md)'s generated world with a backbone of nano's size
+([how it was made](benchmark.md)), on two CPU cores. **None of them says how a method does on a full-size model.**
+`omnisift bench-report` writes the page from the files in `benchmarks/results/quality`.
+"""
+NOTE = """## How to read the tables
+
+- Methods keep the same numbers of video and audio tokens; `joint` and `routed` keep the same total. A merging method
+  keeps as many merged tokens as others keep tokens.
+- *accuracy* is the mean over question types in percent, with a 95 % interval bootstrapped over clips. An answer is
+  right if the most likely first word of the vocabulary is the right one. The best method of a column is bold.
+- *minus* columns are paired differences in points on the same questions, with their 95 % intervals.
+- *evidence* is the percentage kept of the tokens that prove the answers; *events* the percentage of shapes and sounds
+  in question with at least one kept token. Both are given for shapes / sounds.
+- *ms* is the time of the method alone per clip, measured on a busy machine: compare orders of magnitude only.
+- n/a: the method cannot keep so few tokens; its error message follows the table.
+- The CSV file of a section has all rows: measured shares, intervals, p values, evidence, and accuracy by question type.
+"""
+
+
+RANKS = """## Do evidence and accuracy rank methods alike?
+
+Spearman's rank correlation of accuracy with each measure, over the methods of a table. Events predict the order, and
+more so at smaller budgets; the share of evidence tokens predicts it less. There are two reasons. One token of a shape
+or a sound is often enough for the answer, so further tokens add little: methods that spread or pool keep nearly all
+events with a quarter of their tokens. And a merged token holds more than the token that it replaces. At large budgets
+most methods are close to all tokens, so the order says little.
+
+"""
+
+
+def page(folder: Path, recipes: Path = Path("recipes")) -> str:
+    """Return the page.
+
+    Args:
+        folder: Result files.
+        recipes: Folder of recipes, whose titles and descriptions are used; where one is missing, those in the file.
+
+    Raises:
+        UsageError: A result has no finished row of all tokens.
+    """
+    results = [read_result(path) for path in _files(folder)]
+    parts = [HEAD, _summary(results), NOTE, _ranks(results)]
+    parts += [section(result, recipes) for result in results]
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def _files(folder: Path) -> list[Path]:
+    by_name = {path.stem: path for path in folder.glob("*.jsonl")}
+    return [by_name[name] for name in [*ORDER, *sorted(by_name.keys() - set(ORDER))] if name in by_name]
+
+
+def _summary(results: Sequence[Result]) -> str:
+    """Rank of OmniSIFT in each protocol and at each percentage, with the methods that are significantly ahead."""
+    by_name = {result.recipe["name"]: result for result in results}
+    lines = [
+        cells
+        for name in SUMMARISED
+        if name in by_name
+        for percent in percents(by_name[name])
+        if (cells := _standing(by_name[name], percent))
+    ]
+    intro = f"## In short\n\nAccuracy in percent; a method is ahead if it is better with p up to {CLEAR}.\n\n"
+    head = ["protocol", "kept", "all tokens", OURS, "difference", "methods ahead of it"]
+    return intro + table(head, lines) if lines else ""
+
+
+def _standing(result: Result, percent: str) -> list[str]:
+    setting = result.recipe["settings"][0]
+    ours = result.row(setting, OURS, percent)
+    if ours is None or ours.right is None:
+        return []
+    full = result.full(setting)
+    loss, _ = result.difference(ours, full)
+    others = [row for row in rows_at(result, setting, percent) if row.right is not None and row.label not in FAMILY]
+    ahead = []
+    for row in sorted(others, key=lambda row: -(row.accuracy or 0.0)):
+        gap, p = result.difference(row, ours)
+        if gap.value > 0 and p <= CLEAR:
+            ahead.append(f"{row.label} {pct(row.accuracy)}")
+    names = ", ".join(ahead[:AHEAD]) + (f" and {len(ahead) - AHEAD} more" if len(ahead) > AHEAD else "")
+    protocol = result.recipe["protocol"]
+    return [protocol, f"{percent} %", pct(full.accuracy), pct(ours.accuracy), points(loss), names or "none"]
+
+
+def _ranks(results: Sequence[Result]) -> str:
+    lines = []
+    for result in results:
+        if result.recipe["name"] in ("trained", "training-free"):
+            lines += [[result.recipe["protocol"], f"{p} %", *_correlations(result, p)] for p in percents(result)]
+    return RANKS + table(["protocol", "kept", "methods", "evidence", "events"], lines) if lines else ""
+
+
+def _correlations(result: Result, percent: str) -> list[str]:
+    rows = [row for row in rows_at(result, result.recipe["settings"][0], percent) if row.right is not None]
+    accuracy = [row.accuracy or 0.0 for row in rows]
+    correlations = [
+        rank_correlation(accuracy, values) for values in ([r.recall for r in rows], [r.coverage for r in rows])
+    ]
+    return [str(len(rows)), *(f"{value:+.2f}" for value in correlations)]
+
+
+def section(result: Result, recipes: Path = Path("recipes")) -> str:
+    """Return the description, command, main table and links of one recipe."""
+    name = result.recipe["name"]
+    title, about = result.recipe["title"], result.recipe["about"]
+    if (recipes / f"{name}.yaml").is_file():
+        recipe = load_recipe(recipes / f"{name}.yaml")
+        title, about = recipe.title, recipe.about
+    settings = result.recipe["settings"]
+    clips = {result.clips[setting] for setting in settings}
+    where = ", ".join(f"`{setting}`" for setting in settings)
+    each = " each" if len(settings) > 1 else ""
+    parts = [
+        f"## {title}\n",
+        f"{' '.join(str(about).split())}\n",
+        f"<!-- not run: takes hours -->\n```bash\nomnisift bench-quality recipes/{name}.yaml\n```\n",
+        f"Protocol: {result.recipe['protocol']}. Test clips: {' or '.join(f'{count:,}' for count in sorted(clips))}"
+        f"{each} of {where}. {_versions(result)}[All rows as CSV](results/{name}.csv).\n",
+    ]
+    parts += [f"![Accuracy by percentage kept](results/{name}.svg)\n"] if name in PLOTTED else []
+    parts += _main_tables(result)
+    parts += [compare_with_paper(result)] if name == "ablations" else []
+    return "\n".join([*parts, reasons(result)])
+
+
+def _main_tables(result: Result) -> list[str]:
+    name, columns = result.recipe["name"], percents(result)
+    if name == "hard":
+        return [part for p in columns for part in (f"Accuracy at {p} %:\n", settings_table(result, p))]
+    if name == "ratio-sweep":
+        return [sweep_table(result)]
+    if name == "pairs":
+        return [pairs_table(result, percent) for percent in columns]
+    if len(columns) > 1:
+        return [matrix(result)]
+    return [detail(result, result.recipe["settings"][0], columns[0])]
+
+
+def _versions(result: Result) -> str:
+    if not result.sessions:
+        return ""
+    session: dict[str, Any] = result.sessions[-1]
+    commit = str(session.get("commit") or "none")[:10] + (" with changes" if session.get("changed") else "")
+    versions = f"torch {session['torch']}, transformers {session['transformers']}"
+    return f"Commit {commit}, {versions}, {str(session['date'])[:10]}. "

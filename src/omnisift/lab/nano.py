@@ -1,0 +1,285 @@
+"""``python -m omnisift.lab.nano``: train nano from nothing, stage by stage; run it again to resume.
+
+Stages: ``encoders`` (both encoders), ``features`` (their outputs for all clips), ``language`` (the language model),
+``selector`` (VGAS from the model's own attention), ``finetune`` (the model under compression), ``finish`` (the
+checkpoint
+folder). Each leaves its result and a marker in ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from omnisift.lab.training import selector as selector_training
+from omnisift.lab.training.encoder_training import train_encoders
+from omnisift.lab.training.evaluate import accuracies, format_accuracies
+from omnisift.lab.training.feature_cache import FeatureCache, encode_features
+from omnisift.lab.training.language_model import TrainConfig, init_embeddings, train_language_model
+from omnisift.lab.training.losses import Hints, LossWeights
+from omnisift.lab.training.nano_model import WIDTH, build_model, build_processor
+from omnisift.lab.training.packed import Writer, clip_layout
+from omnisift.lab.training.selections import omnisift_selection, random_selection
+from omnisift.lab.training.settings import NanoSettings
+from omnisift.lab.training.tokenizer import build_tokenizer
+from omnisift.models.selector import new_selector
+from omnisift.vgas import VGAS
+from omnisift.world import vocabulary
+
+logger = logging.getLogger(__name__)
+SHARD = 500
+"""Clips per file of features."""
+
+
+class NanoBuild:
+    """The working folder of one run: the results and measurements of its stages.
+
+    Args:
+        out: working folder.
+        settings: all numbers of the run.
+        method: how the selector is trained: ``distill`` or ``straight_through``.
+    """
+
+    stages: ClassVar[tuple[str, ...]] = ("encoders", "features", "language", "selector", "finetune", "finish")
+    """Names of the stages, which are methods, in order."""
+
+    weights: LossWeights = LossWeights()
+    """Weights of the parts of the language model's loss."""
+
+    def __init__(self, out: Path, settings: NanoSettings, method: str = "distill"):
+        self.out, self.settings, self.method = out, settings, method
+        out.mkdir(parents=True, exist_ok=True)
+        self.tokenizer = build_tokenizer(vocabulary())
+        self.writer = Writer(self.tokenizer)
+
+    def run(self) -> None:
+        """Run all stages in order; finished ones are skipped."""
+        for name in self.stages:
+            self.stage(name, getattr(self, name))
+
+    def bundle(self, name: str) -> None:
+        """Copy the finished checkpoint into the package."""
+        target = Path(__file__).resolve().parents[1] / "checkpoints" / name
+        shutil.copytree(self.out / "checkpoint", target, dirs_exist_ok=True)
+        logger.info("bundled: %s", target)
+
+    def stage(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Run ``work`` unless its marker exists; the marker holds its measurements and its minutes."""
+        marker = self._marker(name)
+        if marker.is_file():
+            logger.info("%s: done before", name)
+            done: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+            return done
+        begin, cpu = time.monotonic(), time.process_time()
+        result = work()
+        result["minutes"] = round((time.monotonic() - begin) / 60, 2)
+        result["cpu_minutes"] = round((time.process_time() - cpu) / 60, 2)
+        marker.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        logger.info("%s: %s", name, result)
+        return result
+
+    def _marker(self, name: str) -> Path:
+        return self.out / f"{name}.json"
+
+    def model(self, name: str) -> Any:
+        """The model that stage ``name`` saved."""
+        from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+        return Thinker.from_pretrained(self.out / name)
+
+    def encoders(self) -> dict[str, Any]:
+        """Stage 1: train both encoders."""
+        model = build_model(self.tokenizer, self.settings.seed)
+        result: dict[str, Any] = dict(train_encoders(model, self.settings))
+        model.save_pretrained(self.out / "encoders")
+        return result
+
+    def features(self) -> dict[str, Any]:
+        """Stage 2: encode all clips, on two processes, since rendering, writing and reading files takes most of the
+        time."""
+        settings = self.settings
+        jobs = [("train", first, settings.decoded_share) for first in range(0, settings.train_clips, SHARD)]
+        jobs += [("validation", first, 1.0) for first in range(0, settings.validation_clips, SHARD)]
+        total = {"train": settings.train_clips, "validation": settings.validation_clips}
+        work = [(self.out, split, first, min(SHARD, total[split] - first), share) for split, first, share in jobs]
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            list(pool.map(_encode_shard, work))
+        return {"clips": total}
+
+    def load_features(self, split: str) -> FeatureCache:
+        """All features of a split."""
+        shards = sorted(self.out.glob(f"{split}-*.safetensors"))
+        parts = [FeatureCache.load(path, split, int(path.stem.split("-")[1])) for path in shards]
+        return FeatureCache(split, 0, torch.cat([b.video for b in parts]), torch.cat([b.audio for b in parts]))
+
+    def language(self) -> dict[str, Any]:
+        """Stage 3: train the language model."""
+        settings, model, features = self.settings, self.model("encoders"), self.load_features("train")
+        init_embeddings(model, self.tokenizer, features, settings.embedding_std, settings.seed)
+        config = self._config(
+            model, features, settings.steps, settings.learning_rate, settings.full_share, settings.retains
+        )
+        return self._train(model, config, "language")
+
+    def selector(self) -> dict[str, Any]:
+        """Stage 4: train selectors with and without time embedding, by distillation or with the paper's estimator."""
+        settings, model = self.settings, self.model("language")
+        features, check = self.load_features("train"), self.load_features("validation")
+        layout, result = clip_layout(model, self.tokenizer), {}
+        targets = selector_training.attention_targets(model, layout, self.writer, features, settings)
+        for name, timed in (("selector-exact", False), ("selector", True)):
+            vgas = new_selector(WIDTH, timed, settings.seed)
+            if self.method == "straight_through":
+                trained = self.model("language")
+                selector_training.straight_through(
+                    vgas, trained, layout, self.writer, features, settings, settings.selector_steps
+                )
+                if timed:
+                    trained.save_pretrained(self.out / "language")
+            else:
+                selector_training.distill(vgas, targets, features, settings)
+            vgas.save_pretrained(self.out / name)
+            result[name] = {f"{r:g}": selector_training.kept_events(vgas, check, r) for r in (0.25, 0.15)}
+        return result
+
+    def finetune(self) -> dict[str, Any]:
+        """Stage 5: fine-tune the language model under compression with the selector."""
+        settings, model, features = self.settings, self.model("language"), self.load_features("train")
+        vgas = self._selector()
+        retains = (0.35, 0.25, 0.15)
+        config = self._config(model, features, settings.finetune_steps, settings.finetune_learning_rate, 0.4, retains)
+        return self._train(model, replace(config, selector=vgas, warmup_steps=20), "finetune")
+
+    def finish(self) -> dict[str, Any]:
+        """Stage 6: write the checkpoint folder with ``recipe.json``."""
+        folder = self.out / "checkpoint"
+        model, vgas = self.model("finetune"), self._selector()
+        model.generation_config.max_new_tokens = 64
+        model.save_pretrained(folder)
+        build_processor(self.tokenizer).save_pretrained(folder)
+        for name in ("selector", "selector-exact"):
+            shutil.copytree(self.out / name, folder / name, dirs_exist_ok=True)
+        result = self.measure(model, vgas)
+        recipe = {
+            "made_by": f"python -m omnisift.lab.nano --seed {self.settings.seed} --selector {self.method}",
+            **provenance(),
+        }
+        recipe |= {"settings": self.settings.as_dict(), "selector": self.method, "measured": result}
+        recipe["stages"] = {
+            name: json.loads(self._marker(name).read_text(encoding="utf-8"))
+            for name in self.stages[:-1]
+            if self._marker(name).is_file()
+        }
+        (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+        return result
+
+    def measure(self, model: Any, vgas: VGAS) -> dict[str, Any]:
+        """Accuracies on the validation clips, all of which went through files."""
+        check, layout = self.load_features("validation"), clip_layout(model, self.tokenizer)
+        selections = {"full": None} | {
+            f"{name} {r:g}": make(r)
+            for r in (0.35, 0.25, 0.15)
+            for name, make in (("omnisift", lambda r: omnisift_selection(vgas, r)), ("random", random_selection))
+        }
+        result = {}
+        for name, select in selections.items():
+            result[name] = accuracies(model, layout, self.writer, check, select, clips=len(check))
+            logger.info("%s: %s", name, format_accuracies(result[name]))
+        return {name: {k: round(v, 4) for k, v in value.items()} for name, value in result.items()}
+
+    def _selector(self) -> VGAS:
+        vgas = VGAS.from_pretrained(str(self.out / "selector"))
+        vgas.train(False)
+        return vgas
+
+    def _config(
+        self,
+        model: Any,
+        features: FeatureCache,
+        max_steps: int,
+        learning_rate: float,
+        full_share: float,
+        retains: tuple[float, ...],
+    ) -> TrainConfig:
+        layout = clip_layout(model, self.tokenizer)
+        return TrainConfig(
+            features,
+            layout,
+            self.writer,
+            self.settings,
+            max_steps,
+            learning_rate,
+            full_share,
+            retains,
+            weights=self.weights,
+        )
+
+    def _train(self, model: Any, config: TrainConfig, name: str) -> dict[str, Any]:
+        torch.manual_seed(self.settings.seed)
+        check, hints = self.load_features("validation"), Hints(WIDTH, self.tokenizer)
+        train_language_model(model, hints, config, check, self.out / f"{name}-steps")
+        model.save_pretrained(self.out / name)
+        return dict(accuracies(model, config.layout, self.writer, check, clips=len(check)))
+
+
+def _encode_shard(job: tuple[Path, str, int, int, float]) -> None:
+    """Write one file of features; an existing file is kept."""
+    out, split, first, count, share = job
+    path = out / f"{split}-{first:06d}.safetensors"
+    if path.is_file():
+        return
+    torch.set_num_threads(1)
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+    model = Thinker.from_pretrained(out / "encoders").eval()
+    part = path.with_suffix(".part")
+    encode_features(model, split, count, share, first).save(part)
+    part.rename(path)
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine, for ``recipe.json``."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    names = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "av")
+    return {
+        "commit": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+        "machine": f"{platform.machine()}, CPU, one thread",
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run all stages."""
+    parser = argparse.ArgumentParser(prog="python -m omnisift.lab.nano", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/nano"), help="working folder (default: build/nano)")
+    parser.add_argument("--selector", choices=("distill", "straight_through"), default="distill")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--small", action="store_true", help="run every stage in about a minute; learns nothing")
+    parser.add_argument("--bundle", action="store_true", help="copy the result into the package")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)  # two threads on a busy two-core machine are several times slower than one
+    settings = replace(NanoSettings.small() if options.small else NanoSettings(), seed=options.seed)
+    build = NanoBuild(options.out, settings, options.selector)
+    build.run()
+    if options.bundle:
+        build.bundle("nano")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Train one selector with one estimator on nano's packed clips, for `benchmarks/accuracy/estimators.py`.
+
+STVP selects video in all cases; the estimators differ in how the selector learns which audio to keep. The language
+model is frozen, or (``joint``) trained along as in the paper. Distillation is the same loop with another loss.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omnisift.budget import kept_count
+from omnisift.estimators import Choice, Estimator, make_estimator
+from omnisift.estimators.reinforce import leave_one_out
+from omnisift.lab.training.feature_cache import FeatureCache
+from omnisift.lab.training.forward import KeptTokens, PackedOutput, forward_packed
+from omnisift.lab.training.host import core_of
+from omnisift.lab.training.packed import CAPTION, TYPE_WEIGHTS, PromptLayout, Writer, make_batch
+from omnisift.lab.training.selections import (
+    AUDIO_PER_CHUNK,
+    CHUNKS,
+    PATCHES_PER_FRAME,
+    selector_logits,
+    stvp_scores,
+    top_indices,
+)
+from omnisift.models.prompt_cut import IGNORE_INDEX
+from omnisift.vgas import VGAS
+
+DISTILLATION = "distil"
+"""Name of the method that needs no estimator; the spelling is that of committed results."""
+Batch = dict[str, Tensor]
+
+
+@dataclass
+class EstimatorConfig:
+    """What a run learns from: the model, the clips, and the size of a step."""
+
+    model: Any
+    layout: PromptLayout
+    writer: Writer
+    features: FeatureCache
+    targets: Tensor
+    """[N, 150] in 0..1: the full-token model's attention over the first N clips; used by distillation only."""
+    clips: int = 8
+    """Clips per step."""
+    questions: int = 16
+    """Questions per clip."""
+    retain: float = 0.25
+    """Fraction of tokens kept."""
+    shuffled_video: bool = False
+    """Whether the selector sees another clip's video (a control)."""
+
+
+@dataclass
+class Curve:
+    """Measurements of a run."""
+
+    loss: list[float] = field(default_factory=list)
+    """Loss of each step."""
+    seconds: float = 0.0
+    """CPU seconds of all steps."""
+
+
+def train_with(
+    selector: VGAS,
+    method: str,
+    config: EstimatorConfig,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    joint: bool = False,
+) -> Curve:
+    """Train ``selector`` in place with AdamW: 20 steps of warm-up, linear decay at the end, gradients clipped at 1.
+
+    Args:
+        selector: what is trained.
+        method: name of an estimator, or `DISTILLATION`.
+        config: model, clips and step size.
+        steps: optimizer steps.
+        learning_rate: peak learning rate of the selector.
+        seed: seed of batches and estimators.
+        joint: train the language model too, at 5e-4.
+    """
+    estimator = None if method == DISTILLATION else make_estimator(method)
+    torch.manual_seed(seed)
+    optimizer = _optimizer(selector, config.model, learning_rate, joint)
+    curve, begin = Curve(), time.process_time()
+    for step in range(steps):
+        batch, clips = sample_batch(config, seed, step)
+        if estimator is None:
+            loss = _distillation_loss(selector, config, batch, clips)
+            value = float(loss.detach())
+        else:
+            estimator.progress = step / steps
+            loss, value = estimator_loss(selector, estimator, config, batch, through_model=joint)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * min(1.0, (step + 1) / 20) * max(0.02, min(1.0, 2 * (steps - step) / steps))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], 1.0)
+        optimizer.step()
+        curve.loss.append(round(value, 4))
+    curve.seconds = round(time.process_time() - begin, 1)
+    return curve
+
+
+def _optimizer(selector: VGAS, model: Any, learning_rate: float, joint: bool) -> torch.optim.Optimizer:
+    model.requires_grad_(joint)
+    core_of(model).visual.requires_grad_(False)
+    core_of(model).audio_tower.requires_grad_(False)
+    groups: list[dict[str, Any]] = [{"params": list(selector.parameters()), "peak": learning_rate}]
+    if joint:
+        groups.append({"params": [p for p in model.parameters() if p.requires_grad], "peak": 5e-4})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+
+
+def sample_batch(config: EstimatorConfig, seed: int, step: int) -> tuple[Batch, Tensor]:
+    """(the batch of one step, its clips [B]); the same for every method."""
+    rng = np.random.default_rng((seed, 9, step))
+    clips = [int(i) for i in rng.choice(len(config.targets), config.clips, replace=False)]
+    batch = make_batch(config.features, clips, config.writer, config.questions, rng, types=TYPE_WEIGHTS)
+    return batch, torch.tensor(clips)
+
+
+def audio_logits(selector: VGAS, config: EstimatorConfig, batch: Batch, retain: float) -> tuple[Tensor, Tensor]:
+    """(logits [B, 3, 50] of the audio tokens, kept video tokens [B, KV])."""
+    anchors = top_indices(stvp_scores(batch["video"]), kept_count(PATCHES_PER_FRAME, retain))
+    video, visible = batch["video"], anchors
+    if config.shuffled_video:
+        video = video.roll(1, 0)
+        visible = top_indices(stvp_scores(video), kept_count(PATCHES_PER_FRAME, retain))
+    return selector_logits(selector, video, batch["audio"], visible), anchors
+
+
+def _distillation_loss(selector: VGAS, config: EstimatorConfig, batch: Batch, clips: Tensor) -> Tensor:
+    retain = (0.35, 0.25, 0.15)[int(clips.sum()) % 3]
+    logits, _ = audio_logits(selector, config, batch, retain)
+    return F.binary_cross_entropy_with_logits(logits.flatten(1), config.targets[clips])
+
+
+def estimator_loss(
+    selector: VGAS, estimator: Estimator, config: EstimatorConfig, batch: Batch, through_model: bool
+) -> tuple[Tensor, float]:
+    """One step of an estimator.
+
+    Args:
+        selector: gives the logits.
+        estimator: makes a choice with a gradient from them.
+        config: model and step size.
+        batch: packed questions.
+        through_model: whether gradients are also needed in the language model.
+
+    Returns:
+        (what to differentiate, mean loss of the answers).
+    """
+    logits, anchors = audio_logits(selector, config, batch, config.retain)
+    groups = logits.view(-1, AUDIO_PER_CHUNK)
+    count = torch.full((len(groups),), kept_count(AUDIO_PER_CHUNK, config.retain))
+    if estimator.samples == 1:
+        loss = choice_loss(config, batch, anchors, estimator.choose(groups, count)).mean()
+        return loss, float(loss.detach())
+    # REINFORCE: several sampled choices, each with its log-probability.
+    choices = [estimator.choose(groups, count) for _ in range(estimator.samples)]
+    with torch.set_grad_enabled(through_model):
+        losses = torch.stack([choice_loss(config, batch, anchors, choice) for choice in choices])  # [S, B]
+    log_prob = torch.stack([_row_log_probs(choice) for choice in choices])
+    # Each choice is weighted by its loss against the mean of the others.
+    reward = (leave_one_out(losses.detach()) * log_prob).mean()
+    return (reward + losses.mean() if through_model else reward), float(losses.detach().mean())
+
+
+def _row_log_probs(choice: Choice) -> Tensor:
+    if choice.log_prob is None:
+        raise ValueError("an estimator with several samples must give log_prob")
+    return choice.log_prob.view(-1, CHUNKS).sum(dim=1)
+
+
+def choice_loss(config: EstimatorConfig, batch: Batch, anchors: Tensor, choice: Choice) -> Tensor:
+    """[B]: mean loss of each clip's answers when the model reads the audio that ``choice`` leaves."""
+    rows = len(batch["audio"])
+    keep = choice.keep.view(rows, -1)
+    kept_index = torch.nonzero(keep, as_tuple=True)[1].view(rows, -1)
+    audio, bias = batch["audio"], None
+    # Apply what the estimator does to kept tokens: merge, rescale, or bias their attention.
+    if choice.mix is not None:
+        parts = audio.view(rows * CHUNKS, AUDIO_PER_CHUNK, -1)
+        audio = (choice.mix @ parts).view_as(audio)
+    if choice.gate is not None:
+        audio = audio * choice.gate.view(rows, -1, 1)
+    if choice.bias is not None:
+        bias = choice.bias.view(rows, -1).gather(1, kept_index)
+    return answer_loss(
+        config.model,
+        forward_packed(
+            config.model, config.layout, batch | {"audio": audio}, KeptTokens(anchors, kept_index), bias=bias
+        ),
+        batch,
+    )
+
+
+def answer_loss(model: Any, out: PackedOutput, batch: Batch) -> Tensor:
+    """[B]: mean cross-entropy of each clip's answers."""
+    labels = torch.where(batch["kind"] < CAPTION, batch["labels"], IGNORE_INDEX)
+    due = labels != IGNORE_INDEX
+    each = F.cross_entropy(model.lm_head(out.last[:, out.prefix :][due]), labels[due], reduction="none")
+    total = each.new_zeros(len(labels)).index_add(0, torch.nonzero(due, as_tuple=True)[0], each)
+    return total / due.sum(dim=1).clamp(min=1)

@@ -1,0 +1,115 @@
+"""The frozen encoders' outputs for many clips in half precision; the language model trains on these."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from omnisift.lab.training.clips import ClipBatch, clip_batches
+from omnisift.lab.training.encoders import encode_audio, encode_frames, log_mel, patchify
+from omnisift.lab.training.host import core_of
+from omnisift.world import COLOR_NAMES, SHAPES, Scene, Truth, make_scene, truth, world_setting
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FeatureCache:
+    """Encoder outputs and labels of ``N`` clips of one split; labels are recomputed from the seeds."""
+
+    split: str
+    """Split of the world."""
+    first: int
+    """Number of the first clip."""
+    video: Tensor
+    """[N, 96, D] float16: frames of 16 tokens; 96 in six seconds."""
+    audio: Tensor
+    """[N, 150, D] float16; 150 in six seconds, none without audio."""
+    setting: str = "base"
+    """Setting of the world."""
+
+    def __post_init__(self) -> None:
+        config = world_setting(self.setting).config
+        self.scenes: list[Scene] = [make_scene(self.first + i, self.split, config) for i in range(len(self.video))]
+        self.truths: list[Truth] = [truth(scene) for scene in self.scenes]
+        self.video_class = torch.stack([torch.from_numpy(t.video_class.reshape(-1)) for t in self.truths])
+        """[N, 96] int64: 0 for background, else 1 + colour * 4 + form."""
+        self.audio_class = torch.stack([torch.from_numpy(t.audio_class) for t in self.truths])
+        """[N, 150] int64: 0 for silence, else 1 + kind of sound."""
+        self.audio_owner = torch.stack([torch.from_numpy(t.audio_owner) for t in self.truths])
+        """[N, 150] int64: 1 + index of the shape that the sound belongs to, -1 for a distractor, 0 for silence."""
+        self.visible = torch.stack([_visible(s, t) for s, t in zip(self.scenes, self.truths, strict=True)])
+        """[N, 150] int64: class (as in ``video_class``) of the shape on screen during the audio token."""
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def save(self, path: Path) -> None:
+        """Write the features as safetensors."""
+        about = {"split": self.split, "first": str(self.first), "setting": self.setting}
+        save_file({"video": self.video.contiguous(), "audio": self.audio.contiguous()}, str(path), metadata=about)
+
+    @classmethod
+    def load(cls, path: Path, split: str, first: int = 0, setting: str = "base") -> FeatureCache:
+        """Read what `save` wrote."""
+        tensors = load_file(str(path))
+        return cls(split, first, tensors["video"], tensors["audio"], setting)
+
+
+def _visible(scene: Scene, labels: Truth) -> Tensor:
+    classes = [1 + COLOR_NAMES.index(s.color) * len(SHAPES) + SHAPES.index(s.form) for s in scene.shapes]
+    return torch.tensor([*classes, 0])[torch.from_numpy(labels.visible)]
+
+
+@torch.no_grad()
+def encode_features(
+    model: Any, split: str, count: int, decoded_share: float, first: int = 0, setting: str = "base"
+) -> FeatureCache:
+    """Render and encode clips ``first .. first + count - 1``; a clip takes 63 KB.
+
+    Args:
+        model: a thinker with nano's encoders.
+        split, count, decoded_share, first, setting: see `clip_batches`.
+    """
+    video, audio = [], []
+    for number, batch in enumerate(clip_batches(split, first, count, decoded_share, setting=setting)):
+        v, a = encode_clips(model, batch)
+        video.append(v.half())
+        audio.append(a.half())
+        if number % 20 == 19:
+            logger.info("%s: encoded %d of %d clips", split, 25 * (number + 1), count)
+    return FeatureCache(split, first, torch.cat(video), torch.cat(audio), setting)
+
+
+@torch.no_grad()
+def encode_clips(model: Any, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+    """(video [B, 96, D], audio [B, 150, D]) float32 of rendered clips."""
+    frames = encode_frames(core_of(model).visual, patchify(batch.images))
+    frames = frames.view(len(batch.images), -1, frames.shape[-1])
+    if not batch.waves.shape[1]:
+        return frames, frames[:, :0]
+    return frames, encode_audio(core_of(model).audio_tower, log_mel(batch.waves))
+
+
+def class_means(features: FeatureCache, clips: int = 1000) -> dict[str, Tensor]:
+    """Word -> mean encoder output [D] of the tokens that show or sound it, minus the mean over all words of its
+    kind."""
+    from omnisift.world import SOUNDS
+
+    video, audio = features.video[:clips].float().flatten(0, 1), features.audio[:clips].float().flatten(0, 1)
+    video_class, sound_class = features.video_class[:clips].flatten(), features.audio_class[:clips].flatten()
+    means = _means(video, torch.where(video_class > 0, (video_class - 1) // len(SHAPES), -1), COLOR_NAMES)
+    means |= _means(video, torch.where(video_class > 0, (video_class - 1) % len(SHAPES), -1), SHAPES)
+    return means | _means(audio, sound_class - 1, SOUNDS)
+
+
+def _means(tokens: Tensor, label: Tensor, words: Sequence[str]) -> dict[str, Tensor]:
+    centre = tokens[label >= 0].mean(0)
+    return {word: tokens[label == i].mean(0) - centre for i, word in enumerate(words) if bool((label == i).any())}

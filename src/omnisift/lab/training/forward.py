@@ -1,0 +1,124 @@
+"""Forward pass of nano's language model over packed prompts, with all clip tokens or the selected ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnisift.lab.training.host import language_model_of
+from omnisift.lab.training.packed import PromptLayout
+
+MIDDLE = 2
+"""Auxiliary losses read the hidden states after this many layers."""
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """The clip tokens of each row that stay; all rows of a batch keep equal numbers."""
+
+    video: Tensor
+    """[B, KV] int64, ascending: indices among the 96 video tokens."""
+    audio: Tensor
+    """[B, KA] int64, ascending: indices among the 150 audio tokens."""
+
+
+@dataclass(frozen=True)
+class PackedOutput:
+    """Hidden states of a packed prompt: ``P`` kept prefix tokens, then the tail of ``T``."""
+
+    last: Tensor
+    """[B, P + T, D] after the final norm."""
+    middle: Tensor
+    """[B, P + T, D] after two layers, before any norm."""
+    position: Tensor
+    """[3, B, P + T] rotary ids."""
+    prefix: int
+    """P."""
+    video_at: Tensor
+    """[B, KV] positions of the kept video tokens in the prefix."""
+    audio_at: Tensor
+    """[B, KA] positions of the kept audio tokens."""
+    attentions: tuple[Tensor, ...] | None = None
+    """Per layer [B, heads, P + T, P + T], where requested."""
+
+
+def keep_all(batch: dict[str, Tensor]) -> KeptTokens:
+    """The selection that keeps every token."""
+    rows = len(batch["video"])
+    return KeptTokens(
+        torch.arange(batch["video"].shape[1]).expand(rows, -1), torch.arange(batch["audio"].shape[1]).expand(rows, -1)
+    )
+
+
+def forward_packed(
+    model: Any,
+    layout: PromptLayout,
+    batch: dict[str, Tensor],
+    kept: KeptTokens | None = None,
+    attentions: bool = False,
+    bias: Tensor | None = None,
+) -> PackedOutput:
+    """Run the language model on a packed batch.
+
+    Args:
+        model: a thinker.
+        layout: where a clip's tokens are in the prompt.
+        batch: see `make_batch`. With ``places`` [B, P], ascending positions of the prefix, these stay whatever ``kept``
+            is.
+        kept: which clip tokens stay; None keeps all.
+        attentions: return attention weights; the model must use eager attention.
+        bias: [B, KA] added to every attention logit whose key is a kept audio token.
+    """
+    language = language_model_of(model)
+    rows, width = len(batch["video"]), batch["video"].shape[-1]
+    # The prefix with the features of the clip.
+    embeds = language.embed_tokens(layout.ids)[None].repeat(rows, 1, 1)
+    embeds = embeds.index_copy(1, layout.video, batch["video"]).index_copy(1, layout.audio, batch["audio"])
+    kept = keep_all(batch) if kept is None else kept
+    # Positions of the kept tokens in the prefix, in the order of the prompt.
+    kept_index = torch.cat([layout.other.expand(rows, -1), layout.video[kept.video], layout.audio[kept.audio]], dim=1)
+    kept_index, order = kept_index.sort(dim=1)
+    where = order.argsort(dim=1)  # where each of (other, video, audio) went
+    kept_index = batch.get("places", kept_index)
+    first_audio = len(layout.other) + kept.video.shape[1]
+    prefix = kept_index.shape[1]
+    # Cut the prefix and append the questions.
+    inputs = torch.cat(
+        [embeds.gather(1, kept_index[..., None].expand(-1, -1, width)), language.embed_tokens(batch["tail"])], dim=1
+    )
+    # New tokens continue from the length of the full prefix.
+    tail_position = (layout.after + batch["offset"]).expand(3, -1, -1)
+    position = torch.cat([layout.position[:, kept_index], tail_position], dim=2)
+    mask = _mask(batch["segment"], prefix, attentions or bias is not None)
+    if bias is not None:
+        key_bias = bias.new_zeros(rows, mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
+        mask = mask + key_bias[:, None, None, :]
+    output = language(
+        inputs_embeds=inputs,
+        attention_mask={"full_attention": mask},
+        position_ids=position,
+        use_cache=False,
+        output_hidden_states=True,
+        output_attentions=attentions,
+    )
+    return PackedOutput(
+        output.last_hidden_state,
+        output.hidden_states[MIDDLE],
+        position,
+        prefix,
+        where[:, len(layout.other) : first_audio],
+        where[:, first_audio:],
+        output.attentions if attentions else None,
+    )
+
+
+def _mask(segment: Tensor, prefix: int, additive: bool) -> Tensor:
+    """[B, 1, P + T, P + T]: the clip is causal; a segment sees the clip and its own past."""
+    segments = torch.cat([segment.new_zeros(len(segment), prefix), segment], dim=1)
+    key_is_clip = torch.arange(segments.shape[1]) < prefix
+    same = (segments[:, :, None] == segments[:, None, :]) | key_is_clip
+    mask = (same & torch.ones_like(same[0]).tril())[:, None]
+    return torch.where(mask, 0.0, torch.finfo(torch.float32).min) if additive else mask

@@ -1,0 +1,30 @@
+"""Top-k of ragged segments."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def segment_topk(scores: Tensor, segment: Tensor, counts: Tensor) -> Tensor:
+    """Select the highest scores of every segment, without a loop, padding or device sync.
+
+    Args:
+        scores: [N] float.
+        segment: [N] int64 in [0, S), in any order.
+        counts: [S] int64: tokens selected in each segment.
+
+    Returns:
+        [N] bool: the ``counts[s]`` highest scores of every segment ``s``; of equal scores the lowest index.
+    """
+    # Two stable sorts: by score, then by segment, which keeps the order of scores inside each segment.
+    by_score = torch.sort(scores, descending=True, stable=True).indices
+    order = by_score[torch.sort(segment[by_score], stable=True).indices]
+    # Rank of each token in its segment.
+    sizes = torch.zeros_like(counts).index_add_(0, segment, torch.ones_like(segment))
+    first = torch.cumsum(sizes, dim=0) - sizes
+    ordered = segment[order]
+    rank = torch.arange(len(order), device=order.device) - first[ordered]
+    keep = torch.empty(len(order), dtype=torch.bool, device=order.device)
+    keep[order] = rank < counts[ordered]
+    return keep

@@ -1,0 +1,39 @@
+"""Paths of the checkpoints that are part of the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omnisift.errors import CheckpointError
+
+_CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
+
+
+def nano_path() -> Path:
+    """Return the folder of the bundled nano checkpoint.
+
+    It holds weights, tokenizer, processor files, ``selector/`` and ``recipe.json``.
+
+    Raises:
+        CheckpointError: the package was installed without its checkpoint.
+    """
+    return _bundled("nano")
+
+
+def neutral_path() -> Path:
+    """Return the folder of the benchmark's backbone: nano with a language model never trained on compressed prompts.
+
+    Raises:
+        CheckpointError: the package was installed without it.
+    """
+    return _bundled("neutral")
+
+
+def _bundled(name: str) -> Path:
+    folder = _CHECKPOINTS / name
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"the bundled {name} checkpoint is missing: no config.json in {folder}. "
+            f"Reinstall the package, or make it again with `python -m omnisift.lab.{name} --bundle`."
+        )
+    return folder

@@ -1,0 +1,140 @@
+"""`omnisift bench-quality`, `bench-report` and `methods` as a user meets them."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from omnisift.cli import main
+from omnisift.compressors import COMPRESSORS
+from omnisift.lab.benchmark.recipe import MethodSpec, RecipeRow
+from omnisift.lab.benchmark.run import _folder_name
+from omnisift.lab.training import protocol
+from omnisift.utils.assets import nano_path
+from omnisift.vgas import VGAS
+
+RECIPE = {
+    "name": "tiny",
+    "title": "Tiny",
+    "protocol": "trained",
+    "clips": 2,
+    "retain": [0.25],
+    "train": {"steps": 1},
+    "rows": [{"method": "omnisift", "selector": "cross-time"}, {"method": "dycoke"}, {"method": "evs"},
+             {"method": "omnisift", "selector": "cross", "label": "ste", "straight_through": True}],
+}  # fmt: skip
+
+
+def call(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["omnisift", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """Sixteen training clips instead of 640, one step of everything."""
+    monkeypatch.setattr("omnisift.lab.benchmark.run.SHARD", 16)
+    monkeypatch.setattr(protocol, "CLIPS", 16)
+    settings = protocol.NanoSettings.small()
+    monkeypatch.setattr(protocol, "NanoSettings", lambda: settings)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return tmp_path
+
+
+def bench(monkeypatch, folder, *more):
+    return call(monkeypatch, "bench-quality", folder / "tiny.yaml", "--out", folder / "results", "--work",
+                folder / "work", "--workers", 0, "--backbone", nano_path(), "--json", *more)  # fmt: skip
+
+
+def test_a_trained_recipe_from_nothing_and_again(monkeypatch, small, capsys):
+    assert bench(monkeypatch, small) == 0
+    rows = json.loads(capsys.readouterr().out)["tiny"]
+    assert set(rows) == {"base/all tokens", "base/omnisift (cross-time)@25", "base/evs@25", "base/ste@25"}
+    lines = (small / "results" / "tiny.jsonl").read_text()
+    assert "dycoke can't keep" in lines
+    assert bench(monkeypatch, small) == 0
+    assert (small / "results" / "tiny.jsonl").read_text() == lines
+    assert bench(monkeypatch, small, "--clips", 3) == 0
+    assert (small / "results" / "tiny.jsonl").read_text().startswith(lines)
+    capsys.readouterr()
+    assert call(monkeypatch, "bench-report", "--results", small / "results", "--out", small / "results.md") == 0
+    assert "## Tiny" in (small / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["bench-quality", "none.yaml"], "error (UsageError): no recipe at none.yaml"),
+        (["bench-quality", "none.yaml", "--backbone", "nowhere"], "error (UsageError): nowhere has no config.json"),
+        (["bench-report", "--results", "nowhere"], "error (UsageError): no result files in nowhere"),
+        (["bench-report", "--results", ".", "--out", "no/page.md"], "error (UsageError): folder no does not exist"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(monkeypatch, tmp_path, capsys, words, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.jsonl").write_text("")
+    assert call(monkeypatch, *words) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(says)
+    assert "\n" not in error
+
+
+def test_methods_lists_all(monkeypatch, capsys):
+    assert call(monkeypatch, "methods", "--json") == 0
+    assert set(json.loads(capsys.readouterr().out)) == set(COMPRESSORS)
+    assert call(monkeypatch, "methods") == 0
+    screen = capsys.readouterr().out
+    assert all(name in screen for name in COMPRESSORS)
+
+
+@pytest.mark.parametrize(
+    ("words", "library", "extra"),
+    [(["bench-quality", "x.yaml"], "accelerate", "train"), (["bench-report"], "matplotlib", "eval")],
+)
+def test_a_missing_extra_is_named(monkeypatch, tmp_path, capsys, words, library, extra):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks/results/quality").mkdir(parents=True)
+    (tmp_path / "benchmarks/results/quality/x.jsonl").write_text("")
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr("omnisift.cli.bench_commands.find_spec", lambda name: None)
+    assert call(monkeypatch, *words) == 2
+    error = capsys.readouterr().err.strip()
+    assert library in error
+    assert f".[{extra}]" in error
+    assert "\n" not in error
+
+
+def test_a_trained_model_is_taken_only_for_what_it_was_trained_under():
+    def place(way, video=0.25, seed=0):
+        return _folder_name(RecipeRow(way, "base", video, 0.25, seed), {})
+
+    way = MethodSpec("evs", label="mine")
+    assert place(way) == place(way, seed=1)
+    others = [
+        place(MethodSpec("vidcom2", label="mine")),
+        place(way, video=0.5),
+        place(MethodSpec("evs:mode=frame", label="mine")),
+    ]
+    assert len({place(way), *others}) == 4
+    full = MethodSpec("", label="all tokens")
+    assert place(full) == place(full, video=0.5)
+
+
+def test_a_selector_that_was_not_saved_whole_is_no_selector(monkeypatch, small, capsys):
+    def broken(self, folder):
+        (Path(folder) / "config.json").write_text("{}")
+        begun.append(folder)
+        raise KeyboardInterrupt
+
+    begun: list[Path] = []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VGAS, "save_pretrained", broken)
+        assert bench(monkeypatch, small) == 130
+    left = [path.parent.name for path in (small / "work").glob("*/selectors/*/config.json")]
+    assert begun
+    assert not left

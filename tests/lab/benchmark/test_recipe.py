@@ -1,0 +1,81 @@
+"""Recipes: those in the repository are whole and name methods that exist; wrong ones are refused in one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from omnisift.budget import Budget
+from omnisift.compressors import COMPRESSORS, make_compressor
+from omnisift.errors import BudgetError, UsageError
+from omnisift.lab.benchmark.recipe import ALL_TOKENS, load_recipe, parse_recipe
+from omnisift.lab.training.protocol import selector_config
+from omnisift.vgas import VGAS, VGASConfig
+
+RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
+SMALL = {
+    "name": "small",
+    "title": "Small",
+    "clips": 4,
+    "retain": [0.25, [0.5, 1]],
+    "seeds": [0, 1],
+    "rows": [{"method": "evs"}, {"method": "random"}],
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_of_the_repository(path):
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    assert f"omnisift bench-quality recipes/{path.name}" in path.read_text(encoding="utf-8")
+    selector = VGAS(VGASConfig(input_size=16, hidden_size=16, num_attention_heads=2))
+    for spec in recipe.methods:
+        assert make_compressor(spec.method, Budget(retain=0.5), selector=selector if spec.selector else None)
+        if spec.selector:
+            selector_config(spec.selector)
+
+
+def test_every_method_is_measured_without_training():
+    recipe = load_recipe(next(path for path in RECIPES if path.stem == "training-free"))
+    own = {name for name, method in COMPRESSORS.items() if method.__module__.startswith("omnisift.")}
+    assert {spec.method.partition(":")[0] for spec in recipe.methods} == own
+
+
+def test_rows_are_all_combinations():
+    keys = [row.key for row in parse_recipe(SMALL).rows()]
+    assert keys == [
+        f"base/{ALL_TOKENS}",
+        "base/evs@25",
+        "base/random@25#0",
+        "base/random@25#1",
+        "base/evs@50/100",
+        "base/random@50/100#0",
+        "base/random@50/100#1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"rows": [{"method": "evs"}, {"method": "evs"}]}, UsageError, r"two rows have the label 'evs'"),
+        ({"settings": ["mars"]}, UsageError, r"unknown setting 'mars'; choose one of"),
+        ({"protocol": "magic"}, UsageError, r"protocol is training-free or trained, got 'magic'"),
+        ({"retain": [1.5]}, BudgetError, r"fraction kept .* got 1\.5"),
+        ({"rows": [{"methud": "evs"}]}, UsageError, r"not a recipe \('method'\)"),
+        ({"speed": 3}, UsageError, r"unknown entry 'speed'"),
+    ],
+)
+def test_wrong_recipes_are_refused_in_one_line(tmp_path, change, error, says):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **change}), encoding="utf-8")
+    with pytest.raises(error, match=says) as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_is_missing_or_no_recipe(tmp_path):
+    with pytest.raises(UsageError, match="no recipe at"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="is not a recipe"):
+        load_recipe(tmp_path / "list.yaml")
