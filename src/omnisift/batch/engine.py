@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import EngineLost, TooBig, UsageError
 
 if TYPE_CHECKING:
     from omnisift.media import Media
-    from omnisift.media.reading import Sampling
     from omnisift.pipeline import Answer, Pipeline
     from omnisift.pipeline.report import Source
 
@@ -71,25 +71,14 @@ class BatchEngine(Engine, Protocol):
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(CompressionConfig, ReadOptions):
     """Engine, model, compressor and sampling as plain data, so that other machines can load the same engine."""
 
     model: str = "nano"
-    compressor: str = "omnisift"
-    """Name of a method, or ``none`` to read every token."""
-    retain: float | None = None
-    retain_video: float | None = None
-    retain_audio: float | None = None
-    selector: str | None = None
     device: str = "auto"
     """``auto`` for the best device of this machine, or ``cpu``, ``cuda``, ``cuda:N``, ``mps``."""
     dtype: str | None = None
     attn_implementation: str | None = None
-    seed: int = 0
-    fps: float = 2.0
-    max_frames: int = 256
-    max_pixels: int | None = None
-    sampling: str = "time"
     max_new_tokens: int = 256
     engine: str = "transformers"
     """``transformers`` or ``vllm``."""
@@ -113,11 +102,9 @@ class ModelSettings:
         """Check the values before any clip is read.
 
         Raises:
-            UsageError: a value is out of range, or does not fit the engine.
+            BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
+            UsageError: a value is out of range, or does not fit the engine or the method.
         """
-        from omnisift.media import smart_size
-        from omnisift.media.sampling import check_numbers
-
         if self.engine not in ("transformers", "vllm"):
             raise UsageError(f"engine must be transformers or vllm, got {self.engine!r}")
         if self.engine == "vllm" and self.attn_implementation is not None:
@@ -126,11 +113,8 @@ class ModelSettings:
             )
         if self.engine != "vllm" and self.vllm_args:
             raise UsageError(f"{self.vllm_args[0]!r} is a flag for vLLM; leave it out, or give --engine vllm")
-        if self.sampling not in ("time", "qwen"):
-            raise UsageError(f"sampling must be time or qwen, got {self.sampling!r}")
-        check_numbers(self.fps, self.max_frames, 0.0, None, 1.0)
-        if self.max_pixels is not None:
-            smart_size(28, 28, min_pixels=1, max_pixels=self.max_pixels)
+        CompressionConfig.check(self)
+        ReadOptions.check(self)
 
     def load(self) -> Engine:
         """Load the engine.
@@ -148,12 +132,7 @@ class ModelSettings:
 
         pipeline = load(
             self.model,
-            compressor=self.compressor,
-            retain=self.retain,
-            retain_video=self.retain_video,
-            retain_audio=self.retain_audio,
-            selector=self.selector,
-            seed=self.seed,
+            **self.compression,
             device=self.device,
             dtype=self.dtype,
             attn_implementation=self.attn_implementation,
@@ -182,13 +161,7 @@ class ModelEngine:
 
         settings, start = self.settings, time.perf_counter()
         try:
-            media = self.pipeline.read(
-                clip,
-                fps=settings.fps,
-                max_frames=settings.max_frames,
-                max_pixels=settings.max_pixels,
-                sampling=cast("Sampling", settings.sampling),
-            )
+            media = self.pipeline.read(clip, **settings.reading)
             read_seconds = time.perf_counter() - start
             # The time to read the clip counts for the first question only.
             return [

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from omnisift.batch.engine import EngineAnswer, source_fields
-from omnisift.compressors import reads_all_tokens
 from omnisift.media import Media
 from omnisift.pipeline.clip_info import notices_of, source_of
 from omnisift.pipeline.prompt import read_for
@@ -19,7 +18,6 @@ from omnisift.serving.vllm.settings import Settings
 
 if TYPE_CHECKING:
     from omnisift.batch.engine import ModelSettings
-    from omnisift.media.reading import Sampling
 
 READER_THREADS = 4
 
@@ -33,14 +31,8 @@ class VllmEngine:
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
-        compression = Settings(
-            settings.compressor,
-            settings.retain,
-            settings.retain_video,
-            settings.retain_audio,
-            selector=settings.selector,
-            seed=settings.seed,
-        ).checked()
+        compression = Settings(**settings.compression)
+        compression.check()
         self.offline = OfflineEngine(
             settings.model,
             compression,
@@ -79,14 +71,7 @@ class VllmEngine:
         """Return the clip, or the exception that reading it raised, and the seconds that it took."""
         settings, start = self.settings, time.perf_counter()
         try:
-            media: Media | Exception = read_for(
-                self.offline.processor,
-                clip,
-                max_pixels=settings.max_pixels,
-                fps=settings.fps,
-                max_frames=settings.max_frames,
-                sampling=cast("Sampling", settings.sampling),
-            )
+            media: Media | Exception = read_for(self.offline.processor, clip, **settings.reading)
         except Exception as error:  # of any type: it concerns this clip only, and becomes its row
             media = error
         return media, time.perf_counter() - start
@@ -97,7 +82,7 @@ class VllmEngine:
         if isinstance(answers, Exception):
             return answers
         source = source_fields(source_of(media))
-        compressing = not reads_all_tokens(self.settings.compressor)
+        compressing = not self.settings.keeps_all
         notices = notices_of(media, is_nano=self.offline.is_nano, compressing=compressing)
         engine_answers = []
         for index, answer in enumerate(answers):

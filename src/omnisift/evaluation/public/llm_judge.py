@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from omnisift.errors import UsageError
-from omnisift.utils.atomic_io import write_atomic
+from omnisift.utils.jsonl import JsonLines
 
 if TYPE_CHECKING:
     from omnisift.evaluation.public.eval_run import EvalRun
@@ -205,10 +205,12 @@ def judge_captions(run: EvalRun, judge: CaptionJudge, progress: Callable[[int], 
         raise UsageError(
             f"{run.folder} has counts by the judge {run.judge!r}, got {judge.name!r}; delete {COUNTS} there"
         )
-    counts = dict(run.counts)
+    lines = JsonLines(run.folder / COUNTS)
+    lines.prepare()
+    counted = set(run.counts)
     for answer in run.answers:
-        if answer["id"] not in counts:
-            counts[answer["id"]] = judge.count(answer["events"], answer["prediction"])
-            lines = ({"id": name, "judge": judge.name, "verdict": asdict(one)} for name, one in counts.items())
-            write_atomic(run.folder / COUNTS, "".join(json.dumps(line) + "\n" for line in lines))
-        progress(len(counts))
+        if answer["id"] not in counted:
+            counts = judge.count(answer["events"], answer["prediction"])
+            lines.append({"id": answer["id"], "judge": judge.name, "verdict": asdict(counts)})
+            counted.add(answer["id"])
+        progress(len(counted))

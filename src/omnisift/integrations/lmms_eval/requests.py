@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from omnisift.errors import UnsupportedCall
 from omnisift.pipeline.ask_batch import BatchAnswer
+from omnisift.utils.jsonl import JsonLines
 
 _TYPES = {"video", "audio", "text"}
 
@@ -144,5 +144,4 @@ class RequestLog:
             tokens = {**vars(reply.tokens), "prompt_kept": reply.tokens.prompt_kept}
             line |= {"tokens": tokens, "seconds": {**seconds, **reply.seconds}, "batch_size": reply.batch_size}
             line |= {"peak_memory_bytes": reply.peak_memory_bytes, "flops": flops}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        JsonLines(self.path).append(line)
