@@ -98,7 +98,7 @@ def evaluate(
     """Run a published benchmark with lmms-eval.
 
     Clips are read with video and audio. Answers, scores and settings are
-    kept in one folder. Needs the environment of `make eval-env`.
+    kept in one folder. Needs lmms-eval (docs/public-benchmarks.md).
     """
     if context.invoked_subcommand is not None:
         return
