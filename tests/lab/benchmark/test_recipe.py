@@ -10,6 +10,7 @@ from omnisift.compressors import COMPRESSORS, make_compressor
 from omnisift.errors import BudgetError, UsageError
 from omnisift.lab.benchmark.recipe import ALL_TOKENS, load_recipe, parse_recipe
 from omnisift.lab.training.protocol import selector_config
+from omnisift.utils.assets import bundled_path
 from omnisift.vgas import VGAS, VGASConfig
 
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml"))
@@ -31,7 +32,7 @@ def test_recipes_of_the_repository(path):
     selector = VGAS(VGASConfig(input_size=16, hidden_size=16, num_attention_heads=2))
     for spec in recipe.methods:
         assert make_compressor(spec.method, Budget(retain=0.5), selector=selector if spec.selector else None)
-        if spec.selector:
+        if spec.selector and not (bundled_path(recipe.backbone) / spec.selector).is_dir():
             selector_config(spec.selector)
 
 
@@ -39,6 +40,15 @@ def test_every_method_is_measured_without_training():
     recipe = load_recipe(next(path for path in RECIPES if path.stem == "training-free"))
     own = {name for name, method in COMPRESSORS.items() if method.__module__.startswith("omnisift.")}
     assert {spec.method.partition(":")[0] for spec in recipe.methods} == own
+
+
+def test_entries_that_older_results_lack_are_stored_only_where_they_are_set():
+    plain = parse_recipe(SMALL).as_dict()
+    assert "backbone" not in plain
+    assert "shuffled_video" not in plain["ways"][0]
+    rows = [{"method": "evs", "shuffled_video": True}]
+    other = parse_recipe({**SMALL, "backbone": "nano", "rows": rows}).as_dict()
+    assert (other["backbone"], other["ways"][0]["shuffled_video"]) == ("nano", True)
 
 
 def test_rows_are_all_combinations():
