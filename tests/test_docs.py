@@ -104,6 +104,8 @@ SESSIONS = {name or function for name, function in SESSIONS}
 def test_nox_sessions_and_scripts_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert set(re.findall(r"\bnox -s (\w+)", text)) | set(re.findall(r"\.nox/(\w+)", text)) <= SESSIONS
+    if page.name in ("CHANGELOG.md", "log.md"):  # they name what there was
+        return
     for script in re.findall(r"\bbenchmarks/[\w/]+\.\w+", text):
         assert (ROOT / script).exists(), f"{page.name}: {script}"
 

@@ -70,6 +70,7 @@ def test_rows_are_all_combinations():
         ({"rows": [{"method": "evs"}, {"method": "evs"}]}, UsageError, r"two rows have the label 'evs'"),
         ({"settings": ["mars"]}, UsageError, r"unknown setting 'mars'; choose one of"),
         ({"protocol": "magic"}, UsageError, r"protocol is training-free or trained, got 'magic'"),
+        ({"backbone": "qwen"}, UsageError, r"backbone is neutral or nano"),
         ({"retain": [1.5]}, BudgetError, r"fraction kept .* got 1\.5"),
         ({"rows": [{"methud": "evs"}]}, UsageError, r"not a recipe \('method'\)"),
         ({"speed": 3}, UsageError, r"unknown entry 'speed'"),
