@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import urllib.error
@@ -13,11 +12,10 @@ from typing import Any
 
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.utils.assets import nano_path
+from omnisift.utils.safetensors_files import INDEX, read_weight_map
 
 MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")
 """Values of ``model_type`` in the ``config.json`` of a supported checkpoint."""
-INDEX = "model.safetensors.index.json"
-"""File that names the shard of each tensor of a sharded checkpoint."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
@@ -91,8 +89,7 @@ def fetch_selector(source: str, local_files_only: bool) -> Path:
     if index is None:
         _hub_file(source, "model.safetensors", local_files_only)
     else:
-        shards = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
-        for shard in sorted({shard for name, shard in shards.items() if "compressor." in name}):
+        for shard in sorted({shard for name, shard in read_weight_map(index).items() if "compressor." in name}):
             _hub_file(source, shard, local_files_only)
     return config.parent
 
