@@ -5,7 +5,6 @@ The other engine is vLLM (`omnisift.batch.vllm_engine`). Any object with `Engine
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 from omnisift.errors import EngineLost, TooBig, UsageError
 
 if TYPE_CHECKING:
-    from omnisift.media import Media
     from omnisift.media.reading import Sampling
-    from omnisift.pipeline import Answer, Pipeline
+    from omnisift.pipeline import Answer, EncodedClip, Pipeline
     from omnisift.pipeline.report import Source
 
 
@@ -165,11 +163,17 @@ class ModelSettings:
 
 
 class ModelEngine:
-    """A `Pipeline` as an `Engine`: each clip is read once, however many questions there are."""
+    """A `Pipeline` as an `Engine`. The latest clip stays encoded, so that further questions about it need no encoder.
+
+    A row says what its own questions cost: those about a clip that is read and encoded already cost less.
+    """
 
     def __init__(self, pipeline: Pipeline, settings: ModelSettings) -> None:
+        from omnisift.pipeline.encoded_clip import EncodedClipCache
+
         self.pipeline = pipeline
         self.settings = settings
+        self._clips = EncodedClipCache(max_clips=1)
 
     def ask(self, clip: Path, questions: Sequence[str]) -> list[EngineAnswer]:
         """Answer each question about a clip; see `Engine.ask`.
@@ -180,22 +184,11 @@ class ModelEngine:
         """
         import torch
 
-        settings, start = self.settings, time.perf_counter()
         try:
-            media = self.pipeline.read(
-                clip,
-                fps=settings.fps,
-                max_frames=settings.max_frames,
-                max_pixels=settings.max_pixels,
-                sampling=cast("Sampling", settings.sampling),
-            )
-            read_seconds = time.perf_counter() - start
-            # The time to read the clip counts for the first question only.
-            return [
-                self._answer(media, question, 0.0 if index else read_seconds)
-                for index, question in enumerate(questions)
-            ]
+            encoded = self._clips.get(clip, self._encode)
+            return [self._answer(encoded, question) for question in questions]
         except torch.OutOfMemoryError:
+            self._clips.clear()
             raise TooBig(f"{clip}: too long for this device's memory; lower --max-frames, --fps or --retain") from None
         except torch.AcceleratorError as error:
             reason = str(error).strip().splitlines()[0]
@@ -203,8 +196,20 @@ class ModelEngine:
                 f"{clip}: device error ({reason}); rerun the same command to resume after this clip"
             ) from error
 
-    def _answer(self, media: Media, question: str, read_seconds: float) -> EngineAnswer:
-        answer: Answer = self.pipeline.ask(media, question, max_new_tokens=self.settings.max_new_tokens)
+    def _encode(self, clip: Path) -> EncodedClip:
+        settings = self.settings
+        return self.pipeline.encode(
+            clip,
+            fps=settings.fps,
+            max_frames=settings.max_frames,
+            max_pixels=settings.max_pixels,
+            sampling=cast("Sampling", settings.sampling),
+        )
+
+    def _answer(self, clip: EncodedClip, question: str) -> EngineAnswer:
+        # The time to read the clip counts for its first question only.
+        read_seconds = 0.0 if clip.is_encoded else clip.read_seconds
+        answer: Answer = self.pipeline.ask(clip, question, max_new_tokens=self.settings.max_new_tokens)
         report = answer.to_dict()
         total = report["seconds"]["total"] + read_seconds
         seconds = report["seconds"] | {"read": read_seconds, "total": total}

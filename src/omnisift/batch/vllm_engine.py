@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 from omnisift.batch.engine import EngineAnswer, source_fields
 from omnisift.compressors import reads_all_tokens
 from omnisift.media import Media
-from omnisift.pipeline.clip_info import notices_of, source_of
 from omnisift.pipeline.prompt import read_for
+from omnisift.pipeline.report import notices_of, source_of
 from omnisift.serving.offline import OfflineEngine, VllmAnswer
 from omnisift.serving.vllm.settings import Settings
 

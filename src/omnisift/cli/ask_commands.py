@@ -174,7 +174,7 @@ def chat(
 
 def _chat(clip: str, loading: dict[str, Any], reading: dict[str, Any], max_new_tokens: int) -> None:
     from omnisift.cli.screen import StageBar, console_for, describe_source, short_cost, show_notices
-    from omnisift.pipeline.clip_info import notices_of, source_of
+    from omnisift.pipeline.report import notices_of, source_of
 
     interactive, status = sys.stdin.isatty() and sys.stdout.isatty(), console_for(stderr=True)
     with StageBar(status) as bar:

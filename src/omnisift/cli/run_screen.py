@@ -13,7 +13,7 @@ from rich.text import Text
 
 from omnisift.batch import Summary
 from omnisift.cli.screen import LINE_INTERVAL
-from omnisift.pipeline.clip_info import NANO_NOTICE
+from omnisift.pipeline.report import NANO_NOTICE
 
 
 class RunBar:

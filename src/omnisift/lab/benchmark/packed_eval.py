@@ -17,8 +17,8 @@ from torch import Tensor
 from omnisift.compressors import Compressor
 from omnisift.lab.benchmark.encoded import Encoded
 from omnisift.lab.benchmark.prompts import padded, tail
+from omnisift.models import adapter_for
 from omnisift.models.prompt_cut import PromptCut
-from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.tokens import Modality, Selection
 
 
@@ -76,7 +76,7 @@ class PackedEvaluator:
 
     def __init__(self, host: Any) -> None:
         self.host = host
-        self.parts = Qwen25OmniAdapter(host.thinker).parts
+        self.parts = adapter_for(host.thinker).parts
 
     @torch.inference_mode()
     def __call__(self, clips: Encoded, questions: PackedQuestions, compressor: Compressor | None) -> PackedAnswers:
