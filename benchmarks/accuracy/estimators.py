@@ -13,7 +13,6 @@ runs are skipped.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -44,6 +43,7 @@ from omnisift.lab.training.packed import clip_layout
 from omnisift.lab.training.selections import AUDIO_PER_CHUNK, Select, omnisift_selection, select_with, stvp_scores
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.models.selector import new_selector
+from omnisift.utils.jsonl import JsonLines, parse_jsonl
 from omnisift.utils.provenance import provenance
 
 METHODS = (*ESTIMATORS, DISTILLATION)
@@ -248,22 +248,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="*", default=["rates", "seeds", "cosine", "exact", "joint"])
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
-    records = (
-        [json.loads(line) for line in renamed(options.out.read_text()).splitlines()] if options.out.is_file() else []
-    )
+    out = JsonLines(options.out)
+    out.prepare()
+    records = [record for _, record in parse_jsonl(renamed(options.out.read_text(encoding="utf-8")), options.out)]
     lines = {record["run"]: record for record in records if "run" in record}
-    with options.out.open("a", encoding="utf-8") as out:
-        out.write(json.dumps({"session": provenance()}) + "\n")
-        for part in options.parts:
-            missing = [job for job in jobs([part], lines) if name_of(job) not in lines]
-            with ProcessPoolExecutor(options.workers, get_context("spawn"), _begin, (options.work,)) as pool:
-                futures = {pool.submit(_work, job): name_of(job) for job in missing}
-                for number, future in enumerate(as_completed(futures), start=1):
-                    name = futures[future]
-                    lines[name] = {"run": name, **future.result()}
-                    out.write(json.dumps(lines[name]) + "\n")
-                    out.flush()
-                    print(f"{part} {number}/{len(missing)} {name}", flush=True)
+    out.append({"session": provenance()})
+    for part in options.parts:
+        missing = [job for job in jobs([part], lines) if name_of(job) not in lines]
+        with ProcessPoolExecutor(options.workers, get_context("spawn"), _begin, (options.work,)) as pool:
+            futures = {pool.submit(_work, job): name_of(job) for job in missing}
+            for number, future in enumerate(as_completed(futures), start=1):
+                name = futures[future]
+                lines[name] = {"run": name, **future.result()}
+                out.append(lines[name])
+                print(f"{part} {number}/{len(missing)} {name}", flush=True)
 
 
 if __name__ == "__main__":

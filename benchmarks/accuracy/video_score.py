@@ -8,7 +8,6 @@ the evaluated clips, and the learned score of five seeds.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -35,6 +34,7 @@ from omnisift.lab.training.selections import (
     top_indices,
 )
 from omnisift.lab.training.settings import NanoSettings
+from omnisift.utils.jsonl import JsonLines, write_jsonl
 from omnisift.utils.provenance import provenance
 from omnisift.video_score import VideoScore
 
@@ -128,7 +128,7 @@ def rows(bench: Bench) -> Iterator[tuple[str, Score]]:
 
 def page(path: Path) -> str:
     """The table of docs/distill.md."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for _, line in JsonLines(path).records()]
     runs = {line["run"]: line for line in lines if "run" in line}
     seeds = [line for name, line in runs.items() if name.startswith("learned")]
     named = [(NAMES[name], [runs[name]]) for name in ("teacher", "spatial", "stvp", "random")]
@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
         lines.append({"run": name, **measure(bench, score)})
         print(name, {key: lines[-1][key]["accuracy"]["mean"] for key in ("0.25", "0.125", "0.0625")}, flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_jsonl(options.out, lines)
     print(page(options.out))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.estimators import ESTIMATORS
+from omnisift.utils.jsonl import parse_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = ROOT / "benchmarks/results/probe.json"
@@ -28,7 +29,7 @@ Line = dict[str, Any]
 
 
 def read() -> list[Line]:
-    return [json.loads(line) for line in renamed(RESULTS.read_text(encoding="utf-8")).splitlines()]
+    return [line for _, line in parse_jsonl(renamed(RESULTS.read_text(encoding="utf-8")), RESULTS)]
 
 
 def renamed(text: str) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         make_compressor,
         register,
     )
+    from omnisift.config import CompressionConfig, ReadOptions
     from omnisift.errors import (
         BudgetError,
         CheckpointError,
@@ -57,6 +58,7 @@ _MODULE_OF = {
     "BudgetError": "errors",
     "CheckpointError": "errors",
     "Compression": "models",
+    "CompressionConfig": "config",
     "Compressor": "compressors",
     "CompressorError": "errors",
     "DistillSettings": "training.distill",
@@ -68,6 +70,7 @@ _MODULE_OF = {
     "OmniSiftError": "errors",
     "Parts": "models",
     "Pipeline": "pipeline",
+    "ReadOptions": "config",
     "Report": "pipeline",
     "Scope": "compressors",
     "ScoredCompressor": "compressors",
@@ -110,6 +113,7 @@ __all__ = [
     "BudgetError",
     "CheckpointError",
     "Compression",
+    "CompressionConfig",
     "Compressor",
     "CompressorError",
     "DistillSettings",
@@ -121,6 +125,7 @@ __all__ = [
     "OmniSiftError",
     "Parts",
     "Pipeline",
+    "ReadOptions",
     "Report",
     "Scope",
     "ScoredCompressor",

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 
-from omnisift.batch import Engine, EngineAnswer, Item, QuestionAnswering, ResultsFile, results_file, run
+from omnisift.batch import Engine, EngineAnswer, Item, QuestionAnswering, ResultsFile, run
 from omnisift.errors import EngineLost, NotMedia
+from omnisift.utils import jsonl
 
 SETTINGS = {"task": "qa", "model": "fake"}
 ROOT = Path(__file__).parents[2]
@@ -103,7 +105,7 @@ def main(out: str, count: int, seconds: float = 0.0, log: str | None = None, lim
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if piecemeal:
-        results_file._write_all = slow_write
+        jsonl._write_all = slow_write
     engine = FakeBatchEngine(Path(log) if log else None, seconds, {int(n): fault for n, fault in (bad or {}).items()})
     if ray is not None:
         from omnisift.batch.ray_driver import cluster, run_on_ray
@@ -115,9 +117,9 @@ def main(out: str, count: int, seconds: float = 0.0, log: str | None = None, lim
         run(items(count), QuestionAnswering(), engine, results, batch_size=batch_size)
 
 
-def slow_write(file: int, data: bytes, offset: int) -> None:
+def slow_write(file: FileIO, data: bytes) -> None:
     for begin in range(0, len(data), 40):
-        os.pwrite(file, data[begin : begin + 40], offset + begin)
+        file.write(data[begin : begin + 40])
         time.sleep(0.002)
 
 

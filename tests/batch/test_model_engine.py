@@ -11,8 +11,7 @@ import torch
 from tests.batch.fakes import SETTINGS, rows
 from tests.helpers.encoders import work_of_encoders
 
-from omnisift.batch import Item, Moderate, QuestionAnswering, ResultsFile, run
-from omnisift.batch.engine import ModelEngine
+from omnisift.batch import Item, ModelEngine, ModelSettings, Moderate, QuestionAnswering, ResultsFile, run
 from omnisift.errors import NotFound, NotMedia, TooBig
 from omnisift.pipeline import Pipeline
 from omnisift.world import make_scene, write_clip
@@ -30,8 +29,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def engine_of(name: str = "omnisift") -> ModelEngine:
-    from omnisift.batch import ModelSettings
-
     engine = ModelSettings(compressor=name).load()
     assert isinstance(engine, ModelEngine)
     return engine

@@ -107,7 +107,7 @@ def test_the_same_id_never_gets_a_second_row(out: Path) -> None:
 def test_a_line_that_is_not_a_row_is_named(out: Path, line: str) -> None:
     fill(out, 1)
     out.write_text(out.read_text() + line + "\n")
-    with pytest.raises(UsageError, match=r"results\.jsonl:2: not a row"):
+    with pytest.raises(UsageError, match=r"results\.jsonl:2: not (a row|JSON)"):
         ResultsFile(out, SETTINGS)
 
 

@@ -11,13 +11,13 @@ from omnisift.lab import neutral
 from omnisift.lab.training.evaluate import accuracies
 from omnisift.lab.training.feature_cache import encode_features
 from omnisift.lab.training.packed import Writer, clip_layout
-from omnisift.utils.assets import nano_path, neutral_path
+from omnisift.utils.assets import bundled_path, nano_path
 from omnisift.world import SETTINGS
 
 
 @pytest.fixture(scope="module")
 def backbone():
-    return Thinker.from_pretrained(neutral_path()).eval()
+    return Thinker.from_pretrained(bundled_path("neutral")).eval()
 
 
 def test_its_encoders_are_nanos(backbone):
@@ -34,7 +34,7 @@ def test_its_encoders_are_nanos(backbone):
     ("setting", "minimum"), [("base", 0.93), ("crowd", 0.8), ("cuts", 0.93), ("unseen", 0.9), ("silent", 0.9)]
 )
 def test_it_knows_the_settings_with_all_tokens(backbone, setting, minimum):
-    tokenizer = AutoTokenizer.from_pretrained(neutral_path())
+    tokenizer = AutoTokenizer.from_pretrained(bundled_path("neutral"))
     config = SETTINGS[setting].config
     layout = clip_layout(backbone, tokenizer, config.seconds, config.sound)
     features = encode_features(backbone, "test", 15, 0.0, 20_000, setting)
@@ -44,7 +44,7 @@ def test_it_knows_the_settings_with_all_tokens(backbone, setting, minimum):
 
 
 def test_its_recipe_records_training_on_all_tokens():
-    recipe = json.loads((neutral_path() / "recipe.json").read_text(encoding="utf-8"))
+    recipe = json.loads((bundled_path("neutral") / "recipe.json").read_text(encoding="utf-8"))
     assert recipe["settings"]["full_share"] == 1.0
     assert recipe["commit"]
     assert set(recipe["stages"]["mixed"]) >= set(SETTINGS)

@@ -19,14 +19,15 @@ def settings(**values: Any) -> Settings:
 
 
 def test_a_quarter_by_default() -> None:
-    assert Settings.from_config(SimpleNamespace()).budget({}) == Budget(retain=0.25)
-    assert settings(compressor="none").budget({}) == Budget(retain=1.0)
-    assert settings(retain_video=0.2, retain_audio=0.5).budget({}) == Budget(retain_video=0.2, retain_audio=0.5)
+    assert Settings.from_config(SimpleNamespace()).request_budget({}) == Budget(retain=0.25)
+    assert settings(compressor="none").request_budget({}) == Budget(retain=1.0)
+    assert settings(retain_video=0.2, retain_audio=0.5).request_budget({}) == Budget(retain_video=0.2, retain_audio=0.5)
 
 
 def test_a_request_sets_its_own() -> None:
-    assert settings(max_retain=0.5).budget({"retain": 0.5}) == Budget(retain=0.5)
-    assert settings().budget({"retain_video": 0.1, "retain_audio": 0.9}) == Budget(retain_video=0.1, retain_audio=0.9)
+    assert settings(max_retain=0.5).request_budget({"retain": 0.5}) == Budget(retain=0.5)
+    both = {"retain_video": 0.1, "retain_audio": 0.9}
+    assert settings().request_budget(both) == Budget(**both)
 
 
 def test_the_old_name_of_the_limit_is_read() -> None:
@@ -47,7 +48,7 @@ def test_the_old_name_of_the_limit_is_read() -> None:
 )
 def test_requests_refused(values: dict[str, Any], request_values: dict[str, Any], message: str) -> None:
     with pytest.raises((BudgetError, UsageError), match=message):
-        settings(**values).budget(request_values)
+        settings(**values).request_budget(request_values)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from omnisift.batch.sources import clips_of, read_text
 from omnisift.errors import UsageError
+from omnisift.utils.jsonl import parse_jsonl
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,7 @@ def _read_questions(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    # Not splitlines: a JSON text may hold characters that it takes for line ends.
-    for number, line in enumerate(read_text(path, "a .jsonl file with questions").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}:{number}: not JSON ({error.msg})") from None
+    for number, record in parse_jsonl(read_text(path, "a .jsonl file with questions"), path):
         if not isinstance(record, dict):
             raise UsageError(f"{path}:{number}: not an object with 'clip' and 'question'")
         yield f"{path}:{number}", record

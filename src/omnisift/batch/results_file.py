@@ -8,7 +8,6 @@ process drops that line and does the item again. Settings, lock and items in pro
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from omnisift.batch.items import Item
 from omnisift.batch.run_lock import RunLock
 from omnisift.batch.summary import Summary
 from omnisift.errors import EngineLost, UsageError
+from omnisift.utils.jsonl import JsonLines, write_jsonl
 
 RENAMED_SETTINGS = {"attn": "attn_implementation", "together": "batch_size"}
 """Old name of a setting -> its name now: runs that were started under the old name are resumed."""
@@ -45,7 +45,7 @@ class ResultsFile:
         self.path = path
         self.summary = Summary()
         self._questions: dict[str, str | None] = {}
-        self._part = path.with_name(path.name + ".part")
+        self._lines = JsonLines(path)
         with _write_errors(path):
             self.lock = RunLock(path)
             try:
@@ -62,18 +62,12 @@ class ResultsFile:
                 self.lock.write_settings(settings)
         elif started_with != settings:
             raise UsageError(f"{self.path} {_difference(started_with, settings)}")
-        self._part.unlink(missing_ok=True)
-        if retry_errors:
-            self._drop_errors()
-        # Read the rows, then cut off a line without its end.
-        self._end = 0
-        for row, end in self._rows():
+        # The lock is on another file and stays.
+        if retry_errors and self.path.exists():
+            write_jsonl(self.path, [row for row in self._rows() if "error" not in row])
+        for row in self._rows():
             self._record(row)
-            self._end = end
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
-        os.ftruncate(self._file, self._end)
-        os.fsync(self._file)
-        _sync_folder(self.path.parent)
+        self._lines.prepare()
 
     def __enter__(self) -> ResultsFile:
         return self
@@ -81,7 +75,6 @@ class ResultsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
         empty = not self._questions
         if empty:
             self.path.unlink()
@@ -119,15 +112,8 @@ class ResultsFile:
         """
         if row["id"] in self:
             raise ValueError(f"{row['id']} has a row already")
-        line = _encode(row)
         with _write_errors(self.path):
-            try:
-                _write_all(self._file, line, self._end)
-                os.fsync(self._file)
-            except OSError:
-                os.ftruncate(self._file, self._end)
-                raise
-        self._end += len(line)
+            self._lines.append(row)
         self._record(row)
 
     def _record(self, row: Mapping[str, Any]) -> None:
@@ -136,27 +122,9 @@ class ResultsFile:
         self._questions[row["id"]] = row.get("question")
         self.summary.add(row)
 
-    def _rows(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield each row with the offset of its end in the file; nothing if there is no file."""
-        if not self.path.exists():
-            return
-        end = 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return  # cut off by a kill
-                end += len(line)
-                yield _decode(line, f"{self.path}:{number}"), end
-
-    def _drop_errors(self) -> None:
-        """Replace the file with one that holds the other rows. The lock is on another file and stays."""
-        with self._part.open("wb") as file:
-            for row, _ in self._rows():
-                if "error" not in row:
-                    file.write(_encode(row))
-            file.flush()
-            os.fsync(file.fileno())
-        self._part.replace(self.path)
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for number, row in self._lines.records():
+            yield _checked(row, f"{self.path}:{number}")
 
 
 def _check_path(path: Path) -> None:
@@ -174,29 +142,15 @@ def _with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {RENAMED_SETTINGS.get(name, name): value for name, value in settings.items()}
 
 
-def _encode(row: Mapping[str, Any]) -> bytes:
+def _checked(row: Any, location: str) -> dict[str, Any]:
     try:
-        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8: escaped, it is read back as the same name
-        return (json.dumps(row) + "\n").encode()
-
-
-def _decode(line: bytes, location: str) -> dict[str, Any]:
-    try:
-        row: dict[str, Any] = json.loads(line)
         Summary().add(row)
-        return {"id": row["id"]} | row
+        checked: dict[str, Any] = {"id": row["id"]} | row
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(
             f"{location}: not a row of `omnisift run`; correct or delete it, or name another --out"
         ) from None
-
-
-def _write_all(file: int, data: bytes, offset: int) -> None:
-    """Write all of ``data``: on a full disk the first call may write a part, and the next one fails."""
-    while data:
-        written = os.pwrite(file, data, offset)
-        data, offset = data[written:], offset + written
+    return checked
 
 
 def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
@@ -205,14 +159,6 @@ def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     changes = ", ".join(f"{name} {old.get(name)!r} (now {new.get(name)!r})" for name in names)
     return f"was started with other settings: {changes}; give those, or name another --out"
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 @contextmanager

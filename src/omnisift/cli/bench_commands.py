@@ -44,7 +44,7 @@ def bench_quality(
     ),
     work: Annotated[Path, typer.Option(help="Folder of encoded clips, selectors and models.")] = Path("runs/quality"),
     backbone: Annotated[
-        Path | None, typer.Option(help="Checkpoint folder.", show_default="the bundled neutral backbone")
+        Path | None, typer.Option(help="Checkpoint folder.", show_default="the recipe's, which is bundled")
     ] = None,
     clips: Annotated[int | None, typer.Option(help="Number of test clips.", show_default="the recipe's", min=1)] = None,
     workers: Annotated[int, typer.Option(help="Number of processes; 0 uses this one.", min=0)] = 2,
@@ -55,20 +55,23 @@ def bench_quality(
     If the command is interrupted, run it again: it resumes.
     """
     from omnisift.cli.screen import CountBar, console_for, show_summary
+    from omnisift.lab.benchmark.recipe import load_recipe
     from omnisift.lab.benchmark.run import Bench, summary
-    from omnisift.utils.assets import neutral_path
+    from omnisift.utils.assets import bundled_path
 
     _require("accelerate", "train", "distilling selectors and training under methods")
-    checkpoint = neutral_path() if backbone is None else backbone
-    if not (checkpoint / "config.json").is_file():
-        raise UsageError(f"{checkpoint} has no config.json; give a checkpoint folder, or leave --backbone out")
+    if backbone is not None and not (backbone / "config.json").is_file():
+        raise UsageError(f"{backbone} has no config.json; give a checkpoint folder, or leave --backbone out")
     console = console_for(stderr=True)
 
     def progress(title: str, total: int, done: int) -> CountBar:
         return CountBar(console, title, total, done, quiet=as_json)
 
-    bench = Bench(checkpoint, work, out, workers, clips, progress)
-    accuracies = {path.stem: summary(bench.run_recipe(path)) for path in recipes}
+    accuracies = {}
+    for path in recipes:
+        checkpoint = backbone or bundled_path(load_recipe(path).backbone)
+        bench = Bench(checkpoint, work, out, workers, clips, progress)
+        accuracies[path.stem] = summary(bench.run_recipe(path))
     if as_json:
         typer.echo(json.dumps(accuracies))
     else:

@@ -37,6 +37,7 @@ from omnisift.errors import UsageError, install_hint
 
 if TYPE_CHECKING:
     from omnisift.evaluation.public.rows import Row
+    from omnisift.evaluation.public.running import EvalSettings
 
 app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 METADATA_NAMES = ("data.jsonl", "data.json", "{name}.jsonl", "{name}.json", "qa.json", "worldsense_qa.json")
@@ -155,7 +156,7 @@ def evaluate(
         processes=processes,
     )
     rows = _rows(benchmark, video_root, metadata)[:limit]
-    folder = out if out is not None else _default_out(rows[0].benchmark, settings.model, compressor, settings.budget())
+    folder = out if out is not None else _default_out(rows[0].benchmark, settings)
     check(folder, rows, settings)  # before an older result is deleted
     _prepare_folder(folder, force)
     console = console_for(stderr=True)
@@ -218,8 +219,8 @@ def judge(
     If the command is interrupted, run it again: it resumes.
     """
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.evaluation.public.eval_run import read_run
-    from omnisift.evaluation.public.llm_judge import CaptionJudge, EndpointJudge, WordJudge, judge_captions, rates
+    from omnisift.evaluation.public.eval_run import judge_captions, read_run
+    from omnisift.evaluation.public.llm_judge import CaptionJudge, EndpointJudge, WordJudge, rates
 
     if words == (address is not None) or (address is None) != (model is None):
         raise UsageError("give a judge: --address and --model together, or --words")
@@ -316,14 +317,11 @@ def _rows(benchmark: str | None, video_root: Path | None, metadata: Path | None)
     return convert(benchmark, (existing or candidates)[0], video_root.resolve())
 
 
-def _default_out(benchmark: str, model: str, compressor: str, budget: object) -> Path:
-    from omnisift.budget import Budget
-
-    share = "all"
-    if isinstance(budget, Budget):
-        parts = [budget.retain] if budget.retain is not None else [budget.retain_video, budget.retain_audio]
-        share = "-".join(f"{100 * (part or 0):g}" for part in parts)
-    name = f"{benchmark}-{Path(model).name}-{compressor}-{share}"
+def _default_out(benchmark: str, settings: EvalSettings) -> Path:
+    budget = settings.budget
+    parts = [budget.retain] if budget.retain is not None else [budget.retain_video, budget.retain_audio]
+    share = "all" if settings.keeps_all else "-".join(f"{100 * (part or 0):g}" for part in parts)
+    name = f"{benchmark}-{Path(settings.model).name}-{settings.compressor}-{share}"
     return Path("runs/eval") / "".join(letter if letter.isalnum() or letter in "-.+_" else "_" for letter in name)
 
 

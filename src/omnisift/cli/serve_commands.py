@@ -72,7 +72,16 @@ def serve(
     from omnisift.utils.quiet import silence_libraries
 
     silence_libraries()
-    settings = Settings(compressor, retain, retain_video, retain_audio, max_retain, selector, seed).checked()
+    settings = Settings(
+        compressor=compressor,
+        retain=retain,
+        retain_video=retain_video,
+        retain_audio=retain_audio,
+        max_retain=max_retain,
+        selector=selector,
+        seed=seed,
+    )
+    settings.check()
     server = Server(
         model,
         settings,

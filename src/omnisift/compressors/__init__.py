@@ -16,6 +16,7 @@ from omnisift.compressors.random import RandomCompressor
 from omnisift.compressors.registry import (
     COMPRESSORS,
     FULL,
+    check_selector,
     make_compressor,
     needs_selector,
     reads_all_tokens,
@@ -60,6 +61,7 @@ __all__ = [
     "VidCom2Compressor",
     "VideoCompressor",
     "VisionZipCompressor",
+    "check_selector",
     "group",
     "make_compressor",
     "needs_selector",

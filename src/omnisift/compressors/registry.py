@@ -31,7 +31,7 @@ from omnisift.compressors.uniform import UniformCompressor
 from omnisift.compressors.v_cast import VCastCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor
 from omnisift.compressors.visionzip import VisionZipCompressor
-from omnisift.errors import CompressorError
+from omnisift.errors import CompressorError, UsageError
 from omnisift.utils.suggest import closest, did_you_mean
 
 if TYPE_CHECKING:
@@ -112,6 +112,23 @@ def needs_selector(name: str) -> bool:
     """Return whether a method, named as for `make_compressor`, needs selector weights; False for unknown names."""
     parts = [part.partition(":")[0].strip() for part in name.split("+")]
     return any(COMPRESSORS[part].trained for part in parts if part in COMPRESSORS)
+
+
+def check_selector(selector: object, *names: str) -> None:
+    """Check that one of the methods takes the selector that was given; unknown names are accepted here.
+
+    Args:
+        selector: a folder or a selector; None if none was given.
+        names: methods, named as for `make_compressor`.
+
+    Raises:
+        UsageError: a selector was given, and none of the methods takes one.
+    """
+    parts = [part.partition(":")[0].strip() for name in names for part in name.split("+")]
+    untrained = [reads_all_tokens(part) or (part in COMPRESSORS and not COMPRESSORS[part].trained) for part in parts]
+    if selector is not None and all(untrained):
+        methods = ", ".join(map(repr, names))
+        raise UsageError(f"a selector was given, but {methods} takes none: leave selector out, or choose omnisift")
 
 
 def register(method: type[Compressor]) -> type[Compressor]:

@@ -37,6 +37,7 @@ from omnisift.lab.training.selections import omnisift_selection, random_selectio
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.lab.training.tokenizer import build_tokenizer
 from omnisift.models.selector import new_selector
+from omnisift.utils.atomic_io import atomic_file
 from omnisift.vgas import VGAS
 from omnisift.world import vocabulary
 
@@ -246,9 +247,8 @@ def _encode_shard(job: tuple[Path, str, int, int, float]) -> None:
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     model = Thinker.from_pretrained(out / "encoders").eval()
-    part = path.with_suffix(".part")
-    encode_features(model, split, count, share, first).save(part)
-    part.rename(path)
+    with atomic_file(path) as unfinished:
+        encode_features(model, split, count, share, first).save(unfinished)
 
 
 def provenance() -> dict[str, Any]:

@@ -28,6 +28,7 @@ from omnisift.lab.training.nano_model import build_model, build_processor
 from omnisift.lab.training.packed import TYPE_WEIGHTS, clip_layout
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.utils.assets import nano_path
+from omnisift.utils.atomic_io import atomic_file
 from omnisift.world import SETTINGS
 
 logger = logging.getLogger(__name__)
@@ -133,9 +134,9 @@ def _encode(job: tuple[Path, str, str, int, float]) -> None:
     torch.set_num_threads(1)
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-    part = path.with_suffix(".part")
-    encode_features(Thinker.from_pretrained(out / "encoders").eval(), split, count, share, 0, setting).save(part)
-    part.rename(path)
+    with atomic_file(path) as unfinished:
+        encoders = Thinker.from_pretrained(out / "encoders").eval()
+        encode_features(encoders, split, count, share, 0, setting).save(unfinished)
 
 
 def main(arguments: list[str] | None = None) -> None:

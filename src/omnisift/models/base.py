@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from omnisift.budget import Budget
-from omnisift.compressors import make_compressor, needs_selector, reads_all_tokens
+from omnisift.compressors import check_selector, make_compressor, needs_selector, reads_all_tokens
 from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, ModelError, UnsupportedModel, UsageError
 from omnisift.models.adapter import Adapter
@@ -133,9 +133,8 @@ def _make_compressor(
         )
     if not isinstance(name, str):
         raise UsageError(f"compressor must be the name of a method or a Compressor, got {type(name).__name__}")
-    vgas = None
-    if needs_selector(name):
-        vgas = _read_selector(name, selector, language_model)
+    check_selector(selector, name)
+    vgas = _read_selector(name, selector, language_model) if needs_selector(name) else None
     return make_compressor(name, budget, selector=vgas, seed=seed).eval()
 
 

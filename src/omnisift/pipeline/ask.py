@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import torch
 
 from omnisift.budget import Budget
-from omnisift.compressors import make_compressor, needs_selector, reads_all_tokens
+from omnisift.compressors import FULL, make_compressor, needs_selector
+from omnisift.config import CompressionConfig
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
@@ -76,12 +77,18 @@ def load(
         UnsupportedModel: the checkpoint is of another family.
         CheckpointError: the model is not found, or its weights are missing or unreadable.
     """
-    budget = Budget.from_options(retain, retain_video, retain_audio)
+    config = CompressionConfig(
+        compressor=compressor or FULL,
+        retain=retain,
+        retain_video=retain_video,
+        retain_audio=retain_audio,
+        selector=None if selector is None else str(selector),
+        seed=seed,
+    )
+    config.check()
     placement = plan_placement(device, dtype, attn_implementation, device_map)
     source = find_model(str(model))
-    method = None
-    if compressor is not None and not reads_all_tokens(compressor):
-        method = compressor_for(source, compressor, budget, selector, seed)
+    method = None if config.keeps_all else compressor_for(source, config.compressor, config.budget, selector, seed)
     host = load_weights(source, placement)
     # The selector was read in its stored dtype, before the model's was known.
     for module in method.modules() if method is not None else ():
@@ -169,10 +176,18 @@ class Pipeline:
             BudgetError: a retain fraction is outside (0, 1] or ambiguous.
             CompressorError: the method is unknown, or needs a selector that is not there.
         """
-        budget = Budget.from_options(retain, retain_video, retain_audio)
-        if compressor is None or reads_all_tokens(compressor):
+        config = CompressionConfig(
+            compressor=compressor or FULL,
+            retain=retain,
+            retain_video=retain_video,
+            retain_audio=retain_audio,
+            selector=None if selector is None else str(selector),
+            seed=seed,
+        )
+        config.check()
+        if config.keeps_all:
             return Pipeline(self.host, None)
-        return Pipeline(self.host, compressor_for(self.host, compressor, budget, selector, seed))
+        return Pipeline(self.host, compressor_for(self.host, config.compressor, config.budget, selector, seed))
 
     def read(
         self,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from omnisift.config import ReadOptions
 from omnisift.errors import CheckpointError, UsageError
-from omnisift.media.sampling import check_numbers
 from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
 from omnisift.serving.media_limits import MediaLimits
 from omnisift.serving.vllm import CONNECTOR
@@ -24,8 +24,8 @@ _ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server to start."""
+class Server(ReadOptions):
+    """A server to start. Its reading options are limits that a request can't raise."""
 
     model: str
     """Folder or hub id of a full Qwen2.5-Omni checkpoint."""
@@ -34,10 +34,6 @@ class Server:
     """The model's name for clients; None for ``model``."""
     host: str = "127.0.0.1"
     port: int = 8000
-    fps: float = 2.0
-    max_frames: int = 256
-    max_pixels: int | None = None
-    """Pixels per frame, at most; None for the paper's, or the processor's own limit."""
     media_hosts: Sequence[str] = ()
     """Hosts that media may be fetched from."""
     media_folder: Path | None = None
@@ -52,7 +48,7 @@ class Server:
             OmniSiftError: vLLM is missing, a value is out of range, or the checkpoint can't be served as asked.
         """
         check_vllm()
-        check_numbers(self.fps, self.max_frames, 0.0, None, MediaLimits.max_seconds)
+        super().check()
         if self.media_folder is not None and not self.media_folder.is_dir():
             raise UsageError(f"no folder {self.media_folder}; name one that exists")
         check_weights(self.model, self.settings)
@@ -74,7 +70,8 @@ class Server:
         """Return the environment of vLLM's processes: the plugin's media reader and limits, no usage reports."""
         min_pixels, max_pixels = _pixel_limits(self.model)
         max_pixels = min(max_pixels, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
-        limits = MediaLimits(self.fps, self.max_frames, min(min_pixels, max_pixels), max_pixels)
+        pixels = {"min_pixels": min(min_pixels, max_pixels), "max_pixels": max_pixels}
+        limits = MediaLimits(**{**self.reading, **pixels})
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
         return {**_ONE_ARENA, **cache_memory(self.served_name), **os.environ, **limits.to_environment(), **fixed}
 

@@ -9,19 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from omnisift.config import ReadOptions
 from omnisift.media import Media, read
 
 VARIABLE = "OMNISIFT_MEDIA"
 """Environment variable with which `omnisift serve` hands the limits to the server's processes, as JSON."""
 
 
-@dataclass(frozen=True)
-class MediaLimits:
+@dataclass(frozen=True, kw_only=True)
+class MediaLimits(ReadOptions):
     """Limits on the clips of requests; no request can change them."""
 
-    fps: float = 2.0
-    """Frames sampled per second."""
-    max_frames: int = 256
     min_pixels: int = 128 * 784
     """Pixels per frame, at least."""
     max_pixels: int = 320 * 784

@@ -1,1 +1,1 @@
-"""Atomic files, provenance and suggestions for misspelt names; shared by all packages."""
+"""Atomic files, JSON lines, provenance and suggestions for misspelt names; shared by all packages."""

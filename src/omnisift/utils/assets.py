@@ -17,19 +17,15 @@ def nano_path() -> Path:
     Raises:
         CheckpointError: the package was installed without its checkpoint.
     """
-    return _bundled("nano")
+    return bundled_path("nano")
 
 
-def neutral_path() -> Path:
-    """Return the folder of the benchmark's backbone: nano with a language model never trained on compressed prompts.
+def bundled_path(name: str) -> Path:
+    """Return the folder of a bundled checkpoint, ``nano`` or ``neutral``.
 
     Raises:
         CheckpointError: the package was installed without it.
     """
-    return _bundled("neutral")
-
-
-def _bundled(name: str) -> Path:
     folder = _CHECKPOINTS / name
     if not (folder / "config.json").is_file():
         raise CheckpointError(

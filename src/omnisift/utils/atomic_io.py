@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to ``path``; rename it to ``path`` if the block succeeds, else delete it.
+    """Yield a temporary path next to ``path``; sync and rename it to ``path`` if the block succeeds, else delete it.
 
     Args:
         path: the file to create or replace. Its folder must exist.
@@ -22,6 +22,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
+        _sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -68,3 +69,16 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(backup, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync the entries of ``folder`` to the disk, so that a file created in it survives a power cut."""
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

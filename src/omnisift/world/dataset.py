@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from omnisift.errors import UsageError
-from omnisift.utils.atomic_io import atomic_file, write_atomic
+from omnisift.utils.atomic_io import atomic_file
+from omnisift.utils.jsonl import write_jsonl
 
 
 def write_dataset(folder: Path, clips: int, seed: int, questions_per_clip: int, step: Callable[[], None]) -> int:
@@ -49,5 +49,5 @@ def write_dataset(folder: Path, clips: int, seed: int, questions_per_clip: int, 
         answers = [{"question": q.text, "answer": q.answer} for q in pairs]
         rows.append({"file_name": path.name, "caption": caption(scene), "qa": answers})
         step()
-    write_atomic(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(folder / "metadata.jsonl", rows)
     return sum(1 + len(row["qa"]) for row in rows)

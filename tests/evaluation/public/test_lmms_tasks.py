@@ -92,8 +92,8 @@ def test_model_arguments_say_what_differs_from_nothing() -> None:
     with pytest.raises(UsageError, match="contains a comma"):
         EvalSettings(compressor="evs:mode=frame,x=1").arguments(Path("out"))
     with pytest.raises(BudgetError):
-        EvalSettings(retain=1.5).budget()
-    assert EvalSettings(compressor="none", retain=0.5).budget() is None
+        EvalSettings(retain=1.5).check()
+    assert EvalSettings(compressor="none", retain=0.5).keeps_all
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, script: str) -> list[list[str]]:

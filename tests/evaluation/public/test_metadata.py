@@ -110,7 +110,7 @@ def test_rows_come_back(tmp_path: Path) -> None:
     [
         ("daily", "[]", "no benchmark named 'daily'"),
         ("dailyomni", "[]", "has no questions"),
-        ("dailyomni", "{nonsense", "line 1"),
+        ("dailyomni", "{nonsense", r"data\.json:1: not JSON"),
         ("dailyomni", "[1]", "does not hold JSON objects"),
         ("dailyomni", json.dumps([samples.worldsense("s", "Q?", "A")]), "item 0 is not an item of dailyomni"),
         ("dailyomni", json.dumps([samples.dailyomni("s", "Q?", "E")]), "'E' is not one of its 4 options"),

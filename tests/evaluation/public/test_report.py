@@ -11,8 +11,8 @@ import pytest
 from tests.evaluation.public.runs import caption_rows, choice_rows, write_run
 
 from omnisift.errors import UsageError
-from omnisift.evaluation.public.eval_run import read_run
-from omnisift.evaluation.public.llm_judge import WordJudge, judge_captions
+from omnisift.evaluation.public.eval_run import judge_captions, read_run
+from omnisift.evaluation.public.llm_judge import WordJudge
 from omnisift.evaluation.public.published import PUBLISHED, published
 from omnisift.evaluation.public.report import NAMES, as_csv, as_markdown, cells, lines
 

@@ -7,21 +7,24 @@ lmms-eval below ``harness``, and for captions ``verdicts.jsonl`` once a judge ha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omnisift.compressors import reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.extractors import EXTRACTORS
-from omnisift.evaluation.public.llm_judge import COUNTS, EventCounts
+from omnisift.evaluation.public.llm_judge import CaptionJudge, EventCounts
 from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE
 from omnisift.evaluation.public.lmms_tasks import task_name
 from omnisift.evaluation.public.scores import Graded
+from omnisift.utils.jsonl import JsonLines, parse_jsonl
 
 SETTINGS = "run.json"
 """File of the settings in the folder of a run."""
+COUNTS = "verdicts.jsonl"
+"""File of a judge's counts in the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,9 @@ def read_run(folder: Path) -> EvalRun:
         raise UsageError(
             f"{folder} has {len(answers)} answers to {settings['rows']} questions; run omnisift eval again"
         )
-    requests = {line["document"]: line for path in sorted(folder.glob("requests-*.jsonl")) for line in _lines(path)}
-    judged = list(_lines(folder / COUNTS)) if (folder / COUNTS).is_file() else []
+    logs = [JsonLines(path) for path in sorted(folder.glob("requests-*.jsonl"))]
+    requests = {line["document"]: line for log in logs for _, line in log.records()}
+    judged = [line for _, line in JsonLines(folder / COUNTS).records()]
     counts = {line["id"]: EventCounts(**line["verdict"]) for line in judged}
     judge = judged[-1]["judge"] if judged else None
     return EvalRun(folder, settings, answers, [requests[key] for key in sorted(requests)], counts, judge)
@@ -140,10 +144,34 @@ def read_answers(folder: Path, benchmark: str) -> list[dict[str, Any]]:
     paths = sorted(folder.rglob(f"*_samples_{task_name(benchmark)}.jsonl"))
     if not paths:
         return []
-    lines = {line["doc_id"]: line for line in _lines(paths[-1])}
+    text = paths[-1].read_text(encoding="utf-8")
+    lines = {line["doc_id"]: line for _, line in parse_jsonl(text, paths[-1])}
     return [lines[number].get(SCORE) or lines[number][MISSED] for number in sorted(lines)]
 
 
-def _lines(path: Path) -> Iterable[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        yield json.loads(line)
+def judge_captions(run: EvalRun, judge: CaptionJudge, progress: Callable[[int], None] = lambda _done: None) -> None:
+    """Count the captions of a run that have no counts yet; each is on the disk before the next is sent.
+
+    Args:
+        run: A finished run of a captioning benchmark.
+        judge: What counts.
+        progress: Called with the number of captions counted.
+
+    Raises:
+        UsageError: The run has no captions, another judge has counted some, or the judge returns no counts.
+    """
+    if run.is_choice:
+        raise UsageError(f"{run.folder} has multiple-choice answers; only captions need a judge")
+    if run.counts and run.judge != judge.name:
+        raise UsageError(
+            f"{run.folder} has counts by the judge {run.judge!r}, got {judge.name!r}; delete {COUNTS} there"
+        )
+    lines = JsonLines(run.folder / COUNTS)
+    lines.prepare()
+    counted = set(run.counts)
+    for answer in run.answers:
+        if answer["id"] not in counted:
+            counts = judge.count(answer["events"], answer["prediction"])
+            lines.append({"id": answer["id"], "judge": judge.name, "verdict": asdict(counts)})
+            counted.add(answer["id"])
+        progress(len(counted))

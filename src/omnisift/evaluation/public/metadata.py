@@ -17,6 +17,7 @@ from typing import Any
 
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.rows import LETTERS, Row
+from omnisift.utils.jsonl import parse_jsonl
 
 Item = Mapping[str, Any]
 _OPTION = re.compile(r"^\(?[A-J][.):\s]")
@@ -87,12 +88,10 @@ def load_items(path: Path) -> list[Item]:
 
 def _lines(path: Path, text: str) -> list[Item]:
     items: list[Item] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                items.append(dict(json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise UsageError(f"{path}, line {number} is not a JSON object; give a .json or .jsonl file") from error
+    for number, item in parse_jsonl(text, path):
+        if not isinstance(item, dict):
+            raise UsageError(f"{path}:{number}: not a JSON object; give a .json or .jsonl file")
+        items.append(item)
     return items
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UsageError
-from omnisift.utils.atomic_io import write_atomic
+from omnisift.utils.jsonl import parse_jsonl, write_jsonl
 
 LETTERS = "ABCDEFGHIJ"
 """Letters of options."""
@@ -56,7 +55,7 @@ class Row:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows to ``path``, one JSON object per line."""
-    write_atomic(path, "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in rows))
+    write_jsonl(path, (row.to_dict() for row in rows))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -66,7 +65,7 @@ def read_rows(path: Path) -> list[Row]:
         UsageError: The file is not one.
     """
     try:
-        return [Row.from_dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [Row.from_dict(data) for _, data in parse_jsonl(path.read_text(encoding="utf-8"), path)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path} has no rows of a benchmark ({type(error).__name__}); convert the metadata again"

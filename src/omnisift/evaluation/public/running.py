@@ -18,8 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omnisift.budget import Budget
-from omnisift.compressors import reads_all_tokens
+from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.eval_run import SETTINGS, read_answers
 from omnisift.evaluation.public.extractors import extract
@@ -32,27 +31,15 @@ from omnisift.utils.provenance import provenance
 ENDS = {True: 256, False: 1024}
 """Maximum number of new tokens for multiple choice (as in the released script) and for captions."""
 
-_READING = ("max_frames", "max_pixels", "sampling")
-
 
 @dataclass(frozen=True)
-class EvalSettings:
+class EvalSettings(CompressionConfig, ReadOptions):
     """Model, method and protocol of a run; the fields are the options of `omnisift eval`."""
 
     model: str = "nano"
-    compressor: str = "omnisift"
-    retain: float | None = None
-    retain_video: float | None = None
-    retain_audio: float | None = None
-    selector: str | None = None
-    seed: int = 0
     device: str = "cpu"
     dtype: str | None = None
     attn_implementation: str | None = None
-    fps: float = 2.0
-    max_frames: int = 256
-    max_pixels: int | None = None
-    sampling: str = "time"
     wording: str = "paper"
     rule: str = "videomme"
     max_new_tokens: int | None = None
@@ -60,15 +47,15 @@ class EvalSettings:
     batch_size: int = 1
     processes: int = 1
 
-    def budget(self) -> Budget | None:
-        """Return what is kept; None for all tokens.
+    def check(self) -> None:
+        """Check the values.
 
         Raises:
+            UsageError: A value is out of range, or the method takes no selector.
             BudgetError: A fraction is out of range.
         """
-        if reads_all_tokens(self.compressor):
-            return None
-        return Budget.from_options(self.retain, self.retain_video, self.retain_audio)
+        CompressionConfig.check(self)
+        ReadOptions.check(self)
 
     def arguments(self, folder: Path) -> str:
         """Return ``--model_args`` of lmms-eval.
@@ -76,9 +63,8 @@ class EvalSettings:
         Raises:
             UsageError: A value contains a comma, at which lmms-eval splits the arguments.
         """
-        names = ("compressor", "retain", "retain_video", "retain_audio", "selector", "seed", "dtype", "fps")
-        values = {"pretrained": self.model, "records": str(folder)}
-        values |= {name: getattr(self, name) for name in (*names, *_READING, "attn_implementation", "bad_clip")}
+        values = {"pretrained": self.model, "records": str(folder), **self.compression, **self.reading}
+        values |= {name: getattr(self, name) for name in ("dtype", "attn_implementation", "bad_clip")}
         for name, value in values.items():
             if "," in str(value):
                 raise UsageError(
@@ -133,7 +119,7 @@ def check(folder: Path, rows: Sequence[Row], settings: EvalSettings) -> None:
     prompt(rows[0], settings.wording)
     if rows[0].is_choice:
         extract("", rows[0], settings.rule)
-    settings.budget()
+    settings.check()
     settings.arguments(folder)
     if settings.bad_clip == "stop":
         _check_videos(rows)
@@ -150,23 +136,15 @@ def _check_videos(rows: Sequence[Row]) -> None:
 
 def _record(rows: Sequence[Row], settings: EvalSettings, max_new_tokens: int) -> dict[str, Any]:
     """The content of ``run.json``."""
-    options, budget = asdict(settings), settings.budget()
-    words: str
-    percent: float | None
-    reading = {name: options.pop(name) for name in ("fps", *_READING)}
-    if budget is None:
-        words, percent = "all", 100.0
-    elif budget.retain is not None:
-        words, percent = f"{budget.retain:g}", 100 * budget.retain
-    else:
-        words, percent = f"video {budget.retain_video:g}, audio {budget.retain_audio:g}", None
+    budget = settings.budget
+    options = {name: value for name, value in asdict(settings).items() if name not in settings.reading}
     return {
         **options,
         "benchmark": rows[0].benchmark,
         "rows": len(rows),
-        "retain": words,
-        "percent": percent,
-        "reading": reading,
+        "retain": "all" if settings.keeps_all else budget.words,
+        "percent": None if budget.retain is None else 100 * budget.retain,
+        "reading": settings.reading,
         "max_new_tokens": max_new_tokens,
         "environment": {name: value for name, value in provenance().items() if name != "machine"},
     }

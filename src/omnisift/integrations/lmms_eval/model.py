@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,9 @@ from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
+from omnisift.config import CompressionConfig, ReadOptions, option_names
 from omnisift.errors import MediaError, UnsupportedCall, UsageError
 from omnisift.integrations.lmms_eval.requests import Request, RequestLog, batches, parse_request
-from omnisift.media.reading import Sampling
 from omnisift.pipeline import Answer, EncodedClip, load
 from omnisift.pipeline.encoded_clip import EncodedClipCache
 from omnisift.pipeline.prompt import clip_size
@@ -31,9 +32,8 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
 
     Args:
         pretrained: ``nano``, a checkpoint folder, or a hub id.
-        compressor: name of a method, or ``none`` to read every token.
-        retain, retain_video, retain_audio, selector, seed, dtype, attn_implementation: see `omnisift.load`.
-        fps, max_frames, max_pixels, sampling: see `omnisift.Pipeline.ask`; the paper's values by default.
+        dtype: see `omnisift.load`.
+        attn_implementation: see `omnisift.load`.
         system: system prompt of tasks that have none; None sends none, as the paper's evaluation does.
         bad_clip: a clip that can't be read ends the run (``stop``), or its questions get an empty answer and a warning
             (``wrong``).
@@ -41,6 +41,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         batch_size: prompts per call.
         device: None takes the device that accelerate assigns to this process.
         attn: old name of ``attn_implementation``.
+        options: the fields of `omnisift.CompressionConfig` and `omnisift.ReadOptions`.
 
     Raises:
         OmniSiftError: an argument is wrong, or the model can't be loaded.
@@ -51,30 +52,24 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
     def __init__(
         self,
         pretrained: str = "nano",
-        compressor: str = "omnisift",
-        retain: float | None = None,
-        retain_video: float | None = None,
-        retain_audio: float | None = None,
-        selector: str | None = None,
-        seed: int = 0,
         dtype: str | None = None,
         attn_implementation: str | None = None,
-        fps: float = 2.0,
-        max_frames: int = 256,
-        max_pixels: int | None = None,
-        sampling: Sampling = "time",
         system: str | None = None,
         bad_clip: Literal["stop", "wrong"] = "stop",
         records: str | None = None,
         batch_size: int | str = 1,
         device: str | None = None,
         attn: str | None = None,
-        **unknown: Any,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if unknown:
-            known = [name for name in inspect.signature(type(self)).parameters if name not in ("attn", "unknown")]
-            raise UsageError(f"no model argument named {sorted(unknown)[0]!r}; known: {', '.join(known)}")
+        shared = [*option_names(CompressionConfig), *option_names(ReadOptions)]
+        if unknown := sorted(options.keys() - set(shared)):
+            own = [name for name in inspect.signature(type(self)).parameters if name not in ("attn", "options")]
+            raise UsageError(f"no model argument named {unknown[0]!r}; known: {', '.join([*own, *shared])}")
+        compression = CompressionConfig(**_chosen(options, CompressionConfig))
+        self.read_options = ReadOptions(**_chosen(options, ReadOptions))
+        self.read_options.check()
         if bad_clip not in ("stop", "wrong"):
             raise UsageError(f"bad_clip must be stop or wrong, got {bad_clip!r}")
         self.accelerator = Accelerator()
@@ -82,18 +77,11 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         self.device = str(self.accelerator.device) if device is None or self._world_size > 1 else device
         self.batch_size = _parse_batch_size(batch_size)
         self.bad_clip, self.system = bad_clip, system
-        self.read_options: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "sampling": sampling}
-        self.read_options["max_pixels"] = max_pixels
         self._clips = EncodedClipCache(max_clips=1)
         self.request_log = RequestLog(records, self._rank)
         self.pipeline = load(
             str(pretrained),
-            compressor=compressor,
-            retain=retain,
-            retain_video=retain_video,
-            retain_audio=retain_audio,
-            selector=selector,
-            seed=seed,
+            **compression.compression,
             device=self.device,
             dtype=dtype,
             attn_implementation=attn_implementation or attn,
@@ -141,7 +129,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         """Return the clip and the seconds that reading took; None if it can't be read and ``bad_clip`` is ``wrong``."""
         start = time.perf_counter()
         try:
-            clip = self._clips.get(Path(request.clip), lambda path: self.pipeline.encode(path, **self.read_options))
+            clip = self._clips.get(Path(request.clip), self._encode)
         except MediaError as error:
             if self.bad_clip == "stop":
                 raise
@@ -150,12 +138,19 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
             return None, 0.0
         return clip, time.perf_counter() - start
 
+    def _encode(self, path: Path) -> EncodedClip:
+        return self.pipeline.encode(path, **self.read_options.reading)
+
 
 def _result(answer: Answer, request: Request) -> GenerationResult:
     text = answer.text
     for end in request.until:
         text = text.partition(end)[0] if end else text
     return GenerationResult(text, TokenCounts(answer.report.tokens.prompt_kept, answer.report.tokens.generated))
+
+
+def _chosen(options: Mapping[str, Any], record: type) -> dict[str, Any]:
+    return {name: options[name] for name in option_names(record) if name in options}
 
 
 def _parse_batch_size(batch_size: int | str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from omnisift.errors import UnsupportedCall
 from omnisift.pipeline import Answer
+from omnisift.utils.jsonl import JsonLines
 
 _TYPES = {"video", "audio", "text"}
 
@@ -148,5 +148,4 @@ class RequestLog:
             tokens = {**vars(report.tokens), "prompt_kept": report.tokens.prompt_kept}
             line |= {"tokens": tokens, "seconds": {**vars(report.seconds), "read": read_seconds}}
             line |= {"batch_size": batch_size, "peak_memory_bytes": report.peak_memory_bytes, "flops": flops}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        JsonLines(self.path).append(line)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
-from omnisift.budget import Budget
 from omnisift.compressors import needs_selector
+from omnisift.config import CompressionConfig
 from omnisift.errors import TrainingError, UsageError
 
 PREFIX = "OMNISIFT_"
@@ -15,51 +16,27 @@ USE_AUDIO = "USE_AUDIO_IN_VIDEO"
 
 
 @dataclass(frozen=True)
-class SwiftSettings:
+class SwiftSettings(CompressionConfig):
     """Each field is an environment variable, for example ``OMNISIFT_RETAIN``, or a key of ms-swift's
-    ``--model_kwargs``.
-
-    Raises:
-        BudgetError: ratios that make no budget.
-    """
-
-    compressor: str = "omnisift"
-    """A method with its options, or a pair of them: ``omnisift:estimator=merge``, ``stvp``, ``v_cast+omnisift``."""
-    retain: float | None = None
-    """Share of video and audio tokens that stays; 0.25 if no share is given."""
-    retain_video: float | None = None
-    """Share of the video tokens; with ``retain_audio``."""
-    retain_audio: float | None = None
-    """Share of the audio tokens; with ``retain_video``."""
-    selector: str | None = None
-    """Folder of selector weights, or ``new`` for random ones to train; None takes those of the checkpoint."""
-
-    def __post_init__(self) -> None:
-        self.budget  # noqa: B018 - refuses wrong ratios now and not after the model was loaded
+    ``--model_kwargs``. ``selector`` may also be ``new``, for random weights to train."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> SwiftSettings:
         """Read the variables ``OMNISIFT_*``.
 
         Raises:
-            UsageError: an unknown name, or a value that is not a number.
+            UsageError: a name is unknown, a value is not a number, or the method takes no selector.
+            BudgetError: the ratios make no budget.
         """
-        known = {PREFIX + field.name.upper(): field.name for field in fields(cls)}
+        known = {PREFIX + field.name.upper(): field for field in fields(cls)}
         variables = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
         unknown = sorted(variables.keys() - known.keys())
         if unknown:
             raise UsageError(f"{unknown[0]} is not a setting; there are: {', '.join(known)}")
-        texts = ("compressor", "selector")
-        values = {
-            known[name]: value if known[name] in texts else _parse_number(name, value)
-            for name, value in variables.items()
-        }
-        return cls(**values)  # type: ignore[arg-type]
-
-    @property
-    def budget(self) -> Budget:
-        """The budget of the run."""
-        return Budget.from_options(self.retain, self.retain_video, self.retain_audio)
+        values = {known[name].name: _parse(name, value, str(known[name].type)) for name, value in variables.items()}
+        settings = cls(**values)
+        settings.check()
+        return settings
 
 
 def check_audio(enabled: bool, explicit: bool, settings: SwiftSettings) -> None:
@@ -82,8 +59,11 @@ def check_audio(enabled: bool, explicit: bool, settings: SwiftSettings) -> None:
     )
 
 
-def _parse_number(name: str, value: str) -> float:
+def _parse(name: str, value: str, kind: str) -> Any:
+    """The value as the field's type ``kind``."""
+    if kind.startswith("str"):
+        return value
     try:
-        return float(value)
+        return int(value) if kind == "int" else float(value)
     except ValueError:
         raise UsageError(f"{name} must be a number, got {value!r}") from None

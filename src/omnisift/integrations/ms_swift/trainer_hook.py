@@ -39,7 +39,7 @@ class TrainerHook:
     def __init__(self, model: nn.Module, settings: SwiftSettings, training: bool = True) -> None:
         unwrap: Any = getattr(model, "get_base_model", None)
         selector = find_selector(model if unwrap is None else unwrap())
-        compressor = make_compressor(settings.compressor, settings.budget, selector=selector)
+        compressor = make_compressor(settings.compressor, settings.budget, selector=selector, seed=settings.seed)
         self._learner = trainable_part(compressor)
         if training:
             self._check(settings, selector)

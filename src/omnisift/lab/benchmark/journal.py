@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UsageError
+from omnisift.utils.jsonl import JsonLines
 
 
 class Journal:
@@ -34,30 +35,22 @@ class Journal:
         self.path = path
         self.key = key
         self.records: dict[Any, dict[str, Any]] = {}
+        self._lines = JsonLines(path, compact=True)
         plain = json.loads(json.dumps(settings))
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({"settings": plain}) + "\n", encoding="utf-8")
-            return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if not lines or json.loads(lines[0]).get("settings") != plain:
+            self._lines.append({"settings": plain})
+        lines = [record for _, record in self._lines.records()]
+        if not lines or lines[0].get("settings") != plain:
             raise UsageError(f"{path} holds results of other settings; write to another file, or delete this one")
-        self._read(lines)
-
-    def _read(self, lines: list[str]) -> None:
-        # A last line without a newline was cut off by a crash: drop it, so that its work is repeated.
-        complete = [line for line in lines if line.endswith("\n")]
-        if len(complete) < len(lines):
-            self.path.write_text("".join(complete), encoding="utf-8")
-        for line in complete[1:]:
-            record = json.loads(line)
-            if not record.keys() & {"session"}:
-                self.records[self.key(record)] = record
+        # The work of a line that a crash cut off is repeated.
+        self._lines.prepare()
+        self.records.update({key(record): record for record in lines[1:] if "session" not in record})
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append one record in one unbuffered write, so that several processes can share a journal."""
+        """Append one record; several processes can share a journal."""
         self.records[self.key(dict(record))] = dict(record)
-        self._write(record)
+        self._lines.append(record)
 
     def note(self, entry: Mapping[str, Any]) -> None:
         """Append ``{"session": ...}``, the provenance of the next records.
@@ -67,8 +60,4 @@ class Journal:
         """
         if set(entry) != {"session"}:
             raise ValueError(f"a note is {{'session': ...}}, got {sorted(entry)}")
-        self._write(entry)
-
-    def _write(self, record: Mapping[str, Any]) -> None:
-        with self.path.open("ab", buffering=0) as file:
-            file.write((json.dumps(record, separators=(",", ":")) + "\n").encode())
+        self._lines.append(entry)

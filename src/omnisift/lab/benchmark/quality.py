@@ -5,21 +5,24 @@ Encoded clips are kept in the working folder, so that all rows and recipes share
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from omnisift.budget import Counts
 from omnisift.compressors import Compressor, make_compressor
 from omnisift.compressors.random import seed_rows
-from omnisift.errors import UnreachableBudget
+from omnisift.errors import CompressorError, UnreachableBudget
 from omnisift.lab.benchmark.encoded import Encoded, encode_scenes
 from omnisift.lab.benchmark.evidence_recall import Evidence
 from omnisift.lab.benchmark.packed_eval import PackedEvaluator, PackedQuestions
 from omnisift.lab.benchmark.plan import QUESTION_STREAM, SPLIT, Job, Plan, encoded_path
 from omnisift.lab.benchmark.recipe import RecipeRow
 from omnisift.pipeline.loading import load_host
+from omnisift.tokens import Modality, Selection, TokenStream
 from omnisift.vgas import VGAS
 from omnisift.world import make_scene, questions, truth, world_setting
 
@@ -74,7 +77,8 @@ class BenchWorker:
         named = spec.selector and self.plan.selectors[spec.selector]
         folder = self.plan.own_selectors.get(row.key, named)
         selector = None if folder is None else self.selector(folder)
-        return make_compressor(spec.method, row.budget, selector=selector, seed=row.seed).eval()
+        compressor = make_compressor(spec.method, row.budget, selector=selector, seed=row.seed)
+        return (ShuffledVideo(compressor) if spec.shuffled_video else compressor).eval()
 
     def _selector(self, folder: str) -> VGAS:
         vgas: Any = VGAS.from_pretrained(folder)
@@ -112,6 +116,47 @@ class BenchWorker:
             clips = encode_scenes(host, [make_scene(seed, SPLIT, config) for seed in range(first, first + count)])
             clips.save(path)
         return clips.part(0, count)
+
+
+class ShuffledVideo(Compressor):
+    """Control for guidance by video: select audio by the video of the previous clip of the batch.
+
+    Video is selected as usual. The accuracy lost against ``inner`` is due to guidance by video; what remains is due to
+    the audio alone.
+
+    Args:
+        inner: The method.
+    """
+
+    name: ClassVar[str] = "shuffled-video"
+
+    def __init__(self, inner: Compressor) -> None:
+        super().__init__(inner.budget)
+        self.inner = inner
+
+    def select(self, stream: TokenStream, counts: Counts) -> Selection:
+        """Run ``inner`` on the true stream for video, and on the stream with exchanged video for audio.
+
+        Args:
+            stream: At least two clips, all with the same number of video tokens.
+            counts: Kept tokens of every chunk.
+
+        Raises:
+            CompressorError: The batch has one clip, or clips of different lengths.
+        """
+        video = stream.modality == Modality.VIDEO
+        per_clip = torch.bincount(stream.sample[video])
+        if len(per_clip) < 2 or len(set(per_clip.tolist())) > 1:
+            raise CompressorError(
+                f"the control needs two clips or more with equal video tokens, got {per_clip.tolist()}: "
+                "change the number of clips"
+            )
+        # Give every clip the video of the previous one.
+        embeds = stream.embeds.clone()
+        embeds[video] = embeds[video].view(len(per_clip), -1, embeds.shape[1]).roll(1, 0).flatten(0, 1)
+        keep = self.inner.select(stream, counts).keep
+        shuffled = self.inner.select(replace(stream, embeds=embeds), counts).keep
+        return Selection(keep=torch.where(stream.modality == Modality.AUDIO, shuffled, keep))
 
 
 def clip_seeds(seed: int, first: int, count: int) -> list[int]:

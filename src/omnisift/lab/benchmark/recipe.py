@@ -4,6 +4,7 @@ name: training-free
 title: All methods on one backbone without training
 about: what the table is for
 protocol: training-free        # or trained: the backbone is fine-tuned under each method first
+backbone: neutral              # or nano: the bundled checkpoint that answers
 settings: [base]               # settings of the generated world
 clips: 2000                    # test clips per setting
 retain: [0.5, 0.25, [0.25, 1]] # fraction kept of both modalities, or of video and audio
@@ -34,7 +35,11 @@ ALL_TOKENS = "all tokens"
 """Label of the row without compression, in result files and in tables."""
 FULL = "full"
 """Name of that row in code."""
-_ENTRIES = frozenset({"name", "title", "about", "protocol", "settings", "clips", "retain", "seeds", "train", "rows"})
+BACKBONES = ("neutral", "nano")
+"""Bundled checkpoints; the results page compares methods on the first."""
+_ENTRIES = frozenset(
+    {"name", "title", "about", "protocol", "backbone", "settings", "clips", "retain", "seeds", "train", "rows"}
+)
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,15 @@ class MethodSpec:
     method: str
     """As `omnisift.compressors.make_compressor` takes it; empty for all tokens."""
     selector: str | None = None
-    """Name of the selector, for methods that have one."""
+    """Name of the selector, for methods that have one: a folder of the backbone, or a variant that is distilled."""
     label: str = ""
     """Name in tables."""
     group: str = ""
     """Heading under which a table puts it."""
     straight_through: bool = False
     """Whether selector and language model are trained together by the paper's estimator (protocol ``trained`` only)."""
+    shuffled_video: bool = False
+    """Whether audio is selected by the video of another clip: a control for guidance by video."""
 
     @property
     def draws(self) -> bool:
@@ -100,6 +107,8 @@ class Recipe:
     """Fractions of video and audio tokens to keep."""
     seeds: tuple[int, ...]
     methods: tuple[MethodSpec, ...]
+    backbone: str = BACKBONES[0]
+    """Name of the bundled checkpoint that answers."""
     train: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self) -> Iterator[RecipeRow]:
@@ -116,6 +125,12 @@ class Recipe:
         """Return plain data for the head of a result file, where the methods are stored as ``ways``."""
         data = asdict(self)
         data["ways"] = data.pop("methods")
+        # Files older than these entries lack them, so they are stored only where they are set.
+        if self.backbone == BACKBONES[0]:
+            del data["backbone"]
+        for way in data["ways"]:
+            if not way["shuffled_video"]:
+                del way["shuffled_video"]
         return data
 
 
@@ -151,6 +166,8 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"unknown entry {unknown[0]!r}")
     if data.get("protocol", PROTOCOLS[0]) not in PROTOCOLS:
         raise ValueError(f"protocol is {' or '.join(PROTOCOLS)}, got {data['protocol']!r}")
+    if data.get("backbone", BACKBONES[0]) not in BACKBONES:
+        raise ValueError(f"backbone is {' or '.join(BACKBONES)}, got {data['backbone']!r}")
     settings = tuple(str(name) for name in data.get("settings", ["base"]))
     for name in settings:
         world_setting(name)
@@ -169,6 +186,7 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         retain=tuple(_fractions(entry) for entry in data["retain"]),
         seeds=tuple(int(seed) for seed in data.get("seeds", [0])),
         methods=methods,
+        backbone=data.get("backbone", BACKBONES[0]),
         train=dict(data.get("train", {})),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from omnisift.errors import UsageError
 from omnisift.evaluation.statistics import ClusterBootstrap, Interval, clustered_p
 from omnisift.lab.benchmark.quality import unpack
 from omnisift.lab.benchmark.recipe import ALL_TOKENS, FULL
+from omnisift.utils.jsonl import JsonLines
 from omnisift.world import world_setting
 
 _RENAMED = {
@@ -177,9 +177,9 @@ def read_result(path: Path) -> Result:
         UsageError: The file is not a result.
     """
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        lines = [line for _, line in JsonLines(path).records()]
         settings = lines[0]["settings"]
-    except (OSError, ValueError, IndexError, KeyError) as error:
+    except (OSError, UsageError, IndexError, KeyError) as error:
         raise UsageError(f"{path} is not a result of bench-quality: run `omnisift bench-quality` first") from error
     sessions = [line["session"] for line in lines if "session" in line]
     by_row: dict[str, dict[int, dict[str, Any]]] = {}

@@ -75,9 +75,12 @@ class Bench:
         return result
 
     def _selectors(self, recipe: Recipe) -> dict[str, str]:
-        """Name -> folder of each selector in the recipe; missing ones are distilled from the backbone."""
+        """Name -> folder of each selector in the recipe; those that the backbone lacks are distilled from it."""
         names = sorted({method.selector for method in recipe.methods if method.selector})
-        folders = {name: self.learned / "selectors" / name for name in names}
+        bundled = {name: self.backbone / name for name in names}
+        folders = {
+            name: bundled[name] if bundled[name].is_dir() else self.learned / "selectors" / name for name in names
+        }
         missing = [name for name, folder in folders.items() if not (folder / "config.json").is_file()]
         if missing:
             self._training_clips()

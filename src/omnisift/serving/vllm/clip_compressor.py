@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Budget
-from omnisift.compressors import Compressor, make_compressor, needs_selector, reads_all_tokens
+from omnisift.compressors import Compressor, make_compressor, needs_selector
 from omnisift.errors import CompressorError
 from omnisift.pipeline.loading import read_selector
 from omnisift.serving.clip_layout import ClipLayout
@@ -57,11 +57,11 @@ class ClipCompressor:
         self._selector: VGAS | None = None
         # Requests bring their own budgets, so the cache is bounded.
         self._compressor = lru_cache(maxsize=64)(self._make)
-        if reads_all_tokens(settings.compressor):
+        if settings.keeps_all:
             return
         if needs_selector(settings.compressor):
             self._selector = read_selector(source, source, settings.selector, hidden_size)
-        needs = sorted(self._compressor(settings.default).needs)
+        needs = sorted(self._compressor(settings.budget).needs)
         if needs:
             raise CompressorError(
                 f"compressor {settings.compressor!r} needs {needs}, which vLLM's encoders don't give; choose another, "

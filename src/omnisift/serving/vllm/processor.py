@@ -100,7 +100,7 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
         request = {key: value for key, value in inputs.hf_processor_mm_kwargs.items() if key != "truncation"}
         with request_errors():
             check_request(request)
-            self.info.settings.budget(request)
+            self.info.settings.request_budget(request)
         items = with_audio(inputs.mm_data_items, request.get("use_audio_in_video"))
         self._check_prompt(inputs.prompt, items)
         # A name (uuid) that a client gives to a video is dropped: the hash must cover the item's content.
@@ -152,7 +152,7 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
             return output
         fps = hf_kwargs.get("fps")
         output["second_per_grid_ts"] = seconds_per_grid(clips, None if fps is None else float(fps))  # type: ignore[arg-type]
-        budget = pack_budget(self.info.settings.budget(hf_kwargs))
+        budget = pack_budget(self.info.settings.request_budget(hf_kwargs))
         output[CLIP_BUDGET] = budget.repeat(len(clips), 1)
         _separate_clip_audio(output, clips, self.info.get_hf_config().audio_config.num_mel_bins)
         return output

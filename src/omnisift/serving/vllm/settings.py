@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from omnisift.budget import Budget
-from omnisift.compressors import reads_all_tokens
+from omnisift.config import CompressionConfig
 from omnisift.errors import BudgetError, UsageError
 
 RETENTION_KEYS = ("retain", "retain_video", "retain_audio")
@@ -19,61 +18,41 @@ _OLD_KEYS = {"retain_most": "max_retain"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(CompressionConfig):
     """The key ``omnisift`` of the model's configuration (``--hf-overrides '{"omnisift": {...}}'``)."""
 
-    compressor: str = "omnisift"
-    """A method, named as for `omnisift.make_compressor`; ``none`` keeps every token."""
-    retain: float | None = None
-    """Share of video and audio tokens that stays; 0.25 if no ratio is given."""
-    retain_video: float | None = None
-    """Share of the video tokens; with ``retain_audio`` instead of ``retain``."""
-    retain_audio: float | None = None
-    """Share of the audio tokens."""
     max_retain: float = 1.0
     """The largest share, of either modality, that a request may ask for."""
-    selector: str | None = None
-    """Folder of selector weights; None takes those of the checkpoint."""
-    seed: int = 0
-    """For methods that sample."""
 
     @classmethod
     def from_config(cls, config: Any) -> Settings:
         """Read the settings from a Transformers configuration.
 
         Raises:
-            UsageError: an unknown key.
-            BudgetError: a ratio out of range.
+            UsageError: a key is unknown, or the method takes no selector.
+            BudgetError: a ratio is out of range.
         """
         values: Mapping[str, Any] = getattr(config, "omnisift", None) or {}
-        values = {_OLD_KEYS.get(name, name): value for name, value in values.items()}
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(values.keys() - set(known))
-        if unknown:
-            raise UsageError(
-                f"omnisift has no setting {unknown[0]!r} in the model's configuration; it has: {', '.join(known)}"
-            )
-        return cls(**values).checked()
+        settings = cls.from_dict({_OLD_KEYS.get(name, name): value for name, value in values.items()})
+        settings.check()
+        return settings
 
-    def checked(self) -> Settings:
-        """Return the settings themselves. Raises `BudgetError` for a ratio out of range."""
+    def check(self) -> None:
+        """Check the values before vLLM starts.
+
+        Raises:
+            BudgetError: a ratio is out of range.
+            UsageError: a selector is given and the method takes none.
+        """
         if not 0 < self.max_retain <= 1:
             raise BudgetError(f"max_retain is a fraction kept and must be in (0, 1], got {self.max_retain!r}")
-        self.budget({})
-        return self
+        super().check()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults, JSON-ready."""
         return {name: value for name, value in asdict(self).items() if value != getattr(Settings(), name)}
 
-    @cached_property
-    def default(self) -> Budget:
-        """The budget of requests that set none."""
-        if reads_all_tokens(self.compressor):
-            return Budget(retain=1.0)
-        return Budget.from_options(**{name: getattr(self, name) for name in RETENTION_KEYS})
-
-    def budget(self, request: Mapping[str, Any]) -> Budget:
+    def request_budget(self, request: Mapping[str, Any]) -> Budget:
         """Return the budget of a request.
 
         Args:
@@ -85,8 +64,8 @@ class Settings:
         """
         ratios = {name: request[name] for name in RETENTION_KEYS if request.get(name) is not None}
         if not ratios:
-            return self.default
-        if reads_all_tokens(self.compressor):
+            return self.budget
+        if self.keeps_all:
             raise UsageError(f"this server runs without a compressor and takes no {next(iter(ratios))}; leave it out")
         budget = Budget(**ratios)
         for name, value in ratios.items():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from omnisift.config import ReadOptions
 from omnisift.errors import MediaError, UsageError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.models.prompt_cut import IGNORE_INDEX
@@ -84,14 +85,11 @@ class Collator:
 
     def read(self, path: Path) -> Media:
         """The clip at ``path``, from the cache where possible. Raises `MediaError` if it can't be read."""
-        reading = self.reading
-        options: dict[str, Any] = {
-            "fps": reading.fps,
-            "max_frames": reading.max_frames,
-            "max_pixels": reading.max_pixels,
-        }
-        if reading.max_seconds is not None:
-            options["max_seconds"] = reading.max_seconds + 1  # slightly more, to detect that the clip is longer
+        options = self.reading.reading
+        if options["sampling"] == ReadOptions.sampling:
+            del options["sampling"]  # the names of cached clips do not hold the default
+        if self.reading.max_seconds is not None:
+            options["max_seconds"] = self.reading.max_seconds + 1  # slightly more, to detect that the clip is longer
         key = f"{options} {pixel_limits(self.processor)}"
         cached = None if self.cache is None else self.cache.get(path, key)
         if cached is not None:

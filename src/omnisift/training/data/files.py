@@ -10,7 +10,7 @@ from typing import Any
 from omnisift.errors import UsageError
 from omnisift.training.data.rows import row_of, sample_of
 from omnisift.training.data.samples import Sample, Turn
-from omnisift.utils.atomic_io import write_atomic
+from omnisift.utils.jsonl import parse_jsonl, write_jsonl
 
 METADATA = "metadata.jsonl"
 """The file that makes a folder of clips a data set, with one line per clip."""
@@ -66,8 +66,7 @@ def save_samples(samples: Sequence[Sample], path: Path, form: str) -> None:
     Raises:
         UsageError: the form is unknown.
     """
-    lines = [json.dumps(row_of(sample, form, path.parent), ensure_ascii=False) for sample in samples]
-    write_atomic(path, "".join(line + "\n" for line in lines))
+    write_jsonl(path, [row_of(sample, form, path.parent) for sample in samples])
 
 
 def save_folder(samples: Sequence[Sample], folder: Path) -> None:
@@ -90,7 +89,7 @@ def save_folder(samples: Sequence[Sample], folder: Path) -> None:
             row["caption"] = answer
         else:
             row.setdefault("qa", []).append({"question": question, "answer": answer})
-    write_atomic(folder / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
+    write_jsonl(folder / METADATA, rows.values())
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -106,14 +105,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             raise UsageError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
         yield from ((f"{path.name}[{number}]", row) for number, row in enumerate(rows))
         return
-    # Not splitlines: a JSON text may contain U+2028, at which splitlines would cut.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{path.name}:{number}", json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}:{number}: not JSON ({error.msg})") from None
+    yield from ((f"{path.name}:{number}", row) for number, row in parse_jsonl(text, path))
 
 
 def _samples(row: Any, where: str, folder: Path) -> list[Sample]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from omnisift.config import ReadOptions
+
 ROLES = ("system", "user", "assistant")
 CLIP = "<video>"
 """Placeholder of the clip in a user turn."""
@@ -31,16 +33,9 @@ class Sample:
     turns: tuple[Turn, ...]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How clips are read; see `omnisift.media.read`."""
+@dataclass(frozen=True, kw_only=True)
+class Reading(ReadOptions):
+    """How clips are read for training."""
 
-    fps: float = 2.0
-    """Frames sampled per second; lowered over the full clip where ``max_frames`` is reached."""
-    max_frames: int = 256
-    """Maximum number of frames per clip."""
-    max_pixels: int | None = None
-    """Maximum number of pixels per frame; None means the smaller of the paper's 320 x 28 x 28 and the processor's
-    limit."""
     max_seconds: float | None = None
     """Longer clips are skipped and counted; None takes all."""

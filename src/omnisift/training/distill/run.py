@@ -15,6 +15,7 @@ import torch
 from omnisift.budget import Budget
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.stvp import StvpCompressor
+from omnisift.config import ReadOptions
 from omnisift.errors import MediaError, UsageError
 from omnisift.media.suffixes import VIDEO_SUFFIXES
 from omnisift.models.selector import new_selector
@@ -51,11 +52,11 @@ Score = Callable[[TokenStream, float], Any]
 
 
 @dataclass(frozen=True)
-class DistillSettings:
+class DistillSettings(ReadOptions):
     """Settings of `observe_clips` and `distill`.
 
     Raises:
-        UsageError: ``rows`` is neither ``answer`` nor ``question``.
+        UsageError: ``rows`` is neither ``answer`` nor ``question``, or a reading option is out of range.
     """
 
     max_steps: int = 200
@@ -76,16 +77,13 @@ class DistillSettings:
     after the clip."""
     held_out: float = 0.1
     """Share of the clips, drawn by the seed, that only measure agreement; at least one clip."""
-    fps: float = 2.0
-    """Frames sampled per second."""
-    max_frames: int = 256
-    """Maximum number of frames per clip."""
     seed: int = 0
     """Seed of new weights, batches, questions and held-out clips."""
 
     def __post_init__(self) -> None:
         if self.rows not in ("answer", "question"):
             raise UsageError(f"rows must be answer or question, got {self.rows!r}")
+        self.check()
 
 
 def find_clips(folder: Path) -> list[Path]:
@@ -176,7 +174,7 @@ def observe_clips(
 def _observe_to(path: Path, host: Host, clip: Path, questions: Sequence[str], settings: DistillSettings) -> str | None:
     """Write one sample to ``path``; returns why there is none, or None."""
     try:
-        media = read_for(host.processor, clip, fps=settings.fps, max_frames=settings.max_frames)
+        media = read_for(host.processor, clip, **settings.reading)
         observe(host, media, questions, settings.rows).save(path)
     except (MediaError, UsageError) as error:
         return str(error)
@@ -274,4 +272,6 @@ def _digest(
     state = clip.stat()
     key = [host.source, weights, str(clip.resolve()), state.st_size, state.st_mtime_ns, list(questions)]
     key += [settings.fps, settings.max_frames, settings.rows, str(host.thinker.dtype)]
+    others = [settings.max_pixels, settings.sampling]
+    key += [] if others == [ReadOptions.max_pixels, ReadOptions.sampling] else others  # files of earlier runs are used
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]

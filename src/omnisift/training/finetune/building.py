@@ -107,8 +107,7 @@ def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress 
         max_steps=recipe.distill_steps,
         time_embedding=recipe.time_embedding,
         seed=recipe.seed,
-        fps=recipe.fps,
-        max_frames=recipe.max_frames,
+        **recipe.reading,
     )
     work = Path(recipe.output_dir) / "observed"
     step = _counter("recording attention", len(clips), on_progress)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
+from omnisift.compressors import check_selector
+from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import UsageError
 from omnisift.estimators import ALIASES, make_estimator
 from omnisift.utils.atomic_io import write_atomic
@@ -47,8 +49,10 @@ _TYPES = {"str": "text", "int": "an integer", "float": "a number", "bool": "true
 
 
 @dataclass(frozen=True)
-class TrainRecipe:
+class TrainRecipe(CompressionConfig, ReadOptions):
     """Settings of `fine_tune`. Every field is a key of the YAML file; names are Hugging Face's where they exist.
+
+    A fraction of tokens must be given. ``seed`` also draws the sample order and new weights.
 
     Raises:
         UsageError: a value is out of range, or two values contradict each other.
@@ -61,15 +65,7 @@ class TrainRecipe:
     """Data files or folders (docs/training-data.md), relative to the working directory."""
     output_dir: str
     """Folder of the run: checkpoints, ``log.jsonl``, TensorBoard files, and at the end ``model``."""
-    compressor: str = "omnisift"
-    """The method that compresses every prompt (`omnisift methods`)."""
-    retain: float | None = None
-    """Fraction of video and audio tokens kept; or give ``retain_video`` and ``retain_audio``."""
-    retain_video: float | None = None
-    """Fraction of video tokens kept."""
-    retain_audio: float | None = None
-    """Fraction of audio tokens kept."""
-    selector: str | None = "distill"
+    selector: str | None = field(default="distill", kw_only=True)
     """``distill`` trains a selector on the model's attention over the clips of ``data`` first (docs/distill.md); a
     folder loads selector weights; ``new`` starts from random ones; null takes the model's own."""
     distill_steps: int = 200
@@ -111,8 +107,6 @@ class TrainRecipe:
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
-    seed: int = 0
-    """Seed of the sample order, of new weights and of estimators that sample."""
     device: str = "cpu"
     """``cpu`` or ``cuda``; a distributed launch assigns devices itself."""
     processes: int | None = None
@@ -133,12 +127,6 @@ class TrainRecipe:
     """Worker processes that read clips ahead."""
     system: str | None = None
     """System turn added to conversations that have none."""
-    fps: float = 2.0
-    """Frames sampled per second."""
-    max_frames: int = 256
-    """Maximum number of frames per clip."""
-    max_pixels: int | None = None
-    """Maximum number of pixels per frame; null means the paper's 320 x 28 x 28."""
     max_seconds: float | None = None
     """Longer clips are skipped and counted."""
     max_tokens: int | None = None
@@ -166,16 +154,27 @@ class TrainRecipe:
         if self.dtype not in (None, "float32", "bfloat16"):
             raise UsageError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
         make_estimator(self.estimator)
-        self.budget  # noqa: B018 - reject wrong ratios before the model is loaded
+        self.check()
 
     @property
     def in_bfloat16(self) -> bool:
         """Whether the model computes in bfloat16."""
         return self.dtype == "bfloat16" or (self.dtype is None and self.device != "cpu")
 
+    def check(self) -> None:
+        """Check how prompts are compressed and clips are read; ``selector: distill`` fits every method.
+
+        Raises:
+            BudgetError: the retention ratios are missing, contradictory or out of range.
+            UsageError: a value is out of range, or the method takes no selector.
+        """
+        self.budget  # noqa: B018 - raises
+        ReadOptions.check(self)
+        check_selector(None if self.selector == "distill" else self.selector, self.compressor)
+
     @property
     def budget(self) -> Budget:
-        """The fractions of video and audio tokens that are kept."""
+        """The fractions of video and audio tokens that are kept; unlike elsewhere there is no default."""
         return Budget(retain=self.retain, retain_video=self.retain_video, retain_audio=self.retain_audio)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -24,6 +23,7 @@ from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.guards import SelectorGuard, check_sharding, check_world, launcher_requests
 from omnisift.training.finetune.recipe import TrainRecipe, save_recipe
 from omnisift.training.finetune.trainer import CompressedTrainer, LogFile, StepProgress, StopOnSigterm
+from omnisift.utils.jsonl import JsonLines
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _reporters(folder: Path, step: int, on_progress: OnProgress | None) -> list[
 
 def _collator(recipe: TrainRecipe, processor: Any) -> Collator:
     cache = None if recipe.cache is None else ClipCache(Path(recipe.cache), int(recipe.cache_gigabytes * (1 << 30)))
-    reading = Reading(recipe.fps, recipe.max_frames, recipe.max_pixels, recipe.max_seconds)
+    reading = Reading(max_seconds=recipe.max_seconds, **recipe.reading)
     return Collator(processor, reading, cache, recipe.system, recipe.max_tokens)
 
 
@@ -184,7 +184,7 @@ def _report(
     recipe: TrainRecipe, step: int, skipped: dict[str, str], samples: int, finished: bool, seconds: float
 ) -> TrainReport:
     folder = Path(recipe.output_dir)
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [line for _, line in JsonLines(folder / "log.jsonl").records()]
     losses = [float(line["loss"]) for line in lines] or [float("nan")]
     ratios = [float(line["retained_ratio"]) for line in lines if "retained_ratio" in line] or [float("nan")]
     return TrainReport(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections import defaultdict
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from omnisift.training.finetune.checkpoints import load_weights, mark_complete, 
 from omnisift.training.finetune.compressed_model import CompressedModel, LossOutput
 from omnisift.training.finetune.guards import SelectorGuard
 from omnisift.training.finetune.recipe import TrainRecipe
-from omnisift.utils.atomic_io import write_atomic
+from omnisift.utils.jsonl import JsonLines, write_jsonl
 
 
 class CompressedTrainer(Trainer):
@@ -150,25 +149,15 @@ class LogFile(TrainerCallback):
     """Writes each line of the log to ``log.jsonl``; a resumed run first drops the lines after its checkpoint."""
 
     def __init__(self, path: Path, from_step: int) -> None:
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        kept = [line for line in lines if _step_of(line) <= from_step]
-        write_atomic(path, "".join(line + "\n" for line in kept))
+        self._lines = JsonLines(path)
+        write_jsonl(path, [line for _, line in self._lines.records() if line["step"] <= from_step])
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
         """Append a line."""
         if logs and "loss" in logs and state.is_world_process_zero:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # torn by a kill
+            self._lines.append({"step": state.global_step, **logs})
 
 
 class StepProgress(TrainerCallback):

@@ -1,0 +1,123 @@
+"""The options that commands, engines, plugins and training share: how a prompt is compressed, how a clip is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from omnisift.errors import UsageError
+
+# `omnisift --help` is built from these fields, so that this module must not import torch or PyAV when it is imported.
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from omnisift.budget import Budget
+
+
+class _Options:
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build the record from plain values, for example from JSON.
+
+        Raises:
+            UsageError: a key is not one of the fields.
+        """
+        known = option_names(cls)
+        unknown = sorted(values.keys() - set(known))
+        if unknown:
+            raise UsageError(f"{cls.__name__} has no option {unknown[0]!r}; it has: {', '.join(known)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionConfig(_Options):
+    """Which method compresses a prompt, and how many tokens stay. Other records of settings extend it."""
+
+    compressor: str = "omnisift"
+    """A method as `make_compressor` takes it, with its options, or a pair; ``full`` or ``none`` keeps every token."""
+    retain: float | None = None
+    """Fraction of video and audio tokens kept together, in (0, 1], split as `Budget` says; 0.25 if none is given."""
+    retain_video: float | None = None
+    """Fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``."""
+    retain_audio: float | None = None
+    """Fraction of audio tokens kept."""
+    selector: str | None = None
+    """Folder of selector weights; None looks into the model's own checkpoint."""
+    seed: int = 0
+    """Random seed, for methods that sample."""
+
+    @property
+    def compression(self) -> dict[str, Any]:
+        """The values as keyword arguments of `omnisift.load` and `omnisift.attach`."""
+        return {name: getattr(self, name) for name in option_names(CompressionConfig)}
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no method runs and every token is kept."""
+        from omnisift.compressors import reads_all_tokens
+
+        return reads_all_tokens(self.compressor)
+
+    @property
+    def budget(self) -> Budget:
+        """What is kept: the given fractions, or `omnisift.budget.DEFAULT_RETAIN`; everything where `keeps_all`.
+
+        Raises:
+            BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
+        """
+        from omnisift.budget import Budget
+
+        given = Budget.from_options(self.retain, self.retain_video, self.retain_audio)
+        return Budget(retain=1.0) if self.keeps_all else given
+
+    def check(self) -> None:
+        """Check the values before a model is loaded.
+
+        Raises:
+            BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
+            UsageError: a selector is given and the method takes none.
+        """
+        from omnisift.compressors import check_selector
+
+        self.budget  # noqa: B018 - raises
+        check_selector(self.selector, self.compressor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(_Options):
+    """How a clip is read. Other records of settings extend it."""
+
+    fps: float = 2.0
+    """Frames sampled per second; lowered for the whole clip where ``max_frames`` caps it."""
+    max_frames: int = 256
+    """Maximum number of frames."""
+    max_pixels: int | None = None
+    """Maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit."""
+    sampling: str = "time"
+    """``time``, or ``qwen`` for the index rule of published results."""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The values as keyword arguments of `omnisift.Pipeline.read` and `omnisift.Pipeline.ask`."""
+        return {name: getattr(self, name) for name in option_names(ReadOptions)}
+
+    def check(self) -> None:
+        """Check the values before a clip is read.
+
+        Raises:
+            UsageError: a value is out of range.
+        """
+        from omnisift.media import smart_size
+        from omnisift.media.sampling import check_numbers
+
+        if self.sampling not in ("time", "qwen"):
+            raise UsageError(f"sampling must be time or qwen, got {self.sampling!r}")
+        check_numbers(self.fps, self.max_frames, 0.0, None, 1.0)
+        if self.max_pixels is not None:
+            smart_size(28, 28, min_pixels=1, max_pixels=self.max_pixels)
+
+
+def option_names(record: type) -> list[str]:
+    """Return the names of the fields of a dataclass."""
+    return [field.name for field in fields(record)]

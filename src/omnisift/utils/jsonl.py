@@ -1,0 +1,133 @@
+"""JSON lines: append-only files that survive a kill, atomic files, and text of users."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from omnisift.errors import UsageError
+from omnisift.utils.atomic_io import atomic_file, sync_folder
+
+_BLOCK = 1 << 16
+
+
+class JsonLines:
+    """An append-only file with one JSON object per line.
+
+    A kill in the middle of a write leaves a last line without its end: `records` skips it, and `prepare` cuts it off.
+
+    Args:
+        path: the file; its folder must exist.
+        compact: whether lines have no space after ``,`` and ``:``.
+    """
+
+    def __init__(self, path: Path, compact: bool = False) -> None:
+        self.path = path
+        self._compact = compact
+
+    def records(self) -> Iterator[tuple[int, Any]]:
+        """Yield the line number and the value of each complete line; nothing if there is no file.
+
+        Raises:
+            UsageError: a line is not JSON.
+        """
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n") and line.strip():
+                    yield number, _parse(line, f"{self.path}:{number}")
+
+    def prepare(self) -> None:
+        """Create the file if there is none, and cut off a last line without its end.
+
+        Raises:
+            OSError: the file can't be written.
+        """
+        with self.path.open("a+b", buffering=0) as file:
+            file.truncate(_complete_size(file))
+            os.fsync(file.fileno())
+        sync_folder(self.path.parent)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Append one line and sync it to the disk; one write, so that several processes can share a file.
+
+        Raises:
+            OSError: the line can't be written; the file is then as before.
+        """
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                _write_all(file, _encode(record, self._compact))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write a complete file atomically, one JSON object per line.
+
+    Args:
+        path: the file to create or replace.
+        records: its lines.
+    """
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        file.writelines(_encode(record) for record in records)
+
+
+def parse_jsonl(text: str, source: object) -> Iterator[tuple[int, Any]]:
+    """Parse text with one JSON value per line; the last line may lack its end, and empty lines are skipped.
+
+    Args:
+        text: the content of a file.
+        source: its path, for the message.
+
+    Yields:
+        Line number, from 1, and value.
+
+    Raises:
+        UsageError: a line is not JSON.
+    """
+    # Not splitlines: a JSON text may contain U+2028, at which splitlines would cut.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, _parse(line, f"{source}:{number}")
+
+
+def _parse(line: str | bytes, location: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+        raise UsageError(f"{location}: not JSON ({reason}); correct or delete the line") from None
+
+
+def _encode(record: Mapping[str, Any], compact: bool = False) -> bytes:
+    separators = (",", ":") if compact else (", ", ": ")
+    try:
+        return (json.dumps(record, ensure_ascii=False, separators=separators) + "\n").encode()
+    except UnicodeEncodeError:  # a file name that is not UTF-8: escaped, it is read back as the same name
+        return (json.dumps(record, separators=separators) + "\n").encode()
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    """Write all of ``data``: on a full disk the first call may write a part, and the next one fails."""
+    while data:
+        data = data[file.write(data) :]
+
+
+def _complete_size(file: FileIO) -> int:
+    """Bytes up to the end of the last complete line, searched from the end."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = file.seek(max(0, end - _BLOCK))
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

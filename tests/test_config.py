@@ -1,0 +1,109 @@
+"""The options that all records share: defaults, checks, and plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers.tiny import thinker
+
+from omnisift import CompressionConfig, ReadOptions, TrainRecipe, attach, load
+from omnisift.batch import ModelSettings
+from omnisift.budget import DEFAULT_RETAIN, Budget
+from omnisift.errors import BudgetError, CompressorError, UsageError
+from omnisift.evaluation.public.running import EvalSettings
+from omnisift.integrations.ms_swift.settings import SwiftSettings
+from omnisift.media.reader import MAX_FRAMES
+from omnisift.serving.command import Server
+from omnisift.serving.media_limits import MediaLimits
+from omnisift.serving.vllm.settings import Settings
+from omnisift.training.data import Reading
+from omnisift.training.distill import DistillSettings
+
+COMPRESSING = [ModelSettings, Settings, SwiftSettings, EvalSettings, TrainRecipe]
+READING = [ModelSettings, Server, MediaLimits, EvalSettings, TrainRecipe, DistillSettings, Reading]
+OTHER_DEFAULTS = {(TrainRecipe, "selector"), (MediaLimits, "max_pixels")}
+
+
+@pytest.mark.parametrize(
+    ("record", "base"),
+    [*((record, CompressionConfig) for record in COMPRESSING), *((record, ReadOptions) for record in READING)],
+)
+def test_each_record_of_settings_has_the_shared_fields_and_defaults(record: Any, base: Any) -> None:
+    shared = {field.name: field.default for field in fields(base)}
+    own = {field.name: field.default for field in fields(record) if field.name in shared}
+    other = {name for owner, name in OTHER_DEFAULTS if owner is record}
+    assert own.keys() == shared.keys()
+    assert {name for name in shared if own[name] != shared[name]} == other & shared.keys()
+
+
+def test_a_quarter_is_kept_if_nothing_is_given() -> None:
+    assert CompressionConfig().budget == Budget(retain=DEFAULT_RETAIN)
+    assert CompressionConfig(compressor="none").budget == Budget(retain=1.0)
+    assert ReadOptions().max_frames == MAX_FRAMES
+
+
+def test_plain_values() -> None:
+    values = {"compressor": "stvp", "retain_video": 0.2, "retain_audio": 0.5, "seed": 3}
+    config = CompressionConfig.from_dict(values)
+    assert config.budget == Budget(retain_video=0.2, retain_audio=0.5)
+    assert config.compression == {"retain": None, "selector": None, **values}
+    assert ReadOptions.from_dict({"fps": 1.0}).reading == {
+        "fps": 1.0, "max_frames": 256, "max_pixels": None, "sampling": "time"
+    }  # fmt: skip
+    with pytest.raises(UsageError, match=r"^CompressionConfig has no option 'retian'; it has: compressor, retain, "):
+        CompressionConfig.from_dict({"retian": 0.5})
+    with pytest.raises(UsageError, match=r"^ReadOptions has no option 'frames'; it has: fps, max_frames, "):
+        ReadOptions.from_dict({"frames": 3})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (CompressionConfig(retain=2), BudgetError),
+        (CompressionConfig(compressor="none", retain=2), BudgetError),
+        (CompressionConfig(retain_video=0.5), BudgetError),
+        (ReadOptions(fps=0.0), UsageError),
+        (ReadOptions(max_frames=1), UsageError),
+        (ReadOptions(max_pixels=1), UsageError),
+        (ReadOptions(sampling="magic"), UsageError),
+    ],
+)
+def test_wrong_values_are_refused(wrong: CompressionConfig | ReadOptions, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        wrong.check()
+
+
+NO_SELECTOR = r"^a selector was given, but 'stvp\+random' takes none: leave selector out, or choose omnisift$"
+GIVEN: dict[str, Any] = {"compressor": "stvp+random", "selector": "folder"}
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: CompressionConfig(**GIVEN).check(),
+        lambda: ModelSettings(**GIVEN).check(),
+        lambda: EvalSettings(**GIVEN).check(),
+        lambda: Settings(**GIVEN).check(),
+        lambda: TrainRecipe("nano", ("data",), "out", retain=0.25, **GIVEN),
+        lambda: SwiftSettings.from_environment({f"OMNISIFT_{key.upper()}": value for key, value in GIVEN.items()}),
+        lambda: load("nano", **GIVEN),
+        lambda: load("nano").with_compressor("stvp+random", selector=Path("folder")),
+        lambda: attach(thinker(), **GIVEN),
+    ],
+)
+def test_a_selector_for_a_method_that_takes_none_is_refused(use: Callable[[], object]) -> None:
+    with pytest.raises(UsageError, match=NO_SELECTOR):
+        use()
+
+
+def test_a_selector_and_the_other_methods() -> None:
+    CompressionConfig(compressor="stvp+omnisift", selector="folder").check()
+    TrainRecipe("nano", ("data",), "out", retain=0.25, compressor="stvp")  # distill, the default, fits every method
+    with pytest.raises(UsageError, match="a selector was given, but 'none' takes none"):
+        CompressionConfig(compressor="none", selector="folder").check()
+    with pytest.raises(CompressorError, match="no compressor named 'magic'"):
+        load("nano", compressor="magic", selector="folder")
