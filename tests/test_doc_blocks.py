@@ -35,7 +35,7 @@ NOT_RUN = {
     "needs several GPUs": 1,
     "needs vLLM": 6,
     "needs your own recipe": 1,
-    "serves until it is stopped": 2,
+    "serves until it is stopped": 1,
     "takes hours": 9,
 }
 """Number of blocks that do not run here, by reason."""

@@ -62,9 +62,8 @@ def test_a_batch_of_one_is_a_single_call(pipeline: Pipeline, clips: list[Path], 
     assert facts([single]) == facts(pipeline.ask_batch([(media, QUESTIONS[0])]))
     first, second = calls
     assert first.keys() == second.keys()
-    assert all(
-        torch.equal(torch.as_tensor(first[n]), torch.as_tensor(second[n])) for n in ("input_ids", "input_features")
-    )
+    for name in ("input_ids", "attention_mask", "pixel_values_videos", "video_second_per_grid", "input_features"):
+        assert torch.equal(torch.as_tensor(first[name]), torch.as_tensor(second[name])), name
     assert first["attention_mask"].all()
 
 

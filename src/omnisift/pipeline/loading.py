@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,9 @@ import torch
 from omnisift.errors import CheckpointError, CompressorError, UsageError
 from omnisift.models import adapter_class
 from omnisift.pipeline.devices import DeviceMap, resolve_device, resolve_dtype
-from omnisift.pipeline.model_source import INDEX, ModelSource, fetch_selector, find_model
+from omnisift.pipeline.model_source import ModelSource, fetch_selector, find_model
 from omnisift.utils.quiet import quiet_transformers
+from omnisift.utils.safetensors_files import tensor_names
 
 if TYPE_CHECKING:
     from omnisift.vgas import VGAS
@@ -180,26 +180,12 @@ def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
     folder = Path(source) if Path(source).is_dir() else fetch_selector(source, local_files_only)
     if (folder / "selector").is_dir():
         return folder / "selector"
-    if _holds_compressor(folder):
+    if any("compressor." in name for name in tensor_names(folder)):
         return folder
     raise CompressorError(
         f"{name} has no selector weights; give a selector folder "
         "(--selector FOLDER), or choose a training-free compressor (--compressor v_cast; `omnisift methods` lists all)"
     )
-
-
-def _holds_compressor(folder: Path) -> bool:
-    from safetensors import safe_open
-
-    index = folder / INDEX
-    if index.is_file():
-        names = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
-        return any("compressor." in name for name in names)
-    single = folder / "model.safetensors"
-    if not single.is_file():
-        return False
-    with safe_open(str(single), framework="pt") as tensors:
-        return any("compressor." in name for name in tensors.keys())  # noqa: SIM118  not a dict
 
 
 def _load_thinker(source: ModelSource, placement: Placement) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import urllib.error
@@ -14,9 +13,8 @@ from typing import Any
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.models import adapter_class
 from omnisift.utils.assets import nano_path
+from omnisift.utils.safetensors_files import INDEX, read_weight_map
 
-INDEX = "model.safetensors.index.json"
-"""File that names the shard of each tensor of a sharded checkpoint."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
@@ -89,8 +87,7 @@ def fetch_selector(source: str, local_files_only: bool) -> Path:
     if index is None:
         _hub_file(source, "model.safetensors", local_files_only)
     else:
-        shards = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
-        for shard in sorted({shard for name, shard in shards.items() if "compressor." in name}):
+        for shard in sorted({shard for name, shard in read_weight_map(index).items() if "compressor." in name}):
             _hub_file(source, shard, local_files_only)
     return config.parent
 
