@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,11 @@ def test_the_plot_is_drawn(runs: list[Path], tmp_path: Path) -> None:
     text = (tmp_path / "plot.svg").read_text()
     assert "WorldSense" in text
     assert "accuracy, %" in text
+
+
+def test_seconds_are_those_of_questions_that_run_the_encoders(runs: list[Path]) -> None:
+    run = read_run(runs[0])
+    expected = run.seconds("decode"), run.seconds("prefill")
+    reusing = [{**line, "seconds": {**line["seconds"], "encode": 0.0, "prefill": 99.0}} for line in run.requests]
+    mixed = replace(run, requests=[*run.requests, *reusing])
+    assert (mixed.seconds("decode"), mixed.seconds("prefill")) == expected

@@ -91,8 +91,12 @@ class EvalRun:
         return sum(count["video_kept"] + count["audio_kept"] for count in counts) / total if total else None
 
     def seconds(self, last: str) -> float | None:
-        """Return the mean seconds per question from the encoders up to ``prefill`` or ``decode``."""
+        """Return the mean seconds per question from the encoders up to ``prefill`` or ``decode``.
+
+        Questions that reuse the encoding of an earlier one don't count: a question on its own would cost more.
+        """
         stages = [line["seconds"] for line in self.requests if "seconds" in line]
+        stages = [stage for stage in stages if any(stage[name] > 0 for name in stage if name.startswith("encode"))]
         left_out = {"read", "process"} | ({"decode"} if last == "prefill" else set())
         return _mean([sum(value for name, value in stage.items() if name not in left_out) for stage in stages])
 
