@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.estimators import ESTIMATORS, Choice, make_estimator
-from omnisift.estimators.base import highest
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models.question_attention import QuestionAttention
+from omnisift.ops.topk import row_topk
 from omnisift.utils.provenance import machine_info
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ class Prompt:
     @torch.no_grad()
     def benefit(self) -> Tensor:
         """[A]: how much each token lowers the loss, given the tokens that are kept."""
-        keep = highest(self.logits, self.count)
+        keep = row_topk(self.logits, self.count)
         base, benefits = float(self.loss(Choice(keep))), []
         for token in range(AUDIO):
             other = keep.clone()
@@ -140,7 +140,7 @@ def probe(model: Any, seed: int) -> dict[str, float]:
     """Measure one prompt. ``straight_through`` is also ranked among kept tokens alone: it is 0 for dropped ones."""
     torch.manual_seed(seed)
     prompt = Prompt(model, seed)
-    benefit, keep = prompt.benefit(), highest(prompt.logits, prompt.count)[0]
+    benefit, keep = prompt.benefit(), row_topk(prompt.logits, prompt.count)[0]
     result = {"attention": spearman(prompt.attention(), benefit)}
     for name in ESTIMATORS:
         for progress in (0.0, 0.8) if name not in ("straight_through", "reinforce") else (0.0,):

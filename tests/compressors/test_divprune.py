@@ -10,7 +10,7 @@ from tests.helpers.windowed_methods import BUDGETS, SPLIT, check_contract, check
 
 from omnisift.budget import Budget
 from omnisift.compressors.divprune import DivPruneCompressor
-from omnisift.ops import maxmin
+from omnisift.ops import similarity
 from omnisift.tokens import Modality
 
 
@@ -66,7 +66,5 @@ def test_equal_tokens_keep_the_first():
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(5).stream()
     complete = DivPruneCompressor(SPLIT)(stream).keep
-    monkeypatch.setattr("omnisift.ops.cosine.MAX_ELEMENTS", 1)
-    windows = maxmin.Groups.windows
-    monkeypatch.setattr(maxmin.Groups, "windows", lambda self, device: windows(self, device, max_elements=1))
+    monkeypatch.setattr(similarity, "MAX_ELEMENTS", 1)
     assert torch.equal(DivPruneCompressor(SPLIT)(stream).keep, complete)

@@ -22,9 +22,9 @@ from tests.helpers.windowed_methods import (
 
 from omnisift.budget import Budget
 from omnisift.chunks import build_stream
-from omnisift.compressors.omnipack import OmniPackCompressor
-from omnisift.compressors.packing import choose, highest
+from omnisift.compressors.omnipack import OmniPackCompressor, choose
 from omnisift.errors import CompressorError
+from omnisift.ops import similarity
 from omnisift.tokens import Modality, TokenStream
 
 ETA = {Modality.VIDEO: 0.25, Modality.AUDIO: 0.35}
@@ -207,17 +207,10 @@ def test_the_important_part_has_its_share():
             assert row[: k - first].all()  # all others are equally far: the lowest indices
 
 
-def test_highest_takes_the_first_of_equals():
-    among = torch.tensor([[True, False, True, True], [False, True, True, False]])
-    result = highest(torch.zeros(2, 4), torch.tensor([2, 1]), among)
-    assert result.tolist() == [[True, False, True, False], [False, True, False, False]]
-
-
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = grid_prompt(5)
     complete = OmniPackCompressor(SPLIT)(stream)
-    for name in ("compressors.omnipack", "compressors.events", "ops.cosine"):
-        monkeypatch.setattr(f"omnisift.{name}.MAX_ELEMENTS", 1)
+    monkeypatch.setattr(similarity, "MAX_ELEMENTS", 1)
     single = OmniPackCompressor(SPLIT)(stream)
     assert torch.equal(complete.keep, single.keep)
     torch.testing.assert_close(complete.embeds, single.embeds, atol=1e-6, rtol=1e-6)

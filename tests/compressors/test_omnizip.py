@@ -14,13 +14,11 @@ from torch import Tensor
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
-from omnisift.compressors import omnizip_video
-from omnisift.compressors.omnizip import OmniZipCompressor
-from omnisift.compressors.omnizip_video import chunk_totals
+from omnisift.compressors.omnizip import OmniZipCompressor, chunk_totals
 from omnisift.compressors.paired import Paired
 from omnisift.compressors.uniform import UniformCompressor
 from omnisift.errors import CompressorError
-from omnisift.ops import contextual_anchors as anchors
+from omnisift.ops import similarity
 from omnisift.tokens import Modality, Selection, TokenStream
 
 BUDGETS = [
@@ -168,8 +166,7 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
     stream = with_attention(regular_prompt(12).stream())
     keep, embeds = loop(stream, BUDGETS[0])
     for cells in (1, 600, 1 << 24):
-        monkeypatch.setattr(anchors, "MAX_ELEMENTS", cells)
-        monkeypatch.setattr(omnizip_video, "MAX_ELEMENTS", cells)
+        monkeypatch.setattr(similarity, "MAX_ELEMENTS", cells)
         result = OmniZipCompressor(BUDGETS[0])(stream)
         assert torch.equal(result.keep, keep)
         torch.testing.assert_close(result.embeds, embeds[keep], atol=1e-5, rtol=1e-5)
@@ -180,8 +177,7 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
 def test_matrices_stay_within_a_block(monkeypatch: pytest.MonkeyPatch):
     """Audio against the video of a whole clip: never all against all."""
     stream = with_attention(regular_prompt(80).stream())  # 2000 audio tokens and 960 patches
-    monkeypatch.setattr(anchors, "MAX_ELEMENTS", 1 << 14)
-    monkeypatch.setattr(omnizip_video, "MAX_ELEMENTS", 1 << 14)
+    monkeypatch.setattr(similarity, "MAX_ELEMENTS", 1 << 14)
     with Watch() as seen:
         OmniZipCompressor(BUDGETS[0])(stream)
     assert seen.largest <= stream.embeds.numel()

@@ -16,11 +16,13 @@ from torch import Tensor
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors import make_compressor
+from omnisift.compressors.base import VideoCompressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.compressors.paired import Paired, VideoCompressor, join
+from omnisift.compressors.paired import Paired
 from omnisift.compressors.random import RandomCompressor, seed_rows
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.compressors.uniform import UniformCompressor
+from omnisift.ops.selection_builder import join
 from omnisift.tokens import Modality, Selection, TokenStream
 
 SOME = Budget(retain_video=0.4, retain_audio=0.6)

@@ -107,7 +107,7 @@ def test_labels_and_options():
     assert [StvpCompressor(budget, mode=mode).label for mode in MODES] == ["stvp", "stvp-spatial", "stvp-temporal"]
     assert StvpCompressor(budget, adaptive=True).label == "stvp-adaptive"
     assert StvpCompressor(budget, mode="spatial", adaptive=True).label == "stvp-spatial-adaptive"
-    with pytest.raises(CompressorError, match="both, spatial, temporal, got 'space'"):
+    with pytest.raises(CompressorError, match="both, spatial or temporal, got 'space'"):
         StvpCompressor(budget, mode="space")
     with pytest.raises(CompressorError, match="true or false, got 1"):
         StvpCompressor(budget, adaptive=1)  # type: ignore[arg-type]

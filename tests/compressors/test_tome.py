@@ -10,8 +10,8 @@ from tests.helpers.geometry import random_prompt
 from tests.helpers.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosine, windows_of
 
 from omnisift.budget import Budget
-from omnisift.compressors import tome
 from omnisift.compressors.tome import TomeCompressor
+from omnisift.ops import similarity
 
 
 def loop(embeds: torch.Tensor, places: list[int], kept: int) -> dict[int, torch.Tensor]:
@@ -94,7 +94,7 @@ def test_manners():
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(5).stream()
     complete = TomeCompressor(SPLIT)(stream)
-    monkeypatch.setattr(tome, "MAX_ELEMENTS", 1)
+    monkeypatch.setattr(similarity, "MAX_ELEMENTS", 1)
     single = TomeCompressor(SPLIT)(stream)
     assert torch.equal(complete.keep, single.keep)
     torch.testing.assert_close(complete.embeds, single.embeds, atol=1e-6, rtol=1e-6)

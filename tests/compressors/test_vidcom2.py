@@ -25,8 +25,7 @@ from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.random import RandomCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor, adaptive_counts, frame_weights
-from omnisift.ops import frames as frame_tools
-from omnisift.ops import segment_ops
+from omnisift.ops import similarity
 from omnisift.ops.frames import Frames
 from omnisift.tokens import TokenStream
 
@@ -119,8 +118,7 @@ def test_channels_are_chosen_clip_by_clip():
 def test_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     stream = random_prompt(11).stream()
     complete = VidCom2Compressor(SPLIT)(stream)
-    for room in (segment_ops, frame_tools):
-        monkeypatch.setattr(room, "MAX_ELEMENTS", 48)  # three tokens
+    monkeypatch.setattr(similarity, "MAX_ELEMENTS", 48)  # three tokens
     small = VidCom2Compressor(SPLIT)(stream)
     assert torch.equal(complete.keep, small.keep)
     torch.testing.assert_close(complete.scores, small.scores, atol=1e-5, rtol=0, equal_nan=True)
@@ -140,8 +138,7 @@ class Largest(TorchDispatchMode):
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch):
     stream = steady_prompt(8, 64, 0).stream()
-    for room in (segment_ops, frame_tools):
-        monkeypatch.setattr(room, "MAX_ELEMENTS", 1024)
+    monkeypatch.setattr(similarity, "MAX_ELEMENTS", 1024)
     with Largest() as seen:
         VidCom2Compressor(SPLIT).select_video(stream, SPLIT.counts(ChunkShapes.of(stream)))
     assert seen.numbers <= 1024 < stream.embeds.numel()

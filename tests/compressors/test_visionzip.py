@@ -11,10 +11,10 @@ from torch import Tensor
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
-from omnisift.compressors import visionzip as method
 from omnisift.compressors.attended import AttendedCompressor
 from omnisift.compressors.visionzip import VisionZipCompressor
 from omnisift.errors import CompressorError
+from omnisift.ops import similarity
 from omnisift.tokens import TokenStream
 
 BUDGETS = [Budget(retain=0.3), Budget(retain_video=0.1, retain_audio=0.6), Budget(retain_video=0.7, retain_audio=0.3)]
@@ -59,7 +59,7 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
     stream = with_attention(regular_prompt(20).stream())
     keep, embeds = loop(stream, BUDGETS[0], 0.2)
     for cells in (1, 3000, 1 << 24):
-        monkeypatch.setattr(method, "MAX_ELEMENTS", cells)
+        monkeypatch.setattr(similarity, "MAX_ELEMENTS", cells)
         result = VisionZipCompressor(BUDGETS[0], contextual=0.2)(stream)
         assert torch.equal(result.keep, keep)
         torch.testing.assert_close(result.embeds, embeds[keep], atol=1e-5, rtol=1e-5)
