@@ -1,4 +1,4 @@
-"""Each estimator's gradient at the width of 7B against the exact effect of every audio token: `make bench-probe`.
+"""Each estimator's gradient at the width of 7B against the exact effect of every audio token.
 
 The weights of 7B are not available here, so the language model is random: the real class at the real width (3,584; 28
 heads, 4 of keys; 18,944 in the feed-forward part), four layers deep, with the real initialisation. A prompt has one

@@ -62,5 +62,5 @@ def test_modalities_do_not_mix(pipeline: Pipeline, clips: list[Path], sound: Pat
     media = [read_for(pipeline.host.processor, path) for path in (clips[0], sound)]
     with pytest.raises(UsageError, match="group them by `modalities`"):
         ask_batch(pipeline, [(item, "What?") for item in media])
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="a batch needs clips"):
         ask_batch(pipeline, [])

@@ -1,5 +1,5 @@
 """lmms-eval itself, with nano, on five small benchmarks in their official formats: all tokens and a quarter, in one
-process and in two. `make test-eval` runs this in the environment of lmms-eval."""
+process and in two. `nox -s eval` runs this in the environment of lmms-eval."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHOICE = ("dailyomni", "omnivideobench", "videomme", "worldsense")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    assert find_spec("lmms_eval") is not None, "lmms-eval is not in this environment: make test-eval"
+    assert find_spec("lmms_eval") is not None, "lmms-eval is not in this environment: nox -s eval"
     return tmp_path_factory.mktemp("eval")
 
 

@@ -1,15 +1,23 @@
-"""Check what is installed, what is missing and how to get it."""
+"""`omnisift doctor`, `tasks-path` and `plugin-path`: what is installed, and the folders that other tools ask for."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import platform
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from omnisift.errors import install_hint
+import typer
+
+from omnisift.cli.options import Json
+from omnisift.errors import UsageError, install_hint
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,51 @@ _OPTIONAL = {
     "flash-attn": "for --attn-implementation flash_attention_2, on CUDA only: run pip install flash-attn",
 }
 _CHECKOUT = "run pip install -e . in your OmniSIFT checkout"
+
+
+def doctor(as_json: Json = False) -> None:
+    """Show what is installed and what is missing.
+
+    The exit code is 2 if a required part is missing.
+    """
+    from omnisift.cli.screen import console_for
+
+    checks = examine()
+    if as_json:
+        typer.echo(json.dumps([check.to_dict() for check in checks]))
+    else:
+        show_checks(console_for(stderr=False), checks)
+    if any(check.needed and not check.ok for check in checks):
+        raise typer.Exit(2)
+
+
+def tasks_path(
+    tasks: Annotated[
+        Path | None, typer.Option(help="Folder of tasks.", show_default="$OMNISIFT_TASKS or the cache")
+    ] = None,
+) -> None:
+    """Print the folder of prepared lmms-eval tasks.
+
+    For lmms-eval's --include_path.
+    """
+    from omnisift.evaluation.public.lmms_tasks import default_folder, prepared
+
+    folder = default_folder() if tasks is None else tasks
+    if not prepared(folder):
+        raise UsageError(
+            f"no task is prepared in {folder}; run omnisift eval prepare --benchmark worldsense --video-root DIR"
+        )
+    typer.echo(str(folder.resolve()))
+
+
+def plugin_path() -> None:
+    """Print the path of the ms-swift plugin.
+
+    For ms-swift's --external_plugins (docs/ms-swift.md).
+    """
+    from omnisift.integrations.ms_swift import plugin_path as path_of
+
+    typer.echo(path_of())
 
 
 def examine() -> list[Check]:
@@ -117,3 +170,24 @@ def _nano() -> Check:
         return Check("nano", False, True, "the bundled checkpoint is missing", _CHECKOUT)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Check("nano", True, True, f"bundled, {size / 2**20:.1f} MiB")
+
+
+def show_checks(console: Console, checks: list[Check]) -> None:
+    """Print one line for each check; installed packages share one."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    installed = ", ".join(f"{check.what} {check.found}" for check in checks if check.ok and check.what in PACKAGES)
+    for check in checks:
+        if check.ok and check.what in PACKAGES:
+            continue
+        if check.ok:
+            mark, found = Text("ok", style="green"), check.found
+        else:
+            mark = Text("missing" if check.needed else "-", style="yellow")
+            found = f"{check.found}; {check.remedy}"
+        table.add_row(mark, check.what, Text(found))
+        if check.what == "python":
+            table.add_row(Text("ok", style="green"), "packages", Text(installed))
+    console.print(table)
