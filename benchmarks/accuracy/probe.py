@@ -36,7 +36,7 @@ SAMPLES = {"gumbel": 8, "perturbed": 8, "reinforce": 64}
 
 def build(layers: int, width: int) -> Any:
     """(language model, head) of a random thinker."""
-    import tests.helpers.tiny as tiny
+    import tests.helpers.models as tiny
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     heads, size = width // 128, {"hidden_size": width, "intermediate_size": width * 37 // 7, "initializer_range": 0.02}
@@ -57,7 +57,7 @@ class Prompt:
     """Random embeddings of one chunk, a question and an answer, at the scale of word embeddings."""
 
     def __init__(self, model: Any, seed: int) -> None:
-        import tests.helpers.tiny as tiny
+        import tests.helpers.models as tiny
 
         self.language, self.head = tiny.language_model(model), model.lm_head
         random = torch.Generator().manual_seed(seed)

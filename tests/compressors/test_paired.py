@@ -6,11 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from tests.compressors.test_omnisift import clip_prompt
-from tests.helpers.attention import with_attention
-from tests.helpers.frame_methods import steady_prompt
-from tests.helpers.geometry import random_prompt
-from tests.helpers.methods import COMPRESSORS, WITH_AUDIO, made, selector
+from tests.helpers.contract import COMPRESSORS, WITH_AUDIO, made, selector
+from tests.helpers.prompts import clip_prompt, random_prompt, steady_prompt, with_attention
 from torch import Tensor
 
 from omnisift.budget import Budget

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import pytest
 import torch
-from tests.helpers.frame_methods import steady_prompt
-from tests.helpers.methods import METHODS, made, selector
+from tests.helpers.contract import METHODS, made, selector
+from tests.helpers.prompts import steady_prompt
 from torch import Tensor
 
 from omnisift.budget import Budget

@@ -7,18 +7,9 @@ import math
 
 import pytest
 import torch
-from tests.helpers.frame_methods import (
-    BUDGETS,
-    SPLIT,
-    check_contract,
-    check_shared,
-    check_totals,
-    frames_of,
-    shares,
-    steady_prompt,
-    video_total,
-)
-from tests.helpers.geometry import random_prompt
+from tests.helpers.contract import BUDGETS, SPLIT, check_counts
+from tests.helpers.oracle import check_shared, frames_of, shares, video_total
+from tests.helpers.prompts import random_prompt, steady_prompt
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnisift.budget import Budget
@@ -66,7 +57,7 @@ def loop_shares(to_clip: list[list[float]], total: int) -> list[float]:
 def test_equals_the_loop(seed: int):
     stream, budget = random_prompt(seed).stream(), BUDGETS[seed % len(BUDGETS)]
     keep = VidCom2Compressor(budget)(stream).keep
-    check_totals(stream, keep, budget)
+    check_counts("vidcom2", stream, keep, budget)
     for frames in frames_of(stream):
         to_clip, to_frame = loop_likeness(stream, frames)
         scores = [[-a - b for a, b in zip(x, y, strict=True)] for x, y in zip(to_clip, to_frame, strict=True)]
@@ -115,15 +106,6 @@ def test_channels_are_chosen_clip_by_clip():
     )
 
 
-def test_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch):
-    stream = random_prompt(11).stream()
-    complete = VidCom2Compressor(SPLIT)(stream)
-    monkeypatch.setattr(similarity, "MAX_ELEMENTS", 48)  # three tokens
-    small = VidCom2Compressor(SPLIT)(stream)
-    assert torch.equal(complete.keep, small.keep)
-    torch.testing.assert_close(complete.scores, small.scores, atol=1e-5, rtol=0, equal_nan=True)
-
-
 class Largest(TorchDispatchMode):
     """The largest new float tensor."""
 
@@ -151,7 +133,6 @@ def test_ties_keep_the_first():
     assert [keep[frame].tolist() for frame in frames_of(stream)[0]] == [[True] * 3 + [False] * 3] * 4
 
 
-def test_manners():
-    check_contract(VidCom2Compressor)
+def test_labels():
     assert VidCom2Compressor(SPLIT).label == "vidcom2"
     assert VidCom2Compressor(SPLIT, RandomCompressor(SPLIT)).label == "vidcom2+random"

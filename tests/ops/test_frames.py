@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.helpers.frame_methods import cosine, empty, frames_of
-from tests.helpers.geometry import random_prompt
+from tests.helpers.oracle import cosine, frames_of
+from tests.helpers.prompts import empty, random_prompt
 
 from omnisift.ops import similarity
 from omnisift.ops.frames import Frames, chunk_distance, distinctiveness, of_modality

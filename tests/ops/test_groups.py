@@ -8,8 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers.frame_methods import empty, steady_prompt
-from tests.helpers.geometry import random_prompt
+from tests.helpers.prompts import empty, random_prompt, steady_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of

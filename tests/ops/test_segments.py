@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.helpers.frame_methods import unlike_mean
+from tests.helpers.oracle import unlike_mean
 from torch import Tensor
 
 from omnisift.ops import similarity
