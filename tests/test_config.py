@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.tiny import thinker
+from tests.helpers.models import thinker
 
 from omnisift import CompressionConfig, ReadOptions, TrainRecipe, attach, load
 from omnisift.batch import ModelSettings
@@ -22,6 +23,7 @@ from omnisift.serving.media_limits import MediaLimits
 from omnisift.serving.vllm.settings import Settings
 from omnisift.training.data import Reading
 from omnisift.training.distill import DistillSettings
+from omnisift.training.finetune.recipe import save_recipe
 
 COMPRESSING = [ModelSettings, Settings, SwiftSettings, EvalSettings, TrainRecipe]
 READING = [ModelSettings, Server, MediaLimits, EvalSettings, TrainRecipe, DistillSettings, Reading]
@@ -88,7 +90,7 @@ GIVEN: dict[str, Any] = {"compressor": "stvp+random", "selector": "folder"}
         lambda: ModelSettings(**GIVEN).check(),
         lambda: EvalSettings(**GIVEN).check(),
         lambda: Settings(**GIVEN).check(),
-        lambda: TrainRecipe("nano", ("data",), "out", retain=0.25, **GIVEN),
+        lambda: save_recipe(TrainRecipe("nano", ("data",), "out", retain=0.25, **GIVEN), Path("not written")),
         lambda: SwiftSettings.from_environment({f"OMNISIFT_{key.upper()}": value for key, value in GIVEN.items()}),
         lambda: load("nano", **GIVEN),
         lambda: load("nano").with_compressor("stvp+random", selector=Path("folder")),
@@ -100,9 +102,14 @@ def test_a_selector_for_a_method_that_takes_none_is_refused(use: Callable[[], ob
         use()
 
 
-def test_a_selector_and_the_other_methods() -> None:
+def test_a_selector_and_the_other_methods(tmp_path: Path) -> None:
     CompressionConfig(compressor="stvp+omnisift", selector="folder").check()
-    TrainRecipe("nano", ("data",), "out", retain=0.25, compressor="stvp")  # distill, the default, fits every method
+    # In a recipe, distill is the default and fits every method; a run of an earlier version resumes.
+    recipe = TrainRecipe("nano", ("data",), "out", retain=0.25, compressor="stvp")
+    save_recipe(recipe, tmp_path / "run")
+    earlier = replace(recipe, selector="folder")
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(asdict(earlier)))
+    save_recipe(earlier, tmp_path / "run")
     with pytest.raises(UsageError, match="a selector was given, but 'none' takes none"):
         CompressionConfig(compressor="none", selector="folder").check()
     with pytest.raises(CompressorError, match="no compressor named 'magic'"):

@@ -1,4 +1,4 @@
-"""Does a learned video score beat STVP? `make bench-picture` (ten minutes, after `make bench-estimators`).
+"""Does a learned video score beat STVP? (Ten minutes; needs the model of estimators.py.)
 
 The model is that of `estimators.py`, trained without the pointer loss. All audio is kept; the rows differ in which
 video tokens stay. One line per row: STVP, its spatial rule for both frames, random tokens, the model's own attention on
@@ -141,7 +141,7 @@ def page(path: Path) -> str:
     session, full = lines[0]["session"], runs["all"]["accuracy"]["mean"]
     versions = f"commit {session['commit'][:7]}, torch {session['torch']}, transformers {session['transformers']}"
     rows_table = table(["video selected by", "seeds", *head], rows)
-    return rows_table + f"\nWith all tokens {100 * full:.1f} %. (`make bench-picture`, {versions})"
+    return rows_table + f"\nWith all tokens {100 * full:.1f} %. (`benchmarks/accuracy/video_score.py`, {versions})"
 
 
 def spread(runs: list[dict[str, Any]], retain: float, what: str) -> str:

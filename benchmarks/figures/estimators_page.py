@@ -109,7 +109,7 @@ def cosines(lines: list[Line]) -> str:
 
 def probe() -> str:
     if not PROBE.is_file():
-        return "Not measured yet (`make bench-probe`)."
+        return "Not measured yet (`benchmarks/accuracy/probe.py`)."
     result = json.loads(renamed(PROBE.read_text(encoding="utf-8")))
     rows = []
     for name in result["prompts"][0]:

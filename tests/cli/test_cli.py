@@ -183,10 +183,10 @@ def test_a_share_that_can_not_be_reached_is_noted(omnisift, clip: Path) -> None:
 
 
 def test_doctor_shows_how_to_install_each_extra(monkeypatch: pytest.MonkeyPatch, capsys, omnisift) -> None:
-    from omnisift.cli import doctor
+    from omnisift.cli import tool_commands
 
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(doctor, "version", _nothing_installed)
+    monkeypatch.setattr(tool_commands, "version", _nothing_installed)
     code, out, _ = omnisift("doctor")
     assert code == 2
     text = " ".join(out.split())

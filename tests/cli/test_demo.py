@@ -6,8 +6,7 @@ import io
 
 from rich.console import Console
 
-from omnisift.cli.demo import run_demo
-from omnisift.cli.screen import show_demo
+from omnisift.cli.demo_commands import run_demo, show_demo
 
 
 def test_random_fails_where_omnisift_does_not() -> None:

@@ -222,5 +222,5 @@ def test_audio_without_video_is_read_entirely(inspected, tmp_path: Path) -> None
 @pytest.mark.parametrize("names", [[], ["none"]])
 def test_methods_are_needed_and_all_tokens_are_not_one(host: Host, clip: Path, names: list[str]) -> None:
     method = OmniSiftCompressor(Budget(retain=0.25))
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="name at least one method, and not 'none'"):
         inspect_clip(host, dict.fromkeys(names, method), clip)

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from omnisift.cli.ask_commands import ask, chat
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
+from omnisift.cli.demo_commands import demo, make_clip
 from omnisift.cli.distill_commands import distill
 from omnisift.cli.eval_commands import app as eval_app
-from omnisift.cli.eval_commands import tasks_path
 from omnisift.cli.export_commands import export
 from omnisift.cli.help_screens import Command, Group
 from omnisift.cli.inspect_commands import inspect
-from omnisift.cli.options import OUTPUT, Force, Json, parse_fraction
-from omnisift.cli.plugin_commands import plugin_path
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.run_commands import run
 from omnisift.cli.serve_commands import serve
+from omnisift.cli.tool_commands import doctor, plugin_path, tasks_path
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.cli.ui_commands import ui
 from omnisift.errors import OmniSiftError
-from omnisift.utils.quiet import silence_libraries
 
 USE, LOOK, MEASURE, TRAIN, TOOLS = "Use", "Look", "Measure", "Train", "Tools"
 """Panels of ``omnisift --help``."""
@@ -54,67 +50,6 @@ def _root(
 
         typer.echo(f"omnisift {__version__}")
         raise typer.Exit
-
-
-def demo(
-    seed: Annotated[int, typer.Option(help="Which generated clip.")] = 0,
-    retain: Annotated[
-        float,
-        typer.Option(parser=parse_fraction, metavar="<float>", help="Fraction of video and audio tokens to keep."),
-    ] = 0.25,
-    out: Annotated[
-        Path | None, typer.Option(help="Save the clip here.", show_default="not saved", rich_help_panel=OUTPUT)
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Ask nano about a generated clip, without a download.
-
-    Three questions, with all tokens and with a quarter, next to the truth.
-    """
-    from omnisift.cli.demo import run_demo
-    from omnisift.cli.screen import console_for, show_demo
-
-    silence_libraries()
-    result = run_demo(seed, retain, out, quiet=as_json, console=console_for(stderr=True))
-    if as_json:
-        typer.echo(json.dumps(result.to_dict()))
-    else:
-        show_demo(console_for(stderr=False), result)
-
-
-def make_clip(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The .mp4 file to write.")],
-    seed: Annotated[int, typer.Option(help="Which clip; the same seed gives the same clip.")] = 0,
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    """Generate a clip for nano, and print what it shows."""
-    from omnisift.cli.clip import write_test_clip
-    from omnisift.cli.screen import command_name
-
-    made = write_test_clip(path, seed, force)
-    if as_json:
-        typer.echo(json.dumps(made.to_dict()))
-    else:
-        typer.echo(f"{path}: {made.caption}")
-        typer.echo(f'Try: {command_name()} ask {path} "{made.question}"   (true answer: {made.answer})')
-
-
-def doctor(as_json: Json = False) -> None:
-    """Show what is installed and what is missing.
-
-    The exit code is 2 if a required part is missing.
-    """
-    from omnisift.cli.doctor import examine
-    from omnisift.cli.screen import console_for, show_checks
-
-    checks = examine()
-    if as_json:
-        typer.echo(json.dumps([check.to_dict() for check in checks]))
-    else:
-        show_checks(console_for(stderr=False), checks)
-    if any(check.needed and not check.ok for check in checks):
-        raise typer.Exit(2)
 
 
 def _add(panel: str, command: Callable[..., None], name: str | None = None, **settings: bool) -> None:

@@ -7,31 +7,12 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from omnisift.cli.options import (
-    Attn,
-    Clip,
-    Compressor,
-    Device,
-    DeviceMap,
-    DType,
-    Fps,
-    Json,
-    MaxFrames,
-    MaxNewTokens,
-    MaxPixels,
-    Model,
-    Retain,
-    RetainAudio,
-    RetainVideo,
-    SamplingRule,
-    Seed,
-    Selector,
-    check_clip,
-)
+from omnisift.cli.options import Clip, Json, MappedModelOptions, MaxNewTokens, check_clip, with_records
+from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import OmniSiftError, UsageError
 from omnisift.utils.questions import check_question
 from omnisift.utils.quiet import silence_libraries
@@ -40,24 +21,14 @@ if TYPE_CHECKING:
     from omnisift.pipeline import Pipeline
 
 
+@with_records
 def ask(
     clip: Clip,
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION", help="One or more questions about the clip.")],
-    model: Model = "nano",
-    selector: Selector = None,
-    device: Device = "auto",
-    dtype: DType = None,
-    attn_implementation: Attn = None,
-    device_map: DeviceMap = None,
-    compressor: Compressor = "omnisift",
-    retain: Retain = None,
-    retain_video: RetainVideo = None,
-    retain_audio: RetainAudio = None,
-    seed: Seed = 0,
-    fps: Fps = 2.0,
-    max_frames: MaxFrames = 256,
-    max_pixels: MaxPixels = None,
-    sampling: SamplingRule = "time",
+    *,
+    host: MappedModelOptions,
+    method: CompressionConfig,
+    read_options: ReadOptions,
     max_new_tokens: MaxNewTokens = 256,
     as_json: Json = False,
 ) -> None:
@@ -67,33 +38,9 @@ def ask(
     each stage. Several questions share one reading of the clip.
     """
     check_clip(clip)
+    read_options.check()
     for question in questions:
         check_question(question)
-    loading = {
-        "model": model,
-        "selector": selector,
-        "device": device,
-        "dtype": dtype,
-        "attn_implementation": attn_implementation,
-        "device_map": device_map,
-        "compressor": compressor,
-        "retain": retain,
-        "retain_video": retain_video,
-        "retain_audio": retain_audio,
-        "seed": seed,
-    }
-    reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
-    _answer(clip, questions, loading, reading, max_new_tokens, as_json)
-
-
-def _answer(
-    clip: str,
-    questions: list[str],
-    loading: dict[str, Any],
-    reading: dict[str, Any],
-    max_new_tokens: int,
-    as_json: bool,
-) -> None:
     from omnisift.cli.screen import (
         StageBar,
         console_for,
@@ -106,13 +53,15 @@ def _answer(
 
     progress, screen = console_for(stderr=True), console_for(stderr=False)
     with StageBar(progress, quiet=as_json) as bar:
-        pipeline = _load(loading)
+        pipeline = _load(host, method)
         bar.stage("read")
         # A single question reads the clip itself, so that its report includes the time.
-        media = clip if len(questions) == 1 else pipeline.encode(clip, **reading)
+        media = clip if len(questions) == 1 else pipeline.encode(clip, **read_options.reading)
     for number, question in enumerate(questions):
         with StageBar(progress, quiet=as_json) as bar:
-            answer = pipeline.ask(media, question, **reading, max_new_tokens=max_new_tokens, on_stage=bar.stage)
+            answer = pipeline.ask(
+                media, question, **read_options.reading, max_new_tokens=max_new_tokens, on_stage=bar.stage
+            )
         if as_json:
             typer.echo(json.dumps(answer.to_dict()))
         elif len(questions) == 1:
@@ -129,23 +78,13 @@ def _answer(
         show_shortfall(screen, answer.report, pipeline.compressor.budget)
 
 
+@with_records
 def chat(
     clip: Clip,
-    model: Model = "nano",
-    selector: Selector = None,
-    device: Device = "auto",
-    dtype: DType = None,
-    attn_implementation: Attn = None,
-    device_map: DeviceMap = None,
-    compressor: Compressor = "omnisift",
-    retain: Retain = None,
-    retain_video: RetainVideo = None,
-    retain_audio: RetainAudio = None,
-    seed: Seed = 0,
-    fps: Fps = 2.0,
-    max_frames: MaxFrames = 256,
-    max_pixels: MaxPixels = None,
-    sampling: SamplingRule = "time",
+    *,
+    host: MappedModelOptions,
+    method: CompressionConfig,
+    read_options: ReadOptions,
     max_new_tokens: MaxNewTokens = 256,
 ) -> None:
     """Ask questions about a clip one after another.
@@ -155,32 +94,15 @@ def chat(
     Ctrl-D ends. In a pipe, standard input holds one question per line.
     """
     check_clip(clip)
-    loading = {
-        "model": model,
-        "selector": selector,
-        "device": device,
-        "dtype": dtype,
-        "attn_implementation": attn_implementation,
-        "device_map": device_map,
-        "compressor": compressor,
-        "retain": retain,
-        "retain_video": retain_video,
-        "retain_audio": retain_audio,
-        "seed": seed,
-    }
-    reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
-    _chat(clip, loading, reading, max_new_tokens)
-
-
-def _chat(clip: str, loading: dict[str, Any], reading: dict[str, Any], max_new_tokens: int) -> None:
+    read_options.check()
     from omnisift.cli.screen import StageBar, console_for, describe_source, short_cost, show_notices
-    from omnisift.pipeline.clip_info import notices_of, source_of
+    from omnisift.pipeline.report import notices_of, source_of
 
     interactive, status = sys.stdin.isatty() and sys.stdout.isatty(), console_for(stderr=True)
     with StageBar(status) as bar:
-        pipeline = _load(loading)
+        pipeline = _load(host, method)
         bar.stage("read")
-        encoded = pipeline.encode(clip, **reading)
+        encoded = pipeline.encode(clip, **read_options.reading)
     compressing = pipeline.compressor is not None
     show_notices(status, notices_of(encoded.media, is_nano=pipeline.host.is_nano, compressing=compressing))
     if interactive:
@@ -198,11 +120,11 @@ def _chat(clip: str, loading: dict[str, Any], reading: dict[str, Any], max_new_t
             status.print(short_cost(answer.report), style="dim")
 
 
-def _load(loading: dict[str, Any]) -> Pipeline:
+def _load(host: MappedModelOptions, method: CompressionConfig) -> Pipeline:
     from omnisift.pipeline import load
 
     silence_libraries()
-    return load(**loading)
+    return load(host.model, **method.compression, **host.placement)
 
 
 def _stream(text: str) -> None:

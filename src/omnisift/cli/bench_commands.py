@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omnisift.cli.options import Json
 from omnisift.errors import UsageError, install_hint
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from omnisift.compressors import Compressor
 
 _PUBLISHED = Path("benchmarks/results/quality")
 """The results shown in the documentation. `bench-quality` writes elsewhere by default, so it does not resume them."""
@@ -21,7 +27,7 @@ def methods(as_json: Json = False) -> None:
 
     For each: its name, its idea, what it needs and its source.
     """
-    from omnisift.cli.screen import console_for, show_methods
+    from omnisift.cli.screen import console_for
     from omnisift.compressors import COMPRESSORS
 
     if as_json:
@@ -54,7 +60,7 @@ def bench_quality(
 
     If the command is interrupted, run it again: it resumes.
     """
-    from omnisift.cli.screen import CountBar, console_for, show_summary
+    from omnisift.cli.screen import CountBar, console_for
     from omnisift.lab.benchmark.recipe import load_recipe
     from omnisift.lab.benchmark.run import Bench, summary
     from omnisift.utils.assets import bundled_path
@@ -115,3 +121,32 @@ def bench_report(
 def _require(library: str, extra: str, what: str) -> None:
     if find_spec(library) is None:
         raise UsageError(f"{what} need {library}, which is not installed: " + install_hint(extra))
+
+
+def show_methods(console: Console, methods: Mapping[str, type[Compressor]]) -> None:
+    """Print one line for each method, and how to combine them."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for title in ("method", "idea", "needs", "source"):
+        table.add_column(title)
+    for name, method in methods.items():
+        needs = "selector weights" if method.trained else "encoder attention" if method.needs else "-"
+        table.add_row(name, method.idea, needs, method.source)
+    console.print(table)
+    console.print(
+        "\nOptions follow a colon: evs:mode=frame. A plus pairs a video and an audio method: stvp+random.",
+        style="dim",
+    )
+
+
+def show_summary(console: Console, name: str, rows: Mapping[str, float]) -> None:
+    """Print the accuracy of every row of a result, best first."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=name, title_justify="left")
+    table.add_column("row")
+    table.add_column("accuracy, %", justify="right")
+    for key, accuracy in sorted(rows.items(), key=lambda item: -item[1]):
+        table.add_row(key, f"{100 * accuracy:.1f}")
+    console.print(table)

@@ -1,4 +1,4 @@
-"""`omnisift eval` with its subcommands, and `omnisift tasks-path`: published benchmarks, run by lmms-eval."""
+"""`omnisift eval` with its subcommands: published benchmarks, run by lmms-eval."""
 
 from __future__ import annotations
 
@@ -13,26 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omnisift.cli.help_screens import Command
-from omnisift.cli.options import (
-    OUTPUT,
-    Attn,
-    Compressor,
-    Device,
-    DType,
-    Force,
-    Fps,
-    Json,
-    MaxFrames,
-    MaxPixels,
-    Model,
-    Retain,
-    RetainAudio,
-    RetainVideo,
-    SamplingRule,
-    Seed,
-    Selector,
-    resolved_device,
-)
+from omnisift.cli.options import OUTPUT, Force, Json, ModelOptions, resolved_device, with_records
+from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import UsageError, install_hint
 
 if TYPE_CHECKING:
@@ -71,60 +53,52 @@ Rule = Annotated[
         rich_help_panel=BENCHMARK,
     ),
 ]
+Out = Annotated[
+    Path | None, typer.Option(help="New folder of the result.", show_default="below runs/eval", rich_help_panel=OUTPUT)
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Maximum number of new tokens.", show_default="256, captions 1024", rich_help_panel=OUTPUT
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N questions.", rich_help_panel=BENCHMARK)]
+BadClip = Annotated[
+    str,
+    typer.Option(
+        help="For an unreadable clip: stop, or wrong to count its questions as wrong.", rich_help_panel=BENCHMARK
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Questions per batch.", rich_help_panel=ENGINE)]
+Processes = Annotated[int, typer.Option(min=1, help="Number of processes, one device each.", rich_help_panel=ENGINE)]
 
 
 @app.callback()
+@with_records
 def evaluate(
     context: typer.Context,
+    *,
     benchmark: Benchmark = None,
     video_root: VideoRoot = None,
     metadata: Metadata = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="New folder of the result.", show_default="below runs/eval", rich_help_panel=OUTPUT),
-    ] = None,
-    model: Model = "nano",
-    compressor: Compressor = "omnisift",
-    retain: Retain = None,
-    retain_video: RetainVideo = None,
-    retain_audio: RetainAudio = None,
-    selector: Selector = None,
-    seed: Seed = 0,
+    out: Out = None,
+    host: ModelOptions,
+    method: CompressionConfig,
     wording: Wording = "paper",
     rule: Rule = "videomme",
-    fps: Fps = 2.0,
-    max_frames: MaxFrames = 256,
-    max_pixels: MaxPixels = None,
-    sampling: SamplingRule = "time",
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Maximum number of new tokens.", show_default="256, captions 1024", rich_help_panel=OUTPUT
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N questions.", rich_help_panel=BENCHMARK)
-    ] = None,
-    bad_clip: Annotated[
-        str,
-        typer.Option(
-            help="For an unreadable clip: stop, or wrong to count its questions as wrong.", rich_help_panel=BENCHMARK
-        ),
-    ] = "stop",
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.", rich_help_panel=ENGINE)] = 1,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Number of processes, one device each.", rich_help_panel=ENGINE)
-    ] = 1,
-    device: Device = "auto",
-    dtype: DType = None,
-    attn_implementation: Attn = None,
+    read_options: ReadOptions,
+    max_new_tokens: Tokens = None,
+    limit: Limit = None,
+    bad_clip: BadClip = "stop",
+    batch_size: BatchSize = 1,
+    processes: Processes = 1,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Run a published benchmark with lmms-eval.
 
     Clips are read with video and audio. Answers, scores and settings are
-    kept in one folder. Needs the environment of `make eval-env`.
+    kept in one folder. Needs lmms-eval (docs/public-benchmarks.md).
     """
     if context.invoked_subcommand is not None:
         return
@@ -134,20 +108,10 @@ def evaluate(
     from omnisift.evaluation.public.running import EvalSettings, check, run
 
     settings = EvalSettings(
-        model=model,
-        compressor=compressor,
-        retain=retain,
-        retain_video=retain_video,
-        retain_audio=retain_audio,
-        selector=selector,
-        seed=seed,
-        device=resolved_device(device),
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        fps=fps,
-        max_frames=max_frames,
-        max_pixels=max_pixels,
-        sampling=sampling,
+        model=host.model,
+        **method.compression,
+        **read_options.reading,
+        **host.placement | {"device": resolved_device(host.device)},
         wording=wording,
         rule=rule,
         max_new_tokens=max_new_tokens,
@@ -219,8 +183,8 @@ def judge(
     If the command is interrupted, run it again: it resumes.
     """
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.evaluation.public.eval_run import read_run
-    from omnisift.evaluation.public.llm_judge import CaptionJudge, EndpointJudge, WordJudge, judge_captions, rates
+    from omnisift.evaluation.public.eval_run import judge_captions, read_run
+    from omnisift.evaluation.public.llm_judge import CaptionJudge, EndpointJudge, WordJudge, rates
 
     if words == (address is not None) or (address is None) != (model is None):
         raise UsageError("give a judge: --address and --model together, or --words")
@@ -278,25 +242,6 @@ def report(
     write_atomic(table, as_csv(rows))
     draw(rows, plot)
     typer.echo(f"{markdown}, {table}, {plot}")
-
-
-def tasks_path(
-    tasks: Annotated[
-        Path | None, typer.Option(help="Folder of tasks.", show_default="$OMNISIFT_TASKS or the cache")
-    ] = None,
-) -> None:
-    """Print the folder of prepared lmms-eval tasks.
-
-    For lmms-eval's --include_path.
-    """
-    from omnisift.evaluation.public.lmms_hooks import default_folder, prepared
-
-    folder = default_folder() if tasks is None else tasks
-    if not prepared(folder):
-        raise UsageError(
-            f"no task is prepared in {folder}; run omnisift eval prepare --benchmark worldsense --video-root DIR"
-        )
-    typer.echo(str(folder.resolve()))
 
 
 def _rows(benchmark: str | None, video_root: Path | None, metadata: Path | None) -> list[Row]:

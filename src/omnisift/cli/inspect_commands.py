@@ -5,38 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omnisift.cli.options import (
     BUDGET,
     OUTPUT,
-    Attn,
     Clip,
-    Device,
-    DeviceMap,
-    DType,
     Force,
-    Fps,
     Json,
-    MaxFrames,
+    MappedModelOptions,
     MaxNewTokens,
-    MaxPixels,
     Method,
-    Model,
-    Retain,
-    RetainAudio,
-    RetainVideo,
-    SamplingRule,
-    Seed,
-    Selector,
     check_clip,
+    load_methods,
     single_question,
+    with_records,
 )
 from omnisift.cli.output_paths import check_file
+from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import UsageError, install_hint
 from omnisift.utils.quiet import silence_libraries
 
@@ -44,31 +35,22 @@ if TYPE_CHECKING:
     from omnisift.inspector import Inspection
 
 
+@with_records
 def inspect(
     clip: Clip,
     question: Annotated[
         str | None, typer.Argument(metavar="QUESTION", help="The question.", show_default="a description")
     ] = None,
     question_option: Annotated[str | None, typer.Option("--question", hidden=True)] = None,
-    model: Model = "nano",
-    selector: Selector = None,
-    device: Device = "auto",
-    dtype: DType = None,
-    attn_implementation: Attn = None,
-    device_map: DeviceMap = None,
-    compressor: Method = "omnisift",
+    *,
+    host: MappedModelOptions,
+    compressor: Method = CompressionConfig.compressor,
     compare: Annotated[
         list[str] | None,
         typer.Option(metavar="METHOD", help="Another method to compare; may be repeated.", rich_help_panel=BUDGET),
     ] = None,
-    retain: Retain = None,
-    retain_video: RetainVideo = None,
-    retain_audio: RetainAudio = None,
-    fps: Fps = 2.0,
-    max_frames: MaxFrames = 256,
-    max_pixels: MaxPixels = None,
-    sampling: SamplingRule = "time",
-    seed: Seed = 0,
+    method: CompressionConfig,
+    read_options: ReadOptions,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The report, one .html file.", rich_help_panel=OUTPUT)
     ] = None,
@@ -83,6 +65,8 @@ def inspect(
     Asks the question with all tokens and with one or more methods. Writes a
     page (-o), a figure (--png, --svg) or the trace as JSON (--json).
     """
+    from omnisift.cli.screen import StageBar, console_for
+
     question = single_question(question, question_option)
     _check_outputs({".html": out, ".png": png, ".svg": svg}, as_json, force)
     names = list(dict.fromkeys([compressor, *(compare or [])]))
@@ -91,18 +75,15 @@ def inspect(
             "all tokens are always included; give methods, for example --compressor omnisift --compare random"
         )
     check_clip(clip)
+    read_options.check()
     silence_libraries()
-    loading = {
-        "device": device,
-        "dtype": dtype,
-        "attn_implementation": attn_implementation,
-        "device_map": device_map,
-    }
-    budget = {"retain": retain, "retain_video": retain_video, "retain_audio": retain_audio}
-    reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
-    asking = {"question": question, "max_new_tokens": max_new_tokens, **reading}
-    method = {"selector": selector, "seed": seed}
-    inspection = _inspect(clip, model, loading, names, budget, method, asking, quiet=as_json)
+    methods = {name: replace(method, compressor=name) for name in names}
+    with StageBar(console_for(stderr=True), quiet=as_json) as bar:
+        from omnisift.inspector import inspect_clip
+
+        loaded, compressors = load_methods(host, methods)
+        options = {"max_new_tokens": max_new_tokens, "on_stage": bar.stage, **read_options.reading}
+        inspection = inspect_clip(loaded, compressors, clip, question, **options)
     _write(inspection, out, [path for path in (png, svg) if path is not None])
     if as_json:
         typer.echo(json.dumps(inspection.trace.to_dict(), allow_nan=False))
@@ -122,36 +103,6 @@ def _check_outputs(outputs: dict[str, Path | None], as_json: bool, force: bool) 
         check_file(path, force)
     if (outputs[".png"] or outputs[".svg"]) and find_spec("matplotlib") is None:
         raise UsageError("--png and --svg need matplotlib, which is not installed: " + install_hint("eval"))
-
-
-def _inspect(
-    clip: str,
-    model: str,
-    loading: dict[str, Any],
-    names: list[str],
-    budget: dict[str, float | None],
-    method: dict[str, Any],
-    asking: dict[str, Any],
-    *,
-    quiet: bool,
-) -> Inspection:
-    from omnisift.cli.screen import StageBar, console_for
-
-    with StageBar(console_for(stderr=True), quiet=quiet) as bar:
-        from omnisift.budget import Budget
-        from omnisift.inspector import inspect_clip
-        from omnisift.pipeline.ask import compressor_for
-        from omnisift.pipeline.loading import load_weights, plan_placement
-        from omnisift.pipeline.model_source import find_model
-
-        ratio = Budget.from_options(**budget)
-        placement = plan_placement(**loading)
-        source = find_model(model)
-        for name in names:  # methods and selectors are checked before the weights are read
-            compressor_for(source, name, ratio, **method)
-        host = load_weights(source, placement)
-        methods = {name: compressor_for(host, name, ratio, **method) for name in names}
-        return inspect_clip(host, methods, clip, on_stage=bar.stage, **asking)
 
 
 def _write(inspection: Inspection, page: Path | None, figures: list[Path]) -> None:

@@ -1,22 +1,82 @@
-"""Options shared by several commands: one name, one help text, one meaning. Each command sets its own defaults."""
+"""Options shared by several commands: one name, one help text, one meaning.
+
+`with_records` makes the options of a command from the fields of the records that it takes.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from omnisift.errors import UsageError
 from omnisift.utils.questions import check_question
 
+if TYPE_CHECKING:
+    from omnisift.compressors import Compressor
+    from omnisift.config import CompressionConfig
+    from omnisift.pipeline.loading import Host
+    from omnisift.pipeline.model_source import ModelSource
+
 MODEL, BUDGET, SAMPLING, OUTPUT = "Model", "Budget", "Sampling", "Output"
 """Panels of a help screen."""
 
 
-def _check_fps(fps: float) -> float:
-    if not 0 < fps < float("inf"):
-        raise UsageError(f"--fps must be more than 0, got {fps}")
-    return fps
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model a command loads, and where."""
+
+    model: str = "nano"
+    device: str = "auto"
+    dtype: str | None = None
+    attn_implementation: str | None = None
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """All but the model's name, as keyword arguments of `omnisift.load`."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappedModelOptions(ModelOptions):
+    """`ModelOptions` for commands that can spread a model over several devices."""
+
+    device_map: str | None = None
+
+
+def with_records(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace each parameter of ``command`` that is a record by one option per field.
+
+    A record is a dataclass such as `omnisift.CompressionConfig`. Its fields give the names and defaults of the options,
+    `FIELDS` their help. The command receives the record made from them. A field that is also a parameter of the command
+    itself is not made into a second option; the record then keeps its default.
+    """
+    own = inspect.signature(command, eval_str=True).parameters
+    records: dict[str, Any] = {name: taken.annotation for name, taken in own.items() if is_dataclass(taken.annotation)}
+    parts = {name: [field for field in fields(record) if field.name not in own] for name, record in records.items()}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in own.items():
+        for field in parts.get(name, ()):
+            option = inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=FIELDS[field.name]
+            )
+            parameters.append(option)
+        if name not in records:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        for name, record in records.items():
+            values[name] = record(**{field.name: values.pop(field.name) for field in parts[name]})
+        command(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by Typer
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def parse_fraction(value: str | float) -> float:
@@ -32,114 +92,99 @@ def parse_fraction(value: str | float) -> float:
     return fraction
 
 
-def _check_sampling(rule: str) -> str:
-    if rule not in ("time", "qwen"):
-        raise UsageError(f"--sampling must be time or qwen, got {rule!r}")
-    return rule
-
-
 Clip = Annotated[str, typer.Argument(metavar="CLIP", help="A media file with video, audio or both.")]
-
-Model = Annotated[str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.", rich_help_panel=MODEL)]
 Selector = Annotated[
     str | None,
     typer.Option(help="Folder of selector weights.", show_default="the model's own", rich_help_panel=MODEL),
 ]
-Device = Annotated[
-    str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, mps, cuda or cuda:N.", rich_help_panel=MODEL)
-]
-DType = Annotated[
-    str | None,
-    typer.Option(
-        help="float32, bfloat16, float16, or auto for the stored one.", show_default="by device", rich_help_panel=MODEL
-    ),
-]
-Attn = Annotated[
-    str | None,
-    typer.Option(
-        "--attn-implementation",
-        "--attn",
-        help="sdpa, eager or flash_attention_2.",
-        show_default="sdpa",
-        rich_help_panel=MODEL,
-    ),
-]
-DeviceMap = Annotated[
-    str | None,
-    typer.Option(
-        help="Accelerate's device map, for example auto: weights go straight to the devices.", rich_help_panel=MODEL
-    ),
-]
-
-Compressor = Annotated[
-    str,
-    typer.Option(
-        "--compressor",
-        "--method",
-        help="Compression method (see `omnisift methods`), for example evs or stvp+random; none keeps every token.",
-        rich_help_panel=BUDGET,
-    ),
-]
+Seed = Annotated[int, typer.Option(help="Random seed, for methods that sample.", rich_help_panel=BUDGET)]
 Method = Annotated[
     str,
     typer.Option(
         "--compressor", "--method", help="Compression method (see `omnisift methods`).", rich_help_panel=BUDGET
     ),
 ]
-"""As `Compressor`, for commands that always include all tokens."""
-Retain = Annotated[
-    float | None,
-    typer.Option(
-        parser=parse_fraction,
-        metavar="<float>",
-        help="Fraction of video and audio tokens to keep together, from 0 to 1.",
-        show_default="0.25",
-        rich_help_panel=BUDGET,
-    ),
-]
-RetainVideo = Annotated[
-    float | None,
-    typer.Option(
-        parser=parse_fraction,
-        metavar="<float>",
-        help="Fraction of video tokens to keep; with --retain-audio.",
-        rich_help_panel=BUDGET,
-    ),
-]
-RetainAudio = Annotated[
-    float | None,
-    typer.Option(
-        parser=parse_fraction,
-        metavar="<float>",
-        help="Fraction of audio tokens to keep; with --retain-video.",
-        rich_help_panel=BUDGET,
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Random seed, for methods that sample.", rich_help_panel=BUDGET)]
-
-Fps = Annotated[float, typer.Option(help="Frames sampled per second.", callback=_check_fps, rich_help_panel=SAMPLING)]
-MaxFrames = Annotated[
-    int,
-    typer.Option(
-        help="Maximum number of frames; a longer clip is sampled at a lower rate.", min=1, rich_help_panel=SAMPLING
-    ),
-]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option(min=28 * 28, help="Maximum pixels per frame.", show_default="the paper's", rich_help_panel=SAMPLING),
-]
-SamplingRule = Annotated[
-    str,
-    typer.Option(
-        help="Frame sampling: time, or qwen for the rule of published results.",
-        callback=_check_sampling,
-        rich_help_panel=SAMPLING,
-    ),
-]
-
+"""As the option of `CompressionConfig.compressor`, for commands that always include all tokens."""
 MaxNewTokens = Annotated[int, typer.Option(help="Maximum number of new tokens.", min=1, rich_help_panel=OUTPUT)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.", rich_help_panel=OUTPUT)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)]
+
+
+def fraction(text: str, show_default: str | bool = True) -> Any:
+    """An option that is a fraction of tokens."""
+    return typer.Option(
+        help=text, show_default=show_default, parser=parse_fraction, metavar="<float>", rich_help_panel=BUDGET
+    )
+
+
+FIELDS: dict[str, Any] = {
+    "model": Annotated[
+        str, typer.Option(help="nano (bundled), a checkpoint folder, or a hub id.", rich_help_panel=MODEL)
+    ],
+    "device": Annotated[
+        str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, mps, cuda or cuda:N.", rich_help_panel=MODEL)
+    ],
+    "dtype": Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16, float16, or auto for the stored one.",
+            show_default="by device",
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "attn_implementation": Annotated[
+        str | None,
+        typer.Option(
+            "--attn-implementation",
+            "--attn",
+            help="sdpa, eager or flash_attention_2.",
+            show_default="sdpa",
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "device_map": Annotated[
+        str | None,
+        typer.Option(
+            help="Accelerate's device map, for example auto: weights go straight to the devices.",
+            rich_help_panel=MODEL,
+        ),
+    ],
+    "compressor": Annotated[
+        str,
+        typer.Option(
+            "--compressor",
+            "--method",
+            help="Compression method (see `omnisift methods`), for example evs or stvp+random; none keeps every token.",
+            rich_help_panel=BUDGET,
+        ),
+    ],
+    "retain": Annotated[
+        float | None,
+        fraction("Fraction of video and audio tokens to keep together, from 0 to 1.", "0.25"),
+    ],
+    "retain_video": Annotated[float | None, fraction("Fraction of video tokens to keep; with --retain-audio.")],
+    "retain_audio": Annotated[float | None, fraction("Fraction of audio tokens to keep; with --retain-video.")],
+    "selector": Selector,
+    "seed": Seed,
+    "fps": Annotated[float, typer.Option(help="Frames sampled per second.", rich_help_panel=SAMPLING)],
+    "max_frames": Annotated[
+        int,
+        typer.Option(
+            help="Maximum number of frames; a longer clip is sampled at a lower rate.", min=2, rich_help_panel=SAMPLING
+        ),
+    ],
+    "max_pixels": Annotated[
+        int | None,
+        typer.Option(
+            min=28 * 28, help="Maximum pixels per frame.", show_default="the paper's", rich_help_panel=SAMPLING
+        ),
+    ],
+    "sampling": Annotated[
+        str,
+        typer.Option(help="Frame sampling: time, or qwen for the rule of published results.", rich_help_panel=SAMPLING),
+    ],
+}
+"""Field of a record -> type and help of its option."""
 
 
 def check_clip(path: str) -> None:
@@ -151,6 +196,41 @@ def check_clip(path: str) -> None:
     from omnisift.media.container import check_path
 
     check_path(path)
+
+
+def load_methods(
+    host: MappedModelOptions, methods: Mapping[str, CompressionConfig]
+) -> tuple[Host, dict[str, Compressor]]:
+    """Load a model with several methods, which are checked with their selector before the weights are read.
+
+    Args:
+        host: the model, and where it is loaded.
+        methods: name -> method and budget; their selector must fit one of them.
+
+    Returns:
+        The model, and name -> compressor.
+
+    Raises:
+        OmniSiftError: as `omnisift.load`.
+    """
+    from omnisift.compressors import check_selector
+    from omnisift.pipeline.ask import compressor_for
+    from omnisift.pipeline.loading import load_weights, plan_placement
+    from omnisift.pipeline.model_source import find_model
+
+    def made(model: Host | ModelSource) -> dict[str, Compressor]:
+        return {
+            name: compressor_for(model, config.compressor, config.budget, config.selector, config.seed)
+            for name, config in methods.items()
+        }
+
+    names = [config.compressor for config in methods.values()]
+    check_selector(next((config.selector for config in methods.values()), None), *names)
+    placement = plan_placement(**host.placement)
+    source = find_model(host.model)
+    made(source)
+    loaded = load_weights(source, placement)
+    return loaded, made(loaded)
 
 
 def resolved_device(device: str) -> str:

@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from omnisift.cli.options import (
-    BUDGET,
-    Attn,
-    Device,
-    DeviceMap,
-    DType,
-    Fps,
     Json,
-    MaxFrames,
+    MappedModelOptions,
     MaxNewTokens,
-    MaxPixels,
     Method,
-    Model,
-    RetainAudio,
-    RetainVideo,
-    SamplingRule,
-    Seed,
-    Selector,
     check_clip,
-    parse_fraction,
+    fraction,
+    load_methods,
     single_question,
+    with_records,
 )
+from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import UsageError
 from omnisift.utils.quiet import silence_libraries, silence_profiler
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from omnisift.budget import Budget
     from omnisift.profiling.analytic import Count
-    from omnisift.profiling.measure import Profile
+    from omnisift.profiling.measure import Profile, StageCost
     from omnisift.profiling.shape import PromptShape
     from omnisift.profiling.table7 import FlopDefinition
 
@@ -48,51 +43,52 @@ _COUNTED = {"config", "clip_seconds", "height", "width", "text_tokens"}
 _SHARED = {"retain", "retain_video", "retain_audio", "fps", "max_frames", "max_pixels", "as_json"}
 """Options of both modes."""
 
+_NAMES = {
+    "read": "read",
+    "process": "prepare",
+    "encode_video": "encode video",
+    "encode_audio": "encode audio",
+    "compress": "compress",
+    "prefill": "LLM prefill",
+    "decode": "decode",
+}
+_SECONDS = ((1.0, "s"), (1e-3, "ms"))
+_BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"))
+_COUNTED_BYTES = ((1e9, "GB"), (1e6, "MB"))
+_FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
+Row = tuple[str, Sequence[float | None]]
+"""What is measured, and its value for each setting, all tokens first."""
+
+Question = Annotated[str | None, typer.Argument(metavar="QUESTION", help="The question.", show_default="a description")]
+Retains = Annotated[list[float] | None, fraction("Fraction of tokens to keep; may be repeated.", "0.25")]
+Repeats = Annotated[int, typer.Option(help="Timed runs of each setting; medians are shown.", min=1)]
+Config = Annotated[str | None, typer.Option(help="7b, 3b, or a folder with a config.json.", rich_help_panel=COUNT)]
+ClipSeconds = Annotated[float | None, typer.Option(help="Length of the clip in seconds.", rich_help_panel=COUNT)]
+Height = Annotated[int, typer.Option(help="Height of its frames in pixels.", rich_help_panel=COUNT)]
+Width = Annotated[int, typer.Option(help="Width of its frames in pixels.", rich_help_panel=COUNT)]
+TextTokens = Annotated[int, typer.Option(help="Tokens of the question and the chat template.", rich_help_panel=COUNT)]
+
+
+@with_records
 def profile(
     context: typer.Context,
     clip: Annotated[str | None, typer.Argument(metavar="CLIP", help="A media file with video, audio or both.")] = None,
-    question: Annotated[
-        str | None, typer.Argument(metavar="QUESTION", help="The question.", show_default="a description")
-    ] = None,
+    question: Question = None,
     question_option: Annotated[str | None, typer.Option("--question", hidden=True)] = None,
-    model: Model = "nano",
-    compressor: Method = "omnisift",
-    retain: Annotated[
-        list[float] | None,
-        typer.Option(
-            parser=parse_fraction,
-            metavar="<float>",
-            help="Fraction of tokens to keep; may be repeated.",
-            show_default="0.25",
-            rich_help_panel=BUDGET,
-        ),
-    ] = None,
-    retain_video: RetainVideo = None,
-    retain_audio: RetainAudio = None,
-    repeats: Annotated[int, typer.Option(help="Timed runs of each setting; medians are shown.", min=1)] = 5,
-    selector: Selector = None,
-    device: Device = "auto",
-    dtype: DType = None,
-    attn_implementation: Attn = None,
-    device_map: DeviceMap = None,
-    fps: Fps = 2.0,
-    max_frames: MaxFrames = 256,
-    max_pixels: MaxPixels = None,
-    sampling: SamplingRule = "time",
+    *,
+    host: MappedModelOptions,
+    compressor: Method = CompressionConfig.compressor,
+    retain: Retains = None,
+    method: CompressionConfig,
+    repeats: Repeats = 5,
+    read_options: ReadOptions,
     max_new_tokens: MaxNewTokens = 64,
-    seed: Seed = 0,
-    config: Annotated[
-        str | None, typer.Option(help="7b, 3b, or a folder with a config.json.", rich_help_panel=COUNT)
-    ] = None,
-    clip_seconds: Annotated[
-        float | None, typer.Option(help="Length of the clip in seconds.", rich_help_panel=COUNT)
-    ] = None,
-    height: Annotated[int, typer.Option(help="Height of its frames in pixels.", rich_help_panel=COUNT)] = 1080,
-    width: Annotated[int, typer.Option(help="Width of its frames in pixels.", rich_help_panel=COUNT)] = 1920,
-    text_tokens: Annotated[
-        int, typer.Option(help="Tokens of the question and the chat template.", rich_help_panel=COUNT)
-    ] = 128,
+    config: Config = None,
+    clip_seconds: ClipSeconds = None,
+    height: Height = 1080,
+    width: Width = 1920,
+    text_tokens: TextTokens = 128,
     as_json: Json = False,
 ) -> None:
     """Measure time, memory and FLOPs of each stage.
@@ -100,82 +96,70 @@ def profile(
     With a CLIP, the model is measured with all tokens and with a part of them.
     With --config, FLOPs are counted without weights.
     """
+    from omnisift.cli.screen import console_for
+
     question = single_question(question, question_option)
     _check_mode(context, clip, config, clip_seconds)
     silence_profiler()
     if clip is not None:
         check_clip(clip)
+    read_options.check()
     silence_libraries()
-    budgets = _budgets(retain, retain_video, retain_audio)
+    methods = _methods(compressor, retain, method)
     if config is not None:
-        from omnisift.pipeline.prompt import PAPER_MAX_PIXELS
-        from omnisift.profiling.shape import prompt_shape
-
-        shape = prompt_shape(
-            cast("float", clip_seconds),
-            height,
-            width,
-            fps=fps,
-            max_frames=max_frames,
-            max_pixels=PAPER_MAX_PIXELS if max_pixels is None else max_pixels,
-            text=text_tokens,
-        )
-        _count(config, shape, budgets, as_json)
+        shape = _shape(cast("float", clip_seconds), height, width, read_options, text_tokens)
+        _count(config, shape, [each.budget for each in methods], as_json)
         return
-    reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
-    loading = {
-        "device": device,
-        "dtype": dtype,
-        "attn_implementation": attn_implementation,
-        "device_map": device_map,
-    }
-    method = {"name": compressor, "selector": selector, "seed": seed}
-    asking = {"question": question or DESCRIBE, "repeats": repeats, "max_new_tokens": max_new_tokens, **reading}
-    _show(_measure(cast("str", clip), model, loading, method, budgets, asking, as_json), as_json)
-
-
-def _measure(
-    clip: str,
-    model: str,
-    loading: dict[str, Any],
-    method: dict[str, Any],
-    budgets: list[Budget],
-    asking: dict[str, Any],
-    quiet: bool,
-) -> Profile:
-    """Measure one model with all tokens and at each budget."""
-    from omnisift.cli.screen import CountBar, console_for
-    from omnisift.pipeline import Pipeline
-    from omnisift.pipeline.ask import compressor_for
-    from omnisift.pipeline.loading import load_weights, plan_placement
-    from omnisift.pipeline.model_source import find_model
-    from omnisift.profiling.measure import measure, questions
-
-    placement = plan_placement(**loading)
-    source = find_model(model)
-    for budget in budgets:  # the method and its selector are checked before the weights are read
-        compressor_for(source, budget=budget, **method)
-    host = load_weights(source, placement)
-    pipelines = {"full": Pipeline(host, None)}
-    for budget in budgets:
-        pipelines[budget.words] = Pipeline(host, compressor_for(host, budget=budget, **method))
-    total = len(pipelines) * questions(asking["repeats"])
-    with CountBar(console_for(stderr=True), "measuring", total, quiet=quiet) as step:
-        return measure(pipelines, clip, on_question=step, **asking)
-
-
-def _show(result: Profile, as_json: bool) -> None:
-    from omnisift.cli.profile_screen import show_profile
-    from omnisift.cli.screen import console_for
-
+    asking = {"question": question or DESCRIBE, "repeats": repeats, "max_new_tokens": max_new_tokens}
+    result = _measure(cast("str", clip), host, methods, asking | read_options.reading, quiet=as_json)
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
     else:
         show_profile(console_for(stderr=False), result)
 
 
+def _methods(compressor: str, retain: list[float] | None, method: CompressionConfig) -> list[CompressionConfig]:
+    """The method at each budget."""
+    method = replace(method, compressor=compressor)
+    if method.retain_video is not None or method.retain_audio is not None:
+        return [replace(method, retain=retain[0] if retain else None)]
+    return [replace(method, retain=share) for share in dict.fromkeys(retain)] if retain else [method]
+
+
+def _shape(seconds: float, height: int, width: int, read_options: ReadOptions, text: int) -> PromptShape:
+    """The prompt of a clip that is only described."""
+    from omnisift.pipeline.prompt import PAPER_MAX_PIXELS
+    from omnisift.profiling.shape import prompt_shape
+
+    max_pixels = PAPER_MAX_PIXELS if read_options.max_pixels is None else read_options.max_pixels
+    return prompt_shape(
+        seconds,
+        height,
+        width,
+        fps=read_options.fps,
+        max_frames=read_options.max_frames,
+        max_pixels=max_pixels,
+        text=text,
+    )
+
+
+def _measure(
+    clip: str, host: MappedModelOptions, methods: list[CompressionConfig], asking: dict[str, Any], *, quiet: bool
+) -> Profile:
+    """Measure one model with all tokens and with each method."""
+    from omnisift.cli.screen import CountBar, console_for
+    from omnisift.pipeline import Pipeline
+    from omnisift.profiling.measure import measure, questions
+
+    loaded, compressors = load_methods(host, {method.budget.words: method for method in methods})
+    pipelines = {"full": Pipeline(loaded, None)}
+    pipelines |= {words: Pipeline(loaded, compressor) for words, compressor in compressors.items()}
+    total = len(pipelines) * questions(asking["repeats"])
+    with CountBar(console_for(stderr=True), "measuring", total, quiet=quiet) as step:
+        return measure(pipelines, clip, on_question=step, **asking)
+
+
 def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) -> None:
-    from omnisift.cli.profile_screen import show_counts, show_definitions
     from omnisift.cli.screen import console_for
     from omnisift.profiling.analytic import count, weight_bytes
     from omnisift.profiling.sizes import thinker_config
@@ -194,8 +178,6 @@ def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) 
 def _counts_to_dict(
     name: str, shape: PromptShape, counts: list[Count], definitions: list[FlopDefinition]
 ) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from omnisift.utils.provenance import provenance
 
     return {
@@ -207,14 +189,6 @@ def _counts_to_dict(
         # The counts do not depend on the machine.
         "environment": {key: value for key, value in provenance().items() if key != "machine"},
     }
-
-
-def _budgets(retain: list[float] | None, video: float | None, audio: float | None) -> list[Budget]:
-    from omnisift.budget import Budget
-
-    if video is not None or audio is not None:
-        return [Budget(retain=retain[0] if retain else None, retain_video=video, retain_audio=audio)]
-    return [Budget.from_options(share) for share in dict.fromkeys(retain)] if retain else [Budget.from_options()]
 
 
 def _check_mode(context: typer.Context, clip: str | None, config: str | None, seconds: float | None) -> None:
@@ -230,3 +204,138 @@ def _check_mode(context: typer.Context, clip: str | None, config: str | None, se
     if wrong:
         mode = "with --config" if config is not None else "with a CLIP"
         raise UsageError(f"{', '.join(wrong)} has no effect {mode}; leave it out")
+
+
+def show_profile(console: Console, profile: Profile) -> None:
+    """Print tokens, then time, memory and FLOPs by stage, energy, and how they were measured."""
+    from omnisift.cli.screen import describe_source, show_notices
+
+    costs = profile.costs
+    report, settings = costs[0].answer.report, [cost.retain for cost in costs]
+    show_notices(console, report.notices)
+    console.print(f"{report.model}, medians of {profile.repeats}", style="dim")
+    console.print(describe_source(report.source), style="dim")
+    console.print(_token_table(settings, [cost.answer.report.tokens for cost in costs]))
+    console.print(_table("time", settings, _times(costs), _SECONDS))
+    console.print(_table("peak memory", settings, _memory(costs), _BYTES))
+    console.print(_table("FLOPs", settings, _stages([cost.flops for cost in costs], "total", sum), _FLOPS))
+    _show_notes(console, profile)
+
+
+def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequence[Count], weights: int) -> None:
+    """Print tokens, FLOPs by stage with and without attention between tokens, and memory.
+
+    Args:
+        console: Where to print.
+        name: Name of the configuration.
+        shape: Size of the clip and of the prompt.
+        counts: The full prompt, then one count per budget.
+        weights: Bytes of the model's weights.
+    """
+    settings = [count.retain for count in counts]
+    console.print(
+        f"{name}: {shape.frames} frames of {shape.height}x{shape.width} tokens, {shape.audio} of audio, "
+        f"{shape.text} of text",
+        style="dim",
+    )
+    table = _plain("tokens", *settings)
+    for label in ("video", "audio", "prompt"):
+        table.add_row(label, *(f"{getattr(count, label):,}" for count in counts))
+    console.print(table)
+    rows: list[Row] = [(_NAMES[stage], [count.stages[stage].total for count in counts]) for stage in counts[0].stages]
+    rows.append(("total", [count.total.total for count in counts]))
+    rows.append(("without attention between tokens", [count.total.weights for count in counts]))
+    rows.append(("one more token", [count.step.total for count in counts]))
+    console.print(_table("FLOPs", settings, rows, _FLOPS))
+    cache, logits = [count.cache_bytes for count in counts], [count.logits_bytes for count in counts]
+    memory: list[Row] = [("weights", [weights] * len(counts)), ("KV cache", cache), ("prompt logits", logits)]
+    memory.append(("sum", [weights + count.cache_bytes + count.logits_bytes for count in counts]))
+    console.print(_table("memory in bfloat16", settings, memory, _COUNTED_BYTES))
+
+
+def show_definitions(console: Console, flop_definitions: Sequence[FlopDefinition]) -> None:
+    """Print the ratios of each definition of FLOPs and their distance from the paper's Table 7, if it has such rows."""
+    from omnisift.profiling.table7 import PAPER
+
+    shares = list(flop_definitions[0].deviations) if flop_definitions else []
+    if not shares:
+        return
+    heads = [head for share in shares for head in (share, "off")]
+    table = _plain("Table 7", "full, T", *heads)
+    published = [cell for share in shares for cell in (f"{PAPER[share] / PAPER['full']:.4f}", "")]
+    table.add_row("the paper", f"{PAPER['full']}", *published)
+    for definition in flop_definitions:
+        cells = [
+            cell
+            for share in shares
+            for cell in (f"{definition.ratios[share]:.4f}", f"{100 * definition.deviations[share]:+.1f} %")
+        ]
+        table.add_row(definition.name, f"{definition.tflops:.2f}", *cells)
+    console.print(table)
+
+
+def _times(costs: Sequence[StageCost]) -> list[Row]:
+    rows: list[Row] = [(_NAMES[stage], [cost.seconds[stage] for cost in costs]) for stage in _NAMES]
+    rows.append(("total", [cost.total_seconds for cost in costs]))
+    return [*rows, ("decode, one token", [cost.step_seconds for cost in costs])]
+
+
+def _memory(costs: Sequence[StageCost]) -> list[Row]:
+    rows = _stages([cost.memory for cost in costs], "highest", max)
+    on_gpu = costs[0].device_peak is not None
+    return [*rows, ("with weights", [cost.device_peak for cost in costs])] if on_gpu else rows
+
+
+def _stages(values: Sequence[dict[str, int]], last: str, combine: Callable[[Iterable[int]], int]) -> list[Row]:
+    rows: list[Row] = [(_NAMES[stage], [values_of[stage] for values_of in values]) for stage in values[0]]
+    return [*rows, (last, [combine(values_of.values()) for values_of in values])]
+
+
+def _table(title: str, settings: Sequence[str], rows: Sequence[Row], units: Sequence[tuple[float, str]]) -> Table:
+    """A table in one unit; each compressed setting is followed by its ratio to all tokens."""
+    largest = max((value or 0.0 for _, values in rows for value in values), default=0.0)
+    scale, unit = next(((scale, unit) for scale, unit in units if largest >= scale), units[-1])
+    heads = [head for setting in settings[1:] for head in (setting, "ratio")]
+    table = _plain(f"{title}, {unit}", settings[0], *heads)
+    for label, values in rows:
+        full = values[0]
+        cells = ["-" if full is None else f"{full / scale:.3f}"]
+        for value in values[1:]:
+            cells.append("-" if value is None else f"{value / scale:.3f}")
+            cells.append("-" if value is None or not full else f"{value / full:.3f}")
+        table.add_row(label, *cells)
+    return table
+
+
+def _token_table(settings: Sequence[str], tokens: Sequence[object]) -> Table:
+    table = _plain("tokens", *settings)
+    for label, field in (
+        ("video", "video_kept"), ("audio", "audio_kept"), ("prompt", "prompt_kept"), ("generated", "generated")
+    ):  # fmt: skip
+        table.add_row(label, *(f"{getattr(counts, field):,}" for counts in tokens))
+    return table
+
+
+def _plain(*heads: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column(heads[0], min_width=16)
+    for head in heads[1:]:
+        table.add_column(head, justify="right")
+    return table
+
+
+def _show_notes(console: Console, profile: Profile) -> None:
+    from rich.text import Text
+
+    spent = ", ".join(f"{cost.retain} {cost.joules:.2f} J" for cost in profile.costs if cost.joules is not None)
+    console.print(
+        Text(
+            f"energy per question: {spent} ({profile.notes['energy']})"
+            if spent
+            else f"energy: {profile.notes['energy']}"
+        )
+    )
+    console.print(Text(f"memory: {profile.notes['memory']}", style="dim"))
+    console.print(Text(f"FLOPs: {profile.notes['flops']}", style="dim"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -23,16 +24,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from omnisift.budget import Budget
-    from omnisift.cli.demo import DemoResult
-    from omnisift.cli.doctor import Check
-    from omnisift.compressors import Compressor
     from omnisift.pipeline import Answer, Report
     from omnisift.pipeline.report import Source
-    from omnisift.training.data.check import Findings
-    from omnisift.training.finetune import TrainReport
 
 LINE_INTERVAL = 30.0
 """Seconds between progress lines where there is no terminal."""
@@ -115,6 +111,68 @@ class CountBar:
             self._console.print(f"{self._title}: {self._done} of {self._total}")
 
 
+class RunBar:
+    """Progress of a run: a bar on a terminal, a line every half minute elsewhere, nothing if ``quiet``."""
+
+    def __init__(self, console: Console, what: str, total: int, done: int, quiet: bool = False) -> None:
+        self._console, self._what, self._total, self._done = console, what, total, done
+        self._quiet, self._failed, self._new = quiet, 0, 0
+        self._nano_noted = False
+        self._begin = self._printed = time.monotonic()
+        failures = TextColumn("{task.fields[failures]}", style="red")
+        pace = TextColumn("{task.fields[pace]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), pace)
+        self._progress = Progress(*columns, failures, console=console, disable=quiet or not console.is_terminal)
+        self._task = self._progress.add_task("loading", total=total, completed=done, failures="", pace="")
+
+    def __enter__(self) -> RunBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begin(self) -> None:
+        """Start counting: the model is loaded."""
+        self._begin = time.monotonic()
+        self._progress.update(self._task, description=self._what)
+
+    def tell(self, line: str) -> None:
+        """Print a line above the bar."""
+        if not self._quiet:
+            self._console.print(Text(line))
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Count one finished row."""
+        from omnisift.pipeline.report import NANO_NOTICE
+
+        self._done, self._new, self._failed = self._done + 1, self._new + 1, self._failed + ("error" in row)
+        if not self._nano_noted and NANO_NOTICE in row.get("notices", ()):
+            self._nano_noted = True
+            self.tell(f"note: {NANO_NOTICE}")
+        failures = f"{self._failed} failed" if self._failed else ""
+        rate, left = self._pace()
+        pace = f"{_rate(rate)}, {timedelta(seconds=round(left))} left"
+        self._progress.update(self._task, completed=self._done, failures=failures, pace=pace)
+        if not self._console.is_terminal and time.monotonic() - self._printed >= LINE_INTERVAL:
+            self._printed = time.monotonic()
+            self.tell(self._line())
+
+    def _pace(self) -> tuple[float, float]:
+        """Rows per second since the model was loaded, and seconds left."""
+        rate = self._new / max(time.monotonic() - self._begin, 1e-6)
+        return rate, (self._total - self._done) / rate
+
+    def _line(self) -> str:
+        rate, left = self._pace()
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._what}: {self._done} of {self._total}{failed}, {_rate(rate)}, {left / 60:.0f} min left"
+
+
+def _rate(each_second: float) -> str:
+    return f"{each_second:.1f} clips/s" if each_second >= 1 else f"{60 * each_second:.1f} clips/min"
+
+
 def console_for(*, stderr: bool) -> Console:
     """The terminal, without colours for numbers."""
     return Console(stderr=stderr, highlight=False)
@@ -128,31 +186,6 @@ def command_name() -> str:
     if not script.is_file():
         return f"{sys.executable} -m omnisift.cli"
     return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
-
-
-def show_methods(console: Console, methods: Mapping[str, type[Compressor]]) -> None:
-    """Print one line for each method, and how to combine them."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for title in ("method", "idea", "needs", "source"):
-        table.add_column(title)
-    for name, method in methods.items():
-        needs = "selector weights" if method.trained else "encoder attention" if method.needs else "-"
-        table.add_row(name, method.idea, needs, method.source)
-    console.print(table)
-    console.print(
-        "\nOptions follow a colon: evs:mode=frame. A plus pairs a video and an audio method: stvp+random.",
-        style="dim",
-    )
-
-
-def show_summary(console: Console, name: str, rows: Mapping[str, float]) -> None:
-    """Print the accuracy of every row of a result, best first."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=name, title_justify="left")
-    table.add_column("row")
-    table.add_column("accuracy, %", justify="right")
-    for key, accuracy in sorted(rows.items(), key=lambda item: -item[1]):
-        table.add_row(key, f"{100 * accuracy:.1f}")
-    console.print(table)
 
 
 def show_answer(console: Console, answer: Answer) -> None:
@@ -250,77 +283,3 @@ def _time_table(report: Report, *, narrow: bool) -> Table:
         table.add_column(stage, justify="right")
     table.add_row("", *(f"{getattr(report.seconds, stage):.3f}" for stage in stages))
     return table
-
-
-def show_demo(console: Console, result: DemoResult) -> None:
-    """Three questions: the truth, and the answers from all tokens, from a part of them, and from a random part."""
-    console.print(f"A clip of 6 seconds that nano has never seen: {result.caption}\n", style="dim")
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    share = f"{100 * result.retain:g} %"
-    for name in ("question", "truth", "all tokens", share, f"random {share}"):
-        table.add_column(name)
-    for row in result.rows:
-        answers = [_marked(answer.text, row.truth) for answer in (row.full, row.cut, row.random)]
-        table.add_row(row.question, row.truth, *answers)
-    console.print(table)
-    full, cut = result.rows[0].full.report, result.rows[0].cut.report
-    console.print(
-        f"\nThe language model read {full.tokens.video + full.tokens.audio} video and audio tokens, then "
-        f"{cut.tokens.video_kept + cut.tokens.audio_kept} ({100 * cut.retained_ratio:.1f} %): "
-        f"video {cut.tokens.video} -> {cut.tokens.video_kept}, audio {cut.tokens.audio} -> {cut.tokens.audio_kept}."
-    )
-    console.print(f"Next: {command_name()} make-clip clip.mp4 --seed 3   (it says what is in the clip and what to ask)")
-
-
-def _marked(answer: str, truth: str) -> Text:
-    right = answer.strip().lower().rstrip(".") == truth.lower()
-    text = answer or "(nothing)"
-    return Text(text if right else f"{text} (wrong)", style="green" if right else "red")
-
-
-def show_checks(console: Console, checks: list[Check]) -> None:
-    """Print one line for each check; installed packages share one."""
-    from omnisift.cli.doctor import PACKAGES
-
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
-    installed = ", ".join(f"{check.what} {check.found}" for check in checks if check.ok and check.what in PACKAGES)
-    for check in checks:
-        if check.ok and check.what in PACKAGES:
-            continue
-        if check.ok:
-            mark, found = Text("ok", style="green"), check.found
-        else:
-            mark = Text("missing" if check.needed else "-", style="yellow")
-            found = f"{check.found}; {check.remedy}"
-        table.add_row(mark, check.what, Text(found))
-        if check.what == "python":
-            table.add_row(Text("ok", style="green"), "packages", Text(installed))
-    console.print(table)
-
-
-def show_training(console: Console, report: TrainReport) -> None:
-    """Print what a training run did, and how to use its result."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    state = "finished" if report.finished else "stopped early"
-    table.add_row("steps", f"{report.steps} ({state})")
-    table.add_row("loss", f"{report.first_loss:.3f} first, {report.last_loss:.3f} last")
-    table.add_row("tokens kept", f"{100 * report.retained_ratio:.1f} % of video and audio")
-    table.add_row("samples", f"{report.samples}, {len(report.skipped)} left out")
-    table.add_row("seconds", f"{report.seconds:.0f}")
-    console.print(table)
-    for name, why in list(report.skipped.items())[:5]:
-        console.print(Text(f"left out: {name}: {why}"))
-    if report.finished:
-        console.print(Text(f'{command_name()} ask CLIP "QUESTION" --model {report.model}'))
-
-
-def show_findings(console: Console, findings: Findings, clean: Path | None) -> None:
-    """Print how many clips have which problem, with the first names of each."""
-    console.print(f"{findings.samples} samples, {findings.clips} clips")
-    for kind, clips in findings.found.items():
-        if clips:
-            console.print(Text(f"{kind}: {len(clips)}"))
-        for name, what in list(clips.items())[:3]:
-            console.print(Text(f"  {name}: {what}"))
-    usable = f"{len(findings.clean)} of {findings.samples} samples can be used"
-    console.print(Text(usable + ("" if clean is None else f"; written to {clean}")))

@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from omnisift.cli.options import (
-    BUDGET,
-    Compressor,
-    Fps,
-    MaxFrames,
-    MaxPixels,
-    Retain,
-    RetainAudio,
-    RetainVideo,
-    Seed,
-    Selector,
-)
+from omnisift.cli.options import BUDGET, with_records
+from omnisift.config import CompressionConfig, ReadOptions
 
 SERVER = "Server"
 """Panel of the help screen."""
@@ -31,29 +21,24 @@ if TYPE_CHECKING:
     from omnisift.serving.command import Server
 
 
+@with_records
 def serve(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="nano (bundled), a checkpoint folder, or a hub id.")],
-    compressor: Compressor = "omnisift",
-    retain: Retain = None,
-    retain_video: RetainVideo = None,
-    retain_audio: RetainAudio = None,
+    *,
+    method: CompressionConfig,
     max_retain: Annotated[
         float,
         typer.Option(
             "--max-retain", "--retain-most", help="Maximum fraction that a request may set.", rich_help_panel=BUDGET
         ),
     ] = 1.0,
-    selector: Selector = None,
-    seed: Seed = 0,
     host: Annotated[
         str,
         typer.Option(help="Address to listen on; 0.0.0.0 exposes the server to the network.", rich_help_panel=SERVER),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", rich_help_panel=SERVER)] = 8000,
-    fps: Fps = 2.0,
-    max_frames: MaxFrames = 256,
-    max_pixels: MaxPixels = None,
+    read_options: ReadOptions,
     media_host: Annotated[
         list[str] | None,
         typer.Option(help="Host from which media may be fetched; may be repeated.", rich_help_panel=SERVER),
@@ -72,27 +57,17 @@ def serve(
     from omnisift.utils.quiet import silence_libraries
 
     silence_libraries()
-    settings = Settings(
-        compressor=compressor,
-        retain=retain,
-        retain_video=retain_video,
-        retain_audio=retain_audio,
-        max_retain=max_retain,
-        selector=selector,
-        seed=seed,
-    )
+    settings = Settings(max_retain=max_retain, **method.compression)
     settings.check()
     server = Server(
         model,
         settings,
         host=host,
         port=port,
-        fps=fps,
-        max_frames=max_frames,
-        max_pixels=max_pixels,
         media_hosts=tuple(media_host or ()),
         media_folder=media_folder,
         vllm_args=tuple(context.args),
+        **read_options.reading,
     )
     with tempfile.TemporaryDirectory(prefix="omnisift-") as folder:
         code = _run(_with_full_checkpoint(server, Path(folder)))

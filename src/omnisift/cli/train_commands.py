@@ -21,6 +21,9 @@ from omnisift.utils.quiet import silence_libraries
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from omnisift.training.data.check import Findings
+    from omnisift.training.finetune import TrainReport
+
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="A data file, or a folder with metadata.jsonl.")]
 
 
@@ -39,7 +42,7 @@ def train(
 
     If it is interrupted, run it again: it resumes from the last checkpoint.
     """
-    from omnisift.cli.screen import console_for, show_training
+    from omnisift.cli.screen import console_for
 
     for library in ("accelerate", "peft", "tensorboard", "yaml"):
         if find_spec(library) is None:
@@ -172,7 +175,7 @@ def data_check(
 
     Reports clips that are missing, broken, too long, silent or without video.
     """
-    from omnisift.cli.screen import CountBar, console_for, show_findings
+    from omnisift.cli.screen import CountBar, console_for
     from omnisift.training.data import load_samples, save_samples
     from omnisift.training.data.check import check_samples
 
@@ -189,3 +192,38 @@ def data_check(
         typer.echo(json.dumps(kept | {"found": findings.found}))
     else:
         show_findings(console_for(stderr=False), findings, clean)
+
+
+def show_training(console: Console, report: TrainReport) -> None:
+    """Print what a training run did, and how to use its result."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from omnisift.cli.screen import command_name
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    state = "finished" if report.finished else "stopped early"
+    table.add_row("steps", f"{report.steps} ({state})")
+    table.add_row("loss", f"{report.first_loss:.3f} first, {report.last_loss:.3f} last")
+    table.add_row("tokens kept", f"{100 * report.retained_ratio:.1f} % of video and audio")
+    table.add_row("samples", f"{report.samples}, {len(report.skipped)} left out")
+    table.add_row("seconds", f"{report.seconds:.0f}")
+    console.print(table)
+    for name, why in list(report.skipped.items())[:5]:
+        console.print(Text(f"left out: {name}: {why}"))
+    if report.finished:
+        console.print(Text(f'{command_name()} ask CLIP "QUESTION" --model {report.model}'))
+
+
+def show_findings(console: Console, findings: Findings, clean: Path | None) -> None:
+    """Print how many clips have which problem, with the first names of each."""
+    from rich.text import Text
+
+    console.print(f"{findings.samples} samples, {findings.clips} clips")
+    for kind, clips in findings.found.items():
+        if clips:
+            console.print(Text(f"{kind}: {len(clips)}"))
+        for name, what in list(clips.items())[:3]:
+            console.print(Text(f"  {name}: {what}"))
+    usable = f"{len(findings.clean)} of {findings.samples} samples can be used"
+    console.print(Text(usable + ("" if clean is None else f"; written to {clean}")))

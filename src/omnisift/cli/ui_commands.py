@@ -10,38 +10,23 @@ from typing import Annotated
 
 import typer
 
-from omnisift.cli.options import (
-    Attn,
-    Device,
-    DeviceMap,
-    DType,
-    Fps,
-    MaxFrames,
-    MaxNewTokens,
-    MaxPixels,
-    SamplingRule,
-    Seed,
-    Selector,
-)
+from omnisift.cli.options import MappedModelOptions, MaxNewTokens, Seed, Selector, with_records
+from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import UsageError
 
 
+@with_records
 def ui(
     model: Annotated[
         list[str] | None,
         typer.Option(help="nano (bundled), a checkpoint folder, or a hub id. Repeat it to offer several on the page."),
     ] = None,
-    selector: Selector = None,
-    device: Device = "auto",
-    device_map: DeviceMap = None,
-    dtype: DType = None,
-    attn_implementation: Attn = None,
-    fps: Fps = 2.0,
-    max_frames: MaxFrames = 256,
-    max_pixels: MaxPixels = None,
-    sampling: SamplingRule = "time",
+    *,
+    models: MappedModelOptions,
+    selector: Selector = CompressionConfig.selector,
+    seed: Seed = CompressionConfig.seed,
+    read_options: ReadOptions,
     max_new_tokens: MaxNewTokens = 256,
-    seed: Seed = 0,
     host: Annotated[
         str, typer.Option(help="Address to listen at. 0.0.0.0 opens the page to the network, without a password.")
     ] = "127.0.0.1",
@@ -54,10 +39,10 @@ def ui(
     names = list(dict.fromkeys(model or ["nano"]))
     if selector is not None and len(names) > 1:
         raise UsageError("--selector fits one model; with several, each uses the selector in its own checkpoint")
+    read_options.check()
     check_address(host, port)
     # SIGTERM ends the program as Ctrl-C does, so that uploads and samples are deleted.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    read_options = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
     with private_folder() as folder:
         check_installed()
         from omnisift.pipeline.loading import load_host
@@ -66,11 +51,9 @@ def ui(
 
         silence_libraries()
         session = partial(
-            Session, selector=selector, seed=seed, max_new_tokens=max_new_tokens, read_options=read_options
+            Session, selector=selector, seed=seed, max_new_tokens=max_new_tokens, read_options=read_options.reading
         )
-        sessions = {
-            name: session(load_host(name, device, dtype, attn_implementation, device_map), [folder]) for name in names
-        }
+        sessions = {name: session(load_host(name, **models.placement), [folder]) for name in names}
         page = launch(
             sessions,
             folder,

@@ -195,7 +195,7 @@ def test_without_lmms_eval_one_line_says_how_to_get_it(omnisift: Omnisift, video
         "eval", "--benchmark", "worldsense", "--video-root", videos, "--out", tmp_path / "out", "--bad-clip", "wrong"
     )
     assert (code, out) == (2, "")
-    assert "make eval-env" in err.splitlines()[-1]
+    assert "nox -s eval --install-only" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,9 @@ import torch
 from omnisift.lab.training.clips import clip_batches
 from omnisift.lab.training.encoder_training import train_audio_encoder, train_vision_encoder
 from omnisift.lab.training.estimating import EstimatorConfig, train_with
-from omnisift.lab.training.host import core_of
 from omnisift.lab.training.language_model import TrainConfig, init_embeddings, train_language_model
 from omnisift.lab.training.losses import Hints
-from omnisift.lab.training.nano_model import build_model
+from omnisift.lab.training.nano_model import build_model, core_of
 from omnisift.lab.training.selector import distill, distill_video_score, straight_through
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.models.selector import new_selector

@@ -184,7 +184,6 @@ def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
         find_clips(tmp_path)
     with pytest.raises(UsageError, match="has no questions"):
         load_questions(tmp_path / "q.txt")
-    assert len(load_questions(None)) >= 5
 
 
 def test_it_fits_the_width_of_7b() -> None:

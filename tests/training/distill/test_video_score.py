@@ -85,4 +85,4 @@ def test_the_page_shows_the_committed_result() -> None:
     page = load_benchmark("video_score").page
     root = Path(__file__).parents[3]
     table = page(root / "benchmarks/results/picture.jsonl")
-    assert table in (root / "docs/distill.md").read_text(encoding="utf-8"), "run: make bench-picture"
+    assert table in (root / "docs/distill.md").read_text(encoding="utf-8"), "run: benchmarks/accuracy/video_score.py"

@@ -162,15 +162,14 @@ class TrainRecipe(CompressionConfig, ReadOptions):
         return self.dtype == "bfloat16" or (self.dtype is None and self.device != "cpu")
 
     def check(self) -> None:
-        """Check how prompts are compressed and clips are read; ``selector: distill`` fits every method.
+        """Check the fractions and how clips are read; `save_recipe` checks the selector.
 
         Raises:
             BudgetError: the retention ratios are missing, contradictory or out of range.
-            UsageError: a value is out of range, or the method takes no selector.
+            UsageError: a value is out of range.
         """
         self.budget  # noqa: B018 - raises
         ReadOptions.check(self)
-        check_selector(None if self.selector == "distill" else self.selector, self.compressor)
 
     @property
     def budget(self) -> Budget:
@@ -284,12 +283,15 @@ def save_recipe(recipe: TrainRecipe, folder: Path) -> None:
     A run that exists there can only resume with the same recipe, except for the keys of `MAY_CHANGE`.
 
     Raises:
-        UsageError: the folder holds a run of another recipe, or of more steps.
+        UsageError: the folder holds a run of another recipe, or of more steps; or a new run has a selector that its
+            method does not take. Earlier versions ignored that selector, so that their runs still resume.
     """
     path = folder / "recipe.json"
     if path.is_file():
         stored, _ = current_values(json.loads(path.read_text(encoding="utf-8")), str(path))
         _check_resumable(recipe, recipe_of(stored, str(path)), folder)
+    else:
+        check_selector(None if recipe.selector == "distill" else recipe.selector, recipe.compressor)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(asdict(recipe), indent=1) + "\n")
 
