@@ -175,3 +175,14 @@ def test_every_compressor_is_in_the_table_of_methods() -> None:
 
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(COMPRESSORS)
+
+
+def test_the_architecture_page_names_code_that_exists() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    drawing = (ROOT / "docs/figures/architecture.svg").read_text(encoding="utf-8")
+    package = ROOT / "src" / "omnisift"
+    named = [*re.findall(r"`([\w/]+\.py)`", page), *re.findall(r">([\w/]+\.py)<", drawing)]
+    assert len(named) > 20
+    assert [name for name in named if not (package / name).is_file()] == []
+    for symbol, file in re.findall(r"\| `(?:Pipeline\.)?(\w+)`[^|]*\| `([\w/]+\.py)` \|", page):
+        assert re.search(rf"^\s*(class|def) {symbol}\b", (package / file).read_text(encoding="utf-8"), re.M), symbol

@@ -33,7 +33,7 @@ LAYERS, WIDTH = 16, 256
 
 def build(retain: float | None) -> tuple[Any, dict[str, Any]]:
     """(the model to train, a batch)."""
-    import tests.helpers.tiny as tiny
+    import tests.helpers.models as tiny
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     from omnisift.budget import Budget

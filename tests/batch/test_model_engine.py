@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.batch.fakes import SETTINGS, rows
-from tests.helpers.encoders import work_of_encoders
+from tests.helpers.models import work_of_encoders
 
 from omnisift.batch import Item, ModelEngine, ModelSettings, Moderate, QuestionAnswering, ResultsFile, run
 from omnisift.errors import NotFound, NotMedia, TooBig

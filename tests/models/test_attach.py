@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.tiny import Video, language_model, prompt, thinker
+from tests.helpers.models import Video, language_model, prompt, thinker
 from tests.models.hosts import HALF, NeedsUnknown, Norms, half
 from torch import nn
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.tiny import (
+from tests.helpers.models import (
     AUDIO,
     VIDEO,
     WIDTH,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers.encoders import work_of_encoders
+from tests.helpers.models import work_of_encoders
 
 from omnisift.errors import UsageError
 from omnisift.pipeline import Answer, Pipeline, load

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers.encoders import work_of_encoders
+from tests.helpers.models import work_of_encoders
 from tests.pipeline.test_ask import write_audio, write_silent_video
 
 from omnisift import Pipeline, load

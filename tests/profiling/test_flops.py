@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.tiny import MELS, PATCH, language_model, thinker, thinker_config
+from tests.helpers.models import MELS, PATCH, language_model, thinker, thinker_config
 from transformers import DynamicCache, Qwen2_5OmniThinkerForConditionalGeneration
 
 from omnisift.budget import Budget

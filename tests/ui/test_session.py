@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.helpers.encoders import work_of_encoders
+from tests.helpers.models import work_of_encoders
 
 from omnisift import errors, load
 from omnisift.compressors import COMPRESSORS

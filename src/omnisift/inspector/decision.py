@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from omnisift.compressors import Compressor
+from omnisift.compressors import Compressor, Paired, VideoCompressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.compressors.paired import Paired, VideoCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.inspector.anchor_attention import anchor_attention
 from omnisift.inspector.layout import clip_indices, count_by_chunk

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.evaluation.public.fixture import Fixture, write_benchmarks
-from tests.helpers.encoders import work_of_encoders
+from tests.helpers.models import work_of_encoders
 
 from omnisift.evaluation.public.eval_run import read_answers, read_run
 from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,9 @@ from transformers import (
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
 )
+
+from omnisift.pipeline.loading import Host
+from omnisift.pipeline.stopwatch import encoders_of
 
 PAD, EOS, AUDIO, IMAGE, VIDEO, AUDIO_START, AUDIO_END, VISION_START, VISION_END = range(9)
 FIRST_WORD, VOCABULARY = 20, 96
@@ -227,3 +232,21 @@ def _mel(lengths: list[int], random: torch.Generator) -> dict[str, Tensor]:
     width = max(lengths)
     mask = (torch.arange(width) < torch.tensor(lengths).unsqueeze(1)).long()
     return {"input_features": torch.randn(len(lengths), MELS, width, generator=random), "feature_attention_mask": mask}
+
+
+@contextmanager
+def work_of_encoders(host: Host) -> Iterator[dict[str, int]]:
+    """Count the runs of each encoder, by a hook on its first layer."""
+    runs = dict.fromkeys(encoders_of(host.thinker), 0)
+
+    def count(stage: str):
+        def add(*_: object) -> None:
+            runs[stage] += 1
+
+        return add
+
+    with ExitStack() as stack:
+        for stage, encoder in encoders_of(host.thinker).items():
+            layers = getattr(encoder, "layers", None) or encoder.blocks
+            stack.callback(layers[0].register_forward_hook(count(stage)).remove)
+        yield runs

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.helpers.frame_methods import audio_of, frames_of
+from tests.helpers.oracle import audio_of, frames_of
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
@@ -21,16 +22,32 @@ from omnisift.errors import UnreachableBudget
 from omnisift.tokens import Modality, Selection, TokenStream
 from omnisift.vgas import VGAS, VGASConfig
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 IN_RECIPES = {row["method"] for path in RECIPES for row in yaml.safe_load(path.read_text(encoding="utf-8"))["rows"]}
 METHODS = list(dict.fromkeys([*COMPRESSORS, *sorted(IN_RECIPES)]))
 """All names, and all configurations and pairs in recipes, so that a new row of a recipe is tested automatically."""
+MORE = [
+    "evs:mode=frame", "uniform:mode=pool", "stvp:mode=spatial", "stvp:mode=temporal", "stvp:adaptive=true",
+    "stvp:mode=spatial,adaptive=true", "stvp:mode=temporal,adaptive=true", "omnipack:attention=true",
+    "routed:scope=clip", "omnizip:contextual=0.2", "visionzip:contextual=0.2",
+]  # fmt: skip
+"""Configurations that no recipe has."""
+SPLIT = Budget(retain_video=0.4, retain_audio=0.6)
+BUDGETS = (
+    SPLIT,
+    Budget(retain=0.3),
+    Budget(retain_video=0.12, retain_audio=0.9),
+    Budget(retain_video=0.12, retain_audio=0.25),
+)
+"""Budgets for comparisons with a loop."""
 WITH_AUDIO = [name for name, method in COMPRESSORS.items() if not issubclass(method, VideoCompressor)]
 """Methods that may be the audio half of a pair."""
 
 COUNTED = {
     "random:scope=clip": ("clip", "clip"),
     "stvp:adaptive=true": ("clip", "frame"),
+    "stvp:mode=spatial,adaptive=true": ("clip", "frame"),
+    "stvp:mode=temporal,adaptive=true": ("clip", "frame"),
     "dycoke": ("clip", "clip"),
     "evs": ("clip", "frame"),
     "evs:mode=frame": ("frame", "frame"),
@@ -42,11 +59,12 @@ COUNTED = {
     "omnizip": ("clip", "clip"),
     "seats": ("chunk", "chunk"),
     "routed": ("both", "both"),
+    "routed:scope=clip": ("both of a clip", "both of a clip"),
     "joint": ("both", "both"),
 }
 """Tokens of the video, and of the audio, that share one count; by default each frame and the audio of each chunk.
 ``window``: eight chunks of one modality; ``both``: a chunk's video and audio together."""
-COUNTED_AS_HALF = {"routed": ("frame", "frame"), "joint": ("chunk", "chunk")}
+COUNTED_AS_HALF = {"routed": ("frame", "frame"), "routed:scope=clip": ("frame", "frame"), "joint": ("chunk", "chunk")}
 """Methods for which this differs in a pair."""
 
 
@@ -97,6 +115,7 @@ def check_counts(name: str, stream: TokenStream, keep: Tensor, budget: Budget) -
             "window": (clip[chunk], (chunk - clip.index(clip[chunk])) // 8, audio),
             "clip": (clip[chunk], audio),
             "both": chunk,
+            "both of a clip": clip[chunk],
         }[by[audio]]
         totals[0][key] += wanted[number]
         totals[1][key] += kept[number]
@@ -166,3 +185,19 @@ def check_embeds(stream: TokenStream, result: Selection) -> None:
     for modality in Modality:  # tokens merge only within their modality
         mine = stream.modality == modality
         assert int((touched & mine[result.keep]).sum()) <= int((mine & ~result.keep).sum())
+
+
+class Watch(TorchDispatchMode):
+    """Counts operations, waits for a value, and the largest new tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = self.waits = self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.steps += 1
+        self.waits += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        if isinstance(out, torch.Tensor) and out.is_floating_point() and not func.is_view:
+            self.largest = max(self.largest, out.numel())
+        return out

@@ -1,12 +1,11 @@
-"""Merging: weighted means of kept tokens and the dropped tokens that join them."""
+"""Sums, means, distances and softmax over groups of tokens, and merging of dropped tokens into kept ones."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-MAX_ELEMENTS = 1 << 24
-"""Elements of the dropped tokens that are read at a time."""
+from omnisift.ops.similarity import blocks, row_cosine
 
 
 def add_rows(total: Tensor, index: Tensor, rows: Tensor) -> None:
@@ -23,6 +22,74 @@ def add_rows(total: Tensor, index: Tensor, rows: Tensor) -> None:
         total.index_put_((index,), rows, accumulate=True)
     else:
         total.index_add_(0, index, rows)
+
+
+def group_means(embeds: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Compute the mean token of each group.
+
+    Args:
+        embeds: [L, D].
+        group: [L] int64 on the CPU: group of each token, -1 for none.
+        groups: number of groups S.
+
+    Returns:
+        [S, D] float32 on the device; 0 for an empty group.
+    """
+    index = torch.nonzero(group >= 0, as_tuple=True)[0]
+    size = torch.bincount(group[index], minlength=groups).clamp(min=1).to(embeds.device)
+    number, index = group[index].to(embeds.device), index.to(embeds.device)
+    total = torch.zeros(groups, embeds.shape[1], device=embeds.device)
+    for part in blocks(len(index), embeds.shape[1]):
+        add_rows(total, number[part], embeds[index[part]].float())
+    return total / size[:, None]
+
+
+def value_means(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Compute the mean value of each group.
+
+    Args:
+        values: [L] float on the CPU.
+        group: [L] int64 on the CPU: group of each token, -1 for none.
+        groups: number of groups S.
+
+    Returns:
+        [S + 1] float64 on the CPU; 0 for an empty group. The last entry is NaN, so that ``-1`` as an index is NaN.
+    """
+    inside = group >= 0
+    size = torch.bincount(group[inside], minlength=groups)
+    total = torch.zeros(groups, dtype=torch.float64).index_add_(0, group[inside], values[inside].double())
+    return torch.cat([total / size.clamp(min=1), total.new_tensor([torch.nan])])
+
+
+def mean_distance(embeds: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Compute one minus the cosine of each token with the mean of its group.
+
+    Args:
+        embeds: [L, D].
+        group: [L] int64 on the CPU: group of each token, -1 for none.
+        groups: number of groups.
+
+    Returns:
+        [L] float32 on the device, in [0, 2]; NaN outside groups.
+    """
+    return 1 - row_cosine(embeds, group_means(embeds, group, groups), group)
+
+
+def softmax_by(values: Tensor, group: Tensor) -> Tensor:
+    """Compute a softmax inside every group.
+
+    Args:
+        values: [N] float.
+        group: [N] int64 on the CPU: group of each value.
+
+    Returns:
+        [N] float64 on the CPU.
+    """
+    values = values.cpu().double()
+    groups = int(group.max()) + 1 if len(group) else 0
+    peak = torch.full((groups,), -torch.inf, dtype=torch.float64).scatter_reduce_(0, group, values, reduce="amax")
+    power = torch.exp(values - peak[group])
+    return power / torch.zeros(groups, dtype=torch.float64).index_add_(0, group, power)[group]
 
 
 def averaged(
@@ -55,8 +122,8 @@ def averaged(
         0, with_members, torch.arange(len(with_members), device=embeds.device)
     )
     mixed = torch.zeros(len(with_members), embeds.shape[1], device=embeds.device)
-    step = max(1, MAX_ELEMENTS // max(1, embeds.shape[1]))
-    for tokens, rows in zip(torch.split(joined, step), torch.split(row, step), strict=True):
+    for part in blocks(len(joined), embeds.shape[1]):
+        tokens, rows = joined[part], row[part]
         weighted = share[tokens] > 0  # a token without weight joins nothing, and may have no slot
         add_rows(mixed, slot[rows[weighted]], embeds[tokens[weighted]].float() * share[tokens[weighted], None])
     # Mix each of them with its members.
