@@ -246,7 +246,7 @@ def work_of_encoders(host: Host) -> Iterator[dict[str, int]]:
         return add
 
     with ExitStack() as stack:
-        for stage, modules in encoders_of(host.thinker).items():
-            layers = getattr(modules[0], "layers", None) or modules[0].blocks
+        for stage, encoder in encoders_of(host.thinker).items():
+            layers = getattr(encoder, "layers", None) or encoder.blocks
             stack.callback(layers[0].register_forward_hook(count(stage)).remove)
         yield runs

@@ -183,8 +183,8 @@ def judge(
     If the command is interrupted, run it again: it resumes.
     """
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.evaluation.public.eval_run import read_run
-    from omnisift.evaluation.public.llm_judge import CaptionJudge, EndpointJudge, WordJudge, judge_captions, rates
+    from omnisift.evaluation.public.eval_run import judge_captions, read_run
+    from omnisift.evaluation.public.llm_judge import CaptionJudge, EndpointJudge, WordJudge, rates
 
     if words == (address is not None) or (address is None) != (model is None):
         raise UsageError("give a judge: --address and --model together, or --words")

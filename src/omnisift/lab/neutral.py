@@ -21,10 +21,9 @@ import torch
 from omnisift.lab.nano import NanoBuild, provenance
 from omnisift.lab.training.evaluate import accuracies, format_accuracies
 from omnisift.lab.training.feature_cache import FeatureCache, encode_features
-from omnisift.lab.training.host import core_of
 from omnisift.lab.training.language_model import ClipSource
 from omnisift.lab.training.losses import LossWeights
-from omnisift.lab.training.nano_model import build_model, build_processor
+from omnisift.lab.training.nano_model import build_model, build_processor, core_of
 from omnisift.lab.training.packed import TYPE_WEIGHTS, clip_layout
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.utils.assets import nano_path

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from omnisift.errors import CheckpointError, CompressorError, UsageError
+from omnisift.models import adapter_class
 from omnisift.pipeline.devices import DeviceMap, resolve_device, resolve_dtype
 from omnisift.pipeline.model_source import ModelSource, fetch_selector, find_model
 from omnisift.utils.quiet import quiet_transformers
@@ -188,7 +189,7 @@ def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
 
 
 def _load_thinker(source: ModelSource, placement: Placement) -> Any:
-    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+    import transformers
     from transformers.utils.import_utils import is_accelerate_available
 
     device_map: Any = placement.device_map
@@ -199,7 +200,7 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
     if placement.device is not None and placement.device.type != "cpu" and is_accelerate_available():
         device_map = {"": placement.device}
     try:
-        loaded: Any = Thinker.from_pretrained(
+        loaded: Any = getattr(transformers, adapter_class(source.model_type).model_class).from_pretrained(
             source.source,
             dtype=placement.dtype,
             attn_implementation=placement.attn_implementation,

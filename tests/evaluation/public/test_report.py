@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.evaluation.public.runs import caption_rows, choice_rows, write_run
 
 from omnisift.errors import UsageError
-from omnisift.evaluation.public.eval_run import read_run
-from omnisift.evaluation.public.llm_judge import WordJudge, judge_captions
+from omnisift.evaluation.public.eval_run import judge_captions, read_run
+from omnisift.evaluation.public.llm_judge import WordJudge
 from omnisift.evaluation.public.published import PUBLISHED, published
 from omnisift.evaluation.public.report import NAMES, as_csv, as_markdown, cells, lines
 
@@ -164,3 +165,11 @@ def test_the_plot_is_drawn(runs: list[Path], tmp_path: Path) -> None:
     text = (tmp_path / "plot.svg").read_text()
     assert "WorldSense" in text
     assert "accuracy, %" in text
+
+
+def test_seconds_are_those_of_questions_that_run_the_encoders(runs: list[Path]) -> None:
+    run = read_run(runs[0])
+    expected = run.seconds("decode"), run.seconds("prefill")
+    reusing = [{**line, "seconds": {**line["seconds"], "encode": 0.0, "prefill": 99.0}} for line in run.requests]
+    mixed = replace(run, requests=[*run.requests, *reusing])
+    assert (mixed.seconds("decode"), mixed.seconds("prefill")) == expected

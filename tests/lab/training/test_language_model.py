@@ -7,10 +7,9 @@ import torch
 
 from omnisift.lab.training import language_model
 from omnisift.lab.training.evaluate import accuracies
-from omnisift.lab.training.host import core_of, language_model_of
 from omnisift.lab.training.language_model import PackedClips, TrainConfig, TrainingNano, init_embeddings, training_loss
 from omnisift.lab.training.losses import Hints
-from omnisift.lab.training.nano_model import build_model
+from omnisift.lab.training.nano_model import build_model, core_of, language_model_of
 from omnisift.lab.training.schedule import RunLimit, rate_factor
 from omnisift.lab.training.settings import NanoSettings
 

@@ -182,8 +182,9 @@ def _notes(report_lines: Sequence[Line]) -> str:
     batch_size = max((line.run.settings.get("batch_size", 1) for line in report_lines), default=1)
     words = [
         "Errors are standard errors clustered by video; p is two-sided, paired with the full-token run by question and",
-        "clustered by video. Seconds are means per question, without reading and preparing the clip: encoders,",
-        "compression and language model; on a CPU, memory is the peak of the whole process.",
+        "clustered by video. Seconds are means over the questions that run the encoders (the first about each clip),",
+        "without reading and preparing the clip: encoders, compression and language model; on a CPU, memory is the",
+        "peak of the whole process.",
     ]
     if batch_size > 1:
         words.append("In batches, the seconds of a call are divided evenly among its questions.")

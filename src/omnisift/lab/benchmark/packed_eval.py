@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from omnisift.compressors import Compressor
 from omnisift.lab.benchmark.encoded import Encoded
+from omnisift.models import adapter_for
 from omnisift.models.prompt_cut import PromptCut
-from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.tokens import Modality, Selection
 
 
@@ -78,7 +78,7 @@ class PackedEvaluator:
 
     def __init__(self, host: Any) -> None:
         self.host = host
-        self.parts = Qwen25OmniAdapter(host.thinker).parts
+        self.parts = adapter_for(host.thinker).parts
 
     @torch.inference_mode()
     def __call__(self, clips: Encoded, questions: PackedQuestions, compressor: Compressor | None) -> PackedAnswers:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from omnisift.lab.training.clips import ClipBatch, clip_batches
 from omnisift.lab.training.encoders import encode_audio, encode_frames, log_mel, patchify
-from omnisift.lab.training.host import core_of
+from omnisift.lab.training.nano_model import core_of
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
 

@@ -20,7 +20,7 @@ from omnisift.estimators import Choice, Estimator, make_estimator
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.lab.training.feature_cache import FeatureCache
 from omnisift.lab.training.forward import KeptTokens, PackedOutput, forward_packed
-from omnisift.lab.training.host import core_of
+from omnisift.lab.training.nano_model import core_of
 from omnisift.lab.training.packed import CAPTION, TYPE_WEIGHTS, PromptLayout, Writer, make_batch
 from omnisift.lab.training.selections import (
     AUDIO_PER_CHUNK,

@@ -22,8 +22,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from omnisift.lab.training.evaluate import accuracies, format_accuracies
 from omnisift.lab.training.feature_cache import FeatureCache, class_means
 from omnisift.lab.training.forward import KeptTokens, forward_packed, keep_all
-from omnisift.lab.training.host import core_of, language_model_of
 from omnisift.lab.training.losses import Hints, LossWeights, answer_losses, hint_losses
+from omnisift.lab.training.nano_model import core_of, language_model_of
 from omnisift.lab.training.packed import TYPE_WEIGHTS, PromptLayout, Writer, make_batch
 from omnisift.lab.training.schedule import RunLimit, rate_factor
 from omnisift.lab.training.selections import augmented

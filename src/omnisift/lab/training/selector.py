@@ -19,8 +19,8 @@ from omnisift.budget import kept_count
 from omnisift.estimators.straight_through import topk_mask
 from omnisift.lab.training.feature_cache import FeatureCache
 from omnisift.lab.training.forward import KeptTokens, forward_packed
-from omnisift.lab.training.host import core_of
 from omnisift.lab.training.losses import answer_losses
+from omnisift.lab.training.nano_model import core_of
 from omnisift.lab.training.packed import TYPE_WEIGHTS, PromptLayout, Writer, make_batch
 from omnisift.lab.training.selections import (
     PATCHES_PER_FRAME,

@@ -21,7 +21,7 @@ from vllm.multimodal.processing.processor import BaseMultiModalProcessor, Prompt
 
 from omnisift.budget import Budget
 from omnisift.errors import OmniSiftError
-from omnisift.pipeline.clip_info import audio_tokens
+from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.serving.clip_layout import ClipLayout, TimeConfig
 from omnisift.serving.vllm.clip_compressor import check_reachable
 from omnisift.serving.vllm.clips import DEFAULT_FPS, ClipParser, Clips, seconds_per_grid, with_audio
