@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnisift.evaluation.plots import plot_style
-from omnisift.inspector.audio import spectrogram_image
 from omnisift.inspector.collect import Inspection
-from omnisift.inspector.frames import frame_image
+from omnisift.inspector.images import frame_image, spectrogram_image
 from omnisift.inspector.page_data import cell_tokens
 from omnisift.inspector.trace import MethodTrace, Trace
 from omnisift.media import SAMPLE_RATE
