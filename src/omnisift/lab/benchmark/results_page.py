@@ -24,6 +24,7 @@ from omnisift.lab.benchmark.results_tables import (
     pairs_table,
     percents,
     reasons,
+    row_title,
     rows_at,
     settings_table,
     sweep_table,
@@ -67,11 +68,10 @@ events with a quarter of their tokens. And a merged token holds more than the to
 most methods are close to all tokens, so the order says little.
 
 """
-OWN_NOTE = """Every clip was written as an .mp4 file, read back, prepared by the processor and encoded by the model; all
+OWN_NOTE = """Every clip was written as an .mp4 file, read back, prepared by the processor and encoded by the model. All
 questions on a clip are answered in one packed pass, which gives the words of ordinary calls
-([how](benchmark.md#how-one-row-is-measured)). Rows are named
-`method @ percent kept`: the same percentage of video and of audio tokens; the measured percentages are in the table.
-`omnisift bench-report` writes this page.
+([how](benchmark.md#how-one-row-is-measured)). Rows are named `method @ percent kept`: the same percentage of video and
+of audio tokens; the measured percentages are in the table. `omnisift bench-report` writes this page.
 """
 ACCURACY_NOTE = """An answer is right if the most likely first word of the whole vocabulary is the right one. Intervals
 are 95 %, bootstrapped over clips. Chance is 1/6 for colours, 1/4 for forms and places, 1/2 for heard, 1/8 for sounds
@@ -88,8 +88,11 @@ EARLIER_NOTE = """## Compared with the earlier page
 Until 2026-11-28 this page was made by a benchmark of its own, `bench-nano`, whose numbers are in
 `benchmarks/results/nano.json` (2,000 clips, commit f71a0584d1). What differs:
 
-- **The same**: the decoded test clips and their questions, the model, both selectors, the budgets, the seed of every
-  random choice, and what counts as right.
+- **The same**: scenes and questions, the weights of the model and both selectors, budgets, the draws of `random`, and
+  what counts as right.
+- **The files**: clips are decoded from .mp4 files in both, but since 2026-11-26 the video encoder has another setting,
+  which makes the same file on every processor, and torch and Transformers are newer. Rows without shuffled video
+  differ by up to 0.2 points; these are the known differences in their input.
 - **How questions are asked**: the earlier benchmark read every clip into a KV cache once per method and continued from
   it; this one packs the questions of a clip into the pass that reads it.
 - **The control**: "video-blind" selected audio by the video of one of 32 validation clips; "shuffled video" takes the
@@ -147,7 +150,7 @@ def _earlier(result: Result, path: Path) -> str:
         label, _, percent = old["row"].partition("@")
         row = result.row(setting, EARLIER_LABELS.get(label, label), percent)
         if row is not None:
-            lines.append([old["row"], row.title, pct(old["mean"]["value"]), pct(row.accuracy)])
+            lines.append([old["row"], row_title(row), pct(old["mean"]["value"]), pct(row.accuracy)])
     return "\n" + EARLIER_NOTE + table(["earlier row", "row", "earlier accuracy", "accuracy"], lines)
 
 

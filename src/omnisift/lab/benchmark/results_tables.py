@@ -76,7 +76,7 @@ def types_table(result: Result) -> str:
     lines = []
     for row in rows:
         kept = f"{pct(row.share('video'))} / {pct(row.share('audio'))}"
-        lines.append([_title(row), kept, pct_with_interval(result.interval(row)), *map(pct, row.by_type)])
+        lines.append([row_title(row), kept, pct_with_interval(result.interval(row)), *map(pct, row.by_type)])
     types = [name.replace("_", " ") for name in rows[0].types]
     return table(["row", "kept video / audio", "accuracy", *types], lines)
 
@@ -86,7 +86,7 @@ def paired_table(result: Result) -> str:
     lines = []
     for row in _all_rows(result)[1:]:
         _, chance = reference_rows(result, row.setting, row.percent)
-        cells = [_title(row)]
+        cells = [row_title(row)]
         for other in (result.full(row.setting), chance):
             if other is None or other is row:
                 cells += ["", ""]
@@ -101,7 +101,7 @@ def evidence_table(result: Result) -> str:
     """Return the percentages kept of events in question, and of the tokens of tied sounds and of distractors."""
     names = ("shape_events", "sound_events", "tied_tokens", "distractor_tokens")
     head = ["row", "shapes in question", "sounds in question", "tokens of tied sounds", "tokens of distractors"]
-    return table(head, [[_title(row), *(pct(row.share(name)) for name in names)] for row in _all_rows(result)[1:]])
+    return table(head, [[row_title(row), *(pct(row.share(name)) for name in names)] for row in _all_rows(result)[1:]])
 
 
 def _all_rows(result: Result) -> list[ResultRow]:
@@ -111,7 +111,8 @@ def _all_rows(result: Result) -> list[ResultRow]:
     return [result.full(setting), *(row for row in rows if row.right is not None)]
 
 
-def _title(row: ResultRow) -> str:
+def row_title(row: ResultRow) -> str:
+    """Return the method and the percentage kept."""
     return f"{row.title} @ {row.percent} %" if row.percent else row.title
 
 
