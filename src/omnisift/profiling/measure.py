@@ -21,8 +21,8 @@ from omnisift.pipeline import Answer, Pipeline
 from omnisift.profiling.counter import FlopGauge
 from omnisift.profiling.energy import EnergyMeter, energy_meter
 from omnisift.profiling.memory import memory_gauge
-from omnisift.profiling.stages import STAGES
 from omnisift.utils.provenance import provenance
+from omnisift.utils.stages import STAGES
 
 _Ask = Callable[[Pipeline, Callable[[str], None] | None], Answer]
 

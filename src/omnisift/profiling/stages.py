@@ -9,9 +9,9 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any
 
-STAGES = ("read", "process", "encode_video", "encode_audio", "compress", "prefill", "decode")
-"""As in `omnisift.pipeline.report.Seconds`."""
-MODEL_STAGES = STAGES[2:]
+from omnisift.utils.stages import STAGES
+
+MODEL_STAGES = tuple(STAGES)[2:]
 """Stages that run torch; reading and preparing a clip do not."""
 
 

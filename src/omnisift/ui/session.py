@@ -23,6 +23,7 @@ from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host
 from omnisift.ui.clip_cache import CachedClip, EncodedClipCache
 from omnisift.utils.questions import check_question
+from omnisift.utils.stages import STAGES
 
 UPLOAD_SUFFIXES = tuple(sorted(MEDIA_SUFFIXES))
 """File name endings of clips that may be uploaded."""
@@ -180,7 +181,7 @@ def _short_names(clip: Path) -> Iterator[None]:
 class _StageProgress:
     """Convert the stages of several consecutive answers into one share of the work."""
 
-    _STAGES = ("process", "encode_video", "encode_audio", "compress", "prefill", "decode")
+    _STAGES = tuple(STAGES)[1:]
 
     def __init__(self, on_progress: ProgressCallback, labels: Sequence[str]) -> None:
         self._on_progress, self._labels, self._current = on_progress, labels, -1
