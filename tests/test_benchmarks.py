@@ -1,6 +1,6 @@
 """Benchmarks that no other test runs: they run, and `verify_7b` detects wrong decisions.
 
-The released code is not available; a stand-in checkout wraps the plain loop of `tests/helpers/reference.py`.
+The released code is not available; a stand-in checkout wraps the plain loop of `tests/helpers/oracle.py`.
 """
 
 from __future__ import annotations

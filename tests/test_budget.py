@@ -38,6 +38,12 @@ def test_few_video_tokens_share_the_ratio_evenly():
     assert Budget(retain=1.0).rates(96, 150) == (1.0, 1.0)
 
 
+def test_the_split_ends_below_half_of_the_ratio():
+    """The video keeps 0.25 - 0.25 * audio / video: exactly half of 0.25 at 50 of 100, less at 51."""
+    assert Budget(retain=0.25).rates(100, 50) == (0.125, 0.5)
+    assert Budget(retain=0.25).rates(100, 51) == (0.25, 0.25)
+
+
 def test_a_clip_without_audio_or_video_uses_the_ratio_itself():
     assert Budget(retain=0.4).rates(640, 0) == (0.4, 0.65)  # the audio share applies to nothing
     assert Budget(retain=0.4).rates(0, 50) == (0.4, 0.4)

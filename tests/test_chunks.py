@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.helpers.geometry import random_prompt
-from tests.helpers.reference import clips_of
+from tests.helpers.oracle import clips_of
+from tests.helpers.prompts import random_prompt
 
 from omnisift.chunks import ChunkShapes, build_stream, index_clips, segment_of, steps_in_chunk
 from omnisift.tokens import Modality, TokenStream

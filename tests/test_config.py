@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.tiny import thinker
+from tests.helpers.models import thinker
 
 from omnisift import CompressionConfig, ReadOptions, TrainRecipe, attach, load
 from omnisift.batch import ModelSettings

@@ -35,7 +35,7 @@ NOT_RUN = {
     "needs several GPUs": 1,
     "needs vLLM": 6,
     "needs your own recipe": 1,
-    "serves until it is stopped": 2,
+    "serves until it is stopped": 1,
     "takes hours": 9,
 }
 """Number of blocks that do not run here, by reason."""
@@ -48,6 +48,8 @@ STANDS_FOR = {
 """Models and devices that this machine lacks, and their replacements."""
 SMALLER = {"--clips (48|80)": "--clips 6", r"omnisift train (\S+)": r"omnisift train \1 --set max_steps=6"}
 """Patterns of numbers that would take too long, and their replacements."""
+LONG = {"distill.md", "fine-tuning.md", "run.md", "your-model.md"}
+"""Pages whose blocks take more than ten seconds; `make test-full` runs them."""
 BLOCK = re.compile(r"(?:^ *<!-- not run: ([^\n]+?) -->\n+)?^( *)```(\w+)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
@@ -130,7 +132,13 @@ def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / name).symlink_to(ROOT / name)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if ALL[page]], ids=lambda page: page.name)
+def runnable() -> list[object]:
+    """Pages with blocks; those that train or read many clips are for the slow suites."""
+    marks = {True: [pytest.mark.slow], False: []}
+    return [pytest.param(page, id=page.name, marks=marks[page.name in LONG]) for page in PAGES if ALL[page]]
+
+
+@pytest.mark.parametrize("page", runnable())
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

@@ -18,7 +18,7 @@ from omnisift.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 SITE = [page for page in PAGES if page.parent == ROOT / "docs"]
@@ -48,7 +48,9 @@ def shell_lines(text: str) -> list[list[str]]:
     lines = "\n".join(fences(text, "bash", "sh", "console")).replace("\\\n", " ").splitlines()
     lines = [line.removeprefix("$ ") for line in lines if line.strip()]
     return [
-        shlex.split(line, comments=True) for line in lines if line.startswith(("omnisift", ".venv", "make", "python"))
+        shlex.split(line, comments=True)
+        for line in lines
+        if line.startswith(("omnisift", ".venv", ".nox", "make", "python"))
     ]
 
 
@@ -91,6 +93,28 @@ def test_make_targets_exist(page: Path) -> None:
     named = set(re.findall(r"`make ([a-z0-9-]+)", text))
     named |= {words[1] for words in shell_lines(text) if words[0] == "make" and len(words) > 1 and "=" not in words[1]}
     assert named <= targets
+
+
+NOXFILE = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+SESSIONS = set(re.findall(r"^@nox\.session(?:\((?:name=\"(\w+)\")?.*)?\ndef (\w+)", NOXFILE, re.MULTILINE))
+SESSIONS = {name or function for name, function in SESSIONS}
+
+
+@each_page
+def test_nox_sessions_and_scripts_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert set(re.findall(r"\bnox -s (\w+)", text)) | set(re.findall(r"\.nox/(\w+)", text)) <= SESSIONS
+    if page.name in ("CHANGELOG.md", "log.md"):  # they name what there was
+        return
+    for script in re.findall(r"\bbenchmarks/[\w/]+\.\w+", text):
+        assert (ROOT / script).exists(), f"{page.name}: {script}"
+
+
+def test_messages_name_nox_sessions() -> None:
+    found = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        found |= set(re.findall(r"environment_hint\(\"(\w+)\"\)", path.read_text(encoding="utf-8")))
+    assert {"eval", "vllm"} <= found <= SESSIONS
 
 
 @each_page
@@ -151,3 +175,14 @@ def test_every_compressor_is_in_the_table_of_methods() -> None:
 
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(COMPRESSORS)
+
+
+def test_the_architecture_page_names_code_that_exists() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    drawing = (ROOT / "docs/figures/architecture.svg").read_text(encoding="utf-8")
+    package = ROOT / "src" / "omnisift"
+    named = [*re.findall(r"`([\w/]+\.py)`", page), *re.findall(r">([\w/]+\.py)<", drawing)]
+    assert len(named) > 20
+    assert [name for name in named if not (package / name).is_file()] == []
+    for symbol, file in re.findall(r"\| `(?:Pipeline\.)?(\w+)`[^|]*\| `([\w/]+\.py)` \|", page):
+        assert re.search(rf"^\s*(class|def) {symbol}\b", (package / file).read_text(encoding="utf-8"), re.M), symbol

@@ -73,6 +73,7 @@ PUBLIC = sorted(OBJECTS + MODULES)
 DEEP = {
     "omnisift.cli.app": "the entry point, for a script that replaces the command",
     "omnisift.ops.frames": "helpers for authors of methods",
+    "omnisift.ops.similarity": "helpers for authors of methods",
     "omnisift.inspector.html": "the page of an inspection",
     "omnisift.pipeline.prompt": "the parts of a prompt, for another engine's processor",
     "omnisift.utils.atomic_io": "atomic writes of an example",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.helpers.reference import selector_scores
+from tests.helpers.oracle import selector_scores
 from torch import Tensor
 
 from omnisift.errors import CheckpointError, UsageError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.helpers.geometry import random_prompt
+from tests.helpers.prompts import random_prompt
 
 from omnisift.budget import from_rho
 from omnisift.chunks import ChunkShapes, segment_of

@@ -1,8 +1,9 @@
-"""Compare estimators: does the selector learn which audio to keep? `make bench-estimators` (an hour; resumes).
+"""Compare estimators: does the selector learn which audio to keep? (An hour; resumes.)
 
-The model was trained without the pointer loss:
+The model was trained without the pointer loss, and the second script writes docs/estimators.md:
 
     python -m omnisift.lab.neutral --out build/plain --no-pointer --steps 1800
+    python benchmarks/accuracy/estimators.py && python benchmarks/figures/estimators_page.py
 
 Each part is a set of runs, with one result line per run: ``rates`` (learning rates, one seed), ``seeds`` (every method
 at its best rate, and selections without training), ``exact`` (without time embedding: the released layout), ``joint``

@@ -1,4 +1,4 @@
-"""Each estimator's gradient at the width of 7B against the exact effect of every audio token: `make bench-probe`.
+"""Each estimator's gradient at the width of 7B against the exact effect of every audio token.
 
 The weights of 7B are not available here, so the language model is random: the real class at the real width (3,584; 28
 heads, 4 of keys; 18,944 in the feed-forward part), four layers deep, with the real initialisation. A prompt has one
@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.estimators import ESTIMATORS, Choice, make_estimator
-from omnisift.estimators.base import highest
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models.question_attention import QuestionAttention
+from omnisift.ops.topk import row_topk
 from omnisift.utils.provenance import machine_info
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ SAMPLES = {"gumbel": 8, "perturbed": 8, "reinforce": 64}
 
 def build(layers: int, width: int) -> Any:
     """(language model, head) of a random thinker."""
-    import tests.helpers.tiny as tiny
+    import tests.helpers.models as tiny
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     heads, size = width // 128, {"hidden_size": width, "intermediate_size": width * 37 // 7, "initializer_range": 0.02}
@@ -57,7 +57,7 @@ class Prompt:
     """Random embeddings of one chunk, a question and an answer, at the scale of word embeddings."""
 
     def __init__(self, model: Any, seed: int) -> None:
-        import tests.helpers.tiny as tiny
+        import tests.helpers.models as tiny
 
         self.language, self.head = tiny.language_model(model), model.lm_head
         random = torch.Generator().manual_seed(seed)
@@ -96,7 +96,7 @@ class Prompt:
     @torch.no_grad()
     def benefit(self) -> Tensor:
         """[A]: how much each token lowers the loss, given the tokens that are kept."""
-        keep = highest(self.logits, self.count)
+        keep = row_topk(self.logits, self.count)
         base, benefits = float(self.loss(Choice(keep))), []
         for token in range(AUDIO):
             other = keep.clone()
@@ -140,7 +140,7 @@ def probe(model: Any, seed: int) -> dict[str, float]:
     """Measure one prompt. ``straight_through`` is also ranked among kept tokens alone: it is 0 for dropped ones."""
     torch.manual_seed(seed)
     prompt = Prompt(model, seed)
-    benefit, keep = prompt.benefit(), highest(prompt.logits, prompt.count)[0]
+    benefit, keep = prompt.benefit(), row_topk(prompt.logits, prompt.count)[0]
     result = {"attention": spearman(prompt.attention(), benefit)}
     for name in ESTIMATORS:
         for progress in (0.0, 0.8) if name not in ("straight_through", "reinforce") else (0.0,):

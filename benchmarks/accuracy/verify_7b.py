@@ -1,6 +1,6 @@
 """Compare the released 7B checkpoint in this library with the released code, and measure its gain, on a GPU.
 
-    make verify-7b MODEL=folder-or-hub-id REFERENCE=checkout-of-the-released-code [ARGS="--clip video.mp4 ..."]
+    python benchmarks/accuracy/verify_7b.py --model FOLDER_OR_HUB_ID --reference RELEASED_CHECKOUT [--clip FILE ...]
 
 Loads the checkpoint with its selector (FlashAttention 2, bfloat16), answers a question on each clip with all tokens and
 at 35 % and 25 % (paper Table 6), and prints one JSON line: how many keep decisions equal those of the released

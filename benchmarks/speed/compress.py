@@ -1,7 +1,7 @@
 """Time and memory of the omnisift compressor on one CPU thread, as one JSON line (``--out`` also writes it to a file).
 
 Three functions alternate in one process and are compared by their medians: the compressor, the plain loop of
-``tests/helpers/reference.py``, and the irreducible work: the two projections (kept video tokens, all audio tokens, one
+``tests/helpers/oracle.py``, and the irreducible work: the two projections (kept video tokens, all audio tokens, one
 matrix product each) and one pass over all embeddings (their sum). Peak memory is what torch's allocator holds besides
 the stream. ``ms_per_minute`` is the time per minute of video for clips of up to an hour, at a smaller width.
 """
@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.helpers.reference import reference  # noqa: E402
+from tests.helpers.oracle import reference  # noqa: E402
 
 from omnisift.budget import Budget, from_rho  # noqa: E402
 from omnisift.chunks import build_stream  # noqa: E402

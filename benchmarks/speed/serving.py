@@ -1,4 +1,4 @@
-"""Throughput, time to first token and cache use of vLLM at 25 % of the tokens against all (`make bench-serving`).
+"""Throughput, time to first token and cache use of vLLM at 25 % of the tokens against all (20 minutes; resumes).
 
 One engine as in `omnisift serve` (vLLM with the plugin, in a separate process) answers the same requests at both
 retentions in turns, so both see the same machine. The model is random: nano's encoders and a language model of 8

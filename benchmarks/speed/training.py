@@ -1,4 +1,4 @@
-"""Time and memory of a training step under compression against all tokens: `make bench-training`.
+"""Time and memory of a training step under compression against all tokens.
 
 A small but deep Thinker of the real class on random video and audio, about 4,000 tokens per sample, so that the
 language model takes most of the cost, as in a full-size one. It is narrow, so attention has a larger share than there,
@@ -33,7 +33,7 @@ LAYERS, WIDTH = 16, 256
 
 def build(retain: float | None) -> tuple[Any, dict[str, Any]]:
     """(the model to train, a batch)."""
-    import tests.helpers.tiny as tiny
+    import tests.helpers.models as tiny
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     from omnisift.budget import Budget

@@ -1,7 +1,7 @@
 """Ask one question about every clip of a folder, with vLLM under Ray Data and a quarter of the tokens.
 
-    .venv-vllm/bin/python examples/serving/ray_data.py                      # generated clips, nano
-    .venv-vllm/bin/python examples/serving/ray_data.py CLIPS "What happens?" --model FOLDER --ray HEAD:6379 --engines 4
+    .nox/vllm/bin/python examples/serving/ray_data.py                      # generated clips, nano
+    .nox/vllm/bin/python examples/serving/ray_data.py CLIPS "What happens?" --model FOLDER --ray HEAD:6379 --engines 4
 
 It uses Ray's own vLLM processor: Ray's workers read the clips, and each of `--engines` holds a model. A clip that can't
 be read gets a line that says so. For a run that survives kills and resumes, use `omnisift run --ray`.

@@ -121,3 +121,12 @@ def install_hint(extra: str) -> str:
         extra: name of an extra in ``pyproject.toml``, for example ``ui``.
     """
     return f"run pip install -e '.[{extra}]' in your OmniSIFT checkout"
+
+
+def environment_hint(session: str) -> str:
+    """Return how to get an environment for a dependency that no extra can install, for error messages.
+
+    Args:
+        session: name of a session in ``noxfile.py``, for example ``vllm``.
+    """
+    return f"run nox -s {session} --install-only in your OmniSIFT checkout, then use .nox/{session}/bin/omnisift"

@@ -57,17 +57,21 @@ def check(out: Path, reference: Path) -> None:
     assert [row["id"] for row in rows(out)] == [item.id for item in items(COUNT)]
 
 
-def test_fifty_random_kills_leave_the_file_of_an_uninterrupted_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kills", "torn_at_least"), [(12, 0), pytest.param(50, 3, marks=pytest.mark.slow)], ids=lambda value: str(value)
+)
+def test_random_kills_leave_the_file_of_an_uninterrupted_run(kills: int, torn_at_least: int, tmp_path: Path) -> None:
     out, log = tmp_path / "a.jsonl", tmp_path / "log"
-    torn = survive(out, log, kills=50, seed=0)
-    assert torn >= 3, "too few kills hit the middle of a line"
-    assert len(log.read_text().splitlines()) <= COUNT + 50
+    torn = survive(out, log, kills=kills, seed=0)
+    assert torn >= torn_at_least, "too few kills hit the middle of a line"
+    assert len(log.read_text().splitlines()) <= COUNT + kills
     check(out, tmp_path / "b.jsonl")
 
 
-def test_the_same_with_several_clips_in_progress(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_the_same_with_several_clips_in_progress(kills: int, tmp_path: Path) -> None:
     out, log = tmp_path / "a.jsonl", tmp_path / "log"
-    survive(out, log, kills=20, seed=1, batch_size=5)
+    survive(out, log, kills=kills, seed=1, batch_size=5)
     check(out, tmp_path / "b.jsonl")
 
 

@@ -1,6 +1,6 @@
 """A run over a local Ray cluster writes equal rows, also when a worker, a machine or the driver is killed.
 
-Needs the extra `ray`: `make test-ray`. Each test starts its own cluster, which takes ten seconds and more.
+Needs the extra `ray`: `nox -s extras` runs this. Each test starts its own cluster, which takes ten seconds and more.
 """
 
 from __future__ import annotations

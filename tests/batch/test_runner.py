@@ -128,7 +128,8 @@ def test_rules_are_asked_of_a_clip_that_is_read_once(clip: Path, tmp_path: Path,
     ],
 )
 def test_wrong_settings_are_refused_before_the_first_clip(wrong: dict, kind: type[Exception]) -> None:
-    with pytest.raises(kind):
+    (name,) = wrong
+    with pytest.raises(kind, match=name):
         ModelSettings(**wrong).load()
 
 

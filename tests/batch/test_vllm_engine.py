@@ -1,6 +1,6 @@
 """`omnisift run --engine vllm`, as a command: the rows of the Transformers engine, after a kill, and over Ray.
 
-``make test-vllm`` runs this in the environment that has vLLM.
+``nox -s vllm`` runs this in the environment that has vLLM.
 """
 
 from __future__ import annotations

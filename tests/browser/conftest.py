@@ -1,4 +1,4 @@
-"""One `omnisift ui`, one Chromium, and pages without console errors. Run by ``make test-browser``.
+"""One `omnisift ui`, one Chromium, and pages without console errors. Run by ``nox -s extras``.
 
 Screenshots go to ``build/browser``.
 """

@@ -6,9 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from tests.compressors.test_omnisift import regular_prompt
-from tests.helpers.attention import highest, in_one_batch, with_attention
-from tests.helpers.geometry import random_prompt
+from tests.helpers.oracle import highest
+from tests.helpers.prompts import random_prompt, regular_prompt, with_attention
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
@@ -55,18 +54,6 @@ def test_equal_attention_keeps_the_first():
     for number in range(int(segment.max()) + 1):
         stays = keep[segment == number].tolist()
         assert stays == sorted(stays, reverse=True)
-
-
-def test_a_clip_is_cut_the_same_alone_and_in_a_batch():
-    prompts = [random_prompt(seed, samples=1) for seed in range(8)]
-    alone = [AttendedCompressor(BUDGETS[0])(with_attention(p.stream())).keep for p in prompts]
-    together = AttendedCompressor(BUDGETS[0])(with_attention(in_one_batch(prompts).stream())).keep
-    assert torch.equal(together, torch.cat(alone))
-
-
-def test_retain_1_keeps_everything():
-    for seed in range(10):
-        assert AttendedCompressor(Budget(retain=1))(with_attention(random_prompt(seed).stream())).keep.all()
 
 
 def test_without_attention_the_missing_extras_are_named():

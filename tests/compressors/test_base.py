@@ -1,20 +1,18 @@
 """The base class: a method is one function, counts are exact, ties are defined, and methods have names.
 
-The contract of all methods is tested in test_matrix.py.
+The contract of all methods is tested in test_contract.py.
 """
 
 from __future__ import annotations
 
-import inspect
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers.geometry import random_prompt
-from tests.helpers.methods import made, selector
+from tests.helpers.contract import made, selector
+from tests.helpers.prompts import random_prompt
 from torch import Tensor
 
 from omnisift.budget import Budget
@@ -88,16 +86,6 @@ def test_names():
     assert [name for name, method in COMPRESSORS.items() if method.trained] == ["omnisift"]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_every_method_says_what_it_is(name: str):
-    """A row of a table: one idea in about twelve words, and where it is from."""
-    method = COMPRESSORS[name]
-    assert 5 <= len(method.idea.split()) <= 14
-    assert method.idea[0].islower()
-    assert not method.idea.endswith(".")
-    assert "arXiv" in method.source or method.source.startswith("baseline of ")
-
-
 def test_unknown_names_and_missing_weights_say_what_to_do():
     with pytest.raises(CompressorError) as caught:
         make_compressor("magic", HALF)
@@ -111,14 +99,3 @@ def test_repr_is_one_short_line():
     assert repr(made("omnisift", HALF)) == "OmniSiftCompressor(Budget(retain=0.5))"
     pair = repr(made("random:scope=clip+omnisift", HALF))
     assert pair == "Paired(Budget(retain=0.5), label='random-clip+omnisift')"
-
-
-@pytest.mark.parametrize("name", COMPRESSORS)
-def test_a_method_is_one_short_cited_file(name: str):
-    method = COMPRESSORS[name]
-    path = Path(inspect.getfile(method))
-    assert path.stem == name
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 200
-    assert method.idea
-    assert method.source
-    assert 5 <= len(method.idea.split()) <= 16

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.helpers.frame_methods import steady_prompt
-from tests.helpers.geometry import random_prompt
-from tests.helpers.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosines, windows_of
+from tests.helpers.contract import BUDGETS, SPLIT, check_counts
+from tests.helpers.oracle import cosines, windows_of
+from tests.helpers.prompts import random_prompt, steady_prompt
 
 from omnisift.budget import Budget
 from omnisift.compressors.divprune import DivPruneCompressor
-from omnisift.ops import maxmin
 from omnisift.tokens import Modality
 
 
@@ -35,7 +34,7 @@ def test_equals_the_loop(seed: int):
     stream = random_prompt(seed).stream()
     budget = BUDGETS[seed % len(BUDGETS)]
     result = DivPruneCompressor(budget)(stream)
-    check_counts(stream, result, budget)
+    check_counts("divprune", stream, result.keep, budget)
     for _, places, kept in windows_of(stream, budget):
         assert {place for place in places if result.keep[place]} == loop(stream.embeds, places, kept)
 
@@ -50,10 +49,6 @@ def test_frames_of_a_chunk_share_their_count():
     assert int(keep[9:].sum()) == 1
 
 
-def test_manners():
-    check_contract(DivPruneCompressor)
-
-
 def test_equal_tokens_keep_the_first():
     prompt = steady_prompt(2, 9, 50)
     prompt.embeds[:] = torch.randn(16, generator=torch.Generator().manual_seed(0))
@@ -61,12 +56,3 @@ def test_equal_tokens_keep_the_first():
     keep = DivPruneCompressor(SPLIT)(stream).keep
     for _, places, kept in windows_of(stream, SPLIT):
         assert keep[places].tolist() == [True] * kept + [False] * (len(places) - kept)
-
-
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
-    stream = random_prompt(5).stream()
-    complete = DivPruneCompressor(SPLIT)(stream).keep
-    monkeypatch.setattr("omnisift.ops.cosine.MAX_ELEMENTS", 1)
-    windows = maxmin.Groups.windows
-    monkeypatch.setattr(maxmin.Groups, "windows", lambda self, device: windows(self, device, max_elements=1))
-    assert torch.equal(DivPruneCompressor(SPLIT)(stream).keep, complete)

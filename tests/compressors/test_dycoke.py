@@ -6,19 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from tests.helpers.frame_methods import (
-    audio_of,
-    check_contract,
-    check_shared,
-    check_totals,
-    cosine,
-    frames_of,
-    joined,
-    shares,
-    steady_prompt,
-    unlike_mean,
-)
-from tests.helpers.geometry import random_prompt
+from tests.helpers.contract import check_counts
+from tests.helpers.oracle import audio_of, check_shared, cosine, frames_of, shares, unlike_mean
+from tests.helpers.prompts import in_one_batch, random_prompt, steady_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
@@ -103,7 +93,7 @@ def test_the_random_prompts_are_not_all_below_the_floor():
 def test_both_halves_of_a_clip_equal_the_loop(frames: int, audio: int):
     stream = steady_prompt(frames, 6, audio, seed=frames).stream()
     keep = DyCokeCompressor(HALF)(stream).keep
-    check_totals(stream, keep, HALF)
+    check_counts("dycoke", stream, keep, HALF)
     tokens = audio_of(stream)[0]
     seconds = [tokens[i : i + 25] for i in range(0, len(tokens), 25)]
     for steps in (frames_of(stream)[0], seconds):
@@ -142,9 +132,9 @@ def test_a_pair_asks_only_its_own_half():
     stream = steady_prompt(4, 8, 50).stream()
     quiet = Budget(retain_video=0.6, retain_audio=0.1)
     keep = Paired(DyCokeCompressor(quiet), UniformCompressor(quiet))(stream).keep
-    check_totals(stream, keep, quiet)
+    check_counts("dycoke+uniform", stream, keep, quiet)
     dark = Budget(retain_video=0.1, retain_audio=0.8)
-    check_totals(stream, Paired(UniformCompressor(dark), DyCokeCompressor(dark))(stream).keep, dark)
+    check_counts("uniform+dycoke", stream, Paired(UniformCompressor(dark), DyCokeCompressor(dark))(stream).keep, dark)
 
 
 def test_seconds_count_from_the_first_audio_in_a_chunk():
@@ -159,7 +149,7 @@ def test_seconds_count_from_the_first_audio_in_a_chunk():
 
 
 def test_audio_that_the_budget_keeps_stays_whole():
-    stream = joined([steady_prompt(4, 4, 1), steady_prompt(4, 4, 60)]).stream()
+    stream = in_one_batch([steady_prompt(4, 4, 1), steady_prompt(4, 4, 60)]).stream()
     keep = DyCokeCompressor(Budget(retain_video=0.5, retain_audio=0.6))(stream).keep
     assert keep[(stream.sample == 0) & (stream.modality == Modality.AUDIO)].all()
 
@@ -171,14 +161,5 @@ def test_ties_keep_the_first():
     assert [keep[frame].tolist() for frame in frames_of(stream)[0][1:]] == [[True] * 2 + [False] * 4] * 3
 
 
-def test_manners():
-    # A clip of one frame can't lose anything here, so this one is left out of the batch by retain_video = 1.
-    check_contract(DyCokeCompressor, Budget(retain_video=1, retain_audio=0.6))
+def test_labels():
     assert DyCokeCompressor(HALF).label == "dycoke"
-
-
-def test_the_video_too_is_the_same_alone_and_in_a_batch():
-    prompts = [steady_prompt(n, 9, 25 * n, seed=n) for n in (5, 8, 3)]
-    together = DyCokeCompressor(HALF)(joined(prompts).stream()).keep
-    assert torch.equal(together, torch.cat([DyCokeCompressor(HALF)(p.stream()).keep for p in prompts]))
-    assert not together.all()

@@ -6,19 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from tests.helpers.frame_methods import (
-    BUDGETS,
-    check_best,
-    check_contract,
-    check_frame_counts,
-    check_totals,
-    cosine,
-    frames_of,
-    steady_prompt,
-    unlike_mean,
-    video_total,
-)
-from tests.helpers.geometry import random_prompt
+from tests.helpers.contract import BUDGETS, check_counts
+from tests.helpers.oracle import check_best, cosine, frames_of, unlike_mean, video_total
+from tests.helpers.prompts import random_prompt, steady_prompt
 
 from omnisift.budget import Budget
 from omnisift.compressors.evs import EvsCompressor
@@ -46,7 +36,7 @@ def loop_scores(stream: TokenStream, frames: list[list[int]], lift: float) -> li
 def test_clip_mode_equals_the_loop(seed: int):
     stream, budget = random_prompt(seed).stream(), BUDGETS[seed % len(BUDGETS)]
     keep = EvsCompressor(budget)(stream).keep
-    check_totals(stream, keep, budget)
+    check_counts("evs", stream, keep, budget)
     for frames in frames_of(stream):
         scores = loop_scores(stream, frames, lift=10)
         places = [place for frame in frames for place in frame]
@@ -58,7 +48,7 @@ def test_clip_mode_equals_the_loop(seed: int):
 def test_frame_mode_equals_the_loop(seed: int):
     stream, budget = random_prompt(seed).stream(), BUDGETS[0]
     keep = EvsCompressor(budget, mode="frame")(stream).keep
-    check_frame_counts(stream, keep, budget)
+    check_counts("evs:mode=frame", stream, keep, budget)
     for frames in frames_of(stream):
         for frame, scores in zip(frames, loop_scores(stream, frames, lift=0), strict=True):
             check_best(keep, frame, scores, int(keep[frame].sum()))
@@ -96,11 +86,6 @@ def test_ties_keep_the_first():
     flat = dataclasses.replace(stream, embeds=torch.ones_like(stream.embeds))
     keep = EvsCompressor(Budget(retain=0.5))(flat).keep
     assert keep[[place for frame in frames_of(stream)[0] for place in frame]].tolist() == [True] * 12 + [False] * 12
-
-
-@pytest.mark.parametrize("mode", ["clip", "frame"])
-def test_manners(mode: str):
-    check_contract(lambda budget: EvsCompressor(budget, mode=mode))
 
 
 def test_labels_and_options():

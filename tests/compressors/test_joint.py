@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.compressors.test_omnisift import regular_prompt
-from tests.helpers.attention import cosine, highest, in_one_batch
-from tests.helpers.geometry import random_prompt
+from tests.helpers.oracle import cosine, highest
+from tests.helpers.prompts import random_prompt, regular_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
@@ -109,14 +108,3 @@ def test_half_of_a_pair_keeps_its_own_counts():
             (Modality.AUDIO, counts.audio),
         ):
             assert totals(stream, keep & (stream.modality == modality)) == wanted.tolist()
-
-
-def test_a_clip_is_cut_the_same_alone_and_in_a_batch():
-    prompts = [random_prompt(seed, samples=1) for seed in range(8)]
-    alone = [JointCompressor(BUDGETS[0])(p.stream()).keep for p in prompts]
-    assert torch.equal(JointCompressor(BUDGETS[0])(in_one_batch(prompts).stream()).keep, torch.cat(alone))
-
-
-def test_retain_1_keeps_everything():
-    for seed in range(10):
-        assert JointCompressor(Budget(retain=1))(random_prompt(seed).stream()).keep.all()

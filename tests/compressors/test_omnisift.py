@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers.geometry import Prompt, random_prompt
-from tests.helpers.reference import reference
-from torch.utils._python_dispatch import TorchDispatchMode
+from tests.helpers.contract import Watch
+from tests.helpers.oracle import reference
+from tests.helpers.prompts import Prompt, clip_prompt, random_prompt, regular_prompt
 
 from omnisift.budget import Budget, from_rho
 from omnisift.chunks import ChunkShapes, segment_of
@@ -218,7 +217,7 @@ def test_training_passes_a_gradient_to_the_embeddings():
 
 def loop_scores(stream: TokenStream, keep: torch.Tensor, model: VGAS) -> torch.Tensor:
     """[L] scores with a gradient, chunk by chunk, on given anchors; 0 elsewhere."""
-    from tests.helpers.reference import selector_scores
+    from tests.helpers.oracle import selector_scores
 
     result = torch.zeros(len(stream))
     for number in range(int(stream.chunk.max()) + 1):
@@ -227,34 +226,6 @@ def loop_scores(stream: TokenStream, keep: torch.Tensor, model: VGAS) -> torch.T
         audio = torch.nonzero(chunk & (stream.modality == Modality.AUDIO)).flatten()
         result = result.index_put((audio,), selector_scores(model, stream.embeds[anchors], stream.embeds[audio]))
     return result
-
-
-def clip_prompt(frames: int, tokens: int, audio: int, seed: int = 0) -> Prompt:
-    """One clip of one-second frames with ``audio`` tokens spread over it, between two text tokens."""
-    rng = random.Random(seed)
-    places = [(1, 25 * f) for f in range(frames) for _ in range(tokens)]
-    places += [(2, t) for t in sorted(rng.choices(range(25 * frames), k=audio))] if audio != 50 else []
-    places += [(2, t) for t in range(50)] if audio == 50 else []
-    places = [(0, 0), *sorted(places, key=lambda p: (p[1] // 50, p[0])), (0, 25 * frames)]
-    modality, temporal = (torch.tensor(column) for column in zip(*places, strict=True))
-    embeds = torch.randn(len(places), WIDTH, generator=torch.Generator().manual_seed(seed))
-    return Prompt(embeds, modality.to(torch.int8), temporal, torch.zeros(len(places), dtype=torch.int64))
-
-
-class Watch(TorchDispatchMode):
-    """Counts operations, waits for a value, and the largest new tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps = self.waits = self.largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.steps += 1
-        self.waits += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
-        if isinstance(out, torch.Tensor) and out.is_floating_point() and not func.is_view:
-            self.largest = max(self.largest, out.numel())
-        return out
 
 
 def test_steps_do_not_grow_with_the_number_of_chunks():
@@ -276,16 +247,3 @@ def test_no_copy_of_the_stream(monkeypatch: pytest.MonkeyPatch):
     with Watch() as seen:
         run(stream, Budget(retain=0.3))
     assert seen.largest <= stream.embeds.numel() // 8
-
-
-def regular_prompt(seconds: int) -> Prompt:
-    """Two-second chunks of 2 x 12 video and 50 audio tokens, as the host orders them."""
-    places = [
-        place
-        for start in range(0, seconds, 2)
-        for place in [(1, 25 * (start + f)) for f in (0, 1) for _ in range(12)]
-        + [(2, 25 * start + i) for i in range(50)]
-    ]
-    modality, temporal = (torch.tensor(column) for column in zip(*places, strict=True))
-    embeds = torch.randn(len(places), WIDTH, generator=torch.Generator().manual_seed(0))
-    return Prompt(embeds, modality.to(torch.int8), temporal, torch.zeros(len(places), dtype=torch.int64))

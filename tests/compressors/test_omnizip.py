@@ -7,20 +7,18 @@ import math
 
 import pytest
 import torch
-from tests.compressors.test_omnisift import Watch, regular_prompt
-from tests.helpers.attention import cosine, highest, in_one_batch, shared, with_attention
-from tests.helpers.geometry import random_prompt
+from tests.helpers.contract import Watch
+from tests.helpers.oracle import cosine, highest, shared
+from tests.helpers.prompts import random_prompt, regular_prompt, with_attention
 from torch import Tensor
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
-from omnisift.compressors import omnizip_video
-from omnisift.compressors.omnizip import OmniZipCompressor
-from omnisift.compressors.omnizip_video import chunk_totals
+from omnisift.compressors.omnizip import OmniZipCompressor, chunk_totals
 from omnisift.compressors.paired import Paired
 from omnisift.compressors.uniform import UniformCompressor
 from omnisift.errors import CompressorError
-from omnisift.ops import contextual_anchors as anchors
+from omnisift.ops import similarity
 from omnisift.tokens import Modality, Selection, TokenStream
 
 BUDGETS = [
@@ -168,8 +166,7 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
     stream = with_attention(regular_prompt(12).stream())
     keep, embeds = loop(stream, BUDGETS[0])
     for cells in (1, 600, 1 << 24):
-        monkeypatch.setattr(anchors, "MAX_ELEMENTS", cells)
-        monkeypatch.setattr(omnizip_video, "MAX_ELEMENTS", cells)
+        monkeypatch.setattr(similarity, "MAX_ELEMENTS", cells)
         result = OmniZipCompressor(BUDGETS[0])(stream)
         assert torch.equal(result.keep, keep)
         torch.testing.assert_close(result.embeds, embeds[keep], atol=1e-5, rtol=1e-5)
@@ -180,8 +177,7 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
 def test_matrices_stay_within_a_block(monkeypatch: pytest.MonkeyPatch):
     """Audio against the video of a whole clip: never all against all."""
     stream = with_attention(regular_prompt(80).stream())  # 2000 audio tokens and 960 patches
-    monkeypatch.setattr(anchors, "MAX_ELEMENTS", 1 << 14)
-    monkeypatch.setattr(omnizip_video, "MAX_ELEMENTS", 1 << 14)
+    monkeypatch.setattr(similarity, "MAX_ELEMENTS", 1 << 14)
     with Watch() as seen:
         OmniZipCompressor(BUDGETS[0])(stream)
     assert seen.largest <= stream.embeds.numel()
@@ -235,39 +231,6 @@ def test_without_audio_any_budget_is_the_budgets_own():
     assert result.embeds is None
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_constant_input_meets_the_budget_without_nan(value: float):
-    for seed in range(10):
-        prompt = random_prompt(seed, plain=False)
-        prompt.embeds[:] = value
-        stream = with_attention(prompt.stream())
-        result = OmniZipCompressor(BUDGETS[0])(stream)
-        assert clip_totals(stream, result.keep) == nominal_totals(stream, BUDGETS[0])
-        assert torch.isfinite(merged(stream, result)).all()
-        torch.testing.assert_close(merged(stream, result), stream.embeds[result.keep])
-        assert not result.scores[stream.chunk >= 0].isnan().any()
-
-
-@pytest.mark.parametrize("rebounded", [False, True])
-def test_retain_1_keeps_everything_and_merges_nothing(rebounded: bool):
-    for seed in range(10):
-        stream = with_attention(random_prompt(seed).stream())
-        result = OmniZipCompressor(Budget(retain=1), rebounded=rebounded)(stream)
-        assert result.keep.all()
-        assert result.embeds is None
-
-
-def test_a_clip_is_cut_the_same_alone_and_in_a_batch():
-    prompts = [random_prompt(seed, samples=1) for seed in range(8)]
-    method = OmniZipCompressor(BUDGETS[0], contextual=0.2)
-    streams = [with_attention(p.stream()) for p in prompts]
-    alone = [method(stream) for stream in streams]
-    together = method(with_attention(in_one_batch(prompts).stream()))
-    assert torch.equal(together.keep, torch.cat([result.keep for result in alone]))
-    parts = torch.cat([merged(stream, result) for stream, result in zip(streams, alone, strict=True)])
-    torch.testing.assert_close(together.embeds, parts, atol=1e-6, rtol=1e-6)
-
-
 def test_halves_of_pairs():
     """The same audio in a pair as alone, and the same video; the audio's half fears no small video."""
     stream = with_attention(regular_prompt(8).stream())
@@ -279,15 +242,6 @@ def test_halves_of_pairs():
     seen = Paired(OmniZipCompressor(BUDGETS[0]), uniform)(stream)
     assert torch.equal(seen.keep[~audio], complete.keep[~audio])
     assert Paired(UniformCompressor(SMALL), OmniZipCompressor(SMALL))(stream).keep.sum() == 16 + 80
-
-
-def test_same_again_and_the_stream_is_not_written_to():
-    stream = with_attention(regular_prompt(8).stream())
-    before = stream.embeds.clone()
-    first, second = (OmniZipCompressor(BUDGETS[0])(stream) for _ in range(2))
-    assert torch.equal(first.keep, second.keep)
-    assert torch.equal(first.embeds, second.embeds)
-    assert torch.equal(stream.embeds, before)
 
 
 def test_options():

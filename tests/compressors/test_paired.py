@@ -6,21 +6,20 @@ import dataclasses
 
 import pytest
 import torch
-from tests.compressors.test_omnisift import clip_prompt
-from tests.helpers.attention import with_attention
-from tests.helpers.frame_methods import steady_prompt
-from tests.helpers.geometry import random_prompt
-from tests.helpers.methods import COMPRESSORS, WITH_AUDIO, made, selector
+from tests.helpers.contract import COMPRESSORS, WITH_AUDIO, made, selector
+from tests.helpers.prompts import clip_prompt, random_prompt, steady_prompt, with_attention
 from torch import Tensor
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors import make_compressor
+from omnisift.compressors.base import VideoCompressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.compressors.paired import Paired, VideoCompressor, join
+from omnisift.compressors.paired import Paired
 from omnisift.compressors.random import RandomCompressor, seed_rows
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.compressors.uniform import UniformCompressor
+from omnisift.ops.selection_builder import join
 from omnisift.tokens import Modality, Selection, TokenStream
 
 SOME = Budget(retain_video=0.4, retain_audio=0.6)

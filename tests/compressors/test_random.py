@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import torch
-from tests.compressors.test_omnisift import clip_prompt
-from tests.helpers.geometry import Prompt, random_prompt
+from tests.helpers.prompts import clip_prompt, in_one_batch
 
 from omnisift.budget import Budget
 from omnisift.compressors.random import RandomCompressor
 
 HALF = Budget(retain_video=0.5, retain_audio=0.5)
-
-
-def joined(*prompts: Prompt) -> Prompt:
-    return Prompt(
-        torch.cat([p.embeds for p in prompts]),
-        torch.cat([p.modality for p in prompts]),
-        torch.cat([p.temporal for p in prompts]),
-        torch.cat([p.sample + i for i, p in enumerate(prompts)]),
-    )
 
 
 def test_the_seed_decides():
@@ -28,15 +18,9 @@ def test_the_seed_decides():
     assert not torch.equal(first, other)
 
 
-def test_batch_neighbours_do_not_matter():
-    prompts = [random_prompt(seed, samples=1) for seed in range(8)]
-    together = RandomCompressor(HALF)(joined(*prompts).stream()).keep
-    assert torch.equal(together, torch.cat([RandomCompressor(HALF)(p.stream()).keep for p in prompts]))
-
-
 def test_two_equal_clips_of_a_prompt_are_drawn_apart():
     clip = clip_prompt(frames=4, tokens=16, audio=0)
-    twice = joined(clip, clip)
+    twice = in_one_batch([clip, clip])
     twice.sample[:] = 0
     keep = RandomCompressor(HALF)(twice.stream()).keep
     assert not torch.equal(keep[: len(keep) // 2], keep[len(keep) // 2 :])

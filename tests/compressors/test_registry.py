@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import pytest
 import torch
-from tests.helpers.frame_methods import steady_prompt
-from tests.helpers.methods import METHODS, made, selector
+from tests.helpers.contract import METHODS, made, selector
+from tests.helpers.prompts import steady_prompt
 from torch import Tensor
 
 from omnisift.budget import Budget
@@ -125,15 +125,15 @@ WRONG = {
     "uniform:mode=stripes": "mode of 'uniform' is stride or pool, got 'stripes'",
     "random:scope=chunk": "scope of 'random' is frame or clip, got 'chunk'",
     "evs:mode=3": "mode of 'evs' is clip or frame, got 3",
-    "stvp:mode=true": "mode of 'stvp' is one of both, spatial, temporal, got True",
+    "stvp:mode=true": "mode of 'stvp' is both, spatial or temporal, got True",
     "stvp:adaptive=1": "adaptive of 'stvp' is true or false, got 1",
     "omnipack:attention=yes": "attention of 'omnipack' is true or false, got 'yes'",
     "omnizip:rebounded=1": "rebounded of 'omnizip' is true or false, got 1",
-    "omnizip:members=1.5": "members of 'omnizip' is how many tokens join an anchor, 0 or more, got 1.5",
+    "omnizip:members=1.5": "members of 'omnizip' is an integer in [0, inf), got 1.5",
     "omnizip:members=-1": "got -1",
-    "omnizip:contextual=1": "contextual of 'omnizip' is the share of tokens that become anchors, in",
-    "visionzip:contextual=nan": "contextual of 'visionzip' is the share of tokens that become anchors",
-    "routed:swing=2": "swing of 'routed' is the share of a count that may move, in",
+    "omnizip:contextual=1": "contextual of 'omnizip' is a number in [0, 1), got",
+    "visionzip:contextual=nan": "contextual of 'visionzip' is a number in [0, 1), got nan",
+    "routed:swing=2": "swing of 'routed' is a number in [0, 1], got 2",
     "routed:scope=frame": "scope of 'routed' is chunk or clip, got 'frame'",
 }
 

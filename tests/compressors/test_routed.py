@@ -8,9 +8,8 @@ from fractions import Fraction
 import pytest
 import torch
 from tests.compressors.test_joint import distances
-from tests.compressors.test_omnisift import regular_prompt
-from tests.helpers.attention import highest, in_one_batch, shared
-from tests.helpers.geometry import random_prompt
+from tests.helpers.oracle import highest, shared
+from tests.helpers.prompts import random_prompt, regular_prompt
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes, segment_of
@@ -168,20 +167,6 @@ def test_half_of_a_pair_keeps_the_nominal_counts():
     routed, uniform = RoutedCompressor(budget), UniformCompressor(budget)
     for pair in (Paired(routed, uniform), Paired(uniform, routed)):
         assert torch.bincount(segment_of(stream)[pair(stream).keep]).tolist() == wanted
-
-
-@pytest.mark.parametrize("scope", ["chunk", "clip"])
-def test_a_clip_is_cut_the_same_alone_and_in_a_batch(scope: str):
-    prompts = [random_prompt(seed, samples=1) for seed in range(8)]
-    method = RoutedCompressor(BUDGETS[0], scope=scope)
-    alone = torch.cat([method(p.stream()).keep for p in prompts])
-    assert torch.equal(method(in_one_batch(prompts).stream()).keep, alone)
-
-
-@pytest.mark.parametrize("scope", ["chunk", "clip"])
-def test_retain_1_keeps_everything(scope: str):
-    for seed in range(10):
-        assert RoutedCompressor(Budget(retain=1), scope=scope)(random_prompt(seed).stream()).keep.all()
 
 
 def test_options():

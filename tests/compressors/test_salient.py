@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from tests.helpers.frame_methods import BUDGETS, SPLIT, check_best, check_contract, steady_prompt, unlike_mean
-from tests.helpers.geometry import random_prompt
+from tests.helpers.contract import BUDGETS, SPLIT
+from tests.helpers.oracle import check_best, unlike_mean
+from tests.helpers.prompts import random_prompt, steady_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
@@ -48,6 +49,5 @@ def test_ties_keep_the_first():
         assert keep[segment_of(stream) == number].tolist() == [True] * kept + [False] * (size - kept)
 
 
-def test_manners():
-    check_contract(SalientCompressor)
+def test_labels():
     assert SalientCompressor(SPLIT).label == "salient"

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 from tests.compressors.test_divprune import loop
-from tests.helpers.geometry import random_prompt
-from tests.helpers.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, windows_of, with_attention
+from tests.helpers.contract import BUDGETS, SPLIT, check_counts
+from tests.helpers.oracle import windows_of
+from tests.helpers.prompts import random_prompt, with_attention
 
 from omnisift.compressors.divprune import DivPruneCompressor
 from omnisift.compressors.seats import SeatsCompressor
@@ -21,7 +22,7 @@ def test_equals_the_loop(seed: int):
     stream = with_attention(random_prompt(seed).stream())
     budget = BUDGETS[seed % len(BUDGETS)]
     result = SeatsCompressor(budget)(stream)
-    check_counts(stream, result, budget)
+    check_counts("seats", stream, result.keep, budget)
     for modality, places, kept in windows_of(stream, budget):
         name = "video_attention" if modality is Modality.VIDEO else "audio_attention_window"
         weight = stream.extras[name][places].tolist()
@@ -37,16 +38,12 @@ def test_scale_of_the_attention_does_not_matter_and_equal_attention_is_divprune(
     assert not torch.equal(SeatsCompressor(SPLIT)(stream).keep, DivPruneCompressor(SPLIT)(stream).keep)
 
 
-def test_manners():
-    check_contract(SeatsCompressor)
-
-
 def test_broken_attention_still_meets_the_budget():
     stream = with_attention(random_prompt(7).stream())
     for value in (0.0, torch.nan, torch.inf):
         broken = {name: torch.full((len(stream),), value) for name in stream.extras}
         odd = dataclasses.replace(stream, extras=broken)
-        check_counts(odd, SeatsCompressor(SPLIT)(odd), SPLIT)
+        check_counts("seats", odd, SeatsCompressor(SPLIT)(odd).keep, SPLIT)
 
 
 def test_without_attention_it_says_what_it_needs():

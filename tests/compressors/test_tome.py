@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.compressors.test_omnisift import Watch, regular_prompt
-from tests.helpers.frame_methods import steady_prompt
-from tests.helpers.geometry import random_prompt
-from tests.helpers.windowed_methods import BUDGETS, SPLIT, check_contract, check_counts, cosine, windows_of
+from tests.helpers.contract import BUDGETS, SPLIT, Watch, check_counts
+from tests.helpers.oracle import rounded_cosine as cosine
+from tests.helpers.oracle import windows_of
+from tests.helpers.prompts import random_prompt, regular_prompt, steady_prompt
 
 from omnisift.budget import Budget
-from omnisift.compressors import tome
 from omnisift.compressors.tome import TomeCompressor
 
 
@@ -40,7 +39,7 @@ def test_equals_the_loop(seed: int):
     stream = prompt.stream()
     budget = BUDGETS[seed % len(BUDGETS)]
     result = TomeCompressor(budget)(stream)
-    check_counts(stream, result, budget)
+    check_counts("tome", stream, result.keep, budget)
     wanted = prompt.embeds.clone()
     for _, places, kept in windows_of(stream, budget):
         means = loop(prompt.embeds, places, kept)
@@ -81,23 +80,6 @@ def test_twins_merge_first_and_the_place_is_the_second_ones():
     prompt.embeds[3] = prompt.embeds[6]  # tokens 2 (A) and 5 (B) of the frame; token 0 of the prompt is text
     result = TomeCompressor(Budget(retain_video=0.85, retain_audio=1.0))(prompt.stream())
     assert torch.nonzero(~result.keep).flatten().tolist() == [3]
-
-
-def test_nothing_merges_at_retain_one():
-    assert TomeCompressor(Budget(retain=1))(random_prompt(4).stream()).embeds is None
-
-
-def test_manners():
-    check_contract(TomeCompressor)
-
-
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch):
-    stream = random_prompt(5).stream()
-    complete = TomeCompressor(SPLIT)(stream)
-    monkeypatch.setattr(tome, "MAX_ELEMENTS", 1)
-    single = TomeCompressor(SPLIT)(stream)
-    assert torch.equal(complete.keep, single.keep)
-    torch.testing.assert_close(complete.embeds, single.embeds, atol=1e-6, rtol=1e-6)
 
 
 def test_steps_do_not_grow_with_the_number_of_chunks():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.compressors.test_omnisift import clip_prompt
+from tests.helpers.prompts import clip_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import segment_of

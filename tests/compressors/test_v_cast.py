@@ -7,19 +7,9 @@ import math
 
 import pytest
 import torch
-from tests.helpers.frame_methods import (
-    BUDGETS,
-    SPLIT,
-    check_contract,
-    check_shared,
-    check_totals,
-    cosine,
-    frames_of,
-    shares,
-    steady_prompt,
-    video_total,
-)
-from tests.helpers.geometry import random_prompt
+from tests.helpers.contract import BUDGETS, SPLIT, check_counts
+from tests.helpers.oracle import check_shared, cosine, frames_of, shares, video_total
+from tests.helpers.prompts import random_prompt, steady_prompt
 
 from omnisift.budget import Budget
 from omnisift.compressors.random import RandomCompressor
@@ -48,7 +38,7 @@ def loop_scores(stream: TokenStream, frame: list[int]) -> list[float]:
 def test_equals_the_loop(seed: int):
     stream, budget = random_prompt(seed).stream(), BUDGETS[seed % len(BUDGETS)]
     keep = VCastCompressor(budget)(stream).keep
-    check_totals(stream, keep, budget)
+    check_counts("v_cast", stream, keep, budget)
     for frames in frames_of(stream):
         sizes = [len(frame) for frame in frames]
         pull = [math.exp(k / 0.7) * n for k, n in zip(loop_curvature(stream, frames), sizes, strict=True)]
@@ -95,7 +85,6 @@ def test_ties_keep_the_first():
     assert [keep[frame].tolist() for frame in frames_of(stream)[0]] == [[True] * 3 + [False] * 3] * 4
 
 
-def test_manners():
-    check_contract(VCastCompressor)
+def test_labels():
     assert VCastCompressor(SPLIT).label == "v_cast"
     assert VCastCompressor(SPLIT, RandomCompressor(SPLIT)).label == "v_cast+random"

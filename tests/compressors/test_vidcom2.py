@@ -7,26 +7,16 @@ import math
 
 import pytest
 import torch
-from tests.helpers.frame_methods import (
-    BUDGETS,
-    SPLIT,
-    check_contract,
-    check_shared,
-    check_totals,
-    frames_of,
-    shares,
-    steady_prompt,
-    video_total,
-)
-from tests.helpers.geometry import random_prompt
+from tests.helpers.contract import BUDGETS, SPLIT, check_counts
+from tests.helpers.oracle import check_shared, frames_of, shares, video_total
+from tests.helpers.prompts import random_prompt, steady_prompt
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.random import RandomCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor, adaptive_counts, frame_weights
-from omnisift.ops import frames as frame_tools
-from omnisift.ops import segment_ops
+from omnisift.ops import similarity
 from omnisift.ops.frames import Frames
 from omnisift.tokens import TokenStream
 
@@ -67,7 +57,7 @@ def loop_shares(to_clip: list[list[float]], total: int) -> list[float]:
 def test_equals_the_loop(seed: int):
     stream, budget = random_prompt(seed).stream(), BUDGETS[seed % len(BUDGETS)]
     keep = VidCom2Compressor(budget)(stream).keep
-    check_totals(stream, keep, budget)
+    check_counts("vidcom2", stream, keep, budget)
     for frames in frames_of(stream):
         to_clip, to_frame = loop_likeness(stream, frames)
         scores = [[-a - b for a, b in zip(x, y, strict=True)] for x, y in zip(to_clip, to_frame, strict=True)]
@@ -116,16 +106,6 @@ def test_channels_are_chosen_clip_by_clip():
     )
 
 
-def test_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch):
-    stream = random_prompt(11).stream()
-    complete = VidCom2Compressor(SPLIT)(stream)
-    for room in (segment_ops, frame_tools):
-        monkeypatch.setattr(room, "MAX_ELEMENTS", 48)  # three tokens
-    small = VidCom2Compressor(SPLIT)(stream)
-    assert torch.equal(complete.keep, small.keep)
-    torch.testing.assert_close(complete.scores, small.scores, atol=1e-5, rtol=0, equal_nan=True)
-
-
 class Largest(TorchDispatchMode):
     """The largest new float tensor."""
 
@@ -140,8 +120,7 @@ class Largest(TorchDispatchMode):
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch):
     stream = steady_prompt(8, 64, 0).stream()
-    for room in (segment_ops, frame_tools):
-        monkeypatch.setattr(room, "MAX_ELEMENTS", 1024)
+    monkeypatch.setattr(similarity, "MAX_ELEMENTS", 1024)
     with Largest() as seen:
         VidCom2Compressor(SPLIT).select_video(stream, SPLIT.counts(ChunkShapes.of(stream)))
     assert seen.numbers <= 1024 < stream.embeds.numel()
@@ -154,7 +133,6 @@ def test_ties_keep_the_first():
     assert [keep[frame].tolist() for frame in frames_of(stream)[0]] == [[True] * 3 + [False] * 3] * 4
 
 
-def test_manners():
-    check_contract(VidCom2Compressor)
+def test_labels():
     assert VidCom2Compressor(SPLIT).label == "vidcom2"
     assert VidCom2Compressor(SPLIT, RandomCompressor(SPLIT)).label == "vidcom2+random"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.compressors.test_omnisift import clip_prompt, regular_prompt
-from tests.helpers.attention import cosine, highest, in_one_batch, with_attention
-from tests.helpers.geometry import random_prompt
+from tests.helpers.oracle import cosine, highest
+from tests.helpers.prompts import clip_prompt, random_prompt, regular_prompt, with_attention
 from torch import Tensor
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
-from omnisift.compressors import visionzip as method
 from omnisift.compressors.attended import AttendedCompressor
 from omnisift.compressors.visionzip import VisionZipCompressor
 from omnisift.errors import CompressorError
+from omnisift.ops import similarity
 from omnisift.tokens import TokenStream
 
 BUDGETS = [Budget(retain=0.3), Budget(retain_video=0.1, retain_audio=0.6), Budget(retain_video=0.7, retain_audio=0.3)]
@@ -59,7 +58,7 @@ def test_equals_the_loop_on_regular_chunks_in_small_blocks(monkeypatch: pytest.M
     stream = with_attention(regular_prompt(20).stream())
     keep, embeds = loop(stream, BUDGETS[0], 0.2)
     for cells in (1, 3000, 1 << 24):
-        monkeypatch.setattr(method, "MAX_ELEMENTS", cells)
+        monkeypatch.setattr(similarity, "MAX_ELEMENTS", cells)
         result = VisionZipCompressor(BUDGETS[0], contextual=0.2)(stream)
         assert torch.equal(result.keep, keep)
         torch.testing.assert_close(result.embeds, embeds[keep], atol=1e-5, rtol=1e-5)
@@ -77,51 +76,11 @@ def test_the_sum_grows():
     assert torch.isfinite(result.embeds).all()
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_constant_input_meets_the_budget_without_nan(value: float):
-    for seed in range(10):
-        prompt = random_prompt(seed)
-        prompt.embeds[:] = value
-        stream = with_attention(prompt.stream())
-        result = VisionZipCompressor(BUDGETS[0])(stream)
-        segment = segment_of(stream)
-        wanted = BUDGETS[0].counts(ChunkShapes.of(stream)).by_segment()
-        assert torch.equal(torch.bincount(segment[result.keep & (segment >= 0)], minlength=len(wanted)), wanted)
-        assert result.embeds is None or torch.isfinite(result.embeds).all()
-
-
 def test_no_share_is_plain_attention():
     stream = with_attention(regular_prompt(20).stream())
     result = VisionZipCompressor(BUDGETS[0], contextual=0)(stream)
     assert torch.equal(result.keep, AttendedCompressor(BUDGETS[0])(stream).keep)
     assert torch.equal(result.embeds, stream.embeds[result.keep])
-
-
-def test_retain_1_keeps_everything_and_merges_nothing():
-    for seed in range(10):
-        result = VisionZipCompressor(Budget(retain=1))(with_attention(random_prompt(seed).stream()))
-        assert result.keep.all()
-        assert result.embeds is None
-
-
-def test_a_clip_is_cut_the_same_alone_and_in_a_batch():
-    prompts = [random_prompt(seed, samples=1) for seed in range(8)]
-    method_ = VisionZipCompressor(BUDGETS[0], contextual=0.2)
-    streams = [with_attention(p.stream()) for p in prompts]
-    alone = [method_(stream) for stream in streams]
-    together = method_(with_attention(in_one_batch(prompts).stream()))
-    assert torch.equal(together.keep, torch.cat([result.keep for result in alone]))
-    parts = [s.embeds[f.keep] if f.embeds is None else f.embeds for s, f in zip(streams, alone, strict=True)]
-    torch.testing.assert_close(together.embeds, torch.cat(parts), atol=1e-6, rtol=1e-6)
-
-
-def test_same_again_and_the_stream_is_not_written_to():
-    stream = with_attention(regular_prompt(20).stream())
-    before = stream.embeds.clone()
-    first, second = (VisionZipCompressor(BUDGETS[0])(stream) for _ in range(2))
-    assert torch.equal(first.keep, second.keep)
-    assert torch.equal(first.embeds, second.embeds)
-    assert torch.equal(stream.embeds, before)
 
 
 def test_options():

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from omnisift.errors import UsageError
 from omnisift.estimators import ESTIMATORS, Choice, make_estimator
-from omnisift.estimators.base import annealed, highest, soft_bias
+from omnisift.estimators.base import annealed, soft_bias
 from omnisift.estimators.gumbel import relaxed_subset
 from omnisift.estimators.perturbed import Perturbed
 from omnisift.estimators.reinforce import leave_one_out, log_probability
+from omnisift.ops.topk import row_topk
 
 GROUPS, TOKENS, WIDTH = 3, 7, 4
 COUNT = torch.tensor([3, 2, 4])
@@ -76,7 +77,7 @@ def test_relaxed_objectives_against_finite_differences(name: str, progress: floa
 @pytest.mark.parametrize("name", ["merge", "bias", "gumbel"])
 def test_dropped_tokens_have_a_gradient_and_with_straight_through_none(name: str) -> None:
     values = logits()
-    hard = highest(values, COUNT)
+    hard = row_topk(values, COUNT)
     torch.manual_seed(0)
     (soft,) = torch.autograd.grad(readout(make_estimator(name).choose(values, COUNT)), values)
     assert (soft[~hard].abs() > 1e-9).any()
@@ -87,7 +88,7 @@ def test_dropped_tokens_have_a_gradient_and_with_straight_through_none(name: str
 
 def test_the_straight_through_gradient_is_that_of_rescaling() -> None:
     values = logits()
-    keep = highest(values, COUNT)
+    keep = row_topk(values, COUNT)
     (result,) = torch.autograd.grad(readout(make_estimator("straight_through").choose(values, COUNT)), values)
     scale = torch.ones_like(values).requires_grad_()
     (effect,) = torch.autograd.grad(readout(Choice(keep, gate=scale * keep)), scale)
@@ -104,7 +105,7 @@ def test_perturbed_is_unbiased_for_the_mean_of_its_choices() -> None:
     noise = torch.randn(400_000, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
     def mean(values: Tensor) -> Tensor:
-        return (highest(values + noise, count.expand(len(noise))).double().mean(dim=0) * weight[0]).sum()
+        return (row_topk(values + noise, count.expand(len(noise))).double().mean(dim=0) * weight[0]).sum()
 
     numeric = torch.stack([(mean(start[0] + h) - mean(start[0] - h)) / 0.4 for h in 0.2 * torch.eye(4).double()])
     values = start.clone().requires_grad_()
@@ -146,7 +147,7 @@ def test_leave_one_out_changes_no_expectation_and_vanishes_for_equal_losses() ->
 
 def test_soft_masks_harden_into_the_hard_choice() -> None:
     values = logits()
-    hard = highest(values, COUNT)
+    hard = row_topk(values, COUNT)
     for name in ("bias", "merge"):
         estimator = make_estimator(name)
         estimator.progress = 1.0
@@ -164,7 +165,7 @@ def test_a_soft_subset_has_the_size_of_the_hard_one() -> None:
     keys = logits().detach()
     soft = relaxed_subset(keys, COUNT, torch.ones_like(keys, dtype=torch.bool), 0.01)
     torch.testing.assert_close(soft.sum(dim=1), COUNT.double(), atol=0.05, rtol=0)
-    assert torch.equal(soft > 0.5, highest(keys, COUNT))
+    assert torch.equal(soft > 0.5, row_topk(keys, COUNT))
 
 
 def test_bias_counts_differences_only_and_nothing_kept_means_nothing_seen() -> None:

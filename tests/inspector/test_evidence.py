@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from media_files import write_video
 
 from omnisift.inspector import Inspection
-from omnisift.inspector.evidence import evidence_of, find_question, find_scene, kept_evidence, setting_of
+from omnisift.inspector.evidence import evidence_of, find_question, find_scene, setting_of
 from omnisift.inspector.trace import Trace
-from omnisift.lab.benchmark.evidence import count_kept
+from omnisift.lab.benchmark.evidence_recall import Evidence
 from omnisift.media import Media, read
-from omnisift.tokens import Modality
-from omnisift.world import SETTINGS, make_scene, questions, truth, write_clip
+from omnisift.world import SETTINGS, count_kept, make_scene, questions, truth, write_clip
 
 
 def at_size(path: Path) -> Media:
@@ -63,11 +63,12 @@ def test_recall_matches_the_benchmark(compared: Inspection) -> None:
     for question in questions(scene, np.random.default_rng(1)):
         evidence = evidence_of(scene, question.text, trace.tokens)
         assert evidence is not None
-        recall = kept_evidence(evidence, selection.kept)
-        video, audio = (selection.kept[trace.tokens.indices(int(m))] for m in (Modality.VIDEO, Modality.AUDIO))
-        counted = count_kept(truth(scene), [question], video, audio)
-        assert recall.events == counted.shape_events + counted.sound_events
-        assert recall.events_all == counted.shape_events_all + counted.sound_events_all
+        recall = count_kept([event.tokens for event in evidence.events], selection.kept)
+        batch = Evidence.of(torch.from_numpy(trace.tokens.modality), [truth(scene)], [[question]])
+        counted = batch.kept_counts(torch.from_numpy(selection.kept)[None])
+        events, tokens = ([counted[f"shape_{what}"], counted[f"sound_{what}"]] for what in ("events", "tokens"))
+        assert [recall.events, recall.events_all] == [sum(pair) for pair in zip(*events, strict=True)]
+        assert [recall.tokens, recall.tokens_all] == [sum(pair) for pair in zip(*tokens, strict=True)]
         assert evidence.answer == question.answer
 
 

@@ -17,7 +17,7 @@ from omnisift.budget import Budget
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.errors import UsageError
 from omnisift.inspector import SCHEMA, VERSION, Inspection, inspect_clip
-from omnisift.inspector.decision import ranks
+from omnisift.inspector.columns import ranks
 from omnisift.inspector.trace import KINDS, Trace
 from omnisift.models import attach
 from omnisift.ops.attention import attention_weights
@@ -222,5 +222,5 @@ def test_audio_without_video_is_read_entirely(inspected, tmp_path: Path) -> None
 @pytest.mark.parametrize("names", [[], ["none"]])
 def test_methods_are_needed_and_all_tokens_are_not_one(host: Host, clip: Path, names: list[str]) -> None:
     method = OmniSiftCompressor(Budget(retain=0.25))
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="name at least one method, and not 'none'"):
         inspect_clip(host, dict.fromkeys(names, method), clip)

@@ -10,8 +10,7 @@ import pytest
 
 from omnisift.errors import UnsupportedCall
 from omnisift.integrations.lmms_eval.requests import Request, RequestLog, batches, parse_request
-from omnisift.pipeline.ask_batch import BatchAnswer
-from omnisift.pipeline.report import Tokens
+from omnisift.pipeline.report import Answer, Report, Seconds, Source, Tokens
 
 
 def parse(content: Any, role: str = "user", more: list[Any] | None = None, **options: Any) -> Request:
@@ -66,12 +65,15 @@ def test_batches_keep_the_order_and_share_their_options() -> None:
 def test_the_log_is_one_line_per_request_and_starts_empty(tmp_path: Path) -> None:
     (tmp_path / "requests-1.jsonl").write_text("old\n")
     log = RequestLog(str(tmp_path), 1)
-    reply = BatchAnswer("B", Tokens(96, 24, 150, 39, 300, 1), {"prefill": 0.5}, 2, 7, (6, 4, 4), 600)
-    log.add(parse([CLIP, TEXT]), reply, {"read": 0.25}, None)
-    log.add(parse([CLIP, TEXT]), None, {}, "Damaged: a.mp4")
+    tokens, seconds = Tokens(96, 24, 150, 39, 300, 1), Seconds(0.0, 0.125, 0.0, 0.0, 0.0, 0.5, 0.75)
+    source = Source("a.mp4", 6.0, 12, 2.0, 112, 112, True, True, 6.0)
+    answer = Answer("B", Report("nano", "omnisift", None, tokens, seconds, source, 7))
+    log.add(parse([CLIP, TEXT]), answer, read_seconds=0.25, batch_size=2, flops=9)
+    log.add(parse([CLIP, TEXT]), None, "Damaged: a.mp4")
     first, second = map(json.loads, (tmp_path / "requests-1.jsonl").read_text().splitlines())
     assert first["tokens"]["prompt_kept"] == 300 - 72 - 111
-    assert (first["seconds"], first["batch_size"]) == ({"read": 0.25, "prefill": 0.5}, 2)
+    assert first["seconds"] == {**vars(seconds), "read": 0.25}
+    assert (first["batch_size"], first["peak_memory_bytes"], first["flops"], first["problem"]) == (2, 7, 9, None)
     assert (second["problem"], "tokens" in second) == ("Damaged: a.mp4", False)
 
 

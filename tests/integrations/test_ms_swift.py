@@ -1,4 +1,4 @@
-"""`swift sft` as a user runs it, on nano as a full Qwen2.5-Omni: `make test-swift` (its own environment).
+"""`swift sft` as a user runs it, on nano as a full Qwen2.5-Omni: `nox -s swift` (its own environment).
 
 nano knows the answers about its world. That its loss is low from the first step on shows that embeddings, positions and
 labels were cut in the same way.

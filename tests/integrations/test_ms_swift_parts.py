@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.helpers.tiny import AUDIO, VIDEO, WIDTH, Video, full_model, prompt
+from tests.helpers.models import AUDIO, VIDEO, WIDTH, Video, full_model, prompt
 
 from omnisift.errors import BudgetError, CheckpointError, CompressorError, TrainingError, UsageError
 from omnisift.integrations.ms_swift import plugin_path

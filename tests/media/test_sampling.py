@@ -101,6 +101,15 @@ def test_time_rule(seconds: float, fps: float, max_frames: int) -> None:
         assert abs(count - seconds * fps) <= 2.0
 
 
+@pytest.mark.parametrize(
+    ("seconds", "count"),
+    [(0.0, 2), (2.0, 4), (2.2, 4), (2.24, 4), (2.25, 6), (2.4, 6), (3.0, 6), (3.24, 6), (3.25, 8), (3.3, 8)],
+)
+def test_by_time_rounds_half_an_image_up_then_to_an_even_number(seconds: float, count: int) -> None:
+    """At 2 images per second; 4.5 images become 5, then 6."""
+    assert len(by_time(seconds, 2.0, 768).moments) == count
+
+
 def test_both_rules_give_equal_pixels_and_samples_where_they_choose_the_same_frame(tmp_path: Path) -> None:
     clip_writer.write(tmp_path / "a.mp4", fps=30)
     by_time_rule = read(tmp_path / "a.mp4", **SMALL)

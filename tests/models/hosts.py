@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from tests.helpers.tiny import WIDTH, language_model
+from tests.helpers.models import WIDTH, language_model
 from torch import Tensor, nn
 
 from omnisift.budget import Budget

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.tiny import WIDTH, Video, language_model, prompt, thinker
+from tests.helpers.models import WIDTH, Video, language_model, prompt, thinker
 from tests.models.hosts import HALF, half
 from torch import nn
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.tiny import Part, Video, prompt, thinker
+from tests.helpers.models import Part, Video, prompt, thinker
 from tests.models.hosts import HALF, half
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

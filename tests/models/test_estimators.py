@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.helpers.tiny import WIDTH, Video, prompt, thinker
+from tests.helpers.models import WIDTH, Video, prompt, thinker
 
 import omnisift
 from omnisift.budget import Budget

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.tiny import AUDIO, IMAGE, VIDEO, Audio, Image, Part, Video, language_model, prompt, row_of, thinker
+from tests.helpers.models import AUDIO, IMAGE, VIDEO, Audio, Image, Part, Video, language_model, prompt, row_of, thinker
 from tests.models.hosts import (
     HALF,
     Doubled,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.tiny import Audio, Part, Video, language_model, prompt, row_of, thinker
+from tests.helpers.models import Audio, Part, Video, language_model, prompt, row_of, thinker
 from tests.models.hosts import Ragged, half, keep_all, omnisift_half
 from torch import Tensor
 from transformers import DynamicCache, StaticCache

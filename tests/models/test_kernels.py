@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.helpers.tiny import Part, Video, language_model, prompt, thinker
+from tests.helpers.models import Part, Video, language_model, prompt, thinker
 from tests.models.hosts import half, keep_all, omnisift_half
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.methods import METHODS, check_counts, check_floor_is_named, made, out_of_reach
-from tests.helpers.tiny import AUDIO, VIDEO, WIDTH, Part, Video, prompt, row_of
+from tests.helpers.contract import METHODS, check_counts, check_floor_is_named, made, out_of_reach
+from tests.helpers.models import AUDIO, VIDEO, WIDTH, Part, Video, prompt, row_of
 from tests.models.hosts import HALF
 from tests.models.test_encoder_attention import host
 from tests.models.test_forward import close

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.tiny import Audio, Video, language_model, prompt, thinker
+from tests.helpers.models import Audio, Video, language_model, prompt, thinker
 from tests.models.test_attach import same, state
 
 from omnisift.errors import UnsupportedModel

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from omnisift.models.attention_probe import BLOCK, received_attention
 from omnisift.models.qwen2_5_omni_attention import pair_means, window_order
-from omnisift.models.received_attention import BLOCK, received_attention
 
 
 def by_formula(query: Tensor, key: Tensor, scale: float, lengths: list[int]) -> Tensor:

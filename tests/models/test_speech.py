@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.tiny import FIRST_WORD, Audio, Part, Video, full_model, prompt, row_of
+from tests.helpers.models import FIRST_WORD, Audio, Part, Video, full_model, prompt, row_of
 from tests.models.hosts import half, keep_all
 from tests.models.test_attach import same, state
 from torch import Tensor

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.helpers.tiny import WIDTH, Part, Video, prompt, thinker
+from tests.helpers.models import WIDTH, Part, Video, prompt, thinker
 from tests.models.hosts import HALF, Learned, Norms, half, keep_all, omnisift_half
 
 import omnisift

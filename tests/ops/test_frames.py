@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.helpers.frame_methods import cosine, empty, frames_of
-from tests.helpers.geometry import random_prompt
+from tests.helpers.oracle import cosine, frames_of
+from tests.helpers.prompts import empty, random_prompt
 
-from omnisift.ops import frames as module
-from omnisift.ops.frames import Frames, of_modality, pair_cosine, row_cosine
+from omnisift.ops import similarity
+from omnisift.ops.frames import Frames, chunk_distance, distinctiveness, of_modality
+from omnisift.ops.segments import group_means
+from omnisift.ops.similarity import pair_cosine, row_cosine
 from omnisift.tokens import Modality
 
 SEEDS = range(25)
@@ -60,15 +62,41 @@ def test_neighbour_is_the_same_place_in_the_same_clip(seed: int, step: int | Non
     assert result.neighbour(steps if step is None else step).tolist() == wanted
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_partner_of_a_second_frame_is_the_first(seed: int):
+    stream = random_prompt(seed).stream()
+    wanted = [-1] * len(stream)
+    for frames in frames_of(stream):
+        for first, second in zip(frames[::2], frames[1::2], strict=False):
+            if len(first) == len(second):
+                for mine, theirs in zip(second, first, strict=True):
+                    wanted[mine] = theirs
+    assert Frames.of(stream).partner().tolist() == wanted
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_distances_in_a_chunk_equal_the_loop(seed: int):
+    stream = random_prompt(seed).stream()
+    partner, result = Frames.of(stream).partner(), chunk_distance(stream)
+    assert torch.equal(result.isnan(), stream.chunk < 0)
+    assert torch.equal(distinctiveness(stream).nan_to_num(-1), result.clamp(min=0).nan_to_num(-1))
+    for place in torch.nonzero(stream.chunk >= 0).flatten().tolist():
+        same = (stream.chunk == stream.chunk[place]) & (stream.frame == stream.frame[place])
+        other = stream.embeds[same & (stream.modality == stream.modality[place])].mean(dim=0)
+        if partner[place] >= 0:
+            other = stream.embeds[partner[place]]
+        assert float(result[place]) == pytest.approx(1 - cosine(stream.embeds[place], other), abs=1e-5)
+
+
 @pytest.mark.parametrize("block", [1, 1 << 24])
 @pytest.mark.parametrize("seed", range(8))
 def test_means_and_cosines_equal_the_loop(seed: int, block: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "MAX_ELEMENTS", block)
+    monkeypatch.setattr(similarity, "MAX_ELEMENTS", block)
     stream = random_prompt(seed).stream()
     stream.embeds[::9] = 0
     frames = Frames.of(stream)
     embeds = stream.embeds.double()
-    means = frames.means(stream.embeds)
+    means = group_means(stream.embeds, frames.number, len(frames))
     before = frames.neighbour(-1)
     in_pair, in_frame = pair_cosine(stream.embeds, before), row_cosine(stream.embeds, means, frames.number)
     for number, places in enumerate(place for clip in frames_of(stream) for place in clip):
@@ -92,8 +120,9 @@ def test_defaults_and_zero_vectors():
 def test_short_floats_are_compared_in_float32():
     stream = random_prompt(3).stream()
     short, frames = stream.embeds.bfloat16(), Frames.of(stream)
-    assert frames.means(short).dtype is torch.float32
-    assert torch.equal(frames.means(short), frames.means(short.float()))
+    means = [group_means(some, frames.number, len(frames)) for some in (short, short.float())]
+    assert means[0].dtype is torch.float32
+    assert torch.equal(*means)
     same = [pair_cosine(some, frames.neighbour(-1)).nan_to_num(nan=9.0) for some in (short, short.float())]
     assert torch.equal(*same)
 
@@ -114,7 +143,7 @@ def test_nothing_has_no_frames():
         frames = Frames.of(stream)
         assert len(frames) == 0
         assert frames.neighbour(-1).tolist() == [-1] * len(stream)
-        assert frames.means(stream.embeds).shape == (0, stream.width)
+        assert frames.partner().tolist() == [-1] * len(stream)
         assert frames.table(torch.zeros(0), 0).shape == (0, 2)
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers.frame_methods import empty, steady_prompt
-from tests.helpers.geometry import random_prompt
+from tests.helpers.prompts import empty, random_prompt, steady_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
+from omnisift.ops import similarity
 from omnisift.ops.groups import Groups, Scope, group
 from omnisift.tokens import Modality, TokenStream
 
@@ -110,18 +110,21 @@ def test_nan_ranks_last_and_infinity_where_it_belongs():
     assert groups.highest(torch.full((5,), nan)).tolist() == [True, True, True, False, False]
 
 
-@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize(("width", "matrices"), [(0, 1), (0, 4), (3, 1), (64, 1)])
 @pytest.mark.parametrize("cells", [1, 40, 300, 1 << 24])
 @pytest.mark.parametrize("scope", Scope)
-def test_windows_are_the_groups_in_bounded_rectangles(scope: Scope, cells: int, power: int):
+def test_windows_are_the_groups_in_bounded_rectangles(
+    scope: Scope, cells: int, width: int, matrices: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(similarity, "MAX_ELEMENTS", cells)
     for seed in range(6):
         stream = random_prompt(seed).stream()
         groups = group(stream, SOME.counts(ChunkShapes.of(stream)), scope)
         seen: Counter[int] = Counter()
         widest = []
-        for window in groups.windows(CPU, power=power, max_elements=cells):
+        for window in groups.windows(CPU, width=width, matrices=matrices):
             rows, columns = window.index.shape
-            assert rows == 1 or rows * columns**power <= cells
+            assert rows == 1 or rows * columns * max(width, matrices * columns) <= cells
             assert window.valid.any(dim=0).all()  # no column for nothing
             assert window.max_kept == int(window.kept.max())
             widest.append(columns)

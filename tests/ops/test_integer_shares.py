@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers.frame_methods import check_rounded, shares
-from tests.helpers.geometry import random_prompt
+from tests.helpers.oracle import check_rounded, shares
+from tests.helpers.prompts import random_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes

@@ -1,11 +1,11 @@
-"""Top-k of ragged segments, and the gradient of the hard mask."""
+"""Top-k of ragged segments and of rows, and the gradient of the hard mask."""
 
 from __future__ import annotations
 
 import torch
 
 from omnisift.estimators.straight_through import topk_mask
-from omnisift.ops.topk import segment_topk
+from omnisift.ops.topk import row_topk, segment_topk
 
 
 def test_each_segment_keeps_its_own_count():
@@ -36,6 +36,20 @@ def test_random_segments_equal_topk_of_each():
         places = torch.nonzero(segment == number).flatten()
         best = places[scores[places].topk(int(counts[number])).indices]
         assert sorted(best.tolist()) == torch.nonzero(keep & (segment == number)).flatten().tolist()
+
+
+def test_rows_take_the_first_of_equals_and_no_padding():
+    among = torch.tensor([[True, False, True, True], [False, True, True, False]])
+    result = row_topk(torch.zeros(2, 4), torch.tensor([2, 1]), among)
+    assert result.tolist() == [[True, False, True, False], [False, True, False, False]]
+    assert row_topk(torch.zeros(2, 4), torch.tensor([4, 4]), among).equal(among)
+    assert row_topk(torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor([1])).tolist() == [[False, True, False]]
+
+
+def test_rows_are_segments_of_equal_length():
+    scores = torch.randint(4, (6, 9), generator=torch.Generator().manual_seed(1)).float()
+    counts, row = torch.arange(6), torch.arange(6).repeat_interleave(9)
+    assert row_topk(scores, counts).flatten().equal(segment_topk(scores.flatten(), row, counts))
 
 
 def test_forward_is_exactly_one_or_zero():

@@ -11,7 +11,7 @@ import pytest
 
 from omnisift import Answer, Pipeline, load
 from omnisift.errors import NotFound, UsageError
-from omnisift.pipeline.clip_info import NANO_NOTICE
+from omnisift.pipeline.report import NANO_NOTICE
 from omnisift.utils.assets import nano_path
 
 QUESTION = "What colour is the circle?"

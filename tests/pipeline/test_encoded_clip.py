@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers.encoders import work_of_encoders
+from tests.helpers.models import work_of_encoders
 from tests.pipeline.test_ask import write_audio, write_silent_video
 
 from omnisift import Pipeline, load
 from omnisift.errors import NotFound, UsageError
-from omnisift.pipeline import ask as ask_module
 from omnisift.pipeline import encoded_clip as encoded_clip_module
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.prompt import build_inputs
@@ -57,7 +56,6 @@ def test_the_processor_sees_the_clip_once(quarter: Pipeline, clip: Path, monkeyp
         return build_inputs(*arguments)
 
     monkeypatch.setattr(encoded_clip_module, "build_inputs", build)
-    monkeypatch.setattr(ask_module, "build_inputs", build)
     encoded = quarter.encode(clip)
     for question in QUESTIONS:
         quarter.ask(encoded, question)
@@ -77,7 +75,7 @@ def test_prompts_are_those_of_the_processor(
     encoded = quarter.encode(path)
     for question in QUESTIONS:
         expected = build_inputs(quarter.host.processor, encoded.media, question, system)
-        result = encoded.inputs(question, system)
+        result = encoded.prompt(question, system).inputs
         assert result.keys() == expected.keys()
         for name, value in expected.items():
             assert torch.equal(torch.as_tensor(result[name]), torch.as_tensor(value)), name
@@ -111,7 +109,7 @@ def test_the_model_is_left_as_it_was(quarter: Pipeline, clip: Path, monkeypatch:
 
 
 def test_a_wrapped_forward_of_an_encoder_stays(quarter: Pipeline, clip: Path) -> None:
-    encoder = encoders_of(quarter.host.thinker)["encode_video"][0]
+    encoder = encoders_of(quarter.host.thinker)["encode_video"]
     wrapped = encoder.forward
     encoder.forward = wrapped
     try:

@@ -140,7 +140,7 @@ def test_a_missing_tensor_of_the_thinker_is_an_error(copy: Path) -> None:
 def test_pickled_weights_are_not_opened(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(b"not to be opened")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=r"no file named model\.safetensors"):
         load(str(copy), compressor="uniform")
 
 
@@ -159,17 +159,17 @@ def test_other_families_are_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error"),
+    ("options", "error", "says"),
     [
-        ({"model": "no/such-model"}, CheckpointError),
-        ({"device": "cuda:99"}, UsageError),
-        ({"dtype": "int8"}, UsageError),
-        ({"selector": "no/such/folder"}, UsageError),
-        ({"compressor": "magic"}, CompressorError),
+        ({"model": "no/such-model"}, CheckpointError, "can't load a model named 'no/such-model'"),
+        ({"device": "cuda:99"}, UsageError, "device 'cuda:99' is not available"),
+        ({"dtype": "int8"}, UsageError, "unknown dtype 'int8'"),
+        ({"selector": "no/such/folder"}, UsageError, "no selector folder at no/such/folder"),
+        ({"compressor": "magic"}, CompressorError, "no compressor named 'magic'"),
     ],
 )
-def test_wrong_arguments_are_typed_errors(options: dict[str, str], error: type[Exception]) -> None:
-    with pytest.raises(error):
+def test_wrong_arguments_are_typed_errors(options: dict[str, str], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=f"^{says}"):
         load(**options)
 
 

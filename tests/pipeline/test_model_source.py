@@ -15,7 +15,7 @@ import pytest
 
 import omnisift
 from omnisift import load
-from omnisift.errors import CheckpointError, CompressorError, OmniSiftError, UnsupportedModel, UsageError
+from omnisift.errors import BudgetError, CheckpointError, CompressorError, UnsupportedModel, UsageError
 from omnisift.pipeline import loading
 from omnisift.pipeline.model_source import find_model
 from omnisift.utils.assets import nano_path
@@ -58,20 +58,20 @@ def test_a_width_that_equals_the_default_is_not_in_the_file(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "error"),
+    ("options", "error", "says"),
     [
-        ({"compressor": "omnisfit"}, CompressorError),
-        ({"compressor": "stvp:no_option=1"}, CompressorError),
-        ({"selector": "missing/folder"}, UsageError),
-        ({"retain": 25}, OmniSiftError),
-        ({"device": "gpu"}, UsageError),
-        ({"dtype": "int8"}, UsageError),
+        ({"compressor": "omnisfit"}, CompressorError, "no compressor named 'omnisfit'; did you mean 'omnisift'"),
+        ({"compressor": "stvp:no_option=1"}, CompressorError, "compressor 'stvp' has no option 'no_option'"),
+        ({"selector": "missing/folder"}, UsageError, "no selector folder at missing/folder"),
+        ({"retain": 25}, BudgetError, "retain is the fraction kept"),
+        ({"device": "gpu"}, UsageError, "unknown device 'gpu'"),
+        ({"dtype": "int8"}, UsageError, "unknown dtype 'int8'"),
     ],
 )
 @pytest.mark.usefixtures("no_weights")
-def test_wrong_arguments_are_found_at_once(options: dict[str, object], error: type[Exception]) -> None:
+def test_wrong_arguments_are_found_at_once(options: dict[str, object], error: type[Exception], says: str) -> None:
     begin = time.perf_counter()
-    with pytest.raises(error) as caught:
+    with pytest.raises(error, match=f"^{says}") as caught:
         load("nano", **options)
     assert "\n" not in str(caught.value)
     assert time.perf_counter() - begin < 5  # a fraction of a second on a quiet machine
@@ -94,7 +94,7 @@ def test_wrong_folders_are_found_before_the_weights_are_read(tmp_path: Path) -> 
     with pytest.raises(UnsupportedModel, match="'llava'"):
         load(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="not a valid JSON file"):
         load(str(tmp_path))
 
 

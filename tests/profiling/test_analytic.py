@@ -11,10 +11,9 @@ import torch
 from omnisift.budget import Budget
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.pipeline import load
-from omnisift.profiling.analytic import count, weight_bytes
+from omnisift.profiling.analytic import PAPER, count, flop_definitions, weight_bytes
 from omnisift.profiling.shape import PromptShape, prompt_shape
 from omnisift.profiling.sizes import thinker_config
-from omnisift.profiling.table7 import PAPER, flop_definitions
 from omnisift.utils.assets import nano_path
 
 SHARES = [Budget(retain=0.35), Budget(retain=0.25)]
@@ -109,11 +108,18 @@ def test_a_folder_is_read_and_others_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"seconds": 0}, {"seconds": float("nan")}, {"seconds": 1e6}, {"seconds": 9, "text": 0}, {"seconds": 9, "fps": 0},
-     {"seconds": 9, "height": 0}, {"seconds": 9, "max_pixels": 5},
-     {"seconds": 80_000, "max_frames": 10**6, "fps": 5}],
-)  # fmt: skip
-def test_numbers_that_mean_nothing(wrong: dict[str, float]) -> None:
-    with pytest.raises(UsageError):
+    ("wrong", "says"),
+    [
+        ({"seconds": 0}, "seconds must be above 0"),
+        ({"seconds": float("nan")}, "seconds must be above 0"),
+        ({"seconds": 1e6}, "at most 86400"),
+        ({"seconds": 9, "text": 0}, "text must be at least 1 token"),
+        ({"seconds": 9, "fps": 0}, "fps must be above 0"),
+        ({"seconds": 9, "height": 0}, "at least one pixel"),
+        ({"seconds": 9, "max_pixels": 5}, "28 x 28 <= max_pixels"),
+        ({"seconds": 80_000, "max_frames": 10**6, "fps": 5}, "prompt tokens are more than"),
+    ],
+)
+def test_impossible_numbers_are_refused(wrong: dict[str, float], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
         prompt_shape(**wrong)

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers.tiny import MELS, PATCH, language_model, thinker, thinker_config
+from tests.helpers.models import MELS, PATCH, language_model, thinker, thinker_config
 from transformers import DynamicCache, Qwen2_5OmniThinkerForConditionalGeneration
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, build_stream
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.profiling import flops
-from omnisift.profiling.counter import torch_counter
+from omnisift.profiling.gauges import torch_counter
 from omnisift.profiling.sizes import thinker_config as published
 from omnisift.tokens import Modality
 from omnisift.vgas import VGAS, VGASConfig

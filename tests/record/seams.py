@@ -22,6 +22,7 @@ from omnisift.compressors import COMPRESSORS, needs_selector
 from omnisift.errors import CompressorError, UnreachableBudget, UnsupportedCall
 from omnisift.media import Media
 from omnisift.pipeline import EncodedClip
+from omnisift.pipeline.encoded_clip import prepare_call
 from omnisift.tokens import Modality
 from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS, VGASConfig
@@ -132,12 +133,12 @@ def observe(number: int, method: Any | None) -> Observed | str:
     """What the model reads and answers with ``method`` attached; the error's name where the budget is out of reach."""
     model, clip, question = host().thinker, held(number), clip_and_question(number)[1]
     if method is None:
-        with clip.prepare(question, None, None) as inputs:
+        with prepare_call(host(), [clip.prompt(question)], None) as inputs:
             positions, logits, text = _generate(model, inputs)
         ids = inputs["input_ids"][0].numpy()
         return Observed(_modality_of(ids), np.ones(len(ids), bool), positions, logits, text)
     try:
-        with clip.prepare(question, None, method) as inputs, attach(model, method) as attachment:
+        with prepare_call(host(), [clip.prompt(question)], method) as inputs, attach(model, method) as attachment:
             positions, logits, text = _generate(model, inputs)
     except UnreachableBudget as error:
         return type(error).__name__
@@ -152,7 +153,7 @@ def observe_ties(kinds: int, method: Any) -> np.ndarray | str:
     The embeddings are handed to the model, past its encoders; a method that listens to these says that it can't.
     """
     model = host().thinker
-    inputs = {k: v for k, v in held(0).inputs("?").items() if k not in ("pixel_values_videos", "input_features")}
+    inputs = {k: v for k, v in held(0).prompt("?").inputs.items() if k not in ("pixel_values_videos", "input_features")}
     ids = inputs["input_ids"][0]
     media = torch.from_numpy(_modality_of(ids.numpy()) > 0)
     embeds = model.get_input_embeddings()(inputs["input_ids"]).clone()

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from tests.helpers.tiny import AUDIO, AUDIO_END, AUDIO_START, VIDEO, VISION_END, VISION_START, thinker
+from tests.helpers.models import AUDIO, AUDIO_END, AUDIO_START, VIDEO, VISION_END, VISION_START, thinker
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, build_stream

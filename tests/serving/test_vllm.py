@@ -1,6 +1,6 @@
 """The plugin inside vLLM against Transformers with `attach`: the same weights, greedy, token by token.
 
-``make test-vllm`` runs this in an environment of its own (vLLM 0.32, Transformers 5.19).
+``nox -s vllm`` runs this in an environment of its own (vLLM 0.32, Transformers 5.19).
 """
 
 from __future__ import annotations

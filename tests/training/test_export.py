@@ -165,7 +165,7 @@ def test_dtype_and_shard_size(tmp_path: Path) -> None:
 def test_storage_options_are_parsed() -> None:
     assert parse_storage("float16", "1.5 gb") == Storage(torch.float16, 1_500_000_000)
     for words in (("int8", None), (None, "5"), (None, "0GB"), (None, "big")):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match=f"'{words[0] or words[1]}'"):
             parse_storage(*words)
 
 

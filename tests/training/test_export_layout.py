@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from tests.helpers import tiny
+from tests.helpers import models as tiny
 from transformers import Qwen2_5OmniForConditionalGeneration as Model
 from transformers import Qwen2_5OmniThinkerConfig
 

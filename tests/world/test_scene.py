@@ -32,9 +32,9 @@ def test_splits_are_disjoint():
     assert len(seen) == 3 * MANY
 
 
-@pytest.mark.parametrize(("seed", "split"), [(-1, "test"), (0, "tests")])
-def test_wrong_seed_or_split_is_refused(seed, split):
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(("seed", "split", "says"), [(-1, "test", "got -1"), (0, "tests", "unknown split 'tests'")])
+def test_wrong_seed_or_split_is_refused(seed, split, says):
+    with pytest.raises(UsageError, match=says):
         make_scene(seed, split)
 
 

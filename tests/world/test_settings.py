@@ -103,9 +103,9 @@ def test_every_question_is_answered_by_its_evidence(name):
             assert question.answer == answer_again(scene, question), (scene, question)
             assert question.answer in ANSWERS[question.type]
             answers.add((question.type, question.answer))
-            video, audio = labels.evidence(question)
-            assert all(len(tokens) > 0 for tokens in [*video, *audio])
-            assert question.answer == "no" or video or audio, "a yes is proven, a no can't be"
+            events = labels.evidence(question)
+            assert all(len(event.tokens) > 0 for event in events)
+            assert question.answer == "no" or events, "a yes is proven, a no can't be"
             check_evidence(scene, question)
     assert answers == {(kind, word) for kind in SETTINGS[name].types for word in ANSWERS[kind]}
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from omnisift.world import COLORS, make_scene, questions, render_images, truth
+from omnisift.world import COLORS, KeptEvidence, count_kept, make_question, make_scene, questions, render_images, truth
 from omnisift.world.words import COLOR_NAMES, SHAPES, SOUNDS
 
 
@@ -53,7 +53,31 @@ def test_evidence_of_questions():
     scene = make_scene(2)
     labels = truth(scene)
     for question in questions(scene, np.random.default_rng(0)):
-        video, audio = labels.evidence(question)
-        assert len(video) == len(question.shapes)
-        assert len(audio) == len(question.sounds)
-        assert all(len(tokens) > 0 for tokens in [*video, *audio])
+        events = labels.evidence(question)
+        assert [event.index for event in events if event.kind == "shape"] == list(question.shapes)
+        if question.type != "heard":
+            assert [event.index for event in events if event.kind == "sound"] == list(question.sounds)
+        assert all(len(event.tokens) > 0 for event in events)
+
+
+def test_a_token_keeps_its_event():
+    scene = make_scene(3)
+    shape, sound = truth(scene).evidence(make_question(scene, "sound_with", np.random.default_rng(0)))
+    for event, size in ((shape, 96), (sound, 150)):
+        everything, nothing, one = np.ones(size, bool), np.zeros(size, bool), np.zeros(size, bool)
+        one[event.tokens[-1]] = True
+        count = len(event.tokens)
+        assert count_kept([event.tokens], everything) == KeptEvidence(count, count, 1, 1)
+        assert count_kept([event.tokens], nothing) == KeptEvidence(0, count, 0, 1)
+        assert count_kept([event.tokens], one) == KeptEvidence(1, count, 1, 1)
+        assert count_kept([event.tokens[:0]], one) == KeptEvidence(0, 0, 0, 0), "an event without tokens"
+
+
+def test_a_sound_heard_twice_is_one_event():
+    asked = [
+        (scene, make_question(scene, "heard", np.random.default_rng(scene.seed)))
+        for scene in map(make_scene, range(50))
+    ]
+    scene, question = next(pair for pair in asked if len(pair[1].sounds) > 1)
+    (event,) = truth(scene).evidence(question)
+    assert set(event.tokens) == {token for i in question.sounds for token in truth(scene).sound_tokens[i]}

@@ -3,8 +3,9 @@
 `run` works in this process; `omnisift.batch.ray_driver` spreads the same loop over a Ray cluster.
 """
 
-from omnisift.batch.engine import BatchEngine, Engine, EngineAnswer, ModelEngine, ModelSettings
+from omnisift.batch.engine import BatchEngine, Engine, EngineAnswer
 from omnisift.batch.items import Item, items_of
+from omnisift.batch.model_engine import ModelEngine, ModelSettings
 from omnisift.batch.results_file import ResultsFile
 from omnisift.batch.runner import ItemResult, run
 from omnisift.batch.summary import Summary

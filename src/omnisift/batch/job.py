@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from omnisift.batch.engine import ModelSettings
 from omnisift.batch.items import Item
+from omnisift.batch.model_engine import ModelSettings
 from omnisift.batch.results_file import ResultsFile
 from omnisift.batch.runner import Row, run
 from omnisift.batch.tasks import Task

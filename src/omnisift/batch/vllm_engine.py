@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omnisift.batch.engine import EngineAnswer, source_fields
+from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.media import Media
-from omnisift.pipeline.clip_info import notices_of, source_of
 from omnisift.pipeline.prompt import read_for
+from omnisift.pipeline.report import notices_of, source_of
 from omnisift.serving.offline import OfflineEngine, VllmAnswer
 from omnisift.serving.vllm.settings import Settings
-
-if TYPE_CHECKING:
-    from omnisift.batch.engine import ModelSettings
 
 READER_THREADS = 4
 
@@ -25,21 +22,34 @@ READER_THREADS = 4
 class VllmEngine:
     """vLLM in this process, a `BatchEngine`; docs/serving.md lists the models and methods.
 
+    Args:
+        model: as `OfflineEngine`.
+        compression: the method and its budget.
+        reading: how clips are read.
+        device: ``cpu`` or ``cuda``, as the installed vLLM was built, or ``auto``.
+        dtype: as `OfflineEngine`.
+        max_new_tokens: maximum number of generated tokens per answer.
+        vllm_args: further command-line flags for vLLM.
+
     Raises:
         OmniSiftError: as `OfflineEngine`.
     """
 
-    def __init__(self, settings: ModelSettings) -> None:
-        self.settings = settings
-        compression = Settings(**settings.compression)
-        compression.check()
-        self.offline = OfflineEngine(
-            settings.model,
-            compression,
-            device=settings.device,
-            dtype=settings.dtype,
-            vllm_args=settings.vllm_args,
-        )
+    def __init__(
+        self,
+        model: str,
+        compression: CompressionConfig,
+        reading: ReadOptions,
+        *,
+        device: str = "auto",
+        dtype: str | None = None,
+        max_new_tokens: int = 256,
+        vllm_args: tuple[str, ...] = (),
+    ) -> None:
+        self.compression, self.reading, self.max_new_tokens = compression, reading, max_new_tokens
+        settings = Settings(**compression.compression)
+        settings.check()
+        self.offline = OfflineEngine(model, settings, device=device, dtype=dtype, vllm_args=vllm_args)
 
     def ask(self, clip: Path, questions: Sequence[str]) -> list[EngineAnswer]:
         """Answer each question about a clip; see `omnisift.batch.Engine.ask`."""
@@ -60,7 +70,7 @@ class VllmEngine:
         ]
         # Answer all questions in one call; each of them gets an equal share of its time.
         start = time.perf_counter()
-        answers = iter(self.offline.ask(readable, self.settings.max_new_tokens))
+        answers = iter(self.offline.ask(readable, self.max_new_tokens))
         share = (time.perf_counter() - start) / max(1, sum(len(questions) for _, questions in readable))
         return [
             media if isinstance(media, Exception) else self._engine_answers(media, next(answers), seconds, share)
@@ -69,9 +79,9 @@ class VllmEngine:
 
     def _read(self, clip: Path) -> tuple[Media | Exception, float]:
         """Return the clip, or the exception that reading it raised, and the seconds that it took."""
-        settings, start = self.settings, time.perf_counter()
+        start = time.perf_counter()
         try:
-            media: Media | Exception = read_for(self.offline.processor, clip, **settings.reading)
+            media: Media | Exception = read_for(self.offline.processor, clip, **self.reading.reading)
         except Exception as error:  # of any type: it concerns this clip only, and becomes its row
             media = error
         return media, time.perf_counter() - start
@@ -82,7 +92,7 @@ class VllmEngine:
         if isinstance(answers, Exception):
             return answers
         source = source_fields(source_of(media))
-        compressing = not self.settings.keeps_all
+        compressing = not self.compression.keeps_all
         notices = notices_of(media, is_nano=self.offline.is_nano, compressing=compressing)
         engine_answers = []
         for index, answer in enumerate(answers):

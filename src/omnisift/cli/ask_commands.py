@@ -96,7 +96,7 @@ def chat(
     check_clip(clip)
     read_options.check()
     from omnisift.cli.screen import StageBar, console_for, describe_source, short_cost, show_notices
-    from omnisift.pipeline.clip_info import notices_of, source_of
+    from omnisift.pipeline.report import notices_of, source_of
 
     interactive, status = sys.stdin.isatty() and sys.stdout.isatty(), console_for(stderr=True)
     with StageBar(status) as bar:

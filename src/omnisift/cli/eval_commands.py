@@ -98,7 +98,7 @@ def evaluate(
     """Run a published benchmark with lmms-eval.
 
     Clips are read with video and audio. Answers, scores and settings are
-    kept in one folder. Needs the environment of `make eval-env`.
+    kept in one folder. Needs lmms-eval (docs/public-benchmarks.md).
     """
     if context.invoked_subcommand is not None:
         return
@@ -156,7 +156,7 @@ def prepare(
     rule: Rule = "videomme",
 ) -> None:
     """Convert a benchmark's metadata to an lmms-eval task."""
-    from omnisift.evaluation.public.lmms_tasks import default_folder, task_name, write_task
+    from omnisift.evaluation.public.lmms_hooks import default_folder, task_name, write_task
 
     rows = _rows(benchmark, video_root, metadata)
     folder = default_folder() if tasks is None else tasks
@@ -182,8 +182,8 @@ def judge(
     If the command is interrupted, run it again: it resumes.
     """
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.evaluation.public.eval_run import read_run
-    from omnisift.evaluation.public.llm_judge import CaptionJudge, EndpointJudge, WordJudge, judge_captions, rates
+    from omnisift.evaluation.public.eval_run import judge_captions, read_run
+    from omnisift.evaluation.public.llm_judge import CaptionJudge, EndpointJudge, WordJudge, rates
 
     if words == (address is not None) or (address is None) != (model is None):
         raise UsageError("give a judge: --address and --model together, or --words")
@@ -212,8 +212,7 @@ def report(
     Columns: tokens kept, score, share of the full run, p, FLOPs, seconds, memory.
     """
     from omnisift.evaluation.public.eval_run import read_run
-    from omnisift.evaluation.public.published import SIZES
-    from omnisift.evaluation.public.report import as_csv, as_markdown, lines
+    from omnisift.evaluation.public.report import SIZES, as_csv, as_markdown, lines
     from omnisift.utils.atomic_io import write_atomic
 
     if published is not None and published not in SIZES:
@@ -227,7 +226,7 @@ def report(
         raise UsageError("the plot needs matplotlib, which is not installed: " + install_hint("eval"))
     if not out.parent.is_dir():
         raise UsageError(f"folder {out.parent} does not exist; create it first")
-    from omnisift.evaluation.public.report_plot import draw
+    from omnisift.evaluation.public.report import draw
 
     markdown, table, plot = (out.with_name(f"{out.name}.{end}") for end in ("md", "csv", "svg"))
     write_atomic(markdown, text)

@@ -136,7 +136,7 @@ class RunBar:
 
     def row(self, row: dict[str, Any]) -> None:
         """Count one finished row."""
-        from omnisift.pipeline.clip_info import NANO_NOTICE
+        from omnisift.pipeline.report import NANO_NOTICE
 
         self._done, self._new, self._failed = self._done + 1, self._new + 1, self._failed + ("error" in row)
         if not self._nano_noted and NANO_NOTICE in row.get("notices", ()):

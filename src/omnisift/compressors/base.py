@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -11,7 +13,8 @@ from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.errors import CompressorError
 from omnisift.ops.groups import Scope, group
-from omnisift.tokens import Selection, TokenStream
+from omnisift.ops.selection_builder import join
+from omnisift.tokens import Modality, Selection, TokenStream
 
 
 class Compressor(nn.Module, ABC):
@@ -98,6 +101,49 @@ class Compressor(nn.Module, ABC):
         """The name for reports, with everything that departs from the published method: ``evs-frame``."""
         return self.name
 
+    def check_choice(self, option: str, value: object, choices: Sequence[str | bool]) -> None:
+        """Check an option of the constructor.
+
+        Args:
+            option: its name.
+            value: what was given.
+            choices: the accepted values.
+
+        Raises:
+            CompressorError: the value is none of them.
+        """
+        if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
+            *first, last = [str(choice).lower() for choice in choices]
+            raise CompressorError(f"{option} of {self.name!r} is {', '.join(first)} or {last}, got {value!r}")
+
+    def check_number(
+        self,
+        option: str,
+        value: float,
+        low: float,
+        high: float = math.inf,
+        *,
+        below: bool = False,
+        whole: bool = False,
+    ) -> None:
+        """Check a numeric option of the constructor.
+
+        Args:
+            option: its name.
+            value: what was given.
+            low: the smallest accepted number.
+            high: the largest accepted number.
+            below: whether ``high`` itself is refused.
+            whole: whether the number must be an integer.
+
+        Raises:
+            CompressorError: the value is no such number.
+        """
+        is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high or (below and value == high):
+            kind, end = "an integer" if whole else "a number", ")" if below or high == math.inf else "]"
+            raise CompressorError(f"{option} of {self.name!r} is {kind} in [{low:g}, {high:g}{end}, got {value!r}")
+
     def __repr__(self) -> str:
         """Show the class, the budget and the label, without the modules inside."""
         label = "" if self.label == self.name else f", label={self.label!r}"
@@ -125,3 +171,66 @@ class ScoredCompressor(Compressor):
         """Keep the highest scores of every group of the scope."""
         scores = self.score(stream)
         return Selection(keep=group(stream, counts, self.scope).highest(scores), scores=scores)
+
+
+class VideoCompressor(Compressor):
+    """Base class of methods that select video tokens only; another method selects the audio tokens.
+
+    By default audio is pooled into equal parts of time, the same for all such methods, so that they differ in video
+    only.
+
+    Args:
+        budget: the fraction of tokens kept; a number is the overall ratio.
+        audio: the method for audio tokens; None means `UniformCompressor` with pooling.
+    """
+
+    def __init__(self, budget: Budget | float, audio: Compressor | None = None) -> None:
+        from omnisift.compressors.uniform import UniformCompressor
+
+        super().__init__(budget)
+        self.audio = UniformCompressor(budget, mode="pool") if audio is None else audio
+        self._default_audio = audio is None
+        self.needs = type(self).needs | self.audio.needs
+
+    @abstractmethod
+    def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
+        """Select video tokens; the result for audio tokens is ignored. See `Compressor.select_video`."""
+
+    def select(self, stream: TokenStream, counts: Counts) -> Selection:
+        """Select video, then audio, which may depend on the kept video. See `Compressor.select`."""
+        video = self.select_video(stream, counts)
+        return join(stream, video, self.audio.select_audio(stream, counts, video))
+
+    @property
+    def label(self) -> str:
+        """The method's label, with that of the audio method where it is not the default."""
+        return self.video_label if self._default_audio else f"{self.video_label}+{self.audio.label}"
+
+    @property
+    def video_label(self) -> str:
+        """The label of the method for video."""
+        return self.name
+
+
+class ScoredVideoCompressor(VideoCompressor):
+    """A video method that is one function: a score for every token. Of equal scores the first token is kept."""
+
+    scope: Scope = Scope.FRAME
+    """Which video tokens are ranked together."""
+
+    @abstractmethod
+    def score(self, stream: TokenStream) -> Tensor:
+        """Score the video tokens.
+
+        Args:
+            stream: the tokens of all rows of the batch.
+
+        Returns:
+            [L] float on the stream's device; the highest are kept. Values of all but video tokens in chunks are
+            ignored.
+        """
+
+    def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
+        """Keep the highest scores of every group of the scope. See `Compressor.select_video`."""
+        scores = self.score(stream)
+        return Selection(group(stream, counts, self.scope, modality=Modality.VIDEO).highest(scores), scores)

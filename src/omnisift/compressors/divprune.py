@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from omnisift.budget import Counts
 from omnisift.compressors.base import Compressor
+from omnisift.ops.diversity import diverse
 from omnisift.ops.groups import Scope, group
-from omnisift.ops.maxmin import diverse
 from omnisift.tokens import Selection, TokenStream
 
 
@@ -22,7 +22,7 @@ class DivPruneCompressor(Compressor):
       windowed like SEATS' own first stage;
     - a token is never chosen twice, and of equal distances the lowest index is taken, so windows of equal tokens meet
       their count;
-    - cosines are rounded to about 1e-6 (`omnisift.ops.cosine`).
+    - cosines are rounded to about 1e-6 (`omnisift.ops.similarity`).
 
     For video alone, pair it with a method for audio: ``divprune+uniform``.
     """

@@ -11,12 +11,13 @@ from torch import Tensor
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.paired import join
 from omnisift.errors import UnreachableBudget
-from omnisift.ops.frames import Frames, of_modality, pair_cosine
+from omnisift.ops.frames import Frames, of_modality
 from omnisift.ops.groups import Groups
 from omnisift.ops.integer_shares import allocate
-from omnisift.ops.segment_ops import mean_distance
+from omnisift.ops.segments import mean_distance
+from omnisift.ops.selection_builder import join
+from omnisift.ops.similarity import pair_cosine
 from omnisift.tokens import Modality, Selection, TokenStream
 
 GROUP = 4

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Budget
-from omnisift.compressors.base import Compressor
-from omnisift.compressors.paired import ScoredVideoCompressor
-from omnisift.errors import CompressorError
-from omnisift.ops.frames import Frames, pair_cosine
+from omnisift.compressors.base import Compressor, ScoredVideoCompressor
+from omnisift.ops.frames import Frames
 from omnisift.ops.groups import Scope
-from omnisift.ops.segment_ops import mean_distance
+from omnisift.ops.segments import mean_distance
+from omnisift.ops.similarity import pair_cosine
 from omnisift.tokens import TokenStream
 
 _BONUS = 3.0
@@ -45,8 +44,7 @@ class EvsCompressor(ScoredVideoCompressor):
 
     def __init__(self, budget: Budget | float, audio: Compressor | None = None, mode: str = "clip") -> None:
         super().__init__(budget, audio)
-        if mode not in ("clip", "frame"):
-            raise CompressorError(f"mode of 'evs' is clip or frame, got {mode!r}: choose one of these")
+        self.check_choice("mode", mode, ("clip", "frame"))
         self.scope = Scope(mode)
 
     @property

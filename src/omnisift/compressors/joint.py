@@ -10,8 +10,9 @@ from torch import Tensor
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.base import ScoredCompressor
-from omnisift.ops.distinctiveness import EPSILON, chunk_modality, distinctiveness, means_by_group
+from omnisift.ops.frames import EPSILON, chunk_modality, distinctiveness
 from omnisift.ops.groups import Scope, group
+from omnisift.ops.segments import value_means
 from omnisift.tokens import Selection, TokenStream
 
 
@@ -39,8 +40,8 @@ class JointCompressor(ScoredCompressor):
         """
         raw, part = distinctiveness(stream).cpu().double(), chunk_modality(stream)
         parts = 2 * len(ChunkShapes.of(stream))
-        centred = raw - means_by_group(raw, part, parts)[part]
-        deviation = means_by_group(centred.square(), part, parts).sqrt()[part]
+        centred = raw - value_means(raw, part, parts)[part]
+        deviation = value_means(centred.square(), part, parts).sqrt()[part]
         # What rounding leaves between equal tokens is no variance.
         z = torch.where(deviation <= EPSILON, torch.zeros_like(centred), centred / deviation)
         return z.float().to(stream.embeds.device)

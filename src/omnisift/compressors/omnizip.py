@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.omnizip_audio import KeptAudio, choose_audio, consolidate
-from omnisift.compressors.omnizip_video import chunk_totals, video_scores
-from omnisift.errors import CompressorError
-from omnisift.ops.contextual_anchors import check_share
-from omnisift.ops.groups import group
-from omnisift.ops.merging import averaged
+from omnisift.errors import UnreachableBudget
+from omnisift.ops.contextual_anchors import anchor_count, evenly_among
+from omnisift.ops.diversity import density, separation
+from omnisift.ops.frames import Frames
+from omnisift.ops.groups import Groups, Scope, group
+from omnisift.ops.integer_shares import allocate
+from omnisift.ops.segments import averaged
+from omnisift.ops.similarity import best_match, pair_cosine
+from omnisift.ops.topk import segment_topk
 from omnisift.tokens import Modality, Selection, TokenStream
+
+LOW, HIGH = 0.35, 0.75
+"""Published bounds of a chunk's drop rate."""
+NOMINAL = 0.6
+"""The drop rate of the video as a whole for which the bounds were published."""
+NEIGHBOURS = 5
+"""k of the density."""
 
 
 class OmniZipCompressor(Compressor):
@@ -47,12 +58,11 @@ class OmniZipCompressor(Compressor):
         self, budget: Budget | float, rebounded: bool = False, contextual: float = 0.05, members: int = 3
     ) -> None:
         super().__init__(budget)
-        if not isinstance(rebounded, bool):
-            raise CompressorError(f"rebounded of 'omnizip' is true or false, got {rebounded!r}")
-        if isinstance(members, bool) or not isinstance(members, int) or members < 0:
-            raise CompressorError(f"members of 'omnizip' is how many tokens join an anchor, 0 or more, got {members!r}")
+        self.check_choice("rebounded", rebounded, (True, False))
+        self.check_number("contextual", contextual, 0, 1, below=True)
+        self.check_number("members", members, 0, whole=True)
         self.rebounded = rebounded
-        self.contextual = check_share(self.name, contextual)
+        self.contextual = float(contextual)
         self.members = members
 
     @property
@@ -103,3 +113,172 @@ class OmniZipCompressor(Compressor):
         if not bool((into >= 0).any()):
             return Selection(keep=keep, scores=scores)
         return Selection(keep, scores, embeds=averaged(stream.embeds, keep, into, weight, self_weight=0.5))
+
+
+@dataclass(frozen=True)
+class KeptAudio:
+    """The audio that OmniZip keeps. All on the device."""
+
+    keep: Tensor
+    """[L] bool: dominant tokens and anchors; True for all but the audio of chunks."""
+    anchor: Tensor
+    """[L] bool: the anchors."""
+    scores: Tensor
+    """[L] float32: attention received within the clip; NaN for all but the audio of chunks."""
+
+    def shares(self, stream: TokenStream, shapes: ChunkShapes) -> Tensor:
+        """Return the kept share of each chunk's audio, [C] float64 on the CPU; NaN without audio. One device sync."""
+        audio = (stream.modality == Modality.AUDIO) & (stream.chunk >= 0)
+        kept = torch.bincount(stream.chunk[audio & self.keep.cpu()], minlength=len(shapes))
+        return kept.double() / shapes.audio
+
+
+def choose_audio(stream: TokenStream, counts: Counts, contextual: float) -> KeptAudio:
+    """Choose dominant tokens by attention over the clip, then anchors among the rest (steps 1 and 2).
+
+    Published: round((1 - rho_a) N) dominant tokens, and c N anchors on top. Here both together are the budget's total
+    for the clip, so c N of it are anchors (at most all but one), and there are fewer dominant tokens by that number.
+
+    Args:
+        stream: a stream with the extra ``audio_attention``.
+        counts: kept tokens of every chunk.
+        contextual: c, the share of the audio tokens that become anchors.
+
+    Returns:
+        The kept audio.
+    """
+    device = stream.embeds.device
+    groups = group(stream, counts, Scope.CLIP, modality=Modality.AUDIO)
+    anchors = anchor_count(groups.size, groups.kept, contextual)
+    audio = (groups.group >= 0).to(device)
+    # Step 1: the most attended tokens.
+    scores = torch.where(audio, stream.extras["audio_attention"].to(device).float(), torch.nan)
+    dominant = replace(groups, kept=groups.kept - anchors).highest(scores)
+    # Step 2: evenly spaced tokens among the others.
+    anchor = evenly_among(groups, ~dominant, anchors)
+    return KeptAudio(dominant | anchor, anchor, scores)
+
+
+def consolidate(stream: TokenStream, kept_audio: KeptAudio, members: int) -> tuple[Tensor, Tensor]:
+    """Assign dropped audio tokens to anchors (step 3).
+
+    Every dropped token belongs to its most similar anchor (cosine). Of an anchor's tokens, the ``members`` most similar
+    to any video token of the clip join it, weighted by the softmax of that similarity; the others are dropped. The
+    video is the unpruned one. Runs clip by clip, with two device syncs in all.
+
+    Args:
+        stream: the tokens of the batch.
+        kept_audio: from `choose_audio`.
+        members: tokens that join each anchor.
+
+    Returns:
+        The anchor that each token joins, [L] int64 on the device (-1: none), and its weight, [L] float32.
+    """
+    device, length = stream.embeds.device, len(stream)
+    into, weight = torch.full((length,), -1, device=device), torch.zeros(length, device=device)
+    audio, video = ((stream.modality == kind) & (stream.chunk >= 0) for kind in (Modality.AUDIO, Modality.VIDEO))
+    dropped, anchor = audio & ~kept_audio.keep.cpu(), audio & kept_audio.anchor.cpu()
+    for clip in torch.unique(stream.clip[anchor]).tolist():
+        in_clip = (_indices(tokens & (stream.clip == clip), device) for tokens in (dropped, anchor, video))
+        tokens, anchors, video_tokens = in_clip
+        if len(tokens):
+            similarity, _ = best_match(stream.embeds, tokens, video_tokens)
+            _, nearest = best_match(stream.embeds, tokens, anchors)
+            # The best members of each anchor join it.
+            row = torch.searchsorted(anchors, nearest)
+            joins = segment_topk(similarity, row, torch.full_like(anchors, members))
+            into[tokens] = torch.where(joins, nearest, -1)
+            weight[tokens] = similarity.exp()  # cosines: no overflow; `averaged` divides by the sum
+    return into, weight
+
+
+def _indices(mask: Tensor, device: torch.device) -> Tensor:
+    return torch.nonzero(mask, as_tuple=True)[0].to(device)
+
+
+def chunk_totals(counts: Counts, shapes: ChunkShapes, shares: Tensor, rebounded: bool) -> Tensor:
+    """Divide each clip's video total over its chunks by the share of audio that they kept (step 4).
+
+    Args:
+        counts: kept tokens of every chunk, for the totals.
+        shapes: token counts of the chunks.
+        shares: [C] float64: kept share of the chunk's audio, NaN without audio.
+        rebounded: whether the bounds are scaled around the clip's own drop rate.
+
+    Returns:
+        [C] int64 on the CPU: kept video tokens of each chunk.
+
+    Raises:
+        UnreachableBudget: a clip's total is below what the bounds allow.
+    """
+    size, totals = shapes.frame0 + shapes.frame1, counts.frame0 + counts.frame1
+    for clip in torch.unique(shapes.clip).tolist():
+        in_clip = shapes.clip == clip
+        if not bool(shares[in_clip].isnan().all()):
+            totals[in_clip] = _clip_totals(totals[in_clip], size[in_clip], shares[in_clip], rebounded)
+    return totals
+
+
+def _clip_totals(nominal: Tensor, size: Tensor, shares: Tensor, rebounded: bool) -> Tensor:
+    """Step 4 for one clip: drop rates ``high - (high - low) * share``, shifted to meet the total.
+
+    Published: rates are scaled to the mean, except for the extreme chunks of clips with more than two, clipped, and the
+    remainder is spread once, which misses the total by a little. Here each chunk gets its minimum, and what its
+    rate gives above that is scaled so that integers meet the total exactly (`allocate`). Bounds are rounded outwards. A
+    chunk without audio has the clip's own rate, as published.
+    """
+    total, tokens = int(nominal.sum()), int(size.sum())
+    rho = 1 - total / tokens
+    low, high = _rebounded(rho) if rebounded else (LOW, HIGH)
+    rate = torch.where(shares.isnan(), rho, high - (high - low) * shares).clamp(low, high)
+    # A billionth undoes the error of products such as 100 * (1 - .35).
+    minimum = torch.floor(size * (1 - high) + 1e-9).long()
+    maximum = torch.ceil(size * (1 - low) - 1e-9).long()
+    if total < int(minimum.sum()):
+        raise UnreachableBudget(
+            f"omnizip can't keep {total} of {tokens} video tokens: it keeps a quarter of every chunk, at least "
+            f"{int(minimum.sum())}; raise retain or retain_video, or set rebounded=true"
+        )
+    if total > int(maximum.sum()):
+        return nominal
+    return minimum + allocate(size * (1 - rate) - minimum, maximum - minimum, total - int(minimum.sum()))
+
+
+def _rebounded(rho: float) -> tuple[float, float]:
+    """Bounds around ``rho`` that equal the published ones at .6 and stay in [0, 1).
+
+    The lower one keeps its ratio to what is dropped, the upper one its ratio to what is kept.
+    """
+    return rho * LOW / NOMINAL, 1 - (1 - rho) * (1 - HIGH) / (1 - NOMINAL)
+
+
+def video_scores(stream: TokenStream) -> Tensor:
+    """Score the video tokens (step 5, ISTC).
+
+    First frames: density peaks. Second frames: one minus the cosine with the same place in the first. A second frame
+    whose size differs from its first is scored like a first one.
+
+    Returns:
+        [L] float32 on the device; the highest are kept. NaN for all but video tokens.
+    """
+    # Second frames.
+    frames = Frames.of(stream)
+    first = frames.partner()
+    scores = 1 - pair_cosine(stream.embeds, first)
+    # First frames, and others without a partner.
+    alone = torch.where(first < 0, frames.number, -1)
+    groups = Groups(alone, torch.zeros(len(frames), dtype=torch.int64))
+    for window in groups.windows(stream.embeds.device, width=stream.width):
+        peaks = _peaks(stream.embeds[window.index], window.valid)
+        scores[window.index[window.valid]] = peaks[window.valid]
+    return scores
+
+
+def _peaks(embeds: Tensor, valid: Tensor) -> Tensor:
+    """Density times separation [G, N] float32 of ``embeds`` [G, N, D], by cosine distance."""
+    unit = F.normalize(embeds.float(), dim=-1)
+    distance = (1 - torch.bmm(unit, unit.transpose(1, 2))).clamp(min=0)
+    # A product may differ from its mirror image in the last bit, which would decide between two equal tokens.
+    distance = (distance + distance.transpose(1, 2)) / 2
+    local_density = density(distance, valid, NEIGHBOURS)
+    return local_density * separation(distance, local_density, valid)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from omnisift.budget import Budget
 from omnisift.compressors.base import ScoredCompressor
-from omnisift.errors import CompressorError
 from omnisift.ops.groups import Scope
 from omnisift.tokens import TokenStream
 
@@ -39,8 +38,7 @@ class RandomCompressor(ScoredCompressor):
 
     def __init__(self, budget: Budget | float, seed: int = 0, scope: str = "frame") -> None:
         super().__init__(budget)
-        if scope not in ("frame", "clip"):
-            raise CompressorError(f"scope of 'random' is frame or clip, got {scope!r}")
+        self.check_choice("scope", scope, ("frame", "clip"))
         self.seed = seed
         self.row_seeds: Sequence[int] | None = None
         """One seed per row of the batch, instead of ``seed``: for benchmarks, whose rows are unrelated clips."""

@@ -10,10 +10,10 @@ from torch import Tensor
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors.base import Compressor
-from omnisift.errors import CompressorError
-from omnisift.ops.distinctiveness import EPSILON, chunk_modality, distinctiveness, means_by_group
+from omnisift.ops.frames import EPSILON, chunk_modality, distinctiveness
 from omnisift.ops.groups import group
 from omnisift.ops.integer_shares import allocate
+from omnisift.ops.segments import value_means
 from omnisift.tokens import Selection, TokenStream
 
 
@@ -41,10 +41,8 @@ class RoutedCompressor(Compressor):
 
     def __init__(self, budget: Budget | float, scope: str = "chunk", swing: float = 0.5) -> None:
         super().__init__(budget)
-        if scope not in ("chunk", "clip"):
-            raise CompressorError(f"scope of 'routed' is chunk or clip, got {scope!r}")
-        if isinstance(swing, bool) or not isinstance(swing, (int, float)) or not 0 <= swing <= 1:
-            raise CompressorError(f"swing of 'routed' is the share of a count that may move, in [0, 1], got {swing!r}")
+        self.check_choice("scope", scope, ("chunk", "clip"))
+        self.check_number("swing", swing, 0, 1)
         self.scope = scope
         self.swing = float(swing)
 
@@ -85,8 +83,8 @@ def informativeness(stream: TokenStream, shapes: ChunkShapes, scores: Tensor) ->
     scores, part = torch.nan_to_num(scores), chunk_modality(stream)
     clips = int(shapes.clip.max()) + 1 if len(shapes) else 0
     clip = torch.where(part >= 0, 2 * stream.clip + part % 2, -1)
-    mean = means_by_group(scores, part, 2 * len(shapes))[:-1].view(-1, 2)
-    clip_mean = means_by_group(scores, clip, 2 * clips)[:-1].view(-1, 2)[shapes.clip]
+    mean = value_means(scores, part, 2 * len(shapes))[:-1].view(-1, 2)
+    clip_mean = value_means(scores, clip, 2 * clips)[:-1].view(-1, 2)[shapes.clip]
     return torch.where(clip_mean > EPSILON, mean / clip_mean.clamp(min=EPSILON), 1.0)
 
 

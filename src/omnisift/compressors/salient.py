@@ -8,7 +8,7 @@ from torch import Tensor
 
 from omnisift.chunks import segment_of, segment_sizes
 from omnisift.compressors.base import ScoredCompressor
-from omnisift.ops.segment_ops import mean_distance
+from omnisift.ops.segments import mean_distance
 from omnisift.tokens import TokenStream
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 from omnisift.budget import Counts
 from omnisift.compressors.attended import NEEDS, encoder_attention
 from omnisift.compressors.base import Compressor
+from omnisift.ops.diversity import diverse
 from omnisift.ops.groups import Scope, group
-from omnisift.ops.maxmin import diverse
 from omnisift.tokens import Selection, TokenStream
 
 
@@ -25,7 +25,7 @@ class SeatsCompressor(Compressor):
       a row of this method compares with "SEATS-I" at scale 1, not with the paper's rows;
     - s is the attention as received. A common factor does not change an argmax inside a window, so mean-normalised
       attention would choose the same; min-max scaling would not (it moves the zero) and is not used;
-    - of equal distances the lowest index is taken; cosines are rounded to about 1e-6 (`omnisift.ops.cosine`).
+    - of equal distances the lowest index is taken; cosines are rounded to about 1e-6 (`omnisift.ops.similarity`).
     """
 
     name: ClassVar[str] = "seats"

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
-from omnisift.compressors.base import Compressor
-from omnisift.compressors.paired import ScoredVideoCompressor
+from omnisift.compressors.base import Compressor, ScoredVideoCompressor
 from omnisift.compressors.vidcom2 import adaptive_counts
-from omnisift.errors import CompressorError
-from omnisift.ops.frames import Frames, pair_cosine, row_cosine
+from omnisift.ops.frames import Frames, chunk_distance
+from omnisift.ops.segments import mean_distance
+from omnisift.ops.similarity import pair_cosine
 from omnisift.tokens import Selection, TokenStream
 
 MODES = ("both", "spatial", "temporal")
@@ -43,10 +43,8 @@ class StvpCompressor(ScoredVideoCompressor):
         self, budget: Budget | float, audio: Compressor | None = None, mode: str = "both", adaptive: bool = False
     ) -> None:
         super().__init__(budget, audio)
-        if mode not in MODES:
-            raise CompressorError(f"mode of 'stvp' is one of {', '.join(MODES)}, got {mode!r}")
-        if not isinstance(adaptive, bool):
-            raise CompressorError(f"adaptive of 'stvp' is true or false, got {adaptive!r}: write one of these")
+        self.check_choice("mode", mode, MODES)
+        self.check_choice("adaptive", adaptive, (True, False))
         self.mode = mode
         self.adaptive = adaptive
 
@@ -62,13 +60,14 @@ class StvpCompressor(ScoredVideoCompressor):
 
     def score(self, stream: TokenStream) -> Tensor:
         """Return one minus the cosine similarity, [L] float32. See `ScoredVideoCompressor.score`."""
+        if self.mode == "both":
+            return chunk_distance(stream)
         # eq 2-3: distance to the mean of the frame.
         frames = Frames.of(stream)
-        spatial = 1 - row_cosine(stream.embeds, frames.means(stream.embeds), frames.number)
+        spatial = mean_distance(stream.embeds, frames.number, len(frames))
         if self.mode == "spatial":
             return spatial
-        # eq 4: distance to the first frame. A step of len(frames) is out of range: no neighbour.
-        second = frames.cell % 2 == 1
-        step = torch.where(second, -1, len(frames) if self.mode == "both" else 1)
-        temporal = 1 - pair_cosine(stream.embeds, frames.neighbour(step))
+        # eq 4, of both frames: distance to the other one.
+        other = frames.neighbour(torch.where(frames.cell % 2 == 1, -1, 1))
+        temporal = 1 - pair_cosine(stream.embeds, other)
         return torch.where(temporal.isnan(), spatial, temporal)

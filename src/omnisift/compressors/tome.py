@@ -9,8 +9,9 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.compressors.base import Compressor
-from omnisift.ops.cosine import cosine_between
-from omnisift.ops.groups import MAX_ELEMENTS, Scope, group
+from omnisift.ops.groups import Scope, group
+from omnisift.ops.similarity import cosine_between
+from omnisift.ops.topk import row_topk
 from omnisift.tokens import Selection, TokenStream
 
 
@@ -27,7 +28,7 @@ class TomeCompressor(Compressor):
     - proportional attention (larger tokens count for more in the softmax) needs the model's attention and is left out;
     - survivors stay in the order of the stream between rounds, so neighbours meet as A and B again; the paper's code
       puts the rest of A before B;
-    - of equal cosines the lowest index is taken; they are rounded to about 1e-6 (`omnisift.ops.cosine`).
+    - of equal cosines the lowest index is taken; they are rounded to about 1e-6 (`omnisift.ops.similarity`).
     """
 
     name: ClassVar[str] = "tome"
@@ -40,9 +41,7 @@ class TomeCompressor(Compressor):
         device, embeds = stream.embeds.device, stream.embeds
         keep = torch.ones(len(stream), dtype=torch.bool, device=device)
         indices, means = [], []
-        # Neither the tokens [G, N, D] of a batch nor their similarities may be too many.
-        row = max(1, stream.width, int(groups.size.max()) if len(groups.size) else 0)
-        for window in groups.windows(device, power=1, max_elements=MAX_ELEMENTS // row):
+        for window in groups.windows(device, width=stream.width):
             slot, size, total = merge(embeds[window.index].float(), window.valid, window.kept)
             keep[window.index[window.valid]] = False
             index = window.index.gather(1, slot)
@@ -100,8 +99,7 @@ def _merge_round(size: Tensor, total: Tensor, left: Tensor, drop: Tensor) -> tup
     best, into = similar.max(dim=2)
     # The best links are merged.
     best = best.masked_fill(column >= ((left + 1) // 2).unsqueeze(1), -torch.inf)
-    rank = torch.argsort(torch.argsort(best, dim=1, descending=True, stable=True), dim=1)
-    merged = rank < drop.unsqueeze(1)
+    merged = row_topk(best, drop)
     # [G, B, A]: a product instead of scattered additions, whose order varies on a GPU.
     share = torch.zeros_like(similar.mT).scatter_(1, into.unsqueeze(1), merged.float().unsqueeze(1))
     size, total = size.clone(), total.clone()

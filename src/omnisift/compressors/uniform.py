@@ -8,9 +8,8 @@ import torch
 
 from omnisift.budget import Budget, Counts
 from omnisift.compressors.base import Compressor
-from omnisift.errors import CompressorError
 from omnisift.ops.groups import group
-from omnisift.ops.merging import averaged
+from omnisift.ops.segments import averaged
 from omnisift.tokens import Selection, TokenStream
 
 
@@ -30,8 +29,7 @@ class UniformCompressor(Compressor):
 
     def __init__(self, budget: Budget | float, mode: str = "stride") -> None:
         super().__init__(budget)
-        if mode not in ("stride", "pool"):
-            raise CompressorError(f"mode of 'uniform' is stride or pool, got {mode!r}")
+        self.check_choice("mode", mode, ("stride", "pool"))
         self.mode = mode
 
     @property

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.paired import VideoCompressor
-from omnisift.ops.frames import Frames, row_cosine
+from omnisift.compressors.base import VideoCompressor
+from omnisift.ops.frames import Frames
 from omnisift.ops.groups import group
 from omnisift.ops.integer_shares import per_frame
-from omnisift.ops.segment_ops import blocks, group_means, softmax_by
+from omnisift.ops.segments import group_means, softmax_by
+from omnisift.ops.similarity import blocks, row_cosine
 from omnisift.tokens import Modality, Selection, TokenStream
 
 TEMPERATURE = 0.7
@@ -85,8 +86,8 @@ def strength(embeds: Tensor, frames: Frames) -> Tensor:
     order = frames.order.to(embeds.device)
     frame = frames.number[frames.order].to(embeds.device)
     norm = torch.zeros(len(order), device=embeds.device)
-    for part, tokens in blocks(embeds, order):
-        norm[part] = torch.linalg.vector_norm(tokens, dim=-1)
+    for part in blocks(len(order), embeds.shape[1]):
+        norm[part] = torch.linalg.vector_norm(embeds[order[part]].float(), dim=-1)
     low = torch.full((len(frames),), torch.inf, device=embeds.device).scatter_reduce_(0, frame, norm, reduce="amin")
     high = torch.zeros(len(frames), device=embeds.device).scatter_reduce_(0, frame, norm, reduce="amax")
     result = torch.full((len(embeds),), torch.nan, device=embeds.device)

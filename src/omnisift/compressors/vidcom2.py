@@ -10,12 +10,12 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.paired import VideoCompressor
+from omnisift.compressors.base import VideoCompressor
 from omnisift.ops.frames import Frames
 from omnisift.ops.groups import group
 from omnisift.ops.integer_shares import per_frame
-from omnisift.ops.merging import add_rows
-from omnisift.ops.segment_ops import blocks, group_means, softmax_by
+from omnisift.ops.segments import add_rows, group_means, softmax_by
+from omnisift.ops.similarity import blocks
 from omnisift.tokens import Modality, Selection, TokenStream
 
 BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
@@ -112,8 +112,8 @@ def similarities(stream: TokenStream, frames: Frames) -> tuple[Tensor, Tensor]:
     channels = _still_channels(embeds, frames)
     # Centres of frames and clips.
     frame_centre = torch.zeros(len(frames), embeds.shape[1], device=embeds.device)
-    for part, tokens in blocks(embeds, order):
-        add_rows(frame_centre, frame[part], F.normalize(tokens * channels[clip[part]], dim=-1))
+    for part in blocks(len(order), embeds.shape[1]):
+        add_rows(frame_centre, frame[part], F.normalize(embeds[order[part]].float() * channels[clip[part]], dim=-1))
     clip_centre = torch.zeros_like(channels)
     add_rows(clip_centre, clip_of_frame, frame_centre)
     clip_size = torch.zeros(len(clip_centre)).index_add_(0, frames.clip, frames.size.float())
@@ -121,8 +121,8 @@ def similarities(stream: TokenStream, frames: Frames) -> tuple[Tensor, Tensor]:
     frame_centre /= frames.size[:, None].to(embeds.device)
     # Similarities to both.
     to_clip, to_frame = torch.empty(2, len(order), device=embeds.device)
-    for part, tokens in blocks(embeds, order):
-        unit = F.normalize(tokens * channels[clip[part]], dim=-1)
+    for part in blocks(len(order), embeds.shape[1]):
+        unit = F.normalize(embeds[order[part]].float() * channels[clip[part]], dim=-1)
         to_clip[part] = _gaussians(unit - clip_centre[clip[part]])
         to_frame[part] = _gaussians(unit - frame_centre[frame[part]])
     return to_clip, to_frame
@@ -137,8 +137,9 @@ def _still_channels(embeds: Tensor, frames: Frames) -> Tensor:
     group = torch.full((len(embeds),), -1).index_copy_(0, frames.order, clip)
     means = group_means(embeds, group, int(clip.max()) + 1 if len(clip) else 0)
     variation, clip = torch.zeros_like(means), clip.to(embeds.device)
-    for part, tokens in blocks(embeds, frames.order.to(embeds.device)):
-        add_rows(variation, clip[part], (tokens - means[clip[part]]).square())
+    order = frames.order.to(embeds.device)
+    for part in blocks(len(order), embeds.shape[1]):
+        add_rows(variation, clip[part], (embeds[order[part]].float() - means[clip[part]]).square())
     still = torch.sort(variation, dim=1, stable=True).indices[:, : max(1, embeds.shape[1] // 2)]
     return torch.zeros_like(variation).scatter_(1, still, 1.0)
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from omnisift.budget import Budget, Counts
 from omnisift.compressors.attended import NEEDS, encoder_attention
 from omnisift.compressors.base import Compressor
-from omnisift.ops.contextual_anchors import anchor_count, check_share, evenly_among
-from omnisift.ops.groups import MAX_ELEMENTS, Groups, Window, group
-from omnisift.ops.merging import averaged
+from omnisift.ops.contextual_anchors import anchor_count, evenly_among
+from omnisift.ops.groups import Groups, Window, group
+from omnisift.ops.segments import averaged
 from omnisift.tokens import Selection, TokenStream
 
 
@@ -42,7 +42,8 @@ class VisionZipCompressor(Compressor):
 
     def __init__(self, budget: Budget | float, contextual: float = 0.05) -> None:
         super().__init__(budget)
-        self.contextual = check_share(self.name, contextual)
+        self.check_number("contextual", contextual, 0, 1, below=True)
+        self.contextual = float(contextual)
 
     @property
     def label(self) -> str:
@@ -89,10 +90,7 @@ def _nearest_anchor(embeds: Tensor, groups: Groups, keep: Tensor, anchor: Tensor
     into = torch.full((len(embeds),), -1, device=embeds.device)
     if not bool((count > 0).any()):
         return into
-    widest = int(groups.size.max())
-    # Neither the embeddings of a batch nor its similarities exceed MAX_ELEMENTS (or one window's).
-    max_elements = max(1, MAX_ELEMENTS // max(embeds.shape[1], widest))
-    for window in replace(groups, kept=count).windows(embeds.device, power=1, max_elements=max_elements):
+    for window in replace(groups, kept=count).windows(embeds.device, width=embeds.shape[1]):
         if window.max_kept:
             joins = window.valid & ~keep[window.index] & (window.kept > 0)[:, None]
             nearest = _nearest_in_window(embeds, window, anchor)

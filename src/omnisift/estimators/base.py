@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from omnisift.ops.selection_builder import Choice
-from omnisift.ops.topk import segment_topk
 
 LEAK = 1e-4
 """What a soft mask of 0 still lets through; its logarithm is the attention bias of a dropped token."""
@@ -39,21 +38,6 @@ class Estimator(ABC):
         Returns:
             The choice.
         """
-
-
-def highest(logits: Tensor, count: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Return the hard top-k of every group, as [G, A] bool; of equal logits the first is kept.
-
-    Args:
-        logits: [G, A] float.
-        count: [G] int64, kept tokens of each group.
-        valid: [G, A] bool, False on padding; None if nothing is padded.
-    """
-    values = logits.detach()
-    if valid is not None:
-        values = values.masked_fill(~valid, -torch.inf)
-    row = torch.arange(len(values), device=values.device).repeat_interleave(values.shape[1])
-    return segment_topk(values.flatten(), row, count).view_as(values)
 
 
 def soft_bias(mask: Tensor, leak: float = LEAK) -> Tensor:

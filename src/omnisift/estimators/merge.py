@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnisift.estimators.base import Estimator, annealed, highest
+from omnisift.estimators.base import Estimator, annealed
 from omnisift.ops.selection_builder import Choice
+from omnisift.ops.topk import row_topk
 
 
 class Merge(Estimator):
@@ -28,7 +29,7 @@ class Merge(Estimator):
 
     def choose(self, logits: Tensor, count: Tensor, valid: Tensor | None = None) -> Choice:
         """Keep the highest logits, with the mixing weights. See `Estimator.choose`."""
-        keep = highest(logits, count, valid)
+        keep = row_topk(logits.detach(), count, valid)
         real = torch.ones_like(keep) if valid is None else valid
         score, strength = torch.sigmoid(logits), annealed(self.progress, 1.0, 0.02)
         # k_ji: each dropped token is divided among the kept ones by distance.

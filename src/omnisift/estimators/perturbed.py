@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from omnisift.estimators.base import Estimator, annealed, highest, soft_bias
+from omnisift.estimators.base import Estimator, annealed, soft_bias
 from omnisift.ops.selection_builder import Choice
+from omnisift.ops.topk import row_topk
 
 
 class Perturbed(Estimator):
@@ -37,7 +38,7 @@ class _PerturbedTopK(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, noise: Tensor, sigma: float, count: Tensor, real: Tensor) -> Tensor:
         """The mean choice [G, A] over the draws of ``noise`` [N, G, A]."""
         keys = (logits + sigma * noise).flatten(0, 1)
-        choices = highest(keys, count.repeat(len(noise)), real.repeat(len(noise), 1)).view_as(noise).to(logits.dtype)
+        choices = row_topk(keys, count.repeat(len(noise)), real.repeat(len(noise), 1)).view_as(noise).to(logits.dtype)
         mean = choices.mean(dim=0)
         ctx.save_for_backward(choices - mean, noise * real)
         ctx.sigma = sigma

@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnisift.estimators.base import Estimator, highest
+from omnisift.estimators.base import Estimator
 from omnisift.ops.selection_builder import Choice
+from omnisift.ops.topk import row_topk
 
 
 class Reinforce(Estimator):
@@ -27,7 +28,7 @@ class Reinforce(Estimator):
         """Sample one choice, with its log-probability. See `Estimator.choose`."""
         noise = -torch.log(-torch.log(torch.rand_like(logits).clamp(1e-9, 1 - 1e-7)))
         keys = logits.detach() + noise
-        keep = highest(keys, count, valid)
+        keep = row_topk(keys, count, valid)
         return Choice(keep, log_prob=log_probability(logits, keys, keep, valid))
 
 

@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from omnisift.estimators.base import Estimator, highest
+from omnisift.estimators.base import Estimator
 from omnisift.ops.selection_builder import Choice
+from omnisift.ops.topk import row_topk
 
 
 class StraightThrough(Estimator):
@@ -23,7 +24,7 @@ class StraightThrough(Estimator):
 
     def choose(self, logits: Tensor, count: Tensor, valid: Tensor | None = None) -> Choice:
         """Keep the highest logits, with the straight-through gate. See `Estimator.choose`."""
-        keep = highest(logits, count, valid)
+        keep = row_topk(logits.detach(), count, valid)
         return Choice(keep, gate=topk_mask(torch.sigmoid(logits), keep))
 
 

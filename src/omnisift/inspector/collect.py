@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
-from omnisift.inspector.decision import method_selection
-from omnisift.inspector.evidence import evidence_of, find_scene, kept_evidence
-from omnisift.inspector.layout import audio_only_tokens, chunks_of, clip_tokens, grid_of
+from omnisift.inspector.columns import audio_only_tokens, chunks_of, clip_tokens, grid_of, method_selection
+from omnisift.inspector.evidence import evidence_of, find_scene
 from omnisift.inspector.trace import ClipTokens, MethodTrace, Trace, TraceEvidence
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.media.reading import Sampling
@@ -25,7 +24,7 @@ from omnisift.pipeline import Answer, Pipeline
 from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host
 from omnisift.tokens import Selection, TokenStream
-from omnisift.world import Scene, questions
+from omnisift.world import Scene, count_kept, questions
 from omnisift.world.files import COMMENT
 
 ALL = "none"
@@ -151,7 +150,8 @@ def _method_traces(
     for name, answer in answers.items():
         selection = method_selection(methods[name], *decisions[name], tokens) if name in decisions else None
         kept = np.ones(len(tokens), bool) if selection is None else selection.kept
-        traces.append(MethodTrace(name, answer, selection, None if evidence is None else kept_evidence(evidence, kept)))
+        counts = None if evidence is None else count_kept([event.tokens for event in evidence.events], kept)
+        traces.append(MethodTrace(name, answer, selection, counts))
     return tuple(traces)
 
 

@@ -1,4 +1,4 @@
-"""Find the tokens that prove an answer about a generated clip, and count how many of them a method kept.
+"""Find the tokens that prove an answer about a generated clip.
 
 A clip's comment names its split and seed but not its setting, and anyone can write such a comment. The scene is
 therefore rendered in every setting, and only one that matches the decoded clip is used.
@@ -11,7 +11,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from omnisift.inspector.trace import ClipTokens, Event, KeptTraceEvidence, TraceEvidence
+from omnisift.inspector.trace import ClipTokens, Event, TraceEvidence
 from omnisift.media import Media
 from omnisift.tokens import Modality
 from omnisift.world import (
@@ -61,19 +61,16 @@ def evidence_of(scene: Scene, question: str, tokens: ClipTokens) -> TraceEvidenc
     match = find_question(scene, question)
     if match is None:
         return None
-    label = truth(scene)
     video, audio = (tokens.indices(int(modality)) for modality in (Modality.VIDEO, Modality.AUDIO))
-    shapes = [scene.shapes[i] for i in match.shapes]
-    events = [
-        Event("shape", f"{shape.color} {shape.form}", video[label.flat_video(i)])
-        for i, shape in zip(match.shapes, shapes, strict=True)
-    ]
-    sounds = [(scene.sounds[i].name, audio[label.sound_tokens[i]]) for i in match.sounds]
-    if match.type == "heard" and sounds:
-        # Any occurrence of the sound proves a yes, so all of them are one event.
-        sounds = [(sounds[0][0], np.concatenate([indices for _, indices in sounds]))]
-    events += [Event("sound", name, indices) for name, indices in sounds]
-    events = [event for event in events if len(event.tokens)]
+    events = []
+    for event in truth(scene).evidence(match):
+        if event.kind == "shape":
+            shape = scene.shapes[event.index]
+            name, indices = f"{shape.color} {shape.form}", video[event.tokens]
+        else:
+            name, indices = scene.sounds[event.index].name, audio[event.tokens]
+        if len(indices):
+            events.append(Event(event.kind, name, indices))
     return TraceEvidence(setting_of(scene), match.type, match.answer, tuple(events))
 
 
@@ -87,17 +84,6 @@ def find_question(scene: Scene, text: str) -> Question | None:
             if question.text.lower() == text:
                 return question
     return None
-
-
-def kept_evidence(evidence: TraceEvidence, kept: NDArray[np.bool_]) -> KeptTraceEvidence:
-    """How much of ``evidence`` is in ``kept`` [N] bool."""
-    counts = [int(kept[event.tokens].sum()) for event in evidence.events]
-    return KeptTraceEvidence(
-        tokens=sum(counts),
-        tokens_all=sum(len(event.tokens) for event in evidence.events),
-        events=sum(count > 0 for count in counts),
-        events_all=len(counts),
-    )
 
 
 def _difference(scene: Scene, media: Media) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnisift.pipeline.report import Answer, Source
+from omnisift.world import KeptEvidence
 
 SCHEMA = "omnisift.trace"
 VERSION = 1
@@ -141,27 +142,6 @@ class MethodSelection:
 
 
 @dataclass(frozen=True)
-class KeptTraceEvidence:
-    """How much of the evidence one method kept."""
-
-    tokens: int
-    """Kept evidence tokens."""
-    tokens_all: int
-    """All evidence tokens."""
-    events: int
-    """Events with at least one kept token."""
-    events_all: int
-    """All events."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: the counts and both recalls, None where there is no evidence."""
-        return asdict(self) | {
-            "token_recall": round(self.tokens / self.tokens_all, 6) if self.tokens_all else None,
-            "event_recall": round(self.events / self.events_all, 6) if self.events_all else None,
-        }
-
-
-@dataclass(frozen=True)
 class Event:
     """A shape on screen or a sound that proves the answer."""
 
@@ -199,7 +179,7 @@ class MethodTrace:
     answer: Answer
     selection: MethodSelection | None
     """None if every token was read: by ``none``, and in audio without video."""
-    kept_evidence: KeptTraceEvidence | None
+    kept_evidence: KeptEvidence | None
     """None where no evidence is known."""
 
     @property

@@ -18,13 +18,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from omnisift.lab.nano import NanoBuild, provenance
+from omnisift.lab.nano import NanoBuild, recipe_provenance
 from omnisift.lab.training.evaluate import accuracies, format_accuracies
 from omnisift.lab.training.feature_cache import FeatureCache, encode_features
-from omnisift.lab.training.host import core_of
 from omnisift.lab.training.language_model import ClipSource
 from omnisift.lab.training.losses import LossWeights
-from omnisift.lab.training.nano_model import build_model, build_processor
+from omnisift.lab.training.nano_model import build_model, build_processor, core_of
 from omnisift.lab.training.packed import TYPE_WEIGHTS, clip_layout
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.utils.assets import nano_path
@@ -102,7 +101,7 @@ class NeutralBuild(NanoBuild):
         build_processor(self.tokenizer).save_pretrained(folder)
         recipe = {
             "made_by": f"python -m omnisift.lab.neutral --seed {self.settings.seed}",
-            **provenance(),
+            **recipe_provenance(),
             "settings": self.settings.as_dict(),
             "stages": {
                 name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in self.stages[:-1]

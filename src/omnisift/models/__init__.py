@@ -2,7 +2,7 @@
 
 from omnisift.models.adapter import Adapter, Parts
 from omnisift.models.attachment import Attachment
-from omnisift.models.base import ADAPTERS, adapter_for, attach
+from omnisift.models.base import ADAPTERS, adapter_class, adapter_for, attach
 from omnisift.models.compression import Compression
 
-__all__ = ["ADAPTERS", "Adapter", "Attachment", "Compression", "Parts", "adapter_for", "attach"]
+__all__ = ["ADAPTERS", "Adapter", "Attachment", "Compression", "Parts", "adapter_class", "adapter_for", "attach"]

@@ -5,15 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from omnisift.models.attention_probe import AttentionProbe
-
-if TYPE_CHECKING:
-    from omnisift.models.attachment import Attachment
+from omnisift.models.prompt_cut import PromptCut
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,17 @@ class Parts:
     """Takes ``input_ids``, merges the media embeddings and calls the language model once."""
     language_model: nn.Module
     """Takes ``inputs_embeds``, ``position_ids``, ``attention_mask`` and the cache, all by name."""
+    vision_encoder: nn.Module | None = None
+    """Not hooked by `attach`: stages are timed here, and training freezes it."""
+    audio_encoder: nn.Module | None = None
+    """As ``vision_encoder``."""
+
+
+class HasCut(Protocol):
+    """What `Adapter.extra_hooks` reads of an `Attachment`."""
+
+    cut: PromptCut | None
+    """The latest cut; None if nothing was dropped."""
 
 
 class Adapter(ABC):
@@ -33,6 +42,8 @@ class Adapter(ABC):
 
     model_types: ClassVar[frozenset[str]]
     """Values of ``config.model_type`` that this adapter accepts."""
+    model_class: ClassVar[str]
+    """Name of the class in Transformers that `omnisift.load` loads: the part of the model that generates text."""
     supplies: ClassVar[frozenset[str]] = frozenset()
     """Names of the `TokenStream.extras` that its `attention_probes` can provide."""
 
@@ -87,7 +98,7 @@ class Adapter(ABC):
     def seconds_per_position(self) -> float:
         """Duration of one temporal rotary position, in seconds."""
 
-    def extra_hooks(self, attachment: Attachment) -> list[RemovableHandle]:  # noqa: ARG002
+    def extra_hooks(self, attachment: HasCut) -> list[RemovableHandle]:  # noqa: ARG002
         """Hook further modules that read the cut prompt. The attachment removes the hooks when it is detached."""
         return []
 

@@ -32,7 +32,6 @@ from omnisift.chunks import build_stream
 from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, UnsupportedCall
 from omnisift.models.adapter import Adapter
-from omnisift.models.attention_bias import with_attention_bias
 from omnisift.models.cached_prompt import (
     CachedPrompt,
     cached_length,
@@ -49,6 +48,7 @@ from omnisift.models.host_arguments import (
     read_mask,
     read_positions,
     resume_arguments,
+    with_attention_bias,
 )
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Modality, Selection, TokenStream

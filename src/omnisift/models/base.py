@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omnisift.vgas import VGAS
 
 ADAPTERS: tuple[type[Adapter], ...] = (Qwen25OmniAdapter,)
-"""One adapter per model family, tried in this order."""
+"""One adapter per model family: the only list of the models that the library knows."""
 
 
 def attach(
@@ -98,12 +98,29 @@ def adapter_for(model: nn.Module) -> Adapter:
     unwrap: Any = getattr(model, "get_base_model", None)
     host = model if unwrap is None else unwrap()
     model_type = getattr(getattr(host, "config", None), "model_type", None)
+    if model_type is None:
+        raise UnsupportedModel(_unknown(type(host).__name__))
+    return adapter_class(model_type)(host)
+
+
+def adapter_class(model_type: object) -> type[Adapter]:
+    """Return the adapter class of a model family.
+
+    Args:
+        model_type: as in the ``config.json`` of a checkpoint.
+
+    Raises:
+        UnsupportedModel: no adapter exists for this type.
+    """
     for adapter in ADAPTERS:
         if model_type in adapter.model_types:
-            return adapter(host)
+            return adapter
+    raise UnsupportedModel(_unknown(f"model_type {model_type!r}"))
+
+
+def _unknown(kind: str) -> str:
     known = ", ".join(sorted(name for adapter in ADAPTERS for name in adapter.model_types))
-    kind = f"model_type {model_type!r}" if model_type is not None else type(host).__name__
-    raise UnsupportedModel(f"no adapter for {kind}. Known: {known}. See docs/add-a-model.md")
+    return f"no adapter for {kind}. Known: {known}. See docs/add-a-model.md"
 
 
 def _make_compressor(

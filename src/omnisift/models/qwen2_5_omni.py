@@ -7,27 +7,25 @@ these are ``thinker.model.{audio_tower, visual, language_model}``. Both layouts 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from omnisift.errors import UnsupportedCall, UnsupportedModel
-from omnisift.models.adapter import Adapter, Parts
+from omnisift.models.adapter import Adapter, HasCut, Parts
 from omnisift.models.attention_probe import AttentionProbe
 from omnisift.models.qwen2_5_omni_attention import AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME, attention_probes
 from omnisift.models.qwen2_5_omni_speech import TalkerHooks
 from omnisift.tokens import Modality
-
-if TYPE_CHECKING:
-    from omnisift.models.attachment import Attachment
 
 
 class Qwen25OmniAdapter(Adapter):
     """25 temporal positions per second, audio interleaved with its video, and three rows of rotary positions."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_omni", "qwen2_5_omni_thinker"})
+    model_class: ClassVar[str] = "Qwen2_5OmniThinkerForConditionalGeneration"
     supplies: ClassVar[frozenset[str]] = frozenset({AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME})
 
     def find_parts(self, model: nn.Module) -> Parts:
@@ -44,7 +42,7 @@ class Qwen25OmniAdapter(Adapter):
         self._core = core
         self._talker = getattr(model, "talker", None)
         self._config = head.config
-        return Parts(head, core, language_model)
+        return Parts(head, core, language_model, getattr(core, "visual", None), core.audio_tower)
 
     def modality(self, input_ids: Tensor) -> Tensor:
         """Classify tokens by the placeholder ids of the configuration."""
@@ -72,7 +70,7 @@ class Qwen25OmniAdapter(Adapter):
         )[0]
         return position_ids
 
-    def extra_hooks(self, attachment: Attachment) -> list[RemovableHandle]:
+    def extra_hooks(self, attachment: HasCut) -> list[RemovableHandle]:
         """Hook the talker, which reads the Thinker's prompt a second time."""
         return [] if self._talker is None else TalkerHooks(attachment, self._talker).register(self.parts.head)
 
@@ -84,6 +82,11 @@ class Qwen25OmniAdapter(Adapter):
     def seconds_per_position(self) -> float:
         """0.04 s in the released models."""
         return 1.0 / float(self._config.position_id_per_seconds)
+
+
+def audio_tokens(mel_frames: int) -> int:
+    """Number of tokens for a spectrogram of ``mel_frames``: a convolution and a pooling, each of stride two."""
+    return max(0, ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1) if mel_frames else 0
 
 
 def _on_cpu(value: Any) -> Any:

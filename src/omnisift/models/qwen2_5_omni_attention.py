@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from omnisift.models.attention_probe import AttentionProbe, ProbedEncoder
-from omnisift.models.received_attention import received_attention
+from omnisift.models.attention_probe import AttentionProbe, ProbedEncoder, received_attention
 from omnisift.tokens import Modality
 
 AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME = "audio_attention", "audio_attention_window", "video_attention"

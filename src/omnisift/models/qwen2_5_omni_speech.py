@@ -8,12 +8,13 @@ Between the two the host works with full lengths, positions included.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from omnisift.models.adapter import HasCut
 from omnisift.models.cached_prompt import (
     CachedPrompt,
     cached_length,
@@ -26,9 +27,6 @@ from omnisift.models.host_arguments import bind_arguments, cut_arguments, decode
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Selection
 
-if TYPE_CHECKING:
-    from omnisift.models.attachment import Attachment
-
 TALKER_SUFFIX = 2
 """Tokens that ``generate`` appends to the talker's prompt: begin of speech, and the first word."""
 
@@ -36,7 +34,7 @@ TALKER_SUFFIX = 2
 class TalkerHooks:
     """Applies the Thinker's latest cut to the talker's prompt."""
 
-    def __init__(self, attachment: Attachment, talker: nn.Module) -> None:
+    def __init__(self, attachment: HasCut, talker: nn.Module) -> None:
         """Prepare without hooking anything.
 
         Args:

@@ -1,20 +1,19 @@
-"""The frames of a stream in order of time, and the tokens at the same place of neighbouring frames."""
+"""The frames of a stream in order of time, and how much a token differs from its frame and from other frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from omnisift.chunks import ChunkShapes
-from omnisift.ops.merging import add_rows
+from omnisift.chunks import ChunkShapes, segment_of, segment_sizes
+from omnisift.ops.segments import mean_distance
+from omnisift.ops.similarity import pair_cosine
 from omnisift.tokens import Modality, TokenStream
 
-MAX_ELEMENTS = 1 << 24
-"""Elements of the embeddings that elementwise work processes at a time."""
+EPSILON = 1e-6
+"""Cosine distances that differ by no more count as equal: rounding of float32."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,14 @@ class Frames:
         result[video] = torch.where(comparable[frame_of], other, -1)
         return result
 
-    def means(self, embeds: Tensor) -> Tensor:
-        """Compute the mean token of each frame, [F, D] float32 on the device, from ``embeds`` [L, D]."""
-        total = torch.zeros(len(self), embeds.shape[1], device=embeds.device)
-        number = self.number[self.order].to(embeds.device)
-        for token, frame in _blocks(embeds, self.order.to(embeds.device), number):
-            add_rows(total, frame, embeds[token].float())
-        return total / self.size.to(embeds.device).unsqueeze(1)
+    def partner(self) -> Tensor:
+        """Return the token at the same place of the chunk's first frame, for tokens of second frames.
+
+        Returns:
+            [L] int64: token indices; -1 for first frames, where the sizes differ, and for all but video tokens.
+        """
+        # A step of len(self) is out of range: first frames have no neighbour.
+        return self.neighbour(torch.where(self.cell % 2 == 1, -1, len(self)))
 
     def table(self, values: Tensor, chunks: int) -> Tensor:
         """Arrange values by chunk.
@@ -102,45 +102,33 @@ class Frames:
         return table.view(chunks, 2)
 
 
-def pair_cosine(embeds: Tensor, other: Tensor, default: float = torch.nan) -> Tensor:
-    """Compute the cosine of each token with another one.
-
-    Args:
-        embeds: [L, D].
-        other: [L] int64: index of the other token, -1 for none.
-        default: the value where there is none.
-
-    Returns:
-        [L] float32 on the device. Zero vectors have cosine 0.
-    """
-    return row_cosine(embeds, embeds, other, default)
-
-
-def row_cosine(embeds: Tensor, rows: Tensor, row: Tensor, default: float = torch.nan) -> Tensor:
-    """Compute the cosine of each token with a row of a table, a bounded number of embeddings at a time.
-
-    Args:
-        embeds: [L, D].
-        rows: [R, D].
-        row: [L] int64: row of each token, -1 for none.
-        default: the value where there is none.
-
-    Returns:
-        [L] float32 on the device. Zero vectors have cosine 0.
-    """
-    result = torch.full((len(embeds),), float(default), device=embeds.device)
-    token = torch.nonzero(row >= 0, as_tuple=True)[0]
-    partner = row[token].to(embeds.device)
-    for left, right in _blocks(embeds, token.to(embeds.device), partner):
-        result[left] = F.cosine_similarity(embeds[left].float(), rows[right].float(), dim=-1)
-    return result
-
-
 def of_modality(stream: TokenStream, modality: Modality) -> Tensor:
     """Return the tokens of a modality that may be dropped, [L] bool on the CPU."""
     return (stream.modality == modality) & (stream.chunk >= 0)
 
 
-def _blocks(embeds: Tensor, left: Tensor, right: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    step = max(1, MAX_ELEMENTS // max(1, embeds.shape[1]))
-    yield from zip(torch.split(left, step), torch.split(right, step), strict=True)
+def chunk_distance(stream: TokenStream) -> Tensor:
+    """Compute STVP's distance of each token to its surroundings in the chunk (arXiv 2602.04804, eq 2-4), in float32.
+
+    Tokens of a first frame are compared with the mean of their frame, tokens of a second frame with the same place in
+    the first (with their own mean where the sizes differ), audio with the mean of its chunk's audio.
+
+    Returns:
+        [L] float32 on the device, in [0, 2] up to rounding; NaN outside chunks.
+    """
+    # eq 2-3, and the same for audio.
+    spatial = mean_distance(stream.embeds, segment_of(stream), segment_sizes(stream).numel())
+    # eq 4.
+    temporal = 1 - pair_cosine(stream.embeds, Frames.of(stream).partner())
+    return torch.where(temporal.isnan(), spatial, temporal)
+
+
+def distinctiveness(stream: TokenStream) -> Tensor:
+    """Compute `chunk_distance` without the negative values of rounding, [L] float32 in [0, 2]; NaN outside chunks."""
+    return chunk_distance(stream).clamp(min=0)
+
+
+def chunk_modality(stream: TokenStream) -> Tensor:
+    """Number the modalities of the chunks: [L] int64 on the CPU, 2 * chunk + (0 video, 1 audio); -1 outside chunks."""
+    audio = (stream.modality == Modality.AUDIO).long()
+    return torch.where(stream.chunk >= 0, 2 * stream.chunk + audio, -1)

@@ -15,11 +15,9 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import AUDIO, ChunkShapes, segment_of
+from omnisift.ops import similarity
 from omnisift.ops.topk import segment_topk
 from omnisift.tokens import Modality, TokenStream
-
-MAX_ELEMENTS = 1 << 24
-"""Elements of the largest matrix of a batch of windows: 64 MiB in float32."""
 
 
 class Scope(str, Enum):
@@ -78,13 +76,15 @@ class Groups:
         scores = torch.nan_to_num(scores, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         return segment_topk(scores, group.to(scores.device), kept.to(scores.device))
 
-    def windows(self, device: torch.device, *, power: int = 2, max_elements: int = MAX_ELEMENTS) -> Iterator[Window]:
+    def windows(self, device: torch.device, *, width: int = 0, matrices: int = 1) -> Iterator[Window]:
         """Yield all groups that have tokens, the largest first, in padded batches of bounded size.
+
+        Tensors of a batch have at most `MAX_ELEMENTS` of `omnisift.ops.similarity`, or those of one group.
 
         Args:
             device: where the tensors go.
-            power: a batch of G groups of at most N tokens has ``G * N ** power`` elements.
-            max_elements: the bound; a single group may exceed it.
+            width: hidden size D of the embeddings [G, N, D] that the caller gathers; 0 if it gathers none.
+            matrices: matrices [G, N, N] that the caller holds at a time.
         """
         # Token indices ordered by group, and the groups ordered by size.
         inside = torch.nonzero(self.group >= 0, as_tuple=True)[0]
@@ -93,12 +93,14 @@ class Groups:
         start = torch.cumsum(size, dim=0) - size
         order = torch.argsort(size, descending=True, stable=True)
         order = order[size[order] > 0]
+        largest = int(size.max()) if len(size) else 0
         begin = 0
         while begin < len(order):
-            # The first group of a batch is its largest and sets the width.
-            width = int(size[order[begin]])
-            batch = order[begin : begin + max(1, max_elements // width**power)]
-            column = torch.arange(width)
+            # The first group of a batch is its largest and sets the number of columns.
+            columns = int(size[order[begin]])
+            elements = columns * (max(width, largest) if width else matrices * columns)
+            batch = order[begin : begin + max(1, similarity.MAX_ELEMENTS // elements)]
+            column = torch.arange(columns)
             valid = column < size[batch, None]
             index = tokens[torch.where(valid, start[batch, None] + column, start[batch, None])]
             kept = self.kept[batch]

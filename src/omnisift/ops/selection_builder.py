@@ -1,4 +1,4 @@
-"""Collect the decisions of successive batches of chunks and join them into one `Selection`."""
+"""Join decisions into one `Selection`: those of successive batches of chunks, or of video and audio."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omnisift.ops.chunk_batches import PaddedGroups
-from omnisift.tokens import Selection, TokenStream
+from omnisift.tokens import Modality, Selection, TokenStream
 
 IndexedValues = tuple[Tensor, Tensor]
 """(indices in the stream, values)."""
@@ -119,3 +119,42 @@ def _concat(parts: list[IndexedValues]) -> IndexedValues:
 def _scattered(parts: list[IndexedValues], base: Tensor) -> Tensor | None:
     """The values written into ``base`` [L + 1], without its last entry; None if there are none."""
     return base.scatter(0, *_concat(parts))[:-1] if parts else None
+
+
+def join(stream: TokenStream, video: Selection, audio: Selection) -> Selection:
+    """Combine two selections.
+
+    Args:
+        stream: the tokens of the batch.
+        video: decides on video tokens.
+        audio: decides on audio tokens; only it may have a gate, bias or log-probability.
+
+    Returns:
+        The combined selection; all other tokens are kept.
+    """
+    device = stream.embeds.device
+    modality = torch.where(stream.chunk >= 0, stream.modality, int(Modality.TEXT)).to(device)
+    is_audio, is_video = modality == Modality.AUDIO, modality == Modality.VIDEO
+    keep = torch.where(is_audio, audio.keep, video.keep | ~is_video)
+    scores = _joined_scores(is_audio, video.scores, audio.scores)
+    # Merged embeddings: each selection replaces the kept rows of its own modality.
+    embeds = None
+    if video.embeds is not None or audio.embeds is not None:
+        embeds = stream.embeds[keep]
+        for part, mask in ((video, is_video), (audio, is_audio)):
+            if part.embeds is not None:
+                rows = torch.cumsum(part.keep, dim=0) - 1
+                embeds[mask[keep]] = part.embeds[rows[mask & keep]].to(embeds.dtype)
+    # Only audio has an estimator, and it leaves video and text as they are.
+    gate = None
+    if audio.gate is not None:
+        gate = torch.where(is_audio, audio.gate, torch.ones_like(audio.gate))
+    return Selection(keep, scores, gate, embeds, bias=audio.bias, log_prob=audio.log_prob)
+
+
+def _joined_scores(is_audio: Tensor, video: Tensor | None, audio: Tensor | None) -> Tensor | None:
+    if video is None and audio is None:
+        return None
+    missing = torch.full(is_audio.shape, torch.nan, device=is_audio.device)
+    video, audio = (missing if scores is None else scores.float() for scores in (video, audio))
+    return torch.where(is_audio, audio, video)

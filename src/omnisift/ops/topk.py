@@ -1,4 +1,4 @@
-"""Top-k of ragged segments."""
+"""Top-k of ragged segments, and of the rows of a padded matrix."""
 
 from __future__ import annotations
 
@@ -28,3 +28,20 @@ def segment_topk(scores: Tensor, segment: Tensor, counts: Tensor) -> Tensor:
     keep = torch.empty(len(order), dtype=torch.bool, device=order.device)
     keep[order] = rank < counts[ordered]
     return keep
+
+
+def row_topk(scores: Tensor, count: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Select the highest scores of every row.
+
+    Args:
+        scores: [G, N] float.
+        count: [G] int64: entries selected in each row.
+        valid: [G, N] bool: the entries that count; None means all.
+
+    Returns:
+        [G, N] bool; of equal scores the lowest index.
+    """
+    masked = scores if valid is None else scores.masked_fill(~valid, -torch.inf)
+    order = torch.argsort(masked, dim=1, descending=True, stable=True)
+    chosen = torch.argsort(order, dim=1) < count.unsqueeze(1)
+    return chosen if valid is None else chosen & valid

@@ -2,7 +2,7 @@
 
 from omnisift.pipeline.ask import Pipeline, load
 from omnisift.pipeline.encoded_clip import EncodedClip
-from omnisift.pipeline.inputs import inputs
+from omnisift.pipeline.prompt import inputs
 from omnisift.pipeline.report import Answer, Report
 
 __all__ = ["Answer", "EncodedClip", "Pipeline", "Report", "inputs", "load"]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 
@@ -17,23 +16,21 @@ from omnisift.config import CompressionConfig
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
-from omnisift.models import attach
-from omnisift.pipeline.ask_batch import count_rows
-from omnisift.pipeline.clip_info import notices_of, source_of
 from omnisift.pipeline.devices import DeviceMap
-from omnisift.pipeline.encoded_clip import EncodedClip
+from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
+from omnisift.pipeline.generation import Generated, generate
 from omnisift.pipeline.loading import Host, load_selector, load_weights, plan_placement, read_selector
 from omnisift.pipeline.model_source import ModelSource, find_model
-from omnisift.pipeline.prompt import build_inputs, read_for
-from omnisift.pipeline.report import Answer, Report, Seconds, Tokens
-from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
-from omnisift.pipeline.streaming import text_streamer
+from omnisift.pipeline.prompt import read_for
+from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of
 from omnisift.utils.questions import check_question
 from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
     from omnisift.compressors import Compressor
-    from omnisift.models import Compression
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def load(
@@ -278,70 +275,97 @@ class Pipeline:
             MediaError: the file cannot be read as asked.
             UsageError: the question is empty, an argument is out of range, or the clip was encoded by another model.
         """
+        reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
+        (answer,) = self._answer([(media, question)], reading, max_new_tokens, system, on_stage, on_text)
+        return answer
+
+    def ask_batch(
+        self,
+        prompts: Sequence[tuple[str | Path | Media | EncodedClip, str]],
+        *,
+        fps: float = 2.0,
+        max_frames: int = 256,
+        max_pixels: int | None = None,
+        sampling: Sampling = "time",
+        max_new_tokens: int = 256,
+        system: str | None = None,
+        on_stage: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
+        """Answer several questions together; `ask` is a batch of one.
+
+        Prompts of clips with equal modalities share one call of ``generate``. Questions about an `EncodedClip` share
+        its encoding, so only the first of them runs the encoders. All clips are in memory at once.
+
+        Args:
+            prompts: (clip, question) pairs; clips as in `ask`.
+            fps, max_frames, max_pixels, sampling, max_new_tokens, system, on_stage: as in `ask`, for all prompts.
+
+        Returns:
+            One answer per prompt, in their order. The seconds of a shared call are divided evenly among its prompts,
+            and each report has the peak memory of the call.
+
+        Raises:
+            MediaError: a file cannot be read as asked.
+            UsageError: a question is empty, an argument is out of range, or a clip was encoded by another model.
+        """
+        reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
+        return self._answer(prompts, reading, max_new_tokens, system, on_stage)
+
+    def _answer(
+        self,
+        prompts: Sequence[tuple[str | Path | Media | EncodedClip, str]],
+        reading: Mapping[str, Any],
+        max_new_tokens: int,
+        system: str | None,
+        on_stage: Callable[[str], None] | None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
         stage = on_stage or (lambda _name: None)
-        check_question(question)
+        for _, question in prompts:
+            check_question(question)
         if max_new_tokens < 1:
             raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        # Decode the clips.
         stage("read")
-        begin = time.perf_counter()
-        clip = media
-        if not isinstance(clip, (Media, EncodedClip)):
-            clip = self.read(clip, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
+        clips = [_timed(self._open, clip, reading) for clip, _ in prompts]
+        # Build each prompt alone.
         stage("process")
-        read_at = time.perf_counter()
-        with self._prepare(clip, question, system) as inputs:
-            processed_at = time.perf_counter()
-            text, generated, compression, watch = self._generate(inputs, max_new_tokens, stage, on_text)
-        source = clip.media if isinstance(clip, EncodedClip) else clip
-        (tokens,) = count_rows(self.host.thinker.config, inputs, [generated], compression)
-        seconds = Seconds(read=read_at - begin, process=processed_at - read_at, **watch.spent)
-        return Answer(text, self._report(source, tokens, seconds))
-
-    @contextmanager
-    def _prepare(self, clip: Media | EncodedClip, question: str, system: str | None) -> Iterator[dict[str, Any]]:
-        """Yield the inputs of the ``generate`` call that runs in the block."""
-        if not isinstance(clip, EncodedClip):
-            inputs = build_inputs(self.host.processor, clip, question, system)
-            yield dict(inputs.to(self.host.device, self.host.dtype))
-            return
-        if clip.host is not self.host:
-            raise UsageError("this clip was encoded by another model; encode it with this one")
-        with clip.prepare(question, system, self.compressor) as prepared:
-            yield prepared
-
-    @torch.inference_mode()
-    def _generate(
-        self,
-        inputs: dict[str, Any],
-        max_new_tokens: int,
-        stage: Callable[[str], None],
-        on_text: Callable[[str], None] | None,
-    ) -> tuple[str, int, Compression | None, Stopwatch]:
-        thinker, tokenizer = self.host.thinker, self.host.processor.tokenizer
-        streamer = text_streamer(tokenizer, on_text) if on_text is not None else None
-        stage("prefill")
-        reset_peak_memory(self.host.device)
-        attaching = attach(thinker, self.compressor) if self.compressor is not None else nullcontext(None)
-        with attaching as attachment, Stopwatch(thinker, self.compressor, stage) as watch:
-            output = thinker.generate(
-                **inputs,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                streamer=streamer,
-                **self.host.stop_tokens,
+        rows = [
+            _timed(prompt_row, self.host, clip, question, system)
+            for (clip, _), (_, question) in zip(clips, prompts, strict=True)
+        ]
+        # Generate, and report each answer.
+        answers: dict[int, Answer] = {}
+        for indices in split_calls([row for row, _ in rows], self.compressor):
+            call = [rows[index][0] for index in indices]
+            generated = generate(
+                self.host, self.compressor, call, max_new_tokens=max_new_tokens, on_stage=stage, on_text=on_text
             )
-        generated = output[0, inputs["input_ids"].shape[1] :]
-        text = tokenizer.decode(generated, skip_special_tokens=True).strip()
-        return text, int(generated.shape[0]), attachment.last if attachment is not None else None, watch
+            for index, row, answer in zip(indices, call, generated, strict=True):
+                process = rows[index][1] + answer.seconds["process"]
+                seconds = Seconds(**{**answer.seconds, "read": clips[index][1], "process": process})
+                answers[index] = Answer(answer.text, self._report(row.media, answer, seconds))
+                if row.clip is not None and row.clip.encoding_seconds is None:
+                    row.clip.encoding_seconds = row.clip.read_seconds + seconds.process + seconds.encode
+        return [answers[index] for index in range(len(prompts))]
 
-    def _report(self, media: Media, tokens: Tokens, seconds: Seconds) -> Report:
+    def _open(self, clip: str | Path | Media | EncodedClip, reading: Mapping[str, Any]) -> Media | EncodedClip:
+        return clip if isinstance(clip, (Media, EncodedClip)) else self.read(clip, **reading)
+
+    def _report(self, media: Media, answer: Generated, seconds: Seconds) -> Report:
         return Report(
             model=self.host.name,
             compressor="none" if self.compressor is None else self.compressor.label,
             budget=None if self.compressor is None else self.compressor.budget,
-            tokens=tokens,
+            tokens=answer.tokens,
             seconds=seconds,
             source=source_of(media),
-            peak_memory_bytes=peak_memory(self.host.device),
+            peak_memory_bytes=answer.peak_memory_bytes,
             notices=notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
         )
+
+
+def _timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, float]:
+    """What a call returns, and the seconds that it took."""
+    begin = time.perf_counter()
+    return function(*args, **kwargs), time.perf_counter() - begin

@@ -13,6 +13,7 @@ DeviceMap: TypeAlias = str | Mapping[str, "int | str | torch.device"]
 """As Transformers takes it: ``auto``, or module name to device."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Name -> number type of weights."""
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from omnisift.errors import CheckpointError, CompressorError, UsageError
+from omnisift.models import adapter_class
 from omnisift.pipeline.devices import DeviceMap, resolve_device, resolve_dtype
-from omnisift.pipeline.model_source import INDEX, ModelSource, fetch_selector, find_model
+from omnisift.pipeline.model_source import ModelSource, fetch_selector, find_model
 from omnisift.utils.quiet import quiet_transformers
+from omnisift.utils.safetensors_files import tensor_names
 
 if TYPE_CHECKING:
     from omnisift.vgas import VGAS
@@ -179,7 +180,7 @@ def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
     folder = Path(source) if Path(source).is_dir() else fetch_selector(source, local_files_only)
     if (folder / "selector").is_dir():
         return folder / "selector"
-    if _holds_compressor(folder):
+    if any("compressor." in name for name in tensor_names(folder)):
         return folder
     raise CompressorError(
         f"{name} has no selector weights; give a selector folder "
@@ -187,22 +188,8 @@ def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
     )
 
 
-def _holds_compressor(folder: Path) -> bool:
-    from safetensors import safe_open
-
-    index = folder / INDEX
-    if index.is_file():
-        names = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
-        return any("compressor." in name for name in names)
-    single = folder / "model.safetensors"
-    if not single.is_file():
-        return False
-    with safe_open(str(single), framework="pt") as tensors:
-        return any("compressor." in name for name in tensors.keys())  # noqa: SIM118  not a dict
-
-
 def _load_thinker(source: ModelSource, placement: Placement) -> Any:
-    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+    import transformers
     from transformers.utils.import_utils import is_accelerate_available
 
     device_map: Any = placement.device_map
@@ -213,7 +200,7 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
     if placement.device is not None and placement.device.type != "cpu" and is_accelerate_available():
         device_map = {"": placement.device}
     try:
-        loaded: Any = Thinker.from_pretrained(
+        loaded: Any = getattr(transformers, adapter_class(source.model_type).model_class).from_pretrained(
             source.source,
             dtype=placement.dtype,
             attn_implementation=placement.attn_implementation,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import urllib.error
@@ -11,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
+from omnisift.errors import CheckpointError, UsageError
+from omnisift.models import adapter_class
 from omnisift.utils.assets import nano_path
+from omnisift.utils.safetensors_files import INDEX, read_weight_map
 
-MODEL_TYPES = ("qwen2_5_omni", "qwen2_5_omni_thinker")
-"""Values of ``model_type`` in the ``config.json`` of a supported checkpoint."""
-INDEX = "model.safetensors.index.json"
-"""File that names the shard of each tensor of a sharded checkpoint."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
@@ -31,6 +28,8 @@ class ModelSource:
     """As the user gave it: ``nano``, a folder, or a hub id."""
     source: str
     """Folder or hub id of the weights."""
+    model_type: str
+    """As in the ``config.json`` of the checkpoint."""
     hidden_size: int
     """Width of the language model's embeddings."""
     local_files_only: bool
@@ -64,13 +63,10 @@ def find_model(name: str) -> ModelSource:
         local_files_only = not _is_hub_reachable()
     config = _read_config(source, local_files_only)
     model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise UnsupportedModel(
-            f"no adapter for model_type {model_type!r}. Known: {', '.join(MODEL_TYPES)}. See docs/add-a-model.md"
-        )
+    adapter_class(model_type)
     # A saved config.json leaves out values that equal the class's defaults, so the class has to fill them in.
     hidden_size = AutoConfig.for_model(**config).get_text_config().hidden_size
-    return ModelSource(name, source, hidden_size, local_files_only)
+    return ModelSource(name, source, str(model_type), hidden_size, local_files_only)
 
 
 def fetch_selector(source: str, local_files_only: bool) -> Path:
@@ -91,8 +87,7 @@ def fetch_selector(source: str, local_files_only: bool) -> Path:
     if index is None:
         _hub_file(source, "model.safetensors", local_files_only)
     else:
-        shards = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
-        for shard in sorted({shard for name, shard in shards.items() if "compressor." in name}):
+        for shard in sorted({shard for name, shard in read_weight_map(index).items() if "compressor." in name}):
             _hub_file(source, shard, local_files_only)
     return config.parent
 

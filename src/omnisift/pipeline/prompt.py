@@ -1,16 +1,22 @@
-"""Build the inputs of a Qwen2.5-Omni thinker from decoded media and a question, with its own processor."""
+"""Build the inputs of a model from decoded media and a question, with the model's own processor."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from omnisift.errors import UsageError
 from omnisift.media import Media, read
 from omnisift.media.reader import MAX_SECONDS
 from omnisift.media.reading import Sampling
+from omnisift.models.qwen2_5_omni import audio_tokens
+from omnisift.utils.questions import check_question
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -20,6 +26,54 @@ _DEFAULT_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
 
 PAPER_MAX_PIXELS = 320 * 28 * 28
 """Pixels of one frame in the paper's training and evaluation."""
+
+_VIDEO_INPUTS = ("pixel_values_videos", "video_grid_thw", "video_second_per_grid")
+_AUDIO_INPUTS = ("input_features", "feature_attention_mask")
+
+
+def inputs(
+    processor: Any,
+    clip: str | Path | Media,
+    question: str,
+    *,
+    fps: float = 2.0,
+    max_frames: int | None = None,
+    max_pixels: int | None = None,
+    sampling: Sampling = "time",
+    system: str | None = None,
+) -> BatchFeature:
+    """Read a clip and build what ``model.generate(**inputs)`` needs to answer a question about it.
+
+    The tensors are on the CPU; ``inputs.to(model.device, model.dtype)`` moves them.
+
+    Args:
+        processor: the Qwen2.5-Omni processor of the model, as `AutoProcessor` loads it.
+        clip: path of a media file, or what `omnisift.read` returned.
+        question: a question in the model's language.
+        fps: frames sampled per second; lowered for the whole clip where ``max_frames`` caps it.
+        max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
+        max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
+        sampling: ``time``, or ``qwen`` for the index rule of published results.
+        system: a system prompt; None sends none, as in the paper's evaluation.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` of shape [1, L], the media tensors, and ``use_audio_in_video``.
+
+    Raises:
+        MediaError: the file cannot be read as asked.
+        UsageError: an argument is out of range, ``processor`` is no processor, or the question is empty or contains a
+            media placeholder.
+    """
+    check_question(question)
+    if not hasattr(processor, "apply_chat_template") or not hasattr(processor, "tokenizer"):
+        raise UsageError(
+            f"inputs takes the processor of a Qwen2.5-Omni model, got {type(processor).__name__}: load it with "
+            "AutoProcessor.from_pretrained"
+        )
+    media = clip
+    if not isinstance(media, Media):
+        media = read_for(processor, media, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
+    return build_inputs(processor, media, question, system)
 
 
 def read_for(
@@ -124,3 +178,59 @@ def audio_in_video(processor: Any) -> dict[str, Any]:
     if hasattr(type(processor), "load_audio_from_video"):
         return {"load_audio_from_video": True, "audio_from_video_indices": [0]}
     return {"use_audio_in_video": True}
+
+
+def join_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Any]:
+    """One batch from inputs of one prompt each: text padded on the left, media tensors concatenated.
+
+    ``labels``, where there are any, are padded with -100.
+    """
+    length = max(row["input_ids"].shape[1] for row in rows)
+    fill = {"input_ids": pad_token_id, "attention_mask": 0, "labels": -100}
+    batch: dict[str, Any] = {
+        name: torch.cat([_pad_left(row[name], length, value) for row in rows])
+        for name, value in fill.items()
+        if name in rows[0]
+    }
+    for name in _VIDEO_INPUTS:
+        parts = [torch.as_tensor(row[name]) for row in rows if name in row]
+        if parts:
+            batch[name] = torch.cat(parts)
+    for name in _AUDIO_INPUTS:
+        features = [row[name] for row in rows if name in row]
+        if features:
+            width = max(feature.shape[-1] for feature in features)
+            batch[name] = torch.cat([F.pad(feature, (0, width - feature.shape[-1])) for feature in features])
+    batch["use_audio_in_video"] = any(row["use_audio_in_video"] for row in rows)
+    return batch
+
+
+def _pad_left(row: Tensor, length: int, value: int) -> Tensor:
+    return F.pad(row, (length - row.shape[1], 0), value=value)
+
+
+def clip_size(media: Media, processor: Any) -> tuple[tuple[int, int, int], int]:
+    """Size of a clip as the encoders of Qwen2.5-Omni read it, from its dimensions alone.
+
+    Returns:
+        The video tokens along time, height and width, zeros without video; and the frames of the spectrogram, 0 without
+        audio.
+    """
+    video, extractor = processor.video_processor, processor.feature_extractor
+    grid = (0, 0, 0)
+    if media.images is not None:
+        count, height, width = media.images.shape[:3]
+        side = video.patch_size * video.merge_size
+        grid = (-(-count // video.temporal_patch_size), height // side, width // side)
+    mel_frames = 0
+    if media.waveform is not None:
+        # A last incomplete hop counts only in a clip that is padded to the extractor's own length.
+        samples, hop = len(media.waveform), extractor.hop_length
+        mel_frames = min(-(-samples // hop), max(samples, extractor.n_samples) // hop)
+    return grid, mel_frames
+
+
+def count_tokens(media: Media, processor: Any) -> tuple[int, int]:
+    """(video, audio) tokens that the processor makes of the clip, before compression; from its dimensions alone."""
+    (time, height, width), mel_frames = clip_size(media, processor)
+    return time * height * width, audio_tokens(mel_frames)

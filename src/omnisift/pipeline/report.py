@@ -8,6 +8,13 @@ from html import escape
 from typing import Any
 
 from omnisift.budget import Budget
+from omnisift.media import Media
+
+NANO_NOTICE = (
+    "nano only understands generated clips of coloured shapes and short sounds; its answer about this clip means "
+    "nothing. For real clips name a full-size model: --model Qwen/Qwen2.5-Omni-7B with --selector FOLDER or "
+    "--compressor v_cast"
+)
 
 
 @dataclass(frozen=True)
@@ -201,3 +208,36 @@ def cut_repetition(text: str) -> str:
         if repeated >= 3 * period and repeated + period >= 8:
             return " ".join(words[: len(words) - repeated]) + " …"
     return text
+
+
+def source_of(media: Media) -> Source:
+    """What was read of the file."""
+    count, height, width = (0, 0, 0) if media.images is None else media.images.shape[:3]
+    return Source(
+        path=str(media.path),
+        seconds=media.seconds,
+        images=count,
+        fps=media.fps,
+        width=width,
+        height=height,
+        has_video=media.has_video,
+        has_audio=media.has_audio,
+        audio_seconds=media.audio_seconds,
+    )
+
+
+def notices_of(media: Media, *, is_nano: bool, compressing: bool) -> tuple[str, ...]:
+    """What limits an answer about this clip, the most important first.
+
+    Args:
+        media: the clip.
+        is_nano: whether the bundled model answers.
+        compressing: whether a compressor is attached.
+    """
+    notices = []
+    if is_nano and not media.tags.get("comment", "").startswith("omnisift world"):
+        notices.append(NANO_NOTICE)
+    notices += media.warnings
+    if compressing and not media.has_video:
+        notices.append("audio without video is not compressed: audio tokens are selected by the video they belong to")
+    return tuple(notices)

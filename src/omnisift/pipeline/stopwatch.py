@@ -12,7 +12,9 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-_ENCODERS = {"visual": "encode_video", "audio_tower": "encode_audio"}
+from omnisift.models import adapter_for
+
+_MEDIA_STAGES = ("encode_video", "encode_audio", "compress")
 
 
 class Stopwatch:
@@ -31,20 +33,19 @@ class Stopwatch:
         self._thinker = thinker
         self._stages = encoders_of(thinker)
         if compressor is not None:
-            self._stages["compress"] = [compressor]
+            self._stages["compress"] = compressor
         self._on_stage = on_stage or (lambda _stage: None)
         self._device = next(thinker.parameters()).device
         self._handles: list[RemovableHandle] = []
         self._started: dict[str, float] = {}
         self._forwards = 0
         self._spent_before_prefill = 0.0
-        self.spent = dict.fromkeys((*_ENCODERS.values(), "compress", "prefill", "decode"), 0.0)
+        self.spent = dict.fromkeys((*_MEDIA_STAGES, "prefill", "decode"), 0.0)
         """Seconds of each stage."""
 
     def __enter__(self) -> Stopwatch:
-        for stage, modules in self._stages.items():
-            for module in modules:
-                self._time(module, stage)
+        for stage, module in self._stages.items():
+            self._time(module, stage)
         self._handles.append(self._thinker.register_forward_pre_hook(self._start_forward))
         self._handles.append(self._thinker.register_forward_hook(self._end_forward))
         self._begin = self._now()
@@ -85,7 +86,7 @@ class Stopwatch:
 
     def _spent_on_media(self) -> float:
         """Seconds of encoders and compressor so far. Transformers encodes before the first forward or during it."""
-        return sum(self.spent[stage] for stage in (*_ENCODERS.values(), "compress"))
+        return sum(self.spent[stage] for stage in _MEDIA_STAGES)
 
     def _end_forward(self, *_: Any) -> None:
         self._forwards += 1
@@ -95,14 +96,11 @@ class Stopwatch:
             self._on_stage("decode")
 
 
-def encoders_of(thinker: nn.Module) -> dict[str, list[nn.Module]]:
-    """The encoders by stage, looked up by name, so that both module layouts of the host work."""
-    encoders: dict[str, list[nn.Module]] = {stage: [] for stage in _ENCODERS.values()}
-    for name, module in thinker.named_modules():
-        stage = _ENCODERS.get(name.split(".")[-1])
-        if stage is not None:
-            encoders[stage].append(module)
-    return encoders
+def encoders_of(thinker: nn.Module) -> dict[str, nn.Module]:
+    """The encoders of the model by the stage that they are."""
+    parts = adapter_for(thinker).parts
+    encoders = {"encode_video": parts.vision_encoder, "encode_audio": parts.audio_encoder}
+    return {stage: module for stage, module in encoders.items() if module is not None}
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omnisift.pipeline.clip_info import audio_tokens
+from omnisift.models.qwen2_5_omni import audio_tokens
 
 if TYPE_CHECKING:
     from omnisift.budget import Counts

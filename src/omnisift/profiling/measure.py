@@ -18,9 +18,7 @@ import torch
 from omnisift.errors import UsageError
 from omnisift.media.reading import Sampling
 from omnisift.pipeline import Answer, Pipeline
-from omnisift.profiling.counter import FlopGauge
-from omnisift.profiling.energy import EnergyMeter, energy_meter
-from omnisift.profiling.memory import memory_gauge
+from omnisift.profiling.gauges import EnergyMeter, FlopGauge, energy_meter, memory_gauge
 from omnisift.utils.provenance import provenance
 from omnisift.utils.stages import STAGES
 

@@ -11,7 +11,7 @@ from omnisift.chunks import ChunkShapes, build_stream
 from omnisift.errors import UsageError
 from omnisift.media.image import smart_size
 from omnisift.media.sampling import by_time, check_numbers
-from omnisift.pipeline.clip_info import audio_tokens
+from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.tokens import Modality
 
 _POSITIONS = 25

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.media import Media
-from omnisift.pipeline.clip_info import count_tokens
-from omnisift.pipeline.prompt import prompt_text
+from omnisift.pipeline.prompt import count_tokens, prompt_text
 from omnisift.pipeline.report import Tokens
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 from omnisift.serving.media_limits import as_vllm_video

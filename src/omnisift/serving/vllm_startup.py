@@ -6,7 +6,7 @@ import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
+from omnisift.errors import CheckpointError, UnsupportedModel, UsageError, environment_hint
 from omnisift.serving.vllm import ARCHITECTURE, SUPPORTED
 from omnisift.serving.vllm.clip_compressor import ClipCompressor
 from omnisift.serving.vllm.settings import Settings
@@ -26,7 +26,7 @@ def check_vllm() -> None:
         if not installed.startswith(SUPPORTED):
             raise UsageError(f"{package} {installed} is installed, but the plugin needs {SUPPORTED}x; install that")
         return
-    raise UsageError("vLLM is not installed; `make vllm-env` makes an environment with it (docs/serving.md)")
+    raise UsageError("vLLM is not installed here: " + environment_hint("vllm"))
 
 
 def check_weights(model: str, settings: Settings) -> None:

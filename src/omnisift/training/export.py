@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from omnisift.errors import CheckpointError, UsageError
+from omnisift.pipeline.devices import DTYPES
 from omnisift.pipeline.loading import read_selector
 from omnisift.utils.atomic_io import atomic_folder
+from omnisift.utils.safetensors_files import INDEX, weight_files
 from omnisift.vgas import RELEASED_PREFIX, VGAS
 
 logger = logging.getLogger(__name__)
-INDEX = "model.safetensors.index.json"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _CARD = """# OmniSIFT selector
 
@@ -83,13 +83,13 @@ def parse_storage(dtype: str | None = None, size: str | None = None) -> Storage:
     Raises:
         UsageError: an option has another form.
     """
-    if dtype is not None and dtype not in _DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B)", size.upper()) if size is not None else None
     if size is not None and (match is None or float(match[1]) == 0):
         raise UsageError(f"a shard size is a number with B, KB, MB or GB, such as 5GB; got {size!r}")
     limit = int(float(match[1]) * _UNITS[match[2]]) if match else None
-    return Storage(_DTYPES[dtype] if dtype else None, limit)
+    return Storage(DTYPES[dtype] if dtype else None, limit)
 
 
 def selector_of(source: Path, selector: Path | None) -> VGAS:
@@ -156,7 +156,7 @@ def export_merged(source: Path, selector: VGAS, folder: Path, storage: Storage |
         CheckpointError: ``source`` has no safetensors, or ``folder`` can't be written.
     """
     _check_layout(selector)
-    shards = _shards_of(source)
+    shards = weight_files(source)
     storage = storage or Storage()
     with _export_folder(folder) as unfinished:
         for path in source.iterdir():
@@ -242,23 +242,6 @@ class _Shards:
     def _next(self, names: list[str]) -> Path:
         self.shards.append(names)
         return self.folder / f"{len(self.shards)}.part"
-
-
-def _shards_of(source: Path) -> list[Path]:
-    """The files that the index lists, so that an adapter in the folder is not taken for the model; all without an
-    index."""
-    index = source / INDEX
-    if index.is_file():
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        shards = sorted({source / name for name in named})
-    else:
-        shards = sorted(source.glob("*.safetensors"))
-    if not shards:
-        raise CheckpointError(f"{source} has no .safetensors file: give the folder of a checkpoint")
-    for shard in shards:
-        if not shard.is_file():
-            raise CheckpointError(f"{index} lists {shard.name}, which is missing: download the checkpoint again")
-    return shards
 
 
 def _is_selector_tensor(name: str) -> bool:

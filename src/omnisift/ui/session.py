@@ -19,9 +19,8 @@ from omnisift.inspector import Inspection, inspect_clip
 from omnisift.media.suffixes import MEDIA_SUFFIXES
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.ask import compressor_for
-from omnisift.pipeline.encoded_clip import EncodedClip
+from omnisift.pipeline.encoded_clip import EncodedClip, EncodedClipCache
 from omnisift.pipeline.loading import Host
-from omnisift.ui.clip_cache import CachedClip, EncodedClipCache
 from omnisift.utils.questions import check_question
 from omnisift.utils.stages import STAGES
 
@@ -125,25 +124,17 @@ class Session:
             compressors = {name: self._compressor(name, percent) for name in dict.fromkeys(methods)}
             if on_progress is not None:
                 on_progress(0.0, "read")
-            entry = self._clips.get(clip, self._encode)
-            known = entry.clip.is_encoded
+            encoded = self._clips.get(clip, self._encode)
+            known = encoded.is_encoded
             stages = None if on_progress is None else _StageProgress(on_progress, ["all tokens", *compressors])
             inspection = inspect_clip(
-                self.host, compressors, entry.clip, question, max_new_tokens=self._max_new_tokens, on_stage=stages
+                self.host, compressors, encoded, question, max_new_tokens=self._max_new_tokens, on_stage=stages
             )
-            return self._answer(entry, inspection, known, compressors)
+            reencoded = tuple(name for name, compressor in compressors.items() if compressor.needs)
+            return SessionAnswer(inspection, encoded.encoding_seconds, known and not reencoded, reencoded)
 
     def _encode(self, path: Path) -> EncodedClip:
         return Pipeline(self.host, None).encode(path, **self._read_options)
-
-    def _answer(
-        self, entry: CachedClip, inspection: Inspection, known: bool, compressors: Mapping[str, Compressor]
-    ) -> SessionAnswer:
-        if not known:
-            seconds = inspection.trace.methods[0].answer.report.seconds
-            entry.encoding_seconds = entry.clip.read_seconds + seconds.process + seconds.encode
-        reencoded = tuple(name for name, compressor in compressors.items() if compressor.needs)
-        return SessionAnswer(inspection, entry.encoding_seconds, known and not reencoded, reencoded)
 
     def _checked(self, path: str | Path | None) -> Path:
         """The resolved path, if it may be read."""

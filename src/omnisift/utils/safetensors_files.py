@@ -1,4 +1,4 @@
-"""Read the selector's tensors, by prefix, from the checkpoint of a full model."""
+"""The safetensors files of a checkpoint: their index, and the selector's tensors in them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,63 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from omnisift.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+"""File that names the shard of each tensor of a sharded checkpoint."""
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Read the index of a sharded checkpoint.
+
+    Args:
+        index: the file `INDEX`.
+
+    Returns:
+        Name of a tensor -> name of its file.
+
+    Raises:
+        CheckpointError: the file is no index.
+    """
+    try:
+        weight_map: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{index} is not a safetensors index ({error!r}): download the checkpoint again"
+        ) from error
+    return weight_map
+
+
+def weight_files(folder: Path, prefix: str = "") -> list[Path]:
+    """List the files of a checkpoint that may hold a tensor whose name begins with ``prefix``.
+
+    With an index these are the files that it lists, so that an adapter in the folder is not taken for the model;
+    without one, all safetensors files.
+
+    Raises:
+        CheckpointError: there is no such file, or one that the index lists is missing.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise CheckpointError(f"{folder} has no .safetensors file: give the folder of a checkpoint")
+        return files
+    files = sorted({folder / file for name, file in read_weight_map(index).items() if name.startswith(prefix)})
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{index} lists {file.name}, which is missing: download the checkpoint again")
+    return files
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """Return the names of the tensors of a checkpoint, by its index or ``model.safetensors``; empty without either."""
+    if (folder / INDEX).is_file():
+        return set(read_weight_map(folder / INDEX))
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        return set()
+    with safe_open(file, framework="pt") as handle:
+        return set(handle.keys())
 
 
 def read_prefixed(folder: Path, prefix: str) -> dict[str, Tensor]:
@@ -25,7 +82,7 @@ def read_prefixed(folder: Path, prefix: str) -> dict[str, Tensor]:
         CheckpointError: there is no such tensor, or a file can't be read.
     """
     tensors: dict[str, Tensor] = {}
-    for file in _files_with(folder, prefix):
+    for file in weight_files(folder, prefix):
         tensors |= {name.removeprefix(prefix): tensor for name, tensor in _read_file(file, prefix)}
     if not tensors:
         raise CheckpointError(
@@ -42,23 +99,6 @@ def _read_file(file: Path, prefix: str) -> list[tuple[str, Tensor]]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{file} can't be read as safetensors ({error}): download the checkpoint again"
-        ) from error
-
-
-def _files_with(folder: Path, prefix: str) -> list[Path]:
-    """The files that may hold such tensors: those named in the index, or all files if there is none."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise CheckpointError(f"{folder} holds no .safetensors file: give the folder of a checkpoint")
-        return files
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return sorted({folder / file for name, file in weight_map.items() if name.startswith(prefix)})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{index} is not a safetensors index ({error!r}): download the checkpoint again"
         ) from error
 
 

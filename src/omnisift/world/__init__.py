@@ -29,7 +29,7 @@ from omnisift.world.render import render_audio, render_frames, render_images
 from omnisift.world.scene import Scene, Shape, Sound, make_scene
 from omnisift.world.settings import SETTINGS, Setting, world_setting
 from omnisift.world.splits import SPLITS, scene_number
-from omnisift.world.truth import Truth, truth
+from omnisift.world.truth import EvidenceEvent, KeptEvidence, Truth, count_kept, truth
 from omnisift.world.vocabulary import split_words, vocabulary
 from omnisift.world.words import COLOR_NAMES, COLORS, NUMBERS, PLACES, SHAPES, SOUNDS
 
@@ -48,6 +48,8 @@ __all__ = [
     "SPLITS",
     "CaptionEvent",
     "CaptionScore",
+    "EvidenceEvent",
+    "KeptEvidence",
     "Question",
     "Scene",
     "SceneConfig",
@@ -57,6 +59,7 @@ __all__ = [
     "Truth",
     "caption",
     "caption_events",
+    "count_kept",
     "make_question",
     "make_scene",
     "parse_caption",

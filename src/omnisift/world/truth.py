@@ -6,7 +6,9 @@ Tokens are those of Qwen2.5-Omni: a video token covers 28 x 28 pixels of two ima
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,39 @@ _CORE = 0.45
 """A token shows a shape if it overlaps the inner 45 % of its radius."""
 _OVERLAP = 0.4
 """An audio token has a sound if the sound covers more than this fraction of it."""
+
+
+@dataclass(frozen=True)
+class EvidenceEvent:
+    """A shape on screen or a sound that proves an answer."""
+
+    kind: str
+    """``shape`` or ``sound``."""
+    index: int
+    """Index of the shape or sound in the scene."""
+    tokens: NDArray[np.int64]
+    """[k]: indices in the clip's video tokens for a shape, in its audio tokens for a sound."""
+
+
+@dataclass(frozen=True)
+class KeptEvidence:
+    """How much of the evidence a selection keeps."""
+
+    tokens: int
+    """Kept evidence tokens."""
+    tokens_all: int
+    """All evidence tokens."""
+    events: int
+    """Events with at least one kept token."""
+    events_all: int
+    """All events that have tokens."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts and both recalls for JSON; a recall is None where there is no evidence."""
+        return asdict(self) | {
+            "token_recall": round(self.tokens / self.tokens_all, 6) if self.tokens_all else None,
+            "event_recall": round(self.events / self.events_all, 6) if self.events_all else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -49,14 +84,32 @@ class Truth:
     sound_tokens: tuple[NDArray[np.int64], ...]
     """For each sound event [k]: its audio tokens."""
 
-    def evidence(self, question: Question) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-        """Return the tokens of a question's evidence: one [k, 3] per shape, one [k] per sound."""
-        return [self.shape_tokens[i] for i in question.shapes], [self.sound_tokens[i] for i in question.sounds]
+    def evidence(self, question: Question) -> list[EvidenceEvent]:
+        """Return the events that prove the answer to a question. Any occurrence of a sound proves that it is heard, so
+        all occurrences are one event.
+        """
+        sounds = [self.sound_tokens[i] for i in question.sounds]
+        if question.type == "heard" and sounds:
+            sounds = [np.concatenate(sounds)]
+        shapes = [EvidenceEvent("shape", i, self.flat_video(i)) for i in question.shapes]
+        return shapes + [EvidenceEvent("sound", i, tokens) for i, tokens in zip(question.sounds, sounds, strict=False)]
 
     def flat_video(self, shape: int) -> NDArray[np.int64]:
         """Return [k] int64: indices of a shape's tokens in the flattened video tokens."""
         rows = self.video_shape.shape[1]
         return np.asarray(self.shape_tokens[shape] @ np.array([rows * rows, rows, 1]), dtype=np.int64)
+
+
+def count_kept(events: Iterable[NDArray[np.int64]], kept: NDArray[np.bool_]) -> KeptEvidence:
+    """Count the evidence in a selection.
+
+    Args:
+        events: Token indices of each event; events without tokens are not counted.
+        kept: [N] bool, which tokens the selection keeps.
+    """
+    events = [tokens for tokens in events if len(tokens)]
+    counts = [int(kept[tokens].sum()) for tokens in events]
+    return KeptEvidence(sum(counts), sum(map(len, events)), sum(count > 0 for count in counts), len(counts))
 
 
 def truth(scene: Scene) -> Truth:

@@ -1,5 +1,5 @@
 """lmms-eval itself, with nano, on five small benchmarks in their official formats: all tokens and a quarter, in one
-process and in two. `make test-eval` runs this in the environment of lmms-eval."""
+process and in two. `nox -s eval` runs this in the environment of lmms-eval."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from tests.evaluation.public.fixture import Fixture, write_benchmarks
+from tests.helpers.models import work_of_encoders
 
 from omnisift.evaluation.public.eval_run import read_answers, read_run
-from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE
-from omnisift.evaluation.public.lmms_tasks import task_name, write_task
+from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE, task_name, write_task
 from omnisift.evaluation.public.metadata import convert
 
 pytestmark = [pytest.mark.slow, pytest.mark.evalenv]
@@ -26,7 +26,7 @@ CHOICE = ("dailyomni", "omnivideobench", "videomme", "worldsense")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    assert find_spec("lmms_eval") is not None, "lmms-eval is not in this environment: make test-eval"
+    assert find_spec("lmms_eval") is not None, "lmms-eval is not in this environment: nox -s eval"
     return tmp_path_factory.mktemp("eval")
 
 
@@ -119,6 +119,43 @@ def test_flops_of_each_question_are_noted(folder: Path, full: dict[str, Any], qu
         each = (whole["flops"] - ours["flops"]) / gone
         assert gone == 183
         assert each == int(each) > 0  # the encoders' work is the same, and each token of the prompt costs as much
+
+
+def test_consecutive_questions_share_the_encoding_of_their_clip(folder: Path, full: dict[str, Any]) -> None:
+    for line in requests(folder / "full"):
+        is_first = line["task"] == "omnisift_video_salmonn2" or line["document"] % ASKED == 0
+        assert (line["seconds"]["encode_video"] > 0, line["seconds"]["encode_audio"] > 0) == (is_first, is_first)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_answers_are_those_of_single_questions(benchmarks: dict[str, Fixture], batch_size: int) -> None:
+    from lmms_eval.api.instance import Instance
+
+    from omnisift.integrations.lmms_eval.model import OmniSift
+
+    model = OmniSift(pretrained="nano", retain=0.25, device="cpu", batch_size=batch_size)
+    clips = sorted(benchmarks["worldsense"].videos.rglob("*.mp4"))[:2]
+    asked = [(str(clip), text) for clip in clips for text in ("How many shapes are there?", "Is a beep heard?")]
+    model.task_dict = {"task": {"test": asked}}
+
+    def messages(document: tuple[str, str]) -> list[dict[str, Any]]:
+        content = [{"type": "video", "url": document[0]}, {"type": "text", "text": document[1]}]
+        return [{"role": "user", "content": content}]
+
+    instances = [
+        Instance(
+            "generate_until",
+            ("", messages, {}, number, "task", "test"),
+            number,
+            {"task": "task", "doc_id": number, "repeats": 1},
+        )
+        for number in range(len(asked))
+    ]
+    with work_of_encoders(model.pipeline.host) as runs:
+        answers = model.generate_until(instances)
+    if batch_size == 1:
+        assert runs == {"encode_video": 2, "encode_audio": 2}
+    assert [answer.text for answer in answers] == [model.pipeline.ask(*pair).text for pair in asked]
 
 
 def order(line: dict[str, Any]) -> tuple[str, int]:

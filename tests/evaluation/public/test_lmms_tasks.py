@@ -18,8 +18,16 @@ from tests.evaluation.public.runs import caption_rows, choice_rows, write_run
 from omnisift.cli import main
 from omnisift.errors import BudgetError, UsageError
 from omnisift.evaluation.public import running
-from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE, grade_choice, grade_description, mean, messages
-from omnisift.evaluation.public.lmms_tasks import prepared, write_task
+from omnisift.evaluation.public.lmms_hooks import (
+    MISSED,
+    SCORE,
+    grade_choice,
+    grade_description,
+    mean,
+    messages,
+    prepared,
+    write_task,
+)
 from omnisift.evaluation.public.running import EvalSettings
 
 Omnisift = Callable[..., tuple[int, str, str]]
@@ -187,7 +195,7 @@ def test_without_lmms_eval_one_line_says_how_to_get_it(omnisift: Omnisift, video
         "eval", "--benchmark", "worldsense", "--video-root", videos, "--out", tmp_path / "out", "--bad-clip", "wrong"
     )
     assert (code, out) == (2, "")
-    assert "make eval-env" in err.splitlines()[-1]
+    assert "nox -s eval --install-only" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

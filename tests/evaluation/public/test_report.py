@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.evaluation.public.runs import caption_rows, choice_rows, write_run
 
 from omnisift.errors import UsageError
-from omnisift.evaluation.public.eval_run import read_run
-from omnisift.evaluation.public.llm_judge import WordJudge, judge_captions
-from omnisift.evaluation.public.published import PUBLISHED, published
-from omnisift.evaluation.public.report import NAMES, as_csv, as_markdown, cells, lines
+from omnisift.evaluation.public.eval_run import judge_captions, read_run
+from omnisift.evaluation.public.llm_judge import WordJudge
+from omnisift.evaluation.public.report import NAMES, PUBLISHED, as_csv, as_markdown, cells, lines, published
 
 
 @pytest.fixture
@@ -158,9 +158,17 @@ def test_unfinished_and_foreign_folders_are_refused(runs: list[Path], tmp_path: 
 
 
 def test_the_plot_is_drawn(runs: list[Path], tmp_path: Path) -> None:
-    from omnisift.evaluation.public.report_plot import draw
+    from omnisift.evaluation.public.report import draw
 
     draw(lines([read_run(run) for run in runs]), tmp_path / "plot.svg")
     text = (tmp_path / "plot.svg").read_text()
     assert "WorldSense" in text
     assert "accuracy, %" in text
+
+
+def test_seconds_are_those_of_questions_that_run_the_encoders(runs: list[Path]) -> None:
+    run = read_run(runs[0])
+    expected = run.seconds("decode"), run.seconds("prefill")
+    reusing = [{**line, "seconds": {**line["seconds"], "encode": 0.0, "prefill": 99.0}} for line in run.requests]
+    mixed = replace(run, requests=[*run.requests, *reusing])
+    assert (mixed.seconds("decode"), mixed.seconds("prefill")) == expected

@@ -1,5 +1,7 @@
 """Packed answers are those of ordinary calls with the method attached, one clip and one question at a time."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from omnisift.compressors import make_compressor
 from omnisift.compressors.random import seed_rows
 from omnisift.lab.benchmark.encoded import encode_scenes
 from omnisift.lab.benchmark.packed_eval import PackedEvaluator, PackedQuestions
-from omnisift.lab.benchmark.prompts import answer, prepare
 from omnisift.media import read
+from omnisift.models import attach
+from omnisift.pipeline.prompt import build_inputs
 from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS
 from omnisift.world import make_scene, questions, write_clip
@@ -21,20 +24,20 @@ SEEDS = (7, 8, 9)
 
 @pytest.fixture(scope="module")
 def batch(world, tmp_path_factory):
-    """Three clips: encoded for packed evaluation, prepared one by one for ordinary calls."""
+    """Three clips, encoded for packed evaluation, and the inputs of ordinary calls: one prompt per question."""
     scenes = [make_scene(seed, "test") for seed in SEEDS]
     asked = [[q.text for q in questions(scene, np.random.default_rng(0))] for scene in scenes]
-    size, folder, prompts = world.host.processor.video_processor.size, tmp_path_factory.mktemp("packed"), []
+    size, folder, inputs = world.host.processor.video_processor.size, tmp_path_factory.mktemp("packed"), []
     for scene, texts in zip(scenes, asked, strict=True):
         write_clip(scene, folder / "clip.mp4")
         media = read(folder / "clip.mp4", min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
-        prompts.append(prepare(world.host.thinker, world.host.processor, media, texts))
-    return encode_scenes(world.host, scenes), PackedQuestions.of(world.host.processor, asked), prompts
+        inputs.append([build_inputs(world.host.processor, media, text) for text in texts])
+    return encode_scenes(world.host, scenes), PackedQuestions.of(world.host.processor, asked), inputs
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_answers_are_those_of_ordinary_calls(world, batch, method):
-    clips, asked, prompts = batch
+    clips, asked, inputs = batch
     selector = VGAS.from_pretrained(str(nano_path() / "selector")).eval()
     budget = Budget(retain_video=0.25, retain_audio=0.25)
     compressor = make_compressor(method, budget, selector=selector).eval() if method else None
@@ -42,17 +45,17 @@ def test_answers_are_those_of_ordinary_calls(world, batch, method):
         seed_rows(compressor, SEEDS)
     answered = PackedEvaluator(world.host)(clips, asked, compressor)
     assert answered.words.shape == (3, 8)
-    for row, prompt in enumerate(prompts):
-        if compressor is not None:
-            seed_rows(compressor, SEEDS[row : row + 1])
-        if method == "visionzip":  # needs encoder attention, which a prepared prompt has not
-            alone = PackedEvaluator(world.host)(clips.part(row, 1), asked.part(row, 1), compressor)
-            assert torch.equal(alone.words[0], answered.words[row])
-            continue
-        logits, compression = answer(world.host.thinker, prompt, compressor)
-        assert torch.equal(answered.words[row], logits.argmax(dim=-1))
-        if compression is not None:
-            assert torch.equal(compression.keep[0], answered.keep[row])
+    length = clips.embeds.shape[1]
+    for row, prompts in enumerate(inputs):
+        for number, prompt in enumerate(prompts):
+            if compressor is not None:
+                seed_rows(compressor, SEEDS[row : row + 1])
+            with torch.inference_mode(), attach(world.host.thinker, compressor) if method else nullcontext() as cut:
+                word = world.host.thinker(**prompt).logits[0, -1].argmax()
+            assert answered.words[row, number] == word
+            if cut is not None:
+                assert torch.equal(cut.last.keep[0, :length], answered.keep[row])
+                assert cut.last.keep[0, length:].all()
 
 
 def test_words_are_embedded_by_the_model_that_answers(world, batch):

@@ -6,17 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from omnisift.errors import UsageError
+from omnisift.budget import Budget
+from omnisift.compressors import make_compressor
+from omnisift.errors import CompressorError, UsageError
+from omnisift.evaluation.tables import ALL_TOKENS
 from omnisift.lab.benchmark import quality
+from omnisift.lab.benchmark.encoded import encode_scenes
 from omnisift.lab.benchmark.journal import Journal
 from omnisift.lab.benchmark.plan import Plan, settings_of, tensors_digest
 from omnisift.lab.benchmark.plots import curves, digest, draw
 from omnisift.lab.benchmark.quality import pack, unpack
-from omnisift.lab.benchmark.recipe import ALL_TOKENS, parse_recipe
-from omnisift.lab.benchmark.results import rank_correlation, read_result
+from omnisift.lab.benchmark.recipe import parse_recipe
+from omnisift.lab.benchmark.results import read_result
 from omnisift.lab.benchmark.results_page import page
 from omnisift.lab.benchmark.workers import dealt, run
+from omnisift.tokens import Modality
 from omnisift.utils.assets import nano_path
+from omnisift.world import make_scene
 
 RECIPE = {
     "name": "training-free",
@@ -189,13 +195,6 @@ def test_an_unfinished_result_has_no_page(finished, tmp_path):
         page(tmp_path)
 
 
-def test_rank_correlation():
-    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-    assert rank_correlation([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9487, abs=1e-4)
-    assert np.isnan(rank_correlation([1, 2], [1, 2]))
-
-
 def test_selectors_digest_tells_weights_apart(tmp_path):
     from omnisift.vgas import VGAS, VGASConfig
 
@@ -203,3 +202,22 @@ def test_selectors_digest_tells_weights_apart(tmp_path):
         torch.manual_seed(seed)
         VGAS(VGASConfig(input_size=8, hidden_size=8, num_attention_heads=2)).save_pretrained(tmp_path / str(seed))
     assert tensors_digest(tmp_path / "0") != tensors_digest(tmp_path / "1")
+
+
+def test_shuffled_video_changes_the_audio_alone(world):
+    clips = encode_scenes(world.host, [make_scene(seed, "test") for seed in (7, 8, 9)])
+    method = make_compressor("omnisift", Budget(retain_video=0.25, retain_audio=0.25), selector=world.selector).eval()
+    keep, shuffled = method(clips.stream()).keep, quality.ShuffledVideo(method)(clips.stream()).keep
+    video = clips.stream().modality == Modality.VIDEO
+    assert torch.equal(keep[video], shuffled[video])
+    assert keep.sum() == shuffled.sum()
+    assert not torch.equal(keep, shuffled)
+    # The audio of clip 1 is selected by the video of clip 0.
+    donor = clips.take([1])
+    donor.embeds[:, clips.modality == Modality.VIDEO] = clips.embeds[:1, clips.modality == Modality.VIDEO]
+    audio = clips.modality == Modality.AUDIO
+    assert torch.equal(shuffled.view(3, -1)[1, audio], method(donor.stream()).keep[audio])
+    same = clips.take([1, 1])
+    assert torch.equal(quality.ShuffledVideo(method)(same.stream()).keep, method(same.stream()).keep)
+    with pytest.raises(CompressorError, match="two clips or more"):
+        quality.ShuffledVideo(method)(clips.take([0]).stream())

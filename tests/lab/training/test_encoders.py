@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from omnisift.lab.training.encoders import encode_audio, encode_frames, log_mel, patchify
-from omnisift.lab.training.host import core_of
+from omnisift.lab.training.nano_model import core_of
 from omnisift.pipeline.prompt import audio_in_video
 from omnisift.world import make_scene, render_audio, render_images
 

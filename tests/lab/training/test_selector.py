@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from omnisift.lab.training.host import language_model_of
+from omnisift.lab.training.nano_model import language_model_of
 from omnisift.lab.training.packed import make_batch
 from omnisift.lab.training.selections import random_selection
 from omnisift.lab.training.selector import attention_targets, distill, kept_events, straight_through

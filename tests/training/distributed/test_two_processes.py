@@ -22,7 +22,7 @@ STEPS = 4
 
 def steps() -> list[list[list[Any]]]:
     """Of each step, the prompt of each of two ranks."""
-    from tests.helpers.tiny import Video
+    from tests.helpers.models import Video
 
     heard, other = Video(frames=4, audio=90), Video(frames=2, height=3, audio=40)
     return [
@@ -34,7 +34,7 @@ def steps() -> list[list[list[Any]]]:
 
 
 def model() -> Any:
-    from tests.helpers.tiny import WIDTH, thinker
+    from tests.helpers.models import WIDTH, thinker
 
     from omnisift.budget import Budget
     from omnisift.compressors import make_compressor
@@ -49,7 +49,7 @@ def model() -> Any:
 
 
 def batch(row: list[Any], seed: int) -> dict[str, Any]:
-    from tests.helpers.tiny import FIRST_WORD, prompt
+    from tests.helpers.models import FIRST_WORD, prompt
 
     inputs = prompt(row, mask=True, seed=seed)
     ids = inputs["input_ids"]
@@ -84,7 +84,7 @@ def train(compressed: Any, ranks: list[int], world: int, reduce: Any) -> list[fl
 
 def check_gradients(compressed: Any) -> None:
     """Selector and language model both learn: a pair of equal curves would not notice if neither did."""
-    from tests.helpers.tiny import language_model
+    from tests.helpers.models import language_model
 
     for weight in (compressed.selector.a_proj.weight, language_model(compressed.thinker).layers[0].mlp.up_proj.weight):
         local = weight.grad.to_local() if hasattr(weight.grad, "to_local") else weight.grad
@@ -126,7 +126,7 @@ def worker(way: str, out: Path) -> None:
 def shard(compressed: Any) -> Any:
     """FSDP2: each decoder layer a unit, the rest (selector included) the root."""
     import torch.distributed as dist
-    from tests.helpers.tiny import language_model
+    from tests.helpers.models import language_model
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
@@ -145,6 +145,7 @@ def alone() -> list[float]:
     return train(model(), [0, 1], 1, lambda value: value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["ddp", "fsdp2"])
 def test_two_processes_give_the_curve_of_one(way: str, alone: list[float], tmp_path: Path) -> None:
     out = tmp_path / "curve.json"

@@ -236,10 +236,10 @@ def test_a_selector_without_gradient_ends_the_run(data: Path, tmp_path: Path, mo
     from omnisift.training.finetune import guards
 
     def deaf(self: Any, logits: torch.Tensor, count: torch.Tensor, valid: Any = None) -> Choice:
-        return Choice(guards_highest(logits, count, valid))
+        return Choice(row_topk(logits, count, valid))
 
-    from omnisift.estimators.base import highest as guards_highest
     from omnisift.estimators.straight_through import StraightThrough
+    from omnisift.ops.topk import row_topk
 
     monkeypatch.setattr(StraightThrough, "choose", deaf)
     monkeypatch.setattr(guards.SelectorGuard.__init__, "__defaults__", (2,))

@@ -1,4 +1,4 @@
-"""Finished runs of lmms-eval: answers, their cost, and the settings.
+"""Finished runs of lmms-eval (answers, their cost, and the settings) and their scores.
 
 The folder of a run holds ``run.json`` (settings), ``requests-*.jsonl`` (tokens, seconds, memory), the files of
 lmms-eval below ``harness``, and for captions ``verdicts.jsonl`` once a judge has counted.
@@ -7,22 +7,86 @@ lmms-eval below ``harness``, and for captions ``verdicts.jsonl`` once a judge ha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omnisift.compressors import reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.extractors import EXTRACTORS
-from omnisift.evaluation.public.llm_judge import COUNTS, EventCounts
-from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE
-from omnisift.evaluation.public.lmms_tasks import task_name
-from omnisift.evaluation.public.scores import Graded
+from omnisift.evaluation.public.llm_judge import CaptionJudge, EventCounts
+from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE, task_name
+from omnisift.evaluation.statistics import ClusterBootstrap, Interval, clustered_error, clustered_p
 from omnisift.utils.jsonl import JsonLines, parse_jsonl
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One graded answer."""
+
+    id: str
+    video: str
+    right: bool
+    groups: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A proportion correct, 0 to 1."""
+
+    value: float
+    error: float
+    """Standard error, clustered by video; NaN where there is one video."""
+    questions: int
+    videos: int
+
+
+def score(graded: Sequence[Graded]) -> Score:
+    """Return the proportion correct of at least one answer."""
+    total = Counter(grade.video for grade in graded)
+    right = Counter(grade.video for grade in graded if grade.right)
+    error = clustered_error([right[video] for video in total], list(total.values()))
+    return Score(right.total() / len(graded), error, len(graded), len(total))
+
+
+def by_group(graded: Sequence[Graded]) -> dict[str, dict[str, Score]]:
+    """Return kind of group -> name -> score, with names in alphabetical order."""
+    members: dict[str, dict[str, list[Graded]]] = defaultdict(lambda: defaultdict(list))
+    for grade in graded:
+        for kind, name in grade.groups.items():
+            members[kind][name].append(grade)
+    return {kind: {name: score(parts[name]) for name in sorted(parts)} for kind, parts in members.items()}
+
+
+def paired(first: Sequence[Graded], second: Sequence[Graded]) -> tuple[Interval, float]:
+    """Compare two runs question by question; interval and p assume only that videos are independent.
+
+    Returns:
+        The proportion correct of the first minus that of the second, and its two-sided p.
+
+    Raises:
+        UsageError: The runs did not answer the same questions.
+    """
+    by_id, other_by_id = ({grade.id: grade for grade in run} for run in (first, second))
+    if by_id.keys() != other_by_id.keys() or not by_id:
+        missing = len(by_id.keys() ^ other_by_id.keys())
+        raise UsageError(f"cannot pair two runs: {missing} questions are in only one; run both on the same rows")
+    # Sum the differences of each video.
+    gains: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for name, grade in by_id.items():
+        gains[grade.video] += grade.right - other_by_id[name].right
+        total[grade.video] += 1
+    differences = [gains[video] for video in total]
+    return ClusterBootstrap(len(total)).share(differences, list(total.values())), clustered_p(differences)
+
 
 SETTINGS = "run.json"
 """File of the settings in the folder of a run."""
+COUNTS = "verdicts.jsonl"
+"""File of a judge's counts in the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +153,12 @@ class EvalRun:
         return sum(count["video_kept"] + count["audio_kept"] for count in counts) / total if total else None
 
     def seconds(self, last: str) -> float | None:
-        """Return the mean seconds per question from the encoders up to ``prefill`` or ``decode``."""
+        """Return the mean seconds per question from the encoders up to ``prefill`` or ``decode``.
+
+        Questions that reuse the encoding of an earlier one don't count: a question on its own would cost more.
+        """
         stages = [line["seconds"] for line in self.requests if "seconds" in line]
+        stages = [stage for stage in stages if any(stage[name] > 0 for name in stage if name.startswith("encode"))]
         left_out = {"read", "process"} | ({"decode"} if last == "prefill" else set())
         return _mean([sum(value for name, value in stage.items() if name not in left_out) for stage in stages])
 
@@ -145,3 +213,31 @@ def read_answers(folder: Path, benchmark: str) -> list[dict[str, Any]]:
     text = paths[-1].read_text(encoding="utf-8")
     lines = {line["doc_id"]: line for _, line in parse_jsonl(text, paths[-1])}
     return [lines[number].get(SCORE) or lines[number][MISSED] for number in sorted(lines)]
+
+
+def judge_captions(run: EvalRun, judge: CaptionJudge, progress: Callable[[int], None] = lambda _done: None) -> None:
+    """Count the captions of a run that have no counts yet; each is on the disk before the next is sent.
+
+    Args:
+        run: A finished run of a captioning benchmark.
+        judge: What counts.
+        progress: Called with the number of captions counted.
+
+    Raises:
+        UsageError: The run has no captions, another judge has counted some, or the judge returns no counts.
+    """
+    if run.is_choice:
+        raise UsageError(f"{run.folder} has multiple-choice answers; only captions need a judge")
+    if run.counts and run.judge != judge.name:
+        raise UsageError(
+            f"{run.folder} has counts by the judge {run.judge!r}, got {judge.name!r}; delete {COUNTS} there"
+        )
+    lines = JsonLines(run.folder / COUNTS)
+    lines.prepare()
+    counted = set(run.counts)
+    for answer in run.answers:
+        if answer["id"] not in counted:
+            counts = judge.count(answer["events"], answer["prediction"])
+            lines.append({"id": answer["id"], "judge": judge.name, "verdict": asdict(counts)})
+            counted.add(answer["id"])
+        progress(len(counted))

@@ -13,18 +13,11 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from omnisift.errors import UsageError
-from omnisift.utils.jsonl import JsonLines
-
-if TYPE_CHECKING:
-    from omnisift.evaluation.public.eval_run import EvalRun
-
-COUNTS = "verdicts.jsonl"
-"""File of the counts in the folder of a run."""
 
 _WORD = re.compile(r"[a-z0-9]+")
 _EMPTY = set(
@@ -186,31 +179,3 @@ def parse(text: str, events: int) -> EventCounts:
     if min(counts) < 0 or counts[0] + counts[1] > events:
         raise ValueError(f"impossible counts {counts} for {events} events")
     return EventCounts(events, *counts)
-
-
-def judge_captions(run: EvalRun, judge: CaptionJudge, progress: Callable[[int], None] = lambda _done: None) -> None:
-    """Count the captions of a run that have no counts yet; each is on the disk before the next is sent.
-
-    Args:
-        run: A finished run of a captioning benchmark.
-        judge: What counts.
-        progress: Called with the number of captions counted.
-
-    Raises:
-        UsageError: The run has no captions, another judge has counted some, or the judge returns no counts.
-    """
-    if run.is_choice:
-        raise UsageError(f"{run.folder} has multiple-choice answers; only captions need a judge")
-    if run.counts and run.judge != judge.name:
-        raise UsageError(
-            f"{run.folder} has counts by the judge {run.judge!r}, got {judge.name!r}; delete {COUNTS} there"
-        )
-    lines = JsonLines(run.folder / COUNTS)
-    lines.prepare()
-    counted = set(run.counts)
-    for answer in run.answers:
-        if answer["id"] not in counted:
-            counts = judge.count(answer["events"], answer["prediction"])
-            lines.append({"id": answer["id"], "judge": judge.name, "verdict": asdict(counts)})
-            counted.add(answer["id"])
-        progress(len(counted))

@@ -97,7 +97,7 @@ def _lines(path: Path, text: str) -> list[Item]:
 
 def _parquet(path: Path) -> list[Item]:
     if find_spec("pyarrow") is None:
-        raise UsageError(f"reading {path} needs pyarrow, which `make eval-env` installs")
+        raise UsageError(f"reading {path} needs pyarrow, which is not installed; run pip install pyarrow")
     import pyarrow.parquet as parquet
 
     try:

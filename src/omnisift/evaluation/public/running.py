@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.config import CompressionConfig, ReadOptions
-from omnisift.errors import UsageError
+from omnisift.errors import UsageError, environment_hint
 from omnisift.evaluation.public.eval_run import SETTINGS, read_answers
 from omnisift.evaluation.public.extractors import extract
-from omnisift.evaluation.public.lmms_tasks import task_name, write_task
-from omnisift.evaluation.public.prompts import prompt
-from omnisift.evaluation.public.rows import Row
+from omnisift.evaluation.public.lmms_hooks import task_name, write_task
+from omnisift.evaluation.public.rows import Row, prompt
 from omnisift.utils.atomic_io import write_atomic
 from omnisift.utils.provenance import provenance
 
@@ -115,7 +114,7 @@ def check(folder: Path, rows: Sequence[Row], settings: EvalSettings) -> None:
         BudgetError: A fraction is out of range.
     """
     if find_spec("lmms_eval") is None:
-        raise UsageError("lmms-eval is not installed here; run `make eval-env`, then use .venv-eval/bin/omnisift")
+        raise UsageError("lmms-eval is not installed here: " + environment_hint("eval"))
     prompt(rows[0], settings.wording)
     if rows[0].is_choice:
         extract("", rows[0], settings.rule)

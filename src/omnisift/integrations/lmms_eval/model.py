@@ -6,6 +6,7 @@ import inspect
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
@@ -15,10 +16,9 @@ from lmms_eval.api.model import lmms
 from omnisift.config import CompressionConfig, ReadOptions, option_names
 from omnisift.errors import MediaError, UnsupportedCall, UsageError
 from omnisift.integrations.lmms_eval.requests import Request, RequestLog, batches, parse_request
-from omnisift.media import Media
-from omnisift.pipeline import load
-from omnisift.pipeline.ask_batch import BatchAnswer, ask_batch, modalities
-from omnisift.pipeline.prompt import read_for
+from omnisift.pipeline import Answer, EncodedClip, load
+from omnisift.pipeline.encoded_clip import EncodedClipCache
+from omnisift.pipeline.prompt import clip_size
 from omnisift.profiling.flops import prompt
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
     """``--model omnisift``; the arguments are those of ``--model_args``.
 
-    Clips are read by `omnisift.media`, always with their audio. The harness gets the token count of the compressed
-    prompt, so its own efficiency report shows the compression.
+    Clips are read by `omnisift.media`, always with their audio. Consecutive requests about one clip share its encoding.
+    The harness gets the token count of the compressed prompt, so its own efficiency report shows the compression.
 
     Args:
         pretrained: ``nano``, a checkpoint folder, or a hub id.
@@ -77,6 +77,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         self.device = str(self.accelerator.device) if device is None or self._world_size > 1 else device
         self.batch_size = _parse_batch_size(batch_size)
         self.bad_clip, self.system = bad_clip, system
+        self._clips = EncodedClipCache(max_clips=1)
         self.request_log = RequestLog(records, self._rank)
         self.pipeline = load(
             str(pretrained),
@@ -105,44 +106,47 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         raise UnsupportedCall("conversations of several rounds are not supported; choose a task with one question")
 
     def _answer(self, batch: list[Request]) -> list[GenerationResult]:
-        """Answer a batch with one call per kind of clip: video and audio, video only, audio only."""
+        """Answer a batch together, without the requests whose clip can't be read."""
         clips = [self._read(request) for request in batch]
-        results = [GenerationResult("", TokenCounts(0, 0))] * len(batch)
-        groups: dict[tuple[bool, bool], list[int]] = {}
-        for index, (media, _) in enumerate(clips):
-            if media is not None:
-                groups.setdefault(modalities(media), []).append(index)
-        for indices in groups.values():
-            prompts = [(media, batch[index].text) for index in indices if (media := clips[index][0]) is not None]
-            system = batch[0].system or self.system
-            replies = ask_batch(self.pipeline, prompts, max_new_tokens=batch[0].max_new_tokens, system=system)
-            for index, reply in zip(indices, replies, strict=True):
-                flops = prompt(
-                    self.pipeline.host.thinker.config, reply.grid, reply.mel_frames, reply.tokens.prompt_kept
-                )
-                self.request_log.add(batch[index], reply, {"read": clips[index][1]}, None, flops.weights)
-                results[index] = _result(reply, batch[index])
+        prompts = [(clip, request.text) for (clip, _), request in zip(clips, batch, strict=True) if clip is not None]
+        system = batch[0].system or self.system
+        answers = iter(self.pipeline.ask_batch(prompts, max_new_tokens=batch[0].max_new_tokens, system=system))
+        host, results = self.pipeline.host, []
+        for (clip, read_seconds), request in zip(clips, batch, strict=True):
+            if clip is None:
+                results.append(GenerationResult("", TokenCounts(0, 0)))
+                continue
+            answer = next(answers)
+            size = clip_size(clip.media, host.processor)
+            flops = prompt(host.thinker.config, *size, answer.report.tokens.prompt_kept)
+            self.request_log.add(
+                request, answer, read_seconds=read_seconds, batch_size=len(prompts), flops=flops.weights
+            )
+            results.append(_result(answer, request))
         return results
 
-    def _read(self, request: Request) -> tuple[Media | None, float]:
+    def _read(self, request: Request) -> tuple[EncodedClip | None, float]:
         """Return the clip and the seconds that reading took; None if it can't be read and ``bad_clip`` is ``wrong``."""
         start = time.perf_counter()
         try:
-            media = read_for(self.pipeline.host.processor, request.clip, **self.read_options.reading)
+            clip = self._clips.get(Path(request.clip), self._encode)
         except MediaError as error:
             if self.bad_clip == "stop":
                 raise
             logger.warning("counted as wrong: %s", error)
-            self.request_log.add(request, None, {}, f"{type(error).__name__}: {error}")
+            self.request_log.add(request, None, f"{type(error).__name__}: {error}")
             return None, 0.0
-        return media, time.perf_counter() - start
+        return clip, time.perf_counter() - start
+
+    def _encode(self, path: Path) -> EncodedClip:
+        return self.pipeline.encode(path, **self.read_options.reading)
 
 
-def _result(reply: BatchAnswer, request: Request) -> GenerationResult:
-    text = reply.text
+def _result(answer: Answer, request: Request) -> GenerationResult:
+    text = answer.text
     for end in request.until:
         text = text.partition(end)[0] if end else text
-    return GenerationResult(text, TokenCounts(reply.tokens.prompt_kept, reply.tokens.generated))
+    return GenerationResult(text, TokenCounts(answer.report.tokens.prompt_kept, answer.report.tokens.generated))
 
 
 def _chosen(options: Mapping[str, Any], record: type) -> dict[str, Any]:

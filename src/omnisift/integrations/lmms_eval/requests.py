@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UnsupportedCall
-from omnisift.pipeline.ask_batch import BatchAnswer
+from omnisift.pipeline import Answer
 from omnisift.utils.jsonl import JsonLines
 
 _TYPES = {"video", "audio", "text"}
@@ -123,25 +123,29 @@ class RequestLog:
     def add(
         self,
         request: Request,
-        reply: BatchAnswer | None,
-        seconds: Mapping[str, float],
-        problem: str | None,
+        answer: Answer | None,
+        problem: str | None = None,
+        *,
+        read_seconds: float = 0.0,
+        batch_size: int = 1,
         flops: int | None = None,
     ) -> None:
         """Append one line.
 
         Args:
             request: the request.
-            reply: the answer; None if the clip can't be read.
-            seconds: stage -> seconds of the stages before the answer.
+            answer: the answer; None if the clip can't be read.
             problem: why the clip can't be read.
+            read_seconds: seconds that reading the clip took; 0 if an earlier request about it did.
+            batch_size: number of requests that were answered together.
             flops: FLOPs of encoders and prefill, in products with weights.
         """
         if self.path is None:
             return
         line: dict[str, Any] = {"task": request.task, "document": request.document, "problem": problem}
-        if reply is not None:
-            tokens = {**vars(reply.tokens), "prompt_kept": reply.tokens.prompt_kept}
-            line |= {"tokens": tokens, "seconds": {**seconds, **reply.seconds}, "batch_size": reply.batch_size}
-            line |= {"peak_memory_bytes": reply.peak_memory_bytes, "flops": flops}
+        if answer is not None:
+            report = answer.report
+            tokens = {**vars(report.tokens), "prompt_kept": report.tokens.prompt_kept}
+            line |= {"tokens": tokens, "seconds": {**vars(report.seconds), "read": read_seconds}}
+            line |= {"batch_size": batch_size, "peak_memory_bytes": report.peak_memory_bytes, "flops": flops}
         JsonLines(self.path).append(line)

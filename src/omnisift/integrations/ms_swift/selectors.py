@@ -15,7 +15,7 @@ from torch import nn
 from omnisift.compressors import needs_selector
 from omnisift.errors import CompressorError
 from omnisift.integrations.ms_swift.settings import PREFIX, SwiftSettings
-from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
+from omnisift.models import adapter_for
 from omnisift.pipeline.loading import read_selector
 from omnisift.vgas import VGAS, VGASConfig
 
@@ -40,7 +40,7 @@ def add_selector(model: nn.Module, source: str, settings: SwiftSettings) -> None
     """
     if not needs_selector(settings.compressor):
         return
-    thinker: Any = Qwen25OmniAdapter(model).parts.head
+    thinker: Any = adapter_for(model).parts.head
     embeddings = thinker.get_input_embeddings().weight
     selector: Any = _read_or_make(source, settings, embeddings.shape[1])
     thinker.compressor = selector.to(device=embeddings.device, dtype=torch.float32)
@@ -49,7 +49,7 @@ def add_selector(model: nn.Module, source: str, settings: SwiftSettings) -> None
 
 def find_selector(model: nn.Module) -> VGAS | None:
     """Return the selector that `add_selector` added, or its trainable copy that PEFT made; None if there is none."""
-    module: Any = getattr(Qwen25OmniAdapter(model).parts.head, "compressor", None)
+    module: Any = getattr(adapter_for(model).parts.head, "compressor", None)
     selectors = [] if module is None else [part for part in module.modules() if isinstance(part, VGAS)]
     return selectors[-1] if selectors else None  # PEFT keeps the original first and the trainable copy last
 

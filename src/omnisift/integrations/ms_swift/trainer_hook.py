@@ -15,9 +15,8 @@ from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import TrainingError
 from omnisift.integrations.ms_swift.selectors import NEW, find_selector
 from omnisift.integrations.ms_swift.settings import PREFIX, SwiftSettings
-from omnisift.models import Attachment, Compression, attach
+from omnisift.models import Attachment, Compression, adapter_for, attach
 from omnisift.models.attachment import is_attached
-from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.models.training_checks import assert_compressed, zero_loss_anchor
 
 logger = logging.getLogger(__name__)
@@ -139,7 +138,7 @@ def refuse_uncompressed(model: nn.Module) -> None:
 
     This happens when a run uses another template than the plugin's.
     """
-    Qwen25OmniAdapter(model).parts.language_model.register_forward_pre_hook(_refuse)
+    adapter_for(model).parts.language_model.register_forward_pre_hook(_refuse)
 
 
 def _refuse(module: nn.Module, args: Any) -> None:  # noqa: ARG001

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from omnisift.compressors import Compressor
 from omnisift.lab.benchmark.encoded import Encoded
-from omnisift.lab.benchmark.prompts import padded, tail
+from omnisift.models import adapter_for
 from omnisift.models.prompt_cut import PromptCut
-from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.tokens import Modality, Selection
 
 
@@ -43,10 +43,12 @@ class PackedQuestions:
             processor: Processor of the model.
             questions: Questions by clip, the same number for each.
         """
-        rows = [[tail(processor, text) for text in texts] for texts in questions]
+        rows = [[_after_clip(processor, text) for text in texts] for texts in questions]
         sizes = torch.tensor([[len(ids) for ids in row] for row in rows])
         last = torch.cumsum(sizes, dim=1) - 1
-        ids, real = padded([torch.cat(row) for row in rows], processor.tokenizer.pad_token_id, left=False)
+        packed = [torch.cat(row) for row in rows]
+        ids = pad_sequence(packed, batch_first=True, padding_value=processor.tokenizer.pad_token_id)
+        real = pad_sequence([torch.ones_like(row) for row in packed], batch_first=True)
         # Each token belongs to the first question that ends at it or later.
         index = torch.arange(ids.shape[1])
         number = torch.searchsorted(last, index.expand(len(ids), -1).contiguous())
@@ -76,7 +78,7 @@ class PackedEvaluator:
 
     def __init__(self, host: Any) -> None:
         self.host = host
-        self.parts = Qwen25OmniAdapter(host.thinker).parts
+        self.parts = adapter_for(host.thinker).parts
 
     @torch.inference_mode()
     def __call__(self, clips: Encoded, questions: PackedQuestions, compressor: Compressor | None) -> PackedAnswers:
@@ -130,3 +132,13 @@ def _mask(real: Tensor, segment: Tensor) -> Tensor:
     number = torch.cat([torch.where(real, 0, -1), segment], dim=1)
     visible = (number[:, :, None] == number[:, None, :]) | clip[:, None, :]
     return (visible & torch.ones_like(visible[0]).tril())[:, None]
+
+
+def _after_clip(processor: Any, text: str) -> Tensor:
+    """Return the tokens of the prompt after the clip: the question and the opening of the answer."""
+    content = [{"type": "video", "video": "-"}, {"type": "text", "text": text}]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    after = prompt.rpartition(processor.vision_eos_token)[2]
+    return torch.tensor(processor.tokenizer(after, add_special_tokens=False)["input_ids"], dtype=torch.int64)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from omnisift.lab.training.clips import ClipBatch, clip_batches
 from omnisift.lab.training.encoders import encode_audio, encode_frames, log_mel, patchify
-from omnisift.lab.training.host import core_of
+from omnisift.lab.training.nano_model import core_of
 from omnisift.world import COLOR_NAMES, SHAPES, Scene, Truth, make_scene, truth, world_setting
 
 logger = logging.getLogger(__name__)

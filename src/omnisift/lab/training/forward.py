@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnisift.lab.training.host import language_model_of
+from omnisift.lab.training.nano_model import language_model_of
 from omnisift.lab.training.packed import PromptLayout
 
 MIDDLE = 2

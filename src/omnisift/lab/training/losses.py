@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from omnisift.lab.training.encoder_training import color_and_form, corner_of
 from omnisift.lab.training.forward import MIDDLE, KeptTokens, PackedOutput
-from omnisift.lab.training.host import language_model_of
+from omnisift.lab.training.nano_model import language_model_of
 from omnisift.lab.training.packed import CAPTION, END
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from omnisift.lab.training.tokenizer import CHAT_TEMPLATE, MAX_PIXELS, MIN_PIXELS, TURN_END
+from omnisift.models import adapter_for
 
 WIDTH = 128
 """D, the width of the embeddings."""
@@ -95,3 +96,13 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniProcessor:
         tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def core_of(model: Any) -> Any:
+    """The module that has ``visual`` and ``audio_tower`` and computes rotary positions, in any release."""
+    return adapter_for(model).parts.core
+
+
+def language_model_of(model: Any) -> Any:
+    """The text model: embeddings, decoder layers and final norm."""
+    return adapter_for(model).parts.language_model

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from omnisift.lab.training.feature_cache import FeatureCache
-from omnisift.lab.training.host import core_of
+from omnisift.lab.training.nano_model import core_of
 from omnisift.lab.training.tokenizer import MEDIA_TOKENS, TURN_END, TURN_START, UNKNOWN
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.world import CAPTION_REQUESTS, QUESTION_TYPES, Question, caption, questions

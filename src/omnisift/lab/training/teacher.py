@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from omnisift.lab.training.forward import MIDDLE, forward_packed
-from omnisift.lab.training.host import language_model_of
 from omnisift.lab.training.losses import POINTER_HEAD
+from omnisift.lab.training.nano_model import language_model_of
 from omnisift.lab.training.packed import CAPTION, PromptLayout
 from omnisift.models.prompt_cut import IGNORE_INDEX
 

@@ -35,8 +35,8 @@ def register() -> None:
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, "omnisift.serving.vllm.model:OmniSiftThinker")
-    choose_worker()
+    choose_worker(ARCHITECTURE)
     if os.environ.get("VLLM_MEDIA_CONNECTOR") == CONNECTOR:
         from omnisift.serving.vllm.connector import register_connector
 
-        register_connector()
+        register_connector(CONNECTOR)

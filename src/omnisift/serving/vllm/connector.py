@@ -18,7 +18,6 @@ from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, Medi
 from omnisift.errors import OmniSiftError
 from omnisift.serving.media_limits import MediaLimits, as_vllm_video
 from omnisift.serving.url_policy import check_url
-from omnisift.serving.vllm import CONNECTOR
 
 MAX_BYTES = 1 << 30
 """Size limit of a fetched file."""
@@ -102,6 +101,6 @@ def _is_web(url: str) -> bool:
     return url[:5].lower() not in ("data:", "file:")
 
 
-def register_connector() -> None:
-    """Register `Connector` with vLLM under the name `CONNECTOR`."""
-    MEDIA_CONNECTOR_REGISTRY.register(CONNECTOR)(Connector)
+def register_connector(name: str) -> None:
+    """Register `Connector` with vLLM under ``name``."""
+    MEDIA_CONNECTOR_REGISTRY.register(name)(Connector)

@@ -8,7 +8,6 @@ from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdate
 from vllm.platforms import current_platform
 
 from omnisift.errors import UsageError
-from omnisift.serving.vllm import ARCHITECTURE
 
 WORKER = "omnisift.serving.vllm.worker.CpuWorker"
 """Named and not imported: importing vLLM's CPU worker changes PyTorch, which is for vLLM's own processes only."""
@@ -26,7 +25,7 @@ class ChooseWorker(VerifyAndUpdateConfig):  # type: ignore[misc]  # vLLM is not 
         parallel.worker_cls = WORKER
 
 
-def choose_worker() -> None:
-    """Register `ChooseWorker` for the plugin's model; does nothing on other platforms."""
+def choose_worker(architecture: str) -> None:
+    """Register `ChooseWorker` for the model of ``architecture``; does nothing on other platforms."""
     if current_platform.is_cpu():
-        MODELS_CONFIG_MAP[ARCHITECTURE] = ChooseWorker
+        MODELS_CONFIG_MAP[architecture] = ChooseWorker

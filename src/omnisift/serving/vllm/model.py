@@ -12,7 +12,7 @@ from vllm.model_executor.models.qwen2_5_omni_thinker import Qwen2_5OmniThinkerFo
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from omnisift.errors import UsageError
-from omnisift.pipeline.clip_info import audio_tokens
+from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.serving.position_columns import detach_columns
 from omnisift.serving.vllm.clip_compressor import ClipCompressor
 from omnisift.serving.vllm.positions import (

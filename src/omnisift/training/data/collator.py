@@ -15,8 +15,7 @@ from omnisift.config import ReadOptions
 from omnisift.errors import MediaError, UsageError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.models.prompt_cut import IGNORE_INDEX
-from omnisift.pipeline.ask_batch import join_rows
-from omnisift.pipeline.prompt import pixel_limits, read_for
+from omnisift.pipeline.prompt import join_rows, pixel_limits, read_for
 from omnisift.training.data.cache import ClipCache
 from omnisift.training.data.encoding import encode_sample
 from omnisift.training.data.samples import Reading, Sample, Turn

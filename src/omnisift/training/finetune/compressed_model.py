@@ -15,7 +15,6 @@ from omnisift.estimators import Estimator
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models import attach
 from omnisift.models.prompt_cut import IGNORE_INDEX
-from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.models.training_checks import zero_loss_anchor
 from omnisift.vgas import VGAS
 
@@ -47,9 +46,8 @@ class CompressedModel(nn.Module):
         super().__init__()
         self.thinker, self.compressor = thinker, compressor
         self.attachment = attach(thinker, compressor)
-        unwrap: Any = getattr(thinker, "get_base_model", None)
-        core: Any = Qwen25OmniAdapter(thinker if unwrap is None else unwrap()).parts.core
-        self._encoders = [core.visual, core.audio_tower]
+        parts = self.attachment.adapter.parts
+        self._encoders = [part for part in (parts.vision_encoder, parts.audio_encoder) if part is not None]
         for encoder in self._encoders:
             encoder.requires_grad_(False)
 

@@ -1,0 +1,126 @@
+"""One call of ``generate`` for a batch of prompts: its arguments, its stop tokens, and the tokens of each prompt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnisift.compressors import Compressor
+from omnisift.models import Compression, adapter_for, attach
+from omnisift.pipeline.encoded_clip import PromptRow, prepare_call
+from omnisift.pipeline.loading import Host
+from omnisift.pipeline.report import Tokens
+from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
+from omnisift.tokens import Modality
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The answer to one prompt."""
+
+    text: str
+    tokens: Tokens
+    seconds: dict[str, float]
+    """Stage -> seconds, an equal share of the call: ``process`` (joining the batch) and those of `Stopwatch`."""
+    peak_memory_bytes: int | None
+    """Peak of the whole call; see `peak_memory`."""
+
+
+@torch.inference_mode()
+def generate(
+    host: Host,
+    compressor: Compressor | None,
+    rows: Sequence[PromptRow],
+    *,
+    max_new_tokens: int,
+    on_stage: Callable[[str], None],
+    on_text: Callable[[str], None] | None = None,
+) -> list[Generated]:
+    """Answer prompts in one call, with greedy decoding.
+
+    Args:
+        host: the model.
+        compressor: the method that compresses each prompt; None keeps every token.
+        rows: prompts of one call, as `split_calls` divides them.
+        max_new_tokens: maximum number of generated tokens per answer.
+        on_stage: called with the name of each stage when it begins.
+        on_text: called with each piece of the answer as it is generated; for a single prompt only.
+
+    Returns:
+        One answer per prompt, in their order.
+    """
+    thinker, tokenizer, stop_tokens = host.thinker, host.processor.tokenizer, host.stop_tokens
+    begin = time.perf_counter()
+    with prepare_call(host, rows, compressor) as inputs:
+        process_seconds = time.perf_counter() - begin
+        on_stage("prefill")
+        reset_peak_memory(host.device)
+        attaching = attach(thinker, compressor) if compressor is not None else nullcontext(None)
+        with attaching as attachment, Stopwatch(thinker, compressor, on_stage) as watch:
+            output = thinker.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                streamer=None if on_text is None else _text_streamer(tokenizer, on_text),
+                **stop_tokens,
+            )
+    # Split the result by prompt.
+    answers = [_until_stop(row, stop_tokens["eos_token_id"]) for row in output[:, inputs["input_ids"].shape[1] :]]
+    modality = adapter_for(thinker).modality(inputs["input_ids"].cpu())
+    compression = attachment.last if attachment is not None else None
+    counts = count_rows(modality, inputs, [int(row.shape[0]) for row in answers], compression)
+    seconds = {stage: spent / len(rows) for stage, spent in {"process": process_seconds, **watch.spent}.items()}
+    memory = peak_memory(host.device)
+    texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in answers]
+    return [Generated(text, tokens, seconds, memory) for text, tokens in zip(texts, counts, strict=True)]
+
+
+def count_rows(
+    modality: Tensor, inputs: Mapping[str, Any], generated: Sequence[int], compression: Compression | None
+) -> list[Tokens]:
+    """Token counts of each prompt of a batch; padding is not counted.
+
+    Args:
+        modality: [B, S] int8: `Modality` of each token.
+        inputs: the inputs of the call, before compression.
+        generated: number of generated tokens of each row.
+        compression: what was kept; None if every token was.
+    """
+    video, audio = ((modality == kind).sum(dim=1).tolist() for kind in (Modality.VIDEO, Modality.AUDIO))
+    prompt = inputs["attention_mask"].sum(dim=1).tolist()
+    counts = []
+    for row, length in enumerate(generated):
+        kept_video, kept_audio = video[row], audio[row]
+        if compression is not None:
+            kept_video = compression.kept_video_rows[row]
+            # Audio outside a video is not compressed.
+            kept_audio += compression.kept_audio_rows[row] - compression.n_audio_rows[row]
+        counts.append(Tokens(video[row], kept_video, audio[row], kept_audio, prompt[row], length))
+    return counts
+
+
+def _until_stop(row: Tensor, eos: int | list[int]) -> Tensor:
+    """The tokens up to and including the first end token; the rest is padding."""
+    stops = torch.tensor(eos if isinstance(eos, list) else [eos], device=row.device)
+    indices = torch.isin(row, stops).nonzero()
+    return row[: int(indices[0]) + 1] if len(indices) else row
+
+
+def _text_streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
+    """A streamer of Transformers whose pieces, joined, are the answer apart from white space at both ends."""
+    from transformers import TextStreamer
+
+    class CallbackStreamer(TextStreamer):
+        """Calls ``on_text`` where the base class prints."""
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002
+            if text:
+                on_text(text)
+
+    return CallbackStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
