@@ -6,7 +6,6 @@ A session answers one question at a time for all users, because they share one m
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -183,40 +182,3 @@ class _StageProgress:
         if stage in self._STAGES and self._current >= 0:
             done = self._current + self._STAGES.index(stage) / len(self._STAGES)
             self._on_progress(done / len(self._labels), f"{self._labels[self._current]}: {stage}")
-
-
-@dataclass
-class CachedClip:
-    """An encoded clip and what it cost."""
-
-    clip: EncodedClip
-    encoding_seconds: float | None = None
-    """Seconds of decoding, preparing and encoding; None until a question was answered."""
-
-
-class EncodedClipCache:
-    """The ``max_clips`` most recently used clips, keyed by path, size and modification time of the file.
-
-    Users who upload different files get different paths, and so different entries. Not thread-safe.
-
-    Args:
-        max_clips: number of clips to keep.
-    """
-
-    def __init__(self, max_clips: int) -> None:
-        self._max_clips = max_clips
-        self._entries: OrderedDict[tuple[str, int, int], CachedClip] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, path: Path, encode: Callable[[Path], EncodedClip]) -> CachedClip:
-        """The entry of the file at ``path``; a missing one is made by ``encode`` after the oldest is dropped."""
-        state = path.stat()
-        key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
-        if key not in self._entries:
-            while len(self._entries) >= self._max_clips:
-                self._entries.popitem(last=False)
-            self._entries[key] = CachedClip(encode(path))
-        self._entries.move_to_end(key)
-        return self._entries[key]
