@@ -40,7 +40,7 @@ class SessionAnswer:
 
     inspection: Inspection
     encoding_seconds: float | None
-    """Seconds of decoding, preparing and encoding this clip for its first answer; None if the encoders ran without one."""
+    """Seconds of decoding, preparing and encoding this clip for its first answer; None if no answer came of it."""
     reused: bool
     """Whether the clip was already encoded and no encoder ran."""
     reencoded: tuple[str, ...]
