@@ -11,9 +11,8 @@ from tests.record import saved
 from omnisift.lab.benchmark.plots import digest
 from omnisift.lab.benchmark.recipe import load_recipe
 from omnisift.lab.benchmark.results import Result, read_result, renamed
-from omnisift.lab.benchmark.results_csv import as_csv
-from omnisift.lab.benchmark.results_page import ORDER, PLOTTED, page
-from omnisift.lab.benchmark.results_short import short_table
+from omnisift.lab.benchmark.results_page import ORDER, PLOTTED, own_page, page
+from omnisift.lab.benchmark.results_tables import as_csv, short_table
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results" / "quality"
@@ -24,13 +23,18 @@ each_result = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.ke
 
 
 def test_all_recipes_have_a_result() -> None:
-    assert set(ORDER) == set(RESULTS) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    assert {*ORDER, "nano"} == set(RESULTS) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
 
 
 def test_the_page_matches_the_files() -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(FOLDER, ROOT / "recipes"), (
         "run: omnisift bench-report"
     )
+
+
+def test_the_page_of_nano_matches_the_files() -> None:
+    text = own_page(RESULTS["nano"], ROOT / "recipes", FOLDER.parent / "nano.json")
+    assert (ROOT / "docs" / "nano-results.md").read_text(encoding="utf-8") == text, "run: omnisift bench-report"
 
 
 @each_result

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from estimators import CHECKS, Bench
 from omnisift.budget import kept_count
+from omnisift.evaluation.tables import table
 from omnisift.lab.training import selector as selector_training
 from omnisift.lab.training.evaluate import accuracies
 from omnisift.lab.training.forward import KeptTokens
@@ -134,16 +135,13 @@ def page(path: Path) -> str:
     named = [(NAMES[name], [runs[name]]) for name in ("teacher", "spatial", "stvp", "random")]
     rows = []
     for name, result in [("**learned score**", seeds), *named]:
-        cells = [f"{spread(result, retain, 'shown')} | {spread(result, retain, 'mean')}" for retain in RETAINS]
-        rows.append(f"| {name} | {len(result)} | " + " | ".join(cells) + " |")
-    head = [f"{100 * retain:g} %: shapes kept | accuracy" for retain in RETAINS]
-    titles = "| video selected by | seeds | " + " | ".join(head) + " |\n" + "| --- " * (2 + 2 * len(RETAINS)) + "|"
+        cells = [spread(result, retain, what) for retain in RETAINS for what in ("shown", "mean")]
+        rows.append([name, str(len(result)), *cells])
+    head = [title for retain in RETAINS for title in (f"{100 * retain:g} %: shapes kept", "accuracy")]
     session, full = lines[0]["session"], runs["all"]["accuracy"]["mean"]
     versions = f"commit {session['commit'][:7]}, torch {session['torch']}, transformers {session['transformers']}"
-    return (
-        "\n".join([titles, *rows])
-        + f"\n\nWith all tokens {100 * full:.1f} %. (`benchmarks/accuracy/video_score.py`, {versions})"
-    )
+    rows_table = table(["video selected by", "seeds", *head], rows)
+    return rows_table + f"\nWith all tokens {100 * full:.1f} %. (`benchmarks/accuracy/video_score.py`, {versions})"
 
 
 def spread(runs: list[dict[str, Any]], retain: float, what: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.estimators import ESTIMATORS
+from omnisift.evaluation.tables import table
 from omnisift.utils.jsonl import parse_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,11 +44,6 @@ def spread(values: list[float], scale: float = 100.0) -> str:
     if len(values) == 1:
         return f"{mean:.1f}"
     return f"{mean:.1f} ({scale * min(values):.1f} to {scale * max(values):.1f})"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def accuracy(lines: list[Line], part: str, ways: list[str]) -> str:
@@ -93,7 +89,7 @@ def cost(lines: list[Line]) -> str:
         for way, result in sorted(seconds.items(), key=lambda pair: statistics.median(pair[1]))
         if way != "blind"
     ]
-    return table(["method", "CPU seconds per step", "times straight_through"], rows) + f"\n\n{steps} steps per run."
+    return table(["method", "CPU seconds per step", "times straight_through"], rows) + f"\n{steps} steps per run."
 
 
 def cosines(lines: list[Line]) -> str:
@@ -123,7 +119,7 @@ def probe() -> str:
         rows.append([text, f"{statistics.mean(values):+.2f}", f"{min(values):+.2f} to {max(values):+.2f}"])
     made = f"{len(result['prompts'])} prompts, {result['layers']} layers; commit {result['commit'][:7]}, "
     made += f"torch {result['torch']}"
-    return table(["gradient", "rank correlation with the benefit", "over prompts"], rows) + f"\n\n{made}."
+    return table(["gradient", "rank correlation with the benefit", "over prompts"], rows) + f"\n{made}."
 
 
 def kinds() -> str:
@@ -196,7 +192,7 @@ def page(lines: list[Line]) -> str:
     }
     text = TEXT.read_text(encoding="utf-8")
     for name, value in tables.items():
-        text = text.replace("{{" + name + "}}", value)
+        text = text.replace("{{" + name + "}}", value.rstrip("\n"))
     return text
 
 

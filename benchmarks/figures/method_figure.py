@@ -22,8 +22,7 @@ from PIL import Image
 
 from omnisift.budget import Budget
 from omnisift.inspector import Inspection, inspect_clip
-from omnisift.inspector.audio import waveform_envelope
-from omnisift.inspector.frames import frame_image
+from omnisift.inspector.images import frame_image, waveform_envelope
 from omnisift.media import SAMPLE_RATE
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.loading import load_host

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from omnisift.evaluation.plots import plot_style, save_svg
+from omnisift.evaluation.tables import ALL_TOKENS
 from omnisift.lab.benchmark.plots import curves, digest
 from omnisift.lab.benchmark.results import Result, read_result
-from omnisift.utils.atomic_io import atomic_file
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "quality" / "training-free.jsonl"
@@ -34,10 +33,8 @@ SHOWN = {
 def main(path: Path) -> None:
     """Write the figure to ``path``."""
     result = read_result(RESULT)
-    style: dict[str, Any] = {"svg.hashsalt": "omnisift", "svg.fonttype": "none", "font.size": 10}
-    with mpl.rc_context(style), atomic_file(path) as unfinished:
-        metadata = {"Date": None, "Identifier": digest(result)}
-        compose(result).savefig(unfinished, format="svg", metadata=metadata)
+    with plot_style(font_size=10):
+        save_svg(compose(result), path, digest(result))
 
 
 def compose(result: Result) -> Figure:
@@ -47,7 +44,7 @@ def compose(result: Result) -> Figure:
     figure = Figure(figsize=(7.5, 4.2), layout="constrained", facecolor="white")
     axes = figure.subplots()
     axes.axhline(data["full"], color="black", linewidth=0.9, linestyle=":")
-    axes.text(50, data["full"] + 0.6, f"all tokens, {data['full']:.1f} %", ha="right", va="bottom", color="black")
+    axes.text(50, data["full"] + 0.6, f"{ALL_TOKENS}, {data['full']:.1f} %", ha="right", va="bottom", color="black")
     for label, (color, width) in SHOWN.items():
         share, accuracy = zip(*lines[label], strict=True)
         axes.plot(share, accuracy, color=color, linewidth=width, marker="o", markersize=3.5, clip_on=False)

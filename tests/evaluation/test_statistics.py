@@ -6,28 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from omnisift.evaluation.statistics import ClusterBootstrap, clustered_p, compare, mcnemar_exact, wilson
-
-
-@pytest.mark.parametrize(("right", "total"), [(0, 10), (3, 10), (10, 10), (970, 1000)])
-def test_wilson_is_scipys(right, total):
-    got = wilson(right, total)
-    want = stats.binomtest(right, total).proportion_ci(method="wilson")
-    assert (got.low, got.high) == pytest.approx((want.low, want.high), abs=1e-12)
-    assert got.value == right / total
-
-
-@pytest.mark.parametrize(("right", "total"), [(1, 0), (5, 4), (-1, 4)])
-def test_wilson_refuses_nonsense(right, total):
-    with pytest.raises(ValueError, match="total"):
-        wilson(right, total)
-
-
-@pytest.mark.parametrize("b", [0, 1, 5, 40, 400])
-@pytest.mark.parametrize("c", [0, 3, 39, 500])
-def test_mcnemar_is_scipys(b, c):
-    want = stats.binomtest(b, b + c).pvalue if b + c else 1.0
-    assert math.isclose(mcnemar_exact(b, c), want, rel_tol=1e-9)
+from omnisift.evaluation.statistics import ClusterBootstrap, clustered_p, rank_correlation
 
 
 def test_clustered_p_is_scipys_for_many_clips():
@@ -48,7 +27,7 @@ def test_bootstrap_covers_and_knows_clusters():
         interval = ClusterBootstrap(200, draws=400, seed=trial).share(right, np.full(200, 8))
         hits += interval.low <= 0.7 <= interval.high
     assert hits >= 88
-    naive = wilson(int(right.sum()), 1600)
+    naive = stats.binomtest(int(right.sum()), 1600).proportion_ci(method="wilson")
     assert (interval.high - interval.low) > 2 * (naive.high - naive.low)
 
 
@@ -61,22 +40,22 @@ def test_bootstrap_agrees_with_scipy():
     assert got.value == pytest.approx(right.mean() / 8)
 
 
-def test_mean_of_shares_weighs_kinds_alike():
-    interval = ClusterBootstrap(2, draws=10).mean_of_shares([[1, 1], [0, 0]], [[1, 1], [9, 9]])
-    assert interval.value == 0.5
-
-
-def test_compare():
+def test_clustered_p_finds_a_gain_and_no_noise():
     rng = np.random.default_rng(3)
     a = rng.random((500, 8)) < 0.9
     b = a & (rng.random((500, 8)) < 0.97)
-    better = compare(a, b, ClusterBootstrap(500))
-    assert better.difference.low > 0
-    assert better.difference.value == pytest.approx(a.mean() - b.mean())
-    assert max(better.mcnemar_p, better.clustered_p) < 1e-6
-    same = compare(a, a, ClusterBootstrap(500))
-    assert (same.mcnemar_p, same.clustered_p, same.difference.value) == (1.0, 1.0, 0.0)
-    noise = [
-        compare(rng.random((200, 8)) < 0.8, rng.random((200, 8)) < 0.8, ClusterBootstrap(200, 10)) for _ in range(200)
-    ]
-    assert np.mean([n.clustered_p < 0.05 for n in noise]) < 0.1
+    gains = a.sum(axis=1) - b.sum(axis=1)
+    interval = ClusterBootstrap(500).share(gains, np.full(500, 8))
+    assert interval.low > 0
+    assert interval.value == pytest.approx(a.mean() - b.mean())
+    assert clustered_p(gains) < 1e-6
+    noise = [(rng.random((200, 8)) < 0.8).sum(1) - (rng.random((200, 8)) < 0.8).sum(1) for _ in range(200)]
+    assert np.mean([clustered_p(sums) < 0.05 for sums in noise]) < 0.1
+
+
+def test_rank_correlation():
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9487, abs=1e-4)
+    assert math.isnan(rank_correlation([1, 2], [1, 2]))
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))

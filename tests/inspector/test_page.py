@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 from media_files import write_audio, write_video
 
-from omnisift.inspector import Inspection, downsample
-from omnisift.inspector.audio import spectrogram_image, waveform_envelope
-from omnisift.inspector.downsample import downsample_trace
-from omnisift.inspector.frames import encode_jpegs
+from omnisift.inspector import Inspection
+from omnisift.inspector import page_data as module
 from omnisift.inspector.html import render
-from omnisift.inspector.page_data import page_data
+from omnisift.inspector.images import encode_jpegs, spectrogram_image, waveform_envelope
+from omnisift.inspector.page_data import downsample_trace, page_data
 
 VOID = {"meta", "input", "link", "br", "img"}
 PARTS = ("page.html", "page.css", "data.js", "draw.js", "page.js")
@@ -162,8 +161,8 @@ def test_images_fit_their_byte_budget(compared: Inspection) -> None:
 
 
 def test_long_clips_are_downsampled_with_a_note(compared: Inspection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downsample, "MAX_FRAMES", 2)
-    monkeypatch.setattr(downsample, "MAX_CELLS", 150)
+    monkeypatch.setattr(module, "MAX_FRAMES", 2)
+    monkeypatch.setattr(module, "MAX_CELLS", 150)
     shown = downsample_trace(compared.trace)
     assert shown.frames == (0, 1), "frames of a chunk stay together"
     assert list(shown.audio) == list(compared.trace.tokens.indices(2)[::9])

@@ -17,7 +17,7 @@ from omnisift.budget import Budget
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.errors import UsageError
 from omnisift.inspector import SCHEMA, VERSION, Inspection, inspect_clip
-from omnisift.inspector.decision import ranks
+from omnisift.inspector.columns import ranks
 from omnisift.inspector.trace import KINDS, Trace
 from omnisift.models import attach
 from omnisift.ops.attention import attention_weights

@@ -11,10 +11,9 @@ import torch
 from omnisift.budget import Budget
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.pipeline import load
-from omnisift.profiling.analytic import count, weight_bytes
+from omnisift.profiling.analytic import PAPER, count, flop_definitions, weight_bytes
 from omnisift.profiling.shape import PromptShape, prompt_shape
 from omnisift.profiling.sizes import thinker_config
-from omnisift.profiling.table7 import PAPER, flop_definitions
 from omnisift.utils.assets import nano_path
 
 SHARES = [Budget(retain=0.35), Budget(retain=0.25)]

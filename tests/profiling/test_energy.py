@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from omnisift.profiling.energy import EnergyCounter, energy_meter, nvml, rapl
+from omnisift.profiling.gauges import EnergyCounter, energy_meter, nvml, rapl
 
 CPU = torch.device("cpu")
 

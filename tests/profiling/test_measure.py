@@ -13,11 +13,9 @@ from omnisift.compressors import make_compressor
 from omnisift.errors import UsageError
 from omnisift.pipeline import Pipeline, load
 from omnisift.profiling import flops
-from omnisift.profiling.counter import FlopGauge
+from omnisift.profiling.gauges import MODEL_STAGES, STAGES, CpuMemoryGauge, FlopGauge, memory_gauge
 from omnisift.profiling.measure import Profile, measure, questions
-from omnisift.profiling.memory import CpuMemoryGauge, memory_gauge
 from omnisift.profiling.shape import prompt_shape
-from omnisift.profiling.stages import MODEL_STAGES, STAGES
 from omnisift.utils.assets import nano_path
 from omnisift.vgas import VGAS
 

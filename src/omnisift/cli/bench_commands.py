@@ -65,7 +65,6 @@ def bench_quality(
     from omnisift.lab.benchmark.run import Bench, summary
     from omnisift.utils.assets import bundled_path
 
-    _require("accelerate", "train", "distilling selectors and training under methods")
     if backbone is not None and not (backbone / "config.json").is_file():
         raise UsageError(f"{backbone} has no config.json; give a checkpoint folder, or leave --backbone out")
     console = console_for(stderr=True)
@@ -91,11 +90,11 @@ def bench_report(
         "docs/results.md"
     ),
 ) -> None:
-    """Write the results page, its plots, and all rows as CSV."""
+    """Write the results page, its plots, all rows as CSV, and a page for each result on another backbone."""
     from omnisift.lab.benchmark.plots import draw
     from omnisift.lab.benchmark.results import read_result
-    from omnisift.lab.benchmark.results_csv import as_csv
-    from omnisift.lab.benchmark.results_page import PLOTTED, page
+    from omnisift.lab.benchmark.results_page import PLOTTED, has_own_page, own_page, page
+    from omnisift.lab.benchmark.results_tables import as_csv, short_table
 
     if not results.is_dir() or not any(results.glob("*.jsonl")):
         raise UsageError(f"no result files in {results}: run `omnisift bench-quality` first")
@@ -109,11 +108,13 @@ def bench_report(
         (folder / f"{path.stem}.csv").write_text(as_csv(result), encoding="utf-8")
         if path.stem in PLOTTED:
             draw(result, folder / f"{path.stem}.svg")
+        if has_own_page(result):
+            earlier = results.parent / f"{path.stem}.json"
+            own = own_page(result, earlier=earlier if earlier.is_file() else None)
+            out.with_name(f"{path.stem}-results.md").write_text(own, encoding="utf-8")
     out.write_text(text, encoding="utf-8")
     typer.echo(f"{out}: {len(text.splitlines())} lines")
     if (results / "trained.jsonl").is_file() and (results / "training-free.jsonl").is_file():
-        from omnisift.lab.benchmark.results_short import short_table
-
         typer.echo(short_table(results))
 
 

@@ -157,7 +157,7 @@ def prepare(
     rule: Rule = "videomme",
 ) -> None:
     """Convert a benchmark's metadata to an lmms-eval task."""
-    from omnisift.evaluation.public.lmms_tasks import default_folder, task_name, write_task
+    from omnisift.evaluation.public.lmms_hooks import default_folder, task_name, write_task
 
     rows = _rows(benchmark, video_root, metadata)
     folder = default_folder() if tasks is None else tasks
@@ -221,8 +221,7 @@ def report(
     Columns: tokens kept, score, share of the full run, p, FLOPs, seconds, memory.
     """
     from omnisift.evaluation.public.eval_run import read_run
-    from omnisift.evaluation.public.published import SIZES
-    from omnisift.evaluation.public.report import as_csv, as_markdown, lines
+    from omnisift.evaluation.public.report import SIZES, as_csv, as_markdown, lines
     from omnisift.utils.atomic_io import write_atomic
 
     if published is not None and published not in SIZES:
@@ -236,7 +235,7 @@ def report(
         raise UsageError("the plot needs matplotlib, which is not installed: " + install_hint("eval"))
     if not out.parent.is_dir():
         raise UsageError(f"folder {out.parent} does not exist; create it first")
-    from omnisift.evaluation.public.report_plot import draw
+    from omnisift.evaluation.public.report import draw
 
     markdown, table, plot = (out.with_name(f"{out.name}.{end}") for end in ("md", "csv", "svg"))
     write_atomic(markdown, text)

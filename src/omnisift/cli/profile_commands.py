@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from omnisift.budget import Budget
-    from omnisift.profiling.analytic import Count
+    from omnisift.profiling.analytic import Count, FlopDefinition
     from omnisift.profiling.measure import Profile, StageCost
     from omnisift.profiling.shape import PromptShape
-    from omnisift.profiling.table7 import FlopDefinition
 
 COUNT = "Count without weights"
 """Panel of the help screen."""
@@ -161,9 +160,8 @@ def _measure(
 
 def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) -> None:
     from omnisift.cli.screen import console_for
-    from omnisift.profiling.analytic import count, weight_bytes
+    from omnisift.profiling.analytic import count, flop_definitions, weight_bytes
     from omnisift.profiling.sizes import thinker_config
-    from omnisift.profiling.table7 import flop_definitions
 
     config = thinker_config(name)
     counts = count(config, shape, budgets)
@@ -255,7 +253,7 @@ def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequenc
 
 def show_definitions(console: Console, flop_definitions: Sequence[FlopDefinition]) -> None:
     """Print the ratios of each definition of FLOPs and their distance from the paper's Table 7, if it has such rows."""
-    from omnisift.profiling.table7 import PAPER
+    from omnisift.profiling.analytic import PAPER
 
     shares = list(flop_definitions[0].deviations) if flop_definitions else []
     if not shares:

@@ -72,7 +72,7 @@ def tasks_path(
 
     For lmms-eval's --include_path.
     """
-    from omnisift.evaluation.public.lmms_tasks import default_folder, prepared
+    from omnisift.evaluation.public.lmms_hooks import default_folder, prepared
 
     folder = default_folder() if tasks is None else tasks
     if not prepared(folder):

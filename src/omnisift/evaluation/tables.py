@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from omnisift.evaluation.statistics import Interval
 
+ALL_TOKENS = "all tokens"
+"""How tables and plots show `omnisift.compressors.FULL`."""
+
 
 def pct(share: float | None) -> str:
     """Return a percentage such as ``97.3`` for a value in 0..1; ``n/a`` for None, ``-`` for NaN."""

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
-from omnisift.inspector.decision import method_selection
+from omnisift.inspector.columns import audio_only_tokens, chunks_of, clip_tokens, grid_of, method_selection
 from omnisift.inspector.evidence import evidence_of, find_scene
-from omnisift.inspector.layout import audio_only_tokens, chunks_of, clip_tokens, grid_of
 from omnisift.inspector.trace import ClipTokens, MethodTrace, Trace, TraceEvidence
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.media.reading import Sampling

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omnisift.inspector.audio import spectrogram_image
+from omnisift.evaluation.plots import plot_style
 from omnisift.inspector.collect import Inspection
-from omnisift.inspector.frames import frame_image
+from omnisift.inspector.images import frame_image, spectrogram_image
 from omnisift.inspector.page_data import cell_tokens
 from omnisift.inspector.trace import MethodTrace, Trace
 from omnisift.media import SAMPLE_RATE
@@ -37,9 +37,9 @@ def draw(inspection: Inspection, path: Path) -> None:
     """
     import matplotlib as mpl
 
-    style: Any = {"svg.hashsalt": "omnisift", "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 8}
+    titles: Any = {"axes.titlesize": 8, "axes.titlelocation": "left", "axes.titlepad": 2.0}
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
-    with mpl.rc_context(style | {"axes.titlelocation": "left", "axes.titlepad": 2.0}):
+    with plot_style(font_size=8), mpl.rc_context(titles):
         compose(inspection).savefig(path, dpi=200, metadata=metadata)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnisift.lab.nano import NanoBuild, provenance
+from omnisift.lab.nano import NanoBuild
 from omnisift.lab.training import selector as selector_training
 from omnisift.lab.training.evaluate import accuracies, format_accuracies
 from omnisift.lab.training.forward import KeptTokens
@@ -33,6 +33,7 @@ from omnisift.lab.training.selections import (
 )
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.models.selector import new_selector
+from omnisift.utils.provenance import provenance
 from omnisift.vgas import VGAS
 
 logger = logging.getLogger(__name__)

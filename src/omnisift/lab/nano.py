@@ -11,14 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,6 +35,7 @@ from omnisift.lab.training.settings import NanoSettings
 from omnisift.lab.training.tokenizer import build_tokenizer
 from omnisift.models.selector import new_selector
 from omnisift.utils.atomic_io import atomic_file
+from omnisift.utils.provenance import PACKAGES, provenance
 from omnisift.vgas import VGAS
 from omnisift.world import vocabulary
 
@@ -177,7 +175,7 @@ class NanoBuild:
         result = self.measure(model, vgas)
         recipe = {
             "made_by": f"python -m omnisift.lab.nano --seed {self.settings.seed} --selector {self.method}",
-            **provenance(),
+            **recipe_provenance(),
         }
         recipe |= {"settings": self.settings.as_dict(), "selector": self.method, "measured": result}
         recipe["stages"] = {
@@ -251,16 +249,11 @@ def _encode_shard(job: tuple[Path, str, int, int, float]) -> None:
         encode_features(model, split, count, share, first).save(unfinished)
 
 
-def provenance() -> dict[str, Any]:
+def recipe_provenance() -> dict[str, Any]:
     """Commit, versions and machine, for ``recipe.json``."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    names = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "av")
-    return {
-        "commit": git.stdout.strip() or None,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-        "machine": f"{platform.machine()}, CPU, one thread",
-    }
+    record = provenance()
+    versions = {name: record[name] for name in PACKAGES}
+    return {name: record[name] for name in ("commit", "python", "machine")} | {"versions": versions}
 
 
 def main(arguments: list[str] | None = None) -> None:

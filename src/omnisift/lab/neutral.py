@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from omnisift.lab.nano import NanoBuild, provenance
+from omnisift.lab.nano import NanoBuild, recipe_provenance
 from omnisift.lab.training.evaluate import accuracies, format_accuracies
 from omnisift.lab.training.feature_cache import FeatureCache, encode_features
 from omnisift.lab.training.language_model import ClipSource
@@ -101,7 +101,7 @@ class NeutralBuild(NanoBuild):
         build_processor(self.tokenizer).save_pretrained(folder)
         recipe = {
             "made_by": f"python -m omnisift.lab.neutral --seed {self.settings.seed}",
-            **provenance(),
+            **recipe_provenance(),
             "settings": self.settings.as_dict(),
             "stages": {
                 name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in self.stages[:-1]

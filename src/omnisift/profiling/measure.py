@@ -18,10 +18,7 @@ import torch
 from omnisift.errors import UsageError
 from omnisift.media.reading import Sampling
 from omnisift.pipeline import Answer, Pipeline
-from omnisift.profiling.counter import FlopGauge
-from omnisift.profiling.energy import EnergyMeter, energy_meter
-from omnisift.profiling.memory import memory_gauge
-from omnisift.profiling.stages import STAGES
+from omnisift.profiling.gauges import STAGES, EnergyMeter, FlopGauge, energy_meter, memory_gauge
 from omnisift.utils.provenance import provenance
 
 _Ask = Callable[[Pipeline, Callable[[str], None] | None], Answer]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.evaluation.public.eval_run import SETTINGS
-from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE, grade_choice, grade_description
-from omnisift.evaluation.public.lmms_tasks import task_name
+from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE, grade_choice, grade_description, task_name
 from omnisift.evaluation.public.rows import Row
 
 OPTIONS = ("A. Red.", "B. Green.", "C. Blue.", "D. None of them.")

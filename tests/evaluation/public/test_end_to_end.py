@@ -16,8 +16,7 @@ from tests.evaluation.public.fixture import Fixture, write_benchmarks
 from tests.helpers.models import work_of_encoders
 
 from omnisift.evaluation.public.eval_run import read_answers, read_run
-from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE
-from omnisift.evaluation.public.lmms_tasks import task_name, write_task
+from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE, task_name, write_task
 from omnisift.evaluation.public.metadata import convert
 
 pytestmark = [pytest.mark.slow, pytest.mark.evalenv]

@@ -18,8 +18,16 @@ from tests.evaluation.public.runs import caption_rows, choice_rows, write_run
 from omnisift.cli import main
 from omnisift.errors import BudgetError, UsageError
 from omnisift.evaluation.public import running
-from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE, grade_choice, grade_description, mean, messages
-from omnisift.evaluation.public.lmms_tasks import prepared, write_task
+from omnisift.evaluation.public.lmms_hooks import (
+    MISSED,
+    SCORE,
+    grade_choice,
+    grade_description,
+    mean,
+    messages,
+    prepared,
+    write_task,
+)
 from omnisift.evaluation.public.running import EvalSettings
 
 Omnisift = Callable[..., tuple[int, str, str]]

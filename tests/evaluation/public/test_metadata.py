@@ -11,8 +11,7 @@ from tests.evaluation.public import metadata_samples as samples
 
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.metadata import BENCHMARKS, convert, split_options
-from omnisift.evaluation.public.prompts import PROMPTS, prompt
-from omnisift.evaluation.public.rows import read_rows, write_rows
+from omnisift.evaluation.public.rows import PROMPTS, prompt, read_rows, write_rows
 
 WHERE = {
     "dailyomni": "seven/seven_video.mp4",

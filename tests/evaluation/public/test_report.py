@@ -14,8 +14,7 @@ from tests.evaluation.public.runs import caption_rows, choice_rows, write_run
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.eval_run import judge_captions, read_run
 from omnisift.evaluation.public.llm_judge import WordJudge
-from omnisift.evaluation.public.published import PUBLISHED, published
-from omnisift.evaluation.public.report import NAMES, as_csv, as_markdown, cells, lines
+from omnisift.evaluation.public.report import NAMES, PUBLISHED, as_csv, as_markdown, cells, lines, published
 
 
 @pytest.fixture
@@ -159,7 +158,7 @@ def test_unfinished_and_foreign_folders_are_refused(runs: list[Path], tmp_path: 
 
 
 def test_the_plot_is_drawn(runs: list[Path], tmp_path: Path) -> None:
-    from omnisift.evaluation.public.report_plot import draw
+    from omnisift.evaluation.public.report import draw
 
     draw(lines([read_run(run) for run in runs]), tmp_path / "plot.svg")
     text = (tmp_path / "plot.svg").read_text()

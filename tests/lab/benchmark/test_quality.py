@@ -9,14 +9,15 @@ import torch
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
 from omnisift.errors import CompressorError, UsageError
+from omnisift.evaluation.tables import ALL_TOKENS
 from omnisift.lab.benchmark import quality
 from omnisift.lab.benchmark.encoded import encode_scenes
 from omnisift.lab.benchmark.journal import Journal
 from omnisift.lab.benchmark.plan import Plan, settings_of, tensors_digest
 from omnisift.lab.benchmark.plots import curves, digest, draw
 from omnisift.lab.benchmark.quality import pack, unpack
-from omnisift.lab.benchmark.recipe import ALL_TOKENS, parse_recipe
-from omnisift.lab.benchmark.results import rank_correlation, read_result
+from omnisift.lab.benchmark.recipe import parse_recipe
+from omnisift.lab.benchmark.results import read_result
 from omnisift.lab.benchmark.results_page import page
 from omnisift.lab.benchmark.workers import dealt, run
 from omnisift.tokens import Modality
@@ -192,13 +193,6 @@ def test_an_unfinished_result_has_no_page(finished, tmp_path):
     (tmp_path / "training-free.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(UsageError, match="no finished row of all tokens"):
         page(tmp_path)
-
-
-def test_rank_correlation():
-    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-    assert rank_correlation([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9487, abs=1e-4)
-    assert np.isnan(rank_correlation([1, 2], [1, 2]))
 
 
 def test_selectors_digest_tells_weights_apart(tmp_path):

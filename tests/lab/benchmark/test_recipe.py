@@ -8,7 +8,8 @@ import yaml
 from omnisift.budget import Budget
 from omnisift.compressors import COMPRESSORS, make_compressor
 from omnisift.errors import BudgetError, UsageError
-from omnisift.lab.benchmark.recipe import ALL_TOKENS, load_recipe, parse_recipe
+from omnisift.evaluation.tables import ALL_TOKENS
+from omnisift.lab.benchmark.recipe import load_recipe, parse_recipe
 from omnisift.lab.training.protocol import selector_config
 from omnisift.utils.assets import bundled_path
 from omnisift.vgas import VGAS, VGASConfig

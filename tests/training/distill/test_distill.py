@@ -63,6 +63,13 @@ def test_training_lowers_the_loss_and_raises_agreement(samples: list[DistillSamp
     assert perfect["overlap"] == 1.0
 
 
+def test_losses_are_those_of_the_record(samples: list[DistillSample]) -> None:
+    """The record is of commit 397ee60, which had a loop for distillation alone."""
+    selector = new_selector(128, True, 0)
+    recorded = [0.677877, 0.619362, 0.515971, 0.390983, 0.265959, 0.212722]
+    assert train_selector(selector, samples, 6, 1e-3, 0) == pytest.approx(recorded, rel=1e-4)
+
+
 def sample_of(stream: Any, samples: list[DistillSample]) -> list[DistillSample]:
     return [next(sample for sample in samples if torch.equal(sample.embeds.float(), stream.embeds))]
 

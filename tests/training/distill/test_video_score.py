@@ -32,6 +32,13 @@ def test_targets_cover_video_and_have_a_maximum_of_one(samples: list[DistillSamp
         assert target[(stream.sample == row) & ~target.isnan()].max() == pytest.approx(1.0)
 
 
+def test_losses_are_those_of_the_record(samples: list[DistillSample]) -> None:
+    """The record is of commit 397ee60, which had a loop for distillation alone."""
+    video_score: Any = new_selector(128, True, 0, video_score=True).picture
+    recorded = [0.624518, 0.600821, 0.556748, 0.498688, 0.435218, 0.393072]
+    assert train_video_score(video_score, samples, 6, 1e-3, 0) == pytest.approx(recorded, rel=1e-4)
+
+
 def test_it_learns_and_then_chooses_the_anchors(samples: list[DistillSample]) -> None:
     selector = new_selector(128, True, 0, video_score=True)
     video_score: Any = selector.picture

@@ -1,4 +1,4 @@
-"""Finished runs of lmms-eval: answers, their cost, and the settings.
+"""Finished runs of lmms-eval (answers, their cost, and the settings) and their scores.
 
 The folder of a run holds ``run.json`` (settings), ``requests-*.jsonl`` (tokens, seconds, memory), the files of
 lmms-eval below ``harness``, and for captions ``verdicts.jsonl`` once a judge has counted.
@@ -7,6 +7,7 @@ lmms-eval below ``harness``, and for captions ``verdicts.jsonl`` once a judge ha
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +17,71 @@ from omnisift.compressors import reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.extractors import EXTRACTORS
 from omnisift.evaluation.public.llm_judge import CaptionJudge, EventCounts
-from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE
-from omnisift.evaluation.public.lmms_tasks import task_name
-from omnisift.evaluation.public.scores import Graded
+from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE, task_name
+from omnisift.evaluation.statistics import ClusterBootstrap, Interval, clustered_error, clustered_p
 from omnisift.utils.jsonl import JsonLines, parse_jsonl
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One graded answer."""
+
+    id: str
+    video: str
+    right: bool
+    groups: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A proportion correct, 0 to 1."""
+
+    value: float
+    error: float
+    """Standard error, clustered by video; NaN where there is one video."""
+    questions: int
+    videos: int
+
+
+def score(graded: Sequence[Graded]) -> Score:
+    """Return the proportion correct of at least one answer."""
+    total = Counter(grade.video for grade in graded)
+    right = Counter(grade.video for grade in graded if grade.right)
+    error = clustered_error([right[video] for video in total], list(total.values()))
+    return Score(right.total() / len(graded), error, len(graded), len(total))
+
+
+def by_group(graded: Sequence[Graded]) -> dict[str, dict[str, Score]]:
+    """Return kind of group -> name -> score, with names in alphabetical order."""
+    members: dict[str, dict[str, list[Graded]]] = defaultdict(lambda: defaultdict(list))
+    for grade in graded:
+        for kind, name in grade.groups.items():
+            members[kind][name].append(grade)
+    return {kind: {name: score(parts[name]) for name in sorted(parts)} for kind, parts in members.items()}
+
+
+def paired(first: Sequence[Graded], second: Sequence[Graded]) -> tuple[Interval, float]:
+    """Compare two runs question by question; interval and p assume only that videos are independent.
+
+    Returns:
+        The proportion correct of the first minus that of the second, and its two-sided p.
+
+    Raises:
+        UsageError: The runs did not answer the same questions.
+    """
+    by_id, other_by_id = ({grade.id: grade for grade in run} for run in (first, second))
+    if by_id.keys() != other_by_id.keys() or not by_id:
+        missing = len(by_id.keys() ^ other_by_id.keys())
+        raise UsageError(f"cannot pair two runs: {missing} questions are in only one; run both on the same rows")
+    # Sum the differences of each video.
+    gains: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for name, grade in by_id.items():
+        gains[grade.video] += grade.right - other_by_id[name].right
+        total[grade.video] += 1
+    differences = [gains[video] for video in total]
+    return ClusterBootstrap(len(total)).share(differences, list(total.values())), clustered_p(differences)
+
 
 SETTINGS = "run.json"
 """File of the settings in the folder of a run."""

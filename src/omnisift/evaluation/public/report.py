@@ -1,21 +1,78 @@
-"""Reports of finished runs as Markdown and CSV: one line per run, then the groups of each benchmark."""
+"""Reports of finished runs: Markdown, CSV and a plot of the score against the percentage kept (extra ``eval``)."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from omnisift.compressors import FULL, reads_all_tokens
 from omnisift.errors import UsageError
-from omnisift.evaluation.public.eval_run import EvalRun
+from omnisift.evaluation.plots import plot_style, save_svg
+from omnisift.evaluation.public.eval_run import EvalRun, by_group, paired, score
 from omnisift.evaluation.public.llm_judge import rates
 from omnisift.evaluation.public.metadata import BENCHMARKS
-from omnisift.evaluation.public.published import published
-from omnisift.evaluation.public.scores import by_group, paired, score
 from omnisift.evaluation.statistics import clustered_error, clustered_p
-from omnisift.evaluation.tables import p_value, table
+from omnisift.evaluation.tables import ALL_TOKENS, p_value, table
+
+SIZES = ("7b", "3b")
+_COLUMNS = ("worldsense", "omnivideobench", "videomme", "dailyomni", "video_salmonn2")
+"""Benchmarks of the paper (arXiv 2602.04804 v2, tables 1 and 2), in percent correct; the last in errors of captions as
+a percentage of events."""
+
+_TABLE = """
+7b full      100  49.7 35.6 67.6 72.2 48.1
+7b omnizip    35  48.9 35.1 66.7 67.7 54.1
+7b random     35  48.3 33.4 67.3 66.3 53.1
+7b dycoke     35  48.6 34.4 67.9 67.9 52.7
+7b omnisift   35  50.0 35.6 68.3 73.2 50.5
+7b omnizip    25  48.1 34.1 66.0 66.2 57.2
+7b random     25  47.1 32.6 66.1 65.2 56.9
+7b dycoke     25  48.1 34.1 65.9 64.7 56.3
+7b omnisift   25  49.9 35.4 68.2 72.5 51.2
+3b full      100  45.8 33.5 64.2 67.0 53.6
+3b omnizip    35  44.1 33.7 63.5 64.7 59.1
+3b random     35  45.5 33.4 62.7 62.9 58.7
+3b dycoke     35  45.3 32.8 63.3 63.2 58.5
+3b omnisift   35  45.7 33.7 63.7 65.3 56.9
+3b omnizip    25  43.8 32.4 62.3 64.2 62.1
+3b random     25  43.3 33.0 62.3 61.2 62.0
+3b dycoke     25  44.1 33.0 62.5 61.7 61.9
+3b omnisift   25  45.8 33.1 63.0 64.7 58.3
+"""
+
+
+def _read(table: str) -> dict[tuple[str, str, int], Mapping[str, float]]:
+    lines = [line.split() for line in table.strip().splitlines()]
+    return {
+        (size, method, int(percent)): dict(zip(_COLUMNS, map(float, values), strict=True))
+        for size, method, percent, *values in lines
+    }
+
+
+PUBLISHED = _read(_TABLE)
+"""(size, method, percent of tokens kept) -> benchmark -> number."""
+
+
+def published(size: str, method: str, percent: float, benchmark: str) -> float | None:
+    """Return the paper's number, or None where it has none.
+
+    Args:
+        size: ``7b`` or ``3b``.
+        method: Name of the method; `FULL` or an older name of it is all tokens.
+        percent: Percentage requested; it may differ from the paper's by one point.
+        benchmark: Name of the benchmark.
+    """
+    name = FULL if reads_all_tokens(method) else method
+    for (row_size, row_method, row_percent), row in PUBLISHED.items():
+        if (row_size, row_method) == (size, name) and abs(row_percent - percent) <= 1:
+            return row.get(benchmark)
+    return None
+
 
 NAMES = {
     "benchmark": "benchmark",
@@ -99,7 +156,7 @@ def _line(run: EvalRun, full: EvalRun | None, rule: str | None, size: str | None
 
 def _p(run: EvalRun, full: EvalRun, rule: str) -> float | None:
     if run.is_choice:
-        return paired(run.graded(rule), full.graded(rule)).clustered_p
+        return paired(run.graded(rule), full.graded(rule))[1]
     counts, reference = run.counted, full.counted
     if counts is None or reference is None or run.judge != full.judge or counts.keys() != reference.keys():
         return None
@@ -119,6 +176,11 @@ def _value(run: EvalRun, rule: str) -> tuple[float | None, float | None]:
     return value, None if math.isnan(error) else error
 
 
+def method_name(run: EvalRun) -> str:
+    """Return the name of a run's method in tables and plots."""
+    return ALL_TOKENS if run.is_full else str(run.settings["compressor"])
+
+
 def cells(line: Line) -> dict[str, str]:
     """Return the cells of a run by column; ``-`` where there is no value."""
     run, settings = line.run, line.run.settings
@@ -126,7 +188,7 @@ def cells(line: Line) -> dict[str, str]:
     return {
         "benchmark": BENCHMARKS[str(settings["benchmark"])].title,
         "model": str(settings["model"]),
-        "method": "all tokens" if run.is_full else str(settings["compressor"]),
+        "method": method_name(run),
         "asked": str(settings["retain"]),
         "kept_video": _percent(run.kept("video")),
         "kept_audio": _percent(run.kept("audio")),
@@ -227,3 +289,40 @@ def _captions(benchmark_lines: Sequence[Line]) -> str:
         body.append([row["method"], row["kept"], judge, *(_percent(shares.get(name)) for name in names)])
     head = ["method", "kept, %", "judge", "missed, %", "incorrect or invented, %", "total, %"]
     return table(head, body)
+
+
+def draw(report_lines: Sequence[Line], path: Path) -> None:
+    """Write the plot; bars are one standard error, and runs without a score are left out.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    scored = [line for line in report_lines if line.value is not None]
+    names = list(dict.fromkeys(str(line.run.settings["benchmark"]) for line in scored)) or [""]
+    with plot_style():
+        figure = Figure(figsize=(3.6 * len(names) + 1.6, 3.6), layout="constrained")
+        panels = figure.subplots(1, len(names), squeeze=False)[0]
+        for axes, name in zip(panels, names, strict=True):
+            _panel(axes, name, [line for line in scored if line.run.settings["benchmark"] == name])
+        save_svg(figure, path)
+
+
+def _panel(axes: Any, benchmark: str, lines: Sequence[Line]) -> None:
+    methods: dict[str, list[Line]] = {}
+    for line in lines:
+        settings = line.run.settings
+        methods.setdefault(f"{settings['model']}, {method_name(line.run)}", []).append(line)
+    for label, benchmark_lines in methods.items():
+        kept = [100 * (line.run.kept_together or 1.0) for line in benchmark_lines]
+        values = [100 * (line.value or 0.0) for line in benchmark_lines]
+        errors = [100 * (line.error or 0.0) for line in benchmark_lines]
+        axes.errorbar(kept, values, errors, marker="o", markersize=4, linewidth=1.2, capsize=2, label=label)
+    axes.set_title(BENCHMARKS[benchmark].title if benchmark else "no scores")
+    axes.set_xlabel("video and audio tokens kept, %")
+    wrong = bool(lines) and not lines[0].run.is_choice
+    axes.set_ylabel("events missed or incorrect, %" if wrong else "accuracy, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    if methods:
+        axes.legend(frameon=False, fontsize=7)

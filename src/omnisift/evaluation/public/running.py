@@ -22,9 +22,8 @@ from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import UsageError, environment_hint
 from omnisift.evaluation.public.eval_run import SETTINGS, read_answers
 from omnisift.evaluation.public.extractors import extract
-from omnisift.evaluation.public.lmms_tasks import task_name, write_task
-from omnisift.evaluation.public.prompts import prompt
-from omnisift.evaluation.public.rows import Row
+from omnisift.evaluation.public.lmms_hooks import task_name, write_task
+from omnisift.evaluation.public.rows import Row, prompt
 from omnisift.utils.atomic_io import write_atomic
 from omnisift.utils.provenance import provenance
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from omnisift.evaluation.plots import plot_style, save_svg
+from omnisift.evaluation.tables import ALL_TOKENS
 from omnisift.lab.benchmark.results import Result, ResultRow
 
 SHOWN = (
@@ -73,11 +75,10 @@ def draw(result: Result, path: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     data = curves(result)
-    with mpl.rc_context({"svg.hashsalt": "omnisift", "svg.fonttype": "none", "font.size": 9}):
+    with plot_style():
         figure = Figure(figsize=(7.5, 4.6), layout="constrained")
         panels = figure.subplots(1, len(data["panels"]), sharey=True, squeeze=False)[0]
         for axes, (title, lines) in zip(panels, data["panels"].items(), strict=True):
@@ -85,14 +86,13 @@ def draw(result: Result, path: Path) -> None:
         panels[0].set_ylabel("accuracy, %")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None, "Identifier": digest(result)})
+        save_svg(figure, path, digest(result))
 
 
 def _panel(axes: Any, title: str, lines: dict[str, list[list[float]]], full: float) -> None:
     import matplotlib as mpl
 
-    axes.axhline(full, color="black", linewidth=0.8, linestyle=":", label="all tokens")
+    axes.axhline(full, color="black", linewidth=0.8, linestyle=":", label=ALL_TOKENS)
     colors = iter(mpl.colormaps["tab20"].colors)  # type: ignore[attr-defined]
     for label, points in lines.items():
         if not points:

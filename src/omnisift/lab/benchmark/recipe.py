@@ -28,13 +28,10 @@ import yaml
 from omnisift.budget import Budget
 from omnisift.compressors import COMPRESSORS
 from omnisift.errors import UsageError
+from omnisift.evaluation.tables import ALL_TOKENS
 from omnisift.world import world_setting
 
 PROTOCOLS = ("training-free", "trained")
-ALL_TOKENS = "all tokens"
-"""Label of the row without compression, in result files and in tables."""
-FULL = "full"
-"""Name of that row in code."""
 BACKBONES = ("neutral", "nano")
 """Bundled checkpoints; the results page compares methods on the first."""
 _ENTRIES = frozenset(

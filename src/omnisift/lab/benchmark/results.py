@@ -12,22 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omnisift.compressors import FULL, reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.evaluation.statistics import ClusterBootstrap, Interval, clustered_p
+from omnisift.evaluation.tables import ALL_TOKENS
 from omnisift.lab.benchmark.quality import unpack
-from omnisift.lab.benchmark.recipe import ALL_TOKENS, FULL
 from omnisift.utils.jsonl import JsonLines
 from omnisift.world import world_setting
 
 _RENAMED = {
-    ALL_TOKENS: FULL,
-    "none": FULL,
     "random picture": "random video",
     "random sound": "random audio",
     "salient sound": "salient audio",
     "pooled sound": "pooled audio",
 }
-"""Labels in result files, and their present names."""
+"""Labels of methods in result files, and their present names."""
 _RENAMED_WORDS = {"picture": "video", "sound": "audio", "whole": "complete"}
 """Words of groups, likewise."""
 
@@ -161,7 +160,7 @@ class Result:
 
 def renamed(label: str) -> str:
     """Return the present name of a label in a result file."""
-    return _RENAMED.get(label, label)
+    return FULL if reads_all_tokens(label) else _RENAMED.get(label, label)
 
 
 def _renamed_group(group: str) -> str:
@@ -234,19 +233,3 @@ def _known(row: ResultRow) -> NDArray[np.float64]:
 def _mean_of_known(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return Spearman's coefficient; ties get their mean rank. NaN for fewer than three pairs or without spread."""
-    if len(first) < 3:
-        return math.nan
-    # Spearman's rho is Pearson's correlation of the ranks.
-    a, b = (_ranks(np.asarray(values, float)) for values in (first, second))
-    spread = a.std() * b.std()
-    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread else math.nan
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    below = (values[:, None] > values[None]).sum(axis=1)
-    equal = (values[:, None] == values[None]).sum(axis=1)
-    return np.asarray(below + (equal - 1) / 2, dtype=np.float64)

@@ -5,23 +5,29 @@ The page depends on the result files and recipes alone, so a test can tell when 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omnisift.evaluation.tables import pct, points, table
-from omnisift.lab.benchmark.paper import CLEAR, compare_with_paper
-from omnisift.lab.benchmark.recipe import load_recipe
-from omnisift.lab.benchmark.results import Result, rank_correlation, read_result
+from omnisift.evaluation.statistics import rank_correlation
+from omnisift.evaluation.tables import ALL_TOKENS, pct, points, table
+from omnisift.lab.benchmark.recipe import BACKBONES, load_recipe
+from omnisift.lab.benchmark.results import Result, read_result
 from omnisift.lab.benchmark.results_tables import (
+    CLEAR,
+    compare_with_paper,
     detail,
+    evidence_table,
     matrix,
+    paired_table,
     pairs_table,
     percents,
     reasons,
     rows_at,
     settings_table,
     sweep_table,
+    types_table,
 )
 
 ORDER = ("trained", "trained-tight", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
@@ -61,6 +67,39 @@ events with a quarter of their tokens. And a merged token holds more than the to
 most methods are close to all tokens, so the order says little.
 
 """
+OWN_NOTE = """Every clip was written as an .mp4 file, read back, prepared by the processor and encoded by the model; all
+questions on a clip are answered in one packed pass, which gives the words of ordinary calls
+([how](benchmark.md#how-one-row-is-measured)). Rows are named
+`method @ percent kept`: the same percentage of video and of audio tokens; the measured percentages are in the table.
+`omnisift bench-report` writes this page.
+"""
+ACCURACY_NOTE = """An answer is right if the most likely first word of the whole vocabulary is the right one. Intervals
+are 95 %, bootstrapped over clips. Chance is 1/6 for colours, 1/4 for forms and places, 1/2 for heard, 1/8 for sounds
+and 1/3 for count.
+"""
+PAIRED_NOTE = "p is two-sided and assumes only that clips are independent.\n"
+EVIDENCE_NOTE = """An event counts as kept if at least one of its tokens is kept, which may be too little for an answer.
+Tied sounds belong to a shape, distractors do not.
+"""
+EARLIER_LABELS = {"video-blind+time": "omnisift+time, shuffled video"}
+"""Row of the earlier benchmark -> label of the recipe."""
+EARLIER_NOTE = """## Compared with the earlier page
+
+Until 2026-11-28 this page was made by a benchmark of its own, `bench-nano`, whose numbers are in
+`benchmarks/results/nano.json` (2,000 clips, commit f71a0584d1). What differs:
+
+- **The same**: the decoded test clips and their questions, the model, both selectors, the budgets, the seed of every
+  random choice, and what counts as right.
+- **How questions are asked**: the earlier benchmark read every clip into a KV cache once per method and continued from
+  it; this one packs the questions of a clip into the pass that reads it.
+- **The control**: "video-blind" selected audio by the video of one of 32 validation clips; "shuffled video" takes the
+  video of the previous test clip. Its numbers are therefore close, not equal.
+- **No longer measured**: captions written freely (160 clips; recall of events was 92.4 % with all tokens, 91.6 % with
+  omnisift+time at 25 % and 50.2 % with random at 25 %), and McNemar's test, which assumes that questions on one clip
+  are independent.
+- **New**: the paper's layout and the control at 35 %.
+
+"""
 
 
 def page(folder: Path, recipes: Path = Path("recipes")) -> str:
@@ -73,10 +112,43 @@ def page(folder: Path, recipes: Path = Path("recipes")) -> str:
     Raises:
         UsageError: A result has no finished row of all tokens.
     """
-    results = [read_result(path) for path in _files(folder)]
+    results = [result for result in map(read_result, _files(folder)) if not has_own_page(result)]
     parts = [HEAD, _summary(results), NOTE, _ranks(results)]
     parts += [section(result, recipes) for result in results]
     return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def has_own_page(result: Result) -> bool:
+    """Return whether a result was measured on another backbone than the one on which methods are compared."""
+    return bool(result.recipe.get("backbone", BACKBONES[0]) != BACKBONES[0])
+
+
+def own_page(result: Result, recipes: Path = Path("recipes"), earlier: Path | None = None) -> str:
+    """Return the page of one result: accuracy by question type, paired differences and kept evidence.
+
+    Args:
+        result: The result.
+        recipes: As for `page`.
+        earlier: The result file of the benchmark that this one replaced, for a comparison.
+    """
+    title, intro = _intro(result, recipes)
+    parts = [f"# {title}\n", *intro, OWN_NOTE]
+    parts += ["## Accuracy (%)\n", types_table(result), ACCURACY_NOTE]
+    parts += ["## Paired differences (points)\n", paired_table(result), PAIRED_NOTE]
+    parts += ["## Evidence kept (%)\n", evidence_table(result), EVIDENCE_NOTE]
+    return "\n".join(parts) + (_earlier(result, earlier) if earlier is not None else reasons(result))
+
+
+def _earlier(result: Result, path: Path) -> str:
+    """Compare with the result of the earlier benchmark, whose rows are named ``method@percent``."""
+    before = json.loads(path.read_text(encoding="utf-8"))
+    setting, lines = result.recipe["settings"][0], []
+    for old in before["rows"]:
+        label, _, percent = old["row"].partition("@")
+        row = result.row(setting, EARLIER_LABELS.get(label, label), percent)
+        if row is not None:
+            lines.append([old["row"], row.title, pct(old["mean"]["value"]), pct(row.accuracy)])
+    return "\n" + EARLIER_NOTE + table(["earlier row", "row", "earlier accuracy", "accuracy"], lines)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -95,7 +167,7 @@ def _summary(results: Sequence[Result]) -> str:
         if (cells := _standing(by_name[name], percent))
     ]
     intro = f"## In short\n\nAccuracy in percent; a method is ahead if it is better with p up to {CLEAR}.\n\n"
-    head = ["protocol", "kept", "all tokens", OURS, "difference", "methods ahead of it"]
+    head = ["protocol", "kept", ALL_TOKENS, OURS, "difference", "methods ahead of it"]
     return intro + table(head, lines) if lines else ""
 
 
@@ -137,6 +209,17 @@ def _correlations(result: Result, percent: str) -> list[str]:
 def section(result: Result, recipes: Path = Path("recipes")) -> str:
     """Return the description, command, main table and links of one recipe."""
     name = result.recipe["name"]
+    title, parts = _intro(result, recipes)
+    parts = [f"## {title}\n", *parts]
+    parts += [f"![Accuracy by percentage kept](results/{name}.svg)\n"] if name in PLOTTED else []
+    parts += _main_tables(result)
+    parts += [compare_with_paper(result)] if name == "ablations" else []
+    return "\n".join([*parts, reasons(result)])
+
+
+def _intro(result: Result, recipes: Path) -> tuple[str, list[str]]:
+    """Return the title of a result, and its description, command and provenance."""
+    name = result.recipe["name"]
     title, about = result.recipe["title"], result.recipe["about"]
     if (recipes / f"{name}.yaml").is_file():
         recipe = load_recipe(recipes / f"{name}.yaml")
@@ -145,17 +228,12 @@ def section(result: Result, recipes: Path = Path("recipes")) -> str:
     clips = {result.clips[setting] for setting in settings}
     where = ", ".join(f"`{setting}`" for setting in settings)
     each = " each" if len(settings) > 1 else ""
-    parts = [
-        f"## {title}\n",
+    return title, [
         f"{' '.join(str(about).split())}\n",
         f"<!-- not run: takes hours -->\n```bash\nomnisift bench-quality recipes/{name}.yaml\n```\n",
         f"Protocol: {result.recipe['protocol']}. Test clips: {' or '.join(f'{count:,}' for count in sorted(clips))}"
         f"{each} of {where}. {_versions(result)}[All rows as CSV](results/{name}.csv).\n",
     ]
-    parts += [f"![Accuracy by percentage kept](results/{name}.svg)\n"] if name in PLOTTED else []
-    parts += _main_tables(result)
-    parts += [compare_with_paper(result)] if name == "ablations" else []
-    return "\n".join([*parts, reasons(result)])
 
 
 def _main_tables(result: Result) -> list[str]:

@@ -1,10 +1,16 @@
-"""Tables of the results page."""
+"""Tables of the results page, the README's table, and the rows as CSV."""
 
 from __future__ import annotations
 
-from omnisift.evaluation.tables import bold_best, pct, pct_with_interval, points, table
-from omnisift.lab.benchmark.recipe import ALL_TOKENS
-from omnisift.lab.benchmark.results import Result, ResultRow
+import csv
+import io
+import math
+from pathlib import Path
+
+from omnisift.compressors import FULL
+from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, pct_with_interval, points, table
+from omnisift.lab.benchmark.results import Result, ResultRow, read_result
+from omnisift.world import QUESTION_TYPES
 
 CHANCE = ("random", "random video", "random & random")
 """Label of a recipe's row that chooses at random."""
@@ -64,6 +70,51 @@ def detail(result: Result, setting: str, percent: str) -> str:
     return table(head, lines)
 
 
+def types_table(result: Result) -> str:
+    """Return the measured shares, the accuracy with its interval, and that of each question type, of every row."""
+    rows = _all_rows(result)
+    lines = []
+    for row in rows:
+        kept = f"{pct(row.share('video'))} / {pct(row.share('audio'))}"
+        lines.append([_title(row), kept, pct_with_interval(result.interval(row)), *map(pct, row.by_type)])
+    types = [name.replace("_", " ") for name in rows[0].types]
+    return table(["row", "kept video / audio", "accuracy", *types], lines)
+
+
+def paired_table(result: Result) -> str:
+    """Return the differences of every row from all tokens and from the random choice of its size, with p."""
+    lines = []
+    for row in _all_rows(result)[1:]:
+        _, chance = reference_rows(result, row.setting, row.percent)
+        cells = [_title(row)]
+        for other in (result.full(row.setting), chance):
+            if other is None or other is row:
+                cells += ["", ""]
+            else:
+                gap, p = result.difference(row, other)
+                cells += [points(gap), p_value(p)]
+        lines.append(cells)
+    return table(["row", "minus all tokens", "p", "minus random", "p"], lines)
+
+
+def evidence_table(result: Result) -> str:
+    """Return the percentages kept of events in question, and of the tokens of tied sounds and of distractors."""
+    names = ("shape_events", "sound_events", "tied_tokens", "distractor_tokens")
+    head = ["row", "shapes in question", "sounds in question", "tokens of tied sounds", "tokens of distractors"]
+    return table(head, [[_title(row), *(pct(row.share(name)) for name in names)] for row in _all_rows(result)[1:]])
+
+
+def _all_rows(result: Result) -> list[ResultRow]:
+    """All tokens, then every finished row of the first setting."""
+    setting = result.recipe["settings"][0]
+    rows = [row for percent in percents(result) for row in rows_at(result, setting, percent)]
+    return [result.full(setting), *(row for row in rows if row.right is not None)]
+
+
+def _title(row: ResultRow) -> str:
+    return f"{row.title} @ {row.percent} %" if row.percent else row.title
+
+
 def settings_table(result: Result, percent: str) -> str:
     """Return the accuracy of each method in each setting; the best of a column is bold."""
     settings = result.recipe["settings"]
@@ -114,8 +165,8 @@ def reasons(result: Result) -> str:
     return "\n".join(["n/a:\n", *lines, ""]) if lines else ""
 
 
-def _accuracy(row: ResultRow | None) -> str:
-    return "" if row is None else pct(row.accuracy)
+def _accuracy(row: ResultRow | None, missing: str = "") -> str:
+    return missing if row is None else pct(row.accuracy)
 
 
 def _both(row: ResultRow, shapes: str, sounds: str) -> str:
@@ -126,3 +177,123 @@ def _minus(result: Result, row: ResultRow, other: ResultRow | None) -> str:
     if other is None or other.right is None or other is row:
         return ""
     return points(result.difference(row, other)[0])
+
+
+PUBLISHED = {
+    "random video": ("figure 12", -5.4, -2.2),
+    "spatial only": ("figure 5", -3.4, -3.1),
+    "temporal only": ("figure 5", -3.8, -3.1),
+    "adaptive budget": ("table 11", -1.3, -0.7),
+    "random audio": ("figure 12", -2.2, -0.9),
+    "audio-only selector": ("figure 5", -3.9, -2.9),
+    "direct attention, no head": ("table 12", -0.8, -0.3),
+    "concatenated selector": ("table 12", -1.4, -0.6),
+    "3 layers": ("table 8", -0.9, -1.0),
+}
+"""Row of the recipe -> (source, points against OmniSIFT on DailyOmni and WorldSense): 7B, 35 %, retrained."""
+CLEAR = 0.05
+"""Largest p at which a measured difference counts."""
+
+
+def compare_with_paper(result: Result) -> str:
+    """Return a table and a sentence on the published and the measured difference of each exchanged part."""
+    setting, first = result.recipe["settings"][0], next(iter(result.methods))
+    percents = list(dict.fromkeys(row.percent for row in result.rows if row.percent))
+    lines: list[list[str]] = []
+    agree: list[str] = []
+    differ: list[str] = []
+    for label, (source, daily, world) in PUBLISHED.items():
+        cells, signs = [], []
+        for percent in percents:
+            row, complete = result.row(setting, label, percent), result.row(setting, first, percent)
+            if row is None or complete is None or row.right is None or complete.right is None:
+                cells.append("n/a")
+                continue
+            # A difference that may be chance has no sign.
+            gap, p = result.difference(row, complete)
+            cells.append(f"{100 * gap.value:+.1f}" if p <= CLEAR else f"({100 * gap.value:+.1f})")
+            signs.append(0 if p > CLEAR else (1 if gap.value > 0 else -1))
+        worse, better = signs.count(-1), signs.count(1)
+        outcome = "no difference here" if not worse and not better else "agrees" if worse > better else "disagrees"
+        (agree if outcome == "agrees" else differ).append(label)
+        lines.append([label, source, f"{daily:+.1f} / {world:+.1f}", *cells, outcome])
+    head = ["exchanged part", "paper", "DailyOmni / WorldSense", *(f"nano, {percent} %" for percent in percents), ""]
+    intro = (
+        "### Compared with the paper\n\nThe published differences, in points, are those of the paper's 7B model at "
+        "35 %, each variant retrained. Those on nano are measured without training the language model; in brackets, p "
+        f"is above {CLEAR}. *agrees* means that the variant is worse than the complete method at most percentages.\n"
+    )
+    last = f"nano agrees for {', '.join(agree) or 'none'}; it does not for {', '.join(differ) or 'none'}.\n"
+    return "\n".join([intro, table(head, lines), last])
+
+
+SHORT_METHODS = (
+    *("omnisift+time", "omnisift", "omnipack-I-attention", "divprune", "vidcom2", "v_cast", "omnizip-rebounded"),
+    "random",
+)
+"""Labels of the rows after the one of all tokens."""
+SHORT_COLUMNS = (("training-free", "50"), ("training-free", "25"), ("training-free", "10"), ("trained", "25"))
+"""Recipe and percent kept of each column."""
+
+
+def short_table(folder: Path) -> str:
+    """Return the Markdown table for the result files in ``folder``; the best method of each column is bold."""
+    results = {name: read_result(folder / f"{name}.jsonl") for name in ("training-free", "trained")}
+    lines = [
+        [label, *(_accuracy(results[name].row("base", label, percent), "-") for name, percent in SHORT_COLUMNS)]
+        for label in SHORT_METHODS
+    ]
+    bold_best(lines)
+    lines.insert(0, [ALL_TOKENS, *(_accuracy(results[name].row("base", FULL), "-") for name, _ in SHORT_COLUMNS)])
+    return table(["method", *(f"{name}, {percent} %" for name, percent in SHORT_COLUMNS)], lines)
+
+
+CSV_COLUMNS = (
+    *("setting", "method", "group", "percent", "video_kept", "audio_kept", "accuracy", "accuracy_low"),
+    *("accuracy_high", "of_full", "minus_first", "minus_first_low", "minus_first_high", "p_first", "minus_random"),
+    *("minus_random_low", "minus_random_high", "p_random", "shape_tokens", "sound_tokens", "shape_events"),
+    *("sound_events", "ms", "seeds", *QUESTION_TYPES, "unreachable"),
+)
+"""Columns of a file. Accuracies, differences and kept shares are in percent; p is two-sided and clustered by clip."""
+
+
+def as_csv(result: Result) -> str:
+    """Return all rows of a result. ``minus_first`` compares with the recipe's first method."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for setting in result.recipe["settings"]:
+        writer.writerow(_csv_cells(result, result.full(setting), ""))
+        for percent in percents(result):
+            writer.writerows(_csv_cells(result, row, percent) for row in rows_at(result, setting, percent))
+    return text.getvalue()
+
+
+def _csv_cells(result: Result, row: ResultRow, percent: str) -> dict[str, str]:
+    cells = {
+        "setting": row.setting,
+        "method": row.title,
+        "group": result.methods.get(row.label, ""),
+        "percent": row.percent,
+        "seeds": str(row.seeds),
+        "unreachable": " ".join(row.unreachable.split()),
+    }
+    if row.right is None:
+        return cells
+    interval, full = result.interval(row), result.full(row.setting)
+    cells |= {"video_kept": _csv_percent(row.share("video")), "audio_kept": _csv_percent(row.share("audio"))}
+    cells |= {"accuracy": _csv_percent(interval.value), "accuracy_low": _csv_percent(interval.low)}
+    cells |= {"accuracy_high": _csv_percent(interval.high), "ms": f"{row.ms:.2f}" if row is not full else ""}
+    cells["of_full"] = _csv_percent((row.accuracy or 0.0) / (full.accuracy or 1.0))
+    for name, other in zip(("first", "random"), reference_rows(result, row.setting, percent), strict=True):
+        if other is not None and other.right is not None and other is not row:
+            gap, p = result.difference(row, other)
+            cells |= {f"minus_{name}": _csv_percent(gap.value), f"minus_{name}_low": _csv_percent(gap.low)}
+            cells |= {f"minus_{name}_high": _csv_percent(gap.high), f"p_{name}": f"{p:.2g}"}
+    cells |= {name: _csv_percent(row.share(name)) for name in ("shape_tokens", "sound_tokens")}
+    cells |= {name: _csv_percent(row.share(name)) for name in ("shape_events", "sound_events")}
+    return cells | {name: _csv_percent(value) for name, value in zip(row.types, row.by_type, strict=True)}
+
+
+def _csv_percent(share: float) -> str:
+    return "" if math.isnan(share) else f"{100 * share:.2f}"

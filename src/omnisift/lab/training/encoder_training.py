@@ -15,6 +15,7 @@ from omnisift.lab.training.clips import ClipBatch, clip_batches
 from omnisift.lab.training.encoders import encode_audio, encode_frames, log_mel, patchify
 from omnisift.lab.training.nano_model import core_of
 from omnisift.lab.training.settings import NanoSettings
+from omnisift.training.loop import ParameterGroup, train_steps
 from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
 
 logger = logging.getLogger(__name__)
@@ -143,21 +144,15 @@ def _fit(
     steps: int,
     settings: NanoSettings,
 ) -> None:
-    """AdamW with 50 steps of warm-up and a cosine; the heads are discarded afterwards."""
+    """Train with 50 steps of warm-up and a cosine; the heads are discarded afterwards."""
     parameters = [p for module in (encoder, *heads) for p in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.98))
-    for step in range(steps):
-        rate = (
-            settings.encoder_learning_rate
-            * min(1.0, (step + 1) / 50)
-            * max(0.02, 0.5 + 0.5 * math.cos(math.pi * step / steps))
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        value = loss(*next(batches))
-        optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if (step + 1) % 50 == 0:
-            logger.info("%s step %d of %d loss %.3f", type(encoder).__name__, step + 1, steps, value.item())
+
+    def rate(peak: float, step: int) -> float:
+        return peak * min(1.0, (step + 1) / 50) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+    def log(step: int, value: float) -> None:
+        if step % 50 == 0:
+            logger.info("%s step %d of %d loss %.3f", type(encoder).__name__, step, steps, value)
+
+    groups = [ParameterGroup(parameters, settings.encoder_learning_rate)]
+    train_steps(lambda _: loss(*next(batches)), groups, steps, rate, after_step=log)

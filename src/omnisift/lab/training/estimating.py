@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnisift.budget import kept_count
 from omnisift.estimators import Choice, Estimator, make_estimator
@@ -31,6 +31,7 @@ from omnisift.lab.training.selections import (
     top_indices,
 )
 from omnisift.models.prompt_cut import IGNORE_INDEX
+from omnisift.training.loop import ParameterGroup, linear_schedule, train_steps
 from omnisift.vgas import VGAS
 
 DISTILLATION = "distil"
@@ -77,7 +78,7 @@ def train_with(
     seed: int,
     joint: bool = False,
 ) -> Curve:
-    """Train ``selector`` in place with AdamW: 20 steps of warm-up, linear decay at the end, gradients clipped at 1.
+    """Train ``selector`` in place.
 
     Args:
         selector: what is trained.
@@ -90,9 +91,9 @@ def train_with(
     """
     estimator = None if method == DISTILLATION else make_estimator(method)
     torch.manual_seed(seed)
-    optimizer = _optimizer(selector, config.model, learning_rate, joint)
     curve, begin = Curve(), time.process_time()
-    for step in range(steps):
+
+    def loss_of(step: int) -> Tensor:
         batch, clips = sample_batch(config, seed, step)
         if estimator is None:
             loss = _distillation_loss(selector, config, batch, clips)
@@ -100,26 +101,23 @@ def train_with(
         else:
             estimator.progress = step / steps
             loss, value = estimator_loss(selector, estimator, config, batch, through_model=joint)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * min(1.0, (step + 1) / 20) * max(0.02, min(1.0, 2 * (steps - step) / steps))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        for group in optimizer.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], 1.0)
-        optimizer.step()
         curve.loss.append(round(value, 4))
+        return loss
+
+    groups = _groups(selector, config.model, learning_rate, joint)
+    train_steps(loss_of, groups, steps, linear_schedule(steps))
     curve.seconds = round(time.process_time() - begin, 1)
     return curve
 
 
-def _optimizer(selector: VGAS, model: Any, learning_rate: float, joint: bool) -> torch.optim.Optimizer:
+def _groups(selector: VGAS, model: Any, learning_rate: float, joint: bool) -> list[ParameterGroup]:
     model.requires_grad_(joint)
     core_of(model).visual.requires_grad_(False)
     core_of(model).audio_tower.requires_grad_(False)
-    groups: list[dict[str, Any]] = [{"params": list(selector.parameters()), "peak": learning_rate}]
+    groups = [ParameterGroup(list(selector.parameters()), learning_rate)]
     if joint:
-        groups.append({"params": [p for p in model.parameters() if p.requires_grad], "peak": 5e-4})
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
+        groups.append(ParameterGroup([p for p in model.parameters() if p.requires_grad], 5e-4))
+    return groups
 
 
 def sample_batch(config: EstimatorConfig, seed: int, step: int) -> tuple[Batch, Tensor]:

@@ -7,7 +7,7 @@ trains VGAS and language model together on answers; on nano it ends below an unt
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from omnisift.lab.training.selections import (
 )
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.lab.training.teacher import attention_from_answers, eager_attention
+from omnisift.training.loop import ParameterGroup, linear_schedule, train_steps
 from omnisift.vgas import VGAS
 from omnisift.video_score import VideoScore
 
@@ -108,13 +109,14 @@ def distill_video_score(
     video_score: VideoScore, targets: Tensor, features: FeatureCache, settings: NanoSettings
 ) -> None:
     """Train a learned video score in place on `video_attention_targets`."""
-    optimizer = torch.optim.AdamW(video_score.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    for step in range(settings.selector_steps):
+
+    def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((settings.seed, 7, step))
         clips = torch.from_numpy(rng.choice(len(targets), min(16, len(targets)), replace=False))
         logits = learned_video_scores(video_score, features.video[clips].float()).flatten(1)
-        loss = F.binary_cross_entropy_with_logits(logits, targets[clips])
-        _step(optimizer, loss, video_score, _rate(step, settings))
+        return F.binary_cross_entropy_with_logits(logits, targets[clips])
+
+    _distill(video_score, loss_of, settings)
 
 
 def distill(
@@ -129,8 +131,8 @@ def distill(
         settings: steps, learning rate and seed.
         shuffled_video: show the selector another clip's video (a control).
     """
-    optimizer = torch.optim.AdamW(selector.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    for step in range(settings.selector_steps):
+
+    def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((settings.seed, 6, step))
         clips = torch.from_numpy(rng.choice(len(targets), min(16, len(targets)), replace=False))
         video, audio = features.video[clips].float(), features.audio[clips].float()
@@ -139,12 +141,24 @@ def distill(
         # Video anchors at the ratio of this step, then the audio logits given these anchors.
         anchors = top_indices(video_scores(selector, video), kept_count(PATCHES_PER_FRAME, retain))
         logits = selector_logits(selector, video, audio, anchors).flatten(1)
-        loss = F.binary_cross_entropy_with_logits(logits, targets[clips])
-        _step(optimizer, loss, selector, _rate(step, settings))
-        if (step + 1) % 50 == 0:
-            logger.info(
-                "selector step %d loss %.3f %s", step + 1, loss.item(), kept_events(selector, features, 0.25, 60)
-            )
+        return F.binary_cross_entropy_with_logits(logits, targets[clips])
+
+    def log(step: int, loss: float) -> None:
+        if step % 50 == 0:
+            logger.info("selector step %d loss %.3f %s", step, loss, kept_events(selector, features, 0.25, 60))
+
+    _distill(selector, loss_of, settings, log)
+
+
+def _distill(
+    module: nn.Module,
+    loss_of: Callable[[int], Tensor],
+    settings: NanoSettings,
+    after_step: Callable[[int, float], None] | None = None,
+) -> None:
+    groups = [ParameterGroup(list(module.parameters()), settings.selector_learning_rate)]
+    schedule = linear_schedule(settings.selector_steps, floor=0.05)
+    train_steps(loss_of, groups, settings.selector_steps, schedule, after_step=after_step)
 
 
 def straight_through(
@@ -171,34 +185,24 @@ def straight_through(
     core_of(nano).visual.requires_grad_(False)
     core_of(nano).audio_tower.requires_grad_(False)
     language = [p for p in nano.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": language, "peak": settings.finetune_learning_rate},
-        {"params": list(selector.parameters()), "peak": settings.selector_learning_rate},
+    groups = [
+        ParameterGroup(language, settings.finetune_learning_rate),
+        ParameterGroup(list(selector.parameters()), settings.selector_learning_rate),
     ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
-    for step in range(steps):
+
+    def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((settings.seed, 5, step))
         clips = [int(i) for i in rng.choice(len(features), settings.clips_per_step, replace=False)]
         batch = make_batch(features, clips, writer, settings.questions, rng, types=TYPE_WEIGHTS)
         # Select at 25 %, gate the kept audio by its score, and read the answers.
         kept, gated = _gated(selector, batch, 0.25)
-        loss = answer_losses(nano, forward_packed(nano, layout, gated, kept), batch)["answer"]
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                group["peak"] * min(1.0, (step + 1) / 20) * max(0.02, min(1.0, (steps - step) / (0.7 * steps)))
-            )
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(language, 1.0)
-        nn.utils.clip_grad_norm_(selector.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % 25 == 0:
-            logger.info(
-                "straight-through step %d loss %.3f %s",
-                step + 1,
-                loss.item(),
-                kept_events(selector, features, 0.25, 60),
-            )
+        return answer_losses(nano, forward_packed(nano, layout, gated, kept), batch)["answer"]
+
+    def log(step: int, loss: float) -> None:
+        if step % 25 == 0:
+            logger.info("straight-through step %d loss %.3f %s", step, loss, kept_events(selector, features, 0.25, 60))
+
+    train_steps(loss_of, groups, steps, linear_schedule(steps, decay=0.7), after_step=log)
 
 
 def _gated(selector: VGAS, batch: dict[str, Tensor], retain: float) -> tuple[KeptTokens, dict[str, Tensor]]:
@@ -211,24 +215,6 @@ def _gated(selector: VGAS, batch: dict[str, Tensor], retain: float) -> tuple[Kep
     hard = torch.zeros_like(soft.flatten(1), dtype=torch.bool).scatter(1, kept.audio, True)
     gate = topk_mask(soft.flatten(1), hard)
     return kept, batch | {"audio": batch["audio"] * gate[..., None]}
-
-
-def _rate(step: int, settings: NanoSettings) -> float:
-    steps = settings.selector_steps
-    return (
-        settings.selector_learning_rate
-        * min(1.0, (step + 1) / 20)
-        * max(0.05, min(1.0, (steps - step) / (0.5 * steps)))
-    )
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, selector: nn.Module, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(selector.parameters(), 1.0)
-    optimizer.step()
 
 
 @torch.no_grad()

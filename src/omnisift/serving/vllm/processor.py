@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.serving.clip_layout import ClipLayout, TimeConfig
 from omnisift.serving.vllm.clip_compressor import check_reachable
 from omnisift.serving.vllm.clips import DEFAULT_FPS, ClipParser, Clips, seconds_per_grid, with_audio
-from omnisift.serving.vllm.counters import count_tokens
 from omnisift.serving.vllm.settings import RETENTION_KEYS, Settings, check_request
 from omnisift.tokens import Modality
 
@@ -279,3 +279,25 @@ def _separate_clip_audio(output: Any, clips: Clips, mel_bins: int) -> None:
     if len(lengths) > count:
         output |= {"input_audio_features": features[:, split:], "audio_feature_lengths": lengths[count:]}
         output["feature_attention_mask"] = mask[count:]
+
+
+def count_tokens(kept: int, total: int) -> None:
+    """Count one clip of a prompt in vLLM's registry of metrics (``/metrics``).
+
+    Args:
+        kept: its tokens after compression.
+        total: its tokens before compression.
+    """
+    kept_counter, dropped_counter = _counters()
+    kept_counter.inc(kept)
+    dropped_counter.inc(total - kept)
+
+
+@cache
+def _counters() -> tuple[Any, Any]:
+    from prometheus_client import Counter
+
+    return (
+        Counter("omnisift_kept_tokens", "Tokens of videos and their audio that were kept in prompts"),
+        Counter("omnisift_dropped_tokens", "Tokens of videos and their audio that were dropped from prompts"),
+    )

@@ -16,6 +16,7 @@ from omnisift.compressors.salient import SalientCompressor
 from omnisift.stvp import video_logits
 from omnisift.tokens import Modality, TokenStream
 from omnisift.training.distill.samples import DistillSample, stream_of
+from omnisift.training.loop import ParameterGroup, linear_schedule, train_steps
 from omnisift.vgas import VGAS
 from omnisift.video_score import VideoScore
 
@@ -137,25 +138,16 @@ def _train(
     step: Callable[[], None] | None,
 ) -> list[float]:
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    losses = []
-    for number in range(max_steps):
+
+    def loss_of_step(_: int) -> Tensor:
         # Draw the clips and the anchor ratio of this step.
         chosen = torch.randperm(len(samples), generator=generator)[:BATCH_SIZE].tolist()
         retain = ANCHOR_RETAINS[int(torch.randint(len(ANCHOR_RETAINS), (), generator=generator))]
-        loss = loss_of([samples[index] for index in chosen], retain)
-        # 20 steps of warm-up; constant; linear decay over the second half.
-        warmup, decay = min(1.0, (number + 1) / 20), max(0.05, min(1.0, 2 * (max_steps - number) / max_steps))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * warmup * decay
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        if step is not None:
-            step()
-    return losses
+        return loss_of([samples[index] for index in chosen], retain)
+
+    groups = [ParameterGroup(list(module.parameters()), learning_rate)]
+    after_step = None if step is None else lambda *_: step()
+    return train_steps(loss_of_step, groups, max_steps, linear_schedule(max_steps, floor=0.05), after_step=after_step)
 
 
 @torch.no_grad()

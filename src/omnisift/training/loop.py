@@ -1,0 +1,120 @@
+"""Training loop of selectors and of lab's models: AdamW, a schedule, clipped gradients, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from omnisift.utils.atomic_io import atomic_file
+
+Schedule = Callable[[float, int], float]
+"""(peak learning rate, number of the step from 0) -> the learning rate of this step."""
+MAX_GRAD_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with one learning rate."""
+
+    parameters: list[nn.Parameter]
+    learning_rate: float
+    """The peak."""
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State of an unfinished run: one file, replaced atomically."""
+
+    path: Path
+    module: nn.Module
+    """What is trained."""
+    every: int = 200
+    """Steps between two saves; the last step is saved too."""
+
+    def save(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Write the state after ``step`` steps."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        state = {"step": step, "module": self.module.state_dict(), "optimizer": optimizer.state_dict()}
+        with atomic_file(self.path) as unfinished:
+            torch.save(state, unfinished)
+
+    def load(self, optimizer: torch.optim.Optimizer) -> int:
+        """Restore the state and return the number of finished steps; 0 without a file."""
+        if not self.path.is_file():
+            return 0
+        state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+
+def linear_schedule(steps: int, warmup_steps: int = 20, decay: float = 0.5, floor: float = 0.02) -> Schedule:
+    """Return a schedule that rises linearly, stays, and falls linearly over the last ``decay`` of the steps.
+
+    Args:
+        steps: Steps of the run.
+        warmup_steps: Steps in which the rate rises.
+        decay: Fraction of the steps in which the rate falls.
+        floor: Smallest fraction of the peak after the warm-up.
+    """
+
+    def rate(peak: float, step: int) -> float:
+        return peak * min(1.0, (step + 1) / warmup_steps) * max(floor, min(1.0, (steps - step) / (decay * steps)))
+
+    return rate
+
+
+def train_steps(
+    loss_of: Callable[[int], Tensor],
+    groups: Sequence[ParameterGroup],
+    steps: int,
+    schedule: Schedule,
+    *,
+    clip: Sequence[Sequence[nn.Parameter]] | None = None,
+    fused: bool = False,
+    after_step: Callable[[int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> list[float]:
+    """Train parameters in place with AdamW.
+
+    Args:
+        loss_of: Number of a step from 0 -> its loss. It draws the step's data by this number, so that a resumed run
+            sees the same data.
+        groups: What is trained.
+        steps: Optimizer steps.
+        schedule: Learning rate of every step.
+        clip: Sets of parameters whose gradients are clipped together; each group by default.
+        fused: Whether AdamW runs as one kernel, whose rounding differs.
+        after_step: Called with the number of finished steps and the loss.
+        checkpoint: Where the state is saved, and from where the run resumes.
+
+    Returns:
+        The loss of each step of this call.
+    """
+    optimizer = torch.optim.AdamW(
+        [{"params": group.parameters, "weight_decay": group.weight_decay} for group in groups],
+        betas=(0.9, 0.98),
+        fused=fused,
+    )
+    losses = []
+    for step in range(checkpoint.load(optimizer) if checkpoint else 0, steps):
+        loss = loss_of(step)
+        for group, options in zip(groups, optimizer.param_groups, strict=True):
+            options["lr"] = schedule(group.learning_rate, step)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameters in clip or [group.parameters for group in groups]:
+            nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        if after_step is not None:
+            after_step(step + 1, losses[-1])
+        if checkpoint is not None and ((step + 1) % checkpoint.every == 0 or step + 1 == steps):
+            checkpoint.save(step + 1, optimizer)
+    return losses
