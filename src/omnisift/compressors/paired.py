@@ -1,4 +1,4 @@
-"""Video by one method and audio by another: how video-only methods get their audio, and how ablations are made."""
+"""Video by one method and audio by another: the base classes of methods for video alone, and pairs for ablations."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class SessionAnswer:
 
     inspection: Inspection
     encoding_seconds: float | None
-    """Seconds of decoding, preparing and encoding for the first question about this clip; None if that one failed."""
+    """Seconds of decoding, preparing and encoding this clip for its first answer; None if no answer came of it."""
     reused: bool
     """Whether the clip was already encoded and no encoder ran."""
     reencoded: tuple[str, ...]
