@@ -10,22 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from omnisift.cli import main
-
-
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Run a command in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["omnisift", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    out = capsys.readouterr()
-    return int(stop.value.code or 0), out.out, out.err
-
-
-@pytest.fixture
-def omnisift(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    return lambda *arguments: run(monkeypatch, capsys, *arguments)
-
 
 def test_ask_prints_the_answer_and_its_cost(omnisift, clip: Path) -> None:
     code, out, _ = omnisift("ask", str(clip), "What colour is the circle?")
@@ -119,11 +103,17 @@ def test_errors_are_one_line_and_exit_code_two(omnisift, clip: Path, arguments: 
         (["ask", "{clip}", "What?", "--retain", "25%"], "UsageError"),
         (["ask", "{clip}", "What?", "--max-pixels", "0"], "UsageError"),
         (["ask", "{clip}", "What?", "--model", "{clip}"], "UsageError"),
+        (["ask", "{clip}", "What?", "--method", "random", "--selector", "any"], "UsageError"),
+        (["ask", "{clip}", "What?", "--method", "none", "--selector", "any"], "UsageError"),
         (["chat", "missing.mp4"], "NotFound"),
         (["chat", "{clip}", "--method", "magic"], "CompressorError"),
         (["inspect", "missing.mp4", "--json"], "NotFound"),
         (["inspect", "{clip}", "--json", "--compare", "magic"], "CompressorError"),
         (["inspect", "{clip}", "--json", "--selector", "missing"], "UsageError"),
+        (["inspect", "{clip}", "--json", "--method", "stvp", "--compare", "evs", "--selector", "any"], "UsageError"),
+        (["run", "{clip}", "--task", "caption", "-o", "x.jsonl", "--method", "evs", "--selector", "any"], "UsageError"),
+        (["serve", "nano", "--method", "evs", "--selector", "any"], "UsageError"),
+        (["profile", "{clip}", "--method", "evs", "--selector", "any"], "UsageError"),
         (["profile", "missing.mp4"], "NotFound"),
         (["profile", "{clip}", "--method", "magic"], "CompressorError"),
         (["profile", "{clip}", "--retain", "25%"], "UsageError"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +16,18 @@ import pytest
 import typer.main
 
 from omnisift.budget import DEFAULT_RETAIN
-from omnisift.cli import main
 from omnisift.cli.app import LOOK, MEASURE, TOOLS, TRAIN, USE, app
+from omnisift.cli.options import FIELDS, MappedModelOptions, with_records
+from omnisift.config import CompressionConfig, ReadOptions
 
+RECORDS: tuple[Any, ...] = (MappedModelOptions, CompressionConfig, ReadOptions)
+Omnisift = Callable[..., tuple[int, str, str]]
 GROUP: Any = typer.main.get_command(app)
 PATHS = [[name] for name in GROUP.commands] + [["eval", name] for name in GROUP.commands["eval"].commands]
 
 
-def screen(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
-) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr of a command."""
-    monkeypatch.setattr(sys, "argv", ["omnisift", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    out = capsys.readouterr()
-    return int(stop.value.code or 0), out.out, out.err
-
-
-def test_the_commands_are_in_five_panels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = screen(monkeypatch, capsys, "-h")
+def test_the_commands_are_in_five_panels(omnisift: Omnisift) -> None:
+    code, out, _ = omnisift("-h")
     assert code == 0
     panels = re.findall(r"^╭─ (\w+) ─", out, re.MULTILINE)
     assert panels == ["Options", USE, LOOK, MEASURE, TRAIN, TOOLS]
@@ -41,13 +36,11 @@ def test_the_commands_are_in_five_panels(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 @pytest.mark.parametrize("path", [[], *PATHS], ids=" ".join)
-def test_each_help_screen_fits_80_columns(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: list[str]
-) -> None:
+def test_each_help_screen_fits_80_columns(omnisift: Omnisift, monkeypatch: pytest.MonkeyPatch, path: list[str]) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    code, out, err = screen(monkeypatch, capsys, *path, "-h")
+    code, out, err = omnisift(*path, "-h")
     assert (code, err) == (0, "")
-    assert out == screen(monkeypatch, capsys, *path, "--help")[1]
+    assert out == omnisift(*path, "--help")[1]
     assert max(map(len, out.splitlines())) <= 80
     assert "<bool>" not in out
     assert "…" not in out
@@ -55,9 +48,33 @@ def test_each_help_screen_fits_80_columns(
         assert word not in out.replace("--picture", "")
 
 
-def test_the_default_of_retain_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["ask", "chat", "run", "serve", "inspect", "profile", "eval", "ui", "distill"])
+def test_shared_options_have_the_names_and_defaults_of_the_records(name: str) -> None:
+    defaults = {field.name: field.default for record in RECORDS for field in fields(record)}
+    assert defaults.keys() == FIELDS.keys()
+    own = {("ui", "model"), ("serve", "model"), ("distill", "seed")}
+    options = {option.name: option.default for option in GROUP.commands[name].params if (name, option.name) not in own}
+    shared = options.keys() & defaults.keys()
+    assert {field.name for field in fields(ReadOptions)} <= shared
+    assert {option: options[option] for option in shared} == {option: defaults[option] for option in shared}
+
+
+def test_a_command_gets_the_records_made_from_its_options() -> None:
+    @with_records
+    def command(clip: str, *, method: CompressionConfig, seed: int = 7) -> None:
+        calls.append((clip, method, seed))
+
+    calls: list[Any] = []
+    names = list(inspect.signature(command).parameters)
+    assert names == ["clip", "compressor", "retain", "retain_video", "retain_audio", "selector", "seed"]
+    values: dict[str, Any] = dict.fromkeys(names) | {"clip": "a.mp4", "compressor": "evs", "seed": 3}
+    command(**values)
+    assert calls == [("a.mp4", CompressionConfig(compressor="evs"), 3)]
+
+
+def test_the_default_of_retain_is_shown(omnisift: Omnisift) -> None:
     for command in ("ask", "chat", "run", "serve", "inspect", "profile", "eval"):
-        text = " ".join(screen(monkeypatch, capsys, command, "-h")[1].replace("│", " ").split())
+        text = " ".join(omnisift(command, "-h")[1].replace("│", " ").split())
         assert re.search(rf"--retain .{{0,120}}\[default: \({DEFAULT_RETAIN}\)\]", text), command
 
 
@@ -72,10 +89,8 @@ def test_the_default_of_retain_is_shown(monkeypatch: pytest.MonkeyPatch, capsys:
         (["run", "x"], "Missing option '--task'; see omnisift run -h"),
     ],
 )
-def test_a_wrong_word_gets_the_nearest_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    code, out, err = screen(monkeypatch, capsys, *arguments)
+def test_a_wrong_word_gets_the_nearest_one(omnisift: Omnisift, arguments: list[str], message: str) -> None:
+    code, out, err = omnisift(*arguments)
     assert (code, out) == (2, "")
     assert re.sub(r"see .* (ask|run) -h", r"see omnisift \1 -h", err) == f"error (UsageError): {message}\n"
 

@@ -12,18 +12,6 @@ from omnisift.cli import main
 from omnisift.inspector import figure
 
 
-@pytest.fixture
-def omnisift(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["omnisift", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out = capsys.readouterr()
-        return int(stop.value.code or 0), out.out, out.err
-
-    return run
-
-
 def test_page_and_figures(omnisift, clip: Path, tmp_path: Path) -> None:
     files = [tmp_path / f"report.{kind}" for kind in ("html", "png", "svg")]
     options = ("-o", str(files[0]), "--png", str(files[1]), "--svg", str(files[2]), "--compare", "random")

@@ -13,9 +13,8 @@ from torch import Tensor
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors import make_compressor
-from omnisift.compressors.base import VideoCompressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.compressors.paired import Paired
+from omnisift.compressors.paired import Paired, VideoCompressor
 from omnisift.compressors.random import RandomCompressor, seed_rows
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.compressors.uniform import UniformCompressor

@@ -150,7 +150,7 @@ def test_an_unreachable_budget_leaves_the_clip_usable(session: Session, uploads:
         session.ask(uploads / "eight.mp4", QUESTION, ["dycoke"], 5)
     answer = session.ask(uploads / "eight.mp4", QUESTION, ["omnisift"], 25)
     assert answer.reused
-    assert answer.encoding_seconds is None
+    assert answer.encoding_seconds > 0  # the answer with all tokens encoded it
 
 
 def test_progress_covers_all_methods(session: Session, uploads: Path) -> None:

@@ -134,9 +134,8 @@ def evaluate(
         typer.echo(f"{folder} (omnisift eval report {folder} ...)")
 
 
-def _steps(step: Callable[[], None], total: int) -> Callable[[int], None]:
-    """Turn a count of finished questions into single steps, at most ``total``."""
-    done = 0
+def _steps(step: Callable[[], None], total: int, done: int = 0) -> Callable[[int], None]:
+    """Turn a count of finished questions into single steps, from ``done`` to at most ``total``."""
 
     def progress(now: int) -> None:
         nonlocal done
@@ -192,17 +191,9 @@ def judge(
     referee: CaptionJudge = WordJudge()
     if address is not None and model is not None:
         referee = EndpointJudge(address, model, os.environ.get(key_name))
-    known = len(run.counts)
-    with CountBar(console_for(stderr=True), "captions", len(run.answers), known) as step:
-        seen = known
-
-        def progress(now: int) -> None:
-            nonlocal seen
-            if now > seen:
-                step()
-            seen = max(seen, now)
-
-        judge_captions(run, referee, progress)
+    total, known = len(run.answers), len(run.counts)
+    with CountBar(console_for(stderr=True), "captions", total, known) as step:
+        judge_captions(run, referee, _steps(step, total, known))
     shares = rates(list(read_run(folder).counts.values()))
     typer.echo(", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
 

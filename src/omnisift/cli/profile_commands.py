@@ -23,6 +23,7 @@ from omnisift.cli.options import (
 from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import UsageError
 from omnisift.utils.quiet import silence_libraries, silence_profiler
+from omnisift.utils.stages import STAGES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,15 +43,6 @@ _COUNTED = {"config", "clip_seconds", "height", "width", "text_tokens"}
 _SHARED = {"retain", "retain_video", "retain_audio", "fps", "max_frames", "max_pixels", "as_json"}
 """Options of both modes."""
 
-_NAMES = {
-    "read": "read",
-    "process": "prepare",
-    "encode_video": "encode video",
-    "encode_audio": "encode audio",
-    "compress": "compress",
-    "prefill": "LLM prefill",
-    "decode": "decode",
-}
 _SECONDS = ((1.0, "s"), (1e-3, "ms"))
 _BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"))
 _COUNTED_BYTES = ((1e9, "GB"), (1e6, "MB"))
@@ -240,7 +232,9 @@ def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequenc
     for label in ("video", "audio", "prompt"):
         table.add_row(label, *(f"{getattr(count, label):,}" for count in counts))
     console.print(table)
-    rows: list[Row] = [(_NAMES[stage], [count.stages[stage].total for count in counts]) for stage in counts[0].stages]
+    rows: list[Row] = [
+        (STAGES[stage].title, [count.stages[stage].total for count in counts]) for stage in counts[0].stages
+    ]
     rows.append(("total", [count.total.total for count in counts]))
     rows.append(("without attention between tokens", [count.total.weights for count in counts]))
     rows.append(("one more token", [count.step.total for count in counts]))
@@ -273,7 +267,7 @@ def show_definitions(console: Console, flop_definitions: Sequence[FlopDefinition
 
 
 def _times(costs: Sequence[StageCost]) -> list[Row]:
-    rows: list[Row] = [(_NAMES[stage], [cost.seconds[stage] for cost in costs]) for stage in _NAMES]
+    rows: list[Row] = [(STAGES[stage].title, [cost.seconds[stage] for cost in costs]) for stage in STAGES]
     rows.append(("total", [cost.total_seconds for cost in costs]))
     return [*rows, ("decode, one token", [cost.step_seconds for cost in costs])]
 
@@ -285,7 +279,7 @@ def _memory(costs: Sequence[StageCost]) -> list[Row]:
 
 
 def _stages(values: Sequence[dict[str, int]], last: str, combine: Callable[[Iterable[int]], int]) -> list[Row]:
-    rows: list[Row] = [(_NAMES[stage], [values_of[stage] for values_of in values]) for stage in values[0]]
+    rows: list[Row] = [(STAGES[stage].title, [values_of[stage] for values_of in values]) for stage in values[0]]
     return [*rows, (last, [combine(values_of.values()) for values_of in values])]
 
 

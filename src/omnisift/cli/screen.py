@@ -23,6 +23,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from omnisift.utils.stages import STAGES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -33,22 +35,11 @@ if TYPE_CHECKING:
 LINE_INTERVAL = 30.0
 """Seconds between progress lines where there is no terminal."""
 
-_STAGES = {
-    "load": "loading the model",
-    "read": "reading the clip",
-    "process": "preparing the prompt",
-    "prefill": "prefilling",
-    "encode_video": "encoding the video",
-    "encode_audio": "encoding the audio",
-    "compress": "compressing",
-    "decode": "writing the answer",
-}
-
 
 class StageBar:
     """A progress bar over the stages of one question, on a terminal only; it disappears when the work is done."""
 
-    def __init__(self, console: Console, quiet: bool = False, total: int = len(_STAGES)):
+    def __init__(self, console: Console, quiet: bool = False, total: int = len(STAGES) + 1):
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -58,7 +49,7 @@ class StageBar:
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._task = self._progress.add_task(_STAGES["load"], total=total)
+        self._task = self._progress.add_task("loading the model", total=total)
         self._seen: set[str] = {"load"}
 
     def __enter__(self) -> StageBar:
@@ -73,7 +64,8 @@ class StageBar:
     def stage(self, name: str) -> None:
         """Show the stage that begins."""
         self._seen.add(name)
-        self._progress.update(self._task, description=_STAGES.get(name, name), completed=len(self._seen) - 1)
+        words = STAGES[name].running if name in STAGES else name
+        self._progress.update(self._task, description=words, completed=len(self._seen) - 1)
 
 
 class CountBar:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from omnisift.compressors.attended import AttendedCompressor
-from omnisift.compressors.base import Compressor, ScoredCompressor, ScoredVideoCompressor, VideoCompressor
+from omnisift.compressors.base import Compressor, ScoredCompressor
 from omnisift.compressors.divprune import DivPruneCompressor
 from omnisift.compressors.dycoke import DyCokeCompressor
 from omnisift.compressors.evs import EvsCompressor
@@ -11,7 +11,7 @@ from omnisift.compressors.joint import JointCompressor
 from omnisift.compressors.omnipack import OmniPackCompressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.compressors.omnizip import OmniZipCompressor
-from omnisift.compressors.paired import Paired
+from omnisift.compressors.paired import Paired, ScoredVideoCompressor, VideoCompressor
 from omnisift.compressors.random import RandomCompressor
 from omnisift.compressors.registry import (
     COMPRESSORS,

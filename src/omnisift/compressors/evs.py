@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Budget
-from omnisift.compressors.base import Compressor, ScoredVideoCompressor
+from omnisift.compressors.base import Compressor
+from omnisift.compressors.paired import ScoredVideoCompressor
 from omnisift.ops.frames import Frames
 from omnisift.ops.groups import Scope
 from omnisift.ops.segments import mean_distance

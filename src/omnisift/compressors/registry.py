@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnisift.budget import Budget
 from omnisift.compressors.attended import AttendedCompressor
-from omnisift.compressors.base import Compressor, VideoCompressor
+from omnisift.compressors.base import Compressor
 from omnisift.compressors.divprune import DivPruneCompressor
 from omnisift.compressors.dycoke import DyCokeCompressor
 from omnisift.compressors.evs import EvsCompressor
@@ -20,7 +20,7 @@ from omnisift.compressors.joint import JointCompressor
 from omnisift.compressors.omnipack import OmniPackCompressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.compressors.omnizip import OmniZipCompressor
-from omnisift.compressors.paired import Paired
+from omnisift.compressors.paired import Paired, VideoCompressor
 from omnisift.compressors.random import RandomCompressor
 from omnisift.compressors.routed import RoutedCompressor
 from omnisift.compressors.salient import SalientCompressor

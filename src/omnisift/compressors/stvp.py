@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
-from omnisift.compressors.base import Compressor, ScoredVideoCompressor
+from omnisift.compressors.base import Compressor
+from omnisift.compressors.paired import ScoredVideoCompressor
 from omnisift.compressors.vidcom2 import adaptive_counts
 from omnisift.ops.frames import Frames, chunk_distance
 from omnisift.ops.segments import mean_distance

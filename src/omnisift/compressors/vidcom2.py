@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors.base import VideoCompressor
+from omnisift.compressors.paired import VideoCompressor
 from omnisift.ops.frames import Frames
 from omnisift.ops.groups import group
 from omnisift.ops.integer_shares import per_frame

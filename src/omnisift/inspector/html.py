@@ -11,17 +11,9 @@ from string import Template
 from omnisift.inspector.collect import Inspection
 from omnisift.inspector.page_data import downsample_trace, page_data
 from omnisift.inspector.trace import MethodTrace, Trace
+from omnisift.utils.stages import STAGES
 
-_STAGES = {
-    "read": "read (once for all)",
-    "process": "prepare",
-    "encode_video": "encode video",
-    "encode_audio": "encode audio",
-    "compress": "compress",
-    "prefill": "prefill",
-    "decode": "decode",
-    "total": "total",
-}
+_TITLES = {name: stage.title for name, stage in STAGES.items()} | {"read": "read (once for all)", "total": "total"}
 _GROUP = 3
 """Columns per method in the counts: video, audio, both."""
 
@@ -145,7 +137,7 @@ def counts(trace: Trace) -> str:
 def seconds(trace: Trace) -> str:
     """Stage times of each answer."""
     times = [method.answer.to_dict()["seconds"] for method in trace.methods]
-    rows = [[title, *(f"{row_times[stage]:.3f}" for row_times in times)] for stage, title in _STAGES.items()]
+    rows = [[title, *(f"{row_times[stage]:.3f}" for row_times in times)] for stage, title in _TITLES.items()]
     return table("Seconds by stage", ["stage", *(method.label for method in trace.methods)], rows)
 
 

@@ -18,10 +18,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from omnisift.errors import install_hint
+from omnisift.utils.stages import STAGES
 
-STAGES = ("read", "process", "encode_video", "encode_audio", "compress", "prefill", "decode")
-"""As in `omnisift.pipeline.report.Seconds`."""
-MODEL_STAGES = STAGES[2:]
+MODEL_STAGES = tuple(STAGES)[2:]
 """Stages that run torch; reading and preparing a clip do not."""
 POWERCAP = Path("/sys/class/powercap")
 _MARK = "omnisift stage "

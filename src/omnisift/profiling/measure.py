@@ -18,8 +18,9 @@ import torch
 from omnisift.errors import UsageError
 from omnisift.media.reading import Sampling
 from omnisift.pipeline import Answer, Pipeline
-from omnisift.profiling.gauges import STAGES, EnergyMeter, FlopGauge, energy_meter, memory_gauge
+from omnisift.profiling.gauges import EnergyMeter, FlopGauge, energy_meter, memory_gauge
 from omnisift.utils.provenance import provenance
+from omnisift.utils.stages import STAGES
 
 _Ask = Callable[[Pipeline, Callable[[str], None] | None], Answer]
 

@@ -12,22 +12,13 @@ from omnisift.inspector.html import render
 from omnisift.inspector.trace import MethodTrace
 from omnisift.media.suffixes import AUDIO_SUFFIXES
 from omnisift.ui.session import SessionAnswer
-
-_STAGES = {
-    "read": "reading the clip",
-    "process": "preparing the prompt",
-    "encode_video": "encoding video",
-    "encode_audio": "encoding audio",
-    "compress": "compressing",
-    "prefill": "reading the prompt",
-    "decode": "writing the answer",
-}
+from omnisift.utils.stages import STAGES
 
 
 def step_text(step: str) -> str:
     """A step of `Session.ask` in plain words."""
     label, colon, stage = step.rpartition(": ")
-    return label + colon + _STAGES.get(stage, stage)
+    return label + colon + (STAGES[stage].running if stage in STAGES else stage)
 
 
 def answers(answer: SessionAnswer) -> str:

@@ -22,6 +22,7 @@ from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.encoded_clip import EncodedClip, EncodedClipCache
 from omnisift.pipeline.loading import Host
 from omnisift.utils.questions import check_question
+from omnisift.utils.stages import STAGES
 
 UPLOAD_SUFFIXES = tuple(sorted(MEDIA_SUFFIXES))
 """File name endings of clips that may be uploaded."""
@@ -40,7 +41,7 @@ class SessionAnswer:
 
     inspection: Inspection
     encoding_seconds: float | None
-    """Seconds of decoding, preparing and encoding for the first question about this clip; None if that one failed."""
+    """Seconds of decoding, preparing and encoding this clip for its first answer; None if no answer came of it."""
     reused: bool
     """Whether the clip was already encoded and no encoder ran."""
     reencoded: tuple[str, ...]
@@ -171,7 +172,7 @@ def _short_names(clip: Path) -> Iterator[None]:
 class _StageProgress:
     """Convert the stages of several consecutive answers into one share of the work."""
 
-    _STAGES = ("process", "encode_video", "encode_audio", "compress", "prefill", "decode")
+    _STAGES = tuple(STAGES)[1:]
 
     def __init__(self, on_progress: ProgressCallback, labels: Sequence[str]) -> None:
         self._on_progress, self._labels, self._current = on_progress, labels, -1
