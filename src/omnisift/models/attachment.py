@@ -260,10 +260,7 @@ class Attachment:
     def _leave_language_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG002
         """Store the state of a cut on the cache, which the host may only create during the call."""
         unstored, self._unstored = self._unstored, None
-        cache = find_cache(kwargs)
-        cache = find_cache(output) if cache is None else cache
-        if unstored is not None and cache is not None:
-            store_prompt(cache, unstored)
+        store_prompt(unstored, kwargs, output)
 
     def _check_route(self, inputs_embeds: Tensor | None, cached: int) -> None:
         """Refuse a prompt that skipped ``core``: only its ids tell whether it has video."""

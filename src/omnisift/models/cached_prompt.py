@@ -143,9 +143,18 @@ def cached_length(cache: Any) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def store_prompt(cache: Any, prompt: CachedPrompt) -> None:
-    """Store the state of a cut prompt on its cache."""
-    setattr(cache, _ATTRIBUTE, prompt)
+def store_prompt(prompt: CachedPrompt | None, kwargs: dict[str, Any], output: Any) -> None:
+    """Store the state of a cut prompt on its cache after a call, during which the host may have created the cache.
+
+    Args:
+        prompt: the state; None if the call cut nothing.
+        kwargs: keyword arguments of the call.
+        output: what it returned.
+    """
+    cache = find_cache(kwargs)
+    cache = find_cache(output) if cache is None else cache
+    if prompt is not None and cache is not None:
+        setattr(cache, _ATTRIBUTE, prompt)
 
 
 def stored_prompt(cache: Any, rows: int) -> CachedPrompt | None:
@@ -155,7 +164,7 @@ def stored_prompt(cache: Any, rows: int) -> CachedPrompt | None:
         return None
     repeated = prompt.for_rows(rows)
     if repeated is not prompt:
-        store_prompt(cache, repeated)
+        setattr(cache, _ATTRIBUTE, repeated)
     return repeated
 
 

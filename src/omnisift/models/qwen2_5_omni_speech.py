@@ -100,7 +100,4 @@ class TalkerHooks:
 
     def _leave_language_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG002
         unstored, self._unstored = self._unstored, None
-        cache = find_cache(kwargs)
-        cache = find_cache(output) if cache is None else cache
-        if unstored is not None and cache is not None:
-            store_prompt(cache, unstored)
+        store_prompt(unstored, kwargs, output)
