@@ -204,6 +204,15 @@ def test_mutated_bytes(
     with_result(path)
 
 
+def test_a_track_that_appears_late(seeds: dict[str, bytes], tmp_path: Path) -> None:
+    """PyAV below 17.1 crashes on it if it gets options for streams."""
+    data = bytearray(seeds["a.ts"])
+    packet = next(start for start in range(0, len(data), 188) if data[start + 1] & 31 == 1)  # of the video
+    data[packet + 1] |= 31
+    (tmp_path / "a.ts").write_bytes(bytes(data))
+    assert with_result(tmp_path / "a.ts") is not None
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=3000))
 def test_random_bytes(tmp_path: Path, data: bytes) -> None:

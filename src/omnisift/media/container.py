@@ -82,7 +82,7 @@ def open_container(file: Path) -> InputContainer:
     """
     try:
         # "file:" and an absolute path, so that no name can be taken for a protocol ("concat:...") or an option ("-i").
-        return av.open(f"file:{file.absolute()}", options=dict(OPTIONS), metadata_errors="ignore")
+        return av.open(f"file:{file.absolute()}", container_options=dict(OPTIONS), metadata_errors="ignore")
     except DECODE_ERRORS:
         _refuse(file)
 
