@@ -36,7 +36,7 @@ NOT_RUN = {
     "needs vLLM": 6,
     "needs your own recipe": 1,
     "serves until it is stopped": 1,
-    "takes hours": 9,
+    "takes hours": 10,
 }
 """Number of blocks that do not run here, by reason."""
 STANDS_FOR = {
@@ -48,8 +48,8 @@ STANDS_FOR = {
 """Models and devices that this machine lacks, and their replacements."""
 SMALLER = {"--clips (48|80)": "--clips 6", r"omnisift train (\S+)": r"omnisift train \1 --set max_steps=6"}
 """Patterns of numbers that would take too long, and their replacements."""
-LONG = {"distill.md", "fine-tuning.md", "run.md", "your-model.md"}
-"""Pages whose blocks take more than ten seconds; `make test-full` runs them."""
+LONG = {"distill.md", "fine-tuning.md", "profile.md", "run.md", "your-model.md"}
+"""Pages whose blocks take longest; `make test-full` runs them."""
 BLOCK = re.compile(r"(?:^ *<!-- not run: ([^\n]+?) -->\n+)?^( *)```(\w+)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
