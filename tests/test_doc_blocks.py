@@ -17,10 +17,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from omnisift.cli import main
+from omnisift.compressors import COMPRESSORS
 from omnisift.utils.assets import nano_path
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +141,7 @@ def runnable() -> list[object]:
 
 
 @pytest.mark.parametrize("page", runnable())
+@mock.patch.dict(COMPRESSORS)  # methods that a block registers are removed again
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
