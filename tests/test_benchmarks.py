@@ -47,7 +47,7 @@ def verify_7b() -> ModuleType:
 
 def stand_in(folder: Path, keep: str) -> Path:
     (folder / "omnisift").mkdir(parents=True)
-    code = STAND_IN.format(loop=str(ROOT / "tests" / "helpers" / "reference.py"), keep=keep)
+    code = STAND_IN.format(loop=str(ROOT / "tests" / "helpers" / "oracle.py"), keep=keep)
     (folder / "omnisift" / "compression_units.py").write_text(code, encoding="utf-8")
     return folder
 
@@ -119,7 +119,7 @@ def test_the_probe_ranks_tokens_by_their_benefit() -> None:
     assert set(result) >= {"attention", "straight_through@0", "merge@0", "bias@0.8", "reinforce@0"}
     assert all(-1 <= value <= 1 for value in result.values())
     assert module.spearman(benefit, 3 * benefit + 1) == 1.0
-    straight_through, hard = prompt.descent("straight_through", 0.0), module.highest(prompt.logits, prompt.count)[0]
+    straight_through, hard = prompt.descent("straight_through", 0.0), module.row_topk(prompt.logits, prompt.count)[0]
     assert (straight_through[~hard] == 0).all()
     assert (straight_through[hard] != 0).all()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,20 @@ BUDGETS = st.one_of(
 ALL_KEPT = (Budget(retain=1), Budget(retain_video=1, retain_audio=1))
 FLOORS = ("dycoke", "omnizip", "omnizip:contextual=0.2")
 ALL = [*METHODS, *(name for name in MORE if name not in METHODS)]
+
+
+def configurations(names: Iterable[str]) -> list[object]:
+    """Parameters: each configuration, and one pair for each audio method; the other pairs are for the slow suite."""
+    audio_methods: set[str] = set()
+    result: list[object] = []
+    for name in names:
+        audio = name.partition("+")[2]
+        marks = [pytest.mark.slow] if audio in audio_methods else []
+        audio_methods |= {audio} - {""}
+        result.append(pytest.param(name, marks=marks))
+    return result
+
+
 THREE = [steady_prompt(5, 9, 120, seed=1), steady_prompt(1, 7, 0, seed=2), steady_prompt(18, 4, 430, seed=3)]
 
 
@@ -101,7 +115,7 @@ def test_recipes_and_table_name_what_exists():
     assert {name.partition(":")[0] for name in COUNTED} <= COMPRESSORS.keys()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", configurations(ALL))
 def test_odd_prompts_meet_their_counts_and_repeat(name: str):
     reached = 0
     for stream in [*STREAMS, empty()]:
@@ -118,14 +132,14 @@ def test_odd_prompts_meet_their_counts_and_repeat(name: str):
     assert reached >= 3
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", configurations(METHODS))
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), budget=BUDGETS)
 def test_any_prompt_and_budget_meets_its_counts_or_names_the_floor(name: str, seed: int, budget: Budget):
     check(name, with_attention(random_prompt(seed).stream()), budget)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", configurations(ALL))
 def test_a_batch_is_its_rows_alone(name: str):
     prompts = [random_prompt(seed, samples=1) for seed in range(40, 46)]
     prompts += [PROMPTS["two clips in a row"], steady_prompt(9, 4, 230, seed=4), *THREE]
@@ -141,7 +155,7 @@ def test_a_batch_is_its_rows_alone(name: str):
         torch.testing.assert_close(together.embeds, torch.cat(parts), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", configurations(ALL))
 def test_equal_tokens_meet_their_counts_and_stay_numbers(name: str):
     """Which tokens have a score depends on shapes alone."""
     for stream in FEW:
@@ -170,7 +184,7 @@ def test_every_dropped_token_has_a_score_if_its_modality_has(name: str):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, None])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", configurations(ALL))
 def test_tokens_that_are_no_numbers_meet_their_counts(name: str, value: float | None):
     for prompt in (THREE[0], THREE[2]):
         stream = with_attention(prompt.stream())
@@ -188,7 +202,7 @@ def test_tokens_that_are_no_numbers_meet_their_counts(name: str, value: float | 
 
 
 @pytest.mark.parametrize("elements", [1, 600])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", configurations(ALL))
 def test_the_size_of_blocks_does_not_show(name: str, elements: int, monkeypatch: pytest.MonkeyPatch):
     streams = [*FEW[:3], with_attention(random_prompt(5).stream()), with_attention(random_prompt(11).stream())]
     complete = [chosen(name, stream, HALF) for stream in streams]
@@ -203,7 +217,7 @@ def test_the_size_of_blocks_does_not_show(name: str, elements: int, monkeypatch:
                 torch.testing.assert_close(result.embeds, usual.embeds, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", configurations(ALL))
 def test_retain_1_keeps_everything_and_changes_nothing(name: str):
     for stream in FEW:
         for budget in ALL_KEPT:
@@ -212,7 +226,7 @@ def test_retain_1_keeps_everything_and_changes_nothing(name: str):
             assert result.embeds is None or result.embeds.equal(stream.embeds)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", configurations(ALL))
 def test_half_precision_works(name: str):
     """Attention comes in float32 from the adapter."""
     for stream in FEW:
@@ -220,7 +234,7 @@ def test_half_precision_works(name: str):
         assert result is None or result.embeds is None or result.embeds.dtype is torch.bfloat16
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", configurations(ALL))
 def test_only_methods_with_a_floor_refuse_a_small_budget(name: str):
     tiny = Budget(retain_video=0.05, retain_audio=0.05)
     stream = with_attention(steady_prompt(8, 9, 200).stream())

@@ -40,9 +40,23 @@ def run(stream: TokenStream, budget: Budget, model: VGAS | None = SELECTOR):
         return OmniSiftCompressor(budget, model).eval()(stream)
 
 
-@settings(max_examples=2000, deadline=None)
-@given(seed=st.integers(0, 2**32), rho_video=RHO, rho_audio=RHO, many=st.booleans())
+PROMPTS = given(seed=st.integers(0, 2**32), rho_video=RHO, rho_audio=RHO, many=st.booleans())
+
+
+@settings(max_examples=400, deadline=None)
+@PROMPTS
 def test_equals_the_readable_loop(seed: int, rho_video: float, rho_audio: float, many: bool):
+    check_equal(seed, rho_video, rho_audio, many)
+
+
+@pytest.mark.slow
+@settings(max_examples=4000, deadline=None)
+@PROMPTS
+def test_equals_the_readable_loop_on_4000_prompts(seed: int, rho_video: float, rho_audio: float, many: bool):
+    check_equal(seed, rho_video, rho_audio, many)
+
+
+def check_equal(seed: int, rho_video: float, rho_audio: float, many: bool) -> None:
     prompt = random_prompt(seed, WIDTH, samples=3 if many else 1)
     stream = prompt.stream()
     result = run(stream, from_rho(rho_video, rho_audio))

@@ -146,6 +146,7 @@ def test_user_text_is_escaped(compared: Inspection) -> None:
     assert nasty in page.text
 
 
+@pytest.mark.slow
 def test_sixty_seconds_of_natural_size_stay_under_eight_megabytes(inspected, tmp_path: Path) -> None:
     video = write_video(tmp_path / "minute.mp4", 60, size=(448, 252))
     inspection = inspected(video, "omnisift", "random", max_pixels=320 * 784, max_new_tokens=2)

@@ -50,6 +50,7 @@ def bench(monkeypatch, folder, *more):
                 folder / "work", "--workers", 0, "--backbone", nano_path(), "--json", *more)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_trained_recipe_from_nothing_and_again(monkeypatch, small, capsys):
     assert bench(monkeypatch, small) == 0
     rows = json.loads(capsys.readouterr().out)["tiny"]

@@ -43,6 +43,7 @@ def two(world: Path, out: Path) -> list[str]:
     return ["train", *arguments(world), "--set", "processes=2", "--out", str(out)]
 
 
+@pytest.mark.slow
 def test_plain_copies(world: Path, alone: Path, tmp_path: Path) -> None:
     output = launch(torchrun("-m", "omnisift.cli", *two(world, tmp_path / "run")))
     assert output.count("omnisift ask") == 1  # the first process speaks for all

@@ -113,7 +113,13 @@ def test_the_selector_of_a_pair_learns_and_is_saved(data: Path, tmp_path: Path) 
     assert changed(before, VGAS.from_pretrained(str(tmp_path / "model" / "selector")))
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+QUICK = ("straight_through", "reinforce")
+"""The paper's estimator and one that samples; the others are for the slow suite."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in ESTIMATORS]
+)
 def test_the_selector_alone_learns_by_every_estimator(name: str, data: Path, tmp_path: Path) -> None:
     settings = recipe(data, tmp_path / "run", language="frozen", estimator=name, selector="new", max_steps=1)
     fine_tune(settings)
