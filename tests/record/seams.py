@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnisift import Budget, Pipeline, attach, load, make_compressor
+from omnisift import Budget, Pipeline, adapter_for, attach, load, make_compressor
 from omnisift.compressors import COMPRESSORS, needs_selector
 from omnisift.errors import CompressorError, UnreachableBudget, UnsupportedCall
 from omnisift.media import Media
@@ -184,7 +184,7 @@ def _generate(model: Any, inputs: dict[str, Any]) -> tuple[np.ndarray, np.ndarra
     """Rotary ids of prefill, logits of the next token, and the greedy answer."""
     seen: list[Tensor] = []
     # Registered after the attachment's own hooks, so that it sees what they hand on.
-    watch = model.model.language_model.register_forward_pre_hook(
+    watch = adapter_for(model).parts.language_model.register_forward_pre_hook(
         lambda _module, _args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
     )
     try:
