@@ -1,4 +1,4 @@
-"""What a batch run asks of an engine: any object with `Engine.ask` can be given to `run`."""
+"""The interface of engines: any object with `Engine.ask` can be given to `run`."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class Compressor(nn.Module, ABC):
         high: float = math.inf,
         *,
         below: bool = False,
-        whole: bool = False,
+        integer: bool = False,
     ) -> None:
         """Check a numeric option of the constructor.
 
@@ -133,14 +133,14 @@ class Compressor(nn.Module, ABC):
             low: the smallest accepted number.
             high: the largest accepted number.
             below: whether ``high`` itself is refused.
-            whole: whether the number must be an integer.
+            integer: whether the number must be an integer.
 
         Raises:
             CompressorError: the value is no such number.
         """
-        is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        is_number = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
         if not is_number or not low <= value <= high or (below and value == high):
-            kind, end = "an integer" if whole else "a number", ")" if below or high == math.inf else "]"
+            kind, end = "an integer" if integer else "a number", ")" if below or high == math.inf else "]"
             raise CompressorError(f"{option} of {self.name!r} is {kind} in [{low:g}, {high:g}{end}, got {value!r}")
 
     def __repr__(self) -> str:

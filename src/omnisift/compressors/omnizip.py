@@ -60,7 +60,7 @@ class OmniZipCompressor(Compressor):
         super().__init__(budget)
         self.check_choice("rebounded", rebounded, (True, False))
         self.check_number("contextual", contextual, 0, 1, below=True)
-        self.check_number("members", members, 0, whole=True)
+        self.check_number("members", members, 0, integer=True)
         self.rebounded = rebounded
         self.contextual = float(contextual)
         self.members = members

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from omnisift.utils.atomic_io import atomic_file
@@ -39,19 +40,36 @@ class Checkpoint:
 
     def save(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Write the state after ``step`` steps."""
+        tensors = {f"module.{name}": tensor for name, tensor in self._tensors().items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        state = {"step": step, "module": self.module.state_dict(), "optimizer": optimizer.state_dict()}
         with atomic_file(self.path) as unfinished:
-            torch.save(state, unfinished)
+            contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, str(unfinished), metadata={"step": str(step)})
 
     def load(self, optimizer: torch.optim.Optimizer) -> int:
         """Restore the state and return the number of finished steps; 0 without a file."""
         if not self.path.is_file():
             return 0
-        state: dict[str, Any] = torch.load(self.path, weights_only=True)
-        self.module.load_state_dict(state["module"])
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
+        with safe_open(str(self.path), framework="pt") as file:
+            saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            step = int(file.metadata()["step"])
+        with torch.no_grad():
+            for name, tensor in self._tensors().items():
+                tensor.copy_(saved[f"module.{name}"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in saved.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        # Learning rates follow from the step, so the groups are those of the new optimizer.
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        return step
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers; of tied ones the first."""
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
 
 
 def linear_schedule(steps: int, warmup_steps: int = 20, decay: float = 0.5, floor: float = 0.02) -> Schedule:

@@ -187,7 +187,7 @@ def train_language_model(
         clip=[trained],
         fused=True,
         after_step=log,
-        checkpoint=Checkpoint(folder / "checkpoint.pt", module),
+        checkpoint=Checkpoint(folder / "checkpoint.safetensors", module),
     )
 
 
