@@ -17,7 +17,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"  # brings its own pip
 nox.options.reuse_venv = "yes"
 
-SUITES = ("browser", "deepspeed", "dist", "evalenv", "ray", "swift", "vllm")
+SUITES = ("browser", "cuda", "deepspeed", "dist", "evalenv", "fuzz", "ray", "swift", "vllm")
 """Markers of the suites below; the other slow tests run in the environment of nox."""
 
 ENV = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -58,6 +58,13 @@ def slow(session: nox.Session) -> None:
     """Slow tests without requirements of their own, in the environment in which nox runs."""
     marker = f"slow and not ({' or '.join(SUITES)})"
     command = (sys.executable, "-m", "pytest", "-m", marker, "--timeout", "1800", *session.posargs)
+    session.run(*command, env=ENV)
+
+
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Hostile input and kills at random moments: `nox -s fuzz -- --seconds 600` gives each test ten minutes."""
+    command = (sys.executable, "-m", "pytest", "-m", "fuzz", "--timeout", "0", "tests/fuzz", *session.posargs)
     session.run(*command, env=ENV)
 
 
