@@ -10,49 +10,37 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from omnisift.budget import Budget, Counts
-from omnisift.compressors import COMPRESSORS, make_compressor
-from omnisift.compressors.base import Compressor
-from omnisift.errors import OmniSiftError
+from omnisift.compressors import COMPRESSORS
 from omnisift.models import adapter_for, attach
-from omnisift.models.selector import new_selector
-from omnisift.tokens import Modality, Selection, TokenStream
-from omnisift.verify.hosts import ClipShape, ModelSpec, default_attention
-from omnisift.vgas import VGAS
+from omnisift.verify.hosts import ModelSpec, default_attention
+from omnisift.verify.masks import masks_equal_cpu
+from omnisift.verify.subject import (
+    DEFAULT,
+    TEXT,
+    Call,
+    Failed,
+    FixedDecision,
+    Skipped,
+    Subject,
+    compression_region,
+    recorded_calls,
+    recorded_selection,
+    release,
+)
 
-DEFAULT = "omnisift"
-"""The method that checks of the hooks attach."""
-RETAIN = 0.35
-"""The paper's main setting, which all methods reach."""
 NOISE = 2.0
 """Allowed ratio of two differences; see the module's docstring."""
 NEW_TOKENS = 4
-_TEXT = 40
-FLOAT32_AGREEMENT, HALF_AGREEMENT = 0.999, 0.9
-"""Least share of tokens on which masks of two devices agree, for methods without scores."""
-FLOAT32_TIE, HALF_TIE = 1e-5, 2**-6
-"""Scores closer than this share of the largest are a tie."""
 DOCUMENTED_WAITS = 4
 """Transfers to the CPU per prompt between encoders and language model: mask, positions, decision, scores."""
-
-Call = dict[str, Any]
-
-
-class Skipped(OmniSiftError):
-    """A check that this machine can't run."""
-
-
-class Failed(OmniSiftError):
-    """A check whose rule is broken."""
 
 
 @dataclass(frozen=True)
@@ -66,71 +54,6 @@ class Check:
     detail: str
     """What was compared, with numbers, or why it was skipped."""
     seconds: float
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model under test with a prompt."""
-
-    spec: ModelSpec
-    model: Any
-    inputs: Call
-    selector: VGAS
-
-    @classmethod
-    def make(
-        cls,
-        spec: ModelSpec,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        attn_implementation: str = "sdpa",
-        shallow: bool = False,
-        clip: ClipShape | None = None,
-    ) -> Subject:
-        """Build a model, a selector and a prompt about a clip, by default the first of the table."""
-        model = spec.build(device, dtype, attn_implementation, shallow=shallow)
-        inputs = spec.prompt(model.config, clip or spec.clips[0], _TEXT, device, dtype)
-        return cls(spec, model, inputs, random_selector(model))
-
-    def compressor(self, name: str, retain: float = RETAIN) -> Compressor:
-        """Make a method for this model."""
-        return make_compressor(name, Budget(retain), selector=self.selector).eval()
-
-    def stream(self) -> TokenStream:
-        """Return what a method sees of the prompt, with all extras that the adapter supplies."""
-        recorder = _Recorder(adapter_for(self.model).supplies)
-        with torch.inference_mode(), attach(self.model, recorder):
-            self.model(**self.inputs, use_cache=False)
-        return recorder.streams[0]
-
-
-class _Recorder(Compressor):
-    """Keep the stream of a prompt."""
-
-    name: ClassVar[str] = "recorder"
-
-    def __init__(self, needs: frozenset[str]) -> None:
-        super().__init__(1.0)
-        self.needs = needs
-        self.streams: list[TokenStream] = []
-
-    def forward(self, stream: TokenStream) -> Selection:
-        self.streams.append(replace(stream, embeds=stream.embeds.clone()))
-        return Selection(torch.ones(len(stream), dtype=torch.bool, device=stream.embeds.device))
-
-    def select(self, stream: TokenStream, counts: Counts) -> Selection:  # noqa: ARG002
-        """Keep everything."""
-        return self.forward(stream)
-
-
-def random_selector(model: Any) -> VGAS:
-    """Return a selector with random weights for a model, on its device and in its dtype."""
-    language_model: Any = adapter_for(model).parts.language_model
-    weight: Tensor = language_model.get_input_embeddings().weight
-    selector: Any = new_selector(weight.shape[1], time_embedding=False, seed=0)
-    moved: VGAS = selector.to(device=weight.device, dtype=weight.dtype).eval()
-    return moved
 
 
 def run_checks(
@@ -179,92 +102,6 @@ def run_checks(
     return checks
 
 
-def release(device: torch.device) -> None:
-    """Return memory of deleted models to the device."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-# --- masks -----------------------------------------------------------------------------------------------------------
-
-
-def masks_equal_cpu(subject: Subject) -> str:
-    """Compare the decision of every method on the device with its decision on a CPU, on the same embeddings."""
-    stream = subject.stream()
-    host = replace(
-        stream, embeds=stream.embeds.cpu(), extras={name: value.cpu() for name, value in stream.extras.items()}
-    )
-    exact = replace(host, embeds=host.embeds.float())
-    is_half = stream.embeds.dtype != torch.float32
-    swapped: dict[str, int] = {}
-    for name in COMPRESSORS:
-        compressor = subject.compressor(name)
-        with torch.inference_mode():
-            there = compressor(stream)
-            compressor.cpu()
-            here = compressor(host)
-            scores = compressor.float()(exact).scores
-        nn.Module.to(subject.selector, stream.embeds.device, stream.embeds.dtype)  # the methods share it
-        swapped[name] = compare_masks(name, there.keep.cpu(), here.keep, scores, stream, is_half=is_half)
-    total = sum(swapped.values())
-    where = ", ".join(f"{name} {count}" for name, count in swapped.items() if count)
-    return f"{len(swapped)} methods, {len(stream):,} tokens, {total} swapped between ties" + (where and f" ({where})")
-
-
-def compare_masks(
-    name: str, there: Tensor, here: Tensor, scores: Tensor | None, stream: TokenStream, *, is_half: bool
-) -> int:
-    """Check two decisions of one method by the rule of `masks_equal_cpu`.
-
-    Both keep the same number of tokens. A token that only one of them keeps must tie with a token of its modality that
-    only the other keeps, by the scores in float32; a method without scores must agree on `FLOAT32_AGREEMENT` of the
-    tokens, in half precision on `HALF_AGREEMENT`.
-
-    Args:
-        name: of the method, for the message.
-        there: [L] bool: the decision of the device.
-        here: [L] bool: the decision of the CPU.
-        scores: [L] float: those of the CPU in float32; None if the method has none.
-        stream: the tokens.
-        is_half: whether the embeddings are in half precision.
-
-    Returns:
-        Number of tokens that only one of them keeps.
-
-    Raises:
-        Failed: the rule is broken.
-    """
-    count, expected = int(there.sum()), int(here.sum())
-    if count != expected:
-        raise Failed(f"{name} keeps {count} tokens here and {expected} on a CPU")
-    differ = there != here
-    swapped = int(differ.sum())
-    if not swapped:
-        return 0
-    if scores is None:
-        agreement = 1 - swapped / int((stream.chunk >= 0).sum())
-        if agreement < (HALF_AGREEMENT if is_half else FLOAT32_AGREEMENT):
-            raise Failed(f"{name} agrees with a CPU on {agreement:.2%} of the tokens only")
-        return swapped
-    tie = (HALF_TIE if is_half else FLOAT32_TIE) * float(scores[scores.isfinite()].abs().max())
-    for modality in (Modality.VIDEO, Modality.AUDIO):
-        of_kind = differ & (stream.modality == int(modality)) & ~scores.isnan()
-        only_there, only_here = scores[of_kind & there], scores[of_kind & here]
-        gap = _largest_gap(only_there, only_here)
-        if gap > tie:
-            raise Failed(
-                f"{name} swaps {modality.name.lower()} tokens whose scores differ by {gap:.3g} (tie: {tie:.3g})"
-            )
-    return swapped
-
-
-def _largest_gap(left: Tensor, right: Tensor) -> float:
-    """Largest distance between two sets of equal size, paired in order."""
-    if not len(left) or len(left) != len(right):
-        return 0.0 if len(left) == len(right) else float("inf")
-    return float((left.sort().values - right.sort().values).abs().max())
-
-
 # --- logits ----------------------------------------------------------------------------------------------------------
 
 
@@ -310,8 +147,8 @@ def batch_equals_single(subject: Subject) -> str:
     spec, model = subject.spec, subject.model
     device, dtype = subject.inputs["input_ids"].device, subject.inputs["pixel_values_videos"].dtype
     clip = spec.clips[0]
-    short = spec.prompt(model.config, clip, _TEXT, device, dtype)
-    batch = join_prompts(spec.prompt(model.config, clip, _TEXT + 16, device, dtype), short)
+    short = spec.prompt(model.config, clip, TEXT, device, dtype)
+    batch = join_prompts(spec.prompt(model.config, clip, TEXT + 16, device, dtype), short)
 
     def distance() -> float:
         return _distance(_logits(model, batch)[-1:, -1:], _logits(model, short)[:, -1:])
@@ -364,22 +201,6 @@ def _read_by_flash(module: nn.Module, call: Call) -> int:
         return int(module(**call, use_cache=False).last_hidden_state.shape[1])
 
 
-@contextmanager
-def recorded_calls(module: nn.Module) -> Iterator[list[Call]]:
-    """Record the named arguments of each call of a language model, without its cache."""
-    calls: list[Call] = []
-    left_out = {"past_key_values", "cache", "use_cache"}
-
-    def record(_module: nn.Module, _args: tuple[Any, ...], kwargs: Call) -> None:
-        calls.append({name: value for name, value in kwargs.items() if name not in left_out})
-
-    handle = module.register_forward_pre_hook(record, with_kwargs=True)
-    try:
-        yield calls
-    finally:
-        handle.remove()
-
-
 def flash_attention_2(subject: Subject) -> str:
     """Logits of FlashAttention equal those of sdpa, as they do for the untouched model."""
     return _other_kernel(subject, "flash_attention_2")
@@ -403,40 +224,10 @@ def _other_kernel(subject: Subject, name: str) -> str:
     # Both attachments decide on the same embeddings only if the encoders agree to the bit, so the mask is fixed.
     with recorded_selection(subject) as selection:
         _logits(subject.model, subject.inputs)
-    fixed = _Fixed(selection[0])
+    fixed = FixedDecision(selection[0])
     with attach(subject.model, fixed), attach(other.model, fixed):
         compressed = distance()
     return _within_noise(f"logits of {name} and sdpa", compressed, untouched)
-
-
-class _Fixed(Compressor):
-    """A decision made before."""
-
-    name: ClassVar[str] = "fixed"
-
-    def __init__(self, keep: Tensor) -> None:
-        super().__init__(1.0)
-        self._keep = keep
-
-    def forward(self, stream: TokenStream) -> Selection:  # noqa: ARG002
-        return Selection(self._keep)
-
-    def select(self, stream: TokenStream, counts: Counts) -> Selection:  # noqa: ARG002
-        """Return the decision."""
-        return Selection(self._keep)
-
-
-@contextmanager
-def recorded_selection(subject: Subject) -> Iterator[list[Tensor]]:
-    """Attach the default method and record which tokens it keeps."""
-    masks: list[Tensor] = []
-    compressor = subject.compressor(DEFAULT)
-    handle = compressor.register_forward_hook(lambda _module, _args, selection: masks.append(selection.keep))
-    try:
-        with attach(subject.model, compressor):
-            yield masks
-    finally:
-        handle.remove()
 
 
 # --- synchronisations ------------------------------------------------------------------------------------------------
@@ -471,31 +262,6 @@ def waits_of(subject: Subject, name: str) -> Counter[str]:
         if "synchroniz" in str(warning.message):
             waits[f"{warning.filename.rsplit('/', 1)[-1]}:{warning.lineno}"] += 1
     return waits
-
-
-@contextmanager
-def compression_region(
-    model: Any, compressor: Compressor | None, begin: Callable[[], object], end: Callable[[], object]
-) -> Iterator[None]:
-    """Attach a method, and call ``begin`` and ``end`` around all that it does between encoders and language model.
-
-    Args:
-        model: the host.
-        compressor: the method; None attaches nothing.
-        begin: called before the hooks of the attachment; also in each decoding step.
-        end: called after them.
-    """
-    module = adapter_for(model).parts.language_model
-    first = module.register_forward_pre_hook(lambda *_: begin() and None)
-    attachment = None if compressor is None else attach(model, compressor)
-    last = module.register_forward_pre_hook(lambda *_: end() and None)
-    try:
-        yield
-    finally:
-        last.remove()
-        if attachment is not None:
-            attachment.detach()
-        first.remove()
 
 
 # --- after detach ----------------------------------------------------------------------------------------------------
@@ -550,6 +316,8 @@ def _logits(model: Any, inputs: Call) -> Tensor:
 
 
 def _distance(left: Tensor, right: Tensor) -> float:
+    if left.shape != right.shape:
+        return float("inf")
     return float((left.float() - right.float()).abs().max())
 
 

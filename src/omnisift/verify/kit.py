@@ -17,9 +17,10 @@ from omnisift.evaluation.tables import table
 from omnisift.profiling.gauges import energy_meter
 from omnisift.utils.atomic_io import write_atomic
 from omnisift.utils.provenance import provenance
-from omnisift.verify.checks import Check, release, run_checks
+from omnisift.verify.checks import Check, run_checks
 from omnisift.verify.hosts import ModelSpec, default_attention
 from omnisift.verify.measure import FULL, METHOD, Plan, Row, measure
+from omnisift.verify.subject import release
 
 GOAL, GOAL_SECONDS = 0.02, 60
 """Wanted: compression takes less than this share of the prefill, on a clip of so many seconds."""

@@ -19,8 +19,8 @@ from omnisift.compressors.base import Compressor
 from omnisift.errors import BudgetError, CompressorError
 from omnisift.models import adapter_for
 from omnisift.profiling.gauges import EnergyMeter, energy_meter
-from omnisift.verify.checks import Call, compression_region, random_selector, release
 from omnisift.verify.hosts import ClipShape, ModelSpec
+from omnisift.verify.subject import Call, compression_region, random_selector, release
 from omnisift.vgas import VGAS
 
 FULL = "full"
