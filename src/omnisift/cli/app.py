@@ -109,7 +109,7 @@ def main() -> None:
         if failure is None:
             raise
         if _drop_stdout() and isinstance(error, BrokenPipeError):
-            sys.exit(141)  # the reader of a pipe has enough, as `head` after its last line
+            sys.exit(1)  # the reader of a pipe has enough, as `head` after its last line
         _fail(*failure)
     else:
         sys.exit(code or 0)

@@ -40,7 +40,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         raise UsageError(f"{path} is not a regular file; name another one")
     with _naming(path), _temporary_folder(target.parent) as folder:
-        temporary = folder / target.name
+        temporary = folder / path.name
         yield temporary
         _sync(temporary)
         temporary.replace(target)
@@ -206,8 +206,8 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or ".omnisift-" in os.fspath(error.filename):
-            error.filename = os.fspath(path)
+        if error.filename is None or ".omnisift-" in f"{error.filename} {error.filename2}":
+            raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
         raise
     except Exception as error:
         error.add_note(f"while writing {path}")
