@@ -121,7 +121,7 @@ def test_a_clip_is_not_blamed_for_a_few_kills_from_outside(kills: int, tmp_path:
 
 
 def test_no_clip_blocks_a_run_for_ever(tmp_path: Path) -> None:
-    """What only SIGKILL ends, as on a machine without counts of the out-of-memory killer, is skipped after ten deaths."""
+    """What only SIGKILL ends, as where the kernel tells no counts, is skipped after ten deaths."""
     out = tmp_path / "a.jsonl"
     for _ in range(MAX_DEATHS):
         assert start(out, count=3, bad={"1": "deadly"}).wait(60) == -signal.SIGKILL

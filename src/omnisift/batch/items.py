@@ -87,9 +87,7 @@ def _questions_in(record: dict[str, Any], location: str) -> list[str]:
     texts = [pair.get("question") for pair in pairs if isinstance(pair, dict)] if isinstance(pairs, list) else []
     if not texts or len(texts) < len(pairs) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UsageError(f"{location}: needs a 'question' with text, or a list 'qa' of objects with one")
-    for text in texts:
-        try:
-            check_question(text)
-        except UsageError as error:
-            raise UsageError(f"{location}: {error}") from None
-    return [str(text) for text in texts]
+    questions = [str(text) for text in texts]
+    for text in questions:
+        check_question(text, location)
+    return questions

@@ -193,7 +193,8 @@ def _checked(row: Any, location: str) -> dict[str, Any]:
         right = False
     if not right:
         raise UsageError(f"{location}: not a row of `omnisift run`; correct or delete it, or name another --out")
-    return {"id": row["id"]} | row
+    checked: dict[str, Any] = row
+    return checked
 
 
 def _is_amount(number: Any) -> bool:

@@ -5,8 +5,8 @@ process where the last one died: a clip that kills the process each time must no
 in progress, any of them may be the cause, so the next process does each of them alone.
 
 Why a process died is known in part. A crash (SIGSEGV, SIGABRT, SIGBUS, SIGILL, SIGFPE) leaves Python's traceback at the
-end of the file, and the kernel counts what its out-of-memory killer ends. Any other death may have come from outside, for
-example from a scheduler that needs the machine, so that an item is blamed for it much later.
+end of the file, and the kernel counts what its out-of-memory killer ends. Any other death may have come from outside,
+for example from a scheduler that needs the machine, so that an item is blamed for it much later.
 """
 
 from __future__ import annotations

@@ -150,11 +150,7 @@ def read_rules(path: Path) -> dict[str, str]:
     for name, question in pairs:
         if not name or not question:
             raise UsageError(f"{path}: rule {name!r} with question {question!r}; write `name: question`")
-        try:
-            check_question(name)
-            check_question(question)
-        except UsageError as error:
-            raise UsageError(f"{path}: rule {name!r}: {error}") from None
+        check_question(name + question, f"{path}: rule {name!r}")
         if name in rules:
             raise UsageError(f"{path}: two rules are named {name!r}; give each its own name")
         rules[name] = question

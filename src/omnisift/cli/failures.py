@@ -48,9 +48,8 @@ def describe(error: Exception) -> tuple[str, str] | None:
         return "ValueError", "the input holds a number with too many digits; correct it"
     # By name: these libraries are loaded only by the commands that need them.
     if kind == "SafetensorError" or (isinstance(error, RuntimeError) and _WRITE_FAILED.search(str(error))):
-        notes = "".join(f", {note}" for note in getattr(error, "__notes__", []))
-        advice = "free disk space, or choose another disk" if notes else "get the file again, it may be incomplete"
-        return kind, f"{str(error).partition(chr(10))[0]}{notes}; {advice}"
+        advice = "get the file again, it may be incomplete" if kind == "SafetensorError" else _ADVICE[errno.ENOSPC]
+        return kind, f"{str(error).partition(chr(10))[0]}; {advice}"
     return None
 
 

@@ -1,7 +1,7 @@
 """Atomic file and directory writes: write into a temporary folder next to the target, then rename; and file locks.
 
-Temporary folders are called ``.omnisift-XXXXXXXX.part``. Nothing else beside a target is deleted or overwritten. The process
-that writes in a temporary folder holds a lock on it, so a folder without a lock is what a killed process left.
+Temporary folders are called ``.omnisift-XXXXXXXX.part``. Nothing else beside a target is deleted or overwritten. The
+process that writes in a temporary folder holds a lock on it, so a folder without a lock is what a killed process left.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from omnisift.errors import UsageError
 
+_RUST_ERROR = re.compile(r"I/O error: .*\(os error (\d+)\)")
 _TEMPORARY = re.compile(r"\.omnisift-[0-9a-f]{8}\.part")
 
 
@@ -178,7 +179,7 @@ def _new_folder(parent: Path, stack: ExitStack) -> Path:
 
 @cache
 def _clean(parent: Path) -> None:
-    """Delete the temporary folders in ``parent`` that killed processes left; once in a process, since it lists ``parent``."""
+    """Delete the temporary folders in ``parent`` that killed processes left; once in a process, as it lists them."""
     with suppress(OSError):
         for entry in list(os.scandir(parent)):
             if _TEMPORARY.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
@@ -202,7 +203,7 @@ def _clean_one(folder: Path) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Give errors of the block the name of the target; a note where they have no place for a name."""
+    """Raise errors of writing as an `OSError` with the name of the target."""
     try:
         yield
     except OSError as error:
@@ -210,8 +211,10 @@ def _naming(path: Path) -> Iterator[None]:
             raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
         raise
     except Exception as error:
-        error.add_note(f"while writing {path}")
-        raise
+        number = _RUST_ERROR.search(str(error))  # safetensors has an exception of its own
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), os.fspath(path)) from error
 
 
 def _sync(path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omnisift.errors import UsageError
 from omnisift.utils.atomic_io import atomic_file, is_same_file, lock_writer, sync_folder, try_lock
@@ -194,7 +194,7 @@ def _encode(record: Mapping[str, Any], compact: bool = False) -> bytes:
 
 
 def _opened(path: Path) -> FileIO:
-    return cast(FileIO, path.open("a+b", buffering=0))
+    return path.open("a+b", buffering=0)
 
 
 def _wait_for_lock(file: FileIO, path: Path) -> None:

@@ -62,4 +62,4 @@ def _check_metadata(path: Path) -> None:
         return
     rows = [row for _, row in JsonLines(path).records()]
     if not rows or not all(isinstance(row, dict) and _CLIP.fullmatch(str(row.get("file_name"))) for row in rows):
-        raise UsageError(f"{path} names clips that this command did not make, so it is not replaced; name another folder")
+        raise UsageError(f"{path} names clips that were not generated, so it is not replaced; name another folder")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 import warnings
@@ -84,7 +83,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 def _names(folder: Path) -> list[str]:
     with suppress(FileNotFoundError):  # another process of the run has deleted it
-        return os.listdir(folder)
+        return [path.name for path in folder.iterdir()]
     return []
 
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from omnisift.models.training_checks import assert_compressed
 from omnisift.tokens import Modality
-from omnisift.training.finetune.checkpoints import load_weights, delete_old_checkpoints, mark_complete, save_weights
+from omnisift.training.finetune.checkpoints import delete_old_checkpoints, load_weights, mark_complete, save_weights
 from omnisift.training.finetune.compressed_model import CompressedModel, LossOutput
 from omnisift.training.finetune.guards import SelectorGuard
 from omnisift.training.finetune.recipe import TrainRecipe
