@@ -50,6 +50,7 @@ class ResultsFile:
         self._file = Path(os.path.realpath(path))
         self._lines = JsonLines(self._file)
         self._is_new = not self._file.exists()
+        self._deletable = False
         with write_errors(path):
             self.lock = RunLock(_lock_path(path, self._file), path)
             try:
@@ -57,7 +58,7 @@ class ResultsFile:
                 self._open(_with_new_names(json.loads(json.dumps(settings))), retry_errors)
             except BaseException:
                 is_new = self.lock.settings is None
-                self._close(delete=is_new, keep_in_progress=not is_new)
+                self._close(delete=self._is_new, delete_settings=is_new, keep_in_progress=not is_new)
                 raise
 
     def _open(self, settings: dict[str, Any], retry_errors: bool) -> None:
@@ -68,12 +69,12 @@ class ResultsFile:
                 self.lock.write_settings(settings)
         elif started_with != settings:
             raise UsageError(f"{self.path} {_difference(started_with, settings)}")
-        self._is_new |= started_with is not None
         if retry_errors:
             self._drop_errors()
         for row in self._rows():
             self._record(row)
         self._lines.prepare()
+        self._deletable = self._is_new or started_with is not None
 
     def _drop_errors(self) -> None:
         """Replace the file by one without the rows that have an error. The first lock is on another file and stays."""
@@ -104,16 +105,16 @@ class ResultsFile:
                 self._lines.check()
         finally:
             with write_errors(self.path):
-                self._close(delete=empty, keep_in_progress=unknown)
+                self._close(empty and self._deletable, delete_settings=empty and not unknown, keep_in_progress=unknown)
 
-    def _close(self, delete: bool, keep_in_progress: bool) -> None:
-        """Release both locks; with ``delete``, delete what this run created, except what is in progress."""
+    def _close(self, delete: bool, delete_settings: bool, keep_in_progress: bool) -> None:
+        """Delete what is to be deleted, and release both locks."""
         try:
-            if delete and self._is_new and self._lines.is_unchanged:
+            if delete and self._lines.is_unchanged:
                 self._file.unlink()
         finally:
             self._lines.close()
-            self.lock.close(delete and not keep_in_progress, keep_in_progress)
+            self.lock.close(delete_settings, keep_in_progress)
 
     def __contains__(self, key: str) -> bool:
         return key in self._questions

@@ -219,7 +219,7 @@ def _ended_for_memory(before: Any) -> bool:
 
 def _parse_object(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode())
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
