@@ -260,8 +260,15 @@ def test_the_certificate_is_that_of_the_host(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize(
     "change",
-    [{"max_media": 0}, {"max_fetches": 0}, {"max_redirects": -1}, {"fetch_timeout": 0}, {"fetch_timeout": float("nan")},
-     {"fetch_timeout": float("inf")}, {"fetch_timeout": 1e300}],
+    [
+        {"max_media": 0},
+        {"max_fetches": 0},
+        {"max_redirects": -1},
+        {"fetch_timeout": 0},
+        {"fetch_timeout": float("nan")},
+        {"fetch_timeout": float("inf")},
+        {"fetch_timeout": 1e300},
+    ],
 )
 def test_limits_out_of_range(change: dict[str, float]) -> None:
     with pytest.raises(errors.UsageError, match=next(iter(change))):

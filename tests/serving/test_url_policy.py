@@ -30,18 +30,44 @@ FORGED = (
     *("http://{me}\u2028@{host}/", "http://{me}\u3000@{host}/", "http://{me}\u00a0/", "http://{host}/\ud800"),
     # Characters that a normalisation turns into others.
     *("http://{me}\uff0f@{host}/", "http://{me}\uff03@{host}/", "http://\uff4d\uff45dia.example@{me}/"),
-    *("http://\u2460\u2461\u2466.0.0.1:{port}/", "http://127\u30020\u30020\u30021:{port}/", "http://med\u0131a.example/"),
+    *(
+        "http://\u2460\u2461\u2466.0.0.1:{port}/",
+        "http://127\u30020\u30020\u30021:{port}/",
+        "http://med\u0131a.example/",
+    ),
     # This machine, in other words.
     *("http://{me}/", "http://localhost:{port}/", "http://LOCALHOST:{port}/", "http://localhost.:{port}/"),
     *("http://0177.0.0.1:{port}/", "http://2130706433:{port}/", "http://0x7f000001:{port}/", "http://127.1:{port}/"),
     *("http://0x7f.1:{port}/", "http://0:{port}/", "http://0.0.0.0:{port}/", "http://017700000001:{port}/"),
-    *("http://[::1]:{port}/", "http://[::]:{port}/", "http://[::ffff:127.0.0.1]:{port}/", "http://[::127.0.0.1]:{port}/"),
+    *(
+        "http://[::1]:{port}/",
+        "http://[::]:{port}/",
+        "http://[::ffff:127.0.0.1]:{port}/",
+        "http://[::127.0.0.1]:{port}/",
+    ),
     *("http://[::ffff:7f00:1]:{port}/", "http://[0:0:0:0:0:0:0:1]:{port}/", "http://[::1%25lo]:{port}/"),
     *("http://127.0.0.1.:{port}/", "http://127.0.0.2:{port}/", "http://[fe80::1]:{port}/", "http://169.254.169.254/"),
     *("http://[64:ff9b::7f00:1]:{port}/", "http://[2002:7f00:1::]:{port}/", "http://100.64.0.1:{port}/"),
     # Other schemes, and none.
-    *("//{me}/", "{me}/", "http:{me}/", "http:///{me}/", "https:{me}", "ftp://{me}/", "gopher://{me}/_GET", "dict://{me}/"),
-    *("file:///etc/passwd", "jar:http://{me}!/", "url:http://{me}/", "http+unix://{me}/", "httpx://{me}/", "", "http://"),
+    *(
+        "//{me}/",
+        "{me}/",
+        "http:{me}/",
+        "http:///{me}/",
+        "https:{me}",
+        "ftp://{me}/",
+        "gopher://{me}/_GET",
+        "dict://{me}/",
+    ),
+    *(
+        "file:///etc/passwd",
+        "jar:http://{me}!/",
+        "url:http://{me}/",
+        "http+unix://{me}/",
+        "httpx://{me}/",
+        "",
+        "http://",
+    ),
     *("http://{host}:0/", "http://{host}:65536/", "http://{host}:99999/", "http://{host}:-1/", "http://{host}:8_0/"),
     *("http://{host}:\u0661/", "http://{host}:80:{port}/", "http://{host}:/x@{me}", "concat:http://{me}/|http://{me}/"),
 )
@@ -82,9 +108,7 @@ def test_a_forged_url_reaches_nothing(canary: Canary, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("text", FORGED)
-def test_a_redirect_to_a_forged_url_reaches_nothing(
-    canary: Canary, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+def test_a_redirect_to_a_forged_url_reaches_nothing(canary: Canary, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """From an allowed host, whose name then leads to this machine."""
     resolve(monkeypatch, ["127.0.0.2"], ["127.0.0.1"])
     public(monkeypatch, "127.0.0.2")
@@ -129,8 +153,25 @@ def test_a_name_that_rebinds(canary: Canary, monkeypatch: pytest.MonkeyPatch, re
 @pytest.mark.parametrize(
     "address",
     [
-        *("127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254"),
-        *("100.64.0.1", "100.127.255.255", "100.100.100.200", "168.63.129.16", "192.0.0.192", "192.0.2.1", "198.18.0.1"),
+        *(
+            "127.0.0.1",
+            "127.255.255.254",
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+        ),
+        *(
+            "100.64.0.1",
+            "100.127.255.255",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "192.0.2.1",
+            "198.18.0.1",
+        ),
         *("198.51.100.1", "203.0.113.1", "192.88.99.1", "224.0.0.1", "239.255.255.250", "240.0.0.1", "255.255.255.255"),
         *("::", "::1", "::7f00:1", "::ffff:127.0.0.1", "::ffff:93.184.215.14", "::ffff:0:7f00:1", "64:ff9b::7f00:1"),
         *("64:ff9b:1::7f00:1", "100::1", "2001::1", "2001:0:7f00:1::", "2001:db8::1", "2002:7f00:1::1", "2002:a00:1::"),
@@ -167,7 +208,9 @@ def test_the_parts_of_a_url(monkeypatch: pytest.MonkeyPatch, url: str, target: s
     assert check_url(address.url, [HOST]) == address
 
 
-@pytest.mark.parametrize("text", ["http://media.example", "media.example:80", "media.example/x", "", "a b", "u@h", "[::1"])
+@pytest.mark.parametrize(
+    "text", ["http://media.example", "media.example:80", "media.example/x", "", "a b", "u@h", "[::1"]
+)
 def test_a_host_of_the_owner_that_is_none(text: str) -> None:
     with pytest.raises(UsageError, match="is not a host"):
         host_name(text)

@@ -20,7 +20,9 @@ def header(scope: Message, name: str) -> str | None:
 def body_size(scope: Message) -> int | None:
     """Return the announced size of a request's body; None if it is sent in chunks of unknown number."""
     length = header(scope, "content-length")
-    return int(length) if length is not None and length.isdecimal() and length.isascii() else None
+    if length is None or not (length.isdecimal() and length.isascii()):
+        return None
+    return int(length.lstrip("0")[:20] or "0")  # Python refuses to convert thousands of digits
 
 
 async def answer(send: Send, status: int, text: str, content_type: str = "text/plain; charset=utf-8") -> None:
