@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from omnisift.ui.known_hosts import KnownHosts
 from omnisift.ui.request_filter import MAX_BODY_BYTES, RequestFilter
 
 
@@ -33,7 +34,8 @@ def ask(path: str, body: bytes = b"", method: str = "GET", host: str = "127.0.0.
         sent.append(message)
 
     scope = {"type": "http", "path": path, "method": method, "headers": [(b"host", host.encode())]}
-    asyncio.run(RequestFilter(app, hosts)(scope, receive, send))
+    known = None if hosts is None else KnownHosts(frozenset(hosts))
+    asyncio.run(RequestFilter(app, known)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), seen[0]
 
 

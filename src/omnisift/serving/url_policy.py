@@ -34,8 +34,8 @@ _NOT_PUBLIC = tuple(
         *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
     )
 )
-"""Addresses of carriers, of tests, of transitions to IPv6 (which lead to the IPv4 address inside them) and of Azure's own
-host, named here because `ipaddress` counts them as global in some versions of Python."""
+"""Addresses of carriers, of tests, of transitions to IPv6 (which lead to the IPv4 address inside them) and of Azure's
+own host, named here because `ipaddress` counts them as global in some versions of Python."""
 
 
 @dataclass(frozen=True)
