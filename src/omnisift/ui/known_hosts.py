@@ -39,7 +39,7 @@ class KnownHosts:
 
     def knows(self, host: str) -> bool:
         """Whether a Host header names this page."""
-        match = re.fullmatch(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", host, re.ASCII | re.IGNORECASE)
+        match = re.fullmatch(r"([a-z0-9._-]+|\[[0-9a-f.]*:[0-9a-f:.]*\])(:[0-9]{1,5})?", host, re.ASCII | re.IGNORECASE)
         if match is None:
             return False
         name = _plain(match[1])

@@ -77,9 +77,8 @@ class RequestFilter:
         try:
             await self._pass_on(scope, receive, send_with_headers)
         except Exception as error:  # of any type: Gradio fails in many ways over requests that its script never sends
-            _log.warning(
-                "%s %s: %s", scope["method"], scope["path"][:100].encode("ascii", "replace"), type(error).__name__
-            )
+            path = ascii(scope["path"][:100])
+            _log.warning("%s %s: %s", scope["method"], path, type(error).__name__)
             if not started:
                 await answer(send, 400, "the page's server can't read this request; reload the page\n")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from omnisift.media.suffixes import MEDIA_SUFFIXES
@@ -56,12 +58,16 @@ class Uploads:
         self._reserved += size
         try:
             await asyncio.wait_for(app(scope, receive, collect), UPLOAD_SECONDS)
-            if _is_stored(messages):
-                self._reserved -= size
+            paths = _stored_paths(messages)
+            # Other parts of the form may still lie in the folder.
+            self._reserved -= sum(path.stat().st_size for path in paths if path.is_file())
         finally:
             self._active -= 1
             self._remove_parts()
-        if self._remove_others(messages):
+        others = [path for path in paths if path.suffix.lower() not in UPLOAD_SUFFIXES]
+        for path in others:
+            path.unlink(missing_ok=True)
+        if others:
             await answer(send, 415, f"the name of a clip must end in one of {' '.join(UPLOAD_SUFFIXES)}\n")
             return
         for message in messages:
@@ -83,29 +89,30 @@ class Uploads:
         free = self._max_total - self._reserved - size
         if free < 0:
             return False
-        stored = sorted(self._stored(), key=lambda path: path.stat().st_mtime)
-        taken = sum(path.stat().st_size for path in stored)
-        for path in stored:
+        stored = sorted(self._stored())
+        taken = sum(size for _, size, _ in stored)
+        for _, bytes_freed, path in stored:
             if taken <= free:
                 break
-            taken -= path.stat().st_size
-            path.unlink()
+            taken -= bytes_freed
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # another upload lies there as well
+                path.parent.rmdir()
         return True
 
-    def _stored(self) -> list[Path]:
-        folders = [path for path in self._folder.iterdir() if path.is_dir() and path.name != self._kept]
-        return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-
-    def _remove_others(self, messages: list[Message]) -> bool:
-        """Delete those files that the application stored under another ending; returns whether there were any."""
-        if not _is_stored(messages):
-            return False
-        paths = [Path(path) for path in json.loads(b"".join(message.get("body", b"") for message in messages))]
-        others = [path for path in paths if path.suffix.lower() not in UPLOAD_SUFFIXES]
-        for path in others:
-            path.unlink(missing_ok=True)
-        return bool(others)
+    def _stored(self) -> list[tuple[float, int, Path]]:
+        """Time, size and path of all uploads; Gradio deletes those of the day before at any moment."""
+        result = []
+        for path in self._folder.glob("*/*"):
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                if path.parent.name != self._kept and stat.S_ISREG(status.st_mode):
+                    result.append((status.st_mtime, status.st_size, path))
+        return result
 
 
-def _is_stored(messages: list[Message]) -> bool:
-    return bool(messages) and messages[0]["status"] == 200
+def _stored_paths(messages: list[Message]) -> list[Path]:
+    """The files that the application stored, according to its answer."""
+    if not messages or messages[0]["status"] != 200:
+        return []
+    return [Path(path) for path in json.loads(b"".join(message.get("body", b"") for message in messages))]
