@@ -27,7 +27,8 @@ class Store:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.count += 1
-        part = self.folder / f"part{self.count}"
+        number = self.count
+        part = self.folder / f"part{number}"
         with part.open("wb") as file:
             more = True
             while more:
@@ -40,10 +41,10 @@ class Store:
             raise self.error
         stored = []
         for name in self.names:
-            (self.folder / f"hash{self.count}").mkdir(exist_ok=True)
-            path = self.folder / f"hash{self.count}" / name
+            (self.folder / f"hash{number}").mkdir(exist_ok=True)
+            path = self.folder / f"hash{number}" / name
             path.write_bytes(part.read_bytes())
-            os.utime(path, (self.count, self.count))
+            os.utime(path, (number, number))
             stored.append(str(path))
         if stored:
             part.unlink()

@@ -32,7 +32,8 @@ class Uploads:
 
     def __init__(self, folder: Path, max_file: int, max_total: int, kept: str = "samples") -> None:
         self._folder, self._kept = folder, kept
-        self._max_request, self._max_total = max_file + _FORM_BYTES, max_total + _FORM_BYTES
+        self._max_request = max_file + _FORM_BYTES
+        self._max_total = max(max_total, self._max_request)
         self._active = 0
         self._reserved = 0
 
