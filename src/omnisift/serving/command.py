@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -69,7 +68,7 @@ class Server(ReadOptions):
         command += ["--hf-overrides", hf_overrides(self.settings), "--trust-request-mm-kwargs"]
         command += [*NO_MEDIA_CACHE, "--middleware", MIDDLEWARE]
         if self.media_hosts:
-            command += ["--allowed-media-domains", json.dumps([host_name(host) for host in self.media_hosts])]
+            command += ["--allowed-media-domains", *map(host_name, self.media_hosts)]
         if self.media_folder is not None:
             command += ["--allowed-local-media-path", str(self.media_folder.resolve())]
         return [*command, *self.vllm_args]
