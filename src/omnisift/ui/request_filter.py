@@ -44,7 +44,7 @@ _HEADERS = {
 
 
 class RequestFilter:
-    """Answers 4xx to requests the page does not make, and adds a content security policy to all others.
+    """Refuses requests that the page does not make, and adds a content security policy to all others.
 
     Args:
         app: the application to protect.
