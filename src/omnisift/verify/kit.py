@@ -89,7 +89,7 @@ def run(
         device: where they run.
         plan: what to measure of a model.
         attn_implementation: of the measured models; None takes FlashAttention where it is installed, else sdpa.
-        time_limit: seconds after which no further row is measured; rows then say "no time left".
+        time_limit: seconds after which nothing more is checked or measured; what is left says "no time left".
         output: file that is written after each step; None writes none.
         on_step: called with each check and row.
     """
@@ -111,7 +111,7 @@ def run(
         return time_limit is not None and time.monotonic() - begin > time_limit
 
     for spec in specs:
-        run_checks(spec, device, on_check=step)
+        run_checks(spec, device, is_over=is_over, on_check=step)
         release(device)
         measure(spec, device, plan(spec), attn_implementation=kernels, is_over=is_over, on_row=step)
         release(device)
