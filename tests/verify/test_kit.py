@@ -355,6 +355,7 @@ def test_show_refuses_other_files(tmp_path: Path, content: str) -> None:
         (["--tiny", "--model", "qwen2.5-omni-7b"], "leave out --model"),
         (["--tiny", "--seconds", "0"], "--seconds must be"),
         (["--tiny", "-o", "missing/result.json"], "no folder"),
+        (["--tiny", "--attn-implementation", "foo"], "no attention 'foo' here"),
     ],
 )
 def test_wrong_options(arguments: list[str], words: str) -> None:

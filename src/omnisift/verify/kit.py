@@ -18,7 +18,7 @@ from omnisift.profiling.gauges import energy_meter
 from omnisift.utils.atomic_io import write_atomic
 from omnisift.utils.provenance import provenance
 from omnisift.verify.checks import Check, run_checks
-from omnisift.verify.hosts import ModelSpec, default_attention
+from omnisift.verify.hosts import TINY, ModelSpec, default_attention
 from omnisift.verify.measure import FULL, METHOD, Plan, Row, measure
 from omnisift.verify.subject import release
 
@@ -92,9 +92,13 @@ def run(
         time_limit: seconds after which nothing more is checked or measured; what is left says "no time left".
         output: file that is written after each step; None writes none.
         on_step: called with each check and row.
+
+    Raises:
+        UsageError: Transformers can't use ``attn_implementation`` here.
     """
     begin = time.monotonic()
     kernels = attn_implementation or default_attention(device)
+    check_attention(kernels, device)
     result = Result(environment(device, kernels))
 
     def step(item: Check | Row) -> None:
@@ -118,6 +122,17 @@ def run(
     result.is_complete = True
     save()
     return result
+
+
+def check_attention(attn_implementation: str, device: torch.device) -> None:
+    """Raise `UsageError` if Transformers does not know this attention, or can't use it on the device."""
+    try:
+        TINY.build(device, torch.bfloat16, attn_implementation)
+    except (ValueError, ImportError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UsageError(
+            f"no attention {attn_implementation!r} here ({reason}); use sdpa, eager or flash_attention_2"
+        ) from error
 
 
 def environment(device: torch.device, attn_implementation: str) -> dict[str, Any]:
