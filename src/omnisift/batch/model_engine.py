@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisift.batch.engine import Engine, EngineAnswer, source_fields
-from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions
 from omnisift.errors import EngineLost, TooBig, UsageError
 
 if TYPE_CHECKING:
@@ -33,14 +33,15 @@ class ModelSettings(CompressionConfig, ReadOptions):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that must not change during a run, JSON-ready.
 
-        Of the device only its type is included, because cuda:1 answers as cuda:0. Flags of vLLM are left out, so that
-        failed clips can be retried with more memory or a longer context.
+        Of the device only its type is included, because cuda:1 answers as cuda:0. Flags of vLLM and limits on the work
+        are left out, so that failed clips can be retried with more memory, a longer context or more time.
         """
         from omnisift.pipeline.devices import resolve_device
 
         device = resolve_device().type if self.device == "auto" else self.device.partition(":")[0]
         fixed = asdict(self) | {"device": device}
-        del fixed["vllm_args"]
+        for name in ("vllm_args", *WORK_LIMITS):
+            del fixed[name]
         return fixed
 
     def check(self) -> None:

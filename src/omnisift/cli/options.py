@@ -183,6 +183,10 @@ FIELDS: dict[str, Any] = {
         str,
         typer.Option(help="Frame sampling: time, or qwen for the rule of published results.", rich_help_panel=SAMPLING),
     ],
+    "max_decoded_pixels": Annotated[
+        int, typer.Option(help="Maximum pixels decoded per clip, all frames together.", min=1, rich_help_panel=SAMPLING)
+    ],
+    "read_timeout": Annotated[float, typer.Option(help="Maximum seconds to read one clip.", rich_help_panel=SAMPLING)],
 }
 """Field of a record -> type and help of its option."""
 

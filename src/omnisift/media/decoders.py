@@ -15,6 +15,7 @@ from omnisift.media.audio import AudioCollector
 from omnisift.media.clock import MediaClock
 from omnisift.media.container import DECODE_ERRORS
 from omnisift.media.image import ImageCollector
+from omnisift.media.work import WorkBudget
 
 LEAD_IN = 1.0
 """Seconds of audio decoded before the requested part: codecs depend on earlier packets."""
@@ -24,7 +25,12 @@ class VideoDecoder:
     """Decodes the needed packets of the video track; after each skipped stretch the decoder is reset."""
 
     def __init__(
-        self, stream: VideoStream, needed: npt.NDArray[np.bool_], clock: MediaClock, images: ImageCollector
+        self,
+        stream: VideoStream,
+        needed: npt.NDArray[np.bool_],
+        clock: MediaClock,
+        images: ImageCollector,
+        budget: WorkBudget,
     ) -> None:
         """Start before the first packet.
 
@@ -33,6 +39,7 @@ class VideoDecoder:
             needed: [P] bool, the packets to decode.
             clock: the media clock.
             images: receives the decoded frames.
+            budget: what reading the file may cost.
         """
         self.index = stream.index
         self.bad_packets = 0
@@ -40,7 +47,9 @@ class VideoDecoder:
         self._time_base = float(stream.time_base or 0)
         self._clock = clock
         self._images = images
+        self._budget = budget
         self._needed = needed
+        budget.check_pixels(int(needed.sum()) * self._decoder.width * self._decoder.height)  # as stated: fails early
         self._last = int(np.flatnonzero(needed)[-1]) if needed.any() else -1
         self._number = 0
         self._running = False
@@ -73,6 +82,8 @@ class VideoDecoder:
         self._running = False
 
     def _decode(self, packet: Packet[Any] | None) -> None:
+        if packet is not None:
+            self._budget.spend(self._decoder.width * self._decoder.height)
         try:
             for frame in self._decoder.decode(packet):
                 # Not frame.time: PyAV loses the time base of frames that come out while draining.

@@ -16,6 +16,7 @@ from omnisift.config import CompressionConfig
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
+from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
 from omnisift.pipeline.generation import Generated, generate
@@ -197,6 +198,8 @@ class Pipeline:
         max_frames: int | None = None,
         max_pixels: int | None = None,
         sampling: Sampling = "time",
+        max_decoded_pixels: int = MAX_DECODED_PIXELS,
+        read_timeout: float = READ_TIMEOUT,
     ) -> Media:
         """Decode a clip at the image sizes that this model takes, to ask about it more than once.
 
@@ -206,6 +209,8 @@ class Pipeline:
             max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
             max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
             sampling: ``time``, or ``qwen`` for the index rule of published results.
+            max_decoded_pixels: maximum pixels of all frames that are decoded for the clip.
+            read_timeout: maximum seconds to read the clip.
 
         Returns:
             The decoded frames and waveform.
@@ -215,7 +220,14 @@ class Pipeline:
             UsageError: an argument is out of range.
         """
         return read_for(
-            self.host.processor, path, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling
+            self.host.processor,
+            path,
+            fps=fps,
+            max_frames=max_frames,
+            max_pixels=max_pixels,
+            sampling=sampling,
+            max_decoded_pixels=max_decoded_pixels,
+            read_timeout=read_timeout,
         )
 
     def encode(
@@ -226,6 +238,8 @@ class Pipeline:
         max_frames: int | None = None,
         max_pixels: int | None = None,
         sampling: Sampling = "time",
+        max_decoded_pixels: int = MAX_DECODED_PIXELS,
+        read_timeout: float = READ_TIMEOUT,
     ) -> EncodedClip:
         """Decode a clip whose encoder outputs are kept: the first question computes them, later ones reuse them.
 
@@ -236,7 +250,15 @@ class Pipeline:
             UsageError: an argument is out of range.
         """
         begin = time.perf_counter()
-        media = self.read(path, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
+        media = self.read(
+            path,
+            fps=fps,
+            max_frames=max_frames,
+            max_pixels=max_pixels,
+            sampling=sampling,
+            max_decoded_pixels=max_decoded_pixels,
+            read_timeout=read_timeout,
+        )
         return EncodedClip(self.host, media, time.perf_counter() - begin)
 
     def ask(
@@ -248,6 +270,8 @@ class Pipeline:
         max_frames: int = 256,
         max_pixels: int | None = None,
         sampling: Sampling = "time",
+        max_decoded_pixels: int = MAX_DECODED_PIXELS,
+        read_timeout: float = READ_TIMEOUT,
         max_new_tokens: int = 256,
         system: str | None = None,
         on_stage: Callable[[str], None] | None = None,
@@ -263,6 +287,8 @@ class Pipeline:
             max_frames: maximum number of frames.
             max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
             sampling: ``time``, or ``qwen`` for the index rule of published results.
+            max_decoded_pixels: maximum pixels of all frames that are decoded for the clip.
+            read_timeout: maximum seconds to read the clip.
             max_new_tokens: maximum number of generated tokens.
             system: a system prompt; None sends none, as in the paper's evaluation.
             on_stage: called with the name of each stage when it begins.
@@ -275,7 +301,14 @@ class Pipeline:
             MediaError: the file cannot be read as asked.
             UsageError: the question is empty, an argument is out of range, or the clip was encoded by another model.
         """
-        reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
+        reading = {
+            "fps": fps,
+            "max_frames": max_frames,
+            "max_pixels": max_pixels,
+            "sampling": sampling,
+            "max_decoded_pixels": max_decoded_pixels,
+            "read_timeout": read_timeout,
+        }
         (answer,) = self._answer([(media, question)], reading, max_new_tokens, system, on_stage, on_text)
         return answer
 
@@ -287,6 +320,8 @@ class Pipeline:
         max_frames: int = 256,
         max_pixels: int | None = None,
         sampling: Sampling = "time",
+        max_decoded_pixels: int = MAX_DECODED_PIXELS,
+        read_timeout: float = READ_TIMEOUT,
         max_new_tokens: int = 256,
         system: str | None = None,
         on_stage: Callable[[str], None] | None = None,
@@ -298,7 +333,8 @@ class Pipeline:
 
         Args:
             prompts: (clip, question) pairs; clips as in `ask`.
-            fps, max_frames, max_pixels, sampling, max_new_tokens, system, on_stage: as in `ask`, for all prompts.
+            fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout, max_new_tokens, system, on_stage:
+                as in `ask`, for all prompts; the two limits hold for each clip.
 
         Returns:
             One answer per prompt, in their order. The seconds of a shared call are divided evenly among its prompts,
@@ -308,7 +344,14 @@ class Pipeline:
             MediaError: a file cannot be read as asked.
             UsageError: a question is empty, an argument is out of range, or a clip was encoded by another model.
         """
-        reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
+        reading = {
+            "fps": fps,
+            "max_frames": max_frames,
+            "max_pixels": max_pixels,
+            "sampling": sampling,
+            "max_decoded_pixels": max_decoded_pixels,
+            "read_timeout": read_timeout,
+        }
         return self._answer(prompts, reading, max_new_tokens, system, on_stage)
 
     def _answer(

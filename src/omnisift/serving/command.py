@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omnisift.config import ReadOptions
+from omnisift.config import ServedReadOptions
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
 from omnisift.serving.media_limits import MediaLimits
@@ -24,7 +24,7 @@ _ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True)
-class Server(ReadOptions):
+class Server(ServedReadOptions):
     """A server to start. Its reading options are limits that a request can't raise."""
 
     model: str

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omnisift.config import ReadOptions
+from omnisift.config import ServedReadOptions
 from omnisift.media import Media, read
 
 VARIABLE = "OMNISIFT_MEDIA"
@@ -17,7 +17,7 @@ VARIABLE = "OMNISIFT_MEDIA"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MediaLimits(ReadOptions):
+class MediaLimits(ServedReadOptions):
     """Limits on the clips of requests; no request can change them."""
 
     min_pixels: int = 128 * 784

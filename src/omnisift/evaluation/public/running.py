@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions
 from omnisift.errors import UsageError, environment_hint
 from omnisift.evaluation.public.eval_run import SETTINGS, read_answers
 from omnisift.evaluation.public.extractors import extract
@@ -143,7 +143,7 @@ def _record(rows: Sequence[Row], settings: EvalSettings, max_new_tokens: int) ->
         "rows": len(rows),
         "retain": "all" if settings.keeps_all else budget.words,
         "percent": None if budget.retain is None else 100 * budget.retain,
-        "reading": settings.reading,
+        "reading": {name: value for name, value in settings.reading.items() if name not in WORK_LIMITS},
         "max_new_tokens": max_new_tokens,
         "environment": {name: value for name, value in provenance().items() if name != "machine"},
     }
