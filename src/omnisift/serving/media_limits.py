@@ -6,11 +6,13 @@ import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omnisift.config import ServedReadOptions
-from omnisift.media import Media, read
+from omnisift.media import Media
+from omnisift.serving.decoder_pool import DecoderPool
 
 VARIABLE = "OMNISIFT_MEDIA"
 """Environment variable with which `omnisift serve` hands the limits to the server's processes, as JSON."""
@@ -44,7 +46,13 @@ class MediaLimits(ServedReadOptions):
 
     def read_file(self, path: Path) -> Media:
         """Read a clip from a file. Raises `MediaError` if it has no video or can't be read."""
-        return read(path, require_video=True, **asdict(self))
+        return _pool(self).read(path)
+
+
+@cache
+def _pool(limits: MediaLimits) -> DecoderPool:
+    """The child processes that read the clips of this server."""
+    return DecoderPool({"require_video": True, **asdict(limits)})
 
 
 def as_vllm_video(media: Media) -> tuple[Any, dict[str, Any]]:
