@@ -24,6 +24,8 @@ class ModelSettings(CompressionConfig, ReadOptions):
     """``auto`` for the best device of this machine, or ``cpu``, ``cuda``, ``cuda:N``, ``mps``."""
     dtype: str | None = None
     attn_implementation: str | None = None
+    max_length: int | None = None
+    """Maximum tokens of a prompt, after compression, and its answer; None for the model's context."""
     max_new_tokens: int = 256
     engine: str = "transformers"
     """``transformers`` or ``vllm``."""
@@ -40,7 +42,7 @@ class ModelSettings(CompressionConfig, ReadOptions):
 
         device = resolve_device().type if self.device == "auto" else self.device.partition(":")[0]
         fixed = asdict(self) | {"device": device}
-        for name in ("vllm_args", *WORK_LIMITS):
+        for name in ("vllm_args", "max_length", *WORK_LIMITS):
             del fixed[name]
         return fixed
 
@@ -57,6 +59,8 @@ class ModelSettings(CompressionConfig, ReadOptions):
             raise UsageError(
                 "attn_implementation is for Transformers; give vLLM its own flag, --attention-backend, after --"
             )
+        if self.engine == "vllm" and self.max_length is not None:
+            raise UsageError("max_length is for Transformers; give vLLM its own flag, --max-model-len, after --")
         if self.engine != "vllm" and self.vllm_args:
             raise UsageError(f"{self.vllm_args[0]!r} is a flag for vLLM; leave it out, or give --engine vllm")
         CompressionConfig.check(self)
@@ -90,6 +94,7 @@ class ModelSettings(CompressionConfig, ReadOptions):
             device=self.device,
             dtype=self.dtype,
             attn_implementation=self.attn_implementation,
+            max_length=self.max_length,
         )
         if pipeline.compressor is not None:
             with attach(pipeline.host.thinker, pipeline.compressor):

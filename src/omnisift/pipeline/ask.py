@@ -17,6 +17,7 @@ from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
+from omnisift.pipeline.context import check_context
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
 from omnisift.pipeline.generation import Generated, generate
@@ -47,6 +48,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
     device_map: DeviceMap | None = None,
+    max_length: int | None = None,
 ) -> Pipeline:
     """Load a model with a compressor, ready to be asked.
 
@@ -67,6 +69,8 @@ def load(
         attn_implementation: attention implementation of Transformers; None means ``sdpa``.
         device_map: ``auto`` or a mapping of modules to devices, as `from_pretrained` takes it, instead of ``device``;
             needs accelerate.
+        max_length: maximum tokens of a prompt, after compression, and its answer together; longer ones are `TooBig`.
+            None means the context that the model's configuration states.
 
     Returns:
         A pipeline in evaluation mode.
@@ -87,7 +91,7 @@ def load(
         seed=seed,
     )
     config.check()
-    placement = plan_placement(device, dtype, attn_implementation, device_map)
+    placement = plan_placement(device, dtype, attn_implementation, device_map, max_length)
     source = find_model(str(model))
     method = None if config.keeps_all else compressor_for(source, config.compressor, config.budget, selector, seed)
     host = load_weights(source, placement)
@@ -298,7 +302,7 @@ class Pipeline:
             The answer and its report.
 
         Raises:
-            MediaError: the file cannot be read as asked.
+            MediaError: the file cannot be read as asked; `TooBig` also if the prompt exceeds the model's context.
             UsageError: the question is empty, an argument is out of range, or the clip was encoded by another model.
         """
         reading = {
@@ -341,7 +345,7 @@ class Pipeline:
             and each report has the peak memory of the call.
 
         Raises:
-            MediaError: a file cannot be read as asked.
+            MediaError: a file cannot be read as asked; `TooBig` also if a prompt exceeds the model's context.
             UsageError: a question is empty, an argument is out of range, or a clip was encoded by another model.
         """
         reading = {
@@ -377,6 +381,8 @@ class Pipeline:
             _timed(prompt_row, self.host, clip, question, system)
             for (clip, _), (_, question) in zip(clips, prompts, strict=True)
         ]
+        for row, _ in rows:
+            check_context(self.host, self.compressor, row, max_new_tokens)
         # Generate, and report each answer.
         answers: dict[int, Answer] = {}
         for indices in split_calls([row for row, _ in rows], self.compressor):

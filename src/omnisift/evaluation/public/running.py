@@ -39,6 +39,7 @@ class EvalSettings(CompressionConfig, ReadOptions):
     device: str = "cpu"
     dtype: str | None = None
     attn_implementation: str | None = None
+    max_length: int | None = None
     wording: str = "paper"
     rule: str = "videomme"
     max_new_tokens: int | None = None
@@ -63,7 +64,7 @@ class EvalSettings(CompressionConfig, ReadOptions):
             UsageError: A value contains a comma, at which lmms-eval splits the arguments.
         """
         values = {"pretrained": self.model, "records": str(folder), **self.compression, **self.reading}
-        values |= {name: getattr(self, name) for name in ("dtype", "attn_implementation", "bad_clip")}
+        values |= {name: getattr(self, name) for name in ("dtype", "attn_implementation", "max_length", "bad_clip")}
         for name, value in values.items():
             if "," in str(value):
                 raise UsageError(
