@@ -158,7 +158,6 @@ FIELDS: dict[str, Any] = {
     "max_length": Annotated[
         int | None,
         typer.Option(
-            min=1,
             help="Maximum tokens of a prompt, after compression, and its answer.",
             show_default="the model's context",
             rich_help_panel=MODEL,

@@ -110,14 +110,13 @@ def read_for(
         MediaError: the file cannot be read as asked.
         UsageError: an argument is out of range.
     """
-    min_pixels, limit = pixel_limits(processor)
-    limit = min(limit, PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
+    lowest, highest = frame_limits(processor, max_pixels)
     return read(
         path,
         fps=fps,
         max_frames=max_frames,
-        min_pixels=min(min_pixels, limit),
-        max_pixels=limit,
+        min_pixels=lowest,
+        max_pixels=highest,
         sampling=sampling,
         max_seconds=max_seconds,
         max_decoded_pixels=max_decoded_pixels,
@@ -155,6 +154,13 @@ def placeholder(processor: Any, media: Media) -> str:
     """The token that stands for the clip in `prompt_text`."""
     token: str = processor.video_token if media.has_video else processor.audio_token
     return token
+
+
+def frame_limits(processor: Any, max_pixels: int | None) -> tuple[int, int]:
+    """``min_pixels`` and ``max_pixels`` of `omnisift.media.read` for a processor and the ``max_pixels`` of a user."""
+    lowest, highest = pixel_limits(processor)
+    highest = min(highest, PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
+    return min(lowest, highest), highest
 
 
 def pixel_limits(processor: Any) -> tuple[int, int]:

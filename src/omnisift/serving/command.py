@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omnisift.config import ServedReadOptions
 from omnisift.errors import CheckpointError, UsageError
-from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
+from omnisift.pipeline.prompt import frame_limits
 from omnisift.serving.media_limits import MediaLimits
 from omnisift.serving.vllm import CONNECTOR
 from omnisift.serving.vllm.settings import Settings
@@ -68,19 +68,17 @@ class Server(ServedReadOptions):
 
     def environment(self) -> dict[str, str]:
         """Return the environment of vLLM's processes: the plugin's media reader and limits, no usage reports."""
-        min_pixels, max_pixels = _pixel_limits(self.model)
-        max_pixels = min(max_pixels, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
-        pixels = {"min_pixels": min(min_pixels, max_pixels), "max_pixels": max_pixels}
-        limits = MediaLimits(**{**self.reading, **pixels})
+        min_pixels, max_pixels = _frame_limits(self.model, self.max_pixels)
+        limits = MediaLimits(**{**self.reading, "min_pixels": min_pixels, "max_pixels": max_pixels})
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
         return {**_ONE_ARENA, **cache_memory(self.served_name), **os.environ, **limits.to_environment(), **fixed}
 
 
-def _pixel_limits(model: str) -> tuple[int, int]:
+def _frame_limits(model: str, max_pixels: int | None) -> tuple[int, int]:
     from transformers import AutoProcessor
 
     try:
-        return pixel_limits(AutoProcessor.from_pretrained(model, trust_remote_code=False))
+        return frame_limits(AutoProcessor.from_pretrained(model, trust_remote_code=False), max_pixels)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"no processor in {model}: {str(error).strip().splitlines()[0]}; save the processor in the model's folder"

@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def _set_limits(memory: int) -> None:
     for kind, value in limits.items():
         _, hard = resource.getrlimit(kind)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        with suppress(ValueError):  # macOS has no limit on address space
+            resource.setrlimit(kind, (value, value))
 
 
 def _mapped_bytes() -> int:

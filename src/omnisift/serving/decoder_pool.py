@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +77,7 @@ class DecoderPool:
         self._slots = threading.BoundedSemaphore(max_children or min(MAX_CHILDREN, os.cpu_count() or 1))
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
+        weakref.finalize(self, _end_children, self._idle)  # also when the interpreter exits
 
     def read(self, path: str | os.PathLike[str]) -> Media:
         """Read one file.
@@ -99,9 +101,7 @@ class DecoderPool:
     def close(self) -> None:
         """End the children that are idle."""
         with self._lock:
-            idle, self._idle = self._idle, []
-        for child in idle:
-            child.end()
+            _end_children(self._idle)
 
     def __enter__(self) -> DecoderPool:
         return self
@@ -241,6 +241,11 @@ class _Child:
             with suppress(OSError, AttributeError):  # a request that was not sent
                 pipe.close()  # type: ignore[union-attr]
         self._process.wait()
+
+
+def _end_children(children: list[_Child]) -> None:
+    while children:
+        children.pop().end()
 
 
 def _cpu_seconds(timeout: float) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.config import ServedReadOptions
+from omnisift.errors import MediaError
 from omnisift.media import Media
 from omnisift.serving.decoder_pool import DecoderPool
 
@@ -42,7 +43,10 @@ class MediaLimits(ServedReadOptions):
         with tempfile.TemporaryDirectory(prefix="omnisift-") as folder:
             path = Path(folder) / "video"
             path.write_bytes(data)
-            return self.read_file(path)
+            try:
+                return self.read_file(path)
+            except MediaError as error:
+                raise type(error)(str(error).replace(str(path), "the video")) from None  # a client knows no path
 
     def read_file(self, path: Path) -> Media:
         """Read a clip from a file. Raises `MediaError` if it has no video or can't be read."""
