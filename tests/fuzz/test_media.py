@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tests.fuzz.conftest import Fuzz
 from tests.media import clip_writer
-from tests.media.bombs import write_bomb
+from tests.media.bombs import write_bomb, write_hidden_frames, write_stuffed
 
 from omnisift.errors import MediaError, UsageError
 from omnisift.media import Media
@@ -73,6 +73,9 @@ def _seeds() -> list[Seed]:
         Seed("variable.mkv", _clip(times=[0.0, 0.02, 0.5, 0.51, 1.9], audio=None)),
         Seed("bomb.mkv", lambda path: write_bomb(path, 400, (2048, 1080))),
         Seed("bomb.mp4", lambda path: write_bomb(path, 400, (2048, 1080), "libx264")),
+        Seed("stuffed.mkv", lambda path: write_stuffed(path, 400, "flac", "7.1")),
+        Seed("stuffed.mp4", lambda path: write_stuffed(path, 4000, "aac")),
+        Seed("hidden.mkv", lambda path: write_hidden_frames(path, 60, (1024, 576))),
         Seed("quiet.flac", _clip(video=None, audio="flac", waveform=np.zeros((1, 48_000 * 600), np.float32))),
     ]
     return found

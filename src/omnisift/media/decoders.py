@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from av.audio.stream import AudioStream
 from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from omnisift.media.audio import AudioCollector
 from omnisift.media.clock import MediaClock
 from omnisift.media.container import DECODE_ERRORS
 from omnisift.media.image import ImageCollector
+from omnisift.media.stuffed import FrameSplitter, is_stuffed
 from omnisift.media.work import WorkBudget
 
 LEAD_IN = 1.0
@@ -44,6 +47,7 @@ class VideoDecoder:
         self.index = stream.index
         self.bad_packets = 0
         self._decoder = stream.codec_context
+        self._splitter = FrameSplitter(stream)
         self._time_base = float(stream.time_base or 0)
         self._clock = clock
         self._images = images
@@ -79,20 +83,26 @@ class VideoDecoder:
         if self._running:
             self._decode(None)
             self._decoder.flush_buffers()
+            self._splitter.reset()
         self._running = False
 
     def _decode(self, packet: Packet[Any] | None) -> None:
-        if packet is not None:
-            self._budget.spend(self._decoder.width * self._decoder.height)
         try:
-            for frame in self._decoder.decode(packet):
-                # Not frame.time: PyAV loses the time base of frames that come out while draining.
-                time = frame.pts * self._time_base - self._clock.zero if frame.pts is not None else math.inf
-                # With one broken time stamp all later frames would count as late.
-                if time < self._clock.video_end + LEAD_IN:
-                    self._images.add(time, frame)
+            for part in self._splitter.split(packet):
+                if part is not None:
+                    self._budget.check_time()
+                    self._budget.spend(self._decoder.width * self._decoder.height)
+                self._take(self._decoder.decode(part))
         except DECODE_ERRORS:
             self.bad_packets += 1
+
+    def _take(self, frames: Iterable[VideoFrame]) -> None:
+        for frame in frames:
+            # Not frame.time: PyAV loses the time base of frames that come out while draining.
+            time = frame.pts * self._time_base - self._clock.zero if frame.pts is not None else math.inf
+            # With one broken time stamp all later frames would count as late.
+            if time < self._clock.video_end + LEAD_IN:
+                self._images.add(time, frame)
 
 
 class AudioDecoder:
@@ -111,6 +121,7 @@ class AudioDecoder:
         self.lead_in = 0.0
         """Seconds by which the clock was moved to the first sample, see `MediaClock.max_lead_in`."""
         self._decoder = stream.codec_context
+        self._codec = stream.codec_context.codec.canonical_name
         self._time_base = float(stream.time_base or 0)
         self._zero = clock.zero
         self._audio = audio
@@ -125,7 +136,11 @@ class AudioDecoder:
     def feed(self, packet: Packet[Any]) -> None:
         """Take the next packet of the track, in file order."""
         early = packet.pts is not None and packet.pts * self._time_base < self._zero - LEAD_IN
-        if not (self.done or (early and self._max_lead_in == 0)):
+        if self.done or (early and self._max_lead_in == 0):
+            return
+        if is_stuffed(packet, self._codec):
+            self._lose_packet()
+        else:
             self._decode(packet)
 
     def finish(self) -> None:
@@ -138,8 +153,11 @@ class AudioDecoder:
             for frame in self._decoder.decode(packet):
                 self._audio.add(self._time(frame.pts), frame)
         except DECODE_ERRORS:
-            self.bad_packets += 1
-            self._audio.mark_lost_packet()
+            self._lose_packet()
+
+    def _lose_packet(self) -> None:
+        self.bad_packets += 1
+        self._audio.mark_lost_packet()
 
     def _time(self, pts: int | None) -> float | None:
         """Seconds on the media clock; None for a time stamp that is missing or can't be true."""
