@@ -12,11 +12,12 @@ import torch
 
 from omnisift.budget import Budget
 from omnisift.compressors import FULL, make_compressor, needs_selector
-from omnisift.config import CompressionConfig
+from omnisift.config import CompressionConfig, ReadOptions, option_names
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
+from omnisift.models.attachment import model_lock
 from omnisift.pipeline.context import check_context
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
@@ -133,8 +134,8 @@ def compressor_for(
 class Pipeline:
     """A loaded model and a compressor. Between questions the model carries no hooks.
 
-    Pipelines that share a host answer one question at a time: during a question its hooks are on the host, so questions
-    from several threads need a lock.
+    Several threads may ask it. Pipelines that share a host answer one question at a time, for a question's hooks are on
+    the host; clips of other threads are decoded meanwhile.
 
     Args:
         host: a loaded model, as `load` makes it.
@@ -223,16 +224,8 @@ class Pipeline:
             MediaError: the file cannot be read as asked.
             UsageError: an argument is out of range.
         """
-        return read_for(
-            self.host.processor,
-            path,
-            fps=fps,
-            max_frames=max_frames,
-            max_pixels=max_pixels,
-            sampling=sampling,
-            max_decoded_pixels=max_decoded_pixels,
-            read_timeout=read_timeout,
-        )
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
+        return read_for(self.host.processor, path, **reading)
 
     def encode(
         self,
@@ -254,15 +247,8 @@ class Pipeline:
             UsageError: an argument is out of range.
         """
         begin = time.perf_counter()
-        media = self.read(
-            path,
-            fps=fps,
-            max_frames=max_frames,
-            max_pixels=max_pixels,
-            sampling=sampling,
-            max_decoded_pixels=max_decoded_pixels,
-            read_timeout=read_timeout,
-        )
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
+        media = self.read(path, **reading)
         return EncodedClip(self.host, media, time.perf_counter() - begin)
 
     def ask(
@@ -305,14 +291,7 @@ class Pipeline:
             MediaError: the file cannot be read as asked; `TooBig` also if the prompt exceeds the model's context.
             UsageError: the question is empty, an argument is out of range, or the clip was encoded by another model.
         """
-        reading = {
-            "fps": fps,
-            "max_frames": max_frames,
-            "max_pixels": max_pixels,
-            "sampling": sampling,
-            "max_decoded_pixels": max_decoded_pixels,
-            "read_timeout": read_timeout,
-        }
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
         (answer,) = self._answer([(media, question)], reading, max_new_tokens, system, on_stage, on_text)
         return answer
 
@@ -348,14 +327,7 @@ class Pipeline:
             MediaError: a file cannot be read as asked; `TooBig` also if a prompt exceeds the model's context.
             UsageError: a question is empty, an argument is out of range, or a clip was encoded by another model.
         """
-        reading = {
-            "fps": fps,
-            "max_frames": max_frames,
-            "max_pixels": max_pixels,
-            "sampling": sampling,
-            "max_decoded_pixels": max_decoded_pixels,
-            "read_timeout": read_timeout,
-        }
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
         return self._answer(prompts, reading, max_new_tokens, system, on_stage)
 
     def _answer(
@@ -375,27 +347,29 @@ class Pipeline:
         # Decode the clips.
         stage("read")
         clips = [_timed(self._open, clip, reading) for clip, _ in prompts]
-        # Build each prompt alone.
-        stage("process")
-        rows = [
-            _timed(prompt_row, self.host, clip, question, system)
-            for (clip, _), (_, question) in zip(clips, prompts, strict=True)
-        ]
-        for row, _ in rows:
-            check_context(self.host, self.compressor, row, max_new_tokens)
-        # Generate, and report each answer.
-        answers: dict[int, Answer] = {}
-        for indices in split_calls([row for row, _ in rows], self.compressor):
-            call = [rows[index][0] for index in indices]
-            generated = generate(
-                self.host, self.compressor, call, max_new_tokens=max_new_tokens, on_stage=stage, on_text=on_text
-            )
-            for index, row, answer in zip(indices, call, generated, strict=True):
-                process = rows[index][1] + answer.seconds["process"]
-                seconds = Seconds(**{**answer.seconds, "read": clips[index][1], "process": process})
-                answers[index] = Answer(answer.text, self._report(row.media, answer, seconds))
-                if row.clip is not None and row.clip.encoding_seconds is None:
-                    row.clip.encoding_seconds = row.clip.read_seconds + seconds.process + seconds.encode
+        # Threads wait for each other: neither the processor nor the hooks take two questions at a time.
+        with model_lock(self.host.thinker):
+            # Build each prompt alone.
+            stage("process")
+            rows = [
+                _timed(prompt_row, self.host, clip, question, system)
+                for (clip, _), (_, question) in zip(clips, prompts, strict=True)
+            ]
+            for row, _ in rows:
+                check_context(self.host, self.compressor, row, max_new_tokens)
+            # Generate, and report each answer.
+            answers: dict[int, Answer] = {}
+            for indices in split_calls([row for row, _ in rows], self.compressor):
+                call = [rows[index][0] for index in indices]
+                generated = generate(
+                    self.host, self.compressor, call, max_new_tokens=max_new_tokens, on_stage=stage, on_text=on_text
+                )
+                for index, row, answer in zip(indices, call, generated, strict=True):
+                    process = rows[index][1] + answer.seconds["process"]
+                    seconds = Seconds(**{**answer.seconds, "read": clips[index][1], "process": process})
+                    answers[index] = Answer(answer.text, self._report(row.media, answer, seconds))
+                    if row.clip is not None and row.clip.encoding_seconds is None:
+                        row.clip.encoding_seconds = row.clip.read_seconds + seconds.process + seconds.encode
         return [answers[index] for index in range(len(prompts))]
 
     def _open(self, clip: str | Path | Media | EncodedClip, reading: Mapping[str, Any]) -> Media | EncodedClip:
@@ -412,6 +386,11 @@ class Pipeline:
             peak_memory_bytes=answer.peak_memory_bytes,
             notices=notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
         )
+
+
+def _reading(*values: Any) -> dict[str, Any]:
+    """Values of the fields of `ReadOptions`, in their order, by their names."""
+    return dict(zip(option_names(ReadOptions), values, strict=True))
 
 
 def _timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, float]:
