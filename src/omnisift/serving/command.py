@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omnisift.config import ReadOptions
+from omnisift.config import ServedReadOptions
 from omnisift.errors import CheckpointError, UsageError
-from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
+from omnisift.pipeline.prompt import frame_limits
 from omnisift.serving.body_limit import MIDDLEWARE
 from omnisift.serving.fetch_limits import FetchLimits
 from omnisift.serving.media_limits import MediaLimits
@@ -26,7 +26,7 @@ _ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True)
-class Server(ReadOptions):
+class Server(ServedReadOptions):
     """A server to start. Its reading options are limits that a request can't raise."""
 
     model: str
@@ -75,19 +75,18 @@ class Server(ReadOptions):
 
     def environment(self) -> dict[str, str]:
         """Return the environment of vLLM's processes: the plugin's media reader and limits, no usage reports."""
-        min_pixels, max_pixels = _pixel_limits(self.model)
-        max_pixels = min(max_pixels, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
-        pixels = {"min_pixels": min(min_pixels, max_pixels), "max_pixels": max_pixels}
-        limits = MediaLimits(**{**self.reading, **pixels}).to_environment() | self.fetch_limits.to_environment()
+        min_pixels, max_pixels = _frame_limits(self.model, self.max_pixels)
+        media_limits = MediaLimits(**{**self.reading, "min_pixels": min_pixels, "max_pixels": max_pixels})
+        limits = media_limits.to_environment() | self.fetch_limits.to_environment()
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
         return {**_ONE_ARENA, **cache_memory(self.served_name), **os.environ, **limits, **fixed}
 
 
-def _pixel_limits(model: str) -> tuple[int, int]:
+def _frame_limits(model: str, max_pixels: int | None) -> tuple[int, int]:
     from transformers import AutoProcessor
 
     try:
-        return pixel_limits(AutoProcessor.from_pretrained(model, trust_remote_code=False))
+        return frame_limits(AutoProcessor.from_pretrained(model, trust_remote_code=False), max_pixels)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"no processor in {model}: {str(error).strip().splitlines()[0]}; save the processor in the model's folder"
