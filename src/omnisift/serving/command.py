@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omnisift.config import ReadOptions
+from omnisift.config import ServedReadOptions
 from omnisift.errors import CheckpointError, UsageError
-from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
+from omnisift.pipeline.prompt import frame_limits
+from omnisift.serving.body_limit import MIDDLEWARE
+from omnisift.serving.fetch_limits import FetchLimits
 from omnisift.serving.media_limits import MediaLimits
+from omnisift.serving.url_policy import host_name
 from omnisift.serving.vllm import CONNECTOR
 from omnisift.serving.vllm.settings import Settings
 from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
@@ -24,7 +26,7 @@ _ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True)
-class Server(ReadOptions):
+class Server(ServedReadOptions):
     """A server to start. Its reading options are limits that a request can't raise."""
 
     model: str
@@ -36,6 +38,8 @@ class Server(ReadOptions):
     port: int = 8000
     media_hosts: Sequence[str] = ()
     """Hosts that media may be fetched from."""
+    fetch_limits: FetchLimits = field(default_factory=FetchLimits)
+    """Limits on the size of requests and on fetches from ``media_hosts``."""
     media_folder: Path | None = None
     """A folder whose files requests may name."""
     vllm_args: Sequence[str] = field(default_factory=tuple)
@@ -49,6 +53,9 @@ class Server(ReadOptions):
         """
         check_vllm()
         super().check()
+        self.fetch_limits.check()
+        for host in self.media_hosts:
+            host_name(host)
         if self.media_folder is not None and not self.media_folder.is_dir():
             raise UsageError(f"no folder {self.media_folder}; name one that exists")
         check_weights(self.model, self.settings)
@@ -59,28 +66,27 @@ class Server(ReadOptions):
         command += ["--served-model-name", self.served_name or self.model]
         # Requests may set their own retention; the plugin refuses everything else that this flag allows.
         command += ["--hf-overrides", hf_overrides(self.settings), "--trust-request-mm-kwargs"]
-        command += NO_MEDIA_CACHE
+        command += [*NO_MEDIA_CACHE, "--middleware", MIDDLEWARE]
         if self.media_hosts:
-            command += ["--allowed-media-domains", json.dumps(list(self.media_hosts))]
+            command += ["--allowed-media-domains", *map(host_name, self.media_hosts)]
         if self.media_folder is not None:
             command += ["--allowed-local-media-path", str(self.media_folder.resolve())]
         return [*command, *self.vllm_args]
 
     def environment(self) -> dict[str, str]:
         """Return the environment of vLLM's processes: the plugin's media reader and limits, no usage reports."""
-        min_pixels, max_pixels = _pixel_limits(self.model)
-        max_pixels = min(max_pixels, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
-        pixels = {"min_pixels": min(min_pixels, max_pixels), "max_pixels": max_pixels}
-        limits = MediaLimits(**{**self.reading, **pixels})
+        min_pixels, max_pixels = _frame_limits(self.model, self.max_pixels)
+        media_limits = MediaLimits(**{**self.reading, "min_pixels": min_pixels, "max_pixels": max_pixels})
+        limits = media_limits.to_environment() | self.fetch_limits.to_environment()
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
-        return {**_ONE_ARENA, **cache_memory(self.served_name), **os.environ, **limits.to_environment(), **fixed}
+        return {**_ONE_ARENA, **cache_memory(self.served_name), **os.environ, **limits, **fixed}
 
 
-def _pixel_limits(model: str) -> tuple[int, int]:
+def _frame_limits(model: str, max_pixels: int | None) -> tuple[int, int]:
     from transformers import AutoProcessor
 
     try:
-        return pixel_limits(AutoProcessor.from_pretrained(model, trust_remote_code=False))
+        return frame_limits(AutoProcessor.from_pretrained(model, trust_remote_code=False), max_pixels)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"no processor in {model}: {str(error).strip().splitlines()[0]}; save the processor in the model's folder"
