@@ -69,7 +69,7 @@ def arguments(name: str, data: Path, out: Path) -> list[str]:
             "train": ["train", ROOT / "recipes/train/nano.yaml", "--out", out,
                       *(word for pair in train.items() for word in ("--set", f"{pair[0]}={pair[1]}"))],
             "distill": ["distill", "--media", data, "--steps", 20, "--questions", 1, "-o", out / "selector", "--force"],
-            "bench-quality": ["bench-quality", data / "small.yaml", "--out", out, "--work", out / "work", "--workers", 1],
+            "bench-quality": ["bench-quality", data / "small.yaml", "--out", out, "--work", out, "--workers", 1],
         }[name]
     ]  # fmt: skip
 

@@ -71,3 +71,26 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
         list(JsonLines(path).records())
     with pytest.raises(UsageError, match="typed:2: not JSON"):
         list(parse_jsonl("1\nnothing", "typed"))
+
+
+def test_deep_and_long_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    for text, reason in (("[" * 100_000, "nested too deeply"), ("9" * 5000, "too many digits")):
+        path.write_text(text + "\n")
+        with pytest.raises(UsageError, match=rf"a\.jsonl:1: not JSON \(.*{reason}"):
+            list(JsonLines(path).records())
+        with pytest.raises(UsageError, match=rf"typed:1: not JSON \(.*{reason}"):
+            list(parse_jsonl(text, "typed"))
+
+
+def test_appending_waits_for_another_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "_LOCK_SECONDS", 0.05)
+    held, other = JsonLines(tmp_path / "a.jsonl"), JsonLines(tmp_path / "link.jsonl")
+    held.hold()
+    other.path.symlink_to("a.jsonl")
+    held.append({"id": 1})
+    with pytest.raises(UsageError, match="another process is writing"):
+        other.append({"id": 2})
+    held.close()
+    other.append({"id": 2})
+    assert [record for _, record in held.records()] == [{"id": 1}, {"id": 2}]

@@ -207,9 +207,10 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or ".omnisift-" in f"{error.filename} {error.filename2}":
-            raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
-        raise
+        unnamed = error.filename is None or ".omnisift-" in f"{error.filename} {error.filename2}"
+        if not unnamed or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     except Exception as error:
         number = _RUST_ERROR.search(str(error))  # safetensors has an exception of its own
         if number is None:
