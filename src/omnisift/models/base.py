@@ -113,7 +113,7 @@ def adapter_class(model_type: object) -> type[Adapter]:
         UnsupportedModel: no adapter exists for this type.
     """
     for adapter in ADAPTERS:
-        if model_type in adapter.model_types:
+        if isinstance(model_type, str) and model_type in adapter.model_types:
             return adapter
     raise UnsupportedModel(_unknown(f"model_type {model_type!r}"))
 

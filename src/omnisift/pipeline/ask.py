@@ -361,7 +361,10 @@ class Pipeline:
             seconds=seconds,
             source=source_of(media),
             peak_memory_bytes=answer.peak_memory_bytes,
-            notices=notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
+            notices=(
+                *answer.notices,
+                *notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
+            ),
         )
 
 

@@ -16,6 +16,7 @@ from omnisift.media import Media, read
 from omnisift.media.reader import MAX_SECONDS
 from omnisift.media.reading import Sampling
 from omnisift.models.qwen2_5_omni import audio_tokens
+from omnisift.pipeline.chat_template import render_chat
 from omnisift.utils.questions import check_question
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ def prompt_text(processor: Any, media: Media, question: str, system: str | None 
         if token in question or token in (system or ""):
             raise UsageError(f"the question contains {token}, which stands for a clip in a prompt; leave it out")
     conversation = _conversation(media, question, system)
-    text: str = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    return text
+    return render_chat(processor, conversation, add_generation_prompt=True)
 
 
 def placeholder(processor: Any, media: Media) -> str:
