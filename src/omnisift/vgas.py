@@ -32,7 +32,7 @@ RELEASED_PREFIX = "thinker.compressor."
 """Prefix of the selector's tensors in the released checkpoint."""
 
 MAX_SIZE, MAX_LAYERS = 1 << 20, 1000
-"""Largest sizes and most layers of a selector: far above any use, so that a damaged config can't ask for more memory."""
+"""Largest sizes and most layers of a selector, far above any use: a damaged config can't ask for more memory."""
 
 GUIDES = ("cross", "self", "concat", "direct")
 """What an audio token attends to; see `VGASConfig`."""

@@ -1,4 +1,4 @@
-"""Broken checkpoint folders: nano's files with one thing wrong in each, as interrupted downloads and editors leave them.
+"""Broken checkpoint folders: nano with one thing wrong in each, as interrupted downloads and editors leave them.
 
 `FOLDERS` maps a name to a function that breaks a copy of nano. The first part of a name is the file.
 """
@@ -236,8 +236,11 @@ def _cases() -> Iterator[tuple[str, Change]]:
         for name, edit in WEIGHT_EDITS.items():
             yield f"{file}:{name}", lambda folder, file=file, edit=edit: edit_weights(folder / file, edit)
     for name, content in {"missing": None, **{name: CONTENTS[name] for name in ("empty", "binary", "utf16")}}.items():
-        yield f"{TEMPLATE}:{name}", lambda folder, content=content: (
-            (folder / TEMPLATE).unlink() if content is None else replace(folder / TEMPLATE, content)
+        yield (
+            f"{TEMPLATE}:{name}",
+            lambda folder, content=content: (
+                (folder / TEMPLATE).unlink() if content is None else replace(folder / TEMPLATE, content)
+            ),
         )
     for name, text in TEMPLATES.items():
         yield f"{TEMPLATE}:{name}", lambda folder, text=text: replace(folder / TEMPLATE, text)

@@ -145,7 +145,9 @@ def load_weights(source: ModelSource, placement: Placement) -> Host:
     # here. A download keeps its progress bars; for local files they are noise.
     with quiet_transformers(keep_progress=not source.local_files_only):
         thinker = _load_thinker(source, placement)
-        return Host(source.name, source.source, thinker, _load_processor(source, thinker.config))
+        processor = read_processor(source.source, local_files_only=source.local_files_only)
+        check_processor(processor, thinker.config, source.source)
+        return Host(source.name, source.source, thinker, processor)
 
 
 def load_selector(host: Host, selector: str | Path | None) -> VGAS:
@@ -250,16 +252,19 @@ def _is_layer(name: str) -> bool:
     )
 
 
-def _load_processor(source: ModelSource, config: Any) -> Any:
+def read_processor(source: str, *, local_files_only: bool = False) -> Any:
+    """Load the processor of a checkpoint, without its model.
+
+    Args:
+        source: folder or hub id.
+        local_files_only: whether to look for a hub model in the cache alone.
+
+    Raises:
+        CheckpointError: a file of the processor is missing or broken.
+    """
     from transformers import AutoProcessor
 
-    folder = Path(source.source)
-    if folder.is_dir():
-        check_processor_files(folder)
-    advice = "save the processor in the model's folder"
-    with checkpoint_errors(f"the processor in {source.source}", advice):
-        processor = AutoProcessor.from_pretrained(
-            source.source, trust_remote_code=False, local_files_only=source.local_files_only
-        )
-    check_processor(processor, config, source.source)
-    return processor
+    if Path(source).is_dir():
+        check_processor_files(Path(source))
+    with checkpoint_errors(f"the processor in {source}", "save the processor in the model's folder"):
+        return AutoProcessor.from_pretrained(source, trust_remote_code=False, local_files_only=local_files_only)

@@ -153,9 +153,7 @@ def _read_config(source: str, local_files_only: bool) -> dict[str, Any]:
     if Path(source).exists():
         return read_json_object(Path(source) / "config.json")
     try:
-        config, _ = PretrainedConfig.get_config_dict(
-            source, local_files_only=local_files_only, trust_remote_code=False
-        )
+        config, _ = PretrainedConfig.get_config_dict(source, local_files_only=local_files_only, trust_remote_code=False)
         return dict(config)
     except Exception as error:  # the border around the hub's library: a cached file may be broken in any way
         reason = f"{reason_of(error)}; give nano, a checkpoint folder, or a hub id (owner/name)"

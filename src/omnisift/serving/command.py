@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omnisift.config import ReadOptions
-from omnisift.errors import CheckpointError, UsageError
+from omnisift.errors import UsageError
+from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
 from omnisift.serving.media_limits import MediaLimits
 from omnisift.serving.vllm import CONNECTOR
 from omnisift.serving.vllm.settings import Settings
 from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
+from omnisift.utils.checkpoint_files import checkpoint_errors
 
 MODULE = "vllm.entrypoints.openai.api_server"
 
@@ -77,11 +79,6 @@ class Server(ReadOptions):
 
 
 def _pixel_limits(model: str) -> tuple[int, int]:
-    from transformers import AutoProcessor
-
-    try:
-        return pixel_limits(AutoProcessor.from_pretrained(model, trust_remote_code=False))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"no processor in {model}: {str(error).strip().splitlines()[0]}; save the processor in the model's folder"
-        ) from error
+    processor = read_processor(model)
+    with checkpoint_errors(f"the processor in {model}"):
+        return pixel_limits(processor)

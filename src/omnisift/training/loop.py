@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from omnisift.utils.atomic_io import atomic_file
+from omnisift.utils.checkpoint_files import checkpoint_errors
+from omnisift.utils.safetensors_files import open_safetensors
 
 Schedule = Callable[[float, int], float]
 """(peak learning rate, number of the step from 0) -> the learning rate of this step."""
@@ -52,7 +53,7 @@ class Checkpoint:
         """Restore the state and return the number of finished steps; 0 without a file."""
         if not self.path.is_file():
             return 0
-        with safe_open(str(self.path), framework="pt") as file:
+        with open_safetensors(self.path) as file:
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             step = int(file.metadata()["step"])
         with torch.no_grad():

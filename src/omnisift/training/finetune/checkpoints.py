@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from omnisift.errors import CheckpointError
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.utils.atomic_io import atomic_folder, write_atomic
+from omnisift.vgas import VGAS
 
 logger = logging.getLogger(__name__)
 MARKER = "complete.json"
@@ -78,12 +79,12 @@ def load_weights(model: CompressedModel, folder: Path) -> None:
         set_peft_model_state_dict(thinker, load_file(folder / ADAPTER / "adapter_model.safetensors"))
     if (folder / LANGUAGE).is_dir():
         # float32 represents every narrower number exactly; copying narrows the frozen weights again.
-        saved = type(thinker).from_pretrained(folder / LANGUAGE, dtype=torch.float32)
+        saved = type(thinker).from_pretrained(folder / LANGUAGE, dtype=torch.float32, trust_remote_code=False)
         thinker.load_state_dict(saved.state_dict())
     if model.selector is not None:
         if not (folder / SELECTOR).is_dir():
             raise CheckpointError(f"{folder} has no selector; delete this folder to resume from the checkpoint before")
-        model.selector.load_state_dict(type(model.selector).from_pretrained(folder / SELECTOR).state_dict())
+        model.selector.load_state_dict(VGAS.from_pretrained(folder / SELECTOR).state_dict())
 
 
 def _load_shards(model: CompressedModel, folder: Path) -> None:
