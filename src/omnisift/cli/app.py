@@ -23,6 +23,7 @@ from omnisift.cli.serve_commands import serve
 from omnisift.cli.tool_commands import doctor, plugin_path, tasks_path
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.cli.ui_commands import ui
+from omnisift.cli.verify_commands import verify
 from omnisift.errors import OmniSiftError
 
 USE, LOOK, MEASURE, TRAIN, TOOLS = "Use", "Look", "Measure", "Train", "Tools"
@@ -66,6 +67,7 @@ _add(LOOK, inspect)
 _add(LOOK, ui)
 _add(LOOK, methods)
 _add(MEASURE, profile)
+_add(MEASURE, verify)
 _add(MEASURE, bench_quality, "bench-quality")
 _add(MEASURE, bench_report, "bench-report")
 app.add_typer(eval_app, name="eval", cls=Group, rich_help_panel=MEASURE)

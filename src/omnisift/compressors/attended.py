@@ -42,8 +42,8 @@ def encoder_attention(stream: TokenStream) -> Tensor:
         [L] float32 on the device: video within its frame, audio within its chunk; 0 for all other tokens.
     """
     device = stream.embeds.device
-    modality = stream.modality.to(device)
-    video = stream.extras["video_attention"].to(device).float()
-    audio = stream.extras["audio_attention_window"].to(device).float()
+    modality = stream.modality.to(device, non_blocking=True)
+    video = stream.extras["video_attention"].to(device, non_blocking=True).float()
+    audio = stream.extras["audio_attention_window"].to(device, non_blocking=True).float()
     zero = torch.zeros_like(video)
     return torch.where(modality == Modality.VIDEO, video, torch.where(modality == Modality.AUDIO, audio, zero))

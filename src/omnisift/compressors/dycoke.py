@@ -155,5 +155,5 @@ def _change(embeds: Tensor, steps: Steps) -> Tensor:
     alone = (steps.step >= 0) & (steps.previous < 0) & ~in_full
     if bool(alone.any()):
         distance = mean_distance(embeds, torch.where(alone, steps.step, -1), len(steps.size))
-        change = torch.where(alone.to(change.device), distance, change)
+        change = torch.where(alone.to(change.device, non_blocking=True), distance, change)
     return change

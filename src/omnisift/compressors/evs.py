@@ -68,5 +68,5 @@ class EvsCompressor(ScoredVideoCompressor):
         # EVS sets the scores of the first frame to a constant, 255, so that it comes before all others.
         if self.scope is Scope.CLIP:
             bonus = torch.where(frames.rank == 0, 2 * _BONUS, _BONUS)
-            distance[is_first] += bonus[first_frame[is_first]].to(distance.device)
-        return torch.where(is_first.to(distance.device), distance, change)
+            distance[is_first] += bonus[first_frame[is_first]].to(distance.device, non_blocking=True)
+        return torch.where(is_first.to(distance.device, non_blocking=True), distance, change)

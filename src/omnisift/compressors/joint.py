@@ -44,7 +44,7 @@ class JointCompressor(ScoredCompressor):
         deviation = value_means(centred.square(), part, parts).sqrt()[part]
         # What rounding leaves between equal tokens is no variance.
         z = torch.where(deviation <= EPSILON, torch.zeros_like(centred), centred / deviation)
-        return z.float().to(stream.embeds.device)
+        return z.float().to(stream.embeds.device, non_blocking=True)
 
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
         """As half of a pair: rank the two frames of a chunk together. See `Compressor.select_video`."""

@@ -98,7 +98,7 @@ class OmniPackCompressor(Compressor):
         weight = torch.ones(len(stream), device=device)
         for modality, rule in RULES.items():
             signals = self._signals(stream, modality)
-            position = stream.position[list(rule.axes)].to(device)
+            position = stream.position[list(rule.axes)].to(device, non_blocking=True)
             groups = group(stream, counts, Scope.CHUNK, modality=modality, chunks=CHUNKS)
             for window in groups.windows(device, matrices=4):
                 # Salience, and the two distances: in content and in place.
@@ -277,6 +277,8 @@ def _curvature(embeds: Tensor, previous: Tensor, following: Tensor) -> Tensor:
     between = torch.nonzero((previous >= 0) & (following >= 0), as_tuple=True)[0]
     for part in blocks(len(between), embeds.shape[1]):
         block = between[part]
-        old, now, new = (embeds[i.to(embeds.device)].float() for i in (previous[block], block, following[block]))
-        curvature[block.to(embeds.device)] = 1 - F.cosine_similarity(now - old, new - now, dim=-1)
+        old, now, new = (
+            embeds[i.to(embeds.device, non_blocking=True)].float() for i in (previous[block], block, following[block])
+        )
+        curvature[block.to(embeds.device, non_blocking=True)] = 1 - F.cosine_similarity(now - old, new - now, dim=-1)
     return rounded(curvature)

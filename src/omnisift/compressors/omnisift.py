@@ -131,7 +131,7 @@ class OmniSiftCompressor(Compressor):
         """Time steps in the chunk, [L] int64 on the device; None if the selector has no time embedding."""
         if self.selector is None or not self.selector.config.time_embedding:
             return None
-        return steps_in_chunk(stream).to(stream.embeds.device)
+        return steps_in_chunk(stream).to(stream.embeds.device, non_blocking=True)
 
     def _batch_tokens(self, stream: TokenStream) -> int:
         """Tokens of a batch of chunks. A gradient needs all activations at once, so training takes large batches."""

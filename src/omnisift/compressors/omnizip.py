@@ -150,9 +150,9 @@ def choose_audio(stream: TokenStream, counts: Counts, contextual: float) -> Kept
     device = stream.embeds.device
     groups = group(stream, counts, Scope.CLIP, modality=Modality.AUDIO)
     anchors = anchor_count(groups.size, groups.kept, contextual)
-    audio = (groups.group >= 0).to(device)
+    audio = (groups.group >= 0).to(device, non_blocking=True)
     # Step 1: the most attended tokens.
-    scores = torch.where(audio, stream.extras["audio_attention"].to(device).float(), torch.nan)
+    scores = torch.where(audio, stream.extras["audio_attention"].to(device, non_blocking=True).float(), torch.nan)
     dominant = replace(groups, kept=groups.kept - anchors).highest(scores)
     # Step 2: evenly spaced tokens among the others.
     anchor = evenly_among(groups, ~dominant, anchors)
@@ -193,7 +193,7 @@ def consolidate(stream: TokenStream, kept_audio: KeptAudio, members: int) -> tup
 
 
 def _indices(mask: Tensor, device: torch.device) -> Tensor:
-    return torch.nonzero(mask, as_tuple=True)[0].to(device)
+    return torch.nonzero(mask, as_tuple=True)[0].to(device, non_blocking=True)
 
 
 def chunk_totals(counts: Counts, shapes: ChunkShapes, shares: Tensor, rebounded: bool) -> Tensor:

@@ -58,7 +58,7 @@ class RandomCompressor(ScoredCompressor):
         state = state if self.row_seeds is None else state[stream.sample]
         bits = _mix(_mix(state + clip * _STEP) + index * _STEP)
         # 24 high bits: all that float32 holds.
-        return (((bits >> 40) & 0xFFFFFF).float() / 2**24).to(stream.embeds.device)
+        return (((bits >> 40) & 0xFFFFFF).float() / 2**24).to(stream.embeds.device, non_blocking=True)
 
 
 def _index_in_clip(stream: TokenStream) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,9 @@ def merge(tokens: Tensor, valid: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, 
     while bool((left > goal).any()):
         # One round of matching.
         drop = torch.minimum((left - goal).clamp(min=0), left // 2)
-        size, total, merged_away = _merge_round(size, total, left.to(valid.device), drop.to(valid.device))
+        size, total, merged_away = _merge_round(
+            size, total, left.to(valid.device, non_blocking=True), drop.to(valid.device, non_blocking=True)
+        )
         left = left - drop
         # Survivors move to the front, in order; padding follows them.
         stay = torch.argsort((merged_away | (size == 0)).to(torch.uint8), dim=1, stable=True)[:, : int(left.max())]

@@ -52,12 +52,12 @@ class UniformCompressor(Compressor):
         keep[order] = is_kept
         device = stream.embeds.device
         if self.mode == "stride":
-            return Selection(keep=keep.to(device))
+            return Selection(keep=keep.to(device, non_blocking=True))
         # The share of the j-th kept token is the tokens with floor(i k / n) = j, itself included.
         kept = order[is_kept]
         first = torch.cumsum(groups.kept, dim=0) - groups.kept
         into = torch.full((len(stream),), -1)
         has_kept = k > 0
         into[order[has_kept]] = kept[(first[number] + i * k // n)[has_kept]]
-        keep, into = keep.to(device), into.to(device)
+        keep, into = keep.to(device, non_blocking=True), into.to(device, non_blocking=True)
         return Selection(keep=keep, embeds=averaged(stream.embeds, keep, into))

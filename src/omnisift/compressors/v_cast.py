@@ -68,7 +68,9 @@ def curvature(means: Tensor, clip: Tensor) -> Tensor:
     result = torch.ones(len(means), device=means.device)
     if len(means) > 2:
         step = means.diff(dim=0)
-        inner = (clip[:-2] == clip[2:]).to(means.device)  # frames are sorted by clip, so the one between is in it too
+        inner = (clip[:-2] == clip[2:]).to(
+            means.device, non_blocking=True
+        )  # frames are sorted by clip, so the one between is in it too
         result[1:-1] = torch.where(inner, 1 - F.cosine_similarity(step[:-1], step[1:], dim=-1), 1.0)
     return result
 
@@ -83,8 +85,8 @@ def strength(embeds: Tensor, frames: Frames) -> Tensor:
     Returns:
         [L] float32 on the device; NaN for all but video tokens.
     """
-    order = frames.order.to(embeds.device)
-    frame = frames.number[frames.order].to(embeds.device)
+    order = frames.order.to(embeds.device, non_blocking=True)
+    frame = frames.number[frames.order].to(embeds.device, non_blocking=True)
     norm = torch.zeros(len(order), device=embeds.device)
     for part in blocks(len(order), embeds.shape[1]):
         norm[part] = torch.linalg.vector_norm(embeds[order[part]].float(), dim=-1)

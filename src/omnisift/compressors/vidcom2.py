@@ -51,7 +51,7 @@ class VidCom2Compressor(VideoCompressor):
         to_clip, to_frame = similarities(stream, frames)
         counts = _split(stream, frames, counts, to_clip)
         scores = torch.full((len(stream),), torch.nan, device=stream.embeds.device)
-        scores[frames.order.to(scores.device)] = -(to_clip + to_frame)
+        scores[frames.order.to(scores.device, non_blocking=True)] = -(to_clip + to_frame)
         return Selection(group(stream, counts, modality=Modality.VIDEO).highest(scores), scores)
 
 
@@ -105,9 +105,9 @@ def similarities(stream: TokenStream, frames: Frames) -> tuple[Tensor, Tensor]:
     Returns:
         Two [V] float32 on the device, in (0, 5], in the order of ``frames.order``.
     """
-    embeds, clip_of_frame = stream.embeds, frames.clip.to(stream.embeds.device)
-    order = frames.order.to(embeds.device)
-    frame = frames.number[frames.order].to(embeds.device)
+    embeds, clip_of_frame = stream.embeds, frames.clip.to(stream.embeds.device, non_blocking=True)
+    order = frames.order.to(embeds.device, non_blocking=True)
+    frame = frames.number[frames.order].to(embeds.device, non_blocking=True)
     clip = clip_of_frame[frame]
     channels = _still_channels(embeds, frames)
     # Centres of frames and clips.
@@ -117,8 +117,8 @@ def similarities(stream: TokenStream, frames: Frames) -> tuple[Tensor, Tensor]:
     clip_centre = torch.zeros_like(channels)
     add_rows(clip_centre, clip_of_frame, frame_centre)
     clip_size = torch.zeros(len(clip_centre)).index_add_(0, frames.clip, frames.size.float())
-    clip_centre /= clip_size[:, None].to(embeds.device)
-    frame_centre /= frames.size[:, None].to(embeds.device)
+    clip_centre /= clip_size[:, None].to(embeds.device, non_blocking=True)
+    frame_centre /= frames.size[:, None].to(embeds.device, non_blocking=True)
     # Similarities to both.
     to_clip, to_frame = torch.empty(2, len(order), device=embeds.device)
     for part in blocks(len(order), embeds.shape[1]):
@@ -136,8 +136,8 @@ def _still_channels(embeds: Tensor, frames: Frames) -> Tensor:
     clip = frames.clip.repeat_interleave(frames.size)
     group = torch.full((len(embeds),), -1).index_copy_(0, frames.order, clip)
     means = group_means(embeds, group, int(clip.max()) + 1 if len(clip) else 0)
-    variation, clip = torch.zeros_like(means), clip.to(embeds.device)
-    order = frames.order.to(embeds.device)
+    variation, clip = torch.zeros_like(means), clip.to(embeds.device, non_blocking=True)
+    order = frames.order.to(embeds.device, non_blocking=True)
     for part in blocks(len(order), embeds.shape[1]):
         add_rows(variation, clip[part], (embeds[order[part]].float() - means[clip[part]]).square())
     still = torch.sort(variation, dim=1, stable=True).indices[:, : max(1, embeds.shape[1] // 2)]

@@ -138,12 +138,12 @@ class AttentionProbe(ABC):
         """
         # Flat indices of the tokens that the encoder's output replaces, in the order of its output.
         is_encoded = modality == self.modality
-        index = is_encoded.flatten().nonzero()[:, 0].to(device)
+        index = is_encoded.flatten().nonzero()[:, 0].to(device, non_blocking=True)
         counts = is_encoded.sum(dim=1).tolist()
         values = self._values_for(arguments, sum(counts)) if sum(counts) else {}
         extras = {name: torch.zeros(is_encoded.numel(), device=device) for name in self.names}
         for name, value in values.items():
-            extras[name][index] = self._repeat_for_beams(value, counts).to(device)
+            extras[name][index] = self._repeat_for_beams(value, counts).to(device, non_blocking=True)
         return extras
 
     def _values_for(self, arguments: Mapping[str, Any], count: int) -> Mapping[str, Tensor]:

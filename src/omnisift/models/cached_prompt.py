@@ -51,8 +51,8 @@ class CachedPrompt:
         return cls(
             width=cut.width,
             text_tail=int((cut.full_mask & ~in_clip).flip(1).long().cumprod(dim=1).sum(dim=1).min()),
-            dropped=cut.dropped.to(device),
-            next_position=(last + 1).to(device),
+            dropped=cut.dropped.to(device, non_blocking=True),
+            next_position=(last + 1).to(device, non_blocking=True),
             padding_mask=cut.attention_mask(device) if cut.padded else None,
         )
 
@@ -118,7 +118,7 @@ class CachedPrompt:
         if new_mask is None:
             return torch.cat([old_mask, old_mask.new_ones(rows, new)], dim=1)
         # Several new tokens may bring padding of their own; later steps must mask it too.
-        self.padding_mask = torch.cat([old_mask, new_mask.to(device)], dim=1)
+        self.padding_mask = torch.cat([old_mask, new_mask.to(device, non_blocking=True)], dim=1)
         return self.padding_mask
 
 

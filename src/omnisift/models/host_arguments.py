@@ -100,7 +100,7 @@ def cut_arguments(
         **arguments,
         **_cut_packing(cut, arguments),
         "inputs_embeds": cut.inputs_embeds(inputs_embeds, selection),
-        "position_ids": cut.position_ids(rotary).to(inputs_embeds.device),
+        "position_ids": cut.position_ids(rotary).to(inputs_embeds.device, non_blocking=True),
         "attention_mask": _cut_mask(cut, arguments.get("attention_mask"), inputs_embeds.device),
     }
     return cut_prompt, CachedPrompt.of(cut, rotary[-3:], in_clip, inputs_embeds.device)
@@ -145,11 +145,13 @@ def with_attention_bias(
     rows, length = inputs_embeds.shape[:2]
     bias = selection.bias
     if cut is not None:
-        attention_mask, bias = cut.mask, bias[cut.source.flatten().to(inputs_embeds.device)]
+        attention_mask, bias = cut.mask, bias[cut.source.flatten().to(inputs_embeds.device, non_blocking=True)]
     # Causal and without padding: 0 where a query may look, the dtype's minimum elsewhere.
     visible = torch.ones(length, length, dtype=torch.bool).tril() & attention_mask[:, None, :]
     additive = torch.zeros(rows, 1, length, length, dtype=inputs_embeds.dtype, device=inputs_embeds.device)
-    additive = additive.masked_fill(~visible[:, None].to(inputs_embeds.device), torch.finfo(inputs_embeds.dtype).min)
+    additive = additive.masked_fill(
+        ~visible[:, None].to(inputs_embeds.device, non_blocking=True), torch.finfo(inputs_embeds.dtype).min
+    )
     # The bias belongs to the key, so it is the same for every query.
     return {**arguments, "attention_mask": additive + bias.to(inputs_embeds.dtype).view(rows, 1, 1, length)}
 
@@ -194,7 +196,7 @@ def _count_repeated(prompt: CachedPrompt, arguments: dict[str, Any], cached: int
     position_ids, new = arguments["position_ids"], arguments["input_ids"].shape[1]
     rotary = (position_ids.unsqueeze(0) if position_ids.ndim == 2 else position_ids[-3:])[..., -new:]
     # Tokens with positions before the end of the full prompt were read already.
-    early = rotary[0] < prompt.position_ids(cached, 1)[0].to(position_ids.device)
+    early = rotary[0] < prompt.position_ids(cached, 1)[0].to(position_ids.device, non_blocking=True)
     attention_mask = arguments.get("attention_mask")
     if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
         early = early & (attention_mask[:, -new:] != 0)
@@ -228,6 +230,6 @@ def decode_arguments(prompt: CachedPrompt, arguments: dict[str, Any]) -> dict[st
     position_ids = arguments.get("position_ids")
     # A gap between cached and new text positions would read as the start of another packed sequence.
     if isinstance(position_ids, Tensor) and position_ids.ndim == 3 and position_ids.shape[0] == 4:
-        text = position_ids[:1] - prompt.dropped.to(position_ids.device).view(1, -1, 1)
+        text = position_ids[:1] - prompt.dropped.to(position_ids.device, non_blocking=True).view(1, -1, 1)
         position_ids = torch.cat([text, position_ids[1:]])
     return {**arguments, "attention_mask": attention_mask, "position_ids": position_ids}

@@ -89,14 +89,14 @@ class PromptCut:
         Returns:
             [B, K, D] on the device of ``full``.
         """
-        index = self.source.flatten().to(full.device)
+        index = self.source.flatten().to(full.device, non_blocking=True)
         # Gather the kept tokens, or the embeddings that the method merged for them.
         if selection.embeds is None:
             cut = full.flatten(0, 1).index_select(0, index)
         else:
             # Merged embeddings come in the order of the kept tokens, so a token's row is its rank among them.
             rank = torch.cumsum(selection.keep, dim=0) - 1
-            cut = selection.embeds.to(full.dtype).index_select(0, rank.to(index.device)[index])
+            cut = selection.embeds.to(full.dtype).index_select(0, rank.to(index.device, non_blocking=True)[index])
         # The straight-through gate is exactly 1 on kept tokens: it only carries the gradient.
         if selection.gate is not None:
             cut = cut * selection.gate[index].to(cut.dtype).unsqueeze(-1)
@@ -108,7 +108,7 @@ class PromptCut:
         full = cut.new_zeros(rows * length, cut.shape[-1])
         mask = self.mask.flatten()
         target, token = self.source.flatten()[mask], torch.nonzero(mask, as_tuple=True)[0]
-        full[target.to(cut.device)] = cut.flatten(0, 1)[token.to(cut.device)]
+        full[target.to(cut.device, non_blocking=True)] = cut.flatten(0, 1)[token.to(cut.device, non_blocking=True)]
         return full.view(rows, length, -1)
 
     def position_ids(self, full: Tensor) -> Tensor:
@@ -131,19 +131,19 @@ class PromptCut:
 
     def labels(self, full: Tensor) -> Tensor:
         """[B, K] from [B, S]: cut labels, with `IGNORE_INDEX` on padding."""
-        cut = full.flatten()[self.source.to(full.device)]
-        return cut.masked_fill(~self.mask.to(full.device), IGNORE_INDEX)
+        cut = full.flatten()[self.source.to(full.device, non_blocking=True)]
+        return cut.masked_fill(~self.mask.to(full.device, non_blocking=True), IGNORE_INDEX)
 
     def attention_mask(self, device: torch.device) -> Tensor:
         """[B, K] int64 on ``device``: 1 on tokens, 0 on padding."""
-        return self.mask.to(device=device, dtype=torch.int64)
+        return self.mask.to(device=device, dtype=torch.int64, non_blocking=True)
 
     def cu_seq_lens(self, full: Tensor) -> Tensor:
         """Cut the cumulative lengths of packed sequences ([n + 1] int32, from 0 to S; one row only)."""
         # Entry i counts the kept tokens before i, so each boundary moves to its count.
         kept = torch.zeros(int(full.max()) + 1, dtype=torch.int64)
         kept[self.source.flatten() + 1] = 1
-        return torch.cumsum(kept, dim=0)[full.long().cpu()].to(device=full.device, dtype=full.dtype)
+        return torch.cumsum(kept, dim=0)[full.long().cpu()].to(device=full.device, dtype=full.dtype, non_blocking=True)
 
     def _without_gaps(self, text: Tensor) -> Tensor:
         """[B, K]: 0, 1, 2 ... inside each packed sequence of the row, 0 on padding."""

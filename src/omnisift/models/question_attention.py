@@ -77,7 +77,7 @@ class QuestionAttention:
     def _add_layer(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = bind_arguments(module, args, kwargs)
         hidden, (cos, sin) = arguments["hidden_states"], arguments["position_embeddings"]
-        positions = self._positions.to(hidden.device)
+        positions = self._positions.to(hidden.device, non_blocking=True)
         size = module.head_dim
         # Project: every token as a key, only the recorded positions as queries.
         keys = module.k_proj(hidden).view(1, hidden.shape[1], -1, size).transpose(1, 2)  # [1, KV, L, d]

@@ -106,7 +106,11 @@ class VideoProbe(AttentionProbe):
         frames = [height * width for time, height, width in shape.sizes for _ in range(time)]
         patches = received_attention(query, key, query.shape[-1] ** -0.5, frames)
         tokens = patches.view(-1, shape.merge_size**2).mean(dim=1)
-        return {VIDEO_FRAME: torch.empty_like(tokens).index_copy_(0, shape.order.to(tokens.device), tokens)}
+        return {
+            VIDEO_FRAME: torch.empty_like(tokens).index_copy_(
+                0, shape.order.to(tokens.device, non_blocking=True), tokens
+            )
+        }
 
 
 def pair_means(steps: Tensor, lengths: list[int]) -> Tensor:

@@ -92,7 +92,7 @@ class TalkerHooks:
     def _cut_prompt(self, arguments: dict[str, Any], inputs_embeds: Tensor, cut: PromptCut) -> dict[str, Any]:
         """Arguments of the talker's language model for the cut prompt."""
         position_ids = read_positions(arguments.get("position_ids"), *inputs_embeds.shape[:2])
-        keep = (cut.kept | ~cut.full_mask).flatten().to(inputs_embeds.device)
+        keep = (cut.kept | ~cut.full_mask).flatten().to(inputs_embeds.device, non_blocking=True)
         # The talker's cache is never cropped, so no token needs to count as text.
         in_clip = torch.ones_like(cut.kept)
         cut_prompt, self._unstored = cut_arguments(arguments, cut, Selection(keep), position_ids, in_clip)

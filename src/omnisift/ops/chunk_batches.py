@@ -126,8 +126,8 @@ class ChunkBatches:
         # Chunks ordered into batches.
         self.order, self._ends = _plan(torch.cat([self._size, self._kept], dim=1), limit)
         device = stream.embeds.device
-        self._tokens = tokens.to(device)
-        self._tables = torch.stack([start, self._size, self._kept])[:, self.order].to(device)
+        self._tokens = tokens.to(device, non_blocking=True)
+        self._tables = torch.stack([start, self._size, self._kept])[:, self.order].to(device, non_blocking=True)
 
     def __iter__(self) -> Iterator[ChunkBatch]:
         """Yield the batches; together they cover every chunk once."""

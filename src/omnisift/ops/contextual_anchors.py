@@ -40,14 +40,14 @@ def evenly_among(groups: Groups, free: Tensor, count: Tensor) -> Tensor:
     device = free.device
     inside = torch.nonzero(groups.group >= 0, as_tuple=True)[0]
     order = inside[torch.sort(groups.group[inside], stable=True).indices]
-    group, index = groups.group[order].to(device), order.to(device)
+    group, index = groups.group[order].to(device, non_blocking=True), order.to(device, non_blocking=True)
     # Rank of each free token among those of its group.
     is_free = free[index]
     total = torch.zeros(len(count), dtype=torch.int64, device=device).index_add_(0, group, is_free.long())
     before = torch.cumsum(total, dim=0) - total
     rank = torch.cumsum(is_free, dim=0) - 1 - before[group]
     # A token opens a share where rank * count passes a multiple of m.
-    target = count.to(device)[group]
+    target = count.to(device, non_blocking=True)[group]
     anchors = torch.zeros_like(free)
     anchors[index] = is_free & (rank * target % total[group].clamp(min=1) < target)
     return anchors

@@ -74,7 +74,9 @@ class Groups:
         group = torch.where(self.group < 0, len(self.kept), self.group)
         kept = torch.cat([self.kept, self.kept.new_tensor([len(self.group)])])
         scores = torch.nan_to_num(scores, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-        return segment_topk(scores, group.to(scores.device), kept.to(scores.device))
+        return segment_topk(
+            scores, group.to(scores.device, non_blocking=True), kept.to(scores.device, non_blocking=True)
+        )
 
     def windows(self, device: torch.device, *, width: int = 0, matrices: int = 1) -> Iterator[Window]:
         """Yield all groups that have tokens, the largest first, in padded batches of bounded size.
@@ -104,7 +106,12 @@ class Groups:
             valid = column < size[batch, None]
             index = tokens[torch.where(valid, start[batch, None] + column, start[batch, None])]
             kept = self.kept[batch]
-            yield Window(index.to(device), valid.to(device), kept.to(device), int(kept.max()))
+            yield Window(
+                index.to(device, non_blocking=True),
+                valid.to(device, non_blocking=True),
+                kept.to(device, non_blocking=True),
+                int(kept.max()),
+            )
             begin += len(batch)
 
 

@@ -36,8 +36,8 @@ def group_means(embeds: Tensor, group: Tensor, groups: int) -> Tensor:
         [S, D] float32 on the device; 0 for an empty group.
     """
     index = torch.nonzero(group >= 0, as_tuple=True)[0]
-    size = torch.bincount(group[index], minlength=groups).clamp(min=1).to(embeds.device)
-    number, index = group[index].to(embeds.device), index.to(embeds.device)
+    size = torch.bincount(group[index], minlength=groups).clamp(min=1).to(embeds.device, non_blocking=True)
+    number, index = group[index].to(embeds.device, non_blocking=True), index.to(embeds.device, non_blocking=True)
     total = torch.zeros(groups, embeds.shape[1], device=embeds.device)
     for part in blocks(len(index), embeds.shape[1]):
         add_rows(total, number[part], embeds[index[part]].float())

@@ -78,7 +78,7 @@ class SelectionBuilder:
         """Join the batches into the selection of ``stream``."""
         device, length = stream.embeds.device, len(stream)
         # One more entry than tokens: padding is written there and cut off.
-        keep = torch.cat([stream.chunk < 0, torch.zeros(1, dtype=torch.bool)]).to(device)
+        keep = torch.cat([stream.chunk < 0, torch.zeros(1, dtype=torch.bool)]).to(device, non_blocking=True)
         if self.kept:
             keep.index_fill_(0, torch.cat(self.kept), True)
         scores = torch.full((length + 1,), torch.nan, device=device)
@@ -108,7 +108,7 @@ class SelectionBuilder:
             return None
         index, values = _concat(self.log_prob)
         rows = int(stream.sample.max()) + 1
-        return values.new_zeros(rows).index_add(0, stream.sample.to(index.device)[index], values)
+        return values.new_zeros(rows).index_add(0, stream.sample.to(index.device, non_blocking=True)[index], values)
 
 
 def _concat(parts: list[IndexedValues]) -> IndexedValues:
@@ -133,7 +133,7 @@ def join(stream: TokenStream, video: Selection, audio: Selection) -> Selection:
         The combined selection; all other tokens are kept.
     """
     device = stream.embeds.device
-    modality = torch.where(stream.chunk >= 0, stream.modality, int(Modality.TEXT)).to(device)
+    modality = torch.where(stream.chunk >= 0, stream.modality, int(Modality.TEXT)).to(device, non_blocking=True)
     is_audio, is_video = modality == Modality.AUDIO, modality == Modality.VIDEO
     keep = torch.where(is_audio, audio.keep, video.keep | ~is_video)
     scores = _joined_scores(is_audio, video.scores, audio.scores)

@@ -53,7 +53,7 @@ def row_cosine(embeds: Tensor, rows: Tensor, row: Tensor, default: float = torch
     """
     result = torch.full((len(embeds),), float(default), device=embeds.device)
     token = torch.nonzero(row >= 0, as_tuple=True)[0]
-    left, right = token.to(embeds.device), row[token].to(embeds.device)
+    left, right = token.to(embeds.device, non_blocking=True), row[token].to(embeds.device, non_blocking=True)
     for part in blocks(len(left), embeds.shape[1]):
         result[left[part]] = F.cosine_similarity(embeds[left[part]].float(), rows[right[part]].float(), dim=-1)
     return result

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ def provenance() -> dict[str, Any]:
 
     Returns:
         Plain data: ``commit`` (None outside a checkout), ``changed`` (whether ``src`` differs from the commit), the
-        versions of Python and of `PACKAGES`, ``machine`` and ``date``.
+        versions of Python and of `PACKAGES` (None for one that is not installed), ``machine`` and ``date``.
     """
     changed = _output([*_GIT, "status", "--porcelain", ":/src"])
     return {
         "commit": _commit() or None,
         "changed": bool(changed),
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
         "machine": f"{platform.machine()}, CPU, one thread per process",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
@@ -50,6 +50,13 @@ def machine_info(*packages: str) -> dict[str, Any]:
         "cpu": _cpu(),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _commit() -> str:

@@ -1,0 +1,307 @@
+"""`omnisift verify` on a CPU: its prompts are the processor's, its rules can fail, its result is complete."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+import omnisift
+from omnisift.cli.app import app
+from omnisift.compressors.base import Compressor
+from omnisift.compressors.registry import COMPRESSORS
+from omnisift.errors import UsageError
+from omnisift.models import adapter_for
+from omnisift.tokens import Modality, Selection, TokenStream
+from omnisift.verify import checks, hosts, kit, measure
+from omnisift.verify.masks import compare_masks, masks_equal_cpu
+from omnisift.verify.subject import Failed, Skipped, Subject, recorded_calls
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return Subject.make(hosts.TINY, CPU, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def stream(subject: Subject) -> TokenStream:
+    return subject.stream()
+
+
+# --- models and prompts ----------------------------------------------------------------------------------------------
+
+
+def test_the_order_of_tokens_is_the_processors(clip: Path) -> None:
+    pipe = omnisift.load("nano")
+    inputs = omnisift.inputs(pipe.host.processor, clip, "Who?")
+    config = pipe.host.thinker.config
+    ids = inputs["input_ids"][0]
+    grid = inputs["video_grid_thw"][0].tolist()
+    merge = config.vision_config.spatial_merge_size
+    seconds = grid[0] * float(inputs["video_second_per_grid"][0])
+    shape = hosts.ClipShape(seconds, grid[1] // merge, grid[2] // merge)
+    assert shape.mel == int(inputs["feature_attention_mask"].sum())
+    made = hosts.qwen2_5_omni_prompt(config, shape, 10, CPU, torch.float32)
+    media = (config.video_token_id, config.audio_token_id)
+    expected = [int(token) for token in ids if int(token) in media]
+    assert [int(token) for token in made["input_ids"][0] if int(token) in media] == expected
+    assert made["pixel_values_videos"].shape == inputs["pixel_values_videos"].shape
+    assert made["input_features"].shape[1] == inputs["input_features"].shape[1]
+    assert torch.equal(made["video_grid_thw"], inputs["video_grid_thw"])
+
+
+@pytest.mark.parametrize("name", list(hosts.MODELS))
+def test_models_have_the_real_dimensions(name: str) -> None:
+    import transformers
+
+    spec = hosts.MODELS[name]
+    config = spec.config()
+    with torch.device("meta"):
+        model = getattr(transformers, spec.model_class)._from_config(config, dtype=torch.bfloat16)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    # Of the released thinkers: 8.93 and 4.70 billion (docs/profile.md counts the same).
+    assert parameters / 1e9 == pytest.approx({"qwen2.5-omni-7b": 8.93, "qwen2.5-omni-3b": 4.70}[name], rel=0.005)
+    prompt = spec.prompt(config, hosts.ClipShape(20), 40, CPU, torch.bfloat16)
+    modality = adapter_for(model).modality(prompt["input_ids"])
+    assert int((modality == Modality.VIDEO).sum()) == 20 * 13 * 23
+    assert int((modality == Modality.AUDIO).sum()) == 500
+
+
+@pytest.mark.parametrize(("seconds", "frames", "step"), [(20, 20, 1.0), (60, 60, 1.0), (240, 128, 1.875)])
+def test_clips_are_sampled_as_ask_does(seconds: float, frames: int, step: float) -> None:
+    clip = hosts.ClipShape(seconds)
+    assert (clip.frames, clip.seconds_per_frame) == (frames, step)
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+
+def masks(stream: TokenStream, swap: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Two masks that keep all but one of two video tokens."""
+    video = torch.nonzero(stream.modality == Modality.VIDEO)[:, 0]
+    here = torch.ones(len(stream), dtype=torch.bool)
+    there = here.clone()
+    here[video[swap[0]]], there[video[swap[1]]] = False, False
+    return there, here
+
+
+@pytest.mark.parametrize(("gap", "is_half", "passes"), [
+    (0.0, False, True), (1e-3, False, False), (1e-3, True, True), (0.5, True, False),
+])  # fmt: skip
+def test_only_ties_may_be_swapped(stream: TokenStream, gap: float, is_half: bool, passes: bool) -> None:
+    there, here = masks(stream, (0, 1))
+    scores = torch.ones(len(stream))
+    scores[torch.nonzero(stream.modality == Modality.VIDEO)[1, 0]] -= gap
+    if passes:
+        assert compare_masks("any", there, here, scores, stream, is_half=is_half) == 2
+    else:
+        with pytest.raises(Failed, match="swaps video tokens whose scores differ"):
+            compare_masks("any", there, here, scores, stream, is_half=is_half)
+
+
+def test_counts_and_masks_without_scores(stream: TokenStream) -> None:
+    there, here = masks(stream, (0, 1))
+    with pytest.raises(Failed, match="keeps 337 tokens here and 336"):
+        compare_masks("any", there, there & here, None, stream, is_half=False)
+    with pytest.raises(Failed, match="agrees with a CPU on"):
+        compare_masks("any", there, here, None, stream, is_half=False)
+    assert compare_masks("any", there, here, None, stream, is_half=True) == 2
+
+
+class Drifting(Compressor):
+    """Keeps other tokens in each call, as a faulty kernel would."""
+
+    name: ClassVar[str] = "drifting"
+    calls = 0
+
+    def forward(self, stream: TokenStream) -> Selection:
+        return self.select(stream, None)
+
+    def select(self, stream: TokenStream, counts: Any) -> Selection:
+        type(self).calls += 1
+        keep = torch.ones(len(stream), dtype=torch.bool)
+        video = torch.nonzero(stream.modality == Modality.VIDEO)[:, 0]
+        keep[video[: type(self).calls * 7 % 50]] = False
+        return Selection(keep)
+
+
+@pytest.fixture
+def faulty(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    monkeypatch.setattr(Subject, "compressor", lambda *_, **__: Drifting(0.5))
+    return subject
+
+
+@pytest.mark.parametrize("rule", [masks_equal_cpu, checks.retain_one_changes_nothing, checks.decoding_equals_uncached])
+def test_rules_fail_for_a_faulty_method(rule: Any, faulty: Subject) -> None:
+    with pytest.raises(Failed):
+        rule(faulty)
+
+
+def test_what_is_left_on_the_model_is_found(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    from omnisift.models.attachment import Attachment
+
+    detach = Attachment.detach
+
+    def forgetful(self: Attachment) -> None:
+        kept = self._handles.pop()
+        detach(self)
+        left.append(kept)
+
+    left: list[Any] = []
+    monkeypatch.setattr(Attachment, "detach", forgetful)
+    with pytest.raises(Failed, match="1 modules changed"):
+        checks.nothing_is_left(subject)
+    for handle in left:
+        handle.remove()
+
+
+def test_a_cut_prompt_with_a_mask_needs_another_kernel(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def read(_module: Any, call: dict[str, Any]) -> int:
+        lengths.append(call["inputs_embeds"].shape[1])
+        if len(lengths) == 2:
+            raise RuntimeError("No available kernel. Aborting execution.")
+        return lengths[0]
+
+    monkeypatch.setattr(checks, "_read_by_flash", read)
+    with pytest.raises(Failed, match="a cut prompt needs another kernel"):
+        checks.flash_kernel_of_sdpa(subject)
+    assert lengths[1] < lengths[0]
+
+
+def test_what_this_machine_cannot_check_is_skipped(subject: Subject) -> None:
+    for rule in (checks.waits_are_documented, checks.flash_attention_2):
+        with pytest.raises(Skipped):
+            rule(subject)
+
+
+# --- measurements ----------------------------------------------------------------------------------------------------
+
+PLAN = measure.Plan(hosts.TINY.clips[:1], rivals_at=6, repeats=1, new_tokens=3)
+
+
+def test_rows_add_up() -> None:
+    rows = measure.measure(hosts.TINY, CPU, PLAN, attn_implementation="sdpa")
+    assert [(row.method, row.retain) for row in rows] == PLAN.settings(hosts.TINY.clips[0])
+    full = rows[0]
+    assert (full.compress_ms, full.kept_tokens) == (0.0, full.prompt_tokens)
+    for row in rows:
+        if row.error is not None:
+            continue
+        stages = (row.encode_video_ms, row.encode_audio_ms, row.compress_ms, row.language_model_ms)
+        assert all(stage is not None and stage >= 0 for stage in stages)
+        assert row.prefill_ms == pytest.approx(sum(stage or 0 for stage in stages))
+        assert row.end_to_end_ms == pytest.approx(row.prefill_ms + 2 * (row.decode_ms or 0))
+        if row.method != measure.FULL:
+            media = 144 + 150
+            assert row.kept_tokens == pytest.approx(full.prompt_tokens - media * (1 - row.retain), abs=8)
+            assert row.compress_kernels
+            assert row.compress_ms
+    assert [row.method for row in rows if row.error] == ["omnizip"]
+
+
+def test_a_stored_clip_is_answered_as_an_encoded_one(subject: Subject) -> None:
+    bench = measure._Bench(subject.model, subject.selector, kit.energy_meter(CPU), PLAN, CPU, hosts.TINY.clips[0])
+    stored = bench.encoding(subject.inputs)
+    module = adapter_for(subject.model).parts.language_model
+    with recorded_calls(module) as calls, torch.inference_mode():
+        subject.model(**subject.inputs, use_cache=False)
+        with measure._reused(subject.model, subject.inputs, stored) as rest:
+            subject.model(**rest, use_cache=False)
+    assert torch.equal(calls[0]["inputs_embeds"], calls[1]["inputs_embeds"])
+    assert torch.equal(calls[0]["position_ids"], calls[1]["position_ids"])
+
+
+def test_memory_and_time_that_run_out_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(self: Any, row: measure.Row, *_: Any) -> None:
+        if row.method == measure.FULL:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(measure._Bench, "fill", fill)
+    asked = iter(range(99))
+    rows = measure.measure(hosts.TINY, CPU, PLAN, attn_implementation="sdpa", is_over=lambda: next(asked) > 1)
+    assert [row.error for row in rows[:4]] == ["out of memory", None, "no time left", "no time left"]
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("verify") / "result.json"
+    shown = CliRunner().invoke(app, ["verify", "--tiny", "--repeats", "1", "-o", str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert "11 checks, 0 failed" in shown.output
+    return path
+
+
+def test_tiny_result(result: Path) -> None:
+    data = json.loads(result.read_text(encoding="utf-8"))
+    assert data["is_complete"] is True
+    assert {check["status"] for check in data["checks"]} == {"passed", "skipped"}
+    assert [check["name"] for check in data["checks"] if check["status"] == "skipped"] == [
+        "FlashAttention 2 equals sdpa", "waits for the device",
+    ]  # fmt: skip
+    assert len(data["rows"]) == 13 + 4
+    assert {"torch", "transformers", "commit", "machine", "attn_implementation"} <= set(data["environment"])
+
+
+def test_show_prints_the_tables_again(result: Path) -> None:
+    shown = CliRunner().invoke(app, ["verify", "--show", str(result)]).output
+    assert shown.count("| tiny |") == 11 + 17
+    assert "| memory GB | prefill s | E2E s |" in shown
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"checks": [{}]}', "[" * 100_000])
+def test_show_refuses_other_files(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError, match="is not a result of omnisift verify"):
+        kit.Result.read(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no CUDA device"),
+        (["--model", "gpt"], "no model 'gpt' to verify; choose from"),
+        (["--tiny", "--model", "qwen2.5-omni-7b"], "leave out --model"),
+        (["--tiny", "--seconds", "0"], "--seconds must be"),
+        (["--tiny", "-o", "missing/result.json"], "no folder"),
+    ],
+)
+def test_wrong_options(arguments: list[str], words: str) -> None:
+    outcome = CliRunner().invoke(app, ["verify", *arguments])
+    assert isinstance(outcome.exception, UsageError)
+    assert words in str(outcome.exception)
+
+
+def test_a_failed_check_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    failed = checks.Check("tiny", "masks", "failed", "why", 0.0)
+    monkeypatch.setattr(kit, "run_checks", lambda *_, on_check, **__: on_check(failed))
+    monkeypatch.setattr(kit, "measure", lambda *_, **__: [])
+    outcome = CliRunner().invoke(app, ["verify", "--tiny", "-o", str(tmp_path / "r.json")])
+    assert outcome.exit_code == 1
+    assert "1 failed" in outcome.output
+
+
+def test_driver_version(tmp_path: Path) -> None:
+    file = tmp_path / "version"
+    file.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build\n")
+    assert kit.driver_version(file) == "580.159.04"
+    assert kit.driver_version(tmp_path / "none") is None
+
+
+def test_checks_cover_all_methods(stream: TokenStream, subject: Subject) -> None:
+    detail = masks_equal_cpu(replace(subject))
+    assert detail.startswith(f"{len(COMPRESSORS)} methods")
+    assert len(stream)
