@@ -121,3 +121,26 @@ class ReadOptions(_Options):
 def option_names(record: type) -> list[str]:
     """Return the names of the fields of a dataclass."""
     return [field.name for field in fields(record)]
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse YAML text.
+
+    Args:
+        text: the text.
+        source: where it came from, for the message.
+
+    Raises:
+        UsageError: it is not YAML, is nested too deeply, or has a value that Python can't hold.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except (ValueError, OverflowError) as error:  # such as a date that does not exist, or a number of 5000 digits
+        reason = str(error)
+    raise UsageError(f"{source} is not YAML: {reason}")

@@ -113,11 +113,10 @@ class VGASConfig(PretrainedConfig):
                 raise UsageError(f"{name} of the selector must be true or false, got {getattr(self, name)!r}")
         if self.guide not in GUIDES:
             raise UsageError(f"unknown guide {self.guide!r} of the selector; {did_you_mean(str(self.guide), GUIDES)}")
-        if type(layers) is not int or not 1 <= layers <= MAX_LAYERS:
-            raise UsageError(
-                f"num_hidden_layers of the selector must be an integer of at least 1 and at most {MAX_LAYERS}, "
-                f"got {layers!r}"
-            )
+        if type(layers) is not int or layers < 1:
+            raise UsageError(f"num_hidden_layers of the selector must be an integer of at least 1, got {layers!r}")
+        if layers > MAX_LAYERS:
+            raise UsageError(f"num_hidden_layers of the selector must be at most {MAX_LAYERS}, got {layers}")
         if self.guide == "direct" and layers > 1:
             raise UsageError(
                 f"guide 'direct' has one layer, got num_hidden_layers={layers}; use cross, self or concat for more"

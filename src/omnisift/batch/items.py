@@ -10,6 +10,7 @@ from typing import Any
 from omnisift.batch.sources import clips_of, read_text
 from omnisift.errors import UsageError
 from omnisift.utils.jsonl import parse_jsonl
+from omnisift.utils.questions import check_text
 
 
 @dataclass(frozen=True)
@@ -86,4 +87,6 @@ def _questions_in(record: dict[str, Any], location: str) -> list[str]:
     texts = [pair.get("question") for pair in pairs if isinstance(pair, dict)] if isinstance(pairs, list) else []
     if not texts or len(texts) < len(pairs) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UsageError(f"{location}: needs a 'question' with text, or a list 'qa' of objects with one")
+    for text in texts:
+        check_text(str(text), f"{location}: a question")
     return [str(text) for text in texts]

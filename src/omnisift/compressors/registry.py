@@ -85,8 +85,11 @@ def make_compressor(name: str, budget: Budget | float, *, selector: VGAS | None 
     Raises:
         CompressorError: a name, an option or its value is unknown, or a trained method has no weights.
         BudgetError: the number is outside (0, 1].
+        UsageError: the seed is no integer of 64 bits.
     """
     budget = Budget.of(budget)
+    if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise UsageError(f"seed must be an integer from -2^63 to 2^63 - 1, got {str(seed):.40}")
     automatic = {"selector": selector, "seed": seed}
     first, plus, second = name.strip().partition("+")
     if not plus:

@@ -23,7 +23,7 @@ from omnisift.pipeline.loading import Host, load_selector, load_weights, plan_pl
 from omnisift.pipeline.model_source import ModelSource, find_model
 from omnisift.pipeline.prompt import read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of
-from omnisift.utils.questions import check_question
+from omnisift.utils.questions import check_question, check_text
 from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
@@ -323,6 +323,8 @@ class Pipeline:
         stage = on_stage or (lambda _name: None)
         for _, question in prompts:
             check_question(question)
+        if system is not None:
+            check_text(system, "the system prompt")
         if max_new_tokens < 1:
             raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         # Decode the clips.

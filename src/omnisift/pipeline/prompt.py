@@ -17,7 +17,7 @@ from omnisift.media.reader import MAX_SECONDS
 from omnisift.media.reading import Sampling
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.pipeline.chat_template import render_chat
-from omnisift.utils.questions import check_question
+from omnisift.utils.questions import check_question, check_text
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -126,6 +126,9 @@ def prompt_text(processor: Any, media: Media, question: str, system: str | None 
     Raises:
         UsageError: the question or the system prompt contains a placeholder itself.
     """
+    check_question(question)
+    if system is not None:
+        check_text(system, "the system prompt")
     for token in (processor.video_token, processor.audio_token, processor.image_token):
         if token in question or token in (system or ""):
             raise UsageError(f"the question contains {token}, which stands for a clip in a prompt; leave it out")

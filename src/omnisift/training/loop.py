@@ -56,16 +56,16 @@ class Checkpoint:
         with open_safetensors(self.path) as file:
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             step = int(file.metadata()["step"])
-        with torch.no_grad():
+        with torch.no_grad(), checkpoint_errors(self.path, "delete it to start again"):
             for name, tensor in self._tensors().items():
                 tensor.copy_(saved[f"module.{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in saved.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = tensor
-        # Learning rates follow from the step, so the groups are those of the new optimizer.
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in saved.items():
+                if name.startswith("optimizer."):
+                    _, index, key = name.split(".")
+                    state.setdefault(int(index), {})[key] = tensor
+            # Learning rates follow from the step, so the groups are those of the new optimizer.
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return step
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class JsonLines:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.endswith(b"\n") and line.strip():
-                    yield number, _parse(line, f"{self.path}:{number}")
+                    yield number, parse_json(line, f"{self.path}:{number}")
 
     def prepare(self) -> None:
         """Create the file if there is none, and cut off a last line without its end.
@@ -96,15 +96,31 @@ def parse_jsonl(text: str, source: object) -> Iterator[tuple[int, Any]]:
     # Not splitlines: a JSON text may contain U+2028, at which splitlines would cut.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield number, _parse(line, f"{source}:{number}")
+            yield number, parse_json(line, f"{source}:{number}")
 
 
-def _parse(line: str | bytes, location: str) -> Any:
+def parse_json(text: str | bytes, location: str, advice: str = "correct or delete the line") -> Any:
+    """Parse one JSON value that a user or another program may have written.
+
+    Args:
+        text: the value.
+        location: file and line, for the message.
+        advice: what to do about text that is not JSON.
+
+    Raises:
+        UsageError: it is not JSON, is nested too deeply, or holds a number of more digits than Python reads.
+    """
     try:
-        return json.loads(line)
-    except ValueError as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-        raise UsageError(f"{location}: not JSON ({reason}); correct or delete the line") from None
+        return json.loads(text)
+    except RecursionError:
+        reason = "nested too deeply"
+    except json.JSONDecodeError as error:
+        reason = error.msg
+    except UnicodeDecodeError:
+        reason = "not UTF-8"
+    except ValueError:
+        reason = "a number with too many digits"
+    raise UsageError(f"{location}: not JSON ({reason}); {advice}")
 
 
 def _encode(record: Mapping[str, Any], compact: bool = False) -> bytes:

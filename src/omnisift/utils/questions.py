@@ -1,4 +1,4 @@
-"""The check of a question that every entry point makes."""
+"""The checks of a question and a system prompt that every entry point makes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ def check_question(question: str) -> None:
     Raises:
         UsageError: it is not a string, is empty, or came from bytes that are not UTF-8.
     """
-    if not isinstance(question, str):
-        raise UsageError(f"the question must be text, got {type(question).__name__}")
+    check_text(question, "the question")
     if not question.strip():
         raise UsageError("the question is empty; ask something in plain words")
+
+
+def check_text(text: str, what: str) -> None:
+    """Check that ``text`` is text that a tokenizer accepts; ``what`` names it in the message.
+
+    Raises:
+        UsageError: it is not a string, or came from bytes that are not UTF-8.
+    """
+    if not isinstance(text, str):
+        raise UsageError(f"{what} must be text, got {type(text).__name__}")
     try:
-        question.encode()
+        text.encode()
     except UnicodeEncodeError:  # undecodable bytes reach Python as lone surrogates
-        raise UsageError("the question is not UTF-8 text; set the terminal to UTF-8, or type it again") from None
+        raise UsageError(f"{what} is not UTF-8 text; set the terminal to UTF-8, or type it again") from None

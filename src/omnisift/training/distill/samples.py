@@ -74,7 +74,7 @@ class DistillSample:
             with safe_open(str(path), framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return cls(**tensors, seconds_per_position=json.loads(file.metadata()["about"]))
-        except (FileNotFoundError, SafetensorError, TypeError, KeyError):
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError, RecursionError):
             return None
 
 

@@ -1,0 +1,50 @@
+"""Read text that a user named, and show wrong values in messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omnisift.errors import UsageError
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a UTF-8 text file.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages, such as ``the recipe``.
+
+    Raises:
+        UsageError: it is missing, no regular file, unreadable or not UTF-8 text.
+    """
+    try:
+        # Files of the kernel, such as /proc/kmsg, have no size, and some of them block a reader for ever.
+        if path.is_file() and not path.stat().st_size:
+            return ""
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"can't read {what} {path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise UsageError(f"can't read {what} {path}: {(error.strerror or 'unknown error').lower()}") from None
+    except ValueError as error:  # a null character in the name
+        raise UsageError(f"can't read {what} {str(path)!r}: {error}") from None
+
+
+def shown(value: object) -> str:
+    """``repr`` of a wrong value, cut to the length that a message has room for."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python prints
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def is_text(value: object) -> bool:
+    """Whether ``value`` is a string of Unicode characters: no lone surrogates, no null characters."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
