@@ -80,6 +80,11 @@ class CompressionConfig(_Options):
         """
         from omnisift.compressors import check_selector
 
+        if not isinstance(self.compressor, str):
+            raise UsageError(
+                f"compressor must be the name of a method, got {type(self.compressor).__name__}: "
+                "omnisift.attach takes a Compressor"
+            )
         self.budget  # noqa: B018 - raises
         check_selector(self.selector, self.compressor)
 

@@ -89,7 +89,7 @@ def make_compressor(name: str, budget: Budget | float, *, selector: VGAS | None 
     """
     budget = Budget.of(budget)
     if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
-        raise UsageError(f"seed must be an integer from -2^63 to 2^63 - 1, got {str(seed):.40}")
+        raise UsageError(f"seed must be an integer from -2^63 to 2^63 - 1, got {seed!s:.40}")
     automatic = {"selector": selector, "seed": seed}
     first, plus, second = name.strip().partition("+")
     if not plus:

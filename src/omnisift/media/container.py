@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from omnisift.errors import Blocked, Damaged, NotAFile, NotFound, NotMedia, NotReadable, TooBig
+from omnisift.errors import Blocked, Damaged, NotAFile, NotFound, NotMedia, NotReadable, TooBig, UsageError
 
 # Playlists can name other files and hosts, so no format that is a list of references is allowed, and no protocol but
 # the file itself.
@@ -52,7 +52,10 @@ def check_path(path: str | os.PathLike[str]) -> Path:
         NotAFile: a folder, pipe, socket or device is there.
         NotReadable: permission is missing.
         NotMedia: the file is empty.
+        UsageError: ``path`` is no path.
     """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise UsageError(f"a media file is given by its path, got {type(path).__name__}")
     file = Path(os.fsdecode(path))
     if "://" in str(path) and not file.exists():
         raise Blocked(f"{describe_file(path)}: URLs are not fetched; download the file and give its path")

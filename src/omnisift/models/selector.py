@@ -9,6 +9,7 @@ import torch
 
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.utils.checkpoint_files import read_json_object
+from omnisift.utils.parsing import check_path_name
 from omnisift.utils.quiet import quiet_transformers
 from omnisift.vgas import VGAS, VGASConfig
 
@@ -29,6 +30,7 @@ def read_selector_folder(folder: Path, hidden_size: int) -> VGAS:
         CheckpointError: the selector lacks tensors, its config is unreadable, or its input size is not
             ``hidden_size``.
     """
+    check_path_name(str(folder), "the selector's name")
     if not folder.is_dir():
         raise UsageError(f"no selector folder at {folder}; give one that `omnisift distill` wrote")
     if (folder / "selector").is_dir():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -325,7 +326,7 @@ class Pipeline:
             check_question(question)
         if system is not None:
             check_text(system, "the system prompt")
-        if max_new_tokens < 1:
+        if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
             raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         # Decode the clips.
         stage("read")

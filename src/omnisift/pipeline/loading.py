@@ -99,7 +99,8 @@ def plan_placement(
 
     attention = attn_implementation or "sdpa"
     known = ("eager", *AttentionInterface().valid_keys())
-    if attention not in known and "/" not in attention:  # with a slash it is a kernel on the hub
+    # With a slash it is a kernel on the hub.
+    if not isinstance(attention, str) or (attention not in known and "/" not in attention):
         raise UsageError(
             f"unknown attention implementation {attention!r}; use eager, sdpa, flash_attention_2 or another of "
             "Transformers"

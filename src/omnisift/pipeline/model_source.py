@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import urllib.error
@@ -15,13 +14,12 @@ from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.models import adapter_class
 from omnisift.utils.assets import nano_path
 from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object, reason_of
+from omnisift.utils.parsing import check_path_name
 from omnisift.utils.safetensors_files import INDEX, read_weight_map
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
-MAX_NAME = 1000
-"""Characters of a model's name; file systems take no longer path in one piece."""
 _DEPTHS = frozenset({"num_hidden_layers", "num_layers", "encoder_layers", "depth"})
 _MAX_DEPTH = 1000
 """Layers of a stack; a config.json with more is damaged, and building its layers would take minutes."""
@@ -80,17 +78,6 @@ def find_model(name: str) -> ModelSource:
     with checkpoint_errors(where):
         hidden_size = int(AutoConfig.for_model(**config).get_text_config().hidden_size)
     return ModelSource(name, source, str(model_type), hidden_size, local_files_only)
-
-
-def check_path_name(name: str, what: str) -> None:
-    """`UsageError` unless ``name`` can be looked up as a path: no overlong name, no null character, only Unicode."""
-    if len(name) > MAX_NAME:
-        raise UsageError(f"{what} has {len(name)} characters; give a path or hub id of at most {MAX_NAME}")
-    try:
-        Path(name).exists()  # of names that the file system refuses, such as those with a null character
-        os.fsencode(name)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{what} is no path ({reason_of(error)}); give a folder") from None
 
 
 def _check_depths(part: object, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,8 @@ def read_for(
         MediaError: the file cannot be read as asked.
         UsageError: an argument is out of range.
     """
+    if max_pixels is not None and not isinstance(max_pixels, Real):
+        raise UsageError(f"max_pixels must be a number, got {type(max_pixels).__name__}")
     min_pixels, limit = pixel_limits(processor)
     limit = min(limit, PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
     return read(

@@ -41,6 +41,8 @@ def checkpoint_errors(source: object, advice: str = AGAIN) -> Iterator[None]:
 def reason_of(error: Exception) -> str:
     """What ``error`` says, as one line of at most `MAX_REASON` characters."""
     text = " ".join(str(error).split()).rstrip(".")
+    if "trust_remote_code" in text:
+        return "it needs code of its own (auto_map), which is never run"
     if not isinstance(error, (OmniSiftError, OSError)):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"

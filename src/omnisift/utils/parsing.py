@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from omnisift.errors import UsageError
+
+MAX_NAME = 1000
+"""Characters of a path or model name; hub ids are far shorter, and file systems take no longer name in one piece."""
+
+
+def check_path_name(name: str, what: str) -> None:
+    """`UsageError` unless ``name`` can be looked up as a path: no overlong name, no null character, only Unicode."""
+    if len(name) > MAX_NAME:
+        raise UsageError(f"{what} has {len(name)} characters; give a path or hub id of at most {MAX_NAME}")
+    try:
+        Path(name).exists()  # of names that the file system refuses, such as those with a null character
+        os.fsencode(name)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{what} is no path ({error}); give a folder") from None
 
 
 def read_text(path: Path, what: str) -> str:

@@ -28,8 +28,7 @@ from omnisift.compressors import COMPRESSORS, make_compressor
 from omnisift.config import parse_yaml
 from omnisift.errors import OmniSiftError, UsageError
 from omnisift.evaluation.tables import ALL_TOKENS
-from omnisift.pipeline.model_source import check_path_name
-from omnisift.utils.parsing import is_text, read_text, shown
+from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
 from omnisift.world import world_setting
 
 PROTOCOLS = ("training-free", "trained")

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UsageError
-from omnisift.pipeline.model_source import check_path_name
 from omnisift.training.data.rows import check_characters, clip_path, row_of, sample_of
 from omnisift.training.data.samples import Sample, Turn
 from omnisift.utils.jsonl import parse_json, parse_jsonl, write_jsonl
-from omnisift.utils.parsing import read_text, shown
+from omnisift.utils.parsing import check_path_name, read_text, shown
 
 METADATA = "metadata.jsonl"
 """The file that makes a folder of clips a data set, with one line per clip."""
@@ -42,8 +41,7 @@ def load_samples(path: Path) -> list[Sample]:
     if not rows:
         raise UsageError(f"{path} has no rows")
     folder = path.parent
-    samples = [sample for where, row in rows for sample in _samples(row, where, folder)]
-    return samples
+    return [sample for where, row in rows for sample in _samples(row, where, folder)]
 
 
 def save_samples(samples: Sequence[Sample], path: Path, form: str) -> None:

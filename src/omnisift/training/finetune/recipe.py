@@ -15,10 +15,9 @@ from omnisift.compressors import check_selector
 from omnisift.config import CompressionConfig, ReadOptions, parse_yaml
 from omnisift.errors import UsageError
 from omnisift.estimators import ALIASES, make_estimator
-from omnisift.pipeline.model_source import check_path_name
 from omnisift.utils.atomic_io import write_atomic
 from omnisift.utils.jsonl import parse_json
-from omnisift.utils.parsing import is_text, read_text, shown
+from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
 from omnisift.utils.suggest import closest
 
 LANGUAGES = ("full", "lora", "frozen")
