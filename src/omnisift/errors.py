@@ -10,6 +10,7 @@
     │   ├── NoVideo           video was requested and there is none
     │   ├── NoAudio           audio was requested and there is none
     │   ├── TooBig            over a stated limit
+    │   ├── MediaTimeout      reading takes longer than allowed
     │   └── Blocked           refers to a file or address that the caller did not name
     ├── BudgetError           a retention ratio is out of range
     ├── CompressorError       a compressor can't run as requested (unknown name, missing selector, missing extra)
@@ -65,7 +66,11 @@ class NoAudio(MediaError):
 
 
 class TooBig(MediaError):
-    """The media exceeds a stated limit."""
+    """The media, or the prompt made of it, exceeds a stated limit."""
+
+
+class MediaTimeout(MediaError):
+    """Reading the media takes longer than ``read_timeout``."""
 
 
 class Blocked(MediaError):

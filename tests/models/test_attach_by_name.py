@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import weakref
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 import omnisift
 from omnisift.budget import Budget
 from omnisift.compressors import make_compressor
-from omnisift.errors import BudgetError, CheckpointError, CompressorError, ModelError, UsageError
+from omnisift.errors import BudgetError, CheckpointError, CompressorError, UsageError
 from omnisift.models.attachment import is_attached
 from omnisift.vgas import VGAS, VGASConfig
 
@@ -176,20 +175,6 @@ def test_an_attached_model_is_collected_when_nobody_holds_it() -> None:
     del model
     gc.collect()
     assert reference() is None
-
-
-@torch.no_grad()
-def test_a_deep_copy_of_an_attached_model_is_attached_on_its_own() -> None:
-    model = thinker()
-    with omnisift.attach(model, "random"):
-        twin = copy.deepcopy(model)
-        cut = twin(**INPUTS).logits
-    assert cut.shape[1] < INPUTS["input_ids"].shape[1]
-    assert is_attached(language_model(twin))
-    with pytest.raises(ModelError, match="already has a compressor"):
-        omnisift.attach(twin, "random")
-    assert torch.equal(twin(**INPUTS).logits, cut)
-    assert model(**INPUTS).logits.shape[1] == INPUTS["input_ids"].shape[1]
 
 
 # --- what they print -------------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from safetensors import safe_open
 from omnisift.cli import main
 from omnisift.errors import Blocked, CompressorError, NotMedia, UnsupportedModel, UsageError
 from omnisift.serving import url_policy, vllm_startup
+from omnisift.serving.body_limit import MIDDLEWARE
 from omnisift.serving.command import Server
+from omnisift.serving.fetch_limits import FetchLimits
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 from omnisift.serving.media_limits import MediaLimits, as_vllm_video
 from omnisift.serving.vllm.settings import Settings
@@ -92,12 +94,15 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Server(str(model), Settings(retain=0.5), media_hosts=("videos.example",), vllm_args=("--dtype", "float32"))
+    hosts = ("videos.example", "[FD00::7]")
+    server = Server(str(model), Settings(retain=0.5), media_hosts=hosts, vllm_args=("--dtype", "float32"))
     server.check()
     line = server.command()
     overrides = json.loads(line[line.index("--hf-overrides") + 1])
     assert overrides["omnisift"] == {"retain": 0.5}
-    assert json.loads(line[line.index("--allowed-media-domains") + 1]) == ["videos.example"]
+    place = line.index("--allowed-media-domains")
+    assert line[place + 1 : place + 4] == ["videos.example", "fd00::7", "--dtype"], "vLLM takes words, not JSON"
+    assert line[line.index("--middleware") + 1] == MIDDLEWARE
     assert line[-2:] == ["--dtype", "float32"]
     environment = server.environment()
     assert environment["VLLM_MEDIA_CONNECTOR"] == "omnisift"
@@ -106,6 +111,7 @@ def test_the_command_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
     assert server.environment()["MALLOC_ARENA_MAX"] == "4", "a variable of the user is kept"
     assert json.loads(environment["OMNISIFT_MEDIA"])["max_pixels"] == 50176
+    assert json.loads(environment["OMNISIFT_FETCH"])["max_media"] == 200
 
 
 def test_refused_before_anything_runs(model: Path, tmp_path: Path) -> None:
@@ -118,6 +124,10 @@ def test_refused_before_anything_runs(model: Path, tmp_path: Path) -> None:
         check(media_folder=tmp_path / "nowhere")
     with pytest.raises(UsageError, match="fps must be"):
         check(fps=0)
+    with pytest.raises(UsageError, match="is not a host"):
+        check(media_hosts=("http://videos.example",))
+    with pytest.raises(UsageError, match="max_fetches must be"):
+        check(fetch_limits=FetchLimits(max_fetches=0))
     for folder in model.glob("selector*"):
         folder.rename(tmp_path / folder.name)
     with pytest.raises(CompressorError, match="has no selector weights"):

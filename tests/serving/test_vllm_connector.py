@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.serving.asking import Video
+from tests.serving.web import public
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
@@ -46,10 +47,10 @@ def web(tmp_path: Path, video: Video) -> Iterator[str]:
 @pytest.fixture
 def connector(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A connector that may fetch from this machine, which a server never may."""
-    from omnisift.serving.vllm import connector
+    from omnisift.serving.vllm.connector import Connector
 
-    monkeypatch.setattr(connector, "check_url", lambda url, allowed_hosts: None)
-    return connector.Connector()
+    public(monkeypatch, "127.0.0.1")
+    return Connector(allowed_media_domains=["127.0.0.1"])
 
 
 def test_a_video_is_fetched_with_its_audio(connector: Any, web: str, video: Video) -> None:
@@ -62,13 +63,13 @@ def test_a_video_is_fetched_with_its_audio(connector: Any, web: str, video: Vide
 
 def test_redirects_are_refused(connector: Any, web: str) -> None:
     """Although the response itself holds a video."""
-    with pytest.raises(ValueError, match="can't be read"):
+    with pytest.raises(ValueError, match="redirects to another URL"):
         connector.fetch_video(web + "/moved")
 
 
 def test_a_file_that_is_too_large(connector: Any, web: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omnisift.serving.vllm.connector.MAX_BYTES", 1000)
-    with pytest.raises(ValueError, match="can't be read"):
+    monkeypatch.setenv("OMNISIFT_FETCH", '{"max_media": 0}')
+    with pytest.raises(ValueError, match="larger than 0 MB"):
         connector.fetch_video(web + "/video")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def video(folder: Path) -> Video:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    options = ["--max-retain", "0.6", "--media-folder", str(folder), "--media-host", "localhost"]
+    options = ["--max-retain", "0.6", "--media-folder", str(folder)]
+    options += ["--media-host", "localhost", "--media-host", "videos.example"]
     with serving(options, [], tmp_path_factory.mktemp("log") / "server.txt") as made:
         yield made
 
@@ -73,11 +75,27 @@ def test_a_file_of_the_allowed_folder_alone(server: Server, folder: Path, video:
 
 
 @pytest.mark.parametrize(
-    "address", ["http://example.com/a.mp4", "http://localhost/a.mp4", "ftp://localhost/a.mp4", "x"]
+    ("address", "reason"),
+    [
+        ("http://example.com/a.mp4", "fetches no media from 'example.com'"),
+        ("http://localhost/a.mp4", "'localhost' has an address that is not public"),
+        ("http://other.localhost/a.mp4", "fetches no media from"),
+        ("http://127.0.0.1\\@localhost/a.mp4", "backslashes"),
+        ("ftp://localhost/a.mp4", "must begin with http"),
+        ("x", "must begin with http"),
+    ],
 )
-def test_addresses_are_refused(server: Server, address: str) -> None:
-    """A host that was not named; one that was, but is not public; no URL."""
-    refused(*server.ask(address), "send the file itself")
+def test_addresses_are_refused(server: Server, address: str, reason: str) -> None:
+    """A host that was not named; one that was, but is not public; two hosts in one; no URL."""
+    refused(*server.ask(address), "send the file itself", reason)
+
+
+def test_a_request_that_is_too_large(server: Server) -> None:
+    """It is refused before it is sent."""
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n"
+    with socket.create_connection(server.address, timeout=30) as line:
+        line.sendall(head.encode())
+        assert b" 413 " in line.recv(100)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import asyncio
 import json
 
 import pytest
+from tests.ui.asgi import Inner, request
 
+from omnisift.ui.known_hosts import KnownHosts
 from omnisift.ui.request_filter import MAX_BODY_BYTES, RequestFilter
 
 
@@ -33,7 +35,8 @@ def ask(path: str, body: bytes = b"", method: str = "GET", host: str = "127.0.0.
         sent.append(message)
 
     scope = {"type": "http", "path": path, "method": method, "headers": [(b"host", host.encode())]}
-    asyncio.run(RequestFilter(app, hosts)(scope, receive, send))
+    known = None if hosts is None else KnownHosts(frozenset(hosts))
+    asyncio.run(RequestFilter(app, known)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), seen[0]
 
 
@@ -77,6 +80,27 @@ def test_bodies_are_small_and_name_no_url() -> None:
     assert ask("/gradio_api/queue/join", bad, "POST")[::2] == (403, None)
     assert ask("/gradio_api/queue/join", b" " * (MAX_BODY_BYTES + 1), "POST")[::2] == (413, None)
     assert ask("/gradio_api/upload", b"x" * 10, "POST")[::2] == (200, b"x" * 10)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"[" * 60000, b'{"a":' * 10000, b"[" * 500 + b"]" * 500, b'{"data":' * 33 + b"1" + b"}" * 33),
+        *(b"{", b"\xff", b"9" * 5000, b"[1,]", b"'a'", b"\x00", b"[" + b"9" * 60000 + b"]"),
+    ],
+)
+@pytest.mark.parametrize("path", ["queue/join", "cancel", "reset"])
+def test_deep_and_broken_bodies(path: str, body: bytes) -> None:
+    assert ask(f"/gradio_api/{path}", body, "POST")[::2] == (400, None)
+
+
+def test_an_error_of_the_application_is_an_answer_and_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as Gradio's KeyError for an event that the page does not have."""
+    inner = Inner(error=KeyError("a\nb"))
+    answer = request(RequestFilter(inner), "POST", "/gradio_api/queue/join", b'{"fn_index": 999}')
+    assert answer.status == 400
+    assert answer.body == b"the page's server can't read this request; reload the page\n"
+    assert caplog.messages == ["POST '/gradio_api/queue/join': KeyError"]
 
 
 def test_only_http() -> None:

@@ -125,6 +125,11 @@ def test_a_selector_that_was_named_and_is_wrong_is_an_error_at_once(host, tmp_pa
         ({"methods": ["magic"]}, "CompressorError", "magic"),
         ({"percent": 0}, "UsageError", "more than 0"),
         ({"percent": 101}, "UsageError", "at most 100"),
+        ({"percent": None}, "UsageError", "at most 100 % of the tokens, got None"),
+        ({"percent": "25"}, "UsageError", "at most 100"),
+        ({"percent": float("nan")}, "UsageError", "at most 100"),
+        ({"question": None}, "UsageError", "must be text"),
+        ({"question": "\ud800"}, "UsageError", "not UTF-8"),
     ],
 )
 def test_mistakes_are_one_sentence_and_the_next_question_works(

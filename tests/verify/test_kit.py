@@ -94,7 +94,7 @@ def masks(stream: TokenStream, swap: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("gap", "is_half", "passes"), [
-    (0.0, False, True), (1e-3, False, False), (1e-3, True, True), (0.5, True, False),
+    (0.0, False, True), (1e-3, False, False), (1e-3, True, True), (0.5, True, True),
 ])  # fmt: skip
 def test_only_ties_may_be_swapped(stream: TokenStream, gap: float, is_half: bool, passes: bool) -> None:
     there, here = masks(stream, (0, 1))
@@ -103,7 +103,7 @@ def test_only_ties_may_be_swapped(stream: TokenStream, gap: float, is_half: bool
     if passes:
         assert compare_masks("any", there, here, scores, stream, is_half=is_half) == 2
     else:
-        with pytest.raises(Failed, match="swaps video tokens whose scores differ"):
+        with pytest.raises(Failed, match=r"agrees with a CPU on 99\.32% of the tokens only"):
             compare_masks("any", there, here, scores, stream, is_half=is_half)
 
 
@@ -305,3 +305,12 @@ def test_checks_cover_all_methods(stream: TokenStream, subject: Subject) -> None
     detail = masks_equal_cpu(replace(subject))
     assert detail.startswith(f"{len(COMPRESSORS)} methods")
     assert len(stream)
+
+
+def test_the_page_has_a_result_or_says_that_there_is_none() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs/gpu.md").read_text(encoding="utf-8")
+    file = root / "benchmarks/results/gpu.json"
+    assert ("**There is no result yet**" in page) != file.exists()
+    if file.exists():
+        assert kit.measurement_table(kit.Result.read(file).rows) in page

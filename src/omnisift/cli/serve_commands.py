@@ -13,6 +13,7 @@ import typer
 
 from omnisift.cli.options import BUDGET, with_records
 from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.serving.fetch_limits import FetchLimits
 
 SERVER = "Server"
 """Panel of the help screen."""
@@ -43,6 +44,18 @@ def serve(
         list[str] | None,
         typer.Option(help="Host from which media may be fetched; may be repeated.", rich_help_panel=SERVER),
     ] = None,
+    max_media: Annotated[
+        int, typer.Option(help="Maximum size of a clip, sent or fetched, in megabytes.", rich_help_panel=SERVER)
+    ] = FetchLimits.max_media,
+    fetch_timeout: Annotated[
+        float, typer.Option(help="Maximum time to fetch a file, in seconds.", rich_help_panel=SERVER)
+    ] = FetchLimits.fetch_timeout,
+    max_fetches: Annotated[
+        int, typer.Option(help="Maximum number of files fetched at once.", rich_help_panel=SERVER)
+    ] = FetchLimits.max_fetches,
+    max_redirects: Annotated[
+        int, typer.Option(help="Maximum number of redirects to follow.", rich_help_panel=SERVER)
+    ] = FetchLimits.max_redirects,
     media_folder: Annotated[
         Path | None, typer.Option(help="Folder of local files that requests may use.", rich_help_panel=SERVER)
     ] = None,
@@ -65,6 +78,9 @@ def serve(
         host=host,
         port=port,
         media_hosts=tuple(media_host or ()),
+        fetch_limits=FetchLimits(
+            max_media=max_media, fetch_timeout=fetch_timeout, max_fetches=max_fetches, max_redirects=max_redirects
+        ),
         media_folder=media_folder,
         vllm_args=tuple(context.args),
         **read_options.reading,

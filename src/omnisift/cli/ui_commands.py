@@ -31,7 +31,17 @@ def ui(
         str, typer.Option(help="Address to listen at. 0.0.0.0 opens the page to the network, without a password.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another host name under which the page may be requested; may be repeated."),
+    ] = None,
     max_upload: Annotated[int, typer.Option(help="Maximum size of an uploaded clip, in megabytes.", min=1)] = 200,
+    upload_space: Annotated[
+        int | None,
+        typer.Option(
+            help="Maximum size of all uploads, in megabytes; the oldest make room. Default: ten times --max-upload."
+        ),
+    ] = None,
 ) -> None:
     """Open a local page to try a model: a clip, a question, the answers, and what each method kept."""
     from omnisift.ui.serving import check_address, check_installed, launch, private_folder
@@ -39,6 +49,11 @@ def ui(
     names = list(dict.fromkeys(model or ["nano"]))
     if selector is not None and len(names) > 1:
         raise UsageError("--selector fits one model; with several, each uses the selector in its own checkpoint")
+    upload_space = 10 * max_upload if upload_space is None else upload_space
+    if upload_space < max_upload:
+        raise UsageError(
+            f"--upload-space {upload_space} is less than --max-upload {max_upload}; give it at least as much"
+        )
     read_options.check()
     check_address(host, port)
     # SIGTERM ends the program as Ctrl-C does, so that uploads and samples are deleted.
@@ -59,7 +74,9 @@ def ui(
             folder,
             host=host,
             port=port,
+            allow_hosts=allow_host or (),
             max_upload_mb=max_upload,
+            upload_space_mb=upload_space,
             on_ready=lambda address: typer.echo(f"{address}  ({', '.join(names)}; Ctrl-C stops it)"),
         )
         try:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from omnisift.models.attention_probe import AttentionProbe
+from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 
 
@@ -28,6 +28,11 @@ class Parts:
     """Not hooked by `attach`: stages are timed here, and training freezes it."""
     audio_encoder: nn.Module | None = None
     """As ``vision_encoder``."""
+
+    def __post_init__(self) -> None:
+        # `torch.compile` wraps a module: the hooks belong on the one inside, whose code is compiled.
+        for name, module in vars(self).items():
+            object.__setattr__(self, name, getattr(module, "_orig_mod", module))
 
 
 class HasCut(Protocol):
@@ -98,7 +103,7 @@ class Adapter(ABC):
     def seconds_per_position(self) -> float:
         """Duration of one temporal rotary position, in seconds."""
 
-    def extra_hooks(self, attachment: HasCut) -> list[RemovableHandle]:  # noqa: ARG002
+    def extra_hooks(self, attachment: HasCut) -> list[OwnHook]:  # noqa: ARG002
         """Hook further modules that read the cut prompt. The attachment removes the hooks when it is detached."""
         return []
 

@@ -18,19 +18,21 @@ passed gets the outer hooks too, and a prompt that arrives by neither route is r
 from __future__ import annotations
 
 import inspect
+import sys
+import threading
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from omnisift.chunks import build_stream
 from omnisift.compressors.base import Compressor
-from omnisift.errors import CompressorError, UnsupportedCall
+from omnisift.errors import CompressorError, ModelError, UnsupportedCall
 from omnisift.models.adapter import Adapter
 from omnisift.models.cached_prompt import (
     CachedPrompt,
@@ -50,16 +52,38 @@ from omnisift.models.host_arguments import (
     resume_arguments,
     with_attention_bias,
 )
+from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Modality, Selection, TokenStream
 
-_ATTACHED: WeakSet[nn.Module] = WeakSet()
-"""Language models that an attachment hooks. Nothing is stored on the model, and the set keeps no model alive."""
+_ATTACHED: WeakKeyDictionary[nn.Module, threading.Thread] = WeakKeyDictionary()
+"""Language models that an attachment hooks, and who attached. Nothing is stored on the model, nor is it kept alive."""
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_TABLES = threading.Lock()
+"""Held while one of these tables is read and changed."""
 
 
 def is_attached(language_model: nn.Module) -> bool:
     """Whether an attachment compresses the prompts of this language model (`Parts.language_model`)."""
     return language_model in _ATTACHED
+
+
+def check_unattached(language_model: nn.Module, name: str) -> None:
+    """Raise `ModelError` if the model called ``name`` has an attachment."""
+    thread = _ATTACHED.get(language_model)
+    if thread is threading.current_thread():
+        raise ModelError(f"{name} already has a compressor: call detach() on the first attachment")
+    if thread is not None:
+        raise ModelError(
+            f"{name} already has a compressor, attached in thread {thread.name!r}: attach in one thread at a time, or "
+            "ask through a Pipeline, where threads wait for each other"
+        )
+
+
+def model_lock(model: nn.Module) -> threading.RLock:
+    """Return the lock of a model: one thread at a time may prepare inputs for it and generate."""
+    with _TABLES:
+        return _LOCKS.setdefault(model, threading.RLock())
 
 
 @dataclass
@@ -99,6 +123,9 @@ class Attachment:
             adapter: of the host.
             compressor: on the device of the host's language model.
             model: the module that the caller calls: the host or a wrapper of it.
+
+        Raises:
+            ModelError: the model has an attachment.
         """
         self.adapter = adapter
         self.compressor = compressor
@@ -106,7 +133,12 @@ class Attachment:
         self.last = None
         self.selection = None
         self._model_name = type(model).__name__
+        language_model = adapter.parts.language_model
+        with _TABLES:
+            check_unattached(language_model, self._model_name)
+            _ATTACHED[language_model] = threading.current_thread()
         # State between the hooks of one call.
+        self._is_used = False
         self._prompt: _Prompt | None = None
         self._in_core = False
         self._unstored: CachedPrompt | None = None
@@ -115,40 +147,44 @@ class Attachment:
         self._probes = adapter.attention_probes(compressor.needs)
         probe_hooks = [handle for probe in self._probes for handle in probe.hooks()]
         self._handles = [*self._register_hooks(model), *probe_hooks, *adapter.extra_hooks(self)]
-        _ATTACHED.add(adapter.parts.language_model)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # A deep copy of an attached model carries a copy of the hooks and of this attachment.
-        self.__dict__.update(state)
-        if self._handles:
-            _ATTACHED.add(self.adapter.parts.language_model)
 
     def __repr__(self) -> str:
         where = "attached to" if self._handles else "detached from"
         return f"Attachment({self.compressor.label}, {where} {self._model_name}, last={self.last!r})"
 
-    def _register_hooks(self, model: nn.Module) -> list[RemovableHandle]:
+    def _register_hooks(self, model: nn.Module) -> list[OwnHook]:
         parts = self.adapter.parts
         heads = {parts.head, model}
         cores = heads if parts.core is parts.head else {parts.core}
         language_model = parts.language_model
         return [
-            *(head.register_forward_pre_hook(self._enter_head, with_kwargs=True) for head in heads),
-            *(core.register_forward_pre_hook(self._enter_core, with_kwargs=True) for core in cores),
-            language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
-            language_model.register_forward_hook(self._leave_language_model, with_kwargs=True),
-            *(core.register_forward_hook(self._leave_core, always_call=True) for core in cores),
-            *(head.register_forward_hook(self._leave_head, with_kwargs=True, always_call=True) for head in heads),
+            *(OwnHook.before(head, self._enter_head) for head in heads),
+            *(OwnHook.before(core, self._enter_core) for core in cores),
+            OwnHook.before(language_model, self._enter_language_model),
+            OwnHook.after(language_model, self._leave_language_model, with_kwargs=True),
+            *(OwnHook.after(core, self._leave_core, always_call=True) for core in cores),
+            *(OwnHook.after(head, self._leave_head, with_kwargs=True, always_call=True) for head in heads),
         ]
 
     def detach(self) -> None:
         """Remove all hooks, which leaves the model as it was before `attach`. A second call does nothing."""
         if self._handles:
-            _ATTACHED.discard(self.adapter.parts.language_model)
+            _ATTACHED.pop(self.adapter.parts.language_model, None)
+            self._warn_of_compiled_code()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._clear_probes()
+
+    def _warn_of_compiled_code(self) -> None:
+        """Compiled code calls only the hooks that were there when it was compiled."""
+        dynamo: Any = sys.modules.get("torch._dynamo.utils")
+        if not self._is_used and dynamo is not None and dynamo.counters["frames"]["total"]:
+            warnings.warn(
+                f"{self._model_name} was not called while the compressor was attached, or its code was compiled "
+                "before: compile it after attach, or call torch.compiler.reset() first",
+                stacklevel=3,
+            )
 
     def __enter__(self) -> Attachment:
         return self
@@ -156,6 +192,7 @@ class Attachment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_used |= error is not None
         self.detach()
 
     # --- head: labels and loss ---------------------------------------------------------------------------------------
@@ -243,7 +280,7 @@ class Attachment:
 
     def _enter_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Cut a prompt with video; correct mask and positions of a call that continues a cut one."""
-        prompt, self._prompt, self._unstored = self._prompt, None, None
+        prompt, self._prompt, self._unstored, self._is_used = self._prompt, None, None, True
         arguments = bind_arguments(module, args, kwargs)
         # A new prompt with video.
         if prompt is not None:

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from omnisift.errors import CompressorError
 from omnisift.models.host_arguments import bind_arguments
+from omnisift.models.own_hooks import OwnHook
 from omnisift.tokens import Modality
 
 _ATTRIBUTE = "omnisift_encoder_run"
@@ -106,16 +106,16 @@ class AttentionProbe(ABC):
         attention: Any = self.probed.attention
         return int(attention.num_heads)
 
-    def hooks(self) -> list[RemovableHandle]:
+    def hooks(self) -> list[OwnHook]:
         """Register the hooks. The attachment removes them."""
         probed = self.probed
         return [
-            probed.encoder.register_forward_pre_hook(self._start_run, with_kwargs=True),
-            probed.attention.register_forward_pre_hook(self._store_arguments, with_kwargs=True),
-            probed.query.register_forward_hook(self._store_query),
-            probed.key.register_forward_hook(self._store_key),
-            probed.attention.register_forward_hook(self._measure_run),
-            probed.encoder.register_forward_hook(self._end_run, always_call=True),
+            OwnHook.before(probed.encoder, self._start_run),
+            OwnHook.before(probed.attention, self._store_arguments),
+            OwnHook.after(probed.query, self._store_query),
+            OwnHook.after(probed.key, self._store_key),
+            OwnHook.after(probed.attention, self._measure_run),
+            OwnHook.after(probed.encoder, self._end_run, always_call=True),
         ]
 
     def clear(self) -> None:

@@ -11,9 +11,9 @@ from torch import nn
 from omnisift.budget import Budget
 from omnisift.compressors import check_selector, make_compressor, needs_selector, reads_all_tokens
 from omnisift.compressors.base import Compressor
-from omnisift.errors import CompressorError, ModelError, UnsupportedModel, UsageError
+from omnisift.errors import CompressorError, UnsupportedModel, UsageError
 from omnisift.models.adapter import Adapter
-from omnisift.models.attachment import Attachment, is_attached
+from omnisift.models.attachment import Attachment, check_unattached
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def attach(
         UsageError: ``model`` is not a model, or options of a method were given with a compressor.
     """
     adapter = adapter_for(model)
-    if is_attached(adapter.parts.language_model):
-        raise ModelError(f"{type(model).__name__} already has a compressor: call detach() on the first attachment")
+    check_unattached(adapter.parts.language_model, type(model).__name__)
     if not isinstance(compressor, Compressor):
         budget = Budget.from_options(retain, retain_video, retain_audio)
         compressor = _make_compressor(compressor, budget, selector, seed, adapter.parts.language_model)
@@ -81,7 +80,17 @@ def attach(
             "supply: choose another compressor"
         )
     compressor.to(_device_of(adapter.parts.language_model))
+    if _is_compiled(model, adapter):
+        torch.compiler.reset()  # code that was compiled before calls none of the new hooks
     return Attachment(adapter, compressor, model)
+
+
+def _is_compiled(model: nn.Module, adapter: Adapter) -> bool:
+    """Whether the model or a hooked part of it is compiled, by ``torch.compile`` or its own ``compile()``."""
+    from torch._dynamo import OptimizedModule
+
+    parts = (model, *adapter.parts.head.modules())
+    return any(isinstance(part, OptimizedModule) or part._compiled_call_impl is not None for part in parts)
 
 
 def adapter_for(model: nn.Module) -> Adapter:
@@ -94,6 +103,7 @@ def adapter_for(model: nn.Module) -> Adapter:
     if not isinstance(model, nn.Module):
         hint = "its model, pipe.host.thinker" if hasattr(model, "host") else "a model loaded by from_pretrained"
         raise UsageError(f"attach takes a Hugging Face model, got {type(model).__name__}: pass {hint}")
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     # Wrappers such as PEFT's keep the host inside and expose its configuration.
     unwrap: Any = getattr(model, "get_base_model", None)
     host = model if unwrap is None else unwrap()

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from omnisift.errors import UnsupportedCall, UnsupportedModel
 from omnisift.models.adapter import Adapter, HasCut, Parts
 from omnisift.models.attention_probe import AttentionProbe
+from omnisift.models.own_hooks import OwnHook
 from omnisift.models.qwen2_5_omni_attention import AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME, attention_probes
 from omnisift.models.qwen2_5_omni_speech import TalkerHooks
 from omnisift.tokens import Modality
@@ -33,7 +33,7 @@ class Qwen25OmniAdapter(Adapter):
         # The full model holds the Thinker; the encoders are on the head (up to 5.20) or on its core.
         head: Any = getattr(model, "thinker", model)
         core: Any = head if hasattr(head, "audio_tower") else getattr(head, "model", None)
-        language_model = getattr(core, "language_model", None) or getattr(core, "model", None)
+        language_model = getattr(core, "language_model", getattr(core, "model", None))
         if not hasattr(head, "lm_head") or not hasattr(core, "audio_tower") or language_model is None:
             raise UnsupportedModel(
                 f"{type(model).__name__} is a part of Qwen2.5-Omni without a language head: "
@@ -70,7 +70,7 @@ class Qwen25OmniAdapter(Adapter):
         )[0]
         return position_ids
 
-    def extra_hooks(self, attachment: HasCut) -> list[RemovableHandle]:
+    def extra_hooks(self, attachment: HasCut) -> list[OwnHook]:
         """Hook the talker, which reads the Thinker's prompt a second time."""
         return [] if self._talker is None else TalkerHooks(attachment, self._talker).register(self.parts.head)
 

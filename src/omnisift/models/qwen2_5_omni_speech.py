@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from omnisift.models.adapter import HasCut
 from omnisift.models.cached_prompt import (
@@ -24,6 +23,7 @@ from omnisift.models.cached_prompt import (
     stored_prompt,
 )
 from omnisift.models.host_arguments import bind_arguments, cut_arguments, decode_arguments, read_positions
+from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Selection
 
@@ -46,13 +46,13 @@ class TalkerHooks:
         self._cut: PromptCut | None = None
         self._unstored: CachedPrompt | None = None
 
-    def register(self, thinker: nn.Module) -> list[RemovableHandle]:
+    def register(self, thinker: nn.Module) -> list[OwnHook]:
         """Hook the Thinker and the talker's language model."""
         language_model: Any = self._talker.model
         return [
-            thinker.register_forward_hook(self._leave_thinker, with_kwargs=True),
-            language_model.register_forward_pre_hook(self._enter_language_model, with_kwargs=True),
-            language_model.register_forward_hook(self._leave_language_model, with_kwargs=True),
+            OwnHook.after(thinker, self._leave_thinker, with_kwargs=True),
+            OwnHook.before(language_model, self._enter_language_model),
+            OwnHook.after(language_model, self._leave_language_model, with_kwargs=True),
         ]
 
     def _leave_thinker(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002

@@ -17,6 +17,7 @@ from omnisift.config import CompressionConfig
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
+from omnisift.models.attachment import model_lock
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
 from omnisift.pipeline.generation import Generated, generate
@@ -129,8 +130,8 @@ def compressor_for(
 class Pipeline:
     """A loaded model and a compressor. Between questions the model carries no hooks.
 
-    Pipelines that share a host answer one question at a time: during a question its hooks are on the host, so questions
-    from several threads need a lock.
+    Several threads may ask it. Pipelines that share a host answer one question at a time, for a question's hooks are on
+    the host; clips of other threads are decoded meanwhile.
 
     Args:
         host: a loaded model, as `load` makes it.
@@ -331,25 +332,27 @@ class Pipeline:
         # Decode the clips.
         stage("read")
         clips = [_timed(self._open, clip, reading) for clip, _ in prompts]
-        # Build each prompt alone.
-        stage("process")
-        rows = [
-            _timed(prompt_row, self.host, clip, question, system)
-            for (clip, _), (_, question) in zip(clips, prompts, strict=True)
-        ]
-        # Generate, and report each answer.
-        answers: dict[int, Answer] = {}
-        for indices in split_calls([row for row, _ in rows], self.compressor):
-            call = [rows[index][0] for index in indices]
-            generated = generate(
-                self.host, self.compressor, call, max_new_tokens=max_new_tokens, on_stage=stage, on_text=on_text
-            )
-            for index, row, answer in zip(indices, call, generated, strict=True):
-                process = rows[index][1] + answer.seconds["process"]
-                seconds = Seconds(**{**answer.seconds, "read": clips[index][1], "process": process})
-                answers[index] = Answer(answer.text, self._report(row.media, answer, seconds))
-                if row.clip is not None and row.clip.encoding_seconds is None:
-                    row.clip.encoding_seconds = row.clip.read_seconds + seconds.process + seconds.encode
+        # Threads wait for each other: neither the processor nor the hooks take two questions at a time.
+        with model_lock(self.host.thinker):
+            # Build each prompt alone.
+            stage("process")
+            rows = [
+                _timed(prompt_row, self.host, clip, question, system)
+                for (clip, _), (_, question) in zip(clips, prompts, strict=True)
+            ]
+            # Generate, and report each answer.
+            answers: dict[int, Answer] = {}
+            for indices in split_calls([row for row, _ in rows], self.compressor):
+                call = [rows[index][0] for index in indices]
+                generated = generate(
+                    self.host, self.compressor, call, max_new_tokens=max_new_tokens, on_stage=stage, on_text=on_text
+                )
+                for index, row, answer in zip(indices, call, generated, strict=True):
+                    process = rows[index][1] + answer.seconds["process"]
+                    seconds = Seconds(**{**answer.seconds, "read": clips[index][1], "process": process})
+                    answers[index] = Answer(answer.text, self._report(row.media, answer, seconds))
+                    if row.clip is not None and row.clip.encoding_seconds is None:
+                        row.clip.encoding_seconds = row.clip.read_seconds + seconds.process + seconds.encode
         return [answers[index] for index in range(len(prompts))]
 
     def _open(self, clip: str | Path | Media | EncodedClip, reading: Mapping[str, Any]) -> Media | EncodedClip:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,10 @@ from omnisift.config import ReadOptions
 from omnisift.errors import UsageError
 from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
+from omnisift.serving.body_limit import MIDDLEWARE
+from omnisift.serving.fetch_limits import FetchLimits
 from omnisift.serving.media_limits import MediaLimits
+from omnisift.serving.url_policy import host_name
 from omnisift.serving.vllm import CONNECTOR
 from omnisift.serving.vllm.settings import Settings
 from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
@@ -38,6 +40,8 @@ class Server(ReadOptions):
     port: int = 8000
     media_hosts: Sequence[str] = ()
     """Hosts that media may be fetched from."""
+    fetch_limits: FetchLimits = field(default_factory=FetchLimits)
+    """Limits on the size of requests and on fetches from ``media_hosts``."""
     media_folder: Path | None = None
     """A folder whose files requests may name."""
     vllm_args: Sequence[str] = field(default_factory=tuple)
@@ -51,6 +55,9 @@ class Server(ReadOptions):
         """
         check_vllm()
         super().check()
+        self.fetch_limits.check()
+        for host in self.media_hosts:
+            host_name(host)
         if self.media_folder is not None and not self.media_folder.is_dir():
             raise UsageError(f"no folder {self.media_folder}; name one that exists")
         check_weights(self.model, self.settings)
@@ -61,9 +68,9 @@ class Server(ReadOptions):
         command += ["--served-model-name", self.served_name or self.model]
         # Requests may set their own retention; the plugin refuses everything else that this flag allows.
         command += ["--hf-overrides", hf_overrides(self.settings), "--trust-request-mm-kwargs"]
-        command += NO_MEDIA_CACHE
+        command += [*NO_MEDIA_CACHE, "--middleware", MIDDLEWARE]
         if self.media_hosts:
-            command += ["--allowed-media-domains", json.dumps(list(self.media_hosts))]
+            command += ["--allowed-media-domains", *map(host_name, self.media_hosts)]
         if self.media_folder is not None:
             command += ["--allowed-local-media-path", str(self.media_folder.resolve())]
         return [*command, *self.vllm_args]
@@ -73,9 +80,9 @@ class Server(ReadOptions):
         min_pixels, max_pixels = _pixel_limits(self.model)
         max_pixels = min(max_pixels, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
         pixels = {"min_pixels": min(min_pixels, max_pixels), "max_pixels": max_pixels}
-        limits = MediaLimits(**{**self.reading, **pixels})
+        limits = MediaLimits(**{**self.reading, **pixels}).to_environment() | self.fetch_limits.to_environment()
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
-        return {**_ONE_ARENA, **cache_memory(self.served_name), **os.environ, **limits.to_environment(), **fixed}
+        return {**_ONE_ARENA, **cache_memory(self.served_name), **os.environ, **limits, **fixed}
 
 
 def _pixel_limits(model: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -11,7 +12,8 @@ import gradio as gr
 from omnisift.errors import OmniSiftError
 from omnisift.ui import render
 from omnisift.ui.samples import SampleClip
-from omnisift.ui.session import MAX_CHARACTERS, UPLOAD_SUFFIXES, Session
+from omnisift.ui.session import MAX_CHARACTERS, Session
+from omnisift.ui.uploads import UPLOAD_SUFFIXES
 
 _NONE = "no second method"
 _INTRO = (
@@ -24,6 +26,8 @@ _SHARE_INFO = (
 )
 _EMPTY = "<p class='empty'>Answers appear here.</p>"
 _EXAMPLES = 3
+_FAILED = "The page's server can't use what was sent. Reload the page and drop the clip again."
+_log = logging.getLogger(__name__)
 SCRIPT = """<script>
 const watched = new WeakSet();
 addEventListener("message", (event) => {
@@ -39,6 +43,20 @@ addEventListener("message", (event) => {
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 
+class _Page(gr.Blocks):  # type: ignore[misc]  # Gradio is not installed when types are checked
+    """Blocks that answer with a sentence where Gradio shows "Error" alone."""
+
+    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Handle one event of the page."""
+        try:
+            return dict(await super().process_api(*args, **kwargs))
+        except gr.Error:
+            raise
+        except Exception as error:  # of any type: inputs that the page never sends, or a fault of ours
+            _log.warning("%s: %s", type(error).__name__, str(error).partition("\n")[0])
+            raise gr.Error(_FAILED, print_exception=False) from None
+
+
 def build(sessions: Mapping[str, Session], samples: list[SampleClip]) -> Any:
     """The page, to be launched by `serving`.
 
@@ -47,7 +65,7 @@ def build(sessions: Mapping[str, Session], samples: list[SampleClip]) -> Any:
         samples: clips to choose from.
     """
     by_title = {sample.title: sample for sample in samples}
-    with gr.Blocks(analytics_enabled=False, title="OmniSIFT", delete_cache=(3600, 86400)) as page:
+    with _Page(analytics_enabled=False, title="OmniSIFT", delete_cache=(3600, 86400)) as page:
         gr.HTML(f"<h1>OmniSIFT</h1><p>{_INTRO}</p>", elem_id="intro")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):

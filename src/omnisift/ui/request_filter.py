@@ -1,24 +1,29 @@
 """ASGI middleware that allows only the requests that the page itself makes.
 
 Gradio does more than this page needs: it fetches URLs that a request names, keeps histories, and answers under any host
-name. Everything the page does not use is refused, so that no request makes this process contact another machine.
+name and to any other page. Everything the page does not use is refused, so that no request makes this process contact
+another machine.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from omnisift.ui.known_hosts import KnownHosts, is_from_this_page
+from omnisift.ui.uploads import Uploads
+from omnisift.utils.asgi import App, Message, Receive, Send, answer, headers
+
+_log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 16
 """Maximum size of a request that is not an upload: a question with its settings."""
+MAX_DEPTH = 32
+"""Maximum number of lists and objects inside each other in a request."""
+_NOT_HERE = "not part of this page\n"
 _ALLOWED = re.compile(
     r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(assets|static|svelte)/.*"
     r"|gradio_api/(info|startup-events|app_id|theme\.css|upload|upload_progress|cancel|reset"
@@ -39,17 +44,16 @@ _HEADERS = {
 
 
 class RequestFilter:
-    """Answers 403 or 413 to requests the page does not make, and adds a content security policy to all others.
+    """Refuses requests that the page does not make, and adds a content security policy to all others.
 
     Args:
         app: the application to protect.
-        hosts: host names under which the page may be requested, because another site could point its own name at this
-            machine; None allows any.
+        hosts: host names under which the page may be requested; None allows any.
+        uploads: the folder of uploads; None leaves them to the application.
     """
 
-    def __init__(self, app: App, hosts: tuple[str, ...] | None = None) -> None:
-        self._app = app
-        self._hosts = hosts
+    def __init__(self, app: App, hosts: KnownHosts | None = None, uploads: Uploads | None = None) -> None:
+        self._app, self._hosts, self._uploads = app, hosts, uploads
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -59,27 +63,50 @@ class RequestFilter:
         if scope["type"] != "http":  # a web socket, which the page does not use
             await send({"type": "websocket.close", "code": 1008})
             return
-        path = unquote(scope["path"])
-        if not self._is_allowed(path) or not self._is_known_host(scope):
-            await _refuse(send, 403)
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await answer(send, 403, refusal)
             return
-        if scope["method"] == "POST" and not path.startswith("/gradio_api/upload"):
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(_with_headers(message))
+
+        try:
+            await self._pass_on(scope, receive, send_with_headers)
+        except Exception as error:  # of any type: Gradio fails in many ways over requests that its script never sends
+            path = ascii(scope["path"][:100])
+            _log.warning("%s %s: %s", scope["method"], path, type(error).__name__)
+            if not started:
+                await answer(send, 400, "the page's server can't read this request; reload the page\n")
+
+    def _refusal(self, scope: Message) -> str | None:
+        """Why a request is refused by its head."""
+        if _ALLOWED.fullmatch(unquote(scope["path"])) is None:
+            return _NOT_HERE
+        names = headers(scope, "host")
+        if self._hosts is not None and not (len(names) == 1 and self._hosts.knows(names[0])):
+            return "the page does not know this host name; start omnisift ui with --allow-host NAME\n"
+        return None if is_from_this_page(scope) else "the request comes from another page\n"
+
+    async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a request to the application, after a look at its body."""
+        if scope["method"] != "POST":
+            await self._app(scope, receive, send)
+        elif unquote(scope["path"]).rstrip("/") == "/gradio_api/upload":
+            if self._uploads is None:
+                await self._app(scope, receive, send)
+            else:
+                await self._uploads.receive(self._app, scope, receive, send)
+        else:
             body = await _body(receive)
-            if body is None:
-                await _refuse(send, 413)
-                return
-            if _names_a_url(body):
-                await _refuse(send, 403)
-                return
-            receive = _replayed(body, receive)
-        await self._app(scope, receive, _with_headers(send))
-
-    def _is_allowed(self, path: str) -> bool:
-        return _ALLOWED.fullmatch(path) is not None
-
-    def _is_known_host(self, scope: Message) -> bool:
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-        return self._hosts is None or re.sub(r":\d+$", "", host) in self._hosts
+            status = 413 if body is None else _fault(body)
+            if body is None or status is not None:
+                await answer(send, status or 413, _NOT_HERE)
+            else:
+                await self._app(scope, _replayed(body, receive), send)
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -94,22 +121,27 @@ async def _body(receive: Receive) -> bytes | None:
     return body
 
 
-def _names_a_url(body: bytes) -> bool:
-    """Whether a file in a JSON body is named by a URL, which Gradio would fetch."""
+def _fault(body: bytes) -> int | None:
+    """The status with which a JSON body is refused, or None.
+
+    A file may not be named by a URL, which Gradio would fetch.
+    """
+    if not body:
+        return None
     try:
-        return any("://" in path for path in _paths(json.loads(body)))
-    except ValueError:
-        return False
+        level: list[Any] = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return 400
+    for _ in range(MAX_DEPTH):
+        paths = [value.get("path") for value in level if isinstance(value, dict)]
+        if any("://" in path for path in paths if isinstance(path, str)):
+            return 403
+        level = [each for value in level for each in _inside(value)]
+    return 400 if level else None
 
 
-def _paths(value: Any) -> list[str]:
-    """All strings under a key ``path``, at any depth."""
-    if isinstance(value, list):
-        return [path for each in value for path in _paths(each)]
-    if not isinstance(value, dict):
-        return []
-    paths = [value["path"]] if isinstance(value.get("path"), str) else []
-    return paths + [path for each in value.values() for path in _paths(each)]
+def _inside(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -122,16 +154,8 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return read
 
 
-def _with_headers(send: Send) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-            message = {**message, "headers": [*message.get("headers", []), *added]}
-        await send(message)
-
-    return send_with_headers
-
-
-async def _refuse(send: Send, status: int) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": b"not part of this page\n"})
+def _with_headers(message: Message) -> Message:
+    if message["type"] != "http.response.start":
+        return message
+    added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+    return {**message, "headers": [*message.get("headers", []), *added]}

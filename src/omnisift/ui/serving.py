@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisift.errors import UsageError, install_hint
+from omnisift.ui.known_hosts import KnownHosts
 from omnisift.ui.request_filter import RequestFilter
 from omnisift.ui.samples import write_samples
+from omnisift.ui.uploads import MEGABYTE, Uploads
 
 if TYPE_CHECKING:
     from omnisift.ui.session import Session
 
-LOCAL = ("127.0.0.1", "localhost", "[::1]")
-"""Host names by which this machine reaches itself."""
 _SETTINGS = {
     "GRADIO_TEMP_DIR": "",
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -81,7 +81,9 @@ def launch(
     *,
     host: str,
     port: int,
+    allow_hosts: Collection[str],
     max_upload_mb: int,
+    upload_space_mb: int,
     on_ready: Callable[[str], None],
 ) -> Any:
     """Start the server in the background.
@@ -91,7 +93,9 @@ def launch(
         folder: where samples are written, below the folder of uploads.
         host: address to listen at.
         port: port to listen at.
+        allow_hosts: further host names under which the page may be requested.
         max_upload_mb: maximum size of an uploaded clip in megabytes.
+        upload_space_mb: maximum size of all uploads in megabytes; the oldest make room for new ones.
         on_ready: called with the page's URL.
 
     Returns:
@@ -105,7 +109,8 @@ def launch(
     samples.mkdir()
     page = build(sessions, write_samples(samples))
     page.queue(max_size=32)
-    hosts = (*LOCAL, host) if host in LOCAL else None
+    hosts = KnownHosts.of(host, allow_hosts)
+    uploads = Uploads(folder, max_upload_mb * MEGABYTE, upload_space_mb * MEGABYTE)
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -121,7 +126,7 @@ def launch(
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
-        app_kwargs={"middleware": [Middleware(RequestFilter, hosts=hosts)]},
+        app_kwargs={"middleware": [Middleware(RequestFilter, hosts=hosts, uploads=uploads)]},
         theme=theme(),
         css=style(),
         head=SCRIPT,

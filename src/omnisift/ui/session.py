@@ -16,16 +16,14 @@ from omnisift.budget import Budget
 from omnisift.compressors import COMPRESSORS, Compressor
 from omnisift.errors import Blocked, CompressorError, MediaError, NotFound, UsageError
 from omnisift.inspector import Inspection, inspect_clip
-from omnisift.media.suffixes import MEDIA_SUFFIXES
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.encoded_clip import EncodedClip, EncodedClipCache
 from omnisift.pipeline.loading import Host
+from omnisift.ui.uploads import UPLOAD_SUFFIXES
 from omnisift.utils.questions import check_question
 from omnisift.utils.stages import STAGES
 
-UPLOAD_SUFFIXES = tuple(sorted(MEDIA_SUFFIXES))
-"""File name endings of clips that may be uploaded."""
 MAX_CHARACTERS = 1000
 """Maximum length of a question."""
 MAX_CLIPS = 4
@@ -156,8 +154,8 @@ class Session:
         for name in methods:
             if name not in self.methods:
                 raise CompressorError(f"this model cannot run {name!r}; choose one of {', '.join(self.methods)}")
-        if not 0 < percent <= 100:
-            raise UsageError(f"keep more than 0 and at most 100 % of the tokens, got {percent:g}")
+        if not isinstance(percent, (int, float)) or not 0 < percent <= 100:
+            raise UsageError(f"keep more than 0 and at most 100 % of the tokens, got {str(percent)[:20]}")
 
 
 @contextmanager

@@ -331,7 +331,8 @@ class _Bench:
 
 
 def _count_launches(events: list[Any], *, on_gpu: bool) -> int:
-    region = next(event.time_range for event in events if event.name == _MARK)
+    marks = [event for event in events if event.name == _MARK and event.device_type.name == "CPU"]
+    region = marks[0].time_range
     inside = [event for event in events if region.start <= event.time_range.start <= region.end]
     if on_gpu:
         return sum("LaunchKernel" in event.name for event in inside)

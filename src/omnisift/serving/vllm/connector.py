@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,9 @@ import pybase64
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, MediaIO
 
 from omnisift.errors import OmniSiftError
+from omnisift.serving.fetch import submit
+from omnisift.serving.fetch_limits import FetchLimits
 from omnisift.serving.media_limits import MediaLimits, as_vllm_video
-from omnisift.serving.url_policy import check_url
-
-MAX_BYTES = 1 << 30
-"""Size limit of a fetched file."""
 
 
 @contextmanager
@@ -55,7 +54,7 @@ class ClipIO(MediaIO):  # type: ignore[misc]  # vLLM is not installed when types
 
 
 class Connector(MediaConnector):  # type: ignore[misc]
-    """vLLM's connector with the plugin's clips and stricter rules: only hosts that were named, and no redirects.
+    """vLLM's connector with the plugin's clips and stricter rules: only hosts that were named, and limits.
 
     Raises:
         ValueError: a request (or a flag of vLLM) sets ``media_io_kwargs``.
@@ -77,24 +76,20 @@ class Connector(MediaConnector):  # type: ignore[misc]
     def load_from_url(self, url: str, media_io: Any, *, fetch_timeout: int | None = None) -> Any:
         """Read a data URL, a file of the allowed folder, or a file from an allowed host."""
         with client_errors():
-            if not _is_web(url):
-                return super().load_from_url(url, media_io, fetch_timeout=fetch_timeout)
-            check_url(url, self.allowed_media_domains)
-            return media_io.load_bytes(self._fetch(url, fetch_timeout))
+            if _is_web(url):
+                return self._fetched(url, media_io).result()
+            return super().load_from_url(url, media_io, fetch_timeout=fetch_timeout)
 
     async def load_from_url_async(self, url: str, media_io: Any, *, fetch_timeout: int | None = None) -> Any:
-        """Run `load_from_url` in a thread."""
-        return await asyncio.to_thread(self.load_from_url, url, media_io, fetch_timeout=fetch_timeout)
+        """Run `load_from_url` in a thread; fetches have threads of their own, which bound their number."""
+        if not _is_web(url):
+            return await asyncio.to_thread(self.load_from_url, url, media_io, fetch_timeout=fetch_timeout)
+        with client_errors():
+            return await asyncio.wrap_future(self._fetched(url, media_io))
 
-    def _fetch(self, url: str, timeout: int | None) -> bytes:
-        response = self.connection.get_response(url, timeout=timeout, allow_redirects=False, stream=True)
-        with response:
-            if response.status_code != 200:
-                raise OSError(f"status {response.status_code}")
-            data = response.raw.read(MAX_BYTES + 1, decode_content=True)
-        if len(data) > MAX_BYTES:
-            raise OSError("too large")
-        return bytes(data)
+    def _fetched(self, url: str, media_io: Any) -> Future[Any]:
+        """Read a file of the web, within the server's limits instead of vLLM's ``fetch_timeout``."""
+        return submit(url, self.allowed_media_domains, FetchLimits.from_environment(), media_io.load_bytes)
 
 
 def _is_web(url: str) -> bool:

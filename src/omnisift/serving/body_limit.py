@@ -1,0 +1,63 @@
+"""ASGI middleware for vLLM's server: a request may have as many bytes as a clip in base64 needs, and no more."""
+
+from __future__ import annotations
+
+import json
+
+from omnisift.serving.fetch_limits import FetchLimits
+from omnisift.utils.asgi import App, Message, Receive, Send, answer, body_size
+
+MIDDLEWARE = "omnisift.serving.body_limit.BodyLimit"
+"""Import path, for the flag of vLLM."""
+
+
+class BodyLimit:
+    """Answers 413 to a request that is larger than the limit, before or while its body is read.
+
+    Args:
+        app: the application to protect.
+        limits: None for those in the environment.
+    """
+
+    def __init__(self, app: App, limits: FetchLimits | None = None) -> None:
+        self._app = app
+        self._limits = limits or FetchLimits.from_environment()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        left, started = self._limits.max_body_bytes, False
+        if (body_size(scope) or 0) > left:
+            await self._refuse(send)
+            return
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            # The application sees a client that left; what it answers to that is dropped below.
+            return message if left >= 0 else {"type": "http.disconnect"}
+
+        async def unless_refused(message: Message) -> None:
+            nonlocal started
+            if left >= 0 or started:
+                started = True
+                await send(message)
+
+        try:
+            await self._app(scope, counted, unless_refused)
+        except Exception:  # of any type, where it comes from the client that seems to have left
+            if left >= 0:
+                raise
+        if left < 0 and not started:
+            await self._refuse(send)
+
+    async def _refuse(self, send: Send) -> None:
+        text = (
+            f"the request is larger than {self._limits.max_body_bytes:,} bytes; send a smaller clip "
+            f"(at most {self._limits.max_media} MB)"
+        )
+        error = {"message": text, "type": "BadRequestError", "param": None, "code": 413}
+        await answer(send, 413, json.dumps({"error": error}), "application/json")
