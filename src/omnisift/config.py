@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from omnisift.errors import UsageError
+from omnisift.utils.parsing import shown
 
 # `omnisift --help` is built from these fields, so that this module must not import torch or PyAV when it is imported.
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class ReadOptions(_Options):
         from omnisift.media.sampling import check_numbers
 
         if self.sampling not in ("time", "qwen"):
-            raise UsageError(f"sampling must be time or qwen, got {self.sampling!r}")
+            raise UsageError(f"sampling must be time or qwen, got {shown(self.sampling)}")
         check_numbers(self.fps, self.max_frames, 0.0, None, 1.0)
         if self.max_pixels is not None:
             smart_size(28, 28, min_pixels=1, max_pixels=self.max_pixels)

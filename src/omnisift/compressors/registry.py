@@ -32,6 +32,7 @@ from omnisift.compressors.v_cast import VCastCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor
 from omnisift.compressors.visionzip import VisionZipCompressor
 from omnisift.errors import CompressorError, UsageError
+from omnisift.utils.parsing import shown
 from omnisift.utils.suggest import closest, did_you_mean
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _find(name: str) -> type[Compressor]:
     if reads_all_tokens(name):
         raise CompressorError(f"{name!r} compresses nothing and can't be made or paired: pass compressor=None")
     more = " (`omnisift methods` lists all)" if closest(name, COMPRESSORS) else ""
-    raise CompressorError(f"no compressor named {name!r}; {did_you_mean(name, COMPRESSORS)}{more}")
+    raise CompressorError(f"no compressor named {shown(name)}; {did_you_mean(name, COMPRESSORS)}{more}")
 
 
 def _value(text: str) -> Any:

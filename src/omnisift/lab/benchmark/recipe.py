@@ -183,7 +183,7 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"backbone is {' or '.join(BACKBONES)}, got {data['backbone']!r}")
     if not all(is_text(data.get(key, "")) for key in ("name", "title", "about")):
         raise TypeError("name, title and about are texts")
-    if Path(data["name"]).name != data["name"] or data["name"].startswith("."):
+    if not 0 < len(data["name"]) < 200 or Path(data["name"]).name != data["name"] or data["name"].startswith("."):
         raise ValueError(f"name is that of the result file, without folders, got {shown(data['name'])}")
     settings = tuple(str(name) for name in _list(data, "settings", ["base"]))
     for name in settings:
@@ -238,9 +238,12 @@ def percent(video: float, audio: float) -> str:
 def _method(row: Mapping[str, Any]) -> MethodSpec:
     if not isinstance(row, Mapping):
         raise TypeError(f"a row is a mapping with the key method, got {shown(row)}")
-    method = MethodSpec(**{**row, "method": str(row["method"] or "")})
-    if not all(is_text(value) for value in (method.label, method.group, method.method, method.selector or "")):
-        raise TypeError("method, selector, label and group of a row are texts")
+    name = "" if row["method"] is None else row["method"]
+    if not is_text(name):
+        raise TypeError(f"method of a row is a text, got {shown(name)}")
+    method = MethodSpec(**{**row, "method": name})
+    if not all(is_text(value) for value in (method.label, method.group, method.selector or "")):
+        raise TypeError("selector, label and group of a row are texts")
     if type(method.straight_through) is not bool or type(method.shuffled_video) is not bool:
         raise TypeError("straight_through and shuffled_video of a row are true or false")
     if method.selector is not None and Path(method.selector).name != method.selector:

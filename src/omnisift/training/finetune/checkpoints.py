@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -75,7 +76,8 @@ def _digest(file: Path) -> str:
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The last complete checkpoint of a run, or None. Incomplete ones are deleted."""
-    folders = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    named = [(re.fullmatch(r"checkpoint-(\d{1,18})", path.name), path) for path in run.glob("checkpoint-*")]
+    folders = [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
     complete = [path for path in folders if is_complete(path)]
     for path in folders:
         if path not in complete:

@@ -150,7 +150,7 @@ class TrainRecipe(CompressionConfig, ReadOptions):
 
     def __post_init__(self) -> None:
         if self.language not in LANGUAGES:
-            raise UsageError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
+            raise UsageError(f"language must be one of {', '.join(LANGUAGES)}, got {shown(self.language)}")
         if self.language == "frozen" and not self.train_selector:
             raise UsageError("nothing to train: language is frozen and train_selector is false; change one of them")
         if self.selector == "new" and not self.train_selector:
@@ -170,7 +170,7 @@ class TrainRecipe(CompressionConfig, ReadOptions):
         if not is_pattern(self.lora_target_modules):
             raise UsageError(f"lora_target_modules is no regular expression: {shown(self.lora_target_modules)}")
         if self.dtype not in (None, "float32", "bfloat16"):
-            raise UsageError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+            raise UsageError(f"dtype must be float32 or bfloat16, got {shown(self.dtype)}")
         make_estimator(self.estimator)
         self.check()
 
@@ -266,7 +266,7 @@ def _checked_values(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     kinds = {field.name: str(field.type) for field in fields(TrainRecipe)}
     for name in current:
         if name not in kinds:
-            raise UsageError(f"{source}: unknown key {str(name)!r}; {_suggestion(str(name), list(kinds))}")
+            raise UsageError(f"{source}: unknown key {shown(name)}; {_suggestion(str(name), list(kinds))}")
     return {name: _typed(name, kinds[name], value, source) for name, value in current.items()}
 
 
