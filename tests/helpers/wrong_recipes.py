@@ -17,7 +17,7 @@ TORN: dict[str, bytes] = {
     "digits": f"model: {DIGITS}".encode(),
     "digits-key": f"{DIGITS}: 1".encode(),
     "tag": b"!!python/object/apply:os.system ['true']",
-    "bomb": ("a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdef", "bcdefg"))).encode(),
+    "bomb": ("0: &a0 [x, x]\n" + "".join(f"{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))).encode(),
     "circle": b"a: &a [*a]",
     "date": b"model: 2020-99-99",
     "two-documents": b"a: 1\n---\nb: 2\n",
@@ -33,24 +33,8 @@ TORN: dict[str, bytes] = {
 """Name -> content of a recipe file."""
 
 NAN, INF = float("nan"), float("inf")
-_OF_ALL = (
-    None,
-    [],
-    {},
-    [None],
-    "",
-    "\ud800",
-    "a\0b",
-    True,
-    -1,
-    NAN,
-    INF,
-    10**30,
-    -(10**30),
-    10**400,
-    2**63,
-    "x" * 5000,
-)
+_TEXTS, _NUMBERS = ("", "\ud800", "a\0b", "x" * 5000), (True, -1, NAN, INF, 10**30, -(10**30), 10**400, 2**63)
+_OF_ALL = (None, [], {}, [None], *_TEXTS, *_NUMBERS)
 
 
 def train_values() -> dict[str, tuple[Any, ...]]:

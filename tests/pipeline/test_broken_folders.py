@@ -108,7 +108,7 @@ def test_layers_that_the_configuration_leaves_out_are_not_dropped(key: str, tmp_
     set_value(folder / "config.json", key, 1)
     if key.startswith("text"):
         set_value(folder / "config.json", "text_config.layer_types", ["full_attention"])
-    with pytest.raises(CheckpointError, match="tensors of layers that config.json does not describe"):
+    with pytest.raises(CheckpointError, match=r"tensors of layers that config\.json does not describe"):
         omnisift.load(str(folder), compressor="uniform")
 
 
