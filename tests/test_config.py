@@ -14,10 +14,12 @@ from tests.helpers.models import thinker
 from omnisift import CompressionConfig, ReadOptions, TrainRecipe, attach, load
 from omnisift.batch import ModelSettings
 from omnisift.budget import DEFAULT_RETAIN, Budget
+from omnisift.config import ServedReadOptions
 from omnisift.errors import BudgetError, CompressorError, UsageError
 from omnisift.evaluation.public.running import EvalSettings
 from omnisift.integrations.ms_swift.settings import SwiftSettings
 from omnisift.media.reader import MAX_FRAMES
+from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.serving.command import Server
 from omnisift.serving.media_limits import MediaLimits
 from omnisift.serving.vllm.settings import Settings
@@ -26,13 +28,18 @@ from omnisift.training.distill import DistillSettings
 from omnisift.training.finetune.recipe import save_recipe
 
 COMPRESSING = [ModelSettings, Settings, SwiftSettings, EvalSettings, TrainRecipe]
-READING = [ModelSettings, Server, MediaLimits, EvalSettings, TrainRecipe, DistillSettings, Reading]
+READING = [ModelSettings, EvalSettings, TrainRecipe, DistillSettings, Reading]
+SERVED = [Server, MediaLimits]
 OTHER_DEFAULTS = {(TrainRecipe, "selector"), (MediaLimits, "max_pixels")}
 
 
 @pytest.mark.parametrize(
     ("record", "base"),
-    [*((record, CompressionConfig) for record in COMPRESSING), *((record, ReadOptions) for record in READING)],
+    [
+        *((record, CompressionConfig) for record in COMPRESSING),
+        *((record, ReadOptions) for record in READING),
+        *((record, ServedReadOptions) for record in SERVED),
+    ],
 )
 def test_each_record_of_settings_has_the_shared_fields_and_defaults(record: Any, base: Any) -> None:
     shared = {field.name: field.default for field in fields(base)}
@@ -54,7 +61,8 @@ def test_plain_values() -> None:
     assert config.budget == Budget(retain_video=0.2, retain_audio=0.5)
     assert config.compression == {"retain": None, "selector": None, **values}
     assert ReadOptions.from_dict({"fps": 1.0}).reading == {
-        "fps": 1.0, "max_frames": 256, "max_pixels": None, "sampling": "time"
+        "fps": 1.0, "max_frames": 256, "max_pixels": None, "sampling": "time",
+        "max_decoded_pixels": MAX_DECODED_PIXELS, "read_timeout": READ_TIMEOUT,
     }  # fmt: skip
     with pytest.raises(UsageError, match=r"^CompressionConfig has no option 'retian'; it has: compressor, retain, "):
         CompressionConfig.from_dict({"retian": 0.5})
@@ -72,6 +80,9 @@ def test_plain_values() -> None:
         (ReadOptions(max_frames=1), UsageError),
         (ReadOptions(max_pixels=1), UsageError),
         (ReadOptions(sampling="magic"), UsageError),
+        (ReadOptions(max_decoded_pixels=0), UsageError),
+        (ReadOptions(read_timeout=0.0), UsageError),
+        (ReadOptions(read_timeout=float("nan")), UsageError),
     ],
 )
 def test_wrong_values_are_refused(wrong: CompressionConfig | ReadOptions, kind: type[Exception]) -> None:

@@ -102,6 +102,11 @@ class ReadOptions(_Options):
     """Maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit."""
     sampling: str = "time"
     """``time``, or ``qwen`` for the index rule of published results."""
+    max_decoded_pixels: int = 2_000_000_000_000
+    """Maximum pixels of all frames that are decoded for one clip; the default is four hours of 1080p at 60 frames per
+    second, if every frame must be decoded."""
+    read_timeout: float = 3600.0
+    """Maximum seconds to read one clip."""
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -116,12 +121,27 @@ class ReadOptions(_Options):
         """
         from omnisift.media import smart_size
         from omnisift.media.sampling import check_numbers
+        from omnisift.media.work import check_budget
 
         if self.sampling not in ("time", "qwen"):
             raise UsageError(f"sampling must be time or qwen, got {shown(self.sampling)}")
         check_numbers(self.fps, self.max_frames, 0.0, None, 1.0)
+        check_budget(self.max_decoded_pixels, self.read_timeout)
         if self.max_pixels is not None:
             smart_size(28, 28, min_pixels=1, max_pixels=self.max_pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedReadOptions(ReadOptions):
+    """How a clip of a stranger is read: with tighter limits on the work. Other records of settings extend it."""
+
+    max_decoded_pixels: int = 100_000_000_000
+    """As in `ReadOptions`; the default is half an hour of 1080p at 25 frames per second."""
+    read_timeout: float = 60.0
+
+
+WORK_LIMITS = ("max_decoded_pixels", "read_timeout")
+"""Fields of `ReadOptions` that bound the work and don't change what is read."""
 
 
 def option_names(record: type) -> list[str]:

@@ -53,6 +53,8 @@ class Fake(Engine):
             raise EngineLost(f"{clip}: the device failed")
         if fault == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
         if fault == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
         if fault == "signals":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from tests.batch.fakes import Fake, items, rows, start
+
+from omnisift.batch import run_lock
+from omnisift.batch.run_lock import MAX_DEATHS
 
 COUNT = 400
 
@@ -76,13 +80,13 @@ def test_the_same_with_several_clips_in_progress(kills: int, tmp_path: Path) -> 
 
 
 def test_of_several_in_progress_only_the_deadly_one_is_skipped(tmp_path: Path) -> None:
-    """The first kill may be any of the four, so each is done alone, and only one dies again."""
+    """The first crash may be due to any of the four, so each is done alone, and only one crashes again."""
     out = tmp_path / "a.jsonl"
     for done in (0, 2, 2, 2):
-        process = start(out, count=8, bad={"2": "deadly"}, batch_size=4)
-        assert process.wait(60) == -9
+        process = start(out, count=8, bad={"2": "crash"}, batch_size=4)
+        assert process.wait(60) == -signal.SIGSEGV
         assert len(rows(out)) == done
-    process = start(out, count=8, bad={"2": "deadly"}, batch_size=4)
+    process = start(out, count=8, bad={"2": "crash"}, batch_size=4)
     assert process.wait(60) == 0, process.stderr.read()
     assert [row.get("error", {}).get("type") for row in rows(out)] == [None, None, "ProcessDied"] + [None] * 5
 
@@ -91,20 +95,57 @@ def test_the_first_clip_is_skipped_too(tmp_path: Path) -> None:
     """The crashes are counted although no row was written yet."""
     out = tmp_path / "a.jsonl"
     for _ in range(3):
-        assert start(out, count=3, bad={"0": "deadly"}).wait(60) == -9
-    assert start(out, count=3, bad={"0": "deadly"}).wait(60) == 0
+        assert start(out, count=3, bad={"0": "crash"}).wait(60) == -signal.SIGSEGV
+    assert start(out, count=3, bad={"0": "crash"}).wait(60) == 0
     assert [row.get("error", {}).get("type") for row in rows(out)] == ["ProcessDied", None, None]
 
 
-def test_a_clip_that_kills_the_process_three_times_is_skipped(tmp_path: Path) -> None:
+def test_a_clip_that_crashes_the_process_three_times_is_skipped(tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
     for _ in range(3):
-        process = start(out, count=6, bad={"2": "deadly"})
-        assert process.wait(60) == -9
+        process = start(out, count=6, bad={"2": "crash"})
+        assert process.wait(60) == -signal.SIGSEGV
         assert len(rows(out)) == 2
-    process = start(out, count=6, bad={"2": "deadly"})
+    process = start(out, count=6, bad={"2": "crash"})
     assert process.wait(60) == 0, process.stderr.read()
     assert [row.get("error", {}).get("type") for row in rows(out)] == [None, None, "ProcessDied", None, None, None]
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(MAX_DEATHS - 1, marks=pytest.mark.slow)])
+def test_a_clip_is_not_blamed_for_a_few_kills_from_outside(kills: int, tmp_path: Path) -> None:
+    out = tmp_path / "a.jsonl"
+    for _ in range(kills):
+        assert start(out, count=3, bad={"1": "deadly"}).wait(60) == -signal.SIGKILL
+    assert start(out, count=3).wait(60) == 0
+    assert all("answer" in row for row in rows(out))
+
+
+def test_no_clip_blocks_a_run_for_ever(tmp_path: Path) -> None:
+    """What only SIGKILL ends, as where the kernel tells no counts, is skipped after ten deaths."""
+    out = tmp_path / "a.jsonl"
+    for _ in range(MAX_DEATHS):
+        assert start(out, count=3, bad={"1": "deadly"}).wait(60) == -signal.SIGKILL
+    assert start(out, count=3, bad={"1": "deadly"}).wait(60) == 0
+    assert [row.get("error", {}).get("type") for row in rows(out)] == [None, "ProcessDied", None]
+    assert rows(out)[1]["error"]["message"] == "Skipped: 10 processes in a row died on this clip."
+
+
+def test_what_the_out_of_memory_killer_ends_counts_as_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's count has grown since the clip was started; after a restart of the machine it says nothing."""
+    out, vmstat, boot = (tmp_path / name for name in ("a.jsonl", "vmstat", "boot"))
+    boot.write_text("one\n")
+    monkeypatch.setattr(run_lock, "_VMSTAT", vmstat)
+    monkeypatch.setattr(run_lock, "_BOOT", boot)
+    for death, (machine, count) in enumerate([("one", 4), ("one", 5), ("one", 6), ("two", 9), ("two", 10)]):
+        boot.write_text(f"{machine}\n")
+        vmstat.write_text(f"pgfault 7\noom_kill {count}\n")
+        lock = run_lock.RunLock(out.with_name("a.jsonl.run"), out)
+        if lock.settings is None:
+            lock.write_settings({"task": "qa"})
+        assert lock.crashes("1") == death
+        assert lock.is_deadly("1") == (death == 4)  # of four deaths the one at the change of machines is unknown
+        lock.set_in_progress(["1"])
+        lock.close(keep_in_progress=True)
 
 
 def test_kills_before_a_clip_is_started_do_not_count_for_it(tmp_path: Path) -> None:

@@ -152,7 +152,10 @@ def test_a_full_disk_is_one_line(omnisift, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("omnisift.world.write_clip", write_clip)
     code, _, err = omnisift("make-clip", str(tmp_path / "a.mp4"))
-    assert (code, err) == (2, "error (OSError): a.mp4: No space left on device\n")
+    assert (code, err) == (
+        2,
+        "error (OSError): a.mp4: No space left on device; free disk space, or choose another disk\n",
+    )
 
 
 def test_the_stages_are_a_column_on_a_narrow_terminal(omnisift, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

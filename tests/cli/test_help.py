@@ -18,7 +18,7 @@ import typer.main
 from omnisift.budget import DEFAULT_RETAIN
 from omnisift.cli.app import LOOK, MEASURE, TOOLS, TRAIN, USE, app
 from omnisift.cli.options import FIELDS, MappedModelOptions, with_records
-from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.config import CompressionConfig, ReadOptions, ServedReadOptions
 
 RECORDS: tuple[Any, ...] = (MappedModelOptions, CompressionConfig, ReadOptions)
 Omnisift = Callable[..., tuple[int, str, str]]
@@ -50,7 +50,8 @@ def test_each_help_screen_fits_80_columns(omnisift: Omnisift, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["ask", "chat", "run", "serve", "inspect", "profile", "eval", "ui", "distill"])
 def test_shared_options_have_the_names_and_defaults_of_the_records(name: str) -> None:
-    defaults = {field.name: field.default for record in RECORDS for field in fields(record)}
+    records = (*RECORDS, ServedReadOptions) if name in ("serve", "ui") else RECORDS
+    defaults = {field.name: field.default for record in records for field in fields(record)}
     assert defaults.keys() == FIELDS.keys()
     own = {("ui", "model"), ("serve", "model"), ("distill", "seed")}
     options = {option.name: option.default for option in GROUP.commands[name].params if (name, option.name) not in own}

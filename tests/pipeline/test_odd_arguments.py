@@ -22,7 +22,10 @@ from omnisift.vgas import VGAS, VGASConfig
 
 NAN, INF = float("nan"), float("inf")
 NOT_TEXT = ("\ud800", "caf\udce9", 3, b"x", ["x"], {})
-NAMES = ("", "a\0b", "\ud800", "x" * 5000, "a/" + "x" * 300, "own/\udce9", "a/b/../../c", "https://x/y", ".", "/proc/kmsg")
+NAMES = (
+    "", "a\0b", "\ud800", "x" * 5000, "a/" + "x" * 300, "own/\udce9", "a/b/../../c", "https://x/y", ".",
+    "/proc/kmsg",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +43,17 @@ def refused(call: Callable[[], Any]) -> bool:
     try:
         call()
     except OmniSiftError as error:
-        assert "\n" not in str(error)
-        assert str(error)
-        return True
+        return bool(str(error)) and "\n" not in str(error)
     return False
 
 
 class NoSelection(RandomCompressor):
-    def select(self, stream: TokenStream, counts: Any) -> Selection:  # noqa: ARG002
+    def select(self, stream: TokenStream, counts: Any) -> Selection:
         return None  # type: ignore[return-value]
 
 
 class BareKeep(RandomCompressor):
-    def select(self, stream: TokenStream, counts: Any) -> Selection:  # noqa: ARG002
+    def select(self, stream: TokenStream, counts: Any) -> Selection:
         return torch.ones(len(stream), dtype=torch.bool)  # type: ignore[return-value]
 
 
@@ -152,7 +153,9 @@ def test_odd_numbers_of_a_question(pipeline: omnisift.Pipeline, clip: Path, medi
     assert pipeline.ask(clip, "What?", fps=0.001, max_new_tokens=1).report.tokens.video
 
 
-@pytest.mark.parametrize("path", ["/proc/kmsg", "/dev/null", "/dev/zero", None, 3, "a\0b", "x" * 5000, "\ud800", "/tmp"])
+@pytest.mark.parametrize(
+    "path", ["/proc/kmsg", "/dev/null", "/dev/zero", None, 3, "a\0b", "x" * 5000, "\ud800", "/tmp"]
+)
 def test_files_that_are_no_media(path: Any, pipeline: omnisift.Pipeline) -> None:
     """A file of the kernel has no size and may block its reader for ever."""
     assert refused(lambda: pipeline.read(path))

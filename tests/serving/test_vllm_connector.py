@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -79,3 +81,40 @@ def test_no_host_is_allowed_by_default(web: str) -> None:
     for fetch in ("fetch_video", "fetch_audio", "fetch_image"):
         with pytest.raises(ValueError, match="fetches no media"):
             getattr(Connector(), fetch)(web + "/video")
+
+
+def data_url(path: Path, kind: str = "video/mp4") -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def test_audio_is_read_by_the_plugin(tmp_path: Path, video: Video) -> None:
+    """Also that of a video; vLLM's own reader would open playlists, which can name files and hosts."""
+    from omnisift.serving.vllm.connector import Connector
+
+    waveform, rate = Connector().fetch_audio(data_url(tmp_path / "2.mp4", "audio/mp4"))
+    assert rate == 16_000
+    assert np.array_equal(waveform, video.audio)
+    (tmp_path / "list.m3u8").write_bytes(b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n")
+    with pytest.raises(ValueError, match="the file: is a list that refers to other files"):
+        Connector().fetch_audio(data_url(tmp_path / "list.m3u8", "audio/mpeg"))
+
+
+def test_a_crash_of_the_decoder_is_a_client_error(
+    tmp_path: Path, video: Video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omnisift.serving import media_limits
+    from omnisift.serving.decoder_pool import DecoderPool
+    from omnisift.serving.vllm.connector import Connector
+
+    options = {"require_video": True, **asdict(media_limits.MediaLimits())}
+    pool = DecoderPool(options, max_children=1, entry="tests.serving.bad_decoders:main")
+    monkeypatch.setattr(media_limits, "_pool", lambda *_: pool)
+    connector = Connector(allowed_local_media_path=str(tmp_path))
+    for name in ("abort", "segfault", "leave"):
+        path = tmp_path / f"{name}.mp4"
+        path.write_bytes((tmp_path / "2.mp4").read_bytes())
+        with pytest.raises(ValueError, match="the decoder crashed on it; convert the file"):
+            connector.fetch_video(path.as_uri())
+    images, _ = connector.fetch_video((tmp_path / "2.mp4").as_uri())
+    assert len(images) == len(video.images)
+    pool.close()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from tests.helpers.models import work_of_encoders
+from tests.media.bombs import write_bomb
 
 from omnisift import errors, load
 from omnisift.compressors import COMPRESSORS
-from omnisift.errors import OmniSiftError, UnreachableBudget
-from omnisift.pipeline import Pipeline
+from omnisift.errors import Damaged, MediaTimeout, OmniSiftError, UnreachableBudget
 from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.ui.session import Session
 
@@ -50,12 +50,12 @@ def test_only_max_clips_are_kept(
 ) -> None:
     encoded: list[str] = []
 
-    def encode(self: Pipeline, path: Path, **options: object) -> EncodedClip:
+    def encode(self: Session, path: Path) -> EncodedClip:
         encoded.append(path.name)
-        return original(self, path, **options)
+        return original(self, path)
 
-    original = Pipeline.encode
-    monkeypatch.setattr(Pipeline, "encode", encode)
+    original = Session._encode
+    monkeypatch.setattr(Session, "_encode", encode)
     names = ["a.mp4", "b.mp4", "a.mp4", "c.mp4", "a.mp4", "b.mp4"]
     session = Session(session.host, [tmp_path], max_clips=2, max_new_tokens=2)
     for name in "abc":
@@ -166,3 +166,19 @@ def test_progress_covers_all_methods(session: Session, uploads: Path) -> None:
     assert all(0 <= done < 1 for done, _ in steps)
     starts = [done for done, step in steps if step.endswith("process")]
     assert starts == [0.0, 0.5]
+
+
+def test_a_bomb_and_a_crash_cost_one_question(
+    session: Session, uploads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question at a time is answered for all users, so that none may take hours."""
+    write_bomb(tmp_path / "bomb.mkv", 1000, (4096, 2160))
+    session = Session(session.host, [tmp_path, uploads], max_new_tokens=2, read_options={"read_timeout": 1.0})
+    with pytest.raises(MediaTimeout, match=r"^bomb\.mkv: can't be read within read_timeout=1 s"):
+        session.ask(tmp_path / "bomb.mkv", QUESTION, ["uniform"], 25)
+    monkeypatch.setattr(session._decoders, "_entry", "tests.serving.bad_decoders:main")
+    session._decoders.close()
+    shutil.copy(uploads / "seven.mp4", tmp_path / "abort.mp4")
+    with pytest.raises(Damaged, match=r"^abort\.mp4: the decoder crashed on it"):
+        session.ask(tmp_path / "abort.mp4", QUESTION, ["uniform"], 25)
+    assert session.ask(uploads / "seven.mp4", QUESTION, ["uniform"], 25)

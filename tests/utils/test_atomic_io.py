@@ -52,7 +52,7 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyt
     rename = Path.rename
 
     def refusing(self: Path, target: Path) -> Path:
-        if self.name == "model.part":
+        if self.parent.name == "new":
             raise PermissionError("no")
         return rename(self, target)
 

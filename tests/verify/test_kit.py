@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -184,6 +187,34 @@ def test_what_this_machine_cannot_check_is_skipped(subject: Subject) -> None:
             rule(subject)
 
 
+class Waiting(Compressor):
+    """Warns as torch's sync debug mode does."""
+
+    name: ClassVar[str] = "waiting"
+    waits = 1
+
+    def forward(self, stream: TokenStream) -> Selection:
+        return self.select(stream, None)
+
+    def select(self, stream: TokenStream, counts: Any) -> Selection:
+        for _ in range(self.waits):
+            warnings.warn("called a synchronizing CUDA operation", UserWarning, stacklevel=1)
+        return Selection(stream.chunk < 0)
+
+
+def test_waits_are_counted_by_line(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(Subject, "compressor", lambda *_, **__: Waiting(0.5))
+    waits = checks.waits_of(subject, "waiting")
+    assert modes == ["warn", "default"]
+    (place,) = waits
+    assert place.startswith("test_kit.py:")
+    assert checks.check_waits(Counter({place: checks.DOCUMENTED_WAITS})) == "omnisift 4"
+    with pytest.raises(Failed, match=r"omnisift waits 5 times, documented are 4: .*test_kit.py"):
+        checks.check_waits(Counter({place: 5}))
+
+
 # --- measurements ----------------------------------------------------------------------------------------------------
 
 PLAN = measure.Plan(hosts.TINY.clips[:1], rivals_at=6, repeats=1, new_tokens=3)
@@ -219,6 +250,53 @@ def test_a_stored_clip_is_answered_as_an_encoded_one(subject: Subject) -> None:
             subject.model(**rest, use_cache=False)
     assert torch.equal(calls[0]["inputs_embeds"], calls[1]["inputs_embeds"])
     assert torch.equal(calls[0]["position_ids"], calls[1]["position_ids"])
+
+
+def test_launches_of_the_compression_are_counted() -> None:
+    def event(name: str, start: int, end: int, device: str = "CPU") -> Any:
+        span = SimpleNamespace(start=start, end=end)
+        return SimpleNamespace(name=name, time_range=span, device_type=SimpleNamespace(name=device))
+
+    events = [
+        event(measure._MARK, 0, 99, "CUDA"), event(measure._MARK, 10, 20), event("cudaLaunchKernel", 5, 6),
+        event("cudaLaunchKernel", 11, 12), event("cuLaunchKernelEx", 15, 16), event("aten::add", 13, 14),
+        event("cudaMemcpyAsync", 17, 18), event("cudaLaunchKernel", 30, 31),
+    ]  # fmt: skip
+    assert measure._count_launches(events, on_gpu=True) == 2
+    assert measure._count_launches(events, on_gpu=False) == 1
+
+
+def test_the_clock_reads_events_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Event:
+        now = 0.0
+
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            Event.now += 2.0
+            self.time = Event.now
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, other: Any) -> float:
+            return float(other.time - self.time)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    clock = measure.Clock(torch.device("cuda"))
+    clock.mark("a")
+    clock.mark("b")
+    assert clock.between("a", "b") == 2.0
+    assert clock.between("a", "missing") is None
+
+
+def test_the_environment_names_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(name="A Card", total_memory=80 << 30, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: card)
+    monkeypatch.setattr(kit, "energy_meter", lambda _device: SimpleNamespace(words="none"))
+    info = kit.environment(torch.device("cuda"), "sdpa")
+    assert (info["machine"], info["capability"], info["memory_bytes"]) == ("A Card", "9.0", 80 << 30)
+    assert {"driver", "cuda", "torch", "transformers", "commit"} <= set(info)
 
 
 def test_memory_and_time_that_run_out_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +355,7 @@ def test_show_refuses_other_files(tmp_path: Path, content: str) -> None:
         (["--tiny", "--model", "qwen2.5-omni-7b"], "leave out --model"),
         (["--tiny", "--seconds", "0"], "--seconds must be"),
         (["--tiny", "-o", "missing/result.json"], "no folder"),
+        (["--tiny", "--attn-implementation", "foo"], "no attention 'foo' here"),
     ],
 )
 def test_wrong_options(arguments: list[str], words: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from omnisift.batch.sources import clips_of, read_text
 from omnisift.errors import UsageError
 from omnisift.utils.jsonl import parse_jsonl
-from omnisift.utils.questions import check_text
+from omnisift.utils.questions import check_question
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def items_of(source: Path, question: str | None = None, questions: Path | None =
     Raises:
         UsageError: no clips, an empty question, a question about an unknown clip, or a clip without a question.
     """
-    if question is not None and not question.strip():
-        raise UsageError("the question is empty; give some text")
+    if question is not None:
+        check_question(question)
     root, names = clips_of(source)
     # Not resolved: a symbolic link keeps the name that the user sees.
     paths = {name: Path(root.absolute(), name) for name in names}
@@ -87,6 +87,7 @@ def _questions_in(record: dict[str, Any], location: str) -> list[str]:
     texts = [pair.get("question") for pair in pairs if isinstance(pair, dict)] if isinstance(pairs, list) else []
     if not texts or len(texts) < len(pairs) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UsageError(f"{location}: needs a 'question' with text, or a list 'qa' of objects with one")
-    for text in texts:
-        check_text(str(text), f"{location}: a question")
-    return [str(text) for text in texts]
+    questions = [str(text) for text in texts]
+    for text in questions:
+        check_question(text, location)
+    return questions

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisift.batch.engine import Engine, EngineAnswer, source_fields
-from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions
 from omnisift.errors import EngineLost, TooBig, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class ModelSettings(CompressionConfig, ReadOptions):
     """``auto`` for the best device of this machine, or ``cpu``, ``cuda``, ``cuda:N``, ``mps``."""
     dtype: str | None = None
     attn_implementation: str | None = None
+    max_length: int | None = None
+    """Maximum tokens of a prompt, after compression, and its answer; None for the model's context."""
     max_new_tokens: int = 256
     engine: str = "transformers"
     """``transformers`` or ``vllm``."""
@@ -33,14 +35,15 @@ class ModelSettings(CompressionConfig, ReadOptions):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that must not change during a run, JSON-ready.
 
-        Of the device only its type is included, because cuda:1 answers as cuda:0. Flags of vLLM are left out, so that
-        failed clips can be retried with more memory or a longer context.
+        Of the device only its type is included, because cuda:1 answers as cuda:0. Flags of vLLM and limits on the work
+        are left out, so that failed clips can be retried with more memory, a longer context or more time.
         """
         from omnisift.pipeline.devices import resolve_device
 
         device = resolve_device().type if self.device == "auto" else self.device.partition(":")[0]
         fixed = asdict(self) | {"device": device}
-        del fixed["vllm_args"]
+        for name in ("vllm_args", "max_length", *WORK_LIMITS):
+            del fixed[name]
         return fixed
 
     def check(self) -> None:
@@ -56,6 +59,8 @@ class ModelSettings(CompressionConfig, ReadOptions):
             raise UsageError(
                 "attn_implementation is for Transformers; give vLLM its own flag, --attention-backend, after --"
             )
+        if self.engine == "vllm" and self.max_length is not None:
+            raise UsageError("max_length is for Transformers; give vLLM its own flag, --max-model-len, after --")
         if self.engine != "vllm" and self.vllm_args:
             raise UsageError(f"{self.vllm_args[0]!r} is a flag for vLLM; leave it out, or give --engine vllm")
         CompressionConfig.check(self)
@@ -89,6 +94,7 @@ class ModelSettings(CompressionConfig, ReadOptions):
             device=self.device,
             dtype=self.dtype,
             attn_implementation=self.attn_implementation,
+            max_length=self.max_length,
         )
         if pipeline.compressor is not None:
             with attach(pipeline.host.thinker, pipeline.compressor):

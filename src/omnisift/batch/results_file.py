@@ -8,14 +8,15 @@ process drops that line and does the item again. Settings, lock and items in pro
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from omnisift.batch.items import Item
-from omnisift.batch.run_lock import RunLock
+from omnisift.batch.run_lock import RunLock, write_errors
 from omnisift.batch.summary import Summary
 from omnisift.errors import EngineLost, UsageError
 from omnisift.utils.jsonl import JsonLines, write_jsonl
@@ -36,8 +37,8 @@ class ResultsFile:
         retry_errors: drop the rows with an error, so that their items are done again.
 
     Raises:
-        UsageError: another process writes the file, it was started with other settings, its folder does not exist, or
-            it is not a results file.
+        UsageError: another process writes the file, under this name or a link to it; it was started with other
+            settings; its folder does not exist; or it is not a results file.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], retry_errors: bool = False) -> None:
@@ -45,29 +46,49 @@ class ResultsFile:
         self.path = path
         self.summary = Summary()
         self._questions: dict[str, str | None] = {}
-        self._lines = JsonLines(path)
-        with _write_errors(path):
-            self.lock = RunLock(path)
+        # A symbolic link stays: the file that it names is written.
+        self._file = Path(os.path.realpath(path))
+        self._lines = JsonLines(self._file)
+        self._is_new = not self._file.exists()
+        self._deletable = False
+        with write_errors(path):
+            self.lock = RunLock(_lock_path(path, self._file), path)
             try:
+                self._lines.hold()
                 self._open(_with_new_names(json.loads(json.dumps(settings))), retry_errors)
             except BaseException:
-                self.lock.close(delete=self.lock.settings is None)
+                is_new = self.lock.settings is None
+                self._close(delete=self._is_new, delete_settings=is_new, keep_in_progress=not is_new)
                 raise
 
     def _open(self, settings: dict[str, Any], retry_errors: bool) -> None:
         # Compare the settings, or write them if the run is new.
         started_with = None if self.lock.settings is None else _with_new_names(self.lock.settings)
-        if not self.path.exists() or self.path.stat().st_size == 0:
+        if self._file.stat().st_size == 0:
             if started_with != settings:
                 self.lock.write_settings(settings)
         elif started_with != settings:
             raise UsageError(f"{self.path} {_difference(started_with, settings)}")
-        # The lock is on another file and stays.
-        if retry_errors and self.path.exists():
-            write_jsonl(self.path, [row for row in self._rows() if "error" not in row])
+        if retry_errors:
+            self._drop_errors()
         for row in self._rows():
             self._record(row)
         self._lines.prepare()
+        self._deletable = self._is_new or started_with is not None
+
+    def _drop_errors(self) -> None:
+        """Replace the file by one without the rows that have an error. The first lock is on another file and stays."""
+        rows = list(self._rows())
+        kept = [row for row in rows if "error" not in row]
+        if len(kept) == len(rows):
+            return
+        if self._file.stat().st_nlink > 1:
+            raise UsageError(
+                f"{self.path} has another name (a hard link), under which its errors would stay; delete one of the two"
+            )
+        write_jsonl(self._file, kept)
+        self._lines.close()
+        self._lines.hold()
 
     def __enter__(self) -> ResultsFile:
         return self
@@ -76,12 +97,24 @@ class ResultsFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         empty = not self._questions
-        if empty:
-            self.path.unlink()
         # An engine that died on one clip has left that clip's row. After several clips without rows, the next process
         # must know which ones they were.
         unknown = isinstance(error, EngineLost) and any(key not in self for key in self.lock.in_progress)
-        self.lock.close(delete=empty and not unknown, keep_in_progress=unknown)
+        try:
+            if error is None:
+                self._lines.check()
+        finally:
+            with write_errors(self.path):
+                self._close(empty and self._deletable, delete_settings=empty and not unknown, keep_in_progress=unknown)
+
+    def _close(self, delete: bool, delete_settings: bool, keep_in_progress: bool) -> None:
+        """Delete what is to be deleted, and release both locks."""
+        try:
+            if delete and self._lines.is_unchanged:
+                self._file.unlink()
+        finally:
+            self._lines.close()
+            self.lock.close(delete_settings, keep_in_progress)
 
     def __contains__(self, key: str) -> bool:
         return key in self._questions
@@ -107,12 +140,13 @@ class ResultsFile:
         """Append a row and sync it to the disk.
 
         Raises:
-            UsageError: the row can't be written; the file is then as before.
+            UsageError: the row can't be written; the file is then as before. Or the file was deleted, replaced or
+                changed by another program.
             ValueError: the id has a row already; nothing is written.
         """
         if row["id"] in self:
             raise ValueError(f"{row['id']} has a row already")
-        with _write_errors(self.path):
+        with write_errors(self.path):
             self._lines.append(row)
         self._record(row)
 
@@ -142,15 +176,30 @@ def _with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {RENAMED_SETTINGS.get(name, name): value for name, value in settings.items()}
 
 
+def _lock_path(path: Path, file: Path) -> Path:
+    """``OUT.run`` next to ``file``; next to ``path``, a link to it, where an earlier version wrote it."""
+    at_file, at_link = (one.with_name(one.name + ".run") for one in (file, path))
+    return at_link if at_link.exists() and not at_file.exists() else at_file
+
+
 def _checked(row: Any, location: str) -> dict[str, Any]:
     try:
         Summary().add(row)
-        checked: dict[str, Any] = {"id": row["id"]} | row
+        hits = row.get("hits", [])
+        texts = [row["id"], *hits, *row.get("error", {}).values()]
+        numbers = [row["seconds"]["total"], *row.get("tokens", {}).values()]
+        right = isinstance(hits, list) and all(isinstance(text, str) for text in texts)
+        right &= all(_is_amount(number) for number in numbers)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(
-            f"{location}: not a row of `omnisift run`; correct or delete it, or name another --out"
-        ) from None
+        right = False
+    if not right:
+        raise UsageError(f"{location}: not a row of `omnisift run`; correct or delete it, or name another --out")
+    checked: dict[str, Any] = row
     return checked
+
+
+def _is_amount(number: Any) -> bool:
+    return isinstance(number, (int, float)) and 0 <= number < 1e15 and math.isfinite(number)
 
 
 def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
@@ -159,14 +208,3 @@ def _difference(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str:
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     changes = ", ".join(f"{name} {old.get(name)!r} (now {new.get(name)!r})" for name in names)
     return f"was started with other settings: {changes}; give those, or name another --out"
-
-
-@contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    """Turn errors of the operating system into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"can't write {path} ({error.strerror}); free disk space or fix the permissions, then run again"
-        ) from error

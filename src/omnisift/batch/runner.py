@@ -14,7 +14,6 @@ from typing import Any
 from omnisift.batch.engine import BatchEngine, Engine, EngineAnswer
 from omnisift.batch.items import Item
 from omnisift.batch.results_file import ResultsFile
-from omnisift.batch.run_lock import MAX_CRASHES
 from omnisift.batch.tasks import Task
 from omnisift.errors import EngineLost, OmniSiftError, UsageError
 
@@ -103,8 +102,8 @@ def _batches(items: Sequence[Item], results: ResultsFile, size: int) -> Iterator
 
 def _process_batch(batch: list[Item], task: Task, engine: Engine, results: ResultsFile) -> list[ItemResult]:
     # An item on which the process died too often is never started again.
-    if results.lock.crashes(batch[0].id) >= MAX_CRASHES:
-        message = f"Skipped: the worker crashed {MAX_CRASHES} times on this clip."
+    if results.lock.is_deadly(batch[0].id):
+        message = f"Skipped: {results.lock.crashes(batch[0].id)} processes in a row died on this clip."
         return [ItemResult(error_row(batch[0], {"type": "ProcessDied", "message": message}))]
     results.lock.set_in_progress([item.id for item in batch])
     return [process_item(batch[0], task, engine)] if len(batch) == 1 else _process_many(batch, task, engine)

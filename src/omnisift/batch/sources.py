@@ -77,6 +77,8 @@ def _listed_clips(path: Path) -> list[str]:
     expected = "a clip with a known suffix, or a list with one path per line"
     for number, line in enumerate(read_text(path, expected).split("\n"), start=1):
         name = line.strip()
+        if "\0" in name:
+            raise UsageError(f"{path}:{number}: a NUL character, which no path has; give {expected}")
         if name in line_of:
             raise UsageError(f"{path}:{number} names {name} again (line {line_of[name]}); name each clip once")
         if name:

@@ -12,7 +12,7 @@ from omnisift.batch.engine import EngineAnswer
 from omnisift.batch.items import Item
 from omnisift.batch.sources import read_text
 from omnisift.errors import UsageError
-from omnisift.utils.questions import check_text
+from omnisift.utils.questions import check_question
 
 CAPTION_REQUEST = "Describe what is seen and heard in this clip."
 NAMES = ("caption", "qa", "moderate")
@@ -150,7 +150,7 @@ def read_rules(path: Path) -> dict[str, str]:
     for name, question in pairs:
         if not name or not question:
             raise UsageError(f"{path}: rule {name!r} with question {question!r}; write `name: question`")
-        check_text(name + question, f"{path}: rule {name!r}")
+        check_question(name + question, f"{path}: rule {name!r}")
         if name in rules:
             raise UsageError(f"{path}: two rules are named {name!r}; give each its own name")
         rules[name] = question
@@ -173,7 +173,9 @@ def _yaml_pairs(path: Path, text: str) -> list[tuple[str, str]]:
 
     try:
         node = yaml.compose(text, yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except RecursionError:
+        raise UsageError(f"{path}: nested too deeply; write `name: question` on each line") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if node is None:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -15,11 +16,13 @@ from omnisift.cli.demo_commands import demo, make_clip
 from omnisift.cli.distill_commands import distill
 from omnisift.cli.eval_commands import app as eval_app
 from omnisift.cli.export_commands import export
+from omnisift.cli.failures import describe
 from omnisift.cli.help_screens import Command, Group
 from omnisift.cli.inspect_commands import inspect
 from omnisift.cli.profile_commands import profile
 from omnisift.cli.run_commands import run
 from omnisift.cli.serve_commands import serve
+from omnisift.cli.signal_guard import ending_on_signals
 from omnisift.cli.tool_commands import doctor, plugin_path, tasks_path
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.cli.ui_commands import ui
@@ -83,23 +86,43 @@ _add(TOOLS, plugin_path, "plugin-path")
 
 
 def main() -> None:
-    """Run a command. Every user error is one line on stderr, ``error (ClassName): message``, and exit code 2."""
+    """Run a command. Every error that is no fault of the program is one line on stderr, ``error (Kind): message``.
+
+    The exit code is then 2. SIGTERM ends a command as Ctrl-C does, so that no temporary files stay.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an answer or a file name that the terminal can't show
     try:
-        code = app(standalone_mode=False)
+        with ending_on_signals():
+            code = app(standalone_mode=False)
+            sys.stdout.flush()  # a full disk shows here, and not when the interpreter ends
     except OmniSiftError as error:
         _fail(type(error).__name__, str(error))
     except _BAD_USAGE as error:
         _fail("UsageError", _usage_message(error))
-    except OSError as error:  # a folder that can't be written, a full disk
-        _fail("OSError", f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         sys.exit(130)
+    except Exception as error:
+        failure = describe(error)
+        if failure is None:
+            raise
+        if _drop_stdout() and isinstance(error, BrokenPipeError):
+            sys.exit(1)  # the reader of a pipe has enough, as `head` after its last line
+        _fail(*failure)
     else:
         sys.exit(code or 0)
+
+
+def _drop_stdout() -> bool:
+    """Return whether stdout can't be written; then what it still holds is dropped, so that its end raises nothing."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _usage_message(error: Any) -> str:

@@ -95,6 +95,7 @@ def bench_report(
     from omnisift.lab.benchmark.results import read_result
     from omnisift.lab.benchmark.results_page import PLOTTED, has_own_page, own_page, page
     from omnisift.lab.benchmark.results_tables import as_csv, short_table
+    from omnisift.utils.atomic_io import write_atomic
 
     if not results.is_dir() or not any(results.glob("*.jsonl")):
         raise UsageError(f"no result files in {results}: run `omnisift bench-quality` first")
@@ -105,14 +106,14 @@ def bench_report(
     folder.mkdir(exist_ok=True)
     for path in sorted(results.glob("*.jsonl")):
         result = read_result(path)
-        (folder / f"{path.stem}.csv").write_text(as_csv(result), encoding="utf-8")
+        write_atomic(folder / f"{path.stem}.csv", as_csv(result))
         if path.stem in PLOTTED:
             draw(result, folder / f"{path.stem}.svg")
         if has_own_page(result):
             earlier = results.parent / f"{path.stem}.json"
             own = own_page(result, earlier=earlier if earlier.is_file() else None)
-            out.with_name(f"{path.stem}-results.md").write_text(own, encoding="utf-8")
-    out.write_text(text, encoding="utf-8")
+            write_atomic(out.with_name(f"{path.stem}-results.md"), own)
+    write_atomic(out, text)
     typer.echo(f"{out}: {len(text.splitlines())} lines")
     if (results / "trained.jsonl").is_file() and (results / "training-free.jsonl").is_file():
         typer.echo(short_table(results))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnisift.cli.options import OUTPUT, Force, Json, MappedModelOptions, with_records
+from omnisift.cli.options import OUTPUT, DeviceMap, Force, Json, PlacedModelOptions, with_records
 from omnisift.cli.output_paths import check_folder
 from omnisift.config import ReadOptions
 from omnisift.errors import UsageError
@@ -76,7 +76,8 @@ def distill(
     *,
     media: Media,
     out: Out,
-    host: MappedModelOptions,
+    host: PlacedModelOptions,
+    device_map: DeviceMap = None,
     prompts: Prompts = None,
     questions: Questions = 4,
     steps: Steps = 200,
@@ -118,7 +119,7 @@ def distill(
         seed=seed,
         **read_options.reading,
     )
-    loaded, console = load_host(host.model, **host.placement), console_for(stderr=True)
+    loaded, console = load_host(host.model, **host.placement, device_map=device_map), console_for(stderr=True)
     recordings = out.with_name(f"{out.name}.work") if work is None else work
     with CountBar(console, "recording attention", len(clips), quiet=as_json) as step:
         samples, skipped = library.observe_clips(loaded, clips, question_texts, settings, recordings, step)

@@ -113,7 +113,10 @@ def _write(inspection: Inspection, page: Path | None, figures: list[Path]) -> No
     if page is not None:
         from omnisift.inspector.html import render
 
-        jobs.append((page, lambda path: path.write_text(render(inspection), encoding="utf-8")))
+        def write_page(path: Path) -> None:  # the name of a clip may not be UTF-8
+            path.write_text(render(inspection), encoding="utf-8", errors="backslashreplace")
+
+        jobs.append((page, write_page))
     if figures:
         from omnisift.inspector.figure import draw
 

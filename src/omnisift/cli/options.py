@@ -27,7 +27,7 @@ MODEL, BUDGET, SAMPLING, OUTPUT = "Model", "Budget", "Sampling", "Output"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
+class PlacedModelOptions:
     """Which model a command loads, and where."""
 
     model: str = "nano"
@@ -39,6 +39,13 @@ class ModelOptions:
     def placement(self) -> dict[str, Any]:
         """All but the model's name, as keyword arguments of `omnisift.load`."""
         return {name: value for name, value in vars(self).items() if name != "model"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(PlacedModelOptions):
+    """`PlacedModelOptions` for commands that ask the model."""
+
+    max_length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +104,12 @@ Selector = Annotated[
     str | None,
     typer.Option(help="Folder of selector weights.", show_default="the model's own", rich_help_panel=MODEL),
 ]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        help="Accelerate's device map, for example auto: weights go straight to the devices.", rich_help_panel=MODEL
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Random seed, for methods that sample.", rich_help_panel=BUDGET)]
 Method = Annotated[
     str,
@@ -142,13 +155,15 @@ FIELDS: dict[str, Any] = {
             rich_help_panel=MODEL,
         ),
     ],
-    "device_map": Annotated[
-        str | None,
+    "max_length": Annotated[
+        int | None,
         typer.Option(
-            help="Accelerate's device map, for example auto: weights go straight to the devices.",
+            help="Maximum tokens of a prompt, after compression, and its answer.",
+            show_default="the model's context",
             rich_help_panel=MODEL,
         ),
     ],
+    "device_map": DeviceMap,
     "compressor": Annotated[
         str,
         typer.Option(
@@ -183,6 +198,10 @@ FIELDS: dict[str, Any] = {
         str,
         typer.Option(help="Frame sampling: time, or qwen for the rule of published results.", rich_help_panel=SAMPLING),
     ],
+    "max_decoded_pixels": Annotated[
+        int, typer.Option(help="Maximum pixels decoded per clip, all frames together.", min=1, rich_help_panel=SAMPLING)
+    ],
+    "read_timeout": Annotated[float, typer.Option(help="Maximum seconds to read one clip.", rich_help_panel=SAMPLING)],
 }
 """Field of a record -> type and help of its option."""
 

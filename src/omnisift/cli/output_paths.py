@@ -14,6 +14,8 @@ def check_file(path: Path, force: bool) -> None:
         raise UsageError(f"{path} exists; choose another name or add --force")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a regular file; name another one")
     check_parent(path)
 
 

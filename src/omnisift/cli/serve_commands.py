@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omnisift.cli.options import BUDGET, with_records
-from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.config import CompressionConfig, ServedReadOptions
 from omnisift.serving.fetch_limits import FetchLimits
 
 SERVER = "Server"
@@ -39,7 +39,7 @@ def serve(
         typer.Option(help="Address to listen on; 0.0.0.0 exposes the server to the network.", rich_help_panel=SERVER),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", rich_help_panel=SERVER)] = 8000,
-    read_options: ReadOptions,
+    read_options: ServedReadOptions,
     media_host: Annotated[
         list[str] | None,
         typer.Option(help="Host from which media may be fetched; may be repeated.", rich_help_panel=SERVER),

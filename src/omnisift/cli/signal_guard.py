@@ -1,13 +1,40 @@
-"""Ctrl-C and SIGTERM during a long run: the first signal finishes the current clip, the second drops it."""
+"""Signals: SIGTERM and SIGHUP end any command cleanly; during a long run the first one finishes the current clip."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """In the block, SIGTERM and SIGHUP raise `SystemExit` with 128 + signal, so that temporary files are deleted.
+
+    A second signal ends the process at once. Handlers that are set already stay, such as that of nohup.
+    """
+    owner = os.getpid()
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != owner:  # a forked process has nothing to clean up
+            os.kill(os.getpid(), number)
+        raise SystemExit(128 + number)
+
+    handled = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        handled = []
+    try:
+        for number in handled:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class SignalGuard:

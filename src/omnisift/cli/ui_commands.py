@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from omnisift.cli.options import MappedModelOptions, MaxNewTokens, Seed, Selector, with_records
-from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.config import CompressionConfig, ServedReadOptions
 from omnisift.errors import UsageError
 
 
@@ -25,7 +25,7 @@ def ui(
     models: MappedModelOptions,
     selector: Selector = CompressionConfig.selector,
     seed: Seed = CompressionConfig.seed,
-    read_options: ReadOptions,
+    read_options: ServedReadOptions,
     max_new_tokens: MaxNewTokens = 256,
     host: Annotated[
         str, typer.Option(help="Address to listen at. 0.0.0.0 opens the page to the network, without a password.")

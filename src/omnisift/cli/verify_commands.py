@@ -40,7 +40,7 @@ def verify(
     ] = None,
     repeats: Annotated[int, typer.Option(help="Measured questions per row; medians are shown.", min=1)] = 3,
     time_limit: Annotated[
-        float | None, typer.Option(help="Seconds after which no more rows are measured.", show_default="none")
+        float | None, typer.Option(help="Seconds after which nothing more is checked or measured.", show_default="none")
     ] = None,
     output: Output = None,
     show: Show = None,

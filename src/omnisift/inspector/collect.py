@@ -20,6 +20,7 @@ from omnisift.inspector.evidence import evidence_of, find_scene
 from omnisift.inspector.trace import ClipTokens, MethodTrace, Trace, TraceEvidence
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.media.reading import Sampling
+from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.pipeline import Answer, Pipeline
 from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host
@@ -56,6 +57,8 @@ def inspect_clip(
     max_frames: int | None = None,
     max_pixels: int | None = None,
     sampling: Sampling = "time",
+    max_decoded_pixels: int = MAX_DECODED_PIXELS,
+    read_timeout: float = READ_TIMEOUT,
     max_new_tokens: int = 256,
     on_stage: Callable[[str], None] | None = None,
 ) -> Inspection:
@@ -74,6 +77,8 @@ def inspect_clip(
         max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
         max_pixels: maximum pixels per frame.
         sampling: ``time``, or ``qwen`` for the index rule of published results.
+        max_decoded_pixels: maximum pixels of all frames that are decoded for the clip.
+        read_timeout: maximum seconds to read the clip.
         max_new_tokens: maximum number of generated tokens.
         on_stage: called with the name of each stage when it begins.
 
@@ -93,7 +98,13 @@ def inspect_clip(
         clip, media, notices = path, path.media, [ENCODED_ONCE]
     else:
         media = Pipeline(host, None).read(
-            path, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling
+            path,
+            fps=fps,
+            max_frames=max_frames,
+            max_pixels=max_pixels,
+            sampling=sampling,
+            max_decoded_pixels=max_decoded_pixels,
+            read_timeout=read_timeout,
         )
         clip, notices = media, []
     read_seconds = time.perf_counter() - begin

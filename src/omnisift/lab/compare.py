@@ -33,6 +33,7 @@ from omnisift.lab.training.selections import (
 )
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.models.selector import new_selector
+from omnisift.utils.atomic_io import write_atomic
 from omnisift.utils.provenance import provenance
 from omnisift.vgas import VGAS
 
@@ -137,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     rows = SelectorComparison(NanoBuild(options.out, NanoSettings()), options.seeds, options.steps).run()
     path = options.out / "compare.json"
-    path.write_text(json.dumps({**provenance(), "steps": options.steps, "rows": rows}, indent=1), encoding="utf-8")
+    write_atomic(path, json.dumps({**provenance(), "steps": options.steps, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

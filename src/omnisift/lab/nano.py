@@ -34,7 +34,7 @@ from omnisift.lab.training.selections import omnisift_selection, random_selectio
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.lab.training.tokenizer import build_tokenizer
 from omnisift.models.selector import new_selector
-from omnisift.utils.atomic_io import atomic_file
+from omnisift.utils.atomic_io import atomic_file, write_atomic
 from omnisift.utils.provenance import PACKAGES, provenance
 from omnisift.vgas import VGAS
 from omnisift.world import vocabulary
@@ -87,7 +87,7 @@ class NanoBuild:
         result = work()
         result["minutes"] = round((time.monotonic() - begin) / 60, 2)
         result["cpu_minutes"] = round((time.process_time() - cpu) / 60, 2)
-        marker.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        write_atomic(marker, json.dumps(result, indent=1))
         logger.info("%s: %s", name, result)
         return result
 

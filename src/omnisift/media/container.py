@@ -16,6 +16,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from omnisift.errors import Blocked, Damaged, NotAFile, NotFound, NotMedia, NotReadable, TooBig, UsageError
+from omnisift.media.work import WorkBudget
 
 # Playlists can name other files and hosts, so no format that is a list of references is allowed, and no protocol but
 # the file itself.
@@ -121,11 +122,18 @@ def audio_stream(container: InputContainer) -> AudioStream | None:
     return next((s for s in tracks if s.disposition & Disposition.default), tracks[0] if tracks else None)
 
 
-def read_packets(container: InputContainer, streams: list[VideoStream | AudioStream]) -> Iterator[Packet[Any] | None]:
-    """Yield packets with content, in file order; None for each read error that was skipped."""
+def read_packets(
+    container: InputContainer, streams: list[VideoStream | AudioStream], budget: WorkBudget
+) -> Iterator[Packet[Any] | None]:
+    """Yield packets with content, in file order; None for each read error that was skipped.
+
+    Raises:
+        MediaTimeout: the time of ``budget`` is over.
+    """
     for _ in range(MAX_READ_ERRORS):
         try:
             for packet in container.demux(streams):
+                budget.check_time()
                 if packet.size and packet.stream is not None:
                     yield packet
             return

@@ -11,6 +11,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from omnisift.media.container import read_packets
+from omnisift.media.work import WorkBudget
 
 MAX_PACKETS = 8_000_000
 """Packets indexed at most: 37 hours at 60 frames per second, and a bound on memory (9 bytes each)."""
@@ -59,13 +60,14 @@ class VideoIndex:
         return needed
 
 
-def read_index(container: InputContainer, stream: VideoStream, until: float) -> VideoIndex | None:
+def read_index(container: InputContainer, stream: VideoStream, until: float, budget: WorkBudget) -> VideoIndex | None:
     """Read the packet headers of a video track.
 
     Args:
         container: the open file.
         stream: its video track.
         until: seconds after the start of the track up to which headers are read.
+        budget: what reading the file may cost.
 
     Returns:
         The index; None if no packet shows a frame.
@@ -74,7 +76,7 @@ def read_index(container: InputContainer, stream: VideoStream, until: float) -> 
     stamps = array("d")
     keys = bytearray()
     duration = 0.0
-    for packet in read_packets(container, [stream]):
+    for packet in read_packets(container, [stream], budget):
         if packet is None:
             continue
         stamp = packet.pts if packet.pts is not None else packet.dts

@@ -12,6 +12,7 @@ from omnisift.media.image import smart_size
 from omnisift.media.reading import ClipReader, Sampling
 from omnisift.media.result import Media
 from omnisift.media.sampling import QWEN_MAX_FRAMES, check_numbers
+from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT, WorkBudget, check_budget
 
 MAX_FRAMES = 256
 """Images per clip by default: two minutes at the default rate; longer videos are sampled more sparsely."""
@@ -35,6 +36,8 @@ def read(
     start: float = 0.0,
     end: float | None = None,
     max_seconds: float = MAX_SECONDS,
+    max_decoded_pixels: int = MAX_DECODED_PIXELS,
+    read_timeout: float = READ_TIMEOUT,
     strict: bool = False,
 ) -> Media:
     """Read images and audio of a file on one clock, at the sizes and rates that the model takes.
@@ -56,6 +59,8 @@ def read(
         start: seconds; the result's clock starts here.
         end: seconds; nothing is read from here on.
         max_seconds: longest part that is read; the rest is left out, with ``capped`` and a warning.
+        max_decoded_pixels: pixels of all frames that may be decoded for the images together; more are `TooBig`.
+        read_timeout: seconds of wall time; more are a `MediaTimeout`.
         strict: whether any damaged packet is an error.
 
     Returns:
@@ -72,10 +77,12 @@ def read(
     if max_frames is None:
         max_frames = QWEN_MAX_FRAMES if sampling == "qwen" else MAX_FRAMES
     check_numbers(fps, max_frames, start, end, max_seconds)
+    check_budget(max_decoded_pixels, read_timeout)
+    budget = WorkBudget(max_decoded_pixels, read_timeout)
     smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
     file = check_path(path)
     with _name_in_errors(describe_file(file)):
-        reader = ClipReader(file, video, audio, start, end, max_seconds)
+        reader = ClipReader(file, video, audio, start, end, max_seconds, budget)
         reader.inspect()
         reader.plan_images(sampling, fps, max_frames)
         reader.decode(factor, min_pixels, max_pixels)

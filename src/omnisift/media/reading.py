@@ -22,6 +22,7 @@ from omnisift.media.image import ImageCollector
 from omnisift.media.index import VideoIndex, read_index
 from omnisift.media.result import SAMPLE_RATE, Media
 from omnisift.media.sampling import TIME_TOLERANCE, SamplingGrid, by_index, by_time
+from omnisift.media.work import WorkBudget
 
 LENGTH_TOLERANCE = 0.5
 """Seconds by which a header may overstate a length without a warning."""
@@ -41,6 +42,7 @@ class ClipReader:
     start: float
     end: float | None
     max_seconds: float
+    budget: WorkBudget
     clock: MediaClock | None = None
     index: VideoIndex | None = None
     """The frames of the video track; None if there is none or it is not wanted."""
@@ -69,7 +71,7 @@ class ClipReader:
         """Find the tracks, the clock and the times of all frames, without decoding.
 
         Raises:
-            MediaError: the file can't be opened, or has neither video nor audio.
+            MediaError: the file can't be opened, has neither video nor audio, or takes too long.
         """
         with open_container(self.file) as container:
             video, audio = video_stream(container), audio_stream(container)
@@ -77,7 +79,7 @@ class ClipReader:
             if video is None and audio is None:
                 raise NotMedia("has neither video nor audio; give a video or audio file")
             # The clock depends on the video even where only the audio is wanted.
-            index = read_index(container, video, self.start + self.until) if video is not None else None
+            index = read_index(container, video, self.start + self.until, self.budget) if video is not None else None
             if video is not None and index is None:
                 self.warnings.append(NO_FRAMES)
             self.clock = read_clock(container, index, video, audio, self.start)
@@ -137,7 +139,7 @@ class ClipReader:
         """Decode both tracks in one pass over the packets; the arguments are those of `smart_size`.
 
         Raises:
-            MediaError: the file can't be opened, or its images are too large.
+            MediaError: the file can't be opened, its images are too large, or the budget is spent.
         """
         assert self.clock is not None
         decoders: list[VideoDecoder | AudioDecoder] = []
@@ -148,7 +150,7 @@ class ClipReader:
             if video is not None and self.grid is not None and self.index is not None:
                 self.image_collector = ImageCollector(self.grid.moments, factor, min_pixels, max_pixels)
                 needed = self.index.packets_for(self.grid.moments + TIME_TOLERANCE + self.clock.zero)
-                decoders.append(VideoDecoder(video, needed, self.clock, self.image_collector))
+                decoders.append(VideoDecoder(video, needed, self.clock, self.image_collector, self.budget))
                 streams.append(video)
             if audio is not None and self.audio_collector is not None:
                 decoders.append(AudioDecoder(audio, self.clock, self.audio_collector))
@@ -164,7 +166,7 @@ class ClipReader:
         streams: list[VideoStream | AudioStream],
         decoders: dict[int, VideoDecoder | AudioDecoder],
     ) -> None:
-        for packet in read_packets(container, streams):
+        for packet in read_packets(container, streams, self.budget):
             if packet is None:
                 self.bad_packets += 1
             elif packet.stream.index in decoders:

@@ -13,11 +13,13 @@ import torch
 
 from omnisift.budget import Budget
 from omnisift.compressors import FULL, make_compressor, needs_selector
-from omnisift.config import CompressionConfig
+from omnisift.config import CompressionConfig, ReadOptions, option_names
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.media.reading import Sampling
+from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.attachment import model_lock
+from omnisift.pipeline.context import check_context
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
 from omnisift.pipeline.generation import Generated, generate
@@ -48,6 +50,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
     device_map: DeviceMap | None = None,
+    max_length: int | None = None,
 ) -> Pipeline:
     """Load a model with a compressor, ready to be asked.
 
@@ -68,6 +71,8 @@ def load(
         attn_implementation: attention implementation of Transformers; None means ``sdpa``.
         device_map: ``auto`` or a mapping of modules to devices, as `from_pretrained` takes it, instead of ``device``;
             needs accelerate.
+        max_length: maximum tokens of a prompt, after compression, and its answer together; longer ones are `TooBig`.
+            None means the context that the model's configuration states.
 
     Returns:
         A pipeline in evaluation mode.
@@ -88,7 +93,7 @@ def load(
         seed=seed,
     )
     config.check()
-    placement = plan_placement(device, dtype, attn_implementation, device_map)
+    placement = plan_placement(device, dtype, attn_implementation, device_map, max_length)
     source = find_model(str(model))
     method = None if config.keeps_all else compressor_for(source, config.compressor, config.budget, selector, seed)
     host = load_weights(source, placement)
@@ -199,6 +204,8 @@ class Pipeline:
         max_frames: int | None = None,
         max_pixels: int | None = None,
         sampling: Sampling = "time",
+        max_decoded_pixels: int = MAX_DECODED_PIXELS,
+        read_timeout: float = READ_TIMEOUT,
     ) -> Media:
         """Decode a clip at the image sizes that this model takes, to ask about it more than once.
 
@@ -208,6 +215,8 @@ class Pipeline:
             max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
             max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
             sampling: ``time``, or ``qwen`` for the index rule of published results.
+            max_decoded_pixels: maximum pixels of all frames that are decoded for the clip.
+            read_timeout: maximum seconds to read the clip.
 
         Returns:
             The decoded frames and waveform.
@@ -216,9 +225,8 @@ class Pipeline:
             MediaError: the file cannot be read as asked.
             UsageError: an argument is out of range.
         """
-        return read_for(
-            self.host.processor, path, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling
-        )
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
+        return read_for(self.host.processor, path, **reading)
 
     def encode(
         self,
@@ -228,6 +236,8 @@ class Pipeline:
         max_frames: int | None = None,
         max_pixels: int | None = None,
         sampling: Sampling = "time",
+        max_decoded_pixels: int = MAX_DECODED_PIXELS,
+        read_timeout: float = READ_TIMEOUT,
     ) -> EncodedClip:
         """Decode a clip whose encoder outputs are kept: the first question computes them, later ones reuse them.
 
@@ -238,7 +248,8 @@ class Pipeline:
             UsageError: an argument is out of range.
         """
         begin = time.perf_counter()
-        media = self.read(path, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
+        media = self.read(path, **reading)
         return EncodedClip(self.host, media, time.perf_counter() - begin)
 
     def ask(
@@ -250,6 +261,8 @@ class Pipeline:
         max_frames: int = 256,
         max_pixels: int | None = None,
         sampling: Sampling = "time",
+        max_decoded_pixels: int = MAX_DECODED_PIXELS,
+        read_timeout: float = READ_TIMEOUT,
         max_new_tokens: int = 256,
         system: str | None = None,
         on_stage: Callable[[str], None] | None = None,
@@ -265,6 +278,8 @@ class Pipeline:
             max_frames: maximum number of frames.
             max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
             sampling: ``time``, or ``qwen`` for the index rule of published results.
+            max_decoded_pixels: maximum pixels of all frames that are decoded for the clip.
+            read_timeout: maximum seconds to read the clip.
             max_new_tokens: maximum number of generated tokens.
             system: a system prompt; None sends none, as in the paper's evaluation.
             on_stage: called with the name of each stage when it begins.
@@ -274,10 +289,10 @@ class Pipeline:
             The answer and its report.
 
         Raises:
-            MediaError: the file cannot be read as asked.
+            MediaError: the file cannot be read as asked; `TooBig` also if the prompt exceeds the model's context.
             UsageError: the question is empty, an argument is out of range, or the clip was encoded by another model.
         """
-        reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
         (answer,) = self._answer([(media, question)], reading, max_new_tokens, system, on_stage, on_text)
         return answer
 
@@ -289,6 +304,8 @@ class Pipeline:
         max_frames: int = 256,
         max_pixels: int | None = None,
         sampling: Sampling = "time",
+        max_decoded_pixels: int = MAX_DECODED_PIXELS,
+        read_timeout: float = READ_TIMEOUT,
         max_new_tokens: int = 256,
         system: str | None = None,
         on_stage: Callable[[str], None] | None = None,
@@ -300,17 +317,18 @@ class Pipeline:
 
         Args:
             prompts: (clip, question) pairs; clips as in `ask`.
-            fps, max_frames, max_pixels, sampling, max_new_tokens, system, on_stage: as in `ask`, for all prompts.
+            fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout, max_new_tokens, system, on_stage:
+                as in `ask`, for all prompts; the two limits hold for each clip.
 
         Returns:
             One answer per prompt, in their order. The seconds of a shared call are divided evenly among its prompts,
             and each report has the peak memory of the call.
 
         Raises:
-            MediaError: a file cannot be read as asked.
+            MediaError: a file cannot be read as asked; `TooBig` also if a prompt exceeds the model's context.
             UsageError: a question is empty, an argument is out of range, or a clip was encoded by another model.
         """
-        reading = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels, "sampling": sampling}
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
         return self._answer(prompts, reading, max_new_tokens, system, on_stage)
 
     def _answer(
@@ -340,6 +358,8 @@ class Pipeline:
                 _timed(prompt_row, self.host, clip, question, system)
                 for (clip, _), (_, question) in zip(clips, prompts, strict=True)
             ]
+            for row, _ in rows:
+                check_context(self.host, self.compressor, row, max_new_tokens)
             # Generate, and report each answer.
             answers: dict[int, Answer] = {}
             for indices in split_calls([row for row, _ in rows], self.compressor):
@@ -372,6 +392,11 @@ class Pipeline:
                 *notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
             ),
         )
+
+
+def _reading(*values: Any) -> dict[str, Any]:
+    """Values of the fields of `ReadOptions`, in their order, by their names."""
+    return dict(zip(option_names(ReadOptions), values, strict=True))
 
 
 def _timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, float]:

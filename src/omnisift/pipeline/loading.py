@@ -33,6 +33,8 @@ class Host:
     """Folder or hub id that the weights came from."""
     thinker: Any = field(repr=False)
     processor: Any = field(repr=False)
+    max_length: int | None = None
+    """Maximum tokens of a prompt, after compression, and its answer together; None means the model's own context."""
 
     @property
     def is_nano(self) -> bool:
@@ -81,6 +83,7 @@ class Placement:
     dtype: torch.dtype | str
     attn_implementation: str
     device_map: DeviceMap | None
+    max_length: int | None = None
 
 
 def plan_placement(
@@ -88,6 +91,7 @@ def plan_placement(
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
     device_map: DeviceMap | None = None,
+    max_length: int | None = None,
 ) -> Placement:
     """Check where and how to load a model; no weights are read. Arguments as `omnisift.load` has them.
 
@@ -97,6 +101,8 @@ def plan_placement(
     from transformers import AttentionInterface
     from transformers.utils.import_utils import is_accelerate_available
 
+    if max_length is not None and max_length < 1:
+        raise UsageError(f"max_length must be at least 1 token, got {max_length}")
     attention = attn_implementation or "sdpa"
     known = ("eager", *AttentionInterface().valid_keys())
     # With a slash it is a kernel on the hub.
@@ -107,7 +113,7 @@ def plan_placement(
         )
     if device_map is None:
         target = resolve_device(device)
-        return Placement(target, resolve_dtype(dtype, target), attention, None)
+        return Placement(target, resolve_dtype(dtype, target), attention, None, max_length)
     if device != "auto":
         raise UsageError("device and device_map were both given; give one of them")
     if not is_accelerate_available():
@@ -115,7 +121,7 @@ def plan_placement(
     devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
     on_cpu = {str(item) for item in devices} <= {"cpu", "disk"}
     main = torch.device("cpu") if on_cpu else resolve_device("auto")
-    return Placement(None, resolve_dtype(dtype, main), attention, device_map)
+    return Placement(None, resolve_dtype(dtype, main), attention, device_map, max_length)
 
 
 def load_host(
@@ -124,6 +130,7 @@ def load_host(
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
     device_map: DeviceMap | None = None,
+    max_length: int | None = None,
 ) -> Host:
     """Load model and processor. Arguments as `omnisift.load` has them.
 
@@ -132,7 +139,7 @@ def load_host(
         UnsupportedModel: the checkpoint is of another family.
         CheckpointError: weights are missing or unreadable.
     """
-    placement = plan_placement(device, dtype, attn_implementation, device_map)
+    placement = plan_placement(device, dtype, attn_implementation, device_map, max_length)
     return load_weights(find_model(model), placement)
 
 
@@ -148,7 +155,7 @@ def load_weights(source: ModelSource, placement: Placement) -> Host:
         thinker = _load_thinker(source, placement)
         processor = read_processor(source.source, local_files_only=source.local_files_only)
         check_processor(processor, thinker.config, source.source)
-        return Host(source.name, source.source, thinker, processor)
+        return Host(source.name, source.source, thinker, processor, placement.max_length)
 
 
 def load_selector(host: Host, selector: str | Path | None) -> VGAS:

@@ -16,6 +16,7 @@ from omnisift.errors import UsageError
 from omnisift.media import Media, read
 from omnisift.media.reader import MAX_SECONDS
 from omnisift.media.reading import Sampling
+from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.pipeline.chat_template import render_chat
 from omnisift.utils.questions import check_question, check_text
@@ -42,6 +43,8 @@ def inputs(
     max_frames: int | None = None,
     max_pixels: int | None = None,
     sampling: Sampling = "time",
+    max_decoded_pixels: int = MAX_DECODED_PIXELS,
+    read_timeout: float = READ_TIMEOUT,
     system: str | None = None,
 ) -> BatchFeature:
     """Read a clip and build what ``model.generate(**inputs)`` needs to answer a question about it.
@@ -56,6 +59,8 @@ def inputs(
         max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
         max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
         sampling: ``time``, or ``qwen`` for the index rule of published results.
+        max_decoded_pixels: maximum pixels of all frames that are decoded for the clip.
+        read_timeout: maximum seconds to read the clip.
         system: a system prompt; None sends none, as in the paper's evaluation.
 
     Returns:
@@ -74,7 +79,16 @@ def inputs(
         )
     media = clip
     if not isinstance(media, Media):
-        media = read_for(processor, media, fps=fps, max_frames=max_frames, max_pixels=max_pixels, sampling=sampling)
+        media = read_for(
+            processor,
+            media,
+            fps=fps,
+            max_frames=max_frames,
+            max_pixels=max_pixels,
+            sampling=sampling,
+            max_decoded_pixels=max_decoded_pixels,
+            read_timeout=read_timeout,
+        )
     return build_inputs(processor, media, question, system)
 
 
@@ -87,6 +101,8 @@ def read_for(
     max_pixels: int | None = None,
     sampling: Sampling = "time",
     max_seconds: float = MAX_SECONDS,
+    max_decoded_pixels: int = MAX_DECODED_PIXELS,
+    read_timeout: float = READ_TIMEOUT,
 ) -> Media:
     """Decode a clip at the image sizes that ``processor`` takes.
 
@@ -96,18 +112,17 @@ def read_for(
         MediaError: the file cannot be read as asked.
         UsageError: an argument is out of range.
     """
-    if max_pixels is not None and not isinstance(max_pixels, Real):
-        raise UsageError(f"max_pixels must be a number, got {type(max_pixels).__name__}")
-    min_pixels, limit = pixel_limits(processor)
-    limit = min(limit, PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
+    lowest, highest = frame_limits(processor, max_pixels)
     return read(
         path,
         fps=fps,
         max_frames=max_frames,
-        min_pixels=min(min_pixels, limit),
-        max_pixels=limit,
+        min_pixels=lowest,
+        max_pixels=highest,
         sampling=sampling,
         max_seconds=max_seconds,
+        max_decoded_pixels=max_decoded_pixels,
+        read_timeout=read_timeout,
     )
 
 
@@ -143,6 +158,15 @@ def placeholder(processor: Any, media: Media) -> str:
     """The token that stands for the clip in `prompt_text`."""
     token: str = processor.video_token if media.has_video else processor.audio_token
     return token
+
+
+def frame_limits(processor: Any, max_pixels: int | None) -> tuple[int, int]:
+    """``min_pixels`` and ``max_pixels`` of `omnisift.media.read` for a processor and the ``max_pixels`` of a user."""
+    if max_pixels is not None and not isinstance(max_pixels, Real):
+        raise UsageError(f"max_pixels must be a number, got {type(max_pixels).__name__}")
+    lowest, highest = pixel_limits(processor)
+    highest = min(highest, PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
+    return min(lowest, highest), highest
 
 
 def pixel_limits(processor: Any) -> tuple[int, int]:

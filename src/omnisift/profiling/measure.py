@@ -17,6 +17,7 @@ import torch
 
 from omnisift.errors import UsageError
 from omnisift.media.reading import Sampling
+from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.pipeline import Answer, Pipeline
 from omnisift.profiling.gauges import EnergyMeter, FlopGauge, energy_meter, memory_gauge
 from omnisift.utils.provenance import provenance
@@ -102,6 +103,8 @@ def measure(
     max_frames: int = 256,
     max_pixels: int | None = None,
     sampling: Sampling = "time",
+    max_decoded_pixels: int = MAX_DECODED_PIXELS,
+    read_timeout: float = READ_TIMEOUT,
     max_new_tokens: int = 256,
     on_question: Callable[[], None] | None = None,
 ) -> Profile:
@@ -116,6 +119,8 @@ def measure(
         max_frames: Maximum number of images.
         max_pixels: Maximum pixels per image.
         sampling: Rule by which images are chosen.
+        max_decoded_pixels: Maximum pixels of all frames that are decoded for the clip.
+        read_timeout: Maximum seconds to read the clip.
         max_new_tokens: Maximum length of the answer.
         on_question: Called after each of the ``questions(repeats)`` questions per pipeline.
 
@@ -134,6 +139,8 @@ def measure(
             max_frames=max_frames,
             max_pixels=max_pixels,
             sampling=sampling,
+            max_decoded_pixels=max_decoded_pixels,
+            read_timeout=read_timeout,
             max_new_tokens=max_new_tokens,
             on_stage=on_stage,
         )

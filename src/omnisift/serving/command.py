@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omnisift.config import ReadOptions
+from omnisift.config import ServedReadOptions
 from omnisift.errors import UsageError
 from omnisift.pipeline.loading import read_processor
-from omnisift.pipeline.prompt import PAPER_MAX_PIXELS, pixel_limits
+from omnisift.pipeline.prompt import frame_limits
 from omnisift.serving.body_limit import MIDDLEWARE
 from omnisift.serving.fetch_limits import FetchLimits
 from omnisift.serving.media_limits import MediaLimits
@@ -28,7 +28,7 @@ _ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True)
-class Server(ReadOptions):
+class Server(ServedReadOptions):
     """A server to start. Its reading options are limits that a request can't raise."""
 
     model: str
@@ -77,15 +77,14 @@ class Server(ReadOptions):
 
     def environment(self) -> dict[str, str]:
         """Return the environment of vLLM's processes: the plugin's media reader and limits, no usage reports."""
-        min_pixels, max_pixels = _pixel_limits(self.model)
-        max_pixels = min(max_pixels, PAPER_MAX_PIXELS) if self.max_pixels is None else self.max_pixels
-        pixels = {"min_pixels": min(min_pixels, max_pixels), "max_pixels": max_pixels}
-        limits = MediaLimits(**{**self.reading, **pixels}).to_environment() | self.fetch_limits.to_environment()
+        min_pixels, max_pixels = _frame_limits(self.model, self.max_pixels)
+        media_limits = MediaLimits(**{**self.reading, "min_pixels": min_pixels, "max_pixels": max_pixels})
+        limits = media_limits.to_environment() | self.fetch_limits.to_environment()
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
         return {**_ONE_ARENA, **cache_memory(self.served_name), **os.environ, **limits, **fixed}
 
 
-def _pixel_limits(model: str) -> tuple[int, int]:
+def _frame_limits(model: str, max_pixels: int | None) -> tuple[int, int]:
     processor = read_processor(model)
     with checkpoint_errors(f"the processor in {model}"):
-        return pixel_limits(processor)
+        return frame_limits(processor, max_pixels)

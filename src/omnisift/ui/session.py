@@ -6,6 +6,7 @@ A session answers one question at a time for all users, because they share one m
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from typing import Any
 
 from omnisift.budget import Budget
 from omnisift.compressors import COMPRESSORS, Compressor
+from omnisift.config import ServedReadOptions
 from omnisift.errors import Blocked, CompressorError, MediaError, NotFound, UsageError
 from omnisift.inspector import Inspection, inspect_clip
-from omnisift.pipeline import Pipeline
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.encoded_clip import EncodedClip, EncodedClipCache
 from omnisift.pipeline.loading import Host
+from omnisift.pipeline.prompt import frame_limits
+from omnisift.serving.decoder_pool import DecoderPool
 from omnisift.ui.uploads import UPLOAD_SUFFIXES
 from omnisift.utils.questions import check_question
 from omnisift.utils.stages import STAGES
@@ -56,7 +59,7 @@ class Session:
         seed: random seed, for methods that sample.
         max_new_tokens: maximum number of generated tokens.
         max_clips: number of encoded clips kept in memory.
-        read_options: ``fps``, ``max_frames``, ``max_pixels`` and ``sampling`` of `Pipeline.read`.
+        read_options: fields of `ServedReadOptions`.
 
     Raises:
         UsageError: the selector folder does not exist.
@@ -77,7 +80,10 @@ class Session:
         self._roots = [root.resolve() for root in roots]
         self._selector, self._seed = selector, seed
         self._max_new_tokens = max_new_tokens
-        self._read_options = dict(read_options or {})
+        options = ServedReadOptions(**(read_options or {}))
+        min_pixels, max_pixels = frame_limits(host.processor, options.max_pixels)
+        pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        self._decoders = DecoderPool({**options.reading, **pixels}, max_children=1)
         self._clips = EncodedClipCache(max_clips)
         self._lock = threading.Lock()
         self.methods = self._available_methods()
@@ -132,7 +138,9 @@ class Session:
             return SessionAnswer(inspection, encoded.encoding_seconds, known and not reencoded, reencoded)
 
     def _encode(self, path: Path) -> EncodedClip:
-        return Pipeline(self.host, None).encode(path, **self._read_options)
+        begin = time.perf_counter()
+        media = self._decoders.read(path)
+        return EncodedClip(self.host, media, time.perf_counter() - begin)
 
     def _checked(self, path: str | Path | None) -> Path:
         """The resolved path, if it may be read."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 from omnisift.errors import UsageError
 
 
-def check_question(question: str) -> None:
+def check_question(question: str, where: str = "") -> None:
     """Check that ``question`` is text that a tokenizer accepts, before a clip or a model is read.
+
+    Args:
+        question: the text.
+        where: file and line that it comes from, for the message.
 
     Raises:
         UsageError: it is not a string, is empty, or came from bytes that are not UTF-8.
     """
-    check_text(question, "the question")
+    check_text(question, f"{where}: the question" if where else "the question")
     if not question.strip():
-        raise UsageError("the question is empty; ask something in plain words")
+        prefix = f"{where}: " if where else ""
+        raise UsageError(f"{prefix}the question is empty; ask something in plain words")
 
 
 def check_text(text: str, what: str) -> None:
@@ -27,4 +32,4 @@ def check_text(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:  # undecodable bytes reach Python as lone surrogates
-        raise UsageError(f"{what} is not UTF-8 text; set the terminal to UTF-8, or type it again") from None
+        raise UsageError(f"{what} is not UTF-8 text; set the terminal to UTF-8, or correct it") from None

@@ -18,7 +18,7 @@ from omnisift.profiling.gauges import energy_meter
 from omnisift.utils.atomic_io import write_atomic
 from omnisift.utils.provenance import provenance
 from omnisift.verify.checks import Check, run_checks
-from omnisift.verify.hosts import ModelSpec, default_attention
+from omnisift.verify.hosts import TINY, ModelSpec, default_attention
 from omnisift.verify.measure import FULL, METHOD, Plan, Row, measure
 from omnisift.verify.subject import release
 
@@ -89,12 +89,16 @@ def run(
         device: where they run.
         plan: what to measure of a model.
         attn_implementation: of the measured models; None takes FlashAttention where it is installed, else sdpa.
-        time_limit: seconds after which no further row is measured; rows then say "no time left".
+        time_limit: seconds after which nothing more is checked or measured; what is left says "no time left".
         output: file that is written after each step; None writes none.
         on_step: called with each check and row.
+
+    Raises:
+        UsageError: Transformers can't use ``attn_implementation`` here.
     """
     begin = time.monotonic()
     kernels = attn_implementation or default_attention(device)
+    check_attention(kernels, device)
     result = Result(environment(device, kernels))
 
     def step(item: Check | Row) -> None:
@@ -111,13 +115,24 @@ def run(
         return time_limit is not None and time.monotonic() - begin > time_limit
 
     for spec in specs:
-        run_checks(spec, device, on_check=step)
+        run_checks(spec, device, is_over=is_over, on_check=step)
         release(device)
         measure(spec, device, plan(spec), attn_implementation=kernels, is_over=is_over, on_row=step)
         release(device)
     result.is_complete = True
     save()
     return result
+
+
+def check_attention(attn_implementation: str, device: torch.device) -> None:
+    """Raise `UsageError` if Transformers does not know this attention, or can't use it on the device."""
+    try:
+        TINY.build(device, torch.bfloat16, attn_implementation)
+    except (ValueError, ImportError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UsageError(
+            f"no attention {attn_implementation!r} here ({reason}); use sdpa, eager or flash_attention_2"
+        ) from error
 
 
 def environment(device: torch.device, attn_implementation: str) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from omnisift.errors import UsageError
-from omnisift.utils.atomic_io import atomic_file
-from omnisift.utils.jsonl import write_jsonl
+from omnisift.utils.jsonl import JsonLines, write_jsonl
+
+_CLIP = re.compile(r"clip-\d{6,}\.mp4")
+"""Names of the clips."""
 
 
 def write_dataset(folder: Path, clips: int, seed: int, questions_per_clip: int, step: Callable[[], None]) -> int:
@@ -26,7 +29,7 @@ def write_dataset(folder: Path, clips: int, seed: int, questions_per_clip: int, 
         The number of samples.
 
     Raises:
-        UsageError: ``folder`` is a file.
+        UsageError: ``folder`` is a file, or its ``metadata.jsonl`` names other clips.
     """
     import numpy as np
 
@@ -35,12 +38,12 @@ def write_dataset(folder: Path, clips: int, seed: int, questions_per_clip: int, 
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    _check_metadata(folder / "metadata.jsonl")
     rows = []
     for number in range(seed, seed + clips):
         scene, path = make_scene(number, split="train"), folder / f"clip-{number:06d}.mp4"
         if not path.is_file():
-            with atomic_file(path) as unfinished:
-                write_clip(scene, unfinished)
+            write_clip(scene, path)
         pairs = (
             questions(scene, np.random.default_rng((21, number)), None, questions_per_clip)
             if questions_per_clip
@@ -51,3 +54,12 @@ def write_dataset(folder: Path, clips: int, seed: int, questions_per_clip: int, 
         step()
     write_jsonl(folder / "metadata.jsonl", rows)
     return sum(1 + len(row["qa"]) for row in rows)
+
+
+def _check_metadata(path: Path) -> None:
+    """Raise `UsageError` if ``path`` is not what `write_dataset` wrote, since it is replaced."""
+    if not path.exists():
+        return
+    rows = [row for _, row in JsonLines(path).records()]
+    if not rows or not all(isinstance(row, dict) and _CLIP.fullmatch(str(row.get("file_name"))) for row in rows):
+        raise UsageError(f"{path} names clips that were not generated, so it is not replaced; name another folder")

@@ -11,6 +11,7 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
 from omnisift.errors import UsageError
+from omnisift.utils.atomic_io import atomic_file
 from omnisift.world.render import render_audio, render_frames
 from omnisift.world.scene import Scene
 
@@ -23,7 +24,8 @@ def write_clip(scene: Scene, path: str | Path, *, crf: int = 18, audio_bit_rate:
     """Write a scene as .mp4, without an audio track if the scene is silent.
 
     The video has ``file_fps`` frames per second, for smooth motion; reading it at ``fps`` gives the instants of
-    `render_images`. At the default quality, small shapes and short sounds stay intact (tested).
+    `render_images`. At the default quality, small shapes and short sounds stay intact (tested). The file appears only
+    when it is complete.
 
     Args:
         scene: The scene.
@@ -37,7 +39,7 @@ def write_clip(scene: Scene, path: str | Path, *, crf: int = 18, audio_bit_rate:
     config, path = scene.config, Path(path)
     if not path.parent.is_dir():
         raise UsageError(f"the folder {str(path.parent)!r} does not exist; create it first, or give another one")
-    with av.open(str(path), "w", format="mp4") as container:
+    with atomic_file(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:
         container.metadata["comment"] = f"{COMMENT} {scene.split} {scene.seed}"
         video = container.add_stream("libx264", rate=config.file_fps)
         video.width = video.height = config.size

@@ -111,7 +111,7 @@ def _row(name: str, number: int, fields: dict[str, Any], root: Path) -> Row:
     answer = str(fields.pop("answer")).strip()
     if options and answer not in LETTERS[: len(options)]:
         raise UsageError(f"{name}, row {number}: the answer {answer!r} is not one of its {len(options)} options")
-    digest = hashlib.sha256(f"{fields['video']}\n{fields['question']}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{fields['video']}\n{fields['question']}".encode(errors="surrogatepass")).hexdigest()[:8]
     path = root / fields.pop("file")
     return Row(f"{number:04d}-{digest}", name, path=str(path), options=options, answer=answer, **fields)
 

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions
 from omnisift.errors import UsageError, environment_hint
 from omnisift.evaluation.public.eval_run import SETTINGS, read_answers
 from omnisift.evaluation.public.extractors import extract
@@ -39,6 +39,7 @@ class EvalSettings(CompressionConfig, ReadOptions):
     device: str = "cpu"
     dtype: str | None = None
     attn_implementation: str | None = None
+    max_length: int | None = None
     wording: str = "paper"
     rule: str = "videomme"
     max_new_tokens: int | None = None
@@ -63,7 +64,7 @@ class EvalSettings(CompressionConfig, ReadOptions):
             UsageError: A value contains a comma, at which lmms-eval splits the arguments.
         """
         values = {"pretrained": self.model, "records": str(folder), **self.compression, **self.reading}
-        values |= {name: getattr(self, name) for name in ("dtype", "attn_implementation", "bad_clip")}
+        values |= {name: getattr(self, name) for name in ("dtype", "attn_implementation", "max_length", "bad_clip")}
         for name, value in values.items():
             if "," in str(value):
                 raise UsageError(
@@ -143,7 +144,7 @@ def _record(rows: Sequence[Row], settings: EvalSettings, max_new_tokens: int) ->
         "rows": len(rows),
         "retain": "all" if settings.keeps_all else budget.words,
         "percent": None if budget.retain is None else 100 * budget.retain,
-        "reading": settings.reading,
+        "reading": {name: value for name, value in settings.reading.items() if name not in WORK_LIMITS},
         "max_new_tokens": max_new_tokens,
         "environment": {name: value for name, value in provenance().items() if name != "machine"},
     }

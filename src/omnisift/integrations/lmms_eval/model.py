@@ -41,6 +41,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         batch_size: prompts per call.
         device: None takes the device that accelerate assigns to this process.
         attn: old name of ``attn_implementation``.
+        max_length: see `omnisift.load`.
         options: the fields of `omnisift.CompressionConfig` and `omnisift.ReadOptions`.
 
     Raises:
@@ -60,6 +61,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         batch_size: int | str = 1,
         device: str | None = None,
         attn: str | None = None,
+        max_length: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -85,6 +87,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
             device=self.device,
             dtype=dtype,
             attn_implementation=attn_implementation or attn,
+            max_length=max_length,
         )
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:

@@ -41,11 +41,14 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lines.append({"settings": plain})
         lines = [record for _, record in self._lines.records()]
-        if not lines or lines[0].get("settings") != plain:
+        if not lines or not isinstance(lines[0], dict) or lines[0].get("settings") != plain:
             raise UsageError(f"{path} holds results of other settings; write to another file, or delete this one")
         # The work of a line that a crash cut off is repeated.
         self._lines.prepare()
-        self.records.update({key(record): record for record in lines[1:] if "session" not in record})
+        try:
+            self.records.update({key(record): record for record in lines[1:] if "session" not in record})
+        except (KeyError, TypeError, ValueError):
+            raise UsageError(f"{path} holds a line that this command did not write; delete that line") from None
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Append one record; several processes can share a journal."""

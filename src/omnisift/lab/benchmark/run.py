@@ -20,7 +20,7 @@ from omnisift.errors import UsageError
 from omnisift.lab.benchmark.journal import Journal
 from omnisift.lab.benchmark.plan import Plan, encoders_digest, settings_of, tensors_digest
 from omnisift.lab.benchmark.recipe import Recipe, RecipeRow, load_recipe
-from omnisift.lab.benchmark.workers import run
+from omnisift.lab.benchmark.workers import run, stop
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.utils.provenance import provenance
 from omnisift.utils.quiet import silence_libraries
@@ -132,7 +132,7 @@ class Bench:
                     future.result()
                     step()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                stop(pool)
                 raise
             pool.shutdown()
 

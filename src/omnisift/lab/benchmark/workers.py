@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 import torch
@@ -43,9 +43,16 @@ def run(
         for line in _completed(pool, dealt(jobs, workers)):
             finished(line)
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
+        stop(pool)
         raise
     pool.shutdown()
+
+
+def stop(pool: ProcessPoolExecutor) -> None:
+    """End the processes of ``pool`` at once, without which an interrupted command waits for their jobs."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in active_children():
+        process.terminate()
 
 
 def dealt(jobs: list[Job], workers: int) -> list[list[Job]]:

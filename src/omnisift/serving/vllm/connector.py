@@ -19,7 +19,7 @@ from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, Medi
 from omnisift.errors import OmniSiftError
 from omnisift.serving.fetch import submit
 from omnisift.serving.fetch_limits import FetchLimits
-from omnisift.serving.media_limits import MediaLimits, as_vllm_video
+from omnisift.serving.media_limits import MediaLimits, as_vllm_audio, as_vllm_video
 
 
 @contextmanager
@@ -53,6 +53,18 @@ class ClipIO(MediaIO):  # type: ignore[misc]  # vLLM is not installed when types
         return as_vllm_video(self.limits.read_file(filepath))
 
 
+class AudioIO(ClipIO):
+    """Reads audio within the server's limits; vLLM's own reader decodes any format in the server's process."""
+
+    def load_bytes(self, data: bytes) -> Any:
+        """Return the waveform and its rate from the bytes of a file."""
+        return as_vllm_audio(self.limits.read_bytes(data, video=False))
+
+    def load_file(self, filepath: Path) -> Any:
+        """Return the same from a file of the allowed folder."""
+        return as_vllm_audio(self.limits.read_file(filepath, video=False))
+
+
 class Connector(MediaConnector):  # type: ignore[misc]
     """vLLM's connector with the plugin's clips and stricter rules: only hosts that were named, and limits.
 
@@ -72,6 +84,14 @@ class Connector(MediaConnector):  # type: ignore[misc]
     async def fetch_video_async(self, video_url: str, **_: Any) -> Any:
         """Return a clip with its audio."""
         return await self.load_from_url_async(video_url, ClipIO())
+
+    def fetch_audio(self, audio_url: str) -> Any:
+        """Return a waveform and its rate."""
+        return self.load_from_url(audio_url, AudioIO())
+
+    async def fetch_audio_async(self, audio_url: str) -> Any:
+        """Return a waveform and its rate."""
+        return await self.load_from_url_async(audio_url, AudioIO())
 
     def load_from_url(self, url: str, media_io: Any, *, fetch_timeout: int | None = None) -> Any:
         """Read a data URL, a file of the allowed folder, or a file from an allowed host."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from omnisift.media import Media
 from omnisift.utils.atomic_io import atomic_file
 
 logger = logging.getLogger(__name__)
+_NAME = re.compile(r"([0-9a-f]{32}|missing)\.safetensors")
 _ARRAYS = ("images", "times", "indices", "waveform")
 _PLAIN = ("fps", "seconds", "video_seconds", "capped", "bad_packets")
 
@@ -88,11 +90,13 @@ class ClipCache:
         except OSError:
             return self.folder / "missing"
         key = f"1|{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{reading}"
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+        return self.folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.safetensors"
 
     def _shrink(self) -> None:
         files = []
         for file in self.folder.glob("*.safetensors"):
+            if not _NAME.fullmatch(file.name):  # not from this cache
+                continue
             try:
                 state = file.stat()
             except FileNotFoundError:  # another process deleted it

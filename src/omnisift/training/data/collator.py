@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from omnisift.config import ReadOptions
+from omnisift.config import WORK_LIMITS, ReadOptions
 from omnisift.errors import MediaError, UsageError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.models.prompt_cut import IGNORE_INDEX
@@ -86,6 +86,7 @@ class Collator:
     def read(self, path: Path) -> Media:
         """The clip at ``path``, from the cache where possible. Raises `MediaError` if it can't be read."""
         options = self.reading.reading
+        limits = {name: options.pop(name) for name in WORK_LIMITS}  # not in the names of cached clips
         if options["sampling"] == ReadOptions.sampling:
             del options["sampling"]  # the names of cached clips do not hold the default
         if self.reading.max_seconds is not None:
@@ -94,7 +95,7 @@ class Collator:
         cached = None if self.cache is None else self.cache.get(path, key)
         if cached is not None:
             return cached
-        media = read_for(self.processor, path, **options)
+        media = read_for(self.processor, path, **options, **limits)
         if self.cache is not None:
             self.cache.put(media, path, key)
         return media

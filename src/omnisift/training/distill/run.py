@@ -100,11 +100,16 @@ def find_clips(folder: Path) -> list[Path]:
     clips = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and ".part" not in path.suffixes
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not _is_unfinished(path.relative_to(folder))
     )
     if len(clips) < 2:
         raise UsageError(f"{len(clips)} video files in {folder}; at least 2 are needed, one of them to measure on")
     return clips
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether a command is writing this file, or its process was killed meanwhile."""
+    return ".part" in path.suffixes or any(name.startswith(".omnisift-") for name in path.parts)
 
 
 def load_questions(path: Path | None) -> tuple[str, ...]:
@@ -150,7 +155,7 @@ def observe_clips(
     kept, skipped, weights = [], {}, _weights_state(Path(host.source))
     for clip in clips:
         # Drawn by the clip's name and not by its index, so that a new clip does not change the others' questions.
-        digest = hashlib.sha256(f"{settings.seed}|{clip.name}".encode()).digest()[:6]
+        digest = hashlib.sha256(f"{settings.seed}|{clip.name}".encode(errors="surrogateescape")).digest()[:6]
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
         order = torch.randperm(len(questions), generator=generator)
         drawn = [questions[index] for index in order[: settings.questions].tolist()]

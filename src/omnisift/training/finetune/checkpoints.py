@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from omnisift.errors import CheckpointError
+from omnisift.errors import CheckpointError, UsageError
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.utils.atomic_io import atomic_folder, write_atomic
 from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object
@@ -26,8 +27,17 @@ logger = logging.getLogger(__name__)
 MARKER = "complete.json"
 LANGUAGE, ADAPTER, SELECTOR = "language", "adapter", "selector"
 _EARLIER = "delete that checkpoint to resume from the one before it"
+KEPT = 2
+"""Checkpoints of a run that are kept."""
+_NAME = re.compile(r"checkpoint-(\d{1,18})")
 SHARDS = "pytorch_model_fsdp_0"
 """Folder in which accelerate writes the shards of a model under FSDP2."""
+_WRITTEN = re.compile(
+    rf"{LANGUAGE}|{ADAPTER}|{SELECTOR}|complete\..*json|\.omnisift-.*|(optimizer|scheduler|scaler)\.(pt|bin)|"
+    rf"rng_state(_\d+)?\.pth|trainer_state\.json|training_args\.bin|{SHARDS}|optimizer_\d+|global_step\d+|latest|"
+    r"zero_to_fp32\.py"
+)
+"""Names in an incomplete checkpoint. A folder with any other name in it is not ours and is never deleted."""
 
 
 def mark_complete(folder: Path) -> None:
@@ -75,15 +85,39 @@ def _digest(file: Path) -> str:
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The last complete checkpoint of a run, or None. Incomplete ones are deleted."""
-    named = [(re.fullmatch(r"checkpoint-(\d{1,18})", path.name), path) for path in run.glob("checkpoint-*")]
-    folders = [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+    """The last complete checkpoint of a run, or None. Incomplete ones are deleted.
+
+    Raises:
+        UsageError: a file or folder has the name of a checkpoint and is none.
+    """
+    folders = checkpoints(run)
     complete = [path for path in folders if is_complete(path)]
     for path in folders:
-        if path not in complete:
-            logger.warning("deleting %s: it is incomplete", path.name)
-            shutil.rmtree(path, ignore_errors=True)  # another process of the run may delete it at the same time
+        if path in complete:
+            continue
+        if not path.is_dir() or not all(_WRITTEN.fullmatch(name) for name in _names(path)):
+            raise UsageError(f"{path} is not a checkpoint of this run; move it, or name another --out")
+        logger.warning("deleting %s: it is incomplete", path.name)
+        shutil.rmtree(path, ignore_errors=True)  # another process of the run may delete it at the same time
     return complete[-1] if complete else None
+
+
+def delete_old_checkpoints(run: Path) -> None:
+    """Delete all complete checkpoints of a run but the last two."""
+    for path in [path for path in checkpoints(run) if is_complete(path)][:-KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Everything in a run's folder that has the name of a checkpoint, by step; ``checkpoint-best`` has not."""
+    named = [(_NAME.fullmatch(path.name), path) for path in run.glob("checkpoint-*")]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+
+
+def _names(folder: Path) -> list[str]:
+    with suppress(FileNotFoundError):  # another process of the run has deleted it
+        return [path.name for path in folder.iterdir()]
+    return []
 
 
 def save_weights(model: CompressedModel, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from omnisift.budget import Budget
 from omnisift.compressors import check_selector
-from omnisift.config import CompressionConfig, ReadOptions, parse_yaml
+from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions, parse_yaml
 from omnisift.errors import UsageError
 from omnisift.estimators import ALIASES, make_estimator
 from omnisift.utils.atomic_io import write_atomic
@@ -42,7 +42,9 @@ RENAMED_KEYS = {
     "workers": "dataloader_num_workers",
 }
 """Former keys and their names today. Former keys are read with a warning for one release."""
-MAY_CHANGE = ("max_steps", "num_train_epochs", "save_steps", "logging_steps", "dataloader_num_workers")
+MAY_CHANGE = (
+    "max_steps", "num_train_epochs", "save_steps", "logging_steps", "dataloader_num_workers", *WORK_LIMITS
+)  # fmt: skip
 """Keys that may differ when a run resumes."""
 _POSITIVE = (
     "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",

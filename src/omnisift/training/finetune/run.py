@@ -15,10 +15,16 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from omnisift.errors import CheckpointError
+from omnisift.errors import CheckpointError, UsageError
 from omnisift.training.data import ClipCache, Collator, Reading, load_samples
 from omnisift.training.finetune.building import OnProgress, build
-from omnisift.training.finetune.checkpoints import check_seals, load_weights, newest_checkpoint, save_model
+from omnisift.training.finetune.checkpoints import (
+    check_seals,
+    checkpoints,
+    load_weights,
+    newest_checkpoint,
+    save_model,
+)
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.guards import SelectorGuard, check_sharding, check_world, launcher_requests
 from omnisift.training.finetune.recipe import TrainRecipe, save_recipe
@@ -66,7 +72,7 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         A summary; the trained model is in ``output_dir/model``.
 
     Raises:
-        UsageError: there is no data, or ``output_dir`` holds a run of another recipe.
+        UsageError: there is no data, or ``output_dir`` holds a run of another recipe or files that are of no run.
         TrainingError: prompts were not compressed, the selector got no gradient, or processes are not connected.
         OmniSiftError: the model or its selector can't be loaded.
     """
@@ -74,6 +80,7 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
     samples = [sample for path in recipe.data for sample in load_samples(Path(path))]
     folder, is_first_process = Path(recipe.output_dir), not int(os.environ.get("RANK", "0"))
     if is_first_process:
+        _check_folder(folder)
         save_recipe(recipe, folder)
     checkpoint = newest_checkpoint(folder)
     if is_first_process:
@@ -116,6 +123,18 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         dtype = torch.bfloat16 if recipe.in_bfloat16 else torch.float32
         save_model(full, host.processor, folder / "model", dtype)
     return _report(recipe, step, trainer.skipped, len(samples), finished, time.monotonic() - begin)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise `UsageError` if a new run would replace files that are not its own."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder for the run")
+    if (folder / "recipe.json").exists():
+        return
+    foreign = [folder / name for name in ("model", "selector", "log.jsonl") if (folder / name).exists()]
+    foreign += checkpoints(folder)
+    if foreign:
+        raise UsageError(f"{foreign[0]} exists and is not from a run in this folder; move it, or name another --out")
 
 
 def _reporters(folder: Path, step: int, on_progress: OnProgress | None) -> list[TrainerCallback]:
@@ -167,7 +186,7 @@ def training_arguments(recipe: TrainRecipe) -> TrainingArguments:
         max_grad_norm=recipe.max_grad_norm,
         seed=recipe.seed,
         save_steps=recipe.save_steps,
-        save_total_limit=2,
+        save_total_limit=None,  # the Trainer would delete every folder whose name begins like that of a checkpoint
         logging_steps=recipe.logging_steps,
         logging_nan_inf_filter=False,
         report_to=[],

@@ -24,7 +24,7 @@ from transformers import (
 from omnisift.errors import UsageError
 from omnisift.models.training_checks import assert_compressed
 from omnisift.tokens import Modality
-from omnisift.training.finetune.checkpoints import load_weights, mark_complete, save_weights
+from omnisift.training.finetune.checkpoints import delete_old_checkpoints, load_weights, mark_complete, save_weights
 from omnisift.training.finetune.compressed_model import CompressedModel, LossOutput
 from omnisift.training.finetune.guards import SelectorGuard
 from omnisift.training.finetune.recipe import TrainRecipe
@@ -130,7 +130,9 @@ class CompressedTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each process writes files
         if self.args.should_save:
-            mark_complete(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+            run = Path(str(self.args.output_dir))
+            mark_complete(run / f"checkpoint-{self.state.global_step}")
+            delete_old_checkpoints(run)
 
 
 def entropy(scores: Tensor | None, modality: Tensor) -> float:

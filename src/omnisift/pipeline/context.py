@@ -1,0 +1,86 @@
+"""The context of a model: how many tokens a prompt and its answer may have together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from omnisift.chunks import ChunkShapes, build_stream
+from omnisift.compressors import Compressor
+from omnisift.errors import TooBig
+from omnisift.models import adapter_for
+from omnisift.pipeline.encoded_clip import PromptRow
+from omnisift.pipeline.loading import Host
+from omnisift.tokens import Modality
+
+_STRETCHING = ("linear", "dynamic", "yarn")
+"""Types of rotary scaling whose ``factor`` multiplies the trained context; others state the result themselves."""
+
+
+def check_context(host: Host, compressor: Compressor | None, row: PromptRow, max_new_tokens: int) -> None:
+    """Check that a prompt, compressed, and its answer fit into the model's context; no encoder runs.
+
+    Beyond it Transformers answers without a word, from positions and lengths that the model was not trained on.
+
+    Raises:
+        TooBig: they don't.
+    """
+    limit = host.max_length or context_length(host.thinker.config)
+    length = int(row.inputs["input_ids"].shape[1])
+    if limit is None or length + max_new_tokens <= limit:
+        return
+    kept = length if compressor is None else _kept_tokens(host, compressor, row.inputs)
+    if kept + max_new_tokens > limit:
+        before = "" if kept == length else f" after compression ({length} before)"
+        raise TooBig(
+            f"{row.media.path}: the prompt has {kept} tokens{before} and up to {max_new_tokens} new ones follow, but "
+            f"the context is {limit}; lower retain, fps, max_frames or max_new_tokens, or raise max_length"
+        )
+
+
+def context_length(config: Any) -> int | None:
+    """Tokens that the language model was made for, rotary scaling included; None if its configuration has no limit.
+
+    Args:
+        config: of the model or its thinker, as Transformers loads it.
+    """
+    text = config.get_text_config()
+    positions: int | None = getattr(text, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    return max([positions, *(_scaled_length(positions, part) for part in _scalings(rope))])
+
+
+def _scalings(rope: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The settings themselves, or those of each type of layer."""
+    nested = [part for part in rope.values() if isinstance(part, Mapping)]
+    yield from nested or [rope]
+
+
+def _scaled_length(positions: int, rope: Mapping[str, Any]) -> int:
+    if rope.get("rope_type", rope.get("type")) not in _STRETCHING:
+        return positions
+    return int((rope.get("original_max_position_embeddings") or positions) * (rope.get("factor") or 1.0))
+
+
+def _kept_tokens(host: Host, compressor: Compressor, inputs: Mapping[str, Any]) -> int:
+    """Tokens of a prompt after compression, from the budget and the shapes of its chunks alone."""
+    adapter = adapter_for(host.thinker)
+    input_ids = inputs["input_ids"]
+    modality = adapter.modality(input_ids)
+    if not bool((modality == Modality.VIDEO).any()):
+        return int(input_ids.shape[1])  # audio alone is not compressed
+    position_ids = adapter.position_ids(input_ids, torch.ones_like(input_ids, dtype=torch.bool), inputs)
+    stream = build_stream(
+        embeds=torch.empty(input_ids.shape[1], 0),
+        modality=modality.flatten(),
+        position=position_ids.flatten(1),
+        sample=torch.zeros_like(input_ids.flatten()),
+        seconds_per_position=adapter.seconds_per_position,
+    )
+    shapes = ChunkShapes.of(stream)
+    full = shapes.frame0 + shapes.frame1 + shapes.audio
+    return int(input_ids.shape[1] - full.sum() + compressor.budget.counts(shapes).by_segment().sum())
