@@ -70,10 +70,8 @@ def changed(stream: TokenStream, rng: random.Random) -> tuple[str, TokenStream]:
     embeds = VALUES[kind](stream.embeds.to(dtype), rng) if len(stream) else stream.embeds
     extras = dict(stream.extras)
     if rng.random() < 0.3 and len(stream):
-        extras = {
-            name: _some(value[:, None].float(), rng, rng.choice((NAN, INF, 0.0)))[:, 0]
-            for name, value in extras.items()
-        }
+        value = rng.choice((NAN, INF, 0.0))
+        extras = {name: _some(extra[:, None].float(), rng, value)[:, 0] for name, extra in extras.items()}
     return f"{kind} {dtype}", dataclasses.replace(stream, embeds=embeds, extras=extras)
 
 
