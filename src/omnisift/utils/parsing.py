@@ -54,6 +54,14 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
+def is_file_name(value: object) -> bool:
+    """Whether ``value`` is a string that the file system takes as a name, in UTF-8 or other bytes."""
+    try:
+        return isinstance(value, str) and bool(value) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
 def is_text(value: object) -> bool:
     """Whether ``value`` is a string of Unicode characters: no lone surrogates, no null characters."""
     if not isinstance(value, str) or "\0" in value:

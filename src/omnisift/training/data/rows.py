@@ -13,7 +13,7 @@ from typing import Any
 
 from omnisift.errors import UsageError
 from omnisift.training.data.samples import CLIP, ROLES, Sample, Turn
-from omnisift.utils.parsing import is_text, shown
+from omnisift.utils.parsing import is_file_name, is_text, shown
 
 FORMS = ("messages", "sharegpt", "llava")
 _ROLE = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
@@ -54,7 +54,7 @@ def sample_of(row: Any, where: str, folder: Path) -> Sample:
 
 def clip_path(folder: Path, name: Any, where: str) -> Path:
     """The path of a row's clip; raises `UsageError` for what can't be one."""
-    if not is_text(name) or not name:
+    if not is_file_name(name):
         raise UsageError(f"{where}: a clip must be a path, got {shown(name)}")
     return folder / str(name)
 

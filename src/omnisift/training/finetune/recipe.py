@@ -17,7 +17,7 @@ from omnisift.errors import UsageError
 from omnisift.estimators import ALIASES, make_estimator
 from omnisift.utils.atomic_io import write_atomic
 from omnisift.utils.jsonl import parse_json
-from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
+from omnisift.utils.parsing import check_path_name, is_file_name, is_text, read_text, shown
 from omnisift.utils.suggest import closest
 
 LANGUAGES = ("full", "lora", "frozen")
@@ -59,6 +59,8 @@ _AT_MOST: dict[str, float] = {
     "max_seconds": 1e9, "max_tokens": 10**9, "cache_gigabytes": 1e6, "seed": 2**32 - 1, "lora_dropout": 1,
 }  # fmt: skip
 """Largest value of every number; the smallest is 0, or just above it for those of `_POSITIVE`. NaN is out of range."""
+_PATHS = ("model", "output_dir", "selector", "cache")
+"""Keys that may name files in other bytes than UTF-8."""
 _TYPES = {"str": "text", "int": "an integer", "float": "a number", "bool": "true or false"}
 
 
@@ -283,7 +285,7 @@ def _typed(name: str, kind: str, value: Any, source: str) -> Any:
         return None
     if kind.startswith("tuple"):
         value = [value] if isinstance(value, str) else value
-        if isinstance(value, (list, tuple)) and value and all(is_text(part) for part in value):
+        if isinstance(value, (list, tuple)) and value and all(is_file_name(part) for part in value):
             return tuple(value)
         raise UsageError(f"{source}: {name} must be one or more paths, got {shown(value)}")
     expected = kind.split(" |")[0]
@@ -292,7 +294,8 @@ def _typed(name: str, kind: str, value: Any, source: str) -> Any:
             return float(value)
         except OverflowError:
             raise UsageError(f"{source}: {name} must be {_TYPES[expected]}, got {shown(value)}") from None
-    if type(value).__name__ != expected or (expected == "str" and not is_text(value)):
+    is_name = name in _PATHS and is_file_name(value)
+    if type(value).__name__ != expected or (expected == "str" and not is_name and not is_text(value)):
         hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if expected == "float" and isinstance(value, str) else ""
         null = " or null" if "None" in kind else ""
         raise UsageError(f"{source}: {name} must be {_TYPES[expected]}{null}, got {shown(value)}{hint}")
