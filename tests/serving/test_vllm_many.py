@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.serving.asking import Prompt, Reference, Video
 from tests.serving.bad_files import BAD, ODD
-from tests.serving.flat import growth, grown, usage_of
+from tests.serving.flat import grown, growth, usage_of
 from tests.serving.over_http import QUESTION, Server, refused, serving, tokens
 from tests.serving.traffic import Traffic
 

@@ -12,8 +12,6 @@ import os
 import sys
 import threading
 import time
-import tracemalloc
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +21,41 @@ class _Mallinfo(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_size_t) for name in names)
 
 
-def _state(libc: Any) -> dict[str, Any]:
+def _state(libc: Any) -> dict[str, int]:
+    """Bytes of glibc's first arena, and numbers of Python's objects."""
     info = libc.mallinfo2()
-    kinds = Counter(f"{type(thing).__module__}.{type(thing).__name__}" for thing in gc.get_objects())
     return {
-        "heap": info.arena,  # from brk, and in arenas of threads
+        "heap": info.arena,
         "mapped": info.hblkhd,  # large blocks, each with a mapping of its own
         "in_use": info.uordblks,  # of the heap
         "free": info.fordblks,  # of the heap, kept by glibc
         "python_blocks": sys.getallocatedblocks(),
-        "python_objects": sum(kinds.values()),
-        "kinds": dict(kinds.most_common(400)),
+        "python_objects": len(gc.get_objects()),
     }
 
 
+def _collect(libc: Any) -> int:
+    """Free what only cycles keep alive, and give free memory back; returns the bytes of such cycles."""
+    before = libc.mallinfo2().uordblks
+    gc.collect()
+    libc.malloc_trim(0)
+    return int(before - libc.mallinfo2().uordblks)
+
+
 def _serve(folder: Path) -> None:
+    """Write the state to a file once for each number in ``folder``."""
     libc = ctypes.CDLL(None)
     libc.mallinfo2.restype = _Mallinfo
-    done = -1
+    done = 0
     while True:
         time.sleep(0.2)
-        wanted = max((int(path.name) for path in folder.glob("[0-9]*")), default=-1)
-        if wanted <= done:
+        wanted = max((int(path.name) for path in folder.glob("[0-9]*")), default=0)
+        if wanted == done:
             continue
         done = wanted
         state = _state(libc)
         if (folder / "collect").exists():
-            gc.collect()
-            libc.malloc_trim(0)
-            state["garbage"] = state["in_use"] - libc.mallinfo2().uordblks  # that no reference kept, but cycles
-        if tracemalloc.is_tracing():
-            tracemalloc.take_snapshot().dump(str(folder / f"trace-{done}-{os.getpid()}"))
+            state["garbage"] = _collect(libc)
         partial = folder / f".{os.getpid()}"
         partial.write_text(json.dumps(state))
         partial.rename(folder / f"state-{done}-{os.getpid()}")
