@@ -7,7 +7,6 @@ frames of a chunk drop the number computed for the first one.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from omnisift.chunks import ChunkShapes
 from omnisift.errors import BudgetError
+from omnisift.utils.parsing import shown
 
 DEFAULT_RETAIN = 0.25
 """The overall ratio if a caller gives none; every entry point takes it from `Budget.from_options`."""
@@ -198,16 +198,16 @@ def kept_count(total: int, retain: float) -> int:
 
 
 def _check(name: str, value: float | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 < value <= 1:
-        raise BudgetError(f"{name} is the fraction kept and must be in (0, 1], got {value!r}{_meant(value)}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise BudgetError(f"{name} is the fraction kept and must be in (0, 1], got {shown(value)}{_meant(value)}")
 
 
 def _meant(value: object) -> str:
     """The end of the message where a percentage or a quoted number was given; else empty."""
-    text = str(value).strip()
     try:
+        text = str(value).strip()
         number = float(text.removesuffix("%"))
-    except ValueError:
+    except ValueError:  # also for an integer of more digits than Python prints
         return ""
     is_percentage = text.endswith("%") or number >= 2  # 1.5 is more likely a slip than 1.5 percent
     fraction = number / 100 if is_percentage else number

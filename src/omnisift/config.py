@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from omnisift.errors import UsageError
+from omnisift.utils.parsing import shown
 
 # `omnisift --help` is built from these fields, so that this module must not import torch or PyAV when it is imported.
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class CompressionConfig(_Options):
         """
         from omnisift.compressors import check_selector
 
+        if not isinstance(self.compressor, str):
+            raise UsageError(
+                f"compressor must be the name of a method, got {type(self.compressor).__name__}: "
+                "omnisift.attach takes a Compressor"
+            )
         self.budget  # noqa: B018 - raises
         check_selector(self.selector, self.compressor)
 
@@ -118,7 +124,7 @@ class ReadOptions(_Options):
         from omnisift.media.work import check_budget
 
         if self.sampling not in ("time", "qwen"):
-            raise UsageError(f"sampling must be time or qwen, got {self.sampling!r}")
+            raise UsageError(f"sampling must be time or qwen, got {shown(self.sampling)}")
         check_numbers(self.fps, self.max_frames, 0.0, None, 1.0)
         check_budget(self.max_decoded_pixels, self.read_timeout)
         if self.max_pixels is not None:
@@ -141,3 +147,26 @@ WORK_LIMITS = ("max_decoded_pixels", "read_timeout")
 def option_names(record: type) -> list[str]:
     """Return the names of the fields of a dataclass."""
     return [field.name for field in fields(record)]
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse YAML text.
+
+    Args:
+        text: the text.
+        source: where it came from, for the message.
+
+    Raises:
+        UsageError: it is not YAML, is nested too deeply, or has a value that Python can't hold.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except (ValueError, OverflowError) as error:  # such as a date that does not exist, or a number of 5000 digits
+        reason = str(error)
+    raise UsageError(f"{source} is not YAML: {reason}")

@@ -20,7 +20,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.ops.attention import attention_weights, concat_valid, log_attention_received
-from omnisift.utils.safetensors_files import check_problems, check_tensors, read_prefixed
+from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object
+from omnisift.utils.safetensors_files import check_finite, check_problems, check_size, check_tensors, read_prefixed
 from omnisift.utils.suggest import did_you_mean
 from omnisift.video_score import VideoScore
 
@@ -29,6 +30,9 @@ STEPS = 50
 
 RELEASED_PREFIX = "thinker.compressor."
 """Prefix of the selector's tensors in the released checkpoint."""
+
+MAX_SIZE, MAX_LAYERS = 1 << 20, 1000
+"""Largest sizes and most layers of a selector, far above any use: a damaged config can't ask for more memory."""
 
 GUIDES = ("cross", "self", "concat", "direct")
 """What an audio token attends to; see `VGASConfig`."""
@@ -100,10 +104,19 @@ class VGASConfig(PretrainedConfig):
 
     def _check(self) -> None:
         layers, heads = self.num_hidden_layers, self.num_attention_heads
+        for name in ("input_size", "hidden_size"):
+            size = getattr(self, name)
+            if type(size) is not int or not 1 <= size <= MAX_SIZE:
+                raise UsageError(f"{name} of the selector must be an integer in [1, {MAX_SIZE}], got {size!r}")
+        for name in ("time_embedding", "video_score"):
+            if type(getattr(self, name)) is not bool:
+                raise UsageError(f"{name} of the selector must be true or false, got {getattr(self, name)!r}")
         if self.guide not in GUIDES:
             raise UsageError(f"unknown guide {self.guide!r} of the selector; {did_you_mean(str(self.guide), GUIDES)}")
         if type(layers) is not int or layers < 1:
             raise UsageError(f"num_hidden_layers of the selector must be an integer of at least 1, got {layers!r}")
+        if layers > MAX_LAYERS:
+            raise UsageError(f"num_hidden_layers of the selector must be at most {MAX_LAYERS}, got {layers}")
         if self.guide == "direct" and layers > 1:
             raise UsageError(
                 f"guide 'direct' has one layer, got num_hidden_layers={layers}; use cross, self or concat for more"
@@ -305,21 +318,23 @@ class VGAS(PreTrainedModel):
             kwargs: its keyword arguments.
 
         Raises:
-            CheckpointError: no selector is found there, or a tensor is missing, unexpected or has another shape.
+            CheckpointError: no selector is found there, a file is broken, a tensor is missing, unexpected or has
+                another shape, or a weight is NaN or infinite.
         """
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that they are reported below
+        kwargs.pop("trust_remote_code", None)
         name = str(args[0]) if args else ""
         if not Path(name).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):  # not a hub id either
             raise CheckpointError(f"no selector folder at {name}; give one that VGAS.save_pretrained wrote")
-        try:
-            loaded: Any = super().from_pretrained(*args, **kwargs)
-        except OSError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"can't load a selector from {name}: {reason}") from error
+        if Path(name).is_dir():
+            _check_folder(cls, Path(name))
+        with checkpoint_errors(f"a selector from {name}"):
+            loaded: Any = super().from_pretrained(*args, **kwargs, trust_remote_code=False)
         model, info = loaded
         kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
         problems = {kind: sorted(map(str, info[kind])) for kind in kinds}
         check_problems(f"selector checkpoint {name}", problems)
+        check_finite(name, model.named_parameters())
         result: VGAS = model
         return result
 
@@ -351,25 +366,37 @@ class VGAS(PreTrainedModel):
         # Read the configuration off the tensors.
         tensors = read_prefixed(Path(folder), prefix)
         default = VGASConfig()
-        sizes = tuple(tensors["v_proj.weight"].shape) if "v_proj.weight" in tensors else ()
-        hidden, input_size = sizes or (default.hidden_size, default.input_size)
-        if hidden % (heads := num_attention_heads):
-            raise CheckpointError(f"{folder}: v_proj.weight has {hidden} rows, not a multiple of {heads} heads")
-        config = VGASConfig(
-            input_size,
-            hidden,
-            heads,
-            num_hidden_layers=1 + len({name.split(".")[1] for name in tensors if name.startswith("more_attn.")}),
-            time_embedding="time_embedding.weight" in tensors,
-            video_score=any(name.startswith("picture.") for name in tensors),
-        )
+        with checkpoint_errors(folder):
+            sizes = tuple(tensors["v_proj.weight"].shape) if "v_proj.weight" in tensors else ()
+            hidden, input_size = sizes or (default.hidden_size, default.input_size)
+            if hidden % (heads := num_attention_heads):
+                raise CheckpointError(f"{folder}: v_proj.weight has {hidden} rows, not a multiple of {heads} heads")
+            config = VGASConfig(
+                input_size,
+                hidden,
+                heads,
+                num_hidden_layers=1 + len({name.split(".")[1] for name in tensors if name.startswith("more_attn.")}),
+                time_embedding="time_embedding.weight" in tensors,
+                video_score=any(name.startswith("picture.") for name in tensors),
+            )
         # Load strictly: names and shapes must agree exactly.
         model = cls(config)
         check_tensors(folder, tensors, model.state_dict())
+        check_finite(folder, tensors.items())
         model.load_state_dict(tensors)
         nn.Module.to(model, dtype or tensors["v_proj.weight"].dtype)
         nn.Module.eval(model)
         return model
+
+
+def _check_folder(selector: type[VGAS], folder: Path) -> None:
+    """`CheckpointError` unless the config can be read and its selector is no larger than the stored tensors."""
+    if not (folder / "config.json").is_file():
+        return  # Transformers names what is missing
+    content = read_json_object(folder / "config.json")
+    with checkpoint_errors(folder / "config.json"), torch.device("meta"):
+        skeleton = selector(VGASConfig.from_dict(content))
+    check_size(folder, skeleton)
 
 
 def attend(attention: nn.MultiheadAttention, audio: Tensor, keys: Tensor, valid: Tensor | None) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
-from omnisift.serving.body_limit import MIDDLEWARE, BodyLimit
+from omnisift.serving.body_limit import COLLECT_EVERY, MIDDLEWARE, BodyLimit
 from omnisift.serving.fetch_limits import FetchLimits
 
 LIMITS = FetchLimits(max_media=1)
@@ -84,6 +87,42 @@ def test_an_error_of_the_application_is_its_own() -> None:
 
     with pytest.raises(RuntimeError, match="a bug"):
         asyncio.run(BodyLimit(app, LIMITS)({"type": "http", "headers": []}, None, None))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_refers_to_itself_is_freed(fails: bool) -> None:
+    """Also after a client that disconnects; small requests are counted together."""
+    left_behind: list[weakref.ref[Any]] = []
+
+    class Parser:
+        def __init__(self, text: bytes) -> None:
+            self.text, self.itself = text, self
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(LIMIT - 1), "more_body": True}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        left_behind.append(weakref.ref(Parser((await receive())["body"])))
+        if fails:
+            raise RuntimeError("the client left")
+
+    async def requests(number: int) -> None:
+        server = BodyLimit(app, LIMITS)
+        for _ in range(number):
+            with nullcontext() if not fails else pytest.raises(RuntimeError, match="left"):
+                await server({"type": "http", "headers": []}, receive, None)
+
+    number = COLLECT_EVERY // (LIMIT - 1) + 1
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(requests(number - 1))
+        assert all(parser() for parser in left_behind), "they keep themselves alive"
+        left_behind.clear()
+        asyncio.run(requests(number))
+        assert not any(parser() for parser in left_behind)
+    finally:
+        gc.enable()
 
 
 def test_the_path_that_vllm_imports() -> None:

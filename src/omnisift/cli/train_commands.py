@@ -15,7 +15,9 @@ import typer
 
 from omnisift.cli.options import OUTPUT, Force, Json
 from omnisift.cli.output_paths import check_file
+from omnisift.config import parse_yaml
 from omnisift.errors import UsageError, install_hint
+from omnisift.utils.parsing import shown
 from omnisift.utils.quiet import silence_libraries
 
 if TYPE_CHECKING:
@@ -98,17 +100,12 @@ class StageBars:
 
 def overrides(pairs: list[str]) -> dict[str, Any]:
     """Parse ``key=value`` pairs, values as YAML. Raises `UsageError` for a pair without ``=``."""
-    import yaml
-
     values = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UsageError(f"--set takes key=value, got {pair!r}")
-        try:
-            values[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"--set {name}: {value!r} is not a YAML value") from None
+        values[name] = parse_yaml(value, f"--set {name}: {shown(value)}")
     return values
 
 

@@ -32,6 +32,7 @@ from omnisift.compressors.v_cast import VCastCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor
 from omnisift.compressors.visionzip import VisionZipCompressor
 from omnisift.errors import CompressorError, UsageError
+from omnisift.utils.parsing import shown
 from omnisift.utils.suggest import closest, did_you_mean
 
 if TYPE_CHECKING:
@@ -85,8 +86,11 @@ def make_compressor(name: str, budget: Budget | float, *, selector: VGAS | None 
     Raises:
         CompressorError: a name, an option or its value is unknown, or a trained method has no weights.
         BudgetError: the number is outside (0, 1].
+        UsageError: the seed is no integer of 64 bits.
     """
     budget = Budget.of(budget)
+    if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise UsageError(f"seed must be an integer from -2^63 to 2^63 - 1, got {seed!s:.40}")
     automatic = {"selector": selector, "seed": seed}
     first, plus, second = name.strip().partition("+")
     if not plus:
@@ -196,7 +200,7 @@ def _find(name: str) -> type[Compressor]:
     if reads_all_tokens(name):
         raise CompressorError(f"{name!r} compresses nothing and can't be made or paired: pass compressor=None")
     more = " (`omnisift methods` lists all)" if closest(name, COMPRESSORS) else ""
-    raise CompressorError(f"no compressor named {name!r}; {did_you_mean(name, COMPRESSORS)}{more}")
+    raise CompressorError(f"no compressor named {shown(name)}; {did_you_mean(name, COMPRESSORS)}{more}")
 
 
 def _value(text: str) -> Any:

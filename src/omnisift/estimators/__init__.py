@@ -11,6 +11,7 @@ from omnisift.estimators.perturbed import Perturbed
 from omnisift.estimators.reinforce import Reinforce
 from omnisift.estimators.straight_through import StraightThrough
 from omnisift.ops.selection_builder import Choice
+from omnisift.utils.parsing import shown
 from omnisift.utils.suggest import did_you_mean
 
 _KINDS: tuple[type[Estimator], ...] = (StraightThrough, Merge, Bias, Gumbel, Perturbed, Reinforce)
@@ -31,7 +32,7 @@ def make_estimator(name: str) -> Estimator:
     """
     kind = ESTIMATORS.get(ALIASES.get(name, name))
     if kind is None:
-        raise UsageError(f"no estimator named {name!r}; {did_you_mean(name, ESTIMATORS)}")
+        raise UsageError(f"no estimator named {shown(name)}; {did_you_mean(name, ESTIMATORS)}")
     return kind()
 
 

@@ -98,7 +98,7 @@ class NanoBuild:
         """The model that stage ``name`` saved."""
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-        return Thinker.from_pretrained(self.out / name)
+        return Thinker.from_pretrained(self.out / name, trust_remote_code=False)
 
     def encoders(self) -> dict[str, Any]:
         """Stage 1: train both encoders."""
@@ -244,7 +244,7 @@ def _encode_shard(job: tuple[Path, str, int, int, float]) -> None:
     torch.set_num_threads(1)
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-    model = Thinker.from_pretrained(out / "encoders").eval()
+    model = Thinker.from_pretrained(out / "encoders", trust_remote_code=False).eval()
     with atomic_file(path) as unfinished:
         encode_features(model, split, count, share, first).save(unfinished)
 

@@ -57,7 +57,8 @@ class NeutralBuild(NanoBuild):
         """Stage 1: nano's encoders with an untrained language model."""
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-        model, nano = build_model(self.tokenizer, self.settings.seed), Thinker.from_pretrained(nano_path())
+        model = build_model(self.tokenizer, self.settings.seed)
+        nano = Thinker.from_pretrained(nano_path(), trust_remote_code=False)
         for name in ("visual", "audio_tower"):
             getattr(core_of(model), name).load_state_dict(getattr(core_of(nano), name).state_dict())
         model.save_pretrained(self.out / "encoders")
@@ -134,7 +135,7 @@ def _encode(job: tuple[Path, str, str, int, float]) -> None:
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
     with atomic_file(path) as unfinished:
-        encoders = Thinker.from_pretrained(out / "encoders").eval()
+        encoders = Thinker.from_pretrained(out / "encoders", trust_remote_code=False).eval()
         encode_features(encoders, split, count, share, 0, setting).save(unfinished)
 
 

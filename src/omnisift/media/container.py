@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from omnisift.errors import Blocked, Damaged, NotAFile, NotFound, NotMedia, NotReadable, TooBig
+from omnisift.errors import Blocked, Damaged, NotAFile, NotFound, NotMedia, NotReadable, TooBig, UsageError
 from omnisift.media.work import WorkBudget
 
 # Playlists can name other files and hosts, so no format that is a list of references is allowed, and no protocol but
@@ -52,19 +52,26 @@ def check_path(path: str | os.PathLike[str]) -> Path:
         NotFound: nothing is there.
         NotAFile: a folder, pipe, socket or device is there.
         NotReadable: permission is missing.
+        NotMedia: the file is empty.
+        UsageError: ``path`` is no path.
     """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise UsageError(f"a media file is given by its path, got {type(path).__name__}")
     file = Path(os.fsdecode(path))
     if "://" in str(path) and not file.exists():
         raise Blocked(f"{describe_file(path)}: URLs are not fetched; download the file and give its path")
     try:
-        mode = file.stat().st_mode
+        state = file.stat()
     except PermissionError:
         raise NotReadable(f"{describe_file(file)}: permission denied; check the permissions of its folders") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a valid name"
         raise NotFound(f"{describe_file(file)}: can't be found ({reason}); check the path") from None
+    mode = state.st_mode
     if not stat.S_ISREG(mode):
         raise NotAFile(f"{describe_file(file)} is a {_file_kind(mode)}, not a file; give the path of a media file")
+    if not state.st_size:  # files of the kernel, such as /proc/kmsg, have no size either and may block a reader
+        raise NotMedia(f"{describe_file(file)} is empty (0 bytes); give a media file")
     if not os.access(file, os.R_OK):
         raise NotReadable(f"{describe_file(file)}: permission denied; check the permissions of the file")
     return file

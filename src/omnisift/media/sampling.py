@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from omnisift.errors import UsageError
 from omnisift.media.result import TEMPORAL_PATCH
 
+MIN_FPS = 1e-4
+"""Fewest frames per second: one in three hours. Times of rarer frames would leave the range of positions."""
 TIME_TOLERANCE = 1e-4
 """Seconds: time stamps are rounded to the container's ticks, so a frame this little late still counts as on time."""
 
@@ -79,8 +82,12 @@ def by_index(shown_times: npt.NDArray[np.float64], frame_rate: float, fps: float
 
 def check_numbers(fps: float, max_frames: int, start: float, end: float | None, max_seconds: float) -> None:
     """Raise `UsageError` for sampling arguments that are out of range; they are those of `read`."""
-    if not (0 < fps <= 1000):
-        raise UsageError(f"fps must be above 0 and at most 1000, got {fps}")
+    numbers = {"fps": fps, "max_frames": max_frames, "start": start, "end": end, "max_seconds": max_seconds}
+    for name, value in numbers.items():
+        if not isinstance(value, Real) and not (name == "end" and value is None):
+            raise UsageError(f"{name} must be a number, got {type(value).__name__}")
+    if not (MIN_FPS <= fps <= 1000):
+        raise UsageError(f"fps must be above 0 (at least {MIN_FPS}) and at most 1000, got {fps}")
     if max_frames < TEMPORAL_PATCH:
         raise UsageError(f"max_frames must be at least {TEMPORAL_PATCH}, got {max_frames}")
     if not (math.isfinite(start) and start >= 0):

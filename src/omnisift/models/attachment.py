@@ -360,6 +360,8 @@ class Attachment:
 
 def _check_selection(selection: Selection, stream: TokenStream) -> Tensor:
     """``keep`` on the CPU. Raises `CompressorError` if the method broke the contract of `Selection`."""
+    if not isinstance(selection, Selection):
+        raise CompressorError(f"select must return a Selection, got {type(selection).__name__}: fix the compressor")
     keep = selection.keep
     if keep.shape != (len(stream),) or keep.dtype != torch.bool:
         raise CompressorError(

@@ -123,7 +123,7 @@ def adapter_class(model_type: object) -> type[Adapter]:
         UnsupportedModel: no adapter exists for this type.
     """
     for adapter in ADAPTERS:
-        if model_type in adapter.model_types:
+        if isinstance(model_type, str) and model_type in adapter.model_types:
             return adapter
     raise UnsupportedModel(_unknown(f"model_type {model_type!r}"))
 
@@ -150,6 +150,7 @@ def _make_compressor(
 
 def _read_selector(name: str, selector: str | Path | VGAS | None, language_model: Any) -> VGAS:
     from omnisift.models.selector import check_input_size, read_selector_folder
+    from omnisift.utils.safetensors_files import check_finite
     from omnisift.vgas import VGAS
 
     weight = language_model.get_input_embeddings().weight
@@ -160,6 +161,7 @@ def _read_selector(name: str, selector: str | Path | VGAS | None, language_model
         )
     if isinstance(selector, VGAS):
         check_input_size(selector, weight.shape[1], type(selector).__name__)
+        check_finite(type(selector).__name__, selector.named_parameters())
         vgas: Any = selector
     elif isinstance(selector, (str, Path)):
         vgas = read_selector_folder(Path(selector), weight.shape[1])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import torch
 
 from omnisift.errors import CheckpointError, UsageError
+from omnisift.utils.checkpoint_files import read_json_object
+from omnisift.utils.parsing import check_path_name
 from omnisift.utils.quiet import quiet_transformers
 from omnisift.vgas import VGAS, VGASConfig
 
@@ -29,6 +30,7 @@ def read_selector_folder(folder: Path, hidden_size: int) -> VGAS:
         CheckpointError: the selector lacks tensors, its config is unreadable, or its input size is not
             ``hidden_size``.
     """
+    check_path_name(str(folder), "the selector's name")
     if not folder.is_dir():
         raise UsageError(f"no selector folder at {folder}; give one that `omnisift distill` wrote")
     if (folder / "selector").is_dir():
@@ -48,13 +50,7 @@ def read_selector_folder(folder: Path, hidden_size: int) -> VGAS:
 def is_selector_folder(folder: Path) -> bool:
     """Whether ``folder`` was written by `VGAS.save_pretrained`."""
     config = folder / "config.json"
-    if not config.is_file():
-        return False
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{config} is not JSON ({error}); give the folder of a selector") from error
-    return isinstance(content, dict) and content.get("model_type") == "omnisift_vgas"
+    return config.is_file() and read_json_object(config).get("model_type") == VGASConfig.model_type
 
 
 def check_input_size(vgas: VGAS, hidden_size: int, source: str) -> None:

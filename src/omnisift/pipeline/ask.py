@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -26,7 +27,7 @@ from omnisift.pipeline.loading import Host, load_selector, load_weights, plan_pl
 from omnisift.pipeline.model_source import ModelSource, find_model
 from omnisift.pipeline.prompt import read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of
-from omnisift.utils.questions import check_question
+from omnisift.utils.questions import check_question, check_text
 from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
@@ -342,7 +343,9 @@ class Pipeline:
         stage = on_stage or (lambda _name: None)
         for _, question in prompts:
             check_question(question)
-        if max_new_tokens < 1:
+        if system is not None:
+            check_text(system, "the system prompt")
+        if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
             raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         # Decode the clips.
         stage("read")
@@ -384,7 +387,10 @@ class Pipeline:
             seconds=seconds,
             source=source_of(media),
             peak_memory_bytes=answer.peak_memory_bytes,
-            notices=notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
+            notices=(
+                *answer.notices,
+                *notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
+            ),
         )
 
 

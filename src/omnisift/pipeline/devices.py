@@ -64,8 +64,8 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     """
     if dtype is None:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if dtype == "auto" or dtype in DTYPES.values():
+    if dtype == "auto" or any(dtype is known for known in DTYPES.values()):
         return dtype
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UsageError(f"unknown dtype {str(dtype)!r}; use auto or one of {', '.join(DTYPES)}")
     return DTYPES[str(dtype)]

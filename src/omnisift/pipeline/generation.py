@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from omnisift.compressors import Compressor
+from omnisift.compressors.omnisift import trainable_part
+from omnisift.errors import ModelError
 from omnisift.models import Compression, adapter_for, attach
 from omnisift.pipeline.encoded_clip import PromptRow, prepare_call
 from omnisift.pipeline.loading import Host
@@ -30,6 +32,8 @@ class Generated:
     """Stage -> seconds, an equal share of the call: ``process`` (joining the batch) and those of `Stopwatch`."""
     peak_memory_bytes: int | None
     """Peak of the whole call; see `peak_memory`."""
+    notices: tuple[str, ...] = ()
+    """What is wrong with the compressor's scores."""
 
 
 @torch.inference_mode()
@@ -54,6 +58,9 @@ def generate(
 
     Returns:
         One answer per prompt, in their order.
+
+    Raises:
+        ModelError: the model computed NaN or infinity instead of logits.
     """
     thinker, tokenizer, stop_tokens = host.thinker, host.processor.tokenizer, host.stop_tokens
     begin = time.perf_counter()
@@ -62,14 +69,17 @@ def generate(
         on_stage("prefill")
         reset_peak_memory(host.device)
         attaching = attach(thinker, compressor) if compressor is not None else nullcontext(None)
+        logits = FiniteLogits()
         with attaching as attachment, Stopwatch(thinker, compressor, on_stage) as watch:
             output = thinker.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
+                logits_processor=[logits],
                 streamer=None if on_text is None else _text_streamer(tokenizer, on_text),
                 **stop_tokens,
             )
+    logits.check(host.source)
     # Split the result by prompt.
     answers = [_until_stop(row, stop_tokens["eos_token_id"]) for row in output[:, inputs["input_ids"].shape[1] :]]
     modality = adapter_for(thinker).modality(inputs["input_ids"].cpu())
@@ -77,8 +87,50 @@ def generate(
     counts = count_rows(modality, inputs, [int(row.shape[0]) for row in answers], compression)
     seconds = {stage: spent / len(rows) for stage, spent in {"process": process_seconds, **watch.spent}.items()}
     memory = peak_memory(host.device)
+    notices = () if compression is None else unscored_notice(compression, compressor)
     texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in answers]
-    return [Generated(text, tokens, seconds, memory) for text, tokens in zip(texts, counts, strict=True)]
+    return [Generated(text, tokens, seconds, memory, notices) for text, tokens in zip(texts, counts, strict=True)]
+
+
+class FiniteLogits:
+    """A logits processor that changes nothing, and finds NaN and infinity without a transfer at each token."""
+
+    def __init__(self) -> None:
+        self._finite: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
+        """Look at the logits [B, V] of one token; of a row, -inf everywhere is wrong, -inf for some tokens is not."""
+        finite = torch.isfinite(scores.amax(dim=-1)).all()
+        self._finite = finite if self._finite is None else self._finite & finite
+        return scores
+
+    def check(self, source: str) -> None:
+        """Raise `ModelError` if a token was chosen by logits that are not finite: the answer would mean nothing."""
+        if self._finite is not None and not bool(self._finite):
+            raise ModelError(
+                f"{source}: the model computed NaN or infinity instead of logits; its weights are damaged (download "
+                "them again), or float16 is too narrow for it (try --dtype float32 or bfloat16)"
+            )
+
+
+def unscored_notice(compression: Compression, compressor: Compressor | None) -> tuple[str, ...]:
+    """A sentence for a prompt in which tokens were dropped although their scores are NaN; () for others."""
+    scores = compression.scores
+    if scores is None:
+        return ()
+    count = 0
+    for kind in (Modality.VIDEO, Modality.AUDIO):
+        tokens = compression.modality == kind
+        # A method that scores neither modality or one of them leaves NaN on all tokens of the other.
+        has_scores = bool((tokens & ~scores.isnan()).any())
+        if has_scores or (kind == Modality.AUDIO and compressor is not None and trainable_part(compressor) is not None):
+            count += int((tokens & ~compression.keep & scores.isnan()).sum())
+    if not count:
+        return ()
+    return (
+        f"the compressor's scores of {count} dropped tokens are NaN, so the choice is arbitrary: "
+        "check the weights of model and selector, or use another --dtype",
+    )
 
 
 def count_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 
 from omnisift.errors import CheckpointError, CompressorError, UsageError
 from omnisift.models import adapter_class
+from omnisift.pipeline.checkpoint_checks import check_model_files, check_processor, check_processor_files
 from omnisift.pipeline.devices import DeviceMap, resolve_device, resolve_dtype
 from omnisift.pipeline.model_source import ModelSource, fetch_selector, find_model
+from omnisift.utils.checkpoint_files import checkpoint_errors
 from omnisift.utils.quiet import quiet_transformers
 from omnisift.utils.safetensors_files import tensor_names
 
@@ -102,7 +105,8 @@ def plan_placement(
         raise UsageError(f"max_length must be at least 1 token, got {max_length}")
     attention = attn_implementation or "sdpa"
     known = ("eager", *AttentionInterface().valid_keys())
-    if attention not in known and "/" not in attention:  # with a slash it is a kernel on the hub
+    # With a slash it is a kernel on the hub.
+    if not isinstance(attention, str) or (attention not in known and "/" not in attention):
         raise UsageError(
             f"unknown attention implementation {attention!r}; use eager, sdpa, flash_attention_2 or another of "
             "Transformers"
@@ -149,7 +153,9 @@ def load_weights(source: ModelSource, placement: Placement) -> Host:
     # here. A download keeps its progress bars; for local files they are noise.
     with quiet_transformers(keep_progress=not source.local_files_only):
         thinker = _load_thinker(source, placement)
-        return Host(source.name, source.source, thinker, _load_processor(source), placement.max_length)
+        processor = read_processor(source.source, local_files_only=source.local_files_only)
+        check_processor(processor, thinker.config, source.source)
+        return Host(source.name, source.source, thinker, processor, placement.max_length)
 
 
 def load_selector(host: Host, selector: str | Path | None) -> VGAS:
@@ -206,7 +212,8 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
     # memory as float32 (pages of the file) and 449 MB as bfloat16.
     if placement.device is not None and placement.device.type != "cpu" and is_accelerate_available():
         device_map = {"": placement.device}
-    try:
+    check_model_files(source)
+    with checkpoint_errors(source.source):
         loaded: Any = getattr(transformers, adapter_class(source.model_type).model_class).from_pretrained(
             source.source,
             dtype=placement.dtype,
@@ -216,30 +223,56 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
             trust_remote_code=False,
             local_files_only=source.local_files_only,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below
         )
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(f"can't load {source.source}: {str(error).strip().splitlines()[0]}") from error
     thinker, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CheckpointError(
-            f"{source.source} lacks {len(missing)} tensors of the thinker, first {missing[0]}; "
-            "give a complete checkpoint"
-        )
+    _check_loaded(source.source, info)
     if placement.device is not None:
         thinker = thinker.to(placement.device)
     return thinker.eval()
 
 
-def _load_processor(source: ModelSource) -> Any:
+def _check_loaded(source: str, info: Mapping[str, Any]) -> None:
+    """`CheckpointError` unless every tensor of the thinker was read, in the shape and number of its configuration."""
+    missing, mismatched = sorted(info["missing_keys"]), sorted(map(str, info["mismatched_keys"]))
+    if missing:
+        raise CheckpointError(
+            f"{source} lacks {len(missing)} tensors of the thinker, first {missing[0]}; give a complete checkpoint"
+        )
+    if mismatched:
+        raise CheckpointError(
+            f"{source}: {len(mismatched)} tensors have another shape than config.json says, first {mismatched[0]}; use "
+            "the config.json of these weights"
+        )
+    # Tensors of a selector, a talker or a vocoder are surplus; those of a layer are not.
+    surplus = [name for name in sorted(info["unexpected_keys"]) if _is_layer(name)]
+    if surplus:
+        raise CheckpointError(
+            f"{source} has {len(surplus)} tensors of layers that config.json does not describe, first {surplus[0]}; "
+            "use the config.json of these weights"
+        )
+
+
+def _is_layer(name: str) -> bool:
+    """Whether a tensor belongs to a layer of the thinker: of its language model or of an encoder."""
+    return name.removeprefix("thinker.").startswith(("model.", "visual.", "audio_tower.")) and bool(
+        re.search(r"\.(layers|blocks)\.\d+\.", name)
+    )
+
+
+def read_processor(source: str, *, local_files_only: bool = False) -> Any:
+    """Load the processor of a checkpoint, without its model.
+
+    Args:
+        source: folder or hub id.
+        local_files_only: whether to look for a hub model in the cache alone.
+
+    Raises:
+        CheckpointError: a file of the processor is missing or broken.
+    """
     from transformers import AutoProcessor
 
-    try:
-        return AutoProcessor.from_pretrained(
-            source.source, trust_remote_code=False, local_files_only=source.local_files_only
-        )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"no processor in {source.source}: {str(error).strip().splitlines()[0]}; "
-            "save the processor in the model's folder"
-        ) from error
+    if Path(source).is_dir():
+        check_processor_files(Path(source))
+    with checkpoint_errors(f"the processor in {source}", "save the processor in the model's folder"):
+        return AutoProcessor.from_pretrained(source, trust_remote_code=False, local_files_only=local_files_only)

@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnisift.errors import CheckpointError, UsageError
+from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.models import adapter_class
 from omnisift.utils.assets import nano_path
+from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object, reason_of
+from omnisift.utils.parsing import check_path_name
 from omnisift.utils.safetensors_files import INDEX, read_weight_map
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
+_DEPTHS = frozenset({"num_hidden_layers", "num_layers", "encoder_layers", "depth"})
+_MAX_DEPTH = 1000
+"""Layers of a stack; a config.json with more is damaged, and building its layers would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,14 @@ def find_model(name: str) -> ModelSource:
         The source to load the weights from.
 
     Raises:
-        UsageError: a local path without ``config.json``.
-        CheckpointError: no such folder, or a hub id that is neither cached nor reachable.
+        UsageError: a local path without ``config.json``, or a name that is no path.
+        CheckpointError: no such folder, a hub id that is neither cached nor reachable, or a broken ``config.json``.
         UnsupportedModel: the checkpoint belongs to another family.
     """
     from transformers import AutoConfig
 
     source = str(nano_path()) if name == "nano" else name
+    check_path_name(source, "the model's name")
     if Path(source).exists():
         if not (Path(source) / "config.json").is_file():
             what = "holds no config.json" if Path(source).is_dir() else "is a file"
@@ -62,11 +68,24 @@ def find_model(name: str) -> ModelSource:
         _check_hub_id(source)
         local_files_only = not _is_hub_reachable()
     config = _read_config(source, local_files_only)
-    model_type = config.get("model_type")
-    adapter_class(model_type)
+    model_type, where = config.get("model_type"), f"{source}/config.json"
+    try:
+        adapter_class(model_type)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{where}: {error}") from None
+    _check_depths(config, where)
     # A saved config.json leaves out values that equal the class's defaults, so the class has to fill them in.
-    hidden_size = AutoConfig.for_model(**config).get_text_config().hidden_size
+    with checkpoint_errors(where):
+        hidden_size = int(AutoConfig.for_model(**config).get_text_config().hidden_size)
     return ModelSource(name, source, str(model_type), hidden_size, local_files_only)
+
+
+def _check_depths(part: object, where: str) -> None:
+    """`CheckpointError` for a stack of more layers than any model has."""
+    for key, value in part.items() if isinstance(part, dict) else ():
+        if key in _DEPTHS and isinstance(value, int) and value > _MAX_DEPTH:
+            raise CheckpointError(f"{where} has {key}: {value}, at most {_MAX_DEPTH} are allowed; correct the file")
+        _check_depths(value, where)
 
 
 def fetch_selector(source: str, local_files_only: bool) -> Path:
@@ -118,15 +137,16 @@ def _read_config(source: str, local_files_only: bool) -> dict[str, Any]:
     """The content of ``config.json``."""
     from transformers import PretrainedConfig
 
+    if Path(source).exists():
+        return read_json_object(Path(source) / "config.json")
     try:
-        config, _ = PretrainedConfig.get_config_dict(source, local_files_only=local_files_only)
-    except (OSError, ValueError) as error:
-        if not Path(source).exists() and local_files_only:
+        config, _ = PretrainedConfig.get_config_dict(source, local_files_only=local_files_only, trust_remote_code=False)
+        return dict(config)
+    except Exception as error:  # the border around the hub's library: a cached file may be broken in any way
+        reason = f"{reason_of(error)}; give nano, a checkpoint folder, or a hub id (owner/name)"
+        if local_files_only:
             reason = "no network, and not in the cache; connect, or give a checkpoint folder"
-        else:
-            reason = f"{str(error).strip().splitlines()[0]}; give nano, a checkpoint folder, or a hub id (owner/name)"
         raise CheckpointError(f"can't load a model named {source!r}: {reason}") from error
-    return dict(config)
 
 
 def _is_hub_reachable() -> bool:

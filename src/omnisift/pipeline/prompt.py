@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from omnisift.media.reader import MAX_SECONDS
 from omnisift.media.reading import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.qwen2_5_omni import audio_tokens
-from omnisift.utils.questions import check_question
+from omnisift.pipeline.chat_template import render_chat
+from omnisift.utils.questions import check_question, check_text
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -142,12 +144,14 @@ def prompt_text(processor: Any, media: Media, question: str, system: str | None 
     Raises:
         UsageError: the question or the system prompt contains a placeholder itself.
     """
+    check_question(question)
+    if system is not None:
+        check_text(system, "the system prompt")
     for token in (processor.video_token, processor.audio_token, processor.image_token):
         if token in question or token in (system or ""):
             raise UsageError(f"the question contains {token}, which stands for a clip in a prompt; leave it out")
     conversation = _conversation(media, question, system)
-    text: str = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    return text
+    return render_chat(processor, conversation, add_generation_prompt=True)
 
 
 def placeholder(processor: Any, media: Media) -> str:
@@ -158,6 +162,8 @@ def placeholder(processor: Any, media: Media) -> str:
 
 def frame_limits(processor: Any, max_pixels: int | None) -> tuple[int, int]:
     """``min_pixels`` and ``max_pixels`` of `omnisift.media.read` for a processor and the ``max_pixels`` of a user."""
+    if max_pixels is not None and not isinstance(max_pixels, Real):
+        raise UsageError(f"max_pixels must be a number, got {type(max_pixels).__name__}")
     lowest, highest = pixel_limits(processor)
     highest = min(highest, PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
     return min(lowest, highest), highest

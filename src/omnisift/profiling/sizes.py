@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
+from omnisift.errors import UnsupportedModel, UsageError
+from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object
 
 _VISION = {
     "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "in_channels": 3, "patch_size": 14,
@@ -51,17 +52,15 @@ def thinker_config(name: str) -> Any:
 
 
 def _read(folder: Path, name: str) -> Any:
-    from transformers import PretrainedConfig, Qwen2_5OmniThinkerConfig
+    from transformers import Qwen2_5OmniThinkerConfig
 
     if not (folder / "config.json").is_file():
         raise UsageError(f"no configuration {name!r}; give {', '.join(NAMES)}, or a folder with a config.json")
-    try:
-        config, _ = PretrainedConfig.get_config_dict(str(folder))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}/config.json can't be read: {str(error).strip().splitlines()[0]}") from error
+    config = read_json_object(folder / "config.json")
     config = config.get("thinker_config", config)
     if config.get("model_type") != "qwen2_5_omni_thinker":
         raise UnsupportedModel(
             f"{folder} has model_type {config.get('model_type')!r}; FLOPs are counted for qwen2_5_omni alone"
         )
-    return Qwen2_5OmniThinkerConfig.from_dict(config)
+    with checkpoint_errors(folder / "config.json"):
+        return Qwen2_5OmniThinkerConfig.from_dict(config)

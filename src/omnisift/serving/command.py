@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omnisift.config import ServedReadOptions
-from omnisift.errors import CheckpointError, UsageError
+from omnisift.errors import UsageError
+from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.prompt import frame_limits
 from omnisift.serving.body_limit import MIDDLEWARE
 from omnisift.serving.fetch_limits import FetchLimits
@@ -18,11 +19,12 @@ from omnisift.serving.url_policy import host_name
 from omnisift.serving.vllm import CONNECTOR
 from omnisift.serving.vllm.settings import Settings
 from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
+from omnisift.utils.checkpoint_files import checkpoint_errors
 
 MODULE = "vllm.entrypoints.openai.api_server"
 
 _ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""For glibc: clips are decoded in threads, and with one arena per thread freed memory stays in the process."""
+"""For glibc: clips are received in threads, and with one arena per thread freed memory stays in the process."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,6 @@ class Server(ServedReadOptions):
 
 
 def _frame_limits(model: str, max_pixels: int | None) -> tuple[int, int]:
-    from transformers import AutoProcessor
-
-    try:
-        return frame_limits(AutoProcessor.from_pretrained(model, trust_remote_code=False), max_pixels)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"no processor in {model}: {str(error).strip().splitlines()[0]}; save the processor in the model's folder"
-        ) from error
+    processor = read_processor(model)
+    with checkpoint_errors(f"the processor in {model}"):
+        return frame_limits(processor, max_pixels)

@@ -6,10 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from omnisift.utils.atomic_io import atomic_folder
+from omnisift.utils.checkpoint_files import read_json_object
+from omnisift.utils.safetensors_files import open_safetensors
 
 _OLD_NAMES = {"model.language_model.": "model.", "model.audio_tower.": "audio_tower.", "model.visual.": "visual."}
 """Prefix in a thinker's checkpoint -> prefix in the layout of the released full model."""
@@ -24,7 +25,7 @@ def wrap_as_full_checkpoint(source: Path, folder: Path) -> None:
         source: folder of the thinker, with its weights in ``model.safetensors``.
         folder: the folder to create.
     """
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = read_json_object(source / "config.json")
     full_config = {"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni", "enable_audio_output": False}
     full_config |= {"dtype": config.get("dtype", "float32"), "thinker_config": config}
     with atomic_folder(folder) as unfinished:
@@ -33,7 +34,7 @@ def wrap_as_full_checkpoint(source: Path, folder: Path) -> None:
                 shutil.copytree(item, unfinished / item.name)
             elif item.name not in ("config.json", "model.safetensors"):
                 shutil.copy2(item, unfinished / item.name)
-        with safe_open(source / "model.safetensors", framework="pt") as stored:
+        with open_safetensors(source / "model.safetensors") as stored:
             tensors = {_full_name(name): stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         save_file(tensors, unfinished / "model.safetensors", metadata={"format": "pt"})
         (unfinished / "config.json").write_text(json.dumps(full_config, indent=1), encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.media import Media
+from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.prompt import count_tokens, prompt_text
 from omnisift.pipeline.report import Tokens
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
@@ -80,7 +81,7 @@ class OfflineEngine:
             wrap_as_full_checkpoint(nano_path(), Path(source))
         check_weights(source, settings)
         self.llm = _start(source, settings, dtype or ("float32" if device == "cpu" else "bfloat16"), vllm_args)
-        self.processor = _processor(source)
+        self.processor = read_processor(source)
 
     def ask(
         self, requests: Sequence[tuple[Media, Sequence[str]]], max_new_tokens: int
@@ -174,12 +175,6 @@ def _refusal(media: Media, error: Exception) -> Exception:
     if _TOO_LONG in reason:
         return TooBig(f"{media.path}: {reason}; lower retain, fps or max_frames, or give vLLM a larger --max-model-len")
     return UsageError(f"{media.path}: vLLM refused the prompt ({reason})")
-
-
-def _processor(source: str) -> Any:
-    from transformers import AutoProcessor
-
-    return AutoProcessor.from_pretrained(source, trust_remote_code=False)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,10 +6,11 @@ import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from omnisift.errors import CheckpointError, UnsupportedModel, UsageError, environment_hint
+from omnisift.errors import UnsupportedModel, UsageError, environment_hint
 from omnisift.serving.vllm import ARCHITECTURE, SUPPORTED
 from omnisift.serving.vllm.clip_compressor import ClipCompressor
 from omnisift.serving.vllm.settings import Settings
+from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object
 
 # vLLM's cache of prepared media gets out of step with its engine when a request is refused after its media were read:
 # the next request with the same clip fails (seen in 0.32 with a prompt that is too long).
@@ -57,14 +58,14 @@ def cache_memory(model: str | None) -> dict[str, str]:
 def _hidden_size(model: str) -> int:
     from transformers import PretrainedConfig
 
-    try:
-        config, _ = PretrainedConfig.get_config_dict(model)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"can't load a model named {model!r}; give nano, a checkpoint folder or a hub id"
-        ) from error
+    if Path(model).is_dir():
+        config = read_json_object(Path(model) / "config.json")
+    else:
+        with checkpoint_errors(f"a model named {model!r}", "give nano, a checkpoint folder or a hub id"):
+            config, _ = PretrainedConfig.get_config_dict(model, trust_remote_code=False)
     if config.get("model_type") != "qwen2_5_omni":
         raise UnsupportedModel(
             f"vLLM serves full Qwen2.5-Omni checkpoints (model_type qwen2_5_omni), got {config.get('model_type')!r}"
         )
-    return int(config["thinker_config"]["text_config"]["hidden_size"])
+    with checkpoint_errors(f"{model}/config.json"):
+        return int(config["thinker_config"]["text_config"]["hidden_size"])

@@ -21,7 +21,8 @@ from omnisift.errors import CheckpointError, UsageError
 from omnisift.pipeline.devices import DTYPES
 from omnisift.pipeline.loading import read_selector
 from omnisift.utils.atomic_io import atomic_folder
-from omnisift.utils.safetensors_files import INDEX, weight_files
+from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object
+from omnisift.utils.safetensors_files import INDEX, open_safetensors, weight_files
 from omnisift.vgas import RELEASED_PREFIX, VGAS
 
 logger = logging.getLogger(__name__)
@@ -104,13 +105,13 @@ def selector_of(source: Path, selector: Path | None) -> VGAS:
         CompressorError: the checkpoint has no selector.
         CheckpointError: the selector does not fit the model.
     """
-    from transformers import PretrainedConfig
-
     if not (source / "config.json").is_file():
         raise UsageError(f"{source} has no config.json; give nano or the folder of a checkpoint")
-    config, _ = PretrainedConfig.get_config_dict(str(source))
-    text = config.get("thinker_config", config).get("text_config", {})
-    if "hidden_size" not in text:
+    config = read_json_object(source / "config.json")
+    with checkpoint_errors(source / "config.json"):
+        text = config.get("thinker_config", config).get("text_config", {})
+        found = "hidden_size" in text
+    if not found:
         raise CheckpointError(
             f"{source}/config.json has no hidden_size of a language model; give a Qwen2.5-Omni checkpoint"
         )
@@ -157,6 +158,9 @@ def export_merged(source: Path, selector: VGAS, folder: Path, storage: Storage |
     """
     _check_layout(selector)
     shards = weight_files(source)
+    for shard in shards:
+        with open_safetensors(shard):  # before anything is written
+            pass
     storage = storage or Storage()
     with _export_folder(folder) as unfinished:
         for path in source.iterdir():

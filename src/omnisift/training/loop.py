@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from omnisift.utils.atomic_io import atomic_file
+from omnisift.utils.checkpoint_files import checkpoint_errors
+from omnisift.utils.safetensors_files import open_safetensors
 
 Schedule = Callable[[float, int], float]
 """(peak learning rate, number of the step from 0) -> the learning rate of this step."""
@@ -52,19 +53,19 @@ class Checkpoint:
         """Restore the state and return the number of finished steps; 0 without a file."""
         if not self.path.is_file():
             return 0
-        with safe_open(str(self.path), framework="pt") as file:
+        with open_safetensors(self.path) as file:
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             step = int(file.metadata()["step"])
-        with torch.no_grad():
+        with torch.no_grad(), checkpoint_errors(self.path, "delete it to start again"):
             for name, tensor in self._tensors().items():
                 tensor.copy_(saved[f"module.{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in saved.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = tensor
-        # Learning rates follow from the step, so the groups are those of the new optimizer.
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in saved.items():
+                if name.startswith("optimizer."):
+                    _, index, key = name.split(".")
+                    state.setdefault(int(index), {})[key] = tensor
+            # Learning rates follow from the step, so the groups are those of the new optimizer.
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return step
 
     def _tensors(self) -> dict[str, Tensor]:

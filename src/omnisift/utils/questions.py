@@ -1,4 +1,4 @@
-"""The check of a question that every entry point makes."""
+"""The checks of a question and a system prompt that every entry point makes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ def check_question(question: str, where: str = "") -> None:
     Raises:
         UsageError: it is not a string, is empty, or came from bytes that are not UTF-8.
     """
-    prefix = f"{where}: " if where else ""
-    if not isinstance(question, str):
-        raise UsageError(f"{prefix}the question must be text, got {type(question).__name__}")
+    check_text(question, f"{where}: the question" if where else "the question")
     if not question.strip():
+        prefix = f"{where}: " if where else ""
         raise UsageError(f"{prefix}the question is empty; ask something in plain words")
+
+
+def check_text(text: str, what: str) -> None:
+    """Check that ``text`` is text that a tokenizer accepts; ``what`` names it in the message.
+
+    Raises:
+        UsageError: it is not a string, or came from bytes that are not UTF-8.
+    """
+    if not isinstance(text, str):
+        raise UsageError(f"{what} must be text, got {type(text).__name__}")
     try:
-        question.encode()
+        text.encode()
     except UnicodeEncodeError:  # undecodable bytes reach Python as lone surrogates
-        advice = "correct it" if where else "set the terminal to UTF-8, or type it again"
-        raise UsageError(f"{prefix}the question is not UTF-8 text; {advice}") from None
+        raise UsageError(f"{what} is not UTF-8 text; set the terminal to UTF-8, or correct it") from None

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
 
 from omnisift.errors import CheckpointError
+from omnisift.utils.checkpoint_files import AGAIN, check_not_pointer, checkpoint_errors, read_json_object
 
 INDEX = "model.safetensors.index.json"
 """File that names the shard of each tensor of a sharded checkpoint."""
+_UNSTORED = 1 << 23
+"""Numbers that a model may have beyond twice its stored ones: 32 MiB as float32."""
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
@@ -24,15 +31,16 @@ def read_weight_map(index: Path) -> dict[str, str]:
         Name of a tensor -> name of its file.
 
     Raises:
-        CheckpointError: the file is no index.
+        CheckpointError: the file is no index, or names files outside its folder.
     """
-    try:
-        weight_map: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{index} is not a safetensors index ({error!r}): download the checkpoint again"
-        ) from error
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(_is_file_name(file) for file in weight_map.values()):
+        raise CheckpointError(f"{index} is not a safetensors index: its weight_map must name files; {AGAIN}")
     return weight_map
+
+
+def _is_file_name(file: object) -> bool:
+    return isinstance(file, str) and Path(file).name == file
 
 
 def weight_files(folder: Path, prefix: str = "") -> list[Path]:
@@ -64,8 +72,52 @@ def tensor_names(folder: Path) -> set[str]:
     file = folder / "model.safetensors"
     if not file.is_file():
         return set()
-    with safe_open(file, framework="pt") as handle:
+    with open_safetensors(file) as handle:
         return set(handle.keys())
+
+
+@contextmanager
+def open_safetensors(file: Path) -> Iterator[Any]:
+    """`safetensors.safe_open` for a file that may be broken, on the CPU. The block must only read it.
+
+    Raises:
+        CheckpointError: the file can't be read, is a git-lfs pointer, or holds less than its header says.
+    """
+    with checkpoint_errors(file):
+        with file.open("rb") as raw:
+            check_not_pointer(file, raw.read(64))
+        handle = safe_open(str(file), framework="pt")
+    with handle as opened, checkpoint_errors(file):
+        yield opened
+
+
+def check_size(folder: Path, skeleton: nn.Module) -> None:
+    """Check that a model is not far larger than its stored weights, before memory is taken for it.
+
+    Args:
+        folder: the checkpoint. Without weights in it nothing is checked.
+        skeleton: the model of its config.json, on the meta device.
+
+    Raises:
+        CheckpointError: the model needs more numbers than the files hold, or a file can't be read.
+    """
+    single = folder / "model.safetensors"
+    if not single.is_file() and not (folder / INDEX).is_file():
+        return
+    stored = sum(map(_count_values, [single] if single.is_file() else weight_files(folder)))
+    needed = sum(tensor.numel() for tensor in (*skeleton.parameters(), *skeleton.buffers()))
+    # Buffers and tied weights are not stored, so the two never agree exactly.
+    if needed > 2 * stored + _UNSTORED:
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes a model of {needed:,} numbers, but the weights hold {stored:,}; "
+            "use the config.json of these weights"
+        )
+
+
+def _count_values(file: Path) -> int:
+    """How many numbers the tensors of ``file`` hold, from its header alone."""
+    with open_safetensors(file) as handle:
+        return sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
 
 
 def read_prefixed(folder: Path, prefix: str) -> dict[str, Tensor]:
@@ -93,13 +145,8 @@ def read_prefixed(folder: Path, prefix: str) -> dict[str, Tensor]:
 
 
 def _read_file(file: Path, prefix: str) -> list[tuple[str, Tensor]]:
-    try:
-        with safe_open(file, framework="pt") as handle:
-            return [(name, handle.get_tensor(name)) for name in handle.keys() if name.startswith(prefix)]  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{file} can't be read as safetensors ({error}): download the checkpoint again"
-        ) from error
+    with open_safetensors(file) as handle:
+        return [(name, handle.get_tensor(name)) for name in handle.keys() if name.startswith(prefix)]  # noqa: SIM118
 
 
 def check_tensors(source: object, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -136,6 +183,29 @@ def check_problems(source: str, problems: dict[str, list[str]]) -> None:
     Raises:
         CheckpointError: a kind of problem has names.
     """
-    text = "; ".join(f"{kind.removesuffix('_keys')}: {', '.join(names)}" for kind, names in problems.items() if names)
+    text = "; ".join(f"{kind.removesuffix('_keys')}: {_some(names)}" for kind, names in problems.items() if names)
     if text:
         raise CheckpointError(f"{source} does not fit the selector: {text}; use a checkpoint of the same version")
+
+
+def check_finite(source: object, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Check that no tensor holds NaN or infinity, as weights do after a training that diverged.
+
+    Args:
+        source: the checkpoint, for the message.
+        tensors: name and tensor of each.
+
+    Raises:
+        CheckpointError: a tensor is not finite.
+    """
+    bad = [name for name, tensor in tensors if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise CheckpointError(
+            f"selector in {source} holds NaN or infinite weights: {_some(bad)}; train it again, or use another one"
+        )
+
+
+def _some(names: list[str]) -> str:
+    """The first names, and how many follow."""
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more

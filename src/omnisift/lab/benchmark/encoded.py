@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import TokenStream
 from omnisift.training.distill.samples import EXTRAS, Recorder
 from omnisift.utils.atomic_io import atomic_file
+from omnisift.utils.safetensors_files import open_safetensors
 from omnisift.world import Scene, write_clip
 
 
@@ -91,7 +91,7 @@ class Encoded:
     @classmethod
     def load(cls, path: Path) -> Encoded:
         """Read a file of `save`."""
-        with safe_open(str(path), framework="pt") as file:
+        with open_safetensors(path) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             seconds = float(file.metadata()["seconds_per_position"])
         extras = {name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.lab.benchmark.recipe import Recipe, RecipeRow
+from omnisift.utils.safetensors_files import open_safetensors
 from omnisift.world import make_scene, world_setting
 
 SPLIT, QUESTION_STREAM = "test", 11
@@ -64,11 +65,9 @@ class Plan:
 
 def encoders_digest(checkpoint: Path) -> str:
     """Return 12 hexadecimal digits of the names and values of a checkpoint's encoder tensors."""
-    from safetensors import safe_open
-
     digest = hashlib.sha256()
     for path in sorted(checkpoint.glob("*.safetensors")):
-        with safe_open(str(path), framework="pt") as file:
+        with open_safetensors(path) as file:
             for name in sorted(file.keys()):
                 if "visual" in name or "audio_tower" in name:
                     digest.update(name.encode())

@@ -23,15 +23,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from omnisift.budget import Budget
-from omnisift.compressors import COMPRESSORS
-from omnisift.errors import UsageError
+from omnisift.compressors import COMPRESSORS, make_compressor
+from omnisift.config import parse_yaml
+from omnisift.errors import OmniSiftError, UsageError
 from omnisift.evaluation.tables import ALL_TOKENS
+from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
 from omnisift.world import world_setting
 
 PROTOCOLS = ("training-free", "trained")
+_LARGEST = 2**31 - 1
 BACKBONES = ("neutral", "nano")
 """Bundled checkpoints; the results page compares methods on the first."""
 _ENTRIES = frozenset(
@@ -137,15 +138,30 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         UsageError: The file is missing, or an entry is missing, unknown or of the wrong type.
     """
+    advice = "see recipes/training-free.yaml for the format"
+    check_path_name(str(path), "the recipe")
+    if not path.is_file():
+        raise UsageError(f"no recipe at {path}: give a YAML file such as recipes/training-free.yaml")
+    data = parse_yaml(read_text(path, "the recipe"), str(path))
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"no recipe at {path}: give a YAML file such as recipes/training-free.yaml") from error
-    try:
-        return parse_recipe(yaml.safe_load(text))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is not a recipe ({reason}): see recipes/training-free.yaml for the format") from error
+        recipe = parse_recipe(data)
+        _check_methods(recipe)
+    except OmniSiftError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{path} is not a recipe ({reason}): {advice}") from error
+    return recipe
+
+
+def _check_methods(recipe: Recipe) -> None:
+    """Make every method once, with a small selector where it names one, so that wrong names are found at once."""
+    from omnisift.vgas import VGAS, VGASConfig
+
+    selector = VGAS(VGASConfig(input_size=16, hidden_size=16, num_attention_heads=2))
+    for spec in recipe.methods:
+        if spec.method:
+            make_compressor(spec.method, Budget(retain=0.5), selector=selector if spec.selector else None)
 
 
 def parse_recipe(data: Mapping[str, Any]) -> Recipe:
@@ -165,10 +181,14 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"protocol is {' or '.join(PROTOCOLS)}, got {data['protocol']!r}")
     if data.get("backbone", BACKBONES[0]) not in BACKBONES:
         raise ValueError(f"backbone is {' or '.join(BACKBONES)}, got {data['backbone']!r}")
-    settings = tuple(str(name) for name in data.get("settings", ["base"]))
+    if not all(is_text(data.get(key, "")) for key in ("name", "title", "about")):
+        raise TypeError("name, title and about are texts")
+    if not 0 < len(data["name"]) < 200 or Path(data["name"]).name != data["name"] or data["name"].startswith("."):
+        raise ValueError(f"name is that of the result file, without folders, got {shown(data['name'])}")
+    settings = tuple(str(name) for name in _list(data, "settings", ["base"]))
     for name in settings:
         world_setting(name)
-    methods = tuple(_method(row) for row in data["rows"])
+    methods = tuple(_method(row) for row in _list(data, "rows"))
     labels = [method.label for method in methods]
     repeated = sorted(label for label in set(labels) if labels.count(label) > 1)
     if repeated:
@@ -179,13 +199,34 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         about=str(data.get("about", "")).strip(),
         protocol=data.get("protocol", PROTOCOLS[0]),
         settings=settings,
-        clips=int(data["clips"]),
-        retain=tuple(_fractions(entry) for entry in data["retain"]),
-        seeds=tuple(int(seed) for seed in data.get("seeds", [0])),
+        clips=_integer("clips", data["clips"], 1),
+        retain=tuple(_fractions(entry) for entry in _list(data, "retain")),
+        seeds=tuple(_integer("a seed", seed, 0) for seed in _list(data, "seeds", [0])),
         methods=methods,
         backbone=data.get("backbone", BACKBONES[0]),
-        train=dict(data.get("train", {})),
+        train=_training(data.get("train", {})),
     )
+
+
+def _list(data: Mapping[str, Any], key: str, default: list[Any] | None = None) -> list[Any]:
+    value = data[key] if default is None else data.get(key, default)
+    if not isinstance(value, list) or not value:
+        raise TypeError(f"{key} is a list of at least one entry, got {shown(value)}")
+    return value
+
+
+def _integer(name: str, value: Any, low: int) -> int:
+    if type(value) is not int or not low <= value <= _LARGEST:
+        raise ValueError(f"{name} is an integer from {low} to {_LARGEST}, got {shown(value)}")
+    return value
+
+
+def _training(train: Any) -> dict[str, Any]:
+    if not isinstance(train, Mapping):
+        raise TypeError(f"train is {{steps: N}}, got {shown(train)}")
+    if "steps" in train:
+        _integer("steps of train", train["steps"], 1)
+    return dict(train)
 
 
 def percent(video: float, audio: float) -> str:
@@ -195,7 +236,18 @@ def percent(video: float, audio: float) -> str:
 
 
 def _method(row: Mapping[str, Any]) -> MethodSpec:
-    method = MethodSpec(**{**row, "method": str(row["method"] or "")})
+    if not isinstance(row, Mapping):
+        raise TypeError(f"a row is a mapping with the key method, got {shown(row)}")
+    name = "" if row["method"] is None else row["method"]
+    if not is_text(name):
+        raise TypeError(f"method of a row is a text, got {shown(name)}")
+    method = MethodSpec(**{**row, "method": name})
+    if not all(is_text(value) for value in (method.label, method.group, method.selector or "")):
+        raise TypeError("selector, label and group of a row are texts")
+    if type(method.straight_through) is not bool or type(method.shuffled_video) is not bool:
+        raise TypeError("straight_through and shuffled_video of a row are true or false")
+    if method.selector is not None and Path(method.selector).name != method.selector:
+        raise ValueError(f"selector is a name without folders, got {shown(method.selector)}")
     if method.label:
         return method
     name = method.method or ALL_TOKENS

@@ -76,6 +76,8 @@ class Bench:
 
     def _selectors(self, recipe: Recipe) -> dict[str, str]:
         """Name -> folder of each selector in the recipe; those that the backbone lacks are distilled from it."""
+        from omnisift.lab.training.protocol import selector_config
+
         names = sorted({method.selector for method in recipe.methods if method.selector})
         bundled = {name: self.backbone / name for name in names}
         folders = {
@@ -83,6 +85,8 @@ class Bench:
         }
         missing = [name for name, folder in folders.items() if not (folder / "config.json").is_file()]
         if missing:
+            for name in missing:
+                selector_config(name)  # raises for a name of another form
             self._training_clips()
             tasks = [(_distill_selector, self.backbone, self.work, name, folders[name]) for name in missing]
             self._run_all(tasks, "distilling selectors from the backbone's attention")

@@ -89,7 +89,7 @@ class TrainedProtocol:
         from transformers import AutoTokenizer
 
         self.backbone, self.clips = backbone, clips
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(backbone))
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(backbone), trust_remote_code=False)
         self.tokenizer = tokenizer
         self.settings = replace(NanoSettings(), seed=seed)
         self.writer = Writer(tokenizer)
@@ -104,7 +104,7 @@ class TrainedProtocol:
         """A fresh copy of the backbone."""
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
-        return Thinker.from_pretrained(self.backbone).float()
+        return Thinker.from_pretrained(self.backbone, trust_remote_code=False).float()
 
     def distill(self, name: str, steps: int | None = None) -> VGAS:
         """Distill a selector from the backbone's own attention; no labels.

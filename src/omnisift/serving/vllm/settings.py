@@ -85,6 +85,8 @@ def check_request(arguments: Mapping[str, Any]) -> None:
         raise UsageError(
             f"mm_processor_kwargs of a request can't hold {unknown[0]!r}; it takes {', '.join(sorted(REQUEST_KEYS))}"
         )
+    from omnisift.media.sampling import MIN_FPS
+
     fps = arguments.get("fps")
-    if fps is not None and not (isinstance(fps, (int, float)) and 0 < fps <= 1000):
-        raise UsageError(f"fps must be above 0 and at most 1000, got {fps!r}")
+    if fps is not None and not (isinstance(fps, (int, float)) and MIN_FPS <= fps <= 1000):
+        raise UsageError(f"fps must be above 0 (at least {MIN_FPS}) and at most 1000, got {fps!r}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models.prompt_cut import IGNORE_INDEX
+from omnisift.pipeline.chat_template import render_chat
 from omnisift.pipeline.prompt import media_arguments
 from omnisift.training.data.samples import Sample, Turn
 
@@ -61,8 +62,7 @@ def _chat_text(processor: Any, turns: tuple[Turn, ...], media: Media | None, ope
         first = next((part for part in conversation if part["role"] == "user"), None)
         if first is not None:
             first["content"] = [{"type": kind, kind: "-"}, *first["content"]]
-    text: str = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=open_answer)
-    return text
+    return render_chat(processor, conversation, add_generation_prompt=open_answer)
 
 
 def _labels(processor: Any, turns: tuple[Turn, ...], media: Media | None, text: str, input_ids: Tensor) -> Tensor:

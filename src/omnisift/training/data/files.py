@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UsageError
-from omnisift.training.data.rows import row_of, sample_of
+from omnisift.training.data.rows import check_characters, clip_path, row_of, sample_of
 from omnisift.training.data.samples import Sample, Turn
-from omnisift.utils.jsonl import parse_jsonl, write_jsonl
+from omnisift.utils.jsonl import parse_json, parse_jsonl, write_jsonl
+from omnisift.utils.parsing import check_path_name, read_text, shown
 
 METADATA = "metadata.jsonl"
 """The file that makes a folder of clips a data set, with one line per clip."""
@@ -31,6 +31,7 @@ def load_samples(path: Path) -> list[Sample]:
     Raises:
         UsageError: the file is missing, not JSON or empty, or a row has no known form; with file and line.
     """
+    check_path_name(str(path), "the path of the data")
     file = path / METADATA if path.is_dir() else path
     if not file.is_file():
         hint = "" if path.suffix else f"; `omnisift make-dataset {path}` writes a small one to try"
@@ -40,19 +41,7 @@ def load_samples(path: Path) -> list[Sample]:
     if not rows:
         raise UsageError(f"{path} has no rows")
     folder = path.parent
-    samples = [sample for where, row in rows for sample in _samples(row, where, folder)]
-    for sample in samples:
-        _check_text(sample)
-    return samples
-
-
-def _check_text(sample: Sample) -> None:
-    """JSON allows lone surrogates, on which tokenizers fail in the middle of a run."""
-    for turn in sample.turns:
-        if not turn.text.isascii() and any("\ud800" <= character <= "\udfff" for character in turn.text):
-            raise UsageError(
-                f"{sample.id}: a text contains a lone surrogate, which is no valid character; correct the row"
-            )
+    return [sample for where, row in rows for sample in _samples(row, where, folder)]
 
 
 def save_samples(samples: Sequence[Sample], path: Path, form: str) -> None:
@@ -94,15 +83,9 @@ def save_folder(samples: Sequence[Sample], folder: Path) -> None:
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """(file and line, parsed object) of each row; a JSON file holds a list."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text (byte {error.start}); give a .jsonl or .json file") from None
+    text = read_text(path, "the data")
     if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+        rows = parse_json(text, str(path), "correct the file")
         yield from ((f"{path.name}[{number}]", row) for number, row in enumerate(rows))
         return
     yield from ((f"{path.name}:{number}", row) for number, row in parse_jsonl(text, path))
@@ -112,16 +95,18 @@ def _samples(row: Any, where: str, folder: Path) -> list[Sample]:
     """One sample; for a line of `METADATA`, one for the caption and one for each question."""
     if not isinstance(row, dict) or "file_name" not in row:
         return [sample_of(row, where, folder)]
-    clip, pairs = folder / str(row["file_name"]), []
+    clip, pairs = clip_path(folder, row["file_name"], where), []
     if isinstance(row.get("caption"), str):
         pairs.append((CAPTION_REQUEST, row["caption"]))
     listed = row.get("qa", [row] if "question" in row else [])
     for pair in listed if isinstance(listed, list) else [listed]:
         if not isinstance(pair, dict) or not all(isinstance(pair.get(key), str) for key in ("question", "answer")):
-            raise UsageError(f"{where}: a question needs 'question' and 'answer', got {pair!r}")
+            raise UsageError(f"{where}: a question needs 'question' and 'answer', got {shown(pair)}")
         pairs.append((pair["question"], pair["answer"]))
     if not pairs:
-        raise UsageError(f"{where}: no 'caption', 'question' or 'qa' for {row['file_name']}")
+        raise UsageError(f"{where}: no 'caption', 'question' or 'qa' for {clip.name}")
+    for text in (text for pair in pairs for text in pair):
+        check_characters(text, where)
     return [
         Sample(f"{where}/{number}", clip, (Turn("user", question), Turn("assistant", answer)))
         for number, (question, answer) in enumerate(pairs)

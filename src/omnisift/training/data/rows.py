@@ -13,6 +13,7 @@ from typing import Any
 
 from omnisift.errors import UsageError
 from omnisift.training.data.samples import CLIP, ROLES, Sample, Turn
+from omnisift.utils.parsing import is_file_name, is_text, shown
 
 FORMS = ("messages", "sharegpt", "llava")
 _ROLE = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
@@ -34,14 +35,34 @@ def sample_of(row: Any, where: str, folder: Path) -> Sample:
         raise UsageError(f"{where}: a row must be a JSON object, got {type(row).__name__}")
     conversation = row.get("messages", row.get("conversations"))
     if not isinstance(conversation, list) or not conversation:
-        raise UsageError(f"{where}: no 'messages' or 'conversations'; the row has the keys {sorted(row)}")
+        raise UsageError(f"{where}: no 'messages' or 'conversations'; the row has the keys {shown(sorted(row))}")
     turns = tuple(_turn(part, where) for part in conversation)
+    for turn in turns:
+        check_characters(turn.text, where)
     media = _media(row, where)
+    if turns[0].role == "assistant":
+        raise UsageError(f"{where}: the conversation begins with the assistant; put a user turn before it")
     if not any(turn.role == "assistant" for turn in turns):
         raise UsageError(f"{where}: no assistant turn, so there is nothing to learn; add one or remove the row")
     if media is not None and not any(turn.role == "user" for turn in turns):
         raise UsageError(f"{where}: a clip but no user turn to place it in; add one")
-    return Sample(str(row.get("id", where)), None if media is None else folder / media, turns)
+    name = row.get("id", where)
+    if not isinstance(name, (str, int, float)) or not is_text(str(name)):
+        raise UsageError(f"{where}: an id must be a text or a number, got {shown(name)}")
+    return Sample(str(name), None if media is None else clip_path(folder, media, where), turns)
+
+
+def clip_path(folder: Path, name: Any, where: str) -> Path:
+    """The path of a row's clip; raises `UsageError` for what can't be one."""
+    if not is_file_name(name):
+        raise UsageError(f"{where}: a clip must be a path, got {shown(name)}")
+    return folder / str(name)
+
+
+def check_characters(text: str, where: str) -> None:
+    """Raise `UsageError` for a lone surrogate, which JSON allows and on which a tokenizer fails in mid-run."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UsageError(f"{where}: a text contains a lone surrogate, which is no valid character; correct the row")
 
 
 def row_of(sample: Sample, form: str, folder: Path) -> dict[str, Any]:
@@ -76,9 +97,9 @@ def _turn(part: Any, where: str) -> Turn:
     if not isinstance(part, dict):
         raise UsageError(f"{where}: a turn must be a JSON object, got {type(part).__name__}")
     role, text = part.get("role", part.get("from")), part.get("content", part.get("value"))
-    if role not in _ROLE or not isinstance(text, str):
+    if not isinstance(role, str) or role not in _ROLE or not isinstance(text, str):
         raise UsageError(
-            f"{where}: a turn needs a role ({', '.join(ROLES)}) and a text, got {role!r} and {type(text).__name__}"
+            f"{where}: a turn needs a role ({', '.join(ROLES)}) and a text, got {shown(role)} and {type(text).__name__}"
         )
     if _ROLE[role] == "user":
         text = _TAGS.sub(_gap, text)

@@ -32,6 +32,7 @@ from omnisift.training.distill.learn import (
 )
 from omnisift.training.distill.samples import DistillFiles, DistillSample, observe
 from omnisift.utils.atomic_io import atomic_folder
+from omnisift.utils.parsing import read_text
 from omnisift.utils.quiet import quiet_transformers
 from omnisift.vgas import VGAS
 from omnisift.video_score import VideoScore
@@ -122,12 +123,7 @@ def load_questions(path: Path | None) -> tuple[str, ...]:
     """
     if path is None:
         return QUESTIONS
-    try:
-        questions = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except OSError as error:
-        raise UsageError(f"can't read the questions in {path}: {(error.strerror or 'unknown error').lower()}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"can't read the questions in {path}: it is not UTF-8 text") from None
+    questions = tuple(line.strip() for line in read_text(path, "the questions in").splitlines() if line.strip())
     if not questions:
         raise UsageError(f"{path} has no questions; write one per line")
     return questions

@@ -20,6 +20,7 @@ from omnisift.errors import CheckpointError, UsageError
 from omnisift.media import Media
 from omnisift.models import attach
 from omnisift.models.question_attention import QuestionAttention
+from omnisift.pipeline.chat_template import render_chat
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Modality, Selection, TokenStream
@@ -73,7 +74,7 @@ class DistillSample:
             with safe_open(str(path), framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return cls(**tensors, seconds_per_position=json.loads(file.metadata()["about"]))
-        except (FileNotFoundError, SafetensorError, TypeError, KeyError):
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError, RecursionError):
             return None
 
 
@@ -169,7 +170,7 @@ def _tail(processor: Any, question: str, after_clip: Tensor) -> Tensor:
     """[T] int64: what follows the clip with ``question``; ``after_clip`` follows it in the prompt that was read."""
     content = [{"type": "video", "video": "-"}, {"type": "text", "text": question}]
     conversation = [{"role": "user", "content": content}]
-    text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    text = render_chat(processor, conversation, add_generation_prompt=True)
     eos = processor.vision_eos_token
     tail = processor.tokenizer(eos + text.rsplit(eos, 1)[1], add_special_tokens=False).input_ids
     ends = torch.nonzero(after_clip == int(tail[0]))

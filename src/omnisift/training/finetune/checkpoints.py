@@ -1,7 +1,8 @@
-"""Checkpoints of a run; a marker file with the sizes of all files is written last and tells complete ones apart."""
+"""Checkpoints of a run; a marker file with sizes and digests is written last and tells complete ones apart."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -19,10 +20,13 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.utils.atomic_io import atomic_folder, write_atomic
+from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object
+from omnisift.vgas import VGAS
 
 logger = logging.getLogger(__name__)
 MARKER = "complete.json"
 LANGUAGE, ADAPTER, SELECTOR = "language", "adapter", "selector"
+_EARLIER = "delete that checkpoint to resume from the one before it"
 KEPT = 2
 """Checkpoints of a run that are kept."""
 _NAME = re.compile(r"checkpoint-(\d{1,18})")
@@ -37,18 +41,47 @@ _WRITTEN = re.compile(
 
 
 def mark_complete(folder: Path) -> None:
-    """Write the marker: the sizes of all files in ``folder``."""
-    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in _files(folder)}
-    write_atomic(folder / MARKER, json.dumps(sizes, indent=1))
+    """Write the marker: size and SHA-256 of all files in ``folder``."""
+    seals = {file.relative_to(folder).as_posix(): [file.stat().st_size, _digest(file)] for file in _files(folder)}
+    write_atomic(folder / MARKER, json.dumps(seals, indent=1))
 
 
 def is_complete(folder: Path) -> bool:
     """Whether the marker exists and every file in it has its size."""
     try:
-        sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        seals = _seals(folder)
+        return bool(seals) and all((folder / name).stat().st_size == size for name, (size, _) in seals.items())
+    except (OSError, CheckpointError):
         return False
+
+
+def check_seals(folder: Path) -> None:
+    """Check that the files of a complete checkpoint hold the bytes that were written.
+
+    Raises:
+        CheckpointError: a file has others.
+    """
+    for name, (_, digest) in _seals(folder).items():
+        if digest is not None and _digest(folder / name) != digest:
+            raise CheckpointError(
+                f"{folder / name} holds other bytes than were written; delete {folder} to resume from the checkpoint "
+                "before it"
+            )
+
+
+def _seals(folder: Path) -> dict[str, tuple[int, str | None]]:
+    """File -> size and digest; markers of earlier versions have the size alone."""
+    with checkpoint_errors(folder / MARKER):
+        values = read_json_object(folder / MARKER)
+        return {name: (value, None) if type(value) is int else (value[0], value[1]) for name, value in values.items()}
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        for block in iter(lambda: content.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -111,15 +144,18 @@ def load_weights(model: CompressedModel, folder: Path) -> None:
     if (folder / ADAPTER).is_dir():
         from peft import set_peft_model_state_dict
 
-        set_peft_model_state_dict(thinker, load_file(folder / ADAPTER / "adapter_model.safetensors"))
+        file = folder / ADAPTER / "adapter_model.safetensors"
+        with checkpoint_errors(file, _EARLIER):
+            set_peft_model_state_dict(thinker, load_file(file))
     if (folder / LANGUAGE).is_dir():
         # float32 represents every narrower number exactly; copying narrows the frozen weights again.
-        saved = type(thinker).from_pretrained(folder / LANGUAGE, dtype=torch.float32)
-        thinker.load_state_dict(saved.state_dict())
+        with checkpoint_errors(folder / LANGUAGE, _EARLIER):
+            saved = type(thinker).from_pretrained(folder / LANGUAGE, dtype=torch.float32, trust_remote_code=False)
+            thinker.load_state_dict(saved.state_dict())
     if model.selector is not None:
         if not (folder / SELECTOR).is_dir():
             raise CheckpointError(f"{folder} has no selector; delete this folder to resume from the checkpoint before")
-        model.selector.load_state_dict(type(model.selector).from_pretrained(folder / SELECTOR).state_dict())
+        model.selector.load_state_dict(VGAS.from_pretrained(folder / SELECTOR).state_dict())
 
 
 def _load_shards(model: CompressedModel, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -11,10 +12,12 @@ from typing import Any
 
 from omnisift.budget import Budget
 from omnisift.compressors import check_selector
-from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions
+from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions, parse_yaml
 from omnisift.errors import UsageError
 from omnisift.estimators import ALIASES, make_estimator
 from omnisift.utils.atomic_io import write_atomic
+from omnisift.utils.jsonl import parse_json
+from omnisift.utils.parsing import check_path_name, is_file_name, is_text, read_text, shown
 from omnisift.utils.suggest import closest
 
 LANGUAGES = ("full", "lora", "frozen")
@@ -45,8 +48,19 @@ MAY_CHANGE = (
 """Keys that may differ when a run resumes."""
 _POSITIVE = (
     "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
-    "save_steps", "logging_steps", "lora_rank", "distill_steps",
+    "save_steps", "logging_steps", "lora_rank", "distill_steps", "selector_learning_rate",
+    "max_seconds", "max_tokens", "processes",
 )  # fmt: skip
+_AT_MOST: dict[str, float] = {
+    "max_steps": 10**9, "num_train_epochs": 10**6, "per_device_train_batch_size": 10**5,
+    "gradient_accumulation_steps": 10**6, "learning_rate": 1e3, "selector_learning_rate": 1e3, "save_steps": 10**9,
+    "logging_steps": 10**9, "lora_rank": 10**5, "lora_alpha": 10**6, "distill_steps": 10**9, "warmup_ratio": 1,
+    "num_cycles": 10**6, "weight_decay": 10, "max_grad_norm": 1e9, "dataloader_num_workers": 512, "processes": 10**6,
+    "max_seconds": 1e9, "max_tokens": 10**9, "cache_gigabytes": 1e6, "seed": 2**32 - 1, "lora_dropout": 1,
+}  # fmt: skip
+"""Largest value of every number; the smallest is 0, or just above it for those of `_POSITIVE`. NaN is out of range."""
+_PATHS = ("model", "output_dir", "selector", "cache")
+"""Keys that may name files in other bytes than UTF-8."""
 _TYPES = {"str": "text", "int": "an integer", "float": "a number", "bool": "true or false"}
 
 
@@ -140,7 +154,7 @@ class TrainRecipe(CompressionConfig, ReadOptions):
 
     def __post_init__(self) -> None:
         if self.language not in LANGUAGES:
-            raise UsageError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
+            raise UsageError(f"language must be one of {', '.join(LANGUAGES)}, got {shown(self.language)}")
         if self.language == "frozen" and not self.train_selector:
             raise UsageError("nothing to train: language is frozen and train_selector is false; change one of them")
         if self.selector == "new" and not self.train_selector:
@@ -152,9 +166,15 @@ class TrainRecipe(CompressionConfig, ReadOptions):
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise UsageError(f"{name} must be above 0, got {value}")
+                raise UsageError(f"{name} must be above 0, got {shown(value)}")
+        for name, most in _AT_MOST.items():
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= most:
+                raise UsageError(f"{name} must be from 0 to {most:.10g}, got {shown(value)}")
+        if not is_pattern(self.lora_target_modules):
+            raise UsageError(f"lora_target_modules is no regular expression: {shown(self.lora_target_modules)}")
         if self.dtype not in (None, "float32", "bfloat16"):
-            raise UsageError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+            raise UsageError(f"dtype must be float32 or bfloat16, got {shown(self.dtype)}")
         make_estimator(self.estimator)
         self.check()
 
@@ -179,6 +199,15 @@ class TrainRecipe(CompressionConfig, ReadOptions):
         return Budget(retain=self.retain, retain_video=self.retain_video, retain_audio=self.retain_audio)
 
 
+def is_pattern(text: str) -> bool:
+    """Whether ``text`` is a regular expression."""
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
+
+
 def load_train_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> TrainRecipe:
     """Read a recipe from a YAML file.
 
@@ -195,20 +224,10 @@ def load_train_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> T
         UsageError: the file is missing or not YAML, a key is unknown, missing or given twice, or a value has another
             type or is out of range.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            f"no recipe at {path}; give the path of a YAML file, such as recipes/train/nano.yaml"
-        ) from None
-    except OSError as error:
-        raise UsageError(f"can't read the recipe {path}: {(error.strerror or 'unknown error').lower()}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"can't read the recipe {path}: it is not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    check_path_name(str(path), "the recipe")
+    if not path.exists():
+        raise UsageError(f"no recipe at {path}; give the path of a YAML file, such as recipes/train/nano.yaml")
+    values = parse_yaml(read_text(path, "the recipe"), str(path))
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold keys and values, got {type(values).__name__}")
     return recipe_of({**_checked_values(values, str(path)), **_checked_values(changes or {}, "--set")}, str(path))
@@ -251,7 +270,7 @@ def _checked_values(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     kinds = {field.name: str(field.type) for field in fields(TrainRecipe)}
     for name in current:
         if name not in kinds:
-            raise UsageError(f"{source}: unknown key {str(name)!r}; {_suggestion(str(name), list(kinds))}")
+            raise UsageError(f"{source}: unknown key {shown(name)}; {_suggestion(str(name), list(kinds))}")
     return {name: _typed(name, kinds[name], value, source) for name, value in current.items()}
 
 
@@ -266,16 +285,20 @@ def _typed(name: str, kind: str, value: Any, source: str) -> Any:
         return None
     if kind.startswith("tuple"):
         value = [value] if isinstance(value, str) else value
-        if isinstance(value, (list, tuple)) and value and all(isinstance(part, str) for part in value):
+        if isinstance(value, (list, tuple)) and value and all(is_file_name(part) for part in value):
             return tuple(value)
-        raise UsageError(f"{source}: {name} must be one or more paths, got {value!r}")
+        raise UsageError(f"{source}: {name} must be one or more paths, got {shown(value)}")
     expected = kind.split(" |")[0]
     if expected == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if type(value).__name__ != expected:
+        try:
+            return float(value)
+        except OverflowError:
+            raise UsageError(f"{source}: {name} must be {_TYPES[expected]}, got {shown(value)}") from None
+    is_name = name in _PATHS and is_file_name(value)
+    if type(value).__name__ != expected or (expected == "str" and not is_name and not is_text(value)):
         hint = " (YAML reads 1e-5 as text: write 1.0e-5)" if expected == "float" and isinstance(value, str) else ""
         null = " or null" if "None" in kind else ""
-        raise UsageError(f"{source}: {name} must be {_TYPES[expected]}{null}, got {value!r}{hint}")
+        raise UsageError(f"{source}: {name} must be {_TYPES[expected]}{null}, got {shown(value)}{hint}")
     return value
 
 
@@ -290,7 +313,10 @@ def save_recipe(recipe: TrainRecipe, folder: Path) -> None:
     """
     path = folder / "recipe.json"
     if path.is_file():
-        stored, _ = current_values(json.loads(path.read_text(encoding="utf-8")), str(path))
+        values = parse_json(read_text(path, "the run's recipe"), str(path), "restore the file, or name another --out")
+        if not isinstance(values, dict):
+            raise UsageError(f"{path} must hold keys and values; restore the file, or name another --out")
+        stored, _ = current_values(values, str(path))
         _check_resumable(recipe, recipe_of(stored, str(path)), folder)
     else:
         check_selector(None if recipe.selector == "distill" else recipe.selector, recipe.compressor)

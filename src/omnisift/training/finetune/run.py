@@ -18,12 +18,17 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.training.data import ClipCache, Collator, Reading, load_samples
 from omnisift.training.finetune.building import OnProgress, build
-from omnisift.training.finetune.checkpoints import checkpoints, load_weights, newest_checkpoint, save_model
+from omnisift.training.finetune.checkpoints import (
+    check_seals,
+    checkpoints,
+    load_weights,
+    newest_checkpoint,
+    save_model,
+)
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.guards import SelectorGuard, check_sharding, check_world, launcher_requests
 from omnisift.training.finetune.recipe import TrainRecipe, save_recipe
-from omnisift.training.finetune.trainer import CompressedTrainer, LogFile, StepProgress, StopOnSigterm
-from omnisift.utils.jsonl import JsonLines
+from omnisift.training.finetune.trainer import CompressedTrainer, LogFile, StepProgress, StopOnSigterm, log_lines
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +82,12 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
     if is_first_process:
         _check_folder(folder)
         save_recipe(recipe, folder)
-    host, model = build(recipe, on_progress if is_first_process else None)
     checkpoint = newest_checkpoint(folder)
+    if is_first_process:
+        log_lines(folder / "log.jsonl")  # raises for a line that it could not resume from
+        if checkpoint is not None:
+            check_seals(checkpoint)
+    host, model = build(recipe, on_progress if is_first_process else None)
     step = int(checkpoint.name.split("-")[1]) if checkpoint is not None else 0
     guard, stop = SelectorGuard(model), StopOnSigterm()
     callbacks: list[TrainerCallback] = [stop]
@@ -197,7 +206,7 @@ def _report(
     recipe: TrainRecipe, step: int, skipped: dict[str, str], samples: int, finished: bool, seconds: float
 ) -> TrainReport:
     folder = Path(recipe.output_dir)
-    lines = [line for _, line in JsonLines(folder / "log.jsonl").records()]
+    lines = log_lines(folder / "log.jsonl")
     losses = [float(line["loss"]) for line in lines] or [float("nan")]
     ratios = [float(line["retained_ratio"]) for line in lines if "retained_ratio" in line] or [float("nan")]
     return TrainReport(

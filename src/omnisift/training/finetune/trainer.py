@@ -21,6 +21,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from omnisift.errors import UsageError
 from omnisift.models.training_checks import assert_compressed
 from omnisift.tokens import Modality
 from omnisift.training.finetune.checkpoints import delete_old_checkpoints, load_weights, mark_complete, save_weights
@@ -147,12 +148,27 @@ def entropy(scores: Tensor | None, modality: Tensor) -> float:
     return float(-(p * p.log2() + (1 - p) * (1 - p).log2()).mean()) if len(p) else 0.0
 
 
+def log_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a run's ``log.jsonl``.
+
+    Raises:
+        UsageError: a line is not one that `LogFile` writes.
+    """
+    lines = []
+    for number, line in JsonLines(path).records():
+        numbers = [line.get(name, 0.0) for name in ("step", "loss", "retained_ratio")] if isinstance(line, dict) else []
+        if not numbers or "step" not in line or not all(isinstance(value, (int, float)) for value in numbers):
+            raise UsageError(f"{path}:{number} is no line of a training log; delete the line")
+        lines.append(line)
+    return lines
+
+
 class LogFile(TrainerCallback):
     """Writes each line of the log to ``log.jsonl``; a resumed run first drops the lines after its checkpoint."""
 
     def __init__(self, path: Path, from_step: int) -> None:
         self._lines = JsonLines(path)
-        write_jsonl(path, [line for _, line in self._lines.records() if line["step"] <= from_step])
+        write_jsonl(path, [line for line in log_lines(path) if line["step"] <= from_step])
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any

@@ -1,0 +1,71 @@
+"""Render the chat template of a checkpoint, which may come from anyone, within a limit of CPU time."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from omnisift.errors import CheckpointError
+from omnisift.utils.checkpoint_files import checkpoint_errors
+
+MAX_SECONDS = 1.0
+"""CPU time of one rendering. The released template takes a millisecond for a conversation of a hundred turns."""
+_ADVICE = "correct chat_template.jinja, or download it again"
+
+
+class _TooSlowError(Exception):
+    pass
+
+
+def render_chat(
+    processor: Any, conversation: Sequence[dict[str, Any]], *, add_generation_prompt: bool, source: str = ""
+) -> str:
+    """The conversation as the text of a prompt, by the processor's chat template.
+
+    Args:
+        processor: a Qwen2.5-Omni processor.
+        conversation: turns as ``apply_chat_template`` takes them.
+        add_generation_prompt: whether the text ends where an answer begins.
+        source: the checkpoint, for messages; by default where the tokenizer came from.
+
+    Raises:
+        CheckpointError: the template is missing or wrong, or takes longer than `MAX_SECONDS`.
+    """
+    source = source or str(getattr(processor.tokenizer, "name_or_path", ""))
+    with checkpoint_errors(f"the chat template of {source}", _ADVICE):
+        try:
+            with _limited_time():
+                text: str = processor.apply_chat_template(
+                    conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+                )
+        except _TooSlowError:
+            raise CheckpointError(
+                f"the chat template of {source} takes more than {MAX_SECONDS:g} s; {_ADVICE}"
+            ) from None
+    return text
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    """Stop template code in the block after `MAX_SECONDS` of this thread's CPU time.
+
+    Jinja compiles a template to Python code without a limit of its own, so that each of its lines checks the time.
+    """
+    end, before = time.thread_time() + MAX_SECONDS, sys.gettrace()
+
+    def check(frame: FrameType, event: str, argument: object) -> Any:  # noqa: ARG001
+        if frame.f_code.co_filename != "<template>":
+            return None
+        if time.thread_time() > end:
+            raise _TooSlowError
+        return check
+
+    sys.settrace(check)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

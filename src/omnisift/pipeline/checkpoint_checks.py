@@ -1,0 +1,168 @@
+"""Check a checkpoint before Transformers builds a model of it, and the processor after it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from omnisift.errors import CheckpointError
+from omnisift.media import SAMPLE_RATE, Media
+from omnisift.models import adapter_class
+from omnisift.pipeline.prompt import build_inputs, pixel_limits
+from omnisift.utils.checkpoint_files import AGAIN, checkpoint_errors, read_json_object
+from omnisift.utils.safetensors_files import check_size
+
+if TYPE_CHECKING:
+    from omnisift.pipeline.model_source import ModelSource
+
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+_MAX_NUMBERS = {
+    "feature_size": 1024, "n_fft": 1 << 16, "hop_length": 1 << 16, "chunk_length": 3600, "patch_size": 256,
+    "merge_size": 16, "temporal_patch_size": 16,
+}  # fmt: skip
+"""Integers of a processor's configuration, from 1 to these: far above any model's, so that a damaged file can't ask for
+gigabytes of filters or patches."""
+
+
+def check_model_files(source: ModelSource) -> None:
+    """Check a folder's configuration against its weights, from their headers alone.
+
+    Transformers would otherwise first build the model of the configuration, whatever its size.
+
+    Raises:
+        CheckpointError: a file is broken, or the configuration describes a far larger model than the weights.
+    """
+    import transformers
+
+    folder = Path(source.source)
+    if not folder.is_dir():
+        return  # a hub model: its files are only now downloaded
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        read_json_object(generation)
+    config = read_json_object(folder / "config.json")
+    if "quantization_config" in config:
+        return  # packed weights hold several numbers in one
+    model_class: Any = getattr(transformers, adapter_class(source.model_type).model_class)
+    with checkpoint_errors(folder / "config.json"), torch.device("meta"):
+        loaded = model_class.config_class.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        _check_values(loaded, folder / "config.json")
+        skeleton = model_class(loaded)
+    check_size(folder, skeleton)
+
+
+def _check_values(config: Any, path: Path) -> None:
+    """Values that Transformers takes from a thinker's configuration and only fails on with a clip."""
+    text = config.get_text_config()
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    sections = (getattr(text, "rope_parameters", None) or {}).get("mrope_section") or [16, 24, 24]
+    wrong = {
+        "position_id_per_seconds": config.position_id_per_seconds <= 0,
+        "seconds_per_chunk": config.seconds_per_chunk <= 0,
+        "n_window": config.audio_config.n_window <= 0,
+        "mrope_section": 2 * sum(sections) != head_size,
+    }
+    for name in [name for name, is_wrong in wrong.items() if is_wrong]:
+        raise CheckpointError(f"{path}: {name} is missing or out of range; {AGAIN}")
+
+
+def check_processor_files(folder: Path) -> None:
+    """Check the files of a folder's processor before they are loaded.
+
+    Raises:
+        CheckpointError: a file is no JSON object, or a size in it is out of range.
+    """
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            read_json_object(folder / name)
+    for name in PROCESSOR_FILES:
+        if (folder / name).is_file():
+            _check_numbers(read_json_object(folder / name), folder / name)
+
+
+def _check_numbers(part: Mapping[str, Any], path: Path) -> None:
+    for key, value in part.items():
+        if isinstance(value, Mapping):
+            _check_numbers(value, path)
+        elif key in _MAX_NUMBERS and not (type(value) is int and 1 <= value <= _MAX_NUMBERS[key]):
+            raise CheckpointError(
+                f"{path}: {key} must be an integer in [1, {_MAX_NUMBERS[key]}], got {value!r:.60}; {AGAIN}"
+            )
+
+
+def check_processor(processor: Any, config: Any, source: str) -> None:
+    """Check a loaded processor: its class, its chat template, and its agreement with the model.
+
+    Args:
+        processor: what `AutoProcessor` loaded.
+        config: the model's configuration.
+        source: the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: it is the processor of another model, or a file of it is wrong or missing.
+    """
+    parts = ("tokenizer", "feature_extractor", "video_processor", "video_token", "audio_token", "image_token")
+    missing = [part for part in parts if not getattr(processor, part, None)]
+    if missing:
+        raise CheckpointError(
+            f"the processor of {source} is a {type(processor).__name__} without {missing[0]}: save the processor of "
+            "the model in its folder (processor_config.json, tokenizer_config.json, tokenizer.json)"
+        )
+    with checkpoint_errors(f"the processor of {source}"):
+        _check_agreement(processor, config, source)
+        _check_use(processor, config, source)
+
+
+def _check_agreement(processor: Any, config: Any, source: str) -> None:
+    """Sizes and placeholder tokens that processor and model must share."""
+    video, vision = processor.video_processor, config.vision_config
+    pairs = {
+        "patch_size": (video.patch_size, vision.patch_size),
+        "merge_size": (video.merge_size, vision.spatial_merge_size),
+        "temporal_patch_size": (video.temporal_patch_size, vision.temporal_patch_size),
+        "feature_size": (processor.feature_extractor.feature_size, config.audio_config.num_mel_bins),
+    }
+    tokens = {"video_token": config.video_token_id, "audio_token": config.audio_token_id}
+    ids = processor.tokenizer.convert_tokens_to_ids
+    pairs |= {name: (ids(getattr(processor, name)), value) for name, value in tokens.items()}
+    for name, (of_processor, of_model) in pairs.items():
+        if of_processor != of_model:
+            raise CheckpointError(
+                f"{source}: {name} is {of_processor!r} for the processor and {of_model!r} in config.json; use the "
+                "files of one model"
+            )
+
+
+def _check_use(processor: Any, config: Any, source: str) -> None:
+    """Build one small prompt with video and audio: files that no check names are wrong where it fails."""
+    side = 2 * processor.video_processor.patch_size * processor.video_processor.merge_size
+    media = Media(
+        path=Path("-"),
+        images=np.zeros((2, side, side, 3), np.uint8),
+        times=np.zeros(2),
+        indices=np.zeros(2, np.int64),
+        fps=2.0,
+        waveform=np.zeros(SAMPLE_RATE, np.float32),
+        seconds=1.0,
+        video_seconds=1.0,
+        capped=False,
+        bad_packets=0,
+        warnings=(),
+    )
+    pixel_limits(processor)
+    inputs = build_inputs(processor, media, "x", "x")
+    input_ids, pixels = inputs["input_ids"], inputs["pixel_values_videos"]
+    if not int((input_ids == config.video_token_id).sum()) or not int((input_ids == config.audio_token_id).sum()):
+        raise CheckpointError(
+            f"the chat template of {source} leaves out the clip: a prompt has no video or audio tokens; correct "
+            "chat_template.jinja, or download it again"
+        )
+    if int(input_ids.max()) >= config.get_text_config().vocab_size:
+        raise CheckpointError(f"{source}: tokenizer.json has more tokens than config.json; use the files of one model")
+    if not bool(torch.isfinite(pixels).all()) or not bool(torch.isfinite(inputs["input_features"]).all()):
+        raise CheckpointError(f"{source}/processor_config.json turns a clip into NaN or infinity; {AGAIN}")
