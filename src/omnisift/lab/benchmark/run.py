@@ -20,7 +20,7 @@ from omnisift.errors import UsageError
 from omnisift.lab.benchmark.journal import Journal
 from omnisift.lab.benchmark.plan import Plan, encoders_digest, settings_of, tensors_digest
 from omnisift.lab.benchmark.recipe import Recipe, RecipeRow, load_recipe
-from omnisift.lab.benchmark.workers import run, stop
+from omnisift.lab.benchmark.workers import end_with_parent, run, stop
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.utils.provenance import provenance
 from omnisift.utils.quiet import silence_libraries
@@ -163,6 +163,7 @@ def _one_thread() -> None:
 
     import torch
 
+    end_with_parent()
     torch.set_num_threads(1)
     silence_libraries()
     logging.disable(logging.WARNING)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
 import torch
@@ -38,7 +40,9 @@ def run(
         for job in jobs:
             finished(_do(job))
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_initialise, initargs=(plan,))
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_initialise_worker, initargs=(plan,)
+    )
     try:
         for line in _completed(pool, dealt(jobs, workers)):
             finished(line)
@@ -55,6 +59,18 @@ def stop(pool: ProcessPoolExecutor) -> None:
         process.terminate()
 
 
+def end_with_parent() -> None:
+    """End this worker when the process that started it is gone: after a SIGKILL nobody else ends it."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def dealt(jobs: list[Job], workers: int) -> list[list[Job]]:
     """Split jobs into one list per worker, by complete batches: no two workers load the same clips."""
     batches: dict[tuple[str, int], list[Job]] = {}
@@ -65,6 +81,11 @@ def dealt(jobs: list[Job], workers: int) -> list[list[Job]]:
     for batch in sorted(batches.values(), key=len, reverse=True):
         min(lists, key=len).extend(batch)
     return lists
+
+
+def _initialise_worker(plan: Plan) -> None:
+    end_with_parent()
+    _initialise(plan)
 
 
 def _initialise(plan: Plan) -> None:
