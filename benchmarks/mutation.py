@@ -1,4 +1,4 @@
-"""Do the tests notice a wrong line? Plant twelve faults, one at a time, in a copy of the package.
+"""Do the tests notice a wrong line? Plant thirteen faults, one at a time, in a copy of the package.
 
     python benchmarks/mutation.py [NAME ...]
 
@@ -90,8 +90,8 @@ FAULTS = (
     ),
     Fault(
         "atomic writes: the file itself is written to",
-        'temporary = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")',
-        "temporary = path",
+        "temporary = folder / path.name",
+        "temporary = target",
         ("tests/utils/test_atomic_io.py",),
     ),
     Fault(
@@ -102,9 +102,15 @@ FAULTS = (
     ),
     Fault(
         "serving: private addresses are fetched from",
-        "if not ipaddress.ip_address(address).is_global:",
-        "if ipaddress.ip_address(address).is_loopback:",
-        ("tests/serving/test_serve.py", "-k", "named_hosts"),
+        "return ip.is_global and not reserved",
+        "return not ip.is_loopback",
+        ("tests/serving/test_url_policy.py",),
+    ),
+    Fault(
+        "hooks: they act on copies of the model",
+        "if self._hook is None or module is not self._module():",
+        "if self._hook is None:",
+        ("tests/models/test_shared_models.py",),
     ),
 )
 

@@ -24,7 +24,7 @@ from omnisift.utils.checkpoint_files import checkpoint_errors
 MODULE = "vllm.entrypoints.openai.api_server"
 
 _ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""For glibc: clips are decoded in threads, and with one arena per thread freed memory stays in the process."""
+"""For glibc: clips are received in threads, and with one arena per thread freed memory stays in the process."""
 
 
 @dataclass(frozen=True)
