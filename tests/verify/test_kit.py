@@ -347,6 +347,34 @@ def test_show_refuses_other_files(tmp_path: Path, content: str) -> None:
         kit.Result.read(path)
 
 
+@pytest.mark.parametrize("value", ["x", None, [], {}, True, float("nan"), 10**400])
+@pytest.mark.parametrize(
+    "keys", [("seconds",), ("rows", 0, "seconds"), ("rows", 0, "retain"), ("checks", 0, "seconds")]
+)
+def test_show_refuses_values_of_other_types(result: Path, tmp_path: Path, keys: tuple[Any, ...], value: object) -> None:
+    data = json.loads(result.read_text(encoding="utf-8"))
+    place = data
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(UsageError, match="is not a result of omnisift verify"):
+        kit.Result.read(path)
+
+
+@pytest.mark.parametrize(
+    "keys", [("environment",), ("rows", 0, "model"), ("rows", 0, "method"), ("checks", 0, "detail")]
+)
+def test_show_refuses_numbers_for_words(result: Path, tmp_path: Path, keys: tuple[Any, ...]) -> None:
+    test_show_refuses_values_of_other_types(result, tmp_path, keys, 1)
+
+
+def test_show_reads_no_device() -> None:
+    with pytest.raises(UsageError, match="no file"):
+        kit.Result.read(Path("/dev/zero"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

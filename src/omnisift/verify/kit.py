@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 
@@ -24,6 +25,9 @@ from omnisift.verify.subject import release
 
 GOAL, GOAL_SECONDS = 0.02, 60
 """Wanted: compression takes less than this share of the prefill, on a clip of so many seconds."""
+
+
+_Record = TypeVar("_Record", Check, Row)
 
 
 @dataclass
@@ -61,15 +65,37 @@ class Result:
             UsageError: the file is missing or is no such result.
         """
         try:
+            if path.exists() and not path.is_file():
+                raise ValueError("no file")
             data = json.loads(path.read_text(encoding="utf-8"))
-            checks = [Check(**check) for check in data["checks"]]
-            rows = [Row(**row) for row in data["rows"]]
-            return cls(data["environment"], checks, rows, data["seconds"], data["is_complete"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            if not isinstance(data["environment"], dict) or not isinstance(data["is_complete"], bool):
+                raise TypeError("environment or is_complete")
+            checks = [_typed(Check, check) for check in data["checks"]]
+            rows = [_typed(Row, row) for row in data["rows"]]
+            seconds = _checked("seconds", data["seconds"], (float,))
+            return cls(data["environment"], checks, rows, seconds, data["is_complete"])
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             words = f"{type(error).__name__}: {error}"
             raise UsageError(
                 f"{path} is not a result of omnisift verify ({words}); give a file that it wrote"
             ) from error
+
+
+def _typed(kind: type[_Record], values: dict[str, Any]) -> _Record:
+    """A record of a file, if each value has the type of its field."""
+    hints = get_type_hints(kind)
+    return kind(
+        **{name: _checked(name, value, get_args(hints[name]) or (hints[name],)) for name, value in values.items()}
+    )
+
+
+def _checked(name: str, value: Any, types: tuple[type, ...]) -> Any:
+    is_number = type(value) in (int, float)
+    if type(value) not in types and not (is_number and float in types):
+        raise TypeError(f"{name} is {value!r:.40}")
+    if is_number and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}")
+    return value
 
 
 def run(
@@ -188,7 +214,7 @@ def measurement_table(rows: Sequence[Row]) -> str:
 def _line(row: Row, full: Row | None) -> list[str]:
     name = "all tokens" if row.method == FULL else row.method
     cells = [row.model, f"{row.seconds:g} s", name, f"{row.retain:.0%}"]
-    if row.error is not None or row.prefill_ms is None:
+    if row.error is not None or not row.prefill_ms:
         return [*cells, (row.error or "-").split(":")[0], *["-"] * (len(HEAD) - len(cells) - 1)]
     faster = full.prefill_ms / row.prefill_ms if full is not None and full.prefill_ms else None
     return [
