@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,7 @@ from omnisift.utils.provenance import provenance
 from omnisift.verify.checks import Check, run_checks
 from omnisift.verify.hosts import TINY, ModelSpec, default_attention
 from omnisift.verify.measure import FULL, METHOD, Plan, Row, measure
-from omnisift.verify.subject import release
+from omnisift.verify.subject import NO_TIME, release
 
 GOAL, GOAL_SECONDS = 0.02, 60
 """Wanted: compression takes less than this share of the prefill, on a clip of so many seconds."""
@@ -123,7 +124,7 @@ def run(
         UsageError: Transformers can't use ``attn_implementation`` here.
     """
     begin = time.monotonic()
-    kernels = attn_implementation or default_attention(device)
+    kernels = default_attention(device) if attn_implementation is None else attn_implementation
     check_attention(kernels, device)
     result = Result(environment(device, kernels))
 
@@ -145,7 +146,9 @@ def run(
         release(device)
         measure(spec, device, plan(spec), attn_implementation=kernels, is_over=is_over, on_row=step)
         release(device)
-    result.is_complete = True
+    # Nothing was left out for want of time.
+    found = [*(check.detail for check in result.checks), *(row.error for row in result.rows)]
+    result.is_complete = NO_TIME not in found
     save()
     return result
 
@@ -153,6 +156,8 @@ def run(
 def check_attention(attn_implementation: str, device: torch.device) -> None:
     """Raise `UsageError` if Transformers does not know this attention, or can't use it on the device."""
     try:
+        if not re.fullmatch(r"\w+", attn_implementation):
+            raise ValueError("it is not a name")
         TINY.build(device, torch.bfloat16, attn_implementation)
     except (ValueError, ImportError, OSError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
