@@ -220,6 +220,15 @@ def test_the_next_address_where_one_does_not_answer(web: Canary, monkeypatch: py
         get(web)
 
 
+def test_no_socket_can_be_made(web: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("omnisift.serving.fetch.socket.socket", no_descriptor)
+    with pytest.raises(errors.NotReadable, match="ConnectionError"):
+        get(web)
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl for a certificate")
 @pytest.mark.parametrize("name", [HOST, "other.example"])
 def test_the_certificate_is_that_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -318,7 +318,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("verify") / "result.json"
     shown = CliRunner().invoke(app, ["verify", "--tiny", "--repeats", "1", "-o", str(path)])
     assert shown.exit_code == 0, shown.output
-    assert "11 checks, 0 failed" in shown.output
+    assert "11 checks, 0 failed, 2 skipped" in shown.output
     return path
 
 
@@ -347,6 +347,34 @@ def test_show_refuses_other_files(tmp_path: Path, content: str) -> None:
         kit.Result.read(path)
 
 
+@pytest.mark.parametrize("value", ["x", None, [], {}, True, float("nan"), 10**400])
+@pytest.mark.parametrize(
+    "keys", [("seconds",), ("rows", 0, "seconds"), ("rows", 0, "retain"), ("checks", 0, "seconds")]
+)
+def test_show_refuses_values_of_other_types(result: Path, tmp_path: Path, keys: tuple[Any, ...], value: object) -> None:
+    data = json.loads(result.read_text(encoding="utf-8"))
+    place = data
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(UsageError, match="is not a result of omnisift verify"):
+        kit.Result.read(path)
+
+
+@pytest.mark.parametrize(
+    "keys", [("environment",), ("rows", 0, "model"), ("rows", 0, "method"), ("checks", 0, "detail")]
+)
+def test_show_refuses_numbers_for_words(result: Path, tmp_path: Path, keys: tuple[Any, ...]) -> None:
+    test_show_refuses_values_of_other_types(result, tmp_path, keys, 1)
+
+
+def test_show_reads_no_device() -> None:
+    with pytest.raises(UsageError, match="no file"):
+        kit.Result.read(Path("/dev/zero"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -356,6 +384,9 @@ def test_show_refuses_other_files(tmp_path: Path, content: str) -> None:
         (["--tiny", "--seconds", "0"], "--seconds must be"),
         (["--tiny", "-o", "missing/result.json"], "no folder"),
         (["--tiny", "--attn-implementation", "foo"], "no attention 'foo' here"),
+        (["--tiny", "--attn-implementation", ""], "no attention '' here"),
+        (["--tiny", "--time-limit", "0"], "--time-limit must be above 0"),
+        (["--tiny", "--time-limit", "nan"], "--time-limit must be above 0"),
     ],
 )
 def test_wrong_options(arguments: list[str], words: str) -> None:
@@ -371,6 +402,14 @@ def test_a_failed_check_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, tmp_path
     outcome = CliRunner().invoke(app, ["verify", "--tiny", "-o", str(tmp_path / "r.json")])
     assert outcome.exit_code == 1
     assert "1 failed" in outcome.output
+
+
+def test_a_run_without_time_is_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    outcome = CliRunner().invoke(app, ["verify", "--tiny", "--time-limit", "1e-9", "-o", str(file)])
+    assert "11 checks, 0 failed, 11 skipped" in outcome.output
+    assert "cut off" in outcome.output
+    assert json.loads(file.read_text(encoding="utf-8"))["is_complete"] is False
 
 
 def test_driver_version(tmp_path: Path) -> None:

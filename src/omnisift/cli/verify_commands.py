@@ -61,6 +61,8 @@ def verify(
         return
     if output is not None and not output.absolute().parent.is_dir():
         raise UsageError(f"no folder {output.absolute().parent}; make it, or choose another --output")
+    if time_limit is not None and not time_limit > 0:
+        raise UsageError(f"--time-limit must be above 0 seconds, got {time_limit}")
     silence_libraries()
     specs, device = _specs(models, seconds, tiny), _device(tiny)
     from omnisift.verify.kit import run
@@ -142,4 +144,6 @@ def _echo(result: Result, as_json: bool) -> None:
     for sentence in shares(result.rows):
         typer.echo(sentence)
     state = "" if result.is_complete else ", cut off"
-    typer.echo(f"{len(result.checks)} checks, {len(result.failed)} failed; {result.seconds:.0f} s{state}")
+    skipped = sum(check.status == "skipped" for check in result.checks)
+    counts = f"{len(result.checks)} checks, {len(result.failed)} failed, {skipped} skipped"
+    typer.echo(f"{counts}; {result.seconds:.0f} s{state}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,34 @@ def _check_values(config: Any, path: Path) -> None:
     }
     for name in [name for name, is_wrong in wrong.items() if is_wrong]:
         raise CheckpointError(f"{path}: {name} is missing or out of range; {AGAIN}")
+
+
+def check_generation(generation: Any, vocab_size: int, source: str) -> None:
+    """Check what ``generate`` takes from a model's generation_config.json.
+
+    Args:
+        generation: the loaded configuration.
+        vocab_size: of the language model.
+        source: folder or hub id of the model.
+
+    Raises:
+        CheckpointError: a token id is not in the vocabulary, or decoding would not be greedy even without sampling.
+    """
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id", "suppress_tokens", "begin_suppress_tokens"):
+        value = getattr(generation, name, None)
+        ids = value if isinstance(value, list) else [value]
+        if any(i is not None and (type(i) is not int or not 0 <= i < vocab_size) for i in ids):
+            raise CheckpointError(
+                f"{source}: {name} of generation_config.json is not a token id below {vocab_size}; {AGAIN}"
+            )
+    greedy = copy.deepcopy(generation)
+    greedy.update(do_sample=False, num_beams=1, num_return_sequences=1)
+    mode = str(greedy.get_generation_mode().value)
+    if mode != "greedy_search":
+        raise CheckpointError(
+            f"{source}: generation_config.json asks for {mode.replace('_', ' ')}, but answers are decoded greedily; "
+            "remove its settings for that"
+        )
 
 
 def check_processor_files(folder: Path) -> None:

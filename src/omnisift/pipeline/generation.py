@@ -21,6 +21,13 @@ from omnisift.pipeline.report import Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
 from omnisift.tokens import Modality
 
+_GREEDY: dict[str, Any] = {
+    "do_sample": False, "num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False,
+    "output_scores": False, "output_logits": False, "output_attentions": False, "output_hidden_states": False,
+    "is_assistant": False,
+}  # fmt: skip
+"""What a model's own generation_config.json may not change: one greedy answer per prompt, as token ids."""
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -74,7 +81,7 @@ def generate(
             output = thinker.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
+                **_GREEDY,
                 logits_processor=[logits],
                 streamer=None if on_text is None else _text_streamer(tokenizer, on_text),
                 **stop_tokens,

@@ -12,7 +12,12 @@ import torch
 
 from omnisift.errors import CheckpointError, CompressorError, UsageError
 from omnisift.models import adapter_class
-from omnisift.pipeline.checkpoint_checks import check_model_files, check_processor, check_processor_files
+from omnisift.pipeline.checkpoint_checks import (
+    check_generation,
+    check_model_files,
+    check_processor,
+    check_processor_files,
+)
 from omnisift.pipeline.devices import DeviceMap, resolve_device, resolve_dtype
 from omnisift.pipeline.model_source import ModelSource, fetch_selector, find_model
 from omnisift.utils.checkpoint_files import checkpoint_errors
@@ -155,6 +160,7 @@ def load_weights(source: ModelSource, placement: Placement) -> Host:
         thinker = _load_thinker(source, placement)
         processor = read_processor(source.source, local_files_only=source.local_files_only)
         check_processor(processor, thinker.config, source.source)
+        check_generation(thinker.generation_config, thinker.config.get_text_config().vocab_size, source.source)
         return Host(source.name, source.source, thinker, processor, placement.max_length)
 
 

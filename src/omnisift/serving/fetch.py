@@ -126,8 +126,11 @@ def _connect(address: WebAddress, deadline: float) -> socket.socket:
     """Connect to the first checked address that answers; TLS verifies the certificate for the host's name."""
     for ip in address.addresses:
         try:
-            # `connect` takes the address as it is, while `create_connection` would resolve it again.
             line = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET)
+        except OSError:
+            continue  # a machine without IPv6, or too many open files
+        try:
+            # `connect` takes the address as it is, while `create_connection` would resolve it again.
             line.settimeout(min(_left(deadline), _CONNECT_SECONDS))
             line.connect((ip, address.port))
             break

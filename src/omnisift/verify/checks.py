@@ -24,6 +24,7 @@ from omnisift.verify.hosts import ModelSpec, default_attention
 from omnisift.verify.masks import masks_equal_cpu
 from omnisift.verify.subject import (
     DEFAULT,
+    NO_TIME,
     TEXT,
     Call,
     Failed,
@@ -80,7 +81,7 @@ def run_checks(
         begin = time.perf_counter()
         try:
             if is_over():
-                raise Skipped("no time left")
+                raise Skipped(NO_TIME)
             status, detail = "passed", rule(subject)
         except Skipped as error:
             status, detail = "skipped", str(error)

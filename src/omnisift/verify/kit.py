@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 
@@ -20,10 +22,13 @@ from omnisift.utils.provenance import provenance
 from omnisift.verify.checks import Check, run_checks
 from omnisift.verify.hosts import TINY, ModelSpec, default_attention
 from omnisift.verify.measure import FULL, METHOD, Plan, Row, measure
-from omnisift.verify.subject import release
+from omnisift.verify.subject import NO_TIME, release
 
 GOAL, GOAL_SECONDS = 0.02, 60
 """Wanted: compression takes less than this share of the prefill, on a clip of so many seconds."""
+
+
+_Record = TypeVar("_Record", Check, Row)
 
 
 @dataclass
@@ -61,15 +66,37 @@ class Result:
             UsageError: the file is missing or is no such result.
         """
         try:
+            if path.exists() and not path.is_file():
+                raise ValueError("no file")
             data = json.loads(path.read_text(encoding="utf-8"))
-            checks = [Check(**check) for check in data["checks"]]
-            rows = [Row(**row) for row in data["rows"]]
-            return cls(data["environment"], checks, rows, data["seconds"], data["is_complete"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            if not isinstance(data["environment"], dict) or not isinstance(data["is_complete"], bool):
+                raise TypeError("environment or is_complete")
+            checks = [_typed(Check, check) for check in data["checks"]]
+            rows = [_typed(Row, row) for row in data["rows"]]
+            seconds = _checked("seconds", data["seconds"], (float,))
+            return cls(data["environment"], checks, rows, seconds, data["is_complete"])
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             words = f"{type(error).__name__}: {error}"
             raise UsageError(
                 f"{path} is not a result of omnisift verify ({words}); give a file that it wrote"
             ) from error
+
+
+def _typed(kind: type[_Record], values: dict[str, Any]) -> _Record:
+    """A record of a file, if each value has the type of its field."""
+    hints = get_type_hints(kind)
+    return kind(
+        **{name: _checked(name, value, get_args(hints[name]) or (hints[name],)) for name, value in values.items()}
+    )
+
+
+def _checked(name: str, value: Any, types: tuple[type, ...]) -> Any:
+    is_number = type(value) in (int, float)
+    if type(value) not in types and not (is_number and float in types):
+        raise TypeError(f"{name} is {value!r:.40}")
+    if is_number and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}")
+    return value
 
 
 def run(
@@ -97,7 +124,7 @@ def run(
         UsageError: Transformers can't use ``attn_implementation`` here.
     """
     begin = time.monotonic()
-    kernels = attn_implementation or default_attention(device)
+    kernels = default_attention(device) if attn_implementation is None else attn_implementation
     check_attention(kernels, device)
     result = Result(environment(device, kernels))
 
@@ -119,7 +146,9 @@ def run(
         release(device)
         measure(spec, device, plan(spec), attn_implementation=kernels, is_over=is_over, on_row=step)
         release(device)
-    result.is_complete = True
+    # Nothing was left out for want of time.
+    found = [*(check.detail for check in result.checks), *(row.error for row in result.rows)]
+    result.is_complete = NO_TIME not in found
     save()
     return result
 
@@ -127,6 +156,8 @@ def run(
 def check_attention(attn_implementation: str, device: torch.device) -> None:
     """Raise `UsageError` if Transformers does not know this attention, or can't use it on the device."""
     try:
+        if not re.fullmatch(r"\w+", attn_implementation):
+            raise ValueError("it is not a name")
         TINY.build(device, torch.bfloat16, attn_implementation)
     except (ValueError, ImportError, OSError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -188,7 +219,7 @@ def measurement_table(rows: Sequence[Row]) -> str:
 def _line(row: Row, full: Row | None) -> list[str]:
     name = "all tokens" if row.method == FULL else row.method
     cells = [row.model, f"{row.seconds:g} s", name, f"{row.retain:.0%}"]
-    if row.error is not None or row.prefill_ms is None:
+    if row.error is not None or not row.prefill_ms:
         return [*cells, (row.error or "-").split(":")[0], *["-"] * (len(HEAD) - len(cells) - 1)]
     faster = full.prefill_ms / row.prefill_ms if full is not None and full.prefill_ms else None
     return [

@@ -20,7 +20,7 @@ from omnisift.errors import BudgetError, CompressorError
 from omnisift.models import adapter_for
 from omnisift.profiling.gauges import EnergyMeter, energy_meter
 from omnisift.verify.hosts import ClipShape, ModelSpec
-from omnisift.verify.subject import Call, compression_region, random_selector, release
+from omnisift.verify.subject import NO_TIME, Call, compression_region, random_selector, release
 from omnisift.vgas import VGAS
 
 FULL = "full"
@@ -162,7 +162,7 @@ def measure(
             row = Row(spec.name, clip.seconds, method, retain, attn_implementation, plan.repeats)
             try:
                 if is_over():
-                    row.error = "no time left"
+                    row.error = NO_TIME
                 else:
                     inputs = inputs or spec.prompt(model.config, clip, _TEXT, device, dtype)
                     encoding = encoding or bench.encoding(inputs)

@@ -27,6 +27,9 @@ RETAIN = 0.35
 TEXT = 40
 """Tokens of the question and the chat template."""
 
+NO_TIME = "no time left"
+"""Why a check or a row is left out after the time limit."""
+
 Call = dict[str, Any]
 
 
