@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from omnisift.errors import UsageError
 from omnisift.world.dataset import write_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -373,3 +375,21 @@ def test_a_signal_leaves_no_temporary_files(data: Path, tmp_path: Path, name: st
     assert "Traceback" not in err
     assert process.returncode in (128 + number, 0)
     assert not list(work.rglob(".omnisift-*"))
+
+
+def test_a_thread_that_fails_is_one_line(omnisift, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        def write() -> None:
+            raise OSError(28, "No space left on device")
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        raise UsageError("the rest")
+
+    monkeypatch.setattr("omnisift.cli.screen.console_for", fail)
+    before = threading.excepthook
+    code, _, err = omnisift("methods")
+    assert code == 2
+    assert [line.split(":")[0] for line in err.splitlines()] == ["warning", "error (UsageError)"]
+    assert threading.excepthook is before

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from omnisift.cli.demo_commands import demo, make_clip
 from omnisift.cli.distill_commands import distill
 from omnisift.cli.eval_commands import app as eval_app
 from omnisift.cli.export_commands import export
-from omnisift.cli.failures import describe
+from omnisift.cli.failures import describe, threads_fail_in_one_line
 from omnisift.cli.help_screens import Command, Group
 from omnisift.cli.inspect_commands import inspect
 from omnisift.cli.profile_commands import profile
@@ -94,7 +95,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an answer or a file name that the terminal can't show
     try:
-        with ending_on_signals():
+        with ending_on_signals(), threads_fail_in_one_line(partial(typer.echo, err=True)):
             code = app(standalone_mode=False)
             sys.stdout.flush()  # a full disk shows here, and not when the interpreter ends
     except OmniSiftError as error:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _ADVICE = {
     errno.ENOSPC: "free disk space, or choose another disk",
@@ -51,6 +54,29 @@ def describe(error: Exception) -> tuple[str, str] | None:
         advice = "get the file again, it may be incomplete" if kind == "SafetensorError" else _ADVICE[errno.ENOSPC]
         return kind, f"{str(error).partition(chr(10))[0]}; {advice}"
     return None
+
+
+@contextmanager
+def threads_fail_in_one_line(tell: Callable[[str], None]) -> Iterator[None]:
+    """In the block, a failure of the machine that ends a thread of a library, such as TensorBoard's, is one line.
+
+    Args:
+        tell: prints a line.
+    """
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        failure = describe(failed.exc_value) if isinstance(failed.exc_value, Exception) else None
+        if failure is None:
+            before(failed)
+        else:
+            tell(f"warning: a background thread ended ({failure[0]}): {' '.join(failure[1].split())}")
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _of_system(error: OSError) -> str:
