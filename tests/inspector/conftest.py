@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,9 @@ def host() -> Host:
 def inspected(host: Host) -> Callable[..., Inspection]:
     """``inspected(path, "omnisift", "random", question=...)`` at a quarter of the tokens."""
 
-    def run(path: Path, *names: str, retain: float = 0.25, **how) -> Inspection:
+    def run(path: Path, *names: str, retain: float = 0.25, max_length: int | None = None, **how) -> Inspection:
         methods = {name: compressor_for(host, name, Budget(retain=retain)) for name in names}
-        return inspect_clip(host, methods, path, **{"max_new_tokens": 6, **how})
+        return inspect_clip(replace(host, max_length=max_length), methods, path, **{"max_new_tokens": 6, **how})
 
     return run
 

@@ -149,7 +149,7 @@ def test_user_text_is_escaped(compared: Inspection) -> None:
 @pytest.mark.slow
 def test_sixty_seconds_of_natural_size_stay_under_eight_megabytes(inspected, tmp_path: Path) -> None:
     video = write_video(tmp_path / "minute.mp4", 60, size=(448, 252))
-    inspection = inspected(video, "omnisift", "random", max_pixels=320 * 784, max_new_tokens=2)
+    inspection = inspected(video, "omnisift", "random", max_pixels=320 * 784, max_new_tokens=2, max_length=20_000)
     assert (inspection.trace.grid.rows, inspection.trace.grid.columns) == (9, 16)
     assert len(downsample_trace(inspection.trace).frames) == 60, "all frames are shown"
     size = len(render(inspection).encode())
@@ -180,7 +180,7 @@ def test_long_clips_are_downsampled_with_a_note(compared: Inspection, monkeypatc
 @pytest.mark.slow
 def test_ten_minutes(inspected, tmp_path: Path) -> None:
     """Sampled at a lower rate, with a note."""
-    inspection = inspected(write_video(tmp_path / "long.mp4", 600), "omnisift", max_new_tokens=2)
+    inspection = inspected(write_video(tmp_path / "long.mp4", 600), "omnisift", max_new_tokens=2, max_length=20_000)
     assert inspection.trace.grid.frames == 128
     html = render(inspection)
     assert "over max_frames=256; sampled at 0.4267 images per second" in Page(html).text
