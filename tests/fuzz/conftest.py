@@ -37,7 +37,7 @@ class Fuzz:
 
     @contextmanager
     def case(self, what: str) -> Iterator[None]:
-        """Count one case; an exception in the block is its failure, and the test goes on with the next case."""
+        """Count one case; an exception in the block is its failure, and the test continues with the next case."""
         self.tried += 1
         try:
             yield

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,14 +27,12 @@ from omnisift.pipeline.loading import Host, load_selector, load_weights, plan_pl
 from omnisift.pipeline.model_source import ModelSource, find_model
 from omnisift.pipeline.prompt import read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of
+from omnisift.pipeline.stopwatch import timed
 from omnisift.utils.questions import check_question, check_text
 from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
     from omnisift.compressors import Compressor
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def load(
@@ -349,13 +347,13 @@ class Pipeline:
             raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         # Decode the clips.
         stage("read")
-        clips = [_timed(self._open, clip, reading) for clip, _ in prompts]
+        clips = [timed(self._open, clip, reading) for clip, _ in prompts]
         # Threads wait for each other: neither the processor nor the hooks take two questions at a time.
         with model_lock(self.host.thinker):
             # Build each prompt alone.
             stage("process")
             rows = [
-                _timed(prompt_row, self.host, clip, question, system)
+                timed(prompt_row, self.host, clip, question, system)
                 for (clip, _), (_, question) in zip(clips, prompts, strict=True)
             ]
             for row, _ in rows:
@@ -397,9 +395,3 @@ class Pipeline:
 def _reading(*values: Any) -> dict[str, Any]:
     """Values of the fields of `ReadOptions`, in their order, by their names."""
     return dict(zip(option_names(ReadOptions), values, strict=True))
-
-
-def _timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, float]:
-    """What a call returns, and the seconds that it took."""
-    begin = time.perf_counter()
-    return function(*args, **kwargs), time.perf_counter() - begin

@@ -22,7 +22,7 @@ _STRETCHING = ("linear", "dynamic", "yarn")
 def check_context(host: Host, compressor: Compressor | None, row: PromptRow, max_new_tokens: int) -> None:
     """Check that a prompt, compressed, and its answer fit into the model's context; no encoder runs.
 
-    Beyond it Transformers answers without a word, from positions and lengths that the model was not trained on.
+    Beyond it Transformers answers without a warning, from positions and lengths that the model was not trained on.
 
     Raises:
         TooBig: they don't.

@@ -6,13 +6,16 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from omnisift.models import adapter_for
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MEDIA_STAGES = ("encode_video", "encode_audio", "compress")
 
@@ -119,3 +122,9 @@ def peak_memory(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def timed(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, float]:
+    """What a call returns, and the seconds that it took."""
+    begin = time.perf_counter()
+    return function(*args, **kwargs), time.perf_counter() - begin

@@ -244,7 +244,7 @@ def _other_kernel(subject: Subject, name: str) -> str:
 def waits_are_documented(subject: Subject) -> str:
     """Between the encoders and the language model the CPU waits for the device only where the documentation says."""
     if subject.inputs["input_ids"].device.type != "cuda":
-        raise Skipped("only a GPU computes while the CPU goes on")
+        raise Skipped("only a GPU computes while the CPU continues")
     words = check_waits(waits_of(subject, DEFAULT))
     others = {name: sum(waits_of(subject, name).values()) for name in COMPRESSORS if name != DEFAULT}
     return f"{words}; " + ", ".join(f"{name} {count}" for name, count in others.items())

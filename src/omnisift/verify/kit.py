@@ -8,6 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -186,15 +187,12 @@ def environment(device: torch.device, attn_implementation: str) -> dict[str, Any
 
 def driver_version(proc: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     """Return the version of NVIDIA's driver; None where it is unknown."""
-    try:
+    with suppress(ImportError):
         import pynvml
 
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except ImportError:
-        pass
-    except pynvml.NVMLError:
-        pass
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            return str(pynvml.nvmlSystemGetDriverVersion())
     try:
         words = proc.read_text(encoding="utf-8").split("Kernel Module", 1)[1].split()
     except (OSError, IndexError):
