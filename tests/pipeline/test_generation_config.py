@@ -36,6 +36,8 @@ def write(folder: Path, **values: Any) -> None:
         {"begin_suppress_tokens": "x"},
         {"suppress_tokens": [10**6]},
         {"dola_layers": "low"},
+        {"constraints": [1]},
+        {"force_words_ids": [[1]]},
         {"assistant_early_exit": 3},
         {"prompt_lookup_num_tokens": 3},
         {"penalty_alpha": 0.6, "top_k": 4},
