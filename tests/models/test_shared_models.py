@@ -114,9 +114,10 @@ def test_compiled_language_models_are_compressed(compiler: Callable[[Any], Any],
 def test_code_that_was_compiled_before_is_told(compiler: Callable[[Any], Any]) -> None:
     model = thinker()
     compiled = compiler(model)
-    compiled(**INPUTS)
-    with pytest.warns(UserWarning, match="compile it after attach"), omnisift.attach(model, "random"):
-        compiled(**INPUTS)
+    full = compiled(**INPUTS).logits
+    with pytest.warns(UserWarning, match="compile it after attach"), omnisift.attach(model, "random") as attachment:
+        assert compiled(**INPUTS).logits.shape == full.shape
+    assert attachment.last is None
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------

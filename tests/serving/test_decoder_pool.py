@@ -147,10 +147,12 @@ def test_processor_time_is_limited_by_the_kernel(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_child_killed_while_idle_is_replaced(pool: DecoderPool, clip: Path) -> None:
-    pool.read(clip)
-    os.kill(pool._idle[0]._process.pid, signal.SIGKILL)
-    pool._idle[0]._process.wait()
-    pool.read(clip)
+    first = pool.read(clip)
+    killed = pool._idle[0]
+    os.kill(killed._process.pid, signal.SIGKILL)
+    killed._process.wait()
+    assert np.array_equal(pool.read(clip).images, first.images)
+    assert killed not in pool._idle
 
 
 def test_a_child_reads_a_bounded_number_of_files(

@@ -53,7 +53,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
         NotAFile: a folder, pipe, socket or device is there.
         NotReadable: permission is missing.
         NotMedia: the file is empty.
-        UsageError: ``path`` is no path.
+        UsageError: ``path`` is not a path.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
         raise UsageError(f"a media file is given by its path, got {type(path).__name__}")

@@ -51,7 +51,7 @@ def find_model(name: str) -> ModelSource:
         The source to load the weights from.
 
     Raises:
-        UsageError: a local path without ``config.json``, or a name that is no path.
+        UsageError: a local path without ``config.json``, or a name that is not a path.
         CheckpointError: no such folder, a hub id that is neither cached nor reachable, or a broken ``config.json``.
         UnsupportedModel: the checkpoint belongs to another family.
     """

@@ -60,7 +60,7 @@ class Uploads:
         try:
             await asyncio.wait_for(app(scope, receive, collect), UPLOAD_SECONDS)
             paths = _stored_paths(messages)
-            # Other parts of the form may still lie in the folder.
+            # Other parts of the form may still be in the folder.
             self._reserved -= sum(path.stat().st_size for path in paths if path.is_file())
         finally:
             self._active -= 1

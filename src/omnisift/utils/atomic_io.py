@@ -1,6 +1,6 @@
 """Atomic file and directory writes: write into a temporary folder next to the target, then rename; and file locks.
 
-Temporary folders are called ``.omnisift-XXXXXXXX.part``. Nothing else beside a target is deleted or overwritten. The
+Temporary folders are called ``.omnisift-XXXXXXXX.part``. Nothing else next to a target is deleted or overwritten. The
 process that writes in a temporary folder holds a lock on it, so a folder without a lock is what a killed process left.
 """
 
@@ -31,7 +31,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path: the file to create or replace. Its folder must exist.
 
     Yields:
-        The temporary path to write to. It has the name of ``path`` and lies in a folder of its own.
+        The temporary path to write to. It has the name of ``path`` and is in a folder of its own.
 
     Raises:
         UsageError: ``path`` is a device, a pipe or a folder.

@@ -19,7 +19,7 @@ def check_path_name(name: str, what: str) -> None:
         Path(name).exists()  # of names that the file system refuses, such as those with a null character
         os.fsencode(name)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{what} is no path ({error}); give a folder") from None
+        raise UsageError(f"{what} is not a path ({error}); give a folder") from None
 
 
 def read_text(path: Path, what: str) -> str:
