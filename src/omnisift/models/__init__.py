@@ -2,7 +2,7 @@
 
 from omnisift.models.adapter import Adapter, Parts, Prompt
 from omnisift.models.attachment import Attachment
-from omnisift.models.base import ADAPTERS, adapter_class, adapter_for, attach
+from omnisift.models.base import ADAPTERS, adapter_class, adapter_for, attach, model_class
 from omnisift.models.compression import Compression
 from omnisift.models.grid_adapter import GridAdapter
 from omnisift.models.layout import Layout
@@ -21,4 +21,5 @@ __all__ = [
     "adapter_class",
     "adapter_for",
     "attach",
+    "model_class",
 ]

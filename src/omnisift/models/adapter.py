@@ -87,7 +87,7 @@ class Adapter(ABC):
     model_class: ClassVar[str]
     """Name of the class in Transformers that generates text."""
     release: ClassVar[str] = "5.19"
-    """Release of Transformers from which on ``model_class`` works here."""
+    """Release of Transformers that has ``model_class``."""
     supplies: ClassVar[frozenset[str]] = frozenset()
     """Names of the `TokenStream.extras` that its `attention_probes` can provide."""
     side_inputs: ClassVar[Mapping[str, Side]] = {}

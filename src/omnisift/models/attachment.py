@@ -335,7 +335,7 @@ class Attachment:
         self.last = Compression(stream.modality.view(rows, length), keep, scores)
         self.selection = selection if self.compressor.training and torch.is_grad_enabled() else None
         # Apply it. A prompt that keeps everything passes unchanged.
-        if bool(keep.all()):
+        if _keeps_everything(keep):
             return with_attention_bias(_replace_embeds(arguments, selection), selection, prompt.attention_mask, None)
         self.cut = cut = PromptCut.plan(keep, prompt.attention_mask)
         position_ids = rotary_rows(self.position_ids, rows, length)
@@ -374,6 +374,10 @@ def _check_selection(selection: Selection, stream: TokenStream) -> Tensor:
             f"{len(selection.embeds)} merged embeddings for {int(keep.sum())} kept tokens: give one each"
         )
     return keep
+
+
+def _keeps_everything(keep: Tensor) -> bool:
+    return bool(keep.all())
 
 
 def _replace_embeds(arguments: dict[str, Any], selection: Selection) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Qwen25OmniAdapter(GridAdapter):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_omni", "qwen2_5_omni_thinker"})
     model_class: ClassVar[str] = "Qwen2_5OmniThinkerForConditionalGeneration"
     supplies: ClassVar[frozenset[str]] = frozenset({AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME})
-    seconds_argument: ClassVar[str] = "video_second_per_grid"
+    seconds_argument: ClassVar[str | None] = "video_second_per_grid"
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the Thinker's modules in either layout."""
