@@ -32,7 +32,7 @@ from tests.helpers.models import (
 )
 from torch import Tensor
 
-from omnisift.models import adapter_class
+from omnisift.models import adapter_class, adapter_for
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Family:
 
     def positions(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """[3, B, S]: rotary positions by the host's own rule."""
-        core = model.model
+        core: Any = adapter_for(model).parts.core
         arguments = {
             "video_grid_thw": inputs.get("video_grid_thw"), "image_grid_thw": inputs.get("image_grid_thw"),
             "attention_mask": inputs["attention_mask"],
@@ -206,12 +206,12 @@ class Family:
             return [token for frame in frames for token in frame]
         if not self.audio_rate or not clip.sound:
             return [VISION_START, *[VIDEO] * (clip.frames * area), VISION_END]
-        return [VISION_START, AUDIO_START, *self._interleaved(clip), AUDIO_END, VISION_END]
+        return [VISION_START, AUDIO_START, *self.interleaved(clip), AUDIO_END, VISION_END]
 
-    def _interleaved(self, clip: Clip) -> list[int]:
-        """Frames of one second and audio, in the order of time; video first in each turn."""
+    def interleaved(self, clip: Clip, seconds: float = 1.0) -> list[int]:
+        """Frames of so many seconds and audio, in the order of time; video first in each turn."""
         area, rate = clip.height * clip.width, self.audio_rate
-        media = [(float(frame), 0, VIDEO) for frame in range(clip.frames) for _ in range(area)]
+        media = [(frame * seconds, 0, VIDEO) for frame in range(clip.frames) for _ in range(area)]
         media += [(step / rate, 1, AUDIO) for step in range(clip.sound * rate)]
         if self.turns:
             media = [(time // 2, kind, token) for time, kind, token in media]

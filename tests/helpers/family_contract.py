@@ -18,7 +18,7 @@ from torch import Tensor
 import omnisift
 from omnisift.budget import Budget
 from omnisift.compressors import Compressor
-from omnisift.models import Attachment
+from omnisift.models import Attachment, adapter_for
 from omnisift.models.prompt_cut import PromptCut
 
 QUARTER, ALL = Budget(retain=0.25), Budget(retain=1.0)
@@ -76,7 +76,7 @@ def expected_logits(
         embeds[keep] = merged
         return args, {**kwargs, "inputs_embeds": embeds}
 
-    handle = model.model.language_model.register_forward_pre_hook(replace, with_kwargs=True)
+    handle = adapter_for(model).parts.language_model.register_forward_pre_hook(replace, with_kwargs=True)
     try:
         return (_row_by_row if family.stateful else _masked)(family, model, inputs, keep)
     finally:
@@ -97,7 +97,7 @@ def _masked(family: Family, model: Any, inputs: dict[str, Any], keep: Tensor) ->
 def _row_by_row(family: Family, model: Any, inputs: dict[str, Any], keep: Tensor) -> Tensor:
     """For layers with a state: the language model reads the kept tokens of one row at a time, gathered by a loop."""
     given: dict[str, Any] = {}
-    language_model = model.model.language_model
+    language_model = adapter_for(model).parts.language_model
     handle = language_model.register_forward_pre_hook(lambda m, a, k: given.update(k), with_kwargs=True)
     found = torch.zeros_like(model(**inputs, use_cache=False).logits)
     handle.remove()

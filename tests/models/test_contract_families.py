@@ -205,14 +205,28 @@ def test_the_loss_is_that_of_the_kept_tokens_and_gradients_reach_the_same_parame
 def test_static_caches_and_beams_give_the_same_answers(family: Family, method: str, kind: str) -> None:
     model, inputs = host(family), family.inputs(*KINDS[kind][0])
     options = {**inputs, "max_new_tokens": STEPS, "do_sample": False}
+
+    def beams_agree() -> bool:
+        one, other = (
+            model.generate(**options, num_beams=3, use_cache=use, return_dict_in_generate=True, output_scores=True)
+            for use in (True, False)
+        )
+        pairs = zip(one.scores, other.scores, strict=True)
+        return torch.equal(one.sequences, other.sequences) and all(
+            torch.allclose(first, second, rtol=0, atol=family.tolerance) for first, second in pairs
+        )
+
+    # With nothing attached, the states of Qwen3.5 do not follow its beams up to 5.20, and where a row has two sounds
+    # `generate` hands those of one beam to another.
+    host_agrees = beams_agree()
+    assert host_agrees or family.stateful or (family.audio_rate and kind == "two clips")
     with omnisift.attach(model, compressor(family, method)):
         answers = model.generate(**options)
-        beams = model.generate(**options, num_beams=3)
-        assert torch.equal(beams, model.generate(**options, num_beams=3, use_cache=False))
-        note(family, "beams", 0.0)
-        if not family.stateful:
-            assert torch.equal(answers, model.generate(**options, cache_implementation="static"))
-            note(family, "static cache", 0.0)
+        if host_agrees:
+            assert beams_agree()
+            note(family, "beams", 0.0)
+        assert torch.equal(answers, model.generate(**options, cache_implementation="static"))
+        note(family, "static cache", 0.0)
 
 
 @torch.no_grad()
