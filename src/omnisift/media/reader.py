@@ -86,6 +86,12 @@ def read(
         reader.inspect()
         reader.plan_images(sampling, fps, max_frames)
         reader.decode(factor, min_pixels, max_pixels)
+        if reader.contradicted:
+            # The decoder returned frames in another order than their times say: its order is right.
+            reader = ClipReader(file, video, audio, start, end, max_seconds, budget)
+            reader.inspect(ask_decoder=True)
+            reader.plan_images(sampling, fps, max_frames)
+            reader.decode(factor, min_pixels, max_pixels)
         return reader.result(require_video, require_audio, strict)
 
 
