@@ -56,7 +56,7 @@ def find_video_end(
     headers: PacketHeaders,
     shown_times: npt.NDArray[np.float64],
     audio_end: float,
-) -> float:
+) -> tuple[float, bool]:
     """Find when the last image ends, which in a recording of a still screen may be long after it begins.
 
     A length of the last frame, or of the track, is believed if the audio really is that long; that of the last frame
@@ -68,6 +68,9 @@ def find_video_end(
         headers: the packets of the video track.
         shown_times: [F] seconds on the file's own clock, sorted: when its frames are shown.
         audio_end: seconds on the file's own clock: when the last packet of audio ends; -inf without audio.
+
+    Returns:
+        Seconds on the file's own clock, and whether nothing but the audio states them.
     """
     last, step = float(shown_times[-1]), frame_step(shown_times)
     stated = headers.last_duration
@@ -75,16 +78,16 @@ def find_video_end(
     # The length of the last frame, if it is unusual.
     container_end = ((container.start_time or 0) + (container.duration or 0)) / 1e6
     if last + stated > usual and max(audio_end, container_end) >= last + stated - CONFIRMED:
-        return last + stated
+        return last + stated, False
     # The length of the track.
     _, track_end = _stated_times(stream)
     if "DURATION" in stream.metadata and not math.isfinite(track_end):
         track_end = (stream.start_time or 0) * float(stream.time_base or 0) + _parse_time(stream.metadata["DURATION"])
     if usual < track_end <= audio_end + CONFIRMED and math.isfinite(track_end):
-        return track_end
+        return track_end, False
     if container.format.name.startswith(STATES_TRACK_LENGTHS) or audio_end <= usual + LENGTH_TOLERANCE:
-        return usual
-    return audio_end
+        return usual, False
+    return audio_end, True
 
 
 def read_clock(

@@ -12,19 +12,15 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from omnisift.errors import Blocked, Damaged, NotAFile, NotFound, NotMedia, NotReadable, TooBig, UsageError
+from omnisift.errors import Blocked, Damaged, NotAFile, NotFound, NotMedia, NotReadable, UsageError
 from omnisift.media.work import WorkBudget
 
 # Playlists can name other files and hosts, so no format that is a list of references is allowed, and no protocol but
 # the file itself.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,wav,mp3,flac,ogg,gif"
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-
-MAX_CODED_PIXELS = 8192 * 4320
-"""Largest coded image, in pixels: with one such image swscale and the decoder stay within about 450 MB."""
 
 DECODE_ERRORS = (av.FFmpegError, MemoryError, AttributeError, LookupError, ValueError, OverflowError)
 """Errors of PyAV on bad bytes. Measured by fuzzing: `av.FFmpegError` alone misses about 1 % of broken files."""
@@ -95,33 +91,6 @@ def open_container(file: Path) -> InputContainer:
         _refuse(file)
 
 
-def video_stream(container: InputContainer) -> VideoStream | None:
-    """Return the default video track, else the first; None without video. Cover art does not count as video.
-
-    Raises:
-        TooBig: its images have more than `MAX_CODED_PIXELS`.
-    """
-    tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic and _decodable(s)]
-    if not tracks:
-        return None
-    stream = next((s for s in tracks if s.disposition & Disposition.default), tracks[0])
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_CODED_PIXELS:
-        raise TooBig(f"video of {width} x {height} is over the limit of 8192 x 4320; scale it down first")
-    # The header may be wrong about the size; the decoder itself refuses larger images.
-    stream.codec_context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
-    # Each decoding thread holds its own images: few threads for large ones bound memory.
-    stream.codec_context.thread_type = "AUTO"
-    stream.codec_context.thread_count = min(8, os.cpu_count() or 1) if width * height <= 1920 * 1088 else 2
-    return stream
-
-
-def audio_stream(container: InputContainer) -> AudioStream | None:
-    """Return the default audio track, else the first; None without audio."""
-    tracks = [s for s in container.streams.audio if _decodable(s)]
-    return next((s for s in tracks if s.disposition & Disposition.default), tracks[0] if tracks else None)
-
-
 def read_packets(
     container: InputContainer, streams: list[VideoStream | AudioStream], budget: WorkBudget
 ) -> Iterator[Packet[Any] | None]:
@@ -148,11 +117,6 @@ def describe_file(path: object) -> str:
     text = str(path)
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= 300 else f"{text[:150]}...{text[-140:]}"
-
-
-def _decodable(stream: VideoStream | AudioStream) -> bool:
-    """Whether the stream has a codec context: damaged headers give streams without one."""
-    return getattr(stream, "codec_context", None) is not None and stream.time_base is not None
 
 
 def _refuse(file: Path) -> NoReturn:

@@ -15,12 +15,13 @@ from av.video.stream import VideoStream
 
 from omnisift.media.audio import AudioCollector
 from omnisift.media.clock import MediaClock
-from omnisift.media.container import DECODE_ERRORS, open_container, read_packets, video_stream
+from omnisift.media.container import DECODE_ERRORS, open_container, read_packets
 from omnisift.media.headers import PacketHeaders
 from omnisift.media.image import ImageCollector
 from omnisift.media.index import VideoIndex
 from omnisift.media.sampling import TIME_TOLERANCE
 from omnisift.media.stuffed import FrameSplitter, is_stuffed
+from omnisift.media.tracks import TrackChoice, open_video
 from omnisift.media.work import WorkBudget
 
 LEAD_IN = 1.0
@@ -133,6 +134,7 @@ class VideoDecoder:
 
     def _take(self, frames: Iterable[VideoFrame]) -> None:
         for frame in frames:
+            self._images.orient(frame)
             number = frame.pts
             if number is None or not 0 <= number < len(self._times):
                 continue
@@ -240,11 +242,14 @@ class AudioDecoder:
         return time if time <= self._latest_end + LEAD_IN else None
 
 
-def read_display_order(file: Path, first: int, until: int, budget: WorkBudget) -> npt.NDArray[np.int64]:
+def read_display_order(
+    file: Path, tracks: TrackChoice, first: int, until: int, budget: WorkBudget
+) -> npt.NDArray[np.int64]:
     """Decode a part of the video track to learn in which order its frames are shown.
 
     Args:
         file: checked by `check_path`.
+        tracks: which one is the video track.
         first: the packet to start at.
         until: the packet to stop before.
         budget: what reading the file may cost.
@@ -254,7 +259,7 @@ def read_display_order(file: Path, first: int, until: int, budget: WorkBudget) -
     """
     order: list[int | None] = []
     with open_container(file) as container:
-        stream = video_stream(container)
+        stream = open_video(container, tracks)
         if stream is None:
             return np.zeros(0, np.int64)
         decoder, splitter = stream.codec_context, FrameSplitter(stream)

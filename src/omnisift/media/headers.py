@@ -49,6 +49,8 @@ class PacketHeaders:
     """[P] decoded but not shown, such as frames cut off by an edit list."""
     changes_decoder: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     """[P] packets with new parameter sets, without which later ones are decoded wrongly."""
+    is_encrypted: bool = False
+    """Whether a packet says that its content is encrypted."""
     positions: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """[P] number among the packets of both tracks."""
     offsets: list[tuple[int, float]] = field(default_factory=list)
@@ -119,6 +121,7 @@ class _TrackReader:
         self._pts, self._dts, self._positions = array("d"), array("d"), array("q")
         self._flags = bytearray()
         self._duration = 0.0
+        self._is_encrypted = False
         self._elapsed, self._late = 0.0, 0
 
     def add(self, packet: Packet[Any], position: int) -> None:
@@ -129,6 +132,7 @@ class _TrackReader:
         self._pts.append(nan if packet.pts is None and packet.dts is None else pts * self._time_base)
         self._dts.append(nan if dts is None else dts * self._time_base)
         self._positions.append(position)
+        self._is_encrypted |= packet.has_sidedata("encryption_info")
         changes = self._sets is not None and self._sets.is_new(packet)
         self._flags.append(packet.is_keyframe + 2 * packet.is_discard + 4 * changes)
         self._duration = (packet.duration or 0) * self._time_base
@@ -161,6 +165,7 @@ class _TrackReader:
             is_key=(flags & 1).astype(bool),
             is_hidden=(flags & 2).astype(bool),
             changes_decoder=(flags & 4).astype(bool),
+            is_encrypted=self._is_encrypted,
             positions=np.frombuffer(self._positions, np.int64),
         )
 

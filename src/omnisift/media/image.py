@@ -129,10 +129,12 @@ class ImageCollector:
         self._last = None
         self._open = sorted(moments, reverse=True)
 
+    def orient(self, frame: VideoFrame) -> None:
+        """Take the orientation of all images from the first frame of the clip, whether it is shown or not."""
+        self._orientation = self._orientation or Orientation.of(frame)
+
     def add(self, time: float, frame: VideoFrame) -> None:
         """Take the frame that is shown from ``time`` on (seconds, media clock)."""
-        # The first frame of the clip tells the orientation of all.
-        self._orientation = self._orientation or Orientation.of(frame)
         if self._last is not None:
             if time <= self._last[0]:
                 self.late += 1

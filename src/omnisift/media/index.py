@@ -106,47 +106,32 @@ def frame_step(shown_times: npt.NDArray[np.float64]) -> float:
     return float(np.median(np.diff(shown_times))) if len(shown_times) > 1 else 0.0
 
 
-def needs_display_order(headers: PacketHeaders, container: str, reorders: bool) -> bool:
-    """Whether only the decoder can tell in which order, or when, the frames are shown.
-
-    Args:
-        headers: the packets of the track.
-        container: name of the format.
-        reorders: whether frames of the track are coded in another order than shown.
-    """
-    # AVI has no times of presentation: those that the demuxer gives are in decoding order.
-    unknown = np.isnan(headers.pts) & ~headers.is_hidden
-    return bool(unknown.any()) or (container == "avi" and reorders)
-
-
 def times_in_order(
-    headers: PacketHeaders, order: npt.NDArray[np.int64], usual_step: float, trusted: bool
+    known: npt.NDArray[np.float64], stamps: npt.NDArray[np.float64], usual_step: float
 ) -> npt.NDArray[np.float64]:
     """Times of frames whose display order the decoder told.
 
     Args:
-        headers: the packets of the track.
-        order: [F] packets in the order in which the decoder returned their frames.
+        known: [F] seconds at which they are shown, in this order; NaN where that is unknown.
+        stamps: [F] seconds, any time stamps of their packets: these times in another order.
         usual_step: seconds between two frames, where nothing else is known.
-        trusted: whether the known times of presentation are true.
 
     Returns:
-        [F] seconds, one for each of ``order``.
+        [F] seconds.
     """
-    known = headers.pts[order] if trusted else np.full(len(order), np.nan)
+    known = known.copy()
     # A known time must be later than all known ones before it.
     latest = np.fmax.accumulate(np.where(np.isnan(known), -np.inf, known))
     known[1:][~(known[1:] > latest[:-1])] = np.nan
     if np.isnan(known).all():
-        # Times of decoding are those of display in another order.
-        known = np.sort(headers.dts[order])
+        known = np.sort(stamps)
     if np.isnan(known).all():
-        known = np.arange(len(order)) * usual_step
+        known = np.arange(len(known)) * usual_step
     # Between two known frames at equal distances; outside them at the usual one.
     anchors = np.flatnonzero(~np.isnan(known))
     steps = np.diff(known[anchors]) / np.diff(anchors)
     step = float(np.median(steps)) if len(steps) else usual_step
-    places = np.arange(len(order))
+    places = np.arange(len(known))
     filled = np.interp(places, anchors, known[anchors])
     filled += np.minimum(places - anchors[0], 0) * step + np.maximum(places - anchors[-1], 0) * step
     return filled

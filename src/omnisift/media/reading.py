@@ -16,14 +16,15 @@ from av.video.stream import VideoStream
 from omnisift.errors import Damaged, NoAudio, NotMedia, NoVideo, UsageError
 from omnisift.media.audio import AudioCollector
 from omnisift.media.clock import LENGTH_TOLERANCE, PADDING, SKEW, MediaClock, find_video_end, read_clock
-from omnisift.media.container import audio_stream, describe_file, open_container, read_packets, video_stream
+from omnisift.media.container import describe_file, open_container, read_packets
 from omnisift.media.decoders import AudioDecoder, VideoDecoder, read_display_order
 from omnisift.media.headers import PacketHeaders, clock_may_jump, read_headers
 from omnisift.media.image import ImageCollector
-from omnisift.media.index import VideoIndex, build_index, needs_display_order, times_in_order
+from omnisift.media.index import VideoIndex, build_index, times_in_order
 from omnisift.media.joins import carry_clock
 from omnisift.media.result import SAMPLE_RATE, Media
 from omnisift.media.sampling import TIME_TOLERANCE, SamplingGrid, by_index, by_time
+from omnisift.media.tracks import TrackChoice, choose_tracks, open_audio, open_video
 from omnisift.media.work import WorkBudget
 
 MAX_PASSES = 4
@@ -45,6 +46,7 @@ class ClipReader:
     end: float | None
     max_seconds: float
     budget: WorkBudget
+    tracks: TrackChoice = field(default_factory=lambda: TrackChoice(None, None))
     clock: MediaClock | None = None
     index: VideoIndex | None = None
     """The frames of the video track; None if there is none or it is not wanted."""
@@ -86,18 +88,36 @@ class ClipReader:
         Raises:
             MediaError: the file can't be opened, has neither video nor audio, or takes too long.
         """
-        self.warnings.clear()
         with open_container(self.file) as container:
-            video, audio = video_stream(container), audio_stream(container)
+            self.tracks = choose_tracks(container, self.budget)
+        headers = self._read_headers(ask_decoder)
+        encrypted = [
+            number
+            for number, track in zip((self.tracks.video, self.tracks.audio), headers, strict=True)
+            if number is not None and track is not None and track.is_encrypted
+        ]
+        if encrypted:
+            with open_container(self.file) as container:
+                self.tracks = choose_tracks(container, self.budget, encrypted)
+            self._read_headers(ask_decoder)
+        self.warnings = [*self.tracks.warnings, *self.warnings]
+
+    def _read_headers(self, ask_decoder: bool) -> tuple[PacketHeaders | None, PacketHeaders | None]:
+        """Read the packet headers of the chosen tracks, and set the clock and the index; returns the headers."""
+        self.warnings = []
+        with open_container(self.file) as container:
+            video, audio = open_video(container, self.tracks), open_audio(container, self.tracks)
             self.tags = {key.lower(): value for key, value in container.metadata.items()}
             if video is None and audio is None:
-                raise NotMedia("has neither video nor audio; give a video or audio file")
+                reason = self.tracks.reason("")
+                raise NotMedia(reason or "has neither video nor audio; give a video or audio file")
             # The clock depends on both tracks even where only one is wanted.
             headers = read_headers(container, video, audio, self.start + self.until, self.budget)
-            tracks = [track for track in headers if track is not None]
-            jumps = carry_clock(tracks, clock_may_jump(container))
+            if any(track is not None and track.is_encrypted for track in headers):
+                return headers
+            jumps = carry_clock([track for track in headers if track is not None], clock_may_jump(container))
             if jumps:
-                self.warnings.append(f"the clock of the file jumps {jumps} time(s); the parts were joined without a gap")
+                self.warnings.append(f"the clock of the file jumps {jumps} time(s); its parts were joined without a gap")
             self.audio_headers = headers[1]
             audio_end = headers[1].end if headers[1] is not None else -math.inf
             index = None
@@ -108,8 +128,7 @@ class ClipReader:
             self.clock = read_clock(container, index, video, audio, self.start, audio_end, jumps)
             self.index = index if self.video else None
             self.audio_collector = AudioCollector(self.until) if audio is not None and self.audio else None
-            if self.audio_collector is not None and len(container.streams.audio) > 1:
-                self.warnings.append(f"{len(container.streams.audio)} audio tracks; the default one was read")
+        return headers
 
     def _index(
         self,
@@ -120,24 +139,30 @@ class ClipReader:
         ask_decoder: bool,
     ) -> VideoIndex | None:
         """Index the frames of the video track; None if it shows none."""
-        times = np.where(headers.is_hidden, np.nan, headers.pts)
+        is_avi = container.format.name == "avi"
+        # AVI has no times of presentation: those that the demuxer gives are guessed.
+        stamps = headers.dts if is_avi else headers.pts
+        times = np.where(headers.is_hidden, np.nan, stamps)
         rate = float(stream.average_rate or 0)
         reorders = stream.codec_context.codec.reorder and stream.codec_context.has_b_frames > 0
-        if ask_decoder or needs_display_order(headers, container.format.name, reorders):
+        unknown = np.flatnonzero(np.isnan(times) & ~headers.is_hidden)
+        whole = ask_decoder or (is_avi and reorders)
+        if whole or len(unknown):
             # From the key frame before the first unknown time to the second one after the last.
-            unknown = np.flatnonzero(np.isnan(times) & ~headers.is_hidden)
-            whole = ask_decoder or container.format.name == "avi"
             keys = np.flatnonzero(headers.is_key)
             first = 0 if whole else int(max([0, *keys[keys <= unknown[0]]]))
             later = [] if whole else keys[keys > unknown[-1]][1:2]
             until = int(later[0]) if len(later) else len(times)
-            order = read_display_order(self.file, first, until, self.budget)
+            order = read_display_order(self.file, self.tracks, first, until, self.budget)
+            known = np.full(len(order), np.nan) if whole else times[order]
             times[first:until] = np.nan
-            times[order] = times_in_order(headers, order, 1 / rate if rate else headers.step, trusted=not whole)
+            times[order] = times_in_order(known, stamps[order], 1 / rate if rate else headers.step)
         shown_times = np.unique(times[~np.isnan(times)])
         if not len(shown_times):
             return None
-        end = find_video_end(container, stream, headers, shown_times, audio_end)
+        end, held = find_video_end(container, stream, headers, shown_times, audio_end)
+        if held and shown_times[-1] - shown_times[0] < self.start + self.until:
+            self.warnings.append(f"the last image is held for {end - shown_times[-1]:.1f} s, to the end of the audio")
         return build_index(headers, times, rate, end)
 
     def plan_images(self, sampling: Sampling, fps: float, max_frames: int) -> None:
@@ -231,7 +256,7 @@ class ClipReader:
         decoders: list[VideoDecoder | AudioDecoder] = []
         streams: list[VideoStream | AudioStream] = []
         with open_container(self.file) as container:
-            video, audio = video_stream(container), audio_stream(container)
+            video, audio = open_video(container, self.tracks), open_audio(container, self.tracks)
             if video is not None and self.image_collector and self.grid is not None and self.index is not None:
                 decoders.append(
                     VideoDecoder(video, self.index, self.clock, self.grid.moments, self.image_collector, self.budget)
@@ -348,9 +373,11 @@ class ClipReader:
             self._explain_nothing()
             require_video, require_audio = self.video, self.audio
         if not video and require_video:
-            raise NoVideo("has no video; give a file with video, or allow one without")
+            reason = self.tracks.reason("video") or "give a file with video, or allow one without"
+            raise NoVideo(f"has no video; {reason}")
         if not audio and require_audio:
-            raise NoAudio("has no audio; give a file with audio, or allow one without")
+            reason = self.tracks.reason("audio") or "give a file with audio, or allow one without"
+            raise NoAudio(f"has no audio; {reason}")
 
     def _explain_nothing(self) -> None:
         """Raise the error that fits if nothing was decoded although there was something to decode."""
