@@ -25,6 +25,9 @@ PARAMETER_SETS = {"h264": frozenset({7, 8}), "hevc": frozenset({32, 33, 34})}
 HEAD = 4096
 """Bytes of a packet that are searched for parameter sets, which precede the image."""
 
+CLEAR_LEAD = 2000
+"""Packets of a track among which encryption begins, if it does: protected films may start with a minute in clear."""
+
 NORMAL_GAP = 10.0
 """Seconds between two packets of a track that are no jump of its clock."""
 ENOUGH = 8
@@ -132,7 +135,8 @@ class _TrackReader:
         self._pts.append(nan if packet.pts is None and packet.dts is None else pts * self._time_base)
         self._dts.append(nan if dts is None else dts * self._time_base)
         self._positions.append(position)
-        self._is_encrypted |= packet.has_sidedata("encryption_info")
+        if len(self._pts) < CLEAR_LEAD:
+            self._is_encrypted |= packet.has_sidedata("encryption_info")
         changes = self._sets is not None and self._sets.is_new(packet)
         self._flags.append(packet.is_keyframe + 2 * packet.is_discard + 4 * changes)
         self._duration = (packet.duration or 0) * self._time_base
@@ -203,5 +207,5 @@ def read_headers(
 
 
 def clock_may_jump(container: InputContainer) -> bool:
-    """Whether the format allows time stamps to jump, as MPEG transport and program streams do."""
-    return bool(container.format.flags & 0x200)  # AVFMT_TS_DISCONT
+    """Whether time stamps of the format may jump: MPEG streams and FLV can be recorded on and joined byte by byte."""
+    return bool(container.format.flags & 0x200) or container.format.name == "flv"  # AVFMT_TS_DISCONT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,8 +35,8 @@ def remove_spikes(stamps: npt.NDArray[np.float64], step: float) -> npt.NDArray[n
 def carry_clock(tracks: Sequence[PacketHeaders], may_jump: bool) -> int:
     """Add an offset to all time stamps after each jump of the clock, the same one for all tracks.
 
-    A clock that goes back always begins a new part. A clock that goes forward by more than `NORMAL_GAP` does so only
-    where the format expects it (``may_jump``); elsewhere it is a pause.
+    A clock jumps if it goes back, or forward by more than `NORMAL_GAP`; in formats that don't allow jumps the latter is
+    a pause, and decoding times, which the demuxer guesses for some of them, are not looked at.
 
     Args:
         tracks: the packets of the video and the audio track, the video first; their times are corrected in place.
@@ -48,11 +47,13 @@ def carry_clock(tracks: Sequence[PacketHeaders], may_jump: bool) -> int:
     """
     for track in tracks:
         track.pts, track.dts = remove_spikes(track.pts, track.step), remove_spikes(track.dts, track.step)
+    if not may_jump:
+        return 0
     # Jumps of all tracks in file order: (position, track number, packet, seconds of the jump).
     jumps = sorted(
         (int(track.positions[packet]), number, packet, size)
         for number, track in enumerate(tracks)
-        for packet, size in _find_jumps(track, may_jump)
+        for packet, size in _find_jumps(track)
     )
     events: list[list[tuple[int, int, int, float]]] = []
     for jump in jumps:
@@ -74,13 +75,13 @@ def carry_clock(tracks: Sequence[PacketHeaders], may_jump: bool) -> int:
     return len(events)
 
 
-def _find_jumps(track: PacketHeaders, may_jump: bool) -> list[tuple[int, float]]:
+def _find_jumps(track: PacketHeaders) -> list[tuple[int, float]]:
     """(packet, seconds) of each jump of one track's clock."""
     known = np.flatnonzero(np.isfinite(track.dts))
     steps = np.diff(track.dts[known])
     # Without decoding times the order of B frames looks like small steps back.
     backward = BACKWARD if not np.array_equal(track.pts, track.dts, equal_nan=True) else max(1.0, 4 * track.step)
-    forward = max(NORMAL_GAP, 10 * track.step) if may_jump else math.inf
+    forward = max(NORMAL_GAP, 10 * track.step)
     found = np.flatnonzero((steps < -backward) | (steps > forward))
     # One packet alone at the end is a broken time stamp.
     return [(int(known[i + 1]), float(steps[i])) for i in found if i + 2 < len(known)]

@@ -88,24 +88,22 @@ class ClipReader:
         Raises:
             MediaError: the file can't be opened, has neither video nor audio, or takes too long.
         """
-        with open_container(self.file) as container:
-            self.tracks = choose_tracks(container, self.budget)
-        headers = self._read_headers(ask_decoder)
+        headers = self._read_headers(ask_decoder, [])
         encrypted = [
             number
             for number, track in zip((self.tracks.video, self.tracks.audio), headers, strict=True)
             if number is not None and track is not None and track.is_encrypted
         ]
         if encrypted:
-            with open_container(self.file) as container:
-                self.tracks = choose_tracks(container, self.budget, encrypted)
-            self._read_headers(ask_decoder)
-        self.warnings = [*self.tracks.warnings, *self.warnings]
+            self._read_headers(ask_decoder, encrypted)
 
-    def _read_headers(self, ask_decoder: bool) -> tuple[PacketHeaders | None, PacketHeaders | None]:
-        """Read the packet headers of the chosen tracks, and set the clock and the index; returns the headers."""
-        self.warnings = []
+    def _read_headers(
+        self, ask_decoder: bool, encrypted: list[int]
+    ) -> tuple[PacketHeaders | None, PacketHeaders | None]:
+        """Choose the tracks, read their packet headers, and set the clock and the index; returns the headers."""
         with open_container(self.file) as container:
+            self.tracks = choose_tracks(self.file, container, self.budget, encrypted)
+            self.warnings = list(self.tracks.warnings)
             video, audio = open_video(container, self.tracks), open_audio(container, self.tracks)
             self.tags = {key.lower(): value for key, value in container.metadata.items()}
             if video is None and audio is None:

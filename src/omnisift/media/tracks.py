@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import av.logging
 from av.audio.stream import AudioStream
@@ -15,7 +16,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from omnisift.errors import TooBig
-from omnisift.media.container import read_packets
+from omnisift.media.container import open_container, read_packets
 from omnisift.media.work import WorkBudget
 
 MAX_CODED_PIXELS = 8192 * 4320
@@ -50,13 +51,16 @@ class TrackChoice:
         return f"{' and '.join(tracks)} can't be decoded; convert it first" if tracks else ""
 
 
-def choose_tracks(container: InputContainer, budget: WorkBudget, encrypted: Collection[int] = ()) -> TrackChoice:
+def choose_tracks(
+    file: Path, container: InputContainer, budget: WorkBudget, encrypted: Collection[int] = ()
+) -> TrackChoice:
     """Choose the default video and audio track, else the first; of several video tracks a film, not a still.
 
     Cover art does not count as video.
 
     Args:
-        container: the open file.
+        file: checked by `check_path`.
+        container: the open file; nothing is read from it.
         budget: what reading the file may cost.
         encrypted: numbers of tracks that are known to be encrypted.
     """
@@ -72,7 +76,7 @@ def choose_tracks(container: InputContainer, budget: WorkBudget, encrypted: Coll
         else:
             reason = "encrypted" if known else "unknown codec"
             left_out.append(f"{stream.type} track {stream.index} ({codec_name(container, stream)}, {reason})")
-    films = _films(container, usable["video"], budget)
+    films = _films(file, usable["video"], budget)
     chosen: dict[str, Track | None] = {}
     for kind, tracks in (("video", films), ("audio", usable["audio"])):
         default = next((s for s in tracks if s.disposition & Disposition.default), None)
@@ -140,13 +144,14 @@ def codec_name(container: InputContainer, stream: Track) -> str:
     return name or "no name"
 
 
-def _films(container: InputContainer, tracks: list[Track], budget: WorkBudget) -> list[Track]:
+def _films(file: Path, tracks: list[Track], budget: WorkBudget) -> list[Track]:
     """The video tracks that are no stills: those with about as many packets as the longest."""
     if len(tracks) < 2:
         return tracks
     counts = dict.fromkeys((s.index for s in tracks), 0)
-    for packet in read_packets(container, tracks, budget):
-        if packet is not None:
-            counts[packet.stream.index] += 1
+    with open_container(file) as container:
+        for packet in read_packets(container, [container.streams[number] for number in counts], budget):
+            if packet is not None:
+                counts[packet.stream.index] += 1
     most = max(counts.values())
     return [s for s in tracks if counts[s.index] >= max(min(2, most), STILL_SHARE * most)]
