@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from omnisift.errors import Damaged, MediaError, TooBig, UsageError
-from omnisift.media.container import DECODE_ERRORS, check_path, describe_file
+from omnisift.media.container import DECODE_ERRORS
 from omnisift.media.image import smart_size
 from omnisift.media.reading import ClipReader, Sampling
 from omnisift.media.result import Media
 from omnisift.media.sampling import QWEN_MAX_FRAMES, check_numbers
+from omnisift.media.source import MediaFile, check_source, describe_file
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT, WorkBudget, check_budget
 
 MAX_FRAMES = 256
@@ -21,7 +21,7 @@ MAX_SECONDS = 7200.0
 
 
 def read(
-    path: str | os.PathLike[str],
+    path: MediaFile,
     *,
     fps: float = 2.0,
     max_frames: int | None = None,
@@ -43,7 +43,8 @@ def read(
     """Read images and audio of a file on one clock, at the sizes and rates that the model takes.
 
     Args:
-        path: a local file. URLs are not fetched.
+        path: a local file; or a file object that was opened for reading bytes and can seek, which is read from its
+            beginning, gets its position back and stays open. URLs are not fetched.
         fps: images sampled per second.
         max_frames: maximum number of images; a longer video is sampled at a lower rate. None means 256, or 768 with
             ``sampling="qwen"``.
@@ -80,8 +81,8 @@ def read(
     check_budget(max_decoded_pixels, read_timeout)
     budget = WorkBudget(max_decoded_pixels, read_timeout)
     smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
-    file = check_path(path)
-    with _name_in_errors(describe_file(file)):
+    file = check_source(path)
+    with _name_in_errors(describe_file(file)), file.opened(budget):
         reader = ClipReader(file, video, audio, start, end, max_seconds, budget)
         reader.inspect()
         reader.plan_images(sampling, fps, max_frames)

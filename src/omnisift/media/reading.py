@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,12 +15,13 @@ from av.video.stream import VideoStream
 from omnisift.errors import Damaged, NoAudio, NotMedia, NoVideo, UsageError
 from omnisift.media.audio import AudioCollector
 from omnisift.media.clock import PADDING, SKEW, MediaClock, read_clock
-from omnisift.media.container import audio_stream, describe_file, open_container, read_packets, video_stream
+from omnisift.media.container import audio_stream, open_container, read_packets, video_stream
 from omnisift.media.decoders import AudioDecoder, VideoDecoder
 from omnisift.media.image import ImageCollector
 from omnisift.media.index import VideoIndex, read_index
 from omnisift.media.result import SAMPLE_RATE, Media
 from omnisift.media.sampling import TIME_TOLERANCE, SamplingGrid, by_index, by_time
+from omnisift.media.source import Source, describe_file
 from omnisift.media.work import WorkBudget
 
 LENGTH_TOLERANCE = 0.5
@@ -36,7 +36,7 @@ Sampling = Literal["time", "qwen"]
 class ClipReader:
     """Reads one file in four steps: `inspect`, `plan_images`, `decode`, `result`. Times are on the media clock."""
 
-    file: Path
+    file: Source
     video: bool
     audio: bool
     start: float
@@ -201,7 +201,7 @@ class ClipReader:
         video_seconds = self.video_seconds if images is not None else 0.0
         audio_seconds = len(waveform) / SAMPLE_RATE if waveform is not None else 0.0
         return Media(
-            path=self.file,
+            path=self.file.path,
             images=images,
             times=times,
             indices=indices,
