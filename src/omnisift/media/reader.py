@@ -8,16 +8,11 @@ from contextlib import contextmanager
 from omnisift.errors import Damaged, MediaError, TooBig, UsageError
 from omnisift.media.container import DECODE_ERRORS
 from omnisift.media.image import smart_size
-from omnisift.media.reading import ClipReader, Sampling
+from omnisift.media.reading import ClipReader
 from omnisift.media.result import Media
-from omnisift.media.sampling import QWEN_MAX_FRAMES, check_numbers
+from omnisift.media.sampling import MAX_SECONDS, Sampling, check_numbers, check_sampling
 from omnisift.media.source import MediaFile, check_source, describe_file
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT, WorkBudget, check_budget
-
-MAX_FRAMES = 256
-"""Images per clip by default: two minutes at the default rate; longer videos are sampled more sparsely."""
-MAX_SECONDS = 7200.0
-"""Longest part of a file that is read by default; a warning says where the rest was left out."""
 
 
 def read(
@@ -71,12 +66,9 @@ def read(
         MediaError: the file can't be read; the subclass gives the kind of reason.
         UsageError: arguments are wrong, or select no part of the file.
     """
-    if sampling not in ("time", "qwen"):
-        raise UsageError(f'sampling must be "time" or "qwen", got {sampling!r}')
+    max_frames = check_sampling(sampling, max_frames)
     if not (video or audio):
         raise UsageError("video=False and audio=False leave nothing to read; allow one of them")
-    if max_frames is None:
-        max_frames = QWEN_MAX_FRAMES if sampling == "qwen" else MAX_FRAMES
     check_numbers(fps, max_frames, start, end, max_seconds)
     check_budget(max_decoded_pixels, read_timeout)
     budget = WorkBudget(max_decoded_pixels, read_timeout)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +18,16 @@ from omnisift.media.container import audio_stream, open_container, read_packets,
 from omnisift.media.decoders import AudioDecoder, VideoDecoder
 from omnisift.media.image import ImageCollector
 from omnisift.media.index import VideoIndex, read_index
-from omnisift.media.result import SAMPLE_RATE, Media
-from omnisift.media.sampling import TIME_TOLERANCE, SamplingGrid, by_index, by_time
+from omnisift.media.result import Media
+from omnisift.media.sampling import TIME_TOLERANCE, Sampling, SamplingGrid, by_index, by_time
 from omnisift.media.source import Source, describe_file
+from omnisift.media.units import SAMPLE_RATE
 from omnisift.media.work import WorkBudget
 
 LENGTH_TOLERANCE = 0.5
 """Seconds by which a header may overstate a length without a warning."""
 
 NO_FRAMES = "the video track holds no frames"
-
-Sampling = Literal["time", "qwen"]
 
 
 @dataclass
