@@ -90,10 +90,13 @@ class ClipReader:
         """Choose the moments of the images.
 
         Raises:
+            Damaged: the video has no length.
             UsageError: the requested part has no video.
         """
         if self.index is None or self.clock is None:
             return
+        if self.clock.video_end <= 0 and not self.start:
+            raise Damaged("its video has no length; get a complete copy of the file")
         if self.clock.video_end <= 0:
             reason = f"start={self.start:g} is after the end of the video"
             raise UsageError(f"{describe_file(self.file)}: {reason}; choose an earlier start")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from omnisift.errors import Blocked, Damaged, MediaError, NotMedia
 
 # Playlists can name other files and hosts, so no format that is a list of references is allowed. None of these demuxers
-# opens another file or host (FFmpeg 5.1 and 8.1).
+# opens another file or host (FFmpeg 5.1, `io_open` and `avformat_open_input` in its sources). Bare streams of video
+# (.h264, .m2v) are left out: they have no time stamps.
 FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,mxf,dv,rm,ivf,yuv4mpegpipe,gif,"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,mxf,dv,rm,ivf,yuv4mpegpipe,gif,"
     "wav,w64,aiff,caf,au,mp3,aac,ac3,eac3,amr,flac,ogg,wv"
 )
 """Demuxers that are allowed, by FFmpeg's names."""
@@ -20,7 +21,7 @@ _REFERENCE_TAGS = (b"<mpd", b"<asx", b"<smil", b"<playlist", b"<?wpl", b"<?quick
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
 _CONTAINERS = (
     b"\x1aE\xdf\xa3", b"OggS", b"fLaC", b"ID3", b"GIF8", b"FLV\1", b"#!AMR", b"caff\0\1", b".RMF\0", b".ra\xfd",
-    b"DKIF", b"YUV4MPEG2 ", b"wvpk", b".snd\0", b"\0\0\1\xba", b"\0\0\1\xb3",
+    b"DKIF", b"YUV4MPEG2 ", b"wvpk", b".snd\0", b"\0\0\1\xba",
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",  # ASF
     b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02",  # MXF
     b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00",  # Wave64

@@ -55,6 +55,8 @@ class FileObject:
                 raise TypeError(f"read returned {type(data).__name__}, not bytes")
             if len(data) > size:
                 raise ValueError(f"read returned {len(data)} bytes for {size}")
+            if not data and self._position < self._size:
+                raise EOFError(f"it ends after {self._position} of {self._size} bytes")
         except BaseException as error:  # raised by `Source.opened`: PyAV would lose an interrupt
             self.failure = error
             return b""
