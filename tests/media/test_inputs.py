@@ -106,6 +106,11 @@ def test_anything_else_is_one_typed_error(source: Any, words: str) -> None:
         read(source)
 
 
+def test_a_decoded_clip_is_not_read_again() -> None:
+    with fails(UsageError, "decoded already"):
+        read(Media.from_arrays(waveform=WAVE, sample_rate=48_000))
+
+
 def test_files_that_are_open_in_another_way(clip: Path) -> None:
     with clip.open("rb") as file:
         pass

@@ -73,6 +73,8 @@ def read(
     check_budget(max_decoded_pixels, read_timeout)
     budget = WorkBudget(max_decoded_pixels, read_timeout)
     smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
+    if isinstance(path, Media):
+        raise UsageError("the clip is a Media, which is decoded already; give it to Pipeline.ask or omnisift.inputs")
     file = check_source(path)
     with _name_in_errors(describe_file(file)), file.opened(budget):
         reader = ClipReader(file, video, audio, start, end, max_seconds, budget)
