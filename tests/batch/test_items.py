@@ -55,9 +55,9 @@ def test_files_that_look_like_media_are_named(folder: Path) -> None:
     """By content, or by a suffix that the reader refuses; not text, images, hidden or unfinished files."""
     contents = {
         "talk.mp4.bak": b"\0\0\0\x20ftypisom", "sub/recording": b"OggS\0\2", "old.APE": b"",
-        "tv.bin": (b"G" + b"\0" * 187) * 3, "a.avi.1": b"RIFF\0\0\0\0AVI ", "photo.webp": b"RIFF\0\0\0\0WEBP", "photo.heic": b"\0\0\0\x20ftypheic",
-        "photo.jpg": b"\xff\xd8\xff\xe0", "empty.dat": b"", ".hidden": b"OggS\0\2", "x.part.dat": b"OggS\0\2",
-        "list.m3u8": b"#EXTM3U\n", ".git/x": b"OggS\0\2",
+        "tv.bin": (b"G" + b"\0" * 187) * 3, "a.avi.1": b"RIFF\0\0\0\0AVI ", "photo.webp": b"RIFF\0\0\0\0WEBP",
+        "photo.heic": b"\0\0\0\x20ftypheic", "photo.jpg": b"\xff\xd8\xff\xe0", "empty.dat": b"",
+        ".hidden": b"OggS\0\2", "x.part.dat": b"OggS\0\2", "list.m3u8": b"#EXTM3U\n", ".git/x": b"OggS\0\2",
     }  # fmt: skip
     for name, content in contents.items():
         (folder / name).write_bytes(content)
