@@ -80,11 +80,11 @@ def write(
     with av.open(str(path), "w", format=container, options=options or {}) as output:
         packets = []
         if extra_video is not None:
-            packets += _encode(output, extra_video, [511], [0.0], 25, None, 1, size, "yuvj420p", shift)
+            packets += encode(output, extra_video, [511], [0.0], 25, None, 1, size, "yuvj420p", shift)
         if video is not None:
             times = [n / fps for n in range(count)] if times is None else times
             numbers = list(range(first, first + len(times)))
-            coded = _encode(output, video, numbers, times, fps, codec_options, gop, size, pixels, shift)
+            coded = encode(output, video, numbers, times, fps, codec_options, gop, size, pixels, shift)
             if last_duration is not None:
                 last = max(coded, key=lambda p: p.pts)
                 last.duration = round(last_duration / last.time_base)
@@ -99,7 +99,10 @@ def write(
             output.mux(packet)
 
 
-def _encode(output, codec, numbers, times, fps, options, gop, size, pixels, shift) -> list:
+def encode(
+    output, codec, numbers, times, fps=25, options=None, gop=12, size=(WIDTH, HEIGHT), pixels="yuv420p", shift=0.0
+) -> list:
+    """Encode images of these numbers as a new track of an open file; returns its packets."""
     stream = output.add_stream(codec, rate=fps)
     stream.width, stream.height, stream.pix_fmt, stream.gop_size = *size, pixels, gop
     tick = Fraction(1, 1000) if any(abs(t * fps - round(t * fps)) > 1e-6 for t in times) else Fraction(1, fps)

@@ -81,7 +81,7 @@ def joined(*parts: Callable[[Path], Any]) -> Callable[[Path], None]:
     return run
 
 
-# --- starts: packets that claim to be key frames -----------------------------------------------------------------------
+# --- starts: packets that claim to be key frames ---------------------------------------------------------------------
 STARTS = "key packets that are no clean start"
 LONG = {"count": 400, "audio": None}
 SIXTEEN = shown(16.0)
@@ -136,11 +136,19 @@ for codec, pixels in (("libx264", "yuv420p"), ("mpeg4", "yuv420p"), ("mpeg2video
     add(STARTS, f"all-key-{codec}.mkv", make, SIXTEEN)
 add(STARTS, "no-sync-table.mp4", changed(clip(**LONG, gop=100), without_sync_table), SIXTEEN)
 add(STARTS, "wrong-sync-table.mp4", changed(clip(**LONG, gop=20), wrong_sync_table), SIXTEEN)
-add(STARTS, "wrong-sync-table-b.mp4", changed(clip(**LONG, gop=20, codec_options={"bf": "3"}), wrong_sync_table), SIXTEEN)
+add(
+    STARTS,
+    "wrong-sync-table-b.mp4",
+    changed(clip(**LONG, gop=20, codec_options={"bf": "3"}), wrong_sync_table),
+    SIXTEEN,
+)
 OPEN_GOP = {"x264-params": "open-gop=1:keyint=20:min-keyint=20:scenecut=0:bframes=3"}
 add(STARTS, "open-group.mp4", clip(**LONG, codec_options=OPEN_GOP), SIXTEEN)
 add(STARTS, "open-group.ts", clip(**LONG, codec_options=OPEN_GOP), SIXTEEN)
-HEVC = {"preset": "ultrafast", "x265-params": "log-level=none:keyint=20:min-keyint=20:bframes=3:pools=1:frame-threads=1"}
+HEVC = {
+    "preset": "ultrafast",
+    "x265-params": "log-level=none:keyint=20:min-keyint=20:bframes=3:pools=1:frame-threads=1",
+}
 add(STARTS, "open-group-hevc.mp4", clip(**LONG, video="libx265", codec_options=HEVC), SIXTEEN)
 add(STARTS, "open-group-mpeg2.ts", clip(**LONG, video="mpeg2video", codec_options={"bf": "2", "b": "4000000"}), SIXTEEN)
 add(STARTS, "intra.mp4", clip(**LONG, gop=1), SIXTEEN)
@@ -199,13 +207,19 @@ add(STARTS, "parameters.ts", changing_parameters(CABAC, CAVLC), EIGHT)
 add(STARTS, "parameters-back.ts", changing_parameters(CAVLC, CABAC), EIGHT)
 add(STARTS, "parameters.mkv", changing_parameters(CABAC, CAVLC), EIGHT)
 
-# --- no times of presentation ------------------------------------------------------------------------------------------
+# --- no times of presentation ----------------------------------------------------------------------------------------
 STAMPS = "no presentation times"
 B3 = {"codec_options": {"bf": "3"}}
 for b in (1, 3, 5):
     add(STAMPS, f"b{b}.avi", clip(codec_options={"bf": str(b)}, gop=25, audio="libmp3lame"), FOUR, BEEPS)
 add(STAMPS, "pyramid.avi", clip(codec_options={"bf": "3", "b-pyramid": "2"}, count=400, audio=None), SIXTEEN)
-add(STAMPS, "mpeg4-b.avi", clip(video="mpeg4", codec_options={"bf": "2", "b": "4000000"}, audio="libmp3lame"), FOUR, BEEPS)
+add(
+    STAMPS,
+    "mpeg4-b.avi",
+    clip(video="mpeg4", codec_options={"bf": "2", "b": "4000000"}, audio="libmp3lame"),
+    FOUR,
+    BEEPS,
+)
 # Here the writer puts an empty image after the first one: all others are shown one step later.
 add(STAMPS, "no-b.avi", clip(audio="libmp3lame"), [0, *(n - 1 for n in FOUR[1:])], BEEPS)
 add(
@@ -232,7 +246,7 @@ add(
     [n + 0.5 for n in range(8)],
 )
 
-# --- clocks that jump --------------------------------------------------------------------------------------------------
+# --- clocks that jump ------------------------------------------------------------------------------------------------
 JUMPS = "clocks that jump"
 JOINED = "joined without a gap"
 B2 = {"codec_options": {"bf": "2"}}
@@ -240,9 +254,7 @@ B2 = {"codec_options": {"bf": "2"}}
 
 def parts(*shifts: float, **options: Any) -> Callable[[Path], None]:
     """Recordings of four seconds after each other; each has its own clock and its own hundred images."""
-    return joined(
-        *(clip(first=100 * k, shift=shift, container="mpegts", **options) for k, shift in enumerate(shifts))
-    )
+    return joined(*(clip(first=100 * k, shift=shift, container="mpegts", **options) for k, shift in enumerate(shifts)))
 
 
 def beeps_of(count: int) -> list[float]:
@@ -268,7 +280,14 @@ add(JUMPS, "restart-video.ts", parts(0, 0, audio=None), images_of(2), [], JOINED
 add(JUMPS, "restart-audio.ts", parts(0, 0, video=None), [], beeps_of(2), JOINED)
 add(JUMPS, "hour-later-audio.ts", parts(0, 3600, video=None), [], beeps_of(2), JOINED)
 add(JUMPS, "no-jump.ts", parts(10, 14), images_of(2), None)
-add(JUMPS, "short-pause.ts", parts(10, 19), [*shown(4.0), *[99] * 10, *shown(4.0, first=100)], [*BEEPS, 9.5, 10.5, 11.5, 12.5], "gap")
+add(
+    JUMPS,
+    "short-pause.ts",
+    parts(10, 19),
+    [*shown(4.0), *[99] * 10, *shown(4.0, first=100)],
+    [*BEEPS, 9.5, 10.5, 11.5, 12.5],
+    "gap",
+)
 MPG = {"video": "mpeg2video", "audio": "mp2", "codec_options": {"b": "4000000"}}
 add(
     JUMPS,
@@ -281,7 +300,7 @@ add(
 add(JUMPS, "part-of-restart.ts", parts(0, 0), images_of(2)[6:12], [0.5, 1.5, 2.5], JOINED, start=3.0, end=6.0)
 add(JUMPS, "wrap.ts", clip(shift=2**33 / 90_000 - 2, container="mpegts"), FOUR, BEEPS)
 
-# --- still ends --------------------------------------------------------------------------------------------------------
+# --- still ends ------------------------------------------------------------------------------------------------------
 STILL = "still ends"
 MOVING = [n / 10 for n in range(41)]
 SCREEN = [min(5 * k, 40) for k in range(60)]
@@ -302,34 +321,37 @@ add(
     THIRTY,
     HELD,
 )
-add(STILL, "slides.mp4", clip(times=[0.0, 5.0, 12.0], fps=10, seconds=30.0, last_duration=18.0), [0] * 10 + [1] * 14 + [2] * 36, THIRTY)
+add(
+    STILL,
+    "slides.mp4",
+    clip(times=[0.0, 5.0, 12.0], fps=10, seconds=30.0, last_duration=18.0),
+    [0] * 10 + [1] * 14 + [2] * 36,
+    THIRTY,
+)
 add(STILL, "slides.mkv", clip(times=[0.0, 5.0, 12.0], fps=10, seconds=30.0), [0] * 10 + [1] * 14 + [2] * 36, THIRTY)
 add(STILL, "one-image.mp4", clip(times=[0.0], fps=10, seconds=30.0, last_duration=30.0), [0] * 60, THIRTY)
 add(STILL, "one-image.mkv", clip(times=[0.0], fps=10, seconds=30.0), [0] * 60, THIRTY)
 
-# --- tracks ------------------------------------------------------------------------------------------------------------
+# --- tracks ----------------------------------------------------------------------------------------------------------
 TRACKS = "tracks"
 TWO = {"extra_video": "mjpeg"}
 
 
-def renamed(*pairs: tuple[bytes, bytes]) -> Callable[[bytearray], bytes]:
-    """Rename codecs: (old, new) names of equal length; each first occurrence."""
-
-    def run(data: bytearray) -> bytes:
-        for old, new in pairs:
-            at = data.find(old)
-            assert at >= 0, old
-            data[at : at + len(old)] = new
-        return bytes(data)
-
-    return run
-
-
-XYZ = "video track 0 (xyz1, unknown codec)"
-add(TRACKS, "unknown-video.mp4", changed(clip(), renamed((b"avc1\0\0\0\0", b"xyz1\0\0\0\0"))), [], BEEPS, XYZ)
-add(TRACKS, "unknown-video.mkv", changed(clip(), renamed((b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/XYZ"))), [], BEEPS, "video track 0 (V_MPEG9/ISO/XYZ")
-add(TRACKS, "unknown-audio.mkv", changed(clip(), renamed((b"A_AAC", b"A_XYZ"))), FOUR, [], "audio track 1 (A_XYZ")
-add(TRACKS, "unknown-video.avi", changed(clip(audio="libmp3lame", codec_options={"bf": "2"}), lambda d: bytes(d).replace(b"H264", b"XYZ3")), [], BEEPS, "video track 0 (XYZ3")
+AVI_B = {"audio": "libmp3lame", "codec_options": {"bf": "2"}}
+for name, make, pair, images, beeps, codec in (
+    ("unknown-video.mp4", clip(), (b"avc1\0\0\0\0", b"xyz1\0\0\0\0"), [], BEEPS, "video track 0 (xyz1, unknown codec)"),
+    (
+        "unknown-video.mkv",
+        clip(),
+        (b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/XYZ"),
+        [],
+        BEEPS,
+        "video track 0 (V_MPEG9/ISO/XYZ",
+    ),
+    ("unknown-audio.mkv", clip(), (b"A_AAC", b"A_XYZ"), FOUR, [], "audio track 1 (A_XYZ"),
+    ("unknown-video.avi", clip(**AVI_B), (b"H264", b"XYZ3"), [], BEEPS, "video track 0 (XYZ3"),
+):
+    add(TRACKS, name, changed(make, lambda data, pair=pair: bytes(data).replace(*pair)), images, beeps, codec)
 for suffix in ("mp4", "mkv"):
     add(TRACKS, f"still-first.{suffix}", clip(**TWO), FOUR, BEEPS, "2 video tracks; track 1 was read")
 
@@ -345,7 +367,7 @@ def two_films(path: Path) -> None:
     with av.open(str(path), "w") as output:
         packets = []
         for first in (0, 200):
-            packets += numbered._encode(output, "libx264", list(range(first, first + 100)), [n / 25 for n in range(100)], 25, None, 12, (288, 128), "yuv420p", 0.0)
+            packets += numbered.encode(output, "libx264", list(range(first, first + 100)), [n / 25 for n in range(100)])
         for packet in sorted(packets, key=lambda p: float(p.dts * p.time_base)):
             output.mux(packet)
 
@@ -361,7 +383,7 @@ add(
     "the size or shape of the images changes from 288 x 128 to 144 x 128",
 )
 
-# --- orientation: the corners of an image are white, red, green and blue -------------------------------------------------
+# --- orientation: the corners of an image are white, red, green and blue ---------------------------------------------
 ORIENTATION = "orientation"
 CORNERS = {"white": (255, 255, 255), "red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -391,9 +413,7 @@ def oriented(name: str, *, inside: str = "") -> Callable[[Path], None]:
 
     def make(path: Path) -> None:
         pixels = np.zeros((128, 256, 3), np.uint8)
-        for colour, (rows, columns) in zip(
-            CORNERS.values(), ((0, 0), (0, 1), (1, 1), (1, 0)), strict=True
-        ):
+        for colour, (rows, columns) in zip(CORNERS.values(), ((0, 0), (0, 1), (1, 1), (1, 0)), strict=True):
             pixels[rows * 64 : rows * 64 + 64, columns * 128 : columns * 128 + 128] = colour
         with av.open(str(path), "w") as output:
             stream = output.add_stream("libx264", rate=10, options={"preset": "veryfast", "crf": "10"})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import numbered
+import numpy as np
 import odd_files
 import pytest
 from odd_files import FILES, MATRICES, OddFile

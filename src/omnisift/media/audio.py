@@ -10,7 +10,7 @@ import numpy.typing as npt
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 
-from omnisift.media.result import SAMPLE_RATE
+from omnisift.media.units import SAMPLE_RATE
 
 JITTER = 0.05
 """Seconds: a time stamp that differs by less from the sample count is no gap (Vorbis strays by 21 ms in good files)."""

@@ -26,6 +26,10 @@ CONFIRMED = 1.0
 STATES_TRACK_LENGTHS = ("mov", "avi")
 """Formats that state the length of each track: an image that ends earlier than the audio is meant to."""
 
+GUESSED_LENGTH = ("aac", "amr", "ac3", "eac3", "mpeg")
+"""Formats that state no length. FFmpeg guesses one from the bit rate (478 s for 20 s of AAC that begins silent) or the
+last time stamp (0.1 s too short)."""
+
 PADDING = 0.05
 """Seconds by which audio may outlast the video as mere padding of its last packet (AAC: 1024 samples)."""
 
@@ -159,4 +163,6 @@ def _stated_times(stream: VideoStream | AudioStream | None) -> tuple[float, floa
         return math.inf, math.inf
     time_base = float(stream.time_base or 0)
     begin = (stream.start_time or 0) * time_base
-    return begin, begin + stream.duration * time_base if stream.duration else math.inf
+    if not stream.duration or stream.container.format.name in GUESSED_LENGTH:
+        return begin, math.inf
+    return begin, begin + stream.duration * time_base

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from omnisift.media.headers import PacketHeaders
 from omnisift.media.image import ImageCollector
 from omnisift.media.index import VideoIndex
 from omnisift.media.sampling import TIME_TOLERANCE
+from omnisift.media.source import Source
 from omnisift.media.stuffed import FrameSplitter, is_stuffed
 from omnisift.media.tracks import TrackChoice, open_video
 from omnisift.media.work import WorkBudget
@@ -243,12 +243,12 @@ class AudioDecoder:
 
 
 def read_display_order(
-    file: Path, tracks: TrackChoice, first: int, until: int, budget: WorkBudget
+    file: Source, tracks: TrackChoice, first: int, until: int, budget: WorkBudget
 ) -> npt.NDArray[np.int64]:
     """Decode a part of the video track to learn in which order its frames are shown.
 
     Args:
-        file: checked by `check_path`.
+        file: as `check_source` returned it.
         tracks: which one is the video track.
         first: the packet to start at.
         until: the packet to stop before.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,7 +91,7 @@ class ParameterSetFinder:
             return True
         if not self._types:
             return False
-        units = self._units(bytes(memoryview(packet)[:HEAD]))  # type: ignore[arg-type]
+        units = self._units(bytes(memoryview(packet)[:HEAD]))
         sets = b"".join(unit for unit in units if self._unit_type(unit) in self._types)
         changed = bool(sets) and sets != self._last
         self._last = sets or self._last
@@ -128,12 +129,10 @@ class _TrackReader:
         self._elapsed, self._late = 0.0, 0
 
     def add(self, packet: Packet[Any], position: int) -> None:
-        nan = float("nan")
-        pts, dts = packet.pts, packet.dts
-        pts = dts if pts is None else pts
-        dts = pts if dts is None else dts
-        self._pts.append(nan if packet.pts is None and packet.dts is None else pts * self._time_base)
-        self._dts.append(nan if dts is None else dts * self._time_base)
+        pts = math.nan if packet.pts is None else packet.pts * self._time_base
+        dts = math.nan if packet.dts is None else packet.dts * self._time_base
+        self._pts.append(pts if packet.pts is not None else dts)
+        self._dts.append(dts if packet.dts is not None else pts)
         self._positions.append(position)
         if len(self._pts) < CLEAR_LEAD:
             self._is_encrypted |= packet.has_sidedata("encryption_info")
@@ -143,7 +142,7 @@ class _TrackReader:
 
     def is_past(self, seconds: float) -> bool:
         """Whether the last `ENOUGH` packets are all later than so many seconds after the first one."""
-        if len(self._dts) < 2 or not self._dts[-1] == self._dts[-1]:
+        if len(self._dts) < 2 or math.isnan(self._dts[-1]):
             return False
         # Where clocks may jump, only steps of normal size count as time that passes.
         step = self._dts[-1] - self._dts[-2]

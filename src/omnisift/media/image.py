@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,8 @@ class Orientation:
     @classmethod
     def of(cls, frame: VideoFrame) -> Orientation:
         """Read the display matrix of a frame, which comes from the container or from inside the stream."""
-        data = next((bytes(d) for d in frame.side_data if d.type.name == "DISPLAYMATRIX"), b"")
+        side_data: list[Any] = list(frame.side_data)  # PyAV's own annotation is that of its keys
+        data = next((bytes(item) for item in side_data if item.type.name == "DISPLAYMATRIX"), b"")
         if len(data) < 16:
             return cls()
         # A point (x right, y down) of the coded image is shown at (a x + c y, b x + d y); nine 32-bit numbers in all.
@@ -161,6 +163,7 @@ class ImageCollector:
         for moment in missing:
             substitute = present[max(0, int(np.searchsorted(present, moment)) - 1)]
             self.images[moment], self.times[moment] = self.images[substitute], self.times[substitute]
+
     def warnings(self) -> list[str]:
         """Sentences about what was unusual."""
         if len(self._shapes) < 2:
@@ -193,4 +196,4 @@ class ImageCollector:
         small = self._scaler.reformat(
             frame, width=new_width, height=new_height, format="rgb24", interpolation="BICUBIC"
         )
-        return orientation.apply(small.to_ndarray())
+        return orientation.apply(np.asarray(small.to_ndarray(), np.uint8))

@@ -119,6 +119,8 @@ def times_in_order(
     Returns:
         [F] seconds.
     """
+    if not len(known):
+        return known
     known = known.copy()
     # A known time must be later than all known ones before it.
     latest = np.fmax.accumulate(np.where(np.isnan(known), -np.inf, known))
@@ -126,7 +128,7 @@ def times_in_order(
     if np.isnan(known).all():
         known = np.sort(stamps)
     if np.isnan(known).all():
-        known = np.arange(len(known)) * usual_step
+        known = np.arange(len(known), dtype=np.float64) * usual_step
     # Between two known frames at equal distances; outside them at the usual one.
     anchors = np.flatnonzero(~np.isnan(known))
     steps = np.diff(known[anchors]) / np.diff(anchors)

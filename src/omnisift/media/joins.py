@@ -29,7 +29,8 @@ def remove_spikes(stamps: npt.NDArray[np.float64], step: float) -> npt.NDArray[n
     far = np.zeros(len(stamps), dtype=bool)
     with np.errstate(invalid="ignore"):
         far[1:-1] = np.abs(around[1] - np.median(around, axis=0)) > max(NORMAL_GAP, 10 * step)
-    return np.where(far, np.nan, stamps)
+    cleaned: npt.NDArray[np.float64] = np.where(far, np.nan, stamps)
+    return cleaned
 
 
 def carry_clock(tracks: Sequence[PacketHeaders], may_jump: bool) -> int:
@@ -96,7 +97,7 @@ def _continuing_offset(track: PacketHeaders, packet: int) -> float:
 
 
 def _shifted(stamps: npt.NDArray[np.float64], offsets: list[tuple[int, float]]) -> npt.NDArray[np.float64]:
-    shifted = stamps.copy()
+    shifted: npt.NDArray[np.float64] = stamps.copy()
     for number, (first, seconds) in enumerate(offsets):
         until = offsets[number + 1][0] if number + 1 < len(offsets) else None
         shifted[first:until] += seconds

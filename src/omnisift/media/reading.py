@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +14,17 @@ from av.video.stream import VideoStream
 from omnisift.errors import Damaged, NoAudio, NotMedia, NoVideo, UsageError
 from omnisift.media.audio import AudioCollector
 from omnisift.media.clock import LENGTH_TOLERANCE, PADDING, SKEW, MediaClock, find_video_end, read_clock
-from omnisift.media.container import describe_file, open_container, read_packets
+from omnisift.media.container import open_container, read_packets
 from omnisift.media.decoders import AudioDecoder, VideoDecoder, read_display_order
 from omnisift.media.headers import PacketHeaders, clock_may_jump, read_headers
 from omnisift.media.image import ImageCollector
 from omnisift.media.index import VideoIndex, build_index, times_in_order
 from omnisift.media.joins import carry_clock
-from omnisift.media.result import SAMPLE_RATE, Media
-from omnisift.media.sampling import TIME_TOLERANCE, SamplingGrid, by_index, by_time
+from omnisift.media.result import Media
+from omnisift.media.sampling import TIME_TOLERANCE, Sampling, SamplingGrid, by_index, by_time
+from omnisift.media.source import Source, describe_file
 from omnisift.media.tracks import TrackChoice, choose_tracks, open_audio, open_video
+from omnisift.media.units import SAMPLE_RATE
 from omnisift.media.work import WorkBudget
 
 MAX_PASSES = 4
@@ -32,14 +32,12 @@ MAX_PASSES = 4
 
 NO_FRAMES = "the video track holds no frames"
 
-Sampling = Literal["time", "qwen"]
-
 
 @dataclass
 class ClipReader:
     """Reads one file in four steps: `inspect`, `plan_images`, `decode`, `result`. Times are on the media clock."""
 
-    file: Path
+    file: Source
     video: bool
     audio: bool
     start: float
@@ -115,7 +113,7 @@ class ClipReader:
                 return headers
             jumps = carry_clock([track for track in headers if track is not None], clock_may_jump(container))
             if jumps:
-                self.warnings.append(f"the clock of the file jumps {jumps} time(s); its parts were joined without a gap")
+                self.warnings.append(f"the file's clock jumps {jumps} time(s); its parts were joined without a gap")
             self.audio_headers = headers[1]
             audio_end = headers[1].end if headers[1] is not None else -math.inf
             index = None
@@ -167,10 +165,13 @@ class ClipReader:
         """Choose the moments of the images.
 
         Raises:
+            Damaged: the video has no length.
             UsageError: the requested part has no video.
         """
         if self.index is None or self.clock is None:
             return
+        if self.clock.video_end <= 0 and not self.start:
+            raise Damaged("its video has no length; get a complete copy of the file")
         if self.clock.video_end <= 0:
             reason = f"start={self.start:g} is after the end of the video"
             raise UsageError(f"{describe_file(self.file)}: {reason}; choose an earlier start")
@@ -314,7 +315,7 @@ class ClipReader:
         video_seconds = self.video_seconds if images is not None else 0.0
         audio_seconds = len(waveform) / SAMPLE_RATE if waveform is not None else 0.0
         return Media(
-            path=self.file,
+            path=self.file.path,
             images=images,
             times=times,
             indices=indices,

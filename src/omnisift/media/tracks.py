@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, cast
 
 import av.logging
 from av.audio.stream import AudioStream
@@ -17,10 +17,9 @@ from av.video.stream import VideoStream
 
 from omnisift.errors import TooBig
 from omnisift.media.container import open_container, read_packets
+from omnisift.media.source import Source
+from omnisift.media.units import MAX_CODED_PIXELS
 from omnisift.media.work import WorkBudget
-
-MAX_CODED_PIXELS = 8192 * 4320
-"""Largest coded image, in pixels: with one such image swscale and the decoder stay within about 450 MB."""
 
 STILL_SHARE = 0.02
 """A video track with a smaller share of the packets of another one is a still image or a row of previews."""
@@ -52,21 +51,22 @@ class TrackChoice:
 
 
 def choose_tracks(
-    file: Path, container: InputContainer, budget: WorkBudget, encrypted: Collection[int] = ()
+    file: Source, container: InputContainer, budget: WorkBudget, encrypted: Collection[int] = ()
 ) -> TrackChoice:
     """Choose the default video and audio track, else the first; of several video tracks a film, not a still.
 
     Cover art does not count as video.
 
     Args:
-        file: checked by `check_path`.
+        file: as `check_source` returned it.
         container: the open file; nothing is read from it.
         budget: what reading the file may cost.
         encrypted: numbers of tracks that are known to be encrypted.
     """
     left_out, warnings = [], []
     usable: dict[str, list[Track]] = {"video": [], "audio": []}
-    for stream in (*container.streams.video, *container.streams.audio):
+    tracks: tuple[Track, ...] = (*container.streams.video, *container.streams.audio)
+    for stream in tracks:
         if stream.disposition & Disposition.attached_pic:
             continue
         # Damaged headers and unknown codecs give streams without a codec context.
@@ -75,14 +75,14 @@ def choose_tracks(
             usable[stream.type].append(stream)
         else:
             reason = "encrypted" if known else "unknown codec"
-            left_out.append(f"{stream.type} track {stream.index} ({codec_name(container, stream)}, {reason})")
+            left_out.append(f"{stream.type} track {stream.index} ({codec_name(file, container, stream)}, {reason})")
     films = _films(file, usable["video"], budget)
     chosen: dict[str, Track | None] = {}
-    for kind, tracks in (("video", films), ("audio", usable["audio"])):
-        default = next((s for s in tracks if s.disposition & Disposition.default), None)
-        chosen[kind] = default or (tracks[0] if tracks else None)
+    for kind, candidates in (("video", films), ("audio", usable["audio"])):
+        default = next((s for s in candidates if s.disposition & Disposition.default), None)
+        chosen[kind] = default or (candidates[0] if candidates else None)
         if len(usable[kind]) > 1:
-            which = "the default one" if default else f"track {tracks[0].index}"
+            which = "the default one" if default else f"track {candidates[0].index}"
             warnings.append(f"{len(usable[kind])} {kind} tracks; {which} was read")
     if left_out and any(chosen.values()):
         warnings.append(f"left out because it can't be decoded: {', '.join(left_out)}")
@@ -120,15 +120,14 @@ def open_audio(container: InputContainer, choice: TrackChoice) -> AudioStream | 
     return next((s for s in container.streams.audio if s.index == choice.audio), None)
 
 
-def codec_name(container: InputContainer, stream: Track) -> str:
+def codec_name(file: Source, container: InputContainer, stream: Track) -> str:
     """Return the name of a track's codec, also of one that no decoder knows."""
     if getattr(stream, "codec_context", None) is not None:
         return stream.codec_context.codec.canonical_name
     name = None
     if container.format.name.startswith("matroska"):
         # Each track entry has an element 86 with the name of its codec, in the order of the tracks.
-        with open(container.name.removeprefix("file:"), "rb") as file:
-            names = re.findall(rb"\x86[\x80-\xff]([VAS]_[\x21-\x7e]{1,60})", file.read(MATROSKA_HEAD))
+        names = re.findall(rb"\x86[\x80-\xff]([VAS]_[\x21-\x7e]{1,60})", file.head(MATROSKA_HEAD))
         name = names[stream.index].decode() if stream.index < len(names) else None
     else:
         # PyAV has no name for such a track; FFmpeg's description, which it writes to its log, has.
@@ -136,7 +135,7 @@ def codec_name(container: InputContainer, stream: Track) -> str:
             level = av.logging.get_level()
             av.logging.set_level(av.logging.INFO)
             try:
-                text = container.dumps_format()
+                text = cast(Any, container).dumps_format()  # PyAV's annotations lack it
             finally:
                 av.logging.set_level(level)
         match = re.search(rf"Stream #\d+:{stream.index}\b.*?: \w+: \S+ \((\w+)", text)
@@ -144,7 +143,7 @@ def codec_name(container: InputContainer, stream: Track) -> str:
     return name or "no name"
 
 
-def _films(file: Path, tracks: list[Track], budget: WorkBudget) -> list[Track]:
+def _films(file: Source, tracks: list[Track], budget: WorkBudget) -> list[Track]:
     """The video tracks that are no stills: those with about as many packets as the longest."""
     if len(tracks) < 2:
         return tracks
