@@ -1,8 +1,15 @@
-"""Files of kinds that people have and that are easily read wrongly: ``KINDS`` maps a kind to its files."""
+"""Files of kinds that people have and that are easily read wrongly, with what a player shows.
+
+As a program it reads them all and prints a table of those that were read wrongly:
+
+    python tests/media/odd_files.py
+"""
 
 from __future__ import annotations
 
 import struct
+import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +20,9 @@ import numbered
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 from clip_writer import find_boxes
+
+from omnisift.errors import OmniSiftError
+from omnisift.media import read
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,8 @@ class OddFile:
     warns: tuple[str, ...] = ()
     """Parts of the warnings; no other warnings may come."""
     read: dict[str, Any] = field(default_factory=dict)
+    corners: list[str] | None = None
+    """Instead of all that: the colours of the corners of each image, see `corners`."""
 
 
 FILES: list[OddFile] = []
@@ -438,3 +450,67 @@ def oriented(name: str, *, inside: str = "") -> Callable[[Path], None]:
             path.write_bytes(bytes(data))
 
     return make
+
+
+FILES += [
+    OddFile(ORIENTATION, f"{name}.{suffix}", oriented(name), [], None, corners=colours)
+    for name, (_, colours) in MATRICES.items()
+    for suffix in ("mp4", "mov")
+]
+for told, shown_as in {
+    "rotate=90": "three-quarters",
+    "flip=horizontal": "mirrored",
+    "rotate=90:flip=horizontal": "transposed",
+}.items():
+    for start in (0.0, 1.0):  # only the first frame carries it; a part read from the middle needs it as well
+        name = f"told-{shown_as}-{start:g}.ts"
+        colours = MATRICES[shown_as][1]
+        make = oriented("as-coded", inside=told)
+        FILES.append(OddFile(ORIENTATION, name, make, [], None, read={"start": start}, corners=colours))
+
+
+def find_faults(file: OddFile, path: Path) -> list[str]:
+    """Read a file, also sparsely; returns what differs from what a player shows."""
+    small = {"min_pixels": 28 * 28, "max_pixels": 64 * 28 * 28, **file.read}
+    media = read(path, **small)
+    images = [] if media.images is None else list(media.images)
+    if file.corners is not None:
+        return [f"{corners(image)}" for image in images if corners(image) != file.corners]
+    faults = []
+    if [numbered.number(image) for image in images] != file.images:
+        faults.append(f"images {[numbered.number(image) for image in images]} instead of {file.images}")
+    beeps = numbered.beeps(media.waveform)
+    # A lossy codec delays by up to 30 ms, and so does the padding of each joined part.
+    if file.beeps is not None and not (
+        len(beeps) == len(file.beeps) and np.allclose(beeps, file.beeps, rtol=0, atol=0.06)
+    ):
+        faults.append(f"beeps {beeps} instead of {file.beeps}")
+    if len(media.warnings) != len(file.warns) or not all(w in " | ".join(media.warnings) for w in file.warns):
+        faults.append(f"warnings {media.warnings} instead of {file.warns}")
+    for fps in (0.5, 0.2) if len(file.images) > 8 else ():
+        sparse = [numbered.number(image) for image in read(path, **{**small, "fps": fps}).images]
+        expected = file.images[:: round(2 / fps)]  # the number of images is even, so one may be more or less
+        if sparse[: len(expected)] != expected[: len(sparse)] or len(sparse) < len(expected) - 1:
+            faults.append(f"images {sparse} instead of {expected} at {fps} per second")
+    return faults
+
+
+def main() -> None:
+    files, wrong = Counter(file.kind for file in FILES), Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for file in FILES:
+            file.make(Path(folder, file.name))
+            try:
+                faults = find_faults(file, Path(folder, file.name))
+            except OmniSiftError as error:
+                faults = [str(error)]
+            wrong[file.kind] += bool(faults)
+            if faults:
+                print(file.name, *faults, sep="\n    ")
+    print("| kind | files | wrong |\n| --- | ---: | ---: |")
+    for kind in files:
+        print(f"| {kind} | {files[kind]} | {wrong[kind]} |")
+
+
+if __name__ == "__main__":
+    main()

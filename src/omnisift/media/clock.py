@@ -26,9 +26,9 @@ CONFIRMED = 1.0
 STATES_TRACK_LENGTHS = ("mov", "avi")
 """Formats that state the length of each track: an image that ends earlier than the audio is meant to."""
 
-GUESSED_LENGTH = ("aac", "amr", "ac3", "eac3", "mpeg")
+GUESSED_LENGTH = ("aac", "amr", "ac3", "eac3", "mpeg", "mpegts", "asf")
 """Formats that state no length. FFmpeg guesses one from the bit rate (478 s for 20 s of AAC that begins silent) or the
-last time stamp (0.1 s too short)."""
+last time stamp (0.1 s too short); ASF states when it ends, whenever it begins."""
 
 PADDING = 0.05
 """Seconds by which audio may outlast the video as mere padding of its last packet (AAC: 1024 samples)."""

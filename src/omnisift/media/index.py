@@ -107,13 +107,17 @@ def frame_step(shown_times: npt.NDArray[np.float64]) -> float:
 
 
 def times_in_order(
-    known: npt.NDArray[np.float64], stamps: npt.NDArray[np.float64], usual_step: float
+    order: npt.NDArray[np.int64],
+    known: npt.NDArray[np.float64],
+    stamps: npt.NDArray[np.float64],
+    usual_step: float,
 ) -> npt.NDArray[np.float64]:
     """Times of frames whose display order the decoder told.
 
     Args:
+        order: [F] their packets, in the order in which they are shown.
         known: [F] seconds at which they are shown, in this order; NaN where that is unknown.
-        stamps: [F] seconds, any time stamps of their packets: these times in another order.
+        stamps: [P] seconds, the time stamps of all packets, which are those of decoding.
         usual_step: seconds between two frames, where nothing else is known.
 
     Returns:
@@ -122,11 +126,20 @@ def times_in_order(
     if not len(known):
         return known
     known = known.copy()
-    # A known time must be later than all known ones before it.
-    latest = np.fmax.accumulate(np.where(np.isnan(known), -np.inf, known))
-    known[1:][~(known[1:] > latest[:-1])] = np.nan
+    # A known time must be later than all known ones before it, and earlier than all after it.
+    before = np.fmax.accumulate(np.where(np.isnan(known), -np.inf, known))
+    after = np.fmin.accumulate(np.where(np.isnan(known), np.inf, known)[::-1])[::-1]
+    wrong = np.zeros(len(known), bool)
+    wrong[1:] |= ~(known[1:] > before[:-1])
+    wrong[:-1] |= ~(known[:-1] < after[1:])
+    known[wrong] = np.nan
     if np.isnan(known).all():
-        known = np.sort(stamps)
+        # Frames are shown at the decoding times of later packets: a frame waits for those that are coded before it but
+        # shown after it.
+        coded = np.sort(stamps[np.sort(order)])
+        ranks = np.argsort(np.argsort(order))
+        delay = int((ranks - np.arange(len(order))).max())
+        known[: len(coded) - delay] = coded[delay:]
     if np.isnan(known).all():
         known = np.arange(len(known), dtype=np.float64) * usual_step
     # Between two known frames at equal distances; outside them at the usual one.

@@ -30,6 +30,9 @@ from omnisift.media.work import WorkBudget
 MAX_PASSES = 4
 """Times that a video is decoded from further back before it is decoded from its beginning."""
 
+DECODING_TIMES = ("avi", "asf")
+"""Formats that store when packets are decoded, and not when their frames are shown."""
+
 NO_FRAMES = "the video track holds no frames"
 
 
@@ -135,14 +138,14 @@ class ClipReader:
         ask_decoder: bool,
     ) -> VideoIndex | None:
         """Index the frames of the video track; None if it shows none."""
-        is_avi = container.format.name == "avi"
-        # AVI has no times of presentation: those that the demuxer gives are guessed.
-        stamps = headers.dts if is_avi else headers.pts
+        # Where a format stores no times of presentation, those that the demuxer gives are guessed.
+        guessed = container.format.name in DECODING_TIMES
+        stamps = headers.dts if guessed else headers.pts
         times = np.where(headers.is_hidden, np.nan, stamps)
         rate = float(stream.average_rate or 0)
         reorders = stream.codec_context.codec.reorder and stream.codec_context.has_b_frames > 0
         unknown = np.flatnonzero(np.isnan(times) & ~headers.is_hidden)
-        whole = ask_decoder or (is_avi and reorders)
+        whole = ask_decoder or (guessed and reorders)
         if whole or len(unknown):
             # From the key frame before the first unknown time to the second one after the last.
             keys = np.flatnonzero(headers.is_key)
@@ -152,7 +155,10 @@ class ClipReader:
             order = read_display_order(self.file, self.tracks, first, until, self.budget)
             known = np.full(len(order), np.nan) if whole else times[order]
             times[first:until] = np.nan
-            times[order] = times_in_order(known, stamps[order], 1 / rate if rate else headers.step)
+            times[order] = times_in_order(order, known, stamps, 1 / rate if rate else headers.step)
+            if container.format.name == "avi" and len(order):
+                # AVI can't delay its audio either: the first image belongs to the first sample.
+                times -= times[order[0]] - stamps[first]
         shown_times = np.unique(times[~np.isnan(times)])
         if not len(shown_times):
             return None
