@@ -113,6 +113,7 @@ def speaking() -> Any:
 @torch.no_grad()
 def test_qwen3_omni_answers_in_text_and_refuses_to_speak_from_a_cut_prompt(speaking: Any) -> None:
     options = {"thinker_max_new_tokens": 4, "thinker_eos_token_id": None, "talker_max_new_tokens": 3}
+    options["talker_do_sample"] = False
     inputs = OMNI.inputs([5, Clip(4, 2, 4, 4), 6])
     with omnisift.attach(speaking, made("omnisift", QUARTER, WIDTH)) as attachment:
         answer = speaking.generate(**inputs, **options, return_audio=False)

@@ -3,13 +3,13 @@
 Order of events in one call with video:
 
     head             removes the labels (they have the full length), and at the end computes the loss on cut logits
-      core           reads input_ids on entry: which tokens are video and audio
+      core           reads input_ids and grids on entry: which tokens are video and audio, of which clip, and when
         encoders         their attention is recorded, if the compressor needs it
         language model   builds the stream, calls the compressor, cuts; then stores the state of the cut on the cache
 
 In later steps the hook of the language model replaces the host's mask, which still has the full length. One prompt
-costs five transfers to the CPU (ids, mask, positions, decision, scores), and the input sizes of each encoder with a
-probe; a decoding step costs none.
+costs transfers to the CPU before the encoders (ids, mask, grids, seconds), three more before the language model
+(positions, decision, scores), and the input sizes of each encoder with a probe; a decoding step costs none.
 
 Wrappers such as PEFT's call ``forward`` of the module they wrap, which skips its hooks. So the module that the caller
 passed gets the outer hooks too, and a prompt that arrives by neither route is refused rather than read uncompressed.
@@ -51,6 +51,7 @@ from omnisift.models.host_arguments import (
     rotary_rows,
     with_attention_bias,
 )
+from omnisift.models.layout import Layout
 from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Modality, Selection, TokenStream
@@ -134,7 +135,7 @@ class Attachment:
             _ATTACHED[language_model] = threading.current_thread()
         # State between the hooks of one call.
         self._is_used = False
-        self._prompt: Prompt | None = None
+        self._prompt: tuple[Prompt, Layout] | None = None
         self._in_core = False
         self._unstored: CachedPrompt | None = None
         self._labels: Tensor | None = None
@@ -276,7 +277,8 @@ class Attachment:
                 )
             # The mask that the language model gets may be windowed, or see both ways within a frame.
             attention_mask = read_mask(arguments.get("attention_mask"), *input_ids.shape)
-            self._prompt = Prompt(input_ids, attention_mask, modality, arguments)
+            prompt = Prompt(input_ids, attention_mask, modality, arguments)
+            self._prompt = prompt, self.adapter.layout(prompt)
         elif not cached:
             self.last = self.selection = None
 
@@ -297,7 +299,7 @@ class Attachment:
         arguments = bind_arguments(module, args, kwargs)
         # A new prompt with video.
         if prompt is not None:
-            return (), self._compress(prompt, arguments)
+            return (), self._compress(*prompt, arguments)
         # A call that continues a cut prompt.
         cache, inputs_embeds = find_cache(arguments), arguments.get("inputs_embeds")
         cached_prompt = None if inputs_embeds is None else stored_prompt(cache, len(inputs_embeds))
@@ -321,12 +323,11 @@ class Attachment:
             "attach to the outermost wrapper, or detach"
         )
 
-    def _compress(self, prompt: Prompt, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _compress(self, prompt: Prompt, layout: Layout, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of the language model for the cut prompt."""
         inputs_embeds: Tensor = arguments["inputs_embeds"]
         rows, length = inputs_embeds.shape[:2]
-        # Read the prompt as the host describes it.
-        stream = self.adapter.layout(prompt).stream(inputs_embeds, self._extras(prompt, inputs_embeds.device))
+        stream = layout.stream(inputs_embeds, self._extras(prompt, inputs_embeds.device))
         self.position_ids = read_positions(arguments.get("position_ids"), rows, length)
         # Decide once for the whole batch, and record the decision.
         selection = self.compressor(stream)

@@ -24,11 +24,9 @@ class GridAdapter(Adapter):
 
     def layout(self, prompt: Prompt) -> Layout:
         """Lay the video tokens on their grids."""
-        grids = self.grids(prompt)
+        grids = self._grids(prompt)
         if grids is None:
-            raise UnsupportedCall(
-                "a video without video_grid_thw: pass it, and let the compressor be attached while generate encodes"
-            )
+            return self.layout_without_grids(prompt)
         is_video = prompt.modality == Modality.VIDEO
         videos = repeated_videos(grids.prod(dim=1), is_video.sum(dim=1))
         places = Places.in_grids(int(is_video.sum()), grids[videos])
@@ -36,15 +34,11 @@ class GridAdapter(Adapter):
         time = self.frame_time(places.frame, seconds[places.clip])
         return lay_out(prompt.modality, places, time, self.audio_step)
 
-    def grids(self, prompt: Prompt) -> Tensor | None:
-        """[V, 3] int64: frames, rows and columns of tokens of each video that was encoded; None if unknown."""
-        patches = prompt.tensor("video_grid_thw")
-        if patches is None:
-            patches = prompt.encoded_with("grid_thw")
-        if patches is None:
-            return None
-        merge = int(self.config.vision_config.spatial_merge_size)
-        return patches // torch.tensor([1, merge, merge])
+    def layout_without_grids(self, prompt: Prompt) -> Layout:  # noqa: ARG002
+        """Return the layout of a prompt whose grids are unknown, where something else tells it."""
+        raise UnsupportedCall(
+            "a video without video_grid_thw: pass it, and let the compressor be attached while generate encodes"
+        )
 
     def frame_time(self, frame: Tensor, seconds: Tensor) -> Tensor:
         """Compute when frames are.
@@ -62,6 +56,16 @@ class GridAdapter(Adapter):
     def audio_step(self) -> float:
         """Microseconds from one audio token to the next. Families without audio have no rate."""
         return MICROSECONDS / float(getattr(self.config, "position_id_per_seconds", 1))
+
+    def _grids(self, prompt: Prompt) -> Tensor | None:
+        """[V, 3] int64: frames, rows and columns of tokens of each video that was encoded; None if unknown."""
+        patches = prompt.tensor("video_grid_thw")
+        if patches is None:
+            patches = prompt.encoded_with("grid_thw")
+        if patches is None:
+            return None
+        merge = int(self.config.vision_config.spatial_merge_size)
+        return patches // torch.tensor([1, merge, merge])
 
     def _seconds(self, prompt: Prompt, count: int) -> Tensor:
         """[V] float32: seconds of a frame of each of ``count`` videos."""

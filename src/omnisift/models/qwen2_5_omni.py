@@ -37,10 +37,8 @@ class Qwen25OmniAdapter(GridAdapter):
         self._talker = getattr(model, "talker", None)
         return thinker_parts(model, "Qwen2.5-Omni", "Qwen2_5Omni")
 
-    def layout(self, prompt: Prompt) -> Layout:
-        """Lay the video tokens on their grids, or where rotary positions were passed and no grids, by these."""
-        if self.grids(prompt) is not None:
-            return super().layout(prompt)
+    def layout_without_grids(self, prompt: Prompt) -> Layout:
+        """Read clips and times from rotary positions, where the caller passed them."""
         position_ids = read_positions(prompt.arguments.get("position_ids"), *prompt.input_ids.shape)
         if position_ids is None or not _tells_frames(position_ids, prompt.modality):
             raise UnsupportedCall("a video without video_grid_thw or rotary position_ids: pass one of them")
