@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnisift.cli.options import OUTPUT, Force, Json
+from omnisift.cli.options import OUTPUT, Force, Json, Public, PushToHub
 from omnisift.cli.output_paths import check_file
 from omnisift.config import parse_yaml
 from omnisift.errors import UsageError, install_hint
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from omnisift.training.data.check import Findings
-    from omnisift.training.finetune import TrainReport
+    from omnisift.training.finetune import RunPlan, TrainReport
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="A data file, or a folder with metadata.jsonl.")]
 
@@ -38,6 +38,15 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; may be repeated."),
     ] = None,
+    push: PushToHub = None,
+    public: Public = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe and estimate memory and hours; train nothing.")
+    ] = False,
+    tflops: Annotated[
+        float | None,
+        typer.Option(help="With --dry-run: TFLOP/s of one device.", min=1e-6, show_default="measured here"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a model under compression.
@@ -49,16 +58,23 @@ def train(
     for library in ("accelerate", "peft", "tensorboard", "yaml"):
         if find_spec(library) is None:
             raise UsageError(f"training needs {library}, which is not installed: " + install_hint("train"))
-    from omnisift.training.finetune import fine_tune, load_train_recipe
+    from omnisift.training.finetune import fine_tune, load_train_recipe, plan_run
 
     silence_libraries()
     changes = overrides(change or []) | ({} if out is None else {"output_dir": out})
+    if push is not None:
+        changes |= {"hub_model_id": push}
+    if public:
+        changes |= {"hub_private_repo": False}
     console = console_for(stderr=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FutureWarning)
         settings = load_train_recipe(recipe, changes)
     for warning in caught:
         typer.echo(f"warning: {warning.message}", err=True)
+    if dry_run:
+        show_plan(console_for(stderr=False), plan_run(settings, tflops), as_json)
+        return
     with StageBars(console, quiet=as_json) as on_progress:
         report = fine_tune(settings, progress=console.is_terminal and not as_json, on_progress=on_progress)
     if int(os.environ.get("RANK", "0")):
@@ -191,6 +207,31 @@ def data_check(
         show_findings(console_for(stderr=False), findings, clean)
 
 
+def show_plan(console: Console, plan: RunPlan, as_json: bool) -> None:
+    """Print what a run will need."""
+    from rich.table import Table
+
+    if as_json:
+        typer.echo(json.dumps(plan.to_dict()))
+        return
+    memory, gigabyte = plan.memory, 1e9
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("steps", f"{plan.steps} on {plan.rows} rows")
+    table.add_row("tokens per row", f"{plan.tokens}, {plan.kept} after compression; longest {plan.longest}")
+    table.add_row("parameters", f"{plan.trained / 1e6:,.1f} M trained, {plan.frozen / 1e6:,.1f} M frozen")
+    table.add_row(
+        "memory (formula)",
+        f"{memory.peak / gigabyte:.2f} GB per device: weights {memory.weights / gigabyte:.2f}, "
+        f"optimizer {memory.optimizer / gigabyte:.2f}, activations {memory.activations / gigabyte:.2f}",
+    )
+    table.add_row(
+        "hours (formula)",
+        f"{plan.hours:.2f}: {plan.tflop:,.1f} TFLOP on {plan.devices} x {plan.tflops:.3g} TFLOP/s ({plan.throughput})",
+    )
+    table.add_row("reading", f"{plan.read_seconds:.2f} s per row here ({plan.sampled} rows tried)")
+    console.print(table)
+
+
 def show_training(console: Console, report: TrainReport) -> None:
     """Print what a training run did, and how to use its result."""
     from rich.table import Table
@@ -203,9 +244,14 @@ def show_training(console: Console, report: TrainReport) -> None:
     table.add_row("steps", f"{report.steps} ({state})")
     table.add_row("loss", f"{report.first_loss:.3f} first, {report.last_loss:.3f} last")
     table.add_row("tokens kept", f"{100 * report.retained_ratio:.1f} % of video and audio")
+    if report.eval_loss is not None:
+        accuracy = "" if report.eval_accuracy is None else f", {100 * report.eval_accuracy:.1f} % of short answers"
+        table.add_row("validation", f"loss {report.eval_loss:.3f}{accuracy}")
     table.add_row("samples", f"{report.samples}, {len(report.skipped)} left out")
     table.add_row("seconds", f"{report.seconds:.0f}")
     console.print(table)
+    if report.hub_url is not None:
+        console.print(Text(f"selector: {report.hub_url}"))
     for name, why in list(report.skipped.items())[:5]:
         console.print(Text(f"left out: {name}: {why}"))
     if report.finished:

@@ -20,6 +20,7 @@ from omnisift.pipeline import Answer, EncodedClip, load
 from omnisift.pipeline.encoded_clip import EncodedClipCache
 from omnisift.pipeline.prompt import clip_size
 from omnisift.profiling.flops import prompt
+from omnisift.utils.suggest import meant
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,10 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         shared = [*option_names(CompressionConfig), *option_names(ReadOptions)]
         if unknown := sorted(options.keys() - set(shared)):
             own = [name for name in inspect.signature(type(self)).parameters if name not in ("attn", "options")]
-            raise UsageError(f"no model argument named {unknown[0]!r}; known: {', '.join([*own, *shared])}")
+            known = [*own, *shared]
+            raise UsageError(
+                f"no model argument named {unknown[0]!r}; known: {', '.join(known)}{meant(unknown[0], known)}"
+            )
         compression = CompressionConfig(**_chosen(options, CompressionConfig))
         self.read_options = ReadOptions(**_chosen(options, ReadOptions))
         self.read_options.check()
