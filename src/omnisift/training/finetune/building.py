@@ -48,15 +48,18 @@ def build(recipe: TrainRecipe, on_progress: OnProgress | None = None) -> tuple[H
     host = load_host(recipe.model, recipe.device, recipe.dtype, recipe.attn_implementation)
     thinker = host.thinker
     thinker.requires_grad_(recipe.language == "full")
+    model = add_lora(thinker, recipe) if recipe.language == "lora" else thinker
     if recipe.gradient_checkpointing:
         thinker.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        thinker.enable_input_require_grads()
-    model = add_lora(thinker, recipe) if recipe.language == "lora" else thinker
+        # Only reentrant checkpoints need inputs with a gradient, for which the frozen encoders would keep activations.
+        thinker.disable_input_require_grads()
     selector = _selector(host, recipe, on_progress)
     compressor = make_compressor(recipe.compressor, recipe.budget, selector=selector, seed=recipe.seed)
     learner = trainable_part(compressor)
     if learner is not None:
-        learner.estimator = make_estimator(recipe.estimator)
+        # A frozen selector chooses as in inference. An estimator that samples would read each batch several times, and
+        # add its own term to the loss.
+        learner.estimator = make_estimator(recipe.estimator if recipe.train_selector else "straight_through")
     compressed = CompressedModel(model, compressor)
     if compressed.selector is not None:
         compressed.selector.requires_grad_(recipe.train_selector)

@@ -11,14 +11,14 @@ from typing import Any
 
 from omnisift.compressors import needs_selector
 from omnisift.estimators import make_estimator
-from omnisift.profiling.flops import audio_encoder, language_model, vision_encoder
+from omnisift.models.selector import new_selector
+from omnisift.profiling.flops import audio_encoder, language_model, selector, vision_encoder
 from omnisift.profiling.shape import PromptShape
 from omnisift.training.finetune.recipe import TrainRecipe
+from omnisift.vgas import VGASConfig
 
 _FLOAT32 = 4
 """Bytes of a trained weight, of its gradient, and of each of its two moments in AdamW."""
-SELECTOR = 4_900_000
-"""Parameters of a selector of the released layout; it is small next to any model."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,16 @@ def count_parameters(recipe: TrainRecipe, thinker: Any) -> Parameters:
     """Count what a recipe trains of a model, whose parameters may be on the meta device."""
     total = sum(parameter.numel() for parameter in thinker.parameters())
     encoders = sum(p.numel() for name, p in thinker.named_parameters() if _is_encoder(name))
-    selector = SELECTOR if needs_selector(recipe.compressor) else 0
-    trained = selector if recipe.train_selector else 0
+    scorer = 0
+    if needs_selector(recipe.compressor):
+        layout = new_selector(thinker.config.text_config.hidden_size, recipe.time_embedding, recipe.seed)
+        scorer = sum(parameter.numel() for parameter in layout.parameters())
+    trained = scorer if recipe.train_selector else 0
     if recipe.language == "full":
         trained += total - encoders
-    elif recipe.language == "lora":
+    frozen = total + scorer - trained
+    if recipe.language == "lora":
         trained += recipe.lora_rank * _adapted_width(thinker, recipe.lora_target_modules)
-    frozen = total + selector - (trained if recipe.language != "lora" else selector * recipe.train_selector)
     return Parameters(trained, frozen)
 
 
@@ -90,6 +93,8 @@ def step_memory(recipe: TrainRecipe, config: Any, parameters: Parameters, shape:
     stored = text.num_hidden_layers * layer
     if recipe.gradient_checkpointing:
         stored = text.num_hidden_layers * width * size + layer
+    if recipe.language == "frozen" and _passes(recipe) > 1:
+        stored = layer  # the selector learns from the losses alone
     # The logits, their gradient, and both in float32 at the answers, which are few.
     logits = 2 * text.vocab_size * size
     backward = recipe.per_device_train_batch_size * _passes(recipe) * kept * (stored + logits)
@@ -110,10 +115,14 @@ def row_flops(recipe: TrainRecipe, config: Any, shape: PromptShape) -> int:
     # Gradients of activations cost one forward pass, gradients of weights another one.
     backward = {"full": 2, "lora": 1, "frozen": 0 if _passes(recipe) > 1 else 1}[recipe.language]
     passes = 1 + backward + (1 if recipe.gradient_checkpointing and backward else 0)
-    encoders = audio_encoder(config.audio_config, shape.mel).total
+    frozen = audio_encoder(config.audio_config, shape.mel).total
     if shape.video:
-        encoders += vision_encoder(config.vision_config, shape.frames, shape.height, shape.width).total
-    return _passes(recipe) * (encoders + passes * model)
+        frozen += vision_encoder(config.vision_config, shape.frames, shape.height, shape.width).total
+    if shape.video and needs_selector(recipe.compressor):
+        chunks = shape.chunks()
+        layout = VGASConfig(input_size=config.text_config.hidden_size)
+        frozen += selector(layout, chunks, recipe.budget.counts(chunks)).total * (3 if recipe.train_selector else 1)
+    return _passes(recipe) * (frozen + passes * model)
 
 
 def kept_tokens(recipe: TrainRecipe, shape: PromptShape) -> int:
