@@ -2,7 +2,8 @@
 
 The models are those of `training.py`: 16 layers of width 256 with random weights, on about 4,000 tokens. Memory is the
 largest sum of tensors, by torch's profiler; operations are those of torch's counter; seconds are the median of a few
-steps on one thread (of its processor time, so that other work does not count), against the formula's operations at the speed of a product of matrices. One JSON line per case.
+steps on one thread, against the formula's operations at the speed of a product of matrices. They are seconds of the
+processor, so that other work on the machine does not count. Prints one JSON line per case.
 """
 
 from __future__ import annotations
