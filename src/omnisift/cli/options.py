@@ -122,7 +122,12 @@ MaxNewTokens = Annotated[int, typer.Option(help="Maximum number of new tokens.",
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.", rich_help_panel=OUTPUT)]
 PushToHub = Annotated[
     str | None,
-    typer.Option(metavar="REPO", help="Upload the selector to this repository of the Hub.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--push-to-hub",
+        metavar="REPO",
+        help="Upload the selector to this repository of the Hub.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Public = Annotated[
     bool, typer.Option("--public", help="Make a new repository public instead of private.", rich_help_panel=OUTPUT)
