@@ -60,6 +60,8 @@ def train(
             raise UsageError(f"training needs {library}, which is not installed: " + install_hint("train"))
     from omnisift.training.finetune import fine_tune, load_train_recipe, plan_run
 
+    if tflops is not None and not dry_run:
+        raise UsageError("--tflops goes with --dry-run; add it, or leave --tflops out")
     silence_libraries()
     changes = overrides(change or []) | ({} if out is None else {"output_dir": out})
     if push is not None:
@@ -72,6 +74,8 @@ def train(
         settings = load_train_recipe(recipe, changes)
     for warning in caught:
         typer.echo(f"warning: {warning.message}", err=True)
+    if public and settings.hub_model_id is None:
+        raise UsageError("--public goes with --push-to-hub REPO; add it, or leave --public out")
     if dry_run:
         show_plan(console_for(stderr=False), plan_run(settings, tflops), as_json)
         return
@@ -219,14 +223,16 @@ def show_plan(console: Console, plan: RunPlan, as_json: bool) -> None:
     table.add_row("steps", f"{plan.steps} on {plan.rows} rows")
     table.add_row("tokens per row", f"{plan.tokens}, {plan.kept} after compression; longest {plan.longest}")
     table.add_row("parameters", f"{plan.trained / 1e6:,.1f} M trained, {plan.frozen / 1e6:,.1f} M frozen")
+    shared = f"; {memory.sharded(plan.devices) / gigabyte:.2f} with FSDP2" if plan.devices > 1 else ""
     table.add_row(
         "memory (formula)",
         f"{memory.peak / gigabyte:.2f} GB per device: weights {memory.weights / gigabyte:.2f}, "
-        f"optimizer {memory.optimizer / gigabyte:.2f}, activations {memory.activations / gigabyte:.2f}",
+        f"optimizer {memory.optimizer / gigabyte:.2f}, activations {memory.activations / gigabyte:.2f}{shared}",
     )
+    hours = f"{plan.hours:,.1f}" if plan.hours >= 1 else f"{plan.hours:.2g}"
     table.add_row(
         "hours (formula)",
-        f"{plan.hours:.2f}: {plan.tflop:,.1f} TFLOP on {plan.devices} x {plan.tflops:.3g} TFLOP/s ({plan.throughput})",
+        f"{hours}: {plan.tflop:,.1f} TFLOP on {plan.devices} x {plan.tflops:.3g} TFLOP/s ({plan.throughput})",
     )
     table.add_row("reading", f"{plan.read_seconds:.2f} s per row here ({plan.sampled} rows tried)")
     console.print(table)

@@ -217,3 +217,15 @@ def test_checkpointing_keeps_no_activations_of_the_frozen_encoders(language: str
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient)
+
+
+@pytest.mark.parametrize("option", [["--tflops", "3"], ["--public"]])
+def test_an_option_without_the_one_that_it_belongs_to(option: list[str], good: dict[str, Any]) -> None:
+    from typer.testing import CliRunner
+
+    from omnisift.cli.app import app
+
+    result = CliRunner().invoke(app, ["train", str(written(good)), *option])
+    assert isinstance(result.exception, UsageError)
+    assert f"{option[0]} goes with --" in str(result.exception)
+    assert not Path("out").exists()

@@ -38,15 +38,21 @@ class StepMemory:
     optimizer: int
     """Gradients and the moments of AdamW."""
     activations: int
-    """What the backward pass needs of the largest batch, with its logits; or what the encoders need, if that is more;
-    or the temporaries of the optimizer."""
+    """What the backward pass needs of the largest batch, with its logits; or the encoders, if they need more."""
+    update: int
+    """Temporaries of AdamW, when the activations are gone."""
     evaluation: int
     """KV cache of generated answers."""
 
     @property
     def peak(self) -> int:
         """Bytes in the largest moment."""
-        return self.weights + self.optimizer + max(self.activations, self.evaluation)
+        return self.sharded(1)
+
+    def sharded(self, processes: int) -> int:
+        """Bytes in the largest moment where FSDP2 divides weights and optimizer among ``processes``."""
+        fixed = (self.weights + self.optimizer) // processes
+        return fixed + max(self.activations, self.update // processes, self.evaluation)
 
     def to_dict(self) -> dict[str, int]:
         """Return plain data for JSON."""
@@ -104,7 +110,8 @@ def step_memory(recipe: TrainRecipe, config: Any, parameters: Parameters, shape:
     return StepMemory(
         weights=parameters.frozen * size + parameters.trained * (_FLOAT32 + (2 if recipe.in_bfloat16 else 0)),
         optimizer=parameters.trained * 3 * _FLOAT32,
-        activations=max(backward, encoders, parameters.trained * _FLOAT32),
+        activations=max(backward, encoders),
+        update=parameters.trained * _FLOAT32,
         evaluation=0 if recipe.evaluates == "no" else batch * (cache + kept * text.vocab_size * size),
     )
 

@@ -13,6 +13,8 @@ import torch
 
 from omnisift.errors import MediaError, UsageError
 from omnisift.media import Media
+from omnisift.models import adapter_class
+from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.model_source import find_model
 from omnisift.pipeline.prompt import clip_size
@@ -82,6 +84,10 @@ def plan_run(recipe: TrainRecipe, tflops: float | None = None) -> RunPlan:
     check_folder(Path(recipe.output_dir))
     check_run(recipe, samples, evaluated, here=False)
     source = find_model(recipe.model)
+    if adapter_class(source.model_type) is not Qwen25OmniAdapter:
+        raise UsageError(
+            f"a plan counts Qwen2.5-Omni alone, and {recipe.model} is {source.model_type}; train without it"
+        )
     processor = read_processor(source.source, local_files_only=source.local_files_only)
     begin = time.perf_counter()
     chosen = samples[:: -(-len(samples) // SAMPLED)]
