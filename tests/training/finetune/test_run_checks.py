@@ -124,6 +124,15 @@ def test_values_that_an_earlier_version_ignored_do_not_end_a_run(good: dict[str,
     assert fine_tune(load_train_recipe(written(good | {"lora_rank": 8}))).steps == 2
 
 
+def test_accuracy_chooses_no_model_where_it_is_not_measured(
+    good: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "eval_data": ["data.jsonl"]}
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UsageError, match="not measured under FSDP; use loss"):
+        fine_tune(load_train_recipe(written(good | best)))
+
+
 def test_two_runs_in_one_folder(good: dict[str, Any]) -> None:
     with run_lock(Path("out")), pytest.raises(UsageError, match="another run is training in out; wait for it"):
         fine_tune(load_train_recipe(written(good)))

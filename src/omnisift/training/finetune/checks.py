@@ -18,7 +18,7 @@ from omnisift.pipeline.loading import plan_placement, read_selector
 from omnisift.pipeline.model_source import ModelSource, find_model
 from omnisift.training.data import Sample
 from omnisift.training.finetune.building import check_distillable, check_lora_modules
-from omnisift.training.finetune.guards import world_error
+from omnisift.training.finetune.guards import launcher_requests, world_error
 from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.training.finetune.run_folder import is_new, make_folder
 from omnisift.training.finetune.validation import has_short_answer
@@ -57,8 +57,11 @@ def check_run(recipe: TrainRecipe, samples: Sequence[Sample], evaluated: Sequenc
         check_lora_modules([name for name, _ in empty_thinker(source).named_modules()], recipe.lora_target_modules)
     if recipe.cache is not None and here:
         make_folder(Path(recipe.cache), "cache")
-    if recipe.load_best_model_at_end and recipe.metric == "accuracy" and not any(map(has_short_answer, evaluated)):
-        raise UsageError("metric_for_best_model is accuracy, and no row of eval_data has a short answer; use loss")
+    if recipe.load_best_model_at_end and recipe.metric == "accuracy":
+        if launcher_requests("FSDP"):
+            raise UsageError("metric_for_best_model is accuracy, which is not measured under FSDP; use loss")
+        if not any(map(has_short_answer, evaluated)):
+            raise UsageError("metric_for_best_model is accuracy, and no row of eval_data has a short answer; use loss")
     check_trackers(recipe.report_to or ())
     if recipe.hub_model_id is not None:
         if not needs_selector(recipe.compressor):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -111,6 +112,10 @@ class CompressedTrainer(Trainer):
         metrics = self.validation.measure(
             self.compressed, self._prepare_inputs, self.accelerator.autocast, generates=not self.is_fsdp_enabled
         )
+        # Without a backward pass the outermost part stays gathered, as plain tensors that a checkpoint must not hold.
+        for module in self.compressed.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
