@@ -106,6 +106,8 @@ def run(
     settings.check()
     items = items_of(source, question, questions)[:limit]
     job = Job(source, items, work, settings, ray_address, workers, batch_size)
+    if ray_address is None and not out.exists():  # nothing is written for questions that no row could answer
+        job.check_questions()
     summary, missing, code = _execute(job, out, retry_errors, console_for(stderr=True), quiet=as_json)
     if as_json:
         counts = {"out": str(out), "task": task, "wanted": len(items), "missing": missing}

@@ -17,10 +17,11 @@ from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host, load_host, load_selector
-from omnisift.training.data import load_samples
+from omnisift.training.data import read_rows
 from omnisift.training.distill import DistillSettings, distill, observe_clips, save_selector
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
+from omnisift.utils.special_tokens import SpecialTokens
 from omnisift.vgas import VGAS
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress 
         raise UsageError(
             "selector: distill works in one process only; run `omnisift distill` first and give its folder as selector"
         )
-    samples = [sample for path in recipe.data for sample in load_samples(Path(path))]
+    special = SpecialTokens.of(host.processor.tokenizer)
+    samples = read_rows([Path(path) for path in recipe.data], special).samples
     clips = sorted({sample.media for sample in samples if sample.media is not None})
     questions = sorted({turn.text for sample in samples for turn in sample.turns if turn.role == "user"})
     settings = DistillSettings(

@@ -16,7 +16,8 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from omnisift.errors import CheckpointError, UsageError
-from omnisift.training.data import ClipCache, Collator, Reading, load_samples
+from omnisift.pipeline.loading import special_tokens
+from omnisift.training.data import ClipCache, Collator, Reading, read_rows
 from omnisift.training.finetune.building import OnProgress, build
 from omnisift.training.finetune.checkpoints import (
     check_seals,
@@ -77,9 +78,12 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         OmniSiftError: the model or its selector can't be loaded.
     """
     begin = time.monotonic()
-    samples = [sample for path in recipe.data for sample in load_samples(Path(path))]
+    rows = read_rows([Path(path) for path in recipe.data], special_tokens(recipe.model))
+    samples = rows.samples
     folder, is_first_process = Path(recipe.output_dir), not int(os.environ.get("RANK", "0"))
     if is_first_process:
+        for note in rows.notes():
+            logger.warning("%s", note)
         _check_folder(folder)
         save_recipe(recipe, folder)
     checkpoint = newest_checkpoint(folder)
@@ -122,7 +126,8 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         full = unsharded_model(recipe) if trainer.is_fsdp_enabled else model
         dtype = torch.bfloat16 if recipe.in_bfloat16 else torch.float32
         save_model(full, host.processor, folder / "model", dtype)
-    return _report(recipe, step, trainer.skipped, len(samples), finished, time.monotonic() - begin)
+    skipped, count = rows.refused | trainer.skipped, len(samples) + len(rows.refused)
+    return _report(recipe, step, skipped, count, finished, time.monotonic() - begin)
 
 
 def _check_folder(folder: Path) -> None:
