@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ from omnisift.utils.quiet import silence_libraries
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from omnisift.training.data import DataRows
     from omnisift.training.data.check import Findings
     from omnisift.training.finetune import TrainReport
 
@@ -195,7 +196,7 @@ def data_check(
         kept = {"samples": findings.samples, "clips": findings.clips, "usable": len(findings.clean)}
         typer.echo(json.dumps(kept | {"found": findings.found} | rows.to_dict()))
     else:
-        show_findings(console_for(stderr=False), findings, clean, rows.notes())
+        show_findings(console_for(stderr=False), findings, clean, rows)
 
 
 def show_training(console: Console, report: TrainReport) -> None:
@@ -219,17 +220,17 @@ def show_training(console: Console, report: TrainReport) -> None:
         console.print(Text(f'{command_name()} ask CLIP "QUESTION" --model {report.model}'))
 
 
-def show_findings(console: Console, findings: Findings, clean: Path | None, notes: Sequence[str] = ()) -> None:
-    """Print ``notes`` on the rows, and how many clips have which problem, with the first names of each."""
+def show_findings(console: Console, findings: Findings, clean: Path | None, rows: DataRows) -> None:
+    """Print which rows are left out, and how many clips have which problem, with the first names of each."""
     from rich.text import Text
 
     console.print(f"{findings.samples} samples, {findings.clips} clips")
-    for note in notes:
-        console.print(Text(note))
+    for note in rows.notes():
+        console.print(Text(note), soft_wrap=True)
     for kind, clips in findings.found.items():
         if clips:
             console.print(Text(f"{kind}: {len(clips)}"))
         for name, what in list(clips.items())[:3]:
             console.print(Text(f"  {name}: {what}"))
-    usable = f"{len(findings.clean)} of {findings.samples} samples can be used"
+    usable = f"{len(findings.clean)} of {findings.samples + len(rows.refused)} samples can be used"
     console.print(Text(usable + ("" if clean is None else f"; written to {clean}")))

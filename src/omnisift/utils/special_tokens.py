@@ -68,10 +68,11 @@ class SpecialTokens:
         return next((names[number] for number in ids if number in names), None)
 
     def may_join(self, text: str) -> bool:
-        """Whether ``text`` begins or ends with a part of a special token, which its neighbours could complete."""
+        """Whether ``text`` is, begins or ends with a part of a special token, which its neighbours could complete."""
         beginnings, ends = _edges(self._all)
         text = text.strip()
-        return any(map(text.endswith, beginnings)) or any(map(text.startswith, ends))
+        is_inside = any(text in token for token in self._all)
+        return is_inside or any(map(text.endswith, beginnings)) or any(map(text.startswith, ends))
 
     def counts(self, prompt: str) -> Counter[str]:
         """How often each special token occurs in a rendered prompt."""

@@ -45,7 +45,7 @@ class DataRows:
         Args:
             most: number of rows and of keys that are named.
         """
-        lines = [f"left out: {reason}" for reason in list(self.refused.values())[:most]]
+        lines = [f"left out: {place}: {reason}" for place, reason in list(self.refused.items())[:most]]
         if len(self.refused) > most:
             lines.append(f"left out: {len(self.refused)} rows in all")
         keys = [f"{shown(key)} ({count} rows)" for key, count in self.unknown_keys.most_common(most)]
@@ -72,8 +72,8 @@ def read_rows(paths: Sequence[Path], special: SpecialTokens | None = None) -> Da
     for path in paths:
         _read_file(_data_file(path), special, rows)
     if not rows.samples:
-        first, count = next(iter(rows.refused.values())), len(rows.refused)
-        raise UsageError(first + (f" (none of the {count} rows can be used)" if count > 1 else ""))
+        (place, reason), count = next(iter(rows.refused.items())), len(rows.refused)
+        raise UsageError(f"{place}: {reason}" + (f" (none of the {count} rows can be used)" if count > 1 else ""))
     return rows
 
 
@@ -113,7 +113,7 @@ def _read_file(path: Path, special: SpecialTokens | None, rows: DataRows) -> Non
                 rows.unknown_keys.update(unknown_keys(row))
             samples = _samples(row, where, path.parent)
         except UsageError as error:
-            rows.refused[where] = str(error)
+            rows.refused[where] = str(error).removeprefix(f"{where}: ")
             continue
         for sample in samples:
             # A line of a folder's file holds several samples, whose ids say which is meant.
@@ -122,7 +122,7 @@ def _read_file(path: Path, special: SpecialTokens | None, rows: DataRows) -> Non
                 if special is not None:
                     check_sample(sample, special, place)
             except UsageError as error:
-                rows.refused[place] = str(error)
+                rows.refused[place] = str(error).removeprefix(f"{place}: ")
                 continue
             rows.samples.append(sample)
     if is_empty:

@@ -30,21 +30,22 @@ def place_clip(turns: Sequence[Turn], kind: str | None, where: str) -> tuple[tup
         The turns, and `Sample.clip_at`.
 
     Raises:
-        UsageError: the tags of the user's turns don't match the clip of the row.
+        UsageError: the tags don't match the clip of the row, or stand in another turn than the user's.
     """
-    runs = [
-        (number, run) for number, turn in enumerate(turns) if turn.role == "user" for run in _RUN.finditer(turn.text)
-    ]
+    runs = [(number, run) for number, turn in enumerate(turns) for run in _RUN.finditer(turn.text)]
     tags = [tag for _, run in runs for tag in _TAG.findall(run.group())]
-    if kind is None:
-        if tags:
-            raise UsageError(
-                f"{where}: <{tags[0]}> but no clip; name the clip under 'videos', or write the word without brackets"
-            )
+    if kind is None and tags:
+        raise UsageError(
+            f"{where}: <{tags[0]}> but no clip; name the clip under 'videos', or write the word without brackets"
+        )
+    users = [number for number, turn in enumerate(turns) if turn.role == "user"]
+    if kind is not None and not users:
+        raise UsageError(f"{where}: a clip but no user turn to place it in; add one")
+    if kind is None or not runs:
         return tuple(turns), None
-    if not runs:
-        _check_default_place(turns, where)
-        return tuple(turns), None
+    misplaced = next((turns[number].role for number, _ in runs if number not in users), None)
+    if misplaced is not None:
+        raise UsageError(f"{where}: a media tag in the {misplaced} turn; move it to the user turn of the clip")
     if len(runs) > 1 or len(set(tags)) < len(tags) or set(tags) not in _OF_CLIP[kind]:
         listed = "".join(f"<{tag}>" for tag in tags[:8])
         raise UsageError(f"{where}: the tags {listed} for one {kind} clip; keep one <{kind}> where the clip belongs")
@@ -57,16 +58,7 @@ def place_clip(turns: Sequence[Turn], kind: str | None, where: str) -> tuple[tup
     placed = tuple(
         replace(turn, text=begin + gap + rest) if index == number else turn for index, turn in enumerate(turns)
     )
-    first = next(index for index, turn in enumerate(turns) if turn.role == "user")
-    return placed, None if (number, len(begin)) == (first, 0) else (number, len(begin))
-
-
-def _check_default_place(turns: Sequence[Turn], where: str) -> None:
-    if not any(turn.role == "user" for turn in turns):
-        raise UsageError(f"{where}: a clip but no user turn to place it in; add one")
-    tag = next((match for turn in turns for match in [_TAG.search(turn.text)] if match), None)
-    if tag is not None:
-        raise UsageError(f"{where}: {tag.group()} stands in no user turn; move it to the turn that the clip belongs to")
+    return placed, None if (number, len(begin)) == (users[0], 0) else (number, len(begin))
 
 
 def _gap(removed: str) -> str:
