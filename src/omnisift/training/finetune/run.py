@@ -51,7 +51,7 @@ class TrainReport:
     samples: int
     """Samples in the training data."""
     skipped: dict[str, str]
-    """Sample id -> why this process skipped it."""
+    """Sample id, or file and line of a row -> why this process left it out."""
     model: str
     """Folder of the trained model; of the run if it is not finished."""
 
