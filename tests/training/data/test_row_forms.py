@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,23 @@ def test_a_run_ends_if_no_row_is_left(tmp_path: Path) -> None:
         load_samples(path)
     good = written(tmp_path / "good.jsonl", ODD[-1:])
     assert len(read_rows([path, good]).samples) == 1
+
+
+def test_a_line_of_other_bytes_ends_no_run(tmp_path: Path) -> None:
+    line = json.dumps({"messages": [USER, ANSWER]}).encode()
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"\n".join([line, line.replace(b"blue", b"caf\xe9"), b"", line]))
+    rows = read_rows([path])
+    assert (len(rows.samples), rows.refused) == (2, {"data.jsonl:2": "not UTF-8 text; correct or delete the line"})
+
+
+def test_a_clip_alone_is_distilled_with_the_general_questions(clip: Path, tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "<video>"}, ANSWER], "videos": [str(path)]} for path in
+            (clip, Path(shutil.copy(clip, tmp_path / "b.mp4")))]  # fmt: skip
+    path = written(tmp_path / "data.jsonl", rows)
+    values = {"model": "nano", "data": [str(path)], "output_dir": str(tmp_path / "run"), "retain": 0.25}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values | {"max_steps": 1, "distill_steps": 1}), encoding="utf-8")
+    assert fine_tune(load_train_recipe(tmp_path / "recipe.yaml")).finished
 
 
 def test_convert_names_what_it_leaves_out(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from omnisift.errors import UsageError
 from omnisift.training.data.rows import check_characters, clip_path, row_of, sample_of, unknown_keys
 from omnisift.training.data.samples import Sample, Turn, check_sample
 from omnisift.utils.jsonl import parse_json, write_jsonl
-from omnisift.utils.parsing import check_path_name, read_text, shown
+from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
 from omnisift.utils.special_tokens import SpecialTokens
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,9 @@ def save_folder(samples: Sequence[Sample], folder: Path) -> None:
 
 def _rows(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(file and line, function that parses the row) of each row; a JSON file holds a list."""
-    text = read_text(path, "the data")
+    text = read_text(path, "the data", errors="surrogateescape")
+    if not any(map(is_text, text.split("\n"))) or text.lstrip().startswith("["):
+        text = read_text(path, "the data")  # no text at all, or a list, of which no row can be left out
     if text.lstrip().startswith("["):
         rows = parse_json(text, str(path), "correct the file")
         yield from ((f"{path.name}[{number}]", partial(lambda row: row, row)) for number, row in enumerate(rows))
@@ -180,7 +182,15 @@ def _rows(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path.name}:{number}"
-            yield where, partial(parse_json, line, where, "correct or delete the line")
+            yield where, partial(_parse_line, line, where)
+
+
+def _parse_line(line: str, where: str) -> Any:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{where}: not UTF-8 text; correct or delete the line") from None
+    return parse_json(line, where, "correct or delete the line")
 
 
 def _samples(row: Any, where: str, folder: Path) -> list[Sample]:

@@ -18,7 +18,7 @@ from omnisift.estimators import make_estimator
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.training.data import read_rows
-from omnisift.training.distill import DistillSettings, distill, observe_clips, save_selector
+from omnisift.training.distill import DistillSettings, distill, load_questions, observe_clips, save_selector
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.utils.special_tokens import SpecialTokens
@@ -104,7 +104,8 @@ def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress 
     special = SpecialTokens.of(host.processor.tokenizer)
     samples = read_rows([Path(path) for path in recipe.data], special).samples
     clips = sorted({sample.media for sample in samples if sample.media is not None})
-    questions = sorted({turn.text for sample in samples for turn in sample.turns if turn.role == "user"})
+    texts = {turn.text.strip() for sample in samples for turn in sample.turns if turn.role == "user"}
+    questions = sorted(texts - {""}) or load_questions(None)  # a clip alone may stand for a question
     settings = DistillSettings(
         max_steps=recipe.distill_steps,
         time_embedding=recipe.time_embedding,

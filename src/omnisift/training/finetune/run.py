@@ -30,6 +30,7 @@ from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.guards import SelectorGuard, check_sharding, check_world, launcher_requests
 from omnisift.training.finetune.recipe import TrainRecipe, save_recipe
 from omnisift.training.finetune.trainer import CompressedTrainer, LogFile, StepProgress, StopOnSigterm, log_lines
+from omnisift.utils.questions import check_text
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,10 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         OmniSiftError: the model or its selector can't be loaded.
     """
     begin = time.monotonic()
-    rows = read_rows([Path(path) for path in recipe.data], special_tokens(recipe.model))
+    special = special_tokens(recipe.model)
+    if recipe.system is not None:
+        check_text(recipe.system, "the recipe's system", special)
+    rows = read_rows([Path(path) for path in recipe.data], special)
     samples = rows.samples
     folder, is_first_process = Path(recipe.output_dir), not int(os.environ.get("RANK", "0"))
     if is_first_process:
