@@ -13,8 +13,8 @@ import torch
 from omnisift.budget import Budget
 from omnisift.compressors import FULL, make_compressor, needs_selector
 from omnisift.config import CompressionConfig, ReadOptions, option_names
-from omnisift.media import Media
-from omnisift.media.reading import Sampling
+from omnisift.media import Media, MediaFile
+from omnisift.media.sampling import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.attachment import model_lock
 from omnisift.pipeline.context import check_context
@@ -194,7 +194,7 @@ class Pipeline:
 
     def read(
         self,
-        path: str | Path,
+        path: MediaFile | Media,
         *,
         fps: float = 2.0,
         max_frames: int | None = None,
@@ -206,7 +206,8 @@ class Pipeline:
         """Decode a clip at the image sizes that this model takes, to ask about it more than once.
 
         Args:
-            path: path of a media file.
+            path: path of a media file or a file object, as `omnisift.read` takes them; a `Media` is decoded already
+                and returned as it is.
             fps: frames sampled per second; lowered for the whole clip where ``max_frames`` caps it.
             max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
             max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
@@ -226,7 +227,7 @@ class Pipeline:
 
     def encode(
         self,
-        path: str | Path,
+        path: MediaFile | Media,
         *,
         fps: float = 2.0,
         max_frames: int | None = None,
@@ -250,7 +251,7 @@ class Pipeline:
 
     def ask(
         self,
-        media: str | Path | Media | EncodedClip,
+        media: MediaFile | Media | EncodedClip,
         question: str,
         *,
         fps: float = 2.0,
@@ -267,8 +268,8 @@ class Pipeline:
         """Answer a question about a clip, with greedy decoding.
 
         Args:
-            media: path of a file with video, audio or both; or what `read` or `encode` returned, which are sampled
-                already and skip the stages that are done.
+            media: a file with video, audio or both, as its path or a file object; or what `read`, `encode` or
+                `Media.from_arrays` returned, which are sampled already and skip the stages that are done.
             question: a question in the model's language.
             fps: frames sampled per second; lowered for the whole clip where ``max_frames`` caps it.
             max_frames: maximum number of frames.
@@ -294,7 +295,7 @@ class Pipeline:
 
     def ask_batch(
         self,
-        prompts: Sequence[tuple[str | Path | Media | EncodedClip, str]],
+        prompts: Sequence[tuple[MediaFile | Media | EncodedClip, str]],
         *,
         fps: float = 2.0,
         max_frames: int = 256,
@@ -329,7 +330,7 @@ class Pipeline:
 
     def _answer(
         self,
-        prompts: Sequence[tuple[str | Path | Media | EncodedClip, str]],
+        prompts: Sequence[tuple[MediaFile | Media | EncodedClip, str]],
         reading: Mapping[str, Any],
         max_new_tokens: int,
         system: str | None,
@@ -368,7 +369,7 @@ class Pipeline:
                         row.clip.encoding_seconds = row.clip.read_seconds + seconds.process + seconds.encode
         return [answers[index] for index in range(len(prompts))]
 
-    def _open(self, clip: str | Path | Media | EncodedClip, reading: Mapping[str, Any]) -> Media | EncodedClip:
+    def _open(self, clip: MediaFile | Media | EncodedClip, reading: Mapping[str, Any]) -> Media | EncodedClip:
         return clip if isinstance(clip, (Media, EncodedClip)) else self.read(clip, **reading)
 
     def _report(self, media: Media, answer: Generated, seconds: Seconds) -> Report:

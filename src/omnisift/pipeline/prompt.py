@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.errors import UsageError
-from omnisift.media import Media, read
-from omnisift.media.reader import MAX_SECONDS
-from omnisift.media.reading import Sampling
+from omnisift.media import Media, MediaFile, read
+from omnisift.media.sampling import MAX_SECONDS, Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.pipeline.chat_template import render_chat
@@ -37,7 +35,7 @@ _AUDIO_INPUTS = ("input_features", "feature_attention_mask")
 
 def inputs(
     processor: Any,
-    clip: str | Path | Media,
+    clip: MediaFile | Media,
     question: str,
     *,
     fps: float = 2.0,
@@ -54,7 +52,8 @@ def inputs(
 
     Args:
         processor: the Qwen2.5-Omni processor of the model, as `AutoProcessor` loads it.
-        clip: path of a media file, or what `omnisift.read` returned.
+        clip: path of a media file or a file object, as `omnisift.read` takes them; or a `Media`, which is sampled
+            already.
         question: a question in the model's language.
         fps: frames sampled per second; lowered for the whole clip where ``max_frames`` caps it.
         max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
@@ -78,24 +77,22 @@ def inputs(
             "AutoProcessor.from_pretrained"
         )
     check_prompt(processor, question, system)
-    media = clip
-    if not isinstance(media, Media):
-        media = read_for(
-            processor,
-            media,
-            fps=fps,
-            max_frames=max_frames,
-            max_pixels=max_pixels,
-            sampling=sampling,
-            max_decoded_pixels=max_decoded_pixels,
-            read_timeout=read_timeout,
-        )
+    media = read_for(
+        processor,
+        clip,
+        fps=fps,
+        max_frames=max_frames,
+        max_pixels=max_pixels,
+        sampling=sampling,
+        max_decoded_pixels=max_decoded_pixels,
+        read_timeout=read_timeout,
+    )
     return build_inputs(processor, media, question, system)
 
 
 def read_for(
     processor: Any,
-    path: str | Path,
+    path: MediaFile | Media,
     *,
     fps: float = 2.0,
     max_frames: int | None = None,
@@ -105,7 +102,7 @@ def read_for(
     max_decoded_pixels: int = MAX_DECODED_PIXELS,
     read_timeout: float = READ_TIMEOUT,
 ) -> Media:
-    """Decode a clip at the image sizes that ``processor`` takes.
+    """Decode a clip at the image sizes that ``processor`` takes; a `Media` is decoded already and returned as it is.
 
     ``max_seconds`` as `omnisift.media.read` has it, the other arguments as `omnisift.Pipeline.read` has them.
 
@@ -113,6 +110,8 @@ def read_for(
         MediaError: the file cannot be read as asked.
         UsageError: an argument is out of range.
     """
+    if isinstance(path, Media):
+        return path
     lowest, highest = frame_limits(processor, max_pixels)
     return read(
         path,

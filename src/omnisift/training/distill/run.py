@@ -115,7 +115,7 @@ def _is_unfinished(path: Path) -> bool:
 
 
 def load_questions(path: Path | None) -> tuple[str, ...]:
-    """The questions in a text file, one per line.
+    """The questions in a text file, one per line; lines that begin with ``#`` are comments.
 
     Args:
         path: the file; None means the built-in `QUESTIONS`.
@@ -125,7 +125,8 @@ def load_questions(path: Path | None) -> tuple[str, ...]:
     """
     if path is None:
         return QUESTIONS
-    questions = tuple(line.strip() for line in read_text(path, "the questions in").splitlines() if line.strip())
+    lines = [line.strip() for line in read_text(path, "the questions in").splitlines()]
+    questions = tuple(line for line in lines if line and not line.startswith("#"))
     if not questions:
         raise UsageError(f"{path} has no questions; write one per line")
     for question in questions:
