@@ -18,7 +18,7 @@ from omnisift.config import ServedReadOptions
 from omnisift.errors import BudgetError, CompressorError, UsageError
 from omnisift.evaluation.public.running import EvalSettings
 from omnisift.integrations.ms_swift.settings import SwiftSettings
-from omnisift.media.reader import MAX_FRAMES
+from omnisift.media.sampling import MAX_FRAMES
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.serving.command import Server
 from omnisift.serving.media_limits import MediaLimits

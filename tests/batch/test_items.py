@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnisift.batch import Caption, EngineAnswer, Moderate, items_of, make_task
-from omnisift.batch.sources import clips_of
+from omnisift.batch.sources import clips_of, describe_left_out, left_out_of
 from omnisift.batch.tasks import parse_yes_no, read_rules
 from omnisift.errors import UsageError
 
@@ -43,6 +43,37 @@ def test_a_list_may_name_any_file(folder: Path) -> None:
     items = items_of(listed)
     assert [item.id for item in items] == ["sub/c.wav", "/somewhere/else.mp4", "missing.mp4"]
     assert [item.path for item in items] == [folder / "sub/c.wav", Path("/somewhere/else.mp4"), folder / "missing.mp4"]
+
+
+def test_comments_in_a_list(folder: Path) -> None:
+    listed = folder / "list.m3u"
+    listed.write_text("#EXTM3U\n#EXTINF:4,\na.MKV\n  # b.mp4\n\n./#odd.mp4\n#\n")
+    assert clips_of(listed)[1] == ["a.MKV", "./#odd.mp4"]
+
+
+def test_files_that_look_like_media_are_named(folder: Path) -> None:
+    """By content, or by a suffix that the reader refuses; not text, images, hidden or unfinished files."""
+    contents = {
+        "talk.mp4.bak": b"\0\0\0\x20ftypisom", "sub/recording": b"OggS\0\2", "old.APE": b"",
+        "tv.bin": (b"G" + b"\0" * 187) * 3, "a.avi.1": b"RIFF\0\0\0\0AVI ", "photo.webp": b"RIFF\0\0\0\0WEBP",
+        "photo.heic": b"\0\0\0\x20ftypheic", "photo.jpg": b"\xff\xd8\xff\xe0", "empty.dat": b"",
+        ".hidden": b"OggS\0\2", "x.part.dat": b"OggS\0\2", "list.m3u8": b"#EXTM3U\n", ".git/x": b"OggS\0\2",
+    }  # fmt: skip
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    os.mkfifo(folder / "pipe.dat")
+    (folder / "gone.dat").symlink_to("nowhere")
+    names = left_out_of(folder)
+    assert names == ["a.avi.1", "old.APE", "sub/recording", "talk.mp4.bak", "tv.bin"]
+    assert left_out_of(folder / "a.MKV") == []
+    assert describe_left_out(names[:1]).endswith("(1): a.avi.1")
+    assert describe_left_out([*names, "z"]).endswith("(6): a.avi.1, old.APE, sub/recording, talk.mp4.bak, tv.bin, ...")
+
+
+def test_a_folder_of_other_media_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.ape").write_bytes(b"MAC ")
+    with pytest.raises(UsageError, match=r"no clips in .* \(.* \(1\): a\.ape\); known suffixes"):
+        clips_of(tmp_path)
 
 
 def test_a_single_clip_is_a_list_of_one(folder: Path) -> None:

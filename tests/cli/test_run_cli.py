@@ -67,6 +67,20 @@ def test_a_finished_run_loads_no_model_and_strict_tells_failures(omnisift, folde
     assert (tmp_path / "a.jsonl").read_bytes() == before
 
 
+def test_media_with_other_suffixes_are_named(omnisift, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(ModelSettings, "load", lambda self: Fake2())
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").symlink_to(folder / "clip-000000.mp4")
+    (tmp_path / "clips" / "b.bin").write_bytes((folder / "clip-000001.mp4").read_bytes())
+    (tmp_path / "clips" / "c.ape").write_bytes(b"MAC ")
+    command = ("run", tmp_path / "clips", "--task", "caption", "--out", tmp_path / "a.jsonl")
+    code, _, err = omnisift(*command)
+    assert code == 0
+    assert "left out: files that look like media but have other suffixes (2): b.bin, c.ape; name them in a list" in err
+    code, output, err = omnisift(*command, "--json")
+    assert (code, json.loads(output)["left_out"], "left out" in err) == (0, 2, False)
+
+
 class Fake2(Fake):
     """Takes any name of a clip."""
 

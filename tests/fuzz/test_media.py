@@ -46,6 +46,9 @@ def _seeds() -> list[Seed]:
         "wav": ("pcm_s16le", "pcm_u8", "pcm_s32le", "pcm_f32le", "pcm_alaw", "adpcm_ima_wav"),
         "mp3": ("libmp3lame",),
     }
+    sounds |= {"wma": ("wmav2",), "aiff": ("pcm_s16be",), "caf": ("alac", "pcm_s16be")}
+    sounds |= {"aac": ("aac",), "ac3": ("ac3",), "eac3": ("eac3",), "w64": ("pcm_s16le",), "au": ("pcm_s16be",)}
+    sounds |= {"wv": ("wavpack",), "rm": ("ac3",)}
     sounds |= {"flac": ("flac",), "ogg": ("libopus", "flac"), "m4a": ("aac", "alac"), "mkv": ("aac", "pcm_s24le")}
     found = [Seed(f"h264.{end}", _clip(audio="aac")) for end in h264]
     found += [Seed(f"bframes-{gop}.mp4", _clip(codec_options={"preset": "medium"}, gop=gop)) for gop in (1, 12, 250)]
@@ -63,6 +66,17 @@ def _seeds() -> list[Seed]:
         Seed("ffv1.mkv", _clip(video="ffv1", audio="flac", pixels="yuv420p10le")),
         Seed("png.mov", _clip(video="png", audio=None, pixels="rgb24")),
         Seed("huffyuv.avi", _clip(video="huffyuv", audio=None, pixels="yuv422p")),
+        Seed("mpeg2.mpg", _clip(video="mpeg2video", audio="mp2", codec_options={"bf": "2"})),
+        Seed("dvd.vob", _clip(video="mpeg2video", audio="ac3", container="vob")),
+        Seed("h264.flv", _clip(codec_options={"preset": "medium"})),
+        Seed("wmv2.wmv", _clip(video="wmv2", audio="wmav2")),
+        Seed("msmpeg4.asf", _clip(video="msmpeg4", audio="libmp3lame")),
+        Seed("mpeg2.mxf", _clip(video="mpeg2video", audio="pcm_s16le")),
+        Seed("narrow.amr", _clip(video=None, audio="libopencore_amrnb", rate=8000)),
+        Seed("tape.dv", _clip(video="dvvideo", audio="pcm_s16le", size=(720, 576), layout="stereo", seconds=0.4)),
+        Seed("rv20.rm", _clip(video="rv20", audio="ac3")),
+        Seed("vp8.ivf", _clip(video="libvpx", audio=None, codec_options={"deadline": "realtime"})),
+        Seed("raw.y4m", _clip(video="wrapped_avframe", container="yuv4mpegpipe", audio=None)),
         Seed("moving.gif", _clip(video="gif", audio=None, pixels="rgb8")),
         Seed("faststart.mp4", _clip(options={"movflags": "faststart"})),
         Seed("fragmented.mp4", _clip(options={"movflags": "frag_keyframe+delay_moov"})),
@@ -119,6 +133,18 @@ def _number(data: bytearray, draw: random.Random) -> None:
 def _box(data: bytearray, draw: random.Random) -> None:
     """Bytes after the name of a box, element or chunk."""
     names = (b"stsz", b"stco", b"stts", b"ctts", b"elst", b"tkhd", b"mdhd", b"stsd", b"avcC", b"trun", b"strf", b"idx1")
+    names += (
+        b"COMM",
+        b"SSND",
+        b"desc",
+        b"pakt",
+        b"kuki",
+        b"MDPR",
+        b"CONT",
+        b"onMetaData",
+        b"\xb7\xdc\x07\x91",
+        b"wvpk",
+    )
     names += (b"fmt ", b"OggS", b"\xae", b"\xe0", b"\x1c\x53\xbb\x6b", b"fLaC", b"GIF8", b"G@")
     found = [at for name in names for at in clip_writer.find_boxes(bytes(data), name)]
     at = draw.choice(found or [0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -59,6 +60,23 @@ def write_stuffed(path: Path, frames: int, codec: str, layout: str = "5.1", cont
             packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 48_000), True
             packet.pts = packet.dts = number * step
             output.mux(packet)
+
+
+def write_blocks(path: Path, size: int) -> None:
+    """Write WMA of two packets of zeros, ``size`` bytes each, whose header states that a frame has one byte."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("wmav2", rate=44_100, layout="stereo")
+        stream.bit_rate = 128_000
+        stream.codec_context.open()
+        for number in range(3):
+            packet = av.Packet(bytes(size if number else 743))
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 44_100), True
+            packet.pts = packet.dts = number * 2048
+            output.mux(packet)
+    data = bytearray(path.read_bytes())
+    place = data.find(struct.pack("<HHI", 0x161, 2, 44_100))  # the tag of WMA 2, channels and rate; later the block
+    data[place + 12 : place + 14] = struct.pack("<H", 1)
+    path.write_bytes(data)
 
 
 def write_hidden_frames(path: Path, frames: int, size: tuple[int, int]) -> None:

@@ -92,6 +92,8 @@ def _video(output, codec, fps, times, seconds, size, pixels, codec_options, gop,
         stream.options = {"preset": "ultrafast", "crf": "20", **(codec_options or {})}
     elif codec_options:
         stream.options = codec_options
+    if codec.startswith("mpeg") and codec != "mpeg4":  # their default rate blurs the flash
+        stream.bit_rate = 4_000_000
     tick = Fraction(1, fps) if times is None else Fraction(1, 1000)
     stream.codec_context.time_base = tick
     out = []
@@ -104,6 +106,8 @@ def _video(output, codec, fps, times, seconds, size, pixels, codec_options, gop,
 
 def _audio(output, codec, waveform, rate, layout, at) -> list:
     stream = output.add_stream(codec, rate=rate, layout=layout)
+    if codec.startswith("wma"):  # it has no default
+        stream.bit_rate = 128_000
     kind = stream.codec_context.format.name
     step = stream.codec_context.frame_size or 1024
     out, start = [], round(at * rate)

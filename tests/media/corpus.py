@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,16 @@ def changed(make: Callable[[Path], Any], change: Callable[[bytearray], Any]) -> 
     return run
 
 
+def copied(case: Case) -> Callable[[Path], None]:
+    """The same file under another name: PyAV chooses the format by the suffix."""
+
+    def run(path: Path) -> None:
+        case.make(path.with_name(case.name))
+        path.write_bytes(path.with_name(case.name).read_bytes())
+
+    return run
+
+
 def cut(share: float) -> Callable[[bytearray], bytes]:
     return lambda data: bytes(data[: int(len(data) * share)])
 
@@ -139,6 +149,56 @@ add("good", "sound.m4a", clip(**MUTE), **AUDIO_ONLY)
 add("good", "sound.wav", clip(video=None, audio="pcm_s16le"), **AUDIO_ONLY)
 add("good", "fragmented.mp4", clip(options=FRAGMENTED), **GOOD)
 add("good", "moving.gif", clip(video="gif", pixels="rgb8", **SILENT), **VIDEO_ONLY)
+
+# --- formats that are rarer ------------------------------------------------------------------------------------------
+AMR = {"audio": "libopencore_amrnb", "rate": 8000, "waveform": beep(rate=8000)}
+DELAYED = {"images": 0, "beep": 3.02, "fps": 0.0}
+"""Bare frames do not tell how many samples the encoder put in front."""
+
+add("formats", "mpeg2.mpg", clip(video="mpeg2video", audio="mp2"), **{**GOOD, "audio": None})
+add("formats", "mpeg1.mpeg", clip(video="mpeg1video", audio="mp2"), **{**GOOD, "audio": None})
+add(
+    "formats",
+    "dvd.vob",
+    clip(video="mpeg2video", audio="ac3", container="vob", codec_options={"bf": "2"}),
+    **{**GOOD, "audio": 3.995},
+)
+add("formats", "bare.aac", clip(**MUTE), **DELAYED, audio=4.032)
+add("formats", "bare.ac3", clip(video=None, audio="ac3"), **AUDIO_ONLY)
+add("formats", "bare.eac3", clip(video=None, audio="eac3"), **AUDIO_ONLY)
+add("formats", "narrow.amr", clip(video=None, **AMR), **DELAYED, audio=4.02)
+add("formats", "avc.flv", clip(codec_options={"preset": "medium"}), **GOOD)
+add("formats", "old.flv", clip(video="flv", audio="libmp3lame", rate=44_100, waveform=beep(rate=44_100)), **GOOD)
+add("formats", "windows.wmv", clip(video="wmv2", audio="wmav2"), **GOOD)
+add("formats", "windows.asf", clip(video="msmpeg4", audio="libmp3lame"), **GOOD)
+add("formats", "windows.wma", clip(video=None, audio="wmav2"), images=0, fps=0.0, beep=2.96)
+add("formats", "pcm.aiff", clip(video=None, audio="pcm_s16be"), **AUDIO_ONLY)
+add("formats", "pcm-24.aif", clip(video=None, audio="pcm_s24be", container="aiff"), **AUDIO_ONLY)
+add("formats", "pcm.caf", clip(video=None, audio="pcm_s16be"), **AUDIO_ONLY)
+add("formats", "alac.caf", clip(video=None, audio="alac"), **{**AUDIO_ONLY, "audio": None})
+add("formats", "pcm.w64", clip(video=None, audio="pcm_s16le"), **AUDIO_ONLY)
+add("formats", "pcm.au", clip(video=None, audio="pcm_s16be"), **AUDIO_ONLY)
+add("formats", "pack.wv", clip(video=None, audio="wavpack"), **AUDIO_ONLY)
+add("formats", "camera.mxf", clip(video="mpeg2video", audio="pcm_s16le"), **GOOD)
+add(
+    "formats",
+    "tape.dv",
+    clip(video="dvvideo", audio="pcm_s16le", size=(720, 576), layout="stereo"),
+    **GOOD,
+)
+add("formats", "real.rm", clip(video="rv20", audio="ac3"), **GOOD)
+add("formats", "vp8.ivf", clip(video="libvpx", codec_options=FAST_VP8, **SILENT), **VIDEO_ONLY)
+add("formats", "raw.y4m", clip(video="wrapped_avframe", container="yuv4mpegpipe", **SILENT), **VIDEO_ONLY)
+for suffix in ("mpg", "flv", "wmv", "aiff", "caf", "amr", "mxf", "rm"):
+    good = next(c for c in CASES if c.category == "formats" and c.name.endswith(suffix))
+    CASES.append(
+        replace(good, name=f"{suffix}-as.mp4", make=copied(good), expected=replace(good.expected, like=good.name))
+    )
+    if suffix != "amr":  # any bytes are frames of AMR
+        fails("formats", f"head-of.{suffix}", changed(good.make, lambda data: data[:24]), errors.Damaged)
+# Without time stamps: the frames of B pictures can't be placed.
+fails("formats", "bare.m2v", clip(video="mpeg2video", **SILENT), errors.NotMedia)
+fails("formats", "bare.h264", clip(**SILENT), errors.NotMedia)
 
 # --- empty, cut, no index --------------------------------------------------------------------------------------------
 fails("cut", "zero.mp4", text(b""), errors.NotMedia)

@@ -12,7 +12,7 @@ import pytest
 
 from omnisift.media import SAMPLE_RATE, read
 from omnisift.media.audio import AudioCollector, to_mono
-from omnisift.media.index import _without_spikes
+from omnisift.media.joins import remove_spikes
 
 
 def piece(samples: np.ndarray, rate: int = SAMPLE_RATE) -> av.AudioFrame:
@@ -49,7 +49,7 @@ def test_stamps_that_stray_a_little_are_no_gap(stray: float) -> None:
 def test_after_a_lost_packet_small_gaps_count() -> None:
     collector = AudioCollector(60)
     collector.add(0.0, ones(0.1))
-    collector.mark_lost_packet()
+    collector.follow_next_time()
     collector.add(0.12, ones(0.1))
     assert len(collector.finish({})) == round(0.22 * SAMPLE_RATE)
 
@@ -123,6 +123,6 @@ def test_resampling_agrees_with_another_resampler(tmp_path: Path) -> None:
 
 def test_one_broken_stamp_does_not_stretch_the_video() -> None:
     stamps = np.array([0.0, 1.0, 2.0, 11_930.0, 4.0, 5.0])
-    np.testing.assert_array_equal(_without_spikes(stamps), [0.0, 1.0, 2.0, np.nan, 4.0, 5.0])
+    np.testing.assert_array_equal(remove_spikes(stamps, 1.0), [0.0, 1.0, 2.0, np.nan, 4.0, 5.0])
     slow = np.array([0.0, 60.0, 30.0, 120.0, 90.0])  # one image per half minute, in decoding order
-    np.testing.assert_array_equal(_without_spikes(slow), slow)
+    np.testing.assert_array_equal(remove_spikes(slow, 45.0), slow)

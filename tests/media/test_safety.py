@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import http.server
+import io
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import clip_writer
 import numpy as np
 import pytest
+from corpus import CASES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from omnisift.errors import Blocked, MediaError, NotFound, NotMedia, NotReadable
-from omnisift.media import Media, read
+from omnisift.media import Media, container, read
 
 SMALL = {"min_pixels": 28 * 28, "max_pixels": 4 * 28 * 28}
 
@@ -63,7 +66,36 @@ PLAYLISTS = {
     "dash.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
     '<Representation id="1" bandwidth="1"><BaseURL>{address}/part.mp4</BaseURL></Representation></AdaptationSet>'
     "</Period></MPD>",
+    "redirector.asf": "[Reference]\r\nRef1={address}/part.asf\r\nRef2={folder}/secret.ts\r\n",
+    "metafile.asx": '<ASX version="3.0"><Entry><Ref href="{address}/part.wmv"/></Entry></ASX>',
+    "metafile.wmv": '<asx version="3.0"><entry><ref href="{address}/part.wmv"/></entry></asx>',
+    "list.wpl": '<?wpl version="1.0"?><smil><body><seq><media src="{folder}/secret.ts"/></seq></body></smil>',
+    "list.xspf": '<?xml version="1.0"?><playlist version="1" xmlns="http://xspf.org/ns/0/"><trackList><track>'
+    "<location>{address}/part.mp4</location></track></trackList></playlist>",
+    "show.smil": '<smil><body><video src="{address}/part.rm"/></body></smil>',
+    "list.pls": "[playlist]\nFile1={address}/part.mp3\nNumberOfEntries=1\n",
+    "meta.ram": "{address}/part.rm\n",
+    "meta.rm": "rtsp://127.0.0.1:9/part.rm\n",
+    "stream.aac": "#EXTM3U\n#EXTINF:4,\n{address}/part.aac\n",
+    "stream.mpg": "ffconcat version 1.0\nfile '{address}/part.mpg'\n",
+    "media.qtl": '<?xml version="1.0"?><?quicktime type="application/x-quicktime-media-link"?>'
+    '<embed src="{address}/part.mov"/>',
 }
+MAGIC = {
+    "list.flv": b"FLV\1\5\0\0\0\t\0\0\0\0",
+    "list.asf": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),
+    "list.aiff": b"FORM\0\0\1\0AIFF",
+    "list.amr": b"#!AMR\n",
+    "list.caf": b"caff\0\1\0\0",
+    "list.mpg": b"\0\0\1\xba",
+    "list.aac": b"\xff\xf1\x50\x80",
+    "list.mxf": bytes.fromhex("060e2b34020501010d010201010200"),
+    "list.rm": b".RMF\0\0\0\x12",
+    "list.wv": b"wvpk",
+    "list.ivf": b"DKIF\0\0\x20\0VP80",
+    "list.w64": b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0",
+}
+"""The first bytes of formats, in front of a playlist."""
 
 
 @pytest.mark.parametrize("name", PLAYLISTS)
@@ -74,6 +106,43 @@ def test_lists_of_references_are_refused(name: str, tmp_path: Path, canary: Cana
     with pytest.raises(Blocked, match="refers to other files"):
         read(tmp_path / name, **SMALL)
     assert canary.requests == []
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_lists_of_references_are_refused_in_file_objects(name: str, tmp_path: Path, canary: Canary) -> None:
+    clip_writer.write(tmp_path / "secret.ts")
+    text = PLAYLISTS[name].format(address=canary.address, folder=tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(Blocked, match="refers to other files"):
+        read(io.BytesIO(text.encode()), **SMALL)
+    with (tmp_path / name).open("rb") as file, pytest.raises(Blocked, match="refers to other files"):
+        read(file, **SMALL)
+    assert canary.requests == []
+
+
+@pytest.mark.parametrize("name", MAGIC)
+def test_lists_behind_the_first_bytes_of_a_format(name: str, tmp_path: Path, canary: Canary) -> None:
+    clip_writer.write(tmp_path / "secret.ts")
+    for text in PLAYLISTS.values():
+        content = MAGIC[name] + text.format(address=canary.address, folder=tmp_path).encode()
+        (tmp_path / name).write_bytes(content)
+        for source in (tmp_path / name, io.BytesIO(content)):
+            with suppress(MediaError):  # AMR makes a second of noise of any bytes
+                read(source, **SMALL)
+    assert canary.requests == []
+
+
+def test_no_demuxer_opens_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all allowed formats: the hook that FFmpeg asks for other files of a file object is never called."""
+    opened: list[object] = []
+    monkeypatch.setattr(container, "_refuse_opening", lambda *arguments: opened.append(arguments))
+    for case in CASES:
+        if case.category in ("good", "formats"):
+            case.make(tmp_path / case.name)
+            content = (tmp_path / case.name).read_bytes()
+            with suppress(MediaError):
+                read(io.BytesIO(content), **SMALL)
+    assert opened == []
 
 
 @pytest.mark.parametrize(
@@ -157,6 +226,16 @@ SEEDS = {
     "a.flac": {"video": None, "audio": "flac"},
     "a.mp3": {"video": None, "audio": "libmp3lame"},
     "a.gif": {"video": "gif", "audio": None, "pixels": "rgb8"},
+    "a.mpg": {"video": "mpeg2video", "audio": "mp2"},
+    "a.flv": {},
+    "a.wmv": {"video": "wmv2", "audio": "wmav2"},
+    "a.mxf": {"video": "mpeg2video", "audio": "pcm_s16le"},
+    "a.rm": {"video": "rv20", "audio": "ac3"},
+    "a.ivf": {"video": "libvpx", "audio": None, "codec_options": {"deadline": "realtime", "cpu-used": "8"}},
+    "a.aiff": {"video": None, "audio": "pcm_s16be"},
+    "a.caf": {"video": None, "audio": "alac"},
+    "a.aac": {"video": None},
+    "a.wv": {"video": None, "audio": "wavpack"},
 }
 
 

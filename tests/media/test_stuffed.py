@@ -12,7 +12,7 @@ from typing import Any
 import clip_writer
 import numpy as np
 import pytest
-from bombs import write_hidden_frames, write_stuffed
+from bombs import write_blocks, write_hidden_frames, write_stuffed
 
 from omnisift.errors import OmniSiftError
 from omnisift.media import decoders, read
@@ -106,3 +106,10 @@ def test_what_an_encoder_never_writes(codec: str, content: bytes, expected: bool
 
     packet: Any = Packet(content)
     assert is_stuffed(packet, codec) is expected
+
+
+@pytest.mark.parametrize(("name", "size"), [("a.wma", 60_000), ("a.avi", 3_000_000)])
+def test_blocks_of_one_byte(tmp_path: Path, name: str, size: int) -> None:
+    """60 kB of WMA took 1.2 GB, 3 MB of AVI 7.5 GB."""
+    write_blocks(tmp_path / name, size)
+    assert megabytes(tmp_path / name) < 200

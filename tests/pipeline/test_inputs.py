@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoProcessor, BatchFeature, Qwen2_5OmniThinkerForConditionalGeneration
@@ -51,6 +53,43 @@ def test_the_inputs_move_to_a_device_and_dtype(loaded: tuple[Any, Any], clip: Pa
     moved = inputs.to("cpu", torch.bfloat16)
     assert moved["pixel_values_videos"].dtype == torch.bfloat16
     assert moved["input_ids"].dtype == torch.int64
+
+
+def test_file_objects_and_arrays(loaded: tuple[Any, Any], clip: Path) -> None:
+    """Every function that takes a clip takes them."""
+    processor, pipe = loaded[1], omnisift.load("nano", compressor="uniform")
+    expected = pipe.ask(clip, QUESTION)
+    file = io.BytesIO(clip.read_bytes())
+    for answer in (
+        pipe.ask(file, QUESTION),
+        pipe.ask(pipe.encode(file), QUESTION),
+        pipe.ask(pipe.read(file), QUESTION),
+    ):
+        assert (answer.text, answer.report.source.path) == (expected.text, "<BytesIO>")
+    assert torch.equal(
+        omnisift.inputs(processor, file, QUESTION)["input_ids"], omnisift.inputs(processor, clip, QUESTION)["input_ids"]
+    )
+    media = omnisift.Media.from_arrays(np.zeros((50, 56, 56, 3), np.uint8), 25, np.zeros(32_000), 16_000)
+    assert pipe.read(media) is media
+    answers = pipe.ask_batch([(media, QUESTION), (pipe.encode(media), QUESTION)])
+    assert answers[0].text == answers[1].text
+    assert answers[0].report.source.path == "<arrays>"
+    trace = omnisift.inspect_clip(pipe.host, {"uniform": pipe.compressor}, media, QUESTION, max_new_tokens=2).trace
+    assert trace.clip.path == "<arrays>"
+
+
+@pytest.mark.parametrize("wrong", [None, 5, {}, ["a.mp4"], b"a.mp4", io.StringIO("x")], ids=lambda v: type(v).__name__)
+def test_anything_else_is_one_typed_error(loaded: tuple[Any, Any], wrong: Any) -> None:
+    pipe = omnisift.load("nano", compressor=None)
+    for call in (
+        lambda: omnisift.inputs(loaded[1], wrong, QUESTION),
+        lambda: pipe.ask(wrong, QUESTION),
+        lambda: pipe.ask_batch([(wrong, QUESTION)]),
+        lambda: pipe.read(wrong),
+        lambda: pipe.encode(wrong),
+    ):
+        with pytest.raises(UsageError, match=r"\A[^\n]+\Z"):
+            call()
 
 
 def test_a_decoded_clip_is_taken_as_it_is(loaded: tuple[Any, Any], clip: Path) -> None:

@@ -224,9 +224,9 @@ def check_clip(path: str) -> None:
     Raises:
         MediaError: it is not.
     """
-    from omnisift.media.container import check_path
+    from omnisift.media.source import check_source
 
-    check_path(path)
+    check_source(path)
 
 
 def load_methods(

@@ -89,6 +89,7 @@ def run(
     """
     from omnisift.batch import ModelSettings, items_of, make_task
     from omnisift.batch.job import Job
+    from omnisift.batch.sources import describe_left_out, left_out_of
     from omnisift.cli.screen import console_for
 
     batch_size = together or batch_size  # the old spelling
@@ -105,10 +106,16 @@ def run(
     )
     settings.check()
     items = items_of(source, question, questions)[:limit]
+    left_out = left_out_of(source)
+    if left_out and not as_json:
+        note = f"left out: {describe_left_out(left_out)}; name them in a list to process them"
+        console_for(stderr=True).print(note, style="dim", soft_wrap=True, markup=False)
     job = Job(source, items, work, settings, ray_address, workers, batch_size)
+    if ray_address is None and not out.exists():  # nothing is written for questions that no row could answer
+        job.check_questions()
     summary, missing, code = _execute(job, out, retry_errors, console_for(stderr=True), quiet=as_json)
     if as_json:
-        counts = {"out": str(out), "task": task, "wanted": len(items), "missing": missing}
+        counts = {"out": str(out), "task": task, "wanted": len(items), "missing": missing, "left_out": len(left_out)}
         typer.echo(json.dumps(counts | summary.to_dict()))
     else:
         show_run(console_for(stderr=False), out, missing, summary)

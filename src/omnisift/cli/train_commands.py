@@ -23,6 +23,7 @@ from omnisift.utils.quiet import silence_libraries
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from omnisift.training.data import DataRows
     from omnisift.training.data.check import Findings
     from omnisift.training.finetune import RunPlan, TrainReport
 
@@ -163,20 +164,22 @@ def convert(
 
     Only the data file is written; clips stay where they are.
     """
-    from omnisift.training.data import load_samples, save_folder, save_samples
+    from omnisift.training.data import read_rows, save_folder, save_samples
     from omnisift.training.data.files import METADATA
     from omnisift.training.data.rows import FORMS
 
     if to not in (*FORMS, "folder"):
         raise UsageError(f"no format {to!r}; choose one of: {', '.join(FORMS)}, folder")
     check_file(target / METADATA if to == "folder" else target, force)
-    samples = load_samples(source)
+    rows = read_rows([source])
     if to == "folder":
-        save_folder(samples, target)
+        save_folder(rows.samples, target)
     else:
-        save_samples(samples, target, to)
-    result = {"target": str(target), "form": to, "samples": len(samples)}
-    typer.echo(json.dumps(result) if as_json else f"{target}: {len(samples)} samples as {to}")
+        save_samples(rows.samples, target, to)
+    result = {"target": str(target), "form": to, "samples": len(rows.samples)}
+    typer.echo(json.dumps(result | rows.to_dict()) if as_json else f"{target}: {len(rows.samples)} samples as {to}")
+    for line in rows.notes():
+        typer.echo(line, err=True)
 
 
 def data_check(
@@ -185,20 +188,25 @@ def data_check(
         Path | None, typer.Option(help="Write the usable samples to this file, as messages.", rich_help_panel=OUTPUT)
     ] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Maximum length of a clip.")] = None,
+    model: Annotated[str, typer.Option(help="Model whose special tokens the texts may not contain.")] = "nano",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Find unusable clips before training.
+    """Find unusable rows and clips before training.
 
-    Reports clips that are missing, broken, too long, silent or without video.
+    Reports rows that train leaves out, keys that are not understood, and clips
+    that are missing, broken, too long, silent or without video.
     """
     from omnisift.cli.screen import CountBar, console_for
-    from omnisift.training.data import load_samples, save_samples
+    from omnisift.pipeline.loading import special_tokens
+    from omnisift.training.data import read_rows, save_samples
     from omnisift.training.data.check import check_samples
 
     if clean is not None:
         check_file(clean, force)
-    samples = load_samples(source)
+    silence_libraries()
+    rows = read_rows([source], special_tokens(model))
+    samples = rows.samples
     total = len({sample.media for sample in samples if sample.media is not None})
     with CountBar(console_for(stderr=True), "reading clips", total, quiet=as_json) as step:
         findings = check_samples(samples, max_seconds, step)
@@ -206,9 +214,9 @@ def data_check(
         save_samples(findings.clean, clean, "messages")
     if as_json:
         kept = {"samples": findings.samples, "clips": findings.clips, "usable": len(findings.clean)}
-        typer.echo(json.dumps(kept | {"found": findings.found}))
+        typer.echo(json.dumps(kept | {"found": findings.found} | rows.to_dict()))
     else:
-        show_findings(console_for(stderr=False), findings, clean)
+        show_findings(console_for(stderr=False), findings, clean, rows)
 
 
 def show_plan(console: Console, plan: RunPlan, as_json: bool) -> None:
@@ -264,15 +272,17 @@ def show_training(console: Console, report: TrainReport) -> None:
         console.print(Text(f'{command_name()} ask CLIP "QUESTION" --model {report.model}'))
 
 
-def show_findings(console: Console, findings: Findings, clean: Path | None) -> None:
-    """Print how many clips have which problem, with the first names of each."""
+def show_findings(console: Console, findings: Findings, clean: Path | None, rows: DataRows) -> None:
+    """Print which rows are left out, and how many clips have which problem, with the first names of each."""
     from rich.text import Text
 
     console.print(f"{findings.samples} samples, {findings.clips} clips")
+    for note in rows.notes():
+        console.print(Text(note), soft_wrap=True)
     for kind, clips in findings.found.items():
         if clips:
             console.print(Text(f"{kind}: {len(clips)}"))
         for name, what in list(clips.items())[:3]:
             console.print(Text(f"  {name}: {what}"))
-    usable = f"{len(findings.clean)} of {findings.samples} samples can be used"
+    usable = f"{len(findings.clean)} of {findings.samples + len(rows.refused)} samples can be used"
     console.print(Text(usable + ("" if clean is None else f"; written to {clean}")))

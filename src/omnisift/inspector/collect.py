@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from omnisift.errors import UsageError
 from omnisift.inspector.columns import audio_only_tokens, chunks_of, clip_tokens, grid_of, method_selection
 from omnisift.inspector.evidence import evidence_of, find_scene
 from omnisift.inspector.trace import ClipTokens, MethodTrace, Trace, TraceEvidence
-from omnisift.media import SAMPLE_RATE, Media
-from omnisift.media.reading import Sampling
+from omnisift.media import SAMPLE_RATE, Media, MediaFile
+from omnisift.media.sampling import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.pipeline import Answer, Pipeline
 from omnisift.pipeline.encoded_clip import EncodedClip
@@ -50,7 +49,7 @@ class Inspection:
 def inspect_clip(
     host: Host,
     methods: Mapping[str, Compressor],
-    path: str | Path | EncodedClip,
+    path: MediaFile | Media | EncodedClip,
     question: str | None = None,
     *,
     fps: float = 2.0,
@@ -70,8 +69,8 @@ def inspect_clip(
     Args:
         host: a loaded model (`omnisift.pipeline.loading.load_host`).
         methods: name -> method. ``none`` (all tokens) is always run and must not be among them.
-        path: path of the clip; or a clip encoded by ``host``, which is sampled already: then only the first question
-            runs the encoders, and a notice says so.
+        path: the clip, as `Pipeline.read` takes it; or a clip encoded by ``host``, which is sampled already: then only
+            the first question runs the encoders, and a notice says so.
         question: None asks about a sound in generated clips, and for a description of all others.
         fps: frames sampled per second.
         max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from omnisift.media import Media
-from omnisift.media.result import TEMPORAL_PATCH
+from omnisift.media.units import TEMPORAL_PATCH
 
 MAX_COLUMNS = 2400
 """Maximum columns of a waveform or spectrogram."""

@@ -5,6 +5,8 @@ See ``docs/media.md`` for what the reader guarantees about time, offsets, rotati
 
 from omnisift.media.image import smart_size
 from omnisift.media.reader import read
-from omnisift.media.result import SAMPLE_RATE, Media
+from omnisift.media.result import Media
+from omnisift.media.source import MediaFile
+from omnisift.media.units import SAMPLE_RATE
 
-__all__ = ["SAMPLE_RATE", "Media", "read", "smart_size"]
+__all__ = ["SAMPLE_RATE", "Media", "MediaFile", "read", "smart_size"]

@@ -10,13 +10,13 @@ import numpy.typing as npt
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 
-from omnisift.media.result import SAMPLE_RATE
+from omnisift.media.units import SAMPLE_RATE
 
 JITTER = 0.05
 """Seconds: a time stamp that differs by less from the sample count is no gap (Vorbis strays by 21 ms in good files)."""
 
-JITTER_AFTER_LOSS = 0.002
-"""The same after a lost packet, where small gaps are real."""
+EXACT_JITTER = 0.002
+"""The same after a lost packet or a jump of the clock, where small gaps are real."""
 
 MAX_SAMPLE = 16.0
 """Floating-point samples above this are damaged, not loud."""
@@ -76,7 +76,7 @@ class AudioCollector:
         self._cursor = 0  # index of the next output sample
         self._pending: list[npt.NDArray[np.float32]] = []
         self._pending_count = 0
-        self._packet_lost = False
+        self._exact = False
         self.end = 0
         """One past the last sample so far, including those beyond the limit."""
         self.frames = 0
@@ -97,16 +97,16 @@ class AudioCollector:
         # A run is a stretch without gaps at one rate: it is resampled as one stream.
         expected = self._start + self._count / self._rate if self._rate else None
         time = (expected or 0.0) if time is None else time
-        jitter = JITTER_AFTER_LOSS if self._packet_lost else JITTER
+        jitter = EXACT_JITTER if self._exact else JITTER
         if expected is None or frame.sample_rate != self._rate or abs(time - expected) > jitter:
             self._begin_run(time, frame.sample_rate, gap=expected is not None and time > expected + jitter)
-        self._packet_lost = False
+        self._exact = False
         self._append(self._clean(to_mono(frame)))
         self.frames += 1
 
-    def mark_lost_packet(self) -> None:
-        """Note that a packet was lost: the next time stamp is followed however small the gap."""
-        self._packet_lost = True
+    def follow_next_time(self) -> None:
+        """Follow the next time stamp however small the gap, as after a lost packet."""
+        self._exact = True
 
     def finish(self, ends: Mapping[float, float]) -> npt.NDArray[np.float32]:
         """Return the waveform without the encoder's padding.

@@ -5,14 +5,30 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from omnisift.media.index import VideoIndex
+from omnisift.media.headers import PacketHeaders
+from omnisift.media.index import VideoIndex, frame_step
 
 SKEW = 0.1
 """Seconds by which audio may begin before the video, or end after its stated end, as mere packing of the encoder."""
+
+LENGTH_TOLERANCE = 0.5
+"""Seconds by which stated and real lengths may differ without a warning."""
+
+CONFIRMED = 1.0
+"""Seconds by which the length of the audio may fall short of one that it confirms."""
+
+STATES_TRACK_LENGTHS = ("mov", "avi")
+"""Formats that state the length of each track: an image that ends earlier than the audio is meant to."""
+
+GUESSED_LENGTH = ("aac", "amr", "ac3", "eac3", "mpeg", "mpegts", "asf")
+"""Formats that state no length. FFmpeg guesses one from the bit rate (478 s for 20 s of AAC that begins silent) or the
+last time stamp (0.1 s too short); ASF states when it ends, whenever it begins."""
 
 PADDING = 0.05
 """Seconds by which audio may outlast the video as mere padding of its last packet (AAC: 1024 samples)."""
@@ -38,12 +54,54 @@ class MediaClock:
     """Without video and from the start, a first sample later than 0 by less than this is an encoder's lead-in."""
 
 
+def find_video_end(
+    container: InputContainer,
+    stream: VideoStream,
+    headers: PacketHeaders,
+    shown_times: npt.NDArray[np.float64],
+    audio_end: float,
+) -> tuple[float, bool]:
+    """Find when the last image ends, which in a recording of a still screen may be long after it begins.
+
+    A length of the last frame, or of the track, is believed if the audio really is that long; that of the last frame
+    also if the container states it. Where neither is stated, the last image is held to the end of the audio.
+
+    Args:
+        container: the open file.
+        stream: its video track.
+        headers: the packets of the video track.
+        shown_times: [F] seconds on the file's own clock, sorted: when its frames are shown.
+        audio_end: seconds on the file's own clock: when the last packet of audio ends; -inf without audio.
+
+    Returns:
+        Seconds on the file's own clock, and whether nothing but the audio states them.
+    """
+    last, step = float(shown_times[-1]), frame_step(shown_times)
+    stated = headers.last_duration
+    usual = last + (stated if 0 < stated <= max(10 * step, 10.0) else step or 1 / float(stream.average_rate or 1))
+    # The length of the last frame, if it is unusual.
+    container_end = ((container.start_time or 0) + (container.duration or 0)) / 1e6
+    if last + stated > usual and max(audio_end, container_end) >= last + stated - CONFIRMED:
+        return last + stated, False
+    # The length of the track.
+    _, track_end = _stated_times(stream)
+    if "DURATION" in stream.metadata and not math.isfinite(track_end):
+        track_end = (stream.start_time or 0) * float(stream.time_base or 0) + _parse_time(stream.metadata["DURATION"])
+    if usual < track_end <= audio_end + CONFIRMED and math.isfinite(track_end):
+        return track_end, False
+    if container.format.name.startswith(STATES_TRACK_LENGTHS) or audio_end <= usual + LENGTH_TOLERANCE:
+        return usual, False
+    return audio_end, True
+
+
 def read_clock(
     container: InputContainer,
     index: VideoIndex | None,
     video: VideoStream | None,
     audio: AudioStream | None,
     start: float,
+    audio_end: float,
+    jumps: int,
 ) -> MediaClock:
     """Choose the zero of the media clock: the first image, or the first audio if that is more than `SKEW` earlier.
 
@@ -56,6 +114,8 @@ def read_clock(
         video: the video track; None without one.
         audio: the audio track; None without one.
         start: seconds by which 0 is moved later.
+        audio_end: file time at which the last packet of audio ends; -inf without audio.
+        jumps: how often the file's own clock jumps; what its headers state about lengths is then wrong.
     """
     audio_start, stated_audio_end = _stated_times(audio)
     _, stated_video_end = _stated_times(video)
@@ -68,7 +128,9 @@ def read_clock(
     video_end = index.end - zero if index is not None else -math.inf
     stated_audio_end -= zero
     container_end = math.inf
-    if container.duration:
+    if jumps:
+        stated_audio_end = stated_video_end = math.inf
+    elif container.duration:
         container_end = ((container.start_time or 0) + container.duration) / 1e6 - zero
     return MediaClock(
         zero=zero,
@@ -76,9 +138,23 @@ def read_clock(
         video_end=video_end,
         stated_audio_end=stated_audio_end,
         stated_video_end=stated_video_end - zero,
-        latest_end=max(video_end, container_end, stated_audio_end if math.isfinite(stated_audio_end) else -math.inf),
+        latest_end=max(
+            video_end,
+            audio_end - zero,
+            container_end if math.isfinite(container_end) or not jumps else -math.inf,
+            stated_audio_end if math.isfinite(stated_audio_end) else -math.inf,
+        ),
         max_lead_in=SKEW if index is None and start == 0 else 0.0,
     )
+
+
+def _parse_time(text: str) -> float:
+    """Seconds of a time such as 00:01:02.500; infinity if it is none."""
+    try:
+        hours, minutes, seconds = text.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return math.inf
 
 
 def _stated_times(stream: VideoStream | AudioStream | None) -> tuple[float, float]:
@@ -87,4 +163,6 @@ def _stated_times(stream: VideoStream | AudioStream | None) -> tuple[float, floa
         return math.inf, math.inf
     time_base = float(stream.time_base or 0)
     begin = (stream.start_time or 0) * time_base
-    return begin, begin + stream.duration * time_base if stream.duration else math.inf
+    if not stream.duration or stream.container.format.name in GUESSED_LENGTH:
+        return begin, math.inf
+    return begin, begin + stream.duration * time_base

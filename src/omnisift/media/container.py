@@ -1,87 +1,37 @@
-"""Open media files safely: check the path first, allow few formats, and turn every refusal into a typed error."""
+"""Open media files safely: allow few formats and no other files, and turn every refusal into a typed error."""
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from omnisift.errors import Blocked, Damaged, NotAFile, NotFound, NotMedia, NotReadable, TooBig, UsageError
+from omnisift.errors import Blocked
+from omnisift.media.signatures import FORMATS, refusal
+from omnisift.media.source import FileView, Source
 from omnisift.media.work import WorkBudget
 
-# Playlists can name other files and hosts, so no format that is a list of references is allowed, and no protocol but
-# the file itself.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,wav,mp3,flac,ogg,gif"
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-
-MAX_CODED_PIXELS = 8192 * 4320
-"""Largest coded image, in pixels: with one such image swscale and the decoder stay within about 450 MB."""
+"""Only known formats, and no protocol but the file itself."""
+OBJECT_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+"""The same for file objects: there is no protocol of this name, so nothing at all can be opened."""
 
 DECODE_ERRORS = (av.FFmpegError, MemoryError, AttributeError, LookupError, ValueError, OverflowError)
 """Errors of PyAV on bad bytes. Measured by fuzzing: `av.FFmpegError` alone misses about 1 % of broken files."""
 
 MAX_READ_ERRORS = 1000
 
-_REFERENCES = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"v=0\r", b"v=0\n")
-_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
-_CONTAINERS = (b"\x1aE\xdf\xa3", b"OggS", b"fLaC", b"ID3", b"GIF8", b"G@")
 
-
-def check_path(path: str | os.PathLike[str]) -> Path:
-    """Check that a path names a regular, readable file.
-
-    The decoder would wait for ever on a pipe and fail unclearly on a folder, so the kind is checked first.
-
-    Args:
-        path: of a local file.
-
-    Returns:
-        The path.
-
-    Raises:
-        Blocked: the path is a URL.
-        NotFound: nothing is there.
-        NotAFile: a folder, pipe, socket or device is there.
-        NotReadable: permission is missing.
-        NotMedia: the file is empty.
-        UsageError: ``path`` is not a path.
-    """
-    if not isinstance(path, (str, bytes, os.PathLike)):
-        raise UsageError(f"a media file is given by its path, got {type(path).__name__}")
-    file = Path(os.fsdecode(path))
-    if "://" in str(path) and not file.exists():
-        raise Blocked(f"{describe_file(path)}: URLs are not fetched; download the file and give its path")
-    try:
-        state = file.stat()
-    except PermissionError:
-        raise NotReadable(f"{describe_file(file)}: permission denied; check the permissions of its folders") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a valid name"
-        raise NotFound(f"{describe_file(file)}: can't be found ({reason}); check the path") from None
-    mode = state.st_mode
-    if not stat.S_ISREG(mode):
-        raise NotAFile(f"{describe_file(file)} is a {_file_kind(mode)}, not a file; give the path of a media file")
-    if not state.st_size:  # files of the kernel, such as /proc/kmsg, have no size either and may block a reader
-        raise NotMedia(f"{describe_file(file)} is empty (0 bytes); give a media file")
-    if not os.access(file, os.R_OK):
-        raise NotReadable(f"{describe_file(file)}: permission denied; check the permissions of the file")
-    return file
-
-
-def open_container(file: Path) -> InputContainer:
+def open_container(file: Source) -> InputContainer:
     """Open a file with the format and protocol lists above.
 
     Args:
-        file: checked by `check_path`.
+        file: as `check_source` returned it.
 
     Raises:
         Blocked: the file is a playlist or another list of references.
@@ -89,37 +39,18 @@ def open_container(file: Path) -> InputContainer:
         Damaged: its first bytes are those of a known container, but it can't be opened.
     """
     try:
+        if file.content is not None:
+            return av.open(
+                FileView(file.content),
+                "r",
+                container_options=dict(OBJECT_OPTIONS),
+                metadata_errors="ignore",
+                io_open=_refuse_opening,
+            )
         # "file:" and an absolute path, so that no name can be taken for a protocol ("concat:...") or an option ("-i").
-        return av.open(f"file:{file.absolute()}", container_options=dict(OPTIONS), metadata_errors="ignore")
+        return av.open(f"file:{file.path.absolute()}", container_options=dict(OPTIONS), metadata_errors="ignore")
     except DECODE_ERRORS:
-        _refuse(file)
-
-
-def video_stream(container: InputContainer) -> VideoStream | None:
-    """Return the default video track, else the first; None without video. Cover art does not count as video.
-
-    Raises:
-        TooBig: its images have more than `MAX_CODED_PIXELS`.
-    """
-    tracks = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic and _decodable(s)]
-    if not tracks:
-        return None
-    stream = next((s for s in tracks if s.disposition & Disposition.default), tracks[0])
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_CODED_PIXELS:
-        raise TooBig(f"video of {width} x {height} is over the limit of 8192 x 4320; scale it down first")
-    # The header may be wrong about the size; the decoder itself refuses larger images.
-    stream.codec_context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
-    # Each decoding thread holds its own images: few threads for large ones bound memory.
-    stream.codec_context.thread_type = "AUTO"
-    stream.codec_context.thread_count = min(8, os.cpu_count() or 1) if width * height <= 1920 * 1088 else 2
-    return stream
-
-
-def audio_stream(container: InputContainer) -> AudioStream | None:
-    """Return the default audio track, else the first; None without audio."""
-    tracks = [s for s in container.streams.audio if _decodable(s)]
-    return next((s for s in tracks if s.disposition & Disposition.default), tracks[0] if tracks else None)
+        raise refusal(file.head()) from None
 
 
 def read_packets(
@@ -143,39 +74,6 @@ def read_packets(
             yield None
 
 
-def describe_file(path: object) -> str:
-    """Return the path for a message of one line: short, without control characters."""
-    text = str(path)
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= 300 else f"{text[:150]}...{text[-140:]}"
-
-
-def _decodable(stream: VideoStream | AudioStream) -> bool:
-    """Whether the stream has a codec context: damaged headers give streams without one."""
-    return getattr(stream, "codec_context", None) is not None and stream.time_base is not None
-
-
-def _refuse(file: Path) -> NoReturn:
-    """Raise the error that fits the first bytes. FFmpeg's own text may contain addresses, so it is left out."""
-    try:
-        with file.open("rb") as handle:
-            head = handle.read(512)
-    except OSError:
-        raise NotReadable("can't be read; check the permissions of the file") from None
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if not head:
-        raise NotMedia("is empty (0 bytes); give a media file")
-    if start.startswith(_REFERENCES) or b"<MPD" in head:
-        raise Blocked("is a list that refers to other files; give the media file itself")
-    if start[:1] == b"<":
-        raise NotMedia("is a web page or XML, not media; check whether its download needs a login")
-    if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        raise NotMedia("is an image file; give a video or audio file")
-    if head.startswith(_CONTAINERS) or head[4:8] in (b"ftyp", b"moov", b"mdat", b"free") or head[:4] == b"RIFF":
-        raise Damaged("begins like media but is truncated or broken; get a complete copy of the file")
-    raise NotMedia(f"is not recognised by any decoder; allowed formats are {FORMATS}")
-
-
-def _file_kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-    return kinds.get(stat.S_IFMT(mode), "device")
+def _refuse_opening(*_arguments: Any) -> NoReturn:
+    """What FFmpeg gets where a file object asks for another file."""
+    raise Blocked("refers to another file; give the media file itself")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,14 +9,19 @@ import numpy as np
 import numpy.typing as npt
 from av.audio.stream import AudioStream
 from av.packet import Packet
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from omnisift.media.audio import AudioCollector
 from omnisift.media.clock import MediaClock
-from omnisift.media.container import DECODE_ERRORS
+from omnisift.media.container import DECODE_ERRORS, open_container, read_packets
+from omnisift.media.headers import PacketHeaders
 from omnisift.media.image import ImageCollector
+from omnisift.media.index import VideoIndex
+from omnisift.media.sampling import TIME_TOLERANCE
+from omnisift.media.source import Source
 from omnisift.media.stuffed import FrameSplitter, is_stuffed
+from omnisift.media.tracks import TrackChoice, open_video
 from omnisift.media.work import WorkBudget
 
 LEAD_IN = 1.0
@@ -25,13 +29,18 @@ LEAD_IN = 1.0
 
 
 class VideoDecoder:
-    """Decodes the needed packets of the video track; after each skipped stretch the decoder is reset."""
+    """Decodes the needed packets of the video track, stretch by stretch; after each stretch the decoder is reset.
+
+    Packets carry their number as time stamp, so that each frame tells which packet it was coded in, whatever the stamps
+    of the file are.
+    """
 
     def __init__(
         self,
         stream: VideoStream,
-        needed: npt.NDArray[np.bool_],
+        index: VideoIndex,
         clock: MediaClock,
+        moments: npt.NDArray[np.float64],
         images: ImageCollector,
         budget: WorkBudget,
     ) -> None:
@@ -39,24 +48,35 @@ class VideoDecoder:
 
         Args:
             stream: the video track.
-            needed: [P] bool, the packets to decode.
+            index: its frames.
             clock: the media clock.
+            moments: [N] seconds on the media clock: all of ``images``, of which the missing ones are decoded.
             images: receives the decoded frames.
             budget: what reading the file may cost.
         """
         self.index = stream.index
         self.bad_packets = 0
+        self.bad_starts: set[int] = set()
+        """Packets where the file says that decoding can start, and where it can't."""
+        self.good_starts = 0
         self._decoder = stream.codec_context
         self._splitter = FrameSplitter(stream)
-        self._time_base = float(stream.time_base or 0)
-        self._clock = clock
+        self._times = index.coded_times - clock.zero
+        self._latest = clock.video_end + LEAD_IN
         self._images = images
         self._budget = budget
-        self._needed = needed
-        budget.check_pixels(int(needed.sum()) * self._decoder.width * self._decoder.height)  # as stated: fails early
-        self._last = int(np.flatnonzero(needed)[-1]) if needed.any() else -1
+        # Which packets are needed, and the packet with the frame of each missing moment.
+        self._missing = images.missing
+        wanted = moments[self._missing] + TIME_TOLERANCE + clock.zero
+        self._needed = index.packets_for(wanted)
+        self._wanted = index.packets_at(wanted)
+        self._needed[:1] = True  # the first frame tells the orientation
+        budget.check_pixels(int(self._needed.sum()) * self._decoder.width * self._decoder.height)  # fails early
+        self._last = int(np.flatnonzero(self._needed)[-1]) if self._needed.any() else -1
         self._number = 0
-        self._running = False
+        self._has_moments = False  # whether the current stretch has images that are wanted
+        self._start: int | None = None  # first packet of the current stretch; None outside a stretch
+        self._clean: bool | None = None  # whether decoding could start there; None: not known yet
 
     @property
     def done(self) -> bool:
@@ -68,23 +88,39 @@ class VideoDecoder:
         number = self._number
         self._number += 1
         if number < len(self._needed) and self._needed[number]:
-            self._running = True
+            if self._start is None:
+                self._begin(number)
+            packet.pts = packet.dts = number
             self._decode(packet)
-        elif self._running:
+        elif self._start is not None:
             self._drain()
 
     def finish(self) -> None:
-        """Flush the decoder; the last frame stands for all remaining moments."""
-        self._drain()
-        self._images.finish()
+        """Flush the decoder."""
+        if self._start is not None:
+            self._drain()
+
+    def _begin(self, start: int) -> None:
+        """Begin a stretch at a packet, with the moments whose frames are in it."""
+        skipped = np.flatnonzero(~self._needed[start:])
+        end = start + int(skipped[0]) if len(skipped) else len(self._needed)
+        moments = self._missing[(self._wanted >= start) & (self._wanted < end)]
+        self._images.begin(moments.tolist())
+        self._has_moments = len(moments) > 0
+        self._start = start
+        self._clean = True if start == 0 else None
 
     def _drain(self) -> None:
         """Get the frames that wait in the decoder, and reset it so that it can start anywhere."""
-        if self._running:
-            self._decode(None)
-            self._decoder.flush_buffers()
-            self._splitter.reset()
-        self._running = False
+        self._decode(None)
+        if self._clean:
+            self._images.finish()
+        else:
+            self._images.drop()
+            self._reject_start()
+        self._decoder.flush_buffers()
+        self._splitter.reset()
+        self._start = None
 
     def _decode(self, packet: Packet[Any] | None) -> None:
         try:
@@ -98,21 +134,46 @@ class VideoDecoder:
 
     def _take(self, frames: Iterable[VideoFrame]) -> None:
         for frame in frames:
-            # Not frame.time: PyAV loses the time base of frames that come out while draining.
-            time = frame.pts * self._time_base - self._clock.zero if frame.pts is not None else math.inf
+            self._images.orient(frame)
+            number = frame.pts
+            if number is None or not 0 <= number < len(self._times):
+                continue
+            if self._clean is None:
+                self._judge_start(number, frame)
+            time = self._times[number]
             # With one broken time stamp all later frames would count as late.
-            if time < self._clock.video_end + LEAD_IN:
-                self._images.add(time, frame)
+            if self._clean and time < self._latest:
+                self._images.add(float(time), frame)
+
+    def _judge_start(self, number: int, frame: VideoFrame) -> None:
+        """Check that decoding could start where this stretch starts: its first packet must give an intra image.
+
+        A packet with the mark of a key frame may begin a gradual refresh, or be marked wrongly. Frames that are shown
+        before that of the first packet depend on earlier packets; none of them is wanted.
+        """
+        assert self._start is not None
+        if number == self._start:
+            self._clean = bool(frame.key_frame) or frame.pict_type == PictureType.I
+            self.good_starts += self._clean
+        elif not self._times[number] < self._times[self._start]:
+            self._clean = False
+        if self._clean is False:
+            self._reject_start()
+
+    def _reject_start(self) -> None:
+        if self._start is not None and self._has_moments:
+            self.bad_starts.add(self._start)
 
 
 class AudioDecoder:
     """Decodes the packets of the audio track."""
 
-    def __init__(self, stream: AudioStream, clock: MediaClock, audio: AudioCollector) -> None:
+    def __init__(self, stream: AudioStream, headers: PacketHeaders, clock: MediaClock, audio: AudioCollector) -> None:
         """Start before the first packet.
 
         Args:
             stream: the audio track.
+            headers: its packets.
             clock: the media clock.
             audio: receives the decoded frames.
         """
@@ -124,6 +185,8 @@ class AudioDecoder:
         self._codec = stream.codec_context.codec.canonical_name
         self._time_base = float(stream.time_base or 0)
         self._zero = clock.zero
+        self._headers = headers
+        self._number = 0
         self._audio = audio
         self._latest_end = clock.latest_end
         self._max_lead_in = clock.max_lead_in
@@ -135,6 +198,13 @@ class AudioDecoder:
 
     def feed(self, packet: Packet[Any]) -> None:
         """Take the next packet of the track, in file order."""
+        if self._headers.offsets:
+            offset = self._headers.offset_at(self._number)
+            if offset != self._headers.offset_at(self._number - 1):
+                self._audio.follow_next_time()
+            if packet.pts is not None:
+                packet.pts += round(offset / self._time_base)
+        self._number += 1
         early = packet.pts is not None and packet.pts * self._time_base < self._zero - LEAD_IN
         if self.done or (early and self._max_lead_in == 0):
             return
@@ -157,7 +227,7 @@ class AudioDecoder:
 
     def _lose_packet(self) -> None:
         self.bad_packets += 1
-        self._audio.mark_lost_packet()
+        self._audio.follow_next_time()
 
     def _time(self, pts: int | None) -> float | None:
         """Seconds on the media clock; None for a time stamp that is missing or can't be true."""
@@ -170,3 +240,48 @@ class AudioDecoder:
             return 0.0
         # With one broken time stamp the waveform would get an hour of silence.
         return time if time <= self._latest_end + LEAD_IN else None
+
+
+def read_display_order(
+    file: Source, tracks: TrackChoice, first: int, until: int, budget: WorkBudget
+) -> npt.NDArray[np.int64]:
+    """Decode a part of the video track to learn in which order its frames are shown.
+
+    Args:
+        file: as `check_source` returned it.
+        tracks: which one is the video track.
+        first: the packet to start at.
+        until: the packet to stop before.
+        budget: what reading the file may cost.
+
+    Returns:
+        [F] packet numbers; packets that give no frame are left out.
+    """
+    order: list[int | None] = []
+    with open_container(file) as container:
+        stream = open_video(container, tracks)
+        if stream is None:
+            return np.zeros(0, np.int64)
+        decoder, splitter = stream.codec_context, FrameSplitter(stream)
+
+        def decode(packet: Packet[Any] | None) -> None:
+            try:
+                for part in splitter.split(packet):
+                    budget.check_time()
+                    budget.spend(decoder.width * decoder.height if part is not None else 0)
+                    order.extend(frame.pts for frame in decoder.decode(part))
+            except DECODE_ERRORS:  # the decoder that makes the images counts them
+                return
+
+        packets = (p for p in read_packets(container, [stream], budget) if p is not None)
+        for number, packet in enumerate(packets):
+            if number >= until:
+                break
+            if number >= first:
+                packet.pts = packet.dts = number
+                decode(packet)
+        decode(None)
+    # A frame without a number (of a packet with two frames) has the first packet that gave none.
+    unused = iter(sorted(set(range(first, until)) - {n for n in order if n is not None}))
+    numbers = (next(unused, None) if number is None else number for number in order)
+    return np.array([n for n in numbers if n is not None], np.int64)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,8 +64,38 @@ def smart_size(
     return new_height, new_width
 
 
+@dataclass(frozen=True)
+class Orientation:
+    """How coded images are turned and mirrored for display: exchange the axes, then reverse them."""
+
+    sideways: bool = False
+    """Whether rows become columns."""
+    reverse_rows: bool = False
+    """Whether the result is turned upside down."""
+    reverse_columns: bool = False
+    """Whether the result is mirrored left to right."""
+
+    @classmethod
+    def of(cls, frame: VideoFrame) -> Orientation:
+        """Read the display matrix of a frame, which comes from the container or from inside the stream."""
+        side_data: list[Any] = list(frame.side_data)  # PyAV's own annotation is that of its keys
+        data = next((bytes(item) for item in side_data if item.type.name == "DISPLAYMATRIX"), b"")
+        if len(data) < 16:
+            return cls()
+        # A point (x right, y down) of the coded image is shown at (a x + c y, b x + d y); nine 32-bit numbers in all.
+        a, b, _, c, d = np.frombuffer(data[:20], np.int32).astype(np.int64).tolist()
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            return cls(True, reverse_rows=b < 0, reverse_columns=c < 0)
+        return cls(False, reverse_rows=d < 0, reverse_columns=a < 0)
+
+    def apply(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """[H, W, 3] as coded to [H', W', 3] as shown."""
+        shown = image.swapaxes(0, 1) if self.sideways else image
+        return shown[:: -1 if self.reverse_rows else 1, :: -1 if self.reverse_columns else 1]
+
+
 class ImageCollector:
-    """Receives decoded frames in display order; keeps the one that is shown at each moment, scaled."""
+    """Receives decoded frames in display order, stretch by stretch; keeps the one shown at each moment, scaled."""
 
     def __init__(self, moments: npt.NDArray[np.float64], factor: int, min_pixels: int, max_pixels: int) -> None:
         """Start without images.
@@ -74,20 +106,34 @@ class ImageCollector:
             min_pixels: smallest area of one image.
             max_pixels: largest area of one image.
         """
-        self._moments = moments
+        self.moments = moments
         self._limits = {"factor": factor, "min_pixels": min_pixels, "max_pixels": max_pixels}
         self._scaler = VideoReformatter()
         self._last: tuple[float, VideoFrame] | None = None
+        self._open: list[int] = []  # moments of the current stretch without an image, the earliest last
         self._size: tuple[int, int] | None = None
+        self._orientation: Orientation | None = None
+        self._shapes: list[str] = []
         self.images: npt.NDArray[np.uint8] | None = None
         """[N, H, W, 3]; None until the first frame."""
-        self.times: list[float] = []
+        self.times = np.full(len(moments), np.nan)
+        """[N] seconds: when the image of each moment is shown; NaN while it is missing."""
         self.late = 0
+        """Frames that came after one of a later time."""
 
     @property
-    def complete(self) -> bool:
-        """Whether each moment has its image."""
-        return len(self.times) == len(self._moments)
+    def missing(self) -> npt.NDArray[np.int64]:
+        """Moments without an image."""
+        return np.flatnonzero(np.isnan(self.times))
+
+    def begin(self, moments: Iterable[int]) -> None:
+        """Begin a stretch of frames, which has the images of these moments (numbers, sorted)."""
+        self._last = None
+        self._open = sorted(moments, reverse=True)
+
+    def orient(self, frame: VideoFrame) -> None:
+        """Take the orientation of all images from the first frame of the clip, whether it is shown or not."""
+        self._orientation = self._orientation or Orientation.of(frame)
 
     def add(self, time: float, frame: VideoFrame) -> None:
         """Take the frame that is shown from ``time`` on (seconds, media clock)."""
@@ -100,32 +146,54 @@ class ImageCollector:
         self._last = (time, frame)
 
     def finish(self) -> None:
-        """Let the last frame stand for all remaining moments."""
+        """End the stretch: its last frame stands for its remaining moments."""
         if self._last is not None:
             self._store_last(until=math.inf)
         self._last = None
+
+    def drop(self) -> None:
+        """End the stretch; its remaining moments stay without an image."""
+        self._last, self._open = None, []
+
+    def fill_missing(self) -> None:
+        """Let the image before, else the one after, stand for moments without an image."""
+        missing, present = self.missing, np.flatnonzero(~np.isnan(self.times))
+        if self.images is None or not len(present):
+            return
+        for moment in missing:
+            substitute = present[max(0, int(np.searchsorted(present, moment)) - 1)]
+            self.images[moment], self.times[moment] = self.images[substitute], self.times[substitute]
+
+    def warnings(self) -> list[str]:
+        """Sentences about what was unusual."""
+        if len(self._shapes) < 2:
+            return []
+        shapes = " to ".join(self._shapes[:3]) + (" ..." if len(self._shapes) > 3 else "")
+        return [f"the size or shape of the images changes from {shapes}; all were scaled to that of the first"]
 
     def _store_last(self, until: float) -> None:
         """Store the last frame for every open moment earlier than ``until``."""
         assert self._last is not None
         time, frame = self._last
         image: npt.NDArray[np.uint8] | None = None
-        while not self.complete and self._moments[len(self.times)] < until:
+        while self._open and self.moments[self._open[-1]] < until:
             image = self._scale(frame) if image is None else image
             if self.images is None:
-                self.images = np.empty((len(self._moments), *image.shape), np.uint8)
-            self.images[len(self.times)] = image
-            self.times.append(time)
+                self.images = np.empty((len(self.moments), *image.shape), np.uint8)
+            moment = self._open.pop()
+            self.images[moment], self.times[moment] = image, time
 
     def _scale(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         """[H, W, 3] uint8 at the final size, upright. The first image fixes the size for the clip."""
-        quarter_turns = round(float(getattr(frame, "rotation", 0)) / 90) % 4
-        sideways = quarter_turns % 2 == 1
-        height, width = (frame.width, frame.height) if sideways else (frame.height, frame.width)
+        orientation = self._orientation or Orientation()
+        shape = f"{frame.width} x {frame.height}"
+        if shape not in self._shapes:
+            self._shapes.append(shape)
+        height, width = (frame.width, frame.height) if orientation.sideways else (frame.height, frame.width)
         self._size = self._size or smart_size(height, width, **self._limits)
-        # Scale as coded, then rotate: only the small image is turned.
-        new_height, new_width = self._size[::-1] if sideways else self._size
+        # Scale as coded, then turn: only the small image is turned.
+        new_height, new_width = self._size[::-1] if orientation.sideways else self._size
         small = self._scaler.reformat(
             frame, width=new_width, height=new_height, format="rgb24", interpolation="BICUBIC"
         )
-        return np.rot90(small.to_ndarray(), quarter_turns)
+        return orientation.apply(np.asarray(small.to_ndarray(), np.uint8))

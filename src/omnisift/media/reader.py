@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from omnisift.errors import Damaged, MediaError, TooBig, UsageError
-from omnisift.media.container import DECODE_ERRORS, check_path, describe_file
+from omnisift.media.container import DECODE_ERRORS
 from omnisift.media.image import smart_size
-from omnisift.media.reading import ClipReader, Sampling
+from omnisift.media.reading import ClipReader
 from omnisift.media.result import Media
-from omnisift.media.sampling import QWEN_MAX_FRAMES, check_numbers
+from omnisift.media.sampling import MAX_SECONDS, Sampling, check_numbers, check_sampling
+from omnisift.media.source import MediaFile, check_source, describe_file
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT, WorkBudget, check_budget
-
-MAX_FRAMES = 256
-"""Images per clip by default: two minutes at the default rate; longer videos are sampled more sparsely."""
-MAX_SECONDS = 7200.0
-"""Longest part of a file that is read by default; a warning says where the rest was left out."""
 
 
 def read(
-    path: str | os.PathLike[str],
+    path: MediaFile,
     *,
     fps: float = 2.0,
     max_frames: int | None = None,
@@ -43,7 +38,8 @@ def read(
     """Read images and audio of a file on one clock, at the sizes and rates that the model takes.
 
     Args:
-        path: a local file. URLs are not fetched.
+        path: a local file; or a file object that was opened for reading bytes and can seek, which is read from its
+            beginning, gets its position back and stays open. URLs are not fetched.
         fps: images sampled per second.
         max_frames: maximum number of images; a longer video is sampled at a lower rate. None means 256, or 768 with
             ``sampling="qwen"``.
@@ -70,22 +66,27 @@ def read(
         MediaError: the file can't be read; the subclass gives the kind of reason.
         UsageError: arguments are wrong, or select no part of the file.
     """
-    if sampling not in ("time", "qwen"):
-        raise UsageError(f'sampling must be "time" or "qwen", got {sampling!r}')
+    max_frames = check_sampling(sampling, max_frames)
     if not (video or audio):
         raise UsageError("video=False and audio=False leave nothing to read; allow one of them")
-    if max_frames is None:
-        max_frames = QWEN_MAX_FRAMES if sampling == "qwen" else MAX_FRAMES
     check_numbers(fps, max_frames, start, end, max_seconds)
     check_budget(max_decoded_pixels, read_timeout)
     budget = WorkBudget(max_decoded_pixels, read_timeout)
     smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
-    file = check_path(path)
-    with _name_in_errors(describe_file(file)):
+    if isinstance(path, Media):
+        raise UsageError("the clip is a Media, which is decoded already; give it to Pipeline.ask or omnisift.inputs")
+    file = check_source(path)
+    with _name_in_errors(describe_file(file)), file.opened(budget):
         reader = ClipReader(file, video, audio, start, end, max_seconds, budget)
         reader.inspect()
         reader.plan_images(sampling, fps, max_frames)
         reader.decode(factor, min_pixels, max_pixels)
+        if reader.contradicted:
+            # The decoder returned frames in another order than their times say: its order is right.
+            reader = ClipReader(file, video, audio, start, end, max_seconds, budget)
+            reader.inspect(ask_decoder=True)
+            reader.plan_images(sampling, fps, max_frames)
+            reader.decode(factor, min_pixels, max_pixels)
         return reader.result(require_video, require_audio, strict)
 
 

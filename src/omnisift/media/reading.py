@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,34 +13,41 @@ from av.video.stream import VideoStream
 
 from omnisift.errors import Damaged, NoAudio, NotMedia, NoVideo, UsageError
 from omnisift.media.audio import AudioCollector
-from omnisift.media.clock import PADDING, SKEW, MediaClock, read_clock
-from omnisift.media.container import audio_stream, describe_file, open_container, read_packets, video_stream
-from omnisift.media.decoders import AudioDecoder, VideoDecoder
+from omnisift.media.clock import LENGTH_TOLERANCE, PADDING, SKEW, MediaClock, find_video_end, read_clock
+from omnisift.media.container import open_container, read_packets
+from omnisift.media.decoders import AudioDecoder, VideoDecoder, read_display_order
+from omnisift.media.headers import PacketHeaders, clock_may_jump, read_headers
 from omnisift.media.image import ImageCollector
-from omnisift.media.index import VideoIndex, read_index
-from omnisift.media.result import SAMPLE_RATE, Media
-from omnisift.media.sampling import TIME_TOLERANCE, SamplingGrid, by_index, by_time
+from omnisift.media.index import VideoIndex, build_index, times_in_order
+from omnisift.media.joins import carry_clock
+from omnisift.media.result import Media
+from omnisift.media.sampling import TIME_TOLERANCE, Sampling, SamplingGrid, by_index, by_time
+from omnisift.media.source import Source, describe_file
+from omnisift.media.tracks import TrackChoice, choose_tracks, open_audio, open_video
+from omnisift.media.units import SAMPLE_RATE
 from omnisift.media.work import WorkBudget
 
-LENGTH_TOLERANCE = 0.5
-"""Seconds by which a header may overstate a length without a warning."""
+MAX_PASSES = 4
+"""Times that a video is decoded from further back before it is decoded from its beginning."""
+
+DECODING_TIMES = ("avi", "asf")
+"""Formats that store when packets are decoded, and not when their frames are shown."""
 
 NO_FRAMES = "the video track holds no frames"
-
-Sampling = Literal["time", "qwen"]
 
 
 @dataclass
 class ClipReader:
     """Reads one file in four steps: `inspect`, `plan_images`, `decode`, `result`. Times are on the media clock."""
 
-    file: Path
+    file: Source
     video: bool
     audio: bool
     start: float
     end: float | None
     max_seconds: float
     budget: WorkBudget
+    tracks: TrackChoice = field(default_factory=lambda: TrackChoice(None, None))
     clock: MediaClock | None = None
     index: VideoIndex | None = None
     """The frames of the video track; None if there is none or it is not wanted."""
@@ -50,11 +55,19 @@ class ClipReader:
     image_collector: ImageCollector | None = None
     audio_collector: AudioCollector | None = None
     """None if there is no audio track or it is not wanted."""
+    audio_headers: PacketHeaders | None = None
     lead_in: float = 0.0
+    unavailable: int = 0
+    """Images whose frame could not be decoded."""
     bad_packets: int = 0
     capped: bool = False
     warnings: list[str] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether an undamaged video gave frames in another order than their times say."""
+        return self.image_collector is not None and self.image_collector.late > 0 and not self.bad_packets
 
     @property
     def until(self) -> float:
@@ -67,35 +80,104 @@ class ClipReader:
         assert self.clock is not None
         return min(self.clock.video_end, self.until) if self.index is not None else 0.0
 
-    def inspect(self) -> None:
-        """Find the tracks, the clock and the times of all frames, without decoding.
+    def inspect(self, ask_decoder: bool = False) -> None:
+        """Find the tracks, the clock and the times of all frames, without decoding if the file states them.
+
+        Args:
+            ask_decoder: whether the order of the frames is taken from the decoder although the file states times.
 
         Raises:
             MediaError: the file can't be opened, has neither video nor audio, or takes too long.
         """
+        headers = self._read_headers(ask_decoder, [])
+        encrypted = [
+            number
+            for number, track in zip((self.tracks.video, self.tracks.audio), headers, strict=True)
+            if number is not None and track is not None and track.is_encrypted
+        ]
+        if encrypted:
+            self._read_headers(ask_decoder, encrypted)
+
+    def _read_headers(
+        self, ask_decoder: bool, encrypted: list[int]
+    ) -> tuple[PacketHeaders | None, PacketHeaders | None]:
+        """Choose the tracks, read their packet headers, and set the clock and the index; returns the headers."""
         with open_container(self.file) as container:
-            video, audio = video_stream(container), audio_stream(container)
+            self.tracks = choose_tracks(self.file, container, self.budget, encrypted)
+            self.warnings = list(self.tracks.warnings)
+            video, audio = open_video(container, self.tracks), open_audio(container, self.tracks)
             self.tags = {key.lower(): value for key, value in container.metadata.items()}
             if video is None and audio is None:
-                raise NotMedia("has neither video nor audio; give a video or audio file")
-            # The clock depends on the video even where only the audio is wanted.
-            index = read_index(container, video, self.start + self.until, self.budget) if video is not None else None
+                reason = self.tracks.reason("")
+                raise NotMedia(reason or "has neither video nor audio; give a video or audio file")
+            # The clock depends on both tracks even where only one is wanted.
+            headers = read_headers(container, video, audio, self.start + self.until, self.budget)
+            if any(track is not None and track.is_encrypted for track in headers):
+                return headers
+            jumps = carry_clock([track for track in headers if track is not None], clock_may_jump(container))
+            if jumps:
+                self.warnings.append(f"the file's clock jumps {jumps} time(s); its parts were joined without a gap")
+            self.audio_headers = headers[1]
+            audio_end = headers[1].end if headers[1] is not None else -math.inf
+            index = None
+            if video is not None and headers[0] is not None:
+                index = self._index(container, video, headers[0], audio_end, ask_decoder)
             if video is not None and index is None:
                 self.warnings.append(NO_FRAMES)
-            self.clock = read_clock(container, index, video, audio, self.start)
+            self.clock = read_clock(container, index, video, audio, self.start, audio_end, jumps)
             self.index = index if self.video else None
             self.audio_collector = AudioCollector(self.until) if audio is not None and self.audio else None
-            if self.audio_collector is not None and len(container.streams.audio) > 1:
-                self.warnings.append(f"{len(container.streams.audio)} audio tracks; the default one was read")
+        return headers
+
+    def _index(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        headers: PacketHeaders,
+        audio_end: float,
+        ask_decoder: bool,
+    ) -> VideoIndex | None:
+        """Index the frames of the video track; None if it shows none."""
+        # Where a format stores no times of presentation, those that the demuxer gives are guessed.
+        guessed = container.format.name in DECODING_TIMES
+        stamps = headers.dts if guessed else headers.pts
+        times = np.where(headers.is_hidden, np.nan, stamps)
+        rate = float(stream.average_rate or 0)
+        reorders = stream.codec_context.codec.reorder and stream.codec_context.has_b_frames > 0
+        unknown = np.flatnonzero(np.isnan(times) & ~headers.is_hidden)
+        whole = ask_decoder or (guessed and reorders)
+        if whole or len(unknown):
+            # From the key frame before the first unknown time to the second one after the last.
+            keys = np.flatnonzero(headers.is_key)
+            first = 0 if whole else int(max([0, *keys[keys <= unknown[0]]]))
+            later = [] if whole else keys[keys > unknown[-1]][1:2]
+            until = int(later[0]) if len(later) else len(times)
+            order = read_display_order(self.file, self.tracks, first, until, self.budget)
+            known = np.full(len(order), np.nan) if whole else times[order]
+            times[first:until] = np.nan
+            times[order] = times_in_order(order, known, stamps, 1 / rate if rate else headers.step)
+            if container.format.name == "avi" and len(order):
+                # AVI can't delay its audio either: the first image belongs to the first sample.
+                times -= times[order[0]] - stamps[first]
+        shown_times = np.unique(times[~np.isnan(times)])
+        if not len(shown_times):
+            return None
+        end, held = find_video_end(container, stream, headers, shown_times, audio_end)
+        if held and shown_times[-1] - shown_times[0] < self.start + self.until:
+            self.warnings.append(f"the last image is held for {end - shown_times[-1]:.1f} s, to the end of the audio")
+        return build_index(headers, times, rate, end)
 
     def plan_images(self, sampling: Sampling, fps: float, max_frames: int) -> None:
         """Choose the moments of the images.
 
         Raises:
+            Damaged: the video has no length.
             UsageError: the requested part has no video.
         """
         if self.index is None or self.clock is None:
             return
+        if self.clock.video_end <= 0 and not self.start:
+            raise Damaged("its video has no length; get a complete copy of the file")
         if self.clock.video_end <= 0:
             reason = f"start={self.start:g} is after the end of the video"
             raise UsageError(f"{describe_file(self.file)}: {reason}; choose an earlier start")
@@ -138,43 +220,81 @@ class ClipReader:
     def decode(self, factor: int, min_pixels: int, max_pixels: int) -> None:
         """Decode both tracks in one pass over the packets; the arguments are those of `smart_size`.
 
+        Where decoding could not start at a packet that claims to be a key frame, the images that are missing are
+        decoded again from further back, in the end from the beginning.
+
         Raises:
             MediaError: the file can't be opened, its images are too large, or the budget is spent.
         """
+        if self.grid is not None:
+            self.image_collector = ImageCollector(self.grid.moments, factor, min_pixels, max_pixels)
+        video = self._decode_once(with_audio=True)
+        for attempt in range(MAX_PASSES):
+            if video is None or self.index is None or not video.bad_starts:
+                break
+            # If no start held, or too many did not, only the beginning of the track is left.
+            hopeless = not video.good_starts or attempt == MAX_PASSES - 1
+            starts = set(np.flatnonzero(self.index.is_key).tolist()) if hopeless else video.bad_starts
+            self.index = self.index.without_starts(starts - {0})
+            video = self._decode_once(with_audio=False)
+        if self.image_collector is not None:
+            self.unavailable = self._count_unavailable()
+            self.image_collector.fill_missing()
+
+    def _count_unavailable(self) -> int:
+        """Count the moments whose image is missing, or not the one that the file shows then."""
+        assert self.image_collector is not None
+        assert self.index is not None
+        assert self.clock is not None
+        moments = self.image_collector.moments + TIME_TOLERANCE + self.clock.zero
+        expected = self.index.coded_times[self.index.packets_at(moments)] - self.clock.zero
+        times = self.image_collector.times
+        with np.errstate(invalid="ignore"):
+            # Without damage an earlier image is right: not every packet holds a frame that is shown.
+            wrong = np.isnan(times) | (times > expected + TIME_TOLERANCE)
+            wrong |= (times < expected - TIME_TOLERANCE) & (self.bad_packets > 0)
+        return int(wrong.sum())
+
+    def _decode_once(self, with_audio: bool) -> VideoDecoder | None:
+        """Decode the images that are missing, and the audio; returns the decoder of the video."""
         assert self.clock is not None
         decoders: list[VideoDecoder | AudioDecoder] = []
         streams: list[VideoStream | AudioStream] = []
         with open_container(self.file) as container:
-            video, audio = video_stream(container), audio_stream(container)
-            # Decode only the packets that the sampled images need.
-            if video is not None and self.grid is not None and self.index is not None:
-                self.image_collector = ImageCollector(self.grid.moments, factor, min_pixels, max_pixels)
-                needed = self.index.packets_for(self.grid.moments + TIME_TOLERANCE + self.clock.zero)
-                decoders.append(VideoDecoder(video, needed, self.clock, self.image_collector, self.budget))
+            video, audio = open_video(container, self.tracks), open_audio(container, self.tracks)
+            if video is not None and self.image_collector and self.grid is not None and self.index is not None:
+                decoders.append(
+                    VideoDecoder(video, self.index, self.clock, self.grid.moments, self.image_collector, self.budget)
+                )
                 streams.append(video)
-            if audio is not None and self.audio_collector is not None:
-                decoders.append(AudioDecoder(audio, self.clock, self.audio_collector))
+            if with_audio and audio is not None and self.audio_collector and self.audio_headers is not None:
+                decoders.append(AudioDecoder(audio, self.audio_headers, self.clock, self.audio_collector))
                 streams.append(audio)
-            if streams:
-                self._feed(container, streams, {d.index: d for d in decoders})
-        self.bad_packets += sum(d.bad_packets for d in decoders)
-        self.lead_in = sum(d.lead_in for d in decoders if isinstance(d, AudioDecoder))
+            bad_packets = self._feed(container, streams, {d.index: d for d in decoders}) if streams else 0
+        if with_audio:
+            # Packets that are decoded again count once.
+            self.bad_packets = bad_packets + sum(d.bad_packets for d in decoders)
+            self.lead_in = sum(d.lead_in for d in decoders if isinstance(d, AudioDecoder))
+        return next((d for d in decoders if isinstance(d, VideoDecoder)), None)
 
     def _feed(
         self,
         container: InputContainer,
         streams: list[VideoStream | AudioStream],
         decoders: dict[int, VideoDecoder | AudioDecoder],
-    ) -> None:
+    ) -> int:
+        """Hand all packets to the decoders; returns the number of read errors."""
+        errors = 0
         for packet in read_packets(container, streams, self.budget):
             if packet is None:
-                self.bad_packets += 1
+                errors += 1
             elif packet.stream.index in decoders:
                 decoders[packet.stream.index].feed(packet)
             if all(d.done for d in decoders.values()):
                 break
         for decoder in decoders.values():
             decoder.finish()
+        return errors
 
     def result(self, require_video: bool, require_audio: bool, strict: bool) -> Media:
         """Return what was decoded.
@@ -201,7 +321,7 @@ class ClipReader:
         video_seconds = self.video_seconds if images is not None else 0.0
         audio_seconds = len(waveform) / SAMPLE_RATE if waveform is not None else 0.0
         return Media(
-            path=self.file,
+            path=self.file.path,
             images=images,
             times=times,
             indices=indices,
@@ -222,6 +342,12 @@ class ClipReader:
             self.warnings.append(f"{self.image_collector.late} frame(s) with decreasing time stamps left out")
         if self.image_collector.images is None:
             self.warnings.append("no image can be decoded")
+        self.warnings += self.image_collector.warnings()
+        if self.unavailable:
+            self.warnings.append(
+                f"{self.unavailable} of {len(self.image_collector.times)} images can't be decoded; their neighbours "
+                "stand for them"
+            )
         return self.image_collector.images
 
     def _times(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -229,7 +355,7 @@ class ClipReader:
         if self.image_collector is None or self.index is None or self.clock is None:
             return np.zeros(0), np.zeros(0, np.int64)
         # The frame shown at a time is the last one that starts by then.
-        times = np.array(self.image_collector.times, np.float64)
+        times = np.nan_to_num(self.image_collector.times)
         shown_times = self.index.shown_times - self.clock.zero
         indices = np.searchsorted(shown_times, times + TIME_TOLERANCE, side="right") - 1
         return times, np.maximum(indices, 0).astype(np.int64)
@@ -252,9 +378,11 @@ class ClipReader:
             self._explain_nothing()
             require_video, require_audio = self.video, self.audio
         if not video and require_video:
-            raise NoVideo("has no video; give a file with video, or allow one without")
+            reason = self.tracks.reason("video") or "give a file with video, or allow one without"
+            raise NoVideo(f"has no video; {reason}")
         if not audio and require_audio:
-            raise NoAudio("has no audio; give a file with audio, or allow one without")
+            reason = self.tracks.reason("audio") or "give a file with audio, or allow one without"
+            raise NoAudio(f"has no audio; {reason}")
 
     def _explain_nothing(self) -> None:
         """Raise the error that fits if nothing was decoded although there was something to decode."""

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-SAMPLE_RATE = 16_000
-"""Samples per second of every waveform: the rate of the audio encoder's feature extractor."""
-
-TEMPORAL_PATCH = 2
-"""Images per frame of the token grid; the number of images is always a multiple of it."""
+from omnisift.errors import UsageError
+from omnisift.media.arrays import (
+    ResampledAudio,
+    SampledFrames,
+    check_frames,
+    check_waveform,
+    resample,
+    sample_frames,
+)
+from omnisift.media.image import smart_size
+from omnisift.media.sampling import MAX_SECONDS, Sampling, check_numbers, check_sampling
+from omnisift.media.units import SAMPLE_RATE, TEMPORAL_PATCH
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,7 @@ class Media:
     """Images and audio of one file, on one clock that starts at 0."""
 
     path: Path
-    """The file that was read."""
+    """The file that was read; ``<BytesIO>`` or the like for a file object without a name, ``<arrays>`` for arrays."""
     images: npt.NDArray[np.uint8] | None
     """[N, H, W, 3] uint8 RGB, N even, H and W at their final size; None without video."""
     times: npt.NDArray[np.float64]
@@ -44,6 +52,70 @@ class Media:
     """Sentences about everything unusual."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """The container's own metadata (title, comment ...), keys in lower case."""
+
+    @classmethod
+    def from_arrays(
+        cls,
+        frames: Any = None,
+        fps: float | None = None,
+        waveform: Any = None,
+        sample_rate: int | None = None,
+        *,
+        sampling_fps: float = 2.0,
+        max_frames: int | None = None,
+        min_pixels: int = 128 * 784,
+        max_pixels: int = 320 * 784,
+        factor: int = 28,
+        sampling: Sampling = "time",
+        max_seconds: float = MAX_SECONDS,
+    ) -> Media:
+        """Make a clip of frames and samples that are in memory; both begin at 0.
+
+        They are sampled and scaled as `omnisift.media.read` does it with a file. The arrays are not changed.
+
+        Args:
+            frames: [N, H, W, 3] uint8 RGB, as a NumPy array or tensor; None for audio alone.
+            fps: frames per second of ``frames``.
+            waveform: [S] or [C, S]; floats in [-1, 1], or uint8, int16 or int32; None for video alone.
+            sample_rate: samples per second of ``waveform``.
+            sampling_fps: images sampled per second, the ``fps`` of `omnisift.media.read`.
+            max_frames, min_pixels, max_pixels, factor, sampling, max_seconds: as in `omnisift.media.read`.
+
+        Returns:
+            The clip, with ``<arrays>`` as its path.
+
+        Raises:
+            UsageError: an argument is wrong, or neither frames nor a waveform are given.
+            TooBig: the images are over 8192 x 4320, or one side is over 200 times the other.
+        """
+        limit = check_sampling(sampling, max_frames)
+        check_numbers(sampling_fps, limit, 0.0, None, max_seconds)
+        size = {"factor": factor, "min_pixels": min_pixels, "max_pixels": max_pixels}
+        smart_size(factor, factor, **size)
+        if frames is None and waveform is None:
+            raise UsageError("a clip needs frames, a waveform or both, got None for both")
+        samples = None if waveform is None else check_waveform(waveform, sample_rate)
+        video, audio = SampledFrames(), ResampledAudio()
+        if frames is not None:
+            options: dict[str, Any] = {"max_frames": limit, "sampling": sampling, "max_seconds": max_seconds, **size}
+            video = sample_frames(check_frames(frames, fps), float(fps or 0), fps=sampling_fps, **options)
+        if samples is not None:
+            audio = resample(samples, int(sample_rate or 0), max_seconds)
+        cuts = dict.fromkeys(video.cuts + audio.cuts)
+        audio_seconds = 0.0 if audio.waveform is None else len(audio.waveform) / SAMPLE_RATE
+        return cls(
+            path=Path("<arrays>"),
+            images=video.images,
+            times=video.times,
+            indices=video.indices,
+            fps=video.fps,
+            waveform=audio.waveform,
+            seconds=max(video.seconds, audio_seconds),
+            video_seconds=video.seconds,
+            capped=bool(cuts),
+            bad_packets=0,
+            warnings=(*cuts, *audio.warnings),
+        )
 
     @property
     def has_video(self) -> bool:

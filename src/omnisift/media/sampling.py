@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from omnisift.errors import UsageError
-from omnisift.media.result import TEMPORAL_PATCH
+from omnisift.media.units import TEMPORAL_PATCH
 
 MIN_FPS = 1e-4
 """Fewest frames per second: one in three hours. Times of rarer frames would leave the range of positions."""
@@ -18,6 +19,12 @@ TIME_TOLERANCE = 1e-4
 """Seconds: time stamps are rounded to the container's ticks, so a frame this little late still counts as on time."""
 
 QWEN_MIN_FRAMES, QWEN_MAX_FRAMES = 4, 768
+MAX_FRAMES = 256
+"""Images per clip by default: two minutes at the default rate; longer videos are sampled more sparsely."""
+MAX_SECONDS = 7200.0
+"""Longest part of a clip that is read by default; a warning says where the rest was left out."""
+
+Sampling = Literal["time", "qwen"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,15 @@ def by_index(shown_times: npt.NDArray[np.float64], frame_rate: float, fps: float
     steps = torch.linspace(0, total - 1, count, dtype=torch.float32)
     numbers = torch.round(steps).to(torch.int64).numpy()
     return SamplingGrid(shown_times[numbers], count / total * frame_rate, capped=target > limit)
+
+
+def check_sampling(sampling: str, max_frames: int | None) -> int:
+    """Return the maximum number of images, whose default depends on ``sampling``; `UsageError` for an unknown one."""
+    if sampling not in ("time", "qwen"):
+        raise UsageError(f'sampling must be "time" or "qwen", got {sampling!r}')
+    if max_frames is None:
+        return QWEN_MAX_FRAMES if sampling == "qwen" else MAX_FRAMES
+    return max_frames
 
 
 def check_numbers(fps: float, max_frames: int, start: float, end: float | None, max_seconds: float) -> None:

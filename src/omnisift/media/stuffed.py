@@ -13,12 +13,15 @@ MAX_AUDIO_BYTES = 4 << 20
 """Bytes of an audio packet; a second of eight uncompressed channels is below 2 MiB."""
 MAX_LOSSY_BYTES = 1 << 16
 """The same for codecs whose decoders go on to the next frame inside a packet; one frame has at most 32 KiB."""
+MAX_BLOCK_BYTES = 1 << 14
+"""The same for codecs whose frames have the size that the header states, which may be 1 byte (60 kB took 1.2 GB)."""
 MAX_FLAC_SYNCS = 16
 """Marks that begin a frame in a FLAC packet, which holds one; each may stand for 2 MiB of silence."""
 FLAC_NOISE = 1 << 14
 """Bytes in which one mark more is chance (it is one in 32,768)."""
 
-_LOSSY = ("aac", "mp1", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "mlp")
+_LOSSY = ("aac", "mp1", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "mlp", "wmapro", "wmalossless")
+_BLOCKS = ("wmav", "cook", "atrac", "ra_", "sipr", "gsm", "qdm", "g723", "g729")
 
 
 class FrameSplitter:
@@ -54,4 +57,6 @@ def is_stuffed(packet: Packet[Any], codec: str) -> bool:
         data = bytes(packet)
         syncs = data.count(b"\xff\xf8") + data.count(b"\xff\xf9")
         return syncs > MAX_FLAC_SYNCS + packet.size // FLAC_NOISE or packet.size > MAX_AUDIO_BYTES
+    if codec.startswith(_BLOCKS):
+        return packet.size > MAX_BLOCK_BYTES
     return packet.size > (MAX_LOSSY_BYTES if codec.startswith(_LOSSY) else MAX_AUDIO_BYTES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,8 @@ import torch
 from omnisift.budget import Budget
 from omnisift.compressors import FULL, make_compressor, needs_selector
 from omnisift.config import CompressionConfig, ReadOptions, option_names
-from omnisift.errors import UsageError
-from omnisift.media import Media
-from omnisift.media.reading import Sampling
+from omnisift.media import Media, MediaFile
+from omnisift.media.sampling import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.attachment import model_lock
 from omnisift.pipeline.context import check_context
@@ -25,10 +23,10 @@ from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
 from omnisift.pipeline.generation import Generated, generate
 from omnisift.pipeline.loading import Host, load_selector, load_weights, plan_placement, read_selector
 from omnisift.pipeline.model_source import ModelSource, find_model
-from omnisift.pipeline.prompt import read_for
+from omnisift.pipeline.prompt import check_prompt, read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of
 from omnisift.pipeline.stopwatch import timed
-from omnisift.utils.questions import check_question, check_text
+from omnisift.utils.questions import check_max_new_tokens
 from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
@@ -196,7 +194,7 @@ class Pipeline:
 
     def read(
         self,
-        path: str | Path,
+        path: MediaFile | Media,
         *,
         fps: float = 2.0,
         max_frames: int | None = None,
@@ -208,7 +206,8 @@ class Pipeline:
         """Decode a clip at the image sizes that this model takes, to ask about it more than once.
 
         Args:
-            path: path of a media file.
+            path: path of a media file or a file object, as `omnisift.read` takes them; a `Media` is decoded already
+                and returned as it is.
             fps: frames sampled per second; lowered for the whole clip where ``max_frames`` caps it.
             max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
             max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
@@ -228,7 +227,7 @@ class Pipeline:
 
     def encode(
         self,
-        path: str | Path,
+        path: MediaFile | Media,
         *,
         fps: float = 2.0,
         max_frames: int | None = None,
@@ -252,7 +251,7 @@ class Pipeline:
 
     def ask(
         self,
-        media: str | Path | Media | EncodedClip,
+        media: MediaFile | Media | EncodedClip,
         question: str,
         *,
         fps: float = 2.0,
@@ -269,8 +268,8 @@ class Pipeline:
         """Answer a question about a clip, with greedy decoding.
 
         Args:
-            media: path of a file with video, audio or both; or what `read` or `encode` returned, which are sampled
-                already and skip the stages that are done.
+            media: a file with video, audio or both, as its path or a file object; or what `read`, `encode` or
+                `Media.from_arrays` returned, which are sampled already and skip the stages that are done.
             question: a question in the model's language.
             fps: frames sampled per second; lowered for the whole clip where ``max_frames`` caps it.
             max_frames: maximum number of frames.
@@ -296,7 +295,7 @@ class Pipeline:
 
     def ask_batch(
         self,
-        prompts: Sequence[tuple[str | Path | Media | EncodedClip, str]],
+        prompts: Sequence[tuple[MediaFile | Media | EncodedClip, str]],
         *,
         fps: float = 2.0,
         max_frames: int = 256,
@@ -331,7 +330,7 @@ class Pipeline:
 
     def _answer(
         self,
-        prompts: Sequence[tuple[str | Path | Media | EncodedClip, str]],
+        prompts: Sequence[tuple[MediaFile | Media | EncodedClip, str]],
         reading: Mapping[str, Any],
         max_new_tokens: int,
         system: str | None,
@@ -340,11 +339,8 @@ class Pipeline:
     ) -> list[Answer]:
         stage = on_stage or (lambda _name: None)
         for _, question in prompts:
-            check_question(question)
-        if system is not None:
-            check_text(system, "the system prompt")
-        if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+            check_prompt(self.host.processor, question, system)
+        check_max_new_tokens(max_new_tokens)
         # Decode the clips.
         stage("read")
         clips = [timed(self._open, clip, reading) for clip, _ in prompts]
@@ -373,7 +369,7 @@ class Pipeline:
                         row.clip.encoding_seconds = row.clip.read_seconds + seconds.process + seconds.encode
         return [answers[index] for index in range(len(prompts))]
 
-    def _open(self, clip: str | Path | Media | EncodedClip, reading: Mapping[str, Any]) -> Media | EncodedClip:
+    def _open(self, clip: MediaFile | Media | EncodedClip, reading: Mapping[str, Any]) -> Media | EncodedClip:
         return clip if isinstance(clip, (Media, EncodedClip)) else self.read(clip, **reading)
 
     def _report(self, media: Media, answer: Generated, seconds: Seconds) -> Report:

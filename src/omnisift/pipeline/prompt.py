@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.errors import UsageError
-from omnisift.media import Media, read
-from omnisift.media.reader import MAX_SECONDS
-from omnisift.media.reading import Sampling
+from omnisift.media import Media, MediaFile, read
+from omnisift.media.sampling import MAX_SECONDS, Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.pipeline.chat_template import render_chat
 from omnisift.utils.questions import check_question, check_text
+from omnisift.utils.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -36,7 +35,7 @@ _AUDIO_INPUTS = ("input_features", "feature_attention_mask")
 
 def inputs(
     processor: Any,
-    clip: str | Path | Media,
+    clip: MediaFile | Media,
     question: str,
     *,
     fps: float = 2.0,
@@ -53,7 +52,8 @@ def inputs(
 
     Args:
         processor: the Qwen2.5-Omni processor of the model, as `AutoProcessor` loads it.
-        clip: path of a media file, or what `omnisift.read` returned.
+        clip: path of a media file or a file object, as `omnisift.read` takes them; or a `Media`, which is sampled
+            already.
         question: a question in the model's language.
         fps: frames sampled per second; lowered for the whole clip where ``max_frames`` caps it.
         max_frames: maximum number of frames; None means 256, or 768 with ``qwen`` sampling.
@@ -69,32 +69,30 @@ def inputs(
     Raises:
         MediaError: the file cannot be read as asked.
         UsageError: an argument is out of range, ``processor`` is no processor, or the question is empty or contains a
-            media placeholder.
+            special token of the model.
     """
-    check_question(question)
     if not hasattr(processor, "apply_chat_template") or not hasattr(processor, "tokenizer"):
         raise UsageError(
             f"inputs takes the processor of a Qwen2.5-Omni model, got {type(processor).__name__}: load it with "
             "AutoProcessor.from_pretrained"
         )
-    media = clip
-    if not isinstance(media, Media):
-        media = read_for(
-            processor,
-            media,
-            fps=fps,
-            max_frames=max_frames,
-            max_pixels=max_pixels,
-            sampling=sampling,
-            max_decoded_pixels=max_decoded_pixels,
-            read_timeout=read_timeout,
-        )
+    check_prompt(processor, question, system)
+    media = read_for(
+        processor,
+        clip,
+        fps=fps,
+        max_frames=max_frames,
+        max_pixels=max_pixels,
+        sampling=sampling,
+        max_decoded_pixels=max_decoded_pixels,
+        read_timeout=read_timeout,
+    )
     return build_inputs(processor, media, question, system)
 
 
 def read_for(
     processor: Any,
-    path: str | Path,
+    path: MediaFile | Media,
     *,
     fps: float = 2.0,
     max_frames: int | None = None,
@@ -104,7 +102,7 @@ def read_for(
     max_decoded_pixels: int = MAX_DECODED_PIXELS,
     read_timeout: float = READ_TIMEOUT,
 ) -> Media:
-    """Decode a clip at the image sizes that ``processor`` takes.
+    """Decode a clip at the image sizes that ``processor`` takes; a `Media` is decoded already and returned as it is.
 
     ``max_seconds`` as `omnisift.media.read` has it, the other arguments as `omnisift.Pipeline.read` has them.
 
@@ -112,6 +110,8 @@ def read_for(
         MediaError: the file cannot be read as asked.
         UsageError: an argument is out of range.
     """
+    if isinstance(path, Media):
+        return path
     lowest, highest = frame_limits(processor, max_pixels)
     return read(
         path,
@@ -142,16 +142,23 @@ def prompt_text(processor: Any, media: Media, question: str, system: str | None 
     """The prompt as text, with one `placeholder` for the clip.
 
     Raises:
-        UsageError: the question or the system prompt contains a placeholder itself.
+        UsageError: the question or the system prompt is empty or contains a special token of the model.
     """
-    check_question(question)
-    if system is not None:
-        check_text(system, "the system prompt")
-    for token in (processor.video_token, processor.audio_token, processor.image_token):
-        if token in question or token in (system or ""):
-            raise UsageError(f"the question contains {token}, which stands for a clip in a prompt; leave it out")
+    check_prompt(processor, question, system)
     conversation = _conversation(media, question, system)
     return render_chat(processor, conversation, add_generation_prompt=True)
+
+
+def check_prompt(processor: Any, question: str, system: str | None = None) -> None:
+    """Check the texts of a prompt, before a clip is read.
+
+    Raises:
+        UsageError: as `prompt_text`.
+    """
+    special = SpecialTokens.of(processor.tokenizer)
+    check_question(question, special=special)
+    if system is not None:
+        check_text(system, "the system prompt", special)
 
 
 def placeholder(processor: Any, media: Media) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from omnisift.errors import UsageError
-from omnisift.media.reading import Sampling
+from omnisift.media.sampling import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.pipeline import Answer, Pipeline
 from omnisift.profiling.gauges import EnergyMeter, FlopGauge, energy_meter, memory_gauge

@@ -23,8 +23,7 @@ from omnisift import errors
 from omnisift.errors import Damaged, MediaError, MediaTimeout, OmniSiftError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.media.image import MAX_ASPECT
-from omnisift.media.reader import MAX_SECONDS
-from omnisift.media.sampling import QWEN_MAX_FRAMES
+from omnisift.media.sampling import MAX_SECONDS, QWEN_MAX_FRAMES
 from omnisift.media.work import READ_TIMEOUT
 from omnisift.serving.decoder_child import PLAIN, READY
 

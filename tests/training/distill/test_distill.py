@@ -186,6 +186,11 @@ def test_errors_say_what_is_wrong(tmp_path: Path) -> None:
         load_questions(tmp_path / "q.txt")
 
 
+def test_comments_in_the_questions(tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("# about sound\nWho speaks?\n\n  # more\nWhat is #1?\n")
+    assert load_questions(tmp_path / "q.txt") == ("Who speaks?", "What is #1?")
+
+
 def test_it_fits_the_width_of_7b() -> None:
     """One layer of each encoder and embeddings of 3,584: 4.86 M parameters are trained on the model's attention."""
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker

@@ -16,12 +16,13 @@ from omnisift.cli.app import app
 from omnisift.errors import UsageError
 from omnisift.pipeline.model_source import find_model
 from omnisift.profiling.gauges import memory_gauge, torch_counter
+from omnisift.training.data import load_samples
 from omnisift.training.finetune import TrainRecipe, fine_tune, load_train_recipe, plan_run
 from omnisift.training.finetune.building import build
 from omnisift.training.finetune.checks import empty_thinker
 from omnisift.training.finetune.cost import count_parameters, row_flops, step_memory
 from omnisift.training.finetune.plan import matrix_tflops, row_shapes
-from omnisift.training.finetune.run import load_all, make_collator
+from omnisift.training.finetune.run import make_collator
 from omnisift.world.dataset import write_dataset
 
 FACTOR = 1.5
@@ -73,7 +74,7 @@ def test_a_step_of_each_bundled_recipe_on_nano(path: Path, data: Path, tmp_path:
 
 def compare(settings: TrainRecipe) -> None:
     """Assert that a step takes the memory and the operations of the formula, within `FACTOR`."""
-    samples = load_all(settings.data)[: settings.per_device_train_batch_size]
+    samples = load_samples(Path(settings.data[0]))[: settings.per_device_train_batch_size]
     host, model = build(settings)
     collator = make_collator(settings, host.processor)
     shapes = [shape for sample in samples for shape in row_shapes(collator, sample)]

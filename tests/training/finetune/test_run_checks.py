@@ -196,8 +196,9 @@ def test_a_frozen_selector_is_not_sampled(tmp_path: Path) -> None:
 def test_checkpointing_keeps_no_activations_of_the_frozen_encoders(language: str, tmp_path: Path) -> None:
     import torch
 
+    from omnisift.training.data import load_samples
     from omnisift.training.finetune import TrainRecipe
-    from omnisift.training.finetune.run import load_all, make_collator
+    from omnisift.training.finetune.run import make_collator
     from omnisift.world.dataset import write_dataset
 
     write_dataset(tmp_path / "world", clips=1, seed=0, questions_per_clip=1, step=lambda: None)
@@ -216,7 +217,7 @@ def test_checkpointing_keeps_no_activations_of_the_frozen_encoders(language: str
                 module.register_forward_hook(
                     lambda _module, _inputs, output, seen=outputs: seen.append(getattr(output, "requires_grad", False))
                 )
-        batch = make_collator(settings, host.processor)(load_all(settings.data)[:1])
+        batch = make_collator(settings, host.processor)(load_samples(Path(settings.data[0]))[:1])
         batch.pop("skipped")
         model.train()
         model(**batch).loss.backward()

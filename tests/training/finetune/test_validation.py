@@ -15,10 +15,10 @@ import torch
 import omnisift
 from omnisift.errors import TrainingError, UsageError
 from omnisift.evaluation.public.extractors import normalise_answer
+from omnisift.training.data import load_samples
 from omnisift.training.finetune import TrainRecipe, fine_tune
 from omnisift.training.finetune import run as training_run
 from omnisift.training.finetune.checkpoints import is_complete
-from omnisift.training.finetune.run import load_all
 from omnisift.training.finetune.trainer import StopOnSigterm
 from omnisift.training.finetune.validation import SHORT_ANSWER, answer_spans, cut_prompts, is_short
 from omnisift.world.dataset import write_dataset
@@ -64,7 +64,7 @@ def test_loss_and_accuracy_are_those_of_the_trained_model(
     assert last["eval_samples"] == 8
     # The same questions, asked of the saved model through the pipeline.
     pipe = omnisift.load(report.model, compressor="omnisift", retain=0.25)
-    short = [sample for sample in load_all([str(held_out)]) if is_short(sample.turns[-1].text)]
+    short = [sample for sample in load_samples(held_out) if is_short(sample.turns[-1].text)]
     assert last["eval_answers"] == len(short) == 6
     correct = 0
     for sample in short:

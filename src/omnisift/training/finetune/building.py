@@ -18,11 +18,12 @@ from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host, load_host, load_selector
-from omnisift.training.data import Sample, load_samples
-from omnisift.training.distill import DistillSettings, distill, observe_clips, save_selector
+from omnisift.training.data import Sample, read_rows
+from omnisift.training.distill import DistillSettings, distill, load_questions, observe_clips, save_selector
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.utils.parsing import shown
+from omnisift.utils.special_tokens import SpecialTokens
 from omnisift.vgas import VGAS
 
 logger = logging.getLogger(__name__)
@@ -101,9 +102,11 @@ def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress 
     folder = Path(recipe.output_dir) / "selector"
     if folder.is_dir():
         return folder
-    samples = [sample for path in recipe.data for sample in load_samples(Path(path))]
+    special = SpecialTokens.of(host.processor.tokenizer)
+    samples = read_rows([Path(path) for path in recipe.data], special).samples
     clips = check_distillable(recipe, samples)
-    questions = sorted({turn.text for sample in samples for turn in sample.turns if turn.role == "user"})
+    texts = {turn.text.strip() for sample in samples for turn in sample.turns if turn.role == "user"}
+    questions = sorted(texts - {""}) or load_questions(None)  # a clip alone may stand for a question
     settings = DistillSettings(
         max_steps=recipe.distill_steps,
         time_embedding=recipe.time_embedding,

@@ -23,7 +23,7 @@ from omnisift.training.data import Collator, Sample, encode_sample
 from omnisift.training.finetune.checks import check_run, empty_thinker
 from omnisift.training.finetune.cost import StepMemory, count_parameters, kept_tokens, row_flops, step_memory
 from omnisift.training.finetune.recipe import TrainRecipe
-from omnisift.training.finetune.run import load_all, make_collator, planned_steps
+from omnisift.training.finetune.run import make_collator, planned_steps, read_data
 from omnisift.training.finetune.run_folder import check_folder
 
 H100 = 400.0
@@ -80,9 +80,10 @@ def plan_run(recipe: TrainRecipe, tflops: float | None = None) -> RunPlan:
     Raises:
         OmniSiftError: as `fine_tune` raises before it loads the model; or no row that was tried can be used.
     """
-    samples, evaluated = load_all(recipe.data), load_all(recipe.eval_data or ())
+    rows, evaluated = read_data(recipe)
+    samples = rows.samples
     check_folder(Path(recipe.output_dir))
-    check_run(recipe, samples, evaluated, here=False)
+    check_run(recipe, samples, evaluated.samples, here=False)
     source = find_model(recipe.model)
     if adapter_class(source.model_type) is not Qwen25OmniAdapter:
         raise UsageError(

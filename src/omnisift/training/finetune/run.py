@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from omnisift.errors import CheckpointError
-from omnisift.pipeline.loading import Host
-from omnisift.training.data import ClipCache, Collator, Reading, Sample, load_samples
+from omnisift.pipeline.loading import Host, special_tokens
+from omnisift.training.data import ClipCache, Collator, DataRows, Reading, Sample, read_rows
 from omnisift.training.finetune.building import OnProgress, build
 from omnisift.training.finetune.checkpoints import (
     best_checkpoint,
@@ -35,6 +35,9 @@ from omnisift.training.finetune.run_folder import check_folder, run_lock, save_r
 from omnisift.training.finetune.trainer import CompressedTrainer, LogFile, StepProgress, StopOnSigterm, log_lines
 from omnisift.training.finetune.validation import Validation
 from omnisift.training.hub import push_selector
+from omnisift.utils.questions import check_text
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class TrainReport:
     samples: int
     """Samples in the training data."""
     skipped: dict[str, str]
-    """Sample id -> why this process skipped it."""
+    """Sample id, or file and line of a row -> why this process left it out."""
     model: str
     """Folder of the trained model; of the run if it is not finished."""
     eval_loss: float | None = None
@@ -88,12 +91,15 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         OmniSiftError: the model or its selector can't be loaded.
     """
     begin = time.monotonic()
-    samples, evaluated = load_all(recipe.data), load_all(recipe.eval_data or ())
+    rows, evaluated = read_data(recipe)
+    samples = rows.samples
     folder, is_first_process = Path(recipe.output_dir), not int(os.environ.get("RANK", "0"))
     with ExitStack() as stack:
         if is_first_process:
+            for note in rows.notes() + evaluated.notes():
+                logger.warning("%s", note)
             check_folder(folder)
-            check_run(recipe, samples, evaluated)
+            check_run(recipe, samples, evaluated.samples)
             stack.enter_context(run_lock(folder))
             save_recipe(recipe, folder)
         checkpoint = newest_checkpoint(folder)
@@ -102,7 +108,7 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
             if checkpoint is not None:
                 check_seals(checkpoint)
         host, model = build(recipe, on_progress if is_first_process else None)
-        trainer = _trainer(recipe, host, model, samples, evaluated, checkpoint, on_progress)
+        trainer = _trainer(recipe, host, model, samples, evaluated.samples, checkpoint, on_progress)
         if not progress:
             trainer.remove_callback(ProgressCallback)
         world = check_world(recipe.processes)
@@ -113,13 +119,22 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
             trained = _save_trained(recipe, trainer, host)
             if recipe.hub_model_id is not None:
                 address = push_selector(trained.selector, recipe.hub_model_id, recipe.hub_private_repo)
-        report = _report(recipe, step, trainer.skipped, len(samples), finished, time.monotonic() - begin)
+        skipped, count = rows.refused | trainer.skipped, len(samples) + len(rows.refused)
+        report = _report(recipe, step, skipped, count, finished, time.monotonic() - begin)
         return replace(report, hub_url=address)
 
 
-def load_all(paths: Sequence[str]) -> list[Sample]:
-    """The samples of several data files or folders. Raises `UsageError` as `load_samples`."""
-    return [sample for path in paths for sample in load_samples(Path(path))]
+def read_data(recipe: TrainRecipe) -> tuple[DataRows, DataRows]:
+    """(training rows, validation rows) of a recipe, checked against the special tokens of its model.
+
+    Raises:
+        OmniSiftError: data or model are not found, no row can be used, or ``system`` contains a special token.
+    """
+    special = special_tokens(recipe.model)
+    if recipe.system is not None:
+        check_text(recipe.system, "the recipe's system", special)
+    rows = read_rows([Path(path) for path in recipe.data], special)
+    return rows, read_rows([Path(path) for path in recipe.eval_data], special) if recipe.eval_data else DataRows()
 
 
 def _trainer(

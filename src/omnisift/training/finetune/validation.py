@@ -33,9 +33,9 @@ def is_short(answer: str) -> bool:
 
 
 def has_short_answer(sample: Sample) -> bool:
-    """Whether the last turn of a conversation is a short answer."""
-    last = sample.turns[-1]
-    return last.role == "assistant" and is_short(last.text)
+    """Whether the last answer of a conversation that is learned is short."""
+    answers = [turn.text for turn in sample.turns if turn.role == "assistant" and turn.learned]
+    return bool(answers) and is_short(answers[-1])
 
 
 class Validation:

@@ -1,0 +1,78 @@
+"""Odd files that people have give the images and the sound that a player shows, or say what could not be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numbered
+import numpy as np
+import odd_files
+import pytest
+from odd_files import FILES, OddFile
+
+from omnisift.errors import NotMedia, NoVideo
+from omnisift.media import Media, read
+
+SMALL = {"min_pixels": 28 * 28, "max_pixels": 64 * 28 * 28}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("odd")
+
+
+def make(file: OddFile, folder: Path) -> Path:
+    path = folder / file.name
+    if not path.exists():
+        file.make(path)
+    return path
+
+
+def numbers(media: Media) -> list[int]:
+    return [] if media.images is None else [numbered.number(image) for image in media.images]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
+def test_images_and_sound(file: OddFile, folder: Path) -> None:
+    assert odd_files.find_faults(file, make(file, folder)) == []
+
+
+def test_a_turned_image_has_the_turned_shape(tmp_path: Path) -> None:
+    odd_files.oriented("transposed")(tmp_path / "a.mp4")
+    assert read(tmp_path / "a.mp4", **SMALL).images.shape == (4, 252, 140, 3)
+
+
+def test_encrypted_tracks_are_named(tmp_path: Path) -> None:
+    numbered.write(tmp_path / "a.mp4", options=odd_files.CENC)
+    with pytest.raises(NotMedia, match=r"video track 0 \(h264, encrypted\) and audio track 1 \(aac, encrypted\) can't"):
+        read(tmp_path / "a.mp4")
+
+
+def test_an_unknown_codec_is_named_where_video_is_required(folder: Path) -> None:
+    file = next(f for f in FILES if f.name == "unknown-video.mp4")
+    with pytest.raises(NoVideo, match=r"has no video; video track 0 \(xyz1, unknown codec\) can't be decoded"):
+        read(make(file, folder), require_video=True)
+
+
+def test_images_that_could_not_be_had_are_counted(tmp_path: Path) -> None:
+    """A broadcast that begins in the middle of a group: nothing is shown until the next key frame."""
+    numbered.write(tmp_path / "a.ts", gop=50, count=200, audio=None, codec_options={"sc_threshold": "0"})
+    data = tmp_path.joinpath("a.ts").read_bytes()
+    starts = [at for at, pid, payload in numbered.ts_packets(bytearray(data)) if pid == 256 and data[at + 1] & 0x40]
+    tmp_path.joinpath("b.ts").write_bytes(data[: 188 * 3] + data[starts[10] :])
+    media = read(tmp_path / "b.ts", **SMALL)
+    assert numbers(media)[:6] == [60, 60, 60, 60, 60, 72]
+    assert "4 of 16 images can't be decoded" in " ".join(media.warnings)
+
+
+def test_display_order_from_the_decoder_where_times_contradict_it(tmp_path: Path) -> None:
+    """Stamps in decoding order, as some writers of Matroska store them for B frames."""
+
+    def wrong(packets: list) -> None:
+        for packet in packets:
+            packet.pts = packet.dts
+
+    numbered.write(tmp_path / "a.mkv", codec_options={"bf": "3"}, change=wrong)
+    media = read(tmp_path / "a.mkv", **SMALL)
+    assert numbers(media) == odd_files.FOUR
+    assert (np.diff(media.times) > 0).all()
