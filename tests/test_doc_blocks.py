@@ -34,6 +34,8 @@ NOT_RUN = {
     "needs a Ray cluster": 1,
     "needs a checkpoint": 1,
     "needs a fresh clone": 4,
+    "needs an account of the hub": 1,
+    "needs docker": 1,
     "needs lmms-eval": 4,
     "needs ms-swift": 3,
     "needs several GPUs": 1,

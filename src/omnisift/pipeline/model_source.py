@@ -67,7 +67,7 @@ def find_model(name: str) -> ModelSource:
         local_files_only = True
     else:
         _check_hub_id(source)
-        local_files_only = not _is_hub_reachable()
+        local_files_only = not is_hub_reachable()
     config = _read_config(source, local_files_only)
     model_type, where = config.get("model_type"), f"{source}/config.json"
     try:
@@ -155,7 +155,7 @@ def _read_config(source: str, local_files_only: bool) -> dict[str, Any]:
         raise CheckpointError(f"can't load a model named {source!r}: {reason}") from error
 
 
-def _is_hub_reachable() -> bool:
+def is_hub_reachable() -> bool:
     """Whether the hub answers at all within `_HUB_SECONDS`.
 
     Without this check huggingface_hub retries for half a minute and logs every try. Its ``HF_HUB_OFFLINE`` and
