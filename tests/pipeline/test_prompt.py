@@ -38,7 +38,7 @@ def media(n_images: int, fps: float, seconds: float) -> Media:
 
 def test_limits_are_the_tokenizers_or_the_hosts_default(processor) -> None:
     assert pixel_limits(processor) == (112 * 112, 224 * 224)
-    full_size = SimpleNamespace(tokenizer=SimpleNamespace(init_kwargs={}))
+    full_size = SimpleNamespace(**{**vars(processor), "tokenizer": SimpleNamespace(init_kwargs={})})
     assert pixel_limits(full_size) == (128 * 28 * 28, 768 * 28 * 28)
 
 

@@ -100,6 +100,7 @@ def distill(
     """
     from omnisift.cli.screen import CountBar, console_for
     from omnisift.pipeline.loading import load_host
+    from omnisift.pipeline.model_source import check_omni, find_model
     from omnisift.training import distill as library
 
     if media.is_file():
@@ -119,6 +120,7 @@ def distill(
         seed=seed,
         **read_options.reading,
     )
+    check_omni(find_model(host.model), "omnisift distill")
     loaded, console = load_host(host.model, **host.placement, device_map=device_map), console_for(stderr=True)
     recordings = out.with_name(f"{out.name}.work") if work is None else work
     with CountBar(console, "recording attention", len(clips), quiet=as_json) as step:

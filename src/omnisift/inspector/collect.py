@@ -132,7 +132,7 @@ def _trace(
     notices: Iterable[str],
 ) -> Trace:
     report = answers[ALL].report
-    tokens = _tokens(decisions, report.tokens.audio, 1.0 / float(host.thinker.config.position_id_per_seconds))
+    tokens = _tokens(decisions, report.tokens.audio, _audio_seconds(host))
     evidence = None if scene is None else evidence_of(scene, question, tokens)
     grid = grid_of(tokens, media.seconds_per_grid)
     return Trace(
@@ -214,6 +214,11 @@ def _default_question(scene: Scene | None) -> str:
         return DEFAULT_QUESTION
     types = ["sound_with"] if scene.sounds and scene.shapes else None
     return questions(scene, np.random.default_rng(scene.seed), types)[0].text
+
+
+def _audio_seconds(host: Host) -> float:
+    """Duration of one audio token; 1.0 for a model that takes no audio."""
+    return 1.0 / float(getattr(host.thinker.config, "position_id_per_seconds", 1))
 
 
 def _mel(host: Host, media: Media) -> NDArray[np.float32] | None:

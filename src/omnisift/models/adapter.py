@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -63,6 +63,8 @@ class Prompt:
     """[B, S] int8, from `Adapter.modality`."""
     arguments: Mapping[str, Any]
     """Those of the call to ``Parts.core``, by name."""
+    frame_seconds: Sequence[float] | None = None
+    """Seconds of a frame of each video, for hosts that are not told; None if unknown."""
 
     def tensor(self, name: str) -> Tensor | None:
         """An argument on the CPU; None if it was not passed."""
@@ -92,6 +94,8 @@ class Adapter(ABC):
     """Names of the `TokenStream.extras` that its `attention_probes` can provide."""
     side_inputs: ClassVar[Mapping[str, Side]] = {}
     """How further arguments of the language model are cut. One that is not listed here is refused."""
+    takes_embeddings: ClassVar[bool] = False
+    """Whether the host takes ids with their embeddings in place of what its encoders read, and nothing else of them."""
     geometry: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the vision encoder that `layout` reads by `Prompt.encoded_with`."""
 

@@ -21,7 +21,7 @@ import inspect
 import sys
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -101,6 +101,10 @@ class Attachment:
     cut: PromptCut | None
     """The latest cut, for adapters with more than one language model; None if nothing was dropped."""
 
+    frame_seconds: Sequence[float] | None
+    """Seconds of a frame of the token grid, one value for each video of the next prompt, for hosts that are not told
+    them (Qwen2-VL, Qwen3-VL, Qwen3.5). Set it before the call; None counts a frame as a second."""
+
     last: Compression | None
     """What was kept of the latest prompt with video; None before the first, and after a prompt without video."""
 
@@ -125,6 +129,7 @@ class Attachment:
         self.adapter = adapter
         self.compressor = compressor
         self.cut = None
+        self.frame_seconds = None
         self.last = None
         self.position_ids = None
         self.selection = None
@@ -277,7 +282,7 @@ class Attachment:
                 )
             # The mask that the language model gets may be windowed, or see both ways within a frame.
             attention_mask = read_mask(arguments.get("attention_mask"), *input_ids.shape)
-            prompt = Prompt(input_ids, attention_mask, modality, arguments)
+            prompt = Prompt(input_ids, attention_mask, modality, arguments, self.frame_seconds)
             self._prompt = prompt, self.adapter.layout(prompt)
         elif not cached:
             self.last = self.selection = None

@@ -19,8 +19,8 @@ class GridAdapter(Adapter):
 
     geometry: ClassVar[frozenset[str]] = frozenset({"grid_thw"})
     seconds_argument: ClassVar[str | None] = None
-    """Argument of the host with the seconds of a frame, one for each video. Where there is none, a frame counts as a
-    second, and only the order of frames matters."""
+    """Argument of the host with the seconds of a frame, one for each video. Where there is none, it is
+    `Attachment.frame_seconds`; without that a frame counts as a second, and only the order of frames matters."""
 
     def layout(self, prompt: Prompt) -> Layout:
         """Lay the video tokens on their grids."""
@@ -70,11 +70,14 @@ class GridAdapter(Adapter):
     def _seconds(self, prompt: Prompt, count: int) -> Tensor:
         """[V] float32: seconds of a frame of each of ``count`` videos."""
         seconds = None if self.seconds_argument is None else prompt.tensor(self.seconds_argument)
+        if seconds is None and prompt.frame_seconds is not None:
+            seconds = torch.tensor(prompt.frame_seconds)
         if seconds is None:
             return torch.ones(count)
         # `generate` repeats each value for beams, but not the grids that its encoder ran with.
         values = seconds.float().flatten()
         times, rest = divmod(len(values), count)
         if rest or not times:
-            raise UnsupportedCall(f"{len(values)} {self.seconds_argument} for {count} videos: pass one for each video")
+            name = self.seconds_argument or "frame_seconds"
+            raise UnsupportedCall(f"{len(values)} {name} for {count} videos: pass one for each video")
         return values[::times]

@@ -370,7 +370,7 @@ class Pipeline:
         return [answers[index] for index in range(len(prompts))]
 
     def _open(self, clip: MediaFile | Media | EncodedClip, reading: Mapping[str, Any]) -> Media | EncodedClip:
-        return clip if isinstance(clip, (Media, EncodedClip)) else self.read(clip, **reading)
+        return clip if isinstance(clip, EncodedClip) else self.read(clip, **reading)
 
     def _report(self, media: Media, answer: Generated, seconds: Seconds) -> Report:
         return Report(

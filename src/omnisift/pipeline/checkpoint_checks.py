@@ -56,18 +56,26 @@ def check_model_files(source: ModelSource) -> None:
 
 
 def _check_values(config: Any, path: Path) -> None:
-    """Values that Transformers takes from a thinker's configuration and only fails on with a clip."""
+    """Values that Transformers takes from a configuration and only fails on with a clip; absent ones are not read."""
     text = config.get_text_config()
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    sections = (getattr(text, "rope_parameters", None) or {}).get("mrope_section") or [16, 24, 24]
+    rope = getattr(text, "rope_parameters", None) or {}
+    # Where none are stated, the classes of Qwen2 have their own, and later ones take what fits.
+    sections = rope.get("mrope_section") or ([16, 24, 24] if text.model_type.startswith("qwen2") else None)
+    rotated = int(head_size * rope.get("partial_rotary_factor", 1.0))
     wrong = {
-        "position_id_per_seconds": config.position_id_per_seconds <= 0,
-        "seconds_per_chunk": config.seconds_per_chunk <= 0,
-        "n_window": config.audio_config.n_window <= 0,
-        "mrope_section": 2 * sum(sections) != head_size,
+        "position_id_per_seconds": getattr(config, "position_id_per_seconds", 1) <= 0,
+        "seconds_per_chunk": getattr(config, "seconds_per_chunk", 1) <= 0,
+        "n_window": getattr(_audio_config(config), "n_window", 1) <= 0,
+        "mrope_section": sections is not None and 2 * sum(sections) != rotated,
     }
     for name in [name for name, is_wrong in wrong.items() if is_wrong]:
         raise CheckpointError(f"{path}: {name} is missing or out of range; {AGAIN}")
+
+
+def _audio_config(config: Any) -> Any:
+    """The configuration of the audio encoder; None for a model without one."""
+    return getattr(config, "audio_config", None)
 
 
 def check_generation(generation: Any, vocab_size: int, source: str) -> None:
@@ -133,7 +141,9 @@ def check_processor(processor: Any, config: Any, source: str) -> None:
     Raises:
         CheckpointError: it is the processor of another model, or a file of it is wrong or missing.
     """
-    parts = ("tokenizer", "feature_extractor", "video_processor", "video_token", "audio_token", "image_token")
+    parts = ["tokenizer", "video_processor", "video_token", "image_token"]
+    if _audio_config(config) is not None:
+        parts[1:1] = ["feature_extractor", "audio_token"]
     missing = [part for part in parts if not getattr(processor, part, None)]
     if missing:
         raise CheckpointError(
@@ -152,9 +162,12 @@ def _check_agreement(processor: Any, config: Any, source: str) -> None:
         "patch_size": (video.patch_size, vision.patch_size),
         "merge_size": (video.merge_size, vision.spatial_merge_size),
         "temporal_patch_size": (video.temporal_patch_size, vision.temporal_patch_size),
-        "feature_size": (processor.feature_extractor.feature_size, config.audio_config.num_mel_bins),
     }
-    tokens = {"video_token": config.video_token_id, "audio_token": config.audio_token_id}
+    tokens = {"video_token": config.video_token_id}
+    audio = _audio_config(config)
+    if audio is not None:
+        pairs["feature_size"] = processor.feature_extractor.feature_size, audio.num_mel_bins
+        tokens["audio_token"] = config.audio_token_id
     ids = processor.tokenizer.convert_tokens_to_ids
     pairs |= {name: (ids(getattr(processor, name)), value) for name, value in tokens.items()}
     for name, (of_processor, of_model) in pairs.items():
@@ -166,7 +179,7 @@ def _check_agreement(processor: Any, config: Any, source: str) -> None:
 
 
 def _check_use(processor: Any, config: Any, source: str) -> None:
-    """Build one small prompt with video and audio: files that no check names are wrong where it fails."""
+    """Build one small prompt of all that the model takes: files that no check names are wrong where it fails."""
     side = 2 * processor.video_processor.patch_size * processor.video_processor.merge_size
     media = Media(
         path=Path("-"),
@@ -174,7 +187,7 @@ def _check_use(processor: Any, config: Any, source: str) -> None:
         times=np.zeros(2),
         indices=np.zeros(2, np.int64),
         fps=2.0,
-        waveform=np.zeros(SAMPLE_RATE, np.float32),
+        waveform=None if _audio_config(config) is None else np.zeros(SAMPLE_RATE, np.float32),
         seconds=1.0,
         video_seconds=1.0,
         capped=False,
@@ -183,13 +196,16 @@ def _check_use(processor: Any, config: Any, source: str) -> None:
     )
     pixel_limits(processor)
     inputs = build_inputs(processor, media, "x", "x")
-    input_ids, pixels = inputs["input_ids"], inputs["pixel_values_videos"]
-    if not int((input_ids == config.video_token_id).sum()) or not int((input_ids == config.audio_token_id).sum()):
+    input_ids = inputs["input_ids"]
+    tokens = [getattr(config, name) for name in ("video_token_id", "audio_token_id") if hasattr(config, name)]
+    if not all(bool((input_ids == token).any()) for token in tokens):
+        kinds = "video or audio" if len(tokens) > 1 else "video"
         raise CheckpointError(
-            f"the chat template of {source} leaves out the clip: a prompt has no video or audio tokens; correct "
+            f"the chat template of {source} leaves out the clip: a prompt has no {kinds} tokens; correct "
             "chat_template.jinja, or download it again"
         )
     if int(input_ids.max()) >= config.get_text_config().vocab_size:
         raise CheckpointError(f"{source}: tokenizer.json has more tokens than config.json; use the files of one model")
-    if not bool(torch.isfinite(pixels).all()) or not bool(torch.isfinite(inputs["input_features"]).all()):
+    features = [inputs[name] for name in ("pixel_values_videos", "input_features") if name in inputs]
+    if not all(bool(torch.isfinite(feature).all()) for feature in features):
         raise CheckpointError(f"{source}/processor_config.json turns a clip into NaN or infinity; {AGAIN}")

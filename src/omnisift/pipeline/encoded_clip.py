@@ -16,7 +16,7 @@ from transformers import BatchFeature
 from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
 from omnisift.media import Media
-from omnisift.models import adapter_for
+from omnisift.models import adapter_class, adapter_for
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import build_inputs, join_rows, placeholder, prompt_text
 
@@ -41,7 +41,9 @@ class EncodedClip:
 
     It stores the decoded clip and the processor's tensors on the CPU, and the clip's embeddings on the host's device.
     The first question computes them, later questions reuse them. A method that reads the encoders' attention
-    (``needs``) runs the encoders for each question. Ask one question at a time: its hooks are on the shared host.
+    (``needs``) runs the encoders for each question, and so does a host that takes more of its encoders than embeddings
+    (`Adapter.takes_embeddings`): then only the decoded clip is reused. Ask one question at a time: its hooks are on the
+    shared host.
 
     Args:
         host: the model that encodes the clip; questions must be asked with the same one.
@@ -70,6 +72,11 @@ class EncodedClip:
         """Whether a question has been asked, so that later ones skip the encoders."""
         return self.embeds is not None
 
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the host takes embeddings in place of what its encoders read."""
+        return adapter_class(self.host.thinker.config.model_type).takes_embeddings
+
     def prompt(self, question: str, system: str | None = None) -> PromptRow:
         """A question about the clip, with the inputs that `build_inputs` makes; only the first runs the processor.
 
@@ -80,6 +87,8 @@ class EncodedClip:
         Raises:
             UsageError: the question contains a media placeholder.
         """
+        if not self.is_reusable:
+            return PromptRow(self.media, build_inputs(self.host.processor, self.media, question, system), self)
         before, after = self._text_around(question, system)
         if self._processed is None or self._clip_ids is None:
             self._processed = dict(build_inputs(self.host.processor, self.media, question, system))
@@ -192,7 +201,7 @@ def prepare_call(host: Host, rows: Sequence[PromptRow], compressor: Compressor |
 
 def _can_reuse(row: PromptRow, compressor: Compressor | None, encoding: Sequence[EncodedClip] = ()) -> bool:
     """Whether a prompt needs no encoder, given the clips that an earlier call of the batch encodes."""
-    if row.clip is None or (compressor is not None and compressor.needs):
+    if row.clip is None or not row.clip.is_reusable or (compressor is not None and compressor.needs):
         return False
     return row.clip.is_encoded or row.clip in encoding
 
@@ -200,7 +209,7 @@ def _can_reuse(row: PromptRow, compressor: Compressor | None, encoding: Sequence
 def _locate_clips(rows: Sequence[PromptRow], length: int) -> Iterator[tuple[int, slice, EncodedClip]]:
     """(row, columns, clip) of each encoded clip in a batch of ``length`` tokens, padded on the left."""
     for index, row in enumerate(rows):
-        if row.clip is not None:
+        if row.clip is not None and row.clip.is_reusable:
             padding = length - row.inputs["input_ids"].shape[1]
             columns = slice(*(column + padding for column in row.clip_columns))
             yield index, columns, row.clip

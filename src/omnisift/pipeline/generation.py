@@ -78,6 +78,8 @@ def generate(
         attaching = attach(thinker, compressor) if compressor is not None else nullcontext(None)
         logits = FiniteLogits()
         with attaching as attachment, Stopwatch(thinker, compressor, on_stage) as watch:
+            if attachment is not None:
+                attachment.frame_seconds = [row.media.seconds_per_grid for row in rows]
             output = thinker.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,

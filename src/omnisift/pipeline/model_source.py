@@ -71,19 +71,23 @@ def find_model(name: str) -> ModelSource:
     config = _read_config(source, local_files_only)
     model_type, where = config.get("model_type"), f"{source}/config.json"
     try:
-        adapter = adapter_class(model_type)
+        adapter_class(model_type)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{where}: {error}") from None
-    if not issubclass(adapter, Qwen25OmniAdapter):
-        raise UnsupportedModel(
-            f"{where}: model_type {model_type!r} has no prompt here yet; load it with Transformers and use "
-            "omnisift.attach"
-        )
     _check_depths(config, where)
     # A saved config.json leaves out values that equal the class's defaults, so the class has to fill them in.
     with checkpoint_errors(where):
         hidden_size = int(AutoConfig.for_model(**config).get_text_config().hidden_size)
     return ModelSource(name, source, str(model_type), hidden_size, local_files_only)
+
+
+def check_omni(source: ModelSource, command: str) -> None:
+    """Raise `UnsupportedModel` if a command that only knows Qwen2.5-Omni is given another family."""
+    if adapter_class(source.model_type) is not Qwen25OmniAdapter:
+        raise UnsupportedModel(
+            f"{source.name}: {command} takes Qwen2.5-Omni only so far, got model_type {source.model_type!r}; ask this "
+            "model with omnisift ask, run or inspect"
+        )
 
 
 def _check_depths(part: object, where: str) -> None:

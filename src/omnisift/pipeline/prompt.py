@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnisift.errors import UsageError
+from omnisift.errors import NoVideo, UsageError
 from omnisift.media import Media, MediaFile, read
 from omnisift.media.sampling import MAX_SECONDS, Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
@@ -23,13 +24,14 @@ from omnisift.utils.special_tokens import SpecialTokens
 if TYPE_CHECKING:
     from transformers import BatchFeature
 
-_DEFAULT_SIZE = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}
-"""Pixels of one frame, as in Transformers' Qwen2.5-Omni processor and in ``qwen-omni-utils``."""
+_DEFAULT_TOKENS = 128, 768
+"""(minimum, maximum) tokens of one frame, as in Transformers' processors of the Omni models and ``qwen-omni-utils``."""
+_PAPER_TOKENS = 320
+"""Maximum tokens of one frame in the paper's training and evaluation."""
+PAPER_MAX_PIXELS = _PAPER_TOKENS * 28 * 28
+"""The same in pixels, where a token is of 28 x 28."""
 
-PAPER_MAX_PIXELS = 320 * 28 * 28
-"""Pixels of one frame in the paper's training and evaluation."""
-
-_VIDEO_INPUTS = ("pixel_values_videos", "video_grid_thw", "video_second_per_grid")
+_VIDEO_INPUTS = ("pixel_values_videos", "video_grid_thw", "video_second_per_grid", "second_per_grid_ts")
 _AUDIO_INPUTS = ("input_features", "feature_attention_mask")
 
 
@@ -51,7 +53,7 @@ def inputs(
     The tensors are on the CPU; ``inputs.to(model.device, model.dtype)`` moves them.
 
     Args:
-        processor: the Qwen2.5-Omni processor of the model, as `AutoProcessor` loads it.
+        processor: the processor of a supported model (docs/models.md), as `AutoProcessor` loads it.
         clip: path of a media file or a file object, as `omnisift.read` takes them; or a `Media`, which is sampled
             already.
         question: a question in the model's language.
@@ -64,7 +66,8 @@ def inputs(
         system: a system prompt; None sends none, as in the paper's evaluation.
 
     Returns:
-        ``input_ids`` and ``attention_mask`` of shape [1, L], the media tensors, and ``use_audio_in_video``.
+        ``input_ids`` and ``attention_mask`` of shape [1, L], the media tensors, and what else the model takes:
+        ``use_audio_in_video`` or ``mm_token_type_ids``.
 
     Raises:
         MediaError: the file cannot be read as asked.
@@ -73,7 +76,7 @@ def inputs(
     """
     if not hasattr(processor, "apply_chat_template") or not hasattr(processor, "tokenizer"):
         raise UsageError(
-            f"inputs takes the processor of a Qwen2.5-Omni model, got {type(processor).__name__}: load it with "
+            f"inputs takes the processor of a Qwen video model, got {type(processor).__name__}: load it with "
             "AutoProcessor.from_pretrained"
         )
     check_prompt(processor, question, system)
@@ -102,28 +105,49 @@ def read_for(
     max_decoded_pixels: int = MAX_DECODED_PIXELS,
     read_timeout: float = READ_TIMEOUT,
 ) -> Media:
-    """Decode a clip at the image sizes that ``processor`` takes; a `Media` is decoded already and returned as it is.
+    """Decode a clip at the image sizes that ``processor`` takes; a `Media` is decoded already and not scaled again.
 
+    Audio is left out, with a warning, for a model that takes none.
     ``max_seconds`` as `omnisift.media.read` has it, the other arguments as `omnisift.Pipeline.read` has them.
 
     Raises:
-        MediaError: the file cannot be read as asked.
+        MediaError: the file cannot be read as asked; `NoVideo` if it is audio alone and the model takes none.
         UsageError: an argument is out of range.
     """
     if isinstance(path, Media):
-        return path
+        return heard_by(processor, path)
     lowest, highest = frame_limits(processor, max_pixels)
-    return read(
+    media = read(
         path,
         fps=fps,
         max_frames=max_frames,
         min_pixels=lowest,
         max_pixels=highest,
+        factor=frame_factor(processor),
         sampling=sampling,
         max_seconds=max_seconds,
         max_decoded_pixels=max_decoded_pixels,
         read_timeout=read_timeout,
     )
+    return heard_by(processor, media)
+
+
+def hears(processor: Any) -> bool:
+    """Whether the model of this processor takes audio."""
+    return getattr(processor, "feature_extractor", None) is not None
+
+
+def heard_by(processor: Any, media: Media) -> Media:
+    """The clip without its audio, and a warning about that, if the model of ``processor`` takes none.
+
+    Raises:
+        NoVideo: nothing is left.
+    """
+    if media.waveform is None or hears(processor):
+        return media
+    if media.images is None:
+        raise NoVideo(f"{media.path} is audio alone, which this model does not take; give a clip with video")
+    return replace(media, waveform=None, warnings=(*media.warnings, "the audio is left out: this model takes none"))
 
 
 def build_inputs(processor: Any, media: Media, question: str, system: str | None = None) -> BatchFeature:
@@ -132,9 +156,11 @@ def build_inputs(processor: Any, media: Media, question: str, system: str | None
     The frames were scaled by `omnisift.media`, so the processor must not scale them again. The real frame rate is
     passed on: Transformers assumes 2.0 for every call, which gives long clips wrong time positions.
     """
+    media = heard_by(processor, media)
     text = prompt_text(processor, media, question, system)
     inputs: BatchFeature = processor(text=[text], return_tensors="pt", **media_arguments(processor, media))
-    inputs["use_audio_in_video"] = media.has_video and media.has_audio
+    if hears(processor):
+        inputs["use_audio_in_video"] = media.has_video and media.has_audio
     return inputs
 
 
@@ -172,18 +198,35 @@ def frame_limits(processor: Any, max_pixels: int | None) -> tuple[int, int]:
     if max_pixels is not None and not isinstance(max_pixels, Real):
         raise UsageError(f"max_pixels must be a number, got {type(max_pixels).__name__}")
     lowest, highest = pixel_limits(processor)
-    highest = min(highest, PAPER_MAX_PIXELS) if max_pixels is None else max_pixels
+    highest = min(highest, _PAPER_TOKENS * frame_factor(processor) ** 2) if max_pixels is None else max_pixels
     return min(lowest, highest), highest
+
+
+def frame_factor(processor: Any) -> int:
+    """Pixels along one side of a token: height and width of a frame are multiples of it."""
+    video = processor.video_processor
+    return int(video.patch_size * video.merge_size)
 
 
 def pixel_limits(processor: Any) -> tuple[int, int]:
     """(minimum, maximum) pixels of a frame that the processor itself would resize to.
 
-    Transformers ignores the size saved with the video processor: the Qwen2.5-Omni processor replaces it by its own
+    Transformers ignores the size saved with the video processor of an Omni model: the processor replaces it by its own
     default, unless the tokenizer's settings name a size (nano's do).
     """
-    size = processor.tokenizer.init_kwargs.get("size") or _DEFAULT_SIZE
-    return int(size["shortest_edge"]), int(size["longest_edge"])
+    token = frame_factor(processor) ** 2
+    size = processor.tokenizer.init_kwargs.get("size")
+    if size is None and hears(processor):
+        return _DEFAULT_TOKENS[0] * token, _DEFAULT_TOKENS[1] * token
+    size = processor.video_processor.size if size is None else size
+    # The sizes of Qwen3-VL are of a clip as a whole, so that a frame may have a single token.
+    lowest = token if _has_timestamps(processor) else int(size["shortest_edge"])
+    return lowest, int(size["longest_edge"])
+
+
+def _has_timestamps(processor: Any) -> bool:
+    """Whether the processor writes the time of each frame into the prompt, as that of Qwen3-VL does."""
+    return hasattr(processor, "_calculate_timestamps")
 
 
 def _conversation(media: Media, question: str, system: str | None) -> list[dict[str, Any]]:
@@ -199,8 +242,9 @@ def media_arguments(processor: Any, media: Media) -> dict[str, Any]:
     """Arguments that pass decoded media to a processor, which must not scale, sample or cut it a second time."""
     arguments: dict[str, Any] = {}
     if media.images is not None:
+        _check_frame_size(processor, media)
         arguments["videos"] = [np.ascontiguousarray(media.images.transpose(0, 3, 1, 2))]
-        arguments["videos_kwargs"] = {"fps": media.fps, "do_resize": False, "do_sample_frames": False}
+        arguments["videos_kwargs"] = {"do_resize": False, "do_sample_frames": False, **_frame_rate(processor, media)}
     if media.waveform is not None:
         arguments["audio"] = [media.waveform]
         # By default the feature extractor silently cuts audio at its own chunk length.
@@ -208,6 +252,27 @@ def media_arguments(processor: Any, media: Media) -> dict[str, Any]:
     if media.has_video and media.has_audio:
         arguments |= audio_in_video(processor)
     return arguments
+
+
+def _check_frame_size(processor: Any, media: Media) -> None:
+    """`UsageError` for frames that were scaled for another model."""
+    factor, (height, width) = frame_factor(processor), media.images.shape[1:3]  # type: ignore[union-attr]
+    if height % factor or width % factor:
+        raise UsageError(
+            f"{media.path} has frames of {width} x {height} pixels, but this model takes multiples of {factor}: read "
+            f"the clip with its pipeline, or with factor={factor}"
+        )
+
+
+def _frame_rate(processor: Any, media: Media) -> dict[str, Any]:
+    """The argument that tells a processor the real frame rate: models without audio read it from the metadata."""
+    if hears(processor):
+        return {"fps": media.fps}
+    from transformers.video_utils import VideoMetadata
+
+    count = len(media.images) if media.images is not None else 0
+    metadata = VideoMetadata(total_num_frames=count, fps=media.fps, frames_indices=list(range(count)))
+    return {"video_metadata": [metadata]}
 
 
 def audio_in_video(processor: Any) -> dict[str, Any]:
@@ -220,10 +285,10 @@ def audio_in_video(processor: Any) -> dict[str, Any]:
 def join_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Any]:
     """One batch from inputs of one prompt each: text padded on the left, media tensors concatenated.
 
-    ``labels``, where there are any, are padded with -100.
+    ``labels``, where there are any, are padded with -100, and ``mm_token_type_ids`` as text.
     """
     length = max(row["input_ids"].shape[1] for row in rows)
-    fill = {"input_ids": pad_token_id, "attention_mask": 0, "labels": -100}
+    fill = {"input_ids": pad_token_id, "attention_mask": 0, "labels": -100, "mm_token_type_ids": 0}
     batch: dict[str, Any] = {
         name: torch.cat([_pad_left(row[name], length, value) for row in rows])
         for name, value in fill.items()
@@ -238,7 +303,8 @@ def join_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str,
         if features:
             width = max(feature.shape[-1] for feature in features)
             batch[name] = torch.cat([F.pad(feature, (0, width - feature.shape[-1])) for feature in features])
-    batch["use_audio_in_video"] = any(row["use_audio_in_video"] for row in rows)
+    if "use_audio_in_video" in rows[0]:
+        batch["use_audio_in_video"] = any(row["use_audio_in_video"] for row in rows)
     return batch
 
 
@@ -247,20 +313,21 @@ def _pad_left(row: Tensor, length: int, value: int) -> Tensor:
 
 
 def clip_size(media: Media, processor: Any) -> tuple[tuple[int, int, int], int]:
-    """Size of a clip as the encoders of Qwen2.5-Omni read it, from its dimensions alone.
+    """Size of a clip as the encoders read it, from its dimensions alone.
 
     Returns:
         The video tokens along time, height and width, zeros without video; and the frames of the spectrogram, 0 without
         audio.
     """
-    video, extractor = processor.video_processor, processor.feature_extractor
+    video = processor.video_processor
     grid = (0, 0, 0)
     if media.images is not None:
         count, height, width = media.images.shape[:3]
-        side = video.patch_size * video.merge_size
+        side = frame_factor(processor)
         grid = (-(-count // video.temporal_patch_size), height // side, width // side)
     mel_frames = 0
-    if media.waveform is not None:
+    if media.waveform is not None and hears(processor):
+        extractor = processor.feature_extractor
         # A last incomplete hop counts only in a clip that is padded to the extractor's own length.
         samples, hop = len(media.waveform), extractor.hop_length
         mel_frames = min(-(-samples // hop), max(samples, extractor.n_samples) // hop)
@@ -268,6 +335,6 @@ def clip_size(media: Media, processor: Any) -> tuple[tuple[int, int, int], int]:
 
 
 def count_tokens(media: Media, processor: Any) -> tuple[int, int]:
-    """(video, audio) tokens that the processor makes of the clip, before compression; from its dimensions alone."""
+    """(video, audio) tokens that the processor of Qwen2.5-Omni makes of the clip; from its dimensions alone."""
     (time, height, width), mel_frames = clip_size(media, processor)
     return time * height * width, audio_tokens(mel_frames)

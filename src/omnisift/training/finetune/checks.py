@@ -15,7 +15,7 @@ from omnisift.errors import TrainingError, UsageError
 from omnisift.models import adapter_class
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import plan_placement, read_selector
-from omnisift.pipeline.model_source import ModelSource, find_model
+from omnisift.pipeline.model_source import ModelSource, check_omni, find_model
 from omnisift.training.data import Sample
 from omnisift.training.finetune.building import check_distillable, check_lora_modules
 from omnisift.training.finetune.guards import launcher_requests, world_error
@@ -50,6 +50,7 @@ def check_run(recipe: TrainRecipe, samples: Sequence[Sample], evaluated: Sequenc
     if is_new(Path(recipe.output_dir)):
         _check_unused(recipe)
     source = find_model(recipe.model)
+    check_omni(source, "training")
     _check_method(recipe, source)
     if recipe.selector == "distill" and needs_selector(recipe.compressor):
         check_distillable(recipe, samples)
