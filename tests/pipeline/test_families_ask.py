@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 import omnisift
 from omnisift.cli.app import app
-from omnisift.errors import CheckpointError, NoVideo, UsageError
+from omnisift.errors import CheckpointError, NoVideo, UnsupportedModel, UsageError
 from omnisift.media import Media
 from omnisift.models import adapter_for
 from omnisift.pipeline import Pipeline
+from omnisift.pipeline.model_source import check_omni, find_model
 from omnisift.pipeline.prompt import frame_limits
 from omnisift.world import make_scene, write_clip
 
@@ -44,7 +45,8 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    paths = [tmp_path_factory.mktemp("clips") / f"{seed}.mp4" for seed in (3, 4, 5)]
+    folder = tmp_path_factory.mktemp("clips")
+    paths = [folder / f"{seed}.mp4" for seed in (3, 4, 5)]
     for seed, path in zip((3, 4, 5), paths, strict=True):
         write_clip(make_scene(seed, split="test"), path)
     return paths
@@ -197,6 +199,50 @@ def test_a_processor_of_another_model_is_refused(folder_of: Callable[[str], Path
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="video_token"):
         omnisift.load(other, compressor=None)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_folder_run_and_the_inspector(
+    folder_of: Callable[[str], Path], clips: list[Path], tmp_path: Path, name: str
+) -> None:
+    model = ["--model", str(folder_of(name)), "--compressor", "v_cast"]
+    limits = ["--max-new-tokens", "4", "--max-pixels", str(16 * FACTORS[name] ** 2)]
+    out = tmp_path / "answers.jsonl"
+    command = [
+        "run",
+        str(clips[0].parent),
+        "--task",
+        "qa",
+        "--question",
+        QUESTIONS[0],
+        "--out",
+        str(out),
+        *model,
+        *limits,
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert rows
+    assert all(row["answer"] for row in rows)
+    page = tmp_path / "page.html"
+    command = ["inspect", str(clips[0]), "--question", QUESTIONS[0], "--out", str(page), *model, *limits]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert page.stat().st_size > 0
+
+
+def test_commands_that_know_one_family_name_it(
+    folder_of: Callable[[str], Path], clips: list[Path], tmp_path: Path
+) -> None:
+    folder = folder_of("qwen3_vl")
+    given = ["distill", "--model", str(folder), "--media", str(clips[0].parent), "--out", str(tmp_path / "selector")]
+    result = CliRunner().invoke(app, given)
+    assert isinstance(result.exception, UnsupportedModel)
+    assert "distill takes Qwen2.5-Omni only" in str(result.exception)
+    with pytest.raises(UnsupportedModel, match=r"training takes Qwen2\.5-Omni only"):
+        check_omni(find_model(str(folder)), "training")
+    check_omni(find_model("nano"), "training")
 
 
 def test_nothing_is_left_on_the_host(folder_of: Callable[[str], Path], clips: list[Path]) -> None:

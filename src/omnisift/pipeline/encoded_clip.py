@@ -18,7 +18,7 @@ from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models import adapter_class, adapter_for
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.prompt import build_inputs, join_rows, placeholder, prompt_text
+from omnisift.pipeline.prompt import build_inputs, heard_by, join_rows, placeholder, prompt_text
 
 _ENCODER_INPUTS = ("pixel_values_videos", "input_features")
 
@@ -53,7 +53,7 @@ class EncodedClip:
 
     def __init__(self, host: Host, media: Media, read_seconds: float = 0.0) -> None:
         self.host = host
-        self.media = media
+        self.media = heard_by(host.processor, media)
         self.read_seconds = read_seconds
         """Seconds that decoding took."""
         self.encoding_seconds: float | None = None
