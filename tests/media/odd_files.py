@@ -20,6 +20,7 @@ import numbered
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 from clip_writer import find_boxes
+from corpus import changed
 
 from omnisift.errors import OmniSiftError
 from omnisift.media import read
@@ -68,16 +69,6 @@ def add(
 
 def clip(**options: Any) -> Callable[[Path], None]:
     return lambda path: numbered.write(path, **options)
-
-
-def changed(make: Callable[[Path], Any], change: Callable[[bytearray], Any]) -> Callable[[Path], None]:
-    def run(path: Path) -> None:
-        make(path)
-        data = bytearray(path.read_bytes())
-        new = change(data)
-        path.write_bytes(bytes(data if new is None else new))
-
-    return run
 
 
 def joined(*parts: Callable[[Path], Any]) -> Callable[[Path], None]:

@@ -208,7 +208,7 @@ def read_headers(
                 heard += audio is not None and packet.stream.index == audio.index
             if heard >= ENOUGH and not whole_audio:
                 break
-        # The container goes on where the first loop stopped.
+        # Reading continues where the first loop stopped.
         if heard >= ENOUGH and not whole_audio and video is not None:
             yield from (p for p in read_packets(container, [video], budget) if p is not None)
 
