@@ -25,7 +25,7 @@ from omnisift.serving.media_limits import MediaLimits
 from omnisift.serving.vllm.settings import Settings
 from omnisift.training.data import Reading
 from omnisift.training.distill import DistillSettings
-from omnisift.training.finetune.recipe import save_recipe
+from omnisift.training.finetune.run_folder import save_recipe
 
 COMPRESSING = [ModelSettings, Settings, SwiftSettings, EvalSettings, TrainRecipe]
 READING = [ModelSettings, EvalSettings, TrainRecipe, DistillSettings, Reading]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnisift.errors import UsageError
 from omnisift.utils.parsing import shown
+from omnisift.utils.suggest import check_choice, meant
 
 # `omnisift --help` is built from these fields, so that this module must not import torch or PyAV when it is imported.
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class _Options:
         known = option_names(cls)
         unknown = sorted(values.keys() - set(known))
         if unknown:
-            raise UsageError(f"{cls.__name__} has no option {unknown[0]!r}; it has: {', '.join(known)}")
+            listed = f"{', '.join(known)}{meant(unknown[0], known)}"
+            raise UsageError(f"{cls.__name__} has no option {unknown[0]!r}; it has: {listed}")
         return cls(**values)
 
 
@@ -123,8 +125,7 @@ class ReadOptions(_Options):
         from omnisift.media.sampling import check_numbers
         from omnisift.media.work import check_budget
 
-        if self.sampling not in ("time", "qwen"):
-            raise UsageError(f"sampling must be time or qwen, got {shown(self.sampling)}")
+        check_choice("sampling", self.sampling, ("time", "qwen"))
         check_numbers(self.fps, self.max_frames, 0.0, None, 1.0)
         check_budget(self.max_decoded_pixels, self.read_timeout)
         if self.max_pixels is not None:
@@ -157,12 +158,25 @@ def parse_yaml(text: str, source: str) -> Any:
         source: where it came from, for the message.
 
     Raises:
-        UsageError: it is not YAML, is nested too deeply, or has a value that Python can't hold.
+        UsageError: it is not YAML, is nested too deeply, gives a key twice, or has a value that Python can't hold.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """Refuses a key that a mapping gives twice; YAML does too, but its library keeps the last value."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {shown(key.value)} is given twice"
+                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+            mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+            return mapping
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
     except RecursionError:

@@ -44,9 +44,12 @@ class Server:
         content = [{"type": "video_url", "video_url": {"url": video}}, {"type": "text", "text": QUESTION}]
         body = {"model": "nano", "messages": [{"role": "user", "content": content}], "temperature": 0}
         body |= {"max_tokens": LENGTH, "min_tokens": LENGTH, "return_token_ids": True, **more}
-        request = urllib.request.Request(
-            self.url + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        return self.post("/v1/chat/completions", body)
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Status and body of any request."""
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.status, json.load(answer)

@@ -14,6 +14,8 @@ from omnisift.batch.model_engine import ModelSettings
 from omnisift.batch.results_file import ResultsFile
 from omnisift.batch.runner import Row, run
 from omnisift.batch.tasks import Task
+from omnisift.pipeline.loading import special_tokens
+from omnisift.utils.questions import check_question
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,18 @@ class Job:
         root = self.source if self.source.is_dir() else self.source.parent
         constant = {"omnisift": version("omnisift"), "task": self.task.name, "root": str(root.resolve())}
         return constant | self.task.settings | self.model.to_dict()
+
+    def check_questions(self) -> None:
+        """Check all questions with the tokenizer of the model, whose weights are not read.
+
+        Raises:
+            UsageError: a question contains a special token of the model.
+            CheckpointError: the model is not found, or a file of its processor is broken.
+        """
+        special = special_tokens(self.model.model)
+        for item in self.items:
+            for question in self.task.questions(item):
+                check_question(question, item.id, special)
 
     def run(
         self,

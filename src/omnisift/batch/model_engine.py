@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omnisift.batch.engine import Engine, EngineAnswer, source_fields
 from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions
 from omnisift.errors import EngineLost, TooBig, UsageError
+from omnisift.utils.questions import check_max_new_tokens
 
 if TYPE_CHECKING:
     from omnisift.pipeline import Answer, EncodedClip, Pipeline
@@ -63,6 +64,7 @@ class ModelSettings(CompressionConfig, ReadOptions):
             raise UsageError("max_length is for Transformers; give vLLM its own flag, --max-model-len, after --")
         if self.engine != "vllm" and self.vllm_args:
             raise UsageError(f"{self.vllm_args[0]!r} is a flag for vLLM; leave it out, or give --engine vllm")
+        check_max_new_tokens(self.max_new_tokens)
         CompressionConfig.check(self)
         ReadOptions.check(self)
 

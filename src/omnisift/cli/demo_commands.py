@@ -200,6 +200,8 @@ def show_demo(console: Console, result: DemoResult) -> None:
 def _marked(answer: str, truth: str) -> Text:
     from rich.text import Text
 
-    right = answer.strip().lower().rstrip(".") == truth.lower()
+    from omnisift.evaluation.public.extractors import normalise_answer
+
+    right = normalise_answer(answer) == normalise_answer(truth)
     text = answer or "(nothing)"
     return Text(text if right else f"{text} (wrong)", style="green" if right else "red")

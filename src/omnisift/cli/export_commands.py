@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from omnisift.cli.options import MODEL, OUTPUT, Force, Json
+from omnisift.cli.options import MODEL, OUTPUT, Force, Json, Public, PushToHub
 from omnisift.cli.output_paths import check_folder
 from omnisift.errors import UsageError
 from omnisift.utils.quiet import silence_libraries
@@ -37,6 +37,8 @@ def export(
             help="Maximum size of a weight file, for example 5GB.", show_default="as stored", rich_help_panel=OUTPUT
         ),
     ] = None,
+    push: PushToHub = None,
+    public: Public = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -46,11 +48,18 @@ def export(
     The selector alone is a small folder for --selector.
     """
     from omnisift.training.export import export_merged, export_selector, parse_storage, selector_of
+    from omnisift.training.hub import check_hub, push_selector
     from omnisift.utils.assets import nano_path
 
     if form not in ("selector", "merged"):
         raise UsageError(f"--as takes selector or merged, got {form!r}")
     source = nano_path() if model == "nano" else Path(model)
+    if push is not None and form != "selector":
+        raise UsageError("--push-to-hub uploads a selector alone; leave out --as merged")
+    if public and push is None:
+        raise UsageError("--public goes with --push-to-hub REPO; add it, or leave --public out")
+    if push is not None:
+        check_hub(push, private=not public)
     _check_out(out, [source] if selector is None else [source, selector], force)
     options = parse_storage(dtype, max_shard_size)
     silence_libraries()
@@ -59,11 +68,16 @@ def export(
         export_selector(vgas, out, options)
     else:
         export_merged(source, vgas, out, options)
+    address = None if push is None else push_selector(vgas, push, private=not public)
     count = sum(parameter.numel() for parameter in vgas.parameters())
     result = {"folder": str(out), "form": form, "selector": vgas.label or "released layout", "parameters": count}
+    if address is not None:
+        result["hub_url"] = address
     typer.echo(
         json.dumps(result) if as_json else f"{out}: {form}, selector of {count:,} parameters ({result['selector']})"
     )
+    if address is not None and not as_json:
+        typer.echo(f"uploaded to {address}")
 
 
 def _check_out(out: Path, sources: list[Path], force: bool) -> None:

@@ -120,6 +120,18 @@ Method = Annotated[
 """As the option of `CompressionConfig.compressor`, for commands that always include all tokens."""
 MaxNewTokens = Annotated[int, typer.Option(help="Maximum number of new tokens.", min=1, rich_help_panel=OUTPUT)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.", rich_help_panel=OUTPUT)]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(
+        "--push-to-hub",
+        metavar="REPO",
+        help="Upload the selector to this repository of the Hub.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Public = Annotated[
+    bool, typer.Option("--public", help="Make a new repository public instead of private.", rich_help_panel=OUTPUT)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.", rich_help_panel=OUTPUT)]
 
 

@@ -111,6 +111,8 @@ def run(
         note = f"left out: {describe_left_out(left_out)}; name them in a list to process them"
         console_for(stderr=True).print(note, style="dim", soft_wrap=True, markup=False)
     job = Job(source, items, work, settings, ray_address, workers, batch_size)
+    if ray_address is None and not out.exists():  # nothing is written for questions that no row could answer
+        job.check_questions()
     summary, missing, code = _execute(job, out, retry_errors, console_for(stderr=True), quiet=as_json)
     if as_json:
         counts = {"out": str(out), "task": task, "wanted": len(items), "missing": missing, "left_out": len(left_out)}

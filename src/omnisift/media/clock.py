@@ -54,6 +54,23 @@ class MediaClock:
     """Without video and from the start, a first sample later than 0 by less than this is an encoder's lead-in."""
 
 
+def may_last_longer(
+    container: InputContainer,
+    stream: VideoStream,
+    headers: PacketHeaders,
+    shown_times: npt.NDArray[np.float64],
+) -> bool:
+    """Whether something in the file claims that the last image lasts unusually long: then the audio tells.
+
+    The arguments are those of `find_video_end`.
+    """
+    usual = _usual_end(stream, headers, shown_times)
+    claims = [float(shown_times[-1]) + headers.last_duration, _stated_track_end(stream)]
+    if not container.format.name.startswith(STATES_TRACK_LENGTHS):
+        claims.append(_container_end(container))
+    return any(usual + LENGTH_TOLERANCE < end < math.inf for end in claims)
+
+
 def find_video_end(
     container: InputContainer,
     stream: VideoStream,
@@ -76,17 +93,13 @@ def find_video_end(
     Returns:
         Seconds on the file's own clock, and whether nothing but the audio states them.
     """
-    last, step = float(shown_times[-1]), frame_step(shown_times)
-    stated = headers.last_duration
-    usual = last + (stated if 0 < stated <= max(10 * step, 10.0) else step or 1 / float(stream.average_rate or 1))
+    usual = _usual_end(stream, headers, shown_times)
     # The length of the last frame, if it is unusual.
-    container_end = ((container.start_time or 0) + (container.duration or 0)) / 1e6
-    if last + stated > usual and max(audio_end, container_end) >= last + stated - CONFIRMED:
-        return last + stated, False
+    stated = float(shown_times[-1]) + headers.last_duration
+    if stated > usual and max(audio_end, _container_end(container)) >= stated - CONFIRMED:
+        return stated, False
     # The length of the track.
-    _, track_end = _stated_times(stream)
-    if "DURATION" in stream.metadata and not math.isfinite(track_end):
-        track_end = (stream.start_time or 0) * float(stream.time_base or 0) + _parse_time(stream.metadata["DURATION"])
+    track_end = _stated_track_end(stream)
     if usual < track_end <= audio_end + CONFIRMED and math.isfinite(track_end):
         return track_end, False
     if container.format.name.startswith(STATES_TRACK_LENGTHS) or audio_end <= usual + LENGTH_TOLERANCE:
@@ -149,6 +162,26 @@ def read_clock(
         ),
         max_lead_in=SKEW if index is None and start == 0 else 0.0,
     )
+
+
+def _usual_end(stream: VideoStream, headers: PacketHeaders, shown_times: npt.NDArray[np.float64]) -> float:
+    """File time at which the last frame ends if it lasts as long as others do."""
+    step, stated = frame_step(shown_times), headers.last_duration
+    usual = step or 1 / float(stream.average_rate or 1)
+    return float(shown_times[-1]) + (stated if 0 < stated <= max(10 * step, 10.0) else usual)
+
+
+def _stated_track_end(stream: VideoStream) -> float:
+    """File time at which the track ends according to its header; inf if it has none."""
+    _, end = _stated_times(stream)
+    if "DURATION" in stream.metadata and not math.isfinite(end):
+        return (stream.start_time or 0) * float(stream.time_base or 0) + _parse_time(stream.metadata["DURATION"])
+    return end
+
+
+def _container_end(container: InputContainer) -> float:
+    """File time at which the file ends according to its header."""
+    return ((container.start_time or 0) + (container.duration or 0)) / 1e6
 
 
 def _parse_time(text: str) -> float:

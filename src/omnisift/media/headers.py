@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +28,8 @@ PARAMETER_SETS = {"h264": frozenset({7, 8}), "hevc": frozenset({32, 33, 34})}
 HEAD = 4096
 """Bytes of a packet that are searched for parameter sets, which precede the image."""
 
-CLEAR_LEAD = 2000
-"""Packets of a track among which encryption begins, if it does: protected films may start with a minute in clear."""
+ENCRYPTION_STEP = 64
+"""Every so many packets are asked whether they are encrypted: protected films may start with a minute in clear."""
 
 NORMAL_GAP = 10.0
 """Seconds between two packets of a track that are no jump of its clock."""
@@ -95,7 +96,7 @@ class ParameterSetFinder:
 
     def is_new(self, packet: Packet[Any]) -> bool:
         """Whether the decoder needs this packet for the ones after it, whatever they show."""
-        if packet.has_sidedata("new_extradata"):
+        if packet.is_keyframe and packet.has_sidedata("new_extradata"):
             return True
         if not self._types:
             return False
@@ -142,7 +143,7 @@ class _TrackReader:
         self._pts.append(pts if packet.pts is not None else dts)
         self._dts.append(dts if packet.dts is not None else pts)
         self._positions.append(position)
-        if len(self._pts) < CLEAR_LEAD:
+        if position % ENCRYPTION_STEP == 0 or len(self._pts) < ENOUGH:
             self._is_encrypted |= packet.has_sidedata("encryption_info")
         changes = self._sets is not None and self._sets.is_new(packet)
         self._flags.append(packet.is_keyframe + 2 * packet.is_discard + 4 * changes)
@@ -188,6 +189,8 @@ def read_headers(
     audio: AudioStream | None,
     seconds: float,
     budget: WorkBudget,
+    *,
+    whole_audio: bool,
 ) -> tuple[PacketHeaders | None, PacketHeaders | None]:
     """Read the packet headers of the video and the audio track; None for one that has no packets.
 
@@ -197,17 +200,29 @@ def read_headers(
         audio: its audio track; None without one.
         seconds: how much is read, from the start of the tracks.
         budget: what reading the file may cost.
+        whole_audio: whether all headers of the audio are read, or the first ones alone, which costs less.
     """
     jumps = clock_may_jump(container)
     readers = {s.index: _TrackReader(s, jumps) for s in (video, audio) if s is not None}
     leading = video if video is not None else audio
     if leading is None:
         return None, None
-    streams = [s for s in (video, audio) if s is not None]
-    for position, packet in enumerate(p for p in read_packets(container, streams, budget) if p is not None):
-        reader = readers.get(packet.stream.index)
-        if reader is None:
-            continue
+
+    def packets() -> Iterator[Packet[Any]]:
+        streams = [s for s in (video, audio) if s is not None]
+        heard = 0
+        for packet in read_packets(container, streams, budget):
+            if packet is not None and packet.stream.index in readers:
+                yield packet
+                heard += audio is not None and packet.stream.index == audio.index
+            if heard >= ENOUGH and not whole_audio:
+                break
+        # The container goes on where the first loop stopped.
+        if heard >= ENOUGH and not whole_audio and video is not None:
+            yield from (p for p in read_packets(container, [video], budget) if p is not None)
+
+    for position, packet in enumerate(packets()):
+        reader = readers[packet.stream.index]
         reader.add(packet, position)
         if position >= MAX_PACKETS or (packet.stream.index == leading.index and reader.is_past(seconds + NORMAL_GAP)):
             break

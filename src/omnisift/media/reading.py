@@ -13,7 +13,15 @@ from av.video.stream import VideoStream
 
 from omnisift.errors import Damaged, NoAudio, NotMedia, NoVideo, UsageError
 from omnisift.media.audio import AudioCollector
-from omnisift.media.clock import LENGTH_TOLERANCE, PADDING, SKEW, MediaClock, find_video_end, read_clock
+from omnisift.media.clock import (
+    LENGTH_TOLERANCE,
+    PADDING,
+    SKEW,
+    MediaClock,
+    find_video_end,
+    may_last_longer,
+    read_clock,
+)
 from omnisift.media.container import open_container, read_packets
 from omnisift.media.decoders import AudioDecoder, VideoDecoder, read_display_order
 from omnisift.media.headers import PacketHeaders, clock_may_jump, read_headers
@@ -111,14 +119,16 @@ class ClipReader:
                 reason = self.tracks.reason("")
                 raise NotMedia(reason or "has neither video nor audio; give a video or audio file")
             # The clock depends on both tracks even where only one is wanted.
-            headers = read_headers(container, video, audio, self.start + self.until, self.budget)
+            seconds = self.start + self.until
+            may_jump = clock_may_jump(container)
+            headers = read_headers(container, video, audio, seconds, self.budget, whole_audio=may_jump)
             if any(track is not None and track.is_encrypted for track in headers):
                 return headers
-            jumps = carry_clock([track for track in headers if track is not None], clock_may_jump(container))
+            jumps = carry_clock([track for track in headers if track is not None], may_jump)
             if jumps:
                 self.warnings.append(f"the file's clock jumps {jumps} time(s); its parts were joined without a gap")
             self.audio_headers = headers[1]
-            audio_end = headers[1].end if headers[1] is not None else -math.inf
+            audio_end = headers[1].end if headers[1] is not None and may_jump else -math.inf
             index = None
             if video is not None and headers[0] is not None:
                 index = self._index(container, video, headers[0], audio_end, ask_decoder)
@@ -162,10 +172,19 @@ class ClipReader:
         shown_times = np.unique(times[~np.isnan(times)])
         if not len(shown_times):
             return None
+        if audio_end == -math.inf and may_last_longer(container, stream, headers, shown_times):
+            audio_end = self._read_audio_end()
         end, held = find_video_end(container, stream, headers, shown_times, audio_end)
         if held and shown_times[-1] - shown_times[0] < self.start + self.until:
             self.warnings.append(f"the last image is held for {end - shown_times[-1]:.1f} s, to the end of the audio")
         return build_index(headers, times, rate, end)
+
+    def _read_audio_end(self) -> float:
+        """File time at which the audio ends; -inf without audio."""
+        with open_container(self.file) as container:
+            audio = open_audio(container, self.tracks)
+            _, headers = read_headers(container, None, audio, self.start + self.until, self.budget, whole_audio=True)
+        return -math.inf if headers is None else headers.end
 
     def plan_images(self, sampling: Sampling, fps: float, max_frames: int) -> None:
         """Choose the moments of the images.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ import torch
 from omnisift.budget import Budget
 from omnisift.compressors import FULL, make_compressor, needs_selector
 from omnisift.config import CompressionConfig, ReadOptions, option_names
-from omnisift.errors import UsageError
 from omnisift.media import Media, MediaFile
 from omnisift.media.sampling import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
@@ -25,10 +23,10 @@ from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
 from omnisift.pipeline.generation import Generated, generate
 from omnisift.pipeline.loading import Host, load_selector, load_weights, plan_placement, read_selector
 from omnisift.pipeline.model_source import ModelSource, find_model
-from omnisift.pipeline.prompt import read_for
+from omnisift.pipeline.prompt import check_prompt, read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of
 from omnisift.pipeline.stopwatch import timed
-from omnisift.utils.questions import check_question, check_text
+from omnisift.utils.questions import check_max_new_tokens
 from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
@@ -341,11 +339,8 @@ class Pipeline:
     ) -> list[Answer]:
         stage = on_stage or (lambda _name: None)
         for _, question in prompts:
-            check_question(question)
-        if system is not None:
-            check_text(system, "the system prompt")
-        if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+            check_prompt(self.host.processor, question, system)
+        check_max_new_tokens(max_new_tokens)
         # Decode the clips.
         stage("read")
         clips = [timed(self._open, clip, reading) for clip, _ in prompts]

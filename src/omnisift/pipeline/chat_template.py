@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from omnisift.errors import CheckpointError
+from omnisift.errors import CheckpointError, UsageError
 from omnisift.utils.checkpoint_files import checkpoint_errors
+from omnisift.utils.special_tokens import SpecialTokens
 
 MAX_SECONDS = 1.0
 """CPU time of one rendering. The released template takes a millisecond for a conversation of a hundred turns."""
@@ -34,19 +35,39 @@ def render_chat(
 
     Raises:
         CheckpointError: the template is missing or wrong, or takes longer than `MAX_SECONDS`.
+        UsageError: a text, which holds no special token itself, completes one with the characters around it.
     """
     source = source or str(getattr(processor.tokenizer, "name_or_path", ""))
+    text = _render(processor, conversation, add_generation_prompt, source)
+    special = SpecialTokens.of(processor.tokenizer)
+    if any(special.may_join(part["text"]) for turn in conversation for part in turn["content"] if "text" in part):
+        # Without the texts, the template writes the same special tokens.
+        plain = _render(processor, _without_texts(conversation), add_generation_prompt, source)
+        extra = special.counts(text) - special.counts(plain)
+        if extra:
+            raise UsageError(f"a text forms {min(extra)} with the characters around it; write its ends in other words")
+    return text
+
+
+def _without_texts(conversation: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {**turn, "content": [{**part, "text": "x"} if "text" in part else part for part in turn["content"]]}
+        for turn in conversation
+    ]
+
+
+def _render(processor: Any, conversation: Sequence[dict[str, Any]], add_generation_prompt: bool, source: str) -> str:
     with checkpoint_errors(f"the chat template of {source}", _ADVICE):
         try:
             with _limited_time():
                 text: str = processor.apply_chat_template(
                     conversation, tokenize=False, add_generation_prompt=add_generation_prompt
                 )
+                return text
         except _TooSlowError:
             raise CheckpointError(
                 f"the chat template of {source} takes more than {MAX_SECONDS:g} s; {_ADVICE}"
             ) from None
-    return text
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from omnisift.pipeline.report import Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
 from omnisift.tokens import Modality
 
-_GREEDY: dict[str, Any] = {
+GREEDY: dict[str, Any] = {
     "do_sample": False, "num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False,
     "output_scores": False, "output_logits": False, "output_attentions": False, "output_hidden_states": False,
     "is_assistant": False,
@@ -81,15 +81,15 @@ def generate(
             output = thinker.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
-                **_GREEDY,
+                **GREEDY,
                 logits_processor=[logits],
                 streamer=None if on_text is None else _text_streamer(tokenizer, on_text),
                 **stop_tokens,
             )
     logits.check(host.source)
     # Split the result by prompt.
-    answers = [_until_stop(row, stop_tokens["eos_token_id"]) for row in output[:, inputs["input_ids"].shape[1] :]]
-    modality = adapter_for(thinker).modality(inputs["input_ids"].cpu())
+    answers = [until_stop(row, stop_tokens["eos_token_id"]) for row in output[:, inputs["input_ids"].shape[1] :]]
+    modality = adapter_for(thinker).modality(inputs["input_ids"].cpu(), inputs)
     compression = attachment.last if attachment is not None else None
     counts = count_rows(modality, inputs, [int(row.shape[0]) for row in answers], compression)
     seconds = {stage: spent / len(rows) for stage, spent in {"process": process_seconds, **watch.spent}.items()}
@@ -164,7 +164,7 @@ def count_rows(
     return counts
 
 
-def _until_stop(row: Tensor, eos: int | list[int]) -> Tensor:
+def until_stop(row: Tensor, eos: int | list[int]) -> Tensor:
     """The tokens up to and including the first end token; the rest is padding."""
     stops = torch.tensor(eos if isinstance(eos, list) else [eos], device=row.device)
     indices = torch.isin(row, stops).nonzero()

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from omnisift.errors import CheckpointError, CompressorError, UsageError
-from omnisift.models import adapter_class
+from omnisift.models import model_class
 from omnisift.pipeline.checkpoint_checks import (
     check_generation,
     check_model_files,
@@ -23,9 +23,8 @@ from omnisift.pipeline.model_source import ModelSource, fetch_selector, find_mod
 from omnisift.utils.checkpoint_files import checkpoint_errors
 from omnisift.utils.quiet import quiet_transformers
 from omnisift.utils.safetensors_files import tensor_names
-
-if TYPE_CHECKING:
-    from omnisift.vgas import VGAS
+from omnisift.utils.special_tokens import SpecialTokens
+from omnisift.vgas import VGAS
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,6 @@ def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
 
 
 def _load_thinker(source: ModelSource, placement: Placement) -> Any:
-    import transformers
     from transformers.utils.import_utils import is_accelerate_available
 
     device_map: Any = placement.device_map
@@ -220,7 +218,7 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
         device_map = {"": placement.device}
     check_model_files(source)
     with checkpoint_errors(source.source):
-        loaded: Any = getattr(transformers, adapter_class(source.model_type).model_class).from_pretrained(
+        loaded: Any = model_class(source.model_type).from_pretrained(
             source.source,
             dtype=placement.dtype,
             attn_implementation=placement.attn_implementation,
@@ -282,3 +280,16 @@ def read_processor(source: str, *, local_files_only: bool = False) -> Any:
         check_processor_files(Path(source))
     with checkpoint_errors(f"the processor in {source}", "save the processor in the model's folder"):
         return AutoProcessor.from_pretrained(source, trust_remote_code=False, local_files_only=local_files_only)
+
+
+def special_tokens(model: str) -> SpecialTokens:
+    """The special tokens of a model, whose weights are not read.
+
+    Args:
+        model: ``nano``, a checkpoint folder, or a hub id.
+
+    Raises:
+        OmniSiftError: the model is not found or not supported, or a file of its processor is missing or broken.
+    """
+    source = find_model(model)
+    return SpecialTokens.of(read_processor(source.source, local_files_only=source.local_files_only).tokenizer)

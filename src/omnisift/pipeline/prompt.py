@@ -18,6 +18,7 @@ from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.pipeline.chat_template import render_chat
 from omnisift.utils.questions import check_question, check_text
+from omnisift.utils.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -68,14 +69,14 @@ def inputs(
     Raises:
         MediaError: the file cannot be read as asked.
         UsageError: an argument is out of range, ``processor`` is no processor, or the question is empty or contains a
-            media placeholder.
+            special token of the model.
     """
-    check_question(question)
     if not hasattr(processor, "apply_chat_template") or not hasattr(processor, "tokenizer"):
         raise UsageError(
             f"inputs takes the processor of a Qwen2.5-Omni model, got {type(processor).__name__}: load it with "
             "AutoProcessor.from_pretrained"
         )
+    check_prompt(processor, question, system)
     media = read_for(
         processor,
         clip,
@@ -141,16 +142,23 @@ def prompt_text(processor: Any, media: Media, question: str, system: str | None 
     """The prompt as text, with one `placeholder` for the clip.
 
     Raises:
-        UsageError: the question or the system prompt contains a placeholder itself.
+        UsageError: the question or the system prompt is empty or contains a special token of the model.
     """
-    check_question(question)
-    if system is not None:
-        check_text(system, "the system prompt")
-    for token in (processor.video_token, processor.audio_token, processor.image_token):
-        if token in question or token in (system or ""):
-            raise UsageError(f"the question contains {token}, which stands for a clip in a prompt; leave it out")
+    check_prompt(processor, question, system)
     conversation = _conversation(media, question, system)
     return render_chat(processor, conversation, add_generation_prompt=True)
+
+
+def check_prompt(processor: Any, question: str, system: str | None = None) -> None:
+    """Check the texts of a prompt, before a clip is read.
+
+    Raises:
+        UsageError: as `prompt_text`.
+    """
+    special = SpecialTokens.of(processor.tokenizer)
+    check_question(question, special=special)
+    if system is not None:
+        check_text(system, "the system prompt", special)
 
 
 def placeholder(processor: Any, media: Media) -> str:

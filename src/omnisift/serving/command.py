@@ -15,11 +15,13 @@ from omnisift.pipeline.prompt import frame_limits
 from omnisift.serving.body_limit import MIDDLEWARE
 from omnisift.serving.fetch_limits import FetchLimits
 from omnisift.serving.media_limits import MediaLimits
+from omnisift.serving.request_text import to_environment
 from omnisift.serving.url_policy import host_name
 from omnisift.serving.vllm import CONNECTOR
 from omnisift.serving.vllm.settings import Settings
 from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
 from omnisift.utils.checkpoint_files import checkpoint_errors
+from omnisift.utils.special_tokens import SpecialTokens
 
 MODULE = "vllm.entrypoints.openai.api_server"
 
@@ -76,15 +78,12 @@ class Server(ServedReadOptions):
         return [*command, *self.vllm_args]
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of vLLM's processes: the plugin's media reader and limits, no usage reports."""
-        min_pixels, max_pixels = _frame_limits(self.model, self.max_pixels)
+        """Return the environment of vLLM's processes: media reader, limits, special tokens, no usage reports."""
+        processor = read_processor(self.model)
+        with checkpoint_errors(f"the processor in {self.model}"):
+            min_pixels, max_pixels = frame_limits(processor, self.max_pixels)
+            special = to_environment(SpecialTokens.of(processor.tokenizer))
         media_limits = MediaLimits(**{**self.reading, "min_pixels": min_pixels, "max_pixels": max_pixels})
-        limits = media_limits.to_environment() | self.fetch_limits.to_environment()
+        limits = media_limits.to_environment() | self.fetch_limits.to_environment() | special
         fixed = {"VLLM_MEDIA_CONNECTOR": CONNECTOR, "VLLM_NO_USAGE_STATS": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
         return {**_ONE_ARENA, **cache_memory(self.served_name), **os.environ, **limits, **fixed}
-
-
-def _frame_limits(model: str, max_pixels: int | None) -> tuple[int, int]:
-    processor = read_processor(model)
-    with checkpoint_errors(f"the processor in {model}"):
-        return frame_limits(processor, max_pixels)

@@ -18,6 +18,7 @@ from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 from omnisift.serving.media_limits import as_vllm_video
 from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
 from omnisift.utils.assets import nano_path
+from omnisift.utils.questions import check_max_new_tokens
 
 if TYPE_CHECKING:
     from omnisift.serving.vllm.settings import Settings
@@ -97,7 +98,9 @@ class OfflineEngine:
 
         Raises:
             EngineLost: vLLM failed and can't be used again.
+            UsageError: ``max_new_tokens`` is no integer of at least 1.
         """
+        check_max_new_tokens(max_new_tokens)
         refusals = [self._enqueue(media, questions, max_new_tokens) for media, questions in requests]
         try:
             outputs = iter(self.llm.wait_for_completion(use_tqdm=False))  # in the order of the queue

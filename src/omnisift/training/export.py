@@ -27,7 +27,12 @@ from omnisift.vgas import RELEASED_PREFIX, VGAS
 
 logger = logging.getLogger(__name__)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_CARD = """# OmniSIFT selector
+_CARD = """---
+library_name: omnisift
+tags: [audio-video, token-compression]
+---
+
+# OmniSIFT selector
 
 A vision-guided audio selector (arXiv 2602.04804) for a Qwen2.5-Omni model with embeddings of width {width}:
 {count:,} parameters, layout {layout}. It chooses the audio tokens that stay when a prompt is compressed. A quarter of

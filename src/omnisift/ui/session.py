@@ -24,7 +24,8 @@ from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import frame_limits
 from omnisift.serving.decoder_pool import DecoderPool
 from omnisift.ui.uploads import UPLOAD_SUFFIXES
-from omnisift.utils.questions import check_question
+from omnisift.utils.questions import check_max_new_tokens, check_question
+from omnisift.utils.special_tokens import SpecialTokens
 from omnisift.utils.stages import STAGES
 
 MAX_CHARACTERS = 1000
@@ -62,7 +63,7 @@ class Session:
         read_options: fields of `ServedReadOptions`.
 
     Raises:
-        UsageError: the selector folder does not exist.
+        UsageError: the selector folder does not exist, or ``max_new_tokens`` is below 1.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Session:
         self.host = host
         self._roots = [root.resolve() for root in roots]
         self._selector, self._seed = selector, seed
+        check_max_new_tokens(max_new_tokens)
         self._max_new_tokens = max_new_tokens
         options = ServedReadOptions(**(read_options or {}))
         min_pixels, max_pixels = frame_limits(host.processor, options.max_pixels)
@@ -156,7 +158,7 @@ class Session:
         return clip
 
     def _check(self, question: str, methods: Sequence[str], percent: float) -> None:
-        check_question(question)
+        check_question(question, special=SpecialTokens.of(self.host.processor.tokenizer))
         if len(question) > MAX_CHARACTERS:
             raise UsageError(f"the question has {len(question)} characters; the maximum is {MAX_CHARACTERS}")
         for name in methods:

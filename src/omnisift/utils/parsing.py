@@ -22,12 +22,13 @@ def check_path_name(name: str, what: str) -> None:
         raise UsageError(f"{what} is not a path ({error}); give a folder") from None
 
 
-def read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str, *, errors: str = "strict") -> str:
     """Read a UTF-8 text file.
 
     Args:
         path: the file.
         what: what it should be, for messages, such as ``the recipe``.
+        errors: as in `open`; ``surrogateescape`` takes bytes that are not UTF-8.
 
     Raises:
         UsageError: it is missing, no regular file, unreadable or not UTF-8 text.
@@ -36,7 +37,7 @@ def read_text(path: Path, what: str) -> str:
         # Files of the kernel, such as /proc/kmsg, have no size, and some of them block a reader for ever.
         if path.is_file() and not path.stat().st_size:
             return ""
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig", errors=errors)
     except UnicodeDecodeError as error:
         raise UsageError(f"can't read {what} {path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from omnisift.errors import UsageError
+from omnisift.utils.parsing import shown
+
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that a user most likely meant.
@@ -36,6 +39,29 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     match = closest(name, names)
     return f"did you mean {match!r}?" if match is not None else f"known: {', '.join(names) or 'none'}"
+
+
+def meant(name: object, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for a message that lists the known names already, or ``""`` if none is close."""
+    match = closest(name, known) if isinstance(name, str) else None
+    return "" if match is None else f"; did you mean {match!r}?"
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Check an option that takes one of a few words.
+
+    Args:
+        name: the option, for the message.
+        value: what was given.
+        choices: the valid words.
+
+    Raises:
+        UsageError: the value is none of them.
+    """
+    words = list(choices)
+    if value in words:
+        return
+    raise UsageError(f"{name} must be one of {', '.join(words)}, got {shown(value)}{meant(value, words)}")
 
 
 def _fold(name: str) -> str:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from omnisift.errors import UsageError
+from omnisift.utils.suggest import meant
 from omnisift.world.config import SceneConfig
 from omnisift.world.scene import Scene
 from omnisift.world.words import COLOR_NAMES, NUMBERS, PLACES, SHAPES, SOUNDS
@@ -123,7 +124,8 @@ def questions(
     names = list(possible_types(scene.config) if types is None else types)
     unknown = [name for name in names if name not in PHRASINGS]
     if unknown:
-        raise UsageError(f"unknown question type {unknown[0]!r}; known: {', '.join(QUESTION_TYPES)}")
+        listed = f"{', '.join(QUESTION_TYPES)}{meant(unknown[0], QUESTION_TYPES)}"
+        raise UsageError(f"unknown question type {unknown[0]!r}; known: {listed}")
     if n is not None:
         weights = np.array([types[name] for name in names] if isinstance(types, Mapping) else [1.0] * len(names))
         names = [names[int(i)] for i in rng.choice(len(names), size=n, p=weights / weights.sum())]

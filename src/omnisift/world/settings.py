@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from omnisift.errors import UsageError
+from omnisift.utils.suggest import meant
 from omnisift.world.config import SceneConfig
 from omnisift.world.questions import possible_types
 
@@ -105,5 +106,5 @@ def world_setting(name: str) -> Setting:
         UsageError: The name is unknown.
     """
     if name not in SETTINGS:
-        raise UsageError(f"unknown setting {name!r}; choose one of: {', '.join(SETTINGS)}")
+        raise UsageError(f"unknown setting {name!r}; choose one of: {', '.join(SETTINGS)}{meant(name, SETTINGS)}")
     return SETTINGS[name]

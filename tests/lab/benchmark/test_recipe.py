@@ -70,11 +70,15 @@ def test_rows_are_all_combinations():
     [
         ({"rows": [{"method": "evs"}, {"method": "evs"}]}, UsageError, r"two rows have the label 'evs'"),
         ({"settings": ["mars"]}, UsageError, r"unknown setting 'mars'; choose one of"),
-        ({"protocol": "magic"}, UsageError, r"protocol is training-free or trained, got 'magic'"),
-        ({"backbone": "qwen"}, UsageError, r"backbone is neutral or nano"),
+        ({"protocol": "magic"}, UsageError, r"protocol must be one of training-free, trained, got 'magic'"),
+        ({"backbone": "qwen"}, UsageError, r"backbone must be one of neutral, nano, got 'qwen'"),
         ({"retain": [1.5]}, BudgetError, r"fraction kept .* got 1\.5"),
-        ({"rows": [{"methud": "evs"}]}, UsageError, r"not a recipe \('method'\)"),
+        ({"rows": [{"methud": "evs"}]}, UsageError, r"unknown key of a row 'methud'; did you mean 'method'\?"),
+        ({"rows": [{"label": "evs"}]}, UsageError, r"not a recipe \('method'\)"),
         ({"speed": 3}, UsageError, r"unknown entry 'speed'"),
+        ({"retian": [0.5]}, UsageError, r"unknown entry 'retian'; did you mean 'retain'\?"),
+        ({"train": {"step": 3}}, UsageError, r"unknown key of train 'step'; did you mean 'steps'\?"),
+        ({"settings": ["bse"]}, UsageError, r"unknown setting 'bse'; .*; did you mean 'base'\?"),
     ],
 )
 def test_wrong_recipes_are_refused_in_one_line(tmp_path, change, error, says):

@@ -38,7 +38,8 @@ def test_words_around_a_tag_stay_apart(tmp_path: Path) -> None:
         "See\n<video><audio>\nSay.": "See\nSay.",
         "Say.\n<video>": "Say.",
     }
-    rows = [{"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": "b"}]} for a in asked]
+    answer = {"role": "assistant", "content": "b"}
+    rows = [{"messages": [{"role": "user", "content": a}, answer], "videos": ["a.mp4"]} for a in asked]
     (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     assert [sample.turns[0].text for sample in load_samples(tmp_path / "data.jsonl")] == list(asked.values())
 

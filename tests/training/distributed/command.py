@@ -30,6 +30,7 @@ def arguments(world: Path) -> list[str]:
         "per_device_train_batch_size=1",
         "learning_rate=1.0e-4",
         "save_steps=2",
+        f"eval_data={world / 'clips'}",
     ):
         given += ["--set", pair]
     return given
@@ -78,8 +79,10 @@ def run_alone(world: Path, out: Path) -> None:
     launch([sys.executable, "-m", "omnisift.cli", "train", *given])
 
 
-def log_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+def log_of(run: Path, key: str = "loss") -> list[dict[str, float]]:
+    """The lines of the log that have ``key``."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if key in line]
 
 
 def forget(run: Path, *names: str) -> None:
@@ -94,11 +97,23 @@ def check_same(run: Path, alone: Path) -> None:
     assert [line["step"] for line in result] == list(range(1, STEPS + 1))
     for line, other in zip(result, wanted, strict=True):
         assert abs(line["loss"] - other["loss"]) < TOLERANCE
+    check_evaluations(run, alone)
     assert max(line["selector_grad_norm"] for line in result) > 0
     for name in ("model.safetensors", "selector/model.safetensors"):
         mine, theirs = load_file(run / "model" / name), load_file(alone / "model" / name)
         assert mine.keys() == theirs.keys()
         assert all(torch.allclose(mine[key], theirs[key], rtol=0, atol=TOLERANCE) for key in mine)
+
+
+def check_evaluations(run: Path, alone: Path) -> None:
+    """Three validation samples: one process has two of them, the other one and a batch of none."""
+    result, wanted = log_of(run, "eval_loss"), log_of(alone, "eval_loss")
+    assert [line["step"] for line in result] == [2, 3]
+    for line, other in zip(result, wanted, strict=True):
+        assert abs(line["eval_loss"] - other["eval_loss"]) < TOLERANCE
+        assert line["eval_samples"] == other["eval_samples"] == 3
+        # Sharded models generate nothing.
+        assert line.get("eval_accuracy", other["eval_accuracy"]) == other["eval_accuracy"]
 
 
 def check_learned(run: Path) -> None:

@@ -21,7 +21,8 @@ from omnisift.training.finetune import TrainRecipe, fine_tune, load_train_recipe
 from omnisift.training.finetune.building import build
 from omnisift.training.finetune.checkpoints import MARKER, is_complete, newest_checkpoint
 from omnisift.training.finetune.guards import check_world
-from omnisift.training.finetune.recipe import current_values, recipe_of, save_recipe
+from omnisift.training.finetune.recipe import current_values, recipe_of
+from omnisift.training.finetune.run_folder import save_recipe
 from omnisift.training.finetune.trainer import entropy
 from omnisift.world.dataset import write_dataset
 
@@ -342,7 +343,7 @@ WRONG = {
     "{model: nano, data: x, output_dir: y, retain: 0.5, seed: '1'}": "seed must be an integer, got '1'",
     "{model: nano, data: x, output_dir: y, retain: 0.5, language: frozen, train_selector: false}": "nothing to train",
     "{model: nano, data: x, output_dir: y, retain: 0.5, selector: new}": "selector: new is random",
-    "{model: nano, data: x, output_dir: y, retain: 0.5, dtype: float16}": "dtype must be float32 or bfloat16",
+    "{model: nano, data: x, output_dir: y, retain: 0.5, dtype: float16}": "dtype must be one of float32, bfloat16, got",
 }
 
 
@@ -359,7 +360,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(text: str, tmp_path: Path) -> Non
 
 
 def test_a_pattern_that_hits_an_encoder_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^lora_target_modules match .* tensors of the encoders, such as"):
+    with pytest.raises(UsageError, match=r"^lora_target_modules match .* modules of the encoders, such as"):
         build(recipe(data, tmp_path, language="lora", lora_target_modules=r".*\.q_proj"))
     with pytest.raises(UsageError, match=r"^lora_target_modules match no module"):
         build(recipe(data, tmp_path, language="lora", lora_target_modules="nothing"))

@@ -20,6 +20,7 @@ from omnisift.evaluation.public.llm_judge import CaptionJudge, EventCounts
 from omnisift.evaluation.public.lmms_hooks import MISSED, SCORE, task_name
 from omnisift.evaluation.statistics import ClusterBootstrap, Interval, clustered_error, clustered_p
 from omnisift.utils.jsonl import JsonLines, parse_jsonl
+from omnisift.utils.suggest import meant
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class EvalRun:
         """
         name = rule or str(self.settings["rule"])
         if name not in EXTRACTORS:
-            raise UsageError(f"no answer rule named {name!r}; known: {', '.join(EXTRACTORS)}")
+            raise UsageError(f"no answer rule named {name!r}; known: {', '.join(EXTRACTORS)}{meant(name, EXTRACTORS)}")
         return [Graded(a["id"], a["video"], a["chosen"][name] == a["answer"], a["groups"]) for a in self.answers]
 
     def comparable(self, other: EvalRun) -> bool:

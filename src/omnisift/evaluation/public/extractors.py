@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.rows import LETTERS, Row
+from omnisift.utils.suggest import meant
 
 _VIDEOMME_PREFIXES = (
     "The best answer is",
@@ -75,13 +76,16 @@ def strict(text: str, row: Row) -> str:
     match = _BARE.fullmatch(text)
     if match and match[1] in LETTERS[: len(row.options)]:
         return match[1]
-    words = _words(text)
-    forms = [{_words(option), _words(_LETTER.sub("", option.strip(), count=1))} for option in row.options]
+    words = normalise_answer(text)
+    forms = [
+        {normalise_answer(option), normalise_answer(_LETTER.sub("", option.strip(), count=1))} for option in row.options
+    ]
     matching = [letter for letter, form in zip(LETTERS, forms, strict=False) if words in form - {""}]
     return matching[0] if len(matching) == 1 else ""
 
 
-def _words(text: str) -> str:
+def normalise_answer(text: str) -> str:
+    """The words of an answer, so that case, white space around them and a full stop at the end do not count."""
     return text.strip().rstrip(".").strip().casefold()
 
 
@@ -121,5 +125,5 @@ def extract(text: str, row: Row, rule: str = "videomme") -> str:
         UsageError: The rule is unknown.
     """
     if rule not in EXTRACTORS:
-        raise UsageError(f"no answer rule named {rule!r}; known: {', '.join(EXTRACTORS)}")
+        raise UsageError(f"no answer rule named {rule!r}; known: {', '.join(EXTRACTORS)}{meant(rule, EXTRACTORS)}")
     return EXTRACTORS[rule](text, row)

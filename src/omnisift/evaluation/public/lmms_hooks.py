@@ -17,6 +17,7 @@ from omnisift.evaluation.public.extractors import EXTRACTORS, extract
 from omnisift.evaluation.public.llm_judge import WordJudge
 from omnisift.evaluation.public.rows import Row, prompt
 from omnisift.utils.atomic_io import write_atomic
+from omnisift.utils.suggest import meant
 
 Document = Mapping[str, Any]
 SCORE = "omnisift_score"
@@ -116,7 +117,7 @@ def write_task(folder: Path, rows: Sequence[Row], wording: str = "paper", rule: 
         UsageError: ``wording`` or ``rule`` is unknown, or the folder cannot be created.
     """
     if rule not in EXTRACTORS:
-        raise UsageError(f"no answer rule named {rule!r}; known: {', '.join(EXTRACTORS)}")
+        raise UsageError(f"no answer rule named {rule!r}; known: {', '.join(EXTRACTORS)}{meant(rule, EXTRACTORS)}")
     name = rows[0].benchmark
     documents = [{**row.to_dict(), "prompt": prompt(row, wording), "wording": wording, "rule": rule} for row in rows]
     try:

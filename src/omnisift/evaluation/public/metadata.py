@@ -18,6 +18,7 @@ from typing import Any
 from omnisift.errors import UsageError
 from omnisift.evaluation.public.rows import LETTERS, Row
 from omnisift.utils.jsonl import parse_jsonl
+from omnisift.utils.suggest import meant
 
 Item = Mapping[str, Any]
 _OPTION = re.compile(r"^\(?[A-J][.):\s]")
@@ -47,7 +48,7 @@ def convert(name: str, metadata: Path, video_root: Path) -> list[Row]:
         UsageError: The benchmark is unknown, the file cannot be read, or an item lacks a field.
     """
     if name not in BENCHMARKS:
-        raise UsageError(f"no benchmark named {name!r}; known: {', '.join(BENCHMARKS)}")
+        raise UsageError(f"no benchmark named {name!r}; known: {', '.join(BENCHMARKS)}{meant(name, BENCHMARKS)}")
     rows: list[Row] = []
     for number, item in enumerate(load_items(metadata)):
         try:

@@ -12,6 +12,7 @@ from typing import Any
 
 from omnisift.errors import UsageError
 from omnisift.utils.jsonl import parse_jsonl, write_jsonl
+from omnisift.utils.suggest import meant
 
 LETTERS = "ABCDEFGHIJ"
 """Letters of options."""
@@ -169,5 +170,5 @@ def prompt(row: Row, wording: str = "paper") -> str:
         UsageError: The wording is unknown.
     """
     if wording not in PROMPTS:
-        raise UsageError(f"no prompts named {wording!r}; known: {', '.join(PROMPTS)}")
+        raise UsageError(f"no prompts named {wording!r}; known: {', '.join(PROMPTS)}{meant(wording, PROMPTS)}")
     return PROMPTS[wording][row.benchmark](row)

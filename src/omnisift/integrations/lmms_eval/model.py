@@ -18,8 +18,9 @@ from omnisift.errors import MediaError, UnsupportedCall, UsageError
 from omnisift.integrations.lmms_eval.requests import Request, RequestLog, batches, parse_request
 from omnisift.pipeline import Answer, EncodedClip, load
 from omnisift.pipeline.encoded_clip import EncodedClipCache
-from omnisift.pipeline.prompt import clip_size
+from omnisift.pipeline.prompt import check_prompt, clip_size
 from omnisift.profiling.flops import prompt
+from omnisift.utils.suggest import meant
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,10 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         shared = [*option_names(CompressionConfig), *option_names(ReadOptions)]
         if unknown := sorted(options.keys() - set(shared)):
             own = [name for name in inspect.signature(type(self)).parameters if name not in ("attn", "options")]
-            raise UsageError(f"no model argument named {unknown[0]!r}; known: {', '.join([*own, *shared])}")
+            known = [*own, *shared]
+            raise UsageError(
+                f"no model argument named {unknown[0]!r}; known: {', '.join(known)}{meant(unknown[0], known)}"
+            )
         compression = CompressionConfig(**_chosen(options, CompressionConfig))
         self.read_options = ReadOptions(**_chosen(options, ReadOptions))
         self.read_options.check()
@@ -94,6 +98,8 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         """Return the answers in the order of the requests, each with the numbers of tokens read and written."""
         parsed = [parse_request(instance.args, self.task_dict) for instance in requests]
         results: list[GenerationResult] = []
+        for request in parsed:  # no question ends a run of hours
+            check_prompt(self.pipeline.host.processor, request.text, request.system or self.system)
         for batch in batches(parsed, self.batch_size):
             results += self._answer(batch)
             if self._rank == 0:

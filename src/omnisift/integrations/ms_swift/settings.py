@@ -9,6 +9,7 @@ from typing import Any
 from omnisift.compressors import needs_selector
 from omnisift.config import CompressionConfig
 from omnisift.errors import TrainingError, UsageError
+from omnisift.utils.suggest import meant
 
 PREFIX = "OMNISIFT_"
 USE_AUDIO = "USE_AUDIO_IN_VIDEO"
@@ -32,7 +33,7 @@ class SwiftSettings(CompressionConfig):
         variables = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
         unknown = sorted(variables.keys() - known.keys())
         if unknown:
-            raise UsageError(f"{unknown[0]} is not a setting; there are: {', '.join(known)}")
+            raise UsageError(f"{unknown[0]} is not a setting; there are: {', '.join(known)}{meant(unknown[0], known)}")
         values = {known[name].name: _parse(name, value, str(known[name].type)) for name, value in variables.items()}
         settings = cls(**values)
         settings.check()

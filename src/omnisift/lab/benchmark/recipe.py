@@ -18,8 +18,8 @@ rows:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from omnisift.config import parse_yaml
 from omnisift.errors import OmniSiftError, UsageError
 from omnisift.evaluation.tables import ALL_TOKENS
 from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
+from omnisift.utils.suggest import check_choice, did_you_mean
 from omnisift.world import world_setting
 
 PROTOCOLS = ("training-free", "trained")
@@ -168,19 +169,16 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
     """Build a recipe from the data of a YAML file.
 
     Raises:
-        ValueError: An entry is unknown or has a wrong value.
+        UsageError: An entry is unknown, or is none of the words that it may be.
+        ValueError: An entry has a wrong value.
         TypeError: ``data`` is not a mapping, or a value has the wrong type.
         KeyError: An entry is missing.
     """
     if not isinstance(data, Mapping):
         raise TypeError("it is not a mapping")
-    unknown = sorted(data.keys() - _ENTRIES)
-    if unknown:
-        raise ValueError(f"unknown entry {unknown[0]!r}")
-    if data.get("protocol", PROTOCOLS[0]) not in PROTOCOLS:
-        raise ValueError(f"protocol is {' or '.join(PROTOCOLS)}, got {data['protocol']!r}")
-    if data.get("backbone", BACKBONES[0]) not in BACKBONES:
-        raise ValueError(f"backbone is {' or '.join(BACKBONES)}, got {data['backbone']!r}")
+    _check_entries("entry", data, _ENTRIES)
+    check_choice("protocol", data.get("protocol", PROTOCOLS[0]), PROTOCOLS)
+    check_choice("backbone", data.get("backbone", BACKBONES[0]), BACKBONES)
     if not all(is_text(data.get(key, "")) for key in ("name", "title", "about")):
         raise TypeError("name, title and about are texts")
     if not 0 < len(data["name"]) < 200 or Path(data["name"]).name != data["name"] or data["name"].startswith("."):
@@ -208,6 +206,12 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
     )
 
 
+def _check_entries(what: str, data: Mapping[str, Any], known: Iterable[str]) -> None:
+    unknown = sorted(map(str, data.keys() - set(known)))
+    if unknown:
+        raise UsageError(f"unknown {what} {shown(unknown[0])}; {did_you_mean(unknown[0], known)}")
+
+
 def _list(data: Mapping[str, Any], key: str, default: list[Any] | None = None) -> list[Any]:
     value = data[key] if default is None else data.get(key, default)
     if not isinstance(value, list) or not value:
@@ -224,6 +228,7 @@ def _integer(name: str, value: Any, low: int) -> int:
 def _training(train: Any) -> dict[str, Any]:
     if not isinstance(train, Mapping):
         raise TypeError(f"train is {{steps: N}}, got {shown(train)}")
+    _check_entries("key of train", train, ("steps",))
     if "steps" in train:
         _integer("steps of train", train["steps"], 1)
     return dict(train)
@@ -238,6 +243,7 @@ def percent(video: float, audio: float) -> str:
 def _method(row: Mapping[str, Any]) -> MethodSpec:
     if not isinstance(row, Mapping):
         raise TypeError(f"a row is a mapping with the key method, got {shown(row)}")
+    _check_entries("key of a row", row, [field.name for field in fields(MethodSpec)])
     name = "" if row["method"] is None else row["method"]
     if not is_text(name):
         raise TypeError(f"method of a row is a text, got {shown(name)}")

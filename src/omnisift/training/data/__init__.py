@@ -3,17 +3,19 @@
 from omnisift.training.data.cache import ClipCache
 from omnisift.training.data.collator import Collator
 from omnisift.training.data.encoding import encode_sample
-from omnisift.training.data.files import load_samples, save_folder, save_samples
+from omnisift.training.data.files import DataRows, load_samples, read_rows, save_folder, save_samples
 from omnisift.training.data.samples import Reading, Sample, Turn
 
 __all__ = [
     "ClipCache",
     "Collator",
+    "DataRows",
     "Reading",
     "Sample",
     "Turn",
     "encode_sample",
     "load_samples",
+    "read_rows",
     "save_folder",
     "save_samples",
 ]

@@ -19,6 +19,8 @@ from omnisift.pipeline.prompt import join_rows, pixel_limits, read_for
 from omnisift.training.data.cache import ClipCache
 from omnisift.training.data.encoding import encode_sample
 from omnisift.training.data.samples import Reading, Sample, Turn
+from omnisift.utils.questions import check_text
+from omnisift.utils.special_tokens import SpecialTokens
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,9 @@ class Collator:
         cache: where decoded clips are kept; None decodes them every time.
         system: system turn for conversations that have none.
         max_tokens: samples with more tokens, before compression, are skipped.
+
+    Raises:
+        UsageError: ``system`` contains a special token of the model.
     """
 
     def __init__(
@@ -48,6 +53,8 @@ class Collator:
         system: str | None = None,
         max_tokens: int | None = None,
     ) -> None:
+        if system is not None:
+            check_text(system, "the recipe's system", SpecialTokens.of(processor.tokenizer))
         self.processor, self.cache, self.system, self.max_tokens = processor, cache, system, max_tokens
         self.reading = Reading() if reading is None else reading
         self.skipped: dict[str, str] = {}

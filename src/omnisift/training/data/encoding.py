@@ -12,13 +12,14 @@ from omnisift.media import Media
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.pipeline.chat_template import render_chat
 from omnisift.pipeline.prompt import media_arguments
-from omnisift.training.data.samples import Sample, Turn
+from omnisift.training.data.samples import Sample, check_sample, clip_place
+from omnisift.utils.special_tokens import SpecialTokens
 
 
 def encode_sample(processor: Any, sample: Sample, media: Media | None, system: str | None = None) -> dict[str, Any]:
     """Encode one sample as a batch of one row.
 
-    The clip comes before the first user turn. Each answer is learned with the token that ends its turn.
+    The clip stands where the sample says. Each answer to learn is learned with the token that ends its turn.
 
     Args:
         processor: the host's processor.
@@ -30,55 +31,59 @@ def encode_sample(processor: Any, sample: Sample, media: Media | None, system: s
         The processor's tensors, ``use_audio_in_video``, and ``labels`` [1, S] int64: -100 except on answers.
 
     Raises:
-        UsageError: a text contains a special token of the model, or an answer is empty.
+        UsageError: a text contains a special token of the model, or a turn is empty.
     """
-    turns = _checked(processor, sample)
-    if system is not None and turns[0].role != "system":
-        turns = (Turn("system", system), *turns)
-    text = _chat_text(processor, turns, media)
+    check_sample(sample, SpecialTokens.of(processor.tokenizer))
+    conversation = _conversation(sample, media)
+    learned = [turn.role == "assistant" and turn.learned for turn in sample.turns]
+    if system is not None and sample.turns[0].role != "system":
+        conversation = [_message("system", system), *conversation]
+        learned = [False, *learned]
+    text = render_chat(processor, conversation, add_generation_prompt=False)
     arguments = {} if media is None else media_arguments(processor, media)
     inputs: dict[str, Any] = dict(processor(text=[text], return_tensors="pt", **arguments))
     inputs["use_audio_in_video"] = media is not None and media.has_video and media.has_audio
-    inputs["labels"] = _labels(processor, turns, media, text, inputs["input_ids"])
+    inputs["labels"] = _labels(processor, conversation, learned, text, inputs["input_ids"])
     return inputs
 
 
-def _checked(processor: Any, sample: Sample) -> tuple[Turn, ...]:
-    """The turns with stripped texts. A placeholder in a text would be read as a clip that does not exist."""
-    for turn in sample.turns:
-        for token in processor.tokenizer.all_special_tokens:
-            if token in turn.text:
-                raise UsageError(f"{sample.id}: the text contains {token!r}, a special token of the model; remove it")
-        if turn.role == "assistant" and not turn.text.strip():
-            raise UsageError(f"{sample.id}: an empty answer; fill it in or remove the row")
-    return tuple(Turn(turn.role, turn.text.strip()) for turn in sample.turns)
+def _message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
-def _chat_text(processor: Any, turns: tuple[Turn, ...], media: Media | None, open_answer: bool = False) -> str:
-    """The chat template's text; with ``open_answer`` it ends where the next answer begins."""
-    conversation = [{"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in turns]
-    if media is not None:
-        kind = "video" if media.has_video else "audio"
-        first = next((part for part in conversation if part["role"] == "user"), None)
-        if first is not None:
-            first["content"] = [{"type": kind, kind: "-"}, *first["content"]]
-    return render_chat(processor, conversation, add_generation_prompt=open_answer)
+def _conversation(sample: Sample, media: Media | None) -> list[dict[str, Any]]:
+    """The turns as the chat template takes them, without blanks around their texts, and the clip in its place."""
+    conversation = [_message(turn.role, turn.text.strip()) for turn in sample.turns]
+    number, character = clip_place(sample)
+    if media is None or number < 0:
+        return conversation
+    kind, text = "video" if media.has_video else "audio", sample.turns[number].text
+    before, after = text[:character].lstrip(), text[character:].rstrip()
+    content = [{"type": kind, kind: "-"}, {"type": "text", "text": after if before else after.lstrip()}]
+    conversation[number]["content"] = [*([{"type": "text", "text": before}] if before else []), *content]
+    return conversation
 
 
-def _labels(processor: Any, turns: tuple[Turn, ...], media: Media | None, text: str, input_ids: Tensor) -> Tensor:
-    """[1, S] int64. The processor expands the clip's placeholders near the start, so count from the end."""
+def _labels(
+    processor: Any, conversation: list[dict[str, Any]], learned: list[bool], text: str, input_ids: Tensor
+) -> Tensor:
+    """[1, S] int64. The processor expands the clip's placeholder, so columns are counted from the side without it."""
     labels, length = torch.full_like(input_ids, IGNORE_INDEX), input_ids.shape[1]
-    for number, turn in enumerate(turns):
-        if turn.role != "assistant":
+    clip = max(text.find(token) for token in (processor.tokenizer.video_token, processor.tokenizer.audio_token))
+    for number, is_learned in enumerate(learned):
+        if not is_learned:
             continue
         # The answer is the text between the conversation before it and the conversation up to its end.
-        before = _chat_text(processor, turns[:number], media, open_answer=True)
-        through = _chat_text(processor, turns[: number + 1], media)
+        before = render_chat(processor, conversation[:number], add_generation_prompt=True)
+        through = render_chat(processor, conversation[: number + 1], add_generation_prompt=False)
         if not (text.startswith(before) and text.startswith(through)):
             raise UsageError(
                 "this model's chat template changes earlier turns when others follow; it can't be used for training"
             )
-        begin, end = (length - _count(processor, text[len(part) :]) for part in (before, through))
+        begin, end = (
+            _count(processor, part) if len(part) <= clip else length - _count(processor, text[len(part) :])
+            for part in (before, through)
+        )
         labels[0, begin:end] = input_ids[0, begin:end]
         _ignore_after_end(processor, labels[0], begin, end)
     return labels

@@ -2,46 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UsageError
-from omnisift.training.data.rows import check_characters, clip_path, row_of, sample_of
-from omnisift.training.data.samples import Sample, Turn
-from omnisift.utils.jsonl import parse_json, parse_jsonl, write_jsonl
-from omnisift.utils.parsing import check_path_name, read_text, shown
+from omnisift.training.data.rows import check_characters, clip_path, row_of, sample_of, unknown_keys
+from omnisift.training.data.samples import Sample, Turn, check_sample
+from omnisift.utils.jsonl import parse_json, write_jsonl
+from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
+from omnisift.utils.special_tokens import SpecialTokens
 
+logger = logging.getLogger(__name__)
 METADATA = "metadata.jsonl"
 """The file that makes a folder of clips a data set, with one line per clip."""
 CAPTION_REQUEST = "Describe what is seen and heard in this clip."
 """The user turn for captions of a folder, which have no question."""
 
 
-def load_samples(path: Path) -> list[Sample]:
-    """Read all samples of a data set.
+@dataclass
+class DataRows:
+    """What `read_rows` found in data files."""
+
+    samples: list[Sample] = field(default_factory=list)
+    """The usable samples, in the order of the files."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """File and line -> why the row is left out."""
+    unknown_keys: Counter[str] = field(default_factory=Counter)
+    """Key that is not understood -> number of rows that have it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was left out and what was not understood, JSON-ready."""
+        return {"refused": self.refused, "unknown_keys": dict(self.unknown_keys)}
+
+    def notes(self, most: int = 5) -> list[str]:
+        """Lines that name the rows left out and the keys that are not understood.
+
+        Args:
+            most: number of rows and of keys that are named.
+        """
+        lines = [f"left out: {place}: {reason}" for place, reason in list(self.refused.items())[:most]]
+        if len(self.refused) > most:
+            lines.append(f"left out: {len(self.refused)} rows in all")
+        keys = [f"{shown(key)} ({count} rows)" for key, count in self.unknown_keys.most_common(most)]
+        if keys:
+            more = len(self.unknown_keys) - len(keys)
+            lines.append(f"keys that are not understood: {', '.join(keys)}" + (f" and {more} more" if more else ""))
+        return lines
+
+
+def read_rows(paths: Sequence[Path], special: SpecialTokens | None = None) -> DataRows:
+    """Read data files; `omnisift train` and `omnisift data-check` take the same rows, because both call this.
+
+    A row that can't be used is left out and named.
 
     Args:
-        path: a JSON or JSONL file whose rows have any of the forms of `omnisift.training.data.rows`, or a folder with
+        paths: JSON or JSONL files whose rows have any of the forms of `omnisift.training.data.rows`, or folders with
             `METADATA`.
-
-    Returns:
-        The samples in the order of the file.
+        special: the special tokens of the model that learns the rows; None leaves the check of the texts out.
 
     Raises:
-        UsageError: the file is missing, not JSON or empty, or a row has no known form; with file and line.
+        UsageError: a file is missing, not UTF-8 text or empty, or none of its rows can be used; with file and line.
     """
+    rows = DataRows()
+    for path in paths:
+        _read_file(_data_file(path), special, rows)
+    if not rows.samples:
+        (place, reason), count = next(iter(rows.refused.items())), len(rows.refused)
+        raise UsageError(f"{place}: {reason}" + (f" (none of the {count} rows can be used)" if count > 1 else ""))
+    return rows
+
+
+def load_samples(path: Path, special: SpecialTokens | None = None) -> list[Sample]:
+    """The usable samples of one data file or folder; what is left out is named in the log.
+
+    Args:
+        path: as `read_rows` takes it.
+        special: as `read_rows` takes it.
+
+    Raises:
+        UsageError: as `read_rows`.
+    """
+    rows = read_rows([path], special)
+    for line in rows.notes():
+        logger.warning("%s", line)
+    return rows.samples
+
+
+def _data_file(path: Path) -> Path:
     check_path_name(str(path), "the path of the data")
     file = path / METADATA if path.is_dir() else path
     if not file.is_file():
         hint = "" if path.suffix else f"; `omnisift make-dataset {path}` writes a small one to try"
         raise UsageError(f"no data at {path}: give a .jsonl or .json file, or a folder with {METADATA}{hint}")
-    path = file
-    rows = list(_rows(path))
-    if not rows:
+    return file
+
+
+def _read_file(path: Path, special: SpecialTokens | None, rows: DataRows) -> None:
+    """Add the rows of one file to ``rows``."""
+    is_empty = True
+    for where, parse in _rows(path):
+        is_empty = False
+        try:
+            row = parse()
+            if isinstance(row, dict):
+                rows.unknown_keys.update(unknown_keys(row))
+            samples = _samples(row, where, path.parent)
+        except UsageError as error:
+            rows.refused[where] = str(error).removeprefix(f"{where}: ")
+            continue
+        for sample in samples:
+            # A line of a folder's file holds several samples, whose ids say which is meant.
+            place = where if len(samples) == 1 else sample.id
+            try:
+                if special is not None:
+                    check_sample(sample, special, place)
+            except UsageError as error:
+                rows.refused[place] = str(error).removeprefix(f"{place}: ")
+                continue
+            rows.samples.append(sample)
+    if is_empty:
         raise UsageError(f"{path} has no rows")
-    folder = path.parent
-    return [sample for where, row in rows for sample in _samples(row, where, folder)]
 
 
 def save_samples(samples: Sequence[Sample], path: Path, form: str) -> None:
@@ -69,8 +154,11 @@ def save_folder(samples: Sequence[Sample], folder: Path) -> None:
         if sample.media is None or not sample.media.resolve().is_relative_to(folder.resolve()):
             raise UsageError(f"{sample.id}: its clip is not in {folder}; choose another form, or move the clip there")
         turns = [turn for turn in sample.turns if turn.role != "system"]
-        if [turn.role for turn in turns] != ["user", "assistant"]:
-            raise UsageError(f"{sample.id}: {len(turns)} turns; a folder takes one question and one answer per sample")
+        if [turn.role for turn in turns] != ["user", "assistant"] or sample.clip_at is not None:
+            raise UsageError(
+                f"{sample.id}: {len(turns)} turns, or a clip inside the question; a folder takes one question after "
+                "the clip and one answer per sample"
+            )
         name = sample.media.resolve().relative_to(folder.resolve()).as_posix()
         row = rows.setdefault(name, {"file_name": name})
         question, answer = (turn.text for turn in turns)
@@ -81,14 +169,28 @@ def save_folder(samples: Sequence[Sample], folder: Path) -> None:
     write_jsonl(folder / METADATA, rows.values())
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(file and line, parsed object) of each row; a JSON file holds a list."""
-    text = read_text(path, "the data")
+def _rows(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(file and line, function that parses the row) of each row; a JSON file holds a list."""
+    text = read_text(path, "the data", errors="surrogateescape")
+    if not any(map(is_text, text.split("\n"))) or text.lstrip().startswith("["):
+        text = read_text(path, "the data")  # no text at all, or a list, of which no row can be left out
     if text.lstrip().startswith("["):
         rows = parse_json(text, str(path), "correct the file")
-        yield from ((f"{path.name}[{number}]", row) for number, row in enumerate(rows))
+        yield from ((f"{path.name}[{number}]", partial(lambda row: row, row)) for number, row in enumerate(rows))
         return
-    yield from ((f"{path.name}:{number}", row) for number, row in parse_jsonl(text, path))
+    # Not splitlines: a JSON text may contain U+2028, at which splitlines would cut.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path.name}:{number}"
+            yield where, partial(_parse_line, line, where)
+
+
+def _parse_line(line: str, where: str) -> Any:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{where}: not UTF-8 text; correct or delete the line") from None
+    return parse_json(line, where, "correct or delete the line")
 
 
 def _samples(row: Any, where: str, folder: Path) -> list[Sample]:

@@ -1,23 +1,36 @@
-"""Convert one row of a data file to a `Sample` and back, in three common forms.
+"""Convert one row of a data file to a `Sample` and back.
 
 ``messages`` (ms-swift): ``{"messages": [{"role", "content"}], "videos": ["a.mp4"]}``. ``sharegpt`` (LLaMA-Factory):
 ``{"conversations": [{"from", "value"}], "videos": [...]}``. ``llava``: ``{"video": "a.mp4", "conversations": [...]}``.
-The audio is the video's own track in all of them; an ``<audio>`` tag next to ``<video>`` is accepted and ignored.
+`omnisift.training.data.turns` reads further forms. The audio is the video's own track in all of them.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UsageError
-from omnisift.training.data.samples import CLIP, ROLES, Sample, Turn
+from omnisift.training.data.samples import CLIP, Sample, Turn, clip_place
+from omnisift.training.data.tags import place_clip
+from omnisift.training.data.turns import CONVERSATIONS, PAIRS, TURN_KEYS, check_order, conversation_key, turns_of
 from omnisift.utils.parsing import is_file_name, is_text, shown
 
 FORMS = ("messages", "sharegpt", "llava")
-_ROLE = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
-_TAGS = re.compile(r"\s*(?:<(?:video|audio|image)>\s*)+")
+VIDEO_KEYS, AUDIO_KEYS = ("videos", "video"), ("audios", "audio")
+_PREFERENCE = "preferences, which can't be learned; keep one answer and remove the key"
+REFUSED_KEYS = {
+    **dict.fromkeys(("images", "image"), "an image; OmniSIFT compresses videos only: remove this row"),
+    **dict.fromkeys(("tools", "functions"), "tools, whose calls can't be learned; remove this row"),
+    "objects": "boxes of objects, which can't be learned; remove this row",
+    **dict.fromkeys(
+        ("chosen", "rejected", "rejected_response", "rejected_messages", "kto_tag"), f"a row of {_PREFERENCE}"
+    ),
+}
+"""Key of a row -> why a row in which it has a value is refused."""
+_KEYS = frozenset(("id", "system", *VIDEO_KEYS, *AUDIO_KEYS, *REFUSED_KEYS))
+_FOLDER_KEYS = frozenset(("file_name", "caption", "qa", "question", "answer"))
 
 
 def sample_of(row: Any, where: str, folder: Path) -> Sample:
@@ -29,33 +42,52 @@ def sample_of(row: Any, where: str, folder: Path) -> Sample:
         folder: paths in the row are relative to it.
 
     Raises:
-        UsageError: the row has no known form, no assistant turn, an image, or more than one clip.
+        UsageError: the row has no known form, no assistant turn, an image, more than one clip, or anything else whose
+            meaning would be lost.
     """
     if not isinstance(row, dict):
         raise UsageError(f"{where}: a row must be a JSON object, got {type(row).__name__}")
-    conversation = row.get("messages", row.get("conversations"))
-    if not isinstance(conversation, list) or not conversation:
-        raise UsageError(f"{where}: no 'messages' or 'conversations'; the row has the keys {shown(sorted(row))}")
-    turns = tuple(_turn(part, where) for part in conversation)
+    for key, why in REFUSED_KEYS.items():
+        if row.get(key) or (key == "kto_tag" and row.get(key) is False):
+            raise UsageError(f"{where}: {why}")
+    if isinstance(row.get("label"), bool):  # a number or a word is of no other form and says nothing about the answer
+        raise UsageError(f"{where}: 'label' is true or false: a row of {_PREFERENCE}")
+    turns, named = turns_of(row, where)
     for turn in turns:
         check_characters(turn.text, where)
-    media = _media(row, where)
-    if turns[0].role == "assistant":
-        raise UsageError(f"{where}: the conversation begins with the assistant; put a user turn before it")
-    if not any(turn.role == "assistant" for turn in turns):
-        raise UsageError(f"{where}: no assistant turn, so there is nothing to learn; add one or remove the row")
-    if media is not None and not any(turn.role == "user" for turn in turns):
-        raise UsageError(f"{where}: a clip but no user turn to place it in; add one")
+    clips = {"video": _listed(row, VIDEO_KEYS), "audio": _listed(row, AUDIO_KEYS)}
+    clips["video"] += named
+    media = _media(clips, where)
+    check_order(turns, where)
+    kind = "video" if clips["video"] else "audio"
+    placed, clip_at = place_clip(turns, None if media is None else kind, where)
     name = row.get("id", where)
     if not isinstance(name, (str, int, float)) or not is_text(str(name)):
         raise UsageError(f"{where}: an id must be a text or a number, got {shown(name)}")
-    return Sample(str(name), None if media is None else clip_path(folder, media, where), turns)
+    return Sample(str(name), None if media is None else clip_path(folder, media, where), placed, clip_at)
+
+
+def unknown_keys(row: Mapping[str, Any]) -> set[str]:
+    """The keys of a row and of its turns that are not understood; those of turns as ``messages[].key``."""
+    if "file_name" in row:
+        pairs = row.get("qa")
+        inner = {key for pair in pairs if isinstance(pair, dict) for key in pair} if isinstance(pairs, list) else set()
+        return set(row) - _FOLDER_KEYS | {f"qa[].{key}" for key in inner - {"question", "answer"}}
+    form = conversation_key(row)
+    known = {*PAIRS[form], "history"} if form in PAIRS else {form}
+    unknown = set(row) - _KEYS - known
+    if form in CONVERSATIONS and isinstance(row[form], list):
+        parts = [part for part in row[form] if isinstance(part, dict)]
+        unknown |= {f"{form}[].{key}" for part in parts for key in part if key not in TURN_KEYS}
+    return unknown
 
 
 def clip_path(folder: Path, name: Any, where: str) -> Path:
     """The path of a row's clip; raises `UsageError` for what can't be one."""
     if not is_file_name(name):
         raise UsageError(f"{where}: a clip must be a path, got {shown(name)}")
+    if "://" in name or name.startswith("data:"):
+        raise UsageError(f"{where}: a clip must be a file of this machine, got the URL {shown(name)}; download it")
     return folder / str(name)
 
 
@@ -79,61 +111,54 @@ def row_of(sample: Sample, form: str, folder: Path) -> dict[str, Any]:
     if form not in FORMS:
         raise UsageError(f"unknown form {form!r}; choose one of: {', '.join(FORMS)}")
     clip = None if sample.media is None else _relative(sample.media, folder)
-    texts = _tagged(sample)
-    row: dict[str, Any] = {"id": sample.id}
-    if form == "messages":
-        row["messages"] = [{"role": turn.role, "content": text} for turn, text in zip(sample.turns, texts, strict=True)]
-    else:
-        names = {"user": "human", "assistant": "gpt", "system": "system"}
-        row["conversations"] = [
-            {"from": names[turn.role], "value": text} for turn, text in zip(sample.turns, texts, strict=True)
-        ]
+    parts = [
+        _part(turn, text, is_messages=form == "messages")
+        for turn, text in zip(sample.turns, _tagged(sample), strict=True)
+    ]
+    row = {"id": sample.id, ("messages" if form == "messages" else "conversations"): parts}
     if clip is not None:
         row |= {"video": clip} if form == "llava" else {"videos": [clip]}
     return row
 
 
-def _turn(part: Any, where: str) -> Turn:
-    if not isinstance(part, dict):
-        raise UsageError(f"{where}: a turn must be a JSON object, got {type(part).__name__}")
-    role, text = part.get("role", part.get("from")), part.get("content", part.get("value"))
-    if not isinstance(role, str) or role not in _ROLE or not isinstance(text, str):
+def _part(turn: Turn, text: str, *, is_messages: bool) -> dict[str, Any]:
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    part: dict[str, Any] = {"from": names[turn.role], "value": text}
+    if is_messages:
+        part = {"role": turn.role, "content": text}
+    return part if turn.learned else part | {"loss": False}
+
+
+def _listed(row: Mapping[str, Any], keys: tuple[str, ...]) -> list[Any]:
+    values = [row[key] for key in keys if row.get(key)]
+    return [item for value in values for item in (value if isinstance(value, list) else [value])]
+
+
+def _media(clips: Mapping[str, list[Any]], where: str) -> str | None:
+    """The one clip of a row. An audio file next to a video must be the video's own track."""
+    for name in (*clips["video"], *clips["audio"]):
+        if not isinstance(name, str):
+            raise UsageError(f"{where}: a clip must be a path, got {type(name).__name__}")
+    listed = clips["video"] or clips["audio"]
+    if len(listed) > 1:
+        raise UsageError(f"{where}: {len(listed)} clips; a row may have one: split the row or remove it")
+    if not listed:
+        return None
+    stem = Path(listed[0]).stem
+    if any(Path(name).stem != stem for name in clips["audio"]) or len(clips["audio"]) > 1:
         raise UsageError(
-            f"{where}: a turn needs a role ({', '.join(ROLES)}) and a text, got {shown(role)} and {type(text).__name__}"
+            f"{where}: audio {shown(clips['audio'])} beside the video {listed[0]!r}; the audio of a video is its own "
+            "track: join both in one file, or remove the audio"
         )
-    if _ROLE[role] == "user":
-        text = _TAGS.sub(_gap, text)
-    return Turn(_ROLE[role], text)
-
-
-def _gap(tag: re.Match[str]) -> str:
-    """What replaces a tag: nothing at an end of the text, else a space or line break that keeps words apart."""
-    if tag.start() == 0 or tag.end() == len(tag.string):
-        return ""
-    return "\n" if "\n" in tag.group() else " "
-
-
-def _media(row: dict[str, Any], where: str) -> str | None:
-    clips: list[Any] = []
-    for name in ("videos", "video", "audios", "audio"):
-        value = row.get(name)
-        if value and not (clips and name in ("audios", "audio")):  # the audio of a video is its own track
-            clips += value if isinstance(value, list) else [value]
-    if row.get("images") or row.get("image"):
-        raise UsageError(f"{where}: an image; OmniSIFT compresses videos only: remove this row")
-    if len(clips) > 1:
-        raise UsageError(f"{where}: {len(clips)} clips; a row may have one: split the row or remove it")
-    if clips and not isinstance(clips[0], str):
-        raise UsageError(f"{where}: a clip must be a path, got {type(clips[0]).__name__}")
-    return clips[0] if clips else None
+    return str(listed[0])
 
 
 def _tagged(sample: Sample) -> list[str]:
-    """The texts, with the clip's tag before the first user turn."""
+    """The texts, with the clip's tag where the clip stands."""
     texts = [turn.text for turn in sample.turns]
     if sample.media is not None:
-        first = next(i for i, turn in enumerate(sample.turns) if turn.role == "user")
-        texts[first] = CLIP + texts[first]
+        turn, character = clip_place(sample)
+        texts[turn] = texts[turn][:character] + CLIP + texts[turn][character:]
     return texts
 
 

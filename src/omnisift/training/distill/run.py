@@ -32,8 +32,10 @@ from omnisift.training.distill.learn import (
 )
 from omnisift.training.distill.samples import DistillFiles, DistillSample, observe
 from omnisift.utils.atomic_io import atomic_folder
-from omnisift.utils.parsing import read_text
+from omnisift.utils.parsing import read_text, shown
+from omnisift.utils.questions import check_question, check_text
 from omnisift.utils.quiet import quiet_transformers
+from omnisift.utils.special_tokens import SpecialTokens
 from omnisift.vgas import VGAS
 from omnisift.video_score import VideoScore
 
@@ -119,7 +121,7 @@ def load_questions(path: Path | None) -> tuple[str, ...]:
         path: the file; None means the built-in `QUESTIONS`.
 
     Raises:
-        UsageError: the file is missing, empty or not UTF-8 text.
+        UsageError: the file is missing, empty or not UTF-8 text, or a question is too long.
     """
     if path is None:
         return QUESTIONS
@@ -127,6 +129,8 @@ def load_questions(path: Path | None) -> tuple[str, ...]:
     questions = tuple(line for line in lines if line and not line.startswith("#"))
     if not questions:
         raise UsageError(f"{path} has no questions; write one per line")
+    for question in questions:
+        check_question(question, str(path))
     return questions
 
 
@@ -150,8 +154,11 @@ def observe_clips(
         (the samples, clip -> why it was skipped).
 
     Raises:
-        UsageError: fewer than two clips can be used.
+        UsageError: fewer than two clips can be used, or a question contains a special token of the model.
     """
+    special = SpecialTokens.of(host.processor.tokenizer)
+    for question in questions:
+        check_text(question, f"the question {shown(question)}", special)
     work.mkdir(parents=True, exist_ok=True)
     kept, skipped, weights = [], {}, _weights_state(Path(host.source))
     for clip in clips:

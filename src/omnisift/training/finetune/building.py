@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host, load_host, load_selector
-from omnisift.training.data import load_samples
-from omnisift.training.distill import DistillSettings, distill, observe_clips, save_selector
+from omnisift.training.data import Sample, read_rows
+from omnisift.training.distill import DistillSettings, distill, load_questions, observe_clips, save_selector
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
+from omnisift.utils.parsing import shown
+from omnisift.utils.special_tokens import SpecialTokens
 from omnisift.vgas import VGAS
 
 logger = logging.getLogger(__name__)
@@ -46,15 +49,18 @@ def build(recipe: TrainRecipe, on_progress: OnProgress | None = None) -> tuple[H
     host = load_host(recipe.model, recipe.device, recipe.dtype, recipe.attn_implementation)
     thinker = host.thinker
     thinker.requires_grad_(recipe.language == "full")
+    model = add_lora(thinker, recipe) if recipe.language == "lora" else thinker
     if recipe.gradient_checkpointing:
         thinker.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        thinker.enable_input_require_grads()
-    model = add_lora(thinker, recipe) if recipe.language == "lora" else thinker
+        # Only reentrant checkpoints need inputs with a gradient, for which the frozen encoders would keep activations.
+        thinker.disable_input_require_grads()
     selector = _selector(host, recipe, on_progress)
     compressor = make_compressor(recipe.compressor, recipe.budget, selector=selector, seed=recipe.seed)
     learner = trainable_part(compressor)
     if learner is not None:
-        learner.estimator = make_estimator(recipe.estimator)
+        # A frozen selector chooses as in inference. An estimator that samples would read each batch several times, and
+        # add its own term to the loss.
+        learner.estimator = make_estimator(recipe.estimator if recipe.train_selector else "straight_through")
     compressed = CompressedModel(model, compressor)
     if compressed.selector is not None:
         compressed.selector.requires_grad_(recipe.train_selector)
@@ -96,13 +102,11 @@ def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress 
     folder = Path(recipe.output_dir) / "selector"
     if folder.is_dir():
         return folder
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            "selector: distill works in one process only; run `omnisift distill` first and give its folder as selector"
-        )
-    samples = [sample for path in recipe.data for sample in load_samples(Path(path))]
-    clips = sorted({sample.media for sample in samples if sample.media is not None})
-    questions = sorted({turn.text for sample in samples for turn in sample.turns if turn.role == "user"})
+    special = SpecialTokens.of(host.processor.tokenizer)
+    samples = read_rows([Path(path) for path in recipe.data], special).samples
+    clips = check_distillable(recipe, samples)
+    texts = {turn.text.strip() for sample in samples for turn in sample.turns if turn.role == "user"}
+    questions = sorted(texts - {""}) or load_questions(None)  # a clip alone may stand for a question
     settings = DistillSettings(
         max_steps=recipe.distill_steps,
         time_embedding=recipe.time_embedding,
@@ -118,6 +122,26 @@ def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress 
     agreement = report["agreement"]["0.25"]["selector"]
     logger.info("distilled a selector from %d clips; its agreement with the model is %s", len(targets), agreement)
     return folder
+
+
+def check_distillable(recipe: TrainRecipe, samples: Sequence[Sample]) -> list[Path]:
+    """The clips on which a selector is distilled.
+
+    Raises:
+        UsageError: several processes run, or there are fewer than two clips; neither matters once it is distilled.
+    """
+    clips = sorted({sample.media for sample in samples if sample.media is not None})
+    if (Path(recipe.output_dir) / "selector").is_dir():
+        return clips
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "selector: distill works in one process only; run `omnisift distill` first and give its folder as selector"
+        )
+    if len(clips) < 2:
+        raise UsageError(
+            f"selector: distill needs at least 2 clips, and data has {len(clips)}; add clips, or give a selector folder"
+        )
+    return clips
 
 
 def _counter(stage: str, total: int, on_progress: OnProgress | None) -> Callable[[], None]:
@@ -140,16 +164,33 @@ def add_lora(thinker: Any, recipe: TrainRecipe) -> Any:
         lora_dropout=recipe.lora_dropout,
         target_modules=recipe.lora_target_modules,
     )
+    check_lora_modules([name for name, _ in thinker.named_modules()], recipe.lora_target_modules)
     try:
         model: Any = get_peft_model(thinker, config)
     except ValueError as error:
-        raise UsageError(f"lora_target_modules match no module of this model: {str(error).splitlines()[0]}") from None
-    adapted = [name for name, parameter in model.named_parameters() if "lora_" in name]
-    in_encoders = [name for name in adapted if ".visual." in name or ".audio_tower." in name]
+        raise UsageError(f"lora_target_modules can't be adapted: {str(error).splitlines()[0]}") from None
+    logger.info("LoRA on %d tensors", sum("lora_" in name for name, _ in model.named_parameters()))
+    return model
+
+
+def check_lora_modules(names: Sequence[str], pattern: str) -> None:
+    """Check which modules of a model get adapters.
+
+    Args:
+        names: all modules of the model.
+        pattern: ``lora_target_modules``.
+
+    Raises:
+        UsageError: the pattern matches no module, or modules of an encoder.
+    """
+    matches = [name for name in names if re.fullmatch(pattern, name)]
+    if not matches:
+        raise UsageError(
+            f"lora_target_modules match no module of this model: {shown(pattern)}; see docs/fine-tuning.md"
+        )
+    in_encoders = [name for name in matches if re.search(r"(^|\.)(visual|audio_tower)\.", name)]
     if in_encoders:
         raise UsageError(
-            f"lora_target_modules match {len(in_encoders)} tensors of the encoders, such as {in_encoders[0]}; "
+            f"lora_target_modules match {len(in_encoders)} modules of the encoders, such as {in_encoders[0]}; "
             "narrow the pattern to the language model"
         )
-    logger.info("LoRA on %d tensors", len(adapted))
-    return model

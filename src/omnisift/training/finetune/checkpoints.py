@@ -102,10 +102,25 @@ def newest_checkpoint(run: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
-def delete_old_checkpoints(run: Path) -> None:
-    """Delete all complete checkpoints of a run but the last two."""
+def best_checkpoint(last: Path) -> Path:
+    """The checkpoint that the validation data found best, as the state in the ``last`` one says.
+
+    Raises:
+        CheckpointError: no evaluation has taken place, or the checkpoint is missing or has changed.
+    """
+    step = read_json_object(last / "trainer_state.json").get("best_global_step")
+    best = last.with_name(f"checkpoint-{step}")
+    if not is_complete(best):
+        raise CheckpointError(f"the best checkpoint, {best}, is missing; restore it, or name another --out")
+    check_seals(best)
+    return best
+
+
+def delete_old_checkpoints(run: Path, best: int | None = None) -> None:
+    """Delete all complete checkpoints of a run but the last two and that of step ``best``."""
     for path in [path for path in checkpoints(run) if is_complete(path)][:-KEPT]:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.name != f"checkpoint-{best}":
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -37,11 +37,16 @@ def check_world(expected: int | None = None) -> int:
     connected = torch.distributed.is_available() and torch.distributed.is_initialized()
     actual = torch.distributed.get_world_size() if connected else 1
     if actual != expected:
-        raise TrainingError(
-            f"{expected} processes should train together, but {actual} are connected; "
-            "docs/fine-tuning.md shows launch commands that work on this device"
-        )
+        raise TrainingError(world_error(expected, actual))
     return actual
+
+
+def world_error(expected: int | None, actual: int) -> str:
+    """The message where ``expected`` processes should train together and ``actual`` do."""
+    return (
+        f"{expected} processes should train together, but {actual} are connected; "
+        "docs/fine-tuning.md shows launch commands that work on this device"
+    )
 
 
 def check_sharding(deepspeed: bool, fsdp: bool) -> None:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
-from omnisift.compressors import check_selector
 from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions, parse_yaml
 from omnisift.errors import UsageError
 from omnisift.estimators import ALIASES, make_estimator
-from omnisift.utils.atomic_io import write_atomic
-from omnisift.utils.jsonl import parse_json
 from omnisift.utils.parsing import check_path_name, is_file_name, is_text, read_text, shown
-from omnisift.utils.suggest import closest
+from omnisift.utils.suggest import check_choice, closest
 
 LANGUAGES = ("full", "lora", "frozen")
+EVAL_STRATEGIES = ("no", "steps", "epoch")
+METRICS = ("loss", "accuracy")
+"""What is measured on the validation data, as ``eval_loss`` and ``eval_accuracy``."""
 LORA_TARGET_MODULES = r"(.*\.)?(model|language_model)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 """Decoder layers in both layouts of Transformers; the encoders' layers are below ``visual`` and ``audio_tower``."""
 RENAMED_KEYS = {
@@ -43,13 +42,14 @@ RENAMED_KEYS = {
 }
 """Former keys and their names today. Former keys are read with a warning for one release."""
 MAY_CHANGE = (
-    "max_steps", "num_train_epochs", "save_steps", "logging_steps", "dataloader_num_workers", *WORK_LIMITS
+    "max_steps", "num_train_epochs", "save_steps", "logging_steps", "dataloader_num_workers",
+    "per_device_eval_batch_size", "report_to", "run_name", "hub_model_id", "hub_private_repo", *WORK_LIMITS
 )  # fmt: skip
 """Keys that may differ when a run resumes."""
 _POSITIVE = (
     "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
     "save_steps", "logging_steps", "lora_rank", "distill_steps", "selector_learning_rate",
-    "max_seconds", "max_tokens", "processes",
+    "max_seconds", "max_tokens", "processes", "eval_steps", "per_device_eval_batch_size",
 )  # fmt: skip
 _AT_MOST: dict[str, float] = {
     "max_steps": 10**9, "num_train_epochs": 10**6, "per_device_train_batch_size": 10**5,
@@ -57,6 +57,7 @@ _AT_MOST: dict[str, float] = {
     "logging_steps": 10**9, "lora_rank": 10**5, "lora_alpha": 10**6, "distill_steps": 10**9, "warmup_ratio": 1,
     "num_cycles": 10**6, "weight_decay": 10, "max_grad_norm": 1e9, "dataloader_num_workers": 512, "processes": 10**6,
     "max_seconds": 1e9, "max_tokens": 10**9, "cache_gigabytes": 1e6, "seed": 2**32 - 1, "lora_dropout": 1,
+    "eval_steps": 10**9, "per_device_eval_batch_size": 10**5,
 }  # fmt: skip
 """Largest value of every number; the smallest is 0, or just above it for those of `_POSITIVE`. NaN is out of range."""
 _PATHS = ("model", "output_dir", "selector", "cache")
@@ -151,10 +152,31 @@ class TrainRecipe(CompressionConfig, ReadOptions):
     """Folder for decoded clips; null decodes them every time."""
     cache_gigabytes: float = 20.0
     """Maximum size of that folder."""
+    eval_data: tuple[str, ...] | None = None
+    """Validation files or folders, in the forms of ``data``; null measures nothing."""
+    eval_strategy: str | None = None
+    """When to evaluate: ``steps``, ``epoch`` or ``no``; null means ``steps`` with ``eval_data``, and ``no`` without."""
+    eval_steps: int | None = None
+    """Steps between evaluations; null means ``save_steps``. The last step is always evaluated."""
+    per_device_eval_batch_size: int | None = None
+    """Samples per forward pass of an evaluation; null means ``per_device_train_batch_size``."""
+    load_best_model_at_end: bool = False
+    """Whether the trained model is the one with the best ``metric_for_best_model``, and not the last one."""
+    metric_for_best_model: str = "loss"
+    """``loss``, or ``accuracy``: the share of short answers that the model generates word for word."""
+    report_to: tuple[str, ...] | None = None
+    """Trackers of the Trainer, such as ``wandb`` or ``mlflow``; null means the run's own log and TensorBoard alone."""
+    run_name: str | None = None
+    """Name of the run in trackers."""
+    hub_model_id: str | None = None
+    """Repository on the Hugging Face Hub that the trained selector is uploaded to at the end; null uploads nothing."""
+    hub_private_repo: bool = True
+    """Whether a repository that is created for it is private."""
 
     def __post_init__(self) -> None:
-        if self.language not in LANGUAGES:
-            raise UsageError(f"language must be one of {', '.join(LANGUAGES)}, got {shown(self.language)}")
+        check_choice("language", self.language, LANGUAGES)
+        check_choice("dtype", self.dtype or "float32", ("float32", "bfloat16"))
+        self._check_evaluation()
         if self.language == "frozen" and not self.train_selector:
             raise UsageError("nothing to train: language is frozen and train_selector is false; change one of them")
         if self.selector == "new" and not self.train_selector:
@@ -173,10 +195,37 @@ class TrainRecipe(CompressionConfig, ReadOptions):
                 raise UsageError(f"{name} must be from 0 to {most:.10g}, got {shown(value)}")
         if not is_pattern(self.lora_target_modules):
             raise UsageError(f"lora_target_modules is no regular expression: {shown(self.lora_target_modules)}")
-        if self.dtype not in (None, "float32", "bfloat16"):
-            raise UsageError(f"dtype must be float32 or bfloat16, got {shown(self.dtype)}")
         make_estimator(self.estimator)
         self.check()
+
+    def _check_evaluation(self) -> None:
+        if self.eval_strategy is not None:
+            check_choice("eval_strategy", self.eval_strategy, EVAL_STRATEGIES)
+        check_choice("metric_for_best_model", self.metric, METRICS)
+        if self.eval_data is None and (self.evaluates != "no" or self.eval_steps is not None):
+            given = "eval_strategy" if self.eval_strategy is not None else "eval_steps"
+            raise UsageError(f"{given} is given and eval_data is not; name the validation data")
+        if self.eval_steps is not None and self.evaluates != "steps":
+            raise UsageError(f"eval_steps needs eval_strategy: steps, got {self.evaluates}; leave one of them out")
+        if not self.load_best_model_at_end:
+            return
+        if self.evaluates != "steps":
+            raise UsageError("load_best_model_at_end needs eval_data and eval_strategy: steps, at steps that are saved")
+        if self.eval_steps not in (None, self.save_steps):
+            raise UsageError(
+                f"load_best_model_at_end needs a checkpoint of every evaluation: eval_steps is {self.eval_steps} and "
+                f"save_steps {self.save_steps}; give them one value"
+            )
+
+    @property
+    def evaluates(self) -> str:
+        """When to evaluate: ``no``, ``steps`` or ``epoch``."""
+        return self.eval_strategy or ("no" if self.eval_data is None else "steps")
+
+    @property
+    def metric(self) -> str:
+        """The metric by which the best checkpoint is chosen, without ``eval_`` in front."""
+        return self.metric_for_best_model.removeprefix("eval_")
 
     @property
     def in_bfloat16(self) -> bool:
@@ -184,7 +233,7 @@ class TrainRecipe(CompressionConfig, ReadOptions):
         return self.dtype == "bfloat16" or (self.dtype is None and self.device != "cpu")
 
     def check(self) -> None:
-        """Check the fractions and how clips are read; `save_recipe` checks the selector.
+        """Check the fractions and how clips are read; `check_run` checks the selector.
 
         Raises:
             BudgetError: the retention ratios are missing, contradictory or out of range.
@@ -283,11 +332,14 @@ def _typed(name: str, kind: str, value: Any, source: str) -> Any:
     """``value`` as the field's type ``kind``; raises `UsageError` for another type."""
     if value is None and "None" in kind:
         return None
+    if name == "eval_strategy" and value is False:
+        return "no"  # which YAML reads as false
     if kind.startswith("tuple"):
         value = [value] if isinstance(value, str) else value
         if isinstance(value, (list, tuple)) and value and all(is_file_name(part) for part in value):
             return tuple(value)
-        raise UsageError(f"{source}: {name} must be one or more paths, got {shown(value)}")
+        parts = "trackers" if name == "report_to" else "paths"
+        raise UsageError(f"{source}: {name} must be one or more {parts}, got {shown(value)}")
     expected = kind.split(" |")[0]
     if expected == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
@@ -300,40 +352,3 @@ def _typed(name: str, kind: str, value: Any, source: str) -> Any:
         null = " or null" if "None" in kind else ""
         raise UsageError(f"{source}: {name} must be {_TYPES[expected]}{null}, got {shown(value)}{hint}")
     return value
-
-
-def save_recipe(recipe: TrainRecipe, folder: Path) -> None:
-    """Write ``recipe.json`` into the folder of a run.
-
-    A run that exists there can only resume with the same recipe, except for the keys of `MAY_CHANGE`.
-
-    Raises:
-        UsageError: the folder holds a run of another recipe, or of more steps; or a new run has a selector that its
-            method does not take. Earlier versions ignored that selector, so that their runs still resume.
-    """
-    path = folder / "recipe.json"
-    if path.is_file():
-        values = parse_json(read_text(path, "the run's recipe"), str(path), "restore the file, or name another --out")
-        if not isinstance(values, dict):
-            raise UsageError(f"{path} must hold keys and values; restore the file, or name another --out")
-        stored, _ = current_values(values, str(path))
-        _check_resumable(recipe, recipe_of(stored, str(path)), folder)
-    else:
-        check_selector(None if recipe.selector == "distill" else recipe.selector, recipe.compressor)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(asdict(recipe), indent=1) + "\n")
-
-
-def _check_resumable(recipe: TrainRecipe, stored: TrainRecipe, folder: Path) -> None:
-    same = replace(recipe, **{name: getattr(stored, name) for name in MAY_CHANGE})
-    changed = [f.name for f in fields(TrainRecipe) if getattr(same, f.name) != getattr(stored, f.name)]
-    if changed:
-        before, now = getattr(stored, changed[0]), getattr(recipe, changed[0])
-        raise UsageError(
-            f"{folder} holds a run with another {changed[0]} ({before!r}, now {now!r}): "
-            "give another --out, or delete the folder"
-        )
-    for name in ("max_steps", "num_train_epochs"):
-        before, now = getattr(stored, name), getattr(recipe, name)
-        if (before is None) != (now is None) or (before is not None and now < before):
-            raise UsageError(f"{folder} holds a run of {name}: {before}, now {now}: a resumed run can only get longer")

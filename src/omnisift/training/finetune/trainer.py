@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -28,6 +29,7 @@ from omnisift.training.finetune.checkpoints import delete_old_checkpoints, load_
 from omnisift.training.finetune.compressed_model import CompressedModel, LossOutput
 from omnisift.training.finetune.guards import SelectorGuard
 from omnisift.training.finetune.recipe import TrainRecipe
+from omnisift.training.finetune.validation import Validation
 from omnisift.utils.jsonl import JsonLines, write_jsonl
 
 
@@ -38,12 +40,20 @@ class CompressedTrainer(Trainer):
         recipe: the run's settings.
         compressed: what is trained.
         guard: measures the selector's gradient.
+        validation: the validation set; None if the recipe evaluates nothing.
         kwargs: arguments of `transformers.Trainer`.
     """
 
-    def __init__(self, recipe: TrainRecipe, compressed: CompressedModel, guard: SelectorGuard, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        compressed: CompressedModel,
+        guard: SelectorGuard,
+        validation: Validation | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(model=compressed, **kwargs)
-        self.recipe, self.compressed, self.guard = recipe, compressed, guard
+        self.recipe, self.compressed, self.guard, self.validation = recipe, compressed, guard, validation
         self.model_accepts_loss_kwargs = True
         self.skipped: dict[str, str] = {}
         """Sample id -> why the collator skipped it, in whichever process it ran."""
@@ -95,6 +105,21 @@ class CompressedTrainer(Trainer):
             self._measured.clear()
         super().log(logs, start_time)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Measure the validation set and log ``eval_loss`` and ``eval_accuracy``."""
+        if self.validation is None:
+            return {}
+        metrics = self.validation.measure(
+            self.compressed, self._prepare_inputs, self.accelerator.autocast, generates=not self.is_fsdp_enabled
+        )
+        # Without a backward pass the outermost part stays gathered, as plain tensors that a checkpoint must not hold.
+        for module in self.compressed.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW with a learning rate of its own for the selector."""
         if self.optimizer is None:
@@ -132,7 +157,7 @@ class CompressedTrainer(Trainer):
         if self.args.should_save:
             run = Path(str(self.args.output_dir))
             mark_complete(run / f"checkpoint-{self.state.global_step}")
-            delete_old_checkpoints(run)
+            delete_old_checkpoints(run, best=self.state.best_global_step)
 
 
 def entropy(scores: Tensor | None, modality: Tensor) -> float:
@@ -148,6 +173,10 @@ def entropy(scores: Tensor | None, modality: Tensor) -> float:
     return float(-(p * p.log2() + (1 - p) * (1 - p).log2()).mean()) if len(p) else 0.0
 
 
+_NUMBERS = ("step", "loss", "retained_ratio", "eval_loss", "eval_accuracy")
+"""What a report reads from the log."""
+
+
 def log_lines(path: Path) -> list[dict[str, Any]]:
     """The complete lines of a run's ``log.jsonl``.
 
@@ -156,7 +185,7 @@ def log_lines(path: Path) -> list[dict[str, Any]]:
     """
     lines = []
     for number, line in JsonLines(path).records():
-        numbers = [line.get(name, 0.0) for name in ("step", "loss", "retained_ratio")] if isinstance(line, dict) else []
+        numbers = [line.get(name, 0.0) for name in _NUMBERS] if isinstance(line, dict) else []
         if not numbers or "step" not in line or not all(isinstance(value, (int, float)) for value in numbers):
             raise UsageError(f"{path}:{number} is no line of a training log; delete the line")
         lines.append(line)
@@ -174,7 +203,7 @@ class LogFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
         """Append a line."""
-        if logs and "loss" in logs and state.is_world_process_zero:
+        if logs and ("loss" in logs or "eval_loss" in logs) and state.is_world_process_zero:
             self._lines.append({"step": state.global_step, **logs})
 
 
@@ -205,6 +234,13 @@ class StopOnSigterm(TrainerCallback):
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Don't evaluate where the signal, and not the data, ended the epoch."""
+        if self.requested and abs((state.epoch or 0) - round(state.epoch or 0)) > 1e-6:
+            control.should_evaluate = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop after the same step in all processes, since the signal reaches them at different times."""

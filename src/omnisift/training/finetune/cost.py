@@ -1,0 +1,168 @@
+"""Memory and operations of a training step, by formula from the dimensions of the model and of a row.
+
+docs/fine-tuning.md states the formula and how far it is from what was measured on small models.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from omnisift.compressors import needs_selector
+from omnisift.estimators import make_estimator
+from omnisift.models.selector import new_selector
+from omnisift.profiling.flops import audio_encoder, language_model, selector, vision_encoder
+from omnisift.profiling.shape import PromptShape
+from omnisift.training.finetune.recipe import TrainRecipe
+from omnisift.vgas import VGASConfig
+
+_FLOAT32 = 4
+"""Bytes of a trained weight, of its gradient, and of each of its two moments in AdamW."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Number of parameters of a model and its selector."""
+
+    trained: int
+    frozen: int
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes on one device, without what the runtime itself takes."""
+
+    weights: int
+    """Frozen weights in the recipe's type, trained ones in float32, and their copies in bfloat16."""
+    optimizer: int
+    """Gradients and the moments of AdamW."""
+    activations: int
+    """What the backward pass needs of the largest batch, with its logits; or the encoders, if they need more."""
+    update: int
+    """Temporaries of AdamW, when the activations are gone."""
+    evaluation: int
+    """KV cache of generated answers."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes in the largest moment."""
+        return self.sharded(1)
+
+    def sharded(self, processes: int) -> int:
+        """Bytes in the largest moment where FSDP2 divides weights and optimizer among ``processes``."""
+        fixed = (self.weights + self.optimizer) // processes
+        return fixed + max(self.activations, self.update // processes, self.evaluation)
+
+    def to_dict(self) -> dict[str, int]:
+        """Return plain data for JSON."""
+        return asdict(self) | {"peak": self.peak}
+
+
+def count_parameters(recipe: TrainRecipe, thinker: Any) -> Parameters:
+    """Count what a recipe trains of a model, whose parameters may be on the meta device."""
+    total = sum(parameter.numel() for parameter in thinker.parameters())
+    encoders = sum(p.numel() for name, p in thinker.named_parameters() if _is_encoder(name))
+    scorer = 0
+    if needs_selector(recipe.compressor):
+        layout = new_selector(thinker.config.text_config.hidden_size, recipe.time_embedding, recipe.seed)
+        scorer = sum(parameter.numel() for parameter in layout.parameters())
+    trained = scorer if recipe.train_selector else 0
+    if recipe.language == "full":
+        trained += total - encoders
+    frozen = total + scorer - trained
+    if recipe.language == "lora":
+        trained += recipe.lora_rank * _adapted_width(thinker, recipe.lora_target_modules)
+    return Parameters(trained, frozen)
+
+
+def step_memory(recipe: TrainRecipe, config: Any, parameters: Parameters, shape: PromptShape) -> StepMemory:
+    """Estimate the memory of one training step.
+
+    Args:
+        recipe: the run's settings.
+        config: configuration of the thinker.
+        parameters: what is trained and what is frozen.
+        shape: the largest row, before compression.
+    """
+    size = 2 if recipe.in_bfloat16 else _FLOAT32
+    text, kept = config.text_config, kept_tokens(recipe, shape)
+    heads = text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // heads
+    width, query, key = text.hidden_size, heads * head, text.num_key_value_heads * head
+    # Residual stream and norms are kept in float32: 3 values of the width in each half of a layer. In the type of the
+    # computation: queries, keys and values, the attention's result twice, and 4 values of the MLP's width.
+    layer = 6 * width * _FLOAT32 + (2 * query + 2 * key + 2 * query + 4 * text.intermediate_size) * size
+    if recipe.language == "lora":
+        # Each adapter keeps its input in float32, and a mask of its dropout.
+        layer += (5 * width + query + text.intermediate_size) * (_FLOAT32 + 1)
+    stored = text.num_hidden_layers * layer
+    if recipe.gradient_checkpointing:
+        stored = text.num_hidden_layers * width * size + layer
+    if recipe.language == "frozen" and _passes(recipe) > 1:
+        stored = layer  # the selector learns from the losses alone
+    # The logits, their gradient, and both in float32 at the answers, which are few.
+    logits = 2 * text.vocab_size * size
+    backward = recipe.per_device_train_batch_size * _passes(recipe) * kept * (stored + logits)
+    encoders = recipe.per_device_train_batch_size * _encoder_bytes(config, shape, size)
+    cache = 2 * text.num_hidden_layers * key * kept * size
+    batch = recipe.per_device_eval_batch_size or recipe.per_device_train_batch_size
+    return StepMemory(
+        weights=parameters.frozen * size + parameters.trained * (_FLOAT32 + (2 if recipe.in_bfloat16 else 0)),
+        optimizer=parameters.trained * 3 * _FLOAT32,
+        activations=max(backward, encoders),
+        update=parameters.trained * _FLOAT32,
+        evaluation=0 if recipe.evaluates == "no" else batch * (cache + kept * text.vocab_size * size),
+    )
+
+
+def row_flops(recipe: TrainRecipe, config: Any, shape: PromptShape) -> int:
+    """Operations of one row in a training step: encoders, forward and backward passes of the language model."""
+    model = language_model(config.text_config, kept_tokens(recipe, shape)).total
+    # Gradients of activations cost one forward pass, gradients of weights another one.
+    backward = {"full": 2, "lora": 1, "frozen": 0 if _passes(recipe) > 1 else 1}[recipe.language]
+    passes = 1 + backward + (1 if recipe.gradient_checkpointing and backward else 0)
+    frozen = audio_encoder(config.audio_config, shape.mel).total
+    if shape.video:
+        frozen += vision_encoder(config.vision_config, shape.frames, shape.height, shape.width).total
+    if shape.video and needs_selector(recipe.compressor):
+        chunks = shape.chunks()
+        layout = VGASConfig(input_size=config.text_config.hidden_size)
+        frozen += selector(layout, chunks, recipe.budget.counts(chunks)).total * (3 if recipe.train_selector else 1)
+    return _passes(recipe) * (frozen + passes * model)
+
+
+def kept_tokens(recipe: TrainRecipe, shape: PromptShape) -> int:
+    """Tokens of a row that the language model reads."""
+    if not shape.video:
+        return shape.prompt
+    chunks = shape.chunks()
+    counts = recipe.budget.counts(chunks)
+    dropped = int(chunks.frame0.sum() + chunks.frame1.sum() + chunks.audio.sum())
+    dropped -= int((counts.frame0 + counts.frame1 + counts.audio).sum())
+    return shape.prompt - dropped
+
+
+def _passes(recipe: TrainRecipe) -> int:
+    """Forward passes over a batch whose activations are kept together: estimators that sample need several."""
+    learns = recipe.train_selector and needs_selector(recipe.compressor)
+    return make_estimator(recipe.estimator).samples if learns else 1
+
+
+def _encoder_bytes(config: Any, shape: PromptShape, size: int) -> int:
+    """What a layer of an encoder holds at once, without a backward pass: input, q, k, v, result and the MLP."""
+    vision, audio = config.vision_config, config.audio_config
+    patches = shape.video * int(vision.spatial_merge_size) ** 2
+    video = patches * (6 * vision.hidden_size + 3 * vision.intermediate_size) * size
+    sound = shape.mel * (6 * audio.d_model + 2 * audio.encoder_ffn_dim) * size
+    return int(max(video, sound))
+
+
+def _adapted_width(thinker: Any, pattern: str) -> int:
+    """The inputs and outputs of all modules that get adapters."""
+    modules = (module for name, module in thinker.named_modules() if re.fullmatch(pattern, name))
+    return sum(int(module.in_features + module.out_features) for module in modules if hasattr(module, "in_features"))
+
+
+def _is_encoder(name: str) -> bool:
+    return any(part in ("visual", "audio_tower") for part in name.split("."))
