@@ -157,3 +157,8 @@ def test_the_tables_of_prompt_cost_match_the_code() -> None:
         assert len(expected) == 6
         assert set(expected) <= rows_of(path), f"{path.name}: copy the tables of benchmarks/figures/cost_table.py"
     assert module.weights_sentence() in readme.read_text(encoding="utf-8")
+
+
+def test_the_table_of_models_matches_its_result() -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    assert load_benchmark("models_table").models_table() in page, "copy it from benchmarks/figures/models_table.py"

@@ -72,6 +72,7 @@ PUBLIC = sorted(OBJECTS + MODULES)
 # Modules below a public one that documentation or an example imports, each with its reason.
 DEEP = {
     "omnisift.cli.app": "the entry point, for a script that replaces the command",
+    "omnisift.models": "the parts of an adapter",
     "omnisift.ops.frames": "helpers for authors of methods",
     "omnisift.ops.similarity": "helpers for authors of methods",
     "omnisift.inspector.html": "the page of an inspection",

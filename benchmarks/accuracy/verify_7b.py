@@ -79,10 +79,12 @@ class Witness(OmniSiftCompressor):
         result = super().forward(stream)
         device = stream.embeds.device
         kinds = stream.modality.to(device).long()[None]
+        rotary = stream.position.clone()
+        rotary[0] //= 40_000  # microseconds to temporal ids of 40 ms
         unfused = UnfusedSelector(self.selector) if self.selector is not None else None
         _, keep, _, _ = self.released(
             unfused, stream.embeds[None].clone(), kinds, int(Modality.AUDIO), int(Modality.VIDEO),
-            stream.position[:, None].to(device), merging_ratio_a=self.rho[1], merging_ratio_v=self.rho[0],
+            rotary[:, None].to(device), merging_ratio_a=self.rho[1], merging_ratio_v=self.rho[0],
         )  # fmt: skip
         media = kinds[0] > 0
         self.tokens += int(media.sum())

@@ -1,7 +1,7 @@
-"""Chunks of the paper: which tokens form one, computed from position ids.
+"""Chunks of the paper: which tokens form one, computed from the time of each token.
 
-A chunk is two consecutive frames (distinct temporal rotary ids) of one clip, with the audio from their start to the
-start of the next pair (paper section 3.1; the released code groups by *pairs of ids*, not by two seconds). Everything
+A chunk is two consecutive frames (distinct times) of one clip, with the audio from their start to the start of the next
+pair (paper section 3.1; the released code groups by *pairs of ids*, not by two seconds). Everything
 here is integer work on the CPU and reads no embedding.
 """
 
@@ -17,6 +17,8 @@ from omnisift.tokens import Modality, TokenStream
 
 FRAME0, FRAME1, AUDIO = 0, 1, 2
 """The three segments of a chunk, each of which has its own count."""
+MICROSECONDS = 1_000_000
+"""Clock ticks per second in `TokenStream.position`."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,14 @@ def build_stream(
     seconds_per_position: float,
     extras: Mapping[str, Tensor] | None = None,
 ) -> TokenStream:
-    """Build a `TokenStream`: find clips, chunks, frames and times in a flat batch.
+    """Build a `TokenStream`: find clips, chunks, frames and times in a flat batch, from rotary position ids.
 
     Each clip has its own chunks; the released code groups all videos of a prompt together by their position ids.
 
     Args:
         embeds: [L, D] float, the merged input embeddings.
         modality: [L] int8 on the CPU: VIDEO and AUDIO on *all* placeholder tokens. Audio outside a clip becomes TEXT.
-        position: [3, L] int64 on the CPU: rotary position ids (time, height, width).
+        position: [3, L] on the CPU: rotary position ids (time, height, width).
         sample: [L] int64 on the CPU: row of the batch.
         seconds_per_position: length of one temporal id (0.04 s for Qwen2.5-Omni).
         extras: see `TokenStream.extras`.
@@ -69,15 +71,35 @@ def build_stream(
         The stream.
     """
     clip = index_clips(modality, sample)
+    return index_stream(embeds, modality, clip, places_in_clips(position, modality, clip, seconds_per_position),
+                        sample, extras)  # fmt: skip
+
+
+def index_stream(
+    embeds: Tensor,
+    modality: Tensor,
+    clip: Tensor,
+    position: Tensor,
+    sample: Tensor,
+    extras: Mapping[str, Tensor] | None = None,
+) -> TokenStream:
+    """Build a `TokenStream` whose clips are known: find the chunks, frames and times.
+
+    Args:
+        embeds: as `build_stream` takes it.
+        modality: as `build_stream` takes it.
+        clip: [L] int64 on the CPU: number of each token's clip, -1 outside clips.
+        position: [3, L] int64 on the CPU, as `TokenStream.position` describes it.
+        sample: as `build_stream` takes it.
+        extras: as `build_stream` takes it.
+    """
     modality = torch.where(clip >= 0, modality, int(Modality.TEXT)).to(torch.int8)
-    temporal = position[0].to(torch.int64)
-    chunk, frame = index_chunks(modality, temporal, clip)
-    time = _seconds_in_clip(temporal, clip, seconds_per_position)
+    chunk, frame = index_chunks(modality, position[0], clip)
     return TokenStream(
         embeds=embeds,
         modality=modality,
         position=position,
-        time=time,
+        time=(position[0].double() / MICROSECONDS).float(),
         chunk=chunk,
         frame=frame,
         clip=clip,
@@ -120,7 +142,7 @@ def index_chunks(modality: Tensor, temporal: Tensor, clip: Tensor) -> tuple[Tens
 
     Args:
         modality: [L] int8.
-        temporal: [L] int64: temporal position ids.
+        temporal: [L] int64: time of each token in its clip, in any unit.
         clip: [L] int64, from `index_clips`.
 
     Returns:
@@ -164,28 +186,44 @@ def segment_sizes(stream: TokenStream) -> Tensor:
     return torch.bincount(segment[segment >= 0], minlength=3 * chunks).view(chunks, 3)
 
 
-def _seconds_in_clip(temporal: Tensor, clip: Tensor, seconds_per_position: float) -> Tensor:
-    """Seconds since the first token of the clip, [L] float32; 0 outside clips."""
-    inside = clip >= 0
-    time = torch.zeros(len(clip), dtype=torch.float32)
-    if bool(inside.any()):
-        start = torch.full((int(clip.max()) + 1,), torch.iinfo(torch.int64).max)
-        start.scatter_reduce_(0, clip[inside], temporal[inside], reduce="amin")
-        time[inside] = ((temporal[inside] - start[clip[inside]]).double() * seconds_per_position).float()
-    return time
+def places_in_clips(position: Tensor, modality: Tensor, clip: Tensor, seconds_per_position: float) -> Tensor:
+    """Convert rotary position ids to `TokenStream.position`.
+
+    Args:
+        position: [3, L] on the CPU: rotary position ids (time, height, width).
+        modality: [L] int8.
+        clip: [L] int64, from `index_clips`.
+        seconds_per_position: length of one temporal id.
+
+    Returns:
+        [3, L] int64: microseconds since the first token of the clip, row and column; 0 outside clips.
+    """
+    video = (modality == Modality.VIDEO) & (clip >= 0)
+    time = _since_first(position[0], clip, clip >= 0).double() * (seconds_per_position * MICROSECONDS)
+    return torch.stack([time.round().long(), *(_since_first(axis, clip, video).long() for axis in position[1:])])
 
 
-def steps_in_chunk(stream: TokenStream, steps: int = 50, default_length: int = 50) -> Tensor:
+def _since_first(values: Tensor, clip: Tensor, among: Tensor) -> Tensor:
+    """[L]: each value minus the smallest of its clip, where ``among`` [L]; 0 elsewhere."""
+    result = torch.zeros_like(values)
+    if bool(among.any()):
+        first = values.new_zeros(int(clip.max()) + 1)
+        first.scatter_reduce_(0, clip[among], values[among], reduce="amin", include_self=False)
+        result[among] = values[among] - first[clip[among]]
+    return result
+
+
+def steps_in_chunk(stream: TokenStream, steps: int = 50, default_length: int = 2 * MICROSECONDS) -> Tensor:
     """Compute when in its chunk each token is, in ``steps`` equal parts of the chunk.
 
-    In a two-second chunk of Qwen2.5-Omni (50 temporal ids), audio tokens have 0 to 49 and frames 0 and 25. The last
+    In a two-second chunk of Qwen2.5-Omni (50 audio tokens), audio tokens have 0 to 49 and frames 0 and 25. The last
     chunk of a clip has the length of the one before it, else twice the distance of its frames, else
     ``default_length``; tokens beyond it are in its last part.
 
     Args:
         stream: the tokens of the batch.
         steps: parts of a chunk.
-        default_length: length of a chunk in temporal ids, for a clip with one frame.
+        default_length: length of a chunk in microseconds, for a clip with one frame.
 
     Returns:
         [L] int64 on the CPU, in [0, steps); 0 outside chunks.

@@ -39,7 +39,8 @@ class TokenStream:
     modality: Tensor
     """[L] int8 on the CPU: values of `Modality`."""
     position: Tensor
-    """[3, L] int64 on the CPU: the host's rotary position ids (time, height, width)."""
+    """[3, L] int64 on the CPU: microseconds since the start of the token's clip, and a video token's row and column in
+    its frame; 0 elsewhere. These are no rotary ids, whose meaning depends on the host."""
     time: Tensor
     """[L] float32 on the CPU: seconds since the start of the token's clip; 0 for text."""
     chunk: Tensor

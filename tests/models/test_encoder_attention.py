@@ -228,12 +228,13 @@ def recorded_runs() -> list[EncoderRun]:
 
 
 def hooked(model: Any) -> set[str]:
+    """Encoders with hooks inside; the vision encoder itself always has the one that reads its grids."""
     towers = {"audio": core(model).audio_tower, "video": core(model).visual}
     return {
         name
         for name, tower in towers.items()
         for module in tower.modules()
-        if module._forward_hooks or module._forward_pre_hooks
+        if module is not tower and (module._forward_hooks or module._forward_pre_hooks)
     }
 
 

@@ -93,6 +93,9 @@ def test_wrong_folders_are_found_before_the_weights_are_read(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     with pytest.raises(UnsupportedModel, match="'llava'"):
         load(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    with pytest.raises(UnsupportedModel, match=r"'qwen3_vl' has no prompt here yet.*omnisift\.attach"):
+        load(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
         load(str(tmp_path))

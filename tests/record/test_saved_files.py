@@ -114,7 +114,7 @@ def test_ledgers_go_on(task: str, clip_folder: Path, tmp_path: Path) -> None:
     arguments = more.get(task, ["--rules", FILES / "ledger" / "rules.txt"])
     output = saved.command("run", root, "--task", task, *arguments, "--out", out, "--retain", 0.25, "--json",
                          folder=tmp_path)  # fmt: skip
-    assert json.loads(output) == expected | {"out": str(out)}
+    assert json.loads(output) == expected | {"out": str(out), "left_out": 0}
     assert out.read_bytes() == before
 
 

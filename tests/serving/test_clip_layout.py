@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from tests.helpers.models import AUDIO, AUDIO_END, AUDIO_START, VIDEO, VISION_EN
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, build_stream
-from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
+from omnisift.models import adapter_for
 from omnisift.serving.clip_layout import ClipLayout, TimeConfig
 from omnisift.tokens import Modality
 
@@ -18,8 +20,10 @@ WORD = 30
 
 
 @pytest.fixture(scope="module")
-def adapter() -> Qwen25OmniAdapter:
-    return Qwen25OmniAdapter(thinker())
+def host_rule() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """``get_rope_index`` of the host."""
+    core: Any = adapter_for(thinker()).parts.core
+    return core.get_rope_index
 
 
 def geometry(seed: int) -> tuple[tuple[int, int, int], float, int]:
@@ -39,15 +43,18 @@ def prompt_of(layout: ClipLayout) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_positions_are_those_of_the_host(adapter: Qwen25OmniAdapter, seed: int) -> None:
+def test_positions_are_those_of_the_host(host_rule: Callable[..., Any], seed: int) -> None:
     grid, seconds, audio = geometry(seed)
     layout = ClipLayout.of(grid, seconds, audio, TimeConfig())
     ids = prompt_of(layout)
-    arguments = {"video_grid_thw": torch.tensor([[grid[0], 2 * grid[1], 2 * grid[2]]])}
-    arguments |= {"video_second_per_grid": torch.tensor([seconds]), "use_audio_in_video": layout.has_audio}
-    if audio:
-        arguments["audio_feature_lengths"] = torch.tensor([4 * audio])
-    host = adapter.position_ids(ids, torch.ones_like(ids), arguments)[:, 0]
+    host = host_rule(
+        ids,
+        video_grid_thw=torch.tensor([[grid[0], 2 * grid[1], 2 * grid[2]]]),
+        attention_mask=torch.ones_like(ids),
+        use_audio_in_video=layout.has_audio,
+        audio_seqlens=torch.tensor([4 * audio]) if audio else None,
+        second_per_grids=torch.tensor([seconds]),
+    )[0][:, 0]
     start = 3 + layout.has_audio
     assert torch.equal(host[:, start : start + len(layout)] - 3, layout.position_ids)
     assert int(host[0, start + len(layout)]) == 3 + layout.end, "what follows the clip"

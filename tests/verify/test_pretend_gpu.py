@@ -82,10 +82,10 @@ def test_the_hooks_wait_as_documented(subject: Subject, gpu: PretendGpu) -> None
         with pytest.raises(Reached):
             model(**inputs, inputs_embeds=to_gpu(calls[0]["inputs_embeds"].clone()), use_cache=False)
         handle.remove()
-    # The prompt was cut; the ids are the transfer that comes before the encoders.
+    # The prompt was cut; ids, mask, grids and seconds are the transfers that come before the encoders.
     assert lengths[0] < calls[0]["inputs_embeds"].shape[1]
     ours = {wait: count for wait, count in gpu.waits.items() if "outside" not in wait}
-    assert sum(ours.values()) == 1 + DOCUMENTED_WAITS, ours
+    assert sum(ours.values()) == 4 + DOCUMENTED_WAITS, ours
 
 
 def test_the_pretended_device_refuses_a_mix(gpu: PretendGpu) -> None:

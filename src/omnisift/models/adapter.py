@@ -7,11 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from omnisift.errors import UnsupportedModel
 from omnisift.models.attention_probe import AttentionProbe
+from omnisift.models.host_arguments import bind_arguments, cut_mask
+from omnisift.models.layout import Layout
 from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
+from omnisift.models.side_inputs import Side
+from omnisift.tokens import Modality
+
+_ATTRIBUTE = "omnisift_geometry"
+_NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -25,9 +34,9 @@ class Parts:
     language_model: nn.Module
     """Takes ``inputs_embeds``, ``position_ids``, ``attention_mask`` and the cache, all by name."""
     vision_encoder: nn.Module | None = None
-    """Not hooked by `attach`: stages are timed here, and training freezes it."""
+    """Its arguments tell the sizes of the videos. Stages are timed here, and training freezes it."""
     audio_encoder: nn.Module | None = None
-    """As ``vision_encoder``."""
+    """Not hooked by `attach`; otherwise as ``vision_encoder``."""
 
     def __post_init__(self) -> None:
         # `torch.compile` wraps a module: the hooks belong on the one inside, whose code is compiled.
@@ -42,15 +51,49 @@ class HasCut(Protocol):
     """The latest cut; None if nothing was dropped."""
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with video on its way to the language model: ``B`` rows of ``S`` tokens, on the CPU."""
+
+    input_ids: Tensor
+    """[B, S] int64."""
+    attention_mask: Tensor
+    """[B, S] bool, False on padding."""
+    modality: Tensor
+    """[B, S] int8, from `Adapter.modality`."""
+    arguments: Mapping[str, Any]
+    """Those of the call to ``Parts.core``, by name."""
+
+    def tensor(self, name: str) -> Tensor | None:
+        """An argument on the CPU; None if it was not passed."""
+        value = self.arguments.get(name)
+        return None if value is None else torch.as_tensor(value).cpu()
+
+    def encoded_with(self, name: str) -> Tensor | None:
+        """An argument of the vision encoder, on the CPU, if it encoded the videos before this call; else None.
+
+        ``generate`` encodes first, and passes neither pixels nor grids on.
+        """
+        output = (self.arguments.get("mm_encoder_outputs") or {}).get("video")
+        value: Tensor | None = getattr(output, _ATTRIBUTE, {}).get(name)
+        return None if value is None else value.cpu()
+
+
 class Adapter(ABC):
     """One family of Hugging Face models. An adapter reads the host and never changes it (docs/add-a-model.md)."""
 
     model_types: ClassVar[frozenset[str]]
     """Values of ``config.model_type`` that this adapter accepts."""
     model_class: ClassVar[str]
-    """Name of the class in Transformers that `omnisift.load` loads: the part of the model that generates text."""
+    """Name of the class in Transformers that generates text."""
+    release: ClassVar[str] = "5.19"
+    """Release of Transformers that has ``model_class``."""
     supplies: ClassVar[frozenset[str]] = frozenset()
     """Names of the `TokenStream.extras` that its `attention_probes` can provide."""
+    side_inputs: ClassVar[Mapping[str, Side]] = {}
+    """How further arguments of the language model are cut. One that is not listed here is refused."""
+    geometry: ClassVar[frozenset[str]] = frozenset()
+    """Arguments of the vision encoder that `layout` reads by `Prompt.encoded_with`."""
 
     def __init__(self, model: nn.Module) -> None:
         """Find the parts of ``model``.
@@ -59,8 +102,17 @@ class Adapter(ABC):
             UnsupportedModel: the model type matches, but the modules are missing.
         """
         self.parts = self.find_parts(model)
+        head: Any = self.parts.head
+        self.config = head.config
 
     @abstractmethod
+    def layout(self, prompt: Prompt) -> Layout:
+        """Find the clips of a prompt, with the time and place of each media token.
+
+        Raises:
+            UnsupportedCall: the call does not determine them.
+        """
+
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the modules to hook, for every known layout of the family.
 
@@ -70,42 +122,61 @@ class Adapter(ABC):
         Raises:
             UnsupportedModel: the modules are missing.
         """
+        core: Any = getattr(model, "model", None)
+        language_model = getattr(core, "language_model", None)
+        if not hasattr(model, "lm_head") or language_model is None:
+            raise UnsupportedModel(
+                f"{type(model).__name__} has no language head or no language model: attach to {self.model_class}"
+            )
+        return Parts(model, core, language_model, getattr(core, "visual", None), getattr(core, "audio_tower", None))
 
-    @abstractmethod
-    def modality(self, input_ids: Tensor) -> Tensor:
+    def modality(self, input_ids: Tensor, arguments: Mapping[str, Any] = _NO_ARGUMENTS) -> Tensor:
         """Classify the tokens of a prompt.
+
+        ``mm_token_type_ids`` decide where they were passed: in some families images and videos have the same ids.
 
         Args:
             input_ids: [B, S] int64 on the CPU.
+            arguments: those of the call, by name.
 
         Returns:
             [B, S] int8 on the CPU, values of `Modality`. Audio outside a video counts as AUDIO here.
         """
+        types: Tensor | None = arguments.get("mm_token_type_ids")
+        if types is not None and types.shape == input_ids.shape:
+            return (types.cpu() - 1).clamp(min=0).to(torch.int8)  # 1 is an image, 2 a video, 3 audio
+        modality = torch.full_like(input_ids, int(Modality.TEXT), dtype=torch.int8)
+        for name, kind in (("video_token_id", Modality.VIDEO), ("audio_token_id", Modality.AUDIO)):
+            token = getattr(self.config, name, None)
+            if token is not None:
+                modality[input_ids == token] = int(kind)
+        return modality
 
-    @abstractmethod
-    def position_ids(self, input_ids: Tensor, attention_mask: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-        """Compute rotary positions by the host's own rule, for callers that passed none.
+    def attention_mask(self, prompt: Prompt, cut: PromptCut, arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002
+        """Return the mask of the cut prompt for a language model that makes its causal masks itself.
 
         Args:
-            input_ids: [B, S] int64 on the CPU.
-            attention_mask: [B, S] bool on the CPU, False on padding.
-            arguments: those of the call to ``parts.core``, by name.
+            prompt: as the host read it.
+            cut: which tokens are kept.
+            arguments: those of the call to the language model, for the full prompt.
 
         Returns:
-            [3, B, S] int64: time, height and width of each token.
-
-        Raises:
-            UnsupportedCall: ``arguments`` do not determine the positions.
+            What the language model takes: here [B, K] int64, or None.
         """
-
-    @property
-    @abstractmethod
-    def seconds_per_position(self) -> float:
-        """Duration of one temporal rotary position, in seconds."""
+        return cut_mask(cut, arguments.get("attention_mask"), arguments["inputs_embeds"].device)
 
     def extra_hooks(self, attachment: HasCut) -> list[OwnHook]:  # noqa: ARG002
-        """Hook further modules that read the cut prompt. The attachment removes the hooks when it is detached."""
-        return []
+        """Hook further modules. The attachment removes the hooks when it is detached."""
+        encoder = self.parts.vision_encoder
+        if encoder is None or not self.geometry:
+            return []
+        return [OwnHook.after(encoder, self._note_geometry, with_kwargs=True)]
+
+    def _note_geometry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Write the sizes on the encoder's output object, which ``generate`` hands to the model."""
+        if not isinstance(output, (Tensor, tuple)):
+            given = bind_arguments(module, args, kwargs)
+            setattr(output, _ATTRIBUTE, {name: given.get(name) for name in self.geometry})
 
     def attention_probes(self, needs: frozenset[str]) -> list[AttentionProbe]:  # noqa: ARG002
         """Return probes for the extras in ``needs`` (all of them in `supplies`), without hooking anything yet."""

@@ -3,13 +3,13 @@
 Order of events in one call with video:
 
     head             removes the labels (they have the full length), and at the end computes the loss on cut logits
-      core           reads input_ids on entry: which tokens are video and audio
+      core           reads input_ids and grids on entry: which tokens are video and audio, of which clip, and when
         encoders         their attention is recorded, if the compressor needs it
         language model   builds the stream, calls the compressor, cuts; then stores the state of the cut on the cache
 
 In later steps the hook of the language model replaces the host's mask, which still has the full length. One prompt
-costs five transfers to the CPU (ids, mask, positions, decision, scores), and the input sizes of each encoder with a
-probe; a decoding step costs none.
+costs transfers to the CPU before the encoders (ids, mask, grids, seconds), three more before the language model
+(positions, decision, scores), and the input sizes of each encoder with a probe; a decoding step costs none.
 
 Wrappers such as PEFT's call ``forward`` of the module they wrap, which skips its hooks. So the module that the caller
 passed gets the outer hooks too, and a prompt that arrives by neither route is refused rather than read uncompressed.
@@ -22,7 +22,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,10 +29,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from omnisift.chunks import build_stream
 from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, ModelError, UnsupportedCall
-from omnisift.models.adapter import Adapter
+from omnisift.models.adapter import Adapter, Prompt
 from omnisift.models.cached_prompt import (
     CachedPrompt,
     cached_length,
@@ -50,8 +48,10 @@ from omnisift.models.host_arguments import (
     read_mask,
     read_positions,
     resume_arguments,
+    rotary_rows,
     with_attention_bias,
 )
+from omnisift.models.layout import Layout
 from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Modality, Selection, TokenStream
@@ -86,15 +86,6 @@ def model_lock(model: nn.Module) -> threading.RLock:
         return _LOCKS.setdefault(model, threading.RLock())
 
 
-@dataclass
-class _Prompt:
-    """A prompt with video between ``core`` and the language model."""
-
-    input_ids: Tensor
-    modality: Tensor
-    arguments: Mapping[str, Any]
-
-
 class Attachment:
     """A compressor attached to a model by `attach`. As a context manager it detaches at the end of the block.
 
@@ -112,6 +103,10 @@ class Attachment:
 
     last: Compression | None
     """What was kept of the latest prompt with video; None before the first, and after a prompt without video."""
+
+    position_ids: Tensor | None
+    """[R, B, S] on the CPU with R = 1, 3 or 4: positions that the host passed to its language model for the latest
+    prompt with video; None if it passed none."""
 
     selection: Selection | None
     """The compressor's decision on the latest prompt in training, with its gradients; None otherwise."""
@@ -131,6 +126,7 @@ class Attachment:
         self.compressor = compressor
         self.cut = None
         self.last = None
+        self.position_ids = None
         self.selection = None
         self._model_name = type(model).__name__
         language_model = adapter.parts.language_model
@@ -139,7 +135,7 @@ class Attachment:
             _ATTACHED[language_model] = threading.current_thread()
         # State between the hooks of one call.
         self._is_used = False
-        self._prompt: _Prompt | None = None
+        self._prompt: tuple[Prompt, Layout] | None = None
         self._in_core = False
         self._unstored: CachedPrompt | None = None
         self._labels: Tensor | None = None
@@ -201,12 +197,28 @@ class Attachment:
         """Hold the labels back if the prompt will be cut: the host would compare them with logits of another length."""
         arguments = bind_arguments(self.adapter.parts.head, args, kwargs)
         labels, input_ids = arguments.get("labels"), arguments.get("input_ids")
-        if labels is None or input_ids is None or not self._has_video(input_ids):
+        refused = self._uncuttable(arguments)
+        if input_ids is None or (labels is None and refused is None) or not self._has_video(input_ids, arguments):
             return None
-        if arguments.get("shift_labels") is not None:
-            raise UnsupportedCall("shift_labels can't be cut with the prompt: pass labels instead")
+        if refused is not None:
+            raise UnsupportedCall(refused)
+        if labels is None:
+            return None
         self._labels, self._labels_owner = arguments.pop("labels"), module
         return (), arguments
+
+    def _uncuttable(self, arguments: Mapping[str, Any]) -> str | None:
+        """Why a prompt with video can't be cut with these arguments of the head; None if it can."""
+        if arguments.get("labels") is not None and arguments.get("shift_labels") is not None:
+            return "shift_labels can't be cut with the prompt: pass labels instead"
+        if isinstance(arguments.get("logits_to_keep"), Tensor):
+            return "logits_to_keep as places in the full prompt can't be cut with it: pass a number, or leave it out"
+        routed = arguments.get("output_router_logits")
+        if routed is None:
+            routed = getattr(self.adapter.config.get_text_config(), "output_router_logits", False)
+        if routed:
+            return "output_router_logits can't be used with a cut prompt: pass output_router_logits=False"
+        return None
 
     def _leave_head(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
         """Compute the loss of the cut logits by the host's own loss function."""
@@ -256,14 +268,17 @@ class Attachment:
 
     def _read_prompt(self, input_ids: Tensor, arguments: Mapping[str, Any], cached: int) -> None:
         input_ids = input_ids.cpu()
-        modality = self.adapter.modality(input_ids)
+        modality = self.adapter.modality(input_ids, arguments)
         if bool((modality == Modality.VIDEO).any()):
             if cached:
                 raise UnsupportedCall(
                     f"new video tokens after {cached} cached ones: pass the complete conversation "
                     "without a cache (and without prefill_chunk_size), or detach"
                 )
-            self._prompt = _Prompt(input_ids, modality, arguments)
+            # The mask that the language model gets may be windowed, or see both ways within a frame.
+            attention_mask = read_mask(arguments.get("attention_mask"), *input_ids.shape)
+            prompt = Prompt(input_ids, attention_mask, modality, arguments)
+            self._prompt = prompt, self.adapter.layout(prompt)
         elif not cached:
             self.last = self.selection = None
 
@@ -284,7 +299,7 @@ class Attachment:
         arguments = bind_arguments(module, args, kwargs)
         # A new prompt with video.
         if prompt is not None:
-            return (), self._compress(prompt, arguments)
+            return (), self._compress(*prompt, arguments)
         # A call that continues a cut prompt.
         cache, inputs_embeds = find_cache(arguments), arguments.get("inputs_embeds")
         cached_prompt = None if inputs_embeds is None else stored_prompt(cache, len(inputs_embeds))
@@ -308,14 +323,12 @@ class Attachment:
             "attach to the outermost wrapper, or detach"
         )
 
-    def _compress(self, prompt: _Prompt, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _compress(self, prompt: Prompt, layout: Layout, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of the language model for the cut prompt."""
         inputs_embeds: Tensor = arguments["inputs_embeds"]
         rows, length = inputs_embeds.shape[:2]
-        # Read the prompt as the host describes it.
-        attention_mask = read_mask(arguments.get("attention_mask"), rows, length)
-        position_ids = read_positions(arguments.get("position_ids"), rows, length)
-        stream = self._stream(prompt, inputs_embeds, self._rotary_positions(prompt, attention_mask, position_ids))
+        stream = layout.stream(inputs_embeds, self._extras(prompt, inputs_embeds.device))
+        self.position_ids = read_positions(arguments.get("position_ids"), rows, length)
         # Decide once for the whole batch, and record the decision.
         selection = self.compressor(stream)
         keep = _check_selection(selection, stream).view(rows, length)
@@ -323,39 +336,26 @@ class Attachment:
         self.last = Compression(stream.modality.view(rows, length), keep, scores)
         self.selection = selection if self.compressor.training and torch.is_grad_enabled() else None
         # Apply it. A prompt that keeps everything passes unchanged.
-        if bool(keep.all()):
-            return with_attention_bias(_replace_embeds(arguments, selection), selection, attention_mask, None)
-        self.cut = PromptCut.plan(keep, attention_mask)
+        if _keeps_everything(keep):
+            return with_attention_bias(_replace_embeds(arguments, selection), selection, prompt.attention_mask, None)
+        self.cut = cut = PromptCut.plan(keep, prompt.attention_mask)
+        position_ids = rotary_rows(self.position_ids, rows, length)
         in_clip = (stream.clip >= 0).view(rows, length)
-        cut_prompt, self._unstored = cut_arguments(arguments, self.cut, selection, position_ids, in_clip)
-        return with_attention_bias(cut_prompt, selection, attention_mask, self.cut)
+        attention_mask = self.adapter.attention_mask(prompt, cut, arguments)
+        cut_prompt = cut_arguments(arguments, cut, selection, position_ids, attention_mask, self.adapter.side_inputs)
+        self._unstored = CachedPrompt.of(cut, position_ids[-3:], in_clip, inputs_embeds.device)
+        return with_attention_bias(cut_prompt, selection, prompt.attention_mask, cut)
 
-    def _rotary_positions(self, prompt: _Prompt, attention_mask: Tensor, position_ids: Tensor | None) -> Tensor:
-        """[3, B, S]: the caller's positions if they tell frames apart, else those of the host's own rule."""
-        if position_ids is not None and position_ids.shape[0] >= 3:
-            video = position_ids[-3:, prompt.modality == Modality.VIDEO]
-            if video.shape[1] == 1 or bool((video != video[:1]).any()):
-                return position_ids[-3:]
-        return self.adapter.position_ids(prompt.input_ids, attention_mask, prompt.arguments).cpu()
+    def _extras(self, prompt: Prompt, device: torch.device) -> dict[str, Tensor]:
+        """What the compressor needs besides embeddings."""
+        return {
+            name: value
+            for probe in self._probes
+            for name, value in probe.extras(prompt.modality, prompt.arguments, device).items()
+        }
 
-    def _stream(self, prompt: _Prompt, inputs_embeds: Tensor, position_ids: Tensor) -> TokenStream:
-        """The flat batch as the compressor sees it, with the extras that it needs."""
-        rows, length = inputs_embeds.shape[:2]
-        return build_stream(
-            embeds=inputs_embeds.flatten(0, 1),
-            modality=prompt.modality.flatten(),
-            position=position_ids.flatten(1),
-            sample=torch.arange(rows).repeat_interleave(length),
-            seconds_per_position=self.adapter.seconds_per_position,
-            extras={
-                name: value
-                for probe in self._probes
-                for name, value in probe.extras(prompt.modality, prompt.arguments, inputs_embeds.device).items()
-            },
-        )
-
-    def _has_video(self, input_ids: Tensor) -> bool:
-        return bool((self.adapter.modality(input_ids.cpu()) == Modality.VIDEO).any())
+    def _has_video(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> bool:
+        return bool((self.adapter.modality(input_ids.cpu(), arguments) == Modality.VIDEO).any())
 
 
 def _check_selection(selection: Selection, stream: TokenStream) -> Tensor:
@@ -375,6 +375,10 @@ def _check_selection(selection: Selection, stream: TokenStream) -> Tensor:
             f"{len(selection.embeds)} merged embeddings for {int(keep.sum())} kept tokens: give one each"
         )
     return keep
+
+
+def _keeps_everything(keep: Tensor) -> bool:
+    return bool(keep.all())
 
 
 def _replace_embeds(arguments: dict[str, Any], selection: Selection) -> dict[str, Any]:

@@ -15,11 +15,24 @@ from omnisift.errors import CompressorError, UnsupportedModel, UsageError
 from omnisift.models.adapter import Adapter
 from omnisift.models.attachment import Attachment, check_unattached
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
+from omnisift.models.qwen2_5_vl import Qwen2VLAdapter, Qwen25VLAdapter
+from omnisift.models.qwen3_5 import Qwen35Adapter, Qwen35MoeAdapter
+from omnisift.models.qwen3_omni_moe import Qwen3OmniMoeAdapter
+from omnisift.models.qwen3_vl import Qwen3VLAdapter, Qwen3VLMoeAdapter
 
 if TYPE_CHECKING:
     from omnisift.vgas import VGAS
 
-ADAPTERS: tuple[type[Adapter], ...] = (Qwen25OmniAdapter,)
+ADAPTERS: tuple[type[Adapter], ...] = (
+    Qwen25OmniAdapter,
+    Qwen3OmniMoeAdapter,
+    Qwen2VLAdapter,
+    Qwen25VLAdapter,
+    Qwen3VLAdapter,
+    Qwen3VLMoeAdapter,
+    Qwen35Adapter,
+    Qwen35MoeAdapter,
+)
 """One adapter per model family: the only list of the models that the library knows."""
 
 
@@ -126,6 +139,24 @@ def adapter_class(model_type: object) -> type[Adapter]:
         if isinstance(model_type, str) and model_type in adapter.model_types:
             return adapter
     raise UnsupportedModel(_unknown(f"model_type {model_type!r}"))
+
+
+def model_class(model_type: object) -> Any:
+    """Return the class of Transformers that generates text for a model family.
+
+    Raises:
+        UnsupportedModel: no adapter exists for this type, or the installed Transformers lacks the class.
+    """
+    import transformers
+
+    adapter = adapter_class(model_type)
+    found = getattr(transformers, adapter.model_class, None)
+    if found is None:
+        raise UnsupportedModel(
+            f"model_type {model_type!r} needs {adapter.model_class}, which Transformers {transformers.__version__} "
+            f"lacks; install Transformers {adapter.release} or newer"
+        )
+    return found
 
 
 def _unknown(kind: str) -> str:

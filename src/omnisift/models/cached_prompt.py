@@ -32,7 +32,7 @@ class CachedPrompt:
     dropped: Tensor
     """[B] int64: tokens dropped from each row."""
     next_position: Tensor
-    """[B] int64: rotary position of the first new token, counted from the full prompt."""
+    """[B]: rotary position of the first new token, counted from the full prompt."""
     padding_mask: Tensor | None
     """[B, >= K] int64: 0 on padding in the cache; None without padding."""
 
@@ -42,7 +42,7 @@ class CachedPrompt:
 
         Args:
             cut: how it was cut.
-            position_ids: [3, B, S] int64 on the CPU, of the full prompt.
+            position_ids: [3, B, S] on the CPU, of the full prompt.
             in_clip: [B, S] bool on the CPU: tokens inside clips.
             device: of the language model.
         """
@@ -57,7 +57,7 @@ class CachedPrompt:
         )
 
     def position_ids(self, cached: int, new: int) -> Tensor:
-        """[3, B, new] int64: rotary positions of the next ``new`` tokens when the cache holds ``cached``."""
+        """[3, B, new]: rotary positions of the next ``new`` tokens when the cache holds ``cached``."""
         # Each cached token after the prompt has advanced the position by one.
         step = torch.arange(new, device=self.next_position.device) + (cached - self.width)
         return (self.next_position.unsqueeze(1) + step).unsqueeze(0).expand(3, -1, -1)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from omnisift.errors import UnsupportedCall
 from omnisift.models.cached_prompt import CachedPrompt, cached_length, find_cache
 from omnisift.models.prompt_cut import PromptCut
+from omnisift.models.side_inputs import Side, cut_side_inputs
 from omnisift.tokens import Selection
 
 
@@ -66,7 +68,10 @@ def _read_causal_mask(mask: Tensor) -> Tensor:
 
 
 def read_positions(position_ids: Any, rows: int, length: int) -> Tensor | None:
-    """Read positions of any form as [R, B, S] int64 on the CPU with R = 1, 3 or 4; None if the caller passed none."""
+    """Read positions of any form as [R, B, S] on the CPU with R = 1, 3 or 4; None if the caller passed none.
+
+    They are whole numbers, except those of Qwen3-Omni.
+    """
     if position_ids is None:
         return None
     if position_ids.ndim == 2:
@@ -76,37 +81,49 @@ def read_positions(position_ids: Any, rows: int, length: int) -> Tensor | None:
 
 
 def cut_arguments(
-    arguments: dict[str, Any], cut: PromptCut, selection: Selection, position_ids: Tensor | None, in_clip: Tensor
-) -> tuple[dict[str, Any], CachedPrompt]:
+    arguments: dict[str, Any],
+    cut: PromptCut,
+    selection: Selection,
+    position_ids: Tensor,
+    attention_mask: Any,
+    side_inputs: Mapping[str, Side],
+) -> dict[str, Any]:
     """Cut the arguments of a language model.
 
     Args:
         arguments: those for the full prompt, by name.
         cut: which tokens are kept.
         selection: the compressor's decision, for merged embeddings and gates.
-        position_ids: those in ``arguments``, as `read_positions` returns them.
-        in_clip: [B, S] bool on the CPU: tokens inside clips.
+        position_ids: from `rotary_rows`.
+        attention_mask: that of the cut prompt.
+        side_inputs: the rules of the family.
 
     Returns:
-        The arguments for the cut prompt, and the state to store on its cache.
+        The arguments for the cut prompt.
+
+    Raises:
+        UnsupportedCall: an argument has the length of the prompt and no rule.
     """
     inputs_embeds: Tensor = arguments["inputs_embeds"]
-    length = inputs_embeds.shape[1]
-    # Without positions the language model would count; the kept tokens must keep those of the full prompt.
-    if position_ids is None:
-        position_ids = torch.arange(length).expand(1, inputs_embeds.shape[0], -1)
-    rotary = position_ids.expand(3, -1, -1) if len(position_ids) == 1 else position_ids
-    cut_prompt = {
+    return {
         **arguments,
         **_cut_packing(cut, arguments),
+        **cut_side_inputs(cut, arguments, side_inputs),
         "inputs_embeds": cut.inputs_embeds(inputs_embeds, selection),
-        "position_ids": cut.position_ids(rotary).to(inputs_embeds.device, non_blocking=True),
-        "attention_mask": _cut_mask(cut, arguments.get("attention_mask"), inputs_embeds.device),
+        "position_ids": cut.position_ids(position_ids).to(inputs_embeds.device, non_blocking=True),
+        "attention_mask": attention_mask,
     }
-    return cut_prompt, CachedPrompt.of(cut, rotary[-3:], in_clip, inputs_embeds.device)
 
 
-def _cut_mask(cut: PromptCut, attention_mask: Any, device: torch.device) -> Tensor | None:
+def rotary_rows(position_ids: Tensor | None, rows: int, length: int) -> Tensor:
+    """[3 or 4, B, S]: the positions that a language model counts for itself where `read_positions` found fewer rows."""
+    # Without positions the language model would count; the kept tokens must keep those of the full prompt.
+    if position_ids is None:
+        position_ids = torch.arange(length).expand(1, rows, -1)
+    return position_ids.expand(3, -1, -1) if len(position_ids) == 1 else position_ids
+
+
+def cut_mask(cut: PromptCut, attention_mask: Any, device: torch.device) -> Tensor | None:
     """[B, K], or None where none is needed. A prepared 4-D mask is dropped: the language model makes a causal one."""
     two_dimensional = isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
     return cut.attention_mask(device) if two_dimensional or cut.padded else None

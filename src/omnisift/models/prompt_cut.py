@@ -118,10 +118,10 @@ class PromptCut:
         sequence, so that row is numbered again without gaps.
 
         Args:
-            full: [R, B, S] int64 on the CPU.
+            full: [R, B, S] on the CPU.
 
         Returns:
-            [R, B, K] int64 on the CPU.
+            [R, B, K] on the CPU, in the dtype of ``full``.
         """
         cut = full.flatten(1)[:, self.source.flatten()].view(-1, *self.source.shape)
         cut = cut.masked_fill(~self.mask, PAD_POSITION)

@@ -22,7 +22,14 @@ from omnisift.models.cached_prompt import (
     store_prompt,
     stored_prompt,
 )
-from omnisift.models.host_arguments import bind_arguments, cut_arguments, decode_arguments, read_positions
+from omnisift.models.host_arguments import (
+    bind_arguments,
+    cut_arguments,
+    cut_mask,
+    decode_arguments,
+    read_positions,
+    rotary_rows,
+)
 from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Selection
@@ -91,12 +98,14 @@ class TalkerHooks:
 
     def _cut_prompt(self, arguments: dict[str, Any], inputs_embeds: Tensor, cut: PromptCut) -> dict[str, Any]:
         """Arguments of the talker's language model for the cut prompt."""
-        position_ids = read_positions(arguments.get("position_ids"), *inputs_embeds.shape[:2])
+        rows, length = inputs_embeds.shape[:2]
+        position_ids = rotary_rows(read_positions(arguments.get("position_ids"), rows, length), rows, length)
         keep = (cut.kept | ~cut.full_mask).flatten().to(inputs_embeds.device, non_blocking=True)
         # The talker's cache is never cropped, so no token needs to count as text.
         in_clip = torch.ones_like(cut.kept)
-        cut_prompt, self._unstored = cut_arguments(arguments, cut, Selection(keep), position_ids, in_clip)
-        return cut_prompt
+        self._unstored = CachedPrompt.of(cut, position_ids[-3:], in_clip, inputs_embeds.device)
+        attention_mask = cut_mask(cut, arguments.get("attention_mask"), inputs_embeds.device)
+        return cut_arguments(arguments, cut, Selection(keep), position_ids, attention_mask, {})
 
     def _leave_language_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG002
         unstored, self._unstored = self._unstored, None

@@ -12,7 +12,7 @@ import torch
 
 from omnisift.errors import CheckpointError
 from omnisift.media import SAMPLE_RATE, Media
-from omnisift.models import adapter_class
+from omnisift.models import model_class
 from omnisift.pipeline.prompt import build_inputs, pixel_limits
 from omnisift.utils.checkpoint_files import AGAIN, checkpoint_errors, read_json_object
 from omnisift.utils.safetensors_files import check_size
@@ -38,8 +38,6 @@ def check_model_files(source: ModelSource) -> None:
     Raises:
         CheckpointError: a file is broken, or the configuration describes a far larger model than the weights.
     """
-    import transformers
-
     folder = Path(source.source)
     if not folder.is_dir():
         return  # a hub model: its files are only now downloaded
@@ -49,11 +47,11 @@ def check_model_files(source: ModelSource) -> None:
     config = read_json_object(folder / "config.json")
     if "quantization_config" in config:
         return  # packed weights hold several numbers in one
-    model_class: Any = getattr(transformers, adapter_class(source.model_type).model_class)
+    host_class = model_class(source.model_type)
     with checkpoint_errors(folder / "config.json"), torch.device("meta"):
-        loaded = model_class.config_class.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        loaded = host_class.config_class.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
         _check_values(loaded, folder / "config.json")
-        skeleton = model_class(loaded)
+        skeleton = host_class(loaded)
     check_size(folder, skeleton)
 
 

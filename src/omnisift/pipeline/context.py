@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from omnisift.chunks import ChunkShapes, build_stream
+from omnisift.chunks import ChunkShapes
 from omnisift.compressors import Compressor
 from omnisift.errors import TooBig
 from omnisift.models import adapter_for
+from omnisift.models.adapter import Prompt
 from omnisift.pipeline.encoded_clip import PromptRow
 from omnisift.pipeline.loading import Host
 from omnisift.tokens import Modality
@@ -70,17 +71,11 @@ def _kept_tokens(host: Host, compressor: Compressor, inputs: Mapping[str, Any]) 
     """Tokens of a prompt after compression, from the budget and the shapes of its chunks alone."""
     adapter = adapter_for(host.thinker)
     input_ids = inputs["input_ids"]
-    modality = adapter.modality(input_ids)
+    modality = adapter.modality(input_ids, inputs)
     if not bool((modality == Modality.VIDEO).any()):
         return int(input_ids.shape[1])  # audio alone is not compressed
-    position_ids = adapter.position_ids(input_ids, torch.ones_like(input_ids, dtype=torch.bool), inputs)
-    stream = build_stream(
-        embeds=torch.empty(input_ids.shape[1], 0),
-        modality=modality.flatten(),
-        position=position_ids.flatten(1),
-        sample=torch.zeros_like(input_ids.flatten()),
-        seconds_per_position=adapter.seconds_per_position,
-    )
+    prompt = Prompt(input_ids, torch.ones_like(input_ids, dtype=torch.bool), modality, inputs)
+    stream = adapter.layout(prompt).stream(torch.empty(*input_ids.shape, 0))
     shapes = ChunkShapes.of(stream)
     full = shapes.frame0 + shapes.frame1 + shapes.audio
     return int(input_ids.shape[1] - full.sum() + compressor.budget.counts(shapes).by_segment().sum())

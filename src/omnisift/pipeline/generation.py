@@ -89,7 +89,7 @@ def generate(
     logits.check(host.source)
     # Split the result by prompt.
     answers = [until_stop(row, stop_tokens["eos_token_id"]) for row in output[:, inputs["input_ids"].shape[1] :]]
-    modality = adapter_for(thinker).modality(inputs["input_ids"].cpu())
+    modality = adapter_for(thinker).modality(inputs["input_ids"].cpu(), inputs)
     compression = attachment.last if attachment is not None else None
     counts = count_rows(modality, inputs, [int(row.shape[0]) for row in answers], compression)
     seconds = {stage: spent / len(rows) for stage, spent in {"process": process_seconds, **watch.spent}.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from omnisift.errors import CheckpointError, CompressorError, UsageError
-from omnisift.models import adapter_class
+from omnisift.models import model_class
 from omnisift.pipeline.checkpoint_checks import (
     check_generation,
     check_model_files,
@@ -207,7 +207,6 @@ def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
 
 
 def _load_thinker(source: ModelSource, placement: Placement) -> Any:
-    import transformers
     from transformers.utils.import_utils import is_accelerate_available
 
     device_map: Any = placement.device_map
@@ -219,7 +218,7 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
         device_map = {"": placement.device}
     check_model_files(source)
     with checkpoint_errors(source.source):
-        loaded: Any = getattr(transformers, adapter_class(source.model_type).model_class).from_pretrained(
+        loaded: Any = model_class(source.model_type).from_pretrained(
             source.source,
             dtype=placement.dtype,
             attn_implementation=placement.attn_implementation,

@@ -12,6 +12,7 @@ from typing import Any
 
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.models import adapter_class
+from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.utils.assets import nano_path
 from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object, reason_of
 from omnisift.utils.parsing import check_path_name
@@ -70,9 +71,14 @@ def find_model(name: str) -> ModelSource:
     config = _read_config(source, local_files_only)
     model_type, where = config.get("model_type"), f"{source}/config.json"
     try:
-        adapter_class(model_type)
+        adapter = adapter_class(model_type)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{where}: {error}") from None
+    if not issubclass(adapter, Qwen25OmniAdapter):
+        raise UnsupportedModel(
+            f"{where}: model_type {model_type!r} has no prompt here yet; load it with Transformers and use "
+            "omnisift.attach"
+        )
     _check_depths(config, where)
     # A saved config.json leaves out values that equal the class's defaults, so the class has to fill them in.
     with checkpoint_errors(where):

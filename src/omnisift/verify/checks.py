@@ -40,8 +40,8 @@ from omnisift.verify.subject import (
 NOISE = 2.0
 """Allowed ratio of two differences; see the module's docstring."""
 NEW_TOKENS = 4
-DOCUMENTED_WAITS = 4
-"""Transfers to the CPU per prompt between encoders and language model: mask, positions, decision, scores."""
+DOCUMENTED_WAITS = 3
+"""Transfers to the CPU per prompt between encoders and language model: positions, decision, scores."""
 
 
 @dataclass(frozen=True)

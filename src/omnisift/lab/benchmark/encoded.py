@@ -126,9 +126,9 @@ def _encode(host: Any, scene: Scene, path: Path) -> Encoded:
     recorder = Recorder(EXTRAS if media.has_audio else [name for name in EXTRAS if not name.startswith("audio")])
     with attach(host.thinker, recorder) as attachment:
         host.thinker(**inputs, use_cache=False)
-        seconds = attachment.adapter.seconds_per_position
+        position_ids = attachment.position_ids
     stream, ids = recorder.stream, inputs["input_ids"][0]
-    if stream is None:
+    if stream is None or position_ids is None:
         raise UsageError(f"clip {scene.seed} of split {scene.split} has no video tokens")
     end = host.processor.tokenizer.convert_tokens_to_ids(host.processor.vision_eos_token)
     length = int(torch.nonzero(ids == end)[-1]) + 1
@@ -137,8 +137,8 @@ def _encode(host: Any, scene: Scene, path: Path) -> Encoded:
     return Encoded(
         stream.embeds[None, :length],
         stream.modality[:length],
-        stream.position[:, :length],
+        position_ids[-3:, 0, :length],
         ids[:length],
         extras,
-        seconds,
+        1 / host.thinker.config.position_id_per_seconds,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, overload
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
-from omnisift.chunks import build_stream
+from omnisift.chunks import MICROSECONDS, build_stream
 from omnisift.compressors import Compressor
 from omnisift.errors import CheckpointError, UsageError
 from omnisift.media import Media
@@ -55,7 +55,7 @@ class DistillSample:
     modality: Tensor
     """[S] int8."""
     position: Tensor
-    """[3, S] int64."""
+    """[3, S] int64: time, row and column, as in `TokenStream.position` or as rotary ids."""
     attention: Tensor
     """[S] float32: attention that each token receives from the answer position, maximum over the questions."""
     seconds_per_position: float
@@ -113,12 +113,15 @@ class DistillFiles(Sequence[DistillSample]):
 def stream_of(samples: Sequence[DistillSample]) -> TokenStream:
     """The samples as one token stream, one batch row per clip."""
     lengths = torch.tensor([len(sample.modality) for sample in samples])
+    # Files of earlier versions count time in rotary ids, later ones in microseconds.
+    position = torch.cat([sample.position.double() for sample in samples], dim=1)
+    position[0] *= torch.tensor([sample.seconds_per_position for sample in samples]).double().repeat_interleave(lengths)
     return build_stream(
         embeds=torch.cat([sample.embeds.float() for sample in samples]),
         modality=torch.cat([sample.modality for sample in samples]),
-        position=torch.cat([sample.position for sample in samples], dim=1),
+        position=position,
         sample=torch.arange(len(samples)).repeat_interleave(lengths),
-        seconds_per_position=samples[0].seconds_per_position,
+        seconds_per_position=1.0,
     )
 
 
@@ -148,9 +151,9 @@ def observe(host: Host, media: Media, questions: Sequence[str], rows: str = "ans
     recorder = Recorder(needs=())
     with attach(host.thinker, recorder) as attachment:
         host.thinker(**inputs, use_cache=False)
-        adapter = attachment.adapter
+        adapter, position_ids = attachment.adapter, attachment.position_ids
     stream = recorder.stream
-    if stream is None:
+    if stream is None or position_ids is None:
         raise UsageError(f"{media.path}: its prompt has no video tokens")
     input_ids = inputs["input_ids"][0].cpu()
     end = int(torch.nonzero(stream.modality != int(Modality.TEXT)).max()) + 1
@@ -159,11 +162,11 @@ def observe(host: Host, media: Media, questions: Sequence[str], rows: str = "ans
     for question in questions:
         prompt = torch.cat([input_ids[:end], _tail(host.processor, question, input_ids[end:])])
         queries = torch.arange(end, len(prompt)) if rows == "question" else torch.tensor([len(prompt) - 1])
-        attention = _attention_from(queries, host, probe, adapter, stream.embeds[:end], prompt, inputs)
+        attention = _attention_from(queries, host, probe, adapter, stream.embeds[:end], prompt, position_ids[-3:])
         largest = torch.maximum(largest, attention[:end])
     position = stream.position[:, :end]
     return DistillSample(stream.embeds[:end].cpu().clone(), stream.modality[:end].clone(), position.clone(), largest,
-                         adapter.seconds_per_position)  # fmt: skip
+                         1 / MICROSECONDS)  # fmt: skip
 
 
 def _tail(processor: Any, question: str, after_clip: Tensor) -> Tensor:
@@ -184,13 +187,17 @@ def _attention_from(
     adapter: Any,
     media: Tensor,
     prompt: Tensor,
-    inputs: Mapping[str, Any],
+    read: Tensor,
 ) -> Tensor:
-    """[L] float32 on the CPU: mean attention from the positions ``queries`` of ``prompt`` [L]."""
+    """[L] float32 on the CPU: mean attention from the positions ``queries`` of ``prompt`` [L].
+
+    ``read`` [3, 1, S] are the rotary positions of the prompt that was read, which differs in the question alone.
+    """
     embed = host.thinker.get_input_embeddings()
     tail = embed(prompt[len(media) :].to(media.device))
-    row = prompt[None]
-    position_ids = adapter.position_ids(row, torch.ones_like(row, dtype=torch.bool), inputs).to(media.device)
+    # The positions of text count on by one.
+    further = read[..., -1:] + 1 + torch.arange(max(0, len(prompt) - read.shape[-1]))
+    position_ids = torch.cat([read, further], dim=-1)[..., : len(prompt)].to(media.device)
     with probe.record(queries):
         adapter.parts.language_model(
             inputs_embeds=torch.cat([media, tail])[None], position_ids=position_ids, use_cache=False

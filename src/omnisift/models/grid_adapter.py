@@ -1,0 +1,80 @@
+"""`GridAdapter`: families whose processor describes each video by its grid of frames, rows and columns."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from omnisift.chunks import MICROSECONDS
+from omnisift.errors import UnsupportedCall
+from omnisift.models.adapter import Adapter, Prompt
+from omnisift.models.layout import Layout, Places, lay_out, repeated_videos
+from omnisift.tokens import Modality
+
+
+class GridAdapter(Adapter):
+    """Reads clips from ``video_grid_thw``, however timestamps split them, and audio from the runs that it shares."""
+
+    geometry: ClassVar[frozenset[str]] = frozenset({"grid_thw"})
+    seconds_argument: ClassVar[str | None] = None
+    """Argument of the host with the seconds of a frame, one for each video. Where there is none, a frame counts as a
+    second, and only the order of frames matters."""
+
+    def layout(self, prompt: Prompt) -> Layout:
+        """Lay the video tokens on their grids."""
+        grids = self._grids(prompt)
+        if grids is None:
+            return self.layout_without_grids(prompt)
+        is_video = prompt.modality == Modality.VIDEO
+        videos = repeated_videos(grids.prod(dim=1), is_video.sum(dim=1))
+        places = Places.in_grids(int(is_video.sum()), grids[videos])
+        seconds = self._seconds(prompt, len(grids))[videos]
+        time = self.frame_time(places.frame, seconds[places.clip])
+        return lay_out(prompt.modality, places, time, self.audio_step)
+
+    def layout_without_grids(self, prompt: Prompt) -> Layout:  # noqa: ARG002
+        """Return the layout of a prompt whose grids are unknown, where something else tells it."""
+        raise UnsupportedCall(
+            "a video without video_grid_thw: pass it, and let the compressor be attached while generate encodes"
+        )
+
+    def frame_time(self, frame: Tensor, seconds: Tensor) -> Tensor:
+        """Compute when frames are.
+
+        Args:
+            frame: [N] int64: number of the frame in its clip.
+            seconds: [N] float32: seconds of each frame of that clip.
+
+        Returns:
+            [N] int64: microseconds since the start of the clip.
+        """
+        return (frame * seconds.double() * MICROSECONDS).round().long()
+
+    @property
+    def audio_step(self) -> float:
+        """Microseconds from one audio token to the next. Families without audio have no rate."""
+        return MICROSECONDS / float(getattr(self.config, "position_id_per_seconds", 1))
+
+    def _grids(self, prompt: Prompt) -> Tensor | None:
+        """[V, 3] int64: frames, rows and columns of tokens of each video that was encoded; None if unknown."""
+        patches = prompt.tensor("video_grid_thw")
+        if patches is None:
+            patches = prompt.encoded_with("grid_thw")
+        if patches is None:
+            return None
+        merge = int(self.config.vision_config.spatial_merge_size)
+        return patches // torch.tensor([1, merge, merge])
+
+    def _seconds(self, prompt: Prompt, count: int) -> Tensor:
+        """[V] float32: seconds of a frame of each of ``count`` videos."""
+        seconds = None if self.seconds_argument is None else prompt.tensor(self.seconds_argument)
+        if seconds is None:
+            return torch.ones(count)
+        # `generate` repeats each value for beams, but not the grids that its encoder ran with.
+        values = seconds.float().flatten()
+        times, rest = divmod(len(values), count)
+        if rest or not times:
+            raise UnsupportedCall(f"{len(values)} {self.seconds_argument} for {count} videos: pass one for each video")
+        return values[::times]

@@ -1,0 +1,128 @@
+"""`Layout`: where and when each media token of a prompt is, whatever the rotary ids of its family mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omnisift.chunks import index_stream
+from omnisift.errors import UnsupportedCall
+from omnisift.tokens import Modality, TokenStream
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Clip, time and place of the tokens of a batch. ``B`` rows of ``S`` tokens, all on the CPU."""
+
+    modality: Tensor
+    """[B, S] int8: `Modality` of each token. Outside clips nothing is ever dropped, whatever it is."""
+    clip: Tensor
+    """[B, S] int64: number of the clip, counted over the batch; -1 outside clips."""
+    position: Tensor
+    """[3, B, S] int64: microseconds since the start of the clip, and a video token's row and column in its frame."""
+
+    def stream(self, embeds: Tensor, extras: Mapping[str, Tensor] | None = None) -> TokenStream:
+        """Build the stream of a batch.
+
+        Args:
+            embeds: [B, S, D], the merged input embeddings.
+            extras: see `TokenStream.extras`.
+        """
+        rows, length = self.clip.shape
+        sample = torch.arange(rows).repeat_interleave(length)
+        clip = self.clip.flatten()
+        return index_stream(
+            embeds.flatten(0, 1), self.modality.flatten(), clip, self.position.flatten(1), sample, extras
+        )
+
+
+@dataclass(frozen=True)
+class Places:
+    """Clip, frame, row and column of the N video tokens of a batch, in their order; [N] int64 each, on the CPU."""
+
+    clip: Tensor
+    frame: Tensor
+    row: Tensor
+    column: Tensor
+
+    @classmethod
+    def in_grids(cls, count: int, grids: Tensor) -> Places:
+        """Lay the video tokens on the grids of their clips. Text between the frames of a clip does not matter.
+
+        Args:
+            count: ``N``.
+            grids: [V, 3] int64: frames, rows and columns of tokens of each clip, in the order of the prompt.
+
+        Raises:
+            UnsupportedCall: the grids are those of another number of tokens.
+        """
+        sizes = grids.prod(dim=1)
+        if int(sizes.sum()) != count:
+            raise UnsupportedCall(
+                f"the prompt has {count} video tokens, but the grids are of {int(sizes.sum())}: pass the grids of the "
+                "videos in this prompt, and the prompt as a whole"
+            )
+        clip = torch.arange(len(grids)).repeat_interleave(sizes)
+        # Tokens of a clip lie frame by frame, those of a frame row by row.
+        index = torch.arange(count) - (sizes.cumsum(0) - sizes)[clip]
+        columns = grids[clip, 2]
+        area = grids[clip, 1] * columns
+        return cls(clip, index // area, index % area // columns, index % columns)
+
+
+def repeated_videos(sizes: Tensor, counts: Tensor) -> Tensor:
+    """Find the video of each clip of a batch whose rows were repeated, for beams, after the videos were encoded.
+
+    Args:
+        sizes: [V] int64: tokens of each video.
+        counts: [B] int64: video tokens of each row; rows of one prompt are adjacent.
+
+    Returns:
+        [W] int64: index of a video for each clip of the batch; 0 to V - 1 if nothing was repeated.
+    """
+    total, unit = int(counts.sum()), max(1, int(sizes.sum()))
+    times = total // unit
+    if times <= 1 or total != times * unit or len(counts) % times:
+        return torch.arange(len(sizes))
+    # A video belongs to the first of the distinct rows up to whose end there are as many tokens as up to its own.
+    row = torch.searchsorted(counts[::times].cumsum(0), sizes.cumsum(0))
+    return torch.cat([(row == number).nonzero()[:, 0].repeat(times) for number in range(len(counts) // times)])
+
+
+def lay_out(modality: Tensor, places: Places, frame_time: Tensor, audio_step: float) -> Layout:
+    """Lay out a batch in which the audio of a video lies in one run with it.
+
+    Args:
+        modality: [B, S] int8 on the CPU: VIDEO and AUDIO on all placeholder tokens.
+        places: of the video tokens.
+        frame_time: [N] int64: when the frame of each video token is, in microseconds.
+        audio_step: microseconds from one audio token of a clip to the next.
+
+    Returns:
+        The layout. Audio in a run without video is outside clips.
+    """
+    video = modality == Modality.VIDEO
+    clip = _owners(modality, places.clip)
+    clip[video] = places.clip
+    position = torch.zeros(3, *clip.shape, dtype=torch.int64)
+    position[:, video] = torch.stack([frame_time, places.row, places.column])
+    # Audio tokens of one clip follow one another at a fixed rate.
+    audio = (modality == Modality.AUDIO) & (clip >= 0)
+    clips = clip[audio]
+    rank = torch.arange(len(clips)) - torch.searchsorted(clips, clips)
+    position[0, audio] = (rank * audio_step).round().long()
+    return Layout(modality, clip, position)
+
+
+def _owners(modality: Tensor, clips: Tensor) -> Tensor:
+    """[B, S] int64: the clip in whose run of media tokens each audio token lies; -1 for none, and on other tokens."""
+    media = modality != Modality.TEXT
+    starts = media.clone()
+    starts[:, 1:] &= ~media[:, :-1]
+    run = (starts.flatten().cumsum(0) - 1).view_as(media)  # a run ends with its row
+    owner = torch.full((int(starts.sum()),), -1)
+    owner[run[modality == Modality.VIDEO]] = clips
+    return torch.where(modality == Modality.AUDIO, owner[run], -1)

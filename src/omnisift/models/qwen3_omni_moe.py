@@ -1,0 +1,47 @@
+"""Adapter for the thinker of Qwen3-Omni, alone or inside the full model: video and audio in, text out.
+
+Audio is interleaved frame by frame, 13 tokens a second, and rotary ids are fractions. Features of several layers of the
+vision encoder enter the language model as in Qwen3-VL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from omnisift.errors import UnsupportedCall
+from omnisift.models.adapter import HasCut, Parts
+from omnisift.models.grid_adapter import GridAdapter
+from omnisift.models.own_hooks import OwnHook
+from omnisift.models.qwen2_5_omni import thinker_parts
+from omnisift.models.qwen3_vl import DEEPSTACK
+from omnisift.models.side_inputs import Side
+
+
+class Qwen3OmniMoeAdapter(GridAdapter):
+    """The thinker. Speech from a compressed prompt is refused."""
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_omni_moe", "qwen3_omni_moe_thinker"})
+    model_class: ClassVar[str] = "Qwen3OmniMoeThinkerForConditionalGeneration"
+    side_inputs: ClassVar[Mapping[str, Side]] = DEEPSTACK
+    seconds_argument: ClassVar[str | None] = "video_second_per_grid"
+
+    def find_parts(self, model: nn.Module) -> Parts:
+        """Return the thinker's modules, in the layout of either release."""
+        self._has_talker = getattr(model, "talker", None) is not None
+        return thinker_parts(model, "Qwen3-Omni", "Qwen3OmniMoe")
+
+    def extra_hooks(self, attachment: HasCut) -> list[OwnHook]:
+        """Refuse speech: the talker reads hidden states of the whole prompt, of which the cut left some."""
+
+        def refuse(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+            if attachment.cut is not None and getattr(output, "hidden_states", None) is not None:
+                raise UnsupportedCall(
+                    "Qwen3-Omni can't speak from a compressed prompt: pass return_audio=False to generate; for hidden "
+                    "states, attach to model.thinker"
+                )
+
+        hooks = super().extra_hooks(attachment)
+        return [*hooks, OwnHook.after(self.parts.head, refuse)] if self._has_talker else hooks

@@ -1,0 +1,98 @@
+"""What a language model gets besides embeddings, positions, mask and cache, and how it is cut with the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+from torch import Tensor
+
+from omnisift.errors import UnsupportedCall
+from omnisift.models.prompt_cut import PromptCut
+
+
+class Side(Enum):
+    """How an argument of a language model lies along its prompt."""
+
+    TOKENS = "tokens"
+    """[B, S, ...]: one entry for each token."""
+    MARKED = "marked"
+    """A list of [N, ...]: one entry for each token that ``visual_pos_masks`` marks, in flat order."""
+
+
+_MARKS = "visual_pos_masks"
+_COMMON = {"mm_token_type_ids": Side.TOKENS}
+"""Rules for arguments that some hosts hand on without reading them."""
+_CUT_ELSEWHERE = frozenset({
+    "attention_mask", "cache", "cu_seq_lens_k", "cu_seq_lens_q", "input_ids", "inputs_embeds", "past_key_values",
+    "position_ids",
+})  # fmt: skip
+
+
+def cut_side_inputs(cut: PromptCut, arguments: Mapping[str, Any], rules: Mapping[str, Side]) -> dict[str, Any]:
+    """Cut the arguments of a language model that have a rule, and refuse those that should have one.
+
+    A token that a method merged keeps the entries of the token that represents it.
+
+    Args:
+        cut: which tokens are kept.
+        arguments: those for the full prompt, by name.
+        rules: of the family.
+
+    Returns:
+        New values for the arguments that were cut.
+
+    Raises:
+        UnsupportedCall: an argument without a rule has the length of the prompt, or is a list of tensors.
+    """
+    rules = {**_COMMON, **rules}
+    result: dict[str, Any] = {}
+    for name, value in arguments.items():
+        rule = rules.get(name)
+        if value is None or name in _CUT_ELSEWHERE:
+            continue
+        if rule is Side.TOKENS:
+            result[name] = cut_tokens(cut, value)
+        elif rule is Side.MARKED:
+            result[name] = cut_marked(cut, arguments[_MARKS], value)
+        elif _may_follow_prompt(value, cut.kept.shape[1]):
+            raise UnsupportedCall(
+                f"the language model got {name}, which has the length of the prompt and no rule to be cut by: leave "
+                "the argument out, or detach"
+            )
+    return result
+
+
+def cut_tokens(cut: PromptCut, full: Tensor) -> Tensor:
+    """[B, K, ...] from [B, S, ...]: the entries of the kept tokens, and zeros on padding."""
+    index = cut.source.to(full.device, non_blocking=True)
+    shorter = full.expand(len(index), *full.shape[1:]).flatten(0, 1)[index]
+    mask = cut.mask.to(full.device, non_blocking=True)
+    return shorter * mask.view(*index.shape, *[1] * (shorter.ndim - 2)).to(shorter.dtype)
+
+
+def cut_marked(cut: PromptCut, marks: Tensor, rows: Iterable[Tensor]) -> list[Tensor]:
+    """Cut lists of entries of marked tokens.
+
+    Args:
+        cut: which tokens are kept.
+        marks: [B, S] bool: the tokens that have an entry.
+        rows: [N, ...] each, one entry for each mark in flat order.
+
+    Returns:
+        [M, ...] each: the entries of the kept tokens among them.
+    """
+    flat = marks.flatten().cpu()
+    # The entry of a token is its rank among the marked ones, and a cut keeps their order.
+    rank = flat.cumsum(0) - 1
+    source = cut.source[cut.mask]
+    chosen = rank[source[flat[source]]]
+    return [part[chosen.to(part.device, non_blocking=True)] for part in rows]
+
+
+def _may_follow_prompt(value: Any, length: int) -> bool:
+    """Whether a value without a rule may have an entry for each token."""
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(part, Tensor) for part in value)
+    return isinstance(value, Tensor) and length in value.shape

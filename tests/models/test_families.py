@@ -1,0 +1,175 @@
+"""What single families need: clocks, prompts in the order of their processors, and refusals with one line."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tests.helpers import families, models
+from tests.helpers.contract import made
+from tests.helpers.families import FAMILIES, Clip, Family
+from tests.helpers.family_contract import QUARTER, THREE, host
+from tests.helpers.models import AUDIO, VIDEO, WIDTH
+
+import omnisift
+from omnisift.errors import UnsupportedCall, UnsupportedModel
+from omnisift.models import Prompt, adapter_class, adapter_for, model_class
+
+each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+READ_OR_CUT_ELSEWHERE = {
+    "attention_mask", "cache", "cache_position", "input_ids", "inputs_embeds", "kwargs", "output_attentions",
+    "output_hidden_states", "output_router_logits", "past_key_values", "position_ids", "return_dict", "self",
+    "use_cache",
+}  # fmt: skip
+OMNI = FAMILIES["qwen3_omni_moe_thinker"]
+
+
+@each_family
+def test_every_argument_of_the_language_model_has_a_rule(family: Family) -> None:
+    """By signature, so that an argument of a new release is seen."""
+    adapter = adapter_for(host(family))
+    names = set(inspect.signature(type(adapter.parts.language_model).forward).parameters)
+    assert names - READ_OR_CUT_ELSEWHERE - {"args"} == set(adapter.side_inputs)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.77, 2.5, 1 / 13])
+def test_fractions_of_rotary_ids_are_kept(seconds: float) -> None:
+    model, clip = host(OMNI), Clip(4, 2, 2, 13)
+    adapter = adapter_for(model)
+    core: Any = adapter.parts.core
+    ids = torch.tensor([[30, 31, models.VISION_START, models.AUDIO_START, *OMNI.interleaved(clip, seconds), 32, 33]])
+    inputs = {"video_grid_thw": torch.tensor([[4, 4, 4]]), "video_second_per_grid": torch.tensor([seconds])}
+    rotary = core.get_rope_index(
+        ids,
+        video_grid_thw=inputs["video_grid_thw"],
+        attention_mask=torch.ones_like(ids),
+        use_audio_in_video=True,
+        audio_seqlens=torch.tensor([1300]),
+        second_per_grids=inputs["video_second_per_grid"],
+    )[0][0, 0]
+    layout = adapter.layout(Prompt(ids, torch.ones_like(ids).bool(), adapter.modality(ids), inputs))
+    inside = layout.clip[0] >= 0
+    assert int(inside.sum()) == 16 + 169
+    time = (rotary[inside] - rotary[inside].min()).double() * 1e6 / 13
+    assert float((layout.position[0, 0, inside] - time).abs().max()) < 2.0
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.77, 2.5])
+def test_prompts_of_qwen3_omni_have_the_order_of_its_processor(seconds: float) -> None:
+    kind = transformers.Qwen3OmniMoeProcessor
+    if not hasattr(kind, "replace_video_with_audio_token"):
+        pytest.skip("this release writes prompts elsewhere")
+    processor = SimpleNamespace(
+        video_processor=SimpleNamespace(merge_size=2), audio_bos_token="", audio_eos_token="", video_token="V",
+        audio_token="A",
+    )  # fmt: skip
+    text = kind.replace_video_with_audio_token(
+        processor,
+        {"video_grid_thw": np.array([[4, 4, 4]]), "video_second_per_grid": [seconds]},
+        0,
+        {"num_audio_tokens": np.array([52])},
+        0,
+        position_id_per_seconds=13.0,
+    )
+    assert [{"V": VIDEO, "A": AUDIO}[letter] for letter in text] == OMNI.interleaved(Clip(4, 2, 2, 4), seconds)
+
+
+@pytest.fixture(scope="module")
+def speaking() -> Any:
+    """The full Qwen3-Omni with a tiny talker."""
+    text = {**families._new_text(**families._MOE), "vocab_size": 1200, "hidden_size": 16, "num_hidden_layers": 2}
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    talker = {
+        "text_config": {**text, "shared_expert_intermediate_size": 16},
+        "code_predictor_config": {
+            **small, "vocab_size": 64, "num_key_value_heads": 1, "head_dim": 8, "num_code_groups": 4,
+        },
+        "num_code_groups": 4, "thinker_hidden_size": WIDTH, "codec_eos_token_id": 1190, "accept_hidden_layer": 2,
+        "codec_nothink_id": 1, "codec_think_bos_id": 2, "codec_think_eos_id": 3, "codec_pad_id": 4, "codec_bos_id": 5,
+        "spatial_merge_size": 2, "speaker_id": {"ethan": 6}, "audio_token_id": AUDIO, "image_token_id": models.IMAGE,
+        "video_token_id": VIDEO, "vision_start_token_id": models.VISION_START,
+        "audio_start_token_id": models.AUDIO_START,
+    }  # fmt: skip
+    wave = {
+        **small, "codebook_size": 64, "num_key_value_heads": 2, "num_quantizers": 4, "upsample_rates": [2, 2],
+        "upsampling_ratios": [2], "decoder_dim": 16,
+    }  # fmt: skip
+    config = transformers.Qwen3OmniMoeConfig(
+        thinker_config=families._qwen3_omni_moe().to_dict(), talker_config=talker, code2wav_config=wave,
+        im_start_token_id=21, im_end_token_id=22, user_token_id=23, assistant_token_id=24, system_token_id=25,
+        tts_pad_token_id=26, tts_bos_token_id=27, tts_eos_token_id=28,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Qwen3OmniMoeForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
+    model.thinker.generation_config.pad_token_id = 0
+    return model
+
+
+@torch.no_grad()
+def test_qwen3_omni_answers_in_text_and_refuses_to_speak_from_a_cut_prompt(speaking: Any) -> None:
+    options = {"thinker_max_new_tokens": 4, "thinker_eos_token_id": None, "talker_max_new_tokens": 3}
+    options["talker_do_sample"] = False
+    inputs = OMNI.inputs([5, Clip(4, 2, 4, 4), 6])
+    with omnisift.attach(speaking, made("omnisift", QUARTER, WIDTH)) as attachment:
+        answer = speaking.generate(**inputs, **options, return_audio=False)
+        assert attachment.last is not None
+        assert attachment.last.retained_ratio < 0.3
+        for speech in ({}, {"return_audio": True}):
+            with pytest.raises(UnsupportedCall, match="return_audio=False"):
+                speaking.generate(**inputs, **options, **speech)
+        # Without video nothing is cut, so the talker may speak.
+        words = torch.tensor([[21, 23, 30, 31, 32, 33, 22, 21, 24, 40]])
+        _, sound = speaking.generate(words, attention_mask=torch.ones_like(words), **options)
+        assert sound.numel() > 0
+    with omnisift.attach(speaking.thinker, made("omnisift", QUARTER, WIDTH)):
+        same = speaking.thinker.generate(**inputs, max_new_tokens=4, eos_token_id=None)
+    assert torch.equal(getattr(answer, "sequences", answer), same)
+
+
+@torch.no_grad()
+@each_family
+def test_arguments_that_can_not_be_cut_are_refused(family: Family) -> None:
+    model, inputs = host(family), family.inputs(*THREE[:1])
+    with omnisift.attach(model, made("random", QUARTER, WIDTH)):
+        model(**inputs, logits_to_keep=1)
+        with pytest.raises(UnsupportedCall, match="pass a number"):
+            model(**inputs, logits_to_keep=torch.tensor([3, 4]))
+        if "moe" in family.model_type:
+            with pytest.raises(UnsupportedCall, match="output_router_logits=False"):
+                model(**inputs, output_router_logits=True)
+            text = family.inputs([9])
+            assert model(**text, output_router_logits=True).logits.shape[1] == 9
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_videos_encoded_before_the_compressor_was_attached_are_refused(name: str) -> None:
+    family = FAMILIES[name]
+    model, inputs = host(family), family.inputs(*THREE[:1])
+    encoded = model.model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
+    text = {key: value for key, value in inputs.items() if key not in ("pixel_values_videos", "video_grid_thw")}
+    with (
+        omnisift.attach(model, made("random", QUARTER, WIDTH)),
+        pytest.raises(UnsupportedCall, match="without video_grid_thw"),
+    ):
+        model(**text, mm_encoder_outputs={"video": encoded})
+
+
+@each_family
+def test_a_part_without_a_language_head_is_refused(family: Family) -> None:
+    with pytest.raises(UnsupportedModel, match="language head"):
+        adapter_class(family.model_type)(host(family).model)
+
+
+def test_a_class_that_transformers_lacks_is_one_line_with_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family in FAMILIES:
+        assert model_class(family).__name__ == adapter_class(family).model_class
+    monkeypatch.setattr(adapter_class("qwen3_vl"), "model_class", "Qwen9VLForConditionalGeneration")
+    monkeypatch.setattr(adapter_class("qwen3_vl"), "release", "9.1")
+    with pytest.raises(UnsupportedModel, match=r"needs Qwen9VL.* lacks; install Transformers 9\.1 or newer"):
+        model_class("qwen3_vl")
