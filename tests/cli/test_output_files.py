@@ -95,7 +95,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         code, _, err = omnisift(*command)
     check_one_line(code, err)
     left = {path for path in tmp_path.rglob("*") if path.is_file() and path.name != "metadata.jsonl"}
-    kept = {"run": {"out.jsonl", "out.jsonl.run"}, "train": {"recipe.json"}}.get(name, set())
+    kept = {"run": {"out.jsonl", "out.jsonl.run"}, "train": {"recipe.json", "run.lock"}}.get(name, set())
     small = {
         path for path in left if path.stat().st_size <= limit and (path.name in kept or "tensorboard" in path.parts)
     }

@@ -59,6 +59,7 @@ GROUPS: dict[str, dict[str, Any]] = {
             "file_name": "a.mp4",
             "qa": [{"question": "Q", "answer": "A"}],
         },
+        "`caption` that is no text": {"file_name": "a.mp4", "caption": ["A"]},
         "text only": {"messages": [user("Q"), A]},
         "`text` (pre-training)": {"text": "a document"},
         "an assistant turn alone (pre-training)": talk(A),
@@ -93,6 +94,7 @@ GROUPS: dict[str, dict[str, Any]] = {
         "roles of tools: `tool`, `tool_call`, `tool_response`, `function_call`, `observation`": talk(
             U, {"role": "tool_call", "content": "{}"}, A
         ),
+        "`role` and `from`, or `content` and `value`, that differ": talk({**U, "from": "gpt"}, A),
         "another role": talk(U, {"role": "critic", "content": "x"}, A),
         "an empty user turn after the clip's": talk(U, A, user(""), answer()),
         "the clip alone as a question": talk(user("<video>"), A),
@@ -108,6 +110,10 @@ GROUPS: dict[str, dict[str, Any]] = {
         ),
         "`audios` beside `videos`, of another name": talk(user("<video><audio>Q"), A, audios=["music.wav"]),
         "`audios` alone": {"messages": [user("<audio>Q"), A], "audios": ["a.wav"]},
+        "`audios` alone with the name of a video: its sound, without its images": {
+            "messages": [user("<audio>Q"), A],
+            "audios": ["a.mp4"],
+        },
         "`<video>` for a clip of `audios`": {"messages": [user("<video>Q"), A], "audios": ["a.wav"]},
         "more tags than clips": talk(user("<video><video>Q"), A),
         "the tag again in words": talk(user("<video>In HTML, what is <video>?"), A),
@@ -126,6 +132,7 @@ GROUPS: dict[str, dict[str, Any]] = {
         "a video part after the text": {"messages": [user([TEXT, VIDEO]), A]},
         "a `video_url` part": {"messages": [user([URL, TEXT]), A]},
         "a video part without a file, for `videos`": talk(user([{"type": "video"}, TEXT]), A),
+        "an audio part with its file": {"messages": [user([{"type": "audio", "audio": "a.wav"}, TEXT]), A]},
         "a video part with settings": {"messages": [user([{**VIDEO, "video_start": 2}, TEXT]), A]},
         "an image part": {"messages": [user([{"type": "image", "image": "a.png"}, TEXT]), A]},
         "`tool_calls`, `function_call`, `reasoning_content` or media under a turn": talk(

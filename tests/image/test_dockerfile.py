@@ -124,14 +124,13 @@ def _image(folder: Path) -> Stage:
     subprocess.run(["debootstrap", "--variant=minbase", RELEASE, str(roots[0])], check=True, capture_output=True)
     shutil.rmtree(roots[0] / "var/cache/apt/archives")
     # What docker gives to each build as well: how names are resolved. And this machine's certificate, if it has one.
+    # Debian's package of certificates would overwrite that one in its usual place.
     certificate = os.environ.get("PIP_CERT")
-    for name in ("/etc/resolv.conf", "/etc/hosts", *([certificate] if certificate else [])):
-        target = roots[0] / name.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(name, target)
-    # Not copytree: it would read the device files, and /dev/full and /dev/zero never end.
-    subprocess.run(["cp", "--archive", *map(str, roots)], check=True)
-    network = {"PIP_CERT": certificate} if certificate else {}
+    for name, copy in {"/etc/resolv.conf": "etc/resolv.conf", "/etc/hosts": "etc/hosts", certificate: "ca.crt"}.items():
+        if name is not None:
+            shutil.copy(name, roots[0] / copy)
+    copy_system(*roots)
+    network = {"PIP_CERT": "/ca.crt"} if certificate else {}
     arguments: dict[str, str] = {}
     wheel = cpu_wheel()
     if wheel is not None:

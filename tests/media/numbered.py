@@ -150,3 +150,22 @@ def forget_stamps(data: bytearray, keep_every: int, stream_id: int = 0xE0) -> No
                 data[payload + 7] &= 0x3F
                 data[payload + 9 : payload + 9 + length] = b"\xff" * length
             number += 1
+
+
+def move_stamps(data: bytearray, which: list[int], seconds: float, stream_id: int = 0xE0) -> None:
+    """Add seconds to some time stamps of a transport stream: of the n-th units of its video, or of another track."""
+    mark = b"\0\0\1" + bytes([stream_id])
+    units = [p for at, _, p in ts_packets(data) if data[at + 1] & 0x40 and data[p : p + 4] == mark]
+    for payload in (units[number] for number in which):
+        # Each stamp has 33 bits, in five bytes with marks in between; the second one is that of decoding.
+        for at in (payload + 9, payload + 14)[: {2: 1, 3: 2}.get(data[payload + 7] >> 6, 0)]:
+            b = data[at : at + 5]
+            stamp = (b[0] >> 1 & 7) << 30 | b[1] << 22 | b[2] >> 1 << 15 | b[3] << 7 | b[4] >> 1
+            stamp = (stamp + round(seconds * 90_000)) % 2**33
+            data[at : at + 5] = bytes([
+                b[0] & 0xF0 | stamp >> 30 << 1 | 1,
+                stamp >> 22 & 255,
+                (stamp >> 15 & 127) << 1 | 1,
+                stamp >> 7 & 255,
+                (stamp & 127) << 1 | 1,
+            ])  # fmt: skip

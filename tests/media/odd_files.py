@@ -20,6 +20,7 @@ import numbered
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 from clip_writer import find_boxes
+from corpus import changed
 
 from omnisift.errors import OmniSiftError
 from omnisift.media import read
@@ -70,16 +71,6 @@ def clip(**options: Any) -> Callable[[Path], None]:
     return lambda path: numbered.write(path, **options)
 
 
-def changed(make: Callable[[Path], Any], change: Callable[[bytearray], Any]) -> Callable[[Path], None]:
-    def run(path: Path) -> None:
-        make(path)
-        data = bytearray(path.read_bytes())
-        new = change(data)
-        path.write_bytes(bytes(data if new is None else new))
-
-    return run
-
-
 def joined(*parts: Callable[[Path], Any]) -> Callable[[Path], None]:
     """The bytes of several files one after the other."""
 
@@ -113,6 +104,11 @@ def without_index(data: bytearray) -> bytes:
 def all_key(packets: list) -> None:
     for packet in packets:
         packet.is_keyframe = True
+
+
+def some_key(packets: list) -> None:
+    for number, packet in enumerate(packets):
+        packet.is_keyframe |= number % 9 == 0
 
 
 def without_sync_table(data: bytearray) -> None:
@@ -162,6 +158,10 @@ HEVC = {
     "x265-params": "log-level=none:keyint=20:min-keyint=20:bframes=3:pools=1:frame-threads=1",
 }
 add(STARTS, "open-group-hevc.mp4", clip(**LONG, video="libx265", codec_options=HEVC), SIXTEEN)
+# Where decoding starts at the first packet of an open group, the images before it are left out.
+for name, change in (("all", all_key), ("some", some_key)):
+    make = clip(**LONG, video="libx265", codec_options=HEVC, change=change)
+    add(STARTS, f"{name}-key-open-group-hevc.mkv", make, SIXTEEN)
 add(STARTS, "open-group-mpeg2.ts", clip(**LONG, video="mpeg2video", codec_options={"bf": "2", "b": "4000000"}), SIXTEEN)
 add(STARTS, "intra.mp4", clip(**LONG, gop=1), SIXTEEN)
 add(
@@ -260,6 +260,7 @@ add(
 
 # --- clocks that jump ------------------------------------------------------------------------------------------------
 JUMPS = "clocks that jump"
+MOVING = [n / 10 for n in range(41)]
 JOINED = "joined without a gap"
 B2 = {"codec_options": {"bf": "2"}}
 
@@ -309,12 +310,73 @@ add(
     beeps_of(2),
     JOINED,
 )
+add(
+    JUMPS,
+    "restart-h264.mpg",
+    joined(*(clip(audio="mp2", container="mpeg", first=first) for first in (0, 100))),
+    images_of(2),
+    beeps_of(2),
+    JOINED,
+)
+# Less than a second back, by different amounts.
+for seconds in (0.12, 0.32, 0.68):
+    add(JUMPS, f"back-{seconds}.ts", parts(10, 14 - seconds), images_of(2), beeps_of(2), JOINED)
+add(
+    JUMPS,
+    "back-early.ts",
+    joined(
+        clip(count=12, shift=11, container="mpegts", audio=None),
+        clip(count=25, first=12, shift=10.6, container="mpegts", audio=None),
+    ),
+    [0, 12, 25, 36],
+    [],
+    JOINED,
+)
+WRAP = 2**33 / 90_000
+add(
+    JUMPS,
+    "wrap-and-restart.ts",
+    joined(clip(shift=WRAP - 2.5, container="mpegts"), clip(first=100, shift=1.0, container="mpegts")),
+    images_of(2),
+    beeps_of(2),
+    JOINED,
+)
+
+
+def broken(which: list[int], seconds: float, track: int, b: int) -> Callable[[Path], None]:
+    make = clip(container="mpegts", audio="mp2", codec_options={"bf": str(b)})
+    return changed(make, lambda data: numbered.move_stamps(data, which, seconds, track))
+
+
+for track, kind in ((0xE0, "image"), (0xC0, "sound")):
+    for seconds in (3600, 30, -1, -0.5):
+        for place, which in (("first", [0]), ("middle", [20]), ("two", [20, 21]), ("last", [-1])):
+            if place == "first" and seconds < 0:  # then the track may begin earlier
+                continue
+            for b in (0, 2):
+                warns = [JOINED] if place == "last" and seconds < 0 else []
+                add(
+                    JUMPS,
+                    f"{kind}-{place}-{seconds}-b{b}.ts",
+                    broken(which, seconds, track, b),
+                    FOUR,
+                    BEEPS,
+                    *warns,
+                )
+PAUSE = [*MOVING, *(20 + n / 10 for n in range(40))]
+for suffix in ("ts", "flv"):
+    add(
+        JUMPS,
+        f"pause-with-sound.{suffix}",
+        clip(times=PAUSE, fps=10, seconds=24.0),
+        [*range(0, 41, 5), *[40] * 31, *range(41, 81, 5)],
+        [n + 0.5 for n in range(24)],
+    )
 add(JUMPS, "part-of-restart.ts", parts(0, 0), images_of(2)[6:12], [0.5, 1.5, 2.5], JOINED, start=3.0, end=6.0)
 add(JUMPS, "wrap.ts", clip(shift=2**33 / 90_000 - 2, container="mpegts"), FOUR, BEEPS)
 
 # --- still ends ------------------------------------------------------------------------------------------------------
 STILL = "still ends"
-MOVING = [n / 10 for n in range(41)]
 SCREEN = [min(5 * k, 40) for k in range(60)]
 THIRTY = [n + 0.5 for n in range(30)]
 screen = {"times": MOVING, "fps": 10, "seconds": 30.0}
@@ -362,6 +424,14 @@ for name, make, pair, images, beeps, codec in (
     ),
     ("unknown-audio.mkv", clip(), (b"A_AAC", b"A_XYZ"), FOUR, [], "audio track 1 (A_XYZ"),
     ("unknown-video.avi", clip(**AVI_B), (b"H264", b"XYZ3"), [], BEEPS, "video track 0 (XYZ3"),
+    (
+        "unknown-audio.avi",
+        clip(**AVI_B),
+        (b"\x55\0\1\0\x80\xbb", b"\x55\x7a\1\0\x80\xbb"),
+        FOUR,
+        [],
+        "audio track 1 (0x7A55, unknown codec)",
+    ),
 ):
     add(TRACKS, name, changed(make, lambda data, pair=pair: bytes(data).replace(*pair)), images, beeps, codec)
 for suffix in ("mp4", "mkv"):

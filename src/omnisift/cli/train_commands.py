@@ -283,6 +283,6 @@ def show_findings(console: Console, findings: Findings, clean: Path | None, rows
         if clips:
             console.print(Text(f"{kind}: {len(clips)}"))
         for name, what in list(clips.items())[:3]:
-            console.print(Text(f"  {name}: {what}"))
+            console.print(Text(f"  {name}: {what}"), soft_wrap=True)
     usable = f"{len(findings.clean)} of {findings.samples + len(rows.refused)} samples can be used"
     console.print(Text(usable + ("" if clean is None else f"; written to {clean}")))

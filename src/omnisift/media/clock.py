@@ -11,7 +11,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from omnisift.media.headers import PacketHeaders
+from omnisift.media.headers import NORMAL_GAP, PacketHeaders
 from omnisift.media.index import VideoIndex, frame_step
 
 SKEW = 0.1
@@ -113,7 +113,7 @@ def read_clock(
     video: VideoStream | None,
     audio: AudioStream | None,
     start: float,
-    audio_end: float,
+    audio_headers: PacketHeaders | None,
     jumps: int,
 ) -> MediaClock:
     """Choose the zero of the media clock: the first image, or the first audio if that is more than `SKEW` earlier.
@@ -127,10 +127,13 @@ def read_clock(
         video: the video track; None without one.
         audio: the audio track; None without one.
         start: seconds by which 0 is moved later.
-        audio_end: file time at which the last packet of audio ends; -inf without audio.
+        audio_headers: the packets of the audio track; None without any.
         jumps: how often the file's own clock jumps; what its headers state about lengths is then wrong.
     """
     audio_start, stated_audio_end = _stated_times(audio)
+    if audio_headers is not None and abs(audio_headers.start - audio_start) > NORMAL_GAP:
+        audio_start = audio_headers.start  # the first time stamp is broken
+    audio_end = audio_headers.end if audio_headers is not None else -math.inf
     _, stated_video_end = _stated_times(video)
     first_image = float(index.shown_times[0]) if index is not None else math.inf
     # Audio that begins clearly earlier than the video would lose its beginning.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -74,7 +75,8 @@ class VideoDecoder:
         budget.check_pixels(int(self._needed.sum()) * self._decoder.width * self._decoder.height)  # fails early
         self._last = int(np.flatnonzero(self._needed)[-1]) if self._needed.any() else -1
         self._number = 0
-        self._has_moments = False  # whether the current stretch has images that are wanted
+        self._moments = self._missing[:0]  # those whose frames are in the current stretch
+        self._shown_at = self._times[:0]  # when these frames are shown
         self._start: int | None = None  # first packet of the current stretch; None outside a stretch
         self._clean: bool | None = None  # whether decoding could start there; None: not known yet
 
@@ -104,9 +106,9 @@ class VideoDecoder:
         """Begin a stretch at a packet, with the moments whose frames are in it."""
         skipped = np.flatnonzero(~self._needed[start:])
         end = start + int(skipped[0]) if len(skipped) else len(self._needed)
-        moments = self._missing[(self._wanted >= start) & (self._wanted < end)]
-        self._images.begin(moments.tolist())
-        self._has_moments = len(moments) > 0
+        inside = (self._wanted >= start) & (self._wanted < end)
+        self._moments, self._shown_at = self._missing[inside], self._times[self._wanted[inside]]
+        self._images.begin(self._moments.tolist())
         self._start = start
         self._clean = True if start == 0 else None
 
@@ -115,6 +117,9 @@ class VideoDecoder:
         self._decode(None)
         if self._clean:
             self._images.finish()
+            # Frames that depend on what is before the start are missing, and later ones stand for them.
+            if self._start and self._images.withdraw_later(self._moments, self._shown_at):
+                self._reject_start()
         else:
             self._images.drop()
             self._reject_start()
@@ -161,7 +166,7 @@ class VideoDecoder:
             self._reject_start()
 
     def _reject_start(self) -> None:
-        if self._start is not None and self._has_moments:
+        if self._start is not None and len(self._moments):
             self.bad_starts.add(self._start)
 
 
@@ -204,6 +209,8 @@ class AudioDecoder:
                 self._audio.follow_next_time()
             if packet.pts is not None:
                 packet.pts += round(offset / self._time_base)
+        if self._number < len(self._headers.pts) and math.isnan(self._headers.pts[self._number]):
+            packet.pts = None  # missing or broken; the samples follow those before them
         self._number += 1
         early = packet.pts is not None and packet.pts * self._time_base < self._zero - LEAD_IN
         if self.done or (early and self._max_lead_in == 0):

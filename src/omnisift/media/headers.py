@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +63,12 @@ class PacketHeaders:
     """(packet, seconds): what is added to the stamps from this packet on, see `carry_clock`."""
 
     @property
+    def start(self) -> float:
+        """Seconds: when the first packet that has a time begins; inf without any."""
+        times = self.pts[~np.isnan(self.pts)]
+        return float(times[0]) if len(times) else math.inf
+
+    @property
     def end(self) -> float:
         """Seconds: when the last packet ends; -inf without packets that have a time."""
         times = self.pts[~np.isnan(self.pts)]
@@ -69,7 +76,8 @@ class PacketHeaders:
 
     def offset_at(self, packet: int) -> float:
         """Seconds to add to the time stamps of a packet."""
-        return next((seconds for first, seconds in reversed(self.offsets) if packet >= first), 0.0)
+        place = bisect_right(self.offsets, packet, key=lambda offset: offset[0])
+        return self.offsets[place - 1][1] if place else 0.0
 
 
 class ParameterSetFinder:
@@ -159,8 +167,9 @@ class _TrackReader:
             return None
         flags = np.frombuffer(self._flags, np.uint8)
         dts = np.frombuffer(self._dts, np.float64)
-        steps = np.abs(np.diff(dts))
-        steps = steps[np.isfinite(steps)]
+        # Packets without a time stamp count as well.
+        known = np.flatnonzero(np.isfinite(dts))
+        steps = np.abs(np.diff(dts[known])) / np.diff(known)
         return PacketHeaders(
             step=float(np.median(steps)) if len(steps) else 0.0,
             last_duration=self._duration,
@@ -208,7 +217,7 @@ def read_headers(
                 heard += audio is not None and packet.stream.index == audio.index
             if heard >= ENOUGH and not whole_audio:
                 break
-        # The container goes on where the first loop stopped.
+        # Reading continues where the first loop stopped.
         if heard >= ENOUGH and not whole_audio and video is not None:
             yield from (p for p in read_packets(container, [video], budget) if p is not None)
 

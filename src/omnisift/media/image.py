@@ -155,6 +155,13 @@ class ImageCollector:
         """End the stretch; its remaining moments stay without an image."""
         self._last, self._open = None, []
 
+    def withdraw_later(self, moments: npt.NDArray[np.int64], shown_at: npt.NDArray[np.float64]) -> bool:
+        """Take back the images of moments that are shown later than ``shown_at``; returns whether there are any."""
+        with np.errstate(invalid="ignore"):
+            later = moments[self.times[moments] > shown_at + TIME_TOLERANCE]
+        self.times[later] = np.nan
+        return len(later) > 0
+
     def fill_missing(self) -> None:
         """Let the image before, else the one after, stand for moments without an image."""
         missing, present = self.missing, np.flatnonzero(~np.isnan(self.times))

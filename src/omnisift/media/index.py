@@ -132,7 +132,9 @@ def times_in_order(
     wrong = np.zeros(len(known), bool)
     wrong[1:] |= ~(known[1:] > before[:-1])
     wrong[:-1] |= ~(known[:-1] < after[1:])
-    known[wrong] = np.nan
+    # If most are wrong, so is where the others are.
+    mostly_wrong = 2 * (wrong & ~np.isnan(known)).sum() > (~np.isnan(known)).sum()
+    known[wrong | mostly_wrong] = np.nan
     if np.isnan(known).all():
         # Frames are shown at the decoding times of later packets: a frame waits for those that are coded before it but
         # shown after it.

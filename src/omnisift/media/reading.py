@@ -134,7 +134,7 @@ class ClipReader:
                 index = self._index(container, video, headers[0], audio_end, ask_decoder)
             if video is not None and index is None:
                 self.warnings.append(NO_FRAMES)
-            self.clock = read_clock(container, index, video, audio, self.start, audio_end, jumps)
+            self.clock = read_clock(container, index, video, audio, self.start, headers[1], jumps)
             self.index = index if self.video else None
             self.audio_collector = AudioCollector(self.until) if audio is not None and self.audio else None
         return headers
@@ -163,7 +163,7 @@ class ClipReader:
             later = [] if whole else keys[keys > unknown[-1]][1:2]
             until = int(later[0]) if len(later) else len(times)
             order = read_display_order(self.file, self.tracks, first, until, self.budget)
-            known = np.full(len(order), np.nan) if whole else times[order]
+            known = np.full(len(order), np.nan) if guessed else times[order]
             times[first:until] = np.nan
             times[order] = times_in_order(order, known, stamps, 1 / rate if rate else headers.step)
             if container.format.name == "avi" and len(order):
@@ -359,10 +359,10 @@ class ClipReader:
             return None
         if self.image_collector.late:
             self.warnings.append(f"{self.image_collector.late} frame(s) with decreasing time stamps left out")
+        self.warnings += self.image_collector.warnings()
         if self.image_collector.images is None:
             self.warnings.append("no image can be decoded")
-        self.warnings += self.image_collector.warnings()
-        if self.unavailable:
+        elif self.unavailable:
             self.warnings.append(
                 f"{self.unavailable} of {len(self.image_collector.times)} images can't be decoded; their neighbours "
                 "stand for them"

@@ -126,9 +126,11 @@ def codec_name(file: Source, container: InputContainer, stream: Track) -> str:
         return stream.codec_context.codec.canonical_name
     name = None
     if container.format.name.startswith("matroska"):
-        # Each track entry has an element 86 with the name of its codec, in the order of the tracks.
-        names = re.findall(rb"\x86[\x80-\xff]([VAS]_[\x21-\x7e]{1,60})", file.head(MATROSKA_HEAD))
-        name = names[stream.index].decode() if stream.index < len(names) else None
+        # Each track entry has an element 86 with the length and the name of its codec, in the order of the tracks.
+        names = re.findall(rb"\x86([\x80-\xff])([VAS]_[\x21-\x7e]{1,60})", file.head(MATROSKA_HEAD))
+        if stream.index < len(names):
+            length, text = names[stream.index]
+            name = text[: length[0] & 127].decode()
     else:
         # PyAV has no name for such a track; FFmpeg's description, which it writes to its log, has.
         with _log_level:
@@ -138,8 +140,9 @@ def codec_name(file: Source, container: InputContainer, stream: Track) -> str:
                 text = cast(Any, container).dumps_format()  # PyAV's annotations lack it
             finally:
                 av.logging.set_level(level)
-        match = re.search(rf"Stream #\d+:{stream.index}\b.*?: \w+: \S+ \((\w+)", text)
-        name = match.group(1) if match else None
+        # Four letters, or a number that is shown as such letters and brackets.
+        match = re.search(rf"Stream #\d+:{stream.index}\b.*?: \w+: \S+ \((?:(\w{{4}})|.*? / (0x\w+)\))", text)
+        name = match.group(1) or match.group(2) if match else None
     return name or "no name"
 
 

@@ -30,12 +30,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except (RuntimeError, TypeError):
-        resolved = None
-    if resolved is None or resolved.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"unknown device {str(device)!r}; use auto, cpu, cuda, cuda:N or mps")
+    resolved = named_device(device)
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     count = counts[resolved.type]
     if (resolved.index or 0) >= count:
@@ -46,6 +41,17 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
             "use auto or cpu"
         )
     return resolved
+
+
+def named_device(device: str | torch.device) -> torch.device:
+    """The device of that name, which this machine may lack. Raises `UsageError` for a name that is unknown."""
+    try:
+        named = torch.device(device)
+    except (RuntimeError, TypeError):
+        named = None
+    if named is None or named.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"unknown device {str(device)!r}; use auto, cpu, cuda, cuda:N or mps")
+    return named
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:

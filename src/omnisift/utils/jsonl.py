@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -17,6 +17,7 @@ from omnisift.utils.atomic_io import atomic_file, is_same_file, lock_writer, syn
 _BLOCK = 1 << 16
 _LOCK_SECONDS = 10.0
 """How long one write waits for that of another process."""
+PairsHook = Callable[[list[tuple[str, Any]]], Any]
 
 
 class JsonLines:
@@ -161,19 +162,22 @@ def parse_jsonl(text: str, source: object) -> Iterator[tuple[int, Any]]:
             yield number, parse_json(line, f"{source}:{number}")
 
 
-def parse_json(text: str | bytes, location: str, advice: str = "correct or delete the line") -> Any:
+def parse_json(
+    text: str | bytes, location: str, advice: str = "correct or delete the line", hook: PairsHook | None = None
+) -> Any:
     """Parse one JSON value that a user or another program may have written.
 
     Args:
         text: the value.
         location: file and line, for the message.
         advice: what to do about text that is not JSON.
+        hook: makes an object of its keys and values, of which JSON allows several with one key.
 
     Raises:
         UsageError: it is not JSON, is nested too deeply, or holds a number of more digits than Python reads.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=hook)
     except RecursionError:
         reason = "nested too deeply"
     except json.JSONDecodeError as error:

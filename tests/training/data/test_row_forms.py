@@ -16,7 +16,16 @@ from typer.testing import CliRunner
 from omnisift.cli.app import app
 from omnisift.errors import UsageError
 from omnisift.models.prompt_cut import IGNORE_INDEX
-from omnisift.training.data import Collator, Sample, Turn, encode_sample, load_samples, read_rows, save_samples
+from omnisift.training.data import (
+    Collator,
+    Sample,
+    Turn,
+    encode_sample,
+    load_samples,
+    read_rows,
+    save_folder,
+    save_samples,
+)
 from omnisift.training.data.rows import FORMS
 from omnisift.training.finetune import fine_tune, load_train_recipe
 from omnisift.utils.assets import nano_path
@@ -175,3 +184,93 @@ def test_labels_before_a_clip_learn_like_those_after_it(processor: Any, clip: Pa
     length = alone["labels"].shape[1]
     assert torch.equal(late["labels"][:, :length], alone["labels"])
     assert described(Sample("x", clip, turns, (2, 0))).count("▶") == 1
+
+
+def test_lines_of_a_folder_are_checked_like_other_rows(tmp_path: Path) -> None:
+    pair = {"question": "What is <video> here?", "answer": "A"}
+    rows = [
+        {"file_name": "a.mp4", "qa": [pair]},
+        {"file_name": "a.mp4", "qa": [{**pair, "answer": "<video>"}]},
+        {"file_name": "a.mp4", "caption": "A", "chosen": "B"},
+        {"file_name": "a.mp4", "question": "Q", "answer": "A", "qa": [pair]},
+    ]
+    written(tmp_path / "metadata.jsonl", rows)
+    read_from = read_rows([tmp_path])
+    assert [described(sample) for sample in read_from.samples] == [
+        "user: What is▶ here? / assistant: A",
+        "user: ▶Q / assistant: A",
+        "user: What is▶ here? / assistant: A",
+    ]
+    assert list(read_from.refused) == ["metadata.jsonl:2", "metadata.jsonl:3"]
+
+
+def test_the_model_gets_no_images_of_a_clip_named_as_audio(processor: Any, clip: Path, tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "<audio>what"}, ANSWER], "audios": [str(clip)]}
+    samples = load_samples(written(tmp_path / "data.jsonl", [row]))
+    for form in FORMS:
+        save_samples(samples, tmp_path / f"{form}.jsonl", form)
+        assert load_samples(tmp_path / f"{form}.jsonl") == samples
+    batch = Collator(processor)(samples)
+    assert "pixel_values_videos" not in batch
+    assert "input_features" in batch
+    with pytest.raises(UsageError, match="named as audio"):
+        save_folder(samples, clip.parent)
+
+
+def test_a_folder_takes_no_system_turn(tmp_path: Path) -> None:
+    """It has no place for one, and the turn would be lost."""
+    turns = (Turn("system", "be still"), Turn("user", "what"), Turn("assistant", "red"))
+    with pytest.raises(UsageError, match="without a system turn"):
+        save_folder([Sample("x", tmp_path / "a.mp4", turns)], tmp_path)
+
+
+@pytest.mark.parametrize("begin", ["", "[\n", "["])
+def test_a_key_given_twice_refuses_its_row(begin: str, tmp_path: Path) -> None:
+    """Readers differ in which of the two values they take."""
+    good = json.dumps({"messages": [USER, ANSWER]})
+    rows = [good, good.replace('"content"', '"content": "Why?", "content"', 1), good]
+    path = tmp_path / "data.jsonl"
+    path.write_text(begin + (",\n" if begin else "\n").join(rows) + ("]" if begin else ""), encoding="utf-8")
+    found = read_rows([path])
+    assert len(found.samples) == 2
+    assert list(found.refused.values()) == ["the key 'content' is given twice; keep one of them"]
+
+
+def test_an_odd_row_does_not_decide_how_its_file_is_read(tmp_path: Path) -> None:
+    """A list in the first line is a row; bytes that are not UTF-8 in a list refuse their row alone."""
+    good = json.dumps({"messages": [USER, ANSWER]})
+    (tmp_path / "lines.jsonl").write_text(f"[1]\n{good}\n", encoding="utf-8")
+    found = read_rows([tmp_path / "lines.jsonl"])
+    assert (len(found.samples), list(found.refused)) == (1, ["lines.jsonl:1"])
+    (tmp_path / "list.json").write_bytes(f"[{good}, ".encode() + good.encode().replace(b"blue", b"caf\xe9") + b"]")
+    found = read_rows([tmp_path / "list.json"])
+    assert (len(found.samples), list(found.refused)) == (1, ["list.json[1]"])
+
+
+def test_rows_of_files_with_one_name_and_ids_given_twice_are_told_apart(processor: Any, tmp_path: Path) -> None:
+    row = {"id": 7, "messages": [USER, ANSWER], "videos": ["gone.mp4"]}
+    paths = [tmp_path / "a" / "data.jsonl", tmp_path / "b" / "data.jsonl"]
+    for path in paths:
+        path.parent.mkdir()
+        written(path, ["3\n", row, row])
+    found = read_rows(paths)
+    assert list(found.refused) == [f"{path}:1" for path in paths]
+    collator = Collator(processor)
+    collator(found.samples)
+    assert list(collator.skipped) == ["7", f"7 ({paths[0]}:3)", f"7 ({paths[1]}:2)", f"7 ({paths[1]}:3)"]
+
+
+@pytest.mark.parametrize("command", [["data-check", "world", "--clean"], ["convert", "world"]])
+def test_a_file_in_another_folder_names_the_same_clips(
+    command: list[str], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("world", "other"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(clip, tmp_path / "world" / "a.mp4")
+    written(tmp_path / "world" / "metadata.jsonl", [{"file_name": "a.mp4", "caption": "a clip"}])
+    result = CliRunner().invoke(app, [*command, "other/data.jsonl"])
+    assert result.exit_code == 0, result.output
+    (sample,) = load_samples(Path("other/data.jsonl"))
+    assert sample.media is not None
+    assert sample.media.is_file()

@@ -111,6 +111,19 @@ def test_yaml_reads_no_as_false(good: dict[str, Any]) -> None:
     assert load_train_recipe(Path("recipe.yaml")).evaluates == "no"
 
 
+def test_none_is_no_tracker(good: dict[str, Any]) -> None:
+    path = Path("recipe.yaml")
+    path.write_text(json.dumps(good | {"report_to": "none"}), encoding="utf-8")
+    assert load_train_recipe(path).report_to is None
+
+
+def test_the_name_of_a_device_is_checked_without_the_device(good: dict[str, Any]) -> None:
+    path = Path("recipe.yaml")
+    path.write_text(json.dumps(good | {"device": "cudaa"}), encoding="utf-8")
+    with pytest.raises(UsageError, match="unknown device 'cudaa'"):
+        plan_run(load_train_recipe(path))
+
+
 def test_a_key_given_twice_is_refused(good: dict[str, Any]) -> None:
     Path("recipe.yaml").write_text("retain: 0.5\n" + "\n".join(f"{k}: {json.dumps(v)}" for k, v in good.items()))
     with pytest.raises(UsageError, match="the key 'retain' is given twice"):

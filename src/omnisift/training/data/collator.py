@@ -88,6 +88,10 @@ class Collator:
         limit = self.reading.max_seconds
         if limit is not None and (media.seconds > limit):
             return self._skip(sample, f"longer than {limit:g} s")
+        if sample.sound_only and media.has_video:
+            if not media.has_audio:
+                return self._skip(sample, "named as audio, but has no audio track")
+            media = replace(media, images=None)
         return [media]
 
     def read(self, path: Path) -> Media:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UsageError
-from omnisift.training.data.rows import check_characters, clip_path, row_of, sample_of, unknown_keys
+from omnisift.training.data.repeated import check_repeated, marked_object
+from omnisift.training.data.rows import check_characters, check_keys, clip_path, row_of, sample_of, unknown_keys
 from omnisift.training.data.samples import Sample, Turn, check_sample
+from omnisift.training.data.tags import place_clip
 from omnisift.utils.jsonl import parse_json, write_jsonl
 from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
 from omnisift.utils.special_tokens import SpecialTokens
@@ -68,9 +70,10 @@ def read_rows(paths: Sequence[Path], special: SpecialTokens | None = None) -> Da
     Raises:
         UsageError: a file is missing, not UTF-8 text or empty, or none of its rows can be used; with file and line.
     """
-    rows = DataRows()
-    for path in paths:
-        _read_file(_data_file(path), special, rows)
+    rows, files = DataRows(), [_data_file(path) for path in paths]
+    names = Counter(file.name for file in files)
+    for file in files:
+        _read_file(file, file.name if names[file.name] == 1 else str(file), special, rows)
     if not rows.samples:
         (place, reason), count = next(iter(rows.refused.items())), len(rows.refused)
         raise UsageError(f"{place}: {reason}" + (f" (none of the {count} rows can be used)" if count > 1 else ""))
@@ -102,13 +105,14 @@ def _data_file(path: Path) -> Path:
     return file
 
 
-def _read_file(path: Path, special: SpecialTokens | None, rows: DataRows) -> None:
-    """Add the rows of one file to ``rows``."""
-    is_empty = True
-    for where, parse in _rows(path):
+def _read_file(path: Path, name: str, special: SpecialTokens | None, rows: DataRows) -> None:
+    """Add the rows of one file, which messages call ``name``, to ``rows``."""
+    is_empty, ids = True, {sample.id for sample in rows.samples}
+    for where, parse in _rows(path, name):
         is_empty = False
         try:
             row = parse()
+            check_repeated(row, where)
             if isinstance(row, dict):
                 rows.unknown_keys.update(unknown_keys(row))
             samples = _samples(row, where, path.parent)
@@ -124,6 +128,9 @@ def _read_file(path: Path, special: SpecialTokens | None, rows: DataRows) -> Non
             except UsageError as error:
                 rows.refused[place] = str(error).removeprefix(f"{place}: ")
                 continue
+            if sample.id in ids:  # ids count and name what is skipped, so that each is given once
+                sample = replace(sample, id=f"{sample.id} ({where})")
+            ids.add(sample.id)
             rows.samples.append(sample)
     if is_empty:
         raise UsageError(f"{path} has no rows")
@@ -153,11 +160,11 @@ def save_folder(samples: Sequence[Sample], folder: Path) -> None:
     for sample in samples:
         if sample.media is None or not sample.media.resolve().is_relative_to(folder.resolve()):
             raise UsageError(f"{sample.id}: its clip is not in {folder}; choose another form, or move the clip there")
-        turns = [turn for turn in sample.turns if turn.role != "system"]
-        if [turn.role for turn in turns] != ["user", "assistant"] or sample.clip_at is not None:
+        turns = sample.turns
+        if [turn.role for turn in turns] != ["user", "assistant"] or sample.clip_at is not None or sample.sound_only:
             raise UsageError(
-                f"{sample.id}: {len(turns)} turns, or a clip inside the question; a folder takes one question after "
-                "the clip and one answer per sample"
+                f"{sample.id}: {len(turns)} turns, a clip inside the question, or one named as audio; a folder takes "
+                "one question after the clip and one answer per sample, without a system turn"
             )
         name = sample.media.resolve().relative_to(folder.resolve()).as_posix()
         row = rows.setdefault(name, {"file_name": name})
@@ -169,20 +176,33 @@ def save_folder(samples: Sequence[Sample], folder: Path) -> None:
     write_jsonl(folder / METADATA, rows.values())
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _rows(path: Path, name: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """(file and line, function that parses the row) of each row; a JSON file holds a list."""
     text = read_text(path, "the data", errors="surrogateescape")
-    if not any(map(is_text, text.split("\n"))) or text.lstrip().startswith("["):
-        text = read_text(path, "the data")  # no text at all, or a list, of which no row can be left out
-    if text.lstrip().startswith("["):
-        rows = parse_json(text, str(path), "correct the file")
-        yield from ((f"{path.name}[{number}]", partial(lambda row: row, row)) for number, row in enumerate(rows))
+    is_list = _is_list(text)
+    if not is_list and not any(map(is_text, text.split("\n"))):
+        text = read_text(path, "the data")  # raises for other bytes, of which no line is text
+    if is_list:
+        rows = parse_json(text, str(path), "correct the file", marked_object)
+        yield from ((f"{name}[{number}]", partial(lambda row: row, row)) for number, row in enumerate(rows))
         return
     # Not splitlines: a JSON text may contain U+2028, at which splitlines would cut.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            where = f"{path.name}:{number}"
+            where = f"{name}:{number}"
             yield where, partial(_parse_line, line, where)
+
+
+def _is_list(text: str) -> bool:
+    """Whether a file is one JSON list, and not lines of which the first one is a list."""
+    first, _, rest = text.lstrip().partition("\n")
+    if not first.startswith("[") or not rest.strip():
+        return first.startswith("[")
+    try:
+        parse_json(first, "")
+    except UsageError:
+        return True
+    return False
 
 
 def _parse_line(line: str, where: str) -> Any:
@@ -190,26 +210,31 @@ def _parse_line(line: str, where: str) -> Any:
         line.encode()
     except UnicodeEncodeError:
         raise UsageError(f"{where}: not UTF-8 text; correct or delete the line") from None
-    return parse_json(line, where, "correct or delete the line")
+    return parse_json(line, where, hook=marked_object)
 
 
 def _samples(row: Any, where: str, folder: Path) -> list[Sample]:
     """One sample; for a line of `METADATA`, one for the caption and one for each question."""
     if not isinstance(row, dict) or "file_name" not in row:
         return [sample_of(row, where, folder)]
-    clip, pairs = clip_path(folder, row["file_name"], where), []
-    if isinstance(row.get("caption"), str):
-        pairs.append((CAPTION_REQUEST, row["caption"]))
-    listed = row.get("qa", [row] if "question" in row else [])
-    for pair in listed if isinstance(listed, list) else [listed]:
+    check_keys(row, where)
+    clip, pairs, caption = clip_path(folder, row["file_name"], where), list[tuple[str, str]](), row.get("caption")
+    if caption is not None:
+        if not isinstance(caption, str):
+            raise UsageError(f"{where}: 'caption' must be text, got {shown(caption)}")
+        pairs.append((CAPTION_REQUEST, caption))
+    listed = [] if row.get("qa") is None else row["qa"]
+    asked = [row] if "question" in row or "answer" in row else []
+    for pair in [*asked, *(listed if isinstance(listed, list) else [listed])]:
         if not isinstance(pair, dict) or not all(isinstance(pair.get(key), str) for key in ("question", "answer")):
             raise UsageError(f"{where}: a question needs 'question' and 'answer', got {shown(pair)}")
         pairs.append((pair["question"], pair["answer"]))
     if not pairs:
         raise UsageError(f"{where}: no 'caption', 'question' or 'qa' for {clip.name}")
-    for text in (text for pair in pairs for text in pair):
-        check_characters(text, where)
-    return [
-        Sample(f"{where}/{number}", clip, (Turn("user", question), Turn("assistant", answer)))
-        for number, (question, answer) in enumerate(pairs)
-    ]
+    samples = []
+    for number, (question, answer) in enumerate(pairs):
+        for text in (question, answer):
+            check_characters(text, where)
+        turns, clip_at = place_clip((Turn("user", question), Turn("assistant", answer)), "video", where)
+        samples.append(Sample(f"{where}/{number}", clip, turns, clip_at))
+    return samples

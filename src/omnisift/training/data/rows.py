@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.errors import UsageError
-from omnisift.training.data.samples import CLIP, Sample, Turn, clip_place
+from omnisift.training.data.samples import CLIP, SOUND, Sample, Turn, clip_place
 from omnisift.training.data.tags import place_clip
 from omnisift.training.data.turns import CONVERSATIONS, PAIRS, TURN_KEYS, check_order, conversation_key, turns_of
 from omnisift.utils.parsing import is_file_name, is_text, shown
 
 FORMS = ("messages", "sharegpt", "llava")
-VIDEO_KEYS, AUDIO_KEYS = ("videos", "video"), ("audios", "audio")
+_CLIP_KEYS = {"video": ("videos", "video"), "audio": ("audios", "audio")}
 _PREFERENCE = "preferences, which can't be learned; keep one answer and remove the key"
 REFUSED_KEYS = {
     **dict.fromkeys(("images", "image"), "an image; OmniSIFT compresses videos only: remove this row"),
@@ -29,7 +29,7 @@ REFUSED_KEYS = {
     ),
 }
 """Key of a row -> why a row in which it has a value is refused."""
-_KEYS = frozenset(("id", "system", *VIDEO_KEYS, *AUDIO_KEYS, *REFUSED_KEYS))
+_KEYS = frozenset(("id", "system", *sum(_CLIP_KEYS.values(), ()), *REFUSED_KEYS))
 _FOLDER_KEYS = frozenset(("file_name", "caption", "qa", "question", "answer"))
 
 
@@ -47,16 +47,11 @@ def sample_of(row: Any, where: str, folder: Path) -> Sample:
     """
     if not isinstance(row, dict):
         raise UsageError(f"{where}: a row must be a JSON object, got {type(row).__name__}")
-    for key, why in REFUSED_KEYS.items():
-        if row.get(key) or (key == "kto_tag" and row.get(key) is False):
-            raise UsageError(f"{where}: {why}")
-    if isinstance(row.get("label"), bool):  # a number or a word is of no other form and says nothing about the answer
-        raise UsageError(f"{where}: 'label' is true or false: a row of {_PREFERENCE}")
+    check_keys(row, where)
     turns, named = turns_of(row, where)
     for turn in turns:
         check_characters(turn.text, where)
-    clips = {"video": _listed(row, VIDEO_KEYS), "audio": _listed(row, AUDIO_KEYS)}
-    clips["video"] += named
+    clips = {kind: _listed(row, keys) + named[kind] for kind, keys in _CLIP_KEYS.items()}
     media = _media(clips, where)
     check_order(turns, where)
     kind = "video" if clips["video"] else "audio"
@@ -64,7 +59,17 @@ def sample_of(row: Any, where: str, folder: Path) -> Sample:
     name = row.get("id", where)
     if not isinstance(name, (str, int, float)) or not is_text(str(name)):
         raise UsageError(f"{where}: an id must be a text or a number, got {shown(name)}")
-    return Sample(str(name), None if media is None else clip_path(folder, media, where), placed, clip_at)
+    clip = None if media is None else clip_path(folder, media, where)
+    return Sample(str(name), clip, placed, clip_at, sound_only=clip is not None and kind == "audio")
+
+
+def check_keys(row: Mapping[str, Any], where: str) -> None:
+    """Raise `UsageError` for a row of another task, whose meaning would be lost."""
+    for key, why in REFUSED_KEYS.items():
+        if row.get(key) or (key == "kto_tag" and row.get(key) is False):
+            raise UsageError(f"{where}: {why}")
+    if isinstance(row.get("label"), bool):  # a number or a word is of no other form and says nothing about the answer
+        raise UsageError(f"{where}: 'label' is true or false: a row of {_PREFERENCE}")
 
 
 def unknown_keys(row: Mapping[str, Any]) -> set[str]:
@@ -117,7 +122,8 @@ def row_of(sample: Sample, form: str, folder: Path) -> dict[str, Any]:
     ]
     row = {"id": sample.id, ("messages" if form == "messages" else "conversations"): parts}
     if clip is not None:
-        row |= {"video": clip} if form == "llava" else {"videos": [clip]}
+        kind = "audio" if sample.sound_only else "video"
+        row |= {kind: clip} if form == "llava" else {f"{kind}s": [clip]}
     return row
 
 
@@ -158,9 +164,10 @@ def _tagged(sample: Sample) -> list[str]:
     texts = [turn.text for turn in sample.turns]
     if sample.media is not None:
         turn, character = clip_place(sample)
-        texts[turn] = texts[turn][:character] + CLIP + texts[turn][character:]
+        texts[turn] = texts[turn][:character] + (SOUND if sample.sound_only else CLIP) + texts[turn][character:]
     return texts
 
 
 def _relative(path: Path, folder: Path) -> str:
+    path, folder = path.absolute(), folder.absolute()  # a path relative to another folder would name another file
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -11,8 +11,8 @@ from omnisift.utils.questions import check_text
 from omnisift.utils.special_tokens import SpecialTokens
 
 ROLES = ("system", "user", "assistant")
-CLIP = "<video>"
-"""Placeholder of the clip in a user turn."""
+CLIP, SOUND = "<video>", "<audio>"
+"""Placeholders of a clip in a user turn, and of one that is audio alone."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Sample:
     turns: tuple[Turn, ...]
     clip_at: tuple[int, int] | None = None
     """(turn, character) before which the clip stands; None for the start of the first user turn."""
+    sound_only: bool = False
+    """Whether the row names its clip as audio, so that video in the same file is not shown to the model."""
 
 
 @dataclass(frozen=True, kw_only=True)

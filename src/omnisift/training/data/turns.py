@@ -30,8 +30,8 @@ def conversation_key(row: Mapping[str, Any]) -> str | None:
     return next((key for key in (*CONVERSATIONS, *PAIRS) if row.get(key) is not None), None)
 
 
-def turns_of(row: Mapping[str, Any], where: str) -> tuple[list[Turn], list[str]]:
-    """The turns of a row as they stand in the file, media tags included, and the clips that turns name.
+def turns_of(row: Mapping[str, Any], where: str) -> tuple[list[Turn], dict[str, list[str]]]:
+    """The turns of a row as they stand in the file, media tags included, and the clips of each kind that turns name.
 
     Args:
         row: a JSON object.
@@ -40,7 +40,7 @@ def turns_of(row: Mapping[str, Any], where: str) -> tuple[list[Turn], list[str]]
     Raises:
         UsageError: the row has no known form, or one of its turns can't be learned.
     """
-    key, clips = conversation_key(row), list[str]()
+    key, clips = conversation_key(row), dict[str, list[str]](video=[], audio=[])
     if key in PAIRS:
         turns = list(_pairs(row, key, where))
     else:
@@ -89,13 +89,16 @@ def _pairs(row: Mapping[str, Any], key: str, where: str) -> Iterator[Turn]:
         yield Turn("assistant" if number % 2 else "user", text)
 
 
-def _turns(part: Any, where: str, clips: list[str]) -> Iterator[Turn]:
+def _turns(part: Any, where: str, clips: dict[str, list[str]]) -> Iterator[Turn]:
     """The turn in ``part``; two for a pair of ``human`` and ``assistant``. Clips it names are added to ``clips``."""
     if not isinstance(part, dict):
         raise UsageError(f"{where}: a turn must be a JSON object, got {type(part).__name__}")
     for name in _REFUSED:
         if part.get(name):
             raise UsageError(f"{where}: a turn with {name!r}, which can't be learned; remove the key or the row")
+    for names in (("role", "from"), ("content", "value")):
+        if all(name in part for name in names) and part[names[0]] != part[names[1]]:
+            raise UsageError(f"{where}: a turn with {names[0]!r} and {names[1]!r}; keep one of them")
     if "human" in part and "assistant" in part:
         flags = {key: value for key, value in part.items() if key in _FLAGS}
         yield from _turns({"role": "user", "content": part["human"]}, where, clips)
@@ -125,7 +128,7 @@ def _is_learned(part: Mapping[str, Any], role: str, where: str) -> bool:
     return role != "assistant" or all(flags.values())
 
 
-def _text(parts: list[Any], where: str, clips: list[str]) -> str:
+def _text(parts: list[Any], where: str, clips: dict[str, list[str]]) -> str:
     """The text of OpenAI's content parts, with a tag for each part that is a clip."""
     texts = []
     for part in parts:
@@ -138,7 +141,8 @@ def _text(parts: list[Any], where: str, clips: list[str]) -> str:
         name = part.get(kind)
         if isinstance(name, dict) and set(name) == {"url"}:
             name = name["url"]
+        media = "video" if kind.startswith("video") else "audio"
         if name is not None:
-            clips.append(name)
-        texts.append("<video>" if kind.startswith("video") else "<audio>")
+            clips[media].append(name)
+        texts.append(f"<{media}>")
     return "".join(texts)

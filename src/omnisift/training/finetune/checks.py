@@ -14,6 +14,7 @@ from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import TrainingError, UsageError
 from omnisift.models import adapter_class
 from omnisift.models.selector import new_selector
+from omnisift.pipeline.devices import named_device
 from omnisift.pipeline.loading import plan_placement, read_selector
 from omnisift.pipeline.model_source import ModelSource, check_omni, find_model
 from omnisift.training.data import Sample
@@ -44,6 +45,8 @@ def check_run(recipe: TrainRecipe, samples: Sequence[Sample], evaluated: Sequenc
         OmniSiftError: the run would stop later for a reason that can be known now.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.device != "auto":
+        named_device(recipe.device)
     plan_placement(recipe.device if here else "cpu", recipe.dtype, recipe.attn_implementation)
     if here and recipe.processes not in (None, launched):
         raise TrainingError(world_error(recipe.processes, launched))

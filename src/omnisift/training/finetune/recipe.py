@@ -334,6 +334,8 @@ def _typed(name: str, kind: str, value: Any, source: str) -> Any:
         return None
     if name == "eval_strategy" and value is False:
         return "no"  # which YAML reads as false
+    if name == "report_to" and value == "none":
+        return None  # as the Trainer writes it
     if kind.startswith("tuple"):
         value = [value] if isinstance(value, str) else value
         if isinstance(value, (list, tuple)) and value and all(is_file_name(part) for part in value):

@@ -96,7 +96,7 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
     folder, is_first_process = Path(recipe.output_dir), not int(os.environ.get("RANK", "0"))
     with ExitStack() as stack:
         if is_first_process:
-            for note in rows.notes() + evaluated.notes():
+            for note in rows.notes() + [f"eval_data: {note}" for note in evaluated.notes()]:
                 logger.warning("%s", note)
             check_folder(folder)
             check_run(recipe, samples, evaluated.samples)
@@ -148,11 +148,13 @@ def _trainer(
         callbacks.append(guard)
     if not int(os.environ.get("RANK", "0")):
         callbacks += _reporters(Path(recipe.output_dir), _step_of(checkpoint), on_progress)
-    collator = make_collator(recipe, host.processor)
     validation = None
     if recipe.evaluates != "no":
         size = recipe.per_device_eval_batch_size or recipe.per_device_train_batch_size
-        validation = Validation(host, evaluated, collator, size, recipe.dataloader_num_workers)
+        # A collator of its own, whose rows may have the ids of training rows.
+        validation = Validation(
+            host, evaluated, make_collator(recipe, host.processor), size, recipe.dataloader_num_workers
+        )
     datasets: dict[str, Any] = {"train_dataset": samples, "eval_dataset": evaluated if validation else None}
     trainer = CompressedTrainer(
         recipe,
@@ -160,7 +162,7 @@ def _trainer(
         guard,
         validation,
         args=training_arguments(recipe),
-        data_collator=collator,
+        data_collator=make_collator(recipe, host.processor),
         callbacks=callbacks,
         **datasets,
     )
