@@ -106,7 +106,7 @@ def carry_clock(tracks: Sequence[PacketHeaders], may_jump: bool) -> int:
         (int(track.positions[packet]), number, packet, size)
         for number, track in enumerate(tracks)
         for packet, size in _find_jumps(track)
-        if not any(_goes_on(track, packet, size, other) for other in tracks if other is not track)
+        if not any(_other_continues(track, packet, size, other) for other in tracks if other is not track)
     )
     events: list[list[tuple[int, int, int, float]]] = []
     for jump in jumps:
@@ -142,8 +142,8 @@ def _find_jumps(track: PacketHeaders) -> list[tuple[int, float]]:
     return [(int(known[i + 1]), float(steps[i])) for i in found]
 
 
-def _goes_on(track: PacketHeaders, packet: int, size: float, other: PacketHeaders) -> bool:
-    """Whether the other track goes on while one seems to jump: then it is a pause, as of a screen that stands still."""
+def _other_continues(track: PacketHeaders, packet: int, size: float, other: PacketHeaders) -> bool:
+    """Whether the other track continues while one seems to jump: then it is a pause, as of a still screen."""
     middle, place = float(track.dts[packet]) - size / 2, int(track.positions[packet])
     reach = NEAR + max(0.0, size) / (other.step or 1.0)
     first, last = np.searchsorted(other.positions, (place - reach, place + reach))

@@ -141,7 +141,7 @@ def _trainer(
     recipe: TrainRecipe, host: Host, model: CompressedModel, samples: list[Sample], evaluated: list[Sample],
     checkpoint: Path | None, on_progress: OnProgress | None,
 ) -> CompressedTrainer:  # fmt: skip
-    """The Trainer of a run that goes on after ``checkpoint``."""
+    """The Trainer of a run that resumes after ``checkpoint``."""
     guard = SelectorGuard(model)
     callbacks: list[TrainerCallback] = [StopOnSigterm()]
     if model.selector is not None and recipe.train_selector:
