@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import numbered
 import numpy as np
 import odd_files
@@ -76,3 +77,19 @@ def test_display_order_from_the_decoder_where_times_contradict_it(tmp_path: Path
     media = read(tmp_path / "a.mkv", **SMALL)
     assert numbers(media) == odd_files.FOUR
     assert (np.diff(media.times) > 0).all()
+
+
+def test_without_any_image_there_are_no_times(tmp_path: Path) -> None:
+    """The header is whole and no frame decodes: audio alone is the result."""
+    numbered.write(tmp_path / "a.mkv", video="ffv1")
+    data = bytearray((tmp_path / "a.mkv").read_bytes())
+    with av.open(str(tmp_path / "a.mkv")) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for position, size in packets:
+        data[position + 8 : position + size] = bytes(size - 8)
+    (tmp_path / "a.mkv").write_bytes(data)
+    media = read(tmp_path / "a.mkv", **SMALL)
+    assert media.images is None
+    assert media.has_audio
+    assert len(media.times) == len(media.indices) == 0
+    assert "no image can be decoded" in media.warnings

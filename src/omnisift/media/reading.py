@@ -371,7 +371,12 @@ class ClipReader:
 
     def _times(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """[N] seconds and [N] frame numbers of the images."""
-        if self.image_collector is None or self.index is None or self.clock is None:
+        if (
+            self.image_collector is None
+            or self.index is None
+            or self.clock is None
+            or self.image_collector.images is None
+        ):
             return np.zeros(0), np.zeros(0, np.int64)
         # The frame shown at a time is the last one that starts by then.
         times = np.nan_to_num(self.image_collector.times)
