@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from av.audio.stream import AudioStream
+from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
@@ -18,12 +19,15 @@ from omnisift.media.clock import MediaClock
 from omnisift.media.container import DECODE_ERRORS, open_container, read_packets
 from omnisift.media.headers import PacketHeaders
 from omnisift.media.image import ImageCollector
-from omnisift.media.index import VideoIndex
+from omnisift.media.index import VideoIndex, times_in_order
 from omnisift.media.sampling import TIME_TOLERANCE
 from omnisift.media.source import Source
 from omnisift.media.stuffed import FrameSplitter, is_stuffed
 from omnisift.media.tracks import TrackChoice, open_video
 from omnisift.media.work import WorkBudget
+
+DECODING_TIMES = ("avi", "asf")
+"""Formats that store when packets are decoded, and not when their frames are shown."""
 
 LEAD_IN = 1.0
 """Seconds of audio decoded before the requested part: codecs depend on earlier packets."""
@@ -292,3 +296,51 @@ def read_display_order(
     unused = iter(sorted(set(range(first, until)) - {n for n in order if n is not None}))
     numbers = (next(unused, None) if number is None else number for number in order)
     return np.array([n for n in numbers if n is not None], np.int64)
+
+
+def read_frame_times(
+    file: Source,
+    tracks: TrackChoice,
+    container: InputContainer,
+    stream: VideoStream,
+    headers: PacketHeaders,
+    budget: WorkBudget,
+    ask_decoder: bool,
+) -> npt.NDArray[np.float64]:
+    """Find when each frame is shown; where the file does not state it, the decoder tells the order of the frames.
+
+    Args:
+        file: as `check_source` returned it.
+        tracks: which one is the video track.
+        container: the open file.
+        stream: its video track.
+        headers: the packets of that track.
+        budget: what reading the file may cost.
+        ask_decoder: whether the decoder is asked although the file states times.
+
+    Returns:
+        [P] seconds on the file's own clock, in decoding order; NaN for packets that show nothing.
+    """
+    # Where a format stores no times of presentation, those that the demuxer gives are guessed.
+    guessed = container.format.name in DECODING_TIMES
+    stamps = headers.dts if guessed else headers.pts
+    times = np.where(headers.is_hidden, np.nan, stamps)
+    reorders = stream.codec_context.codec.reorder and stream.codec_context.has_b_frames > 0
+    unknown = np.flatnonzero(np.isnan(times) & ~headers.is_hidden)
+    whole = ask_decoder or (guessed and reorders)
+    if not whole and not len(unknown):
+        return times
+    # From the key frame before the first unknown time to the second one after the last.
+    keys = np.flatnonzero(headers.is_key)
+    first = 0 if whole else int(max([0, *keys[keys <= unknown[0]]]))
+    later = [] if whole else keys[keys > unknown[-1]][1:2]
+    until = int(later[0]) if len(later) else len(times)
+    order = read_display_order(file, tracks, first, until, budget)
+    known = np.full(len(order), np.nan) if guessed else times[order]
+    rate = float(stream.average_rate or 0)
+    times[first:until] = np.nan
+    times[order] = times_in_order(order, known, stamps, 1 / rate if rate else headers.step)
+    if container.format.name == "avi" and len(order):
+        # AVI can't delay its audio either: the first image belongs to the first sample.
+        times -= times[order[0]] - stamps[first]
+    return times

@@ -23,10 +23,10 @@ from omnisift.media.clock import (
     read_clock,
 )
 from omnisift.media.container import open_container, read_packets
-from omnisift.media.decoders import AudioDecoder, VideoDecoder, read_display_order
+from omnisift.media.decoders import AudioDecoder, VideoDecoder, read_frame_times
 from omnisift.media.headers import PacketHeaders, clock_may_jump, read_headers
 from omnisift.media.image import ImageCollector
-from omnisift.media.index import VideoIndex, build_index, times_in_order
+from omnisift.media.index import VideoIndex, build_index
 from omnisift.media.joins import carry_clock
 from omnisift.media.result import Media
 from omnisift.media.sampling import TIME_TOLERANCE, Sampling, SamplingGrid, by_index, by_time
@@ -37,9 +37,6 @@ from omnisift.media.work import WorkBudget
 
 MAX_PASSES = 4
 """Times that a video is decoded from further back before it is decoded from its beginning."""
-
-DECODING_TIMES = ("avi", "asf")
-"""Formats that store when packets are decoded, and not when their frames are shown."""
 
 NO_FRAMES = "the video track holds no frames"
 
@@ -148,27 +145,7 @@ class ClipReader:
         ask_decoder: bool,
     ) -> VideoIndex | None:
         """Index the frames of the video track; None if it shows none."""
-        # Where a format stores no times of presentation, those that the demuxer gives are guessed.
-        guessed = container.format.name in DECODING_TIMES
-        stamps = headers.dts if guessed else headers.pts
-        times = np.where(headers.is_hidden, np.nan, stamps)
-        rate = float(stream.average_rate or 0)
-        reorders = stream.codec_context.codec.reorder and stream.codec_context.has_b_frames > 0
-        unknown = np.flatnonzero(np.isnan(times) & ~headers.is_hidden)
-        whole = ask_decoder or (guessed and reorders)
-        if whole or len(unknown):
-            # From the key frame before the first unknown time to the second one after the last.
-            keys = np.flatnonzero(headers.is_key)
-            first = 0 if whole else int(max([0, *keys[keys <= unknown[0]]]))
-            later = [] if whole else keys[keys > unknown[-1]][1:2]
-            until = int(later[0]) if len(later) else len(times)
-            order = read_display_order(self.file, self.tracks, first, until, self.budget)
-            known = np.full(len(order), np.nan) if guessed else times[order]
-            times[first:until] = np.nan
-            times[order] = times_in_order(order, known, stamps, 1 / rate if rate else headers.step)
-            if container.format.name == "avi" and len(order):
-                # AVI can't delay its audio either: the first image belongs to the first sample.
-                times -= times[order[0]] - stamps[first]
+        times = read_frame_times(self.file, self.tracks, container, stream, headers, self.budget, ask_decoder)
         shown_times = np.unique(times[~np.isnan(times)])
         if not len(shown_times):
             return None
@@ -177,7 +154,7 @@ class ClipReader:
         end, held = find_video_end(container, stream, headers, shown_times, audio_end)
         if held and shown_times[-1] - shown_times[0] < self.start + self.until:
             self.warnings.append(f"the last image is held for {end - shown_times[-1]:.1f} s, to the end of the audio")
-        return build_index(headers, times, rate, end)
+        return build_index(headers, times, float(stream.average_rate or 0), end)
 
     def _read_audio_end(self) -> float:
         """File time at which the audio ends; -inf without audio."""
