@@ -16,7 +16,7 @@ from omnisift.errors import TrainingError
 from omnisift.evaluation.public.extractors import normalise_answer
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.models.training_checks import assert_compressed
-from omnisift.pipeline.generation import GREEDY, until_stop
+from omnisift.pipeline.generation import greedy_arguments, until_stop
 from omnisift.pipeline.loading import Host
 from omnisift.training.data import Collator, Sample
 from omnisift.training.finetune.compressed_model import CompressedModel
@@ -132,7 +132,7 @@ class Validation:
         output = model.thinker.generate(  # type: ignore[operator]
             **prompt | {"input_ids": prompts, "attention_mask": mask},
             max_new_tokens=max(lengths.values()),
-            **GREEDY,
+            **greedy_arguments(model.thinker),
             **self._stop_tokens,
         )[:, prompts.shape[1] :]
         correct = 0
