@@ -38,6 +38,11 @@ class Parts:
     audio_encoder: nn.Module | None = None
     """Not hooked by `attach`; otherwise as ``vision_encoder``."""
 
+    @property
+    def encoders(self) -> tuple[nn.Module, ...]:
+        """Those of the two encoders that the host has."""
+        return tuple(part for part in (self.vision_encoder, self.audio_encoder) if part is not None)
+
     def __post_init__(self) -> None:
         # `torch.compile` wraps a module: the hooks belong on the one inside, whose code is compiled.
         for name, module in vars(self).items():

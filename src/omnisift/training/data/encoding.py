@@ -11,9 +11,14 @@ from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.pipeline.chat_template import render_chat
-from omnisift.pipeline.prompt import media_arguments
+from omnisift.pipeline.prompt import hears, media_arguments, placeholder
 from omnisift.training.data.samples import Sample, check_sample, clip_place
 from omnisift.utils.special_tokens import SpecialTokens
+
+THOUGHTS = "<think>", "</think>"
+NO_THOUGHTS = "<think>\n\n</think>\n\n"
+"""The block that templates write before an answer without thinking."""
+_SWITCH_OFF = "{%- set enable_thinking = false -%}"
 
 
 def encode_sample(processor: Any, sample: Sample, media: Media | None, system: str | None = None) -> dict[str, Any]:
@@ -28,7 +33,8 @@ def encode_sample(processor: Any, sample: Sample, media: Media | None, system: s
         system: system turn for conversations that have none; None adds none.
 
     Returns:
-        The processor's tensors, ``use_audio_in_video``, and ``labels`` [1, S] int64: -100 except on answers.
+        The processor's tensors, ``use_audio_in_video`` for models that take audio, and ``labels`` [1, S] int64: -100
+        except on answers.
 
     Raises:
         UsageError: a text contains a special token of the model, or a turn is empty.
@@ -42,9 +48,47 @@ def encode_sample(processor: Any, sample: Sample, media: Media | None, system: s
     text = render_chat(processor, conversation, add_generation_prompt=False)
     arguments = {} if media is None else media_arguments(processor, media)
     inputs: dict[str, Any] = dict(processor(text=[text], return_tensors="pt", **arguments))
-    inputs["use_audio_in_video"] = media is not None and media.has_video and media.has_audio
-    inputs["labels"] = _labels(processor, conversation, learned, text, inputs["input_ids"])
+    if hears(processor):
+        inputs["use_audio_in_video"] = media is not None and media.has_video and media.has_audio
+    clip = -1 if media is None else text.find(placeholder(processor, media))
+    inputs["labels"] = _labels(processor, conversation, learned, text, clip, inputs["input_ids"])
     return inputs
+
+
+def let_answers_follow(processor: Any, name: str) -> None:
+    """Make the chat template of a model that thinks write answers directly behind the prompt that asks for them.
+
+    The rows of training data hold answers without thinking. A template that opens a block of thinking for them gets its
+    own switch turned off; the trained model is saved with it, and so asked as it was trained.
+
+    Args:
+        processor: its ``chat_template`` may be replaced.
+        name: of the model, for messages.
+
+    Raises:
+        UsageError: the template always opens a block of thinking.
+    """
+    template = processor.chat_template
+    if not _adds_thoughts(processor):
+        return
+    if isinstance(template, str):
+        processor.chat_template = _SWITCH_OFF + template
+        if not _adds_thoughts(processor):
+            return
+        processor.chat_template = template
+    raise UsageError(
+        f"the chat template of {name} lets every answer begin with {THOUGHTS[0]}, and rows hold answers alone; train the "
+        "model's edition without thinking"
+    )
+
+
+def _adds_thoughts(processor: Any) -> bool:
+    """Whether a part of a block of thinking stands between the prompt that asks for an answer and the answer."""
+    turns = [_message("user", "x"), _message("assistant", "y")]
+    prompt = render_chat(processor, turns[:1], add_generation_prompt=True)
+    text = render_chat(processor, turns, add_generation_prompt=False)
+    between = text.removeprefix(prompt).rpartition("y")[0]
+    return any(mark in between for mark in THOUGHTS)
 
 
 def _message(role: str, text: str) -> dict[str, Any]:
@@ -65,21 +109,22 @@ def _conversation(sample: Sample, media: Media | None) -> list[dict[str, Any]]:
 
 
 def _labels(
-    processor: Any, conversation: list[dict[str, Any]], learned: list[bool], text: str, input_ids: Tensor
+    processor: Any, conversation: list[dict[str, Any]], learned: list[bool], text: str, clip: int, input_ids: Tensor
 ) -> Tensor:
-    """[1, S] int64. The processor expands the clip's placeholder, so columns are counted from the side without it."""
+    """[1, S] int64. The processor expands the placeholder at ``clip``; columns are counted from the side without it."""
     labels, length = torch.full_like(input_ids, IGNORE_INDEX), input_ids.shape[1]
-    clip = max(text.find(token) for token in (processor.tokenizer.video_token, processor.tokenizer.audio_token))
     for number, is_learned in enumerate(learned):
         if not is_learned:
             continue
         # The answer is the text between the conversation before it and the conversation up to its end.
         before = render_chat(processor, conversation[:number], add_generation_prompt=True)
         through = render_chat(processor, conversation[: number + 1], add_generation_prompt=False)
+        if not text.startswith(before) and before.endswith(NO_THOUGHTS) and through.startswith(before):
+            # Answers before the last one have no block of thinking.
+            header = before.removesuffix(NO_THOUGHTS)
+            before, through = header, header + through[len(before) :]
         if not (text.startswith(before) and text.startswith(through)):
-            raise UsageError(
-                "this model's chat template changes earlier turns when others follow; it can't be used for training"
-            )
+            raise UsageError(_unlike(conversation))
         begin, end = (
             _count(processor, part) if len(part) <= clip else length - _count(processor, text[len(part) :])
             for part in (before, through)
@@ -87,6 +132,14 @@ def _labels(
         labels[0, begin:end] = input_ids[0, begin:end]
         _ignore_after_end(processor, labels[0], begin, end)
     return labels
+
+
+def _unlike(conversation: list[dict[str, Any]]) -> str:
+    """Why the text of a conversation does not begin with the text of its first turns."""
+    answers = [part["text"] for turn in conversation if turn["role"] == "assistant" for part in turn["content"]]
+    if any(mark in answer for answer in answers for mark in THOUGHTS):
+        return f"an answer with {' ... '.join(THOUGHTS)}, which this model's chat template rewrites; learn the rest alone"
+    return "this model's chat template changes earlier turns when others follow; it can't be used for training"
 
 
 def _ignore_after_end(processor: Any, labels: Tensor, begin: int, end: int) -> None:

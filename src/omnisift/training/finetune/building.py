@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from omnisift.compressors import make_compressor, needs_selector
 from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
+from omnisift.models import adapter_for
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host, load_host, load_selector
-from omnisift.training.data import Sample, read_rows
+from omnisift.training.data import Sample, let_answers_follow, read_rows
 from omnisift.training.distill import DistillSettings, distill, load_questions, observe_clips, save_selector
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
@@ -47,6 +49,7 @@ def build(recipe: TrainRecipe, on_progress: OnProgress | None = None) -> tuple[H
     """
     torch.manual_seed(recipe.seed)
     host = load_host(recipe.model, recipe.device, recipe.dtype, recipe.attn_implementation)
+    let_answers_follow(host.processor, recipe.model)
     thinker = host.thinker
     thinker.requires_grad_(recipe.language == "full")
     model = add_lora(thinker, recipe) if recipe.language == "lora" else thinker
@@ -164,7 +167,7 @@ def add_lora(thinker: Any, recipe: TrainRecipe) -> Any:
         lora_dropout=recipe.lora_dropout,
         target_modules=recipe.lora_target_modules,
     )
-    check_lora_modules([name for name, _ in thinker.named_modules()], recipe.lora_target_modules)
+    check_lora_modules(thinker, recipe.lora_target_modules)
     try:
         model: Any = get_peft_model(thinker, config)
     except ValueError as error:
@@ -173,22 +176,23 @@ def add_lora(thinker: Any, recipe: TrainRecipe) -> Any:
     return model
 
 
-def check_lora_modules(names: Sequence[str], pattern: str) -> None:
+def check_lora_modules(thinker: nn.Module, pattern: str) -> None:
     """Check which modules of a model get adapters.
 
     Args:
-        names: all modules of the model.
+        thinker: the model, whose parameters may be on the meta device.
         pattern: ``lora_target_modules``.
 
     Raises:
         UsageError: the pattern matches no module, or modules of an encoder.
     """
-    matches = [name for name in names if re.fullmatch(pattern, name)]
+    matches = [(name, module) for name, module in thinker.named_modules() if re.fullmatch(pattern, name)]
     if not matches:
         raise UsageError(
             f"lora_target_modules match no module of this model: {shown(pattern)}; see docs/fine-tuning.md"
         )
-    in_encoders = [name for name in matches if re.search(r"(^|\.)(visual|audio_tower)\.", name)]
+    frozen = {id(module) for encoder in adapter_for(thinker).parts.encoders for module in encoder.modules()}
+    in_encoders = [name for name, module in matches if id(module) in frozen]
     if in_encoders:
         raise UsageError(
             f"lora_target_modules match {len(in_encoders)} modules of the encoders, such as {in_encoders[0]}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +62,7 @@ class CompressedModel(nn.Module):
         super().__init__()
         self.thinker, self.compressor = thinker, compressor
         self.attachment = attach(thinker, compressor)
-        parts = self.attachment.adapter.parts
-        self._encoders = [part for part in (parts.vision_encoder, parts.audio_encoder) if part is not None]
+        self._encoders = self.attachment.adapter.parts.encoders
         for encoder in self._encoders:
             encoder.requires_grad_(False)
 
@@ -84,18 +84,26 @@ class CompressedModel(nn.Module):
             encoder.eval()
         return self
 
-    def forward(self, labels: Tensor, num_items_in_batch: Any = None, **inputs: Any) -> LossOutput:
+    def forward(
+        self,
+        labels: Tensor,
+        num_items_in_batch: Any = None,
+        frame_seconds: Sequence[float] | None = None,
+        **inputs: Any,
+    ) -> LossOutput:
         """Cross-entropy of the labels on compressed prompts.
 
         Args:
             labels: [B, S] int64 over the full prompt, -100 where nothing is learned; cut with the prompt.
             num_items_in_batch: labels of the optimizer step; the summed loss is divided by it. None takes the mean
                 over the labels of this batch.
+            frame_seconds: seconds of a frame of each video, for hosts that are not told them.
             inputs: what the thinker's ``forward`` takes.
 
         Returns:
             The loss and its parts per row.
         """
+        self.attachment.frame_seconds = frame_seconds
         # Computed first, so that its gradients come last: see `zero_loss_anchor`.
         anchor = zero_loss_anchor(self, self.attachment.adapter.parts.language_model)
         # Estimators that sample, such as REINFORCE, read the batch once per sample.

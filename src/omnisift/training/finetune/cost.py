@@ -11,6 +11,7 @@ from typing import Any
 
 from omnisift.compressors import needs_selector
 from omnisift.estimators import make_estimator
+from omnisift.models import adapter_for
 from omnisift.models.selector import new_selector
 from omnisift.profiling.flops import audio_encoder, language_model, selector, vision_encoder
 from omnisift.profiling.shape import PromptShape
@@ -62,10 +63,10 @@ class StepMemory:
 def count_parameters(recipe: TrainRecipe, thinker: Any) -> Parameters:
     """Count what a recipe trains of a model, whose parameters may be on the meta device."""
     total = sum(parameter.numel() for parameter in thinker.parameters())
-    encoders = sum(p.numel() for name, p in thinker.named_parameters() if _is_encoder(name))
+    encoders = sum(p.numel() for encoder in adapter_for(thinker).parts.encoders for p in encoder.parameters())
     scorer = 0
     if needs_selector(recipe.compressor):
-        layout = new_selector(thinker.config.text_config.hidden_size, recipe.time_embedding, recipe.seed)
+        layout = new_selector(thinker.config.get_text_config().hidden_size, recipe.time_embedding, recipe.seed)
         scorer = sum(parameter.numel() for parameter in layout.parameters())
     trained = scorer if recipe.train_selector else 0
     if recipe.language == "full":
@@ -162,7 +163,3 @@ def _adapted_width(thinker: Any, pattern: str) -> int:
     """The inputs and outputs of all modules that get adapters."""
     modules = (module for name, module in thinker.named_modules() if re.fullmatch(pattern, name))
     return sum(int(module.in_features + module.out_features) for module in modules if hasattr(module, "in_features"))
-
-
-def _is_encoder(name: str) -> bool:
-    return any(part in ("visual", "audio_tower") for part in name.split("."))
