@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tests.helpers.family_folders import FACTORS, save_family
+from transformers import AutoProcessor
 from typer.testing import CliRunner
 
 import omnisift
@@ -18,6 +20,7 @@ from omnisift.cli.app import app
 from omnisift.errors import CompressorError, OmniSiftError, UnsupportedModel, UsageError
 from omnisift.models import adapter_for
 from omnisift.pipeline import Pipeline
+from omnisift.training.data import Turn
 from omnisift.training.finetune import TrainRecipe, fine_tune
 from omnisift.training.finetune.building import build
 from omnisift.training.finetune.checks import check_run
@@ -121,3 +124,53 @@ def check_answers(settings: TrainRecipe, data: Path, monkeypatch: pytest.MonkeyP
 def changed(before: Path, after: Path) -> set[str]:
     old, new = (omnisift.load(folder, compressor=None).host.thinker.state_dict() for folder in (before, after))
     return {name for name, value in old.items() if not torch.equal(value, new[name])}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_stopped_run_resumes_to_the_same_curve(
+    name: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    settings = recipe(name, folder_of(name), data, tmp_path / "whole", max_steps=2, save_steps=1, learning_rate=1e-3)
+    fine_tune(settings)
+    parts = replace(settings, output_dir=str(tmp_path / "parts"))
+    # The schedule of a run that is stopped knows the full length; a copy of its first checkpoint is what it leaves.
+    fine_tune(parts)
+    for path in (tmp_path / "parts" / "checkpoint-2", tmp_path / "parts" / "model"):
+        shutil.rmtree(path)
+    fine_tune(parts)
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+    weights = "model/model.safetensors"
+    assert (tmp_path / "parts" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_answers_are_generated_for_validation(
+    name: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    """Clips, and rows of text beside them."""
+    more = {"max_steps": 1, "eval_data": (str(data),), "per_device_eval_batch_size": 3}
+    report = fine_tune(recipe(name, folder_of(name), data, tmp_path / "run", **more))
+    assert report.eval_loss is not None
+    assert report.eval_accuracy is not None
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_labels_are_the_answers(name: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path) -> None:
+    processor = AutoProcessor.from_pretrained(folder_of(name))
+    collator = make_collator(recipe(name, folder_of(name), data, tmp_path / "run"), processor)
+    samples = read_data(recipe(name, folder_of(name), data, tmp_path / "run"))[0].samples
+    turns = Turn("user", "red"), Turn("assistant", "blue"), *samples[0].turns, Turn("user", "red")
+    later = replace(samples[0], id="later", turns=turns, clip_at=(2, 0))
+    words = replace(samples[0], id="words", media=None)
+    rows = [samples[0], later, words]
+    batch = collator(rows)
+    assert not batch["skipped"]
+    assert len(batch["frame_seconds"]) == 2
+    end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for sample, labels in zip(rows, batch["labels"], strict=True):
+        answers = "".join(turn.text for turn in sample.turns if turn.role == "assistant").replace(" ", "")
+        learned = labels[labels != -100]
+        assert processor.tokenizer.decode(learned, skip_special_tokens=True).replace(" ", "") == answers
+        assert int((learned == end).sum()) == sum(turn.role == "assistant" for turn in sample.turns)
+    assert ("mm_token_type_ids" in batch) == (name != OMNI)
+    assert ("use_audio_in_video" in batch) == (name == OMNI)
