@@ -6,7 +6,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class ModelSource:
     """Width of the language model's embeddings."""
     local_files_only: bool
     """Whether to load without asking the hub: a local folder, or a cached model without a network."""
+    config: Any = field(default=None, repr=False, compare=False)
+    """Configuration of the part that generates text."""
 
 
 def find_model(name: str) -> ModelSource:
@@ -77,8 +79,10 @@ def find_model(name: str) -> ModelSource:
     _check_depths(config, where)
     # A saved config.json leaves out values that equal the class's defaults, so the class has to fill them in.
     with checkpoint_errors(where):
-        hidden_size = int(AutoConfig.for_model(**config).get_text_config().hidden_size)
-    return ModelSource(name, source, str(model_type), hidden_size, local_files_only)
+        loaded: Any = AutoConfig.for_model(**config)
+        host = getattr(loaded, "thinker_config", loaded)
+        hidden_size = int(host.get_text_config().hidden_size)
+    return ModelSource(name, source, str(model_type), hidden_size, local_files_only, host)
 
 
 def check_omni(source: ModelSource, command: str) -> None:
