@@ -50,9 +50,7 @@ def weights_sentence() -> str:
 def _counts() -> list[tuple[str, int, list[Count]]]:
     shapes = {seconds: prompt_shape(seconds) for seconds in SECONDS}
     return [
-        (model, seconds, count(host_config(model), shapes[seconds], BUDGETS))
-        for model in MODELS
-        for seconds in SECONDS
+        (model, seconds, count(host_config(model), shapes[seconds], BUDGETS)) for model in MODELS for seconds in SECONDS
     ]
 
 

@@ -22,7 +22,7 @@ from omnisift.models import adapter_class, adapter_for, model_class
 from omnisift.pipeline import load
 from omnisift.profiling import flops
 from omnisift.profiling.analytic import cache_bytes, count, weight_bytes
-from omnisift.profiling.gauges import torch_counter
+from omnisift.profiling.gauges import FlopGauge, torch_counter
 from omnisift.profiling.shape import PromptShape, prompt_shape
 from omnisift.profiling.sizes import NAMES, host_config
 
@@ -59,6 +59,14 @@ def read(model: Any, new: int, cached: int = 0, *, keep: bool = False) -> int:
     return counter.get_total_flops()
 
 
+def padding(text: Any, places: int) -> int:
+    """What torch counts for the convolution of the two layers with a state on so many places that are no new token:
+    3 places of padding, behind earlier tokens 4 of these as well, and 1 in a step of one token."""
+    channels = 2 * text.linear_num_key_heads * text.linear_key_head_dim
+    channels += text.linear_num_value_heads * text.linear_value_head_dim
+    return 2 * 2 * text.linear_conv_kernel_dim * channels * places
+
+
 @EVERY
 @pytest.mark.parametrize(("new", "cached"), [(1, 0), (37, 0), (64, 0), (130, 0), (1, 40), (5, 40)])
 def test_the_language_model(host_of: Callable[[Family], Any], family: Family, new: int, cached: int) -> None:
@@ -66,11 +74,7 @@ def test_the_language_model(host_of: Callable[[Family], Any], family: Family, ne
     text = model.config.get_text_config()
     extra = 0
     if family.stateful:
-        # The convolution of torch also runs on its padding: 3 places, behind a cache 4 more, in a single step 1.
-        places = (1 if new == 1 else 7) if cached else 3
-        channels = 2 * text.linear_num_key_heads * text.linear_key_head_dim
-        channels += text.linear_num_value_heads * text.linear_value_head_dim
-        extra = 2 * 2 * 4 * channels * places  # two layers, a kernel of 4
+        extra = padding(text, (1 if new == 1 else 7) if cached else 3)
     assert read(model, new, cached) == flops.language_model(text, new, cached).total + extra
 
 
@@ -173,8 +177,8 @@ def media(name: str, seconds: float, fps: float) -> Media:
     side = FACTORS[name]
     return Media(
         path=Path("clip"), images=np.zeros((len(times), 3 * side, 4 * side, 3), np.uint8), times=times,
-        indices=np.arange(len(times)), fps=plan.fps, waveform=np.zeros(int(16000 * seconds), np.float32), seconds=seconds,
-        video_seconds=seconds, capped=False, bad_packets=0, warnings=(),
+        indices=np.arange(len(times)), fps=plan.fps, waveform=np.zeros(int(16000 * seconds), np.float32),
+        seconds=seconds, video_seconds=seconds, capped=False, bad_packets=0, warnings=(),
     )  # fmt: skip
 
 
@@ -206,7 +210,27 @@ def test_kept_counts_are_those_of_the_pipeline(folder_of: Callable[[str], Path],
     config = pipe.host.thinker.config
     shape = prompt_shape(6.0, 112, 112, config=config, max_pixels=16 * FACTORS[name] ** 2)
     tokens = report.tokens
-    shape = PromptShape(*shape.grid, shape.mel, tokens.prompt - shape.prompt + shape.text, shape.seconds_per_frame, config)
+    shape = PromptShape(
+        *shape.grid, shape.mel, tokens.prompt - shape.prompt + shape.text, shape.seconds_per_frame, config
+    )
     full, cut = count(config, shape, [Budget(0.25)])
     assert (full.video, full.audio, full.prompt) == (tokens.video, tokens.audio, tokens.prompt)
     assert (cut.video, cut.audio, cut.prompt) == (tokens.video_kept, tokens.audio_kept, tokens.prompt_kept)
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_every_stage_is_measured_as_it_is_counted(folder_of: Callable[[str], Path], clip: Path, name: str) -> None:
+    """While a question is answered with a cut prompt: encoders, the first pass and the decoding."""
+    pipe = load(str(folder_of(name)), compressor="v_cast", retain=0.25, device="cpu")
+    with FlopGauge() as gauge:
+        answer = pipe.ask(clip, "What?", max_pixels=16 * FACTORS[name] ** 2, max_new_tokens=4, on_stage=gauge.stage)
+    config, kept = pipe.host.thinker.config, answer.report.tokens.prompt_kept
+    text = config.get_text_config()
+    shape = prompt_shape(6.0, 112, 112, config=config, max_pixels=16 * FACTORS[name] ** 2)
+    stateful = hasattr(text, "linear_num_value_heads")
+    assert gauge.flops["encode_video"] == flops.encoders(config, shape.grid, 0).total
+    assert gauge.flops["encode_audio"] == flops.encoders(config, (0, 0, 0), shape.mel).total
+    first = flops.language_model(text, kept, logits=flops.prompt_logits(config, kept)).total
+    assert gauge.flops["prefill"] == first + (padding(text, 3) if stateful else 0)
+    steps = [flops.language_model(text, 1, kept + step).total for step in range(answer.report.tokens.generated - 1)]
+    assert gauge.flops["decode"] == sum(steps) + (padding(text, len(steps)) if stateful else 0)

@@ -152,8 +152,14 @@ def _count(
     from omnisift.profiling.sizes import PAPER, host_config
 
     config = host_config(name)
-    reading = {"fps": read_options.fps, "max_frames": read_options.max_frames, "max_pixels": read_options.max_pixels}
-    shape = prompt_shape(*clip, config=config, text=text, **reading)
+    shape = prompt_shape(
+        *clip,
+        config=config,
+        fps=read_options.fps,
+        max_frames=read_options.max_frames,
+        max_pixels=read_options.max_pixels,
+        text=text,
+    )
     counts = count(config, shape, budgets)
     definitions, weights = flop_definitions(config, counts), weight_bytes(config)
     if as_json:

@@ -88,7 +88,7 @@ def weight_bytes(config: Any) -> int:
     """Bytes of a host's parameters in bfloat16; the model is built on the meta device, without memory or weights."""
     with torch.device("meta"):
         host = model_class(config.model_type)(config)
-    return _BYTES * sum(parameter.numel() for parameter in host.parameters())
+    return _BYTES * sum(int(parameter.numel()) for parameter in host.parameters())
 
 
 def cache_bytes(config: Any, tokens: int, size: int = _BYTES) -> int:

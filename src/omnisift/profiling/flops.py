@@ -75,7 +75,9 @@ def prompt(config: Any, grid: tuple[int, int, int], mel: int, tokens: int) -> Fl
         mel: Frames of the spectrogram; 0 without audio.
         tokens: Tokens that the language model reads.
     """
-    return encoders(config, grid, mel) + language_model(config.text_config, tokens, logits=prompt_logits(config, tokens))
+    return encoders(config, grid, mel) + language_model(
+        config.text_config, tokens, logits=prompt_logits(config, tokens)
+    )
 
 
 def encoders(config: Any, grid: tuple[int, int, int], mel: int) -> Flops:
@@ -92,7 +94,7 @@ def prompt_logits(config: Any, tokens: int) -> int:
 def has_state(config: Any, layer: int) -> bool:
     """Whether a layer of a text model has linear attention, with a state in place of keys and values."""
     kinds = getattr(config, "layer_types", None)
-    return bool(kinds) and kinds[layer] == "linear_attention"
+    return kinds is not None and kinds[layer] == "linear_attention"
 
 
 def head_size(config: Any) -> int:
@@ -128,7 +130,9 @@ def _state(config: Any, new: int, cached: int) -> Flops:
 def _mlp_weights(config: Any, layer: int) -> int:
     """Weights that one token meets in the MLP of a layer: three matrices, or a router and those of its experts."""
     experts, width = getattr(config, "num_experts", 0), config.hidden_size
-    is_dense = layer in getattr(config, "mlp_only_layers", ()) or (layer + 1) % getattr(config, "decoder_sparse_step", 1)
+    is_dense = layer in getattr(config, "mlp_only_layers", ()) or (layer + 1) % getattr(
+        config, "decoder_sparse_step", 1
+    )
     if not experts or is_dense:
         return int(3 * width * config.intermediate_size)
     chosen = 3 * width * config.moe_intermediate_size * config.num_experts_per_tok
@@ -148,7 +152,7 @@ def vision_encoder(config: Any, frames: int, height: int, width: int) -> Flops:
     tokens = frames * height * width
     patches = tokens * merge**2
     pixels = config.in_channels * config.temporal_patch_size * config.patch_size**2
-    # Per layer q, k, v and out, and the MLP, on patches. Then the merger, on tokens; deepstack has one for a layer more.
+    # Per layer q, k, v and out, and the MLP, on patches. Then the merger, on tokens; deepstack has more of them.
     block = 2 * patches * (4 * size**2 + _vision_mlp_weights(config, size))
     merged = size * merge**2
     mergers = 1 + len(set(getattr(config, "deepstack_visual_indexes", ())) & set(range(config.depth)))

@@ -77,7 +77,7 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
 
 def _grouped_product(rows: Any, matrices: Any, *_: Any, **__: Any) -> int:
     """Products of [N, K] rows, each with one of the [E, K, M] matrices."""
-    return 2 * math.prod(rows) * int(matrices[-1])
+    return 2 * math.prod(map(int, rows)) * int(matrices[-1])
 
 
 class FlopGauge(Gauge):
