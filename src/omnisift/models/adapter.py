@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.models.side_inputs import Side
 from omnisift.tokens import Modality
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _ATTRIBUTE = "omnisift_geometry"
 _NO_ARGUMENTS: Mapping[str, Any] = {}
@@ -103,6 +106,10 @@ class Adapter(ABC):
     """Whether the host takes ids with their embeddings in place of what its encoders read, and nothing else of them."""
     geometry: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the vision encoder that `layout` reads by `Prompt.encoded_with`."""
+    times_in_words: ClassVar[bool] = False
+    """Whether the processor writes the time of each frame into the prompt."""
+    min_frame_tokens: ClassVar[int] = 1
+    """Tokens of a frame below which the processor of released checkpoints enlarges it."""
 
     def __init__(self, model: nn.Module) -> None:
         """Find the parts of ``model``.
@@ -114,6 +121,13 @@ class Adapter(ABC):
         head: Any = self.parts.head
         self.config = head.config
 
+    @classmethod
+    def without_model(cls, config: Any) -> Self:
+        """Make an adapter that knows a configuration alone. It has no ``parts``."""
+        adapter = cls.__new__(cls)
+        adapter.config = config
+        return adapter
+
     @abstractmethod
     def layout(self, prompt: Prompt) -> Layout:
         """Find the clips of a prompt, with the time and place of each media token.
@@ -121,6 +135,18 @@ class Adapter(ABC):
         Raises:
             UnsupportedCall: the call does not determine them.
         """
+
+    def time_tokens(self, seconds: float) -> int:
+        """Return the number of tokens of text at a frame that is so many seconds from the start of the clip.
+
+        They are those of Qwen's tokenizer: a token for each character of the number, three for the rest of
+        ``<12.5 seconds>``, and the marks of begin and end.
+        """
+        return len(f"{seconds:.1f}") + 5 if self.times_in_words else 0
+
+    def audio_tokens(self, mel_frames: int) -> int:  # noqa: ARG002
+        """Return the number of audio tokens for a spectrogram of ``mel_frames``: 0 in families without audio."""
+        return 0
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the modules to hook, for every known layout of the family.

@@ -32,6 +32,7 @@ class Qwen25OmniAdapter(GridAdapter):
     supplies: ClassVar[frozenset[str]] = frozenset({AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME})
     seconds_argument: ClassVar[str | None] = "video_second_per_grid"
     takes_embeddings: ClassVar[bool] = True
+    min_frame_tokens: ClassVar[int] = 128
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the Thinker's modules in either layout."""
@@ -60,6 +61,10 @@ class Qwen25OmniAdapter(GridAdapter):
         if self._talker is not None:
             hooks += TalkerHooks(attachment, self._talker).register(self.parts.head)
         return hooks
+
+    def audio_tokens(self, mel_frames: int) -> int:
+        """Return the number of audio tokens for a spectrogram of ``mel_frames``: about 25 a second."""
+        return audio_tokens(mel_frames)
 
     def attention_probes(self, needs: frozenset[str]) -> list[AttentionProbe]:
         """Return probes of the last layers of the two encoders."""

@@ -15,9 +15,10 @@ class Qwen35Adapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_5"})
     model_class: ClassVar[str] = "Qwen3_5ForConditionalGeneration"
+    times_in_words: ClassVar[bool] = True
 
 
-class Qwen35MoeAdapter(GridAdapter):
+class Qwen35MoeAdapter(Qwen35Adapter):
     """The mixture of experts."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_5_moe"})

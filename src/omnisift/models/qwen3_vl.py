@@ -22,6 +22,7 @@ class Qwen3VLAdapter(GridAdapter):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_vl"})
     model_class: ClassVar[str] = "Qwen3VLForConditionalGeneration"
     side_inputs: ClassVar[Mapping[str, Side]] = DEEPSTACK
+    times_in_words: ClassVar[bool] = True
 
 
 class Qwen3VLMoeAdapter(Qwen3VLAdapter):

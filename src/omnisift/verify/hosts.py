@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omnisift.errors import UsageError
 from omnisift.models.qwen2_5_omni import audio_tokens
-from omnisift.profiling.sizes import thinker_config
+from omnisift.profiling.sizes import host_config
 
 IMAGES_PER_SECOND, MAX_IMAGES = 2.0, 256
 """How `Pipeline.ask` samples a video."""
@@ -210,7 +210,7 @@ def _tiny_thinker() -> Any:
 
 def _qwen2_5_omni(size: str) -> ModelSpec:
     def config() -> Any:
-        config = thinker_config(size)
+        config = host_config(size)
         config.vision_start_token_id, config.vision_end_token_id = 151652, 151653  # as in both released checkpoints
         return config
 
