@@ -26,7 +26,7 @@ class Gated(Compressor):
         super().__init__(Budget(retain=retain))
         self.gate = gate
 
-    def select(self, stream: TokenStream, counts: Any) -> Selection:  # noqa: ARG002
+    def select(self, stream: TokenStream, counts: Any) -> Selection:
         keep = torch.ones(len(stream), dtype=torch.bool)
         if not self.budget.keeps_all:
             keep = (stream.chunk < 0) | (torch.arange(len(stream)) % 2 == 0)

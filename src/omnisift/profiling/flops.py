@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from omnisift.chunks import ChunkShapes
     from omnisift.vgas import VGASConfig
 
-_STATE_PART = 64
+STATE_PART = 64
 """Tokens that a layer with a state reads at once; a prompt is padded to whole parts."""
 
 
@@ -122,23 +122,35 @@ def _state(config: Any, new: int, cached: int) -> Flops:
     if cached and new == 1:
         return Flops(weights)
     # In each part, two products between its keys, and one of these with its values; and three with the state.
-    parts = -(-new // _STATE_PART)
-    between = 2 * _STATE_PART**2 * (2 * key + value) + 3 * 2 * _STATE_PART * key * value
+    parts = -(-new // STATE_PART)
+    between = 2 * STATE_PART**2 * (2 * key + value) + 3 * 2 * STATE_PART * key * value
     return Flops(weights, parts * heads * between)
 
 
 def _mlp_weights(config: Any, layer: int) -> int:
     """Weights that one token meets in the MLP of a layer: three matrices, or a router and those of its experts."""
-    experts, width = getattr(config, "num_experts", 0), config.hidden_size
+    width = int(config.hidden_size)
+    total = 3 * width * mlp_width(config, layer)
+    if not is_sparse(config, layer):
+        return total
+    # The shared expert has a gate of one number.
+    return total + width * (config.num_experts + bool(getattr(config, "shared_expert_intermediate_size", None)))
+
+
+def is_sparse(config: Any, layer: int) -> bool:
+    """Whether the MLP of a layer of a text model is a mixture of experts."""
     is_dense = layer in getattr(config, "mlp_only_layers", ()) or (layer + 1) % getattr(
         config, "decoder_sparse_step", 1
     )
-    if not experts or is_dense:
-        return int(3 * width * config.intermediate_size)
-    chosen = 3 * width * config.moe_intermediate_size * config.num_experts_per_tok
-    shared = getattr(config, "shared_expert_intermediate_size", None)
-    # The shared expert has a gate of one number.
-    return int(width * experts + chosen + (3 * width * shared + width if shared else 0))
+    return bool(getattr(config, "num_experts", 0)) and not is_dense
+
+
+def mlp_width(config: Any, layer: int) -> int:
+    """Inner width of the MLP of a layer for one token, of all its experts together."""
+    if not is_sparse(config, layer):
+        return int(config.intermediate_size)
+    shared = getattr(config, "shared_expert_intermediate_size", None) or 0
+    return int(config.moe_intermediate_size * config.num_experts_per_tok + shared)
 
 
 def vision_encoder(config: Any, frames: int, height: int, width: int) -> Flops:

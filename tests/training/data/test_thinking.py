@@ -16,8 +16,8 @@ from omnisift.training.data import Collator, Sample, Turn, let_answers_follow
 
 CONTENT = (
     "{%- macro words(content) -%}{%- for part in content -%}{%- if part['type'] == 'video' -%}"
-    "<|vision_start|><|video_pad|><|vision_end|>{%- elif 'text' in part -%}{{ part['text'] }}{%- endif -%}{%- endfor -%}"
-    "{%- endmacro -%}"
+    "<|vision_start|><|video_pad|><|vision_end|>{%- elif 'text' in part -%}{{ part['text'] }}{%- endif -%}"
+    "{%- endfor -%}{%- endmacro -%}"
     "{%- set place = namespace(last=0) -%}{%- for turn in messages -%}{%- if turn['role'] == 'user' -%}"
     "{%- set place.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
 )

@@ -17,13 +17,10 @@ from typer.testing import CliRunner
 
 import omnisift
 from omnisift.cli.app import app
-from omnisift.errors import CompressorError, OmniSiftError, UnsupportedModel, UsageError
-from omnisift.models import adapter_for
 from omnisift.pipeline import Pipeline
 from omnisift.training.data import Turn
 from omnisift.training.finetune import TrainRecipe, fine_tune
 from omnisift.training.finetune.building import build
-from omnisift.training.finetune.checks import check_run
 from omnisift.training.finetune.run import make_collator, read_data
 from omnisift.world.dataset import write_dataset
 
@@ -126,11 +123,13 @@ def changed(before: Path, after: Path) -> set[str]:
     return {name for name, value in old.items() if not torch.equal(value, new[name])}
 
 
+@pytest.mark.parametrize("mode", ["full", "lora"])
 @pytest.mark.parametrize("name", ALL)
 def test_a_stopped_run_resumes_to_the_same_curve(
-    name: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path
+    name: str, mode: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path
 ) -> None:
-    settings = recipe(name, folder_of(name), data, tmp_path / "whole", max_steps=2, save_steps=1, learning_rate=1e-3)
+    changes = MODES[mode] | {"max_steps": 2, "save_steps": 1}
+    settings = recipe(name, folder_of(name), data, tmp_path / "whole", **changes)
     fine_tune(settings)
     parts = replace(settings, output_dir=str(tmp_path / "parts"))
     # The schedule of a run that is stopped knows the full length; a copy of its first checkpoint is what it leaves.

@@ -66,9 +66,9 @@ class Collator:
         """Collate one batch.
 
         Returns:
-            Tensors as the thinker takes them, ``labels`` [B, S], ``frame_seconds``: seconds of a frame of each video, and
-            ``skipped``: sample id -> reason, for this call. The last reaches the trainer from worker processes too,
-            where the attribute `skipped` is a copy.
+            Tensors as the thinker takes them, ``labels`` [B, S]; ``frame_seconds``: seconds of a frame of each video;
+            and ``skipped``: sample id -> reason, for this call. The last reaches the trainer from worker processes
+            too, where the attribute `skipped` is a copy.
         """
         before = dict(self.skipped)
         read_samples = [(sample, media) for sample in samples for media in self._media(sample)]

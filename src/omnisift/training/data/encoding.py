@@ -77,8 +77,8 @@ def let_answers_follow(processor: Any, name: str) -> None:
             return
         processor.chat_template = template
     raise UsageError(
-        f"the chat template of {name} lets every answer begin with {THOUGHTS[0]}, and rows hold answers alone; train the "
-        "model's edition without thinking"
+        f"the chat template of {name} lets every answer begin with {THOUGHTS[0]}, and rows hold answers alone; train "
+        "the edition of the model that does not think"
     )
 
 
@@ -138,7 +138,9 @@ def _unlike(conversation: list[dict[str, Any]]) -> str:
     """Why the text of a conversation does not begin with the text of its first turns."""
     answers = [part["text"] for turn in conversation if turn["role"] == "assistant" for part in turn["content"]]
     if any(mark in answer for answer in answers for mark in THOUGHTS):
-        return f"an answer with {' ... '.join(THOUGHTS)}, which this model's chat template rewrites; learn the rest alone"
+        return (
+            f"an answer with {' ... '.join(THOUGHTS)}, which this model's chat template rewrites; learn the rest alone"
+        )
     return "this model's chat template changes earlier turns when others follow; it can't be used for training"
 
 

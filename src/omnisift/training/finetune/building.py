@@ -157,31 +157,42 @@ def add_lora(thinker: Any, recipe: TrainRecipe) -> Any:
     """Wrap ``thinker`` with LoRA adapters and freeze everything else.
 
     Raises:
-        UsageError: ``lora_target_modules`` matches no module, or modules of an encoder.
+        UsageError: ``lora_target_modules`` matches no module, modules of an encoder, or modules that PEFT can't adapt.
     """
     from peft import LoraConfig, get_peft_model
 
+    names = check_lora_modules(thinker, recipe.lora_target_modules)
+    is_mixture = bool(getattr(thinker.config.get_text_config(), "num_experts", 0))
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
-        target_modules=recipe.lora_target_modules,
+        # In mixtures of experts PEFT reads a pattern as the last parts of names, which encoders have too.
+        target_modules=names if is_mixture else recipe.lora_target_modules,
     )
-    check_lora_modules(thinker, recipe.lora_target_modules)
     try:
         model: Any = get_peft_model(thinker, config)
     except ValueError as error:
         raise UsageError(f"lora_target_modules can't be adapted: {str(error).splitlines()[0]}") from None
+    adapted = {name for name, module in thinker.named_modules() if hasattr(module, "lora_A")}
+    if adapted != set(names):
+        raise UsageError(
+            f"lora_target_modules can't be adapted: PEFT takes {sorted(adapted ^ set(names))[0]} for a part of the "
+            "experts of a mixture; narrow the pattern to attention"
+        )
     logger.info("LoRA on %d tensors", sum("lora_" in name for name, _ in model.named_parameters()))
     return model
 
 
-def check_lora_modules(thinker: nn.Module, pattern: str) -> None:
+def check_lora_modules(thinker: nn.Module, pattern: str) -> list[str]:
     """Check which modules of a model get adapters.
 
     Args:
         thinker: the model, whose parameters may be on the meta device.
         pattern: ``lora_target_modules``.
+
+    Returns:
+        The names of these modules.
 
     Raises:
         UsageError: the pattern matches no module, or modules of an encoder.
@@ -198,3 +209,4 @@ def check_lora_modules(thinker: nn.Module, pattern: str) -> None:
             f"lora_target_modules match {len(in_encoders)} modules of the encoders, such as {in_encoders[0]}; "
             "narrow the pattern to the language model"
         )
+    return [name for name, _ in matches]
