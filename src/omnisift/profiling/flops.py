@@ -133,8 +133,9 @@ def _mlp_weights(config: Any, layer: int) -> int:
     total = 3 * width * mlp_width(config, layer)
     if not is_sparse(config, layer):
         return total
+    shared = bool(getattr(config, "shared_expert_intermediate_size", None))
     # The shared expert has a gate of one number.
-    return total + width * (config.num_experts + bool(getattr(config, "shared_expert_intermediate_size", None)))
+    return total + width * (int(config.num_experts) + shared)
 
 
 def is_sparse(config: Any, layer: int) -> bool:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import wave
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.helpers.family_folders import FACTORS, save_family
+from tests.training.data.test_thinking import ONLY, TEMPLATES
 from transformers import AutoProcessor
 from typer.testing import CliRunner
 
 import omnisift
 from omnisift.cli.app import app
+from omnisift.errors import CompressorError, OmniSiftError, UsageError
+from omnisift.estimators import ESTIMATORS
+from omnisift.models import adapter_for
 from omnisift.pipeline import Pipeline
 from omnisift.training.data import Turn
-from omnisift.training.finetune import TrainRecipe, fine_tune
+from omnisift.training.finetune import TrainRecipe, fine_tune, plan_run
 from omnisift.training.finetune.building import build
 from omnisift.training.finetune.run import make_collator, read_data
 from omnisift.world.dataset import write_dataset
@@ -173,3 +180,184 @@ def test_labels_are_the_answers(name: str, folder_of: Callable[[str], Path], dat
         assert int((learned == end).sum()) == sum(turn.role == "assistant" for turn in sample.turns)
     assert ("mm_token_type_ids" in batch) == (name != OMNI)
     assert ("use_audio_in_video" in batch) == (name == OMNI)
+
+
+def rows_of(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+TALK = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "blue"}]}
+
+
+@pytest.fixture(scope="module")
+def odd(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Clips with both, video alone and sound alone."""
+    folder = tmp_path_factory.mktemp("odd")
+    clip = data / "clip-000000.mp4"
+    images = [Image.fromarray(np.full((96, 96, 3), 40 * shade, np.uint8)) for shade in range(4)]
+    images[0].save(folder / "silent.gif", save_all=True, append_images=images[1:], duration=500)
+    with wave.open(str(folder / "tone.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(b"\0\x10" * 32_000)
+    return {"both": clip, "silent": folder / "silent.gif", "sound": folder / "tone.wav"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_batches_of_all_kinds_of_rows(
+    name: str, folder_of: Callable[[str], Path], odd: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Video without sound, sound without video, and words, in one batch and alone."""
+    videos = [dict(TALK, videos=[str(odd[kind])]) for kind in ("both", "silent")]
+    data = rows_of(tmp_path / "rows.jsonl", *videos, dict(TALK, audios=[str(odd["sound"])]), TALK)
+    for size in (4, 1):
+        settings = recipe(name, folder_of(name), data, tmp_path / str(size), per_device_train_batch_size=size)
+        report = fine_tune(replace(settings, max_steps=4 // size))
+        assert all(line["loss"] == line["loss"] for line in curve(tmp_path / str(size)))
+        # As in asking: without the sound of a clip, and not without all of it.
+        if name == OMNI:
+            assert not report.skipped
+        else:
+            assert list(report.skipped) == ["rows.jsonl:3"]
+            assert "audio alone" in report.skipped["rows.jsonl:3"]
+    assert ("the audio of the clips is left out" in caplog.text) == (name != OMNI)
+
+
+def test_a_clip_named_as_audio_is_no_video_to_a_model_without_audio(
+    folder_of: Callable[[str], Path], odd: dict[str, Path], tmp_path: Path
+) -> None:
+    heard = dict(TALK, audios=[str(odd["both"])])
+    data = rows_of(tmp_path / "rows.jsonl", heard, TALK)
+    settings = recipe("qwen3_vl", folder_of("qwen3_vl"), data, tmp_path / "run", max_steps=1)
+    assert "named as audio, which this model does not take" in fine_tune(settings).skipped["rows.jsonl:1"]
+    rows_of(data, heard, heard)
+    with pytest.raises(UsageError, match="all rows name their clip as audio"):
+        fine_tune(replace(settings, output_dir=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl", OMNI])
+def test_the_compressor_is_told_when_frames_are(
+    name: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    settings = recipe(name, folder_of(name), data, tmp_path / "run", fps=0.5)
+    host, model = build(settings)
+    batch = make_collator(settings, host.processor)(read_data(settings)[0].samples[:2])
+    batch.pop("skipped")
+    times: list[torch.Tensor] = []
+    model.compressor.register_forward_pre_hook(lambda _, args: times.append(args[0].time))
+    model(**batch)
+    assert batch["frame_seconds"] == [4.0, 4.0]
+    frames = times[0].unique()
+    assert set((4.0 * torch.arange(2)).tolist()) <= set(frames.tolist())
+
+
+@pytest.mark.parametrize("name", [each for each in FACTORS if "moe" in each])
+def test_the_load_balancing_loss_is_trained_where_the_model_asks_for_it(name: str, data: Path, tmp_path: Path) -> None:
+    folder = save_family(name, tmp_path / name)
+    plain = recipe(name, folder, data, tmp_path / "plain", max_steps=1, eval_data=(str(data),))
+    fine_tune(plain)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= {"output_router_logits": True, "router_aux_loss_coef": 1.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    report = fine_tune(replace(plain, output_dir=str(tmp_path / "run")))
+    more = curve(tmp_path / "run")[0]["loss"] - curve(tmp_path / "plain")[0]["loss"]
+    assert 1 <= more < 4  # 1 is a perfect balance, and 4 the number of experts
+    # The cross-entropy of the evaluation does not count it, and Transformers can't generate with it.
+    assert report.eval_accuracy is not None
+    answer = omnisift.load(report.model, compressor="v_cast").ask(
+        data / "clip-000000.mp4", QUESTION, max_pixels=plain.max_pixels, max_new_tokens=2
+    )
+    assert answer.text
+
+
+def test_a_model_that_thinks_is_saved_as_it_was_trained(data: Path, tmp_path: Path) -> None:
+    folder = save_family("qwen3_5", tmp_path / "qwen3_5")
+    (folder / "chat_template.jinja").write_text(TEMPLATES["opens a block"])
+    report = fine_tune(recipe("qwen3_5", folder, data, tmp_path / "run", max_steps=1))
+    assert not report.skipped
+    before, after = (AutoProcessor.from_pretrained(path) for path in (folder, report.model))
+    turns = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+    texts = [each.apply_chat_template(turns, add_generation_prompt=True) for each in (before, after)]
+    assert texts[0].endswith("<think>\n")
+    assert texts[1].endswith("<think>\n\n</think>\n\n")
+    (folder / "chat_template.jinja").write_text(ONLY)
+    for act in (fine_tune, plan_run):
+        with pytest.raises(UsageError, match="lets every answer begin with <think>"):
+            act(recipe("qwen3_5", folder, data, tmp_path / "only"))
+    assert not (tmp_path / "only").exists()
+
+
+WRONG: dict[str, tuple[str, dict[str, Any], type[OmniSiftError], str]] = {
+    "no audio to learn by": ("qwen3_vl", {**MODES["frozen"]}, UsageError, "takes no audio, by which a selector learns"),
+    "attention of encoders": ("qwen3_vl", {"compressor": "visionzip"}, CompressorError, "needs.*can't supply"),
+    "no weights": ("qwen2_vl", {"compressor": "omnisift", "selector": None}, CompressorError, "no selector weights"),
+    "adapters in encoders": (OMNI, {"language": "lora", "lora_target_modules": r".*\.[qkv]_proj"}, UsageError,
+                             "match .* modules of the encoders"),
+    "adapters in vision": ("qwen3_vl", {"language": "lora", "lora_target_modules": r".*\.qkv"}, UsageError,
+                           "match .* modules of the encoders"),
+    "no such module": (OMNI, {"language": "lora", "lora_target_modules": r".*mlp\.up_proj"}, UsageError,
+                       "match no module of this model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_can_not_be_trained_is_named_before_anything_is_written(
+    case: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    name, changes, kind, words = WRONG[case]
+    settings = recipe(name, folder_of(name), data, tmp_path / "run", **changes)
+    for act in (fine_tune, plan_run):
+        with pytest.raises(kind, match=words) as caught:
+            act(settings)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_adapters_in_other_places_than_the_recipe_says_are_refused(
+    folder_of: Callable[[str], Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PEFT would place them in mixtures of experts, where it changes patterns."""
+    from omnisift.training.finetune import building
+
+    found = building.check_lora_modules
+    monkeypatch.setattr(building, "check_lora_modules", lambda *given: found(*given)[1:])
+    with pytest.raises(UsageError, match=r"PEFT adapts model\..*layers\.0\.self_attn\.q_proj as well"):
+        build(recipe("qwen2_vl", folder_of("qwen2_vl"), data, tmp_path, language="lora"))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_adapters_are_where_the_recipe_says(
+    name: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    _, model = build(recipe(name, folder_of(name), data, tmp_path, language="lora"))
+    adapted = {key.rpartition(".lora_A")[0] for key, _ in model.named_parameters() if "lora_A" in key}
+    layers = adapter_for(model.thinker).config.get_text_config().num_hidden_layers
+    assert all(f"language_model.layers.{layer}." in " ".join(adapted) for layer in range(layers))
+    assert not any("visual" in key or "audio_tower" in key for key in adapted)
+    assert any("linear_attn" in key for key in adapted) == name.startswith("qwen3_5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_teaches_the_selector_of_qwen3_omni(
+    name: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    changes = {**MODES["frozen"], "estimator": name, "max_steps": 1}
+    fine_tune(recipe(OMNI, folder_of(OMNI), data, tmp_path, **changes))
+    assert curve(tmp_path)[0]["selector_grad_norm"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FACTORS)
+def test_bfloat16_and_the_command(name: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    settings = recipe(name, folder_of(name), data, tmp_path / "run", dtype="bfloat16", language="lora", max_steps=1)
+    path.write_text(json.dumps({key: value for key, value in vars(settings).items() if value is not None}))
+    for more in (["--dry-run"], []):
+        result = CliRunner().invoke(app, ["train", str(path), *more])
+        assert result.exit_code == 0, result.output
+    clip = str(data / "clip-000000.mp4")
+    command = ["ask", clip, QUESTION, "--model", str(tmp_path / "run" / "model"), "--compressor", "v_cast"]
+    result = CliRunner().invoke(app, [*command, "--max-new-tokens", "2", "--max-pixels", str(settings.max_pixels)])
+    assert result.exit_code == 0, result.output

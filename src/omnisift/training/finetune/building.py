@@ -176,10 +176,8 @@ def add_lora(thinker: Any, recipe: TrainRecipe) -> Any:
         raise UsageError(f"lora_target_modules can't be adapted: {str(error).splitlines()[0]}") from None
     adapted = {name for name, module in thinker.named_modules() if hasattr(module, "lora_A")}
     if adapted != set(names):
-        raise UsageError(
-            f"lora_target_modules can't be adapted: PEFT takes {sorted(adapted ^ set(names))[0]} for a part of the "
-            "experts of a mixture; narrow the pattern to attention"
-        )
+        other, word = sorted(adapted ^ set(names))[0], "as well" if adapted > set(names) else "otherwise"
+        raise UsageError(f"lora_target_modules can't be adapted: PEFT adapts {other} {word}; name other modules")
     logger.info("LoRA on %d tensors", sum("lora_" in name for name, _ in model.named_parameters()))
     return model
 

@@ -139,7 +139,9 @@ def _layer_bytes(recipe: TrainRecipe, text: Any, layer: int, size: int) -> int:
         total += 4 * text.num_experts_per_tok * width * size
     if recipe.language == "lora":
         # Each adapter keeps its input in float32, and a mask of its dropout.
-        adapted = 0 if is_sparse(text, layer) else 2 * width + text.intermediate_size
+        shared = getattr(text, "shared_expert_intermediate_size", 0) or 0
+        inner = shared if is_sparse(text, layer) else text.intermediate_size
+        adapted = 2 * width + inner if inner else 0
         total += (3 * width + query + adapted) * (_FLOAT32 + 1)
     return int(total)
 

@@ -87,9 +87,8 @@ def plan_run(recipe: TrainRecipe, tflops: float | None = None) -> RunPlan:
     let_answers_follow(processor, recipe.model)
     begin = time.perf_counter()
     chosen = samples[:: -(-len(samples) // SAMPLED)]
-    shapes = [
-        shape for sample in chosen for shape in row_shapes(make_collator(recipe, processor), sample, source.config)
-    ]
+    collator = make_collator(recipe, processor)
+    shapes = [shape for sample in chosen for shape in row_shapes(collator, sample, source.config)]
     seconds = time.perf_counter() - begin
     if not shapes:
         raise UsageError("none of the rows that were tried can be used; `omnisift data-check` shows why")
