@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers.family_folders import FACTORS, save_family
+from tests.helpers.models import work_of_encoders
 from transformers import AutoProcessor
 from transformers.video_utils import VideoMetadata
 from typer.testing import CliRunner
@@ -20,10 +21,9 @@ import omnisift
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, NoVideo, UnsupportedModel, UsageError
 from omnisift.media import Media
-from omnisift.models import adapter_for
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.model_source import check_omni, find_model
-from omnisift.pipeline.prompt import frame_limits
+from omnisift.pipeline.prompt import build_inputs, frame_limits
 from omnisift.world import make_scene, write_clip
 
 QUESTIONS = ["What colour is the circle?", "Which sound is heard first?", "What happens in the clip at the end?"]
@@ -133,8 +133,10 @@ def test_several_questions_on_one_encoded_clip(
 ) -> None:
     pipe = omnisift.load(folder_of(name), compressor=compressor)
     encoded = pipe.encode(clips[0], max_pixels=options(name)["max_pixels"])
-    one_by_one = [pipe.ask(encoded, question, **options(name)) for question in QUESTIONS]
-    together = pipe.ask_batch([(encoded, question) for question in QUESTIONS], **options(name))
+    with work_of_encoders(pipe.host) as runs:
+        one_by_one = [pipe.ask(encoded, question, **options(name)) for question in QUESTIONS]
+        together = pipe.ask_batch([(encoded, question) for question in QUESTIONS], **options(name))
+    assert set(runs.values()) == {1}
     expected = [pipe.ask(clips[0], question, **options(name)) for question in QUESTIONS]
     for answers in (one_by_one, together):
         assert [answer.text for answer in answers] == [answer.text for answer in expected]
@@ -170,6 +172,21 @@ def test_audio_alone_is_refused(folder_of: Callable[[str], Path], tmp_path: Path
             pipe.ask(clip, QUESTIONS[0])
         with pytest.raises(NoVideo, match="audio alone"):
             omnisift.inputs(pipe.host.processor, clip, QUESTIONS[0])
+
+
+@pytest.mark.parametrize("system", [None, "Answer in one word."])
+@pytest.mark.parametrize("name", ALL)
+def test_prompts_of_an_encoded_clip_are_those_of_the_processor(
+    folder_of: Callable[[str], Path], clips: list[Path], name: str, system: str | None
+) -> None:
+    pipe = omnisift.load(folder_of(name), compressor=None)
+    encoded = pipe.encode(clips[0], max_pixels=options(name)["max_pixels"])
+    for question in QUESTIONS:
+        expected = build_inputs(pipe.host.processor, encoded.media, question, system)
+        found = encoded.prompt(question, system).inputs
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert torch.equal(torch.as_tensor(found[key]), torch.as_tensor(value)), key
 
 
 def test_frames_of_another_size_are_refused(folder_of: Callable[[str], Path]) -> None:
@@ -249,4 +266,3 @@ def test_nothing_is_left_on_the_host(folder_of: Callable[[str], Path], clips: li
     pipe = omnisift.load(folder_of("qwen3_vl"), compressor="v_cast")
     pipe.ask(clips[0], QUESTIONS[0], **options("qwen3_vl"))
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in pipe.host.thinker.modules())
-    assert adapter_for(pipe.host.thinker).takes_embeddings is False

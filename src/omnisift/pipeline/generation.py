@@ -15,7 +15,7 @@ from omnisift.compressors import Compressor
 from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import ModelError
 from omnisift.models import Compression, adapter_for, attach
-from omnisift.pipeline.encoded_clip import PromptRow, prepare_call
+from omnisift.pipeline.encoded_clip import PromptRow, needs_encoders, prepare_call
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.report import Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
@@ -75,9 +75,10 @@ def generate(
         process_seconds = time.perf_counter() - begin
         on_stage("prefill")
         reset_peak_memory(host.device)
+        encodes = needs_encoders(rows, compressor)
         attaching = attach(thinker, compressor) if compressor is not None else nullcontext(None)
         logits = FiniteLogits()
-        with attaching as attachment, Stopwatch(thinker, compressor, on_stage) as watch:
+        with attaching as attachment, Stopwatch(thinker, compressor, on_stage, encodes) as watch:
             if attachment is not None:
                 attachment.frame_seconds = [row.media.seconds_per_grid for row in rows]
             output = thinker.generate(
