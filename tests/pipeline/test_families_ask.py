@@ -208,6 +208,28 @@ def test_pixels_of_a_frame(folder_of: Callable[[str], Path], name: str) -> None:
     assert frame_limits(processor, 4096) == (min(lowest, 4096), 4096)
 
 
+def test_the_size_of_a_clip_as_a_whole(folder_of: Callable[[str], Path], clips: list[Path]) -> None:
+    """Qwen3-VL states one for all frames together; it holds unless the size of a frame is given."""
+    pipe = omnisift.load(folder_of("qwen3_vl"), compressor=None)
+    video = pipe.host.processor.video_processor
+    per_frame = 8 * 32 * 32
+    count = len(pipe.read(clips[0]).times)
+    video.size = {"shortest_edge": 32 * 32, "longest_edge": count * per_frame}
+    images = pipe.read(clips[0]).images
+    assert images is not None
+    assert images.shape[1] * images.shape[2] <= per_frame
+    assert omnisift.inputs(pipe.host.processor, clips[0], QUESTIONS[0])["video_grid_thw"].prod() <= 4 * 8 * -(
+        -count // 2
+    )
+    larger = pipe.read(clips[0], max_pixels=16 * 32 * 32).images
+    assert larger is not None
+    assert larger.shape[1] * larger.shape[2] > per_frame
+    video.size = {"shortest_edge": 32 * 32, "longest_edge": 32 * 32}
+    smallest = pipe.read(clips[0]).images
+    assert smallest is not None
+    assert smallest.shape[1:3] == (32, 32)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_processor_of_another_model_is_refused(folder_of: Callable[[str], Path], tmp_path: Path, name: str) -> None:
     other = save_family(name, tmp_path / name)
