@@ -12,7 +12,8 @@ from transformers import AutoProcessor
 
 from omnisift.errors import UsageError
 from omnisift.pipeline.chat_template import render_chat
-from omnisift.training.data import Collator, Sample, Turn, let_answers_follow
+from omnisift.training.data import Collator, Sample, Turn, check_answers_follow
+from omnisift.training.data.encoding import NO_THOUGHTS
 
 CONTENT = (
     "{%- macro words(content) -%}{%- for part in content -%}{%- if part['type'] == 'video' -%}"
@@ -48,7 +49,6 @@ TEMPLATES = {
     "never thinks": template("", "false"),
 }
 ONLY = template("{{- '<think>\\n' -}}")
-SWITCHED = ("opens a block", "leaves it to the model")
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +77,19 @@ def sample(*texts: str) -> Sample:
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_an_answer_stands_behind_the_prompt_that_asks_for_it(kind: str, folder: Path) -> None:
     processor = Thinker(folder)(TEMPLATES[kind])
-    let_answers_follow(processor, "model")
-    assert (processor.chat_template == TEMPLATES[kind]) == (kind not in SWITCHED)
+    check_answers_follow(processor, "model")
     batch = Collator(processor)([sample("what colour", "red circle")])
     labels, ids = batch["labels"][0], batch["input_ids"][0].tolist()
     learned = [place for place, label in enumerate(labels.tolist()) if label != -100]
-    asked = render_chat(
-        processor, [{"role": "user", "content": [{"type": "text", "text": "what colour"}]}], add_generation_prompt=True
-    )
+    question = {"role": "user", "content": [{"type": "text", "text": "what colour"}]}
+    asked = render_chat(processor, [question], add_generation_prompt=True)
+    assert asked.endswith(NO_THOUGHTS) == (kind != "never thinks")
+    if kind == "writes blocks with thoughts only":
+        asked = asked.removesuffix(NO_THOUGHTS)
     assert ids[: learned[0]] == processor.tokenizer(asked, add_special_tokens=False).input_ids
     tokens = processor.tokenizer.convert_ids_to_tokens([ids[place] for place in learned])
     assert tokens[-1] == "<|im_end|>"
     assert tokens[:-1] == processor.tokenizer.tokenize("red circle")
-    let_answers_follow(processor, "model")  # of a model that was trained before
-    assert processor.chat_template.count("set enable_thinking") == (kind in SWITCHED)
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
@@ -98,7 +97,6 @@ def test_an_answer_stands_behind_the_prompt_that_asks_for_it(kind: str, folder: 
 def test_every_answer_of_a_conversation_is_learned(kind: str, count: int, folder: Path) -> None:
     """Also if a last question has no answer."""
     processor = Thinker(folder)(TEMPLATES[kind])
-    let_answers_follow(processor, "model")
     collator = Collator(processor)
     batch = collator([sample(*["what colour", "red circle", "what shape", "blue square", "what sound"][:count])])
     assert not batch["skipped"]
@@ -111,19 +109,17 @@ def test_every_answer_of_a_conversation_is_learned(kind: str, count: int, folder
 def test_a_model_that_always_thinks_is_refused(folder: Path) -> None:
     processor = Thinker(folder)(ONLY)
     with pytest.raises(UsageError, match=r"^the chat template of model lets every answer begin with <think>"):
-        let_answers_follow(processor, "model")
-    assert processor.chat_template == ONLY
+        check_answers_follow(processor, "model")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TEMPLATES if kind != "never thinks"])
+@pytest.mark.parametrize("kind", TEMPLATES)
 def test_a_row_with_thoughts_is_named(kind: str, folder: Path) -> None:
-    """Where the template writes them otherwise than the row; a model that never thinks learns them as text."""
+    """A model that never thinks learns them as text."""
     processor = Thinker(folder)(TEMPLATES[kind])
-    let_answers_follow(processor, "model")
-    collator = Collator(processor)
-    batch = collator([sample("what colour", "<think>it is red</think>red circle")])
-    if kind == "writes blocks with thoughts only":
-        assert not batch["skipped"]  # they are the answer that this template has
+    check_answers_follow(processor, "model")
+    batch = Collator(processor)([sample("what colour", "<think>it is red</think>red circle")])
+    if kind == "never thinks":
+        assert not batch["skipped"]
     else:
         assert "an answer with <think> ... </think>" in batch["skipped"]["row"]
         assert bool((batch["labels"] == -100).all())

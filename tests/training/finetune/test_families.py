@@ -271,16 +271,11 @@ def test_the_load_balancing_loss_is_trained_where_the_model_asks_for_it(name: st
     assert answer.text
 
 
-def test_a_model_that_thinks_is_saved_as_it_was_trained(data: Path, tmp_path: Path) -> None:
+def test_a_model_that_thinks_learns_to_answer_without(data: Path, tmp_path: Path) -> None:
     folder = save_family("qwen3_5", tmp_path / "qwen3_5")
     (folder / "chat_template.jinja").write_text(TEMPLATES["opens a block"])
     report = fine_tune(recipe("qwen3_5", folder, data, tmp_path / "run", max_steps=1))
     assert not report.skipped
-    before, after = (AutoProcessor.from_pretrained(path) for path in (folder, report.model))
-    turns = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
-    texts = [each.apply_chat_template(turns, add_generation_prompt=True) for each in (before, after)]
-    assert texts[0].endswith("<think>\n")
-    assert texts[1].endswith("<think>\n\n</think>\n\n")
     (folder / "chat_template.jinja").write_text(ONLY)
     for act in (fine_tune, plan_run):
         with pytest.raises(UsageError, match="lets every answer begin with <think>"):

@@ -18,7 +18,6 @@ from omnisift.utils.special_tokens import SpecialTokens
 THOUGHTS = "<think>", "</think>"
 NO_THOUGHTS = "<think>\n\n</think>\n\n"
 """The block that templates write before an answer without thinking."""
-_SWITCH_OFF = "{%- set enable_thinking = false -%}"
 
 
 def encode_sample(processor: Any, sample: Sample, media: Media | None, system: str | None = None) -> dict[str, Any]:
@@ -55,31 +54,21 @@ def encode_sample(processor: Any, sample: Sample, media: Media | None, system: s
     return inputs
 
 
-def let_answers_follow(processor: Any, name: str) -> None:
-    """Make the chat template of a model that thinks write answers directly behind the prompt that asks for them.
-
-    The rows of training data hold answers without thinking. A template that opens a block of thinking for them gets its
-    own switch turned off; the trained model is saved with it, and so asked as it was trained.
+def check_answers_follow(processor: Any, name: str) -> None:
+    """Check that answers stand directly behind the prompt that asks for them, as the rows of training data have them.
 
     Args:
-        processor: its ``chat_template`` may be replaced.
+        processor: its chat template is checked.
         name: of the model, for messages.
 
     Raises:
-        UsageError: the template always opens a block of thinking.
+        UsageError: the template writes a block of thinking between them, even if it is told not to.
     """
-    template = processor.chat_template
-    if not _adds_thoughts(processor):
-        return
-    if isinstance(template, str):
-        processor.chat_template = _SWITCH_OFF + template
-        if not _adds_thoughts(processor):
-            return
-        processor.chat_template = template
-    raise UsageError(
-        f"the chat template of {name} lets every answer begin with {THOUGHTS[0]}, and rows hold answers alone; train "
-        "the edition of the model that does not think"
-    )
+    if _adds_thoughts(processor):
+        raise UsageError(
+            f"the chat template of {name} lets every answer begin with {THOUGHTS[0]}, and rows hold answers alone; "
+            "train the edition of the model that does not think"
+        )
 
 
 def _adds_thoughts(processor: Any) -> bool:
@@ -119,12 +108,19 @@ def _labels(
         # The answer is the text between the conversation before it and the conversation up to its end.
         before = render_chat(processor, conversation[:number], add_generation_prompt=True)
         through = render_chat(processor, conversation[: number + 1], add_generation_prompt=False)
-        if not text.startswith(before) and before.endswith(NO_THOUGHTS) and through.startswith(before):
-            # Answers before the last one have no block of thinking.
-            header = before.removesuffix(NO_THOUGHTS)
-            before, through = header, header + through[len(before) :]
+        if before.endswith(NO_THOUGHTS):
+            if any(mark in conversation[number]["content"][0]["text"] for mark in THOUGHTS):
+                raise UsageError(
+                    f"an answer with {' ... '.join(THOUGHTS)}, but this model is asked for answers alone; leave it out"
+                )
+            if not text.startswith(before):
+                # Answers before the last one, in some templates all of them, have no block of thinking.
+                header = before.removesuffix(NO_THOUGHTS)
+                before, through = header, header + through.removeprefix(before).removeprefix(header)
         if not (text.startswith(before) and text.startswith(through)):
-            raise UsageError(_unlike(conversation))
+            raise UsageError(
+                "this model's chat template changes earlier turns when others follow; it can't be used for training"
+            )
         begin, end = (
             _count(processor, part) if len(part) <= clip else length - _count(processor, text[len(part) :])
             for part in (before, through)
@@ -132,16 +128,6 @@ def _labels(
         labels[0, begin:end] = input_ids[0, begin:end]
         _ignore_after_end(processor, labels[0], begin, end)
     return labels
-
-
-def _unlike(conversation: list[dict[str, Any]]) -> str:
-    """Why the text of a conversation does not begin with the text of its first turns."""
-    answers = [part["text"] for turn in conversation if turn["role"] == "assistant" for part in turn["content"]]
-    if any(mark in answer for answer in answers for mark in THOUGHTS):
-        return (
-            f"an answer with {' ... '.join(THOUGHTS)}, which this model's chat template rewrites; learn the rest alone"
-        )
-    return "this model's chat template changes earlier turns when others follow; it can't be used for training"
 
 
 def _ignore_after_end(processor: Any, labels: Tensor, begin: int, end: int) -> None:

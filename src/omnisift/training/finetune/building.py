@@ -20,7 +20,7 @@ from omnisift.estimators import make_estimator
 from omnisift.models import adapter_for
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host, load_host, load_selector
-from omnisift.training.data import Sample, let_answers_follow, read_rows
+from omnisift.training.data import Sample, read_rows
 from omnisift.training.distill import DistillSettings, distill, load_questions, observe_clips, save_selector
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
@@ -49,7 +49,6 @@ def build(recipe: TrainRecipe, on_progress: OnProgress | None = None) -> tuple[H
     """
     torch.manual_seed(recipe.seed)
     host = load_host(recipe.model, recipe.device, recipe.dtype, recipe.attn_implementation)
-    let_answers_follow(host.processor, recipe.model)
     thinker = host.thinker
     thinker.requires_grad_(recipe.language == "full")
     model = add_lora(thinker, recipe) if recipe.language == "lora" else thinker

@@ -19,7 +19,7 @@ from omnisift.pipeline.devices import named_device
 from omnisift.pipeline.loading import plan_placement, read_processor, read_selector
 from omnisift.pipeline.model_source import ModelSource, check_omni, find_model
 from omnisift.pipeline.prompt import hears
-from omnisift.training.data import Sample, let_answers_follow
+from omnisift.training.data import Sample, check_answers_follow
 from omnisift.training.finetune.building import check_distillable, check_lora_modules
 from omnisift.training.finetune.guards import launcher_requests, world_error
 from omnisift.training.finetune.recipe import TrainRecipe
@@ -56,7 +56,7 @@ def check_run(recipe: TrainRecipe, samples: Sequence[Sample], evaluated: Sequenc
         _check_unused(recipe)
     source = find_model(recipe.model)
     processor = read_processor(source.source, local_files_only=source.local_files_only)
-    let_answers_follow(processor, recipe.model)
+    check_answers_follow(processor, recipe.model)
     _check_method(recipe, source)
     if not hears(processor):
         _check_without_audio(recipe, samples)

@@ -17,7 +17,7 @@ from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.model_source import find_model
 from omnisift.pipeline.prompt import clip_size
 from omnisift.profiling.shape import PromptShape
-from omnisift.training.data import Collator, Sample, encode_sample, let_answers_follow
+from omnisift.training.data import Collator, Sample, encode_sample
 from omnisift.training.finetune.checks import check_run, empty_thinker
 from omnisift.training.finetune.cost import StepMemory, count_parameters, kept_tokens, row_flops, step_memory
 from omnisift.training.finetune.recipe import TrainRecipe
@@ -84,7 +84,6 @@ def plan_run(recipe: TrainRecipe, tflops: float | None = None) -> RunPlan:
     check_run(recipe, samples, evaluated.samples, here=False)
     source = find_model(recipe.model)
     processor = read_processor(source.source, local_files_only=source.local_files_only)
-    let_answers_follow(processor, recipe.model)
     begin = time.perf_counter()
     chosen = samples[:: -(-len(samples) // SAMPLED)]
     collator = make_collator(recipe, processor)
