@@ -246,7 +246,7 @@ def waits_are_documented(subject: Subject) -> str:
     if subject.inputs["input_ids"].device.type != "cuda":
         raise Skipped("only a GPU computes while the CPU continues")
     words = check_waits(waits_of(subject, DEFAULT))
-    others = {name: sum(waits_of(subject, name).values()) for name in COMPRESSORS if name != DEFAULT}
+    others = {name: sum(waits_of(subject, name).values()) for name in subject.methods if name != DEFAULT}
     return f"{words}; " + ", ".join(f"{name} {count}" for name, count in others.items())
 
 
