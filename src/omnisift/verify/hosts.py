@@ -13,6 +13,9 @@ from omnisift.profiling.analytic import weight_bytes
 from omnisift.profiling.sizes import host_config
 from omnisift.verify.prompts import ClipShape, qwen2_5_omni_prompt, qwen3_omni_prompt
 
+_MEDIA = ("audio", "image", "video", "audio_start", "audio_end", "vision_start", "vision_end")
+"""Tokens of both families that only a processor writes."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -68,6 +71,8 @@ class ModelSpec:
             model = kind._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
         model.generation_config.eos_token_id = None
         model.generation_config.pad_token_id = 0
+        # Random weights would generate placeholders and marks of media as well.
+        model.generation_config.suppress_tokens = [getattr(config, f"{name}_token_id") for name in _MEDIA]
         return model.eval()
 
 

@@ -72,6 +72,12 @@ class Subject:
         return make_compressor(name, Budget(retain), selector=self.selector).eval()
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights and inputs."""
+        dtype: torch.dtype = self.inputs["pixel_values_videos"].dtype
+        return dtype
+
+    @property
     def methods(self) -> list[str]:
         """Names of the methods that the model's family can run."""
         supplies = adapter_for(self.model).supplies
