@@ -97,14 +97,14 @@ class Adapter(ABC):
     """Names of the `TokenStream.extras` that its `attention_probes` can provide."""
     side_inputs: ClassVar[Mapping[str, Side]] = {}
     """How further arguments of the language model are cut. One that is not listed here is refused."""
-    takes_embeddings: ClassVar[bool] = False
-    """Whether the host takes ids with their embeddings in place of what its encoders read, and nothing else of them."""
     geometry: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the vision encoder that `layout` reads by `Prompt.encoded_with`."""
     times_in_words: ClassVar[bool] = False
     """Whether the processor writes the time of each frame into the prompt."""
     min_frame_tokens: ClassVar[int] = 1
     """Tokens of a frame below which the processor of released checkpoints enlarges it."""
+    max_clip_pixels: ClassVar[int | None] = None
+    """Area of all images of a clip together that the processor of released checkpoints states; None if it states none."""
 
     def __init__(self, model: nn.Module) -> None:
         """Find the parts of ``model``.

@@ -242,7 +242,7 @@ class _Bench:
         # A method that reads the encoders' attention changes their work, so it runs them in each question. So does a
         # family that takes more of its encoders than embeddings.
         reads_encoders = compressor is not None and bool(compressor.needs)
-        is_encoding = reads_encoders or not adapter_for(self.model).takes_embeddings
+        is_encoding = reads_encoders or bool(adapter_for(self.model).side_inputs)
         stored = None if is_encoding else encoding
         self._reset_peak()
         runs = self._ask_repeatedly(inputs, compressor, stored)
