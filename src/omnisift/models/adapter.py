@@ -104,7 +104,8 @@ class Adapter(ABC):
     min_frame_tokens: ClassVar[int] = 1
     """Tokens of a frame below which the processor of released checkpoints enlarges it."""
     max_clip_pixels: ClassVar[int | None] = None
-    """Area of all images of a clip together that the processor of released checkpoints states; None if it states none."""
+    """Largest area of all images of a clip together, as the processor of released checkpoints states it; None if it
+    states none."""
 
     def __init__(self, model: nn.Module) -> None:
         """Find the parts of ``model``.

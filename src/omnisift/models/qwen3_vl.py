@@ -16,7 +16,7 @@ DEEPSTACK: Mapping[str, Side] = {"visual_pos_masks": Side.TOKENS, "deepstack_vis
 """Which tokens are images and videos, and for each of these one row a layer."""
 
 MAX_CLIP_PIXELS = 25_165_824
-"""``longest_edge`` in the video_preprocessor_config.json of Qwen3-VL and Qwen3.5: 24,576 tokens."""
+"""``longest_edge`` in the video_preprocessor_config.json of Qwen3-VL and Qwen3.5: 12,288 tokens of two images each."""
 
 
 class Qwen3VLAdapter(GridAdapter):

@@ -2,7 +2,7 @@
 
 Two computations of one prompt in bfloat16 differ by rounding, and random weights give no answer to compare. So the
 logits of a compressed prompt may differ between two computations by at most `NOISE` times what those of the untouched
-model differ between the same two, or two roundings of a logit where these agree by chance.
+model differ between the same two, or four units in the last place of 1 where these agree by chance.
 """
 
 from __future__ import annotations
