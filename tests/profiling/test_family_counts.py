@@ -17,6 +17,7 @@ from transformers import AutoProcessor, DynamicCache
 import omnisift
 from omnisift.budget import Budget
 from omnisift.media import Media
+from omnisift.media.image import smart_size
 from omnisift.media.sampling import by_time
 from omnisift.models import adapter_class, adapter_for, model_class
 from omnisift.pipeline import load
@@ -201,6 +202,19 @@ def test_the_shape_is_what_the_processor_makes(
     times = processor._calculate_timestamps(list(range(2 * shape.frames)), 2 / shape.seconds_per_frame)
     words = [part for time in times for part in QWEN_WORDS.findall(f"<{time:.1f} seconds>")]
     assert shape.times == len(words) + 2 * len(times)
+
+
+def test_a_long_clip_of_qwen3_vl_is_limited_as_a_whole() -> None:
+    """As the reader limits it by the size in the processor's settings; a size that is given is kept."""
+    config = host_config("qwen3-vl-8b")
+    assert prompt_shape(20, config=config).grid == (20, 13, 23)
+    for seconds, images in ((60, 120), (240, 256), (3000, 256)):
+        shape = prompt_shape(seconds, config=config)
+        rows, columns = smart_size(1080, 1920, factor=32, min_pixels=1024, max_pixels=25_165_824 // images)
+        assert shape.grid == (images // 2, rows // 32, columns // 32)
+        assert 2 * shape.video <= 24_576 < 2.4 * shape.video
+    assert prompt_shape(240, config=config, max_pixels=320 * 1024).grid == (128, 13, 23)
+    assert prompt_shape(240, config=host_config("qwen2.5-vl-7b")).grid == (128, 13, 23)
 
 
 @pytest.mark.parametrize("name", FACTORS)

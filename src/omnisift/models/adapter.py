@@ -108,6 +108,9 @@ class Adapter(ABC):
     """Whether the processor writes the time of each frame into the prompt."""
     min_frame_tokens: ClassVar[int] = 1
     """Tokens of a frame below which the processor of released checkpoints enlarges it."""
+    max_clip_pixels: ClassVar[int | None] = None
+    """Largest area of all images of a clip together, as the processor of released checkpoints states it; None if it
+    states none."""
 
     def __init__(self, model: nn.Module) -> None:
         """Find the parts of ``model``.

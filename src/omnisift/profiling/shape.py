@@ -110,7 +110,8 @@ def prompt_shape(
         config: Configuration of the host; None means Qwen2.5-Omni.
         fps: Images per second to sample.
         max_frames: Maximum number of images.
-        max_pixels: Maximum pixels per image; None means the paper's 320 tokens.
+        max_pixels: Maximum pixels per image; None means the paper's 320 tokens, or fewer where the family's processor
+            limits the clip as a whole.
         min_pixels: Minimum pixels per image; None means that of the family's processor.
         text: Tokens of the question, the chat template and the markers, without the times of frames.
         audio: Whether the clip has audio, which counts for families that hear.
@@ -126,7 +127,11 @@ def prompt_shape(
     plan = by_time(seconds, fps, max_frames)
     adapter = _adapter(config)
     factor = token_side(adapter.config)
-    highest = _MAX_FRAME_TOKENS * factor**2 if max_pixels is None else max_pixels
+    highest = max_pixels
+    if highest is None:
+        highest = _MAX_FRAME_TOKENS * factor**2
+        if adapter.max_clip_pixels is not None:
+            highest = min(highest, max(factor**2, adapter.max_clip_pixels // len(plan.moments)))
     lowest = min(highest, adapter.min_frame_tokens * factor**2 if min_pixels is None else min_pixels)
     high, wide = smart_size(height, width, factor=factor, min_pixels=lowest, max_pixels=highest)
     mel = math.floor(100 * seconds) if audio else 0
