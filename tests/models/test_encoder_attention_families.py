@@ -20,6 +20,7 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import _get_feat
 
 import omnisift
 from omnisift.budget import Budget
+from omnisift.errors import CompressorError
 from omnisift.models import adapter_for
 from omnisift.models.attention_probe import ProbedEncoder
 from omnisift.models.encoder_probes import AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME, ChunkedAudioProbe
@@ -194,3 +195,10 @@ def test_methods_that_read_it_cut_prompts_of_every_family(family: Family, name: 
     assert attachment.last is not None
     full = expected_logits(family, model, inputs, attachment.last.keep, merged)
     note(family, "encoder attention", apart(logits, full, cut))
+
+
+@each_family
+def test_an_extra_that_no_encoder_has_is_refused_by_name(family: Family) -> None:
+    method = ReadsAttention(HALF, frozenset({VIDEO_FRAME, "text_attention"}))
+    with pytest.raises(CompressorError, match=r"needs \['text_attention'\].*can't supply"):
+        omnisift.attach(plain_host(family), method)
