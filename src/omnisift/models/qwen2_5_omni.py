@@ -29,7 +29,6 @@ class Qwen25OmniAdapter(GridAdapter):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_omni", "qwen2_5_omni_thinker"})
     model_class: ClassVar[str] = "Qwen2_5OmniThinkerForConditionalGeneration"
     seconds_argument: ClassVar[str | None] = "video_second_per_grid"
-    takes_embeddings: ClassVar[bool] = True
     audio_probe = PairedAudioProbe
 
     def find_parts(self, model: nn.Module) -> Parts:
