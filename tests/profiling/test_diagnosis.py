@@ -157,13 +157,6 @@ def test_memory_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert device_memory(torch.device("cpu")) is None
 
 
-def test_commands_of_one_family_are_those_that_refuse_others() -> None:
-    """A command that learns the other families leaves the list with its guard."""
-    source = Path(omnisift.__file__).parent
-    for command, file in COMMANDS.items():
-        assert ("check_omni(" in (source / file).read_text()) == (command in model_source.OMNI_ONLY), command
-
-
 @pytest.mark.parametrize(
     ("content", "kind", "says"),
     [

@@ -118,6 +118,30 @@ def _gated(rows: Iterable[Tensor], gate: Tensor, places: Tensor) -> list[Tensor]
     return [part * factor.to(part.device, part.dtype).view(-1, *[1] * (part.ndim - 1)) for part in rows]
 
 
+def continued_side_inputs(
+    arguments: Mapping[str, Any], rules: Mapping[str, Side], start: int, text: int
+) -> dict[str, Any]:
+    """Side inputs of a prompt that repeats the beginning of another one and goes on with text.
+
+    Args:
+        arguments: those of the language model for the other prompt, by name.
+        rules: of the family.
+        start: tokens that are repeated, among them all that are marked.
+        text: tokens that follow.
+    """
+    rules = {**_COMMON, **rules}
+    result: dict[str, Any] = {}
+    for name, value in arguments.items():
+        rule = rules.get(name)
+        if value is None or rule is None:
+            continue
+        result[name] = value
+        if rule is Side.TOKENS:
+            tail = value.new_zeros(len(value), text, *value.shape[2:])
+            result[name] = torch.cat([value[:, :start], tail], dim=1)
+    return result
+
+
 def _may_follow_prompt(value: Any, length: int) -> bool:
     """Whether a value without a rule may have an entry for each token."""
     if isinstance(value, (list, tuple)):

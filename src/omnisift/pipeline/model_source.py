@@ -21,8 +21,8 @@ from omnisift.utils.safetensors_files import INDEX, read_weight_map
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
-OMNI_ONLY = ("distill", "serve", "run --engine vllm")
-"""Commands that take Qwen2.5-Omni only: by `check_omni`, and those that run vLLM."""
+OMNI_ONLY = ("serve", "run --engine vllm")
+"""Commands that take Qwen2.5-Omni only: those that run vLLM."""
 _DEPTHS = frozenset({"num_hidden_layers", "num_layers", "encoder_layers", "depth"})
 _MAX_DEPTH = 1000
 """Layers of a stack; a config.json with more is damaged, and building its layers would take minutes."""
@@ -90,15 +90,6 @@ def find_model(name: str) -> ModelSource:
 def takes_every_command(model_type: str) -> bool:
     """Whether the commands in `OMNI_ONLY` take models of this type."""
     return adapter_class(model_type) is Qwen25OmniAdapter
-
-
-def check_omni(source: ModelSource, command: str) -> None:
-    """Raise `UnsupportedModel` if a command that only knows Qwen2.5-Omni is given another family."""
-    if not takes_every_command(source.model_type):
-        raise UnsupportedModel(
-            f"{source.name}: {command} takes Qwen2.5-Omni only so far, got model_type {source.model_type!r}; ask this "
-            "model with omnisift ask, run or inspect"
-        )
 
 
 def _check_depths(part: object, where: str) -> None:

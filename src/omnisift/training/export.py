@@ -182,6 +182,8 @@ def export_merged(source: Path, selector: VGAS, folder: Path, storage: Storage |
 
 def _check_layout(selector: VGAS) -> None:
     """`UsageError` if loading by names and shapes alone would make another selector."""
+    if not selector.config.audio_score:
+        raise UsageError("the released layout scores audio, this selector video alone: export it with --as selector")
     if selector.config.guide != "cross" or selector.config.num_attention_heads != 8:
         raise UsageError(
             "the released layout has 8 heads and cross attention, this selector "

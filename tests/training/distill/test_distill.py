@@ -19,7 +19,8 @@ from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Modality
 from omnisift.training.distill import DistillSettings, distill, find_clips, load_questions, observe_clips
 from omnisift.training.distill.learn import audio_agreement, audio_targets, scores_of, train_selector
-from omnisift.training.distill.samples import DistillSample, observe, stream_of
+from omnisift.training.distill.observing import observe
+from omnisift.training.distill.samples import DistillSample, stream_of
 from omnisift.utils.assets import nano_path
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")

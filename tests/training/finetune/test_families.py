@@ -285,7 +285,6 @@ def test_a_model_that_thinks_learns_to_answer_without(data: Path, tmp_path: Path
 
 WRONG: dict[str, tuple[str, dict[str, Any], type[OmniSiftError], str]] = {
     "no audio to learn by": ("qwen3_vl", {**MODES["frozen"]}, UsageError, "takes no audio, by which a selector learns"),
-    "attention of encoders": ("qwen3_vl", {"compressor": "visionzip"}, CompressorError, "needs.*can't supply"),
     "no weights": ("qwen2_vl", {"compressor": "omnisift", "selector": None}, CompressorError, "no selector weights"),
     "adapters in encoders": (OMNI, {"language": "lora", "lora_target_modules": r".*\.[qkv]_proj"}, UsageError,
                              "match .* modules of the encoders"),
@@ -356,3 +355,15 @@ def test_bfloat16_and_the_command(name: str, folder_of: Callable[[str], Path], d
     command = ["ask", clip, QUESTION, "--model", str(tmp_path / "run" / "model"), "--compressor", "v_cast"]
     result = CliRunner().invoke(app, [*command, "--max-new-tokens", "2", "--max-pixels", str(settings.max_pixels)])
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_selector_is_distilled_first(
+    name: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of audio, or of video for a model without audio; the trained model is saved with it."""
+    changes = {"compressor": "omnisift", "distill_steps": 3, "language": "lora"}
+    settings = recipe(name, folder_of(name), data, tmp_path / "run", **changes)
+    check_answers(settings, data, monkeypatch)
+    parts = json.loads((tmp_path / "run" / "selector" / "report.json").read_text())["parts"]
+    assert parts == (["audio"] if name == OMNI else ["video"])

@@ -7,6 +7,15 @@ from omnisift.training.distill.run import (
     load_questions,
     observe_clips,
     save_selector,
+    settings_for,
 )
 
-__all__ = ["DistillSettings", "distill", "find_clips", "load_questions", "observe_clips", "save_selector"]
+__all__ = [
+    "DistillSettings",
+    "distill",
+    "find_clips",
+    "load_questions",
+    "observe_clips",
+    "save_selector",
+    "settings_for",
+]

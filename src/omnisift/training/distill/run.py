@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from omnisift.errors import MediaError, UsageError
 from omnisift.media.suffixes import VIDEO_SUFFIXES
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.prompt import read_for
+from omnisift.pipeline.prompt import hears, read_for
 from omnisift.stvp import video_logits
 from omnisift.tokens import TokenStream
 from omnisift.training.distill.learn import (
@@ -30,7 +30,8 @@ from omnisift.training.distill.learn import (
     train_video_score,
     video_agreement,
 )
-from omnisift.training.distill.samples import DistillFiles, DistillSample, observe
+from omnisift.training.distill.observing import observe
+from omnisift.training.distill.samples import DistillFiles, DistillSample
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.utils.parsing import read_text, shown
 from omnisift.utils.questions import check_question, check_text
@@ -74,7 +75,8 @@ class DistillSettings(ReadOptions):
     weighted: bool = True
     """Whether attention is multiplied by saliency, 1 - cosine of a token to the mean of its chunk."""
     video_score: bool = False
-    """Whether the selector also gets a learned video score, which replaces STVP."""
+    """Whether the selector also gets a learned video score, which replaces STVP. For a model without audio nothing else
+    is trained (`settings_for`)."""
     rows: str = "answer"
     """Query positions of the attention: ``answer``, where the answer begins, or ``question``, the mean over all tokens
     after the clip."""
@@ -87,6 +89,11 @@ class DistillSettings(ReadOptions):
         if self.rows not in ("answer", "question"):
             raise UsageError(f"rows must be answer or question, got {self.rows!r}")
         self.check()
+
+
+def settings_for(host: Host, settings: DistillSettings) -> DistillSettings:
+    """The settings that apply to a model: one without audio gets a video score alone."""
+    return settings if hears(host.processor) else replace(settings, video_score=True, time_embedding=False)
 
 
 def find_clips(folder: Path) -> list[Path]:
@@ -198,37 +205,50 @@ def distill(
     """Train a selector on recorded attention and measure its agreement on held-out clips.
 
     Args:
-        host: the model that was observed; only its name is used.
+        host: the model that was observed; only its name is used, and whether it takes audio.
         samples: what `observe_clips` returned.
-        settings: how the selector is trained.
+        settings: how the selector is trained; `settings_for` says what applies to a model without audio.
         step: called after each optimizer step.
 
     Returns:
-        (selector, report); the report is JSON-ready and holds settings, losses and agreement (see `audio_agreement`).
+        (selector, report); the report is JSON-ready and holds settings, losses and agreement (see `audio_agreement`):
+        of audio in ``agreement``, of video in ``picture``. ``parts`` names what was trained.
     """
     if isinstance(samples, DistillFiles):
         samples = samples.shuffled(settings.seed)
     n_test = min(len(samples) - 1, max(1, round(settings.held_out * len(samples))))
     training, checked = samples[:-n_test], samples[-n_test:]
-    width = samples[0].embeds.shape[1]
+    width, takes_audio = samples[0].embeds.shape[1], hears(host.processor)
+    settings = settings_for(host, settings)
     selector, untrained = (
-        new_selector(width, settings.time_embedding, settings.seed, video_score=settings.video_score) for _ in range(2)
+        new_selector(
+            width,
+            settings.time_embedding,
+            settings.seed,
+            video_score=settings.video_score,
+            audio_score=takes_audio,
+        )
+        for _ in range(2)
     )
     schedule = (settings.max_steps, settings.learning_rate, settings.seed)
+    losses: list[float] = []
     if selector.video_score is not None:
-        train_video_score(selector.video_score, training, *schedule, step)
+        losses = train_video_score(selector.video_score, training, *schedule, step)
         untrained.picture = selector.video_score  # both select audio by the same anchors
-    losses = train_selector(selector, training, *schedule, settings.weighted, step)
+    if takes_audio:
+        losses = train_selector(selector, training, *schedule, settings.weighted, step)
     selector.train(False)
-    report = {
+    report: dict[str, Any] = {
         "model": host.name,
+        "parts": ["audio"] * takes_audio + ["video"] * settings.video_score,
         "settings": asdict(settings),
         "clips": {"taught": len(training), "held out": len(checked)},
         "loss": {"first": round(losses[0], 4), "last": round(losses[-1], 4)},
-        "agreement": {
-            f"{retain:g}": _compare_audio(selector, untrained, checked, retain, settings.weighted) for retain in RETAINS
-        },
     }
+    if takes_audio:
+        report["agreement"] = {
+            f"{retain:g}": _compare_audio(selector, untrained, checked, retain, settings.weighted) for retain in RETAINS
+        }
     if selector.video_score is not None:
         report["picture"] = {f"{retain:g}": _compare_video(selector.video_score, checked, retain) for retain in RETAINS}
     return selector, report

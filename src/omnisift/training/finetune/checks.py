@@ -17,7 +17,7 @@ from omnisift.models.base import check_needs
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.devices import named_device
 from omnisift.pipeline.loading import plan_placement, read_processor, read_selector
-from omnisift.pipeline.model_source import ModelSource, check_omni, find_model
+from omnisift.pipeline.model_source import ModelSource, find_model
 from omnisift.pipeline.prompt import hears
 from omnisift.training.data import Sample, check_answers_follow
 from omnisift.training.finetune.building import check_distillable, check_lora_modules
@@ -61,7 +61,6 @@ def check_run(recipe: TrainRecipe, samples: Sequence[Sample], evaluated: Sequenc
     if not hears(processor):
         _check_without_audio(recipe, samples)
     if recipe.selector == "distill" and needs_selector(recipe.compressor):
-        check_omni(source, "training with selector: distill")
         check_distillable(recipe, samples)
     if recipe.language == "lora":
         check_lora_modules(empty_thinker(source), recipe.lora_target_modules)

@@ -76,7 +76,14 @@ def count_parameters(recipe: TrainRecipe, thinker: Any) -> Parameters:
     encoders = sum(p.numel() for encoder in adapter_for(thinker).parts.encoders for p in encoder.parameters())
     scorer = 0
     if needs_selector(recipe.compressor):
-        layout = new_selector(thinker.config.get_text_config().hidden_size, recipe.time_embedding, recipe.seed)
+        hears = adapter_for(thinker).parts.audio_encoder is not None
+        layout = new_selector(
+            thinker.config.get_text_config().hidden_size,
+            hears and recipe.time_embedding,
+            recipe.seed,
+            video_score=not hears,  # which `distill` trains alone for a model without audio
+            audio_score=hears,
+        )
         scorer = sum(parameter.numel() for parameter in layout.parameters())
     trained = scorer if recipe.train_selector else 0
     if recipe.language == "full":
