@@ -133,12 +133,9 @@ def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress 
     step = _counter("training the selector", parts * settings.max_steps, on_progress)
     selector, report = distill(host, targets, settings, step)
     save_selector(selector, report | {"skipped": skipped}, folder)
-    agreement = (report["agreement"] if "agreement" in report else report["picture"])["0.25"]
-    logger.info(
-        "distilled a selector from %d clips; its agreement with the model, and that of others: %s",
-        len(targets),
-        agreement,
-    )
+    is_audio = "audio" in report["parts"]
+    agreement = report["agreement"]["0.25"]["selector"] if is_audio else report["picture"]["0.25"]["learned"]
+    logger.info("distilled a selector from %d clips; its agreement with the model is %s", len(targets), agreement)
     return folder
 
 
