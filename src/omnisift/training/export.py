@@ -18,8 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from omnisift.errors import CheckpointError, UsageError
+from omnisift.models import adapter_class
 from omnisift.pipeline.devices import DTYPES
 from omnisift.pipeline.loading import read_selector
+from omnisift.pipeline.model_source import find_model
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object
 from omnisift.utils.safetensors_files import INDEX, open_safetensors, weight_files
@@ -27,6 +29,7 @@ from omnisift.vgas import RELEASED_PREFIX, VGAS
 
 logger = logging.getLogger(__name__)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_AUDIO, _VIDEO = "A vision-guided audio selector (arXiv 2602.04804)", "A learned score of video tokens"
 _CARD = """---
 library_name: omnisift
 tags: [audio-video, token-compression]
@@ -34,9 +37,9 @@ tags: [audio-video, token-compression]
 
 # OmniSIFT selector
 
-A vision-guided audio selector (arXiv 2602.04804) for a Qwen2.5-Omni model with embeddings of width {width}:
-{count:,} parameters, layout {layout}. It chooses the audio tokens that stay when a prompt is compressed. A quarter of
-the video and audio tokens (`retain=0.25`) is a good start.
+{kind} for a `{model_class}` with embeddings of width {width}:
+{count:,} parameters, layout {layout}. It chooses the {chosen} tokens that stay when a prompt is compressed. A quarter
+of the video and audio tokens (`retain=0.25`) is a good start.
 
 Below, `MODEL` is the model that the selector was trained for, and `SELECTOR` is this folder.
 
@@ -55,9 +58,9 @@ The same with a model that Transformers loaded:
 
 ```python
 import omnisift
-from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import AutoProcessor, {model_class}
 
-model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained("MODEL")
+model = {model_class}.from_pretrained("MODEL")
 processor = AutoProcessor.from_pretrained("MODEL")
 selector = omnisift.VGAS.from_pretrained("SELECTOR")
 
@@ -114,22 +117,24 @@ def selector_of(source: Path, selector: Path | None) -> VGAS:
         raise UsageError(f"{source} has no config.json; give nano or the folder of a checkpoint")
     config = read_json_object(source / "config.json")
     with checkpoint_errors(source / "config.json"):
-        text = config.get("thinker_config", config).get("text_config", {})
-        found = "hidden_size" in text
+        found = "text_config" in config.get("thinker_config", config)
     if not found:
         raise CheckpointError(
-            f"{source}/config.json has no hidden_size of a language model; give a Qwen2.5-Omni checkpoint"
+            f"{source}/config.json has no hidden_size of a language model; give the checkpoint of a supported model"
         )
-    return read_selector(str(source), str(source), selector, text["hidden_size"])
+    return read_selector(str(source), str(source), selector, find_model(str(source)).hidden_size)
 
 
-def export_selector(selector: VGAS, folder: Path, storage: Storage | None = None) -> None:
+def export_selector(
+    selector: VGAS, folder: Path, storage: Storage | None = None, model_type: str = "qwen2_5_omni"
+) -> None:
     """Write ``config.json``, ``model.safetensors`` and a model card; the folder appears only when it is complete.
 
     Args:
         selector: what is written.
         folder: where to write.
         storage: number type; None keeps the stored one.
+        model_type: of the model that it was trained for, which the card names.
 
     Raises:
         CheckpointError: ``folder`` can't be written.
@@ -141,7 +146,14 @@ def export_selector(selector: VGAS, folder: Path, storage: Storage | None = None
     count = sum(parameter.numel() for parameter in selector.parameters())
     with _export_folder(folder) as unfinished:
         stored.save_pretrained(unfinished)
-        card = _CARD.format(width=selector.config.input_size, count=count, layout=layout)
+        card = _CARD.format(
+            kind=_AUDIO if selector.config.audio_score else _VIDEO,
+            chosen="audio" if selector.config.audio_score else "video",
+            model_class=adapter_class(model_type).model_class,
+            width=selector.config.input_size,
+            count=count,
+            layout=layout,
+        )
         (unfinished / "README.md").write_text(card, encoding="utf-8")
 
 

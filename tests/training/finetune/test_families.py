@@ -23,7 +23,7 @@ import omnisift
 from omnisift.cli.app import app
 from omnisift.errors import CompressorError, OmniSiftError, UsageError
 from omnisift.estimators import ESTIMATORS
-from omnisift.models import adapter_for
+from omnisift.models import adapter_class, adapter_for
 from omnisift.pipeline import Pipeline
 from omnisift.training.data import Turn
 from omnisift.training.finetune import TrainRecipe, fine_tune, plan_run
@@ -367,3 +367,9 @@ def test_a_selector_is_distilled_first(
     check_answers(settings, data, monkeypatch)
     parts = json.loads((tmp_path / "run" / "selector" / "report.json").read_text())["parts"]
     assert parts == (["audio"] if name == OMNI else ["video"])
+    command = ["export", str(tmp_path / "run" / "model"), "--out", str(tmp_path / "alone")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "alone" / "README.md").read_text()
+    assert f"for a `{adapter_class(name).model_class}` with embeddings" in card
+    assert f"chooses the {parts[0]} tokens" in card

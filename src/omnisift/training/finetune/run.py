@@ -121,7 +121,9 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         if finished and trainer.is_world_process_zero():
             trained = _save_trained(recipe, trainer, host)
             if recipe.hub_model_id is not None:
-                address = push_selector(trained.selector, recipe.hub_model_id, recipe.hub_private_repo)
+                address = push_selector(
+                    trained.selector, recipe.hub_model_id, recipe.hub_private_repo, host.thinker.config.model_type
+                )
         skipped, count = rows.refused | trainer.skipped, len(samples) + len(rows.refused)
         report = _report(recipe, step, skipped, count, finished, time.monotonic() - begin)
         return replace(report, hub_url=address)
