@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tests.helpers.family_folders import FACTORS, save_family
 from tests.training.data.test_thinking import ONLY, TEMPLATES
 from transformers import AutoProcessor
@@ -373,3 +374,19 @@ def test_a_selector_is_distilled_first(
     card = (tmp_path / "alone" / "README.md").read_text()
     assert f"for a `{adapter_class(name).model_class}` with embeddings" in card
     assert f"chooses the {parts[0]} tokens" in card
+
+
+def test_a_full_qwen3_omni_is_trained_as_its_thinker(
+    folder_of: Callable[[str], Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Released checkpoints hold the thinker beside a talker; the trained model is the thinker alone."""
+    folder = tmp_path / "full"
+    shutil.copytree(folder_of(OMNI), folder)
+    config = json.loads((folder / "config.json").read_text())
+    full = {"model_type": "qwen3_omni_moe", "architectures": ["Qwen3OmniMoeForConditionalGeneration"]}
+    (folder / "config.json").write_text(json.dumps({**full, "thinker_config": config}))
+    tensors = {f"thinker.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    save_file({**tensors, "talker.layers.0.weight": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    settings = recipe(OMNI, folder, data, tmp_path / "run", language="lora")
+    check_answers(settings, data, monkeypatch)
+    assert plan_run(replace(settings, output_dir=str(tmp_path / "plan"))).trained > 0
