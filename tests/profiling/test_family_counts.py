@@ -248,6 +248,8 @@ def test_every_stage_is_measured_as_it_is_counted(folder_of: Callable[[str], Pat
     assert gauge.flops["encode_video"] == flops.encoders(config, shape.grid, 0).total
     assert gauge.flops["encode_audio"] == flops.encoders(config, (0, 0, 0), shape.mel).total
     first = flops.language_model(text, kept, logits=flops.prompt_logits(config, kept)).total
+    counted = flops.prompt(config, shape.grid, shape.mel, kept).total
+    assert counted == gauge.flops["encode_video"] + gauge.flops["encode_audio"] + first
     assert gauge.flops["prefill"] == first + (padding(text, 3) if stateful else 0)
     steps = [flops.language_model(text, 1, kept + step).total for step in range(answer.report.tokens.generated - 1)]
     assert gauge.flops["decode"] == sum(steps) + (padding(text, len(steps)) if stateful else 0)
