@@ -128,8 +128,7 @@ def distill(
         **read_options.reading,
     )
     loaded, console = load_host(host.model, **host.placement, device_map=device_map), console_for(stderr=True)
-    parts = library.parts_of(loaded, settings)
-    if parts == ["video"] and not as_json:
+    if (parts := library.parts_of(loaded, settings)) == ["video"] and not as_json:
         console.print(f"{host.model} takes no audio: a video score alone is trained", markup=False, soft_wrap=True)
     recordings = out.with_name(f"{out.name}.work") if work is None else work
     with CountBar(console, "recording attention", len(clips), quiet=as_json) as step:

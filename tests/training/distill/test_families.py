@@ -107,7 +107,7 @@ def test_the_command_writes_a_folder_that_ask_reads(
     command = ["distill", "--model", model, "--media", str(folder), "-o", str(out), "--steps", "4", *limit]
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
-    assert ("takes no audio: only a video score is trained" in shown.output) == deaf
+    assert ("takes no audio: a video score alone is trained" in shown.output) == deaf
     assert f"--model {model} --selector" in shown.stdout
     report = json.loads((out / "report.json").read_text())
     assert report["parts"] == (["video"] if deaf else ["audio"])
