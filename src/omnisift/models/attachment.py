@@ -146,6 +146,8 @@ class Attachment:
         self._labels: Tensor | None = None
         self._labels_owner: nn.Module | None = None
         self._probes = adapter.attention_probes(compressor.needs)
+        # Without a probe, an extra is of tokens that no prompt of the host has.
+        self._absent = compressor.needs.difference(*(probe.names for probe in self._probes))
         probe_hooks = [handle for probe in self._probes for handle in probe.hooks()]
         self._handles = [*self._register_hooks(model), *probe_hooks, *adapter.extra_hooks(self)]
 
@@ -353,11 +355,10 @@ class Attachment:
 
     def _extras(self, prompt: Prompt, device: torch.device) -> dict[str, Tensor]:
         """What the compressor needs besides embeddings."""
-        return {
-            name: value
-            for probe in self._probes
-            for name, value in probe.extras(prompt.modality, prompt.arguments, device).items()
-        }
+        extras = {name: torch.zeros(prompt.modality.numel(), device=device) for name in self._absent}
+        for probe in self._probes:
+            extras |= probe.extras(prompt.modality, prompt.arguments, device)
+        return extras
 
     def _has_video(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> bool:
         return bool((self.adapter.modality(input_ids.cpu(), arguments) == Modality.VIDEO).any())

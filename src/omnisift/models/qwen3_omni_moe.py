@@ -13,6 +13,7 @@ from torch import nn
 
 from omnisift.errors import UnsupportedCall
 from omnisift.models.adapter import HasCut, Parts
+from omnisift.models.encoder_probes import ChunkedAudioProbe
 from omnisift.models.grid_adapter import GridAdapter
 from omnisift.models.own_hooks import OwnHook
 from omnisift.models.qwen2_5_omni import thinker_parts
@@ -28,6 +29,7 @@ class Qwen3OmniMoeAdapter(GridAdapter):
     side_inputs: ClassVar[Mapping[str, Side]] = DEEPSTACK
     seconds_argument: ClassVar[str | None] = "video_second_per_grid"
     min_frame_tokens: ClassVar[int] = 128
+    audio_probe = ChunkedAudioProbe
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the thinker's modules, in the layout of either release."""

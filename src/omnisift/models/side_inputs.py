@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from omnisift.errors import UnsupportedCall
@@ -89,6 +90,30 @@ def cut_marked(cut: PromptCut, marks: Tensor, rows: Iterable[Tensor]) -> list[Te
     source = cut.source[cut.mask]
     chosen = rank[source[flat[source]]]
     return [part[chosen.to(part.device, non_blocking=True)] for part in rows]
+
+
+def continued_side_inputs(
+    arguments: Mapping[str, Any], rules: Mapping[str, Side], start: int, text: int
+) -> dict[str, Any]:
+    """Side inputs of a prompt that repeats the beginning of another one and goes on with text.
+
+    Args:
+        arguments: those of the language model for the other prompt, by name.
+        rules: of the family.
+        start: tokens that are repeated, among them all that are marked.
+        text: tokens that follow.
+    """
+    rules = {**_COMMON, **rules}
+    result: dict[str, Any] = {}
+    for name, value in arguments.items():
+        rule = rules.get(name)
+        if value is None or rule is None:
+            continue
+        result[name] = value
+        if rule is Side.TOKENS:
+            tail = value.new_zeros(len(value), text, *value.shape[2:])
+            result[name] = torch.cat([value[:, :start], tail], dim=1)
+    return result
 
 
 def _may_follow_prompt(value: Any, length: int) -> bool:

@@ -21,7 +21,7 @@ from omnisift.utils.safetensors_files import INDEX, read_weight_map
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
-OMNI_ONLY = ("train", "distill", "serve", "run --engine vllm")
+OMNI_ONLY = ("train", "serve", "run --engine vllm")
 """Commands that take Qwen2.5-Omni only: by `check_omni`, and those that run vLLM."""
 _DEPTHS = frozenset({"num_hidden_layers", "num_layers", "encoder_layers", "depth"})
 _MAX_DEPTH = 1000

@@ -25,7 +25,7 @@ from omnisift.utils.checkpoint_files import checkpoint_errors
 MINUTE, RETAIN = 60.0, 0.25
 """The clip and the budget of the report: a minute of 1080p, sampled as `Pipeline.ask` does."""
 _SIZES = {"bfloat16": 2, "float32": 4}
-_COMMANDS = ("ask", "chat", "run", "inspect", "ui", "profile", "eval")
+_COMMANDS = ("ask", "chat", "run", "inspect", "ui", "profile", "eval", "distill")
 """Commands that take every family."""
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
