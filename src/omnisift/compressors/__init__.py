@@ -13,6 +13,7 @@ from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.compressors.omnizip import OmniZipCompressor
 from omnisift.compressors.paired import Paired, ScoredVideoCompressor, VideoCompressor
 from omnisift.compressors.random import RandomCompressor
+from omnisift.compressors.resift import ReSiftCompressor
 from omnisift.compressors.registry import (
     COMPRESSORS,
     FULL,
@@ -48,6 +49,7 @@ __all__ = [
     "OmniZipCompressor",
     "Paired",
     "RandomCompressor",
+    "ReSiftCompressor",
     "RoutedCompressor",
     "SalientCompressor",
     "Scope",
