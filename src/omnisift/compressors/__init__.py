@@ -13,7 +13,6 @@ from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.compressors.omnizip import OmniZipCompressor
 from omnisift.compressors.paired import Paired, ScoredVideoCompressor, VideoCompressor
 from omnisift.compressors.random import RandomCompressor
-from omnisift.compressors.resift import ReSiftCompressor
 from omnisift.compressors.registry import (
     COMPRESSORS,
     FULL,
@@ -23,6 +22,7 @@ from omnisift.compressors.registry import (
     reads_all_tokens,
     register,
 )
+from omnisift.compressors.resift import ReSiftCompressor
 from omnisift.compressors.routed import RoutedCompressor
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.seats import SeatsCompressor
