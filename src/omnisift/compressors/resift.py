@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
 from omnisift.compressors.base import Compressor
-from omnisift.compressors.omnisift import OmniSiftCompressor
-from omnisift.ops.coverage import cover, nearest_kept, sketch
+from omnisift.ops.coverage import Joined, cover, merged, nearest_kept, sketch
 from omnisift.ops.frames import Frames, of_modality
 from omnisift.ops.groups import Scope, group
-from omnisift.ops.segments import averaged, mean_distance
+from omnisift.ops.segments import mean_distance
 from omnisift.ops.similarity import cosine, row_cosine
 from omnisift.tokens import Modality, Selection, TokenStream
-
-if TYPE_CHECKING:
-    from omnisift.vgas import VGAS
 
 SPAN = 8
 """Frames over which the usual token of a place is taken."""
@@ -41,11 +37,11 @@ class ReSiftCompressor(Compressor):
       the likeness above the mean cosine ``m`` of the frame or chunk, ``(cosine - m) / (1 - m)``, faded as above. A kept
       token, which has the weight 1, becomes the weighted mean.
 
-    Weights and choice read a sketch of the embeddings (`omnisift.ops.coverage.sketch`); merging reads the embeddings.
+    Weights and choice read a sketch of the embeddings (`omnisift.ops.coverage.sketch`); merging reads the embeddings,
+    and is left out where some of them are infinite or no numbers.
 
     Args:
         budget: the fraction of tokens kept; a number is the overall ratio.
-        selector: a distilled audio selector: ``g`` is then at least its score relative to the clip's highest. Optional.
         merge: whether dropped tokens are merged into kept ones.
         causal: whether a decision depends on the past only, for live streams: the usual token of a place is then that
             of the last `SPAN` frames, and the clip's largest values are those so far.
@@ -60,7 +56,6 @@ class ReSiftCompressor(Compressor):
     def __init__(
         self,
         budget: Budget | float,
-        selector: VGAS | None = None,
         merge: bool = True,
         causal: bool = False,
         guide: float = 1.0,
@@ -72,15 +67,15 @@ class ReSiftCompressor(Compressor):
         self.check_number("guide", guide, 0.0)
         self.check_number("decay", decay, 0.0)
         self.merge, self.causal, self.guide, self.decay = merge, causal, guide, decay
-        self.guided = None if selector is None else OmniSiftCompressor(budget, selector)
 
     @property
     def label(self) -> str:
         """``resift``, with the options that differ from the defaults."""
-        options = {"merge": self.merge or "false", "causal": self.causal and "true"}
-        changed = [f"{name}={value}" for name, value in options.items() if isinstance(value, str)]
-        changed += ["selector"] if self.guided is not None else []
-        return self.name + (f"-{'-'.join(changed)}" if changed else "")
+        changed = [] if self.merge else ["unmerged"]
+        changed += ["causal"] if self.causal else []
+        changed += [f"guide={self.guide:g}"] if self.guide != 1 else []
+        changed += [f"decay={self.decay:g}"] if self.decay != 0.5 else []
+        return "-".join([self.name, *changed])
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
         """Select video, then audio, whose weights read those of the video. See `Compressor.select`."""
@@ -90,22 +85,19 @@ class ReSiftCompressor(Compressor):
         """Select video tokens. See `Compressor.select_video`."""
         return self._select(stream, counts, (Modality.VIDEO,))
 
-    def select_audio(self, stream: TokenStream, counts: Counts, video: Selection) -> Selection:
+    def select_audio(self, stream: TokenStream, counts: Counts, video: Selection) -> Selection:  # noqa: ARG002
         """Select audio tokens, by the video itself rather than by what another method kept."""
-        return self._select(stream, counts, (Modality.AUDIO,), video)
+        return self._select(stream, counts, (Modality.AUDIO,))
 
-    def _select(
-        self, stream: TokenStream, counts: Counts, modalities: tuple[Modality, ...], video: Selection | None = None
-    ) -> Selection:
+    def _select(self, stream: TokenStream, counts: Counts, modalities: tuple[Modality, ...]) -> Selection:
         """Choose and merge tokens of the given modalities; all others are kept."""
         seen = replace(stream, embeds=sketch(stream.embeds))
         new = newness(seen, self.causal)
         weights = {Modality.VIDEO: new}
         if Modality.AUDIO in modalities:
-            weights[Modality.AUDIO] = self._audio_weight(stream, seen, counts, new, video)
+            weights[Modality.AUDIO] = self._audio_weight(seen, new)
         keep = torch.ones(len(stream), dtype=torch.bool, device=new.device)
-        scores = torch.full_like(new, torch.nan)
-        into, share = torch.full((len(stream),), -1, device=new.device), torch.ones_like(new)
+        scores, parts = torch.full_like(new, torch.nan), list[Joined]()
         for modality in modalities:
             weight = weights[modality]
             mine = of_modality(stream, modality).to(new.device, non_blocking=True)
@@ -117,33 +109,19 @@ class ReSiftCompressor(Compressor):
                 kept = cover(alike if fade is None else alike * fade, window.valid, window.kept, weight[window.index])
                 keep[window.index[window.valid]] = kept[window.valid]
                 if self.merge:
-                    column, likeness = nearest_kept(alike, kept, window.valid, fade)
-                    joins = window.valid & ~kept & (window.kept > 0)[:, None]
-                    into[window.index[joins]] = window.index.gather(1, column)[joins]
-                    share[window.index[joins]] = likeness[joins]
-        embeds = averaged(stream.embeds, keep, into, share) if self.merge else None
-        return Selection(keep, scores, embeds=embeds)
+                    parts.append(Joined(window, kept, *nearest_kept(alike, kept, window.valid, fade)))
+        if not self.merge or not bool(seen.embeds.isfinite().all()):
+            return Selection(keep, scores)
+        return Selection(keep, scores, embeds=merged(stream.embeds, keep, parts))
 
-    def _audio_weight(
-        self, stream: TokenStream, seen: TokenStream, counts: Counts, new: Tensor, video: Selection | None
-    ) -> Tensor:
+    def _audio_weight(self, stream: TokenStream, new: Tensor) -> Tensor:
         """[L] float32: weights of the audio tokens."""
         audio = of_modality(stream, Modality.AUDIO)
         chunk = torch.where(audio, stream.chunk, -1)
-        unlike = torch.nan_to_num(mean_distance(seen.embeds, chunk, len(counts.audio)), posinf=0.0).clamp(min=0)
-        unlike = unlike / _largest(unlike, chunk, stream.clip, self.causal).clamp(min=_TINY)
-        weight = 1 + torch.where(audio.to(unlike.device, non_blocking=True), unlike, 0.0)
-        if not self.guide:
-            return weight
-        fits = standing_out(stream, new, self.causal)
-        if self.guided is not None:
-            video = Selection(torch.ones(len(stream), dtype=torch.bool, device=new.device)) if video is None else video
-            scores = self.guided.select_audio(stream, counts, video).scores
-            if scores is not None:
-                scored = torch.nan_to_num(scores.detach().float())
-                highest = _largest(scored, chunk, stream.clip, self.causal)
-                fits = torch.maximum(fits, scored / highest.clamp(min=_TINY))
-        return weight * (1 + self.guide * fits)
+        chunks = int(stream.chunk.max()) + 1 if len(stream) else 0
+        unlike = torch.nan_to_num(mean_distance(stream.embeds, chunk, chunks), posinf=0.0).clamp(min=0)
+        largest = _largest(unlike, chunk, stream.clip, self.causal).clamp(min=_TINY)
+        return (1 + unlike / largest) * (1 + self.guide * standing_out(stream, new, self.causal))
 
 
 def newness(stream: TokenStream, causal: bool = False) -> Tensor:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omnisift.ops.groups import Window
 from omnisift.ops.similarity import blocks
 
 WIDTH = 128
@@ -85,3 +89,52 @@ def nearest_kept(alike: Tensor, kept: Tensor, valid: Tensor, fade: Tensor | None
         likeness *= fade
     best, column = likeness.masked_fill(~kept[:, None, :], -torch.inf).max(dim=2)
     return column, best.clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Which tokens of some windows were kept, and what the others join."""
+
+    window: Window
+    kept: Tensor
+    """[G, N] bool."""
+    column: Tensor
+    """[G, N] int64: the kept token that each other one joins."""
+    weight: Tensor
+    """[G, N] float >= 0: with which weight; a kept token has 1."""
+
+
+def merged(embeds: Tensor, keep: Tensor, parts: Sequence[Joined]) -> Tensor:
+    """Merge dropped tokens into kept ones, by one matrix product for each window.
+
+    Args:
+        embeds: [L, D], finite.
+        keep: [L] bool.
+        parts: the windows.
+
+    Returns:
+        [K, D] in the dtype of ``embeds``: the weighted mean of each kept token and of those that join it. A token that
+        none joins is unchanged bit for bit.
+    """
+    rank = torch.cumsum(keep, dim=0) - 1
+    in_window = torch.zeros_like(keep)
+    for part in parts:
+        in_window[part.window.index[part.kept]] = True
+    others = torch.nonzero(keep & ~in_window, as_tuple=True)[0]
+    out = embeds.new_empty(int(keep.sum()), embeds.shape[1])
+    out[rank[others]] = embeds[others]
+    for part in parts:
+        # Row of the result, within its window, that each token goes to.
+        slot = torch.cumsum(part.kept, dim=1) - 1
+        row = torch.where(part.kept, slot, slot.gather(1, part.column)).clamp(min=0)
+        weight = torch.where(part.kept, 1.0, part.weight) * part.window.valid
+        count = part.kept.sum(dim=1, keepdim=True)
+        for some in blocks(len(row), row.shape[1] * embeds.shape[1]):
+            index, kept = part.window.index[some], part.kept[some]
+            share = weight.new_zeros(len(index), part.window.max_kept, index.shape[1])
+            share.scatter_(1, row[some, None, :], weight[some, None, :])
+            share /= share.sum(dim=2, keepdim=True).clamp(min=1e-6)
+            means = torch.bmm(share, embeds[index].float())
+            used = torch.arange(means.shape[1], device=means.device) < count[some]
+            out[rank[index[kept]]] = means[used].to(out.dtype)
+    return out
