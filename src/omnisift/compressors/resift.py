@@ -19,7 +19,8 @@ from omnisift.tokens import Modality, Selection, TokenStream
 
 SPAN = 8
 """Frames over which the usual token of a place is taken."""
-_TINY = 1e-6
+_TINY = 1e-3
+"""Cosine distances that are all below it say nothing: they may be rounding."""
 
 
 class ReSiftCompressor(Compressor):
