@@ -1,4 +1,4 @@
-"""Wrong values in the config.json of each family: `omnisift doctor --model` answers, or says one line."""
+"""Wrong values in the config.json of each family: `doctor --model` and `profile --config` answer, or say one line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import pytest
 from tests.fuzz.conftest import Fuzz
 from tests.helpers.families import FAMILIES
 
+from omnisift.budget import Budget
 from omnisift.errors import OmniSiftError
+from omnisift.profiling.analytic import count, weight_bytes
 from omnisift.profiling.diagnosis import diagnose
+from omnisift.profiling.shape import prompt_shape
+from omnisift.profiling.sizes import host_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.fuzz]
 
@@ -28,6 +32,12 @@ def places(part: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
             yield from places(value)
 
 
+def counted(folder: str) -> None:
+    config = host_config(folder)
+    count(config, prompt_shape(20, config=config), [Budget(0.25)])
+    weight_bytes(config)
+
+
 def test_wrong_values(fuzz: Fuzz, tmp_path: Path) -> None:
     configs = {name: family.config().to_dict() for name, family in FAMILIES.items()}
     for seed in fuzz:
@@ -38,9 +48,10 @@ def test_wrong_values(fuzz: Fuzz, tmp_path: Path) -> None:
             part, key = rng.choice(list(places(content)))
             part[key] = rng.choice(VALUES)
         (tmp_path / "config.json").write_text(json.dumps(content))
-        with fuzz.case(f"seed {seed} {name}"):
-            try:
-                diagnose(str(tmp_path))
-            except OmniSiftError as error:
-                if "\n" in str(error):
-                    raise ValueError(f"more than one line: {error}") from error
+        for use in (diagnose, counted):
+            with fuzz.case(f"seed {seed} {name} {use.__name__}"):
+                try:
+                    use(str(tmp_path))
+                except OmniSiftError as error:
+                    if "\n" in str(error):
+                        raise ValueError(f"more than one line: {error}") from error

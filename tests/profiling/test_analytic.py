@@ -102,6 +102,11 @@ def test_a_folder_is_read_and_others_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}), encoding="utf-8")
     with pytest.raises(UnsupportedModel, match="llava"):
         host_config(str(tmp_path))
+    broken = host_config("qwen3-vl-2b").to_dict()
+    broken["vision_config"]["patch_size"] = 0
+    (tmp_path / "config.json").write_text(json.dumps(broken), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="can't load"):
+        host_config(str(tmp_path))
     complete = {"model_type": "qwen2_5_omni", "thinker_config": host_config("3b").to_dict()}
     (tmp_path / "config.json").write_text(json.dumps(complete), encoding="utf-8")
     assert host_config(str(tmp_path)).text_config.num_hidden_layers == 36

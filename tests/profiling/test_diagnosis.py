@@ -70,14 +70,22 @@ def test_every_family(folder_of: Callable[[str], Path], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FACTORS)
-def test_what_is_refused_is_refused_and_what_works_works(
-    folder_of: Callable[[str], Path], clip: Path, name: str
-) -> None:
+def test_what_works_works(folder_of: Callable[[str], Path], name: str) -> None:
     found = diagnose(str(folder_of(name)))
     host = omnisift.load(folder_of(name), compressor=None).host
     for method in found.methods:
         with omnisift.attach(host.thinker, method, retain=0.25):
             pass
+
+
+def test_what_is_refused_is_refused(folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a family whose adapter has no attention of encoders."""
+    monkeypatch.setattr(adapter_class("qwen3_vl"), "supplies", frozenset())
+    found = diagnose(str(folder_of("qwen3_vl")))
+    assert found.refused["omnizip"] == ["audio_attention"]
+    screen = CliRunner().invoke(app, ["doctor", "--model", str(folder_of("qwen3_vl"))], env={"COLUMNS": "120"})
+    assert "omnizip" in screen.stdout
+    host = omnisift.load(folder_of("qwen3_vl"), compressor=None).host
     for method in found.refused:
         with pytest.raises(OmniSiftError, match=f"{method}.*needs"), omnisift.attach(host.thinker, method, retain=0.25):
             pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from tests.helpers.families import FAMILIES, Family
 from tests.helpers.family_folders import FACTORS, save_family
 from transformers import AutoProcessor, DynamicCache
+from typer.testing import CliRunner
 
 import omnisift
 from omnisift.budget import Budget
+from omnisift.cli.app import app
 from omnisift.media import Media
 from omnisift.media.image import smart_size
 from omnisift.media.sampling import by_time
@@ -245,6 +248,26 @@ def test_every_stage_is_measured_as_it_is_counted(folder_of: Callable[[str], Pat
     assert gauge.flops["encode_video"] == flops.encoders(config, shape.grid, 0).total
     assert gauge.flops["encode_audio"] == flops.encoders(config, (0, 0, 0), shape.mel).total
     first = flops.language_model(text, kept, logits=flops.prompt_logits(config, kept)).total
+    counted = flops.prompt(config, shape.grid, shape.mel, kept).total
+    assert counted == gauge.flops["encode_video"] + gauge.flops["encode_audio"] + first
     assert gauge.flops["prefill"] == first + (padding(text, 3) if stateful else 0)
     steps = [flops.language_model(text, 1, kept + step).total for step in range(answer.report.tokens.generated - 1)]
     assert gauge.flops["decode"] == sum(steps) + (padding(text, len(steps)) if stateful else 0)
+
+
+@pytest.mark.parametrize("name", ["qwen3_omni_moe_thinker", "qwen3_5_moe"])
+def test_the_command_measures_a_checkpoint_and_counts_its_folder(
+    folder_of: Callable[[str], Path], clip: Path, name: str
+) -> None:
+    limits = ["--max-pixels", str(16 * FACTORS[name] ** 2), "--json"]
+    measured = ["profile", str(clip), "--model", str(folder_of(name)), "--compressor", "v_cast", "--repeats", "1"]
+    counted = ["profile", "--config", str(folder_of(name)), "--clip-seconds", "6"]
+    results = []
+    for given in (measured, counted):
+        result = CliRunner().invoke(app, [*given, "--retain", "0.25", *limits])
+        assert result.exit_code == 0, result.output
+        results.append(json.loads(result.stdout))
+    first, second = results
+    assert first["runs"][0]["flops"]["encode_video"] > 0
+    assert [run["retain"] for run in second["runs"]] == ["full", "0.25"]
+    assert second["clip"]["times"] == (6 * 8 if "qwen3_5" in name else 0)

@@ -106,11 +106,8 @@ def distill(
     The model only runs forward and does not change.
     If the command is interrupted, run it again: it resumes.
     """
-    from rich.text import Text
-
     from omnisift.cli.screen import CountBar, console_for
     from omnisift.pipeline.loading import load_host
-    from omnisift.pipeline.prompt import hears
     from omnisift.training import distill as library
 
     if media.is_file():
@@ -131,17 +128,12 @@ def distill(
         **read_options.reading,
     )
     loaded, console = load_host(host.model, **host.placement, device_map=device_map), console_for(stderr=True)
-    settings, takes_audio = library.settings_for(loaded, settings), hears(loaded.processor)
-    if not takes_audio and not as_json:
-        console.print(
-            Text(f"{host.model} takes no audio: a video score alone is trained, as with --video"), soft_wrap=True
-        )
+    if (parts := library.parts_of(loaded, settings)) == ["video"] and not as_json:
+        console.print(f"{host.model} takes no audio: a video score alone is trained", markup=False, soft_wrap=True)
     recordings = out.with_name(f"{out.name}.work") if work is None else work
     with CountBar(console, "recording attention", len(clips), quiet=as_json) as step:
         samples, skipped = library.observe_clips(loaded, clips, question_texts, settings, recordings, step)
-    with CountBar(
-        console, "training the selector", steps * (takes_audio + settings.video_score), quiet=as_json
-    ) as step:
+    with CountBar(console, "training the selector", steps * len(parts), quiet=as_json) as step:
         selector, report = library.distill(loaded, samples, settings, step)
     library.save_selector(selector, report | {"skipped": skipped}, out)
     if as_json:

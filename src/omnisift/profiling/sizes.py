@@ -12,7 +12,11 @@ from typing import Any
 
 from omnisift.errors import UsageError
 from omnisift.models import model_class
+from omnisift.pipeline.checkpoint_checks import check_values
 from omnisift.pipeline.model_source import find_model
+from omnisift.profiling.analytic import count, weight_bytes
+from omnisift.profiling.shape import prompt_shape
+from omnisift.utils.checkpoint_files import checkpoint_errors
 
 _Sizes = dict[str, Any]
 
@@ -107,10 +111,20 @@ def host_config(name: str) -> Any:
     if name not in _SIZES:
         if not (Path(name) / "config.json").is_file():
             raise UsageError(f"no configuration {name!r}; give {', '.join(NAMES)}, or a folder with a config.json")
-        return find_model(name).config
+        return _read(name)
     model_type, text, vision, audio, more = _SIZES[name]
     width = {"hidden_size" if "embed_dim" in vision else "out_hidden_size": text["hidden_size"]}
     parts = {"text_config": text, "vision_config": {**vision, **width}}
     if audio is not None:
         parts["audio_config"] = {**audio, "output_dim": text["hidden_size"]}
     return model_class(model_type).config_class(**parts, **more)
+
+
+def _read(folder: str) -> Any:
+    """The configuration in a checkpoint's folder, with which a clip can be counted."""
+    config, path = find_model(folder).config, Path(folder) / "config.json"
+    with checkpoint_errors(path):
+        check_values(config, path)
+        weight_bytes(config)
+        count(config, prompt_shape(2, config=config), [])
+    return config

@@ -21,7 +21,6 @@ from omnisift.errors import CheckpointError, UsageError
 from omnisift.models import adapter_class
 from omnisift.pipeline.devices import DTYPES
 from omnisift.pipeline.loading import read_selector
-from omnisift.pipeline.model_source import find_model
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object
 from omnisift.utils.safetensors_files import INDEX, open_safetensors, weight_files
@@ -29,7 +28,6 @@ from omnisift.vgas import RELEASED_PREFIX, VGAS
 
 logger = logging.getLogger(__name__)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_AUDIO, _VIDEO = "A vision-guided audio selector (arXiv 2602.04804)", "A learned score of video tokens"
 _CARD = """---
 library_name: omnisift
 tags: [audio-video, token-compression]
@@ -37,8 +35,8 @@ tags: [audio-video, token-compression]
 
 # OmniSIFT selector
 
-{kind} for a `{model_class}` with embeddings of width {width}:
-{count:,} parameters, layout {layout}. It chooses the {chosen} tokens that stay when a prompt is compressed. A quarter
+{kind} for a model of the class `{model_class}` with embeddings of width {width}:
+{count:,} parameters, layout {layout}. It chooses the {modality} tokens that stay when a prompt is compressed. A quarter
 of the video and audio tokens (`retain=0.25`) is a good start.
 
 Below, `MODEL` is the model that the selector was trained for, and `SELECTOR` is this folder.
@@ -70,6 +68,10 @@ with omnisift.attach(model, "omnisift", retain=0.25, selector=selector) as attac
 print(attachment.last.retained_ratio)
 ```
 """
+_KINDS = {
+    "audio": "A vision-guided audio selector (arXiv 2602.04804)",
+    "video": "A learned score for video tokens, of OmniSIFT (arXiv 2602.04804),",
+}
 
 
 @dataclass(frozen=True)
@@ -117,16 +119,17 @@ def selector_of(source: Path, selector: Path | None) -> VGAS:
         raise UsageError(f"{source} has no config.json; give nano or the folder of a checkpoint")
     config = read_json_object(source / "config.json")
     with checkpoint_errors(source / "config.json"):
-        found = "text_config" in config.get("thinker_config", config)
+        text = config.get("thinker_config", config).get("text_config", {})
+        found = "hidden_size" in text
     if not found:
         raise CheckpointError(
-            f"{source}/config.json has no hidden_size of a language model; give the checkpoint of a supported model"
+            f"{source}/config.json has no hidden_size of a language model; give a checkpoint of a supported model"
         )
-    return read_selector(str(source), str(source), selector, find_model(str(source)).hidden_size)
+    return read_selector(str(source), str(source), selector, text["hidden_size"])
 
 
 def export_selector(
-    selector: VGAS, folder: Path, storage: Storage | None = None, model_type: str = "qwen2_5_omni"
+    selector: VGAS, folder: Path, storage: Storage | None = None, model_type: object = "qwen2_5_omni"
 ) -> None:
     """Write ``config.json``, ``model.safetensors`` and a model card; the folder appears only when it is complete.
 
@@ -134,10 +137,11 @@ def export_selector(
         selector: what is written.
         folder: where to write.
         storage: number type; None keeps the stored one.
-        model_type: of the model that it was trained for, which the card names.
+        model_type: of the model that it is for, as in the ``config.json`` of its checkpoint.
 
     Raises:
         CheckpointError: ``folder`` can't be written.
+        UnsupportedModel: no adapter exists for ``model_type``.
     """
     stored: Any = selector
     if storage is not None and storage.dtype is not None:
@@ -146,9 +150,10 @@ def export_selector(
     count = sum(parameter.numel() for parameter in selector.parameters())
     with _export_folder(folder) as unfinished:
         stored.save_pretrained(unfinished)
+        modality = "audio" if selector.config.audio_score else "video"
         card = _CARD.format(
-            kind=_AUDIO if selector.config.audio_score else _VIDEO,
-            chosen="audio" if selector.config.audio_score else "video",
+            kind=_KINDS[modality],
+            modality=modality,
             model_class=adapter_class(model_type).model_class,
             width=selector.config.input_size,
             count=count,

@@ -60,14 +60,14 @@ def check_hub(repo: str, private: bool = True) -> None:
             _check_private(repo, bool(api.repo_info(f"{owner}/{repo.rpartition('/')[2]}").private))
 
 
-def push_selector(selector: VGAS, repo: str, private: bool = True, model_type: str = "qwen2_5_omni") -> str:
+def push_selector(selector: VGAS, repo: str, private: bool = True, model_type: object = "qwen2_5_omni") -> str:
     """Upload a selector with its card. The repository is created if there is none.
 
     Args:
         selector: what is uploaded.
         repo: as for `check_hub`.
         private: whether a new repository is private.
-        model_type: of the model that it was trained for, which the card names.
+        model_type: as for `export_selector`.
 
     Returns:
         The address of the repository.

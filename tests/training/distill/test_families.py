@@ -17,6 +17,7 @@ import omnisift
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, CompressorError, UsageError
 from omnisift.media import Media
+from omnisift.models import adapter_class
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import load_host
 from omnisift.pipeline.prompt import build_inputs, hears, read_for
@@ -139,6 +140,24 @@ def test_the_learned_score_chooses_the_video_of_a_model_without_audio(
     plain = omnisift.make_compressor("stvp", 0.25)(stream).keep
     assert int(keep.sum()) == int(plain.sum())
     assert not torch.equal(keep, plain)
+
+
+@pytest.mark.parametrize(("name", "modality"), [("qwen3_vl", "video"), ("qwen3_omni_moe_thinker", "audio")])
+def test_an_exported_selector_names_its_model(
+    folder_of: Callable[[str], Path], tmp_path: Path, name: str, modality: str
+) -> None:
+    video = modality == "video"
+    new_selector(32, not video, 0, video_score=video, audio_score=not video).save_pretrained(tmp_path / "selector")
+    given = ["export", str(folder_of(name)), "--selector", str(tmp_path / "selector"), "-o"]
+    exported = CliRunner().invoke(app, [*given, str(tmp_path / "alone"), "--as", "selector"])
+    assert exported.exit_code == 0, exported.output
+    card = (tmp_path / "alone/README.md").read_text()
+    assert f"import AutoProcessor, {adapter_class(name).model_class}\n" in card
+    assert f"chooses the {modality} tokens" in card
+    assert VGAS.from_pretrained(str(tmp_path / "alone")).config.audio_score == (not video)
+    merged = CliRunner().invoke(app, [*given, str(tmp_path / "merged"), "--as", "merged"])
+    assert isinstance(merged.exception, UsageError) if video else merged.exit_code == 0
+    assert (tmp_path / "merged").exists() == (not video)
 
 
 def test_clips_without_audio(folder_of: Callable[[str], Path], folder: Path) -> None:

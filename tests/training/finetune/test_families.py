@@ -373,7 +373,7 @@ def test_a_selector_is_distilled_first(
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     card = (tmp_path / "alone" / "README.md").read_text()
-    assert f"for a `{adapter_class(name).model_class}` with embeddings" in card
+    assert f"of the class `{adapter_class(name).model_class}` with embeddings" in card
     assert f"chooses the {parts[0]} tokens" in card
 
 

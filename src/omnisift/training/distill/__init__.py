@@ -6,8 +6,8 @@ from omnisift.training.distill.run import (
     find_clips,
     load_questions,
     observe_clips,
+    parts_of,
     save_selector,
-    settings_for,
 )
 
 __all__ = [
@@ -16,6 +16,6 @@ __all__ = [
     "find_clips",
     "load_questions",
     "observe_clips",
+    "parts_of",
     "save_selector",
-    "settings_for",
 ]

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class DistillSettings(ReadOptions):
     """Whether attention is multiplied by saliency, 1 - cosine of a token to the mean of its chunk."""
     video_score: bool = False
     """Whether the selector also gets a learned video score, which replaces STVP. For a model without audio nothing else
-    is trained (`settings_for`)."""
+    is trained (`parts_of`)."""
     rows: str = "answer"
     """Query positions of the attention: ``answer``, where the answer begins, or ``question``, the mean over all tokens
     after the clip."""
@@ -91,9 +92,14 @@ class DistillSettings(ReadOptions):
         self.check()
 
 
-def settings_for(host: Host, settings: DistillSettings) -> DistillSettings:
-    """The settings that apply to a model: one without audio gets a video score alone."""
-    return settings if hears(host.processor) else replace(settings, video_score=True, time_embedding=False)
+def parts_of(host: Host, settings: DistillSettings) -> list[str]:
+    """What is trained: ``audio``, the selector's scores of audio tokens, and ``video``, the learned video score.
+
+    For a model without audio that is the video score, whatever the settings say.
+    """
+    if not hears(host.processor):
+        return ["video"]
+    return ["audio", "video"] if settings.video_score else ["audio"]
 
 
 def find_clips(folder: Path) -> list[Path]:
@@ -207,45 +213,38 @@ def distill(
     Args:
         host: the model that was observed; only its name is used, and whether it takes audio.
         samples: what `observe_clips` returned.
-        settings: how the selector is trained; `settings_for` says what applies to a model without audio.
+        settings: how the selector is trained.
         step: called after each optimizer step.
 
     Returns:
         (selector, report); the report is JSON-ready and holds settings, losses and agreement (see `audio_agreement`):
-        of audio in ``agreement``, of video in ``picture``. ``parts`` names what was trained.
+        of audio in ``agreement``, of video in ``picture``. ``parts`` is that of `parts_of`.
     """
     if isinstance(samples, DistillFiles):
         samples = samples.shuffled(settings.seed)
     n_test = min(len(samples) - 1, max(1, round(settings.held_out * len(samples))))
     training, checked = samples[:-n_test], samples[-n_test:]
-    width, takes_audio = samples[0].embeds.shape[1], hears(host.processor)
-    settings = settings_for(host, settings)
-    selector, untrained = (
-        new_selector(
-            width,
-            settings.time_embedding,
-            settings.seed,
-            video_score=settings.video_score,
-            audio_score=takes_audio,
-        )
-        for _ in range(2)
-    )
+    width, parts = samples[0].embeds.shape[1], parts_of(host, settings)
+    if "audio" not in parts:
+        settings = replace(settings, video_score=True, time_embedding=False)
+    new = partial(new_selector, width, settings.time_embedding, settings.seed)
+    selector, untrained = (new(video_score=settings.video_score, audio_score="audio" in parts) for _ in range(2))
     schedule = (settings.max_steps, settings.learning_rate, settings.seed)
     losses: list[float] = []
     if selector.video_score is not None:
         losses = train_video_score(selector.video_score, training, *schedule, step)
         untrained.picture = selector.video_score  # both select audio by the same anchors
-    if takes_audio:
+    if "audio" in parts:
         losses = train_selector(selector, training, *schedule, settings.weighted, step)
     selector.train(False)
     report: dict[str, Any] = {
         "model": host.name,
-        "parts": ["audio"] * takes_audio + ["video"] * settings.video_score,
+        "parts": parts,
         "settings": asdict(settings),
         "clips": {"taught": len(training), "held out": len(checked)},
         "loss": {"first": round(losses[0], 4), "last": round(losses[-1], 4)},
     }
-    if takes_audio:
+    if "audio" in parts:
         report["agreement"] = {
             f"{retain:g}": _compare_audio(selector, untrained, checked, retain, settings.weighted) for retain in RETAINS
         }

@@ -20,15 +20,14 @@ from omnisift.estimators import make_estimator
 from omnisift.models import adapter_for
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host, load_host, load_selector
-from omnisift.pipeline.prompt import hears
 from omnisift.training.data import Sample, read_rows
 from omnisift.training.distill import (
     DistillSettings,
     distill,
     load_questions,
     observe_clips,
+    parts_of,
     save_selector,
-    settings_for,
 )
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
@@ -117,20 +116,16 @@ def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress 
     clips = check_distillable(recipe, samples)
     texts = {turn.text.strip() for sample in samples for turn in sample.turns if turn.role == "user"}
     questions = sorted(texts - {""}) or load_questions(None)  # a clip alone may stand for a question
-    settings = settings_for(
-        host,
-        DistillSettings(
-            max_steps=recipe.distill_steps,
-            time_embedding=recipe.time_embedding,
-            seed=recipe.seed,
-            **recipe.reading,
-        ),
+    settings = DistillSettings(
+        max_steps=recipe.distill_steps,
+        time_embedding=recipe.time_embedding,
+        seed=recipe.seed,
+        **recipe.reading,
     )
     work = Path(recipe.output_dir) / "observed"
     step = _counter("recording attention", len(clips), on_progress)
     targets, skipped = observe_clips(host, clips, questions, settings, work, step)
-    parts = hears(host.processor) + settings.video_score
-    step = _counter("training the selector", parts * settings.max_steps, on_progress)
+    step = _counter("training the selector", len(parts_of(host, settings)) * settings.max_steps, on_progress)
     selector, report = distill(host, targets, settings, step)
     save_selector(selector, report | {"skipped": skipped}, folder)
     is_audio = "audio" in report["parts"]
