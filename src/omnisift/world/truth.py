@@ -169,7 +169,7 @@ def _video(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64], list[NDA
 
 def _covered(edge: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:
     """Pixels of each token that lie in ``first .. last``, along one axis."""
-    return np.maximum(np.minimum(edge + TOKEN_PIXELS, last) - np.maximum(edge, first), 0)
+    return np.asarray(np.maximum(np.minimum(edge + TOKEN_PIXELS, last) - np.maximum(edge, first), 0))
 
 
 def _audio(
