@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers.family_folders import FACTORS, save_family
+from tests.helpers.models import work_of_encoders
 from transformers import AutoProcessor
 from transformers.video_utils import VideoMetadata
 from typer.testing import CliRunner
@@ -20,10 +21,9 @@ import omnisift
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, NoVideo, UnsupportedModel, UsageError
 from omnisift.media import Media
-from omnisift.models import adapter_for
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.model_source import check_omni, find_model
-from omnisift.pipeline.prompt import frame_limits
+from omnisift.pipeline.prompt import build_inputs, frame_limits
 from omnisift.world import make_scene, write_clip
 
 QUESTIONS = ["What colour is the circle?", "Which sound is heard first?", "What happens in the clip at the end?"]
@@ -133,8 +133,10 @@ def test_several_questions_on_one_encoded_clip(
 ) -> None:
     pipe = omnisift.load(folder_of(name), compressor=compressor)
     encoded = pipe.encode(clips[0], max_pixels=options(name)["max_pixels"])
-    one_by_one = [pipe.ask(encoded, question, **options(name)) for question in QUESTIONS]
-    together = pipe.ask_batch([(encoded, question) for question in QUESTIONS], **options(name))
+    with work_of_encoders(pipe.host) as runs:
+        one_by_one = [pipe.ask(encoded, question, **options(name)) for question in QUESTIONS]
+        together = pipe.ask_batch([(encoded, question) for question in QUESTIONS], **options(name))
+    assert set(runs.values()) == {1}
     expected = [pipe.ask(clips[0], question, **options(name)) for question in QUESTIONS]
     for answers in (one_by_one, together):
         assert [answer.text for answer in answers] == [answer.text for answer in expected]
@@ -172,6 +174,21 @@ def test_audio_alone_is_refused(folder_of: Callable[[str], Path], tmp_path: Path
             omnisift.inputs(pipe.host.processor, clip, QUESTIONS[0])
 
 
+@pytest.mark.parametrize("system", [None, "Answer in one word."])
+@pytest.mark.parametrize("name", ALL)
+def test_prompts_of_an_encoded_clip_are_those_of_the_processor(
+    folder_of: Callable[[str], Path], clips: list[Path], name: str, system: str | None
+) -> None:
+    pipe = omnisift.load(folder_of(name), compressor=None)
+    encoded = pipe.encode(clips[0], max_pixels=options(name)["max_pixels"])
+    for question in QUESTIONS:
+        expected = build_inputs(pipe.host.processor, encoded.media, question, system)
+        found = encoded.prompt(question, system).inputs
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert torch.equal(torch.as_tensor(found[key]), torch.as_tensor(value)), key
+
+
 def test_frames_of_another_size_are_refused(folder_of: Callable[[str], Path]) -> None:
     pipe = omnisift.load(folder_of("qwen3_vl"), compressor=None)
     frames = np.zeros((4, 90, 120, 3), np.uint8)
@@ -189,6 +206,28 @@ def test_pixels_of_a_frame(folder_of: Callable[[str], Path], name: str) -> None:
     assert highest == 320 * FACTORS[name] ** 2
     assert lowest == (1 if name.startswith("qwen3") and name in DEAF else 128) * FACTORS[name] ** 2
     assert frame_limits(processor, 4096) == (min(lowest, 4096), 4096)
+
+
+def test_the_size_of_a_clip_as_a_whole(folder_of: Callable[[str], Path], clips: list[Path]) -> None:
+    """Qwen3-VL states one for all frames together; it holds unless the size of a frame is given."""
+    pipe = omnisift.load(folder_of("qwen3_vl"), compressor=None)
+    video = pipe.host.processor.video_processor
+    per_frame = 8 * 32 * 32
+    count = len(pipe.read(clips[0]).times)
+    video.size = {"shortest_edge": 32 * 32, "longest_edge": count * per_frame}
+    images = pipe.read(clips[0]).images
+    assert images is not None
+    assert images.shape[1] * images.shape[2] <= per_frame
+    assert omnisift.inputs(pipe.host.processor, clips[0], QUESTIONS[0])["video_grid_thw"].prod() <= 4 * 8 * -(
+        -count // 2
+    )
+    larger = pipe.read(clips[0], max_pixels=16 * 32 * 32).images
+    assert larger is not None
+    assert larger.shape[1] * larger.shape[2] > per_frame
+    video.size = {"shortest_edge": 32 * 32, "longest_edge": 32 * 32}
+    smallest = pipe.read(clips[0]).images
+    assert smallest is not None
+    assert smallest.shape[1:3] == (32, 32)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -249,4 +288,3 @@ def test_nothing_is_left_on_the_host(folder_of: Callable[[str], Path], clips: li
     pipe = omnisift.load(folder_of("qwen3_vl"), compressor="v_cast")
     pipe.ask(clips[0], QUESTIONS[0], **options("qwen3_vl"))
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in pipe.host.thinker.modules())
-    assert adapter_for(pipe.host.thinker).takes_embeddings is False

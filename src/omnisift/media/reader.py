@@ -22,6 +22,7 @@ def read(
     max_frames: int | None = None,
     min_pixels: int = 128 * 784,
     max_pixels: int = 320 * 784,
+    total_pixels: int | None = None,
     factor: int = 28,
     sampling: Sampling = "time",
     video: bool = True,
@@ -45,6 +46,8 @@ def read(
             ``sampling="qwen"``.
         min_pixels: smallest area of one image, see `smart_size`.
         max_pixels: largest area of one image.
+        total_pixels: largest area of all images together, which lowers ``max_pixels`` where there are many; None means
+            no limit.
         factor: both sides of an image are multiples of this.
         sampling: ``time``: image k is the one shown at ``k / fps``. ``qwen``: the frame numbers of
             ``qwen-omni-utils``.
@@ -73,6 +76,8 @@ def read(
     check_budget(max_decoded_pixels, read_timeout)
     budget = WorkBudget(max_decoded_pixels, read_timeout)
     smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
+    if total_pixels is not None and total_pixels < 1:
+        raise UsageError(f"total_pixels must be at least 1 or None, got {total_pixels}")
     if isinstance(path, Media):
         raise UsageError("the clip is a Media, which is decoded already; give it to Pipeline.ask or omnisift.inputs")
     file = check_source(path)
@@ -80,13 +85,13 @@ def read(
         reader = ClipReader(file, video, audio, start, end, max_seconds, budget)
         reader.inspect()
         reader.plan_images(sampling, fps, max_frames)
-        reader.decode(factor, min_pixels, max_pixels)
+        reader.decode(factor, min_pixels, max_pixels, total_pixels)
         if reader.contradicted:
             # The decoder returned frames in another order than their times say: its order is right.
             reader = ClipReader(file, video, audio, start, end, max_seconds, budget)
             reader.inspect(ask_decoder=True)
             reader.plan_images(sampling, fps, max_frames)
-            reader.decode(factor, min_pixels, max_pixels)
+            reader.decode(factor, min_pixels, max_pixels, total_pixels)
         return reader.result(require_video, require_audio, strict)
 
 

@@ -213,8 +213,8 @@ class ClipReader:
         if math.isfinite(stated) and min(stated, self.until) > actual + LENGTH_TOLERANCE:
             self.warnings.append(f"the header states {stated:.1f} s of {track}; the file has only {actual:.1f} s")
 
-    def decode(self, factor: int, min_pixels: int, max_pixels: int) -> None:
-        """Decode both tracks in one pass over the packets; the arguments are those of `smart_size`.
+    def decode(self, factor: int, min_pixels: int, max_pixels: int, total_pixels: int | None = None) -> None:
+        """Decode both tracks in one pass over the packets; the arguments are those of `omnisift.media.read`.
 
         Where decoding could not start at a packet that claims to be a key frame, the images that are missing are
         decoded again from further back, in the end from the beginning.
@@ -223,6 +223,9 @@ class ClipReader:
             MediaError: the file can't be opened, its images are too large, or the budget is spent.
         """
         if self.grid is not None:
+            if total_pixels is not None:
+                max_pixels = min(max_pixels, max(factor * factor, total_pixels // max(1, len(self.grid.moments))))
+                min_pixels = min(min_pixels, max_pixels)
             self.image_collector = ImageCollector(self.grid.moments, factor, min_pixels, max_pixels)
         video = self._decode_once(with_audio=True)
         for attempt in range(MAX_PASSES):

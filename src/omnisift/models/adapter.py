@@ -94,8 +94,6 @@ class Adapter(ABC):
     """Names of the `TokenStream.extras` that its `attention_probes` can provide."""
     side_inputs: ClassVar[Mapping[str, Side]] = {}
     """How further arguments of the language model are cut. One that is not listed here is refused."""
-    takes_embeddings: ClassVar[bool] = False
-    """Whether the host takes ids with their embeddings in place of what its encoders read, and nothing else of them."""
     geometry: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the vision encoder that `layout` reads by `Prompt.encoded_with`."""
 

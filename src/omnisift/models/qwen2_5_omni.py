@@ -31,7 +31,6 @@ class Qwen25OmniAdapter(GridAdapter):
     model_class: ClassVar[str] = "Qwen2_5OmniThinkerForConditionalGeneration"
     supplies: ClassVar[frozenset[str]] = frozenset({AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME})
     seconds_argument: ClassVar[str | None] = "video_second_per_grid"
-    takes_embeddings: ClassVar[bool] = True
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the Thinker's modules in either layout."""

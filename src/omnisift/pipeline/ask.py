@@ -364,7 +364,7 @@ class Pipeline:
                 for index, row, answer in zip(indices, call, generated, strict=True):
                     process = rows[index][1] + answer.seconds["process"]
                     seconds = Seconds(**{**answer.seconds, "read": clips[index][1], "process": process})
-                    answers[index] = Answer(answer.text, self._report(row.media, answer, seconds))
+                    answers[index] = Answer(answer.text, self._report(row.media, answer, seconds), answer.thinking)
                     if row.clip is not None and row.clip.encoding_seconds is None:
                         row.clip.encoding_seconds = row.clip.read_seconds + seconds.process + seconds.encode
         return [answers[index] for index in range(len(prompts))]

@@ -27,8 +27,10 @@ def render_chat(
 ) -> str:
     """The conversation as the text of a prompt, by the processor's chat template.
 
+    A template that has the choice is told that the model answers without thinking first.
+
     Args:
-        processor: a Qwen2.5-Omni processor.
+        processor: the processor of a supported model.
         conversation: turns as ``apply_chat_template`` takes them.
         add_generation_prompt: whether the text ends where an answer begins.
         source: the checkpoint, for messages; by default where the tokenizer came from.
@@ -57,11 +59,13 @@ def _without_texts(conversation: Sequence[dict[str, Any]]) -> list[dict[str, Any
 
 
 def _render(processor: Any, conversation: Sequence[dict[str, Any]], add_generation_prompt: bool, source: str) -> str:
+    # A variable that a template does not have would be taken for an option of the processor.
+    more = {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
     with checkpoint_errors(f"the chat template of {source}", _ADVICE):
         try:
             with _limited_time():
                 text: str = processor.apply_chat_template(
-                    conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+                    conversation, tokenize=False, add_generation_prompt=add_generation_prompt, **more
                 )
                 return text
         except _TooSlowError:

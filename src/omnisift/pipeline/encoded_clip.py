@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
+from transformers.utils.generic import ModelOutput
 
 from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
 from omnisift.media import Media
-from omnisift.models import adapter_class, adapter_for
+from omnisift.models import adapter_for
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import build_inputs, heard_by, join_rows, placeholder, prompt_text
+from omnisift.tokens import Modality
 
-_ENCODER_INPUTS = ("pixel_values_videos", "input_features")
+_MEDIA_INPUTS = {"pixel_values_videos": 0, "input_features": 1}
+"""What the encoders read, and an axis that does not say how much of it there is."""
+Fields = dict[str, Tensor | list[Tensor]]
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What an encoder returns for one clip: its output object, with the fields that have an entry for each token."""
+
+    kind: type[ModelOutput]
+    fields: Fields
+    """Tensors [N, ...], or lists of them (one for each of several layers)."""
+
+    @classmethod
+    def split(cls, output: ModelOutput, sizes: list[int]) -> list[EncoderOutput]:
+        """Divide the output for a batch into copies for its clips, of ``sizes`` tokens each."""
+        parts: list[Fields] = [{} for _ in sizes]
+        for name, value in output.items():
+            tensors = [value] if isinstance(value, Tensor) else value
+            # Other fields count patches. No host reads them.
+            if not all(isinstance(tensor, Tensor) and len(tensor) == sum(sizes) for tensor in tensors):
+                continue
+            pieces = [tensor.split(sizes) for tensor in tensors]
+            for index, part in enumerate(parts):
+                copies = [piece[index].clone() for piece in pieces]
+                part[name] = copies[0] if isinstance(value, Tensor) else copies
+        return [cls(type(output), part) for part in parts]
+
+    @staticmethod
+    def join(parts: Sequence[EncoderOutput]) -> ModelOutput:
+        """Return the output for a batch of these clips, in a new object: hosts write on what an encoder returns."""
+        fields: Fields = {}
+        for name, first in parts[0].fields.items():
+            values: list[Any] = [part.fields[name] for part in parts]
+            layers = [values] if isinstance(first, Tensor) else zip(*values, strict=True)
+            joined = [torch.cat(list(layer)) for layer in layers]
+            fields[name] = joined[0] if isinstance(first, Tensor) else joined
+        return parts[0].kind(**fields)
 
 
 @dataclass(frozen=True)
@@ -31,19 +70,15 @@ class PromptRow:
     inputs: Mapping[str, Any]
     """As `build_inputs` makes them."""
     clip: EncodedClip | None = None
-    """The encoded clip that the prompt is about; None if its embeddings are not kept."""
-    clip_columns: tuple[int, int] = (0, 0)
-    """Where the tokens of ``clip`` begin and end in ``input_ids``."""
+    """The encoded clip that the prompt is about; None if what the encoders return is not kept."""
 
 
 class EncodedClip:
     """A clip for one host, made by `Pipeline.encode`; ask about it with any `Pipeline` of the same host.
 
-    It stores the decoded clip and the processor's tensors on the CPU, and the clip's embeddings on the host's device.
-    The first question computes them, later questions reuse them. A method that reads the encoders' attention
-    (``needs``) runs the encoders for each question, and so does a host that takes more of its encoders than embeddings
-    (`Adapter.takes_embeddings`): then only the decoded clip is reused. Ask one question at a time: its hooks are on the
-    shared host.
+    It stores the decoded clip and the processor's tensors on the CPU, and what the encoders return for the clip on the
+    host's device. The first question computes it, later questions reuse it. A method that reads the encoders' attention
+    (``needs``) runs the encoders for each question. Ask one question at a time: its hooks are on the shared host.
 
     Args:
         host: the model that encodes the clip; questions must be asked with the same one.
@@ -58,10 +93,10 @@ class EncodedClip:
         """Seconds that decoding took."""
         self.encoding_seconds: float | None = None
         """Seconds of decoding, processing and encoding; None until a question was answered."""
-        self.embeds: Tensor | None = None
-        """[1, N, D]: embeddings of the clip's tokens as the encoders make them; None before the first question."""
+        self.encoder_outputs: dict[Modality, EncoderOutput] = {}
+        """What the encoders return for the clip, by what they encode; empty before the first question."""
         self._processed: dict[str, Any] | None = None
-        self._clip_ids: Tensor | None = None
+        self._columns = slice(0)
 
     def __repr__(self) -> str:
         state = "encoded" if self.is_encoded else "not encoded yet"
@@ -70,12 +105,7 @@ class EncodedClip:
     @property
     def is_encoded(self) -> bool:
         """Whether a question has been asked, so that later ones skip the encoders."""
-        return self.embeds is not None
-
-    @property
-    def is_reusable(self) -> bool:
-        """Whether the host takes embeddings in place of what its encoders read."""
-        return adapter_class(self.host.thinker.config.model_type).takes_embeddings
+        return bool(self.encoder_outputs)
 
     def prompt(self, question: str, system: str | None = None) -> PromptRow:
         """A question about the clip, with the inputs that `build_inputs` makes; only the first runs the processor.
@@ -87,17 +117,17 @@ class EncodedClip:
         Raises:
             UsageError: the question contains a media placeholder.
         """
-        if not self.is_reusable:
-            return PromptRow(self.media, build_inputs(self.host.processor, self.media, question, system), self)
         before, after = self._text_around(question, system)
-        if self._processed is None or self._clip_ids is None:
+        if self._processed is None:
             self._processed = dict(build_inputs(self.host.processor, self.media, question, system))
-            ids = self._processed["input_ids"]
-            self._clip_ids = ids[:, before.shape[1] : ids.shape[1] - after.shape[1]]
-        ids = torch.cat([before, self._clip_ids, after], dim=1)
+            self._columns = slice(before.shape[1], self._processed["input_ids"].shape[1] - after.shape[1])
+        # The texts before and after the clip, with what the processor made of the clip between them.
+        ids = torch.cat([before, self._processed["input_ids"][:, self._columns], after], dim=1)
         inputs = {**self._processed, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        columns = before.shape[1], before.shape[1] + self._clip_ids.shape[1]
-        return PromptRow(self.media, inputs, self, columns)
+        if "mm_token_type_ids" in inputs:
+            types = inputs["mm_token_type_ids"][:, self._columns]
+            inputs["mm_token_type_ids"] = torch.cat([torch.zeros_like(before), types, torch.zeros_like(after)], dim=1)
+        return PromptRow(self.media, inputs, self)
 
     def _text_around(self, question: str, system: str | None) -> tuple[Tensor, Tensor]:
         """[1, N] ids of the prompt before and after the clip."""
@@ -172,75 +202,86 @@ def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> lis
     return [calls[key] for key in sorted(calls)]
 
 
+def needs_encoders(rows: Sequence[PromptRow], compressor: Compressor | None) -> bool:
+    """Whether `prepare_call` lets the encoders run for these prompts."""
+    return not all(_can_reuse(row, compressor) for row in rows)
+
+
 @contextmanager
 def prepare_call(host: Host, rows: Sequence[PromptRow], compressor: Compressor | None) -> Iterator[dict[str, Any]]:
     """Yield the inputs of one ``generate`` call on the host's device; it must run in the block.
 
-    The embeddings of encoded clips are inserted if all rows have them; else the encoders run, and theirs are stored.
+    Encoders are not run if all rows have encoded clips; else they run, and what they return is stored.
 
     Args:
         host: the model.
         rows: prompts of clips with equal modalities.
         compressor: the attached method, which may read the encoders' attention; None keeps every token.
     """
-    is_reusing = all(_can_reuse(row, compressor) for row in rows)
-    left_out = _ENCODER_INPUTS if is_reusing else ()
-    singles = [{name: value for name, value in row.inputs.items() if name not in left_out} for row in rows]
+    is_reusing = not needs_encoders(rows, compressor)
+    singles = [_without_media(row.inputs) if is_reusing else dict(row.inputs) for row in rows]
     # A single prompt keeps the processor's own tensors; several are padded on the left.
     joined = singles[0] if len(singles) == 1 else join_rows(singles, host.stop_tokens["pad_token_id"])
     inputs = dict(BatchFeature(joined).to(host.device, host.dtype))
-    clips = list(_locate_clips(rows, inputs["input_ids"].shape[1]))
-    hook = _insert_embeds(host, clips) if is_reusing else _store_embeds(clips)
-    module: nn.Module = host.thinker if is_reusing else adapter_for(host.thinker).parts.language_model
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with ExitStack() as stack:
+        for modality, encoder in _encoders(host).items():
+            if is_reusing:
+                clips = [row.clip for row in rows if row.clip is not None]
+                stack.enter_context(_reuse_outputs(encoder, modality, clips))
+            elif any(row.clip is not None for row in rows):
+                stack.enter_context(_store_outputs(host, encoder, modality, rows))
         yield inputs
-    finally:
-        handle.remove()
+
+
+def _encoders(host: Host) -> dict[Modality, nn.Module]:
+    """The encoders of a host by what they encode."""
+    parts = adapter_for(host.thinker).parts
+    encoders = {Modality.VIDEO: parts.vision_encoder, Modality.AUDIO: parts.audio_encoder}
+    return {modality: module for modality, module in encoders.items() if module is not None}
+
+
+def _without_media(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs without the numbers of pixels and spectrograms, which would be moved to the device for nothing."""
+    return {
+        name: value.narrow(_MEDIA_INPUTS[name], 0, 0) if name in _MEDIA_INPUTS else value
+        for name, value in inputs.items()
+    }
 
 
 def _can_reuse(row: PromptRow, compressor: Compressor | None, encoding: Sequence[EncodedClip] = ()) -> bool:
     """Whether a prompt needs no encoder, given the clips that an earlier call of the batch encodes."""
-    if row.clip is None or not row.clip.is_reusable or (compressor is not None and compressor.needs):
+    if row.clip is None or (compressor is not None and compressor.needs):
         return False
     return row.clip.is_encoded or row.clip in encoding
 
 
-def _locate_clips(rows: Sequence[PromptRow], length: int) -> Iterator[tuple[int, slice, EncodedClip]]:
-    """(row, columns, clip) of each encoded clip in a batch of ``length`` tokens, padded on the left."""
-    for index, row in enumerate(rows):
-        if row.clip is not None and row.clip.is_reusable:
-            padding = length - row.inputs["input_ids"].shape[1]
-            columns = slice(*(column + padding for column in row.clip_columns))
-            yield index, columns, row.clip
+@contextmanager
+def _store_outputs(host: Host, encoder: nn.Module, modality: Modality, rows: Sequence[PromptRow]) -> Iterator[None]:
+    """Store what an encoder returns in the block on the clips of ``rows``."""
+    adapter = adapter_for(host.thinker)
+    sizes = [int((adapter.modality(row.inputs["input_ids"], row.inputs) == modality).sum()) for row in rows]
+
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: ModelOutput) -> None:
+        for row, part in zip(rows, EncoderOutput.split(output, sizes), strict=True):
+            if row.clip is not None and part.fields:
+                row.clip.encoder_outputs[modality] = part
+
+    handle = encoder.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
-def _store_embeds(clips: Sequence[tuple[int, slice, EncodedClip]]) -> Any:
-    """A hook that stores each clip's part of the embeddings which reach the language model."""
-    is_done = False
-
-    def hook(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal is_done
-        if not is_done:  # the prompt; later calls decode
-            for row, columns, clip in clips:
-                clip.embeds = kwargs["inputs_embeds"][row : row + 1, columns].clone()
-        is_done = True
-
-    return hook
-
-
-def _insert_embeds(host: Host, clips: Sequence[tuple[int, slice, EncodedClip]]) -> Any:
-    """A hook that gives the prompt's call the stored embeddings, where it would call the encoders."""
-    is_done = False
-
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        nonlocal is_done
-        if is_done:  # a decoding step
-            return None
-        is_done = True
-        inputs_embeds = host.thinker.get_input_embeddings()(kwargs["input_ids"])
-        for row, columns, clip in clips:
-            inputs_embeds[row : row + 1, columns] = clip.embeds
-        return args, {**kwargs, "inputs_embeds": inputs_embeds}
-
-    return hook
+@contextmanager
+def _reuse_outputs(encoder: nn.Module, modality: Modality, clips: Sequence[EncodedClip]) -> Iterator[None]:
+    """Let an encoder return the stored outputs of ``clips`` in the block, without running. Its hooks run."""
+    stored = [clip.encoder_outputs[modality] for clip in clips if modality in clip.encoder_outputs]
+    wrapped = vars(encoder).get("forward")
+    encoder.forward = lambda *_args, **_kwargs: EncoderOutput.join(stored)  # on this one module
+    try:
+        yield
+    finally:
+        del encoder.forward
+        if wrapped is not None:
+            encoder.forward = wrapped

@@ -15,7 +15,7 @@ from omnisift.compressors import Compressor
 from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import ModelError
 from omnisift.models import Compression, adapter_for, attach
-from omnisift.pipeline.encoded_clip import PromptRow, prepare_call
+from omnisift.pipeline.encoded_clip import PromptRow, needs_encoders, prepare_call
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.report import Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
@@ -28,12 +28,15 @@ GREEDY: dict[str, Any] = {
 }  # fmt: skip
 """What a model's own generation_config.json may not change: one greedy answer per prompt, as token ids."""
 
+_THINK, _THINK_END = "<think>", "</think>"
+
 
 @dataclass(frozen=True)
 class Generated:
     """The answer to one prompt."""
 
     text: str
+    thinking: str
     tokens: Tokens
     seconds: dict[str, float]
     """Stage -> seconds, an equal share of the call: ``process`` (joining the batch) and those of `Stopwatch`."""
@@ -75,9 +78,11 @@ def generate(
         process_seconds = time.perf_counter() - begin
         on_stage("prefill")
         reset_peak_memory(host.device)
+        encodes = needs_encoders(rows, compressor)
         attaching = attach(thinker, compressor) if compressor is not None else nullcontext(None)
         logits = FiniteLogits()
-        with attaching as attachment, Stopwatch(thinker, compressor, on_stage) as watch:
+        thinks = _thinks(tokenizer, inputs["input_ids"][0])
+        with attaching as attachment, Stopwatch(thinker, compressor, on_stage, encodes) as watch:
             if attachment is not None:
                 attachment.frame_seconds = [row.media.seconds_per_grid for row in rows]
             output = thinker.generate(
@@ -85,7 +90,7 @@ def generate(
                 max_new_tokens=max_new_tokens,
                 **GREEDY,
                 logits_processor=[logits],
-                streamer=None if on_text is None else _text_streamer(tokenizer, on_text),
+                streamer=None if on_text is None else _text_streamer(tokenizer, on_text, thinks),
                 **stop_tokens,
             )
     logits.check(host.source)
@@ -97,8 +102,37 @@ def generate(
     seconds = {stage: spent / len(rows) for stage, spent in {"process": process_seconds, **watch.spent}.items()}
     memory = peak_memory(host.device)
     notices = () if compression is None else unscored_notice(compression, compressor)
-    texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in answers]
-    return [Generated(text, tokens, seconds, memory, notices) for text, tokens in zip(texts, counts, strict=True)]
+    unfinished = f"the model was still thinking after {max_new_tokens} tokens, so there is no answer: allow more"
+    texts = [split_thinking(tokenizer.decode(row, skip_special_tokens=True), thinks) for row in answers]
+    return [
+        Generated(text, thinking, tokens, seconds, memory, notices if text or not thinking else (*notices, unfinished))
+        for (thinking, text), tokens in zip(texts, counts, strict=True)
+    ]
+
+
+def _thinks(tokenizer: Any, prompt: Tensor) -> bool | None:
+    """Whether the prompt [S] ends in an open thought; None if the tokenizer has no token for the end of one."""
+    if _THINK_END not in tokenizer.get_added_vocab():
+        return None
+    end = tokenizer.decode(prompt[-8:])
+    return str(end).rfind(_THINK) > str(end).rfind(_THINK_END)
+
+
+def split_thinking(text: str, thinks: bool | None) -> tuple[str, str]:
+    """Divide what a model generated.
+
+    Args:
+        text: all of it.
+        thinks: whether it began within a thought; None for models that have no mark for the end of one.
+
+    Returns:
+        What the model thought before its answer, and the answer, both without white space at the ends.
+    """
+    text = text.strip()
+    if thinks is None or not (thinks or text.startswith(_THINK)):
+        return "", text
+    thinking, _, answer = text.removeprefix(_THINK).partition(_THINK_END)
+    return thinking.strip(), answer.strip()
 
 
 class FiniteLogits:
@@ -173,15 +207,32 @@ def until_stop(row: Tensor, eos: int | list[int]) -> Tensor:
     return row[: int(indices[0]) + 1] if len(indices) else row
 
 
-def _text_streamer(tokenizer: Any, on_text: Callable[[str], None]) -> Any:
-    """A streamer of Transformers whose pieces, joined, are the answer apart from white space at both ends."""
+def _text_streamer(tokenizer: Any, on_text: Callable[[str], None], thinks: bool | None) -> Any:
+    """A streamer of Transformers whose pieces, joined, are the answer apart from white space at both ends.
+
+    Thoughts before the answer are left out (``thinks`` as in `split_thinking`).
+    """
     from transformers import TextStreamer
 
     class CallbackStreamer(TextStreamer):
         """Calls ``on_text`` where the base class prints."""
 
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002
+        def __init__(self) -> None:
+            super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+            self.held = ""
+            self.in_answer = thinks is None
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            if not self.in_answer:
+                self.held += text
+                # The first word tells whether the model thinks; a thought is held until it ends.
+                begun = len(self.held.strip()) >= len(_THINK) or stream_end
+                is_thought = thinks or self.held.strip().startswith(_THINK)
+                if not begun or (is_thought and _THINK_END not in self.held):
+                    return
+                text = self.held.partition(_THINK_END)[2] if is_thought else self.held
+                self.in_answer = True
             if text:
                 on_text(text)
 
-    return CallbackStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    return CallbackStreamer()

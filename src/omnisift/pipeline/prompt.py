@@ -116,14 +116,11 @@ def read_for(
     """
     if isinstance(path, Media):
         return heard_by(processor, path)
-    lowest, highest = frame_limits(processor, max_pixels)
     media = read(
         path,
         fps=fps,
         max_frames=max_frames,
-        min_pixels=lowest,
-        max_pixels=highest,
-        factor=frame_factor(processor),
+        **size_options(processor, max_pixels),
         sampling=sampling,
         max_seconds=max_seconds,
         max_decoded_pixels=max_decoded_pixels,
@@ -191,6 +188,19 @@ def placeholder(processor: Any, media: Media) -> str:
     """The token that stands for the clip in `prompt_text`."""
     token: str = processor.video_token if media.has_video else processor.audio_token
     return token
+
+
+def size_options(processor: Any, max_pixels: int | None) -> dict[str, Any]:
+    """The options of `omnisift.media.read` about sizes, for a processor and the ``max_pixels`` of a user."""
+    lowest, highest = frame_limits(processor, max_pixels)
+    # The largest size of a Qwen3-VL processor is of a clip as a whole.
+    total = processor.video_processor.size["longest_edge"] if _has_timestamps(processor) else None
+    return {
+        "min_pixels": lowest,
+        "max_pixels": highest,
+        "total_pixels": total if max_pixels is None else None,
+        "factor": frame_factor(processor),
+    }
 
 
 def frame_limits(processor: Any, max_pixels: int | None) -> tuple[int, int]:

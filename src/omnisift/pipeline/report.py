@@ -155,8 +155,10 @@ class Answer:
     """The model's answer and its report. ``str(answer)`` is the text."""
 
     text: str
-    """All that the model generated."""
+    """What the model generated; for a model that thinks first, what came after its thoughts."""
     report: Report
+    thinking: str = ""
+    """What a model that thinks first wrote before its answer."""
 
     def __str__(self) -> str:
         return self.text

@@ -30,11 +30,18 @@ class Stopwatch:
         thinker: the model whose ``generate`` runs in the block.
         compressor: the attached compressor; None without one.
         on_stage: called with the name of each stage when it begins.
+        encodes: whether the encoders run; else their stages take no time.
     """
 
-    def __init__(self, thinker: nn.Module, compressor: nn.Module | None, on_stage: Callable[[str], None] | None = None):
+    def __init__(
+        self,
+        thinker: nn.Module,
+        compressor: nn.Module | None,
+        on_stage: Callable[[str], None] | None = None,
+        encodes: bool = True,
+    ) -> None:
         self._thinker = thinker
-        self._stages = encoders_of(thinker)
+        self._stages = encoders_of(thinker) if encodes else {}
         if compressor is not None:
             self._stages["compress"] = compressor
         self._on_stage = on_stage or (lambda _stage: None)

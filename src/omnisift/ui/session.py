@@ -21,7 +21,7 @@ from omnisift.inspector import Inspection, inspect_clip
 from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.encoded_clip import EncodedClip, EncodedClipCache
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.prompt import frame_factor, frame_limits
+from omnisift.pipeline.prompt import size_options
 from omnisift.serving.decoder_pool import DecoderPool
 from omnisift.ui.uploads import UPLOAD_SUFFIXES
 from omnisift.utils.questions import check_max_new_tokens, check_question
@@ -83,9 +83,8 @@ class Session:
         check_max_new_tokens(max_new_tokens)
         self._max_new_tokens = max_new_tokens
         options = ServedReadOptions(**(read_options or {}))
-        min_pixels, max_pixels = frame_limits(host.processor, options.max_pixels)
-        pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels, "factor": frame_factor(host.processor)}
-        self._decoders = DecoderPool({**options.reading, **pixels}, max_children=1)
+        sizes = size_options(host.processor, options.max_pixels)
+        self._decoders = DecoderPool({**options.reading, **sizes}, max_children=1)
         self._clips = EncodedClipCache(max_clips)
         self._lock = threading.Lock()
         self.methods = self._available_methods()
