@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from omnisift.lab.benchmark.encoded import encode_scenes
+from omnisift.lab.training.clips import clip_batches
 from omnisift.lab.training.encoder_training import color_and_form, corner_of, fit_heads, title_of
-from omnisift.lab.training.feature_cache import FeatureCache
+from omnisift.lab.training.feature_cache import FeatureCache, encode_clips
 from omnisift.lab.training.losses import Hints
-from omnisift.lab.training.nano_model import WIDTH, language_model_of
+from omnisift.lab.training.nano_model import WIDTH, build_processor, language_model_of
 from omnisift.lab.training.packed import WIDE_WEIGHTS, make_batch
-from omnisift.lab.wide import CLIPS, SETTINGS, WideBuild, main
+from omnisift.lab.wide import CLIPS, MAX_PIXELS, SECONDS_OF_AUDIO, SETTINGS, WideBuild, main
+from omnisift.pipeline.loading import load_host
 from omnisift.utils.assets import bundled_path
-from omnisift.world import FIRST_TITLE_CLASS, PLACES, WIDE_TYPES, WORDS
+from omnisift.world import FIRST_TITLE_CLASS, PLACES, WIDE_TYPES, WORDS, make_scene, world_setting
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,22 @@ def test_it_starts_as_neutral_with_more_words(build):
     assert set(WORDS) <= set(words) - set(known)
     for word in ("red", "circle", "top-left", "?", "hum"):
         assert torch.equal(rows[words[word]], before[known[word]])
+
+
+def test_the_prompt_is_that_of_the_host(build, tmp_path):
+    """Through a file, the processor and the host's encoders: the same tokens in the same places."""
+    model = build._start()
+    model.save_pretrained(tmp_path)
+    build_processor(build.tokenizer, MAX_PIXELS, SECONDS_OF_AUDIO).save_pretrained(tmp_path)
+    host = load_host(str(tmp_path), "cpu", None, None)
+    encoded = encode_scenes(host, [make_scene(0, "train", world_setting("wide").config)])
+    layout = build.layout(model, "wide")
+    assert torch.equal(encoded.ids[:-1], layout.ids[: len(encoded.ids) - 1])
+    assert torch.equal(encoded.position, layout.position[:, : encoded.position.shape[1]])
+    (batch,) = clip_batches("train", 0, 1, 1.0, setting="wide")
+    video, audio = encode_clips(model, batch)
+    assert torch.allclose(encoded.embeds[0, layout.video], video[0], atol=1e-3)
+    assert torch.allclose(encoded.embeds[0, layout.audio][:140], audio[0, :140], atol=2e-2)
 
 
 def test_labels_of_wide_tokens(features):
