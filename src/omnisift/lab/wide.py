@@ -1,7 +1,8 @@
 """``python -m omnisift.lab.wide``: train the backbone of the wide family, which never sees a compressed prompt.
 
 It starts from neutral: both encoders are adapted to the pictures and sounds of ``wide``, and the language model goes on
-with all tokens. Run it again to resume; every stage leaves its result and a marker in ``--out``.
+with all tokens. A selector is then distilled from it without labels. Run it again to resume; every stage leaves its
+result and a marker in ``--out``.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ from omnisift.lab.training.nano_model import WIDTH, build_model, build_processor
 from omnisift.lab.training.packed import WIDE_WEIGHTS, PromptLayout, clip_layout
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.lab.training.tokenizer import build_tokenizer
+from omnisift.pipeline.loading import load_host
+from omnisift.training.distill import DistillSettings, distill, find_clips, observe_clips, save_selector
 from omnisift.utils.assets import bundled_path
+from omnisift.utils.jsonl import JsonLines
 from omnisift.world import WIDE_TYPES, WORDS, vocabulary, world_setting
+from omnisift.world.dataset import write_dataset
 
 logger = logging.getLogger(__name__)
 MAX_PIXELS, SECONDS_OF_AUDIO = 280 * 280, 60
@@ -52,9 +57,11 @@ class WideClips:
     """How often a training step takes this setting, relative to the others."""
     per_step: int
     """Clips of such a step."""
+    selector: int = 0
+    """Clips on which the model's attention is recorded for the selector."""
 
 
-CLIPS = {"wide": WideClips(1000, 150, 6, 8), "wide20": WideClips(150, 30, 1, 2), "wide60": WideClips(0, 10, 0, 1)}
+CLIPS = {"wide": WideClips(1000, 150, 6, 8, 240), "wide20": WideClips(150, 30, 1, 2), "wide60": WideClips(0, 10, 0, 1)}
 """Setting -> its clips; no step trains on a minute, which costs as much as a hundred clips of 6 s."""
 
 
@@ -80,7 +87,7 @@ class WideBuild(NanoBuild):
         clips: numbers of clips by setting.
     """
 
-    stages: ClassVar[tuple[str, ...]] = ("encoders", "features", "language", "finish")
+    stages: ClassVar[tuple[str, ...]] = ("encoders", "features", "language", "finish", "selector")
 
     def __init__(self, out: Path, settings: NanoSettings, clips: dict[str, WideClips]) -> None:
         super().__init__(out, settings)
@@ -193,11 +200,25 @@ class WideBuild(NanoBuild):
             **recipe_provenance(),
             "settings": self.settings.as_dict(),
             "stages": {
-                name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in self.stages[:-1]
+                name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in self.stages[:3]
             },
         }
         (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         return {}
+
+    def selector(self) -> dict[str, Any]:
+        """Stage 5: distil a selector from the finished model's attention, without labels; the model does not change."""
+        clips = self.out / "selector-clips"
+        write_dataset(clips, self.clips["wide"].selector, 0, 8, lambda: None, "wide")
+        rows = [row for _, row in JsonLines(clips / "metadata.jsonl").records()]
+        texts = sorted({pair["question"] for row in rows for pair in row["qa"]})
+        host = load_host(str(self.out / "checkpoint"), "cpu", None, None)
+        settings = DistillSettings(max_steps=self.settings.selector_steps, questions=8, max_pixels=MAX_PIXELS)
+        found, work = find_clips(clips), self.out / "selector.work"
+        samples, skipped = observe_clips(host, found, texts, settings, work, lambda: None)
+        selector, report = distill(host, samples, settings)
+        save_selector(selector, report | {"skipped": skipped}, self.out / "checkpoint" / "selector")
+        return report
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -214,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     clips, settings = CLIPS, replace(SETTINGS, seed=options.seed)
     if options.small:
         settings = replace(NanoSettings.small(), seed=options.seed, full_share=1.0)
-        clips = {"wide": WideClips(9, 4, 1, 2), "wide20": WideClips(2, 2, 1, 1)}
+        clips = {"wide": WideClips(9, 4, 1, 2, 4), "wide20": WideClips(2, 2, 1, 1)}
     if options.steps is not None:
         settings = replace(settings, steps=options.steps)
     build = WideBuild(options.out, settings, clips)
