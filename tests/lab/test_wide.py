@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from omnisift.lab.benchmark.encoded import encode_scenes
-from omnisift.lab.training.clips import clip_batches
+from omnisift.lab.training.clips import clip_batches, frame_batches
 from omnisift.lab.training.encoder_training import color_and_form, corner_of, fit_heads, title_of
 from omnisift.lab.training.feature_cache import FeatureCache, encode_clips
 from omnisift.lab.training.losses import Hints
@@ -91,6 +91,13 @@ def test_questions_point_at_their_evidence(build, features):
     assert len(hints.sounds) == 8 + len(WORDS)
 
 
+def test_single_frames_are_those_of_the_clips():
+    (frames,), (clips,) = frame_batches("train", 7, 2, "wide"), clip_batches("train", 7, 2, 0.0, setting="wide")
+    for row, frame in enumerate((7 % 6, 8 % 6)):
+        np.testing.assert_array_equal(frames.images[row], clips.images[row, 2 * frame : 2 * frame + 2])
+        assert torch.equal(frames.video_class[row, 0], clips.video_class[row, frame])
+
+
 def test_frozen_heads_read_what_they_were_fitted_to():
     torch.manual_seed(0)
     target = torch.randint(0, 3, (2000,))
@@ -104,7 +111,7 @@ def test_frozen_heads_read_what_they_were_fitted_to():
 def test_every_stage_runs_and_is_not_run_again(tmp_path):
     main(["--small", "--out", str(tmp_path)])
     recipe = json.loads((tmp_path / "checkpoint" / "recipe.json").read_text())
-    assert set(recipe["stages"]) == {"encoders", "features", "language"}
+    assert set(recipe["stages"]) == {"hearing", "encoders", "features", "language"}
     assert set(recipe["stages"]["language"]["wide"]) == {*WIDE_TYPES, "mean"}
     before = (tmp_path / "language.json").stat().st_mtime_ns
     main(["--small", "--out", str(tmp_path)])

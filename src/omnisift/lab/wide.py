@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from omnisift.lab.nano import NanoBuild, recipe_provenance
-from omnisift.lab.training.clips import clip_batches
+from omnisift.lab.training.clips import clip_batches, frame_batches
 from omnisift.lab.training.encoder_training import (
     color_and_form,
     corner_of,
@@ -43,6 +43,8 @@ from omnisift.world.dataset import write_dataset
 
 logger = logging.getLogger(__name__)
 MAX_PIXELS, SECONDS_OF_AUDIO = 280 * 280, 60
+FRAMES = 12
+"""Frames for the vision encoder, each of another clip, for every clip of the audio encoder."""
 SHARD = 100
 """Clips per file of features."""
 
@@ -69,7 +71,7 @@ SETTINGS = NanoSettings(
     encoder_clips=320,
     decoded_share=0.25,
     audio_steps=250,
-    vision_steps=1800,
+    vision_steps=2000,
     encoder_learning_rate=1.5e-3,
     steps=900,
     learning_rate=1e-3,
@@ -87,7 +89,7 @@ class WideBuild(NanoBuild):
         clips: numbers of clips by setting.
     """
 
-    stages: ClassVar[tuple[str, ...]] = ("encoders", "features", "language", "finish", "selector")
+    stages: ClassVar[tuple[str, ...]] = (*("hearing", "encoders", "features", "language", "finish", "selector"),)
 
     def __init__(self, out: Path, settings: NanoSettings, clips: dict[str, WideClips]) -> None:
         super().__init__(out, settings)
@@ -97,22 +99,31 @@ class WideBuild(NanoBuild):
         """Nano's, with the words of the wide family."""
         return build_tokenizer(vocabulary(WIDE_TYPES), MAX_PIXELS)
 
-    def encoders(self) -> dict[str, Any]:
-        """Stage 1: neutral with new words, its encoders adapted."""
+    def hearing(self) -> dict[str, Any]:
+        """Stage 1: neutral with new words, its audio encoder adapted."""
         settings, model = self.settings, self._start()
-        core = core_of(model)
-        # Heads that read neutral's own outputs; under them the encoders learn to say the same of the new pictures.
+        tower = core_of(model).audio_tower
+        # A head that reads neutral's own outputs; under it the encoder learns to say the same of the new sounds.
+        old = encode_features(model, "train", settings.encoder_clips // 4, 0.3)
+        (head,) = fit_heads(old.audio.float().flatten(0, 1), [old.audio_class.flatten()])
+        train = list(clip_batches("train", 0, settings.encoder_clips, settings.decoded_share, setting="wide"))
+        check = list(clip_batches("validation", 0, min(50, settings.encoder_clips), 1.0, setting="wide"))
+        result = train_audio_encoder(tower, train, check, settings, head)
+        model.save_pretrained(self.out / "hearing")
+        return dict(result)
+
+    def encoders(self) -> dict[str, Any]:
+        """Stage 2: the vision encoder adapted, in the same way."""
+        settings, model = self.settings, self.model("hearing")
         old = encode_features(model, "train", settings.encoder_clips // 2, 0.3, setting="camera")
         color, form = color_and_form(old.video_class.flatten())
         corner = torch.where(color > 0, corner_of(torch.arange(len(color))), -100)
-        vision = fit_heads(old.video.float().flatten(0, 1), [color, form, corner])
-        (sound,) = fit_heads(old.audio.float().flatten(0, 1), [old.audio_class.flatten()])
-        train = list(clip_batches("train", 0, settings.encoder_clips, settings.decoded_share, setting="wide"))
+        heads = fit_heads(old.video.float().flatten(0, 1), [color, form, corner])
+        train = list(frame_batches("train", 0, FRAMES * settings.encoder_clips, "wide"))
         check = list(clip_batches("validation", 0, min(50, settings.encoder_clips), 1.0, setting="wide"))
-        logger.info("rendered %d clips for the encoders", settings.encoder_clips)
-        result = train_audio_encoder(core.audio_tower, train, check, settings, sound)
+        logger.info("rendered %d frames for the vision encoder", FRAMES * settings.encoder_clips)
         saved = self.out / "encoders-steps" / "checkpoint.safetensors"
-        result |= train_vision_encoder(core.visual, train, check, settings, vision, saved)
+        result = train_vision_encoder(core_of(model).visual, train, check, settings, heads, saved)
         model.save_pretrained(self.out / "encoders")
         return dict(result)
 
@@ -136,7 +147,7 @@ class WideBuild(NanoBuild):
         return model
 
     def features(self) -> dict[str, Any]:
-        """Stage 2: encode all clips; validation clips go through files."""
+        """Stage 3: encode all clips; validation clips go through files."""
         jobs = []
         for setting, clips in self.clips.items():
             for split, total, share in (
@@ -148,7 +159,7 @@ class WideBuild(NanoBuild):
         return {"clips": {setting: [clips.train, clips.validation] for setting, clips in self.clips.items()}}
 
     def language(self) -> dict[str, Any]:
-        """Stage 3: go on with the language model, with all tokens only."""
+        """Stage 4: go on with the language model, with all tokens only."""
         settings, model, features = self.settings, self.model("encoders"), self.load_features("train", "wide")
         with torch.no_grad():
             rows = language_model_of(model).embed_tokens.weight
@@ -190,7 +201,7 @@ class WideBuild(NanoBuild):
         return {name: round(value, 4) for name, value in result.items()}
 
     def finish(self) -> dict[str, Any]:
-        """Stage 4: write the checkpoint folder with ``recipe.json``."""
+        """Stage 5: write the checkpoint folder with ``recipe.json``."""
         folder, model = self.out / "checkpoint", self.model("language")
         model.generation_config.max_new_tokens = 64
         model.save_pretrained(folder)
@@ -200,14 +211,14 @@ class WideBuild(NanoBuild):
             **recipe_provenance(),
             "settings": self.settings.as_dict(),
             "stages": {
-                name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in self.stages[:3]
+                name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in self.stages[:4]
             },
         }
         (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         return {}
 
     def selector(self) -> dict[str, Any]:
-        """Stage 5: distil a selector from the finished model's attention, without labels; the model does not change."""
+        """Stage 6: distil a selector from the finished model's attention, without labels; the model does not change."""
         clips = self.out / "selector-clips"
         write_dataset(clips, self.clips["wide"].selector, 0, 8, lambda: None, "wide")
         rows = [row for _, row in JsonLines(clips / "metadata.jsonl").records()]

@@ -32,10 +32,16 @@ _EVENT_RMS, _LOUDER = 0.07, (1.0, 1.8)
 """RMS of the quietest event of a wide clip, and how much louder others are."""
 
 
-def render_images(scene: Scene) -> NDArray[np.uint8]:
-    """Return the images that a model reads: uint8 [seconds * fps, size, size, 3], image k at ``k / fps`` seconds."""
+def render_images(scene: Scene, numbers: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+    """Return the images that a model reads: uint8 [seconds * fps, size, size, 3], image k at ``k / fps`` seconds.
+
+    Args:
+        scene: The scene.
+        numbers: Which of these images to render; None renders all.
+    """
     config = scene.config
-    return _seen(scene, np.arange(config.seconds * config.fps) * (config.file_fps // config.fps))
+    numbers = np.arange(config.seconds * config.fps) if numbers is None else numbers
+    return _seen(scene, numbers * (config.file_fps // config.fps))
 
 
 def render_frames(scene: Scene) -> NDArray[np.uint8]:

@@ -164,12 +164,12 @@ def _place(side: int, size: int, wide: WideConfig, rng: np.random.Generator) -> 
 
 def _clouds(side: int, size: int, rng: np.random.Generator) -> Picture:
     """[side, side, 3]: a base colour with five octaves of a 1/f texture, each with its own colouring."""
-    wall = np.broadcast_to(rng.uniform(60, 150, 3), (side, side, 3)).copy()
+    base, layers, tints = rng.uniform(60, 150, 3), [], []
     for octave in range(5):
         cells = round(4 * 2**octave * side / size)
-        layer = enlarge(rng.standard_normal((cells, cells)), side)
-        wall += 30 / 2 ** (0.8 * octave) * layer[..., None] * rng.uniform(0.6, 1.2, 3)
-    return np.asarray(wall, np.float32)
+        layers.append(enlarge(rng.standard_normal((cells, cells)), side))
+        tints.append(30 / 2 ** (0.8 * octave) * rng.uniform(0.6, 1.2, 3))
+    return np.asarray(base + np.stack(layers, axis=-1) @ np.stack(tints), np.float32)
 
 
 def _add_leaves(wall: Picture, size: int, rng: np.random.Generator) -> None:
@@ -209,7 +209,7 @@ def _decoy(size: int, seconds: int, rng: np.random.Generator) -> _Thing:
 def _form(kind: int, radius: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """[h, w] bool: a disc, a block, a ring or a star."""
     reach = max(2, round(radius))
-    row, column = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    row, column = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     distance = np.hypot(row, column)
     if kind == 0:
         inside = distance < radius
