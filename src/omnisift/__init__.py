@@ -33,7 +33,18 @@ if TYPE_CHECKING:
     )
     from omnisift.inspector import inspect_clip
     from omnisift.media import Media, read
-    from omnisift.models import Adapter, Attachment, Compression, Parts, adapter_for, attach
+    from omnisift.models import (
+        Adapter,
+        Attachment,
+        Compression,
+        GridAdapter,
+        Layout,
+        Parts,
+        Prompt,
+        Side,
+        adapter_for,
+        attach,
+    )
     from omnisift.pipeline import Answer, EncodedClip, Pipeline, Report, inputs, load
     from omnisift.tokens import Modality, Selection, TokenStream
     from omnisift.training.distill import (
@@ -63,6 +74,8 @@ _MODULE_OF = {
     "CompressorError": "errors",
     "DistillSettings": "training.distill",
     "EncodedClip": "pipeline",
+    "GridAdapter": "models",
+    "Layout": "models",
     "Media": "media",
     "MediaError": "errors",
     "Modality": "tokens",
@@ -70,12 +83,14 @@ _MODULE_OF = {
     "OmniSiftError": "errors",
     "Parts": "models",
     "Pipeline": "pipeline",
+    "Prompt": "models",
     "ReadOptions": "config",
     "Report": "pipeline",
     "Scope": "compressors",
     "ScoredCompressor": "compressors",
     "ScoredVideoCompressor": "compressors",
     "Selection": "tokens",
+    "Side": "models",
     "TokenStream": "tokens",
     "TrainRecipe": "training.finetune",
     "UsageError": "errors",
@@ -118,6 +133,8 @@ __all__ = [
     "CompressorError",
     "DistillSettings",
     "EncodedClip",
+    "GridAdapter",
+    "Layout",
     "Media",
     "MediaError",
     "Modality",
@@ -125,12 +142,14 @@ __all__ = [
     "OmniSiftError",
     "Parts",
     "Pipeline",
+    "Prompt",
     "ReadOptions",
     "Report",
     "Scope",
     "ScoredCompressor",
     "ScoredVideoCompressor",
     "Selection",
+    "Side",
     "TokenStream",
     "TrainRecipe",
     "UsageError",

@@ -173,3 +173,19 @@ def test_a_class_that_transformers_lacks_is_one_line_with_the_release(monkeypatc
     monkeypatch.setattr(adapter_class("qwen3_vl"), "release", "9.1")
     with pytest.raises(UnsupportedModel, match=r"needs Qwen9VL.* lacks; install Transformers 9\.1 or newer"):
         model_class("qwen3_vl")
+
+
+def test_an_own_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the place of the library's, also of none; its types are checked."""
+    family = FAMILIES["qwen3_vl"]
+    own = type("Own", (adapter_class("qwen3_vl"),), {})
+    with omnisift.attach(host(family), "v_cast", retain=0.25, adapter=own) as attachment:
+        assert type(attachment.adapter) is own
+    monkeypatch.setattr("omnisift.models.base.ADAPTERS", ())
+    with pytest.raises(UnsupportedModel, match="no adapter for"):
+        omnisift.attach(host(family), "v_cast", retain=0.25)
+    with omnisift.attach(host(family), "v_cast", retain=0.25, adapter=own), torch.no_grad():
+        host(family)(**family.inputs(*THREE[:1]))
+    other = type("Other", (own,), {"model_types": frozenset({"other"})})
+    with pytest.raises(UnsupportedModel, match="Other is for other, got model_type 'qwen3_vl': add it"):
+        omnisift.attach(host(family), "v_cast", retain=0.25, adapter=other)

@@ -45,6 +45,7 @@ def attach(
     retain_audio: float | None = None,
     selector: str | Path | VGAS | None = None,
     seed: int = 0,
+    adapter: type[Adapter] | None = None,
 ) -> Attachment:
     """Compress every prompt with video that ``model`` receives, until the attachment is detached.
 
@@ -65,6 +66,7 @@ def attach(
         selector: folder of selector weights or a `VGAS`, for methods that have weights. It is moved to the device and
             dtype of the model's embeddings.
         seed: for methods that draw at random.
+        adapter: your own adapter of the model's family; None takes that of the library (docs/add-a-model.md).
 
     Returns:
         The attachment, whose ``last`` describes the latest prompt.
@@ -77,25 +79,26 @@ def attach(
         BudgetError: the fractions are out of range or contradict each other.
         UsageError: ``model`` is not a model, or options of a method were given with a compressor.
     """
-    adapter = adapter_for(model)
-    check_unattached(adapter.parts.language_model, type(model).__name__)
+    found = adapter_for(model, adapter)
+    language_model = found.parts.language_model
+    check_unattached(language_model, type(model).__name__)
     if not isinstance(compressor, Compressor):
         budget = Budget.from_options(retain, retain_video, retain_audio)
-        compressor = _make_compressor(compressor, budget, selector, seed, adapter.parts.language_model)
+        compressor = _make_compressor(compressor, budget, selector, seed, language_model)
     elif (retain, retain_video, retain_audio, selector, seed) != (None, None, None, None, 0):
         raise UsageError(
             f"retain, selector and seed belong to the name of a method, but the compressor is "
             f"made already, a {type(compressor).__name__}: leave them out, or pass a name"
         )
-    if missing := sorted(compressor.needs - adapter.supplies):
+    if missing := sorted(compressor.needs - found.supplies):
         raise CompressorError(
             f"compressor '{compressor.name}' needs {missing}, which the adapter of {type(model).__name__} can't "
             "supply: choose another compressor"
         )
-    compressor.to(_device_of(adapter.parts.language_model))
-    if _is_compiled(model, adapter):
+    compressor.to(_device_of(language_model))
+    if _is_compiled(model, found):
         torch.compiler.reset()  # code that was compiled before calls none of the new hooks
-    return Attachment(adapter, compressor, model)
+    return Attachment(found, compressor, model)
 
 
 def _is_compiled(model: nn.Module, adapter: Adapter) -> bool:
@@ -106,11 +109,15 @@ def _is_compiled(model: nn.Module, adapter: Adapter) -> bool:
     return any(isinstance(part, OptimizedModule) or part._compiled_call_impl is not None for part in parts)
 
 
-def adapter_for(model: nn.Module) -> Adapter:
+def adapter_for(model: nn.Module, kind: type[Adapter] | None = None) -> Adapter:
     """Return the adapter of ``model``, which may be a wrapper with ``get_base_model``.
 
+    Args:
+        model: the host.
+        kind: your own class of adapter; None looks for one by the model's type.
+
     Raises:
-        UnsupportedModel: no adapter exists for this kind of model.
+        UnsupportedModel: no adapter exists for this kind of model, or ``kind`` is not for its type.
         UsageError: ``model`` is not a model.
     """
     if not isinstance(model, nn.Module):
@@ -123,7 +130,10 @@ def adapter_for(model: nn.Module) -> Adapter:
     model_type = getattr(getattr(host, "config", None), "model_type", None)
     if model_type is None:
         raise UnsupportedModel(_unknown(type(host).__name__))
-    return adapter_class(model_type)(host)
+    if kind is not None and model_type not in kind.model_types:
+        known = ", ".join(sorted(kind.model_types))
+        raise UnsupportedModel(f"{kind.__name__} is for {known}, got model_type {model_type!r}: add it to model_types")
+    return (kind or adapter_class(model_type))(host)
 
 
 def adapter_class(model_type: object) -> type[Adapter]:

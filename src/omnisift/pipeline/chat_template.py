@@ -60,7 +60,7 @@ def _without_texts(conversation: Sequence[dict[str, Any]]) -> list[dict[str, Any
 
 def _render(processor: Any, conversation: Sequence[dict[str, Any]], add_generation_prompt: bool, source: str) -> str:
     # A variable that a template does not have would be taken for an option of the processor.
-    more = {"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}
+    more = {"enable_thinking": False} if "enable_thinking" in str(getattr(processor, "chat_template", None)) else {}
     with checkpoint_errors(f"the chat template of {source}", _ADVICE):
         try:
             with _limited_time():
