@@ -43,7 +43,7 @@ from omnisift.world.dataset import write_dataset
 
 logger = logging.getLogger(__name__)
 MAX_PIXELS, SECONDS_OF_AUDIO = 280 * 280, 60
-FRAMES = 12
+FRAMES = 16
 """Frames for the vision encoder, each of another clip, for every clip of the audio encoder."""
 SHARD = 100
 """Clips per file of features."""
@@ -71,7 +71,7 @@ SETTINGS = NanoSettings(
     encoder_clips=320,
     decoded_share=0.25,
     audio_steps=250,
-    vision_steps=2000,
+    vision_steps=4500,
     encoder_learning_rate=1.5e-3,
     steps=900,
     learning_rate=1e-3,
