@@ -133,7 +133,7 @@ class NanoBuild:
         shards = sorted(self.out.glob(_shard_name(split, "*", setting)))
         parts = [load_file(str(path)) for path in shards]
         video, audio = (torch.cat([part[name] for part in parts]) for name in ("video", "audio"))
-        return FeatureCache(split, 0, video, audio, setting)
+        return FeatureCache(split, int(shards[0].stem.rpartition("-")[2]), video, audio, setting)
 
     def language(self) -> dict[str, Any]:
         """Stage 3: train the language model."""
