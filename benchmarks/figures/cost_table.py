@@ -9,7 +9,7 @@ from omnisift.budget import Budget
 from omnisift.evaluation.tables import table
 from omnisift.profiling.analytic import Count, count, weight_bytes
 from omnisift.profiling.shape import prompt_shape
-from omnisift.profiling.sizes import thinker_config
+from omnisift.profiling.sizes import host_config
 
 MODELS = ("3b", "7b")
 SECONDS = (20, 60, 240)
@@ -31,7 +31,7 @@ def cost_table() -> str:
 def memory_table() -> str:
     """GB of the weights, the KV cache and the logits of each model and clip length."""
     head = ["model", "clip", "weights", "KV cache: all / 35 % / 25 %", "prompt logits: all / 35 % / 25 %", "sum"]
-    weights = {model: weight_bytes(thinker_config(model)) for model in MODELS}
+    weights = {model: weight_bytes(host_config(model)) for model in MODELS}
     lines = []
     for model, seconds, counts in _counts():
         cache, logits = [one.cache_bytes for one in counts], [one.logits_bytes for one in counts]
@@ -44,15 +44,13 @@ def memory_table() -> str:
 
 def weights_sentence() -> str:
     """The size of the weights in words."""
-    return ", ".join(f"{_gigabytes([weight_bytes(thinker_config(model))])} GB for {model.upper()}" for model in MODELS)
+    return ", ".join(f"{_gigabytes([weight_bytes(host_config(model))])} GB for {model.upper()}" for model in MODELS)
 
 
 def _counts() -> list[tuple[str, int, list[Count]]]:
     shapes = {seconds: prompt_shape(seconds) for seconds in SECONDS}
     return [
-        (model, seconds, count(thinker_config(model), shapes[seconds], BUDGETS))
-        for model in MODELS
-        for seconds in SECONDS
+        (model, seconds, count(host_config(model), shapes[seconds], BUDGETS)) for model in MODELS for seconds in SECONDS
     ]
 
 

@@ -12,7 +12,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from omnisift.evaluation.tables import table
 from omnisift.profiling.shape import prompt_shape
-from omnisift.profiling.sizes import thinker_config
+from omnisift.profiling.sizes import host_config
 from omnisift.training.finetune import TrainRecipe, load_train_recipe
 from omnisift.training.finetune.cost import count_parameters, kept_tokens, row_flops, step_memory
 from omnisift.training.finetune.plan import H100
@@ -31,7 +31,7 @@ def training_table() -> str:
 
 def _line(name: str, size: str) -> list[str]:
     recipe: TrainRecipe = load_train_recipe(RECIPES / f"{name}.yaml")
-    config = thinker_config(size)
+    config = host_config(size)
     shape = prompt_shape(SECONDS, fps=recipe.fps, max_frames=recipe.max_frames)
     with torch.device("meta"):
         thinker = Qwen2_5OmniThinkerForConditionalGeneration(config)

@@ -61,6 +61,7 @@ class VGASConfig(PretrainedConfig):
         time_embedding: whether the selector reads when in its chunk a token is. Not in the paper or its weights.
         guide: what an audio token attends to, one of `GUIDES`.
         video_score: whether a learned score replaces STVP for video tokens. Not in the paper or its weights.
+        audio_score: whether audio tokens are scored. False leaves the video score alone, for models without audio.
         kwargs: arguments of ``PretrainedConfig``, and the names that older configs use: ``width``, ``hidden``,
             ``heads``, ``layers``, ``picture``.
 
@@ -87,6 +88,7 @@ class VGASConfig(PretrainedConfig):
         time_embedding: bool = False,
         guide: str = "cross",
         video_score: bool = False,
+        audio_score: bool = True,
         **kwargs: Any,
     ) -> None:
         old_names = {name: kwargs.pop(name) for name in self.attribute_map if name in kwargs}
@@ -98,6 +100,7 @@ class VGASConfig(PretrainedConfig):
         self.time_embedding = time_embedding
         self.guide = guide
         self.video_score = video_score
+        self.audio_score = audio_score
         for name, value in old_names.items():
             setattr(self, name, value)  # `attribute_map` redirects it
         self._check()
@@ -108,9 +111,14 @@ class VGASConfig(PretrainedConfig):
             size = getattr(self, name)
             if type(size) is not int or not 1 <= size <= MAX_SIZE:
                 raise UsageError(f"{name} of the selector must be an integer in [1, {MAX_SIZE}], got {size!r}")
-        for name in ("time_embedding", "video_score"):
+        for name in ("time_embedding", "video_score", "audio_score"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} of the selector must be true or false, got {getattr(self, name)!r}")
+        if not self.audio_score and (self.time_embedding or not self.video_score):
+            raise UsageError(
+                "a selector without audio_score has a video score and no time embedding, got video_score="
+                f"{self.video_score} and time_embedding={self.time_embedding}"
+            )
         if self.guide not in GUIDES:
             raise UsageError(f"unknown guide {self.guide!r} of the selector; {did_you_mean(str(self.guide), GUIDES)}")
         if type(layers) is not int or layers < 1:
@@ -140,6 +148,13 @@ class VGAS(PreTrainedModel):
 
     def __init__(self, config: VGASConfig) -> None:
         super().__init__(config)
+        if config.audio_score:
+            self._add_audio_score(config)
+        # Saved tensors are named picture.*: the attribute keeps that name.
+        self.picture = VideoScore(config.input_size) if config.video_score else None
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def _add_audio_score(self, config: VGASConfig) -> None:
         input_size, hidden, direct = config.input_size, config.hidden_size, config.guide == "direct"
         # eq 6: projections of anchors and audio tokens.
         if config.guide != "self":
@@ -156,9 +171,6 @@ class VGAS(PreTrainedModel):
             self._add_layers(hidden)
         if config.time_embedding:
             self.time_embedding = nn.Embedding(STEPS, hidden)
-        # Saved tensors are named picture.*: the attribute keeps that name.
-        self.picture = VideoScore(input_size) if config.video_score else None
-        self.post_init()  # type: ignore[no-untyped-call]
 
     def _add_layers(self, hidden: int) -> None:
         """Attention and head: the released names for the first layer, lists for further ones."""
@@ -181,8 +193,8 @@ class VGAS(PreTrainedModel):
         config = self.config
         parts = {
             "time": config.time_embedding,
-            config.guide: config.guide != "cross",
-            f"{config.num_hidden_layers} layers": config.num_hidden_layers > 1,
+            config.guide: config.guide != "cross" and config.audio_score,
+            f"{config.num_hidden_layers} layers": config.num_hidden_layers > 1 and config.audio_score,
             "video score": config.video_score,
         }
         return "+".join(name for name, differs in parts.items() if differs)
@@ -212,8 +224,10 @@ class VGAS(PreTrainedModel):
             [C, A] logits. Those of padding are finite and meaningless (under "direct" their exp is 0).
 
         Raises:
-            ValueError: the selector has a time embedding and a step is missing.
+            ValueError: the selector has a time embedding and a step is missing, or it does not score audio.
         """
+        if not self.config.audio_score:
+            raise ValueError("this selector scores video alone")
         # eq 6: project and normalise, plus our time embedding.
         a = self._add_time(self.a_norm(self.a_proj(audio)), audio_step)
         if self.config.guide == "self":

@@ -268,4 +268,4 @@ def test_a_method_is_one_file_with_an_idea_and_a_source(name: str):
     assert 5 <= len(method.idea.split()) <= 14
     assert method.idea[0].islower()
     assert not method.idea.endswith(".")
-    assert "arXiv" in method.source or method.source.startswith("baseline of ")
+    assert "arXiv" in method.source or method.source.startswith(("baseline of ", "this project"))

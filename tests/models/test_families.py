@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.helpers.family_contract import QUARTER, THREE, host
 from tests.helpers.models import AUDIO, VIDEO, WIDTH
 
 import omnisift
+from omnisift.chunks import steps_in_chunk
 from omnisift.errors import UnsupportedCall, UnsupportedModel
 from omnisift.models import Prompt, adapter_class, adapter_for, model_class
 
@@ -139,11 +141,6 @@ def test_arguments_that_can_not_be_cut_are_refused(family: Family) -> None:
         model(**inputs, logits_to_keep=1)
         with pytest.raises(UnsupportedCall, match="pass a number"):
             model(**inputs, logits_to_keep=torch.tensor([3, 4]))
-        if "moe" in family.model_type:
-            with pytest.raises(UnsupportedCall, match="output_router_logits=False"):
-                model(**inputs, output_router_logits=True)
-            text = family.inputs([9])
-            assert model(**text, output_router_logits=True).logits.shape[1] == 9
 
 
 @torch.no_grad()
@@ -173,6 +170,27 @@ def test_a_class_that_transformers_lacks_is_one_line_with_the_release(monkeypatc
     monkeypatch.setattr(adapter_class("qwen3_vl"), "release", "9.1")
     with pytest.raises(UnsupportedModel, match=r"needs Qwen9VL.* lacks; install Transformers 9\.1 or newer"):
         model_class("qwen3_vl")
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.77, 2.5])
+def test_time_steps_of_audio_at_13_tokens_a_second(seconds: float) -> None:
+    """A selector with a time embedding sees them; computed here in exact fractions of seconds."""
+    clip = Clip(5, 2, 2, 13)
+    adapter = adapter_for(host(OMNI))
+    ids = torch.tensor([[30, models.VISION_START, *OMNI.interleaved(clip, seconds), 32]])
+    inputs = {"video_grid_thw": torch.tensor([[5, 4, 4]]), "video_second_per_grid": torch.tensor([seconds])}
+    layout = adapter.layout(Prompt(ids, torch.ones_like(ids).bool(), adapter.modality(ids), inputs))
+    stream = layout.stream(torch.zeros(1, ids.shape[1], 2))
+    found = steps_in_chunk(stream)[stream.modality == int(omnisift.Modality.AUDIO)].tolist()
+    frame, expected = Fraction(str(seconds)), []
+    for rank in range(13 * 13):
+        chunk = min(Fraction(rank, 13) // (2 * frame), 2)  # three chunks; the last frame's is as long as the others
+        inside = Fraction(rank, 13) - chunk * 2 * frame
+        expected.append(min(int(50 * inside / (2 * frame)), 49))
+    # The clock counts whole microseconds, so a time on a border may fall on either side of it.
+    assert all(abs(one - other) <= 1 for one, other in zip(found, expected, strict=True))
+    assert sum(one != other for one, other in zip(found, expected, strict=True)) <= 4
+    assert len(set(found)) >= min(50, int(26 * seconds))
 
 
 def test_an_own_adapter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnisift.models.attention_probe import BLOCK, received_attention
-from omnisift.models.qwen2_5_omni_attention import pair_means, window_order
+from omnisift.models.encoder_probes import pair_means, window_order
 
 
 def by_formula(query: Tensor, key: Tensor, scale: float, lengths: list[int]) -> Tensor:

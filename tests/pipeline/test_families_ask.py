@@ -19,10 +19,9 @@ from typer.testing import CliRunner
 
 import omnisift
 from omnisift.cli.app import app
-from omnisift.errors import CheckpointError, NoVideo, UnsupportedModel, UsageError
+from omnisift.errors import CheckpointError, NoVideo, UsageError
 from omnisift.media import Media
 from omnisift.pipeline import Pipeline
-from omnisift.pipeline.model_source import check_omni, find_model
 from omnisift.pipeline.prompt import build_inputs, frame_limits
 from omnisift.world import make_scene, write_clip
 
@@ -269,19 +268,6 @@ def test_a_folder_run_and_the_inspector(
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert page.stat().st_size > 0
-
-
-def test_commands_that_know_one_family_name_it(
-    folder_of: Callable[[str], Path], clips: list[Path], tmp_path: Path
-) -> None:
-    folder = folder_of("qwen3_vl")
-    given = ["distill", "--model", str(folder), "--media", str(clips[0].parent), "--out", str(tmp_path / "selector")]
-    result = CliRunner().invoke(app, given)
-    assert isinstance(result.exception, UnsupportedModel)
-    assert "distill takes Qwen2.5-Omni only" in str(result.exception)
-    with pytest.raises(UnsupportedModel, match=r"training takes Qwen2\.5-Omni only"):
-        check_omni(find_model(str(folder)), "training")
-    check_omni(find_model("nano"), "training")
 
 
 def test_nothing_is_left_on_the_host(folder_of: Callable[[str], Path], clips: list[Path]) -> None:

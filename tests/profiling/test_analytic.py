@@ -13,7 +13,7 @@ from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.pipeline import load
 from omnisift.profiling.analytic import PAPER, count, flop_definitions, weight_bytes
 from omnisift.profiling.shape import PromptShape, prompt_shape
-from omnisift.profiling.sizes import thinker_config
+from omnisift.profiling.sizes import host_config
 from omnisift.utils.assets import nano_path
 
 SHARES = [Budget(retain=0.35), Budget(retain=0.25)]
@@ -25,7 +25,7 @@ def test_the_shape_is_what_the_pipeline_reads(clip: Path) -> None:
     text = tokens.prompt - tokens.video - tokens.audio
     shape = prompt_shape(6.0, 112, 112, max_pixels=50176, min_pixels=12544, text=text)
     assert (shape.video, shape.audio, shape.prompt) == (tokens.video, tokens.audio, tokens.prompt)
-    cut = count(thinker_config(str(nano_path())), shape, [Budget(retain=0.25)])[1]
+    cut = count(host_config(str(nano_path())), shape, [Budget(retain=0.25)])[1]
     assert (cut.video, cut.audio, cut.prompt) == (tokens.video_kept, tokens.audio_kept, tokens.prompt_kept)
 
 
@@ -35,7 +35,7 @@ def test_bytes_are_those_of_the_real_tensors() -> None:
     with torch.no_grad():
         output = thinker(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
     cached = sum(layer.keys.numel() + layer.values.numel() for layer in output.past_key_values.layers)
-    config = thinker_config(str(nano_path()))
+    config = host_config(str(nano_path()))
     complete = count(config, PromptShape(frames=0, height=0, width=0, mel=0, text=17, seconds_per_frame=1.0), [])[0]
     assert (complete.cache_bytes, complete.logits_bytes) == (2 * cached, 2 * output.logits.numel())
     assert weight_bytes(config) == 2 * sum(parameter.numel() for parameter in thinker.parameters())
@@ -64,7 +64,7 @@ def test_an_odd_last_frame() -> None:
 @pytest.mark.parametrize("size", [(1080, 1920), (480, 640), (1920, 1080)])
 def test_table_7_of_the_paper(seconds: float, size: tuple[int, int]) -> None:
     """All stages without attention between tokens: within 3 % whatever the clip, so nothing is fitted."""
-    config = thinker_config("7b")
+    config = host_config("7b")
     result = flop_definitions(config, count(config, prompt_shape(seconds, *size), SHARES))
     nearest = result[0]
     for share in ("0.35", "0.25"):
@@ -78,7 +78,7 @@ def test_table_7_of_the_paper(seconds: float, size: tuple[int, int]) -> None:
 def test_table_7_in_absolute_numbers() -> None:
     """A clip of 90 s at 1080p comes to the paper's total, and then its selector too to about the paper's 0.06 and
     0.04."""
-    config = thinker_config("7b")
+    config = host_config("7b")
     counts = count(config, prompt_shape(90), SHARES)
     assert flop_definitions(config, counts)[0].tflops == pytest.approx(PAPER["full"], rel=0.01)
     selector = [one.stages["compress"].total / 1e12 for one in counts[1:]]
@@ -86,25 +86,30 @@ def test_table_7_in_absolute_numbers() -> None:
 
 
 def test_a_share_that_the_paper_lacks_has_no_deviation() -> None:
-    config = thinker_config("3b")
+    config = host_config("3b")
     result = flop_definitions(config, count(config, prompt_shape(30), [Budget(retain=0.5)]))[0]
     assert result.deviations == {}
     assert 0.5 < result.ratios["0.5"] < 1
 
 
 def test_a_folder_is_read_and_others_are_refused(tmp_path: Path) -> None:
-    assert thinker_config(str(nano_path())).text_config.hidden_size == 128
+    assert host_config(str(nano_path())).text_config.hidden_size == 128
     with pytest.raises(UsageError, match="7b, 3b"):
-        thinker_config("70b")
+        host_config("70b")
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
-        thinker_config(str(tmp_path))
+        host_config(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}), encoding="utf-8")
     with pytest.raises(UnsupportedModel, match="llava"):
-        thinker_config(str(tmp_path))
-    complete = {"model_type": "qwen2_5_omni", "thinker_config": thinker_config("3b").to_dict()}
+        host_config(str(tmp_path))
+    broken = host_config("qwen3-vl-2b").to_dict()
+    broken["vision_config"]["patch_size"] = 0
+    (tmp_path / "config.json").write_text(json.dumps(broken), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="can't load"):
+        host_config(str(tmp_path))
+    complete = {"model_type": "qwen2_5_omni", "thinker_config": host_config("3b").to_dict()}
     (tmp_path / "config.json").write_text(json.dumps(complete), encoding="utf-8")
-    assert thinker_config(str(tmp_path)).text_config.num_hidden_layers == 36
+    assert host_config(str(tmp_path)).text_config.num_hidden_layers == 36
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from omnisift.chunks import ChunkShapes, build_stream
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.profiling import flops
 from omnisift.profiling.gauges import torch_counter
-from omnisift.profiling.sizes import thinker_config as published
+from omnisift.profiling.sizes import host_config as published
 from omnisift.tokens import Modality
 from omnisift.vgas import VGAS, VGASConfig
 

@@ -9,6 +9,8 @@ from tests.record.rows import CLIPS, FILE, Record, Row, all_ties, observe, rows
 
 QUICK = (0, 1, 2, 3, 4, 5)
 """Clips that `make test` compares; the types of their questions differ."""
+LATER = {"resift"}
+"""Methods that came after the record was made, and still change."""
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +28,15 @@ def compare(record: Record, numbers: range | tuple[int, ...], which: list[Row]) 
         f"{row.key}, clip {number}: {'; '.join(result)}"
         for number in numbers
         for row in which
+        if row.method not in LATER
         if (result := record.differences(row.key, number, observe(row, number)))
     ]
 
 
 def test_the_record_has_all_methods(record: Record) -> None:
     """A method that comes later may lack in the record, but none of the record may go."""
-    assert [row.key for row in rows() if row.key not in record.keys and row.method in seams.registered()] == []
+    missing = {row.method for row in rows() if row.key not in record.keys and row.method in seams.registered()}
+    assert missing == LATER
     assert set(record.keys) <= {row.key for row in rows()}
     assert record.arrays["answer"].shape == (len(record.keys), CLIPS)
     assert FILE.stat().st_size < 1_500_000

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
+from transformers import Qwen3OmniMoeProcessor
 from typer.testing import CliRunner
 
 import omnisift
@@ -27,6 +28,9 @@ from omnisift.verify.masks import compare_masks, masks_equal_cpu
 from omnisift.verify.subject import Failed, Skipped, Subject, recorded_calls
 
 CPU = torch.device("cpu")
+
+
+QWEN3 = hosts.TINY_QWEN3
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,61 @@ def test_the_order_of_tokens_is_the_processors(clip: Path) -> None:
     assert torch.equal(made["video_grid_thw"], inputs["video_grid_thw"])
 
 
+@pytest.mark.parametrize("seconds", [1.0, 0.77, 2.5])
+def test_frames_and_audio_of_qwen3_omni_are_in_the_processors_order(seconds: float) -> None:
+    """Against the processor's own rule, for grids of other lengths than a second as well."""
+    config = QWEN3.config()
+    clip = hosts.ClipShape(12 * seconds, 2, 3)
+    clip = replace(clip, seconds=clip.frames * seconds)
+    made = hosts.qwen3_omni_prompt(config, clip, 10, CPU, torch.float32)
+    audio = made_of(config, made, config.audio_token_id)
+    rule = SimpleNamespace(
+        audio_bos_token="",
+        audio_eos_token="",
+        video_token="v",
+        audio_token="a",
+        video_processor=SimpleNamespace(merge_size=2),
+    )  # fmt: skip
+    order = Qwen3OmniMoeProcessor.replace_video_with_audio_token(
+        rule,
+        {"video_grid_thw": made["video_grid_thw"].tolist(), "video_second_per_grid": [clip.seconds_per_frame]},
+        0,
+        {"num_audio_tokens": [audio]},
+        0,
+        position_id_per_seconds=13,
+    )
+    letters = {config.video_token_id: "v", config.audio_token_id: "a"}
+    assert "".join(letters.get(int(token), "") for token in made["input_ids"][0]) == order
+    assert audio == adapter_for(QWEN3.build(CPU, torch.float32)).audio_tokens(clip.mel)
+
+
+def made_of(config: Any, inputs: dict[str, Any], token: int) -> int:
+    return int((inputs["input_ids"] == token).sum())
+
+
+def test_tiny_qwen3_omni_passes_its_checks() -> None:
+    found = checks.run_checks(QWEN3, CPU)
+    assert [check.name for check in found if check.status == "failed"] == []
+    assert sum(check.status == "passed" for check in found) == 9
+    subject = Subject.make(QWEN3, CPU, torch.float32)
+    assert "omnizip" not in subject.methods
+    assert "omnisift" in subject.methods
+    rows = measure.measure(QWEN3, CPU, replace(PLAN, repeats=1), attn_implementation="sdpa")
+    assert {row.error for row in rows} == {None}
+    assert "omnizip" not in {row.method for row in rows}
+    assert all(row.encode_video_ms and row.encode_audio_ms and row.prefill_ms for row in rows)
+
+
+def test_a_model_larger_than_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kit, "environment", lambda *_: {"memory_bytes": 24 * 10**9})
+    result = kit.run([hosts.MODELS["qwen3-omni-30b-a3b"]], CPU, plan=lambda _: PLAN)
+    (check,) = result.checks
+    assert check.status == "skipped"
+    assert check.detail == "its weights take 63.4 GB in bfloat16, and the device has 24.0 GB"
+    assert result.rows == []
+    assert hosts.MODELS["qwen3-omni-30b-a3b"].missing_memory(79 * 10**9) is None  # an H100
+
+
 @pytest.mark.parametrize("name", list(hosts.MODELS))
 def test_models_have_the_real_dimensions(name: str) -> None:
     import transformers
@@ -70,12 +129,13 @@ def test_models_have_the_real_dimensions(name: str) -> None:
     with torch.device("meta"):
         model = getattr(transformers, spec.model_class)._from_config(config, dtype=torch.bfloat16)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    # Of the released thinkers: 8.93 and 4.70 billion (docs/profile.md counts the same).
-    assert parameters / 1e9 == pytest.approx({"qwen2.5-omni-7b": 8.93, "qwen2.5-omni-3b": 4.70}[name], rel=0.005)
+    # Of the released thinkers: 8.93, 4.70 and 31.72 billion (docs/profile.md counts the same).
+    billions = {"qwen2.5-omni-7b": 8.93, "qwen2.5-omni-3b": 4.70, "qwen3-omni-30b-a3b": 31.72}
+    assert parameters / 1e9 == pytest.approx(billions[name], rel=0.005)
     prompt = spec.prompt(config, hosts.ClipShape(20), 40, CPU, torch.bfloat16)
     modality = adapter_for(model).modality(prompt["input_ids"])
     assert int((modality == Modality.VIDEO).sum()) == 20 * 13 * 23
-    assert int((modality == Modality.AUDIO).sum()) == 500
+    assert int((modality == Modality.AUDIO).sum()) == (260 if "qwen3" in name else 500)
 
 
 @pytest.mark.parametrize(("seconds", "frames", "step"), [(20, 20, 1.0), (60, 60, 1.0), (240, 128, 1.875)])
@@ -318,7 +378,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("verify") / "result.json"
     shown = CliRunner().invoke(app, ["verify", "--tiny", "--repeats", "1", "-o", str(path)])
     assert shown.exit_code == 0, shown.output
-    assert "11 checks, 0 failed, 2 skipped" in shown.output
+    assert "22 checks, 0 failed, 4 skipped" in shown.output
     return path
 
 
@@ -326,17 +386,26 @@ def test_tiny_result(result: Path) -> None:
     data = json.loads(result.read_text(encoding="utf-8"))
     assert data["is_complete"] is True
     assert {check["status"] for check in data["checks"]} == {"passed", "skipped"}
-    assert [check["name"] for check in data["checks"] if check["status"] == "skipped"] == [
+    assert [check["name"] for check in data["checks"] if check["status"] == "skipped"] == 2 * [
         "FlashAttention 2 equals sdpa", "waits for the device",
     ]  # fmt: skip
-    assert len(data["rows"]) == 13 + 4
+    assert len([row for row in data["rows"] if row["model"] == "tiny"]) == 13 + 4
+    assert len([row for row in data["rows"] if row["model"] == QWEN3.name]) == 10 + 4  # without omnizip
     assert {"torch", "transformers", "commit", "machine", "attn_implementation"} <= set(data["environment"])
 
 
 def test_show_prints_the_tables_again(result: Path) -> None:
     shown = CliRunner().invoke(app, ["verify", "--show", str(result)]).output
     assert shown.count("| tiny |") == 11 + 17
+    assert shown.count(f"| {QWEN3.name} |") == 11 + 14
     assert "| memory GB | prefill s | E2E s |" in shown
+
+
+def test_the_tiny_model_of_a_family() -> None:
+    names = list(hosts.MODELS)
+    assert [spec.name for spec in hosts.find_models(names, tiny=True)] == ["tiny", QWEN3.name]
+    assert hosts.find_models(["qwen3-omni-30b-a3b"], tiny=True) == [QWEN3]
+    assert [spec.name for spec in hosts.find_models(names[1:])] == names[1:]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"checks": [{}]}', "[" * 100_000])
@@ -380,7 +449,7 @@ def test_show_reads_no_device() -> None:
     [
         ([], "no CUDA device"),
         (["--model", "gpt"], "no model 'gpt' to verify; choose from"),
-        (["--tiny", "--model", "qwen2.5-omni-7b"], "leave out --model"),
+        (["--tiny", "--model", "gpt"], "no model 'gpt' to verify; choose from"),
         (["--tiny", "--seconds", "0"], "--seconds must be"),
         (["--tiny", "-o", "missing/result.json"], "no folder"),
         (["--tiny", "--attn-implementation", "foo"], "no attention 'foo' here"),
@@ -399,7 +468,8 @@ def test_a_failed_check_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, tmp_path
     failed = checks.Check("tiny", "masks", "failed", "why", 0.0)
     monkeypatch.setattr(kit, "run_checks", lambda *_, on_check, **__: on_check(failed))
     monkeypatch.setattr(kit, "measure", lambda *_, **__: [])
-    outcome = CliRunner().invoke(app, ["verify", "--tiny", "-o", str(tmp_path / "r.json")])
+    given = ["verify", "--tiny", "--model", "qwen2.5-omni-7b", "-o", str(tmp_path / "r.json")]
+    outcome = CliRunner().invoke(app, given)
     assert outcome.exit_code == 1
     assert "1 failed" in outcome.output
 
@@ -407,7 +477,7 @@ def test_a_failed_check_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_a_run_without_time_is_cut_off(tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     outcome = CliRunner().invoke(app, ["verify", "--tiny", "--time-limit", "1e-9", "-o", str(file)])
-    assert "11 checks, 0 failed, 11 skipped" in outcome.output
+    assert "22 checks, 0 failed, 22 skipped" in outcome.output
     assert "cut off" in outcome.output
     assert json.loads(file.read_text(encoding="utf-8"))["is_complete"] is False
 

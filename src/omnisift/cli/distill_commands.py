@@ -23,7 +23,10 @@ DATA, SELECTOR, TRAINING = "Data", "Selector", "Training"
 """Panels of the help screen."""
 
 Media = Annotated[
-    Path, typer.Option(help="Folder of clips with video and audio, without labels.", rich_help_panel=DATA)
+    Path,
+    typer.Option(
+        help="Folder of clips with video, and audio if the model takes it, without labels.", rich_help_panel=DATA
+    ),
 ]
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the selector, for --selector.", rich_help_panel=OUTPUT)
@@ -40,7 +43,12 @@ TimeEmbedding = Annotated[
 ]
 Video = Annotated[
     bool,
-    typer.Option("--video", "--picture", help="Also learn a video score, instead of STVP.", rich_help_panel=SELECTOR),
+    typer.Option(
+        "--video",
+        "--picture",
+        help="Also learn a video score, instead of STVP; for a model without audio, nothing else.",
+        rich_help_panel=SELECTOR,
+    ),
 ]
 Weighting = Annotated[
     bool,
@@ -100,7 +108,6 @@ def distill(
     """
     from omnisift.cli.screen import CountBar, console_for
     from omnisift.pipeline.loading import load_host
-    from omnisift.pipeline.model_source import check_omni, find_model
     from omnisift.training import distill as library
 
     if media.is_file():
@@ -120,12 +127,13 @@ def distill(
         seed=seed,
         **read_options.reading,
     )
-    check_omni(find_model(host.model), "omnisift distill")
     loaded, console = load_host(host.model, **host.placement, device_map=device_map), console_for(stderr=True)
+    if (parts := library.parts_of(loaded, settings)) == ["video"] and not as_json:
+        console.print(f"{host.model} takes no audio: a video score alone is trained", markup=False, soft_wrap=True)
     recordings = out.with_name(f"{out.name}.work") if work is None else work
     with CountBar(console, "recording attention", len(clips), quiet=as_json) as step:
         samples, skipped = library.observe_clips(loaded, clips, question_texts, settings, recordings, step)
-    with CountBar(console, "training the selector", steps * (1 + video), quiet=as_json) as step:
+    with CountBar(console, "training the selector", steps * len(parts), quiet=as_json) as step:
         selector, report = library.distill(loaded, samples, settings, step)
     library.save_selector(selector, report | {"skipped": skipped}, out)
     if as_json:
@@ -147,7 +155,8 @@ def show_agreement(console: Console, report: Mapping[str, Any], skipped: int, fo
             console.print(_table(f"{modality}, {100 * float(retain):g} % kept", choices))
     console.print(_LEGEND, style="dim")
     console.print(Text(f"selector: {folder}"), soft_wrap=True)
-    console.print(Text(f"Try: {command_name()} ask CLIP QUESTION --selector {folder}"), soft_wrap=True)
+    model = "" if report["model"] == "nano" else f" --model {report['model']}"
+    console.print(Text(f"Try: {command_name()} ask CLIP QUESTION{model} --selector {folder}"), soft_wrap=True)
 
 
 def _table(title: str, choices: Mapping[str, Mapping[str, float]]) -> Table:

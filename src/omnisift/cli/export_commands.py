@@ -50,6 +50,7 @@ def export(
     from omnisift.training.export import export_merged, export_selector, parse_storage, selector_of
     from omnisift.training.hub import check_hub, push_selector
     from omnisift.utils.assets import nano_path
+    from omnisift.utils.checkpoint_files import read_json_object
 
     if form not in ("selector", "merged"):
         raise UsageError(f"--as takes selector or merged, got {form!r}")
@@ -64,11 +65,12 @@ def export(
     options = parse_storage(dtype, max_shard_size)
     silence_libraries()
     vgas = selector_of(source, selector)
+    model_type = read_json_object(source / "config.json").get("model_type")
     if form == "selector":
-        export_selector(vgas, out, options)
+        export_selector(vgas, out, options, model_type)
     else:
         export_merged(source, vgas, out, options)
-    address = None if push is None else push_selector(vgas, push, private=not public)
+    address = None if push is None else push_selector(vgas, push, private=not public, model_type=model_type)
     count = sum(parameter.numel() for parameter in vgas.parameters())
     result = {"folder": str(out), "form": form, "selector": vgas.label or "released layout", "parameters": count}
     if address is not None:

@@ -54,7 +54,10 @@ Row = tuple[str, Sequence[float | None]]
 Question = Annotated[str | None, typer.Argument(metavar="QUESTION", help="The question.", show_default="a description")]
 Retains = Annotated[list[float] | None, fraction("Fraction of tokens to keep; may be repeated.", "0.25")]
 Repeats = Annotated[int, typer.Option(help="Timed runs of each setting; medians are shown.", min=1)]
-Config = Annotated[str | None, typer.Option(help="7b, 3b, or a folder with a config.json.", rich_help_panel=COUNT)]
+Config = Annotated[
+    str | None,
+    typer.Option(help="A size such as 7b or qwen3-vl-8b, or a folder with a config.json.", rich_help_panel=COUNT),
+]
 ClipSeconds = Annotated[float | None, typer.Option(help="Length of the clip in seconds.", rich_help_panel=COUNT)]
 Height = Annotated[int, typer.Option(help="Height of its frames in pixels.", rich_help_panel=COUNT)]
 Width = Annotated[int, typer.Option(help="Width of its frames in pixels.", rich_help_panel=COUNT)]
@@ -98,8 +101,8 @@ def profile(
     silence_libraries()
     methods = _methods(compressor, retain, method)
     if config is not None:
-        shape = _shape(cast("float", clip_seconds), height, width, read_options, text_tokens)
-        _count(config, shape, [each.budget for each in methods], as_json)
+        described = cast("float", clip_seconds), height, width
+        _count(config, described, read_options, text_tokens, [each.budget for each in methods], as_json=as_json)
         return
     asking = {"question": question or DESCRIBE, "repeats": repeats, "max_new_tokens": max_new_tokens}
     result = _measure(cast("str", clip), host, methods, asking | read_options.reading, quiet=as_json)
@@ -115,23 +118,6 @@ def _methods(compressor: str, retain: list[float] | None, method: CompressionCon
     if method.retain_video is not None or method.retain_audio is not None:
         return [replace(method, retain=retain[0] if retain else None)]
     return [replace(method, retain=share) for share in dict.fromkeys(retain)] if retain else [method]
-
-
-def _shape(seconds: float, height: int, width: int, read_options: ReadOptions, text: int) -> PromptShape:
-    """The prompt of a clip that is only described."""
-    from omnisift.pipeline.prompt import PAPER_MAX_PIXELS
-    from omnisift.profiling.shape import prompt_shape
-
-    max_pixels = PAPER_MAX_PIXELS if read_options.max_pixels is None else read_options.max_pixels
-    return prompt_shape(
-        seconds,
-        height,
-        width,
-        fps=read_options.fps,
-        max_frames=read_options.max_frames,
-        max_pixels=max_pixels,
-        text=text,
-    )
 
 
 def _measure(
@@ -150,19 +136,37 @@ def _measure(
         return measure(pipelines, clip, on_question=step, **asking)
 
 
-def _count(name: str, shape: PromptShape, budgets: list[Budget], as_json: bool) -> None:
+def _count(
+    name: str,
+    clip: tuple[float, int, int],
+    read_options: ReadOptions,
+    text: int,
+    budgets: list[Budget],
+    *,
+    as_json: bool,
+) -> None:
+    """Count a prompt about a clip that is only described, by its seconds, height and width."""
     from omnisift.cli.screen import console_for
     from omnisift.profiling.analytic import count, flop_definitions, weight_bytes
-    from omnisift.profiling.sizes import thinker_config
+    from omnisift.profiling.shape import prompt_shape
+    from omnisift.profiling.sizes import PAPER, host_config
 
-    config = thinker_config(name)
+    config = host_config(name)
+    shape = prompt_shape(
+        *clip,
+        config=config,
+        fps=read_options.fps,
+        max_frames=read_options.max_frames,
+        max_pixels=read_options.max_pixels,
+        text=text,
+    )
     counts = count(config, shape, budgets)
     definitions, weights = flop_definitions(config, counts), weight_bytes(config)
     if as_json:
         typer.echo(json.dumps({**_counts_to_dict(name, shape, counts, definitions), "weight_bytes": weights}))
     else:
         show_counts(console_for(stderr=False), name, shape, counts, weights)
-        show_definitions(console_for(stderr=False), definitions if name == "7b" else [])
+        show_definitions(console_for(stderr=False), definitions if name in PAPER else [])
 
 
 def _counts_to_dict(
@@ -173,7 +177,7 @@ def _counts_to_dict(
     return {
         "kind": "counted",
         "config": name,
-        "clip": asdict(shape),
+        "clip": shape.to_dict(),
         "runs": [count.to_dict() for count in counts],
         "readings": [asdict(reading) for reading in definitions],
         # The counts do not depend on the machine.
@@ -223,18 +227,16 @@ def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequenc
         weights: Bytes of the model's weights.
     """
     settings = [count.retain for count in counts]
-    console.print(
-        f"{name}: {shape.frames} frames of {shape.height}x{shape.width} tokens, {shape.audio} of audio, "
-        f"{shape.text} of text",
-        style="dim",
-    )
+    parts = [f"{shape.frames} frames of {shape.height}x{shape.width} tokens"]
+    parts += [f"{tokens} of {kind}" for kind, tokens in (("audio", shape.audio), ("times", shape.times)) if tokens]
+    console.print(f"{name}: {', '.join(parts)}, {shape.text} of text", style="dim")
     table = _plain("tokens", *settings)
     for label in ("video", "audio", "prompt"):
-        table.add_row(label, *(f"{getattr(count, label):,}" for count in counts))
+        if label != "audio" or shape.audio:
+            table.add_row(label, *(f"{getattr(count, label):,}" for count in counts))
     console.print(table)
-    rows: list[Row] = [
-        (STAGES[stage].title, [count.stages[stage].total for count in counts]) for stage in counts[0].stages
-    ]
+    stages = [stage for stage in counts[0].stages if stage != "encode_audio" or shape.audio]
+    rows: list[Row] = [(STAGES[stage].title, [count.stages[stage].total for count in counts]) for stage in stages]
     rows.append(("total", [count.total.total for count in counts]))
     rows.append(("without attention between tokens", [count.total.weights for count in counts]))
     rows.append(("one more token", [count.step.total for count in counts]))

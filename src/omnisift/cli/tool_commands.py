@@ -47,13 +47,22 @@ _OPTIONAL = {
 _CHECKOUT = "run pip install -e . in your OmniSIFT checkout"
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Examine this checkpoint folder or hub id, by its config.json.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Show what is installed and what is missing.
 
-    The exit code is 2 if a required part is missing.
+    With --model: what works with a model, and whether it fits this machine.
+    The exit code is 2 if a required part is missing or the model can't be used.
     """
     from omnisift.cli.screen import console_for
 
+    if model is not None:
+        _examine_model(model, as_json)
+        return
     checks = examine()
     if as_json:
         typer.echo(json.dumps([check.to_dict() for check in checks]))
@@ -61,6 +70,20 @@ def doctor(as_json: Json = False) -> None:
         show_checks(console_for(stderr=False), checks)
     if any(check.needed and not check.ok for check in checks):
         raise typer.Exit(2)
+
+
+def _examine_model(model: str, as_json: bool) -> None:
+    from omnisift.cli.model_report import show_diagnosis
+    from omnisift.cli.screen import console_for
+    from omnisift.profiling.diagnosis import diagnose
+    from omnisift.utils.quiet import silence_libraries
+
+    silence_libraries()
+    diagnosis = diagnose(model)
+    if as_json:
+        typer.echo(json.dumps(diagnosis.to_dict()))
+    else:
+        show_diagnosis(console_for(stderr=False), diagnosis)
 
 
 def tasks_path(

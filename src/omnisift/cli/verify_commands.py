@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from omnisift.verify.measure import Plan, Row
 
 Models = Annotated[
-    list[str] | None, typer.Option("--model", help="May be repeated.", show_default="qwen2.5-omni-7b and -3b")
+    list[str] | None,
+    typer.Option("--model", help="May be repeated.", show_default="qwen2.5-omni-7b, -3b, qwen3-omni-30b-a3b"),
 ]
+Tiny = Annotated[bool, typer.Option("--tiny", help="Tiny models of the same families, also on a CPU.")]
 Seconds = Annotated[
     list[float] | None, typer.Option("--seconds", help="Length of a clip; may be repeated.", show_default="20, 60, 240")
 ]
@@ -34,7 +36,7 @@ Show = Annotated[Path | None, typer.Option(help="Print the Markdown tables of an
 def verify(
     models: Models = None,
     seconds: Seconds = None,
-    tiny: Annotated[bool, typer.Option("--tiny", help="A tiny model, on a CPU if there is no GPU.")] = False,
+    tiny: Tiny = False,
     attn_implementation: Annotated[
         str | None, typer.Option(help="As in Transformers.", show_default="FlashAttention if installed, else sdpa")
     ] = None,
@@ -85,11 +87,9 @@ def verify(
 def _specs(models: list[str] | None, seconds: list[float] | None, tiny: bool) -> list[ModelSpec]:
     from dataclasses import replace
 
-    from omnisift.verify.hosts import MODELS, TINY, find_models
+    from omnisift.verify.hosts import MODELS, find_models
 
-    if tiny and models:
-        raise UsageError("--tiny has its own model; leave out --model")
-    specs = [TINY] if tiny else find_models(models or list(MODELS))
+    specs = find_models(models or list(MODELS), tiny=tiny)
     if seconds is None:
         return specs
     if any(not 2 <= length <= 24 * 3600 for length in seconds):

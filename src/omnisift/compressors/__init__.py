@@ -22,6 +22,7 @@ from omnisift.compressors.registry import (
     reads_all_tokens,
     register,
 )
+from omnisift.compressors.resift import ReSiftCompressor
 from omnisift.compressors.routed import RoutedCompressor
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.seats import SeatsCompressor
@@ -48,6 +49,7 @@ __all__ = [
     "OmniZipCompressor",
     "Paired",
     "RandomCompressor",
+    "ReSiftCompressor",
     "RoutedCompressor",
     "SalientCompressor",
     "Scope",

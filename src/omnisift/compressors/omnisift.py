@@ -121,6 +121,11 @@ class OmniSiftCompressor(Compressor):
                 "this prompt has video with audio, and compressor 'omnisift' was made without selector weights: "
                 "name a checkpoint that has them, or choose a training-free compressor such as stvp or random"
             )
+        if not self.selector.config.audio_score:
+            raise CompressorError(
+                "this prompt has video with audio, and the selector has a video score alone, for models without audio: "
+                "give a selector that was distilled for this model"
+            )
         dtype = self.selector.dtype
         times = () if steps is None else (steps[anchors.index], steps[audio.index])
         pair = anchors.take(embeds).to(dtype), audio.take(embeds).to(dtype)

@@ -22,6 +22,7 @@ from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.compressors.omnizip import OmniZipCompressor
 from omnisift.compressors.paired import Paired, VideoCompressor
 from omnisift.compressors.random import RandomCompressor
+from omnisift.compressors.resift import ReSiftCompressor
 from omnisift.compressors.routed import RoutedCompressor
 from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.seats import SeatsCompressor
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _METHODS: tuple[type[Compressor], ...] = (
     OmniSiftCompressor,
+    ReSiftCompressor,
     RandomCompressor,
     UniformCompressor,
     SalientCompressor,

@@ -201,7 +201,7 @@ def anchor_attention(method: Compressor, stream: TokenStream, keep: Tensor) -> A
         None unless ``method`` has a selector that attends to the video.
     """
     selector = method.selector if isinstance(method, OmniSiftCompressor) else None
-    if selector is None or selector.config.guide == "self":
+    if selector is None or selector.config.guide == "self" or not selector.config.audio_score:
         return None
     device = stream.embeds.device
     # The trace numbers clip tokens without the text.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.models.side_inputs import Side
 from omnisift.tokens import Modality
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _ATTRIBUTE = "omnisift_geometry"
 _NO_ARGUMENTS: Mapping[str, Any] = {}
@@ -37,6 +40,11 @@ class Parts:
     """Its arguments tell the sizes of the videos. Stages are timed here, and training freezes it."""
     audio_encoder: nn.Module | None = None
     """Not hooked by `attach`; otherwise as ``vision_encoder``."""
+
+    @property
+    def encoders(self) -> tuple[nn.Module, ...]:
+        """Those of the two encoders that the host has."""
+        return tuple(part for part in (self.vision_encoder, self.audio_encoder) if part is not None)
 
     def __post_init__(self) -> None:
         # `torch.compile` wraps a module: the hooks belong on the one inside, whose code is compiled.
@@ -96,6 +104,13 @@ class Adapter(ABC):
     """How further arguments of the language model are cut. One that is not listed here is refused."""
     geometry: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the vision encoder that `layout` reads by `Prompt.encoded_with`."""
+    times_in_words: ClassVar[bool] = False
+    """Whether the processor writes the time of each frame into the prompt."""
+    min_frame_tokens: ClassVar[int] = 1
+    """Tokens of a frame below which the processor of released checkpoints enlarges it."""
+    max_clip_pixels: ClassVar[int | None] = None
+    """Largest area of all images of a clip together, as the processor of released checkpoints states it; None if it
+    states none."""
 
     def __init__(self, model: nn.Module) -> None:
         """Find the parts of ``model``.
@@ -107,6 +122,13 @@ class Adapter(ABC):
         head: Any = self.parts.head
         self.config = head.config
 
+    @classmethod
+    def without_model(cls, config: Any) -> Self:
+        """Make an adapter that knows a configuration alone. It has no ``parts``."""
+        adapter = cls.__new__(cls)
+        adapter.config = config
+        return adapter
+
     @abstractmethod
     def layout(self, prompt: Prompt) -> Layout:
         """Find the clips of a prompt, with the time and place of each media token.
@@ -114,6 +136,18 @@ class Adapter(ABC):
         Raises:
             UnsupportedCall: the call does not determine them.
         """
+
+    def time_tokens(self, seconds: float) -> int:
+        """Return the number of tokens of text at a frame that is so many seconds from the start of the clip.
+
+        They are those of Qwen's tokenizer: a token for each character of the number, three for the rest of
+        ``<12.5 seconds>``, and the marks of begin and end.
+        """
+        return len(f"{seconds:.1f}") + 5 if self.times_in_words else 0
+
+    def audio_tokens(self, mel_frames: int) -> int:  # noqa: ARG002
+        """Return the number of audio tokens for a spectrogram of ``mel_frames``: 0 in families without audio."""
+        return 0
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the modules to hook, for every known layout of the family.

@@ -17,7 +17,6 @@ passed gets the outer hooks too, and a prompt that arrives by neither route is r
 
 from __future__ import annotations
 
-import inspect
 import sys
 import threading
 import warnings
@@ -41,6 +40,7 @@ from omnisift.models.cached_prompt import (
     stored_prompt,
 )
 from omnisift.models.compression import Compression
+from omnisift.models.head_loss import HeldBack, uncuttable, wants_router_loss
 from omnisift.models.host_arguments import (
     bind_arguments,
     cut_arguments,
@@ -54,6 +54,7 @@ from omnisift.models.host_arguments import (
 from omnisift.models.layout import Layout
 from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
+from omnisift.models.side_inputs import gate_side_inputs
 from omnisift.tokens import Modality, Selection, TokenStream
 
 _ATTACHED: WeakKeyDictionary[nn.Module, threading.Thread] = WeakKeyDictionary()
@@ -143,9 +144,10 @@ class Attachment:
         self._prompt: tuple[Prompt, Layout] | None = None
         self._in_core = False
         self._unstored: CachedPrompt | None = None
-        self._labels: Tensor | None = None
-        self._labels_owner: nn.Module | None = None
+        self._held: HeldBack | None = None
         self._probes = adapter.attention_probes(compressor.needs)
+        # Without a probe, an extra is of tokens that no prompt of the host has.
+        self._absent = compressor.needs.difference(*(probe.names for probe in self._probes))
         probe_hooks = [handle for probe in self._probes for handle in probe.hooks()]
         self._handles = [*self._register_hooks(model), *probe_hooks, *adapter.extra_hooks(self)]
 
@@ -199,49 +201,28 @@ class Attachment:
     # --- head: labels and loss ---------------------------------------------------------------------------------------
 
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Hold the labels back if the prompt will be cut: the host would compare them with logits of another length."""
+        """Hold back what the host would compare with logits of another length, if the prompt will be cut."""
         arguments = bind_arguments(self.adapter.parts.head, args, kwargs)
         labels, input_ids = arguments.get("labels"), arguments.get("input_ids")
-        refused = self._uncuttable(arguments)
-        if input_ids is None or (labels is None and refused is None) or not self._has_video(input_ids, arguments):
+        refused, routes = uncuttable(arguments), wants_router_loss(self.adapter.config, arguments)
+        if input_ids is None or (labels is None and refused is None and not routes):
+            return None
+        if not self._has_video(input_ids, arguments):
             return None
         if refused is not None:
             raise UnsupportedCall(refused)
-        if labels is None:
-            return None
-        self._labels, self._labels_owner = arguments.pop("labels"), module
+        self._held = HeldBack(module, arguments.pop("labels", None), routes, arguments.get("attention_mask"))
+        if routes:
+            arguments["output_router_logits"] = False
         return (), arguments
 
-    def _uncuttable(self, arguments: Mapping[str, Any]) -> str | None:
-        """Why a prompt with video can't be cut with these arguments of the head; None if it can."""
-        if arguments.get("labels") is not None and arguments.get("shift_labels") is not None:
-            return "shift_labels can't be cut with the prompt: pass labels instead"
-        if isinstance(arguments.get("logits_to_keep"), Tensor):
-            return "logits_to_keep as places in the full prompt can't be cut with it: pass a number, or leave it out"
-        routed = arguments.get("output_router_logits")
-        if routed is None:
-            routed = getattr(self.adapter.config.get_text_config(), "output_router_logits", False)
-        if routed:
-            return "output_router_logits can't be used with a cut prompt: pass output_router_logits=False"
-        return None
-
     def _leave_head(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:  # noqa: ARG002
-        """Compute the loss of the cut logits by the host's own loss function."""
-        if module is not self._labels_owner and output is not None:
-            return None  # an outer module has the labels
-        labels, self._labels, self._labels_owner = self._labels, None, None
-        if labels is None or output is None:
-            return None
-        labels = labels if self.cut is None else self.cut.labels(labels)
-        # Arguments that forward does not name are for the loss function (num_items_in_batch).
-        head: Any = self.adapter.parts.head
-        named = set(inspect.signature(type(head).forward).parameters)
-        loss_options = {name: value for name, value in kwargs.items() if name not in named and name != "return_dict"}
-        vocab_size = head.config.get_text_config().vocab_size
-        loss = head.loss_function(logits=output[0], labels=labels, vocab_size=vocab_size, **loss_options)
-        if isinstance(output, tuple):
-            return (loss, *output)
-        return type(output)(loss=loss, **output)
+        """Compute the losses of the cut prompt by the host's own functions."""
+        held = self._held
+        if held is None or (module is not held.module and output is not None):
+            return None  # an outer module has them
+        self._held = None
+        return None if output is None else held.complete(self.adapter.parts.head, kwargs, output, self.cut)
 
     # --- core: which tokens are video and audio ----------------------------------------------------------------------
 
@@ -269,7 +250,10 @@ class Attachment:
         # A single new token is text: decoding steps must not wait for the device.
         if cached == 0 or input_ids.shape[1] > 1:
             self._read_prompt(input_ids, arguments, cached)
-        return None if cached_prompt is None else ((), arguments)
+        routes = self._held is not None and self._held.routes  # which the head was not told
+        if cached_prompt is None and not routes:
+            return None
+        return (), {**arguments, "output_router_logits": True} if routes else arguments
 
     def _read_prompt(self, input_ids: Tensor, arguments: Mapping[str, Any], cached: int) -> None:
         input_ids = input_ids.cpu()
@@ -342,7 +326,9 @@ class Attachment:
         self.selection = selection if self.compressor.training and torch.is_grad_enabled() else None
         # Apply it. A prompt that keeps everything passes unchanged.
         if _keeps_everything(keep):
-            return with_attention_bias(_replace_embeds(arguments, selection), selection, prompt.attention_mask, None)
+            return with_attention_bias(
+                self._replace_embeds(arguments, selection), selection, prompt.attention_mask, None
+            )
         self.cut = cut = PromptCut.plan(keep, prompt.attention_mask)
         position_ids = rotary_rows(self.position_ids, rows, length)
         in_clip = (stream.clip >= 0).view(rows, length)
@@ -351,13 +337,22 @@ class Attachment:
         self._unstored = CachedPrompt.of(cut, position_ids[-3:], in_clip, inputs_embeds.device)
         return with_attention_bias(cut_prompt, selection, prompt.attention_mask, cut)
 
+    def _replace_embeds(self, arguments: dict[str, Any], selection: Selection) -> dict[str, Any]:
+        """The host's own arguments, bit for bit, unless the method merged or is being trained."""
+        inputs_embeds: Tensor = arguments["inputs_embeds"]
+        if selection.embeds is not None:
+            inputs_embeds = selection.embeds.to(inputs_embeds.dtype).view_as(inputs_embeds)
+        if selection.gate is not None:
+            inputs_embeds = inputs_embeds * selection.gate.to(inputs_embeds.dtype).view(*inputs_embeds.shape[:2], 1)
+        gated = gate_side_inputs(arguments, self.adapter.side_inputs, selection.gate)
+        return {**arguments, **gated, "inputs_embeds": inputs_embeds}
+
     def _extras(self, prompt: Prompt, device: torch.device) -> dict[str, Tensor]:
         """What the compressor needs besides embeddings."""
-        return {
-            name: value
-            for probe in self._probes
-            for name, value in probe.extras(prompt.modality, prompt.arguments, device).items()
-        }
+        extras = {name: torch.zeros(prompt.modality.numel(), device=device) for name in self._absent}
+        for probe in self._probes:
+            extras |= probe.extras(prompt.modality, prompt.arguments, device)
+        return extras
 
     def _has_video(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> bool:
         return bool((self.adapter.modality(input_ids.cpu(), arguments) == Modality.VIDEO).any())
@@ -384,13 +379,3 @@ def _check_selection(selection: Selection, stream: TokenStream) -> Tensor:
 
 def _keeps_everything(keep: Tensor) -> bool:
     return bool(keep.all())
-
-
-def _replace_embeds(arguments: dict[str, Any], selection: Selection) -> dict[str, Any]:
-    """The host's own arguments, bit for bit, unless the method merged or is being trained."""
-    inputs_embeds: Tensor = arguments["inputs_embeds"]
-    if selection.embeds is not None:
-        inputs_embeds = selection.embeds.to(inputs_embeds.dtype).view_as(inputs_embeds)
-    if selection.gate is not None:
-        inputs_embeds = inputs_embeds * selection.gate.to(inputs_embeds.dtype).view(*inputs_embeds.shape[:2], 1)
-    return {**arguments, "inputs_embeds": inputs_embeds}

@@ -39,7 +39,16 @@ class ProbedEncoder:
     query: nn.Module
     """The projection in ``attention`` that returns queries [T, H * d]."""
     key: nn.Module
-    """The projection in ``attention`` that returns keys [T, H * d]."""
+    """The projection in ``attention`` that returns keys [T, H * d]. One that is ``query`` too returns queries, keys and
+    values side by side, [T, 3 * H * d]."""
+
+    def queries(self, output: Tensor) -> Tensor:
+        """[T, H * d] of what ``query`` returned."""
+        return output.chunk(3, dim=-1)[0] if self.query is self.key else output
+
+    def keys(self, output: Tensor) -> Tensor:
+        """[T, H * d] of what ``key`` returned."""
+        return output.chunk(3, dim=-1)[1] if self.query is self.key else output
 
 
 @dataclass
@@ -192,11 +201,11 @@ class AttentionProbe(ABC):
 
     def _store_query(self, module: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG002
         if self._running is not None:
-            self._running.query = output.detach()
+            self._running.query = self.probed.queries(output.detach())
 
     def _store_key(self, module: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG002
         if self._running is not None:
-            self._running.key = output.detach()
+            self._running.key = self.probed.keys(output.detach())
 
     def _measure_run(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
         run = self._running

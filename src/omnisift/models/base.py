@@ -90,15 +90,20 @@ def attach(
             f"retain, selector and seed belong to the name of a method, but the compressor is "
             f"made already, a {type(compressor).__name__}: leave them out, or pass a name"
         )
-    if missing := sorted(compressor.needs - found.supplies):
-        raise CompressorError(
-            f"compressor '{compressor.name}' needs {missing}, which the adapter of {type(model).__name__} can't "
-            "supply: choose another compressor"
-        )
+    check_needs(compressor, type(found), type(model).__name__)
     compressor.to(_device_of(language_model))
     if _is_compiled(model, found):
         torch.compiler.reset()  # code that was compiled before calls none of the new hooks
     return Attachment(found, compressor, model)
+
+
+def check_needs(compressor: Compressor, adapter: type[Adapter], name: str) -> None:
+    """Raise `CompressorError` if the adapter of the model called ``name`` can't supply what a compressor needs."""
+    if missing := sorted(compressor.needs - adapter.supplies):
+        raise CompressorError(
+            f"compressor '{compressor.name}' needs {missing}, which the adapter of {name} can't supply: choose another "
+            "compressor"
+        )
 
 
 def _is_compiled(model: nn.Module, adapter: Adapter) -> bool:

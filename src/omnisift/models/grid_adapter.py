@@ -10,6 +10,8 @@ from torch import Tensor
 from omnisift.chunks import MICROSECONDS
 from omnisift.errors import UnsupportedCall
 from omnisift.models.adapter import Adapter, Prompt
+from omnisift.models.attention_probe import AttentionProbe
+from omnisift.models.encoder_probes import AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME, AudioProbe, VideoProbe
 from omnisift.models.layout import Layout, Places, lay_out, repeated_videos
 from omnisift.tokens import Modality
 
@@ -18,6 +20,9 @@ class GridAdapter(Adapter):
     """Reads clips from ``video_grid_thw``, however timestamps split them, and audio from the runs that it shares."""
 
     geometry: ClassVar[frozenset[str]] = frozenset({"grid_thw"})
+    supplies: ClassVar[frozenset[str]] = frozenset({AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME})
+    audio_probe: ClassVar[type[AudioProbe] | None] = None
+    """Reads the attention of the audio encoder; None for families without audio, where it is zero on all tokens."""
     seconds_argument: ClassVar[str | None] = None
     """Argument of the host with the seconds of a frame, one for each video. Where there is none, it is
     `Attachment.frame_seconds`; without that a frame counts as a second, and only the order of frames matters."""
@@ -51,6 +56,16 @@ class GridAdapter(Adapter):
             [N] int64: microseconds since the start of the clip.
         """
         return (frame * seconds.double() * MICROSECONDS).round().long()
+
+    def attention_probes(self, needs: frozenset[str]) -> list[AttentionProbe]:
+        """Return probes of the last layers of the two encoders."""
+        probes: list[AttentionProbe] = []
+        audio, video = needs & {AUDIO_CLIP, AUDIO_WINDOW}, needs & {VIDEO_FRAME}
+        if audio and self.audio_probe is not None:
+            probes.append(self.audio_probe.on(self.parts.audio_encoder, audio))
+        if video:
+            probes.append(VideoProbe.on(self.parts.vision_encoder, video))
+        return probes
 
     @property
     def audio_step(self) -> float:

@@ -108,7 +108,7 @@ def cut_arguments(
     return {
         **arguments,
         **_cut_packing(cut, arguments),
-        **cut_side_inputs(cut, arguments, side_inputs),
+        **cut_side_inputs(cut, arguments, side_inputs, selection.gate),
         "inputs_embeds": cut.inputs_embeds(inputs_embeds, selection),
         "position_ids": cut.position_ids(position_ids).to(inputs_embeds.device, non_blocking=True),
         "attention_mask": attention_mask,

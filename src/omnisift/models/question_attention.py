@@ -1,8 +1,8 @@
 """Attention of a language model from a few query positions, without an L x L matrix.
 
-Hooks on the attention modules take the incoming hidden states and repeat the host's own projection and rotation, for
-all tokens as keys and for the few positions as queries. This works with any kernel: sdpa and flash attention return no
-weights.
+Hooks on the attention modules take the incoming hidden states and repeat the host's own projection, norm and rotation,
+for all tokens as keys and for the few positions as queries. This works with any kernel: sdpa and flash attention return
+no weights. Layers with a state instead of keys, such as most of Qwen3.5's, have no attention and do not count.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from omnisift.models.host_arguments import bind_arguments
 
 
 class QuestionAttention:
-    """Records the attention of all decoder layers of a language model while `record` is open."""
+    """Records the attention of all layers with keys of a language model while `record` is open."""
 
     def __init__(self, language_model: nn.Module) -> None:
         """Find the attention modules.
 
         Raises:
-            UnsupportedModel: the layers are not built as those of Qwen2.5-Omni.
+            UnsupportedModel: the layers are not built as those of the supported families.
         """
         layers: Any = getattr(language_model, "layers", None)
-        attentions = [getattr(layer, "self_attn", None) for layer in layers or []]
+        found = [getattr(layer, "self_attn", None) for layer in layers or []]
+        attentions = [part for part in found if part is not None]
         if not attentions or any(not hasattr(part, "q_proj") or not hasattr(part, "k_proj") for part in attentions):
             raise UnsupportedModel(
-                f"{type(language_model).__name__} has no layers with q_proj and k_proj: pass the language model of "
-                "Qwen2.5-Omni"
+                f"{type(language_model).__name__} has no layers with q_proj and k_proj: pass the language model of a "
+                "supported family (docs/models.md)"
             )
         self._attentions: list[Any] = attentions
         self._rotate = getattr(inspect.getmodule(type(attentions[0])), "apply_rotary_pos_emb", None)
         if self._rotate is None:
             raise UnsupportedModel(
                 f"the module of {type(attentions[0]).__name__} has no apply_rotary_pos_emb: pass the language model of "
-                "Qwen2.5-Omni"
+                "a supported family (docs/models.md)"
             )
         self._positions = torch.zeros(0, dtype=torch.int64)
         self._total: Tensor | None = None
@@ -80,8 +81,13 @@ class QuestionAttention:
         positions = self._positions.to(hidden.device, non_blocking=True)
         size = module.head_dim
         # Project: every token as a key, only the recorded positions as queries.
-        keys = module.k_proj(hidden).view(1, hidden.shape[1], -1, size).transpose(1, 2)  # [1, KV, L, d]
-        queries = module.q_proj(hidden[:, positions]).view(1, len(positions), -1, size).transpose(1, 2)  # [1, H, R, d]
+        keys = module.k_proj(hidden).view(1, hidden.shape[1], -1, size)  # [1, L, KV, d]
+        heads = keys.shape[2] * module.num_key_value_groups
+        # With a gate, the projection of a head holds its query first and then its gate.
+        queries = module.q_proj(hidden[:, positions]).view(1, len(positions), heads, -1)[..., :size]  # [1, R, H, d]
+        if hasattr(module, "q_norm"):
+            queries, keys = module.q_norm(queries), module.k_norm(keys)
+        queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
         # Rotate by the host's own function, each side at its own positions.
         _, keys = self._rotate(keys, keys, cos, sin)  # type: ignore[misc]
         queries, _ = self._rotate(queries, queries, cos[:, positions], sin[:, positions])  # type: ignore[misc]

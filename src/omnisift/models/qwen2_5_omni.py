@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from omnisift.chunks import MICROSECONDS, index_clips, places_in_clips
 from omnisift.errors import UnsupportedCall, UnsupportedModel
 from omnisift.models.adapter import HasCut, Parts, Prompt
-from omnisift.models.attention_probe import AttentionProbe
+from omnisift.models.encoder_probes import PairedAudioProbe
 from omnisift.models.grid_adapter import GridAdapter
 from omnisift.models.host_arguments import read_positions
 from omnisift.models.layout import Layout
 from omnisift.models.own_hooks import OwnHook
-from omnisift.models.qwen2_5_omni_attention import AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME, attention_probes
 from omnisift.models.qwen2_5_omni_speech import TalkerHooks
 from omnisift.tokens import Modality
 
@@ -29,8 +28,9 @@ class Qwen25OmniAdapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_omni", "qwen2_5_omni_thinker"})
     model_class: ClassVar[str] = "Qwen2_5OmniThinkerForConditionalGeneration"
-    supplies: ClassVar[frozenset[str]] = frozenset({AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME})
     seconds_argument: ClassVar[str | None] = "video_second_per_grid"
+    min_frame_tokens: ClassVar[int] = 128
+    audio_probe = PairedAudioProbe
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the Thinker's modules in either layout."""
@@ -60,9 +60,9 @@ class Qwen25OmniAdapter(GridAdapter):
             hooks += TalkerHooks(attachment, self._talker).register(self.parts.head)
         return hooks
 
-    def attention_probes(self, needs: frozenset[str]) -> list[AttentionProbe]:
-        """Return probes of the last layers of the two encoders."""
-        return attention_probes(self.parts.core, needs)
+    def audio_tokens(self, mel_frames: int) -> int:
+        """Return the number of audio tokens for a spectrogram of ``mel_frames``: about 25 a second."""
+        return audio_tokens(mel_frames)
 
 
 def thinker_parts(model: nn.Module, family: str, prefix: str) -> Parts:

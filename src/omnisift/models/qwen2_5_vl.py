@@ -17,6 +17,7 @@ class Qwen25VLAdapter(GridAdapter):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_vl"})
     model_class: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"
     seconds_argument: ClassVar[str | None] = "second_per_grid_ts"
+    min_frame_tokens: ClassVar[int] = 4
 
 
 class Qwen2VLAdapter(GridAdapter):
@@ -24,3 +25,4 @@ class Qwen2VLAdapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_vl"})
     model_class: ClassVar[str] = "Qwen2VLForConditionalGeneration"
+    min_frame_tokens: ClassVar[int] = 4

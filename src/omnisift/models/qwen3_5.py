@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from omnisift.models.grid_adapter import GridAdapter
+from omnisift.models.qwen3_vl import MAX_CLIP_PIXELS
 
 
 class Qwen35Adapter(GridAdapter):
@@ -15,9 +16,11 @@ class Qwen35Adapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_5"})
     model_class: ClassVar[str] = "Qwen3_5ForConditionalGeneration"
+    times_in_words: ClassVar[bool] = True
+    max_clip_pixels: ClassVar[int | None] = MAX_CLIP_PIXELS
 
 
-class Qwen35MoeAdapter(GridAdapter):
+class Qwen35MoeAdapter(Qwen35Adapter):
     """The mixture of experts."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_5_moe"})

@@ -13,6 +13,7 @@ from torch import nn
 
 from omnisift.errors import UnsupportedCall
 from omnisift.models.adapter import HasCut, Parts
+from omnisift.models.encoder_probes import ChunkedAudioProbe
 from omnisift.models.grid_adapter import GridAdapter
 from omnisift.models.own_hooks import OwnHook
 from omnisift.models.qwen2_5_omni import thinker_parts
@@ -27,11 +28,18 @@ class Qwen3OmniMoeAdapter(GridAdapter):
     model_class: ClassVar[str] = "Qwen3OmniMoeThinkerForConditionalGeneration"
     side_inputs: ClassVar[Mapping[str, Side]] = DEEPSTACK
     seconds_argument: ClassVar[str | None] = "video_second_per_grid"
+    min_frame_tokens: ClassVar[int] = 128
+    audio_probe = ChunkedAudioProbe
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the thinker's modules, in the layout of either release."""
         self._has_talker = getattr(model, "talker", None) is not None
         return thinker_parts(model, "Qwen3-Omni", "Qwen3OmniMoe")
+
+    def audio_tokens(self, mel_frames: int) -> int:
+        """Return the number of audio tokens: 13 for each second, which is encoded alone, and an eighth of the rest."""
+        seconds, rest = divmod(mel_frames, 100)
+        return 13 * seconds + -(-rest // 8)
 
     def extra_hooks(self, attachment: HasCut) -> list[OwnHook]:
         """Refuse speech: the talker reads hidden states of the whole prompt, of which the cut left some."""

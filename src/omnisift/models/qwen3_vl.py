@@ -15,6 +15,9 @@ from omnisift.models.side_inputs import Side
 DEEPSTACK: Mapping[str, Side] = {"visual_pos_masks": Side.TOKENS, "deepstack_visual_embeds": Side.MARKED}
 """Which tokens are images and videos, and for each of these one row a layer."""
 
+MAX_CLIP_PIXELS = 25_165_824
+"""``longest_edge`` in the video_preprocessor_config.json of Qwen3-VL and Qwen3.5: 12,288 tokens of two images each."""
+
 
 class Qwen3VLAdapter(GridAdapter):
     """The dense model."""
@@ -22,6 +25,8 @@ class Qwen3VLAdapter(GridAdapter):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_vl"})
     model_class: ClassVar[str] = "Qwen3VLForConditionalGeneration"
     side_inputs: ClassVar[Mapping[str, Side]] = DEEPSTACK
+    times_in_words: ClassVar[bool] = True
+    max_clip_pixels: ClassVar[int | None] = MAX_CLIP_PIXELS
 
 
 class Qwen3VLMoeAdapter(Qwen3VLAdapter):

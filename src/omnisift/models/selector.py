@@ -63,7 +63,13 @@ def check_input_size(vgas: VGAS, hidden_size: int, source: str) -> None:
 
 
 def new_selector(
-    width: int, time_embedding: bool, seed: int, guide: str = "cross", layers: int = 1, video_score: bool = False
+    width: int,
+    time_embedding: bool,
+    seed: int,
+    guide: str = "cross",
+    layers: int = 1,
+    video_score: bool = False,
+    audio_score: bool = True,
 ) -> VGAS:
     """An untrained selector in the released layout (hidden size 512, 8 heads) or a variant of it.
 
@@ -77,10 +83,16 @@ def new_selector(
         guide: what audio tokens attend to; see `VGASConfig`.
         layers: attention layers.
         video_score: whether it has a learned video score, which replaces STVP.
+        audio_score: whether it scores audio; False for models that take none.
     """
     torch.manual_seed(seed)
     config = VGASConfig(
-        input_size=width, time_embedding=time_embedding, guide=guide, num_hidden_layers=layers, video_score=video_score
+        input_size=width,
+        time_embedding=time_embedding,
+        guide=guide,
+        num_hidden_layers=layers,
+        video_score=video_score,
+        audio_score=audio_score,
     )
     selector = VGAS(config)
     if time_embedding:

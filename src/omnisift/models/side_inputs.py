@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from omnisift.errors import UnsupportedCall
@@ -30,7 +31,9 @@ _CUT_ELSEWHERE = frozenset({
 })  # fmt: skip
 
 
-def cut_side_inputs(cut: PromptCut, arguments: Mapping[str, Any], rules: Mapping[str, Side]) -> dict[str, Any]:
+def cut_side_inputs(
+    cut: PromptCut, arguments: Mapping[str, Any], rules: Mapping[str, Side], gate: Tensor | None = None
+) -> dict[str, Any]:
     """Cut the arguments of a language model that have a rule, and refuse those that should have one.
 
     A token that a method merged keeps the entries of the token that represents it.
@@ -39,6 +42,7 @@ def cut_side_inputs(cut: PromptCut, arguments: Mapping[str, Any], rules: Mapping
         cut: which tokens are kept.
         arguments: those for the full prompt, by name.
         rules: of the family.
+        gate: [L], `Selection.gate`.
 
     Returns:
         New values for the arguments that were cut.
@@ -55,7 +59,7 @@ def cut_side_inputs(cut: PromptCut, arguments: Mapping[str, Any], rules: Mapping
         if rule is Side.TOKENS:
             result[name] = cut_tokens(cut, value)
         elif rule is Side.MARKED:
-            result[name] = cut_marked(cut, arguments[_MARKS], value)
+            result[name] = cut_marked(cut, arguments[_MARKS], value, gate)
         elif _may_follow_prompt(value, cut.kept.shape[1]):
             raise UnsupportedCall(
                 f"the language model got {name}, which has the length of the prompt and no rule to be cut by: leave "
@@ -72,23 +76,70 @@ def cut_tokens(cut: PromptCut, full: Tensor) -> Tensor:
     return shorter * mask.view(*index.shape, *[1] * (shorter.ndim - 2)).to(shorter.dtype)
 
 
-def cut_marked(cut: PromptCut, marks: Tensor, rows: Iterable[Tensor]) -> list[Tensor]:
+def gate_side_inputs(
+    arguments: Mapping[str, Any], rules: Mapping[str, Side], gate: Tensor | None
+) -> dict[str, list[Tensor]]:
+    """Multiply the entries of marked tokens by the gate where nothing is cut; arguments as `cut_side_inputs` has them.
+
+    The gate is the gradient of a token's place in the prompt, and its entries enter the language model as it does.
+    """
+    marked = [name for name, rule in rules.items() if rule is Side.MARKED and arguments.get(name) is not None]
+    if gate is None or not marked:
+        return {}
+    places = torch.nonzero(arguments[_MARKS].flatten().cpu(), as_tuple=True)[0]
+    return {name: _gated(list(arguments[name]), gate, places) for name in marked}
+
+
+def cut_marked(cut: PromptCut, marks: Tensor, rows: Iterable[Tensor], gate: Tensor | None = None) -> list[Tensor]:
     """Cut lists of entries of marked tokens.
 
     Args:
         cut: which tokens are kept.
         marks: [B, S] bool: the tokens that have an entry.
         rows: [N, ...] each, one entry for each mark in flat order.
+        gate: [L], a factor for each token of the flat full batch.
 
     Returns:
-        [M, ...] each: the entries of the kept tokens among them.
+        [M, ...] each: the entries of the kept tokens among them, times their factors.
     """
     flat = marks.flatten().cpu()
     # The entry of a token is its rank among the marked ones, and a cut keeps their order.
     rank = flat.cumsum(0) - 1
     source = cut.source[cut.mask]
-    chosen = rank[source[flat[source]]]
-    return [part[chosen.to(part.device, non_blocking=True)] for part in rows]
+    places = source[flat[source]]
+    chosen = rank[places]
+    shorter = [part[chosen.to(part.device, non_blocking=True)] for part in rows]
+    return shorter if gate is None else _gated(shorter, gate, places)
+
+
+def _gated(rows: Iterable[Tensor], gate: Tensor, places: Tensor) -> list[Tensor]:
+    """Entries times the factors of the tokens at ``places``."""
+    factor = gate[places.to(gate.device, non_blocking=True)]
+    return [part * factor.to(part.device, part.dtype).view(-1, *[1] * (part.ndim - 1)) for part in rows]
+
+
+def continued_side_inputs(
+    arguments: Mapping[str, Any], rules: Mapping[str, Side], start: int, text: int
+) -> dict[str, Any]:
+    """Side inputs of a prompt that repeats the beginning of another one and goes on with text.
+
+    Args:
+        arguments: those of the language model for the other prompt, by name.
+        rules: of the family.
+        start: tokens that are repeated, among them all that are marked.
+        text: tokens that follow.
+    """
+    rules = {**_COMMON, **rules}
+    result: dict[str, Any] = {}
+    for name, value in arguments.items():
+        rule = rules.get(name)
+        if value is None or rule is None:
+            continue
+        result[name] = value
+        if rule is Side.TOKENS:
+            tail = value.new_zeros(len(value), text, *value.shape[2:])
+            result[name] = torch.cat([value[:, :start], tail], dim=1)
+    return result
 
 
 def _may_follow_prompt(value: Any, length: int) -> bool:

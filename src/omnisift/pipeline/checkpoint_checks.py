@@ -50,13 +50,21 @@ def check_model_files(source: ModelSource) -> None:
     host_class = model_class(source.model_type)
     with checkpoint_errors(folder / "config.json"), torch.device("meta"):
         loaded = host_class.config_class.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-        _check_values(loaded, folder / "config.json")
+        check_values(loaded, folder / "config.json")
         skeleton = host_class(loaded)
     check_size(folder, skeleton)
 
 
-def _check_values(config: Any, path: Path) -> None:
-    """Values that Transformers takes from a configuration and only fails on with a clip; absent ones are not read."""
+def check_values(config: Any, path: Path) -> None:
+    """Check values that Transformers takes and only fails on with a clip; absent ones are not read.
+
+    Args:
+        config: of the part that generates text.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: a value is out of range.
+    """
     text = config.get_text_config()
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     rope = getattr(text, "rope_parameters", None) or {}

@@ -31,6 +31,12 @@ GREEDY: dict[str, Any] = {
 _THINK, _THINK_END = "<think>", "</think>"
 
 
+def greedy_arguments(thinker: Any) -> dict[str, Any]:
+    """`GREEDY`, without the router logits of a mixture of experts, with which Transformers can't decode a prompt."""
+    routes = getattr(thinker.config.get_text_config(), "output_router_logits", False)
+    return GREEDY | ({"output_router_logits": False} if routes else {})
+
+
 @dataclass(frozen=True)
 class Generated:
     """The answer to one prompt."""
@@ -88,7 +94,7 @@ def generate(
             output = thinker.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
-                **GREEDY,
+                **greedy_arguments(thinker),
                 logits_processor=[logits],
                 streamer=None if on_text is None else _text_streamer(tokenizer, on_text, thinks),
                 **stop_tokens,

@@ -198,12 +198,17 @@ def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
     folder = Path(source) if Path(source).is_dir() else fetch_selector(source, local_files_only)
     if (folder / "selector").is_dir():
         return folder / "selector"
-    if any("compressor." in name for name in tensor_names(folder)):
+    if has_selector(folder):
         return folder
     raise CompressorError(
         f"{name} has no selector weights; give a selector folder "
         "(--selector FOLDER), or choose a training-free compressor (--compressor v_cast; `omnisift methods` lists all)"
     )
+
+
+def has_selector(folder: Path) -> bool:
+    """Whether a checkpoint's folder holds a selector: in a folder of its own, or among the tensors of the model."""
+    return (folder / "selector").is_dir() or any("compressor." in name for name in tensor_names(folder))
 
 
 def _load_thinker(source: ModelSource, placement: Placement) -> Any:

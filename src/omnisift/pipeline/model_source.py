@@ -6,7 +6,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from omnisift.utils.safetensors_files import INDEX, read_weight_map
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
+OMNI_ONLY = ("serve", "run --engine vllm")
+"""Commands that take Qwen2.5-Omni only: those that run vLLM."""
 _DEPTHS = frozenset({"num_hidden_layers", "num_layers", "encoder_layers", "depth"})
 _MAX_DEPTH = 1000
 """Layers of a stack; a config.json with more is damaged, and building its layers would take minutes."""
@@ -40,6 +42,8 @@ class ModelSource:
     """Width of the language model's embeddings."""
     local_files_only: bool
     """Whether to load without asking the hub: a local folder, or a cached model without a network."""
+    config: Any = field(default=None, repr=False, compare=False)
+    """Configuration of the part that generates text."""
 
 
 def find_model(name: str) -> ModelSource:
@@ -77,17 +81,15 @@ def find_model(name: str) -> ModelSource:
     _check_depths(config, where)
     # A saved config.json leaves out values that equal the class's defaults, so the class has to fill them in.
     with checkpoint_errors(where):
-        hidden_size = int(AutoConfig.for_model(**config).get_text_config().hidden_size)
-    return ModelSource(name, source, str(model_type), hidden_size, local_files_only)
+        loaded: Any = AutoConfig.for_model(**config)
+        host = getattr(loaded, "thinker_config", loaded)
+        hidden_size = int(host.get_text_config().hidden_size)
+    return ModelSource(name, source, str(model_type), hidden_size, local_files_only, host)
 
 
-def check_omni(source: ModelSource, command: str) -> None:
-    """Raise `UnsupportedModel` if a command that only knows Qwen2.5-Omni is given another family."""
-    if adapter_class(source.model_type) is not Qwen25OmniAdapter:
-        raise UnsupportedModel(
-            f"{source.name}: {command} takes Qwen2.5-Omni only so far, got model_type {source.model_type!r}; ask this "
-            "model with omnisift ask, run or inspect"
-        )
+def takes_every_command(model_type: str) -> bool:
+    """Whether the commands in `OMNI_ONLY` take models of this type."""
+    return adapter_class(model_type) is Qwen25OmniAdapter
 
 
 def _check_depths(part: object, where: str) -> None:

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 
 from omnisift.budget import Budget
+from omnisift.models import model_class
 from omnisift.profiling.flops import (
     Flops,
-    audio_encoder,
+    encoders,
+    has_state,
+    head_size,
     language_model,
+    prompt_logits,
     selector,
     video_pruning,
-    vision_encoder,
 )
 from omnisift.profiling.shape import PromptShape
 from omnisift.vgas import VGASConfig
@@ -43,9 +46,9 @@ class Count:
     step: Flops
     """FLOPs of one further generated token."""
     cache_bytes: int
-    """KV cache at the end of the prompt, in bfloat16."""
+    """KV cache at the end of the prompt, in bfloat16, with the states of layers that have them."""
     logits_bytes: int
-    """Logits of all prompt tokens, in bfloat16: the thinker computes them in ``generate`` as well."""
+    """Logits that ``generate`` computes of the prompt, in bfloat16: of all tokens in the Omni families, else of one."""
 
     @property
     def total(self) -> Flops:
@@ -61,7 +64,7 @@ def count(config: Any, shape: PromptShape, budgets: Sequence[Budget]) -> list[Co
     """Count the full prompt, then OmniSIFT at each budget with a selector of the released layout.
 
     Args:
-        config: Configuration of a thinker.
+        config: Configuration of a host.
         shape: Size of the clip and of the prompt's text.
         budgets: What to keep. The kept counts are those of the compressor.
 
@@ -82,28 +85,44 @@ def count(config: Any, shape: PromptShape, budgets: Sequence[Budget]) -> list[Co
 
 
 def weight_bytes(config: Any) -> int:
-    """Bytes of a thinker's parameters in bfloat16; the model is built on the meta device, without memory or weights."""
-    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
-
+    """Bytes of a host's parameters in bfloat16; the model is built on the meta device, without memory or weights."""
     with torch.device("meta"):
-        thinker = Qwen2_5OmniThinkerForConditionalGeneration(config)
-    return _BYTES * sum(parameter.numel() for parameter in thinker.parameters())
+        host = model_class(config.model_type)(config)
+    return _BYTES * sum(int(parameter.numel()) for parameter in host.parameters())
+
+
+def cache_bytes(config: Any, tokens: int, size: int = _BYTES) -> int:
+    """Bytes that a language model caches of so many tokens.
+
+    Args:
+        config: Configuration of the text model.
+        tokens: Tokens that it has read.
+        size: Bytes of a value. States are in float32.
+    """
+    states = sum(has_state(config, layer) for layer in range(config.num_hidden_layers))
+    total = 0
+    if states:
+        heads, key, value = config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim
+        read = 2 * config.linear_num_key_heads * key + heads * value
+        total = states * (4 * heads * key * value + size * read * config.linear_conv_kernel_dim)
+    # Every other layer caches a key and a value of each key-value head.
+    row = 2 * config.num_key_value_heads * head_size(config) * size
+    return int(total + (config.num_hidden_layers - states) * row * tokens)
 
 
 def _count(config: Any, shape: PromptShape, retain: str, video: int, audio: int, compress: Flops) -> Count:
     text = config.text_config
-    prompt = video + audio + shape.text
+    prompt = video + audio + shape.times + shape.text
+    logits = prompt_logits(config, prompt)
     stages = {
-        "encode_video": vision_encoder(config.vision_config, shape.frames, shape.height, shape.width),
-        "encode_audio": audio_encoder(config.audio_config, shape.mel),
+        "encode_video": encoders(config, shape.grid, 0),
+        "encode_audio": encoders(config, (0, 0, 0), shape.mel),
         "compress": compress,
-        "prefill": language_model(text, prompt),
+        "prefill": language_model(text, prompt, logits=logits),
     }
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    # Every layer caches a key and a value of each key-value head.
-    cache = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * prompt * _BYTES
     step = language_model(text, 1, cached=prompt)
-    return Count(retain, video, audio, prompt, stages, step, cache, text.vocab_size * prompt * _BYTES)
+    cache = cache_bytes(text, prompt)
+    return Count(retain, video, audio, prompt, stages, step, cache, text.vocab_size * logits * _BYTES)
 
 
 @dataclass(frozen=True)
@@ -132,6 +151,10 @@ def flop_definitions(config: Any, counts: Sequence[Count]) -> list[FlopDefinitio
     # Logits of one token.
     row = 2 * config.text_config.hidden_size * config.text_config.vocab_size
 
+    # Tokens other than the last, whose logits are computed as well.
+    def further(count: Count) -> int:
+        return prompt_logits(config, count.prompt) - 1
+
     def model(count: Count) -> int:
         return count.stages["compress"].weights + count.stages["prefill"].weights
 
@@ -140,7 +163,7 @@ def flop_definitions(config: Any, counts: Sequence[Count]) -> list[FlopDefinitio
 
     definitions: dict[str, Callable[[Count], int]] = {
         "all stages, attention between tokens left out": lambda count: count.total.weights,
-        "the same, logits of the last token alone": lambda count: count.total.weights - (count.prompt - 1) * row,
+        "the same, logits of the last token alone": lambda count: count.total.weights - further(count) * row,
         "all stages, attention over all pairs": lambda count: count.total.total,
         "all stages, half of the pairs (causal)": causal,
         "LLM and selector, attention left out": model,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -61,15 +62,22 @@ class Gauge(ABC):
 
 
 def torch_counter() -> FlopCounterMode:
-    """Return torch's counter with a formula for the fused attention of CPUs, which it skips by default."""
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return FlopCounterMode(display=False, custom_mapping={kernel: _attention})
+    """Return torch's counter with formulas for what it skips: the fused attention of CPUs, and products of experts."""
+    formulas = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    experts = getattr(torch.ops.aten, "_grouped_mm", None), getattr(torch.ops.transformers, "grouped_mm_fallback", None)
+    formulas |= {product: _grouped_product for product in experts if product is not None}
+    return FlopCounterMode(display=False, custom_mapping=formulas)
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     """The count of torch for its GPU kernels, from the shapes."""
     count: Any = sdpa_flop_count
     return int(count(query, key, value))
+
+
+def _grouped_product(rows: Any, matrices: Any, *_: Any, **__: Any) -> int:
+    """Products of [N, K] rows, each with one of the [E, K, M] matrices."""
+    return 2 * math.prod(map(int, rows)) * int(matrices[-1])
 
 
 class FlopGauge(Gauge):

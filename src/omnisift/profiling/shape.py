@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from omnisift.chunks import ChunkShapes, build_stream
+from omnisift.chunks import ChunkShapes
 from omnisift.errors import UsageError
 from omnisift.media.image import smart_size
 from omnisift.media.sampling import by_time, check_numbers
-from omnisift.models.qwen2_5_omni import audio_tokens
+from omnisift.models import Adapter, Prompt, adapter_class
 from omnisift.tokens import Modality
 
-_POSITIONS = 25
-"""Temporal positions, and audio tokens, per second."""
-_PATCH = 28
-"""Pixels along a side of a video token."""
+_MAX_FRAME_TOKENS = 320
+"""Maximum tokens of a frame in the paper, and by default in `Pipeline.ask`."""
 _MAX_SECONDS, _MAX_TOKENS = 24 * 3600.0, 10_000_000
 """Limits that catch typing errors."""
 
@@ -34,8 +33,15 @@ class PromptShape:
     mel: int
     """Frames of the spectrogram, 100 per second."""
     text: int
-    """Tokens of the question, the chat template and the markers."""
+    """Tokens of the question, the chat template and the markers, without the times of frames."""
     seconds_per_frame: float
+    config: Any = field(default=None, repr=False, compare=False)
+    """Configuration of the host; None means Qwen2.5-Omni."""
+
+    @property
+    def adapter(self) -> Adapter:
+        """What the family of the host knows."""
+        return _adapter(self.config)
 
     @property
     def video(self) -> int:
@@ -45,28 +51,41 @@ class PromptShape:
     @property
     def audio(self) -> int:
         """Number of audio tokens."""
-        return audio_tokens(self.mel)
+        return self.adapter.audio_tokens(self.mel)
+
+    @property
+    def times(self) -> int:
+        """Number of tokens that tell the times of frames in words."""
+        adapter = self.adapter
+        # The time of a frame is the mean of those of its two images.
+        return sum(adapter.time_tokens((frame + 0.25) * self.seconds_per_frame) for frame in range(self.frames))
 
     @property
     def prompt(self) -> int:
         """Number of tokens of the prompt."""
-        return self.video + self.audio + self.text
+        return self.video + self.audio + self.times + self.text
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Time steps, height and width in video tokens; zeros without video."""
+        return self.frames, self.height, self.width
 
     def chunks(self) -> ChunkShapes:
-        """Return the tokens of every chunk, grouped by the rule of the library."""
-        frame = torch.arange(self.frames).repeat_interleave(self.height * self.width)
-        start = (frame.double() * self.seconds_per_frame * _POSITIONS).long()
-        temporal = torch.cat([start, torch.arange(self.audio)])
-        modality = torch.full_like(temporal, int(Modality.AUDIO), dtype=torch.int8)
-        modality[: self.video] = int(Modality.VIDEO)
-        stream = build_stream(
-            embeds=torch.empty(len(temporal), 0),
-            modality=modality,
-            position=temporal.repeat(3, 1),
-            sample=torch.zeros_like(temporal),
-            seconds_per_position=1 / _POSITIONS,
-        )
-        return ChunkShapes.of(stream)
+        """Return the tokens of every chunk, by the layout of the family."""
+        adapter = self.adapter
+        modality = torch.full((1, self.video + self.audio), int(Modality.AUDIO), dtype=torch.int8)
+        modality[:, : self.video] = int(Modality.VIDEO)
+        merge = adapter.config.vision_config.spatial_merge_size
+        grid = torch.tensor([[self.frames, merge * self.height, merge * self.width]])
+        seconds = [self.seconds_per_frame]
+        arguments = {"video_grid_thw": grid, "video_second_per_grid": seconds, "second_per_grid_ts": seconds}
+        prompt = Prompt(modality.long(), torch.ones_like(modality, dtype=torch.bool), modality, arguments, seconds)
+        return ChunkShapes.of(adapter.layout(prompt).stream(torch.empty(*modality.shape, 0)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        own = {name: value for name, value in vars(self).items() if name != "config"}
+        return {**own, "times": self.times}
 
 
 def prompt_shape(
@@ -74,10 +93,11 @@ def prompt_shape(
     height: int = 1080,
     width: int = 1920,
     *,
+    config: Any = None,
     fps: float = 2.0,
     max_frames: int = 256,
-    max_pixels: int = 320 * 784,
-    min_pixels: int = 128 * 784,
+    max_pixels: int | None = None,
+    min_pixels: int | None = None,
     text: int = 128,
     audio: bool = True,
 ) -> PromptShape:
@@ -87,12 +107,14 @@ def prompt_shape(
         seconds: Length of the clip.
         height: Height of its frames in pixels.
         width: Width of its frames in pixels.
+        config: Configuration of the host; None means Qwen2.5-Omni.
         fps: Images per second to sample.
         max_frames: Maximum number of images.
-        max_pixels: Maximum pixels per image; the default is the paper's.
-        min_pixels: Minimum pixels per image; the default is that of the Qwen processor.
-        text: Tokens of the question, the chat template and the markers.
-        audio: Whether the clip has audio.
+        max_pixels: Maximum pixels per image; None means the paper's 320 tokens, or fewer where the family's processor
+            limits the clip as a whole.
+        min_pixels: Minimum pixels per image; None means that of the family's processor.
+        text: Tokens of the question, the chat template and the markers, without the times of frames.
+        audio: Whether the clip has audio, which counts for families that hear.
 
     Raises:
         UsageError: A number is out of range.
@@ -103,15 +125,39 @@ def prompt_shape(
         raise UsageError(f"text must be at least 1 token, got {text}")
     check_numbers(fps, max_frames, 0.0, None, seconds)
     plan = by_time(seconds, fps, max_frames)
-    high, wide = smart_size(height, width, factor=_PATCH, min_pixels=min(min_pixels, max_pixels), max_pixels=max_pixels)
+    adapter = _adapter(config)
+    factor = token_side(adapter.config)
+    highest = max_pixels
+    if highest is None:
+        highest = _MAX_FRAME_TOKENS * factor**2
+        if adapter.max_clip_pixels is not None:
+            highest = min(highest, max(factor**2, adapter.max_clip_pixels // len(plan.moments)))
+    lowest = min(highest, adapter.min_frame_tokens * factor**2 if min_pixels is None else min_pixels)
+    high, wide = smart_size(height, width, factor=factor, min_pixels=lowest, max_pixels=highest)
+    mel = math.floor(100 * seconds) if audio else 0
     shape = PromptShape(
         frames=len(plan.moments) // 2,
-        height=high // _PATCH,
-        width=wide // _PATCH,
-        mel=math.floor(100 * seconds) if audio else 0,
+        height=high // factor,
+        width=wide // factor,
+        mel=mel if adapter.audio_tokens(mel) else 0,
         text=text,
         seconds_per_frame=2 / plan.fps,
+        config=config,
     )
     if shape.prompt > _MAX_TOKENS:
         raise UsageError(f"{shape.prompt:,} prompt tokens are more than {_MAX_TOKENS:,}; lower --max-frames or --fps")
     return shape
+
+
+def token_side(config: Any) -> int:
+    """Pixels along one side of a video token of a host."""
+    vision = config.vision_config
+    return int(vision.patch_size * vision.spatial_merge_size)
+
+
+def _adapter(config: Any) -> Adapter:
+    if config is None:
+        from transformers import Qwen2_5OmniThinkerConfig
+
+        config = Qwen2_5OmniThinkerConfig()
+    return adapter_class(config.model_type).without_model(config)

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from omnisift.errors import CheckpointError, UsageError
+from omnisift.models import adapter_class
 from omnisift.pipeline.devices import DTYPES
 from omnisift.pipeline.loading import read_selector
 from omnisift.utils.atomic_io import atomic_folder
@@ -34,9 +35,9 @@ tags: [audio-video, token-compression]
 
 # OmniSIFT selector
 
-A vision-guided audio selector (arXiv 2602.04804) for a Qwen2.5-Omni model with embeddings of width {width}:
-{count:,} parameters, layout {layout}. It chooses the audio tokens that stay when a prompt is compressed. A quarter of
-the video and audio tokens (`retain=0.25`) is a good start.
+{kind} for a model of the class `{model_class}` with embeddings of width {width}:
+{count:,} parameters, layout {layout}. It chooses the {modality} tokens that stay when a prompt is compressed. A quarter
+of the video and audio tokens (`retain=0.25`) is a good start.
 
 Below, `MODEL` is the model that the selector was trained for, and `SELECTOR` is this folder.
 
@@ -55,9 +56,9 @@ The same with a model that Transformers loaded:
 
 ```python
 import omnisift
-from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import AutoProcessor, {model_class}
 
-model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained("MODEL")
+model = {model_class}.from_pretrained("MODEL")
 processor = AutoProcessor.from_pretrained("MODEL")
 selector = omnisift.VGAS.from_pretrained("SELECTOR")
 
@@ -67,6 +68,10 @@ with omnisift.attach(model, "omnisift", retain=0.25, selector=selector) as attac
 print(attachment.last.retained_ratio)
 ```
 """
+_KINDS = {
+    "audio": "A vision-guided audio selector (arXiv 2602.04804)",
+    "video": "A learned score for video tokens, of OmniSIFT (arXiv 2602.04804),",
+}
 
 
 @dataclass(frozen=True)
@@ -118,21 +123,25 @@ def selector_of(source: Path, selector: Path | None) -> VGAS:
         found = "hidden_size" in text
     if not found:
         raise CheckpointError(
-            f"{source}/config.json has no hidden_size of a language model; give a Qwen2.5-Omni checkpoint"
+            f"{source}/config.json has no hidden_size of a language model; give a checkpoint of a supported model"
         )
     return read_selector(str(source), str(source), selector, text["hidden_size"])
 
 
-def export_selector(selector: VGAS, folder: Path, storage: Storage | None = None) -> None:
+def export_selector(
+    selector: VGAS, folder: Path, storage: Storage | None = None, model_type: object = "qwen2_5_omni"
+) -> None:
     """Write ``config.json``, ``model.safetensors`` and a model card; the folder appears only when it is complete.
 
     Args:
         selector: what is written.
         folder: where to write.
         storage: number type; None keeps the stored one.
+        model_type: of the model that it is for, as in the ``config.json`` of its checkpoint.
 
     Raises:
         CheckpointError: ``folder`` can't be written.
+        UnsupportedModel: no adapter exists for ``model_type``.
     """
     stored: Any = selector
     if storage is not None and storage.dtype is not None:
@@ -141,7 +150,15 @@ def export_selector(selector: VGAS, folder: Path, storage: Storage | None = None
     count = sum(parameter.numel() for parameter in selector.parameters())
     with _export_folder(folder) as unfinished:
         stored.save_pretrained(unfinished)
-        card = _CARD.format(width=selector.config.input_size, count=count, layout=layout)
+        modality = "audio" if selector.config.audio_score else "video"
+        card = _CARD.format(
+            kind=_KINDS[modality],
+            modality=modality,
+            model_class=adapter_class(model_type).model_class,
+            width=selector.config.input_size,
+            count=count,
+            layout=layout,
+        )
         (unfinished / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -182,6 +199,8 @@ def export_merged(source: Path, selector: VGAS, folder: Path, storage: Storage |
 
 def _check_layout(selector: VGAS) -> None:
     """`UsageError` if loading by names and shapes alone would make another selector."""
+    if not selector.config.audio_score:
+        raise UsageError("the released layout scores audio, this selector video alone: export it with --as selector")
     if selector.config.guide != "cross" or selector.config.num_attention_heads != 8:
         raise UsageError(
             "the released layout has 8 heads and cross attention, this selector "

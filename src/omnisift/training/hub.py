@@ -60,13 +60,14 @@ def check_hub(repo: str, private: bool = True) -> None:
             _check_private(repo, bool(api.repo_info(f"{owner}/{repo.rpartition('/')[2]}").private))
 
 
-def push_selector(selector: VGAS, repo: str, private: bool = True) -> str:
+def push_selector(selector: VGAS, repo: str, private: bool = True, model_type: object = "qwen2_5_omni") -> str:
     """Upload a selector with its card. The repository is created if there is none.
 
     Args:
         selector: what is uploaded.
         repo: as for `check_hub`.
         private: whether a new repository is private.
+        model_type: as for `export_selector`.
 
     Returns:
         The address of the repository.
@@ -80,7 +81,7 @@ def push_selector(selector: VGAS, repo: str, private: bool = True) -> str:
     api = HfApi()
     with _hub_errors(repo), tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "selector"
-        export_selector(selector, folder)
+        export_selector(selector, folder, model_type=model_type)
         target = api.create_repo(repo, private=private, exist_ok=True)
         if private:
             _check_private(target.repo_id, bool(api.repo_info(target.repo_id).private))

@@ -128,6 +128,7 @@ def run(
     kernels = default_attention(device) if attn_implementation is None else attn_implementation
     check_attention(kernels, device)
     result = Result(environment(device, kernels))
+    memory = result.environment.get("memory_bytes")
 
     def step(item: Check | Row) -> None:
         (result.checks if isinstance(item, Check) else result.rows).append(item)  # type: ignore[arg-type]
@@ -143,6 +144,10 @@ def run(
         return time_limit is not None and time.monotonic() - begin > time_limit
 
     for spec in specs:
+        reason = spec.missing_memory(memory) if memory is not None else None
+        if reason is not None:
+            step(Check(spec.name, "everything", "skipped", reason, 0.0))
+            continue
         run_checks(spec, device, is_over=is_over, on_check=step)
         release(device)
         measure(spec, device, plan(spec), attn_implementation=kernels, is_over=is_over, on_row=step)

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from omnisift.compressors import COMPRESSORS
 from omnisift.tokens import Modality, TokenStream
 from omnisift.verify.subject import Failed, Subject
 
@@ -26,7 +25,7 @@ def masks_equal_cpu(subject: Subject) -> str:
     exact = replace(host, embeds=host.embeds.float())
     is_half = stream.embeds.dtype != torch.float32
     swapped: dict[str, int] = {}
-    for name in COMPRESSORS:
+    for name in subject.methods:
         compressor = subject.compressor(name)
         with torch.inference_mode():
             there = compressor(stream)

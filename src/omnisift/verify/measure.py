@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from omnisift.budget import Budget
-from omnisift.compressors import make_compressor
+from omnisift.compressors import COMPRESSORS, make_compressor
 from omnisift.compressors.base import Compressor
 from omnisift.errors import BudgetError, CompressorError
 from omnisift.models import adapter_for
 from omnisift.profiling.gauges import EnergyMeter, energy_meter
-from omnisift.verify.hosts import ClipShape, ModelSpec
+from omnisift.verify.hosts import ModelSpec
+from omnisift.verify.prompts import ClipShape
 from omnisift.verify.subject import NO_TIME, Call, compression_region, random_selector, release
 from omnisift.vgas import VGAS
 
@@ -153,12 +154,15 @@ def measure(
     """
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     model = spec.build(device, dtype, attn_implementation)
+    supplies = adapter_for(model).supplies
     selector, energy = random_selector(model), energy_meter(device)
     rows: list[Row] = []
     for clip in plan.clips:
         bench = _Bench(model, selector, energy, plan, device, clip)
         inputs, encoding = None, None
         for method, retain in plan.settings(clip):
+            if method != FULL and not COMPRESSORS[method].needs <= supplies:
+                continue  # a rival that this family can't run
             row = Row(spec.name, clip.seconds, method, retain, attn_implementation, plan.repeats)
             try:
                 if is_over():
@@ -235,8 +239,10 @@ class _Bench:
         compressor = None
         if row.method != FULL:
             compressor = make_compressor(row.method, Budget(row.retain), selector=self.selector).eval()
-        # A method that reads the encoders' attention changes their work, so it runs them in each question.
-        is_encoding = compressor is not None and bool(compressor.needs)
+        # A method that reads the encoders' attention changes their work, so it runs them in each question. So does a
+        # family that takes more of its encoders than embeddings.
+        reads_encoders = compressor is not None and bool(compressor.needs)
+        is_encoding = reads_encoders or bool(adapter_for(self.model).side_inputs)
         stored = None if is_encoding else encoding
         self._reset_peak()
         runs = self._ask_repeatedly(inputs, compressor, stored)

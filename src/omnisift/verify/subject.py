@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from omnisift.budget import Budget, Counts
-from omnisift.compressors import make_compressor
+from omnisift.compressors import COMPRESSORS, make_compressor
 from omnisift.compressors.base import Compressor
 from omnisift.errors import OmniSiftError
 from omnisift.models import adapter_for, attach
 from omnisift.models.selector import new_selector
 from omnisift.tokens import Selection, TokenStream
-from omnisift.verify.hosts import ClipShape, ModelSpec
+from omnisift.verify.hosts import ModelSpec
+from omnisift.verify.prompts import ClipShape
 from omnisift.vgas import VGAS
 
 DEFAULT = "omnisift"
@@ -69,6 +70,18 @@ class Subject:
     def compressor(self, name: str, retain: float = RETAIN) -> Compressor:
         """Make a method for this model."""
         return make_compressor(name, Budget(retain), selector=self.selector).eval()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights and inputs."""
+        dtype: torch.dtype = self.inputs["pixel_values_videos"].dtype
+        return dtype
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods that the model's family can run."""
+        supplies = adapter_for(self.model).supplies
+        return [name for name, method in COMPRESSORS.items() if method.needs <= supplies]
 
     def stream(self) -> TokenStream:
         """Return what a method sees of the prompt, with all extras that the adapter supplies."""

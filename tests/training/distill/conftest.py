@@ -10,7 +10,8 @@ import pytest
 from omnisift.media import read
 from omnisift.pipeline.loading import load_host
 from omnisift.training.distill import find_clips
-from omnisift.training.distill.samples import DistillSample, observe
+from omnisift.training.distill.observing import observe
+from omnisift.training.distill.samples import DistillSample
 from omnisift.world.dataset import write_dataset
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")

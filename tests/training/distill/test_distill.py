@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Modality
 from omnisift.training.distill import DistillSettings, distill, find_clips, load_questions, observe_clips
 from omnisift.training.distill.learn import audio_agreement, audio_targets, scores_of, train_selector
-from omnisift.training.distill.samples import DistillSample, observe, stream_of
+from omnisift.training.distill.observing import observe
+from omnisift.training.distill.samples import DistillSample, stream_of
 from omnisift.utils.assets import nano_path
 
 ASKED = ("Which sound goes with the circle?", "What colour is the square?")
@@ -47,6 +49,27 @@ def test_targets_cover_audio_and_have_a_maximum_of_one(samples: list[DistillSamp
     assert torch.equal(~target.isnan(), stream.modality == int(Modality.AUDIO))
     for row in range(len(samples)):
         assert target[(stream.sample == row) & ~target.isnan()].max() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 0.04])
+def test_files_of_earlier_versions_are_read(samples: list[DistillSample], tmp_path: Path, seconds: float) -> None:
+    """They have no clip numbers, and the first ones count time in rotary ids of 40 ms that begin anywhere."""
+    expected = stream_of(samples[:3])
+    for number in (0, 2):
+        position = samples[number].position.clone()
+        if seconds == 0.04:
+            position = position + 7
+            position[0] = samples[number].position[0] // 40_000 + 11
+        old = replace(samples[number], clip=None, position=position, seconds_per_position=seconds)
+        old.save(tmp_path / f"{number}.safetensors")
+    loaded = [
+        DistillSample.load(tmp_path / "0.safetensors"),
+        samples[1],
+        DistillSample.load(tmp_path / "2.safetensors"),
+    ]
+    found = stream_of([sample for sample in loaded if sample is not None])
+    for name in ("embeds", "modality", "position", "time", "chunk", "frame", "clip", "sample"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
 def test_training_lowers_the_loss_and_raises_agreement(samples: list[DistillSample]) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from omnisift.errors import OmniSiftError, UsageError
-from omnisift.training.finetune import building, fine_tune, load_train_recipe, plan_run
+from omnisift.training.finetune import TrainRecipe, building, fine_tune, load_train_recipe, plan_run
 from omnisift.training.finetune.building import build
 from omnisift.training.finetune.checks import check_trackers
-from omnisift.training.finetune.run_folder import LOCK, run_lock
+from omnisift.training.finetune.recipe import FORMER_LORA_TARGET_MODULES
+from omnisift.training.finetune.run_folder import LOCK, run_lock, save_recipe
 
 ROW = {"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "blue"}]}
 OMNISIFT = {"compressor": "omnisift", "selector": None}
@@ -252,3 +254,11 @@ def test_an_option_without_the_one_that_it_belongs_to(option: list[str], good: d
     assert isinstance(result.exception, UsageError)
     assert f"{option[0]} goes with --" in str(result.exception)
     assert not Path("out").exists()
+
+
+def test_a_run_with_the_former_adapters_by_default_resumes(tmp_path: Path) -> None:
+    now = TrainRecipe("nano", ("x",), str(tmp_path), retain=0.5, language="lora")
+    save_recipe(replace(now, lora_target_modules=FORMER_LORA_TARGET_MODULES), tmp_path)
+    save_recipe(now, tmp_path)
+    with pytest.raises(UsageError, match="another lora_target_modules"):
+        save_recipe(replace(now, lora_target_modules="q_proj"), tmp_path)

@@ -210,7 +210,8 @@ def test_the_last_answer_of_each_row() -> None:
 def test_prompts_are_cut_and_padded_on_the_left() -> None:
     ids = torch.tensor([[0, 0, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]])
     mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
-    prompts, kept = cut_prompts(ids, mask, [5, 2], pad_token_id=9)
+    texts = cut_prompts({"input_ids": ids, "attention_mask": mask, "other": ids}, [5, 2], pad_token_id=9)
+    prompts, kept = texts["input_ids"], texts["attention_mask"]
     assert prompts.tolist() == [[3, 4, 5], [9, 1, 2]]
     assert kept.tolist() == [[1, 1, 1], [0, 1, 1]]
 

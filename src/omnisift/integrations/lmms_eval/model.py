@@ -18,7 +18,6 @@ from omnisift.errors import MediaError, UnsupportedCall, UsageError
 from omnisift.integrations.lmms_eval.requests import Request, RequestLog, batches, parse_request
 from omnisift.pipeline import Answer, EncodedClip, load
 from omnisift.pipeline.encoded_clip import EncodedClipCache
-from omnisift.pipeline.model_source import check_omni, find_model
 from omnisift.pipeline.prompt import check_prompt, clip_size
 from omnisift.profiling.flops import prompt
 from omnisift.utils.suggest import meant
@@ -86,7 +85,6 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         self.bad_clip, self.system = bad_clip, system
         self._clips = EncodedClipCache(max_clips=1)
         self.request_log = RequestLog(records, self._rank)
-        check_omni(find_model(str(pretrained)), "the evaluation")  # its operations are counted from dimensions
         self.pipeline = load(
             str(pretrained),
             **compression.compression,

@@ -22,7 +22,7 @@ from omnisift.media import read
 from omnisift.models import attach
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import TokenStream
-from omnisift.training.distill.samples import EXTRAS, Recorder
+from omnisift.training.distill.observing import EXTRAS, Recorder
 from omnisift.utils.atomic_io import atomic_file
 from omnisift.utils.safetensors_files import open_safetensors
 from omnisift.world import Scene, write_clip

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from omnisift.config import WORK_LIMITS, ReadOptions
-from omnisift.errors import MediaError, UsageError
+from omnisift.errors import CheckpointError, MediaError, UsageError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.models.prompt_cut import IGNORE_INDEX
-from omnisift.pipeline.prompt import join_rows, pixel_limits, read_for
+from omnisift.pipeline.prompt import hears, join_rows, pixel_limits, read_for
 from omnisift.training.data.cache import ClipCache
 from omnisift.training.data.encoding import encode_sample
 from omnisift.training.data.samples import Reading, Sample, Turn
@@ -66,15 +66,22 @@ class Collator:
         """Collate one batch.
 
         Returns:
-            Tensors as the thinker takes them, ``labels`` [B, S], and ``skipped``: sample id -> reason, for this call.
-            The last reaches the trainer from worker processes too, where the attribute `skipped` is a copy.
+            Tensors as the thinker takes them, ``labels`` [B, S]; ``frame_seconds``: seconds of a frame of each video;
+            and ``skipped``: sample id -> reason, for this call. The last reaches the trainer from worker processes
+            too, where the attribute `skipped` is a copy.
         """
         before = dict(self.skipped)
         read_samples = [(sample, media) for sample in samples for media in self._media(sample)]
         if any(media and media.has_video and media.has_audio for _, media in read_samples):
             read_samples = [(sample, self._with_track(media)) for sample, media in read_samples]
-        rows = [row for sample, media in read_samples for row in self._row(sample, media)]
+        rows, frame_seconds = list[dict[str, Any]](), list[float]()
+        for sample, media in read_samples:
+            row = self._row(sample, media)
+            rows += row
+            if row and media is not None and media.has_video:
+                frame_seconds.append(media.seconds_per_grid)
         batch = join_rows(rows or [self._placeholder_row()], int(self.processor.tokenizer.pad_token_id or 0))
+        batch["frame_seconds"] = frame_seconds
         return batch | {"skipped": {name: why for name, why in self.skipped.items() if name not in before}}
 
     def _media(self, sample: Sample) -> list[Media | None]:
@@ -89,6 +96,8 @@ class Collator:
         if limit is not None and (media.seconds > limit):
             return self._skip(sample, f"longer than {limit:g} s")
         if sample.sound_only and media.has_video:
+            if not hears(self.processor):
+                return self._skip(sample, "named as audio, which this model does not take")
             if not media.has_audio:
                 return self._skip(sample, "named as audio, but has no audio track")
             media = replace(media, images=None)
@@ -102,7 +111,7 @@ class Collator:
             del options["sampling"]  # the names of cached clips do not hold the default
         if self.reading.max_seconds is not None:
             options["max_seconds"] = self.reading.max_seconds + 1  # slightly more, to detect that the clip is longer
-        key = f"{options} {pixel_limits(self.processor)}"
+        key = f"{options} {pixel_limits(self.processor)}{'' if hears(self.processor) else ' without audio'}"
         cached = None if self.cache is None else self.cache.get(path, key)
         if cached is not None:
             return cached
@@ -114,7 +123,7 @@ class Collator:
     def _row(self, sample: Sample, media: Media | None) -> list[dict[str, Any]]:
         try:
             row = encode_sample(self.processor, sample, media, self.system)
-        except UsageError as error:
+        except (UsageError, CheckpointError) as error:  # a chat template may refuse a conversation
             return self._skip(sample, str(error))
         tokens = row["input_ids"].shape[1]
         if self.max_tokens is not None and tokens > self.max_tokens:

@@ -11,9 +11,13 @@ from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.pipeline.chat_template import render_chat
-from omnisift.pipeline.prompt import media_arguments
+from omnisift.pipeline.prompt import hears, media_arguments, placeholder
 from omnisift.training.data.samples import Sample, check_sample, clip_place
 from omnisift.utils.special_tokens import SpecialTokens
+
+THOUGHTS = "<think>", "</think>"
+NO_THOUGHTS = "<think>\n\n</think>\n\n"
+"""The block that templates write before an answer without thinking."""
 
 
 def encode_sample(processor: Any, sample: Sample, media: Media | None, system: str | None = None) -> dict[str, Any]:
@@ -28,7 +32,8 @@ def encode_sample(processor: Any, sample: Sample, media: Media | None, system: s
         system: system turn for conversations that have none; None adds none.
 
     Returns:
-        The processor's tensors, ``use_audio_in_video``, and ``labels`` [1, S] int64: -100 except on answers.
+        The processor's tensors, ``use_audio_in_video`` for models that take audio, and ``labels`` [1, S] int64: -100
+        except on answers.
 
     Raises:
         UsageError: a text contains a special token of the model, or a turn is empty.
@@ -42,9 +47,37 @@ def encode_sample(processor: Any, sample: Sample, media: Media | None, system: s
     text = render_chat(processor, conversation, add_generation_prompt=False)
     arguments = {} if media is None else media_arguments(processor, media)
     inputs: dict[str, Any] = dict(processor(text=[text], return_tensors="pt", **arguments))
-    inputs["use_audio_in_video"] = media is not None and media.has_video and media.has_audio
-    inputs["labels"] = _labels(processor, conversation, learned, text, inputs["input_ids"])
+    if hears(processor):
+        inputs["use_audio_in_video"] = media is not None and media.has_video and media.has_audio
+    clip = -1 if media is None else text.find(placeholder(processor, media))
+    inputs["labels"] = _labels(processor, conversation, learned, text, clip, inputs["input_ids"])
     return inputs
+
+
+def check_answers_follow(processor: Any, name: str) -> None:
+    """Check that answers stand directly behind the prompt that asks for them, as the rows of training data have them.
+
+    Args:
+        processor: its chat template is checked.
+        name: of the model, for messages.
+
+    Raises:
+        UsageError: the template writes a block of thinking between them, even if it is told not to.
+    """
+    if _adds_thoughts(processor):
+        raise UsageError(
+            f"the chat template of {name} lets every answer begin with {THOUGHTS[0]}, and rows hold answers alone; "
+            "train the edition of the model that does not think"
+        )
+
+
+def _adds_thoughts(processor: Any) -> bool:
+    """Whether a part of a block of thinking stands between the prompt that asks for an answer and the answer."""
+    turns = [_message("user", "x"), _message("assistant", "y")]
+    prompt = render_chat(processor, turns[:1], add_generation_prompt=True)
+    text = render_chat(processor, turns, add_generation_prompt=False)
+    between = text.removeprefix(prompt).rpartition("y")[0]
+    return any(mark in between for mark in THOUGHTS)
 
 
 def _message(role: str, text: str) -> dict[str, Any]:
@@ -65,17 +98,25 @@ def _conversation(sample: Sample, media: Media | None) -> list[dict[str, Any]]:
 
 
 def _labels(
-    processor: Any, conversation: list[dict[str, Any]], learned: list[bool], text: str, input_ids: Tensor
+    processor: Any, conversation: list[dict[str, Any]], learned: list[bool], text: str, clip: int, input_ids: Tensor
 ) -> Tensor:
-    """[1, S] int64. The processor expands the clip's placeholder, so columns are counted from the side without it."""
+    """[1, S] int64. The processor expands the placeholder at ``clip``; columns are counted from the side without it."""
     labels, length = torch.full_like(input_ids, IGNORE_INDEX), input_ids.shape[1]
-    clip = max(text.find(token) for token in (processor.tokenizer.video_token, processor.tokenizer.audio_token))
     for number, is_learned in enumerate(learned):
         if not is_learned:
             continue
         # The answer is the text between the conversation before it and the conversation up to its end.
         before = render_chat(processor, conversation[:number], add_generation_prompt=True)
         through = render_chat(processor, conversation[: number + 1], add_generation_prompt=False)
+        if before.endswith(NO_THOUGHTS):
+            if any(mark in conversation[number]["content"][0]["text"] for mark in THOUGHTS):
+                raise UsageError(
+                    f"an answer with {' ... '.join(THOUGHTS)}, but this model is asked for answers alone; leave it out"
+                )
+            if not text.startswith(before):
+                # Answers before the last one, in some templates all of them, have no block of thinking.
+                header = before.removesuffix(NO_THOUGHTS)
+                before, through = header, header + through.removeprefix(before).removeprefix(header)
         if not (text.startswith(before) and text.startswith(through)):
             raise UsageError(
                 "this model's chat template changes earlier turns when others follow; it can't be used for training"

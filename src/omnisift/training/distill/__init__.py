@@ -6,7 +6,16 @@ from omnisift.training.distill.run import (
     find_clips,
     load_questions,
     observe_clips,
+    parts_of,
     save_selector,
 )
 
-__all__ = ["DistillSettings", "distill", "find_clips", "load_questions", "observe_clips", "save_selector"]
+__all__ = [
+    "DistillSettings",
+    "distill",
+    "find_clips",
+    "load_questions",
+    "observe_clips",
+    "parts_of",
+    "save_selector",
+]

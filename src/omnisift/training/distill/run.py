@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from omnisift.errors import MediaError, UsageError
 from omnisift.media.suffixes import VIDEO_SUFFIXES
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.prompt import read_for
+from omnisift.pipeline.prompt import hears, read_for
 from omnisift.stvp import video_logits
 from omnisift.tokens import TokenStream
 from omnisift.training.distill.learn import (
@@ -30,7 +31,8 @@ from omnisift.training.distill.learn import (
     train_video_score,
     video_agreement,
 )
-from omnisift.training.distill.samples import DistillFiles, DistillSample, observe
+from omnisift.training.distill.observing import observe
+from omnisift.training.distill.samples import DistillFiles, DistillSample
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.utils.parsing import read_text, shown
 from omnisift.utils.questions import check_question, check_text
@@ -74,7 +76,8 @@ class DistillSettings(ReadOptions):
     weighted: bool = True
     """Whether attention is multiplied by saliency, 1 - cosine of a token to the mean of its chunk."""
     video_score: bool = False
-    """Whether the selector also gets a learned video score, which replaces STVP."""
+    """Whether the selector also gets a learned video score, which replaces STVP. For a model without audio nothing else
+    is trained (`parts_of`)."""
     rows: str = "answer"
     """Query positions of the attention: ``answer``, where the answer begins, or ``question``, the mean over all tokens
     after the clip."""
@@ -87,6 +90,16 @@ class DistillSettings(ReadOptions):
         if self.rows not in ("answer", "question"):
             raise UsageError(f"rows must be answer or question, got {self.rows!r}")
         self.check()
+
+
+def parts_of(host: Host, settings: DistillSettings) -> list[str]:
+    """What is trained: ``audio``, the selector's scores of audio tokens, and ``video``, the learned video score.
+
+    For a model without audio that is the video score, whatever the settings say.
+    """
+    if not hears(host.processor):
+        return ["video"]
+    return ["audio", "video"] if settings.video_score else ["audio"]
 
 
 def find_clips(folder: Path) -> list[Path]:
@@ -198,37 +211,43 @@ def distill(
     """Train a selector on recorded attention and measure its agreement on held-out clips.
 
     Args:
-        host: the model that was observed; only its name is used.
+        host: the model that was observed; only its name is used, and whether it takes audio.
         samples: what `observe_clips` returned.
         settings: how the selector is trained.
         step: called after each optimizer step.
 
     Returns:
-        (selector, report); the report is JSON-ready and holds settings, losses and agreement (see `audio_agreement`).
+        (selector, report); the report is JSON-ready and holds settings, losses and agreement (see `audio_agreement`):
+        of audio in ``agreement``, of video in ``picture``. ``parts`` is that of `parts_of`.
     """
     if isinstance(samples, DistillFiles):
         samples = samples.shuffled(settings.seed)
     n_test = min(len(samples) - 1, max(1, round(settings.held_out * len(samples))))
     training, checked = samples[:-n_test], samples[-n_test:]
-    width = samples[0].embeds.shape[1]
-    selector, untrained = (
-        new_selector(width, settings.time_embedding, settings.seed, video_score=settings.video_score) for _ in range(2)
-    )
+    width, parts = samples[0].embeds.shape[1], parts_of(host, settings)
+    if "audio" not in parts:
+        settings = replace(settings, video_score=True, time_embedding=False)
+    new = partial(new_selector, width, settings.time_embedding, settings.seed)
+    selector, untrained = (new(video_score=settings.video_score, audio_score="audio" in parts) for _ in range(2))
     schedule = (settings.max_steps, settings.learning_rate, settings.seed)
+    losses: list[float] = []
     if selector.video_score is not None:
-        train_video_score(selector.video_score, training, *schedule, step)
+        losses = train_video_score(selector.video_score, training, *schedule, step)
         untrained.picture = selector.video_score  # both select audio by the same anchors
-    losses = train_selector(selector, training, *schedule, settings.weighted, step)
+    if "audio" in parts:
+        losses = train_selector(selector, training, *schedule, settings.weighted, step)
     selector.train(False)
-    report = {
+    report: dict[str, Any] = {
         "model": host.name,
+        "parts": parts,
         "settings": asdict(settings),
         "clips": {"taught": len(training), "held out": len(checked)},
         "loss": {"first": round(losses[0], 4), "last": round(losses[-1], 4)},
-        "agreement": {
-            f"{retain:g}": _compare_audio(selector, untrained, checked, retain, settings.weighted) for retain in RETAINS
-        },
     }
+    if "audio" in parts:
+        report["agreement"] = {
+            f"{retain:g}": _compare_audio(selector, untrained, checked, retain, settings.weighted) for retain in RETAINS
+        }
     if selector.video_score is not None:
         report["picture"] = {f"{retain:g}": _compare_video(selector.video_score, checked, retain) for retain in RETAINS}
     return selector, report

@@ -11,15 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from omnisift.compressors import make_compressor, needs_selector
 from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import UsageError
 from omnisift.estimators import make_estimator
+from omnisift.models import adapter_for
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.loading import Host, load_host, load_selector
 from omnisift.training.data import Sample, read_rows
-from omnisift.training.distill import DistillSettings, distill, load_questions, observe_clips, save_selector
+from omnisift.training.distill import (
+    DistillSettings,
+    distill,
+    load_questions,
+    observe_clips,
+    parts_of,
+    save_selector,
+)
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.utils.parsing import shown
@@ -116,10 +125,11 @@ def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress 
     work = Path(recipe.output_dir) / "observed"
     step = _counter("recording attention", len(clips), on_progress)
     targets, skipped = observe_clips(host, clips, questions, settings, work, step)
-    step = _counter("training the selector", settings.max_steps, on_progress)
+    step = _counter("training the selector", len(parts_of(host, settings)) * settings.max_steps, on_progress)
     selector, report = distill(host, targets, settings, step)
     save_selector(selector, report | {"skipped": skipped}, folder)
-    agreement = report["agreement"]["0.25"]["selector"]
+    is_audio = "audio" in report["parts"]
+    agreement = report["agreement"]["0.25"]["selector"] if is_audio else report["picture"]["0.25"]["learned"]
     logger.info("distilled a selector from %d clips; its agreement with the model is %s", len(targets), agreement)
     return folder
 
@@ -154,43 +164,54 @@ def add_lora(thinker: Any, recipe: TrainRecipe) -> Any:
     """Wrap ``thinker`` with LoRA adapters and freeze everything else.
 
     Raises:
-        UsageError: ``lora_target_modules`` matches no module, or modules of an encoder.
+        UsageError: ``lora_target_modules`` matches no module, modules of an encoder, or modules that PEFT can't adapt.
     """
     from peft import LoraConfig, get_peft_model
 
+    names = check_lora_modules(thinker, recipe.lora_target_modules)
+    is_mixture = bool(getattr(thinker.config.get_text_config(), "num_experts", 0))
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
-        target_modules=recipe.lora_target_modules,
+        # In mixtures of experts PEFT reads a pattern as the last parts of names, which encoders have too.
+        target_modules=names if is_mixture else recipe.lora_target_modules,
     )
-    check_lora_modules([name for name, _ in thinker.named_modules()], recipe.lora_target_modules)
     try:
         model: Any = get_peft_model(thinker, config)
     except ValueError as error:
         raise UsageError(f"lora_target_modules can't be adapted: {str(error).splitlines()[0]}") from None
+    adapted = {name for name, module in thinker.named_modules() if hasattr(module, "lora_A")}
+    if adapted != set(names):
+        other, word = sorted(adapted ^ set(names))[0], "as well" if adapted > set(names) else "otherwise"
+        raise UsageError(f"lora_target_modules can't be adapted: PEFT adapts {other} {word}; name other modules")
     logger.info("LoRA on %d tensors", sum("lora_" in name for name, _ in model.named_parameters()))
     return model
 
 
-def check_lora_modules(names: Sequence[str], pattern: str) -> None:
+def check_lora_modules(thinker: nn.Module, pattern: str) -> list[str]:
     """Check which modules of a model get adapters.
 
     Args:
-        names: all modules of the model.
+        thinker: the model, whose parameters may be on the meta device.
         pattern: ``lora_target_modules``.
+
+    Returns:
+        The names of these modules.
 
     Raises:
         UsageError: the pattern matches no module, or modules of an encoder.
     """
-    matches = [name for name in names if re.fullmatch(pattern, name)]
+    matches = [(name, module) for name, module in thinker.named_modules() if re.fullmatch(pattern, name)]
     if not matches:
         raise UsageError(
             f"lora_target_modules match no module of this model: {shown(pattern)}; see docs/fine-tuning.md"
         )
-    in_encoders = [name for name in matches if re.search(r"(^|\.)(visual|audio_tower)\.", name)]
+    frozen = {id(module) for encoder in adapter_for(thinker).parts.encoders for module in encoder.modules()}
+    in_encoders = [name for name, module in matches if id(module) in frozen]
     if in_encoders:
         raise UsageError(
             f"lora_target_modules match {len(in_encoders)} modules of the encoders, such as {in_encoders[0]}; "
             "narrow the pattern to the language model"
         )
+    return [name for name, _ in matches]

@@ -12,12 +12,14 @@ import torch
 from omnisift.compressors import check_selector, make_compressor, needs_selector
 from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import TrainingError, UsageError
-from omnisift.models import adapter_class
+from omnisift.models import adapter_class, model_class
+from omnisift.models.base import check_needs
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.devices import named_device
-from omnisift.pipeline.loading import plan_placement, read_selector
-from omnisift.pipeline.model_source import ModelSource, check_omni, find_model
-from omnisift.training.data import Sample
+from omnisift.pipeline.loading import plan_placement, read_processor, read_selector
+from omnisift.pipeline.model_source import ModelSource, find_model
+from omnisift.pipeline.prompt import hears
+from omnisift.training.data import Sample, check_answers_follow
 from omnisift.training.finetune.building import check_distillable, check_lora_modules
 from omnisift.training.finetune.guards import launcher_requests, world_error
 from omnisift.training.finetune.recipe import TrainRecipe
@@ -53,12 +55,15 @@ def check_run(recipe: TrainRecipe, samples: Sequence[Sample], evaluated: Sequenc
     if is_new(Path(recipe.output_dir)):
         _check_unused(recipe)
     source = find_model(recipe.model)
-    check_omni(source, "training")
+    processor = read_processor(source.source, local_files_only=source.local_files_only)
+    check_answers_follow(processor, recipe.model)
     _check_method(recipe, source)
+    if not hears(processor):
+        _check_without_audio(recipe, samples)
     if recipe.selector == "distill" and needs_selector(recipe.compressor):
         check_distillable(recipe, samples)
     if recipe.language == "lora":
-        check_lora_modules([name for name, _ in empty_thinker(source).named_modules()], recipe.lora_target_modules)
+        check_lora_modules(empty_thinker(source), recipe.lora_target_modules)
     if recipe.cache is not None and here:
         make_folder(Path(recipe.cache), "cache")
     if recipe.load_best_model_at_end and recipe.metric == "accuracy":
@@ -87,6 +92,17 @@ def _check_unused(recipe: TrainRecipe) -> None:
         )
 
 
+def _check_without_audio(recipe: TrainRecipe, samples: Sequence[Sample]) -> None:
+    """What a model that takes no audio can't learn."""
+    if recipe.train_selector:
+        raise UsageError(
+            f"train_selector is true, but {recipe.model} takes no audio, by which a selector learns from answers; set "
+            "it to false"
+        )
+    if samples and all(sample.sound_only for sample in samples):
+        raise UsageError(f"all rows name their clip as audio, which {recipe.model} does not take; give rows with video")
+
+
 def _check_method(recipe: TrainRecipe, source: ModelSource) -> None:
     """Make the method once, with the selector that it will have or a new one of the same size."""
     if recipe.keeps_all:
@@ -104,6 +120,7 @@ def _check_method(recipe: TrainRecipe, source: ModelSource) -> None:
                 local_files_only=source.local_files_only,
             )
     compressor = make_compressor(recipe.compressor, recipe.budget, selector=selector, seed=recipe.seed)
+    check_needs(compressor, adapter_class(source.model_type), recipe.model)
     if recipe.language == "frozen" and trainable_part(compressor) is None:
         raise UsageError(
             f"nothing to train: language is frozen and {recipe.compressor!r} has no selector; change one of them"
@@ -112,15 +129,8 @@ def _check_method(recipe: TrainRecipe, source: ModelSource) -> None:
 
 def empty_thinker(source: ModelSource) -> Any:
     """The model of ``source`` with its parameters on the meta device: names and shapes, no memory and no weights."""
-    import transformers
-
-    with checkpoint_errors(f"{source.source}/config.json"), quiet_transformers():
-        config: Any = transformers.AutoConfig.from_pretrained(
-            source.source, trust_remote_code=False, local_files_only=source.local_files_only
-        )
-        model_class = getattr(transformers, adapter_class(source.model_type).model_class)
-        with torch.device("meta"):
-            return model_class(getattr(config, "thinker_config", config))
+    with checkpoint_errors(f"{source.source}/config.json"), quiet_transformers(), torch.device("meta"):
+        return model_class(source.model_type)(source.config)
 
 
 def check_trackers(names: Sequence[str]) -> None:

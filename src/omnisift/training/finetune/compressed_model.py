@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from omnisift.compressors.omnisift import trainable_part
 from omnisift.estimators import Estimator
 from omnisift.estimators.reinforce import leave_one_out
 from omnisift.models import attach
+from omnisift.models.head_loss import router_weight
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.models.training_checks import zero_loss_anchor
 from omnisift.vgas import VGAS
@@ -31,6 +33,20 @@ class LossOutput:
     """[B] int64: number of labels in each row."""
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """One reading of a batch."""
+
+    sums: Tensor
+    """[B]: loss summed over each row."""
+    counts: Tensor
+    """[B]: labels of each row."""
+    log_prob: Tensor | None
+    """[B]: log-probability of the compressor's choice, for estimators that sample."""
+    router_loss: Tensor | None
+    """Load-balancing loss of a mixture of experts, where its configuration asks for it."""
+
+
 class CompressedModel(nn.Module):
     """A thinker whose prompts are compressed: ``forward(**batch)`` returns a `LossOutput`.
 
@@ -46,8 +62,7 @@ class CompressedModel(nn.Module):
         super().__init__()
         self.thinker, self.compressor = thinker, compressor
         self.attachment = attach(thinker, compressor)
-        parts = self.attachment.adapter.parts
-        self._encoders = [part for part in (parts.vision_encoder, parts.audio_encoder) if part is not None]
+        self._encoders = self.attachment.adapter.parts.encoders
         for encoder in self._encoders:
             encoder.requires_grad_(False)
 
@@ -69,30 +84,43 @@ class CompressedModel(nn.Module):
             encoder.eval()
         return self
 
-    def forward(self, labels: Tensor, num_items_in_batch: Any = None, **inputs: Any) -> LossOutput:
+    def forward(
+        self,
+        labels: Tensor,
+        num_items_in_batch: Any = None,
+        frame_seconds: Sequence[float] | None = None,
+        **inputs: Any,
+    ) -> LossOutput:
         """Cross-entropy of the labels on compressed prompts.
 
         Args:
             labels: [B, S] int64 over the full prompt, -100 where nothing is learned; cut with the prompt.
             num_items_in_batch: labels of the optimizer step; the summed loss is divided by it. None takes the mean
                 over the labels of this batch.
+            frame_seconds: seconds of a frame of each video, for hosts that are not told them.
             inputs: what the thinker's ``forward`` takes.
 
         Returns:
             The loss and its parts per row.
         """
+        self.attachment.frame_seconds = frame_seconds
         # Computed first, so that its gradients come last: see `zero_loss_anchor`.
         anchor = zero_loss_anchor(self, self.attachment.adapter.parts.language_model)
         # Estimators that sample, such as REINFORCE, read the batch once per sample.
         estimator = self.estimator
         samples = estimator.samples if estimator is not None and self._selector_trains else 1
         passes = [self._compressed_pass(labels, inputs) for _ in range(samples)]
-        sums = torch.stack([sums for sums, _, _ in passes])  # [samples, B]
-        counts = passes[0][1]
+        sums = torch.stack([one.sums for one in passes])  # [samples, B]
+        counts = passes[0].counts
         divisor = counts.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         loss = sums.mean(dim=0).sum() / divisor
+        # Mixtures of experts whose configuration asks for it: the host's load-balancing loss, by the share of labels.
+        router_losses = [one.router_loss for one in passes if one.router_loss is not None]
+        if router_losses:
+            weight = router_weight(self.attachment.adapter.parts.head) * counts.sum() / divisor
+            loss = loss + weight * torch.stack(router_losses).mean().to(loss.device)
         # Score function: each sample's log-probability, weighted by its loss against the mean of the other samples.
-        log_probs = [log_prob for _, _, log_prob in passes if log_prob is not None]
+        log_probs = [one.log_prob for one in passes if one.log_prob is not None]
         if len(log_probs) > 1:
             reward = (leave_one_out(sums.detach()) * torch.stack(log_probs)).mean(dim=0).sum()
             loss = loss + reward / divisor
@@ -102,14 +130,14 @@ class CompressedModel(nn.Module):
     def _selector_trains(self) -> bool:
         return self.training and torch.is_grad_enabled() and self.selector is not None
 
-    def _compressed_pass(self, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(loss summed over each row [B], labels of each row [B], log-probability of the choice [B] or None)."""
+    def _compressed_pass(self, labels: Tensor, inputs: dict[str, Any]) -> _Pass:
         self.attachment.last = self.attachment.selection = self.attachment.cut = None  # drop the previous prompt's
-        logits = self.thinker(**inputs, use_cache=False).logits
+        output = self.thinker(**inputs, use_cache=False)
         cut = self.attachment.cut
-        sums, counts = row_losses(logits, labels if cut is None else cut.labels(labels))
+        sums, counts = row_losses(output.logits, labels if cut is None else cut.labels(labels))
         selection = self.attachment.selection
-        return sums, counts, None if selection is None else selection.log_prob
+        log_prob = None if selection is None else selection.log_prob
+        return _Pass(sums, counts, log_prob, getattr(output, "aux_loss", None))
 
 
 def row_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,19 @@ from typing import Any
 
 from omnisift.compressors import needs_selector
 from omnisift.estimators import make_estimator
+from omnisift.models import adapter_for
 from omnisift.models.selector import new_selector
-from omnisift.profiling.flops import audio_encoder, language_model, selector, vision_encoder
+from omnisift.profiling.analytic import cache_bytes
+from omnisift.profiling.flops import (
+    STATE_PART,
+    encoders,
+    has_state,
+    head_size,
+    is_sparse,
+    language_model,
+    mlp_width,
+    selector,
+)
 from omnisift.profiling.shape import PromptShape
 from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.vgas import VGASConfig
@@ -62,10 +73,17 @@ class StepMemory:
 def count_parameters(recipe: TrainRecipe, thinker: Any) -> Parameters:
     """Count what a recipe trains of a model, whose parameters may be on the meta device."""
     total = sum(parameter.numel() for parameter in thinker.parameters())
-    encoders = sum(p.numel() for name, p in thinker.named_parameters() if _is_encoder(name))
+    encoders = sum(p.numel() for encoder in adapter_for(thinker).parts.encoders for p in encoder.parameters())
     scorer = 0
     if needs_selector(recipe.compressor):
-        layout = new_selector(thinker.config.text_config.hidden_size, recipe.time_embedding, recipe.seed)
+        hears = adapter_for(thinker).parts.audio_encoder is not None
+        layout = new_selector(
+            thinker.config.get_text_config().hidden_size,
+            hears and recipe.time_embedding,
+            recipe.seed,
+            video_score=not hears,  # which `distill` trains alone for a model without audio
+            audio_score=hears,
+        )
         scorer = sum(parameter.numel() for parameter in layout.parameters())
     trained = scorer if recipe.train_selector else 0
     if recipe.language == "full":
@@ -86,26 +104,18 @@ def step_memory(recipe: TrainRecipe, config: Any, parameters: Parameters, shape:
         shape: the largest row, before compression.
     """
     size = 2 if recipe.in_bfloat16 else _FLOAT32
-    text, kept = config.text_config, kept_tokens(recipe, shape)
-    heads = text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // heads
-    width, query, key = text.hidden_size, heads * head, text.num_key_value_heads * head
-    # Residual stream and norms are kept in float32: 3 values of the width in each half of a layer. In the type of the
-    # computation: queries, keys and values, the attention's result twice, and 4 values of the MLP's width.
-    layer = 6 * width * _FLOAT32 + (2 * query + 2 * key + 2 * query + 4 * text.intermediate_size) * size
-    if recipe.language == "lora":
-        # Each adapter keeps its input in float32, and a mask of its dropout.
-        layer += (5 * width + query + text.intermediate_size) * (_FLOAT32 + 1)
-    stored = text.num_hidden_layers * layer
+    text, kept = config.get_text_config(), kept_tokens(recipe, shape)
+    layers = [_layer_bytes(recipe, text, layer, size) for layer in range(text.num_hidden_layers)]
+    stored = sum(layers)
     if recipe.gradient_checkpointing:
-        stored = text.num_hidden_layers * width * size + layer
+        stored = text.num_hidden_layers * text.hidden_size * size + max(layers)
     if recipe.language == "frozen" and _passes(recipe) > 1:
-        stored = layer  # the selector learns from the losses alone
+        stored = max(layers)  # the selector learns from the losses alone
     # The logits, their gradient, and both in float32 at the answers, which are few.
     logits = 2 * text.vocab_size * size
     backward = recipe.per_device_train_batch_size * _passes(recipe) * kept * (stored + logits)
     encoders = recipe.per_device_train_batch_size * _encoder_bytes(config, shape, size)
-    cache = 2 * text.num_hidden_layers * key * kept * size
+    cache = cache_bytes(text, kept, size)
     batch = recipe.per_device_eval_batch_size or recipe.per_device_train_batch_size
     return StepMemory(
         weights=parameters.frozen * size + parameters.trained * (_FLOAT32 + (2 if recipe.in_bfloat16 else 0)),
@@ -116,20 +126,48 @@ def step_memory(recipe: TrainRecipe, config: Any, parameters: Parameters, shape:
     )
 
 
+def _layer_bytes(recipe: TrainRecipe, text: Any, layer: int, size: int) -> int:
+    """What the backward pass needs of one token in a layer whose values have ``size`` bytes."""
+    width, query = text.hidden_size, text.num_attention_heads * head_size(text)
+    keys = text.num_key_value_heads * head_size(text)
+    expert = mlp_width(text, layer)
+    # Residual stream and norms are kept in float32: 3 values of the width in each half of a layer. In the type of the
+    # computation: queries, keys and values, the attention's result twice, and 4 values of the MLP's width.
+    total = 6 * width * _FLOAT32 + (2 * query + 2 * keys + 2 * query + 4 * expert) * size
+    if has_state(text, layer):
+        heads, key, value = text.linear_num_value_heads, text.linear_key_head_dim, text.linear_value_head_dim
+        # Instead of attention: its inputs before and behind the convolution; in float32 the values of the recurrence,
+        # a row of each matrix between the tokens of a part, and the part's state.
+        read = 2 * text.linear_num_key_heads * key + heads * value
+        total += (3 * read - 4 * query - 2 * keys) * size
+        total += _FLOAT32 * heads * (8 * (key + value) + 4 * STATE_PART + 4 * key * value // STATE_PART)
+    if is_sparse(text, layer):
+        # The input of each chosen expert and its result, before and behind the weights of the router.
+        total += 4 * text.num_experts_per_tok * width * size
+    if recipe.language == "lora":
+        # Each adapter keeps its input in float32, and a mask of its dropout.
+        shared = getattr(text, "shared_expert_intermediate_size", 0) or 0
+        inner = shared if is_sparse(text, layer) else text.intermediate_size
+        adapted = 2 * width + inner if inner else 0
+        total += (3 * width + query + adapted) * (_FLOAT32 + 1)
+    return int(total)
+
+
 def row_flops(recipe: TrainRecipe, config: Any, shape: PromptShape) -> int:
     """Operations of one row in a training step: encoders, forward and backward passes of the language model."""
-    model = language_model(config.text_config, kept_tokens(recipe, shape)).total
-    # Gradients of activations cost one forward pass, gradients of weights another one.
+    text = config.get_text_config()
+    model = language_model(text, kept_tokens(recipe, shape))
+    # Gradients of activations cost one forward pass, gradients of weights another one. Products between tokens have two
+    # factors with gradients in any case.
     backward = {"full": 2, "lora": 1, "frozen": 0 if _passes(recipe) > 1 else 1}[recipe.language]
-    passes = 1 + backward + (1 if recipe.gradient_checkpointing and backward else 0)
-    frozen = audio_encoder(config.audio_config, shape.mel).total
-    if shape.video:
-        frozen += vision_encoder(config.vision_config, shape.frames, shape.height, shape.width).total
+    again = 1 if recipe.gradient_checkpointing and backward else 0
+    passes = model.weights * (1 + backward + again) + model.pairs * (1 + 2 * bool(backward) + again)
+    frozen = encoders(config, shape.grid, shape.mel).total
     if shape.video and needs_selector(recipe.compressor):
         chunks = shape.chunks()
-        layout = VGASConfig(input_size=config.text_config.hidden_size)
+        layout = VGASConfig(input_size=text.hidden_size)
         frozen += selector(layout, chunks, recipe.budget.counts(chunks)).total * (3 if recipe.train_selector else 1)
-    return _passes(recipe) * (frozen + passes * model)
+    return _passes(recipe) * (frozen + passes)
 
 
 def kept_tokens(recipe: TrainRecipe, shape: PromptShape) -> int:
@@ -151,10 +189,12 @@ def _passes(recipe: TrainRecipe) -> int:
 
 def _encoder_bytes(config: Any, shape: PromptShape, size: int) -> int:
     """What a layer of an encoder holds at once, without a backward pass: input, q, k, v, result and the MLP."""
-    vision, audio = config.vision_config, config.audio_config
+    vision, audio = config.vision_config, getattr(config, "audio_config", None)
     patches = shape.video * int(vision.spatial_merge_size) ** 2
-    video = patches * (6 * vision.hidden_size + 3 * vision.intermediate_size) * size
-    sound = shape.mel * (6 * audio.d_model + 2 * audio.encoder_ffn_dim) * size
+    wide = getattr(vision, "embed_dim", vision.hidden_size)
+    inner = vision.intermediate_size if hasattr(vision, "intermediate_size") else wide * vision.mlp_ratio
+    video = patches * (6 * wide + 3 * inner) * size
+    sound = 0 if audio is None else shape.mel * (6 * audio.d_model + 2 * audio.encoder_ffn_dim) * size
     return int(max(video, sound))
 
 
@@ -162,7 +202,3 @@ def _adapted_width(thinker: Any, pattern: str) -> int:
     """The inputs and outputs of all modules that get adapters."""
     modules = (module for name, module in thinker.named_modules() if re.fullmatch(pattern, name))
     return sum(int(module.in_features + module.out_features) for module in modules if hasattr(module, "in_features"))
-
-
-def _is_encoder(name: str) -> bool:
-    return any(part in ("visual", "audio_tower") for part in name.split("."))

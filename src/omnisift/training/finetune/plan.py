@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ import torch
 
 from omnisift.errors import MediaError, UsageError
 from omnisift.media import Media
-from omnisift.models import adapter_class
-from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.model_source import find_model
 from omnisift.pipeline.prompt import clip_size
@@ -85,14 +83,11 @@ def plan_run(recipe: TrainRecipe, tflops: float | None = None) -> RunPlan:
     check_folder(Path(recipe.output_dir))
     check_run(recipe, samples, evaluated.samples, here=False)
     source = find_model(recipe.model)
-    if adapter_class(source.model_type) is not Qwen25OmniAdapter:
-        raise UsageError(
-            f"a plan counts Qwen2.5-Omni alone, and {recipe.model} is {source.model_type}; train without it"
-        )
     processor = read_processor(source.source, local_files_only=source.local_files_only)
     begin = time.perf_counter()
     chosen = samples[:: -(-len(samples) // SAMPLED)]
-    shapes = [shape for sample in chosen for shape in row_shapes(make_collator(recipe, processor), sample)]
+    collator = make_collator(recipe, processor)
+    shapes = [shape for sample in chosen for shape in row_shapes(collator, sample, source.config)]
     seconds = time.perf_counter() - begin
     if not shapes:
         raise UsageError("none of the rows that were tried can be used; `omnisift data-check` shows why")
@@ -123,23 +118,23 @@ def plan_run(recipe: TrainRecipe, tflops: float | None = None) -> RunPlan:
     )
 
 
-def row_shapes(collator: Collator, sample: Sample) -> list[PromptShape]:
-    """The size of a row in tokens; nothing if the row can't be used."""
+def row_shapes(collator: Collator, sample: Sample, config: Any = None) -> list[PromptShape]:
+    """The size of a row in tokens; nothing if the row can't be used. ``config`` as `PromptShape` has it."""
     try:
         media = None if sample.media is None else collator.read(sample.media)
         row = encode_sample(collator.processor, sample, media, collator.system)
     except (MediaError, UsageError):
         return []
-    return [row_shape(collator.processor, media, int(row["input_ids"].shape[1]))]
+    return [row_shape(collator.processor, media, int(row["input_ids"].shape[1]), config)]
 
 
-def row_shape(processor: Any, media: Media | None, tokens: int) -> PromptShape:
+def row_shape(processor: Any, media: Media | None, tokens: int, config: Any = None) -> PromptShape:
     """The size of a row of so many tokens that shows ``media``."""
     if media is None:
-        return PromptShape(0, 0, 0, 0, tokens, 1.0)
+        return PromptShape(0, 0, 0, 0, tokens, 1.0, config)
     (frames, height, width), mel = clip_size(media, processor)
-    shape = PromptShape(frames, height, width, mel, 0, 2 / media.fps if media.fps else 1.0)
-    return PromptShape(frames, height, width, mel, tokens - shape.prompt, shape.seconds_per_frame)
+    shape = PromptShape(frames, height, width, mel, 0, 2 / media.fps if media.fps else 1.0, config)
+    return replace(shape, text=tokens - shape.prompt)
 
 
 def device_tflops(recipe: TrainRecipe) -> tuple[float, str]:

@@ -20,8 +20,14 @@ LANGUAGES = ("full", "lora", "frozen")
 EVAL_STRATEGIES = ("no", "steps", "epoch")
 METRICS = ("loss", "accuracy")
 """What is measured on the validation data, as ``eval_loss`` and ``eval_accuracy``."""
-LORA_TARGET_MODULES = r"(.*\.)?(model|language_model)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-"""Decoder layers in both layouts of Transformers; the encoders' layers are below ``visual`` and ``audio_tower``."""
+FORMER_LORA_TARGET_MODULES = r"(.*\.)?(model|language_model)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+"""The default of runs that began before linear attention was adapted, which Qwen2.5-Omni does not have."""
+LORA_TARGET_MODULES = (
+    r"(.*\.)?(model|language_model)\.layers\.\d+\."
+    r"((self_attn|mlp|mlp\.shared_expert)\.(q|k|v|o|gate|up|down)_proj|linear_attn\.(in_proj_qkv|in_proj_z|out_proj))"
+)
+"""Decoder layers in both layouts of Transformers; the encoders' layers are below ``visual`` and ``audio_tower``.
+Experts of a mixture are no modules of their own, and stay as they are; one that all tokens share is adapted."""
 RENAMED_KEYS = {
     "out": "output_dir",
     "distil_steps": "distill_steps",

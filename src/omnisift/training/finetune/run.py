@@ -18,6 +18,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from omnisift.errors import CheckpointError
 from omnisift.pipeline.loading import Host, special_tokens
+from omnisift.pipeline.prompt import hears
 from omnisift.training.data import ClipCache, Collator, DataRows, Reading, Sample, read_rows
 from omnisift.training.finetune.building import OnProgress, build
 from omnisift.training.finetune.checkpoints import (
@@ -108,6 +109,8 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
             if checkpoint is not None:
                 check_seals(checkpoint)
         host, model = build(recipe, on_progress if is_first_process else None)
+        if is_first_process and not hears(host.processor) and any(sample.media is not None for sample in samples):
+            logger.warning("the audio of the clips is left out: this model takes none")
         trainer = _trainer(recipe, host, model, samples, evaluated.samples, checkpoint, on_progress)
         if not progress:
             trainer.remove_callback(ProgressCallback)
@@ -118,7 +121,9 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         if finished and trainer.is_world_process_zero():
             trained = _save_trained(recipe, trainer, host)
             if recipe.hub_model_id is not None:
-                address = push_selector(trained.selector, recipe.hub_model_id, recipe.hub_private_repo)
+                address = push_selector(
+                    trained.selector, recipe.hub_model_id, recipe.hub_private_repo, host.thinker.config.model_type
+                )
         skipped, count = rows.refused | trainer.skipped, len(samples) + len(rows.refused)
         report = _report(recipe, step, skipped, count, finished, time.monotonic() - begin)
         return replace(report, hub_url=address)

@@ -13,7 +13,14 @@ from pathlib import Path
 from omnisift.compressors import check_selector
 from omnisift.errors import UsageError
 from omnisift.training.finetune.checkpoints import checkpoints
-from omnisift.training.finetune.recipe import MAY_CHANGE, TrainRecipe, current_values, recipe_of
+from omnisift.training.finetune.recipe import (
+    FORMER_LORA_TARGET_MODULES,
+    LORA_TARGET_MODULES,
+    MAY_CHANGE,
+    TrainRecipe,
+    current_values,
+    recipe_of,
+)
 from omnisift.utils.atomic_io import try_lock, write_atomic
 from omnisift.utils.jsonl import parse_json
 from omnisift.utils.parsing import read_text
@@ -92,6 +99,8 @@ def save_recipe(recipe: TrainRecipe, folder: Path) -> None:
 
 
 def _check_resumable(recipe: TrainRecipe, stored: TrainRecipe, folder: Path) -> None:
+    if stored.lora_target_modules == FORMER_LORA_TARGET_MODULES and recipe.lora_target_modules == LORA_TARGET_MODULES:
+        stored = replace(stored, lora_target_modules=LORA_TARGET_MODULES)
     same = replace(recipe, **{name: getattr(stored, name) for name in MAY_CHANGE})
     changed = [f.name for f in fields(TrainRecipe) if getattr(same, f.name) != getattr(stored, f.name)]
     if changed:

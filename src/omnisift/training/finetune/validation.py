@@ -16,7 +16,7 @@ from omnisift.errors import TrainingError
 from omnisift.evaluation.public.extractors import normalise_answer
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.models.training_checks import assert_compressed
-from omnisift.pipeline.generation import GREEDY, until_stop
+from omnisift.pipeline.generation import greedy_arguments, until_stop
 from omnisift.pipeline.loading import Host
 from omnisift.training.data import Collator, Sample
 from omnisift.training.finetune.compressed_model import CompressedModel
@@ -125,16 +125,14 @@ class Validation:
         if not expected:
             return 0, 0
         lengths = {row: spans[row][1] - spans[row][0] for row in expected}  # with the token that ends the turn
-        prompts, mask = cut_prompts(
-            ids, inputs["attention_mask"], [begin for begin, _ in spans], self._stop_tokens["pad_token_id"]
-        )
-        prompt = {name: value for name, value in inputs.items() if name not in ("labels", "input_ids")}
+        texts = cut_prompts(inputs, [begin for begin, _ in spans], self._stop_tokens["pad_token_id"])
+        prompt = {name: value for name, value in inputs.items() if name not in ("labels", "frame_seconds", *texts)}
         output = model.thinker.generate(  # type: ignore[operator]
-            **prompt | {"input_ids": prompts, "attention_mask": mask},
+            **prompt | texts,
             max_new_tokens=max(lengths.values()),
-            **GREEDY,
+            **greedy_arguments(model.thinker),
             **self._stop_tokens,
-        )[:, prompts.shape[1] :]
+        )[:, texts["input_ids"].shape[1] :]
         correct = 0
         for row, text in expected.items():
             answer = until_stop(output[row, : lengths[row]], self._stop_tokens["eos_token_id"])
@@ -159,23 +157,26 @@ def answer_spans(labels: Tensor) -> list[tuple[int, int]]:
     return spans
 
 
-def cut_prompts(ids: Tensor, mask: Tensor, ends: Sequence[int], pad_token_id: int) -> tuple[Tensor, Tensor]:
+def cut_prompts(inputs: Mapping[str, Any], ends: Sequence[int], pad_token_id: int) -> dict[str, Tensor]:
     """Cut each row where its answer begins, and pad the rows on the left again.
 
     Args:
-        ids: [B, S] int64.
-        mask: [B, S] int64, 0 on the padding.
+        inputs: a batch; those of its tensors that have an entry for each token are cut.
         ends: length of each row's prompt, with its padding.
         pad_token_id: the token of the padding.
 
     Returns:
-        Token ids and mask [B, P].
+        Name -> [B, P] of these tensors.
     """
-    rows = [row[:end][kept[:end].bool()] for row, kept, end in zip(ids, mask, ends, strict=True)]
-    width = max(len(row) for row in rows)
-    padded = [F.pad(row, (width - len(row), 0), value=pad_token_id) for row in rows]
-    masks = [F.pad(torch.ones_like(row), (width - len(row), 0)) for row in rows]
-    return torch.stack(padded), torch.stack(masks)
+    masks = [row[:end].bool() for row, end in zip(inputs["attention_mask"], ends, strict=True)]
+    width = max(int(mask.sum()) for mask in masks)
+    fill = {"input_ids": pad_token_id, "attention_mask": 0, "mm_token_type_ids": 0}
+
+    def cut(name: str) -> Tensor:
+        rows = [row[:end][mask] for row, end, mask in zip(inputs[name], ends, masks, strict=True)]
+        return torch.stack([F.pad(row, (width - len(row), 0), value=fill[name]) for row in rows])
+
+    return {name: cut(name) for name in fill if name in inputs}
 
 
 def _sum_over_processes(sums: Tensor) -> Tensor:

@@ -1,0 +1,222 @@
+"""ReSift: keep tokens that cover what is new in every frame and every chunk's audio, and merge the rest into them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from omnisift.budget import Budget, Counts
+from omnisift.compressors.base import Compressor
+from omnisift.ops.coverage import Joined, cover, merged, nearest_kept, sketch
+from omnisift.ops.frames import Frames, of_modality
+from omnisift.ops.groups import Scope, group
+from omnisift.ops.segments import mean_distance
+from omnisift.ops.similarity import cosine, row_cosine
+from omnisift.tokens import Modality, Selection, TokenStream
+
+SPAN = 8
+"""Frames over which the usual token of a place is taken."""
+_TINY = 1e-3
+"""Cosine distances that are all below it say nothing: they may be rounding."""
+
+
+class ReSiftCompressor(Compressor):
+    """Weighted coverage of every frame and of every chunk's audio (`Scope.FRAME`), then merging. Nothing is trained.
+
+    - *Weight* ``w`` of a video token: the mean of its cosine distances to the mean of its frame and to the usual token
+      of its place (the mean over `SPAN` frames). Of an audio token: ``(1 + u) (1 + g)``, where ``u`` is its cosine
+      distance to the mean of its chunk's audio, relative to the clip's largest, and ``g`` in [0, 1] says how much the
+      frame of that moment stands out: the largest ``w`` of its tokens above the lowest such value of the clip,
+      relative to the highest.
+    - *Likeness* of two tokens is their cosine; of two audio tokens, times ``exp(-seconds between / decay)``: the same
+      sound half a second later is another event.
+    - *Choice*, until the count is met: the token with the largest ``w_j min(1, min over kept i of 1 - likeness_ij)``.
+    - *Merging*: a dropped token joins the kept one that is most like it, with the weight ``max(0, e)``, where ``e`` is
+      the likeness above the mean cosine ``m`` of the frame or chunk, ``(cosine - m) / (1 - m)``, faded as above. A kept
+      token, which has the weight 1, becomes the weighted mean.
+
+    Weights and choice read a sketch of the embeddings (`omnisift.ops.coverage.sketch`); merging reads the embeddings,
+    and is left out where some of them are infinite or no numbers.
+
+    Args:
+        budget: the fraction of tokens kept; a number is the overall ratio.
+        merge: whether dropped tokens are merged into kept ones.
+        causal: whether a decision depends on the past only, for live streams: the usual token of a place is then that
+            of the last `SPAN` frames, and the clip's largest values are those so far.
+        guide: the weight of ``g``; 0 leaves it out.
+        decay: seconds over which the likeness of two sounds fades.
+    """
+
+    name: ClassVar[str] = "resift"
+    idea: ClassVar[str] = "covers what is new in every frame and sound, merges the rest into it"
+    source: ClassVar[str] = "this project"
+
+    def __init__(
+        self,
+        budget: Budget | float,
+        merge: bool = True,
+        causal: bool = False,
+        guide: float = 1.0,
+        decay: float = 0.5,
+    ) -> None:
+        super().__init__(budget)
+        self.check_choice("merge", merge, [True, False])
+        self.check_choice("causal", causal, [True, False])
+        self.check_number("guide", guide, 0.0)
+        self.check_number("decay", decay, 0.0)
+        self.merge, self.causal, self.guide, self.decay = merge, causal, guide, decay
+
+    @property
+    def label(self) -> str:
+        """``resift``, with the options that differ from the defaults."""
+        changed = [] if self.merge else ["unmerged"]
+        changed += ["causal"] if self.causal else []
+        changed += [f"guide={self.guide:g}"] if self.guide != 1 else []
+        changed += [f"decay={self.decay:g}"] if self.decay != 0.5 else []
+        return "-".join([self.name, *changed])
+
+    def select(self, stream: TokenStream, counts: Counts) -> Selection:
+        """Select video, then audio, whose weights read those of the video. See `Compressor.select`."""
+        return self._select(stream, counts, (Modality.VIDEO, Modality.AUDIO))
+
+    def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
+        """Select video tokens. See `Compressor.select_video`."""
+        return self._select(stream, counts, (Modality.VIDEO,))
+
+    def select_audio(self, stream: TokenStream, counts: Counts, video: Selection) -> Selection:  # noqa: ARG002
+        """Select audio tokens, by the video itself rather than by what another method kept."""
+        return self._select(stream, counts, (Modality.AUDIO,))
+
+    def _select(self, stream: TokenStream, counts: Counts, modalities: tuple[Modality, ...]) -> Selection:
+        """Choose and merge tokens of the given modalities; all others are kept."""
+        seen = replace(stream, embeds=sketch(stream.embeds))
+        new = newness(seen, self.causal)
+        weights = {Modality.VIDEO: new}
+        if Modality.AUDIO in modalities:
+            weights[Modality.AUDIO] = self._audio_weight(seen, new)
+        keep = torch.ones(len(stream), dtype=torch.bool, device=new.device)
+        scores, parts = torch.full_like(new, torch.nan), list[Joined]()
+        for modality in modalities:
+            weight = weights[modality]
+            mine = of_modality(stream, modality).to(new.device, non_blocking=True)
+            scores = torch.where(mine, weight, scores)
+            decay = self.decay if modality is Modality.AUDIO else 0.0
+            for window in group(stream, counts, Scope.FRAME, modality=modality).windows(new.device, matrices=4):
+                alike = cosine(seen.embeds, window.index)
+                fade = _fade(stream, window.index, decay)
+                kept = cover(alike if fade is None else alike * fade, window.valid, window.kept, weight[window.index])
+                keep[window.index[window.valid]] = kept[window.valid]
+                if self.merge:
+                    parts.append(Joined(window, kept, *nearest_kept(alike, kept, window.valid, fade)))
+        if not self.merge or not bool(seen.embeds.isfinite().all()):
+            return Selection(keep, scores)
+        return Selection(keep, scores, embeds=merged(stream.embeds, keep, parts))
+
+    def _audio_weight(self, stream: TokenStream, new: Tensor) -> Tensor:
+        """[L] float32: weights of the audio tokens."""
+        audio = of_modality(stream, Modality.AUDIO)
+        chunk = torch.where(audio, stream.chunk, -1)
+        chunks = int(stream.chunk.max()) + 1 if len(stream) else 0
+        unlike = torch.nan_to_num(mean_distance(stream.embeds, chunk, chunks), posinf=0.0).clamp(min=0)
+        largest = _largest(unlike, chunk, stream.clip, self.causal).clamp(min=_TINY)
+        return (1 + unlike / largest) * (1 + self.guide * standing_out(stream, new, self.causal))
+
+
+def newness(stream: TokenStream, causal: bool = False) -> Tensor:
+    """Compute how unlike its frame's mean, and the usual token of its place, each video token is.
+
+    Args:
+        stream: the tokens of the batch.
+        causal: whether the usual token is that of the last `SPAN` frames instead of a span of `SPAN` frames.
+
+    Returns:
+        [L] float32 in [0, 2] on the device; 0 for all but video tokens.
+    """
+    frames = Frames.of(stream)
+    if not len(frames):
+        return torch.zeros(len(stream), device=stream.embeds.device)
+    spatial = mean_distance(stream.embeds, frames.number, len(frames))
+    if causal:
+        usual = 1 - row_cosine(stream.embeds, _past_mean(stream.embeds, frames), torch.arange(len(stream)))
+        usual = torch.where((frames.number >= 0).to(usual.device, non_blocking=True), usual, torch.nan)
+    else:
+        # Tokens at one place in a span of frames form a group.
+        span = frames.rank[frames.number.clamp(min=0)] // SPAN
+        places = int(frames.place.max()) + 1
+        group = torch.where(
+            frames.number >= 0, (stream.clip * (int(span.max()) + 1) + span) * places + frames.place, -1
+        )
+        usual = mean_distance(stream.embeds, group, int(group.max()) + 1)
+    return torch.nan_to_num(0.5 * (spatial + usual), posinf=0.0).clamp(min=0)
+
+
+def _past_mean(embeds: Tensor, frames: Frames) -> Tensor:
+    """[L, D]: mean of the tokens at the same place in the last `SPAN` frames, this one included."""
+    total, count = embeds.float().clone(), torch.ones(len(embeds), 1)
+    for step in range(1, SPAN):
+        earlier = frames.neighbour(-step)
+        index = torch.nonzero(earlier >= 0, as_tuple=True)[0]
+        count[index] += 1
+        total[index.to(embeds.device)] += embeds[earlier[index].to(embeds.device)].float()
+    return total / count.to(embeds.device, non_blocking=True)
+
+
+def standing_out(stream: TokenStream, value: Tensor, causal: bool = False) -> Tensor:
+    """Compute how much the frame at the time of each audio token stands out from the clip's plainest frame.
+
+    Args:
+        stream: the tokens of the batch.
+        value: [L] float >= 0: `newness`.
+        causal: whether to compare with earlier frames only.
+
+    Returns:
+        [L] float32 in [0, 1] on the device: ``(m - lowest) / highest`` of the frames' largest values ``m``; near 0 in
+        a clip whose frames are alike. 0 for all but audio tokens in clips.
+    """
+    frames = Frames.of(stream)
+    result = torch.zeros(len(stream))
+    audio = torch.nonzero(of_modality(stream, Modality.AUDIO), as_tuple=True)[0]
+    if not len(frames) or not len(audio):
+        return result.to(value.device)
+    number = frames.number[frames.order]
+    most = torch.zeros(len(frames)).scatter_reduce_(0, number, value.cpu()[frames.order], reduce="amax")
+    highest, lowest = _extreme(most, frames.clip, causal), -_extreme(-most, frames.clip, causal)
+    stands = (most - lowest) / highest.clamp(min=_TINY)
+    # The frame of an audio token is the last one that began before it.
+    far = int(stream.position[0].max()) + 1
+    begin = frames.clip * far + stream.position[0][frames.order[frames.start]]
+    at = torch.searchsorted(begin, stream.clip[audio] * far + stream.position[0][audio], right=True) - 1
+    result[audio] = stands[at.clamp(min=0)]
+    return result.to(value.device)
+
+
+def _largest(values: Tensor, chunk: Tensor, clip: Tensor, causal: bool) -> Tensor:
+    """[L] on the device: the largest of the values of a token's clip, or of its clip's chunks so far; 0 outside."""
+    inside = torch.nonzero(chunk >= 0, as_tuple=True)[0]
+    result = torch.zeros(len(values))
+    if len(inside):
+        of_chunk = torch.zeros(int(chunk.max()) + 1)
+        of_chunk.scatter_reduce_(0, chunk[inside], values.cpu()[inside], reduce="amax")
+        clip_of = torch.zeros(len(of_chunk), dtype=torch.int64).index_copy_(0, chunk[inside], clip[inside])
+        result[inside] = _extreme(of_chunk, clip_of, causal)[chunk[inside]]
+    return result.to(values.device)
+
+
+def _extreme(values: Tensor, clip: Tensor, causal: bool) -> Tensor:
+    """[N]: the largest of ``values`` [N] of the same clip, or of those of its that come no later."""
+    result = torch.empty_like(values)
+    for number in sorted(set(clip.tolist())):
+        mine = clip == number
+        result[mine] = values[mine].cummax(dim=0).values if causal else values[mine].max()
+    return result
+
+
+def _fade(stream: TokenStream, index: Tensor, decay: float) -> Tensor | None:
+    """[G, N, N]: ``exp(-seconds between / decay)``; None where nothing fades."""
+    if not decay:
+        return None
+    time = stream.time.to(index.device, non_blocking=True)[index]
+    return torch.exp(-(time[:, :, None] - time[:, None, :]).abs() / decay)
