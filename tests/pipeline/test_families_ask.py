@@ -274,3 +274,53 @@ def test_nothing_is_left_on_the_host(folder_of: Callable[[str], Path], clips: li
     pipe = omnisift.load(folder_of("qwen3_vl"), compressor="v_cast")
     pipe.ask(clips[0], QUESTIONS[0], **options("qwen3_vl"))
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in pipe.host.thinker.modules())
+
+
+def test_times_under_another_name_are_refused(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """Qwen2-VL takes no seconds of a frame and Qwen2.5-VL does: their processors differ in that alone."""
+    for name, other in (("qwen2_vl", "qwen2_5_vl"), ("qwen2_5_vl", "qwen2_vl")):
+        mixed = save_family(name, tmp_path / name)
+        AutoProcessor.from_pretrained(folder_of(other)).save_pretrained(mixed)
+        with pytest.raises(CheckpointError, match="the files of one model"):
+            omnisift.load(mixed, compressor=None)
+        result = CliRunner().invoke(app, ["doctor", "--model", str(mixed)])
+        assert isinstance(result.exception, CheckpointError)
+
+
+def test_layers_of_the_vision_encoder_that_do_not_exist(tmp_path: Path) -> None:
+    folder = save_family("qwen3_vl", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for layers in ([0, 1, 99], [0, 1, 1]):
+        config["vision_config"]["deepstack_visual_indexes"] = layers
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match="deepstack_visual_indexes"):
+            omnisift.load(folder, compressor=None)
+
+
+def test_a_model_that_somebody_attached_is_not_reported_as_uncompressed(
+    folder_of: Callable[[str], Path], clips: list[Path]
+) -> None:
+    pipe = omnisift.load(folder_of("qwen3_vl"), compressor=None)
+    with (
+        omnisift.attach(pipe.host.thinker, "v_cast"),
+        pytest.raises(ModelError, match="already has a compressor"),
+    ):
+        pipe.ask(clips[0], QUESTIONS[0], **options("qwen3_vl"))
+    assert pipe.ask(clips[0], QUESTIONS[0], **options("qwen3_vl")).text
+
+
+def test_a_frame_has_at_least_one_token(folder_of: Callable[[str], Path], clips: list[Path]) -> None:
+    pipe = omnisift.load(folder_of("qwen3_vl"), compressor=None)
+    with pytest.raises(UsageError, match="max_pixels must be at least 1024"):
+        pipe.ask(clips[0], QUESTIONS[0], max_pixels=784)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_seconds_of_a_frame_are_positive(folder_of: Callable[[str], Path], clips: list[Path], seconds: float) -> None:
+    pipe = omnisift.load(folder_of("qwen3_vl"), compressor=None)
+    media = media_of(pipe, "qwen3_vl", clips[0])
+    inputs = omnisift.inputs(pipe.host.processor, media, QUESTIONS[0])
+    with omnisift.attach(pipe.host.thinker, "v_cast") as attachment:
+        attachment.frame_seconds = [seconds]
+        with pytest.raises(UnsupportedCall, match="must be above 0"):
+            pipe.host.thinker(**inputs)

@@ -86,7 +86,9 @@ class GridAdapter(Adapter):
         """[V] float32: seconds of a frame of each of ``count`` videos."""
         seconds = None if self.seconds_argument is None else prompt.tensor(self.seconds_argument)
         if seconds is None and prompt.frame_seconds is not None:
-            seconds = torch.tensor(prompt.frame_seconds)
+            seconds = torch.tensor(prompt.frame_seconds, dtype=torch.float32)
+            if not bool((seconds.isfinite() & (seconds > 0)).all()):
+                raise UnsupportedCall(f"frame_seconds must be above 0, got {list(prompt.frame_seconds)}: correct it")
         if seconds is None:
             return torch.ones(count)
         # `generate` repeats each value for beams, but not the grids that its encoder ran with.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import torch
 
 from omnisift.errors import CheckpointError
 from omnisift.media import SAMPLE_RATE, Media
-from omnisift.models import model_class
+from omnisift.models import adapter_class, model_class
 from omnisift.pipeline.prompt import build_inputs, pixel_limits
 from omnisift.utils.checkpoint_files import AGAIN, checkpoint_errors, read_json_object
 from omnisift.utils.safetensors_files import check_size
@@ -76,9 +77,17 @@ def check_values(config: Any, path: Path) -> None:
         "seconds_per_chunk": getattr(config, "seconds_per_chunk", 1) <= 0,
         "n_window": getattr(_audio_config(config), "n_window", 1) <= 0,
         "mrope_section": sections is not None and 2 * sum(sections) != rotated,
+        "num_experts_per_tok": getattr(text, "num_experts_per_tok", 1) > getattr(text, "num_experts", math.inf),
+        "deepstack_visual_indexes": not _are_layers(config.vision_config),
     }
     for name in [name for name, is_wrong in wrong.items() if is_wrong]:
         raise CheckpointError(f"{path}: {name} is missing or out of range; {AGAIN}")
+
+
+def _are_layers(vision: Any) -> bool:
+    """Whether the layers of a vision encoder that enter the language model exist, each once."""
+    layers = getattr(vision, "deepstack_visual_indexes", [])
+    return len(set(layers)) == len(layers) and all(0 <= layer < vision.depth for layer in layers)
 
 
 def _audio_config(config: Any) -> Any:
@@ -186,6 +195,17 @@ def _check_agreement(processor: Any, config: Any, source: str) -> None:
             )
 
 
+def _check_seconds(inputs: Mapping[str, Any], config: Any, source: str) -> None:
+    """The model must get the seconds of a frame under the name that it has for them."""
+    taken = getattr(adapter_class(config.model_type), "seconds_argument", None)
+    given = [name for name in ("second_per_grid_ts", "video_second_per_grid") if name in inputs]
+    if given != ([] if taken is None else [taken]):
+        raise CheckpointError(
+            f"{source}: the processor gives {', '.join(given) or 'no seconds of a frame'}, the model takes "
+            f"{taken or 'none'}; use the files of one model"
+        )
+
+
 def _check_use(processor: Any, config: Any, source: str) -> None:
     """Build one small prompt of all that the model takes: files that no check names are wrong where it fails."""
     side = 2 * processor.video_processor.patch_size * processor.video_processor.merge_size
@@ -204,6 +224,7 @@ def _check_use(processor: Any, config: Any, source: str) -> None:
     )
     pixel_limits(processor)
     inputs = build_inputs(processor, media, "x", "x")
+    _check_seconds(inputs, config, source)
     input_ids = inputs["input_ids"]
     tokens = [getattr(config, name) for name in ("video_token_id", "audio_token_id") if hasattr(config, name)]
     if not all(bool((input_ids == token).any()) for token in tokens):

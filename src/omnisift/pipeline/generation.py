@@ -15,6 +15,7 @@ from omnisift.compressors import Compressor
 from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import ModelError
 from omnisift.models import Compression, adapter_for, attach
+from omnisift.models.attachment import check_unattached
 from omnisift.pipeline.encoded_clip import PromptRow, needs_encoders, prepare_call
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.report import Tokens
@@ -80,6 +81,8 @@ def generate(
     """
     thinker, tokenizer, stop_tokens = host.thinker, host.processor.tokenizer, host.stop_tokens
     begin = time.perf_counter()
+    if compressor is None:
+        check_unattached(adapter_for(thinker).parts.language_model, type(thinker).__name__)
     with prepare_call(host, rows, compressor) as inputs:
         process_seconds = time.perf_counter() - begin
         on_stage("prefill")

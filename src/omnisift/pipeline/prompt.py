@@ -208,6 +208,9 @@ def frame_limits(processor: Any, max_pixels: int | None) -> tuple[int, int]:
     if max_pixels is not None and not isinstance(max_pixels, Real):
         raise UsageError(f"max_pixels must be a number, got {type(max_pixels).__name__}")
     lowest, highest = pixel_limits(processor)
+    token = frame_factor(processor) ** 2
+    if max_pixels is not None and max_pixels < token:
+        raise UsageError(f"max_pixels must be at least {token}, one token of this model, got {max_pixels}")
     highest = min(highest, _PAPER_TOKENS * frame_factor(processor) ** 2) if max_pixels is None else max_pixels
     return min(lowest, highest), highest
 

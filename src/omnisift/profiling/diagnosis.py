@@ -13,10 +13,15 @@ import torch
 from omnisift.budget import Budget
 from omnisift.compressors import COMPRESSORS, needs_selector
 from omnisift.models import adapter_class, model_class
-from omnisift.pipeline.checkpoint_checks import check_model_files, check_processor_files, check_values
+from omnisift.pipeline.checkpoint_checks import (
+    check_model_files,
+    check_processor,
+    check_processor_files,
+    check_values,
+)
 from omnisift.pipeline.context import context_length
 from omnisift.pipeline.devices import resolve_device, resolve_dtype
-from omnisift.pipeline.loading import has_selector
+from omnisift.pipeline.loading import has_selector, read_processor
 from omnisift.pipeline.model_source import OMNI_ONLY, ModelSource, find_model, takes_every_command
 from omnisift.profiling.analytic import cache_bytes, count, weight_bytes
 from omnisift.profiling.shape import prompt_shape
@@ -181,6 +186,7 @@ def _check_folder(source: ModelSource) -> bool | None:
     if not any(folder.glob("*.safetensors")):
         return False
     check_model_files(source)
+    check_processor(read_processor(source.source, local_files_only=True), source.config, source.source)
     return True
 
 
