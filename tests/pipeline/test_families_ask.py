@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import omnisift
 from omnisift.cli.app import app
-from omnisift.errors import CheckpointError, NoVideo, UsageError
+from omnisift.errors import CheckpointError, ModelError, NoVideo, UnsupportedCall, UsageError
 from omnisift.media import Media
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.prompt import build_inputs, frame_limits
