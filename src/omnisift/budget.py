@@ -80,7 +80,7 @@ class Budget:
             _check("retain", self.retain)
         elif None in by_modality:
             got = f"retain_video={self.retain_video}, retain_audio={self.retain_audio}"
-            raise BudgetError(f"a budget needs retain, tokens, or both retain_video and retain_audio; got {got}")
+            raise BudgetError(f"a budget needs retain, or both retain_video and retain_audio, or tokens; got {got}")
         else:
             _check("retain_video", self.retain_video)
             _check("retain_audio", self.retain_audio)

@@ -43,6 +43,12 @@ def test_the_old_name_of_the_limit_is_read() -> None:
         ({}, {"retain": "half"}, "retain is the fraction kept"),
         ({"max_retain": 0.5}, {"retain": "half"}, "retain is the fraction kept"),
         ({}, {"retain_video": 0.5}, "a budget needs"),
+        ({}, {"tokens": 0}, "a whole number from 1"),
+        ({}, {"tokens": 1.5}, "a whole number from 1"),
+        ({}, {"tokens": "64"}, "a whole number from 1"),
+        ({}, {"tokens": True}, "a whole number from 1"),
+        ({}, {"tokens": 64, "retain": 0.5}, "tokens was given with retain"),
+        ({"compressor": "none"}, {"tokens": 64}, "without a compressor and takes no tokens"),
         ({"compressor": "none"}, {"retain": 0.5}, "without a compressor"),
     ],
 )
