@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 
@@ -72,8 +73,8 @@ def test_larger_number_takes_from_no_segment(seed: int) -> None:
         rows.append(Budget(tokens=tokens).counts(shapes).by_segment())
         rates = Budget(tokens=tokens).rates(video, total - video)
         splits.append(rates[0] == rates[1])
-    fell = [bool((after < before).any()) for before, after in zip(rows, rows[1:], strict=False)]
-    changed = [before and not after for before, after in zip(splits, splits[1:], strict=False)]
+    fell = [bool((after < before).any()) for before, after in itertools.pairwise(rows)]
+    changed = [before and not after for before, after in itertools.pairwise(splits)]
     assert not any(fall and not change for fall, change in zip(fell, changed, strict=True))
     assert sum(changed) <= 1
 

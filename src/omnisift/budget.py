@@ -2,12 +2,13 @@
 
 Serving engines need the counts before any embedding exists. Rounding follows the released code:
 ``kept = n - int(n * rho)`` with ``rho = round(1 - retain, 12)`` in float64 (``int(50 * 0.58)`` is 28, not 29). Both
-frames of a chunk drop the number computed for the first one. A number of tokens is met exactly instead (`exact_counts`).
+frames of a chunk drop the number computed for the first one. A number of tokens is met exactly (`exact_counts`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -208,8 +209,8 @@ class Budget:
 def exact_counts(shapes: ChunkShapes, tokens: int, video_rate: Tensor) -> Counts:
     """Divide a number of tokens over the segments of each clip: over its frames, and over the audio of its chunks.
 
-    Every segment keeps at least one token. A clip's video keeps ``video_rate`` of its tokens, rounded, and its audio the
-    rest; within both, `_even_shares` divides. A larger number never takes a token from a segment, except where the
+    Every segment keeps at least one token. The video keeps ``video_rate`` of its tokens, rounded, and its audio
+    the rest; within both, `_even_shares` divides. A larger number never takes a token from a segment, except where the
     split of `Budget.rates` changes to that for few video tokens.
 
     Args:
@@ -266,13 +267,10 @@ def _even_shares(size: Tensor, total: int) -> Tensor:
 
 def _spread(count: int) -> Tensor:
     """The place of each of ``count`` segments in an order of which every beginning is spread evenly, [count] int64."""
-    number, value, half = torch.arange(count), torch.zeros(count, dtype=torch.int64), 1 << max(count - 1, 0).bit_length()
     # The number's binary digits in reverse: 0, 4, 2, 6, 1, 5, 3, 7 for eight segments.
-    while half > 1:
-        half //= 2
-        value += (number % 2) * half
-        number = number // 2
-    return value
+    bits, number = max(count - 1, 0).bit_length(), torch.arange(count)
+    digits = [((number >> bit) & 1) << (bits - 1 - bit) for bit in range(bits)]
+    return torch.stack(digits).sum(dim=0) if digits else number
 
 
 def from_rho(rho_video: float, rho_audio: float) -> Budget:
@@ -304,11 +302,11 @@ def _check(name: str, value: float | None) -> None:
         raise BudgetError(f"{name} is the fraction kept and must be in (0, 1], got {shown(value)}{_meant(value)}")
 
 
-def _whole(value: object) -> int:
+def _whole(value: Any) -> int:
     """``tokens`` as an integer; a float of a whole number is one."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= MOST_TOKENS:
-        if value == int(value):
-            return int(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and 1 <= value <= MOST_TOKENS and value == int(value):
+        return int(value)
     raise BudgetError(
         f"tokens is the number of tokens kept of each clip, a whole number from 1 to 2**53; got {shown(value)}"
     )

@@ -66,10 +66,10 @@ class CompressionConfig(_Options):
 
     @property
     def budget(self) -> Budget:
-        """What is kept: the given fractions or number, or `omnisift.budget.DEFAULT_RETAIN`; everything where `keeps_all`.
+        """What is kept: what was given, or `omnisift.budget.DEFAULT_RETAIN`; everything where `keeps_all`.
 
         Raises:
-            BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
+            BudgetError: a value is out of range, or the combination is incomplete or ambiguous.
         """
         from omnisift.budget import Budget
 
@@ -80,7 +80,7 @@ class CompressionConfig(_Options):
         """Check the values before a model is loaded.
 
         Raises:
-            BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
+            BudgetError: a value is out of range, or the combination is incomplete or ambiguous.
             UsageError: a selector is given and the method takes none.
         """
         from omnisift.compressors import check_selector

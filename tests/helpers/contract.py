@@ -165,7 +165,9 @@ def below_segments(stream: TokenStream, budget: Budget) -> bool:
 
 def check_floor_is_named(error: UnreachableBudget) -> None:
     """Check that the message is one line with the numbers, the minimum and the remedy."""
-    assert re.fullmatch(r"\w+ can't keep \d+ of \d+ (video|audio) tokens: .*at least \d+; raise (retain|tokens).*", str(error))
+    assert re.fullmatch(
+        r"\w+ can't keep \d+ of \d+ (video|audio) tokens: .*at least \d+; raise (retain|tokens).*", str(error)
+    )
 
 
 def chosen(name: str, stream: TokenStream, budget: Budget) -> Selection | None:

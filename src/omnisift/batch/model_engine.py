@@ -54,7 +54,7 @@ class ModelSettings(CompressionConfig, ReadOptions):
         """Check the values before any clip is read.
 
         Raises:
-            BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
+            BudgetError: a value is out of range, or the combination is incomplete or ambiguous.
             UsageError: a value is out of range, or does not fit the engine or the method.
         """
         if self.engine not in ("transformers", "vllm"):
@@ -134,7 +134,9 @@ class ModelEngine:
             return [self._answer(encoded, question) for question in questions]
         except torch.OutOfMemoryError:
             self._clips.clear()
-            raise TooBig(f"{clip}: too long for this device's memory; lower --max-frames, --fps, --retain or --tokens") from None
+            raise TooBig(
+                f"{clip}: too long for this device's memory; lower --max-frames, --fps, --retain or --tokens"
+            ) from None
         except torch.AcceleratorError as error:
             reason = str(error).strip().splitlines()[0]
             raise EngineLost(

@@ -22,7 +22,8 @@ def assert_compressed(attachment: Attachment, input_ids: Tensor) -> None:
         input_ids: [B, S] int64, the prompts of the pass.
 
     Raises:
-        TrainingError: a prompt with video bypassed the compressor, or kept every token although the budget is a ratio below 1.
+        TrainingError: a prompt with video bypassed the compressor, or kept every token although the budget is a
+            ratio below 1.
     """
     has_video = bool((attachment.adapter.modality(input_ids.cpu()) == Modality.VIDEO).any())
     if attachment.compressor.budget.keeps_all or not has_video:
