@@ -233,11 +233,11 @@ def exact_counts(shapes: ChunkShapes, tokens: int, video_rate: Tensor) -> Counts
         if n_video + n_audio <= tokens:
             continue
         least_video, least_audio = int((video > 0).sum()), int((audio > 0).sum())
-        if tokens < least_video + least_audio:
-            least = least_video + least_audio
+        least = least_video + least_audio
+        if tokens < least:
             raise BudgetError(
-                f"tokens={tokens} is below the {least} frames and chunks of audio of this clip: allow at least {least}, "
-                "or sample fewer frames"
+                f"tokens={tokens} is below the {least} frames and chunks of audio of this clip: allow at least "
+                f"{least}, or sample fewer frames"
             )
         # The video's share, within what it has and what leaves the audio at least one token per chunk.
         share = int(float(video_rate[clip]) * n_video + 0.5)
