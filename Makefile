@@ -96,6 +96,7 @@ figures: $(VENV)/.installed ## draw the figures of README and docs from generate
 	$(VENV)/bin/omnisift inspect "$$folder/clip.mp4" --compare random --png docs/figures/kept.png --force
 	@$(PY) benchmarks/figures/method_figure.py docs/figures/method.svg
 	@$(PY) benchmarks/figures/quality_figure.py docs/figures/quality.svg
+	@$(PY) benchmarks/figures/wide_figure.py docs/figures/wide.png
 	@ls -l docs/figures
 
 # --- building ----------------------------------------------------------------------------------------------------

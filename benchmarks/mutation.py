@@ -66,8 +66,8 @@ FAULTS = (
     ),
     Fault(
         "labels: the first labels are used instead of the kept ones",
-        "labels if self.cut is None else self.cut.labels(labels)",
-        "labels if self.cut is None else labels[:, : self.cut.width]",
+        "self.labels if cut is None else cut.labels(self.labels)",
+        "self.labels if cut is None else self.labels[:, : cut.width]",
         ("tests/models/test_training.py", "-k", "labels"),
     ),
     Fault(

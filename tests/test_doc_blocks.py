@@ -32,7 +32,7 @@ NOT_RUN = {
     "downloads a wheel": 1,
     "needs a GPU": 2,
     "needs a Ray cluster": 1,
-    "needs a checkpoint": 2,
+    "needs a checkpoint": 3,
     "needs a fresh clone": 4,
     "needs an account of the hub": 1,
     "needs docker": 1,
@@ -42,7 +42,7 @@ NOT_RUN = {
     "needs vLLM": 6,
     "needs your own recipe": 1,
     "serves until it is stopped": 1,
-    "takes hours": 10,
+    "takes hours": 11,
 }
 """Number of blocks that do not run here, by reason."""
 STANDS_FOR = {

@@ -194,6 +194,23 @@ def _nothing_installed(name: str) -> str:
     raise PackageNotFoundError(name)
 
 
+@pytest.mark.parametrize("setting", ["wide+dark", "silent"])
+def test_make_clip_and_make_dataset_of_a_setting(omnisift, tmp_path: Path, setting: str) -> None:
+    path, folder = tmp_path / "a.mp4", tmp_path / "world"
+    code, out, _ = omnisift("make-clip", str(path), "--setting", setting, "--json")
+    assert code == 0
+    assert path.is_file()
+    assert json.loads(out)["answer"]
+    for _ in range(2):  # the second time the clip is there
+        assert omnisift("make-dataset", str(folder), "--clips", "1", "--setting", setting)[0] == 0
+    assert [p.name for p in folder.glob("*.mp4")] == [f"{setting}-000000.mp4"]
+    for command in (["make-clip", str(tmp_path / "b.mp4")], ["make-dataset", str(tmp_path / "b")]):
+        code, _, err = omnisift(*command, "--setting", "fog")
+        assert code == 2
+        assert "unknown setting 'fog'" in err
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize("name", ["x", "x.avi"])
 def test_make_clip_writes_mp4_only(omnisift, tmp_path: Path, name: str) -> None:
     code, _, err = omnisift("make-clip", str(tmp_path / name))

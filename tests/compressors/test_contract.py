@@ -31,7 +31,7 @@ from torch import Tensor
 
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors import COMPRESSORS
+from omnisift.compressors import COMPRESSORS, needs_selector
 from omnisift.errors import UnreachableBudget
 from omnisift.ops import similarity
 from omnisift.tokens import Modality, Selection, TokenStream
@@ -280,3 +280,24 @@ def test_a_method_is_one_file_with_an_idea_and_a_source(name: str):
     assert method.idea[0].islower()
     assert not method.idea.endswith(".")
     assert "arXiv" in method.source or method.source.startswith(("baseline of ", "this project"))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not needs_selector(name)])
+def test_training_chooses_the_tokens_that_asking_chooses(name: str) -> None:
+    stream = with_attention(steady_prompt(5, 9, 120, seed=1).stream())
+    method = made(name, HALF)
+    plain = method(stream)
+    stream = dataclasses.replace(stream, embeds=stream.embeds.clone().requires_grad_())
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = method(stream)
+    assert torch.equal(trained.keep, plain.keep)
+    if plain.embeds is not None and trained.embeds is not None:
+        assert torch.equal(trained.embeds, plain.embeds)
+
+
+@pytest.mark.parametrize("name", ["omnisift+tome", "tome+omnisift"])
+def test_a_pair_with_a_selector_merges_in_training(name: str) -> None:
+    stream = with_attention(steady_prompt(5, 9, 120, seed=1).stream())
+    stream = dataclasses.replace(stream, embeds=stream.embeds.clone().requires_grad_())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert made(name, HALF)(stream).embeds is not None

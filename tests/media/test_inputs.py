@@ -288,6 +288,12 @@ BAD_WAVES = [
 ]
 
 
+@pytest.mark.parametrize("total", [0, -1, float("nan"), float("inf"), "1000"])
+def test_a_wrong_area_of_all_images_is_one_typed_error(clip: Path, total: Any) -> None:
+    with fails(UsageError, "total_pixels"):
+        read(clip, total_pixels=total)
+
+
 @pytest.mark.parametrize(("frames", "fps", "words"), BAD_FRAMES, ids=[f"{n}-{b[2]}" for n, b in enumerate(BAD_FRAMES)])
 def test_wrong_frames_are_one_typed_error(frames: Any, fps: Any, words: str) -> None:
     with fails(UsageError, words):

@@ -35,11 +35,11 @@ def test_one_more_token_is_seen_by_the_oracle(family: Family) -> None:
     assert apart(logits, expected_logits(family, model, inputs, keep), cut) > 0.01
 
 
-def _uncut(cut: PromptCut, arguments: dict[str, Any], rules: Any) -> dict[str, Any]:
+def _uncut(cut: PromptCut, arguments: dict[str, Any], rules: Any, gate: Any = None) -> dict[str, Any]:
     return {}
 
 
-def _first_rows(cut: PromptCut, arguments: dict[str, Any], rules: Any) -> dict[str, Any]:
+def _first_rows(cut: PromptCut, arguments: dict[str, Any], rules: Any, gate: Any = None) -> dict[str, Any]:
     """As many entries as there should be, but those of other tokens."""
     found, name = cut_side_inputs(cut, arguments, rules), "deepstack_visual_embeds"
     return {**found, name: [full[: len(part)] for part, full in zip(found[name], arguments[name], strict=True)]}

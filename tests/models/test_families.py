@@ -207,3 +207,9 @@ def test_an_own_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     other = type("Other", (own,), {"model_types": frozenset({"other"})})
     with pytest.raises(UnsupportedModel, match="Other is for other, got model_type 'qwen3_vl': add it"):
         omnisift.attach(host(family), "v_cast", retain=0.25, adapter=other)
+
+
+@pytest.mark.parametrize("wrong", ["GridAdapter", 42, omnisift.GridAdapter])
+def test_a_wrong_adapter_is_one_typed_error(wrong: Any) -> None:
+    with pytest.raises(omnisift.UsageError, match=r"adapter must be|needs model_types"):
+        omnisift.attach(host(FAMILIES["qwen3_vl"]), "v_cast", retain=0.25, adapter=wrong)

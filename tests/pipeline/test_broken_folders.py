@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.helpers.broken_folders import FOLDERS, copy_nano, edit_weights, replace, set_value
+from tests.helpers.family_folders import save_family
 
 import omnisift
 from omnisift.errors import CheckpointError, ModelError, OmniSiftError
@@ -109,6 +110,13 @@ def test_layers_that_the_configuration_leaves_out_are_not_dropped(key: str, tmp_
     if key.startswith("text"):
         set_value(folder / "config.json", "text_config.layer_types", ["full_attention"])
     with pytest.raises(CheckpointError, match=r"tensors of layers that config\.json does not describe"):
+        omnisift.load(str(folder), compressor="uniform")
+
+
+def test_features_that_the_configuration_leaves_out_are_not_dropped(tmp_path: Path) -> None:
+    folder = save_family("qwen3_vl", tmp_path / "model")
+    set_value(folder / "config.json", "vision_config.deepstack_visual_indexes", [])
+    with pytest.raises(CheckpointError, match=r"tensors of layers that config\.json does not describe, .*deepstack"):
         omnisift.load(str(folder), compressor="uniform")
 
 

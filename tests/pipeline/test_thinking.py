@@ -3,55 +3,59 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import transformers
 from tests.helpers.family_folders import save_family
 from transformers import AutoProcessor, AutoTokenizer
 
 import omnisift
 from omnisift.pipeline.chat_template import render_chat
-from omnisift.pipeline.generation import _text_streamer, split_thinking
+from omnisift.pipeline.generation import Thoughts, _text_streamer
 from omnisift.world import make_scene, write_clip
 
-ANSWER = "It is blue. Then it is red.\nThe end: 3, 4"
+ANSWER = "circle is blue red sound"
 CASES = [
     (None, ANSWER, "", ANSWER),
-    (None, f"<think>why</think>{ANSWER}", "", f"<think>why</think>{ANSWER}"),
     (False, ANSWER, "", ANSWER),
-    (False, "<thin", "", "<thin"),
-    (False, "no", "", "no"),
-    (False, f"<think>\nwhy so\n</think>\n\n{ANSWER}", "why so", ANSWER),
-    (True, f"why so\n</think>\n\n{ANSWER}", "why so", ANSWER),
-    (True, f"</think>{ANSWER}", "", ANSWER),
-    (True, "why so, and", "why so, and", ""),
-    (False, "<think> why", "why", ""),
-    (False, f"{ANSWER} </think> x", "", f"{ANSWER} </think> x"),
+    (False, "", "", ""),
+    (False, f"<think> red sound </think> {ANSWER}", "red sound", ANSWER),
+    (True, f"red sound </think> {ANSWER}", "red sound", ANSWER),
+    (True, f"<think> red sound </think> {ANSWER}", "red sound", ANSWER),
+    (True, f"</think> {ANSWER}", "", ANSWER),
+    (True, "red sound", "red sound", ""),
+    (False, "<think> red", "red", ""),
 ]
 
 
-@pytest.mark.parametrize(("thinks", "text", "thinking", "answer"), CASES)
-def test_thoughts_are_divided_from_the_answer(thinks: bool | None, text: str, thinking: str, answer: str) -> None:
-    assert split_thinking(text, thinks) == (thinking, answer)
-
-
-@pytest.mark.parametrize(("thinks", "text", "thinking", "answer"), CASES)
-@pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_the_pieces_of_a_stream_are_the_answer(
-    thinks: bool | None, text: str, thinking: str, answer: str, size: int
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize(("is_open", "text", "thinking", "answer"), CASES)
+def test_thoughts_are_divided_from_the_answer_also_in_a_stream(
+    is_open: bool | None, text: str, thinking: str, answer: str, special: bool
 ) -> None:
-    pieces: list[str] = []
     tokenizer = AutoTokenizer.from_pretrained(omnisift.nano_path())
-    streamer = _text_streamer(tokenizer, pieces.append, thinks)
-    parts = [text[start : start + size] for start in range(0, len(text), size)]
-    for number, part in enumerate(parts):
-        streamer.on_finalized_text(part, stream_end=number == len(parts) - 1)
+    if is_open is not None:
+        tokenizer.add_tokens(["<think>", "</think>"], special_tokens=special)
+    prompt = "circle <think> red </think> circle" + (" <think>" if is_open else "")
+    thoughts = Thoughts.of(tokenizer, torch.tensor(tokenizer(prompt).input_ids))
+    assert (thoughts is None) == (is_open is None)
+    ids = tokenizer(text).input_ids
+    if thoughts is not None:
+        assert [tokenizer.decode(part).strip() for part in thoughts.split(ids)] == [thinking, answer]
+    pieces: list[str] = []
+    streamer = _text_streamer(tokenizer, pieces.append, thoughts)
+    streamer.put(torch.tensor([[1, 2]]))  # the prompt
+    for token in ids:
+        streamer.put(torch.tensor([token]))
+    streamer.end()
     assert "".join(pieces).strip() == answer
 
 
+@pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("opened", [True, False])
-def test_a_model_that_thinks(tmp_path, opened: bool) -> None:
+def test_a_model_that_thinks(tmp_path, opened: bool, special: bool) -> None:
     folder = save_family("qwen3_5", tmp_path / "model")
     processor = AutoProcessor.from_pretrained(folder)
-    processor.tokenizer.add_tokens(["<think>", "</think>"])
+    processor.tokenizer.add_tokens(["<think>", "</think>"], special_tokens=special)
     ending = "assistant{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% else %}<think>"
     template = processor.chat_template.replace("assistant{% endif %}", f"{ending}{{% endif %}}{{% endif %}}")
     if opened:  # a model that always thinks

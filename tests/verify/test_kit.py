@@ -102,12 +102,11 @@ def test_tiny_qwen3_omni_passes_its_checks() -> None:
     assert [check.name for check in found if check.status == "failed"] == []
     assert sum(check.status == "passed" for check in found) == 9
     subject = Subject.make(QWEN3, CPU, torch.float32)
-    assert "omnizip" not in subject.methods
-    assert "omnisift" in subject.methods
+    assert {"omnizip", "omnisift"} <= set(subject.methods)
     rows = measure.measure(QWEN3, CPU, replace(PLAN, repeats=1), attn_implementation="sdpa")
-    assert {row.error for row in rows} == {None}
-    assert "omnizip" not in {row.method for row in rows}
-    assert all(row.encode_video_ms and row.encode_audio_ms and row.prefill_ms for row in rows)
+    assert {row.error for row in rows if row.method != "omnizip"} == {None}  # which has a floor
+    assert "omnizip" in {row.method for row in rows}
+    assert all(row.encode_video_ms and row.encode_audio_ms and row.prefill_ms for row in rows if row.error is None)
 
 
 def test_a_model_larger_than_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,14 +389,14 @@ def test_tiny_result(result: Path) -> None:
         "FlashAttention 2 equals sdpa", "waits for the device",
     ]  # fmt: skip
     assert len([row for row in data["rows"] if row["model"] == "tiny"]) == 13 + 4
-    assert len([row for row in data["rows"] if row["model"] == QWEN3.name]) == 10 + 4  # without omnizip
+    assert len([row for row in data["rows"] if row["model"] == QWEN3.name]) == 13 + 4
     assert {"torch", "transformers", "commit", "machine", "attn_implementation"} <= set(data["environment"])
 
 
 def test_show_prints_the_tables_again(result: Path) -> None:
     shown = CliRunner().invoke(app, ["verify", "--show", str(result)]).output
     assert shown.count("| tiny |") == 11 + 17
-    assert shown.count(f"| {QWEN3.name} |") == 11 + 14
+    assert shown.count(f"| {QWEN3.name} |") == 11 + 17
     assert "| memory GB | prefill s | E2E s |" in shown
 
 

@@ -51,12 +51,13 @@ def make_clip(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The .mp4 file to write.")],
     seed: Annotated[int, typer.Option(help="Which clip; the same seed gives the same clip.")] = 0,
     force: Force = False,
+    setting: Annotated[str, typer.Option(help="Setting of the generated world, such as crowd, or wide+dark.")] = "base",
     as_json: Json = False,
 ) -> None:
     """Generate a clip for nano, and print what it shows."""
     from omnisift.cli.screen import command_name
 
-    made = write_test_clip(path, seed, force)
+    made = write_test_clip(path, seed, force, setting)
     if as_json:
         typer.echo(json.dumps(made.to_dict()))
     else:
@@ -151,25 +152,27 @@ class MadeClip:
         return asdict(self)
 
 
-def write_test_clip(path: Path, seed: int, force: bool = False) -> MadeClip:
-    """Generate test clip number ``seed``.
+def write_test_clip(path: Path, seed: int, force: bool = False, setting: str = "base") -> MadeClip:
+    """Generate test clip number ``seed`` of a setting.
 
     Raises:
-        UsageError: ``path`` does not end in .mp4, it exists (and ``force`` is off), its folder does not, or the seed is
-            negative.
+        UsageError: The setting is unknown, ``path`` does not end in .mp4, it exists (and ``force`` is off), its folder
+            does not, or the seed is negative.
     """
     import numpy as np
 
-    from omnisift.world import caption, make_scene, questions, write_clip
+    from omnisift.world import caption, make_scene, questions, world_setting, write_clip
 
+    chosen = world_setting(setting)
     if seed < 0:
         raise UsageError(f"seed must be 0 or more, got {seed}")
     if path.suffix.lower() != ".mp4":
         raise UsageError(f"{path} must end in .mp4: clips are written as MP4")
     check_file(path, force)
-    scene = make_scene(seed, split="test")
+    scene = make_scene(seed, "test", chosen.config)
     write_clip(scene, path)
-    question = questions(scene, np.random.default_rng(seed), types=["sound_with"])[0]
+    kind = "sound_with" if "sound_with" in chosen.types else chosen.types[0]
+    question = questions(scene, np.random.default_rng(seed), types=[kind])[0]
     return MadeClip(str(path), seed, caption(scene), question.text, question.answer)
 
 

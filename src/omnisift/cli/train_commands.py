@@ -135,6 +135,7 @@ def make_dataset(
     clips: Annotated[int, typer.Option(help="Number of clips.", min=1)] = 48,
     seed: Annotated[int, typer.Option(help="Number of the first clip.", min=0)] = 0,
     questions: Annotated[int, typer.Option(help="Questions per clip, in addition to its caption.", min=0)] = 4,
+    setting: Annotated[str, typer.Option(help="Setting of the generated world, such as crowd, or wide+dark.")] = "base",
     as_json: Json = False,
 ) -> None:
     """Generate a small training data set for nano.
@@ -145,7 +146,7 @@ def make_dataset(
     from omnisift.world.dataset import write_dataset
 
     with CountBar(console_for(stderr=True), "writing clips", clips, quiet=as_json) as step:
-        rows = write_dataset(folder, clips, seed, questions, step)
+        rows = write_dataset(folder, clips, seed, questions, step, setting)
     result = {"folder": str(folder), "clips": clips, "samples": rows}
     typer.echo(json.dumps(result) if as_json else f"{folder}: {clips} clips, {rows} samples in metadata.jsonl")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from omnisift.budget import Budget, Counts
@@ -60,7 +62,8 @@ class Compressor(nn.Module, ABC):
             raise CompressorError(
                 f"compressor '{self.name}' needs {missing}, which this model's adapter does not supply"
             )
-        return self.select(stream, self.budget.counts(ChunkShapes.of(stream)))
+        with full_precision(self, stream):
+            return self.select(stream, self.budget.counts(ChunkShapes.of(stream)))
 
     @abstractmethod
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
@@ -147,6 +150,17 @@ class Compressor(nn.Module, ABC):
         """Show the class, the budget and the label, without the modules inside."""
         label = "" if self.label == self.name else f", label={self.label!r}"
         return f"{type(self).__name__}({self.budget}{label})"
+
+
+def full_precision(method: Compressor, stream: TokenStream) -> AbstractContextManager[object]:
+    """A block without autocast for a method without weights: it chooses the same tokens in training as elsewhere.
+
+    Weights may be of another dtype than the tokens, so that methods that have some need autocast.
+    """
+    device = stream.embeds.device.type
+    if next(method.parameters(), None) is not None or not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 class ScoredCompressor(Compressor):

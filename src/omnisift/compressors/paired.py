@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
-from omnisift.compressors.base import Compressor
+from omnisift.compressors.base import Compressor, full_precision
 from omnisift.compressors.uniform import UniformCompressor
 from omnisift.ops.groups import Scope, group
 from omnisift.ops.selection_builder import join
@@ -39,7 +39,9 @@ class VideoCompressor(Compressor):
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
         """Select video, then audio, which may depend on the kept video. See `Compressor.select`."""
         video = self.select_video(stream, counts)
-        return join(stream, video, self.audio.select_audio(stream, counts, video))
+        with full_precision(self.audio, stream):
+            audio = self.audio.select_audio(stream, counts, video)
+        return join(stream, video, audio)
 
     @property
     def label(self) -> str:
@@ -93,7 +95,8 @@ class Paired(VideoCompressor):
 
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
         """Select video tokens by the first method. See `Compressor.select_video`."""
-        return self.video.select_video(stream, counts)
+        with full_precision(self.video, stream):
+            return self.video.select_video(stream, counts)
 
     @property
     def video_label(self) -> str:

@@ -160,7 +160,8 @@ def _past_mean(embeds: Tensor, frames: Frames) -> Tensor:
         earlier = frames.neighbour(-step)
         index = torch.nonzero(earlier >= 0, as_tuple=True)[0]
         count[index] += 1
-        total[index.to(embeds.device)] += embeds[earlier[index].to(embeds.device)].float()
+        there = index.to(embeds.device, non_blocking=True)
+        total[there] += embeds[earlier[index].to(embeds.device, non_blocking=True)].float()
     return total / count.to(embeds.device, non_blocking=True)
 
 
@@ -180,7 +181,7 @@ def standing_out(stream: TokenStream, value: Tensor, causal: bool = False) -> Te
     result = torch.zeros(len(stream))
     audio = torch.nonzero(of_modality(stream, Modality.AUDIO), as_tuple=True)[0]
     if not len(frames) or not len(audio):
-        return result.to(value.device)
+        return result.to(value.device, non_blocking=True)
     number = frames.number[frames.order]
     most = torch.zeros(len(frames)).scatter_reduce_(0, number, value.cpu()[frames.order], reduce="amax")
     highest, lowest = _extreme(most, frames.clip, causal), -_extreme(-most, frames.clip, causal)
@@ -190,7 +191,7 @@ def standing_out(stream: TokenStream, value: Tensor, causal: bool = False) -> Te
     begin = frames.clip * far + stream.position[0][frames.order[frames.start]]
     at = torch.searchsorted(begin, stream.clip[audio] * far + stream.position[0][audio], right=True) - 1
     result[audio] = stands[at.clamp(min=0)]
-    return result.to(value.device)
+    return result.to(value.device, non_blocking=True)
 
 
 def _largest(values: Tensor, chunk: Tensor, clip: Tensor, causal: bool) -> Tensor:
@@ -202,7 +203,7 @@ def _largest(values: Tensor, chunk: Tensor, clip: Tensor, causal: bool) -> Tenso
         of_chunk.scatter_reduce_(0, chunk[inside], values.cpu()[inside], reduce="amax")
         clip_of = torch.zeros(len(of_chunk), dtype=torch.int64).index_copy_(0, chunk[inside], clip[inside])
         result[inside] = _extreme(of_chunk, clip_of, causal)[chunk[inside]]
-    return result.to(values.device)
+    return result.to(values.device, non_blocking=True)
 
 
 def _extreme(values: Tensor, clip: Tensor, causal: bool) -> Tensor:

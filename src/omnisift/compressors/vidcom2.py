@@ -105,7 +105,8 @@ def similarities(stream: TokenStream, frames: Frames) -> tuple[Tensor, Tensor]:
     Returns:
         Two [V] float32 on the device, in (0, 5], in the order of ``frames.order``.
     """
-    embeds, clip_of_frame = stream.embeds, frames.clip.to(stream.embeds.device, non_blocking=True)
+    embeds = stream.embeds.detach()  # the choice has no gradient
+    clip_of_frame = frames.clip.to(stream.embeds.device, non_blocking=True)
     order = frames.order.to(embeds.device, non_blocking=True)
     frame = frames.number[frames.order].to(embeds.device, non_blocking=True)
     clip = clip_of_frame[frame]

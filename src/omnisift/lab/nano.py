@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
 from omnisift.lab.training import selector as selector_training
 from omnisift.lab.training.encoder_training import train_encoders
@@ -62,8 +64,12 @@ class NanoBuild:
     def __init__(self, out: Path, settings: NanoSettings, method: str = "distill"):
         self.out, self.settings, self.method = out, settings, method
         out.mkdir(parents=True, exist_ok=True)
-        self.tokenizer = build_tokenizer(vocabulary())
+        self.tokenizer = self.make_tokenizer()
         self.writer = Writer(self.tokenizer)
+
+    def make_tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of the questions."""
+        return build_tokenizer(vocabulary())
 
     def run(self) -> None:
         """Run all stages in order; finished ones are skipped."""
@@ -114,16 +120,20 @@ class NanoBuild:
         jobs = [("train", first, settings.decoded_share) for first in range(0, settings.train_clips, SHARD)]
         jobs += [("validation", first, 1.0) for first in range(0, settings.validation_clips, SHARD)]
         total = {"train": settings.train_clips, "validation": settings.validation_clips}
-        work = [(self.out, split, first, min(SHARD, total[split] - first), share) for split, first, share in jobs]
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-            list(pool.map(_encode_shard, work))
+        self.encode([(split, first, min(SHARD, total[split] - first), share, "base") for split, first, share in jobs])
         return {"clips": total}
 
-    def load_features(self, split: str) -> FeatureCache:
-        """All features of a split."""
-        shards = sorted(self.out.glob(f"{split}-*.safetensors"))
-        parts = [FeatureCache.load(path, split, int(path.stem.split("-")[1])) for path in shards]
-        return FeatureCache(split, 0, torch.cat([b.video for b in parts]), torch.cat([b.audio for b in parts]))
+    def encode(self, jobs: list[tuple[str, int, int, float, str]]) -> None:
+        """Write files of features on two processes; a job is split, first clip, clips, decoded share and setting."""
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            list(pool.map(_encode_shard, [(self.out, *job) for job in jobs]))
+
+    def load_features(self, split: str, setting: str = "base") -> FeatureCache:
+        """All features of a split and setting."""
+        shards = sorted(self.out.glob(_shard_name(split, "*", setting)))
+        parts = [load_file(str(path)) for path in shards]
+        video, audio = (torch.cat([part[name] for part in parts]) for name in ("video", "audio"))
+        return FeatureCache(split, int(shards[0].stem.rpartition("-")[2]), video, audio, setting)
 
     def language(self) -> dict[str, Any]:
         """Stage 3: train the language model."""
@@ -235,10 +245,14 @@ class NanoBuild:
         return dict(accuracies(model, config.layout, self.writer, check, clips=len(check)))
 
 
-def _encode_shard(job: tuple[Path, str, int, int, float]) -> None:
+def _shard_name(split: str, first: str, setting: str) -> str:
+    return f"{split}-{first}.safetensors" if setting == "base" else f"{setting}-{split}-{first}.safetensors"
+
+
+def _encode_shard(job: tuple[Path, str, int, int, float, str]) -> None:
     """Write one file of features; an existing file is kept."""
-    out, split, first, count, share = job
-    path = out / f"{split}-{first:06d}.safetensors"
+    out, split, first, count, share, setting = job
+    path = out / _shard_name(split, f"{first:06d}", setting)
     if path.is_file():
         return
     torch.set_num_threads(1)
@@ -246,7 +260,7 @@ def _encode_shard(job: tuple[Path, str, int, int, float]) -> None:
 
     model = Thinker.from_pretrained(out / "encoders", trust_remote_code=False).eval()
     with atomic_file(path) as unfinished:
-        encode_features(model, split, count, share, first).save(unfinished)
+        encode_features(model, split, count, share, first, setting).save(unfinished)
 
 
 def recipe_provenance() -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 
 from omnisift.errors import Damaged, MediaError, TooBig, UsageError
 from omnisift.media.container import DECODE_ERRORS
@@ -76,8 +78,8 @@ def read(
     check_budget(max_decoded_pixels, read_timeout)
     budget = WorkBudget(max_decoded_pixels, read_timeout)
     smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
-    if total_pixels is not None and total_pixels < 1:
-        raise UsageError(f"total_pixels must be at least 1 or None, got {total_pixels}")
+    if total_pixels is not None and not (isinstance(total_pixels, Real) and 1 <= total_pixels < math.inf):
+        raise UsageError(f"total_pixels must be a number of at least 1 or None, got {total_pixels!r}")
     if isinstance(path, Media):
         raise UsageError("the clip is a Media, which is decoded already; give it to Pipeline.ask or omnisift.inputs")
     file = check_source(path)

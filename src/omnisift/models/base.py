@@ -137,6 +137,10 @@ def adapter_for(model: nn.Module, kind: type[Adapter] | None = None) -> Adapter:
     model_type = getattr(getattr(host, "config", None), "model_type", None)
     if model_type is None:
         raise UnsupportedModel(_unknown(type(host).__name__))
+    if kind is not None and not (isinstance(kind, type) and issubclass(kind, Adapter)):
+        raise UsageError(f"adapter must be a subclass of omnisift.Adapter, not an instance, got {kind!r:.80}")
+    if kind is not None and isinstance(getattr(kind, "model_types", ""), str):
+        raise UsageError(f"{kind.__name__} needs model_types, a frozenset of names such as {{{model_type!r}}}")
     if kind is not None and model_type not in kind.model_types:
         known = ", ".join(sorted(kind.model_types))
         raise UnsupportedModel(f"{kind.__name__} is for {known}, got model_type {model_type!r}: add it to model_types")

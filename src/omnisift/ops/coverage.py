@@ -34,7 +34,7 @@ def sketch(embeds: Tensor, width: int = WIDTH) -> Tensor:
         return embeds.float()
     folds = -(-channels // width)
     sign = torch.randint(0, 2, (channels,), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
-    sign = sign.to(embeds.device, torch.float32)
+    sign = sign.float().to(embeds.device, non_blocking=True)
     result = torch.empty(len(embeds), width, device=embeds.device)
     for part in blocks(len(embeds), 32 * channels):  # small blocks stay in the processor's cache
         signed = F.pad(embeds[part].float() * sign, (0, folds * width - channels))
@@ -83,8 +83,10 @@ def nearest_kept(alike: Tensor, kept: Tensor, valid: Tensor, fade: Tensor | None
         The column of that token, [G, N] int64, and the likeness where it is above 0, else 0, [G, N] float.
     """
     pairs = valid[:, :, None] & valid[:, None, :]
-    usual = (alike * pairs).sum(dim=(1, 2), keepdim=True) / pairs.sum(dim=(1, 2), keepdim=True).clamp(min=1)
-    likeness = (alike - usual) / (1 - usual).clamp(min=1e-6)
+    # Cosines are multiples of a power of two, so that their sum in float64 is exact, whatever the batch.
+    total = (alike * pairs).sum(dim=(1, 2), keepdim=True, dtype=torch.float64)
+    usual = total / pairs.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    likeness = ((alike - usual) / (1 - usual).clamp(min=1e-6)).to(alike.dtype)
     if fade is not None:
         likeness *= fade
     best, column = likeness.masked_fill(~kept[:, None, :], -torch.inf).max(dim=2)
@@ -127,14 +129,17 @@ def merged(embeds: Tensor, keep: Tensor, parts: Sequence[Joined]) -> Tensor:
         # Row of the result, within its window, that each token goes to.
         slot = torch.cumsum(part.kept, dim=1) - 1
         row = torch.where(part.kept, slot, slot.gather(1, part.column)).clamp(min=0)
-        weight = torch.where(part.kept, 1.0, part.weight) * part.window.valid
-        count = part.kept.sum(dim=1, keepdim=True)
-        for some in blocks(len(row), row.shape[1] * embeds.shape[1]):
-            index, kept = part.window.index[some], part.kept[some]
-            share = weight.new_zeros(len(index), part.window.max_kept, index.shape[1])
-            share.scatter_(1, row[some, None, :], weight[some, None, :])
-            share /= share.sum(dim=2, keepdim=True).clamp(min=1e-6)
-            means = torch.bmm(share, embeds[index].float())
-            used = torch.arange(means.shape[1], device=means.device) < count[some]
-            out[rank[index[kept]]] = means[used].to(out.dtype)
+        weight = torch.where(part.kept, 1.0, part.weight)
+        # Windows of equal sizes and counts make one product without padding, so that a batch equals its rows.
+        sizes = torch.stack([part.window.valid.sum(dim=1), part.kept.sum(dim=1)], dim=1).cpu()
+        for size, count in sorted(set(map(tuple, sizes.tolist()))):
+            same = torch.nonzero((sizes == torch.tensor([size, count])).all(dim=1))[:, 0]
+            for some in blocks(len(same), size * embeds.shape[1]) if count else ():
+                window = same[some].to(embeds.device, non_blocking=True)
+                index = part.window.index[window, :size]
+                share = weight.new_zeros(len(index), count, size)
+                share.scatter_(1, row[window, None, :size], weight[window, None, :size])
+                share /= share.sum(dim=2, keepdim=True)
+                means = torch.bmm(share, embeds[index].float())
+                out[rank[index[part.kept[window, :size]]]] = means.flatten(0, 1).to(out.dtype)
     return out

@@ -87,7 +87,7 @@ def generate(
         encodes = needs_encoders(rows, compressor)
         attaching = attach(thinker, compressor) if compressor is not None else nullcontext(None)
         logits = FiniteLogits()
-        thinks = _thinks(tokenizer, inputs["input_ids"][0])
+        thoughts = Thoughts.of(tokenizer, inputs["input_ids"][0])
         with attaching as attachment, Stopwatch(thinker, compressor, on_stage, encodes) as watch:
             if attachment is not None:
                 attachment.frame_seconds = [row.media.seconds_per_grid for row in rows]
@@ -96,7 +96,7 @@ def generate(
                 max_new_tokens=max_new_tokens,
                 **greedy_arguments(thinker),
                 logits_processor=[logits],
-                streamer=None if on_text is None else _text_streamer(tokenizer, on_text, thinks),
+                streamer=None if on_text is None else _text_streamer(tokenizer, on_text, thoughts),
                 **stop_tokens,
             )
     logits.check(host.source)
@@ -109,36 +109,41 @@ def generate(
     memory = peak_memory(host.device)
     notices = () if compression is None else unscored_notice(compression, compressor)
     unfinished = f"the model was still thinking after {max_new_tokens} tokens, so there is no answer: allow more"
-    texts = [split_thinking(tokenizer.decode(row, skip_special_tokens=True), thinks) for row in answers]
-    return [
-        Generated(text, thinking, tokens, seconds, memory, notices if text or not thinking else (*notices, unfinished))
-        for (thinking, text), tokens in zip(texts, counts, strict=True)
-    ]
+    generated = []
+    for row, tokens in zip(answers, counts, strict=True):
+        parts = ([], row.tolist()) if thoughts is None else thoughts.split(row.tolist())
+        thinking, text = (tokenizer.decode(part, skip_special_tokens=True).strip() for part in parts)
+        noted = notices if text or not thinking else (*notices, unfinished)
+        generated.append(Generated(text, thinking, tokens, seconds, memory, noted))
+    return generated
 
 
-def _thinks(tokenizer: Any, prompt: Tensor) -> bool | None:
-    """Whether the prompt [S] ends in an open thought; None if the tokenizer has no token for the end of one."""
-    if _THINK_END not in tokenizer.get_added_vocab():
-        return None
-    end = tokenizer.decode(prompt[-8:])
-    return str(end).rfind(_THINK) > str(end).rfind(_THINK_END)
+@dataclass(frozen=True)
+class Thoughts:
+    """The tokens around what a model thinks before its answer."""
 
+    begin: int
+    end: int
+    is_open: bool
+    """Whether the prompt ends within a thought."""
 
-def split_thinking(text: str, thinks: bool | None) -> tuple[str, str]:
-    """Divide what a model generated.
+    @classmethod
+    def of(cls, tokenizer: Any, prompt: Tensor) -> Thoughts | None:
+        """Read them from a tokenizer and a prompt [S]; None if the tokenizer has no such tokens."""
+        added = tokenizer.get_added_vocab()
+        if _THINK not in added or _THINK_END not in added:
+            return None
+        begin, end = added[_THINK], added[_THINK_END]
+        marks = [token for token in prompt.tolist() if token in (begin, end)]
+        return cls(begin, end, marks[-1:] == [begin])
 
-    Args:
-        text: all of it.
-        thinks: whether it began within a thought; None for models that have no mark for the end of one.
-
-    Returns:
-        What the model thought before its answer, and the answer, both without white space at the ends.
-    """
-    text = text.strip()
-    if thinks is None or not (thinks or text.startswith(_THINK)):
-        return "", text
-    thinking, _, answer = text.removeprefix(_THINK).partition(_THINK_END)
-    return thinking.strip(), answer.strip()
+    def split(self, answer: list[int]) -> tuple[list[int], list[int]]:
+        """Divide generated tokens into a thought, without the tokens around it, and what follows."""
+        has_begin = answer[:1] == [self.begin]
+        if not (has_begin or self.is_open):
+            return [], answer
+        end = answer.index(self.end) if self.end in answer else len(answer)
+        return answer[int(has_begin) : end], answer[end + 1 :]
 
 
 class FiniteLogits:
@@ -213,31 +218,30 @@ def until_stop(row: Tensor, eos: int | list[int]) -> Tensor:
     return row[: int(indices[0]) + 1] if len(indices) else row
 
 
-def _text_streamer(tokenizer: Any, on_text: Callable[[str], None], thinks: bool | None) -> Any:
-    """A streamer of Transformers whose pieces, joined, are the answer apart from white space at both ends.
-
-    Thoughts before the answer are left out (``thinks`` as in `split_thinking`).
-    """
+def _text_streamer(tokenizer: Any, on_text: Callable[[str], None], thoughts: Thoughts | None) -> Any:
+    """A streamer of Transformers whose pieces, joined, are the answer apart from white space at both ends."""
     from transformers import TextStreamer
 
     class CallbackStreamer(TextStreamer):
-        """Calls ``on_text`` where the base class prints."""
+        """Calls ``on_text`` where the base class prints. A thought before the answer is left out."""
 
         def __init__(self) -> None:
             super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-            self.held = ""
-            self.in_answer = thinks is None
+            self.generated = list[int]()
 
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            if not self.in_answer:
-                self.held += text
-                # The first word tells whether the model thinks; a thought is held until it ends.
-                begun = len(self.held.strip()) >= len(_THINK) or stream_end
-                is_thought = thinks or self.held.strip().startswith(_THINK)
-                if not begun or (is_thought and _THINK_END not in self.held):
-                    return
-                text = self.held.partition(_THINK_END)[2] if is_thought else self.held
-                self.in_answer = True
+        def put(self, value: Tensor) -> None:
+            """Take the prompt, then one token at a time."""
+            base: Any = super()
+            if self.next_tokens_are_prompt or thoughts is None:
+                base.put(value)
+                return
+            # What follows the thought after this token, and did not before it, is a token of the answer.
+            before = len(thoughts.split(self.generated)[1])
+            self.generated = [*self.generated, *value.flatten().tolist()]
+            if len(thoughts.split(self.generated)[1]) > before:
+                base.put(value)
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002
             if text:
                 on_text(text)
 

@@ -265,7 +265,7 @@ def _check_loaded(source: str, info: Mapping[str, Any]) -> None:
 def _is_layer(name: str) -> bool:
     """Whether a tensor belongs to a layer of the thinker: of its language model or of an encoder."""
     return name.removeprefix("thinker.").startswith(("model.", "visual.", "audio_tower.")) and bool(
-        re.search(r"\.(layers|blocks)\.\d+\.", name)
+        re.search(r"\.(layers|blocks|merger_list|deepstack_merger_list)\.\d+\.", name)
     )
 
 

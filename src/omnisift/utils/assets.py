@@ -21,7 +21,7 @@ def nano_path() -> Path:
 
 
 def bundled_path(name: str) -> Path:
-    """Return the folder of a bundled checkpoint, ``nano`` or ``neutral``.
+    """Return the folder of a bundled checkpoint: ``nano``, ``neutral`` or ``wide``.
 
     Raises:
         CheckpointError: the package was installed without it.

@@ -2,7 +2,7 @@
 
 `make_scene` describes a clip; `render_images`, `render_audio` and `write_clip` render it; `questions`, `caption` and
 `truth` state its contents. All depend on ``(split, seed, config)`` alone. `SETTINGS` are configurations that are each
-hard in one respect.
+hard in one respect; `WIDE_SETTINGS` are a second family that looks and sounds more like video.
 """
 
 from omnisift.world.captions import (
@@ -14,30 +14,35 @@ from omnisift.world.captions import (
     parse_caption,
     score_caption,
 )
-from omnisift.world.config import SceneConfig
+from omnisift.world.config import SceneConfig, WideConfig
+from omnisift.world.degradations import DEGRADATIONS
+from omnisift.world.events import Shape, Sound, Title
 from omnisift.world.files import write_clip
 from omnisift.world.questions import (
     ANSWERS,
     PHRASINGS,
     QUESTION_TYPES,
+    WIDE_TYPES,
     Question,
     make_question,
     possible_types,
     questions,
 )
 from omnisift.world.render import render_audio, render_frames, render_images
-from omnisift.world.scene import Scene, Shape, Sound, make_scene
-from omnisift.world.settings import SETTINGS, Setting, world_setting
+from omnisift.world.scene import Scene, make_scene
+from omnisift.world.settings import SETTINGS, WIDE_SETTINGS, Setting, world_setting
 from omnisift.world.splits import SPLITS, scene_number
-from omnisift.world.truth import EvidenceEvent, KeptEvidence, Truth, count_kept, truth
+from omnisift.world.truth import FIRST_TITLE_CLASS, EvidenceEvent, KeptEvidence, Truth, count_kept, truth
 from omnisift.world.vocabulary import split_words, vocabulary
-from omnisift.world.words import COLOR_NAMES, COLORS, NUMBERS, PLACES, SHAPES, SOUNDS
+from omnisift.world.words import COLOR_NAMES, COLORS, NUMBERS, PLACES, SHAPES, SOUNDS, WORDS
 
 __all__ = [
     "ANSWERS",
     "CAPTION_REQUESTS",
     "COLORS",
     "COLOR_NAMES",
+    "DEGRADATIONS",
+    "FIRST_TITLE_CLASS",
     "NUMBERS",
     "PHRASINGS",
     "PLACES",
@@ -46,6 +51,9 @@ __all__ = [
     "SHAPES",
     "SOUNDS",
     "SPLITS",
+    "WIDE_SETTINGS",
+    "WIDE_TYPES",
+    "WORDS",
     "CaptionEvent",
     "CaptionScore",
     "EvidenceEvent",
@@ -56,7 +64,9 @@ __all__ = [
     "Setting",
     "Shape",
     "Sound",
+    "Title",
     "Truth",
+    "WideConfig",
     "caption",
     "caption_events",
     "count_kept",

@@ -93,11 +93,12 @@ def _texture(side: int, cells: tuple[int, int], rng: np.random.Generator) -> NDA
     """[side, side, 3]: one base colour with a coarse and a fine texture, scaled per channel."""
     base = rng.uniform(60, 150, 3)
     coarse, fine = (rng.standard_normal((n, n)) for n in cells)
-    texture = 25 * _enlarge(coarse, side) + 12 * _enlarge(fine, side)
+    texture = 25 * enlarge(coarse, side) + 12 * enlarge(fine, side)
     return (base + texture[..., None] * rng.uniform(0.6, 1.2, 3)).astype(np.float32)
 
 
-def _enlarge(grid: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+def enlarge(grid: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Return [size, size]: a grid of cells, interpolated between their centres."""
     weights = _bilinear(grid.shape[0], size)
     return np.asarray(weights @ grid @ weights.T, dtype=np.float64)
 

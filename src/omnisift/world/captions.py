@@ -22,8 +22,10 @@ CAPTION_REQUESTS: tuple[str, ...] = (
 )
 """Requests for a caption."""
 
+SILENCE = "silence"
+"""Stands for the sound of a silent shape, in the wide family."""
 _SEEN = rf"at\s+(\d+)\s+({'|'.join(COLOR_NAMES)})\s+({'|'.join(SHAPES)})"
-_CLAUSE = re.compile(rf"{_SEEN}\s+with\s+({'|'.join(SOUNDS)})\b", re.IGNORECASE)
+_CLAUSE = re.compile(rf"{_SEEN}\s+with\s+({'|'.join((*SOUNDS, SILENCE))})\b", re.IGNORECASE)
 _SILENT_CLAUSE = re.compile(rf"{_SEEN}\b()", re.IGNORECASE)
 
 
@@ -62,8 +64,12 @@ class CaptionScore:
 
 def caption_events(scene: Scene) -> list[CaptionEvent]:
     """Return the events of a scene in order of time."""
-    sounds = [sound.name for sound in scene.sounds] if scene.config.sound else [""] * len(scene.shapes)
-    return [CaptionEvent(shape.start, shape.color, shape.form, sounds[i]) for i, shape in enumerate(scene.shapes)]
+    events = []
+    for i, shape in enumerate(scene.shapes):
+        sound = scene.sound_of(i)
+        name = SILENCE if sound is None else scene.sounds[sound].name
+        events.append(CaptionEvent(shape.start, shape.color, shape.form, name if scene.config.sound else ""))
+    return events
 
 
 def caption(scene: Scene) -> str:

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from omnisift.errors import UsageError
+from omnisift.utils.suggest import check_choice
+from omnisift.world.degradations import DEGRADATIONS
 from omnisift.world.words import SHAPES, SOUNDS
 
-_LATER = frozenset({"together", "drift", "cuts", "distractor_gain", "heard", "sound"})
+_LATER = frozenset({"together", "drift", "cuts", "distractor_gain", "heard", "sound", "wide", "degraded"})
 """Fields added after the first published results: at their defaults they are not in the description of a scene."""
+
+
+@dataclass(frozen=True)
+class WideConfig:
+    """What clips of the wide family have besides shapes and sounds; ranges are (minimum, maximum)."""
+
+    area: tuple[float, float] = (0.01, 0.06)
+    """Share of the frame that a shape covers."""
+    dull: float = 0.3
+    """Probability that a shape's colour is mixed with grey."""
+    silent: float = 0.25
+    """Probability that a shape has no sound; at least one keeps its sound."""
+    still: tuple[int, int] = (4, 8)
+    """Grey objects of no interest that stand still, so that they move with the camera, nearer than the background."""
+    moving: tuple[int, int] = (1, 3)
+    """Grey objects of no interest that move."""
+    decoys: tuple[int, int] = (0, 1)
+    """Large white objects that blink and move, and make no sound."""
+    pan: tuple[float, float] = (0.0, 8.0)
+    """Speed of the camera in pixels per image (per ``1 / fps`` seconds); it turns back at the ends of its path."""
+    changes: tuple[int, int] = (0, 2)
+    """Changes of the background at whole seconds; each is a cut or a fade of two seconds."""
+    snr: tuple[float, float] = (0.0, 10.0)
+    """Level of the quietest event above the continuous background sound, in dB."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +82,10 @@ class SceneConfig:
     "unseen", no distractor has the kind of another sound; when all kinds are used, no further distractors follow."""
     sound: bool = True
     """Whether the clip has an audio track."""
+    wide: WideConfig | None = None
+    """Contents of the wide family; None has a clip of the first family."""
+    degraded: str = ""
+    """Name of a degradation (`omnisift.world.degradations`); empty for none."""
 
     def __post_init__(self) -> None:
         self._check_shapes()
@@ -65,10 +95,13 @@ class SceneConfig:
             raise UsageError(f"heard must be 'any' or 'unseen', got {self.heard!r}")
         if self.heard == "unseen":
             self._check_unseen()
+        self._check_wide()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; fields added later are included only where they differ from their defaults."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        if self.wide is not None:
+            values["wide"] = (asdict(self.wide), None)
         return {name: value for name, (value, default) in values.items() if name not in _LATER or value != default}
 
     def _check_shapes(self) -> None:
@@ -117,3 +150,17 @@ class SceneConfig:
             )
         if self.sound_pool <= self.shapes[1]:
             raise UsageError(f"heard='unseen' needs sound_pool above {self.shapes[1]} shapes, got {self.sound_pool}")
+
+    def _check_wide(self) -> None:
+        check_choice("degraded", self.degraded, ("", *DEGRADATIONS))
+        if self.wide is None:
+            return
+        if self.size < 224 or self.seconds < 4 or self.shapes[0] < 1:
+            raise UsageError(
+                "a wide clip needs a size of at least 224, 4 seconds and a shape, "
+                f"got {self.size}, {self.seconds} and {self.shapes[0]}"
+            )
+        if (self.drift, self.cuts, self.distractor_gain, self.heard) != ((0.0, 0.0), (0, 0), 1.0, "any"):
+            raise UsageError(
+                "a wide clip has its own camera and background; leave drift, cuts, gain and heard as they are"
+            )

@@ -9,43 +9,47 @@ from pathlib import Path
 from omnisift.errors import UsageError
 from omnisift.utils.jsonl import JsonLines, write_jsonl
 
-_CLIP = re.compile(r"clip-\d{6,}\.mp4")
+_CLIP = re.compile(r"[a-z0-9+]+-\d{6,}\.mp4")
 """Names of the clips."""
 
 
-def write_dataset(folder: Path, clips: int, seed: int, questions_per_clip: int, step: Callable[[], None]) -> int:
+def write_dataset(
+    folder: Path, clips: int, seed: int, questions_per_clip: int, step: Callable[[], None], setting: str = "base"
+) -> int:
     """Write clips ``seed .. seed + clips - 1`` of the training split and ``metadata.jsonl``.
 
-    Clips that exist are kept: the file name holds the clip's number.
+    Clips that exist are kept: the file name holds the setting (``clip`` for ``base``) and the clip's number.
 
     Args:
         folder: created if needed.
         clips: number of clips.
         seed: number of the first clip.
-        asked: questions per clip, in addition to its caption.
+        questions_per_clip: questions per clip, in addition to its caption.
         step: called after each clip.
+        setting: setting of the world.
 
     Returns:
         The number of samples.
 
     Raises:
-        UsageError: ``folder`` is a file, or its ``metadata.jsonl`` names other clips.
+        UsageError: the setting is unknown, ``folder`` is a file, or its ``metadata.jsonl`` names other clips.
     """
     import numpy as np
 
-    from omnisift.world import caption, make_scene, questions, write_clip
+    from omnisift.world import caption, make_scene, questions, world_setting, write_clip
 
+    chosen, prefix = world_setting(setting), "clip" if setting == "base" else setting
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     _check_metadata(folder / "metadata.jsonl")
     rows = []
     for number in range(seed, seed + clips):
-        scene, path = make_scene(number, split="train"), folder / f"clip-{number:06d}.mp4"
+        scene, path = make_scene(number, "train", chosen.config), folder / f"{prefix}-{number:06d}.mp4"
         if not path.is_file():
             write_clip(scene, path)
         pairs = (
-            questions(scene, np.random.default_rng((21, number)), None, questions_per_clip)
+            questions(scene, np.random.default_rng((21, number)), chosen.types, questions_per_clip)
             if questions_per_clip
             else []
         )

@@ -12,6 +12,7 @@ from av.container import OutputContainer
 
 from omnisift.errors import UsageError
 from omnisift.utils.atomic_io import atomic_file
+from omnisift.world.degradations import LOW_RATE_CRF
 from omnisift.world.render import render_audio, render_frames
 from omnisift.world.scene import Scene
 
@@ -30,7 +31,7 @@ def write_clip(scene: Scene, path: str | Path, *, crf: int = 18, audio_bit_rate:
     Args:
         scene: The scene.
         path: The file.
-        crf: Constant rate factor of the video.
+        crf: Constant rate factor of the video, unless the scene is degraded by a low rate.
         audio_bit_rate: Bits per second of the audio.
 
     Raises:
@@ -45,6 +46,7 @@ def write_clip(scene: Scene, path: str | Path, *, crf: int = 18, audio_bit_rate:
         video.width = video.height = config.size
         video.pix_fmt = "yuv420p"
         # Without macroblock trees: with AVX-512 they give another file on every run.
+        crf = LOW_RATE_CRF if config.degraded == "h264" else crf
         video.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         audio = _audio_stream(container, scene, audio_bit_rate) if config.sound else None
         for number, image in enumerate(render_frames(scene)):

@@ -12,7 +12,7 @@ from omnisift.errors import UsageError
 from omnisift.utils.suggest import meant
 from omnisift.world.config import SceneConfig
 from omnisift.world.scene import Scene
-from omnisift.world.words import COLOR_NAMES, NUMBERS, PLACES, SHAPES, SOUNDS
+from omnisift.world.words import COLOR_NAMES, NUMBERS, PLACES, SHAPES, SOUNDS, WORDS
 
 QUESTION_TYPES: tuple[str, ...] = (
     "color_of_shape",
@@ -24,6 +24,9 @@ QUESTION_TYPES: tuple[str, ...] = (
     "count",
     "order",
 )
+"""Types of the first family."""
+WIDE_TYPES: tuple[str, ...] = (*QUESTION_TYPES, "written", "said", "before")
+"""Types of the wide family, which has all."""
 
 PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -83,6 +86,27 @@ PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "Which {colour} appears {x}?",
             "What {colour} do you see {x}?",
         ),
+        "written": (
+            "What word is written?",
+            "Which word is written in the picture?",
+            "Which word do you see?",
+            "What word is shown in the video?",
+            "What does the caption show?",
+        ),
+        "said": (
+            "What word is said?",
+            "Which word is said in the video?",
+            "Which word do you hear?",
+            "What word is heard in the clip?",
+            "What does the voice say?",
+        ),
+        "before": (
+            "Which comes {x}?",
+            "Which appears {x}?",
+            "Which do you see {x}?",
+            "Which shape comes {x}?",
+            "What is shown {x}?",
+        ),
     }
 )
 """Type -> phrasings. ``{x}`` is what the question is about; ``{colour}`` becomes ``color`` or ``colour``."""
@@ -99,7 +123,7 @@ class Question:
     argument: str | None
     """Word of the text for what the question is about; None for ``count``."""
     shapes: tuple[int, ...] = ()
-    """Evidence: indices of ``scene.shapes``; all are needed."""
+    """Evidence: indices of ``scene.shapes``, followed by ``scene.titles``; all are needed."""
     sounds: tuple[int, ...] = ()
     """Evidence: indices of ``scene.sounds``; all are needed, except for ``heard``, where any of them proves a yes."""
 
@@ -124,7 +148,7 @@ def questions(
     names = list(possible_types(scene.config) if types is None else types)
     unknown = [name for name in names if name not in PHRASINGS]
     if unknown:
-        listed = f"{', '.join(QUESTION_TYPES)}{meant(unknown[0], QUESTION_TYPES)}"
+        listed = f"{', '.join(WIDE_TYPES)}{meant(unknown[0], WIDE_TYPES)}"
         raise UsageError(f"unknown question type {unknown[0]!r}; known: {listed}")
     if n is not None:
         weights = np.array([types[name] for name in names] if isinstance(types, Mapping) else [1.0] * len(names))
@@ -134,10 +158,13 @@ def questions(
 
 def possible_types(config: SceneConfig) -> tuple[str, ...]:
     """Return the question types that fit clips of a configuration: none on shapes or sounds that do not occur."""
-    excluded = set() if config.sound else {"heard", "sound_with", "color_with_sound"}
+    types = QUESTION_TYPES if config.wide is None else WIDE_TYPES
+    excluded = set() if config.sound else {"heard", "sound_with", "color_with_sound", "said"}
     if config.shapes[1] == 0:
         excluded |= set(QUESTION_TYPES) - {"heard"}
-    return tuple(name for name in QUESTION_TYPES if name not in excluded)
+    if config.shapes[0] < 2:
+        excluded |= {"before"}
+    return tuple(name for name in types if name not in excluded)
 
 
 def make_question(scene: Scene, type: str, rng: np.random.Generator) -> Question:
@@ -197,14 +224,21 @@ def _heard(scene: Scene, rng: np.random.Generator) -> _Made:
     return name, name, "no", (), ()
 
 
+def _any_sounding(scene: Scene, rng: np.random.Generator) -> tuple[int, int]:
+    """(index of a shape that has a sound, index of the sound)."""
+    pairs = [(shape, sound) for shape in range(len(scene.shapes)) if (sound := scene.sound_of(shape)) is not None]
+    return pairs[int(rng.integers(len(pairs)))]
+
+
 def _sound_with(scene: Scene, rng: np.random.Generator) -> _Made:
-    i = _any_shape(scene, rng)
-    return *_named(scene, i, rng), scene.sounds[i].name, (i,), (i,)
+    i, sound = _any_sounding(scene, rng)
+    return *_named(scene, i, rng), scene.sounds[sound].name, (i,), (sound,)
 
 
 def _color_with_sound(scene: Scene, rng: np.random.Generator) -> _Made:
-    i = _any_shape(scene, rng)
-    return scene.sounds[i].name, scene.sounds[i].name, scene.shapes[i].color, (i,), (i,)
+    i, sound = _any_sounding(scene, rng)
+    name = scene.sounds[sound].name
+    return name, name, scene.shapes[i].color, (i,), (sound,)
 
 
 def _count(scene: Scene, rng: np.random.Generator) -> _Made:  # noqa: ARG001 - all makers have one signature
@@ -214,6 +248,26 @@ def _count(scene: Scene, rng: np.random.Generator) -> _Made:  # noqa: ARG001 - a
 def _order(scene: Scene, rng: np.random.Generator) -> _Made:
     which, i = ("first", 0) if rng.random() < 0.5 else ("last", len(scene.shapes) - 1)
     return which, which, scene.shapes[i].color, (i,), ()
+
+
+def _written(scene: Scene, rng: np.random.Generator) -> _Made:
+    i = int(rng.integers(len(scene.titles)))
+    return "", None, scene.titles[i].word, (len(scene.shapes) + i,), ()
+
+
+def _said(scene: Scene, rng: np.random.Generator) -> _Made:
+    words = [i for i, sound in enumerate(scene.sounds) if sound.name in WORDS]
+    i = words[int(rng.integers(len(words)))]
+    return "", None, scene.sounds[i].name, (), (i,)
+
+
+def _before(scene: Scene, rng: np.random.Generator) -> _Made:
+    """The first or the last of two shapes, named in random order; the answer is the first evidence."""
+    pair = [int(i) for i in rng.permutation(len(scene.shapes))[:2]]
+    which, answer = ("first", min(pair)) if rng.random() < 0.5 else ("last", max(pair))
+    names = [scene.shapes[i].form for i in pair]
+    evidence = (answer, *(i for i in pair if i != answer))
+    return f"{which}, the {names[0]} or the {names[1]}", which, scene.shapes[answer].form, evidence, ()
 
 
 _MAKERS: Mapping[str, Callable[[Scene, np.random.Generator], _Made]] = MappingProxyType(
@@ -226,6 +280,9 @@ _MAKERS: Mapping[str, Callable[[Scene, np.random.Generator], _Made]] = MappingPr
         "color_with_sound": _color_with_sound,
         "count": _count,
         "order": _order,
+        "written": _written,
+        "said": _said,
+        "before": _before,
     }
 )
 
@@ -239,6 +296,9 @@ ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "color_with_sound": COLOR_NAMES,
         "count": NUMBERS[2:5],
         "order": COLOR_NAMES,
+        "written": WORDS,
+        "said": WORDS,
+        "before": SHAPES,
     }
 )
-"""Type -> possible answers in the default world."""
+"""Type -> possible answers in the default world and in ``wide``."""

@@ -12,24 +12,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnisift.world.backdrop import backdrop
-from omnisift.world.config import SceneConfig
-from omnisift.world.scene import Scene, Shape
+from omnisift.world.config import SceneConfig, WideConfig
+from omnisift.world.degradations import degrade_images, degrade_sound, shown_frames
+from omnisift.world.events import Shape
+from omnisift.world.letters import title_box, title_picture
+from omnisift.world.scene import Scene
+from omnisift.world.scenery import scenery
+from omnisift.world.speech import ambience, speak
 from omnisift.world.splits import generator
 from omnisift.world.synth import add_rumbles, synthesise
-from omnisift.world.words import COLORS, PLACES
+from omnisift.world.words import COLORS, PLACES, WORDS
 
 _BANK_MARGIN = 28
+_DULL, _GREY = 0.5, 120
+"""Share of a dull shape's own colour, and the grey of the rest."""
+_PIXELS_AT_ONCE = 8_000_000
+"""Pixels of the frames that are drawn at once, since they are drawn in float32."""
+_EVENT_RMS, _LOUDER = 0.07, (1.0, 1.8)
+"""RMS of the quietest event of a wide clip, and how much louder others are."""
 
 
-def render_images(scene: Scene) -> NDArray[np.uint8]:
-    """Return the images that a model reads: uint8 [seconds * fps, size, size, 3], image k at ``k / fps`` seconds."""
+def render_images(scene: Scene, numbers: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
+    """Return the images that a model reads: uint8 [seconds * fps, size, size, 3], image k at ``k / fps`` seconds.
+
+    Args:
+        scene: The scene.
+        numbers: Which of these images to render; None renders all.
+    """
     config = scene.config
-    return _draw(scene, np.arange(config.seconds * config.fps) * (config.file_fps // config.fps))
+    numbers = np.arange(config.seconds * config.fps) if numbers is None else numbers
+    return _seen(scene, numbers * (config.file_fps // config.fps))
 
 
 def render_frames(scene: Scene) -> NDArray[np.uint8]:
     """Return every frame of the file: uint8 [seconds * file_fps, size, size, 3], ``j`` at ``j / file_fps`` seconds."""
-    return _draw(scene, np.arange(scene.config.seconds * scene.config.file_fps))
+    return _seen(scene, np.arange(scene.config.seconds * scene.config.file_fps))
 
 
 def render_audio(scene: Scene) -> NDArray[np.float32]:
@@ -42,6 +59,12 @@ def render_audio(scene: Scene) -> NDArray[np.float32]:
     config, rng = scene.config, generator(scene.number, stream=2)
     if not config.sound:
         return np.zeros(0, np.float32)
+    wave = _wide_sound(scene, rng) if config.wide else _sound(scene, rng)
+    return degrade_sound(config.degraded, wave, config.sample_rate, generator(scene.number, stream=8))
+
+
+def _sound(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
+    config = scene.config
     # Background: noise and rumbles.
     wave = rng.standard_normal(config.seconds * config.sample_rate, dtype=np.float32)
     wave *= 0.006 * rng.uniform(0.6, 1.6)
@@ -57,6 +80,19 @@ def render_audio(scene: Scene) -> NDArray[np.float32]:
     return wave if config.distractor_gain == 1 else np.clip(wave, -1, 1, out=wave)
 
 
+def _wide_sound(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
+    config = scene.config
+    rate, wide = config.sample_rate, config.wide or WideConfig()
+    wave = ambience(config.seconds * rate, rate, rng) * _EVENT_RMS * 10 ** (-rng.uniform(*wide.snr) / 20)
+    for sound in scene.sounds:
+        make = speak if sound.name in WORDS else synthesise
+        tone = make(sound.name, sound.seconds, rate, rng)
+        tone *= _EVENT_RMS * rng.uniform(*_LOUDER) / tone.std()
+        first = int(sound.start * rate)
+        wave[first : first + len(tone)] += tone[: len(wave) - first]
+    return np.clip(wave, -1, 1).astype(np.float32)
+
+
 def centre(shape: Shape, time: float | NDArray[np.float64], config: SceneConfig) -> tuple[NDArray[np.float64], ...]:
     """Return the centre (x, y) of a shape in pixels at ``time`` seconds; it drifts inside its quarter of the frame."""
     images = (np.asarray(time, dtype=np.float64) - shape.start) * config.fps - (shape.seconds * config.fps - 1) / 2
@@ -67,19 +103,34 @@ def centre(shape: Shape, time: float | NDArray[np.float64], config: SceneConfig)
     return x, y
 
 
+def _seen(scene: Scene, frames: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """uint8 [F, size, size, 3]: the frames of the file with these numbers, after the degradation."""
+    config, rng = scene.config, generator(scene.number, stream=9)
+    clean = shown_frames(config.degraded, frames, config.seconds * config.file_fps, config.file_fps, rng)
+    parts = np.array_split(clean, max(1, len(frames) * config.size**2 // _PIXELS_AT_ONCE))
+    images = np.concatenate([_draw(scene, part) for part in parts]) if len(parts) > 1 else _draw(scene, clean)
+    return degrade_images(config.degraded, images, frames, rng)
+
+
 def _draw(scene: Scene, frames: NDArray[np.int64]) -> NDArray[np.uint8]:
     """uint8 [F, size, size, 3]: the frames of the file with these numbers."""
     config, rng = scene.config, generator(scene.number, stream=1)
     size, total = config.size, config.seconds * config.file_fps
-    canvas = backdrop(scene, frames, rng)
+    canvas = scenery(scene, frames) if config.wide else backdrop(scene, frames, rng)
     # Fill the pixels that each shape covers while it is visible.
     for shape in scene.shapes:
-        color = (np.array(COLORS[shape.color]) + rng.normal(0, 12, 3)).astype(np.float32)
+        mean = np.array(COLORS[shape.color])
+        mean = _DULL * mean + (1 - _DULL) * _GREY if shape.dull else mean
+        color = (mean + rng.normal(0, 12, 3)).astype(np.float32)
         shown = np.nonzero((frames >= shape.start * config.file_fps) & (frames < shape.end * config.file_fps))[0]
         inside = _mask(shape, frames[shown] / config.file_fps, config)
         part = canvas[shown]
         part[inside] = color
         canvas[shown] = part
+    for title in scene.titles:
+        left, top, right, bottom = title_box(title, size)
+        written = (frames >= title.start * config.file_fps) & (frames < title.end * config.file_fps)
+        canvas[written, top:bottom, left:right] = title_picture(title.word)
     # Draw the noise of every frame of the file, so that an image has the same noise at both frame rates.
     bank = _noise_bank(size)
     which, shift = rng.integers(0, len(bank), total), rng.integers(0, _BANK_MARGIN, (total, 2))

@@ -16,46 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnisift.world.config import SceneConfig
+from omnisift.world.events import Shape, Sound, Title, shape_dict
 from omnisift.world.splits import generator, scene_number
+from omnisift.world.wide import widened
 from omnisift.world.words import COLOR_NAMES, PLACES, SHAPES, SOUNDS
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A coloured form, visible from ``start`` for ``seconds``, that drifts inside one quarter of the frame."""
-
-    color: str
-    form: str
-    place: str
-    start: int
-    seconds: int
-    x: float
-    """Centre in pixels in the middle of its interval; ``y`` likewise."""
-    y: float
-    vx: float
-    """Drift in pixels per image (per ``1 / fps`` seconds); ``vy`` likewise."""
-    vy: float
-    radius: float
-
-    @property
-    def end(self) -> int:
-        """Second at which it disappears."""
-        return self.start + self.seconds
-
-
-@dataclass(frozen=True)
-class Sound:
-    """A short sound event. ``shape`` is the index of the shape it belongs to, or -1 for a distractor."""
-
-    name: str
-    start: float
-    seconds: float
-    shape: int
-
-    @property
-    def end(self) -> float:
-        """Time at which it ends, in seconds."""
-        return self.start + self.seconds
 
 
 @dataclass(frozen=True)
@@ -68,12 +32,22 @@ class Scene:
     shapes: tuple[Shape, ...]
     """In order of time."""
     sounds: tuple[Sound, ...]
-    """First the sound of each shape, in the shapes' order; then the distractors in order of time. None if silent."""
+    """First the sound of each shape that has one, in the shapes' order; then the distractors in order of time; then the
+    spoken words. None if silent."""
     config: SceneConfig = field(default_factory=SceneConfig)
+    titles: tuple[Title, ...] = ()
+    """Words in the picture, in order of time."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return {**asdict(self), "config": self.config.as_dict()}
+        """Return plain data for JSON; what only the wide family has is included only there."""
+        values = {**asdict(self), "shapes": [shape_dict(s) for s in self.shapes], "config": self.config.as_dict()}
+        if not self.titles:
+            del values["titles"]
+        return values
+
+    def sound_of(self, shape: int) -> int | None:
+        """Return the index of the sound of a shape; None if it is silent."""
+        return next((i for i, sound in enumerate(self.sounds) if sound.shape == shape), None)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the description, equal on every machine for the same split, seed and configuration."""
@@ -101,11 +75,14 @@ def make_scene(seed: int, split: str = "test", config: SceneConfig | None = None
     colors, forms = rng.permutation(len(COLOR_NAMES))[:count], rng.permutation(len(SHAPES))[:count]
     pool = [SOUNDS[int(i)] for i in rng.permutation(len(SOUNDS))[: config.sound_pool]]
     shapes = _shapes(colors, forms, starts, lengths, config, rng)
-    if not config.sound:
-        return Scene(number, split, int(seed), shapes, (), config)
-    tied = [_tied_sound(pool[i], i, shapes, config, rng) for i in range(count)]
-    sounds = (*tied, *_distractors(shapes, pool, config, rng))
-    return Scene(number, split, int(seed), shapes, sounds, config)
+    sounds: tuple[Sound, ...] = ()
+    if config.sound:
+        tied = [_tied_sound(pool[i], i, shapes, config, rng) for i in range(count)]
+        sounds = (*tied, *_distractors(shapes, pool, config, rng))
+    if config.wide is None:
+        return Scene(number, split, int(seed), shapes, sounds, config)
+    shapes, sounds, titles = widened(shapes, sounds, config, config.wide, generator(number, stream=6))
+    return Scene(number, split, int(seed), shapes, sounds, config, titles)
 
 
 def _timetable(count: int, config: SceneConfig, rng: np.random.Generator) -> tuple[list[int], list[int]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 from omnisift.errors import UsageError
-from omnisift.utils.suggest import meant
-from omnisift.world.config import SceneConfig
+from omnisift.utils.suggest import check_choice, meant
+from omnisift.world.config import SceneConfig, WideConfig
+from omnisift.world.degradations import DEGRADATIONS
 from omnisift.world.questions import possible_types
 
 
@@ -95,16 +97,67 @@ _ALL = (
     ),
 )
 
+
+def _wide(name: str, idea: str, note: str, changes: tuple[int, int], **options: Any) -> Setting:
+    """A setting of the wide family."""
+    wide = WideConfig(changes=changes)
+    return _setting(name, idea, SceneConfig(size=280, noise=5.0, together=2, wide=wide, **options), note)
+
+
+_WIDE = (
+    _wide(
+        "wide",
+        "small shapes among clutter, speech, titles",
+        "600 video and 150 audio tokens: two shapes at once, a spoken and a written word, clutter, a moving camera.",
+        (0, 2),
+        shapes=(2, 3),
+        shape_seconds=(2, 3),
+        empty_seconds=1,
+        distractors=(1, 2),
+    ),
+    _wide(
+        "wide20",
+        "wide in 20 s",
+        "The events of wide in a clip of 2,000 video and 500 audio tokens.",
+        (1, 4),
+        seconds=20,
+        shapes=(3, 4),
+        shape_seconds=(2, 5),
+        empty_seconds=4,
+        distractors=(1, 2),
+    ),
+    _wide(
+        "wide60",
+        "wide in a minute",
+        "The events of wide in a clip of 6,000 video and 1,500 audio tokens: order within a minute.",
+        (2, 8),
+        seconds=60,
+        shapes=(3, 4),
+        shape_seconds=(2, 8),
+        empty_seconds=20,
+        distractors=(0, 1),
+    ),
+)
+WIDE_SETTINGS: Mapping[str, Setting] = MappingProxyType({setting.name: setting for setting in _WIDE})
+"""Name -> setting of the wide family, by length."""
+
 SETTINGS: Mapping[str, Setting] = MappingProxyType({setting.name: setting for setting in _ALL})
-"""Name -> setting, ``base`` first."""
+"""Name -> setting of the first family, ``base`` first."""
 
 
 def world_setting(name: str) -> Setting:
-    """Return the setting of this name.
+    """Return the setting of this name, of either family; ``wide+blur`` is ``wide`` with the degradation ``blur``.
 
     Raises:
-        UsageError: The name is unknown.
+        UsageError: The setting or the degradation is unknown.
     """
-    if name not in SETTINGS:
-        raise UsageError(f"unknown setting {name!r}; choose one of: {', '.join(SETTINGS)}{meant(name, SETTINGS)}")
-    return SETTINGS[name]
+    plain, plus, degraded = name.partition("+")
+    known = {**SETTINGS, **WIDE_SETTINGS}
+    if plain not in known:
+        raise UsageError(f"unknown setting {plain!r}; choose one of: {', '.join(known)}{meant(plain, known)}")
+    setting = known[plain]
+    if not plus:
+        return setting
+    check_choice("the degradation", degraded, DEGRADATIONS)
+    idea = f"{setting.idea}; {DEGRADATIONS[degraded]}"
+    return replace(setting, name=name, idea=idea, config=replace(setting.config, degraded=degraded))

@@ -13,14 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omnisift.world.degradations import LATE_SECONDS
+from omnisift.world.letters import title_box
 from omnisift.world.questions import Question
 from omnisift.world.render import centre
 from omnisift.world.scene import Scene
-from omnisift.world.words import COLOR_NAMES, SHAPES, SOUNDS
+from omnisift.world.words import COLOR_NAMES, SHAPES, SOUNDS, WORDS
 
 TOKEN_PIXELS = 28
 AUDIO_TOKENS_PER_SECOND = 25
 IMAGES_PER_FRAME = 2
+FIRST_TITLE_CLASS = 1 + len(COLOR_NAMES) * len(SHAPES)
+"""Class of a token that shows the first of the written words."""
+_TITLE_OVERLAP = 0.35
+"""A token shows a title that covers more than this fraction of it."""
 _CORE = 0.45
 """A token shows a shape if it overlaps the inner 45 % of its radius."""
 _OVERLAP = 0.4
@@ -68,19 +74,20 @@ class Truth:
     """
 
     video_class: NDArray[np.int64]
-    """[G, R, R]: 0 for background, else ``1 + color * 4 + form``."""
+    """[G, R, R]: 0 for background, ``1 + color * 4 + form`` for a shape, 25 + number of the word for a title."""
     video_shape: NDArray[np.int64]
     """[G, R, R]: index of the shape shown, -1 for none."""
     audio_class: NDArray[np.int64]
-    """[A]: 0 for no sound, else 1 + number of the kind."""
+    """[A]: 0 for no sound, 1 + number of the kind for a sound, 9 + number of the word for a spoken word."""
     audio_sound: NDArray[np.int64]
     """[A]: index of the sound event, -1 for none."""
     audio_owner: NDArray[np.int64]
-    """[A]: 1 + index of the shape that the sound belongs to, -1 for a distractor, 0 for no sound."""
+    """[A]: 1 + index of the shape that the sound belongs to, -1 for a distractor, 0 for no sound and
+    for a spoken word."""
     visible: NDArray[np.int64]
     """[A]: index of the shape visible during the audio token, the first to appear where two are; -1 for none."""
     shape_tokens: tuple[NDArray[np.int64], ...]
-    """For each shape [k, 3]: its tokens as (frame, row, column)."""
+    """For each shape, then for each title [k, 3]: its tokens as (frame, row, column)."""
     sound_tokens: tuple[NDArray[np.int64], ...]
     """For each sound event [k]: its audio tokens."""
 
@@ -95,7 +102,7 @@ class Truth:
         return shapes + [EvidenceEvent("sound", i, tokens) for i, tokens in zip(question.sounds, sounds, strict=False)]
 
     def flat_video(self, shape: int) -> NDArray[np.int64]:
-        """Return [k] int64: indices of a shape's tokens in the flattened video tokens."""
+        """Return [k] int64: indices of the tokens of a shape or title in the flattened video tokens."""
         rows = self.video_shape.shape[1]
         return np.asarray(self.shape_tokens[shape] @ np.array([rows * rows, rows, 1]), dtype=np.int64)
 
@@ -151,21 +158,33 @@ def _video(scene: Scene) -> tuple[NDArray[np.int64], NDArray[np.int64], list[NDA
         classes[near] = 1 + COLOR_NAMES.index(shape.color) * len(SHAPES) + SHAPES.index(shape.form)
         owner[near] = i
         tokens.append(np.argwhere(near).astype(np.int64))
+    for title in scene.titles:
+        left, top, right, bottom = title_box(title, config.size)
+        inside = np.outer(_covered(edge, top, bottom), _covered(edge, left, right)) > _TITLE_OVERLAP * TOKEN_PIXELS**2
+        shown = inside & ((middle > title.start) & (middle < title.end))[:, None, None]
+        classes[shown] = FIRST_TITLE_CLASS + WORDS.index(title.word)
+        tokens.append(np.argwhere(shown).astype(np.int64))
     return classes, owner, tokens
+
+
+def _covered(edge: NDArray[np.int64], first: int, last: int) -> NDArray[np.int64]:
+    """Pixels of each token that lie in ``first .. last``, along one axis."""
+    return np.asarray(np.maximum(np.minimum(edge + TOKEN_PIXELS, last) - np.maximum(edge, first), 0))
 
 
 def _audio(
     scene: Scene,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[NDArray[np.int64]]]:
     total = scene.config.seconds * AUDIO_TOKENS_PER_SECOND if scene.config.sound else 0
+    late = LATE_SECONDS if scene.config.degraded == "late" else 0.0
     classes, event, owner = np.zeros(total, np.int64), np.full(total, -1, np.int64), np.zeros(total, np.int64)
     tokens = []
     for i, sound in enumerate(scene.sounds):
-        first, last = sound.start * AUDIO_TOKENS_PER_SECOND, sound.end * AUDIO_TOKENS_PER_SECOND
+        first, last = (sound.start + late) * AUDIO_TOKENS_PER_SECOND, (sound.end + late) * AUDIO_TOKENS_PER_SECOND
         # Tokens that the sound covers by more than the threshold.
         index = np.arange(int(first), min(total, math.ceil(last)))
         index = index[np.minimum(index + 1, last) - np.maximum(index, first) > _OVERLAP]
-        classes[index], event[index] = 1 + SOUNDS.index(sound.name), i
-        owner[index] = sound.shape + 1 if sound.shape >= 0 else -1
+        classes[index], event[index] = 1 + (*SOUNDS, *WORDS).index(sound.name), i
+        owner[index] = sound.shape + 1 if sound.shape >= 0 else -int(sound.name in SOUNDS)
         tokens.append(index.astype(np.int64))
     return classes, event, owner, tokens

@@ -19,5 +19,7 @@ COLOR_NAMES: tuple[str, ...] = tuple(COLORS)
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "cross")
 SOUNDS: tuple[str, ...] = ("hum", "beep", "whistle", "rise", "fall", "hiss", "buzz", "trill")
 """Kinds of sound; ``rise`` and ``fall`` are tones whose pitch glides up or down."""
+WORDS: tuple[str, ...] = ("open", "exit", "taxi", "cafe", "sale", "park", "bank", "news")
+"""Words that are spoken or written in clips of the wide family."""
 PLACES: tuple[str, ...] = ("top-left", "top-right", "bottom-left", "bottom-right")
 NUMBERS: tuple[str, ...] = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

@@ -138,7 +138,7 @@ def test_random_draws_anew_for_every_clip_and_seed():
 
 
 def test_packing_loses_nothing():
-    for each in (1, 5, 8):
+    for each in (1, 5, 8, 11):
         right = np.random.default_rng(each).random((7, each)) < 0.5
         assert np.array_equal(unpack(pack(right), each), right)
 
@@ -202,6 +202,13 @@ def test_selectors_digest_tells_weights_apart(tmp_path):
         torch.manual_seed(seed)
         VGAS(VGASConfig(input_size=8, hidden_size=8, num_attention_heads=2)).save_pretrained(tmp_path / str(seed))
     assert tensors_digest(tmp_path / "0") != tensors_digest(tmp_path / "1")
+
+
+@pytest.mark.parametrize(("sense", "kept"), [("video", Modality.VIDEO), ("audio", Modality.AUDIO), ("question", None)])
+def test_one_sense_keeps_that_alone(world, sense, kept):
+    stream = encode_scenes(world.host, [make_scene(7, "test")]).stream()
+    keep = quality.OneSense(Budget(retain=0.5), sense).eval()(stream).keep
+    assert torch.equal(keep, (stream.modality == Modality.TEXT) | (stream.modality == (-1 if kept is None else kept)))
 
 
 def test_shuffled_video_changes_the_audio_alone(world):

@@ -13,7 +13,7 @@ from omnisift.lab.benchmark.recipe import Recipe, RecipeRow
 from omnisift.utils.safetensors_files import open_safetensors
 from omnisift.world import make_scene, world_setting
 
-SPLIT, QUESTION_STREAM = "test", 11
+QUESTION_STREAM = 11
 BATCH = 250
 """Clips per job."""
 
@@ -78,25 +78,26 @@ def encoders_digest(checkpoint: Path) -> str:
 def encoded_path(plan: Plan, setting: str, first: int) -> Path:
     """Return the file of a batch of encoded clips; its name depends on the encoders and the scene generator."""
     chosen = world_setting(setting)
-    scene = make_scene(first, SPLIT, chosen.config).fingerprint()[:12]
+    scene = make_scene(first, plan.recipe.split, chosen.config).fingerprint()[:12]
     return plan.folder / "clips" / f"{setting}-{first:06d}-{scene}-{encoders_digest(Path(plan.backbone))}.safetensors"
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
     """Return what two lines of one result file have in common, as plain data."""
     recipe = plan.recipe.as_dict()
+    split = recipe.pop("split")
     recipe.pop("clips")
     plain: dict[str, Any] = json.loads(
         json.dumps(
             {
                 "recipe": recipe,
-                "split": SPLIT,
+                "split": split,
                 "question_stream": QUESTION_STREAM,
                 "backbone": tensors_digest(Path(plan.backbone)),
                 "selectors": {name: tensors_digest(Path(folder)) for name, folder in sorted(plan.selectors.items())},
                 "models": {key: tensors_digest(Path(folder)) for key, folder in sorted(plan.models.items())},
                 "worlds": {
-                    name: make_scene(0, SPLIT, world_setting(name).config).fingerprint()[:16]
+                    name: make_scene(0, split, world_setting(name).config).fingerprint()[:16]
                     for name in plan.recipe.settings
                 },
             }

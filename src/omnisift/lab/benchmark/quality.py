@@ -5,6 +5,7 @@ Encoded clips are kept in the working folder, so that all rows and recipes share
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -12,14 +13,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from omnisift.budget import Counts
+from omnisift.budget import Budget, Counts
 from omnisift.compressors import Compressor, make_compressor
 from omnisift.compressors.random import seed_rows
 from omnisift.errors import CompressorError, UnreachableBudget
 from omnisift.lab.benchmark.encoded import Encoded, encode_scenes
 from omnisift.lab.benchmark.evidence_recall import Evidence
 from omnisift.lab.benchmark.packed_eval import PackedEvaluator, PackedQuestions
-from omnisift.lab.benchmark.plan import QUESTION_STREAM, SPLIT, Job, Plan, encoded_path
+from omnisift.lab.benchmark.plan import QUESTION_STREAM, Job, Plan, encoded_path
 from omnisift.lab.benchmark.recipe import RecipeRow
 from omnisift.pipeline.loading import load_host
 from omnisift.tokens import Modality, Selection, TokenStream
@@ -27,7 +28,7 @@ from omnisift.vgas import VGAS
 from omnisift.world import make_scene, questions, truth, world_setting
 
 AT_ONCE = 50
-"""Clips in one forward pass of the model."""
+"""Clips in one forward pass of the model, fewer where a clip has more than a thousand tokens."""
 
 
 class BenchWorker:
@@ -46,13 +47,14 @@ class BenchWorker:
         evaluator = self.evaluator(self.plan.models.get(row.key, self.plan.backbone))
         compressor = self.compressor(row)
         keeps, words, seconds = [], [], 0.0
+        at_once = max(1, min(AT_ONCE, int(AT_ONCE * (1000 / clips.embeds.shape[1]) ** 2)))
         try:
-            for first in range(0, job.count, AT_ONCE):
-                part = clips.part(first, AT_ONCE)
+            for first in range(0, job.count, at_once):
+                part = clips.part(first, at_once)
                 # Random draws depend on the clip's number, not on the batch that it is in.
                 if compressor is not None:
                     seed_rows(compressor, clip_seeds(row.seed, job.first + first, len(part)))
-                answered = evaluator(part, asked_questions.part(first, AT_ONCE), compressor)
+                answered = evaluator(part, asked_questions.part(first, at_once), compressor)
                 keeps.append(answered.keep)
                 words.append(answered.words)
                 seconds += answered.seconds
@@ -71,6 +73,8 @@ class BenchWorker:
     def compressor(self, row: RecipeRow) -> Compressor | None:
         """Return the row's method; None for all tokens."""
         spec = row.method
+        if spec.only:
+            return OneSense(row.budget, spec.only).eval()
         if not spec.method:
             return None
         # A selector that was trained together with the row's model takes precedence over the recipe's.
@@ -91,7 +95,7 @@ class BenchWorker:
     def _batch(self, setting: str, first: int, count: int) -> tuple[Encoded, PackedQuestions, torch.Tensor, Evidence]:
         chosen = world_setting(setting)
         host = self.evaluator(self.plan.backbone).host
-        scenes = [make_scene(seed, SPLIT, chosen.config) for seed in range(first, first + count)]
+        scenes = [make_scene(seed, self.plan.recipe.split, chosen.config) for seed in range(first, first + count)]
         clips = self._encoded(host, setting, first, count)
         asked_questions = [
             questions(s, np.random.default_rng((QUESTION_STREAM, s.number)), chosen.types) for s in scenes
@@ -112,10 +116,29 @@ class BenchWorker:
         path = encoded_path(self.plan, setting, first)
         clips = Encoded.load(path) if path.is_file() else None
         if clips is None or len(clips) < count:
-            config = world_setting(setting).config
-            clips = encode_scenes(host, [make_scene(seed, SPLIT, config) for seed in range(first, first + count)])
+            config, split = world_setting(setting).config, self.plan.recipe.split
+            clips = encode_scenes(host, [make_scene(seed, split, config) for seed in range(first, first + count)])
             clips.save(path)
         return clips.part(0, count)
+
+
+class OneSense(Compressor):
+    """Baseline: keep every token of one sense and none of the other, or no token of the clip at all.
+
+    Args:
+        budget: Ignored.
+        sense: ``video``, ``audio``, or ``question`` for neither.
+    """
+
+    name: ClassVar[str] = "one-sense"
+
+    def __init__(self, budget: Budget, sense: str) -> None:
+        super().__init__(budget)
+        self.kept = {"video": Modality.VIDEO, "audio": Modality.AUDIO}.get(sense, Modality.TEXT)
+
+    def select(self, stream: TokenStream, counts: Counts) -> Selection:  # noqa: ARG002 - the budget is ignored
+        """Keep the tokens of the sense, and all text."""
+        return Selection(keep=(stream.modality == self.kept) | (stream.modality == Modality.TEXT))
 
 
 class ShuffledVideo(Compressor):
@@ -165,10 +188,11 @@ def clip_seeds(seed: int, first: int, count: int) -> list[int]:
 
 
 def pack(right: np.ndarray) -> str:
-    """Encode [clips, questions] bool, at most 8 questions, as two hexadecimal digits per clip."""
+    """Encode [clips, questions] bool as two hexadecimal digits per clip for every eight questions."""
     return np.packbits(right, axis=1).tobytes().hex()
 
 
 def unpack(text: str, each: int) -> np.ndarray:
     """Decode [clips, questions] bool from `pack`; ``each`` is the number of questions per clip."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)[:, None], axis=1)[:, :each].astype(bool)
+    rows = np.frombuffer(bytes.fromhex(text), np.uint8).reshape(-1, math.ceil(each / 8))
+    return np.unpackbits(rows, axis=1)[:, :each].astype(bool)

@@ -6,7 +6,8 @@ about: what the table is for
 protocol: training-free        # or trained: the backbone is fine-tuned under each method first
 backbone: neutral              # or nano: the bundled checkpoint that answers
 settings: [base]               # settings of the generated world
-clips: 2000                    # test clips per setting
+split: test                    # or validation, for choosing between methods; test if left out
+clips: 2000                    # clips per setting
 retain: [0.5, 0.25, [0.25, 1]] # fraction kept of both modalities, or of video and audio
 seeds: [0]                     # for methods that draw at random; others run once
 train: {steps: 150}            # only with protocol trained
@@ -30,14 +31,15 @@ from omnisift.errors import OmniSiftError, UsageError
 from omnisift.evaluation.tables import ALL_TOKENS
 from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
 from omnisift.utils.suggest import check_choice, did_you_mean
-from omnisift.world import world_setting
+from omnisift.world import SPLITS, world_setting
 
 PROTOCOLS = ("training-free", "trained")
 _LARGEST = 2**31 - 1
-BACKBONES = ("neutral", "nano")
+ONLY = ("video", "audio", "question")
+BACKBONES = ("neutral", "nano", "wide")
 """Bundled checkpoints; the results page compares methods on the first."""
 _ENTRIES = frozenset(
-    {"name", "title", "about", "protocol", "backbone", "settings", "clips", "retain", "seeds", "train", "rows"}
+    {"name", "title", "about", "protocol", "backbone", "settings", "split", "clips", "retain", "seeds", "train", "rows"}
 )
 
 
@@ -57,6 +59,8 @@ class MethodSpec:
     """Whether selector and language model are trained together by the paper's estimator (protocol ``trained`` only)."""
     shuffled_video: bool = False
     """Whether audio is selected by the video of another clip: a control for guidance by video."""
+    only: str = ""
+    """A baseline instead of a method: ``video``, ``audio``, or ``question`` for a prompt without the clip."""
 
     @property
     def draws(self) -> bool:
@@ -81,7 +85,7 @@ class RecipeRow:
     @property
     def key(self) -> str:
         """Name that is unique in a result file: ``base/evs@25`` or ``base/random@25/100#1``."""
-        if not self.method.method:
+        if not (self.method.method or self.method.only):
             return f"{self.setting}/{ALL_TOKENS}"
         seed = f"#{self.seed}" if self.method.draws else ""
         return f"{self.setting}/{self.method.label}@{percent(self.video, self.audio)}{seed}"
@@ -109,6 +113,8 @@ class Recipe:
     backbone: str = BACKBONES[0]
     """Name of the bundled checkpoint that answers."""
     train: Mapping[str, Any] = field(default_factory=dict)
+    split: str = SPLITS[-1]
+    """Split of the clips: test, or validation for choosing between methods."""
 
     def rows(self) -> Iterator[RecipeRow]:
         """Yield every row to measure, setting by setting, all tokens first."""
@@ -128,8 +134,9 @@ class Recipe:
         if self.backbone == BACKBONES[0]:
             del data["backbone"]
         for way in data["ways"]:
-            if not way["shuffled_video"]:
-                del way["shuffled_video"]
+            for name in ("shuffled_video", "only"):
+                if not way[name]:
+                    del way[name]
         return data
 
 
@@ -179,6 +186,7 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
     _check_entries("entry", data, _ENTRIES)
     check_choice("protocol", data.get("protocol", PROTOCOLS[0]), PROTOCOLS)
     check_choice("backbone", data.get("backbone", BACKBONES[0]), BACKBONES)
+    check_choice("split", data.get("split", SPLITS[-1]), SPLITS[1:])
     if not all(is_text(data.get(key, "")) for key in ("name", "title", "about")):
         raise TypeError("name, title and about are texts")
     if not 0 < len(data["name"]) < 200 or Path(data["name"]).name != data["name"] or data["name"].startswith("."):
@@ -203,6 +211,7 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         methods=methods,
         backbone=data.get("backbone", BACKBONES[0]),
         train=_training(data.get("train", {})),
+        split=data.get("split", SPLITS[-1]),
     )
 
 
@@ -244,7 +253,10 @@ def _method(row: Mapping[str, Any]) -> MethodSpec:
     if not isinstance(row, Mapping):
         raise TypeError(f"a row is a mapping with the key method, got {shown(row)}")
     _check_entries("key of a row", row, [field.name for field in fields(MethodSpec)])
-    name = "" if row["method"] is None else row["method"]
+    check_choice("only", row.get("only", ""), ("", *ONLY))
+    if row.get("only") and row.get("method"):
+        raise ValueError("a row has a method or only, not both")
+    name = "" if row.get("only") or row["method"] is None else row["method"]
     if not is_text(name):
         raise TypeError(f"method of a row is a text, got {shown(name)}")
     method = MethodSpec(**{**row, "method": name})
@@ -256,7 +268,7 @@ def _method(row: Mapping[str, Any]) -> MethodSpec:
         raise ValueError(f"selector is a name without folders, got {shown(method.selector)}")
     if method.label:
         return method
-    name = method.method or ALL_TOKENS
+    name = method.method or (f"{method.only} only" if method.only else ALL_TOKENS)
     label = name if method.selector is None else f"{name} ({method.selector})"
     return MethodSpec(**{**row, "method": method.method, "label": label})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from omnisift.compressors import FULL
 from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, pct_with_interval, points, table
 from omnisift.lab.benchmark.results import Result, ResultRow, read_result
-from omnisift.world import QUESTION_TYPES
+from omnisift.world import QUESTION_TYPES, WIDE_TYPES, world_setting
 
 CHANCE = ("random", "random video", "random & random")
 """Label of a recipe's row that chooses at random."""
@@ -253,15 +253,17 @@ CSV_COLUMNS = (
     *("setting", "method", "group", "percent", "video_kept", "audio_kept", "accuracy", "accuracy_low"),
     *("accuracy_high", "of_full", "minus_first", "minus_first_low", "minus_first_high", "p_first", "minus_random"),
     *("minus_random_low", "minus_random_high", "p_random", "shape_tokens", "sound_tokens", "shape_events"),
-    *("sound_events", "ms", "seeds", *QUESTION_TYPES, "unreachable"),
+    *("sound_events", "ms", "seeds"),
 )
-"""Columns of a file. Accuracies, differences and kept shares are in percent; p is two-sided and clustered by clip."""
+"""First columns of a file. Accuracies, differences and kept shares are in percent; p is clustered by clip."""
 
 
 def as_csv(result: Result) -> str:
     """Return all rows of a result. ``minus_first`` compares with the recipe's first method."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
+    asked = {kind for setting in result.recipe["settings"] for kind in world_setting(setting).types}
+    types = WIDE_TYPES if asked - set(QUESTION_TYPES) else QUESTION_TYPES
+    writer = csv.DictWriter(text, (*CSV_COLUMNS, *types, "unreachable"), restval="", lineterminator="\n")
     writer.writeheader()
     for setting in result.recipe["settings"]:
         writer.writerow(_csv_cells(result, result.full(setting), ""))

@@ -71,6 +71,29 @@ def clip_batches(
             yield _batch(scenes, decoded_share, Path(folder) / "clip.mp4")
 
 
+def frame_batches(split: str, first: int, count: int, setting: str, size: int = 100) -> Iterator[ClipBatch]:
+    """Render one frame (a pair of images) of each of many clips, without sound: different shapes teach an encoder more
+    than other moments of the same ones.
+
+    Args:
+        split, first, count, setting: see `clip_batches`.
+        size: clips per batch.
+
+    Yields:
+        Batches whose clips have one frame, the one in which the clip's number falls.
+    """
+    config = world_setting(setting).config
+    for start in range(first, first + count, size):
+        scenes = [make_scene(seed, split, config) for seed in range(start, min(first + count, start + size))]
+        truths = [truth(scene) for scene in scenes]
+        frames = [scene.seed % len(labels.video_class) for scene, labels in zip(scenes, truths, strict=True)]
+        pairs = [render_images(s, np.array([2 * f, 2 * f + 1])) for s, f in zip(scenes, frames, strict=True)]
+        labels = [t.video_class[f].reshape(1, -1) for t, f in zip(truths, frames, strict=True)]
+        nothing = torch.zeros(len(scenes), 0)
+        classes = torch.from_numpy(np.stack(labels))
+        yield ClipBatch(scenes, truths, np.stack(pairs), nothing, classes, nothing.long())
+
+
 def _batch(scenes: list[Scene], decoded_share: float, path: Path) -> ClipBatch:
     rendered = [_decoded(scene, path) if _is_decoded(scene, decoded_share) else _arrays(scene) for scene in scenes]
     truths = [truth(scene) for scene in scenes]

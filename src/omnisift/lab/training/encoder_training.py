@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +16,14 @@ from omnisift.lab.training.clips import ClipBatch, clip_batches
 from omnisift.lab.training.encoders import encode_audio, encode_frames, log_mel, patchify
 from omnisift.lab.training.nano_model import core_of
 from omnisift.lab.training.settings import NanoSettings
-from omnisift.training.loop import ParameterGroup, train_steps
-from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
+from omnisift.training.loop import Checkpoint, ParameterGroup, train_steps
+from omnisift.world import COLOR_NAMES, FIRST_TITLE_CLASS, PLACES, SHAPES, SOUNDS, WORDS
 
 logger = logging.getLogger(__name__)
 FRAMES_PER_STEP, CLIPS_PER_STEP = 96, 16
+"""Frames of 16 tokens, or fewer larger ones with as many tokens; and clips."""
+_BACKGROUND = 0.1
+"""Weight of a token without a shape or title in the wide family."""
 
 
 def train_encoders(model: Any, settings: NanoSettings) -> dict[str, float]:
@@ -32,24 +36,34 @@ def train_encoders(model: Any, settings: NanoSettings) -> dict[str, float]:
 
 
 def train_audio_encoder(
-    encoder: Any, train: list[ClipBatch], check: list[ClipBatch], settings: NanoSettings
+    encoder: Any,
+    train: list[ClipBatch],
+    check: list[ClipBatch],
+    settings: NanoSettings,
+    known: nn.Linear | None = None,
 ) -> dict[str, float]:
-    """Nine-way classification of every audio token: silence or one of eight kinds of sound.
+    """Classification of every audio token: silence, one of eight kinds of sound, or one of eight spoken words.
+
+    Args:
+        encoder: trained in place.
+        train, check: clips.
+        settings: steps and rates.
+        known: a frozen head for silence and sounds, where the encoder is adapted to the wide family; without it there
+            are no words.
 
     Returns:
         Validation accuracies by name.
     """
-    head = nn.Linear(encoder.config.output_dim, len(SOUNDS) + 1)
+    width = encoder.config.output_dim
+    heads = [nn.Linear(width, len(SOUNDS) + 1)] if known is None else [known, nn.Linear(width, len(WORDS))]
 
     def predict(mel: Tensor) -> Tensor:
-        logits: Tensor = head(encode_audio(encoder, mel)).flatten(0, 1)
-        return logits
+        tokens = encode_audio(encoder, mel).flatten(0, 1)
+        return torch.cat([head(tokens) for head in heads], dim=-1)
 
     mel, labels = (torch.cat([f(b) for b in train]) for f in (lambda b: log_mel(b.waves), lambda b: b.audio_class))
     batches = _random_batches(mel, labels, CLIPS_PER_STEP, settings.seed)
-    _fit(
-        encoder, [head], lambda x, y: F.cross_entropy(predict(x), y.flatten()), batches, settings.audio_steps, settings
-    )
+    _fit(encoder, heads, lambda x, y: F.cross_entropy(predict(x), y.flatten()), batches, settings.audio_steps, settings)
     with torch.no_grad():
         guess = torch.cat([predict(log_mel(b.waves)).argmax(-1) for b in check])
     target = torch.cat([b.audio_class.flatten() for b in check])
@@ -57,7 +71,12 @@ def train_audio_encoder(
 
 
 def train_vision_encoder(
-    visual: Any, train: list[ClipBatch], check: list[ClipBatch], settings: NanoSettings
+    visual: Any,
+    train: list[ClipBatch],
+    check: list[ClipBatch],
+    settings: NanoSettings,
+    known: Sequence[nn.Linear] | None = None,
+    checkpoint: Path | None = None,
 ) -> dict[str, float]:
     """Classification of every video token: colour and form of its shape, or background; and the corner of a shape.
 
@@ -65,56 +84,87 @@ def train_vision_encoder(
     tell
     it, and compression drops the neighbours from which it could be counted.
 
+    Args:
+        visual: trained in place.
+        train, check: clips.
+        settings: steps and rates.
+        known: frozen heads for colour, form and corner, where the encoder is adapted to the wide family: then what it
+            says of a shape keeps its place in the embeddings, and a language model that reads them stays useful. A
+            head for titles is trained beside them.
+        checkpoint: where the state is saved, and from where the run resumes.
+
     Returns:
         Validation accuracies by name.
     """
-    width = visual.config.out_hidden_size
+    width, tokens_per_frame = visual.config.out_hidden_size, train[0].video_class.shape[2]
+    side = math.isqrt(tokens_per_frame)
     sizes = (len(COLOR_NAMES) + 1, len(SHAPES) + 1, len(PLACES))
-    heads = [nn.Linear(width, size) for size in sizes]
+    heads = [nn.Linear(width, size) for size in sizes] if known is None else [*known, nn.Linear(width, len(WORDS) + 1)]
 
     def predict(images: Tensor) -> list[Tensor]:
         tokens = encode_frames(visual, patchify(images.numpy())).flatten(0, 1)
         return [head(tokens) for head in heads]
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
-        colors, forms, corners = predict(images)
-        true_color, true_form = color_and_form(labels.flatten())
-        shown = labels.flatten() > 0
-        where = corner_of(torch.arange(labels.numel()))
-        visible_loss = F.cross_entropy(colors, true_color) + F.cross_entropy(forms, true_form)
+        colors, forms, corners, *titles = predict(images)
+        labels = labels.flatten()
+        true_color, true_form = color_and_form(labels)
+        shown = true_color > 0
+        where = corner_of(torch.arange(len(labels)), side)
+        # In the wide family few tokens show anything, so that the others count less.
+        weight = torch.where(labels > 0, 1.0, _BACKGROUND) if titles else None
+        visible_loss = _cross_entropy(colors, true_color, weight) + _cross_entropy(forms, true_form, weight)
+        if titles:
+            visible_loss = visible_loss + _cross_entropy(titles[0], title_of(labels), weight)
         return visible_loss + 0.5 * F.cross_entropy(corners[shown], where[shown])
 
     images = torch.cat([torch.from_numpy(b.images).reshape(-1, 2, *b.images.shape[2:]) for b in train])
     labels = torch.cat([b.video_class for b in train]).flatten(0, 1)
     # Pairs of images with a shape are two thirds of all; empty ones attention_targets only the background.
     kept = torch.nonzero((labels > 0).any(-1) | (torch.arange(len(labels)) % 2 == 0)).flatten()
-    batches = _random_batches(images, labels, FRAMES_PER_STEP, settings.seed + 1, kept)
-    _fit(visual, heads, loss, batches, settings.vision_steps, settings)
-    return _check_vision(predict, check)
+    batches = _random_batches(images, labels, FRAMES_PER_STEP * 16 // tokens_per_frame, settings.seed + 1, kept)
+    _fit(visual, heads, loss, batches, settings.vision_steps, settings, checkpoint)
+    return _check_vision(predict, check, side)
 
 
-def _check_vision(predict: Callable[[Tensor], list[Tensor]], check: list[ClipBatch]) -> dict[str, float]:
+def _check_vision(predict: Callable[[Tensor], list[Tensor]], check: list[ClipBatch], side: int) -> dict[str, float]:
     with torch.no_grad():
         parts = [[logits.argmax(-1) for logits in predict(torch.from_numpy(b.images))] for b in check]
-    color, form, corner = (torch.cat(guesses) for guesses in zip(*parts, strict=True))
+    color, form, corner, *titles = (torch.cat(guesses) for guesses in zip(*parts, strict=True))
     labels = torch.cat([b.video_class.flatten() for b in check])
     true_color, true_form = color_and_form(labels)
     right = _content_accuracy("color", color, true_color) | _content_accuracy("form", form, true_form)
-    return right | {"corner": _accuracy(corner, corner_of(torch.arange(len(labels))), labels > 0)}
+    right |= {"corner": _accuracy(corner, corner_of(torch.arange(len(labels)), side), true_color > 0)}
+    if titles:
+        right |= _content_accuracy("title", titles[0], title_of(labels))
+        right |= {"background": _accuracy(color, true_color, labels == 0)}
+    return right
 
 
-def corner_of(token: Tensor) -> Tensor:
-    """Quarter of the image (index into PLACES) of a video token; a frame has 4 x 4 tokens."""
-    inside = token % 16
-    return inside // 8 * 2 + inside % 4 // 2
+def corner_of(token: Tensor, side: int = 4) -> Tensor:
+    """Quarter of the image (index into PLACES) of a video token; a frame has ``side`` x ``side`` tokens."""
+    inside = token % (side * side)
+    return inside // side // (side // 2) * 2 + inside % side // (side // 2)
 
 
 def color_and_form(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Joint class [N] (0 for background) -> (1 + colour or 0, 1 + form or 0), each [N]."""
-    joint = (labels - 1).clamp(min=0)
-    shown = labels > 0
+    """Joint class [N] (0 for background) -> (1 + colour or 0, 1 + form or 0), each [N]; a title has neither."""
+    shown = (labels > 0) & (labels < FIRST_TITLE_CLASS)
+    joint = torch.where(shown, labels - 1, torch.zeros_like(labels))
     zero = torch.zeros_like(labels)
     return torch.where(shown, joint // len(SHAPES) + 1, zero), torch.where(shown, joint % len(SHAPES) + 1, zero)
+
+
+def title_of(labels: Tensor) -> Tensor:
+    """Joint class [N] -> 1 + number of the written word, or 0."""
+    return (labels - FIRST_TITLE_CLASS + 1).clamp(min=0)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean over tokens, or weighted mean."""
+    if weight is None:
+        return F.cross_entropy(logits, target)
+    return (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
 
 
 def _accuracy(guess: Tensor, target: Tensor, where: Tensor) -> float:
@@ -143,9 +193,11 @@ def _fit(
     batches: Iterator[tuple[Tensor, Tensor]],
     steps: int,
     settings: NanoSettings,
+    checkpoint: Path | None = None,
 ) -> None:
     """Train with 50 steps of warm-up and a cosine; the heads are discarded afterwards."""
-    parameters = [p for module in (encoder, *heads) for p in module.parameters()]
+    module = nn.ModuleList([encoder, *heads])
+    parameters = [p for p in module.parameters() if p.requires_grad]
 
     def rate(peak: float, step: int) -> float:
         return peak * min(1.0, (step + 1) / 50) * max(0.02, 0.5 + 0.5 * math.cos(math.pi * step / steps))
@@ -155,4 +207,29 @@ def _fit(
             logger.info("%s step %d of %d loss %.3f", type(encoder).__name__, step, steps, value)
 
     groups = [ParameterGroup(parameters, settings.encoder_learning_rate)]
-    train_steps(lambda _: loss(*next(batches)), groups, steps, rate, after_step=log)
+    saved = None if checkpoint is None else Checkpoint(checkpoint, module)
+    train_steps(lambda _: loss(*next(batches)), groups, steps, rate, after_step=log, checkpoint=saved)
+
+
+def fit_heads(tokens: Tensor, targets: Sequence[Tensor], seed: int = 0) -> list[nn.Linear]:
+    """Fit linear heads to encoder outputs, and freeze them.
+
+    Args:
+        tokens: [N, D] outputs.
+        targets: classes [N] for each head; -100 is ignored.
+        seed: seed of the batches.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    heads = [nn.Linear(tokens.shape[1], int(target.max()) + 1) for target in targets]
+    # Half of each batch has contents.
+    shown = torch.nonzero(targets[0] > 0).flatten()
+
+    def loss(_: int) -> Tensor:
+        parts = [pool[torch.randint(len(pool), (600,), generator=rng)] for pool in (shown, torch.arange(len(tokens)))]
+        pick = torch.cat(parts)
+        losses = [F.cross_entropy(head(tokens[pick]), y[pick]) for head, y in zip(heads, targets, strict=True)]
+        return torch.stack(losses).sum()
+
+    groups = [ParameterGroup([p for head in heads for p in head.parameters()], 3e-2)]
+    train_steps(loss, groups, 300, lambda peak, _: peak)
+    return [head.requires_grad_(False) for head in heads]

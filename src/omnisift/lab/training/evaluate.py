@@ -13,7 +13,7 @@ from omnisift.lab.training.forward import forward_packed
 from omnisift.lab.training.packed import CAPTION, PromptLayout, Writer, make_batch
 from omnisift.lab.training.selections import Select
 from omnisift.models.prompt_cut import IGNORE_INDEX
-from omnisift.world import QUESTION_TYPES
+from omnisift.world import QUESTION_TYPES, WIDE_TYPES
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def accuracies(
         Question type -> accuracy in 0..1, and their mean as ``mean``.
     """
     rng = np.random.default_rng(seed)
-    right, total = np.zeros(len(QUESTION_TYPES)), np.zeros(len(QUESTION_TYPES))
+    right, total = np.zeros(len(WIDE_TYPES)), np.zeros(len(WIDE_TYPES))
     training = model.training
     model.eval()
     for first in range(0, min(clips, len(features)), 20):
@@ -55,10 +55,10 @@ def accuracies(
         due = (batch["kind"] < CAPTION) & (batch["labels"] != IGNORE_INDEX)
         hit = model.lm_head(out.last[:, out.prefix :][due]).argmax(-1) == batch["labels"][due]
         kinds = batch["kind"][due].numpy()
-        right += np.bincount(kinds, hit.numpy(), len(QUESTION_TYPES))
-        total += np.bincount(kinds, minlength=len(QUESTION_TYPES))
+        right += np.bincount(kinds, hit.numpy(), len(WIDE_TYPES))
+        total += np.bincount(kinds, minlength=len(WIDE_TYPES))
     model.train(training)
-    counts = zip(QUESTION_TYPES, right, total, strict=True)
+    counts = zip(WIDE_TYPES, right, total, strict=True)
     result = {name: float(r / max(t, 1)) for name, r, t in counts if name in types}
     return result | {"mean": float(np.mean(list(result.values())))}
 

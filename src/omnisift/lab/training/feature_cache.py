@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from omnisift.lab.training.clips import ClipBatch, clip_batches
+from omnisift.lab.training.encoder_training import color_and_form, title_of
 from omnisift.lab.training.encoders import encode_audio, encode_frames, log_mel, patchify
 from omnisift.lab.training.nano_model import core_of
-from omnisift.world import COLOR_NAMES, SHAPES, Scene, Truth, make_scene, truth, world_setting
+from omnisift.world import COLOR_NAMES, SHAPES, SOUNDS, WORDS, Scene, Truth, make_scene, truth, world_setting
+from omnisift.world.truth import TOKEN_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +42,15 @@ class FeatureCache:
         self.scenes: list[Scene] = [make_scene(self.first + i, self.split, config) for i in range(len(self.video))]
         self.truths: list[Truth] = [truth(scene) for scene in self.scenes]
         self.video_class = torch.stack([torch.from_numpy(t.video_class.reshape(-1)) for t in self.truths])
-        """[N, 96] int64: 0 for background, else 1 + colour * 4 + form."""
+        """[N, 96] int64, as in `Truth`."""
         self.audio_class = torch.stack([torch.from_numpy(t.audio_class) for t in self.truths])
-        """[N, 150] int64: 0 for silence, else 1 + kind of sound."""
+        """[N, 150] int64, as in `Truth`."""
         self.audio_owner = torch.stack([torch.from_numpy(t.audio_owner) for t in self.truths])
         """[N, 150] int64: 1 + index of the shape that the sound belongs to, -1 for a distractor, 0 for silence."""
         self.visible = torch.stack([_visible(s, t) for s, t in zip(self.scenes, self.truths, strict=True)])
         """[N, 150] int64: class (as in ``video_class``) of the shape on screen during the audio token."""
+        self.side = config.size // TOKEN_PIXELS
+        """Tokens along one side of a frame."""
 
     def __len__(self) -> int:
         return len(self.video)
@@ -101,13 +105,15 @@ def encode_clips(model: Any, batch: ClipBatch) -> tuple[Tensor, Tensor]:
 def class_means(features: FeatureCache, clips: int = 1000) -> dict[str, Tensor]:
     """Word -> mean encoder output [D] of the tokens that show or sound it, minus the mean over all words of its
     kind."""
-    from omnisift.world import SOUNDS
-
     video, audio = features.video[:clips].float().flatten(0, 1), features.audio[:clips].float().flatten(0, 1)
     video_class, sound_class = features.video_class[:clips].flatten(), features.audio_class[:clips].flatten()
-    means = _means(video, torch.where(video_class > 0, (video_class - 1) // len(SHAPES), -1), COLOR_NAMES)
-    means |= _means(video, torch.where(video_class > 0, (video_class - 1) % len(SHAPES), -1), SHAPES)
-    return means | _means(audio, sound_class - 1, SOUNDS)
+    color, form = color_and_form(video_class)
+    means = _means(video, color - 1, COLOR_NAMES) | _means(video, form - 1, SHAPES)
+    means |= _means(audio, torch.where(sound_class <= len(SOUNDS), sound_class - 1, -1), SOUNDS)
+    # A word may be written and spoken: the sum of both.
+    written = _means(video, title_of(video_class) - 1, WORDS)
+    spoken = _means(audio, sound_class - 1 - len(SOUNDS), WORDS)
+    return means | {word: written[word] + spoken[word] for word in written.keys() & spoken.keys()}
 
 
 def _means(tokens: Tensor, label: Tensor, words: Sequence[str]) -> dict[str, Tensor]:

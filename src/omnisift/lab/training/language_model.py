@@ -26,6 +26,7 @@ from omnisift.lab.training.selections import augmented
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.training.loop import Checkpoint, ParameterGroup, Schedule, train_steps
 from omnisift.vgas import VGAS
+from omnisift.world import QUESTION_TYPES
 
 logger = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -39,6 +40,8 @@ class ClipSource:
     layout: PromptLayout
     types: Mapping[str, float]
     """Question type -> how often it is drawn."""
+    clips_per_step: int | None = None
+    """Clips of a step from this source; None has as many as the settings say."""
 
 
 @dataclass
@@ -82,8 +85,10 @@ def make_step(config: TrainConfig, step: int) -> Batch:
     rng = np.random.default_rng((settings.seed, 3, step))
     number = int(rng.integers(len(config.sources))) if config.sources else 0
     source = config.sources[number] if config.sources else ClipSource(config.features, config.layout, TYPE_WEIGHTS)
-    clips = [int(i) for i in rng.choice(len(source.features), settings.clips_per_step, replace=False)]
-    captions = 0.5 if source.features.scenes[0].config.sound and source.features.scenes[0].shapes else 0.0
+    count = source.clips_per_step or settings.clips_per_step
+    clips = [int(i) for i in rng.choice(len(source.features), count, replace=False)]
+    scene = source.features.scenes[0]
+    captions = 0.5 if scene.config.sound and scene.shapes and scene.config.wide is None else 0.0
     batch = make_batch(
         source.features,
         clips,
@@ -167,6 +172,7 @@ def train_language_model(
         ParameterGroup([p for p in trained if p.ndim <= 1], config.learning_rate, 0.0),
     ]
     latest: dict[str, float] = {}
+    types = tuple(config.sources[0].types) if config.sources else QUESTION_TYPES
 
     def loss_of(step: int) -> Tensor:
         loss, parts = training_loss(nano, hints, config, make_step(config, step))
@@ -175,7 +181,7 @@ def train_language_model(
 
     def log(step: int, _: float) -> None:
         if step % log_every == 0:
-            result = accuracies(nano, config.layout, config.writer, check, clips=60)
+            result = accuracies(nano, config.layout, config.writer, check, clips=60, types=types)
             parts = " ".join(f"{name}={value:.2f}" for name, value in latest.items())
             logger.info("step %d [%s] %s", step, parts, format_accuracies(result))
 

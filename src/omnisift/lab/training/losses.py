@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from omnisift.lab.training.encoder_training import color_and_form, corner_of
+from omnisift.lab.training.encoder_training import color_and_form, corner_of, title_of
 from omnisift.lab.training.forward import MIDDLE, KeptTokens, PackedOutput
 from omnisift.lab.training.nano_model import language_model_of
 from omnisift.lab.training.packed import CAPTION, END
 from omnisift.models.prompt_cut import IGNORE_INDEX
-from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS
+from omnisift.world import COLOR_NAMES, PLACES, SHAPES, SOUNDS, WORDS
 
 POINTER_HEAD = 0
 """Query head of layer ``MIDDLE`` that the pointer loss trains; the selector's teacher leaves it out."""
@@ -49,12 +49,16 @@ class Hints(nn.Module):
     forms: Tensor
     sounds: Tensor
     places: Tensor
+    words: Tensor
 
     def __init__(self, width: int, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.color, self.form = nn.Linear(width, len(COLOR_NAMES) + 1), nn.Linear(width, len(SHAPES) + 1)
-        for name, words in (("colors", COLOR_NAMES), ("forms", SHAPES), ("sounds", SOUNDS), ("places", PLACES)):
-            ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(words)))
+        # Words that are written or spoken: only the vocabulary of the wide family has them.
+        words = [word for word in WORDS if word in tokenizer.get_vocab()]
+        kinds = {"colors": COLOR_NAMES, "forms": SHAPES, "sounds": (*SOUNDS, *words), "places": PLACES, "words": words}
+        for name, listed in kinds.items():
+            ids = torch.tensor(tokenizer.convert_tokens_to_ids(list(listed)), dtype=torch.long)
             self.register_buffer(name, ids, persistent=False)
 
 
@@ -99,14 +103,15 @@ def _token_losses(
         return F.cross_entropy(norm(hidden[where]) @ words[ids].T, target[where])
 
     color, form = color_and_form(video_class)
-    corner = corner_of(kept.video.flatten())
+    corner, title = corner_of(kept.video.flatten(), int(batch["side"])), title_of(video_class)
     lens = (
-        near(video, hints.colors, color - 1, video_class > 0)
-        + near(video, hints.forms, form - 1, video_class > 0)
-        + near(video, hints.places, corner, video_class > 0)
+        near(video, hints.colors, color - 1, color > 0)
+        + near(video, hints.forms, form - 1, form > 0)
+        + near(video, hints.places, corner, color > 0)
         + near(audio, hints.colors, color_now - 1, color_now > 0)
         + near(audio, hints.forms, form_now - 1, form_now > 0)
         + near(audio, hints.sounds, sound_class - 1, sound_class > 0)
+        + near(video, hints.words, title - 1, title > 0)
     )
     return {"visible": visible, "lens": lens}
 

@@ -81,9 +81,11 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5Omn
     return model
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniProcessor:
+def build_processor(
+    tokenizer: PreTrainedTokenizerFast, max_pixels: int = MAX_PIXELS, seconds_of_audio: int = SECONDS_OF_AUDIO
+) -> Qwen2_5OmniProcessor:
     """The host's processor with nano's limits, ready for ``save_pretrained``."""
-    size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+    size = {"shortest_edge": MIN_PIXELS, "longest_edge": max_pixels}
     patches: dict[str, Any] = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
     return Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(size=size, **patches),
@@ -91,7 +93,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniProcessor:
             size=size, cap_pixels_per_frame=False, do_sample_frames=False, fps=2.0, **patches
         ),
         feature_extractor=WhisperFeatureExtractor(
-            feature_size=128, chunk_length=SECONDS_OF_AUDIO, return_attention_mask=True, padding_side="right"
+            feature_size=128, chunk_length=seconds_of_audio, return_attention_mask=True, padding_side="right"
         ),
         tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,

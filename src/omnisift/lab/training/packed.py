@@ -20,9 +20,9 @@ from omnisift.lab.training.feature_cache import FeatureCache
 from omnisift.lab.training.nano_model import core_of
 from omnisift.lab.training.tokenizer import MEDIA_TOKENS, TURN_END, TURN_START, UNKNOWN
 from omnisift.models.prompt_cut import IGNORE_INDEX
-from omnisift.world import CAPTION_REQUESTS, QUESTION_TYPES, Question, caption, questions
+from omnisift.world import CAPTION_REQUESTS, WIDE_TYPES, Question, caption, questions
 
-CAPTION, END = len(QUESTION_TYPES), len(QUESTION_TYPES) + 1
+CAPTION, END = len(WIDE_TYPES), len(WIDE_TYPES) + 1
 """Kinds of label besides the question types: words of a caption, and the end of a turn."""
 
 TYPE_WEIGHTS: Mapping[str, float] = {
@@ -36,6 +36,9 @@ TYPE_WEIGHTS: Mapping[str, float] = {
     "order": 0.09,
 }
 """How often each question type is drawn in training; binding sounds to video takes longest to learn."""
+
+WIDE_WEIGHTS: Mapping[str, float] = {**TYPE_WEIGHTS, "written": 0.10, "said": 0.12, "before": 0.12}
+"""The same for the wide family; weights are relative."""
 
 _FILLERS = (
     "please",
@@ -70,23 +73,27 @@ class PromptLayout:
     """Position id of the first token after the prefix."""
 
 
-def clip_layout(model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6, sound: bool = True) -> PromptLayout:
+def clip_layout(
+    model: Any, tokenizer: PreTrainedTokenizerFast, seconds: int = 6, sound: bool = True, side: int = 4
+) -> PromptLayout:
     """The layout of a clip's prompt, as the host's processor makes it.
 
     Args:
         model: a thinker, for its rotary positions.
         tokenizer: nano's.
-        seconds: length of the clip; each chunk of two seconds has 32 video tokens and 50 audio tokens.
+        seconds: length of the clip; each chunk of two seconds has 32 video tokens (4 x 4 a frame) and 50 audio tokens.
         sound: whether the clip has audio.
+        side: tokens along one side of a frame.
     """
-    video_tokens, audio_tokens = MEDIA_TOKENS["video_token"] * 32, MEDIA_TOKENS["audio_token"] * 50 if sound else ""
+    video_tokens = MEDIA_TOKENS["video_token"] * (2 * side * side)
+    audio_tokens = MEDIA_TOKENS["audio_token"] * 50 if sound else ""
     begin, end = ("<|audio_bos|>", "<|audio_eos|>") if sound else ("", "")
     clip = (video_tokens + audio_tokens) * (seconds // 2)
     text = f"{TURN_START}user <|vision_bos|>{begin}{clip}{end}<|vision_eos|>"
     ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.unk_token_id]])
     position, _ = core_of(model).get_rope_index(
         ids,
-        video_grid_thw=torch.tensor([[seconds, 8, 8]]),
+        video_grid_thw=torch.tensor([[seconds, 2 * side, 2 * side]]),
         attention_mask=torch.ones_like(ids),
         use_audio_in_video=sound,
         audio_seqlens=torch.tensor([seconds * 100]) if sound else None,
@@ -145,11 +152,11 @@ class Writer:
         audio: tuple[int, ...] = ()
         if question.type == "heard" or question.sounds:
             audio = tuple(int(i) for s in question.sounds for i in truth.sound_tokens[s])
-        elif question.type in ("color_of_shape", "shape_of_color", "place"):
-            video = tuple(int(i) for s in question.shapes for i in truth.flat_video(s))
+        elif question.type in ("color_of_shape", "shape_of_color", "place", "written", "before"):
+            video = tuple(int(i) for i in truth.flat_video(question.shapes[0]))
         argument = self.encode(question.argument)[0] if question.argument else IGNORE_INDEX
         answer = [self.encode(question.answer)[0], self.end]
-        return Segment(words + self.close, answer, QUESTION_TYPES.index(question.type), argument, video, audio)
+        return Segment(words + self.close, answer, WIDE_TYPES.index(question.type), argument, video, audio)
 
     def caption(self, features: FeatureCache, clip: int, rng: np.random.Generator) -> Segment:
         """A request for a caption, and the true caption."""
@@ -198,7 +205,7 @@ def make_batch(
         ``video`` [B, 96, D], ``audio`` [B, 150, D]; with ``T`` the length of the longest tail: ``tail`` [B, T] ids,
         ``segment`` [B, T] from 1, 0 is padding; ``offset`` [B, T] position inside the segment; ``labels`` [B, T] next
         token or -100; ``kind`` [B, T] of the label; ``argument`` [B, T] argument token where an answer begins, or -100;
-        ``pointer`` [B, T, 246] bool, tokens that hold the answer; and the token labels of ``features``.
+        ``pointer`` [B, T, 246] bool, tokens that hold the answer; ``side``, and the token labels of ``features``.
     """
     rows = []
     for clip in clips:
@@ -215,6 +222,7 @@ def make_batch(
         "audio_class": features.audio_class[pick],
         "audio_owner": features.audio_owner[pick],
         "visible": features.visible[pick],
+        "side": torch.tensor(features.side),
         **_tails(rows, features.video.shape[1], features.audio.shape[1]),
     }
 
