@@ -1,13 +1,14 @@
-"""Budgets: from a retention ratio to integer token counts per chunk, computed from shapes alone.
+"""Budgets: from a retention ratio or a number of tokens to integer counts per chunk, computed from shapes alone.
 
 Serving engines need the counts before any embedding exists. Rounding follows the released code:
 ``kept = n - int(n * rho)`` with ``rho = round(1 - retain, 12)`` in float64 (``int(50 * 0.58)`` is 28, not 29). Both
-frames of a chunk drop the number computed for the first one.
+frames of a chunk drop the number computed for the first one. A number of tokens is met exactly (`exact_counts`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from omnisift.utils.parsing import shown
 
 DEFAULT_RETAIN = 0.25
 """The overall ratio if a caller gives none; every entry point takes it from `Budget.from_options`."""
+MOST_TOKENS = 2**53
+"""The largest number of tokens a budget takes: float64 holds every integer up to it."""
 AUDIO_BONUS = 0.25
 """An overall ratio R keeps R + 0.25 of the audio, as in the paper's table 6 at 35 % and 25 %."""
 
@@ -40,28 +43,37 @@ class Counts:
 
 @dataclass(frozen=True, repr=False)
 class Budget:
-    """The fraction of video and audio tokens that is kept.
+    """The fraction, or the number, of video and audio tokens that is kept.
 
     An overall ratio is split between the modalities of each clip (see `rates`); a clip without audio keeps ``retain``
-    of its video.
+    of its video. Exactly one of ``retain``, ``tokens`` and the pair of ``retain_video`` and ``retain_audio`` is given.
 
     Args:
         retain: fraction of video and audio tokens kept together, in (0, 1].
         retain_video: fraction of the video tokens kept in every frame; given together with ``retain_audio``, instead
             of ``retain``.
         retain_audio: fraction of the audio tokens kept in every chunk.
+        tokens: how many of the tokens inside chunks are kept of each clip, exactly; a clip that has no more keeps all.
 
     Raises:
-        BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
+        BudgetError: a fraction is outside (0, 1], ``tokens`` is no whole number above 0, or the combination is
+            incomplete or ambiguous.
     """
 
     retain: float | None = None
     retain_video: float | None = None
     retain_audio: float | None = None
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         by_modality = (self.retain_video, self.retain_audio)
-        if self.retain is not None:
+        if self.tokens is not None:
+            if (self.retain, *by_modality) != (None, None, None):
+                raise BudgetError(
+                    "tokens was given with retain, retain_video or retain_audio: give a number of tokens or fractions"
+                )
+            object.__setattr__(self, "tokens", _whole(self.tokens))
+        elif self.retain is not None:
             if by_modality != (None, None):
                 raise BudgetError(
                     "retain was given with retain_video or retain_audio: give one overall ratio or the two"
@@ -69,7 +81,7 @@ class Budget:
             _check("retain", self.retain)
         elif None in by_modality:
             got = f"retain_video={self.retain_video}, retain_audio={self.retain_audio}"
-            raise BudgetError(f"a budget needs retain, or both retain_video and retain_audio; got {got}")
+            raise BudgetError(f"a budget needs retain, or both retain_video and retain_audio, or tokens; got {got}")
         else:
             _check("retain_video", self.retain_video)
             _check("retain_audio", self.retain_audio)
@@ -85,7 +97,11 @@ class Budget:
 
     @classmethod
     def from_options(
-        cls, retain: float | None = None, retain_video: float | None = None, retain_audio: float | None = None
+        cls,
+        retain: float | None = None,
+        retain_video: float | None = None,
+        retain_audio: float | None = None,
+        tokens: int | None = None,
     ) -> Budget:
         """Build a budget from a user's options; `DEFAULT_RETAIN` applies if none is given.
 
@@ -93,28 +109,35 @@ class Budget:
             retain: fraction of video and audio tokens kept together, in (0, 1].
             retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
             retain_audio: fraction of audio tokens kept.
+            tokens: video and audio tokens kept of each clip, instead of a fraction.
 
         Raises:
-            BudgetError: a fraction is outside (0, 1], or the combination is ambiguous.
+            BudgetError: a value is out of range, or the combination is ambiguous.
         """
-        if retain is None and retain_video is None and retain_audio is None:
+        if (retain, retain_video, retain_audio, tokens) == (None, None, None, None):
             retain = DEFAULT_RETAIN
-        return cls(retain=retain, retain_video=retain_video, retain_audio=retain_audio)
+        return cls(retain=retain, retain_video=retain_video, retain_audio=retain_audio, tokens=tokens)
 
     @property
     def keeps_all(self) -> bool:
-        """Whether every token is kept."""
-        return all(rate in (None, 1) for rate in (self.retain, self.retain_video, self.retain_audio))
+        """Whether every token of any clip is kept; with ``tokens`` that depends on the clip."""
+        return self.tokens is None and all(
+            rate in (None, 1) for rate in (self.retain, self.retain_video, self.retain_audio)
+        )
 
     @property
     def words(self) -> str:
-        """The ratio for reports: ``0.25``, or ``video 0.23, audio 0.5``."""
+        """What is kept, for reports: ``0.25``, ``video 0.23, audio 0.5``, or ``4096 tokens``."""
+        if self.tokens is not None:
+            return f"{self.tokens} token{'s' if self.tokens > 1 else ''}"
         if self.retain is not None:
             return f"{self.retain:g}"
         return f"video {self.retain_video:g}, audio {self.retain_audio:g}"
 
     def __repr__(self) -> str:
-        """Show the ratios that were given: ``Budget(retain=0.25)``."""
+        """Show what was given: ``Budget(retain=0.25)``."""
+        if self.tokens is not None:
+            return f"Budget(tokens={self.tokens})"
         if self.retain is not None:
             return f"Budget(retain={self.retain:g})"
         return f"Budget(retain_video={self.retain_video:g}, retain_audio={self.retain_audio:g})"
@@ -124,7 +147,7 @@ class Budget:
 
         An overall R keeps ``a = min(1, R + 0.25)`` of the audio and ``R - (a - R) n_audio / n_video`` of the video, so
         that R of all tokens is kept. Where the video would fall below R / 2 (few video tokens), both keep R. Without
-        audio, video keeps R.
+        audio, video keeps R. With ``tokens``, R is their share of the clip's tokens.
 
         Args:
             n_video: video tokens of the clip.
@@ -140,19 +163,25 @@ class Budget:
         """Return the kept tokens of every chunk (the k of paper eq 5), by the rules of the released code.
 
         The second frame drops as many tokens as the first, or none if their sizes differ. The audio of a chunk is kept
-        in full if it is at most one token, if no video token is kept, or if no audio token would be kept.
+        in full if it is at most one token, if no video token is kept, or if no audio token would be kept. A number of
+        tokens follows `exact_counts` instead.
 
         Args:
             shapes: token counts of the chunks.
 
         Returns:
             The kept counts, each [C] int64 on the CPU.
+
+        Raises:
+            BudgetError: ``tokens`` is below the number of a clip's frames and chunks of audio.
         """
         # Each clip has its own split of an overall ratio.
         clips = int(shapes.clip.max()) + 1 if len(shapes) else 0
         n_video = _sum_by(shapes.frame0 + shapes.frame1, shapes.clip, clips)
         n_audio = _sum_by(shapes.audio, shapes.clip, clips)
         video_rate, audio_rate = self._rates(n_video, n_audio)
+        if self.tokens is not None:
+            return exact_counts(shapes, self.tokens, video_rate)
         # Video: the number dropped is computed from the first frame, for both frames.
         dropped = _dropped(shapes.frame0, video_rate[shapes.clip])
         frame0 = shapes.frame0 - dropped
@@ -165,12 +194,83 @@ class Budget:
     def _rates(self, n_video: Tensor, n_audio: Tensor) -> tuple[Tensor, Tensor]:
         """Kept fractions of video and audio per clip, [clips] float64 each."""
         ones = torch.ones(len(n_video), dtype=torch.float64)
-        if self.retain is None:
+        if self.tokens is not None:
+            retain = (self.tokens / (n_video + n_audio).clamp(min=1).double()).clamp(max=1)
+        elif self.retain is not None:
+            retain = ones * self.retain
+        else:
             return ones * (self.retain_video or 0.0), ones * (self.retain_audio or 0.0)
-        audio = ones * min(1.0, self.retain + AUDIO_BONUS)
-        video = self.retain - (audio - self.retain) * n_audio / n_video.clamp(min=1)
-        few = (video < self.retain / 2) | (n_video == 0)
-        return video.masked_fill(few, self.retain), audio.masked_fill(few, self.retain)
+        audio = (retain + AUDIO_BONUS).clamp(max=1)
+        video = retain - (audio - retain) * n_audio / n_video.clamp(min=1)
+        few = (video < retain / 2) | (n_video == 0)
+        return torch.where(few, retain, video), torch.where(few, retain, audio)
+
+
+def exact_counts(shapes: ChunkShapes, tokens: int, video_rate: Tensor) -> Counts:
+    """Divide a number of tokens over the segments of each clip: over its frames, and over the audio of its chunks.
+
+    Every segment keeps at least one token. The video keeps ``video_rate`` of its tokens, rounded, and its audio
+    the rest; within both, `_even_shares` divides. A larger number never takes a token from a segment, except where the
+    split of `Budget.rates` changes to that for few video tokens.
+
+    Args:
+        shapes: token counts of the chunks.
+        tokens: tokens kept of each clip; a clip that has no more keeps all.
+        video_rate: [clips] float64 on the CPU: the share of the clip's video to keep.
+
+    Returns:
+        The kept counts, whose sum over each clip is ``tokens`` or all that it has.
+
+    Raises:
+        BudgetError: a clip has more segments than ``tokens``.
+    """
+    kept = torch.stack([shapes.frame0, shapes.frame1, shapes.audio], dim=1)
+    for clip in torch.unique(shapes.clip).tolist():
+        rows = shapes.clip == clip
+        size = kept[rows]
+        video, audio = size[:, :2].flatten(), size[:, 2]
+        n_video, n_audio = int(video.sum()), int(audio.sum())
+        if n_video + n_audio <= tokens:
+            continue
+        least_video, least_audio = int((video > 0).sum()), int((audio > 0).sum())
+        least = least_video + least_audio
+        if tokens < least:
+            raise BudgetError(
+                f"tokens={tokens} is below the {least} frames and chunks of audio of this clip: allow at least "
+                f"{least}, or sample fewer frames"
+            )
+        # The video's share, within what it has and what leaves the audio at least one token per chunk.
+        share = int(float(video_rate[clip]) * n_video + 0.5)
+        share = min(max(share, least_video, tokens - n_audio), n_video, tokens - least_audio)
+        size[:, :2] = _even_shares(video, share).view(-1, 2)
+        size[:, 2] = _even_shares(audio, tokens - share)
+        kept[rows] = size
+    return Counts(*kept.unbind(dim=1))
+
+
+def _even_shares(size: Tensor, total: int) -> Tensor:
+    """Divide ``total`` over segments in proportion to their sizes, [S] int64; at least one for each that has a token.
+
+    Largest remainders would take tokens from a segment as the total grows, and give the first segments more where all
+    are equal. Instead tokens are given one by one, the next to the segment with the lowest (given + 1/2) / size
+    (Webster's method), and of equals in an order that spreads over time.
+    """
+    # One row per token that may be given: its segment, and how many its segment has before it.
+    segment = torch.repeat_interleave(torch.arange(len(size)), size)
+    given = torch.arange(len(segment)) - (size.cumsum(0) - size)[segment]
+    turn = torch.where(given == 0, 0.0, (given + 0.5) / size[segment])
+    # The first `total` of them, ordered by turn and then by the segment's place in the spread order.
+    by_place = torch.argsort(_spread(len(size))[segment], stable=True)
+    taken = by_place[torch.argsort(turn[by_place], stable=True)[:total]]
+    return torch.bincount(segment[taken], minlength=len(size))
+
+
+def _spread(count: int) -> Tensor:
+    """The place of each of ``count`` segments in an order of which every beginning is spread evenly, [count] int64."""
+    # The number's binary digits in reverse: 0, 4, 2, 6, 1, 5, 3, 7 for eight segments.
+    bits, number = max(count - 1, 0).bit_length(), torch.arange(count)
+    digits = [((number >> bit) & 1) << (bits - 1 - bit) for bit in range(bits)]
+    return torch.stack(digits).sum(dim=0) if digits else number
 
 
 def from_rho(rho_video: float, rho_audio: float) -> Budget:
@@ -200,6 +300,16 @@ def kept_count(total: int, retain: float) -> int:
 def _check(name: str, value: float | None) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
         raise BudgetError(f"{name} is the fraction kept and must be in (0, 1], got {shown(value)}{_meant(value)}")
+
+
+def _whole(value: Any) -> int:
+    """``tokens`` as an integer; a float of a whole number is one."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and 1 <= value <= MOST_TOKENS and value == int(value):
+        return int(value)
+    raise BudgetError(
+        f"tokens is the number of tokens kept of each clip, a whole number from 1 to 2**53; got {shown(value)}"
+    )
 
 
 def _meant(value: object) -> str:

@@ -45,6 +45,8 @@ class CompressionConfig(_Options):
     """Fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``."""
     retain_audio: float | None = None
     """Fraction of audio tokens kept."""
+    tokens: int | None = None
+    """Video and audio tokens kept of each clip, exactly, whatever its length; instead of a fraction."""
     selector: str | None = None
     """Folder of selector weights; None looks into the model's own checkpoint."""
     seed: int = 0
@@ -64,21 +66,21 @@ class CompressionConfig(_Options):
 
     @property
     def budget(self) -> Budget:
-        """What is kept: the given fractions, or `omnisift.budget.DEFAULT_RETAIN`; everything where `keeps_all`.
+        """What is kept: what was given, or `omnisift.budget.DEFAULT_RETAIN`; everything where `keeps_all`.
 
         Raises:
-            BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
+            BudgetError: a value is out of range, or the combination is incomplete or ambiguous.
         """
         from omnisift.budget import Budget
 
-        given = Budget.from_options(self.retain, self.retain_video, self.retain_audio)
+        given = Budget.from_options(self.retain, self.retain_video, self.retain_audio, self.tokens)
         return Budget(retain=1.0) if self.keeps_all else given
 
     def check(self) -> None:
         """Check the values before a model is loaded.
 
         Raises:
-            BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
+            BudgetError: a value is out of range, or the combination is incomplete or ambiguous.
             UsageError: a selector is given and the method takes none.
         """
         from omnisift.compressors import check_selector

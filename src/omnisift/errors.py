@@ -12,7 +12,7 @@
     │   ├── TooBig            over a stated limit
     │   ├── MediaTimeout      reading takes longer than allowed
     │   └── Blocked           refers to a file or address that the caller did not name
-    ├── BudgetError           a retention ratio is out of range
+    ├── BudgetError           a retention ratio or number of tokens is out of range
     ├── CompressorError       a compressor can't run as requested (unknown name, missing selector, missing extra)
     │   └── UnreachableBudget a method can't keep as few tokens as the budget asks for
     ├── CheckpointError       missing, unexpected or mis-shaped tensors; never replaced by random weights

@@ -166,11 +166,21 @@ def prune_video(
     anchors = frames.frame0.lowest(spatial, batches.kept(batch, FRAME0), batch.kept[FRAME0], batch.even)
     # eq 5, second frame.
     if frames.frame1 is not None:
-        if temporal is None:
-            # Frames of unequal size: the counts keep the second one in full, so any order will do.
-            temporal = torch.zeros(frames.frame1.index.shape, device=embeds.device)
-        else:
+        if temporal is not None:
             builder.video_scores.append((frames.frame1.flat(length, frames.paired), saliency(temporal).flatten()))
+        else:
+            # Frames of unequal size: where the counts keep the second one in full, any order will do.
+            temporal = torch.zeros(frames.frame1.index.shape, device=embeds.device)
+        # Elsewhere such a frame is pruned like a first one, by its own mean.
+        alone = batches.prunes_unpaired(batch)
+        if bool(alone.any()):
+            alone = alone.to(embeds.device)
+            tokens, valid = _cast(frames.frame1.take(embeds), score_dtype), frames.frame1.valid
+            own = spatial_similarity(tokens, valid)
+            if video_score is not None:
+                own, _ = video_score.similarities(tokens, None, valid)
+            builder.video_scores.append((frames.frame1.flat(length, alone), saliency(own).flatten()))
+            temporal = torch.where(alone[:, None], own, temporal.to(own.dtype))
         kept = frames.frame1.lowest(temporal, batches.kept(batch, FRAME1), batch.kept[FRAME1], batch.even)
         anchors = anchors.concat(kept)
     builder.kept.append(anchors.flat(length))

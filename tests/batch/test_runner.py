@@ -137,6 +137,8 @@ def test_settings_hold_only_the_type_of_the_device() -> None:
     assert ModelSettings(device="cuda:1").to_dict()["device"] == "cuda"
     assert ModelSettings(device="auto").to_dict()["device"] == resolve_device().type
     assert ModelSettings().to_dict() != ModelSettings(retain=0.5).to_dict()
+    assert ModelSettings(tokens=64).to_dict() == {**ModelSettings().to_dict(), "tokens": 64}
+    assert "tokens" not in ModelSettings().to_dict(), "runs of earlier versions go on"
 
 
 def test_model_settings_say_which_engine_a_flag_is_for() -> None:

@@ -253,3 +253,33 @@ def test_the_installed_command_starts_without_loading_a_model(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.splitlines()[0].startswith("omnisift 0.")
     assert done.stdout.splitlines()[1] == "[]"
+
+
+def test_a_number_of_tokens_is_kept(omnisift, clip: Path) -> None:
+    code, out, _ = omnisift("ask", clip, "What colour is the circle?", "--json", "--tokens", "64")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["tokens"]["video_kept"] + answer["tokens"]["audio_kept"] == 64
+    assert (answer["token_budget"], answer["retain"], answer["retain_video"]) == (64, None, None)
+    code, out, _ = omnisift("ask", clip, "What colour is the circle?", "--tokens", "64")
+    assert code == 0
+    assert "retain 64 tokens" in out
+    assert "note: asked to keep" not in out
+    assert json.loads(omnisift("ask", clip, "What?", "--json")[1])["token_budget"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tokens", "5"], "tokens=5 is below the 9 frames and chunks of audio of this clip: allow at least 9, or"),
+        (["--tokens", "0"], "a whole number from 1"),
+        (["--tokens", "64", "--retain", "0.5"], "tokens was given with retain"),
+        (["--tokens", "1.5"], "Invalid value for '--tokens'"),
+        (["--tokens", "20", "--compressor", "dycoke"], "dycoke can't keep .* raise tokens"),
+    ],
+)
+def test_a_wrong_number_of_tokens_is_one_line(omnisift, clip: Path, arguments: list[str], message: str) -> None:
+    code, out, err = omnisift("ask", clip, "What colour is the circle?", *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert re.search(message, err)

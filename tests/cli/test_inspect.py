@@ -34,6 +34,15 @@ def test_json_is_the_trace_and_nothing_else(omnisift, clip: Path, spelling: list
     assert trace["evidence"]["type"] == "order"
 
 
+def test_a_number_of_tokens(omnisift, clip: Path) -> None:
+    code, out, _ = omnisift("inspect", clip, "--json", "What?", "--tokens", "64", "--compare", "random")
+    assert code == 0
+    for method in json.loads(out)["methods"][1:]:
+        assert method["retain"] == "64 tokens"
+        assert sum(method["selection"]["kept"]) == 64
+        assert "token_budget" not in method
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [

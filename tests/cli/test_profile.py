@@ -34,6 +34,19 @@ def test_measured_json_is_one_object(omnisift, clip: Path) -> None:
     assert result["runs"][1]["flops"]["prefill"] < result["runs"][0]["flops"]["prefill"]
 
 
+def test_a_number_of_tokens_is_counted_and_measured(omnisift, clip: Path) -> None:
+    for arguments in (("--config", "3b", "--clip-seconds", "30"), (clip, "--repeats", "1")):
+        code, out, _ = omnisift("profile", *arguments, "--json", "--tokens", "200")
+        run = json.loads(out)["runs"][1]
+        assert code == 0
+        assert run["retain"] == "200 tokens"
+        tokens = run.get("tokens", run)
+        assert tokens.get("video_kept", tokens.get("video")) + tokens.get("audio_kept", tokens.get("audio")) == 200
+    code, _, err = omnisift("profile", clip, "--tokens", "64", "--retain", "0.5")
+    assert code == 2
+    assert "tokens was given with retain" in err
+
+
 def test_a_size_is_counted_without_weights(omnisift) -> None:
     code, out, _ = omnisift(*COUNT, "95", "--retain", "0.35", "--retain", "0.25")
     assert code == 0

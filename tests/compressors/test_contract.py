@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -36,9 +37,12 @@ from omnisift.ops import similarity
 from omnisift.tokens import Modality, Selection, TokenStream
 
 HALF, SOME = Budget(retain_video=0.6, retain_audio=0.7), Budget(retain=0.35)
+NUMBERS = tuple(Budget(tokens=tokens) for tokens in (23, 61, 140))
 SHARES = st.floats(0.01, 1)
 BUDGETS = st.one_of(
-    st.builds(Budget, retain=SHARES), st.builds(lambda v, a: Budget(retain_video=v, retain_audio=a), SHARES, SHARES)
+    st.builds(Budget, retain=SHARES),
+    st.builds(lambda v, a: Budget(retain_video=v, retain_audio=a), SHARES, SHARES),
+    st.builds(Budget, tokens=st.integers(1, 200)),
 )
 ALL_KEPT = (Budget(retain=1), Budget(retain_video=1, retain_audio=1))
 FLOORS = ("dycoke", "omnizip", "omnizip:contextual=0.2")
@@ -132,6 +136,12 @@ def test_odd_prompts_meet_their_counts_and_repeat(name: str):
     assert reached >= 3
 
 
+@pytest.mark.parametrize("name", configurations(ALL))
+def test_a_number_of_tokens_is_met_on_odd_prompts(name: str):
+    results = [check(name, stream, budget) for stream in STREAMS for budget in NUMBERS]
+    assert sum(result is not None and not bool(result.keep.all()) for result in results) >= 3
+
+
 @pytest.mark.parametrize("name", configurations(METHODS))
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), budget=BUDGETS)
@@ -139,15 +149,16 @@ def test_any_prompt_and_budget_meets_its_counts_or_names_the_floor(name: str, se
     check(name, with_attention(random_prompt(seed).stream()), budget)
 
 
+@pytest.mark.parametrize("budget", [HALF, NUMBERS[1]], ids=["half", "tokens"])
 @pytest.mark.parametrize("name", configurations(ALL))
-def test_a_batch_is_its_rows_alone(name: str):
+def test_a_batch_is_its_rows_alone(name: str, budget: Budget):
     prompts = [random_prompt(seed, samples=1) for seed in range(40, 46)]
     prompts += [PROMPTS["two clips in a row"], steady_prompt(9, 4, 230, seed=4), *THREE]
-    alone = {i: chosen(name, with_attention(p.stream()), HALF) for i, p in enumerate(prompts)}
+    alone = {i: chosen(name, with_attention(p.stream()), budget) for i, p in enumerate(prompts)}
     rows = [i for i, result in alone.items() if result is not None]
     assert len(rows) >= 3
     batch = in_one_batch([prompts[i] for i in rows])
-    together = chosen(name, with_attention(batch.stream()), HALF)
+    together = chosen(name, with_attention(batch.stream()), budget)
     assert together.keep.equal(torch.cat([alone[i].keep for i in rows]))
     assert not together.keep.all()
     if together.embeds is not None:
@@ -175,8 +186,8 @@ def test_equal_tokens_meet_their_counts_and_stay_numbers(name: str):
 
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_every_dropped_token_has_a_score_if_its_modality_has(name: str):
-    for stream in FEW:
-        result = chosen(name, stream, HALF)
+    for stream, budget in itertools.product(FEW, (HALF, *NUMBERS)):
+        result = chosen(name, stream, budget)
         for modality in (Modality.VIDEO, Modality.AUDIO):
             inside = (stream.modality == modality) & (stream.chunk >= 0)
             if result is not None and result.scores is not None and not result.scores[inside].isnan().all():

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.helpers.contract import Watch
+from tests.helpers.contract import Watch, below_segments
 from tests.helpers.oracle import reference
-from tests.helpers.prompts import Prompt, clip_prompt, random_prompt, regular_prompt
+from tests.helpers.prompts import Prompt, clip_prompt, in_one_batch, random_prompt, regular_prompt
 
 from omnisift.budget import Budget, from_rho
 from omnisift.chunks import ChunkShapes, segment_of
 from omnisift.compressors import omnisift as method
 from omnisift.compressors.omnisift import OmniSiftCompressor
+from omnisift.compressors.stvp import StvpCompressor
 from omnisift.errors import CompressorError
 from omnisift.tokens import Modality, TokenStream
 from omnisift.vgas import VGAS, VGASConfig
@@ -261,3 +263,24 @@ def test_no_copy_of_the_stream(monkeypatch: pytest.MonkeyPatch):
     with Watch() as seen:
         run(stream, Budget(retain=0.3))
     assert seen.largest <= stream.embeds.numel() // 8
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("learned", [False, True], ids=["stvp", "learned"])
+def test_second_frames_of_another_size_are_pruned_by_themselves(learned: bool):
+    """Only a number of tokens prunes them: by their own mean, in a batch as alone, with a score for what is dropped."""
+    model, pruned = selector(video_score=learned), 0
+    prompts = [random_prompt(seed, samples=1) for seed in range(100)]
+    for (prompt, other), tokens in itertools.product(itertools.pairwise(prompts), (12, 20, 35)):
+        stream, both, budget = prompt.stream(), in_one_batch([prompt, other]).stream(), Budget(tokens=tokens)
+        if below_segments(both, budget):
+            continue
+        result = run(stream, budget, model)
+        shapes, counts = ChunkShapes.of(stream), budget.counts(ChunkShapes.of(stream))
+        pruned += int(((shapes.frame0 != shapes.frame1) & (counts.frame1 < shapes.frame1)).sum())
+        assert torch.equal(run(both, budget, model).keep[: len(stream)], result.keep)
+        video = (stream.modality == Modality.VIDEO) & (stream.chunk >= 0)
+        assert not result.scores[video & ~result.keep].isnan().any()
+        if not learned:
+            assert torch.equal(result.keep[video], StvpCompressor(budget)(stream).keep[video])
+    assert pruned >= 10

@@ -39,8 +39,8 @@ def keep(model: nn.Module, *args: Any, **options: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"retain": 0.4}, {"retain_video": 0.5, "retain_audio": 0.3}, {"seed": 3}],
-    ids=["default", "retain", "by modality", "seed"],
+    [{}, {"retain": 0.4}, {"retain_video": 0.5, "retain_audio": 0.3}, {"tokens": 40}, {"seed": 3}],
+    ids=["default", "retain", "by modality", "tokens", "seed"],
 )
 @pytest.mark.parametrize("name", ["random", "v_cast", "evs:mode=frame", "stvp+random"])
 def test_a_name_gives_the_compressor_that_make_compressor_gives(name: str, options: dict[str, Any]) -> None:

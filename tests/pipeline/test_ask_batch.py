@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.helpers.models import work_of_encoders
 
-from omnisift.errors import UsageError
+from omnisift.errors import BudgetError, UsageError
 from omnisift.pipeline import Answer, Pipeline, load
 from omnisift.world import make_scene, write_clip
 
@@ -91,6 +91,21 @@ def test_a_method_that_needs_the_encoders_runs_them_for_each_prompt(clips: list[
     batch = probing.ask_batch([(encoded, text) for text in QUESTIONS])
     assert facts(batch) == facts([probing.ask(clips[0], text) for text in QUESTIONS])
     assert all(answer.report.seconds.encode > 0 for answer in batch)
+
+
+def test_a_number_of_tokens_is_kept_of_every_clip(clips: list[Path]) -> None:
+    pipeline = load(tokens=99)
+    assert "retain 99 tokens" in repr(pipeline)
+    for name in ("omnisift", "v_cast", "joint"):
+        exact = pipeline.with_compressor(name, tokens=70)
+        answers = exact.ask_batch([(clip, "How many shapes are there?") for clip in clips])
+        kept = [answer.report.tokens.video_kept + answer.report.tokens.audio_kept for answer in answers]
+        assert kept == [70] * len(clips)
+    everything = pipeline.with_compressor("v_cast", tokens=10**6).ask(clips[0], "How many shapes are there?")
+    assert everything.report.retained_ratio == 1
+    assert everything.text == pipeline.with_compressor("none").ask(clips[0], "How many shapes are there?").text
+    with pytest.raises(BudgetError, match="tokens was given with retain"):
+        pipeline.with_compressor("v_cast", retain=0.5, tokens=70)
 
 
 def test_audio_without_video_is_not_compressed(pipeline: Pipeline, sound: Path) -> None:

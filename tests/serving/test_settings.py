@@ -43,6 +43,12 @@ def test_the_old_name_of_the_limit_is_read() -> None:
         ({}, {"retain": "half"}, "retain is the fraction kept"),
         ({"max_retain": 0.5}, {"retain": "half"}, "retain is the fraction kept"),
         ({}, {"retain_video": 0.5}, "a budget needs"),
+        ({}, {"tokens": 0}, "a whole number from 1"),
+        ({}, {"tokens": 1.5}, "a whole number from 1"),
+        ({}, {"tokens": "64"}, "a whole number from 1"),
+        ({}, {"tokens": True}, "a whole number from 1"),
+        ({}, {"tokens": 64, "retain": 0.5}, "tokens was given with retain"),
+        ({"compressor": "none"}, {"tokens": 64}, "without a compressor and takes no tokens"),
         ({"compressor": "none"}, {"retain": 0.5}, "without a compressor"),
     ],
 )
@@ -79,6 +85,24 @@ def test_a_floor_is_found_before_the_engine(method: str, reachable: bool) -> Non
         return
     with pytest.raises(UnreachableBudget):
         check_reachable(settings(compressor=method), layout, budget)
+
+
+def test_a_number_of_tokens_of_a_request() -> None:
+    layout = ClipLayout.of((6, 4, 4), 1.0, 150, TimeConfig())
+    assert layout.tokens_in_chunks == len(layout) == 246
+    for method in ("omnisift", "random", "stvp"):
+        limited = settings(compressor=method, max_retain=0.5)
+        budget = limited.request_budget({"tokens": 64})
+        assert budget == Budget(tokens=64)
+        assert len(layout.kept_labels(budget)) == 64
+        check_reachable(limited, layout, budget)
+        with pytest.raises(BudgetError, match=r"^tokens=8 is below the 9 frames .* at least 9"):
+            check_reachable(limited, layout, Budget(tokens=8))
+        with pytest.raises(BudgetError, match=r"^tokens=200 is above .* limit of 0.5 of the 246 .* at most 123$"):
+            check_reachable(limited, layout, limited.request_budget({"tokens": 200}))
+    # The server's own number is not limited, and a clip may have no more.
+    check_reachable(settings(tokens=200, max_retain=0.5), layout, Budget(tokens=200))
+    check_reachable(settings(), layout, Budget(tokens=5000))
 
 
 def test_what_differs_from_the_defaults() -> None:

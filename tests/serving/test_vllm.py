@@ -57,6 +57,7 @@ def test_prefix_cache_hits_change_nothing(vllm: Engine, reference: Reference, pr
     [
         ({"retain": 1.0}, Budget(retain=1.0)),
         ({"retain": 0.6}, Budget(retain=0.6)),
+        ({"tokens": 60}, Budget(tokens=60)),
         ({"retain_video": 0.2, "retain_audio": 0.5}, Budget(retain_video=0.2, retain_audio=0.5)),
     ],
 )
@@ -189,6 +190,8 @@ def test_sampling_with_a_seed(vllm: Engine, prompts: list[Prompt]) -> None:
     [
         ({"retain": 0}, "retain is the fraction kept"),
         ({"retain": 0.5, "retain_video": 0.5}, "retain was given with"),
+        ({"tokens": 1}, "tokens=1 is below the"),
+        ({"tokens": 1.5}, "a whole number"),
         ({"size": {"shortest_edge": 1, "longest_edge": 10**9}}, "can't hold 'size'"),
     ],
 )

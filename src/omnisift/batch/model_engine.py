@@ -45,13 +45,16 @@ class ModelSettings(CompressionConfig, ReadOptions):
         fixed = asdict(self) | {"device": device}
         for name in ("vllm_args", "max_length", *WORK_LIMITS):
             del fixed[name]
+        # Runs of earlier versions lack this entry, so it is stored only where it is given.
+        if self.tokens is None:
+            del fixed["tokens"]
         return fixed
 
     def check(self) -> None:
         """Check the values before any clip is read.
 
         Raises:
-            BudgetError: a fraction is outside (0, 1], or the combination is incomplete or ambiguous.
+            BudgetError: a value is out of range, or the combination is incomplete or ambiguous.
             UsageError: a value is out of range, or does not fit the engine or the method.
         """
         if self.engine not in ("transformers", "vllm"):
@@ -131,7 +134,9 @@ class ModelEngine:
             return [self._answer(encoded, question) for question in questions]
         except torch.OutOfMemoryError:
             self._clips.clear()
-            raise TooBig(f"{clip}: too long for this device's memory; lower --max-frames, --fps or --retain") from None
+            raise TooBig(
+                f"{clip}: too long for this device's memory; lower --max-frames, --fps, --retain or --tokens"
+            ) from None
         except torch.AcceleratorError as error:
             reason = str(error).strip().splitlines()[0]
             raise EngineLost(

@@ -255,7 +255,8 @@ def _rows(benchmark: str | None, video_root: Path | None, metadata: Path | None)
 def _default_out(benchmark: str, settings: EvalSettings) -> Path:
     budget = settings.budget
     parts = [budget.retain] if budget.retain is not None else [budget.retain_video, budget.retain_audio]
-    share = "all" if settings.keeps_all else "-".join(f"{100 * (part or 0):g}" for part in parts)
+    share = "-".join(f"{100 * (part or 0):g}" for part in parts) if budget.tokens is None else f"{budget.tokens}-tokens"
+    share = "all" if settings.keeps_all else share
     name = f"{benchmark}-{Path(settings.model).name}-{settings.compressor}-{share}"
     return Path("runs/eval") / "".join(letter if letter.isalnum() or letter in "-.+_" else "_" for letter in name)
 

@@ -191,6 +191,13 @@ FIELDS: dict[str, Any] = {
     ],
     "retain_video": Annotated[float | None, fraction("Fraction of video tokens to keep; with --retain-audio.")],
     "retain_audio": Annotated[float | None, fraction("Fraction of audio tokens to keep; with --retain-video.")],
+    "tokens": Annotated[
+        int | None,
+        typer.Option(
+            help="Number of video and audio tokens to keep of each clip, instead of a fraction.",
+            rich_help_panel=BUDGET,
+        ),
+    ],
     "selector": Selector,
     "seed": Seed,
     "fps": Annotated[float, typer.Option(help="Frames sampled per second.", rich_help_panel=SAMPLING)],

@@ -40,7 +40,7 @@ DESCRIBE = "Describe what is seen and heard."
 """The question if none is given."""
 _COUNTED = {"config", "clip_seconds", "height", "width", "text_tokens"}
 """Options that need ``--config``."""
-_SHARED = {"retain", "retain_video", "retain_audio", "fps", "max_frames", "max_pixels", "as_json"}
+_SHARED = {"retain", "retain_video", "retain_audio", "tokens", "fps", "max_frames", "max_pixels", "as_json"}
 """Options of both modes."""
 
 _SECONDS = ((1.0, "s"), (1e-3, "ms"))
@@ -115,7 +115,7 @@ def profile(
 def _methods(compressor: str, retain: list[float] | None, method: CompressionConfig) -> list[CompressionConfig]:
     """The method at each budget."""
     method = replace(method, compressor=compressor)
-    if method.retain_video is not None or method.retain_audio is not None:
+    if (method.retain_video, method.retain_audio, method.tokens) != (None, None, None):
         return [replace(method, retain=retain[0] if retain else None)]
     return [replace(method, retain=share) for share in dict.fromkeys(retain)] if retain else [method]
 

@@ -211,6 +211,8 @@ def show_shortfall(console: Console, report: Report, budget: Budget) -> None:
     tokens = report.tokens
     total = tokens.video + tokens.audio
     requested = budget.retain
+    if budget.tokens is not None:
+        return  # met exactly, or refused
     if requested is None:
         requested = ((budget.retain_video or 0) * tokens.video + (budget.retain_audio or 0) * tokens.audio) / max(
             total, 1

@@ -111,7 +111,8 @@ class DyCokeCompressor(Compressor):
 
     def _too_few(self, modality: Modality, target: int, size: int, minimum: int) -> str:
         name, step = ("video", "frame") if modality == Modality.VIDEO else ("audio", "second of audio")
-        ratio = f"retain_{name}" if self.budget.retain is None else "retain"
+        given = {"tokens": self.budget.tokens, "retain": self.budget.retain}
+        ratio = next((option for option, value in given.items() if value is not None), f"retain_{name}")
         return (
             f"dycoke can't keep {target} of {size} {name} tokens: it keeps every fourth {step} in full, "
             f"at least {minimum}; raise {ratio}, or choose another method"

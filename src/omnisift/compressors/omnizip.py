@@ -237,7 +237,7 @@ def _clip_totals(nominal: Tensor, size: Tensor, shares: Tensor, rebounded: bool)
     if total < int(minimum.sum()):
         raise UnreachableBudget(
             f"omnizip can't keep {total} of {tokens} video tokens: it keeps a quarter of every chunk, at least "
-            f"{int(minimum.sum())}; raise retain or retain_video, or set rebounded=true"
+            f"{int(minimum.sum())}; raise retain, retain_video or tokens, or set rebounded=true"
         )
     if total > int(maximum.sum()):
         return nominal

@@ -43,6 +43,7 @@ def attach(
     retain: float | None = None,
     retain_video: float | None = None,
     retain_audio: float | None = None,
+    tokens: int | None = None,
     selector: str | Path | VGAS | None = None,
     seed: int = 0,
     adapter: type[Adapter] | None = None,
@@ -63,6 +64,7 @@ def attach(
         retain: fraction of video and audio tokens kept together, in (0, 1]. Only with a name, as all that follow.
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
+        tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
         selector: folder of selector weights or a `VGAS`, for methods that have weights. It is moved to the device and
             dtype of the model's embeddings.
         seed: for methods that draw at random.
@@ -76,18 +78,18 @@ def attach(
         ModelError: the model already has a compressor.
         CompressorError: the method is unknown, lacks its selector, or needs an input that the adapter can't supply.
         CheckpointError: the selector can't be read or is of another model.
-        BudgetError: the fractions are out of range or contradict each other.
+        BudgetError: the fractions or the number of tokens are out of range or contradict each other.
         UsageError: ``model`` is not a model, or options of a method were given with a compressor.
     """
     found = adapter_for(model, adapter)
     language_model = found.parts.language_model
     check_unattached(language_model, type(model).__name__)
     if not isinstance(compressor, Compressor):
-        budget = Budget.from_options(retain, retain_video, retain_audio)
+        budget = Budget.from_options(retain, retain_video, retain_audio, tokens)
         compressor = _make_compressor(compressor, budget, selector, seed, language_model)
-    elif (retain, retain_video, retain_audio, selector, seed) != (None, None, None, None, 0):
+    elif (retain, retain_video, retain_audio, tokens, selector, seed) != (None, None, None, None, None, 0):
         raise UsageError(
-            f"retain, selector and seed belong to the name of a method, but the compressor is "
+            f"retain, tokens, selector and seed belong to the name of a method, but the compressor is "
             f"made already, a {type(compressor).__name__}: leave them out, or pass a name"
         )
     check_needs(compressor, type(found), type(model).__name__)

@@ -22,7 +22,8 @@ def assert_compressed(attachment: Attachment, input_ids: Tensor) -> None:
         input_ids: [B, S] int64, the prompts of the pass.
 
     Raises:
-        TrainingError: a prompt with video kept every token although the budget is below 1.
+        TrainingError: a prompt with video bypassed the compressor, or kept every token although the budget is a
+            ratio below 1.
     """
     has_video = bool((attachment.adapter.modality(input_ids.cpu()) == Modality.VIDEO).any())
     if attachment.compressor.budget.keeps_all or not has_video:
@@ -34,7 +35,8 @@ def assert_compressed(attachment: Attachment, input_ids: Tensor) -> None:
             "call the model that it is attached to, not the one inside, and don't detach while training"
         )
     total, kept = last.n_video + last.n_audio, last.kept_video + last.kept_audio
-    if total >= MIN_TOKENS and kept == total:
+    # A number of tokens keeps all of the clips that have no more.
+    if total >= MIN_TOKENS and kept == total and attachment.compressor.budget.tokens is None:
         raise TrainingError(
             f"training without compression: all {total} video and audio tokens of a batch were kept; "
             "check the budget and the compressor"

@@ -176,6 +176,11 @@ class ChunkBatches:
         """Return the kept count of one segment of each chunk of a batch, [G] int64 on the device."""
         return self._tables[2, batch.chunks, segment]
 
+    def prunes_unpaired(self, batch: ChunkBatch) -> Tensor:
+        """Return which chunks of a batch lose tokens of a second frame of another size than the first, [G] bool."""
+        size, kept = self._size[self.order[batch.chunks]], self._kept[self.order[batch.chunks]]
+        return (size[:, FRAME0] != size[:, FRAME1]) & (kept[:, FRAME1] < size[:, FRAME1])
+
     def _strides(self, batch: ChunkBatch, segment: int) -> tuple[int, int] | None:
         chunks = self.order[batch.chunks]
         first = self._first[chunks, segment]

@@ -40,6 +40,7 @@ def load(
     retain: float | None = None,
     retain_video: float | None = None,
     retain_audio: float | None = None,
+    tokens: int | None = None,
     selector: str | Path | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -58,6 +59,7 @@ def load(
         retain: fraction of video and audio tokens kept together, split as `Budget` says; 0.25 if nothing is given.
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
+        tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
         selector: folder of selector weights; None looks into the model's own checkpoint.
         seed: random seed, for methods that sample.
         device: ``auto`` (cuda, then mps, then cpu: the first that this machine has), ``cpu``, ``cuda``, ``cuda:1`` or
@@ -75,7 +77,7 @@ def load(
 
     Raises:
         UsageError: an argument is wrong, or this machine lacks the device.
-        BudgetError: a retain fraction is outside (0, 1] or ambiguous.
+        BudgetError: a fraction or the number of tokens is out of range, or both are given.
         CompressorError: the method is unknown, or needs a selector that is not there.
         UnsupportedModel: the checkpoint is of another family.
         CheckpointError: the model is not found, or its weights are missing or unreadable.
@@ -85,6 +87,7 @@ def load(
         retain=retain,
         retain_video=retain_video,
         retain_audio=retain_audio,
+        tokens=tokens,
         selector=None if selector is None else str(selector),
         seed=seed,
     )
@@ -162,6 +165,7 @@ class Pipeline:
         retain: float | None = None,
         retain_video: float | None = None,
         retain_audio: float | None = None,
+        tokens: int | None = None,
         selector: str | Path | None = None,
         seed: int = 0,
     ) -> Pipeline:
@@ -172,11 +176,12 @@ class Pipeline:
             retain: fraction of video and audio tokens kept together; 0.25 if nothing is given.
             retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
             retain_audio: fraction of audio tokens kept.
+            tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
             selector: folder of selector weights; None looks into the model's own checkpoint.
             seed: random seed, for methods that sample.
 
         Raises:
-            BudgetError: a retain fraction is outside (0, 1] or ambiguous.
+            BudgetError: a fraction or the number of tokens is out of range, or both are given.
             CompressorError: the method is unknown, or needs a selector that is not there.
         """
         config = CompressionConfig(
@@ -184,6 +189,7 @@ class Pipeline:
             retain=retain,
             retain_video=retain_video,
             retain_audio=retain_audio,
+            tokens=tokens,
             selector=None if selector is None else str(selector),
             seed=seed,
         )

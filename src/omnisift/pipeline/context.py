@@ -37,7 +37,7 @@ def check_context(host: Host, compressor: Compressor | None, row: PromptRow, max
         before = "" if kept == length else f" after compression ({length} before)"
         raise TooBig(
             f"{row.media.path}: the prompt has {kept} tokens{before} and up to {max_new_tokens} new ones follow, but "
-            f"the context is {limit}; lower retain, fps, max_frames or max_new_tokens, or raise max_length"
+            f"the context is {limit}; lower retain or tokens, fps, max_frames or max_new_tokens, or raise max_length"
         )
 
 

@@ -107,7 +107,7 @@ class Report:
 
     @property
     def retain(self) -> str:
-        """The requested budget as text, for example ``0.25`` or ``video 0.23, audio 0.5``; ``all`` without one."""
+        """The requested budget as text, for example ``0.25`` or ``4096 tokens``; ``all`` without one."""
         return "all" if self.budget is None else self.budget.words
 
     @property
@@ -142,9 +142,13 @@ class Report:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """One JSON-ready object; ``retain``, ``retain_video`` and ``retain_audio`` are numbers or null."""
+        """One JSON-ready object; of the budget ``retain``, ``retain_video``, ``retain_audio`` and ``token_budget``.
+
+        These are numbers or null; ``tokens`` are the measured counts.
+        """
         report = asdict(self)
-        budget = report.pop("budget") or {"retain": 1.0, "retain_video": None, "retain_audio": None}
+        budget = report.pop("budget") or asdict(Budget(retain=1.0))
+        budget["token_budget"] = budget.pop("tokens")
         report["tokens"]["prompt_kept"] = self.tokens.prompt_kept
         report["seconds"] |= {"encode": self.seconds.encode, "total": self.seconds.total}
         return {"model": report.pop("model"), "compressor": report.pop("compressor"), **budget, **report}

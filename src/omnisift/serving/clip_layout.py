@@ -74,6 +74,11 @@ class ClipLayout:
         """Token counts of the chunks, for a budget."""
         return ChunkShapes.of(self.stream(torch.empty(len(self), 0)))
 
+    @property
+    def tokens_in_chunks(self) -> int:
+        """Number of tokens that a budget counts: all but audio before the first frame."""
+        return int((self.shapes.frame0 + self.shapes.frame1 + self.shapes.audio).sum())
+
     def stream(self, embeds: Tensor) -> TokenStream:
         """Return the clip as the input of a compressor.
 

@@ -176,7 +176,9 @@ def _refusal(media: Media, error: Exception) -> Exception:
         return error
     reason = _first_line(error).partition(". ")[0]
     if _TOO_LONG in reason:
-        return TooBig(f"{media.path}: {reason}; lower retain, fps or max_frames, or give vLLM a larger --max-model-len")
+        return TooBig(
+            f"{media.path}: {reason}; lower retain or tokens, fps or max_frames, or give vLLM a larger --max-model-len"
+        )
     return UsageError(f"{media.path}: vLLM refused the prompt ({reason})")
 
 

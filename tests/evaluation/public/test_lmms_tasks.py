@@ -94,6 +94,7 @@ def test_wordings_and_rules_are_checked_before_anything_is_written(tmp_path: Pat
 
 
 def test_model_arguments_say_what_differs_from_nothing() -> None:
+    assert "tokens=64" in EvalSettings(tokens=64).arguments(Path("out")).split(",")
     text = EvalSettings(retain=0.35, compressor="evs:mode=frame").arguments(Path("out"))
     assert text.startswith("pretrained=nano,records=out,compressor=evs:mode=frame,retain=0.35,seed=0,fps=2.0")
     assert "None" not in text

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from omnisift.errors import TrainingError, UsageError
+from omnisift.errors import BudgetError, TrainingError, UsageError
 from omnisift.estimators import ESTIMATORS
 from omnisift.training.finetune import TrainRecipe, fine_tune, load_train_recipe
 from omnisift.training.finetune.building import build
@@ -84,6 +84,17 @@ def test_full_fine_tuning_changes_language_model_and_selector_and_no_encoder(dat
     assert line["selector_grad_norm"] > 0
     assert line["retained_video"] == pytest.approx(0.25)
     assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_a_number_of_tokens(data: Path, tmp_path: Path) -> None:
+    """Also one that no clip reaches; below the frames of a clip the run ends in one line."""
+    for tokens, ratio in ((60, 60 / 246), (1000, 1.0)):
+        report = fine_tune(recipe(data, tmp_path / str(tokens), retain=None, tokens=tokens, max_steps=1))
+        assert report.retained_ratio == pytest.approx(ratio)
+    with pytest.raises(BudgetError, match=r"^tokens=5 is below the 9 frames"):
+        fine_tune(recipe(data, tmp_path / "few", retain=None, tokens=5, max_steps=1))
+    with pytest.raises(BudgetError, match="tokens was given with retain"):
+        recipe(data, tmp_path / "both", tokens=5)
 
 
 def test_lora_adapts_only_the_language_model_and_is_merged_at_the_end(data: Path, tmp_path: Path) -> None:

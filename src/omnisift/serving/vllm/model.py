@@ -34,7 +34,7 @@ from omnisift.serving.vllm.processor import (
     make_layout,
     unpack_budget,
 )
-from omnisift.serving.vllm.settings import Settings
+from omnisift.serving.vllm.settings import RETENTION_KEYS, Settings
 from omnisift.vgas import RELEASED_PREFIX
 
 PRUNING_RATE = 0.5
@@ -88,7 +88,7 @@ class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiM
                 kwargs["video_grid_thw"].tolist(),
                 kwargs["second_per_grid_ts"].flatten().tolist(),
                 lengths.tolist(),
-                kwargs[CLIP_BUDGET].view(-1, 3),
+                kwargs[CLIP_BUDGET].view(-1, len(RETENTION_KEYS)),
                 strict=True,
             )
         )

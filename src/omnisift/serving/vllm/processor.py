@@ -254,7 +254,7 @@ def item_budget(item: Any) -> Budget:
 
 
 def pack_budget(budget: Budget) -> Tensor:
-    """Return the ratios of a budget as a tensor: [3] float64, NaN for None."""
+    """Return what a budget was made from as a tensor: [4] float64, in the order of `RETENTION_KEYS`, NaN for None."""
     values = [getattr(budget, name) for name in RETENTION_KEYS]
     return torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float64)
 

@@ -10,7 +10,7 @@ from omnisift.budget import Budget
 from omnisift.config import CompressionConfig
 from omnisift.errors import BudgetError, UsageError
 
-RETENTION_KEYS = ("retain", "retain_video", "retain_audio")
+RETENTION_KEYS = ("retain", "retain_video", "retain_audio", "tokens")
 REQUEST_KEYS = frozenset({*RETENTION_KEYS, "use_audio_in_video", "fps"})
 """Keys that ``mm_processor_kwargs`` of a request may hold; any other would change how much work a request makes."""
 _OLD_KEYS = {"retain_most": "max_retain"}
@@ -59,19 +59,36 @@ class Settings(CompressionConfig):
             request: the request's ``mm_processor_kwargs``.
 
         Raises:
-            BudgetError: a ratio outside (0, 1] or above ``max_retain``.
-            UsageError: a ratio for a server that does not compress.
+            BudgetError: a ratio outside (0, 1] or above ``max_retain``, or a wrong number of tokens.
+            UsageError: a ratio or number for a server that does not compress.
         """
-        ratios = {name: request[name] for name in RETENTION_KEYS if request.get(name) is not None}
-        if not ratios:
+        given = {name: request[name] for name in RETENTION_KEYS if request.get(name) is not None}
+        if not given:
             return self.budget
         if self.keeps_all:
-            raise UsageError(f"this server runs without a compressor and takes no {next(iter(ratios))}; leave it out")
-        budget = Budget(**ratios)
-        for name, value in ratios.items():
-            if value > self.max_retain:
+            raise UsageError(f"this server runs without a compressor and takes no {next(iter(given))}; leave it out")
+        budget = Budget(**given)
+        for name, value in given.items():
+            if name != "tokens" and value > self.max_retain:
                 raise BudgetError(f"{name}={value:g} is above this server's limit; ask for at most {self.max_retain:g}")
         return budget
+
+    def check_share(self, budget: Budget, total: int) -> None:
+        """Check a request's number of tokens against `max_retain`, which needs the clip.
+
+        Args:
+            budget: of the request; the server's own is not limited.
+            total: tokens in the chunks of the clip.
+
+        Raises:
+            BudgetError: the number is a larger share of the clip.
+        """
+        most = int(self.max_retain * total)
+        if budget.tokens is not None and budget != self.budget and min(budget.tokens, total) > most:
+            raise BudgetError(
+                f"tokens={budget.tokens} is above this server's limit of {self.max_retain:g} of the {total} tokens of "
+                f"this clip; ask for at most {most}"
+            )
 
 
 def check_request(arguments: Mapping[str, Any]) -> None:

@@ -75,7 +75,7 @@ _TYPES = {"str": "text", "int": "an integer", "float": "a number", "bool": "true
 class TrainRecipe(CompressionConfig, ReadOptions):
     """Settings of `fine_tune`. Every field is a key of the YAML file; names are Hugging Face's where they exist.
 
-    A fraction of tokens must be given. ``seed`` also draws the sample order and new weights.
+    A fraction or a number of tokens must be given. ``seed`` also draws the sample order and new weights.
 
     Raises:
         UsageError: a value is out of range, or two values contradict each other.
@@ -250,8 +250,8 @@ class TrainRecipe(CompressionConfig, ReadOptions):
 
     @property
     def budget(self) -> Budget:
-        """The fractions of video and audio tokens that are kept; unlike elsewhere there is no default."""
-        return Budget(retain=self.retain, retain_video=self.retain_video, retain_audio=self.retain_audio)
+        """What is kept of video and audio tokens; unlike elsewhere there is no default."""
+        return Budget(self.retain, self.retain_video, self.retain_audio, self.tokens)
 
 
 def is_pattern(text: str) -> bool:
