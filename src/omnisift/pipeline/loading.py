@@ -29,7 +29,7 @@ from omnisift.vgas import VGAS
 
 @dataclass(frozen=True)
 class Host:
-    """A loaded thinker (the text-generating part of Qwen2.5-Omni) with its processor."""
+    """A loaded model with its processor: the part that generates text, which is the thinker of an Omni model."""
 
     name: str
     """As the user gave it: ``nano``, a folder, or a hub id."""
@@ -246,7 +246,7 @@ def _check_loaded(source: str, info: Mapping[str, Any]) -> None:
     missing, mismatched = sorted(info["missing_keys"]), sorted(map(str, info["mismatched_keys"]))
     if missing:
         raise CheckpointError(
-            f"{source} lacks {len(missing)} tensors of the thinker, first {missing[0]}; give a complete checkpoint"
+            f"{source} lacks {len(missing)} tensors of the model, first {missing[0]}; give a complete checkpoint"
         )
     if mismatched:
         raise CheckpointError(
