@@ -98,7 +98,7 @@ def test_choose_a_model(open_page, tmp_path: Path) -> None:
         assert cards.nth(1).locator("h2").inner_text() == "omnisift+time"
         choose(page, "Model", str(plain))
         method = page.get_by_label("Method")
-        expect(method).to_have_value("random")
+        expect(method).to_have_value("resift")
         method.click()
         assert page.get_by_role("option", name="omnisift", exact=True).count() == 0
         page.get_by_role("option", name="stvp", exact=True).click()
