@@ -111,14 +111,23 @@ def generate(
     seconds = {stage: spent / len(rows) for stage, spent in {"process": process_seconds, **watch.spent}.items()}
     memory = peak_memory(host.device)
     notices = () if compression is None else unscored_notice(compression, compressor)
-    unfinished = f"the model was still thinking after {max_new_tokens} tokens, so there is no answer: allow more"
-    generated = []
-    for row, tokens in zip(answers, counts, strict=True):
-        parts = ([], row.tolist()) if thoughts is None else thoughts.split(row.tolist())
-        thinking, text = (tokenizer.decode(part, skip_special_tokens=True).strip() for part in parts)
-        noted = notices if text or not thinking else (*notices, unfinished)
-        generated.append(Generated(text, thinking, tokens, seconds, memory, noted))
-    return generated
+    made: dict[str, Any] = {"seconds": seconds, "peak_memory_bytes": memory, "notices": notices}
+    return [
+        _generated(tokenizer, row.tolist(), thoughts, tokens=tokens, **made)
+        for row, tokens in zip(answers, counts, strict=True)
+    ]
+
+
+def _generated(
+    tokenizer: Any, answer: list[int], thoughts: Thoughts | None, notices: tuple[str, ...], **made: Any
+) -> Generated:
+    """The texts of one answer; a notice where the model only thought."""
+    parts = ([], answer) if thoughts is None else thoughts.split(answer)
+    thinking, text = (tokenizer.decode(part, skip_special_tokens=True).strip() for part in parts)
+    if thinking and not text:
+        notice = f"the model was still thinking after {len(answer)} tokens, so there is no answer: allow more"
+        notices = (*notices, notice)
+    return Generated(text=text, thinking=thinking, notices=notices, **made)
 
 
 @dataclass(frozen=True)
