@@ -1,8 +1,8 @@
 """``python -m omnisift.lab.wide``: train the backbone of the wide family, which never sees a compressed prompt.
 
-It starts from neutral: both encoders are adapted to the pictures and sounds of ``wide``, and the language model goes on
-with all tokens. A selector is then distilled from it without labels. Run it again to resume; every stage leaves its
-result and a marker in ``--out``.
+It starts from neutral: both encoders are adapted to the images and audio of ``wide``, and the language model is trained
+further with all tokens. A selector is then distilled from it without labels. Run it again to resume; every stage leaves
+its result and a marker in ``--out``.
 """
 
 from __future__ import annotations

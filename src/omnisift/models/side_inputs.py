@@ -121,7 +121,7 @@ def _gated(rows: Iterable[Tensor], gate: Tensor, places: Tensor) -> list[Tensor]
 def continued_side_inputs(
     arguments: Mapping[str, Any], rules: Mapping[str, Side], start: int, text: int
 ) -> dict[str, Any]:
-    """Side inputs of a prompt that repeats the beginning of another one and goes on with text.
+    """Side inputs of a prompt that repeats the beginning of another one and continues with text.
 
     Args:
         arguments: those of the language model for the other prompt, by name.
