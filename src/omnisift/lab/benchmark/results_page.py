@@ -12,6 +12,7 @@ from typing import Any
 
 from omnisift.evaluation.statistics import rank_correlation
 from omnisift.evaluation.tables import ALL_TOKENS, pct, points, table
+from omnisift.lab.benchmark.choices import INPUTS, chosen_pair, transfer
 from omnisift.lab.benchmark.recipe import BACKBONES, load_recipe
 from omnisift.lab.benchmark.results import Result, read_result
 from omnisift.lab.benchmark.results_tables import (
@@ -26,12 +27,17 @@ from omnisift.lab.benchmark.results_tables import (
     reasons,
     row_title,
     rows_at,
+    senses_table,
     settings_table,
     sweep_table,
     types_table,
 )
 
 ORDER = ("trained", "trained-tight", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
+BASELINES = ("baselines", "wide-baselines")
+"""Results of one table."""
+SHARED = {*INPUTS, *BASELINES}
+"""Names of results without a section or a page of their own."""
 PLOTTED = ("training-free", "ratio-sweep")
 SUMMARISED = ("training-free", "trained", "trained-tight")
 OURS = "omnisift+time"
@@ -40,9 +46,9 @@ AHEAD = 5
 """Largest number of methods that the summary names in one cell."""
 HEAD = """# Results: all methods on equal terms
 
-Every number on this page was measured on [nano](nano.md)'s generated world with a backbone of nano's size
-([how it was made](benchmark.md)), on two CPU cores. **None of them says how a method does on a full-size model.**
-`omnisift bench-report` writes the page from the files in `benchmarks/results/quality`.
+Every number on this page was measured on [generated clips](benchmark.md#settings-of-the-world) with a backbone of
+[nano](nano.md)'s size ([how it was made](benchmark.md)), on two CPU cores. **None of them says how a method does on a
+full-size model.** `omnisift bench-report` writes the page from the files in `benchmarks/results/quality`.
 """
 NOTE = """## How to read the tables
 
@@ -66,6 +72,18 @@ more so at smaller budgets; the share of evidence tokens predicts it less. There
 or a sound is often enough for the answer, so further tokens add little: methods that spread or pool keep nearly all
 events with a quarter of their tokens. And a merged token holds more than the token that it replaces. At large budgets
 most methods are close to all tokens, so the order says little.
+
+"""
+SENSES = """## What can be answered without the clip, or by one sense
+
+Accuracy in percent with all tokens, with the question alone, and with all tokens of the video or of the audio. A cell
+is bold if a sense is missing that the answer needs, and the accuracy is nevertheless at least halfway from guessing to
+that of all tokens. The backbones have never seen a prompt without a clip or without one of its senses. {clips}
+
+<!-- not run: takes hours -->
+```bash
+omnisift bench-quality recipes/baselines.yaml recipes/wide-baselines.yaml
+```
 
 """
 OWN_NOTE = """Every clip was written as an .mp4 file, read back, prepared by the processor and encoded by the model. All
@@ -115,14 +133,20 @@ def page(folder: Path, recipes: Path = Path("recipes")) -> str:
     Raises:
         UsageError: A result has no finished row of all tokens.
     """
-    results = [result for result in map(read_result, _files(folder)) if not has_own_page(result)]
+    by_name = {path.stem: read_result(path) for path in _files(folder)}
+    results = [result for name, result in by_name.items() if name not in SHARED and not has_own_page(result)]
     parts = [HEAD, _summary(results), NOTE, _ranks(results)]
-    parts += [section(result, recipes) for result in results]
-    return "\n".join(part.rstrip() + "\n" for part in parts)
+    for result in results:
+        parts.append(section(result, recipes))
+        parts += [chosen_pair(by_name)] if result.recipe["name"] == "pairs" else []
+    parts += [transfer(by_name), _senses([by_name[name] for name in BASELINES if name in by_name])]
+    return "\n".join(part.rstrip() + "\n" for part in parts if part)
 
 
 def has_own_page(result: Result) -> bool:
     """Return whether a result was measured on another backbone than the one on which methods are compared."""
+    if result.recipe["name"] in SHARED:
+        return False
     return bool(result.recipe.get("backbone", BACKBONES[0]) != BACKBONES[0])
 
 
@@ -207,6 +231,11 @@ def _correlations(result: Result, percent: str) -> list[str]:
         rank_correlation(accuracy, values) for values in ([r.recall for r in rows], [r.coverage for r in rows])
     ]
     return [str(len(rows)), *(f"{value:+.2f}" for value in correlations)]
+
+
+def _senses(results: Sequence[Result]) -> str:
+    clips = ", ".join(f"{count:,} of `{setting}`" for result in results for setting, count in result.clips.items())
+    return SENSES.format(clips=f"Test clips: {clips}.") + senses_table(results) if results else ""
 
 
 def section(result: Result, recipes: Path = Path("recipes")) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from omnisift.compressors import FULL
 from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, pct_with_interval, points, table
 from omnisift.lab.benchmark.results import Result, ResultRow, read_result
 from omnisift.world import QUESTION_TYPES, WIDE_TYPES, world_setting
+from omnisift.world.questions import ANSWERS
 
 CHANCE = ("random", "random video", "random & random")
 """Label of a recipe's row that chooses at random."""
@@ -114,6 +116,51 @@ def _all_rows(result: Result) -> list[ResultRow]:
 def row_title(row: ResultRow) -> str:
     """Return the method and the percentage kept."""
     return f"{row.title} @ {row.percent} %" if row.percent else row.title
+
+
+SENSES = {
+    "heard": ("audio",),
+    "said": ("audio",),
+    **dict.fromkeys(("sound_with", "color_with_sound"), ("video", "audio")),
+}
+"""Question type -> senses that its answer needs; video for the types that are not named."""
+BASELINES = ("question", "video", "audio")
+
+
+def senses_table(results: Sequence[Result]) -> str:
+    """Return the accuracy of each question type with all tokens, without the clip, and with one sense, by setting.
+
+    A cell is bold if a sense is missing that the answer needs, and the accuracy is nevertheless at least halfway from
+    guessing to that of all tokens.
+    """
+    settings = [result.recipe["settings"][0] for result in results]
+    rows = [[result.row(name, f"{only} only", "100") for only in BASELINES]
+            for result, name in zip(results, settings, strict=True)]  # fmt: skip
+    lines = []
+    for kind in max((world_setting(name).types for name in settings), key=len):
+        needs = SENSES.get(kind, ("video",))
+        line = [kind.replace("_", " "), " and ".join(needs)]
+        for result, name, baselines in zip(results, settings, rows, strict=True):
+            full = accuracy_of(result.full(name), kind)
+            halfway = (full + 1 / len(ANSWERS[kind])) / 2
+            line.append(pct(full))
+            for only, row in zip(BASELINES, baselines, strict=True):
+                value = accuracy_of(row, kind)
+                missing = any(sense != only for sense in needs)
+                line.append(f"**{pct(value)}**" if missing and value >= halfway else pct(value))
+        lines.append(line)
+    lines.append(["mean", ""])
+    for result, name, baselines in zip(results, settings, rows, strict=True):
+        lines[-1] += [_accuracy(row) for row in (result.full(name), *baselines)]
+    head = [f"{name}: {what}" for name in settings for what in (ALL_TOKENS, *BASELINES)]
+    return table(["question", "needs", *head], lines)
+
+
+def accuracy_of(row: ResultRow | None, kind: str) -> float:
+    """Return the accuracy of one question type, 0 to 1; NaN where the row or its type is missing."""
+    if row is None or row.right is None or kind not in row.types:
+        return math.nan
+    return row.by_type[row.types.index(kind)]
 
 
 def settings_table(result: Result, percent: str) -> str:
