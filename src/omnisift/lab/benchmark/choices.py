@@ -16,7 +16,7 @@ import numpy as np
 
 from omnisift.evaluation.tables import pct, pct_with_interval, points, table
 from omnisift.lab.benchmark.results import Result, ResultRow
-from omnisift.lab.benchmark.results_tables import percents
+from omnisift.lab.benchmark.results_tables import csv_links, percents, versions
 
 WORLDS = {"base": "", "wide": "wide-"}
 """Setting -> prefix of the names of its results."""
@@ -45,7 +45,7 @@ TITLE = """## Chosen on one world, tested on the other
 Two choices are made on validation clips of `base` (96 video and 150 audio tokens) and of [`wide`](wide.md) (600 and
 150), and each is tested on test clips of both: the *pair* of methods among those that both worlds measured, and the
 *split* of a fixed total between video and audio. The same split is the one whose fraction of audio divided by its
-fraction of video is nearest. {clips}
+fraction of video is nearest.
 
 The cells are the regret in points: the accuracy of the best candidate on the test clips minus that of the chosen one,
 with its 95 % interval. The best candidate was picked on the test clips, so chance makes every regret too high, but
@@ -57,6 +57,8 @@ omnisift bench-quality recipes/pairs-validation.yaml recipes/splits-validation.y
 omnisift bench-quality recipes/wide-pairs-validation.yaml recipes/wide-pairs.yaml
 omnisift bench-quality recipes/wide-splits-validation.yaml recipes/wide-splits.yaml
 ```
+
+{clips}
 
 """
 SPLITS_TITLE = """
@@ -214,9 +216,10 @@ def transfer(results: Mapping[str, Result]) -> str:
 
 def _clips(results: Mapping[str, Result]) -> str:
     counts = [
-        f"`{world}` {results[f'{prefix}{what}{VALIDATION}'].clips[world]} and {results[f'{prefix}{what}'].clips[world]}"
-        f" for {what}"
-        for world, prefix in WORLDS.items()
+        f"{what} of `{world}`, {results[f'{prefix}{what}{VALIDATION}'].clips[world]} and "
+        f"{results[f'{prefix}{what}'].clips[world]}"
         for what in ("pairs", "splits")
+        for world, prefix in WORLDS.items()
     ]
-    return f"Validation and test clips: {', '.join(counts)}."
+    last = results[INPUTS[-1]]
+    return f"Validation and test clips: {'; '.join(counts)}. {versions(last)}{csv_links(INPUTS)}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omnisift.evaluation.statistics import rank_correlation
 from omnisift.evaluation.tables import ALL_TOKENS, pct, points, table
@@ -18,6 +17,7 @@ from omnisift.lab.benchmark.results import Result, read_result
 from omnisift.lab.benchmark.results_tables import (
     CLEAR,
     compare_with_paper,
+    csv_links,
     detail,
     evidence_table,
     matrix,
@@ -31,6 +31,7 @@ from omnisift.lab.benchmark.results_tables import (
     settings_table,
     sweep_table,
     types_table,
+    versions,
 )
 
 ORDER = ("trained", "trained-tight", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
@@ -78,12 +79,14 @@ SENSES = """## What can be answered without the clip, or by one sense
 
 Accuracy in percent with all tokens, with the question alone, and with all tokens of the video or of the audio. A cell
 is bold if a sense is missing that the answer needs, and the accuracy is nevertheless at least halfway from guessing to
-that of all tokens. The backbones have never seen a prompt without a clip or without one of its senses. {clips}
+that of all tokens. The backbones have never seen a prompt without a clip or without one of its senses.
 
 <!-- not run: takes hours -->
 ```bash
 omnisift bench-quality recipes/baselines.yaml recipes/wide-baselines.yaml
 ```
+
+{clips}
 
 """
 OWN_NOTE = """Every clip was written as an .mp4 file, read back, prepared by the processor and encoded by the model. All
@@ -235,7 +238,12 @@ def _correlations(result: Result, percent: str) -> list[str]:
 
 def _senses(results: Sequence[Result]) -> str:
     clips = ", ".join(f"{count:,} of `{setting}`" for result in results for setting, count in result.clips.items())
-    return SENSES.format(clips=f"Test clips: {clips}.") + senses_table(results) if results else ""
+    return (
+        SENSES.format(clips=f"Test clips: {clips}. {versions(results[-1])}{csv_links(BASELINES)}")
+        + senses_table(results)
+        if results
+        else ""
+    )
 
 
 def section(result: Result, recipes: Path = Path("recipes")) -> str:
@@ -264,7 +272,7 @@ def _intro(result: Result, recipes: Path) -> tuple[str, list[str]]:
         f"{' '.join(str(about).split())}\n",
         f"<!-- not run: takes hours -->\n```bash\nomnisift bench-quality recipes/{name}.yaml\n```\n",
         f"Protocol: {result.recipe['protocol']}. Test clips: {' or '.join(f'{count:,}' for count in sorted(clips))}"
-        f"{each} of {where}. {_versions(result)}[All rows as CSV](results/{name}.csv).\n",
+        f"{each} of {where}. {versions(result)}[All rows as CSV](results/{name}.csv).\n",
     ]
 
 
@@ -279,12 +287,3 @@ def _main_tables(result: Result) -> list[str]:
     if len(columns) > 1:
         return [matrix(result)]
     return [detail(result, result.recipe["settings"][0], columns[0])]
-
-
-def _versions(result: Result) -> str:
-    if not result.sessions:
-        return ""
-    session: dict[str, Any] = result.sessions[-1]
-    commit = str(session.get("commit") or "none")[:10] + (" with changes" if session.get("changed") else "")
-    versions = f"torch {session['torch']}, transformers {session['transformers']}"
-    return f"Commit {commit}, {versions}, {str(session['date'])[:10]}. "

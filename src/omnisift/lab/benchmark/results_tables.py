@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from omnisift.compressors import FULL
 from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, pct_with_interval, points, table
@@ -347,3 +348,18 @@ def _csv_cells(result: Result, row: ResultRow, percent: str) -> dict[str, str]:
 
 def _csv_percent(share: float) -> str:
     return "" if math.isnan(share) else f"{100 * share:.2f}"
+
+
+def versions(result: Result) -> str:
+    """Return commit, versions and date of the last session, with a space after them; empty where there is none."""
+    if not result.sessions:
+        return ""
+    session: dict[str, Any] = result.sessions[-1]
+    commit = str(session.get("commit") or "none")[:10] + (" with changes" if session.get("changed") else "")
+    versions = f"torch {session['torch']}, transformers {session['transformers']}"
+    return f"Commit {commit}, {versions}, {str(session['date'])[:10]}. "
+
+
+def csv_links(names: Iterable[str]) -> str:
+    """Return links to the CSV files of several results, as the last sentence of a paragraph."""
+    return f"All rows as CSV: {', '.join(f'[{name}](results/{name}.csv)' for name in names)}."
