@@ -35,9 +35,9 @@ from omnisift.lab.benchmark.results_tables import (
 )
 
 ORDER = ("trained", "trained-tight", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
-BASELINES = ("baselines", "wide-baselines")
-"""Results of one table."""
-SHARED = {*INPUTS, *BASELINES}
+BASELINES = ("baselines", "wide")
+"""Results with rows for one sense, which share one table."""
+SHARED = {*INPUTS, BASELINES[0]}
 """Names of results without a section or a page of their own."""
 PLOTTED = ("training-free", "ratio-sweep")
 SUMMARISED = ("training-free", "trained", "trained-tight")
@@ -83,7 +83,7 @@ that of all tokens. The backbones have never seen a prompt without a clip or wit
 
 <!-- not run: takes hours -->
 ```bash
-omnisift bench-quality recipes/baselines.yaml recipes/wide-baselines.yaml
+omnisift bench-quality recipes/baselines.yaml recipes/wide.yaml
 ```
 
 {clips}
@@ -237,13 +237,11 @@ def _correlations(result: Result, percent: str) -> list[str]:
 
 
 def _senses(results: Sequence[Result]) -> str:
+    if not results:
+        return ""
     clips = ", ".join(f"{count:,} of `{setting}`" for result in results for setting, count in result.clips.items())
-    return (
-        SENSES.format(clips=f"Test clips: {clips}. {versions(results[-1])}{csv_links(BASELINES)}")
-        + senses_table(results)
-        if results
-        else ""
-    )
+    links = csv_links(result.recipe["name"] for result in results)
+    return SENSES.format(clips=f"Test clips: {clips}. {versions(results[-1])}{links}") + senses_table(results)
 
 
 def section(result: Result, recipes: Path = Path("recipes")) -> str:

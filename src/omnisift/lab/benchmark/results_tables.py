@@ -135,8 +135,11 @@ def senses_table(results: Sequence[Result]) -> str:
     guessing to that of all tokens.
     """
     settings = [result.recipe["settings"][0] for result in results]
-    rows = [[result.row(name, f"{only} only", "100") for only in BASELINES]
-            for result, name in zip(results, settings, strict=True)]  # fmt: skip
+    # These rows are the same at all fractions of a recipe, so take the first one.
+    rows = [
+        [next((row for row in result.rows if row.label == f"{only} only"), None) for only in BASELINES]
+        for result in results
+    ]
     lines = []
     for kind in max((world_setting(name).types for name in settings), key=len):
         needs = SENSES.get(kind, ("video",))
