@@ -30,6 +30,8 @@ INPUTS = (
 """Names of the results that only this module reads; `pairs` also has a section of its own."""
 TOTALS = (25, 10)
 """Percentages of all tokens at which choices are compared."""
+MEAN = "mean"
+"""Name of the mean over percentages."""
 RECOMMENDED = "v_cast & divprune"
 PAPER = "stvp & omnisift"
 """Pairs with which the chosen one is always compared."""
@@ -164,27 +166,41 @@ def mean_row(rows: Sequence[ResultRow]) -> ResultRow:
     return replace(rows[0], right=np.mean([row.right for row in rows if row.right is not None], axis=0))
 
 
+def pairs_of_base(results: Mapping[str, Result]) -> dict[str, Candidates]:
+    """Return percentage -> all pairs of `base`; under ``mean``, their mean over the percentages."""
+    validation, test = results[f"pairs{VALIDATION}"], results["pairs"]
+    choices = {
+        percent: Candidates(_by_label(validation, "base", percent), _by_label(test, "base", percent), test)
+        for percent in percents(test)
+    }
+    labels = list(next(iter(choices.values())).test)
+    means = Candidates(
+        {label: mean_row([each.validation[label] for each in choices.values()]) for label in labels},
+        {label: mean_row([each.test[label] for each in choices.values()]) for label in labels},
+        test,
+    )
+    return choices | {MEAN: means}
+
+
 def chosen_pair(results: Mapping[str, Result]) -> str:
     """Return the table of the pair that is chosen on validation clips of `base`; empty without these results."""
-    if not {"pairs", "pairs-validation"} <= results.keys():
+    if not {"pairs", f"pairs{VALIDATION}"} <= results.keys():
         return ""
-    validation, test = results["pairs-validation"], results["pairs"]
     lines = []
-    for percent in percents(test):
-        rows = Candidates(_by_label(validation, "base", percent), _by_label(test, "base", percent), test)
+    for percent, rows in pairs_of_base(results).items():
         ranked = sorted(rows.validation, key=lambda label: -(rows.validation[label].accuracy or 0.0))
         others = {ranked[1]: "second there", best(rows.test): "best on test", RECOMMENDED: "", PAPER: "OmniSIFT"}
         own = rows.row(rows.chosen)
-        head = [f"{percent} %", rows.chosen, pct(rows.validation[rows.chosen].accuracy),
-                pct_with_interval(test.interval(own))]  # fmt: skip
+        kept, before = percent if percent == MEAN else f"{percent} %", rows.validation[rows.chosen]
+        cells = [kept, rows.chosen, pct(before.accuracy), pct_with_interval(rows.result.interval(own))]
         for label, why in others.items():
             if label != rows.chosen:
                 title = f"{label} ({why})" if why else label
-                gap, _ = test.difference(own, rows.row(label))
-                lines.append([*head, title, pct(rows.row(label).accuracy), points(gap)])
-                head = [""] * len(head)
+                gap, _ = rows.result.difference(own, rows.row(label))
+                lines.append([*cells, title, pct(rows.row(label).accuracy), points(gap)])
+                cells = [""] * len(cells)
     head = ["kept", "chosen", "on validation", "on test", "alternative", "on test", "chosen minus alternative"]
-    return PAIR_TITLE.format(clips=validation.clips["base"]) + table(head, lines)
+    return PAIR_TITLE.format(clips=results[f"pairs{VALIDATION}"].clips["base"]) + table(head, lines)
 
 
 def transfer(results: Mapping[str, Result]) -> str:
