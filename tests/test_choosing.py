@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from omnisift.evaluation.tables import pct, points
+from omnisift.lab.benchmark.choices import MEAN, RECOMMENDED, pairs_of_base
 from omnisift.lab.benchmark.results import ResultRow, read_result
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +20,8 @@ KINDS = {
     "colour of what sounds": "color_with_sound",
     "was it heard": "heard",
 }
-RESULT = read_result(ROOT / "benchmarks" / "results" / "quality" / "training-free.jsonl")
+RESULTS = ROOT / "benchmarks" / "results" / "quality"
+RESULT = read_result(RESULTS / "training-free.jsonl")
 ROWS = [row for row in RESULT.rows if row.right is not None and row.setting == "base"]
 
 
@@ -47,3 +50,19 @@ def test_the_table_of_fractions_matches_the_results() -> None:
         full, *cells = [cell.strip() for cell in line.split("|")]
         assert full == f"{accuracy(every_token, kind):.1f}"
         assert cells == [smallest(method, kind, accuracy(every_token, kind)) for method in methods], name
+
+
+def test_the_recommended_pair_is_compared_with_the_one_chosen_on_validation_clips() -> None:
+    results = {name: read_result(RESULTS / f"{name}.jsonl") for name in ("pairs", "pairs-validation")}
+    pairs = pairs_of_base(results)
+    chosen, ours = pairs[MEAN].chosen, RECOMMENDED
+    gap, _ = results["pairs"].difference(pairs[MEAN].row(chosen), pairs[MEAN].row(ours))
+    readme, choosing = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/choosing.md"))
+    names = [f"`{label.replace(' & ', '+')}`" for label in (ours, chosen)]
+    values = [[pct(pairs[kept].row(label).accuracy) for kept in ("25", "10", MEAN)] for label in (ours, chosen)]
+    first, second = values
+    assert f"| {names[0]} | {first[0]} % at 25 %, {first[1]} % at 10 %; {names[1]}, the best of 42 pairs on" in readme
+    assert f"validation clips, has {second[0]} % and {second[1]} % |" in readme
+    text = " ".join(choosing.split())
+    assert f"the best pair is {names[1]}, whose mean accuracy on test clips at 25, 15 and 10 % is {second[2]} %" in text
+    assert f"{names[0]} has {first[2]} %. The difference is {points(gap).replace(' (', ' points (')}: either" in text

@@ -189,7 +189,7 @@ def chosen_pair(results: Mapping[str, Result]) -> str:
     lines = []
     for percent, rows in pairs_of_base(results).items():
         ranked = sorted(rows.validation, key=lambda label: -(rows.validation[label].accuracy or 0.0))
-        others = {ranked[1]: "second there", best(rows.test): "best on test", RECOMMENDED: "", PAPER: "OmniSIFT"}
+        others = {RECOMMENDED: "", PAPER: "OmniSIFT", ranked[1]: "second there", best(rows.test): "best on test"}
         own = rows.row(rows.chosen)
         kept, before = percent if percent == MEAN else f"{percent} %", rows.validation[rows.chosen]
         cells = [kept, rows.chosen, pct(before.accuracy), pct_with_interval(rows.result.interval(own))]
