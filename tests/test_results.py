@@ -13,6 +13,7 @@ from omnisift.lab.benchmark.recipe import ONLY, load_recipe
 from omnisift.lab.benchmark.results import Result, read_result, renamed
 from omnisift.lab.benchmark.results_page import ORDER, PLOTTED, SHARED, own_page, page
 from omnisift.lab.benchmark.results_tables import as_csv, short_table
+from omnisift.lab.benchmark.results_wide import wide_page
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results" / "quality"
@@ -35,6 +36,11 @@ def test_the_page_matches_the_files() -> None:
 def test_the_page_of_nano_matches_the_files() -> None:
     text = own_page(RESULTS["nano"], ROOT / "recipes", FOLDER.parent / "nano.json")
     assert (ROOT / "docs" / "nano-results.md").read_text(encoding="utf-8") == text, "run: omnisift bench-report"
+
+
+def test_the_page_of_wide_matches_the_files() -> None:
+    text = (ROOT / "docs" / "wide-results.md").read_text(encoding="utf-8")
+    assert text == wide_page(RESULTS), "run: omnisift bench-report"
 
 
 @each_result

@@ -76,7 +76,7 @@ def bench_quality(
     for path in recipes:
         checkpoint = backbone or bundled_path(load_recipe(path).backbone)
         bench = Bench(checkpoint, work, out, workers, clips, progress)
-        accuracies[path.stem] = summary(bench.run_recipe(path))
+        accuracies[name] = summary(bench.run_recipe(path))
     if as_json:
         typer.echo(json.dumps(accuracies))
     else:
@@ -95,6 +95,7 @@ def bench_report(
     from omnisift.lab.benchmark.results import read_result
     from omnisift.lab.benchmark.results_page import PLOTTED, has_own_page, own_page, page
     from omnisift.lab.benchmark.results_tables import as_csv, short_table
+    from omnisift.lab.benchmark.results_wide import wide_page
     from omnisift.utils.atomic_io import write_atomic
 
     if not results.is_dir() or not any(results.glob("*.jsonl")):
@@ -104,15 +105,17 @@ def bench_report(
     _require("matplotlib", "eval", "plots")
     text, folder = page(results), out.with_suffix("")
     folder.mkdir(exist_ok=True)
-    for path in sorted(results.glob("*.jsonl")):
-        result = read_result(path)
-        write_atomic(folder / f"{path.stem}.csv", as_csv(result))
-        if path.stem in PLOTTED:
-            draw(result, folder / f"{path.stem}.svg")
+    known = {path.stem: read_result(path) for path in sorted(results.glob("*.jsonl"))}
+    if wide := wide_page(known):
+        write_atomic(out.with_name("wide-results.md"), wide)
+    for name, result in known.items():
+        write_atomic(folder / f"{name}.csv", as_csv(result))
+        if name in PLOTTED:
+            draw(result, folder / f"{name}.svg")
         if has_own_page(result):
-            earlier = results.parent / f"{path.stem}.json"
+            earlier = results.parent / f"{name}.json"
             own = own_page(result, earlier=earlier if earlier.is_file() else None)
-            write_atomic(out.with_name(f"{path.stem}-results.md"), own)
+            write_atomic(out.with_name(f"{name}-results.md"), own)
     write_atomic(out, text)
     typer.echo(f"{out}: {len(text.splitlines())} lines")
     if (results / "trained.jsonl").is_file() and (results / "training-free.jsonl").is_file():

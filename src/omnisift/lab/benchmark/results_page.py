@@ -33,6 +33,7 @@ from omnisift.lab.benchmark.results_tables import (
     types_table,
     versions,
 )
+from omnisift.lab.benchmark.results_wide import PAGE as WIDE
 
 ORDER = ("trained", "trained-tight", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
 BASELINES = ("baselines", "wide")
@@ -140,7 +141,7 @@ def page(folder: Path, recipes: Path = Path("recipes")) -> str:
         UsageError: A result has no finished row of all tokens.
     """
     by_name = {path.stem: read_result(path) for path in _files(folder)}
-    results = [result for name, result in by_name.items() if name not in SHARED and not has_own_page(result)]
+    results = [result for name, result in by_name.items() if name not in {*SHARED, *WIDE} and not has_own_page(result)]
     parts = [HEAD, _summary(results), NOTE, _ranks(results)]
     for result in results:
         parts.append(section(result, recipes))
@@ -151,7 +152,7 @@ def page(folder: Path, recipes: Path = Path("recipes")) -> str:
 
 def has_own_page(result: Result) -> bool:
     """Return whether a result was measured on another backbone than the one on which methods are compared."""
-    if result.recipe["name"] in SHARED:
+    if result.recipe["name"] in {*SHARED, *WIDE}:
         return False
     return bool(result.recipe.get("backbone", BACKBONES[0]) != BACKBONES[0])
 

@@ -1,0 +1,167 @@
+"""The page of results on the wide family: every method on every backbone, by question type, and on degraded clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, pct_with_interval, points, table
+from omnisift.lab.benchmark.results import Result, ResultRow
+from omnisift.lab.benchmark.results_tables import csv_links, percents, rows_at, versions
+
+BACKBONES = {"wide": "Qwen2.5-Omni class", "wide-qwen3": "Qwen3-Omni class"}
+"""Result with all methods on one backbone -> what the backbone is."""
+DEGRADED = "wide-degraded"
+PAGE = (*BACKBONES, DEGRADED)
+"""Names of the results that this page shows."""
+OURS = "resift"
+"""Label of the row with which all others are compared."""
+BASELINES = ("question only", "video only", "audio only")
+"""Rows that keep the same tokens at every percentage."""
+HEAD = """# Results on wide
+
+All methods on clips that [look more like video](wide.md): four to six video tokens to one audio token. Two backbones of
+[nano](nano.md)'s size, each trained with all tokens only, read them. **No number says how a method does on a full-size
+model.** `omnisift bench-report` writes the page from the files in `benchmarks/results/quality`.
+
+![Ten clips of wide: six pictures each, above the spectrogram of the sound](figures/wide.png)
+
+<!-- not run: takes hours -->
+```bash
+{commands}
+```
+
+{clips}
+"""
+OVERALL = """## In short
+
+Accuracy in percent, the mean over {types} question types. *minus {ours}* is the paired difference from `{ours}` in
+points with its 95 % interval; {behind}
+
+"""
+BY_TYPE = """## By question type
+
+The percentages are those of the recipe: of the video and of the audio alike.
+
+"""
+DEGRADATIONS = """## Degraded clips
+
+Accuracy in percent at {percent} % of the tokens, {clips} test clips of each setting. The backbone has never seen the
+[degradations](wide.md#degradations). The second table says what each costs: accuracy on degraded clips minus that on
+`wide`, in points.
+
+"""
+
+
+def wide_page(results: Mapping[str, Result]) -> str:
+    """Return the page; empty where there is no result of the first backbone.
+
+    Args:
+        results: All results by name.
+    """
+    shown = {name: results[name] for name in BACKBONES if name in results}
+    if not shown:
+        return ""
+    known = [*shown.values(), *(results[name] for name in (DEGRADED,) if name in results)]
+    commands = "\n".join(f"omnisift bench-quality recipes/{result.recipe['name']}.yaml" for result in known)
+    clips = "; ".join(
+        f"`{name}`: {result.clips[result.recipe['settings'][0]]:,}{'' if name in BACKBONES else ' each'}. "
+        f"{versions(result).strip()}"
+        for name, result in zip([result.recipe["name"] for result in known], known, strict=True)
+    )
+    clips += f" {csv_links(result.recipe['name'] for result in known)}"
+    parts = [HEAD.format(commands=commands, clips=f"Test clips: {clips}"), _overall(shown), BY_TYPE]
+    for name, result in shown.items():
+        parts += [_by_type(f"{name} ({BACKBONES[name]})", result, percent) for percent in percents(result)]
+    if DEGRADED in results:
+        parts.append(_degraded(results[DEGRADED]))
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def _overall(shown: Mapping[str, Result]) -> str:
+    """Accuracy, and the difference from our method, of every method on every backbone."""
+    first = next(iter(shown.values()))
+    columns = [(result, percent) for result in shown.values() for percent in percents(result)]
+    labels = [label for label in first.methods if label not in BASELINES]
+    lines = [[label, *(_accuracy(_row(result, label, percent)) for result, percent in columns)] for label in labels]
+    bold_best(lines)
+    lines = [
+        [line[0], *(cell for cells in zip(line[1:], _gaps(label, columns), strict=True) for cell in cells)]
+        for label, line in zip(labels, lines, strict=True)
+    ]
+    lines.insert(0, [ALL_TOKENS, *(cell for result, _ in columns for cell in (_accuracy(_full(result)), ""))])
+    head = ["method"]
+    for result, percent in columns:
+        head += [f"{result.recipe['name']}, {percent} %", f"minus {OURS}"]
+    types = len(_full(first).types)
+    return OVERALL.format(types=types, ours=OURS, behind=_best(columns)) + table(head, lines)
+
+
+def _gaps(label: str, columns: Sequence[tuple[Result, str]]) -> list[str]:
+    cells = []
+    for result, percent in columns:
+        row, ours = _row(result, label, percent), _row(result, OURS, percent)
+        known = row is not None and row.right is not None and ours is not None and label != OURS
+        cells.append(points(result.difference(row, ours)[0]) if known and row and ours else "")
+    return cells
+
+
+def _best(columns: Sequence[tuple[Result, str]]) -> str:
+    """Say which methods of others come next, with p."""
+    sentences = []
+    for result, percent in columns:
+        rows = [row for row in rows_at(result, _setting(result), percent) if row.right is not None]
+        others = [row for row in rows if OURS not in row.label and row.label not in BASELINES]
+        ours = _row(result, OURS, percent)
+        if not others or ours is None:
+            continue
+        rival = max(others, key=lambda row: row.accuracy or 0.0)
+        gap, p = result.difference(ours, rival)
+        sentences.append(f"`{rival.label}` at {percent} % of {result.recipe['name']} ({points(gap)}, p {p_value(p)})")
+    return f"the best methods without `{OURS}`, and how far it is ahead of them: {', '.join(sentences)}."
+
+
+def _by_type(title: str, result: Result, percent: str) -> str:
+    full = result.full(_setting(result))
+    rows = [row for row in rows_at(result, _setting(result), percent) if row.right is not None]
+    ranked = [full, *sorted(rows, key=lambda row: -(row.accuracy or 0.0))]
+    lines = [[row.title, pct_with_interval(result.interval(row)), *map(pct, row.by_type)] for row in ranked]
+    types = [name.replace("_", " ") for name in full.types]
+    return f"### {title}, {percent} %\n\n" + table(["method", "accuracy", *types], lines)
+
+
+def _degraded(result: Result) -> str:
+    settings, percent = result.recipe["settings"], percents(result)[0]
+    plain = settings[0]
+    rows = {label: [result.row(setting, label, percent) for setting in settings] for label in result.methods}
+    lines = [[label, *map(_accuracy, cells)] for label, cells in rows.items()]
+    bold_best(lines)
+    full = [result.full(setting) for setting in settings]
+    lines.insert(0, [ALL_TOKENS, *map(_accuracy, full)])
+    losses = [
+        [label, *(_loss(row, cells[0]) for row in cells[1:])] for label, cells in ({ALL_TOKENS: full} | rows).items()
+    ]
+    short = [setting.removeprefix(f"{plain}+") for setting in settings]
+    text = DEGRADATIONS.format(percent=percent, clips=result.clips[plain])
+    return "\n".join([text, table(["method", *short], lines), table(["method", *short[1:]], losses)])
+
+
+def _loss(row: ResultRow | None, plain: ResultRow | None) -> str:
+    if row is None or plain is None or row.accuracy is None or plain.accuracy is None:
+        return ""
+    return f"{100 * (row.accuracy - plain.accuracy):+.1f}"
+
+
+def _accuracy(row: ResultRow | None) -> str:
+    return "" if row is None else pct(row.accuracy)
+
+
+def _setting(result: Result) -> str:
+    return str(result.recipe["settings"][0])
+
+
+def _full(result: Result) -> ResultRow:
+    return result.full(_setting(result))
+
+
+def _row(result: Result, label: str, percent: str) -> ResultRow | None:
+    return result.row(_setting(result), label, percent)
