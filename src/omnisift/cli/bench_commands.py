@@ -76,7 +76,7 @@ def bench_quality(
     for path in recipes:
         checkpoint = backbone or bundled_path(load_recipe(path).backbone)
         bench = Bench(checkpoint, work, out, workers, clips, progress)
-        accuracies[name] = summary(bench.run_recipe(path))
+        accuracies[path.stem] = summary(bench.run_recipe(path))
     if as_json:
         typer.echo(json.dumps(accuracies))
     else:
