@@ -92,6 +92,7 @@ def bench_report(
 ) -> None:
     """Write the results page, its plots, all rows as CSV, and a page for each result on another backbone."""
     from omnisift.lab.benchmark.plots import draw
+    from omnisift.lab.benchmark.preference import conflict_setting, preference_tables
     from omnisift.lab.benchmark.results import read_result
     from omnisift.lab.benchmark.results_page import PLOTTED, has_own_page, own_page, page
     from omnisift.lab.benchmark.results_tables import as_csv, short_table
@@ -109,7 +110,9 @@ def bench_report(
         write_atomic(folder / f"{path.stem}.csv", as_csv(result))
         if path.stem in PLOTTED:
             draw(result, folder / f"{path.stem}.svg")
-        if has_own_page(result):
+        if (setting := conflict_setting(result)) is not None:
+            typer.echo(preference_tables(result, setting))
+        elif has_own_page(result):
             earlier = results.parent / f"{path.stem}.json"
             own = own_page(result, earlier=earlier if earlier.is_file() else None)
             write_atomic(out.with_name(f"{path.stem}-results.md"), own)
