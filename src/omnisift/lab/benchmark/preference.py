@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from omnisift.evaluation.statistics import Interval
 from omnisift.evaluation.tables import pct, pct_with_interval, table
+from omnisift.lab.benchmark.recipe import ONLY
 from omnisift.lab.benchmark.results import Result, ResultRow
 from omnisift.lab.benchmark.results_tables import percents, rows_at
 from omnisift.world import FOLLOWED, world_setting
 
-ONLY = " only"
-"""End of the labels of baselines, which ignore the percentage kept."""
+BASELINES = frozenset(f"{only} only" for only in ONLY)
+"""Labels of rows that ignore the percentage kept."""
 
 
 def conflict_setting(result: Result) -> str | None:
@@ -21,10 +22,10 @@ def conflict_setting(result: Result) -> str | None:
 def preference_tables(result: Result, setting: str) -> str:
     """Return a table of all tokens and the baselines, then one of every method for each percentage kept."""
     chosen = percents(result)
-    baselines = [row for row in rows_at(result, setting, chosen[0]) if row.label.endswith(ONLY)]
+    baselines = [row for row in rows_at(result, setting, chosen[0]) if row.label in BASELINES]
     parts = [_table(result, "tokens", [result.full(setting), *baselines])]
     for percent in chosen:
-        rows = [row for row in rows_at(result, setting, percent) if not row.label.endswith(ONLY)]
+        rows = [row for row in rows_at(result, setting, percent) if row.label not in BASELINES]
         video, _, audio = percent.partition("/")
         parts.append(f"{video} % of the video and {audio or video} % of the audio:\n")
         parts.append(_table(result, "method", rows))
