@@ -174,7 +174,8 @@ def lanczos(embeds: Tensor, index: Tensor, mean: Tensor) -> tuple[Tensor, Tensor
         The basis Q, [`STEPS`, D] float64, and ``Q X' X`` for the centred tokens X; a row is 0 once nothing is new.
     """
     width = embeds.shape[1]
-    vector = torch.randn(width, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(embeds.device)
+    vector = torch.randn(width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vector = vector.to(embeds.device, non_blocking=True)
     basis = torch.zeros(min(STEPS, width), width, dtype=torch.float64, device=embeds.device)
     image, least = torch.zeros_like(basis), 0.0 * vector[0]
     for step in range(len(basis)):
