@@ -9,10 +9,12 @@ import pytest
 from tests.record import saved
 
 from omnisift.lab.benchmark.plots import digest
+from omnisift.lab.benchmark.preference import preference_tables
 from omnisift.lab.benchmark.recipe import ONLY, load_recipe
 from omnisift.lab.benchmark.results import Result, read_result, renamed
 from omnisift.lab.benchmark.results_page import ORDER, PLOTTED, own_page, page
 from omnisift.lab.benchmark.results_tables import as_csv, short_table
+from omnisift.world import CONFLICT
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results" / "quality"
@@ -23,7 +25,12 @@ each_result = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.ke
 
 
 def test_all_recipes_have_a_result() -> None:
-    assert {*ORDER, "nano"} == set(RESULTS) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    assert {*ORDER, "nano", "preference"} == set(RESULTS) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+
+
+def test_the_page_of_wide_has_the_tables_of_preference() -> None:
+    text = (ROOT / "docs" / "wide.md").read_text(encoding="utf-8")
+    assert preference_tables(RESULTS["preference"], CONFLICT.name) in text, "copy them from omnisift bench-report"
 
 
 def test_the_page_matches_the_files() -> None:
