@@ -2,7 +2,8 @@
 
 `make_scene` describes a clip; `render_images`, `render_audio` and `write_clip` render it; `questions`, `caption` and
 `truth` state its contents. All depend on ``(split, seed, config)`` alone. `SETTINGS` are configurations that are each
-hard in one respect; `WIDE_SETTINGS` are a second family that looks and sounds more like video.
+hard in one respect; `WIDE_SETTINGS` are a second family that looks and sounds more like video, and in `CONFLICT` its
+video and audio contradict each other.
 """
 
 from omnisift.world.captions import (
@@ -20,6 +21,7 @@ from omnisift.world.events import Shape, Sound, Title
 from omnisift.world.files import write_clip
 from omnisift.world.questions import (
     ANSWERS,
+    FOLLOWED,
     PHRASINGS,
     QUESTION_TYPES,
     WIDE_TYPES,
@@ -30,7 +32,7 @@ from omnisift.world.questions import (
 )
 from omnisift.world.render import render_audio, render_frames, render_images
 from omnisift.world.scene import Scene, make_scene
-from omnisift.world.settings import SETTINGS, WIDE_SETTINGS, Setting, world_setting
+from omnisift.world.settings import CONFLICT, SETTINGS, WIDE_SETTINGS, Setting, world_setting
 from omnisift.world.splits import SPLITS, scene_number
 from omnisift.world.truth import FIRST_TITLE_CLASS, EvidenceEvent, KeptEvidence, Truth, count_kept, truth
 from omnisift.world.vocabulary import split_words, vocabulary
@@ -41,8 +43,10 @@ __all__ = [
     "CAPTION_REQUESTS",
     "COLORS",
     "COLOR_NAMES",
+    "CONFLICT",
     "DEGRADATIONS",
     "FIRST_TITLE_CLASS",
+    "FOLLOWED",
     "NUMBERS",
     "PHRASINGS",
     "PLACES",

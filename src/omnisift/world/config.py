@@ -10,7 +10,7 @@ from omnisift.utils.suggest import check_choice
 from omnisift.world.degradations import DEGRADATIONS
 from omnisift.world.words import SHAPES, SOUNDS
 
-_LATER = frozenset({"together", "drift", "cuts", "distractor_gain", "heard", "sound", "wide", "degraded"})
+_LATER = frozenset({"together", "drift", "cuts", "distractor_gain", "heard", "sound", "wide", "degraded", "conflict"})
 """Fields added after the first published results: at their defaults they are not in the description of a scene."""
 
 
@@ -86,6 +86,8 @@ class SceneConfig:
     """Contents of the wide family; None has a clip of the first family."""
     degraded: str = ""
     """Name of a degradation (`omnisift.world.degradations`); empty for none."""
+    conflict: bool = False
+    """Whether the voice contradicts the title: it says another word, while the title is shown (wide family only)."""
 
     def __post_init__(self) -> None:
         self._check_shapes()
@@ -153,6 +155,8 @@ class SceneConfig:
 
     def _check_wide(self) -> None:
         check_choice("degraded", self.degraded, ("", *DEGRADATIONS))
+        if self.conflict and (self.wide is None or not self.sound):
+            raise UsageError("a conflict needs a title and a voice: a clip of the wide family with sound")
         if self.wide is None:
             return
         if self.size < 224 or self.seconds < 4 or self.shapes[0] < 1:

@@ -36,8 +36,10 @@ def write_dataset(
     """
     import numpy as np
 
-    from omnisift.world import caption, make_scene, questions, world_setting, write_clip
+    from omnisift.world import FOLLOWED, caption, make_scene, questions, world_setting, write_clip
 
+    # No training data has one question with two answers.
+    types = [name for name in world_setting(setting).types if name not in FOLLOWED]
     chosen, prefix = world_setting(setting), "clip" if setting == "base" else setting
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder")
@@ -49,7 +51,7 @@ def write_dataset(
         if not path.is_file():
             write_clip(scene, path)
         pairs = (
-            questions(scene, np.random.default_rng((21, number)), chosen.types, questions_per_clip)
+            questions(scene, np.random.default_rng((21, number)), types, questions_per_clip)
             if questions_per_clip
             else []
         )

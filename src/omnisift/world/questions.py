@@ -26,9 +26,12 @@ QUESTION_TYPES: tuple[str, ...] = (
 )
 """Types of the first family."""
 WIDE_TYPES: tuple[str, ...] = (*QUESTION_TYPES, "written", "said", "before")
-"""Types of the wide family, which has all."""
+"""Types of the wide family."""
+FOLLOWED: tuple[str, ...] = ("follows_video", "follows_audio", "said_as_written", "written_as_said")
+"""Types of clips with a conflict, whose accuracies are shares of answers: one question that names no sense, with the
+answer of either; and the questions of ``written`` and ``said`` with the answer of the other sense."""
 
-PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+_WIDE_PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "color_of_shape": (
             "What {colour} is the {x}?",
@@ -109,6 +112,17 @@ PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
     }
 )
+_NEUTRAL = ("What word?", "Which word?", "What word is in the video?", "Which word is in the video?")
+"""Of words that the phrasings of ``written`` and ``said`` have equally often, so that none points at a sense."""
+PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        **_WIDE_PHRASINGS,
+        "follows_video": _NEUTRAL,
+        "follows_audio": _NEUTRAL,
+        "said_as_written": _WIDE_PHRASINGS["written"],
+        "written_as_said": _WIDE_PHRASINGS["said"],
+    }
+)
 """Type -> phrasings. ``{x}`` is what the question is about; ``{colour}`` becomes ``color`` or ``colour``."""
 
 
@@ -148,7 +162,7 @@ def questions(
     names = list(possible_types(scene.config) if types is None else types)
     unknown = [name for name in names if name not in PHRASINGS]
     if unknown:
-        listed = f"{', '.join(WIDE_TYPES)}{meant(unknown[0], WIDE_TYPES)}"
+        listed = f"{', '.join(PHRASINGS)}{meant(unknown[0], PHRASINGS)}"
         raise UsageError(f"unknown question type {unknown[0]!r}; known: {listed}")
     if n is not None:
         weights = np.array([types[name] for name in names] if isinstance(types, Mapping) else [1.0] * len(names))
@@ -159,6 +173,8 @@ def questions(
 def possible_types(config: SceneConfig) -> tuple[str, ...]:
     """Return the question types that fit clips of a configuration: none on shapes or sounds that do not occur."""
     types = QUESTION_TYPES if config.wide is None else WIDE_TYPES
+    if config.conflict:
+        types += FOLLOWED
     excluded = set() if config.sound else {"heard", "sound_with", "color_with_sound", "said"}
     if config.shapes[1] == 0:
         excluded |= set(QUESTION_TYPES) - {"heard"}
@@ -177,7 +193,9 @@ def make_question(scene: Scene, type: str, rng: np.random.Generator) -> Question
         known = ", ".join(possible_types(scene.config)) or "nothing"
         raise UsageError(f"questions of type {type!r} do not fit this clip; possible types: {known}")
     phrase, argument, answer, shapes, sounds = _MAKERS[type](scene, rng)
-    phrasing = PHRASINGS[type][int(rng.integers(len(PHRASINGS[type])))]
+    # With a conflict, types that share a question share its text on a clip.
+    count = len(PHRASINGS[type])
+    phrasing = PHRASINGS[type][scene.seed % count if scene.config.conflict else int(rng.integers(count))]
     spelling = ("color", "colour")[int(rng.integers(2))]
     return Question(type, phrasing.format(x=phrase, colour=spelling), answer, argument, shapes, sounds)
 
@@ -283,6 +301,10 @@ _MAKERS: Mapping[str, Callable[[Scene, np.random.Generator], _Made]] = MappingPr
         "written": _written,
         "said": _said,
         "before": _before,
+        "follows_video": _written,
+        "follows_audio": _said,
+        "said_as_written": _said,
+        "written_as_said": _written,
     }
 )
 
@@ -299,6 +321,7 @@ ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "written": WORDS,
         "said": WORDS,
         "before": SHAPES,
+        **dict.fromkeys(FOLLOWED, WORDS),
     }
 )
 """Type -> possible answers in the default world and in ``wide``."""

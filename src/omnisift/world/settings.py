@@ -11,7 +11,7 @@ from omnisift.errors import UsageError
 from omnisift.utils.suggest import check_choice, meant
 from omnisift.world.config import SceneConfig, WideConfig
 from omnisift.world.degradations import DEGRADATIONS
-from omnisift.world.questions import possible_types
+from omnisift.world.questions import FOLLOWED, possible_types
 
 
 @dataclass(frozen=True)
@@ -141,18 +141,27 @@ _WIDE = (
 WIDE_SETTINGS: Mapping[str, Setting] = MappingProxyType({setting.name: setting for setting in _WIDE})
 """Name -> setting of the wide family, by length."""
 
+CONFLICT = _setting(
+    "conflict",
+    "the voice contradicts the title",
+    replace(_WIDE[0].config, conflict=True),
+    "The picture of wide for the same seed; the voice says another word than the title, at the same time.",
+    ("written", "said", *FOLLOWED),
+)
+"""Setting of the wide family that tells which sense a model follows; for tests, not for training."""
+
 SETTINGS: Mapping[str, Setting] = MappingProxyType({setting.name: setting for setting in _ALL})
 """Name -> setting of the first family, ``base`` first."""
 
 
 def world_setting(name: str) -> Setting:
-    """Return the setting of this name, of either family; ``wide+blur`` is ``wide`` with the degradation ``blur``.
+    """Return the setting of this name, of any kind; ``wide+blur`` is ``wide`` with the degradation ``blur``.
 
     Raises:
         UsageError: The setting or the degradation is unknown.
     """
     plain, plus, degraded = name.partition("+")
-    known = {**SETTINGS, **WIDE_SETTINGS}
+    known = {**SETTINGS, **WIDE_SETTINGS, CONFLICT.name: CONFLICT}
     if plain not in known:
         raise UsageError(f"unknown setting {plain!r}; choose one of: {', '.join(known)}{meant(plain, known)}")
     setting = known[plain]

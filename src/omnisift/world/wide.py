@@ -42,6 +42,8 @@ def widened(
     shapes = tuple(_resized(shape, config, wide, rng) for shape in shapes)
     title = _title(config, rng)
     word = _word(config, rng)
+    if config.conflict:
+        word = _contradicting(word, title, rng)
     if not config.sound:
         return shapes, (), (title,)
     heard = tuple(sound for sound in sounds if sound.shape < 0 or not silent[sound.shape])
@@ -67,3 +69,10 @@ def _word(config: SceneConfig, rng: np.random.Generator) -> Sound:
     seconds = rng.uniform(*_WORD_SECONDS)
     start = int(rng.integers(config.seconds)) + rng.uniform(0.03, 0.97 - seconds)
     return Sound(WORDS[int(rng.integers(len(WORDS)))], float(start), float(seconds), -1)
+
+
+def _contradicting(word: Sound, title: Title, rng: np.random.Generator) -> Sound:
+    """The spoken word as another one than the title's, in a second in which the title is shown."""
+    others = [name for name in WORDS if name != title.word]
+    second = int(rng.integers(title.start, title.end))
+    return replace(word, name=others[int(rng.integers(len(others)))], start=second + word.start % 1)

@@ -148,6 +148,15 @@ class Result:
         right = _known(row)
         return self._over_clips(right.sum(axis=1), right.shape[1])
 
+    def outcomes(self, row: ResultRow, type: str) -> NDArray[np.float64]:
+        """Return [clips]: the fraction of the seeds with a correct answer to a row's question of one type."""
+        outcomes: NDArray[np.float64] = _known(row)[:, row.types.index(type)]
+        return outcomes
+
+    def mean(self, values: NDArray[np.float64]) -> Interval:
+        """Return the mean of ``values`` [clips] with its 95 % interval, bootstrapped over clips."""
+        return self._over_clips(values, 1)
+
     def difference(self, row: ResultRow, other: ResultRow) -> tuple[Interval, float]:
         """Return the accuracy of ``row`` minus that of ``other`` on the same questions, and p clustered by clip."""
         right = _known(row)

@@ -312,8 +312,10 @@ CSV_COLUMNS = (
 def as_csv(result: Result) -> str:
     """Return all rows of a result. ``minus_first`` compares with the recipe's first method."""
     text = io.StringIO()
-    asked = {kind for setting in result.recipe["settings"] for kind in world_setting(setting).types}
-    types = WIDE_TYPES if asked - set(QUESTION_TYPES) else QUESTION_TYPES
+    asked = [kind for setting in result.recipe["settings"] for kind in world_setting(setting).types]
+    # Every family has its own columns; a setting with other types has those.
+    families = (QUESTION_TYPES, WIDE_TYPES, tuple(dict.fromkeys(asked)))
+    types = next(family for family in families if set(asked) <= set(family))
     writer = csv.DictWriter(text, (*CSV_COLUMNS, *types, "unreachable"), restval="", lineterminator="\n")
     writer.writeheader()
     for setting in result.recipe["settings"]:
