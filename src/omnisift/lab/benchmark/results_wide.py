@@ -38,7 +38,9 @@ model.** `omnisift bench-report` writes the page from the files in `benchmarks/r
 OVERALL = """## In short
 
 Accuracy in percent, the mean over {types} question types. *minus {ours}* is the paired difference from `{ours}` in
-points with its 95 % interval; {behind}
+points with its 95 % interval. How far it is ahead of the best method without it:
+
+{ahead}
 
 """
 BY_TYPE = """## By question type
@@ -108,7 +110,7 @@ def _overall(shown: Mapping[str, Result]) -> str:
     for result, percent in columns:
         head += [f"{result.recipe['name']}, {percent} %", f"minus {OURS}"]
     types = len(_full(first).types)
-    return OVERALL.format(types=types, ours=OURS, behind=_best(columns)) + table(head, lines)
+    return OVERALL.format(types=types, ours=OURS, ahead=_lead(columns)) + table(head, lines)
 
 
 def _gaps(label: str, columns: Sequence[tuple[Result, str]]) -> list[str]:
@@ -120,9 +122,9 @@ def _gaps(label: str, columns: Sequence[tuple[Result, str]]) -> list[str]:
     return cells
 
 
-def _best(columns: Sequence[tuple[Result, str]]) -> str:
-    """Say which methods of others come next, with p."""
-    sentences = []
+def _lead(columns: Sequence[tuple[Result, str]]) -> str:
+    """List the best method of others in each column, and our method's lead, with p."""
+    lines = []
     for result, percent in columns:
         rows = [row for row in rows_at(result, _setting(result), percent) if row.right is not None]
         others = [row for row in rows if OURS not in row.label and row.label not in BASELINES]
@@ -131,8 +133,9 @@ def _best(columns: Sequence[tuple[Result, str]]) -> str:
             continue
         rival = max(others, key=lambda row: row.accuracy or 0.0)
         gap, p = result.difference(ours, rival)
-        sentences.append(f"`{rival.label}` at {percent} % of {result.recipe['name']} ({points(gap)}, p {p_value(p)})")
-    return f"the best methods without `{OURS}`, and how far it is ahead of them: {', '.join(sentences)}."
+        column = f"{result.recipe['name']}, {percent} %"
+        lines.append(f"- {column}: `{rival.label}` ({pct(rival.accuracy)}), by {points(gap)}, p = {p_value(p)}.")
+    return "\n".join(lines)
 
 
 def _by_type(title: str, result: Result, percent: str) -> str:
