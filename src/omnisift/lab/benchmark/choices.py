@@ -65,7 +65,7 @@ omnisift bench-quality recipes/wide-splits-validation.yaml recipes/wide-splits.y
 """
 SPLITS_TITLE = """
 What was chosen. A split is the percentage kept of video / of audio. The last two columns are what the choice of the
-other world costs in points, against the choice of the tested world.
+other world costs in points, against the choice of the tested world. {shares}
 
 """
 
@@ -227,7 +227,19 @@ def transfer(results: Mapping[str, Result]) -> str:
         for name, choice in named.items()
     ]
     second = ["choice", *(f"chosen on {world}" for world in WORLDS), *(f"tested on {world}" for world in WORLDS)]
-    return TITLE.format(clips=_clips(results)) + table(head, tables) + SPLITS_TITLE + table(second, lines)
+    shares = " ".join(_video_shares(list(each.values()), kept) for kept, each in splits.items())
+    title, subtitle = TITLE.format(clips=_clips(results)), SPLITS_TITLE.format(shares=shares)
+    return title + table(head, tables) + subtitle + table(second, lines)
+
+
+def _video_shares(choices: Sequence[Choice], kept: int) -> str:
+    """Return a sentence on the fraction of the kept tokens that the chosen splits give to video."""
+    ranges = []
+    for world in WORLDS:
+        rows = [choice[world].row(choice[world].chosen).kept for choice in choices]
+        shares = sorted(100 * row["video"][0] / (row["video"][0] + row["audio"][0]) for row in rows)
+        ranges.append(f"{shares[0]:.0f} to {shares[-1]:.0f} % on `{world}`")
+    return f"At {kept} %, video gets {' and '.join(ranges)} of the kept tokens."
 
 
 def _clips(results: Mapping[str, Result]) -> str:
