@@ -56,10 +56,10 @@ def test_the_recommended_pair_is_compared_with_the_one_chosen_on_validation_clip
     results = {name: read_result(RESULTS / f"{name}.jsonl") for name in ("pairs", "pairs-validation")}
     pairs = pairs_of_base(results)
     chosen, ours = pairs[MEAN].chosen, RECOMMENDED
-    gap, _ = results["pairs"].difference(pairs[MEAN].row(chosen), pairs[MEAN].row(ours))
+    gap, _ = results["pairs"].difference(pairs[MEAN].test[chosen], pairs[MEAN].test[ours])
     readme, choosing = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/choosing.md"))
     names = [f"`{label.replace(' & ', '+')}`" for label in (ours, chosen)]
-    values = [[pct(pairs[kept].row(label).accuracy) for kept in ("25", "10", MEAN)] for label in (ours, chosen)]
+    values = [[pct(pairs[kept].test[label].accuracy) for kept in ("25", "10", MEAN)] for label in (ours, chosen)]
     first, second = values
     assert f"| {names[0]} | {first[0]} % at 25 %, {first[1]} % at 10 %; {names[1]}, the best of 42 pairs on" in readme
     assert f"validation clips, has {second[0]} % and {second[1]} % |" in readme

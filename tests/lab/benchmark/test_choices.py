@@ -16,6 +16,7 @@ from omnisift.lab.benchmark.choices import (
     split_choice,
     total,
     transfer,
+    video_part,
 )
 from omnisift.lab.benchmark.recipe import percent
 from omnisift.lab.benchmark.results import Result, ResultRow
@@ -80,15 +81,17 @@ def test_regret_is_what_the_best_on_test_has_more(results):
 def test_a_split_goes_to_the_nearest_ratio_of_the_other_world(results):
     choice = split_choice(results, "resift", 25)
     assert (choice["base"].chosen, choice["wide"].chosen) == ("50/10", "25/26")
-    assert choice["wide"].row("50/10").percent == "30/6"
-    assert choice["base"].row("25/26").percent == "25/26"
-    assert split_choice(results, "resift", 10)["wide"].row("12.5/10").percent == "10"
+    assert choice["wide"].like(choice["base"].test["50/10"], balance).percent == "30/6"
+    assert choice["base"].like(choice["wide"].test["25/26"], balance).percent == "25/26"
+    assert choice["base"].like(choice["wide"].test["25/26"], video_part).percent == "50/10"
+    tenth = split_choice(results, "resift", 10)
+    assert tenth["wide"].like(tenth["base"].test["12.5/10"], balance).percent == "10"
     assert [cell.partition(" ")[0] for cell in regrets([choice], "wide")] == ["+30.0", "+0.0", "+30.0"]
 
 
 def test_balance_and_total():
-    assert balance("25") == 1
-    assert balance("12.5/25") == 2
+    assert balance(row("base", "x", (0.25, 0.5), 1)) == 75 / 150 / (24 / 96)
+    assert video_part(row("wide", "x", (0.25, 0.5), 1)) == 150 / 225
     assert [total(row("base", "x", split, 1)) for split in BASE] == [25, 25, 10, 10]
     assert [total(row("wide", "x", split, 1)) for split in WIDE] == [25, 25, 10, 10]
 

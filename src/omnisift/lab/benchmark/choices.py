@@ -8,7 +8,7 @@ on the test clips, minus its own accuracy there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -46,8 +46,9 @@ TITLE = """## Chosen on one world, tested on the other
 
 Two choices are made on validation clips of `base` (96 video and 150 audio tokens) and of [`wide`](wide.md) (600 and
 150), and each is tested on test clips of both: the *pair* of methods among those that both worlds measured, and the
-*split* of a fixed total between video and audio. The same split is the one whose fraction of audio divided by its
-fraction of video is nearest.
+*split* of a fixed total between video and audio. In the other world a split becomes the one whose fraction of audio
+divided by its fraction of video is nearest; *by share of tokens*, the one whose kept tokens are most nearly the same
+part video.
 
 The cells are the regret in points: the accuracy of the best candidate on the test clips minus that of the chosen one,
 with its 95 % interval. The best candidate was picked on the test clips, so chance makes every regret too high, but
@@ -65,9 +66,13 @@ omnisift bench-quality recipes/wide-splits-validation.yaml recipes/wide-splits.y
 """
 SPLITS_TITLE = """
 What was chosen. A split is the percentage kept of video / of audio. The last two columns are what the choice of the
-other world costs in points, against the choice of the tested world.
+other world costs in points, against the choice of the tested world. {shares}
 
 """
+
+
+Measure = Callable[[ResultRow], float]
+"""What makes splits of two worlds the same."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,11 @@ class Candidates:
         validation, test = ({n: row for n, row in rows.items() if n in names} for rows in (self.validation, self.test))
         return Candidates(validation, test, self.result)
 
-    def row(self, name: str) -> ResultRow:
-        """Return the test row of a candidate; for a split that is no candidate here, of the nearest one."""
-        if name in self.test:
-            return self.test[name]
-        return self.test[min(self.test, key=lambda other: abs(math.log(balance(other) / balance(name))))]
+    def like(self, row: ResultRow, measure: Measure) -> ResultRow:
+        """Return the test row of the same pair as a row of another world, or of the split of the nearest measure."""
+        if row.label in self.test:
+            return self.test[row.label]
+        return min(self.test.values(), key=lambda mine: abs(math.log(measure(mine) / measure(row))))
 
 
 Choice = Mapping[str, Candidates]
@@ -107,10 +112,14 @@ def best(rows: Mapping[str, ResultRow]) -> str:
     return max(rows, key=lambda name: rows[name].accuracy or 0.0)
 
 
-def balance(percent: str) -> float:
-    """Return the fraction of audio divided by the fraction of video, for ``25`` or ``25/100``."""
-    video, _, audio = percent.partition("/")
-    return float(audio or video) / float(video)
+def balance(row: ResultRow) -> float:
+    """Return the fraction of audio kept, divided by the fraction of video kept."""
+    return row.share("audio") / row.share("video")
+
+
+def video_part(row: ResultRow) -> float:
+    """Return the fraction of the kept tokens that are video."""
+    return row.kept["video"][0] / (row.kept["video"][0] + row.kept["audio"][0])
 
 
 def total(row: ResultRow) -> int:
@@ -149,16 +158,20 @@ def _by_split(result: Result, setting: str, method: str, kept: int) -> dict[str,
     return {p: row for p, row in rows.items() if row is not None and row.right is not None and total(row) == kept}
 
 
-def regrets(choices: Sequence[Choice], tested: str) -> list[str]:
+def regrets(choices: Sequence[Choice], tested: str, measure: Measure = balance) -> list[str]:
     """Return the cells of one line: the mean regret over ``choices`` by the world of choice, and own minus other."""
-    worlds = [choice[tested] for choice in choices]
-    best_rows = [candidates.row(best(candidates.test)) for candidates in worlds]
-    result, cells, by_world = worlds[0].result, [], {}
+    mine = [choice[tested] for choice in choices]
+    result, best_rows = mine[0].result, [each.test[best(each.test)] for each in mine]
+    by_world = {}
     for world in WORLDS:
-        by_world[world] = [mine.row(choice[world].chosen) for choice, mine in zip(choices, worlds, strict=True)]
-        cells.append(points(result.difference(mean_row(best_rows), mean_row(by_world[world]))[0]))
+        chosen = [choice[world].test[choice[world].chosen] for choice in choices]
+        # The choice of the tested world is taken as it is, that of the other world is translated.
+        if world != tested:
+            chosen = [each.like(row, measure) for each, row in zip(mine, chosen, strict=True)]
+        by_world[world] = mean_row(chosen)
     other = next(world for world in WORLDS if world != tested)
-    return [*cells, points(result.difference(mean_row(by_world[tested]), mean_row(by_world[other]))[0])]
+    gaps = [result.difference(mean_row(best_rows), by_world[world])[0] for world in WORLDS]
+    return [points(gap) for gap in (*gaps, result.difference(by_world[tested], by_world[other])[0])]
 
 
 def mean_row(rows: Sequence[ResultRow]) -> ResultRow:
@@ -190,14 +203,14 @@ def chosen_pair(results: Mapping[str, Result]) -> str:
     for percent, rows in pairs_of_base(results).items():
         ranked = sorted(rows.validation, key=lambda label: -(rows.validation[label].accuracy or 0.0))
         others = {RECOMMENDED: "", PAPER: "OmniSIFT", ranked[1]: "second there", best(rows.test): "best on test"}
-        own = rows.row(rows.chosen)
+        own = rows.test[rows.chosen]
         kept, before = percent if percent == MEAN else f"{percent} %", rows.validation[rows.chosen]
         cells = [kept, rows.chosen, pct(before.accuracy), pct_with_interval(rows.result.interval(own))]
         for label, why in others.items():
             if label != rows.chosen:
                 title = f"{label} ({why})" if why else label
-                gap, _ = rows.result.difference(own, rows.row(label))
-                lines.append([*cells, title, pct(rows.row(label).accuracy), points(gap)])
+                gap, _ = rows.result.difference(own, rows.test[label])
+                lines.append([*cells, title, pct(rows.test[label].accuracy), points(gap)])
                 cells = [""] * len(cells)
     head = ["kept", "chosen", "on validation", "on test", "alternative", "on test", "chosen minus alternative"]
     return PAIR_TITLE.format(clips=results[f"pairs{VALIDATION}"].clips["base"]) + table(head, lines)
@@ -210,13 +223,15 @@ def transfer(results: Mapping[str, Result]) -> str:
     methods = list(results["splits"].methods)
     pairs = {kept: pair_choice(results, str(kept)) for kept in TOTALS}
     splits = {kept: {method: split_choice(results, method, kept) for method in methods} for kept in TOTALS}
+    mean, by_total = f"mean of {len(methods)} methods", {kept: list(each.values()) for kept, each in splits.items()}
     tables = [
-        [what, f"{kept} %", tested, *regrets(choices, tested)]
-        for what, by_total in (
-            ("pair", {kept: [choice] for kept, choice in pairs.items()}),
-            (f"split, mean of {len(methods)} methods", {kept: list(each.values()) for kept, each in splits.items()}),
+        [what, f"{kept} %", tested, *regrets(choices[kept], tested, measure)]
+        for what, choices, measure in (
+            ("pair", {kept: [choice] for kept, choice in pairs.items()}, balance),
+            (f"split, {mean}", by_total, balance),
+            (f"split by share of tokens, {mean}", by_total, video_part),
         )
-        for kept, choices in by_total.items()
+        for kept in TOTALS
         for tested in WORLDS
     ]
     head = ["choice", "kept", "tested on", *(f"chosen on {world}" for world in WORLDS), "own minus other"]
@@ -227,7 +242,19 @@ def transfer(results: Mapping[str, Result]) -> str:
         for name, choice in named.items()
     ]
     second = ["choice", *(f"chosen on {world}" for world in WORLDS), *(f"tested on {world}" for world in WORLDS)]
-    return TITLE.format(clips=_clips(results)) + table(head, tables) + SPLITS_TITLE + table(second, lines)
+    shares = " ".join(_video_shares(list(each.values()), kept) for kept, each in splits.items())
+    title, subtitle = TITLE.format(clips=_clips(results)), SPLITS_TITLE.format(shares=shares)
+    return title + table(head, tables) + subtitle + table(second, lines)
+
+
+def _video_shares(choices: Sequence[Choice], kept: int) -> str:
+    """Return a sentence on the fraction of the kept tokens that the chosen splits give to video."""
+    ranges = []
+    for world in WORLDS:
+        shares = [100 * video_part(choice[world].test[choice[world].chosen]) for choice in choices]
+        ends = dict.fromkeys(f"{end:.0f}" for end in (min(shares), max(shares)))
+        ranges.append(f"{' to '.join(ends)} % on `{world}`")
+    return f"At {kept} %, video gets {' and '.join(ranges)} of the kept tokens."
 
 
 def _clips(results: Mapping[str, Result]) -> str:
