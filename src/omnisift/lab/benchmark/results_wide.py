@@ -1,4 +1,4 @@
-"""The page of results on the wide family: every method on every backbone, by question type, and on degraded clips."""
+"""The page of results on the wide family: every method on every backbone, by question type, and which sense answers follow."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from omnisift.world import CONFLICT
 
 BACKBONES = {"wide": "Qwen2.5-Omni class", "wide-qwen3": "Qwen3-Omni class"}
 """Result with all methods on one backbone -> what the backbone is."""
-DEGRADED = "wide-degraded"
 PREFERENCE = "preference"
-PAGE = (*BACKBONES, DEGRADED, PREFERENCE)
+PAGE = (*BACKBONES, PREFERENCE)
 """Names of the results that this page shows."""
 OURS = "resift"
 """Label of the row with which all others are compared."""
@@ -48,13 +47,6 @@ BY_TYPE = """## By question type
 The percentages are those of the recipe: of the video and of the audio alike.
 
 """
-DEGRADATIONS = """## Degraded clips
-
-Accuracy in percent at {percent} % of the tokens, {clips} test clips of each setting. The backbone has never seen the
-[degradations](wide.md#degradations). The second table says what each costs: accuracy on degraded clips minus that on
-`wide`, in points.
-
-"""
 CONTRADICTIONS = """## Picture against sound
 
 Clips whose voice [contradicts the title](wide.md#picture-against-sound). *follow video*, *follow audio* and *neither*
@@ -77,16 +69,13 @@ def wide_page(results: Mapping[str, Result]) -> str:
     known = [results[name] for name in PAGE if name in results]
     commands = "\n".join(f"omnisift bench-quality recipes/{result.recipe['name']}.yaml" for result in known)
     clips = "\n".join(
-        f"- `{result.recipe['name']}`: {result.clips[_setting(result)]:,} test clips"
-        f"{' of each setting' if len(result.recipe['settings']) > 1 else ''}. {versions(result).strip()}"
+        f"- `{result.recipe['name']}`: {result.clips[_setting(result)]:,} test clips. {versions(result).strip()}"
         for result in known
     )
     clips += f"\n\n{csv_links(result.recipe['name'] for result in known)}"
     parts = [HEAD.format(commands=commands, clips=clips), _overall(shown), BY_TYPE]
     for name, result in shown.items():
         parts += [_by_type(f"{name} ({BACKBONES[name]})", result, percent) for percent in percents(result)]
-    if DEGRADED in results:
-        parts.append(_degraded(results[DEGRADED]))
     if PREFERENCE in results:
         result = results[PREFERENCE]
         clips = result.clips[CONFLICT.name]
@@ -145,28 +134,6 @@ def _by_type(title: str, result: Result, percent: str) -> str:
     lines = [[row.title, pct_with_interval(result.interval(row)), *map(pct, row.by_type)] for row in ranked]
     types = [name.replace("_", " ") for name in full.types]
     return f"### {title}, {percent} %\n\n" + table(["method", "accuracy", *types], lines)
-
-
-def _degraded(result: Result) -> str:
-    settings, percent = result.recipe["settings"], percents(result)[0]
-    plain = settings[0]
-    rows = {label: [result.row(setting, label, percent) for setting in settings] for label in result.methods}
-    lines = [[label, *map(_accuracy, cells)] for label, cells in rows.items()]
-    bold_best(lines)
-    full = [result.full(setting) for setting in settings]
-    lines.insert(0, [ALL_TOKENS, *map(_accuracy, full)])
-    losses = [
-        [label, *(_loss(row, cells[0]) for row in cells[1:])] for label, cells in ({ALL_TOKENS: full} | rows).items()
-    ]
-    short = [setting.removeprefix(f"{plain}+") for setting in settings]
-    text = DEGRADATIONS.format(percent=percent, clips=result.clips[plain])
-    return "\n".join([text, table(["method", *short], lines), table(["method", *short[1:]], losses)])
-
-
-def _loss(row: ResultRow | None, plain: ResultRow | None) -> str:
-    if row is None or plain is None or row.accuracy is None or plain.accuracy is None:
-        return ""
-    return f"{100 * (row.accuracy - plain.accuracy):+.1f}"
 
 
 def _accuracy(row: ResultRow | None) -> str:
