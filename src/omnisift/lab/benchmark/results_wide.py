@@ -1,4 +1,4 @@
-"""The page of results on the wide family: every method on every backbone, by question type, and which sense answers follow."""
+"""The page of results on the wide family: every method on every backbone, and which sense answers follow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BASELINES = ("question only", "video only", "audio only")
 """Rows that keep the same tokens at every percentage."""
 HEAD = """# Results on wide
 
-All methods on clips that [look more like video](wide.md): four to six video tokens to one audio token. Two backbones of
+All methods on clips that [look more like video](wide.md): four to eight video tokens to one audio token. Two backbones of
 [nano](nano.md)'s size, each trained with all tokens only, read them. **No number says how a method does on a full-size
 model.** `omnisift bench-report` writes the page from the files in `benchmarks/results/quality`.
 
