@@ -21,9 +21,9 @@ BASELINES = ("question only", "video only", "audio only")
 """Rows that keep the same tokens at every percentage."""
 HEAD = """# Results on wide
 
-All methods on clips that [look more like video](wide.md): four to eight video tokens to one audio token. Two backbones of
-[nano](nano.md)'s size, each trained with all tokens only, read them. **No number says how a method does on a full-size
-model.** `omnisift bench-report` writes the page from the files in `benchmarks/results/quality`.
+All methods on clips that [look more like video](wide.md): four to eight video tokens to one audio token. Two backbones
+of [nano](nano.md)'s size, each trained with all tokens only, read them. **No number says how a method does on a
+full-size model.** `omnisift bench-report` writes the page from the files in `benchmarks/results/quality`.
 
 ![Ten clips of wide: six pictures each, above the spectrogram of the sound](figures/wide.png)
 
