@@ -36,7 +36,7 @@ from omnisift.world import SPLITS, world_setting
 PROTOCOLS = ("training-free", "trained")
 _LARGEST = 2**31 - 1
 ONLY = ("video", "audio", "question")
-BACKBONES = ("neutral", "nano", "wide")
+BACKBONES = ("neutral", "nano", "wide", "wide-qwen3")
 """Bundled checkpoints; the results page compares methods on the first."""
 _ENTRIES = frozenset(
     {"name", "title", "about", "protocol", "backbone", "settings", "split", "clips", "retain", "seeds", "train", "rows"}
