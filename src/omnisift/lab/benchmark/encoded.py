@@ -100,8 +100,8 @@ class Encoded:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             seconds = float(file.metadata()["seconds_per_position"])
         extras = {name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")}
-        named = (tensors[name] for name in ("embeds", "modality", "position", "ids"))
-        return cls(*named, extras, seconds, tensors.get("deep"))
+        embeds, modality, position, ids = (tensors[name] for name in ("embeds", "modality", "position", "ids"))
+        return cls(embeds, modality, position, ids, extras, seconds, tensors.get("deep"))
 
 
 @torch.inference_mode()

@@ -153,7 +153,7 @@ def enlarge(images: NDArray[np.uint8], side: int | None) -> NDArray[np.uint8]:
     if side is None or images.shape[-2] == side:
         return images
     flat = torch.from_numpy(images).flatten(0, -4).permute(0, 3, 1, 2)
-    parts = [F.interpolate(part, size=(side, side), mode="bicubic", antialias=True) for part in flat.split(64)]
+    parts = [F.interpolate(part, size=(side, side), mode="bicubic", antialias=True) for part in torch.split(flat, 64)]
     return torch.cat(parts).permute(0, 2, 3, 1).reshape(*images.shape[:-3], side, side, 3).numpy()
 
 

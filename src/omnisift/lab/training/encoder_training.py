@@ -114,7 +114,7 @@ def train_vision_encoder(
     heads = [nn.Linear(width, size) for size in sizes] if known is None else [*known, nn.Linear(width, len(WORDS) + 1)]
 
     def views(images: Tensor) -> list[Tensor]:
-        tokens, *deep = frame_tokens(visual, images.numpy()).flatten(0, 1).split(width, dim=-1)
+        tokens, *deep = torch.split(frame_tokens(visual, images.numpy()).flatten(0, 1), width, dim=-1)
         return [tokens, torch.stack([tokens, *deep]).sum(0)] if deep else [tokens]
 
     def predict(images: Tensor) -> list[Tensor]:

@@ -75,7 +75,7 @@ def forward_packed(
     language = language_model_of(model)
     rows, width = len(batch["video"]), batch["audio"].shape[-1]
     # The prefix with the features of the clip.
-    video, *deep = batch["video"].split(width, dim=-1)
+    video, *deep = torch.split(batch["video"], width, dim=-1)
     embeds = language.embed_tokens(layout.ids)[None].repeat(rows, 1, 1)
     embeds = embeds.index_copy(1, layout.video, video).index_copy(1, layout.audio, batch["audio"])
     kept = keep_all(batch) if kept is None else kept

@@ -116,6 +116,7 @@ def _start_audio(encoder: Any, old: Any) -> None:
 
 def joined_audio(tokens: Tensor) -> Tensor:
     """[B, 13 n, D] from [B, 25 n, D]: means of pairs of each second; the last token of a second is alone."""
-    seconds = tokens.unflatten(1, (-1, 25))
+    count, length, width = tokens.shape
+    seconds = tokens.view(count, length // 25, 25, width)
     seconds = torch.cat([seconds, seconds[:, :, -1:]], dim=2)
-    return seconds.unflatten(2, (13, 2)).mean(3).flatten(1, 2)
+    return seconds.view(count, length // 25 * 13, 2, width).mean(2)
