@@ -11,14 +11,12 @@ from omnisift.compressors import make_compressor
 from omnisift.compressors.random import seed_rows
 from omnisift.lab.benchmark.encoded import encode_scenes
 from omnisift.lab.benchmark.packed_eval import PackedEvaluator, PackedQuestions
-from omnisift.lab.training.qwen3_model import MAX_PIXELS, MIN_PIXELS, build_qwen3, build_qwen3_processor
-from omnisift.lab.training.tokenizer import build_tokenizer
 from omnisift.models import attach
 from omnisift.pipeline.loading import load_host
 from omnisift.pipeline.prompt import build_inputs, read_for
 from omnisift.utils.assets import nano_path
-from omnisift.vgas import VGAS, VGASConfig
-from omnisift.world import make_scene, questions, vocabulary, write_clip
+from omnisift.vgas import VGAS
+from omnisift.world import make_scene, questions, write_clip
 
 METHODS = ["", "omnisift", "random", "uniform:mode=pool", "tome", "evs", "routed", "visionzip"]
 SEEDS = (7, 8, 9)
@@ -69,27 +67,19 @@ def test_answers_are_those_of_ordinary_calls(world, batch, method):
 
 
 @pytest.fixture(scope="module")
-def second(tmp_path_factory):
-    """A random model of Qwen3-Omni's class with deepstack and experts, and two clips."""
-    folder = tmp_path_factory.mktemp("second")
-    tokenizer = build_tokenizer(vocabulary(), MAX_PIXELS, MIN_PIXELS)
-    model = build_qwen3(tokenizer)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(2.0)  # answers that depend on the clip
-    model.save_pretrained(folder)
-    build_qwen3_processor(tokenizer, 30).save_pretrained(folder)
-    host = load_host(str(folder), "cpu", None, None)
+def second(second_backbone, tmp_path_factory):
+    """A host of Qwen3-Omni's class, and two clips."""
+    host = load_host(str(second_backbone), "cpu", None, None)
     scenes = [make_scene(seed, "test") for seed in SEEDS[:2]]
-    return host, _prepare(host, scenes, [["Where is the circle?", "Is a hum heard?"]] * 2, folder)
+    asked = [["Where is the circle?", "Is a hum heard?"]] * 2
+    return host, _prepare(host, scenes, asked, tmp_path_factory.mktemp("packed"))
 
 
 @pytest.mark.parametrize("method", ["", "omnisift", "tome", "visionzip", "omnizip"])
 def test_answers_of_a_host_with_deepstack(second, method):
     host, prepared = second
     assert prepared[0].deep.shape == (2, 1, 600, 128)
-    torch.manual_seed(0)
-    selector = VGAS(VGASConfig(input_size=128)).eval()
+    selector = VGAS.from_pretrained(str(nano_path() / "selector")).eval()
     budget = Budget(retain_video=0.25, retain_audio=0.25)
     compressor = make_compressor(method, budget, selector=selector).eval() if method else None
     _compare(host, prepared, compressor, SEEDS[:2])
