@@ -51,7 +51,7 @@ SETTINGS = NanoSettings(
     audio_steps=600,
     vision_steps=3000,
     encoder_learning_rate=1.5e-3,
-    steps=900,
+    steps=1600,
     learning_rate=1e-3,
     full_share=1.0,
 )
