@@ -16,7 +16,7 @@ from omnisift.lab.training.packed import WIDE_WEIGHTS, Writer, clip_layout, make
 from omnisift.lab.training.qwen3_model import MAX_PIXELS, MIN_PIXELS, SIDE, build_qwen3, build_qwen3_processor
 from omnisift.lab.training.qwen3_start import interleaved, joined_audio, start_from
 from omnisift.lab.training.tokenizer import build_tokenizer
-from omnisift.lab.wide_qwen3 import main
+from omnisift.lab.wide_qwen3 import main, principal_directions
 from omnisift.pipeline.loading import load_host
 from omnisift.world import WIDE_TYPES, make_scene, truth, vocabulary, world_setting
 
@@ -98,6 +98,18 @@ def test_labels_of_longer_audio_tokens():
             assert (coarse.audio_sound[few] >= 0).all()
         joined = joined_audio(torch.from_numpy(fine.audio_class).float().view(1, -1, 1))
         assert ((joined[0, :, 0] > 0).numpy() == (coarse.audio_class > 0)).all()
+
+
+def test_what_is_left_to_deepstack_is_all_that_tells_the_classes_apart():
+    torch.manual_seed(0)
+    classes = torch.arange(600) % 4
+    tokens = torch.randn(600, 16) + 2 * torch.randn(4, 16)[classes]
+    directions = principal_directions(tokens, classes)
+    assert directions.shape == (16, 3)
+    assert torch.allclose(directions.T @ directions, torch.eye(3), atol=1e-5)
+    rest = tokens - tokens @ directions @ directions.T
+    means = torch.stack([rest[classes == number].mean(0) for number in range(4)])
+    assert torch.allclose(means, means[:1].expand(4, -1), atol=1e-4)
 
 
 def test_deepstack_of_dropped_tokens_is_dropped(tokenizer, second):
