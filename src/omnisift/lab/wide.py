@@ -215,7 +215,7 @@ class WideBuild(NanoBuild):
         self.make_processor().save_pretrained(folder)
         done = self.stages[: self.stages.index("finish")]
         recipe = {
-            "made_by": f"python -m {type(self).__module__} --seed {self.settings.seed}",
+            "made_by": f"python -m omnisift.lab.{self.name.replace('-', '_')} --seed {self.settings.seed}",
             **recipe_provenance(),
             "settings": self.settings.as_dict(),
             "stages": {name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in done},

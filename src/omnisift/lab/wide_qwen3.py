@@ -49,9 +49,9 @@ SETTINGS = NanoSettings(
     encoder_clips=256,
     decoded_share=0.25,
     audio_steps=600,
-    vision_steps=2200,
+    vision_steps=3000,
     encoder_learning_rate=1.5e-3,
-    steps=1000,
+    steps=1600,
     learning_rate=1e-3,
     full_share=1.0,
 )
@@ -106,7 +106,7 @@ class Qwen3Build(WideBuild):
         return dict(result)
 
     def encoders(self) -> dict[str, Any]:
-        """Stage 2: the vision encoder trained, in the same way; only its deepstack features tell colours."""
+        """Stage 2: the vision encoder trained, in the same way."""
         settings, model, first = self.settings, self.model("hearing"), load_thinker(self.first)
         form, total = HostForm.of(model, world_setting("wide").config.size), FRAMES * settings.encoder_clips
         # The first backbone reads the frames as they are drawn.
@@ -118,10 +118,9 @@ class Qwen3Build(WideBuild):
         color, shape = color_and_form(labels)
         corner = torch.where(color > 0, corner_of(torch.arange(len(color)), math.isqrt(taught.shape[1])), -100)
         heads = fit_heads(taught.flatten(0, 1), [color, shape, corner])
-        deep = principal_directions(taught.flatten(0, 1)[color > 0], color[color > 0])
         saved = self.out / "encoders-steps" / "checkpoint.safetensors"
         check = self._check_clips(form)
-        result = train_vision_encoder(core_of(model).visual, train, check, settings, heads, saved, taught, deep)
+        result = train_vision_encoder(core_of(model).visual, train, check, settings, heads, saved, taught)
         model.save_pretrained(self.out / "encoders")
         return dict(result)
 
@@ -137,13 +136,6 @@ class Qwen3Build(WideBuild):
 def _taught(batches: Iterator[ClipBatch] | list[ClipBatch], encode: Callable[[ClipBatch], Tensor]) -> Tensor:
     """[N, tokens, D]: outputs of the first backbone's encoder."""
     return torch.cat([encode(batch) for batch in batches])
-
-
-def principal_directions(tokens: Tensor, classes: Tensor) -> Tensor:
-    """[D, K]: an orthonormal basis of the differences between the means of classes, of [N, D] and [N]."""
-    means = torch.stack([tokens[classes == number].mean(0) for number in classes.unique()])
-    _, sizes, directions = torch.linalg.svd(means - means.mean(0), full_matrices=False)
-    return directions[sizes > 1e-3 * sizes[0]].T
 
 
 def _enlarged(batches: Iterator[ClipBatch], form: HostForm, into: list[ClipBatch]) -> Iterator[ClipBatch]:

@@ -85,7 +85,6 @@ def train_vision_encoder(
     known: Sequence[nn.Linear] | None = None,
     checkpoint: Path | None = None,
     teacher: Tensor | None = None,
-    left_to_deepstack: Tensor | None = None,
 ) -> dict[str, float]:
     """Classification of every video token: colour and form of its shape, or background; and the corner of a shape.
 
@@ -102,9 +101,9 @@ def train_vision_encoder(
             head for titles is trained beside them.
         checkpoint: where the state is saved, and from where the run resumes.
         teacher: [N, tokens, D], outputs of a trained encoder for the training frames, which this one learns to repeat.
-        left_to_deepstack: [D, K], orthonormal directions. With deepstack, heads and teacher are those of the sum of a
-            token and its features of all levels, which the first layers of the language model make; the token alone
-            learns to repeat the teacher without these directions.
+
+    With deepstack the heads read the token, and its sum with the features of all levels: what the first layers of the
+    language model add. Accuracies are of the sum.
 
     Returns:
         Validation accuracies by name.
@@ -123,13 +122,9 @@ def train_vision_encoder(
         return [head(tokens) for head in heads]
 
     def loss(images: Tensor, labels: Tensor, *taught: Tensor) -> Tensor:
-        (tokens, *summed), labels = views(images), labels.flatten()
-        whole = summed[0] if summed else tokens
-        named = _naming_loss([head(whole) for head in heads], labels, side) + _distance(whole, labels, *taught)
-        if left_to_deepstack is None or not taught:
-            return named
-        rest = taught[0].float() - taught[0].float() @ left_to_deepstack @ left_to_deepstack.T
-        return named + _distance(tokens, labels, rest)
+        seen, labels = views(images), labels.flatten()
+        named = torch.stack([_naming_loss([head(tokens) for head in heads], labels, side) for tokens in seen]).mean()
+        return named + _distance(seen[0], labels, *taught)
 
     images = torch.cat([torch.from_numpy(b.images).reshape(-1, 2, *b.images.shape[2:]) for b in train])
     labels = torch.cat([b.video_class for b in train]).flatten(0, 1)

@@ -51,7 +51,7 @@ def qwen3_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3OmniMoeThinkerConfi
             "tie_word_embeddings": True, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": end,
             "bos_token_id": None,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4], "mrope_interleaved": True,
+                "rope_type": "default", "rope_theta": 100.0, "mrope_section": [8, 4, 4], "mrope_interleaved": True,
             },
         },
         audio_token_id=token_id(tokenizer, "<|AUDIO|>"), image_token_id=token_id(tokenizer, "<|IMAGE|>"),
