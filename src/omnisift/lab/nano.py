@@ -35,6 +35,7 @@ from omnisift.lab.training.packed import Writer, clip_layout
 from omnisift.lab.training.selections import omnisift_selection, random_selection
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.lab.training.tokenizer import build_tokenizer
+from omnisift.models import model_class
 from omnisift.models.selector import new_selector
 from omnisift.utils.atomic_io import atomic_file, write_atomic
 from omnisift.utils.provenance import PACKAGES, provenance
@@ -57,6 +58,9 @@ class NanoBuild:
 
     stages: ClassVar[tuple[str, ...]] = ("encoders", "features", "language", "selector", "finetune", "finish")
     """Names of the stages, which are methods, in order."""
+
+    processes: ClassVar[int] = 2
+    """Processes that encode clips."""
 
     weights: LossWeights = LossWeights()
     """Weights of the parts of the language model's loss."""
@@ -102,9 +106,7 @@ class NanoBuild:
 
     def model(self, name: str) -> Any:
         """The model that stage ``name`` saved."""
-        from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
-
-        return Thinker.from_pretrained(self.out / name, trust_remote_code=False)
+        return load_thinker(self.out / name)
 
     def encoders(self) -> dict[str, Any]:
         """Stage 1: train both encoders."""
@@ -124,8 +126,8 @@ class NanoBuild:
         return {"clips": total}
 
     def encode(self, jobs: list[tuple[str, int, int, float, str]]) -> None:
-        """Write files of features on two processes; a job is split, first clip, clips, decoded share and setting."""
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        """Write files of features; a job is split, first clip, clips, decoded share and setting."""
+        with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as pool:
             list(pool.map(_encode_shard, [(self.out, *job) for job in jobs]))
 
     def load_features(self, split: str, setting: str = "base") -> FeatureCache:
@@ -256,11 +258,17 @@ def _encode_shard(job: tuple[Path, str, int, int, float, str]) -> None:
     if path.is_file():
         return
     torch.set_num_threads(1)
-    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
-
-    model = Thinker.from_pretrained(out / "encoders", trust_remote_code=False).eval()
+    model = load_thinker(out / "encoders").eval()
     with atomic_file(path) as unfinished:
         encode_features(model, split, count, share, first, setting).save(unfinished)
+
+
+def load_thinker(folder: Path) -> Any:
+    """The thinker of a checkpoint folder, of either family."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return model_class(config.model_type).from_pretrained(folder, trust_remote_code=False)
 
 
 def recipe_provenance() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ from omnisift.lab.training.encoder_training import (
     train_vision_encoder,
 )
 from omnisift.lab.training.evaluate import accuracies, format_accuracies
-from omnisift.lab.training.feature_cache import class_means, encode_features
+from omnisift.lab.training.feature_cache import FeatureCache, class_means, encode_features
 from omnisift.lab.training.language_model import ClipSource, train_language_model
 from omnisift.lab.training.losses import Hints
 from omnisift.lab.training.nano_model import WIDTH, build_model, build_processor, core_of, language_model_of
@@ -89,7 +90,11 @@ class WideBuild(NanoBuild):
         clips: numbers of clips by setting.
     """
 
-    stages: ClassVar[tuple[str, ...]] = (*("hearing", "encoders", "features", "language", "finish", "selector"),)
+    name: ClassVar[str] = "wide"
+    """That of the bundled checkpoint."""
+    max_pixels: ClassVar[int] = MAX_PIXELS
+    """Pixels of an image as the host reads it."""
+    stages: ClassVar[tuple[str, ...]] = ("hearing", "encoders", "features", "language", "finish", "selector")
 
     def __init__(self, out: Path, settings: NanoSettings, clips: dict[str, WideClips]) -> None:
         super().__init__(out, settings)
@@ -163,15 +168,7 @@ class WideBuild(NanoBuild):
     def language(self) -> dict[str, Any]:
         """Stage 4: go on with the language model, with all tokens only."""
         settings, model, features = self.settings, self.model("encoders"), self.load_features("train", "wide")
-        with torch.no_grad():
-            rows = language_model_of(model).embed_tokens.weight
-            means = class_means(features)
-            for word in WORDS:
-                if word in means:
-                    mean = means[word]
-                    rows[self.tokenizer.convert_tokens_to_ids(word)] = (
-                        mean / mean.square().mean().sqrt() * settings.embedding_std
-                    )
+        self.embed_new_words(model, features)
         caches = {"wide": features} | {
             name: self.load_features("train", name) for name, c in self.clips.items() if c.train and name != "wide"
         }
@@ -190,6 +187,14 @@ class WideBuild(NanoBuild):
         model.save_pretrained(self.out / "language")
         return {name: self._measure(model, name) for name in self.clips}
 
+    @torch.no_grad()
+    def embed_new_words(self, model: Any, features: FeatureCache) -> None:
+        """Let the words that neutral does not know begin as the means of the tokens that show or say them."""
+        rows, means = language_model_of(model).embed_tokens.weight, class_means(features)
+        for word in means.keys() & set(WORDS):
+            mean, row = means[word], self.tokenizer.convert_tokens_to_ids(word)
+            rows[row] = mean / mean.square().mean().sqrt() * self.settings.embedding_std
+
     def layout(self, model: Any, setting: str) -> PromptLayout:
         """The prompt layout of a setting's clips."""
         config = world_setting(setting).config
@@ -207,17 +212,20 @@ class WideBuild(NanoBuild):
         folder, model = self.out / "checkpoint", self.model("language")
         model.generation_config.max_new_tokens = 64
         model.save_pretrained(folder)
-        build_processor(self.tokenizer, MAX_PIXELS, SECONDS_OF_AUDIO).save_pretrained(folder)
+        self.make_processor().save_pretrained(folder)
+        done = self.stages[: self.stages.index("finish")]
         recipe = {
-            "made_by": f"python -m omnisift.lab.wide --seed {self.settings.seed}",
+            "made_by": f"python -m omnisift.lab.{self.name.replace('-', '_')} --seed {self.settings.seed}",
             **recipe_provenance(),
             "settings": self.settings.as_dict(),
-            "stages": {
-                name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in self.stages[:4]
-            },
+            "stages": {name: json.loads((self.out / f"{name}.json").read_text(encoding="utf-8")) for name in done},
         }
         (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         return {}
+
+    def make_processor(self) -> Any:
+        """The host's processor."""
+        return build_processor(self.tokenizer, self.max_pixels, SECONDS_OF_AUDIO)
 
     def selector(self) -> dict[str, Any]:
         """Stage 6: distil a selector from the finished model's attention, without labels; the model does not change."""
@@ -226,7 +234,7 @@ class WideBuild(NanoBuild):
         rows = [row for _, row in JsonLines(clips / "metadata.jsonl").records()]
         texts = sorted({pair["question"] for row in rows for pair in row["qa"]})
         host = load_host(str(self.out / "checkpoint"), "cpu", None, None)
-        settings = DistillSettings(max_steps=self.settings.selector_steps, questions=8, max_pixels=MAX_PIXELS)
+        settings = DistillSettings(max_steps=self.settings.selector_steps, questions=8, max_pixels=self.max_pixels)
         found, work = find_clips(clips), self.out / "selector.work"
         samples, skipped = observe_clips(host, found, texts, settings, work, lambda: None)
         selector, report = distill(host, samples, settings)
@@ -235,27 +243,42 @@ class WideBuild(NanoBuild):
         return report
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and run all stages."""
-    parser = argparse.ArgumentParser(prog="python -m omnisift.lab.wide", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/wide"), help="working folder (default: build/wide)")
+def options_of(module: str, doc: str | None, out: str) -> argparse.ArgumentParser:
+    """The command line of a module that trains a backbone into the folder ``out`` unless told otherwise."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=doc)
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"working folder (default: {out})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="run every stage in about a minute; learns nothing")
     parser.add_argument("--steps", type=int, help="steps of the language model")
     parser.add_argument("--bundle", action="store_true", help="copy the result into the package")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def run(
+    options: argparse.Namespace,
+    settings: NanoSettings,
+    clips: dict[str, WideClips],
+    build_of: Callable[[Path, NanoSettings, dict[str, WideClips]], WideBuild],
+) -> None:
+    """Run all stages of a build with these settings and clips, or with few if the options say so."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    clips, settings = CLIPS, replace(SETTINGS, seed=options.seed)
     if options.small:
-        settings = replace(NanoSettings.small(), seed=options.seed, full_share=1.0)
+        settings = replace(NanoSettings.small(), full_share=1.0)
         clips = {"wide": WideClips(9, 4, 1, 2, 4), "wide20": WideClips(2, 2, 1, 1)}
+    settings = replace(settings, seed=options.seed)
     if options.steps is not None:
         settings = replace(settings, steps=options.steps)
-    build = WideBuild(options.out, settings, clips)
+    build = build_of(options.out, settings, clips)
     build.run()
     if options.bundle:
-        build.bundle("wide")
+        build.bundle(build.name)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and run all stages."""
+    options = options_of("omnisift.lab.wide", __doc__, "build/wide").parse_args(arguments)
+    run(options, SETTINGS, CLIPS, WideBuild)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def nano_path() -> Path:
 
 
 def bundled_path(name: str) -> Path:
-    """Return the folder of a bundled checkpoint: ``nano``, ``neutral`` or ``wide``.
+    """Return the folder of a bundled checkpoint: ``nano``, ``neutral``, ``wide`` or ``wide-qwen3``.
 
     Raises:
         CheckpointError: the package was installed without it.
@@ -30,6 +30,6 @@ def bundled_path(name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"the bundled {name} checkpoint is missing: no config.json in {folder}. "
-            f"Reinstall the package, or make it again with `python -m omnisift.lab.{name} --bundle`."
+            f"Reinstall the package, or make it again with `python -m omnisift.lab.{name.replace('-', '_')} --bundle`."
         )
     return folder

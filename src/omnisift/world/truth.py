@@ -1,13 +1,14 @@
 """Labels of every token of a clip, for the evaluation of selections and encoders.
 
-Tokens are those of Qwen2.5-Omni: a video token covers 28 x 28 pixels of two images, an audio token 1/25 s.
+Tokens are those of Qwen2.5-Omni: a video token covers 28 x 28 pixels of two images, an audio token 1/25 s. Hosts with
+fewer audio tokens join neighbours of each second.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,15 +120,21 @@ def count_kept(events: Iterable[NDArray[np.int64]], kept: NDArray[np.bool_]) -> 
     return KeptEvidence(sum(counts), sum(map(len, events)), sum(count > 0 for count in counts), len(counts))
 
 
-def truth(scene: Scene) -> Truth:
-    """Return the labels of all tokens of a scene."""
+def truth(scene: Scene, audio_rate: int = AUDIO_TOKENS_PER_SECOND) -> Truth:
+    """Return the labels of all tokens of a scene.
+
+    Args:
+        scene: The scene.
+        audio_rate: Audio tokens per second, of which each has an equal part of it but the last: 25 or 13, for
+            Qwen3-Omni.
+    """
     video_class, video_shape, shape_tokens = _video(scene)
     audio_class, audio_sound, audio_owner, sound_tokens = _audio(scene)
     visible = np.full(len(audio_class), -1, np.int64)
     for i, shape in enumerate(scene.shapes):
         while_shown = visible[shape.start * AUDIO_TOKENS_PER_SECOND : shape.end * AUDIO_TOKENS_PER_SECOND]
         while_shown[while_shown < 0] = i
-    return Truth(
+    labels = Truth(
         video_class,
         video_shape,
         audio_class,
@@ -136,6 +143,32 @@ def truth(scene: Scene) -> Truth:
         visible,
         tuple(shape_tokens),
         tuple(sound_tokens),
+    )
+    joined = math.ceil(AUDIO_TOKENS_PER_SECOND / audio_rate)
+    return labels if joined == 1 else _join_audio(labels, joined)
+
+
+def _join_audio(labels: Truth, count: int) -> Truth:
+    """Labels of audio tokens that last ``count`` times as long; the last of each second is shorter."""
+    rate = math.ceil(AUDIO_TOKENS_PER_SECOND / count)
+    index = np.arange(len(labels.audio_class))
+    owner = index // AUDIO_TOKENS_PER_SECOND * rate + index % AUDIO_TOKENS_PER_SECOND // count
+    # A token has the label of the first of its parts that has a sound, or that shows a shape.
+    first = np.unique(owner, return_index=True)[1]
+
+    def join(values: NDArray[np.int64], where: NDArray[np.bool_]) -> NDArray[np.int64]:
+        result = values[first]
+        result[owner[where][::-1]] = values[where][::-1]
+        return result
+
+    heard = labels.audio_sound >= 0
+    return replace(
+        labels,
+        audio_class=join(labels.audio_class, heard),
+        audio_sound=join(labels.audio_sound, heard),
+        audio_owner=join(labels.audio_owner, heard),
+        visible=join(labels.visible, labels.visible >= 0),
+        sound_tokens=tuple(np.unique(owner[tokens]) for tokens in labels.sound_tokens),
     )
 
 

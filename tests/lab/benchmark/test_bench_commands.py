@@ -66,6 +66,24 @@ def test_a_trained_recipe_from_nothing_and_again(monkeypatch, small, capsys):
     assert "## Tiny" in (small / "results.md").read_text()
 
 
+def test_a_backbone_of_another_family(monkeypatch, second_backbone, tmp_path, capsys):
+    """Clips of the wide family, with its longer audio tokens; what would train the backbone is refused."""
+    rows = [{"method": "omnisift", "selector": "selector"}, {"method": "random"}]
+    recipe = RECIPE | {"protocol": "training-free", "settings": ["wide"], "clips": 1, "rows": rows}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    words = ["bench-quality", tmp_path / "tiny.yaml", "--backbone", second_backbone, "--workers", 0, "--json"]
+    words += ["--out", tmp_path / "results", "--work", tmp_path / "work"]
+    assert call(monkeypatch, *words) == 0
+    assert set(json.loads(capsys.readouterr().out)["tiny"]) == {"wide/all tokens", "wide/omnisift (selector)@25",
+                                                               "wide/random@25"}  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "results" / "tiny.jsonl").read_text().splitlines()]
+    (kept,) = [line["kept"] for line in lines if line.get("row") == "wide/random@25#0"]
+    assert (kept["video"][1], kept["audio"][1]) == (600, 78)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    assert call(monkeypatch, *words) == 2
+    assert "only Qwen2.5-Omni is trained here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

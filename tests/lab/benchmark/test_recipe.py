@@ -83,7 +83,7 @@ def test_rows_are_all_combinations():
         ({"rows": [{"method": "evs"}, {"method": "evs"}]}, UsageError, r"two rows have the label 'evs'"),
         ({"settings": ["mars"]}, UsageError, r"unknown setting 'mars'; choose one of"),
         ({"protocol": "magic"}, UsageError, r"protocol must be one of training-free, trained, got 'magic'"),
-        ({"backbone": "qwen"}, UsageError, r"backbone must be one of neutral, nano, wide, got 'qwen'"),
+        ({"backbone": "qwen"}, UsageError, r"backbone must be one of neutral, nano, wide, wide-qwen3, got 'qwen'"),
         ({"retain": [1.5]}, BudgetError, r"fraction kept .* got 1\.5"),
         ({"rows": [{"methud": "evs"}]}, UsageError, r"unknown key of a row 'methud'; did you mean 'method'\?"),
         ({"rows": [{"label": "evs"}]}, UsageError, r"not a recipe \('method'\)"),

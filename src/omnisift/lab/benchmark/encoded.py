@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,9 @@ from torch import Tensor
 
 from omnisift.chunks import build_stream
 from omnisift.errors import UsageError
-from omnisift.media import read
-from omnisift.models import attach
-from omnisift.pipeline.prompt import build_inputs
+from omnisift.pipeline.prompt import read_for
 from omnisift.tokens import TokenStream
-from omnisift.training.distill.observing import EXTRAS, Recorder
+from omnisift.training.distill.observing import EXTRAS, ReadPrompt
 from omnisift.utils.atomic_io import atomic_file
 from omnisift.utils.safetensors_files import open_safetensors
 from omnisift.world import Scene, write_clip
@@ -43,6 +41,9 @@ class Encoded:
     extras: dict[str, Tensor]
     """Name -> [N, S] float32."""
     seconds_per_position: float
+    deep: Tensor | None = None
+    """[N, levels, V, D] float32: what enters the language model with the V video tokens after its first layers; None
+    for a host without deepstack."""
 
     def __len__(self) -> int:
         return len(self.embeds)
@@ -61,20 +62,23 @@ class Encoded:
 
     def part(self, first: int, count: int) -> Encoded:
         """Return ``count`` clips from clip ``first`` on, as views."""
-        rows = slice(first, first + count)
-        extras = {name: values[rows] for name, values in self.extras.items()}
-        return Encoded(self.embeds[rows], self.modality, self.position, self.ids, extras, self.seconds_per_position)
+        return self._rows(slice(first, first + count))
 
     def take(self, rows: Sequence[int]) -> Encoded:
         """Return the clips ``rows`` in this order, as a copy."""
-        index = torch.tensor(list(rows))
+        return self._rows(torch.tensor(list(rows)))
+
+    def _rows(self, index: Any) -> Encoded:
         extras = {name: values[index] for name, values in self.extras.items()}
-        return Encoded(self.embeds[index], self.modality, self.position, self.ids, extras, self.seconds_per_position)
+        deep = None if self.deep is None else self.deep[index]
+        return replace(self, embeds=self.embeds[index], extras=extras, deep=deep)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file atomically."""
         tensors = {"embeds": self.embeds, "modality": self.modality, "position": self.position, "ids": self.ids}
         tensors |= {f"extra.{name}": values for name, values in self.extras.items()}
+        if self.deep is not None:
+            tensors["deep"] = self.deep
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"seconds_per_position": repr(self.seconds_per_position)}
         with atomic_file(path) as unfinished:
@@ -86,7 +90,8 @@ class Encoded:
         first = parts[0]
         extras = {name: torch.cat([part.extras[name] for part in parts]) for name in first.extras}
         embeds = torch.cat([part.embeds for part in parts])
-        return cls(embeds, first.modality, first.position, first.ids, extras, first.seconds_per_position)
+        deep = None if first.deep is None else torch.cat([part.deep for part in parts if part.deep is not None])
+        return replace(first, embeds=embeds, extras=extras, deep=deep)
 
     @classmethod
     def load(cls, path: Path) -> Encoded:
@@ -95,7 +100,8 @@ class Encoded:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             seconds = float(file.metadata()["seconds_per_position"])
         extras = {name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")}
-        return cls(tensors["embeds"], tensors["modality"], tensors["position"], tensors["ids"], extras, seconds)
+        embeds, modality, position, ids = (tensors[name] for name in ("embeds", "modality", "position", "ids"))
+        return cls(embeds, modality, position, ids, extras, seconds, tensors.get("deep"))
 
 
 @torch.inference_mode()
@@ -120,25 +126,21 @@ def encode_scenes(host: Any, scenes: Sequence[Scene]) -> Encoded:
 
 def _encode(host: Any, scene: Scene, path: Path) -> Encoded:
     write_clip(scene, path)
-    size = host.processor.video_processor.size
-    media = read(path, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
-    inputs = build_inputs(host.processor, media, "?")
-    recorder = Recorder(EXTRAS if media.has_audio else [name for name in EXTRAS if not name.startswith("audio")])
-    with attach(host.thinker, recorder) as attachment:
-        host.thinker(**inputs, use_cache=False)
-        position_ids = attachment.position_ids
-    stream, ids = recorder.stream, inputs["input_ids"][0]
-    if stream is None or position_ids is None:
-        raise UsageError(f"clip {scene.seed} of split {scene.split} has no video tokens")
+    media = read_for(host.processor, path)
+    names = EXTRAS if media.has_audio else [name for name in EXTRAS if not name.startswith("audio")]
+    prompt = ReadPrompt.of(host, media, "?", names)
+    stream, ids = prompt.stream, prompt.input_ids
     end = host.processor.tokenizer.convert_tokens_to_ids(host.processor.vision_eos_token)
     length = int(torch.nonzero(ids == end)[-1]) + 1
     extras = {name: stream.extras[name][None, :length] if name in stream.extras else torch.zeros(1, length)
               for name in EXTRAS}  # fmt: skip
+    deep = prompt.arguments.get("deepstack_visual_embeds")
     return Encoded(
         stream.embeds[None, :length],
         stream.modality[:length],
-        position_ids[-3:, 0, :length],
+        prompt.arguments["position_ids"][-3:, 0, :length],
         ids[:length],
         extras,
         1 / host.thinker.config.position_id_per_seconds,
+        None if deep is None else torch.stack(list(deep))[None],
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -19,6 +20,7 @@ from omnisift.compressors import Compressor
 from omnisift.lab.benchmark.encoded import Encoded
 from omnisift.models import adapter_for
 from omnisift.models.prompt_cut import PromptCut
+from omnisift.models.side_inputs import cut_marked, cut_tokens
 from omnisift.tokens import Modality, Selection
 
 
@@ -117,13 +119,27 @@ class PackedEvaluator:
         hidden = language(
             inputs_embeds=torch.cat([prefix, language.embed_tokens(questions.ids)], dim=1),
             position_ids=torch.cat([cut.position_ids(rotary), following], dim=2),
-            attention_mask={"full_attention": _mask(cut.mask, questions.segment)},
+            attention_mask=_mask(cut.mask, questions.segment),
             use_cache=False,
+            **_deepstack(clips, cut, questions.ids.shape[1]),
         ).last_hidden_state
         # The last token of each question predicts the first token of its answer.
         last = hidden.gather(1, (cut.width + questions.last)[..., None].expand(-1, -1, hidden.shape[-1]))
         words: Tensor = head.lm_head(last).argmax(dim=-1)
         return words
+
+
+def _deepstack(clips: Encoded, cut: PromptCut, following: int) -> dict[str, Any]:
+    """Arguments for the features that enter after the first layers, cut with the tokens; ``following`` tokens of text
+    have none."""
+    if clips.deep is None:
+        return {}
+    marks = (clips.modality == Modality.VIDEO).expand(len(clips), -1)
+    levels = [level.flatten(0, 1) for level in clips.deep.unbind(1)]
+    return {
+        "visual_pos_masks": F.pad(cut_tokens(cut, marks), (0, following)),
+        "deepstack_visual_embeds": cut_marked(cut, marks, levels),
+    }
 
 
 def _mask(real: Tensor, segment: Tensor) -> Tensor:

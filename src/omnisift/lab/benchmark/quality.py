@@ -22,6 +22,7 @@ from omnisift.lab.benchmark.evidence_recall import Evidence
 from omnisift.lab.benchmark.packed_eval import PackedEvaluator, PackedQuestions
 from omnisift.lab.benchmark.plan import QUESTION_STREAM, Job, Plan, encoded_path
 from omnisift.lab.benchmark.recipe import RecipeRow
+from omnisift.models import adapter_for
 from omnisift.pipeline.loading import load_host
 from omnisift.tokens import Modality, Selection, TokenStream
 from omnisift.vgas import VGAS
@@ -103,7 +104,8 @@ class BenchWorker:
         # Every answer is one word: its first token decides.
         encode = host.processor.tokenizer
         answers = torch.tensor([[encode(q.answer)["input_ids"][0] for q in qs] for qs in asked_questions])
-        evidence = Evidence.of(clips.modality, [truth(scene) for scene in scenes], asked_questions)
+        rate = adapter_for(host.thinker).audio_tokens(100)  # of a second
+        evidence = Evidence.of(clips.modality, [truth(scene, rate) for scene in scenes], asked_questions)
         return (
             clips,
             PackedQuestions.of(host.processor, [[q.text for q in qs] for qs in asked_questions]),

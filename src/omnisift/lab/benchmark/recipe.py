@@ -4,7 +4,7 @@ name: training-free
 title: All methods on one backbone without training
 about: what the table is for
 protocol: training-free        # or trained: the backbone is fine-tuned under each method first
-backbone: neutral              # or nano: the bundled checkpoint that answers
+backbone: neutral              # or nano, wide, wide-qwen3: the bundled checkpoint that answers
 settings: [base]               # settings of the generated world
 split: test                    # or validation, for choosing between methods; test if left out
 clips: 2000                    # clips per setting
@@ -36,7 +36,7 @@ from omnisift.world import SPLITS, world_setting
 PROTOCOLS = ("training-free", "trained")
 _LARGEST = 2**31 - 1
 ONLY = ("video", "audio", "question")
-BACKBONES = ("neutral", "nano", "wide")
+BACKBONES = ("neutral", "nano", "wide", "wide-qwen3")
 """Bundled checkpoints; the results page compares methods on the first."""
 _ENTRIES = frozenset(
     {"name", "title", "about", "protocol", "backbone", "settings", "split", "clips", "retain", "seeds", "train", "rows"}

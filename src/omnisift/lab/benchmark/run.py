@@ -21,7 +21,9 @@ from omnisift.lab.benchmark.journal import Journal
 from omnisift.lab.benchmark.plan import Plan, encoders_digest, settings_of, tensors_digest
 from omnisift.lab.benchmark.recipe import Recipe, RecipeRow, load_recipe
 from omnisift.lab.benchmark.workers import end_with_parent, run, stop
+from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.utils.atomic_io import atomic_folder
+from omnisift.utils.checkpoint_files import read_json_object
 from omnisift.utils.provenance import provenance
 from omnisift.utils.quiet import silence_libraries
 
@@ -115,6 +117,12 @@ class Bench:
     def _training_clips(self) -> None:
         from omnisift.lab.training.protocol import CLIPS
 
+        kind = read_json_object(self.backbone / "config.json").get("model_type")
+        if kind not in Qwen25OmniAdapter.model_types:
+            raise UsageError(
+                f"{self.backbone.name} is of model_type {kind!r}, but only Qwen2.5-Omni is trained here: leave out "
+                "protocol trained, and name a selector that the backbone's folder has"
+            )
         firsts = [first for first in range(0, CLIPS, SHARD) if not _shard(self.work, self.backbone, first).is_file()]
         self._run_all([(_encode, self.backbone, self.work, first) for first in firsts], "encoding training clips")
 

@@ -6,13 +6,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from omnisift.media import read
+from omnisift.models import adapter_for
 from omnisift.world import (
     Scene,
     Truth,
@@ -23,6 +26,7 @@ from omnisift.world import (
     world_setting,
     write_clip,
 )
+from omnisift.world.truth import TOKEN_PIXELS
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,34 @@ class ClipBatch:
     """[B, 150] int64: 0 for silence, else 1 + kind of sound."""
 
 
+@dataclass(frozen=True)
+class HostForm:
+    """How a host reads the clips of the world."""
+
+    factor: int = 28
+    """Pixels along one side of a token."""
+    side: int | None = None
+    """Pixels along one side of the images that it reads; None reads them as they are drawn."""
+    audio_rate: int = 25
+    """Audio tokens per second."""
+
+    @classmethod
+    def of(cls, model: Any, size: int) -> HostForm:
+        """The form of clips of ``size`` pixels for a model, whose frames have as many tokens as Qwen2.5-Omni's."""
+        adapter = adapter_for(model)
+        vision = adapter.config.vision_config
+        factor = int(vision.patch_size * vision.spatial_merge_size)
+        return cls(factor, size // TOKEN_PIXELS * factor, adapter.audio_tokens(100))
+
+
 def clip_batches(
-    split: str, first: int, count: int, decoded_share: float, size: int = 25, setting: str = "base"
+    split: str,
+    first: int,
+    count: int,
+    decoded_share: float,
+    size: int = 25,
+    setting: str = "base",
+    form: HostForm | None = None,
 ) -> Iterator[ClipBatch]:
     """Render clips ``first .. first + count - 1`` of a split.
 
@@ -60,23 +90,26 @@ def clip_batches(
         decoded_share: share of the clips that go through a file.
         size: clips per batch.
         setting: a setting of the world.
+        form: how the host reads them; None for nano.
 
     Yields:
         Batches of ``size`` clips; the last may be smaller.
     """
-    config = world_setting(setting).config
+    config, form = world_setting(setting).config, form or HostForm()
     with tempfile.TemporaryDirectory() as folder:
         for start in range(first, first + count, size):
             scenes = [make_scene(seed, split, config) for seed in range(start, min(first + count, start + size))]
-            yield _batch(scenes, decoded_share, Path(folder) / "clip.mp4")
+            yield _batch(scenes, decoded_share, Path(folder) / "clip.mp4", form)
 
 
-def frame_batches(split: str, first: int, count: int, setting: str, size: int = 100) -> Iterator[ClipBatch]:
+def frame_batches(
+    split: str, first: int, count: int, setting: str, size: int = 100, form: HostForm | None = None
+) -> Iterator[ClipBatch]:
     """Render one frame (a pair of images) of each of many clips, without sound: different shapes teach an encoder more
     than other moments of the same ones.
 
     Args:
-        split, first, count, setting: see `clip_batches`.
+        split, first, count, setting, form: see `clip_batches`.
         size: clips per batch.
 
     Yields:
@@ -91,12 +124,15 @@ def frame_batches(split: str, first: int, count: int, setting: str, size: int = 
         labels = [t.video_class[f].reshape(1, -1) for t, f in zip(truths, frames, strict=True)]
         nothing = torch.zeros(len(scenes), 0)
         classes = torch.from_numpy(np.stack(labels))
-        yield ClipBatch(scenes, truths, np.stack(pairs), nothing, classes, nothing.long())
+        images = enlarge(np.stack(pairs), form.side if form else None)
+        yield ClipBatch(scenes, truths, images, nothing, classes, nothing.long())
 
 
-def _batch(scenes: list[Scene], decoded_share: float, path: Path) -> ClipBatch:
-    rendered = [_decoded(scene, path) if _is_decoded(scene, decoded_share) else _arrays(scene) for scene in scenes]
-    truths = [truth(scene) for scene in scenes]
+def _batch(scenes: list[Scene], decoded_share: float, path: Path, form: HostForm) -> ClipBatch:
+    rendered = [
+        _decoded(scene, path, form) if _is_decoded(scene, decoded_share) else _arrays(scene, form) for scene in scenes
+    ]
+    truths = [truth(scene, form.audio_rate) for scene in scenes]
     return ClipBatch(
         scenes,
         truths,
@@ -112,16 +148,27 @@ def _is_decoded(scene: Scene, share: float) -> bool:
     return (scene.seed * 0.6180339887498949) % 1.0 < share
 
 
-def _arrays(scene: Scene) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    return render_images(scene), render_audio(scene)
+def enlarge(images: NDArray[np.uint8], side: int | None) -> NDArray[np.uint8]:
+    """Scale square images [..., H, W, 3] to ``side`` pixels, as the reader of files does; None leaves them."""
+    if side is None or images.shape[-2] == side:
+        return images
+    flat = torch.from_numpy(images).flatten(0, -4).permute(0, 3, 1, 2)
+    parts = [F.interpolate(part, size=(side, side), mode="bicubic", antialias=True) for part in torch.split(flat, 64)]
+    return torch.cat(parts).permute(0, 2, 3, 1).reshape(*images.shape[:-3], side, side, 3).numpy()
 
 
-def _decoded(scene: Scene, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _arrays(scene: Scene, form: HostForm) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    return enlarge(render_images(scene), form.side), render_audio(scene)
+
+
+def _decoded(scene: Scene, path: Path, form: HostForm) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The clip after the codecs and the library's reader."""
     write_clip(scene, path)
     config = scene.config
-    pixels = config.size * config.size  # read at the size that was written
-    media = read(path, fps=float(config.fps), min_pixels=pixels, max_pixels=pixels)
+    # Read at the size that was written, or at that of the host: the least size that is rounded up to it.
+    side = form.side or config.size
+    least = (side - form.factor // 2) ** 2 if side > config.size else side * side
+    media = read(path, fps=float(config.fps), min_pixels=least, max_pixels=side * side, factor=form.factor)
     count, samples = config.seconds * config.fps, config.seconds * config.sample_rate
     if media.images is None or (media.waveform is None) == config.sound or len(media.images) < count:
         raise RuntimeError(f"clip {scene.seed} lost its video or audio in {path.name}")

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnisift.lab.training.clips import ClipBatch, clip_batches
-from omnisift.lab.training.encoders import encode_audio, encode_frames, log_mel, patchify
+from omnisift.lab.training.encoders import log_mel
+from omnisift.lab.training.host_encoders import frame_tokens, sound_tokens
 from omnisift.lab.training.nano_model import core_of
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.training.loop import Checkpoint, ParameterGroup, train_steps
@@ -41,6 +42,7 @@ def train_audio_encoder(
     check: list[ClipBatch],
     settings: NanoSettings,
     known: nn.Linear | None = None,
+    teacher: Tensor | None = None,
 ) -> dict[str, float]:
     """Classification of every audio token: silence, one of eight kinds of sound, or one of eight spoken words.
 
@@ -50,6 +52,7 @@ def train_audio_encoder(
         settings: steps and rates.
         known: a frozen head for silence and sounds, where the encoder is adapted to the wide family; without it there
             are no words.
+        teacher: [N, A, D], outputs of a trained encoder for the training clips, which this one learns to repeat.
 
     Returns:
         Validation accuracies by name.
@@ -57,15 +60,19 @@ def train_audio_encoder(
     width = encoder.config.output_dim
     heads = [nn.Linear(width, len(SOUNDS) + 1)] if known is None else [known, nn.Linear(width, len(WORDS))]
 
-    def predict(mel: Tensor) -> Tensor:
-        tokens = encode_audio(encoder, mel).flatten(0, 1)
+    def predict(tokens: Tensor) -> Tensor:
         return torch.cat([head(tokens) for head in heads], dim=-1)
 
+    def loss(mel: Tensor, labels: Tensor, *taught: Tensor) -> Tensor:
+        tokens, labels = sound_tokens(encoder, mel).flatten(0, 1), labels.flatten()
+        return F.cross_entropy(predict(tokens), labels) + _distance(tokens, labels, *taught)
+
     mel, labels = (torch.cat([f(b) for b in train]) for f in (lambda b: log_mel(b.waves), lambda b: b.audio_class))
-    batches = _random_batches(mel, labels, CLIPS_PER_STEP, settings.seed)
-    _fit(encoder, heads, lambda x, y: F.cross_entropy(predict(x), y.flatten()), batches, settings.audio_steps, settings)
+    tensors = [mel, labels] if teacher is None else [mel, labels, teacher]
+    batches = _random_batches(tensors, CLIPS_PER_STEP, settings.seed)
+    _fit(encoder, heads, loss, batches, settings.audio_steps, settings)
     with torch.no_grad():
-        guess = torch.cat([predict(log_mel(b.waves)).argmax(-1) for b in check])
+        guess = torch.cat([predict(sound_tokens(encoder, log_mel(b.waves)).flatten(0, 1)).argmax(-1) for b in check])
     target = torch.cat([b.audio_class.flatten() for b in check])
     return _content_accuracy("sound", guess, target) | {"sound_silence": _accuracy(guess, target, target == 0)}
 
@@ -77,6 +84,7 @@ def train_vision_encoder(
     settings: NanoSettings,
     known: Sequence[nn.Linear] | None = None,
     checkpoint: Path | None = None,
+    teacher: Tensor | None = None,
 ) -> dict[str, float]:
     """Classification of every video token: colour and form of its shape, or background; and the corner of a shape.
 
@@ -92,6 +100,10 @@ def train_vision_encoder(
             says of a shape keeps its place in the embeddings, and a language model that reads them stays useful. A
             head for titles is trained beside them.
         checkpoint: where the state is saved, and from where the run resumes.
+        teacher: [N, tokens, D], outputs of a trained encoder for the training frames, which this one learns to repeat.
+
+    With deepstack the heads read the token, and its sum with the features of all levels: what the first layers of the
+    language model add. Accuracies are of the sum.
 
     Returns:
         Validation accuracies by name.
@@ -101,30 +113,51 @@ def train_vision_encoder(
     sizes = (len(COLOR_NAMES) + 1, len(SHAPES) + 1, len(PLACES))
     heads = [nn.Linear(width, size) for size in sizes] if known is None else [*known, nn.Linear(width, len(WORDS) + 1)]
 
+    def views(images: Tensor) -> list[Tensor]:
+        tokens, *deep = torch.split(frame_tokens(visual, images.numpy()).flatten(0, 1), width, dim=-1)
+        return [tokens, torch.stack([tokens, *deep]).sum(0)] if deep else [tokens]
+
     def predict(images: Tensor) -> list[Tensor]:
-        tokens = encode_frames(visual, patchify(images.numpy())).flatten(0, 1)
+        tokens = views(images)[-1]
         return [head(tokens) for head in heads]
 
-    def loss(images: Tensor, labels: Tensor) -> Tensor:
-        colors, forms, corners, *titles = predict(images)
-        labels = labels.flatten()
-        true_color, true_form = color_and_form(labels)
-        shown = true_color > 0
-        where = corner_of(torch.arange(len(labels)), side)
-        # In the wide family few tokens show anything, so that the others count less.
-        weight = torch.where(labels > 0, 1.0, _BACKGROUND) if titles else None
-        visible_loss = _cross_entropy(colors, true_color, weight) + _cross_entropy(forms, true_form, weight)
-        if titles:
-            visible_loss = visible_loss + _cross_entropy(titles[0], title_of(labels), weight)
-        return visible_loss + 0.5 * F.cross_entropy(corners[shown], where[shown])
+    def loss(images: Tensor, labels: Tensor, *taught: Tensor) -> Tensor:
+        seen, labels = views(images), labels.flatten()
+        named = torch.stack([_naming_loss([head(tokens) for head in heads], labels, side) for tokens in seen]).mean()
+        return named + _distance(seen[0], labels, *taught)
 
     images = torch.cat([torch.from_numpy(b.images).reshape(-1, 2, *b.images.shape[2:]) for b in train])
     labels = torch.cat([b.video_class for b in train]).flatten(0, 1)
+    tensors = [images, labels] if teacher is None else [images, labels, teacher]
     # Pairs of images with a shape are two thirds of all; empty ones attention_targets only the background.
     kept = torch.nonzero((labels > 0).any(-1) | (torch.arange(len(labels)) % 2 == 0)).flatten()
-    batches = _random_batches(images, labels, FRAMES_PER_STEP * 16 // tokens_per_frame, settings.seed + 1, kept)
+    batches = _random_batches(tensors, FRAMES_PER_STEP * 16 // tokens_per_frame, settings.seed + 1, kept)
     _fit(visual, heads, loss, batches, settings.vision_steps, settings, checkpoint)
     return _check_vision(predict, check, side)
+
+
+def _naming_loss(logits: list[Tensor], labels: Tensor, side: int) -> Tensor:
+    """Cross-entropies of colour, form, corner and, where there is a head for it, title; ``labels`` [N]."""
+    colors, forms, corners, *titles = logits
+    true_color, true_form = color_and_form(labels)
+    shown = true_color > 0
+    where = corner_of(torch.arange(len(labels)), side)
+    # In the wide family few tokens show anything, so that the others count less.
+    weight = torch.where(labels > 0, 1.0, _BACKGROUND) if titles else None
+    visible_loss = _cross_entropy(colors, true_color, weight) + _cross_entropy(forms, true_form, weight)
+    if titles:
+        visible_loss = visible_loss + _cross_entropy(titles[0], title_of(labels), weight)
+    return visible_loss + 0.5 * F.cross_entropy(corners[shown], where[shown])
+
+
+def _distance(tokens: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+    """Squared distance from the outputs [N, T, D] of a trained encoder in units of their variance; 0 without one."""
+    if teacher is None:
+        return tokens.new_zeros(())
+    target = teacher.float().flatten(0, 1)
+    weight = torch.where(labels > 0, 1.0, _BACKGROUND)
+    distance = (tokens - target).square().mean(-1) / target.var()
+    return (distance * weight).sum() / weight.sum()
 
 
 def _check_vision(predict: Callable[[Tensor], list[Tensor]], check: list[ClipBatch], side: int) -> dict[str, float]:
@@ -177,20 +210,20 @@ def _content_accuracy(name: str, guess: Tensor, target: Tensor) -> dict[str, flo
 
 
 def _random_batches(
-    inputs: Tensor, labels: Tensor, size: int, seed: int, among: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
+    tensors: Sequence[Tensor], size: int, seed: int, among: Tensor | None = None
+) -> Iterator[tuple[Tensor, ...]]:
     rng = torch.Generator().manual_seed(seed)
-    among = torch.arange(len(inputs)) if among is None else among
+    among = torch.arange(len(tensors[0])) if among is None else among
     while True:
         pick = among[torch.randint(len(among), (size,), generator=rng)]
-        yield inputs[pick], labels[pick]
+        yield tuple(tensor[pick] for tensor in tensors)
 
 
 def _fit(
     encoder: nn.Module,
     heads: Sequence[nn.Module],
-    loss: Callable[[Tensor, Tensor], Tensor],
-    batches: Iterator[tuple[Tensor, Tensor]],
+    loss: Callable[..., Tensor],
+    batches: Iterator[tuple[Tensor, ...]],
     steps: int,
     settings: NanoSettings,
     checkpoint: Path | None = None,

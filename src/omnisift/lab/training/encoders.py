@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
-PATCH, MERGE, IMAGES_PER_FRAME = 14, 2, 2
+MERGE, IMAGES_PER_FRAME = 2, 2
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """CLIP's colour statistics, as in the host's video processor."""
 _FFT, _HOP, _RATE, _BINS = 400, 160, 16_000, 128
@@ -25,23 +25,24 @@ _MEL_PER_WINDOW = 100
 """One second: twice the audio encoder's ``n_window`` of 50."""
 
 
-def patchify(images: NDArray[np.uint8]) -> Tensor:
+def patchify(images: NDArray[np.uint8], patch: int = 14) -> Tensor:
     """Images as patches in the host's order.
 
     Patches of one 2 x 2 merge block are adjacent; the values of a patch are ordered by colour, time, row, column.
 
     Args:
         images: [B, N, H, W, 3] uint8.
+        patch: pixels along one side of a patch.
 
     Returns:
-        [B * N/2, H/14 * W/14, 1176] float32.
+        [B * N/2, H/patch * W/patch, 6 * patch * patch] float32.
     """
     b, n, height, width, _ = images.shape
-    block = PATCH * MERGE
+    block = patch * MERGE
     x = torch.from_numpy(images).reshape(
-        b * n // 2, IMAGES_PER_FRAME, height // block, MERGE, PATCH, width // block, MERGE, PATCH, 3
+        b * n // 2, IMAGES_PER_FRAME, height // block, MERGE, patch, width // block, MERGE, patch, 3
     )
-    x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).contiguous().view(b * n // 2, -1, 3, IMAGES_PER_FRAME * PATCH * PATCH)
+    x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).contiguous().view(b * n // 2, -1, 3, IMAGES_PER_FRAME * patch * patch)
     mean, std = (torch.tensor(v).view(3, 1) for v in (_MEAN, _STD))
     return x.float().mul_(1 / (255 * std)).sub_(mean / std).flatten(2)
 
@@ -84,7 +85,7 @@ def encode_frames(visual: Any, patches: Tensor) -> Tensor:
     weight = visual.patch_embed.proj.weight
     # Patch embedding: a convolution whose stride is its kernel is a matrix product.
     x = F.linear(patches, weight.flatten(1))
-    cos, sin = _axial(visual, patches.shape[1])
+    cos, sin = axial(visual, patches.shape[1])
     for block in visual.blocks:
         x = x + _vision_attention(block.attn, block.norm1(x), cos, sin)
         x = x + block.mlp(block.norm2(x))
@@ -92,17 +93,23 @@ def encode_frames(visual: Any, patches: Tensor) -> Tensor:
     return merged.view(patches.shape[0], -1, merged.shape[-1])
 
 
-def _axial(visual: Any, patches: int) -> tuple[Tensor, Tensor]:
+def axial(visual: Any, patches: int) -> tuple[Tensor, Tensor]:
     """Rotary cosine and sine [patches, head_dim] of a square image, in merge-block order."""
     side = int(patches**0.5)
-    at = torch.arange(side)
-    rows, columns = torch.meshgrid(at, at, indexing="ij")
-    order = [t.view(side // 2, 2, side // 2, 2).permute(0, 2, 1, 3).flatten() for t in (rows, columns)]
-    cos, sin = visual.rotary_pos_emb(visual.patch_embed.proj.weight, torch.stack(order, dim=-1))
+    order = merge_order(patches)
+    places = torch.stack([order // side, order % side], dim=-1)
+    cos, sin = visual.rotary_pos_emb(visual.patch_embed.proj.weight, places)
     return cos, sin
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def merge_order(patches: int) -> Tensor:
+    """[patches] int64: index by rows of each patch of a square image, in merge-block order."""
+    side = int(patches**0.5)
+    return torch.arange(patches).view(side // 2, 2, side // 2, 2).permute(0, 2, 1, 3).flatten()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary positions."""
     half = x.shape[-1] // 2
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
 
@@ -112,7 +119,7 @@ def _vision_attention(attention: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Te
         layer(x).view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
         for layer in (attention.q, attention.k, attention.v)
     )
-    mixed = F.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
+    mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
     out: Tensor = attention.proj(mixed.transpose(1, 2).flatten(2))
     return out
 
@@ -135,14 +142,15 @@ def encode_audio(encoder: Any, mel: Tensor) -> Tensor:
     x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(x)))).transpose(1, 2)
     x = x + encoder.positional_embedding.positional_embedding[: x.shape[1]]
     for layer in encoder.layers:
-        x = x + _audio_attention(layer.self_attn, layer.self_attn_layer_norm(x))
+        x = x + audio_attention(layer.self_attn, layer.self_attn_layer_norm(x))
         x = x + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x))))
     x = x.unflatten(1, (-1, 2)).mean(2)  # the host pools pairs
     out: Tensor = encoder.proj(encoder.ln_post(x))
     return out.view(b, -1, out.shape[-1])
 
 
-def _audio_attention(attention: Any, x: Tensor) -> Tensor:
+def audio_attention(attention: Any, x: Tensor) -> Tensor:
+    """Attention within each row of a batch [N, T, D], as the audio encoders of both families compute it."""
     q, k, v = (
         layer(x).view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2)
         for layer in (attention.q_proj, attention.k_proj, attention.v_proj)

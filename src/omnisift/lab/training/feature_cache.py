@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from omnisift.lab.training.clips import ClipBatch, clip_batches
+from omnisift.lab.training.clips import ClipBatch, HostForm, clip_batches
 from omnisift.lab.training.encoder_training import color_and_form, title_of
-from omnisift.lab.training.encoders import encode_audio, encode_frames, log_mel, patchify
+from omnisift.lab.training.encoders import log_mel
+from omnisift.lab.training.host_encoders import frame_tokens, sound_tokens
 from omnisift.lab.training.nano_model import core_of
 from omnisift.world import COLOR_NAMES, SHAPES, SOUNDS, WORDS, Scene, Truth, make_scene, truth, world_setting
-from omnisift.world.truth import TOKEN_PIXELS
+from omnisift.world.truth import AUDIO_TOKENS_PER_SECOND, TOKEN_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ class FeatureCache:
     first: int
     """Number of the first clip."""
     video: Tensor
-    """[N, 96, D] float16: frames of 16 tokens; 96 in six seconds."""
+    """[N, 96, D] float16: frames of 16 tokens; 96 in six seconds. A host with deepstack has [N, 96, (1 + levels) D]:
+    the tokens, then their features of each level."""
     audio: Tensor
     """[N, 150, D] float16; 150 in six seconds, none without audio."""
     setting: str = "base"
@@ -39,8 +41,9 @@ class FeatureCache:
 
     def __post_init__(self) -> None:
         config = world_setting(self.setting).config
+        rate = self.audio.shape[1] // config.seconds or AUDIO_TOKENS_PER_SECOND
         self.scenes: list[Scene] = [make_scene(self.first + i, self.split, config) for i in range(len(self.video))]
-        self.truths: list[Truth] = [truth(scene) for scene in self.scenes]
+        self.truths: list[Truth] = [truth(scene, rate) for scene in self.scenes]
         self.video_class = torch.stack([torch.from_numpy(t.video_class.reshape(-1)) for t in self.truths])
         """[N, 96] int64, as in `Truth`."""
         self.audio_class = torch.stack([torch.from_numpy(t.audio_class) for t in self.truths])
@@ -82,8 +85,8 @@ def encode_features(
         model: a thinker with nano's encoders.
         split, count, decoded_share, first, setting: see `clip_batches`.
     """
-    video, audio = [], []
-    for number, batch in enumerate(clip_batches(split, first, count, decoded_share, setting=setting)):
+    video, audio, form = [], [], HostForm.of(model, world_setting(setting).config.size)
+    for number, batch in enumerate(clip_batches(split, first, count, decoded_share, setting=setting, form=form)):
         v, a = encode_clips(model, batch)
         video.append(v.half())
         audio.append(a.half())
@@ -94,18 +97,20 @@ def encode_features(
 
 @torch.no_grad()
 def encode_clips(model: Any, batch: ClipBatch) -> tuple[Tensor, Tensor]:
-    """(video [B, 96, D], audio [B, 150, D]) float32 of rendered clips."""
-    frames = encode_frames(core_of(model).visual, patchify(batch.images))
+    """(video [B, 96, D], audio [B, 150, D]) float32 of rendered clips, as `FeatureCache` has them."""
+    frames = frame_tokens(core_of(model).visual, batch.images)
     frames = frames.view(len(batch.images), -1, frames.shape[-1])
     if not batch.waves.shape[1]:
         return frames, frames[:, :0]
-    return frames, encode_audio(core_of(model).audio_tower, log_mel(batch.waves))
+    return frames, sound_tokens(core_of(model).audio_tower, log_mel(batch.waves))
 
 
 def class_means(features: FeatureCache, clips: int = 1000) -> dict[str, Tensor]:
     """Word -> mean encoder output [D] of the tokens that show or sound it, minus the mean over all words of its
     kind."""
-    video, audio = features.video[:clips].float().flatten(0, 1), features.audio[:clips].float().flatten(0, 1)
+    width = features.audio.shape[-1]
+    video = features.video[:clips, :, :width].float().flatten(0, 1)
+    audio = features.audio[:clips].float().flatten(0, 1)
     video_class, sound_class = features.video_class[:clips].flatten(), features.audio_class[:clips].flatten()
     color, form = color_and_form(video_class)
     means = _means(video, color - 1, COLOR_NAMES) | _means(video, form - 1, SHAPES)

@@ -73,10 +73,11 @@ def forward_packed(
         bias: [B, KA] added to every attention logit whose key is a kept audio token.
     """
     language = language_model_of(model)
-    rows, width = len(batch["video"]), batch["video"].shape[-1]
+    rows, width = len(batch["video"]), batch["audio"].shape[-1]
     # The prefix with the features of the clip.
+    video, *deep = torch.split(batch["video"], width, dim=-1)
     embeds = language.embed_tokens(layout.ids)[None].repeat(rows, 1, 1)
-    embeds = embeds.index_copy(1, layout.video, batch["video"]).index_copy(1, layout.audio, batch["audio"])
+    embeds = embeds.index_copy(1, layout.video, video).index_copy(1, layout.audio, batch["audio"])
     kept = keep_all(batch) if kept is None else kept
     # Positions of the kept tokens in the prefix, in the order of the prompt.
     kept_index = torch.cat([layout.other.expand(rows, -1), layout.video[kept.video], layout.audio[kept.audio]], dim=1)
@@ -98,11 +99,12 @@ def forward_packed(
         mask = mask + key_bias[:, None, None, :]
     output = language(
         inputs_embeds=inputs,
-        attention_mask={"full_attention": mask},
+        attention_mask=mask,
         position_ids=position,
         use_cache=False,
         output_hidden_states=True,
         output_attentions=attentions,
+        **_deepstack(deep, layout, kept_index, inputs.shape[1]),
     )
     return PackedOutput(
         output.last_hidden_state,
@@ -113,6 +115,27 @@ def forward_packed(
         where[:, first_audio:],
         output.attentions if attentions else None,
     )
+
+
+def _deepstack(deep: list[Tensor], layout: PromptLayout, kept_index: Tensor, length: int) -> dict[str, Any]:
+    """Arguments of a language model that gets features of several vision layers, for the video tokens that stay.
+
+    Args:
+        deep: [B, V, D] for each level; none for a host without deepstack.
+        layout: where a clip's tokens are in the prompt.
+        kept_index: [B, P] int64: positions in the full prompt of the tokens that stay.
+        length: of the packed prompt.
+    """
+    if not deep:
+        return {}
+    number = torch.full((len(layout.ids),), -1).index_copy(0, layout.video, torch.arange(len(layout.video)))[kept_index]
+    marks = torch.zeros(len(kept_index), length, dtype=torch.bool)
+    marks[:, : kept_index.shape[1]] = number >= 0
+    row, place = torch.nonzero(number >= 0, as_tuple=True)
+    return {
+        "visual_pos_masks": marks,
+        "deepstack_visual_embeds": [level[row, number[row, place]] for level in deep],
+    }
 
 
 def _mask(segment: Tensor, prefix: int, additive: bool) -> Tensor:

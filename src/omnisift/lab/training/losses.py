@@ -124,7 +124,6 @@ def _pointer(model: Any, out: PackedOutput, batch: dict[str, Tensor], kept: Kept
     """Cross-entropy of one head's attention to the kept tokens that hold the answer; softmax over the prefix."""
     language = language_model_of(model)
     attention, x = language.layers[MIDDLE].self_attn, language.layers[MIDDLE].input_layernorm(out.middle)
-    size = attention.head_dim
     # Questions with evidence, and which kept tokens hold it.
     rows, due = torch.nonzero(batch["pointer"].any(-1), as_tuple=True)
     target = batch["pointer"][rows, due].gather(
@@ -137,8 +136,8 @@ def _pointer(model: Any, out: PackedOutput, batch: dict[str, Tensor], kept: Kept
     cos, sin = language.rotary_emb(x, out.position)
     at = out.prefix + due
     # One head: queries where answers begin, keys of the prefix.
-    query = _head(attention.q_proj, POINTER_HEAD, size, x[rows, at], cos[rows, at], sin[rows, at])
-    keys = _head(attention.k_proj, 0, size, x[:, : out.prefix], cos[:, : out.prefix], sin[:, : out.prefix])
+    query = _head(attention, "q", POINTER_HEAD, x[rows, at], cos[rows, at], sin[rows, at])
+    keys = _head(attention, "k", 0, x[:, : out.prefix], cos[:, : out.prefix], sin[:, : out.prefix])
     logits = (query[:, None] @ keys[rows].transpose(1, 2)).squeeze(1) * attention.scaling
     # Probability on the evidence.
     logits = logits - logits.logsumexp(-1, keepdim=True)
@@ -147,10 +146,14 @@ def _pointer(model: Any, out: PackedOutput, batch: dict[str, Tensor], kept: Kept
     return loss
 
 
-def _head(projection: nn.Linear, head: int, size: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """One head's rotated query or key."""
+def _head(attention: Any, kind: str, head: int, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """One head's rotated query (``q``) or key (``k``)."""
+    projection: nn.Linear = getattr(attention, f"{kind}_proj")
+    size = attention.head_dim
     rows = slice(head * size, (head + 1) * size)
-    y = F.linear(x, projection.weight[rows], projection.bias[rows])
+    y = F.linear(x, projection.weight[rows], None if projection.bias is None else projection.bias[rows])
+    if hasattr(attention, f"{kind}_norm"):
+        y = getattr(attention, f"{kind}_norm")(y)
     half = size // 2
     turned: Tensor = y * cos + torch.cat([-y[..., half:], y[..., :half]], dim=-1) * sin
     return turned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,10 +36,7 @@ def nano_config(tokenizer: PreTrainedTokenizerFast, width: int = WIDTH, layers: 
         layers: its number of layers.
     """
     std = 0.05
-
-    def ids(token: str) -> int:
-        return tokenizer.convert_tokens_to_ids([token])[0]  # type: ignore[index]
-
+    ids = partial(token_id, tokenizer)
     config = Qwen2_5OmniThinkerConfig(
         vision_config={
             "depth": 2, "hidden_size": 64, "intermediate_size": 160, "num_heads": 2, "patch_size": 14,
@@ -72,13 +70,23 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5Omn
     model: Qwen2_5OmniThinkerForConditionalGeneration = Qwen2_5OmniThinkerForConditionalGeneration._from_config(
         nano_config(tokenizer), dtype=torch.float32
     )
+    answer_greedily(model, tokenizer)
+    return model
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one token."""
+    return tokenizer.convert_tokens_to_ids([token])[0]  # type: ignore[index]
+
+
+def answer_greedily(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let ``generate`` of a new model decode greedily and stop at the end of the turn."""
     generation = model.generation_config
     generation.eos_token_id = tokenizer.convert_tokens_to_ids(TURN_END)
     generation.pad_token_id = tokenizer.pad_token_id
     generation.bos_token_id = None
     generation.do_sample = False
     generation.max_new_tokens = 64
-    return model
 
 
 def build_processor(

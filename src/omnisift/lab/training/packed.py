@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from omnisift.lab.training.feature_cache import FeatureCache
 from omnisift.lab.training.nano_model import core_of
 from omnisift.lab.training.tokenizer import MEDIA_TOKENS, TURN_END, TURN_START, UNKNOWN
+from omnisift.models import adapter_for
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.world import CAPTION_REQUESTS, WIDE_TYPES, Question, caption, questions
 
@@ -81,14 +82,16 @@ def clip_layout(
     Args:
         model: a thinker, for its rotary positions.
         tokenizer: nano's.
-        seconds: length of the clip; each chunk of two seconds has 32 video tokens (4 x 4 a frame) and 50 audio tokens.
+        seconds: length of the clip. Video and audio take turns: of two seconds in Qwen2.5-Omni, with 32 video tokens (4
+            x 4 a frame) and 50 audio tokens; of one second in Qwen3-Omni, with 13 audio tokens.
         sound: whether the clip has audio.
         side: tokens along one side of a frame.
     """
-    video_tokens = MEDIA_TOKENS["video_token"] * (2 * side * side)
-    audio_tokens = MEDIA_TOKENS["audio_token"] * 50 if sound else ""
+    turn, rate = getattr(model.config, "seconds_per_chunk", 1), adapter_for(model).audio_tokens(100)
+    video_tokens = MEDIA_TOKENS["video_token"] * (turn * side * side)
+    audio_tokens = MEDIA_TOKENS["audio_token"] * (turn * rate) if sound else ""
     begin, end = ("<|audio_bos|>", "<|audio_eos|>") if sound else ("", "")
-    clip = (video_tokens + audio_tokens) * (seconds // 2)
+    clip = (video_tokens + audio_tokens) * (seconds // turn)
     text = f"{TURN_START}user <|vision_bos|>{begin}{clip}{end}<|vision_eos|>"
     ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.unk_token_id]])
     position, _ = core_of(model).get_rope_index(

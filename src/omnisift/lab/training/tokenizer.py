@@ -63,12 +63,15 @@ def word_list(world_words: Iterable[str]) -> list[str]:
     return special + small + words
 
 
-def build_tokenizer(world_words: Iterable[str], max_pixels: int = MAX_PIXELS) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    world_words: Iterable[str], max_pixels: int = MAX_PIXELS, min_pixels: int = MIN_PIXELS
+) -> PreTrainedTokenizerFast:
     """The tokenizer, ready for ``save_pretrained``.
 
     Args:
         world_words: words of questions, answers and captions.
         max_pixels: largest image that is not resized.
+        min_pixels: smallest image that is not resized.
     """
     tokens = word_list(world_words)
     backend = Tokenizer(WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
@@ -84,7 +87,7 @@ def build_tokenizer(world_words: Iterable[str], max_pixels: int = MAX_PIXELS) ->
         clean_up_tokenization_spaces=False,
         # The host's processor class replaces the saved video processor's image size by its default, unless the
         # tokenizer has a size.
-        size={"shortest_edge": MIN_PIXELS, "longest_edge": max_pixels},
+        size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

@@ -58,14 +58,20 @@ class ReadPrompt:
     """Those of the language model, by name."""
 
     @classmethod
-    def of(cls, host: Host, media: Media, question: str) -> ReadPrompt:
+    def of(cls, host: Host, media: Media, question: str, needs: Iterable[str] = ()) -> ReadPrompt:
         """Read a question about a clip with a compressor that keeps everything, and note what it is given.
+
+        Args:
+            host: the model.
+            media: the clip.
+            question: what is asked.
+            needs: names of the encoder attention that is recorded.
 
         Raises:
             UsageError: the prompt has no video.
         """
         inputs = build_inputs(host.processor, media, question).to(host.device, host.dtype)
-        recorder, arguments = Recorder(needs=()), {}
+        recorder, arguments = Recorder(needs), {}
         with attach(host.thinker, recorder) as attachment:
             attachment.frame_seconds = [media.seconds_per_grid]
             language_model = attachment.adapter.parts.language_model
