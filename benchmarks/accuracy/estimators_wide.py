@@ -59,7 +59,7 @@ AUDIO_TYPES = ("heard", "sound_with", "color_with_sound", "said")
 """The question types whose answer is heard."""
 PENALTIES = (1e-3, 1e-1, 1e1)
 RETAINS = (0.25, 0.10)
-STEPS, SEEDS, TEST_CLIPS, TUNING_CLIPS = 120, 3, 200, 100
+STEPS, SEEDS, TEST_CLIPS, TUNING_CLIPS = 80, 3, 200, 100
 
 
 class Bench:
