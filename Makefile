@@ -26,7 +26,7 @@ PYTEST := $(ONE_THREAD) $(PY) -m pytest
 PIP := $(PY) -m pip --no-input
 BENCHES := $(wildcard benchmarks/speed/compress.py benchmarks/speed/read.py benchmarks/speed/import_time.py)
 
-.PHONY: help setup demo test check test-full bench verify-gpu figures docs dist clean
+.PHONY: help setup demo test check test-full bench bench-quality verify-gpu figures docs dist clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -84,6 +84,9 @@ test-full: check test docs ## run everything: check, test, docs, and all session
 bench: $(VENV)/.installed ## measure speed and memory: one JSON line each for compression, reading, import
 	@for script in $(BENCHES); do \
 	  echo "[bench] $$script" >&2; $(ONE_THREAD) $(PY) $$script $(ARGS); done
+
+bench-quality: $(VENV)/.installed ## measure the accuracy of all methods; RECIPE=recipes/pairs.yaml is another table (docs/benchmark.md)
+	@$(VENV)/bin/omnisift bench-quality $${RECIPE:-recipes/wide.yaml} $(ARGS)
 
 # It needs torch, Transformers, typer and rich, but no installation of this checkout: without .venv, PYTHON runs it.
 verify-gpu: ## check and measure the library on a GPU with random weights, into benchmarks/results/gpu.json (docs/gpu.md)

@@ -230,7 +230,8 @@ class WideBuild(NanoBuild):
         found, work = find_clips(clips), self.out / "selector.work"
         samples, skipped = observe_clips(host, found, texts, settings, work, lambda: None)
         selector, report = distill(host, samples, settings)
-        save_selector(selector, report | {"skipped": skipped}, self.out / "checkpoint" / "selector")
+        report |= {"model": "checkpoint", "skipped": skipped}
+        save_selector(selector, report, self.out / "checkpoint" / "selector")
         return report
 
 
