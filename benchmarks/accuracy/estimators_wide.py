@@ -59,7 +59,7 @@ AUDIO_TYPES = ("heard", "sound_with", "color_with_sound", "said")
 """The question types whose answer is heard."""
 PENALTIES = (1e-3, 1e-1, 1e1)
 RETAINS = (0.25, 0.10)
-STEPS, SEEDS, TEST_CLIPS, TUNING_CLIPS = 80, 3, 200, 100
+STEPS, SEEDS, TEST_CLIPS, TUNING_CLIPS = 80, 3, 160, 100
 
 
 class Bench:
@@ -133,7 +133,7 @@ class Bench:
         result: dict[str, Any] = {"cpu_seconds": round(time.process_time() - begin, 1)}
         for retain in RETAINS:
             result[f"{retain:g}"] = {
-                "kept": kept_events(make(retain), check, retain),
+                "kept": kept_events(make(retain), check, retain, TEST_CLIPS),
                 "accuracy": self._accuracy(check, make(retain), job["part"]),
             }
         return job | result
