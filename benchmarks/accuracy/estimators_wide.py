@@ -54,12 +54,12 @@ from omnisift.world import WIDE_TYPES
 
 TRAINED = ("straight_through", "perturbed", "reinforce", DISTILLATION)
 RIDGES = ("ridge", "ridge-video")
-UNTRAINED = ("all", "oracle", "attention", "resift", "salient", "random")
+UNTRAINED = ("all", "oracle", "resift", "salient", "random")
 AUDIO_TYPES = ("heard", "sound_with", "color_with_sound", "said")
 """The question types whose answer is heard."""
 PENALTIES = (1e-3, 1e-1, 1e1)
 RETAINS = (0.25, 0.10)
-STEPS, SEEDS, TEST_CLIPS, TUNING_CLIPS = 80, 3, 160, 100
+STEPS, SEEDS, TEST_CLIPS, TUNING_CLIPS = 80, 2, 160, 100
 
 
 class Bench:
