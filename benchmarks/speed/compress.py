@@ -4,6 +4,7 @@ Three functions alternate in one process and are compared by their medians: the 
 ``tests/helpers/oracle.py``, and the irreducible work: the two projections (kept video tokens, all audio tokens, one
 matrix product each) and one pass over all embeddings (their sum). Peak memory is what torch's allocator holds besides
 the stream. ``ms_per_minute`` is the time per minute of video for clips of up to an hour, at a smaller width.
+``--methods`` adds other methods that need no weights, in turn with the irreducible work.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ from tests.helpers.oracle import reference  # noqa: E402
 
 from omnisift.budget import Budget, from_rho  # noqa: E402
 from omnisift.chunks import build_stream  # noqa: E402
+from omnisift.compressors import make_compressor  # noqa: E402
 from omnisift.compressors.omnisift import OmniSiftCompressor  # noqa: E402
 from omnisift.tokens import TokenStream  # noqa: E402
 from omnisift.utils.provenance import machine_info  # noqa: E402
 from omnisift.vgas import VGAS, VGASConfig  # noqa: E402
 
 RHO_VIDEO, RHO_AUDIO = 0.77, 0.5
-PER_FRAME, PER_SECOND = 144, 25
+ROWS, COLUMNS, PER_SECOND = 12, 12, 25
+PER_FRAME = ROWS * COLUMNS
 
 
 def make_stream(seconds: int, width: int) -> TokenStream:
@@ -53,7 +56,10 @@ def make_stream(seconds: int, width: int) -> TokenStream:
         temporal += range(start * PER_SECOND, (start + 2) * PER_SECOND)
     generator = torch.Generator().manual_seed(seconds)
     embeds = torch.randn(len(modality), width, generator=generator)
-    position = torch.tensor(temporal).expand(3, -1)
+    position = torch.tensor(temporal).repeat(3, 1)
+    video = torch.tensor(modality) == 1
+    place = torch.arange(int(video.sum())) % PER_FRAME
+    position[1, video], position[2, video] = place // COLUMNS, place % COLUMNS
     return build_stream(embeds, torch.tensor(modality, dtype=torch.int8), position, torch.zeros(len(modality)), 0.04)
 
 
@@ -118,6 +124,18 @@ def main_case(width: int, rounds: int) -> dict[str, float]:
     }
 
 
+def others(width: int, names: list[str], rounds: int) -> dict[str, float]:
+    """Return the milliseconds of other methods on the clip of `main_case`, and of the irreducible work beside them."""
+    stream = make_stream(60, width)
+    selector = VGAS(VGASConfig(input_size=width)).eval()
+    budget = Budget(retain_video=1 - RHO_VIDEO, retain_audio=1 - RHO_AUDIO)
+    video, audio = (stream.embeds[stream.modality == kind] for kind in (1, 2))
+    kept = video[: round(len(video) * (1 - RHO_VIDEO))]
+    work: dict[str, Callable[[], object]] = {"irreducible": lambda: irreducible(stream, selector, kept, audio)}
+    work |= {name: partial(make_compressor(name, budget), stream) for name in names}
+    return {name: round(seconds * 1e3, 1) for name, seconds in time_in_turn(work, rounds).items()}
+
+
 def growth(width: int, minutes: list[int], rounds: int) -> dict[str, float]:
     """Return milliseconds per minute of video for clips of several lengths."""
     ours = OmniSiftCompressor(
@@ -134,6 +152,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--growth-width", type=int, default=896)
     parser.add_argument("--minutes", type=int, nargs="*", default=[1, 10, 60])
+    parser.add_argument("--methods", nargs="*", default=[])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -144,6 +163,7 @@ def main() -> None:
             "retain_video": round(1 - RHO_VIDEO, 12),
             "retain_audio": round(1 - RHO_AUDIO, 12),
             **main_case(options.width, options.rounds),
+            **({"methods_ms": others(options.width, options.methods, options.rounds)} if options.methods else {}),
             "growth_width": options.growth_width,
             "ms_per_minute": growth(options.growth_width, options.minutes, 3),
             "threads": torch.get_num_threads(),

@@ -27,8 +27,9 @@ BUDGETS = st.one_of(
     st.builds(lambda v, a: Budget(retain_video=v, retain_audio=a), st.floats(0.01, 1), st.floats(0.01, 1)),
 )
 ALL = [
-    "omnisift", "resift", "random", "uniform", "salient", "stvp", "dycoke", "evs", "vidcom2", "v_cast", "divprune",
-    "omnipack", "tome", "omnizip", "visionzip", "seats", "attended", "routed", "joint",
+    "omnisift", "resift", "random", "uniform", "salient", "stvp", "dycoke", "evs", "vidcom2", "v_cast", "gleanvid",
+    "a_pack", "divprune", "omnifocus", "omnipack", "tome", "omnizip", "visionzip", "seats", "attended", "routed",
+    "joint",
 ]  # fmt: skip
 
 

@@ -50,6 +50,10 @@ def weights_by_loop(stream: TokenStream, causal: bool) -> list[float]:
             usual = torch.stack([x[found[other][column]] for other in span if column < len(found[other])]).mean(dim=0)
             weight[place] = max(0.0, 1 - 0.5 * (cosine(x[place], mean) + cosine(x[place], usual)))
     most = {number: max(weight[place] for place in found[number]) for number in frames}
+    for number in frames:
+        norms = [float(x[place].norm()) for place in found[number]]
+        for place, norm in zip(found[number], norms, strict=True):
+            weight[place] *= 1 + (norm - min(norms)) / (max(norms) - min(norms) + 1e-6)
     unlike = {
         place: max(0.0, 1 - cosine(x[place], x[places].mean(dim=0)))
         for number, places in found.items()

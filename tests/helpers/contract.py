@@ -23,7 +23,8 @@ from omnisift.tokens import Modality, Selection, TokenStream
 from omnisift.vgas import VGAS, VGASConfig
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-IN_RECIPES = {row["method"] for path in RECIPES for row in yaml.safe_load(path.read_text(encoding="utf-8"))["rows"]}
+_ROWS = [row for path in RECIPES for row in yaml.safe_load(path.read_text(encoding="utf-8"))["rows"]]
+IN_RECIPES = {row["method"] for row in _ROWS if "method" in row}
 METHODS = list(dict.fromkeys([*COMPRESSORS, *sorted(IN_RECIPES)]))
 """All names, and all configurations and pairs in recipes, so that a new row of a recipe is tested automatically."""
 MORE = [
@@ -54,7 +55,10 @@ COUNTED = {
     "evs:mode=frame": ("frame", "frame"),
     "vidcom2": ("clip", "frame"),
     "v_cast": ("clip", "frame"),
+    "gleanvid": ("clip", "frame"),
+    "a_pack": ("clip", "frame"),
     "divprune": ("chunk", "chunk"),
+    "omnifocus": ("chunk", "chunk"),
     "omnipack": ("window", "window"),
     "tome": ("chunk", "chunk"),
     "omnizip": ("clip", "clip"),

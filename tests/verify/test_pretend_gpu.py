@@ -19,7 +19,7 @@ from omnisift.verify.checks import DOCUMENTED_WAITS
 from omnisift.verify.hosts import TINY
 from omnisift.verify.subject import Subject, recorded_calls
 
-NEVER_WAITS = {"omnisift", "random", "uniform", "salient", "attended", "dycoke"}
+NEVER_WAITS = {"omnisift", "random", "uniform", "salient", "attended", "dycoke", "omnifocus"}
 """Methods whose shapes are known from counts alone; the others merge, or choose one token after another."""
 
 

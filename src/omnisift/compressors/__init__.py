@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from omnisift.compressors.a_pack import APackCompressor
 from omnisift.compressors.attended import AttendedCompressor
 from omnisift.compressors.base import Compressor, ScoredCompressor
 from omnisift.compressors.divprune import DivPruneCompressor
 from omnisift.compressors.dycoke import DyCokeCompressor
 from omnisift.compressors.evs import EvsCompressor
+from omnisift.compressors.gleanvid import GleanVidCompressor
 from omnisift.compressors.joint import JointCompressor
+from omnisift.compressors.omnifocus import OmniFocusCompressor
 from omnisift.compressors.omnipack import OmniPackCompressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.compressors.omnizip import OmniZipCompressor
@@ -37,13 +40,16 @@ from omnisift.ops.groups import Groups, Scope, group
 __all__ = [
     "COMPRESSORS",
     "FULL",
+    "APackCompressor",
     "AttendedCompressor",
     "Compressor",
     "DivPruneCompressor",
     "DyCokeCompressor",
     "EvsCompressor",
+    "GleanVidCompressor",
     "Groups",
     "JointCompressor",
+    "OmniFocusCompressor",
     "OmniPackCompressor",
     "OmniSiftCompressor",
     "OmniZipCompressor",

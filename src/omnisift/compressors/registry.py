@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omnisift.budget import Budget
+from omnisift.compressors.a_pack import APackCompressor
 from omnisift.compressors.attended import AttendedCompressor
 from omnisift.compressors.base import Compressor
 from omnisift.compressors.divprune import DivPruneCompressor
 from omnisift.compressors.dycoke import DyCokeCompressor
 from omnisift.compressors.evs import EvsCompressor
+from omnisift.compressors.gleanvid import GleanVidCompressor
 from omnisift.compressors.joint import JointCompressor
+from omnisift.compressors.omnifocus import OmniFocusCompressor
 from omnisift.compressors.omnipack import OmniPackCompressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.compressors.omnizip import OmniZipCompressor
@@ -50,7 +53,10 @@ _METHODS: tuple[type[Compressor], ...] = (
     EvsCompressor,
     VidCom2Compressor,
     VCastCompressor,
+    GleanVidCompressor,
+    APackCompressor,
     DivPruneCompressor,
+    OmniFocusCompressor,
     OmniPackCompressor,
     TomeCompressor,
     OmniZipCompressor,

