@@ -25,7 +25,7 @@ NAMES = {
     "distil": "**distillation**", "blind": "distillation, shuffled video", "untrained": "untrained selector",
     "oracle": "oracle: the evidence first", "random": "random audio", "salient": "salient audio",
     "all": "all tokens", "attention": "the model's own attention, on the test clips",
-    "resift": "`resift`, audio half, unmerged", "ridge": "**ridge**, audio alone", "ridge-video": "ridge, with video",
+    "resift": "`resift`, audio half, unmerged", "ridge": "ridge, audio alone", "ridge-video": "ridge, with video",
 }  # fmt: skip
 _PROBE_NAMES = {
     "attention": "attention, all tokens kept", "straight_through, kept only": "`straight_through`, kept tokens alone",
@@ -95,11 +95,13 @@ def wide_rates(lines: list[Line]) -> str:
 
 def wide(lines: list[Line]) -> str:
     """Accuracy and events kept on test clips at both ratios, and the time to train."""
-    ways = ["all", "oracle", "attention", "distil", "ridge", "ridge-video", "resift", "reinforce", "perturbed",
+    ways = ["all", "oracle", "attention", "resift", "distil", "ridge", "ridge-video", "reinforce", "perturbed",
             "straight_through", "untrained", "salient", "random"]  # fmt: skip
     rows = []
     for way in ways:
         runs = [line for line in lines if line.get("part") == "test" and line.get("way") == way]
+        if not runs:
+            continue
         row = [NAMES.get(way, f"`{way}`"), str(len(runs))]
         for retain in ("0.25", "0.1"):
             parts = [run if way == "all" else run[retain] for run in runs]
@@ -228,7 +230,7 @@ def page(lines: list[Line], on_wide: list[Line]) -> str:
         "probe": probe(),
         "wide": wide(on_wide),
         "wide-rates": wide_rates(on_wide),
-        "wide-session": session(on_wide),
+        "wide-session": session(on_wide[::-1]),
     }
     text = TEXT.read_text(encoding="utf-8")
     for name, value in tables.items():
