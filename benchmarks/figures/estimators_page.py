@@ -1,4 +1,4 @@
-"""Write docs/estimators.md and its plots from benchmarks/results/estimators.jsonl."""
+"""Write docs/estimators.md and its plots from benchmarks/results/estimators.jsonl and estimators_wide.jsonl."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from omnisift.utils.jsonl import parse_jsonl
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = ROOT / "benchmarks/results/probe.json"
 RESULTS, PAGE = ROOT / "benchmarks/results/estimators.jsonl", ROOT / "docs/estimators.md"
+WIDE = ROOT / "benchmarks/results/estimators_wide.jsonl"
 TEXT = Path(__file__).with_name("estimators_page.md")
 """The page, with `{{name}}` in place of each table."""
 NAMES = {
     "distil": "**distillation**", "blind": "distillation, shuffled video", "untrained": "untrained selector",
     "oracle": "oracle: the evidence first", "random": "random audio", "salient": "salient audio",
+    "all": "all tokens", "attention": "the model's own attention, on the test clips",
+    "resift": "`resift`, audio half, unmerged", "ridge": "ridge, audio alone", "ridge-video": "ridge, with video",
 }  # fmt: skip
 _PROBE_NAMES = {
     "attention": "attention, all tokens kept", "straight_through, kept only": "`straight_through`, kept tokens alone",
@@ -29,8 +33,8 @@ _PROBE_NAMES = {
 Line = dict[str, Any]
 
 
-def read() -> list[Line]:
-    return [line for _, line in parse_jsonl(renamed(RESULTS.read_text(encoding="utf-8")), RESULTS)]
+def read(path: Path = RESULTS) -> list[Line]:
+    return [line for _, line in parse_jsonl(renamed(path.read_text(encoding="utf-8")), path)]
 
 
 def renamed(text: str) -> str:
@@ -67,13 +71,48 @@ def accuracy(lines: list[Line], part: str, ways: list[str]) -> str:
 
 
 def rates(lines: list[Line]) -> str:
+    return _by_rate(lines, "rates", lambda line: line["0.15"]["kept"]["events"])
+
+
+def _by_rate(lines: list[Line], part: str, value: Callable[[Line], float]) -> str:
     result: dict[str, dict[float, float]] = defaultdict(dict)
     for line in lines:
-        if line.get("part") == "rates":
-            result[line["way"]][line["rate"]] = line["0.15"]["kept"]["events"]
+        if line.get("part") == part:
+            result[line["way"]][line["rate"]] = value(line)
     tried = sorted({rate for row in result.values() for rate in row})
-    rows = [[NAMES.get(way, f"`{way}`"), *(f"{100 * result[way][rate]:.1f}" for rate in tried)] for way in result]
+    rows = [
+        [NAMES.get(way, f"`{way}`"), *(f"{100 * row[rate]:.1f}" if rate in row else "-" for rate in tried)]
+        for way, row in result.items()
+    ]
     return table(["method", *(f"rate {rate:g}" for rate in tried)], rows)
+
+
+def wide_rates(lines: list[Line]) -> str:
+    """Accuracy on questions about sound on validation clips, mean of both ratios."""
+    both = ("0.25", "0.1")
+    return _by_rate(lines, "tune", lambda line: statistics.mean(line[r]["accuracy"]["audio"] for r in both))
+
+
+def wide(lines: list[Line]) -> str:
+    """Accuracy and events kept on test clips at both ratios, and the time to train."""
+    ways = ["all", "oracle", "attention", "resift", "distil", "ridge", "ridge-video", "reinforce", "perturbed",
+            "straight_through", "untrained", "salient", "random"]  # fmt: skip
+    rows = []
+    for way in ways:
+        runs = [line for line in lines if line.get("part") == "test" and line.get("way") == way]
+        if not runs:
+            continue
+        row = [NAMES.get(way, f"`{way}`"), str(len(runs))]
+        for retain in ("0.25", "0.1"):
+            parts = [run if way == "all" else run[retain] for run in runs]
+            row += [spread([part["accuracy"][name] for part in parts]) for name in ("audio", "sound_with", "mean")]
+            row.append("100.0" if way == "all" else spread([part["kept"]["events"] for part in parts]))
+        trained = way in ESTIMATORS or way in ("distil", "ridge", "ridge-video")
+        row.append(f"{statistics.median(run['cpu_seconds'] for run in runs):.0f}" if trained else "-")
+        rows.append(row)
+    measures = ("questions about sound", "sound_with", "all types", "events kept")
+    head = [f"{percent} %: {name}" for percent in (25, 10) for name in measures]
+    return table(["audio selected by", "seeds", *head, "CPU seconds"], rows)
 
 
 def cost(lines: list[Line]) -> str:
@@ -175,7 +214,7 @@ def draw(lines: list[Line], folder: Path) -> None:
     figure.savefig(folder / "loss.svg", metadata={"Date": None})
 
 
-def page(lines: list[Line]) -> str:
+def page(lines: list[Line], on_wide: list[Line]) -> str:
     every = ["oracle", "distil", "blind", *ESTIMATORS, "untrained", "salient", "random"]
     full = next(line for line in lines if line.get("part") == "seeds" and line.get("way") == "all")["accuracy"]
     tables = {
@@ -189,6 +228,9 @@ def page(lines: list[Line]) -> str:
         "cost": cost(lines),
         "cosines": cosines(lines),
         "probe": probe(),
+        "wide": wide(on_wide),
+        "wide-rates": wide_rates(on_wide),
+        "wide-session": session(on_wide[::-1]),
     }
     text = TEXT.read_text(encoding="utf-8")
     for name, value in tables.items():
@@ -199,7 +241,7 @@ def page(lines: list[Line]) -> str:
 def main() -> None:
     lines = read()
     draw(lines, PAGE.with_suffix(""))
-    PAGE.write_text(page(lines), encoding="utf-8")
+    PAGE.write_text(page(lines, read(WIDE)), encoding="utf-8")
     sys.stdout.write(f"{PAGE.relative_to(ROOT)}: written\n")
 
 

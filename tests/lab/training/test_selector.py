@@ -6,9 +6,11 @@ import dataclasses
 import numpy as np
 import torch
 
+from omnisift.lab.training.feature_cache import FeatureCache
+from omnisift.lab.training.forward import KeptTokens
 from omnisift.lab.training.nano_model import language_model_of
 from omnisift.lab.training.packed import make_batch
-from omnisift.lab.training.selections import random_selection
+from omnisift.lab.training.selections import omnisift_selection, random_selection
 from omnisift.lab.training.selector import attention_targets, distill, kept_events, straight_through
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.lab.training.teacher import attention_from_answers, eager_attention
@@ -64,3 +66,17 @@ def test_straight_through_reaches_selector_and_model_but_no_encoder(model, layou
 def test_a_random_selection_keeps_its_share_of_everything(features):
     shares = kept_events(random_selection(0.5), features, 0.5, clips=20)
     assert all(0.35 < shares[name] < 0.65 for name in ("relevant", "distractor", "silent"))
+
+
+def test_selections_take_the_shape_of_the_wide_family():
+    random = torch.Generator().manual_seed(0)
+    video, audio = torch.randn(6, 600, 128, generator=random), torch.randn(6, 150, 128, generator=random)
+    features = FeatureCache("train", 0, video.half(), audio.half(), "wide")
+    kept = omnisift_selection(new_selector(128, True, 0), 0.1)(video, audio)
+    assert kept.video.shape == (6, 6 * 10)
+    assert kept.audio.shape == (6, 3 * 5)
+    # Shapes without a sound are no events that a selection could keep.
+    assert any((owner != 1 + s).all() for owner, scene in zip(features.audio_owner, features.scenes, strict=True)
+               for s in range(len(scene.shapes)))  # fmt: skip
+    everything = KeptTokens(torch.arange(600).expand(6, -1), torch.arange(150).expand(6, -1))
+    assert kept_events(lambda *_: everything, features, 1.0)["events"] == 1.0

@@ -1,4 +1,4 @@
-"""Train one selector with one estimator on nano's packed clips, for `benchmarks/accuracy/estimators.py`.
+"""Train one selector with one estimator on packed clips, for the estimators' benchmarks in `benchmarks/accuracy`.
 
 STVP selects video in all cases; the estimators differ in how the selector learns which audio to keep. The language
 model is frozen, or (``joint``) trained along as in the paper. Distillation is the same loop with another loss.
@@ -7,7 +7,8 @@ model is frozen, or (``joint``) trained along as in the paper. Distillation is t
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from omnisift.lab.training.packed import CAPTION, TYPE_WEIGHTS, PromptLayout, Wr
 from omnisift.lab.training.selections import (
     AUDIO_PER_CHUNK,
     CHUNKS,
-    PATCHES_PER_FRAME,
+    patches_of,
     selector_logits,
     stvp_scores,
     top_indices,
@@ -55,6 +56,10 @@ class EstimatorConfig:
     """Questions per clip."""
     retain: float = 0.25
     """Fraction of tokens kept."""
+    tight: float | None = None
+    """Fraction kept in every second step of an estimator; None means ``retain`` in all."""
+    types: Mapping[str, float] = field(default_factory=lambda: TYPE_WEIGHTS)
+    """How often each question type is drawn."""
     shuffled_video: bool = False
     """Whether the selector sees another clip's video (a control)."""
 
@@ -100,7 +105,9 @@ def train_with(
             value = float(loss.detach())
         else:
             estimator.progress = step / steps
-            loss, value = estimator_loss(selector, estimator, config, batch, through_model=joint)
+            retain = config.retain if config.tight is None or step % 2 == 0 else config.tight
+            here = replace(config, retain=retain)
+            loss, value = estimator_loss(selector, estimator, here, batch, through_model=joint)
         curve.loss.append(round(value, 4))
         return loss
 
@@ -124,17 +131,18 @@ def sample_batch(config: EstimatorConfig, seed: int, step: int) -> tuple[Batch, 
     """(the batch of one step, its clips [B]); the same for every method."""
     rng = np.random.default_rng((seed, 9, step))
     clips = [int(i) for i in rng.choice(len(config.targets), config.clips, replace=False)]
-    batch = make_batch(config.features, clips, config.writer, config.questions, rng, types=TYPE_WEIGHTS)
+    batch = make_batch(config.features, clips, config.writer, config.questions, rng, types=config.types)
     return batch, torch.tensor(clips)
 
 
 def audio_logits(selector: VGAS, config: EstimatorConfig, batch: Batch, retain: float) -> tuple[Tensor, Tensor]:
     """(logits [B, 3, 50] of the audio tokens, kept video tokens [B, KV])."""
-    anchors = top_indices(stvp_scores(batch["video"]), kept_count(PATCHES_PER_FRAME, retain))
+    count = kept_count(patches_of(batch["video"]), retain)
+    anchors = top_indices(stvp_scores(batch["video"]), count)
     video, visible = batch["video"], anchors
     if config.shuffled_video:
         video = video.roll(1, 0)
-        visible = top_indices(stvp_scores(video), kept_count(PATCHES_PER_FRAME, retain))
+        visible = top_indices(stvp_scores(video), count)
     return selector_logits(selector, video, batch["audio"], visible), anchors
 
 

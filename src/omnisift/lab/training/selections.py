@@ -1,5 +1,6 @@
-"""The library's selection rules on the fixed shape of training clips: chunks of 2 frames x 16 video and 50 audio
-tokens."""
+"""The library's selection rules on the fixed shape of training clips of six seconds: three chunks of 2 frames and 50
+audio tokens. A frame has 16 video tokens in the first family of the world and 100 in the wide one; the shapes below are
+those of the first."""
 
 from __future__ import annotations
 
@@ -21,6 +22,11 @@ Select = Callable[[Tensor, Tensor], KeptTokens]
 """(video [B, 96, D], audio [B, 150, D]) -> kept tokens."""
 
 
+def patches_of(video: Tensor) -> int:
+    """Tokens per frame of video [B, N, D]."""
+    return video.shape[1] // (2 * CHUNKS)
+
+
 def top_indices(scores: Tensor, count: int) -> Tensor:
     """Indices of the highest scores of every group.
 
@@ -38,17 +44,17 @@ def top_indices(scores: Tensor, count: int) -> Tensor:
 
 def stvp_scores(video: Tensor) -> Tensor:
     """STVP (equations 2 to 4): video [B, 96, D] -> [B, 6, 16], saliency of every token by the rule of its frame."""
-    pairs = video.view(-1, 2, PATCHES_PER_FRAME, video.shape[-1])
+    pairs = video.view(-1, 2, patches_of(video), video.shape[-1])
     first, second = pairs[:, 0], pairs[:, 1]
     scores = -torch.stack([spatial_similarity(first), temporal_similarity(first, second)], dim=1)
-    return scores.view(len(video), 2 * CHUNKS, PATCHES_PER_FRAME)
+    return scores.view(len(video), 2 * CHUNKS, -1)
 
 
 def learned_video_scores(score: VideoScore, video: Tensor) -> Tensor:
     """Logits of a learned video score: video [B, 96, D] -> [B, 6, 16]."""
-    pairs = video.view(-1, 2, PATCHES_PER_FRAME, video.shape[-1])
+    pairs = video.view(-1, 2, patches_of(video), video.shape[-1])
     first, second = score(pairs[:, 0], pairs[:, 1])
-    return torch.stack([first, second], dim=1).view(len(video), 2 * CHUNKS, PATCHES_PER_FRAME)
+    return torch.stack([first, second], dim=1).view(len(video), 2 * CHUNKS, -1)
 
 
 @torch.no_grad()
@@ -66,7 +72,7 @@ def audio_saliency(audio: Tensor) -> Tensor:
 def select_with(video_scores: Tensor, audio_scores: Tensor, retain: float) -> KeptTokens:
     """Keep the highest scores of every frame and of the audio of every chunk."""
     return KeptTokens(
-        top_indices(video_scores, kept_count(PATCHES_PER_FRAME, retain)),
+        top_indices(video_scores, kept_count(video_scores.shape[-1], retain)),
         top_indices(audio_scores, kept_count(AUDIO_PER_CHUNK, retain)),
     )
 
@@ -112,9 +118,9 @@ def selector_logits(selector: VGAS, video: Tensor, audio: Tensor, anchors: Tenso
     Returns:
         [B, 3, 50].
     """
-    rows, width = len(video), video.shape[-1]
+    rows, width, patches = len(video), video.shape[-1], patches_of(video)
     kept = video.gather(1, anchors[..., None].expand(-1, -1, width)).view(rows * CHUNKS, -1, width)
-    video_step = (anchors % (2 * PATCHES_PER_FRAME) // PATCHES_PER_FRAME * 25).view(rows * CHUNKS, -1)
+    video_step = (anchors % (2 * patches) // patches * 25).view(rows * CHUNKS, -1)
     audio_step = torch.arange(AUDIO_PER_CHUNK).expand(rows * CHUNKS, -1)
     sound = audio.view(rows * CHUNKS, AUDIO_PER_CHUNK, width)
     logits: Tensor = selector(kept, sound, video_step=video_step, audio_step=audio_step)
@@ -124,7 +130,9 @@ def selector_logits(selector: VGAS, video: Tensor, audio: Tensor, anchors: Tenso
 @torch.no_grad()
 def selector_scores(selector: VGAS, video: Tensor, audio: Tensor, video_scores: Tensor, retain: float) -> Tensor:
     """[B, 3, 50]: logits of the selector with the anchors that ``retain`` leaves; no gradient."""
-    return selector_logits(selector, video, audio, top_indices(video_scores, kept_count(PATCHES_PER_FRAME, retain)))
+    return selector_logits(
+        selector, video, audio, top_indices(video_scores, kept_count(video_scores.shape[-1], retain))
+    )
 
 
 def omnisift_selection(selector: VGAS, retain: float) -> Select:

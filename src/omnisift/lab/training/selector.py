@@ -7,7 +7,7 @@ trains VGAS and language model together on answers; on nano it ends below an unt
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,11 @@ from omnisift.lab.training.losses import answer_losses
 from omnisift.lab.training.nano_model import core_of
 from omnisift.lab.training.packed import TYPE_WEIGHTS, PromptLayout, Writer, make_batch
 from omnisift.lab.training.selections import (
-    PATCHES_PER_FRAME,
     Select,
     audio_saliency,
     learned_video_scores,
     omnisift_selection,
+    patches_of,
     select_with,
     selector_logits,
     stvp_scores,
@@ -52,10 +52,11 @@ def attention_targets(
     features: FeatureCache,
     settings: NanoSettings,
     with_pointer_head: bool = False,
+    types: Mapping[str, float] = TYPE_WEIGHTS,
 ) -> Tensor:
     """The frozen full-token model's attention to audio tokens, as a target for the selector; no labels.
 
-    Sixteen questions per clip ask about nearly everything in it. Attention is multiplied by a token's saliency, its
+    Eight questions per clip ask about nearly everything in it. Attention is multiplied by a token's saliency, its
     distance from the mean of its chunk: silent tokens carry visual information and get attention too, and keeping them
     would displace audible events that belong to nothing visible.
 
@@ -66,12 +67,13 @@ def attention_targets(
         features: the clips.
         settings: number of clips, and seed.
         with_pointer_head: see `attention_from_answers`.
+        types: how often each question type is drawn.
 
     Returns:
         [N, 150] float32 in 0..1.
     """
     parts = []
-    for batch in _question_batches(nano, writer, features, settings):
+    for batch in _question_batches(nano, writer, features, settings, types):
         novelty = 1 + audio_saliency(batch["audio"]).flatten(1)
         parts.append(attention_from_answers(nano, layout, batch, with_pointer_head) * novelty)
     targets = torch.cat(parts)
@@ -94,7 +96,11 @@ def video_attention_targets(
 
 
 def _question_batches(
-    model: Any, writer: Writer, features: FeatureCache, settings: NanoSettings
+    model: Any,
+    writer: Writer,
+    features: FeatureCache,
+    settings: NanoSettings,
+    types: Mapping[str, float] = TYPE_WEIGHTS,
 ) -> Iterator[dict[str, Tensor]]:
     """Sixteen clips at a time with their questions; the model returns attention weights meanwhile."""
     model.eval()
@@ -102,7 +108,7 @@ def _question_batches(
         for first in range(0, min(settings.teacher_clips, len(features)), 16):
             clips = list(range(first, min(first + 16, settings.teacher_clips, len(features))))
             random = np.random.default_rng((settings.seed, 4, first))
-            yield make_batch(features, clips, writer, 8, random, types=TYPE_WEIGHTS)
+            yield make_batch(features, clips, writer, 8, random, types=types)
 
 
 def distill_video_score(
@@ -139,7 +145,7 @@ def distill(
         video = video.roll(1, 0) if shuffled_video else video
         retain = ANCHOR_RETAINS[int(rng.integers(len(ANCHOR_RETAINS)))]
         # Video anchors at the ratio of this step, then the audio logits given these anchors.
-        anchors = top_indices(video_scores(selector, video), kept_count(PATCHES_PER_FRAME, retain))
+        anchors = top_indices(video_scores(selector, video), kept_count(patches_of(video), retain))
         logits = selector_logits(selector, video, audio, anchors).flatten(1)
         return F.binary_cross_entropy_with_logits(logits, targets[clips])
 
@@ -208,7 +214,7 @@ def straight_through(
 def _gated(selector: VGAS, batch: dict[str, Tensor], retain: float) -> tuple[KeptTokens, dict[str, Tensor]]:
     """(kept tokens, batch whose kept audio is multiplied by the straight-through gate)."""
     scores = stvp_scores(batch["video"])
-    anchors = top_indices(scores, kept_count(PATCHES_PER_FRAME, retain))
+    anchors = top_indices(scores, kept_count(scores.shape[-1], retain))
     # Scores in (0, 1), the hard choice, and the gate: 1 forward, score backward.
     soft = torch.sigmoid(selector_logits(selector, batch["video"], batch["audio"], anchors))
     kept = select_with(scores, soft.detach(), retain)
@@ -238,7 +244,10 @@ def kept_events(selector: VGAS | Select, features: FeatureCache, retain: float, 
     owner = features.audio_owner[:clips]
     mask = torch.zeros(owner.shape).scatter(1, kept, 1.0)
     events = [
-        float(mask[i][owner[i] == 1 + e].any()) for i in range(clips) for e in range(len(features.scenes[i].shapes))
+        float(mask[i][owner[i] == 1 + e].any())
+        for i in range(clips)
+        for e in range(len(features.scenes[i].shapes))
+        if (owner[i] == 1 + e).any()  # in the wide family some shapes are silent
     ]
     shares = {"relevant": owner > 0, "distractor": owner < 0, "silent": owner == 0}
     return {name: round(float(mask[where].mean()), 3) for name, where in shares.items()} | {
