@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, pct_with_interval, points, table
 from omnisift.lab.benchmark.preference import preference_tables
 from omnisift.lab.benchmark.results import Result, ResultRow
-from omnisift.lab.benchmark.results_tables import csv_links, percents, rows_at, versions
+from omnisift.lab.benchmark.results_tables import csv_links, percents, reasons, rows_at, versions
 from omnisift.world import CONFLICT
 
 BACKBONES = {"wide": "Qwen2.5-Omni class", "wide-qwen3": "Qwen3-Omni class"}
@@ -78,8 +78,8 @@ def wide_page(results: Mapping[str, Result]) -> str:
         parts += [_by_type(f"{name} ({BACKBONES[name]})", result, percent) for percent in percents(result)]
     if PREFERENCE in results:
         result = results[PREFERENCE]
-        clips = result.clips[CONFLICT.name]
-        parts.append(CONTRADICTIONS.format(clips=clips) + preference_tables(result, CONFLICT.name))
+        intro = CONTRADICTIONS.format(clips=result.clips[CONFLICT.name])
+        parts.append(intro + preference_tables(result, CONFLICT.name))
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
@@ -99,7 +99,8 @@ def _overall(shown: Mapping[str, Result]) -> str:
     for result, percent in columns:
         head += [f"{result.recipe['name']}, {percent} %", f"minus {OURS}"]
     types = len(_full(first).types)
-    return OVERALL.format(types=types, ours=OURS, ahead=_lead(columns)) + table(head, lines)
+    text = OVERALL.format(types=types, ours=OURS, ahead=_lead(columns)) + table(head, lines)
+    return "\n".join([text, *dict.fromkeys(reasons(result) for result in shown.values())])
 
 
 def _gaps(label: str, columns: Sequence[tuple[Result, str]]) -> list[str]:
