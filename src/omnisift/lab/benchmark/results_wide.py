@@ -37,7 +37,7 @@ full-size model.** `omnisift bench-report` writes the page from the files in `be
 OVERALL = """## In short
 
 Accuracy in percent, the mean over {types} question types. *minus {ours}* is the paired difference from `{ours}` in
-points with its 95 % interval. How far it is ahead of the best method without it:
+points with its 95 % interval. `{ours}` minus the best method without it:
 
 {ahead}
 
@@ -124,7 +124,7 @@ def _lead(columns: Sequence[tuple[Result, str]]) -> str:
         rival = max(others, key=lambda row: row.accuracy or 0.0)
         gap, p = result.difference(ours, rival)
         column = f"{result.recipe['name']}, {percent} %"
-        lines.append(f"- {column}: `{rival.label}` ({pct(rival.accuracy)}), by {points(gap)}, p = {p_value(p)}.")
+        lines.append(f"- {column}: `{rival.label}` ({pct(rival.accuracy)}): {points(gap)}, p = {p_value(p)}.")
     return "\n".join(lines)
 
 
