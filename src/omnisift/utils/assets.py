@@ -7,6 +7,8 @@ from pathlib import Path
 from omnisift.errors import CheckpointError
 
 _CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
+CHECKOUT_ONLY = ("wide", "wide-qwen3")
+"""Backbones of the benchmark that a checkout has, and the wheel has not."""
 
 
 def nano_path() -> Path:
@@ -28,8 +30,9 @@ def bundled_path(name: str) -> Path:
     """
     folder = _CHECKPOINTS / name
     if not (folder / "config.json").is_file():
+        get = "Use a checkout of the repository" if name in CHECKOUT_ONLY else "Reinstall the package"
         raise CheckpointError(
             f"the bundled {name} checkpoint is missing: no config.json in {folder}. "
-            f"Reinstall the package, or make it again with `python -m omnisift.lab.{name.replace('-', '_')} --bundle`."
+            f"{get}, or make it again with `python -m omnisift.lab.{name.replace('-', '_')} --bundle`."
         )
     return folder
