@@ -49,7 +49,7 @@ class APackCompressor(VideoCompressor):
       the anchor.
 
     Published, stage 1 keeps all sound and takes what is left of a total for video: ``retain_audio=1`` does that here.
-    Deviations from the paper, of which a digest was read:
+    Deviations from the paper, of which a summary was read, not the text:
 
     - the question is left out, as a compressor reads the clip only: relevance is the same for all frames, so that a
       segment of n frames has the weight ``sqrt(n)``, in equal parts for its frames;
@@ -60,7 +60,7 @@ class APackCompressor(VideoCompressor):
       same alignment everywhere;
     - a segment also ends where the size of the frames changes. A density is not weighted by covered tokens, a negative
       cosine counts as 0, and the published priority of anchors (0.3) and coverage of the others (0.8), which the
-      digest does not explain, are left out.
+      summary does not explain, are left out.
     """
 
     name: ClassVar[str] = "a_pack"

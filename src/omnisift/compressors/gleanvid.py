@@ -28,8 +28,8 @@ SHARPNESS = 4.0
 RIDGE = 1e-4
 """epsilon: what is added to the diagonal of products, relative to their mean."""
 SPAN = 16
-"""Frames of a window, after which the basis of the kept tokens begins anew, and most earlier frames that novelty reads.
-"""
+"""Frames of a window, after which the basis of the kept tokens starts again; also the most earlier frames that novelty
+reads."""
 STEPS = 12
 """Lanczos steps for the clip's dominant direction."""
 _TINY = RIDGE**0.5
@@ -49,7 +49,7 @@ class GleanVidCompressor(VideoCompressor):
 
     Deviations from the paper:
 
-    - the basis of the kept tokens begins anew every 16 frames: its size and the work per frame stay bounded, and it
+    - the basis of the kept tokens starts again every 16 frames: its size and the work per frame stay bounded, and it
       can't come to span everything, after which the second score would be zero. Novelty reads 16 earlier frames, the
       paper all; up to 16 frames both are the same;
     - projections onto kept tokens are those of the paper's formula for novelty, with the ridge 1e-4 on the diagonal,

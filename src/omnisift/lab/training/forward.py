@@ -78,7 +78,7 @@ def forward_packed(
     video, *deep = torch.split(batch["video"], width, dim=-1)
     embeds = language.embed_tokens(layout.ids)[None].repeat(rows, 1, 1)
     embeds = embeds.index_copy(1, layout.video, video).index_copy(1, layout.audio, batch["audio"])
-    kept = keep_all(batch) if kept is None else kept
+    kept = kept or keep_all(batch)
     # Positions of the kept tokens in the prefix, in the order of the prompt.
     kept_index = torch.cat([layout.other.expand(rows, -1), layout.video[kept.video], layout.audio[kept.audio]], dim=1)
     kept_index, order = kept_index.sort(dim=1)
@@ -87,12 +87,11 @@ def forward_packed(
     first_audio = len(layout.other) + kept.video.shape[1]
     prefix = kept_index.shape[1]
     # Cut the prefix and append the questions.
-    inputs = torch.cat(
-        [embeds.gather(1, kept_index[..., None].expand(-1, -1, width)), language.embed_tokens(batch["tail"])], dim=1
-    )
+    clip = embeds.gather(1, kept_index[..., None].expand(-1, -1, width))
+    inputs = torch.cat([clip, language.embed_tokens(batch["tail"])], dim=1)
     # New tokens continue from the length of the full prefix.
-    tail_position = (layout.after + batch["offset"]).expand(3, -1, -1)
-    position = torch.cat([layout.position[:, kept_index], tail_position], dim=2)
+    following = (layout.after + batch["offset"]).expand(3, -1, -1)
+    position = torch.cat([layout.position[:, kept_index], following], dim=2)
     mask = _mask(batch["segment"], prefix, attentions or bias is not None)
     if bias is not None:
         key_bias = bias.new_zeros(rows, mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
