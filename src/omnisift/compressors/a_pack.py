@@ -126,7 +126,7 @@ class Signals:
     picture: Tensor
     """[3, F] float64: product of a frame's mean with that of the same frame, the next one and the one after."""
     sound: Tensor
-    """[3, F] float64: the same of the sound."""
+    """[3, F] float64: the same of the audio."""
 
     @classmethod
     def of(cls, stream: TokenStream, frames: Frames) -> Signals:

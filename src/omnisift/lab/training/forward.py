@@ -84,8 +84,7 @@ def forward_packed(
     kept_index, order = kept_index.sort(dim=1)
     where = order.argsort(dim=1)  # where each of (other, video, audio) went
     kept_index = batch.get("places", kept_index)
-    first_audio = len(layout.other) + kept.video.shape[1]
-    prefix = kept_index.shape[1]
+    first_audio, prefix = len(layout.other) + kept.video.shape[1], kept_index.shape[1]
     # Cut the prefix and append the questions.
     clip = embeds.gather(1, kept_index[..., None].expand(-1, -1, width))
     inputs = torch.cat([clip, language.embed_tokens(batch["tail"])], dim=1)
