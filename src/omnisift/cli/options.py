@@ -198,6 +198,14 @@ FIELDS: dict[str, Any] = {
             rich_help_panel=BUDGET,
         ),
     ],
+    "compress_audio": Annotated[
+        bool,
+        typer.Option(
+            "--compress-audio",
+            help="Compress audio outside a video too, such as that of a sound file.",
+            rich_help_panel=BUDGET,
+        ),
+    ],
     "selector": Selector,
     "seed": Seed,
     "fps": Annotated[float, typer.Option(help="Frames sampled per second.", rich_help_panel=SAMPLING)],

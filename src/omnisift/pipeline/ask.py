@@ -41,6 +41,7 @@ def load(
     retain_video: float | None = None,
     retain_audio: float | None = None,
     tokens: int | None = None,
+    compress_audio: bool = False,
     selector: str | Path | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -60,6 +61,7 @@ def load(
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
         tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
+        compress_audio: whether a file with audio alone is compressed too; else its audio is kept in full.
         selector: folder of selector weights; None looks into the model's own checkpoint.
         seed: random seed, for methods that sample.
         device: ``auto`` (cuda, then mps, then cpu: the first that this machine has), ``cpu``, ``cuda``, ``cuda:1`` or
@@ -88,6 +90,7 @@ def load(
         retain_video=retain_video,
         retain_audio=retain_audio,
         tokens=tokens,
+        compress_audio=compress_audio,
         selector=None if selector is None else str(selector),
         seed=seed,
     )
@@ -166,6 +169,7 @@ class Pipeline:
         retain_video: float | None = None,
         retain_audio: float | None = None,
         tokens: int | None = None,
+        compress_audio: bool = False,
         selector: str | Path | None = None,
         seed: int = 0,
     ) -> Pipeline:
@@ -177,6 +181,7 @@ class Pipeline:
             retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
             retain_audio: fraction of audio tokens kept.
             tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
+            compress_audio: whether a file with audio alone is compressed too; else its audio is kept in full.
             selector: folder of selector weights; None looks into the model's own checkpoint.
             seed: random seed, for methods that sample.
 
@@ -190,6 +195,7 @@ class Pipeline:
             retain_video=retain_video,
             retain_audio=retain_audio,
             tokens=tokens,
+            compress_audio=compress_audio,
             selector=None if selector is None else str(selector),
             seed=seed,
         )
