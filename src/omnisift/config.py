@@ -75,9 +75,7 @@ class CompressionConfig(_Options):
         """
         from omnisift.budget import Budget
 
-        given = Budget.from_options(
-            self.retain, self.retain_video, self.retain_audio, self.tokens, self.compress_audio
-        )
+        given = Budget.from_options(self.retain, self.retain_video, self.retain_audio, self.tokens, self.compress_audio)
         return Budget(retain=1.0) if self.keeps_all else given
 
     def check(self) -> None:

@@ -27,9 +27,7 @@ class Prompt:
 
     def stream(self, *, compress_audio: bool = False) -> TokenStream:
         position = self.temporal.expand(3, -1)
-        return build_stream(
-            self.embeds, self.modality, position, self.sample, 0.04, compress_audio=compress_audio
-        )
+        return build_stream(self.embeds, self.modality, position, self.sample, 0.04, compress_audio=compress_audio)
 
 
 def random_prompt(seed: int, width: int = 16, samples: int = 3, clips: int = 2, plain: bool = True) -> Prompt:

@@ -191,7 +191,7 @@ class MethodTrace:
         """JSON-ready: the keys of `Answer.to_dict` that differ by method, ``evidence`` and ``selection``."""
         # Here ``retain`` is the request in words, as in version 1.
         answer = self.answer.to_dict() | {"retain": self.answer.report.retain}
-        common = ("source", "model", "notices", "retain_video", "retain_audio", "token_budget")
+        common = ("source", "model", "notices", "retain_video", "retain_audio", "token_budget", "compress_audio")
         return {
             "name": self.name,
             "label": self.label,

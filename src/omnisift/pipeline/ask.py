@@ -157,6 +157,11 @@ class Pipeline:
             f"Pipeline({host.name!r} on {host.device}, {str(host.dtype).removeprefix('torch.')}; compressor {method})"
         )
 
+    @property
+    def keeps_audio(self) -> bool:
+        """Whether it compresses, but keeps audio outside a video in full."""
+        return self.compressor is not None and not self.compressor.budget.compress_audio
+
     def _repr_html_(self) -> str:
         """One line, for notebooks."""
         return f"<p>{escape(repr(self))}</p>"
@@ -395,7 +400,7 @@ class Pipeline:
             peak_memory_bytes=answer.peak_memory_bytes,
             notices=(
                 *answer.notices,
-                *notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
+                *notices_of(media, is_nano=self.host.is_nano, keeps_audio=self.keeps_audio),
             ),
         )
 
