@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Modality(IntEnum):
-    """Kind of a token. TEXT includes everything that is never compressed: images, padding, and plain audio by default."""
+    """Kind of a token. TEXT is everything that is never compressed: images, padding; plain audio by default."""
 
     TEXT = 0
     VIDEO = 1

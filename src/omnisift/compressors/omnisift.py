@@ -126,7 +126,7 @@ class OmniSiftCompressor(Compressor):
         """Raise `CompressorError` unless the selector reads audio alone."""
         if self.selector is None or self.selector.config.guide not in ("self", "concat"):
             raise CompressorError(
-                "compressor 'omnisift' chooses audio by the video that it belongs to, and this prompt has audio without "
+                "compressor 'omnisift' chooses audio by the video it belongs to, and this prompt has audio without "
                 "video: choose another method, such as resift, or leave compress_audio out"
             )
 

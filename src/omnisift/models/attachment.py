@@ -92,6 +92,7 @@ class Attachment:
     """A compressor attached to a model by `attach`. As a context manager it detaches at the end of the block.
 
     While it is attached, logits, hidden states and attentions of a prompt with video have the length of the cut prompt.
+    Where the budget compresses audio outside a video, a prompt with audio counts as one with video.
     """
 
     adapter: Adapter

@@ -246,8 +246,6 @@ def notices_of(media: Media, *, is_nano: bool, keeps_audio: bool, can_compress: 
         notices.append(NANO_NOTICE)
     notices += media.warnings
     if keeps_audio and not media.has_video:
-        remedy = (
-            "--compress-audio (compress_audio=True) compresses it" if can_compress else "only video is compressed here"
-        )
-        notices.append(f"audio outside a video is kept in full; {remedy}")
+        remedy = "; --compress-audio (compress_audio=True) compresses it" if can_compress else ""
+        notices.append(f"audio outside a video is kept in full{remedy}")
     return tuple(notices)
