@@ -216,7 +216,7 @@ def test_audio_without_video_is_read_entirely(inspected, tmp_path: Path) -> None
     assert trace.methods[1].selection is None
     assert trace.methods[1].answer.report.retained_ratio == 1.0
     assert len(trace.tokens) == trace.methods[1].answer.report.tokens.audio == pytest.approx(50, abs=2)
-    assert any("not compressed" in notice for notice in trace.notices)
+    assert any("kept in full; --compress-audio" in notice for notice in trace.notices)
 
 
 @pytest.mark.parametrize("names", [[], ["none"]])

@@ -178,7 +178,7 @@ class MethodTrace:
     """The name the caller gave; ``none`` for all tokens."""
     answer: Answer
     selection: MethodSelection | None
-    """None if every token was read: by ``none``, and in audio without video."""
+    """None if every token was read: by ``none``, and in audio without video that is not compressed."""
     kept_evidence: KeptEvidence | None
     """None where no evidence is known."""
 
