@@ -219,6 +219,22 @@ def test_audio_without_video_is_read_entirely(inspected, tmp_path: Path) -> None
     assert any("kept in full; --compress-audio" in notice for notice in trace.notices)
 
 
+def test_compressed_audio_has_chunks_of_two_seconds(host: Host, tmp_path: Path) -> None:
+    budget = Budget(retain=0.25, compress_audio=True)
+    methods = {name: compressor_for(host, name, budget) for name in ("resift", "uniform")}
+    trace = inspect_clip(host, methods, write_audio(tmp_path / "tone.m4a", 5.0), max_new_tokens=4).trace
+    checked(trace)
+    assert trace.grid is None
+    assert [(chunk.start, chunk.end, chunk.frames, chunk.video) for chunk in trace.chunks] == [
+        (0.0, 2.0, (), 0), (2.0, 4.0, (), 0), (4.0, pytest.approx(5, abs=0.1), (), 0)
+    ]  # fmt: skip
+    assert sum(chunk.audio for chunk in trace.chunks) == len(trace.tokens)
+    for method in trace.methods[1:]:
+        assert method.selection is not None
+        assert method.selection.audio_kept[:2] == (13, 13)
+        assert sum(method.selection.audio_kept) == method.answer.report.tokens.audio_kept < len(trace.tokens)
+
+
 @pytest.mark.parametrize("names", [[], ["none"]])
 def test_methods_are_needed_and_all_tokens_are_not_one(host: Host, clip: Path, names: list[str]) -> None:
     method = OmniSiftCompressor(Budget(retain=0.25))

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from tests.helpers.models import work_of_encoders
 from tests.media.bombs import write_bomb
+from tests.pipeline.test_ask import write_audio
 
 from omnisift import errors, load
 from omnisift.compressors import COMPRESSORS
 from omnisift.errors import Damaged, MediaTimeout, OmniSiftError, UnreachableBudget
 from omnisift.pipeline.encoded_clip import EncodedClip
+from omnisift.pipeline.loading import Host
 from omnisift.ui.session import Session
 
 QUESTION = "Which colour appears last?"
@@ -27,6 +29,14 @@ def test_answers_are_those_of_the_library(session: Session, uploads: Path) -> No
     assert methods[1].answer.text == plain.text
     assert methods[1].answer.report.tokens == plain.report.tokens
     assert answer.encoding_seconds > 0
+
+
+def test_a_sound_is_compressed_when_asked(host: Host, tmp_path: Path) -> None:
+    write_audio(tmp_path / "tone.wav", 4.0)
+    for compress_audio, kept in ((True, 26), (False, 100)):
+        session = Session(host, [tmp_path], compress_audio=compress_audio, max_new_tokens=4)
+        answer = session.ask(tmp_path / "tone.wav", "Is a beep heard?", ["resift"], 25)
+        assert answer.inspection.trace.methods[1].answer.report.tokens.audio_kept == kept
 
 
 def test_a_second_question_reuses_the_encoded_clip(session: Session, uploads: Path) -> None:

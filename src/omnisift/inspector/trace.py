@@ -78,14 +78,14 @@ class ClipTokens:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Two consecutive frames and the audio that plays during them."""
+    """Two consecutive frames and the audio that plays during them; or two seconds of compressed audio alone."""
 
     start: float
     """Seconds since the start of the clip."""
     end: float
     """Seconds since the start of the clip."""
     frames: tuple[int, ...]
-    """Indices of its one or two frames."""
+    """Indices of its one or two frames; empty in audio alone."""
     video: int
     """Number of video tokens."""
     audio: int

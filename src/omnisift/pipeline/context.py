@@ -36,7 +36,7 @@ def check_context(host: Host, compressor: Compressor | None, row: PromptRow, max
         before = "" if kept == length else f" after compression ({length} before)"
         remedy = "lower retain or tokens, fps, max_frames or max_new_tokens"
         if compressor is not None and not compressor.budget.compress_audio and not row.media.has_video:
-            remedy = "compress it too (compress_audio=True, --compress-audio)"
+            remedy = "compress the audio (compress_audio=True, --compress-audio)"
         raise TooBig(
             f"{row.media.path}: the prompt has {kept} tokens{before} and up to {max_new_tokens} new ones follow, but "
             f"the context is {limit}; {remedy}, or raise max_length"
