@@ -79,7 +79,7 @@ def test_the_page_says_where_it_is_not_first():
     results["base-conditions"] = result("base-conditions", best, ("base", "loud"), "10")
     text = claim_page(results)
     assert "a rival has a higher accuracy in 1 of 5 comparisons" in text
-    assert "Behind: wide, 25 % (`evs`, -4" in text
+    assert "Behind: wide, 25 % (`evs`, -3.9" in text
     assert text.index("not first everywhere") < 200
     assert "| loud | 95" in text
     assert claim_page({"base": results["base"]}) == ""
