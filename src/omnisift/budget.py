@@ -22,8 +22,8 @@ DEFAULT_RETAIN = 0.25
 MOST_TOKENS = 2**53
 """The largest number of tokens a budget takes: float64 holds every integer up to it."""
 AUDIO_BONUS = 0.25
-"""An overall ratio R keeps R + min(R, 0.25) of the audio: as in the paper's table 6 at 35 % and 25 %, and twice R below,
-which is the best split of smaller totals on validation clips (docs/results.md)."""
+"""An overall ratio R keeps R + min(R, 0.25) of the audio: as in the paper's table 6 at 35 % and 25 %, and below that
+twice R, the best split of smaller totals on validation clips (docs/results.md)."""
 
 
 @dataclass(frozen=True)
