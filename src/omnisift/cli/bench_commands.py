@@ -90,9 +90,10 @@ def bench_report(
         "docs/results.md"
     ),
 ) -> None:
-    """Write the results page, its plots, all rows as CSV, and a page for each result on another backbone."""
-    from omnisift.lab.benchmark.plots import draw
+    """Write the pages of results, their plots, all rows as CSV, and a page for each result on another backbone."""
+    from omnisift.lab.benchmark.plots import draw, draw_budgets, draw_surfaces
     from omnisift.lab.benchmark.results import read_result
+    from omnisift.lab.benchmark.results_claim import BUDGETS, MAIN, OURS, SURFACES, claim_page
     from omnisift.lab.benchmark.results_page import PLOTTED, has_own_page, own_page, page
     from omnisift.lab.benchmark.results_tables import as_csv, short_table
     from omnisift.lab.benchmark.results_wide import wide_page
@@ -106,6 +107,11 @@ def bench_report(
     text, folder = page(results), out.with_suffix("")
     folder.mkdir(exist_ok=True)
     known = {path.stem: read_result(path) for path in sorted(results.glob("*.jsonl"))}
+    if claim := claim_page(known):
+        write_atomic(out.with_name("more-results.md"), text)
+        text = claim
+        draw_budgets([known[name] for name in (*MAIN, *BUDGETS) if name in known], folder / "budgets.svg")
+        draw_surfaces([known[name] for name in SURFACES if name in known], OURS, folder / "surface.svg")
     if wide := wide_page(known):
         write_atomic(out.with_name("wide-results.md"), wide)
     for name, result in known.items():

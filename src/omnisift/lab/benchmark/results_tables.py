@@ -11,6 +11,7 @@ from typing import Any
 
 from omnisift.compressors import FULL
 from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, pct_with_interval, points, table
+from omnisift.lab.benchmark.condition import Condition
 from omnisift.lab.benchmark.results import Result, ResultRow, read_result
 from omnisift.world import QUESTION_TYPES, WIDE_TYPES, world_setting
 from omnisift.world.questions import ANSWERS
@@ -312,7 +313,7 @@ CSV_COLUMNS = (
 def as_csv(result: Result) -> str:
     """Return all rows of a result. ``minus_first`` compares with the recipe's first method."""
     text = io.StringIO()
-    asked = [kind for setting in result.recipe["settings"] for kind in world_setting(setting).types]
+    asked = [kind for setting in result.recipe["settings"] for kind in Condition.parse(setting).world.types]
     # Every family has its own columns; a setting with other types has those.
     families = (QUESTION_TYPES, WIDE_TYPES, tuple(dict.fromkeys(asked)))
     types = next(family for family in families if set(asked) <= set(family))
