@@ -69,7 +69,12 @@ def test_a_command_gets_the_records_made_from_its_options() -> None:
     names = list(inspect.signature(command).parameters)
     budget = ["retain", "retain_video", "retain_audio", "tokens", "compress_audio"]
     assert names == ["clip", "compressor", *budget, "selector", "seed"]
-    values: dict[str, Any] = dict.fromkeys(names) | {"clip": "a.mp4", "compressor": "evs", "seed": 3}
+    values: dict[str, Any] = dict.fromkeys(names) | {
+        "clip": "a.mp4",
+        "compressor": "evs",
+        "seed": 3,
+        "compress_audio": False,
+    }
     command(**values)
     assert calls == [("a.mp4", CompressionConfig(compressor="evs"), 3)]
 
