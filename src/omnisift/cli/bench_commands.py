@@ -95,7 +95,7 @@ def bench_report(
     from omnisift.lab.benchmark.results import read_result
     from omnisift.lab.benchmark.results_claim import BUDGETS, MAIN, OURS, SURFACES, claim_page
     from omnisift.lab.benchmark.results_page import PLOTTED, has_own_page, own_page, page
-    from omnisift.lab.benchmark.results_tables import as_csv, short_table
+    from omnisift.lab.benchmark.results_tables import SHORT_RESULTS, as_csv, short_table
     from omnisift.lab.benchmark.results_wide import wide_page
     from omnisift.utils.atomic_io import write_atomic
 
@@ -124,7 +124,7 @@ def bench_report(
             write_atomic(out.with_name(f"{name}-results.md"), own)
     write_atomic(out, text)
     typer.echo(f"{out}: {len(text.splitlines())} lines")
-    if (results / "trained.jsonl").is_file() and (results / "training-free.jsonl").is_file():
+    if all((results / f"{name}.jsonl").is_file() for name in SHORT_RESULTS):
         typer.echo(short_table(results))
 
 

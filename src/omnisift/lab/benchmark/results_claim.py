@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from omnisift.evaluation.statistics import Interval, holm, not_worse_p
 from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, points, table
 from omnisift.lab.benchmark.results import Result, ResultRow
-from omnisift.lab.benchmark.results_tables import csv_links, percents, reasons, rows_at, versions
+from omnisift.lab.benchmark.results_tables import csv_links, percents, rows_at, versions
 
 OURS = "resift"
 MARGIN = 0.005
 """Largest difference in accuracy that counts as not worse: half a point."""
 LEVEL = 0.05
+WORDS = ("first", "first, open", "not worse", "open", "behind")
+"""What a comparison says, see `Comparison.verdict`."""
 MAIN = ("base", "wide", "wide-qwen3")
 """Results with every method at 25 and 10 % on one backbone."""
 BUDGETS = tuple(f"{name}-budgets" for name in MAIN)
@@ -50,10 +52,10 @@ Qwen2.5-Omni and Qwen3-Omni. `omnisift bench-report` writes the page from the fi
   keeps as many merged tokens as others keep tokens. A percentage is that of the video and of the audio alike.
 - Accuracy is the mean over question types in percent; an answer is right if the most likely first word of the
   vocabulary is the right one. Differences are paired, in points, with 95 % intervals bootstrapped over clips.
-- *first*: no rival has a higher accuracy. *not worse*: `{ours}` is worse than no rival by more than {margin:g} points,
-  at a one-sided level of {level:g}, with the p values of the table adjusted for their number (Holm). *behind*: a rival
-  is ahead by more than that (the interval excludes it). *open*: the clips are too few to tell.
-- n/a: the method cannot keep so few tokens.
+- *first* and *not worse*: `{ours}` is worse than no rival by more than {margin:g} points, at a one-sided level of
+  {level:g}, with the p values of the table adjusted for their number (Holm); *first* if no rival has a higher accuracy.
+  *open*: the clips are too few for that. *behind*: a rival is ahead by more (the interval excludes less).
+- n/a: the method cannot keep so few tokens; the CSV file has its error message.
 """
 MAIN_TITLE = """## All methods at a quarter and a tenth of the tokens
 
@@ -184,32 +186,20 @@ def _verdict(*tables: Sequence[Comparison]) -> str:
         "10 % under changed conditions",
         "25 and 10 % after training under each method",
     )
-    lines, open_, behind = [], list[str](), list[str]()
+    lines, counts, others = list[str](), dict.fromkeys(WORDS, 0), list[str]()
     for what, comparisons in zip(whats, tables, strict=True):
         words = _verdicts(comparisons)
-        sure = sum(word in ("first", "not worse") for word in words)
-        top = sum(each.first for each in comparisons)
-        if comparisons:
-            lines.append(
-                f"- {what}: first in {top} of {len(words)} comparisons, not worse by more than {100 * MARGIN:g} points "
-                f"in {sure}."
-            )
         for each, word in zip(comparisons, words, strict=True):
-            said = f"{each.name} (`{each.rival.label}`, {points(each.gap)})"
-            behind += [said] if word == "behind" else []
-            open_ += [said] if word == "open" else []
-    every = [each for table_ in tables for each in table_]
-    if all(each.first for each in every):
-        first = f"**`{OURS}` is first in all {len(every)} comparisons.**"
-    else:
-        not_first = sum(not each.first for each in every)
-        first = (
-            f"**`{OURS}` is not first everywhere: a rival has a higher accuracy in {not_first} of {len(every)} "
-            "comparisons.**"
-        )
-    text = f"{first} The comparisons:\n\n" + "\n".join(lines)
-    text += f"\n\nBehind: {'; '.join(behind)}." if behind else "\n\nIt is behind in none."
-    return text + (f" Not decided, and a rival has the higher accuracy: {'; '.join(open_)}." if open_ else "")
+            counts[word] += 1
+            if not each.first:
+                others.append(f"{each.name} ({word}: `{each.rival.label}`, {points(each.gap)})")
+        if comparisons:
+            shares = ", ".join(f"{word} in {words.count(word)}" for word in WORDS if word in words)
+            lines.append(f"- {what}, {len(words)} comparisons: {shares}.")
+    total = sum(counts.values())
+    shares = ", ".join(f"{word} in {count}" for word, count in counts.items() if count)
+    text = f"**`{OURS}` against the best rival, {total} comparisons: {shares}.**\n\n" + "\n".join(lines)
+    return text + (f"\n\nWhere it is not first: {'; '.join(others)}." if others else "")
 
 
 def _summary(comparisons: Sequence[Comparison]) -> str:
@@ -232,8 +222,7 @@ def _summary(comparisons: Sequence[Comparison]) -> str:
 
 def _main(results: Mapping[str, Result], comparisons: Sequence[Comparison]) -> str:
     known = [results[name] for name in MAIN]
-    text = MAIN_TITLE.format(clips=_source(known)) + _summary(comparisons) + "\n" + _matrix(known)
-    return "\n".join([text, *dict.fromkeys(reasons(result) for result in known)])
+    return MAIN_TITLE.format(clips=_source(known)) + _summary(comparisons) + "\n" + _matrix(known)
 
 
 def _matrix(known: Sequence[Result]) -> str:
