@@ -84,17 +84,8 @@ def load(
         UnsupportedModel: the checkpoint is of another family.
         CheckpointError: the model is not found, or its weights are missing or unreadable.
     """
-    config = CompressionConfig(
-        compressor=compressor or FULL,
-        retain=retain,
-        retain_video=retain_video,
-        retain_audio=retain_audio,
-        tokens=tokens,
-        compress_audio=compress_audio,
-        selector=None if selector is None else str(selector),
-        seed=seed,
-    )
-    config.check()
+    given = retain, retain_video, retain_audio, tokens, compress_audio
+    config = _compression(compressor, *given, selector, seed)
     placement = plan_placement(device, dtype, attn_implementation, device_map, max_length)
     source = find_model(str(model))
     method = None if config.keeps_all else compressor_for(source, config.compressor, config.budget, selector, seed)
@@ -194,17 +185,8 @@ class Pipeline:
             BudgetError: a fraction or the number of tokens is out of range, or both are given.
             CompressorError: the method is unknown, or needs a selector that is not there.
         """
-        config = CompressionConfig(
-            compressor=compressor or FULL,
-            retain=retain,
-            retain_video=retain_video,
-            retain_audio=retain_audio,
-            tokens=tokens,
-            compress_audio=compress_audio,
-            selector=None if selector is None else str(selector),
-            seed=seed,
-        )
-        config.check()
+        given = retain, retain_video, retain_audio, tokens, compress_audio
+        config = _compression(compressor, *given, selector, seed)
         if config.keeps_all:
             return Pipeline(self.host, None)
         return Pipeline(self.host, compressor_for(self.host, config.compressor, config.budget, selector, seed))
@@ -398,11 +380,17 @@ class Pipeline:
             seconds=seconds,
             source=source_of(media),
             peak_memory_bytes=answer.peak_memory_bytes,
-            notices=(
-                *answer.notices,
-                *notices_of(media, is_nano=self.host.is_nano, keeps_audio=self.keeps_audio),
-            ),
+            notices=(*answer.notices, *notices_of(media, is_nano=self.host.is_nano, keeps_audio=self.keeps_audio)),
         )
+
+
+def _compression(compressor: str | None, *values: Any) -> CompressionConfig:
+    """Check and return values of the fields of `CompressionConfig`, in their order."""
+    *given, selector, seed = values
+    fields = compressor or FULL, *given, None if selector is None else str(selector), seed
+    config = CompressionConfig(**dict(zip(option_names(CompressionConfig), fields, strict=True)))
+    config.check()
+    return config
 
 
 def _reading(*values: Any) -> dict[str, Any]:
