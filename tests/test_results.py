@@ -27,8 +27,9 @@ each_result = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.ke
 
 
 def test_all_recipes_have_a_result() -> None:
-    names = {*ORDER, *SHARED, *WIDE, *CLAIM, "nano"}
-    assert names == set(RESULTS) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    """Every recipe has a result, and every result a page."""
+    assert set(RESULTS) <= {*ORDER, *SHARED, *WIDE, *CLAIM, "nano"}
+    assert set(RESULTS) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
 
 
 def test_the_pages_match_the_files() -> None:
