@@ -74,7 +74,7 @@ class DemoRow:
     full: Answer
     """From all tokens."""
     cut: Answer
-    """From the tokens that OmniSIFT keeps."""
+    """From the tokens that the default method keeps."""
     random: Answer
     """From the same number of random tokens."""
 
@@ -121,6 +121,7 @@ def run_demo(seed: int, retain: float, out: Path | None, quiet: bool, console: C
     from omnisift.pipeline import Pipeline, load
     from omnisift.pipeline.ask import compressor_for
     from omnisift.ui.samples import example_questions
+    from omnisift.utils.names import AUTO
     from omnisift.world import make_scene
 
     budget = Budget(retain_video=retain, retain_audio=retain)
@@ -128,7 +129,7 @@ def run_demo(seed: int, retain: float, out: Path | None, quiet: bool, console: C
         clip = out if out is not None else Path(folder) / "clip.mp4"
         made = write_test_clip(clip, seed, force=out is None)
         full = load("nano", compressor=None)
-        cut, random = (Pipeline(full.host, compressor_for(full.host, name, budget)) for name in ("omnisift", "random"))
+        cut, random = (Pipeline(full.host, compressor_for(full.host, name, budget)) for name in (AUTO, "random"))
         rows = []
         for question in example_questions(make_scene(seed, split="test")):
             bar.stage(f"asking: {question.text}")
@@ -185,7 +186,7 @@ def show_demo(console: Console, result: DemoResult) -> None:
     console.print(f"A clip of 6 seconds that nano has never seen: {result.caption}\n", style="dim")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     share = f"{100 * result.retain:g} %"
-    for name in ("question", "truth", "all tokens", share, f"random {share}"):
+    for name in ("question", "truth", "all tokens", f"{result.rows[0].cut.report.compressor} {share}", f"random {share}"):
         table.add_column(name)
     for row in result.rows:
         answers = [_marked(answer.text, row.truth) for answer in (row.full, row.cut, row.random)]

@@ -91,6 +91,8 @@ def run(
     from omnisift.batch.job import Job
     from omnisift.batch.sources import describe_left_out, left_out_of
     from omnisift.cli.screen import console_for
+    from omnisift.pipeline.loading import resolve_settings
+    from omnisift.pipeline.report import with_reason
 
     batch_size = together or batch_size  # the old spelling
     _check(task, question, questions, engine, batch_size, ray_address)
@@ -107,8 +109,11 @@ def run(
     settings.check()
     items = items_of(source, question, questions)[:limit]
     left_out = left_out_of(source)
-    if left_out and not as_json:
-        note = f"left out: {describe_left_out(left_out)}; name them in a list to process them"
+    settings, reason = resolve_settings(settings, host.model)
+    notes = [f"method: {with_reason(settings.compressor, reason)}"] if reason else []
+    if left_out:
+        notes.append(f"left out: {describe_left_out(left_out)}; name them in a list to process them")
+    for note in notes if not as_json else ():
         console_for(stderr=True).print(note, style="dim", soft_wrap=True, markup=False)
     job = Job(source, items, work, settings, ray_address, workers, batch_size)
     if ray_address is None and not out.exists():  # nothing is written for questions that no row could answer
@@ -116,7 +121,8 @@ def run(
     summary, missing, code = _execute(job, out, retry_errors, console_for(stderr=True), quiet=as_json)
     if as_json:
         counts = {"out": str(out), "task": task, "wanted": len(items), "missing": missing, "left_out": len(left_out)}
-        typer.echo(json.dumps(counts | summary.to_dict()))
+        chosen = {"compressor": settings.compressor, "compressor_reason": reason}
+        typer.echo(json.dumps(counts | chosen | summary.to_dict()))
     else:
         show_run(console_for(stderr=False), out, missing, summary)
     if code or (strict and summary.failed):

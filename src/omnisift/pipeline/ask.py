@@ -21,11 +21,19 @@ from omnisift.pipeline.context import check_context
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
 from omnisift.pipeline.generation import Generated, generate
-from omnisift.pipeline.loading import Host, load_selector, load_weights, plan_placement, read_selector
+from omnisift.pipeline.loading import (
+    Host,
+    load_selector,
+    load_weights,
+    plan_placement,
+    read_selector,
+    resolve_compressor,
+)
 from omnisift.pipeline.model_source import ModelSource, find_model
 from omnisift.pipeline.prompt import check_prompt, read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of
 from omnisift.pipeline.stopwatch import timed
+from omnisift.utils.names import AUTO
 from omnisift.utils.questions import check_max_new_tokens
 from omnisift.vgas import VGAS
 
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
 def load(
     model: str | Path = "nano",
     *,
-    compressor: str | None = "omnisift",
+    compressor: str | None = AUTO,
     retain: float | None = None,
     retain_video: float | None = None,
     retain_audio: float | None = None,
@@ -56,6 +64,8 @@ def load(
     Args:
         model: ``nano`` (bundled), a checkpoint folder, or a hub id.
         compressor: name of a method as `make_compressor` takes it; None, ``full`` or ``none`` keeps every token.
+            ``auto`` is ``omnisift`` if ``selector`` is given or the checkpoint has one, and ``resift`` for all other
+            models and for ``nano``. The report says which, and why.
         retain: fraction of video and audio tokens kept together, split as `Budget` says; 0.25 if nothing is given.
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
@@ -110,7 +120,7 @@ def compressor_for(
 
     Args:
         model: a loaded host; or what `find_model` returned, to check the method before the weights are read.
-        name: as `make_compressor` takes it.
+        name: as `make_compressor` takes it; ``auto`` is the default method of the model.
         budget: how many tokens stay.
         selector: folder of selector weights; None looks into the model's checkpoint.
         seed: random seed, for methods that sample.
@@ -120,15 +130,17 @@ def compressor_for(
         CheckpointError: the selector is incomplete, or of another width than the model.
     """
     vgas = None
+    source, local = model.source, isinstance(model, Host) or model.local_files_only
+    name, reason = resolve_compressor(name, source, selector, local_files_only=local)
     if not needs_selector(name):
         pass
     elif isinstance(model, Host):
         vgas = load_selector(model, selector)
     else:
-        vgas = read_selector(
-            model.name, model.source, selector, model.hidden_size, local_files_only=model.local_files_only
-        )
-    return make_compressor(name, budget, selector=vgas, seed=seed)
+        vgas = read_selector(model.name, source, selector, model.hidden_size, local_files_only=local)
+    made = make_compressor(name, budget, selector=vgas, seed=seed)
+    made.reason = reason
+    return made
 
 
 class Pipeline:
@@ -160,7 +172,7 @@ class Pipeline:
 
     def with_compressor(
         self,
-        compressor: str | None,
+        compressor: str | None = AUTO,
         *,
         retain: float | None = None,
         retain_video: float | None = None,
@@ -172,7 +184,8 @@ class Pipeline:
         """A pipeline of the same loaded model with another method or budget.
 
         Args:
-            compressor: name of a method as `make_compressor` takes it; None, ``full`` or ``none`` keeps every token.
+            compressor: name of a method as `make_compressor` takes it; None, ``full`` or ``none`` keeps every token;
+                ``auto`` as `load` takes it.
             retain: fraction of video and audio tokens kept together; 0.25 if nothing is given.
             retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
             retain_audio: fraction of audio tokens kept.
@@ -382,6 +395,7 @@ class Pipeline:
         return Report(
             model=self.host.name,
             compressor="none" if self.compressor is None else self.compressor.label,
+            compressor_reason="" if self.compressor is None else self.compressor.reason,
             budget=None if self.compressor is None else self.compressor.budget,
             tokens=answer.tokens,
             seconds=seconds,

@@ -48,7 +48,8 @@ class ClipCompressor:
 
     Args:
         settings: compressor and default budget.
-        source: folder or hub id of the checkpoint, from which the selector is read if the method has one.
+        source: folder or hub id of the checkpoint, from which the selector is read if the method has one, and by which
+            the default method is chosen.
         hidden_size: width of the model's embeddings.
 
     Raises:
@@ -57,7 +58,7 @@ class ClipCompressor:
     """
 
     def __init__(self, settings: Settings, source: str, hidden_size: int) -> None:
-        self.settings = settings
+        self.settings = settings = settings.resolved(source)
         self._selector: VGAS | None = None
         # Requests bring their own budgets, so the cache is bounded.
         self._compressor = lru_cache(maxsize=64)(self._make)

@@ -47,7 +47,7 @@ class ProcessingInfo(Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]
     @property
     def settings(self) -> Settings:
         """The server's compression settings."""
-        return Settings.from_config(self.ctx.model_config.hf_config)
+        return Settings.from_config(self.ctx.model_config.hf_config).resolved(self.ctx.model_config.model)
 
     def get_data_parser(self) -> ClipParser:
         """Return the parser that turns videos into `Clips`."""
