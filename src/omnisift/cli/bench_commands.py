@@ -32,7 +32,13 @@ def methods(as_json: Json = False) -> None:
 
     if as_json:
         rows = {
-            name: {"default": name == DEFAULT, "idea": m.idea, "trained": m.trained, "needs": sorted(m.needs), "source": m.source}
+            name: {
+                "default": name == DEFAULT,
+                "idea": m.idea,
+                "trained": m.trained,
+                "needs": sorted(m.needs),
+                "source": m.source,
+            }
             for name, m in COMPRESSORS.items()
         }
         typer.echo(json.dumps(rows))

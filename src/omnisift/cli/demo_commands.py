@@ -186,7 +186,13 @@ def show_demo(console: Console, result: DemoResult) -> None:
     console.print(f"A clip of 6 seconds that nano has never seen: {result.caption}\n", style="dim")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     share = f"{100 * result.retain:g} %"
-    for name in ("question", "truth", "all tokens", f"{result.rows[0].cut.report.compressor} {share}", f"random {share}"):
+    for name in (
+        "question",
+        "truth",
+        "all tokens",
+        f"{result.rows[0].cut.report.compressor} {share}",
+        f"random {share}",
+    ):
         table.add_column(name)
     for row in result.rows:
         answers = [_marked(answer.text, row.truth) for answer in (row.full, row.cut, row.random)]

@@ -252,8 +252,8 @@ def load_methods(
         methods: name -> method and budget; their selector must fit one of them.
 
     Returns:
-        The model, and name -> compressor. Where the name is ``auto`` it is replaced by that of the default method, which
-        appears once if it was also named.
+        The model, and name -> compressor. A method called ``auto`` gets the name of the model's default method, which
+        is there once if it was also named.
 
     Raises:
         OmniSiftError: as `omnisift.load`.

@@ -26,6 +26,7 @@ from omnisift.pipeline.model_source import OMNI_ONLY, ModelSource, find_model, t
 from omnisift.profiling.analytic import cache_bytes, count, weight_bytes
 from omnisift.profiling.shape import prompt_shape
 from omnisift.utils.checkpoint_files import checkpoint_errors
+from omnisift.utils.names import AUTO
 
 MINUTE, RETAIN = 60.0, 0.25
 """The clip and the budget of the report: a minute of 1080p, sampled as `Pipeline.ask` does."""
