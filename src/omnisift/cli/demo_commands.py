@@ -186,13 +186,7 @@ def show_demo(console: Console, result: DemoResult) -> None:
     console.print(f"A clip of 6 seconds that nano has never seen: {result.caption}\n", style="dim")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     share = f"{100 * result.retain:g} %"
-    for name in (
-        "question",
-        "truth",
-        "all tokens",
-        f"{result.rows[0].cut.report.compressor} {share}",
-        f"random {share}",
-    ):
+    for name in ("question", "truth", "all tokens", share, f"random {share}"):
         table.add_column(name)
     for row in result.rows:
         answers = [_marked(answer.text, row.truth) for answer in (row.full, row.cut, row.random)]
@@ -202,7 +196,8 @@ def show_demo(console: Console, result: DemoResult) -> None:
     console.print(
         f"\nThe language model read {full.tokens.video + full.tokens.audio} video and audio tokens, then "
         f"{cut.tokens.video_kept + cut.tokens.audio_kept} ({100 * cut.retained_ratio:.1f} %): "
-        f"video {cut.tokens.video} -> {cut.tokens.video_kept}, audio {cut.tokens.audio} -> {cut.tokens.audio_kept}."
+        f"video {cut.tokens.video} -> {cut.tokens.video_kept}, audio {cut.tokens.audio} -> {cut.tokens.audio_kept}, "
+        f"chosen by {cut.method}."
     )
     console.print(f"Next: {command_name()} make-clip clip.mp4 --seed 3   (it says what is in the clip and what to ask)")
 
