@@ -284,7 +284,7 @@ def _named(methods: Mapping[str, CompressionConfig], source: ModelSource) -> dic
 
     named: dict[str, CompressionConfig] = {}
     for name, config in methods.items():
-        if name == AUTO:
+        if name.strip() == AUTO:
             local = source.local_files_only
             name, _ = resolve_compressor(name, source.source, config.selector, local_files_only=local)
         named.setdefault(name, config)

@@ -92,7 +92,6 @@ def run(
     from omnisift.batch.sources import describe_left_out, left_out_of
     from omnisift.cli.screen import console_for
     from omnisift.pipeline.loading import resolve_settings
-    from omnisift.pipeline.report import with_reason
 
     batch_size = together or batch_size  # the old spelling
     _check(task, question, questions, engine, batch_size, ray_address)
@@ -110,15 +109,13 @@ def run(
     items = items_of(source, question, questions)[:limit]
     left_out = left_out_of(source)
     settings, reason = resolve_settings(settings, host.model)
-    notes = [f"method: {with_reason(settings.compressor, reason)}"] if reason else []
-    if left_out:
-        notes.append(f"left out: {describe_left_out(left_out)}; name them in a list to process them")
-    for note in notes if not as_json else ():
+    if left_out and not as_json:
+        note = f"left out: {describe_left_out(left_out)}; name them in a list to process them"
         console_for(stderr=True).print(note, style="dim", soft_wrap=True, markup=False)
     job = Job(source, items, work, settings, ray_address, workers, batch_size)
     if ray_address is None and not out.exists():  # nothing is written for questions that no row could answer
         job.check_questions()
-    summary, missing, code = _execute(job, out, retry_errors, console_for(stderr=True), quiet=as_json)
+    summary, missing, code = _execute(job, out, retry_errors, reason, console_for(stderr=True), quiet=as_json)
     if as_json:
         counts = {"out": str(out), "task": task, "wanted": len(items), "missing": missing, "left_out": len(left_out)}
         chosen = {"compressor": settings.compressor, "compressor_reason": reason}
@@ -142,14 +139,17 @@ def _check(
         raise UsageError("--ray needs ray, which is not installed: " + install_hint("ray"))
 
 
-def _execute(job: Job, out: Path, retry_errors: bool, console: Console, quiet: bool) -> tuple[Summary, int, int]:
-    """Load the model only if rows are missing, and run.
+def _execute(
+    job: Job, out: Path, retry_errors: bool, reason: str, console: Console, quiet: bool
+) -> tuple[Summary, int, int]:
+    """Load the model only if rows are missing, and run. ``reason`` says why the method was chosen.
 
     Returns:
         The summary, the rows still missing, and the exit code: 0, or 130 and 143 after a signal.
     """
     from omnisift.batch import ResultsFile
     from omnisift.cli.screen import RunBar
+    from omnisift.pipeline.report import with_reason
 
     def tell(line: str) -> None:
         if not quiet:
@@ -158,6 +158,8 @@ def _execute(job: Job, out: Path, retry_errors: bool, console: Console, quiet: b
     guard = SignalGuard(quiet)
     with guard.watching(), ResultsFile(out, job.settings, retry_errors) as results:
         missing, total = len(results.missing(job.items)), len(job.items)
+        if reason:
+            tell(f"method: {with_reason(job.model.compressor, reason)}")
         if missing < total:
             tell(f"{total - missing} of {total} rows are already in {out}")
         if missing:

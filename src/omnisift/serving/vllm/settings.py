@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,12 @@ class Settings(CompressionConfig):
         Raises:
             CheckpointError: a file of the checkpoint can't be read.
         """
-        return _resolved(self, source)
+        if self.compressor.strip() != AUTO:
+            return self
+        local = Path(source).is_dir() or not is_hub_reachable()
+        name, reason = resolve_compressor(self.compressor, source, self.selector, local_files_only=local)
+        logger.info("compressor: %s (%s)", name, reason)
+        return replace(self, compressor=name)
 
     def check(self) -> None:
         """Check the values before vLLM starts.
@@ -111,17 +115,6 @@ class Settings(CompressionConfig):
                 f"tokens={budget.tokens} is above this server's limit of {self.max_retain:g} of the {total} tokens of "
                 f"this clip; ask for at most {most}"
             )
-
-
-@lru_cache(maxsize=8)
-def _resolved(settings: Settings, source: str) -> Settings:
-    """Ask once for each model: every request reads the settings."""
-    if settings.compressor != AUTO:
-        return settings
-    local = Path(source).is_dir() or not is_hub_reachable()
-    name, reason = resolve_compressor(settings.compressor, source, settings.selector, local_files_only=local)
-    logger.info("compressor: %s (%s)", name, reason)
-    return replace(settings, compressor=name)
 
 
 def check_request(arguments: Mapping[str, Any]) -> None:
