@@ -82,7 +82,7 @@ def test_without_a_checkpoint() -> None:
         (make_compressor("omnisift", 0.5, selector=selector), ("omnisift", "")),
     ):
         assert (made.label, made.reason) == (label, reason)
-    assert make_compressor(AUTO, 0.5)(steady_prompt(4, 6, 8).stream).embeds is not None, "resift merges"
+    assert make_compressor(AUTO, 0.5)(steady_prompt(4, 6, 8).stream()).embeds is not None, "resift merges"
     model = thinker()
     with attach(model, retain=0.5) as attachment:
         assert (attachment.compressor.label, attachment.compressor.reason) == RESIFT
