@@ -16,7 +16,7 @@ from tests.helpers.prompts import steady_prompt
 from omnisift import CompressionConfig, attach, load, make_compressor
 from omnisift.batch import ModelSettings
 from omnisift.errors import CompressorError, UsageError
-from omnisift.pipeline.loading import resolve_compressor, resolve_settings
+from omnisift.pipeline.method import resolve_compressor, resolve_settings
 from omnisift.serving.vllm.settings import Settings
 from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.utils.assets import bundled_path, nano_path

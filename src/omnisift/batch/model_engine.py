@@ -44,7 +44,7 @@ class ModelSettings(CompressionConfig, ReadOptions):
             OmniSiftError: the method is the default, and the model is not found or not supported.
         """
         from omnisift.pipeline.devices import resolve_device
-        from omnisift.pipeline.loading import resolve_settings
+        from omnisift.pipeline.method import resolve_settings
 
         device = resolve_device().type if self.device == "auto" else self.device.partition(":")[0]
         fixed = asdict(resolve_settings(self, self.model)[0]) | {"device": device}

@@ -119,7 +119,7 @@ def run_demo(seed: int, retain: float, out: Path | None, quiet: bool, console: C
     from omnisift.budget import Budget
     from omnisift.cli.screen import StageBar
     from omnisift.pipeline import Pipeline, load
-    from omnisift.pipeline.ask import compressor_for
+    from omnisift.pipeline.method import compressor_for
     from omnisift.ui.samples import example_questions
     from omnisift.utils.names import AUTO
     from omnisift.world import make_scene

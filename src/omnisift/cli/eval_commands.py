@@ -106,7 +106,7 @@ def evaluate(
     from omnisift.evaluation.public.eval_run import read_run
     from omnisift.evaluation.public.report import as_markdown, cells, lines
     from omnisift.evaluation.public.running import EvalSettings, check, run
-    from omnisift.pipeline.loading import resolve_settings
+    from omnisift.pipeline.method import resolve_settings
     from omnisift.pipeline.report import with_reason
 
     settings = EvalSettings(

@@ -259,8 +259,8 @@ def load_methods(
         OmniSiftError: as `omnisift.load`.
     """
     from omnisift.compressors import check_selector
-    from omnisift.pipeline.ask import compressor_for
     from omnisift.pipeline.loading import load_weights, plan_placement
+    from omnisift.pipeline.method import compressor_for
     from omnisift.pipeline.model_source import find_model
 
     def made(model: Host | ModelSource) -> dict[str, Compressor]:
@@ -280,7 +280,7 @@ def load_methods(
 
 
 def _named(methods: Mapping[str, CompressionConfig], source: ModelSource) -> dict[str, CompressionConfig]:
-    from omnisift.pipeline.loading import resolve_compressor
+    from omnisift.pipeline.method import resolve_compressor
 
     named: dict[str, CompressionConfig] = {}
     for name, config in methods.items():

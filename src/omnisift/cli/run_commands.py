@@ -91,7 +91,7 @@ def run(
     from omnisift.batch.job import Job
     from omnisift.batch.sources import describe_left_out, left_out_of
     from omnisift.cli.screen import console_for
-    from omnisift.pipeline.loading import resolve_settings
+    from omnisift.pipeline.method import resolve_settings
 
     batch_size = together or batch_size  # the old spelling
     _check(task, question, questions, engine, batch_size, ray_address)

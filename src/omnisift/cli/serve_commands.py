@@ -65,7 +65,7 @@ def serve(
     Runs vLLM's OpenAI-compatible server; a video's audio is included.
     Flags after -- go to vLLM.
     """
-    from omnisift.pipeline.loading import resolve_settings
+    from omnisift.pipeline.method import resolve_settings
     from omnisift.pipeline.report import with_reason
     from omnisift.serving.command import Server
     from omnisift.serving.vllm.settings import Settings

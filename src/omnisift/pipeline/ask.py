@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omnisift.budget import Budget
-from omnisift.compressors import FULL, make_compressor, needs_selector
+from omnisift.compressors import FULL
 from omnisift.config import CompressionConfig, ReadOptions, option_names
 from omnisift.media import Media, MediaFile
 from omnisift.media.sampling import Sampling
@@ -21,17 +20,11 @@ from omnisift.pipeline.context import check_context
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
 from omnisift.pipeline.generation import Generated, generate
-from omnisift.pipeline.loading import (
-    Host,
-    load_selector,
-    load_weights,
-    plan_placement,
-    read_selector,
-    resolve_compressor,
-)
-from omnisift.pipeline.model_source import ModelSource, find_model
+from omnisift.pipeline.loading import Host, load_weights, plan_placement
+from omnisift.pipeline.method import compressor_for
+from omnisift.pipeline.model_source import find_model
 from omnisift.pipeline.prompt import check_prompt, read_for
-from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of
+from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of, with_reason
 from omnisift.pipeline.stopwatch import timed
 from omnisift.utils.names import AUTO
 from omnisift.utils.questions import check_max_new_tokens
@@ -113,36 +106,6 @@ def load(
     return Pipeline(host, method)
 
 
-def compressor_for(
-    model: Host | ModelSource, name: str, budget: Budget, selector: str | Path | None = None, seed: int = 0
-) -> Compressor:
-    """Make the method called ``name``, with the selector of ``model`` where it needs one.
-
-    Args:
-        model: a loaded host; or what `find_model` returned, to check the method before the weights are read.
-        name: as `make_compressor` takes it; ``auto`` is the default method of the model.
-        budget: how many tokens stay.
-        selector: folder of selector weights; None looks into the model's checkpoint.
-        seed: random seed, for methods that sample.
-
-    Raises:
-        CompressorError: the method is unknown, or needs a selector that is not there.
-        CheckpointError: the selector is incomplete, or of another width than the model.
-    """
-    vgas = None
-    source, local = model.source, isinstance(model, Host) or model.local_files_only
-    name, reason = resolve_compressor(name, source, selector, local_files_only=local)
-    if not needs_selector(name):
-        pass
-    elif isinstance(model, Host):
-        vgas = load_selector(model, selector)
-    else:
-        vgas = read_selector(model.name, source, selector, model.hidden_size, local_files_only=local)
-    made = make_compressor(name, budget, selector=vgas, seed=seed)
-    made.reason = reason
-    return made
-
-
 class Pipeline:
     """A loaded model and a compressor. Between questions the model carries no hooks.
 
@@ -157,6 +120,11 @@ class Pipeline:
     def __init__(self, host: Host, compressor: Compressor | None):
         self.host = host
         self.compressor = compressor.eval() if compressor is not None else None
+
+    @property
+    def method(self) -> str:
+        """The method and why it was chosen, for example ``resift (default)``; ``none`` without one."""
+        return "none" if self.compressor is None else with_reason(self.compressor.label, self.compressor.reason)
 
     def __repr__(self) -> str:
         host, method = self.host, "none"

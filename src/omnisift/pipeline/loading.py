@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from omnisift.compressors import resolve_method
-from omnisift.config import CompressionConfig
 from omnisift.errors import CheckpointError, CompressorError, UsageError
 from omnisift.models import model_class
 from omnisift.pipeline.checkpoint_checks import (
@@ -22,7 +20,6 @@ from omnisift.pipeline.checkpoint_checks import (
 )
 from omnisift.pipeline.devices import DeviceMap, resolve_device, resolve_dtype
 from omnisift.pipeline.model_source import ModelSource, fetch_selector, find_model
-from omnisift.utils.assets import is_bundled
 from omnisift.utils.checkpoint_files import checkpoint_errors
 from omnisift.utils.quiet import quiet_transformers
 from omnisift.utils.safetensors_files import tensor_names
@@ -196,66 +193,22 @@ def read_selector(
     return read_selector_folder(folder, hidden_size)
 
 
-def resolve_compressor(
-    name: str, source: str, selector: object = None, *, local_files_only: bool = True
-) -> tuple[str, str]:
-    """Replace ``auto`` by the default method of a model; see `omnisift.compressors.resolve_method`.
-
-    The bundled checkpoints have a selector, but ``resift`` answers more questions there.
+def selector_folder(source: str, local_files_only: bool) -> Path:
+    """Return the folder of a checkpoint, in which its selector is, if it has one.
 
     Args:
-        name: a method, as `make_compressor` takes it.
-        source: folder or hub id of the model's checkpoint.
-        selector: the selector that was given, or its folder; None if none was given.
-        local_files_only: whether to look for a hub model's selector in the cache alone.
-
-    Returns:
-        The method, and why it was chosen: empty if it was named.
+        source: a folder, or a hub id, whose files that may hold a selector are downloaded.
+        local_files_only: whether to look for a hub model's files in the cache alone.
 
     Raises:
-        CompressorError: ``auto`` has options or is part of a pair.
-        CheckpointError: a file of the checkpoint can't be read.
+        CheckpointError: the model is not in the cache, or a download fails.
     """
-
-    def found() -> bool:
-        return not is_bundled(source) and has_selector(_selector_folder(source, local_files_only))
-
-    return resolve_method(name, selector=selector, has_selector=found)
-
-
-Settings = TypeVar("Settings", bound=CompressionConfig)
-
-
-def resolve_settings(settings: Settings, model: str) -> tuple[Settings, str]:
-    """Replace ``auto`` in a record of settings by the default method of a model whose weights are not read.
-
-    Args:
-        settings: any record that extends `CompressionConfig`.
-        model: ``nano``, a checkpoint folder, or a hub id.
-
-    Returns:
-        The settings with a method's name, and why it was chosen: empty if it was named.
-
-    Raises:
-        OmniSiftError: the model is not found or not supported, or ``auto`` has options or a partner.
-    """
-    if resolve_method(settings.compressor)[1] == "":
-        return settings, ""
-    source = find_model(model)
-    name, reason = resolve_compressor(
-        settings.compressor, source.source, settings.selector, local_files_only=source.local_files_only
-    )
-    return replace(settings, compressor=name), reason
-
-
-def _selector_folder(source: str, local_files_only: bool) -> Path:
-    """The folder of a checkpoint: for a hub id that in the cache, with the files that may hold a selector."""
     return Path(source) if Path(source).is_dir() else fetch_selector(source, local_files_only)
 
 
 def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
     """The folder of a model's checkpoint that holds its selector."""
-    folder = _selector_folder(source, local_files_only)
+    folder = selector_folder(source, local_files_only)
     if (folder / "selector").is_dir():
         return folder / "selector"
     if has_selector(folder):

@@ -21,7 +21,8 @@ from omnisift.pipeline.checkpoint_checks import (
 )
 from omnisift.pipeline.context import context_length
 from omnisift.pipeline.devices import resolve_device, resolve_dtype
-from omnisift.pipeline.loading import has_selector, read_processor, resolve_compressor
+from omnisift.pipeline.loading import has_selector, read_processor
+from omnisift.pipeline.method import resolve_compressor
 from omnisift.pipeline.model_source import OMNI_ONLY, ModelSource, find_model, takes_every_command
 from omnisift.profiling.analytic import cache_bytes, count, weight_bytes
 from omnisift.profiling.shape import prompt_shape

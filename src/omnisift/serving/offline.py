@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.media import Media
-from omnisift.pipeline.loading import read_processor, resolve_settings
+from omnisift.pipeline.loading import read_processor
+from omnisift.pipeline.method import resolve_settings
 from omnisift.pipeline.prompt import count_tokens, prompt_text
 from omnisift.pipeline.report import Tokens
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint

@@ -19,7 +19,6 @@ from omnisift.integrations.lmms_eval.requests import Request, RequestLog, batche
 from omnisift.pipeline import Answer, EncodedClip, load
 from omnisift.pipeline.encoded_clip import EncodedClipCache
 from omnisift.pipeline.prompt import check_prompt, clip_size
-from omnisift.pipeline.report import with_reason
 from omnisift.profiling.flops import prompt
 from omnisift.utils.suggest import meant
 
@@ -94,8 +93,8 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
             attn_implementation=attn_implementation or attn,
             max_length=max_length,
         )
-        if self.pipeline.compressor is not None and self._rank == 0:
-            logger.info("method: %s", with_reason(self.pipeline.compressor.label, self.pipeline.compressor.reason))
+        if self._rank == 0:
+            logger.info("method: %s", self.pipeline.method)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Return the answers in the order of the requests, each with the numbers of tokens read and written."""

@@ -11,7 +11,7 @@ from typing import Any
 from omnisift.budget import Budget
 from omnisift.config import CompressionConfig
 from omnisift.errors import BudgetError, UsageError
-from omnisift.pipeline.loading import resolve_compressor
+from omnisift.pipeline.method import resolve_compressor
 from omnisift.pipeline.model_source import is_hub_reachable
 from omnisift.utils.names import AUTO
 
