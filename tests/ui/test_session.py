@@ -108,7 +108,7 @@ def test_a_model_without_selector_has_only_the_methods_that_need_none(host, monk
     def refuse(*_: object) -> None:
         raise errors.CompressorError("no selector weights")
 
-    monkeypatch.setattr("omnisift.pipeline.ask.load_selector", refuse)
+    monkeypatch.setattr("omnisift.pipeline.method.load_selector", refuse)
     assert set(COMPRESSORS) - set(Session(host, []).methods) == {"omnisift"}
 
 
