@@ -32,6 +32,13 @@ def test_the_papers_settings_follow_from_an_overall_ratio():
     assert Budget(retain=0.25).rates(640, 50) == pytest.approx((0.23, 0.50), abs=0.001)
 
 
+def test_audio_keeps_twice_a_small_ratio():
+    assert Budget(retain=0.10).rates(600, 150) == pytest.approx((0.075, 0.2))
+    assert Budget(retain=0.05).rates(640, 50) == pytest.approx((0.05 - 0.05 * 50 / 640, 0.1))
+    # Where the ratio passes 0.25, nothing jumps.
+    assert Budget(retain=0.25).rates(600, 150) == pytest.approx(Budget(retain=0.2500001).rates(600, 150), abs=1e-6)
+
+
 def test_few_video_tokens_share_the_ratio_evenly():
     """nano: 32 video and 50 audio tokens per chunk."""
     assert Budget(retain=0.25).rates(96, 150) == (0.25, 0.25)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from tests.record import saved
 
-from omnisift.lab.benchmark.plots import digest
+from omnisift.lab.benchmark.plots import budget_curves, digest, digest_of, surface
 from omnisift.lab.benchmark.recipe import ONLY, load_recipe
 from omnisift.lab.benchmark.results import Result, read_result, renamed
+from omnisift.lab.benchmark.results_claim import BUDGETS, MAIN, OURS, SURFACES, claim_page
+from omnisift.lab.benchmark.results_claim import PAGE as CLAIM
 from omnisift.lab.benchmark.results_page import ORDER, PLOTTED, SHARED, own_page, page
 from omnisift.lab.benchmark.results_tables import as_csv, short_table
 from omnisift.lab.benchmark.results_wide import PAGE as WIDE
@@ -25,14 +27,13 @@ each_result = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS.ke
 
 
 def test_all_recipes_have_a_result() -> None:
-    names = {*ORDER, *SHARED, *WIDE, "nano"}
+    names = {*ORDER, *SHARED, *WIDE, *CLAIM, "nano"}
     assert names == set(RESULTS) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
 
 
-def test_the_page_matches_the_files() -> None:
-    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(FOLDER, ROOT / "recipes"), (
-        "run: omnisift bench-report"
-    )
+def test_the_pages_match_the_files() -> None:
+    for name, text in {"results": claim_page(RESULTS), "more-results": page(FOLDER, ROOT / "recipes")}.items():
+        assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") == text, "run: omnisift bench-report"
 
 
 def test_the_page_of_nano_matches_the_files() -> None:
@@ -54,6 +55,15 @@ def test_csv_files_match_the_files(result: Result) -> None:
 @pytest.mark.parametrize("name", PLOTTED)
 def test_plots_match_the_files(name: str) -> None:
     assert digest(RESULTS[name]) in (ROOT / "docs" / "results" / f"{name}.svg").read_text(encoding="utf-8")
+
+
+def test_plots_of_the_default_match_the_files() -> None:
+    data = {
+        "budgets": budget_curves([RESULTS[name] for name in (*MAIN, *BUDGETS)]),
+        "surface": {name.removeprefix("surface-"): surface(RESULTS[name], OURS) for name in SURFACES},
+    }
+    for name, values in data.items():
+        assert digest_of(values) in (ROOT / "docs" / "results" / f"{name}.svg").read_text(encoding="utf-8")
 
 
 def test_the_readme_matches_the_files() -> None:

@@ -22,7 +22,8 @@ DEFAULT_RETAIN = 0.25
 MOST_TOKENS = 2**53
 """The largest number of tokens a budget takes: float64 holds every integer up to it."""
 AUDIO_BONUS = 0.25
-"""An overall ratio R keeps R + 0.25 of the audio, as in the paper's table 6 at 35 % and 25 %."""
+"""An overall ratio R keeps R + min(R, 0.25) of the audio: as in the paper's table 6 at 35 % and 25 %, and below that
+twice R, the best split of smaller totals on validation clips (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,10 @@ class Budget:
     def rates(self, n_video: int, n_audio: int) -> tuple[float, float]:
         """Split the budget between the modalities of one clip.
 
-        An overall R keeps ``a = min(1, R + 0.25)`` of the audio and ``R - (a - R) n_audio / n_video`` of the video, so
-        that R of all tokens is kept. Where the video would fall below R / 2 (few video tokens), both keep R. Without
-        audio, video keeps R. With ``tokens``, R is their share of the clip's tokens.
+        An overall R keeps ``a = min(1, R + min(R, 0.25))`` of the audio and ``R - (a - R) n_audio / n_video`` of the
+        video, so that R of all tokens is kept. Where the video would fall below R / 2 (few video tokens), both keep R:
+        audio never keeps less than R. Without audio, video keeps R. With ``tokens``, R is their share of the clip's
+        tokens.
 
         Args:
             n_video: video tokens of the clip.
@@ -200,7 +202,7 @@ class Budget:
             retain = ones * self.retain
         else:
             return ones * (self.retain_video or 0.0), ones * (self.retain_audio or 0.0)
-        audio = (retain + AUDIO_BONUS).clamp(max=1)
+        audio = (retain + retain.clamp(max=AUDIO_BONUS)).clamp(max=1)
         video = retain - (audio - retain) * n_audio / n_video.clamp(min=1)
         few = (video < retain / 2) | (n_video == 0)
         return torch.where(few, retain, video), torch.where(few, retain, audio)

@@ -63,7 +63,7 @@ def weights_by_loop(stream: TokenStream, causal: bool) -> list[float]:
     }
     for place, value in unlike.items():
         chunk, clip = int(stream.chunk[place]), int(stream.clip[place])
-        seen = [v for p, v in unlike.items() if stream.clip[p] == clip and (not causal or stream.chunk[p] <= chunk)]
+        beside = [v for p, v in unlike.items() if stream.chunk[p] == chunk]
         stands = 0.0
         begun = [
             n for n in frames if clip_of[n] == clip and stream.position[0][found[n][0]] <= stream.position[0][place]
@@ -72,7 +72,7 @@ def weights_by_loop(stream: TokenStream, causal: bool) -> list[float]:
             at = begun[-1] if begun else next(n for n in frames if clip_of[n] == clip)
             known = [most[n] for n in frames if clip_of[n] == clip and (not causal or n <= at)]
             stands = (most[at] - min(known)) / max(1e-3, *known)
-        weight[place] = (1 + value / max(1e-3, *seen)) * (1 + stands)
+        weight[place] = (1 + value / max(1e-3, *beside)) * (1 + stands)
     return weight
 
 

@@ -96,11 +96,12 @@ def bench_report(
         "docs/results.md"
     ),
 ) -> None:
-    """Write the results page, its plots, all rows as CSV, and a page for each result on another backbone."""
-    from omnisift.lab.benchmark.plots import draw
+    """Write the pages of results, their plots, all rows as CSV, and a page for each result on another backbone."""
+    from omnisift.lab.benchmark.plots import draw, draw_budgets, draw_surfaces
     from omnisift.lab.benchmark.results import read_result
+    from omnisift.lab.benchmark.results_claim import BUDGETS, MAIN, OURS, SURFACES, claim_page
     from omnisift.lab.benchmark.results_page import PLOTTED, has_own_page, own_page, page
-    from omnisift.lab.benchmark.results_tables import as_csv, short_table
+    from omnisift.lab.benchmark.results_tables import SHORT_RESULTS, as_csv, short_table
     from omnisift.lab.benchmark.results_wide import wide_page
     from omnisift.utils.atomic_io import write_atomic
 
@@ -112,6 +113,11 @@ def bench_report(
     text, folder = page(results), out.with_suffix("")
     folder.mkdir(exist_ok=True)
     known = {path.stem: read_result(path) for path in sorted(results.glob("*.jsonl"))}
+    if claim := claim_page(known):
+        write_atomic(out.with_name("more-results.md"), text)
+        text = claim
+        draw_budgets([known[name] for name in (*MAIN, *BUDGETS) if name in known], folder / "budgets.svg")
+        draw_surfaces([known[name] for name in SURFACES if name in known], OURS, folder / "surface.svg")
     if wide := wide_page(known):
         write_atomic(out.with_name("wide-results.md"), wide)
     for name, result in known.items():
@@ -124,7 +130,7 @@ def bench_report(
             write_atomic(out.with_name(f"{name}-results.md"), own)
     write_atomic(out, text)
     typer.echo(f"{out}: {len(text.splitlines())} lines")
-    if (results / "trained.jsonl").is_file() and (results / "training-free.jsonl").is_file():
+    if all((results / f"{name}.jsonl").is_file() for name in SHORT_RESULTS):
         typer.echo(short_table(results))
 
 

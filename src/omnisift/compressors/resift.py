@@ -31,7 +31,7 @@ class ReSiftCompressor(Compressor):
       of its place (the mean over `SPAN` frames).
     - *Weight* ``w`` of a video token: ``n (1 + s)``, where ``s`` is its norm, scaled from the frame's smallest (0) to
       its largest (1). Of an audio token: ``(1 + u) (1 + g)``, where ``u`` is its cosine distance to the mean of its
-      chunk's audio, relative to the clip's largest, and ``g`` in [0, 1] says how much the frame of that moment stands
+      chunk's audio, relative to the chunk's largest, and ``g`` in [0, 1] says how much the frame of that moment stands
       out: the largest ``n`` of its tokens above the lowest such value of the clip, relative to the highest.
     - *Likeness* of two tokens is their cosine; of two audio tokens, times ``exp(-seconds between / decay)``: the same
       sound half a second later is another event.
@@ -125,8 +125,11 @@ class ReSiftCompressor(Compressor):
         chunk = torch.where(audio, stream.chunk, -1)
         chunks = int(stream.chunk.max()) + 1 if len(stream) else 0
         unlike = torch.nan_to_num(mean_distance(stream.embeds, chunk, chunks), posinf=0.0).clamp(min=0)
-        largest = _largest(unlike, chunk, stream.clip, self.causal).clamp(min=_TINY)
-        return (1 + unlike / largest) * (1 + self.guide * standing_out(stream, new, self.causal))
+        # Relative to the chunk's largest, so that a faint event in a quiet chunk counts like any other.
+        index = torch.where(chunk < 0, chunks, chunk).to(unlike.device, non_blocking=True)
+        largest = unlike.new_zeros(chunks + 1).scatter_reduce_(0, index, unlike, reduce="amax").clamp(min=_TINY)
+        unlike = unlike / largest[index]
+        return (1 + unlike) * (1 + self.guide * standing_out(stream, new, self.causal))
 
 
 def newness(stream: TokenStream, causal: bool = False) -> Tensor:
@@ -196,18 +199,6 @@ def standing_out(stream: TokenStream, value: Tensor, causal: bool = False) -> Te
     at = torch.searchsorted(begin, stream.clip[audio] * far + stream.position[0][audio], right=True) - 1
     result[audio] = stands[at.clamp(min=0)]
     return result.to(value.device, non_blocking=True)
-
-
-def _largest(values: Tensor, chunk: Tensor, clip: Tensor, causal: bool) -> Tensor:
-    """[L] on the device: the largest of the values of a token's clip, or of its clip's chunks so far; 0 outside."""
-    inside = torch.nonzero(chunk >= 0, as_tuple=True)[0]
-    result = torch.zeros(len(values))
-    if len(inside):
-        of_chunk = torch.zeros(int(chunk.max()) + 1)
-        of_chunk.scatter_reduce_(0, chunk[inside], values.cpu()[inside], reduce="amax")
-        clip_of = torch.zeros(len(of_chunk), dtype=torch.int64).index_copy_(0, chunk[inside], clip[inside])
-        result[inside] = _extreme(of_chunk, clip_of, causal)[chunk[inside]]
-    return result.to(values.device, non_blocking=True)
 
 
 def _extreme(values: Tensor, clip: Tensor, causal: bool) -> Tensor:

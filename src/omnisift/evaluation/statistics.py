@@ -61,6 +61,33 @@ def clustered_p(differences: ArrayLike) -> float:
     return math.erfc(z / math.sqrt(2))
 
 
+def not_worse_p(differences: ArrayLike, margin: float) -> float:
+    """Return the one-sided p for the hypothesis that the mean of the differences [clusters] is at most ``-margin``.
+
+    A small p says that the first of two methods is not worse than the second by more than ``margin``. The test is that
+    of `clustered_p`.
+    """
+    from scipy.stats import norm
+
+    sums = np.asarray(differences, float) + margin
+    if len(sums) < 2:
+        return 1.0
+    spread = sums.std(ddof=1)
+    if spread == 0:
+        return 0.0 if sums.mean() > 0 else 1.0
+    return float(norm.sf(sums.mean() / (spread / math.sqrt(len(sums)))))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their number by Holm's method, in the order given."""
+    adjusted, largest = [0.0] * len(values), 0.0
+    for rank, index in enumerate(sorted(range(len(values)), key=lambda at: values[at])):
+        # The k-th smallest p is multiplied by the number of those that are not smaller, and never falls.
+        largest = max(largest, min(1.0, values[index] * (len(values) - rank)))
+        adjusted[index] = largest
+    return adjusted
+
+
 def clustered_error(right: ArrayLike, total: ArrayLike) -> float:
     """Return the standard error of a proportion whose outcomes come in clusters.
 

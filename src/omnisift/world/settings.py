@@ -98,9 +98,11 @@ _ALL = (
 )
 
 
-def _wide(name: str, idea: str, note: str, changes: tuple[int, int], **options: Any) -> Setting:
+def _wide(
+    name: str, idea: str, note: str, changes: tuple[int, int], decoys: tuple[int, int] = (0, 1), **options: Any
+) -> Setting:
     """A setting of the wide family."""
-    wide = WideConfig(changes=changes)
+    wide = WideConfig(changes=changes, decoys=decoys)
     return _setting(name, idea, SceneConfig(size=280, noise=5.0, together=2, wide=wide, **options), note)
 
 
@@ -110,6 +112,17 @@ _WIDE = (
         "small shapes among clutter, speech, titles",
         "600 video and 150 audio tokens: two shapes at once, a spoken and a written word, clutter, a moving camera.",
         (0, 2),
+        shapes=(2, 3),
+        shape_seconds=(2, 3),
+        empty_seconds=1,
+        distractors=(1, 2),
+    ),
+    _wide(
+        "decoys",
+        "wide with two or three decoys in every clip",
+        "Large white shapes that flicker stand out in the video and are never asked about: guidance by them misleads.",
+        (0, 2),
+        (2, 3),
         shapes=(2, 3),
         shape_seconds=(2, 3),
         empty_seconds=1,

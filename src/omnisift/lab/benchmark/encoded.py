@@ -105,18 +105,20 @@ class Encoded:
 
 
 @torch.inference_mode()
-def encode_scenes(host: Any, scenes: Sequence[Scene]) -> Encoded:
+def encode_scenes(host: Any, scenes: Sequence[Scene], fps: float = 2.0, max_pixels: int | None = None) -> Encoded:
     """Write, read and encode the clips of scenes.
 
     Args:
         host: A loaded model (`omnisift.pipeline.loading.Host`).
         scenes: Scenes of one length and size.
+        fps: Images read per second.
+        max_pixels: Maximum pixels per image.
 
     Raises:
         UsageError: The clips have different layouts.
     """
     with tempfile.TemporaryDirectory() as folder:
-        rows = [_encode(host, scene, Path(folder) / "clip.mp4") for scene in scenes]
+        rows = [_encode(host, scene, Path(folder) / "clip.mp4", fps, max_pixels) for scene in scenes]
     first = rows[0]
     for row in rows:
         if not (torch.equal(row.modality, first.modality) and torch.equal(row.position, first.position)):
@@ -124,9 +126,9 @@ def encode_scenes(host: Any, scenes: Sequence[Scene]) -> Encoded:
     return Encoded.join(rows)
 
 
-def _encode(host: Any, scene: Scene, path: Path) -> Encoded:
+def _encode(host: Any, scene: Scene, path: Path, fps: float, max_pixels: int | None) -> Encoded:
     write_clip(scene, path)
-    media = read_for(host.processor, path)
+    media = read_for(host.processor, path, fps=fps, max_pixels=max_pixels)
     names = EXTRAS if media.has_audio else [name for name in EXTRAS if not name.startswith("audio")]
     prompt = ReadPrompt.of(host, media, "?", names)
     stream, ids = prompt.stream, prompt.input_ids

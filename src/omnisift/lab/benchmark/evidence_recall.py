@@ -34,20 +34,20 @@ class Evidence:
     """[S] int8, as in `TokenStream`."""
 
     @classmethod
-    def of(cls, modality: Tensor, truths: Sequence[Truth], questions: Sequence[Sequence[Question]]) -> Evidence:
+    def of(cls, modality: Tensor, truths: Sequence[Truth] | None, questions: Sequence[Sequence[Question]]) -> Evidence:
         """Collect the evidence of a batch.
 
         Args:
             modality: [S] int8: the layout that all clips share.
-            truths: Token labels by clip.
+            truths: Token labels by clip; None where tokens are not those of the drawn images: no evidence is known.
             questions: Questions by clip.
         """
         layout = modality.numpy()
         audio = np.flatnonzero(layout == Modality.AUDIO)
         columns = {"shape": np.flatnonzero(layout == Modality.VIDEO), "sound": audio}
         events: dict[str, list[NDArray[np.int64]]] = {kind: [] for kind in KINDS}
-        owner = np.zeros((len(truths), len(layout)), np.int64)
-        for row, (truth, clip_questions) in enumerate(zip(truths, questions, strict=True)):
+        owner = np.zeros((len(questions), len(layout)), np.int64)
+        for row, (truth, clip_questions) in enumerate(zip(truths or (), questions, strict=truths is not None)):
             for event in (event for question in clip_questions for event in truth.evidence(question)):
                 events[event.kind].append(row * len(layout) + columns[event.kind][event.tokens])
             labelled = truth.audio_owner[: len(audio)]

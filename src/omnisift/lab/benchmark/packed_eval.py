@@ -83,13 +83,20 @@ class PackedEvaluator:
         self.parts = adapter_for(host.thinker).parts
 
     @torch.inference_mode()
-    def __call__(self, clips: Encoded, questions: PackedQuestions, compressor: Compressor | None) -> PackedAnswers:
+    def __call__(
+        self,
+        clips: Encoded,
+        questions: PackedQuestions,
+        compressor: Compressor | None,
+        offset: Tensor | None = None,
+    ) -> PackedAnswers:
         """Compress the clips and answer the questions.
 
         Args:
             clips: ``N`` encoded clips of one layout.
             questions: Questions on these clips.
             compressor: The method; None keeps all tokens.
+            offset: [D]: what is added to the embeddings that the method sees, and taken from those that it returns.
         """
         # Embed the text tokens with this model: it may be fine-tuned, unlike the encoders.
         text = clips.modality == Modality.TEXT
@@ -98,9 +105,13 @@ class PackedEvaluator:
         clips.embeds[:, text] = language.embed_tokens(clips.ids[text])
         # Select tokens, timing the method alone.
         stream = clips.stream()
+        if offset is not None:
+            stream = replace(stream, embeds=stream.embeds + offset)
         begin = time.perf_counter()
         selection = None if compressor is None else compressor(stream)
         seconds = 0.0 if compressor is None else time.perf_counter() - begin
+        if offset is not None and selection is not None and selection.embeds is not None:
+            selection = replace(selection, embeds=selection.embeds - offset)
         everything = torch.ones(len(clips), clips.embeds.shape[1], dtype=torch.bool)
         keep = everything if selection is None else selection.keep.view_as(everything)
         words = self._answer(clips, questions, keep, selection or Selection(everything.flatten()))

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omnisift.lab.benchmark.condition import Condition
 from omnisift.lab.benchmark.recipe import Recipe, RecipeRow
 from omnisift.utils.safetensors_files import open_safetensors
-from omnisift.world import make_scene, world_setting
+from omnisift.world import make_scene
 
 QUESTION_STREAM = 11
 BATCH = 250
@@ -75,11 +76,11 @@ def encoders_digest(checkpoint: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def encoded_path(plan: Plan, setting: str, first: int) -> Path:
+def encoded_path(plan: Plan, condition: Condition, first: int) -> Path:
     """Return the file of a batch of encoded clips; its name depends on the encoders and the scene generator."""
-    chosen = world_setting(setting)
-    scene = make_scene(first, plan.recipe.split, chosen.config).fingerprint()[:12]
-    return plan.folder / "clips" / f"{setting}-{first:06d}-{scene}-{encoders_digest(Path(plan.backbone))}.safetensors"
+    scene = make_scene(first, plan.recipe.split, condition.world.config).fingerprint()[:12]
+    name = f"{condition.file_name}-{first:06d}-{scene}-{encoders_digest(Path(plan.backbone))}"
+    return plan.folder / "clips" / f"{name}.safetensors"
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
                 "selectors": {name: tensors_digest(Path(folder)) for name, folder in sorted(plan.selectors.items())},
                 "models": {key: tensors_digest(Path(folder)) for key, folder in sorted(plan.models.items())},
                 "worlds": {
-                    name: make_scene(0, split, world_setting(name).config).fingerprint()[:16]
+                    name: make_scene(0, split, Condition.parse(name).world.config).fingerprint()[:16]
                     for name in plan.recipe.settings
                 },
             }

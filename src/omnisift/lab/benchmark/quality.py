@@ -17,6 +17,7 @@ from omnisift.budget import Budget, Counts
 from omnisift.compressors import Compressor, make_compressor
 from omnisift.compressors.random import seed_rows
 from omnisift.errors import CompressorError, UnreachableBudget
+from omnisift.lab.benchmark.condition import Condition
 from omnisift.lab.benchmark.encoded import Encoded, encode_scenes
 from omnisift.lab.benchmark.evidence_recall import Evidence
 from omnisift.lab.benchmark.packed_eval import PackedEvaluator, PackedQuestions
@@ -26,7 +27,7 @@ from omnisift.models import adapter_for
 from omnisift.pipeline.loading import load_host
 from omnisift.tokens import Modality, Selection, TokenStream
 from omnisift.vgas import VGAS
-from omnisift.world import make_scene, questions, truth, world_setting
+from omnisift.world import make_scene, questions, truth
 
 AT_ONCE = 50
 """Clips in one forward pass of the model, fewer where a clip has more than a thousand tokens."""
@@ -47,6 +48,8 @@ class BenchWorker:
         clips, asked_questions, answers, evidence = self.batch(row.setting, job.first, job.count)
         evaluator = self.evaluator(self.plan.models.get(row.key, self.plan.backbone))
         compressor = self.compressor(row)
+        condition = Condition.parse(row.setting)
+        offset = condition.offset(clips) if condition.shift else None
         keeps, words, seconds = [], [], 0.0
         at_once = max(1, min(AT_ONCE, int(AT_ONCE * (1000 / clips.embeds.shape[1]) ** 2)))
         try:
@@ -55,7 +58,7 @@ class BenchWorker:
                 # Random draws depend on the clip's number, not on the batch that it is in.
                 if compressor is not None:
                     seed_rows(compressor, clip_seeds(row.seed, job.first + first, len(part)))
-                answered = evaluator(part, asked_questions.part(first, at_once), compressor)
+                answered = evaluator(part, asked_questions.part(first, at_once), compressor, offset)
                 keeps.append(answered.keep)
                 words.append(answered.words)
                 seconds += answered.seconds
@@ -94,10 +97,11 @@ class BenchWorker:
         return PackedEvaluator(load_host(model, "cpu", None, None))
 
     def _batch(self, setting: str, first: int, count: int) -> tuple[Encoded, PackedQuestions, torch.Tensor, Evidence]:
-        chosen = world_setting(setting)
+        condition = Condition.parse(setting)
+        chosen = condition.world
         host = self.evaluator(self.plan.backbone).host
         scenes = [make_scene(seed, self.plan.recipe.split, chosen.config) for seed in range(first, first + count)]
-        clips = self._encoded(host, setting, first, count)
+        clips = condition.noisy(self._encoded(host, condition, first, count), first)
         asked_questions = [
             questions(s, np.random.default_rng((QUESTION_STREAM, s.number)), chosen.types) for s in scenes
         ]
@@ -105,7 +109,8 @@ class BenchWorker:
         encode = host.processor.tokenizer
         answers = torch.tensor([[encode(q.answer)["input_ids"][0] for q in qs] for qs in asked_questions])
         rate = adapter_for(host.thinker).audio_tokens(100)  # of a second
-        evidence = Evidence.of(clips.modality, [truth(scene, rate) for scene in scenes], asked_questions)
+        truths = [truth(scene, rate) for scene in scenes] if condition.as_drawn else None
+        evidence = Evidence.of(clips.modality, truths, asked_questions)
         return (
             clips,
             PackedQuestions.of(host.processor, [[q.text for q in qs] for qs in asked_questions]),
@@ -113,13 +118,14 @@ class BenchWorker:
             evidence,
         )
 
-    def _encoded(self, host: Any, setting: str, first: int, count: int) -> Encoded:
+    def _encoded(self, host: Any, condition: Condition, first: int, count: int) -> Encoded:
         """Load clips from the working folder; encode them where the file is missing or has fewer clips."""
-        path = encoded_path(self.plan, setting, first)
+        path = encoded_path(self.plan, condition, first)
         clips = Encoded.load(path) if path.is_file() else None
         if clips is None or len(clips) < count:
-            config, split = world_setting(setting).config, self.plan.recipe.split
-            clips = encode_scenes(host, [make_scene(seed, split, config) for seed in range(first, first + count)])
+            config, split = condition.world.config, self.plan.recipe.split
+            scenes = [make_scene(seed, split, config) for seed in range(first, first + count)]
+            clips = encode_scenes(host, scenes, condition.fps, condition.pixels or None)
             clips.save(path)
         return clips.part(0, count)
 

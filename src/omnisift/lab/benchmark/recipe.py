@@ -5,7 +5,7 @@ title: All methods on one backbone without training
 about: what the table is for
 protocol: training-free        # or trained: the backbone is fine-tuned under each method first
 backbone: neutral              # or nano, wide, wide-qwen3: the bundled checkpoint that answers
-settings: [base]               # settings of the generated world
+settings: [base]               # settings of the generated world; `base fps=4 noise=0.5` changes how clips are read
 split: test                    # or validation, for choosing between methods; test if left out
 clips: 2000                    # clips per setting
 retain: [0.5, 0.25, [0.25, 1]] # fraction kept of both modalities, or of video and audio
@@ -29,9 +29,10 @@ from omnisift.compressors import COMPRESSORS, make_compressor
 from omnisift.config import parse_yaml
 from omnisift.errors import OmniSiftError, UsageError
 from omnisift.evaluation.tables import ALL_TOKENS
+from omnisift.lab.benchmark.condition import Condition
 from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
 from omnisift.utils.suggest import check_choice, did_you_mean
-from omnisift.world import SPLITS, world_setting
+from omnisift.world import SPLITS
 
 PROTOCOLS = ("training-free", "trained")
 _LARGEST = 2**31 - 1
@@ -193,7 +194,7 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         raise ValueError(f"name is that of the result file, without folders, got {shown(data['name'])}")
     settings = tuple(str(name) for name in _list(data, "settings", ["base"]))
     for name in settings:
-        world_setting(name)
+        Condition.parse(name)
     methods = tuple(_method(row) for row in _list(data, "rows"))
     labels = [method.label for method in methods]
     repeated = sorted(label for label in set(labels) if labels.count(label) > 1)

@@ -16,9 +16,9 @@ from omnisift.compressors import FULL, reads_all_tokens
 from omnisift.errors import UsageError
 from omnisift.evaluation.statistics import ClusterBootstrap, Interval, clustered_p
 from omnisift.evaluation.tables import ALL_TOKENS
+from omnisift.lab.benchmark.condition import Condition
 from omnisift.lab.benchmark.quality import unpack
 from omnisift.utils.jsonl import JsonLines
-from omnisift.world import world_setting
 
 _RENAMED = {
     "random picture": "random video",
@@ -63,7 +63,7 @@ class ResultRow:
     @property
     def types(self) -> tuple[str, ...]:
         """Question types, in the order of the columns of ``right``."""
-        return world_setting(self.setting).types
+        return Condition.parse(self.setting).world.types
 
     @property
     def accuracy(self) -> float | None:
@@ -225,7 +225,7 @@ def _row(key: str, seeds: Sequence[dict[int, dict[str, Any]]], batches: Sequence
     if reasons or not lines:
         return ResultRow(setting, label, percent, None, unreachable=reasons[0] if reasons else "not finished")
     # Average correctness over seeds; sum kept tokens; weight times by the number of clips.
-    each = len(world_setting(setting).types)
+    each = len(Condition.parse(setting).world.types)
     right = np.mean([np.concatenate([unpack(line["right"], each) for line in of_seed]) for of_seed in by_seed], axis=0)
     kept = {name: [sum(line["kept"][name][i] for line in lines) for i in (0, 1)] for name in lines[0]["kept"]}
     clips = sum(line["clips"] for line in lines)

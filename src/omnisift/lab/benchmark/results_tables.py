@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnisift.compressors import FULL
 from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, pct_with_interval, points, table
+from omnisift.lab.benchmark.condition import Condition
 from omnisift.lab.benchmark.results import Result, ResultRow, read_result
 from omnisift.world import QUESTION_TYPES, WIDE_TYPES, world_setting
 from omnisift.world.questions import ANSWERS
@@ -280,24 +280,25 @@ def compare_with_paper(result: Result) -> str:
 
 
 SHORT_METHODS = (
-    *("omnisift+time", "omnisift", "omnipack-I-attention", "divprune", "vidcom2", "v_cast", "omnizip-rebounded"),
-    "random",
+    *("resift", "omnisift+time", "gleanvid+divprune", "v_cast+divprune", "divprune", "omnipack-I-attention", "vidcom2"),
+    *("omnizip-rebounded", "random"),
 )
 """Labels of the rows after the one of all tokens."""
-SHORT_COLUMNS = (("training-free", "50"), ("training-free", "25"), ("training-free", "10"), ("trained", "25"))
-"""Recipe and percent kept of each column."""
+SHORT_RESULTS = ("base", "wide", "wide-qwen3")
+"""Results with the columns of the table, two each."""
 
 
 def short_table(folder: Path) -> str:
     """Return the Markdown table for the result files in ``folder``; the best method of each column is bold."""
-    results = {name: read_result(folder / f"{name}.jsonl") for name in ("training-free", "trained")}
+    results = [read_result(folder / f"{name}.jsonl") for name in SHORT_RESULTS]
+    columns = [(result, result.recipe["settings"][0], percent) for result in results for percent in percents(result)]
     lines = [
-        [label, *(_accuracy(results[name].row("base", label, percent), "-") for name, percent in SHORT_COLUMNS)]
+        [label, *(_accuracy(result.row(setting, label, percent), "-") for result, setting, percent in columns)]
         for label in SHORT_METHODS
     ]
     bold_best(lines)
-    lines.insert(0, [ALL_TOKENS, *(_accuracy(results[name].row("base", FULL), "-") for name, _ in SHORT_COLUMNS)])
-    return table(["method", *(f"{name}, {percent} %" for name, percent in SHORT_COLUMNS)], lines)
+    lines.insert(0, [ALL_TOKENS, *(_accuracy(result.full(setting)) for result, setting, _ in columns)])
+    return table(["method", *(f"{result.recipe['name']}, {percent} %" for result, _, percent in columns)], lines)
 
 
 CSV_COLUMNS = (
@@ -312,7 +313,7 @@ CSV_COLUMNS = (
 def as_csv(result: Result) -> str:
     """Return all rows of a result. ``minus_first`` compares with the recipe's first method."""
     text = io.StringIO()
-    asked = [kind for setting in result.recipe["settings"] for kind in world_setting(setting).types]
+    asked = [kind for setting in result.recipe["settings"] for kind in Condition.parse(setting).world.types]
     # Every family has its own columns; a setting with other types has those.
     families = (QUESTION_TYPES, WIDE_TYPES, tuple(dict.fromkeys(asked)))
     types = next(family for family in families if set(asked) <= set(family))
