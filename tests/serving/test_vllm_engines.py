@@ -140,7 +140,7 @@ def test_no_selector_no_start(model: Path, reference: Reference, tmp_path: Path)
     plain = tmp_path / "plain"
     shutil.copytree(model, plain, ignore=shutil.ignore_patterns("selector*"))
     refusal = pytest.raises(CompressorError, match=r"has no selector weights; .*--compressor v_cast")
-    with refusal, engine(plain, reference.processor):
+    with refusal, engine(plain, reference.processor, {"compressor": "omnisift"}):
         pass
 
 
