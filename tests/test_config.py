@@ -62,7 +62,9 @@ def test_plain_values() -> None:
     values = {"compressor": "stvp", "retain_video": 0.2, "retain_audio": 0.5, "seed": 3}
     config = CompressionConfig.from_dict(values)
     assert config.budget == Budget(retain_video=0.2, retain_audio=0.5)
-    assert config.compression == {"retain": None, "tokens": None, "selector": None, **values}
+    assert config.compression == {
+        "retain": None, "tokens": None, "selector": None, "compress_audio": False, **values
+    }  # fmt: skip
     assert ReadOptions.from_dict({"fps": 1.0}).reading == {
         "fps": 1.0, "max_frames": 256, "max_pixels": None, "sampling": "time",
         "max_decoded_pixels": MAX_DECODED_PIXELS, "read_timeout": READ_TIMEOUT,

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import wave
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -134,6 +135,9 @@ def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         run_omnisift(["omnisift", "make-clip", str(folder / name), "--seed", seed], monkeypatch, "preparation")
     shutil.copy(folder / "clips/b.mp4", folder / "talk.mp4")
+    with wave.open(str(folder / "meeting.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 16_000 * 4))
     for name in ("examples", "recipes"):
         (folder / name).symlink_to(ROOT / name)
 

@@ -55,18 +55,23 @@ class Budget:
             of ``retain``.
         retain_audio: fraction of the audio tokens kept in every chunk.
         tokens: how many of the tokens inside chunks are kept of each clip, exactly; a clip that has no more keeps all.
+        compress_audio: whether audio outside a video is compressed too: each such item is then a clip of its own, in
+            chunks of two seconds. Otherwise it is kept in full.
 
     Raises:
-        BudgetError: a fraction is outside (0, 1], ``tokens`` is no whole number above 0, or the combination is
-            incomplete or ambiguous.
+        BudgetError: a fraction is outside (0, 1], ``tokens`` is no whole number above 0, ``compress_audio`` is no
+            boolean, or the combination is incomplete or ambiguous.
     """
 
     retain: float | None = None
     retain_video: float | None = None
     retain_audio: float | None = None
     tokens: int | None = None
+    compress_audio: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.compress_audio, bool):
+            raise BudgetError(f"compress_audio is true or false, got {shown(self.compress_audio)}")
         by_modality = (self.retain_video, self.retain_audio)
         if self.tokens is not None:
             if (self.retain, *by_modality) != (None, None, None):
@@ -103,6 +108,7 @@ class Budget:
         retain_video: float | None = None,
         retain_audio: float | None = None,
         tokens: int | None = None,
+        compress_audio: bool = False,
     ) -> Budget:
         """Build a budget from a user's options; `DEFAULT_RETAIN` applies if none is given.
 
@@ -111,13 +117,14 @@ class Budget:
             retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
             retain_audio: fraction of audio tokens kept.
             tokens: video and audio tokens kept of each clip, instead of a fraction.
+            compress_audio: whether audio outside a video is compressed too.
 
         Raises:
             BudgetError: a value is out of range, or the combination is ambiguous.
         """
         if (retain, retain_video, retain_audio, tokens) == (None, None, None, None):
             retain = DEFAULT_RETAIN
-        return cls(retain=retain, retain_video=retain_video, retain_audio=retain_audio, tokens=tokens)
+        return cls(retain, retain_video, retain_audio, tokens, compress_audio)
 
     @property
     def keeps_all(self) -> bool:
@@ -137,11 +144,8 @@ class Budget:
 
     def __repr__(self) -> str:
         """Show what was given: ``Budget(retain=0.25)``."""
-        if self.tokens is not None:
-            return f"Budget(tokens={self.tokens})"
-        if self.retain is not None:
-            return f"Budget(retain={self.retain:g})"
-        return f"Budget(retain_video={self.retain_video:g}, retain_audio={self.retain_audio:g})"
+        given = {name: value for name, value in vars(self).items() if value not in (None, False)}
+        return f"Budget({', '.join(f'{name}={value}' for name, value in given.items())})"
 
     def rates(self, n_video: int, n_audio: int) -> tuple[float, float]:
         """Split the budget between the modalities of one clip.
@@ -165,8 +169,8 @@ class Budget:
         """Return the kept tokens of every chunk (the k of paper eq 5), by the rules of the released code.
 
         The second frame drops as many tokens as the first, or none if their sizes differ. The audio of a chunk is kept
-        in full if it is at most one token, if no video token is kept, or if no audio token would be kept. A number of
-        tokens follows `exact_counts` instead.
+        in full if it is at most one token, if no video token is kept (except in a clip without video), or if no audio
+        token would be kept. A number of tokens follows `exact_counts` instead.
 
         Args:
             shapes: token counts of the chunks.
@@ -190,7 +194,8 @@ class Budget:
         frame1 = torch.where(shapes.frame1 == shapes.frame0, shapes.frame1 - dropped, shapes.frame1)
         # Audio: rounded alike, except for the chunks that the released code does not prune.
         audio = shapes.audio - _dropped(shapes.audio, audio_rate[shapes.clip])
-        unpruned = (shapes.audio <= 1) | (frame0 + frame1 == 0) | (audio == 0)
+        unguided = (frame0 + frame1 == 0) & (n_video > 0)[shapes.clip]
+        unpruned = (shapes.audio <= 1) | unguided | (audio == 0)
         return Counts(frame0=frame0, frame1=frame1, audio=torch.where(unpruned, shapes.audio, audio))
 
     def _rates(self, n_video: Tensor, n_audio: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,10 +242,9 @@ def exact_counts(shapes: ChunkShapes, tokens: int, video_rate: Tensor) -> Counts
         least_video, least_audio = int((video > 0).sum()), int((audio > 0).sum())
         least = least_video + least_audio
         if tokens < least:
-            raise BudgetError(
-                f"tokens={tokens} is below the {least} frames and chunks of audio of this clip: allow at least "
-                f"{least}, or sample fewer frames"
-            )
+            parts = "frames and chunks of audio of this clip" if n_video else "chunks of two seconds of this audio"
+            remedy = ", or sample fewer frames" if n_video else ""
+            raise BudgetError(f"tokens={tokens} is below the {least} {parts}: allow at least {least}{remedy}")
         # The video's share, within what it has and what leaves the audio at least one token per chunk.
         share = int(float(video_rate[clip]) * n_video + 0.5)
         share = min(max(share, least_video, tokens - n_audio), n_video, tokens - least_audio)

@@ -1,8 +1,8 @@
 """Chunks of the paper: which tokens form one, computed from the time of each token.
 
 A chunk is two consecutive frames (distinct times) of one clip, with the audio from their start to the start of the next
-pair (paper section 3.1; the released code groups by *pairs of ids*, not by two seconds). Everything
-here is integer work on the CPU and reads no embedding.
+pair (paper section 3.1; the released code groups by *pairs of ids*, not by two seconds). Audio outside a video, where
+it is compressed, has chunks of two seconds. Everything here is integer work on the CPU and reads no embedding.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ FRAME0, FRAME1, AUDIO = 0, 1, 2
 """The three segments of a chunk, each of which has its own count."""
 MICROSECONDS = 1_000_000
 """Clock ticks per second in `TokenStream.position`."""
+AUDIO_CHUNK = 2 * MICROSECONDS
+"""Length of a chunk in a clip of audio alone."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class ChunkShapes:
     """Token counts of each chunk: all that a budget reads."""
 
     frame0: Tensor
-    """[C] int64 on the CPU: video tokens of the first frame, at least 1."""
+    """[C] int64 on the CPU: video tokens of the first frame; 0 in a clip of audio alone."""
     frame1: Tensor
-    """[C] int64 on the CPU: video tokens of the second frame; 0 for the odd last frame of a clip."""
+    """[C] int64 on the CPU: video tokens of the second frame; 0 for the odd last frame of a clip, and without video."""
     audio: Tensor
     """[C] int64 on the CPU: audio tokens of the chunk."""
     clip: Tensor
@@ -54,6 +56,8 @@ def build_stream(
     sample: Tensor,
     seconds_per_position: float,
     extras: Mapping[str, Tensor] | None = None,
+    *,
+    compress_audio: bool = False,
 ) -> TokenStream:
     """Build a `TokenStream`: find clips, chunks, frames and times in a flat batch, from rotary position ids.
 
@@ -66,11 +70,12 @@ def build_stream(
         sample: [L] int64 on the CPU: row of the batch.
         seconds_per_position: length of one temporal id (0.04 s for Qwen2.5-Omni).
         extras: see `TokenStream.extras`.
+        compress_audio: as `index_clips` takes it.
 
     Returns:
         The stream.
     """
-    clip = index_clips(modality, sample)
+    clip = index_clips(modality, sample, compress_audio=compress_audio)
     return index_stream(embeds, modality, clip, places_in_clips(position, modality, clip, seconds_per_position),
                         sample, extras)  # fmt: skip
 
@@ -108,7 +113,7 @@ def index_stream(
     )
 
 
-def index_clips(modality: Tensor, sample: Tensor) -> Tensor:
+def index_clips(modality: Tensor, sample: Tensor, *, compress_audio: bool = False) -> Tensor:
     """Number the clips of a batch.
 
     A clip is a maximal run of video and audio tokens of one row with at least one video token: a video interleaved
@@ -117,6 +122,7 @@ def index_clips(modality: Tensor, sample: Tensor) -> Tensor:
     Args:
         modality: [L] int8.
         sample: [L] int64: row of the batch.
+        compress_audio: whether plain audio is a clip too.
 
     Returns:
         [L] int64: number of each token's clip, -1 outside clips.
@@ -126,23 +132,35 @@ def index_clips(modality: Tensor, sample: Tensor) -> Tensor:
     starts = media.clone()
     starts[1:] &= ~media[:-1] | (sample[1:] != sample[:-1])
     run = torch.cumsum(starts, dim=0) - 1
-    # ... and of these, the ones with a video token.
-    videos = torch.bincount(run[modality == Modality.VIDEO], minlength=int(starts.sum()))
-    number = torch.where(videos > 0, torch.cumsum(videos > 0, dim=0) - 1, -1)
+    # ... and of these, the ones with a video token, or all.
+    is_clip = torch.bincount(run[modality == Modality.VIDEO], minlength=int(starts.sum())) > 0
+    is_clip |= compress_audio
+    number = torch.where(is_clip, torch.cumsum(is_clip, dim=0) - 1, -1)
     clip = torch.full_like(run, -1)
     clip[media] = number[run[media]]
     return clip
+
+
+def has_clips(modality: Tensor, *, compress_audio: bool = False) -> bool:
+    """Whether some tokens may be dropped: whether there is a video, or plain audio that is compressed.
+
+    Args:
+        modality: int8 of any shape: `Modality` of each token, audio outside a video included.
+        compress_audio: whether plain audio is compressed.
+    """
+    has_video, has_audio = (bool((modality == kind).any()) for kind in (Modality.VIDEO, Modality.AUDIO))
+    return has_video or (compress_audio and has_audio)
 
 
 def index_chunks(modality: Tensor, temporal: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Number the chunks of a batch.
 
     Audio belongs to the chunk with ``start <= t < start of the next``. The last chunk of a clip has all later audio;
-    audio before the first frame is in no chunk.
+    audio before the first frame is in no chunk. In a clip of audio alone a chunk begins every `AUDIO_CHUNK`.
 
     Args:
         modality: [L] int8.
-        temporal: [L] int64: time of each token in its clip, in any unit.
+        temporal: [L] int64: time of each token in its clip; in any unit, but microseconds for audio alone.
         clip: [L] int64, from `index_clips`.
 
     Returns:
@@ -150,8 +168,9 @@ def index_chunks(modality: Tensor, temporal: Tensor, clip: Tensor) -> tuple[Tens
         but video tokens).
     """
     chunk, frame = torch.full_like(clip, -1), torch.full_like(clip, -1)
-    video = modality == Modality.VIDEO
-    if not bool(video.any()):
+    video, audio = modality == Modality.VIDEO, modality == Modality.AUDIO
+    alone = audio & (clip >= 0) & ~torch.isin(clip, clip[video])
+    if not bool((video | alone).any()):
         return chunk, frame
     # One key that sorts by clip, then by time.
     first_id = int(temporal.min())
@@ -161,14 +180,14 @@ def index_chunks(modality: Tensor, temporal: Tensor, clip: Tensor) -> tuple[Tens
     times, inverse = torch.unique(key[video], return_inverse=True)
     clip_of_time = times // id_range
     rank = torch.arange(len(times)) - torch.searchsorted(clip_of_time, clip_of_time)
-    opens = rank % 2 == 0
-    number = torch.cumsum(opens, dim=0) - 1
+    # Audio alone opens one wherever a whole number of spans has passed since its first token.
+    since = _since_first(temporal, clip, alone)
+    starts = torch.unique(torch.cat([times[rank % 2 == 0], (key - since % AUDIO_CHUNK)[alone]]))
+    number = torch.searchsorted(starts, times, right=True) - 1
     chunk[video], frame[video] = number[inverse], (rank % 2)[inverse]
-
-    audio = modality == Modality.AUDIO
     # Audio tokens: the last chunk that starts no later, if it is of the same clip.
-    latest = torch.searchsorted(times[opens], key[audio], right=True) - 1
-    same_clip = (latest >= 0) & (clip_of_time[opens][latest.clamp(min=0)] == clip[audio])
+    latest = torch.searchsorted(starts, key[audio], right=True) - 1
+    same_clip = (latest >= 0) & (starts[latest.clamp(min=0)] // id_range == clip[audio])
     chunk[audio] = torch.where(same_clip, latest, -1)
     return chunk, frame
 
@@ -237,6 +256,9 @@ def steps_in_chunk(stream: TokenStream, steps: int = 50, default_length: int = 2
     video = stream.frame[inside] >= 0
     first_of.scatter_reduce_(0, (2 * chunk + stream.frame[inside])[video], temporal[video], reduce="amin")
     start, second = first_of.view(chunks, 2).unbind(dim=1)
+    # Without video, a chunk starts with its first token.
+    first_token = torch.full((chunks,), never).scatter_reduce_(0, chunk, temporal, reduce="amin")
+    start = torch.where(start < never, start, first_token)
     # Length of every chunk: to the start of the next one of its clip, if there is one.
     length = torch.where(second < never, 2 * (second - start), default_length)
     clip = torch.zeros(chunks, dtype=torch.int64)

@@ -49,6 +49,8 @@ class CompressionConfig(_Options):
     """Fraction of audio tokens kept."""
     tokens: int | None = None
     """Video and audio tokens kept of each clip, exactly, whatever its length; instead of a fraction."""
+    compress_audio: bool = False
+    """Whether audio outside a video is compressed too; else it is kept in full."""
     selector: str | None = None
     """Folder of selector weights; None looks into the model's own checkpoint."""
     seed: int = 0
@@ -75,7 +77,7 @@ class CompressionConfig(_Options):
         """
         from omnisift.budget import Budget
 
-        given = Budget.from_options(self.retain, self.retain_video, self.retain_audio, self.tokens)
+        given = Budget.from_options(self.retain, self.retain_video, self.retain_audio, self.tokens, self.compress_audio)
         return Budget(retain=1.0) if self.keeps_all else given
 
     def check(self) -> None:

@@ -152,8 +152,10 @@ def prune_video(
         video_score: a learned score that replaces STVP.
 
     Returns:
-        The kept video tokens of each chunk, first frame before second.
+        The kept video tokens of each chunk, first frame before second; none in chunks of audio alone.
     """
+    if not batch.size[FRAME0]:
+        return batches.padded(batch, FRAME0)
     frames = FramePairs.of(embeds, batches, batch, score_dtype)
     length = len(embeds)
     # eq 2-4: similarity of first frames to their mean, and of second frames to the first.
@@ -207,6 +209,8 @@ def video_logits(video_score: VideoScore, stream: TokenStream) -> Tensor:
     batches = ChunkBatches(stream, Budget(retain=1.0).counts(ChunkShapes.of(stream)), len(stream))
     result = torch.full((len(stream) + 1,), torch.nan, device=stream.embeds.device)
     for batch in batches:
+        if not batch.size[FRAME0]:
+            continue
         frames = FramePairs.of(stream.embeds, batches, batch)
         first, second = video_score(frames.first, frames.second, frames.frame0.valid, frames.paired)
         result = result.scatter(0, frames.frame0.flat(len(stream)), first.flatten())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Modality(IntEnum):
-    """Kind of a token. TEXT includes everything that is never compressed: images, plain audio, padding."""
+    """Kind of a token. TEXT is everything that is never compressed: images, padding; plain audio by default."""
 
     TEXT = 0
     VIDEO = 1
@@ -28,7 +28,8 @@ class TokenStream:
     """The merged input embeddings of a batch, with the place and time of each token.
 
     ``L`` counts the tokens of all rows (padding included, as TEXT); ``D`` is the width of the language model. A *clip*
-    is one video of the prompt with its own audio track; two videos in one prompt are two clips.
+    is one video of the prompt with its own audio track; two videos in one prompt are two clips. Audio outside a video
+    (plain audio) is a clip of its own where it is compressed.
 
     Raises:
         ValueError: a field has another shape than ``embeds``, or is not on the CPU.

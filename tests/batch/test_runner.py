@@ -138,7 +138,10 @@ def test_settings_hold_only_the_type_of_the_device() -> None:
     assert ModelSettings(device="auto").to_dict()["device"] == resolve_device().type
     assert ModelSettings().to_dict() != ModelSettings(retain=0.5).to_dict()
     assert ModelSettings(tokens=64).to_dict() == {**ModelSettings().to_dict(), "tokens": 64}
-    assert "tokens" not in ModelSettings().to_dict(), "runs of earlier versions go on"
+    assert ModelSettings(compress_audio=True).to_dict()["compress_audio"] is True
+    assert not {"tokens", "compress_audio"} & set(ModelSettings().to_dict()), "runs of earlier versions go on"
+    with pytest.raises(UsageError, match="compress_audio is for Transformers; vLLM keeps audio"):
+        ModelSettings(engine="vllm", compress_audio=True).check()
 
 
 def test_model_settings_say_which_engine_a_flag_is_for() -> None:

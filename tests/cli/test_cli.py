@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.pipeline.test_ask import write_audio
 
 
 def test_ask_prints_the_answer_and_its_cost(omnisift, clip: Path) -> None:
@@ -253,6 +254,23 @@ def test_the_installed_command_starts_without_loading_a_model(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.splitlines()[0].startswith("omnisift 0.")
     assert done.stdout.splitlines()[1] == "[]"
+
+
+def test_a_sound_file_is_compressed_when_asked(omnisift, tmp_path: Path) -> None:
+    sound = write_audio(tmp_path / "meeting.wav", 5.0)
+    ask = ("ask", sound, "Is a beep heard?", "--compressor", "resift")
+    code, out, _ = omnisift(*ask, "--compress-audio", "--tokens", "31", "--json")
+    assert code == 0
+    assert json.loads(out)["tokens"]["audio_kept"] == 31
+    code, out, _ = omnisift(*ask)
+    assert code == 0
+    assert "kept in full; --compress-audio" in " ".join(out.split())
+    code, _, err = omnisift("ask", sound, "Is a beep heard?", "--compress-audio", "--compressor", "omnisift")
+    assert code == 2
+    assert err.startswith("error (CompressorError): compressor 'omnisift' chooses audio by the video it belongs to")
+    code, _, err = omnisift("serve", "nano", "--compress-audio")
+    assert code == 2
+    assert err.startswith("error (UsageError): compress_audio is not available in serving")
 
 
 def test_a_number_of_tokens_is_kept(omnisift, clip: Path) -> None:

@@ -67,8 +67,14 @@ def test_a_command_gets_the_records_made_from_its_options() -> None:
 
     calls: list[Any] = []
     names = list(inspect.signature(command).parameters)
-    assert names == ["clip", "compressor", "retain", "retain_video", "retain_audio", "tokens", "selector", "seed"]
-    values: dict[str, Any] = dict.fromkeys(names) | {"clip": "a.mp4", "compressor": "evs", "seed": 3}
+    budget = ["retain", "retain_video", "retain_audio", "tokens", "compress_audio"]
+    assert names == ["clip", "compressor", *budget, "selector", "seed"]
+    values: dict[str, Any] = dict.fromkeys(names) | {
+        "clip": "a.mp4",
+        "compressor": "evs",
+        "seed": 3,
+        "compress_audio": False,
+    }
     command(**values)
     assert calls == [("a.mp4", CompressionConfig(compressor="evs"), 3)]
 

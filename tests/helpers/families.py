@@ -45,7 +45,14 @@ class Clip:
     sound: int = 0
 
 
-Row = list[int | Clip | Image]
+@dataclass(frozen=True)
+class Sound:
+    """``sound`` seconds of audio without video."""
+
+    sound: int
+
+
+Row = list[int | Clip | Image | Sound]
 """An integer is a number of text tokens."""
 
 _IDS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": VISION_START,
@@ -160,8 +167,8 @@ class Family:
         if not self.audio_rate:
             ids = inputs["input_ids"]
             return {**inputs, "mm_token_type_ids": (ids == IMAGE).int() + 2 * (ids == VIDEO).int()}
-        heard = [(row, number) for row, number in clips if row[number].sound]  # type: ignore[union-attr]
-        inputs["use_audio_in_video"] = bool(heard)
+        heard = [(row, number) for row in rows for number, part in enumerate(row) if getattr(part, "sound", 0)]
+        inputs["use_audio_in_video"] = any(row[number].sound for row, number in clips)  # type: ignore[union-attr]
         if clips:
             inputs["video_second_per_grid"] = torch.ones(len(clips))
         return inputs | (_mel(heard) if heard else {})
@@ -192,6 +199,8 @@ class Family:
                 ids += self._video(part, row, number)
             elif isinstance(part, Image):
                 ids += [VISION_START, *[IMAGE] * (part.height * part.width), VISION_END]
+            elif isinstance(part, Sound):
+                ids += [AUDIO_START, *[AUDIO] * (part.sound * self.audio_rate), AUDIO_END]
             else:
                 ids += _words(part, row, number)
         return ids

@@ -25,9 +25,9 @@ class Prompt:
     temporal: Tensor
     sample: Tensor
 
-    def stream(self) -> TokenStream:
+    def stream(self, *, compress_audio: bool = False) -> TokenStream:
         position = self.temporal.expand(3, -1)
-        return build_stream(self.embeds, self.modality, position, self.sample, seconds_per_position=0.04)
+        return build_stream(self.embeds, self.modality, position, self.sample, 0.04, compress_audio=compress_audio)
 
 
 def random_prompt(seed: int, width: int = 16, samples: int = 3, clips: int = 2, plain: bool = True) -> Prompt:
@@ -84,6 +84,16 @@ def steady_prompt(frames: int, tokens: int, audio: int, seed: int = 0, width: in
     modality, temporal = (torch.tensor([int(x) for x in column]) for column in zip(*ordered, strict=True))
     embeds = torch.randn(len(ordered), width, generator=torch.Generator().manual_seed(seed))
     return Prompt(embeds, modality.to(torch.int8), temporal, torch.zeros(len(ordered), dtype=torch.int64))
+
+
+def audio_prompt(*tokens: int, seed: int = 0) -> Prompt:
+    """Audio without video: items of so many tokens, 25 a second, between text tokens."""
+    kinds = [Modality.TEXT]
+    for count in tokens:
+        kinds += [Modality.AUDIO] * count + [Modality.TEXT] * 2
+    embeds = torch.randn(len(kinds), 16, generator=torch.Generator().manual_seed(seed))
+    modality = torch.tensor([int(kind) for kind in kinds], dtype=torch.int8)
+    return Prompt(embeds, modality, torch.arange(len(kinds)), torch.zeros(len(kinds), dtype=torch.int64))
 
 
 def clip_prompt(frames: int, tokens: int, audio: int, seed: int = 0) -> Prompt:

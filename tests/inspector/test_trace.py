@@ -216,7 +216,23 @@ def test_audio_without_video_is_read_entirely(inspected, tmp_path: Path) -> None
     assert trace.methods[1].selection is None
     assert trace.methods[1].answer.report.retained_ratio == 1.0
     assert len(trace.tokens) == trace.methods[1].answer.report.tokens.audio == pytest.approx(50, abs=2)
-    assert any("not compressed" in notice for notice in trace.notices)
+    assert any("kept in full; --compress-audio" in notice for notice in trace.notices)
+
+
+def test_compressed_audio_has_chunks_of_two_seconds(host: Host, tmp_path: Path) -> None:
+    budget = Budget(retain=0.25, compress_audio=True)
+    methods = {name: compressor_for(host, name, budget) for name in ("resift", "uniform")}
+    trace = inspect_clip(host, methods, write_audio(tmp_path / "tone.m4a", 5.0), max_new_tokens=4).trace
+    checked(trace)
+    assert trace.grid is None
+    assert [(chunk.start, chunk.end, chunk.frames, chunk.video) for chunk in trace.chunks] == [
+        (0.0, 2.0, (), 0), (2.0, 4.0, (), 0), (4.0, pytest.approx(5, abs=0.1), (), 0)
+    ]  # fmt: skip
+    assert sum(chunk.audio for chunk in trace.chunks) == len(trace.tokens)
+    for method in trace.methods[1:]:
+        assert method.selection is not None
+        assert method.selection.audio_kept[:2] == (13, 13)
+        assert sum(method.selection.audio_kept) == method.answer.report.tokens.audio_kept < len(trace.tokens)
 
 
 @pytest.mark.parametrize("names", [[], ["none"]])

@@ -79,6 +79,9 @@ def test_settings_come_from_the_environment() -> None:
     settings = SwiftSettings.from_environment(environment)
     assert settings == SwiftSettings(compressor="stvp", retain_video=0.2, retain_audio=0.4)
     assert SwiftSettings.from_environment({}).budget.retain == 0.25
+    assert SwiftSettings.from_environment({"OMNISIFT_COMPRESS_AUDIO": "true"}).budget.compress_audio
+    with pytest.raises(UsageError, match="OMNISIFT_COMPRESS_AUDIO must be true or false, got '1'"):
+        SwiftSettings.from_environment({"OMNISIFT_COMPRESS_AUDIO": "1"})
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ def test_requests_refused(values: dict[str, Any], request_values: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "values", [{"retian": 0.5}, {"retain": 2}, {"max_retain": 0}, {"retain": 0.5, "retain_video": 0.5}]
+    "values",
+    [{"retian": 0.5}, {"retain": 2}, {"max_retain": 0}, {"retain": 0.5, "retain_video": 0.5}, {"compress_audio": True}],
 )
 def test_settings_refused(values: dict[str, Any]) -> None:
     with pytest.raises((BudgetError, UsageError)):
@@ -67,6 +68,8 @@ def test_settings_refused(values: dict[str, Any]) -> None:
 
 def test_arguments_that_a_request_may_not_have() -> None:
     check_request({"retain": 0.5, "use_audio_in_video": True})
+    with pytest.raises(UsageError, match=r"^compress_audio is not available in serving, .*; leave it out$"):
+        check_request({"retain": 0.5, "compress_audio": True})
     with pytest.raises(UsageError, match="can't hold 'size'"):
         check_request({"size": {}})
     for fps in (0, -1, float("nan"), "2"):

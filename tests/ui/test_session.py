@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from tests.helpers.models import work_of_encoders
 from tests.media.bombs import write_bomb
+from tests.pipeline.test_ask import write_audio
 
 from omnisift import errors, load
 from omnisift.compressors import COMPRESSORS
 from omnisift.errors import Damaged, MediaTimeout, OmniSiftError, UnreachableBudget
 from omnisift.pipeline.encoded_clip import EncodedClip
+from omnisift.pipeline.loading import Host
 from omnisift.ui.session import Session
 
 QUESTION = "Which colour appears last?"
@@ -35,6 +37,14 @@ def test_the_default_method_of_a_model(session: Session, uploads: Path, tmp_path
     with_selector = Session(session.host, [tmp_path], selector=selector)
     assert (with_selector.default, with_selector.reason) == ("omnisift", "default: a selector was given")
     assert with_selector.default in with_selector.methods
+
+
+def test_a_sound_is_compressed_when_asked(host: Host, tmp_path: Path) -> None:
+    write_audio(tmp_path / "tone.wav", 4.0)
+    for compress_audio, kept in ((True, 26), (False, 100)):
+        session = Session(host, [tmp_path], compress_audio=compress_audio, max_new_tokens=4)
+        answer = session.ask(tmp_path / "tone.wav", "Is a beep heard?", ["resift"], 25)
+        assert answer.inspection.trace.methods[1].answer.report.tokens.audio_kept == kept
 
 
 def test_a_second_question_reuses_the_encoded_clip(session: Session, uploads: Path) -> None:

@@ -15,6 +15,8 @@ from omnisift.utils.questions import check_max_new_tokens
 if TYPE_CHECKING:
     from omnisift.pipeline import Answer, EncodedClip, Pipeline
 
+_NEW = frozenset({"tokens", "compress_audio"})
+
 
 @dataclass(frozen=True)
 class ModelSettings(CompressionConfig, ReadOptions):
@@ -50,10 +52,8 @@ class ModelSettings(CompressionConfig, ReadOptions):
         fixed = asdict(resolve_settings(self, self.model)[0]) | {"device": device}
         for name in ("vllm_args", "max_length", *WORK_LIMITS):
             del fixed[name]
-        # Runs of earlier versions lack this entry, so it is stored only where it is given.
-        if self.tokens is None:
-            del fixed["tokens"]
-        return fixed
+        # Runs of earlier versions lack these entries, so they are stored only where they are given.
+        return {name: value for name, value in fixed.items() if name not in _NEW or value != getattr(type(self), name)}
 
     def check(self) -> None:
         """Check the values before any clip is read.
@@ -70,6 +70,10 @@ class ModelSettings(CompressionConfig, ReadOptions):
             )
         if self.engine == "vllm" and self.max_length is not None:
             raise UsageError("max_length is for Transformers; give vLLM its own flag, --max-model-len, after --")
+        if self.engine == "vllm" and self.compress_audio:
+            raise UsageError(
+                "compress_audio is for Transformers; vLLM keeps audio outside a video in full: leave it out"
+            )
         if self.engine != "vllm" and self.vllm_args:
             raise UsageError(f"{self.vllm_args[0]!r} is a flag for vLLM; leave it out, or give --engine vllm")
         check_max_new_tokens(self.max_new_tokens)

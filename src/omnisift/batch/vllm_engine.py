@@ -92,8 +92,8 @@ class VllmEngine:
         if isinstance(answers, Exception):
             return answers
         source = source_fields(source_of(media))
-        compressing = not self.compression.keeps_all
-        notices = notices_of(media, is_nano=self.offline.is_nano, compressing=compressing)
+        keeps_audio = not self.compression.keeps_all
+        notices = notices_of(media, is_nano=self.offline.is_nano, keeps_audio=keeps_audio, can_compress=False)
         engine_answers = []
         for index, answer in enumerate(answers):
             read = 0.0 if index else read_seconds  # the time to read the clip counts for the first question only

@@ -103,8 +103,8 @@ def chat(
         pipeline = _load(host, method)
         bar.stage("read")
         encoded = pipeline.encode(clip, **read_options.reading)
-    compressing = pipeline.compressor is not None
-    show_notices(status, notices_of(encoded.media, is_nano=pipeline.host.is_nano, compressing=compressing))
+    notices = notices_of(encoded.media, is_nano=pipeline.host.is_nano, keeps_audio=pipeline.keeps_audio)
+    show_notices(status, notices)
     if interactive:
         started = f"{pipeline.host.name} with {pipeline.method}; {describe_source(source_of(encoded.media))}"
         status.print(f"{started}; Ctrl-D ends", style="dim", markup=False)

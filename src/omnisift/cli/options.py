@@ -112,6 +112,12 @@ DeviceMap = Annotated[
         help="Accelerate's device map, for example auto: weights go straight to the devices.", rich_help_panel=MODEL
     ),
 ]
+CompressAudio = Annotated[
+    bool,
+    typer.Option(
+        "--compress-audio", help="Compress audio outside a video too, as in a sound file.", rich_help_panel=BUDGET
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Random seed, for methods that sample.", rich_help_panel=BUDGET)]
 Method = Annotated[
     str,
@@ -204,6 +210,7 @@ FIELDS: dict[str, Any] = {
             rich_help_panel=BUDGET,
         ),
     ],
+    "compress_audio": CompressAudio,
     "selector": Selector,
     "seed": Seed,
     "fps": Annotated[float, typer.Option(help="Frames sampled per second.", rich_help_panel=SAMPLING)],

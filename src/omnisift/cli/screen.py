@@ -217,7 +217,7 @@ def show_shortfall(console: Console, report: Report, budget: Budget) -> None:
         requested = ((budget.retain_video or 0) * tokens.video + (budget.retain_audio or 0) * tokens.audio) / max(
             total, 1
         )
-    if report.source.has_video and report.retained_ratio > 1.1 * requested + 0.01:
+    if (report.source.has_video or budget.compress_audio) and report.retained_ratio > 1.1 * requested + 0.01:
         text = f"asked to keep {100 * requested:.3g} %, kept {100 * report.retained_ratio:.1f} %"
         console.print(Text(f"note: {text}: each frame and each chunk keeps at least one token", style="yellow"))
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from omnisift.cli.options import MappedModelOptions, MaxNewTokens, Seed, Selector, with_records
+from omnisift.cli.options import CompressAudio, MappedModelOptions, MaxNewTokens, Seed, Selector, with_records
 from omnisift.config import CompressionConfig, ServedReadOptions
 from omnisift.errors import UsageError
 
@@ -25,6 +25,7 @@ def ui(
     models: MappedModelOptions,
     selector: Selector = CompressionConfig.selector,
     seed: Seed = CompressionConfig.seed,
+    compress_audio: CompressAudio = CompressionConfig.compress_audio,
     read_options: ServedReadOptions,
     max_new_tokens: MaxNewTokens = 256,
     host: Annotated[
@@ -66,7 +67,12 @@ def ui(
 
         silence_libraries()
         session = partial(
-            Session, selector=selector, seed=seed, max_new_tokens=max_new_tokens, read_options=read_options.reading
+            Session,
+            selector=selector,
+            seed=seed,
+            compress_audio=compress_audio,
+            max_new_tokens=max_new_tokens,
+            read_options=read_options.reading,
         )
         sessions = {name: session(load_host(name, **models.placement), [folder]) for name in names}
         page = launch(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
-from omnisift.chunks import AUDIO, steps_in_chunk
+from omnisift.chunks import AUDIO, FRAME0, steps_in_chunk
 from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError
 from omnisift.estimators import make_estimator
@@ -70,6 +70,15 @@ class OmniSiftCompressor(Compressor):
             self._select_audio(stream.embeds, batches, batch, anchors, steps, builder)
         return builder.build(stream)
 
+    def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
+        """Prune video alone. See `Compressor.select_video`."""
+        batches = ChunkBatches(stream, counts, self._batch_tokens(stream))
+        video_score = None if self.selector is None else self.selector.video_score
+        builder = SelectionBuilder()
+        for batch in batches:
+            prune_video(stream.embeds, batches, batch, builder, self.score_dtype, video_score)
+        return builder.build(stream)
+
     def select_audio(self, stream: TokenStream, counts: Counts, video: Selection) -> Selection:
         """Select audio guided by the video tokens that another method kept; by all of a chunk's if it kept none."""
         batches = ChunkBatches(stream, counts, self._batch_tokens(stream))
@@ -92,14 +101,17 @@ class OmniSiftCompressor(Compressor):
         """Score the audio of a batch of chunks by their anchors and keep the highest scores."""
         audio = batches.padded(batch, AUDIO)
         # The released code keeps the audio of a chunk in full if it is one token, or if there are no anchors.
-        if batch.size[AUDIO] <= 1 or anchors.index.shape[1] == 0:
+        alone = not batch.size[FRAME0]
+        if batch.size[AUDIO] <= 1 or (anchors.index.shape[1] == 0 and not alone):
             builder.kept.append(audio.flat(len(embeds)))
             return
+        if alone:
+            self._check_guide()
         # eq 6-9.
         logits = self._logits(embeds, anchors, audio, steps)
         scored = None
         if anchors.valid is not None and audio.valid is not None:
-            scored = anchors.valid.any(dim=1) & (audio.valid.sum(dim=1) > 1)
+            scored = (anchors.valid.any(dim=1) | alone) & (audio.valid.sum(dim=1) > 1)
         builder.audio_scores.append((audio.flat(len(embeds), scored), torch.sigmoid(logits).flatten()))
         kept = batches.kept(batch, AUDIO)
         # Training (section 3.3): the estimator chooses, with a gradient.
@@ -109,6 +121,14 @@ class OmniSiftCompressor(Compressor):
         # Inference: top-k by logit, the same order as by score without the ties of a saturated sigmoid.
         highest = audio.lowest(-logits.detach(), kept, batch.kept[AUDIO], batch.even)
         builder.kept.append(highest.flat(len(embeds)))
+
+    def _check_guide(self) -> None:
+        """Raise `CompressorError` unless the selector reads audio alone."""
+        if self.selector is None or self.selector.config.guide not in ("self", "concat"):
+            raise CompressorError(
+                "compressor 'omnisift' chooses audio by the video it belongs to, and this prompt has audio without "
+                "video: choose another method, such as resift, or leave compress_audio out"
+            )
 
     @property
     def _learning(self) -> bool:

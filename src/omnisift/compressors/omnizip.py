@@ -102,7 +102,7 @@ class OmniZipCompressor(Compressor):
         shapes = ChunkShapes.of(stream)
         kept = chunk_totals(counts, shapes, audio.shares(stream, shapes), self.rebounded)
         # Both frames keep the chunk's share, rounded down; the remainder goes to the first.
-        frame1 = shapes.frame1 * kept // (shapes.frame0 + shapes.frame1)
+        frame1 = shapes.frame1 * kept // (shapes.frame0 + shapes.frame1).clamp(min=1)
         groups = group(stream, replace(counts, frame0=kept - frame1, frame1=frame1), modality=Modality.VIDEO)
         # Step 5: the tokens of each frame.
         scores = video_scores(stream)
@@ -164,7 +164,8 @@ def consolidate(stream: TokenStream, kept_audio: KeptAudio, members: int) -> tup
 
     Every dropped token belongs to its most similar anchor (cosine). Of an anchor's tokens, the ``members`` most similar
     to any video token of the clip join it, weighted by the softmax of that similarity; the others are dropped. The
-    video is the unpruned one. Runs clip by clip, with two device syncs in all.
+    video is the unpruned one; in a clip of audio alone, the similarity is that to the anchor. Runs clip by clip, with
+    two device syncs in all.
 
     Args:
         stream: the tokens of the batch.
@@ -182,8 +183,9 @@ def consolidate(stream: TokenStream, kept_audio: KeptAudio, members: int) -> tup
         in_clip = (_indices(tokens & (stream.clip == clip), device) for tokens in (dropped, anchor, video))
         tokens, anchors, video_tokens = in_clip
         if len(tokens):
-            similarity, _ = best_match(stream.embeds, tokens, video_tokens)
-            _, nearest = best_match(stream.embeds, tokens, anchors)
+            similarity, nearest = best_match(stream.embeds, tokens, anchors)
+            if len(video_tokens):
+                similarity, _ = best_match(stream.embeds, tokens, video_tokens)
             # The best members of each anchor join it.
             row = torch.searchsorted(anchors, nearest)
             joins = segment_topk(similarity, row, torch.full_like(anchors, members))
@@ -214,7 +216,7 @@ def chunk_totals(counts: Counts, shapes: ChunkShapes, shares: Tensor, rebounded:
     size, totals = shapes.frame0 + shapes.frame1, counts.frame0 + counts.frame1
     for clip in torch.unique(shapes.clip).tolist():
         in_clip = shapes.clip == clip
-        if not bool(shares[in_clip].isnan().all()):
+        if bool(size[in_clip].any()) and not bool(shares[in_clip].isnan().all()):
             totals[in_clip] = _clip_totals(totals[in_clip], size[in_clip], shares[in_clip], rebounded)
     return totals
 

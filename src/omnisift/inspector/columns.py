@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from omnisift.chunks import steps_in_chunk
+from omnisift.chunks import AUDIO_CHUNK, MICROSECONDS, steps_in_chunk
 from omnisift.compressors import Compressor, Paired, VideoCompressor
 from omnisift.compressors.omnisift import OmniSiftCompressor
 from omnisift.compressors.stvp import StvpCompressor
@@ -68,9 +68,11 @@ def grid_of(tokens: ClipTokens, frame_seconds: float) -> Grid | None:
 
 def chunks_of(tokens: ClipTokens, grid: Grid | None, seconds: float) -> tuple[Chunk, ...]:
     """Borders and sizes of the chunks. The last one ends with the clip, which lasts ``seconds``."""
-    if grid is None:
-        return ()
     video, audio = (count_by_chunk(tokens, modality) for modality in (Modality.VIDEO, Modality.AUDIO))
+    if grid is None:  # no chunks, or those of compressed audio
+        borders = [number * AUDIO_CHUNK / MICROSECONDS for number in range(len(audio))]
+        spans = zip(borders, [*borders[1:], max(seconds, *borders[-1:], 0.0)], audio, strict=False)
+        return tuple(Chunk(start, round(end, 6), (), 0, count) for start, end, count in spans)
     frames = [np.unique(tokens.frame[(tokens.chunk == c) & (tokens.frame >= 0)]).tolist() for c in range(len(video))]
     starts = [numbers[0] * grid.seconds for numbers in frames]
     ends = [*starts[1:], max(seconds, grid.frames * grid.seconds)]
@@ -211,9 +213,9 @@ def anchor_attention(method: Compressor, stream: TokenStream, keep: Tensor) -> A
     for chunk in range(int(stream.chunk.max()) + 1):
         inside = stream.chunk == chunk
         audio = torch.nonzero(inside & (stream.modality == Modality.AUDIO))[:, 0]
-        if len(audio) < 2:
-            continue
         video = inside & (stream.modality == Modality.VIDEO)
+        if len(audio) < 2 or not bool(video.any()):
+            continue
         anchors = torch.nonzero(video & keep if bool((video & keep).any()) else video)[:, 0]
         # Same inputs as in the compressor: embeddings, and steps for selectors with a time embedding.
         embeds = [stream.embeds[index.to(device)].to(selector.dtype)[None] for index in (anchors, audio)]

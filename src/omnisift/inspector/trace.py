@@ -78,14 +78,14 @@ class ClipTokens:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Two consecutive frames and the audio that plays during them."""
+    """Two consecutive frames and the audio that plays during them; or two seconds of compressed audio alone."""
 
     start: float
     """Seconds since the start of the clip."""
     end: float
     """Seconds since the start of the clip."""
     frames: tuple[int, ...]
-    """Indices of its one or two frames."""
+    """Indices of its one or two frames; empty in audio alone."""
     video: int
     """Number of video tokens."""
     audio: int
@@ -178,7 +178,7 @@ class MethodTrace:
     """The name the caller gave; ``none`` for all tokens."""
     answer: Answer
     selection: MethodSelection | None
-    """None if every token was read: by ``none``, and in audio without video."""
+    """None if every token was read: by ``none``, and in audio without video that is not compressed."""
     kept_evidence: KeptEvidence | None
     """None where no evidence is known."""
 
@@ -191,7 +191,7 @@ class MethodTrace:
         """JSON-ready: the keys of `Answer.to_dict` that differ by method, ``evidence`` and ``selection``."""
         # Here ``retain`` is the request in words, as in version 1.
         answer = self.answer.to_dict() | {"retain": self.answer.report.retain}
-        common = ("source", "model", "notices", "retain_video", "retain_audio", "token_budget")
+        common = ("source", "model", "notices", "retain_video", "retain_audio", "token_budget", "compress_audio")
         return {
             "name": self.name,
             "label": self.label,

@@ -61,7 +61,7 @@ class HasCut(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with video on its way to the language model: ``B`` rows of ``S`` tokens, on the CPU."""
+    """A prompt with video or audio on its way to the language model: ``B`` rows of ``S`` tokens, on the CPU."""
 
     input_ids: Tensor
     """[B, S] int64."""
@@ -73,6 +73,8 @@ class Prompt:
     """Those of the call to ``Parts.core``, by name."""
     frame_seconds: Sequence[float] | None = None
     """Seconds of a frame of each video, for hosts that are not told; None if unknown."""
+    compress_audio: bool = False
+    """Whether audio outside a video is a clip too; else it is outside clips. Only then a prompt may lack video."""
 
     def tensor(self, name: str) -> Tensor | None:
         """An argument on the CPU; None if it was not passed."""

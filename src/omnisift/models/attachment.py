@@ -28,6 +28,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from omnisift.chunks import has_clips
 from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, ModelError, UnsupportedCall
 from omnisift.models.adapter import Adapter, Prompt
@@ -55,7 +56,7 @@ from omnisift.models.layout import Layout
 from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.models.side_inputs import gate_side_inputs
-from omnisift.tokens import Modality, Selection, TokenStream
+from omnisift.tokens import Selection, TokenStream
 
 _ATTACHED: WeakKeyDictionary[nn.Module, threading.Thread] = WeakKeyDictionary()
 """Language models that an attachment hooks, and who attached. Nothing is stored on the model, nor is it kept alive."""
@@ -91,6 +92,7 @@ class Attachment:
     """A compressor attached to a model by `attach`. As a context manager it detaches at the end of the block.
 
     While it is attached, logits, hidden states and attentions of a prompt with video have the length of the cut prompt.
+    Where the budget compresses audio outside a video, a prompt with audio counts as one with video.
     """
 
     adapter: Adapter
@@ -207,7 +209,7 @@ class Attachment:
         refused, routes = uncuttable(arguments), wants_router_loss(self.adapter.config, arguments)
         if input_ids is None or (labels is None and refused is None and not routes):
             return None
-        if not self._has_video(input_ids, arguments):
+        if not self._is_compressed(input_ids, arguments):
             return None
         if refused is not None:
             raise UnsupportedCall(refused)
@@ -258,15 +260,17 @@ class Attachment:
     def _read_prompt(self, input_ids: Tensor, arguments: Mapping[str, Any], cached: int) -> None:
         input_ids = input_ids.cpu()
         modality = self.adapter.modality(input_ids, arguments)
-        if bool((modality == Modality.VIDEO).any()):
+        compress_audio = self.compressor.budget.compress_audio
+        if has_clips(modality, compress_audio=compress_audio):
             if cached:
+                kind = "video" if has_clips(modality) else "audio"
                 raise UnsupportedCall(
-                    f"new video tokens after {cached} cached ones: pass the complete conversation "
+                    f"new {kind} tokens after {cached} cached ones: pass the complete conversation "
                     "without a cache (and without prefill_chunk_size), or detach"
                 )
             # The mask that the language model gets may be windowed, or see both ways within a frame.
             attention_mask = read_mask(arguments.get("attention_mask"), *input_ids.shape)
-            prompt = Prompt(input_ids, attention_mask, modality, arguments, self.frame_seconds)
+            prompt = Prompt(input_ids, attention_mask, modality, arguments, self.frame_seconds, compress_audio)
             self._prompt = prompt, self.adapter.layout(prompt)
         elif not cached:
             self.last = self.selection = None
@@ -354,8 +358,9 @@ class Attachment:
             extras |= probe.extras(prompt.modality, prompt.arguments, device)
         return extras
 
-    def _has_video(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> bool:
-        return bool((self.adapter.modality(input_ids.cpu(), arguments) == Modality.VIDEO).any())
+    def _is_compressed(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> bool:
+        modality = self.adapter.modality(input_ids.cpu(), arguments)
+        return has_clips(modality, compress_audio=self.compressor.budget.compress_audio)
 
 
 def _check_selection(selection: Selection, stream: TokenStream) -> Tensor:

@@ -51,11 +51,14 @@ def attach(
     retain_video: float | None = None,
     retain_audio: float | None = None,
     tokens: int | None = None,
+    compress_audio: bool = False,
     selector: str | Path | VGAS | None = None,
     seed: int = 0,
     adapter: type[Adapter] | None = None,
 ) -> Attachment:
     """Compress every prompt with video that ``model`` receives, until the attachment is detached.
+
+    With ``compress_audio``, prompts with audio alone are compressed too.
 
     All work is done in forward hooks on this one instance: its class, weights and attributes stay as they are, and the
     compressor is not saved with it. Call ``detach()`` on the result, or use it as a context manager::
@@ -73,6 +76,7 @@ def attach(
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
         tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
+        compress_audio: whether audio outside a video is compressed too; else it is kept in full.
         selector: folder of selector weights or a `VGAS`, for methods that have weights. It is moved to the device and
             dtype of the model's embeddings.
         seed: for methods that draw at random.
@@ -93,11 +97,11 @@ def attach(
     language_model = found.parts.language_model
     check_unattached(language_model, type(model).__name__)
     if not isinstance(compressor, Compressor):
-        budget = Budget.from_options(retain, retain_video, retain_audio, tokens)
+        budget = Budget.from_options(retain, retain_video, retain_audio, tokens, compress_audio)
         compressor = _make_compressor(compressor, budget, selector, seed, language_model)
-    elif (retain, retain_video, retain_audio, tokens, selector, seed) != (None, None, None, None, None, 0):
+    elif (retain, retain_video, retain_audio, tokens, selector, seed, compress_audio) != (*[None] * 5, 0, False):
         raise UsageError(
-            f"retain, tokens, selector and seed belong to the name of a method, but the compressor is "
+            f"retain, tokens, selector, seed and compress_audio belong to the name of a method, but the compressor is "
             f"made already, a {type(compressor).__name__}: leave them out, or pass a name"
         )
     check_needs(compressor, type(found), type(model).__name__)

@@ -18,7 +18,8 @@ class Compression:
     """
 
     modality: Tensor
-    """[B, S] int8: `Modality` of each token. Images and audio outside a video count as TEXT: they are never dropped."""
+    """[B, S] int8: `Modality` of each token. Images count as TEXT, and so does audio outside a video unless it is
+    compressed: they are never dropped."""
     keep: Tensor
     """[B, S] bool: False where the token was dropped. Padding is True."""
     scores: Tensor | None = None
@@ -50,7 +51,7 @@ class Compression:
 
     @property
     def n_audio(self) -> int:
-        """Audio tokens that belong to a video, all rows."""
+        """Audio tokens of clips, all rows."""
         return sum(self.n_audio_rows)
 
     @property
@@ -60,7 +61,7 @@ class Compression:
 
     @property
     def kept_audio(self) -> int:
-        """Audio tokens of videos that were kept, all rows."""
+        """Audio tokens of clips that were kept, all rows."""
         return sum(self.kept_audio_rows)
 
     @property

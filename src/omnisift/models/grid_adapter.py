@@ -29,15 +29,15 @@ class GridAdapter(Adapter):
 
     def layout(self, prompt: Prompt) -> Layout:
         """Lay the video tokens on their grids."""
-        grids = self._grids(prompt)
+        is_video = prompt.modality == Modality.VIDEO
+        grids = self._grids(prompt) if bool(is_video.any()) else torch.zeros(0, 3, dtype=torch.int64)
         if grids is None:
             return self.layout_without_grids(prompt)
-        is_video = prompt.modality == Modality.VIDEO
         videos = repeated_videos(grids.prod(dim=1), is_video.sum(dim=1))
         places = Places.in_grids(int(is_video.sum()), grids[videos])
         seconds = self._seconds(prompt, len(grids))[videos]
         time = self.frame_time(places.frame, seconds[places.clip])
-        return lay_out(prompt.modality, places, time, self.audio_step)
+        return lay_out(prompt.modality, places, time, self.audio_step, compress_audio=prompt.compress_audio)
 
     def layout_without_grids(self, prompt: Prompt) -> Layout:  # noqa: ARG002
         """Return the layout of a prompt whose grids are unknown, where something else tells it."""
@@ -84,6 +84,8 @@ class GridAdapter(Adapter):
 
     def _seconds(self, prompt: Prompt, count: int) -> Tensor:
         """[V] float32: seconds of a frame of each of ``count`` videos."""
+        if not count:
+            return torch.ones(0)
         seconds = None if self.seconds_argument is None else prompt.tensor(self.seconds_argument)
         if seconds is None and prompt.frame_seconds is not None:
             seconds = torch.tensor(prompt.frame_seconds, dtype=torch.float32)

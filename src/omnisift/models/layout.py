@@ -92,7 +92,9 @@ def repeated_videos(sizes: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([(row == number).nonzero()[:, 0].repeat(times) for number in range(len(counts) // times)])
 
 
-def lay_out(modality: Tensor, places: Places, frame_time: Tensor, audio_step: float) -> Layout:
+def lay_out(
+    modality: Tensor, places: Places, frame_time: Tensor, audio_step: float, *, compress_audio: bool = False
+) -> Layout:
     """Lay out a batch in which the audio of a video lies in one run with it.
 
     Args:
@@ -100,13 +102,17 @@ def lay_out(modality: Tensor, places: Places, frame_time: Tensor, audio_step: fl
         places: of the video tokens.
         frame_time: [N] int64: when the frame of each video token is, in microseconds.
         audio_step: microseconds from one audio token of a clip to the next.
-
-    Returns:
-        The layout. Audio in a run without video is outside clips.
+        compress_audio: whether audio in a run without video is a clip of its own; else it is outside clips.
     """
     video = modality == Modality.VIDEO
-    clip = _owners(modality, places.clip)
+    run = _runs(modality)
+    # Audio belongs to the clip in whose run of media tokens it lies.
+    owner = torch.full((int(run.max()) + 2,), -1)
+    owner[run[video]] = places.clip
+    clip = torch.where(modality == Modality.AUDIO, owner[run], -1)
     clip[video] = places.clip
+    if compress_audio:
+        clip = _with_plain_audio(clip, torch.where(modality == Modality.AUDIO, run, -1))
     position = torch.zeros(3, *clip.shape, dtype=torch.int64)
     position[:, video] = torch.stack([frame_time, places.row, places.column])
     # Audio tokens of one clip follow one another at a fixed rate.
@@ -117,12 +123,22 @@ def lay_out(modality: Tensor, places: Places, frame_time: Tensor, audio_step: fl
     return Layout(modality, clip, position)
 
 
-def _owners(modality: Tensor, clips: Tensor) -> Tensor:
-    """[B, S] int64: the clip in whose run of media tokens each audio token lies; -1 for none, and on other tokens."""
+def _runs(modality: Tensor) -> Tensor:
+    """[B, S] int64: number of the run of media tokens, which ends with its row; -1 on other tokens."""
     media = modality != Modality.TEXT
     starts = media.clone()
     starts[:, 1:] &= ~media[:, :-1]
-    run = (starts.flatten().cumsum(0) - 1).view_as(media)  # a run ends with its row
-    owner = torch.full((int(starts.sum()),), -1)
-    owner[run[modality == Modality.VIDEO]] = clips
-    return torch.where(modality == Modality.AUDIO, owner[run], -1)
+    return torch.where(media, (starts.flatten().cumsum(0) - 1).view_as(media), -1)
+
+
+def _with_plain_audio(clip: Tensor, run: Tensor) -> Tensor:
+    """[B, S]: clips ``clip``, and each run of audio (``run``, -1 on other tokens) outside of them as one more.
+
+    Clips are numbered by their first token, as everywhere.
+    """
+    clip = torch.where((clip < 0) & (run >= 0), int(clip.max()) + 1 + run, clip).flatten()
+    inside = torch.nonzero(clip >= 0)[:, 0]
+    _, number = torch.unique(clip[inside], return_inverse=True)
+    first = torch.full((int(number.max()) + 1,), len(clip)).scatter_reduce_(0, number, inside, reduce="amin")
+    clip[inside] = torch.argsort(torch.argsort(first))[number]
+    return clip.view_as(run)

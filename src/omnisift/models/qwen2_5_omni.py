@@ -44,7 +44,8 @@ class Qwen25OmniAdapter(GridAdapter):
             raise UnsupportedCall("a video without video_grid_thw or rotary position_ids: pass one of them")
         rows, length = prompt.input_ids.shape
         modality = prompt.modality.flatten()
-        clip = index_clips(modality, torch.arange(rows).repeat_interleave(length))
+        sample = torch.arange(rows).repeat_interleave(length)
+        clip = index_clips(modality, sample, compress_audio=prompt.compress_audio)
         position = places_in_clips(position_ids[-3:].flatten(1), modality, clip, self.audio_step / MICROSECONDS)
         return Layout(prompt.modality, clip.view(rows, length), position.view(3, rows, length))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from omnisift.chunks import has_clips
 from omnisift.errors import TrainingError
 from omnisift.models.attachment import Attachment
 from omnisift.models.compression import Compression
-from omnisift.tokens import Modality
 
 MIN_TOKENS = 32
 """Prompts with fewer video and audio tokens may keep all of them."""
@@ -25,8 +25,9 @@ def assert_compressed(attachment: Attachment, input_ids: Tensor) -> None:
         TrainingError: a prompt with video bypassed the compressor, or kept every token although the budget is a
             ratio below 1.
     """
-    has_video = bool((attachment.adapter.modality(input_ids.cpu()) == Modality.VIDEO).any())
-    if attachment.compressor.budget.keeps_all or not has_video:
+    budget = attachment.compressor.budget
+    modality = attachment.adapter.modality(input_ids.cpu())
+    if budget.keeps_all or not has_clips(modality, compress_audio=budget.compress_audio):
         return
     last: Compression | None = attachment.last
     if last is None:
@@ -36,7 +37,7 @@ def assert_compressed(attachment: Attachment, input_ids: Tensor) -> None:
         )
     total, kept = last.n_video + last.n_audio, last.kept_video + last.kept_audio
     # A number of tokens keeps all of the clips that have no more.
-    if total >= MIN_TOKENS and kept == total and attachment.compressor.budget.tokens is None:
+    if total >= MIN_TOKENS and kept == total and budget.tokens is None:
         raise TrainingError(
             f"training without compression: all {total} video and audio tokens of a batch were kept; "
             "check the budget and the compressor"

@@ -32,7 +32,7 @@ class PaddedGroups:
         """Gather the embeddings, [G, N, D]: a view in inference where the rows allow it, else a copy."""
         count, width = self.index.shape
         if self.strides is None or (embeds.requires_grad and torch.is_grad_enabled()):
-            return embeds.index_select(0, self.index.flatten()).view(count, width, -1)
+            return embeds.index_select(0, self.index.flatten()).view(count, width, embeds.shape[1])
         first, step = self.strides
         stride = embeds.stride()
         offset = embeds.storage_offset() + first * stride[0]

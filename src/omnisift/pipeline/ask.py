@@ -42,6 +42,7 @@ def load(
     retain_video: float | None = None,
     retain_audio: float | None = None,
     tokens: int | None = None,
+    compress_audio: bool = False,
     selector: str | Path | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -63,6 +64,7 @@ def load(
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
         tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
+        compress_audio: whether a file with audio alone is compressed too; else its audio is kept in full.
         selector: folder of selector weights; None looks into the model's own checkpoint.
         seed: random seed, for methods that sample.
         device: ``auto`` (cuda, then mps, then cpu: the first that this machine has), ``cpu``, ``cuda``, ``cuda:1`` or
@@ -85,16 +87,8 @@ def load(
         UnsupportedModel: the checkpoint is of another family.
         CheckpointError: the model is not found, or its weights are missing or unreadable.
     """
-    config = CompressionConfig(
-        compressor=compressor or FULL,
-        retain=retain,
-        retain_video=retain_video,
-        retain_audio=retain_audio,
-        tokens=tokens,
-        selector=None if selector is None else str(selector),
-        seed=seed,
-    )
-    config.check()
+    given = retain, retain_video, retain_audio, tokens, compress_audio
+    config = _compression(compressor, *given, selector, seed)
     placement = plan_placement(device, dtype, attn_implementation, device_map, max_length)
     source = find_model(str(model))
     method = None if config.keeps_all else compressor_for(source, config.compressor, config.budget, selector, seed)
@@ -134,6 +128,11 @@ class Pipeline:
             f"Pipeline({host.name!r} on {host.device}, {str(host.dtype).removeprefix('torch.')}; compressor {method})"
         )
 
+    @property
+    def keeps_audio(self) -> bool:
+        """Whether it compresses, but keeps audio outside a video in full."""
+        return self.compressor is not None and not self.compressor.budget.compress_audio
+
     def _repr_html_(self) -> str:
         """One line, for notebooks."""
         return f"<p>{escape(repr(self))}</p>"
@@ -146,6 +145,7 @@ class Pipeline:
         retain_video: float | None = None,
         retain_audio: float | None = None,
         tokens: int | None = None,
+        compress_audio: bool = False,
         selector: str | Path | None = None,
         seed: int = 0,
     ) -> Pipeline:
@@ -158,6 +158,7 @@ class Pipeline:
             retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
             retain_audio: fraction of audio tokens kept.
             tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
+            compress_audio: whether a file with audio alone is compressed too; else its audio is kept in full.
             selector: folder of selector weights; None looks into the model's own checkpoint.
             seed: random seed, for methods that sample.
 
@@ -165,16 +166,8 @@ class Pipeline:
             BudgetError: a fraction or the number of tokens is out of range, or both are given.
             CompressorError: the method is unknown, or needs a selector that is not there.
         """
-        config = CompressionConfig(
-            compressor=compressor or FULL,
-            retain=retain,
-            retain_video=retain_video,
-            retain_audio=retain_audio,
-            tokens=tokens,
-            selector=None if selector is None else str(selector),
-            seed=seed,
-        )
-        config.check()
+        given = retain, retain_video, retain_audio, tokens, compress_audio
+        config = _compression(compressor, *given, selector, seed)
         if config.keeps_all:
             return Pipeline(self.host, None)
         return Pipeline(self.host, compressor_for(self.host, config.compressor, config.budget, selector, seed))
@@ -369,11 +362,17 @@ class Pipeline:
             seconds=seconds,
             source=source_of(media),
             peak_memory_bytes=answer.peak_memory_bytes,
-            notices=(
-                *answer.notices,
-                *notices_of(media, is_nano=self.host.is_nano, compressing=self.compressor is not None),
-            ),
+            notices=(*answer.notices, *notices_of(media, is_nano=self.host.is_nano, keeps_audio=self.keeps_audio)),
         )
+
+
+def _compression(compressor: str | None, *values: Any) -> CompressionConfig:
+    """Check and return values of the fields of `CompressionConfig`, in their order."""
+    *given, selector, seed = values
+    fields = compressor or FULL, *given, None if selector is None else str(selector), seed
+    config = CompressionConfig(**dict(zip(option_names(CompressionConfig), fields, strict=True)))
+    config.check()
+    return config
 
 
 def _reading(*values: Any) -> dict[str, Any]:

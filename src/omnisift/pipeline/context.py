@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 
-from omnisift.chunks import ChunkShapes
+from omnisift.chunks import ChunkShapes, has_clips
 from omnisift.compressors import Compressor
 from omnisift.errors import TooBig
 from omnisift.models import adapter_for
 from omnisift.models.adapter import Prompt
 from omnisift.pipeline.encoded_clip import PromptRow
 from omnisift.pipeline.loading import Host
-from omnisift.tokens import Modality
 
 _STRETCHING = ("linear", "dynamic", "yarn")
 """Types of rotary scaling whose ``factor`` multiplies the trained context; others state the result themselves."""
@@ -35,9 +34,12 @@ def check_context(host: Host, compressor: Compressor | None, row: PromptRow, max
     kept = length if compressor is None else _kept_tokens(host, compressor, row.inputs)
     if kept + max_new_tokens > limit:
         before = "" if kept == length else f" after compression ({length} before)"
+        remedy = "lower retain or tokens, fps, max_frames or max_new_tokens"
+        if compressor is not None and not compressor.budget.compress_audio and not row.media.has_video:
+            remedy = "compress the audio (compress_audio=True, --compress-audio)"
         raise TooBig(
             f"{row.media.path}: the prompt has {kept} tokens{before} and up to {max_new_tokens} new ones follow, but "
-            f"the context is {limit}; lower retain or tokens, fps, max_frames or max_new_tokens, or raise max_length"
+            f"the context is {limit}; {remedy}, or raise max_length"
         )
 
 
@@ -72,9 +74,11 @@ def _kept_tokens(host: Host, compressor: Compressor, inputs: Mapping[str, Any]) 
     adapter = adapter_for(host.thinker)
     input_ids = inputs["input_ids"]
     modality = adapter.modality(input_ids, inputs)
-    if not bool((modality == Modality.VIDEO).any()):
-        return int(input_ids.shape[1])  # audio alone is not compressed
-    prompt = Prompt(input_ids, torch.ones_like(input_ids, dtype=torch.bool), modality, inputs)
+    compress_audio = compressor.budget.compress_audio
+    if not has_clips(modality, compress_audio=compress_audio):
+        return int(input_ids.shape[1])
+    mask = torch.ones_like(input_ids, dtype=torch.bool)
+    prompt = Prompt(input_ids, mask, modality, inputs, compress_audio=compress_audio)
     stream = adapter.layout(prompt).stream(torch.empty(*input_ids.shape, 0))
     shapes = ChunkShapes.of(stream)
     full = shapes.frame0 + shapes.frame1 + shapes.audio

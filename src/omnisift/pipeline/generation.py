@@ -217,7 +217,7 @@ def count_rows(
         kept_video, kept_audio = video[row], audio[row]
         if compression is not None:
             kept_video = compression.kept_video_rows[row]
-            # Audio outside a video is not compressed.
+            # Audio outside a video, unless it is compressed, counts as text there.
             kept_audio += compression.kept_audio_rows[row] - compression.n_audio_rows[row]
         counts.append(Tokens(video[row], kept_video, audio[row], kept_audio, prompt[row], length))
     return counts

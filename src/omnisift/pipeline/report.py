@@ -148,9 +148,9 @@ class Report:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """One JSON-ready object; of the budget ``retain``, ``retain_video``, ``retain_audio`` and ``token_budget``.
+        """One JSON-ready object, with the fields of the budget, where ``token_budget`` is its number of tokens.
 
-        These are numbers or null; ``tokens`` are the measured counts.
+        ``tokens`` are the measured counts.
         """
         report = asdict(self)
         budget = report.pop("budget") or asdict(Budget(retain=1.0))
@@ -244,18 +244,20 @@ def source_of(media: Media) -> Source:
     )
 
 
-def notices_of(media: Media, *, is_nano: bool, compressing: bool) -> tuple[str, ...]:
+def notices_of(media: Media, *, is_nano: bool, keeps_audio: bool, can_compress: bool = True) -> tuple[str, ...]:
     """What limits an answer about this clip, the most important first.
 
     Args:
         media: the clip.
         is_nano: whether the bundled model answers.
-        compressing: whether a compressor is attached.
+        keeps_audio: whether a compressor is attached that keeps audio outside a video in full.
+        can_compress: whether the engine could compress it.
     """
     notices = []
     if is_nano and not media.tags.get("comment", "").startswith("omnisift world"):
         notices.append(NANO_NOTICE)
     notices += media.warnings
-    if compressing and not media.has_video:
-        notices.append("audio without video is not compressed: audio tokens are selected by the video they belong to")
+    if keeps_audio and not media.has_video:
+        remedy = "; --compress-audio (compress_audio=True) compresses it" if can_compress else ""
+        notices.append(f"audio outside a video is kept in full{remedy}")
     return tuple(notices)

@@ -70,8 +70,8 @@ class PromptShape:
         """Time steps, height and width in video tokens; zeros without video."""
         return self.frames, self.height, self.width
 
-    def chunks(self) -> ChunkShapes:
-        """Return the tokens of every chunk, by the layout of the family."""
+    def chunks(self, *, compress_audio: bool = False) -> ChunkShapes:
+        """Return the tokens of every chunk, by the layout of the family; of audio alone if it is compressed."""
         adapter = self.adapter
         modality = torch.full((1, self.video + self.audio), int(Modality.AUDIO), dtype=torch.int8)
         modality[:, : self.video] = int(Modality.VIDEO)
@@ -79,7 +79,8 @@ class PromptShape:
         grid = torch.tensor([[self.frames, merge * self.height, merge * self.width]])
         seconds = [self.seconds_per_frame]
         arguments = {"video_grid_thw": grid, "video_second_per_grid": seconds, "second_per_grid_ts": seconds}
-        prompt = Prompt(modality.long(), torch.ones_like(modality, dtype=torch.bool), modality, arguments, seconds)
+        mask = torch.ones_like(modality, dtype=torch.bool)
+        prompt = Prompt(modality.long(), mask, modality, arguments, seconds, compress_audio)
         return ChunkShapes.of(adapter.layout(prompt).stream(torch.empty(*modality.shape, 0)))
 
     def to_dict(self) -> dict[str, Any]:

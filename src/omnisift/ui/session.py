@@ -59,6 +59,7 @@ class Session:
         roots: folders whose files may be read, with their subfolders.
         selector: folder of selector weights; None looks into the model's checkpoint.
         seed: random seed, for methods that sample.
+        compress_audio: whether a file with audio alone is compressed too.
         max_new_tokens: maximum number of generated tokens.
         max_clips: number of encoded clips kept in memory.
         read_options: fields of `ServedReadOptions`.
@@ -74,13 +75,14 @@ class Session:
         *,
         selector: str | None = None,
         seed: int = 0,
+        compress_audio: bool = False,
         max_new_tokens: int = 256,
         max_clips: int = MAX_CLIPS,
         read_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.host = host
         self._roots = [root.resolve() for root in roots]
-        self._selector, self._seed = selector, seed
+        self._selector, self._seed, self._compress_audio = selector, seed, compress_audio
         check_max_new_tokens(max_new_tokens)
         self._max_new_tokens = max_new_tokens
         options = ServedReadOptions(**(read_options or {}))
@@ -104,7 +106,8 @@ class Session:
         return tuple(available)
 
     def _compressor(self, name: str, percent: float) -> Compressor:
-        return compressor_for(self.host, name, Budget(retain=percent / 100), self._selector, self._seed)
+        budget = Budget(retain=percent / 100, compress_audio=self._compress_audio)
+        return compressor_for(self.host, name, budget, self._selector, self._seed)
 
     def ask(
         self,

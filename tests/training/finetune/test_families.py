@@ -225,6 +225,18 @@ def test_batches_of_all_kinds_of_rows(
     assert ("the audio of the clips is left out" in caplog.text) == (name != OMNI)
 
 
+def test_sound_without_video_is_compressed_when_asked(
+    folder_of: Callable[[str], Path], odd: dict[str, Path], tmp_path: Path
+) -> None:
+    """Rows with sound alone, with a video and with words, in one batch: the loop checks that they were compressed."""
+    row = dict(TALK, audios=[str(odd["sound"])])
+    data = rows_of(tmp_path / "rows.jsonl", row, dict(TALK, videos=[str(odd["both"])]), TALK, row)
+    changes = {"compressor": "resift", "compress_audio": True, "per_device_train_batch_size": 4, "max_steps": 1}
+    report = fine_tune(recipe(OMNI, folder_of(OMNI), data, tmp_path / "run", **changes))
+    assert not report.skipped
+    assert all(line["loss"] == line["loss"] for line in curve(tmp_path / "run"))
+
+
 def test_a_clip_named_as_audio_is_no_video_to_a_model_without_audio(
     folder_of: Callable[[str], Path], odd: dict[str, Path], tmp_path: Path
 ) -> None:

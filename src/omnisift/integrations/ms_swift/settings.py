@@ -29,7 +29,7 @@ class SwiftSettings(CompressionConfig):
         """Read the variables ``OMNISIFT_*``.
 
         Raises:
-            UsageError: a name is unknown, a value is not a number, or the method takes no selector.
+            UsageError: a name is unknown, a value is not of its type, or the method takes no selector.
             BudgetError: the ratios make no budget.
         """
         known = {PREFIX + field.name.upper(): field for field in fields(cls)}
@@ -68,6 +68,10 @@ def _parse(name: str, value: str, kind: str) -> Any:
     """The value as the field's type ``kind``."""
     if kind.startswith("str"):
         return value
+    if kind == "bool":
+        if value.lower() not in ("true", "false"):
+            raise UsageError(f"{name} must be true or false, got {value!r}")
+        return value.lower() == "true"
     try:
         return int(value) if kind == "int" else float(value)
     except ValueError:

@@ -267,8 +267,9 @@ def pack_budget(budget: Budget) -> Tensor:
 
 def unpack_budget(values: Tensor) -> Budget:
     """Return the budget that `pack_budget` packed."""
-    ratios = zip(RETENTION_KEYS, values.tolist(), strict=True)
-    return Budget(**{name: None if value != value else value for name, value in ratios})
+    given = zip(RETENTION_KEYS, values.tolist(), strict=True)
+    options: dict[str, Any] = {name: None if value != value else value for name, value in given}
+    return Budget(**options)
 
 
 def _separate_clip_audio(output: Any, clips: Clips, mel_bins: int) -> None:

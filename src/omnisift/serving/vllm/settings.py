@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 RETENTION_KEYS = ("retain", "retain_video", "retain_audio", "tokens")
 REQUEST_KEYS = frozenset({*RETENTION_KEYS, "use_audio_in_video", "fps"})
 """Keys that ``mm_processor_kwargs`` of a request may hold; any other would change how much work a request makes."""
+_KEPT_IN_FULL = "is not available in serving, which keeps audio outside a video in full; leave it out"
 _OLD_KEYS = {"retain_most": "max_retain"}
 """Old name of a setting -> its name now."""
 
@@ -68,8 +69,10 @@ class Settings(CompressionConfig):
 
         Raises:
             BudgetError: a ratio is out of range.
-            UsageError: a selector is given and the method takes none.
+            UsageError: a selector is given and the method takes none, or audio outside a video is to be compressed.
         """
+        if self.compress_audio:
+            raise UsageError(f"compress_audio {_KEPT_IN_FULL}")
         if not 0 < self.max_retain <= 1:
             raise BudgetError(f"max_retain is a fraction kept and must be in (0, 1], got {self.max_retain!r}")
         super().check()
@@ -121,8 +124,10 @@ def check_request(arguments: Mapping[str, Any]) -> None:
     """Check the ``mm_processor_kwargs`` of a request.
 
     Raises:
-        UsageError: a key that is not among `REQUEST_KEYS`, or a frame rate out of range.
+        UsageError: a key that is not among `REQUEST_KEYS`, such as ``compress_audio``, or a frame rate out of range.
     """
+    if "compress_audio" in arguments:
+        raise UsageError(f"compress_audio {_KEPT_IN_FULL}")
     unknown = sorted(arguments.keys() - REQUEST_KEYS)
     if unknown:
         raise UsageError(

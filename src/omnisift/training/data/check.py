@@ -75,7 +75,7 @@ def _problems(clip: Path, max_seconds: float | None) -> dict[str, str]:
     elif float(np.abs(media.waveform).max(initial=0.0)) < SILENCE:
         problems["silent"] = "an audio track of digital silence"
     if not media.has_video:
-        problems["no video"] = "no video; audio alone is never compressed"
+        problems["no video"] = "no video; audio alone is compressed only with compress_audio"
     if media.bad_packets:
         problems["damaged"] = f"{media.bad_packets} packets could not be decoded"
     return problems

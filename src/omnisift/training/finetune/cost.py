@@ -172,9 +172,9 @@ def row_flops(recipe: TrainRecipe, config: Any, shape: PromptShape) -> int:
 
 def kept_tokens(recipe: TrainRecipe, shape: PromptShape) -> int:
     """Tokens of a row that the language model reads."""
-    if not shape.video:
+    if not shape.video and not recipe.compress_audio:
         return shape.prompt
-    chunks = shape.chunks()
+    chunks = shape.chunks(compress_audio=recipe.compress_audio)
     counts = recipe.budget.counts(chunks)
     dropped = int(chunks.frame0.sum() + chunks.frame1.sum() + chunks.audio.sum())
     dropped -= int((counts.frame0 + counts.frame1 + counts.audio).sum())

@@ -256,7 +256,7 @@ class TrainRecipe(CompressionConfig, ReadOptions):
     @property
     def budget(self) -> Budget:
         """What is kept of video and audio tokens; unlike elsewhere there is no default."""
-        return Budget(self.retain, self.retain_video, self.retain_audio, self.tokens)
+        return Budget(self.retain, self.retain_video, self.retain_audio, self.tokens, self.compress_audio)
 
 
 def is_pattern(text: str) -> bool:
