@@ -91,7 +91,7 @@ def search(clips: Path, query: str, model: ModelSettings, embed: str | None, top
 def main() -> None:
     parser = argparse.ArgumentParser(description="Search a folder of clips by their captions.")
     parser.add_argument("clips", type=Path, nargs="?")
-    parser.add_argument("query", nargs="?", default="blue circle with rise")
+    parser.add_argument("query", nargs="?", default="green cross with whistle")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--selector")

@@ -22,7 +22,7 @@ with tempfile.TemporaryDirectory() as folder:
     write_clip(make_scene(seed=0, split="test"), clip)
     inputs = omnisift.inputs(processor, clip, "How many shapes are there?").to(model.device, model.dtype)
 
-with omnisift.attach(model, "v_cast", retain=0.25) as attachment:
+with omnisift.attach(model, retain=0.25) as attachment:
     output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
 
 kept = attachment.last

@@ -162,3 +162,7 @@ def test_the_tables_of_prompt_cost_match_the_code() -> None:
 def test_the_table_of_models_matches_its_result() -> None:
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     assert load_benchmark("models_table").models_table() in page, "copy it from benchmarks/figures/models_table.py"
+
+
+def test_the_default_of_nano() -> None:
+    assert load_benchmark("default_method").right_answers(1, 0.25) == {"omnisift": 3, "resift": 3}

@@ -30,7 +30,10 @@ from omnisift.training.finetune.run_folder import save_recipe
 COMPRESSING = [ModelSettings, Settings, SwiftSettings, EvalSettings, TrainRecipe]
 READING = [ModelSettings, EvalSettings, TrainRecipe, DistillSettings, Reading]
 SERVED = [Server, MediaLimits]
-OTHER_DEFAULTS = {(TrainRecipe, "selector"), (MediaLimits, "max_pixels")}
+OTHER_DEFAULTS = {
+    *((TrainRecipe, "selector"), (MediaLimits, "max_pixels")),
+    *((TrainRecipe, "compressor"), (SwiftSettings, "compressor")),  # both train a selector
+}
 
 
 @pytest.mark.parametrize(

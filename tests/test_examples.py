@@ -57,13 +57,14 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     for cell in notebook_cells():
         exec(compile("".join(cell["source"]), cell["id"], "exec"), space)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines[:4]] == [
+    assert [line.split() for line in lines[:5]] == [
         ["full", "read", "100.0%", "four"],
+        ["resift", "read", "25.6%", "four"],
         ["omnisift", "read", "25.6%", "four"],
         ["uniform", "read", "25.6%", "three"],
         ["random", "read", "25.6%", "three"],
     ]
-    assert [line.split()[3] for line in lines[4:]] == ["50.0%", "25.6%", "11.0%"]
+    assert [line.split()[3] for line in lines[5:]] == ["50.0%", "25.6%", "11.0%"]
     image, keep = space["image"], space["keep"]
     assert image.size == (6 * 112, 112)
     assert keep.sum() == 24

@@ -169,7 +169,9 @@ def main() -> int:
         missing = [str(clip) for clip in options.clip if not clip.is_file()]
         if missing:
             raise UsageError(f"no clip at {', '.join(missing)}; give media files that exist")
-        pipeline = load(options.model, device="cuda", dtype="bfloat16", attn_implementation=options.attn)
+        pipeline = load(
+            options.model, compressor="omnisift", device="cuda", dtype="bfloat16", attn_implementation=options.attn
+        )
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             clips = options.clip or [make_clip(Path(folder))]
             result = verify(pipeline, clips, released, options.rounds)

@@ -24,8 +24,8 @@ from omnisift.budget import Budget
 from omnisift.inspector import Inspection, inspect_clip
 from omnisift.inspector.images import frame_image, waveform_envelope
 from omnisift.media import SAMPLE_RATE
-from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.loading import load_host
+from omnisift.pipeline.method import compressor_for
 from omnisift.tokens import Modality
 from omnisift.utils.atomic_io import write_atomic
 from omnisift.world import make_scene, questions, write_clip

@@ -234,7 +234,7 @@ def start(model: Path) -> Bench:
 
     from omnisift.serving.vllm import ARCHITECTURE
 
-    overrides = {"architectures": [ARCHITECTURE], "omnisift": {"retain": 0.25}}
+    overrides = {"architectures": [ARCHITECTURE], "omnisift": {"compressor": "omnisift", "retain": 0.25}}
     peak = Peak()
     options = AsyncEngineArgs(model=str(model), hf_overrides=overrides, **ENGINE)
     return Bench(AsyncLLM.from_engine_args(options, stat_loggers=[peak.logger()]), peak)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from omnisift.errors import UsageError
+from omnisift.utils.names import AUTO
 from omnisift.utils.parsing import shown
 from omnisift.utils.suggest import check_choice, meant
 
@@ -37,8 +38,9 @@ class _Options:
 class CompressionConfig(_Options):
     """Which method compresses a prompt, and how many tokens stay. Other records of settings extend it."""
 
-    compressor: str = "omnisift"
-    """A method as `make_compressor` takes it, with its options, or a pair; ``full`` or ``none`` keeps every token."""
+    compressor: str = AUTO
+    """A method as `make_compressor` takes it, with its options, or a pair; ``full`` or ``none`` keeps every token.
+    ``auto`` is ``omnisift`` for a model with a selector and ``resift`` for all others and for the bundled ones."""
     retain: float | None = None
     """Fraction of video and audio tokens kept together, in (0, 1], split as `Budget` says; 0.25 if none is given."""
     retain_video: float | None = None
@@ -83,9 +85,10 @@ class CompressionConfig(_Options):
 
         Raises:
             BudgetError: a value is out of range, or the combination is incomplete or ambiguous.
+            CompressorError: ``auto`` has options or is part of a pair.
             UsageError: a selector is given and the method takes none.
         """
-        from omnisift.compressors import check_selector
+        from omnisift.compressors import check_selector, resolve_method
 
         if not isinstance(self.compressor, str):
             raise UsageError(
@@ -93,6 +96,7 @@ class CompressionConfig(_Options):
                 "omnisift.attach takes a Compressor"
             )
         self.budget  # noqa: B018 - raises
+        resolve_method(self.compressor)
         check_selector(self.selector, self.compressor)
 
 

@@ -35,7 +35,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("query", "first"), [("blue circle with rise", "0.mp4"), ("a magenta triangle that hums: hum", "2.mp4")]
+    ("query", "first"), [("green cross with whistle", "0.mp4"), ("a magenta triangle that hums: hum", "2.mp4")]
 )
 def test_words_find_the_clip(clips: Path, query: str, first: str) -> None:
     result = example("search_captions").search(clips, query, NANO, None, top=3)

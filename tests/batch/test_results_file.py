@@ -151,7 +151,7 @@ def test_files_written_under_old_names_are_resumed(out: Path) -> None:
     lock = out.with_name("results.jsonl.run")
     lock.write_text(OLD_SETTINGS + OLD_IN_PROGRESS)
     settings = {"omnisift": "0.1.0", "task": "caption", "root": "/clips", **Caption().settings}
-    settings |= ModelSettings(device="cpu").to_dict()
+    settings |= ModelSettings(device="cpu", compressor="omnisift").to_dict()
     with ResultsFile(out, settings) as results:
         assert results.summary.done == 1
         assert dict(results.summary.errors) == {"ProcessDied": 1}
@@ -162,6 +162,9 @@ def test_files_written_under_old_names_are_resumed(out: Path) -> None:
     assert lock.read_text() == OLD_SETTINGS
     with pytest.raises(UsageError, match=r"attn_implementation None \(now 'eager'\)"):
         ResultsFile(out, settings | {"attn_implementation": "eager"})
+    with pytest.raises(UsageError, match=r"other settings: compressor 'omnisift' \(now 'resift'\); give those"):
+        ResultsFile(out, settings | ModelSettings(device="cpu").to_dict())
+    assert out.read_text() == OLD_ROWS
 
 
 def test_a_pipe_is_refused(tmp_path: Path) -> None:

@@ -85,20 +85,23 @@ def test_move_the_slider_and_compare(address: str, open_page) -> None:
 
 
 def test_choose_a_model(open_page, tmp_path: Path) -> None:
-    """The second model has no selector: other methods are offered, and it answers the questions."""
-    plain = tmp_path / "plain"
+    """The first model was trained for its selector. The second has none: the default and the methods are others."""
+    own, plain = tmp_path / "own", tmp_path / "plain"
+    shutil.copytree(nano_path(), own)
     shutil.copytree(nano_path(), plain, ignore=shutil.ignore_patterns("selector"))
-    with serving(tmp_path / "stderr", "--model", "nano", "--model", str(plain)) as address:
+    with serving(tmp_path / "stderr", "--model", str(own), "--model", str(plain)) as address:
         from playwright.sync_api import expect
 
         page = open_page(address)
         page.get_by_label(SAMPLE).check()
         page.locator("#player video").wait_for()
+        assert "default: the checkpoint has an OmniSIFT selector" in page.locator("#method").inner_text()
         cards = ask(page, "What colour is the square?")
         assert cards.nth(1).locator("h2").inner_text() == "omnisift+time"
         choose(page, "Model", str(plain))
         method = page.get_by_label("Method")
         expect(method).to_have_value("resift")
+        expect(page.locator("#method")).to_contain_text("resift (default)")
         method.click()
         assert page.get_by_role("option", name="omnisift", exact=True).count() == 0
         page.get_by_role("option", name="stvp", exact=True).click()

@@ -14,11 +14,14 @@ from omnisift.inspector import figure
 
 def test_page_and_figures(omnisift, clip: Path, tmp_path: Path) -> None:
     files = [tmp_path / f"report.{kind}" for kind in ("html", "png", "svg")]
-    options = ("-o", str(files[0]), "--png", str(files[1]), "--svg", str(files[2]), "--compare", "random")
+    options = ("-o", str(files[0]), "--png", str(files[1]), "--svg", str(files[2]))
+    options += ("--compare", "resift", "--compare", "omnisift", "--compare", "random")
     code, out, _ = omnisift("inspect", str(clip), *options)
     assert code == 0
-    for word in ("all tokens", "omnisift+time", "random", "evidence", *map(str, files)):
+    for word in ("all tokens", "resift (default; ", "omnisift+time (25", "random", "evidence", *map(str, files)):
         assert word in out
+    assert out.count("resift") == 1, "the default method was named, too"
+    assert "resift (default)" in files[0].read_text(encoding="utf-8")
     assert sorted(tmp_path.iterdir()) == sorted(files)
 
 
@@ -29,7 +32,8 @@ def test_json_is_the_trace_and_nothing_else(omnisift, clip: Path, spelling: list
     trace = json.loads(out)
     assert code == 0
     assert (trace["schema"], trace["question"]) == ("omnisift.trace", question)
-    assert [method["name"] for method in trace["methods"]] == ["none", "omnisift"]
+    assert [method["name"] for method in trace["methods"]] == ["none", "resift"]
+    assert [trace["methods"][1][key] for key in ("compressor", "compressor_reason")] == ["resift", "default"]
     assert trace["methods"][1]["retain"] == "0.5"
     assert trace["evidence"]["type"] == "order"
 

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from omnisift.budget import Budget
 from omnisift.inspector import Inspection, inspect_clip
-from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.loading import Host, load_host
+from omnisift.pipeline.method import compressor_for
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ from omnisift.inspector.trace import KINDS, Trace
 from omnisift.models import attach
 from omnisift.ops.attention import attention_weights
 from omnisift.pipeline import Pipeline
-from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.loading import Host
+from omnisift.pipeline.method import compressor_for
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.tokens import Modality
 from omnisift.vgas import VGAS, VGASConfig, attend

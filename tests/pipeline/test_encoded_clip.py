@@ -12,7 +12,7 @@ from tests.pipeline.test_ask import write_audio, write_silent_video
 from omnisift import Pipeline, load
 from omnisift.errors import NotFound, UsageError
 from omnisift.pipeline import encoded_clip as encoded_clip_module
-from omnisift.pipeline.ask import compressor_for
+from omnisift.pipeline.method import compressor_for
 from omnisift.pipeline.prompt import build_inputs
 from omnisift.pipeline.stopwatch import encoders_of
 

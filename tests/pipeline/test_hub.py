@@ -24,8 +24,9 @@ COMMIT = "0" * 40
 ASK = """
 import sys, omnisift
 try:
-    pipe = omnisift.load("owner/model")
-    print(pipe.ask(sys.argv[1], "What colour is the circle?").text)
+    pipe = omnisift.load("owner/model", compressor=sys.argv[2])
+    answer = pipe.ask(sys.argv[1], "What colour is the circle?")
+    print(answer.report.method, answer.text)
 except omnisift.OmniSiftError as error:
     print(type(error).__name__, error)
 """
@@ -120,9 +121,9 @@ def serve_nano(folder: Path, selector: bool) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def ask(environment: dict[str, str], clip: Path) -> str:
-    """What a new process prints."""
-    command = [sys.executable, "-c", ASK, str(clip)]
+def ask(environment: dict[str, str], clip: Path, compressor: str = "auto") -> str:
+    """What a new process prints: the method and the answer."""
+    command = [sys.executable, "-c", ASK, str(clip), compressor]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -132,7 +133,7 @@ def test_a_selector_in_the_shards_is_fetched_before_the_weights(hub, clip: Path)
     folder, downloaded, environment = hub
     serve_nano(folder, selector=True)
     text = ask(environment, clip)
-    assert "Error" not in text
+    assert text.startswith("omnisift (default: the checkpoint has an OmniSIFT selector) ")
     weights = [name for name in downloaded if name.endswith(".safetensors")]
     assert weights == ["model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors"]
     # The second time everything is in the cache; without a network it is found there.
@@ -144,6 +145,8 @@ def test_a_selector_in_the_shards_is_fetched_before_the_weights(hub, clip: Path)
 def test_a_missing_selector_is_said_before_weights_are_downloaded(hub, clip: Path) -> None:
     folder, downloaded, environment = hub
     serve_nano(folder, selector=False)
-    assert ask(environment, clip).startswith("CompressorError owner/model has no selector weights")
+    text = ask(environment, clip, "omnisift")
+    assert text.startswith("CompressorError owner/model has no selector weights")
     assert downloaded
     assert not [name for name in downloaded if name.endswith(".safetensors")]
+    assert ask(environment, clip).startswith("resift (default) "), "which needs none"

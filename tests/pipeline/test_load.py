@@ -95,7 +95,7 @@ def test_a_whole_checkpoint_answers_with_a_training_free_compressor(full_folder:
 
 def test_no_selector_is_an_error_that_names_the_remedies(full_folder: Path) -> None:
     with pytest.raises(CompressorError, match=r"--selector FOLDER.*training-free"):
-        load(str(full_folder))
+        load(str(full_folder), compressor="omnisift")
 
 
 def test_a_selector_inside_the_checkpoint_is_found(copy: Path, clip: Path) -> None:
@@ -103,6 +103,7 @@ def test_a_selector_inside_the_checkpoint_is_found(copy: Path, clip: Path) -> No
     named = {f"thinker.compressor.{name}": tensor for name, tensor in vgas.state_dict().items()}
     edit(copy, lambda tensors: tensors.update(named))
     loaded = load(str(copy))
+    assert loaded.compressor.reason == "default: the checkpoint has an OmniSIFT selector"
     for name, tensor in loaded.compressor.selector.state_dict().items():
         assert torch.equal(tensor, vgas.state_dict()[name]), name
     assert loaded.ask(clip, QUESTION, max_new_tokens=2).report.retained_ratio == pytest.approx(63 / 246)

@@ -47,9 +47,10 @@ def test_short_representations() -> None:
     assert repr(REPORT) == (
         "Report(nano, omnisift+time, retain 0.25: kept 24 of 96 video and 39 of 150 audio tokens, 1.00 s)"
     )
+    assert "(nano, resift (default), retain" in repr(replace(REPORT, compressor="resift", compressor_reason="default"))
     assert len(repr(Answer("x" * 1000, replace(REPORT, notices=())))) < 200
     assert repr(load("nano", retain=0.25, device="cpu")) == (
-        "Pipeline('nano' on cpu, float32; compressor omnisift+time, retain 0.25)"
+        "Pipeline('nano' on cpu, float32; compressor resift, retain 0.25)"
     )
     assert repr(load("nano", compressor=None, device="cpu")) == "Pipeline('nano' on cpu, float32; compressor none)"
     assert "0x" not in repr(load("nano", compressor=None).host)

@@ -103,7 +103,10 @@ def test_a_training_data_file() -> None:
 
 @pytest.mark.parametrize("task", ["caption", "qa", "moderate"])
 def test_ledgers_go_on(task: str, clip_folder: Path, tmp_path: Path) -> None:
-    """The same command finds every row done: settings, ids and questions of the old files are its own."""
+    """The same command finds every row done: settings, ids and questions of the old files are its own.
+
+    Then the default method was ``omnisift``. It must be named now; the default of today is another one and is refused.
+    """
     expected, out = saved.json_of("run-summary.json")[task], tmp_path / f"{task}.jsonl"
     root = clip_folder.with_name("clips")
     for name in (out.name, f"{out.name}.run"):
@@ -112,9 +115,12 @@ def test_ledgers_go_on(task: str, clip_folder: Path, tmp_path: Path) -> None:
     before = out.read_bytes()
     more = {"caption": ["--limit", 4], "qa": ["--question", "What colour is the circle?"]}
     arguments = more.get(task, ["--rules", FILES / "ledger" / "rules.txt"])
-    output = saved.command("run", root, "--task", task, *arguments, "--out", out, "--retain", 0.25, "--json",
-                         folder=tmp_path)  # fmt: skip
-    assert json.loads(output) == expected | {"out": str(out), "left_out": 0}
+    same = ("run", root, "--task", task, *arguments, "--out", out, "--retain", 0.25, "--json")
+    output = saved.command(*same, "--compressor", "omnisift", folder=tmp_path)
+    method = {"compressor": "omnisift", "compressor_reason": ""}
+    assert json.loads(output) == expected | {"out": str(out), "left_out": 0} | method
+    with pytest.raises(AssertionError):
+        saved.command(*same, folder=tmp_path)
     assert out.read_bytes() == before
 
 
@@ -193,12 +199,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+OMNISIFT = ("--compressor", "omnisift")
+"""Then the default."""
 PRINTED = {
-    "ask.json": ("ask", "clip.mp4", QUESTION, "--json", "--retain", 0.25),
+    "ask.json": ("ask", "clip.mp4", QUESTION, "--json", "--retain", 0.25, *OMNISIFT),
     "trace.json": ("inspect", "clip.mp4", "--question", QUESTION, "--compare", "v_cast", "--compare", "stvp+random",
-                   "--json", "--max-new-tokens", 4),
+                   "--json", "--max-new-tokens", 4, *OMNISIFT),
     "profile-counted.json": ("profile", "--config", "7b", "--clip-seconds", 60, "--retain", 0.25, "--json"),
-    "profile-measured.json": ("profile", "clip.mp4", "--repeats", 1, "--max-new-tokens", 4, "--json"),
+    "profile-measured.json": ("profile", "clip.mp4", "--repeats", 1, "--max-new-tokens", 4, "--json", *OMNISIFT),
     "methods.json": ("methods", "--json"),
 }  # fmt: skip
 

@@ -114,7 +114,7 @@ def test_what_differs_from_the_defaults() -> None:
 
 def test_no_selector_weights_is_an_error_with_remedies(tmp_path: Any) -> None:
     with pytest.raises(CompressorError, match=r"--selector FOLDER.*--compressor v_cast"):
-        ClipCompressor(settings(), str(tmp_path), 128)
+        ClipCompressor(settings(compressor="omnisift"), str(tmp_path), 128)
     ClipCompressor(settings(compressor="stvp"), str(tmp_path), 128)
 
 

@@ -78,6 +78,24 @@ def test_preempted_requests(model: Path, reference: Reference, prompts: list[Pro
         assert output.outputs[0].token_ids == alone[index % 4].outputs[0].token_ids
 
 
+@pytest.mark.parametrize("method", ["auto", "resift:causal=true"])
+def test_the_default_method_of_plain_weights(
+    model: Path, reference: Reference, prompts: list[Prompt], tmp_path: Path, method: str
+) -> None:
+    """`resift`, which merges dropped tokens into kept ones, also at the budgets of requests."""
+    plain = tmp_path / "plain"
+    shutil.copytree(model, plain, ignore=shutil.ignore_patterns("selector*"))
+    expected = "resift" if method == "auto" else method
+    with engine(plain, reference.processor, {"compressor": method, "retain": 0.5}) as vllm:
+        for request, budget in (
+            ({}, Budget(retain=0.5)),
+            ({"retain": 0.1}, Budget(retain=0.1)),
+            ({"tokens": 60}, Budget(tokens=60)),
+        ):
+            result = vllm.tokens(*prompts, **request)
+            assert result == [reference.tokens(prompt, budget, expected) for prompt in prompts]
+
+
 @pytest.mark.parametrize("method", ["stvp", "random", "dycoke", "none"])
 def test_weights_without_a_selector(
     model: Path, reference: Reference, prompts: list[Prompt], tmp_path: Path, method: str
@@ -122,7 +140,7 @@ def test_no_selector_no_start(model: Path, reference: Reference, tmp_path: Path)
     plain = tmp_path / "plain"
     shutil.copytree(model, plain, ignore=shutil.ignore_patterns("selector*"))
     refusal = pytest.raises(CompressorError, match=r"has no selector weights; .*--compressor v_cast")
-    with refusal, engine(plain, reference.processor):
+    with refusal, engine(plain, reference.processor, {"compressor": "omnisift"}):
         pass
 
 

@@ -25,10 +25,18 @@ def test_answers_are_those_of_the_library(session: Session, uploads: Path) -> No
     answer = session.ask(uploads / "seven.mp4", QUESTION, ["omnisift", "random"], 25)
     methods = answer.inspection.trace.methods
     assert [method.name for method in methods] == ["none", "omnisift", "random"]
-    plain = load("nano", retain=0.25).ask(uploads / "seven.mp4", QUESTION)
+    plain = load("nano", compressor="omnisift", retain=0.25).ask(uploads / "seven.mp4", QUESTION)
     assert methods[1].answer.text == plain.text
     assert methods[1].answer.report.tokens == plain.report.tokens
     assert answer.encoding_seconds > 0
+
+
+def test_the_default_method_of_a_model(session: Session, uploads: Path, tmp_path: Path) -> None:
+    assert (session.default, session.reason) == ("resift", "default")
+    selector = str(session.host.source) + "/selector"
+    with_selector = Session(session.host, [tmp_path], selector=selector)
+    assert (with_selector.default, with_selector.reason) == ("omnisift", "default: a selector was given")
+    assert with_selector.default in with_selector.methods
 
 
 def test_a_sound_is_compressed_when_asked(host: Host, tmp_path: Path) -> None:
@@ -110,7 +118,7 @@ def test_a_model_without_selector_has_only_the_methods_that_need_none(host, monk
     def refuse(*_: object) -> None:
         raise errors.CompressorError("no selector weights")
 
-    monkeypatch.setattr("omnisift.pipeline.ask.load_selector", refuse)
+    monkeypatch.setattr("omnisift.pipeline.method.load_selector", refuse)
     assert set(COMPRESSORS) - set(Session(host, []).methods) == {"omnisift"}
 
 

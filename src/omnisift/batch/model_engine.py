@@ -39,12 +39,17 @@ class ModelSettings(CompressionConfig, ReadOptions):
         """Return the settings that must not change during a run, JSON-ready.
 
         Of the device only its type is included, because cuda:1 answers as cuda:0. Flags of vLLM and limits on the work
-        are left out, so that failed clips can be retried with more memory, a longer context or more time.
+        are left out, so that failed clips can be retried with more memory, a longer context or more time. The default
+        method is included by its name, so that no run goes on with another one.
+
+        Raises:
+            OmniSiftError: the method is the default, and the model is not found or not supported.
         """
         from omnisift.pipeline.devices import resolve_device
+        from omnisift.pipeline.method import resolve_settings
 
         device = resolve_device().type if self.device == "auto" else self.device.partition(":")[0]
-        fixed = asdict(self) | {"device": device}
+        fixed = asdict(resolve_settings(self, self.model)[0]) | {"device": device}
         for name in ("vllm_args", "max_length", *WORK_LIMITS):
             del fixed[name]
         # Runs of earlier versions lack these entries, so they are stored only where they are given.

@@ -106,7 +106,8 @@ def chat(
     notices = notices_of(encoded.media, is_nano=pipeline.host.is_nano, keeps_audio=pipeline.keeps_audio)
     show_notices(status, notices)
     if interactive:
-        status.print(f"{describe_source(source_of(encoded.media))}; Ctrl-D ends", style="dim")
+        started = f"{pipeline.host.name} with {pipeline.method}; {describe_source(source_of(encoded.media))}"
+        status.print(f"{started}; Ctrl-D ends", style="dim", markup=False)
     for question in _typed_questions(interactive):
         try:
             answer = pipeline.ask(encoded, question, max_new_tokens=max_new_tokens, on_text=_stream)

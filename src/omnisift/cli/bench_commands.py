@@ -28,11 +28,17 @@ def methods(as_json: Json = False) -> None:
     For each: its name, its idea, what it needs and its source.
     """
     from omnisift.cli.screen import console_for
-    from omnisift.compressors import COMPRESSORS
+    from omnisift.compressors import COMPRESSORS, DEFAULT
 
     if as_json:
         rows = {
-            name: {"idea": m.idea, "trained": m.trained, "needs": sorted(m.needs), "source": m.source}
+            name: {
+                "default": name == DEFAULT,
+                "idea": m.idea,
+                "trained": m.trained,
+                "needs": sorted(m.needs),
+                "source": m.source,
+            }
             for name, m in COMPRESSORS.items()
         }
         typer.echo(json.dumps(rows))
@@ -137,15 +143,18 @@ def show_methods(console: Console, methods: Mapping[str, type[Compressor]]) -> N
     """Print one line for each method, and how to combine them."""
     from rich.table import Table
 
+    from omnisift.compressors import DEFAULT
+
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for title in ("method", "idea", "needs", "source"):
         table.add_column(title)
     for name, method in methods.items():
         needs = "selector weights" if method.trained else "encoder attention" if method.needs else "-"
-        table.add_row(name, method.idea, needs, method.source)
+        table.add_row(f"{name} (default)" if name == DEFAULT else name, method.idea, needs, method.source)
     console.print(table)
     console.print(
-        "\nOptions follow a colon: evs:mode=frame. A plus pairs a video and an audio method: stvp+random.",
+        "\nOptions follow a colon: evs:mode=frame. A plus pairs a video and an audio method: stvp+random. "
+        "A model that was trained with an OmniSIFT selector uses omnisift unless told otherwise.",
         style="dim",
     )
 

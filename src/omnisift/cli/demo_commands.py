@@ -74,7 +74,7 @@ class DemoRow:
     full: Answer
     """From all tokens."""
     cut: Answer
-    """From the tokens that OmniSIFT keeps."""
+    """From the tokens that the default method keeps."""
     random: Answer
     """From the same number of random tokens."""
 
@@ -119,8 +119,9 @@ def run_demo(seed: int, retain: float, out: Path | None, quiet: bool, console: C
     from omnisift.budget import Budget
     from omnisift.cli.screen import StageBar
     from omnisift.pipeline import Pipeline, load
-    from omnisift.pipeline.ask import compressor_for
+    from omnisift.pipeline.method import compressor_for
     from omnisift.ui.samples import example_questions
+    from omnisift.utils.names import AUTO
     from omnisift.world import make_scene
 
     budget = Budget(retain_video=retain, retain_audio=retain)
@@ -128,7 +129,7 @@ def run_demo(seed: int, retain: float, out: Path | None, quiet: bool, console: C
         clip = out if out is not None else Path(folder) / "clip.mp4"
         made = write_test_clip(clip, seed, force=out is None)
         full = load("nano", compressor=None)
-        cut, random = (Pipeline(full.host, compressor_for(full.host, name, budget)) for name in ("omnisift", "random"))
+        cut, random = (Pipeline(full.host, compressor_for(full.host, name, budget)) for name in (AUTO, "random"))
         rows = []
         for question in example_questions(make_scene(seed, split="test")):
             bar.stage(f"asking: {question.text}")
@@ -195,7 +196,8 @@ def show_demo(console: Console, result: DemoResult) -> None:
     console.print(
         f"\nThe language model read {full.tokens.video + full.tokens.audio} video and audio tokens, then "
         f"{cut.tokens.video_kept + cut.tokens.audio_kept} ({100 * cut.retained_ratio:.1f} %): "
-        f"video {cut.tokens.video} -> {cut.tokens.video_kept}, audio {cut.tokens.audio} -> {cut.tokens.audio_kept}."
+        f"video {cut.tokens.video} -> {cut.tokens.video_kept}, audio {cut.tokens.audio} -> {cut.tokens.audio_kept}, "
+        f"chosen by {cut.method}."
     )
     console.print(f"Next: {command_name()} make-clip clip.mp4 --seed 3   (it says what is in the clip and what to ask)")
 

@@ -106,6 +106,8 @@ def evaluate(
     from omnisift.evaluation.public.eval_run import read_run
     from omnisift.evaluation.public.report import as_markdown, cells, lines
     from omnisift.evaluation.public.running import EvalSettings, check, run
+    from omnisift.pipeline.method import resolve_settings
+    from omnisift.pipeline.report import with_reason
 
     settings = EvalSettings(
         model=host.model,
@@ -120,10 +122,14 @@ def evaluate(
         processes=processes,
     )
     rows = _rows(benchmark, video_root, metadata)[:limit]
+    settings.check()
+    settings, reason = resolve_settings(settings, host.model)
     folder = out if out is not None else _default_out(rows[0].benchmark, settings)
     check(folder, rows, settings)  # before an older result is deleted
     _prepare_folder(folder, force)
     console = console_for(stderr=True)
+    if reason and not as_json:
+        console.print(f"method: {with_reason(settings.compressor, reason)}", style="dim", soft_wrap=True, markup=False)
     with CountBar(console, f"{rows[0].benchmark}: questions", len(rows), quiet=as_json) as step:
         run(folder, rows, settings, _steps(step, len(rows)))
     report_lines = lines([read_run(folder)])

@@ -133,6 +133,8 @@ def _show(inspection: Inspection, written: list[Path]) -> None:
         share = 100 * method.answer.report.retained_ratio
         recall = method.kept_evidence
         evidence = "" if recall is None else f", evidence {recall.tokens} of {recall.tokens_all} tokens"
-        typer.echo(f"{method.label} ({share:.1f} % kept{evidence}): {method.answer.text or '(nothing)'}")
+        reason = method.answer.report.compressor_reason
+        kept = f"{reason}; {share:.1f} % kept" if reason else f"{share:.1f} % kept"
+        typer.echo(f"{method.label} ({kept}{evidence}): {method.answer.text or '(nothing)'}")
     for path in written:
         typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")

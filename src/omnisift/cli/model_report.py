@@ -69,7 +69,8 @@ def _memory(found: Diagnosis) -> object:
 
 
 def _uses(found: Diagnosis) -> list[tuple[str, str]]:
-    uses = [("methods", ", ".join(found.methods))]
+    default = found.default or "omnisift if the checkpoint has a selector, resift otherwise"
+    uses = [("default method", default), ("methods", ", ".join(found.methods))]
     if found.with_selector:
         there = {
             True: "this folder has one",

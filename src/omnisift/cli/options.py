@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from omnisift.errors import UsageError
+from omnisift.utils.names import AUTO
 from omnisift.utils.questions import check_question
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def parse_fraction(value: str | float) -> float:
     return fraction
 
 
+_AUTO = "auto: omnisift for a model with a selector or with --selector, resift otherwise and for nano."
 Clip = Annotated[str, typer.Argument(metavar="CLIP", help="A media file with video, audio or both.")]
 Selector = Annotated[
     str | None,
@@ -120,7 +122,10 @@ Seed = Annotated[int, typer.Option(help="Random seed, for methods that sample.",
 Method = Annotated[
     str,
     typer.Option(
-        "--compressor", "--method", help="Compression method (see `omnisift methods`).", rich_help_panel=BUDGET
+        "--compressor",
+        "--method",
+        help=f"Compression method (see `omnisift methods`). {_AUTO}",
+        rich_help_panel=BUDGET,
     ),
 ]
 """As the option of `CompressionConfig.compressor`, for commands that always include all tokens."""
@@ -187,7 +192,8 @@ FIELDS: dict[str, Any] = {
         typer.Option(
             "--compressor",
             "--method",
-            help="Compression method (see `omnisift methods`), for example evs or stvp+random; none keeps every token.",
+            help="Compression method (see `omnisift methods`), for example evs or stvp+random; none keeps every token. "
+            + _AUTO,
             rich_help_panel=BUDGET,
         ),
     ],
@@ -253,14 +259,15 @@ def load_methods(
         methods: name -> method and budget; their selector must fit one of them.
 
     Returns:
-        The model, and name -> compressor.
+        The model, and name -> compressor. A method called ``auto`` gets the name of the model's default method, which
+        is there once if it was also named.
 
     Raises:
         OmniSiftError: as `omnisift.load`.
     """
     from omnisift.compressors import check_selector
-    from omnisift.pipeline.ask import compressor_for
     from omnisift.pipeline.loading import load_weights, plan_placement
+    from omnisift.pipeline.method import compressor_for
     from omnisift.pipeline.model_source import find_model
 
     def made(model: Host | ModelSource) -> dict[str, Compressor]:
@@ -273,9 +280,22 @@ def load_methods(
     check_selector(next((config.selector for config in methods.values()), None), *names)
     placement = plan_placement(**host.placement)
     source = find_model(host.model)
+    methods = _named(methods, source)
     made(source)
     loaded = load_weights(source, placement)
     return loaded, made(loaded)
+
+
+def _named(methods: Mapping[str, CompressionConfig], source: ModelSource) -> dict[str, CompressionConfig]:
+    from omnisift.pipeline.method import resolve_compressor
+
+    named: dict[str, CompressionConfig] = {}
+    for name, config in methods.items():
+        if name.strip() == AUTO:
+            local = source.local_files_only
+            name, _ = resolve_compressor(name, source.source, config.selector, local_files_only=local)
+        named.setdefault(name, config)
+    return named
 
 
 def resolved_device(device: str) -> str:

@@ -207,7 +207,7 @@ def show_profile(console: Console, profile: Profile) -> None:
     costs = profile.costs
     report, settings = costs[0].answer.report, [cost.retain for cost in costs]
     show_notices(console, report.notices)
-    console.print(f"{report.model}, medians of {profile.repeats}", style="dim")
+    console.print(f"{report.model} with {costs[-1].answer.report.method}, medians of {profile.repeats}", style="dim")
     console.print(describe_source(report.source), style="dim")
     console.print(_token_table(settings, [cost.answer.report.tokens for cost in costs]))
     console.print(_table("time", settings, _times(costs), _SECONDS))

@@ -224,7 +224,7 @@ def show_shortfall(console: Console, report: Report, budget: Budget) -> None:
 
 def show_source(console: Console, report: Report) -> None:
     """Print model, method and clip, and the peak memory."""
-    console.print(f"\n{report.model} with {report.compressor}, retain {report.retain}", style="dim", markup=False)
+    console.print(f"\n{report.model} with {report.method}, retain {report.retain}", style="dim", markup=False)
     console.print(describe_source(report.source), style="dim")
     if report.peak_memory_bytes is not None:
         console.print(f"peak memory {report.peak_memory_bytes / 2**20:,.0f} MiB", style="dim")

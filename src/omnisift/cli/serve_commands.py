@@ -65,6 +65,8 @@ def serve(
     Runs vLLM's OpenAI-compatible server; a video's audio is included.
     Flags after -- go to vLLM.
     """
+    from omnisift.pipeline.method import resolve_settings
+    from omnisift.pipeline.report import with_reason
     from omnisift.serving.command import Server
     from omnisift.serving.vllm.settings import Settings
     from omnisift.utils.quiet import silence_libraries
@@ -72,6 +74,7 @@ def serve(
     silence_libraries()
     settings = Settings(max_retain=max_retain, **method.compression)
     settings.check()
+    settings, reason = resolve_settings(settings, model)
     server = Server(
         model,
         settings,
@@ -86,7 +89,8 @@ def serve(
         **read_options.reading,
     )
     with tempfile.TemporaryDirectory(prefix="omnisift-") as folder:
-        code = _run(_with_full_checkpoint(server, Path(folder)))
+        started = f"{model} with {with_reason(settings.compressor, reason)}, retain {settings.budget.words}"
+        code = _run(_with_full_checkpoint(server, Path(folder)), started)
     raise typer.Exit(code)
 
 
@@ -101,9 +105,10 @@ def _with_full_checkpoint(server: Server, folder: Path) -> Server:
     return replace(server, model=str(folder / "nano"), served_name="nano")
 
 
-def _run(server: Server) -> int:
-    """Run the server until it ends or a signal arrives; returns its exit code."""
+def _run(server: Server, started: str) -> int:
+    """Run the server until it ends or a signal arrives, after a line about it; returns its exit code."""
     server.check()
+    typer.echo(started, err=True)
     process = subprocess.Popen(server.command(), env=server.environment())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: process.send_signal(received))

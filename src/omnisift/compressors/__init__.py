@@ -18,12 +18,15 @@ from omnisift.compressors.paired import Paired, ScoredVideoCompressor, VideoComp
 from omnisift.compressors.random import RandomCompressor
 from omnisift.compressors.registry import (
     COMPRESSORS,
+    DEFAULT,
     FULL,
+    check_named,
     check_selector,
     make_compressor,
     needs_selector,
     reads_all_tokens,
     register,
+    resolve_method,
 )
 from omnisift.compressors.resift import ReSiftCompressor
 from omnisift.compressors.routed import RoutedCompressor
@@ -39,6 +42,7 @@ from omnisift.ops.groups import Groups, Scope, group
 
 __all__ = [
     "COMPRESSORS",
+    "DEFAULT",
     "FULL",
     "APackCompressor",
     "AttendedCompressor",
@@ -69,10 +73,12 @@ __all__ = [
     "VidCom2Compressor",
     "VideoCompressor",
     "VisionZipCompressor",
+    "check_named",
     "check_selector",
     "group",
     "make_compressor",
     "needs_selector",
     "reads_all_tokens",
     "register",
+    "resolve_method",
 ]

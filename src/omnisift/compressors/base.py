@@ -40,6 +40,8 @@ class Compressor(nn.Module, ABC):
     """Whether the method has weights of its own."""
     needs: frozenset[str] = frozenset()
     """Names of the entries of `TokenStream.extras` that the adapter must supply."""
+    reason: str = ""
+    """Why the method was chosen, for reports: ``default``, or ``default:`` and more; empty if it was named."""
 
     def __init__(self, budget: Budget | float) -> None:
         super().__init__()

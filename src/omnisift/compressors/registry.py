@@ -1,4 +1,4 @@
-"""Methods by name: ``evs``, with options ``evs:mode=frame``, or paired ``stvp+random``.
+"""Methods by name: ``evs``, with options ``evs:mode=frame``, or paired ``stvp+random``; and the default, ``auto``.
 
 Options follow a colon, separated by commas. A plus takes the video tokens of the first method and the audio tokens of
 the second.
@@ -7,7 +7,7 @@ the second.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from omnisift.budget import Budget
@@ -36,6 +36,7 @@ from omnisift.compressors.v_cast import VCastCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor
 from omnisift.compressors.visionzip import VisionZipCompressor
 from omnisift.errors import CompressorError, UsageError
+from omnisift.utils.names import AUTO
 from omnisift.utils.parsing import shown
 from omnisift.utils.suggest import closest, did_you_mean
 
@@ -70,6 +71,10 @@ _METHODS: tuple[type[Compressor], ...] = (
 COMPRESSORS: dict[str, type[Compressor]] = {method.name: method for method in _METHODS}
 """Name -> class of every method. `register` adds to it."""
 
+DEFAULT = ReSiftCompressor.name
+"""The default method, for which `AUTO` stands."""
+TRAINED = OmniSiftCompressor.name
+"""The default method where there is a selector: a model that was trained for it, or weights that the user gave."""
 FULL = "full"
 """The name for "all tokens", in place of a method's."""
 _FULL_NAMES = frozenset({FULL, "none", "all tokens"})
@@ -78,12 +83,53 @@ _NOT_OPTIONS = {"self", "budget", "selector", "seed", "audio", "score_dtype"}
 """Constructor arguments that can't be given as text."""
 
 
+def resolve_method(
+    name: str, *, selector: object = None, has_selector: Callable[[], bool] = lambda: False
+) -> tuple[str, str]:
+    """Replace the name ``auto`` by that of the default method; every other name stays as it is.
+
+    Args:
+        name: as `make_compressor` takes it.
+        selector: the selector that was given, or its folder; None if none was given.
+        has_selector: whether the model's checkpoint has a selector, so that the model was trained for `TRAINED`.
+
+    Returns:
+        The method, and why it was chosen, for reports: empty if it was named.
+
+    Raises:
+        CompressorError: ``auto`` has options or is part of a pair.
+    """
+    parts = [part.partition(":")[0].strip() for part in name.split("+")]
+    if AUTO not in parts:
+        return name, ""
+    if name.strip() != AUTO:
+        raise CompressorError(
+            f"{AUTO!r} is the default method and takes no options and no partner, got {shown(name)}: name the method, "
+            f"for example {DEFAULT}"
+        )
+    if selector is not None:
+        return TRAINED, "default: a selector was given"
+    if has_selector():
+        return TRAINED, "default: the checkpoint has an OmniSIFT selector"
+    return DEFAULT, "default"
+
+
+def check_named(name: str) -> None:
+    """Check that training names its method: what ``auto`` stands for depends on the model's selector, which it makes.
+
+    Raises:
+        UsageError: the name is ``auto``.
+    """
+    if resolve_method(name)[0] != name:
+        raise UsageError(f"training needs the name of a method, got compressor {AUTO!r}: leave it out for {TRAINED}")
+
+
 def make_compressor(name: str, budget: Budget | float, *, selector: VGAS | None = None, seed: int = 0) -> Compressor:
     """Make a method by name.
 
     Args:
         name: a method's name, with options after a colon (``evs:mode=frame``), or a pair of methods for video and
-            audio (``stvp+random``).
+            audio (``stvp+random``); ``auto`` makes ``omnisift`` if there is a selector, and ``resift`` otherwise.
         budget: the fraction of tokens kept; a number is the overall ratio.
         selector: weights for trained methods; other methods ignore it.
         seed: seed of methods that sample; other methods ignore it.
@@ -100,9 +146,12 @@ def make_compressor(name: str, budget: Budget | float, *, selector: VGAS | None 
     if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
         raise UsageError(f"seed must be an integer from -2^63 to 2^63 - 1, got {seed!s:.40}")
     automatic = {"selector": selector, "seed": seed}
+    name, reason = resolve_method(name, selector=selector)
     first, plus, second = name.strip().partition("+")
     if not plus:
-        return _make_one(first, budget, automatic)
+        made = _make_one(first, budget, automatic)
+        made.reason = reason
+        return made
     if "+" in second:
         raise CompressorError(f"{name!r} pairs more than two methods: give one for video and one for audio")
     video, audio = _make_one(first, budget, automatic), _make_one(second, budget, automatic)

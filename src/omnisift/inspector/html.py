@@ -11,6 +11,7 @@ from string import Template
 from omnisift.inspector.collect import Inspection
 from omnisift.inspector.page_data import downsample_trace, page_data
 from omnisift.inspector.trace import MethodTrace, Trace
+from omnisift.pipeline.report import with_reason
 from omnisift.utils.stages import STAGES
 
 _TITLES = {name: stage.title for name, stage in STAGES.items()} | {"read": "read (once for all)", "total": "total"}
@@ -97,7 +98,7 @@ def _answer(method: MethodTrace) -> list[str]:
     report = method.answer.report
     tokens, evidence = report.tokens, method.kept_evidence
     cells = [
-        method.label,
+        with_reason(method.label, report.compressor_reason),
         method.answer.text or "(nothing)",
         _of(tokens.video_kept, tokens.video),
         _of(tokens.audio_kept, tokens.audio),

@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from omnisift.budget import Budget
-from omnisift.compressors import check_selector, make_compressor, needs_selector, reads_all_tokens
+from omnisift.compressors import (
+    check_selector,
+    make_compressor,
+    needs_selector,
+    reads_all_tokens,
+    resolve_method,
+)
 from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, UnsupportedModel, UsageError
 from omnisift.models.adapter import Adapter
@@ -19,6 +25,7 @@ from omnisift.models.qwen2_5_vl import Qwen2VLAdapter, Qwen25VLAdapter
 from omnisift.models.qwen3_5 import Qwen35Adapter, Qwen35MoeAdapter
 from omnisift.models.qwen3_omni_moe import Qwen3OmniMoeAdapter
 from omnisift.models.qwen3_vl import Qwen3VLAdapter, Qwen3VLMoeAdapter
+from omnisift.utils.names import AUTO
 
 if TYPE_CHECKING:
     from omnisift.vgas import VGAS
@@ -38,7 +45,7 @@ ADAPTERS: tuple[type[Adapter], ...] = (
 
 def attach(
     model: nn.Module,
-    compressor: Compressor | str,
+    compressor: Compressor | str = AUTO,
     *,
     retain: float | None = None,
     retain_video: float | None = None,
@@ -56,14 +63,15 @@ def attach(
     All work is done in forward hooks on this one instance: its class, weights and attributes stay as they are, and the
     compressor is not saved with it. Call ``detach()`` on the result, or use it as a context manager::
 
-        with omnisift.attach(model, "v_cast", retain=0.25) as attachment:
+        with omnisift.attach(model, retain=0.25) as attachment:
             model.generate(**inputs)
 
     Args:
         model: a Hugging Face model that an adapter exists for (docs/add-a-model.md), or a wrapper of one that has
             ``get_base_model``, such as PEFT's: attach to the wrapper, not to the model inside it.
         compressor: name of a method, as `make_compressor` takes it, which is made in evaluation mode; or a compressor,
-            which is moved to the device of the language model.
+            which is moved to the device of the language model. ``auto`` is ``omnisift`` if ``selector`` is given, and
+            ``resift`` otherwise.
         retain: fraction of video and audio tokens kept together, in (0, 1]. Only with a name, as all that follow.
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
@@ -199,9 +207,12 @@ def _make_compressor(
         )
     if not isinstance(name, str):
         raise UsageError(f"compressor must be the name of a method or a Compressor, got {type(name).__name__}")
+    name, reason = resolve_method(name, selector=selector)
     check_selector(selector, name)
     vgas = _read_selector(name, selector, language_model) if needs_selector(name) else None
-    return make_compressor(name, budget, selector=vgas, seed=seed).eval()
+    made = make_compressor(name, budget, selector=vgas, seed=seed).eval()
+    made.reason = reason
+    return made
 
 
 def _read_selector(name: str, selector: str | Path | VGAS | None, language_model: Any) -> VGAS:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omnisift.budget import Budget
-from omnisift.compressors import FULL, make_compressor, needs_selector
+from omnisift.compressors import FULL
 from omnisift.config import CompressionConfig, ReadOptions, option_names
 from omnisift.media import Media, MediaFile
 from omnisift.media.sampling import Sampling
@@ -21,11 +20,13 @@ from omnisift.pipeline.context import check_context
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
 from omnisift.pipeline.generation import Generated, generate
-from omnisift.pipeline.loading import Host, load_selector, load_weights, plan_placement, read_selector
-from omnisift.pipeline.model_source import ModelSource, find_model
+from omnisift.pipeline.loading import Host, load_weights, plan_placement
+from omnisift.pipeline.method import compressor_for
+from omnisift.pipeline.model_source import find_model
 from omnisift.pipeline.prompt import check_prompt, read_for
-from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of
+from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of, with_reason
 from omnisift.pipeline.stopwatch import timed
+from omnisift.utils.names import AUTO
 from omnisift.utils.questions import check_max_new_tokens
 from omnisift.vgas import VGAS
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 def load(
     model: str | Path = "nano",
     *,
-    compressor: str | None = "omnisift",
+    compressor: str | None = AUTO,
     retain: float | None = None,
     retain_video: float | None = None,
     retain_audio: float | None = None,
@@ -57,6 +58,8 @@ def load(
     Args:
         model: ``nano`` (bundled), a checkpoint folder, or a hub id.
         compressor: name of a method as `make_compressor` takes it; None, ``full`` or ``none`` keeps every token.
+            ``auto`` is ``omnisift`` if ``selector`` is given or the checkpoint has one, and ``resift`` for all other
+            models and for ``nano``. The report says which, and why.
         retain: fraction of video and audio tokens kept together, split as `Budget` says; 0.25 if nothing is given.
         retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
         retain_audio: fraction of audio tokens kept.
@@ -97,34 +100,6 @@ def load(
     return Pipeline(host, method)
 
 
-def compressor_for(
-    model: Host | ModelSource, name: str, budget: Budget, selector: str | Path | None = None, seed: int = 0
-) -> Compressor:
-    """Make the method called ``name``, with the selector of ``model`` where it needs one.
-
-    Args:
-        model: a loaded host; or what `find_model` returned, to check the method before the weights are read.
-        name: as `make_compressor` takes it.
-        budget: how many tokens stay.
-        selector: folder of selector weights; None looks into the model's checkpoint.
-        seed: random seed, for methods that sample.
-
-    Raises:
-        CompressorError: the method is unknown, or needs a selector that is not there.
-        CheckpointError: the selector is incomplete, or of another width than the model.
-    """
-    vgas = None
-    if not needs_selector(name):
-        pass
-    elif isinstance(model, Host):
-        vgas = load_selector(model, selector)
-    else:
-        vgas = read_selector(
-            model.name, model.source, selector, model.hidden_size, local_files_only=model.local_files_only
-        )
-    return make_compressor(name, budget, selector=vgas, seed=seed)
-
-
 class Pipeline:
     """A loaded model and a compressor. Between questions the model carries no hooks.
 
@@ -139,6 +114,11 @@ class Pipeline:
     def __init__(self, host: Host, compressor: Compressor | None):
         self.host = host
         self.compressor = compressor.eval() if compressor is not None else None
+
+    @property
+    def method(self) -> str:
+        """The method and why it was chosen, for example ``resift (default)``; ``none`` without one."""
+        return "none" if self.compressor is None else with_reason(self.compressor.label, self.compressor.reason)
 
     def __repr__(self) -> str:
         host, method = self.host, "none"
@@ -159,7 +139,7 @@ class Pipeline:
 
     def with_compressor(
         self,
-        compressor: str | None,
+        compressor: str | None = AUTO,
         *,
         retain: float | None = None,
         retain_video: float | None = None,
@@ -172,7 +152,8 @@ class Pipeline:
         """A pipeline of the same loaded model with another method or budget.
 
         Args:
-            compressor: name of a method as `make_compressor` takes it; None, ``full`` or ``none`` keeps every token.
+            compressor: name of a method as `make_compressor` takes it; None, ``full`` or ``none`` keeps every token;
+                ``auto`` as `load` takes it.
             retain: fraction of video and audio tokens kept together; 0.25 if nothing is given.
             retain_video: fraction of video tokens kept; given together with ``retain_audio`` instead of ``retain``.
             retain_audio: fraction of audio tokens kept.
@@ -375,6 +356,7 @@ class Pipeline:
         return Report(
             model=self.host.name,
             compressor="none" if self.compressor is None else self.compressor.label,
+            compressor_reason="" if self.compressor is None else self.compressor.reason,
             budget=None if self.compressor is None else self.compressor.budget,
             tokens=answer.tokens,
             seconds=seconds,

@@ -193,9 +193,22 @@ def read_selector(
     return read_selector_folder(folder, hidden_size)
 
 
+def selector_folder(source: str, local_files_only: bool) -> Path:
+    """Return the folder of a checkpoint, in which its selector is, if it has one.
+
+    Args:
+        source: a folder, or a hub id, whose files that may hold a selector are downloaded.
+        local_files_only: whether to look for a hub model's files in the cache alone.
+
+    Raises:
+        CheckpointError: the model is not in the cache, or a download fails.
+    """
+    return Path(source) if Path(source).is_dir() else fetch_selector(source, local_files_only)
+
+
 def _own_selector(name: str, source: str, local_files_only: bool) -> Path:
     """The folder of a model's checkpoint that holds its selector."""
-    folder = Path(source) if Path(source).is_dir() else fetch_selector(source, local_files_only)
+    folder = selector_folder(source, local_files_only)
     if (folder / "selector").is_dir():
         return folder / "selector"
     if has_selector(folder):

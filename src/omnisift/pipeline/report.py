@@ -12,8 +12,7 @@ from omnisift.media import Media
 
 NANO_NOTICE = (
     "nano only understands generated clips of coloured shapes and short sounds; its answer about this clip means "
-    "nothing. For real clips name a full-size model: --model Qwen/Qwen2.5-Omni-7B with --selector FOLDER or "
-    "--compressor v_cast"
+    "nothing. For real clips name a full-size model: --model Qwen/Qwen2.5-Omni-7B"
 )
 
 
@@ -104,11 +103,18 @@ class Report:
     """Peak of the device's allocations, on a CPU the peak resident size of the process; None where unknown."""
     notices: tuple[str, ...] = ()
     """What limits the answer, the most important first."""
+    compressor_reason: str = ""
+    """Why this method: ``default``, or ``default:`` and what it depends on; empty if it was named."""
 
     @property
     def retain(self) -> str:
         """The requested budget as text, for example ``0.25`` or ``4096 tokens``; ``all`` without one."""
         return "all" if self.budget is None else self.budget.words
+
+    @property
+    def method(self) -> str:
+        """The method and why it was chosen, for example ``resift (default)``."""
+        return with_reason(self.compressor, self.compressor_reason)
 
     @property
     def retained_ratio(self) -> float:
@@ -118,7 +124,7 @@ class Report:
     def __repr__(self) -> str:
         tokens = self.tokens
         return (
-            f"Report({self.model}, {self.compressor}, retain {self.retain}: kept {tokens.video_kept} of {tokens.video} "
+            f"Report({self.model}, {self.method}, retain {self.retain}: kept {tokens.video_kept} of {tokens.video} "
             f"video and {tokens.audio_kept} of {tokens.audio} audio tokens, {self.seconds.total:.2f} s)"
         )
 
@@ -135,7 +141,7 @@ class Report:
             for name, total, kept in counts
         )
         notices = "".join(f"<p><em>Note: {escape(notice)}</em></p>" for notice in self.notices)
-        method = f"{self.model}, {self.compressor}, retain {self.retain}: {seconds.total:.2f} s"
+        method = f"{self.model}, {self.method}, retain {self.retain}: {seconds.total:.2f} s"
         return (
             f"{notices}<table><tr><th>tokens</th><th>before</th><th>after</th><th>kept</th></tr>{rows}</table>"
             f"<p>{escape(method)}</p>"
@@ -151,7 +157,8 @@ class Report:
         budget["token_budget"] = budget.pop("tokens")
         report["tokens"]["prompt_kept"] = self.tokens.prompt_kept
         report["seconds"] |= {"encode": self.seconds.encode, "total": self.seconds.total}
-        return {"model": report.pop("model"), "compressor": report.pop("compressor"), **budget, **report}
+        first = {name: report.pop(name) for name in ("model", "compressor", "compressor_reason")}
+        return {**first, **budget, **report}
 
 
 @dataclass(frozen=True, repr=False)
@@ -186,7 +193,7 @@ class Answer:
         notices = "".join(f"<p><em>Note: {escape(notice)}</em></p>" for notice in self.report.notices)
         tokens = self.report.tokens
         kept = (
-            f"{self.report.compressor}, retain {self.report.retain}: video {tokens.video} → {tokens.video_kept}, "
+            f"{self.report.method}, retain {self.report.retain}: video {tokens.video} → {tokens.video_kept}, "
             f"audio {tokens.audio} → {tokens.audio_kept} tokens, {self.report.seconds.total:.2f} s"
         )
         return f"{notices}<p><strong>{escape(self.short_text)}</strong></p><p><small>{escape(kept)}</small></p>"
@@ -195,6 +202,11 @@ class Answer:
         """One JSON-ready object: ``answer`` and ``retained_ratio`` first, then the report's fields."""
         ratio = round(self.report.retained_ratio, 6)
         return {"answer": self.text, "retained_ratio": ratio, **self.report.to_dict()}
+
+
+def with_reason(method: str, reason: str) -> str:
+    """A method's name with the reason for it in brackets, if there is one."""
+    return f"{method} ({reason})" if reason else method
 
 
 def cut_repetition(text: str) -> str:

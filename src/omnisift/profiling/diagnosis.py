@@ -22,10 +22,12 @@ from omnisift.pipeline.checkpoint_checks import (
 from omnisift.pipeline.context import context_length
 from omnisift.pipeline.devices import resolve_device, resolve_dtype
 from omnisift.pipeline.loading import has_selector, read_processor
+from omnisift.pipeline.method import resolve_compressor
 from omnisift.pipeline.model_source import OMNI_ONLY, ModelSource, find_model, takes_every_command
 from omnisift.profiling.analytic import cache_bytes, count, weight_bytes
 from omnisift.profiling.shape import prompt_shape
 from omnisift.utils.checkpoint_files import checkpoint_errors
+from omnisift.utils.names import AUTO
 
 MINUTE, RETAIN = 60.0, 0.25
 """The clip and the budget of the report: a minute of 1080p, sampled as `Pipeline.ask` does."""
@@ -81,6 +83,8 @@ class Diagnosis:
     """Whether the folder has weights; None for a hub id, of which only the configuration was read."""
     selector_here: bool | None
     """Whether the folder has a selector; None for a hub id."""
+    default: str | None
+    """The method that is used if none is named; None for a hub id, where it depends on the selector."""
     device: str
     dtype: str
     """The default on this device."""
@@ -142,6 +146,7 @@ def diagnose(model: str) -> Diagnosis:
         hears=hears,
         weights_here=weights_here,
         selector_here=has_selector(Path(source.source)) if weights_here else None,
+        default=None if weights_here is None else resolve_compressor(AUTO, source.source)[0],
         device=_device_name(device),
         dtype=str(resolve_dtype(None, device)).removeprefix("torch."),
         memory=memory,

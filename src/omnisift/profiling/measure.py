@@ -59,6 +59,7 @@ class StageCost:
         return {
             "retain": self.retain,
             "compressor": answer["compressor"],
+            "compressor_reason": answer["compressor_reason"],
             "answer": answer["answer"],
             "retained_ratio": answer["retained_ratio"],
             "tokens": answer["tokens"],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.media import Media
 from omnisift.pipeline.loading import read_processor
+from omnisift.pipeline.method import resolve_settings
 from omnisift.pipeline.prompt import count_tokens, prompt_text
 from omnisift.pipeline.report import Tokens
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
@@ -71,6 +72,7 @@ class OfflineEngine:
         vllm_args: Sequence[str] = (),
     ) -> None:
         check_vllm()
+        settings, _ = resolve_settings(settings, model)
         for name, value in {**_ENVIRONMENT, **cache_memory(model)}.items():
             os.environ.setdefault(name, value)
         device = _resolve_device(device)

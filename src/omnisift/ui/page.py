@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from omnisift.errors import OmniSiftError
+from omnisift.pipeline.report import with_reason
 from omnisift.ui import render
 from omnisift.ui.samples import SampleClip
 from omnisift.ui.session import MAX_CHARACTERS, Session
@@ -95,7 +96,7 @@ def build(sessions: Mapping[str, Session], samples: list[SampleClip]) -> Any:
             )
             copied.then(**run)
         parts["model"].input(
-            lambda name: [gr.update(choices=choices, value=value) for choices, value in _choices(sessions[name])],
+            lambda name: [gr.update(**choice) for choice in _choices(sessions[name])],
             [parts["model"]],
             [parts["method"], parts["second"]],
             show_progress="hidden",
@@ -112,11 +113,15 @@ def build(sessions: Mapping[str, Session], samples: list[SampleClip]) -> Any:
     return page
 
 
-def _choices(session: Session) -> list[tuple[list[str], str]]:
-    """(choices, selected one) of the method and of the second method."""
+def _choices(session: Session) -> list[dict[str, Any]]:
+    """Choices, selected one and note of the method and of the second method."""
     methods = list(session.methods)
     second = "random" if "random" in methods[1:] else _NONE
-    return [(methods, methods[0]), ([_NONE, *methods], second)]
+    note = with_reason(session.default, session.reason)
+    return [
+        {"choices": methods, "value": session.default, "info": note},
+        {"choices": [_NONE, *methods], "value": second},
+    ]
 
 
 def _inputs(sessions: Mapping[str, Session]) -> dict[str, Any]:
@@ -126,8 +131,8 @@ def _inputs(sessions: Mapping[str, Session]) -> dict[str, Any]:
     with gr.Row():
         model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
     with gr.Row():
-        method = gr.Dropdown(first[0], value=first[1], label="Method", elem_id="method")
-        other = gr.Dropdown(second[0], value=second[1], label="Compare with", elem_id="second")
+        method = gr.Dropdown(**first, label="Method", elem_id="method")
+        other = gr.Dropdown(**second, label="Compare with", elem_id="second")
     label = "Keep, % of the video and audio tokens"
     percent = gr.Slider(1, 100, value=25, step=1, label=label, info=_SHARE_INFO, elem_id="percent")
     question = gr.Textbox(

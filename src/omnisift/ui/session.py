@@ -18,12 +18,13 @@ from omnisift.compressors import COMPRESSORS, Compressor
 from omnisift.config import ServedReadOptions
 from omnisift.errors import Blocked, CompressorError, MediaError, NotFound, UsageError
 from omnisift.inspector import Inspection, inspect_clip
-from omnisift.pipeline.ask import compressor_for
 from omnisift.pipeline.encoded_clip import EncodedClip, EncodedClipCache
 from omnisift.pipeline.loading import Host
+from omnisift.pipeline.method import compressor_for, resolve_compressor
 from omnisift.pipeline.prompt import size_options
 from omnisift.serving.decoder_pool import DecoderPool
 from omnisift.ui.uploads import UPLOAD_SUFFIXES
+from omnisift.utils.names import AUTO
 from omnisift.utils.questions import check_max_new_tokens, check_question
 from omnisift.utils.special_tokens import SpecialTokens
 from omnisift.utils.stages import STAGES
@@ -91,6 +92,8 @@ class Session:
         self._lock = threading.Lock()
         self.methods = self._available_methods()
         """Names of the registered methods that this model can run; a trained one needs a selector."""
+        self.default, self.reason = resolve_compressor(AUTO, host.source, selector)
+        """The model's default method, and why it is that."""
 
     def _available_methods(self) -> tuple[str, ...]:
         available = []

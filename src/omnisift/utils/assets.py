@@ -11,6 +11,11 @@ CHECKOUT_ONLY = ("wide", "wide-qwen3")
 """Backbones of the benchmark that a checkout has, and the wheel has not."""
 
 
+def is_bundled(source: str | Path) -> bool:
+    """Whether ``source`` is the folder of a bundled checkpoint."""
+    return Path(source).resolve().parent == _CHECKPOINTS
+
+
 def nano_path() -> Path:
     """Return the folder of the bundled nano checkpoint.
 

@@ -68,12 +68,13 @@ def changed(before: dict[str, torch.Tensor], module: Any) -> set[str]:
 def test_full_fine_tuning_changes_language_model_and_selector_and_no_encoder(data: Path, tmp_path: Path) -> None:
     import omnisift
 
-    before = omnisift.load("nano")
+    before = omnisift.load("nano", compressor="omnisift")
     report = fine_tune(recipe(data, tmp_path / "run", selector_learning_rate=1e-3))
     assert report.finished
     assert report.steps == 3
     assert report.retained_ratio == pytest.approx(0.256, abs=0.01)
     after = omnisift.load(report.model)
+    assert after.compressor.reason == "default: the checkpoint has an OmniSIFT selector"
     moved = changed(parameters(before.host.thinker), after.host.thinker)
     assert any("layers.0.self_attn" in name for name in moved)
     assert not any(".visual." in name or ".audio_tower." in name for name in moved)

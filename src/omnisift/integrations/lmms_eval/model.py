@@ -93,6 +93,8 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
             attn_implementation=attn_implementation or attn,
             max_length=max_length,
         )
+        if self._rank == 0:
+            logger.info("method: %s", self.pipeline.method)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Return the answers in the order of the requests, each with the numbers of tokens read and written."""

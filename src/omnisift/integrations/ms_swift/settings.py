@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from omnisift.compressors import needs_selector
+from omnisift.compressors import check_named, needs_selector
 from omnisift.config import CompressionConfig
 from omnisift.errors import TrainingError, UsageError
 from omnisift.utils.suggest import meant
@@ -20,6 +20,9 @@ USE_AUDIO = "USE_AUDIO_IN_VIDEO"
 class SwiftSettings(CompressionConfig):
     """Each field is an environment variable, for example ``OMNISIFT_RETAIN``, or a key of ms-swift's
     ``--model_kwargs``. ``selector`` may also be ``new``, for random weights to train."""
+
+    compressor: str = "omnisift"
+    """As for `TrainRecipe`: the method that has a selector to train."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> SwiftSettings:
@@ -37,6 +40,7 @@ class SwiftSettings(CompressionConfig):
         values = {known[name].name: _parse(name, value, str(known[name].type)) for name, value in variables.items()}
         settings = cls(**values)
         settings.check()
+        check_named(settings.compressor)
         return settings
 
 

@@ -8,24 +8,33 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Budget
-from omnisift.compressors import Compressor, make_compressor, needs_selector
+from omnisift.compressors import DEFAULT, Compressor, make_compressor, needs_selector
 from omnisift.errors import CompressorError
 from omnisift.pipeline.loading import read_selector
 from omnisift.serving.clip_layout import ClipLayout
 from omnisift.serving.position_columns import attach_columns
 from omnisift.serving.vllm.settings import Settings
+from omnisift.utils.names import AUTO
 from omnisift.vgas import VGAS
 
 _PROBE_WIDTH = 8
 """Width of the random embeddings in `check_reachable`, whose outcome depends on shapes only."""
 
 
+_EXACT = frozenset({AUTO, DEFAULT})
+"""Methods that meet every budget and cost too much to be tried for each request."""
+
+
+def _name(part: str) -> str:
+    return part.partition(":")[0].strip()
+
+
 def check_reachable(settings: Settings, layout: ClipLayout, budget: Budget) -> None:
     """Check that the method can keep as few tokens of a clip as the budget says.
 
     Some methods have a lower limit. A request must be refused before it reaches vLLM's engine, where an error ends all
-    requests. Trained methods have no lower limit, so `random` replaces them here. A number of tokens has one for each
-    clip, whatever the method.
+    requests. Trained methods and `resift` have no lower limit, so `random` replaces them here. A number of tokens has
+    one for each clip, whatever the method.
 
     Raises:
         BudgetError: a number of tokens is below that limit, or above the server's.
@@ -34,7 +43,7 @@ def check_reachable(settings: Settings, layout: ClipLayout, budget: Budget) -> N
     settings.check_share(budget, layout.tokens_in_chunks)
     layout.counts(budget)
     parts = settings.compressor.split("+")
-    untrained = ["random" if needs_selector(part) else part for part in parts]
+    untrained = ["random" if needs_selector(part) or _name(part) in _EXACT else part for part in parts]
     if budget.keeps_all or all(part.strip() == "random" for part in untrained):
         return
     embeds = torch.randn(len(layout), _PROBE_WIDTH, generator=torch.Generator().manual_seed(0))
@@ -48,7 +57,8 @@ class ClipCompressor:
 
     Args:
         settings: compressor and default budget.
-        source: folder or hub id of the checkpoint, from which the selector is read if the method has one.
+        source: folder or hub id of the checkpoint, from which the selector is read if the method has one, and by which
+            the default method is chosen.
         hidden_size: width of the model's embeddings.
 
     Raises:
@@ -57,7 +67,7 @@ class ClipCompressor:
     """
 
     def __init__(self, settings: Settings, source: str, hidden_size: int) -> None:
-        self.settings = settings
+        self.settings = settings = settings.resolved(source)
         self._selector: VGAS | None = None
         # Requests bring their own budgets, so the cache is bounded.
         self._compressor = lru_cache(maxsize=64)(self._make)

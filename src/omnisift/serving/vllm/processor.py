@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class ProcessingInfo(Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]
     @property
     def settings(self) -> Settings:
         """The server's compression settings."""
-        return Settings.from_config(self.ctx.model_config.hf_config)
+        return _resolved(Settings.from_config(self.ctx.model_config.hf_config), self.ctx.model_config.model)
 
     def get_data_parser(self) -> ClipParser:
         """Return the parser that turns videos into `Clips`."""
@@ -69,6 +69,12 @@ class ProcessingInfo(Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]
         if "video" in limits:
             limits["video"] = seq_len
         return limits
+
+
+@lru_cache(maxsize=8)
+def _resolved(settings: Settings, source: str) -> Settings:
+    """`Settings.resolved`, once for each model: every request asks for the settings."""
+    return settings.resolved(source)
 
 
 class DummyInputs(Qwen2_5OmniThinkerDummyInputsBuilder):  # type: ignore[misc]

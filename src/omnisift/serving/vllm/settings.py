@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
 from omnisift.config import CompressionConfig
 from omnisift.errors import BudgetError, UsageError
+from omnisift.pipeline.method import resolve_compressor
+from omnisift.pipeline.model_source import is_hub_reachable
+from omnisift.utils.names import AUTO
+
+logger = logging.getLogger(__name__)
 
 RETENTION_KEYS = ("retain", "retain_video", "retain_audio", "tokens")
 REQUEST_KEYS = frozenset({*RETENTION_KEYS, "use_audio_in_video", "fps"})
@@ -30,6 +37,7 @@ class Settings(CompressionConfig):
         """Read the settings from a Transformers configuration.
 
         Raises:
+            CompressorError: ``auto`` has options or is part of a pair.
             UsageError: a key is unknown, or the method takes no selector.
             BudgetError: a ratio is out of range.
         """
@@ -37,6 +45,24 @@ class Settings(CompressionConfig):
         settings = cls.from_dict({_OLD_KEYS.get(name, name): value for name, value in values.items()})
         settings.check()
         return settings
+
+    def resolved(self, source: str) -> Settings:
+        """Return the settings with the name of the model's default method in place of ``auto``.
+
+        `omnisift serve` has replaced it before; a server that is started by vLLM's own command has not.
+
+        Args:
+            source: folder or hub id of the checkpoint.
+
+        Raises:
+            CheckpointError: a file of the checkpoint can't be read.
+        """
+        if self.compressor.strip() != AUTO:
+            return self
+        local = Path(source).is_dir() or not is_hub_reachable()
+        name, reason = resolve_compressor(self.compressor, source, self.selector, local_files_only=local)
+        logger.info("compressor: %s (%s)", name, reason)
+        return replace(self, compressor=name)
 
     def check(self) -> None:
         """Check the values before vLLM starts.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
+from omnisift.compressors import check_named
 from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions, parse_yaml
 from omnisift.errors import UsageError
 from omnisift.estimators import ALIASES, make_estimator
@@ -88,6 +89,9 @@ class TrainRecipe(CompressionConfig, ReadOptions):
     """Data files or folders (docs/training-data.md), relative to the working directory."""
     output_dir: str
     """Folder of the run: checkpoints, ``log.jsonl``, TensorBoard files, and at the end ``model``."""
+    compressor: str = field(default="omnisift", kw_only=True)
+    """The method to train with. ``omnisift``, whatever the default of other commands is: a recipe trains a selector
+    unless it says otherwise, and no other method has one."""
     selector: str | None = field(default="distill", kw_only=True)
     """``distill`` trains a selector on the model's attention over the clips of ``data`` first (docs/distill.md); a
     folder loads selector weights; ``new`` starts from random ones; null takes the model's own."""
@@ -246,6 +250,7 @@ class TrainRecipe(CompressionConfig, ReadOptions):
             UsageError: a value is out of range.
         """
         self.budget  # noqa: B018 - raises
+        check_named(self.compressor)
         ReadOptions.check(self)
 
     @property
