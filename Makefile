@@ -95,8 +95,9 @@ verify-gpu: ## check and measure the library on a GPU with random weights, into 
 
 figures: $(VENV)/.installed ## draw the figures of README and docs from generated clips and committed results, into docs/figures
 	@mkdir -p docs/figures; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
-	$(VENV)/bin/omnisift make-clip "$$folder/clip.mp4" --seed 0 >/dev/null; \
-	$(VENV)/bin/omnisift inspect "$$folder/clip.mp4" --compare random --png docs/figures/kept.png --force
+	$(VENV)/bin/omnisift make-clip "$$folder/clip.mp4" --setting wide --seed 3 >/dev/null; \
+	$(VENV)/bin/omnisift inspect "$$folder/clip.mp4" "What colour is the square?" --model src/omnisift/checkpoints/wide \
+	  --retain 0.1 --compare random --png docs/figures/kept.png --force
 	@$(PY) benchmarks/figures/method_figure.py docs/figures/method.svg
 	@$(PY) benchmarks/figures/quality_figure.py docs/figures/quality.svg
 	@$(PY) benchmarks/figures/wide_figure.py docs/figures/wide.png
