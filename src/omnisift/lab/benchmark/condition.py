@@ -37,7 +37,7 @@ class Condition:
         """Read a condition.
 
         Raises:
-            UsageError: The setting or an option is unknown, or its value is no number above 0.
+            UsageError: The setting or an option is unknown, an option is given twice, or its value is no number above 0.
         """
         setting, *options = text.split() or [""]
         world_setting(setting)
@@ -46,6 +46,8 @@ class Condition:
         for option in options:
             name, _, value = option.partition("=")
             check_choice("the option of a setting", name, known)
+            if name in values:
+                raise UsageError(f"{name} is given twice in the setting {text!r}: give it once")
             try:
                 values[name] = int(value) if name == "pixels" else float(value)
             except ValueError:

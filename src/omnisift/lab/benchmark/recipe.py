@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from omnisift.budget import Budget
-from omnisift.compressors import COMPRESSORS, make_compressor
+from omnisift.compressors import COMPRESSORS, make_compressor, resolve_method
 from omnisift.config import parse_yaml
 from omnisift.errors import OmniSiftError, UsageError
 from omnisift.evaluation.tables import ALL_TOKENS
@@ -170,6 +170,8 @@ def _check_methods(recipe: Recipe) -> None:
     selector = VGAS(VGASConfig(input_size=16, hidden_size=16, num_attention_heads=2))
     for spec in recipe.methods:
         if spec.method:
+            if resolve_method(spec.method)[1]:
+                raise UsageError(f"a row names a method, got {spec.method!r}, which may change: name it")
             make_compressor(spec.method, Budget(retain=0.5), selector=selector if spec.selector else None)
 
 
@@ -193,8 +195,9 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
     if not 0 < len(data["name"]) < 200 or Path(data["name"]).name != data["name"] or data["name"].startswith("."):
         raise ValueError(f"name is that of the result file, without folders, got {shown(data['name'])}")
     settings = tuple(str(name) for name in _list(data, "settings", ["base"]))
-    for name in settings:
-        Condition.parse(name)
+    conditions = [Condition.parse(name) for name in settings]
+    if len(set(conditions)) < len(conditions):
+        raise ValueError("two settings are the same: leave one of them out")
     methods = tuple(_method(row) for row in _list(data, "rows"))
     labels = [method.label for method in methods]
     repeated = sorted(label for label in set(labels) if labels.count(label) > 1)
