@@ -23,7 +23,7 @@ from omnisift.compressors import (
 )
 from omnisift.compressors.paired import Paired
 from omnisift.compressors.registry import parse_options
-from omnisift.errors import CompressorError
+from omnisift.errors import CompressorError, UsageError
 from omnisift.ops.groups import Scope
 from omnisift.tokens import TokenStream
 
@@ -257,3 +257,10 @@ def test_the_names_of_all_tokens(name: str | None):
 def test_a_method_does_not_read_all_tokens_and_needs_its_selector():
     assert not any(reads_all_tokens(name) for name in (*COMPRESSORS, "stvp+random", ""))
     assert [name for name in METHODS if needs_selector(name)] == [name for name in METHODS if "omnisift" in name]
+
+
+@pytest.mark.parametrize("selector", ["folder", 3, [1]])
+@pytest.mark.parametrize("name", ["auto", "omnisift", "stvp+omnisift"])
+def test_a_selector_that_is_none_is_refused(name, selector):
+    with pytest.raises(UsageError, match=r"the selector of a compressor is a VGAS, got (str|int|list)"):
+        make_compressor(name, HALF, selector=selector)

@@ -8,11 +8,12 @@ import math
 import pytest
 import torch
 from tests.helpers.contract import BUDGETS, SPLIT, check_counts
-from tests.helpers.prompts import random_prompt, steady_prompt
+from tests.helpers.prompts import audio_prompt, in_one_batch, random_prompt, steady_prompt
 
 from omnisift.budget import Budget
 from omnisift.chunks import build_stream, segment_of
 from omnisift.compressors.resift import ReSiftCompressor, newness, standing_out
+from omnisift.errors import CompressorError
 from omnisift.ops.coverage import sketch
 from omnisift.tokens import Modality, TokenStream
 
@@ -217,6 +218,24 @@ def test_weights_of_other_tokens_are_zero() -> None:
     stands = standing_out(stream, new)
     assert (stands[(stream.modality != Modality.AUDIO) | (stream.chunk < 0)] == 0).all()
     assert bool(((stands >= 0) & (stands <= 1)).all())
+
+
+def test_plain_audio_takes_no_weight_from_another_clip() -> None:
+    """Of a batch, audio alone has the scores that it has without the video before it."""
+    for seed in range(5):
+        video, audio = steady_prompt(4, 4, 50, seed), audio_prompt(60, seed=seed)
+        both = in_one_batch([video, audio])
+        batch = ReSiftCompressor(SPLIT)(both.stream(compress_audio=True)).scores
+        alone = ReSiftCompressor(SPLIT)(audio.stream(compress_audio=True)).scores
+        assert batch is not None
+        assert alone is not None
+        assert torch.nan_to_num(batch[both.sample == 1]).equal(torch.nan_to_num(alone))
+
+
+@pytest.mark.parametrize("options", [{"guide": math.inf}, {"guide": 1e300}, {"decay": math.inf}, {"guide": math.nan}])
+def test_numbers_that_make_no_weights_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(CompressorError, match=r"of 'resift' is a number in \[0, "):
+        ReSiftCompressor(0.5, **options)
 
 
 def test_labels_name_what_is_not_the_default() -> None:

@@ -213,6 +213,8 @@ def show_shortfall(console: Console, report: Report, budget: Budget) -> None:
     requested = budget.retain
     if budget.tokens is not None:
         return  # met exactly, or refused
+    if not total:
+        return  # a sound too short for a token
     if requested is None:
         requested = ((budget.retain_video or 0) * tokens.video + (budget.retain_audio or 0) * tokens.audio) / max(
             total, 1

@@ -144,8 +144,9 @@ class Compressor(nn.Module, ABC):
             CompressorError: the value is no such number.
         """
         is_number = isinstance(value, int if integer else (int, float)) and not isinstance(value, bool)
+        below = below or high == math.inf
         if not is_number or not low <= value <= high or (below and value == high):
-            kind, end = "an integer" if integer else "a number", ")" if below or high == math.inf else "]"
+            kind, end = "an integer" if integer else "a number", ")" if below else "]"
             raise CompressorError(f"{option} of {self.name!r} is {kind} in [{low:g}, {high:g}{end}, got {value!r}")
 
     def __repr__(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import AUDIO, FRAME0, steps_in_chunk
 from omnisift.compressors.base import Compressor
-from omnisift.errors import CompressorError
+from omnisift.errors import CompressorError, UsageError
 from omnisift.estimators import make_estimator
 from omnisift.ops.chunk_batches import ChunkBatch, ChunkBatches, PaddedGroups
 from omnisift.ops.selection_builder import SelectionBuilder
@@ -50,6 +50,11 @@ class OmniSiftCompressor(Compressor):
         estimator: str = "straight_through",
     ) -> None:
         super().__init__(budget)
+        if not isinstance(selector, nn.Module | None):
+            raise UsageError(
+                f"the selector of a compressor is a VGAS, got {type(selector).__name__}: load its folder with "
+                "VGAS.from_pretrained, or give the folder to attach or load"
+            )
         self.selector = selector
         self.score_dtype = score_dtype
         self.estimator = make_estimator(estimator)

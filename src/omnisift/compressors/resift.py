@@ -48,8 +48,8 @@ class ReSiftCompressor(Compressor):
         merge: whether dropped tokens are merged into kept ones.
         causal: whether a decision depends on the past only, for live streams: the usual token of a place is then that
             of the last `SPAN` frames, and the clip's largest values are those so far.
-        guide: the weight of ``g``; 0 leaves it out.
-        decay: seconds over which the likeness of two sounds fades.
+        guide: the weight of ``g``, at most a million; 0 leaves it out.
+        decay: seconds over which the likeness of two sounds fades; 0 means that it does not.
     """
 
     name: ClassVar[str] = "resift"
@@ -67,7 +67,7 @@ class ReSiftCompressor(Compressor):
         super().__init__(budget)
         self.check_choice("merge", merge, [True, False])
         self.check_choice("causal", causal, [True, False])
-        self.check_number("guide", guide, 0.0)
+        self.check_number("guide", guide, 0.0, 1e6)
         self.check_number("decay", decay, 0.0)
         self.merge, self.causal, self.guide, self.decay = merge, causal, guide, decay
 
@@ -182,7 +182,7 @@ def standing_out(stream: TokenStream, value: Tensor, causal: bool = False) -> Te
 
     Returns:
         [L] float32 in [0, 1] on the device: ``(m - lowest) / highest`` of the frames' largest values ``m``; near 0 in
-        a clip whose frames are alike. 0 for all but audio tokens in clips.
+        a clip whose frames are alike. 0 for all but audio tokens of clips with frames.
     """
     frames = Frames.of(stream)
     result = torch.zeros(len(stream))
@@ -197,7 +197,8 @@ def standing_out(stream: TokenStream, value: Tensor, causal: bool = False) -> Te
     far = int(stream.position[0].max()) + 1
     begin = frames.clip * far + stream.position[0][frames.order[frames.start]]
     at = torch.searchsorted(begin, stream.clip[audio] * far + stream.position[0][audio], right=True) - 1
-    result[audio] = stands[at.clamp(min=0)]
+    at = at.clamp(min=0)
+    result[audio] = torch.where(frames.clip[at] == stream.clip[audio], stands[at], 0.0)  # audio alone has no frame
     return result.to(value.device, non_blocking=True)
 
 

@@ -54,6 +54,7 @@ Qwen2.5-Omni and Qwen3-Omni. `omnisift bench-report` writes the page from the fi
   keeps as many merged tokens as others keep tokens. A percentage is that of the video and of the audio alike.
 - Accuracy is the mean over question types in percent; an answer is right if the most likely first word of the
   vocabulary is the right one. Differences are paired, in points, with 95 % intervals bootstrapped over clips.
+- Rivals are the methods without `{ours}` in their name; its variants and pairs have rows, but are not compared.
 - *first* and *not worse*: `{ours}` is worse than no rival by more than {margin:g} points, at a one-sided level of
   {level:g}, with the p values of the table adjusted for their number (Holm); *first* if no rival has a higher accuracy.
   *open*: the clips are too few for that. *behind*: a rival is ahead by more (the interval excludes less).
