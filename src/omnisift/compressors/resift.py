@@ -47,7 +47,7 @@ class ReSiftCompressor(Compressor):
         budget: the fraction of tokens kept; a number is the overall ratio.
         merge: whether dropped tokens are merged into kept ones.
         causal: whether a decision depends on the past only, for live streams: the usual token of a place is then that
-            of the last `SPAN` frames, and the clip's largest values are those so far.
+            of the last `SPAN` frames, and ``g`` compares with the frames so far.
         guide: the weight of ``g``, at most a million; 0 leaves it out.
         decay: seconds over which the likeness of two sounds fades; 0 means that it does not.
     """

@@ -25,11 +25,13 @@ WORDS = ("first", "first, open", "not worse", "open", "behind")
 MAIN = ("base", "wide", "wide-qwen3")
 """Results with every method at 25 and 10 % on one backbone."""
 BUDGETS = tuple(f"{name}-budgets" for name in MAIN)
+DEFAULT_SPLITS = ("default-split-wide", "default-split-wide-qwen3")
+"""Results at the fractions that an overall ratio gives."""
 CONDITIONS = ("base-conditions", "wide-conditions")
 TRAINED = "trained-resift"
 SURFACES = tuple(f"surface-{name}" for name in MAIN)
 SPLITS = ("split-wide", "split-wide-qwen3")
-PAGE = (*MAIN, *BUDGETS, *CONDITIONS, TRAINED, *SURFACES, *SPLITS)
+PAGE = (*MAIN, *BUDGETS, *DEFAULT_SPLITS, *CONDITIONS, TRAINED, *SURFACES, *SPLITS)
 """Names of the results that this page shows."""
 BASELINES = ("question only", "video only", "audio only")
 """Rows that keep other numbers of tokens."""
@@ -68,6 +70,13 @@ BUDGETS_TITLE = """## Other budgets
 All tokens, `{ours}` and the methods that were closest to it above. {clips}
 
 ![Accuracy by percentage kept, on three backbones](results/budgets.svg)
+
+"""
+DEFAULT_TITLE = """## At the default split
+
+A quarter, a tenth and a twentieth of *all* tokens, as `--retain 0.25`, `0.1` and `0.05` keep them: a
+[larger fraction](budgets.md#how-an-overall-ratio-is-split) of the audio than of the video. Columns are the percentages
+of video / audio. {clips}
 
 """
 CONDITIONS_TITLE = """## Settings, degradations, frames per second, embeddings
@@ -141,13 +150,15 @@ def claim_page(results: Mapping[str, Result]) -> str:
         return ""
     main = _by_budget([results[name] for name in MAIN])
     budgets = _by_budget([results[name] for name in BUDGETS if name in results])
+    split = _by_budget([results[name] for name in DEFAULT_SPLITS if name in results])
     conditions = _by_condition([results[name] for name in CONDITIONS if name in results])
     trained = _by_budget([results[TRAINED]] if TRAINED in results else [])
     head = HEAD.format(
-        verdict=_verdict(main, budgets, conditions, trained), ours=OURS, margin=100 * MARGIN, level=LEVEL
+        verdict=_verdict(main, budgets, split, conditions, trained), ours=OURS, margin=100 * MARGIN, level=LEVEL
     )
-    parts = [head, _main(results, main), _budgets(results, budgets), _conditions(results, conditions)]
-    parts += [_trained(results, trained), _surfaces(results)]
+    parts = [head, _main(results, main), _plain(results, BUDGETS, BUDGETS_TITLE, budgets)]
+    parts += [_plain(results, DEFAULT_SPLITS, DEFAULT_TITLE, split), _conditions(results, conditions)]
+    parts += [_plain(results, [TRAINED], TRAINED_TITLE, trained), _surfaces(results)]
     return "\n".join(part.rstrip() + "\n" for part in parts if part)
 
 
@@ -171,7 +182,7 @@ def _by_condition(results: Sequence[Result]) -> list[Comparison]:
 
 
 def _short(result: Result) -> str:
-    return str(result.recipe["name"]).removesuffix("-budgets")
+    return str(result.recipe["name"]).removesuffix("-budgets").removeprefix("default-split-")
 
 
 def _verdicts(comparisons: Sequence[Comparison]) -> list[str]:
@@ -184,6 +195,7 @@ def _verdict(*tables: Sequence[Comparison]) -> str:
     whats = (
         "25 and 10 % against all methods",
         "50, 15 and 5 % against its closest rivals",
+        "25, 10 and 5 % at the default split against its closest rivals",
         "10 % under changed conditions",
         "25 and 10 % after training under each method",
     )
@@ -236,12 +248,12 @@ def _matrix(known: Sequence[Result]) -> str:
     return table(["method", *(f"{_short(result)}, {percent} %" for result, percent in columns)], lines)
 
 
-def _budgets(results: Mapping[str, Result], comparisons: Sequence[Comparison]) -> str:
-    known = [results[name] for name in BUDGETS if name in results]
+def _plain(results: Mapping[str, Result], names: Sequence[str], title: str, comparisons: Sequence[Comparison]) -> str:
+    """A title, the table of comparisons, and that of all methods; empty without results."""
+    known = [results[name] for name in names if name in results]
     if not known:
         return ""
-    title = BUDGETS_TITLE.format(ours=OURS, clips=_source(known))
-    return title + _summary(comparisons) + "\n" + _matrix(known)
+    return title.format(ours=OURS, clips=_source(known)) + _summary(comparisons) + "\n" + _matrix(known)
 
 
 def _conditions(results: Mapping[str, Result], comparisons: Sequence[Comparison]) -> str:
@@ -249,9 +261,12 @@ def _conditions(results: Mapping[str, Result], comparisons: Sequence[Comparison]
     if not known:
         return ""
     adjusted = holm([comparison.p for comparison in comparisons])
+    # A condition is compared with the first setting of its recipe.
+    by_name = {each.name: each for each in comparisons}
+    plain = {name: result.recipe["settings"][0] for result in known for name in result.recipe["settings"]}
     lines, over = [], []
     for each, p in zip(comparisons, adjusted, strict=True):
-        more = _more(each, comparisons)
+        more = _loss(each) - _loss(by_name[plain[each.name]])
         over += [each.name] if more < -MORE else []
         lines.append(
             [
@@ -277,22 +292,9 @@ def _conditions(results: Mapping[str, Result], comparisons: Sequence[Comparison]
     return title + table(["", ALL_TOKENS, OURS, "more", "best rival", f"{OURS} minus it", ""], lines)
 
 
-def _more(each: Comparison, comparisons: Sequence[Comparison]) -> float:
-    """Return what a condition adds to the difference between our method and all tokens; negative is a loss."""
-    family = next(other for other in comparisons if other.full.types[-1] == each.full.types[-1])
-
-    def loss(row: Comparison) -> float:
-        return (row.ours.accuracy or 0.0) - (row.full.accuracy or 0.0)
-
-    return loss(each) - loss(family)
-
-
-def _trained(results: Mapping[str, Result], comparisons: Sequence[Comparison]) -> str:
-    if TRAINED not in results:
-        return ""
-    known = [results[TRAINED]]
-    title = TRAINED_TITLE.format(clips=_source(known))
-    return title + _summary(comparisons) + "\n" + _matrix(known)
+def _loss(each: Comparison) -> float:
+    """Return the accuracy of our method minus that of all tokens."""
+    return (each.ours.accuracy or 0.0) - (each.full.accuracy or 0.0)
 
 
 def _surfaces(results: Mapping[str, Result]) -> str:
