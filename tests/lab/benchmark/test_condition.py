@@ -44,6 +44,7 @@ def test_options_are_read():
         "base pixels=1.5",
         "base speed=2",
         "base +dark",
+        "base fps=4 fps=2",
     ],
 )
 def test_a_wrong_option_is_refused(text):

@@ -81,6 +81,8 @@ def test_rows_are_all_combinations():
     ("change", "error", "says"),
     [
         ({"rows": [{"method": "evs"}, {"method": "evs"}]}, UsageError, r"two rows have the label 'evs'"),
+        ({"settings": ["base fps=4", "base  fps=4.0"]}, UsageError, r"two settings are the same"),
+        ({"rows": [{"method": "auto"}]}, UsageError, r"a row names a method, got 'auto'"),
         ({"settings": ["mars"]}, UsageError, r"unknown setting 'mars'; choose one of"),
         ({"protocol": "magic"}, UsageError, r"protocol must be one of training-free, trained, got 'magic'"),
         ({"backbone": "qwen"}, UsageError, r"backbone must be one of neutral, nano, wide, wide-qwen3, got 'qwen'"),
