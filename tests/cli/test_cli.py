@@ -286,6 +286,12 @@ def test_a_number_of_tokens_is_kept(omnisift, clip: Path) -> None:
     assert json.loads(omnisift("ask", clip, "What?", "--json")[1])["token_budget"] is None
 
 
+def test_a_sound_too_short_for_a_token_has_no_shortfall(omnisift, tmp_path: Path) -> None:
+    code, out, _ = omnisift("ask", write_audio(tmp_path / "tick.wav", 2 / 16_000), "What?", "--compress-audio")
+    assert code == 0
+    assert "asked to keep" not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

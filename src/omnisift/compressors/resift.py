@@ -47,7 +47,9 @@ class ReSiftCompressor(Compressor):
         budget: the fraction of tokens kept; a number is the overall ratio.
         merge: whether dropped tokens are merged into kept ones.
         causal: whether a decision depends on the past only, for live streams: the usual token of a place is then that
-            of the last `SPAN` frames, and ``g`` compares with the frames so far.
+            of the last `SPAN` frames, and ``g`` compares with the frames so far. The counts are the budget's: an
+            overall ratio or a number of tokens is split by the complete clip, ``retain_video`` and ``retain_audio``
+            are not.
         guide: the weight of ``g``, at most a million; 0 leaves it out.
         decay: seconds over which the likeness of two sounds fades; 0 means that it does not.
     """

@@ -37,7 +37,7 @@ class Condition:
         """Read a condition.
 
         Raises:
-            UsageError: The setting or an option is unknown, an option is given twice, or its value is no number above 0.
+            UsageError: The setting or an option is unknown, given twice, or its value is no number above 0.
         """
         setting, *options = text.split() or [""]
         world_setting(setting)
