@@ -99,7 +99,7 @@ def test_a_batch_is_its_rows_alone(name: str) -> None:
 @pytest.mark.parametrize("name", GUIDED)
 def test_a_method_that_needs_visual_anchors_says_so(name: str) -> None:
     for stream in (LONG, BATCH):
-        with pytest.raises(CompressorError, match=r"audio without video: choose another method, such as resift"):
+        with pytest.raises(CompressorError, match=r"audio without video: choose resift without a selector"):
             made(name, BUDGETS[0])(stream)
     # One token is kept in any case.
     assert made(name, BUDGETS[0])(streamed(audio_prompt(1))).keep.all()

@@ -47,7 +47,7 @@ def test_a_number_of_tokens(pipe: Pipeline, sound: Path) -> None:
     with pytest.raises(BudgetError, match=r"^tokens=2 is below the 3 chunks of two seconds of this audio: allow at le"):
         few.ask(sound, QUESTION)
     guided = pipe.with_compressor("omnisift", retain=0.25, compress_audio=True)
-    with pytest.raises(CompressorError, match="audio without video: choose another method, such as resift"):
+    with pytest.raises(CompressorError, match="audio without video: choose resift without a selector"):
         guided.ask(sound, QUESTION)
 
 

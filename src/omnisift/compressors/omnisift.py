@@ -132,7 +132,7 @@ class OmniSiftCompressor(Compressor):
         if self.selector is None or self.selector.config.guide not in ("self", "concat"):
             raise CompressorError(
                 "compressor 'omnisift' chooses audio by the video it belongs to, and this prompt has audio without "
-                "video: choose another method, such as resift, or leave compress_audio out"
+                "video: choose resift without a selector, or leave compress_audio out"
             )
 
     @property

@@ -73,7 +73,7 @@ def test_the_page_says_where_it_is_not_first():
     best, worse = {"resift": 0.94, "evs": 0.90}, {"resift": 0.90, "evs": 0.94}
     results = {name: result(name, best) for name in results_claim.MAIN}
     text = claim_page(results)
-    assert "against the best rival, 3 comparisons: first in 3.**" in text
+    assert "against the best rival, 3 comparisons: first in 3.** It is ahead beyond chance in 3." in text
     assert "not first" not in text
     results["wide"] = result("wide", worse)
     results["base-conditions"] = result("base-conditions", best, ("base", "loud"), "10")

@@ -211,7 +211,9 @@ def _verdict(*tables: Sequence[Comparison]) -> str:
             lines.append(f"- {what}, {len(words)} comparisons: {shares}.")
     total = sum(counts.values())
     shares = ", ".join(f"{word} in {count}" for word, count in counts.items() if count)
-    text = f"**`{OURS}` against the best rival, {total} comparisons: {shares}.**\n\n" + "\n".join(lines)
+    ahead = sum(each.gap.low > 0 for comparisons in tables for each in comparisons)
+    text = f"**`{OURS}` against the best rival, {total} comparisons: {shares}.** It is ahead beyond chance in {ahead}."
+    text += "\n\n" + "\n".join(lines)
     return text + (f"\n\nWhere it is not first: {'; '.join(others)}." if others else "")
 
 
@@ -337,8 +339,9 @@ def _source(known: Sequence[Result], counted: bool = True) -> str:
         f"{result.clips[_setting(result)]:,} {result.settings.get('split', 'test')} clips" for result in known
     )
     clips = f"{' or '.join(each)} per backbone. " if counted else ""
+    sources = "".join(dict.fromkeys(versions(result) for result in known))
     block = f"\n\n<!-- not run: takes hours -->\n```bash\nomnisift bench-quality {commands}\n```\n"
-    return f"{clips}{versions(known[-1])}{csv_links(names)}{block}"
+    return f"{clips}{sources}{csv_links(names)}{block}"
 
 
 def _cell(result: Result, label: str, percent: str) -> str:

@@ -357,13 +357,16 @@ def _csv_percent(share: float) -> str:
 
 
 def versions(result: Result) -> str:
-    """Return commit, versions and date of the last session, with a space after them; empty where there is none."""
+    """Return the commits, and versions and date of the last session, with a space after; empty where there is none."""
     if not result.sessions:
         return ""
+    commits = dict.fromkeys(
+        str(session.get("commit") or "none")[:10] + (" with changes" if session.get("changed") else "")
+        for session in result.sessions
+    )
     session: dict[str, Any] = result.sessions[-1]
-    commit = str(session.get("commit") or "none")[:10] + (" with changes" if session.get("changed") else "")
     versions = f"torch {session['torch']}, transformers {session['transformers']}"
-    return f"Commit {commit}, {versions}, {str(session['date'])[:10]}. "
+    return f"Commit{'s' * (len(commits) > 1)} {', '.join(commits)}, {versions}, {str(session['date'])[:10]}. "
 
 
 def csv_links(names: Iterable[str]) -> str:
