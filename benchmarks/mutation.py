@@ -48,8 +48,8 @@ FAULTS = (
     ),
     Fault(
         "chunks: audio at the start of a chunk belongs to the one before",
-        "torch.searchsorted(times[opens], key[audio], right=True)",
-        "torch.searchsorted(times[opens], key[audio], right=False)",
+        "torch.searchsorted(starts, key[audio], right=True)",
+        "torch.searchsorted(starts, key[audio], right=False)",
         ("tests/test_chunks.py",),
     ),
     Fault(

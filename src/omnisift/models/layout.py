@@ -107,7 +107,7 @@ def lay_out(
     video = modality == Modality.VIDEO
     run = _runs(modality)
     # Audio belongs to the clip in whose run of media tokens it lies.
-    owner = torch.full((int(run.max()) + 2,), -1)
+    owner = torch.full((int(run.max()) + 2 if run.numel() else 1,), -1)
     owner[run[video]] = places.clip
     clip = torch.where(modality == Modality.AUDIO, owner[run], -1)
     clip[video] = places.clip

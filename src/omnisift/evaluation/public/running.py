@@ -70,7 +70,7 @@ class EvalSettings(CompressionConfig, ReadOptions):
                 raise UsageError(
                     f"{name} {value!r} contains a comma, at which lmms-eval splits arguments; use a value without one"
                 )
-        return ",".join(f"{name}={value}" for name, value in values.items() if value is not None)
+        return ",".join(f"{name}={value}" for name, value in values.items() if value is not None and value is not False)
 
 
 def run(
