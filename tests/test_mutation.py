@@ -27,7 +27,7 @@ def test_there_are_thirteen_faults() -> None:
 @pytest.mark.slow
 def test_a_survivor_is_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tests = ("tests/test_budget.py", "-k", "shows_what_was_given")
-    caught = Fault("wrong", 'f"Budget(retain={self.retain:g})"', 'f"Budget({self.retain:g})"', tests)
+    caught = Fault("wrong", "f\"Budget({', '.join(", "f\"Badget({', '.join(", tests)
     survivor = Fault("unnoticed", "AUDIO_BONUS = 0.25", "AUDIO_BONUS = 0.5", tests)
     monkeypatch.setattr(mutation, "FAULTS", (caught,))
     assert mutation.main([]) == 0
