@@ -81,10 +81,11 @@ of video / audio. {clips}
 """
 CONDITIONS_TITLE = """## Settings, degradations, frames per second, embeddings
 
-A tenth of the tokens; {count} test clips per line. *more* is what the condition costs `{ours}` beyond what it costs all
-tokens, in points. {more} `fps`: images read per second (2 elsewhere). `shift`: the method sees all
-embeddings moved by one vector of once or twice their mean length, as those of large encoders are. `noise`: a random
-vector, a quarter or half as long as the mean embedding, is added to every token, for all rows. {clips}
+A tenth of the tokens; {count} test clips per line. *change* is `{ours}` minus all tokens, in points, less that of the
+first line: below zero, the condition costs `{ours}` more than all tokens. {more}
+`fps`: images read per second (2 elsewhere). `shift`: the method sees all embeddings moved by one vector of once or
+twice their mean length, as those of large encoders are. `noise`: a random vector, a quarter or half as long as the mean
+embedding, is added to every token, for all rows. {clips}
 
 """
 TRAINED_TITLE = """## After training under each method
@@ -283,15 +284,15 @@ def _conditions(results: Mapping[str, Result], comparisons: Sequence[Comparison]
         )
     limit = f"{100 * MORE:g} points"
     text = (
-        f"More than {limit} in {len(over)} of {len(lines)} lines: {', '.join(f'`{name}`' for name in over)}."
+        f"That is more than {limit} in {len(over)} of {len(lines)} lines: {', '.join(f'`{name}`' for name in over)}."
         if over
-        else f"It is at most {limit} in every line."
+        else f"That is at most {limit} in every line."
     )
     counts = sorted({count for result in known for count in result.clips.values()})
     title = CONDITIONS_TITLE.format(
         ours=OURS, count=" or ".join(map(str, counts)), more=text, clips=_source(known, counted=False)
     )
-    return title + table(["", ALL_TOKENS, OURS, "more", "best rival", f"{OURS} minus it", ""], lines)
+    return title + table(["", ALL_TOKENS, OURS, "change", "best rival", f"{OURS} minus it", ""], lines)
 
 
 def _loss(each: Comparison) -> float:
