@@ -40,7 +40,7 @@ class ModelSettings(CompressionConfig, ReadOptions):
 
         Of the device only its type is included, because cuda:1 answers as cuda:0. Flags of vLLM and limits on the work
         are left out, so that failed clips can be retried with more memory, a longer context or more time. The default
-        method is included by its name, so that no run goes on with another one.
+        method is included by its name, so that no run resumes with another one.
 
         Raises:
             OmniSiftError: the method is the default, and the model is not found or not supported.
