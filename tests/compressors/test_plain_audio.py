@@ -1,4 +1,4 @@
-"""Every method on audio without video, alone and beside other prompts."""
+"""Every method on audio without video, alone and in a batch with other prompts."""
 
 from __future__ import annotations
 

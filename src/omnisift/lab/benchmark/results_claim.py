@@ -57,7 +57,7 @@ Qwen2.5-Omni and Qwen3-Omni. `omnisift bench-report` writes the page from the fi
 - Rivals are the methods without `{ours}` in their name; its variants and pairs have rows, but are not compared.
 - *first* and *not worse*: `{ours}` is worse than no rival by more than {margin:g} points, at a one-sided level of
   {level:g}, with the p values of the table adjusted for their number (Holm); *first* if no rival has a higher accuracy.
-  *open*: the clips are too few for that. *behind*: a rival is ahead by more (the interval excludes less).
+  *behind*: it is not, and a rival is ahead beyond chance. *open*: the clips are too few to tell.
 - n/a: the method cannot keep so few tokens; the CSV file has its error message.
 """
 MAIN_TITLE = """## All methods at a quarter and a tenth of the tokens
@@ -126,7 +126,7 @@ class Comparison:
         """Return one or two words, given the p value adjusted for the table."""
         if adjusted <= LEVEL:
             return "first" if self.first else "not worse"
-        return "behind" if self.gap.high < -MARGIN else "first, open" if self.first else "open"
+        return "behind" if self.gap.high < 0 else "first, open" if self.first else "open"
 
 
 def compare(name: str, result: Result, setting: str, percent: str) -> Comparison | None:
