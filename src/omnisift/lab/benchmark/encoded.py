@@ -105,7 +105,9 @@ class Encoded:
 
 
 @torch.inference_mode()
-def encode_scenes(host: Any, scenes: Sequence[Scene], fps: float = 2.0, max_pixels: int | None = None) -> Encoded:
+def encode_scenes(
+    host: Any, scenes: Sequence[Scene], fps: float = 2.0, max_pixels: int | None = None, files: Path | None = None
+) -> Encoded:
     """Write, read and encode the clips of scenes.
 
     Args:
@@ -113,12 +115,20 @@ def encode_scenes(host: Any, scenes: Sequence[Scene], fps: float = 2.0, max_pixe
         scenes: Scenes of one length and size.
         fps: Images read per second.
         max_pixels: Maximum pixels per image.
+        files: Folder that keeps the files of the clips, for a caller that reads them more than once.
 
     Raises:
         UsageError: The clips have different layouts.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [_encode(host, scene, Path(folder) / "clip.mp4", fps, max_pixels) for scene in scenes]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if files is None else files
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for scene in scenes:
+            path = folder / f"{scene.fingerprint()}.mp4"
+            rows.append(_encode(host, scene, path, fps, max_pixels))
+            if files is None:
+                path.unlink()
     first = rows[0]
     for row in rows:
         if not (torch.equal(row.modality, first.modality) and torch.equal(row.position, first.position)):
@@ -127,7 +137,9 @@ def encode_scenes(host: Any, scenes: Sequence[Scene], fps: float = 2.0, max_pixe
 
 
 def _encode(host: Any, scene: Scene, path: Path, fps: float, max_pixels: int | None) -> Encoded:
-    write_clip(scene, path)
+    # A file that an earlier condition left is named by its contents.
+    if not path.is_file():
+        write_clip(scene, path)
     media = read_for(host.processor, path, fps=fps, max_pixels=max_pixels)
     names = EXTRAS if media.has_audio else [name for name in EXTRAS if not name.startswith("audio")]
     prompt = ReadPrompt.of(host, media, "?", names)
