@@ -1,0 +1,228 @@
+"""Frames and pixels at an equal number of tokens: the section of the results page, and the table of `omnisift.advise`.
+
+``python -m omnisift.lab.benchmark.results_frames`` writes the table from the committed results into the package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omnisift.evaluation.statistics import Interval
+from omnisift.evaluation.tables import ALL_TOKENS, bold_best, pct, points, table
+from omnisift.lab.benchmark.condition import Condition
+from omnisift.lab.benchmark.results import Result, ResultRow, read_result
+from omnisift.lab.benchmark.results_tables import csv_links, percents, versions
+from omnisift.profiling.advice import TABLE
+from omnisift.utils.atomic_io import write_atomic
+
+FRAMES = ("frames-wide20", "frames-wide60")
+"""Names of the results, one for each length of clips."""
+OURS = "resift"
+_SHARES = {1.0: "all", 0.5: "half", 0.25: "a quarter"}
+"""Share of the pixels of an image -> the same in words."""
+TITLE = """## Frames and pixels at an equal number of tokens
+
+Is it worth reading more images per second, or smaller ones, and keeping the same number of tokens? *images* are those
+per second, *pixels* the share of each image's. *encoded* is the number of video tokens before compression, to which
+the encoder's work is about proportional. Differences are paired, in points, from {first:g} images per second with all
+pixels at the same number of tokens. {clips}
+
+{conclusion}
+
+- **What it rests on**: one backbone of nano's size that was trained at two images per second and all pixels, with all
+  tokens, on clips of 6 and 20 s; other rates and sizes are new to it. With all tokens it answers {full}: a table of
+  clips that it can't read shows what it can still use, not what a model that reads such clips would gain.
+- Numbers of tokens are [divided](budgets.md#a-number-of-tokens) between video and audio by the rule of every budget:
+  the more video tokens there are before compression, the fewer audio tokens stay.
+- `omnisift advise` [recommends](budgets.md#frames-and-pixels-for-a-number-of-tokens) from these tables.
+
+"""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the clips of one setting are read, and its rows."""
+
+    setting: str
+    fps: float
+    pixels: float
+    """Share of the pixels of an image."""
+    video: int
+    """Video tokens of a clip before compression."""
+    audio: int
+    full: ResultRow
+
+    @classmethod
+    def of(cls, result: Result, setting: str) -> Sampling:
+        """Describe a setting of a result."""
+        condition, full = Condition.parse(setting), result.full(setting)
+        whole = condition.world.config.size**2
+        video, audio = (full.kept[name][1] // result.clips[setting] for name in ("video", "audio"))
+        return cls(setting, condition.fps, (condition.pixels or whole) / whole, video, audio, full)
+
+    def row(self, result: Result, label: str, kept: str) -> ResultRow:
+        """The row of a method at a number of tokens."""
+        found = result.row(self.setting, label, kept)
+        assert found is not None
+        return found
+
+
+def frames_section(results: Mapping[str, Result]) -> str:
+    """Return the section; empty without results.
+
+    Args:
+        results: All results by name.
+    """
+    known = [results[name] for name in FRAMES if name in results]
+    if not known:
+        return ""
+    names = [str(result.recipe["name"]) for result in known]
+    commands = " ".join(f"recipes/{name}.yaml" for name in names)
+    counts = " and ".join(f"{next(iter(result.clips.values()))} test clips of {_seconds(result)} s" for result in known)
+    clips = f"{counts}. {''.join(dict.fromkeys(map(versions, known)))}{csv_links(names)}"
+    clips += f"\n\n<!-- not run: takes hours -->\n```bash\nomnisift bench-quality {commands}\n```"
+    full = " and ".join(
+        f"{pct(_usual(result).full.accuracy)} % of the questions on {_seconds(result)} s" for result in known
+    )
+    conclusion = "\n".join(line for result in known for line in _conclusions(result))
+    head = TITLE.format(first=_samplings(known[0])[0].fps, clips=clips, conclusion=conclusion, full=full)
+    return head + "\n".join(f"{_ours(result)}\n{_rivals(result)}" for result in known)
+
+
+def measured(results: Mapping[str, Result]) -> dict[str, Any]:
+    """Return what `omnisift.advise` reads, as plain data; accuracies and differences are in percent."""
+    known = [results[name] for name in FRAMES if name in results]
+    return {"method": OURS, "lengths": [_length(result) for result in known]}
+
+
+def _length(result: Result) -> dict[str, Any]:
+    usual = _usual(result)
+    return {
+        "setting": Condition.parse(usual.setting).setting,
+        "backbone": result.recipe["backbone"],
+        "seconds": _seconds(result),
+        "clips": result.clips[usual.setting],
+        "all_tokens": _percent(usual.full.accuracy),
+        "levels": [
+            {
+                "tokens": _tokens(kept),
+                "share": _tokens(kept) / (usual.video + usual.audio),
+                "samplings": [
+                    {
+                        "fps": each.fps,
+                        "pixels": each.pixels,
+                        "accuracy": _percent(each.row(result, OURS, kept).accuracy),
+                        "minus_best": [_percent(v) for v in (gap.value, gap.low, gap.high)],
+                    }
+                    for each, gap in _from_best(result, kept)
+                ],
+            }
+            for kept in percents(result)
+        ],
+    }
+
+
+def _from_best(result: Result, kept: str) -> list[tuple[Sampling, Interval]]:
+    """Every sampling with its paired difference from the most accurate one at the same number of tokens."""
+    samplings = _samplings(result)
+    best = _best(result, kept).row(result, OURS, kept)
+    return [(each, result.difference(each.row(result, OURS, kept), best)[0]) for each in samplings]
+
+
+def _best(result: Result, kept: str) -> Sampling:
+    return max(_samplings(result), key=lambda each: each.row(result, OURS, kept).accuracy or 0.0)
+
+
+def _samplings(result: Result) -> list[Sampling]:
+    return [Sampling.of(result, setting) for setting in result.recipe["settings"]]
+
+
+def _usual(result: Result) -> Sampling:
+    """The sampling on which the backbone was trained."""
+    return next(each for each in _samplings(result) if (each.fps, each.pixels) == (2.0, 1.0))
+
+
+def _conclusions(result: Result) -> list[str]:
+    """One line for each number of tokens: the best sampling, and its difference from the first and from the usual."""
+    first, usual, lines = _samplings(result)[0], _usual(result), []
+    for kept in percents(result):
+        best = _best(result, kept)
+        row = best.row(result, OURS, kept)
+        gaps = [
+            f"{points(result.difference(row, other.row(result, OURS, kept))[0])} from {_words(other)}"
+            for other in (first, usual)
+            if other is not best
+        ]
+        within = [_words(each) for each, gap in _from_best(result, kept) if each is not best and gap.high >= 0]
+        also = f"; within chance of it: {', '.join(within)}" if within else ""
+        lines.append(
+            f"- {_seconds(result)} s, {kept}: best at {_words(best)} ({pct(row.accuracy)}), {' and '.join(gaps)}{also}."
+        )
+    return lines
+
+
+def _words(sampling: Sampling) -> str:
+    return f"{sampling.fps:g} images per second" + (
+        "" if sampling.pixels == 1 else f" at {_SHARES[sampling.pixels]} of the pixels"
+    )
+
+
+def _ours(result: Result) -> str:
+    """Accuracy of our method at every sampling, and its difference from the first one."""
+    samplings, columns = _samplings(result), percents(result)
+    cells = [
+        [_cells_of(each)[0], *(pct(each.row(result, OURS, kept).accuracy) for kept in columns)] for each in samplings
+    ]
+    bold_best(cells)
+    lines = []
+    for each, values in zip(samplings, cells, strict=True):
+        line = [*_cells_of(each), pct(each.full.accuracy)]
+        for kept, value in zip(columns, values[1:], strict=True):
+            gap = result.difference(each.row(result, OURS, kept), samplings[0].row(result, OURS, kept))[0]
+            line.append(value if each is samplings[0] else f"{value}: {points(gap)}")
+        lines.append(line)
+    head = ["images", "pixels", "encoded", ALL_TOKENS, *(f"`{OURS}`, {kept}" for kept in columns)]
+    return f"### Clips of {_seconds(result)} s\n\n{table(head, lines)}"
+
+
+def _rivals(result: Result) -> str:
+    """Accuracy of every method at every sampling."""
+    samplings = _samplings(result)
+    head = ["method, tokens", *(" / ".join(_cells_of(each)[:2]) for each in samplings)]
+    lines = [
+        [f"{label}, {_tokens(kept):,}", *(pct(each.row(result, label, kept).accuracy) for each in samplings)]
+        for kept in percents(result)
+        for label in result.methods
+    ]
+    return f"Other methods, by images / pixels:\n\n{table(head, lines)}"
+
+
+def _cells_of(sampling: Sampling) -> list[str]:
+    return [f"{sampling.fps:g}", _SHARES[sampling.pixels], f"{sampling.video:,}"]
+
+
+def _seconds(result: Result) -> int:
+    return Condition.parse(result.recipe["settings"][0]).world.config.seconds
+
+
+def _tokens(kept: str) -> int:
+    return int(kept.partition(" ")[0])
+
+
+def _percent(share: float | None) -> float:
+    return round(100 * (share or 0.0), 2)
+
+
+def main(folder: Path = Path("benchmarks/results/quality")) -> None:
+    """Write the table that the package reads."""
+    found: Sequence[Path] = [folder / f"{name}.jsonl" for name in FRAMES]
+    data = measured({path.stem: read_result(path) for path in found if path.is_file()})
+    write_atomic(TABLE, json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
