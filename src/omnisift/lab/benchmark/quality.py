@@ -128,7 +128,7 @@ class BenchWorker:
             worlds = [Condition.parse(name).setting for name in self.plan.recipe.settings]
             again = worlds.count(condition.setting) > 1  # another condition reads the same files
             files = self.plan.folder / "files" if again else None
-            clips = encode_scenes(host, scenes, condition.fps, condition.pixels or None, files)
+            clips = encode_scenes(host, scenes, condition.fps, condition.pixels or None, files, condition.seen)
             clips.save(path)
         return clips.part(0, count)
 
