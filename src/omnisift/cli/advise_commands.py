@@ -59,12 +59,13 @@ def show_advice(console: Console, advice: Advice) -> None:
     lines.add_row("options", Text(advice.options, style="bold"))
     console.print(lines)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for title in ("measured at", "pixels", "accuracy, %", "minus the best, points"):
+    for title in ("measured at", "pixels", "all tokens, %", "kept, %", "minus the best, points"):
         table.add_column(title, justify="right" if title != "measured at" else "left")
     for each in advice.measured:
         value, low, high = each.minus_best
         gap = "" if each is advice.measured[0] else f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
-        table.add_row(f"{each.fps:g} frames per second", f"{100 * each.pixels:g} %", f"{each.accuracy:.1f}", gap)
+        shares = (f"{100 * each.pixels:g} %", f"{each.all_tokens:.1f}", f"{each.accuracy:.1f}")
+        table.add_row(f"{each.fps:g} frames per second", *shares, gap)
     console.print()
     console.print(table)
     console.print()

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from omnisift.evaluation.statistics import Interval, holm, not_worse_p
 from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, points, table
 from omnisift.lab.benchmark.results import Result, ResultRow
-from omnisift.lab.benchmark.results_frames import FRAMES, frames_section
+from omnisift.lab.benchmark.results_frames import PAGE as FRAMES
+from omnisift.lab.benchmark.results_frames import frames_section
 from omnisift.lab.benchmark.results_tables import csv_links, percents, rows_at, versions
 
 OURS = "resift"

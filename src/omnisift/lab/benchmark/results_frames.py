@@ -21,6 +21,9 @@ from omnisift.utils.atomic_io import write_atomic
 
 FRAMES = ("frames-wide20", "frames-wide60")
 """Names of the results, one for each length of clips."""
+KNOWN = "frames-wide20-known"
+"""Name of the control: fewer and coarser images at the rate and size that the backbone knows."""
+PAGE = (*FRAMES, KNOWN)
 OURS = "resift"
 _SHARES = {1.0: "all", 0.5: "half", 0.25: "a quarter"}
 """Share of the pixels of an image -> the same in words."""
@@ -34,11 +37,26 @@ pixels at the same number of tokens. {clips}
 {conclusion}
 
 - **What it rests on**: one backbone of nano's size that was trained at two images per second and all pixels, with all
-  tokens, on clips of 6 and 20 s; other rates and sizes are new to it. With all tokens it answers {full}: a table of
-  clips that it can't read shows what it can still use, not what a model that reads such clips would gain.
+  tokens, on clips of 6 and 20 s. Other rates and sizes are new to it, and cost it accuracy with all tokens too (the
+  column *all tokens*). With all tokens of two images per second it answers {full}: a table of clips that it can't read
+  shows what it can still use, not what a model that reads such clips would gain.
 - Numbers of tokens are [divided](budgets.md#a-number-of-tokens) between video and audio by the rule of every budget:
   the more video tokens there are before compression, the fewer audio tokens stay.
 - `omnisift advise` [recommends](budgets.md#frames-and-pixels-for-a-number-of-tokens) from these tables.
+
+"""
+
+
+CONTROL = """### Is it the images, or a rate that the backbone knows?
+
+The same clips, all at two images per second and all pixels as the backbone was trained: but each image is held for two
+or four (*images* are those that differ), or scaled down to half or a quarter of the pixels and up again. Differences
+are from the first line. {clips}
+
+<!-- not run: takes hours -->
+```bash
+omnisift bench-quality recipes/{name}.yaml
+```
 
 """
 
@@ -49,8 +67,9 @@ class Sampling:
 
     setting: str
     fps: float
+    """Different images per second."""
     pixels: float
-    """Share of the pixels of an image."""
+    """Share of the pixels of an image, or of their detail."""
     video: int
     """Video tokens of a clip before compression."""
     audio: int
@@ -61,8 +80,9 @@ class Sampling:
         """Describe a setting of a result."""
         condition, full = Condition.parse(setting), result.full(setting)
         whole = condition.world.config.size**2
+        pixels = (condition.pixels or condition.detail or whole) / whole
         video, audio = (full.kept[name][1] // result.clips[setting] for name in ("video", "audio"))
-        return cls(setting, condition.fps, (condition.pixels or whole) / whole, video, audio, full)
+        return cls(setting, condition.fps / condition.hold, pixels, video, audio, full)
 
     def row(self, result: Result, label: str, kept: str) -> ResultRow:
         """The row of a method at a number of tokens."""
@@ -90,7 +110,17 @@ def frames_section(results: Mapping[str, Result]) -> str:
     )
     conclusion = "\n".join(line for result in known for line in _conclusions(result))
     head = TITLE.format(first=_samplings(known[0])[0].fps, clips=clips, conclusion=conclusion, full=full)
-    return head + "\n".join(f"{_ours(result)}\n{_rivals(result)}" for result in known)
+    tables = [f"### Clips of {_seconds(result)} s\n\n{_ours(result)}\n{_rivals(result)}" for result in known]
+    return head + "\n".join([*tables, _control(results)])
+
+
+def _control(results: Mapping[str, Result]) -> str:
+    """What fewer and coarser images tell at the usual rate and size; empty without the result."""
+    if KNOWN not in results:
+        return ""
+    result = results[KNOWN]
+    clips = f"{versions(result)}{csv_links([KNOWN])}"
+    return CONTROL.format(name=KNOWN, clips=clips) + _ours(result)
 
 
 def measured(results: Mapping[str, Result]) -> dict[str, Any]:
@@ -115,6 +145,7 @@ def _length(result: Result) -> dict[str, Any]:
                     {
                         "fps": each.fps,
                         "pixels": each.pixels,
+                        "all_tokens": _percent(each.full.accuracy),
                         "accuracy": _percent(each.row(result, OURS, kept).accuracy),
                         "minus_best": [_percent(v) for v in (gap.value, gap.low, gap.high)],
                     }
@@ -186,7 +217,7 @@ def _ours(result: Result) -> str:
             line.append(value if each is samplings[0] else f"{value}: {points(gap)}")
         lines.append(line)
     head = ["images", "pixels", "encoded", ALL_TOKENS, *(f"`{OURS}`, {kept}" for kept in columns)]
-    return f"### Clips of {_seconds(result)} s\n\n{table(head, lines)}"
+    return table(head, lines)
 
 
 def _rivals(result: Result) -> str:
