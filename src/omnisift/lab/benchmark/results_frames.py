@@ -49,9 +49,9 @@ pixels at the same number of tokens. {clips}
 
 CONTROL = """### Is it the images, or a rate that the backbone knows?
 
-The same clips, all at two images per second and all pixels as the backbone was trained: but each image is held for two
-or four (*images* are those that differ), or scaled down to half or a quarter of the pixels and up again. Differences
-are from the first line. {clips}
+The same clips, all at two images per second and all pixels, as the backbone was trained: but each image is held for
+two, four or eight (*images* are those that differ), or scaled down to half or a quarter of the pixels and up again.
+Differences are from the first line. {clips}
 
 <!-- not run: takes hours -->
 ```bash
