@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from omnisift.lab.benchmark.recipe import ONLY, load_recipe
 from omnisift.lab.benchmark.results import Result, read_result, renamed
 from omnisift.lab.benchmark.results_claim import BUDGETS, MAIN, OURS, SURFACES, claim_page
 from omnisift.lab.benchmark.results_claim import PAGE as CLAIM
+from omnisift.lab.benchmark.results_frames import measured
 from omnisift.lab.benchmark.results_page import ORDER, PLOTTED, SHARED, own_page, page
 from omnisift.lab.benchmark.results_tables import as_csv, short_table
 from omnisift.lab.benchmark.results_wide import PAGE as WIDE
 from omnisift.lab.benchmark.results_wide import wide_page
+from omnisift.profiling.advice import TABLE
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results" / "quality"
@@ -66,6 +69,11 @@ def test_plots_of_the_default_match_the_files() -> None:
     }
     for name, values in data.items():
         assert digest_of(values) in (ROOT / "docs" / "results" / f"{name}.svg").read_text(encoding="utf-8")
+
+
+def test_the_table_of_advise_matches_the_files() -> None:
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    assert table == measured(RESULTS), "run: python -m omnisift.lab.benchmark.results_frames"
 
 
 def test_the_readme_matches_the_files() -> None:
