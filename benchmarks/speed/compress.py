@@ -40,7 +40,16 @@ from omnisift.utils.provenance import machine_info  # noqa: E402
 from omnisift.vgas import VGAS, VGASConfig  # noqa: E402
 
 RHO_VIDEO, RHO_AUDIO = 0.77, 0.5
-METHODS = ["resift", "resift:merge=false", "resift:causal=true", "v_cast", "vidcom2", "gleanvid", "divprune", "omnizip"]
+METHODS = [
+    "resift",
+    "resift:merge=false",
+    "resift:causal=true",
+    "v_cast",
+    "vidcom2",
+    "gleanvid",
+    "divprune",
+    "v_cast+divprune",
+]
 ROWS, COLUMNS, PER_SECOND = 12, 12, 25
 PER_FRAME = ROWS * COLUMNS
 
