@@ -14,21 +14,52 @@ ACCURACIES = {  # images per second and pixels -> all tokens, then by tokens
 }
 
 
-@pytest.fixture(scope="module")
-def result():
+SIZES = {"wide20 fps=0.5": 500, "wide20 fps=4 pixels=19600": 1000, "wide20 fps=4": 4000}
+
+
+def made_up(name, accuracies):
+    """A result of two methods; ``accuracies`` is as above, with the name of a row's budget in place of its tokens."""
     rng = np.random.default_rng(0)
     draws, rows = rng.random((CLIPS, 11)), []
-    sizes = dict(zip(ACCURACIES, (500, 2000, 1000), strict=True))
-    for setting, (full, by_tokens) in ACCURACIES.items():
-        kept = {"video": [sizes[setting] * CLIPS] * 2, "audio": [500 * CLIPS] * 2}
+    for setting, (full, by_budget) in accuracies.items():
+        size = SIZES.get(setting, 2000)
+        kept = {"video": [size * CLIPS] * 2, "audio": [500 * CLIPS] * 2}
         rows.append(ResultRow(setting, "full", "", (draws < full).astype(float), kept))
-        for tokens, accuracy in by_tokens.items():
+        for budget, accuracy in by_budget.items():
+            percent = budget if isinstance(budget, str) else f"{budget} tokens"
+            few = {"video": [30 * CLIPS, size * CLIPS], "audio": [20 * CLIPS, 500 * CLIPS]}
             for label, lead in (("resift", 0.0), ("uniform", -0.2)):
-                right = (draws < accuracy + lead).astype(float)
-                rows.append(ResultRow(setting, label, f"{tokens} tokens", right, kept))
+                rows.append(ResultRow(setting, label, percent, (draws < accuracy + lead).astype(float), few))
     ways = [{"label": label, "group": ""} for label in ("resift", "uniform")]
-    recipe = {"name": "frames-wide20", "backbone": "wide", "settings": list(ACCURACIES), "ways": ways}
-    return Result(recipe, {}, [], rows, dict.fromkeys(ACCURACIES, CLIPS))
+    recipe = {"name": name, "backbone": "wide", "settings": list(accuracies), "ways": ways}
+    return Result(recipe, {}, [], rows, dict.fromkeys(accuracies, CLIPS))
+
+
+@pytest.fixture(scope="module")
+def result():
+    return made_up("frames-wide20", ACCURACIES)
+
+
+def test_the_controls_stand_beside_it(result):
+    held = {
+        "wide20 hold=4": (0.82, {250: 0.60}),
+        "wide20": (0.82, {250: 0.61}),
+        "wide20 detail=39200": (0.8, {250: 0.5}),
+    }
+    usual = ACCURACIES["wide20"]
+    ruled = made_up("frames-wide20", {"wide20 fps=4": (0.8, {250: 0.3}), "wide20": (usual[0], {250: 0.6})})
+    split = made_up("frames-wide20-split", {"wide20 fps=4": (0.8, {"4/16": 0.7})})
+    known = made_up("frames-wide20-known", held)
+    page = frames_section({"frames-wide20": ruled, "frames-wide20-known": known, "frames-wide20-split": split})
+    lines = [line for line in page.splitlines() if line.startswith("| 250 | 30 + 20 | ")]
+    assert len(lines) == 1
+    assert "| +4" in lines[0] or "| +3" in lines[0]
+    assert [line[:16] for line in page.splitlines() if "| 2,000 |" in line][-3:] == [
+        "| 0.5 | all | 2,",
+        "| 2 | all | 2,00",
+        "| 2 | half | 2,0",
+    ]
+    assert "more audio" not in frames_section({"frames-wide20": result})
 
 
 def test_the_section_names_the_best_sampling_of_every_budget(result):

@@ -23,7 +23,9 @@ FRAMES = ("frames-wide20", "frames-wide60")
 """Names of the results, one for each length of clips."""
 KNOWN = "frames-wide20-known"
 """Name of the control: fewer and coarser images at the rate and size that the backbone knows."""
-PAGE = (*FRAMES, KNOWN)
+SPLIT = "frames-wide20-split"
+"""Name of the control: more audio at four images per second."""
+PAGE = (*FRAMES, KNOWN, SPLIT)
 OURS = "resift"
 _SHARES = {1.0: "all", 0.5: "half", 0.25: "a quarter"}
 """Share of the pixels of an image -> the same in words."""
@@ -52,6 +54,19 @@ CONTROL = """### Is it the images, or a rate that the backbone knows?
 The same clips, all at two images per second and all pixels, as the backbone was trained: but each image is held for
 two, four or eight (*images* are those that differ), or scaled down to half or a quarter of the pixels and up again.
 Differences are from the first line. {clips}
+
+<!-- not run: takes hours -->
+```bash
+omnisift bench-quality recipes/{name}.yaml
+```
+
+"""
+
+
+DIVIDED = """### Is it the images, or the audio that they displace?
+
+Four images per second, and the same clips: about as many tokens with more of them audio, beside the rule of a number of
+tokens above. *said* is the accuracy of the questions about the voice. {clips}
 
 <!-- not run: takes hours -->
 ```bash
@@ -111,7 +126,7 @@ def frames_section(results: Mapping[str, Result]) -> str:
     conclusion = "\n".join(line for result in known for line in _conclusions(result))
     head = TITLE.format(first=_samplings(known[0])[0].fps, clips=clips, conclusion=conclusion, full=full)
     tables = [f"### Clips of {_seconds(result)} s\n\n{_ours(result)}\n{_rivals(result)}" for result in known]
-    return head + "\n".join([*tables, _control(results)])
+    return head + "\n".join([*tables, _divided(results), _control(results)])
 
 
 def _control(results: Mapping[str, Result]) -> str:
@@ -121,6 +136,31 @@ def _control(results: Mapping[str, Result]) -> str:
     result = results[KNOWN]
     clips = f"{versions(result)}{csv_links([KNOWN])}"
     return CONTROL.format(name=KNOWN, clips=clips) + _ours(result)
+
+
+def _divided(results: Mapping[str, Result]) -> str:
+    """Both splits of every number of tokens; empty without the results."""
+    if SPLIT not in results or FRAMES[0] not in results:
+        return ""
+    ruled, other = results[FRAMES[0]], results[SPLIT]
+    setting, lines = other.recipe["settings"][0], []
+    for kept, split in zip(percents(ruled), percents(other), strict=True):
+        pair = ruled.row(setting, OURS, kept), other.row(setting, OURS, split)
+        usual = _usual(ruled).row(ruled, OURS, kept)
+        if pair[0] is None or pair[1] is None:
+            continue
+        gap = ruled.difference(pair[1], pair[0])[0]
+        lines.append([f"{_tokens(kept):,}", *_split_cells(pair[0]), *_split_cells(pair[1]), points(gap)])
+        lines[-1] += [pct(usual.accuracy), pct(usual.by_type[usual.types.index("said")])]
+    head = ["tokens", "video + audio", "accuracy", "said", "video + audio", "accuracy", "said", "difference"]
+    clips = f"{versions(other)}{csv_links([SPLIT])}"
+    return DIVIDED.format(name=SPLIT, clips=clips) + table([*head, "2 images", "said"], lines)
+
+
+def _split_cells(row: ResultRow) -> list[str]:
+    clips = len(row.right) if row.right is not None else 1
+    video, audio = (row.kept[name][0] // clips for name in ("video", "audio"))
+    return [f"{video:,} + {audio:,}", pct(row.accuracy), pct(row.by_type[row.types.index("said")])]
 
 
 def measured(results: Mapping[str, Result]) -> dict[str, Any]:
