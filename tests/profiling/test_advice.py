@@ -114,12 +114,24 @@ def test_few_tokens_lower_the_rate_down_to_two_images(made_up):
         advice._advice("a", "7b", of(60), Budget(tokens=1))
 
 
+def test_too_little_audio_for_speech_is_said_with_a_split_that_leaves_more(made_up):
+    found = advice._advice("a", "7b", of(20), Budget(tokens=70))
+    assert found.audio_kept < 2.5 * 20
+    (note,) = [note for note in found.notes if "speech" in note]
+    video, audio = (float(note.split(f"--retain-{name} ")[1].split()[0].rstrip(":")) for name in ("video", "audio"))
+    counts = Budget(retain_video=video, retain_audio=audio).counts(of(20).shape(found.fps).chunks())
+    assert int(counts.audio.sum()) >= 50
+    assert f"keeps {int((counts.frame0 + counts.frame1 + counts.audio).sum())} tokens in all" in note
+    assert not any("speech" in note for note in advice._advice("a", "7b", of(20), Budget(tokens=900)).notes)
+    assert not any("speech" in note for note in advice._advice("a", "7b", of(20, audio=False), Budget(tokens=90)).notes)
+
+
 def test_a_sampling_that_needs_more_tokens_is_passed_over(monkeypatch):
     data = {"method": "resift", "lengths": [LENGTH | {"levels": [level(0.05, (4.0, 1.0, 80.0), (0.5, 1.0, 60.0))]}]}
     monkeypatch.setattr(advice, "_table", lambda: data)
     found = advice._advice("a", "7b", of(20), Budget(tokens=100))
     assert (found.fps, found.measured[0].fps) == (0.5, 4.0)
-    assert found.notes[-1] == "100 tokens are too few for the best, 4 frames per second"
+    assert "100 tokens are too few for the best, 4 frames per second" in found.notes
 
 
 def test_a_clip_is_read_and_the_advice_is_what_the_model_gets(wide):

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omnisift.budget import Budget
+from omnisift.budget import Budget, Counts
 from omnisift.config import ReadOptions
 from omnisift.media import MediaFile, read
 from omnisift.models import adapter_class
@@ -27,6 +27,8 @@ TABLE = Path(__file__).with_name("frames.json")
 _USUAL_FPS = ReadOptions.fps
 _LEAST = 2.0
 """Fewest tokens per frame and chunk of audio that are recommended, as few as were measured."""
+_SPEECH = 2.5
+"""Audio tokens per second that clips with speech need, on validation clips (docs/budgets.md)."""
 _NEAR = 1.25
 """Factor up to which a length beside the measured ones counts as measured."""
 _ANY = 2**30
@@ -198,7 +200,7 @@ def _advice(name: str, model: str, clip: _Clip, budget: Budget) -> Advice:
     fps, pixels, lowered = _affordable(clip, tokens, ranked)
     shape = clip.shape(fps, pixels)
     counts = budget.counts(shape.chunks())
-    images = 2 * shape.frames
+    images, video_kept, audio_kept = 2 * shape.frames, *_kept(counts)
     return Advice(
         clip=name,
         seconds=round(clip.seconds, 3),
@@ -211,13 +213,13 @@ def _advice(name: str, model: str, clip: _Clip, budget: Budget) -> Advice:
         frame_tokens=shape.height * shape.width,
         video_tokens=shape.video,
         audio_tokens=shape.audio,
-        video_kept=int((counts.frame0 + counts.frame1).sum()),
-        audio_kept=int(counts.audio.sum()),
+        video_kept=video_kept,
+        audio_kept=audio_kept,
         share=share,
         measured_share=level["share"],
         measured=tuple(ranked),
         rests_on=_rests_on(length),
-        notes=tuple(_notes(clip, share, shape, lowered)),
+        notes=(*_notes(clip, share, shape, lowered), *_speech(clip, tokens, shape, audio_kept)),
     )
 
 
@@ -279,6 +281,24 @@ def _notes(clip: _Clip, share: float, shape: PromptShape, lowered: str) -> list[
     if not shape.audio:
         notes.append("extrapolated: no audio tokens, and all measured clips have audio")
     return notes
+
+
+def _speech(clip: _Clip, tokens: int, shape: PromptShape, audio_kept: int) -> list[str]:
+    """A split with more audio, where the rule of a number of tokens leaves too little of it for speech."""
+    audio = min(1.0, _SPEECH * clip.seconds / max(shape.audio, 1))
+    video = (tokens - audio * shape.audio) / shape.video
+    if not shape.audio or audio_kept >= min(_SPEECH * clip.seconds, shape.audio) or video * shape.video < shape.frames:
+        return []
+    split = Budget(retain_video=float(f"{min(video, 1.0):.3g}"), retain_audio=float(f"{audio:.3g}"))
+    kept = sum(_kept(split.counts(shape.chunks())))
+    options = f"--retain-video {split.retain_video:g} --retain-audio {split.retain_audio:g}"
+    few = f"{audio_kept / clip.seconds:.1f} audio tokens per second stay, clips with speech need about {_SPEECH:g}"
+    return [f"{few}: {options} instead of --tokens keeps {kept:,} tokens in all"]
+
+
+def _kept(counts: Counts) -> tuple[int, int]:
+    """Video and audio tokens that stay."""
+    return int((counts.frame0 + counts.frame1).sum()), int(counts.audio.sum())
 
 
 @cache

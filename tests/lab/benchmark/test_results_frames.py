@@ -64,8 +64,9 @@ def test_the_controls_stand_beside_it(result):
 
 def test_the_section_names_the_best_sampling_of_every_budget(result):
     text = " ".join(frames_section({"frames-wide20": result}).split())
-    assert "- 20 s, 250 tokens: best at 4 images per second at a quarter of the pixels" in text
-    assert "- 20 s, 500 tokens: best at 2 images per second (" in text
+    assert "- 20 s, 250 tokens: 4 images per second at a quarter of the pixels is best" in text
+    assert "- 20 s, 500 tokens: 2 images per second is best (" in text
+    assert text.count("within chance of it: no other.") == 2
     assert "200 test clips of 20 s" in text
     assert "| method, tokens | 0.5 / all | 2 / all | 4 / a quarter |" in text
     assert frames_section({}) == ""

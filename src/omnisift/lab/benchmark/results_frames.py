@@ -218,21 +218,17 @@ def _usual(result: Result) -> Sampling:
 
 
 def _conclusions(result: Result) -> list[str]:
-    """One line for each number of tokens: the best sampling, and its difference from the first and from the usual."""
-    first, usual, lines = _samplings(result)[0], _usual(result), []
+    """One line for each number of tokens: the best sampling, its lead over the first, and what is within chance."""
+    first, lines = _samplings(result)[0], []
     for kept in percents(result):
         best = _best(result, kept)
         row = best.row(result, OURS, kept)
-        gaps = [
-            f"{points(result.difference(row, other.row(result, OURS, kept))[0])} from {_words(other)}"
-            for other in (first, usual)
-            if other is not best
+        lead = points(result.difference(row, first.row(result, OURS, kept))[0])
+        within = [
+            _words(each) for each, gap in _from_best(result, kept) if gap.high >= 0 and each.setting != best.setting
         ]
-        within = [_words(each) for each, gap in _from_best(result, kept) if each is not best and gap.high >= 0]
-        also = f"; within chance of it: {', '.join(within)}" if within else ""
-        lines.append(
-            f"- {_seconds(result)} s, {kept}: best at {_words(best)} ({pct(row.accuracy)}), {' and '.join(gaps)}{also}."
-        )
+        what = f"{_seconds(result)} s, {_tokens(kept):,} tokens: {_words(best)} is best ({pct(row.accuracy)})"
+        lines.append(f"- {what}, {lead} from {_words(first)}; within chance of it: {', '.join(within) or 'no other'}.")
     return lines
 
 
@@ -256,7 +252,7 @@ def _ours(result: Result) -> str:
             gap = result.difference(each.row(result, OURS, kept), samplings[0].row(result, OURS, kept))[0]
             line.append(value if each is samplings[0] else f"{value}: {points(gap)}")
         lines.append(line)
-    head = ["images", "pixels", "encoded", ALL_TOKENS, *(f"`{OURS}`, {kept}" for kept in columns)]
+    head = ["images", "pixels", "encoded", ALL_TOKENS, *(f"`{OURS}`, {_tokens(kept):,}" for kept in columns)]
     return table(head, lines)
 
 
@@ -292,7 +288,7 @@ def main(folder: Path = Path("benchmarks/results/quality")) -> None:
     """Write the table that the package reads."""
     found: Sequence[Path] = [folder / f"{name}.jsonl" for name in FRAMES]
     data = measured({path.stem: read_result(path) for path in found if path.is_file()})
-    write_atomic(TABLE, json.dumps(data, indent=1) + "\n")
+    write_atomic(TABLE, json.dumps(data) + "\n")
 
 
 if __name__ == "__main__":
