@@ -31,12 +31,15 @@ _SHARES = {1.0: "all", 0.5: "half", 0.25: "a quarter"}
 """Share of the pixels of an image -> the same in words."""
 TITLE = """## Frames and pixels at an equal number of tokens
 
-Is it worth reading more images per second, or smaller ones, and keeping the same number of tokens? *images* are those
-per second, *pixels* the share of each image's. *encoded* is the number of video tokens before compression, to which
-the encoder's work is about proportional. Differences are paired, in points, from {first:g} images per second with all
-pixels at the same number of tokens. {clips}
+Is it worth reading more images per second, or smaller ones, and keeping the same number of tokens? **On 20 s: up to the
+rate that the backbone was trained at, and not beyond it; smaller images never. Most of the difference is the rate, not
+the images.** Paired differences of `{ours}` in points, from the worst to the best of all numbers of tokens:
 
-{conclusion}
+{facts}
+
+Best sampling for each number of tokens:
+
+{best}
 
 - **What it rests on**: one backbone of nano's size that was trained at two images per second and all pixels, with all
   tokens, on clips of 6 and 20 s. Other rates and sizes are new to it, and cost it accuracy with all tokens too (the
@@ -46,9 +49,28 @@ pixels at the same number of tokens. {clips}
   the more video tokens there are before compression, the fewer audio tokens stay.
 - `omnisift advise` [recommends](budgets.md#frames-and-pixels-for-a-number-of-tokens) from these tables.
 
+In the tables, *images* are those per second, *pixels* the share of each image's, and *encoded* is the number of video
+tokens before compression, to which the encoder's work is about proportional. Differences are from the first line at the
+same number of tokens. {clips}
+
 """
 
 
+FACTS = (
+    (FRAMES[0], "wide20", "wide20 fps=0.5", "Two images per second instead of 0.5 (four times the images)"),
+    (FRAMES[0], "wide20 fps=4", "wide20", "Four images per second instead of two"),
+    (FRAMES[0], "wide20 fps=2 pixels=39200", "wide20", "Half of the pixels, at two images per second"),
+    (FRAMES[0], "wide20 fps=4 pixels=39200", "wide20", "Twice the images at half of the pixels"),
+    (
+        KNOWN,
+        "wide20",
+        "wide20 hold=4",
+        "Two images per second instead of 0.5, both at the rate that the backbone knows",
+    ),
+    (KNOWN, "wide20", "wide20 hold=8", "The same, instead of 0.25 (eight times the images)"),
+    (KNOWN, "wide20 detail=39200", "wide20", "The detail of half of the pixels, at the size that the backbone knows"),
+)
+"""Result, two settings whose difference is stated, and what it means."""
 CONTROL = """### Is it the images, or a rate that the backbone knows?
 
 The same clips, all at two images per second and all pixels, as the backbone was trained: but each image is held for
@@ -123,10 +145,34 @@ def frames_section(results: Mapping[str, Result]) -> str:
     full = " and ".join(
         f"{pct(_usual(result).full.accuracy)} % of the questions on {_seconds(result)} s" for result in known
     )
-    conclusion = "\n".join(line for result in known for line in _conclusions(result))
-    head = TITLE.format(first=_samplings(known[0])[0].fps, clips=clips, conclusion=conclusion, full=full)
+    best = "\n".join(line for result in known for line in _conclusions(result))
+    head = TITLE.format(ours=OURS, facts=_facts(results), best=best, clips=clips, full=full)
     tables = [f"### Clips of {_seconds(result)} s\n\n{_ours(result)}\n{_rivals(result)}" for result in known]
     return head + "\n".join([*tables, _divided(results), _control(results)])
+
+
+def _facts(results: Mapping[str, Result]) -> str:
+    """Ranges of the paired differences that answer the question."""
+    lines = []
+    for name, one, other, words in FACTS:
+        if name in results and {one, other} <= set(results[name].recipe["settings"]):
+            lines.append(f"- {words}: {_range(results[name], (one, OURS), (other, OURS))}.")
+    if FRAMES[0] in results:
+        setting = _usual(results[FRAMES[0]]).setting
+        for rival in [label for label in results[FRAMES[0]].methods if label != OURS]:
+            gaps = _range(results[FRAMES[0]], (setting, OURS), (setting, rival))
+            lines.append(f"- `{OURS}` instead of `{rival}`, at two images per second: {gaps}.")
+    return "\n".join(lines)
+
+
+def _range(result: Result, one: tuple[str, str], other: tuple[str, str]) -> str:
+    """Smallest and largest difference of two rows, each a setting and a method, over the numbers of tokens."""
+    gaps = []
+    for kept in percents(result):
+        rows = [result.row(setting, label, kept) for setting, label in (one, other)]
+        if rows[0] is not None and rows[1] is not None:
+            gaps.append(100 * result.difference(rows[0], rows[1])[0].value)
+    return f"{min(gaps):+.1f} to {max(gaps):+.1f}"
 
 
 def _control(results: Mapping[str, Result]) -> str:
