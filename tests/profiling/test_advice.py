@@ -102,6 +102,12 @@ def test_what_was_not_measured_is_said(made_up):
     assert "no full-size model was measured" in advice._advice("a", "7b", of(20), Budget(tokens=300)).rests_on
 
 
+def test_more_tokens_than_the_clip_has_are_all_kept(made_up):
+    found = advice._advice("a", "7b", of(20), Budget(tokens=10**6))
+    assert (found.video_kept, found.audio_kept) == (found.video_tokens, found.audio_tokens)
+    assert "no more tokens than that" in " ".join(found.notes)
+
+
 def test_few_tokens_lower_the_rate_down_to_two_images(made_up):
     """At 0.5 frames per second a minute has 15 frames and 8 chunks of audio."""
     few = advice._advice("a", "7b", of(60), Budget(tokens=40))
@@ -160,9 +166,12 @@ def test_bad_input_is_one_typed_line(wide, tmp_path):
         (wide, 0, "nano", BudgetError),
         (wide, 2.5, "nano", BudgetError),
         (wide, "64", "nano", BudgetError),
+        (wide, None, "nano", BudgetError),
         (wide, 1, "nano", BudgetError),
         (None, 64, "nano", UsageError),
         (wide, 64, "9b", CheckpointError),
+        (wide, 64, 5, UsageError),
+        (wide, 64, None, UsageError),
         (wide, 64, str(tmp_path), UsageError),
     ]
     for clip, tokens, model, kind in cases:

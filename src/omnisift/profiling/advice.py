@@ -14,6 +14,7 @@ from typing import Any
 
 from omnisift.budget import Budget, Counts
 from omnisift.config import ReadOptions
+from omnisift.errors import BudgetError, UsageError
 from omnisift.media import MediaFile, read
 from omnisift.models import adapter_class
 from omnisift.pipeline.loading import read_processor
@@ -21,6 +22,7 @@ from omnisift.pipeline.model_source import find_model
 from omnisift.pipeline.prompt import frame_limits
 from omnisift.profiling.shape import PromptShape, prompt_shape, token_side
 from omnisift.profiling.sizes import NAMES, host_config
+from omnisift.utils.parsing import is_text, shown
 
 TABLE = Path(__file__).with_name("frames.json")
 """What was measured; `omnisift.lab.benchmark.results_frames` writes it."""
@@ -117,6 +119,8 @@ class _Host:
     @classmethod
     def of(cls, model: str) -> _Host:
         """Read the configuration of a model, and its processor where there is one."""
+        if not is_text(model):
+            raise UsageError(f"model is a size, nano, a checkpoint folder or a hub id; got {shown(model)}")
         if model in NAMES:
             return cls(host_config(model))
         source = find_model(model)
@@ -178,10 +182,12 @@ def advise(clip: MediaFile, tokens: int, *, model: str = "nano") -> Advice:
     Raises:
         MediaError: the file can't be read or has no video.
         BudgetError: ``tokens`` is no whole number above 0, or fewer than any sampling of the clip needs.
-        UsageError: there is no such model.
+        UsageError: there is no such model, or the clip is no file.
         CheckpointError: the model's configuration is broken.
         UnsupportedModel: the model is of another family.
     """
+    if tokens is None:
+        raise BudgetError("tokens is the number of tokens to keep of the clip, got None; give a whole number above 0")
     budget = Budget(tokens=tokens)
     host = _Host.of(model)
     # Two images at their own size tell the size; the length and the audio are read as for a question.
@@ -238,7 +244,7 @@ def _affordable(clip: _Clip, tokens: int, ranked: list[MeasuredSampling]) -> tup
         return chosen.fps, chosen.pixels, why
     lowest = min(each.fps for each in ranked)
     # Two images are the fewest that a clip can have.
-    fps = max(float(f"{lowest * per_segment(lowest) / _LEAST:.2g}"), 2 / clip.seconds)
+    fps = max(float(f"{lowest * per_segment(lowest) / _LEAST:.2g}"), float(f"{2 / clip.seconds:.6g}"))
     return (
         fps,
         1.0,
@@ -273,7 +279,9 @@ def _notes(clip: _Clip, share: float, shape: PromptShape, lowered: str) -> list[
     if not min(lengths) / _NEAR <= clip.seconds <= max(lengths) * _NEAR:
         measured = " and ".join(f"{each} s" for each in lengths)
         notes.append(f"extrapolated: the clip has {clip.seconds:.1f} s, clips of {measured} were measured")
-    if not min(shares) <= share <= max(shares):
+    if share >= 1:
+        notes.append("extrapolated: at two frames per second the clip has no more tokens than that, and all are kept")
+    elif not min(shares) <= share <= max(shares):
         measured = f"{100 * min(shares):g} to {100 * max(shares):g} %"
         notes.append(f"extrapolated: {100 * share:.3g} % of the tokens, {measured} were measured")
     if lowered:
