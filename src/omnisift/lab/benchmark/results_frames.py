@@ -31,9 +31,12 @@ _SHARES = {1.0: "all", 0.5: "half", 0.25: "a quarter"}
 """Share of the pixels of an image -> the same in words."""
 TITLE = """## Frames and pixels at an equal number of tokens
 
-Is it worth reading more images per second, or smaller ones, and keeping the same number of tokens? **On 20 s: up to the
-rate that the backbone was trained at, and not beyond it; smaller images never. Most of the difference is the rate, not
-the images.** Paired differences of `{ours}` in points, from the worst to the best of all numbers of tokens:
+Is it worth reading more images per second, or smaller ones, and keeping the same number of tokens? **On 20 s the rate
+and size at which the backbone was trained win at every number of tokens: four times the images pay up to that rate;
+more images, or smaller ones, lose. But what fewer or smaller images lose is nearly all unfamiliarity**: shown at the
+rate and size that the backbone knows, with as many tokens before compression, one image per second tells as much as
+two, and a quarter of the pixels nearly as much. For four images per second, which it doesn't know either, the two
+can't be told apart. Paired differences of `{ours}` in points, the lowest and the highest over the numbers of tokens:
 
 {facts}
 
@@ -61,14 +64,11 @@ FACTS = (
     (FRAMES[0], "wide20 fps=4", "wide20", "Four images per second instead of two"),
     (FRAMES[0], "wide20 fps=2 pixels=39200", "wide20", "Half of the pixels, at two images per second"),
     (FRAMES[0], "wide20 fps=4 pixels=39200", "wide20", "Twice the images at half of the pixels"),
-    (
-        KNOWN,
-        "wide20",
-        "wide20 hold=4",
-        "Two images per second instead of 0.5, both at the rate that the backbone knows",
-    ),
-    (KNOWN, "wide20", "wide20 hold=8", "The same, instead of 0.25 (eight times the images)"),
-    (KNOWN, "wide20 detail=39200", "wide20", "The detail of half of the pixels, at the size that the backbone knows"),
+    (KNOWN, "wide20", "wide20 hold=2", "Two different images per second instead of one, shown at the rate of two"),
+    (KNOWN, "wide20", "wide20 hold=4", "Two instead of 0.5 (four times the images), shown at the rate of two"),
+    (KNOWN, "wide20", "wide20 hold=8", "Two instead of 0.25 (eight times the images), shown at the rate of two"),
+    (KNOWN, "wide20 detail=39200", "wide20", "The detail of half of the pixels, shown at the size of all"),
+    (KNOWN, "wide20 detail=19600", "wide20", "The detail of a quarter of the pixels, shown at the size of all"),
 )
 """Result, two settings whose difference is stated, and what it means."""
 CONTROL = """### Is it the images, or a rate that the backbone knows?
