@@ -141,7 +141,6 @@ def test_stages_are_measured_with_the_faster_paths_off_and_on() -> None:
     row = module.compare(pipe, module.make_clip(2, 2, 3), 1, 2)
     assert all(set(row[way]) == {*module.STAGES, "peak_bytes"} for way in ("before", "after"))
     assert all(row[way]["total"] > row[way]["head"] > 0 for way in row)
-    assert row["after"]["preparation"] < row["before"]["preparation"]  # which pads two seconds to 300
     lines = module.stages_table([{"model": "deep", "seconds": 2, "retain": 1.0, **row}]).splitlines()
     assert len(lines) == 4
 

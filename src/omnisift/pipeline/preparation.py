@@ -148,7 +148,10 @@ def unknown_audio(processor: Any) -> str | None:
     for name, value in known.items():
         if getattr(extractor, name, value) != value:
             return f"{name} is {getattr(extractor, name)!r:.80}"
-    return None if 2 * extractor.hop_length >= extractor.n_fft // 2 else f"n_fft is {extractor.n_fft}"
+    hop, window = extractor.hop_length, extractor.n_fft
+    if not (type(hop) is type(window) is int and 0 < window <= 4 * hop):
+        return f"hop_length is {hop!r:.80} and n_fft is {window!r:.80}"
+    return None
 
 
 class _PatchLayout:
