@@ -167,8 +167,8 @@ def advise(clip: MediaFile, tokens: int, *, model: str = "nano") -> Advice:
     """Recommend frames per second and pixels for a clip of which a number of tokens is kept.
 
     The recommendation is the most accurate sampling of generated clips at about the same share of all tokens, as the
-    benchmark measured it with a small model. No full-size model was measured. What lies outside of the measurement is
-    said in ``notes``.
+    benchmark measured it with a small model; or two images per second and all pixels, where these are within chance of
+    it. No full-size model was measured. What lies outside of the measurement is said in ``notes``.
 
     Args:
         clip: a media file with video, or a file object that was opened for reading bytes and can seek.
@@ -236,8 +236,11 @@ def _affordable(clip: _Clip, tokens: int, ranked: list[MeasuredSampling]) -> tup
         frames = max(1.0, clip.seconds * fps / 2)
         return tokens / (frames + (math.ceil(frames / 2) if clip.audio else 0))
 
-    fitting = [each for each in ranked if per_segment(each.fps) >= _LEAST]
-    best = ranked[0]
+    # A rate and size that no other beats beyond chance stay those that models are trained at.
+    usual = [each for each in ranked if (each.fps, each.pixels) == (_USUAL_FPS, 1) and each.minus_best[2] >= 0]
+    wanted = [*usual, *ranked]
+    fitting = [each for each in wanted if per_segment(each.fps) >= _LEAST]
+    best = wanted[0]
     if fitting:
         chosen = fitting[0]
         why = "" if chosen is best else f"{tokens} tokens are too few for the best, {best.fps:g} frames per second"
