@@ -32,15 +32,16 @@ def own_answers(teacher: Any, layout: PromptLayout, batch: dict[str, Tensor], en
     tail, learned = batch["tail"], batch["labels"] != IGNORE_INDEX
     # Where a token is part of an answer and is read again: the label before it.
     follows = F.pad(learned[:, 1:] & learned[:, :-1], (1, 0))
-    while True:
-        out = forward_packed(teacher, layout, {**batch, "tail": tail})
-        scores = teacher.lm_head(out.last[:, out.prefix :])
-        labels = scores.argmax(dim=-1)
-        answered = torch.where(follows, labels.roll(1, dims=1), tail)
+    scores = torch.zeros(*tail.shape, teacher.lm_head.out_features)
+    changed = torch.arange(len(tail))
+    while len(changed):
+        rows = {name: batch[name][changed] for name in ("video", "audio", "segment", "offset")}
+        out = forward_packed(teacher, layout, {**rows, "tail": tail[changed]})
+        scores[changed] = teacher.lm_head(out.last[:, out.prefix :])
+        answered = torch.where(follows, scores.argmax(dim=-1).roll(1, dims=1), tail)
         # The first token of an answer depends on the question alone, so each pass makes one more token final.
-        if torch.equal(answered, tail):
-            break
-        tail = answered
+        changed, tail = torch.nonzero((answered != tail).any(dim=1)).flatten(), answered
+    labels = scores.argmax(dim=-1)
     # Nothing is learned behind the end of an answer: count ends before each token, from where its answer begins.
     ends = (learned & (labels == end)).long()
     before = ends.cumsum(dim=1) - ends
