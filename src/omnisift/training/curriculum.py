@@ -36,7 +36,7 @@ def falling_budget(budget: Budget, start: float | None, progress: float, fall_ra
         progress: share of the steps that are finished, from 0 to 1.
         fall_ratio: share of the steps in which the fraction falls.
     """
-    left = 1 - progress / fall_ratio if fall_ratio > 0 else 0.0
+    left = 1 - progress / fall_ratio
     if start is None or left <= 0:
         return budget
 
