@@ -132,6 +132,9 @@ def test_a_row_that_gets_no_answer_is_skipped_and_named(data: Path, tmp_path: Pa
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = fine_tune(recipe(path, tmp_path / "run", max_steps=1))
     assert (list(report.skipped), report.samples) == (["rows.jsonl:1"], 2)
+    (tmp_path / "run" / "answers.jsonl").write_text('{"key": 3}\n')
+    with pytest.raises(UsageError, match=r"answers\.jsonl:1 is no answer of a run; delete the line"):
+        fine_tune(recipe(path, tmp_path / "run", max_steps=2))
     path.write_text(json.dumps(rows[0]) + "\n")
     with pytest.raises(UsageError, match="no row has an answer of the model; the first: "):
         fine_tune(recipe(path, tmp_path / "none", max_steps=1))

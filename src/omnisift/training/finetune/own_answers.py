@@ -20,12 +20,13 @@ from omnisift.training.data import Collator, Sample, Turn
 from omnisift.training.data.unanswered import NO_ANSWER
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
-from omnisift.training.finetune.run_folder import OWN_ANSWERS
+from omnisift.training.finetune.run_folder import OWN_ANSWERS, is_new
 from omnisift.training.finetune.validation import answer_spans, cut_prompts
 from omnisift.utils.jsonl import JsonLines
+from omnisift.utils.parsing import is_text
 
 _POLL_SECONDS = 1.0
-"""How often a process looks for the answers of the others."""
+"""How often a process looks for what others write."""
 
 
 def with_own_answers(
@@ -52,11 +53,13 @@ def with_own_answers(
         The samples that have an answer, of which only this one is learned; and sample id -> why another has none.
 
     Raises:
-        UsageError: no sample has an answer.
+        UsageError: no sample has an answer, or the file of answers holds something else.
     """
     lines = JsonLines(Path(recipe.output_dir) / OWN_ANSWERS)
     asked = {_key(question): question for question in map(_question, samples)}
     world, rank = (int(os.environ.get(name, default)) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
+    while rank and is_new(lines.path.parent):
+        time.sleep(_POLL_SECONDS)  # until the first process has checked and made the folder
     known = _known(lines)
     mine = [key for key in list(asked)[rank::world] if key not in known]
     for number, key in enumerate(mine, start=1):
@@ -91,8 +94,18 @@ def _key(question: Sample) -> str:
 
 
 def _known(lines: JsonLines) -> dict[str, dict[str, str]]:
-    """Key -> ``answer``, or ``skipped`` with the reason."""
-    return {line["key"]: line for _, line in lines.records() if isinstance(line, dict) and "key" in line}
+    """Key -> ``answer``, or ``skipped`` with the reason.
+
+    Raises:
+        UsageError: a line is not one that `with_own_answers` writes.
+    """
+    known = {}
+    for number, line in lines.records():
+        kinds = [{"key", "answer"}, {"key", "skipped"}]
+        if not isinstance(line, dict) or line.keys() not in kinds or not all(map(is_text, line.values())):
+            raise UsageError(f"{lines.path}:{number} is no answer of a run; delete the line")
+        known[line["key"]] = line
+    return known
 
 
 def _answer(
