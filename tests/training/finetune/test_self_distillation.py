@@ -146,6 +146,7 @@ OPEN_ROWS = {
     "messages": {"messages": [{"role": "user", "content": "q"}]},
     "sharegpt": {"conversations": [{"from": "human", "value": "q"}]},
     "history": {"messages": [{"role": r, "content": r} for r in ("system", "user", "assistant", "user")]},
+    "human": {"conversation": [{"human": "q", "assistant": "a"}, {"human": "r"}]},
     "query": {"query": "q"},
     "empty response": {"query": "q", "response": ""},
     "instruction": {"instruction": "q", "input": "r"},

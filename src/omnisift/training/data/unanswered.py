@@ -23,9 +23,11 @@ def with_answer(row: Any) -> Any:
         return _answered(row, str(key), PAIRS[str(key)][-1])
     turns = [] if key is None else row[key]
     last = turns[-1] if isinstance(turns, list) and turns else None
-    if isinstance(last, dict) and last.get("role", last.get("from")) in ("user", "human"):
+    if not isinstance(last, dict):
+        return row
+    if last.get("role", last.get("from")) in ("user", "human"):
         return row | {key: [*turns, {"role": "assistant", "content": NO_ANSWER}]}
-    return row
+    return row | {key: [*turns[:-1], _answered(last, "human", "assistant")]}
 
 
 def _answered(pair: Any, question: str, answer: str) -> Any:
