@@ -134,6 +134,17 @@ def test_training_measures_both_configurations() -> None:
     assert min(full["seconds"], cut["seconds"]) > 0
 
 
+def test_stages_are_measured_with_the_faster_paths_off_and_on() -> None:
+    """A clip of two seconds and a model of one layer."""
+    module = load_benchmark("stages")
+    pipe = module.Pipeline(module.deep_host(1), None)
+    row = module.compare(pipe, module.make_clip(2, 2, 3), 1, 2)
+    assert all(set(row[way]) == {*module.STAGES, "peak_bytes"} for way in ("before", "after"))
+    assert all(row[way]["total"] > row[way]["head"] > 0 for way in row)
+    lines = module.stages_table([{"model": "deep", "seconds": 2, "retain": 1.0, **row}]).splitlines()
+    assert len(lines) == 4
+
+
 def test_the_table_of_serving_matches_the_result() -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "serving.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")

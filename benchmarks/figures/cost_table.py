@@ -29,16 +29,14 @@ def cost_table() -> str:
 
 
 def memory_table() -> str:
-    """GB of the weights, the KV cache and the logits of each model and clip length."""
-    head = ["model", "clip", "weights", "KV cache: all / 35 % / 25 %", "prompt logits: all / 35 % / 25 %", "sum"]
+    """GB of the weights and the KV cache of each model and clip length, and of both with the logits of one token."""
+    head = ["model", "clip", "weights", "KV cache: all / 35 % / 25 %", "sum"]
     weights = {model: weight_bytes(host_config(model)) for model in MODELS}
     lines = []
     for model, seconds, counts in _counts():
         cache, logits = [one.cache_bytes for one in counts], [one.logits_bytes for one in counts]
         total = [weights[model] + sum(pair) for pair in zip(cache, logits, strict=True)]
-        lines.append(
-            [model.upper(), f"{seconds} s", _gigabytes([weights[model]]), *map(_gigabytes, (cache, logits, total))]
-        )
+        lines.append([model.upper(), f"{seconds} s", *map(_gigabytes, ([weights[model]], cache, total))])
     return table(head, lines)
 
 

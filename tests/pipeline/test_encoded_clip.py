@@ -13,7 +13,8 @@ from omnisift import Pipeline, load
 from omnisift.errors import NotFound, UsageError
 from omnisift.pipeline import encoded_clip as encoded_clip_module
 from omnisift.pipeline.method import compressor_for
-from omnisift.pipeline.prompt import build_inputs
+from omnisift.pipeline.preparation import normalize_patches
+from omnisift.pipeline.prompt import build_compact_inputs, build_inputs
 from omnisift.pipeline.stopwatch import encoders_of
 
 QUESTIONS = ("What colour is the circle?", "Which sound goes with the circle?", "Wie viele?  Shapes -- 3, 4", "?")
@@ -53,9 +54,9 @@ def test_the_processor_sees_the_clip_once(quarter: Pipeline, clip: Path, monkeyp
 
     def build(*arguments: object):
         calls.append(arguments)
-        return build_inputs(*arguments)
+        return build_compact_inputs(*arguments)
 
-    monkeypatch.setattr(encoded_clip_module, "build_inputs", build)
+    monkeypatch.setattr(encoded_clip_module, "build_compact_inputs", build)
     encoded = quarter.encode(clip)
     for question in QUESTIONS:
         quarter.ask(encoded, question)
@@ -75,7 +76,7 @@ def test_prompts_are_those_of_the_processor(
     encoded = quarter.encode(path)
     for question in QUESTIONS:
         expected = build_inputs(quarter.host.processor, encoded.media, question, system)
-        result = encoded.prompt(question, system).inputs
+        result = normalize_patches(quarter.host.processor, encoded.prompt(question, system).inputs)
         assert result.keys() == expected.keys()
         for name, value in expected.items():
             assert torch.equal(torch.as_tensor(result[name]), torch.as_tensor(value)), name

@@ -22,6 +22,7 @@ from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, ModelError, NoVideo, UnsupportedCall, UsageError
 from omnisift.media import Media
 from omnisift.pipeline import Pipeline
+from omnisift.pipeline.preparation import normalize_patches
 from omnisift.pipeline.prompt import build_inputs, frame_limits
 from omnisift.world import make_scene, write_clip
 
@@ -182,7 +183,7 @@ def test_prompts_of_an_encoded_clip_are_those_of_the_processor(
     encoded = pipe.encode(clips[0], max_pixels=options(name)["max_pixels"])
     for question in QUESTIONS:
         expected = build_inputs(pipe.host.processor, encoded.media, question, system)
-        found = encoded.prompt(question, system).inputs
+        found = normalize_patches(pipe.host.processor, encoded.prompt(question, system).inputs)
         assert found.keys() == expected.keys()
         for key, value in expected.items():
             assert torch.equal(torch.as_tensor(found[key]), torch.as_tensor(value)), key

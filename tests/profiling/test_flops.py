@@ -146,7 +146,7 @@ def test_a_prompt_is_its_encoders_and_its_prefill() -> None:
     parts = (
         flops.vision_encoder(config.vision_config, 3, 2, 2),
         flops.audio_encoder(config.audio_config, 200),
-        flops.language_model(config.text_config, 90),
+        flops.language_model(config.text_config, 90, logits=1),
     )
     assert flops.prompt(config, (3, 2, 2), 200, 90) == parts[0] + parts[1] + parts[2]
     assert flops.prompt(config, (0, 0, 0), 200, 90) == parts[1] + parts[2]

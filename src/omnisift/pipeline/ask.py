@@ -23,6 +23,7 @@ from omnisift.pipeline.generation import Generated, generate
 from omnisift.pipeline.loading import Host, load_weights, plan_placement
 from omnisift.pipeline.method import compressor_for
 from omnisift.pipeline.model_source import find_model
+from omnisift.pipeline.preparation import preparation_notices
 from omnisift.pipeline.prompt import check_prompt, read_for
 from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of, with_reason
 from omnisift.pipeline.stopwatch import timed
@@ -362,7 +363,11 @@ class Pipeline:
             seconds=seconds,
             source=source_of(media),
             peak_memory_bytes=answer.peak_memory_bytes,
-            notices=(*answer.notices, *notices_of(media, is_nano=self.host.is_nano, keeps_audio=self.keeps_audio)),
+            notices=(
+                *answer.notices,
+                *notices_of(media, is_nano=self.host.is_nano, keeps_audio=self.keeps_audio),
+                *preparation_notices(self.host.processor, media),
+            ),
         )
 
 

@@ -16,6 +16,8 @@ from omnisift.compressors.omnisift import trainable_part
 from omnisift.errors import ModelError
 from omnisift.models import Compression, adapter_for, attach
 from omnisift.models.attachment import check_unattached
+from omnisift.models.last_logits import last_logits
+from omnisift.models.window_attention import batched_windows
 from omnisift.pipeline.encoded_clip import PromptRow, needs_encoders, prepare_call
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.report import Tokens
@@ -91,7 +93,8 @@ def generate(
         attaching = attach(thinker, compressor) if compressor is not None else nullcontext(None)
         logits = FiniteLogits()
         thoughts = Thoughts.of(tokenizer, inputs["input_ids"][0])
-        with attaching as attachment, Stopwatch(thinker, compressor, on_stage, encodes) as watch:
+        watching = Stopwatch(thinker, compressor, on_stage, encodes)
+        with attaching as attachment, last_logits(thinker), batched_windows(thinker), watching as watch:
             if attachment is not None:
                 attachment.frame_seconds = [row.media.seconds_per_grid for row in rows]
             output = thinker.generate(

@@ -7,7 +7,6 @@ from dataclasses import replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +17,7 @@ from omnisift.media.sampling import MAX_SECONDS, Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.pipeline.chat_template import render_chat
+from omnisift.pipeline.preparation import normalize_patches, own_length, with_patch_layout
 from omnisift.utils.questions import check_question, check_text
 from omnisift.utils.special_tokens import SpecialTokens
 
@@ -153,11 +153,25 @@ def build_inputs(processor: Any, media: Media, question: str, system: str | None
     The frames were scaled by `omnisift.media`, so the processor must not scale them again. The real frame rate is
     passed on: Transformers assumes 2.0 for every call, which gives long clips wrong time positions.
     """
+    inputs = build_compact_inputs(processor, media, question, system)
+    return type(inputs)(normalize_patches(processor, inputs))
+
+
+def build_compact_inputs(processor: Any, media: Media, question: str, system: str | None = None) -> BatchFeature:
+    """As `build_inputs`, with patches of frames as bytes where they are known, for `normalize_patches`."""
     media = heard_by(processor, media)
-    text = prompt_text(processor, media, question, system)
-    inputs: BatchFeature = processor(text=[text], return_tensors="pt", **media_arguments(processor, media))
+    return run_processor(processor, prompt_text(processor, media, question, system), media)
+
+
+def run_processor(processor: Any, text: str, media: Media | None) -> BatchFeature:
+    """Inputs for a text with the placeholder of a clip, with patches as bytes where they are known.
+
+    ``use_audio_in_video`` is among them for models that take audio.
+    """
+    arguments = {} if media is None else media_arguments(processor, media)
+    inputs: BatchFeature = with_patch_layout(processor)(text=[text], return_tensors="pt", **arguments)
     if hears(processor):
-        inputs["use_audio_in_video"] = media.has_video and media.has_audio
+        inputs["use_audio_in_video"] = media is not None and media.has_video and media.has_audio
     return inputs
 
 
@@ -256,12 +270,12 @@ def media_arguments(processor: Any, media: Media) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     if media.images is not None:
         _check_frame_size(processor, media)
-        arguments["videos"] = [np.ascontiguousarray(media.images.transpose(0, 3, 1, 2))]
+        arguments["videos"] = [media.images.transpose(0, 3, 1, 2)]
         arguments["videos_kwargs"] = {"do_resize": False, "do_sample_frames": False, **_frame_rate(processor, media)}
     if media.waveform is not None:
         arguments["audio"] = [media.waveform]
         # By default the feature extractor silently cuts audio at its own chunk length.
-        arguments["audio_kwargs"] = {"truncation": False}
+        arguments["audio_kwargs"] = {"truncation": False, **own_length(processor, len(media.waveform))}
     if media.has_video and media.has_audio:
         arguments |= audio_in_video(processor)
     return arguments

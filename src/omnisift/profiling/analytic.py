@@ -48,7 +48,7 @@ class Count:
     cache_bytes: int
     """KV cache at the end of the prompt, in bfloat16, with the states of layers that have them."""
     logits_bytes: int
-    """Logits that ``generate`` computes of the prompt, in bfloat16: of all tokens in the Omni families, else of one."""
+    """Logits that `Pipeline.ask` computes of the prompt, in bfloat16: those of the last token."""
 
     @property
     def total(self) -> Flops:
@@ -113,16 +113,15 @@ def cache_bytes(config: Any, tokens: int, size: int = _BYTES) -> int:
 def _count(config: Any, shape: PromptShape, retain: str, video: int, audio: int, compress: Flops) -> Count:
     text = config.text_config
     prompt = video + audio + shape.times + shape.text
-    logits = prompt_logits(config, prompt)
     stages = {
         "encode_video": encoders(config, shape.grid, 0),
         "encode_audio": encoders(config, (0, 0, 0), shape.mel),
         "compress": compress,
-        "prefill": language_model(text, prompt, logits=logits),
+        "prefill": language_model(text, prompt, logits=1),
     }
     step = language_model(text, 1, cached=prompt)
     cache = cache_bytes(text, prompt)
-    return Count(retain, video, audio, prompt, stages, step, cache, text.vocab_size * logits * _BYTES)
+    return Count(retain, video, audio, prompt, stages, step, cache, text.vocab_size * _BYTES)
 
 
 @dataclass(frozen=True)
@@ -151,25 +150,22 @@ def flop_definitions(config: Any, counts: Sequence[Count]) -> list[FlopDefinitio
     # Logits of one token.
     row = 2 * config.text_config.hidden_size * config.text_config.vocab_size
 
-    # Tokens other than the last, whose logits are computed as well.
-    def further(count: Count) -> int:
-        return prompt_logits(config, count.prompt) - 1
+    # The host's own `generate` computes the logits of tokens before the last as well.
+    def whole(count: Count) -> Flops:
+        return count.total + Flops(row * (prompt_logits(config, count.prompt) - 1))
 
-    def model(count: Count) -> int:
-        return count.stages["compress"].weights + count.stages["prefill"].weights
-
-    def causal(count: Count) -> int:
-        return count.total.total - count.stages["prefill"].pairs // 2
+    def model(count: Count) -> Flops:
+        encoded = sum(count.stages[stage].total for stage in ("encode_video", "encode_audio"))
+        pairs = count.stages["compress"].pairs + count.stages["prefill"].pairs
+        return Flops(whole(count).total - encoded - pairs, pairs)
 
     definitions: dict[str, Callable[[Count], int]] = {
-        "all stages, attention between tokens left out": lambda count: count.total.weights,
-        "the same, logits of the last token alone": lambda count: count.total.weights - further(count) * row,
-        "all stages, attention over all pairs": lambda count: count.total.total,
-        "all stages, half of the pairs (causal)": causal,
-        "LLM and selector, attention left out": model,
-        "LLM and selector, attention over all pairs": lambda count: (
-            count.stages["compress"].total + count.stages["prefill"].total
-        ),
+        "all stages, attention between tokens left out": lambda count: whole(count).weights,
+        "the same, logits of the last token alone": lambda count: count.total.weights,
+        "all stages, attention over all pairs": lambda count: whole(count).total,
+        "all stages, half of the pairs (causal)": lambda count: whole(count).total - count.stages["prefill"].pairs // 2,
+        "LLM and selector, attention left out": lambda count: model(count).weights,
+        "LLM and selector, attention over all pairs": lambda count: model(count).total,
     }
     return [_definition(name, total, counts) for name, total in definitions.items()]
 

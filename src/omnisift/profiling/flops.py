@@ -67,7 +67,7 @@ def language_model(config: Any, new: int, cached: int = 0, logits: int | None = 
 
 
 def prompt(config: Any, grid: tuple[int, int, int], mel: int, tokens: int) -> Flops:
-    """Count the encoders and the prefill of ``generate`` for a prompt of any family, without compression.
+    """Count the encoders and the prefill of `Pipeline.ask` for a prompt of any family, without compression.
 
     Args:
         config: Configuration of the host, such as a thinker's.
@@ -75,9 +75,7 @@ def prompt(config: Any, grid: tuple[int, int, int], mel: int, tokens: int) -> Fl
         mel: Frames of the spectrogram; 0 without audio.
         tokens: Tokens that the language model reads.
     """
-    return encoders(config, grid, mel) + language_model(
-        config.text_config, tokens, logits=prompt_logits(config, tokens)
-    )
+    return encoders(config, grid, mel) + language_model(config.text_config, tokens, logits=1)
 
 
 def encoders(config: Any, grid: tuple[int, int, int], mel: int) -> Flops:
@@ -87,7 +85,7 @@ def encoders(config: Any, grid: tuple[int, int, int], mel: int) -> Flops:
 
 
 def prompt_logits(config: Any, tokens: int) -> int:
-    """Tokens of a prompt whose logits ``generate`` computes: the last, or all where the host has no choice (Omni)."""
+    """Tokens of a prompt whose logits ``generate`` computes by itself: the last, or in the Omni families all."""
     return 1 if "logits_to_keep" in inspect.signature(model_class(config.model_type).forward).parameters else tokens
 
 

@@ -11,7 +11,8 @@ from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models.prompt_cut import IGNORE_INDEX
 from omnisift.pipeline.chat_template import render_chat
-from omnisift.pipeline.prompt import hears, media_arguments, placeholder
+from omnisift.pipeline.preparation import normalize_patches
+from omnisift.pipeline.prompt import placeholder, run_processor
 from omnisift.training.data.samples import Sample, check_sample, clip_place
 from omnisift.utils.special_tokens import SpecialTokens
 
@@ -45,10 +46,7 @@ def encode_sample(processor: Any, sample: Sample, media: Media | None, system: s
         conversation = [_message("system", system), *conversation]
         learned = [False, *learned]
     text = render_chat(processor, conversation, add_generation_prompt=False)
-    arguments = {} if media is None else media_arguments(processor, media)
-    inputs: dict[str, Any] = dict(processor(text=[text], return_tensors="pt", **arguments))
-    if hears(processor):
-        inputs["use_audio_in_video"] = media is not None and media.has_video and media.has_audio
+    inputs = normalize_patches(processor, run_processor(processor, text, media))
     clip = -1 if media is None else text.find(placeholder(processor, media))
     inputs["labels"] = _labels(processor, conversation, learned, text, clip, inputs["input_ids"])
     return inputs
