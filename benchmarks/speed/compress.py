@@ -4,7 +4,7 @@ Three functions alternate in one process and are compared by their medians: the 
 ``tests/helpers/oracle.py``, and the irreducible work: the two projections (kept video tokens, all audio tokens, one
 matrix product each) and one pass over all embeddings (their sum). Peak memory is what torch's allocator holds besides
 the stream. ``ms_per_minute`` is the time per minute of video for clips of up to an hour, at a smaller width.
-``--methods`` adds other methods that need no weights, in turn with the irreducible work.
+``--methods`` names other methods that need no weights; they run in turn with the irreducible work.
 """
 
 from __future__ import annotations
@@ -40,6 +40,16 @@ from omnisift.utils.provenance import machine_info  # noqa: E402
 from omnisift.vgas import VGAS, VGASConfig  # noqa: E402
 
 RHO_VIDEO, RHO_AUDIO = 0.77, 0.5
+METHODS = [
+    "resift",
+    "resift:merge=false",
+    "resift:causal=true",
+    "v_cast",
+    "vidcom2",
+    "gleanvid",
+    "divprune",
+    "v_cast+divprune",
+]
 ROWS, COLUMNS, PER_SECOND = 12, 12, 25
 PER_FRAME = ROWS * COLUMNS
 
@@ -124,8 +134,8 @@ def main_case(width: int, rounds: int) -> dict[str, float]:
     }
 
 
-def others(width: int, names: list[str], rounds: int) -> dict[str, float]:
-    """Return the milliseconds of other methods on the clip of `main_case`, and of the irreducible work beside them."""
+def others(width: int, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Return, for other methods on the clip of `main_case`, their milliseconds and their share of irreducible work."""
     stream = make_stream(60, width)
     selector = VGAS(VGASConfig(input_size=width)).eval()
     budget = Budget(retain_video=1 - RHO_VIDEO, retain_audio=1 - RHO_AUDIO)
@@ -133,7 +143,13 @@ def others(width: int, names: list[str], rounds: int) -> dict[str, float]:
     kept = video[: round(len(video) * (1 - RHO_VIDEO))]
     work: dict[str, Callable[[], object]] = {"irreducible": lambda: irreducible(stream, selector, kept, audio)}
     work |= {name: partial(make_compressor(name, budget), stream) for name in names}
-    return {name: round(seconds * 1e3, 1) for name, seconds in time_in_turn(work, rounds).items()}
+    times = time_in_turn(work, rounds)
+    return {
+        "methods_ms": {name: round(seconds * 1e3, 1) for name, seconds in times.items()},
+        "methods_over_irreducible": {
+            name: round(seconds / times["irreducible"], 3) for name, seconds in times.items() if name in names
+        },
+    }
 
 
 def growth(width: int, minutes: list[int], rounds: int) -> dict[str, float]:
@@ -152,7 +168,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--growth-width", type=int, default=896)
     parser.add_argument("--minutes", type=int, nargs="*", default=[1, 10, 60])
-    parser.add_argument("--methods", nargs="*", default=[])
+    parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -163,7 +179,7 @@ def main() -> None:
             "retain_video": round(1 - RHO_VIDEO, 12),
             "retain_audio": round(1 - RHO_AUDIO, 12),
             **main_case(options.width, options.rounds),
-            **({"methods_ms": others(options.width, options.methods, options.rounds)} if options.methods else {}),
+            **(others(options.width, options.methods, options.rounds) if options.methods else {}),
             "growth_width": options.growth_width,
             "ms_per_minute": growth(options.growth_width, options.minutes, 3),
             "threads": torch.get_num_threads(),

@@ -164,6 +164,10 @@ def test_files_written_under_old_names_are_resumed(out: Path) -> None:
         ResultsFile(out, settings | {"attn_implementation": "eager"})
     with pytest.raises(UsageError, match=r"other settings: compressor 'omnisift' \(now 'resift'\); give those"):
         ResultsFile(out, settings | ModelSettings(device="cpu").to_dict())
+    with ResultsFile(out, settings | {"retain": 0.25}) as results:  # the default, said
+        assert results.summary.done == 1
+    with pytest.raises(UsageError, match=r"other settings: retain 0.25 \(now 0.1\); give those"):
+        ResultsFile(out, settings | {"retain": 0.1})
     assert out.read_text() == OLD_ROWS
 
 

@@ -232,6 +232,20 @@ def test_plain_audio_takes_no_weight_from_another_clip() -> None:
         assert torch.nan_to_num(batch[both.sample == 1]).equal(torch.nan_to_num(alone))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_is_merged_into_nothing(value: float) -> None:
+    """Tokens of another row of the batch are merged as before, and means stay finite."""
+    first, second = steady_prompt(4, 12, 20, seed=1), steady_prompt(4, 12, 20, seed=2)
+    spoilt = dataclasses.replace(first, embeds=first.embeds.clone())
+    spoilt.embeds[(spoilt.modality != 0).nonzero()[::5]] = value
+    both = in_one_batch([spoilt, second])
+    result, alone = ReSiftCompressor(SPLIT)(both.stream()), ReSiftCompressor(SPLIT)(second.stream())
+    assert result.embeds is not None
+    assert torch.equal(result.embeds[both.sample[result.keep] == 1], alone.embeds)
+    changed = ~result.embeds.isfinite().all(dim=1)
+    assert torch.equal(changed, ~both.embeds[result.keep].isfinite().all(dim=1))
+
+
 @pytest.mark.parametrize("options", [{"guide": math.inf}, {"guide": 1e300}, {"decay": math.inf}, {"guide": math.nan}])
 def test_numbers_that_make_no_weights_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(CompressorError, match=r"of 'resift' is a number in \[0, "):

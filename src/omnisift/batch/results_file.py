@@ -18,6 +18,7 @@ from typing import Any
 from omnisift.batch.items import Item
 from omnisift.batch.run_lock import RunLock, write_errors
 from omnisift.batch.summary import Summary
+from omnisift.budget import DEFAULT_RETAIN
 from omnisift.errors import EngineLost, UsageError
 from omnisift.utils.jsonl import JsonLines, write_jsonl
 
@@ -55,7 +56,7 @@ class ResultsFile:
             self.lock = RunLock(_lock_path(path, self._file), path)
             try:
                 self._lines.hold()
-                self._open(_with_new_names(json.loads(json.dumps(settings))), retry_errors)
+                self._open(_comparable(json.loads(json.dumps(settings))), retry_errors)
             except BaseException:
                 is_new = self.lock.settings is None
                 self._close(delete=self._is_new, delete_settings=is_new, keep_in_progress=not is_new)
@@ -63,7 +64,7 @@ class ResultsFile:
 
     def _open(self, settings: dict[str, Any], retry_errors: bool) -> None:
         # Compare the settings, or write them if the run is new.
-        started_with = None if self.lock.settings is None else _with_new_names(self.lock.settings)
+        started_with = None if self.lock.settings is None else _comparable(self.lock.settings)
         if self._file.stat().st_size == 0:
             if started_with != settings:
                 self.lock.write_settings(settings)
@@ -172,8 +173,13 @@ def _check_path(path: Path) -> None:
         raise UsageError(f"results are JSON lines, got {path.name}; name a file that ends in .jsonl")
 
 
-def _with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {RENAMED_SETTINGS.get(name, name): value for name, value in settings.items()}
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under the names of now, with the default fraction where no budget was given."""
+    renamed = {RENAMED_SETTINGS.get(name, name): value for name, value in settings.items()}
+    budget = [renamed.get(name) for name in ("retain", "retain_video", "retain_audio", "tokens")]
+    if "retain" in renamed and not any(budget):
+        renamed["retain"] = DEFAULT_RETAIN
+    return renamed
 
 
 def _lock_path(path: Path, file: Path) -> Path:

@@ -28,6 +28,7 @@ def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="nano (bundled), a checkpoint folder, or a hub id.")],
     *,
     method: CompressionConfig,
+    compress_audio: Annotated[bool, typer.Option(hidden=True)] = False,  # refused by name
     max_retain: Annotated[
         float,
         typer.Option(
@@ -72,7 +73,7 @@ def serve(
     from omnisift.utils.quiet import silence_libraries
 
     silence_libraries()
-    settings = Settings(max_retain=max_retain, **method.compression)
+    settings = Settings(max_retain=max_retain, **method.compression | {"compress_audio": compress_audio})
     settings.check()
     settings, reason = resolve_settings(settings, model)
     server = Server(

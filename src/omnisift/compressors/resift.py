@@ -11,7 +11,7 @@ from torch import Tensor
 from omnisift.budget import Budget, Counts
 from omnisift.compressors.base import Compressor
 from omnisift.compressors.v_cast import strength
-from omnisift.ops.coverage import Joined, cover, merged, nearest_kept, sketch
+from omnisift.ops.coverage import cover, merged, nearest_kept, sketch
 from omnisift.ops.frames import Frames, of_modality
 from omnisift.ops.groups import Scope, group
 from omnisift.ops.segments import mean_distance
@@ -41,7 +41,7 @@ class ReSiftCompressor(Compressor):
       token, which has the weight 1, becomes the weighted mean.
 
     Weights and choice read norms and a sketch of the embeddings (`omnisift.ops.coverage.sketch`); merging reads the
-    embeddings, and is left out where some of them are infinite or no numbers.
+    embeddings; a token that is infinite or no number joins none.
 
     Args:
         budget: the fraction of tokens kept; a number is the overall ratio.
@@ -104,7 +104,8 @@ class ReSiftCompressor(Compressor):
         if Modality.AUDIO in modalities:
             weights[Modality.AUDIO] = self._audio_weight(seen, new)
         keep = torch.ones(len(stream), dtype=torch.bool, device=new.device)
-        scores, parts = torch.full_like(new, torch.nan), list[Joined]()
+        scores, joins = torch.full_like(new, torch.nan), torch.zeros_like(new)
+        target = torch.zeros(len(stream), dtype=torch.int64, device=new.device)
         for modality in modalities:
             weight = weights[modality]
             mine = of_modality(stream, modality).to(new.device, non_blocking=True)
@@ -116,10 +117,13 @@ class ReSiftCompressor(Compressor):
                 kept = cover(alike if fade is None else alike * fade, window.valid, window.kept, weight[window.index])
                 keep[window.index[window.valid]] = kept[window.valid]
                 if self.merge:
-                    parts.append(Joined(window, kept, *nearest_kept(alike, kept, window.valid, fade)))
-        if not self.merge or not bool(seen.embeds.isfinite().all()):
+                    column, likeness = nearest_kept(alike, kept, window.valid, fade)
+                    target[window.index[window.valid]] = window.index.gather(1, column)[window.valid]
+                    joins[window.index[window.valid]] = likeness[window.valid]
+        if not self.merge:
             return Selection(keep, scores)
-        return Selection(keep, scores, embeds=merged(stream.embeds, keep, parts))
+        joins = torch.where(seen.embeds.isfinite().all(dim=1), joins, 0.0)
+        return Selection(keep, scores, embeds=merged(stream.embeds, keep, target, joins))
 
     def _audio_weight(self, stream: TokenStream, new: Tensor) -> Tensor:
         """[L] float32: weights of the audio tokens."""

@@ -92,9 +92,10 @@ def strength(embeds: Tensor, frames: Frames) -> Tensor:
     """
     order = frames.order.to(embeds.device, non_blocking=True)
     frame = frames.number[frames.order].to(embeds.device, non_blocking=True)
-    norm = torch.zeros(len(order), device=embeds.device)
-    for part in blocks(len(order), embeds.shape[1]):
-        norm[part] = torch.linalg.vector_norm(embeds[order[part]].float(), dim=-1)
+    norm = torch.empty(len(embeds), device=embeds.device)
+    for part in blocks(*embeds.shape):
+        norm[part] = torch.linalg.vector_norm(embeds[part].float(), dim=-1)
+    norm = norm[order]
     low = torch.full((len(frames),), torch.inf, device=embeds.device).scatter_reduce_(0, frame, norm, reduce="amin")
     high = torch.zeros(len(frames), device=embeds.device).scatter_reduce_(0, frame, norm, reduce="amax")
     result = torch.full((len(embeds),), torch.nan, device=embeds.device)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnisift.ops.groups import Window
 from omnisift.ops.similarity import blocks
 
 WIDTH = 128
@@ -93,53 +89,39 @@ def nearest_kept(alike: Tensor, kept: Tensor, valid: Tensor, fade: Tensor | None
     return column, best.clamp(min=0)
 
 
-@dataclass(frozen=True)
-class Joined:
-    """Which tokens of some windows were kept, and what the others join."""
-
-    window: Window
-    kept: Tensor
-    """[G, N] bool."""
-    column: Tensor
-    """[G, N] int64: the kept token that each other one joins."""
-    weight: Tensor
-    """[G, N] float >= 0: with which weight; a kept token has 1."""
-
-
-def merged(embeds: Tensor, keep: Tensor, parts: Sequence[Joined]) -> Tensor:
-    """Merge dropped tokens into kept ones, by one matrix product for each window.
+def merged(embeds: Tensor, keep: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Merge dropped tokens into kept ones, in one pass over the tokens that are merged.
 
     Args:
-        embeds: [L, D], finite.
+        embeds: [L, D].
         keep: [L] bool.
-        parts: the windows.
+        target: [L] int64: the kept token that each dropped token joins.
+        weight: [L] float32: with which weight a dropped token joins; one whose weight isn't above 0 is not read. A kept
+            token has the weight 1.
 
     Returns:
         [K, D] in the dtype of ``embeds``: the weighted mean of each kept token and of those that join it. A token that
         none joins is unchanged bit for bit.
     """
-    rank = torch.cumsum(keep, dim=0) - 1
-    in_window = torch.zeros_like(keep)
-    for part in parts:
-        in_window[part.window.index[part.kept]] = True
-    others = torch.nonzero(keep & ~in_window, as_tuple=True)[0]
-    out = embeds.new_empty(int(keep.sum()), embeds.shape[1])
-    out[rank[others]] = embeds[others]
-    for part in parts:
-        # Row of the result, within its window, that each token goes to.
-        slot = torch.cumsum(part.kept, dim=1) - 1
-        row = torch.where(part.kept, slot, slot.gather(1, part.column)).clamp(min=0)
-        weight = torch.where(part.kept, 1.0, part.weight)
-        # Windows of equal sizes and counts make one product without padding, so that a batch equals its rows.
-        sizes = torch.stack([part.window.valid.sum(dim=1), part.kept.sum(dim=1)], dim=1).cpu()
-        for size, count in sorted(set(map(tuple, sizes.tolist()))):
-            same = torch.nonzero((sizes == torch.tensor([size, count])).all(dim=1))[:, 0]
-            for some in blocks(len(same), size * embeds.shape[1]) if count else ():
-                window = same[some].to(embeds.device, non_blocking=True)
-                index = part.window.index[window, :size]
-                share = weight.new_zeros(len(index), count, size)
-                share.scatter_(1, row[window, None, :size], weight[window, None, :size])
-                share /= share.sum(dim=2, keepdim=True)
-                means = torch.bmm(share, embeds[index].float())
-                out[rank[index[part.kept[window, :size]]]] = means.flatten(0, 1).to(out.dtype)
+    own = torch.arange(len(keep), device=keep.device)
+    used = torch.nonzero(keep | (weight > 0), as_tuple=True)[0]
+    weight = torch.where(keep, 1.0, weight)[used]
+    row = (torch.cumsum(keep, dim=0) - 1)[torch.where(keep, own, target)[used]]
+    # The tokens of one mean follow each other in the order of the stream, so that a batch equals its rows.
+    row, order = torch.sort(row, stable=True)
+    used, weight = used[order], weight[order]
+    count = int(keep.sum())
+    begin = torch.searchsorted(row, torch.arange(count + 1, device=row.device))
+    total = F.embedding_bag(torch.arange(len(row), device=row.device), weight[:, None], begin[:-1], mode="sum")
+    share = weight / total[row, 0]
+    if embeds.dtype is torch.float32:
+        return F.embedding_bag(used, embeds, begin[:-1], mode="sum", per_sample_weights=share)
+    # Means are taken in float32, over copies of bounded size.
+    out = embeds.new_empty(count, embeds.shape[1])
+    bound = begin.cpu()
+    for some in blocks(count, embeds.shape[1] * -(-len(used) // max(count, 1))):
+        members = slice(int(bound[some.start]), int(bound[min(some.stop, count)]))
+        copy, first = embeds[used[members]].float(), begin[:-1][some] - begin[some.start]
+        place = torch.arange(len(copy), device=copy.device)
+        out[some] = F.embedding_bag(place, copy, first, mode="sum", per_sample_weights=share[members]).to(out.dtype)
     return out

@@ -374,7 +374,7 @@ class Pipeline:
 def _compression(compressor: str | None, *values: Any) -> CompressionConfig:
     """Check and return values of the fields of `CompressionConfig`, in their order."""
     *given, selector, seed = values
-    fields = compressor or FULL, *given, None if selector is None else str(selector), seed
+    fields = FULL if compressor is None else compressor, *given, None if selector is None else str(selector), seed
     config = CompressionConfig(**dict(zip(option_names(CompressionConfig), fields, strict=True)))
     config.check()
     return config

@@ -183,12 +183,14 @@ def read_selector(
         local_files_only: whether to look for a hub model's selector in the cache alone.
 
     Raises:
-        UsageError: ``selector`` is not a folder.
+        UsageError: ``selector`` is empty or not a folder.
         CompressorError: the checkpoint has no selector; the message names the remedies.
         CheckpointError: the selector is incomplete, or of another width.
     """
     from omnisift.models.selector import read_selector_folder
 
+    if selector == "":
+        raise UsageError("selector is an empty path: give a folder, or leave it out")
     folder = Path(selector) if selector is not None else _own_selector(name, source, local_files_only)
     return read_selector_folder(folder, hidden_size)
 
