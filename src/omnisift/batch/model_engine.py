@@ -117,7 +117,7 @@ class ModelSettings(CompressionConfig, ReadOptions):
 
 
 class ModelEngine:
-    """A `Pipeline` as an `Engine`. The latest clip stays encoded, so that further questions about it need no encoder.
+    """A `Pipeline` as an `Engine`. The latest clip stays encoded and holds its prompt: see `EncodedClip`.
 
     A row says what its own questions cost: those about a clip that is read and encoded already cost less.
     """
@@ -163,4 +163,5 @@ class ModelEngine:
         total = report["seconds"]["total"] + read_seconds
         seconds = report["seconds"] | {"read": read_seconds, "total": total}
         source = source_fields(answer.report.source)
-        return EngineAnswer(answer.text, report["tokens"], seconds, source, answer.report.notices)
+        tokens = report["tokens"] | {"prompt_cached": answer.report.cached_tokens}
+        return EngineAnswer(answer.text, tokens, seconds, source, answer.report.notices)

@@ -2,8 +2,8 @@
 
 Both sit between an attachment's hook and the language model, where a prompt is cut and its positions are known:
 
-    taking    layers of keys alone are sliced after the prompt. Others, which have a state or a window, can't be cropped:
-              for these the language model reads the beginning first, and the layers are copied in between
+    taking    layers of keys alone are sliced after the prompt. Others, which have a state or a window, can't be
+              cropped: for these the language model reads the beginning first, and the layers are copied in between
     giving    the host's empty cache gets the layers, and the language model reads what follows the beginning
 
 Rows of a batch are padded on the left. Given beginnings are padded as well, so that padding lies before and between

@@ -19,7 +19,7 @@ from omnisift.models.attachment import model_lock
 from omnisift.pipeline.context import check_context
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
-from omnisift.pipeline.generation import Generated, generate
+from omnisift.pipeline.generation import Generated, generate_releasing
 from omnisift.pipeline.held_prompt import HOLD_BYTES
 from omnisift.pipeline.loading import Host, load_weights, plan_placement
 from omnisift.pipeline.method import compressor_for
@@ -339,18 +339,17 @@ class Pipeline:
             # Build each prompt alone.
             stage("process")
             rows = [
-                timed(prompt_row, self.host, clip, question, system)
+                timed(prompt_row, self.host, self.compressor, clip, question, system)
                 for (clip, _), (_, question) in zip(clips, prompts, strict=True)
             ]
             for row, _ in rows:
                 check_context(self.host, self.compressor, row, max_new_tokens)
             # Generate, and report each answer.
             answers: dict[int, Answer] = {}
-            for indices in split_calls(self.host, [row for row, _ in rows], self.compressor):
+            for indices in split_calls([row for row, _ in rows], self.compressor):
                 call = [rows[index][0] for index in indices]
-                generated = generate(
-                    self.host, self.compressor, call, max_new_tokens=max_new_tokens, on_stage=stage, on_text=on_text
-                )
+                options = {"max_new_tokens": max_new_tokens, "on_stage": stage, "on_text": on_text}
+                generated = generate_releasing(self.host, self.compressor, call, **options)
                 for index, row, answer in zip(indices, call, generated, strict=True):
                     process = rows[index][1] + answer.seconds["process"]
                     seconds = Seconds(**{**answer.seconds, "read": clips[index][1], "process": process})

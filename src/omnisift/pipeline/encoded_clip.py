@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models import adapter_for
-from omnisift.pipeline.held_prompt import HOLD_BYTES, HeldPrompts, prompt_key, settings_key
+from omnisift.pipeline.held_prompt import HOLD_BYTES, HeldPrompts, Key, settings_key
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import normalize_patches
 from omnisift.pipeline.prompt import build_compact_inputs, heard_by, join_rows, placeholder, prompt_text
@@ -75,6 +75,8 @@ class PromptRow:
     """The encoded clip that the prompt is about; None if what the encoders return is not kept."""
     shared: int = 0
     """Tokens up to the end of the clip, which a prompt with another question has too."""
+    key: Key | None = None
+    """Of what the clip holds for such a prompt with the same model and method; None if it holds nothing."""
 
 
 class EncodedClip:
@@ -185,8 +187,10 @@ class EncodedClipCache:
         self._entries.clear()
 
 
-def prompt_row(host: Host, clip: Media | EncodedClip, question: str, system: str | None = None) -> PromptRow:
-    """One question about a clip that ``host`` will answer.
+def prompt_row(
+    host: Host, compressor: Compressor | None, clip: Media | EncodedClip, question: str, system: str | None = None
+) -> PromptRow:
+    """One question about a clip that ``host`` will answer with ``compressor``.
 
     Raises:
         UsageError: the question contains a media placeholder, or the clip was encoded by another model.
@@ -195,10 +199,14 @@ def prompt_row(host: Host, clip: Media | EncodedClip, question: str, system: str
         return PromptRow(clip, build_compact_inputs(host.processor, clip, question, system))
     if clip.host is not host:
         raise UsageError("this clip was encoded by another model; encode it with this one")
-    return clip.prompt(question, system)
+    row = clip.prompt(question, system)
+    settings = settings_key(host, compressor) if clip.held.max_bytes else None
+    if settings is None:
+        return row
+    return replace(row, key=(*settings, row.inputs["input_ids"][:, : row.shared].numpy().tobytes()))
 
 
-def split_calls(host: Host, rows: Sequence[PromptRow], compressor: Compressor | None) -> list[list[int]]:
+def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> list[list[int]]:
     """Divide a batch into calls of ``generate``, each a list of indices into ``rows``.
 
     Calls that run the encoders come first, with the first question about each clip that is not encoded yet; then those
@@ -207,17 +215,16 @@ def split_calls(host: Host, rows: Sequence[PromptRow], compressor: Compressor | 
     """
     calls: dict[tuple[int, bool, bool], list[int]] = {}
     encoding: list[EncodedClip] = []
-    holding: set[tuple[int, Any]] = set()
-    settings = settings_key(host, compressor) if any(row.clip is not None for row in rows) else None
+    holding: set[tuple[int, Key | None]] = set()
     for index, row in enumerate(rows):
         step = int(_can_reuse(row, compressor, encoding))
         if row.clip is not None:
             encoding.append(row.clip)
-            key = prompt_key(row, settings)
-            if row.clip.held.find(key) is not None or (id(row.clip), key) in holding:
+            held = id(row.clip), row.key
+            if row.clip.held.find(row.key) is not None or held in holding:
                 step = 2
-            elif key is not None:
-                holding.add((id(row.clip), key))
+            elif row.key is not None:
+                holding.add(held)
         calls.setdefault((step, row.media.has_video, row.media.has_audio), []).append(index)
     return [calls[key] for key in sorted(calls)]
 

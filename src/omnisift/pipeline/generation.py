@@ -19,7 +19,7 @@ from omnisift.models.attachment import check_unattached
 from omnisift.models.last_logits import last_logits
 from omnisift.models.window_attention import batched_windows
 from omnisift.pipeline.encoded_clip import PromptRow, needs_encoders, prepare_call
-from omnisift.pipeline.held_prompt import Holding
+from omnisift.pipeline.holding import Holding
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.report import Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
@@ -56,6 +56,22 @@ class Generated:
     """Tokens of the prompt whose keys and values the clip held."""
     notices: tuple[str, ...] = ()
     """What is wrong with the compressor's scores."""
+
+
+def generate_releasing(
+    host: Host, compressor: Compressor | None, rows: Sequence[PromptRow], **options: Any
+) -> list[Generated]:
+    """Call `generate`; where memory runs out, once more without the prompts that the clips hold."""
+    try:
+        return generate(host, compressor, rows, **options)
+    except torch.OutOfMemoryError:
+        held = [row.clip.held for row in rows if row.clip is not None and len(row.clip.held)]
+        for prompts in held:
+            prompts.clear()
+        # A text that was shown in part must not begin again.
+        if not held or options.get("on_text") is not None:
+            raise
+    return generate(host, compressor, rows, **options)
 
 
 @torch.inference_mode()

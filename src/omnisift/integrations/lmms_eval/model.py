@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
     """``--model omnisift``; the arguments are those of ``--model_args``.
 
-    Clips are read by `omnisift.media`, always with their audio. Consecutive requests about one clip share its encoding.
+    Clips are read by `omnisift.media`, always with their audio. Consecutive requests about one clip share its encoding,
+    and the keys and values of its compressed prompt up to the question.
     The harness gets the token count of the compressed prompt, so its own efficiency report shows the compression.
 
     Args:
