@@ -12,6 +12,7 @@ from weakref import ref
 import pytest
 import torch
 from tests.helpers.family_folders import FACTORS, save_family
+from tests.pipeline.test_ask import write_audio, write_silent_video
 
 import omnisift
 from omnisift import Pipeline
@@ -156,6 +157,41 @@ def test_windows_of_attention_are_copied(clips: list[Path], monkeypatch: pytest.
         assert (answer.report.cached_tokens > 24) == (number > 0)
         assert own[0] < 70
         assert max(float((a - b).abs().max()) for a, b in zip(logits, expected, strict=True)) < TOLERANCE
+
+
+@pytest.mark.parametrize("compress_audio", [False, True])
+@pytest.mark.parametrize("kind", ["silent", "sound"])
+def test_clips_of_one_modality(tmp_path: Path, kind: str, compress_audio: bool) -> None:
+    path = write_silent_video(tmp_path / "a.mp4") if kind == "silent" else write_audio(tmp_path / "a.wav")
+    pipe = omnisift.load("nano", compressor="resift", retain=0.4, compress_audio=compress_audio)
+    plain, encoded = pipe.encode(path, hold_bytes=0), pipe.encode(path)
+    for number, question in enumerate(QUESTIONS):
+        with watched(pipe) as (expected, _):
+            wanted = pipe.ask(plain, question, max_new_tokens=4)
+        with watched(pipe) as (logits, own):
+            answer = pipe.ask(encoded, question, max_new_tokens=4)
+        assert (answer.text, answer.report.tokens) == (wanted.text, wanted.report.tokens)
+        assert max(float((a - b).abs().max()) for a, b in zip(logits, expected, strict=True)) < TOLERANCE
+        assert (answer.report.cached_tokens > 0) == (number > 0) == (own[0] < answer.report.tokens.prompt_kept)
+
+
+def test_a_template_that_puts_the_question_first_shares_nothing(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipe_of("qwen2_5_vl").with_compressor("v_cast")
+    template = (
+        "{% for turn in messages %}{% for part in turn['content'] %}{% if 'text' in part %}"
+        "{{ part['text'] }}{% endif %}{% endfor %}<|vision_start|><|video_pad|><|vision_end|>{% endfor %}"
+        "<|im_start|>assistant"
+    )
+    monkeypatch.setattr(pipe.host.processor, "chat_template", template)
+    media = pipe.read(clips[0], **size_of("qwen2_5_vl"))
+    encoded = pipe.encode(media)
+    for question in QUESTIONS:
+        answer = pipe.ask(encoded, question, max_new_tokens=4)
+        assert answer.report.cached_tokens == 0
+        assert answer.text == pipe.ask(media, question, max_new_tokens=4).text
+    assert pipe.ask(encoded, QUESTIONS[0], max_new_tokens=4).report.cached_tokens > 0, "the same question again"
 
 
 def held(pipe: Pipeline, clip: omnisift.EncodedClip) -> bool:

@@ -132,7 +132,7 @@ class ModelEngine:
 
         self.pipeline = pipeline
         self.settings = settings
-        self._holding = {} if hold_bytes is None else {"hold_bytes": hold_bytes}
+        self._holding: dict[str, Any] = {} if hold_bytes is None else {"hold_bytes": hold_bytes}
         self._clips = EncodedClipCache(max_clips=1)
 
     def ask(self, clip: Path, questions: Sequence[str]) -> list[EngineAnswer]:

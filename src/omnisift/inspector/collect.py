@@ -20,9 +20,10 @@ from omnisift.inspector.trace import ClipTokens, MethodSelection, MethodTrace, T
 from omnisift.media import SAMPLE_RATE, Media, MediaFile
 from omnisift.media.sampling import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
+from omnisift.models.attachment import model_lock
 from omnisift.pipeline import Answer, Pipeline
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row
-from omnisift.pipeline.held_prompt import Key
+from omnisift.pipeline.held_prompt import HeldPrompt
 from omnisift.pipeline.loading import Host
 from omnisift.tokens import Selection, TokenStream
 from omnisift.world import Scene, count_kept, questions
@@ -114,13 +115,12 @@ def inspect_clip(
     answers: dict[str, Answer] = {}
     decisions: dict[str, Decision] = {}
     for name, compressor in {ALL: None, **methods}.items():
-        key = prompt_row(host, compressor, clip, question).key if isinstance(clip, EncodedClip) and compressor else None
-        known = _known_decision(clip, key)
+        known = _known_decision(host, compressor, clip, question)
         with _recorded(compressor) as calls:
             answers[name] = _with_read_time(ask(Pipeline(host, compressor)), read_seconds)
         if calls and compressor is not None:
             known = _decision(compressor, *calls[-1], _audio_seconds(host))
-            if isinstance(clip, EncodedClip) and (held := clip.held.find(key)) is not None:
+            if (held := _held(host, compressor, clip, question)) is not None:
                 held.memo["decision"] = known
         if known is not None:
             decisions[name] = known
@@ -200,15 +200,25 @@ def _decision(compressor: Compressor, stream: TokenStream, selection: Selection,
     return tokens, method_selection(compressor, stream, selection, tokens)
 
 
-def _known_decision(clip: Media | EncodedClip, key: Key | None) -> Decision | None:
+def _known_decision(
+    host: Host, compressor: Compressor | None, clip: Media | EncodedClip, question: str
+) -> Decision | None:
     """The decision of a held prompt. One whose decision was not recorded is dropped, so that it is made again."""
-    held = clip.held.find(key) if isinstance(clip, EncodedClip) else None
-    if held is None or not isinstance(clip, EncodedClip) or key is None:
+    held = None if compressor is None else _held(host, compressor, clip, question)
+    if held is None or not isinstance(clip, EncodedClip):
         return None
     if "decision" not in held.memo:
-        clip.held.drop(key)
+        clip.held.clear()
     known: Decision | None = held.memo.get("decision")
     return known
+
+
+def _held(host: Host, compressor: Compressor, clip: Media | EncodedClip, question: str) -> HeldPrompt | None:
+    """What a clip holds for a method."""
+    if not isinstance(clip, EncodedClip) or not len(clip.held):
+        return None
+    with model_lock(host.thinker):
+        return clip.held.find(prompt_row(host, compressor, clip, question).key)
 
 
 def _tokens(decisions: Mapping[str, Decision], audio: int, audio_seconds: float) -> ClipTokens:

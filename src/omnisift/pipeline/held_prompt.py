@@ -78,10 +78,6 @@ class HeldPrompts:
         while self.nbytes > self.max_bytes:
             self._prompts.popitem(last=False)
 
-    def drop(self, key: Key) -> None:
-        """Drop the prompt of a key."""
-        self._prompts.pop(key, None)
-
     def clear(self) -> None:
         """Drop all prompts."""
         self._prompts.clear()
