@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = ["batch", "compressors", "errors", "inspector", "media", "world"]
 OBJECTS = [
     "Adapter",
+    "Advice",
     "Answer",
     "Attachment",
     "Budget",
@@ -53,6 +54,7 @@ OBJECTS = [
     "VGASConfig",
     "VideoCompressor",
     "adapter_for",
+    "advise",
     "attach",
     "build_stream",
     "distill",

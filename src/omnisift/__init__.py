@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         attach,
     )
     from omnisift.pipeline import Answer, EncodedClip, Pipeline, Report, inputs, load
+    from omnisift.profiling.advice import Advice, advise
     from omnisift.tokens import Modality, Selection, TokenStream
     from omnisift.training.distill import (
         DistillSettings,
@@ -63,6 +64,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Adapter": "models",
+    "Advice": "profiling.advice",
     "Answer": "pipeline",
     "Attachment": "models",
     "Budget": "budget",
@@ -98,6 +100,7 @@ _MODULE_OF = {
     "VGASConfig": "vgas",
     "VideoCompressor": "compressors",
     "adapter_for": "models",
+    "advise": "profiling.advice",
     "attach": "models",
     "build_stream": "chunks",
     "distill": "training.distill",
@@ -122,6 +125,7 @@ _MODULES = ("batch", "compressors", "errors", "inspector", "media", "world")
 __all__ = [
     "VGAS",
     "Adapter",
+    "Advice",
     "Answer",
     "Attachment",
     "Budget",
@@ -156,6 +160,7 @@ __all__ = [
     "VGASConfig",
     "VideoCompressor",
     "adapter_for",
+    "advise",
     "attach",
     "batch",
     "build_stream",

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from omnisift.cli.advise_commands import advise
 from omnisift.cli.ask_commands import ask, chat
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
 from omnisift.cli.demo_commands import demo, make_clip
@@ -65,6 +66,7 @@ _add(USE, ask)
 _add(USE, chat)
 _add(USE, run, allow_extra_args=True)  # flags after -- go to vLLM
 _add(USE, serve, allow_extra_args=True)
+_add(USE, advise)
 _add(USE, demo)
 _add(USE, make_clip, "make-clip")
 _add(LOOK, inspect)

@@ -1,5 +1,6 @@
 """Conditions: options of a setting are read, change what a method or the model sees, and reach the result file."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from omnisift.lab.benchmark.recipe import parse_recipe
 from omnisift.lab.benchmark.results import read_result
 from omnisift.lab.benchmark.run import line_key
 from omnisift.lab.benchmark.workers import run
+from omnisift.media import Media
 from omnisift.tokens import Modality
 from omnisift.utils.assets import nano_path
 
@@ -42,6 +44,8 @@ def test_options_are_read():
         "base fps=-1",
         "base fps=nan",
         "base pixels=1.5",
+        "base hold=0",
+        "base hold=1.5",
         "base speed=2",
         "base +dark",
         "base fps=4 fps=2",
@@ -70,6 +74,29 @@ def test_what_changes(plan):
     # A shift is as long as the mean token twice, and equal for all.
     offset = Condition.parse("base shift=2").offset(plain)
     assert float(offset.norm() / media.norm(dim=-1).mean()) == pytest.approx(2, rel=1e-4)
+
+
+def test_images_are_held_and_coarsened_at_the_same_rate_and_size():
+    images = np.random.default_rng(0).integers(0, 256, (7, 56, 56, 3), dtype=np.uint8)
+    media = Media.from_arrays(np.repeat(images, 2, axis=0), 4, min_pixels=56 * 56, max_pixels=56 * 56)
+    held = Condition.parse("base hold=3").seen(media).images
+    assert held.shape == media.images.shape
+    assert [int(np.flatnonzero([np.array_equal(i, j) for j in media.images])[0]) for i in held[:7]] == [
+        0,
+        0,
+        0,
+        3,
+        3,
+        3,
+        6,
+    ]
+    coarse = Condition.parse(f"base detail={28 * 28}").seen(media).images
+    assert coarse.shape == media.images.shape
+    assert coarse.std() < 0.6 * media.images.std()
+    assert Condition.parse("base fps=4").seen(media) is media
+    assert not Condition.parse("base hold=2").as_drawn
+    names = {Condition.parse(f"base {option}").file_name for option in ("hold=2", "hold=4", "detail=784", "fps=4")}
+    assert len(names) == 4
 
 
 def test_results_of_conditions(plan, tmp_path):

@@ -39,6 +39,17 @@ def test_the_stream_is_what_a_compressor_gets_in_an_ordinary_call(world, clips):
     assert (expected.chunk[length:] == -1).all()
 
 
+def test_files_that_are_kept_are_read_again(world, clips, tmp_path):
+    scenes = [make_scene(seed, "test") for seed in (7, 8)]
+    first = encode_scenes(world.host, scenes, files=tmp_path / "files")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "files").iterdir()}
+    assert {path.stem for path in written} == {scene.fingerprint() for scene in scenes}
+    fewer = encode_scenes(world.host, scenes, fps=1, files=tmp_path / "files")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert torch.equal(first.embeds, clips.embeds)
+    assert fewer.embeds.shape[1] < first.embeds.shape[1]
+
+
 def test_extras_lie_on_their_tokens(clips):
     assert set(clips.extras) == set(EXTRAS)
     for name, values in clips.extras.items():

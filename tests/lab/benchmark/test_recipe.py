@@ -53,6 +53,19 @@ def test_entries_that_older_results_lack_are_stored_only_where_they_are_set():
     assert (other["backbone"], other["ways"][0]["shuffled_video"]) == ("nano", True)
 
 
+def test_a_recipe_can_keep_numbers_of_tokens():
+    both = parse_recipe(SMALL | {"tokens": [500, 64], "retain": [0.25], "seeds": [0], "rows": [{"method": "evs"}]})
+    assert [row.key for row in both.rows()][1:] == ["base/evs@25", "base/evs@500 tokens", "base/evs@64 tokens"]
+    assert [row.budget for row in both.rows()][2:] == [Budget(tokens=500), Budget(tokens=64)]
+    assert both.as_dict()["tokens"] == (500, 64)
+    only = parse_recipe({name: value for name, value in SMALL.items() if name != "retain"} | {"tokens": [500]})
+    assert only.retain == ()
+    assert "tokens" not in parse_recipe(SMALL).as_dict()
+    for wrong in ([0], [0.5], [True], 500, []):
+        with pytest.raises((TypeError, ValueError), match="tokens"):
+            parse_recipe(SMALL | {"tokens": wrong})
+
+
 def test_a_recipe_can_tune_on_validation_and_hold_baselines():
     recipe = parse_recipe(SMALL | {"split": "validation", "rows": [{"only": "audio"}, {"method": "evs"}]})
     assert recipe.as_dict()["split"] == "validation"

@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from omnisift.errors import UsageError
 from omnisift.lab.benchmark.encoded import Encoded
+from omnisift.media import Media
 from omnisift.tokens import Modality
 from omnisift.utils.suggest import check_choice
 from omnisift.world import world_setting
 from omnisift.world.settings import Setting
 
 _NOISE_STREAM = 29
+_SCALING = Image.Resampling.BICUBIC
+_WHOLE = ("pixels", "hold", "detail")
+"""Options that are whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,12 @@ class Condition:
     it. Embeddings of large encoders share such a direction."""
     noise: float = 0.0
     """Length of a random vector that is added to each token, in mean norms, for the method and the model."""
+    hold: int = 1
+    """Number of times that each image is shown while the next ones are left out: what a lower rate tells, at the rate
+    that the model knows."""
+    detail: int = 0
+    """Pixels to which images are scaled down and then up again: what a smaller image tells, at the size that the model
+    knows; 0 leaves them."""
 
     @classmethod
     def parse(cls, text: str) -> Condition:
@@ -49,7 +62,7 @@ class Condition:
             if name in values:
                 raise UsageError(f"{name} is given twice in the setting {text!r}: give it once")
             try:
-                values[name] = int(value) if name == "pixels" else float(value)
+                values[name] = int(value) if name in _WHOLE else float(value)
             except ValueError:
                 values[name] = 0
             if not 0 < values[name] < 1e9:
@@ -64,7 +77,7 @@ class Condition:
     @property
     def as_drawn(self) -> bool:
         """Whether the images read are those that the scene draws, so that its evidence is known token by token."""
-        return (self.fps, self.pixels) == (2.0, 0)
+        return (self.fps, self.pixels, self.hold, self.detail) == (2.0, 0, 1, 0)
 
     @property
     def file_name(self) -> str:
@@ -72,10 +85,24 @@ class Condition:
         parts = [self.setting]
         parts += [
             f"{name}{getattr(self, name):g}"
-            for name in ("fps", "pixels")
+            for name in ("fps", "pixels", "hold", "detail")
             if getattr(self, name) != getattr(Condition, name)
         ]
         return "-".join(parts)
+
+    def seen(self, media: Media) -> Media:
+        """Hold and coarsen the images of a clip."""
+        if media.images is None or (self.hold, self.detail) == (1, 0):
+            return media
+        images = media.images[np.arange(len(media.images)) // self.hold * self.hold]
+        if self.detail:
+            images = np.stack([self._coarse(Image.fromarray(image)) for image in images])
+        return replace(media, images=images)
+
+    def _coarse(self, image: Image.Image) -> NDArray[np.uint8]:
+        scale = min(1.0, (self.detail / (image.width * image.height)) ** 0.5)
+        small = image.resize((round(scale * image.width), round(scale * image.height)), _SCALING)
+        return np.asarray(small.resize(image.size, _SCALING))
 
     def noisy(self, clips: Encoded, first: int) -> Encoded:
         """Add the noise to the media tokens of clips; ``first`` is the number of the first one."""

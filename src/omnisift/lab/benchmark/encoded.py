@@ -7,7 +7,7 @@ stored tensors are those that the adapter passes to a compressor (`TokenStream`)
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from omnisift.chunks import build_stream
 from omnisift.errors import UsageError
+from omnisift.media import Media
 from omnisift.pipeline.prompt import read_for
 from omnisift.tokens import TokenStream
 from omnisift.training.distill.observing import EXTRAS, ReadPrompt
@@ -105,7 +106,14 @@ class Encoded:
 
 
 @torch.inference_mode()
-def encode_scenes(host: Any, scenes: Sequence[Scene], fps: float = 2.0, max_pixels: int | None = None) -> Encoded:
+def encode_scenes(
+    host: Any,
+    scenes: Sequence[Scene],
+    fps: float = 2.0,
+    max_pixels: int | None = None,
+    files: Path | None = None,
+    seen: Callable[[Media], Media] = lambda media: media,
+) -> Encoded:
     """Write, read and encode the clips of scenes.
 
     Args:
@@ -113,12 +121,21 @@ def encode_scenes(host: Any, scenes: Sequence[Scene], fps: float = 2.0, max_pixe
         scenes: Scenes of one length and size.
         fps: Images read per second.
         max_pixels: Maximum pixels per image.
+        files: Folder that keeps the files of the clips, for a caller that reads them more than once.
+        seen: What is done to a clip after it is read.
 
     Raises:
         UsageError: The clips have different layouts.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [_encode(host, scene, Path(folder) / "clip.mp4", fps, max_pixels) for scene in scenes]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if files is None else files
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for scene in scenes:
+            path = folder / f"{scene.fingerprint()}.mp4"
+            rows.append(_encode(host, scene, path, fps, max_pixels, seen))
+            if files is None:
+                path.unlink()
     first = rows[0]
     for row in rows:
         if not (torch.equal(row.modality, first.modality) and torch.equal(row.position, first.position)):
@@ -126,9 +143,13 @@ def encode_scenes(host: Any, scenes: Sequence[Scene], fps: float = 2.0, max_pixe
     return Encoded.join(rows)
 
 
-def _encode(host: Any, scene: Scene, path: Path, fps: float, max_pixels: int | None) -> Encoded:
-    write_clip(scene, path)
-    media = read_for(host.processor, path, fps=fps, max_pixels=max_pixels)
+def _encode(
+    host: Any, scene: Scene, path: Path, fps: float, max_pixels: int | None, seen: Callable[[Media], Media]
+) -> Encoded:
+    # A file that an earlier condition left is named by its contents.
+    if not path.is_file():
+        write_clip(scene, path)
+    media = seen(read_for(host.processor, path, fps=fps, max_pixels=max_pixels))
     names = EXTRAS if media.has_audio else [name for name in EXTRAS if not name.startswith("audio")]
     prompt = ReadPrompt.of(host, media, "?", names)
     stream, ids = prompt.stream, prompt.input_ids

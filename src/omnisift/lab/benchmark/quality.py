@@ -125,7 +125,10 @@ class BenchWorker:
         if clips is None or len(clips) < count:
             config, split = condition.world.config, self.plan.recipe.split
             scenes = [make_scene(seed, split, config) for seed in range(first, first + count)]
-            clips = encode_scenes(host, scenes, condition.fps, condition.pixels or None)
+            worlds = [Condition.parse(name).setting for name in self.plan.recipe.settings]
+            again = worlds.count(condition.setting) > 1  # another condition reads the same files
+            files = self.plan.folder / "files" if again else None
+            clips = encode_scenes(host, scenes, condition.fps, condition.pixels or None, files, condition.seen)
             clips.save(path)
         return clips.part(0, count)
 

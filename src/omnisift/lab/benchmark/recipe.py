@@ -9,6 +9,7 @@ settings: [base]               # settings of the generated world; `base fps=4 no
 split: test                    # or validation, for choosing between methods; test if left out
 clips: 2000                    # clips per setting
 retain: [0.5, 0.25, [0.25, 1]] # fraction kept of both modalities, or of video and audio
+tokens: [500]                  # tokens kept of each clip; beside retain or instead of it
 seeds: [0]                     # for methods that draw at random; others run once
 train: {steps: 150}            # only with protocol trained
 rows:
@@ -42,7 +43,8 @@ ONLY = ("video", "audio", "question")
 BACKBONES = ("neutral", "nano", "wide", "wide-qwen3")
 """Bundled checkpoints; the results page compares methods on the first."""
 _ENTRIES = frozenset(
-    {"name", "title", "about", "protocol", "backbone", "settings", "split", "clips", "retain", "seeds", "train", "rows"}
+    {"name", "title", "about", "protocol", "backbone", "settings", "split", "clips", "retain", "tokens", "seeds"}
+    | {"train", "rows"}
 )
 
 
@@ -89,18 +91,23 @@ class RecipeRow:
     audio: float
     """Fraction of audio tokens to keep."""
     seed: int
+    tokens: int | None = None
+    """Tokens of each clip to keep, instead of fractions."""
 
     @property
     def key(self) -> str:
-        """Name that is unique in a result file: ``base/evs@25`` or ``base/random@25/100#1``."""
+        """Name that is unique in a result file: ``base/evs@25``, ``base/random@25/100#1``, ``base/evs@500 tokens``."""
         if not (self.method.method or self.method.only):
             return f"{self.setting}/{ALL_TOKENS}"
         seed = f"#{self.seed}" if self.method.draws else ""
-        return f"{self.setting}/{self.method.label}@{percent(self.video, self.audio)}{seed}"
+        kept = percent(self.video, self.audio) if self.tokens is None else f"{self.tokens} tokens"
+        return f"{self.setting}/{self.method.label}@{kept}{seed}"
 
     @property
     def budget(self) -> Budget:
-        """The fractions kept."""
+        """What is kept."""
+        if self.tokens is not None:
+            return Budget(tokens=self.tokens)
         return Budget(retain_video=self.video, retain_audio=self.audio)
 
 
@@ -123,16 +130,19 @@ class Recipe:
     train: Mapping[str, Any] = field(default_factory=dict)
     split: str = SPLITS[-1]
     """Split of the clips: test, or validation for choosing between methods."""
+    tokens: tuple[int, ...] = ()
+    """Tokens of each clip to keep: budgets beside those of ``retain``."""
 
     def rows(self) -> Iterator[RecipeRow]:
         """Yield every row to measure, setting by setting, all tokens first."""
         full = MethodSpec("", label=ALL_TOKENS)
+        budgets = [(*pair, None) for pair in self.retain] + [(1.0, 1.0, count) for count in self.tokens]
         for setting in self.settings:
             yield RecipeRow(full, setting, 1.0, 1.0, self.seeds[0])
-            for video, audio in self.retain:
+            for video, audio, tokens in budgets:
                 for method in self.methods:
                     for seed in self.seeds if method.draws else self.seeds[:1]:
-                        yield RecipeRow(method, setting, video, audio, seed)
+                        yield RecipeRow(method, setting, video, audio, seed, tokens)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for the head of a result file, where the methods are stored as ``ways``."""
@@ -141,6 +151,8 @@ class Recipe:
         # Files older than these entries lack them, so they are stored only where they are set.
         if self.backbone == BACKBONES[0]:
             del data["backbone"]
+        if not self.tokens:
+            del data["tokens"]
         for way in data["ways"]:
             for name in ("shuffled_video", "only", "loss", "retain_start"):
                 if way[name] == getattr(MethodSpec, name):
@@ -210,9 +222,10 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
     repeated = sorted(label for label in set(labels) if labels.count(label) > 1)
     if repeated:
         raise ValueError(f"two rows have the label {repeated[0]!r}: give one of them another label")
-    retain = tuple(_fractions(entry) for entry in _list(data, "retain"))
+    tokens = tuple(_integer("tokens", entry, 1) for entry in _list(data, "tokens")) if "tokens" in data else ()
+    retain = () if "retain" not in data and tokens else tuple(_fractions(entry) for entry in _list(data, "retain"))
     for method in methods:
-        _check_training(method, data.get("protocol", PROTOCOLS[0]), retain)
+        _check_training(method, data.get("protocol", PROTOCOLS[0]), retain, tokens)
     return Recipe(
         name=str(data["name"]),
         title=str(data["title"]),
@@ -226,6 +239,7 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         backbone=data.get("backbone", BACKBONES[0]),
         train=_training(data.get("train", {})),
         split=data.get("split", SPLITS[-1]),
+        tokens=tokens,
     )
 
 
@@ -257,7 +271,9 @@ def _training(train: Any) -> dict[str, Any]:
     return dict(train)
 
 
-def _check_training(method: MethodSpec, protocol: str, retain: tuple[tuple[float, float], ...]) -> None:
+def _check_training(
+    method: MethodSpec, protocol: str, retain: tuple[tuple[float, float], ...], tokens: tuple[int, ...]
+) -> None:
     """Raise `UsageError` where the loss or the falling budget of a row can't be."""
     check_choice("loss", method.loss, LOSSES)
     if method.loss == ANSWERS and method.retain_start is None:
@@ -267,6 +283,8 @@ def _check_training(method: MethodSpec, protocol: str, retain: tuple[tuple[float
             f"loss and retain_start of {method.label!r} need protocol trained, a method, and no straight_through"
         )
     if method.retain_start is not None:
+        if tokens:
+            raise UsageError(f"retain_start of {method.label!r} falls to a fraction: give retain instead of tokens")
         for video, audio in retain:
             check_start(method.retain_start, Budget(retain_video=video, retain_audio=audio))
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from omnisift.evaluation.statistics import Interval, holm, not_worse_p
 from omnisift.evaluation.tables import ALL_TOKENS, bold_best, p_value, pct, points, table
 from omnisift.lab.benchmark.results import Result, ResultRow
+from omnisift.lab.benchmark.results_frames import PAGE as FRAMES
+from omnisift.lab.benchmark.results_frames import frames_section
 from omnisift.lab.benchmark.results_tables import csv_links, percents, rows_at, versions
 
 OURS = "resift"
@@ -31,7 +33,7 @@ CONDITIONS = ("base-conditions", "wide-conditions")
 TRAINED = "trained-resift"
 SURFACES = tuple(f"surface-{name}" for name in MAIN)
 SPLITS = ("split-wide", "split-wide-qwen3")
-PAGE = (*MAIN, *BUDGETS, *DEFAULT_SPLITS, *CONDITIONS, TRAINED, *SURFACES, *SPLITS)
+PAGE = (*MAIN, *BUDGETS, *DEFAULT_SPLITS, *CONDITIONS, TRAINED, *SURFACES, *SPLITS, *FRAMES)
 """Names of the results that this page shows."""
 BASELINES = ("question only", "video only", "audio only")
 """Rows that keep other numbers of tokens."""
@@ -160,6 +162,7 @@ def claim_page(results: Mapping[str, Result]) -> str:
     parts = [head, _main(results, main), _plain(results, BUDGETS, BUDGETS_TITLE, budgets)]
     parts += [_plain(results, DEFAULT_SPLITS, DEFAULT_TITLE, split), _conditions(results, conditions)]
     parts += [_plain(results, [TRAINED], TRAINED_TITLE, trained), _surfaces(results)]
+    parts += [frames_section(results)]
     return "\n".join(part.rstrip() + "\n" for part in parts if part)
 
 

@@ -159,7 +159,8 @@ def _folder_name(row: RecipeRow, selectors: dict[str, str]) -> str:
     Settings and seeds share a model; another method under the same label does not.
     """
     selector = tensors_digest(Path(selectors[row.method.selector])) if row.method.selector else ""
-    budget = (row.video, row.audio) if row.method.method else ()
+    kept = (row.video, row.audio) if row.tokens is None else (row.tokens,)
+    budget = kept if row.method.method else ()
     how = [row.method.loss, row.method.retain_start]
     what = repr((row.method.method, selector, row.method.straight_through, budget, *(how if how != PLAIN else ())))
     label = "".join(letter if letter.isalnum() or letter in "-.+" else "_" for letter in row.method.label)
