@@ -143,6 +143,10 @@ def test_stages_are_measured_with_the_faster_paths_off_and_on() -> None:
     assert all(row[way]["total"] > row[way]["head"] > 0 for way in row)
     lines = module.stages_table([{"model": "deep", "seconds": 2, "retain": 1.0, **row}]).splitlines()
     assert len(lines) == 4
+    second = module.second_question(pipe, module.make_clip(2, 2, 3), 1, 2)
+    assert 0 < second["cached"] < second["prompt_kept"]
+    lines = module.questions_table([{"model": "deep", "seconds": 2, "retain": 1.0, "second_question": second}])
+    assert len(lines.splitlines()) == 3
 
 
 def test_the_table_of_serving_matches_the_result() -> None:

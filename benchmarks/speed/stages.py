@@ -2,9 +2,11 @@
 
 Two models answer about clips of noise: nano, and `deep`, which has random weights and the dimensions of Qwen2.5-Omni-7B
 with its widths divided by 8. "Before" is the preparation by Transformers' processor, logits of all positions and one
-attention call per window. Runs of both alternate, so that other load affects both. Prints one table.
+attention call per window. Runs of both alternate, so that other load affects both. Prints one table, and another one
+of a second question about the clip, for which the clip holds the encoders' output alone, or also its prompt's cache.
 
     python benchmarks/speed/stages.py [--models nano deep] [--seconds 6 60] [--retain 1 0.25 0.1] [--out FILE]
+                                      [--questions]      the second table alone
 
 `deep` pads audio to 300 s, as 7B does. Its frames have 6 x 10 tokens by default, a fifth of those of 1080p video: at
 60 s a question takes about two minutes on one core, and `--frame 13 23` five times as long.
@@ -130,7 +132,7 @@ def status(name: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def compare(pipe: Pipeline, clip: Media, repeats: int, tokens: int) -> dict[str, dict[str, float]]:
+def compare(pipe: Pipeline, clip: Media, repeats: int, tokens: int) -> dict[str, Any]:
     """Medians before and after, from pairs in turns; the first pair is not counted."""
     runs: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
     for number in range(repeats + 1):
@@ -141,6 +143,40 @@ def compare(pipe: Pipeline, clip: Media, repeats: int, tokens: int) -> dict[str,
     return {
         way: {name: statistics.median(run[name] for run in made[1:]) for name in names} for way, made in runs.items()
     }
+
+
+def second_question(pipe: Pipeline, clip: Media, repeats: int, tokens: int) -> dict[str, Any]:
+    """Median seconds of a first question, and of a second one with the encoders' output alone and with all held."""
+    runs: dict[str, list[float]] = {"first": [], "encoded": [], "held": []}
+    for number in range(repeats + 1):
+        for way, size in sorted({"encoded": 0, "held": 2**31}.items(), reverse=number % 2 == 0):
+            encoded = pipe.encode(clip, hold_bytes=size)
+            first = pipe.ask(encoded, "What happens?", max_new_tokens=tokens).report
+            second = pipe.ask(encoded, "Which sound is heard?", max_new_tokens=tokens).report
+            runs["first"].append(first.seconds.total)
+            runs[way].append(second.seconds.total)
+            sizes = {"prompt_kept": second.tokens.prompt_kept, "cached": second.cached_tokens, "bytes": 0}
+            if way == "held":
+                made = {**sizes, "bytes": encoded.held.nbytes}
+    # The first runs are not counted.
+    return {**{way: statistics.median(run[len(run) // (repeats + 1) :]) for way, run in runs.items()}, **made}
+
+
+def questions_table(rows: list[dict[str, Any]]) -> str:
+    """One line for each model, length and budget."""
+    ways = ("first", "encoded", "held")
+    titles = ("first question", "second, encoder output held", "second, prompt held")
+    head = ["model", "clip", "kept", *(f"{title}, ms" for title in titles), "times faster", "tokens held", "MB held"]
+    lines = []
+    for row in rows:
+        made = row["second_question"]
+        lines.append([
+            row["model"], f"{row['seconds']} s", f"{100 * row['retain']:g} %",
+            *(f"{1000 * made[way]:,.0f}" for way in ways),
+            f"{made['first'] / made['held']:.1f}, {made['encoded'] / made['held']:.1f}",
+            f"{made['cached']:,} of {made['prompt_kept']:,}", f"{made['bytes'] / 1e6:.1f}",
+        ])  # fmt: skip
+    return table(head, lines)
 
 
 def stages_table(rows: list[dict[str, Any]]) -> str:
@@ -168,6 +204,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=8, help="most tokens of an answer")
+    parser.add_argument("--questions", action="store_true", help="measure second questions alone")
     parser.add_argument("--depth", type=int, help="layers of deep, instead of those of 7B")
     parser.add_argument("--out", type=Path, help="a JSON file")
     options = parser.parse_args()
@@ -180,9 +217,12 @@ def main() -> None:
             clip = make_clip(seconds, *frame)
             for retain in options.retain:
                 pipe = full if retain == 1 else full.with_compressor("resift", retain=retain)
-                made = compare(pipe, clip, options.repeats, options.tokens)
+                made = {} if options.questions else compare(pipe, clip, options.repeats, options.tokens)
+                made["second_question"] = second_question(pipe, clip, options.repeats, options.tokens)
                 rows.append({"model": model, "seconds": seconds, "retain": retain, "frame": list(frame), **made})
-    print(stages_table(rows))
+    if not options.questions:
+        print(stages_table(rows), end="\n\n")
+    print(questions_table(rows))
     if options.out is not None:
         settings = {"repeats": options.repeats, "tokens": options.tokens, "depth": options.depth}
         result = {"bench": "stages", **settings, "rows": rows, **machine_info("torch", "transformers")}

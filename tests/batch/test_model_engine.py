@@ -59,6 +59,12 @@ def test_rows_of_one_clip_share_its_encoding(name: str, clips: list[Path], tmp_p
     single = [engine.pipeline.ask(item.path, item.question) for item in qa(clips)]
     assert [row["answer"] for row in written] == [answer.text for answer in single]
     assert [row["tokens"]["prompt_kept"] for row in written] == [a.report.tokens.prompt_kept for a in single]
+    held = [row["tokens"]["prompt_cached"] for row in written]
+    assert [0 < count < row["tokens"]["prompt_kept"] for count, row in zip(held, written, strict=True)] == 2 * [
+        False,
+        True,
+        True,
+    ]
     # The first row of a clip has the time of reading and encoding; the later rows have none.
     assert [[row["seconds"][stage] > 0 for stage in STAGES] for row in written] == 2 * [
         [True] * 3,
@@ -70,6 +76,7 @@ def test_rows_of_one_clip_share_its_encoding(name: str, clips: list[Path], tmp_p
 @pytest.mark.parametrize("name", ["omnisift", "v_cast", "omnizip", "none"])
 def test_logits_are_bit_equal(name: str, clips: list[Path]) -> None:
     engine = engine_of(name)
+    engine = ModelEngine(engine.pipeline, engine.settings, hold_bytes=0)
     engine.ask(clips[0], [QUESTIONS[0]])
     for question in QUESTIONS[1:]:
         reused = logits_of(engine, lambda question=question: engine.ask(clips[0], [question]))

@@ -6,6 +6,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.helpers.models import work_of_encoders
 from tests.media.bombs import write_bomb
@@ -16,7 +17,8 @@ from omnisift.compressors import COMPRESSORS
 from omnisift.errors import Damaged, MediaTimeout, OmniSiftError, UnreachableBudget
 from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.loading import Host
-from omnisift.ui.session import Session
+from omnisift.ui import render
+from omnisift.ui.session import HOLD_BYTES, MAX_COMPRESSORS, Session
 
 QUESTION = "Which colour appears last?"
 
@@ -61,6 +63,35 @@ def test_a_method_that_needs_attention_encodes_again(session: Session, uploads: 
     session.ask(uploads / "seven.mp4", QUESTION, ["omnisift"], 25)
     answer = session.ask(uploads / "seven.mp4", QUESTION, ["omnizip", "random"], 50)
     assert (answer.reused, answer.reencoded) == (False, ("omnizip",))
+
+
+@pytest.mark.parametrize("method", ["omnisift", "omnizip", "tome"])
+def test_a_second_question_reads_its_own_tokens(session: Session, uploads: Path, method: str) -> None:
+    """The page shows the same decision as if the method had made it again."""
+    questions = ("What colour is the circle?", "How many shapes are there?")
+    expected = session.ask(uploads / "eight.mp4", questions[1], [method], 60).inspection.trace
+    session._clips.clear()
+    for question in questions:
+        with work_of_encoders(session.host) as runs:
+            answer = session.ask(uploads / "eight.mp4", question, [method], 60)
+    assert runs == {"encode_video": 0, "encode_audio": 0}
+    assert (answer.reused, answer.reencoded) == (True, ())
+    trace = answer.inspection.trace
+    assert [made.answer.text for made in trace.methods] == [made.answer.text for made in expected.methods]
+    for made, wanted in zip(trace.methods, expected.methods, strict=True):
+        report = made.answer.report
+        assert 0 < report.tokens.prompt_kept - report.cached_tokens < 20
+        assert report.tokens == wanted.answer.report.tokens
+    found, wanted = ([page.methods[1].selection, page.tokens] for page in (trace, expected))
+    for one, other in zip(found, wanted, strict=True):
+        for name, value in vars(other).items():
+            if isinstance(value, np.ndarray):
+                np.testing.assert_array_equal(getattr(one, name), value)
+    page = render.answers(answer)
+    assert "<dt>held</dt>" in page
+    assert "Held tokens were read for an earlier question" in page
+    assert all(held.held.nbytes <= HOLD_BYTES for held in session._clips._entries.values())
+    assert len(session._compressors) <= MAX_COMPRESSORS
 
 
 def test_only_max_clips_are_kept(

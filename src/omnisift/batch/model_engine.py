@@ -117,16 +117,22 @@ class ModelSettings(CompressionConfig, ReadOptions):
 
 
 class ModelEngine:
-    """A `Pipeline` as an `Engine`. The latest clip stays encoded, so that further questions about it need no encoder.
+    """A `Pipeline` as an `Engine`. The latest clip stays encoded and holds its prompt: see `EncodedClip`.
 
     A row says what its own questions cost: those about a clip that is read and encoded already cost less.
+
+    Args:
+        pipeline: the model and the method.
+        settings: how clips are read and answered.
+        hold_bytes: as `Pipeline.encode` takes it; None for its default.
     """
 
-    def __init__(self, pipeline: Pipeline, settings: ModelSettings) -> None:
+    def __init__(self, pipeline: Pipeline, settings: ModelSettings, hold_bytes: int | None = None) -> None:
         from omnisift.pipeline.encoded_clip import EncodedClipCache
 
         self.pipeline = pipeline
         self.settings = settings
+        self._holding: dict[str, Any] = {} if hold_bytes is None else {"hold_bytes": hold_bytes}
         self._clips = EncodedClipCache(max_clips=1)
 
     def ask(self, clip: Path, questions: Sequence[str]) -> list[EngineAnswer]:
@@ -153,7 +159,7 @@ class ModelEngine:
             ) from error
 
     def _encode(self, clip: Path) -> EncodedClip:
-        return self.pipeline.encode(clip, **self.settings.reading)
+        return self.pipeline.encode(clip, **self.settings.reading, **self._holding)
 
     def _answer(self, clip: EncodedClip, question: str) -> EngineAnswer:
         # The time to read the clip counts for its first question only.
@@ -163,4 +169,5 @@ class ModelEngine:
         total = report["seconds"]["total"] + read_seconds
         seconds = report["seconds"] | {"read": read_seconds, "total": total}
         source = source_fields(answer.report.source)
-        return EngineAnswer(answer.text, report["tokens"], seconds, source, answer.report.notices)
+        tokens = report["tokens"] | {"prompt_cached": answer.report.cached_tokens}
+        return EngineAnswer(answer.text, tokens, seconds, source, answer.report.notices)

@@ -245,7 +245,8 @@ def short_cost(report: Report) -> str:
     tokens = report.tokens
     kept, total = tokens.video_kept + tokens.audio_kept, tokens.video + tokens.audio
     share = f"{100 * report.retained_ratio:.1f} %"
-    return f"{kept:,} of {total:,} video and audio tokens ({share}), {report.seconds.total:.2f} s"
+    held = f", {report.cached_tokens:,} tokens held from an earlier question" if report.cached_tokens else ""
+    return f"{kept:,} of {total:,} video and audio tokens ({share}){held}, {report.seconds.total:.2f} s"
 
 
 def _token_table(report: Report) -> Table:

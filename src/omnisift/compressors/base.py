@@ -38,6 +38,9 @@ class Compressor(nn.Module, ABC):
     """The publication that the method follows."""
     trained: ClassVar[bool] = False
     """Whether the method has weights of its own."""
+    clip_only: ClassVar[bool] = False
+    """Whether the decision depends on the tokens of the clip alone, so that it holds for another question too. The
+    library knows this of its own methods; another method says so, or decides for each question."""
     needs: frozenset[str] = frozenset()
     """Names of the entries of `TokenStream.extras` that the adapter must supply."""
     reason: str = ""

@@ -83,6 +83,12 @@ _NOT_OPTIONS = {"self", "budget", "selector", "seed", "audio", "score_dtype"}
 """Constructor arguments that can't be given as text."""
 
 
+def reads_clip_only(compressor: Compressor) -> bool:
+    """Whether what a method keeps is the same for every question about a clip (`Compressor.clip_only`)."""
+    parts = [part for part in compressor.modules() if isinstance(part, Compressor)]
+    return all(type(part) in (Paired, *_METHODS) or type(part).clip_only for part in parts)
+
+
 def resolve_method(
     name: str, *, selector: object = None, has_selector: Callable[[], bool] = lambda: False
 ) -> tuple[str, str]:

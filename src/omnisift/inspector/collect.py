@@ -16,12 +16,14 @@ from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
 from omnisift.inspector.columns import audio_only_tokens, chunks_of, clip_tokens, grid_of, method_selection
 from omnisift.inspector.evidence import evidence_of, find_scene
-from omnisift.inspector.trace import ClipTokens, MethodTrace, Trace, TraceEvidence
+from omnisift.inspector.trace import ClipTokens, MethodSelection, MethodTrace, Trace, TraceEvidence
 from omnisift.media import SAMPLE_RATE, Media, MediaFile
 from omnisift.media.sampling import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
+from omnisift.models.attachment import model_lock
 from omnisift.pipeline import Answer, Pipeline
-from omnisift.pipeline.encoded_clip import EncodedClip
+from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row
+from omnisift.pipeline.held_prompt import HeldPrompt
 from omnisift.pipeline.loading import Host
 from omnisift.tokens import Selection, TokenStream
 from omnisift.world import Scene, count_kept, questions
@@ -32,8 +34,8 @@ ALL = "none"
 DEFAULT_QUESTION = "Describe what is seen and heard."
 ENCODED_ONCE = "the clip is encoded once: only the first answer's time includes the encoders"
 
-Decisions = Mapping[str, tuple[TokenStream, Selection]]
-"""Method name -> what the compressor was shown, and what it returned."""
+Decision = tuple[ClipTokens, MethodSelection]
+"""The tokens of the clip, and what a method did with them. It is the same for all questions."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,18 @@ def inspect_clip(
     question = _default_question(scene) if question is None else question
     ask = partial(Pipeline.ask, media=clip, question=question, max_new_tokens=max_new_tokens, on_stage=on_stage)
     answers: dict[str, Answer] = {}
-    decisions: dict[str, tuple[TokenStream, Selection]] = {}
+    decisions: dict[str, Decision] = {}
     for name, compressor in {ALL: None, **methods}.items():
+        known = _known_decision(host, compressor, clip, question)
         with _recorded(compressor) as calls:
             answers[name] = _with_read_time(ask(Pipeline(host, compressor)), read_seconds)
-        if calls:
-            decisions[name] = calls[-1]
-    trace = _trace(host, question, answers, methods, decisions, media, scene, notices)
+        if calls and compressor is not None:
+            known = _decision(compressor, *calls[-1], _audio_seconds(host))
+            if (held := _held(host, compressor, clip, question)) is not None:
+                held.memo["decision"] = known
+        if known is not None:
+            decisions[name] = known
+    trace = _trace(host, question, answers, decisions, media, scene, notices)
     return Inspection(trace, media, _mel(host, media))
 
 
@@ -125,8 +132,7 @@ def _trace(
     host: Host,
     question: str,
     answers: Mapping[str, Answer],
-    methods: Mapping[str, Compressor],
-    decisions: Decisions,
+    decisions: Mapping[str, Decision],
     media: Media,
     scene: Scene | None,
     notices: Iterable[str],
@@ -142,7 +148,7 @@ def _trace(
         grid=grid,
         tokens=tokens,
         chunks=chunks_of(tokens, grid, media.seconds),
-        methods=_method_traces(answers, methods, decisions, tokens, evidence),
+        methods=_method_traces(answers, decisions, tokens, evidence),
         evidence=evidence,
         notices=(*_notices(answers.values(), media, scene, evidence), *notices),
     )
@@ -150,15 +156,14 @@ def _trace(
 
 def _method_traces(
     answers: Mapping[str, Answer],
-    methods: Mapping[str, Compressor],
-    decisions: Decisions,
+    decisions: Mapping[str, Decision],
     tokens: ClipTokens,
     evidence: TraceEvidence | None,
 ) -> tuple[MethodTrace, ...]:
     """Each answer with its method's decision; every token was read where no compressor was called."""
     traces = []
     for name, answer in answers.items():
-        selection = method_selection(methods[name], *decisions[name], tokens) if name in decisions else None
+        selection = decisions[name][1] if name in decisions else None
         kept = np.ones(len(tokens), bool) if selection is None else selection.kept
         counts = None if evidence is None else count_kept([event.tokens for event in evidence.events], kept)
         traces.append(MethodTrace(name, answer, selection, counts))
@@ -189,10 +194,37 @@ def _recorded(compressor: Compressor | None) -> Iterator[list[tuple[TokenStream,
         handle.remove()
 
 
-def _tokens(decisions: Decisions, audio: int, audio_seconds: float) -> ClipTokens:
-    """Columns from any of the streams, which have one layout; from the audio count where no compressor was called."""
-    for stream, _ in decisions.values():
-        return clip_tokens(stream, audio_seconds)
+def _decision(compressor: Compressor, stream: TokenStream, selection: Selection, audio_seconds: float) -> Decision:
+    """The columns of what the compressor was shown, and of what it returned."""
+    tokens = clip_tokens(stream, audio_seconds)
+    return tokens, method_selection(compressor, stream, selection, tokens)
+
+
+def _known_decision(
+    host: Host, compressor: Compressor | None, clip: Media | EncodedClip, question: str
+) -> Decision | None:
+    """The decision of a held prompt. One whose decision was not recorded is dropped, so that it is made again."""
+    held = None if compressor is None else _held(host, compressor, clip, question)
+    if held is None or not isinstance(clip, EncodedClip):
+        return None
+    if "decision" not in held.memo:
+        clip.held.clear()
+    known: Decision | None = held.memo.get("decision")
+    return known
+
+
+def _held(host: Host, compressor: Compressor, clip: Media | EncodedClip, question: str) -> HeldPrompt | None:
+    """What a clip holds for a method."""
+    if not isinstance(clip, EncodedClip) or not len(clip.held):
+        return None
+    with model_lock(host.thinker):
+        return clip.held.find(prompt_row(host, compressor, clip, question).key)
+
+
+def _tokens(decisions: Mapping[str, Decision], audio: int, audio_seconds: float) -> ClipTokens:
+    """Columns of any of the methods, which see one layout; from the audio count where no compressor was called."""
+    for tokens, _ in decisions.values():
+        return tokens
     return audio_only_tokens(audio, audio_seconds)
 
 

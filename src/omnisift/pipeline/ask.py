@@ -19,7 +19,8 @@ from omnisift.models.attachment import model_lock
 from omnisift.pipeline.context import check_context
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
-from omnisift.pipeline.generation import Generated, generate
+from omnisift.pipeline.generation import Generated, generate_releasing
+from omnisift.pipeline.held_prompt import HOLD_BYTES
 from omnisift.pipeline.loading import Host, load_weights, plan_placement
 from omnisift.pipeline.method import compressor_for
 from omnisift.pipeline.model_source import find_model
@@ -216,10 +217,18 @@ class Pipeline:
         sampling: Sampling = "time",
         max_decoded_pixels: int = MAX_DECODED_PIXELS,
         read_timeout: float = READ_TIMEOUT,
+        hold_bytes: int = HOLD_BYTES,
     ) -> EncodedClip:
         """Decode a clip whose encoder outputs are kept: the first question computes them, later ones reuse them.
 
-        Any pipeline with the same host can be asked about the result. Arguments as in `read`.
+        It also holds the keys and values of the compressed prompt up to the question, so that later questions with the
+        same method and budget cost their own tokens alone: `Report.cached_tokens` says so. Any pipeline with the same
+        host can be asked about the result.
+
+        Args:
+            path, fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout: as in `read`.
+            hold_bytes: maximum bytes of keys and values that the clip holds on the device; longer prompts are read for
+                each question. 0 holds none.
 
         Raises:
             MediaError: the file cannot be read as asked.
@@ -228,7 +237,7 @@ class Pipeline:
         begin = time.perf_counter()
         reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
         media = self.read(path, **reading)
-        return EncodedClip(self.host, media, time.perf_counter() - begin)
+        return EncodedClip(self.host, media, time.perf_counter() - begin, hold_bytes)
 
     def ask(
         self,
@@ -330,7 +339,7 @@ class Pipeline:
             # Build each prompt alone.
             stage("process")
             rows = [
-                timed(prompt_row, self.host, clip, question, system)
+                timed(prompt_row, self.host, self.compressor, clip, question, system)
                 for (clip, _), (_, question) in zip(clips, prompts, strict=True)
             ]
             for row, _ in rows:
@@ -339,9 +348,8 @@ class Pipeline:
             answers: dict[int, Answer] = {}
             for indices in split_calls([row for row, _ in rows], self.compressor):
                 call = [rows[index][0] for index in indices]
-                generated = generate(
-                    self.host, self.compressor, call, max_new_tokens=max_new_tokens, on_stage=stage, on_text=on_text
-                )
+                options = {"max_new_tokens": max_new_tokens, "on_stage": stage, "on_text": on_text}
+                generated = generate_releasing(self.host, self.compressor, call, **options)
                 for index, row, answer in zip(indices, call, generated, strict=True):
                     process = rows[index][1] + answer.seconds["process"]
                     seconds = Seconds(**{**answer.seconds, "read": clips[index][1], "process": process})
@@ -363,6 +371,7 @@ class Pipeline:
             seconds=seconds,
             source=source_of(media),
             peak_memory_bytes=answer.peak_memory_bytes,
+            cached_tokens=answer.cached_tokens,
             notices=(
                 *answer.notices,
                 *notices_of(media, is_nano=self.host.is_nano, keeps_audio=self.keeps_audio),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models import adapter_for
+from omnisift.pipeline.held_prompt import HOLD_BYTES, HeldPrompts, Key, settings_key
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import normalize_patches
 from omnisift.pipeline.prompt import build_compact_inputs, heard_by, join_rows, placeholder, prompt_text
@@ -72,22 +73,31 @@ class PromptRow:
     """As `build_compact_inputs` makes them."""
     clip: EncodedClip | None = None
     """The encoded clip that the prompt is about; None if what the encoders return is not kept."""
+    shared: int = 0
+    """Tokens up to the end of the clip, which a prompt with another question has too."""
+    key: Key | None = None
+    """Of what the clip holds for such a prompt with the same model and method; None if it holds nothing."""
 
 
 class EncodedClip:
     """A clip for one host, made by `Pipeline.encode`; ask about it with any `Pipeline` of the same host.
 
     It stores the decoded clip and the processor's tensors on the CPU, and what the encoders return for the clip on the
-    host's device. The first question computes it, later questions reuse it. A method that reads the encoders' attention
-    (``needs``) runs the encoders for each question. Ask one question at a time: its hooks are on the shared host.
+    host's device. The first question computes it, later questions reuse it. It also holds the keys and values of the
+    prompt up to the question, after compression, so that a later question with the same method and budget costs its own
+    tokens alone. Without them, a method that reads the encoders' attention (``needs``) runs the encoders for each
+    question. All of it is freed with the clip.
 
     Args:
         host: the model that encodes the clip; questions must be asked with the same one.
         media: the decoded clip.
         read_seconds: how long decoding took.
+        hold_bytes: maximum bytes of held keys and values; 0 holds none.
     """
 
-    def __init__(self, host: Host, media: Media, read_seconds: float = 0.0) -> None:
+    def __init__(self, host: Host, media: Media, read_seconds: float = 0.0, hold_bytes: int = HOLD_BYTES) -> None:
+        if not isinstance(hold_bytes, int) or isinstance(hold_bytes, bool) or hold_bytes < 0:
+            raise UsageError(f"hold_bytes must be a number of bytes, and 0 to hold none, got {hold_bytes!r}")
         self.host = host
         self.media = heard_by(host.processor, media)
         self.read_seconds = read_seconds
@@ -96,6 +106,9 @@ class EncodedClip:
         """Seconds of decoding, processing and encoding; None until a question was answered."""
         self.encoder_outputs: dict[Modality, EncoderOutput] = {}
         """What the encoders return for the clip, by what they encode; empty before the first question."""
+        self.held = HeldPrompts(hold_bytes)
+        """Beginnings of prompts. ``held.clear()`` frees them, and must be called after weights were changed through
+        ``Tensor.data``; other changes of weights or settings are noticed."""
         self._processed: dict[str, Any] | None = None
         self._columns = slice(0)
 
@@ -128,7 +141,7 @@ class EncodedClip:
         if "mm_token_type_ids" in inputs:
             types = inputs["mm_token_type_ids"][:, self._columns]
             inputs["mm_token_type_ids"] = torch.cat([torch.zeros_like(before), types, torch.zeros_like(after)], dim=1)
-        return PromptRow(self.media, inputs, self)
+        return PromptRow(self.media, inputs, self, ids.shape[1] - after.shape[1])
 
     def _text_around(self, question: str, system: str | None) -> tuple[Tensor, Tensor]:
         """[1, N] ids of the prompt before and after the clip."""
@@ -174,8 +187,10 @@ class EncodedClipCache:
         self._entries.clear()
 
 
-def prompt_row(host: Host, clip: Media | EncodedClip, question: str, system: str | None = None) -> PromptRow:
-    """One question about a clip that ``host`` will answer.
+def prompt_row(
+    host: Host, compressor: Compressor | None, clip: Media | EncodedClip, question: str, system: str | None = None
+) -> PromptRow:
+    """One question about a clip that ``host`` will answer with ``compressor``.
 
     Raises:
         UsageError: the question contains a media placeholder, or the clip was encoded by another model.
@@ -184,22 +199,33 @@ def prompt_row(host: Host, clip: Media | EncodedClip, question: str, system: str
         return PromptRow(clip, build_compact_inputs(host.processor, clip, question, system))
     if clip.host is not host:
         raise UsageError("this clip was encoded by another model; encode it with this one")
-    return clip.prompt(question, system)
+    row = clip.prompt(question, system)
+    settings = settings_key(host, compressor) if clip.held.max_bytes else None
+    if settings is None:
+        return row
+    return replace(row, key=(*settings, row.inputs["input_ids"][:, : row.shared].numpy().tobytes()))
 
 
 def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> list[list[int]]:
     """Divide a batch into calls of ``generate``, each a list of indices into ``rows``.
 
     Calls that run the encoders come first, with the first question about each clip that is not encoded yet; then those
-    that reuse the embeddings. Transformers has one audio switch per call, so a call has clips of equal modalities.
+    that reuse the embeddings; then those whose prompts the clips hold, or will hold after the others. Transformers has
+    one audio switch per call, so a call has clips of equal modalities.
     """
-    calls: dict[tuple[bool, bool, bool], list[int]] = {}
+    calls: dict[tuple[int, bool, bool], list[int]] = {}
     encoding: list[EncodedClip] = []
+    holding: set[tuple[int, Key | None]] = set()
     for index, row in enumerate(rows):
-        is_reusing = _can_reuse(row, compressor, encoding)
+        step = int(_can_reuse(row, compressor, encoding))
         if row.clip is not None:
             encoding.append(row.clip)
-        calls.setdefault((is_reusing, row.media.has_video, row.media.has_audio), []).append(index)
+            held = id(row.clip), row.key
+            if row.clip.held.find(row.key) is not None or held in holding:
+                step = 2
+            elif row.key is not None:
+                holding.add(held)
+        calls.setdefault((step, row.media.has_video, row.media.has_audio), []).append(index)
     return [calls[key] for key in sorted(calls)]
 
 

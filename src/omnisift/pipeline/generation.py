@@ -19,6 +19,7 @@ from omnisift.models.attachment import check_unattached
 from omnisift.models.last_logits import last_logits
 from omnisift.models.window_attention import batched_windows
 from omnisift.pipeline.encoded_clip import PromptRow, needs_encoders, prepare_call
+from omnisift.pipeline.holding import Holding
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.report import Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
@@ -51,8 +52,26 @@ class Generated:
     """Stage -> seconds, an equal share of the call: ``process`` (joining the batch) and those of `Stopwatch`."""
     peak_memory_bytes: int | None
     """Peak of the whole call; see `peak_memory`."""
+    cached_tokens: int
+    """Tokens of the prompt whose keys and values the clip held."""
     notices: tuple[str, ...] = ()
     """What is wrong with the compressor's scores."""
+
+
+def generate_releasing(
+    host: Host, compressor: Compressor | None, rows: Sequence[PromptRow], **options: Any
+) -> list[Generated]:
+    """Call `generate`; where memory runs out, once more without the prompts that the clips hold."""
+    try:
+        return generate(host, compressor, rows, **options)
+    except torch.OutOfMemoryError:
+        held = [row.clip.held for row in rows if row.clip is not None and len(row.clip.held)]
+        for prompts in held:
+            prompts.clear()
+        # A text that was shown in part must not begin again.
+        if not held or options.get("on_text") is not None:
+            raise
+    return generate(host, compressor, rows, **options)
 
 
 @torch.inference_mode()
@@ -85,16 +104,19 @@ def generate(
     begin = time.perf_counter()
     if compressor is None:
         check_unattached(adapter_for(thinker).parts.language_model, type(thinker).__name__)
-    with prepare_call(host, rows, compressor) as inputs:
+    holding = Holding(host, compressor, rows)
+    method = holding.compressor
+    with prepare_call(host, rows, method) as inputs:
         process_seconds = time.perf_counter() - begin
         on_stage("prefill")
         reset_peak_memory(host.device)
-        encodes = needs_encoders(rows, compressor)
-        attaching = attach(thinker, compressor) if compressor is not None else nullcontext(None)
+        encodes = needs_encoders(rows, method)
+        attaching = attach(thinker, method) if method is not None else nullcontext(None)
         logits = FiniteLogits()
         thoughts = Thoughts.of(tokenizer, inputs["input_ids"][0])
-        watching = Stopwatch(thinker, compressor, on_stage, encodes)
-        with attaching as attachment, last_logits(thinker), batched_windows(thinker), watching as watch:
+        watching = Stopwatch(thinker, method, on_stage, encodes)
+        faster = last_logits(thinker), batched_windows(thinker)
+        with attaching as attachment, faster[0], faster[1], holding.hooks(attachment), watching as watch:
             if attachment is not None:
                 attachment.frame_seconds = [row.media.seconds_per_grid for row in rows]
             output = thinker.generate(
@@ -116,8 +138,8 @@ def generate(
     notices = () if compression is None else unscored_notice(compression, compressor)
     made: dict[str, Any] = {"seconds": seconds, "peak_memory_bytes": memory, "notices": notices}
     return [
-        _generated(tokenizer, row.tolist(), thoughts, tokens=tokens, **made)
-        for row, tokens in zip(answers, counts, strict=True)
+        _generated(tokenizer, row.tolist(), thoughts, tokens=tokens, cached_tokens=cached, **made)
+        for row, tokens, cached in zip(answers, counts, holding.cached, strict=True)
     ]
 
 

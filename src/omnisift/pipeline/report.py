@@ -105,6 +105,9 @@ class Report:
     """What limits the answer, the most important first."""
     compressor_reason: str = ""
     """Why this method: ``default``, or ``default:`` and what it depends on; empty if it was named."""
+    cached_tokens: int = 0
+    """Of ``tokens.prompt_kept``, those whose keys and values the encoded clip held from an earlier question, so that
+    encoders, compressor and language model did not run for them."""
 
     @property
     def retain(self) -> str:

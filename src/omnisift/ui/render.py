@@ -40,6 +40,8 @@ def timing(answer: SessionAnswer) -> str:
     text = "Times are compression, prefill and decoding, without encoders. "
     if answer.inspection.trace.model == "nano":
         text += "nano is so small that compressing its prompt can cost more than it saves. "
+    if any(method.answer.report.cached_tokens for method in answer.inspection.trace.methods):
+        text += "Held tokens were read for an earlier question and are not read again. "
     if answer.reused:
         return f"{text}The encoded clip was reused" + (f": encoding it{seconds} the first time." if seconds else ".")
     if not answer.reencoded:
@@ -65,6 +67,8 @@ def _card(method: MethodTrace) -> str:
         ("time", f"{model_seconds:.3f} s"),
         ("prefill", f"{seconds.prefill:.3f} s"),
     ]
+    if report.cached_tokens:
+        rows.append(("held", f"{report.cached_tokens} of {tokens.prompt_kept} tokens"))
     if method.kept_evidence is not None:
         rows.append(("evidence", f"{method.kept_evidence.tokens} of {method.kept_evidence.tokens_all} tokens"))
     facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)

@@ -33,6 +33,10 @@ MAX_CHARACTERS = 1000
 """Maximum length of a question."""
 MAX_CLIPS = 4
 """Encoded clips kept in memory, for all users together."""
+HOLD_BYTES = 2**28
+"""Bytes of keys and values that each of them holds for further questions."""
+MAX_COMPRESSORS = 8
+"""Methods kept in memory, with their selectors."""
 
 ProgressCallback = Callable[[float, str], None]
 """Called with the share of the work that is done, 0 to 1, and the current step."""
@@ -89,6 +93,7 @@ class Session:
         sizes = size_options(host.processor, options.max_pixels)
         self._decoders = DecoderPool({**options.reading, **sizes}, max_children=1)
         self._clips = EncodedClipCache(max_clips)
+        self._compressors: dict[tuple[str, float], Compressor] = {}
         self._lock = threading.Lock()
         self.methods = self._available_methods()
         """Names of the registered methods that this model can run; a trained one needs a selector."""
@@ -108,6 +113,14 @@ class Session:
     def _compressor(self, name: str, percent: float) -> Compressor:
         budget = Budget(retain=percent / 100, compress_audio=self._compress_audio)
         return compressor_for(self.host, name, budget, self._selector, self._seed)
+
+    def _kept_compressor(self, name: str, percent: float) -> Compressor:
+        """The method as it was made for an earlier question: clips hold prompts for the selector that it loaded."""
+        made = self._compressors.pop((name, percent), None) or self._compressor(name, percent)
+        self._compressors[name, percent] = made
+        while len(self._compressors) > MAX_COMPRESSORS:
+            self._compressors.pop(next(iter(self._compressors)))
+        return made
 
     def ask(
         self,
@@ -132,7 +145,7 @@ class Session:
         clip = self._checked(path)
         self._check(question, methods, percent)
         with self._lock, _short_names(clip):
-            compressors = {name: self._compressor(name, percent) for name in dict.fromkeys(methods)}
+            compressors = {name: self._kept_compressor(name, percent) for name in dict.fromkeys(methods)}
             if on_progress is not None:
                 on_progress(0.0, "read")
             encoded = self._clips.get(clip, self._encode)
@@ -141,13 +154,16 @@ class Session:
             inspection = inspect_clip(
                 self.host, compressors, encoded, question, max_new_tokens=self._max_new_tokens, on_stage=stages
             )
-            reencoded = tuple(name for name, compressor in compressors.items() if compressor.needs)
+            made = {method.name: method.answer.report for method in inspection.trace.methods}
+            reencoded = tuple(
+                name for name, compressor in compressors.items() if compressor.needs and not made[name].cached_tokens
+            )
             return SessionAnswer(inspection, encoded.encoding_seconds, known and not reencoded, reencoded)
 
     def _encode(self, path: Path) -> EncodedClip:
         begin = time.perf_counter()
         media = self._decoders.read(path)
-        return EncodedClip(self.host, media, time.perf_counter() - begin)
+        return EncodedClip(self.host, media, time.perf_counter() - begin, HOLD_BYTES)
 
     def _checked(self, path: str | Path | None) -> Path:
         """The resolved path, if it may be read."""

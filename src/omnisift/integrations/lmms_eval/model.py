@@ -18,6 +18,7 @@ from omnisift.errors import MediaError, UnsupportedCall, UsageError
 from omnisift.integrations.lmms_eval.requests import Request, RequestLog, batches, parse_request
 from omnisift.pipeline import Answer, EncodedClip, load
 from omnisift.pipeline.encoded_clip import EncodedClipCache
+from omnisift.pipeline.held_prompt import HOLD_BYTES
 from omnisift.pipeline.prompt import check_prompt, clip_size
 from omnisift.profiling.flops import prompt
 from omnisift.utils.suggest import meant
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
     """``--model omnisift``; the arguments are those of ``--model_args``.
 
-    Clips are read by `omnisift.media`, always with their audio. Consecutive requests about one clip share its encoding.
+    Clips are read by `omnisift.media`, always with their audio. Consecutive requests about one clip share its encoding,
+    and the keys and values of its compressed prompt up to the question.
     The harness gets the token count of the compressed prompt, so its own efficiency report shows the compression.
 
     Args:
@@ -43,6 +45,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         device: None takes the device that accelerate assigns to this process.
         attn: old name of ``attn_implementation``.
         max_length: see `omnisift.load`.
+        hold_bytes: see `Pipeline.encode`; 0 reads the whole prompt for every question.
         options: the fields of `omnisift.CompressionConfig` and `omnisift.ReadOptions`.
 
     Raises:
@@ -63,6 +66,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         device: str | None = None,
         attn: str | None = None,
         max_length: int | None = None,
+        hold_bytes: int = HOLD_BYTES,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -82,7 +86,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.device = str(self.accelerator.device) if device is None or self._world_size > 1 else device
         self.batch_size = _parse_batch_size(batch_size)
-        self.bad_clip, self.system = bad_clip, system
+        self.bad_clip, self.system, self.hold_bytes = bad_clip, system, hold_bytes
         self._clips = EncodedClipCache(max_clips=1)
         self.request_log = RequestLog(records, self._rank)
         self.pipeline = load(
@@ -150,7 +154,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         return clip, time.perf_counter() - start
 
     def _encode(self, path: Path) -> EncodedClip:
-        return self.pipeline.encode(path, **self.read_options.reading)
+        return self.pipeline.encode(path, **self.read_options.reading, hold_bytes=self.hold_bytes)
 
 
 def _result(answer: Answer, request: Request) -> GenerationResult:

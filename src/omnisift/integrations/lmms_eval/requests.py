@@ -138,7 +138,8 @@ class RequestLog:
             problem: why the clip can't be read.
             read_seconds: seconds that reading the clip took; 0 if an earlier request about it did.
             batch_size: number of requests that were answered together.
-            flops: FLOPs of encoders and prefill, in products with weights.
+            flops: FLOPs of encoders and prefill of the prompt alone, in products with weights; what an earlier request
+                about the clip left to do may be less.
         """
         if self.path is None:
             return
@@ -146,6 +147,7 @@ class RequestLog:
         if answer is not None:
             report = answer.report
             tokens = {**vars(report.tokens), "prompt_kept": report.tokens.prompt_kept}
+            tokens["prompt_cached"] = report.cached_tokens
             line |= {"tokens": tokens, "seconds": {**vars(report.seconds), "read": read_seconds}}
             line |= {"batch_size": batch_size, "peak_memory_bytes": report.peak_memory_bytes, "flops": flops}
         JsonLines(self.path).append(line)

@@ -31,6 +31,8 @@ from omnisift.config import parse_yaml
 from omnisift.errors import OmniSiftError, UsageError
 from omnisift.evaluation.tables import ALL_TOKENS
 from omnisift.lab.benchmark.condition import Condition
+from omnisift.training.curriculum import check_start
+from omnisift.training.losses import ANSWERS, LOSSES
 from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
 from omnisift.utils.suggest import check_choice, did_you_mean
 from omnisift.world import SPLITS
@@ -62,6 +64,11 @@ class MethodSpec:
     """Whether selector and language model are trained together by the paper's estimator (protocol ``trained`` only)."""
     shuffled_video: bool = False
     """Whether audio is selected by the video of another clip: a control for guidance by video."""
+    loss: str = ANSWERS
+    """What the language model learns, one of `LOSSES` (protocol ``trained`` only)."""
+    retain_start: float | None = None
+    """Fraction of the tokens kept in the first training step, from which it falls to the row's over the first half of
+    the steps; None trains with the row's fraction throughout (protocol ``trained`` only)."""
     only: str = ""
     """A baseline instead of a method: ``video``, ``audio``, or ``question`` for a prompt without the clip."""
 
@@ -147,8 +154,8 @@ class Recipe:
         if not self.tokens:
             del data["tokens"]
         for way in data["ways"]:
-            for name in ("shuffled_video", "only"):
-                if not way[name]:
+            for name in ("shuffled_video", "only", "loss", "retain_start"):
+                if way[name] == getattr(MethodSpec, name):
                     del way[name]
         return data
 
@@ -216,6 +223,9 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
     if repeated:
         raise ValueError(f"two rows have the label {repeated[0]!r}: give one of them another label")
     tokens = tuple(_integer("tokens", entry, 1) for entry in _list(data, "tokens")) if "tokens" in data else ()
+    retain = () if "retain" not in data and tokens else tuple(_fractions(entry) for entry in _list(data, "retain"))
+    for method in methods:
+        _check_training(method, data.get("protocol", PROTOCOLS[0]), retain, tokens)
     return Recipe(
         name=str(data["name"]),
         title=str(data["title"]),
@@ -223,7 +233,7 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         protocol=data.get("protocol", PROTOCOLS[0]),
         settings=settings,
         clips=_integer("clips", data["clips"], 1),
-        retain=() if "retain" not in data and tokens else tuple(_fractions(entry) for entry in _list(data, "retain")),
+        retain=retain,
         seeds=tuple(_integer("a seed", seed, 0) for seed in _list(data, "seeds", [0])),
         methods=methods,
         backbone=data.get("backbone", BACKBONES[0]),
@@ -261,6 +271,24 @@ def _training(train: Any) -> dict[str, Any]:
     return dict(train)
 
 
+def _check_training(
+    method: MethodSpec, protocol: str, retain: tuple[tuple[float, float], ...], tokens: tuple[int, ...]
+) -> None:
+    """Raise `UsageError` where the loss or the falling budget of a row can't be."""
+    check_choice("loss", method.loss, LOSSES)
+    if method.loss == ANSWERS and method.retain_start is None:
+        return
+    if protocol != PROTOCOLS[1] or method.straight_through or not method.method:
+        raise UsageError(
+            f"loss and retain_start of {method.label!r} need protocol trained, a method, and no straight_through"
+        )
+    if method.retain_start is not None:
+        if tokens:
+            raise UsageError(f"retain_start of {method.label!r} falls to a fraction: give retain instead of tokens")
+        for video, audio in retain:
+            check_start(method.retain_start, Budget(retain_video=video, retain_audio=audio))
+
+
 def percent(video: float, audio: float) -> str:
     """Return ``25``, or ``25/100`` where the fractions of video and audio differ."""
     both = f"{100 * video:g}"
@@ -282,6 +310,8 @@ def _method(row: Mapping[str, Any]) -> MethodSpec:
         raise TypeError("selector, label and group of a row are texts")
     if type(method.straight_through) is not bool or type(method.shuffled_video) is not bool:
         raise TypeError("straight_through and shuffled_video of a row are true or false")
+    if method.retain_start is not None and type(method.retain_start) is not float:
+        raise TypeError(f"retain_start of a row is a number below 1, got {shown(method.retain_start)}")
     if method.selector is not None and Path(method.selector).name != method.selector:
         raise ValueError(f"selector is a name without folders, got {shown(method.selector)}")
     if method.label:
