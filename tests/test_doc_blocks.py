@@ -43,7 +43,7 @@ NOT_RUN = {
     "needs vLLM": 6,
     "needs your own recipe": 1,
     "serves until it is stopped": 1,
-    "takes hours": 22,
+    "takes hours": 23,
 }
 """Number of blocks that do not run here, by reason."""
 STANDS_FOR = {

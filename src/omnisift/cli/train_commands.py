@@ -232,11 +232,12 @@ def show_plan(console: Console, plan: RunPlan, as_json: bool) -> None:
     table.add_row("steps", f"{plan.steps} on {plan.rows} rows")
     table.add_row("tokens per row", f"{plan.tokens}, {plan.kept} after compression; longest {plan.longest}")
     table.add_row("parameters", f"{plan.trained / 1e6:,.1f} M trained, {plan.frozen / 1e6:,.1f} M frozen")
+    copied = f", frozen copy {memory.teacher / gigabyte:.2f}" if memory.teacher else ""
     shared = f"; {memory.sharded(plan.devices) / gigabyte:.2f} with FSDP2" if plan.devices > 1 else ""
     table.add_row(
         "memory (formula)",
         f"{memory.peak / gigabyte:.2f} GB per device: weights {memory.weights / gigabyte:.2f}, "
-        f"optimizer {memory.optimizer / gigabyte:.2f}, activations {memory.activations / gigabyte:.2f}{shared}",
+        f"optimizer {memory.optimizer / gigabyte:.2f}, activations {memory.activations / gigabyte:.2f}{copied}{shared}",
     )
     hours = f"{plan.hours:,.1f}" if plan.hours >= 1 else f"{plan.hours:.2g}"
     table.add_row(

@@ -111,6 +111,9 @@ class Attachment:
     last: Compression | None
     """What was kept of the latest prompt with video; None before the first, and after a prompt without video."""
 
+    is_paused: bool
+    """While it is true, prompts pass as without a compressor, and `last`, `cut` and `selection` are None."""
+
     position_ids: Tensor | None
     """[R, B, S] on the CPU with R = 1, 3 or 4: positions that the host passed to its language model for the latest
     prompt with video; None if it passed none."""
@@ -133,6 +136,7 @@ class Attachment:
         self.compressor = compressor
         self.cut = None
         self.frame_seconds = None
+        self.is_paused = False
         self.last = None
         self.position_ids = None
         self.selection = None
@@ -204,6 +208,8 @@ class Attachment:
 
     def _enter_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Hold back what the host would compare with logits of another length, if the prompt will be cut."""
+        if self.is_paused:
+            return None
         arguments = bind_arguments(self.adapter.parts.head, args, kwargs)
         labels, input_ids = arguments.get("labels"), arguments.get("input_ids")
         refused, routes = uncuttable(arguments), wants_router_loss(self.adapter.config, arguments)
@@ -232,6 +238,9 @@ class Attachment:
         """Read the prompt, and correct the positions of a call that continues a cut one."""
         self._prompt, self._in_core = None, True
         self._clear_probes()
+        if self.is_paused:
+            self.cut = self.last = self.selection = None
+            return None
         arguments = bind_arguments(self.adapter.parts.core, args, kwargs)
         cache, input_ids = find_cache(arguments), arguments.get("input_ids")
         cached = cached_length(cache)
@@ -289,6 +298,8 @@ class Attachment:
     def _enter_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Cut a prompt with video; correct mask and positions of a call that continues a cut one."""
         prompt, self._prompt, self._unstored, self._is_used = self._prompt, None, None, True
+        if self.is_paused:
+            return None
         arguments = bind_arguments(module, args, kwargs)
         # A new prompt with video.
         if prompt is not None:

@@ -12,6 +12,7 @@ import pytest
 from tests.training.distributed.command import (
     ROOT,
     arguments,
+    check_curve,
     check_learned,
     check_same,
     forget,
@@ -127,3 +128,26 @@ def _ask(rank: int, folder: str) -> None:
     told = [any_process(False), any_process(rank == 1)]
     (Path(folder) / str(rank)).write_text(" ".join(map(str, told)))
     dist.destroy_process_group()
+
+
+def distilled(world: Path, out: Path, *changes: str) -> list[str]:
+    """Own answers of all samples, of which each process makes a part, and a fraction kept that falls."""
+    given = ["train", *arguments(world), "--out", str(out)]
+    for pair in ("train_selector=false", "loss=self_distillation", "answers_from=model", "retain_start=0.6", *changes):
+        given += ["--set", pair]
+    return given
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["plain copies", "fsdp2"])
+@pytest.mark.parametrize("language", [["language=full"], ["language=lora", "lora_dropout=0.0"]], ids=["full", "lora"])
+def test_self_distillation(language: list[str], way: str, world: Path, tmp_path: Path) -> None:
+    one, run = tmp_path / "one", tmp_path / "run"
+    command = ["-m", "omnisift.cli"]
+    launch([sys.executable, *command, *distilled(world, one, *language, "gradient_accumulation_steps=2")])
+    script = command if way == "plain copies" else [str(Path(__file__).parent / "fsdp_on_a_cpu.py")]
+    launch(torchrun(*script, *distilled(world, run, *language, "processes=2")))
+    check_curve(run, one)
+    answers = [sorted((folder / "answers.jsonl").read_text().splitlines()) for folder in (run, one)]
+    assert answers[0] == answers[1]
+    assert all(line["loss"] > 0 for line in log_of(run))

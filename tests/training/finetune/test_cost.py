@@ -42,6 +42,8 @@ CASES: dict[str, dict[str, Any]] = {
     "selector-sampled": {"language": "frozen", "train_selector": True},
     "both": {"train_selector": True, "estimator": "straight_through"},
     "no-selector": {"compressor": "v_cast+divprune"},
+    "self-distillation": {"loss": "self_distillation", "compressor": "resift", "retain": 0.1},
+    "self-distillation-lora": {"loss": "self_distillation", "compressor": "resift", "language": "lora"},
 }
 RECIPES = sorted((Path(__file__).parents[3] / "recipes" / "train").glob("*.yaml"))
 
@@ -67,7 +69,7 @@ def test_memory_and_operations_of_a_step(name: str, data: Path, tmp_path: Path) 
 def test_a_step_of_each_bundled_recipe_on_nano(path: Path, data: Path, tmp_path: Path) -> None:
     here = {"model": "nano", "data": [str(data)], "output_dir": str(tmp_path), "device": "cpu"}
     here |= {"processes": None, "cache": None, "time_embedding": True}
-    settings = load_train_recipe(path, here)
+    settings = replace(load_train_recipe(path, here), retain_start=None)  # the trainer alone lets the budget fall
     compare(settings if settings.selector == "new" else replace(settings, selector=None))
 
 
@@ -106,9 +108,21 @@ def compare(settings: TrainRecipe, factor: float = FACTOR) -> None:
     with torch_counter() as counter:
         step()
     fixed = sum(p.nbytes for p in model.parameters())
+    fixed += parameters.teacher * (2 if settings.in_bfloat16 else 4)  # the copy is no part of the module
     fixed += sum(value.nbytes for state in optimizer.state.values() for value in state.values())
     assert 1 / factor < memory.peak / (fixed + gauge.peaks[STAGE]) < factor
     assert 1 / factor < flops / counter.get_total_flops() < factor
+
+
+def test_a_falling_budget_costs_the_memory_of_its_start_and_the_operations_of_its_mean(
+    data: Path, tmp_path: Path
+) -> None:
+    end = plan_run(recipe(data, tmp_path, retain=0.1), tflops=2.0)
+    fall = plan_run(recipe(data, tmp_path, retain=0.1, retain_start=0.5), tflops=2.0)
+    start = plan_run(recipe(data, tmp_path, retain=0.5), tflops=2.0)
+    assert fall.memory == start.memory
+    assert fall.kept == end.kept
+    assert fall.tflop == pytest.approx(end.tflop + (start.tflop - end.tflop) / 4, rel=0.05)
 
 
 def test_a_plan_counts_steps_and_samples_and_writes_nothing(data: Path, tmp_path: Path) -> None:

@@ -88,6 +88,21 @@ def test_a_trained_model_answers_as_it_did_in_memory(
     assert not any("visual" in parameter or "audio_tower" in parameter for parameter in moved)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FACTORS)
+def test_self_distillation_from_a_copy_and_without_adapters(
+    name: str, folder_of: Callable[[str], Path], data: Path, tmp_path: Path
+) -> None:
+    """Both teachers are the model before training, so that the first losses are equal; both runs learn."""
+    changes = {"loss": "self_distillation", "retain_start": 0.9, "compressor": "v_cast"}
+    losses = []
+    for mode, more in (("full", {}), ("lora", {"lora_dropout": 0.0})):
+        fine_tune(recipe(name, folder_of(name), data, tmp_path / mode, **MODES[mode] | changes | more))
+        losses.append([line["loss"] for line in curve(tmp_path / mode)])
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-3)
+    assert min(map(min, losses)) > 0
+
+
 def test_the_selector_of_qwen3_omni_learns_alone(
     folder_of: Callable[[str], Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

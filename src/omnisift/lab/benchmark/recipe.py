@@ -30,6 +30,8 @@ from omnisift.config import parse_yaml
 from omnisift.errors import OmniSiftError, UsageError
 from omnisift.evaluation.tables import ALL_TOKENS
 from omnisift.lab.benchmark.condition import Condition
+from omnisift.training.curriculum import check_start
+from omnisift.training.losses import ANSWERS, LOSSES
 from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
 from omnisift.utils.suggest import check_choice, did_you_mean
 from omnisift.world import SPLITS
@@ -60,6 +62,11 @@ class MethodSpec:
     """Whether selector and language model are trained together by the paper's estimator (protocol ``trained`` only)."""
     shuffled_video: bool = False
     """Whether audio is selected by the video of another clip: a control for guidance by video."""
+    loss: str = ANSWERS
+    """What the language model learns, one of `LOSSES` (protocol ``trained`` only)."""
+    retain_start: float | None = None
+    """Fraction of the tokens kept in the first training step, from which it falls to the row's over the first half of
+    the steps; None trains with the row's fraction throughout (protocol ``trained`` only)."""
     only: str = ""
     """A baseline instead of a method: ``video``, ``audio``, or ``question`` for a prompt without the clip."""
 
@@ -135,8 +142,8 @@ class Recipe:
         if self.backbone == BACKBONES[0]:
             del data["backbone"]
         for way in data["ways"]:
-            for name in ("shuffled_video", "only"):
-                if not way[name]:
+            for name in ("shuffled_video", "only", "loss", "retain_start"):
+                if way[name] == getattr(MethodSpec, name):
                     del way[name]
         return data
 
@@ -203,6 +210,9 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
     repeated = sorted(label for label in set(labels) if labels.count(label) > 1)
     if repeated:
         raise ValueError(f"two rows have the label {repeated[0]!r}: give one of them another label")
+    retain = tuple(_fractions(entry) for entry in _list(data, "retain"))
+    for method in methods:
+        _check_training(method, data.get("protocol", PROTOCOLS[0]), retain)
     return Recipe(
         name=str(data["name"]),
         title=str(data["title"]),
@@ -210,7 +220,7 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
         protocol=data.get("protocol", PROTOCOLS[0]),
         settings=settings,
         clips=_integer("clips", data["clips"], 1),
-        retain=tuple(_fractions(entry) for entry in _list(data, "retain")),
+        retain=retain,
         seeds=tuple(_integer("a seed", seed, 0) for seed in _list(data, "seeds", [0])),
         methods=methods,
         backbone=data.get("backbone", BACKBONES[0]),
@@ -247,6 +257,20 @@ def _training(train: Any) -> dict[str, Any]:
     return dict(train)
 
 
+def _check_training(method: MethodSpec, protocol: str, retain: tuple[tuple[float, float], ...]) -> None:
+    """Raise `UsageError` where the loss or the falling budget of a row can't be."""
+    check_choice("loss", method.loss, LOSSES)
+    if method.loss == ANSWERS and method.retain_start is None:
+        return
+    if protocol != PROTOCOLS[1] or method.straight_through or not method.method:
+        raise UsageError(
+            f"loss and retain_start of {method.label!r} need protocol trained, a method, and no straight_through"
+        )
+    if method.retain_start is not None:
+        for video, audio in retain:
+            check_start(method.retain_start, Budget(retain_video=video, retain_audio=audio))
+
+
 def percent(video: float, audio: float) -> str:
     """Return ``25``, or ``25/100`` where the fractions of video and audio differ."""
     both = f"{100 * video:g}"
@@ -268,6 +292,8 @@ def _method(row: Mapping[str, Any]) -> MethodSpec:
         raise TypeError("selector, label and group of a row are texts")
     if type(method.straight_through) is not bool or type(method.shuffled_video) is not bool:
         raise TypeError("straight_through and shuffled_video of a row are true or false")
+    if method.retain_start is not None and type(method.retain_start) is not float:
+        raise TypeError(f"retain_start of a row is a number below 1, got {shown(method.retain_start)}")
     if method.selector is not None and Path(method.selector).name != method.selector:
         raise ValueError(f"selector is a name without folders, got {shown(method.selector)}")
     if method.label:

@@ -21,6 +21,7 @@ from omnisift.lab.benchmark.results_tables import (
     csv_links,
     detail,
     evidence_table,
+    losses_table,
     matrix,
     paired_table,
     pairs_table,
@@ -36,7 +37,7 @@ from omnisift.lab.benchmark.results_tables import (
 )
 from omnisift.lab.benchmark.results_wide import PAGE as WIDE
 
-ORDER = ("trained", "trained-tight", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
+ORDER = ("trained", "trained-tight", "self-distillation", "training-free", "pairs", "ablations", "hard", "ratio-sweep")
 BASELINES = ("baselines", "wide")
 """Results with rows for one sense, which share one table."""
 SHARED = {*INPUTS, BASELINES[0]}
@@ -292,6 +293,8 @@ def _main_tables(result: Result) -> list[str]:
         return [part for p in columns for part in (f"Accuracy at {p} %:\n", settings_table(result, p))]
     if name == "ratio-sweep":
         return [sweep_table(result)]
+    if name == "self-distillation":
+        return [losses_table(result)]
     if name == "pairs":
         return [pairs_table(result, percent) for percent in columns]
     if len(columns) > 1:

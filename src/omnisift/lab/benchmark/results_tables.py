@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,24 @@ def matrix(result: Result) -> str:
     lines = [[line[0], group, *line[1:]] for line, group in zip(lines, result.methods.values(), strict=True)]
     lines.insert(0, [ALL_TOKENS, "", *[_accuracy(result.full(setting)) for _ in columns]])
     return table(["method", "group", *(f"{percent} %" for percent in columns)], lines)
+
+
+def losses_table(result: Result) -> str:
+    """Return accuracies and paired differences of methods that were trained with several losses.
+
+    Labels are ``method, loss`` and ``method, loss, more``; each loss is compared with the one before it.
+    """
+    setting, lines = result.recipe["settings"][0], []
+    losses = list(dict.fromkeys(label.partition(", ")[2] for label in result.methods))
+    methods = dict.fromkeys(label.partition(", ")[0] for label in result.methods)
+    for percent in percents(result):
+        for method in methods:
+            rows = [result.row(setting, f"{method}, {loss}", percent) for loss in losses]
+            minus = [_minus(result, row, before) for before, row in pairwise(rows) if row is not None]
+            lines.append([f"{percent} %", method, *map(_accuracy, rows), *minus])
+    lines.insert(0, ["100 %", ALL_TOKENS, _accuracy(result.full(setting)), *[""] * (2 * len(losses) - 2)])
+    head = [f"{after} minus {before}" for before, after in pairwise(losses)]
+    return table(["kept", "method", *losses, *head], lines)
 
 
 def detail(result: Result, setting: str, percent: str) -> str:

@@ -22,11 +22,14 @@ from omnisift.lab.benchmark.plan import Plan, encoders_digest, settings_of, tens
 from omnisift.lab.benchmark.recipe import Recipe, RecipeRow, load_recipe
 from omnisift.lab.benchmark.workers import end_with_parent, run, stop
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
+from omnisift.training.losses import ANSWERS
 from omnisift.utils.atomic_io import atomic_folder
 from omnisift.utils.checkpoint_files import read_json_object
 from omnisift.utils.provenance import provenance
 from omnisift.utils.quiet import silence_libraries
 
+PLAIN = [ANSWERS, None]
+"""Loss and falling budget of models that are named without them."""
 SHARD = 160
 """Number of training clips in one encoded file."""
 
@@ -157,7 +160,8 @@ def _folder_name(row: RecipeRow, selectors: dict[str, str]) -> str:
     """
     selector = tensors_digest(Path(selectors[row.method.selector])) if row.method.selector else ""
     budget = (row.video, row.audio) if row.method.method else ()
-    what = repr((row.method.method, selector, row.method.straight_through, budget))
+    how = [row.method.loss, row.method.retain_start]
+    what = repr((row.method.method, selector, row.method.straight_through, budget, *(how if how != PLAIN else ())))
     label = "".join(letter if letter.isalnum() or letter in "-.+" else "_" for letter in row.method.label)
     return f"{label}-{hashlib.sha256(what.encode()).hexdigest()[:10]}"
 
@@ -215,7 +219,7 @@ def _tune(backbone: Path, work: Path, row: RecipeRow, selectors: dict[str, str],
             selector = VGAS.from_pretrained(selectors[row.method.selector]) if row.method.selector else None
             compressor = make_compressor(row.method.method, row.budget, selector=selector)
         try:
-            model = protocol.tune(compressor, steps, folder / "steps")
+            model = protocol.tune(compressor, steps, folder / "steps", row.method.loss, row.method.retain_start)
         except UnreachableBudget:  # the benchmark records this error in the row
             model = protocol.model()
     model.save_pretrained(folder)

@@ -23,6 +23,7 @@ from omnisift.lab.training.losses import Hints, LossWeights, answer_losses, hint
 from omnisift.lab.training.nano_model import core_of, language_model_of
 from omnisift.lab.training.packed import TYPE_WEIGHTS, PromptLayout, Writer, make_batch
 from omnisift.lab.training.selections import augmented
+from omnisift.lab.training.self_distillation import distillation_losses, own_answers
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.training.loop import Checkpoint, ParameterGroup, Schedule, train_steps
 from omnisift.vgas import VGAS
@@ -77,6 +78,9 @@ class TrainConfig:
     compress: Callable[[Batch, list[int], int], Batch] | None = None
     """(batch, clips, step) -> the batch with ``places``: a method that compresses every prompt, instead of
     `augmented`."""
+    teacher: Any = None
+    """A frozen model, where given: with all tokens it gives the answers, whose distribution is learned instead of those
+    of the world."""
 
 
 def make_step(config: TrainConfig, step: int) -> Batch:
@@ -100,6 +104,8 @@ def make_step(config: TrainConfig, step: int) -> Batch:
         perturb=True,
     )
     batch["source"] = torch.tensor(number)
+    if config.teacher is not None:
+        batch |= own_answers(config.teacher, source.layout, batch, config.writer.end)
     if config.compress is not None:
         return config.compress(batch, clips, step)
     if rng.random() >= config.full_share:
@@ -123,7 +129,7 @@ def training_loss(nano: Any, hints: Hints, config: TrainConfig, batch: Batch) ->
     layout = config.sources[int(batch["source"])].layout if config.sources else config.layout
     kept = KeptTokens(batch["keep_video"], batch["keep_audio"]) if "keep_video" in batch else None
     out = forward_packed(nano, layout, batch, kept)
-    parts = answer_losses(nano, out, batch)
+    parts = answer_losses(nano, out, batch) if config.teacher is None else distillation_losses(nano, out, batch)
     if config.use_hints:
         parts |= hint_losses(nano, hints, out, batch, kept or keep_all(batch))
     total = sum((value * getattr(config.weights, name, 1.0) for name, value in parts.items()), torch.zeros(()))

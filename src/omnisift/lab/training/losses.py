@@ -6,6 +6,7 @@ of a clip for many thousand steps (docs/nano.md).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +65,17 @@ class Hints(nn.Module):
 
 def answer_losses(model: Any, out: PackedOutput, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Cross-entropy of answers, of words of captions, and of the ends of turns, by name."""
-    hidden, labels, kind = out.last[:, out.prefix :], batch["labels"], batch["kind"]
-    losses = {}
+    hidden, labels = out.last[:, out.prefix :], batch["labels"]
+    return {name: F.cross_entropy(model.lm_head(hidden[where]), labels[where]) for name, where in answer_parts(batch)}
+
+
+def answer_parts(batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, places [B, T] bool) of each part of the answers that the batch has."""
+    labels, kind = batch["labels"], batch["kind"]
     for name, where in (("answer", kind < CAPTION), ("caption", kind == CAPTION), ("end", kind == END)):
         where = where & (labels != IGNORE_INDEX)
         if bool(where.any()):
-            losses[name] = F.cross_entropy(model.lm_head(hidden[where]), labels[where])
-    return losses
+            yield name, where
 
 
 def hint_losses(

@@ -7,7 +7,7 @@ clips and questions for every method, as the paper's table 4 does for OmniZip. E
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnisift.budget import Budget
 from omnisift.compressors import Compressor
 from omnisift.compressors.random import seed_rows
 from omnisift.errors import UsageError
@@ -28,6 +29,8 @@ from omnisift.lab.training.packed import PromptLayout, Writer, clip_layout
 from omnisift.lab.training.settings import NanoSettings
 from omnisift.models.selector import new_selector
 from omnisift.tokens import Modality
+from omnisift.training.curriculum import falling_budget, set_budget
+from omnisift.training.losses import ANSWERS, SELF_DISTILLATION
 from omnisift.vgas import GUIDES, VGAS
 
 logger = logging.getLogger(__name__)
@@ -50,16 +53,20 @@ class BatchCompressor:
         clips: the encoded training clips.
         layout: where a clip's tokens are in the prompt.
         seed: seed of methods that sample.
+        budget: number of a step -> its budget; None leaves the method's.
     """
 
     compressor: Compressor
     clips: Encoded
     layout: PromptLayout
     seed: int = 0
+    budget: Callable[[int], Budget] | None = None
 
     @torch.no_grad()
     def __call__(self, batch: Batch, clips: list[int], step: int) -> Batch:
         """The batch with ``places`` [B, P], the positions that stay, and merged embeddings where the method merges."""
+        if self.budget is not None:
+            set_budget(self.compressor, self.budget(step))
         seed_rows(self.compressor, [self.seed + 1000 * step + row for row in range(len(clips))])
         stream = self.clips.take(clips).stream()
         selection = self.compressor(stream)
@@ -129,19 +136,36 @@ class TrainedProtocol:
         """[N, 150] in 0..1: the full-token backbone's attention to audio tokens."""
         return selector_training.attention_targets(self.model(), self.layout, self.writer, self.features, self.settings)
 
-    def tune(self, compressor: Compressor | None, steps: int, folder: Path) -> Any:
+    def tune(
+        self,
+        compressor: Compressor | None,
+        steps: int,
+        folder: Path,
+        loss: str = ANSWERS,
+        retain_start: float | None = None,
+    ) -> Any:
         """Fine-tune the backbone under a method.
 
         Args:
             compressor: the method; None trains with all tokens.
             steps: optimizer steps.
             folder: checkpoints of the run, which resumes from them.
+            loss: what is learned, one of `omnisift.training.losses.LOSSES`.
+            retain_start: fraction of the tokens kept in the first step, from which it falls to that of the method over
+                the first half of the steps; None keeps that of the method throughout.
         """
         model = self.model()
-        compress = None if compressor is None else BatchCompressor(compressor.train(False), self.clips, self.layout)
+        teacher = self.model().requires_grad_(False).eval() if loss == SELF_DISTILLATION else None
+        compress = None
+        if compressor is not None:
+            end = compressor.budget
+            compress = BatchCompressor(
+                compressor.train(False), self.clips, self.layout,
+                budget=lambda step: falling_budget(end, retain_start, step / steps),
+            )  # fmt: skip
         config = TrainConfig(
             self.features, self.layout, self.writer, self.settings, steps, self.settings.finetune_learning_rate, 1.0,
-            (), warmup_steps=20, compress=compress, use_hints=False,
+            (), warmup_steps=20, compress=compress, use_hints=False, teacher=teacher,
         )  # fmt: skip
         torch.manual_seed(self.settings.seed)
         train_language_model(model, Hints(WIDTH, self.tokenizer), config, self.features, folder, log_every=10**9)

@@ -15,6 +15,7 @@ from omnisift.training.data.repeated import check_repeated, marked_object
 from omnisift.training.data.rows import check_characters, check_keys, clip_path, row_of, sample_of, unknown_keys
 from omnisift.training.data.samples import Sample, Turn, check_sample
 from omnisift.training.data.tags import place_clip
+from omnisift.training.data.unanswered import with_answer
 from omnisift.utils.jsonl import parse_json, write_jsonl
 from omnisift.utils.parsing import check_path_name, is_text, read_text, shown
 from omnisift.utils.special_tokens import SpecialTokens
@@ -57,7 +58,7 @@ class DataRows:
         return lines
 
 
-def read_rows(paths: Sequence[Path], special: SpecialTokens | None = None) -> DataRows:
+def read_rows(paths: Sequence[Path], special: SpecialTokens | None = None, *, answered: bool = True) -> DataRows:
     """Read data files; `omnisift train` and `omnisift data-check` take the same rows, because both call this.
 
     A row that can't be used is left out and named.
@@ -66,6 +67,7 @@ def read_rows(paths: Sequence[Path], special: SpecialTokens | None = None) -> Da
         paths: JSON or JSONL files whose rows have any of the forms of `omnisift.training.data.rows`, or folders with
             `METADATA`.
         special: the special tokens of the model that learns the rows; None leaves the check of the texts out.
+        answered: whether every row must have an answer; otherwise `with_answer` fills in what is missing.
 
     Raises:
         UsageError: a file is missing, not UTF-8 text or empty, or none of its rows can be used; with file and line.
@@ -73,7 +75,7 @@ def read_rows(paths: Sequence[Path], special: SpecialTokens | None = None) -> Da
     rows, files = DataRows(), [_data_file(path) for path in paths]
     names = Counter(file.name for file in files)
     for file in files:
-        _read_file(file, file.name if names[file.name] == 1 else str(file), special, rows)
+        _read_file(file, file.name if names[file.name] == 1 else str(file), special, rows, answered=answered)
     if not rows.samples:
         (place, reason), count = next(iter(rows.refused.items())), len(rows.refused)
         raise UsageError(f"{place}: {reason}" + (f" (none of the {count} rows can be used)" if count > 1 else ""))
@@ -105,7 +107,7 @@ def _data_file(path: Path) -> Path:
     return file
 
 
-def _read_file(path: Path, name: str, special: SpecialTokens | None, rows: DataRows) -> None:
+def _read_file(path: Path, name: str, special: SpecialTokens | None, rows: DataRows, *, answered: bool) -> None:
     """Add the rows of one file, which messages call ``name``, to ``rows``."""
     is_empty, ids = True, {sample.id for sample in rows.samples}
     for where, parse in _rows(path, name):
@@ -115,7 +117,7 @@ def _read_file(path: Path, name: str, special: SpecialTokens | None, rows: DataR
             check_repeated(row, where)
             if isinstance(row, dict):
                 rows.unknown_keys.update(unknown_keys(row))
-            samples = _samples(row, where, path.parent)
+            samples = _samples(row if answered else with_answer(row), where, path.parent)
         except UsageError as error:
             rows.refused[where] = str(error).removeprefix(f"{where}: ")
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -31,6 +32,7 @@ from omnisift.training.distill import (
 )
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.recipe import TrainRecipe
+from omnisift.training.losses import DATA, SELF_DISTILLATION
 from omnisift.utils.parsing import shown
 from omnisift.utils.special_tokens import SpecialTokens
 from omnisift.vgas import VGAS
@@ -58,6 +60,7 @@ def build(recipe: TrainRecipe, on_progress: OnProgress | None = None) -> tuple[H
     host = load_host(recipe.model, recipe.device, recipe.dtype, recipe.attn_implementation)
     thinker = host.thinker
     thinker.requires_grad_(recipe.language == "full")
+    teacher = frozen_copy(thinker) if recipe.loss == SELF_DISTILLATION and recipe.language == "full" else None
     model = add_lora(thinker, recipe) if recipe.language == "lora" else thinker
     if recipe.gradient_checkpointing:
         thinker.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -70,7 +73,7 @@ def build(recipe: TrainRecipe, on_progress: OnProgress | None = None) -> tuple[H
         # A frozen selector chooses as in inference. An estimator that samples would read each batch several times, and
         # add its own term to the loss.
         learner.estimator = make_estimator(recipe.estimator if recipe.train_selector else "straight_through")
-    compressed = CompressedModel(model, compressor)
+    compressed = CompressedModel(model, compressor, recipe.loss, teacher)
     if compressed.selector is not None:
         compressed.selector.requires_grad_(recipe.train_selector)
     trained = [parameter for parameter in compressed.parameters() if parameter.requires_grad]
@@ -82,6 +85,12 @@ def build(recipe: TrainRecipe, on_progress: OnProgress | None = None) -> tuple[H
     for parameter in trained:
         parameter.data = parameter.data.float()
     return host, compressed
+
+
+def frozen_copy(thinker: Any) -> Any:
+    """A copy of a thinker before training, in evaluation mode; the encoders, which are never trained, are shared."""
+    encoders = adapter_for(thinker).parts.encoders
+    return copy.deepcopy(thinker, {id(encoder): encoder for encoder in encoders}).requires_grad_(False).eval()
 
 
 def _selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress | None) -> VGAS | None:
@@ -112,7 +121,7 @@ def distilled_selector(host: Host, recipe: TrainRecipe, on_progress: OnProgress 
     if folder.is_dir():
         return folder
     special = SpecialTokens.of(host.processor.tokenizer)
-    samples = read_rows([Path(path) for path in recipe.data], special).samples
+    samples = read_rows([Path(path) for path in recipe.data], special, answered=recipe.answers_from == DATA).samples
     clips = check_distillable(recipe, samples)
     texts = {turn.text.strip() for sample in samples for turn in sample.turns if turn.role == "user"}
     questions = sorted(texts - {""}) or load_questions(None)  # a clip alone may stand for a question

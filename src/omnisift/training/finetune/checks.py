@@ -26,6 +26,7 @@ from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.training.finetune.run_folder import is_new, make_folder
 from omnisift.training.finetune.validation import has_short_answer
 from omnisift.training.hub import check_hub
+from omnisift.training.losses import DATA
 from omnisift.utils.checkpoint_files import checkpoint_errors, reason_of
 from omnisift.utils.parsing import shown
 from omnisift.utils.quiet import quiet_transformers
@@ -83,6 +84,10 @@ def _check_unused(recipe: TrainRecipe) -> None:
     for name in _ONLY_LORA if recipe.language != "lora" else ():
         if getattr(recipe, name) != getattr(TrainRecipe, name):
             raise UsageError(f"{name} is given, but language is {recipe.language}; set language: lora, or leave it out")
+    for name, needed in (("retain_fall_ratio", "retain_start"), ("max_new_tokens", "answers_from: model")):
+        is_used = recipe.retain_start is not None if needed == "retain_start" else recipe.answers_from != DATA
+        if getattr(recipe, name) != getattr(TrainRecipe, name) and not is_used:
+            raise UsageError(f"{name} is given without {needed}; give both, or leave it out")
     if recipe.selector_learning_rate is not None and not recipe.train_selector:
         raise UsageError("selector_learning_rate is given, but train_selector is false; set one of them")
     check_selector(None if recipe.selector == "distill" else recipe.selector, recipe.compressor)

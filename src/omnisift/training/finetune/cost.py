@@ -9,6 +9,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from omnisift.budget import Budget
 from omnisift.compressors import needs_selector
 from omnisift.estimators import make_estimator
 from omnisift.models import adapter_for
@@ -25,7 +26,9 @@ from omnisift.profiling.flops import (
     selector,
 )
 from omnisift.profiling.shape import PromptShape
+from omnisift.training.curriculum import falling_budget
 from omnisift.training.finetune.recipe import TrainRecipe
+from omnisift.training.losses import SELF_DISTILLATION
 from omnisift.vgas import VGASConfig
 
 _FLOAT32 = 4
@@ -38,6 +41,8 @@ class Parameters:
 
     trained: int
     frozen: int
+    teacher: int = 0
+    """Of the frozen copy for self-distillation, which shares the encoders; 0 where the model itself is the teacher."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class StepMemory:
     """Temporaries of AdamW, when the activations are gone."""
     evaluation: int
     """KV cache of generated answers."""
+    teacher: int = 0
+    """The frozen copy for self-distillation, which every device holds in full."""
 
     @property
     def peak(self) -> int:
@@ -62,7 +69,7 @@ class StepMemory:
 
     def sharded(self, processes: int) -> int:
         """Bytes in the largest moment where FSDP2 divides weights and optimizer among ``processes``."""
-        fixed = (self.weights + self.optimizer) // processes
+        fixed = (self.weights + self.optimizer) // processes + self.teacher
         return fixed + max(self.activations, self.update // processes, self.evaluation)
 
     def to_dict(self) -> dict[str, int]:
@@ -91,7 +98,8 @@ def count_parameters(recipe: TrainRecipe, thinker: Any) -> Parameters:
     frozen = total + scorer - trained
     if recipe.language == "lora":
         trained += recipe.lora_rank * _adapted_width(thinker, recipe.lora_target_modules)
-    return Parameters(trained, frozen)
+    copied = recipe.loss == SELF_DISTILLATION and recipe.language == "full"
+    return Parameters(trained, frozen, total - encoders if copied else 0)
 
 
 def step_memory(recipe: TrainRecipe, config: Any, parameters: Parameters, shape: PromptShape) -> StepMemory:
@@ -104,7 +112,8 @@ def step_memory(recipe: TrainRecipe, config: Any, parameters: Parameters, shape:
         shape: the largest row, before compression.
     """
     size = 2 if recipe.in_bfloat16 else _FLOAT32
-    text, kept = config.get_text_config(), kept_tokens(recipe, shape)
+    # The first step keeps most, where the fraction falls.
+    text, kept = config.get_text_config(), kept_tokens(recipe, shape, recipe.budget_at(0))
     layers = [_layer_bytes(recipe, text, layer, size) for layer in range(text.num_hidden_layers)]
     stored = sum(layers)
     if recipe.gradient_checkpointing:
@@ -115,14 +124,18 @@ def step_memory(recipe: TrainRecipe, config: Any, parameters: Parameters, shape:
     logits = 2 * text.vocab_size * size
     backward = recipe.per_device_train_batch_size * _passes(recipe) * kept * (stored + logits)
     encoders = recipe.per_device_train_batch_size * _encoder_bytes(config, shape, size)
+    # The teacher reads all tokens, and keeps nothing of a layer for the next one.
+    read = shape.prompt * max(layers) if recipe.loss == SELF_DISTILLATION else 0
+    teacher = recipe.per_device_train_batch_size * read
     cache = cache_bytes(text, kept, size)
     batch = recipe.per_device_eval_batch_size or recipe.per_device_train_batch_size
     return StepMemory(
         weights=parameters.frozen * size + parameters.trained * (_FLOAT32 + (2 if recipe.in_bfloat16 else 0)),
         optimizer=parameters.trained * 3 * _FLOAT32,
-        activations=max(backward, encoders),
+        activations=max(backward, encoders, teacher),
         update=parameters.trained * _FLOAT32,
         evaluation=0 if recipe.evaluates == "no" else batch * (cache + kept * text.vocab_size * size),
+        teacher=parameters.teacher * size,
     )
 
 
@@ -154,28 +167,33 @@ def _layer_bytes(recipe: TrainRecipe, text: Any, layer: int, size: int) -> int:
 
 
 def row_flops(recipe: TrainRecipe, config: Any, shape: PromptShape) -> int:
-    """Operations of one row in a training step: encoders, forward and backward passes of the language model."""
+    """Operations of one row in a training step: encoders, forward and backward passes of the language model.
+
+    Where the fraction kept falls, they are those of its mean over the steps.
+    """
     text = config.get_text_config()
-    model = language_model(text, kept_tokens(recipe, shape))
+    mean = falling_budget(recipe.budget, recipe.retain_start, (1 - recipe.retain_fall_ratio / 2), 1.0)
+    model = language_model(text, kept_tokens(recipe, shape, mean))
     # Gradients of activations cost one forward pass, gradients of weights another one. Products between tokens have two
     # factors with gradients in any case.
     backward = {"full": 2, "lora": 1, "frozen": 0 if _passes(recipe) > 1 else 1}[recipe.language]
     again = 1 if recipe.gradient_checkpointing and backward else 0
     passes = model.weights * (1 + backward + again) + model.pairs * (1 + 2 * bool(backward) + again)
     frozen = encoders(config, shape.grid, shape.mel).total
+    teacher = frozen + language_model(text, shape.prompt, logits=0).total if recipe.loss == SELF_DISTILLATION else 0
     if shape.video and needs_selector(recipe.compressor):
         chunks = shape.chunks()
         layout = VGASConfig(input_size=text.hidden_size)
         frozen += selector(layout, chunks, recipe.budget.counts(chunks)).total * (3 if recipe.train_selector else 1)
-    return _passes(recipe) * (frozen + passes)
+    return _passes(recipe) * (frozen + passes) + teacher
 
 
-def kept_tokens(recipe: TrainRecipe, shape: PromptShape) -> int:
-    """Tokens of a row that the language model reads."""
+def kept_tokens(recipe: TrainRecipe, shape: PromptShape, budget: Budget | None = None) -> int:
+    """Tokens of a row that the language model reads; by the recipe's budget, or that of another step."""
     if not shape.video and not recipe.compress_audio:
         return shape.prompt
     chunks = shape.chunks(compress_audio=recipe.compress_audio)
-    counts = recipe.budget.counts(chunks)
+    counts = (budget or recipe.budget).counts(chunks)
     dropped = int(chunks.frame0.sum() + chunks.frame1.sum() + chunks.audio.sum())
     dropped -= int((counts.frame0 + counts.frame1 + counts.audio).sum())
     return shape.prompt - dropped

@@ -14,6 +14,8 @@ from omnisift.compressors import check_named
 from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions, parse_yaml
 from omnisift.errors import UsageError
 from omnisift.estimators import ALIASES, make_estimator
+from omnisift.training.curriculum import FALL_RATIO, check_start, falling_budget
+from omnisift.training.losses import ANSWER_SOURCES, ANSWERS, DATA, LOSSES, SELF_DISTILLATION
 from omnisift.utils.parsing import check_path_name, is_file_name, is_text, read_text, shown
 from omnisift.utils.suggest import check_choice, closest
 
@@ -56,7 +58,8 @@ MAY_CHANGE = (
 _POSITIVE = (
     "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
     "save_steps", "logging_steps", "lora_rank", "distill_steps", "selector_learning_rate",
-    "max_seconds", "max_tokens", "processes", "eval_steps", "per_device_eval_batch_size",
+    "max_seconds", "max_tokens", "processes", "eval_steps", "per_device_eval_batch_size", "max_new_tokens",
+    "retain_fall_ratio",
 )  # fmt: skip
 _AT_MOST: dict[str, float] = {
     "max_steps": 10**9, "num_train_epochs": 10**6, "per_device_train_batch_size": 10**5,
@@ -64,7 +67,7 @@ _AT_MOST: dict[str, float] = {
     "logging_steps": 10**9, "lora_rank": 10**5, "lora_alpha": 10**6, "distill_steps": 10**9, "warmup_ratio": 1,
     "num_cycles": 10**6, "weight_decay": 10, "max_grad_norm": 1e9, "dataloader_num_workers": 512, "processes": 10**6,
     "max_seconds": 1e9, "max_tokens": 10**9, "cache_gigabytes": 1e6, "seed": 2**32 - 1, "lora_dropout": 1,
-    "eval_steps": 10**9, "per_device_eval_batch_size": 10**5,
+    "eval_steps": 10**9, "per_device_eval_batch_size": 10**5, "max_new_tokens": 10**6, "retain_fall_ratio": 1,
 }  # fmt: skip
 """Largest value of every number; the smallest is 0, or just above it for those of `_POSITIVE`. NaN is out of range."""
 _PATHS = ("model", "output_dir", "selector", "cache")
@@ -106,6 +109,18 @@ class TrainRecipe(CompressionConfig, ReadOptions):
     paper's."""
     selector_learning_rate: float | None = None
     """Peak learning rate of the selector; null means ``learning_rate``."""
+    loss: str = ANSWERS
+    """What is learned, one of `LOSSES`: ``answers``; with ``self_distillation`` the distributions at the answers that
+    the model has before training and with all tokens."""
+    answers_from: str = DATA
+    """``data``, or with ``model`` the greedy answers of the model before training with all tokens to the last question
+    of each row (``self_distillation`` only)."""
+    max_new_tokens: int = 128
+    """Maximum number of tokens of these answers."""
+    retain_start: float | None = None
+    """Fraction of the tokens kept in the first step, from which it falls linearly to that of the budget."""
+    retain_fall_ratio: float = FALL_RATIO
+    """Share of the steps in which it falls."""
     language: str = "full"
     """How the language model learns: ``full``, ``lora`` or ``frozen``. Encoders are always frozen."""
     lora_rank: int = 16
@@ -186,6 +201,10 @@ class TrainRecipe(CompressionConfig, ReadOptions):
     def __post_init__(self) -> None:
         check_choice("language", self.language, LANGUAGES)
         check_choice("dtype", self.dtype or "float32", ("float32", "bfloat16"))
+        check_choice("loss", self.loss, LOSSES)
+        check_choice("answers_from", self.answers_from, ANSWER_SOURCES)
+        if self.answers_from != DATA and self.loss != SELF_DISTILLATION:
+            raise UsageError(f"answers_from is {self.answers_from} and loss {self.loss}; set loss: {SELF_DISTILLATION}")
         self._check_evaluation()
         if self.language == "frozen" and not self.train_selector:
             raise UsageError("nothing to train: language is frozen and train_selector is false; change one of them")
@@ -207,6 +226,8 @@ class TrainRecipe(CompressionConfig, ReadOptions):
             raise UsageError(f"lora_target_modules is no regular expression: {shown(self.lora_target_modules)}")
         make_estimator(self.estimator)
         self.check()
+        if self.retain_start is not None:
+            check_start(self.retain_start, self.budget)
 
     def _check_evaluation(self) -> None:
         if self.eval_strategy is not None:
@@ -257,6 +278,10 @@ class TrainRecipe(CompressionConfig, ReadOptions):
     def budget(self) -> Budget:
         """What is kept of video and audio tokens; unlike elsewhere there is no default."""
         return Budget(self.retain, self.retain_video, self.retain_audio, self.tokens, self.compress_audio)
+
+    def budget_at(self, progress: float) -> Budget:
+        """What is kept after this share of the steps, from 0 to 1."""
+        return falling_budget(self.budget, self.retain_start, progress, self.retain_fall_ratio)
 
 
 def is_pattern(text: str) -> bool:

@@ -31,11 +31,13 @@ from omnisift.training.finetune.checkpoints import (
 from omnisift.training.finetune.checks import check_run
 from omnisift.training.finetune.compressed_model import CompressedModel
 from omnisift.training.finetune.guards import SelectorGuard, check_sharding, check_world, launcher_requests
+from omnisift.training.finetune.own_answers import with_own_answers
 from omnisift.training.finetune.recipe import TrainRecipe
 from omnisift.training.finetune.run_folder import check_folder, run_lock, save_recipe
 from omnisift.training.finetune.trainer import CompressedTrainer, LogFile, StepProgress, StopOnSigterm, log_lines
 from omnisift.training.finetune.validation import Validation
 from omnisift.training.hub import push_selector
+from omnisift.training.losses import DATA
 from omnisift.utils.questions import check_text
 
 logger = logging.getLogger(__name__)
@@ -80,7 +82,8 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         recipe: the run's settings.
         progress: show a bar over the steps on stderr.
         on_progress: called as ``on_progress(stage, done, total)`` in the first process; the stages are ``"recording
-            attention"`` and ``"training the selector"``, where a selector is distilled, and ``"training"``.
+            attention"`` and ``"training the selector"``, where a selector is distilled, ``"answering"``, where the
+            model's own answers are learned, and ``"training"``.
 
     Returns:
         A summary; the trained model is in ``output_dir/model``.
@@ -111,6 +114,11 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
         host, model = build(recipe, on_progress if is_first_process else None)
         if is_first_process and not hears(host.processor) and any(sample.media is not None for sample in samples):
             logger.warning("the audio of the clips is left out: this model takes none")
+        unanswered: dict[str, str] = {}
+        if recipe.answers_from != DATA:
+            samples, unanswered = with_own_answers(
+                recipe, host, model, samples, make_collator(recipe, host.processor), on_progress
+            )
         trainer = _trainer(recipe, host, model, samples, evaluated.samples, checkpoint, on_progress)
         if not progress:
             trainer.remove_callback(ProgressCallback)
@@ -124,7 +132,7 @@ def fine_tune(recipe: TrainRecipe, progress: bool = False, on_progress: OnProgre
                 address = push_selector(
                     trained.selector, recipe.hub_model_id, recipe.hub_private_repo, host.thinker.config.model_type
                 )
-        skipped, count = rows.refused | trainer.skipped, len(samples) + len(rows.refused)
+        skipped, count = rows.refused | unanswered | trainer.skipped, len(rows.samples) + len(rows.refused)
         report = _report(recipe, step, skipped, count, finished, time.monotonic() - begin)
         return replace(report, hub_url=address)
 
@@ -138,7 +146,7 @@ def read_data(recipe: TrainRecipe) -> tuple[DataRows, DataRows]:
     special = special_tokens(recipe.model)
     if recipe.system is not None:
         check_text(recipe.system, "the recipe's system", special)
-    rows = read_rows([Path(path) for path in recipe.data], special)
+    rows = read_rows([Path(path) for path in recipe.data], special, answered=recipe.answers_from == DATA)
     return rows, read_rows([Path(path) for path in recipe.eval_data], special) if recipe.eval_data else DataRows()
 
 

@@ -26,7 +26,7 @@ from omnisift.utils.jsonl import parse_json
 from omnisift.utils.parsing import read_text
 
 logger = logging.getLogger(__name__)
-RECIPE, LOCK = "recipe.json", "run.lock"
+RECIPE, LOCK, OWN_ANSWERS = "recipe.json", "run.lock", "answers.jsonl"
 
 
 def is_new(folder: Path) -> bool:
@@ -40,7 +40,7 @@ def check_folder(folder: Path) -> None:
         raise UsageError(f"{folder} is a file; name a folder for the run")
     if (folder / RECIPE).exists():
         return
-    foreign = [folder / name for name in ("model", "selector", "log.jsonl") if (folder / name).exists()]
+    foreign = [folder / name for name in ("model", "selector", "log.jsonl", OWN_ANSWERS) if (folder / name).exists()]
     foreign += checkpoints(folder)
     if foreign:
         raise UsageError(f"{foreign[0]} exists and is not from a run in this folder; move it, or name another --out")

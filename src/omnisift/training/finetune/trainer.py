@@ -25,6 +25,7 @@ from transformers import (
 from omnisift.errors import UsageError
 from omnisift.models.training_checks import assert_compressed
 from omnisift.tokens import Modality
+from omnisift.training.curriculum import set_budget
 from omnisift.training.finetune.checkpoints import delete_old_checkpoints, load_weights, mark_complete, save_weights
 from omnisift.training.finetune.compressed_model import CompressedModel, LossOutput
 from omnisift.training.finetune.guards import SelectorGuard
@@ -70,8 +71,11 @@ class CompressedTrainer(Trainer):
     ) -> Any:
         """The batch's loss; raises `TrainingError` if its prompts were not compressed."""
         self.skipped |= inputs.pop("skipped", {})
+        progress = self.state.global_step / max(1, self.state.max_steps)
         if self.compressed.estimator is not None:
-            self.compressed.estimator.progress = self.state.global_step / max(1, self.state.max_steps)
+            self.compressed.estimator.progress = progress
+        if self.recipe.retain_start is not None:
+            set_budget(self.compressed.compressor, self.recipe.budget_at(progress))
         if num_items_in_batch is not None and int(num_items_in_batch) == 0:
             num_items_in_batch = torch.ones_like(torch.as_tensor(num_items_in_batch))
         output: LossOutput = model(**inputs, num_items_in_batch=num_items_in_batch)
@@ -109,6 +113,7 @@ class CompressedTrainer(Trainer):
         """Measure the validation set and log ``eval_loss`` and ``eval_accuracy``."""
         if self.validation is None:
             return {}
+        set_budget(self.compressed.compressor, self.recipe.budget)
         metrics = self.validation.measure(
             self.compressed, self._prepare_inputs, self.accelerator.autocast, generates=not self.is_fsdp_enabled
         )
