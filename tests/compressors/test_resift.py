@@ -14,7 +14,7 @@ from omnisift.budget import Budget
 from omnisift.chunks import build_stream, segment_of
 from omnisift.compressors.resift import ReSiftCompressor, newness, standing_out
 from omnisift.errors import CompressorError
-from omnisift.ops.coverage import sketch
+from omnisift.ops.coverage import merged, sketch
 from omnisift.tokens import Modality, TokenStream
 
 DECAY, SPAN = 0.5, 8
@@ -139,6 +139,15 @@ def test_merged_tokens_are_weighted_means(seed: int) -> None:
                 size[into] += max(likeness)
         for place in kept:
             assert torch.allclose(rows[place], total[place] / size[place], atol=1e-4)
+
+
+def test_the_layout_of_memory_changes_no_bit_of_merged_tokens() -> None:
+    stream = random_prompt(3, plain=False).stream()
+    turned = dataclasses.replace(stream, embeds=stream.embeds.t().contiguous().t())
+    keep = ReSiftCompressor(SPLIT)(stream).keep
+    target = torch.nonzero(keep)[:, 0][(keep.cumsum(0) - 1).clamp(min=0)]
+    weight = torch.linspace(0.1, 0.9, len(keep))
+    assert merged(turned.embeds, keep, target, weight).equal(merged(stream.embeds, keep, target, weight))
 
 
 def test_text_and_what_is_kept_whole_stay_bit_for_bit() -> None:

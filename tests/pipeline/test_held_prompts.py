@@ -229,6 +229,15 @@ def test_other_settings_and_weights_read_the_prompt_again(pipe: Pipeline, clips:
     assert held(pipe, encoded)
 
 
+def test_new_weights_in_the_place_of_freed_ones_have_another_key(pipe: Pipeline) -> None:
+    method, keys = type("Promised", (Asked,), {"clip_only": True})(0.25).eval(), set()
+    for number in range(20):
+        method.weight = None
+        method.weight = torch.nn.Parameter(torch.full((64,), float(number)))
+        keys.add(settings_key(pipe.host, method))
+    assert len(keys) == 20
+
+
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 def test_a_step_of_training_drops_what_was_held(pipe: Pipeline, clips: list[Path], optimizer: type) -> None:
     encoded, thinker = pipe.encode(clips[0]), pipe.host.thinker

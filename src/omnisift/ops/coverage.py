@@ -115,7 +115,8 @@ def merged(embeds: Tensor, keep: Tensor, target: Tensor, weight: Tensor) -> Tens
     total = F.embedding_bag(torch.arange(len(row), device=row.device), weight[:, None], begin[:-1], mode="sum")
     share = weight / total[row, 0]
     if embeds.dtype is torch.float32:
-        return F.embedding_bag(used, embeds, begin[:-1], mode="sum", per_sample_weights=share)
+        # Sums over other layouts of memory are rounded in another way.
+        return F.embedding_bag(used, embeds.contiguous(), begin[:-1], mode="sum", per_sample_weights=share)
     # Means are taken in float32, over copies of bounded size.
     out = embeds.new_empty(count, embeds.shape[1])
     bound = begin.cpu()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from omnisift.compressors import Compressor
 from omnisift.compressors.registry import reads_clip_only
@@ -22,6 +23,10 @@ HOLD_BYTES = 2**30
 """Default of the bytes that a clip may hold. All tokens of 20 s of video in Qwen2.5-Omni-7B are 0.4 GB."""
 
 Key = tuple[Any, ...]
+
+_numbers = count()
+_number_of = WeakTensorKeyDictionary()
+"""A number for each tensor of weights that was seen. Unlike its ``id``, it is not that of a freed tensor again."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,14 @@ def settings_key(host: Host, compressor: Compressor | None) -> Key | None:
 def _stamp(module: nn.Module) -> Key:
     """What changes when weights are replaced, moved or updated in place (but not through ``.data``)."""
     return tuple(
-        (id(tensor), -1 if tensor.is_inference() else tensor._version, *_address(tensor))
+        (_number(tensor), -1 if tensor.is_inference() else tensor._version, *_address(tensor))
         for tensor in chain(module.parameters(), module.buffers())
     )
+
+
+def _number(tensor: Tensor) -> int:
+    number: int = _number_of.setdefault(tensor, next(_numbers))
+    return number
 
 
 def _address(tensor: Tensor) -> tuple[int, ...]:
