@@ -70,7 +70,7 @@ def expected(folder: Path, rules: Path) -> dict[str, dict]:
 
 
 def check(result: list[dict], expected: dict[str, dict]) -> None:
-    """The rows are equal except for times and for what vLLM lacks: an option and held prompts; the long clip is too long."""
+    """The rows are equal except for times, an option and held prompts, which vLLM lacks; the long clip is too long."""
     assert any(OPTION in notice for notice in expected["tone.wav"]["notices"])
     assert sorted(row["id"] for row in result) == sorted(expected)
     for row in result:
