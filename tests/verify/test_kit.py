@@ -452,7 +452,7 @@ def test_show_reads_no_device() -> None:
         (["--tiny", "--seconds", "0"], "--seconds must be"),
         (["--tiny", "-o", "missing/result.json"], "no folder"),
         (["--tiny", "--attn-implementation", "foo"], "no attention 'foo' here"),
-        (["--tiny", "--attn-implementation", ""], "no attention '' here"),
+        (["--tiny", "--attn-implementation", ""], "option --attn-implementation got an empty value"),
         (["--tiny", "--time-limit", "0"], "--time-limit must be above 0"),
         (["--tiny", "--time-limit", "nan"], "--time-limit must be above 0"),
     ],
