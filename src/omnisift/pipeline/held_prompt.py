@@ -7,6 +7,7 @@ reads its own tokens alone. What was kept is not decided again, so the method mu
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any
@@ -25,7 +26,7 @@ HOLD_BYTES = 2**30
 Key = tuple[Any, ...]
 
 _numbers = count()
-_number_of = WeakTensorKeyDictionary()
+_number_of: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 """A number for each tensor of weights that was seen. Unlike its ``id``, it is not that of a freed tensor again."""
 
 
@@ -115,8 +116,7 @@ def _stamp(module: nn.Module) -> Key:
 
 
 def _number(tensor: Tensor) -> int:
-    number: int = _number_of.setdefault(tensor, next(_numbers))
-    return number
+    return _number_of.setdefault(tensor, next(_numbers))
 
 
 def _address(tensor: Tensor) -> tuple[int, ...]:
