@@ -21,6 +21,8 @@ def report(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         "omnisift.cli",
         "inspect",
         str(clip),
+        "--compressor",
+        "omnisift",
         "--compare",
         "v_cast",
         "--compare",
