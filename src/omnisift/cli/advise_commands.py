@@ -51,9 +51,7 @@ def show_advice(console: Console, advice: Advice) -> None:
     size = f"at most {advice.max_pixels:,} pixels" if advice.max_pixels else "all pixels"
     lines = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     lines.add_row("clip", f"{advice.clip}: {advice.seconds:g} s for {advice.model}")
-    lines.add_row(
-        "read", f"{advice.fps:g} frames per second, {size}: {advice.images} frames, {advice.frame_tokens} tokens a pair"
-    )
+    lines.add_row("read", f"{advice.fps:g} fps, {size}: {advice.images} frames, {advice.frame_tokens} tokens a pair")
     lines.add_row("keep", f"{advice.video_kept:,} of {advice.video_tokens:,} video tokens")
     lines.add_row("", f"{advice.audio_kept:,} of {advice.audio_tokens:,} audio tokens")
     lines.add_row("options", Text(advice.options, style="bold"))
@@ -65,7 +63,7 @@ def show_advice(console: Console, advice: Advice) -> None:
         value, low, high = each.minus_best
         gap = "" if each is advice.measured[0] else f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
         shares = (f"{100 * each.pixels:g} %", f"{each.all_tokens:.1f}", f"{each.accuracy:.1f}")
-        table.add_row(f"{each.fps:g} frames per second", *shares, gap)
+        table.add_row(f"{each.fps:g} fps", *shares, gap)
     console.print()
     console.print(table)
     console.print()
