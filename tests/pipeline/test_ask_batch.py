@@ -11,18 +11,8 @@ from tests.helpers.models import work_of_encoders
 
 from omnisift.errors import BudgetError, UsageError
 from omnisift.pipeline import Answer, Pipeline, load
-from omnisift.world import make_scene, write_clip
 
 QUESTIONS = ["What colour is the circle?", "Which sound is heard first?", "What happens?"]
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("clips")
-    paths = [folder / f"{seed}.mp4" for seed in (3, 4, 5)]
-    for seed, path in zip((3, 4, 5), paths, strict=True):
-        write_clip(make_scene(seed, split="test"), path)
-    return paths
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from omnisift.media import Media
 from omnisift.pipeline import Pipeline
 from omnisift.pipeline.preparation import normalize_patches
 from omnisift.pipeline.prompt import build_inputs, frame_limits
-from omnisift.world import make_scene, write_clip
 
 QUESTIONS = ["What colour is the circle?", "Which sound is heard first?", "What happens in the clip at the end?"]
 DEAF = [name for name in FACTORS if "omni" not in name]
@@ -41,15 +40,6 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return root / name if (root / name).exists() else save_family(name, root / name)
 
     return folder
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("clips")
-    paths = [folder / f"{seed}.mp4" for seed in (3, 4, 5)]
-    for seed, path in zip((3, 4, 5), paths, strict=True):
-        write_clip(make_scene(seed, split="test"), path)
-    return paths
 
 
 def options(name: str) -> dict[str, Any]:

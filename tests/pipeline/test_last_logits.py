@@ -14,19 +14,9 @@ from torch import Tensor
 from omnisift.models.last_logits import last_logits
 from omnisift.pipeline import Pipeline, generation, load
 from omnisift.pipeline.generation import FiniteLogits
-from omnisift.world import make_scene, write_clip
 
 QUESTIONS = ["What colour is the circle?", "Which sound is heard first?", "What happens in the clip at the end?"]
 OMNI = "qwen3_omni_moe_thinker"
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("clips")
-    paths = [folder / f"{seed}.mp4" for seed in (3, 4, 5)]
-    for seed, path in zip((3, 4, 5), paths, strict=True):
-        write_clip(make_scene(seed, split="test"), path)
-    return paths
 
 
 @pytest.fixture(scope="module", params=["nano", OMNI])

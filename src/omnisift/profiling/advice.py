@@ -32,7 +32,7 @@ _LEAST = 2.0
 _SPEECH = 2.5
 """Audio tokens per second that clips with speech need, on validation clips (docs/budgets.md)."""
 _NEAR = 1.25
-"""Factor up to which a length beside the measured ones counts as measured."""
+"""A clip that is longer than the longest measured one, or shorter than the shortest, by more is extrapolated."""
 _ANY = 2**30
 """No limit on the number of images."""
 
@@ -182,7 +182,7 @@ def advise(clip: MediaFile, tokens: int, *, model: str = "nano") -> Advice:
     Raises:
         MediaError: the file can't be read or has no video.
         BudgetError: ``tokens`` is no whole number above 0, or fewer than any sampling of the clip needs.
-        UsageError: there is no such model, or the clip is no file.
+        UsageError: there is no such model, or the clip is not a file.
         CheckpointError: the model's configuration is broken.
         UnsupportedModel: the model is of another family.
     """

@@ -87,8 +87,8 @@ omnisift bench-quality recipes/{name}.yaml
 
 DIVIDED = """### Is it the images, or the audio that they displace?
 
-Four images per second, and the same clips: about as many tokens with more of them audio, beside the rule of a number of
-tokens above. *said* is the accuracy of the questions about the voice. {clips}
+Four images per second, and the same clips: about as many tokens, with more of them audio than the rule of a
+number of tokens gives. *said* is the accuracy of the questions about the voice. {clips}
 
 <!-- not run: takes hours -->
 ```bash
