@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,13 +62,58 @@ class Compressor(nn.Module, ABC):
         Raises:
             CompressorError: the stream lacks an extra that the method needs.
         """
+        self._check_extras(stream)
+        with full_precision(self, stream):
+            return self.select(stream, self.budget.counts(ChunkShapes.of(stream)))
+
+    @property
+    def reach(self) -> int | None:
+        """How much of a clip the decision on a chunk reads: so many frames before the chunk, besides the chunk itself.
+
+        0 is the chunk alone. None is the complete clip: the clip can't be compressed in parts (`next_part`). That is
+        the default, also for methods with `needs`, whose attention is supplied for complete clips only. A method
+        overrides it with a number, ``reach = 0``, or with a property where options change it.
+        """
+        return None
+
+    def next_part(self, stream: TokenStream, counts: Counts, memory: dict[str, Any]) -> Selection:
+        """Select the kept tokens of the next part of one clip, for clips that are encoded part by part.
+
+        The parts together give what `forward` gives on the complete clip.
+
+        Args:
+            stream: whole chunks of one clip, numbered from 0, with the positions and times that they have in the
+                complete clip. First the context, which was decided on before: the last chunks before the part, with at
+                least `reach` frames, or all chunks where the clip has no more. Then the part.
+            counts: kept tokens of every chunk of the stream: all tokens of the context; of the part, the counts that
+                the budget has for the complete clip.
+            memory: empty at the start of a clip; afterwards what the method left in it at the part before.
+
+        Returns:
+            The selection; what it says about the context is to be ignored.
+
+        Raises:
+            CompressorError: the stream lacks an extra that the method needs.
+        """
+        self._check_extras(stream)
+        with full_precision(self, stream):
+            return self.select_next(stream, counts, memory)
+
+    def select_next(self, stream: TokenStream, counts: Counts, memory: dict[str, Any]) -> Selection:  # noqa: ARG002
+        """Select the kept tokens of the next part of one clip; `next_part` describes the arguments.
+
+        By default that is `select`. A method that reads more of the past than its `reach` overrides it and keeps what
+        it needs in ``memory``; as half of a pair it has no memory.
+        """
+        return self.select(stream, counts)
+
+    def _check_extras(self, stream: TokenStream) -> None:
+        """Raise `CompressorError` if the stream lacks an extra that the method needs."""
         missing = sorted(self.needs - stream.extras.keys())
         if missing:
             raise CompressorError(
                 f"compressor '{self.name}' needs {missing}, which this model's adapter does not supply"
             )
-        with full_precision(self, stream):
-            return self.select(stream, self.budget.counts(ChunkShapes.of(stream)))
 
     @abstractmethod
     def select(self, stream: TokenStream, counts: Counts) -> Selection:

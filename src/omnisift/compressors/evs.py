@@ -49,6 +49,11 @@ class EvsCompressor(ScoredVideoCompressor):
         self.scope = Scope(mode)
 
     @property
+    def video_reach(self) -> int | None:
+        """One frame in mode frame; the clip in mode clip."""
+        return None if self.scope is Scope.CLIP else 1
+
+    @property
     def video_label(self) -> str:
         """``evs``, or ``evs-frame`` for DTD."""
         return self.name if self.scope is Scope.CLIP else f"{self.name}-{self.scope.value}"

@@ -60,6 +60,12 @@ class OmniSiftCompressor(Compressor):
         self.estimator = make_estimator(estimator)
 
     @property
+    def reach(self) -> int | None:
+        """0; the clip with a time embedding, which reads when the next chunk begins."""
+        timed = self.selector is not None and self.selector.config.time_embedding
+        return None if timed else 0
+
+    @property
     def label(self) -> str:
         """``omnisift``, with what departs from the paper's selector: ``omnisift+time``."""
         return "+".join(part for part in (self.name, self.selector and self.selector.label) if part)

@@ -44,6 +44,17 @@ class VideoCompressor(Compressor):
         return join(stream, video, audio)
 
     @property
+    def reach(self) -> int | None:
+        """The wider of the reaches of both methods. See `Compressor.reach`."""
+        video, audio = self.video_reach, half_reach(self.audio)
+        return None if video is None or audio is None else max(video, audio)
+
+    @property
+    def video_reach(self) -> int | None:
+        """The reach of the method for video."""
+        return None
+
+    @property
     def label(self) -> str:
         """The method's label, with that of the audio method where it is not the default."""
         return self.video_label if self._default_audio else f"{self.video_label}+{self.audio.label}"
@@ -99,6 +110,16 @@ class Paired(VideoCompressor):
             return self.video.select_video(stream, counts)
 
     @property
+    def video_reach(self) -> int | None:
+        """The reach of the first method."""
+        return half_reach(self.video)
+
+    @property
     def video_label(self) -> str:
         """The label of the first method."""
         return self.video.label
+
+
+def half_reach(method: Compressor) -> int | None:
+    """Return the reach of a method as half of a pair: None if it needs memory, which halves don't have."""
+    return method.reach if type(method).select_next is Compressor.select_next else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +75,11 @@ class ReSiftCompressor(Compressor):
         self.merge, self.causal, self.guide, self.decay = merge, causal, guide, decay
 
     @property
+    def reach(self) -> int | None:
+        """The frames before a chunk of which the usual token of a place is taken, with ``causal``; else the clip."""
+        return SPAN - 1 if self.causal else None
+
+    @property
     def label(self) -> str:
         """``resift``, with the options that differ from the defaults."""
         changed = [] if self.merge else ["unmerged"]
@@ -86,6 +92,10 @@ class ReSiftCompressor(Compressor):
         """Select video, then audio, whose weights read those of the video. See `Compressor.select`."""
         return self._select(stream, counts, (Modality.VIDEO, Modality.AUDIO))
 
+    def select_next(self, stream: TokenStream, counts: Counts, memory: dict[str, Any]) -> Selection:
+        """Select the next part of a clip; ``memory`` is that of `standing_out`. See `Compressor.next_part`."""
+        return self._select(stream, counts, (Modality.VIDEO, Modality.AUDIO), memory)
+
     def select_video(self, stream: TokenStream, counts: Counts) -> Selection:
         """Select video tokens. See `Compressor.select_video`."""
         return self._select(stream, counts, (Modality.VIDEO,))
@@ -94,7 +104,13 @@ class ReSiftCompressor(Compressor):
         """Select audio tokens, by the video itself rather than by what another method kept."""
         return self._select(stream, counts, (Modality.AUDIO,))
 
-    def _select(self, stream: TokenStream, counts: Counts, modalities: tuple[Modality, ...]) -> Selection:
+    def _select(
+        self,
+        stream: TokenStream,
+        counts: Counts,
+        modalities: tuple[Modality, ...],
+        memory: dict[str, Any] | None = None,
+    ) -> Selection:
         """Choose and merge tokens of the given modalities; all others are kept."""
         seen = replace(stream, embeds=sketch(stream.embeds))
         new = newness(seen, self.causal)
@@ -102,7 +118,7 @@ class ReSiftCompressor(Compressor):
         norm = torch.nan_to_num(strength(stream.embeds.detach(), Frames.of(stream)), posinf=0.0)
         weights = {Modality.VIDEO: new * (1 + norm)}
         if Modality.AUDIO in modalities:
-            weights[Modality.AUDIO] = self._audio_weight(seen, new)
+            weights[Modality.AUDIO] = self._audio_weight(seen, new, memory)
         keep = torch.ones(len(stream), dtype=torch.bool, device=new.device)
         scores, joins = torch.full_like(new, torch.nan), torch.zeros_like(new)
         target = torch.zeros(len(stream), dtype=torch.int64, device=new.device)
@@ -125,7 +141,7 @@ class ReSiftCompressor(Compressor):
         joins = torch.where(seen.embeds.isfinite().all(dim=1), joins, 0.0)
         return Selection(keep, scores, embeds=merged(stream.embeds, keep, target, joins))
 
-    def _audio_weight(self, stream: TokenStream, new: Tensor) -> Tensor:
+    def _audio_weight(self, stream: TokenStream, new: Tensor, memory: dict[str, Any] | None) -> Tensor:
         """[L] float32: weights of the audio tokens."""
         audio = of_modality(stream, Modality.AUDIO)
         chunk = torch.where(audio, stream.chunk, -1)
@@ -135,7 +151,7 @@ class ReSiftCompressor(Compressor):
         index = torch.where(chunk < 0, chunks, chunk).to(unlike.device, non_blocking=True)
         largest = unlike.new_zeros(chunks + 1).scatter_reduce_(0, index, unlike, reduce="amax").clamp(min=_TINY)
         unlike = unlike / largest[index]
-        return (1 + unlike) * (1 + self.guide * standing_out(stream, new, self.causal))
+        return (1 + unlike) * (1 + self.guide * standing_out(stream, new, self.causal, memory))
 
 
 def newness(stream: TokenStream, causal: bool = False) -> Tensor:
@@ -178,13 +194,17 @@ def _past_mean(embeds: Tensor, frames: Frames) -> Tensor:
     return total / count.to(embeds.device, non_blocking=True)
 
 
-def standing_out(stream: TokenStream, value: Tensor, causal: bool = False) -> Tensor:
+def standing_out(
+    stream: TokenStream, value: Tensor, causal: bool = False, memory: dict[str, Any] | None = None
+) -> Tensor:
     """Compute how much the frame at the time of each audio token stands out from the clip's plainest frame.
 
     Args:
         stream: the tokens of the batch.
         value: [L] float >= 0: `newness`.
         causal: whether to compare with earlier frames only.
+        memory: of a clip in parts (`Compressor.next_part`): the time of the last frame of the parts before, in
+            microseconds, and the lowest and highest of their frames' largest values; None for complete clips.
 
     Returns:
         [L] float32 in [0, 1] on the device: ``(m - lowest) / highest`` of the frames' largest values ``m``; near 0 in
@@ -193,15 +213,22 @@ def standing_out(stream: TokenStream, value: Tensor, causal: bool = False) -> Te
     frames = Frames.of(stream)
     result = torch.zeros(len(stream))
     audio = torch.nonzero(of_modality(stream, Modality.AUDIO), as_tuple=True)[0]
-    if not len(frames) or not len(audio):
+    if not len(frames) or not (len(audio) or memory is not None):
         return result.to(value.device, non_blocking=True)
     number = frames.number[frames.order]
     most = torch.zeros(len(frames)).scatter_reduce_(0, number, value.cpu()[frames.order], reduce="amax")
-    highest, lowest = _extreme(most, frames.clip, causal), -_extreme(-most, frames.clip, causal)
-    stands = (most - lowest) / highest.clamp(min=_TINY)
+    time = stream.position[0][frames.order[frames.start]]
+    # Of a clip in parts, the frames before this part count by what they were there: here they lack their own past.
+    before: dict[str, Any] = {"time": -1, "highest": 0.0, "lowest": math.inf} | (memory or {})
+    context = time <= before["time"]
+    highest = _extreme(torch.where(context, before["highest"], most), frames.clip, causal).clamp(min=before["highest"])
+    lowest = -_extreme(-torch.where(context, before["lowest"], most), frames.clip, causal).clamp(min=-before["lowest"])
+    if memory is not None:
+        memory |= {"time": int(time[-1]), "highest": float(highest[-1]), "lowest": float(lowest[-1])}
+    stands = ((most - lowest) / highest.clamp(min=_TINY)).clamp(0, 1)
     # The frame of an audio token is the last one that began before it.
     far = int(stream.position[0].max()) + 1
-    begin = frames.clip * far + stream.position[0][frames.order[frames.start]]
+    begin = frames.clip * far + time
     at = torch.searchsorted(begin, stream.clip[audio] * far + stream.position[0][audio], right=True) - 1
     at = at.clamp(min=0)
     result[audio] = torch.where(frames.clip[at] == stream.clip[audio], stands[at], 0.0)  # audio alone has no frame

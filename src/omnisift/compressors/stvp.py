@@ -50,6 +50,11 @@ class StvpCompressor(ScoredVideoCompressor):
         self.adaptive = adaptive
 
     @property
+    def video_reach(self) -> int | None:
+        """0: nothing crosses a chunk, except adaptive counts."""
+        return None if self.adaptive else 0
+
+    @property
     def video_label(self) -> str:
         """``stvp``, ``stvp-spatial`` or ``stvp-temporal``; with ``-adaptive`` where frames get unequal shares."""
         mode = "" if self.mode == "both" else f"-{self.mode}"
