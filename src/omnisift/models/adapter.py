@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,34 @@ class Adapter(ABC):
     def audio_tokens(self, mel_frames: int) -> int:  # noqa: ARG002
         """Return the number of audio tokens for a spectrogram of ``mel_frames``: 0 in families without audio."""
         return 0
+
+    @property
+    def audio_window(self) -> int | None:
+        """Frames of the spectrogram after which the audio encoder begins anew; None in families without audio."""
+        return None
+
+    def rotary_positions(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Compute the rotary positions of a prompt by the host's own code, without running it.
+
+        Args:
+            inputs: those of ``generate``, on the CPU.
+
+        Returns:
+            [3, B, S] on the CPU.
+        """
+        core: Any = self.parts.core
+        rope_index: Any = (core if hasattr(core, "get_rope_index") else self.parts.head).get_rope_index
+        features = inputs.get("feature_attention_mask")
+        seconds = inputs.get("video_second_per_grid", inputs.get("second_per_grid_ts"))
+        values = {
+            **inputs,
+            "audio_seqlens": None if features is None else features.sum(dim=1),
+            "second_per_grids": seconds,
+            "second_per_grid_ts": seconds,
+        }
+        names = inspect.signature(rope_index).parameters
+        positions: Tensor = rope_index(**{name: values[name] for name in names if values.get(name) is not None})[0]
+        return positions
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the modules to hook, for every known layout of the family.

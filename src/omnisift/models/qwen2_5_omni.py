@@ -61,6 +61,11 @@ class Qwen25OmniAdapter(GridAdapter):
             hooks += TalkerHooks(attachment, self._talker).register(self.parts.head)
         return hooks
 
+    @property
+    def audio_window(self) -> int | None:
+        """Two seconds in released checkpoints."""
+        return 2 * int(self.config.audio_config.n_window)
+
     def audio_tokens(self, mel_frames: int) -> int:
         """Return the number of audio tokens for a spectrogram of ``mel_frames``: about 25 a second."""
         return audio_tokens(mel_frames)

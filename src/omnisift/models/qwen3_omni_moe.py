@@ -36,6 +36,11 @@ class Qwen3OmniMoeAdapter(GridAdapter):
         self._has_talker = getattr(model, "talker", None) is not None
         return thinker_parts(model, "Qwen3-Omni", "Qwen3OmniMoe")
 
+    @property
+    def audio_window(self) -> int | None:
+        """Eight seconds in released checkpoints: its attention sees no further."""
+        return int(self.config.audio_config.n_window_infer)
+
     def audio_tokens(self, mel_frames: int) -> int:
         """Return the number of audio tokens: 13 for each second, which is encoded alone, and an eighth of the rest."""
         seconds, rest = divmod(mel_frames, 100)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,21 +15,17 @@ from omnisift.config import CompressionConfig, ReadOptions, option_names
 from omnisift.media import Media, MediaFile
 from omnisift.media.sampling import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
-from omnisift.models.attachment import model_lock
-from omnisift.pipeline.context import check_context
+from omnisift.pipeline.answering import answer_prompts
 from omnisift.pipeline.devices import DeviceMap
-from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row, split_calls
-from omnisift.pipeline.generation import Generated, generate_releasing
+from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.held_prompt import HOLD_BYTES
 from omnisift.pipeline.loading import Host, load_weights, plan_placement
 from omnisift.pipeline.method import compressor_for
 from omnisift.pipeline.model_source import find_model
-from omnisift.pipeline.preparation import preparation_notices
-from omnisift.pipeline.prompt import check_prompt, read_for
-from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of, with_reason
-from omnisift.pipeline.stopwatch import timed
+from omnisift.pipeline.prompt import read_for
+from omnisift.pipeline.report import Answer, with_reason
+from omnisift.pipeline.windowed_clip import WindowedClip, open_clip
 from omnisift.utils.names import AUTO
-from omnisift.utils.questions import check_max_new_tokens
 from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
@@ -236,8 +232,11 @@ class Pipeline:
         """
         begin = time.perf_counter()
         reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
-        media = self.read(path, **reading)
-        return EncodedClip(self.host, media, time.perf_counter() - begin, hold_bytes)
+        clip = open_clip(self.host, self.compressor, path, reading, hold_bytes)
+        if isinstance(clip, WindowedClip):
+            clip.close()
+            return clip
+        return EncodedClip(self.host, clip, time.perf_counter() - begin, hold_bytes)
 
     def ask(
         self,
@@ -280,7 +279,8 @@ class Pipeline:
             UsageError: the question is empty, an argument is out of range, or the clip was encoded by another model.
         """
         reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
-        (answer,) = self._answer([(media, question)], reading, max_new_tokens, system, on_stage, on_text)
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "system": system, "on_stage": on_stage}
+        (answer,) = answer_prompts(self.host, self.compressor, [(media, question)], reading, on_text=on_text, **options)
         return answer
 
     def ask_batch(
@@ -316,68 +316,8 @@ class Pipeline:
             UsageError: a question is empty, an argument is out of range, or a clip was encoded by another model.
         """
         reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
-        return self._answer(prompts, reading, max_new_tokens, system, on_stage)
-
-    def _answer(
-        self,
-        prompts: Sequence[tuple[MediaFile | Media | EncodedClip, str]],
-        reading: Mapping[str, Any],
-        max_new_tokens: int,
-        system: str | None,
-        on_stage: Callable[[str], None] | None,
-        on_text: Callable[[str], None] | None = None,
-    ) -> list[Answer]:
-        stage = on_stage or (lambda _name: None)
-        for _, question in prompts:
-            check_prompt(self.host.processor, question, system)
-        check_max_new_tokens(max_new_tokens)
-        # Decode the clips.
-        stage("read")
-        clips = [timed(self._open, clip, reading) for clip, _ in prompts]
-        # Threads wait for each other: neither the processor nor the hooks take two questions at a time.
-        with model_lock(self.host.thinker):
-            # Build each prompt alone.
-            stage("process")
-            rows = [
-                timed(prompt_row, self.host, self.compressor, clip, question, system)
-                for (clip, _), (_, question) in zip(clips, prompts, strict=True)
-            ]
-            for row, _ in rows:
-                check_context(self.host, self.compressor, row, max_new_tokens)
-            # Generate, and report each answer.
-            answers: dict[int, Answer] = {}
-            for indices in split_calls([row for row, _ in rows], self.compressor):
-                call = [rows[index][0] for index in indices]
-                options = {"max_new_tokens": max_new_tokens, "on_stage": stage, "on_text": on_text}
-                generated = generate_releasing(self.host, self.compressor, call, **options)
-                for index, row, answer in zip(indices, call, generated, strict=True):
-                    process = rows[index][1] + answer.seconds["process"]
-                    seconds = Seconds(**{**answer.seconds, "read": clips[index][1], "process": process})
-                    answers[index] = Answer(answer.text, self._report(row.media, answer, seconds), answer.thinking)
-                    if row.clip is not None and row.clip.encoding_seconds is None:
-                        row.clip.encoding_seconds = row.clip.read_seconds + seconds.process + seconds.encode
-        return [answers[index] for index in range(len(prompts))]
-
-    def _open(self, clip: MediaFile | Media | EncodedClip, reading: Mapping[str, Any]) -> Media | EncodedClip:
-        return clip if isinstance(clip, EncodedClip) else self.read(clip, **reading)
-
-    def _report(self, media: Media, answer: Generated, seconds: Seconds) -> Report:
-        return Report(
-            model=self.host.name,
-            compressor="none" if self.compressor is None else self.compressor.label,
-            compressor_reason="" if self.compressor is None else self.compressor.reason,
-            budget=None if self.compressor is None else self.compressor.budget,
-            tokens=answer.tokens,
-            seconds=seconds,
-            source=source_of(media),
-            peak_memory_bytes=answer.peak_memory_bytes,
-            cached_tokens=answer.cached_tokens,
-            notices=(
-                *answer.notices,
-                *notices_of(media, is_nano=self.host.is_nano, keeps_audio=self.keeps_audio),
-                *preparation_notices(self.host.processor, media),
-            ),
-        )
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "system": system, "on_stage": on_stage}
+        return answer_prompts(self.host, self.compressor, prompts, reading, **options)
 
 
 def _compression(compressor: str | None, *values: Any) -> CompressionConfig:

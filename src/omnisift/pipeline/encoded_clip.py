@@ -18,6 +18,7 @@ from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models import adapter_for
+from omnisift.models.short_prompt import ShortPrompt
 from omnisift.pipeline.held_prompt import HOLD_BYTES, HeldPrompts, Key, settings_key
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import normalize_patches
@@ -77,6 +78,8 @@ class PromptRow:
     """Tokens up to the end of the clip, which a prompt with another question has too."""
     key: Key | None = None
     """Of what the clip holds for such a prompt with the same model and method; None if it holds nothing."""
+    short: ShortPrompt | None = None
+    """What is left of a clip that was compressed before; None if the host encodes the clip."""
 
 
 class EncodedClip:
@@ -133,7 +136,7 @@ class EncodedClip:
         """
         before, after = self._text_around(question, system)
         if self._processed is None:
-            self._processed = dict(build_compact_inputs(self.host.processor, self.media, question, system))
+            self._processed = self._process(question, system)
             self._columns = slice(before.shape[1], self._processed["input_ids"].shape[1] - after.shape[1])
         # The texts before and after the clip, with what the processor made of the clip between them.
         ids = torch.cat([before, self._processed["input_ids"][:, self._columns], after], dim=1)
@@ -142,6 +145,10 @@ class EncodedClip:
             types = inputs["mm_token_type_ids"][:, self._columns]
             inputs["mm_token_type_ids"] = torch.cat([torch.zeros_like(before), types, torch.zeros_like(after)], dim=1)
         return PromptRow(self.media, inputs, self, ids.shape[1] - after.shape[1])
+
+    def _process(self, question: str, system: str | None) -> dict[str, Any]:
+        """The inputs of a prompt with the clip."""
+        return dict(build_compact_inputs(self.host.processor, self.media, question, system))
 
     def _text_around(self, question: str, system: str | None) -> tuple[Tensor, Tensor]:
         """[1, N] ids of the prompt before and after the clip."""
@@ -211,9 +218,9 @@ def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> lis
 
     Calls that run the encoders come first, with the first question about each clip that is not encoded yet; then those
     that reuse the embeddings; then those whose prompts the clips hold, or will hold after the others. Transformers has
-    one audio switch per call, so a call has clips of equal modalities.
+    one audio switch per call, so a call has clips of equal modalities. Short prompts are called alone.
     """
-    calls: dict[tuple[int, bool, bool], list[int]] = {}
+    calls: dict[tuple[int, bool, bool, int], list[int]] = {}
     encoding: list[EncodedClip] = []
     holding: set[tuple[int, Key | None]] = set()
     for index, row in enumerate(rows):
@@ -225,7 +232,8 @@ def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> lis
                 step = 2
             elif row.key is not None:
                 holding.add(held)
-        calls.setdefault((step, row.media.has_video, row.media.has_audio), []).append(index)
+        alone = -1 if row.short is None else index
+        calls.setdefault((step, row.media.has_video, row.media.has_audio, alone), []).append(index)
     return [calls[key] for key in sorted(calls)]
 
 
@@ -256,6 +264,8 @@ def prepare_call(host: Host, rows: Sequence[PromptRow], compressor: Compressor |
     inputs = normalize_patches(host.processor, moved, host.dtype)
     with ExitStack() as stack:
         for modality, encoder in _encoders(host).items():
+            if any(row.short is not None for row in rows):
+                continue
             if is_reusing:
                 clips = [row.clip for row in rows if row.clip is not None]
                 stack.enter_context(_reuse_outputs(encoder, modality, clips))
@@ -281,6 +291,8 @@ def _without_media(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _can_reuse(row: PromptRow, compressor: Compressor | None, encoding: Sequence[EncodedClip] = ()) -> bool:
     """Whether a prompt needs no encoder, given the clips that an earlier call of the batch encodes."""
+    if row.short is not None:
+        return True
     if row.clip is None or (compressor is not None and compressor.needs):
         return False
     return row.clip.is_encoded or row.clip in encoding

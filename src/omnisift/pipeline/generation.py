@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from omnisift.errors import ModelError
 from omnisift.models import Compression, adapter_for, attach
 from omnisift.models.attachment import check_unattached
 from omnisift.models.last_logits import last_logits
+from omnisift.models.short_prompt import short_prompt
 from omnisift.models.window_attention import batched_windows
 from omnisift.pipeline.encoded_clip import PromptRow, needs_encoders, prepare_call
 from omnisift.pipeline.holding import Holding
@@ -102,9 +103,11 @@ def generate(
     """
     thinker, tokenizer, stop_tokens = host.thinker, host.processor.tokenizer, host.stop_tokens
     begin = time.perf_counter()
-    if compressor is None:
+    short = rows[0].short  # if there is one, the clip was compressed before
+    attached = None if short is not None else compressor
+    if attached is None:
         check_unattached(adapter_for(thinker).parts.language_model, type(thinker).__name__)
-    holding = Holding(host, compressor, rows)
+    holding = Holding(host, attached, rows)
     method = holding.compressor
     with prepare_call(host, rows, method) as inputs:
         process_seconds = time.perf_counter() - begin
@@ -115,8 +118,8 @@ def generate(
         logits = FiniteLogits()
         thoughts = Thoughts.of(tokenizer, inputs["input_ids"][0])
         watching = Stopwatch(thinker, method, on_stage, encodes)
-        faster = last_logits(thinker), batched_windows(thinker)
-        with attaching as attachment, faster[0], faster[1], holding.hooks(attachment), watching as watch:
+        given = last_logits(thinker), batched_windows(thinker) if short is None else short_prompt(thinker, short)
+        with attaching as attachment, given[0], given[1], holding.hooks(attachment), watching as watch:
             if attachment is not None:
                 attachment.frame_seconds = [row.media.seconds_per_grid for row in rows]
             output = thinker.generate(
@@ -132,7 +135,10 @@ def generate(
     answers = [until_stop(row, stop_tokens["eos_token_id"]) for row in output[:, inputs["input_ids"].shape[1] :]]
     modality = adapter_for(thinker).modality(inputs["input_ids"].cpu(), inputs)
     compression = attachment.last if attachment is not None else None
-    counts = count_rows(modality, inputs, [int(row.shape[0]) for row in answers], compression)
+    if short is not None:
+        compression, modality = short.compression, short.compression.modality
+    lengths = inputs["attention_mask"].sum(dim=1).tolist() if short is None else [modality.shape[1]]
+    counts = count_rows(modality, lengths, [int(row.shape[0]) for row in answers], compression)
     seconds = {stage: spent / len(rows) for stage, spent in {"process": process_seconds, **watch.spent}.items()}
     memory = peak_memory(host.device)
     notices = () if compression is None else unscored_notice(compression, compressor)
@@ -225,18 +231,17 @@ def unscored_notice(compression: Compression, compressor: Compressor | None) -> 
 
 
 def count_rows(
-    modality: Tensor, inputs: Mapping[str, Any], generated: Sequence[int], compression: Compression | None
+    modality: Tensor, prompt: Sequence[int], generated: Sequence[int], compression: Compression | None
 ) -> list[Tokens]:
     """Token counts of each prompt of a batch; padding is not counted.
 
     Args:
         modality: [B, S] int8: `Modality` of each token.
-        inputs: the inputs of the call, before compression.
+        prompt: number of tokens of each row, before compression.
         generated: number of generated tokens of each row.
         compression: what was kept; None if every token was.
     """
     video, audio = ((modality == kind).sum(dim=1).tolist() for kind in (Modality.VIDEO, Modality.AUDIO))
-    prompt = inputs["attention_mask"].sum(dim=1).tolist()
     counts = []
     for row, length in enumerate(generated):
         kept_video, kept_audio = video[row], audio[row]

@@ -16,7 +16,8 @@ import copy
 import functools
 import logging
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -63,6 +64,12 @@ def own_length(processor: Any, samples: int) -> dict[str, int]:
     return {"max_length": length} if length < extractor.n_samples else {}
 
 
+def padded_length(processor: Any, samples: int) -> int:
+    """Samples that the feature extractor pads a waveform to, with the argument of `own_length`."""
+    longest = int(processor.feature_extractor.n_samples) if _is(processor, _PADS) else samples
+    return own_length(processor, samples).get("max_length", max(samples, longest))
+
+
 def with_patch_layout(processor: Any) -> Any:
     """A processor that gives ``pixel_values_videos`` as bytes; `normalize_patches` makes floats of them.
 
@@ -73,6 +80,22 @@ def with_patch_layout(processor: Any) -> Any:
         return processor
     changed = copy.copy(processor)
     changed.video_processor = _PatchLayout(processor.video_processor)
+    return changed
+
+
+def with_sizes_alone(processor: Any, mel_frames: int) -> Any:
+    """A shallow copy of a processor that prepares neither frames nor audio, but writes the same prompt for them.
+
+    Args:
+        processor: one for which `unknown_video` and `unknown_audio` give no reason.
+        mel_frames: frames of the clip's spectrogram.
+    """
+    changed = copy.copy(processor)
+    changed.video_processor = _PatchSizes(processor.video_processor)
+    tokens = [token for name in ("video_token", "audio_token") if (token := getattr(processor, name, None))]
+    changed.tokenizer = _RunTokenizer(processor.tokenizer, tokens)
+    if getattr(processor, "feature_extractor", None) is not None:
+        changed.feature_extractor = _MelSizes(processor.feature_extractor, mel_frames)
     return changed
 
 
@@ -141,9 +164,15 @@ def unknown_audio(processor: Any) -> str | None:
     extractor: Any = getattr(processor, "feature_extractor", None)
     if extractor is None or not isinstance(processor, _types(_PADS)):
         return None
-    for part, names in ((processor, _PADS), (extractor, frozenset({"WhisperFeatureExtractor"}))):
-        if not _is(part, names):
-            return f"{type(part).__name__} is not {', '.join(names)}"
+    if not _is(processor, _PADS):
+        return f"{type(processor).__name__} is not {', '.join(_PADS)}"
+    return unknown_spectrogram(extractor)
+
+
+def unknown_spectrogram(extractor: Any) -> str | None:
+    """Why the spectrogram of a feature extractor can't be computed here (`LogMel`); None if it can."""
+    if not _is(extractor, frozenset({"WhisperFeatureExtractor"})):
+        return f"{type(extractor).__name__} is not WhisperFeatureExtractor"
     known = {"padding_side": "right", "padding_value": 0, "dither": 0}
     for name, value in known.items():
         if getattr(extractor, name, value) != value:
@@ -154,21 +183,78 @@ def unknown_audio(processor: Any) -> str | None:
     return None
 
 
-class _PatchLayout:
-    """Stands for a video processor of Transformers in one call: the same patches, as bytes."""
+class _StandIn:
+    """Stands for a part of a processor in one call."""
 
-    def __init__(self, video_processor: Any) -> None:
-        self._base = video_processor
+    def __init__(self, base: Any) -> None:
+        self._base = base
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._base, name)
 
+
+class _PatchLayout(_StandIn):
+    """Stands for a video processor of Transformers: the same patches, as bytes."""
+
     def __call__(self, videos: list[npt.NDArray[np.uint8]], **options: Any) -> dict[str, Any]:
         """Lay out one video [N, 3, H, W]; ``options`` are those that `media_arguments` and the processor pass."""
         (video,) = videos
-        patches, grid = lay_out(video.transpose(0, 2, 3, 1), *(getattr(self._base, name) for name in _SIZES))
+        patches, grid = self.patches(video.transpose(0, 2, 3, 1), *(getattr(self._base, name) for name in _SIZES))
         outputs = {PIXELS: patches, "video_grid_thw": torch.tensor([grid])}
         return {**outputs, "video_metadata": options["video_metadata"]} if options.get("return_metadata") else outputs
+
+    @staticmethod
+    def patches(images: npt.NDArray[np.uint8], patch: int, merge: int, temporal: int) -> tuple[Tensor, list[int]]:
+        """The patches of a video [N, H, W, 3], and their grid."""
+        return lay_out(images, patch, merge, temporal)
+
+
+class _PatchSizes(_PatchLayout):
+    """Stands for a video processor of Transformers: the same grid, without patches."""
+
+    @staticmethod
+    def patches(images: npt.NDArray[np.uint8], patch: int, merge: int, temporal: int) -> tuple[Tensor, list[int]]:  # noqa: ARG004
+        """No patches, and the grid of a video [N, H, W, 3]."""
+        count, height, width = images.shape[:3]
+        return torch.zeros(0, 1), [-(-count // temporal), height // patch, width // patch]
+
+
+class _MelSizes(_StandIn):
+    """Stands for a feature extractor of Transformers: the mask of one spectrogram, without its values."""
+
+    def __init__(self, base: Any, mel_frames: int) -> None:
+        super().__init__(base)
+        self._mel_frames = mel_frames
+
+    def __call__(self, *_args: Any, **_options: Any) -> dict[str, Tensor]:
+        """The mask [1, F] of the spectrogram."""
+        mask = torch.ones(1, self._mel_frames, dtype=torch.int64)
+        return {"input_features": torch.zeros(1, 1, 0), "attention_mask": mask}
+
+
+class _RunTokenizer(_StandIn):
+    """Stands for a tokenizer that gets one text with long runs of the same special token: the same ids.
+
+    A tokenizer notes the place of each token in the text, which takes a kilobyte. Special tokens are never part of
+    another one, so what lies between them is tokenized alone.
+    """
+
+    def __init__(self, base: Any, tokens: Sequence[str]) -> None:
+        super().__init__(base)
+        names = "|".join(map(re.escape, tokens))
+        # A run of one of the tokens, or text up to the next run.
+        self._parts = re.compile(rf"({names})\1*|(?:(?!{names}).)+", re.DOTALL)
+
+    def __call__(self, text: list[str], **_options: Any) -> dict[str, list[list[int]]]:
+        """Ids and mask of one text."""
+        ids = list[int]()
+        for part in self._parts.finditer(text[0]):
+            token = part[1]
+            if token:
+                ids += [self._base.convert_tokens_to_ids(token)] * (len(part[0]) // len(token))
+            else:
+                ids += self._base(part[0], add_special_tokens=False)["input_ids"]
+        return {"input_ids": [ids], "attention_mask": [[1] * len(ids)]}
 
 
 def lay_out(images: npt.NDArray[np.uint8], patch: int, merge: int, temporal: int) -> tuple[Tensor, list[int]]:

@@ -17,7 +17,7 @@ from omnisift.media.sampling import MAX_SECONDS, Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.pipeline.chat_template import render_chat
-from omnisift.pipeline.preparation import normalize_patches, own_length, with_patch_layout
+from omnisift.pipeline.preparation import normalize_patches, own_length, with_patch_layout, with_sizes_alone
 from omnisift.utils.questions import check_question, check_text
 from omnisift.utils.special_tokens import SpecialTokens
 
@@ -163,13 +163,23 @@ def build_compact_inputs(processor: Any, media: Media, question: str, system: st
     return run_processor(processor, prompt_text(processor, media, question, system), media)
 
 
-def run_processor(processor: Any, text: str, media: Media | None) -> BatchFeature:
+def run_processor(processor: Any, text: str, media: Media | None, *, sizes_alone: bool = False) -> BatchFeature:
     """Inputs for a text with the placeholder of a clip, with patches as bytes where they are known.
 
     ``use_audio_in_video`` is among them for models that take audio.
+
+    Args:
+        processor: of the model.
+        text: from `prompt_text`.
+        media: the clip; None for a text without one.
+        sizes_alone: whether frames and audio are left out. Only the sizes of the clip are then read.
     """
     arguments = {} if media is None else media_arguments(processor, media)
-    inputs: BatchFeature = with_patch_layout(processor)(text=[text], return_tensors="pt", **arguments)
+    if sizes_alone and media is not None:
+        prepare = with_sizes_alone(processor, clip_size(media, processor)[1])
+    else:
+        prepare = with_patch_layout(processor)
+    inputs: BatchFeature = prepare(text=[text], return_tensors="pt", **arguments)
     if hears(processor):
         inputs["use_audio_in_video"] = media is not None and media.has_video and media.has_audio
     return inputs

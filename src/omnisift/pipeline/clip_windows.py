@@ -1,0 +1,349 @@
+"""Compress a clip window by window: of each, decoded, prepared and encoded alone, only the kept tokens stay.
+
+The result is that of the whole clip, for encoders that see no further than a window and methods that say how far back
+they look (`Compressor.reach`):
+
+- the vision encoders attend within time steps, of which a window has whole ones,
+- the audio encoders attend within spans of two or eight seconds (`Adapter.audio_window`), which are encoded as whole,
+- the floor of the spectrogram follows from its largest value in the clip, so that the audio is read once before,
+- the budget counts tokens, whose number follows from the sizes of the clip.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from omnisift.budget import Counts
+from omnisift.chunks import ChunkShapes
+from omnisift.compressors import Compressor
+from omnisift.media import Media
+from omnisift.models import adapter_for
+from omnisift.models.adapter import Adapter, Prompt
+from omnisift.models.media_encoding import MediaEmbeds, encode_media
+from omnisift.pipeline.loading import Host
+from omnisift.pipeline.preparation import PIXELS, lay_out, normalize_patches, padded_length
+from omnisift.pipeline.spectrogram import LogMel, limited
+from omnisift.tokens import Modality, TokenStream
+
+WINDOW_STEPS = 32
+"""Time steps of the longest window: 32 s at two images per second."""
+WINDOW_PATCHES = 2**14
+"""Patches of the largest window, if that is more than a chunk: 12 time steps at 320 tokens per frame."""
+_PEAK_SAMPLES = 2**20
+"""Samples whose spectrogram is computed at once to find the peak: a minute."""
+_CHUNK_STEPS = 2
+"""Time steps of a chunk."""
+
+
+class ClipSource(Protocol):
+    """A clip that is read once from its beginning to its end."""
+
+    @property
+    def media(self) -> Media:
+        """The clip, whose images and waveform need not hold data."""
+
+    def images(self, stop: int) -> npt.NDArray[np.uint8]:
+        """[n, H, W, 3]: the next images, up to number ``stop``."""
+
+    def samples(self, stop: int) -> npt.NDArray[np.float32]:
+        """[n]: the next samples of the waveform, up to number ``stop``."""
+
+    @property
+    def peak(self) -> float:
+        """The largest value of the clip's spectrogram, before its floor; of no meaning without audio."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class DecodedSource:
+    """The `ClipSource` of a clip that is decoded.
+
+    Args:
+        media: the clip.
+        processor: of the model.
+    """
+
+    def __init__(self, media: Media, processor: Any) -> None:
+        self.media, self._processor = media, processor
+        self._image = self._sample = 0
+
+    def images(self, stop: int) -> npt.NDArray[np.uint8]:
+        """The next images, up to number ``stop``."""
+        assert self.media.images is not None
+        begin, self._image = self._image, stop
+        return self.media.images[begin:stop]
+
+    def samples(self, stop: int) -> npt.NDArray[np.float32]:
+        """The next samples, up to number ``stop``."""
+        assert self.media.waveform is not None
+        begin, self._sample = self._sample, stop
+        return self.media.waveform[begin:stop]
+
+    @cached_property
+    def peak(self) -> float:
+        """The largest value of the clip's spectrogram."""
+        waveform = self.media.waveform
+        if waveform is None:
+            return 0.0
+        mel = LogMel(self._processor.feature_extractor)
+        for piece in np.array_split(waveform, -(-len(waveform) // _PEAK_SAMPLES)):
+            mel.add(piece)
+        mel.finish(padded_length(self._processor, mel.samples))
+        return mel.peak
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """What is left of a clip."""
+
+    keep: Tensor
+    """[S] bool on the CPU: the kept tokens of the prompt that was compressed."""
+    modality: Tensor
+    """[S] int8 on the CPU, as in `Compression`."""
+    scores: Tensor | None
+    """[S] float32 on the CPU; None if the method has no scores."""
+    media: MediaEmbeds
+    """Of the kept tokens of the clip, in their order."""
+
+    def columns(self, part: slice) -> KeptTokens:
+        """The same for a part of the prompt that has all tokens of the clip."""
+        scores = None if self.scores is None else self.scores[part].clone()
+        return KeptTokens(self.keep[part].clone(), self.modality[part].clone(), scores, self.media)
+
+
+class Timer:
+    """Adds up the seconds of stages; on an accelerator it waits for each to end."""
+
+    def __init__(self, device: torch.device, on_stage: Callable[[str], None]) -> None:
+        self._device, self._on_stage = device, on_stage
+        self.spent = dict[str, float]()
+        """Stage -> seconds."""
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Count the block."""
+        self._on_stage(stage)
+        begin = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - begin
+
+
+class _WindowedEncoder:
+    """Encodes the tokens of a clip in their order, as many as are asked for.
+
+    Args:
+        host: the model.
+        source: the clip, unread.
+        inputs: of a prompt with the clip, with sizes alone.
+        timer: counts reading, preparation and encoding.
+    """
+
+    def __init__(self, host: Host, source: ClipSource, inputs: Mapping[str, Any], timer: Timer) -> None:
+        self._host, self._source, self._timer = host, source, timer
+        self._adapter: Adapter = adapter_for(host.thinker)
+        self._patches = int(inputs["video_grid_thw"][0, 1:].prod()) if "video_grid_thw" in inputs else 0
+        self._step = 0  # time steps so far
+        mask = inputs.get("feature_attention_mask")
+        self._mel_frames = 0 if mask is None else int(mask.sum())
+        self._mel = None if mask is None else LogMel(host.processor.feature_extractor)
+        with timer("process"):
+            self._peak = source.peak
+        self._encoded_frames = 0
+        self._frames: Tensor | None = None  # frames of the spectrogram that are not encoded yet
+        self._waiting = list[Tensor]()  # embeddings of audio tokens that were not asked for
+
+    def video(self, tokens: int) -> MediaEmbeds:
+        """The next video tokens: those of whole time steps."""
+        video = self._host.processor.video_processor
+        self._step += tokens * video.merge_size**2 // self._patches
+        with self._timer("read"):
+            assert self._source.media.images is not None
+            stop = min(self._step * video.temporal_patch_size, len(self._source.media.images))
+            images = self._source.images(stop)
+        with self._timer("process"):
+            patches, grid = lay_out(images, video.patch_size, video.merge_size, video.temporal_patch_size)
+            inputs = self._moved({PIXELS: patches, "video_grid_thw": torch.tensor([grid])})
+        with self._timer("encode_video"):
+            return encode_media(self._adapter, Modality.VIDEO, tokens, inputs)
+
+    def audio(self, tokens: int) -> MediaEmbeds:
+        """The next audio tokens."""
+        span = self._adapter.audio_window or 1
+        while sum(map(len, self._waiting)) < tokens:
+            missing = tokens - sum(map(len, self._waiting))
+            spans = -(-missing // max(1, self._adapter.audio_tokens(span)))
+            stop = min(self._encoded_frames + spans * span, self._mel_frames)
+            self._waiting.append(self._encode_audio(stop))
+        ready = torch.cat(self._waiting)
+        self._waiting = [ready[tokens:].clone()]
+        return MediaEmbeds(ready[:tokens])
+
+    def _encode_audio(self, stop: int) -> Tensor:
+        """[N, D]: embeddings of the audio up to a frame of the spectrogram."""
+        extractor = self._host.processor.feature_extractor
+        assert self._mel is not None
+        waveform = self._source.media.waveform
+        assert waveform is not None
+        with self._timer("read"):
+            # A frame sees half a Fourier window more.
+            last = min(len(waveform), stop * extractor.hop_length + extractor.n_fft)
+            samples = self._source.samples(last)
+        with self._timer("process"):
+            parts = [*([] if self._frames is None else [self._frames]), self._mel.add(samples)]
+            if last == len(waveform):
+                parts.append(self._mel.finish(padded_length(self._host.processor, len(waveform))))
+            frames = torch.cat(parts, dim=1)
+            count = stop - self._encoded_frames
+            mel, self._frames = limited(frames[:, :count], self._peak), frames[:, count:].clone()
+            self._encoded_frames = stop
+            mask = torch.ones(1, count, dtype=torch.int64)
+            inputs = self._moved({"input_features": mel.unsqueeze(0), "feature_attention_mask": mask})
+        with self._timer("encode_audio"):
+            return encode_media(self._adapter, Modality.AUDIO, self._adapter.audio_tokens(count), inputs).embeds
+
+    def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Inputs on the device; bytes become floats there."""
+        host = self._host
+        if host.device.type != "cuda":
+            inputs = normalize_patches(host.processor, inputs, host.dtype)
+        moved = {name: value.to(host.device) for name, value in inputs.items()}
+        return {
+            name: value.to(host.dtype) if value.is_floating_point() else value
+            for name, value in normalize_patches(host.processor, moved, host.dtype).items()
+        }
+
+
+def compress_windows(
+    host: Host,
+    compressor: Compressor,
+    inputs: Mapping[str, Any],
+    source: ClipSource,
+    timer: Timer,
+) -> KeptTokens:
+    """Compress the clip of one prompt window by window.
+
+    Args:
+        host: the model, without an attachment.
+        compressor: a method with a `Compressor.reach`.
+        inputs: of a prompt with the clip, with sizes alone.
+        source: the clip, unread.
+        timer: counts reading, preparation, encoding and compression.
+    """
+    full = _outline(host, compressor, inputs, source.media.seconds_per_grid)
+    encoder = _WindowedEncoder(host, source, inputs, timer)
+    shapes = ChunkShapes.of(full)
+    sizes = torch.stack([shapes.frame0, shapes.frame1, shapes.audio], dim=1)
+    counts = compressor.budget.counts(shapes).by_segment().view(-1, 3)
+    # Tokens by chunk; those of a chunk in the order of the prompt.
+    order = torch.argsort(full.chunk, stable=True)
+    bounds = torch.searchsorted(full.chunk[order], torch.arange(len(shapes) + 1))
+    keep, kept = full.chunk < 0, list[MediaEmbeds]()
+    scores: Tensor | None = None
+    memory = dict[str, Any]()
+    context = -(-(compressor.reach or 0) // _CHUNK_STEPS)  # chunks before a window that the method looks back to
+    past = torch.zeros(0, dtype=torch.int64)
+    past_embeds = torch.zeros(0, host.hidden_size, dtype=host.dtype, device=host.device)
+    for begin, end in _windows(len(shapes), inputs):
+        # Encode the tokens of the window.
+        index = order[bounds[begin] : bounds[end]].sort().values
+        window = _encode(encoder, full.modality[index])
+        # Choose among them. What comes before the window is kept as a whole, and ignored.
+        first, seen = max(0, begin - context), torch.cat([past, index])
+        stream = _part(full, seen, torch.cat([past_embeds, window.embeds]), first)
+        part_counts = Counts(*torch.cat([sizes[first:begin], counts[begin:end]]).unbind(dim=1))
+        with timer("compress"):
+            selection = compressor.next_part(stream, part_counts, memory)
+            chosen = selection.keep.cpu()
+        keep[index] = chosen[len(past) :]
+        if selection.scores is not None:
+            scores = torch.full(keep.shape, torch.nan) if scores is None else scores
+            scores[index] = selection.scores.detach().float().cpu()[len(past) :]
+        kept.append(_kept_rows(window, full.modality[index], chosen[len(past) :], selection.embeds))
+        # What the next window looks back to.
+        recent = torch.nonzero(full.chunk[seen] >= end - context)[:, 0]
+        past, past_embeds = seen[recent], stream.embeds[recent.to(stream.embeds.device)]
+    return KeptTokens(keep, full.modality, scores, _joined(kept))
+
+
+def _outline(host: Host, compressor: Compressor, inputs: Mapping[str, Any], seconds_per_grid: float) -> TokenStream:
+    """The stream of a whole prompt, with embeddings of no width."""
+    adapter, ids = adapter_for(host.thinker), inputs["input_ids"]
+    mask, compress_audio = torch.ones_like(ids, dtype=torch.bool), compressor.budget.compress_audio
+    prompt = Prompt(ids, mask, adapter.modality(ids, inputs), inputs, [seconds_per_grid], compress_audio)
+    return adapter.layout(prompt).stream(torch.empty(*ids.shape, 0))
+
+
+def _windows(chunks: int, inputs: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """The first chunk of each window, and the one after its last."""
+    patches = int(inputs["video_grid_thw"][0, 1:].prod()) if "video_grid_thw" in inputs else 1
+    size = max(1, min(WINDOW_STEPS, WINDOW_PATCHES // patches) // _CHUNK_STEPS)
+    for begin in range(0, chunks, size):
+        yield begin, min(begin + size, chunks)
+
+
+def _encode(encoder: _WindowedEncoder, modality: Tensor) -> MediaEmbeds:
+    """Encode the next tokens, of which ``modality`` [N] says what each is."""
+    parts = {Modality.VIDEO: encoder.video, Modality.AUDIO: encoder.audio}
+    places = {kind: torch.nonzero(modality == kind)[:, 0] for kind in parts}
+    made = {kind: parts[kind](len(where)) for kind, where in places.items() if len(where)}
+    first = next(iter(made.values())).embeds
+    embeds = first.new_empty(len(modality), first.shape[1])
+    for kind, media in made.items():
+        embeds[places[kind].to(embeds.device)] = media.embeds
+    return MediaEmbeds(embeds, made[Modality.VIDEO].marked if Modality.VIDEO in made else {})
+
+
+def _part(full: TokenStream, index: Tensor, embeds: Tensor, first: int) -> TokenStream:
+    """The stream of the tokens at ``index``, whose chunks are counted from ``first``."""
+    return TokenStream(
+        embeds=embeds,
+        modality=full.modality[index],
+        position=full.position[:, index],
+        time=full.time[index],
+        chunk=full.chunk[index] - first,
+        frame=full.frame[index],
+        clip=torch.zeros_like(index),
+        sample=torch.zeros_like(index),
+    )
+
+
+def _kept_rows(window: MediaEmbeds, modality: Tensor, keep: Tensor, merged: Tensor | None) -> MediaEmbeds:
+    """The kept tokens of a window, as the method merged them where it did.
+
+    Args:
+        window: all of its tokens.
+        modality: [N] of each.
+        keep: [N] bool.
+        merged: [K', D]: embeddings of the kept tokens, behind those of earlier windows.
+    """
+    device = window.embeds.device
+    index = torch.nonzero(keep)[:, 0].to(device)
+    embeds = window.embeds[index] if merged is None else merged[len(merged) - len(index) :].to(window.embeds.dtype)
+    # Side inputs have a row for each video token.
+    rank = torch.nonzero(keep[modality == Modality.VIDEO])[:, 0].to(device)
+    return MediaEmbeds(embeds.clone(), {name: [layer[rank] for layer in rows] for name, rows in window.marked.items()})
+
+
+def _joined(parts: list[MediaEmbeds]) -> MediaEmbeds:
+    """The tokens of all windows."""
+    marked = {
+        name: [torch.cat(layer) for layer in zip(*(part.marked[name] for part in parts if part.marked), strict=True)]
+        for name in next((part.marked for part in parts if part.marked), {})
+    }
+    return MediaEmbeds(torch.cat([part.embeds for part in parts]), marked)

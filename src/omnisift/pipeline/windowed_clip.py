@@ -1,0 +1,222 @@
+"""A long clip, of which only the tokens that a method keeps are in memory; see `omnisift.pipeline.clip_windows`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from omnisift.compressors import Compressor
+from omnisift.compressors.resift import ReSiftCompressor
+from omnisift.media import Media, MediaFile
+from omnisift.models import Compression, adapter_for
+from omnisift.models.attachment import check_unattached
+from omnisift.models.short_prompt import ShortPrompt
+from omnisift.models.window_attention import batched_windows
+from omnisift.pipeline.clip_windows import (
+    WINDOW_STEPS,
+    ClipSource,
+    DecodedSource,
+    KeptTokens,
+    Timer,
+    compress_windows,
+)
+from omnisift.pipeline.encoded_clip import EncodedClip, PromptRow
+from omnisift.pipeline.held_prompt import HOLD_BYTES, Key, settings_key
+from omnisift.pipeline.loading import Host
+from omnisift.pipeline.preparation import unknown_spectrogram, unknown_video
+from omnisift.pipeline.prompt import prompt_text, read_for, run_processor
+from omnisift.pipeline.stopwatch import peak_memory, reset_peak_memory
+from omnisift.tokens import Modality
+
+LONG_IMAGES = 256
+"""Images of a clip above which the default method decides from the past only, so that memory does not grow."""
+
+
+def method_for_length(compressor: Compressor | None, images: int) -> Compressor | None:
+    """The method for a clip: for long ones the default is ``resift:causal=true``, which needs no other frames.
+
+    Args:
+        compressor: the method; None keeps every token.
+        images: number of sampled frames of the clip.
+    """
+    if type(compressor) is not ReSiftCompressor or not compressor.reason or images <= LONG_IMAGES:
+        return compressor
+    options = {name: getattr(compressor, name) for name in ("merge", "guide", "decay")}
+    causal = ReSiftCompressor(compressor.budget, causal=True, **options).eval()
+    causal.reason = f"{compressor.reason}: more than {LONG_IMAGES} images"
+    return causal
+
+
+def can_window(host: Host, compressor: Compressor | None) -> bool:
+    """Whether clips can be compressed window by window with the result of the whole clip.
+
+    Args:
+        host: the model.
+        compressor: the method; None keeps every token.
+    """
+    processor = host.processor
+    if compressor is None or compressor.reach is None or compressor.needs or unknown_video(processor):
+        return False
+    extractor = getattr(processor, "feature_extractor", None)
+    is_known = extractor is None or unknown_spectrogram(extractor) is None
+    return is_known and (extractor is None or adapter_for(host.thinker).audio_window is not None)
+
+
+def open_clip(
+    host: Host, compressor: Compressor | None, clip: MediaFile | Media, reading: Mapping[str, Any], hold_bytes: int = 0
+) -> Media | WindowedClip:
+    """Decode a clip; one that is longer than a window is only opened, if the method allows it.
+
+    Args:
+        host: the model.
+        compressor: the method; None keeps every token.
+        clip: as `omnisift.Pipeline.ask` takes it.
+        reading: fields of `ReadOptions`.
+        hold_bytes: as `omnisift.Pipeline.encode` takes it.
+
+    Raises:
+        MediaError: the file cannot be read as asked.
+        UsageError: an argument is out of range.
+    """
+    begin = time.perf_counter()
+    longest = WINDOW_STEPS * host.processor.video_processor.temporal_patch_size
+
+    def decode() -> Media:
+        return read_for(host.processor, clip, **reading)
+
+    if not (can_window(host, compressor) or can_window(host, method_for_length(compressor, LONG_IMAGES + 1))):
+        return decode()
+    media = decode()
+    images = 0 if media.images is None else len(media.images)
+    if images <= longest or not can_window(host, method_for_length(compressor, images)):
+        return media
+    source = DecodedSource(media, host.processor)
+    return WindowedClip(host, lambda: source, source, decode, time.perf_counter() - begin, hold_bytes)
+
+
+class WindowedClip(EncodedClip):
+    """An `EncodedClip` whose file is read once for each method, window by window, and not held.
+
+    Args:
+        host: the model.
+        open_source: opens the clip at its beginning.
+        source: the clip, opened and unread, for the first question.
+        decode: decodes the clip as a whole, for methods that need all of it.
+        read_seconds: how long opening took.
+        hold_bytes: maximum bytes of held keys and values; 0 holds none.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        open_source: Callable[[], ClipSource],
+        source: ClipSource,
+        decode: Callable[[], Media],
+        read_seconds: float = 0.0,
+        hold_bytes: int = HOLD_BYTES,
+    ) -> None:
+        super().__init__(host, source.media, read_seconds, hold_bytes)
+        self._open_source, self._decode = open_source, decode
+        self._source: ClipSource | None = source
+        self._whole: EncodedClip | None = None
+        self._kept: tuple[Key, KeptTokens] | None = None
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether a question has been asked, so that later ones with the same method skip the encoders."""
+        return self._kept is not None
+
+    def close(self) -> None:
+        """Close the file."""
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()
+
+    def method(self, compressor: Compressor | None) -> Compressor | None:
+        """The method with which a pipeline compresses this clip; see `method_for_length`."""
+        assert self.media.images is not None
+        return method_for_length(compressor, len(self.media.images))
+
+    def for_method(self, compressor: Compressor | None) -> EncodedClip:
+        """The clip itself, or decoded as a whole for a method that needs all of it."""
+        if can_window(self.host, self.method(compressor)):
+            return self
+        self.close()
+        self._whole = self._whole or EncodedClip(self.host, self._decode(), 0.0, self.held.max_bytes)
+        return self._whole
+
+    def _process(self, question: str, system: str | None) -> dict[str, Any]:
+        text = prompt_text(self.host.processor, self.media, question, system)
+        return dict(run_processor(self.host.processor, text, self.media, sizes_alone=True))
+
+    @torch.inference_mode()
+    def shortened(
+        self, row: PromptRow, compressor: Compressor, on_stage: Callable[[str], None]
+    ) -> tuple[PromptRow, dict[str, float], int | None]:
+        """The prompt of a row with what a method keeps of the clip.
+
+        Args:
+            row: from `prompt`.
+            compressor: a method for which `can_window` holds.
+            on_stage: called with the name of each stage when it begins.
+
+        Returns:
+            The row, the seconds of each stage, and the peak memory.
+        """
+        check_unattached(adapter_for(self.host.thinker).parts.language_model, type(self.host.thinker).__name__)
+        timer = Timer(self.host.device, on_stage)
+        reset_peak_memory(self.host.device)
+        key = settings_key(self.host, compressor)
+        kept = self._kept[1] if self._kept is not None and key is not None and self._kept[0] == key else None
+        if kept is None:
+            self._kept = None
+            source = self._source or self._open_source()
+            self._source = source
+            try:
+                with batched_windows(self.host.thinker):
+                    kept = compress_windows(self.host, compressor, row.inputs, source, timer)
+                kept = kept.columns(slice(row.shared - (self._columns.stop - self._columns.start), row.shared))
+            finally:
+                self.close()
+            if key is not None:
+                self._kept = key, kept
+        with timer("process"):
+            short = _shorten(self.host, row, kept)
+        return short, timer.spent, peak_memory(self.host.device)
+
+
+def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
+    """The row with the kept tokens of its clip. To the host, all tokens look like text."""
+    ids, begin = row.inputs["input_ids"], row.shared - len(kept.keep)
+    # The texts around the clip are kept as they are.
+    keep = torch.ones(ids.shape[1], dtype=torch.bool)
+    modality = torch.full(keep.shape, int(Modality.TEXT), dtype=torch.int8)
+    keep[begin : row.shared], modality[begin : row.shared] = kept.keep, kept.modality
+    scores = None
+    if kept.scores is not None:
+        scores = torch.full((1, len(keep)), torch.nan)
+        scores[0, begin : row.shared] = kept.scores
+    kind = modality[keep]
+    column = torch.nonzero(kind != Modality.TEXT)[:, 0]
+    positions = adapter_for(host.thinker).rotary_positions(row.inputs)
+    short = ShortPrompt(
+        media=kept.media,
+        column=column,
+        is_video=kind[column] == Modality.VIDEO,
+        position_ids=positions[:, :, keep],
+        next_position=positions.amax().view(1) + 1,
+        compression=Compression(
+            modality.unsqueeze(0), keep.unsqueeze(0), None if scores is None else scores.view(1, -1)
+        ),
+    )
+    # A token of the text stands for those of the clip, so that `generate` looks for no images.
+    short_ids = ids[:, keep]
+    short_ids[0, column] = ids[0, 0]
+    inputs = {"input_ids": short_ids, "attention_mask": torch.ones_like(short_ids)}
+    if "use_audio_in_video" in row.inputs:
+        inputs["use_audio_in_video"] = False
+    return replace(row, inputs=inputs, shared=int(keep[: row.shared].sum()), short=short)
