@@ -69,6 +69,7 @@ class AudioCollector:
         """
         self._limit = round(seconds * SAMPLE_RATE)
         self._wave = bytearray()  # grows in place: no second copy of a long waveform
+        self._written = 0
         self._resampler: AudioResampler | None = None
         self._rate = 0
         self._start = 0.0  # time of the first sample of the current run
@@ -118,14 +119,20 @@ class AudioCollector:
             [S] float32 within [-1, 1].
         """
         self._drain()
-        wave = np.frombuffer(self._wave, dtype=np.float32)
+        wave = np.frombuffer(self._wave, dtype=np.float32)[: self._length(ends)]
+        self._measure_peak(wave)
+        return np.clip(wave, -1.0, 1.0, out=wave)
+
+    def _length(self, ends: Mapping[float, float]) -> int:
+        """Samples of the waveform without padding; the argument is that of `finish`."""
         # Padding: the audio outlasts one of the stated ends by a little.
         end = self.end / SAMPLE_RATE
-        cut = min((round(e * SAMPLE_RATE) for e, padding in ends.items() if e < end <= e + padding), default=None)
-        if cut is not None:
-            wave = wave[: max(0, cut)]
-        self.peak = float(max(wave.max(initial=0.0), -wave.min(initial=0.0)))  # no copy, unlike abs
-        return np.clip(wave, -1.0, 1.0, out=wave)
+        cuts = (round(e * SAMPLE_RATE) for e, padding in ends.items() if e < end <= e + padding)
+        return max(0, min(self._written, *cuts))
+
+    def _measure_peak(self, samples: npt.NDArray[np.float32]) -> None:
+        peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))  # no copy, unlike abs
+        self.peak = max(self.peak, peak)
 
     def warnings(self) -> list[str]:
         """Sentences about what was unusual; call it after `finish`."""
@@ -136,7 +143,7 @@ class AudioCollector:
             warnings.append(f"{self.broken_samples} audio samples that are not valid numbers set to 0")
         if self.peak > OVERSHOOT:
             warnings.append(f"audio reaches {self.peak:.1f} and was clipped to 1")
-        if not self._wave:
+        if not self._written:
             warnings.append("no audio can be decoded")
         return warnings
 
@@ -188,9 +195,13 @@ class AudioCollector:
         self.end = max(self.end, self._cursor)
         self.full = self.full or self._cursor > self._limit
         # Keep the part after what is written and before the limit.
-        written = len(self._wave) // 4
-        samples = samples[max(0, written - begin) : max(0, self._limit - begin)]
-        begin = max(begin, written)
+        samples = samples[max(0, self._written - begin) : max(0, self._limit - begin)]
+        begin = max(begin, self._written)
         if len(samples):
-            self._wave += bytes(4 * (begin - written))  # silence up to here
-            self._wave += samples.astype(np.float32, copy=False).tobytes()
+            self._store(begin - self._written, samples.astype(np.float32, copy=False))
+            self._written = begin + len(samples)
+
+    def _store(self, silence: int, samples: npt.NDArray[np.float32]) -> None:
+        """Append so many zeros, and then the samples."""
+        self._wave += bytes(4 * silence)
+        self._wave += samples.tobytes()
