@@ -118,7 +118,7 @@ class AudioCollector:
         Returns:
             [S] float32 within [-1, 1].
         """
-        self._drain()
+        self.drain()
         wave = np.frombuffer(self._wave, dtype=np.float32)[: self._length(ends)]
         self._measure_peak(wave)
         return np.clip(wave, -1.0, 1.0, out=wave)
@@ -128,7 +128,7 @@ class AudioCollector:
         # Padding: the audio outlasts one of the stated ends by a little.
         end = self.end / SAMPLE_RATE
         cuts = (round(e * SAMPLE_RATE) for e, padding in ends.items() if e < end <= e + padding)
-        return max(0, min(self._written, *cuts))
+        return max(0, min((self._written, *cuts)))
 
     def _measure_peak(self, samples: npt.NDArray[np.float32]) -> None:
         peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))  # no copy, unlike abs
@@ -148,7 +148,7 @@ class AudioCollector:
         return warnings
 
     def _begin_run(self, time: float, rate: int, gap: bool) -> None:
-        self._drain()
+        self.drain()
         self.gaps += gap
         self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
         self._rate, self._start, self._count = rate, time, 0
@@ -180,7 +180,7 @@ class AudioCollector:
         for piece in self._resampler.resample(frame):
             self._write(piece.to_ndarray()[0])
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         """End the current run: resample pending samples, and flush the resampler's filter."""
         self._resample_pending()
         if self._resampler is not None and self._count:

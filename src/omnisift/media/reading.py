@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,12 @@ class ClipReader(ClipPlan):
     def contradicted(self) -> bool:
         """Whether an undamaged video gave frames in another order than their times say."""
         return self.image_collector is not None and self.image_collector.late > 0 and not self.bad_packets
+
+    @property
+    def audio_ends(self) -> dict[float, float]:
+        """Ends of the audio as `AudioCollector.finish` takes them."""
+        assert self.clock is not None
+        return {self.clock.video_end: PADDING, self.clock.stated_audio_end - self.lead_in: SKEW}
 
     def decode(self) -> None:
         """Decode both tracks in one pass over the packets.
@@ -87,10 +93,11 @@ class ClipReader(ClipPlan):
         with open_container(self.file) as container:
             video = self.video_decoder(container)
             audio = self.audio_decoder(container, self.audio_collector) if with_audio else None
-            errors = max(self.feed(container, video, audio), default=0)
+            decoders = [decoder for decoder in (video, audio) if decoder is not None]
+            errors = max(self.feed(container, decoders), default=0)
         if with_audio:
             # Packets that are decoded again count once.
-            self.bad_packets = errors + sum(decoder.bad_packets for decoder in (video, audio) if decoder is not None)
+            self.bad_packets = errors + sum(decoder.bad_packets for decoder in decoders)
             self.lead_in = audio.lead_in if audio is not None else 0.0
         return video
 
@@ -111,21 +118,21 @@ class ClipReader(ClipPlan):
         assert self.clock is not None
         return AudioDecoder(stream, self.audio_headers, self.clock, collector)
 
-    def feed(self, container: InputContainer, video: VideoDecoder | None, audio: AudioDecoder | None) -> Iterator[int]:
-        """Hand all packets to the decoders, one per step; yields the number of read errors so far."""
-        decoders = {decoder.stream.index: decoder for decoder in (video, audio) if decoder is not None}
+    def feed(self, container: InputContainer, decoders: Sequence[VideoDecoder | AudioDecoder]) -> Iterator[int]:
+        """Hand all packets to their decoders, one per step; yields the number of read errors so far."""
+        by_index = {decoder.stream.index: decoder for decoder in decoders}
         if not decoders:
             return
         errors = 0
-        for packet in read_packets(container, [d.stream for d in decoders.values()], self.budget):
+        for packet in read_packets(container, [d.stream for d in decoders], self.budget):
             if packet is None:
                 errors += 1
-            elif packet.stream.index in decoders:
-                decoders[packet.stream.index].feed(packet)
-            if all(d.done for d in decoders.values()):
+            elif packet.stream.index in by_index:
+                by_index[packet.stream.index].feed(packet)
+            if all(d.done for d in decoders):
                 break
             yield errors
-        for decoder in decoders.values():
+        for decoder in decoders:
             decoder.finish()
         yield errors
 
@@ -203,11 +210,10 @@ class ClipReader(ClipPlan):
         """The audio, without the encoder's padding at its end."""
         if self.audio_collector is None or self.clock is None:
             return None
-        stated_end = self.clock.stated_audio_end - self.lead_in
-        wave = self.audio_collector.finish({self.clock.video_end: PADDING, stated_end: SKEW})
+        wave = self.audio_collector.finish(self.audio_ends)
         end = self.audio_collector.end / SAMPLE_RATE
         self._check_length(end)
-        self._check_stated_length("audio", stated_end, end)
+        self._check_stated_length("audio", self.clock.stated_audio_end - self.lead_in, end)
         self.warnings += self.audio_collector.warnings()
         return wave if len(wave) else None
 
