@@ -69,6 +69,7 @@ class AudioCollector:
         """
         self._limit = round(seconds * SAMPLE_RATE)
         self._wave = bytearray()  # grows in place: no second copy of a long waveform
+        self._written = 0
         self._resampler: AudioResampler | None = None
         self._rate = 0
         self._start = 0.0  # time of the first sample of the current run
@@ -117,15 +118,21 @@ class AudioCollector:
         Returns:
             [S] float32 within [-1, 1].
         """
-        self._drain()
-        wave = np.frombuffer(self._wave, dtype=np.float32)
+        self.drain()
+        wave = np.frombuffer(self._wave, dtype=np.float32)[: self._length(ends)]
+        self._measure_peak(wave)
+        return np.clip(wave, -1.0, 1.0, out=wave)
+
+    def _length(self, ends: Mapping[float, float]) -> int:
+        """Samples of the waveform without padding; the argument is that of `finish`."""
         # Padding: the audio outlasts one of the stated ends by a little.
         end = self.end / SAMPLE_RATE
-        cut = min((round(e * SAMPLE_RATE) for e, padding in ends.items() if e < end <= e + padding), default=None)
-        if cut is not None:
-            wave = wave[: max(0, cut)]
-        self.peak = float(max(wave.max(initial=0.0), -wave.min(initial=0.0)))  # no copy, unlike abs
-        return np.clip(wave, -1.0, 1.0, out=wave)
+        cuts = (round(e * SAMPLE_RATE) for e, padding in ends.items() if e < end <= e + padding)
+        return max(0, min((self._written, *cuts)))
+
+    def _measure_peak(self, samples: npt.NDArray[np.float32]) -> None:
+        peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))  # no copy, unlike abs
+        self.peak = max(self.peak, peak)
 
     def warnings(self) -> list[str]:
         """Sentences about what was unusual; call it after `finish`."""
@@ -136,12 +143,12 @@ class AudioCollector:
             warnings.append(f"{self.broken_samples} audio samples that are not valid numbers set to 0")
         if self.peak > OVERSHOOT:
             warnings.append(f"audio reaches {self.peak:.1f} and was clipped to 1")
-        if not self._wave:
+        if not self._written:
             warnings.append("no audio can be decoded")
         return warnings
 
     def _begin_run(self, time: float, rate: int, gap: bool) -> None:
-        self._drain()
+        self.drain()
         self.gaps += gap
         self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
         self._rate, self._start, self._count = rate, time, 0
@@ -173,7 +180,7 @@ class AudioCollector:
         for piece in self._resampler.resample(frame):
             self._write(piece.to_ndarray()[0])
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         """End the current run: resample pending samples, and flush the resampler's filter."""
         self._resample_pending()
         if self._resampler is not None and self._count:
@@ -188,9 +195,13 @@ class AudioCollector:
         self.end = max(self.end, self._cursor)
         self.full = self.full or self._cursor > self._limit
         # Keep the part after what is written and before the limit.
-        written = len(self._wave) // 4
-        samples = samples[max(0, written - begin) : max(0, self._limit - begin)]
-        begin = max(begin, written)
+        samples = samples[max(0, self._written - begin) : max(0, self._limit - begin)]
+        begin = max(begin, self._written)
         if len(samples):
-            self._wave += bytes(4 * (begin - written))  # silence up to here
-            self._wave += samples.astype(np.float32, copy=False).tobytes()
+            self._store(begin - self._written, samples.astype(np.float32, copy=False))
+            self._written = begin + len(samples)
+
+    def _store(self, silence: int, samples: npt.NDArray[np.float32]) -> None:
+        """Append so many zeros, and then the samples."""
+        self._wave += bytes(4 * silence)
+        self._wave += samples.tobytes()

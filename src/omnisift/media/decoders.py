@@ -59,7 +59,7 @@ class VideoDecoder:
             images: receives the decoded frames.
             budget: what reading the file may cost.
         """
-        self.index = stream.index
+        self.stream = stream
         self.bad_packets = 0
         self.bad_starts: set[int] = set()
         """Packets where the file says that decoding can start, and where it can't."""
@@ -186,7 +186,7 @@ class AudioDecoder:
             clock: the media clock.
             audio: receives the decoded frames.
         """
-        self.index = stream.index
+        self.stream = stream
         self.bad_packets = 0
         self.lead_in = 0.0
         """Seconds by which the clock was moved to the first sample, see `MediaClock.max_lead_in`."""

@@ -185,10 +185,14 @@ class ImageCollector:
         image: npt.NDArray[np.uint8] | None = None
         while self._open and self.moments[self._open[-1]] < until:
             image = self._scale(frame) if image is None else image
-            if self.images is None:
-                self.images = np.empty((len(self.moments), *image.shape), np.uint8)
             moment = self._open.pop()
-            self.images[moment], self.times[moment] = image, time
+            self._store(moment, image)
+            self.times[moment] = time
+
+    def _store(self, moment: int, image: npt.NDArray[np.uint8]) -> None:
+        if self.images is None:
+            self.images = np.empty((len(self.moments), *image.shape), np.uint8)
+        self.images[moment] = image
 
     def _scale(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         """[H, W, 3] uint8 at the final size, upright. The first image fixes the size for the clip."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Real
 
 from omnisift.errors import Damaged, MediaError, TooBig, UsageError
+from omnisift.media.arguments import ReadArguments
 from omnisift.media.container import DECODE_ERRORS
-from omnisift.media.image import smart_size
-from omnisift.media.reading import ClipReader
+from omnisift.media.image import ImageCollector
 from omnisift.media.result import Media
-from omnisift.media.sampling import MAX_SECONDS, Sampling, check_numbers, check_sampling
-from omnisift.media.source import MediaFile, check_source, describe_file
-from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT, WorkBudget, check_budget
+from omnisift.media.sampling import MAX_SECONDS, Sampling
+from omnisift.media.source import MediaFile, Source, check_source, describe_file
+from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 
 
 def read(
@@ -71,35 +69,49 @@ def read(
         MediaError: the file can't be read; the subclass gives the kind of reason.
         UsageError: arguments are wrong, or select no part of the file.
     """
-    max_frames = check_sampling(sampling, max_frames)
-    if not (video or audio):
-        raise UsageError("video=False and audio=False leave nothing to read; allow one of them")
-    check_numbers(fps, max_frames, start, end, max_seconds)
-    check_budget(max_decoded_pixels, read_timeout)
-    budget = WorkBudget(max_decoded_pixels, read_timeout)
-    smart_size(factor, factor, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
-    if total_pixels is not None and not (isinstance(total_pixels, Real) and 1 <= total_pixels < math.inf):
-        raise UsageError(f"total_pixels must be a number of at least 1 or None, got {total_pixels!r}")
-    if isinstance(path, Media):
-        raise UsageError("the clip is a Media, which is decoded already; give it to Pipeline.ask or omnisift.inputs")
-    file = check_source(path)
-    with _name_in_errors(describe_file(file)), file.opened(budget):
-        reader = ClipReader(file, video, audio, start, end, max_seconds, budget)
-        reader.inspect()
-        reader.plan_images(sampling, fps, max_frames)
-        reader.decode(factor, min_pixels, max_pixels, total_pixels)
+    arguments = ReadArguments(
+        fps=fps,
+        max_frames=max_frames,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        total_pixels=total_pixels,
+        factor=factor,
+        sampling=sampling,
+        video=video,
+        audio=audio,
+        require_video=require_video,
+        require_audio=require_audio,
+        start=start,
+        end=end,
+        max_seconds=max_seconds,
+        max_decoded_pixels=max_decoded_pixels,
+        read_timeout=read_timeout,
+        strict=strict,
+    )
+    arguments.check()
+    budget = arguments.budget()
+    file = check_clip(path)
+    with name_in_errors(file), file.opened(budget):
+        reader = arguments.plan(file, budget, ImageCollector)
+        reader.decode()
         if reader.contradicted:
             # The decoder returned frames in another order than their times say: its order is right.
-            reader = ClipReader(file, video, audio, start, end, max_seconds, budget)
-            reader.inspect(ask_decoder=True)
-            reader.plan_images(sampling, fps, max_frames)
-            reader.decode(factor, min_pixels, max_pixels, total_pixels)
+            reader = arguments.plan(file, budget, ImageCollector, ask_decoder=True)
+            reader.decode()
         return reader.result(require_video, require_audio, strict)
 
 
+def check_clip(path: MediaFile) -> Source:
+    """Check that a clip is a file or file object that can be read; raises the errors of `check_source`."""
+    if isinstance(path, Media):
+        raise UsageError("the clip is a Media, which is decoded already; give it to Pipeline.ask or omnisift.inputs")
+    return check_source(path)
+
+
 @contextmanager
-def _name_in_errors(name: str) -> Iterator[None]:
+def name_in_errors(file: Source) -> Iterator[None]:
     """Put the file's name in front of media errors, and turn those of the decoder into media errors."""
+    name = describe_file(file)
     try:
         yield
     except MediaError as error:

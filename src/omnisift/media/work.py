@@ -31,6 +31,7 @@ class WorkBudget:
         self._decoded_pixels = 0
         self._seconds = seconds
         self._deadline = time.monotonic() + seconds
+        self._paused_at = math.nan
 
     def check_time(self) -> None:
         """Raise `MediaTimeout` if the time is over."""
@@ -38,6 +39,14 @@ class WorkBudget:
             raise MediaTimeout(
                 f"can't be read within read_timeout={self._seconds:g} s; give a shorter or smaller file, or raise it"
             )
+
+    def pause(self) -> None:
+        """Stop counting the time; `resume` goes on."""
+        self._paused_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on counting the time after `pause`."""
+        self._deadline += time.monotonic() - self._paused_at
 
     def spend(self, pixels: int) -> None:
         """Count pixels that are about to be decoded. Raises `TooBig` if they are too many."""

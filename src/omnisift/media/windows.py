@@ -1,0 +1,253 @@
+"""`open_windows`: the images and samples that `read` returns, window after window, so that memory does not grow."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from omnisift.errors import UsageError
+from omnisift.media.arguments import ReadArguments
+from omnisift.media.decoders import AudioDecoder, VideoDecoder
+from omnisift.media.passes import DecodingPass, SampleQueue, WaitingImages
+from omnisift.media.reader import check_clip, name_in_errors, read
+from omnisift.media.reading import ClipReader
+from omnisift.media.result import Media
+from omnisift.media.source import MediaFile
+from omnisift.media.units import SAMPLE_RATE
+
+Samples: TypeAlias = "npt.NDArray[np.float32]"
+
+PIECE = 30 * SAMPLE_RATE
+"""Samples of each piece that ``on_samples`` gets; the last one may be shorter."""
+
+
+class WindowsUnavailable(Exception):
+    """The file has to be read as a whole, by `read`: some of its images depend on parts that are far from them."""
+
+
+@contextmanager
+def open_windows(
+    path: MediaFile, *, on_samples: Callable[[Samples], object] | None = None, **arguments: Any
+) -> Iterator[ClipWindows]:
+    """Open a clip whose images and samples are read in windows; joined they are what `read` returns, bit for bit.
+
+    Opening reads the headers of all packets, decodes the first image, and decodes the audio without keeping it, because
+    only then its length is known.
+
+    Args:
+        path: as in `read`. A file object must stay open within the block; between calls it has its own position.
+        on_samples: called while the clip is opened, with all of the waveform in pieces of `PIECE` samples.
+        arguments: those of `read`. ``read_timeout`` holds for all windows together and counts the time of reading
+            alone, not what passes between the calls or in ``on_samples``.
+
+    Returns:
+        A context manager that gives the windows.
+
+    Raises:
+        MediaError: the file can't be read, as in `read`.
+        UsageError: arguments are wrong, or select no part of the file.
+        WindowsUnavailable: the file has to be read as a whole; later calls may find that too.
+    """
+    call = inspect.signature(read).bind(path, **arguments)
+    call.apply_defaults()
+    del call.arguments["path"]
+    windows = ClipWindows(path, ReadArguments(**call.arguments))
+    try:
+        windows.open(on_samples)
+        yield windows
+    finally:
+        windows.close()
+
+
+class ClipWindows:
+    """A clip whose images and samples are read in order; `open_windows` makes it.
+
+    Images and samples come from two passes over the file: neither waits for the other, and nothing is kept for a caller
+    that is ahead on one side. Beyond a window, memory holds the index of the packets, the decoders, and what one packet
+    gives. Calls from several threads wait for each other.
+    """
+
+    media: Media
+    """As `read` returns it, but images and waveform are outlines: read-only arrays of the right shape and type without
+    data. Until `finish`, damage of the video is not among the warnings, and times are those that the file states."""
+
+    def __init__(self, path: MediaFile, arguments: ReadArguments) -> None:
+        """Check the arguments; `open` does the rest."""
+        arguments.check()
+        self._arguments = arguments
+        self._budget = arguments.budget()
+        self._file = check_clip(path)
+        self._budget.pause()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._reader: ClipReader
+        self._video: DecodingPass[VideoDecoder] | None = None
+        self._first_audio: DecodingPass[AudioDecoder] | None = None
+        self._audio: DecodingPass[AudioDecoder] | None = None
+        self._queue = SampleQueue(0.0, total=0)
+        self._waiting: dict[int, npt.NDArray[np.uint8]] = {}
+        self._next_image = 0
+        self._next_sample = 0
+
+    def open(self, on_samples: Callable[[Samples], object] | None) -> None:
+        """Learn everything but the images; see `open_windows`."""
+        with self._reading():
+            self._reader = self._arguments.plan(self._file, self._budget, WaitingImages)
+            collector = self._reader.image_collector
+            if isinstance(collector, WaitingImages):
+                self._waiting = collector.waiting
+                self._video = DecodingPass(self._reader, self._reader.video_decoder)
+                # The first image tells the size.
+                while collector.images is None:
+                    self._decode_image()
+        if self._reader.audio_collector is not None:
+            for piece in self._decode_audio():
+                if on_samples is not None:
+                    on_samples(piece)
+        with self._reading():
+            self.media = self._result(strict=False)
+
+    def images(self, stop: int) -> npt.NDArray[np.uint8]:
+        """Return the next images.
+
+        Args:
+            stop: number of the first image that is left for the next call; all are returned if it is too large.
+
+        Returns:
+            [n, H, W, 3] uint8; none without video.
+
+        Raises:
+            MediaError: more time or work is needed than `open_windows` was given.
+            WindowsUnavailable: the file has to be read as a whole.
+        """
+        if self.media.images is None:
+            return np.zeros((0, 0, 0, 3), np.uint8)
+        count, *shape = self.media.images.shape
+        with self._reading():
+            images = np.empty((max(0, min(stop, count) - self._next_image), *shape), np.uint8)
+            for image in images:
+                while self._next_image not in self._waiting:
+                    self._decode_image()
+                image[:] = self._waiting.pop(self._next_image)
+                self._next_image += 1
+            if self._next_image == count:
+                self._decode_rest()
+        return images
+
+    def samples(self, stop: int) -> Samples:
+        """Return the next samples.
+
+        Args:
+            stop: number of the first sample that is left for the next call; all are returned if it is too large.
+
+        Returns:
+            [n] float32 within [-1, 1]; none without audio.
+
+        Raises:
+            MediaError: more time is needed than `open_windows` was given.
+            WindowsUnavailable: the file has changed since it was opened.
+        """
+        if self.media.waveform is None:
+            return np.zeros(0, np.float32)
+        with self._reading():
+            if self._audio is None:
+                queue = self._queue = SampleQueue(self._reader.until, len(self.media.waveform))
+                self._audio = DecodingPass(self._reader, lambda file: self._reader.audio_decoder(file, queue))
+            count = max(0, min(stop, len(self.media.waveform)) - self._next_sample)
+            while self._queue.ready < count:
+                if not self._audio.step():
+                    self._queue.drain()
+                    break
+            if self._queue.ready < count:
+                raise WindowsUnavailable("the audio is shorter than it was when the file was opened")
+            self._next_sample += count
+            return self._queue.take(count)
+
+    def finish(self) -> Media:
+        """Return the final `media`, with all warnings; images that are left are decoded for them, but not kept.
+
+        Raises:
+            MediaError: as in `read`, and damaged packets with ``strict``.
+            WindowsUnavailable: the file has to be read as a whole.
+        """
+        while len(self.images(self._next_image + 1)):
+            pass
+        with self._reading():
+            if self._video is not None:
+                self._reader.count_unavailable()
+            self.media = self._result(self._arguments.strict)
+        return self.media
+
+    def close(self) -> None:
+        """Close the file, after the end of a call in another thread."""
+        with self._lock:
+            self._is_closed = True
+            for one in (self._video, self._first_audio, self._audio):
+                if one is not None:
+                    one.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Whatever touches the file: one call at a time, timed, and with the errors of `read`."""
+        with self._lock:
+            if self._is_closed:
+                raise UsageError("the clip's windows are closed; read them within the block of open_windows")
+            self._budget.resume()
+            try:
+                with name_in_errors(self._file), self._file.opened(self._budget):
+                    yield
+            finally:
+                self._budget.pause()
+
+    def _decode_image(self) -> None:
+        """Decode one more packet of the video."""
+        if not self._step_video():
+            raise WindowsUnavailable("some images are missing; others stand for them")
+
+    def _decode_rest(self) -> None:
+        """Decode to the end of the video, which tells whether the last images were right."""
+        while self._step_video():
+            pass
+
+    def _step_video(self) -> bool:
+        assert self._video is not None
+        assert self._reader.image_collector is not None
+        going = self._video.step()
+        if self._video.decoder is not None and self._video.decoder.bad_starts:
+            raise WindowsUnavailable("decoding can't start at a packet that claims to be a key frame")
+        if self._reader.image_collector.late:
+            raise WindowsUnavailable("frames come in another order than their times say")
+        return going
+
+    def _decode_audio(self) -> Iterator[Samples]:
+        """Decode all audio, to learn its length and what is unusual; yields it in pieces."""
+        reader = self._reader
+        queue = reader.audio_collector = SampleQueue(reader.until)
+        audio = self._first_audio = DecodingPass(reader, lambda file: reader.audio_decoder(file, queue))
+        going = True
+        while going:
+            with self._reading():
+                while going and queue.ready < PIECE:
+                    going = audio.step()
+                if not going:
+                    reader.lead_in = audio.decoder.lead_in if audio.decoder is not None else 0.0
+                    queue.finish(reader.audio_ends)
+            while queue.ready >= (PIECE if going else 1):
+                yield queue.take(min(PIECE, queue.ready))
+
+    def _result(self, strict: bool) -> Media:
+        """What is known so far."""
+        passes = [one for one in (self._video, self._first_audio) if one is not None]
+        # Both passes meet the same read errors.
+        decoders = [one.decoder for one in passes if one.decoder is not None]
+        self._reader.bad_packets = max((one.read_errors for one in passes), default=0)
+        self._reader.bad_packets += sum(decoder.bad_packets for decoder in decoders)
+        reader = replace(self._reader, warnings=list(self._reader.warnings))
+        return reader.result(self._arguments.require_video, self._arguments.require_audio, strict)
