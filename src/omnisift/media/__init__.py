@@ -8,5 +8,15 @@ from omnisift.media.reader import read
 from omnisift.media.result import Media
 from omnisift.media.source import MediaFile
 from omnisift.media.units import SAMPLE_RATE
+from omnisift.media.windows import ClipWindows, WindowsUnavailable, read_or_open
 
-__all__ = ["SAMPLE_RATE", "Media", "MediaFile", "read", "smart_size"]
+__all__ = [
+    "SAMPLE_RATE",
+    "ClipWindows",
+    "Media",
+    "MediaFile",
+    "WindowsUnavailable",
+    "read",
+    "read_or_open",
+    "smart_size",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
@@ -58,14 +59,14 @@ class ReadArguments:
         return WorkBudget(self.max_decoded_pixels, self.read_timeout)
 
     def plan(
-        self, file: Source, budget: WorkBudget, images: type[ImageCollector], *, ask_decoder: bool = False
+        self, file: Source, budget: WorkBudget, images: Callable[..., ImageCollector], *, ask_decoder: bool = False
     ) -> ClipReader:
         """Return a reader of a file that knows its tracks, its clock and the moments of its images.
 
         Args:
             file: as `check_source` returned it.
             budget: what reading the file may cost.
-            images: the class that collects the images.
+            images: `ImageCollector`, or what makes another one with the same arguments.
             ask_decoder: see `ClipPlan.inspect`.
 
         Raises:

@@ -9,10 +9,11 @@ from omnisift.errors import Damaged, MediaError, TooBig, UsageError
 from omnisift.media.arguments import ReadArguments
 from omnisift.media.container import DECODE_ERRORS
 from omnisift.media.image import ImageCollector
+from omnisift.media.reading import ClipReader
 from omnisift.media.result import Media
 from omnisift.media.sampling import MAX_SECONDS, Sampling
 from omnisift.media.source import MediaFile, Source, check_source, describe_file
-from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
+from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT, WorkBudget
 
 
 def read(
@@ -92,13 +93,27 @@ def read(
     budget = arguments.budget()
     file = check_clip(path)
     with name_in_errors(file), file.opened(budget):
-        reader = arguments.plan(file, budget, ImageCollector)
+        return read_planned(arguments.plan(file, budget, ImageCollector), arguments, file, budget)
+
+
+def read_planned(reader: ClipReader, arguments: ReadArguments, file: Source, budget: WorkBudget) -> Media:
+    """Decode a file whose images are planned.
+
+    Args:
+        reader: from ``arguments.plan`` with `ImageCollector`.
+        arguments: those of `read`.
+        file: as `check_source` returned it, opened.
+        budget: what reading the file may cost.
+
+    Raises:
+        MediaError: as in `read`.
+    """
+    reader.decode()
+    if reader.contradicted:
+        # The decoder returned frames in another order than their times say: its order is right.
+        reader = arguments.plan(file, budget, ImageCollector, ask_decoder=True)
         reader.decode()
-        if reader.contradicted:
-            # The decoder returned frames in another order than their times say: its order is right.
-            reader = arguments.plan(file, budget, ImageCollector, ask_decoder=True)
-            reader.decode()
-        return reader.result(require_video, require_audio, strict)
+    return reader.result(arguments.require_video, arguments.require_audio, arguments.strict)
 
 
 def check_clip(path: MediaFile) -> Source:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from omnisift.errors import UsageError
 from omnisift.media.arguments import ReadArguments
 from omnisift.media.decoders import AudioDecoder, VideoDecoder
+from omnisift.media.image import ImageCollector
 from omnisift.media.passes import DecodingPass, SampleQueue, WaitingImages
-from omnisift.media.reader import check_clip, name_in_errors, read
+from omnisift.media.reader import check_clip, name_in_errors, read, read_planned
 from omnisift.media.reading import ClipReader
 from omnisift.media.result import Media
 from omnisift.media.source import MediaFile
@@ -55,15 +56,44 @@ def open_windows(
         UsageError: arguments are wrong, or select no part of the file.
         WindowsUnavailable: the file has to be read as a whole; later calls may find that too.
     """
-    call = inspect.signature(read).bind(path, **arguments)
-    call.apply_defaults()
-    del call.arguments["path"]
-    windows = ClipWindows(path, ReadArguments(**call.arguments))
+    windows = ClipWindows(path, _all_arguments(path, arguments))
     try:
         windows.open(on_samples)
         yield windows
     finally:
         windows.close()
+
+
+def read_or_open(
+    path: MediaFile, longest: int, *, on_samples: Callable[[Samples], object] | None = None, **arguments: Any
+) -> Media | ClipWindows:
+    """Read a clip as `read` does if it has few images; open one with more, which the caller closes.
+
+    Args:
+        path: as in `read`.
+        longest: images of the longest clip that is read.
+        on_samples: as in `open_windows`, which describes the other arguments and the errors too.
+        arguments: those of `read`.
+    """
+    windows = ClipWindows(path, _all_arguments(path, arguments))
+    try:
+        media = windows.read_short(longest)
+        if media is None:
+            windows.open(on_samples)
+            return windows
+    except BaseException:
+        windows.close()
+        raise
+    windows.close()
+    return media
+
+
+def _all_arguments(path: MediaFile, given: dict[str, Any]) -> ReadArguments:
+    """The arguments of `read`, with its defaults."""
+    call = inspect.signature(read).bind(path, **given)
+    call.apply_defaults()
+    del call.arguments["path"]
+    return ReadArguments(**call.arguments)
 
 
 class ClipWindows:
@@ -88,6 +118,7 @@ class ClipWindows:
         self._lock = threading.Lock()
         self._is_closed = False
         self._reader: ClipReader
+        self._is_planned = False
         self._video: DecodingPass[VideoDecoder] | None = None
         self._first_audio: DecodingPass[AudioDecoder] | None = None
         self._audio: DecodingPass[AudioDecoder] | None = None
@@ -96,10 +127,24 @@ class ClipWindows:
         self._next_image = 0
         self._next_sample = 0
 
+    def read_short(self, longest: int) -> Media | None:
+        """Read the clip as `read` does if it has at most so many images; else None."""
+
+        def collector(moments: npt.NDArray[np.float64], *sizes: int) -> ImageCollector:
+            return (ImageCollector if len(moments) <= longest else WaitingImages)(moments, *sizes)
+
+        with self._reading():
+            reader = self._reader = self._arguments.plan(self._file, self._budget, collector)
+            self._is_planned = True
+            if isinstance(reader.image_collector, WaitingImages):
+                return None
+            return read_planned(reader, self._arguments, self._file, self._budget)
+
     def open(self, on_samples: Callable[[Samples], object] | None) -> None:
         """Learn everything but the images; see `open_windows`."""
         with self._reading():
-            self._reader = self._arguments.plan(self._file, self._budget, WaitingImages)
+            if not self._is_planned:
+                self._reader = self._arguments.plan(self._file, self._budget, WaitingImages)
             collector = self._reader.image_collector
             if isinstance(collector, WaitingImages):
                 self._waiting = collector.waiting

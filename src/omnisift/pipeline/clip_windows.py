@@ -15,21 +15,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from omnisift.budget import Counts
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors import Compressor
-from omnisift.media import Media
 from omnisift.models import adapter_for
 from omnisift.models.adapter import Adapter, Prompt
 from omnisift.models.media_encoding import MediaEmbeds, encode_media
+from omnisift.pipeline.clip_sources import ClipSource
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import PIXELS, lay_out, normalize_patches, padded_length
 from omnisift.pipeline.spectrogram import LogMel, limited
@@ -39,71 +36,13 @@ WINDOW_STEPS = 32
 """Time steps of the longest window: 32 s at two images per second."""
 WINDOW_PATCHES = 2**14
 """Patches of the largest window, if that is more than a chunk: 12 time steps at 320 tokens per frame."""
-_PEAK_SAMPLES = 2**20
-"""Samples whose spectrogram is computed at once to find the peak: a minute."""
 _CHUNK_STEPS = 2
 """Time steps of a chunk."""
 
 
-class ClipSource(Protocol):
-    """A clip that is read once from its beginning to its end."""
-
-    @property
-    def media(self) -> Media:
-        """The clip, whose images and waveform need not hold data."""
-
-    def images(self, stop: int) -> npt.NDArray[np.uint8]:
-        """[n, H, W, 3]: the next images, up to number ``stop``."""
-
-    def samples(self, stop: int) -> npt.NDArray[np.float32]:
-        """[n]: the next samples of the waveform, up to number ``stop``."""
-
-    @property
-    def peak(self) -> float:
-        """The largest value of the clip's spectrogram, before its floor; of no meaning without audio."""
-
-    def close(self) -> None:
-        """Close the file."""
-
-
-class DecodedSource:
-    """The `ClipSource` of a clip that is decoded.
-
-    Args:
-        media: the clip.
-        processor: of the model.
-    """
-
-    def __init__(self, media: Media, processor: Any) -> None:
-        self.media, self._processor = media, processor
-        self._image = self._sample = 0
-
-    def images(self, stop: int) -> npt.NDArray[np.uint8]:
-        """The next images, up to number ``stop``."""
-        assert self.media.images is not None
-        begin, self._image = self._image, stop
-        return self.media.images[begin:stop]
-
-    def samples(self, stop: int) -> npt.NDArray[np.float32]:
-        """The next samples, up to number ``stop``."""
-        assert self.media.waveform is not None
-        begin, self._sample = self._sample, stop
-        return self.media.waveform[begin:stop]
-
-    @cached_property
-    def peak(self) -> float:
-        """The largest value of the clip's spectrogram."""
-        waveform = self.media.waveform
-        if waveform is None:
-            return 0.0
-        mel = LogMel(self._processor.feature_extractor)
-        for piece in np.array_split(waveform, -(-len(waveform) // _PEAK_SAMPLES)):
-            mel.add(piece)
-        mel.finish(padded_length(self._processor, mel.samples))
-        return mel.peak
-
-    def close(self) -> None:
-        """Do nothing: no file is open."""
+def window_images(processor: Any) -> int:
+    """Images of the longest clip that is a single window."""
+    return WINDOW_STEPS * int(processor.video_processor.temporal_patch_size)
 
 
 @dataclass(frozen=True)

@@ -120,13 +120,19 @@ def read_for(
         path,
         fps=fps,
         max_frames=max_frames,
-        **size_options(processor, max_pixels),
         sampling=sampling,
         max_seconds=max_seconds,
         max_decoded_pixels=max_decoded_pixels,
         read_timeout=read_timeout,
+        **size_options(processor, max_pixels),
     )
     return heard_by(processor, media)
+
+
+def read_arguments(processor: Any, reading: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `omnisift.media.read` that `read_for` passes for the fields of `ReadOptions`."""
+    rest = {name: value for name, value in reading.items() if name != "max_pixels"}
+    return {**rest, **size_options(processor, reading["max_pixels"])}
 
 
 def hears(processor: Any) -> bool:

@@ -11,24 +11,24 @@ import torch
 
 from omnisift.compressors import Compressor
 from omnisift.compressors.resift import ReSiftCompressor
-from omnisift.media import Media, MediaFile
+from omnisift.media import Media, MediaFile, WindowsUnavailable, read_or_open
 from omnisift.models import Compression, adapter_for
 from omnisift.models.attachment import check_unattached
 from omnisift.models.short_prompt import ShortPrompt
 from omnisift.models.window_attention import batched_windows
+from omnisift.pipeline.clip_sources import ClipSource, DecodedSource, FileSource
 from omnisift.pipeline.clip_windows import (
-    WINDOW_STEPS,
-    ClipSource,
-    DecodedSource,
     KeptTokens,
     Timer,
     compress_windows,
+    window_images,
 )
 from omnisift.pipeline.encoded_clip import EncodedClip, PromptRow
 from omnisift.pipeline.held_prompt import HOLD_BYTES, Key, settings_key
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import unknown_spectrogram, unknown_video
-from omnisift.pipeline.prompt import prompt_text, read_for, run_processor
+from omnisift.pipeline.prompt import heard_by, hears, prompt_text, read_arguments, read_for, run_processor
+from omnisift.pipeline.spectrogram import LogMel
 from omnisift.pipeline.stopwatch import peak_memory, reset_peak_memory
 from omnisift.tokens import Modality
 
@@ -82,20 +82,36 @@ def open_clip(
         MediaError: the file cannot be read as asked.
         UsageError: an argument is out of range.
     """
-    begin = time.perf_counter()
-    longest = WINDOW_STEPS * host.processor.video_processor.temporal_patch_size
-
-    def decode() -> Media:
+    # The default method decides from the past only where a clip is long.
+    if can_window(host, compressor):
+        longest = window_images(host.processor)
+    elif can_window(host, method_for_length(compressor, LONG_IMAGES + 1)):
+        longest = LONG_IMAGES
+    else:
         return read_for(host.processor, clip, **reading)
+    begin = time.perf_counter()
+    found = _open(host, clip, reading, longest)
+    if isinstance(found, Media):
+        return found
+    return WindowedClip(host, found, clip, reading, time.perf_counter() - begin, hold_bytes)
 
-    if not (can_window(host, compressor) or can_window(host, method_for_length(compressor, LONG_IMAGES + 1))):
-        return decode()
-    media = decode()
-    images = 0 if media.images is None else len(media.images)
-    if images <= longest or not can_window(host, method_for_length(compressor, images)):
-        return media
-    source = DecodedSource(media, host.processor)
-    return WindowedClip(host, lambda: source, source, decode, time.perf_counter() - begin, hold_bytes)
+
+def _open(host: Host, clip: MediaFile | Media, reading: Mapping[str, Any], longest: int) -> Media | ClipSource:
+    """A clip with more than ``longest`` images, unread; a shorter one is decoded."""
+    if isinstance(clip, Media):
+        media = heard_by(host.processor, clip)
+        is_long = media.images is not None and len(media.images) > longest
+        return DecodedSource(media, host.processor) if is_long else media
+    mel = LogMel(host.processor.feature_extractor) if hears(host.processor) else None
+    on_samples = None if mel is None else mel.add
+    try:
+        found = read_or_open(clip, longest, on_samples=on_samples, **read_arguments(host.processor, reading))
+    except WindowsUnavailable:
+        media = read_for(host.processor, clip, **reading)
+        return DecodedSource(media, host.processor)
+    if isinstance(found, Media):
+        return heard_by(host.processor, found)
+    return FileSource(found, mel, host.processor)
 
 
 class WindowedClip(EncodedClip):
@@ -103,9 +119,9 @@ class WindowedClip(EncodedClip):
 
     Args:
         host: the model.
-        open_source: opens the clip at its beginning.
         source: the clip, opened and unread, for the first question.
-        decode: decodes the clip as a whole, for methods that need all of it.
+        clip: as `open_clip` takes it, to open it again for another method.
+        reading: as `open_clip` takes it.
         read_seconds: how long opening took.
         hold_bytes: maximum bytes of held keys and values; 0 holds none.
     """
@@ -113,15 +129,15 @@ class WindowedClip(EncodedClip):
     def __init__(
         self,
         host: Host,
-        open_source: Callable[[], ClipSource],
         source: ClipSource,
-        decode: Callable[[], Media],
+        clip: MediaFile | Media,
+        reading: Mapping[str, Any],
         read_seconds: float = 0.0,
         hold_bytes: int = HOLD_BYTES,
     ) -> None:
         super().__init__(host, source.media, read_seconds, hold_bytes)
-        self._open_source, self._decode = open_source, decode
         self._source: ClipSource | None = source
+        self._clip, self._reading = clip, reading
         self._whole: EncodedClip | None = None
         self._kept: tuple[Key, KeptTokens] | None = None
 
@@ -146,7 +162,9 @@ class WindowedClip(EncodedClip):
         if can_window(self.host, self.method(compressor)):
             return self
         self.close()
-        self._whole = self._whole or EncodedClip(self.host, self._decode(), 0.0, self.held.max_bytes)
+        if self._whole is None:
+            media = read_for(self.host.processor, self._clip, **self._reading)
+            self._whole = EncodedClip(self.host, media, self.read_seconds, self.held.max_bytes)
         return self._whole
 
     def _process(self, question: str, system: str | None) -> dict[str, Any]:
@@ -174,19 +192,35 @@ class WindowedClip(EncodedClip):
         kept = self._kept[1] if self._kept is not None and key is not None and self._kept[0] == key else None
         if kept is None:
             self._kept = None
-            source = self._source or self._open_source()
-            self._source = source
-            try:
-                with batched_windows(self.host.thinker):
-                    kept = compress_windows(self.host, compressor, row.inputs, source, timer)
-                kept = kept.columns(slice(row.shared - (self._columns.stop - self._columns.start), row.shared))
-            finally:
-                self.close()
+            kept = self._compress(row, compressor, timer)
             if key is not None:
                 self._kept = key, kept
         with timer("process"):
-            short = _shorten(self.host, row, kept)
+            short = _shorten(self.host, replace(row, media=self.media), kept)
         return short, timer.spent, peak_memory(self.host.device)
+
+    def _compress(self, row: PromptRow, compressor: Compressor, timer: Timer) -> KeptTokens:
+        """Read the clip once, and keep what the method keeps of it."""
+        with timer("read"):
+            found = self._source or _open(self.host, self._clip, self._reading, 0)
+        source = self._source = DecodedSource(found, self.host.processor) if isinstance(found, Media) else found
+        try:
+            kept = self._compress_source(row, compressor, source, timer)
+        except WindowsUnavailable:
+            with timer("read"):
+                media = read_for(self.host.processor, self._clip, **self._reading)
+            kept = self._compress_source(row, compressor, DecodedSource(media, self.host.processor), timer)
+        finally:
+            self.close()
+        return kept.columns(slice(row.shared - (self._columns.stop - self._columns.start), row.shared))
+
+    def _compress_source(self, row: PromptRow, compressor: Compressor, source: ClipSource, timer: Timer) -> KeptTokens:
+        with batched_windows(self.host.thinker):
+            kept = compress_windows(self.host, compressor, row.inputs, source, timer)
+        with timer("read"):
+            end = source.finish()
+        self.media = replace(self.media, warnings=end.warnings, bad_packets=end.bad_packets)
+        return kept
 
 
 def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
@@ -209,9 +243,7 @@ def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
         is_video=kind[column] == Modality.VIDEO,
         position_ids=positions[:, :, keep],
         next_position=positions.amax().view(1) + 1,
-        compression=Compression(
-            modality.unsqueeze(0), keep.unsqueeze(0), None if scores is None else scores.view(1, -1)
-        ),
+        compression=Compression(modality.unsqueeze(0), keep.unsqueeze(0), scores),
     )
     # A token of the text stands for those of the clip, so that `generate` looks for no images.
     short_ids = ids[:, keep]
