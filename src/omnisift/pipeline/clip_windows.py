@@ -34,8 +34,10 @@ from omnisift.tokens import Modality, TokenStream
 
 WINDOW_STEPS = 32
 """Time steps of the longest window: 32 s at two images per second."""
-WINDOW_PATCHES = 2**14
-"""Patches of the largest window, if that is more than a chunk: 12 time steps at 320 tokens per frame."""
+WINDOW_PATCHES = {"cpu": 2**12}
+"""Patches of the largest window, if that is more than a chunk, by device; `_MOST_PATCHES` on others."""
+_MOST_PATCHES = 2**14
+"""12 time steps at 320 tokens per frame."""
 _CHUNK_STEPS = 2
 """Time steps of a chunk."""
 
@@ -192,13 +194,13 @@ def compress_windows(
     # Tokens by chunk; those of a chunk in the order of the prompt.
     order = torch.argsort(full.chunk, stable=True)
     bounds = torch.searchsorted(full.chunk[order], torch.arange(len(shapes) + 1))
-    keep, kept = full.chunk < 0, list[MediaEmbeds]()
+    keep, kept, places = full.chunk < 0, list[MediaEmbeds](), list[Tensor]()
     scores: Tensor | None = None
     memory = dict[str, Any]()
     context = -(-(compressor.reach or 0) // _CHUNK_STEPS)  # chunks before a window that the method looks back to
     past = torch.zeros(0, dtype=torch.int64)
     past_embeds = torch.zeros(0, host.hidden_size, dtype=host.dtype, device=host.device)
-    for begin, end in _windows(len(shapes), inputs):
+    for begin, end in _windows(len(shapes), inputs, host.device):
         # Encode the tokens of the window.
         index = order[bounds[begin] : bounds[end]].sort().values
         window = _encode(encoder, full.modality[index])
@@ -214,10 +216,14 @@ def compress_windows(
             scores = torch.full(keep.shape, torch.nan) if scores is None else scores
             scores[index] = selection.scores.detach().float().cpu()[len(past) :]
         kept.append(_kept_rows(window, full.modality[index], chosen[len(past) :], selection.embeds))
+        places.append(index[chosen[len(past) :]])
         # What the next window looks back to.
         recent = torch.nonzero(full.chunk[seen] >= end - context)[:, 0]
         past, past_embeds = seen[recent], stream.embeds[recent.to(stream.embeds.device)]
-    return KeptTokens(keep, full.modality, scores, _joined(kept))
+    # Hosts may interleave audio and video otherwise than by chunks. Side inputs are of video, whose order is the same.
+    media = _joined(kept)
+    embeds = media.embeds[torch.argsort(torch.cat(places)).to(media.embeds.device)]
+    return KeptTokens(keep, full.modality, scores, MediaEmbeds(embeds, media.marked))
 
 
 def _outline(host: Host, compressor: Compressor, inputs: Mapping[str, Any], seconds_per_grid: float) -> TokenStream:
@@ -228,10 +234,11 @@ def _outline(host: Host, compressor: Compressor, inputs: Mapping[str, Any], seco
     return adapter.layout(prompt).stream(torch.empty(*ids.shape, 0))
 
 
-def _windows(chunks: int, inputs: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+def _windows(chunks: int, inputs: Mapping[str, Any], device: torch.device) -> Iterator[tuple[int, int]]:
     """The first chunk of each window, and the one after its last."""
+    most = WINDOW_PATCHES.get(device.type, _MOST_PATCHES)
     patches = int(inputs["video_grid_thw"][0, 1:].prod()) if "video_grid_thw" in inputs else 1
-    size = max(1, min(WINDOW_STEPS, WINDOW_PATCHES // patches) // _CHUNK_STEPS)
+    size = max(1, min(WINDOW_STEPS, most // patches) // _CHUNK_STEPS)
     for begin in range(0, chunks, size):
         yield begin, min(begin + size, chunks)
 

@@ -242,7 +242,7 @@ def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
         column=column,
         is_video=kind[column] == Modality.VIDEO,
         position_ids=positions[:, :, keep],
-        next_position=positions.amax().view(1) + 1,
+        next_position=positions[0, :, -1] + 1,
         compression=Compression(modality.unsqueeze(0), keep.unsqueeze(0), scores),
     )
     # A token of the text stands for those of the clip, so that `generate` looks for no images.

@@ -1,0 +1,304 @@
+"""A clip that is compressed window by window is answered as when it is compressed at once, in every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.helpers.family_folders import FACTORS, save_family
+from torch import Tensor
+from transformers import WhisperFeatureExtractor
+
+import omnisift
+from omnisift import Media, Pipeline
+from omnisift.errors import Damaged, TooBig
+from omnisift.models import adapter_for
+from omnisift.pipeline import clip_windows
+from omnisift.pipeline.clip_sources import FileSource
+from omnisift.pipeline.loading import read_processor
+from omnisift.pipeline.preparation import own_length, padded_length
+from omnisift.pipeline.prompt import heard_by, prompt_text, run_processor
+from omnisift.pipeline.spectrogram import LogMel, limited
+from omnisift.pipeline.windowed_clip import LONG_IMAGES, WindowedClip, open_clip
+from omnisift.utils.assets import nano_path
+
+QUESTION = "What colour is the circle?"
+READING = {"fps": 2.0, "max_frames": 256, "max_pixels": None}
+TOLERANCE = 1e-4
+"""Of logits, whose own size is about 5 to 20: sums of other lengths are added in another order."""
+
+
+@pytest.fixture(scope="module")
+def pipe_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pipeline]:
+    """A pipeline of each family, made when it is asked for; nano is Qwen2.5-Omni."""
+    made = dict[str, Pipeline]()
+
+    def pipe(name: str) -> Pipeline:
+        if name not in made:
+            model = "nano" if name == "nano" else save_family(name, tmp_path_factory.mktemp(name))
+            made[name] = omnisift.load(model, compressor=None, max_length=10**6)
+        return made[name]
+
+    return pipe
+
+
+def clip_of(name: str, images: int, seconds: float, fps: float = 2.0, *, rows: int = 2) -> Media:
+    """Noise: of frames of 2 x 3 tokens, and of sound for some seconds, if any."""
+    random, side = np.random.default_rng(images), FACTORS.get(name, 28)
+    noise = (0.1 * random.standard_normal(int(16_000 * seconds))).astype(np.float32)
+    return Media(
+        path=Path("clip"), images=random.integers(0, 256, (images, rows * side, 3 * side, 3), np.uint8),
+        times=np.arange(images) / fps, indices=np.arange(images), fps=fps, waveform=noise if seconds else None,
+        seconds=images / fps, video_seconds=images / fps, capped=False, bad_packets=0, warnings=(),
+    )  # fmt: skip
+
+
+@contextmanager
+def windows_of(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Windows of so many time steps; many are the whole clip."""
+    with monkeypatch.context() as patched:
+        patched.setattr(clip_windows, "WINDOW_STEPS", steps)
+        yield
+
+
+@contextmanager
+def watched(pipe: Pipeline) -> Iterator[dict[str, list[Any]]]:
+    """Logits of every step, and what the language model is given."""
+    seen: dict[str, list[Any]] = {"logits": [], "positions": [], "embeds": [], "patches": []}
+    parts = adapter_for(pipe.host.thinker).parts
+
+    def read(_module: Any, _args: Any, kwargs: dict[str, Any], _output: Any) -> None:
+        seen["positions"].append(kwargs["position_ids"])
+        seen["embeds"].append(kwargs["inputs_embeds"])
+
+    def encoded(_module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Any], _output: Any) -> None:
+        patches = args[0] if args else kwargs["hidden_states"]
+        seen["patches"].append(len(patches))
+
+    hooks = [
+        pipe.host.thinker.register_forward_hook(lambda _m, _a, out: seen["logits"].append(out.logits[0, -1].clone())),
+        parts.language_model.register_forward_hook(read, with_kwargs=True),
+        parts.vision_encoder.register_forward_hook(encoded, with_kwargs=True),  # type: ignore[union-attr]
+    ]
+    yield seen
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("method", ["stvp", "resift:causal=true", "tome", "uniform"])
+@pytest.mark.parametrize("name", ["nano", *FACTORS])
+def test_answers_are_those_of_the_whole_clip(
+    pipe_of: Callable[[str], Pipeline], name: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tokens at the same positions, in decoding too; of an odd number of frames the last chunk has one."""
+    pipe = pipe_of(name).with_compressor(method, retain=0.25)
+    clip = clip_of(name, 26, 13.3)
+    found = []
+    for steps in (10**6, 4):
+        with windows_of(steps, monkeypatch), watched(pipe) as seen:
+            found.append((pipe.ask(clip, QUESTION, max_new_tokens=6), seen))
+    (whole, expected), (windowed, made) = found
+    assert windowed.text == whole.text
+    assert windowed.report.tokens == whole.report.tokens
+    assert windowed.report.source == whole.report.source
+    assert windowed.report.notices == whole.report.notices
+    assert max(made["patches"]) < max(expected["patches"]) == sum(made["patches"])
+    assert len(made["logits"]) == (2 if name == "nano" else 6)
+    for one, other in zip(made["positions"], expected["positions"], strict=True):
+        assert torch.equal(one[-3:].cpu(), other[-3:].cpu())
+    for one, other in zip(made["embeds"], expected["embeds"], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    for one, other in zip(made["logits"], expected["logits"], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("fps", [2.0, 0.7, 3.1])
+@pytest.mark.parametrize("seconds", [0.0, 3.0, 30.0])
+@pytest.mark.parametrize("name", ["nano", "qwen3_omni_moe_thinker"])
+def test_any_rate_and_any_length_of_audio(
+    pipe_of: Callable[[str], Pipeline], name: str, seconds: float, fps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks and spans of the audio encoder end at different moments; audio may end early, or last longer."""
+    pipe = pipe_of(name).with_compressor("stvp", retain_video=0.4, retain_audio=0.3)
+    clip = clip_of(name, 20, seconds, fps)
+    found = []
+    for steps in (10**6, 2, 6):
+        with windows_of(steps, monkeypatch), watched(pipe) as seen:
+            found.append((pipe.ask(clip, QUESTION, max_new_tokens=2), seen))
+    for windowed, made in found[1:]:
+        assert windowed.report.tokens == found[0][0].report.tokens
+        torch.testing.assert_close(made["embeds"][0], found[0][1]["embeds"][0], rtol=0, atol=1e-4)
+        assert torch.equal(made["positions"][0][-3:].cpu(), found[0][1]["positions"][0][-3:].cpu())
+
+
+@pytest.mark.parametrize("method", [None, "v_cast", "attended"])
+def test_methods_that_read_the_clip_or_attention_get_all_of_it(
+    pipe_of: Callable[[str], Pipeline], method: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipe_of("nano").with_compressor(method, **({} if method is None else {"retain": 0.25}))
+    with windows_of(2, monkeypatch), watched(pipe) as seen:
+        pipe.ask(clip_of("nano", 20, 5.0), QUESTION, max_new_tokens=1)
+    assert len(seen["patches"]) == 1
+
+
+def test_the_default_method_decides_from_the_past_where_a_clip_is_long(
+    pipe_of: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipe_of("nano").with_compressor(retain=0.05)
+    named = pipe_of("nano").with_compressor("resift", retain=0.05)
+    for images, label, calls in ((LONG_IMAGES, "resift", 1), (LONG_IMAGES + 2, "resift-causal", 5)):
+        clip = clip_of("nano", images, 10.0, rows=1)
+        with watched(pipe) as seen:
+            report = pipe.ask(clip, QUESTION, max_new_tokens=1).report
+        assert (report.compressor, len(seen["patches"])) == (label, calls)
+    assert report.compressor_reason == f"default: more than {LONG_IMAGES} images"
+    assert named.ask(clip, QUESTION, max_new_tokens=1).report.compressor == "resift"
+
+
+def test_files_are_answered_as_when_they_are_decoded_at_once(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipe_of("nano").with_compressor("stvp", retain=0.25)
+    with windows_of(10**6, monkeypatch):
+        whole = pipe.ask(clips[0], QUESTION)
+    with windows_of(2, monkeypatch), watched(pipe) as seen:
+        opened = open_clip(pipe.host, pipe.compressor, clips[0], READING)
+        assert isinstance(opened, WindowedClip)
+        assert opened.media.images is not None
+        assert opened.media.images.strides == (0, 0, 0, 0)  # no data
+        opened.close()
+        windowed = pipe.ask(clips[0], QUESTION)
+    assert len(seen["patches"]) == 3
+    assert (windowed.text, windowed.report.tokens, windowed.report.source, windowed.report.notices) == (
+        whole.text, whole.report.tokens, whole.report.source, whole.report.notices,
+    )  # fmt: skip
+
+
+def test_later_questions_read_their_own_tokens_and_other_methods_read_the_file_again(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = pipe_of("nano")
+    pipes = {name: base.with_compressor(name, retain=0.25) for name in ("stvp", "uniform", "v_cast")}
+    alone = {name: pipe.ask(clips[0], "Which sound?").text for name, pipe in pipes.items()}
+    with windows_of(2, monkeypatch):
+        clip = pipes["stvp"].encode(clips[0])
+        assert isinstance(clip, WindowedClip)
+        for name, calls in (("stvp", 3), ("stvp", 0), ("uniform", 3), ("stvp", 3), ("v_cast", 1)):
+            with watched(pipes[name]) as seen:
+                first = pipes[name].ask(clip, QUESTION)
+                again = pipes[name].ask(clip, "Which sound?")
+            assert sum(count > 0 for count in seen["patches"]) == calls, name
+            assert again.text == alone[name]
+            assert again.report.cached_tokens > 0
+            assert first.report.tokens.video_kept == again.report.tokens.video_kept < first.report.tokens.video
+
+
+def test_a_batch_may_have_long_and_short_clips(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipe_of("nano").with_compressor("stvp", retain=0.25)
+    prompts: list[Any] = [(clips[0], QUESTION), (clip_of("nano", 40, 20.0), QUESTION), (clips[1], "Which sound?")]
+    alone = [pipe.ask(*prompt).text for prompt in prompts]
+    with windows_of(8, monkeypatch):
+        assert [answer.text for answer in pipe.ask_batch(prompts)] == alone
+
+
+def test_nothing_is_left_on_the_model_or_open(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an answer, an error in the middle, and a prompt that is too long, which is found before it is encoded."""
+    pipe = pipe_of("nano").with_compressor("stvp", retain=0.25)
+    hooks = {name: len(module._forward_pre_hooks) for name, module in pipe.host.thinker.named_modules()}
+    closed = list[bool]()
+    close = FileSource.close
+    monkeypatch.setattr(FileSource, "close", lambda source: (closed.append(True), close(source)))
+    with windows_of(2, monkeypatch):
+        pipe.ask(clips[0], QUESTION)
+        with monkeypatch.context() as broken:
+            broken.setattr(FileSource, "images", raising(Damaged("half")))
+            with pytest.raises(Damaged, match="half"):
+                pipe.ask(clips[0], QUESTION)
+        small = Pipeline(replace(pipe.host, max_length=30), pipe.compressor)
+        with watched(pipe) as seen, pytest.raises(TooBig, match="the context is 30"):
+            small.ask(clips[0], QUESTION)
+    assert not seen["patches"]
+    assert len(closed) == 3
+    after = {name: len(module._forward_pre_hooks) for name, module in pipe.host.thinker.named_modules()}
+    assert after == hooks
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(samples=st.integers(300, 60_000), longest=st.integers(1, 3), pieces=st.lists(st.integers(1, 30_000), min_size=1))
+def test_spectrograms_in_pieces_are_those_of_the_feature_extractor(
+    samples: int, longest: int, pieces: list[int]
+) -> None:
+    """With the padding of Qwen2.5-Omni, before and after the longest clip, and with that of Qwen3-Omni."""
+    processor = read_processor(str(nano_path()))
+    processor.feature_extractor = extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=longest)
+    wave = np.random.default_rng(samples).standard_normal(samples).astype(np.float32) * np.linspace(1e-3, 1, samples)
+    wave = wave.astype(np.float32)
+    own = own_length(processor, samples)
+    for options, padded in (
+        ({"padding": "max_length", **own}, padded_length(processor, samples)),
+        ({"padding": True}, samples),
+    ):
+        expected = extractor(
+            [wave], sampling_rate=16_000, truncation=False, return_attention_mask=True, return_tensors="pt", **options
+        )
+        frames = int(expected["attention_mask"].sum())
+        mel, parts, begin = LogMel(extractor), list[Tensor](), 0
+        while begin < samples:
+            piece = pieces[len(parts) % len(pieces)]
+            parts.append(mel.add(wave[begin : begin + piece]))
+            begin += piece
+        made = torch.cat([*parts, mel.finish(padded)], dim=1)
+        assert mel.samples == samples
+        torch.testing.assert_close(
+            limited(made, mel.peak)[:, :frames], expected["input_features"][0, :, :frames], rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("seconds", [0.0, 4.3])
+@pytest.mark.parametrize("name", ["nano", *FACTORS])
+def test_a_prompt_of_sizes_alone_has_the_tokens_of_the_processor(
+    pipe_of: Callable[[str], Pipeline], name: str, seconds: float
+) -> None:
+    processor = pipe_of(name).host.processor
+    clip = heard_by(processor, clip_of(name, 14, seconds, 1.7))
+    text = prompt_text(processor, clip, QUESTION, "Be brief.")
+    expected = run_processor(processor, text, clip)
+    made = run_processor(processor, text, clip, sizes_alone=True)
+    for key in ("input_ids", "attention_mask", "video_grid_thw", "mm_token_type_ids", "video_second_per_grid"):
+        assert (key in made) == (key in expected)
+        if key in expected:
+            assert torch.equal(torch.as_tensor(made[key]), torch.as_tensor(expected[key])), key
+    assert made["pixel_values_videos"].numel() == 0
+
+
+@pytest.mark.parametrize("name", ["nano", *FACTORS])
+def test_positions_are_those_that_the_host_counts(pipe_of: Callable[[str], Pipeline], name: str) -> None:
+    pipe = pipe_of(name)
+    clip = heard_by(pipe.host.processor, clip_of(name, 14, 4.3, 1.7))
+    inputs = run_processor(pipe.host.processor, prompt_text(pipe.host.processor, clip, QUESTION), clip)
+    with watched(pipe) as seen:
+        pipe.ask(clip, QUESTION, max_new_tokens=1)
+    made = adapter_for(pipe.host.thinker).rotary_positions(inputs)
+    assert torch.equal(made.cpu(), seen["positions"][0][-3:].cpu())
