@@ -251,7 +251,7 @@ def exact_counts(shapes: ChunkShapes, tokens: int, video_rate: Tensor) -> Counts
 
 
 def _even_shares(size: Tensor, total: int) -> Tensor:
-    """Divide ``total`` over segments in proportion to their sizes, [S] int64; one for each that has a token comes first.
+    """Divide ``total`` over segments in proportion to their sizes, [S] int64; first one for each that has a token.
 
     Largest remainders would take tokens from a segment as the total grows, and give the first segments more where all
     are equal. Instead tokens are given one by one, the next to the segment with the lowest (given + 1/2) / size

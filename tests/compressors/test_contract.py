@@ -89,7 +89,11 @@ def _first_with(trait: Callable[[TokenStream], bool]) -> Prompt:
 
 
 PROMPTS = {name: _first_with(trait) for name, trait in TRAITS.items()}
-PROMPTS |= {"long": steady_prompt(19, 4, 480), "silent": steady_prompt(12, 9, 0), "text": random_prompt(0, samples=1, clips=0)}
+PROMPTS |= {
+    "long": steady_prompt(19, 4, 480),
+    "silent": steady_prompt(12, 9, 0),
+    "text": random_prompt(0, samples=1, clips=0),
+}
 STREAMS = [with_attention(prompt.stream()) for prompt in PROMPTS.values()]
 FEW = [with_attention(PROMPTS[name].stream()) for name in ("odd frames", "unequal frames", "three rows", "long")]
 

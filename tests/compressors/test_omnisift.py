@@ -267,7 +267,7 @@ def test_no_copy_of_the_stream(monkeypatch: pytest.MonkeyPatch):
 @torch.no_grad()
 @pytest.mark.parametrize("tokens", [1, 3, 5, 20])
 def test_audio_without_kept_video_is_guided_by_all_video_of_its_chunk(tokens: int):
-    """In the chunks of which a small number of tokens keeps audio and no video; also a single audio token is dropped."""
+    """In chunks of which a small number of tokens keeps audio and no video; single audio tokens are dropped, too."""
     unguided, budget = 0, Budget(tokens=tokens)
     for seed in range(40):
         # Sound in three chunks only, else a chunk with a kept sound always keeps video; one token in some of them.
@@ -285,7 +285,7 @@ def test_audio_without_kept_video_is_guided_by_all_video_of_its_chunk(tokens: in
                 continue
             video = chunk & (stream.modality == Modality.VIDEO)
             anchors = video & result.keep if (video & result.keep).any() else video
-            unguided += 0 < kept and not (video & result.keep).any()
+            unguided += kept > 0 and not (video & result.keep).any()
             scores = selector_scores(SELECTOR, stream.embeds[anchors], stream.embeds[audio])
             torch.testing.assert_close(result.scores[audio], scores, atol=1e-5, rtol=0)
             assert int(result.keep[audio].sum()) == kept
