@@ -1,4 +1,4 @@
-"""Budgets of a number of tokens: exact, with a floor, monotone, and the same for a clip alone and in a batch."""
+"""Budgets of a number of tokens: exact, monotone, spread over time, and the same for a clip alone and in a batch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_number_is_exact_and_the_same_in_a_batch(seed: int) -> None:
     draw = random.Random(seed)
     clips = [drawn_clip(draw) for _ in range(4)]
     together = shapes_of(*clips)
-    tokens = draw.randint(max(map(floor_of, clips)), max(map(total_of, clips)) + 3)
+    tokens = draw.randint(1, draw.choice([max(map(floor_of, clips)), max(map(total_of, clips)) + 3]))
     counts = Budget(tokens=tokens).counts(together).by_segment().view(-1, 3)
     alone = [Budget(tokens=tokens).counts(shapes_of(clip)).by_segment().view(-1, 3) for clip in clips]
     assert torch.equal(counts, torch.cat(alone))
@@ -59,7 +59,8 @@ def test_number_is_exact_and_the_same_in_a_batch(seed: int) -> None:
         size = torch.tensor(clip)
         assert int(kept.sum()) == min(tokens, total_of(clip))
         assert bool((kept <= size).all())
-        assert bool((kept >= size.clamp(max=1)).all())
+        enough = tokens >= floor_of(clip)
+        assert bool((kept >= size.clamp(max=1)).all() if enough else (kept <= 1).all())
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -69,7 +70,7 @@ def test_larger_number_takes_from_no_segment(seed: int) -> None:
     shapes, total = shapes_of(clip), total_of(clip)
     video = int((shapes.frame0 + shapes.frame1).sum())
     rows, splits = [], []
-    for tokens in range(floor_of(clip), total + 1):
+    for tokens in range(1, total + 1):
         rows.append(Budget(tokens=tokens).counts(shapes).by_segment())
         rates = Budget(tokens=tokens).rates(video, total - video)
         splits.append(rates[0] == rates[1])
@@ -82,7 +83,7 @@ def test_larger_number_takes_from_no_segment(seed: int) -> None:
 @given(st.integers(1, 12), st.integers(1, 50), st.integers(0, 50), st.data())
 def test_number_is_exact_at_every_size(chunks: int, patches: int, audio: int, data: st.DataObject) -> None:
     clip = [(patches, patches, audio)] * chunks
-    tokens = data.draw(st.integers(floor_of(clip), total_of(clip)))
+    tokens = data.draw(st.integers(1, total_of(clip)))
     assert int(Budget(tokens=tokens).counts(shapes_of(clip)).by_segment().sum()) == tokens
 
 
@@ -100,14 +101,39 @@ def test_split_is_that_of_the_overall_ratio() -> None:
     assert int((counts.frame0 + counts.frame1).sum()) == 1475
 
 
-def test_below_the_floor_an_error_names_it() -> None:
+def test_fewer_tokens_than_segments_are_spread_over_time() -> None:
+    """An hour at two images per second has 3,600 frames and 1,800 chunks of audio."""
+    hour = shapes_of([(320, 320, 50)] * 1800)
+    counts = Budget(tokens=4096).counts(hour).by_segment().view(-1, 3)
+    assert counts.unique().tolist() == [0, 1]
+    assert (int(counts[:, :2].sum()), int(counts[:, 2].sum())) == (2731, 1365)  # two thirds of the segments are frames
+    minutes = counts.view(60, 30, 3).sum(dim=1)
+    assert int((minutes.max(dim=0).values - minutes.min(dim=0).values).max()) <= 2
+    assert Budget(tokens=5400).counts(hour).by_segment().tolist() == [1] * 5400
+
+
+def test_the_shares_of_few_tokens_are_those_of_the_segments() -> None:
     shapes = shapes_of([(20, 20, 25)] * 30)
-    with pytest.raises(BudgetError) as caught:
-        Budget(tokens=50).counts(shapes)
-    assert str(caught.value) == (
-        "tokens=50 is below the 90 frames and chunks of audio of this clip: allow at least 90, or sample fewer frames"
-    )
+    for tokens, (video, audio) in {1: (1, 0), 2: (1, 1), 3: (2, 1), 50: (33, 17), 89: (59, 30)}.items():
+        counts = Budget(tokens=tokens).counts(shapes)
+        assert (int((counts.frame0 + counts.frame1).sum()), int(counts.audio.sum())) == (video, audio)
     assert Budget(tokens=90).counts(shapes).by_segment().tolist() == [1] * 90
+    # A chunk of frames or of audio that a clip does not have takes none.
+    assert Budget(tokens=1).counts(shapes_of([(0, 0, 9)] * 3)).by_segment().sum() == 1
+    assert Budget(tokens=2).counts(shapes_of([(4, 0, 0)] * 3)).frame0.tolist() == [1, 0, 1]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=20), st.data())
+def test_number_is_exact_and_monotone_for_any_shapes(clip: list[Chunk], data: st.DataObject) -> None:
+    """Up to one token per segment no exception: every segment that has one keeps it."""
+    shapes, floor = shapes_of(clip), floor_of(clip)
+    rows = [Budget(tokens=tokens).counts(shapes).by_segment() for tokens in range(1, floor + 2)]
+    for tokens, row in enumerate(rows, start=1):
+        assert int(row.sum()) == min(tokens, total_of(clip))
+        assert bool(((row >= 0) & (row <= torch.tensor(clip).flatten())).all())
+    assert all(bool((after >= before).all()) for before, after in itertools.pairwise(rows[: max(1, floor)]))
+    tokens = data.draw(st.integers(1, total_of(clip) + 2))
+    assert int(Budget(tokens=tokens).counts(shapes).by_segment().sum()) == min(tokens, total_of(clip))
 
 
 def test_clip_with_no_more_keeps_everything() -> None:

@@ -177,9 +177,6 @@ class Budget:
 
         Returns:
             The kept counts, each [C] int64 on the CPU.
-
-        Raises:
-            BudgetError: ``tokens`` is below the number of a clip's frames and chunks of audio.
         """
         # Each clip has its own split of an overall ratio.
         clips = int(shapes.clip.max()) + 1 if len(shapes) else 0
@@ -217,8 +214,10 @@ def exact_counts(shapes: ChunkShapes, tokens: int, video_rate: Tensor) -> Counts
     """Divide a number of tokens over the segments of each clip: over its frames, and over the audio of its chunks.
 
     Every segment keeps at least one token. The video keeps ``video_rate`` of its tokens, rounded, and its audio
-    the rest; within both, `_even_shares` divides. A larger number never takes a token from a segment, except where the
-    split of `Budget.rates` changes to that for few video tokens.
+    the rest; within both, `_even_shares` divides. Where there are fewer tokens than segments, a segment keeps one token
+    or none, those that keep one are spread over time, and video and audio share the number by their segments. A larger
+    number never takes a token from a segment, except where the split of `Budget.rates` changes to that for few video
+    tokens.
 
     Args:
         shapes: token counts of the chunks.
@@ -227,9 +226,6 @@ def exact_counts(shapes: ChunkShapes, tokens: int, video_rate: Tensor) -> Counts
 
     Returns:
         The kept counts, whose sum over each clip is ``tokens`` or all that it has.
-
-    Raises:
-        BudgetError: a clip has more segments than ``tokens``.
     """
     kept = torch.stack([shapes.frame0, shapes.frame1, shapes.audio], dim=1)
     for clip in torch.unique(shapes.clip).tolist():
@@ -242,12 +238,12 @@ def exact_counts(shapes: ChunkShapes, tokens: int, video_rate: Tensor) -> Counts
         least_video, least_audio = int((video > 0).sum()), int((audio > 0).sum())
         least = least_video + least_audio
         if tokens < least:
-            parts = "frames and chunks of audio of this clip" if n_video else "chunks of two seconds of this audio"
-            remedy = ", or sample fewer frames" if n_video else ""
-            raise BudgetError(f"tokens={tokens} is below the {least} {parts}: allow at least {least}{remedy}")
-        # The video's share, within what it has and what leaves the audio at least one token per chunk.
-        share = int(float(video_rate[clip]) * n_video + 0.5)
-        share = min(max(share, least_video, tokens - n_audio), n_video, tokens - least_audio)
+            # One token per segment does not fit: the video's share of the segments, rounded.
+            share = (2 * tokens * least_video + least) // (2 * least)
+        else:
+            # The video's share, within what it has and what leaves the audio at least one token per chunk.
+            share = int(float(video_rate[clip]) * n_video + 0.5)
+            share = min(max(share, least_video, tokens - n_audio), n_video, tokens - least_audio)
         size[:, :2] = _even_shares(video, share).view(-1, 2)
         size[:, 2] = _even_shares(audio, tokens - share)
         kept[rows] = size
@@ -255,7 +251,7 @@ def exact_counts(shapes: ChunkShapes, tokens: int, video_rate: Tensor) -> Counts
 
 
 def _even_shares(size: Tensor, total: int) -> Tensor:
-    """Divide ``total`` over segments in proportion to their sizes, [S] int64; at least one for each that has a token.
+    """Divide ``total`` over segments in proportion to their sizes, [S] int64; first one for each that has a token.
 
     Largest remainders would take tokens from a segment as the total grows, and give the first segments more where all
     are equal. Instead tokens are given one by one, the next to the segment with the lowest (given + 1/2) / size

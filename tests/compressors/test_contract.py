@@ -37,7 +37,7 @@ from omnisift.ops import similarity
 from omnisift.tokens import Modality, Selection, TokenStream
 
 HALF, SOME = Budget(retain_video=0.6, retain_audio=0.7), Budget(retain=0.35)
-NUMBERS = tuple(Budget(tokens=tokens) for tokens in (23, 61, 140))
+NUMBERS = tuple(Budget(tokens=tokens) for tokens in (1, 3, 23, 61, 140))
 SHARES = st.floats(0.01, 1)
 BUDGETS = st.one_of(
     st.builds(Budget, retain=SHARES),
@@ -89,7 +89,11 @@ def _first_with(trait: Callable[[TokenStream], bool]) -> Prompt:
 
 
 PROMPTS = {name: _first_with(trait) for name, trait in TRAITS.items()}
-PROMPTS |= {"long": steady_prompt(19, 4, 480), "text": random_prompt(0, samples=1, clips=0)}
+PROMPTS |= {
+    "long": steady_prompt(19, 4, 480),
+    "silent": steady_prompt(12, 9, 0),
+    "text": random_prompt(0, samples=1, clips=0),
+}
 STREAMS = [with_attention(prompt.stream()) for prompt in PROMPTS.values()]
 FEW = [with_attention(PROMPTS[name].stream()) for name in ("odd frames", "unequal frames", "three rows", "long")]
 
@@ -149,7 +153,7 @@ def test_any_prompt_and_budget_meets_its_counts_or_names_the_floor(name: str, se
     check(name, with_attention(random_prompt(seed).stream()), budget)
 
 
-@pytest.mark.parametrize("budget", [HALF, NUMBERS[1]], ids=["half", "tokens"])
+@pytest.mark.parametrize("budget", [HALF, *NUMBERS[1:4]], ids=lambda budget: budget.words)
 @pytest.mark.parametrize("name", configurations(ALL))
 def test_a_batch_is_its_rows_alone(name: str, budget: Budget):
     prompts = [random_prompt(seed, samples=1) for seed in range(40, 46)]

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes, segment_of
 from omnisift.compressors import COMPRESSORS, Compressor, VideoCompressor, make_compressor
-from omnisift.errors import BudgetError, UnreachableBudget
+from omnisift.errors import UnreachableBudget
 from omnisift.tokens import Modality, Selection, TokenStream
 from omnisift.vgas import VGAS, VGASConfig
 
@@ -157,16 +157,6 @@ def _too_few(clips: list[list[list[int]]], stream: TokenStream, shapes: ChunkSha
     )
 
 
-def below_segments(stream: TokenStream, budget: Budget) -> bool:
-    """Whether a clip has more tokens and more frames and chunks of audio than the budget's number of tokens."""
-    if budget.tokens is None:
-        return False
-    shapes = ChunkShapes.of(stream)
-    sizes = torch.stack([shapes.frame0, shapes.frame1, shapes.audio], dim=1)
-    clips = [sizes[shapes.clip == clip] for clip in shapes.clip.unique()]
-    return any(int((size > 0).sum()) > budget.tokens < int(size.sum()) for size in clips)
-
-
 def check_floor_is_named(error: UnreachableBudget) -> None:
     """Check that the message is one line with the numbers, the minimum and the remedy."""
     assert re.fullmatch(
@@ -177,10 +167,6 @@ def check_floor_is_named(error: UnreachableBudget) -> None:
 def chosen(name: str, stream: TokenStream, budget: Budget) -> Selection | None:
     """The method's selection; None if it raises, as it should, that it can't reach the budget."""
     with torch.no_grad():
-        if below_segments(stream, budget):
-            with pytest.raises(BudgetError, match=rf"^tokens={budget.tokens} is below the \d+ frames .*allow at least"):
-                made(name, budget, stream.width)(stream)
-            return None
         if not out_of_reach(name, stream, budget):
             return made(name, budget, stream.width)(stream)
         with pytest.raises(UnreachableBudget) as caught:

@@ -123,8 +123,8 @@ def test_few_tokens_lower_the_rate_down_to_two_images(made_up):
     assert f"{few.fps:g} frames per second are fewer than were measured" in " ".join(few.notes)
     least = advice._advice("a", "7b", of(60), Budget(tokens=2))
     assert (least.images, least.video_kept, least.audio_kept) == (2, 1, 1)
-    with pytest.raises(BudgetError, match=r"tokens=1 is below the 2 frames and chunks of audio"):
-        advice._advice("a", "7b", of(60), Budget(tokens=1))
+    one = advice._advice("a", "7b", of(60), Budget(tokens=1))
+    assert (one.images, one.video_kept, one.audio_kept) == (2, 1, 0)
 
 
 def test_too_little_audio_for_speech_is_said_with_a_split_that_leaves_more(made_up):
@@ -174,7 +174,6 @@ def test_bad_input_is_one_typed_line(wide, tmp_path):
         (wide, 2.5, "nano", BudgetError),
         (wide, "64", "nano", BudgetError),
         (wide, None, "nano", BudgetError),
-        (wide, 1, "nano", BudgetError),
         (None, 64, "nano", UsageError),
         (wide, 64, "9b", CheckpointError),
         (wide, 64, 5, UsageError),

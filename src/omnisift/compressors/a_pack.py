@@ -146,13 +146,15 @@ def frame_of_audio(stream: TokenStream, frames: Frames) -> Tensor:
     """Find the frame that lasts at the time of each audio token.
 
     Returns:
-        [L] int64 on the CPU: the last frame of the clip that began before the token; -1 for all but audio in chunks.
+        [L] int64 on the CPU: the last frame of the clip that began before the token; -1 for all but audio in chunks,
+        and in clips without frames.
     """
     result = torch.full((len(stream),), -1)
     audio = torch.nonzero(of_modality(stream, Modality.AUDIO), as_tuple=True)[0]
     far = int(stream.position[0].max()) + 1
     begin = frames.clip * far + stream.position[0][frames.order[frames.start]]
-    result[audio] = torch.searchsorted(begin, stream.clip[audio] * far + stream.position[0][audio], right=True) - 1
+    at = torch.searchsorted(begin, stream.clip[audio] * far + stream.position[0][audio], right=True) - 1
+    result[audio] = torch.where(frames.clip[at] == stream.clip[audio], at, -1)  # audio alone has no frame
     return result
 
 

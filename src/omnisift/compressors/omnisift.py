@@ -78,6 +78,7 @@ class OmniSiftCompressor(Compressor):
         builder = SelectionBuilder()
         for batch in batches:
             anchors = prune_video(stream.embeds, batches, batch, builder, self.score_dtype, video_score)
+            anchors = _guides(stream, batches, batch, anchors)
             self._select_audio(stream.embeds, batches, batch, anchors, steps, builder)
         return builder.build(stream)
 
@@ -111,20 +112,22 @@ class OmniSiftCompressor(Compressor):
     ) -> None:
         """Score the audio of a batch of chunks by their anchors and keep the highest scores."""
         audio = batches.padded(batch, AUDIO)
-        # The released code keeps the audio of a chunk in full if it is one token, or if there are no anchors.
+        # The released code keeps the audio of a chunk in full if it is one token, or if there are no anchors, and so do
+        # the counts of a ratio; those of a number of tokens may not.
         alone = not batch.size[FRAME0]
-        if batch.size[AUDIO] <= 1 or (anchors.index.shape[1] == 0 and not alone):
+        in_full = not bool(batches.prunes_audio(batch).any())
+        if in_full and (batch.size[AUDIO] <= 1 or (anchors.index.shape[1] == 0 and not alone)):
             builder.kept.append(audio.flat(len(embeds)))
             return
         if alone:
             self._check_guide()
         # eq 6-9.
         logits = self._logits(embeds, anchors, audio, steps)
-        scored = None
+        kept, scored = batches.kept(batch, AUDIO), None
         if anchors.valid is not None and audio.valid is not None:
-            scored = (anchors.valid.any(dim=1) | alone) & (audio.valid.sum(dim=1) > 1)
+            size = audio.valid.sum(dim=1)
+            scored = ((anchors.valid.any(dim=1) | alone) & (size > 1)) | (kept < size)
         builder.audio_scores.append((audio.flat(len(embeds), scored), torch.sigmoid(logits).flatten()))
-        kept = batches.kept(batch, AUDIO)
         # Training (section 3.3): the estimator chooses, with a gradient.
         if self._learning:
             builder.add_choice(audio, self.estimator.choose(logits, kept, audio.valid), scored, embeds)
@@ -175,6 +178,14 @@ class OmniSiftCompressor(Compressor):
         largest = CPU_BATCH if stream.embeds.device.type == "cpu" and not self._learning else LARGE_BATCH
         share = largest if self._learning else min(largest, len(stream) * bytes_per_token // 4)
         return max(1, max(SMALL_BATCH, share) // bytes_per_token)
+
+
+def _guides(stream: TokenStream, batches: ChunkBatches, batch: ChunkBatch, anchors: PaddedGroups) -> PaddedGroups:
+    """The anchors of the chunks of a batch; all video of a chunk that keeps none, if some chunk needs it for audio."""
+    if not batch.size[FRAME0] or not bool(batches.prunes_unguided(batch).any()):
+        return anchors
+    keep = torch.zeros(len(stream) + 1, dtype=torch.bool, device=stream.embeds.device)
+    return batches.kept_video(keep.index_fill_(0, anchors.flat(len(stream)), True), batch)
 
 
 def trainable_part(compressor: Compressor) -> OmniSiftCompressor | None:

@@ -45,7 +45,7 @@ def relaxed_subset(keys: Tensor, count: Tensor, real: Tensor, temperature: float
     lowest = torch.finfo(keys.dtype).min / 4
     keys = keys.masked_fill(~real, lowest)
     total = torch.zeros_like(keys)
-    for step in range(int(count.max())):
+    for step in range(max(1, int(count.max()))):  # once where nothing is kept, for a gradient of 0
         # One more token per group, spread over its candidates ...
         taken = torch.softmax(keys / temperature, dim=1)
         total = total + taken * (count > step)[:, None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Counts
-from omnisift.chunks import FRAME0, FRAME1, segment_of, segment_sizes
+from omnisift.chunks import AUDIO, FRAME0, FRAME1, segment_of, segment_sizes
 from omnisift.tokens import TokenStream
 
 
@@ -175,6 +175,15 @@ class ChunkBatches:
     def kept(self, batch: ChunkBatch, segment: int) -> Tensor:
         """Return the kept count of one segment of each chunk of a batch, [G] int64 on the device."""
         return self._tables[2, batch.chunks, segment]
+
+    def prunes_audio(self, batch: ChunkBatch) -> Tensor:
+        """Return which chunks of a batch lose audio tokens, [G] bool on the CPU."""
+        chunks = self.order[batch.chunks]
+        return self._kept[chunks, AUDIO] < self._size[chunks, AUDIO]
+
+    def prunes_unguided(self, batch: ChunkBatch) -> Tensor:
+        """Return which chunks of a batch lose audio tokens and keep no video token, [G] bool on the CPU."""
+        return self.prunes_audio(batch) & (self._kept[self.order[batch.chunks], :AUDIO].sum(dim=1) == 0)
 
     def prunes_unpaired(self, batch: ChunkBatch) -> Tensor:
         """Return which chunks of a batch lose tokens of a second frame of another size than the first, [G] bool."""

@@ -181,7 +181,7 @@ def advise(clip: MediaFile, tokens: int, *, model: str = "nano") -> Advice:
 
     Raises:
         MediaError: the file can't be read or has no video.
-        BudgetError: ``tokens`` is no whole number above 0, or fewer than any sampling of the clip needs.
+        BudgetError: ``tokens`` is no whole number above 0.
         UsageError: there is no such model, or the clip is not a file.
         CheckpointError: the model's configuration is broken.
         UnsupportedModel: the model is of another family.

@@ -227,7 +227,8 @@ def _convolved_audio(config: Any, lengths: list[int]) -> Flops:
 def selector(config: VGASConfig, shapes: ChunkShapes, counts: Counts) -> Flops:
     """Count the audio selector with guide "cross", chunk by chunk.
 
-    A chunk without anchors, or with at most one audio token, needs no scores.
+    A chunk that keeps its audio needs no scores if it has no anchors or at most one audio token. One that drops audio
+    without anchors is scored by all of its video.
 
     Args:
         config: Configuration of the selector.
@@ -235,8 +236,9 @@ def selector(config: VGASConfig, shapes: ChunkShapes, counts: Counts) -> Flops:
         counts: Kept tokens of every chunk; the kept video tokens are the anchors.
     """
     hidden, layers = config.hidden_size, config.num_hidden_layers
-    anchors = counts.frame0 + counts.frame1
-    scored = (shapes.audio > 1) & (anchors > 0)
+    anchors, pruned = counts.frame0 + counts.frame1, counts.audio < shapes.audio
+    anchors = torch.where(pruned & (anchors == 0), shapes.frame0 + shapes.frame1, anchors)
+    scored = ((shapes.audio > 1) | pruned) & (anchors > 0)
     visual, audio = int(anchors[scored].sum()), int(shapes.audio[scored].sum())
     both = int((anchors * shapes.audio)[scored].sum())
     projected = (visual + audio) * config.input_size * hidden

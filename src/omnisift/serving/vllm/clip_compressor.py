@@ -33,15 +33,13 @@ def check_reachable(settings: Settings, layout: ClipLayout, budget: Budget) -> N
     """Check that the method can keep as few tokens of a clip as the budget says.
 
     Some methods have a lower limit. A request must be refused before it reaches vLLM's engine, where an error ends all
-    requests. Trained methods and `resift` have no lower limit, so `random` replaces them here. A number of tokens has
-    one for each clip, whatever the method.
+    requests. Trained methods and `resift` have no lower limit, so `random` replaces them here.
 
     Raises:
-        BudgetError: a number of tokens is below that limit, or above the server's.
+        BudgetError: a number of tokens is above the server's limit.
         CompressorError: the budget is below the method's limit.
     """
     settings.check_share(budget, layout.tokens_in_chunks)
-    layout.counts(budget)
     parts = settings.compressor.split("+")
     untrained = ["random" if needs_selector(part) or _name(part) in _EXACT else part for part in parts]
     if budget.keeps_all or all(part.strip() == "random" for part in untrained):
