@@ -49,6 +49,15 @@ class Case:
     read: dict[str, Any] = field(default_factory=dict)
 
 
+def made(file: Any, folder: Path) -> Path:
+    """Make a file of a table (`CASES`, `odd_files.FILES`) unless it is there."""
+    folder.mkdir(exist_ok=True)
+    path = folder / file.name
+    if "\0" in file.name or not (path.exists() or path.is_symlink()):
+        file.make(path)
+    return path
+
+
 CASES: list[Case] = []
 GOOD = {"images": 8, "audio": 4.0, "flash": 3.0, "beep": 3.0}
 AUDIO_ONLY = {"images": 0, "audio": 4.0, "beep": 3.0, "fps": 0.0}
@@ -447,4 +456,4 @@ fails("names", "dangling.mp4", _link("nowhere.mp4"), errors.NotFound)
 fails("names", "loop.mp4", _link("loop.mp4"), errors.NotFound)
 add("names", "link.mp4", _link_outside, like="plain.mp4", **GOOD)
 
-__all__ = ["CASES", "Case", "Expected", "av", "patch"]
+__all__ = ["CASES", "Case", "Expected", "av", "made", "patch"]

@@ -6,25 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus import CASES, Case
+from corpus import CASES, Case, made
 
 from omnisift.errors import OmniSiftError
 from omnisift.media import SAMPLE_RATE, Media, read
 
 SMALL = {"min_pixels": 28 * 28, "max_pixels": 16 * 28 * 28}
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("corpus") / "files"
-
-
-def make(case: Case, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / case.name
-    if "\0" in case.name or not (path.exists() or path.is_symlink()):
-        case.make(path)
-    return path
 
 
 def onset(waveform: np.ndarray) -> float:
@@ -46,7 +33,7 @@ def test_the_corpus_covers_many_kinds_of_files() -> None:
 @pytest.mark.parametrize("case", [c for c in CASES if c.expected.error], ids=lambda c: ascii(c.name))
 def test_bad_files_give_one_typed_error(case: Case, folder: Path) -> None:
     with pytest.raises(OmniSiftError) as caught:
-        read(make(case, folder), **SMALL, **case.read)
+        read(made(case, folder), **SMALL, **case.read)
     assert isinstance(caught.value, case.expected.error), f"{type(caught.value).__name__}: {caught.value}"
     message = str(caught.value)
     assert "\n" not in message
@@ -60,7 +47,7 @@ def test_bad_files_give_one_typed_error(case: Case, folder: Path) -> None:
 @pytest.mark.parametrize("case", [c for c in CASES if not c.expected.error], ids=lambda c: ascii(c.name))
 def test_files_give_the_expected_result(case: Case, folder: Path) -> None:
     expected = case.expected
-    media = read(make(case, folder), **SMALL, **case.read)
+    media = read(made(case, folder), **SMALL, **case.read)
     check_consistent(media)
     assert media.fps == pytest.approx(expected.fps)
     assert media.capped == expected.capped, media.warnings
@@ -77,7 +64,7 @@ def test_files_give_the_expected_result(case: Case, folder: Path) -> None:
     if expected.beep is not None:
         assert onset(media.waveform) == pytest.approx(expected.beep, abs=0.03)
     if expected.like:
-        other = read(make(next(c for c in CASES if c.name == expected.like), folder), **SMALL)
+        other = read(made(next(c for c in CASES if c.name == expected.like), folder), **SMALL)
         np.testing.assert_array_equal(media.images, other.images)
         np.testing.assert_array_equal(media.waveform, other.waveform)
 

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
 import clip_writer
 import numpy as np
 import pytest
+from peak import in_a_child
 
 from omnisift.media import read
 from omnisift.media.decoders import VideoDecoder
 
 SMALL = {"min_pixels": 28 * 28, "max_pixels": 4 * 28 * 28}
 
-CHILD = """
-import json, resource, sys
-from omnisift.media import read
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-media = read(sys.argv[1], min_pixels=784, max_pixels=3136)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([round(media.seconds, 3), len(media.images), (after - before) / 1024]))
+READ = "media = read(path, min_pixels=784, max_pixels=3136)"
+READ_WINDOWS = """
+with open_windows(path, max_frames=10_000, min_pixels=48 * 784, max_pixels=64 * 784) as windows:
+    for stop in range(60, len(windows.media.images) + 60, 60):
+        windows.images(stop)
+        windows.samples(stop * 8000)
+    media = windows.finish()
 """
 
 
-def in_a_child(path: Path) -> list[float]:
-    """[seconds, images, MiB that reading added to the peak]."""
-    done = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=True)
-    return list(json.loads(done.stdout))
+def measure(path: Path, reading: str = READ) -> list[float]:
+    """[MiB that reading added to the peak, seconds, images]."""
+    return in_a_child(path, reading, "round(media.seconds, 3)", "len(media.images)")
 
 
 def long_video(path: Path, minutes: float, gop: int = 50) -> None:
@@ -57,12 +54,20 @@ def ten_minutes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_memory_is_flat_in_length(ten_minutes: Path, tmp_path: Path) -> None:
     """Ten minutes take no more than one minute, beyond the audio itself (3.84 MB per minute) and the images."""
     long_video(tmp_path / "one.mp4", 1)
-    one, ten = in_a_child(tmp_path / "one.mp4"), in_a_child(ten_minutes)
-    assert one[:2] == [60.0, 120]
-    assert ten[:2] == [600.0, 256]
+    one, ten = measure(tmp_path / "one.mp4"), measure(ten_minutes)
+    assert (one[1:], ten[1:]) == ([60.0, 120], [600.0, 256])
     audio = 9 * 60 * 16_000 * 4 / 2**20
     images = (256 - 120) * 56 * 56 * 3 / 2**20
-    assert ten[2] - one[2] < audio + images + 25
+    assert ten[0] - one[0] < audio + images + 25
+
+
+def test_memory_of_windows_does_not_grow(ten_minutes: Path, tmp_path: Path) -> None:
+    """Nine minutes more have 116 MiB of images and 33 MiB of audio; the index of their packets is about a MiB."""
+    long_video(tmp_path / "one.mp4", 1)
+    one, ten = measure(tmp_path / "one.mp4", READ_WINDOWS), measure(ten_minutes, READ_WINDOWS)
+    assert (one[1:], ten[1:]) == ([60.0, 120], [600.0, 1200])
+    assert one[0] > 1
+    assert ten[0] - one[0] < 8
 
 
 def count_decoded(path: Path, **options: object) -> tuple[int, int]:
@@ -114,7 +119,7 @@ def test_reading_stops_at_the_limit(ten_minutes: Path) -> None:
 def test_frames_are_scaled_before_they_are_kept(tmp_path: Path) -> None:
     """A large image costs its decoder and one scaled image, not a list of large ones."""
     clip_writer.write(tmp_path / "large.mp4", size=(1920, 1080), seconds=8.0, fps=2, flash=None, audio=None, gop=4)
-    seconds, images, megabytes = in_a_child(tmp_path / "large.mp4")
+    megabytes, seconds, images = measure(tmp_path / "large.mp4")
     assert (seconds, images) == (8.0, 16)
     assert megabytes < 150
 
@@ -123,6 +128,6 @@ def test_frames_are_scaled_before_they_are_kept(tmp_path: Path) -> None:
 def test_largest_images(tmp_path: Path) -> None:
     """8192 x 4320 stays within 450 MB."""
     clip_writer.write(tmp_path / "8k.mp4", size=(8192, 4320), seconds=0.2, fps=10, flash=None, audio=None, gop=1)
-    _, images, megabytes = in_a_child(tmp_path / "8k.mp4")
+    megabytes, _, images = measure(tmp_path / "8k.mp4")
     assert images == 2
     assert megabytes < 450

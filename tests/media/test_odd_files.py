@@ -9,6 +9,7 @@ import numbered
 import numpy as np
 import odd_files
 import pytest
+from corpus import made
 from odd_files import FILES, OddFile
 
 from omnisift.errors import NotMedia, NoVideo
@@ -17,25 +18,13 @@ from omnisift.media import Media, read
 SMALL = {"min_pixels": 28 * 28, "max_pixels": 64 * 28 * 28}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("odd")
-
-
-def make(file: OddFile, folder: Path) -> Path:
-    path = folder / file.name
-    if not path.exists():
-        file.make(path)
-    return path
-
-
 def numbers(media: Media) -> list[int]:
     return [] if media.images is None else [numbered.number(image) for image in media.images]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
 def test_images_and_sound(file: OddFile, folder: Path) -> None:
-    assert odd_files.find_faults(file, make(file, folder)) == []
+    assert odd_files.find_faults(file, made(file, folder)) == []
 
 
 def test_a_turned_image_has_the_turned_shape(tmp_path: Path) -> None:
@@ -52,7 +41,7 @@ def test_encrypted_tracks_are_named(tmp_path: Path) -> None:
 def test_an_unknown_codec_is_named_where_video_is_required(folder: Path) -> None:
     file = next(f for f in FILES if f.name == "unknown-video.mp4")
     with pytest.raises(NoVideo, match=r"has no video; video track 0 \(xyz1, unknown codec\) can't be decoded"):
-        read(make(file, folder), require_video=True)
+        read(made(file, folder), require_video=True)
 
 
 def test_images_that_could_not_be_had_are_counted(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import clip_writer
 import numpy as np
 import pytest
 from bombs import write_blocks, write_hidden_frames, write_stuffed
+from peak import in_a_child
 
 from omnisift.errors import OmniSiftError
 from omnisift.media import decoders, read
@@ -20,27 +19,18 @@ from omnisift.media.stuffed import is_stuffed
 
 SMALL = {"min_pixels": 784, "max_pixels": 16 * 784}
 
-CHILD = """
-import resource, sys
-from omnisift.errors import OmniSiftError
-from omnisift.media import read
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+READ = """
 try:
-    read(sys.argv[1], min_pixels=784, max_pixels=3136)
+    read(path, min_pixels=784, max_pixels=3136)
 except OmniSiftError:
     pass
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
 def megabytes(path: Path) -> float:
     """What reading adds to the peak of a process; it stops at 4 GB."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(path)],
-        capture_output=True, text=True, check=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)),
-    )  # fmt: skip
-    return float(done.stdout)
+    limit = (4 << 30, 4 << 30)
+    return float(in_a_child(path, READ, before=lambda: resource.setrlimit(resource.RLIMIT_AS, limit))[0])
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ class ClipWindows:
                     on_samples(piece)
         with self._reading():
             self.media = self._result(strict=False)
+            self._check_strictly()
 
     def images(self, stop: int) -> npt.NDArray[np.uint8]:
         """Return the next images.
@@ -169,7 +170,7 @@ class ClipWindows:
             [n, H, W, 3] uint8; none without video.
 
         Raises:
-            MediaError: more time or work is needed than `open_windows` was given.
+            MediaError: more time or work is needed than `open_windows` was given; with ``strict``, packets are damaged.
             WindowsUnavailable: the file has to be read as a whole.
         """
         if self.media.images is None:
@@ -184,6 +185,7 @@ class ClipWindows:
                 self._next_image += 1
             if self._next_image == count:
                 self._decode_rest()
+            self._check_strictly()
         return images
 
     def samples(self, stop: int) -> Samples:
@@ -219,15 +221,16 @@ class ClipWindows:
         """Return the final `media`, with all warnings; images that are left are decoded for them, but not kept.
 
         Raises:
-            MediaError: as in `read`, and damaged packets with ``strict``.
+            MediaError: as in `images`.
             WindowsUnavailable: the file has to be read as a whole.
         """
         while len(self.images(self._next_image + 1)):
             pass
         with self._reading():
+            self._reader.bad_packets = self._bad_packets()
             if self._video is not None:
                 self._reader.count_unavailable()
-            self.media = self._result(self._arguments.strict)
+            self.media = self._result(strict=False)
         return self.media
 
     def close(self) -> None:
@@ -257,9 +260,15 @@ class ClipWindows:
             raise WindowsUnavailable("some images are missing; others stand for them")
 
     def _decode_rest(self) -> None:
-        """Decode to the end of the video, which tells whether the last images were right."""
-        while self._step_video():
-            pass
+        """Decode to the end of the video, which tells whether the last images were right; keeps none."""
+        while self._video is not None and self._step_video():
+            self._waiting.clear()
+
+    def _check_strictly(self) -> None:
+        """With ``strict``, raise at the first damaged packet, but with the number of all."""
+        if self._arguments.strict and self._bad_packets():
+            self._decode_rest()
+            self._result(strict=True)
 
     def _step_video(self) -> bool:
         assert self._video is not None
@@ -287,12 +296,15 @@ class ClipWindows:
             while queue.ready >= (PIECE if going else 1):
                 yield queue.take(min(PIECE, queue.ready))
 
-    def _result(self, strict: bool) -> Media:
-        """What is known so far."""
+    def _bad_packets(self) -> int:
+        """Damaged packets so far."""
         passes = [one for one in (self._video, self._first_audio) if one is not None]
         # Both passes meet the same read errors.
-        decoders = [one.decoder for one in passes if one.decoder is not None]
-        self._reader.bad_packets = max((one.read_errors for one in passes), default=0)
-        self._reader.bad_packets += sum(decoder.bad_packets for decoder in decoders)
+        errors = max((one.read_errors for one in passes), default=0)
+        return errors + sum(one.decoder.bad_packets for one in passes if one.decoder is not None)
+
+    def _result(self, strict: bool) -> Media:
+        """What is known so far."""
+        self._reader.bad_packets = self._bad_packets()
         reader = replace(self._reader, warnings=list(self._reader.warnings))
         return reader.result(self._arguments.require_video, self._arguments.require_audio, strict)
