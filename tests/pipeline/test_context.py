@@ -18,6 +18,7 @@ from omnisift.errors import TooBig, UsageError
 from omnisift.media import Media
 from omnisift.models import attach
 from omnisift.pipeline.context import _kept_tokens, context_length
+from omnisift.pipeline.encoded_clip import PromptRow
 from omnisift.pipeline.loading import load_host
 from omnisift.pipeline.prompt import build_inputs
 
@@ -89,7 +90,7 @@ def test_the_count_is_that_of_every_method(pipe: Pipeline, clip: Path, name: str
         pass
     inputs = build_inputs(pipe.host.processor, pipe.read(clip), "What?")
     kept = other.ask(clip, "What?", max_new_tokens=1).report.tokens.prompt_kept
-    assert _kept_tokens(pipe.host, other.compressor, inputs) == kept
+    assert _kept_tokens(pipe.host, other.compressor, PromptRow(pipe.read(clip), inputs)) == kept
 
 
 def silence(seconds: float) -> Media:

@@ -35,7 +35,7 @@ class GridAdapter(Adapter):
             return self.layout_without_grids(prompt)
         videos = repeated_videos(grids.prod(dim=1), is_video.sum(dim=1))
         places = Places.in_grids(int(is_video.sum()), grids[videos])
-        seconds = self._seconds(prompt, len(grids))[videos]
+        seconds = self.step_seconds(prompt, len(grids))[videos]
         time = self.frame_time(places.frame, seconds[places.clip])
         return lay_out(prompt.modality, places, time, self.audio_step, compress_audio=prompt.compress_audio)
 
@@ -77,12 +77,14 @@ class GridAdapter(Adapter):
         patches = prompt.tensor("video_grid_thw")
         if patches is None:
             patches = prompt.encoded_with("grid_thw")
-        if patches is None:
-            return None
+        return None if patches is None else self.token_grids(patches)
+
+    def token_grids(self, patches: Tensor) -> Tensor:
+        """[V, 3] int64: frames, rows and columns of tokens, from those of patches."""
         merge = int(self.config.vision_config.spatial_merge_size)
         return patches // torch.tensor([1, merge, merge])
 
-    def _seconds(self, prompt: Prompt, count: int) -> Tensor:
+    def step_seconds(self, prompt: Prompt, count: int) -> Tensor:
         """[V] float32: seconds of a frame of each of ``count`` videos."""
         if not count:
             return torch.ones(0)

@@ -14,18 +14,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from omnisift.budget import Counts
-from omnisift.chunks import ChunkShapes
 from omnisift.compressors import Compressor
 from omnisift.models import adapter_for
-from omnisift.models.adapter import Adapter, Prompt
+from omnisift.models.adapter import Adapter
 from omnisift.models.media_encoding import MediaEmbeds, encode_media
+from omnisift.pipeline.clip_outline import CHUNK_STEPS, ClipOutline
 from omnisift.pipeline.clip_sources import ClipSource
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import PIXELS, lay_out, normalize_patches, padded_length
@@ -34,12 +34,10 @@ from omnisift.tokens import Modality, TokenStream
 
 WINDOW_STEPS = 32
 """Time steps of the longest window: 32 s at two images per second."""
-WINDOW_PATCHES = {"cpu": 2**12}
+WINDOW_PATCHES = {"cpu": 2**11}
 """Patches of the largest window, if that is more than a chunk, by device; `_MOST_PATCHES` on others."""
 _MOST_PATCHES = 2**14
 """12 time steps at 320 tokens per frame."""
-_CHUNK_STEPS = 2
-"""Time steps of a chunk."""
 
 
 def window_images(processor: Any) -> int:
@@ -174,6 +172,7 @@ def compress_windows(
     host: Host,
     compressor: Compressor,
     inputs: Mapping[str, Any],
+    clip: ClipOutline,
     source: ClipSource,
     timer: Timer,
 ) -> KeptTokens:
@@ -183,90 +182,86 @@ def compress_windows(
         host: the model, without an attachment.
         compressor: a method with a `Compressor.reach`.
         inputs: of a prompt with the clip, with sizes alone.
+        clip: where its tokens are.
         source: the clip, unread.
         timer: counts reading, preparation, encoding and compression.
     """
-    full = _outline(host, compressor, inputs, source.media.seconds_per_grid)
     encoder = _WindowedEncoder(host, source, inputs, timer)
-    shapes = ChunkShapes.of(full)
+    shapes = clip.shapes
     sizes = torch.stack([shapes.frame0, shapes.frame1, shapes.audio], dim=1)
     counts = compressor.budget.counts(shapes).by_segment().view(-1, 3)
-    # Tokens by chunk; those of a chunk in the order of the prompt.
-    order = torch.argsort(full.chunk, stable=True)
-    bounds = torch.searchsorted(full.chunk[order], torch.arange(len(shapes) + 1))
-    keep, kept, places = full.chunk < 0, list[MediaEmbeds](), list[Tensor]()
+    keep, modality = torch.ones(clip.length, dtype=torch.bool), torch.zeros(clip.length, dtype=torch.int8)
     scores: Tensor | None = None
-    memory = dict[str, Any]()
-    context = -(-(compressor.reach or 0) // _CHUNK_STEPS)  # chunks before a window that the method looks back to
-    past = torch.zeros(0, dtype=torch.int64)
-    past_embeds = torch.zeros(0, host.hidden_size, dtype=host.dtype, device=host.device)
-    for begin, end in _windows(len(shapes), inputs, host.device):
+    kept, places, memory = list[MediaEmbeds](), list[Tensor](), dict[str, Any]()
+    context = -(-(compressor.reach or 0) // CHUNK_STEPS)  # chunks before a window that the method looks back to
+    past = clip.part(0, 0)
+    for begin, end in _windows(clip.chunks, inputs, host.device):
         # Encode the tokens of the window.
-        index = order[bounds[begin] : bounds[end]].sort().values
-        window = _encode(encoder, full.modality[index])
+        tokens = clip.part(begin, end)
+        window = _encode(encoder, tokens.modality)
         # Choose among them. What comes before the window is kept as a whole, and ignored.
-        first, seen = max(0, begin - context), torch.cat([past, index])
-        stream = _part(full, seen, torch.cat([past_embeds, window.embeds]), first)
+        first = max(0, begin - context)
+        stream = _joined_streams(past, replace(tokens, embeds=window.embeds))
         part_counts = Counts(*torch.cat([sizes[first:begin], counts[begin:end]]).unbind(dim=1))
         with timer("compress"):
-            selection = compressor.next_part(stream, part_counts, memory)
-            chosen = selection.keep.cpu()
-        keep[index] = chosen[len(past) :]
+            selection = compressor.next_part(_numbered(stream, first), part_counts, memory)
+            chosen = selection.keep.cpu()[len(past) :]
+        keep[tokens.sample], modality[tokens.sample] = chosen, tokens.modality
         if selection.scores is not None:
             scores = torch.full(keep.shape, torch.nan) if scores is None else scores
-            scores[index] = selection.scores.detach().float().cpu()[len(past) :]
-        kept.append(_kept_rows(window, full.modality[index], chosen[len(past) :], selection.embeds))
-        places.append(index[chosen[len(past) :]])
+            scores[tokens.sample] = selection.scores.detach().float().cpu()[len(past) :]
+        kept.append(_kept_rows(window, tokens.modality, chosen, selection.embeds))
+        places.append(tokens.sample[chosen])
         # What the next window looks back to.
-        recent = torch.nonzero(full.chunk[seen] >= end - context)[:, 0]
-        past, past_embeds = seen[recent], stream.embeds[recent.to(stream.embeds.device)]
+        past = _rows(stream, torch.nonzero(stream.chunk >= end - context)[:, 0])
     # Hosts may interleave audio and video otherwise than by chunks. Side inputs are of video, whose order is the same.
     media = _joined(kept)
     embeds = media.embeds[torch.argsort(torch.cat(places)).to(media.embeds.device)]
-    return KeptTokens(keep, full.modality, scores, MediaEmbeds(embeds, media.marked))
-
-
-def _outline(host: Host, compressor: Compressor, inputs: Mapping[str, Any], seconds_per_grid: float) -> TokenStream:
-    """The stream of a whole prompt, with embeddings of no width."""
-    adapter, ids = adapter_for(host.thinker), inputs["input_ids"]
-    mask, compress_audio = torch.ones_like(ids, dtype=torch.bool), compressor.budget.compress_audio
-    prompt = Prompt(ids, mask, adapter.modality(ids, inputs), inputs, [seconds_per_grid], compress_audio)
-    return adapter.layout(prompt).stream(torch.empty(*ids.shape, 0))
+    return KeptTokens(keep, modality, scores, MediaEmbeds(embeds, media.marked))
 
 
 def _windows(chunks: int, inputs: Mapping[str, Any], device: torch.device) -> Iterator[tuple[int, int]]:
     """The first chunk of each window, and the one after its last."""
     most = WINDOW_PATCHES.get(device.type, _MOST_PATCHES)
-    patches = int(inputs["video_grid_thw"][0, 1:].prod()) if "video_grid_thw" in inputs else 1
-    size = max(1, min(WINDOW_STEPS, most // patches) // _CHUNK_STEPS)
+    size = max(1, min(WINDOW_STEPS, most // int(inputs["video_grid_thw"][0, 1:].prod())) // CHUNK_STEPS)
     for begin in range(0, chunks, size):
         yield begin, min(begin + size, chunks)
 
 
 def _encode(encoder: _WindowedEncoder, modality: Tensor) -> MediaEmbeds:
     """Encode the next tokens, of which ``modality`` [N] says what each is."""
-    parts = {Modality.VIDEO: encoder.video, Modality.AUDIO: encoder.audio}
-    places = {kind: torch.nonzero(modality == kind)[:, 0] for kind in parts}
-    made = {kind: parts[kind](len(where)) for kind, where in places.items() if len(where)}
-    first = next(iter(made.values())).embeds
-    embeds = first.new_empty(len(modality), first.shape[1])
-    for kind, media in made.items():
-        embeds[places[kind].to(embeds.device)] = media.embeds
-    return MediaEmbeds(embeds, made[Modality.VIDEO].marked if Modality.VIDEO in made else {})
+    is_video = modality == Modality.VIDEO
+    video = encoder.video(int(is_video.sum()))
+    embeds = video.embeds.new_empty(len(modality), video.embeds.shape[1])
+    embeds[is_video.to(embeds.device)] = video.embeds
+    audio = int((~is_video).sum())
+    if audio:
+        embeds[~is_video.to(embeds.device)] = encoder.audio(audio).embeds
+    return MediaEmbeds(embeds, video.marked)
 
 
-def _part(full: TokenStream, index: Tensor, embeds: Tensor, first: int) -> TokenStream:
-    """The stream of the tokens at ``index``, whose chunks are counted from ``first``."""
-    return TokenStream(
-        embeds=embeds,
-        modality=full.modality[index],
-        position=full.position[:, index],
-        time=full.time[index],
-        chunk=full.chunk[index] - first,
-        frame=full.frame[index],
-        clip=torch.zeros_like(index),
-        sample=torch.zeros_like(index),
-    )
+_FIELDS = "modality", "position", "time", "chunk", "frame", "clip", "sample"
+
+
+def _joined_streams(first: TokenStream, second: TokenStream) -> TokenStream:
+    """Two parts of a clip, one behind the other."""
+    if not len(first):
+        return second
+    fields: dict[str, Any] = {
+        name: torch.cat([getattr(first, name), getattr(second, name)], dim=-1) for name in _FIELDS
+    }
+    return replace(second, embeds=torch.cat([first.embeds, second.embeds]), **fields)
+
+
+def _rows(stream: TokenStream, index: Tensor) -> TokenStream:
+    """The tokens of a stream at ``index`` [N]."""
+    fields: dict[str, Any] = {name: getattr(stream, name)[..., index] for name in _FIELDS}
+    return replace(stream, embeds=stream.embeds[index.to(stream.embeds.device)], **fields)
+
+
+def _numbered(part: TokenStream, first: int) -> TokenStream:
+    """A part of a clip as a stream of its own, whose chunks are counted from ``first``."""
+    return replace(part, chunk=part.chunk - first, sample=torch.zeros_like(part.sample))
 
 
 def _kept_rows(window: MediaEmbeds, modality: Tensor, keep: Tensor, merged: Tensor | None) -> MediaEmbeds:

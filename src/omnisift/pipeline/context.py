@@ -31,7 +31,7 @@ def check_context(host: Host, compressor: Compressor | None, row: PromptRow, max
     length = int(row.inputs["input_ids"].shape[1])
     if limit is None or length + max_new_tokens <= limit:
         return
-    kept = length if compressor is None else _kept_tokens(host, compressor, row.inputs)
+    kept = length if compressor is None else _kept_tokens(host, compressor, row)
     if kept + max_new_tokens > limit:
         before = "" if kept == length else f" after compression ({length} before)"
         remedy = "lower retain or tokens, fps, max_frames or max_new_tokens"
@@ -69,17 +69,21 @@ def _scaled_length(positions: int, rope: Mapping[str, Any]) -> int:
     return int((rope.get("original_max_position_embeddings") or positions) * (rope.get("factor") or 1.0))
 
 
-def _kept_tokens(host: Host, compressor: Compressor, inputs: Mapping[str, Any]) -> int:
+def _kept_tokens(host: Host, compressor: Compressor, row: PromptRow) -> int:
     """Tokens of a prompt after compression, from the budget and the shapes of its chunks alone."""
-    adapter = adapter_for(host.thinker)
-    input_ids = inputs["input_ids"]
-    modality = adapter.modality(input_ids, inputs)
+    length = int(row.inputs["input_ids"].shape[1])
+    shapes = _shapes(host, compressor, row.inputs) if row.outline is None else row.outline.shapes
+    full = shapes.frame0 + shapes.frame1 + shapes.audio
+    return length - int(full.sum()) + int(compressor.budget.counts(shapes).by_segment().sum())
+
+
+def _shapes(host: Host, compressor: Compressor, inputs: Mapping[str, Any]) -> ChunkShapes:
+    """The chunks of a prompt, of which there are none without clips."""
+    adapter, ids = adapter_for(host.thinker), inputs["input_ids"]
+    modality = adapter.modality(ids, inputs)
     compress_audio = compressor.budget.compress_audio
     if not has_clips(modality, compress_audio=compress_audio):
-        return int(input_ids.shape[1])
-    mask = torch.ones_like(input_ids, dtype=torch.bool)
-    prompt = Prompt(input_ids, mask, modality, inputs, compress_audio=compress_audio)
-    stream = adapter.layout(prompt).stream(torch.empty(*input_ids.shape, 0))
-    shapes = ChunkShapes.of(stream)
-    full = shapes.frame0 + shapes.frame1 + shapes.audio
-    return int(input_ids.shape[1] - full.sum() + compressor.budget.counts(shapes).by_segment().sum())
+        return ChunkShapes(*torch.zeros(4, 0, dtype=torch.int64))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    prompt = Prompt(ids, mask, modality, inputs, compress_audio=compress_audio)
+    return ChunkShapes.of(adapter.layout(prompt).stream(torch.empty(*ids.shape, 0)))

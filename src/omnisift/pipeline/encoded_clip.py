@@ -19,6 +19,7 @@ from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models import adapter_for
 from omnisift.models.short_prompt import ShortPrompt
+from omnisift.pipeline.clip_outline import ClipOutline
 from omnisift.pipeline.held_prompt import HOLD_BYTES, HeldPrompts, Key, settings_key
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import normalize_patches
@@ -78,6 +79,8 @@ class PromptRow:
     """Tokens up to the end of the clip, which a prompt with another question has too."""
     key: Key | None = None
     """Of what the clip holds for such a prompt with the same model and method; None if it holds nothing."""
+    outline: ClipOutline | None = None
+    """Where the tokens of a long clip are; None for other clips."""
     short: ShortPrompt | None = None
     """What is left of a clip that was compressed before; None if the host encodes the clip."""
 

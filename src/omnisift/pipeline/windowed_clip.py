@@ -8,14 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from omnisift.compressors import Compressor
 from omnisift.compressors.resift import ReSiftCompressor
 from omnisift.media import Media, MediaFile, WindowsUnavailable, read_or_open
 from omnisift.models import Compression, adapter_for
 from omnisift.models.attachment import check_unattached
+from omnisift.models.grid_adapter import GridAdapter
 from omnisift.models.short_prompt import ShortPrompt
 from omnisift.models.window_attention import batched_windows
+from omnisift.pipeline.clip_outline import ClipOutline
 from omnisift.pipeline.clip_sources import ClipSource, DecodedSource, FileSource
 from omnisift.pipeline.clip_windows import (
     KeptTokens,
@@ -62,8 +65,9 @@ def can_window(host: Host, compressor: Compressor | None) -> bool:
     if compressor is None or compressor.reach is None or compressor.needs or unknown_video(processor):
         return False
     extractor = getattr(processor, "feature_extractor", None)
-    is_known = extractor is None or unknown_spectrogram(extractor) is None
-    return is_known and (extractor is None or adapter_for(host.thinker).audio_window is not None)
+    adapter = adapter_for(host.thinker)
+    knows_audio = extractor is None or (unknown_spectrogram(extractor) is None and adapter.audio_window is not None)
+    return isinstance(adapter, GridAdapter) and knows_audio
 
 
 def open_clip(
@@ -167,9 +171,23 @@ class WindowedClip(EncodedClip):
             self._whole = EncodedClip(self.host, media, self.read_seconds, self.held.max_bytes)
         return self._whole
 
+    def prompt(self, question: str, system: str | None = None) -> PromptRow:
+        """A question about the clip, of which the inputs hold sizes alone. Arguments as in `EncodedClip.prompt`."""
+        row = super().prompt(question, system)
+        ids = row.inputs["input_ids"].int()
+        inputs = {**row.inputs, "input_ids": ids, "attention_mask": _ones(ids)}
+        return replace(row, inputs=inputs, outline=self._outline(inputs))
+
+    def _outline(self, inputs: Mapping[str, Any]) -> ClipOutline:
+        adapter = adapter_for(self.host.thinker)
+        assert isinstance(adapter, GridAdapter)
+        return ClipOutline(adapter, inputs, self.media.seconds_per_grid)
+
     def _process(self, question: str, system: str | None) -> dict[str, Any]:
         text = prompt_text(self.host.processor, self.media, question, system)
-        return dict(run_processor(self.host.processor, text, self.media, sizes_alone=True))
+        inputs = run_processor(self.host.processor, text, self.media, sizes_alone=True)
+        compact = {name: _ones(value) for name, value in inputs.items() if name.endswith("attention_mask")}
+        return {**inputs, **compact, "input_ids": inputs["input_ids"].int()}
 
     @torch.inference_mode()
     def shortened(
@@ -215,12 +233,18 @@ class WindowedClip(EncodedClip):
         return kept.columns(slice(row.shared - (self._columns.stop - self._columns.start), row.shared))
 
     def _compress_source(self, row: PromptRow, compressor: Compressor, source: ClipSource, timer: Timer) -> KeptTokens:
+        assert row.outline is not None
         with batched_windows(self.host.thinker):
-            kept = compress_windows(self.host, compressor, row.inputs, source, timer)
+            kept = compress_windows(self.host, compressor, row.inputs, row.outline, source, timer)
         with timer("read"):
             end = source.finish()
         self.media = replace(self.media, warnings=end.warnings, bad_packets=end.bad_packets)
         return kept
+
+
+def _ones(mask: Tensor) -> Tensor:
+    """A mask [1, N] of the same shape without padding, which takes no memory."""
+    return torch.ones(1, 1, dtype=torch.int64).expand_as(mask)
 
 
 def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
@@ -236,7 +260,7 @@ def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
         scores[0, begin : row.shared] = kept.scores
     kind = modality[keep]
     column = torch.nonzero(kind != Modality.TEXT)[:, 0]
-    positions = adapter_for(host.thinker).rotary_positions(row.inputs)
+    positions = adapter_for(host.thinker).rotary_positions({**row.inputs, "input_ids": ids.long()})
     short = ShortPrompt(
         media=kept.media,
         column=column,
@@ -246,8 +270,8 @@ def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
         compression=Compression(modality.unsqueeze(0), keep.unsqueeze(0), scores),
     )
     # A token of the text stands for those of the clip, so that `generate` looks for no images.
-    short_ids = ids[:, keep]
-    short_ids[0, column] = ids[0, 0]
+    short_ids = ids[:, keep].long()
+    short_ids[0, column] = int(ids[0, 0])
     inputs = {"input_ids": short_ids, "attention_mask": torch.ones_like(short_ids)}
     if "use_audio_in_video" in row.inputs:
         inputs["use_audio_in_video"] = False

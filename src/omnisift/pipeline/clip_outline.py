@@ -1,0 +1,103 @@
+"""Where and when the tokens of a long clip are, without an entry for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnisift.chunks import MICROSECONDS, ChunkShapes
+from omnisift.models.adapter import Prompt
+from omnisift.models.grid_adapter import GridAdapter
+from omnisift.tokens import Modality, TokenStream
+
+CHUNK_STEPS = 2
+"""Time steps of a chunk."""
+
+
+class ClipOutline:
+    """The video of a prompt, with its audio: what `Layout` and `index_stream` find, for some chunks at a time.
+
+    Args:
+        adapter: of the host.
+        inputs: of a prompt with one video; sizes alone are read.
+        seconds_per_step: seconds from one time step to the next, for hosts that are not told.
+    """
+
+    def __init__(self, adapter: GridAdapter, inputs: Mapping[str, Any], seconds_per_step: float) -> None:
+        ids = inputs["input_ids"]
+        modality = adapter.modality(ids, inputs)[0]
+        self.length = len(modality)
+        """Tokens of the prompt."""
+        self._video, self._audio = (_places(modality, kind) for kind in (Modality.VIDEO, Modality.AUDIO))
+        steps, rows, columns = adapter.token_grids(inputs["video_grid_thw"])[0].tolist()
+        self.grid: tuple[int, int, int] = steps, rows, columns
+        """Time steps, and rows and columns of tokens."""
+        self.chunks = -(-steps // CHUNK_STEPS)
+        """Number of chunks."""
+        self._step_times = step_times(adapter, inputs, steps, seconds_per_step)
+        self._audio_step = adapter.audio_step
+        # The audio of a chunk begins with it, and that of the last chunk ends with the clip.
+        begins = self._step_times[::CHUNK_STEPS].contiguous()
+        chunk = torch.searchsorted(begins, self._audio_times(0, len(self._audio)), right=True)
+        self._bounds = torch.searchsorted(chunk, torch.arange(1, self.chunks + 2))
+
+    @property
+    def shapes(self) -> ChunkShapes:
+        """Tokens of each chunk."""
+        steps, rows, columns = self.grid
+        frame = torch.full((self.chunks,), rows * columns)
+        second = frame.clone()
+        second[steps // CHUNK_STEPS :] = 0  # of an odd last step
+        return ChunkShapes(frame, second, self._bounds.diff(), torch.zeros_like(frame))
+
+    def part(self, begin: int, end: int) -> TokenStream:
+        """The tokens of the chunks from ``begin`` to before ``end``, in the order of the prompt.
+
+        Their embeddings have no width, chunks keep their numbers in the clip, and ``sample`` is the place of each token
+        in the prompt.
+        """
+        steps, rows, columns = self.grid
+        area = rows * columns
+        first, stop = CHUNK_STEPS * begin, min(CHUNK_STEPS * end, steps)
+        step = torch.arange(first, stop).repeat_interleave(area)
+        place = torch.arange(area).repeat(stop - first)
+        low, high = int(self._bounds[begin]), int(self._bounds[end])
+        audio = torch.arange(high - low)
+        chunk = torch.cat([step // CHUNK_STEPS, torch.searchsorted(self._bounds, audio + low, right=True) - 1])
+        position = torch.zeros(3, len(chunk), dtype=torch.int64)
+        position[0] = torch.cat([self._step_times[step], self._audio_times(low, high)])
+        position[1, : len(place)], position[2, : len(place)] = place // columns, place % columns
+        modality = torch.full((len(chunk),), int(Modality.AUDIO), dtype=torch.int8)
+        modality[: len(place)] = int(Modality.VIDEO)
+        frame = torch.cat([step % CHUNK_STEPS, torch.full_like(audio, -1)])
+        sample = torch.cat([self._video[first * area : stop * area], self._audio[low:high]]).long()
+        order = sample.argsort()
+        return TokenStream(
+            embeds=torch.empty(len(order), 0),
+            modality=modality[order],
+            position=position[:, order],
+            time=(position[0, order].double() / MICROSECONDS).float(),
+            chunk=chunk[order],
+            frame=frame[order],
+            clip=torch.zeros_like(order),
+            sample=sample[order],
+        )
+
+    def _audio_times(self, begin: int, end: int) -> Tensor:
+        """[N] int64: microseconds of audio tokens."""
+        return (torch.arange(begin, end) * self._audio_step).round().long()
+
+
+def step_times(adapter: GridAdapter, inputs: Mapping[str, Any], steps: int, seconds_per_step: float) -> Tensor:
+    """[steps] int64: microseconds of each time step of a prompt's video. Arguments as `ClipOutline` has them."""
+    none = torch.zeros(1, 0)
+    seconds = adapter.step_seconds(Prompt(none, none, none, inputs, [seconds_per_step]), 1)
+    return adapter.frame_time(torch.arange(steps), seconds.expand(steps))
+
+
+def _places(modality: Tensor, kind: Modality) -> Tensor:
+    """[N] int32: where the tokens of a kind are."""
+    return torch.nonzero(modality == kind)[:, 0].int()
