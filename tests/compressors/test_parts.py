@@ -74,7 +74,8 @@ CLIPS = {
     "late audio": uneven_prompt(5, audio_from=17).stream(),
     "uneven, no audio": uneven_prompt(4, audio_from=23).stream(),
 }
-BUDGETS = (Budget(retain_video=0.3, retain_audio=0.4), Budget(tokens=150))
+BUDGETS = (Budget(retain_video=0.3, retain_audio=0.4), Budget(tokens=150), Budget(tokens=20))
+"""The last one is below the frames and chunks of audio of the clips."""
 
 
 def inside(stream: TokenStream, begin: int, end: int) -> TokenStream:

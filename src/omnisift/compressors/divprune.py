@@ -30,7 +30,7 @@ class DivPruneCompressor(Compressor):
     name: ClassVar[str] = "divprune"
     idea: ClassVar[str] = "keeps the most diverse tokens of every chunk by max-min distance"
     source: ClassVar[str] = "arXiv 2503.02175"
-    reach: int | None = 0
+    reach = 0
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
         """Select by max-min diversity in the video and in the audio of every chunk. See `Compressor.select`."""

@@ -32,7 +32,7 @@ class JointCompressor(ScoredCompressor):
     idea: ClassVar[str] = "ranks the video and audio tokens of a chunk in one pool"
     source: ClassVar[str] = "baseline of this project"
     scope = Scope.JOINT
-    reach: int | None = 0
+    reach = 0
 
     def score(self, stream: TokenStream) -> Tensor:
         """Return standard deviations above the mean of the token's modality in its chunk. One device sync.

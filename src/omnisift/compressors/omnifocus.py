@@ -34,7 +34,7 @@ class OmniFocusCompressor(Compressor):
     name: ClassVar[str] = "omnifocus"
     idea: ClassVar[str] = "keeps tokens that fit the other modality, and tokens unlike their own"
     source: ClassVar[str] = "arXiv 2607.03050"
-    reach: int | None = 0
+    reach = 0
 
     @property
     def label(self) -> str:

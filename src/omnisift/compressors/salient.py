@@ -22,7 +22,7 @@ class SalientCompressor(ScoredCompressor):
     name: ClassVar[str] = "salient"
     idea: ClassVar[str] = "keeps tokens least similar to the mean of their frame or chunk's audio"
     source: ClassVar[str] = "baseline of this project"
-    reach: int | None = 0
+    reach = 0
 
     def score(self, stream: TokenStream) -> Tensor:
         """Return one minus the cosine similarity, [L] float32 in [0, 2]. See `ScoredCompressor.score`."""

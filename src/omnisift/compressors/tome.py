@@ -34,7 +34,7 @@ class TomeCompressor(Compressor):
     name: ClassVar[str] = "tome"
     idea: ClassVar[str] = "merges the most similar tokens of a chunk, pair by pair"
     source: ClassVar[str] = "arXiv 2210.09461"
-    reach: int | None = 0
+    reach = 0
 
     def select(self, stream: TokenStream, counts: Counts) -> Selection:
         """Merge the video and the audio of every chunk. See `Compressor.select`."""

@@ -26,7 +26,7 @@ class UniformCompressor(Compressor):
     name: ClassVar[str] = "uniform"
     idea: ClassVar[str] = "keeps evenly spaced tokens of every frame and chunk, or pools between them"
     source: ClassVar[str] = "baseline of this project"
-    reach: int | None = 0
+    reach = 0
 
     def __init__(self, budget: Budget | float, mode: str = "stride") -> None:
         super().__init__(budget)
