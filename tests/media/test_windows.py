@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import av
 import clip_writer
 import numbered
 import numpy as np
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from odd_files import FILES, OddFile
 
 from omnisift.errors import Damaged, MediaTimeout, NotReadable, OmniSiftError, TooBig, UsageError
-from omnisift.media import SAMPLE_RATE, Media, read, work
+from omnisift.media import SAMPLE_RATE, Media, container, read, reading, work
 from omnisift.media.audio import AudioCollector
 from omnisift.media.clock import SKEW
 from omnisift.media.passes import SampleQueue
@@ -248,15 +250,41 @@ def test_a_file_that_changes(tmp_path: Path) -> None:
 def test_damaged_packets_are_an_error_at_the_first_of_them_if_strict(tmp_path: Path) -> None:
     """The message has the number of all, as that of `read`."""
     path = tmp_path / "a.mp4"
-    make = changed(lambda path: clip_writer.write(path, seconds=20.0, options=FASTSTART), scribble(0.5, 0.6, 3))
-    make(path)
+    make = changed(lambda path: clip_writer.write(path, seconds=20.0, options=FASTSTART), scribble(0.4, 0.45, 3))
+    changed(make, scribble(0.8, 0.85, 3))(path)
     with pytest.raises(Damaged) as expected:
         read(path, strict=True, audio=False, **SMALL)
     with open_windows(path, strict=True, audio=False, **SMALL) as windows:
         windows.images(8)
         with pytest.raises(Damaged) as error:
-            windows.images(30)
+            joined(windows, images=1, samples=1)
     assert str(error.value) == str(expected.value)
+
+
+def test_packets_that_can_not_be_read_count_once(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both passes over the file meet them."""
+
+    def failing(*arguments: Any) -> Iterator[Any]:
+        for number, packet in enumerate(container.read_packets(*arguments)):
+            if number in (5, 9):
+                yield None
+            yield packet
+
+    monkeypatch.setattr(reading, "read_packets", failing)
+    assert read(clip, **SMALL).bad_packets == 2
+    check(clip, **SMALL)
+
+
+def test_audio_that_begins_with_a_damaged_packet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is moved to the first sample, and so is the stated end, after which all is padding."""
+    path = tmp_path / "a.mp4"
+    clip_writer.write(path, video=None, audio="flac")
+    with av.open(str(path)) as file:
+        first = next(file.demux(audio=0))
+    clip_writer.patch(path, first.pos, bytes(first.size))
+    monkeypatch.setattr(reading.ClipReader, "audio_ends", property(lambda reader: {3.9 - reader.lead_in: 0.2}))
+    assert read(path).audio_seconds == pytest.approx(3.9 - 0.096)
+    check(path)
 
 
 # --- bounds on work --------------------------------------------------------------------------------------------------
