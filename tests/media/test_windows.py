@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import av
 import clip_writer
 import numbered
 import numpy as np
 import odd_files
 import pytest
+from av.audio.frame import AudioFrame
 from corpus import CASES, FASTSTART, Case, changed, made, scribble
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_files import FILES, OddFile
 
 from omnisift.errors import Damaged, MediaTimeout, NotReadable, OmniSiftError, TooBig, UsageError
-from omnisift.media import Media, read, work
+from omnisift.media import SAMPLE_RATE, Media, container, read, reading, work
+from omnisift.media.audio import AudioCollector
+from omnisift.media.clock import SKEW
+from omnisift.media.passes import SampleQueue
 from omnisift.media.windows import PIECE, ClipWindows, WindowsUnavailable, open_windows
 
 SMALL: dict[str, Any] = {"min_pixels": 28 * 28, "max_pixels": 16 * 28 * 28}
@@ -155,6 +161,33 @@ def test_any_windows(clip: Path, expected: Media, data: st.DataObject) -> None:
                 samples = max(samples, min(stop, len(expected.waveform)))
 
 
+@given(
+    lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=8),
+    gap=st.integers(0, 5000),
+    padding=st.integers(-100, 1700),
+    seed=st.integers(0, 9),
+)
+@settings(deadline=None)
+def test_samples_that_are_taken_early_are_no_padding(lengths: list[int], gap: int, padding: int, seed: int) -> None:
+    """A queue from which all that is ready is taken at once gives the same as the whole waveform."""
+    noise = np.random.default_rng(seed)
+    queue, whole = SampleQueue(60.0), AudioCollector(60.0)
+    place, parts = gap, []
+    for length in lengths:
+        samples = noise.uniform(-1.5, 1.5, (1, length)).astype(np.float32)
+        for collector in (queue, whole):
+            frame = AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+            frame.sample_rate = SAMPLE_RATE
+            collector.add(place / SAMPLE_RATE, frame)
+        parts.append(queue.take(queue.ready))
+        place += length
+    ends = {(place - padding) / SAMPLE_RATE: SKEW}
+    expected = whole.finish(ends)
+    assert len(queue.finish(ends)) == len(expected)
+    np.testing.assert_array_equal(np.concatenate([*parts, queue.take(queue.ready)]), expected)
+    assert queue.warnings() == whole.warnings()
+
+
 def test_a_file_object_keeps_its_position_and_stays_open(clip: Path) -> None:
     file = io.BytesIO(clip.read_bytes())
     file.seek(7)
@@ -173,7 +206,7 @@ def test_more_audio_than_a_piece(tmp_path: Path, audio_at: float) -> None:
     path = tmp_path / "a.mp4"
     waveform = np.tile(clip_writer.beep(1.0, event=0.5), 70)
     clip_writer.write(path, fps=5, seconds=70.0, waveform=waveform, audio_at=audio_at, flash=None)
-    assert read(path, **SMALL).audio_seconds > 2 * PIECE / 16_000
+    assert read(path, **SMALL).audio_seconds > 2 * PIECE / SAMPLE_RATE
     check(path, **SMALL)
 
 
@@ -217,15 +250,41 @@ def test_a_file_that_changes(tmp_path: Path) -> None:
 def test_damaged_packets_are_an_error_at_the_first_of_them_if_strict(tmp_path: Path) -> None:
     """The message has the number of all, as that of `read`."""
     path = tmp_path / "a.mp4"
-    make = changed(lambda path: clip_writer.write(path, seconds=20.0, options=FASTSTART), scribble(0.5, 0.6, 3))
-    make(path)
+    make = changed(lambda path: clip_writer.write(path, seconds=20.0, options=FASTSTART), scribble(0.4, 0.45, 3))
+    changed(make, scribble(0.8, 0.85, 3))(path)
     with pytest.raises(Damaged) as expected:
         read(path, strict=True, audio=False, **SMALL)
     with open_windows(path, strict=True, audio=False, **SMALL) as windows:
         windows.images(8)
         with pytest.raises(Damaged) as error:
-            windows.images(30)
+            joined(windows, images=1, samples=1)
     assert str(error.value) == str(expected.value)
+
+
+def test_packets_that_can_not_be_read_count_once(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both passes over the file meet them."""
+
+    def failing(*arguments: Any) -> Iterator[Any]:
+        for number, packet in enumerate(container.read_packets(*arguments)):
+            if number in (5, 9):
+                yield None
+            yield packet
+
+    monkeypatch.setattr(reading, "read_packets", failing)
+    assert read(clip, **SMALL).bad_packets == 2
+    check(clip, **SMALL)
+
+
+def test_audio_that_begins_with_a_damaged_packet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is moved to the first sample, and so is the stated end, after which all is padding."""
+    path = tmp_path / "a.mp4"
+    clip_writer.write(path, video=None, audio="flac")
+    with av.open(str(path)) as file:
+        first = next(file.demux(audio=0))
+    clip_writer.patch(path, first.pos, bytes(first.size))
+    monkeypatch.setattr(reading.ClipReader, "audio_ends", property(lambda reader: {3.9 - reader.lead_in: 0.2}))
+    assert read(path).audio_seconds == pytest.approx(3.9 - 0.096)
+    check(path)
 
 
 # --- bounds on work --------------------------------------------------------------------------------------------------
@@ -305,6 +364,13 @@ def test_the_file_is_closed_at_the_end(clip: Path, error: type[BaseException] | 
         with pytest.raises(error, match="mine"):
             use()
     assert not is_open(clip)
+
+
+def test_the_last_images_are_checked_at_once(clip: Path) -> None:
+    """The decoder is drained, and the file closed, before they are returned."""
+    with open_windows(clip, audio=False, **SMALL) as windows:
+        windows.images(100)
+        assert not is_open(clip)
 
 
 def test_closed_windows_can_not_be_read(clip: Path) -> None:

@@ -106,7 +106,7 @@ class SampleQueue(AudioCollector):
         return np.clip(samples, -1.0, 1.0, out=samples)
 
     def finish(self, ends: Mapping[float, float]) -> npt.NDArray[np.float32]:
-        """Find the end of the waveform without padding; the rest of it can then be taken.
+        """Find the end of the waveform without padding; the rest of it can then be taken, before `warnings` is called.
 
         Args:
             ends: see `AudioCollector.finish`.
@@ -116,10 +116,6 @@ class SampleQueue(AudioCollector):
         """
         self.drain()
         self.total = self._length(ends)
-        left = self.ready
-        for piece in self._pieces:
-            self._measure_peak(piece[:left])
-            left = max(0, left - len(piece))
         return np.broadcast_to(np.float32(0), (self.total,))
 
     def _store(self, silence: int, samples: npt.NDArray[np.float32]) -> None:

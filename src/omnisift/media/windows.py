@@ -42,6 +42,12 @@ def open_windows(
     Opening reads the headers of all packets, decodes the first image, and decodes the audio without keeping it, because
     only then its length is known.
 
+        with open_windows("talk.mp4", max_frames=7200) as windows:
+            for stop in range(60, len(windows.media.images) + 60, 60):
+                images = windows.images(stop)  # [60, H, W, 3], fewer in the last window
+                samples = windows.samples(stop * 8000)  # the same 30 seconds
+            media = windows.finish()
+
     Args:
         path: as in `read`. A file object must stay open within the block; between calls it has its own position.
         on_samples: called while the clip is opened, with all of the waveform in pieces of `PIECE` samples.
