@@ -28,10 +28,9 @@ class ClipOutline:
 
     def __init__(self, adapter: GridAdapter, inputs: Mapping[str, Any], seconds_per_step: float) -> None:
         ids = inputs["input_ids"]
-        modality = adapter.modality(ids, inputs)[0]
-        self.length = len(modality)
-        """Tokens of the prompt."""
-        self._video, self._audio = (_places(modality, kind) for kind in (Modality.VIDEO, Modality.AUDIO))
+        self.modality = adapter.modality(ids, inputs)[0]
+        """[S] int8: `Modality` of the S tokens of the prompt."""
+        self._video, self._audio = (_places(self.modality, kind) for kind in (Modality.VIDEO, Modality.AUDIO))
         steps, rows, columns = adapter.token_grids(inputs["video_grid_thw"])[0].tolist()
         self.grid: tuple[int, int, int] = steps, rows, columns
         """Time steps, and rows and columns of tokens."""

@@ -12,7 +12,7 @@ they look (`Compressor.reach`):
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Counts
+from omnisift.chunks import ChunkShapes, segment_sizes
 from omnisift.compressors import Compressor
 from omnisift.models import adapter_for
 from omnisift.models.adapter import Adapter
@@ -107,8 +108,15 @@ class _WindowedEncoder:
         self._frames: Tensor | None = None  # frames of the spectrogram that are not encoded yet
         self._waiting = list[Tensor]()  # embeddings of audio tokens that were not asked for
 
-    def video(self, tokens: int) -> MediaEmbeds:
-        """The next video tokens: those of whole time steps."""
+    def check_counts(self, counts: Tensor, shapes: ChunkShapes) -> None:
+        """Raise `BudgetError` if fewer tokens of a frame are encoded than kept."""
+
+    def video(self, tokens: int) -> tuple[MediaEmbeds, Tensor]:
+        """Encode the next video tokens: those of whole time steps.
+
+        Returns:
+            Those that are encoded, and [N] bool: which are.
+        """
         video = self._host.processor.video_processor
         self._step += tokens * video.merge_size**2 // self._patches
         with self._timer("read"):
@@ -119,7 +127,7 @@ class _WindowedEncoder:
             patches, grid = lay_out(images, video.patch_size, video.merge_size, video.temporal_patch_size)
             inputs = self._moved({PIXELS: patches, "video_grid_thw": torch.tensor([grid])})
         with self._timer("encode_video"):
-            return encode_media(self._adapter, Modality.VIDEO, tokens, inputs)
+            return encode_media(self._adapter, Modality.VIDEO, tokens, inputs), torch.ones(tokens, dtype=torch.bool)
 
     def audio(self, tokens: int) -> MediaEmbeds:
         """The next audio tokens."""
@@ -188,36 +196,60 @@ def compress_windows(
     """
     encoder = _WindowedEncoder(host, source, inputs, timer)
     shapes = clip.shapes
-    sizes = torch.stack([shapes.frame0, shapes.frame1, shapes.audio], dim=1)
     counts = compressor.budget.counts(shapes).by_segment().view(-1, 3)
-    keep, modality = torch.ones(clip.length, dtype=torch.bool), torch.zeros(clip.length, dtype=torch.int8)
+    encoder.check_counts(counts, shapes)
+    keep = clip.modality == Modality.TEXT
     scores: Tensor | None = None
     kept, places, memory = list[MediaEmbeds](), list[Tensor](), dict[str, Any]()
     context = -(-(compressor.reach or 0) // CHUNK_STEPS)  # chunks before a window that the method looks back to
     past = clip.part(0, 0)
-    for begin, end in _windows(clip.chunks, inputs, host.device):
-        # Encode the tokens of the window.
-        tokens = clip.part(begin, end)
-        window = _encode(encoder, tokens.modality)
-        # Choose among them. What comes before the window is kept as a whole, and ignored.
+    windows = _encoded_windows(encoder, clip, inputs, host.device)
+    for begin, end, tokens, marked in [_joined_windows(windows)] if compressor.reach is None else windows:
+        # Choose among the tokens of the window. What comes before it is kept as a whole, and ignored.
         first = max(0, begin - context)
-        stream = _joined_streams(past, replace(tokens, embeds=window.embeds))
-        part_counts = Counts(*torch.cat([sizes[first:begin], counts[begin:end]]).unbind(dim=1))
+        stream = _numbered(_joined_streams(past, tokens), first)
+        present = segment_sizes(stream)
+        part_counts = torch.cat([present[: begin - first], counts[begin:end]])
         with timer("compress"):
-            selection = compressor.next_part(_numbered(stream, first), part_counts, memory)
+            selection = compressor.next_part(stream, Counts(*part_counts.unbind(dim=1)), memory)
             chosen = selection.keep.cpu()[len(past) :]
-        keep[tokens.sample], modality[tokens.sample] = chosen, tokens.modality
+        # Record the choice, and hold the embeddings of the kept tokens.
+        keep[tokens.sample] = chosen
         if selection.scores is not None:
             scores = torch.full(keep.shape, torch.nan) if scores is None else scores
             scores[tokens.sample] = selection.scores.detach().float().cpu()[len(past) :]
-        kept.append(_kept_rows(window, tokens.modality, chosen, selection.embeds))
+        kept.append(_kept_rows(MediaEmbeds(tokens.embeds, marked), tokens.modality, chosen, selection.embeds))
         places.append(tokens.sample[chosen])
         # What the next window looks back to.
-        past = _rows(stream, torch.nonzero(stream.chunk >= end - context)[:, 0])
+        past = _rows(_joined_streams(past, tokens), torch.nonzero(stream.chunk + first >= end - context)[:, 0])
     # Hosts may interleave audio and video otherwise than by chunks. Side inputs are of video, whose order is the same.
     media = _joined(kept)
     embeds = media.embeds[torch.argsort(torch.cat(places)).to(media.embeds.device)]
-    return KeptTokens(keep, modality, scores, MediaEmbeds(embeds, media.marked))
+    return KeptTokens(keep, clip.modality, scores, MediaEmbeds(embeds, media.marked))
+
+
+_Window = tuple[int, int, TokenStream, dict[str, list[Tensor]]]
+"""The first chunk and the one after the last, the tokens that are encoded, and their marked side inputs."""
+
+
+def _encoded_windows(
+    encoder: _WindowedEncoder, clip: ClipOutline, inputs: Mapping[str, Any], device: torch.device
+) -> Iterator[_Window]:
+    """Encode the windows of a clip, one after the other."""
+    for begin, end in _windows(clip.chunks, inputs, device):
+        tokens = clip.part(begin, end)
+        media, encoded = _encode(encoder, tokens.modality)
+        if not bool(encoded.all()):
+            tokens = _rows(tokens, torch.nonzero(encoded)[:, 0])
+        yield begin, end, replace(tokens, embeds=media.embeds), media.marked
+
+
+def _joined_windows(windows: Iterable[_Window]) -> _Window:
+    """All windows as one, for methods that read the whole clip."""
+    _, ends, streams, marked = zip(*windows, strict=True)
+    tokens = streams[0] if len(streams) == 1 else _joined_streams(*streams)
+    media = _joined([MediaEmbeds(tokens.embeds, part) for part in marked])
+    return 0, ends[-1], _rows(tokens, tokens.sample.argsort()), media.marked
 
 
 def _windows(chunks: int, inputs: Mapping[str, Any], device: torch.device) -> Iterator[tuple[int, int]]:
@@ -228,16 +260,23 @@ def _windows(chunks: int, inputs: Mapping[str, Any], device: torch.device) -> It
         yield begin, min(begin + size, chunks)
 
 
-def _encode(encoder: _WindowedEncoder, modality: Tensor) -> MediaEmbeds:
-    """Encode the next tokens, of which ``modality`` [N] says what each is."""
+def _encode(encoder: _WindowedEncoder, modality: Tensor) -> tuple[MediaEmbeds, Tensor]:
+    """Encode the next tokens, of which ``modality`` [N] says what each is.
+
+    Returns:
+        Those that are encoded, and [N] bool: which are.
+    """
     is_video = modality == Modality.VIDEO
-    video = encoder.video(int(is_video.sum()))
-    embeds = video.embeds.new_empty(len(modality), video.embeds.shape[1])
-    embeds[is_video.to(embeds.device)] = video.embeds
+    video, encoded = encoder.video(int(is_video.sum()))
+    present = torch.ones_like(is_video)
+    present[is_video] = encoded
+    of_video = is_video[present].to(video.embeds.device)
+    embeds = video.embeds.new_empty(len(of_video), video.embeds.shape[1])
+    embeds[of_video] = video.embeds
     audio = int((~is_video).sum())
     if audio:
-        embeds[~is_video.to(embeds.device)] = encoder.audio(audio).embeds
-    return MediaEmbeds(embeds, video.marked)
+        embeds[~of_video] = encoder.audio(audio).embeds
+    return MediaEmbeds(embeds, video.marked), present
 
 
 _FIELDS = "modality", "position", "time", "chunk", "frame", "clip", "sample"
