@@ -9,10 +9,14 @@ import av
 import clip_writer
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from omnisift.media import SAMPLE_RATE, read
 from omnisift.media.audio import AudioCollector, to_mono
+from omnisift.media.clock import SKEW
 from omnisift.media.joins import remove_spikes
+from omnisift.media.passes import SampleQueue
 
 
 def piece(samples: np.ndarray, rate: int = SAMPLE_RATE) -> av.AudioFrame:
@@ -84,6 +88,31 @@ def test_padding_is_cut_only_where_it_is_short() -> None:
         collector = AudioCollector(60)
         collector.add(0.0, ones(1.05))
         assert len(collector.finish({end: padding})) == round(length * SAMPLE_RATE)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=8),
+    gap=st.integers(0, 5000),
+    padding=st.integers(-100, 1700),
+    seed=st.integers(0, 9),
+)
+@settings(deadline=None)
+def test_samples_that_are_taken_early_are_no_padding(lengths: list[int], gap: int, padding: int, seed: int) -> None:
+    """A queue from which all that is ready is taken at once gives the same as the whole waveform."""
+    noise = np.random.default_rng(seed)
+    queue, whole = SampleQueue(60.0), AudioCollector(60.0)
+    place, parts = gap, []
+    for length in lengths:
+        samples = noise.uniform(-1.5, 1.5, length)
+        for collector in (queue, whole):
+            collector.add(place / SAMPLE_RATE, piece(samples))
+        parts.append(queue.take(queue.ready))
+        place += length
+    ends = {(place - padding) / SAMPLE_RATE: SKEW}
+    expected = whole.finish(ends)
+    assert len(queue.finish(ends)) == len(expected)
+    np.testing.assert_array_equal(np.concatenate([*parts, queue.take(queue.ready)]), expected)
+    assert queue.warnings() == whole.warnings()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import numbered
 import numpy as np
 import odd_files
 import pytest
-from av.audio.frame import AudioFrame
 from corpus import CASES, FASTSTART, Case, changed, made, scribble
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,9 +21,6 @@ from odd_files import FILES, OddFile
 
 from omnisift.errors import Damaged, MediaTimeout, NotReadable, OmniSiftError, TooBig, UsageError
 from omnisift.media import SAMPLE_RATE, Media, container, read, reading, work
-from omnisift.media.audio import AudioCollector
-from omnisift.media.clock import SKEW
-from omnisift.media.passes import SampleQueue
 from omnisift.media.windows import PIECE, ClipWindows, WindowsUnavailable, open_windows
 
 SMALL: dict[str, Any] = {"min_pixels": 28 * 28, "max_pixels": 16 * 28 * 28}
@@ -159,33 +155,6 @@ def test_any_windows(clip: Path, expected: Media, data: st.DataObject) -> None:
                 stop = percent * len(expected.waveform) // 100
                 np.testing.assert_array_equal(windows.samples(stop), expected.waveform[samples : max(stop, samples)])
                 samples = max(samples, min(stop, len(expected.waveform)))
-
-
-@given(
-    lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=8),
-    gap=st.integers(0, 5000),
-    padding=st.integers(-100, 1700),
-    seed=st.integers(0, 9),
-)
-@settings(deadline=None)
-def test_samples_that_are_taken_early_are_no_padding(lengths: list[int], gap: int, padding: int, seed: int) -> None:
-    """A queue from which all that is ready is taken at once gives the same as the whole waveform."""
-    noise = np.random.default_rng(seed)
-    queue, whole = SampleQueue(60.0), AudioCollector(60.0)
-    place, parts = gap, []
-    for length in lengths:
-        samples = noise.uniform(-1.5, 1.5, (1, length)).astype(np.float32)
-        for collector in (queue, whole):
-            frame = AudioFrame.from_ndarray(samples, format="flt", layout="mono")
-            frame.sample_rate = SAMPLE_RATE
-            collector.add(place / SAMPLE_RATE, frame)
-        parts.append(queue.take(queue.ready))
-        place += length
-    ends = {(place - padding) / SAMPLE_RATE: SKEW}
-    expected = whole.finish(ends)
-    assert len(queue.finish(ends)) == len(expected)
-    np.testing.assert_array_equal(np.concatenate([*parts, queue.take(queue.ready)]), expected)
-    assert queue.warnings() == whole.warnings()
 
 
 def test_a_file_object_keeps_its_position_and_stays_open(clip: Path) -> None:
