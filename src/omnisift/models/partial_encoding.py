@@ -86,8 +86,8 @@ class FrameMemory:
     """Encode the places of one clip that changed, and give the tokens of all places.
 
     A place that is not encoded has the tokens of the frame in which it last was. Where the encoder attends within whole
-    frames, what it read at that place then stands in, so that the places that are encoded see a whole frame. Windows of
-    the encoder must be encoded as a whole.
+    frames, what it read at that place then stands in, so that the places that are encoded see a whole frame. Where it
+    attends within windows nothing stands in: encode these as a whole.
 
     Args:
         encoder: the vision encoder of a host.

@@ -19,19 +19,19 @@ from omnisift.utils.parsing import shown
 MIN_WINDOWS = 16
 """Windows of a frame below which they are divided: of few windows, the best half holds much that is plain."""
 _CHANNELS = 3
-_TINY = 1e-3
-"""Differences of 8-bit values that are all below it say nothing."""
 
 
 class PatchPruner:
     """Choose the places to encode by contrast, detail and change. The choice for a clip is that for its parts.
 
-    - *Contrast* of a token: distance of its mean colour from the median of the frame's tokens.
-    - *Detail*: standard deviation of the pixels of its patches, their mean.
-    - *Change*: distance of the mean colours of its patches from those in the first frame of the chunk, their mean.
+    The score of a token is their sum, in steps of 8-bit values:
 
-    Each is relative to its mean over the frame, and the score of a token is their sum. A window, a square of tokens,
-    has the largest score of its tokens in both frames of a chunk, of which the same places are encoded.
+    - *Contrast*: distance of its mean colour from the median of the frame's tokens.
+    - *Detail*: mean standard deviation of the pixels of its patches.
+    - *Change*: mean distance of the colours of its patches from those in the first frame of the chunk.
+
+    A window, a square of tokens, has the largest score of its tokens in both frames of a chunk, and the same places of
+    both frames are encoded.
 
     Args:
         share: fraction of the tokens of every frame that are encoded at least, in (0, 1].
@@ -74,7 +74,7 @@ class PatchPruner:
         # Windows from the highest score on, until there are enough tokens.
         order = scores.sort(dim=1, descending=True, stable=True).indices
         before = sizes[order].cumsum(dim=1) - sizes[order]
-        taken = before < kept_count(rows * columns, self.share)
+        taken = before < max(1, kept_count(rows * columns, self.share))
         chosen = torch.zeros_like(taken).scatter_(1, order, taken)
         return chosen[:, window].repeat_interleave(2, dim=0)[:steps].view(steps, rows, columns)
 
@@ -139,7 +139,7 @@ def window_numbers(rows: int, columns: int, side: int) -> Tensor:
 
 
 def _scores(patches: Tensor, steps: int, tokens: int) -> Tensor:
-    """[t, tokens] float32 on the CPU: contrast, detail and change, each relative to its mean over the frame."""
+    """[t, tokens] float32 on the CPU: contrast, detail and change."""
     # One frame after the other, which stays in a cache.
     colours, deviations = [], []
     for frame in patches.chunk(steps):
@@ -151,8 +151,7 @@ def _scores(patches: Tensor, steps: int, tokens: int) -> Tensor:
     contrast = (mean - mean.median(dim=1, keepdim=True).values).norm(dim=2)
     change = torch.zeros(steps, tokens)
     change[1::2] = (colour[1::2] - colour[0::2][: steps // 2]).norm(dim=3).mean(dim=2)
-    parts = torch.stack([contrast, detail.mean(dim=(2, 3)), change])
-    return (parts / parts.mean(dim=2, keepdim=True).clamp(min=_TINY)).sum(dim=0)
+    return contrast + detail.mean(dim=(2, 3)) + change
 
 
 def _token_grid(patches: Tensor, grid: Sequence[int], merge: int) -> tuple[int, int, int]:
