@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from omnisift.errors import BudgetError, UsageError
-from omnisift.pipeline.patch_pruning import PatchPruner, WindowCache
+from omnisift.pipeline.patch_pruning import PatchPruner
 from omnisift.pipeline.preparation import lay_out
 from omnisift.world import make_scene, render_images, truth
 
@@ -119,8 +119,16 @@ def test_small_frames_have_smaller_windows(rows: int, columns: int, side: int) -
 
 
 def test_equal_scores() -> None:
-    places = chosen(plain(2, 4, 4), 0.5)
-    assert places[0].flatten().nonzero()[:, 0].tolist() == list(range(8))
+    places = chosen(plain(2, 40, 40), 0.5)
+    assert places[0].flatten().nonzero()[:, 0].tolist() == list(range(800))
+
+
+def test_contrast_is_with_the_median() -> None:
+    pictures = plain(2, 4, 4)
+    # With the mean, which is 134, the darkest token would be farthest.
+    pictures[:, : 2 * TOKEN, : 3 * TOKEN] = 200
+    pictures[:, -TOKEN:, -TOKEN:] = 60
+    assert chosen(pictures, 1 / 16)[0].nonzero().tolist() == [[0, 0]]
 
 
 def test_shapes_of_the_world_are_encoded() -> None:
@@ -142,8 +150,6 @@ def test_wrong_share(share: Any) -> None:
 def test_wrong_side(side: Any) -> None:
     with pytest.raises(UsageError, match="side is the number of tokens"):
         PatchPruner(0.5, side)
-    with pytest.raises(UsageError, match="side is the number of tokens"):
-        WindowCache(4, side)
 
 
 def test_wrong_patches() -> None:
@@ -154,39 +160,3 @@ def test_wrong_patches() -> None:
         PatchPruner(0.5).places(patches[:100], grid, 2)
     with pytest.raises(UsageError, match="needs 0 patches of bytes, got 0"):
         PatchPruner(0.5).places(patches[:0], [0, 8, 8], 2)
-
-
-def test_windows_that_stand_still() -> None:
-    pictures = plain(4, 10, 6)
-    pictures[2:, 5 * TOKEN, 5 * TOKEN] = 255  # one pixel of the second step and all later ones
-    patches, grid = lay_out(pictures, PATCH, 2, 2)
-    changed = WindowCache(4).changed(patches, grid, 2)
-    assert bool(changed[0].all())
-    assert changed[1].nonzero().tolist() == [[row, column] for row in range(4, 8) for column in (4, 5)]
-    assert not bool(changed[2:].any())
-    # The difference of its patch: 155 of 255 in both pictures, 2 of 32 pixels.
-    assert not bool(WindowCache(155 / 16).changed(patches, grid, 2)[1:].any())
-    assert bool(WindowCache(155 / 16 - 0.01).changed(patches, grid, 2)[1:].any())
-
-
-def test_slow_changes_add_up_over_calls() -> None:
-    pictures = plain(6, 4, 4) + np.arange(12, dtype=np.uint8)[:, None, None, None] // 2
-    patches, grid = lay_out(pictures, PATCH, 2, 2)
-    together = WindowCache(2).changed(patches, grid, 2)
-    assert together.flatten(1).all(dim=1).tolist() == [True, False, False, True, False, False]
-    cache = WindowCache(2)
-    calls = [cache.changed(part, [1, *grid[1:]], 2) for part in patches.chunk(6)]
-    assert torch.equal(torch.cat(calls), together)
-
-
-def test_frames_of_another_size() -> None:
-    cache = WindowCache(2)
-    cache.changed(*lay_out(plain(1, 4, 4), PATCH, 2, 2), 2)
-    with pytest.raises(UsageError, match="frames of 4 x 5 tokens follow frames of another size"):
-        cache.changed(*lay_out(plain(1, 4, 5), PATCH, 2, 2), 2)
-
-
-@pytest.mark.parametrize("threshold", [-1, 256, True, "4", float("nan")])
-def test_wrong_threshold(threshold: Any) -> None:
-    with pytest.raises(UsageError, match="threshold is a difference of 8-bit values"):
-        WindowCache(threshold)

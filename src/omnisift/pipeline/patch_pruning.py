@@ -1,8 +1,4 @@
-"""Decide from the pixels of frames, before the vision encoder runs, which tokens it encodes.
-
-`PatchPruner` leaves out the plainest places of every frame: their tokens never exist. `WindowCache` leaves out windows
-that stand still since they were encoded: `omnisift.models.partial_encoding.FrameMemory` gives their tokens again.
-"""
+"""Decide by the pixels of frames which tokens the vision encoder encodes; the others never exist."""
 
 from __future__ import annotations
 
@@ -45,7 +41,7 @@ class PatchPruner:
     def __init__(self, share: float, side: int = 1) -> None:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise BudgetError(f"share is the fraction of places that are encoded, in (0, 1], got {shown(share)}")
-        _check_side(side)
+        check_side(side)
         self.share, self.side = share, side
 
     def places(self, patches: Tensor, grid: Sequence[int], merge: int) -> Tensor:
@@ -60,7 +56,7 @@ class PatchPruner:
             [t, rows, columns] bool on the CPU: which tokens are encoded; in every frame at least ``share`` of them,
             and one.
         """
-        steps, rows, columns = _token_grid(patches, grid, merge)
+        steps, rows, columns = token_grid(patches, grid, merge)
         side = self.side
         while side > 1 and _count(rows, columns, side) < MIN_WINDOWS:
             side //= 2
@@ -77,59 +73,6 @@ class PatchPruner:
         taken = before < max(1, kept_count(rows * columns, self.share))
         chosen = torch.zeros_like(taken).scatter_(1, order, taken)
         return chosen[:, window].repeat_interleave(2, dim=0)[:steps].view(steps, rows, columns)
-
-
-class WindowCache:
-    """Find the windows of one clip that changed since they were last encoded.
-
-    A window stands still if no patch of it differs from the last encoded one at its place by more than ``threshold``:
-    slow changes add up until they count.
-
-    Args:
-        threshold: mean absolute difference of the 8-bit values of a patch.
-        side: tokens along one side of a window.
-
-    Raises:
-        UsageError: ``threshold`` is no number from 0 to 255, or ``side`` no integer above 0.
-    """
-
-    def __init__(self, threshold: float, side: int = 4) -> None:
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 255:
-            raise UsageError(f"threshold is a difference of 8-bit values, from 0 to 255, got {shown(threshold)}")
-        _check_side(side)
-        self.threshold, self.side = threshold, side
-        self._encoded: Tensor | None = None
-
-    def changed(self, patches: Tensor, grid: Sequence[int], merge: int) -> Tensor:
-        """Compare the next time steps of the clip; what changed counts as encoded from then on.
-
-        Args:
-            patches, grid, merge: as `PatchPruner.places` takes them.
-
-        Returns:
-            [t, rows, columns] bool on the CPU: which tokens are to be encoded; all of the clip's first time step.
-
-        Raises:
-            UsageError: frames have another size than those before.
-        """
-        steps, rows, columns = _token_grid(patches, grid, merge)
-        window = window_numbers(rows, columns, self.side)
-        frames = patches.view(steps, rows * columns, -1)
-        if self._encoded is not None and self._encoded.shape != frames.shape[1:]:
-            raise UsageError(f"frames of {rows} x {columns} tokens follow frames of another size: begin a new cache")
-        changed = torch.ones(steps, rows * columns, dtype=torch.bool)
-        for step, frame in enumerate(frames):
-            if self._encoded is None:
-                self._encoded = frame.clone()
-                continue
-            # The largest difference of a patch, for every token, and of that for every window.
-            difference = (frame.to(torch.int16) - self._encoded).abs_().view(rows * columns, merge**2, -1)
-            most = difference.mean(dim=2, dtype=torch.float32).amax(dim=1).cpu()
-            most = torch.zeros(int(window.max()) + 1).scatter_reduce_(0, window, most, "amax")
-            changed[step] = (most > self.threshold)[window]
-            index = torch.nonzero(changed[step], as_tuple=True)[0].to(frame.device)
-            self._encoded[index] = frame[index]
-        return changed.view(steps, rows, columns)
 
 
 def window_numbers(rows: int, columns: int, side: int) -> Tensor:
@@ -151,11 +94,12 @@ def _scores(patches: Tensor, steps: int, tokens: int) -> Tensor:
     contrast = (mean - mean.median(dim=1, keepdim=True).values).norm(dim=2)
     change = torch.zeros(steps, tokens)
     change[1::2] = (colour[1::2] - colour[0::2][: steps // 2]).norm(dim=3).mean(dim=2)
-    return contrast + detail.mean(dim=(2, 3)) + change
+    scores: Tensor = contrast + detail.mean(dim=(2, 3)) + change
+    return scores
 
 
-def _token_grid(patches: Tensor, grid: Sequence[int], merge: int) -> tuple[int, int, int]:
-    """Time steps, and rows and columns of tokens."""
+def token_grid(patches: Tensor, grid: Sequence[int], merge: int) -> tuple[int, int, int]:
+    """Time steps, and rows and columns of tokens; `UsageError` if the patches are no bytes of such a grid."""
     steps, height, width = (int(size) for size in grid)
     if patches.dtype != torch.uint8 or len(patches) != steps * height * width or not len(patches):
         got = f"{len(patches)} of {patches.dtype}"
@@ -168,6 +112,7 @@ def _count(rows: int, columns: int, side: int) -> int:
     return math.ceil(rows / side) * math.ceil(columns / side)
 
 
-def _check_side(side: int) -> None:
+def check_side(side: int) -> None:
+    """`UsageError` unless ``side`` can be a number of tokens along one side of a window."""
     if type(side) is not int or side < 1:
         raise UsageError(f"side is the number of tokens along one side of a window, got {shown(side)}")
