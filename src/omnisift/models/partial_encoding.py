@@ -124,7 +124,7 @@ def window_order(encoder: Any, grids: Tensor, chosen: Tensor) -> dict[str, Tenso
         chosen: [T] bool: which tokens are encoded.
 
     Returns:
-        ``window_index``, [n] int64 numbers among the encoded tokens, and ``cu_window_seqlens``; nothing without windows.
+        ``window_index``, [n] int64 numbers among the encoded tokens, and ``cu_window_seqlens``; or nothing.
     """
     if getattr(encoder, "window_size", None) is None:
         return {}
