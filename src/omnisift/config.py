@@ -101,6 +101,42 @@ class CompressionConfig(_Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncodingOptions(_Options):
+    """Which tokens of a video the vision encoder computes. By default all of them."""
+
+    retain_encoded: float | None = None
+    """Fraction of the tokens of every frame that are encoded, in (0, 1], chosen by their pixels. The others are dropped
+    before, so it is at least the fraction of video that is kept. None encodes all."""
+    still_threshold: float | None = None
+    """Windows of a frame whose patches differ from the last encoded ones by at most this mean difference of 8-bit
+    values are not encoded again, for fixed cameras and screens. None encodes all."""
+
+    def check(self, *, compresses: bool = True) -> None:
+        """Check the values before a clip is read.
+
+        Args:
+            compresses: whether a method compresses the prompt.
+
+        Raises:
+            BudgetError: ``retain_encoded`` is out of range.
+            UsageError: ``still_threshold`` is out of range, both are given, or nothing is compressed.
+        """
+        from omnisift.pipeline.patch_pruning import PatchPruner
+        from omnisift.pipeline.window_cache import WindowCache
+
+        if self == EncodingOptions():
+            return
+        if self.retain_encoded is not None and self.still_threshold is not None:
+            raise UsageError("retain_encoded and still_threshold were both given; give one of them")
+        if not compresses:
+            raise UsageError("retain_encoded and still_threshold need a compressor; name one, or leave them out")
+        if self.retain_encoded is not None:
+            PatchPruner(self.retain_encoded)
+        if self.still_threshold is not None:
+            WindowCache(self.still_threshold)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadOptions(_Options):
     """How a clip is read. Other records of settings extend it."""
 

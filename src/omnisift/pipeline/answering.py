@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omnisift.compressors import Compressor
+from omnisift.config import EncodingOptions
+from omnisift.errors import UsageError
 from omnisift.media import Media, MediaFile
 from omnisift.models.attachment import model_lock
 from omnisift.pipeline.context import check_context
@@ -17,7 +19,7 @@ from omnisift.pipeline.preparation import preparation_notices
 from omnisift.pipeline.prompt import check_prompt
 from omnisift.pipeline.report import Answer, Report, Seconds, notices_of, source_of
 from omnisift.pipeline.stopwatch import timed
-from omnisift.pipeline.windowed_clip import WindowedClip, open_clip
+from omnisift.pipeline.windowed_clip import ALL_ENCODED, WindowedClip, open_clip
 from omnisift.utils.questions import check_max_new_tokens
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class _Prompt:
 def answer_prompts(
     host: Host,
     compressor: Compressor | None,
+    encoding: EncodingOptions,
     prompts: Sequence[tuple[Clip, str]],
     reading: Mapping[str, Any],
     *,
@@ -51,6 +54,7 @@ def answer_prompts(
     Args:
         host: the model.
         compressor: the method; None keeps every token.
+        encoding: which video tokens are encoded.
         prompts: (clip, question) pairs.
         reading: the fields of `ReadOptions`, for clips that are not decoded.
         max_new_tokens: maximum number of generated tokens per answer.
@@ -73,13 +77,13 @@ def answer_prompts(
     try:
         # Decode the clips; long ones are only opened.
         stage("read")
-        opened += (timed(_open, host, compressor, clip, reading) for clip, _ in prompts)
+        opened += (timed(_open, host, compressor, encoding, clip, reading) for clip, _ in prompts)
         # Threads wait for each other: neither the processor nor the hooks take two questions at a time.
         with model_lock(host.thinker):
             # Build each prompt alone, and compress those of long clips.
             stage("process")
             ready = [
-                _prompt(host, compressor, clip, question, system, max_new_tokens, stage)
+                _prompt(host, compressor, encoding, clip, question, system, max_new_tokens, stage)
                 for (clip, _), (_, question) in zip(opened, prompts, strict=True)
             ]
             # Generate, and report each answer.
@@ -97,15 +101,25 @@ def answer_prompts(
     return [answers[index] for index in range(len(prompts))]
 
 
-def _open(host: Host, compressor: Compressor | None, clip: Clip, reading: Mapping[str, Any]) -> Media | EncodedClip:
+def _open(
+    host: Host, compressor: Compressor | None, encoding: EncodingOptions, clip: Clip, reading: Mapping[str, Any]
+) -> Media | EncodedClip:
     if isinstance(clip, WindowedClip):
         return clip.for_method(compressor)
-    return clip if isinstance(clip, EncodedClip) else open_clip(host, compressor, clip, reading)
+    if not isinstance(clip, EncodedClip):
+        return open_clip(host, compressor, clip, reading, encoding)
+    if encoding != ALL_ENCODED:
+        raise UsageError(
+            "the clip was encoded by a pipeline without retain_encoded or still_threshold: encode it with this one, or "
+            "ask about its path"
+        )
+    return clip
 
 
 def _prompt(
     host: Host,
     compressor: Compressor | None,
+    encoding: EncodingOptions,
     clip: Media | EncodedClip,
     question: str,
     system: str | None,
@@ -117,7 +131,9 @@ def _prompt(
     check_context(host, method, row, max_new_tokens)
     if not isinstance(clip, WindowedClip) or method is None:
         return _Prompt(row, method, {"process": seconds})
-    short, spent, peak = clip.shortened(row, method, on_stage)
+    short, spent, peak = clip.shortened(row, method, encoding, on_stage)
+    if short.key is not None:
+        short = replace(short, key=(*short.key, encoding))
     return _Prompt(short, method, {**spent, "process": spent.get("process", 0.0) + seconds}, peak)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from omnisift.compressors import FULL
-from omnisift.config import CompressionConfig, ReadOptions, option_names
+from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions, option_names
 from omnisift.media import Media, MediaFile
 from omnisift.media.sampling import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
@@ -43,6 +43,8 @@ def load(
     compress_audio: bool = False,
     selector: str | Path | None = None,
     seed: int = 0,
+    retain_encoded: float | None = None,
+    still_threshold: float | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
@@ -65,6 +67,10 @@ def load(
         compress_audio: whether a file with audio alone is compressed too; else its audio is kept in full.
         selector: folder of selector weights; None looks into the model's own checkpoint.
         seed: random seed, for methods that sample.
+        retain_encoded: fraction of the tokens of every frame that are encoded, chosen by their pixels; the others are
+            dropped before the encoder. None encodes all.
+        still_threshold: windows of a frame that changed by at most this mean difference of 8-bit values since they were
+            encoded are not encoded again, for fixed cameras and screens. None encodes all.
         device: ``auto`` (cuda, then mps, then cpu: the first that this machine has), ``cpu``, ``cuda``, ``cuda:1`` or
             ``mps``.
         dtype: ``float32``, ``bfloat16``, ``float16``, a torch dtype, or ``auto`` for the dtype the checkpoint is
@@ -87,6 +93,8 @@ def load(
     """
     given = retain, retain_video, retain_audio, tokens, compress_audio
     config = _compression(compressor, *given, selector, seed)
+    encoding = EncodingOptions(retain_encoded=retain_encoded, still_threshold=still_threshold)
+    encoding.check(compresses=not config.keeps_all)
     placement = plan_placement(device, dtype, attn_implementation, device_map, max_length)
     source = find_model(str(model))
     method = None if config.keeps_all else compressor_for(source, config.compressor, config.budget, selector, seed)
@@ -95,7 +103,7 @@ def load(
     for module in method.modules() if method is not None else ():
         if isinstance(module, VGAS):
             module.to(device=host.device, dtype=host.dtype)  # type: ignore[call-arg]
-    return Pipeline(host, method)
+    return Pipeline(host, method, encoding)
 
 
 class Pipeline:
@@ -107,10 +115,17 @@ class Pipeline:
     Args:
         host: a loaded model, as `load` makes it.
         compressor: the method that decides which tokens stay; None keeps every token.
+        encoding: which video tokens the vision encoder computes; None means all.
+
+    Raises:
+        BudgetError: ``encoding.retain_encoded`` is out of range.
+        UsageError: a value of ``encoding`` is out of range, or nothing is compressed.
     """
 
-    def __init__(self, host: Host, compressor: Compressor | None):
+    def __init__(self, host: Host, compressor: Compressor | None, encoding: EncodingOptions | None = None):
         self.host = host
+        self.encoding = encoding or EncodingOptions()
+        self.encoding.check(compresses=compressor is not None)
         self.compressor = compressor.eval() if compressor is not None else None
 
     @property
@@ -146,6 +161,8 @@ class Pipeline:
         compress_audio: bool = False,
         selector: str | Path | None = None,
         seed: int = 0,
+        retain_encoded: float | None = None,
+        still_threshold: float | None = None,
     ) -> Pipeline:
         """A pipeline of the same loaded model with another method or budget.
 
@@ -159,6 +176,8 @@ class Pipeline:
             compress_audio: whether a file with audio alone is compressed too; else its audio is kept in full.
             selector: folder of selector weights; None looks into the model's own checkpoint.
             seed: random seed, for methods that sample.
+            retain_encoded: fraction of the tokens of every frame that are encoded, as `load` takes it.
+            still_threshold: what counts as standing still, as `load` takes it.
 
         Raises:
             BudgetError: a fraction or the number of tokens is out of range, or both are given.
@@ -166,9 +185,11 @@ class Pipeline:
         """
         given = retain, retain_video, retain_audio, tokens, compress_audio
         config = _compression(compressor, *given, selector, seed)
+        encoding = EncodingOptions(retain_encoded=retain_encoded, still_threshold=still_threshold)
         if config.keeps_all:
-            return Pipeline(self.host, None)
-        return Pipeline(self.host, compressor_for(self.host, config.compressor, config.budget, selector, seed))
+            return Pipeline(self.host, None, encoding)
+        method = compressor_for(self.host, config.compressor, config.budget, selector, seed)
+        return Pipeline(self.host, method, encoding)
 
     def read(
         self,
@@ -232,7 +253,7 @@ class Pipeline:
         """
         begin = time.perf_counter()
         reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
-        clip = open_clip(self.host, self.compressor, path, reading, hold_bytes)
+        clip = open_clip(self.host, self.compressor, path, reading, self.encoding, hold_bytes)
         if isinstance(clip, WindowedClip):
             clip.close()
             return clip
@@ -280,7 +301,9 @@ class Pipeline:
         """
         reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "system": system, "on_stage": on_stage}
-        (answer,) = answer_prompts(self.host, self.compressor, [(media, question)], reading, on_text=on_text, **options)
+        prompts = [(media, question)]
+        options |= {"on_text": on_text}
+        (answer,) = answer_prompts(self.host, self.compressor, self.encoding, prompts, reading, **options)
         return answer
 
     def ask_batch(
@@ -317,7 +340,7 @@ class Pipeline:
         """
         reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "system": system, "on_stage": on_stage}
-        return answer_prompts(self.host, self.compressor, prompts, reading, **options)
+        return answer_prompts(self.host, self.compressor, self.encoding, prompts, reading, **options)
 
 
 def _compression(compressor: str | None, *values: Any) -> CompressionConfig:

@@ -11,9 +11,7 @@ they look (`Compressor.reach`):
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,16 +19,14 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Counts
-from omnisift.chunks import ChunkShapes, segment_sizes
+from omnisift.chunks import segment_sizes
 from omnisift.compressors import Compressor
-from omnisift.models import adapter_for
-from omnisift.models.adapter import Adapter
-from omnisift.models.media_encoding import MediaEmbeds, encode_media
+from omnisift.config import EncodingOptions
+from omnisift.models.media_encoding import MediaEmbeds
 from omnisift.pipeline.clip_outline import CHUNK_STEPS, ClipOutline
 from omnisift.pipeline.clip_sources import ClipSource
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.preparation import PIXELS, lay_out, normalize_patches, padded_length
-from omnisift.pipeline.spectrogram import LogMel, limited
+from omnisift.pipeline.window_encoder import Timer, WindowEncoder
 from omnisift.tokens import Modality, TokenStream
 
 WINDOW_STEPS = 32
@@ -65,136 +61,27 @@ class KeptTokens:
         return KeptTokens(self.keep[part].clone(), self.modality[part].clone(), scores, self.media)
 
 
-class Timer:
-    """Adds up the seconds of stages; on an accelerator it waits for each to end."""
-
-    def __init__(self, device: torch.device, on_stage: Callable[[str], None]) -> None:
-        self._device, self._on_stage = device, on_stage
-        self.spent = dict[str, float]()
-        """Stage -> seconds."""
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Count the block."""
-        self._on_stage(stage)
-        begin = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - begin
-
-
-class _WindowedEncoder:
-    """Encodes the tokens of a clip in their order, as many as are asked for.
-
-    Args:
-        host: the model.
-        source: the clip, unread.
-        inputs: of a prompt with the clip, with sizes alone.
-        timer: counts reading, preparation and encoding.
-    """
-
-    def __init__(self, host: Host, source: ClipSource, inputs: Mapping[str, Any], timer: Timer) -> None:
-        self._host, self._source, self._timer = host, source, timer
-        self._adapter: Adapter = adapter_for(host.thinker)
-        self._patches = int(inputs["video_grid_thw"][0, 1:].prod()) if "video_grid_thw" in inputs else 0
-        self._step = 0  # time steps so far
-        mask = inputs.get("feature_attention_mask")
-        self._mel_frames = 0 if mask is None else int(mask.sum())
-        self._mel = None if mask is None else LogMel(host.processor.feature_extractor)
-        with timer("process"):
-            self._peak = source.peak
-        self._encoded_frames = 0
-        self._frames: Tensor | None = None  # frames of the spectrogram that are not encoded yet
-        self._waiting = list[Tensor]()  # embeddings of audio tokens that were not asked for
-
-    def check_counts(self, counts: Tensor, shapes: ChunkShapes) -> None:
-        """Raise `BudgetError` if fewer tokens of a frame are encoded than kept."""
-
-    def video(self, tokens: int) -> tuple[MediaEmbeds, Tensor]:
-        """Encode the next video tokens: those of whole time steps.
-
-        Returns:
-            Those that are encoded, and [N] bool: which are.
-        """
-        video = self._host.processor.video_processor
-        self._step += tokens * video.merge_size**2 // self._patches
-        with self._timer("read"):
-            assert self._source.media.images is not None
-            stop = min(self._step * video.temporal_patch_size, len(self._source.media.images))
-            images = self._source.images(stop)
-        with self._timer("process"):
-            patches, grid = lay_out(images, video.patch_size, video.merge_size, video.temporal_patch_size)
-            inputs = self._moved({PIXELS: patches, "video_grid_thw": torch.tensor([grid])})
-        with self._timer("encode_video"):
-            return encode_media(self._adapter, Modality.VIDEO, tokens, inputs), torch.ones(tokens, dtype=torch.bool)
-
-    def audio(self, tokens: int) -> MediaEmbeds:
-        """The next audio tokens."""
-        span = self._adapter.audio_window or 1
-        while sum(map(len, self._waiting)) < tokens:
-            missing = tokens - sum(map(len, self._waiting))
-            spans = -(-missing // max(1, self._adapter.audio_tokens(span)))
-            stop = min(self._encoded_frames + spans * span, self._mel_frames)
-            self._waiting.append(self._encode_audio(stop))
-        ready = torch.cat(self._waiting)
-        self._waiting = [ready[tokens:].clone()]
-        return MediaEmbeds(ready[:tokens])
-
-    def _encode_audio(self, stop: int) -> Tensor:
-        """[N, D]: embeddings of the audio up to a frame of the spectrogram."""
-        extractor = self._host.processor.feature_extractor
-        assert self._mel is not None
-        waveform = self._source.media.waveform
-        assert waveform is not None
-        with self._timer("read"):
-            # A frame sees half a Fourier window more.
-            last = min(len(waveform), stop * extractor.hop_length + extractor.n_fft)
-            samples = self._source.samples(last)
-        with self._timer("process"):
-            parts = [*([] if self._frames is None else [self._frames]), self._mel.add(samples)]
-            if last == len(waveform):
-                parts.append(self._mel.finish(padded_length(self._host.processor, len(waveform))))
-            frames = torch.cat(parts, dim=1)
-            count = stop - self._encoded_frames
-            mel, self._frames = limited(frames[:, :count], self._peak), frames[:, count:].clone()
-            self._encoded_frames = stop
-            mask = torch.ones(1, count, dtype=torch.int64)
-            inputs = self._moved({"input_features": mel.unsqueeze(0), "feature_attention_mask": mask})
-        with self._timer("encode_audio"):
-            return encode_media(self._adapter, Modality.AUDIO, self._adapter.audio_tokens(count), inputs).embeds
-
-    def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Inputs on the device; bytes become floats there."""
-        host = self._host
-        if host.device.type != "cuda":
-            inputs = normalize_patches(host.processor, inputs, host.dtype)
-        moved = {name: value.to(host.device) for name, value in inputs.items()}
-        return {
-            name: value.to(host.dtype) if value.is_floating_point() else value
-            for name, value in normalize_patches(host.processor, moved, host.dtype).items()
-        }
-
-
 def compress_windows(
     host: Host,
     compressor: Compressor,
     inputs: Mapping[str, Any],
     clip: ClipOutline,
     source: ClipSource,
+    encoding: EncodingOptions,
     timer: Timer,
 ) -> KeptTokens:
     """Compress the clip of one prompt window by window.
 
     Args:
         host: the model, without an attachment.
-        compressor: a method with a `Compressor.reach`.
+        compressor: a method without `Compressor.needs`. All embeddings are held for one that reads the whole clip.
         inputs: of a prompt with the clip, with sizes alone.
         clip: where its tokens are.
         source: the clip, unread.
+        encoding: which video tokens are encoded; the others are dropped before.
         timer: counts reading, preparation, encoding and compression.
     """
-    encoder = _WindowedEncoder(host, source, inputs, timer)
+    encoder = WindowEncoder(host, source, inputs, encoding, timer)
     shapes = clip.shapes
     counts = compressor.budget.counts(shapes).by_segment().view(-1, 3)
     encoder.check_counts(counts, shapes)
@@ -233,7 +120,7 @@ _Window = tuple[int, int, TokenStream, dict[str, list[Tensor]]]
 
 
 def _encoded_windows(
-    encoder: _WindowedEncoder, clip: ClipOutline, inputs: Mapping[str, Any], device: torch.device
+    encoder: WindowEncoder, clip: ClipOutline, inputs: Mapping[str, Any], device: torch.device
 ) -> Iterator[_Window]:
     """Encode the windows of a clip, one after the other."""
     for begin, end in _windows(clip.chunks, inputs, device):
@@ -260,7 +147,7 @@ def _windows(chunks: int, inputs: Mapping[str, Any], device: torch.device) -> It
         yield begin, min(begin + size, chunks)
 
 
-def _encode(encoder: _WindowedEncoder, modality: Tensor) -> tuple[MediaEmbeds, Tensor]:
+def _encode(encoder: WindowEncoder, modality: Tensor) -> tuple[MediaEmbeds, Tensor]:
     """Encode the next tokens, of which ``modality`` [N] says what each is.
 
     Returns:

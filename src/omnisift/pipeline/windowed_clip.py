@@ -12,17 +12,19 @@ from torch import Tensor
 
 from omnisift.compressors import Compressor
 from omnisift.compressors.resift import ReSiftCompressor
+from omnisift.config import EncodingOptions
+from omnisift.errors import UsageError
 from omnisift.media import Media, MediaFile, WindowsUnavailable, read_or_open
 from omnisift.models import Compression, adapter_for
 from omnisift.models.attachment import check_unattached
 from omnisift.models.grid_adapter import GridAdapter
+from omnisift.models.partial_encoding import why_not_partial
 from omnisift.models.short_prompt import ShortPrompt
 from omnisift.models.window_attention import batched_windows
 from omnisift.pipeline.clip_outline import ClipOutline
 from omnisift.pipeline.clip_sources import ClipSource, DecodedSource, FileSource
 from omnisift.pipeline.clip_windows import (
     KeptTokens,
-    Timer,
     compress_windows,
     window_images,
 )
@@ -33,8 +35,10 @@ from omnisift.pipeline.preparation import unknown_spectrogram, unknown_video
 from omnisift.pipeline.prompt import heard_by, hears, prompt_text, read_arguments, read_for, run_processor
 from omnisift.pipeline.spectrogram import LogMel
 from omnisift.pipeline.stopwatch import peak_memory, reset_peak_memory
+from omnisift.pipeline.window_encoder import Timer
 from omnisift.tokens import Modality
 
+ALL_ENCODED = EncodingOptions()
 LONG_IMAGES = 256
 """Images of a clip above which the default method decides from the past only, so that memory does not grow."""
 
@@ -54,24 +58,33 @@ def method_for_length(compressor: Compressor | None, images: int) -> Compressor 
     return causal
 
 
-def can_window(host: Host, compressor: Compressor | None) -> bool:
-    """Whether clips can be compressed window by window with the result of the whole clip.
+def why_not_windows(host: Host, compressor: Compressor | None) -> str | None:
+    """Why clips can't be compressed window by window; None if they can, with the result of the whole clip.
 
     Args:
         host: the model.
         compressor: the method; None keeps every token.
     """
-    processor = host.processor
-    if compressor is None or compressor.reach is None or compressor.needs or unknown_video(processor):
-        return False
+    processor, adapter = host.processor, adapter_for(host.thinker)
+    if compressor is None:
+        return "every token is kept"
+    if compressor.needs:
+        return f"{compressor.name} reads the attention of the encoders"
+    if not isinstance(adapter, GridAdapter):
+        return f"{type(adapter).__name__} is no GridAdapter"
     extractor = getattr(processor, "feature_extractor", None)
-    adapter = adapter_for(host.thinker)
-    knows_audio = extractor is None or (unknown_spectrogram(extractor) is None and adapter.audio_window is not None)
-    return isinstance(adapter, GridAdapter) and knows_audio
+    if extractor is not None and adapter.audio_window is None:
+        return "the audio encoder reads the whole clip"
+    return unknown_video(processor) or (None if extractor is None else unknown_spectrogram(extractor))
 
 
 def open_clip(
-    host: Host, compressor: Compressor | None, clip: MediaFile | Media, reading: Mapping[str, Any], hold_bytes: int = 0
+    host: Host,
+    compressor: Compressor | None,
+    clip: MediaFile | Media,
+    reading: Mapping[str, Any],
+    encoding: EncodingOptions = ALL_ENCODED,
+    hold_bytes: int | None = None,
 ) -> Media | WindowedClip:
     """Decode a clip; one that is longer than a window is only opened, if the method allows it.
 
@@ -80,16 +93,23 @@ def open_clip(
         compressor: the method; None keeps every token.
         clip: as `omnisift.Pipeline.ask` takes it.
         reading: fields of `ReadOptions`.
-        hold_bytes: as `omnisift.Pipeline.encode` takes it.
+        encoding: which video tokens are encoded. If not all are, every clip is opened.
+        hold_bytes: as `omnisift.Pipeline.encode` takes it, for a clip that is held; it is then decoded for methods that
+            read the whole clip. None for one question.
 
     Raises:
         MediaError: the file cannot be read as asked.
-        UsageError: an argument is out of range.
+        UsageError: an argument is out of range, or ``encoding`` needs a clip to be opened and that can't be done.
     """
-    # The default method decides from the past only where a clip is long.
-    if can_window(host, compressor):
+    reason = why_not_windows(host, compressor)
+    if encoding != ALL_ENCODED:
+        reason = reason or why_not_partial(adapter_for(host.thinker).parts.vision_encoder)
+        if reason:
+            raise UsageError(f"retain_encoded and still_threshold can't be used here: {reason}; leave them out")
+        longest = 0
+    elif reason is None and (hold_bytes is None or reads_part(compressor)):
         longest = window_images(host.processor)
-    elif can_window(host, method_for_length(compressor, LONG_IMAGES + 1)):
+    elif reason is None and reads_part(method_for_length(compressor, LONG_IMAGES + 1)):
         longest = LONG_IMAGES
     else:
         return read_for(host.processor, clip, **reading)
@@ -97,7 +117,12 @@ def open_clip(
     found = _open(host, clip, reading, longest)
     if isinstance(found, Media):
         return found
-    return WindowedClip(host, found, clip, reading, time.perf_counter() - begin, hold_bytes)
+    return WindowedClip(host, found, clip, reading, time.perf_counter() - begin, hold_bytes or 0)
+
+
+def reads_part(compressor: Compressor | None) -> bool:
+    """Whether a method decides on a part of a clip without the others."""
+    return compressor is not None and compressor.reach is not None
 
 
 def _open(host: Host, clip: MediaFile | Media, reading: Mapping[str, Any], longest: int) -> Media | ClipSource:
@@ -163,7 +188,7 @@ class WindowedClip(EncodedClip):
 
     def for_method(self, compressor: Compressor | None) -> EncodedClip:
         """The clip itself, or decoded as a whole for a method that needs all of it."""
-        if can_window(self.host, self.method(compressor)):
+        if why_not_windows(self.host, compressor) is None:
             return self
         self.close()
         if self._whole is None:
@@ -191,13 +216,14 @@ class WindowedClip(EncodedClip):
 
     @torch.inference_mode()
     def shortened(
-        self, row: PromptRow, compressor: Compressor, on_stage: Callable[[str], None]
+        self, row: PromptRow, compressor: Compressor, encoding: EncodingOptions, on_stage: Callable[[str], None]
     ) -> tuple[PromptRow, dict[str, float], int | None]:
         """The prompt of a row with what a method keeps of the clip.
 
         Args:
             row: from `prompt`.
-            compressor: a method for which `can_window` holds.
+            compressor: a method for which `why_not_windows` gives no reason.
+            encoding: which video tokens are encoded.
             on_stage: called with the name of each stage when it begins.
 
         Returns:
@@ -206,36 +232,39 @@ class WindowedClip(EncodedClip):
         check_unattached(adapter_for(self.host.thinker).parts.language_model, type(self.host.thinker).__name__)
         timer = Timer(self.host.device, on_stage)
         reset_peak_memory(self.host.device)
-        key = settings_key(self.host, compressor)
+        settings = settings_key(self.host, compressor)
+        key = None if settings is None else (*settings, encoding)
         kept = self._kept[1] if self._kept is not None and key is not None and self._kept[0] == key else None
         if kept is None:
             self._kept = None
-            kept = self._compress(row, compressor, timer)
+            kept = self._compress(row, compressor, encoding, timer)
             if key is not None:
                 self._kept = key, kept
         with timer("process"):
             short = _shorten(self.host, replace(row, media=self.media), kept)
         return short, timer.spent, peak_memory(self.host.device)
 
-    def _compress(self, row: PromptRow, compressor: Compressor, timer: Timer) -> KeptTokens:
+    def _compress(self, row: PromptRow, compressor: Compressor, encoding: EncodingOptions, timer: Timer) -> KeptTokens:
         """Read the clip once, and keep what the method keeps of it."""
         with timer("read"):
             found = self._source or _open(self.host, self._clip, self._reading, 0)
         source = self._source = DecodedSource(found, self.host.processor) if isinstance(found, Media) else found
         try:
-            kept = self._compress_source(row, compressor, source, timer)
+            kept = self._compress_source(row, compressor, encoding, source, timer)
         except WindowsUnavailable:
             with timer("read"):
                 media = read_for(self.host.processor, self._clip, **self._reading)
-            kept = self._compress_source(row, compressor, DecodedSource(media, self.host.processor), timer)
+            kept = self._compress_source(row, compressor, encoding, DecodedSource(media, self.host.processor), timer)
         finally:
             self.close()
         return kept.columns(slice(row.shared - (self._columns.stop - self._columns.start), row.shared))
 
-    def _compress_source(self, row: PromptRow, compressor: Compressor, source: ClipSource, timer: Timer) -> KeptTokens:
+    def _compress_source(
+        self, row: PromptRow, compressor: Compressor, encoding: EncodingOptions, source: ClipSource, timer: Timer
+    ) -> KeptTokens:
         assert row.outline is not None
         with batched_windows(self.host.thinker):
-            kept = compress_windows(self.host, compressor, row.inputs, row.outline, source, timer)
+            kept = compress_windows(self.host, compressor, row.inputs, row.outline, source, encoding, timer)
         with timer("read"):
             end = source.finish()
         self.media = replace(self.media, warnings=end.warnings, bad_packets=end.bad_packets)
