@@ -82,7 +82,7 @@ def test_memory_needs_a_first_frame() -> None:
 
 def test_what_stands_in_helps_a_trained_encoder() -> None:
     host = load("nano").host
-    encoder: Any = host.thinker.model.visual
+    encoder: Any = adapter_for(host.thinker).parts.vision_encoder
     # A shape appears before a still background.
     images = render_images(make_scene(3, split="test", config=replace(SceneConfig(), noise=0.0)))
     patches, grid = lay_out(images, 14, 2, 2)

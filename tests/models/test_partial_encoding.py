@@ -92,7 +92,7 @@ def test_window_side() -> None:
     assert window_side(encoder_of(FAMILIES["qwen2_5_vl"])) == 4
     assert window_side(encoder_of(FAMILIES["qwen3_vl"])) == 1
     # Windows that no layer attends within.
-    assert window_side(load("nano").host.thinker.model.visual) == 1
+    assert window_side(adapter_for(load("nano").host.thinker).parts.vision_encoder) == 1
 
 
 def test_patches_of_tokens() -> None:
