@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         make_compressor,
         register,
     )
-    from omnisift.config import CompressionConfig, ReadOptions
+    from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions
     from omnisift.errors import (
         BudgetError,
         CheckpointError,
@@ -72,6 +72,7 @@ _MODULE_OF = {
     "CheckpointError": "errors",
     "Compression": "models",
     "CompressionConfig": "config",
+    "EncodingOptions": "config",
     "Compressor": "compressors",
     "CompressorError": "errors",
     "DistillSettings": "training.distill",
@@ -137,6 +138,7 @@ __all__ = [
     "CompressorError",
     "DistillSettings",
     "EncodedClip",
+    "EncodingOptions",
     "GridAdapter",
     "Layout",
     "Media",

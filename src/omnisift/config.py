@@ -111,7 +111,12 @@ class EncodingOptions(_Options):
     """Windows of a frame whose patches differ from the last encoded ones by at most this mean difference of 8-bit
     values are not encoded again, for fixed cameras and screens. None encodes all."""
 
-    def check(self, *, compresses: bool = True) -> None:
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """The values as keyword arguments of `omnisift.load` and `omnisift.Pipeline.with_compressor`."""
+        return {name: getattr(self, name) for name in option_names(EncodingOptions)}
+
+    def check_encoding(self, *, compresses: bool) -> None:
         """Check the values before a clip is read.
 
         Args:
@@ -124,7 +129,7 @@ class EncodingOptions(_Options):
         from omnisift.pipeline.patch_pruning import PatchPruner
         from omnisift.pipeline.window_cache import WindowCache
 
-        if self == EncodingOptions():
+        if self.retain_encoded is None and self.still_threshold is None:
             return
         if self.retain_encoded is not None and self.still_threshold is not None:
             raise UsageError("retain_encoded and still_threshold were both given; give one of them")

@@ -19,7 +19,7 @@ from transformers import WhisperFeatureExtractor
 
 import omnisift
 from omnisift import Media, Pipeline
-from omnisift.errors import Damaged, TooBig
+from omnisift.errors import BudgetError, Damaged, TooBig, UsageError
 from omnisift.models import adapter_for
 from omnisift.pipeline import clip_windows
 from omnisift.pipeline.clip_sources import FileSource
@@ -93,7 +93,7 @@ def watched(pipe: Pipeline) -> Iterator[dict[str, list[Any]]]:
         hook.remove()
 
 
-@pytest.mark.parametrize("method", ["stvp", "resift:causal=true", "tome", "uniform"])
+@pytest.mark.parametrize("method", ["stvp", "resift", "resift:causal=true", "tome", "v_cast"])
 @pytest.mark.parametrize("name", ["nano", *FACTORS])
 def test_answers_are_those_of_the_whole_clip(
     pipe_of: Callable[[str], Pipeline], name: str, method: str, monkeypatch: pytest.MonkeyPatch
@@ -139,8 +139,8 @@ def test_any_rate_and_any_length_of_audio(
         assert torch.equal(made["positions"][0][-3:].cpu(), found[0][1]["positions"][0][-3:].cpu())
 
 
-@pytest.mark.parametrize("method", [None, "v_cast", "attended"])
-def test_methods_that_read_the_clip_or_attention_get_all_of_it(
+@pytest.mark.parametrize("method", [None, "attended"])
+def test_methods_that_read_attention_get_the_clip_at_once(
     pipe_of: Callable[[str], Pipeline], method: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = pipe_of("nano").with_compressor(method, **({} if method is None else {"retain": 0.25}))
@@ -149,16 +149,13 @@ def test_methods_that_read_the_clip_or_attention_get_all_of_it(
     assert len(seen["patches"]) == 1
 
 
-def test_the_default_method_decides_from_the_past_where_a_clip_is_long(
-    pipe_of: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_method_decides_from_the_past_where_a_clip_is_long(pipe_of: Callable[[str], Pipeline]) -> None:
     pipe = pipe_of("nano").with_compressor(retain=0.05)
     named = pipe_of("nano").with_compressor("resift", retain=0.05)
-    for images, label, calls in ((LONG_IMAGES, "resift", 1), (LONG_IMAGES + 2, "resift-causal", 5)):
+    for images, label in ((LONG_IMAGES, "resift"), (LONG_IMAGES + 2, "resift-causal")):
         clip = clip_of("nano", images, 10.0, rows=1)
-        with watched(pipe) as seen:
-            report = pipe.ask(clip, QUESTION, max_new_tokens=1).report
-        assert (report.compressor, len(seen["patches"])) == (label, calls)
+        report = pipe.ask(clip, QUESTION, max_new_tokens=1).report
+        assert report.compressor == label
     assert report.compressor_reason == f"default: more than {LONG_IMAGES} images"
     assert named.ask(clip, QUESTION, max_new_tokens=1).report.compressor == "resift"
 
@@ -186,12 +183,12 @@ def test_later_questions_read_their_own_tokens_and_other_methods_read_the_file_a
     pipe_of: Callable[[str], Pipeline], clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = pipe_of("nano")
-    pipes = {name: base.with_compressor(name, retain=0.25) for name in ("stvp", "uniform", "v_cast")}
+    pipes = {name: base.with_compressor(name, retain=0.25) for name in ("stvp", "uniform", "v_cast", "attended")}
     alone = {name: pipe.ask(clips[0], "Which sound?").text for name, pipe in pipes.items()}
     with windows_of(2, monkeypatch):
         clip = pipes["stvp"].encode(clips[0])
         assert isinstance(clip, WindowedClip)
-        for name, calls in (("stvp", 3), ("stvp", 0), ("uniform", 3), ("stvp", 3), ("v_cast", 1)):
+        for name, calls in (("stvp", 3), ("stvp", 0), ("uniform", 3), ("stvp", 3), ("v_cast", 3), ("attended", 1)):
             with watched(pipes[name]) as seen:
                 first = pipes[name].ask(clip, QUESTION)
                 again = pipes[name].ask(clip, "Which sound?")
@@ -199,6 +196,8 @@ def test_later_questions_read_their_own_tokens_and_other_methods_read_the_file_a
             assert again.text == alone[name]
             assert again.report.cached_tokens > 0
             assert first.report.tokens.video_kept == again.report.tokens.video_kept < first.report.tokens.video
+        # What the encoders return is held for methods that read the whole clip.
+        assert not isinstance(pipes["v_cast"].encode(clips[0]), WindowedClip)
 
 
 def test_a_batch_may_have_long_and_short_clips(
@@ -240,6 +239,87 @@ def raising(error: Exception) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+# --- tokens that are not encoded --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["resift", "omnisift", "stvp", "v_cast", "resift:causal=true"])
+@pytest.mark.parametrize("name", ["nano", *FACTORS])
+def test_a_part_of_the_places_is_encoded_and_all_of_them_are_the_whole(
+    pipe_of: Callable[[str], Pipeline], name: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many tokens are kept as of the whole frame; with everything encoded, they are the same."""
+    if method == "omnisift" and name != "nano":
+        pytest.skip("random models have no selector")
+    base, clip = pipe_of(name), clip_of(name, 14, 6.3)
+    found = {}
+    for share in (None, 1.0, 0.5):
+        pipe = base.with_compressor(method, retain=0.25, retain_encoded=share)
+        with windows_of(4, monkeypatch), watched(pipe) as seen:
+            found[share] = pipe.ask(clip, QUESTION, max_new_tokens=3).report, seen
+    whole, everything, half = (found[share][0] for share in (None, 1.0, 0.5))
+    assert whole.tokens == everything.tokens == half.tokens
+    torch.testing.assert_close(found[1.0][1]["embeds"][0], found[None][1]["embeds"][0], rtol=0, atol=1e-5)
+    assert (whole.encoded_tokens, everything.encoded_tokens) == (None, None)
+    assert half.encoded_tokens == whole.tokens.video // 2
+    assert sum(found[0.5][1]["patches"]) == sum(found[1.0][1]["patches"]) // 2
+    assert not [notice for notice in half.notices if "NaN" in notice]
+
+
+def test_windows_that_stand_still_are_not_encoded_again(pipe_of: Callable[[str], Pipeline]) -> None:
+    moving = clip_of("nano", 12, 6.0, rows=4)
+    assert moving.images is not None
+    still = replace(moving, images=moving.images[:1].repeat(12, axis=0))
+    pipe = pipe_of("nano").with_compressor("resift", retain=0.25, still_threshold=1.0)
+    whole = pipe_of("nano").with_compressor("resift", retain=0.25)
+    for clip, encoded in ((moving, None), (still, 12)):
+        with watched(pipe) as seen:
+            report = pipe.ask(clip, QUESTION, max_new_tokens=1).report
+        with watched(whole) as expected:
+            assert whole.ask(clip, QUESTION, max_new_tokens=1).report.tokens == report.tokens
+        assert report.encoded_tokens == encoded  # the first frame of 4 x 3 tokens
+        torch.testing.assert_close(seen["embeds"][0], expected["embeds"][0], rtol=0, atol=1e-4)
+
+
+def test_held_clips_are_those_of_one_setting(pipe_of: Callable[[str], Pipeline]) -> None:
+    base, clip = pipe_of("nano"), clip_of("nano", 14, 6.3)
+    half, most = (base.with_compressor("stvp", retain=0.25, retain_encoded=share) for share in (0.5, 0.6))
+    encoded = half.encode(clip)
+    first = half.ask(encoded, QUESTION).report
+    assert half.ask(encoded, "Which sound?").report.cached_tokens > 0
+    other = most.ask(encoded, QUESTION).report
+    assert other.cached_tokens == 0
+    assert (other.encoded_tokens or 0) > (first.encoded_tokens or 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"retain_encoded": 0}, BudgetError, "in \\(0, 1\\]"),
+        ({"retain_encoded": 1.5}, BudgetError, "in \\(0, 1\\]"),
+        ({"still_threshold": -1}, UsageError, "0 to 255"),
+        ({"retain_encoded": 0.5, "still_threshold": 3}, UsageError, "give one of them"),
+        ({"retain_encoded": 0.5, "compressor": None, "retain": None}, UsageError, "need a compressor"),
+        ({"retain_encoded": 0.5, "compressor": "attended"}, UsageError, "attention of the encoders"),
+        ({"retain_encoded": 0.2, "retain": 0.5}, BudgetError, "2 of the 6 tokens of a frame, but 3 are kept"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    pipe_of: Callable[[str], Pipeline], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        pipe_of("nano").with_compressor(**{"compressor": "stvp", "retain": 0.2} | options).ask(
+            clip_of("nano", 4, 0.0), QUESTION
+        )
+
+
+def test_a_clip_that_was_encoded_in_full_is_not_taken_for_a_part(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path]
+) -> None:
+    pipe = pipe_of("nano").with_compressor("stvp", retain_encoded=0.5)
+    with pytest.raises(UsageError, match="encode it with this one"):
+        pipe.ask(pipe_of("nano").encode(clips[0]), QUESTION)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

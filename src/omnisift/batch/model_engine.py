@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisift.batch.engine import Engine, EngineAnswer, source_fields
-from omnisift.config import WORK_LIMITS, CompressionConfig, ReadOptions
+from omnisift.config import WORK_LIMITS, CompressionConfig, EncodingOptions, ReadOptions
 from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.utils.questions import check_max_new_tokens
 
 if TYPE_CHECKING:
     from omnisift.pipeline import Answer, EncodedClip, Pipeline
 
-_NEW = frozenset({"tokens", "compress_audio"})
+_NEW = frozenset({"tokens", "compress_audio", "retain_encoded", "still_threshold"})
 
 
 @dataclass(frozen=True)
-class ModelSettings(CompressionConfig, ReadOptions):
+class ModelSettings(CompressionConfig, EncodingOptions, ReadOptions):
     """Engine, model, compressor and sampling as plain data, so that other machines can load the same engine."""
 
     model: str = "nano"
@@ -74,10 +74,15 @@ class ModelSettings(CompressionConfig, ReadOptions):
             raise UsageError(
                 "compress_audio is for Transformers; vLLM keeps audio outside a video in full: leave it out"
             )
+        if self.engine == "vllm" and not (self.retain_encoded is self.still_threshold is None):
+            raise UsageError(
+                "retain_encoded and still_threshold are for Transformers; vLLM encodes all: leave them out"
+            )
         if self.engine != "vllm" and self.vllm_args:
             raise UsageError(f"{self.vllm_args[0]!r} is a flag for vLLM; leave it out, or give --engine vllm")
         check_max_new_tokens(self.max_new_tokens)
         CompressionConfig.check(self)
+        self.check_encoding(compresses=not self.keeps_all)
         ReadOptions.check(self)
 
     def load(self) -> Engine:
@@ -105,6 +110,7 @@ class ModelSettings(CompressionConfig, ReadOptions):
         pipeline = load(
             self.model,
             **self.compression,
+            **self.encoding,
             device=self.device,
             dtype=self.dtype,
             attn_implementation=self.attn_implementation,
@@ -163,11 +169,13 @@ class ModelEngine:
 
     def _answer(self, clip: EncodedClip, question: str) -> EngineAnswer:
         # The time to read the clip counts for its first question only.
-        read_seconds = 0.0 if clip.is_encoded else clip.read_seconds
+        opening = 0.0 if clip.is_encoded else clip.read_seconds
         answer: Answer = self.pipeline.ask(clip, question, max_new_tokens=self.settings.max_new_tokens)
         report = answer.to_dict()
-        total = report["seconds"]["total"] + read_seconds
-        seconds = report["seconds"] | {"read": read_seconds, "total": total}
+        added = {name: report["seconds"][name] + opening for name in ("read", "total")}
+        seconds = report["seconds"] | added
         source = source_fields(answer.report.source)
         tokens = report["tokens"] | {"prompt_cached": answer.report.cached_tokens}
+        if answer.report.encoded_tokens is not None:
+            tokens["video_encoded"] = answer.report.encoded_tokens
         return EngineAnswer(answer.text, tokens, seconds, source, answer.report.notices)

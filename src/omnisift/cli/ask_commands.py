@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omnisift.cli.options import Clip, Json, MappedModelOptions, MaxNewTokens, check_clip, with_records
-from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions
 from omnisift.errors import OmniSiftError, UsageError
 from omnisift.utils.questions import check_question
 from omnisift.utils.quiet import silence_libraries
@@ -28,6 +28,7 @@ def ask(
     *,
     host: MappedModelOptions,
     method: CompressionConfig,
+    encoding: EncodingOptions,
     read_options: ReadOptions,
     max_new_tokens: MaxNewTokens = 256,
     as_json: Json = False,
@@ -53,7 +54,7 @@ def ask(
 
     progress, screen = console_for(stderr=True), console_for(stderr=False)
     with StageBar(progress, quiet=as_json) as bar:
-        pipeline = _load(host, method)
+        pipeline = _load(host, method, encoding)
         bar.stage("read")
         # A single question reads the clip itself, so that its report includes the time.
         media = clip if len(questions) == 1 else pipeline.encode(clip, **read_options.reading)
@@ -84,6 +85,7 @@ def chat(
     *,
     host: MappedModelOptions,
     method: CompressionConfig,
+    encoding: EncodingOptions,
     read_options: ReadOptions,
     max_new_tokens: MaxNewTokens = 256,
 ) -> None:
@@ -100,7 +102,7 @@ def chat(
 
     interactive, status = sys.stdin.isatty() and sys.stdout.isatty(), console_for(stderr=True)
     with StageBar(status) as bar:
-        pipeline = _load(host, method)
+        pipeline = _load(host, method, encoding)
         bar.stage("read")
         encoded = pipeline.encode(clip, **read_options.reading)
     notices = notices_of(encoded.media, is_nano=pipeline.host.is_nano, keeps_audio=pipeline.keeps_audio)
@@ -121,11 +123,11 @@ def chat(
             status.print(short_cost(answer.report), style="dim")
 
 
-def _load(host: MappedModelOptions, method: CompressionConfig) -> Pipeline:
+def _load(host: MappedModelOptions, method: CompressionConfig, encoding: EncodingOptions) -> Pipeline:
     from omnisift.pipeline import load
 
     silence_libraries()
-    return load(host.model, **method.compression, **host.placement)
+    return load(host.model, **method.compression, **encoding.encoding, **host.placement)
 
 
 def _stream(text: str) -> None:

@@ -203,6 +203,24 @@ FIELDS: dict[str, Any] = {
     ],
     "retain_video": Annotated[float | None, fraction("Fraction of video tokens to keep; with --retain-audio.")],
     "retain_audio": Annotated[float | None, fraction("Fraction of audio tokens to keep; with --retain-video.")],
+    "retain_encoded": Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of the tokens of every frame that the vision encoder computes, chosen by their pixels.",
+            show_default="all",
+            rich_help_panel=BUDGET,
+            parser=parse_fraction,
+            metavar="FRACTION",
+        ),
+    ],
+    "still_threshold": Annotated[
+        float | None,
+        typer.Option(
+            help="Don't encode windows of a frame again that changed by at most this (mean difference, 0 to 255).",
+            show_default="encode all",
+            rich_help_panel=BUDGET,
+        ),
+    ],
     "tokens": Annotated[
         int | None,
         typer.Option(

@@ -13,7 +13,7 @@ import typer
 
 from omnisift.cli.options import OUTPUT, Json, MaxNewTokens, ModelOptions, resolved_device, with_records
 from omnisift.cli.signal_guard import SignalGuard
-from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions
 from omnisift.errors import UsageError, install_hint
 from omnisift.utils.quiet import silence_libraries
 
@@ -73,6 +73,7 @@ def run(
     strict: Strict = False,
     host: ModelOptions,
     method: CompressionConfig,
+    encoding: EncodingOptions,
     read_options: ReadOptions,
     max_new_tokens: MaxNewTokens = 256,
     engine: Engine = "transformers",
@@ -99,6 +100,7 @@ def run(
     settings = ModelSettings(
         host.model,
         **method.compression,
+        **encoding.encoding,
         **read_options.reading,
         **host.placement | {"device": resolved_device(host.device)},
         max_new_tokens=max_new_tokens,

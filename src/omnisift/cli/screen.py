@@ -226,7 +226,10 @@ def show_shortfall(console: Console, report: Report, budget: Budget) -> None:
 
 def show_source(console: Console, report: Report) -> None:
     """Print model, method and clip, and the peak memory."""
-    console.print(f"\n{report.model} with {report.method}, retain {report.retain}", style="dim", markup=False)
+    encoded = ""
+    if report.encoded_tokens is not None:
+        encoded = f", {report.encoded_tokens:,} of {report.tokens.video:,} video tokens encoded"
+    console.print(f"\n{report.model} with {report.method}, retain {report.retain}{encoded}", style="dim", markup=False)
     console.print(describe_source(report.source), style="dim")
     if report.peak_memory_bytes is not None:
         console.print(f"peak memory {report.peak_memory_bytes / 2**20:,.0f} MiB", style="dim")

@@ -44,6 +44,8 @@ class ShortPrompt:
     """[1]: rotary position of the first generated token."""
     compression: Compression
     """What was kept of the full prompt."""
+    encoded_tokens: int
+    """Video tokens that the vision encoder computed."""
 
     @property
     def width(self) -> int:

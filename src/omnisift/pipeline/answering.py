@@ -156,6 +156,7 @@ def _answer(host: Host, prompt: _Prompt, answer: Generated, read_seconds: float)
         source=source_of(row.media),
         peak_memory_bytes=max(peaks, default=None),
         cached_tokens=answer.cached_tokens,
+        encoded_tokens=_encoded_tokens(row, answer),
         notices=(
             *answer.notices,
             *notices_of(row.media, is_nano=host.is_nano, keeps_audio=keeps_audio),
@@ -163,3 +164,9 @@ def _answer(host: Host, prompt: _Prompt, answer: Generated, read_seconds: float)
         ),
     )
     return Answer(answer.text, report, answer.thinking)
+
+
+def _encoded_tokens(row: PromptRow, answer: Generated) -> int | None:
+    """Video tokens that were encoded, if not all of them were."""
+    count = answer.tokens.video if row.short is None else row.short.encoded_tokens
+    return count if count < answer.tokens.video else None

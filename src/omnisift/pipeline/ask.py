@@ -94,7 +94,7 @@ def load(
     given = retain, retain_video, retain_audio, tokens, compress_audio
     config = _compression(compressor, *given, selector, seed)
     encoding = EncodingOptions(retain_encoded=retain_encoded, still_threshold=still_threshold)
-    encoding.check(compresses=not config.keeps_all)
+    encoding.check_encoding(compresses=not config.keeps_all)
     placement = plan_placement(device, dtype, attn_implementation, device_map, max_length)
     source = find_model(str(model))
     method = None if config.keeps_all else compressor_for(source, config.compressor, config.budget, selector, seed)
@@ -125,7 +125,7 @@ class Pipeline:
     def __init__(self, host: Host, compressor: Compressor | None, encoding: EncodingOptions | None = None):
         self.host = host
         self.encoding = encoding or EncodingOptions()
-        self.encoding.check(compresses=compressor is not None)
+        self.encoding.check_encoding(compresses=compressor is not None)
         self.compressor = compressor.eval() if compressor is not None else None
 
     @property

@@ -54,11 +54,13 @@ class KeptTokens:
     """[S] float32 on the CPU; None if the method has no scores."""
     media: MediaEmbeds
     """Of the kept tokens of the clip, in their order."""
+    encoded_tokens: int
+    """Video tokens that the vision encoder computed."""
 
     def columns(self, part: slice) -> KeptTokens:
         """The same for a part of the prompt that has all tokens of the clip."""
         scores = None if self.scores is None else self.scores[part].clone()
-        return KeptTokens(self.keep[part].clone(), self.modality[part].clone(), scores, self.media)
+        return KeptTokens(self.keep[part].clone(), self.modality[part].clone(), scores, self.media, self.encoded_tokens)
 
 
 def compress_windows(
@@ -103,7 +105,7 @@ def compress_windows(
         # Record the choice, and hold the embeddings of the kept tokens.
         keep[tokens.sample] = chosen
         if selection.scores is not None:
-            scores = torch.full(keep.shape, torch.nan) if scores is None else scores
+            scores = _no_scores(clip.modality) if scores is None else scores
             scores[tokens.sample] = selection.scores.detach().float().cpu()[len(past) :]
         kept.append(_kept_rows(MediaEmbeds(tokens.embeds, marked), tokens.modality, chosen, selection.embeds))
         places.append(tokens.sample[chosen])
@@ -112,7 +114,12 @@ def compress_windows(
     # Hosts may interleave audio and video otherwise than by chunks. Side inputs are of video, whose order is the same.
     media = _joined(kept)
     embeds = media.embeds[torch.argsort(torch.cat(places)).to(media.embeds.device)]
-    return KeptTokens(keep, clip.modality, scores, MediaEmbeds(embeds, media.marked))
+    return KeptTokens(keep, clip.modality, scores, MediaEmbeds(embeds, media.marked), encoder.encoded_tokens)
+
+
+def _no_scores(modality: Tensor) -> Tensor:
+    """[S] float32: NaN, but the lowest for video, whose tokens may not be encoded."""
+    return torch.full(modality.shape, torch.nan).masked_fill_(modality == Modality.VIDEO, float("-inf"))
 
 
 _Window = tuple[int, int, TokenStream, dict[str, list[Tensor]]]
@@ -169,14 +176,13 @@ def _encode(encoder: WindowEncoder, modality: Tensor) -> tuple[MediaEmbeds, Tens
 _FIELDS = "modality", "position", "time", "chunk", "frame", "clip", "sample"
 
 
-def _joined_streams(first: TokenStream, second: TokenStream) -> TokenStream:
-    """Two parts of a clip, one behind the other."""
-    if not len(first):
-        return second
-    fields: dict[str, Any] = {
-        name: torch.cat([getattr(first, name), getattr(second, name)], dim=-1) for name in _FIELDS
-    }
-    return replace(second, embeds=torch.cat([first.embeds, second.embeds]), **fields)
+def _joined_streams(*parts: TokenStream) -> TokenStream:
+    """Parts of a clip, one behind the other."""
+    filled = [part for part in parts if len(part)] or list(parts[:1])
+    if len(filled) == 1:
+        return filled[0]
+    fields: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in filled], dim=-1) for name in _FIELDS}
+    return replace(filled[0], embeds=torch.cat([part.embeds for part in filled]), **fields)
 
 
 def _rows(stream: TokenStream, index: Tensor) -> TokenStream:

@@ -105,6 +105,9 @@ class Report:
     """What limits the answer, the most important first."""
     compressor_reason: str = ""
     """Why this method: ``default``, or ``default:`` and what it depends on; empty if it was named."""
+    encoded_tokens: int | None = None
+    """Of ``tokens.video``, those that the vision encoder computed, with ``retain_encoded`` or ``still_threshold``; None
+    if it computed all."""
     cached_tokens: int = 0
     """Of ``tokens.prompt_kept``, those whose keys and values the encoded clip held from an earlier question, so that
     encoders, compressor and language model did not run for them."""
@@ -153,12 +156,14 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """One JSON-ready object, with the fields of the budget, where ``token_budget`` is its number of tokens.
 
-        ``tokens`` are the measured counts.
+        ``tokens`` are the measured counts; ``encoded_tokens`` is left out where all were encoded.
         """
         report = asdict(self)
         budget = report.pop("budget") or asdict(Budget(retain=1.0))
         budget["token_budget"] = budget.pop("tokens")
         report["tokens"]["prompt_kept"] = self.tokens.prompt_kept
+        if self.encoded_tokens is None:
+            del report["encoded_tokens"]
         report["seconds"] |= {"encode": self.seconds.encode, "total": self.seconds.total}
         first = {name: report.pop(name) for name in ("model", "compressor", "compressor_reason")}
         return {**first, **budget, **report}

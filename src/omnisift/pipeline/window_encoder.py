@@ -70,9 +70,11 @@ class WindowEncoder:
         self._adapter: Adapter = adapter_for(host.thinker)
         self._encoder: Any = self._adapter.parts.vision_encoder
         share, threshold = encoding.retain_encoded, encoding.still_threshold
-        self._pruner = None if share is None else PatchPruner(share)
+        self._pruner = None if share is None else PatchPruner(share, window_side(self._encoder))
         self._cache = None if threshold is None else WindowCache(threshold, max(_SIDE, window_side(self._encoder)))
         self._memory = FrameMemory(self._encoder)
+        self.encoded_tokens = 0
+        """Video tokens that were computed so far."""
         self._patches = int(inputs["video_grid_thw"][0, 1:].prod()) if "video_grid_thw" in inputs else 0
         self._step = 0  # time steps so far
         mask = inputs.get("feature_attention_mask")
@@ -116,6 +118,7 @@ class WindowEncoder:
             elif self._cache is not None:
                 encoded = self._cache.changed(patches, grid, video.merge_size)
             inputs = self._moved({PIXELS: patches, "video_grid_thw": torch.tensor([grid])})
+        self.encoded_tokens += int(encoded.sum())
         with self._timer("encode_video"):
             if self._pruner is not None:
                 return self._named(encode(self._encoder, inputs[PIXELS], grid, encoded)), encoded.flatten()

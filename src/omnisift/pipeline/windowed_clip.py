@@ -297,6 +297,7 @@ def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
         position_ids=positions[:, :, keep],
         next_position=positions[0, :, -1] + 1,
         compression=Compression(modality.unsqueeze(0), keep.unsqueeze(0), scores),
+        encoded_tokens=kept.encoded_tokens,
     )
     # A token of the text stands for those of the clip, so that `generate` looks for no images.
     short_ids = ids[:, keep].long()
