@@ -1,12 +1,13 @@
 """Time and memory of the stages of a question, with the faster paths of `Pipeline.ask` switched off and on.
 
 Two models answer about clips of noise: nano, and `deep`, which has random weights and the dimensions of Qwen2.5-Omni-7B
-with its widths divided by 8. "Before" is the preparation by Transformers' processor, logits of all positions and one
-attention call per window. Runs of both alternate, so that other load affects both. Prints one table, and another one
-of a second question about the clip, for which the clip holds the encoders' output alone, or also its prompt's cache.
+with its widths divided by 8. "Before" is the preparation by Transformers' processor, logits of all positions, one
+attention call per window, and the clip encoded at once. "Half" is "after" with `retain_encoded=0.5`. Runs alternate, so
+that other load affects all. Prints one table, and another one of a second question about the clip, for which the clip
+holds the encoders' output alone, or also its prompt's cache.
 
     python benchmarks/speed/stages.py [--models nano deep] [--seconds 6 60] [--retain 1 0.25 0.1] [--out FILE]
-                                      [--questions]      the second table alone
+                                      [--stages | --questions]      one of the tables alone
 
 `deep` pads audio to 300 s, as 7B does. Its frames have 6 x 10 tokens by default, a fifth of those of 1080p video: at
 60 s a question takes about two minutes on one core, and `--frame 13 23` five times as long.
@@ -18,6 +19,7 @@ import argparse
 import copy
 import ctypes
 import gc
+import itertools
 import json
 import statistics
 import time
@@ -32,13 +34,14 @@ import torch
 
 from omnisift.evaluation.tables import table
 from omnisift.media import Media
-from omnisift.pipeline import Pipeline, generation, load
+from omnisift.pipeline import Pipeline, generation, load, windowed_clip
 from omnisift.pipeline import prompt as prompts
 from omnisift.pipeline.loading import Host
 from omnisift.profiling.sizes import host_config
 from omnisift.utils.provenance import machine_info
 
 STAGES = ("preparation", "encoders", "compression", "prefill", "head", "decode", "total")
+WAYS = ("before", "after", "half")
 DIVISOR = 8
 
 
@@ -96,6 +99,7 @@ def faster_paths(on: bool) -> Iterator[None]:
                 (prompts, "own_length", lambda *_: {}),
                 (generation, "last_logits", lambda _: nullcontext()),
                 (generation, "batched_windows", lambda _: nullcontext()),
+                (windowed_clip, "window_images", lambda _: 2**31),
             ):
                 stack.enter_context(patch.object(place, name, slow))
         yield
@@ -132,17 +136,15 @@ def status(name: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def compare(pipe: Pipeline, clip: Media, repeats: int, tokens: int) -> dict[str, Any]:
-    """Medians before and after, from pairs in turns; the first pair is not counted."""
-    runs: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
-    for number in range(repeats + 1):
+def compare(pipes: dict[str, Pipeline], clip: Media, repeats: int, tokens: int) -> dict[str, Any]:
+    """Medians of each way, from runs in turns. Questions about other clips came before, so that every run counts."""
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in pipes}
+    for number in range(repeats):
         for way in sorted(runs, reverse=number % 2 == 0):
-            with faster_paths(way == "after"):
-                runs[way].append(ask(pipe, clip, tokens))
+            with faster_paths(way != "before"):
+                runs[way].append(ask(pipes[way], clip, tokens))
     names = (*STAGES, "peak_bytes")
-    return {
-        way: {name: statistics.median(run[name] for run in made[1:]) for name in names} for way, made in runs.items()
-    }
+    return {way: {name: statistics.median(run[name] for run in made) for name in names} for way, made in runs.items()}
 
 
 def second_question(pipe: Pipeline, clip: Media, repeats: int, tokens: int) -> dict[str, Any]:
@@ -184,9 +186,9 @@ def stages_table(rows: list[dict[str, Any]]) -> str:
     head = ["model", "clip", "kept", "", *(f"{stage}, ms" for stage in STAGES), "peak, MB", "times faster"]
     lines = []
     for row in rows:
-        for way in ("before", "after"):
+        for way in (way for way in WAYS if way in row):
             made = row[way]
-            ratio = f"{row['before']['total'] / made['total']:.2f}" if way == "after" else ""
+            ratio = "" if way == "before" else f"{row['before']['total'] / made['total']:.2f}"
             times = [f"{1000 * made[stage]:,.0f}" for stage in STAGES]
             name = [row["model"], f"{row['seconds']} s", f"{100 * row['retain']:g} %", way]
             lines.append([*name, *times, f"{made['peak_bytes'] / 1e6:,.0f}", ratio])
@@ -202,27 +204,38 @@ def main() -> None:
     parser.add_argument(
         "--frame", nargs=2, type=int, default=[6, 10], metavar=("ROWS", "COLUMNS"), help="of deep, in tokens"
     )
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--repeats", type=int, nargs="+", default=[3], help="runs of each, for every model and length, or for all"
+    )
     parser.add_argument("--tokens", type=int, default=8, help="most tokens of an answer")
-    parser.add_argument("--questions", action="store_true", help="measure second questions alone")
+    tables = parser.add_mutually_exclusive_group()
+    tables.add_argument("--questions", action="store_true", help="measure second questions alone")
+    tables.add_argument("--stages", action="store_true", help="leave out second questions")
     parser.add_argument("--depth", type=int, help="layers of deep, instead of those of 7B")
     parser.add_argument("--out", type=Path, help="a JSON file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = list[dict[str, Any]]()
+    repeats = itertools.cycle(options.repeats)
     for model in options.models:
         host = deep_host(options.depth) if model == "deep" else load("nano", compressor=None).host
         full, frame = Pipeline(host, None), options.frame if model == "deep" else (4, 4)
+        ask(full, make_clip(4, *frame), options.tokens)
         for seconds in options.seconds:
-            clip = make_clip(seconds, *frame)
+            clip, times = make_clip(seconds, *frame), next(repeats)
             for retain in options.retain:
                 pipe = full if retain == 1 else full.with_compressor("resift", retain=retain)
-                made = {} if options.questions else compare(pipe, clip, options.repeats, options.tokens)
-                made["second_question"] = second_question(pipe, clip, options.repeats, options.tokens)
+                pipes = dict.fromkeys(WAYS[:2], pipe)
+                if retain < 1:
+                    pipes["half"] = full.with_compressor("resift", retain=retain, retain_encoded=0.5)
+                made = {} if options.questions else compare(pipes, clip, times, options.tokens)
+                if not options.stages:
+                    made["second_question"] = second_question(pipe, clip, times, options.tokens)
                 rows.append({"model": model, "seconds": seconds, "retain": retain, "frame": list(frame), **made})
     if not options.questions:
         print(stages_table(rows), end="\n\n")
-    print(questions_table(rows))
+    if not options.stages:
+        print(questions_table(rows))
     if options.out is not None:
         settings = {"repeats": options.repeats, "tokens": options.tokens, "depth": options.depth}
         result = {"bench": "stages", **settings, "rows": rows, **machine_info("torch", "transformers")}
