@@ -138,11 +138,12 @@ def test_stages_are_measured_with_the_faster_paths_off_and_on() -> None:
     """A clip of two seconds and a model of one layer."""
     module = load_benchmark("stages")
     pipe = module.Pipeline(module.deep_host(1), None)
-    row = module.compare(pipe, module.make_clip(2, 2, 3), 1, 2)
-    assert all(set(row[way]) == {*module.STAGES, "peak_bytes"} for way in ("before", "after"))
+    half = pipe.with_compressor("resift", retain=0.25, retain_encoded=0.5)
+    row = module.compare({"before": pipe, "after": pipe, "half": half}, module.make_clip(2, 2, 3), 1, 2)
+    assert all(set(row[way]) == {*module.STAGES, "peak_bytes"} for way in module.WAYS)
     assert all(row[way]["total"] > row[way]["head"] > 0 for way in row)
     lines = module.stages_table([{"model": "deep", "seconds": 2, "retain": 1.0, **row}]).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     second = module.second_question(pipe, module.make_clip(2, 2, 3), 1, 2)
     assert 0 < second["cached"] < second["prompt_kept"]
     lines = module.questions_table([{"model": "deep", "seconds": 2, "retain": 1.0, "second_question": second}])

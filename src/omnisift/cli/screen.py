@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from omnisift.utils.stages import STAGES
+from omnisift.utils.stages import STAGES, is_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,6 +51,7 @@ class StageBar:
         )
         self._task = self._progress.add_task("loading the model", total=total)
         self._seen: set[str] = {"load"}
+        self._window = ""
 
     def __enter__(self) -> StageBar:
         self._progress.start()
@@ -62,10 +63,15 @@ class StageBar:
         self._progress.stop()
 
     def stage(self, name: str) -> None:
-        """Show the stage that begins."""
+        """Show the stage that begins, behind the window of a long clip."""
+        if is_window(name):
+            self._window = f"{name}: "
+            return
         self._seen.add(name)
+        if name == "prefill":
+            self._window = ""
         words = STAGES[name].running if name in STAGES else name
-        self._progress.update(self._task, description=words, completed=len(self._seen) - 1)
+        self._progress.update(self._task, description=self._window + words, completed=len(self._seen) - 1)
 
 
 class CountBar:

@@ -59,7 +59,8 @@ def answer_prompts(
         reading: the fields of `ReadOptions`, for clips that are not decoded.
         max_new_tokens: maximum number of generated tokens per answer.
         system: a system prompt; None sends none.
-        on_stage: called with the name of each stage when it begins.
+        on_stage: called with the name of each stage when it begins, and with ``window 3 of 225`` before those of a
+            window.
         on_text: called with each piece of the answer as it is generated; for a single prompt only.
 
     Returns:

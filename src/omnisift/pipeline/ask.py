@@ -289,7 +289,8 @@ class Pipeline:
             read_timeout: maximum seconds to read the clip.
             max_new_tokens: maximum number of generated tokens.
             system: a system prompt; None sends none, as in the paper's evaluation.
-            on_stage: called with the name of each stage when it begins.
+            on_stage: called with the name of each stage when it begins, and with ``window 3 of 225`` before those of a
+                window.
             on_text: called with each piece of the answer as it is generated.
 
         Returns:

@@ -28,6 +28,7 @@ from omnisift.pipeline.clip_sources import ClipSource
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.window_encoder import Timer, WindowEncoder
 from omnisift.tokens import Modality, TokenStream
+from omnisift.utils.stages import window_name
 
 WINDOW_STEPS = 32
 """Time steps of the longest window: 32 s at two images per second."""
@@ -130,7 +131,9 @@ def _encoded_windows(
     encoder: WindowEncoder, clip: ClipOutline, inputs: Mapping[str, Any], device: torch.device
 ) -> Iterator[_Window]:
     """Encode the windows of a clip, one after the other."""
-    for begin, end in _windows(clip.chunks, inputs, device):
+    windows = list(_windows(clip.chunks, inputs, device))
+    for number, (begin, end) in enumerate(windows, start=1):
+        encoder.timer.on_stage(window_name(number, len(windows)))
         tokens = clip.part(begin, end)
         media, encoded = _encode(encoder, tokens.modality)
         if not bool(encoded.all()):

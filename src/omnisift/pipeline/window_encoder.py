@@ -37,14 +37,14 @@ class Timer:
     """Adds up the seconds of stages; on an accelerator it waits for each to end."""
 
     def __init__(self, device: torch.device, on_stage: Callable[[str], None]) -> None:
-        self._device, self._on_stage = device, on_stage
+        self._device, self.on_stage = device, on_stage
         self.spent = dict[str, float]()
         """Stage -> seconds."""
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Count the block."""
-        self._on_stage(stage)
+        self.on_stage(stage)
         begin = time.perf_counter()
         yield
         if self._device.type == "cuda":
@@ -66,7 +66,7 @@ class WindowEncoder:
     def __init__(
         self, host: Host, source: ClipSource, inputs: Mapping[str, Any], encoding: EncodingOptions, timer: Timer
     ) -> None:
-        self._host, self._source, self._timer = host, source, timer
+        self._host, self._source, self.timer = host, source, timer
         self._adapter: Adapter = adapter_for(host.thinker)
         self._encoder: Any = self._adapter.parts.vision_encoder
         share, threshold = encoding.retain_encoded, encoding.still_threshold
@@ -106,11 +106,11 @@ class WindowEncoder:
         """
         video = self._host.processor.video_processor
         self._step += tokens * video.merge_size**2 // self._patches
-        with self._timer("read"):
+        with self.timer("read"):
             assert self._source.media.images is not None
             stop = min(self._step * video.temporal_patch_size, len(self._source.media.images))
             images = self._source.images(stop)
-        with self._timer("process"):
+        with self.timer("process"):
             patches, grid = lay_out(images, video.patch_size, video.merge_size, video.temporal_patch_size)
             encoded = torch.ones(grid[0], grid[1] // video.merge_size, grid[2] // video.merge_size, dtype=torch.bool)
             if self._pruner is not None:
@@ -119,7 +119,7 @@ class WindowEncoder:
                 encoded = self._cache.changed(patches, grid, video.merge_size)
             inputs = self._moved({PIXELS: patches, "video_grid_thw": torch.tensor([grid])})
         self.encoded_tokens += int(encoded.sum())
-        with self._timer("encode_video"):
+        with self.timer("encode_video"):
             if self._pruner is not None:
                 return self._named(encode(self._encoder, inputs[PIXELS], grid, encoded)), encoded.flatten()
             everything = torch.ones(tokens, dtype=torch.bool)
@@ -151,11 +151,11 @@ class WindowEncoder:
         assert self._mel is not None
         waveform = self._source.media.waveform
         assert waveform is not None
-        with self._timer("read"):
+        with self.timer("read"):
             # A frame sees half a Fourier window more.
             last = min(len(waveform), stop * extractor.hop_length + extractor.n_fft)
             samples = self._source.samples(last)
-        with self._timer("process"):
+        with self.timer("process"):
             parts = [*([] if self._frames is None else [self._frames]), self._mel.add(samples)]
             if last == len(waveform):
                 parts.append(self._mel.finish(padded_length(self._host.processor, len(waveform))))
@@ -165,7 +165,7 @@ class WindowEncoder:
             self._encoded_frames = stop
             mask = torch.ones(1, count, dtype=torch.int64)
             inputs = self._moved({"input_features": mel.unsqueeze(0), "feature_attention_mask": mask})
-        with self._timer("encode_audio"):
+        with self.timer("encode_audio"):
             return encode_media(self._adapter, Modality.AUDIO, self._adapter.audio_tokens(count), inputs).embeds
 
     def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:

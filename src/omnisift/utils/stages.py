@@ -24,3 +24,13 @@ STAGES = {
     "decode": Stage("decode", "writing the answer"),
 }
 """In the order in which they run."""
+
+
+def window_name(number: int, count: int) -> str:
+    """What `on_stage` gets before the stages of a window of a long clip: ``window 3 of 225``."""
+    return f"window {number} of {count}"
+
+
+def is_window(name: str) -> bool:
+    """Whether a name is that of a window, not of a stage."""
+    return name.startswith("window ")
