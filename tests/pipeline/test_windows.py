@@ -21,7 +21,7 @@ import omnisift
 from omnisift import Media, Pipeline
 from omnisift.errors import BudgetError, Damaged, TooBig, UsageError
 from omnisift.models import adapter_for
-from omnisift.pipeline import clip_windows
+from omnisift.pipeline import clip_windows, windowed_clip
 from omnisift.pipeline.clip_sources import FileSource
 from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.preparation import own_length, padded_length
@@ -62,10 +62,11 @@ def clip_of(name: str, images: int, seconds: float, fps: float = 2.0, *, rows: i
 
 
 @contextmanager
-def windows_of(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Windows of so many time steps; many are the whole clip."""
+def windows_of(steps: int, monkeypatch: pytest.MonkeyPatch, long_images: int = 2**31) -> Iterator[None]:
+    """Windows of so many time steps; many are the whole clip. Files are read in windows above ``long_images``."""
     with monkeypatch.context() as patched:
         patched.setattr(clip_windows, "WINDOW_STEPS", steps)
+        patched.setattr(windowed_clip, "LONG_IMAGES", long_images)
         yield
 
 
@@ -166,7 +167,7 @@ def test_files_are_answered_as_when_they_are_decoded_at_once(
     pipe = pipe_of("nano").with_compressor("stvp", retain=0.25)
     with windows_of(10**6, monkeypatch):
         whole = pipe.ask(clips[0], QUESTION)
-    with windows_of(2, monkeypatch), watched(pipe) as seen:
+    with windows_of(2, monkeypatch, long_images=8), watched(pipe) as seen:
         opened = open_clip(pipe.host, pipe.compressor, clips[0], READING)
         assert isinstance(opened, WindowedClip)
         assert opened.media.images is not None
@@ -179,13 +180,14 @@ def test_files_are_answered_as_when_they_are_decoded_at_once(
     )  # fmt: skip
 
 
-def test_later_questions_read_their_own_tokens_and_other_methods_read_the_file_again(
-    pipe_of: Callable[[str], Pipeline], clips: list[Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("long_images", [8, 2**31])
+def test_later_questions_read_their_own_tokens_and_other_methods_read_the_clip_again(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], long_images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = pipe_of("nano")
     pipes = {name: base.with_compressor(name, retain=0.25) for name in ("stvp", "uniform", "v_cast", "attended")}
     alone = {name: pipe.ask(clips[0], "Which sound?").text for name, pipe in pipes.items()}
-    with windows_of(2, monkeypatch):
+    with windows_of(2, monkeypatch, long_images=long_images):
         clip = pipes["stvp"].encode(clips[0])
         assert isinstance(clip, WindowedClip)
         for name, calls in (("stvp", 3), ("stvp", 0), ("uniform", 3), ("stvp", 3), ("v_cast", 3), ("attended", 1)):
@@ -230,7 +232,7 @@ def test_nothing_is_left_on_the_model_or_open(
     closed = list[bool]()
     close = FileSource.close
     monkeypatch.setattr(FileSource, "close", lambda source: (closed.append(True), close(source)))
-    with windows_of(2, monkeypatch):
+    with windows_of(2, monkeypatch, long_images=8):
         pipe.ask(clips[0], QUESTION)
         with monkeypatch.context() as broken:
             broken.setattr(FileSource, "images", raising(Damaged("half")))

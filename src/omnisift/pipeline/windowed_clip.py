@@ -40,7 +40,8 @@ from omnisift.tokens import Modality
 
 ALL_ENCODED = EncodingOptions()
 LONG_IMAGES = 256
-"""Images of a clip above which the default method decides from the past only, so that memory does not grow."""
+"""Images of a clip above which its file is read in windows and the default method decides from the past only, so that
+memory does not grow."""
 
 
 def method_for_length(compressor: Compressor | None, images: int) -> Compressor | None:
@@ -117,7 +118,8 @@ def open_clip(
     found = _open(host, clip, reading, longest)
     if isinstance(found, Media):
         return found
-    return WindowedClip(host, found, clip, reading, time.perf_counter() - begin, hold_bytes or 0)
+    again = found.media if isinstance(found, DecodedSource) else clip
+    return WindowedClip(host, found, again, reading, time.perf_counter() - begin, hold_bytes or 0)
 
 
 def reads_part(compressor: Compressor | None) -> bool:
@@ -126,21 +128,24 @@ def reads_part(compressor: Compressor | None) -> bool:
 
 
 def _open(host: Host, clip: MediaFile | Media, reading: Mapping[str, Any], longest: int) -> Media | ClipSource:
-    """A clip with more than ``longest`` images, unread; a shorter one is decoded."""
+    """A clip with more than ``longest`` images, unread; a shorter one is decoded.
+
+    A file is read in windows above `LONG_IMAGES`. Below, decoding it at once is faster, for its audio is decoded once.
+    """
     if isinstance(clip, Media):
-        media = heard_by(host.processor, clip)
-        is_long = media.images is not None and len(media.images) > longest
-        return DecodedSource(media, host.processor) if is_long else media
-    mel = LogMel(host.processor.feature_extractor) if hears(host.processor) else None
-    on_samples = None if mel is None else mel.add
-    try:
-        found = read_or_open(clip, longest, on_samples=on_samples, **read_arguments(host.processor, reading))
-    except WindowsUnavailable:
-        media = read_for(host.processor, clip, **reading)
-        return DecodedSource(media, host.processor)
-    if isinstance(found, Media):
-        return heard_by(host.processor, found)
-    return FileSource(found, mel, host.processor)
+        found = heard_by(host.processor, clip)
+    else:
+        mel = LogMel(host.processor.feature_extractor) if hears(host.processor) else None
+        on_samples, arguments = None if mel is None else mel.add, read_arguments(host.processor, reading)
+        try:
+            opened = read_or_open(clip, max(longest, LONG_IMAGES), on_samples=on_samples, **arguments)
+        except WindowsUnavailable:
+            opened = read_for(host.processor, clip, **reading)
+        if not isinstance(opened, Media):
+            return FileSource(opened, mel, host.processor)
+        found = heard_by(host.processor, opened)
+    is_long = found.images is not None and len(found.images) > longest
+    return DecodedSource(found, host.processor) if is_long else found
 
 
 class WindowedClip(EncodedClip):
