@@ -73,12 +73,18 @@ def deep_host(depth: int | None = None) -> Host:
     config.pad_token_id = text.pad_token_id = nano.stop_tokens["pad_token_id"]
     torch.manual_seed(0)
     thinker = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
-    thinker.generation_config.eos_token_id = [text.vocab_size - 1]
     thinker.generation_config.pad_token_id = config.pad_token_id
-    thinker.generation_config.suppress_tokens = list(nano.processor.tokenizer.all_special_ids)
+    answer_on(thinker, nano.processor)
     processor = copy.copy(nano.processor)
     processor.feature_extractor = WhisperFeatureExtractor(feature_size=audio.num_mel_bins, chunk_length=300)
     return Host("deep", "deep", thinker, processor)
+
+
+def answer_on(thinker: Any, processor: Any) -> None:
+    """Let a model generate as many tokens as it may, so that all answers have the same length."""
+    last = thinker.config.get_text_config().vocab_size - 1
+    thinker.generation_config.eos_token_id = [last]
+    thinker.generation_config.suppress_tokens = sorted({last, *processor.tokenizer.all_special_ids})
 
 
 def make_clip(seconds: int, rows: int, columns: int) -> Media:
@@ -219,6 +225,7 @@ def main() -> None:
     repeats = itertools.cycle(options.repeats)
     for model in options.models:
         host = deep_host(options.depth) if model == "deep" else load("nano", compressor=None).host
+        answer_on(host.thinker, host.processor)
         full, frame = Pipeline(host, None), options.frame if model == "deep" else (4, 4)
         ask(full, make_clip(4, *frame), options.tokens)
         for seconds in options.seconds:

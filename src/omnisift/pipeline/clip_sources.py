@@ -7,14 +7,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from omnisift.media import ClipWindows, Media
+from omnisift.media import SAMPLE_RATE, ClipWindows, Media
 from omnisift.pipeline.preparation import padded_length
 from omnisift.pipeline.prompt import heard_by
 from omnisift.pipeline.spectrogram import LogMel
 
-_PEAK_SAMPLES = 2**20
-"""Samples whose spectrogram is computed at once to find the peak: a minute."""
+_MOST_SAMPLES = 300 * SAMPLE_RATE
+"""Samples whose spectrogram is held: 15 MB."""
+_PIECE = 60 * SAMPLE_RATE
+"""Samples of which the largest value is searched at once."""
 
 
 class ClipSource(Protocol):
@@ -29,6 +33,10 @@ class ClipSource(Protocol):
 
     def samples(self, stop: int) -> npt.NDArray[np.float32]:
         """[n]: the next samples of the waveform, up to number ``stop``."""
+
+    @property
+    def spectrum(self) -> Tensor | None:
+        """[M, F]: the clip's spectrogram before its floor; None if it is computed piece by piece."""
 
     @property
     def peak(self) -> float:
@@ -66,13 +74,24 @@ class DecodedSource:
         return self.media.waveform[begin:stop]
 
     @cached_property
+    def spectrum(self) -> Tensor | None:
+        """The spectrogram, as `LogMel` has it; None for a clip of more than five minutes, or without audio."""
+        waveform = self.media.waveform
+        if waveform is None or len(waveform) > _MOST_SAMPLES:
+            return None
+        mel = LogMel(self._processor.feature_extractor)
+        return torch.cat([mel.add(waveform), mel.finish(padded_length(self._processor, mel.samples))], dim=1)
+
+    @cached_property
     def peak(self) -> float:
         """The largest value of the clip's spectrogram."""
         waveform = self.media.waveform
         if waveform is None:
             return 0.0
+        if self.spectrum is not None:
+            return float(self.spectrum.max())
         mel = LogMel(self._processor.feature_extractor)
-        for piece in np.array_split(waveform, -(-len(waveform) // _PEAK_SAMPLES)):
+        for piece in np.array_split(waveform, -(-len(waveform) // _PIECE)):
             mel.add(piece)
         mel.finish(padded_length(self._processor, mel.samples))
         return mel.peak
@@ -97,6 +116,7 @@ class FileSource:
     def __init__(self, windows: ClipWindows, mel: LogMel | None, processor: Any) -> None:
         self._windows, self._mel, self._processor = windows, mel, processor
         self.media = heard_by(processor, windows.media)
+        self.spectrum = None
 
     def images(self, stop: int) -> npt.NDArray[np.uint8]:
         """The next images, up to number ``stop``."""

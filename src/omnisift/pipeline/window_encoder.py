@@ -81,9 +81,10 @@ class WindowEncoder:
         self._mel_frames = 0 if mask is None else int(mask.sum())
         self._mel = None if mask is None else LogMel(host.processor.feature_extractor)
         with timer("process"):
+            self._frames = source.spectrum  # frames of the spectrogram that are not encoded yet
             self._peak = source.peak
+        self._is_whole = self._frames is not None  # whether these are all
         self._encoded_frames = 0
-        self._frames: Tensor | None = None  # frames of the spectrogram that are not encoded yet
         self._waiting = list[Tensor]()  # embeddings of audio tokens that were not asked for
 
     def check_counts(self, counts: Tensor, shapes: ChunkShapes) -> None:
@@ -147,9 +148,22 @@ class WindowEncoder:
 
     def _encode_audio(self, stop: int) -> Tensor:
         """[N, D]: embeddings of the audio up to a frame of the spectrogram."""
-        extractor = self._host.processor.feature_extractor
+        if not self._is_whole:
+            self._extend(stop)
+        with self.timer("process"):
+            assert self._frames is not None
+            count = stop - self._encoded_frames
+            mel, self._frames = limited(self._frames[:, :count], self._peak), self._frames[:, count:]
+            self._encoded_frames = stop
+            mask = torch.ones(1, count, dtype=torch.int64)
+            inputs = self._moved({"input_features": mel.unsqueeze(0), "feature_attention_mask": mask})
+        with self.timer("encode_audio"):
+            return encode_media(self._adapter, Modality.AUDIO, self._adapter.audio_tokens(count), inputs).embeds
+
+    def _extend(self, stop: int) -> None:
+        """Compute the spectrogram up to the frame ``stop``, and what follows from the same samples."""
+        extractor, waveform = self._host.processor.feature_extractor, self._source.media.waveform
         assert self._mel is not None
-        waveform = self._source.media.waveform
         assert waveform is not None
         with self.timer("read"):
             # A frame sees half a Fourier window more.
@@ -159,14 +173,7 @@ class WindowEncoder:
             parts = [*([] if self._frames is None else [self._frames]), self._mel.add(samples)]
             if last == len(waveform):
                 parts.append(self._mel.finish(padded_length(self._host.processor, len(waveform))))
-            frames = torch.cat(parts, dim=1)
-            count = stop - self._encoded_frames
-            mel, self._frames = limited(frames[:, :count], self._peak), frames[:, count:].clone()
-            self._encoded_frames = stop
-            mask = torch.ones(1, count, dtype=torch.int64)
-            inputs = self._moved({"input_features": mel.unsqueeze(0), "feature_attention_mask": mask})
-        with self.timer("encode_audio"):
-            return encode_media(self._adapter, Modality.AUDIO, self._adapter.audio_tokens(count), inputs).embeds
+            self._frames = torch.cat(parts, dim=1)
 
     def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """Inputs on the device; bytes become floats there."""
