@@ -7,7 +7,7 @@ that other load affects all. Prints one table, and another one of a second quest
 holds the encoders' output alone, or also its prompt's cache.
 
     python benchmarks/speed/stages.py [--models nano deep] [--seconds 6 60] [--retain 1 0.25 0.1] [--out FILE]
-                                      [--stages | --questions]      one of the tables alone
+                                      [--stages | --questions | --formula]      one of the tables alone
 
 `deep` pads audio to 300 s, as 7B does. Its frames have 6 x 10 tokens by default, a fifth of those of 1080p video: at
 60 s a question takes about two minutes on one core, and `--frame 13 23` five times as long.
@@ -32,11 +32,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from omnisift.budget import Budget
 from omnisift.evaluation.tables import table
 from omnisift.media import Media
 from omnisift.pipeline import Pipeline, generation, load, windowed_clip
 from omnisift.pipeline import prompt as prompts
 from omnisift.pipeline.loading import Host
+from omnisift.profiling import analytic
+from omnisift.profiling.shape import prompt_shape
 from omnisift.profiling.sizes import host_config
 from omnisift.utils.provenance import machine_info
 
@@ -201,6 +204,34 @@ def stages_table(rows: list[dict[str, Any]]) -> str:
     return table(head, lines)
 
 
+def formula_rows() -> list[list[str]]:
+    """TFLOP of the stages of a question to 7B, by the library's formulas, for 1080p clips scaled as `ask` does."""
+    config, lines = host_config("7b"), list[list[str]]()
+    for seconds in (60, 600):
+        shape = prompt_shape(seconds, max_frames=2 * seconds)
+        full, *cut = analytic.count(config, shape, [Budget(retain=0.25), Budget(retain=0.1)])
+        for counted, share in zip([full, *cut], (1.0, 0.25, 0.1), strict=True):
+            video, audio = (counted.stages[name].total / 1e12 for name in ("encode_video", "encode_audio"))
+            prefill, compression = counted.stages["prefill"].total / 1e12, counted.stages["compress"].total / 1e12
+            head = 2 * counted.prompt * config.text_config.hidden_size * config.text_config.vocab_size / 1e12
+            before = video + audio + compression + prefill + head
+            for way in WAYS[: 2 if share == 1 else 3]:
+                # Attention within a frame of half the tokens costs half or less.
+                parts = [video / 2 if way == "half" else video, audio, compression, prefill]
+                parts.append(head if way == "before" else 0.0)
+                total = sum(parts)
+                name = ["7B", f"{seconds} s", f"{100 * share:g} %", f"{counted.prompt:,}", way]
+                lines.append([*name, *(f"{part:,.2f}" for part in (*parts, total)), f"{before / total:.2f}"])
+    return lines
+
+
+def formula_table() -> str:
+    """One line for each length, budget and way: TFLOP."""
+    stages = ("vision encoder", "audio encoder", "compression", "prefill", "head of all positions", "total")
+    head = ["model", "clip", "kept", "tokens", "", *(f"{stage}, TFLOP" for stage in stages), "times less work"]
+    return table(head, formula_rows())
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,9 +248,13 @@ def main() -> None:
     tables = parser.add_mutually_exclusive_group()
     tables.add_argument("--questions", action="store_true", help="measure second questions alone")
     tables.add_argument("--stages", action="store_true", help="leave out second questions")
+    tables.add_argument("--formula", action="store_true", help="print the operations of 7B by formula alone")
     parser.add_argument("--depth", type=int, help="layers of deep, instead of those of 7B")
     parser.add_argument("--out", type=Path, help="a JSON file")
     options = parser.parse_args()
+    if options.formula:
+        print(formula_table())
+        return
     torch.set_num_threads(1)
     rows = list[dict[str, Any]]()
     repeats = itertools.cycle(options.repeats)
