@@ -30,6 +30,7 @@ OBJECTS = [
     "CompressorError",
     "DistillSettings",
     "EncodedClip",
+    "EncodingOptions",
     "GridAdapter",
     "Layout",
     "Media",

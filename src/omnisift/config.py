@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from omnisift.errors import UsageError
+from omnisift.errors import BudgetError, UsageError
 from omnisift.utils.names import AUTO
 from omnisift.utils.parsing import shown
 from omnisift.utils.suggest import check_choice, meant
@@ -126,19 +126,17 @@ class EncodingOptions(_Options):
             BudgetError: ``retain_encoded`` is out of range.
             UsageError: ``still_threshold`` is out of range, both are given, or nothing is compressed.
         """
-        from omnisift.pipeline.patch_pruning import PatchPruner
-        from omnisift.pipeline.window_cache import WindowCache
-
-        if self.retain_encoded is None and self.still_threshold is None:
+        share, threshold = self.retain_encoded, self.still_threshold
+        if share is None and threshold is None:
             return
-        if self.retain_encoded is not None and self.still_threshold is not None:
+        if share is not None and threshold is not None:
             raise UsageError("retain_encoded and still_threshold were both given; give one of them")
         if not compresses:
             raise UsageError("retain_encoded and still_threshold need a compressor; name one, or leave them out")
-        if self.retain_encoded is not None:
-            PatchPruner(self.retain_encoded)
-        if self.still_threshold is not None:
-            WindowCache(self.still_threshold)
+        if share is not None and not (_is_number(share) and 0 < share <= 1):
+            raise BudgetError(f"retain_encoded is a fraction of the tokens, in (0, 1], got {shown(share)}")
+        if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 255):
+            raise UsageError(f"still_threshold is a difference of 8-bit values, from 0 to 255, got {shown(threshold)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,3 +231,7 @@ def parse_yaml(text: str, source: str) -> Any:
     except (ValueError, OverflowError) as error:  # such as a date that does not exist, or a number of 5000 digits
         reason = str(error)
     raise UsageError(f"{source} is not YAML: {reason}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

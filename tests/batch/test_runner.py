@@ -9,7 +9,7 @@ from tests.batch.fakes import SETTINGS, Fake, FakeBatchEngine, items, rows
 
 from omnisift.batch import ModelSettings, Moderate, QuestionAnswering, ResultsFile, items_of, run
 from omnisift.errors import CompressorError, EngineLost, UsageError
-from omnisift.media.reader import read
+from omnisift.pipeline import windowed_clip
 from omnisift.pipeline.devices import resolve_device
 
 
@@ -98,7 +98,8 @@ def test_a_stop_takes_effect_between_rows(tmp_path: Path) -> None:
 def test_rules_are_asked_of_a_clip_that_is_read_once(clip: Path, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "list.txt").write_text(str(clip))
     reads = []
-    monkeypatch.setattr("omnisift.pipeline.prompt.read", lambda *a, **k: reads.append(a) or read(*a, **k))
+    read = windowed_clip.read_or_open
+    monkeypatch.setattr(windowed_clip, "read_or_open", lambda *a, **k: reads.append(a) or read(*a, **k))
     engine = ModelSettings().load()
     task = Moderate({"one": "Is a beep heard?", "two": "How many shapes are there?"})
     with ResultsFile(tmp_path / "a.jsonl", SETTINGS) as results:

@@ -94,7 +94,10 @@ def answer_prompts(
                 method = ready[indices[0]].compressor
                 options = {"max_new_tokens": max_new_tokens, "on_stage": stage, "on_text": on_text}
                 for index, answer in zip(indices, generate_releasing(host, method, call, **options), strict=True):
-                    answers[index] = _answer(host, ready[index], answer, opened[index][1])
+                    # A clip that was encoded before is not opened again, unless the method needs all of it.
+                    clip, opening = opened[index]
+                    seconds = 0.0 if clip is prompts[index][0] else opening
+                    answers[index] = _answer(host, ready[index], answer, seconds)
     finally:
         for clip, _ in opened:
             if isinstance(clip, WindowedClip):
