@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from transformers import WhisperFeatureExtractor
 
 import omnisift
 from omnisift import Media, Pipeline
-from omnisift.errors import BudgetError, Damaged, TooBig, UsageError
+from omnisift.errors import BudgetError, Damaged, NotFound, TooBig, UsageError
 from omnisift.models import adapter_for
 from omnisift.pipeline import clip_windows
 from omnisift.pipeline.clip_sources import FileSource
@@ -235,6 +237,34 @@ def test_nothing_is_left_on_the_model_or_open(
     assert len(closed) == 3
     after = {name: len(module._forward_pre_hooks) for name, module in pipe.host.thinker.named_modules()}
     assert after == hooks
+
+
+@pytest.mark.parametrize("disturb", ["an error", "another method"])
+def test_a_clip_that_is_read_is_not_closed_by_another_thread(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], disturb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, images = pipe_of("nano").with_compressor("stvp", retain=0.25), FileSource.images
+    reading, go_on = Event(), Event()
+
+    def wait(source: FileSource, stop: int) -> Any:
+        reading.set()
+        assert go_on.wait(60)
+        return images(source, stop)
+
+    expected = pipe.ask(clips[0], QUESTION).text
+    with windows_of(2, monkeypatch), ThreadPoolExecutor() as pool:
+        clip = pipe.encode(clips[0])
+        monkeypatch.setattr(FileSource, "images", wait)
+        first = pool.submit(pipe.ask, clip, QUESTION)
+        assert reading.wait(60)
+        if disturb == "an error":
+            with pytest.raises(NotFound):
+                pipe.ask_batch([(clip, QUESTION), ("missing.mp4", QUESTION)])
+        else:
+            assert isinstance(clip, WindowedClip)
+            assert clip.for_method(None).media.images is not None
+        go_on.set()
+        assert first.result().text == expected
 
 
 def raising(error: Exception) -> Callable[..., Any]:

@@ -95,8 +95,10 @@ def answer_prompts(
                 for index, answer in zip(indices, generate_releasing(host, method, call, **options), strict=True):
                     answers[index] = _answer(host, ready[index], answer, opened[index][1])
     finally:
+        # A clip that the caller encoded has no open file, unless another thread reads it.
+        given = {id(clip) for clip, _ in prompts}
         for clip, _ in opened:
-            if isinstance(clip, WindowedClip):
+            if isinstance(clip, WindowedClip) and id(clip) not in given:
                 clip.close()
     return [answers[index] for index in range(len(prompts))]
 
