@@ -99,8 +99,10 @@ def answer_prompts(
                     seconds = 0.0 if clip is prompts[index][0] else opening
                     answers[index] = _answer(host, ready[index], answer, seconds)
     finally:
+        # A clip that the caller encoded has no open file, unless another thread reads it.
+        given = {id(clip) for clip, _ in prompts}
         for clip, _ in opened:
-            if isinstance(clip, WindowedClip):
+            if isinstance(clip, WindowedClip) and id(clip) not in given:
                 clip.close()
     return [answers[index] for index in range(len(prompts))]
 

@@ -14,7 +14,7 @@ from omnisift.models.grid_adapter import GridAdapter
 from omnisift.tokens import Modality, TokenStream
 
 CHUNK_STEPS = 2
-"""Time steps of a chunk."""
+"""Time steps of a chunk; more where several have the same time, which then count as one."""
 
 
 class ClipOutline:
@@ -34,23 +34,25 @@ class ClipOutline:
         steps, rows, columns = adapter.token_grids(inputs["video_grid_thw"])[0].tolist()
         self.grid: tuple[int, int, int] = steps, rows, columns
         """Time steps, and rows and columns of tokens."""
-        self.chunks = -(-steps // CHUNK_STEPS)
-        """Number of chunks."""
         self._step_times = step_times(adapter, inputs, steps, seconds_per_step)
+        # Frames are the distinct times: hosts that count in whole ids have several steps with one, at high rates.
+        times, self._frame = torch.unique_consecutive(self._step_times, return_inverse=True)
+        self.chunks = -(-len(times) // CHUNK_STEPS)
+        """Number of chunks."""
+        self._first_step = torch.searchsorted(self._frame, CHUNK_STEPS * torch.arange(self.chunks + 1))
         self._audio_step = adapter.audio_step
         # The audio of a chunk begins with it, and that of the last chunk ends with the clip.
-        begins = self._step_times[::CHUNK_STEPS].contiguous()
+        begins = times[::CHUNK_STEPS].contiguous()
         chunk = torch.searchsorted(begins, self._audio_times(0, len(self._audio)), right=True)
         self._bounds = torch.searchsorted(chunk, torch.arange(1, self.chunks + 2))
 
     @property
     def shapes(self) -> ChunkShapes:
         """Tokens of each chunk."""
-        steps, rows, columns = self.grid
-        frame = torch.full((self.chunks,), rows * columns)
-        second = frame.clone()
-        second[steps // CHUNK_STEPS :] = 0  # of an odd last step
-        return ChunkShapes(frame, second, self._bounds.diff(), torch.zeros_like(frame))
+        _, rows, columns = self.grid
+        steps = torch.bincount(self._frame, minlength=CHUNK_STEPS * self.chunks)
+        first, second = (rows * columns * steps).view(-1, CHUNK_STEPS).unbind(dim=1)
+        return ChunkShapes(first, second, self._bounds.diff(), torch.zeros_like(first))
 
     def part(self, begin: int, end: int) -> TokenStream:
         """The tokens of the chunks from ``begin`` to before ``end``, in the order of the prompt.
@@ -58,20 +60,20 @@ class ClipOutline:
         Their embeddings have no width, chunks keep their numbers in the clip, and ``sample`` is the place of each token
         in the prompt.
         """
-        steps, rows, columns = self.grid
+        _, rows, columns = self.grid
         area = rows * columns
-        first, stop = CHUNK_STEPS * begin, min(CHUNK_STEPS * end, steps)
+        first, stop = int(self._first_step[begin]), int(self._first_step[end])
         step = torch.arange(first, stop).repeat_interleave(area)
         place = torch.arange(area).repeat(stop - first)
         low, high = int(self._bounds[begin]), int(self._bounds[end])
         audio = torch.arange(high - low)
-        chunk = torch.cat([step // CHUNK_STEPS, torch.searchsorted(self._bounds, audio + low, right=True) - 1])
+        chunk = torch.cat([self._frame[step] // CHUNK_STEPS, torch.searchsorted(self._bounds, audio + low, right=True) - 1])
         position = torch.zeros(3, len(chunk), dtype=torch.int64)
         position[0] = torch.cat([self._step_times[step], self._audio_times(low, high)])
         position[1, : len(place)], position[2, : len(place)] = place // columns, place % columns
         modality = torch.full((len(chunk),), int(Modality.AUDIO), dtype=torch.int8)
         modality[: len(place)] = int(Modality.VIDEO)
-        frame = torch.cat([step % CHUNK_STEPS, torch.full_like(audio, -1)])
+        frame = torch.cat([self._frame[step] % CHUNK_STEPS, torch.full_like(audio, -1)])
         sample = torch.cat([self._video[first * area : stop * area], self._audio[low:high]]).long()
         order = sample.argsort()
         return TokenStream(

@@ -17,7 +17,13 @@ from omnisift.media.sampling import MAX_SECONDS, Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.pipeline.chat_template import render_chat
-from omnisift.pipeline.preparation import normalize_patches, own_length, with_patch_layout, with_sizes_alone
+from omnisift.pipeline.preparation import (
+    normalize_patches,
+    own_length,
+    padded_length,
+    with_patch_layout,
+    with_sizes_alone,
+)
 from omnisift.utils.questions import check_question, check_text
 from omnisift.utils.special_tokens import SpecialTokens
 
@@ -371,9 +377,9 @@ def clip_size(media: Media, processor: Any) -> tuple[tuple[int, int, int], int]:
     mel_frames = 0
     if media.waveform is not None and hears(processor):
         extractor = processor.feature_extractor
-        # A last incomplete hop counts only in a clip that is padded to the extractor's own length.
+        # A last incomplete hop counts only in a clip that is padded.
         samples, hop = len(media.waveform), extractor.hop_length
-        mel_frames = min(-(-samples // hop), max(samples, extractor.n_samples) // hop)
+        mel_frames = min(-(-samples // hop), padded_length(processor, samples) // hop)
     return grid, mel_frames
 
 

@@ -195,7 +195,6 @@ class WindowedClip(EncodedClip):
         """The clip itself, or decoded as a whole for a method that needs all of it."""
         if why_not_windows(self.host, compressor) is None:
             return self
-        self.close()
         if self._whole is None:
             media = read_for(self.host.processor, self._clip, **self._reading)
             self._whole = EncodedClip(self.host, media, self.read_seconds, self.held.max_bytes)
