@@ -182,3 +182,36 @@ def test_the_table_of_models_matches_its_result() -> None:
 
 def test_the_default_of_nano() -> None:
     assert load_benchmark("default_method").right_answers(1, 0.25) == {"omnisift": 3, "resift": 3}
+
+
+def test_partial_encoding_is_paired_with_everything_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = load_benchmark("partial_encoding")
+    monkeypatch.setattr(module, "METHODS", ("resift",))
+    monkeypatch.setattr(module, "BUDGETS", (0.1,))
+    module.main(["--clips", "2", "--out", str(tmp_path / "out.json")])
+    result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert module.table(result["rows"]) in capsys.readouterr().out
+    rows = {(row["world"], row["retain"], row["encoding"]): row for row in result["rows"]}
+    assert len(rows) == len(module.WORLDS) * len(module.ENCODINGS)
+    shares = [rows["nano", 0.1, name]["encoded"] for name in list(module.ENCODINGS)[:3]]
+    assert shares == [1, 0.5, 0.4375]  # of 16 tokens: 16, 8 and 7
+    assert all(row["accuracy"][0] > 0.5 for row in rows.values())
+    assert {row["questions"] for row in rows.values()} == {2 * 8, 2 * 11}
+
+    # Outcomes that are known: 7 and 4 of 8 answers are right, and all that are lost are on the second clip.
+    world = module.World("nano")
+    world.asked = [4, 4]
+    for key in world.right:
+        world.right[key], world.encoded[key] = ([4, 3] if key[2] == module.ALL else [4, 0]), [1.0, 0.5]
+    first, second = world.rows()[:2]
+    assert (first["accuracy"][0], second["accuracy"][0], second["encoded"]) == (0.875, 0.5, 0.75)
+    assert (first["difference"], second["difference"]) == ([0, 0, 0], [-0.375, -0.75, 0])
+
+
+def test_the_table_of_partial_encoding_matches_its_result() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "partial_encoding.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "budgets.md").read_text(encoding="utf-8")
+    assert load_benchmark("partial_encoding").table(result["rows"]) in page, "copy it from partial_encoding.py"
+    assert result["commit"][:7] in page
