@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -265,7 +266,7 @@ def test_a_clip_that_is_read_is_not_closed_by_another_thread(
         return images(source, stop)
 
     expected = pipe.ask(clips[0], QUESTION).text
-    with windows_of(2, monkeypatch), ThreadPoolExecutor() as pool:
+    with windows_of(2, monkeypatch, long_images=8), ThreadPoolExecutor() as pool:
         clip = pipe.encode(clips[0])
         monkeypatch.setattr(FileSource, "images", wait)
         first = pool.submit(pipe.ask, clip, QUESTION)
@@ -290,14 +291,14 @@ def raising(error: Exception) -> Callable[..., Any]:
 # --- tokens that are not encoded --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["resift", "omnisift", "stvp", "v_cast", "resift:causal=true"])
-@pytest.mark.parametrize("name", ["nano", *FACTORS])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("nano", "omnisift"), *product(["nano", *FACTORS], ["resift", "stvp", "v_cast", "resift:causal=true"])],
+)
 def test_a_part_of_the_places_is_encoded_and_all_of_them_are_the_whole(
     pipe_of: Callable[[str], Pipeline], name: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many tokens are kept as of the whole frame; with everything encoded, they are the same."""
-    if method == "omnisift" and name != "nano":
-        pytest.skip("random models have no selector")
     base, clip = pipe_of(name), clip_of(name, 14, 6.3)
     found = {}
     for share in (None, 1.0, 0.5):
@@ -416,8 +417,8 @@ def test_a_prompt_of_sizes_alone_has_the_tokens_of_the_processor(
         assert (key in made) == (key in expected)
         if key in expected:
             assert torch.equal(torch.as_tensor(made[key]), torch.as_tensor(expected[key])), key
-    masks = [inputs["feature_attention_mask"].sum() for inputs in (made, expected) if "feature_attention_mask" in inputs]
-    assert len(set(map(int, masks))) <= 1
+    masks = [inputs.get("feature_attention_mask", torch.zeros(1)) for inputs in (made, expected)]
+    assert int(masks[0].sum()) == int(masks[1].sum())
     assert made["pixel_values_videos"].numel() == 0
 
 

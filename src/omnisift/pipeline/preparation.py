@@ -66,7 +66,9 @@ def own_length(processor: Any, samples: int) -> dict[str, int]:
 
 def padded_length(processor: Any, samples: int) -> int:
     """Samples that the feature extractor pads a waveform to, with the argument of `own_length`."""
-    longest = int(processor.feature_extractor.n_samples) if isinstance(processor, _types(_PADS)) else samples
+    longest = int(processor.feature_extractor.n_samples)
+    if not isinstance(processor, _types(_PADS)):
+        longest = samples
     return own_length(processor, samples).get("max_length", max(samples, longest))
 
 
