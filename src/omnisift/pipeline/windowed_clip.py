@@ -95,8 +95,9 @@ def open_clip(
         clip: as `omnisift.Pipeline.ask` takes it.
         reading: fields of `ReadOptions`.
         encoding: which video tokens are encoded. If not all are, every clip is opened.
-        hold_bytes: as `omnisift.Pipeline.encode` takes it, for a clip that is held; it is then decoded for methods that
-            read the whole clip. None for one question.
+        hold_bytes: as `omnisift.Pipeline.encode` takes it, for a clip that is held. It is then only opened if it has
+            more than `LONG_IMAGES` images and the method reads parts: what encoders return serves all methods. None for
+            one question.
 
     Raises:
         MediaError: the file cannot be read as asked.
@@ -108,7 +109,7 @@ def open_clip(
         if reason:
             raise UsageError(f"retain_encoded and still_threshold can't be used here: {reason}; leave them out")
         longest = 0
-    elif reason is None and (hold_bytes is None or reads_part(compressor)):
+    elif reason is None and hold_bytes is None:
         longest = window_images(host.processor)
     elif reason is None and reads_part(method_for_length(compressor, LONG_IMAGES + 1)):
         longest = LONG_IMAGES
