@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from transformers import WhisperFeatureExtractor
 
 import omnisift
 from omnisift import Media, Pipeline
-from omnisift.errors import BudgetError, Damaged, NotFound, TooBig, UsageError
+from omnisift.errors import BudgetError, Damaged, MediaError, NotFound, NotReadable, TooBig, UsageError
+from omnisift.media.windows import CHANGED
 from omnisift.models import adapter_for
 from omnisift.pipeline import clip_windows
 from omnisift.pipeline.clip_sources import FileSource
@@ -31,6 +33,7 @@ from omnisift.pipeline.prompt import heard_by, prompt_text, run_processor
 from omnisift.pipeline.spectrogram import LogMel, limited
 from omnisift.pipeline.windowed_clip import LONG_IMAGES, WindowedClip, open_clip
 from omnisift.utils.assets import nano_path
+from omnisift.world import SceneConfig, make_scene, write_clip
 
 QUESTION = "What colour is the circle?"
 READING = {"fps": 2.0, "max_frames": 256, "max_pixels": None}
@@ -265,6 +268,47 @@ def test_a_clip_that_is_read_is_not_closed_by_another_thread(
             assert clip.for_method(None).media.images is not None
         go_on.set()
         assert first.result().text == expected
+
+
+@pytest.mark.parametrize("method", ["stvp", "uniform", None])
+def test_a_file_that_was_replaced_after_it_was_encoded_is_refused(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], method: str | None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    base, path = pipe_of("nano"), tmp_path / "clip.mp4"
+    shutil.copy(clips[0], path)
+    pipe = base.with_compressor(method, retain=None if method is None else 0.25)
+    with windows_of(2, monkeypatch):
+        clip = base.with_compressor("stvp", retain=0.25).encode(path)
+        write_clip(make_scene(1, config=SceneConfig(seconds=9)), path)
+        for _ in range(2):
+            with pytest.raises(NotReadable, match="changed since it was opened; encode it again"):
+                pipe.ask(clip, QUESTION)
+        assert pipe.ask(path, QUESTION).text
+
+
+def test_a_file_that_changes_while_it_is_read_is_noted_or_refused(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, path = pipe_of("nano").with_compressor("stvp", retain=0.25), tmp_path / "clip.mp4"
+
+    def append(_stage: str) -> None:
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    def overwrite(stage: str) -> None:
+        if stage == "process":
+            shutil.copy(other, path)
+
+    shutil.copy(clips[0], path)
+    other = tmp_path / "other.mp4"
+    write_clip(make_scene(1, config=SceneConfig(seconds=4, shapes=(1, 2))), other)
+    with windows_of(2, monkeypatch):
+        report = pipe.ask(path, QUESTION, on_stage=append).report
+        assert CHANGED in report.notices
+        assert report.tokens == pipe.ask(clips[0], QUESTION).report.tokens
+        with pytest.raises(MediaError, match=path.name):
+            pipe.ask(path, QUESTION, on_stage=overwrite)
 
 
 def raising(error: Exception) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from omnisift.compressors import Compressor
 from omnisift.compressors.resift import ReSiftCompressor
 from omnisift.config import EncodingOptions
-from omnisift.errors import UsageError
+from omnisift.errors import NotReadable, UsageError
 from omnisift.media import Media, MediaFile, WindowsUnavailable, read_or_open
 from omnisift.models import Compression, adapter_for
 from omnisift.models.attachment import check_unattached
@@ -32,7 +32,7 @@ from omnisift.pipeline.encoded_clip import EncodedClip, PromptRow
 from omnisift.pipeline.held_prompt import HOLD_BYTES, Key, settings_key
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import unknown_spectrogram, unknown_video
-from omnisift.pipeline.prompt import heard_by, hears, prompt_text, read_arguments, read_for, run_processor
+from omnisift.pipeline.prompt import clip_size, heard_by, hears, prompt_text, read_arguments, read_for, run_processor
 from omnisift.pipeline.spectrogram import LogMel
 from omnisift.pipeline.stopwatch import peak_memory, reset_peak_memory
 from omnisift.pipeline.window_encoder import Timer
@@ -191,7 +191,7 @@ class WindowedClip(EncodedClip):
         if why_not_windows(self.host, compressor) is None:
             return self
         if self._whole is None:
-            media = read_for(self.host.processor, self._clip, **self._reading)
+            media = self._checked(read_for(self.host.processor, self._clip, **self._reading))
             self._whole = EncodedClip(self.host, media, self.read_seconds, self.held.max_bytes)
         return self._whole
 
@@ -249,14 +249,21 @@ class WindowedClip(EncodedClip):
             found = self._source or _open(self.host, self._clip, self._reading, 0)
         source = self._source = DecodedSource(found, self.host.processor) if isinstance(found, Media) else found
         try:
+            self._checked(source.media)
             kept = self._compress_source(row, compressor, encoding, source, timer)
         except WindowsUnavailable:
             with timer("read"):
-                media = read_for(self.host.processor, self._clip, **self._reading)
+                media = self._checked(read_for(self.host.processor, self._clip, **self._reading))
             kept = self._compress_source(row, compressor, encoding, DecodedSource(media, self.host.processor), timer)
         finally:
             self.close()
         return kept.columns(slice(row.shared - (self._columns.stop - self._columns.start), row.shared))
+
+    def _checked(self, media: Media) -> Media:
+        """The clip as it was read again; `NotReadable` if it has other sizes than before."""
+        if clip_size(media, self.host.processor) != clip_size(self.media, self.host.processor):
+            raise NotReadable(f"{media.path}: changed since it was opened; encode it again, or ask about its path")
+        return media
 
     def _compress_source(
         self, row: PromptRow, compressor: Compressor, encoding: EncodingOptions, source: ClipSource, timer: Timer
