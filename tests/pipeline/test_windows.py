@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -268,6 +269,26 @@ def test_a_clip_that_is_read_is_not_closed_by_another_thread(
             assert clip.for_method(None).media.images is not None
         go_on.set()
         assert first.result().text == expected
+
+
+def test_a_file_whose_video_is_damaged_is_answered_by_its_audio(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(clips[0].read_bytes())
+    with av.open(str(clips[0])) as container:
+        for packet in container.demux(video=0):
+            if packet.size:
+                assert packet.pos is not None
+                data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    pipe = pipe_of("nano").with_compressor("stvp", retain=0.25)
+    whole = pipe.ask(path, QUESTION)
+    assert "no image can be decoded" in whole.report.notices
+    with windows_of(2, monkeypatch):
+        for clip in (path, pipe.encode(path)):
+            answer = pipe.ask(clip, QUESTION)
+            assert (answer.text, answer.report.tokens) == (whole.text, whole.report.tokens)
 
 
 @pytest.mark.parametrize("method", ["stvp", "uniform", None])

@@ -137,7 +137,8 @@ def _open(host: Host, clip: MediaFile | Media, reading: Mapping[str, Any], longe
         found = read_or_open(clip, longest, on_samples=on_samples, **read_arguments(host.processor, reading))
     except WindowsUnavailable:
         media = read_for(host.processor, clip, **reading)
-        return DecodedSource(media, host.processor)
+        # Its video may turn out to have no image at all.
+        return media if media.images is None else DecodedSource(media, host.processor)
     if isinstance(found, Media):
         return heard_by(host.processor, found)
     return FileSource(found, mel, host.processor)
