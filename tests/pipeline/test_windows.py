@@ -394,9 +394,9 @@ def test_held_clips_are_those_of_one_setting(pipe_of: Callable[[str], Pipeline])
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"retain_encoded": 0}, BudgetError, "in \\(0, 1\\]"),
+        ({"retain_encoded": 0}, BudgetError, "retain_encoded is the fraction .* in \\(0, 1\\]"),
         ({"retain_encoded": 1.5}, BudgetError, "in \\(0, 1\\]"),
-        ({"still_threshold": -1}, UsageError, "0 to 255"),
+        ({"still_threshold": -1}, UsageError, "still_threshold .* 0 to 255"),
         ({"retain_encoded": 0.5, "still_threshold": 3}, UsageError, "give one of them"),
         ({"retain_encoded": 0.5, "compressor": None, "retain": None}, UsageError, "need a compressor"),
         ({"retain_encoded": 0.5, "compressor": "attended"}, UsageError, "attention of the encoders"),
@@ -410,6 +410,12 @@ def test_what_does_not_fit_is_refused(
         pipe_of("nano").with_compressor(**{"compressor": "stvp", "retain": 0.2} | options).ask(
             clip_of("nano", 4, 0.0), QUESTION
         )
+
+
+def test_a_method_that_needs_all_tokens_is_refused_before_a_clip_is_read(pipe_of: Callable[[str], Pipeline]) -> None:
+    """So a run over many clips fails once, and a clip that was encoded for another method is not encoded in full."""
+    with pytest.raises(UsageError, match="attention of the encoders; leave them out"):
+        pipe_of("nano").with_compressor("attended", retain_encoded=0.5)
 
 
 def test_a_clip_that_was_encoded_in_full_is_not_taken_for_a_part(

@@ -78,6 +78,26 @@ def why_not_windows(host: Host, compressor: Compressor | None) -> str | None:
     return unknown_video(processor) or (None if extractor is None else unknown_spectrogram(extractor))
 
 
+def check_encoding(host: Host, compressor: Compressor | None, encoding: EncodingOptions) -> None:
+    """Check that a model and a method can do with a part of the video tokens, before a clip is read.
+
+    Args:
+        host: the model.
+        compressor: the method; None keeps every token.
+        encoding: which video tokens are encoded.
+
+    Raises:
+        BudgetError: ``retain_encoded`` is out of range.
+        UsageError: another value is, or the method or the vision encoder needs all tokens.
+    """
+    encoding.check_encoding(compresses=compressor is not None)
+    if encoding == ALL_ENCODED:
+        return
+    reason = why_not_windows(host, compressor) or why_not_partial(adapter_for(host.thinker).parts.vision_encoder)
+    if reason:
+        raise UsageError(f"retain_encoded and still_threshold can't be used here: {reason}; leave them out")
+
+
 def open_clip(
     host: Host,
     compressor: Compressor | None,
@@ -93,19 +113,16 @@ def open_clip(
         compressor: the method; None keeps every token.
         clip: as `omnisift.Pipeline.ask` takes it.
         reading: fields of `ReadOptions`.
-        encoding: which video tokens are encoded. If not all are, every clip is opened.
+        encoding: which video tokens are encoded, after `check_encoding`. If not all are, every clip is opened.
         hold_bytes: as `omnisift.Pipeline.encode` takes it, for a clip that is held; it is then decoded for methods that
             read the whole clip. None for one question.
 
     Raises:
         MediaError: the file cannot be read as asked.
-        UsageError: an argument is out of range, or ``encoding`` needs a clip to be opened and that can't be done.
+        UsageError: an argument is out of range.
     """
     reason = why_not_windows(host, compressor)
     if encoding != ALL_ENCODED:
-        reason = reason or why_not_partial(adapter_for(host.thinker).parts.vision_encoder)
-        if reason:
-            raise UsageError(f"retain_encoded and still_threshold can't be used here: {reason}; leave them out")
         longest = 0
     elif reason is None and (hold_bytes is None or reads_part(compressor)):
         longest = window_images(host.processor)
