@@ -134,7 +134,9 @@ class EncodingOptions(_Options):
         if not compresses:
             raise UsageError("retain_encoded and still_threshold need a compressor; name one, or leave them out")
         if share is not None and not (_is_number(share) and 0 < share <= 1):
-            raise BudgetError(f"retain_encoded is a fraction of the tokens, in (0, 1], got {shown(share)}")
+            raise BudgetError(
+                f"retain_encoded is the fraction of tokens that are encoded, in (0, 1], got {shown(share)}"
+            )
         if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 255):
             raise UsageError(f"still_threshold is a difference of 8-bit values, from 0 to 255, got {shown(threshold)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,8 @@ from transformers import WhisperFeatureExtractor
 
 import omnisift
 from omnisift import Media, Pipeline
-from omnisift.errors import BudgetError, Damaged, NotFound, TooBig, UsageError
+from omnisift.errors import BudgetError, Damaged, MediaError, NotFound, NotReadable, TooBig, UsageError
+from omnisift.media.windows import CHANGED
 from omnisift.models import adapter_for
 from omnisift.pipeline import clip_windows, windowed_clip
 from omnisift.pipeline.clip_sources import FileSource
@@ -32,6 +35,7 @@ from omnisift.pipeline.prompt import heard_by, prompt_text, run_processor
 from omnisift.pipeline.spectrogram import LogMel, limited
 from omnisift.pipeline.windowed_clip import LONG_IMAGES, WindowedClip, open_clip
 from omnisift.utils.assets import nano_path
+from omnisift.world import SceneConfig, make_scene, write_clip
 
 QUESTION = "What colour is the circle?"
 READING = {"fps": 2.0, "max_frames": 256, "max_pixels": None}
@@ -280,6 +284,67 @@ def test_a_clip_that_is_read_is_not_closed_by_another_thread(
         assert first.result().text == expected
 
 
+def test_a_file_whose_video_is_damaged_is_answered_by_its_audio(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(clips[0].read_bytes())
+    with av.open(str(clips[0])) as container:
+        for packet in container.demux(video=0):
+            if packet.size:
+                assert packet.pos is not None
+                data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    pipe = pipe_of("nano").with_compressor("stvp", retain=0.25)
+    whole = pipe.ask(path, QUESTION)
+    assert "no image can be decoded" in whole.report.notices
+    with windows_of(2, monkeypatch):
+        for clip in (path, pipe.encode(path)):
+            answer = pipe.ask(clip, QUESTION)
+            assert (answer.text, answer.report.tokens) == (whole.text, whole.report.tokens)
+
+
+@pytest.mark.parametrize("method", ["stvp", "uniform", None])
+def test_a_file_that_was_replaced_after_it_was_encoded_is_refused(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], method: str | None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    base, path = pipe_of("nano"), tmp_path / "clip.mp4"
+    shutil.copy(clips[0], path)
+    pipe = base.with_compressor(method, retain=None if method is None else 0.25)
+    with windows_of(2, monkeypatch, long_images=8):
+        clip = base.with_compressor("stvp", retain=0.25).encode(path)
+        write_clip(make_scene(1, config=SceneConfig(seconds=9)), path)
+        for _ in range(2):
+            with pytest.raises(NotReadable, match="changed since it was opened; encode it again"):
+                pipe.ask(clip, QUESTION)
+        assert pipe.ask(path, QUESTION).text
+
+
+def test_a_file_that_changes_while_it_is_read_is_noted_or_refused(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, path = pipe_of("nano").with_compressor("stvp", retain=0.25), tmp_path / "clip.mp4"
+
+    def append(_stage: str) -> None:
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    def overwrite(stage: str) -> None:
+        if stage == "process":
+            shutil.copy(other, path)
+
+    shutil.copy(clips[0], path)
+    other = tmp_path / "other.mp4"
+    write_clip(make_scene(1, config=SceneConfig(seconds=4, shapes=(1, 2))), other)
+    with windows_of(2, monkeypatch, long_images=8):
+        report = pipe.ask(path, QUESTION, on_stage=append).report
+        assert CHANGED in report.notices
+        assert report.tokens == pipe.ask(clips[0], QUESTION).report.tokens
+        with pytest.raises(MediaError, match=path.name):
+            pipe.ask(path, QUESTION, on_stage=overwrite)
+
+
 def raising(error: Exception) -> Callable[..., Any]:
     def fail(*_: Any) -> Any:
         raise error
@@ -342,9 +407,9 @@ def test_held_clips_are_those_of_one_setting(pipe_of: Callable[[str], Pipeline])
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"retain_encoded": 0}, BudgetError, "in \\(0, 1\\]"),
+        ({"retain_encoded": 0}, BudgetError, "retain_encoded is the fraction .* in \\(0, 1\\]"),
         ({"retain_encoded": 1.5}, BudgetError, "in \\(0, 1\\]"),
-        ({"still_threshold": -1}, UsageError, "0 to 255"),
+        ({"still_threshold": -1}, UsageError, "still_threshold .* 0 to 255"),
         ({"retain_encoded": 0.5, "still_threshold": 3}, UsageError, "give one of them"),
         ({"retain_encoded": 0.5, "compressor": None, "retain": None}, UsageError, "need a compressor"),
         ({"retain_encoded": 0.5, "compressor": "attended"}, UsageError, "attention of the encoders"),
@@ -358,6 +423,12 @@ def test_what_does_not_fit_is_refused(
         pipe_of("nano").with_compressor(**{"compressor": "stvp", "retain": 0.2} | options).ask(
             clip_of("nano", 4, 0.0), QUESTION
         )
+
+
+def test_a_method_that_needs_all_tokens_is_refused_before_a_clip_is_read(pipe_of: Callable[[str], Pipeline]) -> None:
+    """So a run over many clips fails once, and a clip that was encoded for another method is not encoded in full."""
+    with pytest.raises(UsageError, match="attention of the encoders; leave them out"):
+        pipe_of("nano").with_compressor("attended", retain_encoded=0.5)
 
 
 def test_a_clip_that_was_encoded_in_full_is_not_taken_for_a_part(

@@ -115,6 +115,14 @@ class Source:
         except OSError:
             raise NotReadable("can't be read; check the permissions of the file") from None
 
+    def state(self) -> tuple[int, int] | None:
+        """Size and modification time (ns) of a file on disk; None if it is gone, and for a file object."""
+        if self.content is None:
+            with suppress(OSError):
+                found = self.path.stat()
+                return found.st_size, found.st_mtime_ns
+        return None
+
     @contextmanager
     def opened(self, budget: WorkBudget) -> Iterator[None]:
         """Read within the block. A file object gets its position back, and what it raised is raised at the end.

@@ -29,6 +29,9 @@ PIECE = 30 * SAMPLE_RATE
 """Samples of each piece that ``on_samples`` gets; the last one may be shorter."""
 
 
+CHANGED = "the file changed while it was read, so parts of what it was and of what it is may be mixed"
+
+
 class WindowsUnavailable(Exception):
     """The file has to be read as a whole, by `read`: some of its images depend on parts that are far from them."""
 
@@ -120,6 +123,7 @@ class ClipWindows:
         self._arguments = arguments
         self._budget = arguments.budget()
         self._file = check_clip(path)
+        self._state = self._file.state()
         self._budget.pause()
         self._lock = threading.Lock()
         self._is_closed = False
@@ -236,6 +240,8 @@ class ClipWindows:
             self._reader.bad_packets = self._bad_packets()
             if self._video is not None:
                 self._reader.count_unavailable()
+            if self._file.state() not in (self._state, None) and CHANGED not in self._reader.warnings:
+                self._reader.warnings.append(CHANGED)
             self.media = self._result(strict=False)
         return self.media
 

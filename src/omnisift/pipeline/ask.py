@@ -24,7 +24,7 @@ from omnisift.pipeline.method import compressor_for
 from omnisift.pipeline.model_source import find_model
 from omnisift.pipeline.prompt import read_for
 from omnisift.pipeline.report import Answer, with_reason
-from omnisift.pipeline.windowed_clip import WindowedClip, open_clip
+from omnisift.pipeline.windowed_clip import WindowedClip, check_encoding, open_clip
 from omnisift.utils.names import AUTO
 from omnisift.vgas import VGAS
 
@@ -119,13 +119,14 @@ class Pipeline:
 
     Raises:
         BudgetError: ``encoding.retain_encoded`` is out of range.
-        UsageError: a value of ``encoding`` is out of range, or nothing is compressed.
+        UsageError: a value of ``encoding`` is out of range, nothing is compressed, or the method or the model's vision
+            encoder needs all tokens.
     """
 
     def __init__(self, host: Host, compressor: Compressor | None, encoding: EncodingOptions | None = None):
         self.host = host
         self.encoding = encoding or EncodingOptions()
-        self.encoding.check_encoding(compresses=compressor is not None)
+        check_encoding(host, compressor, self.encoding)
         self.compressor = compressor.eval() if compressor is not None else None
 
     @property

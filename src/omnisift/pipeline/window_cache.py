@@ -28,7 +28,7 @@ class WindowCache:
 
     def __init__(self, threshold: float, side: int = 4) -> None:
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 255:
-            raise UsageError(f"threshold is a difference of 8-bit values, from 0 to 255, got {shown(threshold)}")
+            raise UsageError(f"still_threshold is a difference of 8-bit values, from 0 to 255, got {shown(threshold)}")
         check_side(side)
         self.threshold, self.side = threshold, side
         self._encoded: Tensor | None = None

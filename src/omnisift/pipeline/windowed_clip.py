@@ -13,7 +13,7 @@ from torch import Tensor
 from omnisift.compressors import Compressor
 from omnisift.compressors.resift import ReSiftCompressor
 from omnisift.config import EncodingOptions
-from omnisift.errors import UsageError
+from omnisift.errors import NotReadable, UsageError
 from omnisift.media import Media, MediaFile, WindowsUnavailable, read_or_open
 from omnisift.models import Compression, adapter_for
 from omnisift.models.attachment import check_unattached
@@ -32,7 +32,7 @@ from omnisift.pipeline.encoded_clip import EncodedClip, PromptRow
 from omnisift.pipeline.held_prompt import HOLD_BYTES, Key, settings_key
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import unknown_spectrogram, unknown_video
-from omnisift.pipeline.prompt import heard_by, hears, prompt_text, read_arguments, read_for, run_processor
+from omnisift.pipeline.prompt import clip_size, heard_by, hears, prompt_text, read_arguments, read_for, run_processor
 from omnisift.pipeline.spectrogram import LogMel
 from omnisift.pipeline.stopwatch import peak_memory, reset_peak_memory
 from omnisift.pipeline.window_encoder import Timer
@@ -79,6 +79,26 @@ def why_not_windows(host: Host, compressor: Compressor | None) -> str | None:
     return unknown_video(processor) or (None if extractor is None else unknown_spectrogram(extractor))
 
 
+def check_encoding(host: Host, compressor: Compressor | None, encoding: EncodingOptions) -> None:
+    """Check that a model and a method can do with a part of the video tokens, before a clip is read.
+
+    Args:
+        host: the model.
+        compressor: the method; None keeps every token.
+        encoding: which video tokens are encoded.
+
+    Raises:
+        BudgetError: ``retain_encoded`` is out of range.
+        UsageError: another value is, or the method or the vision encoder needs all tokens.
+    """
+    encoding.check_encoding(compresses=compressor is not None)
+    if encoding == ALL_ENCODED:
+        return
+    reason = why_not_windows(host, compressor) or why_not_partial(adapter_for(host.thinker).parts.vision_encoder)
+    if reason:
+        raise UsageError(f"retain_encoded and still_threshold can't be used here: {reason}; leave them out")
+
+
 def open_clip(
     host: Host,
     compressor: Compressor | None,
@@ -94,20 +114,17 @@ def open_clip(
         compressor: the method; None keeps every token.
         clip: as `omnisift.Pipeline.ask` takes it.
         reading: fields of `ReadOptions`.
-        encoding: which video tokens are encoded. If not all are, every clip is opened.
+        encoding: which video tokens are encoded, after `check_encoding`. If not all are, every clip is opened.
         hold_bytes: as `omnisift.Pipeline.encode` takes it, for a clip that is held. It is then only opened if it has
             more than `LONG_IMAGES` images and the method reads parts: what encoders return serves all methods. None for
             one question.
 
     Raises:
         MediaError: the file cannot be read as asked.
-        UsageError: an argument is out of range, or ``encoding`` needs a clip to be opened and that can't be done.
+        UsageError: an argument is out of range.
     """
     reason = why_not_windows(host, compressor)
     if encoding != ALL_ENCODED:
-        reason = reason or why_not_partial(adapter_for(host.thinker).parts.vision_encoder)
-        if reason:
-            raise UsageError(f"retain_encoded and still_threshold can't be used here: {reason}; leave them out")
         longest = 0
     elif reason is None and hold_bytes is None:
         longest = window_images(host.processor)
@@ -197,7 +214,7 @@ class WindowedClip(EncodedClip):
         if why_not_windows(self.host, compressor) is None:
             return self
         if self._whole is None:
-            media = read_for(self.host.processor, self._clip, **self._reading)
+            media = self._checked(read_for(self.host.processor, self._clip, **self._reading))
             self._whole = EncodedClip(self.host, media, self.read_seconds, self.held.max_bytes)
         return self._whole
 
@@ -255,14 +272,21 @@ class WindowedClip(EncodedClip):
             found = self._source or _open(self.host, self._clip, self._reading, 0)
         source = self._source = DecodedSource(found, self.host.processor) if isinstance(found, Media) else found
         try:
+            self._checked(source.media)
             kept = self._compress_source(row, compressor, encoding, source, timer)
         except WindowsUnavailable:
             with timer("read"):
-                media = read_for(self.host.processor, self._clip, **self._reading)
+                media = self._checked(read_for(self.host.processor, self._clip, **self._reading))
             kept = self._compress_source(row, compressor, encoding, DecodedSource(media, self.host.processor), timer)
         finally:
             self.close()
         return kept.columns(slice(row.shared - (self._columns.stop - self._columns.start), row.shared))
+
+    def _checked(self, media: Media) -> Media:
+        """The clip as it was read again; `NotReadable` if it has other sizes than before."""
+        if clip_size(media, self.host.processor) != clip_size(self.media, self.host.processor):
+            raise NotReadable(f"{media.path}: changed since it was opened; encode it again, or ask about its path")
+        return media
 
     def _compress_source(
         self, row: PromptRow, compressor: Compressor, encoding: EncodingOptions, source: ClipSource, timer: Timer
