@@ -3,7 +3,7 @@
 Every clip is a generated file (320 x 180, four frames and a tone of changing pitch per second), of which two images per
 second are read. The memory is the peak of the process above what it has with the model loaded and used once.
 
-    python benchmarks/speed/long_clips.py [--minutes 1 10 60] [--compressors resift:causal=true omnisift auto]
+    python benchmarks/speed/long_clips.py [--minutes 1 10 60] [--compressors resift:causal=true stvp auto]
                                           [--tokens 4096] [--max-frames 7200] [--out FILE]
 """
 
@@ -84,7 +84,7 @@ def status(name: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 10, 60])
-    parser.add_argument("--compressors", nargs="+", default=["resift:causal=true", "omnisift", "auto"])
+    parser.add_argument("--compressors", nargs="+", default=["resift:causal=true", "stvp", "auto"])
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--max-frames", type=int, default=7200)
     parser.add_argument("--out", type=Path)
