@@ -158,6 +158,18 @@ def test_methods_that_read_attention_get_the_clip_at_once(
     assert len(seen["patches"]) == 1
 
 
+def test_a_model_without_a_cache_gets_the_clip_at_once(
+    pipe_of: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step reads the whole prompt again, which a compressed one can't be."""
+    pipe = pipe_of("nano").with_compressor("stvp", retain=0.25)
+    clip = clip_of("nano", 20, 5.0)
+    expected = pipe.ask(clip, QUESTION, max_new_tokens=3).text
+    monkeypatch.setattr(pipe.host.thinker.generation_config, "use_cache", False)
+    with windows_of(2, monkeypatch):
+        assert pipe.ask(clip, QUESTION, max_new_tokens=3).text == expected
+
+
 def test_the_default_method_decides_from_the_past_where_a_clip_is_long(pipe_of: Callable[[str], Pipeline]) -> None:
     pipe = pipe_of("nano").with_compressor(retain=0.05)
     named = pipe_of("nano").with_compressor("resift", retain=0.05)
@@ -474,7 +486,9 @@ def test_a_prompt_of_sizes_alone_has_the_tokens_of_the_processor(
         assert (key in made) == (key in expected)
         if key in expected:
             assert torch.equal(torch.as_tensor(made[key]), torch.as_tensor(expected[key])), key
-    masks = [inputs["feature_attention_mask"].sum() for inputs in (made, expected) if "feature_attention_mask" in inputs]
+    masks = [
+        inputs["feature_attention_mask"].sum() for inputs in (made, expected) if "feature_attention_mask" in inputs
+    ]
     assert len(set(map(int, masks))) <= 1
     assert made["pixel_values_videos"].numel() == 0
 

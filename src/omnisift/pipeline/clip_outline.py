@@ -67,7 +67,9 @@ class ClipOutline:
         place = torch.arange(area).repeat(stop - first)
         low, high = int(self._bounds[begin]), int(self._bounds[end])
         audio = torch.arange(high - low)
-        chunk = torch.cat([self._frame[step] // CHUNK_STEPS, torch.searchsorted(self._bounds, audio + low, right=True) - 1])
+        chunk = torch.cat(
+            [self._frame[step] // CHUNK_STEPS, torch.searchsorted(self._bounds, audio + low, right=True) - 1]
+        )
         position = torch.zeros(3, len(chunk), dtype=torch.int64)
         position[0] = torch.cat([self._step_times[step], self._audio_times(low, high)])
         position[1, : len(place)], position[2, : len(place)] = place // columns, place % columns

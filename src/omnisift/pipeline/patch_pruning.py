@@ -40,7 +40,9 @@ class PatchPruner:
 
     def __init__(self, share: float, side: int = 1) -> None:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-            raise BudgetError(f"retain_encoded is the fraction of tokens that are encoded, in (0, 1], got {shown(share)}")
+            raise BudgetError(
+                f"retain_encoded is the fraction of tokens that are encoded, in (0, 1], got {shown(share)}"
+            )
         check_side(side)
         self.share, self.side = share, side
 
