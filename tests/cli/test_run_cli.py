@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.batch.fakes import Fake, rows
 
 from omnisift.batch import ModelSettings
 from omnisift.cli import main
+from omnisift.pipeline import Answer, Pipeline, clip_windows, windowed_clip
 from omnisift.world.dataset import write_dataset
 
 
@@ -64,6 +66,29 @@ def test_a_number_of_tokens(omnisift, folder: Path, tmp_path: Path) -> None:
             tokens
         }
         assert not any("BudgetError" in json.dumps(row.get("error")) for row in written)
+
+
+def test_the_default_method_depends_on_the_length_of_a_clip_as_elsewhere(
+    omnisift, folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """A run is resumed by the name of the method, which is the same for all clips."""
+    labels, ask = list[str](), Pipeline.ask
+
+    def noted(pipeline: Pipeline, *args: Any, **options: Any) -> Answer:
+        answer = ask(pipeline, *args, **options)
+        labels.append(answer.report.compressor)
+        return answer
+
+    monkeypatch.setattr(Pipeline, "ask", noted)
+    command = ("run", folder / "clip-000000.mp4", "--task", "caption", "--json")
+    for images, label in ((4, "resift-causal"), (256, "resift")):
+        monkeypatch.setattr(windowed_clip, "LONG_IMAGES", images)
+        monkeypatch.setattr(clip_windows, "WINDOW_STEPS", 2)
+        code, output, _ = omnisift(*command, "--out", tmp_path / f"{images}.jsonl")
+        summary = json.loads(output)
+        assert (code, summary["compressor"], summary["compressor_reason"]) == (0, "resift", "default")
+        assert labels.pop() == label
+    assert omnisift(*command, "--out", tmp_path / "4.jsonl", "--compressor", "resift")[0] == 0
 
 
 def test_a_finished_run_loads_no_model_and_strict_tells_failures(omnisift, folder: Path, tmp_path, monkeypatch) -> None:

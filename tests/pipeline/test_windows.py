@@ -25,6 +25,7 @@ from transformers import WhisperFeatureExtractor
 import omnisift
 from omnisift import Media, Pipeline
 from omnisift.errors import BudgetError, Damaged, MediaError, NotFound, NotReadable, TooBig, UsageError
+from omnisift.inspector.collect import inspect_clip
 from omnisift.media.windows import CHANGED
 from omnisift.models import adapter_for
 from omnisift.pipeline import clip_windows, windowed_clip
@@ -158,6 +159,30 @@ def test_methods_that_read_attention_get_the_clip_at_once(
     with windows_of(2, monkeypatch), watched(pipe) as seen:
         pipe.ask(clip_of("nano", 20, 5.0), QUESTION, max_new_tokens=1)
     assert len(seen["patches"]) == 1
+
+
+def test_a_model_without_a_cache_gets_the_clip_at_once(
+    pipe_of: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step reads the whole prompt again, which a compressed one can't be."""
+    pipe = pipe_of("nano").with_compressor("stvp", retain=0.25)
+    clip = clip_of("nano", 20, 5.0)
+    expected = pipe.ask(clip, QUESTION, max_new_tokens=3).text
+    monkeypatch.setattr(pipe.host.thinker.generation_config, "use_cache", False)
+    with windows_of(2, monkeypatch):
+        assert pipe.ask(clip, QUESTION, max_new_tokens=3).text == expected
+
+
+def test_the_inspector_gets_all_tokens_of_a_long_clip(
+    pipe_of: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipe_of("nano").with_compressor("stvp", retain=0.25)
+    assert pipe.compressor is not None
+    with windows_of(2, monkeypatch):
+        clip = clip_of("nano", 20, 5.0)
+        trace = inspect_clip(pipe.host, {"stvp": pipe.compressor}, clip, QUESTION, max_new_tokens=1).trace
+    assert trace.methods[1].selection is not None
+    assert trace.methods[1].selection.kept.sum() < len(trace.tokens)
 
 
 def test_the_default_method_decides_from_the_past_where_a_clip_is_long(pipe_of: Callable[[str], Pipeline]) -> None:

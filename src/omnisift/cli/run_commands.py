@@ -93,6 +93,7 @@ def run(
     from omnisift.batch.sources import describe_left_out, left_out_of
     from omnisift.cli.screen import console_for
     from omnisift.pipeline.method import resolve_settings
+    from omnisift.pipeline.report import with_reason
 
     batch_size = together or batch_size  # the old spelling
     _check(task, question, questions, engine, batch_size, ray_address)
@@ -110,17 +111,19 @@ def run(
     settings.check()
     items = items_of(source, question, questions)[:limit]
     left_out = left_out_of(source)
-    settings, reason = resolve_settings(settings, host.model)
+    # The run is resumed with this method; the engine has the default's name, as it may depend on a clip's length.
+    resolved, reason = resolve_settings(settings, host.model)
     if left_out and not as_json:
         note = f"left out: {describe_left_out(left_out)}; name them in a list to process them"
         console_for(stderr=True).print(note, style="dim", soft_wrap=True, markup=False)
     job = Job(source, items, work, settings, ray_address, workers, batch_size)
     if ray_address is None and not out.exists():  # nothing is written for questions that no row could answer
         job.check_questions()
-    summary, missing, code = _execute(job, out, retry_errors, reason, console_for(stderr=True), quiet=as_json)
+    method_line = f"method: {with_reason(resolved.compressor, reason)}" if reason else ""
+    summary, missing, code = _execute(job, out, retry_errors, method_line, console_for(stderr=True), quiet=as_json)
     if as_json:
         counts = {"out": str(out), "task": task, "wanted": len(items), "missing": missing, "left_out": len(left_out)}
-        chosen = {"compressor": settings.compressor, "compressor_reason": reason}
+        chosen = {"compressor": resolved.compressor, "compressor_reason": reason}
         typer.echo(json.dumps(counts | chosen | summary.to_dict()))
     else:
         show_run(console_for(stderr=False), out, missing, summary)
@@ -142,16 +145,15 @@ def _check(
 
 
 def _execute(
-    job: Job, out: Path, retry_errors: bool, reason: str, console: Console, quiet: bool
+    job: Job, out: Path, retry_errors: bool, method_line: str, console: Console, quiet: bool
 ) -> tuple[Summary, int, int]:
-    """Load the model only if rows are missing, and run. ``reason`` says why the method was chosen.
+    """Load the model only if rows are missing, and run. ``method_line`` is shown; empty for a method that was named.
 
     Returns:
         The summary, the rows still missing, and the exit code: 0, or 130 and 143 after a signal.
     """
     from omnisift.batch import ResultsFile
     from omnisift.cli.screen import RunBar
-    from omnisift.pipeline.report import with_reason
 
     def tell(line: str) -> None:
         if not quiet:
@@ -160,8 +162,8 @@ def _execute(
     guard = SignalGuard(quiet)
     with guard.watching(), ResultsFile(out, job.settings, retry_errors) as results:
         missing, total = len(results.missing(job.items)), len(job.items)
-        if reason:
-            tell(f"method: {with_reason(job.model.compressor, reason)}")
+        if method_line:
+            tell(method_line)
         if missing < total:
             tell(f"{total - missing} of {total} rows are already in {out}")
         if missing:

@@ -111,13 +111,15 @@ def inspect_clip(
     read_seconds = time.perf_counter() - begin
     scene = find_scene(media)
     question = _default_question(scene) if question is None else question
-    ask = partial(Pipeline.ask, media=clip, question=question, max_new_tokens=max_new_tokens, on_stage=on_stage)
+    ask = partial(Pipeline.ask, question=question, max_new_tokens=max_new_tokens, on_stage=on_stage)
     answers: dict[str, Answer] = {}
     decisions: dict[str, Decision] = {}
     for name, compressor in {ALL: None, **methods}.items():
         known = _known_decision(host, compressor, clip, question)
+        # A long clip would be compressed window by window, where no call has all tokens.
+        given = clip if isinstance(clip, EncodedClip) else EncodedClip(host, clip, hold_bytes=0)
         with _recorded(compressor) as calls:
-            answers[name] = _with_read_time(ask(Pipeline(host, compressor)), read_seconds)
+            answers[name] = _with_read_time(ask(Pipeline(host, compressor), media=given), read_seconds)
         if calls and compressor is not None:
             known = _decision(compressor, *calls[-1], _audio_seconds(host))
             if (held := _held(host, compressor, clip, question)) is not None:

@@ -71,6 +71,8 @@ def why_not_windows(host: Host, compressor: Compressor | None) -> str | None:
         return "every token is kept"
     if compressor.needs:
         return f"{compressor.name} reads the attention of the encoders"
+    if host.thinker.generation_config.use_cache is False:
+        return "the model's generation_config has use_cache=False"
     if not isinstance(adapter, GridAdapter):
         return f"{type(adapter).__name__} is no GridAdapter"
     extractor = getattr(processor, "feature_extractor", None)
