@@ -150,6 +150,24 @@ def test_stages_are_measured_with_the_faster_paths_off_and_on() -> None:
     assert len(lines.splitlines()) == 3
 
 
+def test_the_tables_of_the_stages_match_the_result_and_the_formula() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "stages.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "profile.md").read_text(encoding="utf-8")
+    module = load_benchmark("stages")
+    assert module.stages_table(result["rows"]).strip() in page, (
+        "copy it from benchmarks/speed/stages.py, which prints it"
+    )
+    assert module.formula_table().strip() in page, "copy it from benchmarks/speed/stages.py --formula"
+    assert result["commit"][:7] in page
+
+
+def test_the_table_of_long_clips_matches_the_result() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "long_clips.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "long-clips.md").read_text(encoding="utf-8")
+    assert load_benchmark("long_clips").memory_table(result["rows"]).strip() in page, "copy it from long_clips.py"
+    assert result["commit"][:7] in page
+
+
 def test_the_table_of_serving_matches_the_result() -> None:
     result = json.loads((ROOT / "benchmarks" / "results" / "serving.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")

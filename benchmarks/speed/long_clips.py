@@ -81,7 +81,19 @@ def status(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
+def memory_table(rows: list[dict[str, Any]]) -> str:
+    """One line for each method and length."""
+    head = ["method", "minutes", "images", "tokens", "kept", "peak, MiB", "seconds"]
+    lines = []
+    for row in sorted(rows, key=lambda row: (row["asked"], row["minutes"])):
+        name = row["asked"] if row["asked"] != "auto" else f"default: {row['compressor']}"
+        counts = (f"{row[key]:,}" for key in ("images", "tokens", "kept"))
+        lines.append([name, f"{row['minutes']:g}", *counts, f"{row['peak_mib']:.0f}", f"{row['seconds']:.1f}"])
+    return table(head, lines)
+
+
 def main() -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 10, 60])
     parser.add_argument("--compressors", nargs="+", default=["resift:causal=true", "stvp", "auto"])
@@ -104,15 +116,10 @@ def main() -> None:
                 done = subprocess.run(call, check=True, capture_output=True, text=True)
                 rows.append({"minutes": minutes, "asked": compressor, **json.loads(done.stdout)})
                 print(json.dumps(rows[-1]), file=sys.stderr)
-    header = ["compressor", "minutes", "images", "tokens", "kept", "peak MiB", "seconds"]
-    cells = [
-        [row["compressor"], f"{row['minutes']:g}", *(str(row[name]) for name in ("images", "tokens", "kept")),
-         f"{row['peak_mib']:.0f}", f"{row['seconds']:.1f}"]
-        for row in sorted(rows, key=lambda row: (row["asked"], row["minutes"]))
-    ]  # fmt: skip
-    print(table(header, cells))
+    print(memory_table(rows))
     if args.out:
-        args.out.write_text(json.dumps({"machine": machine_info(), "rows": rows}, indent=1) + "\n")
+        result = {"bench": "long_clips", "rows": rows, **machine_info("torch", "transformers", "av")}
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
