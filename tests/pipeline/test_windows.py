@@ -3,103 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import av
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.helpers.family_folders import FACTORS, save_family
-from torch import Tensor
-from transformers import WhisperFeatureExtractor
+from tests.helpers.family_folders import FACTORS
+from tests.helpers.windows import QUESTION, READING, TOLERANCE, clip_of, watched, windows_of
 
-import omnisift
-from omnisift import Media, Pipeline
-from omnisift.errors import BudgetError, Damaged, MediaError, NotFound, NotReadable, TooBig, UsageError
+from omnisift import Pipeline
+from omnisift.errors import Damaged, MediaError, NotFound, NotReadable, TooBig
 from omnisift.inspector.collect import inspect_clip
 from omnisift.media.windows import CHANGED
-from omnisift.models import adapter_for
-from omnisift.pipeline import clip_windows, windowed_clip
 from omnisift.pipeline.clip_sources import FileSource
-from omnisift.pipeline.loading import read_processor
-from omnisift.pipeline.preparation import own_length, padded_length
-from omnisift.pipeline.prompt import heard_by, prompt_text, run_processor
-from omnisift.pipeline.spectrogram import LogMel, limited
 from omnisift.pipeline.windowed_clip import LONG_IMAGES, WindowedClip, open_clip
-from omnisift.utils.assets import nano_path
 from omnisift.world import SceneConfig, make_scene, write_clip
-
-QUESTION = "What colour is the circle?"
-READING = {"fps": 2.0, "max_frames": 256, "max_pixels": None}
-TOLERANCE = 1e-4
-"""Of logits, whose own size is about 5 to 20: sums of other lengths are added in another order."""
-
-
-@pytest.fixture(scope="module")
-def pipe_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pipeline]:
-    """A pipeline of each family, made when it is asked for; nano is Qwen2.5-Omni."""
-    made = dict[str, Pipeline]()
-
-    def pipe(name: str) -> Pipeline:
-        if name not in made:
-            model = "nano" if name == "nano" else save_family(name, tmp_path_factory.mktemp(name))
-            made[name] = omnisift.load(model, compressor=None, max_length=10**6)
-        return made[name]
-
-    return pipe
-
-
-def clip_of(name: str, images: int, seconds: float, fps: float = 2.0, *, rows: int = 2) -> Media:
-    """Noise: of frames of 2 x 3 tokens, and of sound for some seconds, if any."""
-    random, side = np.random.default_rng(images), FACTORS.get(name, 28)
-    noise = (0.1 * random.standard_normal(int(16_000 * seconds))).astype(np.float32)
-    return Media(
-        path=Path("clip"), images=random.integers(0, 256, (images, rows * side, 3 * side, 3), np.uint8),
-        times=np.arange(images) / fps, indices=np.arange(images), fps=fps, waveform=noise if seconds else None,
-        seconds=images / fps, video_seconds=images / fps, capped=False, bad_packets=0, warnings=(),
-    )  # fmt: skip
-
-
-@contextmanager
-def windows_of(steps: int, monkeypatch: pytest.MonkeyPatch, long_images: int = 2**31) -> Iterator[None]:
-    """Windows of so many time steps; many are the whole clip. Files are read in windows above ``long_images``."""
-    with monkeypatch.context() as patched:
-        patched.setattr(clip_windows, "WINDOW_STEPS", steps)
-        patched.setattr(windowed_clip, "LONG_IMAGES", long_images)
-        yield
-
-
-@contextmanager
-def watched(pipe: Pipeline) -> Iterator[dict[str, list[Any]]]:
-    """Logits of every step, and what the language model is given."""
-    seen: dict[str, list[Any]] = {"logits": [], "positions": [], "embeds": [], "patches": []}
-    parts = adapter_for(pipe.host.thinker).parts
-
-    def read(_module: Any, _args: Any, kwargs: dict[str, Any], _output: Any) -> None:
-        seen["positions"].append(kwargs["position_ids"])
-        seen["embeds"].append(kwargs["inputs_embeds"])
-
-    def encoded(_module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Any], _output: Any) -> None:
-        patches = args[0] if args else kwargs["hidden_states"]
-        seen["patches"].append(len(patches))
-
-    hooks = [
-        pipe.host.thinker.register_forward_hook(lambda _m, _a, out: seen["logits"].append(out.logits[0, -1].clone())),
-        parts.language_model.register_forward_hook(read, with_kwargs=True),
-        parts.vision_encoder.register_forward_hook(encoded, with_kwargs=True),  # type: ignore[union-attr]
-    ]
-    yield seen
-    for hook in hooks:
-        hook.remove()
 
 
 @pytest.mark.parametrize("method", ["stvp", "resift", "resift:causal=true", "tome", "v_cast"])
@@ -375,154 +298,3 @@ def raising(error: Exception) -> Callable[..., Any]:
         raise error
 
     return fail
-
-
-# --- tokens that are not encoded --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [("nano", "omnisift"), *product(["nano", *FACTORS], ["resift", "stvp", "v_cast", "resift:causal=true"])],
-)
-def test_a_part_of_the_places_is_encoded_and_all_of_them_are_the_whole(
-    pipe_of: Callable[[str], Pipeline], name: str, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As many tokens are kept as of the whole frame; with everything encoded, they are the same."""
-    base, clip = pipe_of(name), clip_of(name, 14, 6.3)
-    found = {}
-    for share in (None, 1.0, 0.5):
-        pipe = base.with_compressor(method, retain=0.25, retain_encoded=share)
-        with windows_of(4, monkeypatch), watched(pipe) as seen:
-            found[share] = pipe.ask(clip, QUESTION, max_new_tokens=3).report, seen
-    whole, everything, half = (found[share][0] for share in (None, 1.0, 0.5))
-    assert whole.tokens == everything.tokens == half.tokens
-    torch.testing.assert_close(found[1.0][1]["embeds"][0], found[None][1]["embeds"][0], rtol=0, atol=1e-5)
-    assert (whole.encoded_tokens, everything.encoded_tokens) == (None, None)
-    assert half.encoded_tokens == whole.tokens.video // 2
-    assert sum(found[0.5][1]["patches"]) == sum(found[1.0][1]["patches"]) // 2
-    assert not [notice for notice in half.notices if "NaN" in notice]
-
-
-def test_windows_that_stand_still_are_not_encoded_again(pipe_of: Callable[[str], Pipeline]) -> None:
-    moving = clip_of("nano", 12, 6.0, rows=4)
-    assert moving.images is not None
-    still = replace(moving, images=moving.images[:1].repeat(12, axis=0))
-    pipe = pipe_of("nano").with_compressor("resift", retain=0.25, still_threshold=1.0)
-    whole = pipe_of("nano").with_compressor("resift", retain=0.25)
-    for clip, encoded in ((moving, None), (still, 12)):
-        with watched(pipe) as seen:
-            report = pipe.ask(clip, QUESTION, max_new_tokens=1).report
-        with watched(whole) as expected:
-            assert whole.ask(clip, QUESTION, max_new_tokens=1).report.tokens == report.tokens
-        assert report.encoded_tokens == encoded  # the first frame of 4 x 3 tokens
-        torch.testing.assert_close(seen["embeds"][0], expected["embeds"][0], rtol=0, atol=1e-4)
-
-
-def test_held_clips_are_those_of_one_setting(pipe_of: Callable[[str], Pipeline]) -> None:
-    base, clip = pipe_of("nano"), clip_of("nano", 14, 6.3)
-    half, most = (base.with_compressor("stvp", retain=0.25, retain_encoded=share) for share in (0.5, 0.6))
-    encoded = half.encode(clip)
-    first = half.ask(encoded, QUESTION).report
-    assert half.ask(encoded, "Which sound?").report.cached_tokens > 0
-    other = most.ask(encoded, QUESTION).report
-    assert other.cached_tokens == 0
-    assert (other.encoded_tokens or 0) > (first.encoded_tokens or 0)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"retain_encoded": 0}, BudgetError, "retain_encoded is the fraction .* in \\(0, 1\\]"),
-        ({"retain_encoded": 1.5}, BudgetError, "in \\(0, 1\\]"),
-        ({"still_threshold": -1}, UsageError, "still_threshold .* 0 to 255"),
-        ({"retain_encoded": 0.5, "still_threshold": 3}, UsageError, "give one of them"),
-        ({"retain_encoded": 0.5, "compressor": None, "retain": None}, UsageError, "need a compressor"),
-        ({"retain_encoded": 0.5, "compressor": "attended"}, UsageError, "attention of the encoders"),
-        ({"retain_encoded": 0.2, "retain": 0.5}, BudgetError, "2 of the 6 tokens of a frame, but 3 are kept"),
-    ],
-)
-def test_what_does_not_fit_is_refused(
-    pipe_of: Callable[[str], Pipeline], options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        pipe_of("nano").with_compressor(**{"compressor": "stvp", "retain": 0.2} | options).ask(
-            clip_of("nano", 4, 0.0), QUESTION
-        )
-
-
-def test_a_method_that_needs_all_tokens_is_refused_before_a_clip_is_read(pipe_of: Callable[[str], Pipeline]) -> None:
-    """So a run over many clips fails once, and a clip that was encoded for another method is not encoded in full."""
-    with pytest.raises(UsageError, match="attention of the encoders; leave them out"):
-        pipe_of("nano").with_compressor("attended", retain_encoded=0.5)
-
-
-def test_a_clip_that_was_encoded_in_full_is_not_taken_for_a_part(
-    pipe_of: Callable[[str], Pipeline], clips: list[Path]
-) -> None:
-    pipe = pipe_of("nano").with_compressor("stvp", retain_encoded=0.5)
-    with pytest.raises(UsageError, match="encode it with this one"):
-        pipe.ask(pipe_of("nano").encode(clips[0]), QUESTION)
-
-
-# --- parts ------------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=30, deadline=None)
-@given(samples=st.integers(300, 60_000), longest=st.integers(1, 3), pieces=st.lists(st.integers(1, 30_000), min_size=1))
-def test_spectrograms_in_pieces_are_those_of_the_feature_extractor(
-    samples: int, longest: int, pieces: list[int]
-) -> None:
-    """With the padding of Qwen2.5-Omni, before and after the longest clip, and with that of Qwen3-Omni."""
-    processor = read_processor(str(nano_path()))
-    processor.feature_extractor = extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=longest)
-    wave = np.random.default_rng(samples).standard_normal(samples).astype(np.float32) * np.linspace(1e-3, 1, samples)
-    wave = wave.astype(np.float32)
-    own = own_length(processor, samples)
-    for options, padded in (
-        ({"padding": "max_length", **own}, padded_length(processor, samples)),
-        ({"padding": True}, samples),
-    ):
-        expected = extractor(
-            [wave], sampling_rate=16_000, truncation=False, return_attention_mask=True, return_tensors="pt", **options
-        )
-        frames = int(expected["attention_mask"].sum())
-        mel, parts, begin = LogMel(extractor), list[Tensor](), 0
-        while begin < samples:
-            piece = pieces[len(parts) % len(pieces)]
-            parts.append(mel.add(wave[begin : begin + piece]))
-            begin += piece
-        made = torch.cat([*parts, mel.finish(padded)], dim=1)
-        assert mel.samples == samples
-        torch.testing.assert_close(
-            limited(made, mel.peak)[:, :frames], expected["input_features"][0, :, :frames], rtol=0, atol=1e-6
-        )
-
-
-@pytest.mark.parametrize("seconds", [0.0, 4.303])
-@pytest.mark.parametrize("name", ["nano", *FACTORS])
-def test_a_prompt_of_sizes_alone_has_the_tokens_of_the_processor(
-    pipe_of: Callable[[str], Pipeline], name: str, seconds: float
-) -> None:
-    processor = pipe_of(name).host.processor
-    clip = heard_by(processor, clip_of(name, 14, seconds, 1.7))
-    text = prompt_text(processor, clip, QUESTION, "Be brief.")
-    expected = run_processor(processor, text, clip)
-    made = run_processor(processor, text, clip, sizes_alone=True)
-    for key in ("input_ids", "attention_mask", "video_grid_thw", "mm_token_type_ids", "video_second_per_grid"):
-        assert (key in made) == (key in expected)
-        if key in expected:
-            assert torch.equal(torch.as_tensor(made[key]), torch.as_tensor(expected[key])), key
-    masks = [inputs.get("feature_attention_mask", torch.zeros(1)) for inputs in (made, expected)]
-    assert int(masks[0].sum()) == int(masks[1].sum())
-    assert made["pixel_values_videos"].numel() == 0
-
-
-@pytest.mark.parametrize("name", ["nano", *FACTORS])
-def test_positions_are_those_that_the_host_counts(pipe_of: Callable[[str], Pipeline], name: str) -> None:
-    pipe = pipe_of(name)
-    clip = heard_by(pipe.host.processor, clip_of(name, 14, 4.3, 1.7))
-    inputs = run_processor(pipe.host.processor, prompt_text(pipe.host.processor, clip, QUESTION), clip)
-    with watched(pipe) as seen:
-        pipe.ask(clip, QUESTION, max_new_tokens=1)
-    made = adapter_for(pipe.host.thinker).rotary_positions(inputs)
-    assert torch.equal(made.cpu(), seen["positions"][0][-3:].cpu())
