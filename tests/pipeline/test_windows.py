@@ -15,6 +15,8 @@ import pytest
 import torch
 from tests.helpers.family_folders import FACTORS
 from tests.helpers.windows import QUESTION, READING, TOLERANCE, clip_of, watched, windows_of
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnisift import Pipeline
 from omnisift.errors import Damaged, MediaError, NotFound, NotReadable, TooBig
@@ -72,6 +74,31 @@ def test_any_rate_and_any_length_of_audio(
         assert windowed.report.tokens == found[0][0].report.tokens
         torch.testing.assert_close(made["embeds"][0], found[0][1]["embeds"][0], rtol=0, atol=1e-4)
         assert torch.equal(made["positions"][0][-3:].cpu(), found[0][1]["positions"][0][-3:].cpu())
+
+
+class MostRows(TorchDispatchMode):
+    """The most rows of a matrix of one width that is made."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.rows = width, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == self.width:
+            self.rows = max(self.rows, len(output))
+        return output
+
+
+@pytest.mark.parametrize(("method", "share"), [("stvp", 0.5), ("resift:causal=true", 0.5), ("v_cast", 1.0)])
+def test_embeddings_of_the_clip_are_held_once_if_at_all(
+    pipe_of: Callable[[str], Pipeline], method: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a part by methods that decide on parts; and once by others, however many windows there are."""
+    pipe, clip = pipe_of("nano").with_compressor(method, retain=0.1), clip_of("nano", 120, 60.0)
+    with windows_of(8, monkeypatch), MostRows(pipe.host.hidden_size) as most:
+        tokens = pipe.ask(clip, QUESTION, max_new_tokens=1).report.tokens
+    assert 0.1 * tokens.video < most.rows <= share * (tokens.video + tokens.audio)
 
 
 @pytest.mark.parametrize("method", [None, "attended"])

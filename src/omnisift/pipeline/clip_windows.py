@@ -11,7 +11,7 @@ they look (`Compressor.reach`):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,7 +94,7 @@ def compress_windows(
     context = -(-(compressor.reach or 0) // CHUNK_STEPS)  # chunks before a window that the method looks back to
     past = clip.part(0, 0)
     windows = _encoded_windows(encoder, clip, inputs, host.device)
-    for begin, end, tokens, marked in [_joined_windows(windows)] if compressor.reach is None else windows:
+    for begin, end, tokens, side in [_joined_windows(windows)] if compressor.reach is None else windows:
         # Choose among the tokens of the window. What comes before it is kept as a whole, and ignored.
         first = max(0, begin - context)
         stream = _numbered(_joined_streams(past, tokens), first)
@@ -108,14 +108,15 @@ def compress_windows(
         if selection.scores is not None:
             scores = _no_scores(clip.modality) if scores is None else scores
             scores[tokens.sample] = selection.scores.detach().float().cpu()[len(past) :]
-        kept.append(_kept_rows(MediaEmbeds(tokens.embeds, marked), tokens.modality, chosen, selection.embeds))
+        kept.append(_kept_rows(MediaEmbeds(tokens.embeds, side), tokens.modality, chosen, selection.embeds))
         places.append(tokens.sample[chosen])
         # What the next window looks back to.
         past = _rows(_joined_streams(past, tokens), torch.nonzero(stream.chunk + first >= end - context)[:, 0])
     # Hosts may interleave audio and video otherwise than by chunks. Side inputs are of video, whose order is the same.
-    media = _joined(kept)
-    embeds = media.embeds[torch.argsort(torch.cat(places)).to(media.embeds.device)]
-    return KeptTokens(keep, clip.modality, scores, MediaEmbeds(embeds, media.marked), encoder.encoded_tokens)
+    order = torch.argsort(torch.cat(places))
+    embeds = torch.cat([media.embeds for media in kept])
+    embeds, marked = embeds[order.to(embeds.device)], _joined_layers([media.marked for media in kept])
+    return KeptTokens(keep, clip.modality, scores, MediaEmbeds(embeds, marked), encoder.encoded_tokens)
 
 
 def _no_scores(modality: Tensor) -> Tensor:
@@ -144,9 +145,8 @@ def _encoded_windows(
 def _joined_windows(windows: Iterable[_Window]) -> _Window:
     """All windows as one, for methods that read the whole clip."""
     _, ends, streams, marked = zip(*windows, strict=True)
-    tokens = streams[0] if len(streams) == 1 else _joined_streams(*streams)
-    media = _joined([MediaEmbeds(tokens.embeds, part) for part in marked])
-    return 0, ends[-1], _rows(tokens, tokens.sample.argsort()), media.marked
+    tokens = _joined_streams(*streams)
+    return 0, ends[-1], _rows(tokens, tokens.sample.argsort()), _joined_layers(marked)
 
 
 def _windows(chunks: int, inputs: Mapping[str, Any], device: torch.device) -> Iterator[tuple[int, int]]:
@@ -216,10 +216,8 @@ def _kept_rows(window: MediaEmbeds, modality: Tensor, keep: Tensor, merged: Tens
     return MediaEmbeds(embeds.clone(), {name: [layer[rank] for layer in rows] for name, rows in window.marked.items()})
 
 
-def _joined(parts: list[MediaEmbeds]) -> MediaEmbeds:
-    """The tokens of all windows."""
-    marked = {
-        name: [torch.cat(layer) for layer in zip(*(part.marked[name] for part in parts if part.marked), strict=True)]
-        for name in next((part.marked for part in parts if part.marked), {})
-    }
-    return MediaEmbeds(torch.cat([part.embeds for part in parts]), marked)
+def _joined_layers(parts: Sequence[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]]:
+    """The marked side inputs of all windows."""
+    filled = [part for part in parts if part]
+    names = filled[0] if filled else {}
+    return {name: [torch.cat(layer) for layer in zip(*(part[name] for part in filled), strict=True)] for name in names}
