@@ -55,6 +55,8 @@ def test_a_number_of_tokens_for_all_requests(model: Path, reference: Reference, 
         assert vllm.tokens(*prompts) == [reference.tokens(prompt, Budget(tokens=30)) for prompt in prompts]
         with pytest.raises(ValueError, match=r"above this server's limit of 0\.6"):
             vllm.tokens(prompts[0], tokens=10**6)
+        few = [reference.tokens(prompt, Budget(tokens=1)) for prompt in prompts[:2]]
+        assert vllm.tokens(*prompts[:2], tokens=1) == few
         assert vllm.tokens(prompts[0], tokens=100) == [reference.tokens(prompts[0], Budget(tokens=100))]
 
 
