@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from omnisift import Pipeline
 from omnisift.errors import Damaged, MediaError, NotFound, NotReadable, TooBig
 from omnisift.inspector.collect import inspect_clip
-from omnisift.media.windows import CHANGED
+from omnisift.media.windows import CHANGED, WindowsUnavailable
+from omnisift.pipeline import windowed_clip
 from omnisift.pipeline.clip_sources import FileSource
 from omnisift.pipeline.windowed_clip import LONG_IMAGES, WindowedClip, open_clip
 from omnisift.world import SceneConfig, make_scene, write_clip
@@ -163,6 +164,24 @@ def test_files_are_answered_as_when_they_are_decoded_at_once(
     assert (windowed.text, windowed.report.tokens, windowed.report.source, windowed.report.notices) == (
         whole.text, whole.report.tokens, whole.report.source, whole.report.notices,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["open", "images"])
+def test_a_file_that_is_decoded_at_once_is_noted(
+    pipe_of: Callable[[str], Pipeline], clips: list[Path], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipe_of("nano").with_compressor("stvp", retain=0.25)
+    expected = pipe.ask(clips[0], QUESTION)
+    fail = raising(WindowsUnavailable("some images are missing"))
+    with windows_of(2, monkeypatch, long_images=8):
+        if place == "open":
+            monkeypatch.setattr(windowed_clip, "read_or_open", lambda *_, **__: fail())
+        else:
+            monkeypatch.setattr(FileSource, "images", fail)
+        answer = pipe.ask(clips[0], QUESTION)
+    assert (answer.text, answer.report.tokens) == (expected.text, expected.report.tokens)
+    added = set(answer.report.notices) - set(expected.report.notices)
+    assert added == {"decoded at once, which takes more memory: some images are missing"}
 
 
 def test_later_questions_read_their_own_tokens_and_other_methods_read_the_clip_again(

@@ -25,7 +25,7 @@ HELD = round(max(PADDING, SKEW) * SAMPLE_RATE) + 1
 
 
 class DecodingPass(Generic[D]):
-    """One pass over the packets of a file with one decoder, which goes on when asked."""
+    """One pass over the packets of a file with one decoder, one packet at each step."""
 
     def __init__(self, reader: ClipReader, make_decoder: Callable[[InputContainer], D | None]) -> None:
         """Prepare a pass; the first step opens the file.

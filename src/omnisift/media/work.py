@@ -41,7 +41,7 @@ class WorkBudget:
             )
 
     def pause(self) -> None:
-        """Stop counting the time; `resume` goes on."""
+        """Stop counting the time until `resume`."""
         self._paused_at = time.monotonic()
 
     def resume(self) -> None:

@@ -154,7 +154,7 @@ class Adapter(ABC):
 
     @property
     def audio_window(self) -> int | None:
-        """Frames of the spectrogram after which the audio encoder begins anew; None in families without audio."""
+        """Frames of the spectrogram that the audio encoder attends within; None in families without audio."""
         return None
 
     def rotary_positions(self, inputs: Mapping[str, Any]) -> Tensor:

@@ -159,13 +159,19 @@ def _open(host: Host, clip: MediaFile | Media, reading: Mapping[str, Any], longe
         on_samples, arguments = None if mel is None else mel.add, read_arguments(host.processor, reading)
         try:
             opened = read_or_open(clip, max(longest, LONG_IMAGES), on_samples=on_samples, **arguments)
-        except WindowsUnavailable:
-            opened = read_for(host.processor, clip, **reading)
+        except WindowsUnavailable as error:
+            opened = _decode_whole(host, clip, reading, error)
         if not isinstance(opened, Media):
             return FileSource(opened, mel, host.processor)
         found = heard_by(host.processor, opened)
     is_long = found.images is not None and len(found.images) > longest
     return DecodedSource(found, host.processor) if is_long else found
+
+
+def _decode_whole(host: Host, clip: MediaFile | Media, reading: Mapping[str, Any], reason: WindowsUnavailable) -> Media:
+    """The clip, decoded at once, with a warning that says why."""
+    media = read_for(host.processor, clip, **reading)
+    return replace(media, warnings=(*media.warnings, f"decoded at once, which takes more memory: {reason}"))
 
 
 class WindowedClip(EncodedClip):
@@ -276,9 +282,9 @@ class WindowedClip(EncodedClip):
         try:
             self._checked(source.media)
             kept = self._compress_source(row, compressor, encoding, source, timer)
-        except WindowsUnavailable:
+        except WindowsUnavailable as error:
             with timer("read"):
-                media = self._checked(read_for(self.host.processor, self._clip, **self._reading))
+                media = self._checked(_decode_whole(self.host, self._clip, self._reading, error))
             kept = self._compress_source(row, compressor, encoding, DecodedSource(media, self.host.processor), timer)
         finally:
             self.close()
