@@ -87,9 +87,18 @@ class Prompt:
 
         ``generate`` encodes first, and passes neither pixels nor grids on.
         """
-        output = (self.arguments.get("mm_encoder_outputs") or {}).get("video")
-        value: Tensor | None = getattr(output, _ATTRIBUTE, {}).get(name)
+        value: Tensor | None = getattr(self._encoded, _ATTRIBUTE, {}).get(name)
         return None if value is None else value.cpu()
+
+    @property
+    def encoded_sizes(self) -> list[int] | None:
+        """Tokens of each video that was encoded before this call; None if none was, or they are not split by video."""
+        features = getattr(self._encoded, "pooler_output", None)
+        return [len(part) for part in features] if isinstance(features, (list, tuple)) else None
+
+    @property
+    def _encoded(self) -> Any:
+        return (self.arguments.get("mm_encoder_outputs") or {}).get("video")
 
 
 class Adapter(ABC):
@@ -103,6 +112,8 @@ class Adapter(ABC):
     """Release of Transformers that has ``model_class``."""
     supplies: ClassVar[frozenset[str]] = frozenset()
     """Names of the `TokenStream.extras` that its `attention_probes` can provide."""
+    rotary_rows: ClassVar[int] = 1
+    """Rows of rotary positions: 3 where time, height and width have one each."""
     side_inputs: ClassVar[Mapping[str, Side]] = {}
     """How further arguments of the language model are cut. One that is not listed here is refused."""
     geometry: ClassVar[frozenset[str]] = frozenset()
@@ -230,7 +241,11 @@ class Adapter(ABC):
         Returns:
             What the language model takes: here [B, K] int64, or None.
         """
-        return cut_mask(cut, arguments.get("attention_mask"), arguments["inputs_embeds"].device)
+        device = arguments["inputs_embeds"].device
+        # Without mask and cache, a gap in one row of positions would read as the start of another packed sequence.
+        return (
+            cut.attention_mask(device) if self.rotary_rows == 1 else cut_mask(cut, arguments.get("attention_mask"), device)
+        )
 
     def extra_hooks(self, attachment: HasCut) -> list[OwnHook]:  # noqa: ARG002
         """Hook further modules. The attachment removes the hooks when it is detached."""

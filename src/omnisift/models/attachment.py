@@ -345,11 +345,12 @@ class Attachment:
                 self._replace_embeds(arguments, selection), selection, prompt.attention_mask, None
             )
         self.cut = cut = PromptCut.plan(keep, prompt.attention_mask)
-        position_ids = rotary_rows(self.position_ids, rows, length)
+        axes = self.adapter.rotary_rows
+        position_ids = rotary_rows(self.position_ids, rows, length, axes)
         in_clip = (stream.clip >= 0).view(rows, length)
         attention_mask = self.adapter.attention_mask(prompt, cut, arguments)
         cut_prompt = cut_arguments(arguments, cut, selection, position_ids, attention_mask, self.adapter.side_inputs)
-        self._unstored = CachedPrompt.of(cut, position_ids[-3:], in_clip, inputs_embeds.device)
+        self._unstored = CachedPrompt.of(cut, position_ids[-axes:], in_clip, inputs_embeds.device)
         return with_attention_bias(cut_prompt, selection, prompt.attention_mask, cut)
 
     def _replace_embeds(self, arguments: dict[str, Any], selection: Selection) -> dict[str, Any]:

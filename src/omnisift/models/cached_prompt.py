@@ -35,6 +35,8 @@ class CachedPrompt:
     """[B]: rotary position of the first new token, counted from the full prompt."""
     padding_mask: Tensor | None
     """[B, >= K] int64: 0 on padding in the cache; None without padding."""
+    rotary_rows: int = 3
+    """As `Adapter.rotary_rows`."""
 
     @classmethod
     def of(cls, cut: PromptCut, position_ids: Tensor, in_clip: Tensor, device: torch.device) -> CachedPrompt:
@@ -42,7 +44,7 @@ class CachedPrompt:
 
         Args:
             cut: how it was cut.
-            position_ids: [3, B, S] on the CPU, of the full prompt.
+            position_ids: [1 or 3, B, S] on the CPU, of the full prompt.
             in_clip: [B, S] bool on the CPU: tokens inside clips.
             device: of the language model.
         """
@@ -54,13 +56,19 @@ class CachedPrompt:
             dropped=cut.dropped.to(device, non_blocking=True),
             next_position=(last + 1).to(device, non_blocking=True),
             padding_mask=cut.attention_mask(device) if cut.padded else None,
+            rotary_rows=len(position_ids),
         )
 
-    def position_ids(self, cached: int, new: int) -> Tensor:
-        """[3, B, new]: rotary positions of the next ``new`` tokens when the cache holds ``cached``."""
+    def next_positions(self, cached: int, new: int) -> Tensor:
+        """[B, new]: positions of the next ``new`` tokens when the cache holds ``cached``; of text, so one row."""
         # Each cached token after the prompt has advanced the position by one.
         step = torch.arange(new, device=self.next_position.device) + (cached - self.width)
-        return (self.next_position.unsqueeze(1) + step).unsqueeze(0).expand(3, -1, -1)
+        return self.next_position.unsqueeze(1) + step
+
+    def position_ids(self, cached: int, new: int) -> Tensor:
+        """The same as hosts take them: [3, B, new], or [B, new] where positions have one row."""
+        positions = self.next_positions(cached, new)
+        return positions if self.rotary_rows == 1 else positions.expand(self.rotary_rows, -1, -1)
 
     def for_rows(self, rows: int) -> CachedPrompt:
         """Return the state of a cache whose rows were each repeated to ``rows`` (one prompt, several questions).

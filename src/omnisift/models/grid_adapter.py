@@ -12,20 +12,31 @@ from omnisift.errors import UnsupportedCall
 from omnisift.models.adapter import Adapter, Prompt
 from omnisift.models.attention_probe import AttentionProbe
 from omnisift.models.encoder_probes import AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME, AudioProbe, VideoProbe
-from omnisift.models.layout import Layout, Places, lay_out, repeated_videos
+from omnisift.models.layout import (
+    Layout,
+    Places,
+    audio_in_order,
+    audio_in_runs,
+    lay_out,
+    repeated_videos,
+)
 from omnisift.tokens import Modality
 
 
 class GridAdapter(Adapter):
     """Reads clips from ``video_grid_thw``, however timestamps split them, and audio from the runs that it shares."""
 
+    rotary_rows: ClassVar[int] = 3
     geometry: ClassVar[frozenset[str]] = frozenset({"grid_thw"})
     supplies: ClassVar[frozenset[str]] = frozenset({AUDIO_CLIP, AUDIO_WINDOW, VIDEO_FRAME})
     audio_probe: ClassVar[type[AudioProbe] | None] = None
     """Reads the attention of the audio encoder; None for families without audio, where it is zero on all tokens."""
     seconds_argument: ClassVar[str | None] = None
     """Argument of the host with the seconds of a frame, one for each video. Where there is none, it is
-    `Attachment.frame_seconds`; without that a frame counts as a second, and only the order of frames matters."""
+    `Attachment.frame_seconds`; without that the frames of a video share the time of its audio, or a frame counts as a
+    second where there is none, and only the order of frames matters."""
+    audio_apart: ClassVar[bool] = False
+    """Whether the audio of a video follows it as an item of its own; else it lies in one run with the video."""
 
     def layout(self, prompt: Prompt) -> Layout:
         """Lay the video tokens on their grids."""
@@ -35,9 +46,11 @@ class GridAdapter(Adapter):
             return self.layout_without_grids(prompt)
         videos = repeated_videos(grids.prod(dim=1), is_video.sum(dim=1))
         places = Places.in_grids(int(is_video.sum()), grids[videos])
-        seconds = self.step_seconds(prompt, len(grids))[videos]
+        owner = (audio_in_order if self.audio_apart else audio_in_runs)(prompt.modality, places)
+        seconds = self.known_seconds(prompt, len(grids))
+        seconds = self._even_seconds(owner, grids[videos]) if seconds is None else seconds[videos]
         time = self.frame_time(places.frame, seconds[places.clip])
-        return lay_out(prompt.modality, places, time, self.audio_step, compress_audio=prompt.compress_audio)
+        return lay_out(prompt.modality, places, time, owner, self.audio_step, compress_audio=prompt.compress_audio)
 
     def layout_without_grids(self, prompt: Prompt) -> Layout:  # noqa: ARG002
         """Return the layout of a prompt whose grids are unknown, where something else tells it."""
@@ -85,16 +98,19 @@ class GridAdapter(Adapter):
         return patches // torch.tensor([1, merge, merge])
 
     def step_seconds(self, prompt: Prompt, count: int) -> Tensor:
-        """[V] float32: seconds of a frame of each of ``count`` videos."""
-        if not count:
-            return torch.ones(0)
+        """[V] float32: seconds of a frame of each of ``count`` videos, one where they are unknown."""
+        seconds = self.known_seconds(prompt, count)
+        return torch.ones(count) if seconds is None else seconds
+
+    def known_seconds(self, prompt: Prompt, count: int) -> Tensor | None:
+        """[V] float32: seconds of a frame of each of ``count`` videos; None if the call does not say."""
         seconds = None if self.seconds_argument is None else prompt.tensor(self.seconds_argument)
         if seconds is None and prompt.frame_seconds is not None:
             seconds = torch.tensor(prompt.frame_seconds, dtype=torch.float32)
             if not bool((seconds.isfinite() & (seconds > 0)).all()):
                 raise UnsupportedCall(f"frame_seconds must be above 0, got {list(prompt.frame_seconds)}: correct it")
-        if seconds is None:
-            return torch.ones(count)
+        if seconds is None or not count:
+            return None
         # `generate` repeats each value for beams, but not the grids that its encoder ran with.
         values = seconds.float().flatten()
         times, rest = divmod(len(values), count)
@@ -102,3 +118,9 @@ class GridAdapter(Adapter):
             name = self.seconds_argument or "frame_seconds"
             raise UnsupportedCall(f"{len(values)} {name} for {count} videos: pass one for each video")
         return values[::times]
+
+    def _even_seconds(self, owner: Tensor, grids: Tensor) -> Tensor:
+        """[W] float32: seconds of a frame of each clip, if its frames share the time of its audio; else one."""
+        counts = torch.bincount(owner[owner >= 0], minlength=len(grids))
+        even = counts * (self.audio_step / MICROSECONDS) / grids[:, 0].clamp(min=1)
+        return torch.where(counts > 0, even, 1.0) if self.audio_apart else torch.ones(len(grids))

@@ -105,22 +105,28 @@ def cut_arguments(
         UnsupportedCall: an argument has the length of the prompt and no rule.
     """
     inputs_embeds: Tensor = arguments["inputs_embeds"]
+    cut_positions = cut.position_ids(position_ids)
+    if len(cut_positions) == 1:
+        cut_positions = cut_positions[0]  # hosts with one row take [B, K]
     return {
         **arguments,
         **_cut_packing(cut, arguments),
         **cut_side_inputs(cut, arguments, side_inputs, selection.gate),
         "inputs_embeds": cut.inputs_embeds(inputs_embeds, selection),
-        "position_ids": cut.position_ids(position_ids).to(inputs_embeds.device, non_blocking=True),
+        "position_ids": cut_positions.to(inputs_embeds.device, non_blocking=True),
         "attention_mask": attention_mask,
     }
 
 
-def rotary_rows(position_ids: Tensor | None, rows: int, length: int) -> Tensor:
-    """[3 or 4, B, S]: the positions that a language model counts for itself where `read_positions` found fewer rows."""
+def rotary_rows(position_ids: Tensor | None, rows: int, length: int, wanted: int = 3) -> Tensor:
+    """[R, B, S]: the positions that a language model counts for itself where `read_positions` found fewer rows.
+
+    ``wanted`` is the number of rows of the family, `Adapter.rotary_rows`; R is that, or one more with a row of text.
+    """
     # Without positions the language model would count; the kept tokens must keep those of the full prompt.
     if position_ids is None:
         position_ids = torch.arange(length).expand(1, rows, -1)
-    return position_ids.expand(3, -1, -1) if len(position_ids) == 1 else position_ids
+    return position_ids.expand(wanted, -1, -1) if len(position_ids) == 1 else position_ids
 
 
 def cut_mask(cut: PromptCut, attention_mask: Any, device: torch.device) -> Tensor | None:
@@ -213,7 +219,7 @@ def _count_repeated(prompt: CachedPrompt, arguments: dict[str, Any], cached: int
     position_ids, new = arguments["position_ids"], arguments["input_ids"].shape[1]
     rotary = (position_ids.unsqueeze(0) if position_ids.ndim == 2 else position_ids[-3:])[..., -new:]
     # Tokens with positions before the end of the full prompt were read already.
-    early = rotary[0] < prompt.position_ids(cached, 1)[0].to(position_ids.device, non_blocking=True)
+    early = rotary[0] < prompt.next_positions(cached, 1).to(position_ids.device, non_blocking=True)
     attention_mask = arguments.get("attention_mask")
     if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
         early = early & (attention_mask[:, -new:] != 0)

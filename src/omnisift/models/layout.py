@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,27 +92,92 @@ def repeated_videos(sizes: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([(row == number).nonzero()[:, 0].repeat(times) for number in range(len(counts) // times)])
 
 
+def grouped_grids(grids: Tensor, sizes: Sequence[int], counts: Tensor) -> Tensor:
+    """Sum up the grids of an encoder that was called frame by frame.
+
+    Args:
+        grids: [n, 3] int64: frames, rows and columns of tokens of single frames.
+        sizes: tokens of each video of the batch, whose rows may have been repeated for beams after the encoder ran.
+        counts: [B] int64: video tokens of each row.
+
+    Returns:
+        [V, 3] int64: those of each video that was encoded.
+    """
+    videos = torch.tensor(list(sizes), dtype=torch.int64)
+    # Leave out the videos of repeated rows.
+    times = max(1, int(videos.sum()) // max(1, int(grids.prod(dim=1).sum())))
+    row = torch.searchsorted(counts.cumsum(0), videos.cumsum(0))
+    ends = videos[row % times == 0].cumsum(0)
+    # A frame belongs to the first video up to whose end there are as many tokens as up to its own.
+    owner = torch.searchsorted(ends, grids.prod(dim=1).cumsum(0)).clamp(max=len(ends) - 1)
+    frames = torch.zeros(len(ends), dtype=torch.int64).index_add_(0, owner, grids[:, 0])
+    first = torch.searchsorted(owner, torch.arange(len(ends))).clamp(max=len(grids) - 1)
+    return torch.cat([frames[:, None], grids[first, 1:]], dim=1)
+
+
+def audio_in_runs(modality: Tensor, places: Places) -> Tensor:
+    """Find the clip of each audio token where the audio of a video lies in one run with it.
+
+    Args:
+        modality: [B, S] int8 on the CPU: VIDEO and AUDIO on all placeholder tokens.
+        places: of the video tokens.
+
+    Returns:
+        [B, S] int64: number of the clip of each audio token; -1 on audio outside clips and on other tokens.
+    """
+    video, run = modality == Modality.VIDEO, _runs(modality != Modality.TEXT)
+    owner = torch.full((int(run.max()) + 2 if run.numel() else 1,), -1)
+    owner[run[video]] = places.clip
+    return torch.where(modality == Modality.AUDIO, owner[run], -1)
+
+
+def audio_in_order(modality: Tensor, places: Places) -> Tensor:
+    """Find the clip of each audio token where videos and audio lie apart.
+
+    The i-th audio of a row belongs to its i-th video. In a row that has not as many of both, audio is outside clips.
+
+    Args:
+        modality: as `audio_in_runs` takes it.
+        places: of the video tokens.
+
+    Returns:
+        As `audio_in_runs`.
+    """
+    video, run = modality == Modality.VIDEO, _runs(modality == Modality.AUDIO)
+    rows = torch.nonzero(video, as_tuple=True)[0]
+    owner = torch.full_like(run, -1)
+    for row in range(len(modality)):
+        clips, runs = places.clip[rows == row].unique(), run[row][run[row] >= 0].unique()
+        if len(clips) and len(clips) == len(runs):
+            heard = run[row] >= 0
+            owner[row, heard] = clips[torch.searchsorted(runs, run[row, heard])]
+    return owner
+
+
 def lay_out(
-    modality: Tensor, places: Places, frame_time: Tensor, audio_step: float, *, compress_audio: bool = False
+    modality: Tensor,
+    places: Places,
+    frame_time: Tensor,
+    owner: Tensor,
+    audio_step: float,
+    *,
+    compress_audio: bool = False,
 ) -> Layout:
-    """Lay out a batch in which the audio of a video lies in one run with it.
+    """Lay out a batch.
 
     Args:
         modality: [B, S] int8 on the CPU: VIDEO and AUDIO on all placeholder tokens.
         places: of the video tokens.
         frame_time: [N] int64: when the frame of each video token is, in microseconds.
+        owner: [B, S] int64: clip of each audio token, from `audio_in_runs` or `audio_in_order`.
         audio_step: microseconds from one audio token of a clip to the next.
         compress_audio: whether audio in a run without video is a clip of its own; else it is outside clips.
     """
     video = modality == Modality.VIDEO
-    run = _runs(modality)
-    # Audio belongs to the clip in whose run of media tokens it lies.
-    owner = torch.full((int(run.max()) + 2 if run.numel() else 1,), -1)
-    owner[run[video]] = places.clip
-    clip = torch.where(modality == Modality.AUDIO, owner[run], -1)
+    clip = owner.clone()
     clip[video] = places.clip
     if compress_audio:
-        clip = _with_plain_audio(clip, torch.where(modality == Modality.AUDIO, run, -1))
+        clip = _with_plain_audio(clip, _runs(modality == Modality.AUDIO))
     position = torch.zeros(3, *clip.shape, dtype=torch.int64)
     position[:, video] = torch.stack([frame_time, places.row, places.column])
     # Audio tokens of one clip follow one another at a fixed rate.
@@ -123,9 +188,8 @@ def lay_out(
     return Layout(modality, clip, position)
 
 
-def _runs(modality: Tensor) -> Tensor:
-    """[B, S] int64: number of the run of media tokens, which ends with its row; -1 on other tokens."""
-    media = modality != Modality.TEXT
+def _runs(media: Tensor) -> Tensor:
+    """[B, S] int64: number of the run of True, which ends with its row; -1 on other tokens."""
     starts = media.clone()
     starts[:, 1:] &= ~media[:, :-1]
     return torch.where(media, (starts.flatten().cumsum(0) - 1).view_as(media), -1)
