@@ -138,6 +138,12 @@ class Family:
     """Whether video and audio take turns of two seconds, rather than follow time frame by frame."""
     stateful: bool = False
     """Whether layers have a state instead of keys that can be masked."""
+    mixes: bool = True
+    """Whether the host reads an image and a video in one call."""
+    beams: bool = True
+    """Whether the host generates with beams for a prompt with video."""
+    kernel: str | None = "sdpa"
+    """Of the attention; None for hosts with parts that refuse it."""
     tolerance: float = 5e-5
     """Largest difference of logits, whose own size is about 5. A stateful host's padded batch differs from its own
     single prompts by 3e-4 and its cached steps from its own plain pass by 2e-4, with nothing attached."""
@@ -149,7 +155,7 @@ class Family:
         """The random host in float32, which never emits the end token."""
         torch.manual_seed(0)
         kind = getattr(transformers, adapter_class(self.model_type).model_class)
-        model = kind._from_config(self.config(), attn_implementation="sdpa")
+        model = kind._from_config(self.config(), attn_implementation=self.kernel)
         generation = model.generation_config
         generation.pad_token_id, generation.eos_token_id = PAD, None
         generation.suppress_tokens = list(range(FIRST_WORD))
@@ -191,6 +197,12 @@ class Family:
             arguments["mm_token_type_ids"] = inputs["mm_token_type_ids"]
         result: Tensor = core.get_rope_index(inputs["input_ids"], **arguments)[0]
         return result
+
+    def seen(self, keep: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """[B, S, S] bool for each kind of layer: which tokens a query sees if only ``keep`` [B, S] are there."""
+        length = keep.shape[1]
+        full = torch.ones(length, length).tril().bool() & keep[:, None, :]
+        return {"full_attention": full | torch.eye(length).bool()}  # no query is left without a key
 
     def _ids(self, row: Row) -> list[int]:
         ids: list[int] = []

@@ -85,11 +85,11 @@ def expected_logits(
 
 def _masked(family: Family, model: Any, inputs: dict[str, Any], keep: Tensor) -> Tensor:
     """At full length, with a mask in which no query sees a dropped token."""
-    length = keep.shape[1]
-    seen = torch.ones(length, length).tril().bool() & (keep & inputs["attention_mask"].bool())[:, None, :]
-    seen |= torch.eye(length).bool()  # no query is left without a key
-    mask = torch.zeros(len(keep), 1, length, length).masked_fill(~seen[:, None], torch.finfo(torch.float32).min)
+    seen = family.seen(keep & inputs["attention_mask"].bool(), inputs)
+    mask: Any = {kind: torch.zeros(part.shape).masked_fill(~part, torch.finfo(torch.float32).min)[:, None]
+                 for kind, part in seen.items()}  # fmt: skip
     positions = family.positions(model, inputs)
+    mask = mask if len(mask) > 1 else mask["full_attention"]
     logits: Tensor = model(**{**inputs, "attention_mask": mask}, position_ids=positions, use_cache=False).logits
     return logits
 
@@ -108,7 +108,7 @@ def _row_by_row(family: Family, model: Any, inputs: dict[str, Any], keep: Tensor
         places = [place for place in range(keep.shape[1]) if keep[row, place] and inputs["attention_mask"][row, place]]
         states = language_model(
             inputs_embeds=given["inputs_embeds"][row : row + 1, places],
-            position_ids=family.positions(model, inputs)[:, row : row + 1, places],
+            position_ids=family.positions(model, inputs)[..., row : row + 1, places],
             attention_mask=torch.ones(1, len(places)).long(),
             use_cache=False,
         )

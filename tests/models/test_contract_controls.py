@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from tests.helpers.contract import made
-from tests.helpers.families import FAMILIES, Family
+from tests.helpers.families import Family
 from tests.helpers.family_contract import QUARTER, THREE, apart, expected_logits, host, read
 from tests.helpers.models import WIDTH
+from tests.helpers.more_families import FAMILIES
 
 import omnisift
 from omnisift.errors import UnsupportedCall
@@ -19,7 +20,7 @@ from omnisift.models.side_inputs import cut_side_inputs
 
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
 with_side_inputs = pytest.mark.parametrize(
-    "family", [family for name, family in FAMILIES.items() if adapter_class(name).side_inputs], ids=str
+    "family", [family for family in FAMILIES.values() if adapter_class(family.model_type).side_inputs], ids=str
 )
 
 

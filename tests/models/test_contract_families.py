@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tests.helpers.contract import METHODS
-from tests.helpers.families import FAMILIES, Clip, Family, Row
+from tests.helpers.families import Clip, Family, Row
 from tests.helpers.family_contract import (
     ALL,
     THREE,
@@ -27,6 +27,7 @@ from tests.helpers.family_contract import (
     write_found,
 )
 from tests.helpers.models import FIRST_WORD, Image
+from tests.helpers.more_families import FAMILIES
 from torch import Tensor
 
 import omnisift
@@ -62,6 +63,15 @@ def written() -> Iterator[None]:
         write_found(path)
 
 
+def is_refused_by_the_host(family: Family, kind: str) -> bool:
+    """Whether the host alone, without a compressor, fails on the prompts of this kind."""
+    if family.mixes or kind != "image between":
+        return False
+    with pytest.raises(ValueError, match="do not match"), torch.no_grad():
+        host(family)(**family.inputs(*KINDS[kind][0]))
+    return True
+
+
 def continued(inputs: dict[str, Any], new: Tensor) -> dict[str, Any]:
     """The prompt followed by text."""
     longer = {**inputs, "input_ids": torch.cat([inputs["input_ids"], new], dim=1)}
@@ -79,6 +89,8 @@ def continued(inputs: dict[str, Any], new: Tensor) -> dict[str, Any]:
 @each_kind
 @each_method
 def test_logits_are_those_of_the_host_that_sees_kept_tokens_only(family: Family, kind: str, method: str) -> None:
+    if is_refused_by_the_host(family, kind):
+        return
     model, (rows, pad) = host(family), KINDS[kind]
     inputs = family.inputs(*rows, pad=pad)
     logits, attachment, cut, merged = read(model, inputs, compressor(family, method))
@@ -94,6 +106,8 @@ def test_logits_are_those_of_the_host_that_sees_kept_tokens_only(family: Family,
 @generated_kinds
 @each_method
 def test_each_cached_step_equals_a_pass_without_cache(family: Family, kind: str, method: str) -> None:
+    if is_refused_by_the_host(family, kind):
+        return
     model, inputs = host(family), family.inputs(*KINDS[kind][0])
     with omnisift.attach(model, compressor(family, method)):
         output = model.generate(
@@ -149,7 +163,7 @@ def test_keeping_everything_changes_no_bit_not_even_through_the_cut(
     family: Family, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = host(family)
-    for rows in (THREE[:1], KINDS["image between"][0], THREE):
+    for rows in (THREE[:1], *([KINDS["image between"][0]] if family.mixes else []), THREE):
         inputs = family.inputs(*rows)
         full, real = model(**inputs, use_cache=False).logits, inputs["attention_mask"].bool()
         with omnisift.attach(model, compressor(family, method, ALL)) as attachment:
@@ -168,6 +182,8 @@ def test_keeping_everything_changes_no_bit_not_even_through_the_cut(
 @each_family
 @each_kind
 def test_the_loss_is_that_of_the_kept_tokens_and_gradients_reach_the_same_parameters(family: Family, kind: str) -> None:
+    if is_refused_by_the_host(family, kind):
+        return
     rows, pad = KINDS[kind]
     model, inputs = host(family), family.inputs(*rows, pad=pad)
     real = inputs["attention_mask"].bool()
@@ -218,8 +234,14 @@ def test_static_caches_and_beams_give_the_same_answers(family: Family, method: s
 
     # With nothing attached, the states of Qwen3.5 do not follow its beams up to 5.20, and where a row has two sounds
     # `generate` hands those of one beam to another.
-    host_agrees = beams_agree()
-    assert host_agrees or family.stateful or (family.audio_rate and kind == "two clips")
+    # The placeholders of GLM's videos are none of those that it counts for beams.
+    if family.beams:
+        host_agrees = beams_agree()
+        assert host_agrees or family.stateful or (family.audio_rate and kind == "two clips")
+    else:
+        host_agrees = False
+        with pytest.raises((RuntimeError, ValueError), match="non-empty list"):
+            beams_agree()
     with omnisift.attach(model, compressor(family, method)):
         answers = model.generate(**options)
         if host_agrees:
@@ -267,4 +289,4 @@ def test_every_method_on_one_family(name: str) -> None:
 
 
 def test_every_adapter_has_a_family_here() -> None:
-    assert {adapter_class(name) for name in FAMILIES} == set(ADAPTERS)
+    assert {adapter_class(family.model_type) for family in FAMILIES.values()} == set(ADAPTERS)

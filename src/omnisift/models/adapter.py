@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _ATTRIBUTE = "omnisift_geometry"
+_VISION_ENCODERS = ("visual", "vision_tower", "vision_model", "embed_vision")
+_AUDIO_ENCODERS = ("audio_tower", "embed_audio")
+"""Names that hosts give to their encoders; those without encoders embed patches and pieces of the waveform."""
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
@@ -206,7 +209,11 @@ class Adapter(ABC):
             raise UnsupportedModel(
                 f"{type(model).__name__} has no language head or no language model: attach to {self.model_class}"
             )
-        return Parts(model, core, language_model, getattr(core, "visual", None), getattr(core, "audio_tower", None))
+        encoders = [
+            next((getattr(core, name) for name in names if getattr(core, name, None) is not None), None)
+            for names in (_VISION_ENCODERS, _AUDIO_ENCODERS)
+        ]
+        return Parts(model, core, language_model, *encoders)
 
     def modality(self, input_ids: Tensor, arguments: Mapping[str, Any] = _NO_ARGUMENTS) -> Tensor:
         """Classify the tokens of a prompt.
@@ -244,7 +251,9 @@ class Adapter(ABC):
         device = arguments["inputs_embeds"].device
         # Without mask and cache, a gap in one row of positions would read as the start of another packed sequence.
         return (
-            cut.attention_mask(device) if self.rotary_rows == 1 else cut_mask(cut, arguments.get("attention_mask"), device)
+            cut.attention_mask(device)
+            if self.rotary_rows == 1
+            else cut_mask(cut, arguments.get("attention_mask"), device)
         )
 
     def extra_hooks(self, attachment: HasCut) -> list[OwnHook]:  # noqa: ARG002

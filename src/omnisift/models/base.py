@@ -20,6 +20,9 @@ from omnisift.compressors.base import Compressor
 from omnisift.errors import CompressorError, UnsupportedModel, UsageError
 from omnisift.models.adapter import Adapter
 from omnisift.models.attachment import Attachment, check_unattached
+from omnisift.models.gemma4 import Gemma4Adapter, Gemma4UnifiedAdapter
+from omnisift.models.glm4v import Glm4vAdapter, Glm4vMoeAdapter, Glm46vAdapter, GlmOcrAdapter
+from omnisift.models.llava_onevision import LlavaOnevisionAdapter
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.models.qwen2_5_vl import Qwen2VLAdapter, Qwen25VLAdapter
 from omnisift.models.qwen3_5 import Qwen35Adapter, Qwen35MoeAdapter
@@ -39,6 +42,13 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     Qwen3VLMoeAdapter,
     Qwen35Adapter,
     Qwen35MoeAdapter,
+    Gemma4Adapter,
+    Gemma4UnifiedAdapter,
+    Glm4vAdapter,
+    Glm4vMoeAdapter,
+    Glm46vAdapter,
+    GlmOcrAdapter,
+    LlavaOnevisionAdapter,
 )
 """One adapter per model family: the only list of the models that the library knows."""
 

@@ -41,8 +41,12 @@ def read_mask(attention_mask: Any, rows: int, length: int) -> Tensor:
     Raises:
         UnsupportedCall: the mask is not causal, or of another form.
     """
-    # Transformers passes one mask per kind of layer in a dict; padding is the same in each.
-    for mask in attention_mask.values() if isinstance(attention_mask, dict) else [attention_mask]:
+    # Transformers passes one mask per kind of layer in a dict. That of layers with full attention tells the padding: in
+    # others the last query may not see the first token.
+    masks = [attention_mask]
+    if isinstance(attention_mask, dict):
+        masks = [attention_mask["full_attention"]] if "full_attention" in attention_mask else [*attention_mask.values()]
+    for mask in masks:
         if mask is None:
             continue
         if isinstance(mask, Tensor) and mask.ndim == 2:

@@ -125,7 +125,7 @@ def audio_in_runs(modality: Tensor, places: Places) -> Tensor:
     Returns:
         [B, S] int64: number of the clip of each audio token; -1 on audio outside clips and on other tokens.
     """
-    video, run = modality == Modality.VIDEO, _runs(modality != Modality.TEXT)
+    video, run = modality == Modality.VIDEO, run_numbers(modality != Modality.TEXT)
     owner = torch.full((int(run.max()) + 2 if run.numel() else 1,), -1)
     owner[run[video]] = places.clip
     return torch.where(modality == Modality.AUDIO, owner[run], -1)
@@ -143,11 +143,11 @@ def audio_in_order(modality: Tensor, places: Places) -> Tensor:
     Returns:
         As `audio_in_runs`.
     """
-    video, run = modality == Modality.VIDEO, _runs(modality == Modality.AUDIO)
+    video, run = modality == Modality.VIDEO, run_numbers(modality == Modality.AUDIO)
     rows = torch.nonzero(video, as_tuple=True)[0]
     owner = torch.full_like(run, -1)
     for row in range(len(modality)):
-        clips, runs = places.clip[rows == row].unique(), run[row][run[row] >= 0].unique()
+        clips, runs = torch.unique(places.clip[rows == row]), torch.unique(run[row][run[row] >= 0])
         if len(clips) and len(clips) == len(runs):
             heard = run[row] >= 0
             owner[row, heard] = clips[torch.searchsorted(runs, run[row, heard])]
@@ -177,7 +177,7 @@ def lay_out(
     clip = owner.clone()
     clip[video] = places.clip
     if compress_audio:
-        clip = _with_plain_audio(clip, _runs(modality == Modality.AUDIO))
+        clip = _with_plain_audio(clip, run_numbers(modality == Modality.AUDIO))
     position = torch.zeros(3, *clip.shape, dtype=torch.int64)
     position[:, video] = torch.stack([frame_time, places.row, places.column])
     # Audio tokens of one clip follow one another at a fixed rate.
@@ -188,8 +188,8 @@ def lay_out(
     return Layout(modality, clip, position)
 
 
-def _runs(media: Tensor) -> Tensor:
-    """[B, S] int64: number of the run of True, which ends with its row; -1 on other tokens."""
+def run_numbers(media: Tensor) -> Tensor:
+    """[B, S] int64: number of the run of True, counted over the batch; -1 elsewhere. A run ends with its row."""
     starts = media.clone()
     starts[:, 1:] &= ~media[:, :-1]
     return torch.where(media, (starts.flatten().cumsum(0) - 1).view_as(media), -1)
