@@ -14,7 +14,7 @@ from tests.helpers.more_families import FAMILIES
 
 import omnisift
 from omnisift.errors import UnsupportedCall
-from omnisift.models import adapter_class
+from omnisift.models import Adapter, adapter_class
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.models.side_inputs import cut_side_inputs
 
@@ -42,8 +42,10 @@ def _uncut(cut: PromptCut, arguments: dict[str, Any], rules: Any, gate: Any = No
 
 def _first_rows(cut: PromptCut, arguments: dict[str, Any], rules: Any, gate: Any = None) -> dict[str, Any]:
     """As many entries as there should be, but those of other tokens."""
-    found, name = cut_side_inputs(cut, arguments, rules), "deepstack_visual_embeds"
-    return {**found, name: [full[: len(part)] for part, full in zip(found[name], arguments[name], strict=True)]}
+    found = cut_side_inputs(cut, arguments, rules)
+    if (name := "deepstack_visual_embeds") in found:
+        return {**found, name: [full[: len(part)] for part, full in zip(found[name], arguments[name], strict=True)]}
+    return {**found, "per_layer_inputs": arguments["per_layer_inputs"][:, : cut.width]}
 
 
 @torch.no_grad()
@@ -75,3 +77,14 @@ def test_a_missing_rule_is_refused(family: Family, monkeypatch: pytest.MonkeyPat
             fault.setattr(adapter, "side_inputs", rules)
             with omnisift.attach(model, made("random", QUARTER, WIDTH)), pytest.raises(UnsupportedCall, match=name):
                 model(**inputs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gemma4-both-ways", "gemma4_unified"])
+def test_a_causal_mask_is_seen_where_frames_see_themselves_both_ways(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = FAMILIES[name]
+    model, inputs = host(family), family.inputs(*THREE)
+    monkeypatch.setattr(adapter_class(family.model_type), "attention_mask", Adapter.attention_mask)
+    logits, attachment, cut, _ = read(model, inputs, made("random", QUARTER, WIDTH))
+    assert attachment.last is not None
+    assert apart(logits, expected_logits(family, model, inputs, attachment.last.keep), cut) > 0.1
