@@ -81,7 +81,7 @@ def test_a_missing_rule_is_refused(family: Family, monkeypatch: pytest.MonkeyPat
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["gemma4-both-ways", "gemma4_unified"])
-def test_a_causal_mask_is_seen_where_frames_see_themselves_both_ways(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_causal_mask_is_seen_where_frames_see_both_ways(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     family = FAMILIES[name]
     model, inputs = host(family), family.inputs(*THREE)
     monkeypatch.setattr(adapter_class(family.model_type), "attention_mask", Adapter.attention_mask)

@@ -28,6 +28,8 @@ class Gemma4Adapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"gemma4"})
     model_class: ClassVar[str] = "Gemma4ForConditionalGeneration"
+    attn_implementation: ClassVar[str | None] = None
+    outputs_tokens: ClassVar[bool] = False
     rotary_rows: ClassVar[int] = 1
     side_inputs: ClassVar[Mapping[str, Side]] = {"per_layer_inputs": Side.TOKENS}
     geometry: ClassVar[frozenset[str]] = frozenset({"pixel_position_ids"})
