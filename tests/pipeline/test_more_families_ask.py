@@ -55,7 +55,9 @@ def test_the_command_answers_about_a_clip(folder_of: FolderOf, clips: list[Path]
     report = ask(folder_of(name), str(clips[0]), QUESTIONS[0])
     assert report["answer"]
     tokens = report["tokens"]
-    assert tokens["video_kept"] + tokens["audio_kept"] == pytest.approx(0.25 * (tokens["video"] + tokens["audio"]), abs=9)
+    assert tokens["video_kept"] + tokens["audio_kept"] == pytest.approx(
+        0.25 * (tokens["video"] + tokens["audio"]), abs=9
+    )
     assert (tokens["audio"] > 0) == (name in HEARING)
     notices = [notice for notice in report["notices"] if "audio is left out" not in notice]
     assert notices == []
@@ -95,9 +97,7 @@ def test_inputs_are_those_of_the_own_processor(folder_of: FolderOf, clips: list[
 
 @pytest.mark.parametrize("compressor", [None, "v_cast", pytest.param("evs", marks=pytest.mark.slow)])
 @each_family
-def test_a_batch_equals_single_calls(
-    folder_of: FolderOf, clips: list[Path], name: str, compressor: str | None
-) -> None:
+def test_a_batch_equals_single_calls(folder_of: FolderOf, clips: list[Path], name: str, compressor: str | None) -> None:
     """With clips of different lengths, of which LLaVA takes those of one length at a time."""
     pipe = omnisift.load(folder_of(name), compressor=compressor)
     media = [pipe.read(path) for path in clips]
@@ -124,7 +124,8 @@ def test_several_questions_on_one_encoded_clip(
     for answers in (one_by_one, together):
         assert [answer.text for answer in answers] == [answer.text for answer in expected]
         assert [answer.report.tokens for answer in answers] == [answer.report.tokens for answer in expected]
-    assert one_by_one[1].report.cached_tokens > 0
+    # Where tokens of a frame see each other, the beginning of a prompt is not held.
+    assert (one_by_one[1].report.cached_tokens > 0) == (name != "gemma4_unified")
 
 
 @each_family
@@ -172,7 +173,8 @@ def test_audio_alone_is_kept_or_compressed(folder_of: FolderOf, clips: list[Path
 
 def test_models_without_audio_refuse_audio_alone(folder_of: FolderOf, clips: list[Path]) -> None:
     pipe = omnisift.load(folder_of("llava_onevision"), compressor=None)
-    media = replace(pipe.read(clips[0]), images=None, times=None, indices=None, fps=None)
+    silent = replace(pipe.read(clips[0]), images=None, times=None, indices=None, fps=None)
+    media = replace(silent, waveform=np.zeros(16000, np.float32))
     with pytest.raises(NoVideo, match="audio alone"):
         pipe.ask(media, QUESTIONS[0])
 
@@ -195,12 +197,13 @@ def test_a_processor_of_another_model_is_refused(folder_of: FolderOf, tmp_path: 
 
 
 @each_family
-def test_what_encoders_would_have_to_give_is_refused_by_name(folder_of: FolderOf, name: str) -> None:
+def test_what_encoders_would_have_to_give_is_refused_by_name(folder_of: FolderOf, clips: list[Path], name: str) -> None:
+    pipe = omnisift.load(folder_of(name), compressor="visionzip")
     if adapter_class(name).supplies:
-        assert omnisift.load(folder_of(name), compressor="visionzip").compressor is not None
+        assert pipe.ask(clips[0], QUESTIONS[0], max_new_tokens=1).report.tokens.video_kept > 0
         return
     with pytest.raises(omnisift.OmniSiftError, match="needs .*video_attention"):
-        omnisift.load(folder_of(name), compressor="visionzip")
+        pipe.ask(clips[0], QUESTIONS[0])
 
 
 @each_family

@@ -171,6 +171,11 @@ class Adapter(ABC):
         return 0
 
     @property
+    def is_causal(self) -> bool:
+        """Whether no token of a prompt sees a later one, so that its beginning can be read without the rest."""
+        return True
+
+    @property
     def audio_window(self) -> int | None:
         """Frames of the spectrogram that the audio encoder attends within; None in families without audio."""
         return None

@@ -45,6 +45,11 @@ class Gemma4Adapter(GridAdapter):
         return 40_000.0
 
     @property
+    def is_causal(self) -> bool:
+        """Whether the tokens of a frame see only those before them. In larger models they see each other."""
+        return bool(self.config.get_text_config().use_bidirectional_attention != "vision")
+
+    @property
     def _kernel(self) -> int:
         """Patches along one side of a token."""
         return int(self.config.vision_config.pooling_kernel_size)
@@ -72,9 +77,8 @@ class Gemma4Adapter(GridAdapter):
     def attention_mask(self, prompt: Prompt, cut: PromptCut, arguments: Mapping[str, Any]) -> Any:
         """Return [B, K]; or the masks in which the kept tokens of a frame see each other, where the host has them."""
         mask = super().attention_mask(prompt, cut, arguments)
-        text = self.config.get_text_config()
-        types = prompt.arguments.get("mm_token_type_ids")
-        if text.use_bidirectional_attention != "vision" or types is None:
+        text, types = self.config.get_text_config(), prompt.arguments.get("mm_token_type_ids")
+        if self.is_causal or types is None:
             return mask
         host: Any = sys.modules[type(self.parts.core).__module__]
         embeds = arguments["inputs_embeds"][:, : cut.width]

@@ -223,9 +223,10 @@ def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> lis
 
     Calls that run the encoders come first, with the first question about each clip that is not encoded yet; then those
     that reuse the embeddings; then those whose prompts the clips hold, or will hold after the others. Transformers has
-    one audio switch per call, so a call has clips of equal modalities. Short prompts are called alone.
+    one audio switch per call, so a call has clips of equal modalities, and of equally many frames for hosts that take
+    one tensor of frames for all. Short prompts are called alone.
     """
-    calls: dict[tuple[int, bool, bool, int], list[int]] = {}
+    calls: dict[tuple[int, bool, bool, int, int], list[int]] = {}
     encoding: list[EncodedClip] = []
     holding: set[tuple[int, Key | None]] = set()
     for index, row in enumerate(rows):
@@ -238,7 +239,9 @@ def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> lis
             elif row.key is not None:
                 holding.add(held)
         alone = -1 if row.short is None else index
-        calls.setdefault((step, row.media.has_video, row.media.has_audio, alone), []).append(index)
+        pixels = row.inputs.get("pixel_values_videos")
+        frames = pixels.shape[1] if isinstance(pixels, Tensor) and pixels.ndim == 5 else -1
+        calls.setdefault((step, row.media.has_video, row.media.has_audio, frames, alone), []).append(index)
     return [calls[key] for key in sorted(calls)]
 
 

@@ -236,7 +236,7 @@ def around_clip(processor: Any, media: Media, text: str) -> tuple[str, str]:
 def _conversation(processor: Any, media: Media, question: str, system: str | None) -> list[dict[str, Any]]:
     kinds = ["video" if media.has_video else "audio"]
     if ClipFormat.of(processor).audio_apart and media.has_audio:
-        kinds = ["video"] * media.has_video + ["audio"] * len(_audio_items(media))
+        kinds = ["video"] * media.has_video + ["audio"] * len(audio_items(media))
     content = [*({"type": kind, kind: "-"} for kind in kinds), {"type": "text", "text": question}]
     user: dict[str, Any] = {"role": "user", "content": content}
     if system is None:
@@ -254,7 +254,7 @@ def media_arguments(processor: Any, media: Media) -> dict[str, Any]:
         scaling: dict[str, Any] = {} if layout.scaled_pixels is not None else {"do_resize": False}
         arguments["videos_kwargs"] = {"do_sample_frames": False, **scaling, **_frame_rate(processor, media)}
     if media.waveform is not None:
-        arguments["audio"] = _audio_items(media) if layout.audio_apart else [media.waveform]
+        arguments["audio"] = audio_items(media) if layout.audio_apart else [media.waveform]
         # By default the feature extractor silently cuts audio at its own chunk length.
         arguments["audio_kwargs"] = {"truncation": False, **own_length(processor, len(media.waveform))}
     if media.has_video and media.has_audio and not layout.audio_apart:
@@ -262,7 +262,7 @@ def media_arguments(processor: Any, media: Media) -> dict[str, Any]:
     return arguments
 
 
-def _audio_items(media: Media) -> list[Any]:
+def audio_items(media: Media) -> list[Any]:
     """The waveform in items of at most `MAX_AUDIO_SECONDS`."""
     wave, most = media.waveform, MAX_AUDIO_SECONDS * SAMPLE_RATE
     return [] if wave is None else [wave[start : start + most] for start in range(0, len(wave), most)]
