@@ -18,10 +18,10 @@ _GEMMA = {
 }  # fmt: skip
 _GLM = ["<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"]
 _LLAVA = ["<image>", "<video>"]
-NAMES = ["gemma4", "gemma4_unified", "glm46v", "llava_onevision"]
+NAMES = ["gemma4", "gemma4_unified", "glm46v", "glm4v", "glm4v_moe", "glm_ocr", "llava_onevision"]
 
 
-def save_more(name: str, folder: Path) -> Path:
+def save_more(name: str, folder: Path, *, hears: bool = True) -> Path:
     """Save a model of the family called ``name`` in NAMES and its processor in ``folder``."""
     processor, config = _MAKERS[name](_tokenizer(name)), FAMILIES[name].config()
     tokenizer = processor.tokenizer
@@ -42,10 +42,12 @@ def save_more(name: str, folder: Path) -> Path:
         config.vision_config.pooling_kernel_size = 3
         if name == "gemma4_unified":
             config.audio_config.audio_embed_dim = 640
-    if name == "glm46v":
+    if name.startswith("glm"):
         config.vision_config.patch_size = 14
         config.image_start_token_id = tokenizer.convert_tokens_to_ids("<|begin_of_image|>")
         config.image_end_token_id = tokenizer.convert_tokens_to_ids("<|end_of_image|>")
+    if not hears:
+        config.audio_config = None
     model = replace(FAMILIES[name], config=lambda: config).model()
     generation = model.generation_config
     generation.pad_token_id, generation.suppress_tokens = tokenizer.pad_token_id, list(tokenizer.all_special_ids)
@@ -62,7 +64,7 @@ def _tokenizer(name: str) -> Any:
     if name.startswith("gemma"):
         tokens = [*_GEMMA.values(), "<bos>"]
         extra = {"bos_token": "<bos>", "extra_special_tokens": {f"{kind}_token": mark for kind, mark in _GEMMA.items()}}
-    if name == "glm46v":
+    if name.startswith("glm"):
         tokens = _GLM
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=words.backend_tokenizer, padding_side="left", **kinds, **extra
@@ -93,13 +95,15 @@ def _gemma(kind: str) -> Callable[[Any], Any]:
     return make
 
 
-def _glm46v(tokenizer: Any) -> Any:
-    return transformers.Glm46VProcessor(
-        transformers.Glm46VImageProcessor(),
-        tokenizer,
-        transformers.Glm46VVideoProcessor(),
-        chat_template=_template("<|begin_of_video|><|video|><|end_of_video|>"),
-    )
+def _glm(kind: str) -> Callable[[Any], Any]:
+    def make(tokenizer: Any) -> Any:
+        image, video, processor = (
+            getattr(transformers, f"{kind}{part}") for part in ("ImageProcessor", "VideoProcessor", "Processor")
+        )
+        template = _template("<|begin_of_video|><|video|><|end_of_video|>")
+        return processor(image(), tokenizer, video(), chat_template=template)
+
+    return make
 
 
 def _llava(tokenizer: Any) -> Any:
@@ -117,6 +121,9 @@ def _llava(tokenizer: Any) -> Any:
 _MAKERS: dict[str, Callable[[Any], Any]] = {
     "gemma4": _gemma("Gemma4"),
     "gemma4_unified": _gemma("Gemma4Unified"),
-    "glm46v": _glm46v,
+    "glm46v": _glm("Glm46V"),
+    "glm4v": _glm("Glm4v"),
+    "glm4v_moe": _glm("Glm46V"),
+    "glm_ocr": _glm("Glm46V"),
     "llava_onevision": _llava,
 }

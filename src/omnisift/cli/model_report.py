@@ -20,8 +20,9 @@ def show_diagnosis(console: Console, found: Diagnosis) -> None:
         table.add_row(Text(label, style="dim"), Text(words))
     console.print(table)
     console.print()
-    console.print(_memory(found))
-    console.print()
+    if found.needs:
+        console.print(_memory(found))
+        console.print()
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     for label, words in _uses(found):
         table.add_row(Text(label, style="dim"), Text(words))
@@ -74,7 +75,9 @@ def _uses(found: Diagnosis) -> list[tuple[str, str]]:
     if found.with_selector:
         there = {
             True: "this folder has one",
-            False: "this folder has none: omnisift distill makes one, --selector FOLDER uses it",
+            False: "this folder has none: "
+            + ("omnisift distill makes one, " if "distill" in found.commands else "")
+            + "--selector FOLDER uses it",
             None: "of the checkpoint, or --selector FOLDER",
         }[found.selector_here]
         uses.append(("with a selector", f"{', '.join(found.with_selector)}; {there}"))
@@ -84,5 +87,5 @@ def _uses(found: Diagnosis) -> list[tuple[str, str]]:
         uses.append(("refused", f"{', '.join(found.refused)}: {reason}"))
     uses.append(("commands", ", ".join(found.commands)))
     if found.other_commands:
-        uses.append(("not with it", f"{', '.join(found.other_commands)}: Qwen2.5-Omni only"))
+        uses.append(("not with it", f"{', '.join(found.other_commands)}: see docs/models.md"))
     return uses

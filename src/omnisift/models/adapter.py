@@ -115,6 +115,10 @@ class Adapter(ABC):
     """Release of Transformers that has ``model_class``."""
     attn_implementation: ClassVar[str | None] = "sdpa"
     """That `omnisift.load` asks for by default; None leaves the choice to Transformers."""
+    is_loaded: ClassVar[bool] = False
+    """Whether `omnisift.load` knows the family's processor; `omnisift.attach` needs none."""
+    is_counted: ClassVar[bool] = False
+    """Whether `omnisift profile` counts what a prompt costs, and training was tried with the family."""
     outputs_tokens: ClassVar[bool] = True
     """Whether what the encoders return has one entry for each token, so that it can be kept for another prompt."""
     supplies: ClassVar[frozenset[str]] = frozenset()

@@ -28,6 +28,7 @@ class Gemma4Adapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"gemma4"})
     model_class: ClassVar[str] = "Gemma4ForConditionalGeneration"
+    is_loaded: ClassVar[bool] = True
     attn_implementation: ClassVar[str | None] = None
     outputs_tokens: ClassVar[bool] = False
     rotary_rows: ClassVar[int] = 1
@@ -43,6 +44,10 @@ class Gemma4Adapter(GridAdapter):
     def audio_step(self) -> float:
         """A token is of 40 ms."""
         return 40_000.0
+
+    def audio_tokens(self, mel_frames: int) -> int:
+        """Return the number of audio tokens: one for each four frames of a spectrogram; 0 without an audio encoder."""
+        return 0 if self.config.audio_config is None else -(-mel_frames // 4)
 
     @property
     def is_causal(self) -> bool:

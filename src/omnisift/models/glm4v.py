@@ -25,6 +25,8 @@ class Glm4vAdapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"glm4v"})
     model_class: ClassVar[str] = "Glm4vForConditionalGeneration"
+    is_loaded: ClassVar[bool] = True
+    supplies: ClassVar[frozenset[str]] = frozenset()
     times_in_words: ClassVar[bool] = True
 
     def modality(self, input_ids: Tensor, arguments: Mapping[str, Any] = {}) -> Tensor:

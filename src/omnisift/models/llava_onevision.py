@@ -24,6 +24,7 @@ class LlavaOnevisionAdapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"llava_onevision"})
     model_class: ClassVar[str] = "LlavaOnevisionForConditionalGeneration"
+    is_loaded: ClassVar[bool] = True
     outputs_tokens: ClassVar[bool] = False
     rotary_rows: ClassVar[int] = 1
     geometry: ClassVar[frozenset[str]] = frozenset()

@@ -28,6 +28,8 @@ class Qwen25OmniAdapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_omni", "qwen2_5_omni_thinker"})
     model_class: ClassVar[str] = "Qwen2_5OmniThinkerForConditionalGeneration"
+    is_loaded: ClassVar[bool] = True
+    is_counted: ClassVar[bool] = True
     seconds_argument: ClassVar[str | None] = "video_second_per_grid"
     min_frame_tokens: ClassVar[int] = 128
     audio_probe = PairedAudioProbe

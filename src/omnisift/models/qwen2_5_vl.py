@@ -16,6 +16,8 @@ class Qwen25VLAdapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_vl"})
     model_class: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"
+    is_loaded: ClassVar[bool] = True
+    is_counted: ClassVar[bool] = True
     seconds_argument: ClassVar[str | None] = "second_per_grid_ts"
     min_frame_tokens: ClassVar[int] = 4
 
@@ -25,4 +27,6 @@ class Qwen2VLAdapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_vl"})
     model_class: ClassVar[str] = "Qwen2VLForConditionalGeneration"
+    is_loaded: ClassVar[bool] = True
+    is_counted: ClassVar[bool] = True
     min_frame_tokens: ClassVar[int] = 4

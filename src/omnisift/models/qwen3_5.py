@@ -16,6 +16,8 @@ class Qwen35Adapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_5"})
     model_class: ClassVar[str] = "Qwen3_5ForConditionalGeneration"
+    is_loaded: ClassVar[bool] = True
+    is_counted: ClassVar[bool] = True
     times_in_words: ClassVar[bool] = True
     max_clip_pixels: ClassVar[int | None] = MAX_CLIP_PIXELS
 

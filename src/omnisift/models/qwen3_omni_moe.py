@@ -26,6 +26,8 @@ class Qwen3OmniMoeAdapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_omni_moe", "qwen3_omni_moe_thinker"})
     model_class: ClassVar[str] = "Qwen3OmniMoeThinkerForConditionalGeneration"
+    is_loaded: ClassVar[bool] = True
+    is_counted: ClassVar[bool] = True
     side_inputs: ClassVar[Mapping[str, Side]] = DEEPSTACK
     seconds_argument: ClassVar[str | None] = "video_second_per_grid"
     min_frame_tokens: ClassVar[int] = 128

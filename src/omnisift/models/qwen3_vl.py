@@ -24,6 +24,8 @@ class Qwen3VLAdapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_vl"})
     model_class: ClassVar[str] = "Qwen3VLForConditionalGeneration"
+    is_loaded: ClassVar[bool] = True
+    is_counted: ClassVar[bool] = True
     side_inputs: ClassVar[Mapping[str, Side]] = DEEPSTACK
     times_in_words: ClassVar[bool] = True
     max_clip_pixels: ClassVar[int | None] = MAX_CLIP_PIXELS

@@ -159,6 +159,9 @@ def load_weights(source: ModelSource, placement: Placement) -> Host:
     with quiet_transformers(keep_progress=not source.local_files_only):
         thinker = _load_thinker(source, placement)
         processor = read_processor(source.source, local_files_only=source.local_files_only)
+        # Models of Gemma 4 without an audio encoder have the processor of those with one.
+        if getattr(thinker.config, "audio_config", None) is None and hasattr(processor, "feature_extractor"):
+            processor.feature_extractor = None
         check_processor(processor, thinker.config, source.source)
         check_generation(thinker.generation_config, thinker.config.get_text_config().vocab_size, source.source)
         return Host(source.name, source.source, thinker, processor, placement.max_length)

@@ -21,6 +21,8 @@ from omnisift.utils.safetensors_files import INDEX, read_weight_map
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
+COUNTED_ONLY = ("profile --config", "advise", "distill", "train")
+"""Commands that take Qwen's families."""
 OMNI_ONLY = ("serve", "run --engine vllm")
 """Commands that take Qwen2.5-Omni only: those that run vLLM."""
 _DEPTHS = frozenset({"num_hidden_layers", "num_layers", "encoder_layers", "depth"})
@@ -75,9 +77,14 @@ def find_model(name: str) -> ModelSource:
     config = _read_config(source, local_files_only)
     model_type, where = config.get("model_type"), f"{source}/config.json"
     try:
-        adapter_class(model_type)
+        adapter = adapter_class(model_type)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{where}: {error}") from None
+    if not adapter.is_loaded:
+        raise UnsupportedModel(
+            f"{where}: the processor of model_type {model_type!r} is not known here: load the model with Transformers "
+            "and use omnisift.attach"
+        )
     _check_depths(config, where)
     # A saved config.json leaves out values that equal the class's defaults, so the class has to fill them in.
     with checkpoint_errors(where):
@@ -85,6 +92,24 @@ def find_model(name: str) -> ModelSource:
         host = getattr(loaded, "thinker_config", loaded)
         hidden_size = int(host.get_text_config().hidden_size)
     return ModelSource(name, source, str(model_type), hidden_size, local_files_only, host)
+
+
+def check_counted(model_type: str, name: str, what: str) -> None:
+    """Check that costs of a family are known and that it can be trained.
+
+    Args:
+        model_type: of the family.
+        name: of the model, for the message.
+        what: the command.
+
+    Raises:
+        UnsupportedModel: they aren't.
+    """
+    if not adapter_class(model_type).is_counted:
+        raise UnsupportedModel(
+            f"{what} knows the Qwen families, and {name} has model_type {model_type!r}: `omnisift doctor --model` says "
+            "what works with a model"
+        )
 
 
 def takes_every_command(model_type: str) -> bool:

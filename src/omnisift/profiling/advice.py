@@ -19,7 +19,7 @@ from omnisift.media import MediaFile, read
 from omnisift.models import adapter_class
 from omnisift.pipeline.clip_format import frame_limits
 from omnisift.pipeline.loading import read_processor
-from omnisift.pipeline.model_source import find_model
+from omnisift.pipeline.model_source import check_counted, find_model
 from omnisift.profiling.shape import PromptShape, prompt_shape, token_side
 from omnisift.profiling.sizes import NAMES, host_config
 from omnisift.utils.parsing import is_text, shown
@@ -124,6 +124,7 @@ class _Host:
         if model in NAMES:
             return cls(host_config(model))
         source = find_model(model)
+        check_counted(source.model_type, model, "advise")
         # A limit on the clip as a whole belongs to the family, which `prompt_shape` knows.
         if adapter_class(source.model_type).max_clip_pixels is not None:
             return cls(source.config)

@@ -23,7 +23,7 @@ from omnisift.pipeline.context import context_length
 from omnisift.pipeline.devices import resolve_device, resolve_dtype
 from omnisift.pipeline.loading import has_selector, read_processor
 from omnisift.pipeline.method import resolve_compressor
-from omnisift.pipeline.model_source import OMNI_ONLY, ModelSource, find_model, takes_every_command
+from omnisift.pipeline.model_source import COUNTED_ONLY, OMNI_ONLY, ModelSource, find_model, takes_every_command
 from omnisift.profiling.analytic import cache_bytes, count, weight_bytes
 from omnisift.profiling.shape import prompt_shape
 from omnisift.utils.checkpoint_files import checkpoint_errors
@@ -32,7 +32,7 @@ from omnisift.utils.names import AUTO
 MINUTE, RETAIN = 60.0, 0.25
 """The clip and the budget of the report: a minute of 1080p, sampled as `Pipeline.ask` does."""
 _SIZES = {"bfloat16": 2, "float32": 4}
-_COMMANDS = ("ask", "chat", "run", "inspect", "ui", "profile", "eval", "distill", "train")
+_COMMANDS = ("ask", "chat", "run", "inspect", "ui", "profile", "eval")
 """Commands that take every family."""
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -91,6 +91,7 @@ class Diagnosis:
     memory: int | None
     """Bytes of the device; None if unknown."""
     needs: list[Need]
+    """Empty for families whose prompts can't be counted."""
     methods: list[str]
     """Methods that need nothing else."""
     with_selector: list[str]
@@ -129,11 +130,12 @@ def diagnose(model: str) -> Diagnosis:
         check_values(source.config, Path(source.source) / "config.json")
         weights = weight_bytes(source.config)
         context = context_length(source.config)
-        needs = _needs(source.config, weights // 2, memory, context)
+        needs = _needs(source.config, weights // 2, memory, context) if adapter.is_counted else []
         hears = adapter.without_model(source.config).audio_tokens(100) > 0
     missing = {name: sorted(method.needs - adapter.supplies) for name, method in COMPRESSORS.items()}
     usable = [name for name in COMPRESSORS if not missing[name]]
-    every = takes_every_command(source.model_type)
+    counted = COUNTED_ONLY if adapter.is_counted else ()
+    every = OMNI_ONLY if takes_every_command(source.model_type) else ()
     return Diagnosis(
         model=model,
         model_type=source.model_type,
@@ -154,8 +156,8 @@ def diagnose(model: str) -> Diagnosis:
         methods=[name for name in usable if not needs_selector(name)],
         with_selector=[name for name in usable if needs_selector(name)],
         refused={name: needed for name, needed in missing.items() if needed},
-        commands=[*_COMMANDS, *(OMNI_ONLY if every else ())],
-        other_commands=[] if every else list(OMNI_ONLY),
+        commands=[*_COMMANDS, *counted, *every],
+        other_commands=[name for name in (*COUNTED_ONLY, *OMNI_ONLY) if name not in (*counted, *every)],
     )
 
 

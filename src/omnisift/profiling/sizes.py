@@ -13,7 +13,7 @@ from typing import Any
 from omnisift.errors import UsageError
 from omnisift.models import model_class
 from omnisift.pipeline.checkpoint_checks import check_values
-from omnisift.pipeline.model_source import find_model
+from omnisift.pipeline.model_source import check_counted, find_model
 from omnisift.profiling.analytic import count, weight_bytes
 from omnisift.profiling.shape import prompt_shape
 from omnisift.utils.checkpoint_files import checkpoint_errors
@@ -122,7 +122,9 @@ def host_config(name: str) -> Any:
 
 def _read(folder: str) -> Any:
     """The configuration in a checkpoint's folder, with which a clip can be counted."""
-    config, path = find_model(folder).config, Path(folder) / "config.json"
+    source = find_model(folder)
+    check_counted(source.model_type, folder, "profile --config")
+    config, path = source.config, Path(folder) / "config.json"
     with checkpoint_errors(path):
         check_values(config, path)
         weight_bytes(config)

@@ -22,6 +22,7 @@ from omnisift.media.suffixes import VIDEO_SUFFIXES
 from omnisift.models.selector import new_selector
 from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.loading import Host
+from omnisift.pipeline.model_source import check_counted
 from omnisift.pipeline.prompt import read_for
 from omnisift.stvp import video_logits
 from omnisift.tokens import TokenStream
@@ -168,8 +169,10 @@ def observe_clips(
         (the samples, clip -> why it was skipped).
 
     Raises:
+        UnsupportedModel: the model is of a family that was never trained.
         UsageError: fewer than two clips can be used, or a question contains a special token of the model.
     """
+    check_counted(host.thinker.config.model_type, host.name, "distill")
     special = SpecialTokens.of(host.processor.tokenizer)
     for question in questions:
         check_text(question, f"the question {shown(question)}", special)

@@ -18,7 +18,7 @@ from omnisift.models.selector import new_selector
 from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.devices import named_device
 from omnisift.pipeline.loading import plan_placement, read_processor, read_selector
-from omnisift.pipeline.model_source import ModelSource, find_model
+from omnisift.pipeline.model_source import ModelSource, check_counted, find_model
 from omnisift.training.data import Sample, check_answers_follow
 from omnisift.training.finetune.building import check_distillable, check_lora_modules
 from omnisift.training.finetune.guards import launcher_requests, world_error
@@ -56,6 +56,7 @@ def check_run(recipe: TrainRecipe, samples: Sequence[Sample], evaluated: Sequenc
     if is_new(Path(recipe.output_dir)):
         _check_unused(recipe)
     source = find_model(recipe.model)
+    check_counted(source.model_type, recipe.model, "train")
     processor = read_processor(source.source, local_files_only=source.local_files_only)
     check_answers_follow(processor, recipe.model)
     _check_method(recipe, source)
