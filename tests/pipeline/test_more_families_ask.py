@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import omnisift
 from omnisift.cli.app import app
-from omnisift.errors import CheckpointError, NoVideo, UsageError
+from omnisift.errors import CheckpointError, NoVideo, UnsupportedModel, UsageError
 from omnisift.pipeline.prompt import build_inputs
 
 QUESTIONS = ["What colour is the circle?", "Which sound is heard first?", "What happens in the clip at the end?"]
@@ -235,7 +235,7 @@ def test_costs_and_training_of_other_families_are_refused(folder_of: FolderOf, c
     for command in (
         ["profile", "--config", folder, "--clip-seconds", "60"],
         ["advise", str(clips[0]), "--tokens", "100", "--model", folder],
-        ["distill", str(clips[0].parent), "--model", folder, "--out", str(clips[0].parent / "never")],
+        ["distill", "--media", str(clips[0].parent), "--model", folder, "--out", str(clips[0].parent / "never")],
     ):
         result = CliRunner().invoke(app, command)
         assert isinstance(result.exception, omnisift.OmniSiftError), command
@@ -246,5 +246,5 @@ def test_families_whose_processor_is_unknown_are_refused(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text('{"model_type": "glm46v"}')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("omnisift.models.glm4v.Glm46vAdapter.is_loaded", False)
-        with pytest.raises(omnisift.UnsupportedModel, match="not known here: load the model with Transformers"):
+        with pytest.raises(UnsupportedModel, match="not known here: load the model with Transformers"):
             omnisift.load(tmp_path)

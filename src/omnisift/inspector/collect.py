@@ -271,7 +271,7 @@ def _mel(host: Host, media: Media) -> NDArray[np.float32] | None:
     # Gemma 4 has a row for each time, and its unified model reads pieces of the waveform.
     if ClipFormat.of(host.processor).audio_apart:
         parts = [
-            extract(item, sampling_rate=SAMPLE_RATE, truncation=False, return_tensors="np")["input_features"][0]
+            extract([item], sampling_rate=SAMPLE_RATE, truncation=False, return_tensors="np")["input_features"][0]
             for item in audio_items(media)
         ]
         rows = np.concatenate(parts)

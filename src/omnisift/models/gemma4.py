@@ -28,6 +28,8 @@ class Gemma4Adapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"gemma4"})
     model_class: ClassVar[str] = "Gemma4ForConditionalGeneration"
+    release: ClassVar[str] = "5.23"
+    """Earlier releases have the class, whose forward pass does not hand on the frames of a video."""
     is_loaded: ClassVar[bool] = True
     attn_implementation: ClassVar[str | None] = None
     outputs_tokens: ClassVar[bool] = False
