@@ -1,4 +1,4 @@
-"""The full Qwen3-Omni with a tiny talker, conversations for it, and its speech computed by hand from the kept tokens."""
+"""The full Qwen3-Omni with a tiny talker, conversations for it, and its speech from kept tokens, computed by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import transformers
 from tests.helpers import families
 from tests.helpers.families import FAMILIES, Row
-from tests.helpers.models import AUDIO, AUDIO_START, FIRST_WORD, IMAGE, PAD, VIDEO, VISION_START, WIDTH
+from tests.helpers.models import AUDIO, AUDIO_START, FIRST_WORD, IMAGE, PAD, VIDEO, VISION_START, WIDTH, language_model
 from torch import Tensor, nn
 
 OMNI = FAMILIES["qwen3_omni_moe_thinker"]
@@ -141,7 +141,8 @@ def spoken_by_hand(
     heard: Tensor | None = None,
     layer: int = LAYER,
     gaps: bool = True,
-    **options: Any,
+    use_audio_in_video: bool = False,
+    talker: Mapping[str, Any] = MappingProxyType({}),
 ) -> Spoken:
     """What the untouched host says if it reads and hears the kept tokens alone.
 
@@ -153,10 +154,11 @@ def spoken_by_hand(
         heard: [S] bool: tokens that the talker hears, if they are others.
         layer: hidden state for media.
         gaps: whether kept tokens retain their positions.
-        options: for the talker.
+        use_audio_in_video: whether the talker gives audio in video its own positions.
+        talker: further options of the talker.
     """
     sequences, states = _think(model, inputs, keep, merged)
-    ids, length = inputs["input_ids"][0].tolist(), len(keep)
+    ids = inputs["input_ids"][0].tolist()
     heard = keep if heard is None else heard
     # The user's turns: each token belongs to the role behind the latest start of a turn.
     role, users = 0, []
@@ -178,7 +180,7 @@ def spoken_by_hand(
     )
     # Positions of the talker's full prompt, by the host's own rule. Then what is dropped is left out.
     full_ids = torch.cat([torch.tensor([[ids[place] for place in users]]), answer_ids], dim=1)
-    rotary = _positions(model, inputs, full_ids, options)
+    rotary = _positions(model, inputs, full_ids, use_audio_in_video)
     kept = [index for index, place in enumerate(users) if heard[place]]
     kept += range(len(users), len(users) + answer.shape[1])
     prompt = torch.stack([*embeds, *answer.unbind(1)], dim=1)[:, kept]
@@ -188,11 +190,10 @@ def spoken_by_hand(
         result = model.talker.generate(
             inputs_embeds=prompt, position_ids=position_ids, attention_mask=torch.ones(1, len(kept)).long(),
             trailing_text_hidden=trailing, tts_pad_embed=pad, output_hidden_states=True, return_dict_in_generate=True,
-            **TALKER,
+            **TALKER, **talker,
         )  # fmt: skip
     codes = torch.stack([states[-1] for states in result.hidden_states if states[-1] is not None], dim=2)
     waveform = model.code2wav.chunked_decode(codes, chunk_size=300, left_context_size=25).float()
-    assert length == len(ids)
     return Spoken(sequences, prompt, position_ids, listener.outputs[0], codes, waveform)
 
 
@@ -206,7 +207,7 @@ def _think(model: Any, inputs: dict[str, Any], keep: Tensor, merged: Tensor | No
             embeds[0, : len(keep)][keep] = merged
         return args, {**kwargs, "inputs_embeds": embeds}
 
-    handle = model.thinker.model.language_model.register_forward_pre_hook(replace, with_kwargs=True)
+    handle = language_model(model.thinker).register_forward_pre_hook(replace, with_kwargs=True)
     states: list[Tensor] = []
     for _ in range(NEW_WORDS):
         # Full length, and a mask in which no query sees a dropped token.
@@ -224,7 +225,7 @@ def _think(model: Any, inputs: dict[str, Any], keep: Tensor, merged: Tensor | No
     return ids, states
 
 
-def _positions(model: Any, inputs: dict[str, Any], ids: Tensor, options: dict[str, Any]) -> Tensor:
+def _positions(model: Any, inputs: dict[str, Any], ids: Tensor, use_audio_in_video: bool) -> Tensor:
     """[3, 1, L] of the talker's full prompt."""
     mel = inputs.get("feature_attention_mask")
     if "video_grid_thw" not in inputs and "image_grid_thw" not in inputs:
@@ -234,7 +235,7 @@ def _positions(model: Any, inputs: dict[str, Any], ids: Tensor, options: dict[st
         image_grid_thw=inputs.get("image_grid_thw"),
         video_grid_thw=inputs.get("video_grid_thw"),
         attention_mask=torch.ones_like(ids),
-        use_audio_in_video=options.get("use_audio_in_video", False),
+        use_audio_in_video=use_audio_in_video,
         audio_seqlens=None if mel is None else mel.sum(dim=1),
         second_per_grids=inputs.get("video_second_per_grid"),
     )[0]

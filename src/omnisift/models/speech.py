@@ -39,9 +39,13 @@ from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.tokens import Modality, Selection
 
-_OTHER_PROMPT = (
-    "the talker's prompt has other video or audio than the compressed one: put media into the user's turns, leave out "
-    "beams of the talker, or pass return_audio=False"
+_NO_STATES = (
+    "the thinker read the compressed prompt without a cache, so its states can't be spoken: leave out "
+    "thinker_use_cache=False, or pass return_audio=False"
+)
+_OTHER_MEDIA = (
+    "the talker's prompt has other video or audio than the compressed one: put media into turns of the user, or pass "
+    "return_audio=False"
 )
 
 
@@ -65,8 +69,10 @@ class TalkerHooks:
         self._talker: Any = talker
         self._ids_argument = ids_argument
         self._layers = layers
-        # State between the hooks. Of each row of a cut prompt: ids of its video and audio tokens, and which are kept.
-        self._media: list[tuple[Tensor, Tensor]] | None = None
+        # State between the hooks: the cut whose hidden states were restored; of each of its rows, the ids of video and
+        # audio tokens and which of them are kept; and the ids of the talker's prompt.
+        self._cut: PromptCut | None = None
+        self._media: list[tuple[Tensor, Tensor]] = []
         self._ids: Tensor | None = None
         self._unstored: CachedPrompt | None = None
 
@@ -85,16 +91,14 @@ class TalkerHooks:
         arguments = bind_arguments(module, args, kwargs)
         cut, cache = self._attachment.cut, find_cache(arguments)
         hidden_states = getattr(output, "hidden_states", None)
-        if cut is None:
-            self._media = None
-            return None
         # A plain forward passes no cache, and its hidden states keep the cut length.
-        if cache is None or hidden_states is None or hidden_states[0].shape[:2] != cut.source.shape:
+        if cut is None or cache is None or hidden_states is None or hidden_states[0].shape[:2] != cut.source.shape:
             return None
         if cached_length(cache) != cut.width:
             return None  # a later step
         input_ids = arguments["input_ids"].cpu()
         media = self._is_media(input_ids) & cut.full_mask
+        self._cut = cut
         self._media = [(ids[here], kept[here]) for ids, kept, here in zip(input_ids, cut.kept, media, strict=True)]
         read = {layer % len(hidden_states) for layer in self._layers}
         output["hidden_states"] = tuple(
@@ -122,10 +126,9 @@ class TalkerHooks:
             return None
         # A new prompt.
         clear_prompt(cache)
-        if self._media is None or inputs_embeds is None:
+        if self._attachment.cut is None or inputs_embeds is None:
             return None
-        keep = self._keep(self._media, ids, inputs_embeds)
-        return (), self._cut_prompt(arguments, inputs_embeds, keep)
+        return (), self._cut_prompt(arguments, inputs_embeds, self._keep(ids, inputs_embeds))
 
     def _cut_prompt(self, arguments: dict[str, Any], inputs_embeds: Tensor, keep: Tensor) -> dict[str, Any]:
         """Arguments of the talker's language model for the cut prompt."""
@@ -139,21 +142,25 @@ class TalkerHooks:
         attention_mask = cut_mask(cut, arguments.get("attention_mask"), inputs_embeds.device)
         return cut_arguments(arguments, cut, selection, position_ids, attention_mask, {})
 
-    def _keep(self, media: list[tuple[Tensor, Tensor]], ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
+    def _keep(self, ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
         """[B, L] bool on the CPU: which tokens of the talker's prompt the Thinker kept.
 
         Raises:
-            UnsupportedCall: its video and audio tokens are not those of the Thinker's prompt.
+            UnsupportedCall: the prompt is not made of the Thinker's hidden states, or of some of its clips only.
         """
-        if ids is None or ids.shape != inputs_embeds.shape[:2] or len(ids) != len(media):
-            raise UnsupportedCall(_OTHER_PROMPT)
+        if self._cut is not self._attachment.cut:
+            raise UnsupportedCall(_NO_STATES)
+        times, rest = divmod(len(inputs_embeds), len(self._media))  # beams repeat each row
+        if ids is None or ids.shape != inputs_embeds.shape[:2] or rest:
+            raise UnsupportedCall(_OTHER_MEDIA)
         ids = ids.cpu()
         keep = torch.ones_like(ids, dtype=torch.bool)
-        for row, (media_ids, kept) in enumerate(media):
+        for row in range(len(ids)):
+            media_ids, kept = self._media[row // times]
             # The n-th video or audio token of the talker's row is the n-th of the Thinker's.
             columns = self._is_media(ids[row]).nonzero()[: len(media_ids), 0]
             if not torch.equal(ids[row, columns], media_ids):
-                raise UnsupportedCall(_OTHER_PROMPT)
+                raise UnsupportedCall(_OTHER_MEDIA)
             keep[row, columns] = kept
         return keep
 
