@@ -84,9 +84,9 @@ def conversation(*rows: list[Turn]) -> dict[str, Any]:
 @torch.no_grad()
 def speak(model: Any, inputs: Mapping[str, Any], **options: Any) -> tuple[Tensor, Any]:
     """Text and waveform by the host's own ``generate``."""
-    options = {"thinker_eos_token_id": None, **options}
+    options = {"thinker_eos_token_id": None, "talker_do_sample": False, **options}
     result: tuple[Tensor, Any] = model.generate(
-        **inputs, thinker_max_new_tokens=NEW_WORDS, talker_max_new_tokens=NEW_CODES, talker_do_sample=False, **options
+        **inputs, thinker_max_new_tokens=NEW_WORDS, talker_max_new_tokens=NEW_CODES, **options
     )
     return result
 

@@ -9,7 +9,7 @@ import torch
 from tests.helpers.contract import made
 from tests.helpers.families import Clip, Sound
 from tests.helpers.family_contract import ALL, QUARTER, compressor
-from tests.helpers.models import WIDTH, Image
+from tests.helpers.models import FIRST_WORD, WIDTH, Image
 from tests.helpers.qwen3_omni_speech import (
     ASSISTANT,
     LAYER,
@@ -28,11 +28,13 @@ from tests.helpers.qwen3_omni_speech import (
 )
 from tests.models.test_attach import same, state
 from torch import Tensor
+from transformers import DynamicCache
 
 import omnisift
 from omnisift.budget import Budget
 from omnisift.compressors import Compressor
 from omnisift.errors import UnsupportedCall
+from omnisift.models.cached_prompt import cache_argument
 
 MODEL = speaking_model()
 HEARD, SEEN = Clip(4, 2, 4, 4), Clip(4, 2, 4)
@@ -127,6 +129,23 @@ def test_options_of_the_talker(options: dict[str, Any]) -> None:
     assert torch.equal(listener.codes[0], expected.codes)
     wave = waveform[0] if isinstance(waveform, list) else waveform[0, 0]
     assert (wave - expected.waveform[0, 0]).abs().max() < 1e-5
+
+
+def test_several_voicings_of_each_row_hear_the_kept_tokens_of_the_row() -> None:
+    options = {"talker_num_return_sequences": 2, "talker_do_sample": True}
+    _, waveforms, several, _, _ = spoken(conversation(*BATCH), compressor(OMNI, "scored"), **options)
+    once = spoken(conversation(*BATCH), compressor(OMNI, "scored"))[2]
+    assert len(waveforms) == 2 * len(BATCH)
+    for name, dim in (("inputs_embeds", 0), ("position_ids", 1)):
+        assert torch.equal(several.inputs[0][name], once.inputs[0][name].repeat_interleave(2, dim=dim))
+
+
+def test_a_static_cache_of_the_talker_is_used_again_for_a_prompt_that_is_not_cut() -> None:
+    words, static = conversation([(USER, [9])]), {"talker_cache_implementation": "static"}
+    uncut = speak(MODEL, words, **static)[1]
+    with omnisift.attach(MODEL, compressor(OMNI, "scored")):
+        speak(MODEL, conversation(ONE), **static)
+        assert torch.equal(speak(MODEL, words, **static)[1], uncut)
 
 
 @pytest.mark.parametrize("fault", ["a token more", "heard at full length", "other layer", "no gaps"])
@@ -259,11 +278,25 @@ def test_the_host_does_not_speak_of_video_with_audio_without_the_audio_configura
 
 
 @torch.no_grad()
-def test_a_plain_forward_keeps_hidden_states_at_the_cut_length() -> None:
+def test_only_a_prompt_that_is_read_into_a_cache_has_hidden_states_of_the_full_length() -> None:
+    inputs = conversation(ONE)
     with omnisift.attach(MODEL, compressor(OMNI, "scored")) as attachment:
-        output = MODEL.thinker(**conversation(ONE), output_hidden_states=True)
-    assert attachment.last is not None
-    assert {len(states[0]) for states in output.hidden_states} == {int(attachment.last.keep.sum())}
+        plain = MODEL.thinker(**inputs, output_hidden_states=True)
+        assert attachment.last is not None
+        width = int(attachment.last.keep.sum())
+        cache = DynamicCache()
+        argument = cache_argument(MODEL.thinker, cache)
+        prompt = MODEL.thinker(**inputs, **argument, output_hidden_states=True)
+        # A second turn that happens to be as long as the cut prompt.
+        words = torch.arange(width)[None] % 20 + FIRST_WORD
+        later = MODEL.thinker(input_ids=words, **argument, output_hidden_states=True)
+    lengths = [[states.shape[1] for states in output.hidden_states] for output in (plain, prompt, later)]
+    full = inputs["input_ids"].shape[1]
+    assert lengths == [[width] * 5, [full, width, full, width, width], [width] * 5]
+    # What `generate` does not read is as in a plain forward.
+    for layer, (states, other) in enumerate(zip(prompt.hidden_states, plain.hidden_states, strict=True)):
+        restored = states[:, attachment.last.keep[0]] if layer in (0, LAYER) else states
+        assert (restored - other).abs().max() < 1e-5
 
 
 def test_detaching_leaves_the_full_model_as_it_was() -> None:

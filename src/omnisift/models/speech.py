@@ -97,7 +97,7 @@ class TalkerHooks:
         if cached_length(cache) != cut.width:
             return None  # a later step
         input_ids = arguments["input_ids"].cpu()
-        media = self._is_media(input_ids) & cut.full_mask
+        media = self._is_media(input_ids)
         self._cut = cut
         self._media = [(ids[here], kept[here]) for ids, kept, here in zip(input_ids, cut.kept, media, strict=True)]
         read = {layer % len(hidden_states) for layer in self._layers}
@@ -113,7 +113,7 @@ class TalkerHooks:
         self._ids = bind_arguments(module, args, kwargs).get(self._ids_argument)
 
     def _enter_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        ids, self._ids, self._unstored = self._ids, None, None
+        self._unstored = None
         arguments = bind_arguments(module, args, kwargs)
         cache = find_cache(arguments)
         inputs_embeds: Any = arguments.get("inputs_embeds")
@@ -128,19 +128,18 @@ class TalkerHooks:
         clear_prompt(cache)
         if self._attachment.cut is None or inputs_embeds is None:
             return None
-        return (), self._cut_prompt(arguments, inputs_embeds, self._keep(ids, inputs_embeds))
+        return (), self._cut_prompt(arguments, inputs_embeds, self._keep(self._ids, inputs_embeds))
 
     def _cut_prompt(self, arguments: dict[str, Any], inputs_embeds: Tensor, keep: Tensor) -> dict[str, Any]:
         """Arguments of the talker's language model for the cut prompt."""
         rows, length = keep.shape
         cut = PromptCut.plan(keep, read_mask(arguments.get("attention_mask"), rows, length))
         position_ids = rotary_rows(read_positions(arguments.get("position_ids"), rows, length), rows, length)
-        selection = Selection((cut.kept | ~cut.full_mask).flatten().to(inputs_embeds.device, non_blocking=True))
         # The talker's cache is never cropped, so no token needs to count as text.
         in_clip = torch.ones_like(cut.kept)
         self._unstored = CachedPrompt.of(cut, position_ids[-3:], in_clip, inputs_embeds.device)
         attention_mask = cut_mask(cut, arguments.get("attention_mask"), inputs_embeds.device)
-        return cut_arguments(arguments, cut, selection, position_ids, attention_mask, {})
+        return cut_arguments(arguments, cut, Selection(cut.kept.flatten()), position_ids, attention_mask, {})
 
     def _keep(self, ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
         """[B, L] bool on the CPU: which tokens of the talker's prompt the Thinker kept.
@@ -158,7 +157,7 @@ class TalkerHooks:
         for row in range(len(ids)):
             media_ids, kept = self._media[row // times]
             # The n-th video or audio token of the talker's row is the n-th of the Thinker's.
-            columns = self._is_media(ids[row]).nonzero()[: len(media_ids), 0]
+            columns = self._is_media(ids[row]).nonzero()[:, 0]
             if not torch.equal(ids[row, columns], media_ids):
                 raise UnsupportedCall(_OTHER_MEDIA)
             keep[row, columns] = kept
