@@ -15,7 +15,7 @@ from omnisift.models import adapter_class
 RESULTS = Path(__file__).parents[1] / "results" / "families.json"
 NAMES = {
     "qwen2_5_omni_thinker": "Qwen2.5-Omni",
-    "qwen3_omni_moe_thinker": "Qwen3-Omni (text answers)",
+    "qwen3_omni_moe_thinker": "Qwen3-Omni",
     "qwen2_vl": "Qwen2-VL",
     "qwen2_5_vl": "Qwen2.5-VL",
     "qwen3_vl": "Qwen3-VL",

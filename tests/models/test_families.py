@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests.helpers import families, models
+from tests.helpers import models
 from tests.helpers.contract import made
 from tests.helpers.families import Clip, Family
 from tests.helpers.family_contract import QUARTER, THREE, host
@@ -80,58 +80,6 @@ def test_prompts_of_qwen3_omni_have_the_order_of_its_processor(seconds: float) -
         position_id_per_seconds=13.0,
     )
     assert [{"V": VIDEO, "A": AUDIO}[letter] for letter in text] == OMNI.interleaved(Clip(4, 2, 2, 4), seconds)
-
-
-@pytest.fixture(scope="module")
-def speaking() -> Any:
-    """The full Qwen3-Omni with a tiny talker."""
-    text = {**families._new_text(**families._MOE), "vocab_size": 1200, "hidden_size": 16, "num_hidden_layers": 2}
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    talker = {
-        "text_config": {**text, "shared_expert_intermediate_size": 16},
-        "code_predictor_config": {
-            **small, "vocab_size": 64, "num_key_value_heads": 1, "head_dim": 8, "num_code_groups": 4,
-        },
-        "num_code_groups": 4, "thinker_hidden_size": WIDTH, "codec_eos_token_id": 1190, "accept_hidden_layer": 2,
-        "codec_nothink_id": 1, "codec_think_bos_id": 2, "codec_think_eos_id": 3, "codec_pad_id": 4, "codec_bos_id": 5,
-        "spatial_merge_size": 2, "speaker_id": {"ethan": 6}, "audio_token_id": AUDIO, "image_token_id": models.IMAGE,
-        "video_token_id": VIDEO, "vision_start_token_id": models.VISION_START,
-        "audio_start_token_id": models.AUDIO_START,
-    }  # fmt: skip
-    wave = {
-        **small, "codebook_size": 64, "num_key_value_heads": 2, "num_quantizers": 4, "upsample_rates": [2, 2],
-        "upsampling_ratios": [2], "decoder_dim": 16,
-    }  # fmt: skip
-    config = transformers.Qwen3OmniMoeConfig(
-        thinker_config=families._qwen3_omni_moe().to_dict(), talker_config=talker, code2wav_config=wave,
-        im_start_token_id=21, im_end_token_id=22, user_token_id=23, assistant_token_id=24, system_token_id=25,
-        tts_pad_token_id=26, tts_bos_token_id=27, tts_eos_token_id=28,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.Qwen3OmniMoeForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
-    model.thinker.generation_config.pad_token_id = 0
-    return model
-
-
-@torch.no_grad()
-def test_qwen3_omni_answers_in_text_and_refuses_to_speak_from_a_cut_prompt(speaking: Any) -> None:
-    options = {"thinker_max_new_tokens": 4, "thinker_eos_token_id": None, "talker_max_new_tokens": 3}
-    options["talker_do_sample"] = False
-    inputs = OMNI.inputs([5, Clip(4, 2, 4, 4), 6])
-    with omnisift.attach(speaking, made("omnisift", QUARTER, WIDTH)) as attachment:
-        answer = speaking.generate(**inputs, **options, return_audio=False)
-        assert attachment.last is not None
-        assert attachment.last.retained_ratio < 0.3
-        for speech in ({}, {"return_audio": True}):
-            with pytest.raises(UnsupportedCall, match="return_audio=False"):
-                speaking.generate(**inputs, **options, **speech)
-        # Without video nothing is cut, so the talker may speak.
-        words = torch.tensor([[21, 23, 30, 31, 32, 33, 22, 21, 24, 40]])
-        _, sound = speaking.generate(words, attention_mask=torch.ones_like(words), **options)
-        assert sound.numel() > 0
-    with omnisift.attach(speaking.thinker, made("omnisift", QUARTER, WIDTH)):
-        same = speaking.thinker.generate(**inputs, max_new_tokens=4, eos_token_id=None)
-    assert torch.equal(getattr(answer, "sequences", answer), same)
 
 
 @torch.no_grad()

@@ -59,11 +59,6 @@ class PromptCut:
         mask[row, slot] = True
         return cls(source=source, mask=mask, kept=kept, full_mask=full_mask)
 
-    def extended(self, count: int) -> PromptCut:
-        """Return the cut of the same prompt followed by ``count`` more tokens that are all kept."""
-        tail = torch.ones(len(self.kept), count, dtype=torch.bool)
-        return PromptCut.plan(torch.cat([self.kept, tail], dim=1), torch.cat([self.full_mask, tail], dim=1))
-
     @cached_property
     def padded(self) -> bool:
         """Whether any row of the cut batch has padding."""

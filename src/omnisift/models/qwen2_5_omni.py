@@ -19,7 +19,7 @@ from omnisift.models.grid_adapter import GridAdapter
 from omnisift.models.host_arguments import read_positions
 from omnisift.models.layout import Layout
 from omnisift.models.own_hooks import OwnHook
-from omnisift.models.qwen2_5_omni_speech import TalkerHooks
+from omnisift.models.speech import TalkerHooks
 from omnisift.tokens import Modality
 
 
@@ -60,7 +60,7 @@ class Qwen25OmniAdapter(GridAdapter):
         """Hook the talker as well, which reads the Thinker's prompt a second time."""
         hooks = super().extra_hooks(attachment)
         if self._talker is not None:
-            hooks += TalkerHooks(attachment, self._talker).register(self.parts.head)
+            hooks += TalkerHooks(attachment, self, self._talker, "input_text_ids", (0, -1)).register()
         return hooks
 
     @property

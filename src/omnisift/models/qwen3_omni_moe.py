@@ -1,4 +1,4 @@
-"""Adapter for the thinker of Qwen3-Omni, alone or inside the full model: video and audio in, text out.
+"""Adapter for Qwen3-Omni: the thinker, alone or inside the full model with its speech parts.
 
 Audio is interleaved frame by frame, 13 tokens a second, and rotary ids are fractions. Features of several layers of the
 vision encoder enter the language model as in Qwen3-VL.
@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from omnisift.errors import UnsupportedCall
 from omnisift.models.adapter import HasCut, Parts
 from omnisift.models.encoder_probes import ChunkedAudioProbe
 from omnisift.models.grid_adapter import GridAdapter
@@ -19,10 +18,11 @@ from omnisift.models.own_hooks import OwnHook
 from omnisift.models.qwen2_5_omni import thinker_parts
 from omnisift.models.qwen3_vl import DEEPSTACK
 from omnisift.models.side_inputs import Side
+from omnisift.models.speech import TalkerHooks
 
 
 class Qwen3OmniMoeAdapter(GridAdapter):
-    """The thinker. Speech from a compressed prompt is refused."""
+    """13 temporal positions per second, whose fractions count, and audio interleaved with its video frame by frame."""
 
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_omni_moe", "qwen3_omni_moe_thinker"})
     model_class: ClassVar[str] = "Qwen3OmniMoeThinkerForConditionalGeneration"
@@ -35,7 +35,7 @@ class Qwen3OmniMoeAdapter(GridAdapter):
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the thinker's modules, in the layout of either release."""
-        self._has_talker = getattr(model, "talker", None) is not None
+        self._talker: Any = getattr(model, "talker", None)
         return thinker_parts(model, "Qwen3-Omni", "Qwen3OmniMoe")
 
     @property
@@ -49,14 +49,9 @@ class Qwen3OmniMoeAdapter(GridAdapter):
         return 13 * seconds + -(-rest // 8)
 
     def extra_hooks(self, attachment: HasCut) -> list[OwnHook]:
-        """Refuse speech: the talker reads hidden states of the whole prompt, of which the cut left some."""
-
-        def refuse(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-            if attachment.cut is not None and getattr(output, "hidden_states", None) is not None:
-                raise UnsupportedCall(
-                    "Qwen3-Omni can't speak from a compressed prompt: pass return_audio=False to generate; for hidden "
-                    "states, attach to model.thinker"
-                )
-
+        """Hook the talker as well, which reads the user's turns a second time."""
         hooks = super().extra_hooks(attachment)
-        return [*hooks, OwnHook.after(self.parts.head, refuse)] if self._has_talker else hooks
+        if self._talker is not None:
+            layers = 0, int(self._talker.config.accept_hidden_layer)
+            hooks += TalkerHooks(attachment, self, self._talker, "talker_input_ids", layers).register()
+        return hooks
