@@ -27,7 +27,7 @@ from tests.helpers.family_contract import (
     write_found,
 )
 from tests.helpers.models import FIRST_WORD, Image
-from tests.helpers.more_families import FAMILIES
+from tests.helpers.other_families import FAMILIES
 from torch import Tensor
 
 import omnisift

@@ -23,6 +23,7 @@ from omnisift.models.attachment import Attachment, check_unattached
 from omnisift.models.gemma4 import Gemma4Adapter, Gemma4UnifiedAdapter
 from omnisift.models.glm4v import Glm4vAdapter, Glm4vMoeAdapter, Glm46vAdapter, GlmOcrAdapter
 from omnisift.models.llava_onevision import LlavaOnevisionAdapter
+from omnisift.models.muse_spark import Dots3NoteAdapter, MuseGlimmerAdapter, MuseSparkAdapter
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.models.qwen2_5_vl import Qwen2VLAdapter, Qwen25VLAdapter
 from omnisift.models.qwen3_5 import Qwen35Adapter, Qwen35MoeAdapter
@@ -49,6 +50,9 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     Glm46vAdapter,
     GlmOcrAdapter,
     LlavaOnevisionAdapter,
+    MuseSparkAdapter,
+    MuseGlimmerAdapter,
+    Dots3NoteAdapter,
 )
 """One adapter per model family: the only list of the models that the library knows."""
 
