@@ -112,7 +112,8 @@ def _row_by_row(family: Family, model: Any, inputs: dict[str, Any], keep: Tensor
             attention_mask=torch.ones(1, len(places)).long(),
             use_cache=False,
         )
-        found[row, places] = model.lm_head(states.last_hidden_state)[0]
+        logits = states.logits if hasattr(states, "logits") else model.lm_head(states.last_hidden_state)
+        found[row, places] = logits[0]
     language_model._forward_pre_hooks.update(hooks)
     return found
 

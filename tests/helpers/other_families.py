@@ -124,12 +124,78 @@ def _dots3_note() -> Any:
     )
 
 
+def _frames(part: Any) -> int:
+    """In a batch of hosts that take equally many frames of each video."""
+    return 5 if part.frames == 5 else 4
+
+
+@dataclass(frozen=True)
+class Nemotron(OneRow):
+    """Tubelets of 2 x 3 tokens at image ids. A batch has equally many in each video, and no images beside them."""
+
+    model_type: str = "nemotron_h_omni"
+    config: Any = None
+    timestamps: bool = True
+    audio_rate: int = 12
+    stateful: bool = True
+    mixes: bool = False
+    tolerance: float = 1e-3
+    """Cached steps of the host alone differ from its own plain pass by up to 4e-4."""
+
+    def model(self) -> Any:
+        model = super().model()
+        model.vision_model.config.torch_dtype = torch.float32  # the host converts pixels to it
+        return model
+
+    def inputs(self, *rows: Row, pad: str = "left") -> dict[str, Any]:
+        inputs: dict[str, Any] = models._padded([self._ids(row) for row in rows], pad)
+        clips = more_families._parts(rows, lambda part: isinstance(part, Clip))
+        inputs["pixel_values_videos"] = torch.stack([
+            torch.randn(_frames(row[number]), 6, 16, 24, generator=families._random(row, number, -1))
+            for row, number in clips
+        ])  # fmt: skip
+        if heard := more_families._heard(rows):
+            lengths = torch.tensor([96 * row[number].sound - 1 for row, number in heard])  # type: ignore[union-attr]
+            mel = families._mel(heard)["input_features"].transpose(1, 2)[:, : int(lengths.max())]
+            real = torch.arange(mel.shape[1]) < lengths[:, None]
+            inputs |= {"input_features": mel * real[..., None], "input_features_mask": real}
+        return inputs
+
+    def _video(self, clip: Clip, row: Row, number: int) -> list[int]:
+        sized = Clip(_frames(clip), 2, 3, clip.sound)
+        return [IMAGE if token == VIDEO else token for token in super()._video(sized, row, number)]
+
+
+def _nemotron() -> Any:
+    text = {
+        "vocab_size": models.VOCABULARY, "hidden_size": WIDTH, "num_attention_heads": 2, "head_dim": 16,
+        "layers_block_type": ["mamba", "attention", "mlp"] * 2, "num_key_value_heads": 1, "intermediate_size": 48,
+        "ssm_state_size": 8, "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 2, "chunk_size": 16,
+        "initializer_range": 0.2, "use_mamba_kernels": False, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+        "max_position_embeddings": 4096,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": PATCH, "image_size": 16,
+        "max_img_size": 64, "num_cls_tokens": 1, "num_registers": 1, "video_temporal_patch_size": 2, "summary_idxs": [0],
+    }  # fmt: skip
+    audio = {
+        **_PATCHES, "subsampling_conv_channels": 8, "num_mel_bins": MELS, "projection_hidden_size": 24,
+        "projection_bias": False, "dropout": 0.0, "layerdrop": 0.0, "activation_dropout": 0.0, "attention_dropout": 0.0,
+        "initializer_range": 0.3,
+    }  # fmt: skip
+    return transformers.NemotronH_Omni_Reasoning_V3_Config(
+        text_config=text, vision_config=vision, audio_config=audio, projector_hidden_size=24, vision_hidden_size=16,
+        audio_token_id=AUDIO, **_IDS,
+    )  # fmt: skip
+
+
 OTHERS = {
     str(family): family
     for family in (
         Grids("muse_spark", _muse_spark, timestamps=True, audio_rate=12, samples=16, kinds=tuple(_LAYERS), kernel=None),
         Grids("muse_glimmer", _muse_glimmer, timestamps=True, kinds=tuple(_LAYERS)),
         Dots("dots3_note", _dots3_note, images=1, kinds=("indexed_attention", "sliding_attention")),
+        Nemotron(config=_nemotron),
     )
 }  # fmt: skip
 FAMILIES = {**more_families.FAMILIES, **OTHERS}

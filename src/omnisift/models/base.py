@@ -24,6 +24,7 @@ from omnisift.models.gemma4 import Gemma4Adapter, Gemma4UnifiedAdapter
 from omnisift.models.glm4v import Glm4vAdapter, Glm4vMoeAdapter, Glm46vAdapter, GlmOcrAdapter
 from omnisift.models.llava_onevision import LlavaOnevisionAdapter
 from omnisift.models.muse_spark import Dots3NoteAdapter, MuseGlimmerAdapter, MuseSparkAdapter
+from omnisift.models.nemotron_h_omni import NemotronOmniAdapter
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.models.qwen2_5_vl import Qwen2VLAdapter, Qwen25VLAdapter
 from omnisift.models.qwen3_5 import Qwen35Adapter, Qwen35MoeAdapter
@@ -53,6 +54,7 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     MuseSparkAdapter,
     MuseGlimmerAdapter,
     Dots3NoteAdapter,
+    NemotronOmniAdapter,
 )
 """One adapter per model family: the only list of the models that the library knows."""
 
