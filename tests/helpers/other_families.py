@@ -1,12 +1,11 @@
 """Tiny random hosts of the families whose adapters differ from a relative's by names and sizes, and their prompts.
 
-`FAMILIES` has these and all others. Their names are those of the model types; `OTHERS` are these alone.
+`OTHERS` are these alone. Their names are those of the model types.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,26 +23,52 @@ _ATTEND = {**_PATCHES, "patch_size": PATCH, "initializer_range": 0.2}
 
 
 @dataclass(frozen=True)
-class Grids(OneRow):
-    """Grids in one row of positions. Some layers may see the latest kept tokens only."""
+class Windows(Family):
+    """Some layers may see the latest kept tokens only."""
 
-    model_type: str = ""
-    config: Any = None
     kinds: tuple[str, ...] = ()
     """Kinds of layers, if there is more than one."""
-    samples: int = 0
-    """Of the waveform, in an audio token."""
+    newlines: bool = False
+    """Whether each row of tokens ends with one more."""
     images: int = 2
     """In a grid: a patch has the pixels of all of them."""
 
     def inputs(self, *rows: Row, pad: str = "left") -> dict[str, Any]:
-        silent = Family.inputs
-        inputs = silent(Grids(self.model_type, self.config), *rows, pad=pad)
-        inputs |= models._padded([self._ids(row) for row in rows], pad)
-        inputs.pop("mm_token_type_ids")
+        inputs = super().inputs(*rows, pad=pad)
         for name in ("pixel_values", "pixel_values_videos"):
             if name in inputs:
                 inputs[name] = inputs[name][:, : 3 * self.images * PATCH * PATCH]
+        return inputs
+
+    def seen(self, keep: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        full = super().seen(keep, inputs)["full_attention"]
+        near = full.clone()
+        for row, query in keep.nonzero().tolist():
+            before = keep[row, : query + 1].nonzero()[:, 0]
+            near[row, query, before[:-WINDOW]] = False
+        every = {kind: near if kind.startswith("sliding") else full for kind in self.kinds}
+        return every or {"full_attention": full}
+
+    def _ids(self, row: Row) -> list[int]:
+        if not self.newlines:
+            return super()._ids(row)
+        wider = [replace(part, width=part.width + 1) if isinstance(part, (Clip, Image)) else part for part in row]
+        return super()._ids(wider)
+
+
+@dataclass(frozen=True)
+class Grids(Windows, OneRow):
+    """Grids in one row of positions."""
+
+    model_type: str = ""
+    config: Any = None
+    samples: int = 0
+    """Of the waveform, in an audio token."""
+
+    def inputs(self, *rows: Row, pad: str = "left") -> dict[str, Any]:
+        inputs = Windows.inputs(replace(self, audio_rate=0), *rows, pad=pad)
+        inputs |= models._padded([self._ids(row) for row in rows], pad)
+        inputs.pop("mm_token_type_ids")
         heard = more_families._heard(rows)
         return inputs | (self._audio(heard) if heard and self.audio_rate else {})
 
@@ -54,15 +79,6 @@ class Grids(OneRow):
             values[index, :length] = torch.randn(length, generator=families._random(row, number, -2))
             real[index, :length] = 1
         return {"input_values": values, "input_values_mask": real}
-
-    def seen(self, keep: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        full = super().seen(keep, inputs)["full_attention"]
-        near = full.clone()
-        for row, query in keep.nonzero().tolist():
-            before = keep[row, : query + 1].nonzero()[:, 0]
-            near[row, query, before[:-WINDOW]] = False
-        every = {kind: near if kind.startswith("sliding") else full for kind in self.kinds}
-        return every or {"full_attention": full}
 
 
 _MUSE_TEXT = {
@@ -189,6 +205,66 @@ def _nemotron() -> Any:
     )  # fmt: skip
 
 
+# --- relatives of Qwen's families ----------------------------------------------------------------------------------
+
+
+def _cohere_compass() -> Any:
+    rope = families._rope()["rope_parameters"]
+    text = {
+        **_TEXT, "num_hidden_layers": 4, "sliding_window": WINDOW, "layer_types": _LAYERS * 2,
+        "rope_parameters": {"sliding_attention": rope, "full_attention": None}, "bos_token_id": 2,
+    }  # fmt: skip
+    return transformers.CohereCompassConfig(text_config=text, vision_config=families._DEEP_VISION, **families._IDS)
+
+
+def _cosmos3_omni() -> Any:
+    vision = {**families._DEEP_VISION, "model_type": "qwen3_vl_vision"}
+    return transformers.Cosmos3OmniConfig(text_config=families._new_text(), vision_config=vision, **families._IDS)
+
+
+def _cosmos3_edge() -> Any:
+    vision = {**_ATTEND, "num_patches": 16}
+    text = {**_TEXT, "head_dim": 16, **families._rope(), "bos_token_id": 2}
+    return transformers.Cosmos3EdgeConfig(
+        text_config=text, vision_config=vision, projector_hidden_size=24, initializer_range=0.2, **families._IDS
+    )
+
+
+def _hy_v4_vl() -> Any:
+    text = {
+        **_TEXT, "head_dim": 16, "moe_intermediate_size": 24, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 16, "v_head_dim": 16,
+        "index_topk": 16, "index_head_dim": 16, "index_n_heads": 16, "hc_mult": 2, "bos_token_id": 2, **families._rope(),
+    }  # fmt: skip
+    vision = {**_ATTEND, "out_hidden_size": WIDTH, "max_image_size": 64}
+    return transformers.HYV4VLConfig(text_config=text, vision_config=vision, **_IDS)
+
+
+def _exaone4_5() -> Any:
+    text = {**_TEXT, "sliding_window": WINDOW, "layer_types": _LAYERS * 2, "bos_token_id": 2, "model_type": "exaone4"}
+    vision = {**families._VISION, "out_hidden_size": WIDTH, "fullatt_block_indexes": [0], "window_size": 32}
+    vision["num_key_value_heads"] = 1
+    return transformers.Exaone4_5_Config(text_config=text, vision_config=vision, **_IDS)
+
+
+def _hyperclovax() -> Any:
+    text = {**_TEXT, "model_type": "hyperclovax", "bos_token_id": 2}
+    vision = {**families._VISION, "out_hidden_size": WIDTH, "fullatt_block_indexes": [0], "window_size": 32}
+    vision["model_type"] = "qwen2_5_vl_vision"
+    return transformers.HyperCLOVAXVisionV2Config(text_config=text, vision_config=vision, **_IDS)
+
+
+def _lfm3_vl() -> Any:
+    text = {
+        **_TEXT, "model_type": "lfm3", "head_dim": 16, "sliding_window": WINDOW, "bos_token_id": 2, "conv_L_cache": 3,
+        "layer_types": ["conv", "full_attention", "conv", "sliding_attention"],
+    }  # fmt: skip
+    vision = {**_ATTEND, "num_hidden_layers": 2, "num_key_value_heads": 1, "layer_types": ["conv", "full_attention"]}
+    return transformers.Lfm3VlConfig(
+        text_config=text, vision_config=vision, projector_hidden_size=24, tie_word_embeddings=False, **_IDS
+    )
+
+
 OTHERS = {
     str(family): family
     for family in (
@@ -196,6 +272,12 @@ OTHERS = {
         Grids("muse_glimmer", _muse_glimmer, timestamps=True, kinds=tuple(_LAYERS)),
         Dots("dots3_note", _dots3_note, images=1, kinds=("indexed_attention", "sliding_attention")),
         Nemotron(config=_nemotron),
+        Windows("cohere_compass", _cohere_compass, timestamps=True, kinds=tuple(_LAYERS)),
+        Windows("cosmos3_omni", _cosmos3_omni, timestamps=True),
+        Windows("cosmos3_edge", _cosmos3_edge, timestamps=True, images=1),
+        Windows("hy_v4_vl", _hy_v4_vl, newlines=True, images=1, kernel=None),
+        Grids("exaone4_5", _exaone4_5, kinds=tuple(_LAYERS)),
+        Grids("hyperclovax_vision_v2", _hyperclovax),
+        Grids("lfm3_vl", _lfm3_vl, stateful=True),
     )
 }  # fmt: skip
-FAMILIES = {**more_families.FAMILIES, **OTHERS}

@@ -10,7 +10,7 @@ from tests.helpers.contract import made
 from tests.helpers.families import Family
 from tests.helpers.family_contract import QUARTER, THREE, apart, expected_logits, host, read
 from tests.helpers.models import WIDTH
-from tests.helpers.other_families import FAMILIES
+from tests.helpers.rare_families import FAMILIES
 
 import omnisift
 from omnisift.errors import UnsupportedCall

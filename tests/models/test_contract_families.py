@@ -27,7 +27,7 @@ from tests.helpers.family_contract import (
     write_found,
 )
 from tests.helpers.models import FIRST_WORD, Image
-from tests.helpers.other_families import FAMILIES
+from tests.helpers.rare_families import FAMILIES
 from torch import Tensor
 
 import omnisift
@@ -76,8 +76,9 @@ def continued(inputs: dict[str, Any], new: Tensor) -> dict[str, Any]:
     """The prompt followed by text."""
     longer = {**inputs, "input_ids": torch.cat([inputs["input_ids"], new], dim=1)}
     longer["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
-    if "mm_token_type_ids" in inputs:
-        longer["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(new).int()], dim=1)
+    for name in ("mm_token_type_ids", "moe_mm_token_type_ids"):
+        if name in inputs:
+            longer[name] = torch.cat([inputs[name], torch.zeros_like(new).int()], dim=1)
     return longer
 
 

@@ -16,7 +16,7 @@ from tests.helpers.contract import made
 from tests.helpers.families import Clip, Family
 from tests.helpers.family_contract import QUARTER, THREE, host
 from tests.helpers.models import AUDIO, VIDEO, WIDTH
-from tests.helpers.other_families import FAMILIES
+from tests.helpers.rare_families import FAMILIES
 
 import omnisift
 from omnisift.chunks import steps_in_chunk
