@@ -68,27 +68,18 @@ def _ernie() -> Any:
 
 @dataclass(frozen=True)
 class Chunks(Grids):
-    """Grids of chunks of a video. A chunk has up to two images, which are one frame of tokens or as many."""
+    """Grids of chunks of two images, which are pooled to one frame of tokens."""
 
     timestamps: bool = True
-    pooled: bool = False
-    square: bool = False
-    """Whether patches have two dimensions."""
-
     def inputs(self, *rows: Row, pad: str = "left") -> dict[str, Any]:
         inputs = super().inputs(*rows, pad=pad)
         if "video_grid_thw" in inputs:
-            chunks: list[list[int]] = []
-            for frames, height, width in inputs["video_grid_thw"].tolist():
-                sizes = [2] * frames if self.pooled else [2] * (frames // 2) + [1] * (frames % 2)
-                chunks += [[size, height, width] for size in sizes]
-            inputs["video_grid_thw"] = torch.tensor(chunks)
-            if self.pooled:
-                pixels = families.Family.inputs(replace(self, audio_rate=0), *rows, pad=pad)["pixel_values_videos"]
-                inputs["pixel_values_videos"] = pixels.reshape(-1, 3 * PATCH**2)
-        for name in ("pixel_values", "pixel_values_videos"):
-            if self.square and name in inputs:
-                inputs[name] = inputs[name].view(-1, 3, PATCH, PATCH)
+            grids = inputs["video_grid_thw"]
+            inputs["video_grid_thw"] = grids.repeat_interleave(grids[:, 0], dim=0)
+            inputs["video_grid_thw"][:, 0] = 2
+            inputs["pixel_values_videos"] = inputs["pixel_values_videos"].reshape(-1, 3, PATCH, PATCH)
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"][:, : 3 * PATCH**2].reshape(-1, 3, PATCH, PATCH)
         return inputs
 
 
@@ -102,20 +93,6 @@ def _kimi() -> Any:
     return transformers.Kimi_K25Config(
         text_config=text, vision_config=vision, projection_hidden_size=16, tie_word_embeddings=False, **_IDS
     )
-
-
-def _minimax() -> Any:
-    text = {
-        **_TEXT, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "dense_intermediate_size": 48,
-        "shared_intermediate_size": 24, "rotary_dim": 8, "mlp_layer_types": ["dense", "sparse"] * 2,
-        "layer_types": ["full_attention", "minimax_m3_sparse"] * 2, "index_n_heads": 1, "index_head_dim": 16,
-        "index_block_size": 4, "index_topk_blocks": 128, "bos_token_id": 2,
-    }  # fmt: skip
-    vision = {**_ATTEND, "image_size": 32}
-    return transformers.MiniMaxM3VLConfig(
-        text_config=text, vision_config=vision, projector_hidden_size=24, image_token_index=IMAGE,
-        video_token_index=VIDEO,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -229,8 +206,7 @@ def _video_llava() -> Any:
 
 _RARE = (
     Ernie("ernie4_5_vl_moe", _ernie),
-    Chunks("kimi_k25", _kimi, pooled=True, square=True),
-    Chunks("minimax_m3_vl", _minimax),
+    Chunks("kimi_k25", _kimi),
     Merged("video_llama_3", _video_llama_3),
     Glm5("glm5_next", _glm5),
     Windows("qwen4_exp", _qwen4_exp, timestamps=True, stateful=True, tolerance=5e-4),

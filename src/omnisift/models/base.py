@@ -21,17 +21,15 @@ from omnisift.errors import CompressorError, UnsupportedModel, UsageError
 from omnisift.models.adapter import Adapter
 from omnisift.models.attachment import Attachment, check_unattached
 from omnisift.models.gemma4 import Gemma4Adapter, Gemma4UnifiedAdapter
-from omnisift.models.glm4v import Glm4vAdapter, Glm4vMoeAdapter, Glm46vAdapter, GlmOcrAdapter
+from omnisift.models.glm4v import Glm4vAdapter, Glm4vMoeAdapter, Glm5NextAdapter, Glm46vAdapter, GlmOcrAdapter
 from omnisift.models.llava_onevision import LlavaNextVideoAdapter, LlavaOnevisionAdapter, VideoLlavaAdapter
 from omnisift.models.muse_spark import Dots3NoteAdapter, MuseGlimmerAdapter, MuseSparkAdapter
 from omnisift.models.nemotron_h_omni import NemotronOmniAdapter
 from omnisift.models.one_row_grids import (
     Exaone45Adapter,
-    Glm5NextAdapter,
     HyperClovaXAdapter,
     KimiK25Adapter,
     Lfm3VLAdapter,
-    MiniMaxM3Adapter,
     VideoLlama3Adapter,
 )
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
@@ -81,7 +79,6 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     Lfm3VLAdapter,
     VideoLlama3Adapter,
     KimiK25Adapter,
-    MiniMaxM3Adapter,
     Glm5NextAdapter,
     ErnieVLAdapter,
     Qwen4ExpAdapter,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -108,25 +107,3 @@ class KimiK25Adapter(ChunkedGridAdapter):
         """[V, 3] int64: one frame of tokens for each chunk."""
         merge = patches.new_tensor(list(self.config.vision_config.merge_kernel_size))
         return torch.cat([torch.ones_like(patches[:, :1]), patches[:, 1:] // merge], dim=1)
-
-
-class MiniMaxM3Adapter(ChunkedGridAdapter):
-    """MiniMax M3: blocks of keys are chosen among the tokens that were kept."""
-
-    model_types: ClassVar[frozenset[str]] = frozenset({"minimax_m3_vl"})
-    model_class: ClassVar[str] = "MiniMaxM3SparseForConditionalGeneration"
-
-
-class Glm5NextAdapter(OneRowGridAdapter):
-    """GLM-5.3: a video stands at the ids of images, between marks of its own."""
-
-    model_types: ClassVar[frozenset[str]] = frozenset({"glm5_next"})
-    model_class: ClassVar[str] = "Glm5NextForConditionalGeneration"
-    times_in_words: ClassVar[bool] = True
-
-    def modality(self, input_ids: Tensor, arguments: Mapping[str, Any] = {}) -> Tensor:  # noqa: ARG002
-        """Classify the tokens as the host does, which reads no ``mm_token_type_ids``."""
-        opened = (input_ids == self.config.video_start_token_id).cumsum(dim=1)
-        closed = (input_ids == self.config.video_end_token_id).cumsum(dim=1)
-        video = (input_ids == self.config.image_token_id) & (opened > closed)
-        return torch.where(video, int(Modality.VIDEO), int(Modality.TEXT)).to(torch.int8)
