@@ -1,11 +1,11 @@
-"""Compress the prompts of a model that is not in Transformers, such as one behind remote code, with an adapter of your own.
+"""Compress the prompts of a model that is not in Transformers, such as one behind remote code, by your own adapter.
 
     python examples/own_adapter.py
 
-The stand-in below is built as such models often are: names of its own, one class that is head and core, media at the id
-of an unknown token between marks, and a unit of one frame and its audio for each second. The adapter says where the
-modules are, which tokens are media, and when and where each of them was. The last lines compare a compressed prompt with
-the model itself, whose mask hides the dropped tokens.
+The stand-in below is built as such models often are: names of its own, one class that is head and core, media at the
+id of an unknown token between marks, and a unit of one frame and its audio for each second. The adapter says where the
+modules are, which tokens are media, and when and where each of them was. The last lines compare a compressed prompt
+with the model itself, whose mask hides the dropped tokens.
 """
 
 import torch
@@ -61,7 +61,7 @@ class StandInAdapter(omnisift.Adapter):
         # The language model must take inputs_embeds, position_ids and attention_mask by name.
         return omnisift.Parts(head=model, core=model, language_model=model.llm)
 
-    def modality(self, input_ids, arguments=None):
+    def modality(self, input_ids, arguments=None):  # noqa: ARG002
         kinds = torch.full_like(input_ids, int(omnisift.Modality.TEXT), dtype=torch.int8)
         kinds[between(input_ids, LOOK, LOOK_END)] = int(omnisift.Modality.VIDEO)
         kinds[between(input_ids, HEAR, HEAR_END)] = int(omnisift.Modality.AUDIO)
@@ -94,7 +94,7 @@ inputs = {
     "audio_features": torch.randn(6 * HEARD, 16),
 }
 
-with omnisift.attach(model, retain=0.25, adapter=StandInAdapter) as attachment, torch.no_grad():
+with omnisift.attach(model, "uniform", retain=0.25, adapter=StandInAdapter) as attachment, torch.no_grad():
     cut = model(**inputs).logits[0]
 kept = attachment.last
 print(f"video {kept.n_video} -> {kept.kept_video}, audio {kept.n_audio} -> {kept.kept_audio}")

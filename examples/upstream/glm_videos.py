@@ -61,10 +61,9 @@ def make_inputs() -> dict[str, Any]:
 def fix(model: Any, inputs: dict[str, Any]) -> None:
     """Count a video's placeholders by the id that they have, and tell them from images by their types."""
     model.config.video_token_id = model.config.image_token_id
-    types = inputs["mm_token_type_ids"][..., None]
-    model.model.get_placeholder_mask = lambda *args, **kwargs: (types == 1, types == 2)
-    if not MIXED:  # with beams there are three rows
-        del model.model.get_placeholder_mask
+    if MIXED:
+        types = inputs["mm_token_type_ids"][..., None]
+        model.model.get_placeholder_mask = lambda *_, **__: (types == 1, types == 2)
 
 
 def main() -> int:

@@ -192,7 +192,8 @@ def _nemotron() -> Any:
     }  # fmt: skip
     vision = {
         "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": PATCH, "image_size": 16,
-        "max_img_size": 64, "num_cls_tokens": 1, "num_registers": 1, "video_temporal_patch_size": 2, "summary_idxs": [0],
+        "max_img_size": 64, "num_cls_tokens": 1, "num_registers": 1, "video_temporal_patch_size": 2,
+        "summary_idxs": [0],
     }  # fmt: skip
     audio = {
         **_PATCHES, "subsampling_conv_channels": 8, "num_mel_bins": MELS, "projection_hidden_size": 24,
@@ -234,7 +235,8 @@ def _hy_v4_vl() -> Any:
     text = {
         **_TEXT, "head_dim": 16, "moe_intermediate_size": 24, "n_routed_experts": 4, "num_experts_per_tok": 2,
         "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 16, "v_head_dim": 16,
-        "index_topk": 16, "index_head_dim": 16, "index_n_heads": 16, "hc_mult": 2, "bos_token_id": 2, **families._rope(),
+        "index_topk": 16, "index_head_dim": 16, "index_n_heads": 16, "hc_mult": 2, "bos_token_id": 2,
+        **families._rope(),
     }  # fmt: skip
     vision = {**_ATTEND, "out_hidden_size": WIDTH, "max_image_size": 64}
     return transformers.HYV4VLConfig(text_config=text, vision_config=vision, **_IDS)

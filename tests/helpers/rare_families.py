@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import transformers
-from tests.helpers import families, models, more_families, other_families
+from tests.helpers import families, more_families, other_families
 from tests.helpers.families import Clip, Family, Row
 from tests.helpers.models import (
     AUDIO_END,
@@ -71,6 +72,7 @@ class Chunks(Grids):
     """Grids of chunks of two images, which are pooled to one frame of tokens."""
 
     timestamps: bool = True
+
     def inputs(self, *rows: Row, pad: str = "left") -> dict[str, Any]:
         inputs = super().inputs(*rows, pad=pad)
         if "video_grid_thw" in inputs:
@@ -215,3 +217,7 @@ _RARE = (
 )
 OTHERS = {**other_families.OTHERS, **{str(family): family for family in _RARE}}
 FAMILIES = {**more_families.FAMILIES, **OTHERS}
+MOST = [
+    pytest.param(family, id=name, marks=pytest.mark.slow if name in OTHERS else ()) for name, family in FAMILIES.items()
+]
+"""As parameters: families that differ from another in names and sizes are left to the slow tests."""

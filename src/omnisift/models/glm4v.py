@@ -1,7 +1,7 @@
 """Adapters for GLM-4.1V, 4.5V, 4.6V, 5.3 and GLM-OCR: a video stands at the ids of images, each frame before its time.
 
-Up to GLM-4.6V only ``mm_token_type_ids``, which the processor returns, tell a video from an image. The encoder is called
-frame by frame.
+Up to GLM-4.6V only ``mm_token_type_ids``, which the processor returns, tell a video from an image. The encoder is
+called frame by frame.
 """
 
 from __future__ import annotations
