@@ -40,6 +40,7 @@ class Ernie(Windows):
     """Two grids make a frame; media and their marks have experts of their own."""
 
     images: int = 1
+    beams: bool = False
 
     def inputs(self, *rows: Row, pad: str = "left") -> dict[str, Any]:
         inputs, ids = super().inputs(*rows, pad=pad), families.Family.inputs(self, *rows, pad=pad)
@@ -126,6 +127,7 @@ class Glm5(Grids):
 
     timestamps: bool = True
     stateful: bool = True
+    beams: bool = False
     tolerance: float = 5e-4
 
     def _video(self, clip: Clip, row: Row, number: int) -> list[int]:

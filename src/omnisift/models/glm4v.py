@@ -77,6 +77,7 @@ class Glm5NextAdapter(Glm4vAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"glm5_next"})
     model_class: ClassVar[str] = "Glm5NextForConditionalGeneration"
+    is_loaded: ClassVar[bool] = False
     rotary_rows: ClassVar[int] = 1
     supplies: ClassVar[frozenset[str]] = frozenset()
 

@@ -76,6 +76,7 @@ class LlavaNextVideoAdapter(LlavaOnevisionAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"llava_next_video"})
     model_class: ClassVar[str] = "LlavaNextVideoForConditionalGeneration"
+    is_loaded: ClassVar[bool] = False
 
     def modality(self, input_ids: Tensor, arguments: Mapping[str, Any] = {}) -> Tensor:
         """Classify the tokens by their ids."""
@@ -93,6 +94,7 @@ class VideoLlavaAdapter(LlavaOnevisionAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"video_llava"})
     model_class: ClassVar[str] = "VideoLlavaForConditionalGeneration"
+    is_loaded: ClassVar[bool] = False
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the modules to hook; videos have an encoder of their own."""
