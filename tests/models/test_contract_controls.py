@@ -14,13 +14,13 @@ from tests.helpers.rare_families import FAMILIES, MOST
 
 import omnisift
 from omnisift.errors import UnsupportedCall
-from omnisift.models import adapter_class
+from omnisift.models import Adapter, adapter_class
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.models.side_inputs import Side, cut_side_inputs
 
 most_families = pytest.mark.parametrize("family", MOST)
 with_side_inputs = pytest.mark.parametrize(
-    "family", [family for family in FAMILIES.values() if adapter_class(family.model_type).side_inputs], ids=str
+    "family", [case for case in MOST if adapter_class(case.values[0].model_type).side_inputs]
 )
 
 
@@ -77,3 +77,14 @@ def test_a_missing_rule_is_refused(family: Family, monkeypatch: pytest.MonkeyPat
             fault.setattr(adapter, "side_inputs", rules)
             with omnisift.attach(model, made("random", QUARTER, WIDTH)), pytest.raises(UnsupportedCall, match=name):
                 model(**inputs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gemma4-both-ways", "gemma4_unified"])
+def test_a_causal_mask_is_seen_where_frames_see_both_ways(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = FAMILIES[name]
+    model, inputs = host(family), family.inputs(*THREE)
+    monkeypatch.setattr(adapter_class(family.model_type), "attention_mask", Adapter.attention_mask)
+    logits, attachment, cut, _ = read(model, inputs, made("random", QUARTER, WIDTH))
+    assert attachment.last is not None
+    assert apart(logits, expected_logits(family, model, inputs, attachment.last.keep), cut) > 0.1

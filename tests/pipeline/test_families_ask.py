@@ -22,8 +22,9 @@ from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, ModelError, NoVideo, UnsupportedCall, UsageError
 from omnisift.media import Media
 from omnisift.pipeline import Pipeline
+from omnisift.pipeline.clip_format import frame_limits
 from omnisift.pipeline.preparation import normalize_patches
-from omnisift.pipeline.prompt import build_inputs, frame_limits
+from omnisift.pipeline.prompt import build_inputs
 
 QUESTIONS = ["What colour is the circle?", "Which sound is heard first?", "What happens in the clip at the end?"]
 DEAF = [name for name in FACTORS if "omni" not in name]

@@ -10,7 +10,8 @@ import pytest
 from transformers import AutoProcessor
 
 from omnisift.media import Media
-from omnisift.pipeline.prompt import build_inputs, pixel_limits
+from omnisift.pipeline.clip_format import pixel_limits
+from omnisift.pipeline.prompt import build_inputs
 from omnisift.utils.assets import nano_path
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from omnisift.chunks import MICROSECONDS
 from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
 from omnisift.inspector.columns import audio_only_tokens, chunks_of, clip_tokens, grid_of, method_selection
@@ -19,12 +20,16 @@ from omnisift.inspector.evidence import evidence_of, find_scene
 from omnisift.inspector.trace import ClipTokens, MethodSelection, MethodTrace, Trace, TraceEvidence
 from omnisift.media import SAMPLE_RATE, Media, MediaFile
 from omnisift.media.sampling import Sampling
+from omnisift.media.units import TEMPORAL_PATCH
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
+from omnisift.models import adapter_for
 from omnisift.models.attachment import model_lock
 from omnisift.pipeline import Answer, Pipeline
+from omnisift.pipeline.clip_format import ClipFormat, frame_seconds
 from omnisift.pipeline.encoded_clip import EncodedClip, prompt_row
 from omnisift.pipeline.held_prompt import HeldPrompt
 from omnisift.pipeline.loading import Host
+from omnisift.pipeline.prompt import audio_items
 from omnisift.tokens import Selection, TokenStream
 from omnisift.world import Scene, count_kept, questions
 from omnisift.world.files import COMMENT
@@ -45,7 +50,10 @@ class Inspection:
     trace: Trace
     media: Media
     mel: NDArray[np.float32] | None
-    """[bands, T] log-mel spectrogram of the processor, 100 columns per second; None without audio."""
+    """[bands, T] log-mel spectrogram of the processor, 100 columns per second; None without audio. For models that read
+    the waveform itself, the logarithm of the power of each piece of it."""
+    images_per_frame: int = TEMPORAL_PATCH
+    """Images of a frame of the token grid."""
 
 
 def inspect_clip(
@@ -127,7 +135,7 @@ def inspect_clip(
         if known is not None:
             decisions[name] = known
     trace = _trace(host, question, answers, decisions, media, scene, notices)
-    return Inspection(trace, media, _mel(host, media))
+    return Inspection(trace, media, _mel(host, media), ClipFormat.of(host.processor).images)
 
 
 def _trace(
@@ -142,7 +150,7 @@ def _trace(
     report = answers[ALL].report
     tokens = _tokens(decisions, report.tokens.audio, _audio_seconds(host))
     evidence = None if scene is None else evidence_of(scene, question, tokens)
-    grid = grid_of(tokens, media.seconds_per_grid)
+    grid = grid_of(tokens, (frame_seconds(host.processor, [media]) or [0.0])[0])
     return Trace(
         model=host.name,
         question=question,
@@ -252,7 +260,7 @@ def _default_question(scene: Scene | None) -> str:
 
 def _audio_seconds(host: Host) -> float:
     """Duration of one audio token; 1.0 for a model that takes no audio."""
-    return 1.0 / float(getattr(host.thinker.config, "position_id_per_seconds", 1))
+    return float(getattr(adapter_for(host.thinker), "audio_step", MICROSECONDS)) / MICROSECONDS
 
 
 def _mel(host: Host, media: Media) -> NDArray[np.float32] | None:
@@ -260,6 +268,16 @@ def _mel(host: Host, media: Media) -> NDArray[np.float32] | None:
     if media.waveform is None:
         return None
     extract = host.processor.feature_extractor
+    # Gemma 4 has a row for each time, and its unified model reads pieces of the waveform.
+    if ClipFormat.of(host.processor).audio_apart:
+        parts = [
+            extract(item, sampling_rate=SAMPLE_RATE, truncation=False, return_tensors="np")["input_features"][0]
+            for item in audio_items(media)
+        ]
+        rows = np.concatenate(parts)
+        if not hasattr(extract, "hop_length"):
+            rows = np.log(np.abs(np.fft.rfft(rows)) ** 2 + 1e-6)
+        return np.asarray(rows.T, dtype=np.float32)
     features = extract(media.waveform, sampling_rate=SAMPLE_RATE, truncation=False, return_tensors="np")
     columns = -(-len(media.waveform) // extract.hop_length)
     return np.asarray(features["input_features"][0][:, :columns], dtype=np.float32)

@@ -125,7 +125,7 @@ def _strip(axes: Any, inspection: Inspection, method: MethodTrace) -> None:
         f"{method.label}: frames, dropped patches pale" + ("" if len(shown) == trace.grid.frames else " (some of them)")
     )
     for position, frame in enumerate(shown):
-        image = frame_image(inspection.media, frame)
+        image = frame_image(inspection.media, frame, inspection.images_per_frame)
         cells = cell_tokens(trace, (frame,))
         begin = _start(trace, position)
         width = 0.97 * (_end(trace, position) - begin)

@@ -20,17 +20,19 @@ _ATTEMPTS = ((1.0, 80), (1.0, 65), (0.75, 60), (0.6, 50), (0.45, 45), (0.3, 40),
 """(scale, JPEG quality) to try in this order."""
 
 
-def frame_image(media: Media, frame: int) -> NDArray[np.uint8]:
+def frame_image(media: Media, frame: int, images_per_frame: int = TEMPORAL_PATCH) -> NDArray[np.uint8]:
     """[H, W, 3]: the first of the images that make up a frame of tokens."""
     assert media.images is not None
-    return np.asarray(media.images[TEMPORAL_PATCH * frame])
+    return np.asarray(media.images[images_per_frame * frame])
 
 
-def encode_jpegs(media: Media, frames: Sequence[int], max_bytes: int) -> list[bytes]:
+def encode_jpegs(
+    media: Media, frames: Sequence[int], max_bytes: int, images_per_frame: int = TEMPORAL_PATCH
+) -> list[bytes]:
     """One .jpg per frame, all of one size and quality: the best attempt that fits ``max_bytes``, else the smallest."""
     files: list[bytes] = []
     for scale, quality in _ATTEMPTS:
-        files = [_jpeg(frame_image(media, frame), scale, quality) for frame in frames]
+        files = [_jpeg(frame_image(media, frame, images_per_frame), scale, quality) for frame in frames]
         if sum(map(len, files)) <= max_bytes:
             break
     return files

@@ -72,7 +72,10 @@ def page_data(inspection: Inspection, shown: Downsampled) -> dict[str, Any]:
         "grid": None if trace.grid is None else vars(trace.grid),
         "size": [trace.clip.width, trace.clip.height],
         "frames": list(shown.frames),
-        "images": [_uri("image/jpeg", file) for file in encode_jpegs(media, shown.frames, IMAGE_BYTES)],
+        "images": [
+            _uri("image/jpeg", file)
+            for file in encode_jpegs(media, shown.frames, IMAGE_BYTES, inspection.images_per_frame)
+        ],
         "chunks": [[chunk.start, chunk.end, chunk.video, chunk.audio] for chunk in trace.chunks],
         "wave": _wave(inspection),
         "audio": {

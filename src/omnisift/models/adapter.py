@@ -113,6 +113,10 @@ class Adapter(ABC):
     """Name of the class in Transformers that generates text."""
     release: ClassVar[str] = "5.19"
     """Release of Transformers that has ``model_class``."""
+    attn_implementation: ClassVar[str | None] = "sdpa"
+    """That `omnisift.load` asks for by default; None leaves the choice to Transformers."""
+    outputs_tokens: ClassVar[bool] = True
+    """Whether what the encoders return has one entry for each token, so that it can be kept for another prompt."""
     supplies: ClassVar[frozenset[str]] = frozenset()
     """Names of the `TokenStream.extras` that its `attention_probes` can provide."""
     rotary_rows: ClassVar[int] = 1
@@ -165,6 +169,11 @@ class Adapter(ABC):
     def audio_tokens(self, mel_frames: int) -> int:  # noqa: ARG002
         """Return the number of audio tokens for a spectrogram of ``mel_frames``: 0 in families without audio."""
         return 0
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no token of a prompt sees a later one, so that its beginning can be read without the rest."""
+        return True
 
     @property
     def audio_window(self) -> int | None:

@@ -28,6 +28,8 @@ class Gemma4Adapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"gemma4"})
     model_class: ClassVar[str] = "Gemma4ForConditionalGeneration"
+    attn_implementation: ClassVar[str | None] = None
+    outputs_tokens: ClassVar[bool] = False
     rotary_rows: ClassVar[int] = 1
     side_inputs: ClassVar[Mapping[str, Side]] = {"per_layer_inputs": Side.TOKENS}
     geometry: ClassVar[frozenset[str]] = frozenset({"pixel_position_ids"})
@@ -41,6 +43,11 @@ class Gemma4Adapter(GridAdapter):
     def audio_step(self) -> float:
         """A token is of 40 ms."""
         return 40_000.0
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the tokens of a frame see only those before them. In larger models they see each other."""
+        return bool(self.config.get_text_config().use_bidirectional_attention != "vision")
 
     @property
     def _kernel(self) -> int:
@@ -70,9 +77,8 @@ class Gemma4Adapter(GridAdapter):
     def attention_mask(self, prompt: Prompt, cut: PromptCut, arguments: Mapping[str, Any]) -> Any:
         """Return [B, K]; or the masks in which the kept tokens of a frame see each other, where the host has them."""
         mask = super().attention_mask(prompt, cut, arguments)
-        text = self.config.get_text_config()
-        types = prompt.arguments.get("mm_token_type_ids")
-        if text.use_bidirectional_attention != "vision" or types is None:
+        text, types = self.config.get_text_config(), prompt.arguments.get("mm_token_type_ids")
+        if self.is_causal or types is None:
             return mask
         host: Any = sys.modules[type(self.parts.core).__module__]
         embeds = arguments["inputs_embeds"][:, : cut.width]

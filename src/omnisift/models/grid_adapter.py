@@ -104,12 +104,14 @@ class GridAdapter(Adapter):
 
     def known_seconds(self, prompt: Prompt, count: int) -> Tensor | None:
         """[V] float32: seconds of a frame of each of ``count`` videos; None if the call does not say."""
+        if not count:
+            return None
         seconds = None if self.seconds_argument is None else prompt.tensor(self.seconds_argument)
         if seconds is None and prompt.frame_seconds is not None:
             seconds = torch.tensor(prompt.frame_seconds, dtype=torch.float32)
             if not bool((seconds.isfinite() & (seconds > 0)).all()):
                 raise UnsupportedCall(f"frame_seconds must be above 0, got {list(prompt.frame_seconds)}: correct it")
-        if seconds is None or not count:
+        if seconds is None:
             return None
         # `generate` repeats each value for beams, but not the grids that its encoder ran with.
         values = seconds.float().flatten()

@@ -134,7 +134,8 @@ def audio_in_runs(modality: Tensor, places: Places) -> Tensor:
 def audio_in_order(modality: Tensor, places: Places) -> Tensor:
     """Find the clip of each audio token where videos and audio lie apart.
 
-    The i-th audio of a row belongs to its i-th video. In a row that has not as many of both, audio is outside clips.
+    All audio of a row with one video belongs to that video; in a row with several, the i-th audio belongs to the i-th
+    video. In a row that has not as many of both, and in one without video, audio is outside clips.
 
     Args:
         modality: as `audio_in_runs` takes it.
@@ -148,8 +149,10 @@ def audio_in_order(modality: Tensor, places: Places) -> Tensor:
     owner = torch.full_like(run, -1)
     for row in range(len(modality)):
         clips, runs = torch.unique(places.clip[rows == row]), torch.unique(run[row][run[row] >= 0])
-        if len(clips) and len(clips) == len(runs):
-            heard = run[row] >= 0
+        heard = run[row] >= 0
+        if len(clips) == 1:
+            owner[row, heard] = clips
+        elif len(clips) and len(clips) == len(runs):
             owner[row, heard] = clips[torch.searchsorted(runs, run[row, heard])]
     return owner
 

@@ -25,6 +25,7 @@ class LlavaOnevisionAdapter(GridAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"llava_onevision"})
     model_class: ClassVar[str] = "LlavaOnevisionForConditionalGeneration"
+    outputs_tokens: ClassVar[bool] = False
     rotary_rows: ClassVar[int] = 1
     geometry: ClassVar[frozenset[str]] = frozenset()
     supplies: ClassVar[frozenset[str]] = frozenset()

@@ -25,7 +25,7 @@ from omnisift.models.cached_prompt import find_cache, stored_prompt
 from omnisift.models.host_arguments import bind_arguments
 from omnisift.models.own_hooks import OwnHook
 
-_PER_TOKEN = ("visual_pos_masks", "mm_token_type_ids")
+_PER_TOKEN = ("visual_pos_masks", "mm_token_type_ids", "per_layer_inputs")
 _OF_MEDIA = ("visual_pos_masks", "deepstack_visual_embeds")
 """Side inputs of tokens of media, all of which are in the beginning."""
 
@@ -153,6 +153,7 @@ def _can_copy(cache: Any) -> bool:
     names = (
         "DynamicLayer",
         "DynamicSlidingWindowLayer",
+        "DummyLayer",
         "LinearAttentionLayer",
         "LinearAttentionAndFullAttentionLayer",
     )

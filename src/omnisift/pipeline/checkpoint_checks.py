@@ -14,7 +14,9 @@ import torch
 from omnisift.errors import CheckpointError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.models import adapter_class, model_class
-from omnisift.pipeline.prompt import build_inputs, pixel_limits
+from omnisift.pipeline.clip_format import ClipFormat, pixel_limits
+from omnisift.pipeline.prompt import build_inputs
+from omnisift.tokens import Modality
 from omnisift.utils.checkpoint_files import AGAIN, checkpoint_errors, read_json_object
 from omnisift.utils.safetensors_files import check_size
 
@@ -29,6 +31,12 @@ _MAX_NUMBERS = {
 }  # fmt: skip
 """Integers of a processor's configuration, from 1 to these: far above any model's, so that a damaged file can't ask for
 gigabytes of filters or patches."""
+
+_SHARED_SIZES = {
+    "patch_size": "patch_size", "merge_size": "spatial_merge_size", "temporal_patch_size": "temporal_patch_size",
+    "pooling_kernel_size": "pooling_kernel_size",
+}  # fmt: skip
+"""Sizes that a processor of videos shares with a vision encoder, which has them under the second name."""
 
 
 def check_model_files(source: ModelSource) -> None:
@@ -70,14 +78,16 @@ def check_values(config: Any, path: Path) -> None:
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     rope = getattr(text, "rope_parameters", None) or {}
     # Where none are stated, the classes of Qwen2 have their own, and later ones take what fits.
-    sections = rope.get("mrope_section") or ([16, 24, 24] if text.model_type.startswith("qwen2") else None)
+    has_own = text.model_type.startswith("qwen2") and adapter_class(config.model_type).rotary_rows > 1
+    sections = rope.get("mrope_section") or ([16, 24, 24] if has_own else None)
     rotated = int(head_size * rope.get("partial_rotary_factor", 1.0))
     wrong = {
         "position_id_per_seconds": getattr(config, "position_id_per_seconds", 1) <= 0,
         "seconds_per_chunk": getattr(config, "seconds_per_chunk", 1) <= 0,
         "n_window": getattr(_audio_config(config), "n_window", 1) <= 0,
         "mrope_section": sections is not None and 2 * sum(sections) != rotated,
-        "num_experts_per_tok": getattr(text, "num_experts_per_tok", 1) > getattr(text, "num_experts", math.inf),
+        "num_experts_per_tok": (getattr(text, "num_experts_per_tok", None) or 1)
+        > (getattr(text, "num_experts", None) or math.inf),
         "deepstack_visual_indexes": not _are_layers(config.vision_config),
     }
     for name in [name for name, is_wrong in wrong.items() if is_wrong]:
@@ -176,15 +186,19 @@ def _check_agreement(processor: Any, config: Any, source: str) -> None:
     """Sizes and placeholder tokens that processor and model must share."""
     video, vision = processor.video_processor, config.vision_config
     pairs = {
-        "patch_size": (video.patch_size, vision.patch_size),
-        "merge_size": (video.merge_size, vision.spatial_merge_size),
-        "temporal_patch_size": (video.temporal_patch_size, vision.temporal_patch_size),
+        name: (getattr(video, name), getattr(vision, of_model))
+        for name, of_model in _SHARED_SIZES.items()
+        if hasattr(video, name) and hasattr(vision, of_model)
     }
     tokens = {"video_token": config.video_token_id}
     audio = _audio_config(config)
     if audio is not None:
-        pairs["feature_size"] = processor.feature_extractor.feature_size, audio.num_mel_bins
+        if hasattr(audio, "num_mel_bins"):
+            pairs["feature_size"] = processor.feature_extractor.feature_size, audio.num_mel_bins
         tokens["audio_token"] = config.audio_token_id
+    if hasattr(processor, "num_image_tokens"):
+        pairs["size"] = dict(video.size), {"height": vision.image_size, "width": vision.image_size}
+        pairs["num_image_tokens"] = processor.num_image_tokens, (vision.image_size // vision.patch_size) ** 2
     ids = processor.tokenizer.convert_tokens_to_ids
     pairs |= {name: (ids(getattr(processor, name)), value) for name, value in tokens.items()}
     for name, (of_processor, of_model) in pairs.items():
@@ -208,7 +222,8 @@ def _check_seconds(inputs: Mapping[str, Any], config: Any, source: str) -> None:
 
 def _check_use(processor: Any, config: Any, source: str) -> None:
     """Build one small prompt of all that the model takes: files that no check names are wrong where it fails."""
-    side = 2 * processor.video_processor.patch_size * processor.video_processor.merge_size
+    layout = ClipFormat.of(processor)
+    side = 2 * layout.factor
     media = Media(
         path=Path("-"),
         images=np.zeros((2, side, side, 3), np.uint8),
@@ -226,11 +241,12 @@ def _check_use(processor: Any, config: Any, source: str) -> None:
     inputs = build_inputs(processor, media, "x", "x")
     _check_seconds(inputs, config, source)
     input_ids = inputs["input_ids"]
-    tokens = [getattr(config, name) for name in ("video_token_id", "audio_token_id") if hasattr(config, name)]
-    if not all(bool((input_ids == token).any()) for token in tokens):
-        kinds = "video or audio" if len(tokens) > 1 else "video"
+    modality = adapter_class(config.model_type).without_model(config).modality(input_ids, inputs)
+    kinds = [Modality.VIDEO] if _audio_config(config) is None else [Modality.VIDEO, Modality.AUDIO]
+    if not all(bool((modality == kind).any()) for kind in kinds):
         raise CheckpointError(
-            f"the chat template of {source} leaves out the clip: a prompt has no {kinds} tokens; correct "
+            f"the chat template of {source} leaves out the clip: a prompt has no "
+            f"{' or '.join(kind.name.lower() for kind in kinds)} tokens; correct "
             "chat_template.jinja, or download it again"
         )
     if int(input_ids.max()) >= config.get_text_config().vocab_size:

@@ -23,7 +23,7 @@ from omnisift.pipeline.clip_outline import ClipOutline
 from omnisift.pipeline.held_prompt import HOLD_BYTES, HeldPrompts, Key, settings_key
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import normalize_patches
-from omnisift.pipeline.prompt import build_compact_inputs, heard_by, join_rows, placeholder, prompt_text
+from omnisift.pipeline.prompt import around_clip, build_compact_inputs, heard_by, join_rows, prompt_text
 from omnisift.tokens import Modality
 
 _MEDIA_INPUTS = {"pixel_values_videos": 0, "input_features": 1}
@@ -157,8 +157,10 @@ class EncodedClip:
         """[1, N] ids of the prompt before and after the clip."""
         processor = self.host.processor
         text = prompt_text(processor, self.media, question, system)
-        parts = text.split(placeholder(processor, self.media))
-        before, after = (processor.tokenizer(part, add_special_tokens=False, return_tensors="pt") for part in parts)
+        before, after = (
+            processor.tokenizer(part, add_special_tokens=False, return_tensors="pt")
+            for part in around_clip(processor, self.media, text)
+        )
         return before["input_ids"], after["input_ids"]
 
 
@@ -221,9 +223,10 @@ def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> lis
 
     Calls that run the encoders come first, with the first question about each clip that is not encoded yet; then those
     that reuse the embeddings; then those whose prompts the clips hold, or will hold after the others. Transformers has
-    one audio switch per call, so a call has clips of equal modalities. Short prompts are called alone.
+    one audio switch per call, so a call has clips of equal modalities, and of equally many frames for hosts that take
+    one tensor of frames for all. Short prompts are called alone.
     """
-    calls: dict[tuple[int, bool, bool, int], list[int]] = {}
+    calls: dict[tuple[int, bool, bool, int, int], list[int]] = {}
     encoding: list[EncodedClip] = []
     holding: set[tuple[int, Key | None]] = set()
     for index, row in enumerate(rows):
@@ -236,7 +239,9 @@ def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> lis
             elif row.key is not None:
                 holding.add(held)
         alone = -1 if row.short is None else index
-        calls.setdefault((step, row.media.has_video, row.media.has_audio, alone), []).append(index)
+        pixels = row.inputs.get("pixel_values_videos")
+        frames = pixels.shape[1] if isinstance(pixels, Tensor) and pixels.ndim == 5 else -1
+        calls.setdefault((step, row.media.has_video, row.media.has_audio, frames, alone), []).append(index)
     return [calls[key] for key in sorted(calls)]
 
 
@@ -298,6 +303,8 @@ def _can_reuse(row: PromptRow, compressor: Compressor | None, encoding: Sequence
         return True
     if row.clip is None or (compressor is not None and compressor.needs):
         return False
+    if not adapter_for(row.clip.host.thinker).outputs_tokens:
+        return False
     return row.clip.is_encoded or row.clip in encoding
 
 
@@ -305,6 +312,9 @@ def _can_reuse(row: PromptRow, compressor: Compressor | None, encoding: Sequence
 def _store_outputs(host: Host, encoder: nn.Module, modality: Modality, rows: Sequence[PromptRow]) -> Iterator[None]:
     """Store what an encoder returns in the block on the clips of ``rows``."""
     adapter = adapter_for(host.thinker)
+    if not adapter.outputs_tokens:
+        yield
+        return
     sizes = [int((adapter.modality(row.inputs["input_ids"], row.inputs) == modality).sum()) for row in rows]
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: ModelOutput) -> None:

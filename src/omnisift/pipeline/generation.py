@@ -19,6 +19,7 @@ from omnisift.models.attachment import check_unattached
 from omnisift.models.last_logits import last_logits
 from omnisift.models.short_prompt import short_prompt
 from omnisift.models.window_attention import batched_windows
+from omnisift.pipeline.clip_format import frame_seconds
 from omnisift.pipeline.encoded_clip import PromptRow, needs_encoders, prepare_call
 from omnisift.pipeline.holding import Holding
 from omnisift.pipeline.loading import Host
@@ -121,7 +122,7 @@ def generate(
         given = last_logits(thinker), batched_windows(thinker) if short is None else short_prompt(thinker, short)
         with attaching as attachment, given[0], given[1], holding.hooks(attachment), watching as watch:
             if attachment is not None:
-                attachment.frame_seconds = [row.media.seconds_per_grid for row in rows]
+                attachment.frame_seconds = frame_seconds(host.processor, [row.media for row in rows])
             output = thinker.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,

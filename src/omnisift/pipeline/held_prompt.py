@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from omnisift.compressors import Compressor
 from omnisift.compressors.registry import reads_clip_only
+from omnisift.models import adapter_for
 from omnisift.models.prefix_cache import PrefixCache
 from omnisift.pipeline.loading import Host
 
@@ -92,12 +93,14 @@ class HeldPrompts:
 def settings_key(host: Host, compressor: Compressor | None) -> Key | None:
     """What a held prompt depends on besides its tokens: the weights and the method. None if it can't be held.
 
-    It can't with a method that may look at the question, while something trains, or with another cache than
-    Transformers' default.
+    It can't with a method that may look at the question, while something trains, with another cache than Transformers'
+    default, or for a model whose tokens see later ones.
     """
     generation = host.thinker.generation_config
     is_default = generation.use_cache is not False and generation.cache_implementation in (None, "dynamic")
     if host.thinker.training or not is_default or getattr(generation, "prefill_chunk_size", None):
+        return None
+    if not adapter_for(host.thinker).is_causal:
         return None
     if compressor is None:
         return _stamp(host.thinker), ()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from omnisift.errors import CheckpointError, CompressorError, UsageError
-from omnisift.models import model_class
+from omnisift.models import adapter_class, model_class
 from omnisift.pipeline.checkpoint_checks import (
     check_generation,
     check_model_files,
@@ -85,7 +85,8 @@ class Placement:
     device: torch.device | None
     """None where ``device_map`` places the modules."""
     dtype: torch.dtype | str
-    attn_implementation: str
+    attn_implementation: str | None
+    """None takes `Adapter.attn_implementation`."""
     device_map: DeviceMap | None
     max_length: int | None = None
 
@@ -107,10 +108,10 @@ def plan_placement(
 
     if max_length is not None and max_length < 1:
         raise UsageError(f"max_length must be at least 1 token, got {max_length}")
-    attention = attn_implementation or "sdpa"
+    attention = attn_implementation or None
     known = ("eager", *AttentionInterface().valid_keys())
     # With a slash it is a kernel on the hub.
-    if not isinstance(attention, str) or (attention not in known and "/" not in attention):
+    if attention is not None and (not isinstance(attention, str) or (attention not in known and "/" not in attention)):
         raise UsageError(
             f"unknown attention implementation {attention!r}; use eager, sdpa, flash_attention_2 or another of "
             "Transformers"
@@ -241,7 +242,7 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
         loaded: Any = model_class(source.model_type).from_pretrained(
             source.source,
             dtype=placement.dtype,
-            attn_implementation=placement.attn_implementation,
+            attn_implementation=placement.attn_implementation or adapter_class(source.model_type).attn_implementation,
             device_map=device_map,
             use_safetensors=True,
             trust_remote_code=False,

@@ -127,7 +127,12 @@ def normalize_patches(processor: Any, inputs: Mapping[str, Any], dtype: torch.dt
 
 
 def preparation_notices(processor: Any, media: Media) -> tuple[str, ...]:
-    """A sentence for each part of a clip that the processor itself prepares; () as a rule."""
+    """A sentence for each part of a clip that the processor itself prepares, where its settings are the reason.
+
+    Those of families for which nothing is prepared here (docs/models.md) are not reported.
+    """
+    if type(processor).__module__.startswith("transformers.") and not _is(processor, _PROCESSORS):
+        return ()
     video = unknown_video(processor) if media.images is not None else None
     audio = unknown_audio(processor) if media.waveform is not None else None
     notices = tuple(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnisift.errors import NoVideo, UsageError
-from omnisift.media import Media, MediaFile, read
+from omnisift.media import SAMPLE_RATE, Media, MediaFile, read
 from omnisift.media.sampling import MAX_SECONDS, Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.pipeline.chat_template import render_chat
+from omnisift.pipeline.clip_format import ClipFormat, frame_factor, hears, size_options
 from omnisift.pipeline.preparation import (
     normalize_patches,
     own_length,
@@ -30,15 +30,13 @@ from omnisift.utils.special_tokens import SpecialTokens
 if TYPE_CHECKING:
     from transformers import BatchFeature
 
-_DEFAULT_TOKENS = 128, 768
-"""(minimum, maximum) tokens of one frame, as in Transformers' processors of the Omni models and ``qwen-omni-utils``."""
-_PAPER_TOKENS = 320
-"""Maximum tokens of one frame in the paper's training and evaluation."""
-PAPER_MAX_PIXELS = _PAPER_TOKENS * 28 * 28
-"""The same in pixels, where a token is of 28 x 28."""
-
-_VIDEO_INPUTS = ("pixel_values_videos", "video_grid_thw", "video_second_per_grid", "second_per_grid_ts")
-_AUDIO_INPUTS = ("input_features", "feature_attention_mask")
+_VIDEO_INPUTS = (
+    "pixel_values_videos", "video_grid_thw", "video_second_per_grid", "second_per_grid_ts", "video_position_ids",
+    "num_frames_per_video",
+)  # fmt: skip
+_AUDIO_INPUTS = ("input_features", "feature_attention_mask", "input_features_mask")
+MAX_AUDIO_SECONDS = 30
+"""Longest audio item of Gemma 4, of which a longer audio track has several."""
 
 
 def inputs(
@@ -141,11 +139,6 @@ def read_arguments(processor: Any, reading: Mapping[str, Any]) -> dict[str, Any]
     return {**rest, **size_options(processor, reading["max_pixels"])}
 
 
-def hears(processor: Any) -> bool:
-    """Whether the model of this processor takes audio."""
-    return getattr(processor, "feature_extractor", None) is not None
-
-
 def heard_by(processor: Any, media: Media) -> Media:
     """The clip without its audio, and a warning about that, if the model of ``processor`` takes none.
 
@@ -191,8 +184,8 @@ def run_processor(processor: Any, text: str, media: Media | None, *, sizes_alone
         prepare = with_sizes_alone(processor, clip_size(media, processor)[1])
     else:
         prepare = with_patch_layout(processor)
-    inputs: BatchFeature = prepare(text=[text], return_tensors="pt", **arguments)
-    if hears(processor):
+    inputs: BatchFeature = prepare(text=[text], return_tensors="pt", **arguments, **text_options(processor, text))
+    if hears(processor) and not ClipFormat.of(processor).audio_apart:
         inputs["use_audio_in_video"] = media is not None and media.has_video and media.has_audio
     return inputs
 
@@ -204,7 +197,7 @@ def prompt_text(processor: Any, media: Media, question: str, system: str | None 
         UsageError: the question or the system prompt is empty or contains a special token of the model.
     """
     check_prompt(processor, question, system)
-    conversation = _conversation(media, question, system)
+    conversation = _conversation(processor, media, question, system)
     return render_chat(processor, conversation, add_generation_prompt=True)
 
 
@@ -221,66 +214,30 @@ def check_prompt(processor: Any, question: str, system: str | None = None) -> No
 
 
 def placeholder(processor: Any, media: Media) -> str:
-    """The token that stands for the clip in `prompt_text`."""
+    """The token that stands for the video in `prompt_text`, or for audio alone."""
     token: str = processor.video_token if media.has_video else processor.audio_token
     return token
 
 
-def size_options(processor: Any, max_pixels: int | None) -> dict[str, Any]:
-    """The options of `omnisift.media.read` about sizes, for a processor and the ``max_pixels`` of a user."""
-    lowest, highest = frame_limits(processor, max_pixels)
-    # The largest size of a Qwen3-VL processor is of a clip as a whole.
-    total = processor.video_processor.size["longest_edge"] if _has_timestamps(processor) else None
-    return {
-        "min_pixels": lowest,
-        "max_pixels": highest,
-        "total_pixels": total if max_pixels is None else None,
-        "factor": frame_factor(processor),
-    }
+def text_options(processor: Any, text: str) -> dict[str, Any]:
+    """The argument with which a tokenizer does not repeat the token that begins a text, as chat templates write it."""
+    begin = processor.tokenizer.bos_token
+    return {"text_kwargs": {"add_special_tokens": False}} if begin and text.startswith(begin) else {}
 
 
-def frame_limits(processor: Any, max_pixels: int | None) -> tuple[int, int]:
-    """``min_pixels`` and ``max_pixels`` of `omnisift.media.read` for a processor and the ``max_pixels`` of a user."""
-    if max_pixels is not None and not isinstance(max_pixels, Real):
-        raise UsageError(f"max_pixels must be a number, got {type(max_pixels).__name__}")
-    lowest, highest = pixel_limits(processor)
-    token = frame_factor(processor) ** 2
-    if max_pixels is not None and max_pixels < token:
-        raise UsageError(f"max_pixels must be at least {token}, one token of this model, got {max_pixels}")
-    highest = min(highest, _PAPER_TOKENS * frame_factor(processor) ** 2) if max_pixels is None else max_pixels
-    return min(lowest, highest), highest
+def around_clip(processor: Any, media: Media, text: str) -> tuple[str, str]:
+    """The text of `prompt_text` before and after the tokens that stand for the clip."""
+    tokens = [processor.video_token] if media.has_video else []
+    if media.has_audio and (not media.has_video or ClipFormat.of(processor).audio_apart):
+        tokens.append(processor.audio_token)
+    return text[: text.index(tokens[0])], text[text.rindex(tokens[-1]) + len(tokens[-1]) :]
 
 
-def frame_factor(processor: Any) -> int:
-    """Pixels along one side of a token: height and width of a frame are multiples of it."""
-    video = processor.video_processor
-    return int(video.patch_size * video.merge_size)
-
-
-def pixel_limits(processor: Any) -> tuple[int, int]:
-    """(minimum, maximum) pixels of a frame that the processor itself would resize to.
-
-    Transformers ignores the size saved with the video processor of an Omni model: the processor replaces it by its own
-    default, unless the tokenizer's settings name a size (nano's do).
-    """
-    token = frame_factor(processor) ** 2
-    size = processor.tokenizer.init_kwargs.get("size")
-    if size is None and hears(processor):
-        return _DEFAULT_TOKENS[0] * token, _DEFAULT_TOKENS[1] * token
-    size = processor.video_processor.size if size is None else size
-    # The sizes of Qwen3-VL are of a clip as a whole, so that a frame may have a single token.
-    lowest = token if _has_timestamps(processor) else int(size["shortest_edge"])
-    return lowest, int(size["longest_edge"])
-
-
-def _has_timestamps(processor: Any) -> bool:
-    """Whether the processor writes the time of each frame into the prompt, as that of Qwen3-VL does."""
-    return hasattr(processor, "_calculate_timestamps")
-
-
-def _conversation(media: Media, question: str, system: str | None) -> list[dict[str, Any]]:
-    modality = "video" if media.has_video else "audio"
-    content = [{"type": modality, modality: "-"}, {"type": "text", "text": question}]
+def _conversation(processor: Any, media: Media, question: str, system: str | None) -> list[dict[str, Any]]:
+    kinds = ["video" if media.has_video else "audio"]
+    if ClipFormat.of(processor).audio_apart and media.has_audio:
+        kinds = ["video"] * media.has_video + ["audio"] * len(audio_items(media))
+    content = [*({"type": kind, kind: "-"} for kind in kinds), {"type": "text", "text": question}]
     user: dict[str, Any] = {"role": "user", "content": content}
     if system is None:
         return [user]
@@ -289,18 +246,26 @@ def _conversation(media: Media, question: str, system: str | None) -> list[dict[
 
 def media_arguments(processor: Any, media: Media) -> dict[str, Any]:
     """Arguments that pass decoded media to a processor, which must not scale, sample or cut it a second time."""
+    layout = ClipFormat.of(processor)
     arguments: dict[str, Any] = {}
     if media.images is not None:
         _check_frame_size(processor, media)
         arguments["videos"] = [media.images.transpose(0, 3, 1, 2)]
-        arguments["videos_kwargs"] = {"do_resize": False, "do_sample_frames": False, **_frame_rate(processor, media)}
+        scaling: dict[str, Any] = {} if layout.scaled_pixels is not None else {"do_resize": False}
+        arguments["videos_kwargs"] = {"do_sample_frames": False, **scaling, **_frame_rate(processor, media)}
     if media.waveform is not None:
-        arguments["audio"] = [media.waveform]
+        arguments["audio"] = audio_items(media) if layout.audio_apart else [media.waveform]
         # By default the feature extractor silently cuts audio at its own chunk length.
         arguments["audio_kwargs"] = {"truncation": False, **own_length(processor, len(media.waveform))}
-    if media.has_video and media.has_audio:
+    if media.has_video and media.has_audio and not layout.audio_apart:
         arguments |= audio_in_video(processor)
     return arguments
+
+
+def audio_items(media: Media) -> list[Any]:
+    """The waveform in items of at most `MAX_AUDIO_SECONDS`."""
+    wave, most = media.waveform, MAX_AUDIO_SECONDS * SAMPLE_RATE
+    return [] if wave is None else [wave[start : start + most] for start in range(0, len(wave), most)]
 
 
 def _check_frame_size(processor: Any, media: Media) -> None:
@@ -315,7 +280,8 @@ def _check_frame_size(processor: Any, media: Media) -> None:
 
 def _frame_rate(processor: Any, media: Media) -> dict[str, Any]:
     """The argument that tells a processor the real frame rate: models without audio read it from the metadata."""
-    if hears(processor):
+    layout = ClipFormat.of(processor)
+    if hears(processor) and not layout.audio_apart:
         return {"fps": media.fps}
     from transformers.video_utils import VideoMetadata
 
@@ -350,11 +316,18 @@ def join_rows(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str,
     for name in _AUDIO_INPUTS:
         features = [row[name] for row in rows if name in row]
         if features:
-            width = max(feature.shape[-1] for feature in features)
-            batch[name] = torch.cat([F.pad(feature, (0, width - feature.shape[-1])) for feature in features])
+            # Time is the last axis, but for spectrograms that have a row for each time.
+            axis = 1 if "input_features_mask" in rows[0] else -1
+            width = max(feature.shape[axis] for feature in features)
+            batch[name] = torch.cat([_pad_right(feature, axis, width) for feature in features])
     if "use_audio_in_video" in rows[0]:
         batch["use_audio_in_video"] = any(row["use_audio_in_video"] for row in rows)
     return batch
+
+
+def _pad_right(values: Tensor, axis: int, length: int) -> Tensor:
+    padding = [0, 0] * (values.ndim - 1 - axis % values.ndim)
+    return F.pad(values, (*padding, 0, length - values.shape[axis]))
 
 
 def _pad_left(row: Tensor, length: int, value: int) -> Tensor:
@@ -368,12 +341,11 @@ def clip_size(media: Media, processor: Any) -> tuple[tuple[int, int, int], int]:
         The video tokens along time, height and width, zeros without video; and the frames of the spectrogram, 0 without
         audio.
     """
-    video = processor.video_processor
     grid = (0, 0, 0)
     if media.images is not None:
         count, height, width = media.images.shape[:3]
         side = frame_factor(processor)
-        grid = (-(-count // video.temporal_patch_size), height // side, width // side)
+        grid = (-(-count // ClipFormat.of(processor).images), height // side, width // side)
     mel_frames = 0
     if media.waveform is not None and hears(processor):
         extractor = processor.feature_extractor

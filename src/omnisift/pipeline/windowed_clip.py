@@ -21,6 +21,7 @@ from omnisift.models.grid_adapter import GridAdapter
 from omnisift.models.partial_encoding import why_not_partial
 from omnisift.models.short_prompt import ShortPrompt
 from omnisift.models.window_attention import batched_windows
+from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.clip_outline import ClipOutline
 from omnisift.pipeline.clip_sources import ClipSource, DecodedSource, FileSource
 from omnisift.pipeline.clip_windows import (
@@ -32,7 +33,7 @@ from omnisift.pipeline.encoded_clip import EncodedClip, PromptRow
 from omnisift.pipeline.held_prompt import HOLD_BYTES, Key, settings_key
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import unknown_spectrogram, unknown_video
-from omnisift.pipeline.prompt import clip_size, heard_by, hears, prompt_text, read_arguments, read_for, run_processor
+from omnisift.pipeline.prompt import clip_size, heard_by, prompt_text, read_arguments, read_for, run_processor
 from omnisift.pipeline.spectrogram import LogMel
 from omnisift.pipeline.stopwatch import peak_memory, reset_peak_memory
 from omnisift.pipeline.window_encoder import Timer

@@ -17,9 +17,9 @@ from omnisift.config import ReadOptions
 from omnisift.errors import BudgetError, UsageError
 from omnisift.media import MediaFile, read
 from omnisift.models import adapter_class
+from omnisift.pipeline.clip_format import frame_limits
 from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.model_source import find_model
-from omnisift.pipeline.prompt import frame_limits
 from omnisift.profiling.shape import PromptShape, prompt_shape, token_side
 from omnisift.profiling.sizes import NAMES, host_config
 from omnisift.utils.parsing import is_text, shown

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from omnisift.config import ServedReadOptions
 from omnisift.errors import UsageError
+from omnisift.pipeline.clip_format import frame_limits
 from omnisift.pipeline.loading import read_processor
-from omnisift.pipeline.prompt import frame_limits
 from omnisift.serving.body_limit import MIDDLEWARE
 from omnisift.serving.fetch_limits import FetchLimits
 from omnisift.serving.media_limits import MediaLimits

@@ -18,10 +18,10 @@ from omnisift.compressors import COMPRESSORS, Compressor
 from omnisift.config import ServedReadOptions
 from omnisift.errors import Blocked, CompressorError, MediaError, NotFound, UsageError
 from omnisift.inspector import Inspection, inspect_clip
+from omnisift.pipeline.clip_format import size_options
 from omnisift.pipeline.encoded_clip import EncodedClip, EncodedClipCache
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.method import compressor_for, resolve_compressor
-from omnisift.pipeline.prompt import size_options
 from omnisift.serving.decoder_pool import DecoderPool
 from omnisift.ui.uploads import UPLOAD_SUFFIXES
 from omnisift.utils.names import AUTO

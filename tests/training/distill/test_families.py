@@ -19,8 +19,9 @@ from omnisift.errors import CheckpointError, CompressorError, UsageError
 from omnisift.media import Media
 from omnisift.models import adapter_class
 from omnisift.models.selector import new_selector
+from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.loading import load_host
-from omnisift.pipeline.prompt import build_inputs, hears, read_for
+from omnisift.pipeline.prompt import build_inputs, read_for
 from omnisift.tokens import Modality
 from omnisift.training.distill import DistillSettings, distill, find_clips
 from omnisift.training.distill.observing import observe

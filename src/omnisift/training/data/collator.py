@@ -15,7 +15,8 @@ from omnisift.config import WORK_LIMITS, ReadOptions
 from omnisift.errors import CheckpointError, MediaError, UsageError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.models.prompt_cut import IGNORE_INDEX
-from omnisift.pipeline.prompt import hears, join_rows, pixel_limits, read_for
+from omnisift.pipeline.clip_format import hears, pixel_limits
+from omnisift.pipeline.prompt import join_rows, read_for
 from omnisift.training.data.cache import ClipCache
 from omnisift.training.data.encoding import encode_sample
 from omnisift.training.data.samples import Reading, Sample, Turn

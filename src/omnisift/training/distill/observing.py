@@ -19,8 +19,9 @@ from omnisift.models import adapter_for, attach
 from omnisift.models.host_arguments import read_positions, rotary_rows
 from omnisift.models.question_attention import QuestionAttention
 from omnisift.models.side_inputs import continued_side_inputs
+from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.prompt import build_inputs, hears, placeholder, prompt_text
+from omnisift.pipeline.prompt import build_inputs, placeholder, prompt_text
 from omnisift.tokens import Modality, Selection, TokenStream
 from omnisift.training.distill.samples import DistillSample
 

@@ -20,8 +20,9 @@ from omnisift.config import ReadOptions
 from omnisift.errors import MediaError, UsageError
 from omnisift.media.suffixes import VIDEO_SUFFIXES
 from omnisift.models.selector import new_selector
+from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.loading import Host
-from omnisift.pipeline.prompt import hears, read_for
+from omnisift.pipeline.prompt import read_for
 from omnisift.stvp import video_logits
 from omnisift.tokens import TokenStream
 from omnisift.training.distill.learn import (

@@ -15,10 +15,10 @@ from omnisift.errors import TrainingError, UsageError
 from omnisift.models import adapter_class, model_class
 from omnisift.models.base import check_needs
 from omnisift.models.selector import new_selector
+from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.devices import named_device
 from omnisift.pipeline.loading import plan_placement, read_processor, read_selector
 from omnisift.pipeline.model_source import ModelSource, find_model
-from omnisift.pipeline.prompt import hears
 from omnisift.training.data import Sample, check_answers_follow
 from omnisift.training.finetune.building import check_distillable, check_lora_modules
 from omnisift.training.finetune.guards import launcher_requests, world_error

@@ -17,8 +17,8 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from omnisift.errors import CheckpointError
+from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.loading import Host, special_tokens
-from omnisift.pipeline.prompt import hears
 from omnisift.training.data import ClipCache, Collator, DataRows, Reading, Sample, read_rows
 from omnisift.training.finetune.building import OnProgress, build
 from omnisift.training.finetune.checkpoints import (
