@@ -237,8 +237,8 @@ def test_static_caches_and_beams_give_the_same_answers(family: Family, method: s
 
     # With nothing attached, the states of Qwen3.5 do not follow its beams up to 5.20, and where a row has two sounds
     # `generate` hands those of one beam to another.
-    # The placeholders of GLM's videos are none of those that it counts for beams, and without a cache `generate` does not
-    # tell ERNIE the experts of new tokens.
+    # The placeholders of GLM's videos are none of those that it counts for beams, and without a cache `generate` does
+    # not tell ERNIE the experts of new tokens.
     if family.beams:
         host_agrees = beams_agree()
         assert host_agrees or family.stateful or (family.audio_rate and kind == "two clips")

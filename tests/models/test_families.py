@@ -26,9 +26,9 @@ from omnisift.models import Prompt, adapter_class, adapter_for, model_class
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
 most_families = pytest.mark.parametrize("family", MOST)
 READ_OR_CUT_ELSEWHERE = {
-    "attention_mask", "cache", "cache_position", "input_ids", "inputs_embeds", "kwargs", "labels",
-    "logits_to_keep", "output_attentions", "output_hidden_states", "output_router_logits", "past_key_values", "position_ids", "return_dict", "self",
-    "use_cache",
+    "attention_mask", "cache", "cache_position", "input_ids", "inputs_embeds", "kwargs", "labels", "logits_to_keep",
+    "output_attentions", "output_hidden_states", "output_router_logits", "past_key_values", "position_ids",
+    "return_dict", "self", "use_cache",
 }  # fmt: skip
 OMNI = FAMILIES["qwen3_omni_moe_thinker"]
 

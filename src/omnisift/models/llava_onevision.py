@@ -99,8 +99,9 @@ class VideoLlavaAdapter(LlavaOnevisionAdapter):
 
     def find_parts(self, model: nn.Module) -> Parts:
         """Return the modules to hook; videos have an encoder of their own."""
-        parts: Any = super().find_parts(model)
-        return replace(parts, vision_encoder=parts.core.video_tower)
+        parts = super().find_parts(model)
+        core: Any = parts.core
+        return replace(parts, vision_encoder=core.video_tower)
 
     def modality(self, input_ids: Tensor, arguments: Mapping[str, Any] = {}) -> Tensor:
         """Classify the tokens: the first one of each frame is text."""
