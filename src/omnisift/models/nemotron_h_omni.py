@@ -83,7 +83,7 @@ class NemotronOmniAdapter(GridAdapter):
     def _grids(self, prompt: Prompt) -> Tensor:
         """[V, 3] int64: tubelets, rows and columns of tokens of each video."""
         pixels = prompt.arguments.get("pixel_values_videos")
-        encoded = (prompt.arguments.get("mm_encoder_outputs") or {}).get("video")
+        encoded: Any = (prompt.arguments.get("mm_encoder_outputs") or {}).get("video")
         if pixels is not None:
             videos, sides = self._packed(pixels.shape), pixels.shape[-2:]
         else:
