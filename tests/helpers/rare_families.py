@@ -1,6 +1,6 @@
 """Tiny random hosts whose prompts or layers are unlike those of all others, and their prompts.
 
-`FAMILIES` has these and all others; `OTHERS` are these and those of `other_families`.
+`FAMILIES` has these and all others that this Transformers has; `OTHERS` are these and those of `other_families`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from tests.helpers import families, more_families, other_families
 from tests.helpers.families import Clip, Family, Row
 from tests.helpers.models import (
@@ -28,6 +29,8 @@ from tests.helpers.models import (
 from tests.helpers.more_families import Llava
 from tests.helpers.other_families import Grids, Windows
 from torch import Tensor
+
+from omnisift.models import adapter_class
 
 _TEXT, _IDS, _ATTEND = more_families._TEXT, other_families._IDS, other_families._ATTEND
 _CLIP = {**_ATTEND, "num_hidden_layers": 2, "projection_dim": 16, "model_type": "clip_vision_model"}
@@ -217,7 +220,14 @@ _RARE = (
     LlavaVideo("llava_next_video", _llava_next_video),
     LlavaVideo("video_llava", _video_llava, side=8, leading=1),
 )
-OTHERS = {**other_families.OTHERS, **{str(family): family for family in _RARE}}
+
+
+def _is_there(family: Family) -> bool:
+    """Whether this Transformers has the family."""
+    return Version(transformers.__version__) >= Version(adapter_class(family.model_type).release)
+
+
+OTHERS = {str(family): family for family in (*other_families.OTHERS.values(), *_RARE) if _is_there(family)}
 FAMILIES = {**more_families.FAMILIES, **OTHERS}
 MOST = [
     pytest.param(family, id=name, marks=pytest.mark.slow if name in OTHERS else ()) for name, family in FAMILIES.items()

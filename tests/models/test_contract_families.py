@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tests.helpers.contract import METHODS
 from tests.helpers.families import Clip, Family, Row
 from tests.helpers.family_contract import (
@@ -293,4 +295,5 @@ def test_every_method_on_one_family(name: str) -> None:
 
 
 def test_every_adapter_has_a_family_here() -> None:
-    assert {adapter_class(family.model_type) for family in FAMILIES.values()} == set(ADAPTERS)
+    here = {adapter for adapter in ADAPTERS if Version(transformers.__version__) >= Version(adapter.release)}
+    assert {adapter_class(family.model_type) for family in FAMILIES.values()} == here
