@@ -98,10 +98,14 @@ class ChunkedGridAdapter(OneRowGridAdapter):
 
 
 class KimiK25Adapter(ChunkedGridAdapter):
-    """Kimi K2.5 and K2.6: the images of a chunk are pooled, so a chunk is a frame."""
+    """Kimi K2.5 and K2.6: the images of a chunk are pooled, so a chunk is a frame.
+
+    Up to Transformers 5.23 the host fails on chunks of several images.
+    """
 
     model_types: ClassVar[frozenset[str]] = frozenset({"kimi_k25"})
     model_class: ClassVar[str] = "Kimi_K25ForConditionalGeneration"
+    release: ClassVar[str] = "5.24"
 
     def token_grids(self, patches: Tensor) -> Tensor:
         """[V, 3] int64: one frame of tokens for each chunk."""
