@@ -16,6 +16,7 @@ SAYS = {
     "your_own_model.py": "video 96 -> 24",
     "search_captions.py": "0.mp4  at 0 red square with beep",
     "moderate.py": "broken.mp4    LOOK  could not be read (NotMedia)",
+    "own_adapter.py": "audio 60 -> 15\nthe model reads the kept tokens as it would read them itself",
     "add_a_compressor.py": "loudest+uniform: kept tokens [2, 3, 6, 7, 8, 10]",
 }
 

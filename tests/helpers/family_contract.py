@@ -21,6 +21,8 @@ from omnisift.compressors import Compressor
 from omnisift.models import Attachment, adapter_for
 from omnisift.models.prompt_cut import PromptCut
 
+_PER_TOKEN = ("ple_input_ids",)
+"""Further arguments of language models with a state, which have an entry for each token."""
 QUARTER, ALL = Budget(retain=0.25), Budget(retain=1.0)
 THREE: list[Row] = [[5, Clip(4, 2, 4, 4), 6], [9, Clip(3, 2, 2, 3), 21], [3, Clip(2, 4, 4, 2), 30]]
 FOUND: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -111,8 +113,10 @@ def _row_by_row(family: Family, model: Any, inputs: dict[str, Any], keep: Tensor
             position_ids=family.positions(model, inputs)[..., row : row + 1, places],
             attention_mask=torch.ones(1, len(places)).long(),
             use_cache=False,
+            **{name: given[name][row : row + 1, places] for name in _PER_TOKEN if given.get(name) is not None},
         )
-        found[row, places] = model.lm_head(states.last_hidden_state)[0]
+        logits = states.logits if hasattr(states, "logits") else model.lm_head(states.last_hidden_state)
+        found[row, places] = logits[0]
     language_model._forward_pre_hooks.update(hooks)
     return found
 

@@ -10,22 +10,22 @@ from tests.helpers.contract import made
 from tests.helpers.families import Family
 from tests.helpers.family_contract import QUARTER, THREE, apart, expected_logits, host, read
 from tests.helpers.models import WIDTH
-from tests.helpers.more_families import FAMILIES
+from tests.helpers.rare_families import FAMILIES, MOST
 
 import omnisift
 from omnisift.errors import UnsupportedCall
 from omnisift.models import Adapter, adapter_class
 from omnisift.models.prompt_cut import PromptCut
-from omnisift.models.side_inputs import cut_side_inputs
+from omnisift.models.side_inputs import Side, cut_side_inputs
 
-each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+most_families = pytest.mark.parametrize("family", MOST)
 with_side_inputs = pytest.mark.parametrize(
-    "family", [family for family in FAMILIES.values() if adapter_class(family.model_type).side_inputs], ids=str
+    "family", [case for case in MOST if adapter_class(case.values[0].model_type).side_inputs]
 )
 
 
 @torch.no_grad()
-@each_family
+@most_families
 def test_one_more_token_is_seen_by_the_oracle(family: Family) -> None:
     model, inputs = host(family), family.inputs(*THREE)
     logits, attachment, cut, _ = read(model, inputs, made("random", QUARTER, WIDTH))
@@ -42,10 +42,10 @@ def _uncut(cut: PromptCut, arguments: dict[str, Any], rules: Any, gate: Any = No
 
 def _first_rows(cut: PromptCut, arguments: dict[str, Any], rules: Any, gate: Any = None) -> dict[str, Any]:
     """As many entries as there should be, but those of other tokens."""
-    found = cut_side_inputs(cut, arguments, rules)
-    if (name := "deepstack_visual_embeds") in found:
-        return {**found, name: [full[: len(part)] for part, full in zip(found[name], arguments[name], strict=True)]}
-    return {**found, "per_layer_inputs": arguments["per_layer_inputs"][:, : cut.width]}
+    found, name = cut_side_inputs(cut, arguments, rules), next(name for name in reversed(rules))
+    if rules[name] is Side.TOKENS:
+        return {**found, name: arguments[name][:, : found[name].shape[1]]}
+    return {**found, name: [full[: len(part)] for part, full in zip(found[name], arguments[name], strict=True)]}
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """What `attach` promises, for every family: prompts x methods against the untouched host.
 
-The fast tests take one prompt and one method of each family; the slow ones all of them. With OMNISIFT_FAMILIES=FILE the
-results are written as JSON, from which benchmarks/figures/models_table.py makes the table of docs/models.md.
+The fast tests take one prompt and one method of each family, and of relatives logits and cached steps alone; the slow
+tests take all of them. With OMNISIFT_FAMILIES=FILE the results are written as JSON, from which
+benchmarks/figures/models_table.py makes the table of docs/models.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tests.helpers.contract import METHODS
 from tests.helpers.families import Clip, Family, Row
 from tests.helpers.family_contract import (
@@ -27,7 +30,7 @@ from tests.helpers.family_contract import (
     write_found,
 )
 from tests.helpers.models import FIRST_WORD, Image
-from tests.helpers.more_families import FAMILIES
+from tests.helpers.rare_families import FAMILIES, MOST
 from torch import Tensor
 
 import omnisift
@@ -47,6 +50,7 @@ KINDS: dict[str, tuple[list[Row], str]] = {
     "odd frames": ([[5, Clip(5, 2, 3, 5), 6]], "left"),
 }
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+most_families = pytest.mark.parametrize("family", MOST)
 KIND_CASES = [pytest.param(kind, marks=() if kind == "padded left" else pytest.mark.slow, id=kind) for kind in KINDS]
 each_kind = pytest.mark.parametrize("kind", KIND_CASES)
 generated_kinds = pytest.mark.parametrize("kind", [case for case in KIND_CASES if case.id != "padded right"])
@@ -67,7 +71,7 @@ def is_refused_by_the_host(family: Family, kind: str) -> bool:
     """Whether the host alone, without a compressor, fails on the prompts of this kind."""
     if family.mixes or kind != "image between":
         return False
-    with pytest.raises(ValueError, match="do not match"), torch.no_grad():
+    with pytest.raises(ValueError, match=r"do not match|placeholder tokens"), torch.no_grad():
         host(family)(**family.inputs(*KINDS[kind][0]))
     return True
 
@@ -76,8 +80,9 @@ def continued(inputs: dict[str, Any], new: Tensor) -> dict[str, Any]:
     """The prompt followed by text."""
     longer = {**inputs, "input_ids": torch.cat([inputs["input_ids"], new], dim=1)}
     longer["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
-    if "mm_token_type_ids" in inputs:
-        longer["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(new).int()], dim=1)
+    for name in ("mm_token_type_ids", "moe_mm_token_type_ids"):
+        if name in inputs:
+            longer[name] = torch.cat([inputs[name], torch.zeros_like(new).int()], dim=1)
     return longer
 
 
@@ -121,7 +126,7 @@ def test_each_cached_step_equals_a_pass_without_cache(family: Family, kind: str,
 
 
 @torch.no_grad()
-@each_family
+@most_families
 def test_a_loop_and_a_second_turn_without_positions_continue_the_prompt(family: Family) -> None:
     model, inputs = host(family), family.inputs(*THREE[:1])
     words = torch.arange(FIRST_WORD, FIRST_WORD + 7)[None]
@@ -136,7 +141,7 @@ def test_a_loop_and_a_second_turn_without_positions_continue_the_prompt(family: 
 
 
 @torch.no_grad()
-@each_family
+@most_families
 @each_method
 def test_rows_of_a_batch_equal_single_prompts(family: Family, method: str) -> None:
     model = host(family)
@@ -157,7 +162,7 @@ def test_rows_of_a_batch_equal_single_prompts(family: Family, method: str) -> No
 
 
 @torch.no_grad()
-@each_family
+@most_families
 @pytest.mark.parametrize("method", ["scored", pytest.param("merging", marks=pytest.mark.slow)])
 def test_keeping_everything_changes_no_bit_not_even_through_the_cut(
     family: Family, method: str, monkeypatch: pytest.MonkeyPatch
@@ -179,7 +184,7 @@ def test_keeping_everything_changes_no_bit_not_even_through_the_cut(
 # --- training, caches, beams ---------------------------------------------------------------------------------------
 
 
-@each_family
+@most_families
 @each_kind
 def test_the_loss_is_that_of_the_kept_tokens_and_gradients_reach_the_same_parameters(family: Family, kind: str) -> None:
     if is_refused_by_the_host(family, kind):
@@ -215,7 +220,7 @@ def test_the_loss_is_that_of_the_kept_tokens_and_gradients_reach_the_same_parame
 
 
 @torch.no_grad()
-@each_family
+@most_families
 @pytest.mark.parametrize("method", ["scored", pytest.param("merging", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["one prompt", "padded left", pytest.param("two clips", marks=pytest.mark.slow)])
 def test_static_caches_and_beams_give_the_same_answers(family: Family, method: str, kind: str) -> None:
@@ -234,13 +239,14 @@ def test_static_caches_and_beams_give_the_same_answers(family: Family, method: s
 
     # With nothing attached, the states of Qwen3.5 do not follow its beams up to 5.20, and where a row has two sounds
     # `generate` hands those of one beam to another.
-    # The placeholders of GLM's videos are none of those that it counts for beams.
+    # The placeholders of GLM's videos are none of those that it counts for beams, and without a cache `generate` does
+    # not tell ERNIE the experts of new tokens.
     if family.beams:
         host_agrees = beams_agree()
         assert host_agrees or family.stateful or (family.audio_rate and kind == "two clips")
     else:
         host_agrees = False
-        with pytest.raises((RuntimeError, ValueError), match="non-empty list"):
+        with pytest.raises((IndexError, RuntimeError, ValueError), match=r"non-empty list|shape of the mask"):
             beams_agree()
     with omnisift.attach(model, compressor(family, method)):
         answers = model.generate(**options)
@@ -252,7 +258,7 @@ def test_static_caches_and_beams_give_the_same_answers(family: Family, method: s
 
 
 @torch.no_grad()
-@each_family
+@most_families
 def test_detaching_leaves_nothing(family: Family) -> None:
     model, inputs = host(family), family.inputs(*THREE)
 
@@ -289,4 +295,5 @@ def test_every_method_on_one_family(name: str) -> None:
 
 
 def test_every_adapter_has_a_family_here() -> None:
-    assert {adapter_class(family.model_type) for family in FAMILIES.values()} == set(ADAPTERS)
+    here = {adapter for adapter in ADAPTERS if Version(transformers.__version__) >= Version(adapter.release)}
+    assert {adapter_class(family.model_type) for family in FAMILIES.values()} == here

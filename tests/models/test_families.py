@@ -16,7 +16,7 @@ from tests.helpers.contract import made
 from tests.helpers.families import Clip, Family
 from tests.helpers.family_contract import QUARTER, THREE, host
 from tests.helpers.models import AUDIO, VIDEO, WIDTH
-from tests.helpers.more_families import FAMILIES
+from tests.helpers.rare_families import FAMILIES, MOST
 
 import omnisift
 from omnisift.chunks import steps_in_chunk
@@ -24,10 +24,12 @@ from omnisift.errors import UnsupportedCall, UnsupportedModel
 from omnisift.models import Prompt, adapter_class, adapter_for, model_class
 
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+most_families = pytest.mark.parametrize("family", MOST)
+with_nemotron = pytest.mark.skipif("nemotron_h_omni" not in FAMILIES, reason="reads videos from Transformers 5.24 on")
 READ_OR_CUT_ELSEWHERE = {
-    "attention_mask", "cache", "cache_position", "input_ids", "inputs_embeds", "kwargs", "logits_to_keep",
-    "output_attentions", "output_hidden_states", "output_router_logits", "past_key_values", "position_ids", "return_dict", "self",
-    "use_cache",
+    "attention_mask", "cache", "cache_position", "input_ids", "inputs_embeds", "kwargs", "labels", "logits_to_keep",
+    "output_attentions", "output_hidden_states", "output_router_logits", "past_key_values", "position_ids",
+    "return_dict", "self", "use_cache",
 }  # fmt: skip
 OMNI = FAMILIES["qwen3_omni_moe_thinker"]
 
@@ -83,7 +85,7 @@ def test_prompts_of_qwen3_omni_have_the_order_of_its_processor(seconds: float) -
 
 
 @torch.no_grad()
-@each_family
+@most_families
 def test_arguments_that_can_not_be_cut_are_refused(family: Family) -> None:
     model, inputs = host(family), family.inputs(*THREE[:1])
     with omnisift.attach(model, made("random", QUARTER, WIDTH)):
@@ -109,7 +111,46 @@ def test_videos_encoded_before_the_compressor_was_attached_are_refused(name: str
 @each_family
 def test_a_part_without_a_language_head_is_refused(family: Family) -> None:
     with pytest.raises(UnsupportedModel, match="language head"):
-        adapter_class(family.model_type)(host(family).model)
+        adapter_class(family.model_type)(adapter_for(host(family)).parts.language_model)
+
+
+@with_nemotron
+def test_a_nemotron_that_fails_on_its_videos_or_drops_tokens_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = host(FAMILIES["nemotron_h_omni"])
+    with monkeypatch.context() as fault:
+        fault.setattr(model.config, "video_pruning_rate", 0.5)
+        with pytest.raises(UnsupportedModel, match=r"video_pruning_rate is 0\.5.* set it to 0"):
+            omnisift.attach(model, "random", retain=0.25)
+    # As the class is up to Transformers 5.23.
+    old = transformers.GenerationMixin._expand_multimodal_outputs
+    monkeypatch.setattr(type(model), "_expand_multimodal_outputs", old)
+    with pytest.raises(UnsupportedModel, match=r"fails on its own videos.* install Transformers 5\.24"):
+        omnisift.attach(model, "random", retain=0.25)
+
+
+@with_nemotron
+@torch.no_grad()
+def test_nemotrons_videos_that_were_encoded_before_the_compressor_was_attached_are_refused() -> None:
+    family = FAMILIES["nemotron_h_omni"]
+    model, inputs = host(family), family.inputs(*THREE[:1])
+    encoded = model.get_video_features(inputs.pop("pixel_values_videos"), return_dict=True)
+    with (
+        omnisift.attach(model, made("random", QUARTER, WIDTH)),
+        pytest.raises(UnsupportedCall, match="encoded before the compressor was attached"),
+    ):
+        model(**inputs, mm_encoder_outputs={"video": encoded})
+
+
+@torch.no_grad()
+def test_frames_of_which_the_host_drops_tokens_are_refused() -> None:
+    family = FAMILIES["video_llama_3"]
+    inputs = family.inputs(*THREE[:1])
+    inputs["video_compression_mask"][3] = False
+    with (
+        omnisift.attach(host(family), made("random", QUARTER, WIDTH)),
+        pytest.raises(UnsupportedCall, match="use_token_compression=False"),
+    ):
+        host(family)(**inputs)
 
 
 def test_a_class_that_transformers_lacks_is_one_line_with_the_release(monkeypatch: pytest.MonkeyPatch) -> None:

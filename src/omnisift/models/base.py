@@ -21,13 +21,30 @@ from omnisift.errors import CompressorError, UnsupportedModel, UsageError
 from omnisift.models.adapter import Adapter
 from omnisift.models.attachment import Attachment, check_unattached
 from omnisift.models.gemma4 import Gemma4Adapter, Gemma4UnifiedAdapter
-from omnisift.models.glm4v import Glm4vAdapter, Glm4vMoeAdapter, Glm46vAdapter, GlmOcrAdapter
-from omnisift.models.llava_onevision import LlavaOnevisionAdapter
+from omnisift.models.glm4v import Glm4vAdapter, Glm4vMoeAdapter, Glm5NextAdapter, Glm46vAdapter, GlmOcrAdapter
+from omnisift.models.llava_onevision import LlavaNextVideoAdapter, LlavaOnevisionAdapter, VideoLlavaAdapter
+from omnisift.models.muse_spark import Dots3NoteAdapter, MuseGlimmerAdapter, MuseSparkAdapter
+from omnisift.models.nemotron_h_omni import NemotronOmniAdapter
+from omnisift.models.one_row_grids import (
+    Exaone45Adapter,
+    HyperClovaXAdapter,
+    KimiK25Adapter,
+    Lfm3VLAdapter,
+    VideoLlama3Adapter,
+)
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
 from omnisift.models.qwen2_5_vl import Qwen2VLAdapter, Qwen25VLAdapter
 from omnisift.models.qwen3_5 import Qwen35Adapter, Qwen35MoeAdapter
 from omnisift.models.qwen3_omni_moe import Qwen3OmniMoeAdapter
 from omnisift.models.qwen3_vl import Qwen3VLAdapter, Qwen3VLMoeAdapter
+from omnisift.models.qwen_relatives import (
+    CohereCompassAdapter,
+    Cosmos3EdgeAdapter,
+    Cosmos3OmniAdapter,
+    ErnieVLAdapter,
+    HunyuanV4Adapter,
+    Qwen4ExpAdapter,
+)
 from omnisift.utils.names import AUTO
 
 if TYPE_CHECKING:
@@ -49,6 +66,24 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     Glm46vAdapter,
     GlmOcrAdapter,
     LlavaOnevisionAdapter,
+    MuseSparkAdapter,
+    MuseGlimmerAdapter,
+    Dots3NoteAdapter,
+    NemotronOmniAdapter,
+    CohereCompassAdapter,
+    Cosmos3OmniAdapter,
+    Cosmos3EdgeAdapter,
+    HunyuanV4Adapter,
+    Exaone45Adapter,
+    HyperClovaXAdapter,
+    Lfm3VLAdapter,
+    VideoLlama3Adapter,
+    KimiK25Adapter,
+    Glm5NextAdapter,
+    ErnieVLAdapter,
+    Qwen4ExpAdapter,
+    LlavaNextVideoAdapter,
+    VideoLlavaAdapter,
 )
 """One adapter per model family: the only list of the models that the library knows."""
 

@@ -1,7 +1,7 @@
-"""Adapters for GLM-4.1V, 4.5V, 4.6V and GLM-OCR: a video stands at the ids of images, each frame before its time.
+"""Adapters for GLM-4.1V, 4.5V, 4.6V, 5.3 and GLM-OCR: a video stands at the ids of images, each frame before its time.
 
-Only ``mm_token_type_ids``, which the processor returns, tell a video from an image. The encoder is called frame by
-frame.
+Up to GLM-4.6V only ``mm_token_type_ids``, which the processor returns, tell a video from an image. The encoder is
+called frame by frame.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from omnisift.errors import UnsupportedCall
@@ -68,3 +69,23 @@ class GlmOcrAdapter(Glm4vAdapter):
 
     model_types: ClassVar[frozenset[str]] = frozenset({"glm_ocr"})
     model_class: ClassVar[str] = "GlmOcrForConditionalGeneration"
+
+
+class Glm5NextAdapter(Glm4vAdapter):
+    """GLM-5.3 Flash: a video stands between marks of its own, and positions have one row; most layers have a state.
+
+    An index picks pools of the keys that were kept.
+    """
+
+    model_types: ClassVar[frozenset[str]] = frozenset({"glm5_next"})
+    model_class: ClassVar[str] = "Glm5NextForConditionalGeneration"
+    is_loaded: ClassVar[bool] = False
+    rotary_rows: ClassVar[int] = 1
+    supplies: ClassVar[frozenset[str]] = frozenset()
+
+    def modality(self, input_ids: Tensor, arguments: Mapping[str, Any] = {}) -> Tensor:  # noqa: ARG002
+        """Classify the tokens as the host does, which reads no ``mm_token_type_ids``."""
+        opened = (input_ids == self.config.video_start_token_id).cumsum(dim=1)
+        closed = (input_ids == self.config.video_end_token_id).cumsum(dim=1)
+        video = (input_ids == self.config.image_token_id) & (opened > closed)
+        return torch.where(video, int(Modality.VIDEO), int(Modality.TEXT)).to(torch.int8)
