@@ -22,7 +22,16 @@ NAMES = {
     "qwen3_vl_moe": "Qwen3-VL-MoE",
     "qwen3_5": "Qwen3.5",
     "qwen3_5_moe": "Qwen3.5-MoE",
+    "gemma4": "Gemma 4 E2B, E4B",
+    "gemma4-both-ways": "Gemma 4 26B, 31B",
+    "gemma4_unified": "Gemma 4 12B",
+    "glm4v": "GLM-4.1V",
+    "glm4v_moe": "GLM-4.5V",
+    "glm46v": "GLM-4.6V",
+    "glm_ocr": "GLM-OCR",
+    "llava_onevision": "LLaVA-OneVision",
 }
+"""Host of the tests -> name in the table; hosts that are not named here have the name of their model type."""
 DIFFERENCES = {
     "logits": "logits",
     "cached steps": "cached steps",
@@ -35,16 +44,18 @@ SAME = {"everything kept": "everything kept", "beams": "beams", "static cache": 
 def models_table(path: Path = RESULTS) -> str:
     """Families x checks: how many cases, and the largest difference."""
     families = json.loads(path.read_text(encoding="utf-8"))["families"]
-    head = ["family", "class", *DIFFERENCES.values(), *SAME.values(), "real weights", "GPU"]
+    head = ["family", "class", "taken by", *DIFFERENCES.values(), *SAME.values(), "real weights", "GPU"]
     lines = []
-    for model_type, name in NAMES.items():
-        checks: dict[str, Any] = families[model_type]
+    for host in [*NAMES, *sorted(families.keys() - NAMES.keys())]:
+        checks: dict[str, Any] = families[host]
+        model_type = host.partition("-")[0]
         differences = [f"{checks[check]['cases']}: {checks[check]['largest']:.0e}" for check in DIFFERENCES]
-        same = [f"{checks[check]['cases']}: equal" for check in SAME]
+        same = [f"{checks[check]['cases']}: equal" if check in checks else "host fails" for check in SAME]
         adapter = adapter_class(model_type)
         # `omnisift verify` builds Qwen2.5-Omni alone, with random weights of real dimensions.
         gpu = "[random weights](gpu.md)" if model_type.startswith("qwen2_5_omni") else "no"
-        lines.append([name, f"`{adapter.model_class}`", *differences, *same, "no", gpu])
+        name, entry = NAMES.get(host, host), "`load`" if adapter.is_loaded else "`attach`"
+        lines.append([name, f"`{adapter.model_class}`", entry, *differences, *same, "no", gpu])
     return table(head, lines)
 
 

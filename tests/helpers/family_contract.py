@@ -54,7 +54,7 @@ def compressor(family: Family, kind: str, budget: Budget = QUARTER) -> Compresso
 
 
 def note(family: Family, check: str, difference: float) -> None:
-    FOUND[family.model_type][check].append(difference)
+    FOUND[str(family)][check].append(difference)
     assert difference <= family.tolerance, f"{check}: off by {difference:.1e}"
 
 
