@@ -23,7 +23,9 @@ def config_of(tokenizer: Any) -> Any:
         setattr(config, f"{part}_token_id", tokenizer.convert_tokens_to_ids(token))
     config.vision_config.patch_size = 16
     text = config.text_config
-    text.head_dim, text.rope_parameters["mrope_section"] = 32, [6, 5, 5]
+    text.head_dim = 32
+    text.rope_parameters |= {"mrope_section": [6, 5, 5], "rope_theta": 100.0}
+    text.max_position_embeddings = 16384
     text.vocab_size, text.pad_token_id, text.eos_token_id = len(tokenizer), tokenizer.pad_token_id, None
     return config
 
@@ -31,9 +33,19 @@ def config_of(tokenizer: Any) -> Any:
 def save_qwen3_omni(folder: Path) -> Path:
     """Save a full model without speech in ``folder``."""
     processor = family_folders._processor(NAME)
+    # The processor has a size of its own for videos; this is where it takes another from.
+    processor.tokenizer.init_kwargs["size"] = {"shortest_edge": 12544, "longest_edge": 50176}
+    video = "{% if part['type'] == 'video' %}"
+    image = "{% if part['type'] == 'image' %}<|vision_bos|><|IMAGE|><|vision_eos|>{% elif part['type'] == 'video' %}"
+    processor.chat_template = processor.chat_template.replace(video, image)
     config = config_of(processor.tokenizer)
     torch.manual_seed(0)
     model = transformers.Qwen3OmniMoeThinkerForConditionalGeneration._from_config(config).eval()
+    with torch.no_grad():  # answers then depend on each token, and don't repeat themselves
+        model.get_input_embeddings().weight.mul_(4)
+        for name, weight in model.named_parameters():
+            weight.mul_(3 if name.endswith("q_norm.weight") else 1)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     thinker = json.loads((folder / "config.json").read_text(encoding="utf-8"))

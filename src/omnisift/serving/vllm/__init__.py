@@ -23,12 +23,17 @@ logger = logging.getLogger(__name__)
 def register() -> None:
     """Register models and media reader with vLLM; a second call does nothing.
 
-    In a release of vLLM that was not tested it only logs a warning.
+    In a release of vLLM that was not tested the plugin's architectures are refused; other models are not affected.
     """
     import vllm
 
     if not is_supported(vllm.__version__):
-        logger.warning("omnisift's plugin is for vLLM %s and is not loaded in %s", supported_words(), vllm.__version__)
+        from omnisift.serving.vllm.refusal import refuse_architecture
+
+        logger.warning("omnisift's plugin is for vLLM %s and refuses its models in %s", supported_words(),
+                       vllm.__version__)  # fmt: skip
+        for family in SERVED.values():
+            refuse_architecture(family.architecture)
         return
     from omnisift.serving.vllm.cpu import choose_worker
     from omnisift.serving.vllm.internals import ModelRegistry

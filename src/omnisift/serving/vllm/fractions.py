@@ -95,19 +95,19 @@ class FractionalRope(nn.Module):
         """Rotate pairs of the first and second half of the rotated width of each head."""
         heads = values.view(len(values), -1, self.head_size)
         half = cosine.shape[-1]
-        first, second, rest = heads.split([half, half, self.head_size - 2 * half], dim=-1)
+        first, second, rest = heads[..., :half], heads[..., half : 2 * half], heads[..., 2 * half :]
         turned = [first * cosine - second * sine, second * cosine + first * sine, rest]
         return torch.cat(turned, dim=-1).view_as(values)
 
 
-def use_fractions(language_model: nn.Module, make: Callable[[Any], FractionalRope]) -> None:
+def use_fractions(language_model: Any, make: Callable[[Any], FractionalRope]) -> None:
     """Replace the rotary modules of all attention layers; layers that share one share the new one.
 
     Args:
         language_model: with vLLM's layers, whose attention calls ``rotary_emb(positions, query, key)``.
         make: builds the new module from vLLM's.
     """
-    made: dict[nn.Module, FractionalRope] = {}
+    made: dict[Any, FractionalRope] = {}
     for attention in [module for module in language_model.modules() if hasattr(module, "rotary_emb")]:
         rope = attention.rotary_emb
         if rope not in made:

@@ -1,19 +1,19 @@
 """Every internal of vLLM that the plugin relies on: a new release is checked against this file.
 
-``from omnisift.serving.vllm.internals import NAME`` imports NAME from where `PLACES` says, and only then: vLLM loads the
-plugin in each of its processes, also those that must not import its models. No other module of the package imports from
-vLLM, except ``LLM``, ``SamplingParams`` and ``EngineArgs`` (public) in `omnisift.serving.offline`.
+``from omnisift.serving.vllm.internals import NAME`` imports NAME from where `PLACES` says, and only then: vLLM loads
+the plugin in each of its processes, also those that must not import its models. No other module of the package imports
+from vLLM, except ``LLM``, ``SamplingParams`` and ``EngineArgs`` (public) in `omnisift.serving.offline`.
 
 What the plugin relies on beyond the names is in `USED`: methods and attributes that it overrides, calls or sets.
 ``tests/serving/test_vllm_internals.py`` looks each of them up in the installed release. What a lookup can't tell:
 
-- The runner calls ``recompute_mrope_positions`` of models with ``SupportsMultiModalPruning`` while vLLM's own pruning is
-  on (``video_pruning_rate`` of the multimodal configuration), once for each step that reads media.
+- The runner calls ``recompute_mrope_positions`` of models with ``SupportsMultiModalPruning`` while vLLM's own pruning
+  is on (``video_pruning_rate`` of the multimodal configuration), once for each step that reads media.
 - The rows that ``embed_multimodal`` returns go to the encoder cache as they are, with their additional columns.
 - Positions are whole numbers of at least 31 bits; new tokens get the index of the token plus the request's delta.
 - ``CPUModelRunner.load_model`` leaves a flag unset, which `omnisift.serving.vllm.worker` sets (docs/upstream.md).
-- A row of a video that is wider than the hidden size holds the features for the first layers behind the embedding
-  (Qwen3-Omni), and a video without mixed labels is merged in order.
+- Qwen3-Omni's rows of images and videos are wider than the hidden size: behind the embedding they hold features that
+  are added after the first layers. Media whose labels are all the same are merged in the order of the prompt.
 - Errors of type `ValueError` that a processor raises are answered with status 400.
 """
 
@@ -96,6 +96,10 @@ USED = {
     "CPUWorker": ("load_model",),
 }  # fmt: skip
 """Class -> its methods and attributes that the plugin overrides or calls."""
+
+
+Mixin: Any = object
+"""Base of classes that stand before one of vLLM's, whose attributes they use and which has no types here."""
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from omnisift.serving.vllm.clip_compressor import ClipCompressor
 from omnisift.serving.vllm.fractions import FractionalRope, pack, position_delta, unpack, use_fractions
 from omnisift.serving.vllm.internals import (
     MULTIMODAL_REGISTRY,
+    Mixin,
     Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen3OmniMoeThinkerForConditionalGeneration,
     SupportsMultiModalPruning,
@@ -45,7 +46,7 @@ PRUNING_RATE = 0.5
 """vLLM asks a model for positions only if its own pruning is on. The number itself is not used."""
 
 
-class ClipThinker:
+class ClipThinker(Mixin):  # type: ignore[misc]
     """What the plugin adds to vLLM's thinkers: videos arrive as clips and are compressed.
 
     Raises:
@@ -174,6 +175,8 @@ class OmniSiftQwen3Thinker(ClipThinker, Qwen3OmniMoeThinkerForConditionalGenerat
 def _fractional(rope: Any) -> FractionalRope:
     """Return the module that takes the place of vLLM's ``MRotaryEmbedding``, with its frequencies."""
     if not (rope.mrope_interleaved and rope.is_neox_style):
-        raise UsageError("the text model's rotary embedding is not that of Qwen3-Omni (mrope_interleaved); serve another")
+        raise UsageError(
+            "the text model's rotary embedding is not that of Qwen3-Omni (mrope_interleaved); serve another"
+        )
     frequencies = rope._compute_inv_freq(rope.base)
     return FractionalRope(frequencies, list(rope.mrope_section), rope.head_size, rope.mscale)

@@ -20,6 +20,7 @@ from omnisift.serving.vllm.clips import DEFAULT_FPS, ClipParser, Clips, seconds_
 from omnisift.serving.vllm.fractions import WHOLE
 from omnisift.serving.vllm.internals import (
     BaseMultiModalProcessor,
+    Mixin,
     MultiModalFieldConfig,
     PromptReplacement,
     PromptUpdateDetails,
@@ -44,7 +45,7 @@ def request_errors() -> Iterator[None]:
         raise ValueError(str(error)) from error
 
 
-class ClipInfo:
+class ClipInfo(Mixin):  # type: ignore[misc]
     """What is known of a model before it is loaded, for both families."""
 
     @property
