@@ -17,7 +17,6 @@ from tests.serving.test_vllm import image_of
 from omnisift.budget import Budget
 from omnisift.serving.clip_layout import ClipLayout
 from omnisift.serving.vllm import fractions
-from omnisift.serving.vllm import model as thinkers
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.usefixtures("_inside")]
 QUARTER = Budget(retain=0.25)
@@ -182,7 +181,7 @@ def _clean(vllm: Engine) -> Iterator[None]:
 def test_positions_not_written(
     vllm: Engine, reference: Reference, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thinkers, "write_kept_positions", lambda positions, *_: positions)
+    monkeypatch.setattr("omnisift.serving.vllm.model.write_kept_positions", lambda positions, *_: positions)
     assert all(got != reference.tokens(prompt) for got, prompt in zip(wrong(vllm, prompts), prompts, strict=True))
 
 
@@ -191,7 +190,9 @@ def test_fractions_cut_off(
     vllm: Engine, reference: Reference, cases: dict[str, Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in vLLM's own model. Whole ids are not affected."""
-    monkeypatch.setattr(thinkers, "pack", lambda positions, parts: fractions.pack(positions // parts * parts, parts))
+    monkeypatch.setattr(
+        "omnisift.serving.vllm.model.pack", lambda ids, parts: fractions.pack(ids // parts * parts, parts)
+    )
     assert wrong(vllm, [cases["clip"]]) == [reference.tokens(cases["clip"])]
     for name in ("fractions", "two clips with fractions"):
         assert wrong(vllm, [cases[name]]) != [reference.tokens(cases[name])]

@@ -18,8 +18,8 @@ def refuse(*_: Any, **__: Any) -> None:
     import vllm
 
     raise UsageError(
-        f"vLLM {vllm.__version__} is installed, but omnisift's plugin needs {supported_words()}; install that, or serve "
-        "the model without the plugin"
+        f"vLLM {vllm.__version__} is installed, but omnisift's plugin needs {supported_words()}; install that, or "
+        "serve the model without the plugin"
     )
 
 
