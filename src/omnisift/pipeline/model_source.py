@@ -13,6 +13,7 @@ from typing import Any
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.models import adapter_class
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
+from omnisift.models.qwen3_omni_moe import Qwen3OmniMoeAdapter
 from omnisift.utils.assets import nano_path
 from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object, reason_of
 from omnisift.utils.parsing import check_path_name
@@ -24,7 +25,7 @@ _HUB_SECONDS = 3.0
 COUNTED_ONLY = ("profile --config", "advise", "distill", "train")
 """Commands that take Qwen's families."""
 OMNI_ONLY = ("serve", "run --engine vllm")
-"""Commands that take Qwen2.5-Omni only: those that run vLLM."""
+"""Commands that take Qwen2.5-Omni and Qwen3-Omni only: those that run vLLM."""
 _DEPTHS = frozenset({"num_hidden_layers", "num_layers", "encoder_layers", "depth"})
 _MAX_DEPTH = 1000
 """Layers of a stack; a config.json with more is damaged, and building its layers would take minutes."""
@@ -114,7 +115,7 @@ def check_counted(model_type: str, name: str, what: str) -> None:
 
 def takes_every_command(model_type: str) -> bool:
     """Whether the commands in `OMNI_ONLY` take models of this type."""
-    return adapter_class(model_type) is Qwen25OmniAdapter
+    return adapter_class(model_type) in (Qwen25OmniAdapter, Qwen3OmniMoeAdapter)
 
 
 def _check_depths(part: object, where: str) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
-from vllm.platforms import current_platform
-
 from omnisift.errors import UsageError
+from omnisift.serving.vllm.internals import MODELS_CONFIG_MAP, VerifyAndUpdateConfig, current_platform
 
 WORKER = "omnisift.serving.vllm.worker.CpuWorker"
 """Named and not imported: importing vLLM's CPU worker changes PyTorch, which is for vLLM's own processes only."""

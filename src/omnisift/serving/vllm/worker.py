@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm.model_executor.models.interfaces import supports_multimodal_pruning
-from vllm.v1.worker.cpu_worker import CPUWorker
+from omnisift.serving.vllm.internals import CPUWorker, supports_multimodal_pruning
 
 
 class CpuWorker(CPUWorker):  # type: ignore[misc]  # vLLM is not installed when types are checked
