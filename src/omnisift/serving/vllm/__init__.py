@@ -31,7 +31,7 @@ def register() -> None:
         return
     from vllm import ModelRegistry
 
-    from omnisift.serving.vllm.cpu import choose_worker
+    from omnisift.serving.vllm.choose_worker import choose_worker
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, "omnisift.serving.vllm.model:OmniSiftThinker")

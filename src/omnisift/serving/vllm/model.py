@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from omnisift.errors import UsageError
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.serving.position_columns import detach_columns
 from omnisift.serving.vllm.clip_compressor import ClipCompressor
+from omnisift.serving.vllm.encoding import ClipInputs, encode_clips
 from omnisift.serving.vllm.positions import (
     MediaSpan,
     image_positions,
@@ -60,6 +61,7 @@ class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiM
         multimodal.video_pruning_rate = PRUNING_RATE
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self._embed_size = self.config.text_config.hidden_size
+        self._encoder_limit = vllm_config.scheduler_config.max_num_encoder_input_tokens
         settings = Settings.from_config(vllm_config.model_config.hf_config)
         self.clip_compressor = ClipCompressor(settings, vllm_config.model_config.model, self._embed_size)
 
@@ -73,34 +75,23 @@ class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiM
         """Return one tensor per media item; of a clip its kept video and audio tokens, with position columns."""
         if CLIP_BUDGET not in kwargs:
             return super().embed_multimodal(**kwargs)
-        videos = self._process_video_input(self._parse_and_validate_video_input(**kwargs))
         lengths = kwargs[AUDIO_LENGTHS].flatten().cpu()
-        audios = iter(self._encode_audios(kwargs[AUDIO_FEATURES], lengths))
-        return tuple(
-            self.clip_compressor(
-                video,
-                next(audios) if mel_frames else None,
-                make_layout(self.config, grid, seconds, mel_frames),
-                unpack_budget(budget),
-            )
-            for video, grid, seconds, mel_frames, budget in zip(
-                videos,
+        layouts = [
+            make_layout(self.config, grid, seconds, mel_frames)
+            for grid, seconds, mel_frames in zip(
                 kwargs["video_grid_thw"].tolist(),
                 kwargs["second_per_grid_ts"].flatten().tolist(),
                 lengths.tolist(),
-                kwargs[CLIP_BUDGET].view(-1, len(RETENTION_KEYS)),
                 strict=True,
             )
+        ]
+        budgets = [unpack_budget(budget) for budget in kwargs[CLIP_BUDGET].view(-1, len(RETENTION_KEYS))]
+        inputs = ClipInputs(kwargs["pixel_values_videos"], kwargs["video_grid_thw"], kwargs[AUDIO_FEATURES], lengths)
+        encoded = encode_clips(self, inputs, [len(layout) for layout in layouts], self._encoder_limit)
+        return tuple(
+            self.clip_compressor(video, audio, layout, budget)
+            for (video, audio), layout, budget in zip(encoded, layouts, budgets, strict=True)
         )
-
-    def _encode_audios(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
-        lengths = lengths[lengths > 0]
-        if not len(lengths):
-            return ()
-        audios: Sequence[Tensor] = self._process_audio_input(
-            {"input_features": features, "audio_feature_lengths": lengths}
-        )
-        return audios
 
     def embed_input_ids(
         self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
