@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -28,9 +29,9 @@ class ClipInputs:
 
     def split(self, sizes: Sequence[int]) -> Iterator[ClipInputs]:
         """Return views of ``sizes[0]`` clips, the next ``sizes[1]`` clips, and so on."""
-        grids, mel_lengths = self.grids.split(list(sizes)), self.mel_lengths.split(list(sizes))
-        patches = self.patches.split([int(part.prod(dim=1).sum()) for part in grids])
-        mel = self.mel.split([int(part.sum()) for part in mel_lengths], dim=1)
+        grids, mel_lengths = torch.split(self.grids, list(sizes)), torch.split(self.mel_lengths, list(sizes))
+        patches = torch.split(self.patches, [int(part.prod(dim=1).sum()) for part in grids])
+        mel = torch.split(self.mel, [int(part.sum()) for part in mel_lengths], dim=1)
         for values in zip(patches, grids, mel, mel_lengths, strict=True):
             yield ClipInputs(*values)
 
