@@ -118,6 +118,19 @@ def test_vllms_own_way_encodes_one_by_one(
     assert [len(sizes) for sizes in spy.videos] == [1] * 6
 
 
+def test_generated_tokens_cost_no_search_of_the_prompt(
+    vllm: Engine, reference: Reference, prompts: list[Prompt], spy: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM asks for positions at each of sixteen steps, and only the first reads media."""
+    from omnisift.serving.vllm import model
+
+    lengths: list[int] = []
+    search = model.media_runs
+    monkeypatch.setattr(model, "media_runs", lambda ids, labels: lengths.append(len(ids)) or search(ids, labels))
+    assert vllm.tokens(prompts[0]) == [reference.tokens(prompts[0])]
+    assert len(lengths) == 1
+
+
 def test_a_step_is_encoded_in_bounded_parts(
     model: Path, reference: Reference, videos: list[Video], monkeypatch: pytest.MonkeyPatch
 ) -> None:

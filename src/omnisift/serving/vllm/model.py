@@ -113,6 +113,9 @@ class OmniSiftThinker(Qwen2_5OmniThinkerForConditionalGeneration, SupportsMultiM
         self, input_ids: Any, multimodal_embeddings: Any, mrope_positions: Tensor, num_computed_tokens: int
     ) -> tuple[list[Tensor], Tensor, int]:
         """Write the positions of the kept tokens that are being read, and remove the columns from their embeddings."""
+        if not len(multimodal_embeddings):
+            # vLLM calls this for every request at every step, also while it only generates.
+            return [], mrope_positions, position_delta(mrope_positions)
         items = [detach_columns(rows, self._embed_size) for rows in multimodal_embeddings]
         config = self.config
         labels = (config.video_token_index, config.audio_token_index, config.image_token_index)
