@@ -99,15 +99,17 @@ class Prompt:
 
 
 class Reference:
-    """nano in Transformers, with a compressor attached."""
+    """A model in Transformers, with a compressor attached."""
 
-    def __init__(self) -> None:
-        self.host: Host = load_host("nano", "cpu", "float32", None)
+    def __init__(self, model: str = "nano", method: str = "omnisift") -> None:
+        self.host: Host = load_host(model, "cpu", "float32", None)
         self.processor = self.host.processor
+        self.method = method
         self._cache: dict[Any, list[int]] = {}
 
-    def tokens(self, prompt: Prompt, budget: Budget | None = None, method: str = "omnisift") -> list[int]:
+    def tokens(self, prompt: Prompt, budget: Budget | None = None, method: str | None = None) -> list[int]:
         """The first `LENGTH` greedy tokens."""
+        method = method or self.method
         key = (id(prompt), budget, method)
         if key not in self._cache:
             self._cache[key] = self._tokens(prompt, Budget(retain=0.25) if budget is None else budget, method)

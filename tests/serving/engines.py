@@ -1,8 +1,9 @@
-"""vLLM inside this process, on nano as a full model."""
+"""vLLM inside this process, on a full model."""
 
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from tests.serving.asking import LENGTH, Prompt
+
+from omnisift.serving.families import SERVED
 
 
 class Engine:
@@ -35,18 +38,22 @@ def sampling(**options: Any) -> Any:
     return SamplingParams(**{"temperature": 0, "max_tokens": LENGTH, "min_tokens": LENGTH, **options})
 
 
+def architecture_of(model: Path) -> str:
+    """The plugin's model class for a checkpoint."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    return SERVED[config["model_type"]].architecture
+
+
 @contextmanager
 def engine(model: Path, processor: Any, settings: dict[str, Any] | None = None, **options: Any) -> Iterator[Engine]:
     """An engine with the settings of `omnisift.serving.vllm.settings`; ``options`` are vLLM's."""
     from vllm import LLM
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-    from omnisift.serving.vllm import ARCHITECTURE
-
     defaults: dict[str, Any] = {
         "dtype": "float32", "max_model_len": 4096, "max_num_batched_tokens": 4096, "max_num_seqs": 20,
         "enforce_eager": True, "block_size": 32, "limit_mm_per_prompt": {"image": 2, "video": 2, "audio": 2},
-        "hf_overrides": {"architectures": [ARCHITECTURE], "omnisift": settings or {}},
+        "hf_overrides": {"architectures": [architecture_of(model)], "omnisift": settings or {}},
     }  # fmt: skip
     llm = LLM(str(model), **{**defaults, **options})
     try:

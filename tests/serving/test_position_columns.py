@@ -8,13 +8,8 @@ import torch
 from omnisift.errors import UnsupportedCall
 from omnisift.serving.clip_layout import ClipLayout, TimeConfig
 from omnisift.serving.position_columns import PositionColumns, attach_columns, detach_columns
-from omnisift.serving.vllm.positions import (
-    MediaSpan,
-    media_runs,
-    position_delta,
-    prompt_positions,
-    write_kept_positions,
-)
+from omnisift.serving.vllm.fractions import position_delta
+from omnisift.serving.vllm.positions import MediaSpan, media_runs, prompt_positions, write_kept_positions
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -14,9 +14,11 @@ from omnisift.errors import Blocked, CompressorError, NotMedia, UnsupportedModel
 from omnisift.serving import url_policy, vllm_startup
 from omnisift.serving.body_limit import MIDDLEWARE
 from omnisift.serving.command import Server
+from omnisift.serving.families import SERVED
 from omnisift.serving.fetch_limits import FetchLimits
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 from omnisift.serving.media_limits import MediaLimits, as_vllm_video
+from omnisift.serving.offline import OfflineEngine
 from omnisift.serving.vllm.settings import Settings
 from omnisift.utils.assets import nano_path
 
@@ -135,6 +137,47 @@ def test_refused_before_anything_runs(model: Path, tmp_path: Path) -> None:
     check()
     check(settings=Settings(compressor="stvp"))
     check(settings=Settings(selector=str(tmp_path / "selector")))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "advice"),
+    [
+        (
+            "qwen3_vl",
+            "vLLM itself prunes its videos: python -m vllm.entrypoints.openai.api_server --video-pruning-rate",
+        ),
+        ("qwen2_5_vl", "vLLM itself prunes its videos"),
+        ("qwen3_omni_moe_thinker", "it is a thinker alone; give the full model"),
+        ("qwen2_vl", "use omnisift ask, or --engine transformers"),
+    ],
+)
+def test_other_families_are_refused_before_vllm_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str, advice: str
+) -> None:
+    """Advice to install vLLM first would be wrong: it would not serve the model."""
+
+    def version(package: str) -> str:
+        raise vllm_startup.PackageNotFoundError
+
+    monkeypatch.setattr(vllm_startup, "version", version)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    starts = [
+        lambda: Server(str(tmp_path), Settings(compressor="stvp")).check(),
+        lambda: OfflineEngine(str(tmp_path), Settings(compressor="stvp")),
+    ]
+    for start in starts:
+        with pytest.raises(
+            UnsupportedModel, match=f"full Qwen2.5-Omni and Qwen3-Omni .* got '{model_type}'; {advice}"
+        ) as refusal:
+            start()
+        assert "\n" not in str(refusal.value)
+
+
+def test_each_family_has_its_own_model_class(tmp_path: Path) -> None:
+    for model_type, family in SERVED.items():
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        overrides = json.loads(vllm_startup.hf_overrides(str(tmp_path), Settings(retain=0.5)))
+        assert overrides == {"architectures": [family.architecture], "omnisift": {"retain": 0.5}}
 
 
 @pytest.mark.parametrize(

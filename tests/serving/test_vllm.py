@@ -245,7 +245,7 @@ def test_video_and_audio_as_separate_items(vllm: Engine, reference: Reference, v
 def test_the_comparison_can_fail_positions_not_written(
     vllm: Engine, reference: Reference, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omnisift.serving.vllm.model.write_kept_positions", lambda positions, columns, runs: positions)
+    monkeypatch.setattr("omnisift.serving.vllm.model.write_kept_positions", lambda positions, *_: positions)
     vllm.llm.reset_prefix_cache()
     wrong = vllm.tokens(*prompts)
     vllm.llm.reset_prefix_cache()

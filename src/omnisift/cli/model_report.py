@@ -84,5 +84,5 @@ def _uses(found: Diagnosis) -> list[tuple[str, str]]:
         uses.append(("refused", f"{', '.join(found.refused)}: {reason}"))
     uses.append(("commands", ", ".join(found.commands)))
     if found.other_commands:
-        uses.append(("not with it", f"{', '.join(found.other_commands)}: Qwen2.5-Omni only"))
+        uses.append(("not with it", f"{', '.join(found.other_commands)}: Qwen2.5-Omni and Qwen3-Omni only"))
     return uses

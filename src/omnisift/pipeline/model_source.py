@@ -13,6 +13,7 @@ from typing import Any
 from omnisift.errors import CheckpointError, UnsupportedModel, UsageError
 from omnisift.models import adapter_class
 from omnisift.models.qwen2_5_omni import Qwen25OmniAdapter
+from omnisift.models.qwen3_omni_moe import Qwen3OmniMoeAdapter
 from omnisift.utils.assets import nano_path
 from omnisift.utils.checkpoint_files import checkpoint_errors, read_json_object, reason_of
 from omnisift.utils.parsing import check_path_name
@@ -22,7 +23,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
 OMNI_ONLY = ("serve", "run --engine vllm")
-"""Commands that take Qwen2.5-Omni only: those that run vLLM."""
+"""Commands that take Qwen2.5-Omni and Qwen3-Omni only: those that run vLLM."""
 _DEPTHS = frozenset({"num_hidden_layers", "num_layers", "encoder_layers", "depth"})
 _MAX_DEPTH = 1000
 """Layers of a stack; a config.json with more is damaged, and building its layers would take minutes."""
@@ -89,7 +90,7 @@ def find_model(name: str) -> ModelSource:
 
 def takes_every_command(model_type: str) -> bool:
     """Whether the commands in `OMNI_ONLY` take models of this type."""
-    return adapter_class(model_type) is Qwen25OmniAdapter
+    return adapter_class(model_type) in (Qwen25OmniAdapter, Qwen3OmniMoeAdapter)
 
 
 def _check_depths(part: object, where: str) -> None:

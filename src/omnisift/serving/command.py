@@ -19,7 +19,14 @@ from omnisift.serving.request_text import to_environment
 from omnisift.serving.url_policy import host_name
 from omnisift.serving.vllm import CONNECTOR
 from omnisift.serving.vllm.settings import Settings
-from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
+from omnisift.serving.vllm_startup import (
+    NO_MEDIA_CACHE,
+    cache_memory,
+    check_vllm,
+    check_weights,
+    hf_overrides,
+    served_family,
+)
 from omnisift.utils.checkpoint_files import checkpoint_errors
 from omnisift.utils.special_tokens import SpecialTokens
 
@@ -34,7 +41,7 @@ class Server(ServedReadOptions):
     """A server to start. Its reading options are limits that a request can't raise."""
 
     model: str
-    """Folder or hub id of a full Qwen2.5-Omni checkpoint."""
+    """Folder or hub id of a full Qwen2.5-Omni or Qwen3-Omni checkpoint."""
     settings: Settings
     served_name: str | None = None
     """The model's name for clients; None for ``model``."""
@@ -55,6 +62,7 @@ class Server(ServedReadOptions):
         Raises:
             OmniSiftError: vLLM is missing, a value is out of range, or the checkpoint can't be served as asked.
         """
+        served_family(self.model)
         check_vllm()
         super().check()
         self.fetch_limits.check()
@@ -69,7 +77,7 @@ class Server(ServedReadOptions):
         command = [sys.executable, "-m", MODULE, "--model", self.model, "--host", self.host, "--port", str(self.port)]
         command += ["--served-model-name", self.served_name or self.model]
         # Requests may set their own retention; the plugin refuses everything else that this flag allows.
-        command += ["--hf-overrides", hf_overrides(self.settings), "--trust-request-mm-kwargs"]
+        command += ["--hf-overrides", hf_overrides(self.model, self.settings), "--trust-request-mm-kwargs"]
         command += [*NO_MEDIA_CACHE, "--middleware", MIDDLEWARE]
         if self.media_hosts:
             command += ["--allowed-media-domains", *map(host_name, self.media_hosts)]

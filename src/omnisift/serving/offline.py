@@ -17,7 +17,14 @@ from omnisift.pipeline.prompt import count_tokens, prompt_text
 from omnisift.pipeline.report import Tokens
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 from omnisift.serving.media_limits import as_vllm_video
-from omnisift.serving.vllm_startup import NO_MEDIA_CACHE, cache_memory, check_vllm, check_weights, hf_overrides
+from omnisift.serving.vllm_startup import (
+    NO_MEDIA_CACHE,
+    cache_memory,
+    check_vllm,
+    check_weights,
+    hf_overrides,
+    served_family,
+)
 from omnisift.utils.assets import nano_path
 from omnisift.utils.questions import check_max_new_tokens
 
@@ -52,7 +59,7 @@ class OfflineEngine:
     usage reports, only errors in its log.
 
     Args:
-        model: ``nano``, or folder or hub id of a full Qwen2.5-Omni checkpoint.
+        model: ``nano``, or folder or hub id of a full Qwen2.5-Omni or Qwen3-Omni checkpoint.
         settings: compressor and budget, as for the server.
         device: ``cpu`` or ``cuda``, as the installed vLLM was built, or ``auto``. CUDA_VISIBLE_DEVICES chooses the GPU.
         dtype: None for float32 on a CPU, bfloat16 elsewhere.
@@ -71,12 +78,14 @@ class OfflineEngine:
         dtype: str | None = None,
         vllm_args: Sequence[str] = (),
     ) -> None:
+        self.is_nano = model == "nano"
+        if not self.is_nano:
+            served_family(model)
         check_vllm()
         settings, _ = resolve_settings(settings, model)
         for name, value in {**_ENVIRONMENT, **cache_memory(model)}.items():
             os.environ.setdefault(name, value)
         device = _resolve_device(device)
-        self.is_nano = model == "nano"
         self._folder = tempfile.TemporaryDirectory(prefix="omnisift-")
         source = model
         if self.is_nano:
@@ -135,7 +144,7 @@ class OfflineEngine:
         # The prompt holds one placeholder per kept token; the tokens before compression follow from the clip.
         ids = output.prompt_token_ids
         video, audio = count_tokens(media, self.processor)
-        kept_video, kept_audio = ids.count(config.video_token_index), ids.count(config.audio_token_index)
+        kept_video, kept_audio = ids.count(config.video_token_id), ids.count(config.audio_token_id)
         prompt = len(ids) - kept_video - kept_audio + video + audio
         completion = output.outputs[0]
         tokens = Tokens(video, kept_video, audio, kept_audio, prompt, len(completion.token_ids))
@@ -143,7 +152,7 @@ class OfflineEngine:
 
 
 def _resolve_device(device: str) -> str:
-    from vllm.platforms import current_platform
+    from omnisift.serving.vllm.internals import current_platform
 
     built_for = str(current_platform.device_type)
     if device not in ("auto", built_for):
@@ -153,7 +162,8 @@ def _resolve_device(device: str) -> str:
 
 def _start(source: str, settings: Settings, dtype: str, vllm_args: Sequence[str]) -> Any:
     from vllm import LLM, EngineArgs
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    from omnisift.serving.vllm.internals import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM is not installed when types are checked
         """Raises an error where argparse would exit."""
@@ -161,7 +171,7 @@ def _start(source: str, settings: Settings, dtype: str, vllm_args: Sequence[str]
         def error(self, message: str) -> Any:
             raise UsageError(f"vLLM refuses the flags after --: {message}")
 
-    arguments = ["--model", source, "--hf-overrides", hf_overrides(settings), "--dtype", dtype, *NO_MEDIA_CACHE]
+    arguments = ["--model", source, "--hf-overrides", hf_overrides(source, settings), "--dtype", dtype, *NO_MEDIA_CACHE]
     if not any(flag.partition("=")[0] == "--max-model-len" for flag in vllm_args):
         arguments += ["--max-model-len", "auto"]
     parsed = EngineArgs.add_cli_args(Parser()).parse_args([*arguments, *vllm_args])
@@ -172,7 +182,7 @@ def _start(source: str, settings: Settings, dtype: str, vllm_args: Sequence[str]
 
 
 def _refusal(media: Media, error: Exception) -> Exception:
-    from vllm.exceptions import VLLMClientError
+    from omnisift.serving.vllm.internals import VLLMClientError
 
     if not isinstance(error, (VLLMClientError, ValueError)):
         return error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DIGITS = 3
+DIGITS = 4
 VALUES = 5
 """Three rotary ids, the index of the token, and the number of tokens."""
 COLUMNS = VALUES * DIGITS
@@ -23,7 +23,7 @@ class PositionColumns:
     """The content of the columns of consecutive rows of one clip."""
 
     position_ids: Tensor
-    """[3, n] int64 rotary ids, relative to the start of the clip."""
+    """[3, n] int64 rotary ids, relative to the start of the clip, as `ClipLayout` counts them."""
     first: int
     """Index of the first of these rows among the clip's kept tokens."""
     total: int
@@ -48,20 +48,20 @@ def attach_columns(embeds: Tensor, position_ids: Tensor) -> Tensor:
     return torch.cat([embeds, torch.cat(digits, dim=1).to(embeds)], dim=1)
 
 
-def detach_columns(rows: Tensor, hidden_size: int) -> tuple[Tensor, PositionColumns | None]:
+def detach_columns(rows: Tensor, width: int) -> tuple[Tensor, PositionColumns | None]:
     """Split rows into embeddings and columns.
 
     Args:
-        rows: [n, hidden_size + COLUMNS], or [n, hidden_size] without columns.
-        hidden_size: width of an embedding.
+        rows: [n, width + COLUMNS], or of another width without columns.
+        width: of the rows of a clip without columns.
 
     Returns:
-        The embeddings [n, hidden_size], and the content of the columns; None if there are none.
+        The rows without columns, and the content of the columns; None if there are none.
     """
-    if rows.shape[1] == hidden_size:
+    if rows.shape[1] != width + COLUMNS:
         return rows, None
-    digits = rows[:, hidden_size:].round().long().cpu().view(-1, DIGITS, VALUES)
+    digits = rows[:, width:].round().long().cpu().view(-1, DIGITS, VALUES)
     values = digits[:, 0]
     for digit in range(1, DIGITS):
         values = values + (digits[:, digit] << (8 * digit))
-    return rows[:, :hidden_size], PositionColumns(values[:, :3].t(), int(values[0, 3]), int(values[0, 4]))
+    return rows[:, :width], PositionColumns(values[:, :3].t(), int(values[0, 3]), int(values[0, 4]))

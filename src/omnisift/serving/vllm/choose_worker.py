@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
-from vllm.platforms import current_platform
-
 from omnisift.errors import UsageError
+from omnisift.serving.vllm.internals import MODELS_CONFIG_MAP, VerifyAndUpdateConfig, current_platform
 
 CPU_WORKER = "omnisift.serving.vllm.cpu_worker.CpuWorker"
 """Named and not imported: importing vLLM's CPU worker changes PyTorch, which is for vLLM's own processes only."""

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from omnisift.budget import Budget
 from omnisift.compressors import DEFAULT, Compressor, make_compressor, needs_selector
@@ -66,6 +67,7 @@ class ClipCompressor:
 
     def __init__(self, settings: Settings, source: str, hidden_size: int) -> None:
         self.settings = settings = settings.resolved(source)
+        self._hidden_size = hidden_size
         self._selector: VGAS | None = None
         # Requests bring their own budgets, so the cache is bounded.
         self._compressor = lru_cache(maxsize=64)(self._make)
@@ -85,23 +87,29 @@ class ClipCompressor:
         """Compress one clip.
 
         Args:
-            video: [V, D] from the vision encoder.
+            video: [V, D] from the vision encoder, or [V, E] with features for the language model's first layers behind
+                the embedding. They are cut with the tokens; those of a merged token are of the one that stands for it.
             audio: [A, D] from the audio encoder; None for a clip without audio.
             layout: the clip's tokens in prompt order.
             budget: how many tokens stay.
 
         Returns:
-            [K, D + COLUMNS] kept embeddings in prompt order, with their positions in additional columns.
+            [K, E + COLUMNS] kept rows in prompt order, with their positions in additional columns. Audio has no
+            features: zero adds nothing.
 
         Raises:
             CompressorError: the method kept another number of tokens than the prompt has placeholders.
         """
-        tokens = video if audio is None else torch.cat([video, audio.to(video.dtype)])
+        if audio is None:
+            tokens = video
+        else:
+            tokens = torch.cat([video, pad(audio.to(video.dtype), (0, video.shape[1] - audio.shape[1]))])
         if len(tokens) != len(layout):
             raise CompressorError(f"the encoders made {len(tokens)} tokens instead of {len(layout)}; report this")
-        embeds = tokens[layout.order.to(tokens.device)]
+        rows = tokens[layout.order.to(tokens.device)]
         if budget.keeps_all:
-            return attach_columns(embeds, layout.position_ids)
+            return attach_columns(rows, layout.position_ids)
+        embeds = rows[:, : self._hidden_size]
         compressor = self._compressor(budget).to(embeds.device, embeds.dtype)
         selection = compressor(layout.stream(embeds))
         # The prompt was laid out before, so the number of kept tokens must be the planned one.
@@ -112,7 +120,9 @@ class ClipCompressor:
                 f"compressor {self.settings.compressor!r} kept {int(keep.sum())} tokens, but the prompt has "
                 f"placeholders for {planned}; choose another"
             )
-        kept = embeds[selection.keep] if selection.embeds is None else selection.embeds.to(embeds.dtype)
+        kept = rows[selection.keep]
+        if selection.embeds is not None:
+            kept = torch.cat([selection.embeds.to(kept.dtype), kept[:, self._hidden_size :]], dim=1)
         return attach_columns(kept, layout.position_ids[:, keep])
 
     def _make(self, budget: Budget) -> Compressor:

@@ -12,8 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm.model_executor.models.qwen2_5_omni_thinker import Qwen2_5OmniThinkerMultiModalDataParser
-from vllm.multimodal.parse import ModalityDataItems, MultiModalDataItems
+
+from omnisift.serving.vllm.internals import (
+    ModalityDataItems,
+    MultiModalDataItems,
+    Qwen2_5OmniThinkerMultiModalDataParser,
+)
 
 IMAGES_PER_FRAME = 2
 """Images that one frame of the token grid covers."""
@@ -147,7 +151,7 @@ def seconds_per_grid(clips: Clips, fps: float | None) -> torch.Tensor:
         fps: rate of the clips that have none of their own; None for `DEFAULT_FPS`.
 
     Returns:
-        [clips] float32, seconds.
+        [clips] float64, seconds: the host's processor sorts tokens in this precision.
     """
     rates = [clip.fps or fps or DEFAULT_FPS for clip in clips.data]
-    return torch.tensor([IMAGES_PER_FRAME / rate for rate in rates], dtype=torch.float32)
+    return torch.tensor([IMAGES_PER_FRAME / rate for rate in rates], dtype=torch.float64)

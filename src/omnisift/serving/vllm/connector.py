@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pybase64
-from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, MediaIO
 
 from omnisift.errors import OmniSiftError
 from omnisift.serving.fetch import submit
 from omnisift.serving.fetch_limits import FetchLimits
 from omnisift.serving.media_limits import MediaLimits, as_vllm_audio, as_vllm_video
+from omnisift.serving.vllm.internals import MEDIA_CONNECTOR_REGISTRY, MediaConnector, MediaIO
 
 
 @contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm.model_executor.models.interfaces import supports_multimodal_pruning
-from vllm.v1.worker.cpu_worker import CPUWorker
-
+from omnisift.serving.vllm.internals import CPUWorker, supports_multimodal_pruning
 from omnisift.serving.vllm.worker import encode_together
 
 

@@ -11,20 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from vllm.model_executor.models.qwen2_5_omni_thinker import (
-    Qwen2_5OmniThinkerDummyInputsBuilder,
-    Qwen2_5OmniThinkerMultiModalProcessor,
-    Qwen2_5OmniThinkerProcessingInfo,
-)
-from vllm.multimodal.inputs import MultiModalFieldConfig
-from vllm.multimodal.processing.processor import BaseMultiModalProcessor, PromptReplacement, PromptUpdateDetails
 
 from omnisift.budget import Budget
 from omnisift.errors import OmniSiftError
-from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.serving.clip_layout import ClipLayout, TimeConfig
 from omnisift.serving.vllm.clip_compressor import check_reachable
 from omnisift.serving.vllm.clips import DEFAULT_FPS, ClipParser, Clips, seconds_per_grid, with_audio
+from omnisift.serving.vllm.fractions import WHOLE
+from omnisift.serving.vllm.internals import (
+    BaseMultiModalProcessor,
+    Mixin,
+    MultiModalFieldConfig,
+    PromptReplacement,
+    PromptUpdateDetails,
+    Qwen2_5OmniThinkerDummyInputsBuilder,
+    Qwen2_5OmniThinkerMultiModalProcessor,
+    Qwen2_5OmniThinkerProcessingInfo,
+    Qwen3OmniMoeThinkerProcessingInfo,
+)
 from omnisift.serving.vllm.settings import RETENTION_KEYS, Settings, check_request
 from omnisift.tokens import Modality
 
@@ -41,8 +45,8 @@ def request_errors() -> Iterator[None]:
         raise ValueError(str(error)) from error
 
 
-class ProcessingInfo(Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]
-    """What is known of the model before it is loaded."""
+class ClipInfo(Mixin):  # type: ignore[misc]
+    """What is known of a model before it is loaded, for both families."""
 
     @property
     def settings(self) -> Settings:
@@ -69,6 +73,20 @@ class ProcessingInfo(Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]
         if "video" in limits:
             limits["video"] = seq_len
         return limits
+
+    @property
+    def longest_prompt(self) -> int:
+        """Rotary ids that the model has: vLLM's table ends there, or the space for whole parts of fractions."""
+        config = self.get_hf_config()
+        return WHOLE if TimeConfig.of(config).parts > 1 else 4 * int(config.text_config.max_position_embeddings)
+
+
+class Qwen25Info(ClipInfo, Qwen2_5OmniThinkerProcessingInfo):  # type: ignore[misc]  # vLLM has no types here
+    """Qwen2.5-Omni."""
+
+
+class Qwen3Info(ClipInfo, Qwen3OmniMoeThinkerProcessingInfo):  # type: ignore[misc]
+    """Qwen3-Omni."""
 
 
 @lru_cache(maxsize=8)
@@ -97,9 +115,13 @@ class DummyInputs(Qwen2_5OmniThinkerDummyInputsBuilder):  # type: ignore[misc]
 
 
 class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
-    """vLLM's processor of Qwen2.5-Omni, with clips for videos and prompts of compressed length."""
+    """vLLM's processor of Qwen2.5-Omni, with clips for videos and prompts of compressed length.
 
-    info: ProcessingInfo
+    For Qwen3-Omni it is used as well: vLLM's own pads audio to whole frames of the spectrogram, which Transformers
+    does not.
+    """
+
+    info: ClipInfo
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Check the request, assign audio items to videos, and let vLLM process the result."""
@@ -124,8 +146,7 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
         own cache is not told of a refused item and would lack it later.
         """
         config = self.info.get_hf_config()
-        labels = {"video": config.video_token_index, "audio": config.audio_token_index}
-        labels["image"] = config.image_token_index
+        labels = {kind: getattr(config, f"{kind}_token_id") for kind in ("video", "audio", "image")}
         if any(prompt.count(label) != items.get_count(kind, strict=False) for kind, label in labels.items()):
             raise ValueError("the text of the prompt holds tokens that stand for media; leave them out")
         is_media = [False, *(token in labels.values() for token in prompt), False]
@@ -180,10 +201,15 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
         config = self.info.get_hf_config()
         video = PromptReplacement(
             modality="video",
-            target=[config.video_token_index],
+            target=[config.video_token_id],
             replacement=lambda index: self._clip_placeholder(config, out_mm_kwargs["video"][index]),
         )
-        return [*(update for update in updates if update.modality != "video"), video]
+        audio = PromptReplacement(
+            modality="audio",
+            target=[config.audio_token_id],
+            replacement=lambda index: audio_placeholder(config, out_mm_kwargs["audio"][index]),
+        )
+        return [*(update for update in updates if update.modality == "image"), video, audio]
 
     def _clip_placeholder(self, config: Any, item: Any) -> Any:
         with request_errors():
@@ -193,9 +219,12 @@ class Processor(Qwen2_5OmniThinkerMultiModalProcessor):  # type: ignore[misc]
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
         """Insert one placeholder per item, without deriving some from others as vLLM's model does, and count tokens."""
         prompt, placeholders = BaseMultiModalProcessor._maybe_apply_prompt_updates(self, mm_items, mm_res)
-        updates = mm_res.prompt_updates.get("video", [])
-        for placeholder, update in zip(placeholders.get("video", []), updates, strict=True):
-            mask = update[0].content.is_embed
+        masks = [update[0].content.is_embed for update in mm_res.prompt_updates.get("video", [])]
+        if len(prompt) + sum(mask.end for mask in masks) > self.info.longest_prompt:
+            raise ValueError(
+                f"the videos last longer than the {self.info.longest_prompt} rotary ids of the model; send shorter ones"
+            )
+        for placeholder, mask in zip(placeholders.get("video", []), masks, strict=True):
             count_tokens(kept=len(placeholder.tokens) - mask.marks, total=mask.total)
         return prompt, placeholders
 
@@ -209,6 +238,8 @@ class EmbedMask:
     """Tokens of the placeholder without an embedding: those that open and close the audio."""
     total: int
     """Tokens of the clip before compression."""
+    end: int
+    """Rotary ids that the clip covers at most."""
 
     def __call__(self, tokens: Any, *_: Any) -> Tensor:
         """Return the mask, [n] bool."""
@@ -223,35 +254,34 @@ def clip_placeholder(config: Any, item: Any) -> Any:
         item: the clip's fields (a vLLM item).
     """
     layout, budget = item_layout(config, item), item_budget(item)
-    labels = {Modality.VIDEO: config.video_token_index, Modality.AUDIO: config.audio_token_index}
+    labels = {Modality.VIDEO: config.video_token_id, Modality.AUDIO: config.audio_token_id}
     tokens = [labels[modality] for modality in layout.kept_labels(budget)]
     if layout.has_audio:
         tokens = [config.audio_start_token_id, *tokens, config.audio_end_token_id]
     marks = 2 if layout.has_audio else 0
-    mask: Callable[..., Tensor] = EmbedMask((labels[Modality.VIDEO], labels[Modality.AUDIO]), marks, len(layout))
+    end = int(layout.position_ids.max()) // layout.parts + 1
+    mask: Callable[..., Tensor] = EmbedMask((labels[Modality.VIDEO], labels[Modality.AUDIO]), marks, len(layout), end)
     return PromptUpdateDetails(full=tokens, is_embed=mask)
+
+
+def audio_placeholder(config: Any, item: Any) -> list[int]:
+    """Return the prompt tokens of an audio item outside a video, from its fields (a vLLM item)."""
+    count = item_audio_tokens(config, item)
+    if not count:
+        raise ValueError("an audio is too short for a token; send a longer one")
+    return [int(config.audio_token_id)] * count
+
+
+def item_audio_tokens(config: Any, item: Any) -> int:
+    """Return the number of tokens of an audio item outside a video."""
+    return TimeConfig.of(config).audio_tokens(int(item["audio_feature_lengths"].data))
 
 
 def item_layout(config: Any, item: Any) -> ClipLayout:
     """Return the layout of a clip from its fields (a vLLM item)."""
     grid = item["video_grid_thw"].data.flatten().tolist()
     seconds = float(item["second_per_grid_ts"].data)
-    return make_layout(config, grid, seconds, int(item[AUDIO_LENGTHS].data))
-
-
-def make_layout(config: Any, grid: Sequence[int], seconds: float, mel_frames: int) -> ClipLayout:
-    """Return the layout of a clip.
-
-    Args:
-        config: the thinker's configuration.
-        grid: (frames, rows, columns) of patches.
-        seconds: duration of a frame of the grid.
-        mel_frames: length of the audio; 0 without audio.
-    """
-    merge = config.vision_config.spatial_merge_size
-    time_config = TimeConfig(config.position_id_per_seconds, float(config.seconds_per_chunk))
-    frames, rows, columns = grid
-    return ClipLayout.of((frames, rows // merge, columns // merge), seconds, audio_tokens(mel_frames), time_config)
+    return ClipLayout.of_patches(config, grid, seconds, int(item[AUDIO_LENGTHS].data))
 
 
 def item_budget(item: Any) -> Budget:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm.v1.worker.gpu_worker import Worker
+from omnisift.serving.vllm.internals import Worker
 
 
 def encode_together(runner: Any) -> None:
