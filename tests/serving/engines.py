@@ -48,7 +48,6 @@ def architecture_of(model: Path) -> str:
 def engine(model: Path, processor: Any, settings: dict[str, Any] | None = None, **options: Any) -> Iterator[Engine]:
     """An engine with the settings of `omnisift.serving.vllm.settings`; ``options`` are vLLM's."""
     from vllm import LLM
-    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
     defaults: dict[str, Any] = {
         "dtype": "float32", "max_model_len": 4096, "max_num_batched_tokens": 4096, "max_num_seqs": 20,
@@ -59,10 +58,17 @@ def engine(model: Path, processor: Any, settings: dict[str, Any] | None = None, 
     try:
         yield Engine(llm, processor)
     finally:
-        llm.llm_engine.engine_core.shutdown()
-        del llm
-        gc.collect()
-        cleanup_dist_env_and_memory()
+        stop(llm)
+
+
+def stop(llm: Any) -> None:
+    """End an engine and free its memory, so that another can start."""
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    llm.llm_engine = None
+    gc.collect()
+    cleanup_dist_env_and_memory()
 
 
 def in_process(patch: pytest.MonkeyPatch) -> None:

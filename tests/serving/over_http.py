@@ -29,6 +29,7 @@ ENGINE = ["--dtype", "float32", "--max-model-len", "4096", "--enforce-eager", "-
 class Server:
     url: str
     process: subprocess.Popen[bytes]
+    model: str = "nano"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -42,7 +43,7 @@ class Server:
     def ask(self, video: str, **more: Any) -> tuple[int, dict[str, Any]]:
         """Status and body."""
         content = [{"type": "video_url", "video_url": {"url": video}}, {"type": "text", "text": QUESTION}]
-        body = {"model": "nano", "messages": [{"role": "user", "content": content}], "temperature": 0}
+        body = {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0}
         body |= {"max_tokens": LENGTH, "min_tokens": LENGTH, "return_token_ids": True, **more}
         return self.post("/v1/chat/completions", body)
 
@@ -86,19 +87,21 @@ class Server:
 
 
 @contextmanager
-def serving(options: Sequence[str], engine: Sequence[str], log: Path, **environment: str) -> Iterator[Server]:
-    """nano, with ``options`` of `omnisift serve`, and `ENGINE` and ``engine`` as flags for vLLM."""
+def serving(
+    options: Sequence[str], engine: Sequence[str], log: Path, model: str = "nano", **environment: str
+) -> Iterator[Server]:
+    """A model, with ``options`` of `omnisift serve`, and `ENGINE` and ``engine`` as flags for vLLM."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "omnisift.cli", "serve", "nano", "--port", str(port), *options]
+    command = [sys.executable, "-m", "omnisift.cli", "serve", model, "--port", str(port), *options]
     command += ["--", *ENGINE, *engine]
     fixed = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     with log.open("w") as out, pytest.MonkeyPatch.context() as patch:
         for name, value in {**fixed, **environment}.items():
             patch.setenv(name, value)
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
-    server = Server(f"http://127.0.0.1:{port}", process)
+    server = Server(f"http://127.0.0.1:{port}", process, model)
     try:
         _wait(server, log)
         yield server

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from tests.serving.asking import LENGTH, Prompt, Reference, Video, long_video
-from tests.serving.engines import Engine, engine, sampling
+from tests.serving.engines import Engine, engine, sampling, stop
+from tests.serving.over_http import QUESTION, data_url, serving, tokens
 from tests.serving.qwen3_omni import save_qwen3_omni
 from tests.serving.test_vllm import image_of
 from tests.serving.test_vllm_together import Spy
@@ -283,3 +284,46 @@ def test_preempted_requests(model: Path, reference: Reference, prompts: list[Pro
     assert [list(output.outputs[0].token_ids)[:LENGTH] for output in result] == [
         reference.tokens(prompt, budget) for prompt in many
     ]
+
+
+def test_served_over_http(
+    model: Path, reference: Reference, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    """Clients name no family: a video with sound, at the default and at a budget of the request."""
+    video = Video.of_world(tmp_path, 1)
+    with serving([], [], tmp_path / "log.txt", str(model)) as server:
+        for more, budget in (({}, QUARTER), ({"mm_processor_kwargs": {"retain": 0.6}}, Budget(retain=0.6))):
+            status, body = server.ask(data_url(tmp_path / "1.mp4"), **more)
+            assert status == 200, body
+            prompt = Prompt(QUESTION, videos=(video,))
+            assert tokens(body) == reference.tokens(prompt, budget)
+
+
+def test_run_with_vllm(model: Path, reference: Reference, tmp_path: Path) -> None:
+    """The engine of `omnisift run --engine vllm`: the answer, and the numbers of tokens before and after."""
+    from omnisift.media import read
+    from omnisift.serving.offline import OfflineEngine
+    from omnisift.serving.vllm.settings import Settings
+
+    Video.of_world(tmp_path, 1)
+    media = read(tmp_path / "1.mp4", min_pixels=12544, max_pixels=50176)
+    flags = ("--enforce-eager", "--block-size", "32", "--max-model-len", "4096")
+    made = OfflineEngine(str(model), Settings(retain=0.5), dtype="float32", vllm_args=flags)
+    try:
+        answer = made.ask([(media, ["what shape is it ?"])], LENGTH)[0]
+    finally:
+        stop(made.llm)
+    assert not isinstance(answer, Exception), answer
+    count = answer[0].tokens
+    assert 0 < count.video_kept < count.video
+    assert 0 < count.audio_kept < count.audio
+    layout = ClipLayout.of_patches(reference.host.thinker.config, *dimensions(reference, media))
+    assert count.video + count.audio == len(layout)
+    assert count.video_kept + count.audio_kept == len(layout.kept_labels(Budget(retain=0.5)))
+
+
+def dimensions(reference: Reference, media: Any) -> tuple[list[int], float, int]:
+    """Patches of the grid, seconds of a frame, and mel frames, from the host's processor."""
+    video = Video(media.images, media.fps, media.waveform)
+    inputs = Prompt(videos=(video,)).for_transformers(reference.processor)
+    return inputs["video_grid_thw"][0].tolist(), 2 / media.fps, int(inputs["feature_attention_mask"].sum())
