@@ -176,6 +176,20 @@ def test_the_table_of_serving_matches_the_result() -> None:
     assert {point["commit"] for point in result["points"]} == {result["commit"]}
 
 
+def test_the_table_of_many_clients_matches_the_result() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "serving_concurrency.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    module = load_benchmark("serving_concurrency")
+    assert module.table(result["runs"]) in page, "copy it from benchmarks/speed/serving_concurrency.py --table"
+    assert result["commit"][:7] in page
+    assert {run["commit"] for run in result["runs"]} == {result["commit"]}
+    points = module.points_of(result["runs"])
+    assert {(point["model"], point["tokens"], point["clients"]) for point in points} == set(module.POINTS)
+    low = min(point["together"]["low"] for point in points)
+    assert f"every lower bound is at least {low:.2f}" in page
+    assert low >= 0.95
+
+
 def rows_of(path: Path) -> set[tuple[str, ...]]:
     """Cells of all table rows of a page."""
     lines = path.read_text(encoding="utf-8").splitlines()

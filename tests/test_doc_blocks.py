@@ -40,7 +40,7 @@ NOT_RUN = {
     "needs lmms-eval": 4,
     "needs ms-swift": 3,
     "needs several GPUs": 1,
-    "needs vLLM": 6,
+    "needs vLLM": 7,
     "needs your own recipe": 1,
     "serves until it is stopped": 1,
     "takes hours": 26,

@@ -32,9 +32,9 @@ import numpy as np
 from omnisift.utils.provenance import machine_info
 
 ROOT = Path(__file__).resolve().parents[2]
-PER_SECOND = 125
-"""Tokens per second: 10 x 10 of one frame, and 25 of audio."""
 SIDE = 280
+"""Pixels; a token covers 28 x 28."""
+AUDIO_PER_SECOND = 25
 LAYERS, WIDTH = 8, 256
 ANSWER = 8
 TOKENS, CLIENTS, ROUNDS = (1000, 2000, 4000, 8000, 16000), (1, 4, 16), {1: 4, 4: 2, 16: 1}
@@ -46,10 +46,20 @@ ENGINE: dict[str, Any] = {
     "block_size": 32, "enforce_eager": True, "enable_prefix_caching": False, "mm_processor_cache_gb": 0,
     "limit_mm_per_prompt": {"image": 0, "video": 1, "audio": 1}, "seed": 0,
 }  # fmt: skip
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "3", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
+    "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING",
+}  # fmt: skip
 
 
-def build(folder: Path) -> Path:
-    """Write a full model with random weights into ``folder``."""
+def build(folder: Path, side: int = SIDE, depth: int | None = None) -> Path:
+    """Write a full model with random weights into ``folder``.
+
+    Args:
+        folder: an empty folder.
+        side: images get this height and width.
+        depth: layers of the vision encoder; None for nano's.
+    """
     import torch
     from transformers import AutoConfig, AutoProcessor
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
@@ -66,10 +76,12 @@ def build(folder: Path) -> Path:
     }  # fmt: skip
     config.text_config = type(config.text_config)(**{**config.text_config.to_dict(), **text})
     config.vision_config.out_hidden_size = config.audio_config.output_dim = WIDTH
+    if depth is not None:
+        config.vision_config.depth, config.vision_config.fullatt_block_indexes = depth, list(range(depth))
     torch.manual_seed(0)
     Thinker(config).save_pretrained(folder / "thinker")
     processor = AutoProcessor.from_pretrained(nano_path())
-    size = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
+    size = {"shortest_edge": side * side, "longest_edge": side * side}
     processor.image_processor.size = processor.video_processor.size = processor.tokenizer.init_kwargs["size"] = size
     processor.save_pretrained(folder / "thinker")
     selector = VGAS(VGASConfig(input_size=WIDTH, hidden_size=64, num_attention_heads=4))
@@ -84,11 +96,13 @@ class Clips:
 
     tokens: int
     sent: int = 0
+    side: int = SIDE
 
     def __post_init__(self) -> None:
         random = np.random.default_rng(self.tokens)
-        seconds = self.tokens // PER_SECOND
-        self.images = random.integers(0, 256, (2 * seconds, SIDE, SIDE, 3), np.uint8)
+        # One frame per second.
+        seconds = self.tokens // ((self.side // 28) ** 2 + AUDIO_PER_SECOND)
+        self.images = random.integers(0, 256, (2 * seconds, self.side, self.side, 3), np.uint8)
         self.audio = random.standard_normal(16_000 * seconds).astype(np.float32) / 10
 
     def next_request(self, retain: float) -> dict[str, Any]:
@@ -227,8 +241,8 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def start(model: Path) -> Bench:
-    """Start an engine in a separate process, on one thread."""
+def start(model: Path, **changes: Any) -> Bench:
+    """Start an engine in a separate process, on one thread; ``changes`` replace options of `ENGINE`."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -236,7 +250,7 @@ def start(model: Path) -> Bench:
 
     overrides = {"architectures": [ARCHITECTURE], "omnisift": {"compressor": "omnisift", "retain": 0.25}}
     peak = Peak()
-    options = AsyncEngineArgs(model=str(model), hf_overrides=overrides, **ENGINE)
+    options = AsyncEngineArgs(model=str(model), hf_overrides=overrides, **{**ENGINE, **changes})
     return Bench(AsyncLLM.from_engine_args(options, stat_loggers=[peak.logger()]), peak)
 
 
@@ -270,8 +284,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, choices=CLIENTS)
     parser.add_argument("--journal", type=Path, default=ROOT / "runs" / "bench-serving.jsonl")
     options = parser.parse_args()
-    fixed = {"VLLM_CPU_KVCACHE_SPACE": "3", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    os.environ.update({**fixed, "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"})
+    os.environ.update(ENVIRONMENT)
     where = machine_info("vllm-cpu", "torch", "transformers")
     try:
         journal = Journal(options.journal, settings(), key=lambda record: (record["tokens"], record["clients"]))

@@ -14,6 +14,7 @@ from tests.serving.engines import Engine, engine, sampling, stop
 from tests.serving.over_http import QUESTION, data_url, serving, tokens
 from tests.serving.qwen3_omni import save_qwen3_omni
 from tests.serving.test_vllm import image_of
+from tests.serving.test_vllm_together import Spy
 
 from omnisift.budget import Budget
 from omnisift.serving.clip_layout import ClipLayout
@@ -129,6 +130,17 @@ def test_a_batch_equals_single_requests(vllm: Engine, reference: Reference, case
     vllm.llm.reset_prefix_cache()
     short = [prompt for name, prompt in cases.items() if name != "144 seconds"]
     assert vllm.tokens(*short) == [reference.tokens(prompt) for prompt in short]
+
+
+def test_clips_of_a_step_are_encoded_together(
+    vllm: Engine, reference: Reference, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five clips, four of them with audio, in one call of each encoder."""
+    spy = Spy(vllm, monkeypatch)
+    spy.forget()
+    assert vllm.tokens(*prompts) == [reference.tokens(prompt) for prompt in prompts]
+    assert [len(sizes) for sizes in spy.videos] == [5]
+    assert spy.audio_calls == 1
 
 
 def test_prefix_cache_hits_change_nothing(vllm: Engine, reference: Reference, cases: dict[str, Prompt]) -> None:

@@ -35,7 +35,7 @@ def register() -> None:
         for family in SERVED.values():
             refuse_architecture(family.architecture)
         return
-    from omnisift.serving.vllm.cpu import choose_worker
+    from omnisift.serving.vllm.choose_worker import choose_worker
     from omnisift.serving.vllm.internals import ModelRegistry
 
     for family in SERVED.values():

@@ -8,10 +8,10 @@ What the plugin relies on beyond the names is in `USED`: methods and attributes 
 ``tests/serving/test_vllm_internals.py`` looks each of them up in the installed release. What a lookup can't tell:
 
 - The runner calls ``recompute_mrope_positions`` of models with ``SupportsMultiModalPruning`` while vLLM's own pruning
-  is on (``video_pruning_rate`` of the multimodal configuration), once for each step that reads media.
+  is on (``video_pruning_rate`` of the multimodal configuration), for every request at every step.
 - The rows that ``embed_multimodal`` returns go to the encoder cache as they are, with their additional columns.
 - Positions are whole numbers of at least 31 bits; new tokens get the index of the token plus the request's delta.
-- ``CPUModelRunner.load_model`` leaves a flag unset, which `omnisift.serving.vllm.worker` sets (docs/upstream.md).
+- ``CPUModelRunner.load_model`` leaves a flag unset, which `omnisift.serving.vllm.cpu_worker` sets (docs/upstream.md).
 - Qwen3-Omni's rows of images and videos are wider than the hidden size: behind the embedding they hold features that
   are added after the first layers. Media whose labels are all the same are merged in the order of the prompt.
 - Errors of type `ValueError` that a processor raises are answered with status 400.
@@ -57,6 +57,8 @@ PLACES = {
     "VerifyAndUpdateConfig": "vllm.model_executor.models.config",
     "current_platform": "vllm.platforms",
     "CPUWorker": "vllm.v1.worker.cpu_worker",
+    "Worker": "vllm.v1.worker.gpu_worker",
+    "GPUModelRunner": "vllm.v1.worker.gpu_model_runner",
     "FlexibleArgumentParser": "vllm.utils.argparse_utils",
     "VLLMClientError": "vllm.exceptions",
 }
@@ -94,6 +96,8 @@ USED = {
     "ModelRegistry": ("register_model", "get_supported_archs"),
     "VerifyAndUpdateConfig": ("verify_and_update_config",),
     "CPUWorker": ("load_model",),
+    "Worker": ("_make_model_runner",),
+    "GPUModelRunner": ("_execute_mm_encoder",),
 }  # fmt: skip
 """Class -> its methods and attributes that the plugin overrides or calls."""
 

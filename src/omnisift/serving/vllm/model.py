@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from omnisift.errors import UsageError
 from omnisift.serving.clip_layout import ClipLayout, TimeConfig
 from omnisift.serving.position_columns import detach_columns
 from omnisift.serving.vllm.clip_compressor import ClipCompressor
+from omnisift.serving.vllm.encoding import ClipInputs, encode_clips
 from omnisift.serving.vllm.fractions import FractionalRope, pack, position_delta, unpack, use_fractions
 from omnisift.serving.vllm.internals import (
     MULTIMODAL_REGISTRY,
@@ -64,6 +65,7 @@ class ClipThinker(Mixin):  # type: ignore[misc]
         multimodal.video_pruning_rate = PRUNING_RATE
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         embed_size = self.config.text_config.hidden_size
+        self._encoder_limit = vllm_config.scheduler_config.max_num_encoder_input_tokens
         self._parts = TimeConfig.of(self.config).parts
         # Features for the first layers of the language model, behind the embedding of a video token.
         self._row_size = embed_size * (1 + getattr(self, "deepstack_num_level", 0))
@@ -80,34 +82,23 @@ class ClipThinker(Mixin):  # type: ignore[misc]
         """Return one tensor per media item; of a clip its kept video and audio tokens, with position columns."""
         if CLIP_BUDGET not in kwargs:
             return super().embed_multimodal(**kwargs)
-        videos = self._process_video_input(self._parse_and_validate_video_input(**kwargs))
         lengths = kwargs[AUDIO_LENGTHS].flatten().cpu()
-        audios = iter(self._encode_audios(kwargs[AUDIO_FEATURES], lengths))
-        return tuple(
-            self.clip_compressor(
-                video,
-                next(audios) if mel_frames else None,
-                ClipLayout.of_patches(self.config, grid, seconds, mel_frames),
-                unpack_budget(budget),
-            )
-            for video, grid, seconds, mel_frames, budget in zip(
-                videos,
+        layouts = [
+            ClipLayout.of_patches(self.config, grid, seconds, mel_frames)
+            for grid, seconds, mel_frames in zip(
                 kwargs["video_grid_thw"].tolist(),
                 kwargs["second_per_grid_ts"].flatten().tolist(),
                 lengths.tolist(),
-                kwargs[CLIP_BUDGET].view(-1, len(RETENTION_KEYS)),
                 strict=True,
             )
+        ]
+        budgets = [unpack_budget(budget) for budget in kwargs[CLIP_BUDGET].view(-1, len(RETENTION_KEYS))]
+        inputs = ClipInputs(kwargs["pixel_values_videos"], kwargs["video_grid_thw"], kwargs[AUDIO_FEATURES], lengths)
+        encoded = encode_clips(self, inputs, [len(layout) for layout in layouts], self._encoder_limit)
+        return tuple(
+            self.clip_compressor(video, audio, layout, budget)
+            for (video, audio), layout, budget in zip(encoded, layouts, budgets, strict=True)
         )
-
-    def _encode_audios(self, features: Tensor, lengths: Tensor) -> Sequence[Tensor]:
-        lengths = lengths[lengths > 0]
-        if not len(lengths):
-            return ()
-        audios: Sequence[Tensor] = self._process_audio_input(
-            {"input_features": features, "audio_feature_lengths": lengths}
-        )
-        return audios
 
     def embed_input_ids(
         self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
@@ -133,6 +124,9 @@ class ClipThinker(Mixin):  # type: ignore[misc]
         self, input_ids: Any, multimodal_embeddings: Any, mrope_positions: Tensor, num_computed_tokens: int
     ) -> tuple[list[Tensor], Tensor, int]:
         """Write the positions of the kept tokens that are being read, and remove the columns from their embeddings."""
+        if not len(multimodal_embeddings):
+            # vLLM calls this for every request at every step, also while it only generates.
+            return [], mrope_positions, position_delta(mrope_positions)
         items = [detach_columns(rows, self._row_size) for rows in multimodal_embeddings]
         config = self.config
         labels = (config.video_token_id, config.audio_token_id, config.image_token_id)

@@ -1,23 +1,40 @@
-"""vLLM's worker for CPUs with a flag set that its runner leaves unset (docs/upstream.md)."""
+"""vLLM's worker for GPUs, which encodes the clips of a step together."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from omnisift.serving.vllm.internals import CPUWorker, supports_multimodal_pruning
+from omnisift.serving.vllm.internals import Worker
 
 
-class CpuWorker(CPUWorker):  # type: ignore[misc]  # vLLM is not installed when types are checked
-    """Lets the model write its positions, as the worker for GPUs does.
+def encode_together(runner: Any) -> None:
+    """Let vLLM's first model runner pass all clips of a step to the model in one call.
 
-    In vLLM 0.32 ``CPUModelRunner.load_model`` overrides the GPU runner's method without its last step, so a model with
-    pruning is never called for its positions.
+    In vLLM 0.32 its flag for pruning means two things: the model writes positions, and videos are encoded one at a
+    time, because a step is filled by kept tokens. Here `encoding` bounds the encoders' work, so the flag is off while
+    they run. vLLM's second model runner reads no flag there.
+
+    Args:
+        runner: a ``GPUModelRunner`` of ``vllm.v1.worker.gpu_model_runner`` or of a subclass.
     """
+    encode = runner._execute_mm_encoder
 
-    def load_model(self, **kwargs: Any) -> None:
-        """Load the model, then set the flag."""
-        super().load_model(**kwargs)
-        runner = self.model_runner
-        config = runner.model_config.multimodal_config
-        prunes = config is not None and config.is_multimodal_pruning_enabled()
-        runner.is_multimodal_pruning_enabled = prunes and supports_multimodal_pruning(runner.get_model())
+    def encode_all(scheduler_output: Any) -> Any:
+        prunes = runner.is_multimodal_pruning_enabled
+        runner.is_multimodal_pruning_enabled = False
+        try:
+            return encode(scheduler_output)
+        finally:
+            runner.is_multimodal_pruning_enabled = prunes
+
+    runner._execute_mm_encoder = encode_all
+
+
+class GpuWorker(Worker):  # type: ignore[misc]  # vLLM is not installed when types are checked
+    """Makes a runner that encodes the clips of a step together."""
+
+    def _make_model_runner(self) -> Any:
+        runner = super()._make_model_runner()
+        if not self.use_v2_model_runner:
+            encode_together(runner)
+        return runner
