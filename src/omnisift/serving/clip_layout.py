@@ -18,7 +18,7 @@ from torch import Tensor
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import MICROSECONDS, ChunkShapes
-from omnisift.models.layout import Layout, Places, lay_out
+from omnisift.models.layout import Layout, Places, audio_in_runs, lay_out
 from omnisift.models.qwen2_5_omni import audio_tokens as pooled_audio_tokens
 from omnisift.tokens import Modality, TokenStream
 
@@ -187,7 +187,8 @@ def _layout(
     end = int(position_ids[:, pieces[-1]].max()) + time_config.parts
     modality = torch.where(order < frames * frame_size, int(Modality.VIDEO), int(Modality.AUDIO)).to(torch.int8)
     places = Places.in_grids(frames * frame_size, torch.tensor([grid]))
-    layout = lay_out(modality[None], places, frame_time[places.frame], MICROSECONDS / float(rate))
+    owner = audio_in_runs(modality[None], places)
+    layout = lay_out(modality[None], places, frame_time[places.frame], owner, MICROSECONDS / float(rate))
     return ClipLayout(order, position_ids[:, order], end, time_config.parts, layout)
 
 
