@@ -41,11 +41,12 @@ def read_mask(attention_mask: Any, rows: int, length: int) -> Tensor:
     Raises:
         UnsupportedCall: the mask is not causal, or of another form.
     """
-    # Transformers passes one mask per kind of layer in a dict. That of layers with full attention tells the padding: in
-    # others the last query may not see the first token.
+    # Transformers passes one mask per kind of layer in a dict. Those of layers with a window don't tell the padding: the
+    # last query may not see the first token.
     masks = [attention_mask]
     if isinstance(attention_mask, dict):
-        masks = [attention_mask["full_attention"]] if "full_attention" in attention_mask else [*attention_mask.values()]
+        whole = [mask for kind, mask in attention_mask.items() if not kind.startswith("sliding")]
+        masks = whole or list(attention_mask.values())
     for mask in masks:
         if mask is None:
             continue
