@@ -301,12 +301,12 @@ def test_served_over_http(
 
 def test_run_with_vllm(model: Path, reference: Reference, tmp_path: Path) -> None:
     """The engine of `omnisift run --engine vllm`: the answer, and the numbers of tokens before and after."""
-    from omnisift.media import read
+    from omnisift.pipeline.prompt import read_for
     from omnisift.serving.offline import OfflineEngine
     from omnisift.serving.vllm.settings import Settings
 
     Video.of_world(tmp_path, 1)
-    media = read(tmp_path / "1.mp4", min_pixels=12544, max_pixels=50176)
+    media = read_for(reference.processor, tmp_path / "1.mp4")
     flags = ("--enforce-eager", "--block-size", "32", "--max-model-len", "4096")
     made = OfflineEngine(str(model), Settings(retain=0.5), dtype="float32", vllm_args=flags)
     try:

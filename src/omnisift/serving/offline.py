@@ -13,8 +13,9 @@ from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.media import Media
 from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.method import resolve_settings
-from omnisift.pipeline.prompt import count_tokens, prompt_text
+from omnisift.pipeline.prompt import clip_size, prompt_text
 from omnisift.pipeline.report import Tokens
+from omnisift.serving.clip_layout import TimeConfig
 from omnisift.serving.full_checkpoint import wrap_as_full_checkpoint
 from omnisift.serving.media_limits import as_vllm_video
 from omnisift.serving.vllm_startup import (
@@ -143,7 +144,8 @@ class OfflineEngine:
         config = getattr(config, "thinker_config", config)
         # The prompt holds one placeholder per kept token; the tokens before compression follow from the clip.
         ids = output.prompt_token_ids
-        video, audio = count_tokens(media, self.processor)
+        (frames, rows, columns), mel_frames = clip_size(media, self.processor)
+        video, audio = frames * rows * columns, TimeConfig.of(config).audio_tokens(mel_frames)
         kept_video, kept_audio = ids.count(config.video_token_id), ids.count(config.audio_token_id)
         prompt = len(ids) - kept_video - kept_audio + video + audio
         completion = output.outputs[0]

@@ -99,8 +99,10 @@ class DummyInputs(Qwen2_5OmniThinkerDummyInputsBuilder):  # type: ignore[misc]
     """The largest inputs, with which vLLM measures memory: videos with audio."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
-        """Return the placeholders after a token, as in a chat; no prompt begins with a video."""
-        return str(self.info.get_hf_processor().vision_bos_token + super().get_dummy_text(mm_counts))
+        """Return the placeholders, each video after a token, as in a chat."""
+        processor = self.info.get_hf_processor()
+        text: str = super().get_dummy_text(mm_counts)
+        return text.replace(processor.video_token, processor.vision_bos_token + processor.video_token)
 
     def get_dummy_mm_data(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return vLLM's dummy media, with 30 seconds of silence in each video."""
