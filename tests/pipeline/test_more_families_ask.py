@@ -161,6 +161,16 @@ def test_a_long_audio_track_has_several_items(folder_of: FolderOf, clips: list[P
 
 
 @each_hearing
+@pytest.mark.parametrize(("samples", "tokens"), [(100, 1), (640, 1), (16000 * 30 + 100, 750), (16000 * 30 + 640, 751)])
+def test_lengths_of_audio_at_the_border_of_an_item(
+    folder_of: FolderOf, clips: list[Path], name: str, samples: int, tokens: int
+) -> None:
+    pipe = omnisift.load(folder_of(name), compressor="v_cast")
+    media = replace(pipe.read(clips[0]), waveform=np.full(samples, 0.1, np.float32))
+    assert pipe.ask(media, QUESTIONS[0], max_new_tokens=1).report.tokens.audio == tokens
+
+
+@each_hearing
 def test_audio_alone_is_kept_or_compressed(folder_of: FolderOf, clips: list[Path], name: str) -> None:
     pipe = omnisift.load(folder_of(name), compressor="resift")
     media = replace(pipe.read(clips[0]), images=None, times=None, indices=None, fps=None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,6 +38,8 @@ _VIDEO_INPUTS = (
 _AUDIO_INPUTS = ("input_features", "feature_attention_mask", "input_features_mask")
 MAX_AUDIO_SECONDS = 30
 """Longest audio item of Gemma 4, of which a longer audio track has several."""
+_TOKEN_SAMPLES = 640
+"""Samples of an audio token of Gemma 4."""
 
 
 def inputs(
@@ -263,9 +266,17 @@ def media_arguments(processor: Any, media: Media) -> dict[str, Any]:
 
 
 def audio_items(media: Media) -> list[Any]:
-    """The waveform in items of at most `MAX_AUDIO_SECONDS`."""
+    """The waveform in items of at most `MAX_AUDIO_SECONDS`, without a rest that is shorter than a token.
+
+    A waveform that is shorter itself gets silence.
+    """
     wave, most = media.waveform, MAX_AUDIO_SECONDS * SAMPLE_RATE
-    return [] if wave is None else [wave[start : start + most] for start in range(0, len(wave), most)]
+    if wave is None:
+        return []
+    if len(wave) < _TOKEN_SAMPLES:
+        return [np.pad(wave, (0, _TOKEN_SAMPLES - len(wave)))]
+    items = [wave[start : start + most] for start in range(0, len(wave), most)]
+    return items[:-1] if len(items[-1]) < _TOKEN_SAMPLES else items
 
 
 def _check_frame_size(processor: Any, media: Media) -> None:
