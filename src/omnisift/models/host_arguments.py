@@ -41,8 +41,8 @@ def read_mask(attention_mask: Any, rows: int, length: int) -> Tensor:
     Raises:
         UnsupportedCall: the mask is not causal, or of another form.
     """
-    # Transformers passes one mask per kind of layer in a dict. Those of layers with a window don't tell the padding: the
-    # last query may not see the first token.
+    # Transformers passes one mask per kind of layer in a dict. Those of layers with a window don't tell the padding:
+    # their last query may not see the first token.
     masks = [attention_mask]
     if isinstance(attention_mask, dict):
         whole = [mask for kind, mask in attention_mask.items() if not kind.startswith("sliding")]
