@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -240,6 +241,40 @@ def test_costs_and_training_of_other_families_are_refused(folder_of: FolderOf, c
         result = CliRunner().invoke(app, command)
         assert isinstance(result.exception, omnisift.OmniSiftError), command
         assert "knows the Qwen families" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "part", "key", "value", "message"),
+    [
+        ("gemma4", "processor_config.json", "feature_extractor", "feature_size", 40, "feature_size is 40"),
+        ("gemma4", "processor_config.json", "feature_extractor", "sampling_rate", 8000, "sampling_rate must be 16000"),
+        ("gemma4_unified", "config.json", None, "vision_config", None, "vision_config is missing"),
+        ("glm46v", "config.json", "text_config", "rope_parameters", None, "mrope_section is missing"),
+        (
+            "llava_onevision",
+            "config.json",
+            None,
+            "vision_feature_select_strategy",
+            "default",
+            "select_strategy is 'full'",
+        ),
+    ],
+)
+def test_files_with_which_a_clip_would_fail_or_be_misread_are_refused(
+    folder_of: FolderOf, tmp_path: Path, name: str, file: str, part: str | None, key: str, value: Any, message: str
+) -> None:
+    folder = shutil.copytree(folder_of(name), tmp_path / name)
+    fields = json.loads((folder / file).read_text())
+    (fields if part is None else fields[part])[key] = value
+    (folder / file).write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match=message):
+        omnisift.load(folder, compressor=None)
+
+
+@each_hearing
+def test_the_reason_why_a_part_is_not_encoded_is_the_processor(folder_of: FolderOf, name: str) -> None:
+    with pytest.raises(UsageError, match=r"can't be used here: Gemma4\w*Processor is not one of"):
+        omnisift.load(folder_of(name), compressor="resift", retain_encoded=0.5)
 
 
 def test_families_whose_processor_is_unknown_are_refused(tmp_path: Path) -> None:
