@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 import omnisift
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, NoVideo, UnsupportedModel, UsageError
+from omnisift.inspector import inspect_clip
 from omnisift.pipeline.prompt import build_inputs
+from omnisift.world import make_question, make_scene
 
 QUESTIONS = ["What colour is the circle?", "Which sound is heard first?", "What happens in the clip at the end?"]
 HEARING = ["gemma4", "gemma4_unified"]
@@ -275,6 +277,20 @@ def test_files_with_which_a_clip_would_fail_or_be_misread_are_refused(
 def test_the_reason_why_a_part_is_not_encoded_is_the_processor(folder_of: FolderOf, name: str) -> None:
     with pytest.raises(UsageError, match=r"can't be used here: Gemma4\w*Processor is not one of"):
         omnisift.load(folder_of(name), compressor="resift", retain_encoded=0.5)
+
+
+@pytest.mark.parametrize("name", ["gemma4", pytest.param("glm46v", marks=pytest.mark.slow)])
+def test_evidence_is_marked_where_tokens_have_the_pixels_of_the_labels(
+    folder_of: FolderOf, clips: list[Path], name: str
+) -> None:
+    """GLM has the tokens of nano; Gemma has four times as many, and twice as many frames."""
+    scene = make_scene(3, split="test")
+    question = make_question(scene, "color_of_shape", np.random.default_rng(0)).text
+    pipe = omnisift.load(folder_of(name), compressor="v_cast")
+    assert pipe.compressor is not None
+    trace = inspect_clip(pipe.host, {"v_cast": pipe.compressor}, clips[0], question, max_new_tokens=1).trace
+    assert (trace.evidence is None) == (name == "gemma4")
+    assert any("does not match it" in notice for notice in trace.notices) == (name == "gemma4")
 
 
 def test_families_whose_processor_is_unknown_are_refused(tmp_path: Path) -> None:
