@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from fractions import Fraction
 from types import SimpleNamespace
@@ -115,6 +116,17 @@ def test_a_part_without_a_language_head_is_refused(family: Family) -> None:
 
 
 @with_nemotron
+@pytest.mark.parametrize("name", ["glm4v", "glm46v"])
+def test_a_video_of_glm_that_nothing_tells_from_an_image_is_refused(name: str) -> None:
+    """In a forward pass, and in ``generate``, which encodes the video first and passes its features alone."""
+    model, inputs = host(FAMILIES[name]), FAMILIES[name].inputs(*THREE[:1])
+    del inputs["mm_token_type_ids"]
+    with omnisift.attach(model, "v_cast", retain=0.25):
+        for call in (model, functools.partial(model.generate, max_new_tokens=1)):
+            with pytest.raises(UnsupportedCall, match="without mm_token_type_ids"):
+                call(**inputs)
+
+
 def test_a_nemotron_that_fails_on_its_videos_or_drops_tokens_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = host(FAMILIES["nemotron_h_omni"])
     with monkeypatch.context() as fault:

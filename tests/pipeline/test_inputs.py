@@ -118,5 +118,5 @@ def test_a_question_that_is_no_text_is_refused(loaded: tuple[Any, Any], clip: Pa
 
 def test_something_else_than_a_processor_is_refused(loaded: tuple[Any, Any], clip: Path) -> None:
     for processor in (None, "Qwen/Qwen2.5-Omni-7B", loaded[1].tokenizer):
-        with pytest.raises(UsageError, match="takes the processor of a Qwen"):
+        with pytest.raises(UsageError, match="takes the processor of a supported model"):
             omnisift.inputs(processor, clip, QUESTION)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from typer.testing import CliRunner
 import omnisift
 from omnisift.cli.app import app
 from omnisift.errors import CheckpointError, NoVideo, UnsupportedModel, UsageError
+from omnisift.inspector import inspect_clip
 from omnisift.pipeline.prompt import build_inputs
+from omnisift.world import make_question, make_scene
 
 QUESTIONS = ["What colour is the circle?", "Which sound is heard first?", "What happens in the clip at the end?"]
 HEARING = ["gemma4", "gemma4_unified"]
@@ -250,6 +253,54 @@ def test_costs_and_training_of_other_families_are_refused(folder_of: FolderOf, c
         result = CliRunner().invoke(app, command)
         assert isinstance(result.exception, omnisift.OmniSiftError), command
         assert "knows the Qwen families" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "part", "key", "value", "message"),
+    [
+        ("gemma4", "processor_config.json", "feature_extractor", "feature_size", 40, "feature_size is 40"),
+        ("gemma4", "processor_config.json", "feature_extractor", "sampling_rate", 8000, "sampling_rate must be 16000"),
+        ("gemma4_unified", "config.json", None, "vision_config", None, "vision_config is missing"),
+        ("glm46v", "config.json", "text_config", "rope_parameters", None, "mrope_section is missing"),
+        (
+            "llava_onevision",
+            "config.json",
+            None,
+            "vision_feature_select_strategy",
+            "default",
+            "select_strategy is 'full'",
+        ),
+    ],
+)
+def test_files_with_which_a_clip_would_fail_or_be_misread_are_refused(
+    folder_of: FolderOf, tmp_path: Path, name: str, file: str, part: str | None, key: str, value: Any, message: str
+) -> None:
+    folder = shutil.copytree(folder_of(name), tmp_path / name)
+    fields = json.loads((folder / file).read_text())
+    (fields if part is None else fields[part])[key] = value
+    (folder / file).write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match=message):
+        omnisift.load(folder, compressor=None)
+
+
+@each_hearing
+def test_the_reason_why_a_part_is_not_encoded_is_the_processor(folder_of: FolderOf, name: str) -> None:
+    with pytest.raises(UsageError, match=r"can't be used here: Gemma4\w*Processor is not one of"):
+        omnisift.load(folder_of(name), compressor="resift", retain_encoded=0.5)
+
+
+@pytest.mark.parametrize("name", ["gemma4", pytest.param("glm46v", marks=pytest.mark.slow)])
+def test_evidence_is_marked_where_tokens_have_the_pixels_of_the_labels(
+    folder_of: FolderOf, clips: list[Path], name: str
+) -> None:
+    """GLM has the tokens of nano; Gemma has four times as many, and twice as many frames."""
+    scene = make_scene(3, split="test")
+    question = make_question(scene, "color_of_shape", np.random.default_rng(0)).text
+    pipe = omnisift.load(folder_of(name), compressor="v_cast")
+    assert pipe.compressor is not None
+    trace = inspect_clip(pipe.host, {"v_cast": pipe.compressor}, clips[0], question, max_new_tokens=1).trace
+    assert (trace.evidence is None) == (name == "gemma4")
+    assert any("does not match it" in notice for notice in trace.notices) == (name == "gemma4")
 
 
 def test_families_whose_processor_is_unknown_are_refused(tmp_path: Path) -> None:

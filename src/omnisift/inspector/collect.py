@@ -16,7 +16,7 @@ from omnisift.chunks import MICROSECONDS
 from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
 from omnisift.inspector.columns import audio_only_tokens, chunks_of, clip_tokens, grid_of, method_selection
-from omnisift.inspector.evidence import evidence_of, find_scene
+from omnisift.inspector.evidence import evidence_of, find_scene, has_labels
 from omnisift.inspector.trace import ClipTokens, MethodSelection, MethodTrace, Trace, TraceEvidence
 from omnisift.media import SAMPLE_RATE, Media, MediaFile
 from omnisift.media.sampling import Sampling
@@ -149,6 +149,7 @@ def _trace(
 ) -> Trace:
     report = answers[ALL].report
     tokens = _tokens(decisions, report.tokens.audio, _audio_seconds(host))
+    scene = scene if scene is not None and has_labels(scene, tokens) else None
     evidence = None if scene is None else evidence_of(scene, question, tokens)
     grid = grid_of(tokens, (frame_seconds(host.processor, [media]) or [0.0])[0])
     return Trace(
@@ -244,7 +245,9 @@ def _notices(
     """The notices of all answers without repetition, and why a generated clip has no evidence."""
     notices = [notice for answer in answers for notice in answer.report.notices]
     if scene is None and media.tags.get("comment", "").startswith(COMMENT):
-        notices.append("no evidence: the clip names a generated scene but does not match it as it was sampled")
+        notices.append(
+            "no evidence: the clip names a generated scene but does not match it as it was sampled for this model"
+        )
     elif scene is not None and evidence is None:
         notices.append("no evidence: the question is not one of the generated questions about this clip")
     return tuple(dict.fromkeys(notices))

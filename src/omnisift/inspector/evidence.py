@@ -74,6 +74,11 @@ def evidence_of(scene: Scene, question: str, tokens: ClipTokens) -> TraceEvidenc
     return TraceEvidence(setting_of(scene), match.type, match.answer, tuple(events))
 
 
+def has_labels(scene: Scene, tokens: ClipTokens) -> bool:
+    """Whether the labels of ``scene`` are of these tokens: not if they have other pixels, as those of Gemma 4."""
+    return len(tokens.indices(int(Modality.VIDEO))) == truth(scene).video_class.size
+
+
 def find_question(scene: Scene, text: str) -> Question | None:
     """The generated question about ``scene`` with this text, in upper or lower case."""
     text = " ".join(text.split()).lower()

@@ -106,7 +106,8 @@ class Attachment:
 
     frame_seconds: Sequence[float] | None
     """Seconds of a frame of the token grid, one value for each video of the next prompt, for hosts that are not told
-    them (Qwen2-VL, Qwen3-VL, Qwen3.5). Set it before the call; None counts a frame as a second."""
+    them (docs/models.md). Set it before the call; None counts a frame as a second, and lets the frames of Gemma 4 share
+    the time of their audio."""
 
     last: Compression | None
     """What was kept of the latest prompt with video; None before the first, and after a prompt without video."""

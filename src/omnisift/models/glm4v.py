@@ -36,9 +36,9 @@ class Glm4vAdapter(GridAdapter):
         Raises:
             UnsupportedCall: a video without them.
         """
-        if arguments.get("mm_token_type_ids") is None and any(
-            arguments.get(name) is not None for name in _VIDEO_INPUTS
-        ):
+        # `generate` encodes a video first, and passes neither pixels nor grids on.
+        given = [(arguments.get("mm_encoder_outputs") or {}).get("video"), *map(arguments.get, _VIDEO_INPUTS)]
+        if arguments.get("mm_token_type_ids") is None and any(value is not None for value in given):
             raise UnsupportedCall("a video without mm_token_type_ids, which tell it from an image: pass them")
         return super().modality(input_ids, arguments)
 

@@ -77,9 +77,10 @@ def check_values(config: Any, path: Path) -> None:
     text = config.get_text_config()
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     rope = getattr(text, "rope_parameters", None) or {}
-    # Where none are stated, the classes of Qwen2 have their own, and later ones take what fits.
-    has_own = text.model_type.startswith("qwen2") and adapter_class(config.model_type).rotary_rows > 1
-    sections = rope.get("mrope_section") or ([16, 24, 24] if has_own else None)
+    # Where none are stated, the classes of Qwen2 and GLM have their own, and others take what fits.
+    own = {"qwen2": [16, 24, 24], "glm": [8, 12, 12]} if adapter_class(config.model_type).rotary_rows > 1 else {}
+    default = next((own[name] for name in own if text.model_type.startswith(name)), None)
+    sections = rope.get("mrope_section") or default
     rotated = int(head_size * rope.get("partial_rotary_factor", 1.0))
     wrong = {
         "position_id_per_seconds": getattr(config, "position_id_per_seconds", 1) <= 0,
@@ -88,6 +89,7 @@ def check_values(config: Any, path: Path) -> None:
         "mrope_section": sections is not None and 2 * sum(sections) != rotated,
         "num_experts_per_tok": (getattr(text, "num_experts_per_tok", None) or 1)
         > (getattr(text, "num_experts", None) or math.inf),
+        "vision_config": config.vision_config is None,
         "deepstack_visual_indexes": not _are_layers(config.vision_config),
     }
     for name in [name for name, is_wrong in wrong.items() if is_wrong]:
@@ -193,12 +195,23 @@ def _check_agreement(processor: Any, config: Any, source: str) -> None:
     tokens = {"video_token": config.video_token_id}
     audio = _audio_config(config)
     if audio is not None:
-        if hasattr(audio, "num_mel_bins"):
-            pairs["feature_size"] = processor.feature_extractor.feature_size, audio.num_mel_bins
+        extractor = processor.feature_extractor
+        if extractor.sampling_rate != SAMPLE_RATE:
+            raise CheckpointError(
+                f"{source}: sampling_rate must be {SAMPLE_RATE}, got {extractor.sampling_rate}; {AGAIN}"
+            )
+        # Bands of the spectrogram; in Gemma 4 the first convolution has as many channels.
+        bands = getattr(audio, "num_mel_bins", None) or next(
+            iter(getattr(audio, "subsampling_conv_channels", ())), None
+        )
+        if bands is not None:
+            pairs["feature_size"] = extractor.feature_size, bands
         tokens["audio_token"] = config.audio_token_id
     if hasattr(processor, "num_image_tokens"):
         pairs["size"] = dict(video.size), {"height": vision.image_size, "width": vision.image_size}
         pairs["num_image_tokens"] = processor.num_image_tokens, (vision.image_size // vision.patch_size) ** 2
+        strategy = config.vision_feature_select_strategy
+        pairs["vision_feature_select_strategy"] = processor.vision_feature_select_strategy or strategy, strategy
     ids = processor.tokenizer.convert_tokens_to_ids
     pairs |= {name: (ids(getattr(processor, name)), value) for name, value in tokens.items()}
     for name, (of_processor, of_model) in pairs.items():

@@ -83,7 +83,7 @@ def inputs(
     """
     if not hasattr(processor, "apply_chat_template") or not hasattr(processor, "tokenizer"):
         raise UsageError(
-            f"inputs takes the processor of a Qwen video model, got {type(processor).__name__}: load it with "
+            f"inputs takes the processor of a supported model, got {type(processor).__name__}: load it with "
             "AutoProcessor.from_pretrained"
         )
     check_prompt(processor, question, system)

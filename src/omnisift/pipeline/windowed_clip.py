@@ -76,10 +76,12 @@ def why_not_windows(host: Host, compressor: Compressor | None) -> str | None:
         return "the model's generation_config has use_cache=False"
     if not isinstance(adapter, GridAdapter):
         return f"{type(adapter).__name__} is no GridAdapter"
+    if reason := unknown_video(processor):
+        return reason
     extractor = getattr(processor, "feature_extractor", None)
     if extractor is not None and adapter.audio_window is None:
         return "the audio encoder reads the whole clip"
-    return unknown_video(processor) or (None if extractor is None else unknown_spectrogram(extractor))
+    return None if extractor is None else unknown_spectrogram(extractor)
 
 
 def check_encoding(host: Host, compressor: Compressor | None, encoding: EncodingOptions) -> None:
