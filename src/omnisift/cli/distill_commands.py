@@ -108,6 +108,7 @@ def distill(
     """
     from omnisift.cli.screen import CountBar, console_for
     from omnisift.pipeline.loading import load_host
+    from omnisift.pipeline.model_source import check_counted
     from omnisift.training import distill as library
 
     if media.is_file():
@@ -128,6 +129,7 @@ def distill(
         **read_options.reading,
     )
     loaded, console = load_host(host.model, **host.placement, device_map=device_map), console_for(stderr=True)
+    check_counted(loaded.thinker.config.model_type, loaded.name, "distill")
     if (parts := library.parts_of(loaded, settings)) == ["video"] and not as_json:
         console.print(f"{host.model} takes no audio: a video score alone is trained", markup=False, soft_wrap=True)
     recordings = out.with_name(f"{out.name}.work") if work is None else work
