@@ -258,6 +258,14 @@ def test_costs_and_training_of_other_families_are_refused(folder_of: FolderOf, c
 @pytest.mark.parametrize(
     ("name", "file", "part", "key", "value", "message"),
     [
+        (
+            "glm46v",
+            "processor_config.json",
+            "video_processor",
+            "size",
+            {"shortest_edge": 1, "longest_edge": 1},
+            "size of the video processor is smaller",
+        ),
         ("gemma4", "processor_config.json", "feature_extractor", "feature_size", 40, "feature_size is 40"),
         ("gemma4", "processor_config.json", "feature_extractor", "sampling_rate", 8000, "sampling_rate must be 16000"),
         ("gemma4_unified", "config.json", None, "vision_config", None, "vision_config is missing"),

@@ -250,7 +250,8 @@ def _check_use(processor: Any, config: Any, source: str) -> None:
         bad_packets=0,
         warnings=(),
     )
-    pixel_limits(processor)
+    if pixel_limits(processor)[1] < layout.factor**2:
+        raise CheckpointError(f"{source}: size of the video processor is smaller than a token; {AGAIN}")
     inputs = build_inputs(processor, media, "x", "x")
     _check_seconds(inputs, config, source)
     input_ids = inputs["input_ids"]
