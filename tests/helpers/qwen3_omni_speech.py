@@ -59,6 +59,10 @@ def speaking_model() -> Any:
     )  # fmt: skip
     torch.manual_seed(0)
     model = transformers.Qwen3OmniMoeForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
+    with torch.no_grad():  # the host leaves the experts of its talker as they lie in memory
+        for name, weight in model.talker.named_parameters():
+            if ".experts." in name:
+                weight.normal_(std=0.2)
     model.thinker.generation_config.pad_token_id = PAD
     model.thinker.generation_config.suppress_tokens = list(range(FIRST_WORD))
     # The host's talker reads this for the positions of video with audio, and has none (docs/models.md).

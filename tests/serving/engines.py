@@ -48,12 +48,15 @@ def architecture_of(model: Path) -> str:
 def engine(model: Path, processor: Any, settings: dict[str, Any] | None = None, **options: Any) -> Iterator[Engine]:
     """An engine with the settings of `omnisift.serving.vllm.settings`; ``options`` are vLLM's."""
     from vllm import LLM
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
     defaults: dict[str, Any] = {
         "dtype": "float32", "max_model_len": 4096, "max_num_batched_tokens": 4096, "max_num_seqs": 20,
         "enforce_eager": True, "block_size": 32, "limit_mm_per_prompt": {"image": 2, "video": 2, "audio": 2},
         "hf_overrides": {"architectures": [architecture_of(model)], "omnisift": settings or {}},
     }  # fmt: skip
+    # An engine that was refused leaves its groups of processes, which may lack those of experts.
+    cleanup_dist_env_and_memory()
     llm = LLM(str(model), **{**defaults, **options})
     try:
         yield Engine(llm, processor)
