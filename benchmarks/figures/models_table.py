@@ -23,7 +23,7 @@ NAMES = {
     "qwen3_5": "Qwen3.5",
     "qwen3_5_moe": "Qwen3.5-MoE",
     "gemma4": "Gemma 4 E2B, E4B",
-    "gemma4-both-ways": "Gemma 4 26B, 31B",
+    "gemma4-both-ways": "Gemma 4, frames seen both ways",
     "gemma4_unified": "Gemma 4 12B",
     "glm4v": "GLM-4.1V",
     "glm4v_moe": "GLM-4.5V",

@@ -273,7 +273,7 @@ def test_media_outside_turns_of_the_user_and_a_thinker_without_cache_are_refused
 
 
 def test_the_host_does_not_speak_of_video_with_audio_without_the_audio_configuration() -> None:
-    """What docs/models.md states; if it fails, the host is mended."""
+    """What docs/models.md states; if it fails, the host is repaired."""
     model = speaking_model()
     del model.talker.config.audio_config
     speak(model, conversation(CONVERSATIONS["without audio"]))

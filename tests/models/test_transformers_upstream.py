@@ -27,7 +27,7 @@ def run(*options: str) -> tuple[int, list[str]]:
 @pytest.mark.parametrize("options", [("beams",), ("mixed",), ("beams", "--fix"), ("mixed", "--fix")], ids=" ".join)
 def test_the_fault_is_still_there_and_the_suggested_change_mends_it(options: tuple[str, ...]) -> None:
     code, lines = run(*options)
-    assert code == (0 if "--fix" in options else 1), f"Transformers has mended it: update docs/upstream.md\n{lines}"
+    assert code == (0 if "--fix" in options else 1), f"Transformers has repaired it: update docs/upstream.md\n{lines}"
     assert lines[0].startswith(f"transformers {transformers.__version__}, torch ")
     shown = (ROOT / "docs" / "upstream.md").read_text(encoding="utf-8")
     assert "\n".join(lines[1:]) + "\n" in shown, lines
