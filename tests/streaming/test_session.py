@@ -336,3 +336,37 @@ def test_an_unfinished_unit_is_seen(nano: Pipeline) -> None:
     other, _ = streamed(nano, changed, QUESTION, keep=KeepAll())
     assert seen.positions.shape == other.positions.shape
     assert not torch.equal(seen.logits[0], other.logits[0])
+
+
+def test_a_unit_that_fails_leaves_the_session_as_it_was(nano: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it fails, or is interrupted: the unit is missing, and the stream goes on."""
+    pieces = list(pieces_of(noise(48, 24.0)))
+    stream = nano.stream(keep=MemoryBank(4, 20, 4))
+    while stream.report.units < 6:
+        stream.feed(pieces.pop(0))
+    held, tensors = stream.report.held_tokens, [tensor.clone() for tensor in tensors_of(stream)]
+    layer = omnisift.adapter_for(nano.host.thinker).parts.language_model.layers[-1]  # type: ignore[union-attr,index]
+    hook = layer.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        feed_until_interrupted(stream, pieces)
+    hook.remove()
+    assert (stream.report.units, stream.report.held_tokens) == (6, held)
+    assert all(torch.equal(one, other) for one, other in zip(tensors, tensors_of(stream), strict=True))
+    for piece in pieces:
+        stream.feed(piece)
+    assert stream.report.units == 10
+    assert stream.ask(QUESTION).text
+
+
+def interrupt(*_args: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def feed_until_interrupted(stream: omnisift.StreamSession, pieces: list[Piece]) -> None:
+    while pieces:
+        stream.feed(pieces.pop(0))
+
+
+def tensors_of(stream: omnisift.StreamSession) -> list[torch.Tensor]:
+    assert stream._state is not None
+    return stream._state.cache.tensors()
