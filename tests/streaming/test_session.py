@@ -61,6 +61,12 @@ def test_a_stream_is_the_offline_prompt(pipelines: dict[str, Pipeline], name: st
     check_equal(pipelines[name], noise(images, seconds, 112, 168 if name == "random" else 112))
 
 
+def test_a_long_stream_that_ends_within_a_hop_is_the_offline_prompt(nano: Pipeline) -> None:
+    """Beyond the longest waveform that the processor pads, 30 s here, the last incomplete hop does not count."""
+    assert nano.host.processor.feature_extractor.n_samples == 30 * 16_000
+    check_equal(nano, noise(65, 32.54525))
+
+
 @pytest.mark.parametrize("method", ["resift:causal=true,merge=false", "stvp", "divprune", "tome", "uniform"])
 def test_other_methods_and_budgets_stream_too(method: str) -> None:
     pipe = omnisift.load("nano", compressor=method, retain_video=0.3, retain_audio=0.6)
