@@ -34,6 +34,8 @@ StreamSource: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
 READ_TIMEOUT = 30.0
 """Seconds for which a live source may send nothing."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that `LiveSource.close` waits for a read of another thread."""
 DEVICES = ("camera", "microphone")
 IN_ONE_PASS = "the file has to be decoded in one pass; images may differ from those of omnisift.read"
 
@@ -119,6 +121,8 @@ class LiveSource:
         self._feed, self._log, self._fall_back = feed, log, fall_back
         self._speed, self._timer = speed, timer or MonotonicTimer()
         self._stopped = threading.Event()
+        self._reading = threading.Lock()
+        self._is_closed = False
 
     @property
     def warnings(self) -> tuple[StreamWarning, ...]:
@@ -136,17 +140,17 @@ class LiveSource:
 
     def __iter__(self) -> Iterator[Piece]:
         start: float | None = None
-        with _named(self.name):
-            for piece in self._pieces():
-                if self._speed is not None:
-                    due = _end(piece) / self._speed
-                    start = self._timer.now() - due if start is None else start
-                    left = start + due - self._timer.now()
-                    if left > 0:
-                        self._timer.wait(left, self._stopped)
-                if self._stopped.is_set():
-                    return
-                yield piece
+        pieces = self._pieces()
+        while (piece := self._next(pieces)) is not None:
+            if self._speed is not None:
+                due = _end(piece) / self._speed
+                start = self._timer.now() - due if start is None else start
+                left = start + due - self._timer.now()
+                if left > 0:
+                    self._timer.wait(left, self._stopped)
+            if self._stopped.is_set():
+                return
+            yield piece
 
     def stop(self) -> None:
         """End the iteration, from any thread; one that waits for data ends within a moment.
@@ -157,8 +161,22 @@ class LiveSource:
         self._feed.stop()
 
     def close(self) -> None:
-        """Free what is open, after the iteration has ended."""
-        self._feed.close()
+        """Free what is open. Where another thread still waits for data, it does so itself when it gets them."""
+        self._is_closed = True
+        if self._reading.acquire(timeout=CLOSE_TIMEOUT):
+            try:
+                self._feed.close()
+            finally:
+                self._reading.release()
+
+    def _next(self, pieces: Iterator[Piece]) -> Piece | None:
+        """The next piece; None at the end, and after `close`."""
+        with self._reading, _named(self.name):
+            piece = None if self._is_closed else next(pieces, None)
+            if self._is_closed:
+                self._feed.close()
+                return None
+            return piece
 
     def _pieces(self) -> Iterator[Piece]:
         try:

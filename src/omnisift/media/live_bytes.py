@@ -49,7 +49,7 @@ class ByteInput:
         self._read, self._stop, self._close = read, stop, close
         self._failure: BaseException | None = None
         self._left = b""
-        self._is_stopped = False
+        self._is_stopped = self._is_closed = False
 
     def read(self, size: int) -> bytes:
         """Return up to ``size`` bytes; none at the end, after a failure, and after `stop`."""
@@ -80,7 +80,9 @@ class ByteInput:
 
     def close(self) -> None:
         """Free what is open."""
-        self._close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._close()
 
 
 def late(read_timeout: float) -> MediaTimeout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from omnisift.media.headers import NORMAL_GAP
-from omnisift.media.joins import BACKWARD, OVERLAP
+from omnisift.media.joins import BACKWARD, EXCURSION, OVERLAP, ROUNDING
 from omnisift.media.live_warnings import WarningLog
 
 JUMPED = "the stream's time stamps jump, as after the restart of an encoder; time continues without a gap"
@@ -38,6 +38,7 @@ class LiveClock:
         self._offsets: dict[int, float] = {}  # by track: seconds that are added to its stamps
         self._times: dict[int, float] = {}  # by track: the last decoding time, on the stream's clock
         self._steps: dict[int, float] = {}  # by track: between the last two packets
+        self._former: dict[int, tuple[float, int]] = {}  # by track: the offset before a jump, and packets since then
         self._shown: set[int] = set()  # tracks whose last stamp was a time of presentation
 
     @property
@@ -61,6 +62,9 @@ class LiveClock:
         before = self._times.get(track)
         backward = REORDERED if is_shown or track in self._shown else BACKWARD
         (self._shown.add if is_shown else self._shown.discard)(track)
+        if track in self._former and before is not None:
+            offset = self._reverted(track, stamp - self.zero, before)
+            time = stamp - self.zero + offset
         if before is None and self._times and abs(time - self.now) > NORMAL_GAP:
             before = self.now  # one of the tracks begins with a broken stamp
         if before is not None and (time < before - backward or self._is_far(track, time, before)):
@@ -71,6 +75,17 @@ class LiveClock:
         self._times[track] = time
         return offset
 
+    def _reverted(self, track: int, stamp: float, before: float) -> float:
+        """The offset of a track that has jumped; that from before if the jump was a few broken stamps."""
+        offset, (former, count) = self._offsets[track], self._former.pop(track)
+        if abs(stamp + former - before) + ROUNDING < abs(stamp + offset - before):
+            if self._latest_offset == offset:
+                self._latest_offset = former
+            self._offsets[track] = former
+        elif count < EXCURSION:
+            self._former[track] = (former, count + 1)
+        return self._offsets[track]
+
     def _is_far(self, track: int, time: float, before: float) -> bool:
         """Whether a track goes on later than after a pause, in which the others would have gone on."""
         others = (time - other < NORMAL_GAP for number, other in self._times.items() if number != track)
@@ -78,6 +93,7 @@ class LiveClock:
 
     def _follow(self, track: int, stamp: float, before: float) -> float:
         """The offset of a track after a jump."""
+        self._former[track] = (self._offsets[track], 1)
         other = stamp + self._latest_offset
         # Another track has jumped first: keep the distance to it.
         if self._latest_offset != self._offsets[track] and before - OVERLAP <= other <= self.now + NORMAL_GAP:
