@@ -295,7 +295,7 @@ class Assembler:
         now.counted = replace(self.counted)
         first = self.unit * self._unit_images
         latest = max(self._waiting, default=-1)
-        until = max(latest + 1, math.floor(self.end * self._rate + Fraction(1, 2)))
+        until = max(latest + 1, self._open_moment, math.floor(self.end * self._rate + Fraction(1, 2)))
         until = min(until, first + self._unit_images)
         samples = None
         if self._unit_samples:
