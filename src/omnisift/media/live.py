@@ -7,14 +7,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
-from omnisift.errors import Blocked, MediaError, UsageError
+from omnisift.errors import Blocked, MediaError, NotReadable, UsageError
 from omnisift.media import live_bytes
 from omnisift.media.arguments import ReadArguments
 from omnisift.media.container import open_container
@@ -69,6 +69,7 @@ class Feed(Protocol):
     has_video: bool
     has_audio: bool
     seconds: float | None
+    tags: Mapping[str, str]
     order: StreamOrder
 
     def pieces(self) -> Iterator[Piece]:
@@ -118,6 +119,8 @@ class LiveSource:
         """Whether pieces come at a speed of their own, so that a slow reader falls behind; else they wait for it."""
         self.seconds = feed.seconds
         """Length of the stream; None if it is unknown or endless."""
+        self.tags = feed.tags
+        """The container's own metadata (title, comment ...), keys in lower case."""
         self._feed, self._log, self._fall_back = feed, log, fall_back
         self._speed, self._timer = speed, timer or MonotonicTimer()
         self._stopped = threading.Event()
@@ -260,9 +263,29 @@ def open_stream(
     return LiveSource(name, feed, log, speed=speed, timer=timer, fall_back=fall_back)
 
 
+def check_stream_source(source: str, *, allow_addresses: bool) -> None:
+    """Check a source as far as that is possible without opening it.
+
+    Raises:
+        Blocked: it is an address, and those are not allowed.
+        MediaError: it is no file that can be read, and nothing else.
+        UsageError: it is a malformed address.
+    """
+    if is_address(source):
+        with _named(_name(source)):
+            _check_address(source, allow_addresses)
+    elif not (source == "-" or is_device(source) or Path(source).is_fifo()):
+        check_source(source)
+
+
 def is_address(source: object) -> bool:
     """Whether a source is an address, and no path, device or standard input."""
     return isinstance(source, str) and "://" in source and not Path(source).exists()
+
+
+def is_device(source: object) -> bool:
+    """Whether a source is a camera or a microphone."""
+    return isinstance(source, str) and source.partition(":")[0] in DEVICES and ":" in source
 
 
 def _open_input(
@@ -272,13 +295,12 @@ def _open_input(
     if is_address(source):
         return _open_address(str(source), read_timeout, allow_addresses=allow_addresses, is_paced=is_paced)
     if isinstance(source, str):
-        kind, colon, name = source.partition(":")
         if source == "-":
-            descriptor = sys.stdin.fileno()
-            content = live_bytes.from_descriptor(descriptor, source, read_timeout, owned=False)
+            content = live_bytes.from_descriptor(_standard_input(), source, read_timeout, owned=False)
             return open_bytes(content, read_timeout, is_live=False)
-        if colon and kind in DEVICES:
+        if is_device(source):
             _refuse_pace(is_paced)
+            kind, _, name = source.partition(":")
             return open_device(kind, name or ("0" if kind == "camera" else "default"), read_timeout)
     if isinstance(source, (str, os.PathLike)):
         if not Path(source).is_fifo():
@@ -288,6 +310,14 @@ def _open_input(
     if hasattr(source, "read") and not can_seek():
         return open_bytes(live_bytes.from_object(source, _name(source)), read_timeout, is_live=False)
     return None
+
+
+def _standard_input() -> int:
+    """The descriptor of standard input."""
+    try:
+        return sys.stdin.fileno()
+    except (OSError, ValueError, AttributeError):
+        raise NotReadable("is closed; pipe a stream into the command") from None
 
 
 def _open_address(url: str, read_timeout: float, *, allow_addresses: bool, is_paced: bool) -> LiveInput:
@@ -300,6 +330,15 @@ def _open_address(url: str, read_timeout: float, *, allow_addresses: bool, is_pa
     if parts.scheme in ("rtsp", "rtsps"):
         return open_rtsp(url, live_bytes.shown_address(url), read_timeout)
     return open_bytes(live_bytes.from_address(url, read_timeout), read_timeout, is_live=True)
+
+
+def _check_address(url: str, allow_addresses: bool) -> str:
+    """Check that an address may be opened; returns its scheme."""
+    if not allow_addresses:
+        raise Blocked(
+            "addresses are not opened; allow them (--allow-address, allow_addresses=True), or pipe the stream"
+        )
+    return live_bytes.split_address(url).scheme
 
 
 def _stored_input(source: StreamSource) -> LiveInput:

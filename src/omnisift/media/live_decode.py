@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from av.audio.frame import AudioFrame
@@ -70,6 +70,7 @@ class LiveFeed:
         self._source, self._log, self._scaler = source, log, scaler
         self._video, self._audio = _open_tracks(source.container, video, audio, log)
         self.is_live = source.is_live
+        self.tags: Mapping[str, str] = {key.lower(): value for key, value in source.container.metadata.items()}
         self.has_video, self.has_audio = self._video is not None, self._audio is not None
         self.order = StreamOrder(fps, self.has_video, self.has_audio)
         self._clock = LiveClock(log, may_jump=clock_may_jump(source.container))

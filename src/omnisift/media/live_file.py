@@ -82,6 +82,7 @@ class FileFeed:
         media = self._windows.media
         self.has_video, self.has_audio = media.has_video, media.has_audio
         self.seconds: float | None = media.seconds
+        self.tags = media.tags
         self.order = StreamOrder(arguments.fps, media.has_video, media.has_audio)
 
     def pieces(self) -> Iterator[Piece]:

@@ -2,6 +2,7 @@
 
 import omnisift.pipeline  # noqa: F401  its `Pipeline.stream` needs this package, and this package its modules
 from omnisift.streaming.live import LiveReader
+from omnisift.streaming.peak import PeakMeter
 from omnisift.streaming.policies import KeepAll, MemoryBank, NestedBudgets, Policy, SlidingWindow
 from omnisift.streaming.report import StreamAnswer, StreamReport
 from omnisift.streaming.session import StreamSession
@@ -11,6 +12,7 @@ __all__ = [
     "LiveReader",
     "MemoryBank",
     "NestedBudgets",
+    "PeakMeter",
     "Policy",
     "SlidingWindow",
     "StreamAnswer",
