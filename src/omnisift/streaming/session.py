@@ -99,7 +99,7 @@ class StreamSession:
         self.host, self.policy, self.fps, self.system = host, keep, fps, system
         self.compressor = stream_method(compressor, keep)
         self.has_audio = hears(host.processor) if audio is None else audio
-        check_stream(host, self.compressor, keep, fps, audio=self.has_audio, peak=peak)
+        check_stream(host, self.compressor, fps, audio=self.has_audio, peak=peak)
         if system is not None:
             check_prompt(host.processor, "x", system)
         self._limits = frame_limits(host.processor, max_pixels)
