@@ -16,7 +16,7 @@ from typing import Any
 import clip_writer
 import numpy as np
 import pytest
-from corpus import made
+from corpus import CASES, made
 from odd_files import FILES
 
 from omnisift.errors import (
@@ -56,6 +56,21 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, path in paths.items():
         clip_writer.write(path, waveform=noise(), **CONTAINERS.get(name, {}))
     return paths
+
+
+class FakeTimer:
+    """A clock that moves only while something waits."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+        self.waits: list[float] = []
+
+    def now(self) -> float:
+        return self.time
+
+    def wait(self, seconds: float, stopped: threading.Event) -> None:
+        self.waits.append(seconds)
+        self.time += seconds
 
 
 def noise(seconds: float = clip_writer.SECONDS) -> np.ndarray:
@@ -145,21 +160,6 @@ def test_a_file_that_has_to_be_decoded_in_one_pass(folder: Path, name: str) -> N
     count = min(len(images), len(expected.images))
     same = [np.array_equal(one, other) for one, other in zip(images[:count], expected.images[:count], strict=True)]
     assert np.mean(same) > 0.8
-
-
-class FakeTimer:
-    """A clock that moves only while something waits."""
-
-    def __init__(self) -> None:
-        self.time = 100.0
-        self.waits: list[float] = []
-
-    def now(self) -> float:
-        return self.time
-
-    def wait(self, seconds: float, stopped: threading.Event) -> None:
-        self.waits.append(seconds)
-        self.time += seconds
 
 
 @pytest.mark.parametrize("speed", [1.0, 2.0])
@@ -307,6 +307,19 @@ def test_what_is_no_stream_is_refused(clips: dict[str, Path]) -> None:
             open_stream(Unseekable(content))
     with pytest.raises(NotMedia):  # an index at the end can't be read without seeking
         open_stream(Unseekable(b"\0\0\0\x18ftypmp42" + b"\0" * 12 + b"\0\0\0\x08free"))
+
+
+@pytest.mark.parametrize("name", ["late-video.mp4", "edit-list.mp4", "screen.mkv", "restart-b.ts", "wrap.ts"])
+def test_odd_files_in_one_pass(folder: Path, name: str) -> None:
+    """Edit lists, still screens, and clocks that wrap or jump: the images of `read`."""
+    found = [file for file in (*CASES, *FILES) if file.name == name]
+    path = made(found[0], folder)
+    expected = read(path, **SMALL)
+    images, samples = joined(played(open_stream(Unseekable(path.read_bytes(), 1 << 15), **SMALL)))
+    np.testing.assert_equal(images, expected.images)
+    assert samples is not None
+    assert expected.waveform is not None
+    assert len(samples) == pytest.approx(len(expected.waveform), abs=1200)
 
 
 # --- clocks, gaps and damage --------------------------------------------------------------------------------------
@@ -482,8 +495,10 @@ def http_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[st
         server.server_close()
 
 
-def send(handler: BaseHTTPRequestHandler, data: bytes) -> None:
+def send(handler: BaseHTTPRequestHandler, data: bytes, length: int | None = None) -> None:
     handler.send_response(200)
+    if length is not None:
+        handler.send_header("Content-Length", str(length))
     handler.send_header("Content-Type", "video/mp2t")
     handler.end_headers()
     for start in range(0, len(data), 3000):
@@ -501,17 +516,27 @@ def test_a_stream_over_http(clips: dict[str, Path]) -> None:
             handler.end_headers()
         elif handler.path.startswith("/live"):
             send(handler, content)
+        elif handler.path == "/stored":
+            send(handler, content, length=len(content))
         else:
             handler.send_error(404)
 
     expected = read(clips["ts"], **SMALL)
     with http_server(answer) as url:
-        source = open_stream(f"{url}/old", **LIVE)
+        source = open_stream(f"{url}/old", **LIVE, timer=FakeTimer())
         assert (source.is_live, source.seconds) == (True, None)
         np.testing.assert_equal(joined(played(source)), (expected.images, expected.waveform))
-        played(open_stream(url.replace("//", "//me:se%20cret@") + "/live", **LIVE))
+        played(open_stream(url.replace("//", "//me:se%20cret@") + "/live", **LIVE, timer=FakeTimer()))
         with pytest.raises(NotFound, match=r"^http://127.0.0.1:\d+/gone: the server answers with status 404"):
-            open_stream(f"{url}/gone?password=1", **LIVE)
+            open_stream(f"{url}/gone?password=1", **LIVE, timer=FakeTimer())
+        # What has a length is a stored file, and waits; else at most 1.1 seconds pass in one.
+        stored = open_stream(f"{url}/stored", **LIVE, timer=FakeTimer())
+        assert not stored.is_live
+        np.testing.assert_equal(joined(played(stored)), (expected.images, expected.waveform))
+        timer = FakeTimer()
+        played(open_stream(f"{url}/live", **LIVE, timer=timer))
+        assert timer.time - 100 == pytest.approx(clip_writer.SECONDS / 1.1, abs=0.3)
+    del requests[4:]
     assert [path for path, _ in requests] == ["/old", "/live?a=1", "/live", "/gone?password=1"]
     assert [secret for _, secret in requests] == [None, None, "Basic bWU6c2UgY3JldA==", None]
 
@@ -523,9 +548,7 @@ def test_addresses_are_opened_only_if_allowed() -> None:
         assert "secret" not in str(caught.value)
     for url in ("file:///etc/passwd", "concat://a", "http://", "tcp://127.0.0.1", "http://[::1", "gopher://a:1"):
         with pytest.raises(UsageError, match="no address that can be opened"):
-            open_stream(url, **LIVE)
-    with pytest.raises(UsageError, match="has its own speed"):
-        open_stream("http://127.0.0.1:9/a.ts", speed=1.0, **LIVE)
+            open_stream(url, **LIVE, timer=FakeTimer())
     assert shown_address("rtsp://u:p@h:1/a/b?key=1") == "rtsp://h:1/a/b"
 
 
@@ -538,7 +561,7 @@ def test_addresses_that_do_not_answer(clips: dict[str, Path]) -> None:
                 open_stream(url, **quick)
     for url in (f"http://127.0.0.1:{port}/", f"tcp://127.0.0.1:{port}", f"rtsp://127.0.0.1:{port}/a"):
         with pytest.raises(NotReadable, match=rf"^{url}: can't be re(ached|ad) \(Connection refused\)"):
-            open_stream(url, **LIVE)
+            open_stream(url, **LIVE, timer=FakeTimer())
 
     def loop(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(302)
@@ -547,9 +570,9 @@ def test_addresses_that_do_not_answer(clips: dict[str, Path]) -> None:
 
     with http_server(loop) as url:
         with pytest.raises(NotReadable, match="redirects more than 5 times"):
-            open_stream(f"{url}/loop", **LIVE)
+            open_stream(f"{url}/loop", **LIVE, timer=FakeTimer())
         with pytest.raises(MediaError, match=r"file:///etc/passwd"):
-            open_stream(f"{url}/file", **LIVE)
+            open_stream(f"{url}/file", **LIVE, timer=FakeTimer())
 
 
 def test_a_stream_over_tcp_and_udp(clips: dict[str, Path]) -> None:
@@ -563,7 +586,7 @@ def test_a_stream_over_tcp_and_udp(clips: dict[str, Path]) -> None:
                 connection.sendall(content)
 
         threading.Thread(target=serve, daemon=True).start()
-        source = open_stream(f"tcp://127.0.0.1:{line.getsockname()[1]}", **LIVE)
+        source = open_stream(f"tcp://127.0.0.1:{line.getsockname()[1]}", **LIVE, timer=FakeTimer())
         np.testing.assert_equal(joined(played(source)), (expected.images, expected.waveform))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
         line.bind(("127.0.0.1", 0))
@@ -581,7 +604,7 @@ def test_a_stream_over_tcp_and_udp(clips: dict[str, Path]) -> None:
     sender = threading.Thread(target=send_datagrams)
     sender.start()
     try:
-        with open_stream(f"udp://127.0.0.1:{port}", **LIVE) as source:
+        with open_stream(f"udp://127.0.0.1:{port}", **LIVE, timer=FakeTimer()) as source:
             pieces = [piece for piece, _ in zip(source, range(12), strict=False)]
     finally:
         ended.set()
@@ -624,7 +647,7 @@ def test_a_stream_over_rtsp(clips: dict[str, Path]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as line:
         server = threading.Thread(target=rtsp_server, args=(line, clips["ts"].read_bytes()), daemon=True)
         server.start()
-        source = open_stream(f"rtsp://127.0.0.1:{line.getsockname()[1]}/live", **LIVE)
+        source = open_stream(f"rtsp://127.0.0.1:{line.getsockname()[1]}/live", **LIVE, timer=FakeTimer())
         images, samples = joined(played(source))
         server.join(20)
     assert images is not None
@@ -646,12 +669,12 @@ def test_a_camera_and_a_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, source in filters.items():
         monkeypatch.setitem(live_inputs._DEVICES, (kind, "linux"), lambda name, source=source: Device("lavfi", source))
     monkeypatch.setattr("sys.platform", "linux")
-    with open_stream("camera:0", **SMALL) as camera:
+    with open_stream("camera:0", **SMALL, timer=FakeTimer()) as camera:
         assert (camera.has_video, camera.has_audio, camera.is_live) == (True, False, True)
         pieces = [piece for piece, _ in zip(camera, range(20), strict=False)]
     assert_in_order(pieces, 2.0)
     assert pieces[-1].time == 9.5
-    with open_stream("microphone:", **SMALL) as microphone:
+    with open_stream("microphone:", **SMALL, timer=FakeTimer()) as microphone:
         assert (microphone.has_video, microphone.has_audio) == (False, True)
         _, samples = joined([piece for piece, _ in zip(microphone, range(8), strict=False)])
     assert samples is not None
@@ -682,8 +705,10 @@ def test_devices_that_can_not_be_opened(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(live_inputs._DEVICES, ("camera", "plan9"), lambda name: Device("lavfi", "nosuchfilter"))
     with pytest.raises(NotReadable, match=r"^camera:0: can't be opened .*check the camera's name"):
         open_stream("camera:0")
-    with pytest.raises(UsageError, match="has its own speed"):
-        open_stream("camera:0", speed=1.0)
+    monkeypatch.setitem(live_inputs._DEVICES, ("camera", "plan9"), lambda name: Device("lavfi", "testsrc"))
+    with pytest.raises(UsageError, match=r"camera:0 is live and has its own speed; leave speed out, got 2"):
+        open_stream("camera:0", speed=2.0)
+    open_stream("camera:0", speed=1.0).close()
 
 
 def test_wrong_arguments() -> None:

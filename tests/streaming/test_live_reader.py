@@ -10,7 +10,7 @@ import pytest
 
 from omnisift.errors import MediaTimeout, UsageError
 from omnisift.media.pieces import Piece
-from omnisift.streaming import LiveReader
+from omnisift.streaming import LiveReader, StreamReport
 
 
 class Script:
@@ -82,6 +82,8 @@ def test_a_slow_reader_of_a_live_source_loses_the_oldest_whole_parts() -> None:
         source.allow(1000)
         wait_for(reader, 19.5)
         assert reader.behind_seconds == 19.0
+        report = reader.completed(StreamReport.empty())
+        assert (report.behind_seconds, report.dropped_seconds) == (19.0, 10.0)
         rest = list(reader)
     assert first == pieces[:2]
     # The rest of the part that was begun, then four whole parts: 2 to 12 s are a gap.

@@ -84,7 +84,7 @@ Keep = Annotated[
     ),
 ]
 Speed = Annotated[
-    str, typer.Option(help="Of files and pipes: real, fast (without waiting), or a factor.", rich_help_panel=STREAM)
+    str, typer.Option(help="Of what is not live: real, fast (without waiting), or a factor.", rich_help_panel=STREAM)
 ]
 Audio = Annotated[bool, typer.Option("--audio/--no-audio", help="Read the sound too.", rich_help_panel=SAMPLING)]
 StopAfter = Annotated[
@@ -145,7 +145,7 @@ def watch(
         every=parse_duration("--every", every),
         stop_after=math.inf if stop_after is None else parse_duration("--stop-after", stop_after),
         keep=None if keep is None else policy_from_text(keep),
-        speed=parse_speed(source, speed),
+        speed=parse_speed(speed),
         allow_address=allow_address,
         read_timeout=read_timeout,
         audio=audio,
@@ -174,16 +174,13 @@ def parse_duration(name: str, text: str) -> float:
     return seconds
 
 
-def parse_speed(source: str, text: str) -> float | None:
-    """Seconds of stream in one second: ``real`` is 1, ``fast`` None; addresses and devices have their own speed.
+def parse_speed(text: str) -> float | None:
+    """Seconds of stream in one second: ``real`` is 1, ``fast`` None.
 
     Raises:
         UsageError: it is neither one of them nor a number above 0.
     """
-    from omnisift.media.live import is_address, is_device
-
-    has_own = is_address(source) or is_device(source)
-    if text == "fast" or (text == "real" and has_own):
+    if text == "fast":
         return None
     try:
         speed = 1.0 if text == "real" else float(text)

@@ -34,6 +34,8 @@ StreamSource: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
 READ_TIMEOUT = 30.0
 """Seconds for which a live source may send nothing."""
+LIVE_SPEED = 1.1
+"""Seconds of a live stream in one second at most: what a server sends at once would be more than a model can read."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that `LiveSource.close` waits for a read of another thread."""
 DEVICES = ("camera", "microphone")
@@ -109,7 +111,7 @@ class LiveSource:
             name: of the source, for messages.
             feed: makes the pieces.
             log: the warnings of the feed.
-            speed: seconds of stream in one second; None does not wait.
+            speed: seconds of stream in one second; None does not wait. Live feeds have `LIVE_SPEED` at most.
             timer: the clock for ``speed``.
             fall_back: opens the feed that goes on where ``feed`` can't.
         """
@@ -122,7 +124,7 @@ class LiveSource:
         self.tags = feed.tags
         """The container's own metadata (title, comment ...), keys in lower case."""
         self._feed, self._log, self._fall_back = feed, log, fall_back
-        self._speed, self._timer = speed, timer or MonotonicTimer()
+        self._speed, self._timer = LIVE_SPEED if feed.is_live else speed, timer or MonotonicTimer()
         self._stopped = threading.Event()
         self._reading = threading.Lock()
         self._is_closed = False
@@ -224,8 +226,8 @@ def open_stream(
             address of http, https, rtsp, tcp or udp; or a binary file object. What can't seek must be MPEG-TS,
             Matroska, fragmented MP4 or another format that is read from its beginning.
         fps: images per second.
-        speed: seconds of stream in one second, 1 for real speed; None does not wait. Addresses and devices have their
-            own speed.
+        speed: seconds of stream in one second, 1 for real speed; None does not wait. Devices, and addresses that don't
+            state the size of what they send, are live: they have their own speed.
         video: whether to read the video track.
         audio: whether to read the audio track.
         min_pixels: smallest area of one image, see `omnisift.media.smart_size`.
@@ -247,8 +249,9 @@ def open_stream(
     log = WarningLog()
     name = _name(source)
     with _named(name):
-        opened = _open_input(source, read_timeout, allow_addresses=allow_addresses, is_paced=speed is not None)
+        opened = _open_input(source, read_timeout, allow_addresses=allow_addresses)
         if opened is not None:
+            _check_own_speed(opened, speed)
             feed: Feed = _live_feed(opened, arguments, log)
             return LiveSource(name, feed, log, speed=speed, timer=timer)
 
@@ -288,18 +291,15 @@ def is_device(source: object) -> bool:
     return isinstance(source, str) and source.partition(":")[0] in DEVICES and ":" in source
 
 
-def _open_input(
-    source: StreamSource, read_timeout: float, *, allow_addresses: bool, is_paced: bool
-) -> LiveInput | None:
+def _open_input(source: StreamSource, read_timeout: float, *, allow_addresses: bool) -> LiveInput | None:
     """Open what can't seek; None for a file."""
     if is_address(source):
-        return _open_address(str(source), read_timeout, allow_addresses=allow_addresses, is_paced=is_paced)
+        return _open_address(str(source), read_timeout, allow_addresses=allow_addresses)
     if isinstance(source, str):
         if source == "-":
             content = live_bytes.from_descriptor(_standard_input(), source, read_timeout, owned=False)
             return open_bytes(content, read_timeout, is_live=False)
         if is_device(source):
-            _refuse_pace(is_paced)
             kind, _, name = source.partition(":")
             return open_device(kind, name or ("0" if kind == "camera" else "default"), read_timeout)
     if isinstance(source, (str, os.PathLike)):
@@ -320,16 +320,16 @@ def _standard_input() -> int:
         raise NotReadable("is closed; pipe a stream into the command") from None
 
 
-def _open_address(url: str, read_timeout: float, *, allow_addresses: bool, is_paced: bool) -> LiveInput:
+def _open_address(url: str, read_timeout: float, *, allow_addresses: bool) -> LiveInput:
     if not allow_addresses:
         raise Blocked(
             "addresses are not opened; allow them (--allow-address, allow_addresses=True), or pipe the stream"
         )
     parts = live_bytes.split_address(url)
-    _refuse_pace(is_paced)
     if parts.scheme in ("rtsp", "rtsps"):
         return open_rtsp(url, live_bytes.shown_address(url), read_timeout)
-    return open_bytes(live_bytes.from_address(url, read_timeout), read_timeout, is_live=True)
+    content = live_bytes.from_address(url, read_timeout)
+    return open_bytes(content, read_timeout, is_live=not content.has_length)
 
 
 def _check_address(url: str, allow_addresses: bool) -> str:
@@ -363,9 +363,10 @@ def _check(speed: float | None, read_timeout: float) -> None:
         raise UsageError(f"read_timeout must be above 0 seconds, got {read_timeout!r}")
 
 
-def _refuse_pace(is_paced: bool) -> None:
-    if is_paced:
-        raise UsageError("an address or device has its own speed; leave speed out")
+def _check_own_speed(opened: LiveInput, speed: float | None) -> None:
+    if opened.is_live and speed not in (None, 1):
+        opened.close()
+        raise UsageError(f"{opened.name} is live and has its own speed; leave speed out, got {speed:g}")
 
 
 def _name(source: StreamSource) -> str:

@@ -35,7 +35,13 @@ class ByteInput:
     """
 
     def __init__(
-        self, name: str, read: Callable[[int], bytes], stop: Callable[[], None], close: Callable[[], None]
+        self,
+        name: str,
+        read: Callable[[int], bytes],
+        stop: Callable[[], None],
+        close: Callable[[], None],
+        *,
+        has_length: bool = False,
     ) -> None:
         """Take functions.
 
@@ -44,8 +50,9 @@ class ByteInput:
             read: returns up to so many bytes, none at the end; raises `MediaTimeout` where none come in time.
             stop: ends a read of another thread.
             close: frees what is open.
+            has_length: whether the number of all bytes is known, as of a stored file.
         """
-        self.name = name
+        self.name, self.has_length = name, has_length
         self._read, self._stop, self._close = read, stop, close
         self._failure: BaseException | None = None
         self._left = b""
@@ -294,7 +301,7 @@ def _from_response(
         response.close()
         connection.close()
 
-    return ByteInput(name, read, stop, close)
+    return ByteInput(name, read, stop, close, has_length=response.length is not None)
 
 
 def _nothing() -> None:

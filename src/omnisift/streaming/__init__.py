@@ -1,6 +1,5 @@
 """Live streams: video and audio that come piece by piece, and questions at any moment, in bounded memory."""
 
-import omnisift.pipeline  # noqa: F401  its `Pipeline.stream` needs this package, and this package its modules
 from omnisift.streaming.live import LiveReader
 from omnisift.streaming.peak import PeakMeter
 from omnisift.streaming.policies import KeepAll, MemoryBank, NestedBudgets, Policy, SlidingWindow

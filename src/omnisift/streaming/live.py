@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol
 
 from omnisift.errors import UsageError
 from omnisift.media import SAMPLE_RATE
 from omnisift.media.pieces import Piece
+from omnisift.streaming.report import StreamReport
 
 JOIN_TIMEOUT = 5.0
 """Seconds that the end of the thread is waited for."""
@@ -100,6 +102,10 @@ class LiveReader:
         if not dropped:
             return ()
         return (f"the model is slower than the stream: {dropped:g} of {self.seconds:.1f} s were left out",)
+
+    def completed(self, report: StreamReport) -> StreamReport:
+        """Return the report of a session that is fed from here, with `behind_seconds` and `dropped_seconds`."""
+        return replace(report, behind_seconds=self.behind_seconds, dropped_seconds=self.dropped_seconds)
 
     def take(self, timeout: float | None = None) -> Piece | None:
         """Wait for the next piece.
