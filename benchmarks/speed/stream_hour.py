@@ -30,7 +30,7 @@ from omnisift.world import make_scene, render_audio, render_images
 
 POLICIES = {
     "window:60": "the last minute",
-    "budgets:30,150=0.1": "30 s, then 10 % up to 150 s",
+    "budgets:20,120=0.1": "20 s, then 10 % up to two minutes",
     "memory:60,200,60": "a minute, and 200 older tokens in a span of a minute",
     "memory:6,48,2": "6 s, and 48 older tokens in a span of 2 s",
 }
