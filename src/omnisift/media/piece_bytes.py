@@ -46,7 +46,8 @@ def samples_message(time: float, samples: npt.NDArray[np.float32]) -> bytes:
         samples: [N] of one channel at 16 kHz; what is outside [-1, 1] is cut off.
     """
     scaled = np.clip(np.rint(samples * _FULL_SCALE), -_FULL_SCALE, _FULL_SCALE - 1)
-    return _HEADER.pack(time, SAMPLES) + scaled.astype("<i2").tobytes()
+    data: bytes = scaled.astype("<i2").tobytes()
+    return _HEADER.pack(time, SAMPLES) + data
 
 
 def piece_from_bytes(message: bytes, max_pixels: int = MAX_PIXELS) -> Piece:
@@ -110,4 +111,5 @@ def _samples(content: bytes) -> npt.NDArray[np.float32]:
     count = len(content) // 2
     if count > MAX_SECONDS * SAMPLE_RATE:
         raise TooBig(f"a piece has {count / SAMPLE_RATE:.1f} s of samples; the maximum is {MAX_SECONDS:.0f} s")
-    return np.frombuffer(content, "<i2").astype(np.float32) / np.float32(_FULL_SCALE)
+    samples: npt.NDArray[np.float32] = np.frombuffer(content, "<i2").astype(np.float32) / np.float32(_FULL_SCALE)
+    return samples
