@@ -4,6 +4,7 @@ See ``docs/media.md`` for what the reader guarantees about time, offsets, rotati
 """
 
 from omnisift.media.image import smart_size
+from omnisift.media.pieces import Piece
 from omnisift.media.reader import read
 from omnisift.media.result import Media
 from omnisift.media.source import MediaFile
@@ -15,6 +16,7 @@ __all__ = [
     "ClipWindows",
     "Media",
     "MediaFile",
+    "Piece",
     "WindowsUnavailable",
     "read",
     "read_or_open",

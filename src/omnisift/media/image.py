@@ -64,6 +64,15 @@ def smart_size(
     return new_height, new_width
 
 
+def scale_image(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """[H, W, 3] to [height, width, 3] of ``size``, as images of files are scaled."""
+    if image.shape[:2] == size:
+        return image
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+    small = VideoReformatter().reformat(frame, width=size[1], height=size[0], format="rgb24", interpolation="BICUBIC")
+    return np.asarray(small.to_ndarray(), np.uint8)
+
+
 @dataclass(frozen=True)
 class Orientation:
     """How coded images are turned and mirrored for display: exchange the axes, then reverse them."""

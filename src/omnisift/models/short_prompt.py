@@ -25,7 +25,8 @@ from omnisift.models.host_arguments import bind_arguments
 from omnisift.models.media_encoding import MediaEmbeds
 from omnisift.models.own_hooks import OwnHook
 
-_MARKS = "visual_pos_masks"
+VIDEO_MARKS = "visual_pos_masks"
+"""Argument of language models with side inputs of video tokens: which tokens these are."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _given(prompt: ShortPrompt, arguments: dict[str, Any]) -> dict[str, Any]:
     if prompt.media.marked:
         marks = torch.zeros(1, prompt.width, dtype=torch.bool)
         marks[0, prompt.column[prompt.is_video]] = True
-        given |= {_MARKS: marks.to(embeds.device, non_blocking=True), **prompt.media.marked}
+        given |= {VIDEO_MARKS: marks.to(embeds.device, non_blocking=True), **prompt.media.marked}
     return given
 
 

@@ -12,6 +12,7 @@ import torch
 
 from omnisift.compressors import FULL
 from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions, option_names
+from omnisift.errors import UsageError
 from omnisift.media import Media, MediaFile
 from omnisift.media.sampling import Sampling
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
@@ -24,7 +25,9 @@ from omnisift.pipeline.method import compressor_for
 from omnisift.pipeline.model_source import find_model
 from omnisift.pipeline.prompt import read_for
 from omnisift.pipeline.report import Answer, with_reason
-from omnisift.pipeline.windowed_clip import WindowedClip, check_encoding, open_clip
+from omnisift.pipeline.windowed_clip import ALL_ENCODED, WindowedClip, check_encoding, open_clip
+from omnisift.streaming.policies import KeepAll, MemoryBank, Policy
+from omnisift.streaming.session import StreamSession
 from omnisift.utils.names import AUTO
 from omnisift.vgas import VGAS
 
@@ -259,6 +262,42 @@ class Pipeline:
             clip.close()
             return clip
         return EncodedClip(self.host, clip, time.perf_counter() - begin, hold_bytes)
+
+    def stream(
+        self,
+        *,
+        keep: Policy | None = None,
+        fps: float = 2.0,
+        max_pixels: int | None = None,
+        audio: bool | None = None,
+        system: str | None = None,
+        peak: float | None = None,
+    ) -> StreamSession:
+        """Open a stream: feed it with pieces as they come, and ask about it at any moment.
+
+        The default method is ``resift:causal=true`` here, which needs no later frames.
+
+        Args:
+            keep: which older tokens stay; None means ``MemoryBank()``, which is bounded.
+            fps: images per second.
+            max_pixels: maximum pixels per image; None means the paper's 320 x 28 x 28 or the processor's limit.
+            audio: whether the stream has sound; None means yes if the model takes audio.
+            system: a system prompt; None sends none.
+            peak: the largest value of the whole stream's spectrogram before its floor, where it is known; None takes
+                the largest value so far.
+
+        Raises:
+            CompressorError: the method looks at the whole clip, or does not fit the policy.
+            UnsupportedModel: the model can't read a prompt part by part.
+            UsageError: an argument is out of range.
+        """
+        if self.encoding != ALL_ENCODED:
+            raise UsageError("a stream encodes all tokens: leave retain_encoded and still_threshold out")
+        method = self.compressor
+        if keep is None:
+            keep = MemoryBank() if method is not None else KeepAll()
+        options: dict[str, Any] = {"fps": fps, "max_pixels": max_pixels, "audio": audio}
+        return StreamSession(self.host, method, keep, **options, system=system, peak=peak)
 
     def ask(
         self,

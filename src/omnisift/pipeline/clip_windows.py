@@ -97,7 +97,7 @@ def compress_windows(
     for begin, end, tokens, side in [_joined_windows(windows)] if compressor.reach is None else windows:
         # Choose among the tokens of the window. What comes before it is kept as a whole, and ignored.
         first = max(0, begin - context)
-        stream = _numbered(_joined_streams(past, tokens), first)
+        stream = _numbered(joined_streams(past, tokens), first)
         present = segment_sizes(stream)
         part_counts = torch.cat([present[: begin - first], counts[begin:end]])
         with timer("compress"):
@@ -108,10 +108,10 @@ def compress_windows(
         if selection.scores is not None:
             scores = _no_scores(clip.modality) if scores is None else scores
             scores[tokens.sample] = selection.scores.detach().float().cpu()[len(past) :]
-        kept.append(_kept_rows(MediaEmbeds(tokens.embeds, side), tokens.modality, chosen, selection.embeds))
+        kept.append(kept_rows(MediaEmbeds(tokens.embeds, side), tokens.modality, chosen, selection.embeds))
         places.append(tokens.sample[chosen])
         # What the next window looks back to.
-        past = _rows(_joined_streams(past, tokens), torch.nonzero(stream.chunk + first >= end - context)[:, 0])
+        past = stream_rows(joined_streams(past, tokens), torch.nonzero(stream.chunk + first >= end - context)[:, 0])
     # Hosts may interleave audio and video otherwise than by chunks. Side inputs are of video, whose order is the same.
     order = torch.argsort(torch.cat(places))
     embeds = torch.cat([media.embeds for media in kept])
@@ -138,15 +138,15 @@ def _encoded_windows(
         tokens = clip.part(begin, end)
         media, encoded = _encode(encoder, tokens.modality)
         if not bool(encoded.all()):
-            tokens = _rows(tokens, torch.nonzero(encoded)[:, 0])
+            tokens = stream_rows(tokens, torch.nonzero(encoded)[:, 0])
         yield begin, end, replace(tokens, embeds=media.embeds), media.marked
 
 
 def _joined_windows(windows: Iterable[_Window]) -> _Window:
     """All windows as one, for methods that read the whole clip."""
     _, ends, streams, marked = zip(*windows, strict=True)
-    tokens = _joined_streams(*streams)
-    return 0, ends[-1], _rows(tokens, tokens.sample.argsort()), _joined_layers(marked)
+    tokens = joined_streams(*streams)
+    return 0, ends[-1], stream_rows(tokens, tokens.sample.argsort()), _joined_layers(marked)
 
 
 def _windows(chunks: int, inputs: Mapping[str, Any], device: torch.device) -> Iterator[tuple[int, int]]:
@@ -179,7 +179,7 @@ def _encode(encoder: WindowEncoder, modality: Tensor) -> tuple[MediaEmbeds, Tens
 _FIELDS = "modality", "position", "time", "chunk", "frame", "clip", "sample"
 
 
-def _joined_streams(*parts: TokenStream) -> TokenStream:
+def joined_streams(*parts: TokenStream) -> TokenStream:
     """Parts of a clip, one behind the other."""
     filled = [part for part in parts if len(part)] or list(parts[:1])
     if len(filled) == 1:
@@ -188,7 +188,7 @@ def _joined_streams(*parts: TokenStream) -> TokenStream:
     return replace(filled[0], embeds=torch.cat([part.embeds for part in filled]), **fields)
 
 
-def _rows(stream: TokenStream, index: Tensor) -> TokenStream:
+def stream_rows(stream: TokenStream, index: Tensor) -> TokenStream:
     """The tokens of a stream at ``index`` [N]."""
     fields: dict[str, Any] = {name: getattr(stream, name)[..., index] for name in _FIELDS}
     return replace(stream, embeds=stream.embeds[index.to(stream.embeds.device)], **fields)
@@ -199,7 +199,7 @@ def _numbered(part: TokenStream, first: int) -> TokenStream:
     return replace(part, chunk=part.chunk - first, sample=torch.zeros_like(part.sample))
 
 
-def _kept_rows(window: MediaEmbeds, modality: Tensor, keep: Tensor, merged: Tensor | None) -> MediaEmbeds:
+def kept_rows(window: MediaEmbeds, modality: Tensor, keep: Tensor, merged: Tensor | None) -> MediaEmbeds:
     """The kept tokens of a window, as the method merged them where it did.
 
     Args:

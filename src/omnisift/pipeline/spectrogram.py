@@ -24,15 +24,16 @@ class LogMel:
 
     Args:
         extractor: a ``WhisperFeatureExtractor``.
+        after_silence: whether silence is before the first sample instead, as where a stream resumes.
     """
 
-    def __init__(self, extractor: Any) -> None:
+    def __init__(self, extractor: Any, *, after_silence: bool = False) -> None:
         self._fourier, self._hop = int(extractor.n_fft), int(extractor.hop_length)
         self._half = self._fourier // 2
         self._filters = torch.from_numpy(extractor.mel_filters).to(torch.float32).T
         self._hann = torch.hann_window(self._fourier)
-        self._buffer = np.zeros(0, np.float32)
-        self._begins = True
+        self._buffer = np.zeros(self._half if after_silence else 0, np.float32)
+        self._begins = not after_silence
         self.samples = 0
         """Samples so far."""
         self.peak = float("-inf")

@@ -1,0 +1,227 @@
+"""Encode and compress the units of a stream: each alone, with what the method remembers of those before."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from omnisift.budget import Budget, Counts
+from omnisift.chunks import ChunkShapes, segment_of, segment_sizes
+from omnisift.compressors import Compressor
+from omnisift.models import adapter_for
+from omnisift.models.media_encoding import MediaEmbeds, encode_media
+from omnisift.pipeline.clip_outline import CHUNK_STEPS
+from omnisift.pipeline.clip_windows import joined_streams, kept_rows, stream_rows
+from omnisift.pipeline.loading import Host
+from omnisift.pipeline.preparation import PIXELS, lay_out, normalize_patches, padded_length
+from omnisift.pipeline.spectrogram import LogMel, limited
+from omnisift.streaming.assembler import Unit
+from omnisift.streaming.layout import StreamLayout, UnitTokens
+from omnisift.tokens import Modality, TokenStream
+
+
+@dataclass(frozen=True)
+class KeptUnit:
+    """What a method keeps of one unit: K tokens."""
+
+    tokens: UnitTokens
+    """All N tokens of the unit."""
+    keep: Tensor
+    """[N] bool on the CPU."""
+    media: MediaEmbeds
+    """Embeddings of the kept tokens, in their order, and side inputs of the video tokens among them."""
+    score: Tensor
+    """[K] float32 on the CPU: the method's scores; NaN without any."""
+    rank: Tensor
+    """[K] int64 on the CPU: place among the kept tokens of the segment by score, 0 first."""
+    size: Tensor
+    """[K] int64 on the CPU: tokens of the segment before compression."""
+    merged: bool
+    """Whether the method merged other tokens into the kept ones."""
+
+    @property
+    def position_ids(self) -> Tensor:
+        """[3, K] of the kept tokens; see `UnitTokens`."""
+        return self.tokens.position_ids[:, self.keep]
+
+    @property
+    def modality(self) -> Tensor:
+        """[K] int8 of the kept tokens."""
+        return self.tokens.stream.modality[self.keep]
+
+
+class UnitEncoder:
+    """Turns units into tokens, in their order.
+
+    Args:
+        host: the model.
+        compressor: a method whose `Compressor.reach` is no clip; None keeps every token.
+        layout: of the stream.
+        peak: the largest value of the whole stream's spectrogram before its floor, for files; None takes the largest
+            value so far.
+    """
+
+    def __init__(
+        self, host: Host, compressor: Compressor | None, layout: StreamLayout, peak: float | None = None
+    ) -> None:
+        self._host, self._compressor, self._layout = host, compressor, layout
+        self._adapter = adapter_for(host.thinker)
+        self.budget: Budget | None = None
+        """The budget by modality, which an overall one is for whole units."""
+        if compressor is not None:
+            video, audio = compressor.budget.rates(*self.sizes)
+            self.budget = replace(compressor.budget, retain=None, retain_video=video, retain_audio=audio)
+        # The method: the tokens that it looks back to, and what it remembers.
+        reach = 0 if compressor is None else compressor.reach or 0
+        self._context = -(-reach // CHUNK_STEPS)
+        self._past: TokenStream | None = None
+        self._memory = dict[str, Any]()
+        self._next = 0  # number of the next unit
+        self.encode_seconds = self.compress_seconds = 0.0
+        """Seconds that the latest unit took."""
+        # The spectrogram: frames of the current unit and after, before their floor.
+        self._exact = peak
+        self._peak = float("-inf") if peak is None else peak
+        self._mel: LogMel | None = None
+        self._frames = torch.zeros(0, 0)
+        self._fed = 0
+        """Samples after the current unit that the spectrogram has seen."""
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Video and audio tokens of a whole unit."""
+        modality = self._layout.unit.stream.modality
+        return int((modality == Modality.VIDEO).sum()), int((modality == Modality.AUDIO).sum())
+
+    def fork(self) -> UnitEncoder:
+        """An encoder in the same state; what it encodes is not remembered by this one."""
+        made = copy.copy(self)
+        made._memory, made._mel = copy.deepcopy(self._memory), copy.copy(self._mel)
+        return made
+
+    def encode(self, unit: Unit) -> KeptUnit:
+        """Encode and compress the next unit, which is no gap; the last one may be unfinished."""
+        begin = time.perf_counter()
+        is_whole = len(unit.images) == self._layout.unit_images
+        is_whole &= unit.following is not None or not self._layout.has_audio
+        samples = 0 if unit.samples is None else len(unit.samples)
+        tokens = self._layout.unit if is_whole else self._layout.part(len(unit.images), samples)
+        mel = self._spectrogram(unit, tokens, is_whole) if self._layout.has_audio else None
+        embeds, marked = self._encoded(tokens.stream.modality, np.stack(unit.images), mel)
+        self._next = unit.number + 1
+        middle = self._now()
+        kept = self._compressed(tokens, unit.number, embeds, marked)
+        self.encode_seconds, self.compress_seconds = middle - begin, self._now() - middle
+        return kept
+
+    def _now(self) -> float:
+        """The clock, after the device is done."""
+        if self._host.device.type == "cuda":
+            torch.cuda.synchronize(self._host.device)
+        return time.perf_counter()
+
+    # --- encoders
+
+    def _spectrogram(self, unit: Unit, tokens: UnitTokens, is_whole: bool) -> Tensor:
+        """[M, F]: what the audio encoder reads of the unit."""
+        assert unit.samples is not None
+        extractor = self._host.processor.feature_extractor
+        if self._mel is None or unit.number != self._next:
+            self._mel, self._frames, self._fed = LogMel(extractor, after_silence=unit.number > 0), torch.zeros(0, 0), 0
+        # The samples that it has not seen yet; those after the unit complete the last frames.
+        parts = [unit.samples[self._fed :]]
+        parts += [unit.following] if unit.following is not None else []
+        new = self._mel.add(np.concatenate(parts))
+        frames = torch.cat([self._frames, new], dim=1) if self._frames.numel() else new
+        if not is_whole:
+            frames = torch.cat(
+                [frames, self._mel.finish(padded_length(self._host.processor, self._mel.samples))], dim=1
+            )
+        used, self._frames = frames[:, : tokens.mel_frames], frames[:, tokens.mel_frames :]
+        self._fed = 0 if unit.following is None else len(unit.following)
+        if self._exact is None and used.numel():
+            self._peak = max(self._peak, float(used.max()))
+        return limited(used, self._peak)
+
+    def _encoded(
+        self, modality: Tensor, images: npt.NDArray[np.uint8], mel: Tensor | None
+    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """[N, D]: embeddings of the unit's tokens, and the side inputs of its video tokens."""
+        video = self._host.processor.video_processor
+        patches, grid = lay_out(images, video.patch_size, video.merge_size, video.temporal_patch_size)
+        is_video = modality == Modality.VIDEO
+        inputs = self._moved({PIXELS: patches, "video_grid_thw": torch.tensor([grid])})
+        media = encode_media(self._adapter, Modality.VIDEO, int(is_video.sum()), inputs)
+        audio = int((~is_video).sum())
+        if mel is None or not audio:
+            return media.embeds, media.marked
+        mask = torch.ones(1, mel.shape[1], dtype=torch.int64)
+        inputs = self._moved({"input_features": mel.unsqueeze(0), "feature_attention_mask": mask})
+        heard = encode_media(self._adapter, Modality.AUDIO, audio, inputs)
+        embeds = media.embeds.new_empty(len(modality), media.embeds.shape[1])
+        at = is_video.to(embeds.device)
+        embeds[at], embeds[~at] = media.embeds, heard.embeds
+        return embeds, media.marked
+
+    def _moved(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Inputs on the device; bytes become floats there."""
+        host = self._host
+        moved = {name: value.to(host.device) for name, value in inputs.items()}
+        return {
+            name: value.to(host.dtype) if value.is_floating_point() else value
+            for name, value in normalize_patches(host.processor, moved, host.dtype).items()
+        }
+
+    # --- the method
+
+    def _compressed(self, tokens: UnitTokens, number: int, embeds: Tensor, marked: dict[str, list[Tensor]]) -> KeptUnit:
+        layout, method = self._layout, self._compressor
+        position = tokens.stream.position.clone()
+        position[0] += number * layout.unit_microseconds
+        stream = replace(tokens.stream, embeds=embeds, position=position, time=(position[0].double() / 1e6).float())
+        size = segment_sizes(stream).flatten()[segment_of(stream)]
+        if method is None or self.budget is None:
+            keep, scores, replaced = torch.ones(len(stream), dtype=torch.bool), None, None
+        else:
+            keep, scores, replaced = self._choose(method, self.budget, stream)
+        score = torch.full((len(stream),), torch.nan) if scores is None else scores
+        media = kept_rows(MediaEmbeds(embeds, marked), stream.modality, keep, replaced)
+        rank = _ranks(score[keep], segment_of(stream)[keep])
+        return KeptUnit(tokens, keep, media, score[keep], rank, size[keep], replaced is not None)
+
+    def _choose(
+        self, method: Compressor, budget: Budget, stream: TokenStream
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """``keep`` and ``scores`` of the unit's tokens on the CPU, and merged embeddings of those kept."""
+        past = stream_rows(stream, torch.zeros(0, dtype=torch.int64)) if self._past is None else self._past
+        first = 0 if not len(past) else int(past.chunk.max()) + 1
+        own = replace(stream, chunk=stream.chunk + first)
+        together = joined_streams(past, own)
+        counts = budget.counts(ChunkShapes.of(stream)).by_segment().view(-1, 3)
+        all_counts = torch.cat([segment_sizes(together)[:first], counts])
+        selection = method.next_part(together, Counts(*all_counts.unbind(dim=1)), self._memory)
+        # What the next unit looks back to.
+        chunks = first + int(stream.chunk.max()) + 1
+        begin = max(0, chunks - self._context)
+        later = stream_rows(together, torch.nonzero(together.chunk >= begin)[:, 0])
+        self._past = replace(later, chunk=later.chunk - begin)
+        scores = None if selection.scores is None else selection.scores.detach().float().cpu()[len(past) :]
+        return selection.keep.cpu()[len(past) :], scores, selection.embeds
+
+
+def _ranks(score: Tensor, segment: Tensor) -> Tensor:
+    """[K] int64: place of each token in its segment, by score; in order where scores are NaN."""
+    rank = torch.zeros(len(score), dtype=torch.int64)
+    for number in sorted(set(segment.tolist())):
+        index = torch.nonzero(segment == number)[:, 0]
+        order = score[index].nan_to_num(nan=float("-inf")).argsort(descending=True, stable=True)
+        rank[index[order]] = torch.arange(len(index))
+    return rank

@@ -1,0 +1,380 @@
+"""`StreamSession`: pieces of a stream go in as they come, and questions are answered at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from omnisift.budget import Budget
+from omnisift.compressors import Compressor
+from omnisift.errors import TooBig, UsageError
+from omnisift.media.image import scale_image, smart_size
+from omnisift.media.pieces import Piece
+from omnisift.models import adapter_for
+from omnisift.models.attachment import check_unattached, model_lock
+from omnisift.models.short_prompt import VIDEO_MARKS
+from omnisift.models.window_attention import batched_windows
+from omnisift.pipeline.clip_format import frame_factor, frame_limits, hears
+from omnisift.pipeline.context import context_length
+from omnisift.pipeline.encoded_clip import PromptRow
+from omnisift.pipeline.generation import Generated, generate
+from omnisift.pipeline.loading import Host
+from omnisift.pipeline.prompt import check_prompt
+from omnisift.streaming.assembler import Assembler, Images, Unit
+from omnisift.streaming.cache import StreamCache
+from omnisift.streaming.checks import check_kept, check_piece, check_stream, stream_method
+from omnisift.streaming.encoder import KeptUnit, UnitEncoder
+from omnisift.streaming.layout import StreamLayout
+from omnisift.streaming.policies import Clock, HeldTokens, Policy
+from omnisift.streaming.question import question_row
+from omnisift.streaming.report import StreamAnswer, StreamReport
+from omnisift.tokens import Modality
+from omnisift.utils.questions import check_max_new_tokens
+
+_WAITING_PIECES = 4096
+"""Pieces that wait for the first image; the oldest are left out."""
+
+
+@dataclass(eq=False)
+class _State:
+    """What a session has read. It exists from the first image on."""
+
+    layout: StreamLayout
+    assembler: Assembler
+    encoder: UnitEncoder
+    cache: StreamCache
+    held: HeldTokens
+    read: Tensor
+    """[K] int64: `HeldTokens.time` at which each token was read."""
+    base: int = 0
+    """Rotary positions along time by which the stream was moved to its beginning."""
+    units: int = 0
+    """Units that were read."""
+    seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "compress": 0.0, "read": 0.0})
+
+
+class StreamSession:
+    """A stream of one model, which `Pipeline.stream` opens. As a context manager it closes at the end of the block.
+
+    Pieces are put in their places by time (`omnisift.Piece`); each complete unit of a few seconds is encoded,
+    compressed, and read into the language model's cache, where a policy decides what stays. A question reads its own
+    tokens alone and leaves nothing behind. Threads may feed and ask at once: they wait for each other.
+
+    Args:
+        host: the model, without an attachment.
+        compressor: the method; None keeps every token. The default method is made causal.
+        keep: which older tokens stay.
+        fps: images per second.
+        max_pixels: maximum pixels per image; None means that of `Pipeline.ask`.
+        audio: whether the stream has sound; None means yes if the model takes audio.
+        system: a system prompt; None sends none.
+        peak: the largest value of the whole stream's spectrogram before its floor, which files can know; None takes the
+            largest value so far.
+
+    Raises:
+        CompressorError: the method looks at the whole clip, or does not fit the policy.
+        UnsupportedModel: the model can't read a prompt part by part.
+        UsageError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        compressor: Compressor | None,
+        keep: Policy,
+        *,
+        fps: float = 2.0,
+        max_pixels: int | None = None,
+        audio: bool | None = None,
+        system: str | None = None,
+        peak: float | None = None,
+    ) -> None:
+        self.host, self.policy, self.fps, self.system = host, keep, fps, system
+        self.compressor = stream_method(compressor, keep)
+        self.has_audio = hears(host.processor) if audio is None else audio
+        check_stream(host, self.compressor, keep, fps, audio=self.has_audio, peak=peak)
+        if system is not None:
+            check_prompt(host.processor, "x", system)
+        self._limits = frame_limits(host.processor, max_pixels)
+        self._peak = peak
+        self._state: _State | None = None
+        self._waiting: list[Piece] = []
+        self._turns: list[tuple[str, str]] = []
+        self._closed = False
+
+    def __enter__(self) -> StreamSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free what the session holds. It takes no more pieces or questions."""
+        with self._lock:
+            self._closed, self._state, self._waiting = True, None, []
+
+    @property
+    def _lock(self) -> AbstractContextManager[Any]:
+        return model_lock(self.host.thinker)
+
+    # --- pieces
+
+    @torch.inference_mode()
+    def feed(self, piece: Piece) -> int:
+        """Take the next piece; when it completes a unit, the unit is encoded and read before this returns.
+
+        Args:
+            piece: an image, samples, or both.
+
+        Returns:
+            Units that were read.
+
+        Raises:
+            UsageError: the piece is wrong, or the session is closed.
+            TooBig: the stream has more tokens or positions than the model's context; choose another policy.
+        """
+        check_piece(piece)
+        with self._lock:
+            self._check_open()
+            if self._state is None:
+                self._waiting.append(piece)
+                if piece.image is None:
+                    del self._waiting[:-_WAITING_PIECES]
+                    return 0
+                self._state, pieces = self._begin(piece.image), self._waiting
+                self._waiting = []
+            else:
+                pieces = [piece]
+            count = 0
+            for part in pieces:
+                self._state.assembler.add(part)
+                for unit in self._state.assembler.ready():
+                    self._commit(self._state, unit)
+                    count += 1
+            return count
+
+    def _begin(self, image: Images) -> _State:
+        """Fix the size of images by the first, and read the prompt before the stream."""
+        host = self.host
+        lowest, highest = self._limits
+        size = smart_size(*image.shape[:2], factor=frame_factor(host.processor), min_pixels=lowest, max_pixels=highest)
+        layout = StreamLayout(host, self.fps, size, has_audio=self.has_audio, system=self.system)
+        language_model: Any = adapter_for(host.thinker).parts.language_model
+        check_unattached(language_model, type(host.thinker).__name__)
+        cache = StreamCache(language_model, keeps_read=self.policy.moves and host.dtype.itemsize < 4)
+        encoder = UnitEncoder(host, self.compressor, layout, self._peak)
+        following = host.processor.feature_extractor.n_fft if self.has_audio else 0
+        assembler = Assembler(
+            self.fps, layout.unit_images, layout.unit_samples, following, lambda found: scale_image(found, size)
+        )
+        state = _State(layout, assembler, encoder, cache, HeldTokens.empty(), torch.zeros(0, dtype=torch.int64))
+        self.policy.check(self._clock(state), self._context)
+        ids, positions = layout.before
+        cache.append(language_model.get_input_embeddings()(ids.to(host.device)), positions)
+        cache.fix()
+        return state
+
+    def _commit(self, state: _State, unit: Unit) -> None:
+        """Read a unit into the cache, after the policy decided what stays of those before."""
+        if not unit.images:
+            return
+        kept = self._encoded(state.encoder, unit)
+        begin = time.perf_counter()
+        self._apply_policy(state, unit.number)
+        start = self._read(state, state.cache, kept, unit.number)
+        # What is known of the new tokens.
+        offset = kept.position_ids[0] - state.layout.origin
+        new = HeldTokens(
+            unit=torch.full_like(offset, unit.number),
+            offset=offset,
+            time=offset + start,
+            modality=kept.modality,
+            score=kept.score,
+            rank=kept.rank,
+            size=kept.size,
+        )
+        state.held, state.read = state.held.followed_by(new), torch.cat([state.read, new.time])
+        state.units += 1
+        state.seconds["encode"] += state.encoder.encode_seconds
+        state.seconds["compress"] += state.encoder.compress_seconds
+        state.seconds["read"] += time.perf_counter() - begin
+
+    def _encoded(self, encoder: UnitEncoder, unit: Unit) -> KeptUnit:
+        """Encode and compress a unit."""
+        with batched_windows(self.host.thinker):
+            kept = encoder.encode(unit)
+        if self.compressor is not None:
+            check_kept(kept, self.compressor, self.policy)
+        return kept
+
+    def _apply_policy(self, state: _State, unit: int) -> None:
+        """Drop and move held tokens before a unit is read, so that every unit is read at low positions."""
+        clock = self._clock(state, unit)
+        plan = self.policy.plan(state.held, clock)
+        if not bool(plan.keep.all()):
+            index = torch.nonzero(plan.keep)[:, 0]
+            state.cache.select(index)
+            state.held, state.read = state.held.rows(index), state.read[index]
+        if plan.time is not None:
+            state.held = replace(state.held, time=plan.time)
+            moves = self._moving(state, state.held.modality)
+            state.cache.move((plan.time - state.read) * moves)
+        state.base = unit * state.layout.unit_ids - plan.start
+
+    def _clock(self, state: _State, unit: int = 0) -> Clock:
+        layout = state.layout
+        start = unit * layout.unit_ids - state.base
+        return Clock(unit, float(layout.unit_seconds), layout.unit_ids, start, state.encoder.sizes)
+
+    @staticmethod
+    def _moving(state: _State, modality: Tensor) -> Tensor:
+        """[3, K] int64: 1 where the positions of tokens advance with time, 0 where they stay."""
+        moving = torch.zeros(3, len(modality), dtype=torch.int64)
+        for kind, step in state.layout.step.items():
+            moving[:, modality == kind] = (step > 0).long()[:, None]
+        return moving
+
+    def _read(self, state: _State, cache: StreamCache, kept: KeptUnit, unit: int) -> int:
+        """Let the language model read what is kept of a unit. Returns the start of the unit, as `HeldTokens.time`."""
+        start = unit * state.layout.unit_ids - state.base
+        positions = kept.position_ids + start * self._moving(state, kept.modality)
+        limit = self._context
+        if limit is not None and max(len(cache) + len(kept.modality), int(positions.max()) + 1) > limit:
+            raise TooBig(
+                f"the stream has {len(cache)} tokens and {int(positions.max())} positions, but the context is {limit}: "
+                "let the policy hold less (SlidingWindow, MemoryBank), or raise max_length"
+            )
+        side_inputs = dict[str, Any]()
+        if kept.media.marked:
+            marks = (kept.modality == Modality.VIDEO).unsqueeze(0).to(self.host.device)
+            side_inputs = {VIDEO_MARKS: marks, **kept.media.marked}
+        cache.append(kept.media.embeds.to(self.host.dtype), positions, side_inputs)
+        return start
+
+    @property
+    def _context(self) -> int | None:
+        return self.host.max_length or context_length(self.host.thinker.config)
+
+    # --- questions
+
+    @torch.inference_mode()
+    def ask(
+        self,
+        question: str,
+        *,
+        follow_up: bool = False,
+        max_new_tokens: int = 256,
+        on_text: Callable[[str], None] | None = None,
+    ) -> StreamAnswer:
+        """Answer a question about the stream so far, with greedy decoding. Pieces of an unfinished unit are seen.
+
+        The stream itself never sees a question: later answers are those of a stream that was not asked.
+
+        Args:
+            question: a question in the model's language.
+            follow_up: whether it follows the questions and answers since the last one that did not, or since `forget`.
+            max_new_tokens: maximum number of generated tokens.
+            on_text: called with each piece of the answer as it is generated.
+
+        Raises:
+            UsageError: the question is empty, an argument is out of range, no image came yet, or the session is closed.
+            TooBig: stream, question and answer exceed the model's context.
+        """
+        check_prompt(self.host.processor, question, self.system)
+        check_max_new_tokens(max_new_tokens)
+        begin = time.perf_counter()
+        with self._lock:
+            self._check_open()
+            state = self._state
+            if state is None:
+                raise UsageError("no image came yet: feed the stream before asking about it")
+            turns = self._turns if follow_up else []
+            row, end = self._prompt(state, turns, question, max_new_tokens)
+            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "on_stage": lambda _: None}
+            (answer,) = generate(self.host, None, [row], **options, on_text=on_text)
+            self._turns = [*turns, (question, answer.text)]
+            return self._answer(answer, end, begin, time.perf_counter())
+
+    def _prompt(
+        self, state: _State, turns: list[tuple[str, str]], question: str, max_new_tokens: int
+    ) -> tuple[PromptRow, float]:
+        """A question behind the stream, and the seconds of the stream that it is about."""
+        cache, number = state.cache, state.assembler.unit - 1
+        unfinished, tokens = state.assembler.unfinished(), state.layout.unit
+        if unfinished is not None:
+            kept = self._encoded(state.encoder.fork(), unfinished)
+            cache = cache.fork()
+            self._read(state, cache, kept, unfinished.number)
+            number, tokens = unfinished.number, kept.tokens
+        if number < 0:
+            raise UsageError("no image came yet: feed the stream before asking about it")
+        start = number * state.layout.unit_ids - state.base
+        moving = self._moving(state, tokens.stream.modality)
+        highest = int((tokens.position_ids + start * moving).max())
+        ids, positions = state.layout.after(turns, question, highest)
+        width, limit = len(cache) + len(ids), self._context
+        if limit is not None and max(width, highest + 1, int(positions[-1]) + 1) + max_new_tokens > limit:
+            raise TooBig(
+                f"the stream has {len(cache)} tokens and {highest} positions, the question {len(ids)} and the answer "
+                f"up to {max_new_tokens}, but the context is {limit}: let the policy hold less, or lower max_new_tokens"
+            )
+        return question_row(state.layout, cache, ids, positions), state.assembler.end
+
+    def _answer(self, answer: Generated, end: float, begin: float, now: float) -> StreamAnswer:
+        first = now - begin - answer.seconds["decode"]
+        return StreamAnswer(answer.text, end, first, now - begin, answer.tokens.generated, self.report, answer.thinking)
+
+    def forget(self) -> None:
+        """Drop the questions and answers that ``follow_up`` would continue."""
+        with self._lock:
+            self._turns = []
+
+    # --- what is held
+
+    @property
+    def unit_seconds(self) -> float | None:
+        """Seconds of a unit; None until the first image came."""
+        return None if self._state is None else float(self._state.layout.unit_seconds)
+
+    @property
+    def budget(self) -> Budget | None:
+        """What is kept of each modality: the method's budget for whole units. None until the first image came."""
+        return None if self._state is None else self._state.encoder.budget
+
+    @property
+    def report(self) -> StreamReport:
+        """What the session has read, holds, and dropped."""
+        with self._lock:
+            state = self._state
+            if state is None:
+                return StreamReport.empty()
+            held = torch.unique(state.held.unit)
+            seconds = float(state.layout.unit_seconds)
+            spans = 0.0 if not len(held) else float(held[-1] + 1 - held[0]) * seconds
+            return StreamReport(
+                seconds=state.assembler.end,
+                units=state.units,
+                held_tokens=len(state.cache),
+                held_units=len(held),
+                held_seconds=spans,
+                evicted_units=state.units - len(held),
+                cache_bytes=state.cache.nbytes,
+                next_position=state.assembler.unit * state.layout.unit_ids - state.base,
+                encode_seconds=state.seconds["encode"],
+                compress_seconds=state.seconds["compress"],
+                read_seconds=state.seconds["read"],
+                **vars(state.assembler.counted),
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the stream is closed: open another one with Pipeline.stream")
