@@ -44,7 +44,7 @@ def opened(page: Any) -> Any:
 
 def start(page: Any) -> None:
     page.get_by_role("button", name="Start").click()
-    page.wait_for_function("Number(document.getElementById('live-tokens').textContent) > 0", timeout=60_000)
+    page.wait_for_function("parseFloat(document.getElementById('live-held').textContent) > 0", timeout=60_000)
 
 
 def ask(page: Any, question: str) -> str:
@@ -74,7 +74,9 @@ def test_ask_while_it_runs_and_stop(live: Any, shot) -> None:
     assert re.fullmatch(r"after [\d.]+ s of the stream, in [\d.]+ s", when)
     seen = number(live, "seconds")
     live.wait_for_function(f"parseFloat(document.getElementById('live-seconds').textContent) > {seen}")
-    assert number(live, "held") > 0
+    assert number(live, "tokens") > 0
+    assert number(live, "dropped") == 0
+    assert live.locator("#live-notices li").count() == 0
     shot(live, "live")
     live.get_by_role("button", name="Forget the dialogue").click()
     live.locator("#live-message", has_text="The dialogue is forgotten").wait_for()

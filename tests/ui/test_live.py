@@ -30,8 +30,10 @@ class Report:
     seconds: float = 0.0
     held_tokens: int = 0
     held_seconds: float = 0.0
-    behind_seconds: float = 0.0
-    notices: tuple[str, ...] = ()
+    gap_seconds: float = 0.0
+    repeated_images: int = 0
+    silent_seconds: float = 0.0
+    late_pieces: int = 0
 
 
 @dataclass
@@ -126,7 +128,7 @@ def test_the_oldest_waiting_pieces_make_room() -> None:
     stream.open.clear()
     session, _ = session_of(stream)
     session.add(images(0.0))
-    until(lambda: not session._queue)  # the model is reading it
+    until(lambda: not session._pieces)  # the model is reading it
     status = session.add(images(*np.arange(1, 21) / 2))
     assert status.dropped_seconds == pytest.approx(5.5)
     assert status.behind_seconds == pytest.approx(10.0)
@@ -142,7 +144,7 @@ def test_no_more_pieces_wait_than_allowed() -> None:
     stream.open.clear()
     session, _ = session_of(stream)
     session.add(images(*[0.0] * 500))
-    assert len(session._queue) <= LIMITS.queued_pieces
+    assert len(session._pieces) <= LIMITS.queued_pieces
     session.end("enough")
     stream.open.set()
     session.join()

@@ -50,7 +50,7 @@ def ui(
         float, typer.Option(help="Seconds without images and sound after which a live stream is closed.", min=1)
     ] = 30.0,
 ) -> None:
-    """Open a local page to try a model on a clip, with what each method kept of it, or on your camera and microphone."""
+    """Open a local page to try a model on a clip, with what each method kept of it, or on camera and microphone."""
     from omnisift.ui.serving import check_address, check_installed, launch, private_folder
 
     names = list(dict.fromkeys(model or ["nano"]))

@@ -1,6 +1,6 @@
 // The Live tab: sends the camera's images and the microphone's samples to the page's server, and shows its answers.
 (() => {
-  const IMAGE_MS = 500, SIDE = 640, WAITING = 40, MAX_SENT = 24, IMAGE = 0, SAMPLES = 1;
+  const IMAGE_MS = 300, SIDE = 640, WAITING = 40, MAX_SENT = 24, IMAGE = 0, SAMPLES = 1;
   let live = null;
 
   const at = (id) => document.getElementById(id);
