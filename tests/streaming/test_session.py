@@ -61,6 +61,12 @@ def test_a_stream_is_the_offline_prompt(pipelines: dict[str, Pipeline], name: st
     check_equal(pipelines[name], noise(images, seconds, 112, 168 if name == "random" else 112))
 
 
+def test_a_long_stream_that_ends_within_a_hop_is_the_offline_prompt(nano: Pipeline) -> None:
+    """Beyond the longest waveform that the processor pads, 30 s here, the last incomplete hop does not count."""
+    assert nano.host.processor.feature_extractor.n_samples == 30 * 16_000
+    check_equal(nano, noise(65, 32.54525))
+
+
 @pytest.mark.parametrize("method", ["resift:causal=true,merge=false", "stvp", "divprune", "tome", "uniform"])
 def test_other_methods_and_budgets_stream_too(method: str) -> None:
     pipe = omnisift.load("nano", compressor=method, retain_video=0.3, retain_audio=0.6)
@@ -336,3 +342,37 @@ def test_an_unfinished_unit_is_seen(nano: Pipeline) -> None:
     other, _ = streamed(nano, changed, QUESTION, keep=KeepAll())
     assert seen.positions.shape == other.positions.shape
     assert not torch.equal(seen.logits[0], other.logits[0])
+
+
+def test_a_unit_that_fails_leaves_the_session_as_it_was(nano: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it fails, or is interrupted: the unit is missing, and the stream goes on."""
+    pieces = list(pieces_of(noise(48, 24.0)))
+    stream = nano.stream(keep=MemoryBank(4, 20, 4))
+    while stream.report.units < 6:
+        stream.feed(pieces.pop(0))
+    held, tensors = stream.report.held_tokens, [tensor.clone() for tensor in tensors_of(stream)]
+    layer = omnisift.adapter_for(nano.host.thinker).parts.language_model.layers[-1]  # type: ignore[union-attr,index]
+    hook = layer.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        feed_until_interrupted(stream, pieces)
+    hook.remove()
+    assert (stream.report.units, stream.report.held_tokens) == (6, held)
+    assert all(torch.equal(one, other) for one, other in zip(tensors, tensors_of(stream), strict=True))
+    for piece in pieces:
+        stream.feed(piece)
+    assert stream.report.units == 10
+    assert stream.ask(QUESTION).text
+
+
+def interrupt(*_args: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def feed_until_interrupted(stream: omnisift.StreamSession, pieces: list[Piece]) -> None:
+    while pieces:
+        stream.feed(pieces.pop(0))
+
+
+def tensors_of(stream: omnisift.StreamSession) -> list[torch.Tensor]:
+    assert stream._state is not None
+    return stream._state.cache.tensors()

@@ -116,7 +116,7 @@ class StreamCache:
         for number, layer in enumerate(layers):
             source = layer.keys if self._read is None else self._read[number]
             keys = source[:, :, self._fixed :]
-            turned = keys * cos + _half(keys) * sin
+            turned = keys * cos.to(keys.device) + _half(keys) * sin.to(keys.device)
             layer.keys = torch.cat([layer.keys[:, :, : self._fixed], turned.to(keys.dtype)], dim=2)
 
     def _rotation(self, delta: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,6 @@ def stream_method(compressor: Compressor | None, policy: Policy) -> Compressor |
 def check_stream(
     host: Host,
     compressor: Compressor | None,
-    policy: Policy,
     fps: float,
     *,
     audio: bool,

@@ -112,8 +112,11 @@ class UnitEncoder:
         begin = time.perf_counter()
         is_whole = len(unit.images) == self._layout.unit_images
         is_whole &= unit.following is not None or not self._layout.has_audio
-        samples = 0 if unit.samples is None else len(unit.samples)
-        tokens = self._layout.unit if is_whole else self._layout.part(len(unit.images), samples)
+        if self._layout.has_audio and (self._mel is None or unit.number != self._next):
+            # At the beginning, and after a gap, which is silence.
+            extractor = self._host.processor.feature_extractor
+            self._mel, self._frames, self._fed = LogMel(extractor, after_silence=unit.number > 0), torch.zeros(0, 0), 0
+        tokens = self._layout.unit if is_whole else self._layout.part(len(unit.images), self._samples(unit))
         mel = self._spectrogram(unit, tokens, is_whole) if self._layout.has_audio else None
         embeds, marked = self._encoded(tokens.stream.modality, np.stack(unit.images), mel)
         self._next = unit.number + 1
@@ -128,14 +131,22 @@ class UnitEncoder:
             torch.cuda.synchronize(self._host.device)
         return time.perf_counter()
 
+    def _samples(self, unit: Unit) -> int:
+        """Samples of an unfinished unit, of which the spectrogram has frames."""
+        if unit.samples is None or self._mel is None:
+            return 0
+        count, processor = len(unit.samples), self._host.processor
+        total = self._mel.samples - self._fed + count
+        # The last incomplete hop counts only where the waveform is padded, which long ones are not.
+        is_padded = padded_length(processor, total) > total
+        return count if is_padded else count - count % int(processor.feature_extractor.hop_length)
+
     # --- encoders
 
     def _spectrogram(self, unit: Unit, tokens: UnitTokens, is_whole: bool) -> Tensor:
         """[M, F]: what the audio encoder reads of the unit."""
         assert unit.samples is not None
-        extractor = self._host.processor.feature_extractor
-        if self._mel is None or unit.number != self._next:
-            self._mel, self._frames, self._fed = LogMel(extractor, after_silence=unit.number > 0), torch.zeros(0, 0), 0
+        assert self._mel is not None
         # The samples that it has not seen yet; those after the unit complete the last frames.
         parts = [unit.samples[self._fed :]]
         parts += [unit.following] if unit.following is not None else []

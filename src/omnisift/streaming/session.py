@@ -99,7 +99,7 @@ class StreamSession:
         self.host, self.policy, self.fps, self.system = host, keep, fps, system
         self.compressor = stream_method(compressor, keep)
         self.has_audio = hears(host.processor) if audio is None else audio
-        check_stream(host, self.compressor, keep, fps, audio=self.has_audio, peak=peak)
+        check_stream(host, self.compressor, fps, audio=self.has_audio, peak=peak)
         if system is not None:
             check_prompt(host.processor, "x", system)
         self._limits = frame_limits(host.processor, max_pixels)
@@ -184,13 +184,18 @@ class StreamSession:
         return state
 
     def _commit(self, state: _State, unit: Unit) -> None:
-        """Read a unit into the cache, after the policy decided what stays of those before."""
+        """Read a unit into the cache, after the policy decided what stays of those before.
+
+        Where something fails, or is interrupted, the unit is missing, and the session is as before.
+        """
         if not unit.images:
             return
-        kept = self._encoded(state.encoder, unit)
+        encoder, cache = state.encoder.fork(), state.cache.fork()
+        kept = self._encoded(encoder, unit)
         begin = time.perf_counter()
-        self._apply_policy(state, unit.number)
-        start = self._read(state, state.cache, kept, unit.number)
+        held, read, base = self._after_policy(state, cache, unit.number)
+        start = unit.number * state.layout.unit_ids - base
+        self._read(state, cache, kept, start)
         # What is known of the new tokens.
         offset = kept.position_ids[0] - state.layout.origin
         new = HeldTokens(
@@ -202,10 +207,11 @@ class StreamSession:
             rank=kept.rank,
             size=kept.size,
         )
-        state.held, state.read = state.held.followed_by(new), torch.cat([state.read, new.time])
+        state.encoder, state.cache, state.base = encoder, cache, base
+        state.held, state.read = held.followed_by(new), torch.cat([read, new.time])
         state.units += 1
-        state.seconds["encode"] += state.encoder.encode_seconds
-        state.seconds["compress"] += state.encoder.compress_seconds
+        state.seconds["encode"] += encoder.encode_seconds
+        state.seconds["compress"] += encoder.compress_seconds
         state.seconds["read"] += time.perf_counter() - begin
 
     def _encoded(self, encoder: UnitEncoder, unit: Unit) -> KeptUnit:
@@ -216,19 +222,22 @@ class StreamSession:
             check_kept(kept, self.compressor, self.policy)
         return kept
 
-    def _apply_policy(self, state: _State, unit: int) -> None:
-        """Drop and move held tokens before a unit is read, so that every unit is read at low positions."""
-        clock = self._clock(state, unit)
-        plan = self.policy.plan(state.held, clock)
+    def _after_policy(self, state: _State, cache: StreamCache, unit: int) -> tuple[HeldTokens, Tensor, int]:
+        """Drop and move tokens of a cache before a unit is read, so that every unit is read at low positions.
+
+        Returns:
+            New values of `_State.held`, ``read`` and ``base``.
+        """
+        held, read = state.held, state.read
+        plan = self.policy.plan(held, self._clock(state, unit))
         if not bool(plan.keep.all()):
             index = torch.nonzero(plan.keep)[:, 0]
-            state.cache.select(index)
-            state.held, state.read = state.held.rows(index), state.read[index]
+            cache.select(index)
+            held, read = held.rows(index), read[index]
         if plan.time is not None:
-            state.held = replace(state.held, time=plan.time)
-            moves = self._moving(state, state.held.modality)
-            state.cache.move((plan.time - state.read) * moves)
-        state.base = unit * state.layout.unit_ids - plan.start
+            held = replace(held, time=plan.time)
+            cache.move((plan.time - read) * self._moving(state, held.modality))
+        return held, read, unit * state.layout.unit_ids - plan.start
 
     def _clock(self, state: _State, unit: int = 0) -> Clock:
         layout = state.layout
@@ -243,9 +252,8 @@ class StreamSession:
             moving[:, modality == kind] = (step > 0).long()[:, None]
         return moving
 
-    def _read(self, state: _State, cache: StreamCache, kept: KeptUnit, unit: int) -> int:
-        """Let the language model read what is kept of a unit. Returns the start of the unit, as `HeldTokens.time`."""
-        start = unit * state.layout.unit_ids - state.base
+    def _read(self, state: _State, cache: StreamCache, kept: KeptUnit, start: int) -> None:
+        """Let the language model read what is kept of a unit, which begins at ``start``, as `HeldTokens.time`."""
         positions = kept.position_ids + start * self._moving(state, kept.modality)
         limit = self._context
         if limit is not None and max(len(cache) + len(kept.modality), int(positions.max()) + 1) > limit:
@@ -258,7 +266,6 @@ class StreamSession:
             marks = (kept.modality == Modality.VIDEO).unsqueeze(0).to(self.host.device)
             side_inputs = {VIDEO_MARKS: marks, **kept.media.marked}
         cache.append(kept.media.embeds.to(self.host.dtype), positions, side_inputs)
-        return start
 
     @property
     def _context(self) -> int | None:
@@ -312,9 +319,8 @@ class StreamSession:
         unfinished, tokens = state.assembler.unfinished(), state.layout.unit
         if unfinished is not None:
             kept = self._encoded(state.encoder.fork(), unfinished)
-            cache = cache.fork()
-            self._read(state, cache, kept, unfinished.number)
-            number, tokens = unfinished.number, kept.tokens
+            cache, number, tokens = cache.fork(), unfinished.number, kept.tokens
+            self._read(state, cache, kept, number * state.layout.unit_ids - state.base)
         if number < 0:
             raise UsageError("no image came yet: feed the stream before asking about it")
         start = number * state.layout.unit_ids - state.base
