@@ -169,7 +169,7 @@ class Session:
         Raises:
             OmniSiftError: the budget is wrong, or the method's weights can't be read.
         """
-        return Pipeline(self.host, self._compressor(self.default, percent))
+        return Pipeline(self.host, self._compressor(AUTO, percent))
 
     def _encode(self, path: Path) -> EncodedClip:
         begin = time.perf_counter()
