@@ -201,3 +201,15 @@ def test_what_waits_is_bounded() -> None:
         collector.add(Piece(0.2 + k * 1e-5, image=image(k), samples=wave(0.3, 0.301)))
     assert len(collector._waiting) < 5
     assert len(collector._behind) <= 1000
+
+
+def test_the_first_image_stands_for_the_moments_before_it() -> None:
+    """A camera's first image comes a little after the stream began."""
+    pieces = [Piece(time, image=image(number)) for number, time in enumerate((0.7, 1.2, 1.7, 2.2, 2.7))]
+    units, collector = run(pieces[:2], assembler(samples=0))
+    unfinished = collector.unfinished()
+    assert (units, unfinished is None) == ([], False)
+    assert values(unfinished) == [0, 0, 0, 1]
+    units, collector = run(pieces, assembler(samples=0))
+    assert [values(unit) for unit in units] == [[0, 0, 0, 1]]
+    assert collector.counted.gap_seconds == 0

@@ -43,8 +43,14 @@ def ui(
             help="Maximum size of all uploads, in megabytes; the oldest make room. Default: ten times --max-upload."
         ),
     ] = None,
+    live_streams: Annotated[
+        int, typer.Option(help="Maximum number of live streams at a time, of all users together.", min=1)
+    ] = 2,
+    live_idle: Annotated[
+        float, typer.Option(help="Seconds without images and sound after which a live stream is closed.", min=1)
+    ] = 30.0,
 ) -> None:
-    """Open a local page to try a model: a clip, a question, the answers, and what each method kept."""
+    """Open a local page to try a model on a clip, with what each method kept of it, or on camera and microphone."""
     from omnisift.ui.serving import check_address, check_installed, launch, private_folder
 
     names = list(dict.fromkeys(model or ["nano"]))
@@ -62,6 +68,8 @@ def ui(
     with private_folder() as folder:
         check_installed()
         from omnisift.pipeline.loading import load_host
+        from omnisift.ui.live import LiveLimits
+        from omnisift.ui.live_sessions import LiveSessions, opener
         from omnisift.ui.session import Session
         from omnisift.utils.quiet import silence_libraries
 
@@ -75,9 +83,12 @@ def ui(
             read_options=read_options.reading,
         )
         sessions = {name: session(load_host(name, **models.placement), [folder]) for name in names}
+        limits = LiveLimits(sessions=live_streams, idle_seconds=live_idle, max_new_tokens=max_new_tokens)
+        live = LiveSessions({name: opener(each) for name, each in sessions.items()}, limits)
         page = launch(
             sessions,
             folder,
+            live=live,
             host=host,
             port=port,
             allow_hosts=allow_host or (),
@@ -89,3 +100,4 @@ def ui(
             threading.Event().wait()  # until Ctrl-C or SIGTERM
         finally:
             page.close()
+            live.close()

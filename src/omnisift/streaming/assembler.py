@@ -5,7 +5,7 @@ Pieces may come in any order within `MAX_DELAY` seconds. What is missing then is
 - a missing image is the last one before it,
 - missing samples are silence,
 - a unit without any piece is a gap: time goes on, but the unit has no tokens,
-- before the first image there are gaps, whatever is heard.
+- before the first image there are gaps, whatever is heard; in its own unit it stands for the moments before it.
 
 What comes too late, or twice, is left out and counted.
 """
@@ -223,7 +223,7 @@ class Assembler:
             return None
         is_gap = self._last is None
         samples, following = self._take_samples()
-        unit = Unit(self.unit, [] if is_gap else self._images, samples, following)
+        unit = Unit(self.unit, _filled(self._images), samples, following)
         self.unit, self._images = self.unit + 1, []
         if is_gap:
             self._count(gap_seconds=float((last - first) / self._rate))
@@ -309,12 +309,18 @@ class Assembler:
             return None
         while now._open_moment < max(until, first + 1):
             now._decide(now._open_moment)
-        return None if now._last is None else Unit(self.unit, now._images, samples)
+        return None if now._last is None else Unit(self.unit, _filled(now._images), samples)
 
     def _count(self, **more: float) -> None:
         self.counted = replace(
             self.counted, **{name: getattr(self.counted, name) + value for name, value in more.items()}
         )
+
+
+def _filled(images: list[Images]) -> list[Images]:
+    """The images of a unit; the first one stands for the moments before it. Empty without any."""
+    first = next((image for image in images if image.size), None)
+    return [] if first is None else [image if image.size else first for image in images]
 
 
 def _jitter(samples: Samples) -> float:

@@ -39,8 +39,10 @@ addEventListener("message", (event) => {
   watched.add(report);
   new ResizeObserver(() => report.contentWindow?.postMessage("height", "*")).observe(report);
 });
-</script>"""
-"""For the document head: the report's frame gets the height that the report sends, so that only the page scrolls."""
+</script>
+<script src="live/live.js" defer></script>"""
+"""For the document head: the report's frame gets the height that the report sends, so that only the page scrolls; and
+the script of the Live tab."""
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 
@@ -65,52 +67,59 @@ def build(sessions: Mapping[str, Session], samples: list[SampleClip]) -> Any:
         sessions: name of a model -> its session; the first one is selected.
         samples: clips to choose from.
     """
-    by_title = {sample.title: sample for sample in samples}
     with _Page(analytics_enabled=False, title="OmniSIFT", delete_cache=(3600, 86400)) as page:
-        gr.HTML(f"<h1>OmniSIFT</h1><p>{_INTRO}</p>", elem_id="intro")
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                file = gr.File(label="Drop a clip", file_types=list(UPLOAD_SUFFIXES), height=130, elem_id="file")
-                sample = gr.Radio(list(by_title), label="or choose a sample", elem_id="sample")
-                player = gr.HTML(render.player(None, ""), elem_id="player")
-            with gr.Column(scale=2, min_width=300):
-                parts = _inputs(sessions)
-                status = gr.HTML("", elem_id="status")
-                answers = gr.HTML(_EMPTY, elem_id="answers")
-        report = gr.HTML("", elem_id="report")
-        run: dict[str, Any] = {
-            "fn": _asker(sessions, by_title),
-            "inputs": [file, sample, *(parts[name] for name in ("question", "model", "method", "second", "percent"))],
-            "outputs": [status, answers, report],
-            "concurrency_id": "model",
-            "concurrency_limit": 1,
-            "show_progress_on": [answers],
-            **_PRIVATE,
-        }
-        parts["button"].click(**run)
-        parts["question"].submit(**run)
-        examples = parts["examples"]
-        for example in examples:
-            copied = example.click(
-                lambda text: text, [example], [parts["question"]], show_progress="hidden", **_PRIVATE
-            )
-            copied.then(**run)
-        parts["model"].input(
-            lambda name: [gr.update(**choice) for choice in _choices(sessions[name])],
-            [parts["model"]],
-            [parts["method"], parts["second"]],
-            show_progress="hidden",
-            **_PRIVATE,
-        )
-        file.change(_uploaded, [file, sample], [sample, player, *examples], show_progress="hidden", **_PRIVATE)
-        sample.input(
-            _sample_chosen(by_title),
-            [sample],
-            [file, player, parts["question"], *examples],
-            show_progress="hidden",
-            **_PRIVATE,
-        )
+        gr.HTML("<h1>OmniSIFT</h1>", elem_id="intro")
+        with gr.Tabs():
+            with gr.Tab("A clip"):
+                _clip_tab(sessions, {sample.title: sample for sample in samples})
+            with gr.Tab("Live"):
+                gr.HTML(render.live_tab(list(sessions), MAX_CHARACTERS), elem_id="live")
     return page
+
+
+def _clip_tab(sessions: Mapping[str, Session], by_title: dict[str, SampleClip]) -> None:
+    """Ask about an upload or a sample."""
+    gr.HTML(f"<p>{_INTRO}</p>")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            file = gr.File(label="Drop a clip", file_types=list(UPLOAD_SUFFIXES), height=130, elem_id="file")
+            sample = gr.Radio(list(by_title), label="or choose a sample", elem_id="sample")
+            player = gr.HTML(render.player(None, ""), elem_id="player")
+        with gr.Column(scale=2, min_width=300):
+            parts = _inputs(sessions)
+            status = gr.HTML("", elem_id="status")
+            answers = gr.HTML(_EMPTY, elem_id="answers")
+    report = gr.HTML("", elem_id="report")
+    run: dict[str, Any] = {
+        "fn": _asker(sessions, by_title),
+        "inputs": [file, sample, *(parts[name] for name in ("question", "model", "method", "second", "percent"))],
+        "outputs": [status, answers, report],
+        "concurrency_id": "model",
+        "concurrency_limit": 1,
+        "show_progress_on": [answers],
+        **_PRIVATE,
+    }
+    parts["button"].click(**run)
+    parts["question"].submit(**run)
+    examples = parts["examples"]
+    for example in examples:
+        copied = example.click(lambda text: text, [example], [parts["question"]], show_progress="hidden", **_PRIVATE)
+        copied.then(**run)
+    parts["model"].input(
+        lambda name: [gr.update(**choice) for choice in _choices(sessions[name])],
+        [parts["model"]],
+        [parts["method"], parts["second"]],
+        show_progress="hidden",
+        **_PRIVATE,
+    )
+    file.change(_uploaded, [file, sample], [sample, player, *examples], show_progress="hidden", **_PRIVATE)
+    sample.input(
+        _sample_chosen(by_title),
+        [sample],
+        [file, player, parts["question"], *examples],
+        show_progress="hidden",
+        **_PRIVATE,
+    )
 
 
 def _choices(session: Session) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
@@ -99,3 +101,15 @@ def player(path: str | Path | None, title: str) -> str:
     label = escape(f"The clip: {title}", quote=True)
     address = escape(f"gradio_api/file={quote(Path(path).as_posix())}", quote=True)
     return f"<{tag} class='player' controls preload='metadata' aria-label=\"{label}\" src=\"{address}\"></{tag}>"
+
+
+def live_tab(models: Sequence[str], characters: int) -> str:
+    """The Live tab.
+
+    Args:
+        models: names of the page's models; the first one is selected.
+        characters: maximum length of a question.
+    """
+    template = files("omnisift.ui").joinpath("live.html").read_text(encoding="utf-8")
+    options = "".join(f'<option value="{escape(name, quote=True)}">{escape(name)}</option>' for name in models)
+    return template.replace("{characters}", str(characters)).replace("{models}", options)

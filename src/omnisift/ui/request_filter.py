@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from omnisift.ui.known_hosts import KnownHosts, is_from_this_page
+from omnisift.ui.live_routes import PATHS, LiveRoutes
 from omnisift.ui.uploads import Uploads
 from omnisift.utils.asgi import App, Message, Receive, Send, answer, headers
 
@@ -50,10 +51,17 @@ class RequestFilter:
         app: the application to protect.
         hosts: host names under which the page may be requested; None allows any.
         uploads: the folder of uploads; None leaves them to the application.
+        live: answers the requests of the Live tab, which never reach the application; None refuses them.
     """
 
-    def __init__(self, app: App, hosts: KnownHosts | None = None, uploads: Uploads | None = None) -> None:
-        self._app, self._hosts, self._uploads = app, hosts, uploads
+    def __init__(
+        self,
+        app: App,
+        hosts: KnownHosts | None = None,
+        uploads: Uploads | None = None,
+        live: LiveRoutes | None = None,
+    ) -> None:
+        self._app, self._hosts, self._uploads, self._live = app, hosts, uploads, live
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -84,16 +92,21 @@ class RequestFilter:
 
     def _refusal(self, scope: Message) -> str | None:
         """Why a request is refused by its head."""
-        if _ALLOWED.fullmatch(unquote(scope["path"])) is None:
+        if _ALLOWED.fullmatch(unquote(scope["path"])) is None and not self._is_live(scope):
             return _NOT_HERE
         names = headers(scope, "host")
         if self._hosts is not None and not (len(names) == 1 and self._hosts.knows(names[0])):
             return "the page does not know this host name; start omnisift ui with --allow-host NAME\n"
         return None if is_from_this_page(scope) else "the request comes from another page\n"
 
+    def _is_live(self, scope: Message) -> bool:
+        return self._live is not None and PATHS.fullmatch(scope["path"]) is not None
+
     async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass a request to the application, after a look at its body."""
-        if scope["method"] != "POST":
+        if self._live is not None and self._is_live(scope):
+            await self._live(scope, receive, send)
+        elif scope["method"] != "POST":
             await self._app(scope, receive, send)
         elif unquote(scope["path"]).rstrip("/") == "/gradio_api/upload":
             if self._uploads is None:

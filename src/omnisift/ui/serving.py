@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from omnisift.errors import UsageError, install_hint
 from omnisift.ui.known_hosts import KnownHosts
+from omnisift.ui.live_routes import LiveRoutes
+from omnisift.ui.live_sessions import LiveSessions
 from omnisift.ui.request_filter import RequestFilter
 from omnisift.ui.samples import write_samples
 from omnisift.ui.uploads import MEGABYTE, Uploads
@@ -84,6 +86,7 @@ def launch(
     allow_hosts: Collection[str],
     max_upload_mb: int,
     upload_space_mb: int,
+    live: LiveSessions,
     on_ready: Callable[[str], None],
 ) -> Any:
     """Start the server in the background.
@@ -96,6 +99,7 @@ def launch(
         allow_hosts: further host names under which the page may be requested.
         max_upload_mb: maximum size of an uploaded clip in megabytes.
         upload_space_mb: maximum size of all uploads in megabytes; the oldest make room for new ones.
+        live: the live sessions of the server; the caller closes them.
         on_ready: called with the page's URL.
 
     Returns:
@@ -109,8 +113,11 @@ def launch(
     samples.mkdir()
     page = build(sessions, write_samples(samples))
     page.queue(max_size=32)
-    hosts = KnownHosts.of(host, allow_hosts)
-    uploads = Uploads(folder, max_upload_mb * MEGABYTE, upload_space_mb * MEGABYTE)
+    checks = {
+        "hosts": KnownHosts.of(host, allow_hosts),
+        "uploads": Uploads(folder, max_upload_mb * MEGABYTE, upload_space_mb * MEGABYTE),
+        "live": LiveRoutes(live),
+    }
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -126,7 +133,7 @@ def launch(
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
-        app_kwargs={"middleware": [Middleware(RequestFilter, hosts=hosts, uploads=uploads)]},
+        app_kwargs={"middleware": [Middleware(RequestFilter, **checks)]},
         theme=theme(),
         css=style(),
         head=SCRIPT,

@@ -18,6 +18,7 @@ from omnisift.compressors import COMPRESSORS, Compressor
 from omnisift.config import ServedReadOptions
 from omnisift.errors import Blocked, CompressorError, MediaError, NotFound, UsageError
 from omnisift.inspector import Inspection, inspect_clip
+from omnisift.pipeline.ask import Pipeline
 from omnisift.pipeline.clip_format import size_options
 from omnisift.pipeline.encoded_clip import EncodedClip, EncodedClipCache
 from omnisift.pipeline.loading import Host
@@ -90,6 +91,8 @@ class Session:
         check_max_new_tokens(max_new_tokens)
         self._max_new_tokens = max_new_tokens
         options = ServedReadOptions(**(read_options or {}))
+        self.max_pixels = options.max_pixels
+        """Largest area of one image; None leaves it to the model."""
         sizes = size_options(host.processor, options.max_pixels)
         self._decoders = DecoderPool({**options.reading, **sizes}, max_children=1)
         self._clips = EncodedClipCache(max_clips)
@@ -159,6 +162,14 @@ class Session:
                 name for name, compressor in compressors.items() if compressor.needs and not made[name].cached_tokens
             )
             return SessionAnswer(inspection, encoded.encoding_seconds, known and not reencoded, reencoded)
+
+    def pipeline(self, percent: float) -> Pipeline:
+        """The model with its default method, which shares the model's lock with this session.
+
+        Raises:
+            OmniSiftError: the budget is wrong, or the method's weights can't be read.
+        """
+        return Pipeline(self.host, self._compressor(AUTO, percent))
 
     def _encode(self, path: Path) -> EncodedClip:
         begin = time.perf_counter()
