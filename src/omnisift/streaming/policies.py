@@ -66,8 +66,6 @@ class Clock:
     """Rotary positions of a unit along time."""
     start: int
     """Where the next unit would begin if nothing moved, in rotary positions along time; as `HeldTokens.time`."""
-    rates: tuple[float, float] = (1.0, 1.0)
-    """Kept fractions of video and audio."""
     sizes: tuple[int, int] = (0, 0)
     """Video and audio tokens of a unit before compression."""
 
