@@ -26,13 +26,12 @@ from omnisift.pipeline.model_source import find_model
 from omnisift.pipeline.prompt import read_for
 from omnisift.pipeline.report import Answer, with_reason
 from omnisift.pipeline.windowed_clip import ALL_ENCODED, WindowedClip, check_encoding, open_clip
-from omnisift.streaming.policies import KeepAll, MemoryBank, Policy
-from omnisift.streaming.session import StreamSession
 from omnisift.utils.names import AUTO
 from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
     from omnisift.compressors import Compressor
+    from omnisift.streaming import Policy, StreamSession
 
 
 def load(
@@ -291,6 +290,9 @@ class Pipeline:
             UnsupportedModel: the model can't read a prompt part by part.
             UsageError: an argument is out of range.
         """
+        # Both packages use parts of the other, so neither is loaded with it.
+        from omnisift.streaming import KeepAll, MemoryBank, StreamSession
+
         if self.encoding != ALL_ENCODED:
             raise UsageError("a stream encodes all tokens: leave retain_encoded and still_threshold out")
         method = self.compressor

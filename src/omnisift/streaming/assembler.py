@@ -31,7 +31,8 @@ from omnisift.media.sampling import TIME_TOLERANCE
 MAX_DELAY = 0.5
 """Seconds by which a piece may come after later ones."""
 JITTER = 0.05
-"""Seconds between the end of samples and the time of the next ones that are taken for errors of their clocks."""
+"""Seconds between the end of samples and the time of the next ones that are taken for an error of their clock, if they
+last twice as long: a piece of their length can't be missing."""
 MAX_TIME = 1e8
 """Latest time of a piece: three years."""
 _MOST_WAITING = 1000
@@ -137,7 +138,8 @@ class Assembler:
         moment = max(0, math.ceil((time - TIME_TOLERANCE) * self._rate))
         open_moment = self._open_moment
         if moment < open_moment:
-            self._count(late_pieces=1)
+            is_same = time == self._last_time
+            self._count(late_pieces=int(not is_same), doubled_pieces=int(is_same))
             if time <= self._last_time:
                 return
             moment = open_moment
@@ -152,7 +154,7 @@ class Assembler:
         if not len(samples):
             return
         end = self._end
-        if abs(begin - end) <= JITTER * SAMPLE_RATE and not self._behind:
+        if abs(begin - end) <= _jitter(samples) and not self._behind:
             begin = end
         if begin < end:
             cut = min(end - begin, len(samples))
@@ -171,9 +173,11 @@ class Assembler:
         """Append what follows the samples without a hole."""
         parts = [self._buffer]
         end = self._end
-        while self._behind and self._behind[0][0] - end <= JITTER * SAMPLE_RATE:
+        while self._behind and self._behind[0][0] - end <= _jitter(self._behind[0][2]):
             begin, _, samples = self._behind.pop(0)
-            skip = end - begin if end - begin > JITTER * SAMPLE_RATE else 0
+            skip = end - begin
+            if skip <= _jitter(samples):
+                skip = 0
             if skip:
                 self._count(doubled_pieces=1)
                 samples = samples[skip:]
@@ -295,7 +299,7 @@ class Assembler:
         now.counted = replace(self.counted)
         first = self.unit * self._unit_images
         latest = max(self._waiting, default=-1)
-        until = max(latest + 1, math.floor(self.end * self._rate + Fraction(1, 2)))
+        until = max(latest + 1, self._open_moment, math.floor(self.end * self._rate + Fraction(1, 2)))
         until = min(until, first + self._unit_images)
         samples = None
         if self._unit_samples:
@@ -311,3 +315,8 @@ class Assembler:
         self.counted = replace(
             self.counted, **{name: getattr(self.counted, name) + value for name, value in more.items()}
         )
+
+
+def _jitter(samples: Samples) -> float:
+    """Samples by which a piece may be early or late and still follow the one before."""
+    return max(0.0, min(JITTER * SAMPLE_RATE, len(samples) / 2 - 1))

@@ -37,6 +37,8 @@ def stream_method(compressor: Compressor | None, policy: Policy) -> Compressor |
         CompressorError: the method looks at the whole clip.
         UsageError: the budget is a number of tokens, or the policy needs a method.
     """
+    if not isinstance(policy, Policy):
+        raise UsageError(f"keep must be a policy such as omnisift.SlidingWindow(60), got {policy!r:.80}")
     if compressor is None:
         if policy.needs_scores:
             raise UsageError(f"{type(policy).__name__} compares scores, but every token is kept: choose a method")
@@ -61,7 +63,6 @@ def stream_method(compressor: Compressor | None, policy: Policy) -> Compressor |
 def check_stream(
     host: Host,
     compressor: Compressor | None,
-    policy: Policy,
     fps: float,
     *,
     audio: bool,
@@ -74,8 +75,6 @@ def check_stream(
         UnsupportedModel: the model can't be read in parts.
         UsageError: an argument is out of range.
     """
-    if not isinstance(policy, Policy):
-        raise UsageError(f"keep must be a policy such as omnisift.SlidingWindow(60), got {policy!r:.80}")
     if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps <= MAX_FPS:
         raise UsageError(f"fps of a stream must be above 0 and at most {MAX_FPS:g}, got {fps!r}")
     if peak is not None and (not isinstance(peak, Real) or not math.isfinite(peak)):

@@ -213,15 +213,16 @@ class StreamLayout:
         """The rotary position at which the stream begins."""
         return int(self.unit.position_ids[0].min())
 
-    def after(self, turns: Sequence[tuple[str, str]], question: str) -> tuple[Tensor, Tensor]:
+    def after(self, turns: Sequence[tuple[str, str]], question: str, highest: int) -> tuple[Tensor, Tensor]:
         """The prompt behind the stream.
 
         Args:
             turns: questions and answers before.
             question: the question.
+            highest: the largest rotary position of the unit that was read last, before compression.
 
         Returns:
-            Ids [N], and their rotary positions [N] counted from the largest of the stream.
+            Ids [N] and their rotary positions [N].
         """
         processor, virtual = self._host.processor, self._first
         text = _dialogue(processor, virtual.media, turns, question, self._system)
@@ -229,11 +230,28 @@ class StreamLayout:
             around_clip(processor, virtual.media, text)[1], add_special_tokens=False, return_tensors="pt"
         )["input_ids"][0]
         # Marks that the processor wrote behind the clip, and the first token of the text, have positions of their own.
-        marks = slice(virtual.end, virtual.text)
-        highest = int(virtual.position_ids[:, virtual.begin : virtual.end].max())
-        fixed = virtual.position_ids[0, virtual.end : virtual.text + 1] - highest
+        fixed = virtual.position_ids[0, virtual.end : virtual.text + 1]
+        if self._text_advances:
+            fixed = fixed - virtual.highest + highest
         rest = fixed[-1] + torch.arange(1, len(tail))
-        return torch.cat([virtual.ids[marks], tail]), torch.cat([fixed, rest])
+        return torch.cat([virtual.ids[virtual.end : virtual.text], tail]), torch.cat([fixed, rest])
+
+    @cached_property
+    def _text_advances(self) -> bool:
+        """Whether text begins behind the largest position of a clip, however long; else at one place.
+
+        Raises:
+            UnsupportedModel: it does neither.
+        """
+        first = self._first
+        side = int((first.position_ids[1:, first.begin : first.end] - self.origin).max()) + 1
+        long = self._virtual(self._whole(2 + -(-side // self.unit_ids), self.unit_seconds))
+        starts = [int(part.position_ids[0, part.end]) for part in (first, long)]
+        if starts[1] - long.highest == starts[0] - first.highest:
+            return True
+        if starts[0] == starts[1]:
+            return False
+        raise UnsupportedModel("the text behind a clip begins at positions that do not follow from those of the clip")
 
     def _virtual(self, size: ClipSize) -> _Virtual:
         """The prompt of a clip of which there are sizes alone."""
@@ -294,6 +312,11 @@ class _Virtual:
     @property
     def tokens(self) -> int:
         return self.end - self.begin
+
+    @property
+    def highest(self) -> int:
+        """The largest rotary position of the clip."""
+        return int(self.position_ids[:, self.begin : self.end].max())
 
     def clip(self, begin: int, end: int) -> _Slice:
         """Tokens of the clip from ``begin`` to before ``end``."""

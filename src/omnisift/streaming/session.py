@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnisift.budget import Budget
 from omnisift.compressors import Compressor
 from omnisift.errors import TooBig, UsageError
 from omnisift.media.image import scale_image, smart_size
@@ -98,7 +99,7 @@ class StreamSession:
         self.host, self.policy, self.fps, self.system = host, keep, fps, system
         self.compressor = stream_method(compressor, keep)
         self.has_audio = hears(host.processor) if audio is None else audio
-        check_stream(host, self.compressor, keep, fps, audio=self.has_audio, peak=peak)
+        check_stream(host, self.compressor, fps, audio=self.has_audio, peak=peak)
         if system is not None:
             check_prompt(host.processor, "x", system)
         self._limits = frame_limits(host.processor, max_pixels)
@@ -319,10 +320,9 @@ class StreamSession:
         start = number * state.layout.unit_ids - state.base
         moving = self._moving(state, tokens.stream.modality)
         highest = int((tokens.position_ids + start * moving).max())
-        ids, positions = state.layout.after(turns, question)
-        positions = positions + highest
+        ids, positions = state.layout.after(turns, question, highest)
         width, limit = len(cache) + len(ids), self._context
-        if limit is not None and max(width, int(positions[-1]) + 1) + max_new_tokens > limit:
+        if limit is not None and max(width, highest + 1, int(positions[-1]) + 1) + max_new_tokens > limit:
             raise TooBig(
                 f"the stream has {len(cache)} tokens and {highest} positions, the question {len(ids)} and the answer "
                 f"up to {max_new_tokens}, but the context is {limit}: let the policy hold less, or lower max_new_tokens"
@@ -344,6 +344,11 @@ class StreamSession:
     def unit_seconds(self) -> float | None:
         """Seconds of a unit; None until the first image came."""
         return None if self._state is None else float(self._state.layout.unit_seconds)
+
+    @property
+    def budget(self) -> Budget | None:
+        """What is kept of each modality: the method's budget for whole units. None until the first image came."""
+        return None if self._state is None else self._state.encoder.budget
 
     @property
     def report(self) -> StreamReport:
