@@ -1,4 +1,4 @@
-"""Batches of streams: they keep what a session keeps, rows are independent, and the language model learns through it."""
+"""Batches of streams hold what sessions hold, row by row, and the language model learns through them."""
 
 import json
 
