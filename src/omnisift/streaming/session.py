@@ -31,7 +31,7 @@ from omnisift.streaming.assembler import Assembler, Images, Unit
 from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.checks import check_kept, check_piece, check_stream, stream_method
 from omnisift.streaming.encoder import KeptUnit, UnitEncoder
-from omnisift.streaming.layout import StreamLayout
+from omnisift.streaming.layout import StreamLayout, UnitTokens
 from omnisift.streaming.policies import Clock, HeldTokens, Policy
 from omnisift.streaming.question import question_row
 from omnisift.streaming.report import StreamAnswer, StreamReport
@@ -53,11 +53,19 @@ class _State:
     held: HeldTokens
     read: Tensor
     """[K] int64: `HeldTokens.time` at which each token was read."""
-    base: int = 0
-    """Rotary positions along time by which the stream was moved to its beginning."""
+    next: int = 0
+    """Number of the unit after the last one that was read."""
+    start: int = 0
+    """Where that begins, in rotary positions along time; as `HeldTokens.time`."""
+    last: UnitTokens | None = None
+    """The last unit that was read."""
     units: int = 0
     """Units that were read."""
     seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "compress": 0.0, "read": 0.0})
+
+    def start_of(self, unit: int) -> int:
+        """Where a unit that was not read yet begins, in rotary positions along time; as `HeldTokens.time`."""
+        return self.start + (unit - self.next) * self.layout.gap_ids
 
 
 class StreamSession:
@@ -193,8 +201,7 @@ class StreamSession:
         encoder, cache = state.encoder.fork(), state.cache.fork()
         kept = self._encoded(encoder, unit)
         begin = time.perf_counter()
-        held, read, base = self._after_policy(state, cache, unit.number)
-        start = unit.number * state.layout.unit_ids - base
+        held, read, start = self._after_policy(state, cache, unit.number)
         self._read(state, cache, kept, start)
         # What is known of the new tokens.
         offset = kept.position_ids[0] - state.layout.origin
@@ -207,7 +214,8 @@ class StreamSession:
             rank=kept.rank,
             size=kept.size,
         )
-        state.encoder, state.cache, state.base = encoder, cache, base
+        state.encoder, state.cache, state.last = encoder, cache, kept.tokens
+        state.next, state.start = unit.number + 1, start + kept.tokens.length
         state.held, state.read = held.followed_by(new), torch.cat([read, new.time])
         state.units += 1
         state.seconds["encode"] += encoder.encode_seconds
@@ -226,7 +234,7 @@ class StreamSession:
         """Drop and move tokens of a cache before a unit is read, so that every unit is read at low positions.
 
         Returns:
-            New values of `_State.held`, ``read`` and ``base``.
+            New values of `_State.held` and ``read``, and where the unit begins.
         """
         held, read = state.held, state.read
         plan = self.policy.plan(held, self._clock(state, unit))
@@ -237,12 +245,12 @@ class StreamSession:
         if plan.time is not None:
             held = replace(held, time=plan.time)
             cache.move((plan.time - read) * self._moving(state, held.modality))
-        return held, read, unit * state.layout.unit_ids - plan.start
+        return held, read, plan.start
 
     def _clock(self, state: _State, unit: int = 0) -> Clock:
         layout = state.layout
-        start = unit * layout.unit_ids - state.base
-        return Clock(unit, float(layout.unit_seconds), layout.unit_ids, start, state.encoder.sizes)
+        sizes = state.encoder.sizes
+        return Clock(unit, float(layout.unit_seconds), layout.unit_ids, state.start_of(unit), sizes, layout.gap_ids)
 
     @staticmethod
     def _moving(state: _State, modality: Tensor) -> Tensor:
@@ -316,15 +324,16 @@ class StreamSession:
     ) -> tuple[PromptRow, float]:
         """A question behind the stream, and the seconds of the stream that it is about."""
         cache, number = state.cache, state.assembler.unit - 1
-        unfinished, tokens = state.assembler.unfinished(), state.layout.unit
+        unfinished, tokens = state.assembler.unfinished(), state.last or state.layout.unit
+        start = state.start_of(state.assembler.unit) - tokens.length
         if unfinished is not None:
             kept = self._encoded(state.encoder.fork(), unfinished)
             cache, number, tokens = cache.fork(), unfinished.number, kept.tokens
-            self._read(state, cache, kept, number * state.layout.unit_ids - state.base)
+            start = state.start_of(number)
+            self._read(state, cache, kept, start)
         if number < 0:
             raise UsageError("no image came yet: feed the stream before asking about it")
-        start = number * state.layout.unit_ids - state.base
-        moving = self._moving(state, tokens.stream.modality)
+        moving = self._moving(state, tokens.modality)
         highest = int((tokens.position_ids + start * moving).max())
         ids, positions = state.layout.after(turns, question, highest)
         width, limit = len(cache) + len(ids), self._context
@@ -374,7 +383,7 @@ class StreamSession:
                 held_seconds=spans,
                 evicted_units=state.units - len(held),
                 cache_bytes=state.cache.nbytes,
-                next_position=state.assembler.unit * state.layout.unit_ids - state.base,
+                next_position=state.start_of(state.assembler.unit),
                 encode_seconds=state.seconds["encode"],
                 compress_seconds=state.seconds["compress"],
                 read_seconds=state.seconds["read"],
