@@ -26,7 +26,7 @@ PYTEST := $(ONE_THREAD) $(PY) -m pytest
 PIP := $(PY) -m pip --no-input
 BENCHES := $(wildcard benchmarks/speed/compress.py benchmarks/speed/read.py benchmarks/speed/import_time.py)
 
-.PHONY: help setup demo test check test-full bench bench-quality verify-gpu figures docs dist clean
+.PHONY: help setup demo demo-live test check test-full bench bench-quality verify-gpu figures docs dist clean
 
 help: ## list the targets (default)
 	@echo "make TARGET, where TARGET is one of:"
@@ -57,11 +57,15 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	@echo "[setup] installing the documentation tools"
 	@$(PIP) install -qq -c constraints.txt -e '.[docs]'; touch $@
 
-# --- the two commands to try first -------------------------------------------------------------------------------
+# --- the commands to try first -----------------------------------------------------------------------------------
 
 demo: $(VENV)/.installed ## make a clip and answer three questions with all tokens, with 25 % and with a random 25 %
 	@echo "[demo] omnisift demo $(ARGS)"
 	@$(VENV)/bin/omnisift demo $(ARGS)
+
+demo-live: $(VENV)/.installed ## play a clip of two minutes as a stream, and ask three questions while it runs
+	@echo "[demo-live] omnisift demo --live $(ARGS)"
+	@$(VENV)/bin/omnisift demo --live $(ARGS)
 
 test: $(VENV)/.installed ## run the test suite (no network, no GPU); ARGS="-k budget" selects tests
 	@echo "[test] pytest on $(JOBS) processes, without the slow suites (make test-full runs them)"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from omnisift.inspector import inspect_clip
-    from omnisift.media import Media, Piece, read
+    from omnisift.media import LiveSource, Media, Piece, StreamWarning, open_stream, read
     from omnisift.models import (
         Adapter,
         Attachment,
@@ -49,8 +49,10 @@ if TYPE_CHECKING:
     from omnisift.profiling.advice import Advice, advise
     from omnisift.streaming import (
         KeepAll,
+        LiveReader,
         MemoryBank,
         NestedBudgets,
+        PeakMeter,
         Policy,
         SlidingWindow,
         StreamAnswer,
@@ -90,6 +92,8 @@ _MODULE_OF = {
     "GridAdapter": "models",
     "KeepAll": "streaming",
     "Layout": "models",
+    "LiveReader": "streaming",
+    "LiveSource": "media",
     "Media": "media",
     "MediaError": "errors",
     "MemoryBank": "streaming",
@@ -98,6 +102,7 @@ _MODULE_OF = {
     "NestedBudgets": "streaming",
     "OmniSiftError": "errors",
     "Parts": "models",
+    "PeakMeter": "streaming",
     "Piece": "media",
     "Pipeline": "pipeline",
     "Policy": "streaming",
@@ -113,6 +118,7 @@ _MODULE_OF = {
     "StreamAnswer": "streaming",
     "StreamReport": "streaming",
     "StreamSession": "streaming",
+    "StreamWarning": "media",
     "TokenStream": "tokens",
     "TrainRecipe": "training.finetune",
     "UsageError": "errors",
@@ -135,6 +141,7 @@ _MODULE_OF = {
     "make_compressor": "compressors",
     "nano_path": "utils.assets",
     "observe_clips": "training.distill",
+    "open_stream": "media",
     "read": "media",
     "register": "compressors",
     "save_selector": "training.distill",
@@ -161,6 +168,8 @@ __all__ = [
     "GridAdapter",
     "KeepAll",
     "Layout",
+    "LiveReader",
+    "LiveSource",
     "Media",
     "MediaError",
     "MemoryBank",
@@ -169,6 +178,7 @@ __all__ = [
     "NestedBudgets",
     "OmniSiftError",
     "Parts",
+    "PeakMeter",
     "Piece",
     "Pipeline",
     "Policy",
@@ -184,6 +194,7 @@ __all__ = [
     "StreamAnswer",
     "StreamReport",
     "StreamSession",
+    "StreamWarning",
     "TokenStream",
     "TrainRecipe",
     "UsageError",
@@ -210,6 +221,7 @@ __all__ = [
     "media",
     "nano_path",
     "observe_clips",
+    "open_stream",
     "read",
     "register",
     "save_selector",

@@ -29,6 +29,7 @@ from omnisift.cli.tool_commands import doctor, plugin_path, tasks_path
 from omnisift.cli.train_commands import convert, data_check, make_dataset, train
 from omnisift.cli.ui_commands import ui
 from omnisift.cli.verify_commands import verify
+from omnisift.cli.watch_commands import watch
 from omnisift.errors import OmniSiftError
 
 USE, LOOK, MEASURE, TRAIN, TOOLS = "Use", "Look", "Measure", "Train", "Tools"
@@ -64,6 +65,7 @@ def _add(panel: str, command: Callable[..., None], name: str | None = None, **se
 
 _add(USE, ask)
 _add(USE, chat)
+_add(USE, watch)
 _add(USE, run, allow_extra_args=True)  # flags after -- go to vLLM
 _add(USE, serve, allow_extra_args=True)
 _add(USE, advise)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Which generated clip.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Which generated clip.", show_default="0, or 7 with --live")] = None,
     retain: Annotated[
         float,
         typer.Option(parser=parse_fraction, metavar="<float>", help="Fraction of video and audio tokens to keep."),
@@ -31,6 +32,9 @@ def demo(
     out: Annotated[
         Path | None, typer.Option(help="Save the clip here.", show_default="not saved", rich_help_panel=OUTPUT)
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Play a clip of two minutes as a stream, and ask while it runs.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask nano about a generated clip, without a download.
@@ -40,11 +44,33 @@ def demo(
     from omnisift.cli.screen import console_for
 
     silence_libraries()
-    result = run_demo(seed, retain, out, quiet=as_json, console=console_for(stderr=True))
+    if live:
+        _demo_live(seed, retain, out, as_json)
+        return
+    result = run_demo(seed or 0, retain, out, quiet=as_json, console=console_for(stderr=True))
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
     else:
         show_demo(console_for(stderr=False), result)
+
+
+def _demo_live(seed: int | None, retain: float, out: Path | None, as_json: bool) -> None:
+    from omnisift.cli.live_demo import LIVE_SEED, SECONDS, SPEED, run_live_demo, show_live_end, show_live_row
+    from omnisift.cli.screen import console_for
+
+    screen = console_for(stderr=False)
+
+    def begin(caption: str) -> None:
+        text = f"A clip of {SECONDS} seconds, played as a stream at {SPEED:g} times its speed ({SECONDS / SPEED:.0f} s)"
+        screen.print(f"{text}: {caption}\n", style="dim", soft_wrap=True)
+
+    quiet = {"begin": lambda _: None, "tell": lambda _: None}
+    shown = {"begin": begin, "tell": partial(show_live_row, screen)}
+    result = run_live_demo(LIVE_SEED if seed is None else seed, retain, out, SPEED, **(quiet if as_json else shown))
+    if as_json:
+        typer.echo(json.dumps(result.to_dict()))
+    else:
+        show_live_end(screen, result)
 
 
 def make_clip(

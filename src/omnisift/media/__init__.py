@@ -4,6 +4,8 @@ See ``docs/media.md`` for what the reader guarantees about time, offsets, rotati
 """
 
 from omnisift.media.image import smart_size
+from omnisift.media.live import LiveSource, open_stream
+from omnisift.media.live_warnings import StreamWarning
 from omnisift.media.pieces import Piece
 from omnisift.media.reader import read
 from omnisift.media.result import Media
@@ -14,10 +16,13 @@ from omnisift.media.windows import ClipWindows, WindowsUnavailable, read_or_open
 __all__ = [
     "SAMPLE_RATE",
     "ClipWindows",
+    "LiveSource",
     "Media",
     "MediaFile",
     "Piece",
+    "StreamWarning",
     "WindowsUnavailable",
+    "open_stream",
     "read",
     "read_or_open",
     "smart_size",

@@ -61,12 +61,14 @@ def to_mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
 class AudioCollector:
     """Collects decoded audio frames into one waveform that starts at 0 of the media clock."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, block: float = BLOCK) -> None:
         """Start an empty waveform.
 
         Args:
             seconds: longest waveform to keep.
+            block: seconds of samples that are resampled at once; the result does not depend on it.
         """
+        self._block = block
         self._limit = round(seconds * SAMPLE_RATE)
         self._wave = bytearray()  # grows in place: no second copy of a long waveform
         self._written = 0
@@ -167,7 +169,7 @@ class AudioCollector:
         self._pending.append(mono)
         self._pending_count += len(mono)
         self._count += len(mono)
-        if self._pending_count >= BLOCK * self._rate:
+        if self._pending_count >= self._block * self._rate:
             self._resample_pending()
 
     def _resample_pending(self) -> None:

@@ -103,6 +103,51 @@ class Orientation:
         return shown[:: -1 if self.reverse_rows else 1, :: -1 if self.reverse_columns else 1]
 
 
+class FrameScaler:
+    """Scales and turns the frames of one clip; the first frame fixes the size and the orientation of all images."""
+
+    def __init__(self, factor: int, min_pixels: int, max_pixels: int) -> None:
+        """Start before the first frame.
+
+        Args:
+            factor: see `smart_size`, as for the limits that follow.
+            min_pixels: smallest area of one image.
+            max_pixels: largest area of one image.
+        """
+        self._limits = {"factor": factor, "min_pixels": min_pixels, "max_pixels": max_pixels}
+        self._reformatter = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+        self._orientation: Orientation | None = None
+        self.shapes: list[str] = []
+        """Sizes of the frames that were scaled, in the order in which they first came."""
+
+    def orient(self, frame: VideoFrame) -> None:
+        """Take the orientation of all images from the first frame of the clip, whether it is shown or not."""
+        self._orientation = self._orientation or Orientation.of(frame)
+
+    def scale(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+        """Return the frame as [H, W, 3] uint8 RGB at the final size, upright."""
+        orientation = self._orientation or Orientation()
+        shape = f"{frame.width} x {frame.height}"
+        if shape not in self.shapes:
+            self.shapes.append(shape)
+        height, width = (frame.width, frame.height) if orientation.sideways else (frame.height, frame.width)
+        self._size = self._size or smart_size(height, width, **self._limits)
+        # Scale as coded, then turn: only the small image is turned.
+        new_height, new_width = self._size[::-1] if orientation.sideways else self._size
+        small = self._reformatter.reformat(
+            frame, width=new_width, height=new_height, format="rgb24", interpolation="BICUBIC"
+        )
+        return orientation.apply(np.asarray(small.to_ndarray(), np.uint8))
+
+    def warnings(self) -> list[str]:
+        """Sentences about what was unusual."""
+        if len(self.shapes) < 2:
+            return []
+        shapes = " to ".join(self.shapes[:3]) + (" ..." if len(self.shapes) > 3 else "")
+        return [f"the size or shape of the images changes from {shapes}; all were scaled to that of the first"]
+
+
 class ImageCollector:
     """Receives decoded frames in display order, stretch by stretch; keeps the one shown at each moment, scaled."""
 
@@ -116,13 +161,9 @@ class ImageCollector:
             max_pixels: largest area of one image.
         """
         self.moments = moments
-        self._limits = {"factor": factor, "min_pixels": min_pixels, "max_pixels": max_pixels}
-        self._scaler = VideoReformatter()
+        self._scaler = FrameScaler(factor, min_pixels, max_pixels)
         self._last: tuple[float, VideoFrame] | None = None
         self._open: list[int] = []  # moments of the current stretch without an image, the earliest last
-        self._size: tuple[int, int] | None = None
-        self._orientation: Orientation | None = None
-        self._shapes: list[str] = []
         self.images: npt.NDArray[np.uint8] | None = None
         """[N, H, W, 3]; None until the first frame."""
         self.times = np.full(len(moments), np.nan)
@@ -142,7 +183,7 @@ class ImageCollector:
 
     def orient(self, frame: VideoFrame) -> None:
         """Take the orientation of all images from the first frame of the clip, whether it is shown or not."""
-        self._orientation = self._orientation or Orientation.of(frame)
+        self._scaler.orient(frame)
 
     def add(self, time: float, frame: VideoFrame) -> None:
         """Take the frame that is shown from ``time`` on (seconds, media clock)."""
@@ -182,10 +223,7 @@ class ImageCollector:
 
     def warnings(self) -> list[str]:
         """Sentences about what was unusual."""
-        if len(self._shapes) < 2:
-            return []
-        shapes = " to ".join(self._shapes[:3]) + (" ..." if len(self._shapes) > 3 else "")
-        return [f"the size or shape of the images changes from {shapes}; all were scaled to that of the first"]
+        return self._scaler.warnings()
 
     def _store_last(self, until: float) -> None:
         """Store the last frame for every open moment earlier than ``until``."""
@@ -193,7 +231,7 @@ class ImageCollector:
         time, frame = self._last
         image: npt.NDArray[np.uint8] | None = None
         while self._open and self.moments[self._open[-1]] < until:
-            image = self._scale(frame) if image is None else image
+            image = self._scaler.scale(frame) if image is None else image
             moment = self._open.pop()
             self._store(moment, image)
             self.times[moment] = time
@@ -202,18 +240,3 @@ class ImageCollector:
         if self.images is None:
             self.images = np.empty((len(self.moments), *image.shape), np.uint8)
         self.images[moment] = image
-
-    def _scale(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
-        """[H, W, 3] uint8 at the final size, upright. The first image fixes the size for the clip."""
-        orientation = self._orientation or Orientation()
-        shape = f"{frame.width} x {frame.height}"
-        if shape not in self._shapes:
-            self._shapes.append(shape)
-        height, width = (frame.width, frame.height) if orientation.sideways else (frame.height, frame.width)
-        self._size = self._size or smart_size(height, width, **self._limits)
-        # Scale as coded, then turn: only the small image is turned.
-        new_height, new_width = self._size[::-1] if orientation.sideways else self._size
-        small = self._scaler.reformat(
-            frame, width=new_width, height=new_height, format="rgb24", interpolation="BICUBIC"
-        )
-        return orientation.apply(np.asarray(small.to_ndarray(), np.uint8))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 
-from omnisift.media.audio import AudioCollector
+from omnisift.media.audio import BLOCK, AudioCollector
 from omnisift.media.clock import PADDING, SKEW
 from omnisift.media.container import open_container
 from omnisift.media.decoders import AudioDecoder, VideoDecoder
@@ -72,14 +72,15 @@ class WaitingImages(ImageCollector):
 class SampleQueue(AudioCollector):
     """Keeps samples only until they are taken; `finish` returns an outline."""
 
-    def __init__(self, seconds: float, total: int | None = None) -> None:
+    def __init__(self, seconds: float, total: int | None = None, block: float = BLOCK) -> None:
         """Start an empty waveform.
 
         Args:
             seconds: longest waveform to keep.
             total: its samples without padding; None if they are not known before the end.
+            block: see `AudioCollector`.
         """
-        super().__init__(seconds)
+        super().__init__(seconds, block)
         self.total = total
         self._pieces: deque[npt.NDArray[np.float32]] = deque()
         self._taken = 0
@@ -104,6 +105,14 @@ class SampleQueue(AudioCollector):
         self._taken += count
         self._measure_peak(samples)
         return np.clip(samples, -1.0, 1.0, out=samples)
+
+    def fill(self, until: int) -> None:
+        """Write silence up to a sample, in place of audio that does not come; audio that comes later for it is lost."""
+        self.drain()
+        self._rate = 0  # the next frame begins a run at its own time
+        if until > self._written:
+            self._store(until - self._written, np.zeros(0, np.float32))
+            self._written = self.end = until
 
     def finish(self, ends: Mapping[float, float]) -> npt.NDArray[np.float32]:
         """Find the end of the waveform without padding; the rest of it can then be taken, before `warnings` is called.

@@ -217,6 +217,8 @@ class Assembler:
     def _next_unit(self) -> Unit | None:
         self._skip_gaps()
         first, last = self.unit * self._unit_images, (self.unit + 1) * self._unit_images
+        if self._last is not None and self._is_empty() and self.seen < float(last / self._rate) + MAX_DELAY:
+            return None  # it may turn out to be a gap
         while self._open_moment < last and self._is_decided(self._open_moment):
             self._decide(self._open_moment)
         if self._open_moment < last or not self._has_samples():
@@ -287,6 +289,13 @@ class Assembler:
             self._begin, self._buffer = target * self._unit_samples, np.zeros(0, np.float32)
             self._behind = [part for part in self._behind if part[0] + len(part[2]) > self._begin]
             self._join()
+
+    def _is_empty(self) -> bool:
+        """Whether no piece of the current unit came so far."""
+        last = (self.unit + 1) * self._unit_images
+        samples_end = (self.unit + 1) * self._unit_samples
+        is_heard = self._has_heard() or any(begin < samples_end for begin, _, _ in self._behind)
+        return not (self._images or is_heard or any(moment < last for moment in self._waiting))
 
     def _has_heard(self) -> bool:
         """Whether a piece brought samples of the current unit."""

@@ -66,8 +66,6 @@ class Clock:
     """Rotary positions of a unit along time."""
     start: int
     """Where the next unit would begin if nothing moved, in rotary positions along time; as `HeldTokens.time`."""
-    rates: tuple[float, float] = (1.0, 1.0)
-    """Kept fractions of video and audio."""
     sizes: tuple[int, int] = (0, 0)
     """Video and audio tokens of a unit before compression."""
 
@@ -223,7 +221,9 @@ class MemoryBank(Policy):
     """The last ``window`` seconds stay; of all that is older, the tokens with the highest scores share a memory.
 
     The memory has a fixed number of tokens and a fixed span of positions close before the window, whatever the length
-    of the stream, so that hours of it stay within the positions that the model was trained with.
+    of the stream, so that hours of it stay within the positions that the model was trained with. A sound's score is
+    multiplied by the root of the best score among the video tokens of its unit, since methods rate sounds within their
+    unit alone: sounds count more where there is something to see.
 
     Args:
         window: seconds that stay as the method kept them; whole units.
@@ -248,10 +248,10 @@ class MemoryBank(Policy):
         old = clock.age(held) > max(self.window, clock.seconds)
         keep = ~old
         # The memory: half for each modality that the stream has.
-        audio = self.tokens // 2 if clock.sizes[1] else 0
+        audio, score = self.tokens // 2 if clock.sizes[1] else 0, _guided_scores(held)
         for kind, most in ((Modality.VIDEO, self.tokens - audio), (Modality.AUDIO, audio)):
             index = torch.nonzero(old & (held.modality == kind))[:, 0]
-            best = held.score[index].nan_to_num(nan=-math.inf).argsort(descending=True, stable=True)[:most]
+            best = score[index].argsort(descending=True, stable=True)[:most]
             keep[index[best]] = True
         kept, is_old = held.rows(keep), old[keep]
         first = clock.unit + 1 - max(1, int(max(self.window, clock.seconds) / clock.seconds + 1e-9))
@@ -264,6 +264,20 @@ class MemoryBank(Policy):
     def longest(self, clock: Clock) -> int | None:
         """The span and the window."""
         return _ids(self.span + self.window + clock.seconds, clock)
+
+
+def _guided_scores(held: HeldTokens) -> Tensor:
+    """[K]: the scores; those of audio above 0 times the root of the best video score of their unit, 0 without any.
+
+    A stream without video tokens has the scores themselves.
+    """
+    score = held.score.nan_to_num(nan=-math.inf)
+    is_video, is_audio = held.modality == Modality.VIDEO, held.modality == Modality.AUDIO
+    if not bool(is_video.any()):
+        return score
+    unit, number = torch.unique(held.unit, return_inverse=True)
+    best = torch.zeros(len(unit)).scatter_reduce_(0, number[is_video], score[is_video], "amax")
+    return torch.where(is_audio & (score > 0), score * best[number].sqrt(), score)
 
 
 def _shared_span(held: HeldTokens, is_old: Tensor, room: int, unit_ids: int) -> Tensor:

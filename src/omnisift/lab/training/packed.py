@@ -149,7 +149,7 @@ class Writer:
         """A question; with ``rng`` its wording is perturbed, as users write."""
         words = list(self.encode(question.text))
         if rng is not None:
-            words = self._perturb(words, rng)
+            words = self.perturb(words, rng)
         truth = features.truths[clip]
         video: tuple[int, ...] = ()
         audio: tuple[int, ...] = ()
@@ -168,8 +168,9 @@ class Writer:
             [*self.encode(request), *self.close], [*self.encode(caption(features.scenes[clip])), self.end], CAPTION
         )
 
-    def _perturb(self, words: list[int], rng: np.random.Generator) -> list[int]:
-        """Sometimes adds a polite word or an unknown word, or drops the question mark."""
+    def perturb(self, words: list[int], rng: np.random.Generator) -> list[int]:
+        """The ids of a question as users write it: sometimes with a polite word or an unknown word, or without its
+        question mark."""
         if rng.random() < 0.1:
             words = words[:-1]
         if rng.random() < 0.12:
@@ -226,11 +227,18 @@ def make_batch(
         "audio_owner": features.audio_owner[pick],
         "visible": features.visible[pick],
         "side": torch.tensor(features.side),
-        **_tails(rows, features.video.shape[1], features.audio.shape[1]),
+        **packed_tails(rows, features.video.shape[1], features.audio.shape[1]),
     }
 
 
-def _tails(rows: list[list[Segment]], videos: int, sounds: int) -> dict[str, Tensor]:
+def packed_tails(rows: list[list[Segment]], videos: int, sounds: int) -> dict[str, Tensor]:
+    """The segments of each row one after the other, from ``tail`` to ``pointer`` of `make_batch`.
+
+    Args:
+        rows: segments of each row.
+        videos: video tokens of a clip, for the pointer.
+        sounds: audio tokens of a clip.
+    """
     length = max(sum(len(s.prompt) + len(s.answer) - 1 for s in row) for row in rows)
     size = (len(rows), length)
     tail, segment, offset = (torch.zeros(size, dtype=torch.long) for _ in range(3))
