@@ -6,6 +6,8 @@ import asyncio
 import json
 import runpy
 import struct
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -372,3 +374,18 @@ def test_the_event_loop_is_never_blocked() -> None:
         stream.open.set()
 
     serve(test)
+
+
+@pytest.mark.slow
+def test_the_load_script_measures(tmp_path: Path) -> None:
+    """Two streams for three seconds: every question is answered, nothing is dropped."""
+    script = EXAMPLE.parents[1] / "benchmarks" / "speed" / "live_load.py"
+    options = ["--streams", "2", "--minutes", "0.05", "--every", "1", "--out", str(tmp_path / "result.json")]
+    subprocess.run([sys.executable, str(script), *options], check=True, timeout=200)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["bench"] == "live_load"
+    assert result["answers"] == result["asked"] >= 2
+    assert (result["errors"], result["dropped_s"]) == (0, 0)
+    assert result["held_tokens_max"] > 0
+    assert 0 < result["latency_s"]["p50"] <= result["latency_s"]["max"]
+    assert result["commit"]
