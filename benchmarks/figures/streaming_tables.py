@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT.parent / "docs" / "streaming.md"
@@ -21,18 +21,26 @@ TABLES = {
 
 def filled(page: str) -> str:
     """The page with all its tables."""
+    tables = {"stream_cost": _loaded(ROOT / "figures" / "cost_table.py").stream_table()}
     for name, path in TABLES.items():
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        benchmark = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(benchmark)
         results = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        block = f"<!-- table {name} -->\n{benchmark.table(results)}\n<!-- end -->"
-        page, count = re.subn(rf"<!-- table {name} -->\n.*?<!-- end -->", lambda _: block, page, flags=re.DOTALL)  # noqa: B023
-        if count != 1:
-            raise SystemExit(f"docs/streaming.md has {count} places for the table {name}: give it one")
+        tables[name] = _loaded(path).table(results)
+    for name, table in tables.items():
+        begin, end = f"<!-- table {name} -->\n", "<!-- end -->"
+        if page.count(begin) != 1:
+            raise SystemExit(f"docs/streaming.md has {page.count(begin)} places for the table {name}: give it one")
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}{table}\n{end}{rest.partition(end)[2]}"
     return page
+
+
+def _loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.helpers.family_folders import FACTORS, save_family
 from tests.helpers.streams import feed, offline, peak_of, pieces_of, random_pipeline, streamed
-from tests.helpers.windows import clip_of, windows_of
+from tests.helpers.windows import clip_of, watched, windows_of
 
 import omnisift
 from omnisift import KeepAll, MemoryBank, NestedBudgets, Piece, Pipeline, SlidingWindow
@@ -324,6 +324,16 @@ def test_a_stream_beyond_the_context_is_refused(nano: Pipeline) -> None:
 def test_an_attached_model_is_refused(nano: Pipeline) -> None:
     with omnisift.attach(nano.host.thinker, "resift"), pytest.raises(ModelError):
         feed(nano.stream(), noise(8, 4.0))
+
+
+def test_questions_within_a_unit_encode_each_step_once(nano: Pipeline) -> None:
+    """What a question saw of an unfinished unit is not encoded for the next one."""
+    stream = feed(nano.stream(keep=KeepAll()), noise(7, 3.5))
+    with watched(nano) as seen:
+        first, second = (stream.ask(QUESTION, max_new_tokens=3) for _ in range(2))
+    assert seen["patches"] == [2 * 64, 64]  # the second step has one image so far
+    assert first.text == second.text
+    assert torch.allclose(seen["logits"][0], seen["logits"][len(seen["logits"]) // 2], rtol=0, atol=1e-4)
 
 
 def test_an_unfinished_unit_is_seen(nano: Pipeline) -> None:

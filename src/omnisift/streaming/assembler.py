@@ -67,6 +67,8 @@ class Unit:
     """[H, W, 3] each, scaled; empty in a gap."""
     samples: Samples | None = None
     """[N]: those of the unit; None without sound."""
+    decided: int = 0
+    """The first images, which no later piece changes."""
     following: Samples | None = None
     """The samples right after the unit that its spectrogram sees."""
 
@@ -225,7 +227,7 @@ class Assembler:
             return None
         is_gap = self._last is None
         samples, following = self._take_samples()
-        unit = Unit(self.unit, _filled(self._images), samples, following)
+        unit = Unit(self.unit, _filled(self._images), samples, len(self._images), following)
         self.unit, self._images = self.unit + 1, []
         if is_gap:
             self._count(gap_seconds=float((last - first) / self._rate))
@@ -318,7 +320,8 @@ class Assembler:
             return None
         while now._open_moment < max(until, first + 1):
             now._decide(now._open_moment)
-        return None if now._last is None else Unit(self.unit, _filled(now._images), samples)
+        decided = 0 if self._last is None else len(self._images)
+        return None if now._last is None else Unit(self.unit, _filled(now._images), samples, decided)
 
     def _count(self, **more: float) -> None:
         self.counted = replace(

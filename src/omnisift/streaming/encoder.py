@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from omnisift.compressors import Compressor
 from omnisift.models import adapter_for
 from omnisift.models.media_encoding import MediaEmbeds, encode_media
 from omnisift.pipeline.clip_outline import CHUNK_STEPS
-from omnisift.pipeline.clip_windows import joined_streams, kept_rows, stream_rows
+from omnisift.pipeline.clip_windows import joined_media, joined_streams, kept_rows, stream_rows
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import PIXELS, lay_out, normalize_patches, padded_length
 from omnisift.pipeline.spectrogram import LogMel, limited
@@ -58,6 +57,14 @@ class KeptUnit:
         return self.tokens.stream.modality[self.keep]
 
 
+@dataclass
+class _Ahead:
+    """Time steps of an unfinished unit that a question saw. Forks of an encoder share it."""
+
+    unit: int = -1
+    steps: list[MediaEmbeds] = field(default_factory=list)
+
+
 class UnitEncoder:
     """Turns units into tokens, in their order.
 
@@ -94,6 +101,7 @@ class UnitEncoder:
         self._frames = torch.zeros(0, 0)
         self._fed = 0
         """Samples after the current unit that the spectrogram has seen."""
+        self._ahead = _Ahead()
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -118,7 +126,7 @@ class UnitEncoder:
             self._mel, self._frames, self._fed = LogMel(extractor, after_silence=unit.number > 0), torch.zeros(0, 0), 0
         tokens = self._layout.unit if is_whole else self._layout.part(len(unit.images), self._samples(unit))
         mel = self._spectrogram(unit, tokens, is_whole) if self._layout.has_audio else None
-        embeds, marked = self._encoded(tokens.stream.modality, np.stack(unit.images), mel)
+        embeds, marked = self._encoded(tokens.stream.modality, self._video(unit, is_whole), mel)
         self._next = unit.number + 1
         middle = self._now()
         kept = self._compressed(tokens, unit.number, embeds, marked)
@@ -162,15 +170,32 @@ class UnitEncoder:
             self._peak = max(self._peak, float(used.max()))
         return limited(used, self._peak)
 
+    def _video(self, unit: Unit, is_whole: bool) -> MediaEmbeds:
+        """The video tokens of a unit. A question does not encode again what one before it saw.
+
+        A whole unit is encoded at once, so that it is the same to the bit with questions and without.
+        """
+        video, ahead = self._host.processor.video_processor, self._ahead
+        if is_whole or ahead.unit != unit.number:
+            ahead.unit, ahead.steps = unit.number, []
+        size = video.temporal_patch_size
+        known, images = list(ahead.steps), unit.images[len(ahead.steps) * size :]
+        if not images:
+            return joined_media(known)
+        patches, grid = lay_out(np.stack(images), video.patch_size, video.merge_size, size)
+        inputs = self._moved({PIXELS: patches, "video_grid_thw": torch.tensor([grid])})
+        area = grid[1] * grid[2] // video.merge_size**2
+        made = joined_media([*known, encode_media(self._adapter, Modality.VIDEO, grid[0] * area, inputs)])
+        # Another question may need the steps of which no later piece changes an image.
+        steps = range(len(known), 0 if is_whole else unit.decided // size)
+        ahead.steps += [made.rows(torch.arange(step * area, (step + 1) * area)) for step in steps]
+        return made
+
     def _encoded(
-        self, modality: Tensor, images: npt.NDArray[np.uint8], mel: Tensor | None
+        self, modality: Tensor, media: MediaEmbeds, mel: Tensor | None
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """[N, D]: embeddings of the unit's tokens, and the side inputs of its video tokens."""
-        video = self._host.processor.video_processor
-        patches, grid = lay_out(images, video.patch_size, video.merge_size, video.temporal_patch_size)
         is_video = modality == Modality.VIDEO
-        inputs = self._moved({PIXELS: patches, "video_grid_thw": torch.tensor([grid])})
-        media = encode_media(self._adapter, Modality.VIDEO, int(is_video.sum()), inputs)
         audio = int((~is_video).sum())
         if mel is None or not audio:
             return media.embeds, media.marked
