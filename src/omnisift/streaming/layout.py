@@ -261,13 +261,11 @@ class StreamLayout:
             around_clip(processor, virtual.media, text)[1], add_special_tokens=False, return_tensors="pt"
         )["input_ids"][0]
         # Marks that the processor wrote behind the clip, and the first token of the text, have positions of their own.
-        begin = max(virtual.text, virtual.end)
-        tail = tail[begin - virtual.text :]
-        fixed = virtual.position_ids[0, virtual.end : begin + 1]
+        fixed = virtual.position_ids[0, virtual.end : virtual.text + 1]
         if self._text_advances:
             fixed = fixed - virtual.highest + highest
         rest = fixed[-1] + torch.arange(1, len(tail))
-        return torch.cat([virtual.ids[virtual.end : begin], tail]), torch.cat([fixed, rest])
+        return torch.cat([virtual.ids[virtual.end : virtual.text], tail]), torch.cat([fixed, rest])
 
     @cached_property
     def _text_advances(self) -> bool:
