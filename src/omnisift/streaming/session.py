@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,7 +32,7 @@ from omnisift.streaming.assembler import Assembler, Images, Unit
 from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.checks import check_kept, check_piece, check_stream, stream_method
 from omnisift.streaming.encoder import KeptUnit, UnitEncoder
-from omnisift.streaming.layout import StreamLayout
+from omnisift.streaming.layout import StreamLayout, last_position
 from omnisift.streaming.policies import Clock, HeldTokens, Policy
 from omnisift.streaming.question import question_row
 from omnisift.streaming.report import StreamAnswer, StreamReport
@@ -96,10 +97,11 @@ class StreamSession:
         system: str | None = None,
         peak: float | None = None,
     ) -> None:
-        self.host, self.policy, self.fps, self.system = host, keep, fps, system
+        self.host, self.policy, self.system = host, keep, system
         self.compressor = stream_method(compressor, keep)
         self.has_audio = hears(host.processor) if audio is None else audio
         check_stream(host, self.compressor, fps, audio=self.has_audio, peak=peak)
+        self.fps = float(fps)
         if system is not None:
             check_prompt(host.processor, "x", system)
         self._limits = frame_limits(host.processor, max_pixels)
@@ -146,20 +148,17 @@ class StreamSession:
         with self._lock:
             self._check_open()
             if self._state is None:
-                self._waiting.append(piece)
                 if piece.image is None:
+                    self._waiting.append(copy.deepcopy(piece))
                     del self._waiting[:-_WAITING_PIECES]
                     return 0
-                self._state, pieces = self._begin(piece.image), self._waiting
-                self._waiting = []
-            else:
-                pieces = [piece]
+                self._state = self._begin(piece.image)
+            pieces, self._waiting = [*self._waiting, piece], []
             count = 0
             for part in pieces:
                 self._state.assembler.add(part)
                 for unit in self._state.assembler.ready():
-                    self._commit(self._state, unit)
-                    count += 1
+                    count += self._commit(self._state, unit)
             return count
 
     def _begin(self, image: Images) -> _State:
@@ -183,13 +182,13 @@ class StreamSession:
         cache.fix()
         return state
 
-    def _commit(self, state: _State, unit: Unit) -> None:
-        """Read a unit into the cache, after the policy decided what stays of those before.
+    def _commit(self, state: _State, unit: Unit) -> bool:
+        """Read a unit that is no gap into the cache, after the policy decided what stays; returns whether it did.
 
         Where something fails, or is interrupted, the unit is missing, and the session is as before.
         """
         if not unit.images:
-            return
+            return False
         encoder, cache = state.encoder.fork(), state.cache.fork()
         kept = self._encoded(encoder, unit)
         begin = time.perf_counter()
@@ -213,6 +212,7 @@ class StreamSession:
         state.seconds["encode"] += encoder.encode_seconds
         state.seconds["compress"] += encoder.compress_seconds
         state.seconds["read"] += time.perf_counter() - begin
+        return True
 
     def _encoded(self, encoder: UnitEncoder, unit: Unit) -> KeptUnit:
         """Encode and compress a unit."""
@@ -324,9 +324,10 @@ class StreamSession:
         if number < 0:
             raise UsageError("no image came yet: feed the stream before asking about it")
         start = number * state.layout.unit_ids - state.base
-        moving = self._moving(state, tokens.stream.modality)
-        highest = int((tokens.position_ids + start * moving).max())
-        ids, positions = state.layout.after(turns, question, highest)
+        modality = tokens.stream.modality
+        moved = tokens.position_ids + start * self._moving(state, modality)
+        ids, positions = state.layout.after(turns, question, last_position(moved, modality))
+        highest = int(moved.max())
         width, limit = len(cache) + len(ids), self._context
         if limit is not None and max(width, highest + 1, int(positions[-1]) + 1) + max_new_tokens > limit:
             raise TooBig(
