@@ -123,6 +123,37 @@ def same(first: omnisift.StreamSession, second: omnisift.StreamSession) -> bool:
     return all(torch.equal(one, other) for one, other in zip(*caches, strict=True))
 
 
+def test_on_text_may_close_a_session_and_not_use_it(nano: Pipeline) -> None:
+    stream, said = feed(nano.stream(), noise(8, 4.0)), list[str]()
+
+    def use(text: str) -> None:
+        said.append(text)
+        for call in (lambda: stream.ask(QUESTION), lambda: stream.feed(Piece(4.0, samples=np.zeros(8000, np.float32)))):
+            with pytest.raises(UsageError, match="while the answer is generated"):
+                call()
+
+    before = stream.ask(QUESTION).text
+    assert stream.ask(QUESTION, on_text=use).text == before
+    assert said
+    assert stream.ask(QUESTION).text == before
+    assert stream.ask(QUESTION, on_text=lambda _: stream.close()).text == before
+    with pytest.raises(UsageError, match="closed"):
+        stream.ask(QUESTION)
+
+
+def test_an_error_of_on_text_leaves_the_session_as_it_was(nano: Pipeline) -> None:
+    stream = feed(nano.stream(), noise(9, 4.5))
+    before = stream.ask(QUESTION)
+
+    def fail(_text: str) -> None:
+        raise RuntimeError("the reader went away")
+
+    with pytest.raises(RuntimeError, match="went away"):
+        stream.ask(QUESTION, on_text=fail)
+    assert stream.ask(QUESTION).text == before.text
+    assert feed(stream, noise(27, 13.5)).report.units == 6
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"fps": 1e-4}, "fps"), ({"fps": float("nan")}, "fps"), ({"fps": True}, "fps"), ({"peak": True}, "peak")],

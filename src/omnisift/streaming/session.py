@@ -109,7 +109,7 @@ class StreamSession:
         self._state: _State | None = None
         self._waiting: list[Piece] = []
         self._turns: list[tuple[str, str]] = []
-        self._closed = False
+        self._closed = self._is_asked = False
 
     def __enter__(self) -> StreamSession:
         return self
@@ -290,7 +290,7 @@ class StreamSession:
             question: a question in the model's language.
             follow_up: whether it follows the questions and answers since the last one that did not, or since `forget`.
             max_new_tokens: maximum number of generated tokens.
-            on_text: called with each piece of the answer as it is generated.
+            on_text: called with each piece of the answer as it is generated; it may close the session, not use it.
 
         Raises:
             UsageError: the question is empty, an argument is out of range, no image came yet, or the session is closed.
@@ -307,7 +307,11 @@ class StreamSession:
             turns = self._turns if follow_up else []
             row, end = self._prompt(state, turns, question, max_new_tokens)
             options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "on_stage": lambda _: None}
-            (answer,) = generate(self.host, None, [row], **options, on_text=on_text)
+            self._is_asked = True
+            try:
+                (answer,) = generate(self.host, None, [row], **options, on_text=on_text)
+            finally:
+                self._is_asked = False
             self._turns = [*turns, (question, answer.text)]
             return self._answer(answer, end, begin, time.perf_counter())
 
@@ -385,3 +389,5 @@ class StreamSession:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("the stream is closed: open another one with Pipeline.stream")
+        if self._is_asked:
+            raise UsageError("on_text can't feed or ask while the answer is generated: do so afterwards")
