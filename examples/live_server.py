@@ -44,7 +44,7 @@ from websockets.exceptions import ConnectionClosed
 
 import omnisift
 from omnisift.errors import OmniSiftError
-from omnisift.media.piece_bytes import MAX_BYTES, message_time, piece_from_bytes
+from omnisift.media import MAX_PIECE_BYTES, message_time, piece_from_bytes
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Limits:
     """For the first message, with the token."""
     idle_seconds: float = 30.0
     """Without a message."""
-    message_bytes: int = MAX_BYTES
+    message_bytes: int = MAX_PIECE_BYTES
     image_pixels: int = 1280 * 720
     pieces_per_second: float = 40.0
     """On average over a few seconds."""

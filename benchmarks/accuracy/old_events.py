@@ -42,6 +42,8 @@ MODELS = {"nano": "base", "nano-long": "base", "wide": "wide"}
 """Bundled checkpoint -> setting of the world that it knows."""
 BUDGETS = {"25%": (0.10, 0.05), "10%": (0.05, 0.025)}
 """Budget -> the lower ones of `NestedBudgets`."""
+LONGEST = 150
+"""Seconds for which the models have positions: a session of everything refuses what is longer."""
 FILLERS = 48
 """Clips of each kind without events."""
 CONDITIONS = (
@@ -58,6 +60,8 @@ CONDITIONS = (
     Condition("114 s ago, other shapes", after=114, kind="shapes"),
 )
 AGES = ("just seen", "18 s ago", "54 s ago", "114 s ago", "594 s ago", "new after 54 s", "new after 114 s")
+FEWER = ("just seen", "54 s ago", "114 s ago", "new after 54 s", "54 s ago, other shapes")
+"""Conditions at the lower budget."""
 BUSY = ("24 s apart, 54 s ago", "54 s ago, other sounds", "54 s ago, other shapes", "114 s ago, other shapes")
 
 
@@ -69,11 +73,10 @@ def policies(model: str, budget: str) -> dict[str, Policy]:
     return {
         "keep all": KeepAll(),
         "window of 12 s": SlidingWindow(12),
-        nested: NestedBudgets(((12, None), (42, low), (900, lowest))),
+        nested: NestedBudgets(((12, None), (42, low), (130, lowest))),
         **{
             f"window of 6 s, memory of {tokens} in {span} s": MemoryBank(6, tokens, span)
-            for tokens in (small, 2 * small)
-            for span in (2, 4, 8)
+            for tokens, span in ((small, 2), (small, 4), (small, 8), (2 * small, 8))
         },
     }
 
@@ -100,6 +103,8 @@ def cells(options: Options, done: set[tuple[str, ...]]) -> Iterator[dict[str, An
             for policy in policies(name, budget)
             for condition in options.conditions
             if (name, options.split, budget, policy, condition.name) not in done
+            and (budget == "25%" or condition.name in FEWER)
+            and not (policy == "keep all" and condition.after > LONGEST)
         ]
         if not todo:
             continue

@@ -13,6 +13,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from omnisift.utils.atomic_io import write_atomic
 logger = logging.getLogger(__name__)
 SETTINGS_OF = {"nano": "base", "wide": "wide"}
 """Backbone -> setting of the world that it knows."""
-CLIPS = {"nano": (1500, 160), "wide": (600, 96)}
+RUNS = {"nano": LongSettings(), "wide": LongSettings(steps=450, streams=6)}
+"""Backbone -> the numbers of its run."""
+CLIPS = {"nano": (1500, 160), "wide": (400, 64)}
 """Backbone -> training scenes, and clips of each kind of filler."""
 CHECKED = (40, 24)
 """Validation scenes, and clips of each kind of filler."""
@@ -125,14 +128,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", choices=tuple(SETTINGS_OF), default="nano", help="the backbone to start from")
     parser.add_argument("--out", type=Path, help="working folder (default: build/nano-long or build/wide-long)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=LongSettings.steps)
+    parser.add_argument("--steps", type=int, help="optimizer steps, instead of those of the backbone")
     parser.add_argument("--small", action="store_true", help="run everything in seconds; learns nothing")
     parser.add_argument("--bundle", action="store_true", help="copy the result into the package")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     out = options.out or Path("build") / f"{options.model}-long"
-    settings = LongSettings(steps=options.steps, seed=options.seed)
+    run = RUNS[options.model]
+    settings = replace(run, steps=options.steps or run.steps, seed=options.seed)
     if options.small:
         small = LongSettings(steps=2, streams=2, questions=3, clips=3)
         build(options.model, out, small, (6, 16), (4, 16), log_every=1)

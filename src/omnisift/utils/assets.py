@@ -7,7 +7,7 @@ from pathlib import Path
 from omnisift.errors import CheckpointError
 
 _CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
-CHECKOUT_ONLY = ("wide", "wide-qwen3")
+CHECKOUT_ONLY = ("wide", "wide-qwen3", "nano-long")
 """Backbones of the benchmark that a checkout has, and the wheel has not."""
 
 
@@ -28,7 +28,7 @@ def nano_path() -> Path:
 
 
 def bundled_path(name: str) -> Path:
-    """Return the folder of a bundled checkpoint: ``nano``, ``neutral``, ``wide`` or ``wide-qwen3``.
+    """Return the folder of a bundled checkpoint: ``nano``, ``neutral``, ``nano-long``, ``wide`` or ``wide-qwen3``.
 
     Raises:
         CheckpointError: the package was installed without it.

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 class LongSettings:
     """Numbers of a run."""
 
-    steps: int = 2000
+    steps: int = 1200
     """Optimizer steps."""
     learning_rate: float = 6e-4
     """Peak learning rate."""
