@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers.family_folders import FACTORS, save_family
-from tests.helpers.streams import feed, offline, peak_of, pieces_of, random_pipeline, streamed
+from tests.helpers.streams import QUESTION, check_equal, feed, noise, peak_of, pieces_of, random_pipeline, streamed
 from tests.helpers.windows import clip_of, watched, windows_of
 
 import omnisift
@@ -19,7 +19,6 @@ from omnisift import KeepAll, MemoryBank, NestedBudgets, Piece, Pipeline, Slidin
 from omnisift.errors import CompressorError, ModelError, UnsupportedModel, UsageError
 from omnisift.models.cached_prompt import cache_argument
 
-QUESTION = "What is heard?"
 ENDS = [(10, 5.0), (12, 6.0), (13, 6.4), (46, 23.0), (47, 23.5), (48, 24.0), (1, 0.5), (12, 0.0), (47, 0.0)]
 """(images, seconds of sound)."""
 
@@ -32,26 +31,6 @@ def nano() -> Pipeline:
 @pytest.fixture(scope="module")
 def pipelines(nano: Pipeline) -> dict[str, Pipeline]:
     return {"nano": nano, "wide": omnisift.load(omnisift.nano_path().parent / "wide"), "random": random_pipeline()}
-
-
-def noise(images: int, seconds: float, height: int = 112, width: int = 112) -> omnisift.Media:
-    """Images of noise in blocks, and sound that grows louder, so that its largest value comes late."""
-    media = clip_of("nano", images, seconds)
-    blocks = np.random.default_rng(images).integers(0, 256, (images, height // 14, width // 14, 3), np.uint8)
-    wave = None if media.waveform is None else media.waveform * np.linspace(0.1, 1, len(media.waveform), dtype="f")
-    return dataclasses.replace(media, images=blocks.repeat(14, axis=1).repeat(14, axis=2), waveform=wave)
-
-
-def check_equal(pipe: Pipeline, media: omnisift.Media, tolerance: float = 1e-4, **options: Any) -> None:
-    """The stream keeps the same tokens at the same positions, and gives the same logits, as the clip at once."""
-    seen, stream = streamed(
-        pipe, media, QUESTION, keep=KeepAll(), peak=peak_of(pipe, media), audio=media.has_audio, **options
-    )
-    whole = offline(pipe, media, QUESTION, stream)
-    assert torch.equal(seen.positions, whole.positions)
-    assert torch.allclose(seen.embeds, whole.embeds, rtol=0, atol=tolerance)
-    assert torch.allclose(seen.logits, whole.logits, rtol=0, atol=tolerance)
-    assert seen.text == whole.text
 
 
 @pytest.mark.parametrize("name", ["nano", "wide", "random"])

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,16 +119,13 @@ class Assembler:
     # --- pieces
 
     def add(self, piece: Piece) -> None:
-        """Take a piece. Raises `UsageError` if its time is no time."""
-        if not isinstance(piece.time, Real) or isinstance(piece.time, bool) or not 0 <= piece.time <= MAX_TIME:
-            raise UsageError(
-                f"the time of a piece must be seconds of the stream, from 0 to {MAX_TIME:g}, got {piece.time!r:.80}"
-            )
+        """Take a piece, whose arrays are copied. Raises `UsageError` if its time is no time."""
+        check_time(piece.time)
         time = float(piece.time)
         if piece.image is not None:
             self._add_image(time, piece.image)
         if piece.samples is not None and self._unit_samples:
-            self._add_samples(round(time * SAMPLE_RATE), np.asarray(piece.samples, np.float32))
+            self._add_samples(round(time * SAMPLE_RATE), np.array(piece.samples, np.float32))
         self.seen = max(self.seen, time)
 
     @property
@@ -149,7 +147,7 @@ class Assembler:
         if before is not None and time <= before[0]:
             self._count(doubled_pieces=int(time == before[0]))
             return
-        self._waiting[moment] = time, image
+        self._waiting[moment] = time, image.copy()
 
     def _add_samples(self, begin: int, samples: Samples) -> None:
         """Append samples, or let them wait for those before them."""
@@ -327,6 +325,12 @@ class Assembler:
         self.counted = replace(
             self.counted, **{name: getattr(self.counted, name) + value for name, value in more.items()}
         )
+
+
+def check_time(time: Any) -> None:
+    """Raise `UsageError` for the time of a piece that is none."""
+    if not isinstance(time, Real) or isinstance(time, bool) or not 0 <= float(time) <= MAX_TIME:
+        raise UsageError(f"the time of a piece must be seconds of the stream, from 0 to {MAX_TIME:g}, got {time!r:.80}")
 
 
 def _filled(images: list[Images]) -> list[Images]:

@@ -19,12 +19,13 @@ from omnisift.models.grid_adapter import GridAdapter
 from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import unknown_spectrogram, unknown_video
+from omnisift.streaming.assembler import check_time
 from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.encoder import KeptUnit
 from omnisift.streaming.policies import Policy
 
-MAX_FPS = 30.0
-"""Most images per second of a stream."""
+MIN_FPS, MAX_FPS = 0.01, 30.0
+"""Fewest and most images per second of a stream."""
 
 
 def stream_method(compressor: Compressor | None, policy: Policy) -> Compressor | None:
@@ -76,10 +77,10 @@ def check_stream(
         UnsupportedModel: the model can't be read in parts.
         UsageError: an argument is out of range.
     """
-    if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps <= MAX_FPS:
-        raise UsageError(f"fps of a stream must be above 0 and at most {MAX_FPS:g}, got {fps!r}")
-    if peak is not None and (not isinstance(peak, Real) or not math.isfinite(peak)):
-        raise UsageError(f"peak must be a number, got {peak!r}")
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= MAX_FPS:
+        raise UsageError(f"fps of a stream must be from {MIN_FPS:g} to {MAX_FPS:g}, got {fps!r:.80}")
+    if peak is not None and (isinstance(peak, bool) or not isinstance(peak, Real) or not math.isfinite(peak)):
+        raise UsageError(f"peak must be a number, got {peak!r:.80}")
     if not isinstance(audio, bool):
         raise UsageError(f"audio must be true, false or None, got {audio!r:.80}")
     if audio and not hears(host.processor):
@@ -112,6 +113,7 @@ def check_piece(piece: Any) -> None:
         raise UsageError(f"feed takes an omnisift.Piece, got {type(piece).__name__}")
     if piece.image is None and piece.samples is None:
         raise UsageError("a piece has an image or samples, got neither")
+    check_time(piece.time)
     if piece.image is not None:
         if not isinstance(piece.image, np.ndarray) or piece.image.ndim != 3:
             shape = list(getattr(piece.image, "shape", []))

@@ -16,7 +16,7 @@ from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes, segment_of, segment_sizes
 from omnisift.compressors import Compressor
 from omnisift.models import adapter_for
-from omnisift.models.media_encoding import MediaEmbeds, encode_media
+from omnisift.models.media_encoding import MediaEmbeds, encode_audio, encode_media
 from omnisift.pipeline.clip_outline import CHUNK_STEPS
 from omnisift.pipeline.clip_windows import joined_media, joined_streams, kept_rows, stream_rows
 from omnisift.pipeline.loading import Host
@@ -129,7 +129,9 @@ class UnitEncoder:
         else:
             tokens = self._layout.part(len(unit.images), self._samples(unit), unit.number)
         mel = self._spectrogram(unit, tokens, is_whole) if self._layout.has_audio else None
-        embeds, marked = self._encoded(tokens.stream.modality, self._video(unit, is_whole), mel)
+        embeds, marked = self._encoded(
+            tokens.stream.modality, self._video(unit, is_whole), mel, is_first=unit.number == 0
+        )
         self._next = unit.number + 1
         middle = self._now()
         kept = self._compressed(tokens, unit.number, embeds, marked)
@@ -195,16 +197,13 @@ class UnitEncoder:
         return made
 
     def _encoded(
-        self, modality: Tensor, media: MediaEmbeds, mel: Tensor | None
+        self, modality: Tensor, media: MediaEmbeds, mel: Tensor | None, *, is_first: bool
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """[N, D]: embeddings of the unit's tokens, and the side inputs of its video tokens."""
         is_video = modality == Modality.VIDEO
-        audio = int((~is_video).sum())
-        if mel is None or not audio:
+        if mel is None or bool(is_video.all()):
             return media.embeds, media.marked
-        mask = torch.ones(1, mel.shape[1], dtype=torch.int64)
-        inputs = self._moved({"input_features": mel.unsqueeze(0), "feature_attention_mask": mask})
-        heard = encode_media(self._adapter, Modality.AUDIO, audio, inputs)
+        heard = encode_audio(self._adapter, mel, self._moved, is_first=is_first)
         embeds = media.embeds.new_empty(len(modality), media.embeds.shape[1])
         at = is_video.to(embeds.device)
         embeds[at], embeds[~at] = media.embeds, heard.embeds

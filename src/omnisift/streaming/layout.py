@@ -244,13 +244,13 @@ class StreamLayout:
         """The rotary position at which the stream begins."""
         return int(self.unit.position_ids[0].min())
 
-    def after(self, turns: Sequence[tuple[str, str]], question: str, highest: int) -> tuple[Tensor, Tensor]:
+    def after(self, turns: Sequence[tuple[str, str]], question: str, last: int) -> tuple[Tensor, Tensor]:
         """The prompt behind the stream.
 
         Args:
             turns: questions and answers before.
             question: the question.
-            highest: the largest rotary position of the unit that was read last, before compression.
+            last: `last_position` of the unit that was read last, before compression.
 
         Returns:
             Ids [N] and their rotary positions [N].
@@ -263,13 +263,13 @@ class StreamLayout:
         # Marks that the processor wrote behind the clip, and the first token of the text, have positions of their own.
         fixed = virtual.position_ids[0, virtual.end : virtual.text + 1]
         if self._text_advances:
-            fixed = fixed - virtual.highest + highest
+            fixed = fixed - virtual.last + last
         rest = fixed[-1] + torch.arange(1, len(tail))
         return torch.cat([virtual.ids[virtual.end : virtual.text], tail]), torch.cat([fixed, rest])
 
     @cached_property
     def _text_advances(self) -> bool:
-        """Whether text begins behind the largest position of a clip, however long; else at one place.
+        """Whether text begins behind the last position of a clip, however long; else at one place.
 
         Raises:
             UnsupportedModel: it does neither.
@@ -278,7 +278,7 @@ class StreamLayout:
         side = int((first.position_ids[1:, first.begin : first.end] - self.origin).max()) + 1
         long = self._virtual(self._whole(2 + -(-side // self.unit_ids), self.unit_seconds))
         starts = [int(part.position_ids[0, part.end]) for part in (first, long)]
-        if starts[1] - long.highest == starts[0] - first.highest:
+        if starts[1] - long.last == starts[0] - first.last:
             return True
         if starts[0] == starts[1]:
             return False
@@ -309,6 +309,16 @@ class StreamLayout:
         inputs = run_processor(processor, text, media, sizes_alone=True, image_numbers=numbers)
         tail = processor.tokenizer(around_clip(processor, media, text)[1], add_special_tokens=False)["input_ids"]
         return _Virtual.of(self._adapter, media, inputs, len(tail), self._around if self._has_times else None)
+
+
+def last_position(position_ids: Tensor, modality: Tensor) -> int:
+    """The largest rotary position [3, N] among the last tokens of one modality.
+
+    Hosts count the text behind a clip on from these alone: behind sound, rows and columns of large images don't count.
+    """
+    others = torch.nonzero(modality != modality[-1])[:, 0]
+    begin = int(others[-1]) + 1 if len(others) else 0
+    return int(position_ids[:, begin:].max())
 
 
 @dataclass(frozen=True)
@@ -351,9 +361,10 @@ class _Virtual:
         return self.end - self.begin
 
     @property
-    def highest(self) -> int:
-        """The largest rotary position of the clip."""
-        return int(self.position_ids[:, self.begin : self.end].max())
+    def last(self) -> int:
+        """`last_position` of the clip."""
+        clip = self.clip(0, self.tokens)
+        return last_position(clip.position_ids, clip.modality)
 
     def words_around(self) -> tuple[int, int]:
         """How many tokens of text before and behind each frame belong to it, in a clip of two frames with one time.

@@ -314,7 +314,7 @@ def _rebased(held: HeldTokens, keep: Tensor, clock: Clock, seconds: float) -> Pl
     """Move what stays to the beginning, once that has shifted far enough to be worth it."""
     kept = held.rows(keep)
     if not len(kept):
-        return Plan(keep, None, 0 if len(held) else clock.start)
+        return Plan(keep, None, 0)
     shift = int((kept.time - kept.offset).min())
     if shift < max(clock.ids, _ids(seconds / _MARGIN, clock)):
         return Plan(keep, None, clock.start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,7 +32,7 @@ from omnisift.streaming.assembler import Assembler, Images, Unit
 from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.checks import check_kept, check_piece, check_stream, stream_method
 from omnisift.streaming.encoder import KeptUnit, UnitEncoder
-from omnisift.streaming.layout import StreamLayout, UnitTokens
+from omnisift.streaming.layout import StreamLayout, UnitTokens, last_position
 from omnisift.streaming.policies import Clock, HeldTokens, Policy
 from omnisift.streaming.question import question_row
 from omnisift.streaming.report import StreamAnswer, StreamReport
@@ -104,10 +105,11 @@ class StreamSession:
         system: str | None = None,
         peak: float | None = None,
     ) -> None:
-        self.host, self.policy, self.fps, self.system = host, keep, fps, system
+        self.host, self.policy, self.system = host, keep, system
         self.compressor = stream_method(compressor, keep)
         self.has_audio = hears(host.processor) if audio is None else audio
         check_stream(host, self.compressor, fps, audio=self.has_audio, peak=peak)
+        self.fps = float(fps)
         if system is not None:
             check_prompt(host.processor, "x", system)
         self._limits = frame_limits(host.processor, max_pixels)
@@ -115,7 +117,7 @@ class StreamSession:
         self._state: _State | None = None
         self._waiting: list[Piece] = []
         self._turns: list[tuple[str, str]] = []
-        self._closed = False
+        self._closed = self._is_asked = False
 
     def __enter__(self) -> StreamSession:
         return self
@@ -154,20 +156,17 @@ class StreamSession:
         with self._lock:
             self._check_open()
             if self._state is None:
-                self._waiting.append(piece)
                 if piece.image is None:
+                    self._waiting.append(copy.deepcopy(piece))
                     del self._waiting[:-_WAITING_PIECES]
                     return 0
-                self._state, pieces = self._begin(piece.image), self._waiting
-                self._waiting = []
-            else:
-                pieces = [piece]
+                self._state = self._begin(piece.image)
+            pieces, self._waiting = [*self._waiting, piece], []
             count = 0
             for part in pieces:
                 self._state.assembler.add(part)
                 for unit in self._state.assembler.ready():
-                    self._commit(self._state, unit)
-                    count += 1
+                    count += self._commit(self._state, unit)
             return count
 
     def _begin(self, image: Images) -> _State:
@@ -191,13 +190,13 @@ class StreamSession:
         cache.fix()
         return state
 
-    def _commit(self, state: _State, unit: Unit) -> None:
-        """Read a unit into the cache, after the policy decided what stays of those before.
+    def _commit(self, state: _State, unit: Unit) -> bool:
+        """Read a unit that is no gap into the cache, after the policy decided what stays; returns whether it did.
 
         Where something fails, or is interrupted, the unit is missing, and the session is as before.
         """
         if not unit.images:
-            return
+            return False
         encoder, cache = state.encoder.fork(), state.cache.fork()
         kept = self._encoded(encoder, unit)
         begin = time.perf_counter()
@@ -221,6 +220,7 @@ class StreamSession:
         state.seconds["encode"] += encoder.encode_seconds
         state.seconds["compress"] += encoder.compress_seconds
         state.seconds["read"] += time.perf_counter() - begin
+        return True
 
     def _encoded(self, encoder: UnitEncoder, unit: Unit) -> KeptUnit:
         """Encode and compress a unit."""
@@ -298,7 +298,7 @@ class StreamSession:
             question: a question in the model's language.
             follow_up: whether it follows the questions and answers since the last one that did not, or since `forget`.
             max_new_tokens: maximum number of generated tokens.
-            on_text: called with each piece of the answer as it is generated.
+            on_text: called with each piece of the answer as it is generated; it may close the session, not use it.
 
         Raises:
             UsageError: the question is empty, an argument is out of range, no image came yet, or the session is closed.
@@ -315,7 +315,11 @@ class StreamSession:
             turns = self._turns if follow_up else []
             row, end = self._prompt(state, turns, question, max_new_tokens)
             options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "on_stage": lambda _: None}
-            (answer,) = generate(self.host, None, [row], **options, on_text=on_text)
+            self._is_asked = True
+            try:
+                (answer,) = generate(self.host, None, [row], **options, on_text=on_text)
+            finally:
+                self._is_asked = False
             self._turns = [*turns, (question, answer.text)]
             return self._answer(answer, end, begin, time.perf_counter())
 
@@ -333,9 +337,9 @@ class StreamSession:
             self._read(state, cache, kept, start)
         if number < 0:
             raise UsageError("no image came yet: feed the stream before asking about it")
-        moving = self._moving(state, tokens.modality)
-        highest = int((tokens.position_ids + start * moving).max())
-        ids, positions = state.layout.after(turns, question, highest)
+        moved = tokens.position_ids + start * self._moving(state, tokens.modality)
+        ids, positions = state.layout.after(turns, question, last_position(moved, tokens.modality))
+        highest = int(moved.max())
         width, limit = len(cache) + len(ids), self._context
         if limit is not None and max(width, highest + 1, int(positions[-1]) + 1) + max_new_tokens > limit:
             raise TooBig(
@@ -393,3 +397,5 @@ class StreamSession:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("the stream is closed: open another one with Pipeline.stream")
+        if self._is_asked:
+            raise UsageError("on_text can't feed or ask while the answer is generated: do so afterwards")
