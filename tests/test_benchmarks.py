@@ -212,6 +212,11 @@ def test_the_table_of_models_matches_its_result() -> None:
     assert load_benchmark("models_table").models_table() in page, "copy it from benchmarks/figures/models_table.py"
 
 
+def test_the_tables_of_streams_match_their_results() -> None:
+    page = (ROOT / "docs" / "streaming.md").read_text(encoding="utf-8")
+    assert load_benchmark("streaming_tables").filled(page) == page, "run benchmarks/figures/streaming_tables.py"
+
+
 def test_the_default_of_nano() -> None:
     assert load_benchmark("default_method").right_answers(1, 0.25) == {"omnisift": 3, "resift": 3}
 

@@ -33,6 +33,7 @@ NOT_RUN = {
     "downloads a wheel": 1,
     "needs a GPU": 2,
     "needs a Ray cluster": 1,
+    "needs a camera": 1,
     "needs a checkpoint": 3,
     "needs a fresh clone": 4,
     "needs an account of the hub": 1,

@@ -1,19 +1,24 @@
-"""Print the tables of README and docs/your-model.md: what a prompt costs, counted as `omnisift profile --config` does.
+"""Print the tables of README, docs/your-model.md and docs/streaming.md: what a prompt costs, counted from dimensions.
 
 python benchmarks/figures/cost_table.py
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from omnisift.budget import Budget
 from omnisift.evaluation.tables import table
 from omnisift.profiling.analytic import Count, count, weight_bytes
+from omnisift.profiling.flops import Flops, language_model
 from omnisift.profiling.shape import prompt_shape
 from omnisift.profiling.sizes import host_config
 
 MODELS = ("3b", "7b")
 SECONDS = (20, 60, 240)
 BUDGETS = (Budget(retain=0.35), Budget(retain=0.25))
+UNIT, QUESTION = 2, 30
+"""Seconds of a unit of a stream, and tokens of a question."""
 
 
 def cost_table() -> str:
@@ -45,6 +50,29 @@ def weights_sentence() -> str:
     return ", ".join(f"{_gigabytes([weight_bytes(host_config(model))])} GB for {model.upper()}" for model in MODELS)
 
 
+def stream_table(seconds: Sequence[int] = (10, 30, 60, 120)) -> str:
+    """TFLOP of a question about 7B: of a clip from its beginning, and about a stream that was read so far."""
+    config = host_config("7b")
+    unit = count(config, prompt_shape(UNIT), BUDGETS)[-1]
+    unfinished = sum((unit.stages[name] for name in ("encode_video", "encode_audio", "compress")), Flops())
+    head = [
+        "so far",
+        "clip, all tokens",
+        "clip, 25 %",
+        "stream, right after a unit",
+        "stream, just before the next one",
+    ]
+    lines = []
+    for length in seconds:
+        whole, _, kept = count(config, prompt_shape(length), BUDGETS)
+        held, own = kept.video + kept.audio, unit.video + unit.audio
+        asked = language_model(config.text_config, QUESTION, cached=held, logits=1)
+        late = unfinished + language_model(config.text_config, own + QUESTION, cached=held, logits=1)
+        costs = [f"{one.total / 1e12:,.1f}" for one in (whole.total, kept.total, asked, late)]
+        lines.append([f"{length} s", *costs])
+    return table(head, lines)
+
+
 def _counts() -> list[tuple[str, int, list[Count]]]:
     shapes = {seconds: prompt_shape(seconds) for seconds in SECONDS}
     return [
@@ -57,8 +85,8 @@ def _gigabytes(values: list[int]) -> str:
 
 
 def main() -> None:
-    """Print both tables."""
-    print(weights_sentence(), cost_table(), memory_table(), sep="\n\n")
+    """Print all tables."""
+    print(weights_sentence(), cost_table(), memory_table(), stream_table(), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -162,6 +162,7 @@ def test_hover_a_patch_and_read_its_score(address: str, open_page, shot) -> None
     page = open_page(address)
     page.get_by_label(SAMPLE).check()
     page.locator("#player video").wait_for()
+    choose(page, "Method", "omnisift")
     ask(page, "What colour is the square?")
     assert page.locator("iframe.report").get_attribute("sandbox") == "allow-scripts"
     report = page.frame_locator("iframe.report")

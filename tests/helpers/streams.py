@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
-from tests.helpers.windows import watched
+from tests.helpers.windows import clip_of, watched
 from torch import Tensor
 
-from omnisift import Media, Piece, Pipeline, StreamSession, load, nano_path
+from omnisift import KeepAll, Media, Piece, Pipeline, StreamSession, load, nano_path
 from omnisift.pipeline.clip_sources import DecodedSource
 from omnisift.pipeline.loading import Host
 
 RATE = 16_000
+QUESTION = "What is heard?"
 
 
 def pieces_of(media: Media, samples: int = 4000) -> Iterator[Piece]:
@@ -94,3 +97,23 @@ def random_pipeline(dtype: torch.dtype = torch.float32, retain: float = 0.25, **
     model = type(host.thinker)._from_config(config, attn_implementation="sdpa").eval().to(dtype)
     model.generation_config = copy.deepcopy(host.thinker.generation_config)
     return Pipeline(Host("random", "random", model, host.processor), load("nano", retain=retain, **options).compressor)
+
+
+def noise(images: int, seconds: float, height: int = 112, width: int = 112) -> Media:
+    """Images of noise in blocks, and sound that grows louder, so that its largest value comes late."""
+    media = clip_of("nano", images, seconds)
+    blocks = np.random.default_rng(images).integers(0, 256, (images, height // 14, width // 14, 3), np.uint8)
+    wave = None if media.waveform is None else media.waveform * np.linspace(0.1, 1, len(media.waveform), dtype="f")
+    return dataclasses.replace(media, images=blocks.repeat(14, axis=1).repeat(14, axis=2), waveform=wave)
+
+
+def check_equal(pipe: Pipeline, media: Media, tolerance: float = 1e-4, **options: Any) -> None:
+    """The stream keeps the same tokens at the same positions, and gives the same logits, as the clip at once."""
+    seen, stream = streamed(
+        pipe, media, QUESTION, keep=KeepAll(), peak=peak_of(pipe, media), audio=media.has_audio, **options
+    )
+    whole = offline(pipe, media, QUESTION, stream)
+    assert torch.equal(seen.positions, whole.positions)
+    assert torch.allclose(seen.embeds, whole.embeds, rtol=0, atol=tolerance)
+    assert torch.allclose(seen.logits, whole.logits, rtol=0, atol=tolerance)
+    assert seen.text == whole.text

@@ -11,6 +11,7 @@ import pytest
 from omnisift.errors import MediaTimeout, UsageError
 from omnisift.media.pieces import Piece
 from omnisift.streaming import LiveReader, StreamReport
+from omnisift.streaming.assembler import Assembler
 
 
 class Script:
@@ -105,6 +106,26 @@ def test_parts_of_samples_and_images_are_dropped_together() -> None:
         rest = list(reader)
     assert [piece for piece in pieces if piece.time >= 14] == rest
     assert reader.dropped_seconds == 14.0
+
+
+@pytest.mark.parametrize("dropped", [{3}, {3, 4}, {1, 2, 3, 4, 5}, {2, 3, 6}])
+def test_a_part_that_is_dropped_is_a_gap_of_the_session(dropped: set[int]) -> None:
+    """Without tokens, and not the last image with silence."""
+    assembler = Assembler(2.0, unit_images=4, unit_samples=32_000, following=200, scale=lambda image: image)
+    units = []
+    for number in range(80):
+        pieces = [Piece(number / 4, samples=np.ones(4000, np.float32))]
+        if number % 2 == 0:
+            pieces.insert(0, Piece(number / 4, image=np.full((2, 2, 3), number, np.uint8)))
+        for piece in pieces if number // 8 not in dropped else []:
+            assembler.add(piece)
+            units += list(assembler.ready())
+    assert [unit.number for unit in units] == [number for number in range(9) if number not in dropped]
+    assert assembler.counted.gap_seconds == 2.0 * len(dropped)
+    assert assembler.counted.repeated_images == 0
+    # The spectrogram of a unit before a gap sees the silence after it.
+    assert assembler.counted.silent_seconds < 0.1
+    assert all(unit.samples is not None and (unit.samples == 1).all() for unit in units)
 
 
 def test_a_file_waits_for_a_slow_reader() -> None:

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers.family_folders import FACTORS, save_family
-from tests.helpers.streams import feed, offline, peak_of, pieces_of, random_pipeline, streamed
-from tests.helpers.windows import clip_of, windows_of
+from tests.helpers.streams import QUESTION, check_equal, feed, noise, peak_of, pieces_of, random_pipeline, streamed
+from tests.helpers.windows import clip_of, watched, windows_of
 
 import omnisift
 from omnisift import KeepAll, MemoryBank, NestedBudgets, Piece, Pipeline, SlidingWindow
 from omnisift.errors import CompressorError, ModelError, UnsupportedModel, UsageError
 from omnisift.models.cached_prompt import cache_argument
 
-QUESTION = "What is heard?"
 ENDS = [(10, 5.0), (12, 6.0), (13, 6.4), (46, 23.0), (47, 23.5), (48, 24.0), (1, 0.5), (12, 0.0), (47, 0.0)]
 """(images, seconds of sound)."""
 
@@ -32,26 +31,6 @@ def nano() -> Pipeline:
 @pytest.fixture(scope="module")
 def pipelines(nano: Pipeline) -> dict[str, Pipeline]:
     return {"nano": nano, "wide": omnisift.load(omnisift.nano_path().parent / "wide"), "random": random_pipeline()}
-
-
-def noise(images: int, seconds: float, height: int = 112, width: int = 112) -> omnisift.Media:
-    """Images of noise in blocks, and sound that grows louder, so that its largest value comes late."""
-    media = clip_of("nano", images, seconds)
-    blocks = np.random.default_rng(images).integers(0, 256, (images, height // 14, width // 14, 3), np.uint8)
-    wave = None if media.waveform is None else media.waveform * np.linspace(0.1, 1, len(media.waveform), dtype="f")
-    return dataclasses.replace(media, images=blocks.repeat(14, axis=1).repeat(14, axis=2), waveform=wave)
-
-
-def check_equal(pipe: Pipeline, media: omnisift.Media, tolerance: float = 1e-4, **options: Any) -> None:
-    """The stream keeps the same tokens at the same positions, and gives the same logits, as the clip at once."""
-    seen, stream = streamed(
-        pipe, media, QUESTION, keep=KeepAll(), peak=peak_of(pipe, media), audio=media.has_audio, **options
-    )
-    whole = offline(pipe, media, QUESTION, stream)
-    assert torch.equal(seen.positions, whole.positions)
-    assert torch.allclose(seen.embeds, whole.embeds, rtol=0, atol=tolerance)
-    assert torch.allclose(seen.logits, whole.logits, rtol=0, atol=tolerance)
-    assert seen.text == whole.text
 
 
 @pytest.mark.parametrize("name", ["nano", "wide", "random"])
@@ -81,7 +60,7 @@ def test_in_float64_nothing_differs(sound: bool, monkeypatch: pytest.MonkeyPatch
         check_equal(pipe, noise(46, 23.0 if sound else 0.0), tolerance=1e-10)
 
 
-@pytest.mark.parametrize("family", ["qwen3_omni_moe_thinker", "qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["qwen3_omni_moe_thinker", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"])
 def test_other_families_stream(family: str, tmp_path: Path) -> None:
     """Qwen3-Omni in units of eight seconds, the span of its audio encoder; the others without sound."""
     pipe, side = omnisift.load(save_family(family, tmp_path)), FACTORS[family]
@@ -249,8 +228,8 @@ def test_streams_refuse_what_looks_at_the_whole_clip(nano: Pipeline) -> None:
 
 
 def test_streams_refuse_models_that_cannot_be_read_in_parts(tmp_path: Path) -> None:
-    pipe = omnisift.load(save_family("qwen3_vl", tmp_path))
-    with pytest.raises(UnsupportedModel, match="time of each frame in words"):
+    pipe = omnisift.load(save_family("qwen3_5", tmp_path))
+    with pytest.raises(UnsupportedModel, match="LinearAttentionLayer"):
         pipe.stream()
 
 
@@ -324,6 +303,16 @@ def test_a_stream_beyond_the_context_is_refused(nano: Pipeline) -> None:
 def test_an_attached_model_is_refused(nano: Pipeline) -> None:
     with omnisift.attach(nano.host.thinker, "resift"), pytest.raises(ModelError):
         feed(nano.stream(), noise(8, 4.0))
+
+
+def test_questions_within_a_unit_encode_each_step_once(nano: Pipeline) -> None:
+    """What a question saw of an unfinished unit is not encoded for the next one."""
+    stream = feed(nano.stream(keep=KeepAll()), noise(7, 3.5))
+    with watched(nano) as seen:
+        first, second = (stream.ask(QUESTION, max_new_tokens=3) for _ in range(2))
+    assert seen["patches"] == [2 * 64, 64]  # the second step has one image so far
+    assert first.text == second.text
+    assert torch.allclose(seen["logits"][0], seen["logits"][len(seen["logits"]) // 2], rtol=0, atol=1e-4)
 
 
 def test_an_unfinished_unit_is_seen(nano: Pipeline) -> None:

@@ -6,6 +6,8 @@ See ``docs/media.md`` for what the reader guarantees about time, offsets, rotati
 from omnisift.media.image import smart_size
 from omnisift.media.live import LiveSource, open_stream
 from omnisift.media.live_warnings import StreamWarning
+from omnisift.media.piece_bytes import MAX_BYTES as MAX_PIECE_BYTES
+from omnisift.media.piece_bytes import image_message, message_time, piece_from_bytes, samples_message
 from omnisift.media.pieces import Piece
 from omnisift.media.reader import read
 from omnisift.media.result import Media
@@ -14,6 +16,7 @@ from omnisift.media.units import SAMPLE_RATE
 from omnisift.media.windows import ClipWindows, WindowsUnavailable, read_or_open
 
 __all__ = [
+    "MAX_PIECE_BYTES",
     "SAMPLE_RATE",
     "ClipWindows",
     "LiveSource",
@@ -22,8 +25,12 @@ __all__ = [
     "Piece",
     "StreamWarning",
     "WindowsUnavailable",
+    "image_message",
+    "message_time",
     "open_stream",
+    "piece_from_bytes",
     "read",
     "read_or_open",
+    "samples_message",
     "smart_size",
 ]

@@ -50,6 +50,23 @@ def samples_message(time: float, samples: npt.NDArray[np.float32]) -> bytes:
     return _HEADER.pack(time, SAMPLES) + data
 
 
+def message_time(message: bytes) -> float:
+    """Return the time of a message in seconds, without decoding its content.
+
+    Raises:
+        Damaged: the header is incomplete, or its time is no time.
+        TooBig: the message exceeds `MAX_BYTES`.
+    """
+    if len(message) > MAX_BYTES:
+        raise TooBig(f"a piece has {len(message):,} bytes; the maximum is {MAX_BYTES:,}, so send smaller images")
+    if len(message) <= _HEADER.size:
+        raise Damaged(f"a piece has {len(message)} bytes; send a header of {_HEADER.size} bytes, then the content")
+    time: float = _HEADER.unpack_from(message)[0]
+    if not math.isfinite(time) or time < 0:
+        raise Damaged(f"the time of a piece must be a number of seconds from 0 on, got {time}")
+    return time
+
+
 def piece_from_bytes(message: bytes, max_pixels: int = MAX_PIXELS) -> Piece:
     """Decode a message; its size and the area of its image are checked before anything is decoded.
 
@@ -63,13 +80,7 @@ def piece_from_bytes(message: bytes, max_pixels: int = MAX_PIXELS) -> Piece:
         Damaged: the header is incomplete, its time or kind is wrong, or the content can't be decoded.
         TooBig: the message, its image or its samples exceed a limit.
     """
-    if len(message) > MAX_BYTES:
-        raise TooBig(f"a piece has {len(message):,} bytes; the maximum is {MAX_BYTES:,}, so send smaller images")
-    if len(message) <= _HEADER.size:
-        raise Damaged(f"a piece has {len(message)} bytes; send a header of {_HEADER.size} bytes, then the content")
-    time, kind = _HEADER.unpack_from(message)
-    if not math.isfinite(time) or time < 0:
-        raise Damaged(f"the time of a piece must be a number of seconds from 0 on, got {time}")
+    time, kind = message_time(message), message[_HEADER.size - 1]
     content = message[_HEADER.size :]
     if kind == IMAGE:
         return Piece(time, image=decode_image(content, max_pixels))

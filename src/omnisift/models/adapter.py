@@ -184,6 +184,11 @@ class Adapter(ABC):
         """Frames of the spectrogram that the audio encoder attends within; None in families without audio."""
         return None
 
+    @property
+    def audio_chunk(self) -> int | None:
+        """Frames to which the audio encoder pads a shorter rest behind others, which changes its output; else None."""
+        return None
+
     def rotary_positions(self, inputs: Mapping[str, Any]) -> Tensor:
         """Compute the rotary positions of a prompt by the host's own code, without running it.
 

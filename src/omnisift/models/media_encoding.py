@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -16,6 +16,8 @@ from omnisift.models.own_hooks import OwnHook
 from omnisift.models.side_inputs import Side
 from omnisift.tokens import Modality
 
+FEATURES, MASK = "input_features", "feature_attention_mask"
+"""Arguments of `Parts.core` for audio."""
 _TOKEN = {Modality.VIDEO: "video_token_id", Modality.AUDIO: "audio_token_id"}
 _TYPE = {Modality.VIDEO: 2, Modality.AUDIO: 3}
 """Values of ``mm_token_type_ids``."""
@@ -76,6 +78,30 @@ def encode_media(adapter: Adapter, modality: Modality, count: int, inputs: Mappi
         if side is Side.MARKED and given.get(name) is not None
     }
     return MediaEmbeds(given["inputs_embeds"][0], marked)
+
+
+def encode_audio(
+    adapter: Adapter, mel: Tensor, inputs: Callable[[dict[str, Tensor]], dict[str, Any]], *, is_first: bool
+) -> MediaEmbeds:
+    """Run the audio encoder on a part of a waveform, as if it encoded the whole.
+
+    Args:
+        adapter: as in `encode_media`.
+        mel: [M, F]: the spectrogram of whole spans of the encoder (`Adapter.audio_window`), or of the rest.
+        inputs: brings inputs to the device.
+        is_first: whether no other part is before it.
+    """
+    frames, chunk = mel.shape[1], adapter.audio_chunk
+    count = adapter.audio_tokens(frames)
+    if is_first or chunk is None or frames >= chunk:
+        mask = torch.ones(1, frames, dtype=torch.int64)
+        return encode_media(adapter, Modality.AUDIO, count, inputs({FEATURES: mel.unsqueeze(0), MASK: mask}))
+    # A short rest is padded as behind other chunks if another waveform has one.
+    both, mask = mel.new_zeros(2, len(mel), chunk), torch.ones(2, chunk, dtype=torch.int64)
+    both[1, :, :frames], mask[1, frames:] = mel, 0
+    before = adapter.audio_tokens(chunk)
+    made = encode_media(adapter, Modality.AUDIO, before + count, inputs({FEATURES: both, MASK: mask}))
+    return made.rows(torch.arange(before, before + count))
 
 
 def _stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:

@@ -43,6 +43,11 @@ class Qwen3OmniMoeAdapter(GridAdapter):
         """Eight seconds in released checkpoints: its attention sees no further."""
         return int(self.config.audio_config.n_window_infer)
 
+    @property
+    def audio_chunk(self) -> int | None:
+        """One second in released checkpoints: a rest is padded to it, and its last token sees what is behind it."""
+        return 2 * int(self.config.audio_config.n_window)
+
     def audio_tokens(self, mel_frames: int) -> int:
         """Return the number of audio tokens: 13 for each second, which is encoded alone, and an eighth of the rest."""
         seconds, rest = divmod(mel_frames, 100)

@@ -216,6 +216,13 @@ def kept_rows(window: MediaEmbeds, modality: Tensor, keep: Tensor, merged: Tenso
     return MediaEmbeds(embeds.clone(), {name: [layer[rank] for layer in rows] for name, rows in window.marked.items()})
 
 
+def joined_media(parts: Sequence[MediaEmbeds]) -> MediaEmbeds:
+    """Tokens of parts of a clip, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return MediaEmbeds(torch.cat([part.embeds for part in parts]), _joined_layers([part.marked for part in parts]))
+
+
 def _joined_layers(parts: Sequence[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]]:
     """The marked side inputs of all windows."""
     filled = [part for part in parts if part]

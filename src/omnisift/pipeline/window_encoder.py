@@ -18,7 +18,7 @@ from omnisift.errors import BudgetError
 from omnisift.models import adapter_for
 from omnisift.models.adapter import Adapter
 from omnisift.models.frame_memory import FrameMemory
-from omnisift.models.media_encoding import MediaEmbeds, encode_media
+from omnisift.models.media_encoding import MediaEmbeds, encode_audio, encode_media
 from omnisift.models.partial_encoding import encode, window_side
 from omnisift.models.side_inputs import Side
 from omnisift.pipeline.clip_sources import ClipSource
@@ -154,11 +154,9 @@ class WindowEncoder:
             assert self._frames is not None
             count = stop - self._encoded_frames
             mel, self._frames = limited(self._frames[:, :count], self._peak), self._frames[:, count:]
-            self._encoded_frames = stop
-            mask = torch.ones(1, count, dtype=torch.int64)
-            inputs = self._moved({"input_features": mel.unsqueeze(0), "feature_attention_mask": mask})
+            is_first, self._encoded_frames = not self._encoded_frames, stop
         with self.timer("encode_audio"):
-            return encode_media(self._adapter, Modality.AUDIO, self._adapter.audio_tokens(count), inputs).embeds
+            return encode_audio(self._adapter, mel, self._moved, is_first=is_first).embeds
 
     def _extend(self, stop: int) -> None:
         """Compute the spectrogram up to the frame ``stop``, and what follows from the same samples."""

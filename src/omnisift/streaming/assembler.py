@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,8 @@ class Unit:
     """[H, W, 3] each, scaled; empty in a gap."""
     samples: Samples | None = None
     """[N]: those of the unit; None without sound."""
+    decided: int = 0
+    """The first images, which no later piece changes."""
     following: Samples | None = None
     """The samples right after the unit that its spectrogram sees."""
 
@@ -116,16 +119,13 @@ class Assembler:
     # --- pieces
 
     def add(self, piece: Piece) -> None:
-        """Take a piece. Raises `UsageError` if its time is no time."""
-        if not isinstance(piece.time, Real) or isinstance(piece.time, bool) or not 0 <= piece.time <= MAX_TIME:
-            raise UsageError(
-                f"the time of a piece must be seconds of the stream, from 0 to {MAX_TIME:g}, got {piece.time!r:.80}"
-            )
+        """Take a piece, whose arrays are copied. Raises `UsageError` if its time is no time."""
+        check_time(piece.time)
         time = float(piece.time)
         if piece.image is not None:
             self._add_image(time, piece.image)
         if piece.samples is not None and self._unit_samples:
-            self._add_samples(round(time * SAMPLE_RATE), np.asarray(piece.samples, np.float32))
+            self._add_samples(round(time * SAMPLE_RATE), np.array(piece.samples, np.float32))
         self.seen = max(self.seen, time)
 
     @property
@@ -147,7 +147,7 @@ class Assembler:
         if before is not None and time <= before[0]:
             self._count(doubled_pieces=int(time == before[0]))
             return
-        self._waiting[moment] = time, image
+        self._waiting[moment] = time, image.copy()
 
     def _add_samples(self, begin: int, samples: Samples) -> None:
         """Append samples, or let them wait for those before them."""
@@ -217,13 +217,15 @@ class Assembler:
     def _next_unit(self) -> Unit | None:
         self._skip_gaps()
         first, last = self.unit * self._unit_images, (self.unit + 1) * self._unit_images
+        if self._last is not None and self._is_empty() and self.seen < float(last / self._rate) + MAX_DELAY:
+            return None  # it may turn out to be a gap
         while self._open_moment < last and self._is_decided(self._open_moment):
             self._decide(self._open_moment)
         if self._open_moment < last or not self._has_samples():
             return None
         is_gap = self._last is None
         samples, following = self._take_samples()
-        unit = Unit(self.unit, _filled(self._images), samples, following)
+        unit = Unit(self.unit, _filled(self._images), samples, len(self._images), following)
         self.unit, self._images = self.unit + 1, []
         if is_gap:
             self._count(gap_seconds=float((last - first) / self._rate))
@@ -288,6 +290,13 @@ class Assembler:
             self._behind = [part for part in self._behind if part[0] + len(part[2]) > self._begin]
             self._join()
 
+    def _is_empty(self) -> bool:
+        """Whether no piece of the current unit came so far."""
+        last = (self.unit + 1) * self._unit_images
+        samples_end = (self.unit + 1) * self._unit_samples
+        is_heard = self._has_heard() or any(begin < samples_end for begin, _, _ in self._behind)
+        return not (self._images or is_heard or any(moment < last for moment in self._waiting))
+
     def _has_heard(self) -> bool:
         """Whether a piece brought samples of the current unit."""
         return bool(self._unit_samples) and self._last is not None and self._heard > self.unit * self._unit_samples
@@ -309,12 +318,19 @@ class Assembler:
             return None
         while now._open_moment < max(until, first + 1):
             now._decide(now._open_moment)
-        return None if now._last is None else Unit(self.unit, _filled(now._images), samples)
+        decided = 0 if self._last is None else len(self._images)
+        return None if now._last is None else Unit(self.unit, _filled(now._images), samples, decided)
 
     def _count(self, **more: float) -> None:
         self.counted = replace(
             self.counted, **{name: getattr(self.counted, name) + value for name, value in more.items()}
         )
+
+
+def check_time(time: Any) -> None:
+    """Raise `UsageError` for the time of a piece that is none."""
+    if not isinstance(time, Real) or isinstance(time, bool) or not 0 <= float(time) <= MAX_TIME:
+        raise UsageError(f"the time of a piece must be seconds of the stream, from 0 to {MAX_TIME:g}, got {time!r:.80}")
 
 
 def _filled(images: list[Images]) -> list[Images]:

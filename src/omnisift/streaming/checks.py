@@ -16,14 +16,16 @@ from omnisift.media.audio import MAX_SAMPLE
 from omnisift.media.pieces import Piece
 from omnisift.models import adapter_for
 from omnisift.models.grid_adapter import GridAdapter
-from omnisift.pipeline.clip_format import ClipFormat, hears
+from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import unknown_spectrogram, unknown_video
+from omnisift.streaming.assembler import check_time
+from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.encoder import KeptUnit
 from omnisift.streaming.policies import Policy
 
-MAX_FPS = 30.0
-"""Most images per second of a stream."""
+MIN_FPS, MAX_FPS = 0.01, 30.0
+"""Fewest and most images per second of a stream."""
 
 
 def stream_method(compressor: Compressor | None, policy: Policy) -> Compressor | None:
@@ -75,10 +77,10 @@ def check_stream(
         UnsupportedModel: the model can't be read in parts.
         UsageError: an argument is out of range.
     """
-    if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps <= MAX_FPS:
-        raise UsageError(f"fps of a stream must be above 0 and at most {MAX_FPS:g}, got {fps!r}")
-    if peak is not None and (not isinstance(peak, Real) or not math.isfinite(peak)):
-        raise UsageError(f"peak must be a number, got {peak!r}")
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= MAX_FPS:
+        raise UsageError(f"fps of a stream must be from {MIN_FPS:g} to {MAX_FPS:g}, got {fps!r:.80}")
+    if peak is not None and (isinstance(peak, bool) or not isinstance(peak, Real) or not math.isfinite(peak)):
+        raise UsageError(f"peak must be a number, got {peak!r:.80}")
     if not isinstance(audio, bool):
         raise UsageError(f"audio must be true, false or None, got {audio!r:.80}")
     if audio and not hears(host.processor):
@@ -87,6 +89,7 @@ def check_stream(
         raise CompressorError(f"{compressor.label} reads the attention of the encoders, which a stream does not supply")
     if reason := why_no_stream(host):
         raise UnsupportedModel(f"{type(host.thinker).__name__} can't read a stream: {reason}")
+    StreamCache(adapter_for(host.thinker).parts.language_model, keeps_read=False)  # or it says why not
 
 
 def why_no_stream(host: Host) -> str | None:
@@ -94,8 +97,6 @@ def why_no_stream(host: Host) -> str | None:
     processor, adapter = host.processor, adapter_for(host.thinker)
     if not isinstance(adapter, GridAdapter) or not adapter.is_causal:
         return "its video has no grid of frames, or its tokens see later ones"
-    if ClipFormat.of(processor).has_times:
-        return "its processor writes the time of each frame in words"
     if reason := unknown_video(processor):
         return reason
     if host.thinker.generation_config.use_cache is False:
@@ -112,6 +113,7 @@ def check_piece(piece: Any) -> None:
         raise UsageError(f"feed takes an omnisift.Piece, got {type(piece).__name__}")
     if piece.image is None and piece.samples is None:
         raise UsageError("a piece has an image or samples, got neither")
+    check_time(piece.time)
     if piece.image is not None:
         if not isinstance(piece.image, np.ndarray) or piece.image.ndim != 3:
             shape = list(getattr(piece.image, "shape", []))

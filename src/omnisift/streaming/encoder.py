@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,9 +16,9 @@ from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes, segment_of, segment_sizes
 from omnisift.compressors import Compressor
 from omnisift.models import adapter_for
-from omnisift.models.media_encoding import MediaEmbeds, encode_media
+from omnisift.models.media_encoding import MediaEmbeds, encode_audio, encode_media
 from omnisift.pipeline.clip_outline import CHUNK_STEPS
-from omnisift.pipeline.clip_windows import joined_streams, kept_rows, stream_rows
+from omnisift.pipeline.clip_windows import joined_media, joined_streams, kept_rows, stream_rows
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import PIXELS, lay_out, normalize_patches, padded_length
 from omnisift.pipeline.spectrogram import LogMel, limited
@@ -33,17 +32,17 @@ class KeptUnit:
     """What a method keeps of one unit: K tokens."""
 
     tokens: UnitTokens
-    """All N tokens of the unit."""
+    """All M tokens of the unit."""
     keep: Tensor
-    """[N] bool on the CPU."""
+    """[M] bool on the CPU; all text is kept."""
     media: MediaEmbeds
     """Embeddings of the kept tokens, in their order, and side inputs of the video tokens among them."""
     score: Tensor
-    """[K] float32 on the CPU: the method's scores; NaN without any."""
+    """[K] float32 on the CPU: the method's scores; NaN without any, and for text."""
     rank: Tensor
-    """[K] int64 on the CPU: place among the kept tokens of the segment by score, 0 first."""
+    """[K] int64 on the CPU: place among the kept tokens of the segment by score, 0 first, and for text."""
     size: Tensor
-    """[K] int64 on the CPU: tokens of the segment before compression."""
+    """[K] int64 on the CPU: tokens of the segment before compression; 1 for text."""
     merged: bool
     """Whether the method merged other tokens into the kept ones."""
 
@@ -55,7 +54,15 @@ class KeptUnit:
     @property
     def modality(self) -> Tensor:
         """[K] int8 of the kept tokens."""
-        return self.tokens.stream.modality[self.keep]
+        return self.tokens.modality[self.keep]
+
+
+@dataclass
+class _Ahead:
+    """Time steps of an unfinished unit that a question saw. Forks of an encoder share it."""
+
+    unit: int = -1
+    steps: list[MediaEmbeds] = field(default_factory=list)
 
 
 class UnitEncoder:
@@ -94,6 +101,7 @@ class UnitEncoder:
         self._frames = torch.zeros(0, 0)
         self._fed = 0
         """Samples after the current unit that the spectrogram has seen."""
+        self._ahead = _Ahead()
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -116,9 +124,14 @@ class UnitEncoder:
             # At the beginning, and after a gap, which is silence.
             extractor = self._host.processor.feature_extractor
             self._mel, self._frames, self._fed = LogMel(extractor, after_silence=unit.number > 0), torch.zeros(0, 0), 0
-        tokens = self._layout.unit if is_whole else self._layout.part(len(unit.images), self._samples(unit))
+        if is_whole:
+            tokens = self._layout.whole(unit.number)
+        else:
+            tokens = self._layout.part(len(unit.images), self._samples(unit), unit.number)
         mel = self._spectrogram(unit, tokens, is_whole) if self._layout.has_audio else None
-        embeds, marked = self._encoded(tokens.stream.modality, np.stack(unit.images), mel)
+        embeds, marked = self._encoded(
+            tokens.stream.modality, self._video(unit, is_whole), mel, is_first=unit.number == 0
+        )
         self._next = unit.number + 1
         middle = self._now()
         kept = self._compressed(tokens, unit.number, embeds, marked)
@@ -162,21 +175,35 @@ class UnitEncoder:
             self._peak = max(self._peak, float(used.max()))
         return limited(used, self._peak)
 
+    def _video(self, unit: Unit, is_whole: bool) -> MediaEmbeds:
+        """The video tokens of a unit. A question does not encode again what one before it saw.
+
+        A whole unit is encoded at once, so that it is the same to the bit with questions and without.
+        """
+        video, ahead = self._host.processor.video_processor, self._ahead
+        if is_whole or ahead.unit != unit.number:
+            ahead.unit, ahead.steps = unit.number, []
+        size = video.temporal_patch_size
+        known, images = list(ahead.steps), unit.images[len(ahead.steps) * size :]
+        if not images:
+            return joined_media(known)
+        patches, grid = lay_out(np.stack(images), video.patch_size, video.merge_size, size)
+        inputs = self._moved({PIXELS: patches, "video_grid_thw": torch.tensor([grid])})
+        area = grid[1] * grid[2] // video.merge_size**2
+        made = joined_media([*known, encode_media(self._adapter, Modality.VIDEO, grid[0] * area, inputs)])
+        # Another question may need the steps of which no later piece changes an image.
+        steps = range(len(known), 0 if is_whole else unit.decided // size)
+        ahead.steps += [made.rows(torch.arange(step * area, (step + 1) * area)) for step in steps]
+        return made
+
     def _encoded(
-        self, modality: Tensor, images: npt.NDArray[np.uint8], mel: Tensor | None
+        self, modality: Tensor, media: MediaEmbeds, mel: Tensor | None, *, is_first: bool
     ) -> tuple[Tensor, dict[str, list[Tensor]]]:
         """[N, D]: embeddings of the unit's tokens, and the side inputs of its video tokens."""
-        video = self._host.processor.video_processor
-        patches, grid = lay_out(images, video.patch_size, video.merge_size, video.temporal_patch_size)
         is_video = modality == Modality.VIDEO
-        inputs = self._moved({PIXELS: patches, "video_grid_thw": torch.tensor([grid])})
-        media = encode_media(self._adapter, Modality.VIDEO, int(is_video.sum()), inputs)
-        audio = int((~is_video).sum())
-        if mel is None or not audio:
+        if mel is None or bool(is_video.all()):
             return media.embeds, media.marked
-        mask = torch.ones(1, mel.shape[1], dtype=torch.int64)
-        inputs = self._moved({"input_features": mel.unsqueeze(0), "feature_attention_mask": mask})
-        heard = encode_media(self._adapter, Modality.AUDIO, audio, inputs)
+        heard = encode_audio(self._adapter, mel, self._moved, is_first=is_first)
         embeds = media.embeds.new_empty(len(modality), media.embeds.shape[1])
         at = is_video.to(embeds.device)
         embeds[at], embeds[~at] = media.embeds, heard.embeds
@@ -206,7 +233,22 @@ class UnitEncoder:
         score = torch.full((len(stream),), torch.nan) if scores is None else scores
         media = kept_rows(MediaEmbeds(embeds, marked), stream.modality, keep, replaced)
         rank = _ranks(score[keep], segment_of(stream)[keep])
-        return KeptUnit(tokens, keep, media, score[keep], rank, size[keep], replaced is not None)
+        kept = KeptUnit(tokens, keep, media, score[keep], rank, size[keep], replaced is not None)
+        return kept if len(tokens.ids) == len(stream) else self._with_text(kept)
+
+    def _with_text(self, kept: KeptUnit) -> KeptUnit:
+        """Add the text between the frames to the kept video and audio tokens."""
+        tokens, embeds = kept.tokens, kept.media.embeds
+        is_text = tokens.modality == Modality.TEXT
+        keep = is_text.clone()
+        keep[~is_text] = kept.keep
+        at = ~is_text[keep]
+        words = self._adapter.parts.language_model.get_input_embeddings()(tokens.ids[is_text].to(embeds.device))  # type: ignore[operator]
+        joined = embeds.new_empty(len(at), embeds.shape[1])
+        joined[at.to(embeds.device)], joined[~at.to(embeds.device)] = embeds, words.to(embeds.dtype)
+        score, rank, size = torch.full((len(at),), torch.nan), torch.zeros_like(at).long(), torch.ones_like(at).long()
+        score[at], rank[at], size[at] = kept.score, kept.rank, kept.size
+        return replace(kept, keep=keep, media=replace(kept.media, embeds=joined), score=score, rank=rank, size=size)
 
     def _choose(
         self, method: Compressor, budget: Budget, stream: TokenStream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,7 +32,7 @@ from omnisift.streaming.assembler import Assembler, Images, Unit
 from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.checks import check_kept, check_piece, check_stream, stream_method
 from omnisift.streaming.encoder import KeptUnit, UnitEncoder
-from omnisift.streaming.layout import StreamLayout
+from omnisift.streaming.layout import StreamLayout, UnitTokens, last_position
 from omnisift.streaming.policies import Clock, HeldTokens, Policy
 from omnisift.streaming.question import question_row
 from omnisift.streaming.report import StreamAnswer, StreamReport
@@ -53,11 +54,19 @@ class _State:
     held: HeldTokens
     read: Tensor
     """[K] int64: `HeldTokens.time` at which each token was read."""
-    base: int = 0
-    """Rotary positions along time by which the stream was moved to its beginning."""
+    next: int = 0
+    """Number of the unit after the last one that was read."""
+    start: int = 0
+    """Where that begins, in rotary positions along time; as `HeldTokens.time`."""
+    last: UnitTokens | None = None
+    """The last unit that was read."""
     units: int = 0
     """Units that were read."""
     seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "compress": 0.0, "read": 0.0})
+
+    def start_of(self, unit: int) -> int:
+        """Where a unit that was not read yet begins, in rotary positions along time; as `HeldTokens.time`."""
+        return self.start + (unit - self.next) * self.layout.gap_ids
 
 
 class StreamSession:
@@ -96,10 +105,11 @@ class StreamSession:
         system: str | None = None,
         peak: float | None = None,
     ) -> None:
-        self.host, self.policy, self.fps, self.system = host, keep, fps, system
+        self.host, self.policy, self.system = host, keep, system
         self.compressor = stream_method(compressor, keep)
         self.has_audio = hears(host.processor) if audio is None else audio
         check_stream(host, self.compressor, fps, audio=self.has_audio, peak=peak)
+        self.fps = float(fps)
         if system is not None:
             check_prompt(host.processor, "x", system)
         self._limits = frame_limits(host.processor, max_pixels)
@@ -107,7 +117,7 @@ class StreamSession:
         self._state: _State | None = None
         self._waiting: list[Piece] = []
         self._turns: list[tuple[str, str]] = []
-        self._closed = False
+        self._closed = self._is_asked = False
 
     def __enter__(self) -> StreamSession:
         return self
@@ -146,20 +156,17 @@ class StreamSession:
         with self._lock:
             self._check_open()
             if self._state is None:
-                self._waiting.append(piece)
                 if piece.image is None:
+                    self._waiting.append(copy.deepcopy(piece))
                     del self._waiting[:-_WAITING_PIECES]
                     return 0
-                self._state, pieces = self._begin(piece.image), self._waiting
-                self._waiting = []
-            else:
-                pieces = [piece]
+                self._state = self._begin(piece.image)
+            pieces, self._waiting = [*self._waiting, piece], []
             count = 0
             for part in pieces:
                 self._state.assembler.add(part)
                 for unit in self._state.assembler.ready():
-                    self._commit(self._state, unit)
-                    count += 1
+                    count += self._commit(self._state, unit)
             return count
 
     def _begin(self, image: Images) -> _State:
@@ -183,18 +190,17 @@ class StreamSession:
         cache.fix()
         return state
 
-    def _commit(self, state: _State, unit: Unit) -> None:
-        """Read a unit into the cache, after the policy decided what stays of those before.
+    def _commit(self, state: _State, unit: Unit) -> bool:
+        """Read a unit that is no gap into the cache, after the policy decided what stays; returns whether it did.
 
         Where something fails, or is interrupted, the unit is missing, and the session is as before.
         """
         if not unit.images:
-            return
+            return False
         encoder, cache = state.encoder.fork(), state.cache.fork()
         kept = self._encoded(encoder, unit)
         begin = time.perf_counter()
-        held, read, base = self._after_policy(state, cache, unit.number)
-        start = unit.number * state.layout.unit_ids - base
+        held, read, start = self._after_policy(state, cache, unit.number)
         self._read(state, cache, kept, start)
         # What is known of the new tokens.
         offset = kept.position_ids[0] - state.layout.origin
@@ -207,12 +213,14 @@ class StreamSession:
             rank=kept.rank,
             size=kept.size,
         )
-        state.encoder, state.cache, state.base = encoder, cache, base
+        state.encoder, state.cache, state.last = encoder, cache, kept.tokens
+        state.next, state.start = unit.number + 1, start + kept.tokens.length
         state.held, state.read = held.followed_by(new), torch.cat([read, new.time])
         state.units += 1
         state.seconds["encode"] += encoder.encode_seconds
         state.seconds["compress"] += encoder.compress_seconds
         state.seconds["read"] += time.perf_counter() - begin
+        return True
 
     def _encoded(self, encoder: UnitEncoder, unit: Unit) -> KeptUnit:
         """Encode and compress a unit."""
@@ -226,7 +234,7 @@ class StreamSession:
         """Drop and move tokens of a cache before a unit is read, so that every unit is read at low positions.
 
         Returns:
-            New values of `_State.held`, ``read`` and ``base``.
+            New values of `_State.held` and ``read``, and where the unit begins.
         """
         held, read = state.held, state.read
         plan = self.policy.plan(held, self._clock(state, unit))
@@ -237,12 +245,12 @@ class StreamSession:
         if plan.time is not None:
             held = replace(held, time=plan.time)
             cache.move((plan.time - read) * self._moving(state, held.modality))
-        return held, read, unit * state.layout.unit_ids - plan.start
+        return held, read, plan.start
 
     def _clock(self, state: _State, unit: int = 0) -> Clock:
         layout = state.layout
-        start = unit * layout.unit_ids - state.base
-        return Clock(unit, float(layout.unit_seconds), layout.unit_ids, start, state.encoder.sizes)
+        sizes = state.encoder.sizes
+        return Clock(unit, float(layout.unit_seconds), layout.unit_ids, state.start_of(unit), sizes, layout.gap_ids)
 
     @staticmethod
     def _moving(state: _State, modality: Tensor) -> Tensor:
@@ -290,7 +298,7 @@ class StreamSession:
             question: a question in the model's language.
             follow_up: whether it follows the questions and answers since the last one that did not, or since `forget`.
             max_new_tokens: maximum number of generated tokens.
-            on_text: called with each piece of the answer as it is generated.
+            on_text: called with each piece of the answer as it is generated; it may close the session, not use it.
 
         Raises:
             UsageError: the question is empty, an argument is out of range, no image came yet, or the session is closed.
@@ -307,7 +315,11 @@ class StreamSession:
             turns = self._turns if follow_up else []
             row, end = self._prompt(state, turns, question, max_new_tokens)
             options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "on_stage": lambda _: None}
-            (answer,) = generate(self.host, None, [row], **options, on_text=on_text)
+            self._is_asked = True
+            try:
+                (answer,) = generate(self.host, None, [row], **options, on_text=on_text)
+            finally:
+                self._is_asked = False
             self._turns = [*turns, (question, answer.text)]
             return self._answer(answer, end, begin, time.perf_counter())
 
@@ -316,17 +328,18 @@ class StreamSession:
     ) -> tuple[PromptRow, float]:
         """A question behind the stream, and the seconds of the stream that it is about."""
         cache, number = state.cache, state.assembler.unit - 1
-        unfinished, tokens = state.assembler.unfinished(), state.layout.unit
+        unfinished, tokens = state.assembler.unfinished(), state.last or state.layout.unit
+        start = state.start_of(state.assembler.unit) - tokens.length
         if unfinished is not None:
             kept = self._encoded(state.encoder.fork(), unfinished)
             cache, number, tokens = cache.fork(), unfinished.number, kept.tokens
-            self._read(state, cache, kept, number * state.layout.unit_ids - state.base)
+            start = state.start_of(number)
+            self._read(state, cache, kept, start)
         if number < 0:
             raise UsageError("no image came yet: feed the stream before asking about it")
-        start = number * state.layout.unit_ids - state.base
-        moving = self._moving(state, tokens.stream.modality)
-        highest = int((tokens.position_ids + start * moving).max())
-        ids, positions = state.layout.after(turns, question, highest)
+        moved = tokens.position_ids + start * self._moving(state, tokens.modality)
+        ids, positions = state.layout.after(turns, question, last_position(moved, tokens.modality))
+        highest = int(moved.max())
         width, limit = len(cache) + len(ids), self._context
         if limit is not None and max(width, highest + 1, int(positions[-1]) + 1) + max_new_tokens > limit:
             raise TooBig(
@@ -374,7 +387,7 @@ class StreamSession:
                 held_seconds=spans,
                 evicted_units=state.units - len(held),
                 cache_bytes=state.cache.nbytes,
-                next_position=state.assembler.unit * state.layout.unit_ids - state.base,
+                next_position=state.start_of(state.assembler.unit),
                 encode_seconds=state.seconds["encode"],
                 compress_seconds=state.seconds["compress"],
                 read_seconds=state.seconds["read"],
@@ -384,3 +397,5 @@ class StreamSession:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("the stream is closed: open another one with Pipeline.stream")
+        if self._is_asked:
+            raise UsageError("on_text can't feed or ask while the answer is generated: do so afterwards")

@@ -43,7 +43,7 @@
     update({seconds: 0, held_tokens: 0, held_seconds: 0, behind_seconds: 0, dropped_seconds: 0, notices: []}, 0);
     at("live-answers").replaceChildren();
     const audio = at("live-audio").checked;
-    const one = live = {waiting: [], sending: false, unsent: 0, session: "", tracks: []};
+    const one = live = {waiting: [], sending: false, sent: null, unsent: 0, session: "", tracks: []};
     try {
       const sound = {channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false};
       const media = await navigator.mediaDevices.getUserMedia({video: {width: {ideal: SIDE}}, audio: audio && sound});
@@ -53,11 +53,13 @@
       await listen(audio ? media : null, one);
       const settings = {model: at("live-model").value, percent: Number(at("live-percent").value), audio};
       one.session = (await post("start", JSON.stringify(settings))).session;
+      if (live !== one) return void post("stop", "{}", one.session);  // the camera was disconnected meanwhile
       one.origin = one.now();
       one.timer = setInterval(() => tick(one), IMAGE_MS);
       say("Live.");
       switchButtons(true);
     } catch (error) {
+      if (live !== one) return;
       release(one);
       say(REASONS[error.name] || error.message, true);
     }
@@ -118,6 +120,11 @@
   async function send(one) {
     if (one.sending || live !== one) return;
     one.sending = true;
+    await (one.sent = sendWaiting(one));
+    one.sending = false;
+  }
+
+  async function sendWaiting(one) {
     try {
       while (one.waiting.length && live === one) {
         const parts = one.waiting.splice(0, MAX_SENT).map(({message}) => message);
@@ -126,8 +133,6 @@
       }
     } catch (error) {
       if (live === one) stop(error.message, !error.ended);
-    } finally {
-      one.sending = false;
     }
   }
 
@@ -202,6 +207,7 @@
     say(text, text !== "Stopped.");
     if (!tellServer || !one.session) return;
     try {
+      await one.sent;  // pieces that arrive after the end would be refused
       update(await post("stop", "{}", one.session), one.unsent);
     } catch (error) {
       if (!error.ended) say(error.message, true);

@@ -61,11 +61,17 @@ class LiveRoutes:
         if size is None or size > (MAX_REQUEST if name == "pieces" else _MAX_JSON):
             await answer(send, 413, "the request is too large or does not announce its size; reload the page\n")
             return
-        body = await _body(receive)
         keys = headers(scope, "x-live-session")
-        loop, key = asyncio.get_running_loop(), keys[0] if len(keys) == 1 else ""
-        status, result = await loop.run_in_executor(self._threads, self._outcome, name, key, body)
-        await answer(send, status, json.dumps(result), "application/json")
+        key = keys[0] if len(keys) == 1 else ""
+        try:
+            if name != "start":
+                self._sessions.get(key)  # before the body is read
+        except SessionEnded as error:
+            await _answer(send, 410, {"error": str(error)})
+            return
+        body = await _body(receive)
+        loop = asyncio.get_running_loop()
+        await _answer(send, *await loop.run_in_executor(self._threads, self._outcome, name, key, body))
 
     def _outcome(self, name: str, key: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """The status and the answer of a request."""
@@ -82,8 +88,7 @@ class LiveRoutes:
         return {"session": key, "idle_seconds": self._sessions.limits.idle_seconds}
 
     def _pieces(self, key: str, body: bytes) -> dict[str, Any]:
-        session = self._sessions.get(key)  # before anything is decoded
-        return session.add(_pieces(body)).to_dict()
+        return self._sessions.get(key).add(_pieces(body)).to_dict()
 
     def _ask(self, key: str, body: bytes) -> dict[str, Any]:
         values = _fields(body, {"question": None, "follow_up": False})
@@ -106,6 +111,10 @@ class LiveRoutes:
         "forget": _forget,
         "stop": _stop,
     }
+
+
+async def _answer(send: Send, status: int, values: dict[str, Any]) -> None:
+    await answer(send, status, json.dumps(values), "application/json")
 
 
 async def _body(receive: Receive) -> bytes:

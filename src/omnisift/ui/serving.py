@@ -113,11 +113,8 @@ def launch(
     samples.mkdir()
     page = build(sessions, write_samples(samples))
     page.queue(max_size=32)
-    checks = {
-        "hosts": KnownHosts.of(host, allow_hosts),
-        "uploads": Uploads(folder, max_upload_mb * MEGABYTE, upload_space_mb * MEGABYTE),
-        "live": LiveRoutes(live),
-    }
+    uploads = Uploads(folder, max_upload_mb * MEGABYTE, upload_space_mb * MEGABYTE)
+    checks = {"hosts": KnownHosts.of(host, allow_hosts), "uploads": uploads, "live": LiveRoutes(live)}
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,

@@ -1,0 +1,47 @@
+"""Write the tables of docs/streaming.md from the results of the benchmarks of streams.
+
+python benchmarks/figures/streaming_tables.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT.parent / "docs" / "streaming.md"
+TABLES = {
+    "stream_hour": ROOT / "speed" / "stream_hour.py",
+    "live_floor": ROOT / "accuracy" / "live_floor.py",
+}
+"""Name of a table, and of its result in results/ -> the benchmark, whose function ``table`` makes it."""
+
+
+def filled(page: str) -> str:
+    """The page with all its tables."""
+    tables = {"stream_cost": _loaded(ROOT / "figures" / "cost_table.py").stream_table()}
+    for name, path in TABLES.items():
+        results = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        tables[name] = _loaded(path).table(results)
+    for name, table in tables.items():
+        begin, end = f"<!-- table {name} -->\n", "<!-- end -->"
+        if page.count(begin) != 1:
+            raise SystemExit(f"docs/streaming.md has {page.count(begin)} places for the table {name}: give it one")
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}{table}\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+def _loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
