@@ -142,7 +142,7 @@ def test_moved_keys_are_those_of_the_other_positions() -> None:
     moved, direct = (feed(pipe.stream(keep=KeepAll()), media) for _ in range(2))
     cache, base = (stream._state.cache for stream in (moved, direct))  # type: ignore[union-attr]
     held = moved._state.held  # type: ignore[union-attr]
-    moving = moved._moving(moved._state, held.modality)  # type: ignore[arg-type]
+    moving = moved._state.layout.moving(held.modality)  # type: ignore[union-attr]
     cache.move(-37 * moving)
     first = read_at(pipe, direct, -37)
     fixed = cache._fixed
@@ -169,7 +169,7 @@ def read_at(pipe: Pipeline, stream: omnisift.StreamSession, shift: int) -> torch
     assert state is not None
     fixed = state.cache._fixed
     positions = positions.clone()
-    positions[1:, 0, fixed:] += shift * stream._moving(state, state.held.modality)
+    positions[1:, 0, fixed:] += shift * state.layout.moving(state.held.modality)
     from transformers import DynamicCache
 
     cache = DynamicCache(config=lm.config)
@@ -186,7 +186,7 @@ def test_in_16_bits_many_moves_add_no_errors() -> None:
     stream, once = (feed(pipe.stream(keep=SlidingWindow(60)), media) for _ in range(2))
     state = stream._state
     assert state is not None
-    moving = stream._moving(state, state.held.modality)
+    moving = state.layout.moving(state.held.modality)
     for shift in [*range(1, 500), 77]:
         state.cache.move(-shift * moving)
     once._state.cache.move(-77 * moving)  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -95,6 +96,7 @@ def main() -> None:
 
     The exit code is then 2. SIGTERM ends a command as Ctrl-C does, so that no temporary files stay.
     """
+    _open_missing()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an answer or a file name that the terminal can't show
@@ -118,6 +120,14 @@ def main() -> None:
         _fail(*failure)
     else:
         sys.exit(code or 0)
+
+
+def _open_missing() -> None:
+    """Drop what goes to a standard output or error that was closed before the program began."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _drop_stdout() -> bool:

@@ -63,9 +63,7 @@ class WatchPlan:
 
 Source = Annotated[
     str,
-    typer.Argument(
-        metavar="SOURCE", help="A file, a named pipe, - for standard input, camera:0, microphone:NAME, or an address."
-    ),
+    typer.Argument(metavar="SOURCE", help="A file, a named pipe, - for standard input, camera:0, or an address."),
 ]
 Ask = Annotated[list[str] | None, typer.Option("--ask", metavar="QUESTION", help="Asked each time; may be repeated.")]
 Every = Annotated[str, typer.Option(help="Time of the stream between two times, such as 10s or 1m.")]
@@ -210,7 +208,7 @@ def _check(plan: WatchPlan, method: CompressionConfig) -> None:
         raise UsageError("nothing is asked; give --ask QUESTION or --rules FILE")
     if plan.all_answers and not plan.rules:
         raise UsageError("--all needs --rules FILE; answers to --ask are always printed")
-    if plan.source.partition(":")[0] == "microphone":
+    if plan.source.startswith("microphone:"):
         raise UsageError("a stream needs images, and a microphone has none; pipe camera and sound together")
     method.check()
     check_stream_source(plan.source, allow_addresses=plan.allow_address)
@@ -224,6 +222,7 @@ def _execute(
     from omnisift.cli.watch_loop import Watch
     from omnisift.cli.watch_screen import StreamBar, show_event, show_summary
     from omnisift.pipeline import load
+    from omnisift.pipeline.prompt import check_prompt
 
     progress, screen = console_for(stderr=True), console_for(stderr=False)
     silence_libraries()
@@ -231,6 +230,8 @@ def _execute(
         bar = stack.enter_context(StreamBar(progress, quiet=as_json))
         lines = None if out is None else stack.enter_context(out.open("w", encoding="utf-8"))
         pipeline = load(host.model, **method.compression, **host.placement)
+        for question in (*plan.questions, *plan.rules.values()):
+            check_prompt(pipeline.host.processor, question)
         source, session, reader = stack.enter_context(_opened(plan, pipeline))
 
         def tell(event: dict[str, Any], show: Callable[..., None] = show_event) -> None:

@@ -24,12 +24,12 @@ from omnisift.errors import UnsupportedModel, UsageError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.models import adapter_for
 from omnisift.models.grid_adapter import GridAdapter
-from omnisift.pipeline.chat_template import render_chat
 from omnisift.pipeline.clip_format import ClipFormat, hears
 from omnisift.pipeline.clip_outline import CHUNK_STEPS, ClipOutline
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import around_clip, clip_size, prompt_text, run_processor
 from omnisift.streaming.assembler import MAX_TIME
+from omnisift.streaming.dialogue import dialogue_text
 from omnisift.tokens import Modality, TokenStream
 
 MAX_UNIT_SECONDS = 16
@@ -185,6 +185,13 @@ class StreamLayout:
         modality = self._first.clip(0, size).modality
         return {kind: move[:, modality == kind][:, 0] for kind in Modality if bool((modality == kind).any())}
 
+    def moving(self, modality: Tensor) -> Tensor:
+        """[3, K] int64: 1 where the positions of tokens advance with time, 0 where they stay."""
+        moving = torch.zeros(3, len(modality), dtype=torch.int64)
+        for kind, step in self.step.items():
+            moving[:, modality == kind] = (step > 0).long()[:, None]
+        return moving
+
     @cached_property
     def unit_ids(self) -> int:
         """Rotary positions that a unit takes along time; those of the longest where its times in words differ."""
@@ -256,7 +263,7 @@ class StreamLayout:
             Ids [N] and their rotary positions [N].
         """
         processor, virtual = self._host.processor, self._first
-        text = _dialogue(processor, virtual.media, turns, question, self._system)
+        text = dialogue_text(processor, virtual.media, turns, question, self._system)
         tail = processor.tokenizer(
             around_clip(processor, virtual.media, text)[1], add_special_tokens=False, return_tensors="pt"
         )["input_ids"][0]
@@ -390,18 +397,3 @@ class _Slice:
     ids: Tensor
     modality: Tensor
     position_ids: Tensor
-
-
-def _dialogue(processor: Any, media: Media, turns: Sequence[tuple[str, str]], question: str, system: str | None) -> str:
-    """The text of a prompt with earlier questions and answers."""
-    if not turns:
-        return prompt_text(processor, media, question, system)
-    first = [{"type": "video", "video": "-"}, {"type": "text", "text": turns[0][0]}]
-    conversation: list[dict[str, Any]] = [{"role": "user", "content": first}]
-    if system is not None:
-        conversation.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-    asked = [*(text for text, _ in turns[1:]), question]
-    for (_, answer), text in zip(turns, asked, strict=True):
-        conversation.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        conversation.append({"role": "user", "content": [{"type": "text", "text": text}]})
-    return render_chat(processor, conversation, add_generation_prompt=True)

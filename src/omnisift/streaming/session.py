@@ -244,7 +244,7 @@ class StreamSession:
             held, read = held.rows(index), read[index]
         if plan.time is not None:
             held = replace(held, time=plan.time)
-            cache.move((plan.time - read) * self._moving(state, held.modality))
+            cache.move((plan.time - read) * state.layout.moving(held.modality))
         return held, read, plan.start
 
     def _clock(self, state: _State, unit: int = 0) -> Clock:
@@ -252,17 +252,9 @@ class StreamSession:
         sizes = state.encoder.sizes
         return Clock(unit, float(layout.unit_seconds), layout.unit_ids, state.start_of(unit), sizes, layout.gap_ids)
 
-    @staticmethod
-    def _moving(state: _State, modality: Tensor) -> Tensor:
-        """[3, K] int64: 1 where the positions of tokens advance with time, 0 where they stay."""
-        moving = torch.zeros(3, len(modality), dtype=torch.int64)
-        for kind, step in state.layout.step.items():
-            moving[:, modality == kind] = (step > 0).long()[:, None]
-        return moving
-
     def _read(self, state: _State, cache: StreamCache, kept: KeptUnit, start: int) -> None:
         """Let the language model read what is kept of a unit, which begins at ``start``, as `HeldTokens.time`."""
-        positions = kept.position_ids + start * self._moving(state, kept.modality)
+        positions = kept.position_ids + start * state.layout.moving(kept.modality)
         limit = self._context
         if limit is not None and max(len(cache) + len(kept.modality), int(positions.max()) + 1) > limit:
             raise TooBig(
@@ -337,7 +329,7 @@ class StreamSession:
             self._read(state, cache, kept, start)
         if number < 0:
             raise UsageError("no image came yet: feed the stream before asking about it")
-        moved = tokens.position_ids + start * self._moving(state, tokens.modality)
+        moved = tokens.position_ids + start * state.layout.moving(tokens.modality)
         ids, positions = state.layout.after(turns, question, last_position(moved, tokens.modality))
         highest = int(moved.max())
         width, limit = len(cache) + len(ids), self._context
