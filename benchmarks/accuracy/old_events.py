@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
         quick = Options(tuple(options.models), tuple(options.budgets), options.split, 4, short)
         print(tables(list(cells(quick, set()))))
         return
-    done = {(r["model"], r["split"], r["budget"], r["policy"], r["condition"]) for r in rows}
+    done = {tuple(str(row[key]) for key in ("model", "split", "budget", "policy", "condition")) for row in rows}
     for name in options.models:
         events = options.events or (24 if name.startswith("wide") else 48)
         for row in cells(Options((name,), tuple(options.budgets), options.split, events, CONDITIONS), done):
