@@ -90,6 +90,14 @@ def test_a_camera_gives_the_last_image_before_each_moment() -> None:
     assert not collector.counted.doubled_pieces
 
 
+def test_an_image_that_another_replaced_before_it_came_is_not_late() -> None:
+    """The one at 0.8 s comes within the delay, after the one at 1.0 s, which stands for its moment in any order."""
+    times = [0.0, 0.5, 1.0, 0.8, 1.5, 2.0, 2.5]
+    units, collector = run([Piece(time, image=image(round(10 * time))) for time in times], assembler(0))
+    assert values(units[0]) == [0, 5, 10, 15]
+    assert collector.counted == type(collector.counted)()
+
+
 def test_a_missing_image_is_the_one_before() -> None:
     pieces = [piece for piece in stream(9.0) if piece.image is None or piece.time not in (1.0, 1.5, 3.0)]
     units, collector = run(pieces)

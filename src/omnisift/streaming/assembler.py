@@ -139,7 +139,9 @@ class Assembler:
         open_moment = self._open_moment
         if moment < open_moment:
             is_same = time == self._last_time
-            self._count(late_pieces=int(not is_same), doubled_pieces=int(is_same))
+            # Within the delay, a moment is decided before its time by an image that is shown right then.
+            is_late = not is_same and self.seen >= time + MAX_DELAY - TIME_TOLERANCE
+            self._count(late_pieces=int(is_late), doubled_pieces=int(is_same))
             if time <= self._last_time:
                 return
             moment = open_moment
