@@ -165,6 +165,19 @@ def test_small_errors_of_the_clock_move_no_sample() -> None:
     assert collector.counted.silent_seconds == 0
 
 
+def test_samples_behind_silence_are_in_their_place() -> None:
+    """Silence is filled in up to a unit's end, 40 ms before the next samples: they don't follow it."""
+    last = round(2.04 * RATE) + FOLLOWING
+    images = [Piece(k / 2, image=image(k)) for k in range(20)]
+    sound = [Piece(0.0, samples=wave(0, 1.5)), Piece(last / RATE, samples=wave(last / RATE, 9.0))]
+    units, collector = run(sorted([*images, *sound], key=lambda piece: piece.time))
+    heard = units[1].samples
+    assert heard is not None
+    assert not heard[: last - 32_000].any()
+    assert np.array_equal(heard[last - 32_000 :], wave(last / RATE, 4.0))
+    assert collector.counted.silent_seconds == pytest.approx(last / RATE - 1.5, abs=1e-4)
+
+
 def test_sound_that_stops_does_not_stop_the_stream() -> None:
     units, collector = run([piece for piece in stream(14.0) if piece.image is not None or piece.time < 3.0])
     assert len(units) == 6
