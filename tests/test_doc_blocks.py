@@ -43,7 +43,7 @@ NOT_RUN = {
     "needs several GPUs": 1,
     "needs vLLM": 7,
     "needs your own recipe": 1,
-    "serves until it is stopped": 1,
+    "serves until it is stopped": 2,
     "takes hours": 26,
 }
 """Number of blocks that do not run here, by reason."""

@@ -1,4 +1,4 @@
-"""Questions about old and new events of long streams, by policy and budget. (An hour; resumes.)
+"""Questions about old and new events of long streams, by policy and budget. (Two hours; resumes.)
 
     python benchmarks/accuracy/old_events.py --out benchmarks/results/old_events.jsonl
     python benchmarks/accuracy/old_events.py --quick        # a few streams of each kind
@@ -6,8 +6,9 @@
 
 A stream has seconds without events, six seconds of events of nano's world or of ``wide``, and again seconds without
 events; then one question of each type is asked. Clips are encoded and compressed once, by ``resift:causal=true``, and
-read into the cache of a session as its policy says. ``nano-long`` is nano after training on such streams
-(`omnisift.lab.nano_long`). Parameters of the memory were chosen on the validation split (``--split validation``).
+read into the cache of a session as its policy says. ``nano-long`` and ``wide-long`` are nano and wide after training on
+such streams (`omnisift.lab.nano_long`). How the memory works was chosen on the validation split (``--split
+validation``).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from omnisift.utils.quiet import silence_libraries
 from omnisift.world import WIDE_TYPES
 
 logger = logging.getLogger(__name__)
-MODELS = {"nano": "base", "nano-long": "base", "wide": "wide"}
+MODELS = {"nano": "base", "nano-long": "base", "wide": "wide", "wide-long": "wide"}
 """Bundled checkpoint -> setting of the world that it knows."""
 BUDGETS = {"25%": (0.10, 0.05), "10%": (0.05, 0.025)}
 """Budget -> the lower ones of `NestedBudgets`."""
@@ -61,7 +62,7 @@ CONDITIONS = (
 )
 AGES = ("just seen", "18 s ago", "54 s ago", "114 s ago", "594 s ago", "new after 54 s", "new after 114 s")
 FEWER = ("just seen", "54 s ago", "114 s ago", "new after 54 s", "54 s ago, other shapes")
-"""Conditions at the lower budget."""
+"""Conditions at the lower budget, and for ``wide``, which takes four times as long."""
 BUSY = ("24 s apart, 54 s ago", "54 s ago, other sounds", "54 s ago, other shapes", "114 s ago, other shapes")
 
 
@@ -69,15 +70,13 @@ def policies(model: str, budget: str) -> dict[str, Policy]:
     """Name -> policy. ``wide`` has three times as many tokens as nano, so its memory is as much larger."""
     small = 64 if model.startswith("nano") else 160
     low, lowest = BUDGETS[budget]
+    sizes = ((small, 2), (small, 4), (small, 8), (2 * small, 8))
     nested = f"budgets {budget[:-1]} % for 12 s, {100 * low:g} % for 30 s, then {100 * lowest:g} %"
     return {
         "keep all": KeepAll(),
         "window of 12 s": SlidingWindow(12),
         nested: NestedBudgets(((12, None), (42, low), (130, lowest))),
-        **{
-            f"window of 6 s, memory of {tokens} in {span} s": MemoryBank(6, tokens, span)
-            for tokens, span in ((small, 2), (small, 4), (small, 8), (2 * small, 8))
-        },
+        **{f"window of 6 s, memory of {tokens} in {span} s": MemoryBank(6, tokens, span) for tokens, span in sizes},
     }
 
 
@@ -92,6 +91,15 @@ class Options:
     conditions: tuple[Condition, ...]
 
 
+def is_measured(model: str, budget: str, policy: str, condition: Condition) -> bool:
+    """Whether a cell is part of the benchmark."""
+    if policy == "keep all" and condition.after > LONGEST:
+        return False
+    if model.startswith("wide"):
+        return budget == "25%" and condition.name in (*FEWER, "24 s apart, 54 s ago")
+    return budget == "25%" or condition.name in FEWER
+
+
 def cells(options: Options, done: set[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     """Measure each cell that is not done, as a line of the result file."""
     made = provenance()
@@ -103,8 +111,7 @@ def cells(options: Options, done: set[tuple[str, ...]]) -> Iterator[dict[str, An
             for policy in policies(name, budget)
             for condition in options.conditions
             if (name, options.split, budget, policy, condition.name) not in done
-            and (budget == "25%" or condition.name in FEWER)
-            and not (policy == "keep all" and condition.after > LONGEST)
+            and is_measured(name, budget, policy, condition)
         ]
         if not todo:
             continue
@@ -174,14 +181,15 @@ Found = dict[tuple[str, str], dict[str, Any]]
 
 
 def _by_condition(title: str, names: list[str], found: Found, conditions: tuple[str, ...]) -> str:
-    head = ["policy", "tokens", *conditions]
+    columns = [condition for condition in conditions if any((name, condition) in found for name in names)]
     lines = []
     for name in names:
-        here = [found.get((name, condition)) for condition in conditions]
-        tokens = max((row["tokens"] for row in here if row), default=0)
-        cells_ = [pct_with_interval(Interval(*row["accuracy"])) if row else "-" for row in here]
-        lines.append([name, f"{tokens:,}", *cells_])
-    return f"{title}\n\n{markdown(head, lines)}"
+        rows = [found.get((name, condition)) for condition in columns]
+        tokens = max((row["tokens"] for row in rows if row), default=None)
+        shares = [pct_with_interval(Interval(*row["accuracy"])) if row else "-" for row in rows]
+        if tokens is not None:
+            lines.append([name, f"{tokens:,}", *shares])
+    return f"{title}\n\n{markdown(['policy', 'tokens', *columns], lines)}" if lines else ""
 
 
 def _by_type(title: str, names: list[str], found: Found, condition: str) -> str:
@@ -200,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=tuple(MODELS))
     parser.add_argument("--budgets", nargs="+", choices=tuple(BUDGETS), default=tuple(BUDGETS))
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--events", type=int, default=48, help="streams of each kind")
+    parser.add_argument("--events", type=int, help="streams of each kind (default: 48, and 24 of wide)")
     parser.add_argument("--quick", action="store_true", help="four streams of a minute of each kind; writes no file")
     parser.add_argument("--table", action="store_true", help="print the tables of the result file")
     options = parser.parse_args(arguments)
@@ -216,11 +224,12 @@ def main(arguments: list[str] | None = None) -> None:
         quick = Options(tuple(options.models), tuple(options.budgets), options.split, 4, short)
         print(tables(list(cells(quick, set()))))
         return
-    plan = Options(tuple(options.models), tuple(options.budgets), options.split, options.events, CONDITIONS)
     done = {(r["model"], r["split"], r["budget"], r["policy"], r["condition"]) for r in rows}
-    for row in cells(plan, done):
-        file.append(row)
-        print(row["model"], row["budget"], row["policy"], row["condition"], row["accuracy"], flush=True)
+    for name in options.models:
+        events = options.events or (24 if name.startswith("wide") else 48)
+        for row in cells(Options((name,), tuple(options.budgets), options.split, events, CONDITIONS), done):
+            file.append(row)
+            print(row["model"], row["budget"], row["policy"], row["condition"], row["accuracy"], flush=True)
 
 
 if __name__ == "__main__":

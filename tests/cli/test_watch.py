@@ -214,7 +214,11 @@ def test_ctrl_c_ends_with_a_summary(omnisift: Omnisift, clip: Path, monkeypatch:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Watch, "ask", interrupting)
-    code, output, errors = omnisift("watch", clip, "--ask", "What colour is the circle?", "--every", "5s")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs that run in the background
+    try:
+        code, output, errors = omnisift("watch", clip, "--ask", "What colour is the circle?", "--every", "5s")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, errors) == (130, "")
     *answers, summary = lines_of(output)
     assert [line["time"] for line in answers] == [5.0, 10.0]

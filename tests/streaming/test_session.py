@@ -60,7 +60,7 @@ def test_in_float64_nothing_differs(sound: bool, monkeypatch: pytest.MonkeyPatch
         check_equal(pipe, noise(46, 23.0 if sound else 0.0), tolerance=1e-10)
 
 
-@pytest.mark.parametrize("family", ["qwen3_omni_moe_thinker", "qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["qwen3_omni_moe_thinker", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"])
 def test_other_families_stream(family: str, tmp_path: Path) -> None:
     """Qwen3-Omni in units of eight seconds, the span of its audio encoder; the others without sound."""
     pipe, side = omnisift.load(save_family(family, tmp_path)), FACTORS[family]
@@ -142,7 +142,7 @@ def test_moved_keys_are_those_of_the_other_positions() -> None:
     moved, direct = (feed(pipe.stream(keep=KeepAll()), media) for _ in range(2))
     cache, base = (stream._state.cache for stream in (moved, direct))  # type: ignore[union-attr]
     held = moved._state.held  # type: ignore[union-attr]
-    moving = moved._moving(moved._state, held.modality)  # type: ignore[arg-type]
+    moving = moved._state.layout.moving(held.modality)  # type: ignore[union-attr]
     cache.move(-37 * moving)
     first = read_at(pipe, direct, -37)
     fixed = cache._fixed
@@ -169,7 +169,7 @@ def read_at(pipe: Pipeline, stream: omnisift.StreamSession, shift: int) -> torch
     assert state is not None
     fixed = state.cache._fixed
     positions = positions.clone()
-    positions[1:, 0, fixed:] += shift * stream._moving(state, state.held.modality)
+    positions[1:, 0, fixed:] += shift * state.layout.moving(state.held.modality)
     from transformers import DynamicCache
 
     cache = DynamicCache(config=lm.config)
@@ -186,7 +186,7 @@ def test_in_16_bits_many_moves_add_no_errors() -> None:
     stream, once = (feed(pipe.stream(keep=SlidingWindow(60)), media) for _ in range(2))
     state = stream._state
     assert state is not None
-    moving = stream._moving(state, state.held.modality)
+    moving = state.layout.moving(state.held.modality)
     for shift in [*range(1, 500), 77]:
         state.cache.move(-shift * moving)
     once._state.cache.move(-77 * moving)  # type: ignore[union-attr]
@@ -228,8 +228,8 @@ def test_streams_refuse_what_looks_at_the_whole_clip(nano: Pipeline) -> None:
 
 
 def test_streams_refuse_models_that_cannot_be_read_in_parts(tmp_path: Path) -> None:
-    pipe = omnisift.load(save_family("qwen3_vl", tmp_path))
-    with pytest.raises(UnsupportedModel, match="time of each frame in words"):
+    pipe = omnisift.load(save_family("qwen3_5", tmp_path))
+    with pytest.raises(UnsupportedModel, match="LinearAttentionLayer"):
         pipe.stream()
 
 

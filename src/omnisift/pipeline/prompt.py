@@ -171,7 +171,14 @@ def build_compact_inputs(processor: Any, media: Media, question: str, system: st
     return run_processor(processor, prompt_text(processor, media, question, system), media)
 
 
-def run_processor(processor: Any, text: str, media: Media | None, *, sizes_alone: bool = False) -> BatchFeature:
+def run_processor(
+    processor: Any,
+    text: str,
+    media: Media | None,
+    *,
+    sizes_alone: bool = False,
+    image_numbers: Sequence[int] | None = None,
+) -> BatchFeature:
     """Inputs for a text with the placeholder of a clip, with patches as bytes where they are known.
 
     ``use_audio_in_video`` is among them for models that take audio.
@@ -181,8 +188,11 @@ def run_processor(processor: Any, text: str, media: Media | None, *, sizes_alone
         text: from `prompt_text`.
         media: the clip; None for a text without one.
         sizes_alone: whether frames and audio are left out. Only the sizes of the clip are then read.
+        image_numbers: of each image, from which a processor that writes times has them; None counts from 0.
     """
     arguments = {} if media is None else media_arguments(processor, media)
+    if image_numbers is not None:
+        arguments["videos_kwargs"]["video_metadata"][0].frames_indices = list(image_numbers)
     if sizes_alone and media is not None:
         prepare = with_sizes_alone(processor, clip_size(media, processor)[1])
     else:

@@ -16,10 +16,11 @@ from omnisift.media.audio import MAX_SAMPLE
 from omnisift.media.pieces import Piece
 from omnisift.models import adapter_for
 from omnisift.models.grid_adapter import GridAdapter
-from omnisift.pipeline.clip_format import ClipFormat, hears
+from omnisift.pipeline.clip_format import hears
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import unknown_spectrogram, unknown_video
 from omnisift.streaming.assembler import check_time
+from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.encoder import KeptUnit
 from omnisift.streaming.policies import Policy
 
@@ -88,6 +89,7 @@ def check_stream(
         raise CompressorError(f"{compressor.label} reads the attention of the encoders, which a stream does not supply")
     if reason := why_no_stream(host):
         raise UnsupportedModel(f"{type(host.thinker).__name__} can't read a stream: {reason}")
+    StreamCache(adapter_for(host.thinker).parts.language_model, keeps_read=False)  # or it says why not
 
 
 def why_no_stream(host: Host) -> str | None:
@@ -95,8 +97,6 @@ def why_no_stream(host: Host) -> str | None:
     processor, adapter = host.processor, adapter_for(host.thinker)
     if not isinstance(adapter, GridAdapter) or not adapter.is_causal:
         return "its video has no grid of frames, or its tokens see later ones"
-    if ClipFormat.of(processor).has_times:
-        return "its processor writes the time of each frame in words"
     if reason := unknown_video(processor):
         return reason
     if host.thinker.generation_config.use_cache is False:

@@ -32,17 +32,17 @@ class KeptUnit:
     """What a method keeps of one unit: K tokens."""
 
     tokens: UnitTokens
-    """All N tokens of the unit."""
+    """All M tokens of the unit."""
     keep: Tensor
-    """[N] bool on the CPU."""
+    """[M] bool on the CPU; all text is kept."""
     media: MediaEmbeds
     """Embeddings of the kept tokens, in their order, and side inputs of the video tokens among them."""
     score: Tensor
-    """[K] float32 on the CPU: the method's scores; NaN without any."""
+    """[K] float32 on the CPU: the method's scores; NaN without any, and for text."""
     rank: Tensor
-    """[K] int64 on the CPU: place among the kept tokens of the segment by score, 0 first."""
+    """[K] int64 on the CPU: place among the kept tokens of the segment by score, 0 first, and for text."""
     size: Tensor
-    """[K] int64 on the CPU: tokens of the segment before compression."""
+    """[K] int64 on the CPU: tokens of the segment before compression; 1 for text."""
     merged: bool
     """Whether the method merged other tokens into the kept ones."""
 
@@ -54,7 +54,7 @@ class KeptUnit:
     @property
     def modality(self) -> Tensor:
         """[K] int8 of the kept tokens."""
-        return self.tokens.stream.modality[self.keep]
+        return self.tokens.modality[self.keep]
 
 
 @dataclass
@@ -124,7 +124,10 @@ class UnitEncoder:
             # At the beginning, and after a gap, which is silence.
             extractor = self._host.processor.feature_extractor
             self._mel, self._frames, self._fed = LogMel(extractor, after_silence=unit.number > 0), torch.zeros(0, 0), 0
-        tokens = self._layout.unit if is_whole else self._layout.part(len(unit.images), self._samples(unit))
+        if is_whole:
+            tokens = self._layout.whole(unit.number)
+        else:
+            tokens = self._layout.part(len(unit.images), self._samples(unit), unit.number)
         mel = self._spectrogram(unit, tokens, is_whole) if self._layout.has_audio else None
         embeds, marked = self._encoded(
             tokens.stream.modality, self._video(unit, is_whole), mel, is_first=unit.number == 0
@@ -230,7 +233,22 @@ class UnitEncoder:
         score = torch.full((len(stream),), torch.nan) if scores is None else scores
         media = kept_rows(MediaEmbeds(embeds, marked), stream.modality, keep, replaced)
         rank = _ranks(score[keep], segment_of(stream)[keep])
-        return KeptUnit(tokens, keep, media, score[keep], rank, size[keep], replaced is not None)
+        kept = KeptUnit(tokens, keep, media, score[keep], rank, size[keep], replaced is not None)
+        return kept if len(tokens.ids) == len(stream) else self._with_text(kept)
+
+    def _with_text(self, kept: KeptUnit) -> KeptUnit:
+        """Add the text between the frames to the kept video and audio tokens."""
+        tokens, embeds = kept.tokens, kept.media.embeds
+        is_text = tokens.modality == Modality.TEXT
+        keep = is_text.clone()
+        keep[~is_text] = kept.keep
+        at = ~is_text[keep]
+        words = self._adapter.parts.language_model.get_input_embeddings()(tokens.ids[is_text].to(embeds.device))  # type: ignore[operator]
+        joined = embeds.new_empty(len(at), embeds.shape[1])
+        joined[at.to(embeds.device)], joined[~at.to(embeds.device)] = embeds, words.to(embeds.dtype)
+        score, rank, size = torch.full((len(at),), torch.nan), torch.zeros_like(at).long(), torch.ones_like(at).long()
+        score[at], rank[at], size[at] = kept.score, kept.rank, kept.size
+        return replace(kept, keep=keep, media=replace(kept.media, embeds=joined), score=score, rank=rank, size=size)
 
     def _choose(
         self, method: Compressor, budget: Budget, stream: TokenStream

@@ -2,7 +2,8 @@
 
 A unit is the shortest part of a clip after which frames, chunks, the spans of the audio encoder and the host's order of
 tokens all begin again. Nothing here is written for one family: prompts of one, two and three units are built from sizes
-alone, by the processor and by the host's own positions, and must continue each other.
+alone, by the processor and by the host's own positions, and must continue each other. Where the processor writes the
+time of each frame in words, the words and marks around the frames of a unit are a part of it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from omnisift.errors import UnsupportedModel, UsageError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.models import adapter_for
 from omnisift.models.grid_adapter import GridAdapter
-from omnisift.pipeline.chat_template import render_chat
 from omnisift.pipeline.clip_format import ClipFormat, hears
 from omnisift.pipeline.clip_outline import CHUNK_STEPS, ClipOutline
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import around_clip, clip_size, prompt_text, run_processor
+from omnisift.streaming.assembler import MAX_TIME
+from omnisift.streaming.dialogue import dialogue_text
 from omnisift.tokens import Modality, TokenStream
 
 MAX_UNIT_SECONDS = 16
@@ -37,13 +39,19 @@ _QUESTION = "x"
 
 @dataclass(frozen=True)
 class UnitTokens:
-    """The tokens of one unit, or of the part of it that is there, before compression."""
+    """The M tokens of one unit, or of the part of it that is there, before compression."""
 
     stream: TokenStream
-    """Those of N tokens, without embeddings, in the order of the prompt; chunks and positions are counted from the
-    unit's beginning, ``time`` is of no meaning."""
+    """The N video and audio tokens among them, without embeddings, in the order of the prompt; chunks and positions are
+    counted from the unit's beginning, ``time`` is of no meaning."""
+    ids: Tensor
+    """[M] int64."""
+    modality: Tensor
+    """[M] int8, values of `Modality`: text are the times and marks that the processor wrote between frames."""
     position_ids: Tensor
-    """[3, N] int64: rotary positions as if the unit were the first of the stream."""
+    """[3, M] int64: rotary positions as if the unit were the first of the stream."""
+    length: int
+    """Rotary positions along time from its beginning to that of the next unit."""
     mel_frames: int
     """Frames of its spectrogram."""
 
@@ -52,7 +60,8 @@ class UnitTokens:
 class ClipSize:
     """What a processor reads of a clip when it counts tokens."""
 
-    images: int
+    numbers: list[int]
+    """Of its images; a processor that writes times has them from these."""
     samples: int
 
 
@@ -78,7 +87,12 @@ class StreamLayout:
         assert isinstance(adapter, GridAdapter)
         self._host, self._adapter, self._system = host, adapter, system
         self.fps, self.size, self.has_audio = fps, size, has_audio
-        self._temporal = ClipFormat.of(host.processor).images
+        clip_format = ClipFormat.of(host.processor)
+        self._temporal, self._has_times = clip_format.images, clip_format.has_times
+        self._around = (0, 0)
+        """Tokens of text before and behind each frame."""
+        if self._has_times:
+            self._around = self._virtual(ClipSize([0] * 2 * self._temporal, 0)).words_around()
         self.unit_seconds = self._find_unit()
         """Seconds of a unit."""
         self.unit_images = round(self.unit_seconds * Fraction(fps).limit_denominator(1000))
@@ -134,7 +148,8 @@ class StreamLayout:
 
     def _whole(self, count: int, seconds: Fraction) -> ClipSize:
         rate = Fraction(self.fps).limit_denominator(1000)
-        return ClipSize(round(count * seconds * rate), round(count * seconds * SAMPLE_RATE) if self.has_audio else 0)
+        numbers = count * list(range(round(seconds * rate)))
+        return ClipSize(numbers, round(count * seconds * SAMPLE_RATE) if self.has_audio else 0)
 
     # --- tokens and positions
 
@@ -154,8 +169,12 @@ class StreamLayout:
 
     @cached_property
     def unit(self) -> UnitTokens:
-        """The tokens of a whole unit."""
+        """The tokens of a whole unit, the first one."""
         return self.part(self.unit_images, self.unit_samples)
+
+    def whole(self, number: int) -> UnitTokens:
+        """The tokens of a whole unit. Its times in words depend on its number."""
+        return self.part(self.unit_images, self.unit_samples, number) if self._has_times else self.unit
 
     @cached_property
     def step(self) -> dict[Modality, Tensor]:
@@ -166,36 +185,55 @@ class StreamLayout:
         modality = self._first.clip(0, size).modality
         return {kind: move[:, modality == kind][:, 0] for kind in Modality if bool((modality == kind).any())}
 
-    @property
-    def unit_ids(self) -> int:
-        """Rotary positions that a unit takes along time."""
-        return int(max(move.max() for move in self.step.values()))
+    def moving(self, modality: Tensor) -> Tensor:
+        """[3, K] int64: 1 where the positions of tokens advance with time, 0 where they stay."""
+        moving = torch.zeros(3, len(modality), dtype=torch.int64)
+        for kind, step in self.step.items():
+            moving[:, modality == kind] = (step > 0).long()[:, None]
+        return moving
 
-    def part(self, images: int, samples: int) -> UnitTokens:
+    @cached_property
+    def unit_ids(self) -> int:
+        """Rotary positions that a unit takes along time; those of the longest where its times in words differ."""
+        return self.whole(int(MAX_TIME / self.unit_seconds)).length
+
+    @property
+    def gap_ids(self) -> int:
+        """Rotary positions that a unit without tokens takes: none where positions are places in the text."""
+        return 0 if self._has_times else self.unit_ids
+
+    def part(self, images: int, samples: int, number: int = 0) -> UnitTokens:
         """The tokens of the beginning of a unit.
 
         Args:
             images: of the unit that are there, at least one.
             samples: of the unit that are there.
+            number: of the unit, on which its times in words depend.
         """
         # Behind a whole unit, so that a part without a single audio token is a part of a clip with audio.
         whole = self._whole(1, self.unit_seconds)
-        virtual = self._virtual(ClipSize(whole.images + images, whole.samples + samples))
+        first = number * self.unit_images
+        numbers = [*whole.numbers, *range(first, first + images)]
+        virtual = self._virtual(ClipSize(numbers, whole.samples + samples))
         clip = ClipOutline(self._adapter, virtual.inputs, self._temporal / self.fps)
         chunks = self.unit_images // (CHUNK_STEPS * self._temporal)
         stream = clip.part(chunks, clip.chunks)
-        position_ids = virtual.position_ids[:, stream.sample]
+        # Its tokens, and the text between them.
+        begin = virtual.begin + self._first.tokens
+        words = begin + torch.nonzero(virtual.modality[begin : virtual.end] == Modality.TEXT)[:, 0]
+        places = torch.cat([stream.sample, words]).sort().values
+        modality, position_ids = virtual.modality[places], virtual.position_ids[:, places]
         for kind, step in self.step.items():
-            position_ids -= step[:, None] * (stream.modality == kind)
+            position_ids -= step[:, None] * (modality == kind)
+        length = int(max(move.max() for move in self.step.values()))
+        if self._has_times:
+            length = int(virtual.position_ids[0, virtual.end] - virtual.position_ids[0, begin])
         position = stream.position.clone()
         position[0] -= self.unit_microseconds
         stream = replace(stream, position=position, chunk=stream.chunk - chunks, sample=torch.zeros_like(stream.sample))
         frames = (clip_size(media, self._host.processor)[1] for media in (virtual.media, self._first.media))
-        return UnitTokens(stream, position_ids, next(frames) - next(frames))
-
-    @property
-    def _seconds_per_step(self) -> float:
-        return self._temporal / self.fps
+        mel_frames = next(frames) - next(frames)
+        return UnitTokens(stream, virtual.ids[places], modality, position_ids, length, mel_frames)
 
     @property
     def unit_microseconds(self) -> int:
@@ -225,7 +263,7 @@ class StreamLayout:
             Ids [N] and their rotary positions [N].
         """
         processor, virtual = self._host.processor, self._first
-        text = _dialogue(processor, virtual.media, turns, question, self._system)
+        text = dialogue_text(processor, virtual.media, turns, question, self._system)
         tail = processor.tokenizer(
             around_clip(processor, virtual.media, text)[1], add_special_tokens=False, return_tensors="pt"
         )["input_ids"][0]
@@ -256,26 +294,28 @@ class StreamLayout:
     def _virtual(self, size: ClipSize) -> _Virtual:
         """The prompt of a clip of which there are sizes alone."""
         processor, (height, width) = self._host.processor, self.size
-        images = np.broadcast_to(np.zeros(1, np.uint8), (size.images, height, width, 3))
+        count = len(size.numbers)
+        images = np.broadcast_to(np.zeros(1, np.uint8), (count, height, width, 3))
         wave = np.broadcast_to(np.zeros(1, np.float32), (size.samples,)) if size.samples else None
-        seconds = max(size.images / self.fps, size.samples / SAMPLE_RATE)
+        seconds = max(count / self.fps, size.samples / SAMPLE_RATE)
         media = Media(
             path=Path("stream"),
             images=images,
-            times=np.arange(size.images) / self.fps,
-            indices=np.arange(size.images),
+            times=np.arange(count) / self.fps,
+            indices=np.arange(count),
             fps=self.fps,
             waveform=wave,
             seconds=seconds,
-            video_seconds=size.images / self.fps,
+            video_seconds=count / self.fps,
             capped=False,
             bad_packets=0,
             warnings=(),
         )
         text = prompt_text(processor, media, _QUESTION, self._system)
-        inputs = run_processor(processor, text, media, sizes_alone=True)
+        numbers = size.numbers if self._has_times else None
+        inputs = run_processor(processor, text, media, sizes_alone=True, image_numbers=numbers)
         tail = processor.tokenizer(around_clip(processor, media, text)[1], add_special_tokens=False)["input_ids"]
-        return _Virtual.of(self._adapter, media, inputs, len(tail))
+        return _Virtual.of(self._adapter, media, inputs, len(tail), self._around if self._has_times else None)
 
 
 def last_position(position_ids: Tensor, modality: Tensor) -> int:
@@ -301,20 +341,24 @@ class _Virtual:
     position_ids: Tensor
     """[3, S] int64."""
     begin: int
-    """The first token of the clip."""
+    """The first token of the clip, with the words around its frames."""
     end: int
     """Behind its last token."""
     text: int
     """The first token of the text behind it; the processor wrote those between."""
 
     @classmethod
-    def of(cls, adapter: GridAdapter, media: Media, inputs: Mapping[str, Any], tail: int) -> _Virtual:
+    def of(
+        cls, adapter: GridAdapter, media: Media, inputs: Mapping[str, Any], tail: int, around: tuple[int, int] | None
+    ) -> _Virtual:
         ids = inputs["input_ids"]
         modality = adapter.modality(ids, inputs)[0]
         places = torch.nonzero(modality != Modality.TEXT)[:, 0]
         begin, end = int(places[0]), int(places[-1]) + 1
-        if bool((modality[begin:end] == Modality.TEXT).any()):
+        if around is None and bool((modality[begin:end] == Modality.TEXT).any()):
             raise UnsupportedModel("its processor writes text between the frames of a clip")
+        before, behind = around or (0, 0)
+        begin, end = begin - before, end + behind
         return cls(
             media, inputs, ids[0], modality, adapter.rotary_positions(inputs)[:, 0], begin, end, ids.shape[1] - tail
         )
@@ -329,6 +373,19 @@ class _Virtual:
         clip = self.clip(0, self.tokens)
         return last_position(clip.position_ids, clip.modality)
 
+    def words_around(self) -> tuple[int, int]:
+        """How many tokens of text before and behind each frame belong to it, in a clip of two frames with one time.
+
+        What the first frame and the second both have before them is the time; the rest between them is behind.
+        """
+        places = torch.nonzero(self.modality != Modality.TEXT)[:, 0]
+        last = int(places.diff().argmax())
+        head, between = self.ids[: places[0]], self.ids[places[last] + 1 : places[last + 1]]
+        width = min(len(head), len(between))
+        same = head[len(head) - width :] == between[len(between) - width :]
+        before = int(same.flip(0).long().cumprod(0).sum())
+        return before, len(between) - before
+
     def clip(self, begin: int, end: int) -> _Slice:
         """Tokens of the clip from ``begin`` to before ``end``."""
         part = slice(self.begin + begin, self.begin + end)
@@ -340,18 +397,3 @@ class _Slice:
     ids: Tensor
     modality: Tensor
     position_ids: Tensor
-
-
-def _dialogue(processor: Any, media: Media, turns: Sequence[tuple[str, str]], question: str, system: str | None) -> str:
-    """The text of a prompt with earlier questions and answers."""
-    if not turns:
-        return prompt_text(processor, media, question, system)
-    first = [{"type": "video", "video": "-"}, {"type": "text", "text": turns[0][0]}]
-    conversation: list[dict[str, Any]] = [{"role": "user", "content": first}]
-    if system is not None:
-        conversation.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-    asked = [*(text for text, _ in turns[1:]), question]
-    for (_, answer), text in zip(turns, asked, strict=True):
-        conversation.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        conversation.append({"role": "user", "content": [{"type": "text", "text": text}]})
-    return render_chat(processor, conversation, add_generation_prompt=True)

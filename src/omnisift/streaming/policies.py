@@ -63,15 +63,30 @@ class Clock:
     seconds: float
     """Seconds of a unit."""
     ids: int
-    """Rotary positions of a unit along time."""
+    """Rotary positions of a unit along time; of the longest where times in words make a difference."""
     start: int
     """Where the next unit would begin if nothing moved, in rotary positions along time; as `HeldTokens.time`."""
     sizes: tuple[int, int] = (0, 0)
     """Video and audio tokens of a unit before compression."""
+    gap_ids: int | None = None
+    """Rotary positions of a unit that has no tokens; None means ``ids``."""
 
     def age(self, held: HeldTokens) -> Tensor:
         """[K] float64: seconds from the beginning of each token's unit to the end of the next unit."""
         return (self.unit + 1 - held.unit).double() * self.seconds
+
+    def begin_of(self, unit: int, held: HeldTokens) -> int:
+        """Where a unit begins, or would where it has no tokens; as `HeldTokens.time`.
+
+        Args:
+            unit: its number, at most that of the next unit.
+            held: tokens of it and later ones, none of which has moved against another.
+        """
+        gap = self.ids if self.gap_ids is None else self.gap_ids
+        if not len(held):
+            return self.start - gap * (self.unit - unit)
+        first = held.unit.argmin()
+        return int(held.time[first] - held.offset[first]) - gap * int(held.unit[first] - unit)
 
 
 @dataclass(frozen=True)
@@ -256,10 +271,10 @@ class MemoryBank(Policy):
         kept, is_old = held.rows(keep), old[keep]
         first = clock.unit + 1 - max(1, int(max(self.window, clock.seconds) / clock.seconds + 1e-9))
         first = max(0, min(first, clock.unit))
-        room = min(_ids(self.span, clock), first * clock.ids)
+        begin = clock.begin_of(first, kept.rows(~is_old))
+        room = min(_ids(self.span, clock), begin)
         time = _shared_span(kept, is_old, room, clock.ids)
-        time = torch.where(is_old, time, kept.offset + room + clock.ids * (kept.unit - first))
-        return Plan(keep, time, room + clock.ids * (clock.unit - first))
+        return Plan(keep, torch.where(is_old, time, kept.time + room - begin), clock.start + room - begin)
 
     def longest(self, clock: Clock) -> int | None:
         """The span and the window."""

@@ -32,7 +32,7 @@ from omnisift.streaming.assembler import Assembler, Images, Unit
 from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.checks import check_kept, check_piece, check_stream, stream_method
 from omnisift.streaming.encoder import KeptUnit, UnitEncoder
-from omnisift.streaming.layout import StreamLayout, last_position
+from omnisift.streaming.layout import StreamLayout, UnitTokens, last_position
 from omnisift.streaming.policies import Clock, HeldTokens, Policy
 from omnisift.streaming.question import question_row
 from omnisift.streaming.report import StreamAnswer, StreamReport
@@ -54,11 +54,19 @@ class _State:
     held: HeldTokens
     read: Tensor
     """[K] int64: `HeldTokens.time` at which each token was read."""
-    base: int = 0
-    """Rotary positions along time by which the stream was moved to its beginning."""
+    next: int = 0
+    """Number of the unit after the last one that was read."""
+    start: int = 0
+    """Where that begins, in rotary positions along time; as `HeldTokens.time`."""
+    last: UnitTokens | None = None
+    """The last unit that was read."""
     units: int = 0
     """Units that were read."""
     seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "compress": 0.0, "read": 0.0})
+
+    def start_of(self, unit: int) -> int:
+        """Where a unit that was not read yet begins, in rotary positions along time; as `HeldTokens.time`."""
+        return self.start + (unit - self.next) * self.layout.gap_ids
 
 
 class StreamSession:
@@ -192,8 +200,7 @@ class StreamSession:
         encoder, cache = state.encoder.fork(), state.cache.fork()
         kept = self._encoded(encoder, unit)
         begin = time.perf_counter()
-        held, read, base = self._after_policy(state, cache, unit.number)
-        start = unit.number * state.layout.unit_ids - base
+        held, read, start = self._after_policy(state, cache, unit.number)
         self._read(state, cache, kept, start)
         # What is known of the new tokens.
         offset = kept.position_ids[0] - state.layout.origin
@@ -206,7 +213,8 @@ class StreamSession:
             rank=kept.rank,
             size=kept.size,
         )
-        state.encoder, state.cache, state.base = encoder, cache, base
+        state.encoder, state.cache, state.last = encoder, cache, kept.tokens
+        state.next, state.start = unit.number + 1, start + kept.tokens.length
         state.held, state.read = held.followed_by(new), torch.cat([read, new.time])
         state.units += 1
         state.seconds["encode"] += encoder.encode_seconds
@@ -226,7 +234,7 @@ class StreamSession:
         """Drop and move tokens of a cache before a unit is read, so that every unit is read at low positions.
 
         Returns:
-            New values of `_State.held`, ``read`` and ``base``.
+            New values of `_State.held` and ``read``, and where the unit begins.
         """
         held, read = state.held, state.read
         plan = self.policy.plan(held, self._clock(state, unit))
@@ -236,25 +244,17 @@ class StreamSession:
             held, read = held.rows(index), read[index]
         if plan.time is not None:
             held = replace(held, time=plan.time)
-            cache.move((plan.time - read) * self._moving(state, held.modality))
-        return held, read, unit * state.layout.unit_ids - plan.start
+            cache.move((plan.time - read) * state.layout.moving(held.modality))
+        return held, read, plan.start
 
     def _clock(self, state: _State, unit: int = 0) -> Clock:
         layout = state.layout
-        start = unit * layout.unit_ids - state.base
-        return Clock(unit, float(layout.unit_seconds), layout.unit_ids, start, state.encoder.sizes)
-
-    @staticmethod
-    def _moving(state: _State, modality: Tensor) -> Tensor:
-        """[3, K] int64: 1 where the positions of tokens advance with time, 0 where they stay."""
-        moving = torch.zeros(3, len(modality), dtype=torch.int64)
-        for kind, step in state.layout.step.items():
-            moving[:, modality == kind] = (step > 0).long()[:, None]
-        return moving
+        sizes = state.encoder.sizes
+        return Clock(unit, float(layout.unit_seconds), layout.unit_ids, state.start_of(unit), sizes, layout.gap_ids)
 
     def _read(self, state: _State, cache: StreamCache, kept: KeptUnit, start: int) -> None:
         """Let the language model read what is kept of a unit, which begins at ``start``, as `HeldTokens.time`."""
-        positions = kept.position_ids + start * self._moving(state, kept.modality)
+        positions = kept.position_ids + start * state.layout.moving(kept.modality)
         limit = self._context
         if limit is not None and max(len(cache) + len(kept.modality), int(positions.max()) + 1) > limit:
             raise TooBig(
@@ -320,17 +320,17 @@ class StreamSession:
     ) -> tuple[PromptRow, float]:
         """A question behind the stream, and the seconds of the stream that it is about."""
         cache, number = state.cache, state.assembler.unit - 1
-        unfinished, tokens = state.assembler.unfinished(), state.layout.unit
+        unfinished, tokens = state.assembler.unfinished(), state.last or state.layout.unit
+        start = state.start_of(state.assembler.unit) - tokens.length
         if unfinished is not None:
             kept = self._encoded(state.encoder.fork(), unfinished)
             cache, number, tokens = cache.fork(), unfinished.number, kept.tokens
-            self._read(state, cache, kept, number * state.layout.unit_ids - state.base)
+            start = state.start_of(number)
+            self._read(state, cache, kept, start)
         if number < 0:
             raise UsageError("no image came yet: feed the stream before asking about it")
-        start = number * state.layout.unit_ids - state.base
-        modality = tokens.stream.modality
-        moved = tokens.position_ids + start * self._moving(state, modality)
-        ids, positions = state.layout.after(turns, question, last_position(moved, modality))
+        moved = tokens.position_ids + start * state.layout.moving(tokens.modality)
+        ids, positions = state.layout.after(turns, question, last_position(moved, tokens.modality))
         highest = int(moved.max())
         width, limit = len(cache) + len(ids), self._context
         if limit is not None and max(width, highest + 1, int(positions[-1]) + 1) + max_new_tokens > limit:
@@ -379,7 +379,7 @@ class StreamSession:
                 held_seconds=spans,
                 evicted_units=state.units - len(held),
                 cache_bytes=state.cache.nbytes,
-                next_position=state.assembler.unit * state.layout.unit_ids - state.base,
+                next_position=state.start_of(state.assembler.unit),
                 encode_seconds=state.seconds["encode"],
                 compress_seconds=state.seconds["compress"],
                 read_seconds=state.seconds["read"],

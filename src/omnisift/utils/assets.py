@@ -7,8 +7,10 @@ from pathlib import Path
 from omnisift.errors import CheckpointError
 
 _CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
-CHECKOUT_ONLY = ("wide", "wide-qwen3", "nano-long")
+CHECKOUT_ONLY = ("wide", "wide-qwen3", "nano-long", "wide-long")
 """Backbones of the benchmark that a checkout has, and the wheel has not."""
+_MADE_BY = {"wide-long": "nano_long --model wide"}
+"""Checkpoint -> the module of `omnisift.lab` that makes it, where it is not named like the checkpoint."""
 
 
 def is_bundled(source: str | Path) -> bool:
@@ -28,7 +30,8 @@ def nano_path() -> Path:
 
 
 def bundled_path(name: str) -> Path:
-    """Return the folder of a bundled checkpoint: ``nano``, ``neutral``, ``nano-long``, ``wide`` or ``wide-qwen3``.
+    """Return the folder of a bundled checkpoint: ``nano``, ``neutral``, ``wide``, ``wide-qwen3``, ``nano-long`` or
+    ``wide-long``.
 
     Raises:
         CheckpointError: the package was installed without it.
@@ -36,8 +39,9 @@ def bundled_path(name: str) -> Path:
     folder = _CHECKPOINTS / name
     if not (folder / "config.json").is_file():
         get = "Use a checkout of the repository" if name in CHECKOUT_ONLY else "Reinstall the package"
+        made_by = _MADE_BY.get(name, name.replace("-", "_"))
         raise CheckpointError(
             f"the bundled {name} checkpoint is missing: no config.json in {folder}. "
-            f"{get}, or make it again with `python -m omnisift.lab.{name.replace('-', '_')} --bundle`."
+            f"{get}, or make it again with `python -m omnisift.lab.{made_by} --bundle`."
         )
     return folder

@@ -38,13 +38,15 @@ def share(outcomes):
     return sum(right) / sum(total)
 
 
-def test_the_long_backbone_keeps_nanos_encoders(long):
-    nano = load_thinker(bundled_path("nano"))
-    for name in ("visual", "audio_tower"):
-        mine, theirs = (getattr(model.model, name).state_dict() for model in (long, nano))
-        assert mine.keys() == theirs.keys()
-        for key, tensor in mine.items():
-            assert torch.equal(tensor, theirs[key].to(torch.bfloat16).float()), key
+@pytest.mark.parametrize("name", ["nano", "wide"])
+def test_long_backbones_keep_encoders_and_embeddings(name):
+    long, short = (load_thinker(bundled_path(which)).state_dict() for which in (f"{name}-long", name))
+    assert long.keys() == short.keys()
+    same = {key for key, tensor in long.items() if torch.equal(tensor.float(), short[key].bfloat16().float())}
+    assert {key for key in long if ".layers." not in key or "language_model" not in key} - same <= {
+        "model.language_model.norm.weight"
+    }
+    assert not any("language_model.layers" in key and key.endswith("proj.weight") for key in same)
 
 
 def test_the_long_backbone_is_loaded_like_others(clip):
