@@ -90,6 +90,14 @@ def test_a_camera_gives_the_last_image_before_each_moment() -> None:
     assert not collector.counted.doubled_pieces
 
 
+def test_an_image_that_another_replaced_before_it_came_is_not_late() -> None:
+    """The one at 0.8 s comes within the delay, after the one at 1.0 s, which stands for its moment in any order."""
+    times = [0.0, 0.5, 1.0, 0.8, 1.5, 2.0, 2.5]
+    units, collector = run([Piece(time, image=image(round(10 * time))) for time in times], assembler(0))
+    assert values(units[0]) == [0, 5, 10, 15]
+    assert collector.counted == type(collector.counted)()
+
+
 def test_a_missing_image_is_the_one_before() -> None:
     pieces = [piece for piece in stream(9.0) if piece.image is None or piece.time not in (1.0, 1.5, 3.0)]
     units, collector = run(pieces)
@@ -155,6 +163,19 @@ def test_small_errors_of_the_clock_move_no_sample() -> None:
     units, collector = run(sorted(pieces, key=lambda piece: piece.time))
     check_whole(units)
     assert collector.counted.silent_seconds == 0
+
+
+def test_samples_behind_silence_are_in_their_place() -> None:
+    """Silence is filled in up to a unit's end, 40 ms before the next samples: they don't follow it."""
+    last = round(2.04 * RATE) + FOLLOWING
+    images = [Piece(k / 2, image=image(k)) for k in range(20)]
+    sound = [Piece(0.0, samples=wave(0, 1.5)), Piece(last / RATE, samples=wave(last / RATE, 9.0))]
+    units, collector = run(sorted([*images, *sound], key=lambda piece: piece.time))
+    heard = units[1].samples
+    assert heard is not None
+    assert not heard[: last - 32_000].any()
+    assert np.array_equal(heard[last - 32_000 :], wave(last / RATE, 4.0))
+    assert collector.counted.silent_seconds == pytest.approx(last / RATE - 1.5, abs=1e-4)
 
 
 def test_sound_that_stops_does_not_stop_the_stream() -> None:

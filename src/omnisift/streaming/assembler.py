@@ -139,7 +139,9 @@ class Assembler:
         open_moment = self._open_moment
         if moment < open_moment:
             is_same = time == self._last_time
-            self._count(late_pieces=int(not is_same), doubled_pieces=int(is_same))
+            # Within the delay, a moment is decided before its time by an image that is shown right then.
+            is_late = not is_same and self.seen >= time + MAX_DELAY - TIME_TOLERANCE
+            self._count(late_pieces=int(is_late), doubled_pieces=int(is_same))
             if time <= self._last_time:
                 return
             moment = open_moment
@@ -154,7 +156,7 @@ class Assembler:
         if not len(samples):
             return
         end = self._end
-        if abs(begin - end) <= _jitter(samples) and not self._behind:
+        if abs(begin - end) <= _jitter(samples) and not self._behind and self._heard >= end:
             begin = end
         if begin < end:
             cut = min(end - begin, len(samples))
@@ -176,7 +178,12 @@ class Assembler:
         while self._behind and self._behind[0][0] - end <= _jitter(self._behind[0][2]):
             begin, _, samples = self._behind.pop(0)
             skip = end - begin
-            if skip <= _jitter(samples):
+            if self._heard < end < begin:
+                # Behind silence there is no end of samples that a clock could be wrong about.
+                parts.append(np.zeros(begin - end, np.float32))
+                self._count(silent_seconds=(begin - end) / SAMPLE_RATE)
+                end = begin
+            if skip <= (_jitter(samples) if self._heard >= end else 0):
                 skip = 0
             if skip:
                 self._count(doubled_pieces=1)
