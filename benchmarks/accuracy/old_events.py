@@ -177,6 +177,25 @@ def tables(rows: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def short_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: each model with a policy of each kind at 25 %."""
+    conditions = ("just seen", "54 s ago", "114 s ago", "594 s ago", "new after 54 s", "54 s ago, other shapes")
+    lines = []
+    for model in ("nano", "nano-long", "wide", "wide-long"):
+        names = [name for name in policies(model, "25%") if not name.endswith(("in 2 s", "in 4 s"))]
+        found = {
+            (row["policy"], row["condition"]): row
+            for row in rows
+            if (row["model"], row["budget"], row["split"]) == (model, "25%", "test")
+        }
+        for name in names:
+            cells = [found.get((name, condition)) for condition in conditions]
+            shares = [pct(cell["accuracy"][0]) if cell else "-" for cell in cells]
+            order = pct(found[name, "54 s ago"]["types"]["order"][0])
+            lines.append([f"`{model}`", name, f"{max(c['tokens'] for c in cells[:3] if c):,}", *shares, order])
+    return markdown(["model", "policy", "tokens", *conditions, "`order`, 54 s ago"], lines)
+
+
 Found = dict[tuple[str, str], dict[str, Any]]
 
 

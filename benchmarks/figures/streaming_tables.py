@@ -1,4 +1,4 @@
-"""Write the tables of docs/streaming.md from the results of the benchmarks of streams.
+"""Write the tables of docs/streaming.md and docs/old-events.md from the results of the benchmarks of streams.
 
 python benchmarks/figures/streaming_tables.py
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT.parent / "docs" / "streaming.md"
+PAGES = [ROOT.parent / "docs" / name for name in ("streaming.md", "old-events.md")]
 TABLES = {
     "stream_hour": ROOT / "speed" / "stream_hour.py",
     "live_floor": ROOT / "accuracy" / "live_floor.py",
@@ -21,14 +22,24 @@ TABLES = {
 
 def filled(page: str) -> str:
     """The page with all its tables."""
-    tables = {"stream_cost": _loaded(ROOT / "figures" / "cost_table.py").stream_table()}
+    rows = [
+        json.loads(line) for line in (ROOT / "results" / "old_events.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    old_events = _loaded(ROOT / "accuracy" / "old_events.py")
+    tables = {
+        "stream_cost": _loaded(ROOT / "figures" / "cost_table.py").stream_table(),
+        "old_events": old_events.short_table(rows).rstrip(),
+        "old_events_all": old_events.tables([row for row in rows if row["split"] == "test"]).rstrip(),
+    }
     for name, path in TABLES.items():
         results = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
         tables[name] = _loaded(path).table(results)
     for name, table in tables.items():
         begin, end = f"<!-- table {name} -->\n", "<!-- end -->"
-        if page.count(begin) != 1:
-            raise SystemExit(f"docs/streaming.md has {page.count(begin)} places for the table {name}: give it one")
+        if page.count(begin) > 1:
+            raise SystemExit(f"a page has {page.count(begin)} places for the table {name}: give it one")
+        if begin not in page:
+            continue
         before, _, rest = page.partition(begin)
         page = f"{before}{begin}{table}\n{end}{rest.partition(end)[2]}"
     return page
@@ -39,9 +50,11 @@ def _loaded(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look it up there
     spec.loader.exec_module(module)
     return module
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
