@@ -54,3 +54,21 @@ def test_a_file_that_is_named_as_a_device(omnisift: Omnisift, clip: Path, monkey
     code, _, errors = omnisift("watch", "microphone:0", "--ask", "What?")
     assert code == 2
     assert "a microphone has none" in errors
+
+
+def test_a_file_that_is_read_is_not_written(omnisift: Omnisift, clip: Path, tmp_path: Path) -> None:
+    """Also under another name, and with --force; the clip stays as it is."""
+    link, before = tmp_path / "link.mp4", clip.read_bytes()
+    link.symlink_to(clip)
+    rules = tmp_path / "rules.txt"
+    rules.write_text("beep: Is a beep heard?\n", encoding="utf-8")
+    for out in (clip, link, rules):
+        code, _, errors = omnisift("watch", clip, "--rules", rules, "--out", out, "--force")
+        assert code == 2
+        assert "is read by this command; name another file" in errors
+    assert clip.read_bytes() == before
+    image = tmp_path / "image.png"
+    image.write_bytes(b"no image")
+    code, _, errors = omnisift("inspect", image, "What?", "--png", image, "--force")
+    assert (code, image.read_bytes()) == (2, b"no image")
+    assert "is read by this command" in errors

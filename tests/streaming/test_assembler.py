@@ -234,3 +234,15 @@ def test_the_first_image_stands_for_the_moments_before_it() -> None:
     units, collector = run(pieces, assembler(samples=0))
     assert [values(unit) for unit in units] == [[0, 0, 0, 1]]
     assert collector.counted.gap_seconds == 0
+
+
+def test_one_piece_may_hold_many_units() -> None:
+    """Ten minutes of samples in a piece: each unit has its own, and what is left is not copied for each."""
+    seconds = 600
+    collector = assembler()
+    units, _ = run([Piece(0.0, image=image(0), samples=wave(0, seconds))], collector)
+    images = [Piece(k / 2, image=image(k)) for k in range(1, 2 * seconds)]
+    more, _ = run(images, collector)
+    units += more
+    assert len(units) == seconds // 2 - 1
+    check_whole(units)

@@ -68,7 +68,7 @@ def inspect(
     from omnisift.cli.screen import StageBar, console_for
 
     question = single_question(question, question_option)
-    _check_outputs({".html": out, ".png": png, ".svg": svg}, as_json, force)
+    _check_outputs({".html": out, ".png": png, ".svg": svg}, as_json, force, clip)
     names = list(dict.fromkeys([compressor, *(compare or [])]))
     if "none" in names:
         raise UsageError(
@@ -91,7 +91,7 @@ def inspect(
         _show(inspection, [path for path in (out, png, svg) if path is not None])
 
 
-def _check_outputs(outputs: dict[str, Path | None], as_json: bool, force: bool) -> None:
+def _check_outputs(outputs: dict[str, Path | None], as_json: bool, force: bool, clip: str) -> None:
     """Check the output paths before anything is loaded."""
     if not as_json and not any(outputs.values()):
         raise UsageError("nothing to write: add -o report.html, --png, --svg or --json")
@@ -100,7 +100,7 @@ def _check_outputs(outputs: dict[str, Path | None], as_json: bool, force: bool) 
             continue
         if path.suffix.lower() != suffix:
             raise UsageError(f"{path} must end in {suffix}")
-        check_file(path, force)
+        check_file(path, force, reads=(clip,))
     if (outputs[".png"] or outputs[".svg"]) and find_spec("matplotlib") is None:
         raise UsageError("--png and --svg need matplotlib, which is not installed: " + install_hint("eval"))
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from omnisift.errors import UsageError
 
 
-def check_file(path: Path, force: bool) -> None:
-    """Raise `UsageError` if ``path`` exists (and ``force`` is off), is a folder, or `check_parent` does."""
+def check_file(path: Path, force: bool, reads: Sequence[str | Path | None] = ()) -> None:
+    """Raise `UsageError` if ``path`` exists (and ``force`` is off), is a folder, or `check_parent` does.
+
+    With ``force`` it may not be one of the files that the command ``reads``.
+    """
     if path.exists() and not force:
         raise UsageError(f"{path} exists; choose another name or add --force")
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file")
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a regular file; name another one")
+    if path.exists() and any(other is not None and Path(other).exists() and path.samefile(other) for other in reads):
+        raise UsageError(f"{path} is read by this command; name another file")
     check_parent(path)
 
 

@@ -153,7 +153,7 @@ def watch(
     )
     _check(plan, method)
     if out is not None:
-        check_file(out, force)
+        check_file(out, force, reads=(source, rules))
     code = _execute(plan, host, method, out, as_json=as_json or not _is_terminal())
     if code:
         raise typer.Exit(code)

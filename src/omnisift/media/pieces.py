@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+MAX_TIME = 1e8
+"""Latest time of a piece: three years."""
+
 
 @dataclass(frozen=True)
 class Piece:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from omnisift.errors import UsageError
 from omnisift.media import SAMPLE_RATE
-from omnisift.media.pieces import Piece
+from omnisift.media.pieces import MAX_TIME, Piece
 from omnisift.media.sampling import TIME_TOLERANCE
 
 MAX_DELAY = 0.5
@@ -34,8 +34,6 @@ MAX_DELAY = 0.5
 JITTER = 0.05
 """Seconds between the end of samples and the time of the next ones that are taken for an error of their clock, if they
 last twice as long: a piece of their length can't be missing."""
-MAX_TIME = 1e8
-"""Latest time of a piece: three years."""
 _MOST_WAITING = 1000
 """Pieces of samples that wait for those before them."""
 
@@ -276,7 +274,7 @@ class Assembler:
         end = (self.unit + 1) * self._unit_samples - self._begin
         begin = max(0, end - self._unit_samples)
         samples, following = self._buffer[begin:end].copy(), self._buffer[end : end + self._following].copy()
-        self._buffer, self._begin = self._buffer[end:].copy(), self._begin + end
+        self._buffer, self._begin = self._buffer[end:], self._begin + end
         return samples, following
 
     def _skip_gaps(self) -> None:

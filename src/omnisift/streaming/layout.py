@@ -22,13 +22,13 @@ from torch import Tensor
 from omnisift.chunks import MICROSECONDS
 from omnisift.errors import UnsupportedModel, UsageError
 from omnisift.media import SAMPLE_RATE, Media
+from omnisift.media.pieces import MAX_TIME
 from omnisift.models import adapter_for
 from omnisift.models.grid_adapter import GridAdapter
 from omnisift.pipeline.clip_format import ClipFormat, hears
 from omnisift.pipeline.clip_outline import CHUNK_STEPS, ClipOutline
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import around_clip, clip_size, prompt_text, run_processor
-from omnisift.streaming.assembler import MAX_TIME
 from omnisift.streaming.dialogue import dialogue_text
 from omnisift.tokens import Modality, TokenStream
 

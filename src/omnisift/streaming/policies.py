@@ -14,6 +14,7 @@ from torch import Tensor
 
 from omnisift.budget import Budget
 from omnisift.errors import UsageError
+from omnisift.media.pieces import MAX_TIME
 from omnisift.tokens import Modality
 
 
@@ -327,8 +328,8 @@ def _ids(seconds: float, clock: Clock) -> int:
 
 def _check_seconds(name: str, value: Any) -> None:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
-        raise UsageError(f"{name} must be a number of seconds above 0, got {value!r}")
+    if not is_number or not 0 < value <= MAX_TIME:
+        raise UsageError(f"{name} must be a number of seconds above 0, at most {MAX_TIME:g}, got {value!r:.80}")
 
 
 def policy_from_text(text: str) -> Policy:
