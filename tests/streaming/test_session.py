@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers.family_folders import FACTORS, save_family
+from tests.helpers.more_folders import save_more
 from tests.helpers.streams import QUESTION, check_equal, feed, noise, peak_of, pieces_of, random_pipeline, streamed
 from tests.helpers.windows import clip_of, watched, windows_of
 
@@ -365,3 +366,22 @@ def feed_until_interrupted(stream: omnisift.StreamSession, pieces: list[Piece]) 
 def tensors_of(stream: omnisift.StreamSession) -> list[torch.Tensor]:
     assert stream._state is not None
     return stream._state.cache.tensors()
+
+
+@pytest.mark.parametrize("family", FACTORS)
+def test_the_adapter_says_whether_its_family_streams(family: str, tmp_path: Path) -> None:
+    """As `omnisift doctor` lists ``watch`` by it."""
+    pipe = omnisift.load(save_family(family, tmp_path))
+    if omnisift.adapter_for(pipe.host.thinker).is_streamed:
+        pipe.stream().close()
+        return
+    with pytest.raises(UnsupportedModel, match="cache of all keys and values"):
+        pipe.stream()
+
+
+@pytest.mark.parametrize("family", ["gemma4", "glm46v", "llava_onevision"])
+def test_other_families_say_why_they_do_not_stream(family: str, tmp_path: Path) -> None:
+    pipe = omnisift.load(save_more(family, tmp_path))
+    assert not omnisift.adapter_for(pipe.host.thinker).is_streamed
+    with pytest.raises(UnsupportedModel, match="can't read a stream"):
+        pipe.stream()

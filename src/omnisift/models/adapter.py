@@ -119,6 +119,8 @@ class Adapter(ABC):
     """Whether `omnisift.load` knows the family's processor; `omnisift.attach` needs none."""
     is_counted: ClassVar[bool] = False
     """Whether `omnisift profile` counts what a prompt costs, and training was tried with the family."""
+    is_streamed: ClassVar[bool] = False
+    """Whether a live stream is known to be read as a clip is (docs/streaming.md)."""
     outputs_tokens: ClassVar[bool] = True
     """Whether what the encoders return has one entry for each token, so that it can be kept for another prompt."""
     supplies: ClassVar[frozenset[str]] = frozenset()

@@ -30,6 +30,7 @@ class Qwen25OmniAdapter(GridAdapter):
     model_class: ClassVar[str] = "Qwen2_5OmniThinkerForConditionalGeneration"
     is_loaded: ClassVar[bool] = True
     is_counted: ClassVar[bool] = True
+    is_streamed: ClassVar[bool] = True
     seconds_argument: ClassVar[str | None] = "video_second_per_grid"
     min_frame_tokens: ClassVar[int] = 128
     audio_probe = PairedAudioProbe

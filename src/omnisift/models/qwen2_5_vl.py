@@ -18,6 +18,7 @@ class Qwen25VLAdapter(GridAdapter):
     model_class: ClassVar[str] = "Qwen2_5_VLForConditionalGeneration"
     is_loaded: ClassVar[bool] = True
     is_counted: ClassVar[bool] = True
+    is_streamed: ClassVar[bool] = True
     seconds_argument: ClassVar[str | None] = "second_per_grid_ts"
     min_frame_tokens: ClassVar[int] = 4
 
@@ -29,4 +30,5 @@ class Qwen2VLAdapter(GridAdapter):
     model_class: ClassVar[str] = "Qwen2VLForConditionalGeneration"
     is_loaded: ClassVar[bool] = True
     is_counted: ClassVar[bool] = True
+    is_streamed: ClassVar[bool] = True
     min_frame_tokens: ClassVar[int] = 4

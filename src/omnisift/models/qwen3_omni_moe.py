@@ -28,6 +28,7 @@ class Qwen3OmniMoeAdapter(GridAdapter):
     model_class: ClassVar[str] = "Qwen3OmniMoeThinkerForConditionalGeneration"
     is_loaded: ClassVar[bool] = True
     is_counted: ClassVar[bool] = True
+    is_streamed: ClassVar[bool] = True
     side_inputs: ClassVar[Mapping[str, Side]] = DEEPSTACK
     seconds_argument: ClassVar[str | None] = "video_second_per_grid"
     min_frame_tokens: ClassVar[int] = 128

@@ -26,6 +26,7 @@ class Qwen3VLAdapter(GridAdapter):
     model_class: ClassVar[str] = "Qwen3VLForConditionalGeneration"
     is_loaded: ClassVar[bool] = True
     is_counted: ClassVar[bool] = True
+    is_streamed: ClassVar[bool] = True
     side_inputs: ClassVar[Mapping[str, Side]] = DEEPSTACK
     times_in_words: ClassVar[bool] = True
     max_clip_pixels: ClassVar[int | None] = MAX_CLIP_PIXELS

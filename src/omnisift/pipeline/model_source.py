@@ -24,6 +24,8 @@ _HUB_SECONDS = 3.0
 """How long to wait for the hub before it counts as unreachable."""
 COUNTED_ONLY = ("profile --config", "advise", "distill", "train")
 """Commands that take Qwen's families."""
+STREAMED_ONLY = ("watch",)
+"""Commands that take families whose prompts can be read in parts."""
 OMNI_ONLY = ("serve", "run --engine vllm")
 """Commands that take Qwen2.5-Omni and Qwen3-Omni only: those that run vLLM."""
 _DEPTHS = frozenset({"num_hidden_layers", "num_layers", "encoder_layers", "depth"})

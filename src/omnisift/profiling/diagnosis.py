@@ -23,7 +23,14 @@ from omnisift.pipeline.context import context_length
 from omnisift.pipeline.devices import resolve_device, resolve_dtype
 from omnisift.pipeline.loading import has_selector, read_processor
 from omnisift.pipeline.method import resolve_compressor
-from omnisift.pipeline.model_source import COUNTED_ONLY, OMNI_ONLY, ModelSource, find_model, takes_every_command
+from omnisift.pipeline.model_source import (
+    COUNTED_ONLY,
+    OMNI_ONLY,
+    STREAMED_ONLY,
+    ModelSource,
+    find_model,
+    takes_every_command,
+)
 from omnisift.profiling.analytic import cache_bytes, count, weight_bytes
 from omnisift.profiling.shape import prompt_shape
 from omnisift.utils.checkpoint_files import checkpoint_errors
@@ -135,7 +142,9 @@ def diagnose(model: str) -> Diagnosis:
     missing = {name: sorted(method.needs - adapter.supplies) for name, method in COMPRESSORS.items()}
     usable = [name for name in COMPRESSORS if not missing[name]]
     counted = COUNTED_ONLY if adapter.is_counted else ()
+    streamed = STREAMED_ONLY if adapter.is_streamed else ()
     every = OMNI_ONLY if takes_every_command(source.model_type) else ()
+    commands = [*_COMMANDS, *streamed, *counted, *every]
     return Diagnosis(
         model=model,
         model_type=source.model_type,
@@ -156,8 +165,8 @@ def diagnose(model: str) -> Diagnosis:
         methods=[name for name in usable if not needs_selector(name)],
         with_selector=[name for name in usable if needs_selector(name)],
         refused={name: needed for name, needed in missing.items() if needed},
-        commands=[*_COMMANDS, *counted, *every],
-        other_commands=[name for name in (*COUNTED_ONLY, *OMNI_ONLY) if name not in (*counted, *every)],
+        commands=commands,
+        other_commands=[name for name in (*STREAMED_ONLY, *COUNTED_ONLY, *OMNI_ONLY) if name not in commands],
     )
 
 
