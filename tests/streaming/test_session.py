@@ -18,7 +18,6 @@ from tests.helpers.windows import clip_of, watched, windows_of
 import omnisift
 from omnisift import KeepAll, MemoryBank, NestedBudgets, Piece, Pipeline, SlidingWindow
 from omnisift.errors import CompressorError, ModelError, UnsupportedModel, UsageError
-from omnisift.models.cached_prompt import cache_argument
 
 ENDS = [(10, 5.0), (12, 6.0), (13, 6.4), (46, 23.0), (47, 23.5), (48, 24.0), (1, 0.5), (12, 0.0), (47, 0.0)]
 """(images, seconds of sound)."""
@@ -131,67 +130,6 @@ def test_a_follow_up_sees_the_questions_before_it(nano: Pipeline) -> None:
         hook.remove()
         lengths.append(seen[-1])
     assert lengths[1] > lengths[0] > lengths[2] == lengths[3]
-
-
-def test_moved_keys_are_those_of_the_other_positions() -> None:
-    """In the first layer, whose keys depend on nothing else; there and back again in all layers; values never.
-
-    Angles are computed in float32, here and in the model.
-    """
-    pipe = random_pipeline(torch.float64)
-    media = noise(8, 4.0)
-    moved, direct = (feed(pipe.stream(keep=KeepAll()), media) for _ in range(2))
-    cache, base = (stream._state.cache for stream in (moved, direct))  # type: ignore[union-attr]
-    held = moved._state.held  # type: ignore[union-attr]
-    moving = moved._state.layout.moving(held.modality)  # type: ignore[union-attr]
-    cache.move(-37 * moving)
-    first = read_at(pipe, direct, -37)
-    fixed = cache._fixed
-    keys, values = cache.tensors()[:2]
-    assert torch.allclose(keys[:, :, fixed:], first[:, :, fixed:], rtol=0, atol=1e-4)
-    assert not torch.allclose(keys[:, :, fixed:], base.tensors()[0][:, :, fixed:], rtol=0, atol=1e-2)
-    assert torch.equal(values, base.tensors()[1])
-    cache.move(0 * moving)
-    for one, other in zip(cache.tensors(), base.tensors(), strict=True):
-        assert torch.allclose(one, other, rtol=0, atol=1e-4)
-
-
-def read_at(pipe: Pipeline, stream: omnisift.StreamSession, shift: int) -> torch.Tensor:
-    """Keys of the first layer if the tokens of a stream were read at other positions along time."""
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    lm: Any = omnisift.adapter_for(pipe.host.thinker).parts.language_model
-    hook = lm.register_forward_hook(
-        lambda _m, _a, given, _out: seen.append((given["inputs_embeds"], given["position_ids"])), with_kwargs=True
-    )
-    feed(pipe.stream(keep=KeepAll()), noise(8, 4.0))
-    hook.remove()
-    embeds, positions = (torch.cat([part[k] for part in seen], dim=1 + k) for k in (0, 1))
-    state = stream._state
-    assert state is not None
-    fixed = state.cache._fixed
-    positions = positions.clone()
-    positions[1:, 0, fixed:] += shift * state.layout.moving(state.held.modality)
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=lm.config)
-    with torch.inference_mode():
-        lm(inputs_embeds=embeds, position_ids=positions, use_cache=True, **cache_argument(lm, cache))
-    keys: torch.Tensor = cache.layers[0].keys
-    return keys
-
-
-def test_in_16_bits_many_moves_add_no_errors() -> None:
-    """A thousand moves are one move: keys are kept as they were read."""
-    pipe = random_pipeline(torch.bfloat16)
-    media = noise(8, 4.0)
-    stream, once = (feed(pipe.stream(keep=SlidingWindow(60)), media) for _ in range(2))
-    state = stream._state
-    assert state is not None
-    moving = state.layout.moving(state.held.modality)
-    for shift in [*range(1, 500), 77]:
-        state.cache.move(-shift * moving)
-    once._state.cache.move(-77 * moving)  # type: ignore[union-attr]
-    assert_same_cache(stream, once)
 
 
 @pytest.mark.parametrize(

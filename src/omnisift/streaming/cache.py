@@ -95,6 +95,7 @@ class StreamCache:
         """Drop all tokens behind the fixed ones but those at ``index`` [K] int64."""
         index = torch.cat([torch.arange(self._fixed), index + self._fixed])
         self._moved = self._moved[:, index]
+        index = index.to(self._cache.layers[0].keys.device, non_blocking=True)
         for layer in self._cache.layers:
             there = index.to(layer.keys.device)
             layer.keys, layer.values = layer.keys.index_select(2, there), layer.values.index_select(2, there)
@@ -112,7 +113,7 @@ class StreamCache:
             return
         self._moved = torch.cat([self._moved[:, : self._fixed], total], dim=1)
         layers = self._cache.layers
-        cos, sin = self._rotation(delta.to(layers[0].keys.device), layers[0].keys)
+        cos, sin = self._rotation(delta.to(layers[0].keys.device, non_blocking=True), layers[0].keys)
         for number, layer in enumerate(layers):
             source = layer.keys if self._read is None else self._read[number]
             keys = source[:, :, self._fixed :]
