@@ -273,7 +273,7 @@ def test_an_unfinished_unit_is_seen(nano: Pipeline) -> None:
 
 
 def test_a_unit_that_fails_leaves_the_session_as_it_was(nano: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it fails, or is interrupted: the unit is missing, and the stream goes on."""
+    """Wherever it fails, or is interrupted: the unit is missing, and the stream continues."""
     pieces = list(pieces_of(noise(48, 24.0)))
     stream = nano.stream(keep=MemoryBank(4, 20, 4))
     while stream.report.units < 6:

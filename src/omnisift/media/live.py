@@ -113,7 +113,7 @@ class LiveSource:
             log: the warnings of the feed.
             speed: seconds of stream in one second; None does not wait. Live feeds have `LIVE_SPEED` at most.
             timer: the clock for ``speed``.
-            fall_back: opens the feed that goes on where ``feed`` can't.
+            fall_back: opens the feed that continues where ``feed`` can't.
         """
         self.name = name
         self.has_video, self.has_audio = feed.has_video, feed.has_audio
@@ -271,7 +271,7 @@ def check_stream_source(source: str, *, allow_addresses: bool) -> None:
 
     Raises:
         Blocked: it is an address, and those are not allowed.
-        MediaError: it is no file that can be read, and nothing else.
+        MediaError: it is not a file that can be read, nor anything else.
         UsageError: it is a malformed address.
     """
     if is_address(source):

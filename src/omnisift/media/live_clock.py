@@ -19,7 +19,7 @@ LONGEST_PAUSE = 3600.0
 class LiveClock:
     """Keeps one time for the tracks of a stream: seconds since its beginning, which continue over each jump.
 
-    A track's stamps jump if they decrease, or if two of its packets are far apart while no other track goes on. The
+    A track's stamps jump if they decrease, or if two of its packets are far apart while no other track continues. The
     track then continues without a gap, and the other tracks, which jump a little later, follow by the same distance.
     """
 
@@ -87,7 +87,7 @@ class LiveClock:
         return self._offsets[track]
 
     def _is_far(self, track: int, time: float, before: float) -> bool:
-        """Whether a track goes on later than after a pause, in which the others would have gone on."""
+        """Whether a track continues later than after a pause, in which the others would have gone on."""
         others = (time - other < NORMAL_GAP for number, other in self._times.items() if number != track)
         return time > before + self._far and not any(others)
 

@@ -4,7 +4,7 @@ Pieces may come in any order within `MAX_DELAY` seconds. What is missing then is
 
 - a missing image is the last one before it,
 - missing samples are silence,
-- a unit without any piece is a gap: time goes on, but the unit has no tokens,
+- a unit without any piece is a gap: time continues, but the unit has no tokens,
 - before the first image there are gaps, whatever is heard; in its own unit it stands for the moments before it.
 
 What comes too late, or twice, is left out and counted.
