@@ -40,6 +40,15 @@ def test_a_stream_is_the_offline_prompt(pipelines: dict[str, Pipeline], name: st
     check_equal(pipelines[name], noise(images, seconds, 112, 168 if name == "random" else 112))
 
 
+@pytest.mark.parametrize(("images", "seconds"), [(13, 6.4), (46, 23.0)])
+def test_the_backbone_of_the_class_of_qwen3_omni_streams(images: int, seconds: float) -> None:
+    """Its audio encoder attends within two seconds, so its units are as long."""
+    pipe = omnisift.load(omnisift.nano_path().parent / "wide-qwen3")
+    blocks = np.random.default_rng(images).integers(0, 256, (images, 10, 10, 3), np.uint8)
+    media = dataclasses.replace(noise(images, seconds), images=blocks.repeat(32, axis=1).repeat(32, axis=2))
+    check_equal(pipe, media)
+
+
 def test_a_long_stream_that_ends_within_a_hop_is_the_offline_prompt(nano: Pipeline) -> None:
     """Beyond the longest waveform that the processor pads, 30 s here, the last incomplete hop does not count."""
     assert nano.host.processor.feature_extractor.n_samples == 30 * 16_000
