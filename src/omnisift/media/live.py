@@ -246,18 +246,17 @@ def open_stream(
     arguments = file_arguments(fps, video, audio, factor, min_pixels, max_pixels)
     arguments.check()
     _check(speed, read_timeout)
-    log = WarningLog()
-    name = _name(source)
+    log, name = WarningLog(), _name(source)
+
+    def fall_back() -> Feed:
+        return _live_feed(_stored_input(source), arguments, log)
+
     with _named(name):
         opened = _open_input(source, read_timeout, allow_addresses=allow_addresses)
         if opened is not None:
             _check_own_speed(opened, speed)
             feed: Feed = _live_feed(opened, arguments, log)
             return LiveSource(name, feed, log, speed=speed, timer=timer)
-
-        def fall_back() -> Feed:
-            return _live_feed(_stored_input(source), arguments, log)
-
         try:
             feed = FileFeed(source, arguments, log, on_samples)
         except WindowsUnavailable:
@@ -321,12 +320,7 @@ def _standard_input() -> int:
 
 
 def _open_address(url: str, read_timeout: float, *, allow_addresses: bool) -> LiveInput:
-    if not allow_addresses:
-        raise Blocked(
-            "addresses are not opened; allow them (--allow-address, allow_addresses=True), or pipe the stream"
-        )
-    parts = live_bytes.split_address(url)
-    if parts.scheme in ("rtsp", "rtsps"):
+    if _check_address(url, allow_addresses) in ("rtsp", "rtsps"):
         return open_rtsp(url, live_bytes.shown_address(url), read_timeout)
     content = live_bytes.from_address(url, read_timeout)
     return open_bytes(content, read_timeout, is_live=not content.has_length)
