@@ -21,6 +21,8 @@ class Modality(IntEnum):
     TEXT = 0
     VIDEO = 1
     AUDIO = 2
+    SUBTITLE = 3
+    """Text with a time in a clip: its subtitles or a transcript. Larger numbers are free (docs/add-a-modality.md)."""
 
 
 @dataclass(frozen=True, repr=False)

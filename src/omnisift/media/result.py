@@ -20,6 +20,7 @@ from omnisift.media.arrays import (
     sample_frames,
 )
 from omnisift.media.image import smart_size
+from omnisift.media.lines import Line
 from omnisift.media.sampling import MAX_SECONDS, Sampling, check_numbers, check_sampling
 from omnisift.media.units import SAMPLE_RATE, TEMPORAL_PATCH
 
@@ -52,6 +53,8 @@ class Media:
     """Sentences about everything unusual."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """The container's own metadata (title, comment ...), keys in lower case."""
+    lines: tuple[Line, ...] = ()
+    """Lines of text with their times, in order of their start; empty unless subtitles were asked for."""
 
     @classmethod
     def from_arrays(
