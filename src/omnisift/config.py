@@ -182,6 +182,31 @@ class ReadOptions(_Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextOptions(_Options):
+    """Whether a clip's subtitles are put into the prompt, and how many of their tokens stay."""
+
+    text: str | None = None
+    """``subtitles`` reads the lines of the file beside the clip, or else of its first text track; None reads none."""
+    retain_text: float | None = None
+    """Fraction of the tokens of subtitles that is kept, in (0, 1]; None keeps all that `Budget` allows."""
+
+    def check_text(self) -> None:
+        """Check the values before a clip is read.
+
+        Raises:
+            BudgetError: ``retain_text`` is out of range.
+            UsageError: ``text`` is nothing that can be read, or ``retain_text`` is given without it.
+        """
+        from omnisift.budget import Budget
+
+        if self.text is not None:
+            check_choice("text", self.text, ("subtitles",))
+        elif self.retain_text is not None:
+            raise UsageError("retain_text is for the tokens of subtitles, which text='subtitles' reads: add it")
+        Budget(retain=1.0, retain_text=self.retain_text)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServedReadOptions(ReadOptions):
     """How a clip of a stranger is read: with tighter limits on the work. Other records of settings extend it."""
 

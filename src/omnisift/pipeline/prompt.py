@@ -111,6 +111,7 @@ def read_for(
     max_seconds: float = MAX_SECONDS,
     max_decoded_pixels: int = MAX_DECODED_PIXELS,
     read_timeout: float = READ_TIMEOUT,
+    text: str | None = None,
 ) -> Media:
     """Decode a clip at the image sizes that ``processor`` takes; a `Media` is decoded already and not scaled again.
 
@@ -131,6 +132,7 @@ def read_for(
         max_seconds=max_seconds,
         max_decoded_pixels=max_decoded_pixels,
         read_timeout=read_timeout,
+        text=text,
         **size_options(processor, max_pixels),
     )
     return heard_by(processor, media)
