@@ -55,10 +55,10 @@ def place_lines(stream: TokenStream, prompt: Prompt, position_ids: Tensor, adapt
             modality=stream.modality[columns],
             time=stream.position[0, columns],
         )
-        places = part.places(prompt.input_ids[row], times_behind=adapter.times_behind)
+        places = part.places(prompt.input_ids[row], adapter)
         # A stable sort of twice the column, and for a line of one less than that of the token it goes before.
         key = 2 * torch.arange(length)
-        key[part.block] = torch.where(places < part.block.start, 2 * places - 1, key[part.block])
+        key[part.block] = 2 * places - 1
         order[row] = torch.argsort(key, stable=True)
         if adapter.times_are_positions:
             shift[row] = part.overlay(rotary[:, row])
@@ -82,52 +82,58 @@ class _Row:
     time: Tensor
     """[S] int64: microseconds."""
 
-    def places(self, input_ids: Tensor, *, times_behind: bool) -> Tensor:
-        """[M] int64: the column before which each token of a line goes; the end of the lines if it stays."""
-        inside = (self.clip == self.clip[self.block.start]) & (self.modality != Modality.SUBTITLE)
-        kinds = self.modality[inside]
+    @property
+    def media(self) -> Tensor:
+        """[N] int64: columns of the video and audio tokens of the clip."""
+        return torch.nonzero((self.clip == self.clip[self.block.start]) & (self.modality != Modality.SUBTITLE))[:, 0]
+
+    def places(self, input_ids: Tensor, adapter: Adapter) -> Tensor:
+        """[M] int64: the column before which each token of a line goes; the first of the lines where it stays."""
+        media = self.media
+        kinds = self.modality[media]
         leading = Modality.VIDEO if bool((kinds == Modality.VIDEO).any()) else Modality.AUDIO
         # The first token of each chunk, and the text between it and the last token before it.
-        media = torch.nonzero(inside)[:, 0]
         opening = media[(kinds == leading) & (self.chunk[media] >= 0)]
-        chunks = torch.unique(self.chunk[opening])
-        firsts = torch.stack([opening[self.chunk[opening] == chunk][0] for chunk in chunks.tolist()])
-        lasts = media[torch.searchsorted(media, firsts[1:]) - 1]
-        gaps = [input_ids[last + 1 : first] for last, first in zip(lasts.tolist(), firsts[1:].tolist(), strict=True)]
+        chunks, number = torch.unique_consecutive(self.chunk[opening], return_inverse=True)
+        firsts = torch.full((len(chunks),), len(self.chunk)).scatter_reduce_(0, number, opening, "amin")[1:]
+        lasts = media[torch.searchsorted(media, firsts) - 1]
+        gaps = [input_ids[last + 1 : first] for last, first in zip(lasts.tolist(), firsts.tolist(), strict=True)]
         # A line stands behind what belongs to the frame before it, and before what belongs to the next.
-        if times_behind:
-            starts = firsts[1:] - _common([gap.flip(0) for gap in gaps])
+        end = self.block.start
+        if adapter.times_behind:
+            starts = firsts - _common([gap.flip(0) for gap in gaps])
         else:
-            behind = input_ids[int(opening[-1]) + 1 : self.block.start]
-            starts = lasts + 1 + _common([*gaps, behind])
-        # Lines of the last chunk stay where they are.
-        after = torch.cat([starts, torch.tensor([self.block.stop])])
-        return after[torch.searchsorted(chunks, self.chunk[self.block]).clamp(max=len(after) - 1)]
+            behind = _common([*gaps, input_ids[int(opening[-1]) + 1 : end]]) if adapter.times_in_words else 0
+            starts = lasts + 1 + behind
+            # Behind the last chunk, too, unless its audio stands apart from it.
+            if int(opening[-1]) == int(media[-1]) or not adapter.times_in_words:
+                end = int(media[-1]) + 1 + behind
+        after = torch.cat([starts, torch.tensor([end])])
+        return after[torch.searchsorted(chunks, self.chunk[self.block]).clamp(max=len(chunks) - 1)]
 
     def overlay(self, rotary: Tensor) -> Tensor:
         """Give lines the positions of their times in ``rotary`` [3, S], in place; returns the `Placement.shift`."""
-        media = torch.nonzero((self.clip == self.clip[self.block.start]) & (self.modality != Modality.SUBTITLE))[:, 0]
+        media = self.media
         by_time = media[torch.argsort(self.time[media], stable=True)]
         latest = rotary[0, by_time].cummax(0).values
         found = torch.searchsorted(self.time[by_time], self.time[self.block], right=True) - 1
         placed = successive(latest[found.clamp(min=0)])
-        # What follows begins behind the last of them, or where it would without lines.
-        begin = torch.maximum(rotary[0, self.block.start], placed.max() + 1)
-        shift = rotary[0, self.block.stop - 1] + 1 - begin
-        rotary[:, self.block] = placed
+        # Text behind the clip begins where it would without lines, or behind the last of them.
+        begin = int(media[-1]) + 1
+        past = (placed[-1] + 1 - rotary[0, begin]).clamp(min=0)
+        shift: Tensor = self.block.stop - self.block.start - past
+        rotary[:, begin : self.block.start] += past
         rotary[:, self.block.stop :] -= shift
+        rotary[:, self.block] = placed
         return shift
 
     def insert(self, rotary: Tensor, places: Tensor) -> None:
         """Count lines among the tokens between which they go, in ``rotary`` [3 or 1, S], in place."""
-        moved = places < self.block.start
-        count = torch.arange(len(places), dtype=rotary.dtype)
-        placed = rotary[:, places.clamp(max=rotary.shape[1] - 1)] + count
-        block = rotary[:, self.block].clone()
+        placed = rotary[:, places] + torch.arange(len(places), dtype=rotary.dtype)
         # How many tokens of lines go before each column.
-        before = torch.searchsorted(places.contiguous(), torch.arange(self.block.start), right=True)
+        before = torch.searchsorted(places, torch.arange(self.block.start), right=True)
         rotary[:, : self.block.start] += before.to(rotary.dtype)
-        rotary[:, self.block] = torch.where(moved, placed, block)
+        rotary[:, self.block] = placed
 
 
 def successive(start: Tensor, free: float | None = None) -> Tensor:
