@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from omnisift.budget import Budget
+    from omnisift.media.subtitles import TextKind
 
 
 class _Options:
@@ -185,7 +186,7 @@ class ReadOptions(_Options):
 class TextOptions(_Options):
     """Whether a clip's subtitles are put into the prompt, and how many of their tokens stay."""
 
-    text: str | None = None
+    text: TextKind = None
     """``subtitles`` reads the lines of the file beside the clip, or else of its first text track; None reads none."""
     retain_text: float | None = None
     """Fraction of the tokens of subtitles that is kept, in (0, 1]; None keeps all that `Budget` allows."""

@@ -14,6 +14,7 @@ from omnisift.config import EncodingOptions, ReadOptions, option_names
 from omnisift.errors import UsageError
 from omnisift.media import Media, MediaFile
 from omnisift.media.sampling import Sampling
+from omnisift.media.subtitles import TextKind
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.pipeline.answering import answer_prompts
 from omnisift.pipeline.devices import DeviceMap
@@ -209,7 +210,7 @@ class Pipeline:
         sampling: Sampling = "time",
         max_decoded_pixels: int = MAX_DECODED_PIXELS,
         read_timeout: float = READ_TIMEOUT,
-        text: str | None = None,
+        text: TextKind = None,
     ) -> Media:
         """Decode a clip at the image sizes that this model takes, to ask about it more than once.
 
@@ -245,7 +246,7 @@ class Pipeline:
         sampling: Sampling = "time",
         max_decoded_pixels: int = MAX_DECODED_PIXELS,
         read_timeout: float = READ_TIMEOUT,
-        text: str | None = None,
+        text: TextKind = None,
         hold_bytes: int = HOLD_BYTES,
     ) -> EncodedClip:
         """Decode a clip whose encoder outputs are kept: the first question computes them, later ones reuse them.
@@ -321,7 +322,7 @@ class Pipeline:
         sampling: Sampling = "time",
         max_decoded_pixels: int = MAX_DECODED_PIXELS,
         read_timeout: float = READ_TIMEOUT,
-        text: str | None = None,
+        text: TextKind = None,
         max_new_tokens: int = 256,
         system: str | None = None,
         on_stage: Callable[[str], None] | None = None,
@@ -364,7 +365,7 @@ class Pipeline:
         sampling: Sampling = "time",
         max_decoded_pixels: int = MAX_DECODED_PIXELS,
         read_timeout: float = READ_TIMEOUT,
-        text: str | None = None,
+        text: TextKind = None,
         max_new_tokens: int = 256,
         system: str | None = None,
         on_stage: Callable[[str], None] | None = None,

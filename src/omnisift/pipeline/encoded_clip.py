@@ -121,7 +121,7 @@ class EncodedClip:
         ``Tensor.data``; other changes of weights or settings are noticed."""
         self._processed: dict[str, Any] | None = None
         self._columns = slice(0)
-        self._lines = LineTokens.of(host.processor, self.media)
+        self._lines = LineTokens.of(host.processor, self.media.lines, self.media.path)
 
     def __repr__(self) -> str:
         state = "encoded" if self.is_encoded else "not encoded yet"
@@ -215,7 +215,7 @@ def prompt_row(
     """
     if not isinstance(clip, EncodedClip):
         row = PromptRow(clip, build_compact_inputs(host.processor, clip, question, system))
-        lines = LineTokens.of(host.processor, clip)
+        lines = LineTokens.of(host.processor, clip.lines, clip.path)
         return row if lines is None else with_lines(row, lines, _clip_end(host.processor, row, question, system))
     if clip.host is not host:
         raise UsageError("this clip was encoded by another model; encode it with this one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from omnisift.chunks import MICROSECONDS
-from omnisift.media import Media
+from omnisift.media.lines import Line
 from omnisift.models.layout import PromptLines
 from omnisift.utils.questions import check_text
 from omnisift.utils.special_tokens import SpecialTokens
@@ -28,20 +28,21 @@ class LineTokens:
     """When each line begins, in microseconds."""
 
     @classmethod
-    def of(cls, processor: Any, media: Media) -> LineTokens | None:
-        """Tokenise the lines of a clip; None if there are none.
+    def of(cls, processor: Any, lines: Sequence[Line], source: object) -> LineTokens | None:
+        """Tokenise lines; None if there are none.
 
         Args:
             processor: of the model.
-            media: the clip.
+            lines: in order of their times.
+            source: where they come from, for the message.
 
         Raises:
             UsageError: a line contains a special token of the model.
         """
         special = SpecialTokens.of(processor.tokenizer)
         found = list[tuple[int, list[int]]]()
-        for line in media.lines:
-            check_text(line.text, f"{media.path}: the subtitle at {line.start:.1f} s", special)
+        for line in lines:
+            check_text(line.text, f"{source}: the subtitle at {line.start:.1f} s", special)
             ids = processor.tokenizer(f"{line.text}\n", add_special_tokens=False)["input_ids"]
             found.append((round(line.start * MICROSECONDS), ids))
         found = [(time, ids) for time, ids in found if ids]

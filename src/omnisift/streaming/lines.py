@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ def _extended(stream: TokenStream, chunk: Tensor, time: Tensor, sequence: Tensor
     position = torch.zeros(3, count, dtype=torch.int64)
     position[0] = time
     none = torch.zeros(count, dtype=torch.int64)
-    joined = {
+    joined: dict[str, Tensor] = {
         "modality": torch.full((count,), int(Modality.SUBTITLE), dtype=stream.modality.dtype),
         "position": position,
         "time": (time.double() / MICROSECONDS).float(),
@@ -135,15 +135,7 @@ def _extended(stream: TokenStream, chunk: Tensor, time: Tensor, sequence: Tensor
         "clip": none + stream.clip[0],
         "sample": none,
     }
-    fields = {name: torch.cat([getattr(stream, name), part], dim=-1)[..., sequence] for name, part in joined.items()}
-    embeds = stream.embeds.new_empty(len(sequence), stream.embeds.shape[1])
-    return TokenStream(embeds=embeds, **fields)
-
-
-def joined_lines(lines: Sequence[LineTokens]) -> LineTokens:
-    """Several lines, each tokenised alone, as one."""
-    return LineTokens(
-        torch.cat([part.ids for part in lines], dim=1),
-        tuple(length for part in lines for length in part.lengths),
-        tuple(time for part in lines for time in part.times),
-    )
+    fields: dict[str, Any] = {
+        name: torch.cat([getattr(stream, name), part], dim=-1)[..., sequence] for name, part in joined.items()
+    }
+    return replace(stream, embeds=stream.embeds.new_empty(len(sequence), stream.embeds.shape[1]), **fields)
