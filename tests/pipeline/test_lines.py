@@ -66,7 +66,7 @@ def line_ids(pipe: Pipeline) -> list[list[int]]:
 
 
 def read(pipe: Pipeline, media: Media) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings [K, D], rotary positions [R, K] and first logits of a prompt, as the language model got and made them."""
+    """Embeddings [K, D] and rotary positions [R, K] that the language model got, and its first logits."""
     with watched(pipe) as seen:
         pipe.ask(media, QUESTION, max_new_tokens=2)
     position: Tensor = seen["positions"][0]
@@ -138,9 +138,10 @@ def with_lines(pipe: Pipeline, inputs: dict[str, Any], name: str) -> dict[str, A
     if side == "token":
         found = found[:: len(found) // steps]
     assert len(found) >= steps
-    chunk_seconds, per_chunk = 12 / 2 / steps * 2, 2
-    edges = [found[min(per_chunk * (k + 1), steps) - (side == "behind")] if side == "behind" or per_chunk * (k + 1) < steps
-             else -1 for k in range(steps // per_chunk)]  # fmt: skip
+    chunk_seconds = 12 / steps
+    # The mark of the second frame of each chunk, or of the first one of the next; none for the last chunk.
+    marks = range(1, steps, 2) if side == "behind" else range(2, steps + 1, 2)
+    edges = [found[k] if k < steps else -1 for k in marks]
     last = {
         "behind": found[steps - 1] + 1,
         "token": max(k for k, token in enumerate(ids) if token == ids[found[0]]) + 1,
