@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import pytest
 import torch
@@ -21,6 +21,10 @@ from omnisift.compressors.registry import reads_clip_only
 from omnisift.compressors.tracks import novelty
 from omnisift.errors import CompressorError
 from omnisift.estimators import ESTIMATORS
+from omnisift.models import Compression
+from omnisift.models.prefix_cache import PrefixCache
+from omnisift.pipeline.held_prompt import HeldPrompt, _options
+from omnisift.pipeline.holding import _Repeat
 from omnisift.tokens import Modality, TokenStream
 
 ALL = list(dict.fromkeys([*METHODS, *MORE]))
@@ -438,3 +442,41 @@ def test_a_held_prompt_needs_tracks_that_read_the_clip_alone() -> None:
 def test_a_copy_has_the_tracks() -> None:
     method = with_tracks(made("uniform", 0.5), Every(3))
     assert copy.deepcopy(method).tracks == (Every(3),)
+
+
+def test_a_held_decision_is_repeated_without_tracks() -> None:
+    """Also where the method that repeats has no track of the modality."""
+    stream = with_others(STREAMS[0])
+    first = with_tracks(made("uniform", BUDGETS[1]), SubtitleTrack(), Every())
+    result = first(stream)
+    beginning = len(stream) - 5
+    held = HeldPrompt(cast(PrefixCache, None), result.keep[:beginning], result.scores[:beginning])
+    again = _Repeat(made("uniform", BUDGETS[1]), [held], [len(stream)])(stream)
+    assert torch.equal(again.keep[:beginning], result.keep[:beginning])
+    assert again.keep[beginning:].all()
+    assert same(again.scores[:beginning], result.scores[:beginning])
+
+
+def test_settings_of_tracks_are_settings_of_a_held_prompt() -> None:
+    def options(*tracks: Track) -> object:
+        return _options(with_tracks(made("uniform", 0.5), *tracks))
+
+    assert options(SubtitleTrack()) == options(SubtitleTrack(256)) != options(SubtitleTrack(8))
+    assert options(SubtitleTrack()) != options(SubtitleTrack(), Every())
+    assert _options(made("uniform", Budget(0.5))) != _options(made("uniform", Budget(0.5, retain_text=0.5)))
+
+
+def test_what_was_kept_of_a_prompt_has_the_text() -> None:
+    modality = torch.tensor([[0, 1, 1, 2, 3, 3, 3, 4], [1, 1, 2, 2, 3, 0, 0, 0]], dtype=torch.int8)
+    keep = torch.tensor([[1, 1, 0, 0, 1, 0, 1, 0], [0, 1, 1, 0, 1, 1, 1, 1]], dtype=torch.bool)
+    compression = Compression(modality, keep)
+    assert (compression.n_text_rows, compression.kept_text_rows) == ([3, 1], [2, 1])
+    assert (compression.n_text, compression.kept_text) == (4, 3)
+    assert compression.retained_ratio == 6 / 11
+    assert repr(compression) == (
+        "Compression(kept 2 of 4 video tokens, 1 of 3 audio tokens, 3 of 4 text tokens; 54.5%)"
+    )
+    html = compression._repr_html_()
+    assert "<tr><td>text</td><td>4</td><td>3</td><td>75.0%</td></tr>" in html
+    assert "<tr><td>all</td><td>11</td><td>6</td><td>54.5%</td></tr>" in html
+    assert "both" not in html
