@@ -17,6 +17,8 @@ MAX_LINES = 20_000
 """Lines of one clip."""
 MAX_CHARACTERS = 2000
 """Characters of one line."""
+MAX_MARKED = 20 * MAX_CHARACTERS
+"""Characters of one line with its markup."""
 
 TOUCH = 0.002
 """Seconds between two lines that follow each other without a gap: times are rounded to milliseconds."""
@@ -28,7 +30,7 @@ _MARKUP = re.compile(
     r"</?(?:[biusvc]|br|em|font|lang|rt|ruby|span|strong)(?:[\s.][^<>]*)?/?>|<(?:\d+:)+\d+(?:\.\d+)?>|\{\\[^{}]*\}",
     re.IGNORECASE,
 )
-_ROW_END = re.compile(r"\n|\\N")
+_ROW_END = re.compile(r"(?:\n|\\N)\s*")
 _REMOVED = frozenset({"Cc", "Cf", "Cs"})
 """Unicode categories of control and format characters (directions, zero width) and of lone surrogates."""
 
@@ -131,14 +133,16 @@ def clean_rows(text: str, name: str) -> list[str]:
         name: the line in an error.
 
     Raises:
-        TooBig: there are more than `MAX_CHARACTERS`.
+        TooBig: there are more than `MAX_CHARACTERS`, or more than `MAX_MARKED` with the markup.
     """
+    # The length comes before each step that may take long for a long text.
+    text = text.strip()
+    _check_length(len(text), MAX_MARKED, name)
     rows = [" ".join(row.split()) for row in _ROW_END.split(_MARKUP.sub("", text))]
-    # The length comes first: what follows may take long for a long text.
-    _check_length(rows, name)
-    rows = [_plain(row) for row in rows if row]
-    _check_length(rows, name)
-    return [row for row in rows if row]
+    _check_length(len(" ".join(rows)), MAX_CHARACTERS, name)
+    rows = [row for row in map(_plain, rows) if row]
+    _check_length(len(" ".join(rows)), MAX_CHARACTERS, name)
+    return rows
 
 
 def check_lines(lines: Any, seconds: float) -> tuple[tuple[Line, ...], list[str]]:
@@ -201,10 +205,9 @@ def _check_line(number: int, line: Any) -> tuple[float, float, str]:
     return float(start), float(end), text
 
 
-def _check_length(rows: list[str], name: str) -> None:
-    count = len(rows) - 1 + sum(map(len, rows))
-    if count > MAX_CHARACTERS:
-        raise TooBig(f"{name} has {count} characters, over the limit of {MAX_CHARACTERS}; split it")
+def _check_length(count: int, limit: int, name: str) -> None:
+    if count > limit:
+        raise TooBig(f"{name} has {count} characters, over the limit of {limit}; split it")
 
 
 def _plain(row: str) -> str:
