@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,9 @@ MAX_CHARACTERS = 2000
 """Characters of one line."""
 MAX_MARKED = 20 * MAX_CHARACTERS
 """Characters of one line with its markup."""
+
+MAX_TIME = 1e12
+"""Seconds that a caller may give: 30,000 years."""
 
 TOUCH = 0.002
 """Seconds between two lines that follow each other without a gap: times are rounded to milliseconds."""
@@ -198,8 +200,15 @@ def _check_line(number: int, line: Any) -> tuple[float, float, str]:
     if not isinstance(text, str):
         raise UsageError(f"lines[{number}] must have a str as its text, got {type(text).__name__}; decode it")
     for value in (start, end):
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            raise UsageError(f"lines[{number}] must have finite seconds as start and end, got {value!r:.40}; give them")
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number:
+            raise UsageError(
+                f"lines[{number}] must have numbers as start and end, got {type(value).__name__}; change it"
+            )
+        if not abs(value) < MAX_TIME:  # an int may be too large to be written
+            raise UsageError(
+                f"lines[{number}] must have finite seconds as start and end, got NaN or over {MAX_TIME:g}; change it"
+            )
     if end < start:
         raise UsageError(f"lines[{number}] ends before it begins, got {start} to {end}; swap them")
     return float(start), float(end), text
