@@ -101,13 +101,14 @@ class _Row:
         # A line stands behind what belongs to the frame before it, and before what belongs to the next.
         end = self.block.start
         if adapter.times_behind:
-            starts = firsts - _common([gap.flip(0) for gap in gaps])
+            starts = firsts - _common([part.flip(0) for part in (input_ids[: int(opening[0])], *gaps)])
         else:
             behind = _common([*gaps, input_ids[int(opening[-1]) + 1 : end]]) if adapter.times_in_words else 0
             starts = lasts + 1 + behind
             # Behind the last chunk, too, unless its audio stands apart from it.
             if int(opening[-1]) == int(media[-1]) or not adapter.times_in_words:
-                end = int(media[-1]) + 1 + behind
+                placeholder = input_ids[:end] == input_ids[media[-1]]  # also of LLaVA's token behind a clip
+                end = int(torch.nonzero(placeholder)[-1]) + 1 + behind
         after = torch.cat([starts, torch.tensor([end])])
         return after[torch.searchsorted(chunks, self.chunk[self.block]).clamp(max=len(chunks) - 1)]
 
