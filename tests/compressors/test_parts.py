@@ -204,8 +204,8 @@ def test_a_part_without_the_attention_that_a_method_needs_is_refused() -> None:
 def test_subtitles_of_earlier_parts_count_within_the_window() -> None:
     """Without their memory, a track would find words new that were said in an earlier part."""
     clip = with_subtitles(CLIPS["even"], seed=1, most=30)
-    for window in (1, 7, 40, 256):
-        method = make_compressor("uniform", BUDGETS[0])
+    for name, window in itertools.product(("resift:causal=true", "evs:mode=frame", "uniform"), (1, 7, 40, 256)):
+        method = make_compressor(name, BUDGETS[0])
         method.tracks = (SubtitleTrack(window),)
         check_parts(method, clip, 2)
 
