@@ -23,7 +23,7 @@ _INTRO = (
 )
 _SHARE_INFO = (
     "At least one patch per frame and one audio token per chunk stay, so the smallest share depends on the clip "
-    "(3.7 % in the samples). The answers show the share that was kept."
+    "(3.7 % in the samples). Tokens of subtitles count, too. The answers show the share that was kept."
 )
 _TEXT_INFO = "The lines of the clip's own text track become part of the prompt, and are compressed with it."
 _EMPTY = "<p class='empty'>Answers appear here.</p>"
