@@ -107,3 +107,11 @@ def test_wrong_subtitles_end_before_the_stream(
     assert (code, output) == (2, "")
     assert message in " ".join(errors.split())
     assert omnisift("watch", path, "--ask", "What?", "--retain-text", "0.5")[0] == 2
+
+
+def test_the_file_of_subtitles_is_not_written(omnisift: Omnisift, lined: Path) -> None:
+    beside = lined.with_suffix(".srt")
+    before = beside.read_bytes()
+    code, _, errors = omnisift("watch", lined, "--ask", "What?", "--text", "subtitles", "--out", beside, "--force")
+    assert (code, beside.read_bytes()) == (2, before)
+    assert "is read by this command" in errors

@@ -156,7 +156,7 @@ def watch(
     )
     _check(plan, method)
     if out is not None:
-        check_file(out, force, reads=(source, rules))
+        check_file(out, force, reads=(source, rules, _beside(plan)))
     code = _execute(plan, host, method, out, as_json=as_json or not _is_terminal())
     if code:
         raise typer.Exit(code)
@@ -285,6 +285,15 @@ def _run(watching: Watch) -> tuple[int, str, Exception | None]:
     except Exception as error:
         return 0, "error", error
     return 0, "end", None
+
+
+def _beside(plan: WatchPlan) -> Path | None:
+    """The file of subtitles that is read; None without one."""
+    from omnisift.media.source import check_source
+    from omnisift.media.subtitles import find_beside
+    from omnisift.media.work import WorkBudget
+
+    return None if plan.text.text is None else find_beside(check_source(plan.source), WorkBudget(seconds=60.0))[0]
 
 
 def _lines(plan: WatchPlan, pipeline: Pipeline) -> tuple[Sequence[Line], Sequence[str]]:
