@@ -107,7 +107,7 @@ def test_a_question_leaves_no_trace(name: str, request: pytest.FixtureRequest) -
 @pytest.mark.parametrize("name", ["plain", "words"])
 def test_late_lines_go_with_the_next_unit(name: str, request: pytest.FixtureRequest) -> None:
     pipe = request.getfixturevalue(name)
-    media = dataclasses.replace(clip(pipe), lines=())
+    media = dataclasses.replace(clip(pipe, 24), lines=())
     stream = played(pipe.stream(keep=KeepAll()), media, 8.1)
     late, before = Line(0.5, 2.0, "red circle"), tensors(stream)
     read = stream.report.held_tokens
