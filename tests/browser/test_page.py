@@ -98,9 +98,10 @@ def test_subtitles_of_an_uploaded_file(address: str, open_page, clip: Path, tmp_
     assert re.search(r"text\s+6 of 6", cards.nth(1).inner_text())
     report = page.frame_locator("iframe.report")
     assert report.locator("#lanes .text").first.inner_text().startswith("a red circle")
+    page = open_page(address)
     page.get_by_label("Read subtitles").check()
     upload_and_see(page, Path(shutil.copy(clip, tmp_path / "other.mp4")))
-    cards = ask(page)
+    cards = ask(page, "Which colour appears last?")
     assert "text" not in cards.nth(1).inner_text(), "the clip has no track of text"
     assert "no subtitles: " in page.locator("#answers").inner_text()
     page.locator("#subtitles input[type=file]").set_input_files(str(wrong))

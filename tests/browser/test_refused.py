@@ -95,12 +95,12 @@ def test_other_addresses_of_this_machine(tmp_path: Path, listens: str) -> None:
     assert "Traceback" not in log.read_text()
 
 
-QUESTION = [None, "Shapes and sounds, 6 s", "What is it?", "nano", "omnisift", "random", 25]
+QUESTION = [None, "Shapes and sounds, 6 s", False, None, "What is it?", "nano", "omnisift", "random", 25]
 
 
 def ask(address: str, data: list[object], **more: object) -> str | int:
     """The status of a refused question, or what the page gets."""
-    event = next(each for each in config(address)["dependencies"] if len(each["inputs"]) == 7)
+    event = next(each for each in config(address)["dependencies"] if len(each["inputs"]) == 9)
     body = {"data": data, "fn_index": event["id"], "session_hash": "abcdef", "event_data": None, "trigger_id": None}
     answer = status(f"{address}/gradio_api/queue/join", body | more)
     if answer != 200:
@@ -113,11 +113,12 @@ def changed(place: int, value: object) -> list[object]:
     return [*QUESTION[:place], value, *QUESTION[place + 1 :]]
 
 
+@pytest.mark.parametrize("place", [0, 3])
 @pytest.mark.parametrize("path", ["/etc/passwd", "https://example.org/clip.mp4", "{here}"])
-def test_a_request_that_names_a_file_that_was_not_uploaded(address: str, path: str) -> None:
+def test_a_request_that_names_a_file_that_was_not_uploaded(address: str, path: str, place: int) -> None:
     """As a program would send it: the file is not read, whatever type the request claims."""
     file = {"path": path.format(here=Path(__file__)), "meta": {"_type": "gradio.FileData"}, "orig_name": "clip.mp4"}
-    text = ask(address, [file, None, *QUESTION[2:]])
+    text = ask(address, [file, None, *QUESTION[2:]] if place == 0 else changed(3, file))
     if path.startswith("https:"):
         assert text == 403
         return
@@ -128,13 +129,14 @@ def test_a_request_that_names_a_file_that_was_not_uploaded(address: str, path: s
 @pytest.mark.parametrize(
     "data",
     [
-        *(changed(2, value) for value in ("\ud800", None, "", "<|VIDEO|>", "x" * 1001, ["x"])),
-        *(changed(6, value) for value in (None, "25", "x", float("nan"), 0, 101, [], True, 10**400)),
-        *(changed(3, value) for value in (None, "x", ["nano"], {})),
-        *(changed(4, value) for value in (None, "x", ["x"], 5)),
+        *(changed(4, value) for value in ("\ud800", None, "", "<|VIDEO|>", "x" * 1001, ["x"])),
+        *(changed(8, value) for value in (None, "25", "x", float("nan"), 0, 101, [], True, 10**400)),
+        *(changed(5, value) for value in (None, "x", ["nano"], {})),
+        *(changed(6, value) for value in (None, "x", ["x"], 5)),
         *(changed(1, value) for value in (None, "x", [1], {})),
         *(changed(0, value) for value in ("x", 5, [], {}, {"path": None}, {"path": "x"})),
-        *(QUESTION[:3], [], [None] * 7, [QUESTION] * 7),
+        *(changed(3, value) for value in ("x", 5, [], {}, {"path": None}, {"path": "x"})),
+        *(QUESTION[:3], [], [None] * 9, [QUESTION] * 9),
     ],
 )
 def test_every_mistake_is_a_sentence(address: str, data: list[object]) -> None:
