@@ -35,6 +35,12 @@ class ChunkShapes:
     """[C] int64 on the CPU: audio tokens of the chunk."""
     clip: Tensor
     """[C] int64 on the CPU: number of the chunk's clip."""
+    text: Tensor = None  # type: ignore[assignment]  # zeros
+    """[C] int64 on the CPU: subtitle tokens of the chunk; 0 everywhere if it is not given."""
+
+    def __post_init__(self) -> None:
+        if self.text is None:
+            object.__setattr__(self, "text", torch.zeros_like(self.frame0))
 
     @classmethod
     def of(cls, stream: TokenStream) -> ChunkShapes:
@@ -43,7 +49,8 @@ class ChunkShapes:
         inside = stream.chunk >= 0
         clip = torch.zeros(sizes.shape[0], dtype=torch.int64)
         clip[stream.chunk[inside]] = stream.clip[inside]
-        return cls(frame0=sizes[:, FRAME0], frame1=sizes[:, FRAME1], audio=sizes[:, AUDIO], clip=clip)
+        text = torch.bincount(stream.chunk[inside & (stream.modality == Modality.SUBTITLE)], minlength=len(clip))
+        return cls(frame0=sizes[:, FRAME0], frame1=sizes[:, FRAME1], audio=sizes[:, AUDIO], clip=clip, text=text)
 
     def __len__(self) -> int:
         return int(self.frame0.shape[0])
@@ -116,8 +123,9 @@ def index_stream(
 def index_clips(modality: Tensor, sample: Tensor, *, compress_audio: bool = False) -> Tensor:
     """Number the clips of a batch.
 
-    A clip is a maximal run of video and audio tokens of one row with at least one video token: a video interleaved
-    with its own audio track. A run of audio tokens alone is plain audio.
+    A clip is a maximal run of media tokens of one row with at least one video token: a video interleaved with its own
+    audio track. A run with audio but no video is plain audio. Further modalities, such as subtitles, belong to the run
+    that they are in, and make no clip.
 
     Args:
         modality: [L] int8.
@@ -132,9 +140,11 @@ def index_clips(modality: Tensor, sample: Tensor, *, compress_audio: bool = Fals
     starts = media.clone()
     starts[1:] &= ~media[:-1] | (sample[1:] != sample[:-1])
     run = torch.cumsum(starts, dim=0) - 1
-    # ... and of these, the ones with a video token, or all.
-    is_clip = torch.bincount(run[modality == Modality.VIDEO], minlength=int(starts.sum())) > 0
-    is_clip |= compress_audio
+    # ... and of these, the ones with a video token, or with any video or audio.
+    opens = modality == Modality.VIDEO
+    if compress_audio:
+        opens |= modality == Modality.AUDIO
+    is_clip = torch.bincount(run[opens], minlength=int(starts.sum())) > 0
     number = torch.where(is_clip, torch.cumsum(is_clip, dim=0) - 1, -1)
     clip = torch.full_like(run, -1)
     clip[media] = number[run[media]]
@@ -156,7 +166,9 @@ def index_chunks(modality: Tensor, temporal: Tensor, clip: Tensor) -> tuple[Tens
     """Number the chunks of a batch.
 
     Audio belongs to the chunk with ``start <= t < start of the next``. The last chunk of a clip has all later audio;
-    audio before the first frame is in no chunk. In a clip of audio alone a chunk begins every `AUDIO_CHUNK`.
+    audio before the first frame is in no chunk. In a clip of audio alone a chunk begins every `AUDIO_CHUNK`. Tokens of
+    further modalities belong to chunks by their time, as audio does, but those before the first chunk of their clip
+    belong to it. They open no chunk.
 
     Args:
         modality: [L] int8.
@@ -189,13 +201,23 @@ def index_chunks(modality: Tensor, temporal: Tensor, clip: Tensor) -> tuple[Tens
     latest = torch.searchsorted(starts, key[audio], right=True) - 1
     same_clip = (latest >= 0) & (starts[latest.clamp(min=0)] // id_range == clip[audio])
     chunk[audio] = torch.where(same_clip, latest, -1)
+    # Further modalities: likewise, but no earlier than the first chunk of their clip.
+    further = (modality > Modality.AUDIO) & (clip >= 0)
+    if bool(further.any()):
+        clip_of_start = starts // id_range
+        latest = torch.searchsorted(starts, key[further], right=True) - 1
+        latest = torch.maximum(latest, torch.searchsorted(clip_of_start, clip[further])).clamp(max=len(starts) - 1)
+        chunk[further] = torch.where(clip_of_start[latest] == clip[further], latest, -1)
     return chunk, frame
 
 
 def segment_of(stream: TokenStream) -> Tensor:
-    """Number the segments: [L] int64 on the CPU, 3 * chunk + (0 first frame, 1 second frame, 2 audio); -1 outside."""
+    """Number the segments: [L] int64 on the CPU, 3 * chunk + (0 first frame, 1 second frame, 2 audio); -1 outside.
+
+    Further modalities have no segment: -1.
+    """
     segment = torch.where(stream.modality == Modality.AUDIO, AUDIO, stream.frame)
-    return torch.where(stream.chunk >= 0, 3 * stream.chunk + segment, -1)
+    return torch.where((stream.chunk >= 0) & (segment >= 0), 3 * stream.chunk + segment, -1)
 
 
 def segment_sizes(stream: TokenStream) -> Tensor:

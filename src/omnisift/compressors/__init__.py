@@ -34,6 +34,7 @@ from omnisift.compressors.salient import SalientCompressor
 from omnisift.compressors.seats import SeatsCompressor
 from omnisift.compressors.stvp import StvpCompressor
 from omnisift.compressors.tome import TomeCompressor
+from omnisift.compressors.tracks import SubtitleTrack, Track
 from omnisift.compressors.uniform import UniformCompressor
 from omnisift.compressors.v_cast import VCastCompressor
 from omnisift.compressors.vidcom2 import VidCom2Compressor
@@ -67,7 +68,9 @@ __all__ = [
     "ScoredVideoCompressor",
     "SeatsCompressor",
     "StvpCompressor",
+    "SubtitleTrack",
     "TomeCompressor",
+    "Track",
     "UniformCompressor",
     "VCastCompressor",
     "VidCom2Compressor",

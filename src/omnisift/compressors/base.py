@@ -6,16 +6,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes
+from omnisift.compressors.tracks import SubtitleTrack, Track, checked_tracks, with_tracks, without_autocast
 from omnisift.errors import CompressorError
 from omnisift.ops.groups import Scope, group
 from omnisift.tokens import Selection, TokenStream
+
+_OF_TRACKS = "tracks"
+"""Where the memory of a clip in parts has what tracks remember."""
 
 
 class Compressor(nn.Module, ABC):
@@ -49,6 +53,22 @@ class Compressor(nn.Module, ABC):
     def __init__(self, budget: Budget | float) -> None:
         super().__init__()
         self.budget = Budget.of(budget)
+        self.tracks = (SubtitleTrack(),)
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """What chooses among the tokens of further modalities: by default a `SubtitleTrack`.
+
+        Add one with ``compressor.tracks = (*compressor.tracks, MyTrack())``. Of a pair, the tracks of the pair count.
+
+        Raises:
+            CompressorError: two tracks are of one modality, or one is of a modality below 3.
+        """
+        return self._tracks
+
+    @tracks.setter
+    def tracks(self, tracks: Sequence[Track]) -> None:
+        self._tracks = checked_tracks(tracks)
 
     def forward(self, stream: TokenStream) -> Selection:
         """Select the kept tokens of a batch.
@@ -60,11 +80,13 @@ class Compressor(nn.Module, ABC):
             The selection.
 
         Raises:
-            CompressorError: the stream lacks an extra that the method needs.
+            CompressorError: the stream lacks an extra that the method needs, or a track for a further modality is
+                missing.
         """
         self._check_extras(stream)
+        counts = self.budget.counts(ChunkShapes.of(stream))
         with full_precision(self, stream):
-            return self.select(stream, self.budget.counts(ChunkShapes.of(stream)))
+            return with_tracks(self.name, self.tracks, stream, counts, self.select, {})
 
     @property
     def reach(self) -> int | None:
@@ -93,11 +115,18 @@ class Compressor(nn.Module, ABC):
             The selection; what it says about the context is to be ignored.
 
         Raises:
-            CompressorError: the stream lacks an extra that the method needs.
+            CompressorError: the stream lacks an extra that the method needs, or a track for a further modality is
+                missing.
         """
         self._check_extras(stream)
+        # What tracks remember is in the same memory, but the method does not see it.
+        of_tracks: dict[str, Any] = memory.pop(_OF_TRACKS, {})
+        decide = partial(self.select_next, memory=memory)
         with full_precision(self, stream):
-            return self.select_next(stream, counts, memory)
+            selection = with_tracks(self.name, self.tracks, stream, counts, decide, of_tracks)
+        if of_tracks:
+            memory[_OF_TRACKS] = of_tracks
+        return selection
 
     def select_next(self, stream: TokenStream, counts: Counts, memory: dict[str, Any]) -> Selection:  # noqa: ARG002
         """Select the kept tokens of the next part of one clip; `next_part` describes the arguments.
@@ -208,10 +237,7 @@ def full_precision(method: Compressor, stream: TokenStream) -> AbstractContextMa
 
     Weights may be of another dtype than the tokens, so that methods that have some need autocast.
     """
-    device = stream.embeds.device.type
-    if next(method.parameters(), None) is not None or not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
+    return without_autocast(stream) if next(method.parameters(), None) is None else nullcontext()
 
 
 class ScoredCompressor(Compressor):

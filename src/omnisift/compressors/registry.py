@@ -86,7 +86,8 @@ _NOT_OPTIONS = {"self", "budget", "selector", "seed", "audio", "score_dtype"}
 def reads_clip_only(compressor: Compressor) -> bool:
     """Whether what a method keeps is the same for every question about a clip (`Compressor.clip_only`)."""
     parts = [part for part in compressor.modules() if isinstance(part, Compressor)]
-    return all(type(part) in (Paired, *_METHODS) or type(part).clip_only for part in parts)
+    tracks = all(track.clip_only for part in parts for track in part.tracks)
+    return tracks and all(type(part) in (Paired, *_METHODS) or type(part).clip_only for part in parts)
 
 
 def resolve_method(

@@ -26,19 +26,17 @@ class Compression:
     """[B, S] float32, higher is kept, NaN where not scored; None if the method has no scores."""
 
     def __repr__(self) -> str:
+        text = f", {self.kept_text} of {self.n_text} text tokens" if self.n_text else ""
         return (
             f"Compression(kept {self.kept_video} of {self.n_video} video tokens, "
-            f"{self.kept_audio} of {self.n_audio} audio tokens; {self.retained_ratio:.1%})"
+            f"{self.kept_audio} of {self.n_audio} audio tokens{text}; {self.retained_ratio:.1%})"
         )
 
     def _repr_html_(self) -> str:
         """A small table for notebooks."""
-        total, kept = self.n_video + self.n_audio, self.kept_video + self.kept_audio
-        counts = [
-            ("video", self.n_video, self.kept_video),
-            ("audio", self.n_audio, self.kept_audio),
-            ("both", total, kept),
-        ]
+        counts = [("video", self.n_video, self.kept_video), ("audio", self.n_audio, self.kept_audio)]
+        counts += [("text", self.n_text, self.kept_text)] if self.n_text else []
+        counts.append(("all" if self.n_text else "both", *self._total))
         rows = "".join(
             f"<tr><td>{name}</td><td>{n}</td><td>{k}</td><td>{k / max(1, n):.1%}</td></tr>" for name, n, k in counts
         )
@@ -65,6 +63,16 @@ class Compression:
         return sum(self.kept_audio_rows)
 
     @property
+    def n_text(self) -> int:
+        """Subtitle tokens of clips, all rows."""
+        return sum(self.n_text_rows)
+
+    @property
+    def kept_text(self) -> int:
+        """Subtitle tokens of clips that were kept, all rows."""
+        return sum(self.kept_text_rows)
+
+    @property
     def n_video_rows(self) -> list[int]:
         """`n_video` of each row."""
         return self._count(Modality.VIDEO, kept=False)
@@ -85,9 +93,25 @@ class Compression:
         return self._count(Modality.AUDIO, kept=True)
 
     @property
+    def n_text_rows(self) -> list[int]:
+        """`n_text` of each row."""
+        return self._count(Modality.SUBTITLE, kept=False)
+
+    @property
+    def kept_text_rows(self) -> list[int]:
+        """`kept_text` of each row."""
+        return self._count(Modality.SUBTITLE, kept=True)
+
+    @property
     def retained_ratio(self) -> float:
-        """Measured fraction of audio and video tokens that were kept, 0 to 1."""
-        return (self.kept_video + self.kept_audio) / max(1, self.n_video + self.n_audio)
+        """Measured fraction of video, audio and subtitle tokens that were kept, 0 to 1."""
+        total, kept = self._total
+        return kept / max(1, total)
+
+    @property
+    def _total(self) -> tuple[int, int]:
+        """All tokens that the budget counts, and those of them that were kept."""
+        return self.n_video + self.n_audio + self.n_text, self.kept_video + self.kept_audio + self.kept_text
 
     def _count(self, modality: Modality, *, kept: bool) -> list[int]:
         mask = self.modality == int(modality)
