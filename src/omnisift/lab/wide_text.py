@@ -19,7 +19,7 @@ import torch
 from omnisift.budget import Budget
 from omnisift.compressors import Compressor, make_compressor
 from omnisift.lab.nano import load_thinker
-from omnisift.lab.training.clip_lines import LinePlaces
+from omnisift.lab.training.clip_lines import LinePlaces, modality_of
 from omnisift.lab.training.evaluate import accuracies, format_accuracies
 from omnisift.lab.training.feature_cache import FeatureCache
 from omnisift.lab.training.language_model import ClipSource, train_language_model
@@ -35,9 +35,9 @@ from omnisift.vgas import VGAS
 from omnisift.world import WIDE_TYPES, subtitles, world_setting
 
 logger = logging.getLogger(__name__)
-CLIPS = {"wide": WideClips(1000, 150, 1, 8)}
+CLIPS = {"wide": WideClips(800, 150, 1, 8)}
 """Setting -> its clips."""
-SETTINGS = replace(WIDE_SETTINGS, steps=1400, learning_rate=5e-4)
+SETTINGS = replace(WIDE_SETTINGS, steps=900, learning_rate=5e-4)
 """Numbers of the run; those of encoders and of `CLIPS` are the backbone's."""
 SOUND_SHARE = 4
 """Steps with sound for each one without."""
@@ -121,7 +121,8 @@ class TextBuild(WideBuild):
 
     def _prompts(self, model: Any, features: FeatureCache, sound: bool) -> Prompts:
         layout = self.sound_layout(model, sound)
-        return Prompts(features.scenes, layout, LinePlaces.of(layout, 1 / IDS), self.tokenizer)
+        places = LinePlaces.of(modality_of(layout), layout.position[0], 1 / IDS)
+        return Prompts(features.scenes, layout, places, self.tokenizer)
 
     def sound_layout(self, model: Any, sound: bool) -> PromptLayout:
         """The prompt layout of clips read with their sound, or without."""

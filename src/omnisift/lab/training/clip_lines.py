@@ -40,12 +40,16 @@ class LinePlaces:
     temporal: Tensor
 
     @classmethod
-    def of(cls, layout: PromptLayout, seconds_per_id: float) -> LinePlaces:
-        """The places of a layout whose temporal ids are ``seconds_per_id`` apart."""
-        modality = torch.zeros(len(layout.ids), dtype=torch.int8)
-        modality[layout.video], modality[layout.audio] = int(Modality.VIDEO), int(Modality.AUDIO)
-        media = torch.nonzero(modality).flatten()
-        temporal = layout.position[0, media]
+    def of(cls, modality: Tensor, temporal: Tensor, seconds_per_id: float) -> LinePlaces:
+        """The places of a prompt with one clip.
+
+        Args:
+            modality: [P] int8, as in `omnisift.tokens.TokenStream`.
+            temporal: [P] int64: temporal rotary ids.
+            seconds_per_id: seconds between two of them.
+        """
+        media = torch.nonzero((modality == Modality.VIDEO) | (modality == Modality.AUDIO)).flatten()
+        temporal = temporal[media]
         time = ((temporal - temporal.min()).double() * seconds_per_id * MICROSECONDS).round().long()
         chunk, _ = index_chunks(modality[media], time, torch.zeros_like(time))
         chunks = int(chunk.max()) + 1
@@ -62,6 +66,13 @@ class LinePlaces:
         # Rule 3: at the time of the latest token that begins no later.
         latest = int(torch.searchsorted(self.time, since, right=True)) - 1
         return int(self.last[max(chunk, 0)]), int(self.temporal[max(latest, 0)])
+
+
+def modality_of(layout: PromptLayout) -> Tensor:
+    """[P] int8: the modality of each token of a prompt."""
+    modality = torch.zeros(len(layout.ids), dtype=torch.int8)
+    modality[layout.video], modality[layout.audio] = int(Modality.VIDEO), int(Modality.AUDIO)
+    return modality
 
 
 def line_batch(rows: Sequence[Sequence[Line]], places: LinePlaces, tokenizer: Any) -> dict[str, Tensor]:
@@ -84,12 +95,21 @@ def line_batch(rows: Sequence[Sequence[Line]], places: LinePlaces, tokenizer: An
     after = torch.full_like(ids, NOWHERE)
     for row, lines in enumerate(rows):
         for number, line in enumerate(lines):
-            tokens = tokenizer(line.text, add_special_tokens=False).input_ids
-            if len(tokens) != 1:
-                raise UsageError(f"a line is one word of the vocabulary here; {line.text!r} has {len(tokens)} tokens")
-            ids[row, number] = tokens[0]
+            ids[row, number] = line_token(line, tokenizer)
             after[row, number], position[row, number] = places.place(line.start)
     return {"line_ids": ids, "line_after": after, "line_position": position}
+
+
+def line_token(line: Line, tokenizer: Any) -> int:
+    """The token of a line.
+
+    Raises:
+        UsageError: it is not one token.
+    """
+    tokens: list[int] = tokenizer(line.text, add_special_tokens=False).input_ids
+    if len(tokens) != 1:
+        raise UsageError(f"a line is one word of the vocabulary here; {line.text!r} has {len(tokens)} tokens")
+    return tokens[0]
 
 
 def inserted(

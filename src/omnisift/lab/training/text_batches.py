@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 from omnisift.budget import Budget
 from omnisift.chunks import build_stream
 from omnisift.compressors import Compressor
-from omnisift.lab.training.clip_lines import LinePlaces, line_batch
+from omnisift.lab.training.clip_lines import LinePlaces, line_batch, modality_of
 from omnisift.lab.training.packed import PromptLayout
 from omnisift.media.lines import Line
-from omnisift.tokens import Modality, TokenStream
+from omnisift.tokens import TokenStream
 from omnisift.world import Scene, subtitles
 
 Batch = dict[str, Tensor]
@@ -77,10 +77,9 @@ def clip_stream(layout: PromptLayout, video: Tensor, audio: Tensor) -> TokenStre
     rows, length = len(video), len(layout.ids)
     embeds = video.new_zeros(rows, length, video.shape[-1])
     embeds = embeds.index_copy(1, layout.video, video).index_copy(1, layout.audio, audio)
-    modality = torch.zeros(length, dtype=torch.int8)
-    modality[layout.video], modality[layout.audio] = int(Modality.VIDEO), int(Modality.AUDIO)
     sample = torch.arange(rows).repeat_interleave(length)
-    return build_stream(embeds.flatten(0, 1), modality.repeat(rows), layout.position.repeat(1, rows), sample, 1 / IDS)
+    modality = modality_of(layout).repeat(rows)
+    return build_stream(embeds.flatten(0, 1), modality, layout.position.repeat(1, rows), sample, 1 / IDS)
 
 
 @dataclass(frozen=True)
