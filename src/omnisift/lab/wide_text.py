@@ -35,7 +35,7 @@ from omnisift.vgas import VGAS
 from omnisift.world import WIDE_TYPES, subtitles, world_setting
 
 logger = logging.getLogger(__name__)
-CLIPS = {"wide": WideClips(800, 150, 1, 8)}
+CLIPS = {"wide": WideClips(900, 150, 1, 8)}
 """Setting -> its clips."""
 SETTINGS = replace(WIDE_SETTINGS, steps=900, learning_rate=5e-4)
 """Numbers of the run; those of encoders and of `CLIPS` are the backbone's."""
