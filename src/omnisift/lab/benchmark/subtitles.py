@@ -5,6 +5,7 @@ All conditions of a budget keep the same number of tokens of a clip: video, soun
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from omnisift.lab.benchmark.encoded import Encoded, encode_scenes
 from omnisift.lab.benchmark.packed_eval import PackedEvaluator, PackedQuestions
 from omnisift.lab.benchmark.plan import QUESTION_STREAM
 from omnisift.lab.training.clip_lines import LinePlaces, line_token
+from omnisift.media import Media
 from omnisift.media.lines import Line
 from omnisift.pipeline.loading import load_host
 from omnisift.tokens import Modality
@@ -65,6 +67,8 @@ CONDITIONS: Mapping[str, Condition] = MappingProxyType(
         "both, late lines": Condition(sound=True, lines="late"),
     }
 )
+PLAIN = ("neither", "sound", "lines", "both")
+"""Conditions that are measured with every method; the others with the first."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,16 +147,17 @@ class Study:
         processor = self.host.processor
         packed = PackedQuestions.of(processor, [[question.text for question in asked]])
         due = torch.tensor([processor.tokenizer(question.answer).input_ids[0] for question in asked])
-        clips = {
-            True: encode_scenes(self.host, [scene]),
-            False: encode_scenes(self.host, [scene], seen=lambda media: replace(media, waveform=None)),
-        }
+        with tempfile.TemporaryDirectory() as folder:
+            clips = {
+                sound: encode_scenes(self.host, [scene], files=Path(folder), seen=_heard if sound else _muted)
+                for sound in (True, False)
+            }
         result = {}
         for name, condition in CONDITIONS.items():
             degradation = None if condition.lines == "right" else condition.lines
             rows = subtitles(scene, degradation) if condition.lines else ()
             clip = lined(clips[condition.sound], rows, processor.tokenizer)
-            for method, share in _budgets(condition):
+            for method, share in budgets_of(name):
                 answers = self.evaluate(clip, packed, self._method(method, share, condition, clips[True]))
                 right = "".join(str(int(hit)) for hit in answers.words[0] == due)
                 kinds = torch.bincount(clip.modality[answers.keep[0]].long(), minlength=4)[1:].tolist()
@@ -169,10 +174,20 @@ class Study:
         return make_compressor(method, budget, selector=self.selector).eval()
 
 
-def _budgets(condition: Condition) -> list[tuple[str, float]]:
-    """Methods and shares of a condition: with all tokens no rule divides anything."""
+def _heard(media: Media) -> Media:
+    return media
+
+
+def _muted(media: Media) -> Media:
+    return replace(media, waveform=None)
+
+
+def budgets_of(name: str) -> list[tuple[str, float]]:
+    """The methods and shares with which a condition is measured; with all tokens there is no method."""
+    condition = CONDITIONS[name]
     everything = [] if condition.pays or condition.retain_text < 1 else [("", ALL)]
-    return everything + [(method, share) for method in METHODS for share in SHARES]
+    methods = METHODS if name in PLAIN else METHODS[:1]
+    return everything + [(method, share) for method in methods for share in SHARES]
 
 
 def tokens_of(share: float, tokens: int) -> int:
