@@ -34,6 +34,7 @@ OBJECTS = [
     "GridAdapter",
     "KeepAll",
     "Layout",
+    "Line",
     "LiveReader",
     "LiveSource",
     "Media",

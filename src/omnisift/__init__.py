@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from omnisift.inspector import inspect_clip
-    from omnisift.media import LiveSource, Media, Piece, StreamWarning, open_stream, read
+    from omnisift.media import Line, LiveSource, Media, Piece, StreamWarning, open_stream, read
     from omnisift.models import (
         Adapter,
         Attachment,
@@ -94,6 +94,7 @@ _MODULE_OF = {
     "GridAdapter": "models",
     "KeepAll": "streaming",
     "Layout": "models",
+    "Line": "media",
     "LiveReader": "streaming",
     "LiveSource": "media",
     "Media": "media",
@@ -172,6 +173,7 @@ __all__ = [
     "GridAdapter",
     "KeepAll",
     "Layout",
+    "Line",
     "LiveReader",
     "LiveSource",
     "Media",

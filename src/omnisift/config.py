@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from omnisift.budget import Budget
+    from omnisift.media.subtitles import TextKind
 
 
 class _Options:
@@ -179,6 +180,31 @@ class ReadOptions(_Options):
         check_budget(self.max_decoded_pixels, self.read_timeout)
         if self.max_pixels is not None:
             smart_size(28, 28, min_pixels=1, max_pixels=self.max_pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(_Options):
+    """Whether a clip's subtitles are put into the prompt, and how many of their tokens stay."""
+
+    text: TextKind = None
+    """``subtitles`` reads the lines of the file beside the clip, or else of its first text track; None reads none."""
+    retain_text: float | None = None
+    """Fraction of the tokens of subtitles that is kept, in (0, 1]; None keeps all that `Budget` allows."""
+
+    def check_text(self) -> None:
+        """Check the values before a clip is read.
+
+        Raises:
+            BudgetError: ``retain_text`` is out of range.
+            UsageError: ``text`` is nothing that can be read, or ``retain_text`` is given without it.
+        """
+        from omnisift.budget import Budget
+
+        if self.text is not None:
+            check_choice("text", self.text, ("subtitles",))
+        elif self.retain_text is not None:
+            raise UsageError("retain_text is for the tokens of subtitles, which text='subtitles' reads: add it")
+        Budget(retain=1.0, retain_text=self.retain_text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnisift.batch.engine import Engine, EngineAnswer, source_fields
-from omnisift.config import WORK_LIMITS, CompressionConfig, EncodingOptions, ReadOptions
+from omnisift.config import WORK_LIMITS, CompressionConfig, EncodingOptions, ReadOptions, TextOptions
 from omnisift.errors import EngineLost, TooBig, UsageError
 from omnisift.utils.questions import check_max_new_tokens
 
 if TYPE_CHECKING:
     from omnisift.pipeline import Answer, EncodedClip, Pipeline
 
-_NEW = frozenset({"tokens", "compress_audio", "retain_encoded", "still_threshold"})
+_NEW = frozenset({"tokens", "compress_audio", "retain_encoded", "still_threshold", "text", "retain_text"})
 
 
 @dataclass(frozen=True)
-class ModelSettings(CompressionConfig, EncodingOptions, ReadOptions):
+class ModelSettings(CompressionConfig, EncodingOptions, ReadOptions, TextOptions):
     """Engine, model, compressor and sampling as plain data, so that other machines can load the same engine."""
 
     model: str = "nano"
@@ -78,12 +78,15 @@ class ModelSettings(CompressionConfig, EncodingOptions, ReadOptions):
             raise UsageError(
                 "retain_encoded and still_threshold are for Transformers; vLLM encodes all: leave them out"
             )
+        if self.engine == "vllm" and self.text is not None:
+            raise UsageError("text is for Transformers; vLLM reads no subtitles: leave it out")
         if self.engine != "vllm" and self.vllm_args:
             raise UsageError(f"{self.vllm_args[0]!r} is a flag for vLLM; leave it out, or give --engine vllm")
         check_max_new_tokens(self.max_new_tokens)
         CompressionConfig.check(self)
         self.check_encoding(compresses=not self.keeps_all)
         ReadOptions.check(self)
+        self.check_text()
 
     def load(self) -> Engine:
         """Load the engine.
@@ -111,6 +114,7 @@ class ModelSettings(CompressionConfig, EncodingOptions, ReadOptions):
             self.model,
             **self.compression,
             **self.encoding,
+            retain_text=self.retain_text,
             device=self.device,
             dtype=self.dtype,
             attn_implementation=self.attn_implementation,
@@ -165,7 +169,7 @@ class ModelEngine:
             ) from error
 
     def _encode(self, clip: Path) -> EncodedClip:
-        return self.pipeline.encode(clip, **self.settings.reading, **self._holding)
+        return self.pipeline.encode(clip, **self.settings.reading, text=self.settings.text, **self._holding)
 
     def _answer(self, clip: EncodedClip, question: str) -> EngineAnswer:
         # The time to read the clip counts for its first question only.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omnisift.cli.options import Clip, Json, MappedModelOptions, MaxNewTokens, check_clip, with_records
-from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions
+from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions, TextOptions
 from omnisift.errors import OmniSiftError, UsageError
 from omnisift.utils.questions import check_question
 from omnisift.utils.quiet import silence_libraries
@@ -30,6 +30,7 @@ def ask(
     method: CompressionConfig,
     encoding: EncodingOptions,
     read_options: ReadOptions,
+    text_options: TextOptions,
     max_new_tokens: MaxNewTokens = 256,
     as_json: Json = False,
 ) -> None:
@@ -40,6 +41,7 @@ def ask(
     """
     check_clip(clip)
     read_options.check()
+    text_options.check_text()
     for question in questions:
         check_question(question)
     from omnisift.cli.screen import (
@@ -54,15 +56,14 @@ def ask(
 
     progress, screen = console_for(stderr=True), console_for(stderr=False)
     with StageBar(progress, quiet=as_json) as bar:
-        pipeline = _load(host, method, encoding)
+        pipeline = _load(host, method, encoding, text_options)
         bar.stage("read")
         # A single question reads the clip itself, so that its report includes the time.
-        media = clip if len(questions) == 1 else pipeline.encode(clip, **read_options.reading)
+        media = clip if len(questions) == 1 else pipeline.encode(clip, **read_options.reading, text=text_options.text)
     for number, question in enumerate(questions):
         with StageBar(progress, quiet=as_json) as bar:
-            answer = pipeline.ask(
-                media, question, **read_options.reading, max_new_tokens=max_new_tokens, on_stage=bar.stage
-            )
+            options = read_options.reading | {"text": text_options.text, "max_new_tokens": max_new_tokens}
+            answer = pipeline.ask(media, question, **options, on_stage=bar.stage)
         if as_json:
             typer.echo(json.dumps(answer.to_dict()))
         elif len(questions) == 1:
@@ -87,6 +88,7 @@ def chat(
     method: CompressionConfig,
     encoding: EncodingOptions,
     read_options: ReadOptions,
+    text_options: TextOptions,
     max_new_tokens: MaxNewTokens = 256,
 ) -> None:
     """Ask questions about a clip one after another.
@@ -97,14 +99,15 @@ def chat(
     """
     check_clip(clip)
     read_options.check()
+    text_options.check_text()
     from omnisift.cli.screen import StageBar, console_for, describe_source, short_cost, show_notices
     from omnisift.pipeline.report import notices_of, source_of
 
     interactive, status = sys.stdin.isatty() and sys.stdout.isatty(), console_for(stderr=True)
     with StageBar(status) as bar:
-        pipeline = _load(host, method, encoding)
+        pipeline = _load(host, method, encoding, text_options)
         bar.stage("read")
-        encoded = pipeline.encode(clip, **read_options.reading)
+        encoded = pipeline.encode(clip, **read_options.reading, text=text_options.text)
     notices = notices_of(encoded.media, is_nano=pipeline.host.is_nano, keeps_audio=pipeline.keeps_audio)
     show_notices(status, notices)
     if interactive:
@@ -123,11 +126,14 @@ def chat(
             status.print(short_cost(answer.report), style="dim")
 
 
-def _load(host: MappedModelOptions, method: CompressionConfig, encoding: EncodingOptions) -> Pipeline:
+def _load(
+    host: MappedModelOptions, method: CompressionConfig, encoding: EncodingOptions, text: TextOptions
+) -> Pipeline:
     from omnisift.pipeline import load
 
     silence_libraries()
-    return load(host.model, **method.compression, **encoding.encoding, **host.placement)
+    options = method.compression | encoding.encoding | {"retain_text": text.retain_text}
+    return load(host.model, **options, **host.placement)
 
 
 def _stream(text: str) -> None:

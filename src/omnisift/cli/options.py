@@ -203,6 +203,15 @@ FIELDS: dict[str, Any] = {
     ],
     "retain_video": Annotated[float | None, fraction("Fraction of video tokens to keep; with --retain-audio.")],
     "retain_audio": Annotated[float | None, fraction("Fraction of audio tokens to keep; with --retain-video.")],
+    "retain_text": Annotated[float | None, fraction("Fraction of subtitle tokens to keep; with --text.", "all")],
+    "text": Annotated[
+        str | None,
+        typer.Option(
+            help="subtitles: put the lines of the file beside the clip, or of its text track, into the prompt.",
+            show_default="none",
+            rich_help_panel=SAMPLING,
+        ),
+    ],
     "retain_encoded": Annotated[
         float | None,
         typer.Option(

@@ -13,7 +13,7 @@ import typer
 
 from omnisift.cli.options import OUTPUT, Json, MaxNewTokens, ModelOptions, resolved_device, with_records
 from omnisift.cli.signal_guard import SignalGuard
-from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions
+from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions, TextOptions
 from omnisift.errors import UsageError, install_hint
 from omnisift.utils.quiet import silence_libraries
 
@@ -75,6 +75,7 @@ def run(
     method: CompressionConfig,
     encoding: EncodingOptions,
     read_options: ReadOptions,
+    text_options: TextOptions,
     max_new_tokens: MaxNewTokens = 256,
     engine: Engine = "transformers",
     batch_size: BatchSize = 1,
@@ -103,6 +104,7 @@ def run(
         **method.compression,
         **encoding.encoding,
         **read_options.reading,
+        **vars(text_options),
         **host.placement | {"device": resolved_device(host.device)},
         max_new_tokens=max_new_tokens,
         engine=engine,

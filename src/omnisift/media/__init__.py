@@ -4,12 +4,13 @@ See ``docs/media.md`` for what the reader guarantees about time, offsets, rotati
 """
 
 from omnisift.media.image import smart_size
+from omnisift.media.lines import Line
 from omnisift.media.live import LiveSource, open_stream
 from omnisift.media.live_warnings import StreamWarning
 from omnisift.media.piece_bytes import MAX_BYTES as MAX_PIECE_BYTES
 from omnisift.media.piece_bytes import image_message, message_time, piece_from_bytes, samples_message
 from omnisift.media.pieces import Piece
-from omnisift.media.reader import read
+from omnisift.media.reader import read, read_lines
 from omnisift.media.result import Media
 from omnisift.media.source import MediaFile
 from omnisift.media.units import SAMPLE_RATE
@@ -19,6 +20,7 @@ __all__ = [
     "MAX_PIECE_BYTES",
     "SAMPLE_RATE",
     "ClipWindows",
+    "Line",
     "LiveSource",
     "Media",
     "MediaFile",
@@ -30,6 +32,7 @@ __all__ = [
     "open_stream",
     "piece_from_bytes",
     "read",
+    "read_lines",
     "read_or_open",
     "samples_message",
     "smart_size",

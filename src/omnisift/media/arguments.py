@@ -12,6 +12,7 @@ from omnisift.media.image import ImageCollector, smart_size
 from omnisift.media.reading import ClipReader
 from omnisift.media.sampling import Sampling, check_numbers, check_sampling
 from omnisift.media.source import Source
+from omnisift.media.subtitles import TextKind, check_text
 from omnisift.media.work import WorkBudget, check_budget
 
 
@@ -36,6 +37,7 @@ class ReadArguments:
     max_decoded_pixels: int
     read_timeout: float
     strict: bool
+    text: TextKind = None
 
     @property
     def limit(self) -> int:
@@ -48,6 +50,7 @@ class ReadArguments:
         if not (self.video or self.audio):
             raise UsageError("video=False and audio=False leave nothing to read; allow one of them")
         check_numbers(self.fps, limit, self.start, self.end, self.max_seconds)
+        check_text(self.text)
         check_budget(self.max_decoded_pixels, self.read_timeout)
         smart_size(self.factor, self.factor, factor=self.factor, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
         total = self.total_pixels
@@ -70,11 +73,13 @@ class ReadArguments:
             ask_decoder: see `ClipPlan.inspect`.
 
         Raises:
-            MediaError: the file can't be opened, or has neither video nor audio.
+            MediaError: the file can't be opened, has neither video nor audio, or its subtitles can't be read.
             UsageError: the requested part has no video.
         """
         reader = ClipReader(file, self.video, self.audio, self.start, self.end, self.max_seconds, budget)
         reader.inspect(ask_decoder)
+        if self.text is not None:
+            reader.read_text()
         reader.plan_images(self.sampling, self.fps, self.limit)
         if reader.grid is not None:
             moments = reader.grid.moments

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
+from av.subtitles.stream import SubtitleStream
 from av.video.stream import VideoStream
 
 from omnisift.errors import Blocked
@@ -54,7 +55,7 @@ def open_container(file: Source) -> InputContainer:
 
 
 def read_packets(
-    container: InputContainer, streams: list[VideoStream | AudioStream], budget: WorkBudget
+    container: InputContainer, streams: Sequence[VideoStream | AudioStream | SubtitleStream], budget: WorkBudget
 ) -> Iterator[Packet[Any] | None]:
     """Yield packets with content, in file order; None for each read error that was skipped.
 

@@ -18,8 +18,10 @@ from omnisift.media.decoders import read_frame_times
 from omnisift.media.headers import PacketHeaders, clock_may_jump, read_headers
 from omnisift.media.index import VideoIndex, build_index
 from omnisift.media.joins import carry_clock
+from omnisift.media.lines import Line
 from omnisift.media.sampling import TIME_TOLERANCE, Sampling, SamplingGrid, by_index, by_time
 from omnisift.media.source import Source, describe_file
+from omnisift.media.subtitles import read_subtitles
 from omnisift.media.tracks import TrackChoice, choose_tracks, open_audio, open_video
 from omnisift.media.work import WorkBudget
 
@@ -51,6 +53,8 @@ class ClipPlan:
     capped: bool = False
     warnings: list[str] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    lines: tuple[Line, ...] = ()
+    """Lines of text that begin before `until`; empty before `read_text`."""
 
     @property
     def until(self) -> float:
@@ -140,6 +144,18 @@ class ClipPlan:
             audio = open_audio(container, self.tracks)
             _, headers = read_headers(container, None, audio, self.start + self.until, self.budget, whole_audio=True)
         return -math.inf if headers is None else headers.end
+
+    def read_text(self) -> None:
+        """Read the subtitles, after `inspect`.
+
+        Raises:
+            MediaError: subtitles are there and can't be read, or are over a limit.
+        """
+        assert self.clock is not None
+        self.lines, warnings = read_subtitles(
+            self.file, self.budget, zero=self.clock.zero, start=self.start, until=self.until
+        )
+        self.warnings += warnings
 
     def plan_images(self, sampling: Sampling, fps: float, max_frames: int) -> None:
         """Choose the moments of the images.

@@ -1,4 +1,4 @@
-"""`read`: check the arguments, read a file, and name the file in every error."""
+"""`read` and `read_lines`: check the arguments, read a file, and name the file in every error."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from omnisift.errors import Damaged, MediaError, TooBig, UsageError
 from omnisift.media.arguments import ReadArguments
 from omnisift.media.container import DECODE_ERRORS
 from omnisift.media.image import ImageCollector
+from omnisift.media.lines import Line, within
 from omnisift.media.reading import ClipReader
 from omnisift.media.result import Media
-from omnisift.media.sampling import MAX_SECONDS, Sampling
+from omnisift.media.sampling import MAX_SECONDS, Sampling, check_numbers
 from omnisift.media.source import MediaFile, Source, check_source, describe_file
-from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT, WorkBudget
+from omnisift.media.subtitles import TextKind
+from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT, WorkBudget, check_budget
 
 
 def read(
@@ -36,6 +38,7 @@ def read(
     max_decoded_pixels: int = MAX_DECODED_PIXELS,
     read_timeout: float = READ_TIMEOUT,
     strict: bool = False,
+    text: TextKind = None,
 ) -> Media:
     """Read images and audio of a file on one clock, at the sizes and rates that the model takes.
 
@@ -62,6 +65,7 @@ def read(
         max_decoded_pixels: pixels of all frames that may be decoded for the images together; more are `TooBig`.
         read_timeout: seconds of wall time; more are a `MediaTimeout`.
         strict: whether any damaged packet is an error.
+        text: ``subtitles``: read the lines of the file beside the clip, else of its first track of text. None: no text.
 
     Returns:
         Images and waveform with their times.
@@ -88,12 +92,47 @@ def read(
         max_decoded_pixels=max_decoded_pixels,
         read_timeout=read_timeout,
         strict=strict,
+        text=text,
     )
     arguments.check()
     budget = arguments.budget()
     file = check_clip(path)
     with name_in_errors(file), file.opened(budget):
         return read_planned(arguments.plan(file, budget, ImageCollector), arguments, file, budget)
+
+
+def read_lines(
+    path: MediaFile, *, seconds: float | None = None, start: float = 0.0, read_timeout: float = READ_TIMEOUT
+) -> tuple[tuple[Line, ...], tuple[str, ...]]:
+    """Read the subtitles of a clip alone: what ``read(path, text="subtitles")`` returns as lines, without decoding.
+
+    Args:
+        path: as in `read`.
+        seconds: length of the part that is read; None means two hours, as in `read`.
+        start: seconds; the clock of the lines starts here.
+        read_timeout: seconds of wall time; more are a `MediaTimeout`.
+
+    Returns:
+        The lines in order of their start, and sentences about what was unusual.
+
+    Raises:
+        MediaError: the file or its subtitles can't be read; the subclass gives the kind of reason.
+        UsageError: arguments are wrong.
+    """
+    length = MAX_SECONDS if seconds is None else seconds
+    check_numbers(1.0, 2, start, None, length)
+    check_budget(MAX_DECODED_PIXELS, read_timeout)
+    budget = WorkBudget(seconds=read_timeout)
+    file = check_clip(path)
+    with name_in_errors(file), file.opened(budget):
+        reader = ClipReader(file, video=True, audio=True, start=start, end=None, max_seconds=length, budget=budget)
+        reader.inspect()
+        # What inspecting found unusual concerns images and audio.
+        reader.warnings.clear()
+        reader.read_text()
+        assert reader.clock is not None
+        lines, behind = within(reader.lines, reader.clock.latest_end)
+    return lines, (*reader.warnings, *behind)
 
 
 def read_planned(reader: ClipReader, arguments: ReadArguments, file: Source, budget: WorkBudget) -> Media:

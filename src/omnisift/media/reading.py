@@ -15,6 +15,7 @@ from omnisift.media.clock import PADDING, SKEW
 from omnisift.media.container import open_container, read_packets
 from omnisift.media.decoders import AudioDecoder, VideoDecoder
 from omnisift.media.image import ImageCollector
+from omnisift.media.lines import within
 from omnisift.media.plan import NO_FRAMES, ClipPlan
 from omnisift.media.result import Media
 from omnisift.media.sampling import TIME_TOLERANCE
@@ -160,6 +161,9 @@ class ClipReader(ClipPlan):
         times, indices = self._times()
         video_seconds = self.video_seconds if images is not None else 0.0
         audio_seconds = len(waveform) / SAMPLE_RATE if waveform is not None else 0.0
+        seconds = max(video_seconds, audio_seconds)
+        lines, behind = within(self.lines, seconds)
+        self.warnings += behind
         return Media(
             path=self.file.path,
             images=images,
@@ -167,12 +171,13 @@ class ClipReader(ClipPlan):
             indices=indices,
             fps=self.grid.fps if self.grid is not None and images is not None else 0.0,
             waveform=waveform,
-            seconds=max(video_seconds, audio_seconds),
+            seconds=seconds,
             video_seconds=video_seconds,
             capped=self.capped,
             bad_packets=self.bad_packets,
             warnings=tuple(self.warnings),
             tags=self.tags,
+            lines=lines,
         )
 
     def _images(self) -> npt.NDArray[np.uint8] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from omnisift.media.arrays import (
     sample_frames,
 )
 from omnisift.media.image import smart_size
-from omnisift.media.lines import Line
+from omnisift.media.lines import Line, check_lines
 from omnisift.media.sampling import MAX_SECONDS, Sampling, check_numbers, check_sampling
 from omnisift.media.units import SAMPLE_RATE, TEMPORAL_PATCH
 
@@ -71,6 +71,7 @@ class Media:
         factor: int = 28,
         sampling: Sampling = "time",
         max_seconds: float = MAX_SECONDS,
+        lines: Sequence[Line | tuple[float, float, str]] = (),
     ) -> Media:
         """Make a clip of frames and samples that are in memory; both begin at 0.
 
@@ -83,13 +84,14 @@ class Media:
             sample_rate: samples per second of ``waveform``.
             sampling_fps: images sampled per second, the ``fps`` of `omnisift.media.read`.
             max_frames, min_pixels, max_pixels, factor, sampling, max_seconds: as in `omnisift.media.read`.
+            lines: text with its times, each a `Line` or ``(start, end, text)`` in seconds; markup is removed.
 
         Returns:
             The clip, with ``<arrays>`` as its path.
 
         Raises:
             UsageError: an argument is wrong, or neither frames nor a waveform are given.
-            TooBig: the images are over 8192 x 4320, or one side is over 200 times the other.
+            TooBig: the images are over 8192 x 4320, one side is over 200 times the other, or there is too much text.
         """
         limit = check_sampling(sampling, max_frames)
         check_numbers(sampling_fps, limit, 0.0, None, max_seconds)
@@ -106,6 +108,8 @@ class Media:
             audio = resample(samples, int(sample_rate or 0), max_seconds)
         cuts = dict.fromkeys(video.cuts + audio.cuts)
         audio_seconds = 0.0 if audio.waveform is None else len(audio.waveform) / SAMPLE_RATE
+        seconds = max(video.seconds, audio_seconds)
+        kept, behind = check_lines(lines, seconds)
         return cls(
             path=Path("<arrays>"),
             images=video.images,
@@ -113,11 +117,12 @@ class Media:
             indices=video.indices,
             fps=video.fps,
             waveform=audio.waveform,
-            seconds=max(video.seconds, audio_seconds),
+            seconds=seconds,
             video_seconds=video.seconds,
             capped=bool(cuts),
             bad_packets=0,
-            warnings=(*cuts, *audio.warnings),
+            warnings=(*cuts, *audio.warnings, *behind),
+            lines=kept,
         )
 
     @property

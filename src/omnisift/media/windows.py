@@ -16,6 +16,7 @@ from omnisift.errors import UsageError
 from omnisift.media.arguments import ReadArguments
 from omnisift.media.decoders import AudioDecoder, VideoDecoder
 from omnisift.media.image import ImageCollector
+from omnisift.media.lines import Line
 from omnisift.media.passes import DecodingPass, SampleQueue, WaitingImages
 from omnisift.media.reader import check_clip, name_in_errors, read, read_planned
 from omnisift.media.reading import ClipReader
@@ -136,6 +137,11 @@ class ClipWindows:
         self._waiting: dict[int, npt.NDArray[np.uint8]] = {}
         self._next_image = 0
         self._next_sample = 0
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """Lines of text with their times, in order of their start; all of them are known once the clip is opened."""
+        return self.media.lines
 
     def read_short(self, longest: int) -> Media | None:
         """Read the clip as `read` does if it has at most so many images; else None."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from omnisift.errors import UnsupportedModel
 from omnisift.models.attention_probe import AttentionProbe
 from omnisift.models.host_arguments import bind_arguments, cut_mask
-from omnisift.models.layout import Layout
+from omnisift.models.layout import Layout, PromptLines
 from omnisift.models.own_hooks import OwnHook
 from omnisift.models.prompt_cut import PromptCut
 from omnisift.models.side_inputs import Side
@@ -79,6 +79,8 @@ class Prompt:
     """Seconds of a frame of each video, for hosts that are not told; None if unknown."""
     compress_audio: bool = False
     """Whether audio outside a video is a clip too; else it is outside clips. Only then a prompt may lack video."""
+    lines: Sequence[PromptLines | None] = ()
+    """Lines of text of each row; empty without any."""
 
     def tensor(self, name: str) -> Tensor | None:
         """An argument on the CPU; None if it was not passed."""
@@ -133,6 +135,8 @@ class Adapter(ABC):
     """Arguments of the vision encoder that `layout` reads by `Prompt.encoded_with`."""
     times_in_words: ClassVar[bool] = False
     """Whether the processor writes the time of each frame into the prompt."""
+    times_behind: ClassVar[bool] = False
+    """Whether it writes the time behind the frame."""
     min_frame_tokens: ClassVar[int] = 1
     """Tokens of a frame below which the processor of released checkpoints enlarges it."""
     max_clip_pixels: ClassVar[int | None] = None
@@ -175,6 +179,11 @@ class Adapter(ABC):
     def audio_tokens(self, mel_frames: int) -> int:  # noqa: ARG002
         """Return the number of audio tokens for a spectrogram of ``mel_frames``: 0 in families without audio."""
         return 0
+
+    @property
+    def times_are_positions(self) -> bool:
+        """Whether rotary positions of a clip are times, which text between its tokens does not move."""
+        return self.rotary_rows == 3 and not self.times_in_words
 
     @property
     def is_causal(self) -> bool:

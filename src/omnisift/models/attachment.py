@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from omnisift.chunks import has_clips
 from omnisift.compressors.base import Compressor
-from omnisift.errors import CompressorError, ModelError, UnsupportedCall
+from omnisift.errors import ModelError, UnsupportedCall
 from omnisift.models.adapter import Adapter, Prompt
 from omnisift.models.cached_prompt import (
     CachedPrompt,
@@ -52,11 +52,12 @@ from omnisift.models.host_arguments import (
     rotary_rows,
     with_attention_bias,
 )
-from omnisift.models.layout import Layout
+from omnisift.models.layout import Layout, PromptLines, rows_of_lines, with_lines
+from omnisift.models.line_placement import place_lines
 from omnisift.models.own_hooks import OwnHook
-from omnisift.models.prompt_cut import PromptCut
+from omnisift.models.prompt_cut import PromptCut, check_selection
 from omnisift.models.side_inputs import gate_side_inputs
-from omnisift.tokens import Selection, TokenStream
+from omnisift.tokens import Selection
 
 _ATTACHED: WeakKeyDictionary[nn.Module, threading.Thread] = WeakKeyDictionary()
 """Language models that an attachment hooks, and who attached. Nothing is stored on the model, nor is it kept alive."""
@@ -109,6 +110,9 @@ class Attachment:
     them (docs/models.md). Set it before the call; None counts a frame as a second, and lets the frames of Gemma 4 share
     the time of their audio."""
 
+    lines: Sequence[PromptLines | None] | None
+    """Lines of text with times in the next prompt, one entry for each row; None without any. Set it before the call."""
+
     last: Compression | None
     """What was kept of the latest prompt with video; None before the first, and after a prompt without video."""
 
@@ -138,6 +142,7 @@ class Attachment:
         self.cut = None
         self.frame_seconds = None
         self.is_paused = False
+        self.lines = None
         self.last = None
         self.position_ids = None
         self.selection = None
@@ -280,8 +285,9 @@ class Attachment:
                 )
             # The mask that the language model gets may be windowed, or see both ways within a frame.
             attention_mask = read_mask(arguments.get("attention_mask"), *input_ids.shape)
-            prompt = Prompt(input_ids, attention_mask, modality, arguments, self.frame_seconds, compress_audio)
-            self._prompt = prompt, self.adapter.layout(prompt)
+            lines = rows_of_lines(self.lines, len(input_ids))
+            prompt = Prompt(input_ids, attention_mask, modality, arguments, self.frame_seconds, compress_audio, lines)
+            self._prompt = prompt, with_lines(self.adapter.layout(prompt), lines, attention_mask)
         elif not cached:
             self.last = self.selection = None
 
@@ -336,22 +342,25 @@ class Attachment:
         self.position_ids = read_positions(arguments.get("position_ids"), rows, length)
         # Decide once for the whole batch, and record the decision.
         selection = self.compressor(stream)
-        keep = _check_selection(selection, stream).view(rows, length)
+        keep = check_selection(selection, stream).view(rows, length)
         scores = None if selection.scores is None else selection.scores.detach().float().cpu().view(rows, length)
         self.last = Compression(stream.modality.view(rows, length), keep, scores)
         self.selection = selection if self.compressor.training and torch.is_grad_enabled() else None
-        # Apply it. A prompt that keeps everything passes unchanged.
-        if _keeps_everything(keep):
+        # Apply it. A prompt that keeps everything passes unchanged, unless lines of text move.
+        if bool(keep.all()) and not any(prompt.lines):
             return with_attention_bias(
                 self._replace_embeds(arguments, selection), selection, prompt.attention_mask, None
             )
-        self.cut = cut = PromptCut.plan(keep, prompt.attention_mask)
         axes = self.adapter.rotary_rows
-        position_ids = rotary_rows(self.position_ids, rows, length, axes)
+        position_ids, order, shift = rotary_rows(self.position_ids, rows, length, axes), None, None
+        if any(prompt.lines):
+            placement = place_lines(stream, prompt, position_ids, self.adapter)
+            position_ids, order, shift = placement.position_ids, placement.order, placement.shift
+        self.cut = cut = PromptCut.plan(keep, prompt.attention_mask, order)
         in_clip = (stream.clip >= 0).view(rows, length)
         attention_mask = self.adapter.attention_mask(prompt, cut, arguments)
         cut_prompt = cut_arguments(arguments, cut, selection, position_ids, attention_mask, self.adapter.side_inputs)
-        self._unstored = CachedPrompt.of(cut, position_ids[-axes:], in_clip, inputs_embeds.device)
+        self._unstored = CachedPrompt.of(cut, position_ids[-axes:], in_clip, inputs_embeds.device, shift)
         return with_attention_bias(cut_prompt, selection, prompt.attention_mask, cut)
 
     def _replace_embeds(self, arguments: dict[str, Any], selection: Selection) -> dict[str, Any]:
@@ -374,26 +383,3 @@ class Attachment:
     def _is_compressed(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> bool:
         modality = self.adapter.modality(input_ids.cpu(), arguments)
         return has_clips(modality, compress_audio=self.compressor.budget.compress_audio)
-
-
-def _check_selection(selection: Selection, stream: TokenStream) -> Tensor:
-    """``keep`` on the CPU. Raises `CompressorError` if the method broke the contract of `Selection`."""
-    if not isinstance(selection, Selection):
-        raise CompressorError(f"select must return a Selection, got {type(selection).__name__}: fix the compressor")
-    keep = selection.keep
-    if keep.shape != (len(stream),) or keep.dtype != torch.bool:
-        raise CompressorError(
-            f"keep must be bool [{len(stream)}], got {keep.dtype} {list(keep.shape)}: fix the compressor"
-        )
-    keep = keep.cpu()
-    if not bool(keep[stream.chunk < 0].all()):
-        raise CompressorError("the compressor dropped tokens outside chunks (text, images, plain audio): keep them")
-    if selection.embeds is not None and len(selection.embeds) != int(keep.sum()):
-        raise CompressorError(
-            f"{len(selection.embeds)} merged embeddings for {int(keep.sum())} kept tokens: give one each"
-        )
-    return keep
-
-
-def _keeps_everything(keep: Tensor) -> bool:
-    return bool(keep.all())

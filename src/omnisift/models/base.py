@@ -97,6 +97,7 @@ def attach(
     retain_audio: float | None = None,
     tokens: int | None = None,
     compress_audio: bool = False,
+    retain_text: float | None = None,
     selector: str | Path | VGAS | None = None,
     seed: int = 0,
     adapter: type[Adapter] | None = None,
@@ -122,6 +123,7 @@ def attach(
         retain_audio: fraction of audio tokens kept.
         tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
         compress_audio: whether audio outside a video is compressed too; else it is kept in full.
+        retain_text: fraction of the tokens of `Attachment.lines` that are kept; None keeps all that `Budget` allows.
         selector: folder of selector weights or a `VGAS`, for methods that have weights. It is moved to the device and
             dtype of the model's embeddings.
         seed: for methods that draw at random.
@@ -142,9 +144,13 @@ def attach(
     language_model = found.parts.language_model
     check_unattached(language_model, type(model).__name__)
     if not isinstance(compressor, Compressor):
-        budget = Budget.from_options(retain, retain_video, retain_audio, tokens, compress_audio)
+        budget = Budget.from_options(retain, retain_video, retain_audio, tokens, compress_audio, retain_text)
         compressor = _make_compressor(compressor, budget, selector, seed, language_model)
-    elif (retain, retain_video, retain_audio, tokens, selector, seed, compress_audio) != (*[None] * 5, 0, False):
+    elif (retain, retain_video, retain_audio, tokens, selector, retain_text, seed, compress_audio) != (
+        *[None] * 6,
+        0,
+        False,
+    ):
         raise UsageError(
             f"retain, tokens, selector, seed and compress_audio belong to the name of a method, but the compressor is "
             f"made already, a {type(compressor).__name__}: leave them out, or pass a name"

@@ -37,9 +37,19 @@ class CachedPrompt:
     """[B, >= K] int64: 0 on padding in the cache; None without padding."""
     rotary_rows: int = 3
     """As `Adapter.rotary_rows`."""
+    shift: Tensor | None = None
+    """[B]: by how much positions are lower than those that the host counts, as `Placement.shift`; None if they are
+    those of the host."""
 
     @classmethod
-    def of(cls, cut: PromptCut, position_ids: Tensor, in_clip: Tensor, device: torch.device) -> CachedPrompt:
+    def of(
+        cls,
+        cut: PromptCut,
+        position_ids: Tensor,
+        in_clip: Tensor,
+        device: torch.device,
+        shift: Tensor | None = None,
+    ) -> CachedPrompt:
         """Describe a prompt that was just cut.
 
         Args:
@@ -47,6 +57,7 @@ class CachedPrompt:
             position_ids: [1 or 3, B, S] on the CPU, of the full prompt.
             in_clip: [B, S] bool on the CPU: tokens inside clips.
             device: of the language model.
+            shift: `Placement.shift`, where lines were moved.
         """
         # New tokens continue after the largest position of the full prompt.
         last = position_ids.amax(dim=0).masked_fill(~cut.full_mask, -1).amax(dim=1)
@@ -57,6 +68,7 @@ class CachedPrompt:
             next_position=(last + 1).to(device, non_blocking=True),
             padding_mask=cut.attention_mask(device) if cut.padded else None,
             rotary_rows=len(position_ids),
+            shift=None if shift is None else shift.to(device, non_blocking=True),
         )
 
     def next_positions(self, cached: int, new: int) -> Tensor:
@@ -89,6 +101,7 @@ class CachedPrompt:
             dropped=self.dropped.repeat_interleave(times),
             next_position=self.next_position.repeat_interleave(times),
             padding_mask=None if self.padding_mask is None else self.padding_mask.repeat_interleave(times, dim=0),
+            shift=None if self.shift is None else self.shift.repeat_interleave(times),
         )
 
     def attention_mask(self, host_mask: Any, cached: int, new: int, rows: int) -> Tensor | None:

@@ -29,6 +29,7 @@ class Glm4vAdapter(GridAdapter):
     is_loaded: ClassVar[bool] = True
     supplies: ClassVar[frozenset[str]] = frozenset()
     times_in_words: ClassVar[bool] = True
+    times_behind: ClassVar[bool] = True
 
     def modality(self, input_ids: Tensor, arguments: Mapping[str, Any] = {}) -> Tensor:
         """Classify the tokens by ``mm_token_type_ids``.

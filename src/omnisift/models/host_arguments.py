@@ -202,6 +202,10 @@ def resume_arguments(prompt: CachedPrompt, arguments: dict[str, Any], cached: in
     # The host would count from the length of the cache, which is shorter than the prompt was.
     if position_ids is None:
         return {**arguments, "position_ids": prompt.position_ids(cached, new)}
+    # It counts lines of text that were moved as if they were where it read them.
+    if prompt.shift is not None:
+        position_ids = shifted(position_ids, prompt.shift)
+        arguments = {**arguments, "position_ids": position_ids}
     repeated = _count_repeated(prompt, arguments, cached) if new > 1 else 0
     if not repeated:
         return arguments
@@ -213,6 +217,14 @@ def resume_arguments(prompt: CachedPrompt, arguments: dict[str, Any], cached: in
     if arguments.get("inputs_embeds") is not None:
         resumed["inputs_embeds"] = arguments["inputs_embeds"][:, repeated:]
     return resumed
+
+
+def shifted(position_ids: Tensor, shift: Tensor) -> Tensor:
+    """Lower the rotary rows of positions [R, B, N] or [B, N] by ``shift`` [B]; a row of text positions stays."""
+    lower = position_ids - shift.to(position_ids.device, non_blocking=True).unsqueeze(1)
+    if position_ids.ndim == 3 and position_ids.shape[0] == 4:
+        return torch.cat([position_ids[:1], lower[1:]])
+    return lower
 
 
 def _count_repeated(prompt: CachedPrompt, arguments: dict[str, Any], cached: int) -> int:

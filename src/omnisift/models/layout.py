@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,28 @@ class Layout:
         return index_stream(
             embeds.flatten(0, 1), self.modality.flatten(), clip, self.position.flatten(1), sample, extras
         )
+
+
+@dataclass(frozen=True)
+class PromptLines:
+    """The lines of one row of a prompt, about the last clip before them."""
+
+    begin: int
+    """Tokens of the row before those of the first line; padding is not counted. The lines follow one another."""
+    lengths: tuple[int, ...]
+    """Tokens of each line, in order of their times."""
+    times: tuple[int, ...]
+    """When each line begins, in microseconds since the start of the clip."""
+
+    @property
+    def total(self) -> int:
+        """Tokens of all lines."""
+        return sum(self.lengths)
+
+    def block(self, mask: Tensor) -> slice:
+        """The columns of the lines in a row with the given [S] mask."""
+        begin = int(mask.long().argmax()) + self.begin
+        return slice(begin, begin + self.total)
 
 
 @dataclass(frozen=True)
@@ -189,6 +211,48 @@ def lay_out(
     rank = torch.arange(len(clips)) - torch.searchsorted(clips, clips)
     position[0, audio] = (rank * audio_step).round().long()
     return Layout(modality, clip, position)
+
+
+def rows_of_lines(lines: Sequence[PromptLines | None] | None, rows: int) -> list[PromptLines | None]:
+    """The lines of each row of a batch, whose prompts may have been repeated for beams.
+
+    Raises:
+        UnsupportedCall: there is another number of rows.
+    """
+    if not lines:
+        return [None] * rows
+    times, rest = divmod(rows, len(lines))
+    if rest or not times:
+        raise UnsupportedCall(f"lines of {len(lines)} prompts for {rows} rows: give one entry for each prompt")
+    return [row for row in lines for _ in range(times)]
+
+
+def with_lines(layout: Layout, lines: Sequence[PromptLines | None], mask: Tensor) -> Layout:
+    """Mark the tokens of lines, with the clip and the time of each. Without a clip before them they stay text.
+
+    Args:
+        layout: of a prompt in which they are text.
+        lines: of each row.
+        mask: [B, S] bool, False on padding.
+
+    Raises:
+        UnsupportedCall: a row has no text where its lines should be.
+    """
+    modality, clip, position = layout.modality.clone(), layout.clip.clone(), layout.position.clone()
+    for row, found in enumerate(lines):
+        if found is None or not found.total:
+            continue
+        block = found.block(mask[row])
+        if block.stop > mask.shape[1] or bool((modality[row, block] != Modality.TEXT).any()):
+            raise UnsupportedCall("the lines are not where the prompt has text: count the tokens before them again")
+        inside = torch.nonzero(clip[row, : block.start] >= 0)[:, 0]
+        if not len(inside):
+            continue
+        modality[row, block] = int(Modality.SUBTITLE)
+        clip[row, block] = clip[row, inside[-1]]
+        times = torch.tensor(found.times).repeat_interleave(torch.tensor(found.lengths))
+        position[:, row, block] = torch.stack([times, torch.zeros_like(times), torch.zeros_like(times)])
+    return replace(layout, modality=modality, clip=clip, position=position)
 
 
 def run_numbers(media: Tensor) -> Tensor:

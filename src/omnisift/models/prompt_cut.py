@@ -12,7 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from omnisift.tokens import Selection
+from omnisift.errors import CompressorError
+from omnisift.tokens import Selection, TokenStream
 
 PAD_POSITION = 1
 """Rotary position that the host itself writes on padding."""
@@ -34,12 +35,13 @@ class PromptCut:
     """[B, S] bool: False on padding, before the cut."""
 
     @classmethod
-    def plan(cls, keep: Tensor, full_mask: Tensor) -> PromptCut:
+    def plan(cls, keep: Tensor, full_mask: Tensor, order: Tensor | None = None) -> PromptCut:
         """Plan a cut that keeps ``keep`` and drops all old padding.
 
         Args:
             keep: [B, S] bool on the CPU.
             full_mask: [B, S] bool on the CPU, False on padding.
+            order: [B, S] int64 on the CPU: the old column of each token of a new order; None leaves the order as it is.
         """
         rows, length = keep.shape
         kept = keep & full_mask
@@ -49,12 +51,13 @@ class PromptCut:
         pad_right = not bool(full_mask[:, -1].all())
         shift = torch.zeros_like(counts) if pad_right else width - counts
         # Column of each kept token in the cut batch: its rank among the kept tokens of its row, shifted by padding.
-        row, column = torch.nonzero(kept, as_tuple=True)
-        slot = (torch.cumsum(kept, dim=1) - 1)[row, column] + shift[row]
+        ordered = kept if order is None else kept.gather(1, order)
+        row, column = torch.nonzero(ordered, as_tuple=True)
+        slot = (torch.cumsum(ordered, dim=1) - 1)[row, column] + shift[row]
         # Padding reads the first token of its row, any valid index: the mask hides it.
         first = torch.arange(rows).unsqueeze(1) * length
         source = first.repeat(1, width)
-        source[row, slot] = row * length + column
+        source[row, slot] = row * length + (column if order is None else order[row, column])
         mask = torch.zeros(rows, width, dtype=torch.bool)
         mask[row, slot] = True
         return cls(source=source, mask=mask, kept=kept, full_mask=full_mask)
@@ -152,3 +155,22 @@ class PromptCut:
         column = torch.arange(self.width).expand_as(sequence)
         start = torch.cummax(column.masked_fill(~starts, 0), dim=1).values
         return (column - start).masked_fill(~self.mask, 0)
+
+
+def check_selection(selection: Selection, stream: TokenStream) -> Tensor:
+    """``keep`` on the CPU. Raises `CompressorError` if a method broke the contract of `Selection`."""
+    if not isinstance(selection, Selection):
+        raise CompressorError(f"select must return a Selection, got {type(selection).__name__}: fix the compressor")
+    keep = selection.keep
+    if keep.shape != (len(stream),) or keep.dtype != torch.bool:
+        raise CompressorError(
+            f"keep must be bool [{len(stream)}], got {keep.dtype} {list(keep.shape)}: fix the compressor"
+        )
+    keep = keep.cpu()
+    if not bool(keep[stream.chunk < 0].all()):
+        raise CompressorError("the compressor dropped tokens outside chunks (text, images, plain audio): keep them")
+    if selection.embeds is not None and len(selection.embeds) != int(keep.sum()):
+        raise CompressorError(
+            f"{len(selection.embeds)} merged embeddings for {int(keep.sum())} kept tokens: give one each"
+        )
+    return keep

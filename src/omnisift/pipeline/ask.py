@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from omnisift.compressors import FULL
-from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions, option_names
+from omnisift.config import EncodingOptions, ReadOptions, option_names
 from omnisift.errors import UsageError
 from omnisift.media import Media, MediaFile
 from omnisift.media.sampling import Sampling
+from omnisift.media.subtitles import TextKind
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.pipeline.answering import answer_prompts
 from omnisift.pipeline.devices import DeviceMap
 from omnisift.pipeline.encoded_clip import EncodedClip
 from omnisift.pipeline.held_prompt import HOLD_BYTES
 from omnisift.pipeline.loading import Host, load_weights, plan_placement
-from omnisift.pipeline.method import compressor_for
+from omnisift.pipeline.method import budget_with_text, compression_config, compressor_for
 from omnisift.pipeline.model_source import find_model
 from omnisift.pipeline.prompt import read_for
 from omnisift.pipeline.report import Answer, with_reason
@@ -43,6 +43,7 @@ def load(
     retain_audio: float | None = None,
     tokens: int | None = None,
     compress_audio: bool = False,
+    retain_text: float | None = None,
     selector: str | Path | None = None,
     seed: int = 0,
     retain_encoded: float | None = None,
@@ -67,6 +68,7 @@ def load(
         retain_audio: fraction of audio tokens kept.
         tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
         compress_audio: whether a file with audio alone is compressed too; else its audio is kept in full.
+        retain_text: fraction of the tokens of subtitles that are kept; None keeps all that `Budget` allows.
         selector: folder of selector weights; None looks into the model's own checkpoint.
         seed: random seed, for methods that sample.
         retain_encoded: fraction of the tokens of every frame that are encoded, chosen by their pixels; the others are
@@ -94,12 +96,13 @@ def load(
         CheckpointError: the model is not found, or its weights are missing or unreadable.
     """
     given = retain, retain_video, retain_audio, tokens, compress_audio
-    config = _compression(compressor, *given, selector, seed)
+    config = compression_config(compressor, *given, selector, seed)
+    budget = budget_with_text(config, retain_text)
     encoding = EncodingOptions(retain_encoded=retain_encoded, still_threshold=still_threshold)
     encoding.check_encoding(compresses=not config.keeps_all)
     placement = plan_placement(device, dtype, attn_implementation, device_map, max_length)
     source = find_model(str(model))
-    method = None if config.keeps_all else compressor_for(source, config.compressor, config.budget, selector, seed)
+    method = None if config.keeps_all else compressor_for(source, config.compressor, budget, selector, seed)
     host = load_weights(source, placement)
     # The selector was read in its stored dtype, before the model's was known.
     for module in method.modules() if method is not None else ():
@@ -162,6 +165,7 @@ class Pipeline:
         retain_audio: float | None = None,
         tokens: int | None = None,
         compress_audio: bool = False,
+        retain_text: float | None = None,
         selector: str | Path | None = None,
         seed: int = 0,
         retain_encoded: float | None = None,
@@ -177,6 +181,7 @@ class Pipeline:
             retain_audio: fraction of audio tokens kept.
             tokens: video and audio tokens kept of each clip, exactly, instead of a fraction.
             compress_audio: whether a file with audio alone is compressed too; else its audio is kept in full.
+            retain_text: fraction of the tokens of subtitles that are kept; None keeps all that `Budget` allows.
             selector: folder of selector weights; None looks into the model's own checkpoint.
             seed: random seed, for methods that sample.
             retain_encoded: fraction of the tokens of every frame that are encoded, as `load` takes it.
@@ -187,11 +192,12 @@ class Pipeline:
             CompressorError: the method is unknown, or needs a selector that is not there.
         """
         given = retain, retain_video, retain_audio, tokens, compress_audio
-        config = _compression(compressor, *given, selector, seed)
+        config = compression_config(compressor, *given, selector, seed)
+        budget = budget_with_text(config, retain_text)
         encoding = EncodingOptions(retain_encoded=retain_encoded, still_threshold=still_threshold)
         if config.keeps_all:
             return Pipeline(self.host, None, encoding)
-        method = compressor_for(self.host, config.compressor, config.budget, selector, seed)
+        method = compressor_for(self.host, config.compressor, budget, selector, seed)
         return Pipeline(self.host, method, encoding)
 
     def read(
@@ -204,6 +210,7 @@ class Pipeline:
         sampling: Sampling = "time",
         max_decoded_pixels: int = MAX_DECODED_PIXELS,
         read_timeout: float = READ_TIMEOUT,
+        text: TextKind = None,
     ) -> Media:
         """Decode a clip at the image sizes that this model takes, to ask about it more than once.
 
@@ -216,6 +223,8 @@ class Pipeline:
             sampling: ``time``, or ``qwen`` for the index rule of published results.
             max_decoded_pixels: maximum pixels of all frames that are decoded for the clip.
             read_timeout: maximum seconds to read the clip.
+            text: ``subtitles`` reads the lines of the file beside the clip, or else of its first text track, and puts
+                them into the prompt at their times; None reads none.
 
         Returns:
             The decoded frames and waveform.
@@ -224,7 +233,7 @@ class Pipeline:
             MediaError: the file cannot be read as asked.
             UsageError: an argument is out of range.
         """
-        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout, text)
         return read_for(self.host.processor, path, **reading)
 
     def encode(
@@ -237,6 +246,7 @@ class Pipeline:
         sampling: Sampling = "time",
         max_decoded_pixels: int = MAX_DECODED_PIXELS,
         read_timeout: float = READ_TIMEOUT,
+        text: TextKind = None,
         hold_bytes: int = HOLD_BYTES,
     ) -> EncodedClip:
         """Decode a clip whose encoder outputs are kept: the first question computes them, later ones reuse them.
@@ -246,7 +256,7 @@ class Pipeline:
         host can be asked about the result.
 
         Args:
-            path, fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout: as in `read`.
+            path, fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout, text: as in `read`.
             hold_bytes: maximum bytes of keys and values that the clip holds on the device; longer prompts are read for
                 each question. 0 holds none.
 
@@ -255,7 +265,7 @@ class Pipeline:
             UsageError: an argument is out of range.
         """
         begin = time.perf_counter()
-        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout, text)
         clip = open_clip(self.host, self.compressor, path, reading, self.encoding, hold_bytes)
         if isinstance(clip, WindowedClip):
             clip.close()
@@ -312,6 +322,7 @@ class Pipeline:
         sampling: Sampling = "time",
         max_decoded_pixels: int = MAX_DECODED_PIXELS,
         read_timeout: float = READ_TIMEOUT,
+        text: TextKind = None,
         max_new_tokens: int = 256,
         system: str | None = None,
         on_stage: Callable[[str], None] | None = None,
@@ -323,12 +334,7 @@ class Pipeline:
             media: a file with video, audio or both, as its path or a file object; or what `read`, `encode` or
                 `Media.from_arrays` returned, which are sampled already and skip the stages that are done.
             question: a question in the model's language.
-            fps: frames sampled per second; lowered for the whole clip where ``max_frames`` caps it.
-            max_frames: maximum number of frames.
-            max_pixels: maximum pixels per frame; None means the paper's 320 x 28 x 28 or the processor's limit.
-            sampling: ``time``, or ``qwen`` for the index rule of published results.
-            max_decoded_pixels: maximum pixels of all frames that are decoded for the clip.
-            read_timeout: maximum seconds to read the clip.
+            fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout, text: as in `read`.
             max_new_tokens: maximum number of generated tokens.
             system: a system prompt; None sends none, as in the paper's evaluation.
             on_stage: called with the name of each stage when it begins, and with ``window 3 of 225`` before those of a
@@ -342,7 +348,7 @@ class Pipeline:
             MediaError: the file cannot be read as asked; `TooBig` also if the prompt exceeds the model's context.
             UsageError: the question is empty, an argument is out of range, or the clip was encoded by another model.
         """
-        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout, text)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "system": system, "on_stage": on_stage}
         prompts = [(media, question)]
         options |= {"on_text": on_text}
@@ -359,6 +365,7 @@ class Pipeline:
         sampling: Sampling = "time",
         max_decoded_pixels: int = MAX_DECODED_PIXELS,
         read_timeout: float = READ_TIMEOUT,
+        text: TextKind = None,
         max_new_tokens: int = 256,
         system: str | None = None,
         on_stage: Callable[[str], None] | None = None,
@@ -370,8 +377,8 @@ class Pipeline:
 
         Args:
             prompts: (clip, question) pairs; clips as in `ask`.
-            fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout, max_new_tokens, system, on_stage:
-                as in `ask`, for all prompts; the two limits hold for each clip.
+            fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout, text, max_new_tokens, system,
+                on_stage: as in `ask`, for all prompts; the two limits hold for each clip.
 
         Returns:
             One answer per prompt, in their order. The seconds of a shared call are divided evenly among its prompts,
@@ -381,20 +388,11 @@ class Pipeline:
             MediaError: a file cannot be read as asked; `TooBig` also if a prompt exceeds the model's context.
             UsageError: a question is empty, an argument is out of range, or a clip was encoded by another model.
         """
-        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout)
+        reading = _reading(fps, max_frames, max_pixels, sampling, max_decoded_pixels, read_timeout, text)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "system": system, "on_stage": on_stage}
         return answer_prompts(self.host, self.compressor, self.encoding, prompts, reading, **options)
 
 
-def _compression(compressor: str | None, *values: Any) -> CompressionConfig:
-    """Check and return values of the fields of `CompressionConfig`, in their order."""
-    *given, selector, seed = values
-    fields = FULL if compressor is None else compressor, *given, None if selector is None else str(selector), seed
-    config = CompressionConfig(**dict(zip(option_names(CompressionConfig), fields, strict=True)))
-    config.check()
-    return config
-
-
 def _reading(*values: Any) -> dict[str, Any]:
-    """Values of the fields of `ReadOptions`, in their order, by their names."""
-    return dict(zip(option_names(ReadOptions), values, strict=True))
+    """Values of the fields of `ReadOptions`, in their order, by their names, and ``text``."""
+    return dict(zip((*option_names(ReadOptions), "text"), values, strict=True))

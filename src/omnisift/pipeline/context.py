@@ -12,6 +12,7 @@ from omnisift.compressors import Compressor
 from omnisift.errors import TooBig
 from omnisift.models import adapter_for
 from omnisift.models.adapter import Prompt
+from omnisift.models.layout import with_lines
 from omnisift.pipeline.encoded_clip import PromptRow
 from omnisift.pipeline.loading import Host
 
@@ -72,18 +73,20 @@ def _scaled_length(positions: int, rope: Mapping[str, Any]) -> int:
 def _kept_tokens(host: Host, compressor: Compressor, row: PromptRow) -> int:
     """Tokens of a prompt after compression, from the budget and the shapes of its chunks alone."""
     length = int(row.inputs["input_ids"].shape[1])
-    shapes = _shapes(host, compressor, row.inputs) if row.outline is None else row.outline.shapes
-    full = shapes.frame0 + shapes.frame1 + shapes.audio
-    return length - int(full.sum()) + int(compressor.budget.counts(shapes).by_segment().sum())
+    shapes = _shapes(host, compressor, row) if row.outline is None else row.outline.shapes
+    full = shapes.frame0 + shapes.frame1 + shapes.audio + shapes.text
+    counts = compressor.budget.counts(shapes)
+    return length - int(full.sum()) + int(counts.by_segment().sum() + counts.text.sum())
 
 
-def _shapes(host: Host, compressor: Compressor, inputs: Mapping[str, Any]) -> ChunkShapes:
+def _shapes(host: Host, compressor: Compressor, row: PromptRow) -> ChunkShapes:
     """The chunks of a prompt, of which there are none without clips."""
-    adapter, ids = adapter_for(host.thinker), inputs["input_ids"]
+    adapter, inputs, ids = adapter_for(host.thinker), row.inputs, row.inputs["input_ids"]
     modality = adapter.modality(ids, inputs)
     compress_audio = compressor.budget.compress_audio
     if not has_clips(modality, compress_audio=compress_audio):
         return ChunkShapes(*torch.zeros(4, 0, dtype=torch.int64))
     mask = torch.ones_like(ids, dtype=torch.bool)
     prompt = Prompt(ids, mask, modality, inputs, compress_audio=compress_audio)
-    return ChunkShapes.of(adapter.layout(prompt).stream(torch.empty(*ids.shape, 0)))
+    layout = with_lines(adapter.layout(prompt), [row.lines], mask)
+    return ChunkShapes.of(layout.stream(torch.empty(*ids.shape, 0)))

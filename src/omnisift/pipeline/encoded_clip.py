@@ -18,9 +18,11 @@ from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
 from omnisift.media import Media
 from omnisift.models import adapter_for
+from omnisift.models.layout import PromptLines
 from omnisift.models.short_prompt import ShortPrompt
 from omnisift.pipeline.clip_outline import ClipOutline
 from omnisift.pipeline.held_prompt import HOLD_BYTES, HeldPrompts, Key, settings_key
+from omnisift.pipeline.line_tokens import LineTokens
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import normalize_patches
 from omnisift.pipeline.prompt import around_clip, build_compact_inputs, heard_by, join_rows, prompt_text
@@ -83,6 +85,8 @@ class PromptRow:
     """Where the tokens of a long clip are; None for other clips."""
     short: ShortPrompt | None = None
     """What is left of a clip that was compressed before; None if the host encodes the clip."""
+    lines: PromptLines | None = None
+    """Lines of text of the clip; None without any."""
 
 
 class EncodedClip:
@@ -117,6 +121,7 @@ class EncodedClip:
         ``Tensor.data``; other changes of weights or settings are noticed."""
         self._processed: dict[str, Any] | None = None
         self._columns = slice(0)
+        self._lines = LineTokens.of(host.processor, self.media.lines, self.media.path)
 
     def __repr__(self) -> str:
         state = "encoded" if self.is_encoded else "not encoded yet"
@@ -147,7 +152,8 @@ class EncodedClip:
         if "mm_token_type_ids" in inputs:
             types = inputs["mm_token_type_ids"][:, self._columns]
             inputs["mm_token_type_ids"] = torch.cat([torch.zeros_like(before), types, torch.zeros_like(after)], dim=1)
-        return PromptRow(self.media, inputs, self, ids.shape[1] - after.shape[1])
+        row = PromptRow(self.media, inputs, self, ids.shape[1] - after.shape[1])
+        return with_lines(row, self._lines, row.shared)
 
     def _process(self, question: str, system: str | None) -> dict[str, Any]:
         """The inputs of a prompt with the clip."""
@@ -208,14 +214,32 @@ def prompt_row(
         UsageError: the question contains a media placeholder, or the clip was encoded by another model.
     """
     if not isinstance(clip, EncodedClip):
-        return PromptRow(clip, build_compact_inputs(host.processor, clip, question, system))
+        row = PromptRow(clip, build_compact_inputs(host.processor, clip, question, system))
+        lines = LineTokens.of(host.processor, clip.lines, clip.path)
+        return row if lines is None else with_lines(row, lines, _clip_end(host.processor, row, question, system))
     if clip.host is not host:
         raise UsageError("this clip was encoded by another model; encode it with this one")
     row = clip.prompt(question, system)
     settings = settings_key(host, compressor) if clip.held.max_bytes else None
     if settings is None:
         return row
-    return replace(row, key=(*settings, row.inputs["input_ids"][:, : row.shared].numpy().tobytes()))
+    return replace(row, key=(*settings, row.inputs["input_ids"][:, : row.shared].numpy().tobytes(), row.lines))
+
+
+def with_lines(row: PromptRow, lines: LineTokens | None, begin: int) -> PromptRow:
+    """A prompt with lines of text behind its clip, whose last token is before ``begin``."""
+    if lines is None:
+        return row
+    inputs, places = lines.inserted(row.inputs, begin)
+    shared = row.shared + places.total if row.shared else 0
+    return replace(row, inputs=inputs, lines=places, shared=shared)
+
+
+def _clip_end(processor: Any, row: PromptRow, question: str, system: str | None) -> int:
+    """Tokens of a prompt up to the end of its clip."""
+    after = around_clip(processor, row.media, prompt_text(processor, row.media, question, system))[1]
+    ids = processor.tokenizer(after, add_special_tokens=False)["input_ids"]
+    return int(row.inputs["input_ids"].shape[1]) - len(ids)
 
 
 def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> list[list[int]]:

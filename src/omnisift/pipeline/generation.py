@@ -21,7 +21,7 @@ from omnisift.models.short_prompt import short_prompt
 from omnisift.models.window_attention import batched_windows
 from omnisift.pipeline.clip_format import frame_seconds
 from omnisift.pipeline.encoded_clip import PromptRow, needs_encoders, prepare_call
-from omnisift.pipeline.holding import Holding
+from omnisift.pipeline.holding import EveryToken, Holding
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.report import Tokens
 from omnisift.pipeline.stopwatch import Stopwatch, peak_memory, reset_peak_memory
@@ -105,7 +105,8 @@ def generate(
     thinker, tokenizer, stop_tokens = host.thinker, host.processor.tokenizer, host.stop_tokens
     begin = time.perf_counter()
     short = rows[0].short  # if there is one, the clip was compressed before
-    attached = None if short is not None else compressor
+    lines = [row.lines for row in rows]
+    attached = None if short is not None else compressor or (EveryToken() if any(lines) else None)
     if attached is None:
         check_unattached(adapter_for(thinker).parts.language_model, type(thinker).__name__)
     holding = Holding(host, attached, rows)
@@ -123,6 +124,7 @@ def generate(
         with attaching as attachment, given[0], given[1], holding.hooks(attachment), watching as watch:
             if attachment is not None:
                 attachment.frame_seconds = frame_seconds(host.processor, [row.media for row in rows])
+                attachment.lines = lines
             output = thinker.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
@@ -245,12 +247,13 @@ def count_rows(
     video, audio = ((modality == kind).sum(dim=1).tolist() for kind in (Modality.VIDEO, Modality.AUDIO))
     counts = []
     for row, length in enumerate(generated):
-        kept_video, kept_audio = video[row], audio[row]
+        kept_video, kept_audio, text, kept_text = video[row], audio[row], 0, 0
         if compression is not None:
             kept_video = compression.kept_video_rows[row]
             # Audio outside a video, unless it is compressed, counts as text there.
             kept_audio += compression.kept_audio_rows[row] - compression.n_audio_rows[row]
-        counts.append(Tokens(video[row], kept_video, audio[row], kept_audio, prompt[row], length))
+            text, kept_text = compression.n_text_rows[row], compression.kept_text_rows[row]
+        counts.append(Tokens(video[row], kept_video, audio[row], kept_audio, prompt[row], length, text, kept_text))
     return counts
 
 

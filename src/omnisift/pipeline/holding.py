@@ -79,6 +79,24 @@ class Holding:
         return compression.keep[index, columns].clone(), scores
 
 
+class EveryToken(Compressor):
+    """Keeps every token. It is attached where nothing is compressed, but lines of text move to their times."""
+
+    name: ClassVar[str] = "every"
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+        self.eval()
+
+    def forward(self, stream: TokenStream) -> Selection:
+        """Keep all."""
+        return Selection(torch.ones(len(stream), dtype=torch.bool, device=stream.embeds.device))
+
+    def select(self, stream: TokenStream, counts: Counts) -> Selection:  # noqa: ARG002  no count is below all
+        """As `forward`."""
+        return self.forward(stream)
+
+
 class _Repeat(Compressor):
     """Keeps what was kept of held prompts. What a method merged is not needed, for its keys and values are held."""
 

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from omnisift.budget import Budget
-from omnisift.compressors import Compressor, make_compressor, needs_selector, resolve_method
-from omnisift.config import CompressionConfig
+from omnisift.compressors import FULL, Compressor, make_compressor, needs_selector, resolve_method
+from omnisift.config import CompressionConfig, option_names
+from omnisift.errors import UsageError
 from omnisift.pipeline.loading import Host, has_selector, load_selector, read_selector, selector_folder
 from omnisift.pipeline.model_source import ModelSource, find_model
 from omnisift.utils.assets import is_bundled
 
 Settings = TypeVar("Settings", bound=CompressionConfig)
+
+
+def compression_config(compressor: str | None, *values: Any) -> CompressionConfig:
+    """Check and return values of the fields of `CompressionConfig`, in their order; no method keeps every token."""
+    *given, selector, seed = values
+    fields = FULL if compressor is None else compressor, *given, None if selector is None else str(selector), seed
+    config = CompressionConfig(**dict(zip(option_names(CompressionConfig), fields, strict=True)))
+    config.check()
+    return config
+
+
+def budget_with_text(config: CompressionConfig, retain_text: float | None) -> Budget:
+    """The budget of a configuration, with the fraction of the tokens of subtitles that is kept.
+
+    Raises:
+        BudgetError: ``retain_text`` is out of range.
+        UsageError: it is given, and every token is kept.
+    """
+    if retain_text is not None and config.keeps_all:
+        raise UsageError("retain_text needs a compressor; name one, or leave it out")
+    return replace(config.budget, retain_text=retain_text)
 
 
 def resolve_compressor(

@@ -14,6 +14,7 @@ from torch import Tensor
 from omnisift.errors import NoVideo, UsageError
 from omnisift.media import SAMPLE_RATE, Media, MediaFile, read
 from omnisift.media.sampling import MAX_SECONDS, Sampling
+from omnisift.media.subtitles import TextKind
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models.qwen2_5_omni import audio_tokens
 from omnisift.pipeline.chat_template import render_chat
@@ -111,6 +112,7 @@ def read_for(
     max_seconds: float = MAX_SECONDS,
     max_decoded_pixels: int = MAX_DECODED_PIXELS,
     read_timeout: float = READ_TIMEOUT,
+    text: TextKind = None,
 ) -> Media:
     """Decode a clip at the image sizes that ``processor`` takes; a `Media` is decoded already and not scaled again.
 
@@ -131,6 +133,7 @@ def read_for(
         max_seconds=max_seconds,
         max_decoded_pixels=max_decoded_pixels,
         read_timeout=read_timeout,
+        text=text,
         **size_options(processor, max_pixels),
     )
     return heard_by(processor, media)

@@ -27,17 +27,29 @@ class Tokens:
     prompt: int
     """All tokens of the prompt before compression: text, video and audio."""
     generated: int
+    text: int = 0
+    """Tokens of lines of text, in clips that have some."""
+    text_kept: int = 0
 
     @property
     def prompt_kept(self) -> int:
         """Number of tokens that the language model read."""
-        return self.prompt - (self.video - self.video_kept) - (self.audio - self.audio_kept)
+        return self.prompt - (self.in_clips - self.in_clips_kept)
+
+    @property
+    def in_clips(self) -> int:
+        """Video and audio tokens, and those of lines."""
+        return self.video + self.audio + self.text
+
+    @property
+    def in_clips_kept(self) -> int:
+        """Those of `in_clips` that were kept."""
+        return self.video_kept + self.audio_kept + self.text_kept
 
     @property
     def retained_ratio(self) -> float:
-        """Kept share of the video and audio tokens together; 1.0 where there are none."""
-        total = self.video + self.audio
-        return (self.video_kept + self.audio_kept) / total if total else 1.0
+        """Kept share of the video and audio tokens, and those of lines, together; 1.0 where there are none."""
+        return self.in_clips_kept / self.in_clips if self.in_clips else 1.0
 
 
 @dataclass(frozen=True)
@@ -129,9 +141,10 @@ class Report:
 
     def __repr__(self) -> str:
         tokens = self.tokens
+        text = f", {tokens.text_kept} of {tokens.text} text" if tokens.text else ""
         return (
             f"Report({self.model}, {self.method}, retain {self.retain}: kept {tokens.video_kept} of {tokens.video} "
-            f"video and {tokens.audio_kept} of {tokens.audio} audio tokens, {self.seconds.total:.2f} s)"
+            f"video{text} and {tokens.audio_kept} of {tokens.audio} audio tokens, {self.seconds.total:.2f} s)"
         )
 
     def _repr_html_(self) -> str:
@@ -140,6 +153,7 @@ class Report:
         counts = [
             ("video", tokens.video, tokens.video_kept),
             ("audio", tokens.audio, tokens.audio_kept),
+            *([("text", tokens.text, tokens.text_kept)] if tokens.text else []),
             ("prompt", tokens.prompt, tokens.prompt_kept),
         ]
         rows = "".join(
@@ -156,7 +170,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """One JSON-ready object, with the fields of the budget, where ``token_budget`` is its number of tokens.
 
-        ``tokens`` are the measured counts; ``encoded_tokens`` is left out where all were encoded.
+        ``tokens`` are the measured counts, of lines of text where the clip has some; ``encoded_tokens`` is left out
+        where all were encoded.
         """
         report = asdict(self)
         budget = report.pop("budget") or asdict(Budget(retain=1.0))
@@ -164,6 +179,8 @@ class Report:
         report["tokens"]["prompt_kept"] = self.tokens.prompt_kept
         if self.encoded_tokens is None:
             del report["encoded_tokens"]
+        if not self.tokens.text:
+            del report["tokens"]["text"], report["tokens"]["text_kept"]
         report["seconds"] |= {"encode": self.seconds.encode, "total": self.seconds.total}
         first = {name: report.pop(name) for name in ("model", "compressor", "compressor_reason")}
         return {**first, **budget, **report}
@@ -192,8 +209,8 @@ class Answer:
         tokens, notices = self.report.tokens, len(self.report.notices)
         noted = f", {notices} notice{'s' if notices > 1 else ''}" if notices else ""
         return (
-            f"Answer({text!r}, kept {tokens.video_kept + tokens.audio_kept} of {tokens.video + tokens.audio} video and "
-            f"audio tokens, {self.report.seconds.total:.2f} s{noted})"
+            f"Answer({text!r}, kept {tokens.in_clips_kept} of {tokens.in_clips} video and audio tokens, "
+            f"{self.report.seconds.total:.2f} s{noted})"
         )
 
     def _repr_html_(self) -> str:

@@ -129,6 +129,10 @@ def open_clip(
         UsageError: an argument is out of range.
     """
     reason = why_not_windows(host, compressor)
+    if reading.get("text") is not None or (isinstance(clip, Media) and clip.lines):
+        if encoding != ALL_ENCODED:
+            raise UsageError("retain_encoded and still_threshold can't be used with subtitles: leave one of them out")
+        return read_for(host.processor, clip, **reading)
     if encoding != ALL_ENCODED:
         longest = 0
     elif reason is None and hold_bytes is None:

@@ -13,7 +13,8 @@ from omnisift.compressors.resift import ReSiftCompressor
 from omnisift.errors import CompressorError, UnsupportedModel, UsageError
 from omnisift.media.arrays import check_frames
 from omnisift.media.audio import MAX_SAMPLE
-from omnisift.media.pieces import Piece
+from omnisift.media.lines import Line, check_lines
+from omnisift.media.pieces import MAX_TIME, Piece
 from omnisift.models import adapter_for
 from omnisift.models.grid_adapter import GridAdapter
 from omnisift.pipeline.clip_format import hears
@@ -108,9 +109,13 @@ def why_no_stream(host: Host) -> str | None:
 
 
 def check_piece(piece: Any) -> None:
-    """Raise `UsageError` for a piece that is none."""
+    """Raise `UsageError` for a piece or a line that is none."""
+    if isinstance(piece, Line):
+        check_time(piece.start)
+        check_lines([piece], MAX_TIME)
+        return
     if not isinstance(piece, Piece):
-        raise UsageError(f"feed takes an omnisift.Piece, got {type(piece).__name__}")
+        raise UsageError(f"feed takes an omnisift.Piece or an omnisift.Line, got {type(piece).__name__}")
     if piece.image is None and piece.samples is None:
         raise UsageError("a piece has an image or samples, got neither")
     check_time(piece.time)

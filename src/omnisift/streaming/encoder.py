@@ -6,11 +6,11 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes, segment_of, segment_sizes
@@ -24,6 +24,7 @@ from omnisift.pipeline.preparation import PIXELS, lay_out, normalize_patches, pa
 from omnisift.pipeline.spectrogram import LogMel, limited
 from omnisift.streaming.assembler import Unit
 from omnisift.streaming.layout import StreamLayout, UnitTokens
+from omnisift.streaming.lines import UnitLines, with_lines
 from omnisift.tokens import Modality, TokenStream
 
 
@@ -81,11 +82,8 @@ class UnitEncoder:
     ) -> None:
         self._host, self._compressor, self._layout = host, compressor, layout
         self._adapter = adapter_for(host.thinker)
-        self.budget: Budget | None = None
-        """The budget by modality, which an overall one is for whole units."""
-        if compressor is not None:
-            video, audio = compressor.budget.rates(*self.sizes)
-            self.budget = replace(compressor.budget, retain=None, retain_video=video, retain_audio=audio)
+        self.budget = self._budget(0)
+        """The budget by modality, which an overall one is for whole units without lines; None without a method."""
         # The method: the tokens that it looks back to, and what it remembers.
         reach = 0 if compressor is None else compressor.reach or 0
         self._context = -(-reach // CHUNK_STEPS)
@@ -103,6 +101,15 @@ class UnitEncoder:
         """Samples after the current unit that the spectrogram has seen."""
         self._ahead = _Ahead()
 
+    def _budget(self, n_text: int) -> Budget | None:
+        """The budget by modality for a whole unit with so many tokens of lines; None without a method."""
+        if self._compressor is None:
+            return None
+        given, sizes = self._compressor.budget, self.sizes
+        video, audio = given.rates(*sizes, n_text)
+        text = given.text_rate(sum(sizes), n_text) if n_text else given.retain_text
+        return replace(given, retain=None, retain_video=video, retain_audio=audio, retain_text=text)
+
     @property
     def sizes(self) -> tuple[int, int]:
         """Video and audio tokens of a whole unit."""
@@ -115,8 +122,13 @@ class UnitEncoder:
         made._memory, made._mel = copy.deepcopy(self._memory), copy.copy(self._mel)
         return made
 
-    def encode(self, unit: Unit) -> KeptUnit:
-        """Encode and compress the next unit, which is no gap; the last one may be unfinished."""
+    def encode(self, unit: Unit, lines: UnitLines | None = None) -> KeptUnit:
+        """Encode and compress the next unit, which is no gap; the last one may be unfinished.
+
+        Args:
+            unit: its images and samples.
+            lines: its lines of text; None without any.
+        """
         begin = time.perf_counter()
         is_whole = len(unit.images) == self._layout.unit_images
         is_whole &= unit.following is not None or not self._layout.has_audio
@@ -133,6 +145,9 @@ class UnitEncoder:
             tokens.stream.modality, self._video(unit, is_whole), mel, is_first=unit.number == 0
         )
         self._next = unit.number + 1
+        if lines is not None:
+            tokens = with_lines(tokens, lines, self._layout)
+            embeds = self._with_words(embeds, tokens.stream.modality == Modality.SUBTITLE, lines.ids)
         middle = self._now()
         kept = self._compressed(tokens, unit.number, embeds, marked)
         self.encode_seconds, self.compress_seconds = middle - begin, self._now() - middle
@@ -225,14 +240,15 @@ class UnitEncoder:
         position = tokens.stream.position.clone()
         position[0] += number * layout.unit_microseconds
         stream = replace(tokens.stream, embeds=embeds, position=position, time=(position[0].double() / 1e6).float())
-        size = segment_sizes(stream).flatten()[segment_of(stream)]
-        if method is None or self.budget is None:
+        segment, size = _segments(stream)
+        budget = self._budget(int((stream.modality == Modality.SUBTITLE).sum()))
+        if method is None or budget is None:
             keep, scores, replaced = torch.ones(len(stream), dtype=torch.bool), None, None
         else:
-            keep, scores, replaced = self._choose(method, self.budget, stream)
+            keep, scores, replaced = self._choose(method, budget, stream)
         score = torch.full((len(stream),), torch.nan) if scores is None else scores
         media = kept_rows(MediaEmbeds(embeds, marked), stream.modality, keep, replaced)
-        rank = _ranks(score[keep], segment_of(stream)[keep])
+        rank = _ranks(score[keep], segment[keep])
         kept = KeptUnit(tokens, keep, media, score[keep], rank, size[keep], replaced is not None)
         return kept if len(tokens.ids) == len(stream) else self._with_text(kept)
 
@@ -243,12 +259,17 @@ class UnitEncoder:
         keep = is_text.clone()
         keep[~is_text] = kept.keep
         at = ~is_text[keep]
-        words = self._adapter.parts.language_model.get_input_embeddings()(tokens.ids[is_text].to(embeds.device))  # type: ignore[operator]
-        joined = embeds.new_empty(len(at), embeds.shape[1])
-        joined[at.to(embeds.device)], joined[~at.to(embeds.device)] = embeds, words.to(embeds.dtype)
+        joined = self._with_words(embeds, ~at, tokens.ids[is_text])
         score, rank, size = torch.full((len(at),), torch.nan), torch.zeros_like(at).long(), torch.ones_like(at).long()
         score[at], rank[at], size[at] = kept.score, kept.rank, kept.size
         return replace(kept, keep=keep, media=replace(kept.media, embeds=joined), score=score, rank=rank, size=size)
+
+    def _with_words(self, embeds: Tensor, is_text: Tensor, ids: Tensor) -> Tensor:
+        """[N, D]: the embeddings of words where ``is_text`` [N], and ``embeds`` elsewhere, each in their order."""
+        table = cast("nn.Module", cast("Any", self._adapter.parts.language_model).get_input_embeddings())
+        joined, at = embeds.new_empty(len(is_text), embeds.shape[1]), is_text.to(embeds.device)
+        joined[at], joined[~at] = table(ids.to(embeds.device)).to(embeds.dtype), embeds
+        return joined
 
     def _choose(
         self, method: Compressor, budget: Budget, stream: TokenStream
@@ -258,9 +279,10 @@ class UnitEncoder:
         first = 0 if not len(past) else int(past.chunk.max()) + 1
         own = replace(stream, chunk=stream.chunk + first)
         together = joined_streams(past, own)
-        counts = budget.counts(ChunkShapes.of(stream)).by_segment().view(-1, 3)
-        all_counts = torch.cat([segment_sizes(together)[:first], counts])
-        selection = method.next_part(together, Counts(*all_counts.unbind(dim=1)), self._memory)
+        counts, shapes = budget.counts(ChunkShapes.of(stream)), ChunkShapes.of(together)
+        all_counts = torch.cat([segment_sizes(together)[:first], counts.by_segment().view(-1, 3)])
+        text = torch.cat([shapes.text[:first], counts.text])
+        selection = method.next_part(together, Counts(all_counts[:, 0], all_counts[:, 1], all_counts[:, 2], text), self._memory)
         # What the next unit looks back to.
         chunks = first + int(stream.chunk.max()) + 1
         begin = max(0, chunks - self._context)
@@ -268,6 +290,14 @@ class UnitEncoder:
         self._past = replace(later, chunk=later.chunk - begin)
         scores = None if selection.scores is None else selection.scores.detach().float().cpu()[len(past) :]
         return selection.keep.cpu()[len(past) :], scores, selection.embeds
+
+
+def _segments(stream: TokenStream) -> tuple[Tensor, Tensor]:
+    """Number and size of the segment of each token, [N] int64 each; the subtitles of a chunk are one more."""
+    segment = segment_of(stream)
+    chunks = int(stream.chunk.max()) + 1
+    segment = torch.where(segment < 0, 3 * chunks + stream.chunk, segment)
+    return segment, torch.bincount(segment)[segment]
 
 
 def _ranks(score: Tensor, segment: Tensor) -> Tensor:

@@ -8,12 +8,11 @@ time of each frame in words, the words and marks around the frames of a unit are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from omnisift.pipeline.clip_outline import CHUNK_STEPS, ClipOutline
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import around_clip, clip_size, prompt_text, run_processor
 from omnisift.streaming.dialogue import dialogue_text
+from omnisift.streaming.short_clip import Virtual
 from omnisift.tokens import Modality, TokenStream
 
 MAX_UNIT_SECONDS = 16
@@ -154,7 +154,7 @@ class StreamLayout:
     # --- tokens and positions
 
     @cached_property
-    def _first(self) -> _Virtual:
+    def _first(self) -> Virtual:
         return self._virtual(self._whole(1, self.unit_seconds))
 
     @property
@@ -185,9 +185,19 @@ class StreamLayout:
         modality = self._first.clip(0, size).modality
         return {kind: move[:, modality == kind][:, 0] for kind in Modality if bool((modality == kind).any())}
 
+    @property
+    def words_before(self) -> int:
+        """Tokens of text before each frame that belong to it."""
+        return self._around[0]
+
+    @property
+    def times_are_positions(self) -> bool:
+        """As `Adapter.times_are_positions`."""
+        return self._adapter.times_are_positions
+
     def moving(self, modality: Tensor) -> Tensor:
         """[3, K] int64: 1 where the positions of tokens advance with time, 0 where they stay."""
-        moving = torch.zeros(3, len(modality), dtype=torch.int64)
+        moving = (modality == Modality.SUBTITLE).long().expand(3, -1).clone()
         for kind, step in self.step.items():
             moving[:, modality == kind] = (step > 0).long()[:, None]
         return moving
@@ -291,7 +301,7 @@ class StreamLayout:
             return False
         raise UnsupportedModel("the text behind a clip begins at positions that do not follow from those of the clip")
 
-    def _virtual(self, size: ClipSize) -> _Virtual:
+    def _virtual(self, size: ClipSize) -> Virtual:
         """The prompt of a clip of which there are sizes alone."""
         processor, (height, width) = self._host.processor, self.size
         count = len(size.numbers)
@@ -315,85 +325,4 @@ class StreamLayout:
         numbers = size.numbers if self._has_times else None
         inputs = run_processor(processor, text, media, sizes_alone=True, image_numbers=numbers)
         tail = processor.tokenizer(around_clip(processor, media, text)[1], add_special_tokens=False)["input_ids"]
-        return _Virtual.of(self._adapter, media, inputs, len(tail), self._around if self._has_times else None)
-
-
-def last_position(position_ids: Tensor, modality: Tensor) -> int:
-    """The largest rotary position [3, N] among the last tokens of one modality.
-
-    Hosts count the text behind a clip on from these alone: behind sound, rows and columns of large images don't count.
-    """
-    others = torch.nonzero(modality != modality[-1])[:, 0]
-    begin = int(others[-1]) + 1 if len(others) else 0
-    return int(position_ids[:, begin:].max())
-
-
-@dataclass(frozen=True)
-class _Virtual:
-    """The prompt of a short clip."""
-
-    media: Media
-    inputs: Mapping[str, Any]
-    ids: Tensor
-    """[S] int64."""
-    modality: Tensor
-    """[S] int8."""
-    position_ids: Tensor
-    """[3, S] int64."""
-    begin: int
-    """The first token of the clip, with the words around its frames."""
-    end: int
-    """Behind its last token."""
-    text: int
-    """The first token of the text behind it; the processor wrote those between."""
-
-    @classmethod
-    def of(
-        cls, adapter: GridAdapter, media: Media, inputs: Mapping[str, Any], tail: int, around: tuple[int, int] | None
-    ) -> _Virtual:
-        ids = inputs["input_ids"]
-        modality = adapter.modality(ids, inputs)[0]
-        places = torch.nonzero(modality != Modality.TEXT)[:, 0]
-        begin, end = int(places[0]), int(places[-1]) + 1
-        if around is None and bool((modality[begin:end] == Modality.TEXT).any()):
-            raise UnsupportedModel("its processor writes text between the frames of a clip")
-        before, behind = around or (0, 0)
-        begin, end = begin - before, end + behind
-        return cls(
-            media, inputs, ids[0], modality, adapter.rotary_positions(inputs)[:, 0], begin, end, ids.shape[1] - tail
-        )
-
-    @property
-    def tokens(self) -> int:
-        return self.end - self.begin
-
-    @property
-    def last(self) -> int:
-        """`last_position` of the clip."""
-        clip = self.clip(0, self.tokens)
-        return last_position(clip.position_ids, clip.modality)
-
-    def words_around(self) -> tuple[int, int]:
-        """How many tokens of text before and behind each frame belong to it, in a clip of two frames with one time.
-
-        What the first frame and the second both have before them is the time; the rest between them is behind.
-        """
-        places = torch.nonzero(self.modality != Modality.TEXT)[:, 0]
-        last = int(places.diff().argmax())
-        head, between = self.ids[: places[0]], self.ids[places[last] + 1 : places[last + 1]]
-        width = min(len(head), len(between))
-        same = head[len(head) - width :] == between[len(between) - width :]
-        before = int(same.flip(0).long().cumprod(0).sum())
-        return before, len(between) - before
-
-    def clip(self, begin: int, end: int) -> _Slice:
-        """Tokens of the clip from ``begin`` to before ``end``."""
-        part = slice(self.begin + begin, self.begin + end)
-        return _Slice(self.ids[part], self.modality[part], self.position_ids[:, part])
-
-
-@dataclass(frozen=True)
-class _Slice:
-    ids: Tensor
-    modality: Tensor
-    position_ids: Tensor
+        return Virtual.of(self._adapter, media, inputs, len(tail), self._around if self._has_times else None)

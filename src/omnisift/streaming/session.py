@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +17,7 @@ from omnisift.budget import Budget
 from omnisift.compressors import Compressor
 from omnisift.errors import TooBig, UsageError
 from omnisift.media.image import scale_image, smart_size
+from omnisift.media.lines import Line
 from omnisift.media.pieces import Piece
 from omnisift.models import adapter_for
 from omnisift.models.attachment import check_unattached, model_lock
@@ -32,41 +33,19 @@ from omnisift.streaming.assembler import Assembler, Images, Unit
 from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.checks import check_kept, check_piece, check_stream, stream_method
 from omnisift.streaming.encoder import KeptUnit, UnitEncoder
-from omnisift.streaming.layout import StreamLayout, UnitTokens, last_position
+from omnisift.streaming.layout import StreamLayout
+from omnisift.streaming.lines import UnitLines, WaitingLines, free_position
 from omnisift.streaming.policies import Clock, HeldTokens, Policy
 from omnisift.streaming.question import question_row
 from omnisift.streaming.report import StreamAnswer, StreamReport
+from omnisift.streaming.short_clip import last_position
+from omnisift.streaming.state import State
 from omnisift.tokens import Modality
-from omnisift.utils.questions import check_max_new_tokens
+from omnisift.utils.questions import check_max_new_tokens, check_text
+from omnisift.utils.special_tokens import SpecialTokens
 
 _WAITING_PIECES = 4096
 """Pieces that wait for the first image; the oldest are left out."""
-
-
-@dataclass(eq=False)
-class _State:
-    """What a session has read. It exists from the first image on."""
-
-    layout: StreamLayout
-    assembler: Assembler
-    encoder: UnitEncoder
-    cache: StreamCache
-    held: HeldTokens
-    read: Tensor
-    """[K] int64: `HeldTokens.time` at which each token was read."""
-    next: int = 0
-    """Number of the unit after the last one that was read."""
-    start: int = 0
-    """Where that begins, in rotary positions along time; as `HeldTokens.time`."""
-    last: UnitTokens | None = None
-    """The last unit that was read."""
-    units: int = 0
-    """Units that were read."""
-    seconds: dict[str, float] = field(default_factory=lambda: {"encode": 0.0, "compress": 0.0, "read": 0.0})
-
-    def start_of(self, unit: int) -> int:
-        """Where a unit that was not read yet begins, in rotary positions along time; as `HeldTokens.time`."""
-        return self.start + (unit - self.next) * self.layout.gap_ids
 
 
 class StreamSession:
@@ -114,8 +93,9 @@ class StreamSession:
             check_prompt(host.processor, "x", system)
         self._limits = frame_limits(host.processor, max_pixels)
         self._peak = peak
-        self._state: _State | None = None
+        self._state: State | None = None
         self._waiting: list[Piece] = []
+        self._lines = WaitingLines()
         self._turns: list[tuple[str, str]] = []
         self._closed = self._is_asked = False
 
@@ -130,7 +110,7 @@ class StreamSession:
     def close(self) -> None:
         """Free what the session holds. It takes no more pieces or questions."""
         with self._lock:
-            self._closed, self._state, self._waiting = True, None, []
+            self._closed, self._state, self._waiting, self._lines = True, None, [], WaitingLines()
 
     @property
     def _lock(self) -> AbstractContextManager[Any]:
@@ -139,11 +119,12 @@ class StreamSession:
     # --- pieces
 
     @torch.inference_mode()
-    def feed(self, piece: Piece) -> int:
+    def feed(self, piece: Piece | Line) -> int:
         """Take the next piece; when it completes a unit, the unit is encoded and read before this returns.
 
         Args:
-            piece: an image, samples, or both.
+            piece: an image, samples, or both; or a line of text, which the unit reads in which it begins, or the next
+                one if it comes late.
 
         Returns:
             Units that were read.
@@ -155,6 +136,10 @@ class StreamSession:
         check_piece(piece)
         with self._lock:
             self._check_open()
+            if isinstance(piece, Line):
+                check_text(piece.text, "the line", SpecialTokens.of(self.host.processor.tokenizer))
+                self._lines.add(piece)
+                return 0
             if self._state is None:
                 if piece.image is None:
                     self._waiting.append(copy.deepcopy(piece))
@@ -169,7 +154,7 @@ class StreamSession:
                     count += self._commit(self._state, unit)
             return count
 
-    def _begin(self, image: Images) -> _State:
+    def _begin(self, image: Images) -> State:
         """Fix the size of images by the first, and read the prompt before the stream."""
         host = self.host
         lowest, highest = self._limits
@@ -183,14 +168,15 @@ class StreamSession:
         assembler = Assembler(
             self.fps, layout.unit_images, layout.unit_samples, following, lambda found: scale_image(found, size)
         )
-        state = _State(layout, assembler, encoder, cache, HeldTokens.empty(), torch.zeros(0, dtype=torch.int64))
+        none = torch.zeros(0, dtype=torch.int64)
+        state = State(layout, assembler, encoder, cache, HeldTokens.empty(), none, lines=self._lines)
         self.policy.check(self._clock(state), self._context)
         ids, positions = layout.before
         cache.append(language_model.get_input_embeddings()(ids.to(host.device)), positions)
         cache.fix()
         return state
 
-    def _commit(self, state: _State, unit: Unit) -> bool:
+    def _commit(self, state: State, unit: Unit) -> bool:
         """Read a unit that is no gap into the cache, after the policy decided what stays; returns whether it did.
 
         Where something fails, or is interrupted, the unit is missing, and the session is as before.
@@ -198,7 +184,8 @@ class StreamSession:
         if not unit.images:
             return False
         encoder, cache = state.encoder.fork(), state.cache.fork()
-        kept = self._encoded(encoder, unit)
+        lines, count = state.unit_lines(unit, self.host.processor)
+        kept = self._encoded(encoder, unit, lines)
         begin = time.perf_counter()
         held, read, start = self._after_policy(state, cache, unit.number)
         self._read(state, cache, kept, start)
@@ -213,6 +200,9 @@ class StreamSession:
             rank=kept.rank,
             size=kept.size,
         )
+        lead = state.lead_of(unit.number) - kept.tokens.length
+        state.lead = lead if lines is None else free_position(kept.tokens, state.layout)
+        state.lines.drop(count)
         state.encoder, state.cache, state.last = encoder, cache, kept.tokens
         state.next, state.start = unit.number + 1, start + kept.tokens.length
         state.held, state.read = held.followed_by(new), torch.cat([read, new.time])
@@ -222,19 +212,19 @@ class StreamSession:
         state.seconds["read"] += time.perf_counter() - begin
         return True
 
-    def _encoded(self, encoder: UnitEncoder, unit: Unit) -> KeptUnit:
-        """Encode and compress a unit."""
+    def _encoded(self, encoder: UnitEncoder, unit: Unit, lines: UnitLines | None) -> KeptUnit:
+        """Encode and compress a unit with its lines."""
         with batched_windows(self.host.thinker):
-            kept = encoder.encode(unit)
+            kept = encoder.encode(unit, lines)
         if self.compressor is not None:
             check_kept(kept, self.compressor, self.policy)
         return kept
 
-    def _after_policy(self, state: _State, cache: StreamCache, unit: int) -> tuple[HeldTokens, Tensor, int]:
+    def _after_policy(self, state: State, cache: StreamCache, unit: int) -> tuple[HeldTokens, Tensor, int]:
         """Drop and move tokens of a cache before a unit is read, so that every unit is read at low positions.
 
         Returns:
-            New values of `_State.held` and ``read``, and where the unit begins.
+            New values of `State.held` and ``read``, and where the unit begins.
         """
         held, read = state.held, state.read
         plan = self.policy.plan(held, self._clock(state, unit))
@@ -247,12 +237,12 @@ class StreamSession:
             cache.move((plan.time - read) * state.layout.moving(held.modality))
         return held, read, plan.start
 
-    def _clock(self, state: _State, unit: int = 0) -> Clock:
+    def _clock(self, state: State, unit: int = 0) -> Clock:
         layout = state.layout
         sizes = state.encoder.sizes
         return Clock(unit, float(layout.unit_seconds), layout.unit_ids, state.start_of(unit), sizes, layout.gap_ids)
 
-    def _read(self, state: _State, cache: StreamCache, kept: KeptUnit, start: int) -> None:
+    def _read(self, state: State, cache: StreamCache, kept: KeptUnit, start: int) -> None:
         """Let the language model read what is kept of a unit, which begins at ``start``, as `HeldTokens.time`."""
         positions = kept.position_ids + start * state.layout.moving(kept.modality)
         limit = self._context
@@ -316,22 +306,25 @@ class StreamSession:
             return self._answer(answer, end, begin, time.perf_counter())
 
     def _prompt(
-        self, state: _State, turns: list[tuple[str, str]], question: str, max_new_tokens: int
+        self, state: State, turns: list[tuple[str, str]], question: str, max_new_tokens: int
     ) -> tuple[PromptRow, float]:
         """A question behind the stream, and the seconds of the stream that it is about."""
         cache, number = state.cache, state.assembler.unit - 1
         unfinished, tokens = state.assembler.unfinished(), state.last or state.layout.unit
-        start = state.start_of(state.assembler.unit) - tokens.length
+        start, lead = state.start_of(state.assembler.unit) - tokens.length, state.lead_of(state.assembler.unit)
         if unfinished is not None:
-            kept = self._encoded(state.encoder.fork(), unfinished)
+            lines, _ = state.unit_lines(unfinished, self.host.processor)
+            kept = self._encoded(state.encoder.fork(), unfinished, lines)
             cache, number, tokens = cache.fork(), unfinished.number, kept.tokens
-            start = state.start_of(number)
+            start, lead = state.start_of(number), state.lead_of(number) - tokens.length
+            lead = lead if lines is None else free_position(tokens, state.layout)
             self._read(state, cache, kept, start)
         if number < 0:
             raise UsageError("no image came yet: feed the stream before asking about it")
         moved = tokens.position_ids + start * state.layout.moving(tokens.modality)
-        ids, positions = state.layout.after(turns, question, last_position(moved, tokens.modality))
-        highest = int(moved.max())
+        last = max(last_position(moved, tokens.modality), state.layout.origin + start + tokens.length + lead - 1)
+        ids, positions = state.layout.after(turns, question, last)
+        highest = max(last, int(moved.max()))
         width, limit = len(cache) + len(ids), self._context
         if limit is not None and max(width, highest + 1, int(positions[-1]) + 1) + max_new_tokens > limit:
             raise TooBig(
@@ -365,26 +358,7 @@ class StreamSession:
     def report(self) -> StreamReport:
         """What the session has read, holds, and dropped."""
         with self._lock:
-            state = self._state
-            if state is None:
-                return StreamReport.empty()
-            held = torch.unique(state.held.unit)
-            seconds = float(state.layout.unit_seconds)
-            spans = 0.0 if not len(held) else float(held[-1] + 1 - held[0]) * seconds
-            return StreamReport(
-                seconds=state.assembler.end,
-                units=state.units,
-                held_tokens=len(state.cache),
-                held_units=len(held),
-                held_seconds=spans,
-                evicted_units=state.units - len(held),
-                cache_bytes=state.cache.nbytes,
-                next_position=state.start_of(state.assembler.unit),
-                encode_seconds=state.seconds["encode"],
-                compress_seconds=state.seconds["compress"],
-                read_seconds=state.seconds["read"],
-                **vars(state.assembler.counted),
-            )
+            return StreamReport.empty() if self._state is None else self._state.report
 
     def _check_open(self) -> None:
         if self._closed:
