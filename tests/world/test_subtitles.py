@@ -48,9 +48,10 @@ def test_wrong_lines_name_another_word_or_sound_in_the_same_places():
 
 def test_late_lines_are_two_seconds_late():
     for scene in SCENES:
-        for right, late in zip(subtitles(scene), subtitles(scene, "late"), strict=True):
-            assert late.text == right.text
-            assert (late.start - right.start, late.end - right.end) == pytest.approx((2, 2))
+        right = [line for line in subtitles(scene) if line.start < 4]
+        for line, late in zip(right, subtitles(scene, "late"), strict=True):
+            assert late.text == line.text
+            assert (late.start - line.start, late.end - line.end) == pytest.approx((2, 2))
 
 
 def test_late_sound_takes_its_lines_with_it():

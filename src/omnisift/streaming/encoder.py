@@ -282,7 +282,9 @@ class UnitEncoder:
         counts, shapes = budget.counts(ChunkShapes.of(stream)), ChunkShapes.of(together)
         all_counts = torch.cat([segment_sizes(together)[:first], counts.by_segment().view(-1, 3)])
         text = torch.cat([shapes.text[:first], counts.text])
-        selection = method.next_part(together, Counts(all_counts[:, 0], all_counts[:, 1], all_counts[:, 2], text), self._memory)
+        selection = method.next_part(
+            together, Counts(all_counts[:, 0], all_counts[:, 1], all_counts[:, 2], text), self._memory
+        )
         # What the next unit looks back to.
         chunks = first + int(stream.chunk.max()) + 1
         begin = max(0, chunks - self._context)

@@ -22,7 +22,7 @@ from omnisift.world.words import SOUNDS, WORDS
 SUBTITLE_DEGRADATIONS: Mapping[str, str] = MappingProxyType(
     {
         "wrong": "each line names another word, or another sound",
-        "late": "all lines 2 s late",
+        "late": "all lines 2 s late; those behind the end of the clip are gone",
     }
 )
 """Name -> what it does to the lines; the clip stays as it is."""
@@ -41,7 +41,7 @@ def subtitles(scene: Scene, degradation: str | None = None) -> tuple[Line, ...]:
     """Return the lines of a scene, in order of their start; none without sound.
 
     A line names one sound and begins within 0.1 s before and 0.25 s after it. Times are whole milliseconds, as .srt
-    files have them. Where late lines begin after the end of the clip, they keep that time.
+    files have them. A line that would begin after the end of the clip is left out, as the reader of files does.
 
     Args:
         scene: The scene.
@@ -58,12 +58,13 @@ def subtitles(scene: Scene, degradation: str | None = None) -> tuple[Line, ...]:
     delay += LATE_LINES if degradation == "late" else 0.0
     for sound in scene.sounds:
         # The same draws for every degradation, so that only what it changes differs.
-        start = max(0.0, sound.start + rng.uniform(-_EARLY, _AFTER))
+        start = min(max(0.0, sound.start + rng.uniform(-_EARLY, _AFTER)), scene.config.seconds - _EARLY)
         end = max(start + _SHORTEST, sound.end + rng.uniform(*_HELD))
         other = _other(sound.name, rng)
         text = other if degradation == "wrong" else sound.name
         lines.append(Line(round(start + delay, 3), round(end + delay, 3), text))
-    return tuple(sorted(lines, key=lambda line: (line.start, line.text)))
+    shown = [line for line in lines if line.start < scene.config.seconds]
+    return tuple(sorted(shown, key=lambda line: (line.start, line.text)))
 
 
 def _other(name: str, rng: np.random.Generator) -> str:

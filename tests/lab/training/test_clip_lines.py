@@ -21,7 +21,7 @@ from omnisift.world import WIDE_TYPES, subtitles, vocabulary
 
 LINES = (
     [Line(0.0, 1.0, "beep"), Line(1.999, 3.0, "open"), Line(2.0, 3.0, "hum"), Line(2.0, 3.0, "news")],
-    [Line(3.37, 4.0, "fall"), Line(7.5, 8.0, "exit")],
+    [Line(3.37, 4.0, "fall"), Line(5.99, 7.0, "exit"), Line(7.5, 8.0, "hum")],
 )
 
 
@@ -54,7 +54,7 @@ def plain_prompt(layout, tokenizer, lines, kept):
     clip = [place for place in range(len(layout.ids)) if modality[place] > 0]
     begin = min(int(layout.position[0, place]) for place in clip)
     seconds = {place: (int(layout.position[0, place]) - begin) / 25 for place in clip}
-    tokens, rows = [], []
+    tokens, rows, free = [], [], 0
     for place in range(len(layout.ids)):
         if place in kept:
             tokens.append(place)
@@ -68,9 +68,15 @@ def plain_prompt(layout, tokenizer, lines, kept):
         for line in lines:
             if min(int(line.start // 2), 2) == chunk:
                 latest = max(int(layout.position[0, other]) for other in clip if seconds[other] <= line.start)
+                free = max(latest, free)
                 tokens.append(line.text)
-                rows.append([latest] * 3)
-    return tokens, torch.tensor(rows).T
+                rows.append([free] * 3)
+                free += 1
+    # The text behind the clip is behind the last line, too.
+    shift = max(0, free - int(layout.position[0, max(clip) + 1]))
+    rows = [[p + shift for p in row] if not isinstance(t, str) and t > max(clip) else row
+            for t, row in zip(tokens, rows, strict=True)]  # fmt: skip
+    return tokens, torch.tensor(rows).T, shift
 
 
 @pytest.mark.parametrize("retain", [None, 0.1])
@@ -86,7 +92,7 @@ def test_lines_are_read_at_their_places(wide, prompts, features, retain):
     out = forward_packed(wide, layout, batch)
     for row, lines in enumerate(LINES):
         kept = set(batch["places"][row].tolist()) if retain is not None else set(range(len(layout.ids)))
-        tokens, position = plain_prompt(layout, tokenizer, lines, kept)
+        tokens, position, shift = plain_prompt(layout, tokenizer, lines, kept)
         full = language.embed_tokens(layout.ids)
         full[layout.video], full[layout.audio] = batch["video"][row], batch["audio"][row]
         words = [language.embed_tokens(torch.tensor(tokenizer.convert_tokens_to_ids(t)))
@@ -95,7 +101,7 @@ def test_lines_are_read_at_their_places(wide, prompts, features, retain):
         assert torch.equal(out.position[:, row, : out.prefix][:, real], position)
         first = batch["segment"][row] == 1
         question = language.embed_tokens(batch["tail"][row][first])
-        after = (layout.after + torch.arange(len(question))).expand(3, -1)
+        after = (layout.after + shift + torch.arange(len(question))).expand(3, -1)
         alone = language(
             inputs_embeds=torch.cat([torch.stack(words), question])[None],
             position_ids=torch.cat([position, after], dim=1)[:, None],
@@ -133,7 +139,7 @@ def test_a_line_is_one_word(prompts):
 
 def test_rows_are_padded_behind_everything(prompts):
     batch = line_batch(LINES, prompts.places, prompts.tokenizer)
-    assert (batch["line_after"] == NOWHERE).sum(dim=1).tolist() == [0, 2]
+    assert (batch["line_after"] == NOWHERE).sum(dim=1).tolist() == [0, 1]
     assert prompts.tokenizer.convert_ids_to_tokens(batch["line_ids"][1, :2].tolist()) == ["fall", "exit"]
 
 

@@ -102,8 +102,9 @@ def lined(clip: Encoded, lines: Sequence[Line], tokenizer: Any) -> Encoded:
         return clip
     length, added = len(clip.ids), len(lines)
     places = LinePlaces.of(clip.modality, clip.position[0], clip.seconds_per_position)
-    found = torch.tensor([places.place(line.start) for line in lines])
-    order = torch.cat([2 * torch.arange(length), 2 * found[:, 0] + 1]).argsort(stable=True)
+    after, placed, shift = places.place(lines)
+    order = torch.cat([2 * torch.arange(length), 2 * after + 1]).argsort(stable=True)
+    position = clip.position + shift * (torch.arange(length) >= places.begin)
     ids = torch.tensor([line_token(line, tokenizer) for line in lines])
     kind = torch.full((added,), int(Modality.SUBTITLE), dtype=clip.modality.dtype)
 
@@ -114,7 +115,7 @@ def lined(clip: Encoded, lines: Sequence[Line], tokenizer: Any) -> Encoded:
         clip,
         embeds=joined(clip.embeds, clip.embeds.new_zeros(1, added, clip.embeds.shape[2]), 1),
         modality=joined(clip.modality, kind, 0),
-        position=joined(clip.position, found[:, 1].expand(3, -1), 1),
+        position=joined(position, placed.expand(3, -1), 1),
         ids=joined(clip.ids, ids, 0),
         extras={name: joined(values, values.new_zeros(1, added), 1) for name, values in clip.extras.items()},
     )

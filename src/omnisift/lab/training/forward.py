@@ -101,7 +101,8 @@ def forward_packed(
     prefix = clip.shape[1]
     inputs = torch.cat([clip, language.embed_tokens(batch["tail"])], dim=1)
     # New tokens continue from the length of the full prefix.
-    following = (layout.after + batch["offset"]).expand(3, -1, -1)
+    after = layout.after + batch.get("line_shift", torch.zeros(rows, dtype=torch.int64))
+    following = (after[:, None] + batch["offset"]).expand(3, -1, -1)
     position = torch.cat([position, following], dim=2)
     mask = _mask(batch["segment"], real, attentions or bias is not None)
     if bias is not None:
