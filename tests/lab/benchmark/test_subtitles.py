@@ -1,16 +1,18 @@
 """The study of subtitles: lines among encoded tokens, equal totals, and what a result says."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tests.helpers.benchmarks import load_benchmark
 
+from omnisift import load
 from omnisift.budget import Budget
 from omnisift.chunks import ChunkShapes
 from omnisift.compressors import make_compressor
-from omnisift.lab.benchmark.encoded import Encoded
+from omnisift.lab.benchmark.encoded import Encoded, encode_scenes
 from omnisift.lab.benchmark.packed_eval import PackedEvaluator, PackedQuestions
 from omnisift.lab.benchmark.subtitles import (
     ALL,
@@ -29,10 +31,12 @@ from omnisift.lab.training.clip_lines import LinePlaces, line_batch
 from omnisift.lab.training.forward import forward_packed
 from omnisift.lab.training.packed import clip_layout
 from omnisift.media.lines import Line
+from omnisift.models import adapter_for
 from omnisift.pipeline.loading import load_host
+from omnisift.pipeline.prompt import read_for
 from omnisift.tokens import Modality
 from omnisift.utils.assets import bundled_path
-from omnisift.world import WIDE_TYPES
+from omnisift.world import WIDE_TYPES, make_scene, questions, subtitles, world_setting, write_clip
 
 LINES = [Line(0.2, 1.0, "beep"), Line(0.2, 1.0, "open"), Line(3.3, 4.0, "fall"), Line(7.5, 8.0, "exit")]
 TEXTS = ["What word is said?", "Is a beep heard?", "What shape is red?"]
@@ -170,3 +174,34 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, outcomes):
     assert (result["clips"], result["split"]) == (2, "validation")
     assert {row["method"] for row in result["rows"]} == {"", *METHODS}
     assert {"commit", "torch", "backbone", "command"} <= result.keys()
+
+
+@pytest.mark.parametrize("sound", [True, False], ids=["sound", "no sound"])
+def test_answers_and_tokens_are_those_of_the_library(host, sound, tmp_path):
+    """A clip with lines, all tokens and few: the study's prompt is the one that a pipeline makes of a file."""
+    scene = make_scene(2, "validation", world_setting("wide").config)
+    write_clip(scene, tmp_path / "clip.mp4")
+    media = read_for(host.processor, tmp_path / "clip.mp4")
+    lines = (*subtitles(scene), Line(5.9, 6.0, "hum"), Line(5.9, 6.0, "open"))
+    media = replace(media, lines=lines, waveform=media.waveform if sound else None)
+    seen = encode_scenes(host, [scene], files=tmp_path, seen=lambda found: replace(found, waveform=media.waveform))
+    clip = lined(seen, media.lines, host.processor.tokenizer)
+    asked = [question.text for question in questions(scene, np.random.default_rng(0), WIDE_TYPES)]
+    packed = PackedQuestions.of(host.processor, [asked])
+    for options in ({"compressor": None}, {"compressor": "resift", "tokens": 75}):
+        pipe = load(bundled_path("wide"), device="cpu", **options)
+        read = []
+        rotary = adapter_for(pipe.host.thinker).parts.language_model.rotary_emb
+        rotary.register_forward_pre_hook(lambda _, args, given, to=read: to.append([*args, *given.values()][-1]),
+                                         with_kwargs=True)  # fmt: skip
+        answers = [pipe.ask(media, text, max_new_tokens=1) for text in asked]
+        method = make_compressor("resift", Budget(tokens=75)).eval() if "tokens" in options else None
+        found = PackedEvaluator(host)(clip, packed, method)
+        words = host.processor.tokenizer.convert_ids_to_tokens(found.words[0].tolist())
+        assert words == [answer.text for answer in answers]
+        tokens = answers[0].report.tokens
+        kept = torch.bincount(clip.modality[found.keep[0]].long(), minlength=4).tolist()[1:]
+        assert kept == [tokens.video_kept, tokens.audio_kept, tokens.text_kept]
+        position = clip.position[:, found.keep[0]]
+        assert torch.equal(read[0][-3:, 0, : position.shape[1]], position)
+        assert int(read[0][-1, 0, position.shape[1]]) == int(position.max()) + 1
