@@ -53,7 +53,7 @@ def assert_same(windows: ClipWindows, pieces: list[np.ndarray], expected: Media)
     assert final is windows.media
     np.testing.assert_equal((final.times, final.indices), (expected.times, expected.indices))
     assert (final.warnings, final.bad_packets) == (expected.warnings, expected.bad_packets)
-    for name in ("path", "fps", "seconds", "video_seconds", "capped", "tags"):
+    for name in ("path", "fps", "seconds", "video_seconds", "capped", "tags", "lines"):
         assert getattr(outline, name) == getattr(final, name) == getattr(expected, name)
     for media in (outline, final):
         for shown, array in ((media.images, expected.images), (media.waveform, expected.waveform)):

@@ -19,6 +19,7 @@ TextCue: TypeAlias = "tuple[float, float, str]"
 TEXT_CODECS = frozenset({"ass", "mov_text", "ssa", "subrip", "text", "webvtt"})
 """Codecs of subtitle tracks that hold text, by FFmpeg's names; all others hold images or need a decoder."""
 
+_ARROW_ROW = re.compile(r"^[ \t]*-?[0-9].*->.*$", re.MULTILINE)
 _TIME = r"(-?)(?:(\d{1,9}):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,9}))?"
 _TIMES = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?", re.ASCII)
 _LIKE_TIMES = re.compile(r"\s*-?\d+:\d+.*->", re.ASCII)
@@ -66,21 +67,23 @@ def parse_file(text: str, is_webvtt: bool) -> Iterator[TextCue]:
         NotMedia: it is no such file.
         Damaged: the times of a cue can't be read.
     """
-    rows = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    if is_webvtt and re.match(r"WEBVTT(\s|$)", rows[0]) is None:
+    text = _with_line_feeds(text)
+    if is_webvtt and re.match(r"WEBVTT(\s|$)", text) is None:
         raise NotMedia("does not begin with WEBVTT; give a WebVTT file, or name a SubRip file .srt")
-    found = _find_times(rows)
+    found = list(_find_times(text))
     if not found and not is_webvtt and text.strip():
         raise NotMedia("has no times such as 00:00:01,000 --> 00:00:02,000; give a SubRip file")
-    for place, (number, start, end) in enumerate(found):
-        stop = found[place + 1][0] if place + 1 < len(found) else len(rows)
-        body = rows[number + 1 : stop]
+    for place, (row, start, end) in enumerate(found):
+        is_last = place + 1 == len(found)
+        body = text[row.stop : None if is_last else found[place + 1][0].start]
         if is_webvtt:
             # An empty row ends a cue; what follows is a comment, a style, or the name of the next cue.
-            body = body[: body.index("")] if "" in body else body
-        elif stop < len(rows) and body and _NUMBER.fullmatch(body[-1]):
-            body = body[:-1]  # the number of the next cue
-        yield start, end, "\n".join(body)
+            body = body.partition("\n\n")[0]
+        elif not is_last:
+            # The row before the times of the next cue may be its number.
+            before, _, number = body[:-1].rpartition("\n")
+            body = before if _NUMBER.fullmatch(number) else body
+        yield start, end, body
 
 
 def packet_text(content: bytes, codec: str) -> tuple[str, bool]:
@@ -106,22 +109,24 @@ def packet_text(content: bytes, codec: str) -> tuple[str, bool]:
         if len(fields) != 9:
             raise NotMedia("is no line of ASS")
         text = _ass_text(fields[8])
-    return text.replace("\r\n", "\n").replace("\r", "\n"), is_guess
+    return _with_line_feeds(text), is_guess
 
 
-def _find_times(rows: list[str]) -> list[tuple[int, float, float]]:
-    """Number, start and end of each row that states the times of a cue."""
-    found = []
-    for number, row in enumerate(rows):
-        if "->" not in row:
-            continue
-        match = _TIMES.fullmatch(row)
+def _find_times(text: str) -> Iterator[tuple[slice, float, float]]:
+    """Yield the place in the text of each row that states the times of a cue, with start and end."""
+    for row in _ARROW_ROW.finditer(text):
+        match = _TIMES.fullmatch(row[0])
         if match is not None:
             groups = match.groups()
-            found.append((number, _seconds(*groups[:5]), _seconds(*groups[5:])))
-        elif _LIKE_TIMES.match(row):
-            raise Damaged(f"row {number + 1} states times that can't be read; write 00:00:01.000 --> 00:00:02.000")
-    return found
+            yield slice(*row.span()), _seconds(*groups[:5]), _seconds(*groups[5:])
+        elif _LIKE_TIMES.match(row[0]):
+            number = text.count("\n", 0, row.start()) + 1
+            raise Damaged(f"row {number} states times that can't be read; write 00:00:01.000 --> 00:00:02.000")
+
+
+def _with_line_feeds(text: str) -> str:
+    """A text whose rows end with a line feed."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _ass_text(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,11 @@ MAX_LINES = 20_000
 """Lines of one clip."""
 MAX_CHARACTERS = 2000
 """Characters of one line."""
+MAX_MARKED = 20 * MAX_CHARACTERS
+"""Characters of one line with its markup."""
+
+MAX_TIME = 1e12
+"""Seconds that a caller may give: 30,000 years."""
 
 TOUCH = 0.002
 """Seconds between two lines that follow each other without a gap: times are rounded to milliseconds."""
@@ -28,7 +32,7 @@ _MARKUP = re.compile(
     r"</?(?:[biusvc]|br|em|font|lang|rt|ruby|span|strong)(?:[\s.][^<>]*)?/?>|<(?:\d+:)+\d+(?:\.\d+)?>|\{\\[^{}]*\}",
     re.IGNORECASE,
 )
-_ROW_END = re.compile(r"\n|\\N")
+_ROW_END = re.compile(r"(?:\n|\\N)\s*")
 _REMOVED = frozenset({"Cc", "Cf", "Cs"})
 """Unicode categories of control and format characters (directions, zero width) and of lone surrogates."""
 
@@ -131,14 +135,16 @@ def clean_rows(text: str, name: str) -> list[str]:
         name: the line in an error.
 
     Raises:
-        TooBig: there are more than `MAX_CHARACTERS`.
+        TooBig: there are more than `MAX_CHARACTERS`, or more than `MAX_MARKED` with the markup.
     """
+    # The length comes before each step that may take long for a long text.
+    text = text.strip()
+    _check_length(len(text), MAX_MARKED, name)
     rows = [" ".join(row.split()) for row in _ROW_END.split(_MARKUP.sub("", text))]
-    # The length comes first: what follows may take long for a long text.
-    _check_length(rows, name)
-    rows = [_plain(row) for row in rows if row]
-    _check_length(rows, name)
-    return [row for row in rows if row]
+    _check_length(len(" ".join(rows)), MAX_CHARACTERS, name)
+    rows = [row for row in map(_plain, rows) if row]
+    _check_length(len(" ".join(rows)), MAX_CHARACTERS, name)
+    return rows
 
 
 def check_lines(lines: Any, seconds: float) -> tuple[tuple[Line, ...], list[str]]:
@@ -194,17 +200,23 @@ def _check_line(number: int, line: Any) -> tuple[float, float, str]:
     if not isinstance(text, str):
         raise UsageError(f"lines[{number}] must have a str as its text, got {type(text).__name__}; decode it")
     for value in (start, end):
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            raise UsageError(f"lines[{number}] must have finite seconds as start and end, got {value!r:.40}; give them")
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number:
+            raise UsageError(
+                f"lines[{number}] must have numbers as start and end, got {type(value).__name__}; change it"
+            )
+        if not abs(value) < MAX_TIME:  # an int may be too large to be written
+            raise UsageError(
+                f"lines[{number}] must have finite seconds as start and end, got NaN or over {MAX_TIME:g}; change it"
+            )
     if end < start:
         raise UsageError(f"lines[{number}] ends before it begins, got {start} to {end}; swap them")
     return float(start), float(end), text
 
 
-def _check_length(rows: list[str], name: str) -> None:
-    count = len(rows) - 1 + sum(map(len, rows))
-    if count > MAX_CHARACTERS:
-        raise TooBig(f"{name} has {count} characters, over the limit of {MAX_CHARACTERS}; split it")
+def _check_length(count: int, limit: int, name: str) -> None:
+    if count > limit:
+        raise TooBig(f"{name} has {count} characters, over the limit of {limit}; split it")
 
 
 def _plain(row: str) -> str:
