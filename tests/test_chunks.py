@@ -7,16 +7,19 @@ import torch
 from tests.helpers.oracle import clips_of
 from tests.helpers.prompts import random_prompt
 
-from omnisift.chunks import ChunkShapes, build_stream, index_clips, segment_of, steps_in_chunk
+from omnisift.chunks import ChunkShapes, build_stream, has_clips, index_clips, segment_of, steps_in_chunk
 from omnisift.tokens import Modality, TokenStream
 
-LETTERS = {".": Modality.TEXT, "V": Modality.VIDEO, "A": Modality.AUDIO}
+LETTERS = {".": Modality.TEXT, "V": Modality.VIDEO, "A": Modality.AUDIO, "S": Modality.SUBTITLE, "D": 4}
 
 
-def stream(letters: str, temporal: list[int], sample: list[int] | None = None) -> TokenStream:
+def stream(
+    letters: str, temporal: list[int], sample: list[int] | None = None, *, compress_audio: bool = False
+) -> TokenStream:
     modality = torch.tensor([LETTERS[x] for x in letters], dtype=torch.int8)
     rows = torch.zeros(len(letters)) if sample is None else torch.tensor(sample)
-    return build_stream(torch.zeros(len(letters), 4), modality, torch.tensor(temporal).expand(3, -1), rows, 0.04)
+    position = torch.tensor(temporal).expand(3, -1)
+    return build_stream(torch.zeros(len(letters), 4), modality, position, rows, 0.04, compress_audio=compress_audio)
 
 
 def test_a_pair_of_frames_and_its_audio_form_a_chunk():
@@ -34,6 +37,42 @@ def test_audio_before_the_first_frame_belongs_to_no_chunk_and_audio_after_the_la
     s = stream("AVAVVA", [0, 5, 5, 7, 9, 99])
     assert s.chunk.tolist() == [-1, 0, 0, 0, 1, 1]
     assert s.clip.tolist() == [0] * 6
+
+
+def test_further_modalities_belong_to_the_chunk_of_their_time():
+    s = stream("VVSDAVVSAS", [0, 1, 1, 0, 1, 4, 5, 2, 4, 99])
+    assert s.chunk.tolist() == [0, 0, 0, 0, 0, 1, 1, 0, 1, 1]
+    assert s.clip.tolist() == [0] * 10
+    assert s.frame.tolist() == [0, 1, -1, -1, -1, 0, 1, -1, -1, -1]
+    shapes = ChunkShapes.of(s)
+    assert shapes.text.tolist() == [2, 1]  # of which D is none
+    assert (shapes.frame0.tolist(), shapes.frame1.tolist(), shapes.audio.tolist()) == ([1, 1], [1, 1], [1, 1])
+    assert segment_of(s).tolist() == [0, 1, -1, -1, 2, 3, 4, -1, 5, -1]
+
+
+def test_further_modalities_before_the_first_chunk_belong_to_it():
+    """Audio there is in no chunk. In the second clip, the chunk before is of another clip."""
+    assert stream("SADVS", [0, 1, 2, 5, 9]).chunk.tolist() == [0, -1, 0, 0, 0]
+    s = stream("VVS.SSVV", [0, 1, 9, 10, 11, 12, 15, 16])
+    assert s.chunk.tolist() == [0, 0, 0, -1, 1, 1, 1, 1]
+    assert ChunkShapes.of(s).text.tolist() == [1, 2]
+
+
+def test_further_modalities_make_no_clip():
+    for compress_audio in (False, True):
+        s = stream("SS.D.VS", [0, 1, 2, 3, 4, 5, 6], compress_audio=compress_audio)
+        assert s.modality.tolist() == [0, 0, 0, 0, 0, 1, 3]
+        assert s.clip.tolist() == [-1] * 5 + [0, 0]
+        assert s.chunk.tolist() == [-1] * 5 + [0, 0]
+    assert not has_clips(torch.tensor([0, 3, 4]), compress_audio=True)
+
+
+def test_further_modalities_go_with_audio_alone():
+    letters, temporal = "SAAASAAS", [0, 1, 30, 50, 51, 52, 101, 120]
+    s = stream(letters, temporal, compress_audio=True)
+    assert s.chunk.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    assert ChunkShapes.of(s).text.tolist() == [1, 1, 1]
+    assert stream(letters, temporal).modality.tolist() == [0] * 8
 
 
 def test_plain_audio_becomes_text():

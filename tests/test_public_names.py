@@ -50,6 +50,7 @@ OBJECTS = [
     "Pipeline",
     "Policy",
     "Prompt",
+    "PromptLines",
     "ReadOptions",
     "Report",
     "Scope",

@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 import torch
 from tests.helpers.contract import METHODS, MORE, made
-from tests.helpers.prompts import Prompt, audio_prompt, steady_prompt, with_attention
+from tests.helpers.prompts import Prompt, audio_prompt, steady_prompt, with_attention, with_subtitles
 from torch import Tensor
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes
-from omnisift.compressors import COMPRESSORS, Compressor, OmniSiftCompressor, make_compressor
+from omnisift.compressors import (
+    COMPRESSORS,
+    Compressor,
+    OmniSiftCompressor,
+    SubtitleTrack,
+    UniformCompressor,
+    make_compressor,
+)
 from omnisift.errors import CompressorError
 from omnisift.tokens import Modality, Selection, TokenStream
 from omnisift.vgas import VGAS, VGASConfig
@@ -74,7 +81,15 @@ CLIPS = {
     "late audio": uneven_prompt(5, audio_from=17).stream(),
     "uneven, no audio": uneven_prompt(4, audio_from=23).stream(),
 }
-BUDGETS = (Budget(retain_video=0.3, retain_audio=0.4), Budget(tokens=150), Budget(tokens=20))
+CLIPS |= {
+    "subtitles": with_subtitles(CLIPS["even"], seed=3),
+    "uneven, many subtitles": with_subtitles(CLIPS["uneven"], seed=1, most=30),
+}
+BUDGETS = (
+    Budget(retain_video=0.3, retain_audio=0.4, retain_text=0.5),
+    Budget(tokens=150, retain_text=0.5),
+    Budget(tokens=20),
+)
 """The last one is below the frames and chunks of audio of the clips."""
 
 
@@ -97,8 +112,8 @@ def decision(stream: TokenStream, result: Selection, new: Tensor) -> tuple[Tenso
 def in_parts(method: Compressor, stream: TokenStream, chunks: int, reach: int) -> tuple[Tensor, Tensor, Tensor]:
     """Decisions on a clip in parts of so many chunks, with a context of ``reach`` frames."""
     shapes = ChunkShapes.of(stream)
-    sizes = torch.stack([shapes.frame0, shapes.frame1, shapes.audio], dim=1)
-    counts = method.budget.counts(shapes).by_segment().view(-1, 3)
+    kept = method.budget.counts(shapes)
+    sizes, counts = (torch.stack([of.frame0, of.frame1, of.audio, of.text], dim=1) for of in (shapes, kept))
     memory: dict[str, Any] = {}
     parts = []
     for begin in range(0, len(shapes), chunks):
@@ -184,3 +199,32 @@ def test_a_part_without_the_attention_that_a_method_needs_is_refused() -> None:
     counts = method.budget.counts(ChunkShapes.of(CLIPS["even"]))
     with pytest.raises(CompressorError, match="needs"):
         method.next_part(CLIPS["even"], counts, {})
+
+
+def test_subtitles_of_earlier_parts_count_within_the_window() -> None:
+    """Without their memory, a track would find words new that were said in an earlier part."""
+    clip = with_subtitles(CLIPS["even"], seed=1, most=30)
+    for name, window in itertools.product(("resift:causal=true", "evs:mode=frame", "uniform"), (1, 7, 40, 256)):
+        method = make_compressor(name, BUDGETS[0])
+        method.tracks = (SubtitleTrack(window),)
+        check_parts(method, clip, 2)
+
+    class Forgetful(SubtitleTrack):
+        def select_next(self, *args: Any) -> Selection:
+            return super().select_next(*args[:-1], {})
+
+    method.tracks = (Forgetful(),)
+    assert not in_parts(method, clip, 2, 0)[0].equal(at_once(method, clip)[0])
+
+
+def test_a_method_does_not_see_the_memory_of_tracks() -> None:
+    seen = []
+
+    class Watching(UniformCompressor):
+        def select_next(self, stream: TokenStream, counts: Counts, memory: dict[str, Any]) -> Selection:
+            seen.append(dict(memory))
+            memory["own"] = len(seen)
+            return super().select_next(stream, counts, memory)
+
+    in_parts(Watching(BUDGETS[0]), CLIPS["subtitles"], 4, 0)
+    assert seen == [{}, {"own": 1}, {"own": 2}]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnisift.chunks import build_stream
+from omnisift.chunks import build_stream, index_stream
 from omnisift.tokens import Modality, TokenStream
 
 TEXT, VIDEO, AUDIO = 0, 1, 2
@@ -150,3 +150,31 @@ def with_attention(stream: TokenStream) -> TokenStream:
         "video_attention": power[:, 2] * video,
     }
     return dataclasses.replace(stream, extras=extras)
+
+
+def with_subtitles(stream: TokenStream, seed: int = 0, most: int = 9, words: int = 20) -> TokenStream:
+    """``stream`` with up to ``most`` subtitle tokens behind the last token of each chunk, from so many words."""
+    draw = torch.Generator().manual_seed(seed)
+    vocabulary = torch.randn(words, stream.width, generator=draw).to(stream.embeds.dtype)
+    places, chunk_of = [torch.arange(len(stream))], []
+    for chunk in range(int(stream.chunk.max()) + 1 if len(stream) else 0):
+        last = torch.nonzero(stream.chunk == chunk)[-1]
+        count = int(torch.randint(0, most + 1, (1,), generator=draw))
+        places.append(last.repeat(count))
+        chunk_of += [chunk] * count
+    # A line has the time at which its chunk begins, and the clip and the row of the token before it.
+    before, is_line = torch.cat(places), torch.arange(len(stream) + len(chunk_of)) >= len(stream)
+    begins = [int(stream.position[0, stream.chunk == chunk].min()) for chunk in chunk_of]
+    position = stream.position[:, before].masked_fill(is_line, 0)
+    position[0, is_line] = torch.tensor(begins, dtype=torch.int64)
+    said = vocabulary[torch.randint(0, words, (len(chunk_of),), generator=draw)]
+    order = torch.argsort(before, stable=True)
+    extras = {name: values[before].masked_fill(is_line, 0)[order] for name, values in stream.extras.items()}
+    return index_stream(
+        torch.cat([stream.embeds, said])[order],
+        stream.modality[before].masked_fill(is_line, int(Modality.SUBTITLE))[order],
+        stream.clip[before][order],
+        position[:, order],
+        stream.sample[before][order],
+        extras,
+    )

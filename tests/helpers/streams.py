@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import transformers
 from tests.helpers.windows import clip_of, watched
 from torch import Tensor
 
-from omnisift import KeepAll, Media, Piece, Pipeline, StreamSession, load, nano_path
+from omnisift import KeepAll, Line, Media, Piece, Pipeline, StreamSession, load, nano_path
 from omnisift.pipeline.clip_sources import DecodedSource
 from omnisift.pipeline.loading import Host
 
@@ -22,13 +23,16 @@ RATE = 16_000
 QUESTION = "What is heard?"
 
 
-def pieces_of(media: Media, samples: int = 4000) -> Iterator[Piece]:
-    """The images and samples of a clip in the order of their times."""
+def pieces_of(media: Media, samples: int = 4000) -> Iterator[Piece | Line]:
+    """The images and samples of a clip in the order of their times, and each line a second before its own."""
     pieces = [Piece(k / media.fps, image=image) for k, image in enumerate(media.images if media.has_video else ())]
     if media.waveform is not None:
         begins = range(0, len(media.waveform), samples)
         pieces += [Piece(begin / RATE, samples=media.waveform[begin : begin + samples]) for begin in begins]
-    yield from sorted(pieces, key=lambda piece: (piece.time, piece.image is None))
+    ordered = sorted(pieces, key=lambda piece: (piece.time, piece.image is None))
+    yield from heapq.merge(
+        media.lines, ordered, key=lambda part: part.start - 1 if isinstance(part, Line) else part.time
+    )
 
 
 def feed(stream: StreamSession, media: Media, samples: int = 4000) -> StreamSession:
@@ -84,7 +88,7 @@ def streamed(
     return Seen.of(seen, answer.text, answer.generated_tokens), stream
 
 
-def random_pipeline(dtype: torch.dtype = torch.float32, retain: float = 0.25, **options: Any) -> Pipeline:
+def random_pipeline(dtype: torch.dtype = torch.float32, retain: float | None = 0.25, **options: Any) -> Pipeline:
     """nano's classes and words, with random weights in the proportions of 7B: 2 s of sound, windowed vision layers."""
     host = load("nano").host
     config = transformers.AutoConfig.from_pretrained(nano_path())

@@ -53,7 +53,7 @@ def watched(pipe: Pipeline) -> Iterator[dict[str, list[Any]]]:
         seen["embeds"].append(kwargs["inputs_embeds"])
 
     def encoded(_module: Any, args: tuple[Tensor, ...], kwargs: dict[str, Any], _output: Any) -> None:
-        patches = args[0] if args else kwargs["hidden_states"]
+        patches = args[0] if args else kwargs.get("hidden_states", kwargs.get("pixel_values"))
         seen["patches"].append(len(patches))
 
     hooks = [

@@ -347,12 +347,15 @@ def test_tracks_of_images_are_not_read(tmp_path: Path) -> None:
 
 def test_bad_packets_of_a_track(tmp_path: Path) -> None:
     cues = [(1.0, 1.5, b"\0\x81\xff"), (2.0, 2.5, b"caf\xe9"), (3.0, 3.5, b"fine"), (3.6, 3.7, b"<i></i>")]
-    media = read(with_tracks(tmp_path / "a.mkv", ("subrip", cues)))
+    path = with_tracks(tmp_path / "a.mkv", ("subrip", cues))
+    media = read(path)
     assert [line.text for line in media.lines] == ["café", "fine"]
     assert media.warnings == (
         "1 damaged packet(s) of subtitles left out",
         "1 packet(s) of subtitles are not UTF-8; they were read as Windows-1252",
     )
+    with pytest.raises(Damaged, match=r"a\.mkv: its subtitle track 1: 1 packets can't be read"):
+        read(path, strict=True)
     media = read(with_tracks(tmp_path / "b.mp4", ("mov_text", [(1.0, 2.0, mov_text(" "))])))
     assert media.warnings == ("no subtitles: the track of text has no lines",)
 

@@ -18,7 +18,7 @@ from tests.helpers.windows import QUESTION, READING, TOLERANCE, clip_of, watched
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from omnisift import Pipeline
+from omnisift import Line, Pipeline
 from omnisift.errors import Damaged, MediaError, NotFound, NotReadable, TooBig
 from omnisift.inspector.collect import inspect_clip
 from omnisift.media.windows import CHANGED, WindowsUnavailable
@@ -29,13 +29,16 @@ from omnisift.world import SceneConfig, make_scene, write_clip
 
 
 @pytest.mark.parametrize("method", ["stvp", "resift", "resift:causal=true", "tome", "v_cast"])
+@pytest.mark.parametrize("lines", [False, True])
 @pytest.mark.parametrize("name", ["nano", *FACTORS])
 def test_answers_are_those_of_the_whole_clip(
-    pipe_of: Callable[[str], Pipeline], name: str, method: str, monkeypatch: pytest.MonkeyPatch
+    pipe_of: Callable[[str], Pipeline], name: str, lines: bool, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same tokens at the same positions, in decoding too; of an odd number of frames the last chunk has one."""
-    pipe = pipe_of(name).with_compressor(method, retain=0.25)
+    pipe = pipe_of(name).with_compressor(method, retain=0.25, retain_text=0.7)
     clip = clip_of(name, 26, 13.3)
+    if lines:
+        clip = replace(clip, lines=tuple(Line(1.3 * k, 1.3 * k + 1, ("red circle", "hum")[k % 2]) for k in range(10)))
     found = []
     for steps in (10**6, 4):
         with windows_of(steps, monkeypatch), watched(pipe) as seen:

@@ -79,7 +79,7 @@ class ReadArguments:
         reader = ClipReader(file, self.video, self.audio, self.start, self.end, self.max_seconds, budget)
         reader.inspect(ask_decoder)
         if self.text is not None:
-            reader.read_text()
+            reader.read_text(self.strict)
         reader.plan_images(self.sampling, self.fps, self.limit)
         if reader.grid is not None:
             moments = reader.grid.moments

@@ -145,15 +145,18 @@ class ClipPlan:
             _, headers = read_headers(container, None, audio, self.start + self.until, self.budget, whole_audio=True)
         return -math.inf if headers is None else headers.end
 
-    def read_text(self) -> None:
+    def read_text(self, strict: bool = False) -> None:
         """Read the subtitles, after `inspect`.
+
+        Args:
+            strict: whether a damaged packet of a subtitle track is an error.
 
         Raises:
             MediaError: subtitles are there and can't be read, or are over a limit.
         """
         assert self.clock is not None
         self.lines, warnings = read_subtitles(
-            self.file, self.budget, zero=self.clock.zero, start=self.start, until=self.until
+            self.file, self.budget, zero=self.clock.zero, start=self.start, until=self.until, strict=strict
         )
         self.warnings += warnings
 

@@ -14,7 +14,7 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.subtitles.stream import SubtitleStream
 
-from omnisift.errors import MediaError, NotMedia, NotReadable, TooBig, UsageError
+from omnisift.errors import Damaged, MediaError, NotMedia, NotReadable, TooBig, UsageError
 from omnisift.media.container import open_container, read_packets
 from omnisift.media.cues import TEXT_CODECS, decode_text, packet_text, parse_file
 from omnisift.media.headers import ENOUGH
@@ -43,7 +43,7 @@ def check_text(text: object) -> None:
 
 
 def read_subtitles(
-    file: Source, budget: WorkBudget, *, zero: float, start: float, until: float
+    file: Source, budget: WorkBudget, *, zero: float, start: float, until: float, strict: bool = False
 ) -> tuple[tuple[Line, ...], list[str]]:
     """Read the lines of a clip.
 
@@ -53,6 +53,7 @@ def read_subtitles(
         zero: seconds on the file's own clock that are 0 in the result.
         start: seconds of the clip that are 0 in the result.
         until: seconds of the result; lines that begin here or later are left out.
+        strict: whether a damaged packet of a track is an error.
 
     Returns:
         The lines in order of their start, and sentences about what was unusual.
@@ -65,7 +66,7 @@ def read_subtitles(
     if beside is not None:
         warnings += _read_beside(beside, lines, start, budget)
     else:
-        warnings += _read_track(file, lines, zero, budget)
+        warnings += _read_track(file, lines, zero, budget, strict)
     return lines.arrange(), warnings + lines.warnings()
 
 
@@ -154,7 +155,7 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _read_track(file: Source, lines: LineList, zero: float, budget: WorkBudget) -> list[str]:
+def _read_track(file: Source, lines: LineList, zero: float, budget: WorkBudget, strict: bool) -> list[str]:
     """Read the cues of the default track of text, else of the first one; returns warnings."""
     with open_container(file) as container:
         tracks, others = _text_tracks(container)
@@ -167,12 +168,15 @@ def _read_track(file: Source, lines: LineList, zero: float, budget: WorkBudget) 
             which = "the default one" if default else f"track {stream.index}"
             warnings.append(f"{len(tracks)} subtitle tracks; {which} was read")
         try:
-            return warnings + _read_packets(read_packets(container, [stream], budget), codec, lines, zero)
+            packets = read_packets(container, [stream], budget)
+            return warnings + _read_packets(packets, codec, lines, zero, strict)
         except MediaError as error:
             raise type(error)(f"its subtitle track {stream.index}: {error}") from None
 
 
-def _read_packets(packets: Iterator[Packet[Any] | None], codec: str, lines: LineList, zero: float) -> list[str]:
+def _read_packets(
+    packets: Iterator[Packet[Any] | None], codec: str, lines: LineList, zero: float, strict: bool
+) -> list[str]:
     """Read the cues of a track's packets; returns warnings."""
     size = damaged = guesses = count = late = 0
     for packet in packets:
@@ -194,6 +198,8 @@ def _read_packets(packets: Iterator[Packet[Any] | None], codec: str, lines: Line
         lines.add(begin, begin + max(0.0, float((packet.duration or 0) * packet.time_base)), text)
         guesses += is_guess
         count += bool(text.strip())
+    if damaged and strict:
+        raise Damaged(f"{damaged} packets can't be read; get a complete copy, or read with strict=False")
     warnings = [f"{damaged} damaged packet(s) of subtitles left out"] if damaged else []
     if guesses:
         warnings.append(f"{guesses} packet(s) of subtitles are not UTF-8; they were read as Windows-1252")

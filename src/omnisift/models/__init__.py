@@ -5,7 +5,7 @@ from omnisift.models.attachment import Attachment
 from omnisift.models.base import ADAPTERS, adapter_class, adapter_for, attach, model_class
 from omnisift.models.compression import Compression
 from omnisift.models.grid_adapter import GridAdapter
-from omnisift.models.layout import Layout
+from omnisift.models.layout import Layout, PromptLines
 from omnisift.models.side_inputs import Side
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Layout",
     "Parts",
     "Prompt",
+    "PromptLines",
     "Side",
     "adapter_class",
     "adapter_for",

@@ -48,28 +48,20 @@ def place_lines(stream: TokenStream, prompt: Prompt, position_ids: Tensor, adapt
         columns = slice(row * length, (row + 1) * length)
         if found is None or not bool((stream.modality[columns] == Modality.SUBTITLE).any()):
             continue
-        part = _Row(
+        part = LineRow(
             block=found.block(prompt.attention_mask[row]),
             chunk=stream.chunk[columns],
             clip=stream.clip[columns],
             modality=stream.modality[columns],
             time=stream.position[0, columns],
         )
-        places = part.places(prompt.input_ids[row], adapter)
-        # A stable sort of twice the column, and for a line of one less than that of the token it goes before.
-        key = 2 * torch.arange(length)
-        key[part.block] = 2 * places - 1
-        order[row] = torch.argsort(key, stable=True)
-        if adapter.times_are_positions:
-            shift[row] = part.overlay(rotary[:, row])
-        else:
-            part.insert(rotary[:, row], places)
+        order[row], shift[row] = part.place(prompt.input_ids[row], rotary[:, row], adapter)
     return Placement(order, position_ids, shift)
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One row of S tokens."""
+class LineRow:
+    """One row of S tokens, with lines."""
 
     block: slice
     """The M tokens of lines."""
@@ -81,6 +73,27 @@ class _Row:
     """[S] int8."""
     time: Tensor
     """[S] int64: microseconds."""
+
+    def place(self, input_ids: Tensor, rotary: Tensor, adapter: Adapter) -> tuple[Tensor, Tensor | int]:
+        """Find the place of every line.
+
+        Args:
+            input_ids: [S] int64.
+            rotary: [3 or 1, S]: rotary positions, which are changed in place to those of `Placement`.
+            adapter: of the host.
+
+        Returns:
+            `Placement.order` and ``shift`` of the row.
+        """
+        places = self.places(input_ids, adapter)
+        # A stable sort of twice the column, and for a line of one less than that of the token it goes before.
+        key = 2 * torch.arange(len(input_ids))
+        key[self.block] = 2 * places - 1
+        order = torch.argsort(key, stable=True)
+        if adapter.times_are_positions:
+            return order, self.overlay(rotary)
+        self.insert(rotary, places)
+        return order, 0
 
     @property
     def media(self) -> Tensor:
@@ -101,13 +114,14 @@ class _Row:
         # A line stands behind what belongs to the frame before it, and before what belongs to the next.
         end = self.block.start
         if adapter.times_behind:
-            starts = firsts - _common([gap.flip(0) for gap in gaps])
+            starts = firsts - _common([part.flip(0) for part in (input_ids[: int(opening[0])], *gaps)])
         else:
             behind = _common([*gaps, input_ids[int(opening[-1]) + 1 : end]]) if adapter.times_in_words else 0
             starts = lasts + 1 + behind
             # Behind the last chunk, too, unless its audio stands apart from it.
             if int(opening[-1]) == int(media[-1]) or not adapter.times_in_words:
-                end = int(media[-1]) + 1 + behind
+                placeholder = input_ids[:end] == input_ids[media[-1]]  # also of LLaVA's token behind a clip
+                end = int(torch.nonzero(placeholder)[-1]) + 1 + behind
         after = torch.cat([starts, torch.tensor([end])])
         return after[torch.searchsorted(chunks, self.chunk[self.block]).clamp(max=len(chunks) - 1)]
 

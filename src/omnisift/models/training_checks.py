@@ -35,11 +35,11 @@ def assert_compressed(attachment: Attachment, input_ids: Tensor) -> None:
             "training without compression: a prompt with video bypassed the hooks of the compressor; "
             "call the model that it is attached to, not the one inside, and don't detach while training"
         )
-    total, kept = last.n_video + last.n_audio, last.kept_video + last.kept_audio
+    total, kept = last.n_video + last.n_audio + last.n_text, last.kept_video + last.kept_audio + last.kept_text
     # A number of tokens keeps all of the clips that have no more.
     if total >= MIN_TOKENS and kept == total and budget.tokens is None:
         raise TrainingError(
-            f"training without compression: all {total} video and audio tokens of a batch were kept; "
+            f"training without compression: all {total} tokens of the clips of a batch were kept; "
             "check the budget and the compressor"
         )
 

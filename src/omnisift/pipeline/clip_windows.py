@@ -11,7 +11,7 @@ they look (`Compressor.reach`):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from omnisift.budget import Counts
-from omnisift.chunks import segment_sizes
+from omnisift.chunks import ChunkShapes, segment_sizes
 from omnisift.compressors import Compressor
 from omnisift.config import EncodingOptions
+from omnisift.models import adapter_for
 from omnisift.models.media_encoding import MediaEmbeds
 from omnisift.pipeline.clip_outline import CHUNK_STEPS, ClipOutline
 from omnisift.pipeline.clip_sources import ClipSource
@@ -86,27 +87,31 @@ def compress_windows(
     """
     encoder = WindowEncoder(host, source, inputs, encoding, timer)
     shapes = clip.shapes
-    counts = compressor.budget.counts(shapes).by_segment().view(-1, 3)
-    encoder.check_counts(counts, shapes)
-    keep = clip.modality == Modality.TEXT
+    budgeted = compressor.budget.counts(shapes)
+    counts = torch.cat([budgeted.by_segment().view(-1, 3), budgeted.text[:, None]], dim=1)
+    encoder.check_counts(counts[:, :3], shapes)
+    keep, encoded = clip.modality == Modality.TEXT, torch.zeros(len(clip.modality), dtype=torch.bool)
     scores: Tensor | None = None
     kept, places, memory = list[MediaEmbeds](), list[Tensor](), dict[str, Any]()
     context = -(-(compressor.reach or 0) // CHUNK_STEPS)  # chunks before a window that the method looks back to
     past = clip.part(0, 0)
-    windows = _encoded_windows(encoder, clip, inputs, host.device)
+    table: Any = adapter_for(host.thinker).parts.language_model
+    windows = _encoded_windows(
+        encoder, clip, inputs, host.device, lambda ids: table.get_input_embeddings()(ids.long().to(host.device))
+    )
     for begin, end, tokens, side in [_joined_windows(windows)] if compressor.reach is None else windows:
         # Choose among the tokens of the window. What comes before it is kept as a whole, and ignored.
         first = max(0, begin - context)
         stream = _numbered(joined_streams(past, tokens), first)
-        present = segment_sizes(stream)
+        present = torch.cat([segment_sizes(stream), ChunkShapes.of(stream).text[:, None]], dim=1)
         part_counts = torch.cat([present[: begin - first], counts[begin:end]])
         with timer("compress"):
             selection = compressor.next_part(stream, Counts(*part_counts.unbind(dim=1)), memory)
             chosen = selection.keep.cpu()[len(past) :]
         # Record the choice, and hold the embeddings of the kept tokens.
-        keep[tokens.sample] = chosen
+        keep[tokens.sample], encoded[tokens.sample] = chosen, True
         if selection.scores is not None:
-            scores = _no_scores(clip.modality) if scores is None else scores
+            scores = torch.full(clip.modality.shape, torch.nan) if scores is None else scores
             scores[tokens.sample] = selection.scores.detach().float().cpu()[len(past) :]
         kept.append(kept_rows(MediaEmbeds(tokens.embeds, side), tokens.modality, chosen, selection.embeds))
         places.append(tokens.sample[chosen])
@@ -116,12 +121,9 @@ def compress_windows(
     order = torch.argsort(torch.cat(places))
     embeds = torch.cat([media.embeds for media in kept])
     embeds, marked = embeds[order.to(embeds.device)], _joined_layers([media.marked for media in kept])
+    if scores is not None:  # the lowest for video that is not encoded
+        scores[(clip.modality == Modality.VIDEO) & ~encoded] = float("-inf")
     return KeptTokens(keep, clip.modality, scores, MediaEmbeds(embeds, marked), encoder.encoded_tokens)
-
-
-def _no_scores(modality: Tensor) -> Tensor:
-    """[S] float32: NaN, but the lowest for video, whose tokens may not be encoded."""
-    return torch.full(modality.shape, torch.nan).masked_fill_(modality == Modality.VIDEO, float("-inf"))
 
 
 _Window = tuple[int, int, TokenStream, dict[str, list[Tensor]]]
@@ -129,17 +131,26 @@ _Window = tuple[int, int, TokenStream, dict[str, list[Tensor]]]
 
 
 def _encoded_windows(
-    encoder: WindowEncoder, clip: ClipOutline, inputs: Mapping[str, Any], device: torch.device
+    encoder: WindowEncoder,
+    clip: ClipOutline,
+    inputs: Mapping[str, Any],
+    device: torch.device,
+    words: Callable[[Tensor], Tensor],
 ) -> Iterator[_Window]:
-    """Encode the windows of a clip, one after the other."""
+    """Encode the windows of a clip, one after the other; ``words`` embeds tokens of text."""
     windows = list(_windows(clip.chunks, inputs, device))
     for number, (begin, end) in enumerate(windows, start=1):
         encoder.timer.on_stage(window_name(number, len(windows)))
         tokens = clip.part(begin, end)
-        media, encoded = _encode(encoder, tokens.modality)
+        is_line = tokens.modality == Modality.SUBTITLE
+        media, encoded = _encode(encoder, tokens.modality[~is_line])
+        embeds = media.embeds
+        if bool(is_line.any()):
+            embeds = torch.cat([embeds, words(inputs["input_ids"][0, tokens.sample[is_line]]).to(embeds.dtype)])
         if not bool(encoded.all()):
-            tokens = stream_rows(tokens, torch.nonzero(encoded)[:, 0])
-        yield begin, end, replace(tokens, embeds=media.embeds), media.marked
+            present = torch.cat([encoded, torch.ones(int(is_line.sum()), dtype=torch.bool)])
+            tokens = stream_rows(tokens, torch.nonzero(present)[:, 0])
+        yield begin, end, replace(tokens, embeds=embeds), media.marked
 
 
 def _joined_windows(windows: Iterable[_Window]) -> _Window:

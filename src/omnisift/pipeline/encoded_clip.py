@@ -22,7 +22,7 @@ from omnisift.models.layout import PromptLines
 from omnisift.models.short_prompt import ShortPrompt
 from omnisift.pipeline.clip_outline import ClipOutline
 from omnisift.pipeline.held_prompt import HOLD_BYTES, HeldPrompts, Key, settings_key
-from omnisift.pipeline.line_tokens import LineTokens
+from omnisift.pipeline.line_tokens import LineTokens, closing_marks
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.preparation import normalize_patches
 from omnisift.pipeline.prompt import around_clip, build_compact_inputs, heard_by, join_rows, prompt_text
@@ -153,7 +153,7 @@ class EncodedClip:
             types = inputs["mm_token_type_ids"][:, self._columns]
             inputs["mm_token_type_ids"] = torch.cat([torch.zeros_like(before), types, torch.zeros_like(after)], dim=1)
         row = PromptRow(self.media, inputs, self, ids.shape[1] - after.shape[1])
-        return with_lines(row, self._lines, row.shared)
+        return with_lines(row, self._lines, row.shared + closing_marks(self.host.processor, after[0].tolist()))
 
     def _process(self, question: str, system: str | None) -> dict[str, Any]:
         """The inputs of a prompt with the clip."""
@@ -227,19 +227,19 @@ def prompt_row(
 
 
 def with_lines(row: PromptRow, lines: LineTokens | None, begin: int) -> PromptRow:
-    """A prompt with lines of text behind its clip, whose last token is before ``begin``."""
+    """A prompt with lines of text behind its clip, of which the last token and mark is before ``begin``."""
     if lines is None:
         return row
     inputs, places = lines.inserted(row.inputs, begin)
-    shared = row.shared + places.total if row.shared else 0
+    shared = begin + places.total if row.shared else 0
     return replace(row, inputs=inputs, lines=places, shared=shared)
 
 
 def _clip_end(processor: Any, row: PromptRow, question: str, system: str | None) -> int:
-    """Tokens of a prompt up to the end of its clip."""
+    """Tokens of a prompt up to the end of its clip, with the marks that close it."""
     after = around_clip(processor, row.media, prompt_text(processor, row.media, question, system))[1]
     ids = processor.tokenizer(after, add_special_tokens=False)["input_ids"]
-    return int(row.inputs["input_ids"].shape[1]) - len(ids)
+    return int(row.inputs["input_ids"].shape[1]) - len(ids) + closing_marks(processor, ids)
 
 
 def split_calls(rows: Sequence[PromptRow], compressor: Compressor | None) -> list[list[int]]:

@@ -108,7 +108,7 @@ class _Repeat(Compressor):
         self.eval()
 
     def forward(self, stream: TokenStream) -> Selection:
-        """Keep the same tokens of each row, and all others."""
+        """Keep the same tokens of each row, of subtitles too, and all others. Tracks have no say."""
         width = len(stream) // len(self._held)
         shape = len(self._held), width
         keep, scores = torch.ones(shape, dtype=torch.bool), torch.full(shape, torch.nan)

@@ -70,3 +70,9 @@ class LineTokens:
                 part = fill.get(name, torch.zeros_like(self.ids)).to(value.dtype)
                 longer[name] = torch.cat([value[:, :begin], part, value[:, begin:]], dim=1)
         return longer, PromptLines(begin, self.lengths, self.times)
+
+
+def closing_marks(processor: Any, after: Sequence[int]) -> int:
+    """How many tokens of the text behind a clip are the marks that close it, such as ``<|vision_eos|>``."""
+    special = {token for token, known in processor.tokenizer.added_tokens_decoder.items() if known.special}
+    return next((place for place, token in enumerate(after) if token not in special), len(after))

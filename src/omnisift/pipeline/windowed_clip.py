@@ -18,6 +18,8 @@ from omnisift.media import Media, MediaFile, WindowsUnavailable, read_or_open
 from omnisift.models import Compression, adapter_for
 from omnisift.models.attachment import check_unattached
 from omnisift.models.grid_adapter import GridAdapter
+from omnisift.models.layout import PromptLines
+from omnisift.models.line_placement import LineRow
 from omnisift.models.partial_encoding import why_not_partial
 from omnisift.models.short_prompt import ShortPrompt
 from omnisift.models.window_attention import batched_windows
@@ -129,10 +131,6 @@ def open_clip(
         UsageError: an argument is out of range.
     """
     reason = why_not_windows(host, compressor)
-    if reading.get("text") is not None or (isinstance(clip, Media) and clip.lines):
-        if encoding != ALL_ENCODED:
-            raise UsageError("retain_encoded and still_threshold can't be used with subtitles: leave one of them out")
-        return read_for(host.processor, clip, **reading)
     if encoding != ALL_ENCODED:
         longest = 0
     elif reason is None and hold_bytes is None:
@@ -238,12 +236,10 @@ class WindowedClip(EncodedClip):
         row = super().prompt(question, system)
         ids = row.inputs["input_ids"].int()
         inputs = {**row.inputs, "input_ids": ids, "attention_mask": _ones(ids)}
-        return replace(row, inputs=inputs, outline=self._outline(inputs))
-
-    def _outline(self, inputs: Mapping[str, Any]) -> ClipOutline:
         adapter = adapter_for(self.host.thinker)
         assert isinstance(adapter, GridAdapter)
-        return ClipOutline(adapter, inputs, self.media.seconds_per_grid)
+        outline = ClipOutline(adapter, inputs, self.media.seconds_per_grid, row.lines)
+        return replace(row, inputs=inputs, outline=outline)
 
     def _process(self, question: str, system: str | None) -> dict[str, Any]:
         text = prompt_text(self.host.processor, self.media, question, system)
@@ -295,7 +291,8 @@ class WindowedClip(EncodedClip):
             kept = self._compress_source(row, compressor, encoding, DecodedSource(media, self.host.processor), timer)
         finally:
             self.close()
-        return kept.columns(slice(row.shared - (self._columns.stop - self._columns.start), row.shared))
+        assert row.outline is not None
+        return kept.columns(slice(row.outline.begin, row.shared))
 
     def _checked(self, media: Media) -> Media:
         """The clip as it was read again; `NotReadable` if it has other sizes than before."""
@@ -322,7 +319,7 @@ def _ones(mask: Tensor) -> Tensor:
 
 def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
     """The row with the kept tokens of its clip. To the host, all tokens look like text."""
-    ids, begin = row.inputs["input_ids"], row.shared - len(kept.keep)
+    ids, begin, adapter = row.inputs["input_ids"], row.shared - len(kept.keep), adapter_for(host.thinker)
     # The texts around the clip are kept as they are.
     keep = torch.ones(ids.shape[1], dtype=torch.bool)
     modality = torch.full(keep.shape, int(Modality.TEXT), dtype=torch.int8)
@@ -331,22 +328,40 @@ def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
     if kept.scores is not None:
         scores = torch.full((1, len(keep)), torch.nan)
         scores[0, begin : row.shared] = kept.scores
-    kind = modality[keep]
+    positions = adapter.rotary_positions({**row.inputs, "input_ids": ids.long()})
+    # The kept tokens in their order, which lines change.
+    order = torch.arange(ids.shape[1])
+    if row.lines is not None and row.outline is not None:
+        order, _ = _line_row(row.outline, row.lines, modality).place(ids[0].long(), positions[:, 0], adapter)
+    order = order[keep[order]]
+    kind = modality[order]
     column = torch.nonzero(kind != Modality.TEXT)[:, 0]
-    positions = adapter_for(host.thinker).rotary_positions({**row.inputs, "input_ids": ids.long()})
+    media = kept.media
+    if row.lines is not None:
+        rank = torch.argsort(torch.argsort(order[column]))
+        media = replace(media, embeds=media.embeds[rank.to(media.embeds.device)])
     short = ShortPrompt(
-        media=kept.media,
+        media=media,
         column=column,
         is_video=kind[column] == Modality.VIDEO,
-        position_ids=positions[:, :, keep],
+        position_ids=positions[:, :, order],
         next_position=positions[0, :, -1] + 1,
         compression=Compression(modality.unsqueeze(0), keep.unsqueeze(0), scores),
         encoded_tokens=kept.encoded_tokens,
     )
     # A token of the text stands for those of the clip, so that `generate` looks for no images.
-    short_ids = ids[:, keep].long()
+    short_ids = ids[:, order].long()
     short_ids[0, column] = int(ids[0, 0])
     inputs = {"input_ids": short_ids, "attention_mask": torch.ones_like(short_ids)}
     if "use_audio_in_video" in row.inputs:
         inputs["use_audio_in_video"] = False
     return replace(row, inputs=inputs, shared=int(keep[: row.shared].sum()), short=short)
+
+
+def _line_row(outline: ClipOutline, lines: PromptLines, modality: Tensor) -> LineRow:
+    """A prompt with lines, of which ``modality`` [S] says what each token is."""
+    stream = outline.part(0, outline.chunks)
+    chunk, clip = (torch.full(modality.shape, -1, dtype=torch.int64) for _ in range(2))
+    time = torch.zeros_like(chunk)
+    chunk[stream.sample], clip[stream.sample], time[stream.sample] = stream.chunk, 0, stream.position[0]
+    return LineRow(slice(lines.begin, lines.begin + lines.total), chunk, clip, modality, time)

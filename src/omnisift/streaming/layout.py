@@ -261,13 +261,14 @@ class StreamLayout:
         """The rotary position at which the stream begins."""
         return int(self.unit.position_ids[0].min())
 
-    def after(self, turns: Sequence[tuple[str, str]], question: str, last: int) -> tuple[Tensor, Tensor]:
+    def after(self, turns: Sequence[tuple[str, str]], question: str, last: int, free: int) -> tuple[Tensor, Tensor]:
         """The prompt behind the stream.
 
         Args:
             turns: questions and answers before.
             question: the question.
             last: `last_position` of the unit that was read last, before compression.
+            free: the first rotary position behind lines.
 
         Returns:
             Ids [N] and their rotary positions [N].
@@ -281,6 +282,7 @@ class StreamLayout:
         fixed = virtual.position_ids[0, virtual.end : virtual.text + 1]
         if self._text_advances:
             fixed = fixed - virtual.last + last
+        fixed = fixed + max(0, free - int(fixed[0]))
         rest = fixed[-1] + torch.arange(1, len(tail))
         return torch.cat([virtual.ids[virtual.end : virtual.text], tail]), torch.cat([fixed, rest])
 

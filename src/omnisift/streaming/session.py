@@ -184,7 +184,7 @@ class StreamSession:
         if not unit.images:
             return False
         encoder, cache = state.encoder.fork(), state.cache.fork()
-        lines, count = state.unit_lines(unit, self.host.processor)
+        lines, count = state.unit_lines(unit.number, self.host.processor)
         kept = self._encoded(encoder, unit, lines)
         begin = time.perf_counter()
         held, read, start = self._after_policy(state, cache, unit.number)
@@ -313,18 +313,20 @@ class StreamSession:
         unfinished, tokens = state.assembler.unfinished(), state.last or state.layout.unit
         start, lead = state.start_of(state.assembler.unit) - tokens.length, state.lead_of(state.assembler.unit)
         if unfinished is not None:
-            lines, _ = state.unit_lines(unfinished, self.host.processor)
+            lines, _ = state.unit_lines(unfinished.number, self.host.processor)
             kept = self._encoded(state.encoder.fork(), unfinished, lines)
             cache, number, tokens = cache.fork(), unfinished.number, kept.tokens
             start, lead = state.start_of(number), state.lead_of(number) - tokens.length
             lead = lead if lines is None else free_position(tokens, state.layout)
             self._read(state, cache, kept, start)
+        else:
+            cache, lead = self._with_late_lines(state, lead)
         if number < 0:
             raise UsageError("no image came yet: feed the stream before asking about it")
         moved = tokens.position_ids + start * state.layout.moving(tokens.modality)
-        last = max(last_position(moved, tokens.modality), state.layout.origin + start + tokens.length + lead - 1)
-        ids, positions = state.layout.after(turns, question, last)
-        highest = max(last, int(moved.max()))
+        free = state.layout.origin + start + tokens.length + lead
+        ids, positions = state.layout.after(turns, question, last_position(moved, tokens.modality), free)
+        highest = max(int(moved.max()), free - 1)
         width, limit = len(cache) + len(ids), self._context
         if limit is not None and max(width, highest + 1, int(positions[-1]) + 1) + max_new_tokens > limit:
             raise TooBig(
@@ -332,6 +334,19 @@ class StreamSession:
                 f"up to {max_new_tokens}, but the context is {limit}: let the policy hold less, or lower max_new_tokens"
             )
         return question_row(state.layout, cache, ids, positions), state.assembler.end
+
+    def _with_late_lines(self, state: State, lead: int) -> tuple[StreamCache, int]:
+        """The cache with lines for which no unit is there yet, behind it; and the new value of `State.lead`."""
+        number = state.assembler.unit
+        lines, _ = state.unit_lines(number, self.host.processor)
+        if lines is None:
+            return state.cache, lead
+        cache, count = state.cache.fork(), len(lines.ids)
+        begin = state.layout.origin + state.start_of(number) + max(0, lead)
+        table: Any = adapter_for(self.host.thinker).parts.language_model
+        embeds = table.get_input_embeddings()(lines.ids.to(self.host.device))
+        cache.append(embeds, torch.arange(begin, begin + count).expand(3, -1))
+        return cache, max(0, lead) + count
 
     def _answer(self, answer: Generated, end: float, begin: float, now: float) -> StreamAnswer:
         first = now - begin - answer.seconds["decode"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from omnisift.pipeline.line_tokens import LineTokens
-from omnisift.streaming.assembler import Assembler, Unit
+from omnisift.streaming.assembler import Assembler
 from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.encoder import UnitEncoder
 from omnisift.streaming.layout import StreamLayout, UnitTokens
@@ -52,16 +52,16 @@ class State:
         """As ``lead``, from where a unit begins that was not read yet."""
         return self.lead + self.start - self.start_of(unit)
 
-    def unit_lines(self, unit: Unit, processor: Any) -> tuple[UnitLines | None, int]:
+    def unit_lines(self, unit: int, processor: Any) -> tuple[UnitLines | None, int]:
         """The tokens of the lines that a unit reads, None without any; and how many lines these are.
 
         Raises:
             UsageError: a line contains a special token of the model.
         """
         seconds = float(self.layout.unit_seconds)
-        found = self.lines.before((unit.number + 1) * seconds)
+        found = self.lines.before((unit + 1) * seconds)
         tokens = LineTokens.of(processor, found, "the stream")
-        lines = None if tokens is None else UnitLines.of(tokens, unit.number * seconds, self.lead_of(unit.number))
+        lines = None if tokens is None else UnitLines.of(tokens, unit * seconds, self.lead_of(unit))
         return lines, len(found)
 
     @property
