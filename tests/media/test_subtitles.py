@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import os
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import av
 import clip_writer
 import numpy as np
 import pytest
@@ -32,7 +35,7 @@ from hypothesis import strategies as st
 import omnisift
 from omnisift.errors import Damaged, MediaError, MediaTimeout, NotMedia, NotReadable, TooBig, UsageError
 from omnisift.media import Line, Media, read_lines, subtitles
-from omnisift.media.lines import MAX_LINES
+from omnisift.media.lines import MAX_LINES, LineList
 from omnisift.media.windows import open_windows, read_or_open
 from omnisift.media.work import WorkBudget
 
@@ -154,23 +157,13 @@ def test_a_pipe_that_comes_in_between_does_not_block(path: Path, monkeypatch: py
 
 def test_a_file_without_permission(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beside(path, "clip.srt")
-    real = os.open
-
-    def refuse(name: Any, *rest: Any, **options: Any) -> int:
-        if str(name).endswith(".srt"):
-            raise PermissionError(13, "Permission denied")
-        return real(name, *rest, **options)
-
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(NotReadable, match=r"clip\.srt: can't be read \(Permission denied\); check its permissions"):
         read(path)
 
 
 def test_a_folder_that_cannot_be_listed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_folder: Any) -> Any:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", Mock(side_effect=PermissionError(13, "Permission denied")))
     assert "its folder can't be listed (PermissionError)" in read(path).warnings[0]
 
 
@@ -343,6 +336,17 @@ def test_tracks_of_images_are_not_read(tmp_path: Path) -> None:
     assert media.warnings[1].startswith("no subtitles: ")
     media = read(with_tracks(tmp_path / "b.mkv", images, ("subrip", [(1.0, 2.0, b"text")]), default=0))
     assert (media.lines, media.warnings) == ((Line(1.0, 2.0, "text"),), (expected,))
+
+
+def test_one_packet_that_is_late_ends_nothing() -> None:
+    times = {"first": 0, "late": 5, "second": 1, "unread": 1}
+    packets = []
+    for name in ["first", *["late"] * 7, "second", *["late"] * 8, "unread"]:
+        packets.append(av.Packet(name.encode()))
+        packets[-1].pts, packets[-1].time_base = times[name], Fraction(1)
+    found = LineList(until=2.0)
+    assert subtitles._read_packets(iter(packets), "subrip", found, 0.0, strict=False) == []
+    assert [cue.rows for cue in found.cues] == [("first",), ("second",)]
 
 
 def test_bad_packets_of_a_track(tmp_path: Path) -> None:
