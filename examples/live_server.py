@@ -13,14 +13,15 @@ A client sends, after connecting (with `Authorization: Bearer TOKEN`, or the tok
     {"token": "...", "audio": true, "live": true}     first; live false is a file: nothing is dropped, the client waits
     binary: time (float64, seconds), kind (1 byte), content; little-endian, `omnisift.media.piece_bytes`
         kind 0: a JPEG or PNG image; kind 1: int16 samples of one channel at 16 kHz
+    {"line": [1.5, 3.0, "Good morning."]}             a line of text: when it begins and ends, in seconds, and its words
     {"ask": "What is heard?", "follow_up": false}     one question at a time
     {"forget": true}                                  ends the dialogue that follow_up continues
 
 and gets JSON: {"ready": limits}, {"status": ...} once a second, {"answer": text, "time": seconds, "latency": seconds,
-"status": ...}, {"forgotten": true}, and {"error": "..."} for a question that can't be answered. `status` has seconds,
-held_tokens, held_seconds, behind_seconds and dropped_seconds. The connection is closed with 4400 for messages that are
-wrong, 4401 without the token, 4408 when idle, 4429 for too many pieces, 1009 for a message that is too large, and 1013
-when all streams are taken.
+"status": ...}, {"forgotten": true}, and {"error": "..."} for a question that can't be answered, or a line that can't be
+read. `status` has seconds, held_tokens, held_seconds, behind_seconds and dropped_seconds. The connection is closed with
+4400 for messages that are wrong, 4401 without the token, 4408 when idle, 4429 for too many pieces and lines, 1009 for a
+message that is too large, and 1013 when all streams are taken.
 """
 
 from __future__ import annotations
@@ -120,13 +121,17 @@ class Client:
             else:
                 await self.command(parsed(message, self.limits))
 
-    async def queue(self, message: bytes) -> None:
-        """Let a piece wait for the model. A file's client waits with it; a live one loses its oldest pieces."""
+    def count(self) -> None:
+        """Count a piece or a line, of which a live client may send so many."""
         rate, now = self.limits.pieces_per_second, time.monotonic()
         self.allowance = min(2 * rate, self.allowance + (now - self.counted) * rate) - 1
         self.counted = now
         if self.allowance < 0 and self.is_live:
             raise Refused(4429, f"more than {rate:g} pieces per second")
+
+    async def queue(self, message: bytes) -> None:
+        """Let a piece wait for the model. A file's client waits with it; a live one loses its oldest pieces."""
+        self.count()
         at = message_time(message)
         async with self.changed:
             while not self.is_live and self.is_full(at):
@@ -169,11 +174,17 @@ class Client:
                 async with self.changed:  # about all that a file's client has sent
                     await self.changed.wait_for(lambda: not self.waiting and not self.is_feeding)
             self.question = asyncio.create_task(self.ask(values["ask"], bool(values.get("follow_up", False))))
+        elif values.keys() == {"line"} and isinstance(values["line"], list) and len(values["line"]) == 3:
+            self.count()
+            try:  # the stream keeps it until the images of its time
+                await self.server.work(self.stream.feed, omnisift.Line(*values["line"]))
+            except OmniSiftError as error:
+                await self.send(error=str(error))
         elif values == {"forget": True}:
             await self.server.work(self.stream.forget)
             await self.send(forgotten=True)
         else:
-            raise Refused(4400, 'send {"ask": "..."} or {"forget": true}')
+            raise Refused(4400, 'send {"ask": "..."}, {"line": [start, end, "..."]} or {"forget": true}')
 
     async def ask(self, question: str, follow_up: bool) -> None:
         """Answer a question about what the model has read."""

@@ -47,10 +47,10 @@ class FakeStream:
     def report(self) -> Any:
         return SimpleNamespace(seconds=self.seconds, held_tokens=10 * len(self.fed), held_seconds=self.seconds)
 
-    def feed(self, piece: omnisift.Piece) -> None:
+    def feed(self, piece: omnisift.Piece | omnisift.Line) -> None:
         assert self.open.wait(20)
         self.fed.append(piece)
-        self.seconds = piece.time
+        self.seconds = piece.start if isinstance(piece, omnisift.Line) else piece.time
 
     def ask(self, question: str, *, follow_up: bool, max_new_tokens: int) -> Any:
         if question == "fail":
@@ -209,6 +209,9 @@ def test_messages_over_the_limit_close_the_connection() -> None:
         (json.dumps({"ask": 5}), "ask"),
         (json.dumps({"ask": "x", "more": 1}), "ask"),
         (json.dumps({"forget": False}), "forget"),
+        (json.dumps({"line": "hello"}), "line"),
+        (json.dumps({"line": [0, 1]}), "line"),
+        (json.dumps({"line": [0, 1, "hello"], "more": 1}), "line"),
         (b"x", "1 bytes"),
         (image_message(0.0, b"no image"), "JPEG or PNG"),
         (image_message(float("nan"), b"x"), "nan"),

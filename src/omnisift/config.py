@@ -199,10 +199,10 @@ class TextOptions(_Options):
             UsageError: ``text`` is nothing that can be read, or ``retain_text`` is given without it.
         """
         from omnisift.budget import Budget
+        from omnisift.media.subtitles import check_text
 
-        if self.text is not None:
-            check_choice("text", self.text, ("subtitles",))
-        elif self.retain_text is not None:
+        check_text(self.text)
+        if self.text is None and self.retain_text is not None:
             raise UsageError("retain_text is for the tokens of subtitles, which text='subtitles' reads: add it")
         Budget(retain=1.0, retain_text=self.retain_text)
 

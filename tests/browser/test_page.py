@@ -84,6 +84,32 @@ def test_move_the_slider_and_compare(address: str, open_page) -> None:
     assert ask(page).count() == 2
 
 
+def test_subtitles_of_an_uploaded_file(address: str, open_page, clip: Path, tmp_path: Path) -> None:
+    words, wrong = tmp_path / "words.srt", tmp_path / "wrong.srt"
+    words.write_text("1\n00:00:01,000 --> 00:00:02,000\na red circle and a beep\n")
+    wrong.write_text("no times at all")
+    page = open_page(address)
+    upload_and_see(page, clip)
+    cards = ask(page, "Which colour appears last?")
+    assert "text" not in cards.nth(1).inner_text()
+    page.locator("#subtitles input[type=file]").set_input_files(str(words))
+    page.locator("#subtitles", has_text="words").wait_for()
+    cards = ask(page)
+    assert re.search(r"text\s+6 of 6", cards.nth(1).inner_text())
+    report = page.frame_locator("iframe.report")
+    assert report.locator("#lanes .text").first.inner_text().startswith("a red circle")
+    page.get_by_label("Read subtitles").check()
+    upload_and_see(page, Path(shutil.copy(clip, tmp_path / "other.mp4")))
+    cards = ask(page)
+    assert "text" not in cards.nth(1).inner_text(), "the clip has no track of text"
+    assert "no subtitles: " in page.locator("#answers").inner_text()
+    page.locator("#subtitles input[type=file]").set_input_files(str(wrong))
+    page.locator("#subtitles", has_text="wrong").wait_for()
+    page.get_by_role("button", name="Ask").click()
+    page.locator("#status .error").wait_for()
+    assert "its subtitles wrong.srt: " in page.locator("#status .error").inner_text()
+
+
 def test_choose_a_model(open_page, tmp_path: Path) -> None:
     """The first model was trained for its selector. The second has none: the default and the methods are others."""
     own, plain = tmp_path / "own", tmp_path / "plain"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,28 @@ def report(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def ready(page: Any) -> Any:
     page.locator("#where", has_text="frame 1 of 6").wait_for()
     return page
+
+
+def test_the_track_of_text(open_page, clip: Path, tmp_path: Path) -> None:
+    talk, path = tmp_path / "talk.mp4", tmp_path / "report.html"
+    shutil.copy(clip, talk)
+    rows = ("00:00:01,000 --> 00:00:02,000\na red circle", "00:00:04,000 --> 00:00:05,000\nthen a beep")
+    talk.with_suffix(".srt").write_text("\n\n".join(f"{n}\n{row}" for n, row in enumerate(rows, 1)))
+    command = [sys.executable, "-m", "omnisift.cli", "inspect", str(talk), "-o", str(path), "--compare", "random"]
+    subprocess.run([*command, "--text", "subtitles", "--retain-text", "0.5"], check=True, stdout=subprocess.DEVNULL)
+    page = ready(open_page(path.as_uri()))
+    lanes = page.locator("#lanes .text")
+    assert lanes.count() == 2
+    boxes = [lanes.first.locator("> span").nth(number).bounding_box() for number in range(2)]
+    wide = lanes.first.bounding_box()["width"]
+    assert boxes[1]["x"] - boxes[0]["x"] == pytest.approx(wide * 3 / 6, abs=2), "each at its time"
+    lanes.first.focus()
+    page.keyboard.press("ArrowRight")
+    assert re.search(
+        r"text .red. at 1 s, chunk 1, text score .*, rank \d of 3 in its chunk, (kept|dropped)", detail(page)
+    )
+    assert lanes.first.locator("s").count() == 2
+    assert findings(page, ("moderate", "serious", "critical")) == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,28 @@ def test_ask_prints_the_answer_and_its_cost(omnisift, clip: Path) -> None:
     assert code == 0
     for word in ("video", "96", "24", "audio", "150", "39", "25.6 %", "prefill", "peak memory"):
         assert word in out
+
+
+def test_ask_shows_the_tokens_of_subtitles(omnisift, clip: Path, tmp_path: Path) -> None:
+    talk = tmp_path / "talk.mp4"
+    shutil.copy(clip, talk)
+    (tmp_path / "talk.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\na red circle and a beep\n")
+    question, text = "What colour is the circle?", ("--text", "subtitles")
+    code, out, _ = omnisift("ask", talk, question, *text, "--retain-text", "0.5")
+    assert code == 0
+    table = [line.split() for line in out.splitlines()]
+    assert ["text", "6", "3", "50.0", "%"] in table
+    assert ["video", "+", "audio", "+", "text", "252", "66", "26.2", "%"] in table
+    assert "retain 0.25, text 0.5" in out
+    _, out, _ = omnisift("ask", talk, question, "Is a beep heard?", *text)
+    assert out.count("252 video, audio and text tokens (") == 2
+    tokens = json.loads(omnisift("ask", talk, question, *text, "--json")[1])["tokens"]
+    assert (tokens["text"], tokens["text_kept"]) == (6, 6)
+    _, out, _ = omnisift("ask", talk, question)
+    assert "video + audio  " in out
+    assert "text" not in out
+    code, _, err = omnisift("ask", talk, question, "--retain-text", "0.5")
+    assert (code, err.count("\n")) == (2, 1)
 
 
 def test_ask_json_is_one_object(omnisift, clip: Path) -> None:

@@ -18,9 +18,9 @@ import typer.main
 from omnisift.budget import DEFAULT_RETAIN
 from omnisift.cli.app import LOOK, MEASURE, TOOLS, TRAIN, USE, app
 from omnisift.cli.options import FIELDS, MappedModelOptions, with_records
-from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions, ServedReadOptions
+from omnisift.config import CompressionConfig, EncodingOptions, ReadOptions, ServedReadOptions, TextOptions
 
-RECORDS: tuple[Any, ...] = (MappedModelOptions, CompressionConfig, EncodingOptions, ReadOptions)
+RECORDS: tuple[Any, ...] = (MappedModelOptions, CompressionConfig, EncodingOptions, ReadOptions, TextOptions)
 Omnisift = Callable[..., tuple[int, str, str]]
 GROUP: Any = typer.main.get_command(app)
 PATHS = [[name] for name in GROUP.commands] + [["eval", name] for name in GROUP.commands["eval"].commands]

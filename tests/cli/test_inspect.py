@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -36,6 +37,25 @@ def test_json_is_the_trace_and_nothing_else(omnisift, clip: Path, spelling: list
     assert [trace["methods"][1][key] for key in ("compressor", "compressor_reason")] == ["resift", "default"]
     assert trace["methods"][1]["retain"] == "0.5"
     assert trace["evidence"]["type"] == "order"
+
+
+def test_subtitles(omnisift, clip: Path, tmp_path: Path) -> None:
+    talk, page = tmp_path / "talk.mp4", tmp_path / "report.html"
+    shutil.copy(clip, talk)
+    (tmp_path / "talk.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\na red circle and a beep\n")
+    command = ("inspect", talk, "--text", "subtitles", "--retain-text", "0.5", "--compare", "random")
+    code, out, _ = omnisift(*command, "--json", "-o", page)
+    trace = json.loads(out)
+    assert code == 0
+    assert "".join(trace["lines"][0]["pieces"]) == "a red circle and a beep"
+    for method in trace["methods"][1:]:
+        assert method["selection"]["text_kept"] == [3, 0, 0]
+        assert method["retain"] == "0.25, text 0.5"
+    assert "<s>" in page.read_text(encoding="utf-8")
+    code, out, _ = omnisift("inspect", talk, "--json")
+    assert json.loads(out)["lines"] == []
+    code, _, err = omnisift("inspect", talk, "--json", "--retain-text", "0.5")
+    assert (code, err.count("\n")) == (2, 1)
 
 
 def test_a_number_of_tokens(omnisift, clip: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,31 @@ def test_captions_of_a_folder(omnisift, folder: Path, tmp_path: Path) -> None:
     result = {row["id"]: row for row in rows(out)}
     assert result["clip-000000.mp4"]["answer"].startswith("at 1 yellow cross with hiss")
     assert result["clip-000000.mp4"]["tokens"]["generated"] > 10
+
+
+def test_subtitles_are_counted_and_are_settings(omnisift, folder: Path, tmp_path: Path) -> None:
+    clips, out = tmp_path / "clips", tmp_path / "a.jsonl"
+    clips.mkdir()
+    for name in ("clip-000000.mp4", "clip-000001.mp4"):
+        shutil.copy(folder / name, clips / name)
+    (clips / "clip-000000.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\na red circle and a beep\n")
+    command = ("run", clips, "--task", "qa", "--question", "Is a beep heard?", "--out", out, "--text", "subtitles")
+    code, output, _ = omnisift(*command, "--retain-text", "0.5", "--limit", 1)
+    assert code == 0
+    assert "video, audio and text tokens: 252, kept 66 (26.2 %)" in output
+    assert omnisift(*command, "--retain-text", "0.5")[0] == 0, "it resumes"
+    with_text, without = rows(out)
+    assert (with_text["tokens"]["text"], with_text["tokens"]["text_kept"]) == (6, 3)
+    assert "text" not in without["tokens"]
+    assert without["notices"][0].startswith("no subtitles: ")
+    code, _, err = omnisift(*command)
+    assert code == 2
+    assert "retain_text 0.5 (now None)" in err
+    totals = json.loads(omnisift(*command, "--retain-text", "0.5", "--json")[1])
+    assert totals["tokens"]["full"] == 252 + 246
+    code, _, err = omnisift(*command[:-2], "--engine", "vllm", "--text", "subtitles")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "text is for Transformers" in err
 
 
 def test_a_number_of_tokens(omnisift, folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes, index_stream, segment_of
 from omnisift.compressors import Compressor, OmniSiftCompressor, make_compressor
 from omnisift.compressors.registry import reads_clip_only
-from omnisift.compressors.tracks import novelty
+from omnisift.compressors.tracks import closeness, novelty
 from omnisift.errors import CompressorError
 from omnisift.estimators import ESTIMATORS
 from omnisift.models import Compression
@@ -246,6 +246,20 @@ def test_novelty_is_that_of_a_loop() -> None:
         wanted.append(1 - max([0.0, *(float(unit[i] @ unit[j]) for j in before)]))
     assert min(wanted) < 0.01 < 0.99 < max(wanted)
     torch.testing.assert_close(novelty(stream, index, window, {}), torch.tensor(wanted), atol=1e-5, rtol=0)
+
+
+def test_closeness_is_the_mean_of_a_loop() -> None:
+    stream = STREAMS[2]
+    index = torch.nonzero(lines_of(stream))[:, 0]
+    keep = torch.rand(len(stream), generator=torch.Generator().manual_seed(0)) < 0.4
+    unit = torch.nn.functional.normalize(stream.embeds, dim=-1)
+    wanted, empty = [], 0
+    for i in index.tolist():
+        media = keep & (stream.chunk == stream.chunk[i]) & ~lines_of(stream)
+        wanted.append(float((unit[media] @ unit[i]).mean()) if media.any() else 0.0)
+        empty += not bool(media.any())
+    assert 0 < empty < len(index) - 10
+    torch.testing.assert_close(closeness(stream, index, keep), torch.tensor(wanted), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("spread", [True, False], ids=["over chunks", "in one chunk"])

@@ -22,7 +22,7 @@ from omnisift.inspector.images import encode_jpegs, spectrogram_image, waveform_
 from omnisift.inspector.page_data import downsample_trace, page_data
 
 VOID = {"meta", "input", "link", "br", "img"}
-PARTS = ("page.html", "page.css", "data.js", "draw.js", "page.js")
+PARTS = ("page.html", "page.css", "data.js", "draw.js", "text.js", "page.js")
 
 
 def part(name: str) -> str:

@@ -60,8 +60,29 @@ def main(memory: int, modules: Sequence[str] = ()) -> None:
 
 PLAIN = {
     "fps": 2.0, "seconds": 1.0, "video_seconds": 1.0, "capped": False, "bad_packets": 0, "warnings": [], "tags": {},
-    "times": [0.0, 0.5], "indices": [0, 1], "images": [2, 28, 28, 3], "waveform": None,
+    "times": [0.0, 0.5], "indices": [0, 1], "images": [2, 28, 28, 3], "waveform": None, "lines": 0,
 }  # fmt: skip
+BAD_LINES = (
+    b"[[0.0, 1.0]]",
+    b"[[0, 1, 2]]",
+    b'[["0", 1.0, "x"]]',
+    b'[[-1.0, 1.0, "x"]]',
+    b'[[NaN, 1.0, "x"]]',
+    b'[[0.0, Infinity, "x"]]',
+    b'[[0.5, 1.0, "x"], [0.0, 1.0, "y"]]',
+    b'[[0.0, 1.0, "\\ud800"]]',
+    b'[[0.0, 1.0, "' + b"x" * 2001 + b'"]]',
+    b"[" + b'[0.0, 1.0, "x"],' * 20_000 + b'[0.0, 1.0, "x"]]',
+    b'{"a": 1}',
+    b"[[0.0, 1.0",
+)
+"""What is no list of lines."""
+
+
+def _with_lines(text: bytes) -> bytes:
+    return json.dumps(PLAIN | {"lines": len(text)}).encode() + b"\n" + bytes(2 * 28 * 28 * 3) + text
+
+
 LIES: dict[str, bytes] = {
     "honest": json.dumps(PLAIN).encode() + b"\n" + bytes(2 * 28 * 28 * 3),
     "huge": json.dumps(PLAIN | {"images": [2, 1 << 20, 1 << 20, 3]}).encode() + b"\n",
@@ -70,6 +91,9 @@ LIES: dict[str, bytes] = {
     "flat": json.dumps(PLAIN | {"images": [100]}).encode() + b"\n" + bytes(100),
     "short": json.dumps(PLAIN).encode() + b"\n" + bytes(100),
     "count": json.dumps(PLAIN | {"times": [0.0]}).encode() + b"\n" + bytes(2 * 28 * 28 * 3),
+    "endless text": json.dumps(PLAIN | {"lines": 1 << 40}).encode() + b"\n" + bytes(2 * 28 * 28 * 3),
+    "negative text": json.dumps(PLAIN | {"lines": -1}).encode() + b"\n" + bytes(2 * 28 * 28 * 3),
+    **{f"line {number}": _with_lines(text) for number, text in enumerate(BAD_LINES)},
     "missing": b'{"fps": 2}\n',
     "list": b"[1]\n",
     "number": b"1\n",

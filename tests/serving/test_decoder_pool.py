@@ -53,6 +53,22 @@ def test_a_clip_is_the_same_as_in_this_process(clip: Path) -> None:
     assert there.images.flags.writeable
 
 
+def test_lines_come_back_when_asked(clip: Path, tmp_path: Path) -> None:
+    """As many as a reply without a bound for them could not hold."""
+    path = named(clip, tmp_path, "talk")
+    rows = [f"00:00:0{n // 1000 % 5},{n % 1000:03} --> 00:00:06,000\n{n} \u4e2d {'x' * 300}\n" for n in range(15_000)]
+    path.with_suffix(".srt").write_text("\n".join(f"{n}\n{row}" for n, row in enumerate(rows)), encoding="utf-8")
+    options = OPTIONS | {"read_timeout": 60.0}
+    with DecoderPool(options, max_children=1) as pool:
+        there = pool.read(path, text="subtitles")
+        assert len(there.lines) == 15_000
+        assert there.lines == read(path, **options, text="subtitles").lines
+        assert pool.read(path).lines == (), "subtitles are read for the one who asked"
+        path.with_suffix(".srt").write_bytes(b"\0\1\2" * 100)
+        with pytest.raises(MediaError, match=r"talk\.mp4: its subtitles talk\.srt: "):
+            pool.read(path, text="subtitles")
+
+
 def test_typed_errors_come_back(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_bytes(b"not a video")
     with DecoderPool({**OPTIONS, "require_video": True}, max_children=1) as pool:

@@ -1,10 +1,12 @@
 """Which old tokens the memory holds, and where: against plain loops on generated scores."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from omnisift import Budget, NestedBudgets
 from omnisift.streaming.policies import Clock, HeldTokens, MemoryBank
 from omnisift.tokens import Modality
 
@@ -109,3 +111,72 @@ def test_sound_alone_keeps_its_own_order():
     held = unit_of(0, 0, generator, video=0).followed_by(unit_of(1, 50, generator, video=0))
     plan = policy.plan(held, Clock(2, SECONDS, IDS, 100, (0, 50)))
     assert set(plan.keep.nonzero()[:, 0].tolist()) == set(held.score.argsort(descending=True)[:3].tolist())
+
+
+def lined_unit(number, start, generator, count, reach=1):
+    """A unit with the tokens of a line behind its own."""
+    media = unit_of(number, start, generator)
+    line = unit_of(number, start, generator, video=0, audio=count)
+    offset = 10 + reach * torch.arange(count)
+    kind = torch.full((count,), int(Modality.SUBTITLE), dtype=torch.int8)
+    return media.followed_by(dataclasses.replace(line, offset=offset, time=offset + start, modality=kind))
+
+
+@pytest.mark.parametrize("tokens", [3, 9, 20, 41, 1000])
+@pytest.mark.parametrize("reach", [1, 40])
+def test_a_quarter_of_the_memory_is_for_lines(tokens, reach):
+    policy, generator = MemoryBank(4, tokens, 4.0), torch.Generator().manual_seed(5)
+    held, start = HeldTokens.empty(), 0
+    for number in range(12):
+        plan = policy.plan(held, Clock(number, SECONDS, IDS, start, (32, 50)))
+        before = held
+        held = dataclasses.replace(held.rows(plan.keep), time=plan.time)
+        old = before.unit < number - 1
+        counts = []
+        for kind in (Modality.SUBTITLE, Modality.VIDEO, Modality.AUDIO):
+            rated = sorted(
+                (-score_of(before, i), i) for i in range(len(before)) if old[i] and before.modality[i] == kind
+            )
+            counts.append(sum(bool(plan.keep[i]) for _, i in rated))
+            assert {i for _, i in rated if plan.keep[i]} == {i for _, i in rated[: counts[-1]]}
+        text, video, audio = counts
+        old_text = int((old & (before.modality == Modality.SUBTITLE)).sum())
+        assert text == min(tokens // 4, old_text)
+        rest = tokens - text
+        assert video == min(rest - rest // 2, int((old & (before.modality == Modality.VIDEO)).sum()))
+        assert audio == min(rest // 2, int((old & (before.modality == Modality.AUDIO)).sum()))
+        # The memory ends before the window, also where lines reach beyond their unit.
+        is_old = held.unit < number - 1
+        if bool(is_old.any()) and bool((~is_old).any()):
+            assert int(held.time[is_old].max()) < int(held.time[~is_old].min())
+        held, start = held.followed_by(lined_unit(number, plan.start, generator, 5, reach)), plan.start + IDS
+
+
+@pytest.mark.parametrize("span", [2.0, 8.0])
+def test_without_old_lines_nothing_changes(span):
+    """Lines in the window alone move nothing else, and drop nothing."""
+    policy = MemoryBank(4, 12, span)
+    held = HeldTokens.empty()
+    for number in range(9):
+        held = held.followed_by(unit_of(number, number * IDS, torch.Generator().manual_seed(number)))
+    lines = lined_unit(8, 8 * IDS, torch.Generator().manual_seed(8), 7, 30).rows(torch.arange(14, 21))
+    clock = Clock(9, SECONDS, IDS, 9 * IDS, (32, 50))
+    without, both = policy.plan(held, clock), policy.plan(held.followed_by(lines), clock)
+    assert both.keep.tolist() == without.keep.tolist() + [True] * 7
+    assert both.time[:-7].tolist() == without.time.tolist()
+    assert both.start == without.start
+
+
+def test_nested_budgets_keep_lines_as_sound():
+    """The highest ranks of their chunk, by the fraction of audio."""
+    generator = torch.Generator().manual_seed(6)
+    held = lined_unit(0, 0, generator, 12)
+    rank = torch.cat([torch.arange(14), torch.arange(12)])
+    held = dataclasses.replace(held, rank=rank, size=torch.cat([torch.full((14,), 50), torch.full((12,), 12)]))
+    clock = Clock(3, SECONDS, IDS, 3 * IDS, (32, 50))
+    for retain in (0.1, 0.2, 0.5, 1.0):
+        plan = NestedBudgets([(2, None), (60, retain)]).plan(held, clock)
+        _, audio = Budget(retain=retain).rates(*clock.sizes)
+        kept = held.rows(plan.keep)
+        ranks = kept.rank[kept.modality == Modality.SUBTITLE]
+        assert ranks.tolist() == list(range(12 - int(12 * (1 - audio) + 1e-9)))

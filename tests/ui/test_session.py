@@ -231,3 +231,70 @@ def test_a_bomb_and_a_crash_cost_one_question(
     with pytest.raises(Damaged, match=r"^abort\.mp4: the decoder crashed on it"):
         session.ask(tmp_path / "abort.mp4", QUESTION, ["uniform"], 25)
     assert session.ask(uploads / "seven.mp4", QUESTION, ["uniform"], 25)
+
+
+def written(path: Path, *rows: str) -> Path:
+    cues = (f"{n}\n00:00:0{n},000 --> 00:00:0{n},900\n{text}\n" for n, text in enumerate(rows, 1))
+    path.write_text("\n".join(cues))
+    return path
+
+
+def test_subtitles_of_the_clip_are_read_when_asked(session: Session, uploads: Path, tmp_path: Path) -> None:
+    session = Session(session.host, [tmp_path], max_new_tokens=4)
+    clip = tmp_path / "talk.mp4"
+    shutil.copy(uploads / "seven.mp4", clip)
+    written(tmp_path / "talk.srt", "a red circle", "then a beep")
+    plain = session.ask(clip, QUESTION, ["uniform"], 25)
+    asked = session.ask(clip, QUESTION, ["uniform"], 25, text=True)
+    again = session.ask(clip, QUESTION, ["uniform"], 25)
+    assert plain.inspection.trace.lines == ()
+    assert ["".join(line.pieces) for line in asked.inspection.trace.lines] == ["a red circle", "then a beep"]
+    tokens = asked.inspection.trace.methods[1].answer.report.tokens
+    assert (tokens.text, plain.inspection.trace.methods[1].answer.report.tokens.text) == (6, 0)
+    assert "<div><dt>text</dt><dd>6 of 6</dd></div>" in render.answers(asked)
+    assert "<dt>text</dt>" not in render.answers(plain)
+    assert (asked.reused, again.reused) == (False, True)
+
+
+def test_an_uploaded_file_of_subtitles_is_read_with_the_clip(session: Session, uploads: Path, tmp_path: Path) -> None:
+    session = Session(session.host, [tmp_path, uploads], max_new_tokens=4)
+    words = written(tmp_path / "words.srt", "a red <b>circle</b>")
+    answers = [session.ask(uploads / "seven.mp4", QUESTION, ["uniform"], 25, subtitles=words) for _ in range(2)]
+    assert [answer.reused for answer in answers] == [False, True]
+    trace = answers[0].inspection.trace
+    assert [(line.start, "".join(line.pieces)) for line in trace.lines] == [(1.0, "a red circle")]
+    assert trace.clip.path == str((uploads / "seven.mp4").resolve())
+    assert "omnisift-ui-" not in render.frame(answers[0])
+    written(words, "a green square", "and a beep")
+    changed = session.ask(uploads / "seven.mp4", QUESTION, ["uniform"], 25, subtitles=words)
+    assert len(changed.inspection.trace.lines) == 2
+    (tmp_path / "words.vtt").write_text("WEBVTT\n\n00:02.000 --> 00:03.000\n<i>\U0001f600</i> & <script>\n")
+    page = render.frame(session.ask(uploads / "seven.mp4", QUESTION, ["uniform"], 25, subtitles=tmp_path / "words.vtt"))
+    assert page.count("<script>") == 0, "the report is escaped as an attribute"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "says"),
+    [
+        ("words.txt", "a", "UsageError", "words.txt is no file of subtitles by its name; upload .srt or .vtt"),
+        ("gone.srt", None, "NotFound", "gone.srt no longer exists"),
+        ("../words.srt", "a", "Blocked", "words.srt was not uploaded"),
+        ("words.srt", "\0\1\2" * 50, "NotMedia", r"^seven\.mp4: its subtitles words\.srt: "),
+        ("token.srt", "1\n00:00:01,000 --> 00:00:02,000\n<|VIDEO|>\n", "UsageError", "subtitle at 1.0 s"),
+    ],
+)
+def test_wrong_subtitles_are_one_sentence(
+    session: Session, uploads: Path, tmp_path: Path, name: str, content: str | None, kind: str, says: str
+) -> None:
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    session = Session(session.host, [folder, uploads], max_new_tokens=4)
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(OmniSiftError, match=says) as caught:
+        session.ask(uploads / "seven.mp4", QUESTION, ["uniform"], 25, subtitles=folder / name)
+    assert type(caught.value).__name__ == kind
+    assert "\n" not in str(caught.value)
+    assert str(uploads) not in str(caught.value)
+    assert "omnisift-ui-" not in str(caught.value)
+    assert session.ask(uploads / "seven.mp4", QUESTION, ["uniform"], 25).inspection.trace.lines == ()

@@ -13,7 +13,7 @@ from tests.ui.asgi import Answer, Inner, exchange, request
 
 from omnisift.ui import uploads
 from omnisift.ui.request_filter import RequestFilter
-from omnisift.ui.uploads import MEGABYTE, UPLOAD_SUFFIXES, Uploads
+from omnisift.ui.uploads import MEGABYTE, SUBTITLE_SUFFIXES, UPLOAD_SUFFIXES, Uploads
 
 PATH = "/gradio_api/upload"
 
@@ -91,7 +91,9 @@ def test_an_upload_that_is_too_large(store: Store, path: str) -> None:
     assert b"the maximum is 1,000" in answer.body
 
 
-@pytest.mark.parametrize("suffix", [*UPLOAD_SUFFIXES, *(each.upper() for each in UPLOAD_SUFFIXES)])
+@pytest.mark.parametrize(
+    "suffix", [*UPLOAD_SUFFIXES, *SUBTITLE_SUFFIXES, *(each.upper() for each in (*UPLOAD_SUFFIXES, ".srt"))]
+)
 def test_endings_of_clips(store: Store, suffix: str) -> None:
     store.names = [f"clip{suffix}"]
     assert json.loads(request(page(store), "POST", PATH, b"x").body) == [str(store.folder / "hash1" / f"clip{suffix}")]
@@ -101,7 +103,17 @@ def test_endings_of_clips(store: Store, suffix: str) -> None:
     "name",
     [
         *("x.html", "x.svg", "x.exe", "state.json", "clip.mp4.html", "clip", "mp4", ".mp4", "clip.mp4.", "clip.mp4 "),
-        *("clip.html\u202e4pm.", "clip.m\u0440 4", "clip.js", "x.xhtml", "x.m3u8", "x.ffconcat", "x.mp4\u200b"),
+        *(
+            "clip.html\u202e4pm.",
+            "clip.m\u0440 4",
+            "clip.js",
+            "x.xhtml",
+            "x.m3u8",
+            "x.sub",
+            "x.srt.html",
+            "x.ffconcat",
+            "x.mp4\u200b",
+        ),
     ],
 )
 def test_other_endings_are_not_kept(store: Store, name: str) -> None:

@@ -17,8 +17,9 @@ class EngineAnswer:
 
     text: str
     tokens: dict[str, int]
-    """``video``, ``video_kept``, ``audio``, ``audio_kept``, ``prompt``, ``prompt_kept``, ``generated``; of engines that
-    hold prompts also ``prompt_cached``, the tokens of ``prompt_kept`` that were read for an earlier question."""
+    """``video``, ``video_kept``, ``audio``, ``audio_kept``, ``prompt``, ``prompt_kept``, ``generated``; of clips with
+    lines of text also ``text``, ``text_kept``; of engines that hold prompts also ``prompt_cached``, the tokens of
+    ``prompt_kept`` that were read for an earlier question."""
     seconds: dict[str, float]
     """Stage -> wall-clock seconds, for the stages that the engine measures; ``total`` is always there."""
     source: dict[str, Any]

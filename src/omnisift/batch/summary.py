@@ -19,9 +19,11 @@ class Summary:
     first_errors: dict[str, str] = field(default_factory=dict)
     """Id -> message of the first `MAX_FIRST_ERRORS` rows with an error."""
     tokens: int = 0
-    """Video and audio tokens of the rows with an answer, before compression."""
+    """Video, audio and text tokens of the rows with an answer, before compression."""
     tokens_kept: int = 0
-    """Video and audio tokens that the language model read."""
+    """Those that the language model read."""
+    has_text: bool = False
+    """Whether `tokens` counts tokens of lines of text."""
     seconds: float = 0.0
     """Wall-clock seconds of all rows, including those with an error."""
     hits: Counter[str] = field(default_factory=Counter)
@@ -51,8 +53,9 @@ class Summary:
             return
         self.done += 1
         tokens = row["tokens"]
-        self.tokens += tokens["video"] + tokens["audio"]
-        self.tokens_kept += tokens["video_kept"] + tokens["audio_kept"]
+        self.tokens += tokens["video"] + tokens["audio"] + tokens.get("text", 0)
+        self.tokens_kept += tokens["video_kept"] + tokens["audio_kept"] + tokens.get("text_kept", 0)
+        self.has_text |= "text" in tokens
         self.hits.update(row.get("hits", ()))
         self.unclear += bool(row.get("unclear"))
 

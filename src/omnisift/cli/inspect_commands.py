@@ -27,7 +27,7 @@ from omnisift.cli.options import (
     with_records,
 )
 from omnisift.cli.output_paths import check_file
-from omnisift.config import CompressionConfig, ReadOptions
+from omnisift.config import CompressionConfig, ReadOptions, TextOptions
 from omnisift.errors import UsageError, install_hint
 from omnisift.utils.quiet import silence_libraries
 
@@ -51,6 +51,7 @@ def inspect(
     ] = None,
     method: CompressionConfig,
     read_options: ReadOptions,
+    text_options: TextOptions,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The report, one .html file.", rich_help_panel=OUTPUT)
     ] = None,
@@ -76,13 +77,15 @@ def inspect(
         )
     check_clip(clip)
     read_options.check()
+    text_options.check_text()
     silence_libraries()
     methods = {name: replace(method, compressor=name) for name in names}
     with StageBar(console_for(stderr=True), quiet=as_json) as bar:
         from omnisift.inspector import inspect_clip
 
-        loaded, compressors = load_methods(host, methods)
-        options = {"max_new_tokens": max_new_tokens, "on_stage": bar.stage, **read_options.reading}
+        loaded, compressors = load_methods(host, methods, text_options.retain_text)
+        reading = read_options.reading | {"text": text_options.text}
+        options = {"max_new_tokens": max_new_tokens, "on_stage": bar.stage, **reading}
         inspection = inspect_clip(loaded, compressors, clip, question, **options)
     _write(inspection, out, [path for path in (png, svg) if path is not None])
     if as_json:

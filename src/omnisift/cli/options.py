@@ -277,13 +277,14 @@ def check_clip(path: str) -> None:
 
 
 def load_methods(
-    host: MappedModelOptions, methods: Mapping[str, CompressionConfig]
+    host: MappedModelOptions, methods: Mapping[str, CompressionConfig], retain_text: float | None = None
 ) -> tuple[Host, dict[str, Compressor]]:
     """Load a model with several methods, which are checked with their selector before the weights are read.
 
     Args:
         host: the model, and where it is loaded.
         methods: name -> method and budget; their selector must fit one of them.
+        retain_text: fraction of the tokens of subtitles that are kept; None keeps all that `Budget` allows.
 
     Returns:
         The model, and name -> compressor. A method called ``auto`` gets the name of the model's default method, which
@@ -294,12 +295,14 @@ def load_methods(
     """
     from omnisift.compressors import check_selector
     from omnisift.pipeline.loading import load_weights, plan_placement
-    from omnisift.pipeline.method import compressor_for
+    from omnisift.pipeline.method import budget_with_text, compressor_for
     from omnisift.pipeline.model_source import find_model
 
     def made(model: Host | ModelSource) -> dict[str, Compressor]:
         return {
-            name: compressor_for(model, config.compressor, config.budget, config.selector, config.seed)
+            name: compressor_for(
+                model, config.compressor, budget_with_text(config, retain_text), config.selector, config.seed
+            )
             for name, config in methods.items()
         }
 

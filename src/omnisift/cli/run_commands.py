@@ -188,8 +188,9 @@ def _asking(bar: RunBar, guard: SignalGuard) -> Iterator[None]:
 
 def show_run(console: Console, out: Path, missing: int, summary: Summary) -> None:
     """Print totals of the results file, earlier sessions included, and the first failures by name."""
-
     from rich.text import Text
+
+    from omnisift.pipeline.report import kinds_in_words
 
     def tell(text: str) -> None:
         console.print(Text(text), soft_wrap=True)
@@ -199,7 +200,8 @@ def show_run(console: Console, out: Path, missing: int, summary: Summary) -> Non
     if summary.tokens:
         share = 100 * summary.tokens_kept / summary.tokens
         each = summary.seconds / summary.rows
-        tokens = f"video and audio tokens: {summary.tokens:,}, kept {summary.tokens_kept:,} ({share:.1f} %)"
+        kinds = kinds_in_words(has_text=summary.has_text)
+        tokens = f"{kinds} tokens: {summary.tokens:,}, kept {summary.tokens_kept:,} ({share:.1f} %)"
         tell(f"{tokens}; {each:.2f} s per row")
     for rule, rows in summary.hits.most_common():
         tell(f"rule {rule}: {rows} hit")

@@ -215,16 +215,14 @@ def show_notices(console: Console, notices: Sequence[str]) -> None:
 def show_shortfall(console: Console, report: Report, budget: Budget) -> None:
     """Print a note where the kept share is above the requested one by more than a tenth and one percentage point."""
     tokens = report.tokens
-    total = tokens.video + tokens.audio
     requested = budget.retain
     if budget.tokens is not None:
         return  # met exactly, or refused
-    if not total:
+    if not tokens.in_clips:
         return  # a sound too short for a token
     if requested is None:
-        requested = ((budget.retain_video or 0) * tokens.video + (budget.retain_audio or 0) * tokens.audio) / max(
-            total, 1
-        )
+        shares = {"video": budget.retain_video or 0, "audio": budget.retain_audio or 0, "text": budget.retain_text or 1}
+        requested = sum(shares[name] * count for name, count, _ in tokens.by_kind) / tokens.in_clips
     if (report.source.has_video or budget.compress_audio) and report.retained_ratio > 1.1 * requested + 0.01:
         text = f"asked to keep {100 * requested:.3g} %, kept {100 * report.retained_ratio:.1f} %"
         console.print(Text(f"note: {text}: each frame and each chunk keeps at least one token", style="yellow"))
@@ -252,10 +250,10 @@ def describe_source(source: Source) -> str:
 def short_cost(report: Report) -> str:
     """One line: tokens kept, and seconds."""
     tokens = report.tokens
-    kept, total = tokens.video_kept + tokens.audio_kept, tokens.video + tokens.audio
     share = f"{100 * report.retained_ratio:.1f} %"
     held = f", {report.cached_tokens:,} tokens held from an earlier question" if report.cached_tokens else ""
-    return f"{kept:,} of {total:,} video and audio tokens ({share}){held}, {report.seconds.total:.2f} s"
+    kept = f"{tokens.in_clips_kept:,} of {tokens.in_clips:,} {tokens.kinds} tokens ({share})"
+    return f"{kept}{held}, {report.seconds.total:.2f} s"
 
 
 def _token_table(report: Report) -> Table:
@@ -264,9 +262,8 @@ def _token_table(report: Report) -> Table:
     for name in ("tokens", "before", "after", "kept"):
         table.add_column(name, justify="left" if name == "tokens" else "right")
     rows = [
-        ("video", tokens.video, tokens.video_kept),
-        ("audio", tokens.audio, tokens.audio_kept),
-        ("video + audio", tokens.video + tokens.audio, tokens.video_kept + tokens.audio_kept),
+        *tokens.by_kind,
+        (" + ".join(name for name, *_ in tokens.by_kind), tokens.in_clips, tokens.in_clips_kept),
         ("prompt", tokens.prompt, tokens.prompt_kept),
     ]
     for name, before, after in rows:

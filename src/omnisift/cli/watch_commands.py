@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ import typer
 
 from omnisift.cli.options import BUDGET, OUTPUT, SAMPLING, Force, MappedModelOptions, MaxNewTokens, with_records
 from omnisift.cli.output_paths import check_file
-from omnisift.config import CompressionConfig
+from omnisift.config import CompressionConfig, TextOptions
 from omnisift.errors import NoVideo, UsageError
 from omnisift.utils.questions import check_question
 from omnisift.utils.quiet import silence_libraries
 
 if TYPE_CHECKING:
     from omnisift.cli.watch_loop import Watch
-    from omnisift.media import LiveSource
+    from omnisift.media import Line, LiveSource
     from omnisift.pipeline import Pipeline
     from omnisift.streaming import LiveReader, Policy, StreamSession
 
@@ -59,6 +59,7 @@ class WatchPlan:
     all_answers: bool
     max_new_tokens: int
     reading: StreamReadOptions
+    text: TextOptions
 
 
 Source = Annotated[
@@ -118,6 +119,7 @@ def watch(
     method: CompressionConfig,
     keep: Keep = None,
     reading: StreamReadOptions,
+    text_options: TextOptions,
     audio: Audio = True,
     speed: Speed = "fast",
     stop_after: StopAfter = None,
@@ -150,10 +152,11 @@ def watch(
         all_answers=all_answers,
         max_new_tokens=max_new_tokens,
         reading=reading,
+        text=text_options,
     )
     _check(plan, method)
     if out is not None:
-        check_file(out, force, reads=(source, rules))
+        check_file(out, force, reads=(source, rules, _beside(plan)))
     code = _execute(plan, host, method, out, as_json=as_json or not _is_terminal())
     if code:
         raise typer.Exit(code)
@@ -202,7 +205,7 @@ def _questions(given: list[str] | None) -> list[str]:
 
 def _check(plan: WatchPlan, method: CompressionConfig) -> None:
     """Check what can be checked before a model is loaded."""
-    from omnisift.media.live import check_stream_source
+    from omnisift.media.live import check_stream_source, is_stored
 
     if not (plan.questions or plan.rules):
         raise UsageError("nothing is asked; give --ask QUESTION or --rules FILE")
@@ -210,6 +213,9 @@ def _check(plan: WatchPlan, method: CompressionConfig) -> None:
         raise UsageError("--all needs --rules FILE; answers to --ask are always printed")
     if plan.source.startswith("microphone:"):
         raise UsageError("a stream needs images, and a microphone has none; pipe camera and sound together")
+    plan.text.check_text()
+    if plan.text.text is not None and not is_stored(plan.source):
+        raise UsageError("--text reads the subtitles of a file, and the source is none: leave --text out")
     method.check()
     check_stream_source(plan.source, allow_addresses=plan.allow_address)
 
@@ -228,16 +234,17 @@ def _execute(
     silence_libraries()
     with ExitStack() as stack:
         bar = stack.enter_context(StreamBar(progress, quiet=as_json))
-        lines = None if out is None else stack.enter_context(out.open("w", encoding="utf-8"))
-        pipeline = load(host.model, **method.compression, **host.placement)
+        copy = None if out is None else stack.enter_context(out.open("w", encoding="utf-8"))
+        pipeline = load(host.model, **method.compression, **host.placement, retain_text=plan.text.retain_text)
         for question in (*plan.questions, *plan.rules.values()):
             check_prompt(pipeline.host.processor, question)
+        lines, unusual = _lines(plan, pipeline)
         source, session, reader = stack.enter_context(_opened(plan, pipeline))
 
         def tell(event: dict[str, Any], show: Callable[..., None] = show_event) -> None:
             line = json.dumps(event)
-            if lines is not None:
-                _append(lines, line)
+            if copy is not None:
+                _append(copy, line)
             if as_json:
                 typer.echo(line)
             else:
@@ -254,11 +261,14 @@ def _execute(
             max_new_tokens=plan.max_new_tokens,
             tell=tell,
             progress=bar.update,
+            lines=lines,
         )
         code, stopped, failure = _run(watching)
         if isinstance(failure, BrokenPipeError):
             raise failure  # nobody reads a summary
-        tell(_summary(watching, pipeline, source, stopped), show_summary)
+        summary = _summary(watching, pipeline, source, stopped)
+        summary["notices"] += unusual
+        tell(summary, show_summary)
         if failure is not None:
             raise failure
         return code
@@ -275,6 +285,31 @@ def _run(watching: Watch) -> tuple[int, str, Exception | None]:
     except Exception as error:
         return 0, "error", error
     return 0, "end", None
+
+
+def _beside(plan: WatchPlan) -> Path | None:
+    """The file of subtitles that is read; None without one."""
+    from omnisift.media.source import check_source
+    from omnisift.media.subtitles import find_beside
+    from omnisift.media.work import WorkBudget
+
+    return None if plan.text.text is None else find_beside(check_source(plan.source), WorkBudget(seconds=60.0))[0]
+
+
+def _lines(plan: WatchPlan, pipeline: Pipeline) -> tuple[Sequence[Line], Sequence[str]]:
+    """The subtitles of the file, checked before the stream begins, and what was unusual about them."""
+    from omnisift.media import read_lines
+    from omnisift.media.live_file import LONGEST
+    from omnisift.utils.questions import check_text
+    from omnisift.utils.special_tokens import SpecialTokens
+
+    if plan.text.text is None:
+        return (), ()
+    lines, unusual = read_lines(plan.source, seconds=LONGEST)
+    special = SpecialTokens.of(pipeline.host.processor.tokenizer)
+    for line in lines:
+        check_text(line.text, f"{plan.source}: the subtitle at {line.start:.1f} s", special)
+    return lines, unusual
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from omnisift.batch.tasks import parse_yes_no
+from omnisift.media.lines import Line
 from omnisift.media.pieces import Piece
 from omnisift.streaming import LiveReader, StreamAnswer, StreamSession
 
@@ -52,6 +54,7 @@ class Watch:
         max_new_tokens: of each answer.
         tell: called with each event, JSON-ready.
         progress: called after each piece.
+        lines: lines of text, in order of their start; each is fed before the image that is shown when it begins.
     """
 
     def __init__(
@@ -67,12 +70,16 @@ class Watch:
         max_new_tokens: int,
         tell: Callable[[dict[str, Any]], None],
         progress: Callable[[Watch], None],
+        lines: Sequence[Line] = (),
     ) -> None:
         self.session, self.reader = session, reader
         self._questions, self._rules = questions, rules
         self._every, self._stop_after, self._all_answers = every, stop_after, all_answers
         self._max_new_tokens = max_new_tokens
         self._tell, self._progress = tell, progress
+        self._lines = deque(lines)
+        self.fed_lines = 0
+        """Lines of text that were fed."""
         self.states = {rule: RuleState() for rule in rules}
         self.time = 0.0
         """Seconds of the stream that were fed."""
@@ -128,6 +135,8 @@ class Watch:
             "dropped_seconds": reader.dropped_seconds,
             "held_tokens": report.held_tokens,
             "held_seconds": report.held_seconds,
+            "lines": self.fed_lines,
+            "text_tokens": report.text_tokens,
             "cache_bytes": report.cache_bytes,
             "repeated_images": report.repeated_images,
             "silent_seconds": round(report.silent_seconds, 3),
@@ -135,6 +144,9 @@ class Watch:
         }
 
     def _feed(self, piece: Piece) -> None:
+        while self._lines and self._lines[0].start < piece.time + 1 / self.session.fps:
+            self.session.feed(self._lines.popleft())
+            self.fed_lines += 1
         self.session.feed(piece)
         self.time = max(self.time, piece.time)
         self.most_behind = max(self.most_behind, self.reader.behind_seconds)

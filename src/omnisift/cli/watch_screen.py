@@ -74,6 +74,8 @@ def show_summary(console: Console, summary: dict[str, Any]) -> None:
         f"{clock(summary['seconds'])} of the stream, {summary['answers']} answers; {summary['held_tokens']:,} tokens "
         f"of {summary['held_seconds']:g} s held ({summary['cache_bytes'] / 2**20:.1f} MiB)"
     ]
+    if summary["lines"]:
+        lines[0] += f", {summary['text_tokens']:,} of them of {summary['lines']:,} lines of text"
     for rule, state in summary["rules"].items():
         spans = ", ".join(
             f"{clock(begin)} to {'the end' if end is None else clock(end)}" for begin, end in state["held"]

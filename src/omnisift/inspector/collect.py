@@ -17,9 +17,11 @@ from omnisift.compressors import Compressor
 from omnisift.errors import UsageError
 from omnisift.inspector.columns import audio_only_tokens, chunks_of, clip_tokens, grid_of, method_selection
 from omnisift.inspector.evidence import evidence_of, find_scene, has_labels
+from omnisift.inspector.lines import trace_lines
 from omnisift.inspector.trace import ClipTokens, MethodSelection, MethodTrace, Trace, TraceEvidence
 from omnisift.media import SAMPLE_RATE, Media, MediaFile
 from omnisift.media.sampling import Sampling
+from omnisift.media.subtitles import TextKind
 from omnisift.media.units import TEMPORAL_PATCH
 from omnisift.media.work import MAX_DECODED_PIXELS, READ_TIMEOUT
 from omnisift.models import adapter_for
@@ -68,6 +70,7 @@ def inspect_clip(
     sampling: Sampling = "time",
     max_decoded_pixels: int = MAX_DECODED_PIXELS,
     read_timeout: float = READ_TIMEOUT,
+    text: TextKind = None,
     max_new_tokens: int = 256,
     on_stage: Callable[[str], None] | None = None,
 ) -> Inspection:
@@ -88,6 +91,7 @@ def inspect_clip(
         sampling: ``time``, or ``qwen`` for the index rule of published results.
         max_decoded_pixels: maximum pixels of all frames that are decoded for the clip.
         read_timeout: maximum seconds to read the clip.
+        text: ``subtitles`` puts the lines of the file beside the clip, or of its text track, into the prompt.
         max_new_tokens: maximum number of generated tokens.
         on_stage: called with the name of each stage when it begins.
 
@@ -114,6 +118,7 @@ def inspect_clip(
             sampling=sampling,
             max_decoded_pixels=max_decoded_pixels,
             read_timeout=read_timeout,
+            text=text,
         )
         clip, notices = media, []
     read_seconds = time.perf_counter() - begin
@@ -162,6 +167,7 @@ def _trace(
         methods=_method_traces(answers, decisions, tokens, evidence),
         evidence=evidence,
         notices=(*_notices(answers.values(), media, scene, evidence), *notices),
+        lines=trace_lines(host.processor, media, tokens),
     )
 
 

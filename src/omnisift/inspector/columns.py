@@ -26,11 +26,11 @@ from omnisift.tokens import Modality, Selection, TokenStream
 
 TOP = 3
 """Number of anchors recorded per audio token."""
-_VIDEO, _AUDIO = int(Modality.VIDEO), int(Modality.AUDIO)
+_VIDEO, _AUDIO, _TEXT = int(Modality.VIDEO), int(Modality.AUDIO), int(Modality.SUBTITLE)
 
 
 def clip_indices(stream: TokenStream) -> Tensor:
-    """[N] int64: positions in the stream of the video and audio tokens."""
+    """[N] int64: positions in the stream of the video and audio tokens, then of the tokens of lines."""
     return (stream.clip >= 0).nonzero()[:, 0]
 
 
@@ -68,16 +68,16 @@ def grid_of(tokens: ClipTokens, frame_seconds: float) -> Grid | None:
 
 def chunks_of(tokens: ClipTokens, grid: Grid | None, seconds: float) -> tuple[Chunk, ...]:
     """Borders and sizes of the chunks. The last one ends with the clip, which lasts ``seconds``."""
-    video, audio = (count_by_chunk(tokens, modality) for modality in (Modality.VIDEO, Modality.AUDIO))
+    video, audio, text = (count_by_chunk(tokens, modality) for modality in (_VIDEO, _AUDIO, _TEXT))
     if grid is None:  # no chunks, or those of compressed audio
         borders = [number * AUDIO_CHUNK / MICROSECONDS for number in range(len(audio))]
-        spans = zip(borders, [*borders[1:], max(seconds, *borders[-1:], 0.0)], audio, strict=False)
-        return tuple(Chunk(start, round(end, 6), (), 0, count) for start, end, count in spans)
+        spans = zip(borders, [*borders[1:], max(seconds, *borders[-1:], 0.0)], audio, text, strict=False)
+        return tuple(Chunk(start, round(end, 6), (), 0, count, words) for start, end, count, words in spans)
     frames = [np.unique(tokens.frame[(tokens.chunk == c) & (tokens.frame >= 0)]).tolist() for c in range(len(video))]
     starts = [numbers[0] * grid.seconds for numbers in frames]
     ends = [*starts[1:], max(seconds, grid.frames * grid.seconds)]
-    rows = zip(starts, ends, frames, video, audio, strict=True)
-    return tuple(Chunk(round(a, 6), round(b, 6), tuple(f), v, s) for a, b, f, v, s in rows)
+    rows = zip(starts, ends, frames, video, audio, text, strict=True)
+    return tuple(Chunk(round(a, 6), round(b, 6), tuple(f), v, s, t) for a, b, f, v, s, t in rows)
 
 
 def count_by_chunk(tokens: ClipTokens, modality: int, kept: NDArray[np.bool_] | None = None) -> Sequence[int]:
@@ -114,6 +114,7 @@ def method_selection(
         merged=_merged(stream, selection),
         video_kept=tuple(count_by_chunk(tokens, _VIDEO, kept)),
         audio_kept=tuple(count_by_chunk(tokens, _AUDIO, kept)),
+        text_kept=tuple(count_by_chunk(tokens, _TEXT, kept)),
         anchor_attention=anchor_attention(audio_compressor(compressor), stream, selection.keep),
     )
 
@@ -152,9 +153,10 @@ def ranks(score: NDArray[np.float32], kept: NDArray[np.bool_], segment: NDArray[
 
 
 def _segments(tokens: ClipTokens) -> NDArray[np.int64]:
-    """[N]: a number for every frame and for every chunk's audio; -1 outside chunks."""
-    frames = int(tokens.frame.max()) + 1 if len(tokens) else 0
-    segment = np.where(tokens.frame >= 0, tokens.frame, frames + tokens.chunk)
+    """[N]: a number for every frame, for every chunk's audio and for every chunk's text; -1 outside chunks."""
+    frames, chunks = (int(column.max()) + 1 if len(tokens) else 0 for column in (tokens.frame, tokens.chunk))
+    text = np.where(tokens.modality == _TEXT, chunks, 0)
+    segment = np.where(tokens.frame >= 0, tokens.frame, frames + text + tokens.chunk)
     return np.where(tokens.chunk >= 0, segment, -1)
 
 
@@ -174,6 +176,7 @@ def _kinds(
     video = np.where(second, *(KINDS.index(name) for name in _video_kinds(video_compressor(compressor))))
     audio = KINDS.index("selector" if isinstance(audio_compressor(compressor), OmniSiftCompressor) else "method")
     kind = np.where(tokens.modality == _VIDEO, video, audio)
+    kind = np.where(tokens.modality == _TEXT, KINDS.index("track"), kind)
     return np.where(scored, kind, 0).astype(np.int8)
 
 

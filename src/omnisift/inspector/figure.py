@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from omnisift.evaluation.plots import plot_style
 from omnisift.inspector.collect import Inspection
 from omnisift.inspector.images import frame_image, spectrogram_image
+from omnisift.inspector.lines import runs
 from omnisift.inspector.page_data import cell_tokens
-from omnisift.inspector.trace import MethodTrace, Trace
+from omnisift.inspector.trace import MethodTrace, Trace, TraceLine
 from omnisift.media import SAMPLE_RATE
 from omnisift.tokens import Modality
 
@@ -24,6 +25,12 @@ MAX_FRAMES = 12
 MAX_BARS = 2000
 """Audio tokens shown per method."""
 _KEPT, _DROPPED, _TRUTH = "#0b66c3", "#c3c9cf", "#c2410c"
+_UNREAD = "#8b949c"
+"""Dropped text, which must still be legible."""
+MAX_TEXT_ROWS = 4
+"""Rows of lines of text per method; lines without room in them are left out."""
+_TEXT_SIZE = 6.0
+"""Points. A character of the font is 0.602 of it wide."""
 _PLAIN: Any = {"aspect": "auto", "interpolation": "none"}
 _WIDTH = 7.5
 """Inches: two columns of a page."""
@@ -63,6 +70,9 @@ def compose(inspection: Inspection) -> Figure:
         _mel(next(axes), inspection)
         for method in chosen:
             _tokens(next(axes), trace, method)
+    if trace.lines:
+        for method in chosen:
+            _text(next(axes), trace, method)
     for each in rows:
         each.set_yticks([])
         each.spines[["top", "right", "left"]].set_visible(False)
@@ -81,6 +91,8 @@ def _heights(inspection: Inspection, methods: int) -> list[float]:
         heights += [min(1.2, max(0.35, wide * trace.clip.height / trace.clip.width))] * methods
     if inspection.mel is not None:
         heights += [0.4, 0.6, *[0.3] * methods]
+    if trace.lines:
+        heights += [0.09 * max(2, 1 + max(row for _, row, _ in _placed(trace)))] * methods
     return heights
 
 
@@ -176,6 +188,38 @@ def _mel(axes: Any, inspection: Inspection) -> None:
     image = spectrogram_image(inspection.mel, columns=1500)
     axes.imshow(image, cmap="gray_r", extent=(0, inspection.media.audio_seconds, 1, 0), **_PLAIN)
     axes.set_title("mel spectrogram")
+
+
+def _placed(trace: Trace) -> list[tuple[TraceLine, int, float]]:
+    """The lines that have room, each with its row and where it begins on the axis, in seconds."""
+    unit = 0.602 * _TEXT_SIZE / 72 / _WIDTH * _seconds(trace) * 1.05
+    ends: list[float] = []
+    placed = []
+    for line in trace.lines:
+        wide = unit * (2 + sum(len(text) for _, text in runs(line, None)))
+        begin = max(0.0, min(line.start, _seconds(trace) - wide))
+        row = next((number for number, end in enumerate(ends) if end <= begin), len(ends))
+        if row == len(ends) and row < MAX_TEXT_ROWS:
+            ends.append(0.0)
+        if row < len(ends):
+            ends[row] = begin + wide
+            placed.append((line, row, begin))
+    return placed
+
+
+def _text(axes: Any, trace: Trace, method: MethodTrace) -> None:
+    """Lines at their times: kept tokens in colour, dropped ones pale, over each other in a font of equal widths."""
+    placed = _placed(trace)
+    kept = None if method.selection is None else method.selection.kept
+    font = {"family": "monospace", "fontsize": _TEXT_SIZE, "va": "center", "clip_on": True}
+    for line, row, begin in placed:
+        parts = runs(line, kept)
+        for shown, color in ((True, _KEPT), (False, _UNREAD)):
+            text = "".join(part if flag is shown else " " * len(part) for flag, part in parts)
+            axes.text(begin, row + 0.5, text.replace("$", r"\$"), color=color, **font)
+    axes.set_ylim(1 + max(row for _, row, _ in placed), 0)
+    some = "" if len(placed) == len(trace.lines) else " (some of them)"
+    axes.set_title(f"{method.label}: lines of text, kept tokens in colour{some}")
 
 
 def _tokens(axes: Any, trace: Trace, method: MethodTrace) -> None:

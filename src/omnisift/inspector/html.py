@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
 
 from omnisift.inspector.collect import Inspection
+from omnisift.inspector.lines import runs
 from omnisift.inspector.page_data import downsample_trace, page_data
-from omnisift.inspector.trace import MethodTrace, Trace
+from omnisift.inspector.trace import MethodTrace, Trace, TraceLine
 from omnisift.pipeline.report import with_reason
 from omnisift.utils.stages import STAGES
 
 _TITLES = {name: stage.title for name, stage in STAGES.items()} | {"read": "read (once for all)", "total": "total"}
-_GROUP = 3
-"""Columns per method in the counts: video, audio, both."""
 
 
 def render(inspection: Inspection) -> str:
@@ -27,7 +26,7 @@ def render(inspection: Inspection) -> str:
     return Template(_part("page.html")).substitute(
         title=escape(f"What was kept of {trace.clip.path.replace(chr(92), '/').rpartition('/')[2]}"),
         style=_part("page.css"),
-        script=_part("data.js") + _part("draw.js") + _part("page.js"),
+        script=_part("data.js") + _part("draw.js") + _part("text.js") + _part("page.js"),
         # "</" inside a string would end the script element.
         data=data.replace("<", "\\u003c"),
         facts=facts(trace),
@@ -35,6 +34,7 @@ def render(inspection: Inspection) -> str:
         question=escape(trace.question),
         answers=answers(trace),
         evidence=evidence(trace),
+        lines=lines(trace, trace.lines[: shown.lines]),
         counts=counts(trace),
         seconds=seconds(trace),
     )
@@ -44,22 +44,28 @@ def _part(name: str) -> str:
     return files("omnisift.inspector").joinpath("page").joinpath(name).read_text(encoding="utf-8")
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], groups: Sequence[str] = ()) -> str:
-    """A table that scrolls sideways inside its own box; all cells are escaped.
+class Markup(str):
+    """A cell that is HTML already."""
+
+
+def table(
+    caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], groups: Sequence[str] = (), width: int = 0
+) -> str:
+    """A table that scrolls sideways inside its own box; all cells but `Markup` are escaped.
 
     Args:
         caption: title of the table.
         head: column titles.
         rows: cells of each row; the first one is the row's title.
-        groups: titles over the last columns, each over the same number of them; ``head`` lists the columns of one
-            group once.
+        groups: titles over the last columns, each over ``width`` of them; ``head`` lists the columns of one group once.
+        width: columns of a group.
     """
-    plain = len(head) - _GROUP if groups else len(head)
+    plain = len(head) - width if groups else len(head)
     columns = "".join(_head(cell, ' rowspan="2"' if groups else "") for cell in head[:plain])
-    columns += "".join(_head(group, f' colspan="{_GROUP}"', "colgroup") for group in groups)
-    second = "".join(_head(cell) for cell in head[plain:]) * len(groups)
+    columns += "".join(_head(group, f' colspan="{width}"', "colgroup") for group in groups)
+    second = "".join(_head(cell, _edge(number, width)) for number, cell in enumerate(head[plain:])) * len(groups)
     body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(_cells(rest, plain - 1, width))}</tr>'
         for first, *rest in rows
     )
     return (
@@ -67,6 +73,16 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], grou
         f"<caption>{escape(caption)}</caption><thead><tr>{columns}</tr>"
         f"{f'<tr>{second}</tr>' if second else ''}</thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _cells(cells: Sequence[str], plain: int, width: int) -> Iterator[str]:
+    for number, cell in enumerate(cells, -plain):
+        yield f"<td{_edge(number, width)}>{cell if isinstance(cell, Markup) else escape(cell)}</td>"
+
+
+def _edge(number: int, width: int) -> str:
+    """The class of the first column of a group."""
+    return ' class="edge"' if width and number >= 0 and number % width == 0 else ""
 
 
 def _head(text: str, attributes: str = "", scope: str = "col") -> str:
@@ -89,8 +105,9 @@ def facts(trace: Trace) -> str:
 
 def answers(trace: Trace) -> str:
     """What each method answered, and how many tokens it kept."""
-    head = ["method", "answer", "video tokens", "audio tokens", "kept of both", "seconds"]
-    head += ["evidence tokens", "evidence events"] if trace.evidence is not None else []
+    head = ["method", "answer", "video tokens", "audio tokens"]
+    head += ["text tokens", "kept of all"] if _has_text(trace) else ["kept of both"]
+    head += ["seconds", *(["evidence tokens", "evidence events"] if trace.evidence is not None else [])]
     return table("Answers", head, [_answer(method) for method in trace.methods])
 
 
@@ -100,8 +117,7 @@ def _answer(method: MethodTrace) -> list[str]:
     cells = [
         with_reason(method.label, report.compressor_reason),
         method.answer.text or "(nothing)",
-        _of(tokens.video_kept, tokens.video),
-        _of(tokens.audio_kept, tokens.audio),
+        *(_of(kept, total) for _, total, kept in tokens.by_kind),
         f"{100 * tokens.retained_ratio:.1f} %",
         f"{report.seconds.total:.3f}",
     ]
@@ -119,20 +135,43 @@ def evidence(trace: Trace) -> str:
     return f'<p class="truth">{escape(text)} It is outlined in the frames and marked under the audio tokens.</p>'
 
 
+def lines(trace: Trace, shown: Sequence[TraceLine]) -> str:
+    """What each method keeps of the lines of text, dropped tokens struck out; empty without lines."""
+    if not shown:
+        return ""
+    chosen = trace.methods[1:]
+    rows = [
+        [f"{line.start:.4g} to {line.end:.4g}", *(Markup(_struck(line, method)) for method in chosen)] for line in shown
+    ]
+    return table("Lines of text, dropped tokens struck out", ["seconds", *(method.label for method in chosen)], rows)
+
+
+def _struck(line: TraceLine, method: MethodTrace) -> str:
+    kept = None if method.selection is None else method.selection.kept
+    return "".join(escape(text) if flag else f"<s>{escape(text)}</s>" for flag, text in runs(line, kept)).strip()
+
+
+def _has_text(trace: Trace) -> bool:
+    """Whether tokens of lines are counted; of a sound alone they are not."""
+    return any(len(line.tokens) for line in trace.lines)
+
+
 def counts(trace: Trace) -> str:
     """Tokens of every chunk, and how many each method kept."""
     if not trace.chunks:
         return "<p>No chunks: without video every audio token is read.</p>"
     chosen = [(method.label, method.selection) for method in trace.methods if method.selection is not None]
+    kinds = ["video", "audio", *(["text"] if _has_text(trace) else [])]
     rows = []
     for number, chunk in enumerate(trace.chunks):
-        row = [str(number + 1), f"{chunk.start:.4g} to {chunk.end:.4g}", str(chunk.video), str(chunk.audio)]
+        totals = [getattr(chunk, kind) for kind in kinds]
+        row = [str(number + 1), f"{chunk.start:.4g} to {chunk.end:.4g}", *map(str, totals)]
         for _, selection in chosen:
-            video, audio = selection.video_kept[number], selection.audio_kept[number]
-            row += [str(video), str(audio), _percent(video + audio, chunk.video + chunk.audio)]
+            kept = [getattr(selection, f"{kind}_kept")[number] for kind in kinds]
+            row += [*map(str, kept), _percent(sum(kept), sum(totals))]
         rows.append(row)
-    head = ["chunk", "seconds", "video tokens", "audio tokens", "video", "audio", "both"]
-    return table("Tokens kept, chunk by chunk", head, rows, [label for label, _ in chosen])
+    head = ["chunk", "seconds", *(f"{kind} tokens" for kind in kinds), *kinds, "both" if len(kinds) == 2 else "all"]
+    return table("Tokens kept, chunk by chunk", head, rows, [label for label, _ in chosen], len(kinds) + 1)
 
 
 def seconds(trace: Trace) -> str:

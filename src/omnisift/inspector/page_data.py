@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from omnisift.inspector.collect import Inspection
 from omnisift.inspector.images import encode_jpegs, encode_png, spectrogram_image, waveform_envelope
+from omnisift.inspector.lines import readable
 from omnisift.inspector.trace import KINDS, ClipTokens, MethodSelection, MethodTrace, Trace, TraceEvidence
 from omnisift.tokens import Modality
 
@@ -32,12 +33,17 @@ class Downsampled:
     """Indices of frames; both frames of a chunk are shown or neither."""
     audio: NDArray[np.int64]
     """Indices of audio tokens in the trace."""
+    lines: int
+    """How many lines of text are shown: the first ones."""
     notes: tuple[str, ...]
     """One sentence per modality that is not shown completely."""
 
 
 def downsample_trace(trace: Trace) -> Downsampled:
-    """Every n-th chunk's frames and every m-th audio token, with the smallest n and m that fit the limits."""
+    """Every n-th chunk's frames and every m-th audio token, with the smallest n and m that fit the limits.
+
+    Of the lines of text, the first ones that fit.
+    """
     selections = [method.selection for method in trace.methods if method.selection is not None]
     notes = []
     frames: tuple[int, ...] = ()
@@ -56,7 +62,11 @@ def downsample_trace(trace: Trace) -> Downsampled:
     step = _step(len(audio) * weight, MAX_CELLS)
     if step > 1:
         notes.append(f"One in {step} of {len(audio)} audio tokens is shown.")
-    return Downsampled(frames, audio[::step], tuple(notes))
+    ends = np.cumsum([len(line.pieces) for line in trace.lines]) * max(1, len(selections))
+    lines = int(np.searchsorted(ends, MAX_CELLS, side="right"))
+    if lines < len(trace.lines):
+        notes.append(f"The first {lines} of {len(trace.lines)} lines of text are shown.")
+    return Downsampled(frames, audio[::step], lines, tuple(notes))
 
 
 def _step(count: int, limit: int) -> int:
@@ -67,6 +77,8 @@ def page_data(inspection: Inspection, shown: Downsampled) -> dict[str, Any]:
     """JSON-ready. Cells number the patches of a frame row by row; ``video`` columns run through the shown frames."""
     trace, media = inspection.trace, inspection.media
     cells, audio = cell_tokens(trace, shown.frames), shown.audio
+    lines = trace.lines[: shown.lines]
+    text = np.concatenate([np.zeros(0, np.int64), *(line.tokens for line in lines)])
     return {
         "seconds": max([trace.clip.seconds, *(chunk.end for chunk in trace.chunks)]),
         "grid": None if trace.grid is None else vars(trace.grid),
@@ -76,15 +88,19 @@ def page_data(inspection: Inspection, shown: Downsampled) -> dict[str, Any]:
             _uri("image/jpeg", file)
             for file in encode_jpegs(media, shown.frames, IMAGE_BYTES, inspection.images_per_frame)
         ],
-        "chunks": [[chunk.start, chunk.end, chunk.video, chunk.audio] for chunk in trace.chunks],
+        "chunks": [[chunk.start, chunk.end, chunk.video, chunk.audio, chunk.text] for chunk in trace.chunks],
         "wave": _wave(inspection),
         "audio": {
             "time": [round(value, 3) for value in trace.tokens.time[audio].tolist()],
             "chunk": trace.tokens.chunk[audio].tolist(),
             "seconds": trace.tokens.audio_seconds,
         },
+        "text": {
+            "lines": [[round(line.start, 3), [readable(piece) for piece in line.pieces]] for line in lines],
+            "chunk": trace.tokens.chunk[text].tolist(),
+        },
         "kinds": KINDS,
-        "methods": [_method(method, trace, cells, audio) for method in trace.methods],
+        "methods": [_method(method, trace, cells, audio, text) for method in trace.methods],
         "evidence": None if trace.evidence is None else _evidence(trace.evidence, trace, audio),
     }
 
@@ -107,7 +123,9 @@ def cell_of(tokens: ClipTokens, trace: Trace, indices: NDArray[np.int64]) -> NDA
     return np.asarray(tokens.row[indices] * columns + tokens.column[indices])
 
 
-def _method(method: MethodTrace, trace: Trace, cells: NDArray[np.int64], audio: NDArray[np.int64]) -> dict[str, Any]:
+def _method(
+    method: MethodTrace, trace: Trace, cells: NDArray[np.int64], audio: NDArray[np.int64], text: NDArray[np.int64]
+) -> dict[str, Any]:
     selection = method.selection
     return {
         "name": method.name,
@@ -115,6 +133,7 @@ def _method(method: MethodTrace, trace: Trace, cells: NDArray[np.int64], audio: 
         "merged": [] if selection is None else list(selection.merged),
         "video": None if selection is None else _columns(selection, cells),
         "audio": None if selection is None else _columns(selection, audio),
+        "text": None if selection is None else _columns(selection, text),
         "anchors": None if selection is None else _anchors(selection, trace, audio),
     }
 

@@ -1,7 +1,8 @@
 """`Trace`: what the inspector records about one clip and question, typed, versioned, and JSON by `Trace.to_dict`.
 
-Tokens are the video and audio tokens of the prompt, numbered in prompt order, without text. Everything per token is a
-column of that length. ``schema.json`` in this folder describes the JSON; docs/inspector.md explains it.
+Tokens are the video and audio tokens of the prompt in its order, then those of the clip's lines of text (subtitles);
+other text is not counted. Everything per token is a column of that length. ``schema.json`` in this folder describes the
+JSON; docs/inspector.md explains it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ SCHEMA = "omnisift.trace"
 VERSION = 1
 """Raised when a key is renamed, removed or changes its meaning; a new key does not raise it."""
 
-MODALITIES = ("text", "video", "audio")
+MODALITIES = ("text", "video", "audio", "subtitle")
 """Indexed by `omnisift.tokens.Modality`."""
-KINDS = ("", "spatial", "temporal", "learned", "selector", "method")
+KINDS = ("", "spatial", "temporal", "learned", "selector", "method", "track")
 """What a score measures: nothing (no score), STVP's spatial or temporal saliency, a learned video score, the selector's
-(VGAS) audio score, or another method's own score."""
+(VGAS) audio score, another method's own score, or that of the track which chooses among the tokens of lines."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class ClipTokens:
-    """The ``N`` video and audio tokens of a clip, in prompt order."""
+    """The ``N`` video and audio tokens of a clip, in prompt order, and behind them those of its lines of text."""
 
     modality: NDArray[np.int8]
     """[N]: values of `omnisift.tokens.Modality`."""
@@ -48,11 +49,11 @@ class ClipTokens:
     chunk: NDArray[np.int64]
     """[N]: index of the chunk; -1 for tokens that are never dropped."""
     frame: NDArray[np.int64]
-    """[N]: index of the frame in the clip; -1 for audio."""
+    """[N]: index of the frame in the clip; -1 for audio and text."""
     row: NDArray[np.int64]
-    """[N]: row of the patch in its frame; -1 for audio."""
+    """[N]: row of the patch in its frame; -1 for audio and text."""
     column: NDArray[np.int64]
-    """[N]: column of the patch in its frame; -1 for audio."""
+    """[N]: column of the patch in its frame; -1 for audio and text."""
     audio_seconds: float
     """Duration of one audio token."""
 
@@ -90,6 +91,26 @@ class Chunk:
     """Number of video tokens."""
     audio: int
     """Number of audio tokens."""
+    text: int = 0
+    """Number of tokens of the lines that begin in it."""
+
+
+@dataclass(frozen=True)
+class TraceLine:
+    """A line of text of the clip."""
+
+    start: float
+    """Seconds since the start of the clip."""
+    end: float
+    """Seconds since the start of the clip."""
+    pieces: tuple[str, ...]
+    """What each of its tokens adds to the text; empty where a character needs further tokens."""
+    tokens: NDArray[np.int64]
+    """Indices of its tokens; empty where the prompt has no clip in which they could have a time."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"start": self.start, "end": self.end, "pieces": list(self.pieces), "tokens": self.tokens.tolist()}
 
 
 @dataclass(frozen=True)
@@ -116,8 +137,9 @@ class MethodSelection:
     kind: NDArray[np.int8]
     """[N]: index into `KINDS`."""
     rank: NDArray[np.int64]
-    """[N]: rank by score among the scored tokens of the same frame, or of the same chunk's audio; 1 is the highest, 0
-    means no score. Kept tokens come first among equal scores. Methods with a wider scope compare more tokens."""
+    """[N]: rank by score among the scored tokens of the same frame, or of the same chunk's audio or text; 1 is the
+    highest, 0 means no score. Kept tokens come first among equal scores. Methods with a wider scope compare more of
+    them."""
     merged: tuple[str, ...]
     """Modalities in which a kept embedding differs from its input, because dropped tokens were merged into it."""
     video_kept: tuple[int, ...]
@@ -126,6 +148,8 @@ class MethodSelection:
     """Kept audio tokens per chunk."""
     anchor_attention: AnchorAttention | None
     """None for methods without a selector that attends to the video."""
+    text_kept: tuple[int, ...] = ()
+    """Kept tokens of lines per chunk."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: columns as lists, None for NaN."""
@@ -137,6 +161,7 @@ class MethodSelection:
             "merged": list(self.merged),
             "video_kept": list(self.video_kept),
             "audio_kept": list(self.audio_kept),
+            "text_kept": list(self.text_kept),
             "anchors": None if self.anchor_attention is None else _anchors(self.anchor_attention),
         }
 
@@ -191,7 +216,16 @@ class MethodTrace:
         """JSON-ready: the keys of `Answer.to_dict` that differ by method, ``evidence`` and ``selection``."""
         # Here ``retain`` is the request in words, as in version 1.
         answer = self.answer.to_dict() | {"retain": self.answer.report.retain}
-        common = ("source", "model", "notices", "retain_video", "retain_audio", "token_budget", "compress_audio")
+        common = (
+            "source",
+            "model",
+            "notices",
+            "retain_video",
+            "retain_audio",
+            "retain_text",
+            "token_budget",
+            "compress_audio",
+        )
         return {
             "name": self.name,
             "label": self.label,
@@ -215,6 +249,8 @@ class Trace:
     methods: tuple[MethodTrace, ...]
     evidence: TraceEvidence | None
     notices: tuple[str, ...]
+    lines: tuple[TraceLine, ...] = ()
+    """Lines of text, in order of their start; empty unless subtitles were asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON-ready object, as ``schema.json`` describes it."""
@@ -230,6 +266,7 @@ class Trace:
             "methods": [method.to_dict() for method in self.methods],
             "evidence": None if self.evidence is None else self.evidence.to_dict(),
             "notices": list(self.notices),
+            "lines": [line.to_dict() for line in self.lines],
         }
 
 

@@ -276,7 +276,7 @@ def check_stream_source(source: str, *, allow_addresses: bool) -> None:
     if is_address(source):
         with _named(_name(source)):
             _check_address(source, allow_addresses)
-    elif not (source == "-" or is_device(source) or Path(source).is_fifo()):
+    elif is_stored(source):
         check_source(source)
 
 
@@ -288,6 +288,11 @@ def is_address(source: object) -> bool:
 def is_device(source: object) -> bool:
     """Whether a source is a camera or a microphone."""
     return isinstance(source, str) and source.partition(":")[0] in DEVICES and ":" in source
+
+
+def is_stored(source: str) -> bool:
+    """Whether a source is a file, which can be read more than once."""
+    return not (source == "-" or is_address(source) or is_device(source) or Path(source).is_fifo())
 
 
 def _open_input(source: StreamSource, read_timeout: float, *, allow_addresses: bool) -> LiveInput | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -181,18 +181,24 @@ class EncodedClipCache:
 
     def __init__(self, max_clips: int) -> None:
         self._max_clips = max_clips
-        self._entries: OrderedDict[tuple[str, int, int], EncodedClip] = OrderedDict()
+        self._entries: OrderedDict[tuple[Hashable, ...], EncodedClip] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, path: Path, encode: Callable[[Path], EncodedClip]) -> EncodedClip:
-        """The clip of the file at ``path``; a missing one is made by ``encode`` after the oldest is dropped."""
+    def get(self, path: Path, encode: Callable[[Path], EncodedClip], read_with: Hashable = None) -> EncodedClip:
+        """The clip of the file at ``path``; a missing one is made by ``encode`` after the oldest is dropped.
+
+        Args:
+            path: the file.
+            encode: reads the file.
+            read_with: what else the clip depends on; clips of a file with other values are other entries.
+        """
         try:
             state = path.stat()
         except OSError:
             return encode(path)  # which raises what is wrong with the path
-        key = (str(path.resolve()), state.st_size, state.st_mtime_ns)
+        key = (str(path.resolve()), state.st_size, state.st_mtime_ns, read_with)
         if key not in self._entries:
             while len(self._entries) >= self._max_clips:
                 self._entries.popitem(last=False)

@@ -37,6 +37,17 @@ class Tokens:
         return self.prompt - (self.in_clips - self.in_clips_kept)
 
     @property
+    def by_kind(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, count and kept count of ``video``, ``audio``, and ``text`` in clips with lines."""
+        media = (("video", self.video, self.video_kept), ("audio", self.audio, self.audio_kept))
+        return (*media, ("text", self.text, self.text_kept)) if self.text else media
+
+    @property
+    def kinds(self) -> str:
+        """What `in_clips` counts, in words: ``video and audio``, or ``video, audio and text``."""
+        return kinds_in_words(has_text=self.text > 0)
+
+    @property
     def in_clips(self) -> int:
         """Video and audio tokens, and those of lines."""
         return self.video + self.audio + self.text
@@ -151,9 +162,7 @@ class Report:
         """Notices and a table of tokens, for notebooks."""
         tokens, seconds = self.tokens, self.seconds
         counts = [
-            ("video", tokens.video, tokens.video_kept),
-            ("audio", tokens.audio, tokens.audio_kept),
-            *([("text", tokens.text, tokens.text_kept)] if tokens.text else []),
+            *tokens.by_kind,
             ("prompt", tokens.prompt, tokens.prompt_kept),
         ]
         rows = "".join(
@@ -209,7 +218,7 @@ class Answer:
         tokens, notices = self.report.tokens, len(self.report.notices)
         noted = f", {notices} notice{'s' if notices > 1 else ''}" if notices else ""
         return (
-            f"Answer({text!r}, kept {tokens.in_clips_kept} of {tokens.in_clips} video and audio tokens, "
+            f"Answer({text!r}, kept {tokens.in_clips_kept} of {tokens.in_clips} {tokens.kinds} tokens, "
             f"{self.report.seconds.total:.2f} s{noted})"
         )
 
@@ -217,16 +226,19 @@ class Answer:
         """Notices, the text and the kept tokens, for notebooks."""
         notices = "".join(f"<p><em>Note: {escape(notice)}</em></p>" for notice in self.report.notices)
         tokens = self.report.tokens
-        kept = (
-            f"{self.report.method}, retain {self.report.retain}: video {tokens.video} → {tokens.video_kept}, "
-            f"audio {tokens.audio} → {tokens.audio_kept} tokens, {self.report.seconds.total:.2f} s"
-        )
+        counts = ", ".join(f"{name} {total} → {kept}" for name, total, kept in tokens.by_kind)
+        kept = f"{self.report.method}, retain {self.report.retain}: {counts} tokens, {self.report.seconds.total:.2f} s"
         return f"{notices}<p><strong>{escape(self.short_text)}</strong></p><p><small>{escape(kept)}</small></p>"
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON-ready object: ``answer`` and ``retained_ratio`` first, then the report's fields."""
         ratio = round(self.report.retained_ratio, 6)
         return {"answer": self.text, "retained_ratio": ratio, **self.report.to_dict()}
+
+
+def kinds_in_words(*, has_text: bool) -> str:
+    """The kinds of tokens that a budget counts: ``video and audio``, or ``video, audio and text``."""
+    return "video, audio and text" if has_text else "video and audio"
 
 
 def with_reason(method: str, reason: str) -> str:

@@ -1,7 +1,8 @@
 """The child process of `DecoderPool`: reads files one after the other, with limits that the kernel enforces.
 
 A request is one line of JSON on stdin. A reply is one line of JSON on stdout, then the bytes of the images and of the
-waveform. Nothing is pickled, so that a decoder which is taken over can only send a wrong clip.
+waveform, then the lines of text as JSON. Nothing is pickled, so that a decoder which is taken over can only send a
+wrong clip.
 """
 
 from __future__ import annotations
@@ -97,10 +98,14 @@ def _send(replies: Any, media: Media) -> None:
     header |= {"tags": dict(media.tags), "times": media.times.tolist(), "indices": media.indices.tolist()}
     header["images"] = None if media.images is None else list(media.images.shape)
     header["waveform"] = None if media.waveform is None else list(media.waveform.shape)
+    lines = [[line.start, line.end, line.text] for line in media.lines]
+    text = json.dumps(lines, ensure_ascii=False).encode() if lines else b""
+    header["lines"] = len(text)
     replies.write(_line(header))
     for array in (media.images, media.waveform):
         if array is not None:
             replies.write(np.ascontiguousarray(array).data.cast("B"))
+    replies.write(text)
 
 
 def _line(content: dict[str, Any]) -> bytes:

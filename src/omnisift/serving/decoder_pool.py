@@ -23,7 +23,9 @@ from omnisift import errors
 from omnisift.errors import Damaged, MediaError, MediaTimeout, OmniSiftError
 from omnisift.media import SAMPLE_RATE, Media
 from omnisift.media.image import MAX_ASPECT
+from omnisift.media.lines import MAX_CHARACTERS, MAX_LINES, Line
 from omnisift.media.sampling import MAX_SECONDS, QWEN_MAX_FRAMES
+from omnisift.media.subtitles import MAX_BYTES, TextKind
 from omnisift.media.work import READ_TIMEOUT
 from omnisift.serving.decoder_child import PLAIN, READY
 
@@ -43,6 +45,8 @@ DECODER_BYTES = 2 << 30
 """Memory of a child beyond two copies of the largest clip."""
 MAX_TIMEOUT = 86_400.0
 MAX_HEADER = 1 << 22
+MAX_TEXT = 4 * MAX_BYTES
+"""Bytes of the lines of a reply. A byte of a file may become three of UTF-8, and each line has its times."""
 MAX_MESSAGE = 500
 
 # No secrets of the server. glibc reserves 64 MiB of address space for every arena.
@@ -78,8 +82,12 @@ class DecoderPool:
         self._idle: list[_Child] = []
         weakref.finalize(self, _end_children, self._idle)  # also when the interpreter exits
 
-    def read(self, path: str | os.PathLike[str]) -> Media:
+    def read(self, path: str | os.PathLike[str], text: TextKind = None) -> Media:
         """Read one file.
+
+        Args:
+            path: the file.
+            text: as `omnisift.media.read` takes it.
 
         Raises:
             MediaError: the file can't be read; `MediaTimeout` and `TooBig` if it takes too much, `Damaged` if the
@@ -91,7 +99,7 @@ class DecoderPool:
         try:
             child = self._take()
             try:
-                return child.read(Path(path), self._options, self._timeout, self._max_bytes)
+                return child.read(Path(path), {**self._options, "text": text}, self._timeout, self._max_bytes)
             finally:
                 self._put_back(child)
         finally:
@@ -214,11 +222,13 @@ class _Child:
             raise _error_of(header)
         images = self._receive(header["images"], 4, np.uint8, max_bytes)
         waveform = self._receive(header["waveform"], 1, np.float32, max_bytes)
+        lines = self._receive_lines(header["lines"])
         plain = {name: header[name] for name in PLAIN} | {"warnings": tuple(map(str, header["warnings"]))}
         times, indices = np.array(header["times"], np.float64), np.array(header["indices"], np.int64)
         if not len(times) == len(indices) == (0 if images is None else len(images)):
             raise ChildDied
-        return Media(path=path, images=images, times=times, indices=indices, waveform=waveform, **plain)
+        arrays: dict[str, Any] = {"images": images, "times": times, "indices": indices, "waveform": waveform}
+        return Media(path=path, lines=lines, **arrays, **plain)
 
     def _receive(self, shape: list[int] | None, dimensions: int, dtype: Any, max_bytes: int) -> npt.NDArray[Any] | None:
         """The next array; its size is checked before memory is taken for it."""
@@ -233,6 +243,16 @@ class _Child:
             raise ChildDied
         return array
 
+    def _receive_lines(self, size: int) -> tuple[Line, ...]:
+        """The lines of text, which are of bounded number and length, and in order."""
+        if not 0 <= size <= MAX_TEXT:
+            raise ChildDied
+        lines = tuple(Line(*line) for line in json.loads(self._stdout.read(size))) if size else ()
+        starts = [0.0, *(line.start for line in lines)]
+        if len(lines) > MAX_LINES or starts != sorted(starts) or not all(map(_is_line, lines)):
+            raise ChildDied
+        return lines
+
     def end(self) -> None:
         """End the process and collect it."""
         self._process.kill()
@@ -240,6 +260,12 @@ class _Child:
             with suppress(OSError, AttributeError):  # a request that was not sent
                 pipe.close()  # type: ignore[union-attr]
         self._process.wait()
+
+
+def _is_line(line: Line) -> bool:
+    """Whether a child may have read this line; raises `ValueError` for text that is no Unicode."""
+    times = isinstance(line.start, float) and isinstance(line.end, float) and math.isfinite(line.start + line.end)
+    return times and len(line.text.encode().decode()) <= MAX_CHARACTERS
 
 
 def _end_children(children: list[_Child]) -> None:

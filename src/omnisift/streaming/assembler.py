@@ -334,7 +334,8 @@ class Assembler:
 
 def check_time(time: Any) -> None:
     """Raise `UsageError` for the time of a piece that is none."""
-    if not isinstance(time, Real) or isinstance(time, bool) or not 0 <= float(time) <= MAX_TIME:
+    is_number = isinstance(time, Real) and not isinstance(time, bool)
+    if not is_number or not 0 <= time <= MAX_TIME:
         raise UsageError(f"the time of a piece must be seconds of the stream, from 0 to {MAX_TIME:g}, got {time!r:.80}")
 
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from omnisift.compressors import Compressor
 from omnisift.compressors.resift import ReSiftCompressor
-from omnisift.errors import CompressorError, UnsupportedModel, UsageError
+from omnisift.errors import CompressorError, TooBig, UnsupportedModel, UsageError
 from omnisift.media.arrays import check_frames
 from omnisift.media.audio import MAX_SAMPLE
 from omnisift.media.lines import Line, check_lines
-from omnisift.media.pieces import MAX_TIME, Piece
+from omnisift.media.pieces import Piece
 from omnisift.models import adapter_for
 from omnisift.models.grid_adapter import GridAdapter
 from omnisift.pipeline.clip_format import hears
@@ -24,6 +24,9 @@ from omnisift.streaming.assembler import check_time
 from omnisift.streaming.cache import StreamCache
 from omnisift.streaming.encoder import KeptUnit
 from omnisift.streaming.policies import Policy
+from omnisift.tokens import Modality
+from omnisift.utils.questions import check_text
+from omnisift.utils.special_tokens import SpecialTokens
 
 MIN_FPS, MAX_FPS = 0.01, 30.0
 """Fewest and most images per second of a stream."""
@@ -108,12 +111,23 @@ def why_no_stream(host: Host) -> str | None:
     return "its audio encoder reads the whole clip" if adapter.audio_window is None else unknown_spectrogram(extractor)
 
 
+def clean_line(line: Line, processor: Any) -> Line | None:
+    """A line as `omnisift.media.lines.check_lines` cleans it; None if nothing is left of its text.
+
+    Raises:
+        UsageError: its times are wrong, or it contains a special token of the model.
+        TooBig: it is too long.
+    """
+    for moment in (line.start, line.end):
+        check_time(moment)
+    lines, _ = check_lines([line], math.inf)
+    for cleaned in lines:
+        check_text(cleaned.text, "the line", SpecialTokens.of(processor.tokenizer))
+    return next(iter(lines), None)
+
+
 def check_piece(piece: Any) -> None:
-    """Raise `UsageError` for a piece or a line that is none."""
-    if isinstance(piece, Line):
-        check_time(piece.start)
-        check_lines([piece], MAX_TIME)
-        return
+    """Raise `UsageError` for a piece that is none."""
     if not isinstance(piece, Piece):
         raise UsageError(f"feed takes an omnisift.Piece or an omnisift.Line, got {type(piece).__name__}")
     if piece.image is None and piece.samples is None:
@@ -140,10 +154,20 @@ def check_piece(piece: Any) -> None:
 def check_kept(kept: KeptUnit, compressor: Compressor, policy: Policy) -> None:
     """Raise `CompressorError` if a policy can't work with what a method returns."""
     name = type(policy).__name__
-    if policy.needs_scores and len(kept.score) and bool(kept.score.isnan().all()):
+    rated = kept.score[kept.modality != Modality.SUBTITLE]  # lines have scores of their own
+    if policy.needs_scores and len(rated) and bool(rated.isnan().all()):
         raise CompressorError(f"{compressor.label} gives no scores, which {name} compares: use SlidingWindow")
     if policy.drops_by_rank and kept.merged:
         raise CompressorError(
             f"{compressor.label} merges tokens into others, which {name} may drop later: use "
             "resift:causal=true,merge=false"
+        )
+
+
+def check_context(limit: int | None, tokens: int, positions: int) -> None:
+    """Raise `TooBig` if the model's context of ``limit`` does not hold a stream; None is no limit."""
+    if limit is not None and max(tokens, positions) > limit:
+        raise TooBig(
+            f"the stream has {tokens} tokens and {positions} positions, but the context is {limit}: let the policy "
+            "hold less (SlidingWindow, MemoryBank), feed fewer lines, or raise max_length"
         )

@@ -15,10 +15,13 @@ from omnisift.media.lines import Line
 from omnisift.models.line_placement import successive
 from omnisift.pipeline.line_tokens import LineTokens
 from omnisift.streaming.layout import StreamLayout, UnitTokens
+from omnisift.streaming.policies import HeldTokens
 from omnisift.tokens import Modality, TokenStream
 
 MOST_WAITING = 10_000
 """Lines that wait for their unit."""
+MOST_CHARACTERS = 1_000_000
+"""Characters of these lines."""
 
 
 class WaitingLines:
@@ -26,11 +29,17 @@ class WaitingLines:
 
     def __init__(self) -> None:
         self._lines: list[Line] = []
+        self._characters = 0
 
     def add(self, line: Line) -> None:
         """Take a line. Raises `UsageError` if too many wait already."""
-        if len(self._lines) >= MOST_WAITING:
-            raise UsageError(f"{MOST_WAITING:,} lines wait for images of their time: feed lines and images together")
+        characters = self._characters + len(line.text)
+        if len(self._lines) >= MOST_WAITING or characters > MOST_CHARACTERS:
+            raise UsageError(
+                f"{len(self._lines):,} lines of {self._characters:,} characters wait for images of their time, and at "
+                f"most {MOST_WAITING:,} lines of {MOST_CHARACTERS:,} may: feed lines and images together"
+            )
+        self._characters = characters
         bisect.insort(self._lines, line, key=lambda known: known.start)
 
     def before(self, seconds: float) -> list[Line]:
@@ -39,6 +48,7 @@ class WaitingLines:
 
     def drop(self, count: int) -> None:
         """Forget the first lines, which were read."""
+        self._characters -= sum(len(line.text) for line in self._lines[:count])
         del self._lines[:count]
 
 
@@ -100,6 +110,12 @@ def free_position(unit: UnitTokens, layout: StreamLayout) -> int:
     """The first rotary position behind the lines of a unit that has some, from the beginning of the next unit."""
     placed = unit.position_ids[0, unit.modality == Modality.SUBTITLE]
     return int(placed.max()) + 1 - layout.origin - unit.length
+
+
+def reach(held: HeldTokens, start: int) -> int:
+    """By how many rotary positions the held lines reach beyond the beginning of the next unit, as `HeldTokens.time`."""
+    placed = held.time[held.modality == Modality.SUBTITLE]
+    return max(0, int(placed.max()) + 1 - start) if len(placed) else 0
 
 
 def _positions(

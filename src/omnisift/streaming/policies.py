@@ -184,7 +184,8 @@ class NestedBudgets(Policy):
 
     Args:
         tiers: (seconds, retain) pairs, the newest first: up to this age the stream keeps this fraction of its video and
-            audio tokens, as `Budget` splits it; None keeps what the method kept. What is older is dropped.
+            audio tokens, as `Budget` splits it, and of the tokens of lines that of audio; None keeps what the method
+            kept. What is older is dropped.
     """
 
     tiers: Sequence[tuple[float, float | None]] = ((60.0, None), (300.0, 0.10))
@@ -215,7 +216,8 @@ class NestedBudgets(Policy):
         """Keep the highest ranks of each tier. See `Policy.plan`."""
         age = clock.age(held)
         keep = age <= max(self.tiers[-1][0], clock.seconds)
-        is_audio = held.modality == Modality.AUDIO
+        # Subtitles keep the fraction of audio.
+        is_audio = (held.modality == Modality.AUDIO) | (held.modality == Modality.SUBTITLE)
         begin = 0.0
         for seconds, retain in self.tiers:
             if retain is not None:
@@ -243,7 +245,8 @@ class MemoryBank(Policy):
 
     Args:
         window: seconds that stay as the method kept them; whole units.
-        tokens: tokens of the memory, half of them audio where the stream has sound.
+        tokens: tokens of the memory, at most a quarter of them of older lines of text; of the others, half are audio
+            where the stream has sound.
         span: seconds of positions that the memory takes.
     """
 
@@ -263,9 +266,11 @@ class MemoryBank(Policy):
         """Keep the window and the highest scores of what is older. See `Policy.plan`."""
         old = clock.age(held) > max(self.window, clock.seconds)
         keep = ~old
-        # The memory: half for each modality that the stream has.
-        audio, score = self.tokens // 2 if clock.sizes[1] else 0, _guided_scores(held)
-        for kind, most in ((Modality.VIDEO, self.tokens - audio), (Modality.AUDIO, audio)):
+        # The memory: up to a quarter for lines, then half for each modality that the stream has.
+        text = min(self.tokens // 4, int((old & (held.modality == Modality.SUBTITLE)).sum()))
+        audio, score = (self.tokens - text) // 2 if clock.sizes[1] else 0, _guided_scores(held)
+        most_of = {Modality.VIDEO: self.tokens - text - audio, Modality.AUDIO: audio, Modality.SUBTITLE: text}
+        for kind, most in most_of.items():
             index = torch.nonzero(old & (held.modality == kind))[:, 0]
             best = score[index].argsort(descending=True, stable=True)[:most]
             keep[index[best]] = True
@@ -297,14 +302,18 @@ def _guided_scores(held: HeldTokens) -> Tensor:
 
 
 def _shared_span(held: HeldTokens, is_old: Tensor, room: int, unit_ids: int) -> Tensor:
-    """[K]: times of old tokens, whose units share ``room`` positions by their tokens and keep their order."""
+    """[K]: times of old tokens, whose units share ``room`` positions by their tokens and keep their order.
+
+    Lines may reach beyond the positions of their unit, which is then the longer.
+    """
     unit, inverse, count = torch.unique_consecutive(held.unit, return_inverse=True, return_counts=True)
     old_units = torch.zeros(len(unit), dtype=torch.bool)
     old_units[inverse[is_old]] = True
     share = torch.where(old_units, count, 0).double()
     share = room * share / share.sum().clamp(min=1)
     begin = share.cumsum(0) - share
-    return (begin[inverse] + held.offset.double() / unit_ids * share[inverse]).long()
+    width = torch.full_like(unit, unit_ids).scatter_reduce_(0, inverse, held.offset + 1, "amax")
+    return (begin[inverse] + held.offset.double() / width[inverse] * share[inverse]).long()
 
 
 _MARGIN = 8

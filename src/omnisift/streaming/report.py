@@ -32,6 +32,8 @@ class StreamReport:
     """Choosing tokens."""
     read_seconds: float
     """The language model, and the policy."""
+    text_tokens: int = 0
+    """Tokens of lines of text among the held ones."""
     repeated_images: int = 0
     """Moments without an image of their own, for which the last one stands."""
     silent_seconds: float = 0.0

@@ -31,18 +31,17 @@ from omnisift.pipeline.loading import Host
 from omnisift.pipeline.prompt import check_prompt
 from omnisift.streaming.assembler import Assembler, Images, Unit
 from omnisift.streaming.cache import StreamCache
-from omnisift.streaming.checks import check_kept, check_piece, check_stream, stream_method
+from omnisift.streaming.checks import check_context, check_kept, check_piece, check_stream, clean_line, stream_method
 from omnisift.streaming.encoder import KeptUnit, UnitEncoder
 from omnisift.streaming.layout import StreamLayout
-from omnisift.streaming.lines import UnitLines, WaitingLines, free_position
+from omnisift.streaming.lines import UnitLines, WaitingLines, free_position, reach
 from omnisift.streaming.policies import Clock, HeldTokens, Policy
 from omnisift.streaming.question import question_row
 from omnisift.streaming.report import StreamAnswer, StreamReport
 from omnisift.streaming.short_clip import last_position
 from omnisift.streaming.state import State
 from omnisift.tokens import Modality
-from omnisift.utils.questions import check_max_new_tokens, check_text
-from omnisift.utils.special_tokens import SpecialTokens
+from omnisift.utils.questions import check_max_new_tokens
 
 _WAITING_PIECES = 4096
 """Pieces that wait for the first image; the oldest are left out."""
@@ -131,15 +130,19 @@ class StreamSession:
 
         Raises:
             UsageError: the piece is wrong, or the session is closed.
-            TooBig: the stream has more tokens or positions than the model's context; choose another policy.
+            TooBig: the stream has more tokens or positions than the model's context: the unit and its lines are
+                missing, so choose another policy. Or a line is too long.
         """
+        if isinstance(piece, Line):
+            line = clean_line(piece, self.host.processor)
+            with self._lock:
+                self._check_open()
+                if line is not None:
+                    self._lines.add(line)
+                return 0
         check_piece(piece)
         with self._lock:
             self._check_open()
-            if isinstance(piece, Line):
-                check_text(piece.text, "the line", SpecialTokens.of(self.host.processor.tokenizer))
-                self._lines.add(piece)
-                return 0
             if self._state is None:
                 if piece.image is None:
                     self._waiting.append(copy.deepcopy(piece))
@@ -179,12 +182,24 @@ class StreamSession:
     def _commit(self, state: State, unit: Unit) -> bool:
         """Read a unit that is no gap into the cache, after the policy decided what stays; returns whether it did.
 
-        Where something fails, or is interrupted, the unit is missing, and the session is as before.
+        Where something fails, or is interrupted, the unit is missing, and the session is as before. Its lines wait for
+        the next one, unless it has too many tokens, for so would the next one.
         """
         if not unit.images:
             return False
+        waiting = state.waiting(unit.number)
+        try:
+            self._append(state, unit, waiting)
+        except TooBig as error:
+            state.lines.drop(len(waiting))
+            lost = f"; {len(waiting)} line(s) of text are left out with it" if waiting else ""
+            raise TooBig(f"{error}{lost}") from None
+        return True
+
+    def _append(self, state: State, unit: Unit, waiting: list[Line]) -> None:
+        """Read a unit with the lines that wait for it."""
         encoder, cache = state.encoder.fork(), state.cache.fork()
-        lines, count = state.unit_lines(unit.number, self.host.processor)
+        lines = state.unit_lines(unit.number, waiting, self.host.processor, self._context)
         kept = self._encoded(encoder, unit, lines)
         begin = time.perf_counter()
         held, read, start = self._after_policy(state, cache, unit.number)
@@ -201,8 +216,13 @@ class StreamSession:
             size=kept.size,
         )
         lead = state.lead_of(unit.number) - kept.tokens.length
-        state.lead = lead if lines is None else free_position(kept.tokens, state.layout)
-        state.lines.drop(count)
+        if lines is not None:
+            lead = free_position(kept.tokens, state.layout)
+        elif len(held) < len(state.held):
+            # What was dropped takes no positions.
+            lead = min(lead, reach(held, start + kept.tokens.length))
+        state.lead = lead
+        state.lines.drop(len(waiting))
         state.encoder, state.cache, state.last = encoder, cache, kept.tokens
         state.next, state.start = unit.number + 1, start + kept.tokens.length
         state.held, state.read = held.followed_by(new), torch.cat([read, new.time])
@@ -210,7 +230,6 @@ class StreamSession:
         state.seconds["encode"] += encoder.encode_seconds
         state.seconds["compress"] += encoder.compress_seconds
         state.seconds["read"] += time.perf_counter() - begin
-        return True
 
     def _encoded(self, encoder: UnitEncoder, unit: Unit, lines: UnitLines | None) -> KeptUnit:
         """Encode and compress a unit with its lines."""
@@ -245,12 +264,7 @@ class StreamSession:
     def _read(self, state: State, cache: StreamCache, kept: KeptUnit, start: int) -> None:
         """Let the language model read what is kept of a unit, which begins at ``start``, as `HeldTokens.time`."""
         positions = kept.position_ids + start * state.layout.moving(kept.modality)
-        limit = self._context
-        if limit is not None and max(len(cache) + len(kept.modality), int(positions.max()) + 1) > limit:
-            raise TooBig(
-                f"the stream has {len(cache)} tokens and {int(positions.max())} positions, but the context is {limit}: "
-                "let the policy hold less (SlidingWindow, MemoryBank), or raise max_length"
-            )
+        check_context(self._context, len(cache) + len(kept.modality), int(positions.max()) + 1)
         side_inputs = dict[str, Any]()
         if kept.media.marked:
             marks = (kept.modality == Modality.VIDEO).unsqueeze(0).to(self.host.device)
@@ -313,7 +327,7 @@ class StreamSession:
         unfinished, tokens = state.assembler.unfinished(), state.last or state.layout.unit
         start, lead = state.start_of(state.assembler.unit) - tokens.length, state.lead_of(state.assembler.unit)
         if unfinished is not None:
-            lines, _ = state.unit_lines(unfinished.number, self.host.processor)
+            lines = state.seen_lines(unfinished.number, self.host.processor, self._context)
             kept = self._encoded(state.encoder.fork(), unfinished, lines)
             cache, number, tokens = cache.fork(), unfinished.number, kept.tokens
             start, lead = state.start_of(number), state.lead_of(number) - tokens.length
@@ -338,11 +352,12 @@ class StreamSession:
     def _with_late_lines(self, state: State, lead: int) -> tuple[StreamCache, int]:
         """The cache with lines for which no unit is there yet, behind it; and the new value of `State.lead`."""
         number = state.assembler.unit
-        lines, _ = state.unit_lines(number, self.host.processor)
+        lines = state.seen_lines(number, self.host.processor, self._context)
         if lines is None:
             return state.cache, lead
         cache, count = state.cache.fork(), len(lines.ids)
         begin = state.layout.origin + state.start_of(number) + max(0, lead)
+        check_context(self._context, len(cache) + count, begin + count)
         table: Any = adapter_for(self.host.thinker).parts.language_model
         embeds = table.get_input_embeddings()(lines.ids.to(self.host.device))
         cache.append(embeds, torch.arange(begin, begin + count).expand(3, -1))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from omnisift.media.lines import Line
 from omnisift.pipeline.line_tokens import LineTokens
 from omnisift.streaming.assembler import Assembler
 from omnisift.streaming.cache import StreamCache
+from omnisift.streaming.checks import check_context
 from omnisift.streaming.encoder import UnitEncoder
 from omnisift.streaming.layout import StreamLayout, UnitTokens
 from omnisift.streaming.lines import UnitLines, WaitingLines
 from omnisift.streaming.policies import HeldTokens
 from omnisift.streaming.report import StreamReport
+from omnisift.tokens import Modality
 
 
 @dataclass(eq=False)
@@ -52,17 +56,32 @@ class State:
         """As ``lead``, from where a unit begins that was not read yet."""
         return self.lead + self.start - self.start_of(unit)
 
-    def unit_lines(self, unit: int, processor: Any) -> tuple[UnitLines | None, int]:
-        """The tokens of the lines that a unit reads, None without any; and how many lines these are.
+    def waiting(self, unit: int) -> list[Line]:
+        """The lines that a complete unit reads: those that begin before its end."""
+        return self.lines.before(float((unit + 1) * self.layout.unit_seconds))
+
+    def unit_lines(self, unit: int, waiting: Sequence[Line], processor: Any, limit: int | None) -> UnitLines | None:
+        """The tokens of the lines that a unit reads; None without any.
+
+        Args:
+            unit: its number.
+            waiting: the lines.
+            processor: of the model.
+            limit: tokens of the model's context; None if it has none.
 
         Raises:
-            UsageError: a line contains a special token of the model.
+            TooBig: the lines alone have more.
         """
-        seconds = float(self.layout.unit_seconds)
-        found = self.lines.before((unit + 1) * seconds)
-        tokens = LineTokens.of(processor, found, "the stream")
-        lines = None if tokens is None else UnitLines.of(tokens, unit * seconds, self.lead_of(unit))
-        return lines, len(found)
+        tokens = LineTokens.of(processor, waiting, "the stream")
+        if tokens is None:
+            return None
+        check_context(limit, tokens.ids.shape[1], 0)
+        return UnitLines.of(tokens, float(unit * self.layout.unit_seconds), self.lead_of(unit))
+
+    def seen_lines(self, unit: int, processor: Any, limit: int | None) -> UnitLines | None:
+        """As `unit_lines`, for a question: of lines that begin before the end of the last image."""
+        known = self.assembler.end + 1 / self.layout.fps
+        return self.unit_lines(unit, [line for line in self.waiting(unit) if line.start < known], processor, limit)
 
     @property
     def report(self) -> StreamReport:
@@ -76,6 +95,7 @@ class State:
             held_units=len(held),
             held_seconds=0.0 if not len(held) else float(held[-1] + 1 - held[0]) * seconds,
             evicted_units=self.units - len(held),
+            text_tokens=int((self.held.modality == Modality.SUBTITLE).sum()),
             cache_bytes=self.cache.nbytes,
             next_position=self.start_of(self.assembler.unit),
             encode_seconds=self.seconds["encode"],

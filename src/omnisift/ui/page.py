@@ -14,7 +14,7 @@ from omnisift.pipeline.report import with_reason
 from omnisift.ui import render
 from omnisift.ui.samples import SampleClip
 from omnisift.ui.session import MAX_CHARACTERS, Session
-from omnisift.ui.uploads import UPLOAD_SUFFIXES
+from omnisift.ui.uploads import SUBTITLE_SUFFIXES, UPLOAD_SUFFIXES
 
 _NONE = "no second method"
 _INTRO = (
@@ -23,8 +23,9 @@ _INTRO = (
 )
 _SHARE_INFO = (
     "At least one patch per frame and one audio token per chunk stay, so the smallest share depends on the clip "
-    "(3.7 % in the samples). The answers show the share that was kept."
+    "(3.7 % in the samples). Tokens of subtitles count, too. The answers show the share that was kept."
 )
+_TEXT_INFO = "The lines of the clip's own text track become part of the prompt, and are compressed with it."
 _EMPTY = "<p class='empty'>Answers appear here.</p>"
 _EXAMPLES = 3
 _FAILED = "The page's server can't use what was sent. Reload the page and drop the clip again."
@@ -85,6 +86,9 @@ def _clip_tab(sessions: Mapping[str, Session], by_title: dict[str, SampleClip]) 
             file = gr.File(label="Drop a clip", file_types=list(UPLOAD_SUFFIXES), height=130, elem_id="file")
             sample = gr.Radio(list(by_title), label="or choose a sample", elem_id="sample")
             player = gr.HTML(render.player(None, ""), elem_id="player")
+            text = gr.Checkbox(False, label="Read subtitles", info=_TEXT_INFO, elem_id="text")
+            kinds = list(SUBTITLE_SUFFIXES)
+            subtitles = gr.File(label="or drop its subtitles", file_types=kinds, height=90, elem_id="subtitles")
         with gr.Column(scale=2, min_width=300):
             parts = _inputs(sessions)
             status = gr.HTML("", elem_id="status")
@@ -92,7 +96,10 @@ def _clip_tab(sessions: Mapping[str, Session], by_title: dict[str, SampleClip]) 
     report = gr.HTML("", elem_id="report")
     run: dict[str, Any] = {
         "fn": _asker(sessions, by_title),
-        "inputs": [file, sample, *(parts[name] for name in ("question", "model", "method", "second", "percent"))],
+        "inputs": [
+            *(file, sample, text, subtitles),
+            *(parts[name] for name in ("question", "model", "method", "second", "percent")),
+        ],
         "outputs": [status, answers, report],
         "concurrency_id": "model",
         "concurrency_limit": 1,
@@ -112,11 +119,12 @@ def _clip_tab(sessions: Mapping[str, Session], by_title: dict[str, SampleClip]) 
         show_progress="hidden",
         **_PRIVATE,
     )
-    file.change(_uploaded, [file, sample], [sample, player, *examples], show_progress="hidden", **_PRIVATE)
+    shown = [player, subtitles]
+    file.change(_uploaded, [file, sample], [sample, *shown, *examples], show_progress="hidden", **_PRIVATE)
     sample.input(
         _sample_chosen(by_title),
         [sample],
-        [file, player, parts["question"], *examples],
+        [file, *shown, parts["question"], *examples],
         show_progress="hidden",
         **_PRIVATE,
     )
@@ -162,6 +170,8 @@ def _asker(sessions: Mapping[str, Session], by_title: dict[str, SampleClip]) -> 
     def ask(
         file: str | None,
         sample: str | None,
+        text: bool,
+        subtitles: str | None,
         question: str,
         model: str,
         method: str,
@@ -173,7 +183,13 @@ def _asker(sessions: Mapping[str, Session], by_title: dict[str, SampleClip]) -> 
         path = file if file is not None else by_title[sample].path if sample in by_title else None
         try:
             answer = sessions[model].ask(
-                path, question, methods, percent, lambda done, step: progress(done, desc=render.step_text(step))
+                path,
+                question,
+                methods,
+                percent,
+                lambda done, step: progress(done, desc=render.step_text(step)),
+                text=bool(text),
+                subtitles=subtitles,
             )
         except OmniSiftError as error:
             return render.error(error), _EMPTY, ""
@@ -183,18 +199,18 @@ def _asker(sessions: Mapping[str, Session], by_title: dict[str, SampleClip]) -> 
 
 
 def _uploaded(file: str | None, sample: str | None) -> list[Any]:
-    """An upload replaces the chosen sample and its example questions."""
+    """An upload replaces the chosen sample, its example questions, and the subtitles of the clip before."""
     if file is None:
         kept = [gr.skip()] * _EXAMPLES
-        return [sample, gr.skip() if sample is not None else render.player(None, ""), *kept]
-    return [None, render.player(file, "your upload"), *[gr.update(visible=False)] * _EXAMPLES]
+        return [sample, gr.skip() if sample is not None else render.player(None, ""), gr.skip(), *kept]
+    return [None, render.player(file, "your upload"), None, *[gr.update(visible=False)] * _EXAMPLES]
 
 
 def _sample_chosen(by_title: dict[str, SampleClip]) -> Callable[[str | None], list[Any]]:
     def choose(title: str | None) -> list[Any]:
         chosen = by_title[title or ""]
         examples = [gr.update(value=question, visible=True) for question in chosen.questions]
-        return [None, render.player(chosen.path, chosen.title), chosen.questions[0], *examples]
+        return [None, render.player(chosen.path, chosen.title), None, chosen.questions[0], *examples]
 
     return choose
 

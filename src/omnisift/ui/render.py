@@ -59,12 +59,10 @@ def timing(answer: SessionAnswer) -> str:
 def _card(method: MethodTrace) -> str:
     report = method.answer.report
     tokens, seconds = report.tokens, report.seconds
-    total, kept = tokens.video + tokens.audio, tokens.video_kept + tokens.audio_kept
     model_seconds = seconds.compress + seconds.prefill + seconds.decode
     rows = [
-        ("kept", f"{kept} of {total} ({100 * tokens.retained_ratio:.1f} %)"),
-        ("video", f"{tokens.video_kept} of {tokens.video}"),
-        ("audio", f"{tokens.audio_kept} of {tokens.audio}"),
+        ("kept", f"{tokens.in_clips_kept} of {tokens.in_clips} ({100 * tokens.retained_ratio:.1f} %)"),
+        *((name, f"{kept} of {total}") for name, total, kept in tokens.by_kind),
         ("prompt", f"{tokens.prompt_kept} of {tokens.prompt}"),
         ("time", f"{model_seconds:.3f} s"),
         ("prefill", f"{seconds.prefill:.3f} s"),

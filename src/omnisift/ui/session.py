@@ -5,11 +5,13 @@ A session answers one question at a time for all users, because they share one m
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from omnisift.compressors import COMPRESSORS, Compressor
 from omnisift.config import ServedReadOptions
 from omnisift.errors import Blocked, CompressorError, MediaError, NotFound, UsageError
 from omnisift.inspector import Inspection, inspect_clip
+from omnisift.media import Media
 from omnisift.pipeline.ask import Pipeline
 from omnisift.pipeline.clip_format import size_options
 from omnisift.pipeline.encoded_clip import EncodedClip, EncodedClipCache
 from omnisift.pipeline.loading import Host
 from omnisift.pipeline.method import compressor_for, resolve_compressor
 from omnisift.serving.decoder_pool import DecoderPool
-from omnisift.ui.uploads import UPLOAD_SUFFIXES
+from omnisift.ui.uploads import SUBTITLE_SUFFIXES, UPLOAD_SUFFIXES
 from omnisift.utils.names import AUTO
 from omnisift.utils.questions import check_max_new_tokens, check_question
 from omnisift.utils.special_tokens import SpecialTokens
@@ -132,6 +135,9 @@ class Session:
         methods: Sequence[str],
         percent: float,
         on_progress: ProgressCallback | None = None,
+        *,
+        text: bool = False,
+        subtitles: str | Path | None = None,
     ) -> SessionAnswer:
         """Ask about a clip with all tokens and with each of ``methods``.
 
@@ -139,19 +145,22 @@ class Session:
             path: the clip; None raises `UsageError`, as the page does before a clip is chosen.
             question: at most `MAX_CHARACTERS` characters.
             methods: names of methods, among `methods` of this session.
-            percent: share of the video and audio tokens to keep, in percent.
+            percent: share of the tokens of the clip to keep, in percent.
             on_progress: called when a stage begins.
+            text: whether to read the clip's own subtitles.
+            subtitles: a file with the clip's subtitles, which is read instead of its own; None for none.
 
         Raises:
             OmniSiftError: one line that says what is wrong and what to do.
         """
         clip = self._checked(path)
+        words = None if subtitles is None else self._checked_subtitles(subtitles)
         self._check(question, methods, percent)
-        with self._lock, _short_names(clip):
+        with self._lock, _renamed({str(clip): clip.name}):
             compressors = {name: self._kept_compressor(name, percent) for name in dict.fromkeys(methods)}
             if on_progress is not None:
                 on_progress(0.0, "read")
-            encoded = self._clips.get(clip, self._encode)
+            encoded = self._encoded(clip, words, text)
             known = encoded.is_encoded
             stages = None if on_progress is None else _StageProgress(on_progress, ["all tokens", *compressors])
             inspection = inspect_clip(
@@ -171,23 +180,57 @@ class Session:
         """
         return Pipeline(self.host, self._compressor(AUTO, percent))
 
-    def _encode(self, path: Path) -> EncodedClip:
+    def _encoded(self, clip: Path, words: Path | None, text: bool) -> EncodedClip:
+        """The clip, which is read anew with other subtitles."""
+        if words is not None:
+            state = words.stat()
+            return self._clips.get(clip, partial(self._encode, words=words), (str(words), state.st_mtime_ns))
+        return self._clips.get(clip, partial(self._encode, text=text) if text else self._encode, text)
+
+    def _encode(self, path: Path, words: Path | None = None, text: bool = False) -> EncodedClip:
         begin = time.perf_counter()
-        media = self._decoders.read(path)
+        if words is not None:
+            media = self._read_together(path, words)
+        else:
+            media = self._decoders.read(path, "subtitles" if text else None)
         return EncodedClip(self.host, media, time.perf_counter() - begin, HOLD_BYTES)
 
+    def _read_together(self, clip: Path, words: Path) -> Media:
+        """Read a clip with a file of subtitles that lies elsewhere: both lie beside each other in a folder of links."""
+        with tempfile.TemporaryDirectory(prefix="omnisift-ui-") as folder:
+            link = Path(folder).resolve() / clip.name
+            link.symlink_to(clip)
+            beside = link.with_suffix(words.suffix.lower())
+            beside.symlink_to(words)
+            with _renamed({str(link): clip.name, beside.name: words.name}):
+                media = self._decoders.read(link, "subtitles")
+            warnings = (warning.replace(beside.name, words.name) for warning in media.warnings)
+            return replace(media, path=clip, warnings=tuple(warnings))
+
     def _checked(self, path: str | Path | None) -> Path:
-        """The resolved path, if it may be read."""
+        """The resolved path of a clip, if it may be read."""
         if path is None:
             raise UsageError("no clip yet; drop a file or choose a sample")
-        clip = Path(path).resolve()
-        if not any(clip.is_relative_to(root) for root in self._roots):
-            raise Blocked(f"{clip.name} was not uploaded and is not a sample; drop it on the page first")
+        clip = self._uploaded(path)
         if clip.suffix.lower() not in UPLOAD_SUFFIXES:
             raise UsageError(f"{clip.name} is not a clip by its name; upload one of {' '.join(UPLOAD_SUFFIXES)}")
-        if not clip.is_file():
-            raise NotFound(f"{clip.name} no longer exists; drop it on the page again")
-        return clip
+        return _existing(clip)
+
+    def _checked_subtitles(self, path: str | Path) -> Path:
+        """The resolved path of a file of subtitles, if it may be read."""
+        words = self._uploaded(path)
+        if words.suffix.lower() not in SUBTITLE_SUFFIXES:
+            raise UsageError(
+                f"{words.name} is no file of subtitles by its name; upload {' or '.join(SUBTITLE_SUFFIXES)}"
+            )
+        return _existing(words)
+
+    def _uploaded(self, path: str | Path) -> Path:
+        """The resolved path of a file in one of the folders."""
+        file = Path(path).resolve()
+        if not any(file.is_relative_to(root) for root in self._roots):
+            raise Blocked(f"{file.name} was not uploaded and is not a sample; drop it on the page first")
+        return file
 
     def _check(self, question: str, methods: Sequence[str], percent: float) -> None:
         check_question(question, special=SpecialTokens.of(self.host.processor.tokenizer))
@@ -200,13 +243,23 @@ class Session:
             raise UsageError(f"keep more than 0 and at most 100 % of the tokens, got {str(percent)[:20]}")
 
 
+def _existing(file: Path) -> Path:
+    """The path, if it is a file."""
+    if not file.is_file():
+        raise NotFound(f"{file.name} no longer exists; drop it on the page again")
+    return file
+
+
 @contextmanager
-def _short_names(clip: Path) -> Iterator[None]:
-    """Replace the clip's path in errors by its name: users must not see the folders of this machine."""
+def _renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Replace paths in errors by names: users must not see the folders of this machine."""
     try:
         yield
-    except MediaError as error:
-        raise type(error)(str(error).replace(str(clip), clip.name)) from error
+    except (MediaError, UsageError) as error:
+        message = str(error)
+        for path, name in names.items():
+            message = message.replace(path, name)
+        raise type(error)(message) from error
 
 
 class _StageProgress:

@@ -13,6 +13,8 @@ from omnisift.utils.asgi import App, Message, Receive, Send, answer, body_size
 
 UPLOAD_SUFFIXES = tuple(sorted(MEDIA_SUFFIXES))
 """File name endings of clips that may be uploaded."""
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+"""File name endings of their subtitles."""
 MEGABYTE = 1 << 20
 UPLOAD_SECONDS = 600.0
 """Maximum time of an upload; its space is taken from the beginning."""
@@ -65,11 +67,12 @@ class Uploads:
         finally:
             self._active -= 1
             self._remove_parts()
-        others = [path for path in paths if path.suffix.lower() not in UPLOAD_SUFFIXES]
+        allowed = (*UPLOAD_SUFFIXES, *SUBTITLE_SUFFIXES)
+        others = [path for path in paths if path.suffix.lower() not in allowed]
         for path in others:
             path.unlink(missing_ok=True)
         if others:
-            await answer(send, 415, f"the name of a clip must end in one of {' '.join(UPLOAD_SUFFIXES)}\n")
+            await answer(send, 415, f"the name of an upload must end in one of {' '.join(allowed)}\n")
             return
         for message in messages:
             await send(message)

@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const chosen = data.methods.filter((method) => method.name !== "none");
 const cellCount = data.grid ? data.grid.rows * data.grid.columns : 0;
-const kindNames = { spatial: "spatial saliency", temporal: "temporal saliency", learned: "learned score", selector: "selector score", method: "score" };
+const kindNames = { spatial: "spatial saliency", temporal: "temporal saliency", learned: "learned score", selector: "selector score", method: "score", track: "text score" };
 
 // Frames and chunks are numbered from 1 on the page.
 function frameNumber(frame) { return frame + 1; }

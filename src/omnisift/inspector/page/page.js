@@ -68,7 +68,11 @@ function buildLanes() {
       canvas.addEventListener("pointerdown", (event) => { showFrame(positionAt(timeAt(event))); });
     }
   }
-  if (data.wave === null) return;
+  if (data.wave !== null) buildSound();
+  buildText();
+}
+
+function buildSound() {
   audioLane(lane("Waveform, kept parts in colour", 56, (pen, width, height) => drawWave(pen, audioMethod(), width, height), "Waveform"));
   const canvas = lane("Mel spectrogram, dropped parts dimmed", 84, (pen, width, height) => drawMel(pen, mel, audioMethod(), width, height));
   canvas.removeAttribute("aria-hidden");
@@ -114,6 +118,7 @@ function drawLanes() {
     const tall = typeof height === "function" ? height(width) : height;
     draw(sized(canvas, width, tall), width, tall);
   }
+  placeText(width);
   moveFrameCursor();
 }
 
