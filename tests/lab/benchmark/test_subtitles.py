@@ -129,10 +129,10 @@ def test_all_conditions_of_a_budget_keep_the_same_number(outcomes):
                 if share < ALL:
                     assert sum(kept) == tokens_of(share, 750), (name, method, share)
                 assert (kept[1] > 0) == condition.sound
-                if condition.retain_text == 1:
-                    assert kept[2] == (lines if condition.lines else 0)
+                if condition.retain_text < 1 or condition.lines == "late":  # some late ones are behind the end
+                    assert 0 < kept[2] <= lines - (condition.retain_text < 1)
                 else:
-                    assert 0 < kept[2] < lines
+                    assert kept[2] == (lines if condition.lines else 0)
     right = [clip[key_of("sound", "", ALL)]["right"] for clip in outcomes]
     assert sum(row.count("1") for row in right) > 16
 
