@@ -67,7 +67,7 @@ NAMES = {
     "neither": "video alone",
     "sound": "sound",
     "lines": "lines",
-    "both": "sound and lines (the library's rule)",
+    "both": "sound and lines",
     "both, sound pays": "sound and lines, sound pays",
     "both, video pays": "sound and lines, video pays",
     "both, half of the lines": "sound and half of the lines",
