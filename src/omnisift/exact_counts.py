@@ -25,6 +25,8 @@ def exact_text(shapes: ChunkShapes, tokens: int, retain_text: float) -> Tensor:
         [clips] int64 on the CPU.
     """
     clips = int(shapes.clip.max()) + 1 if len(shapes) else 0
+    if not bool(shapes.text.any()):
+        return torch.zeros(clips, dtype=torch.int64)
     media = torch.stack([shapes.frame0, shapes.frame1, shapes.audio], dim=1)
     n_media, n_text = sum_by(media.sum(dim=1), shapes.clip, clips), sum_by(shapes.text, shapes.clip, clips)
     least_media = sum_by((media > 0).sum(dim=1), shapes.clip, clips)
@@ -65,7 +67,10 @@ def exact_counts(shapes: ChunkShapes, tokens: int, video_rate: Tensor, kept_text
         n_video, n_audio = int(video.sum()), int(audio.sum())
         if n_video + n_audio + int(text.sum()) <= tokens:
             continue
-        size[:, 3] = _even_shares(text, int(kept_text[clip]))
+        if kept_text[clip]:
+            size[:, 3] = _even_shares(text, int(kept_text[clip]))
+        else:
+            size[:, 3] = 0
         left = tokens - int(kept_text[clip])
         least_video, least_audio = int((video > 0).sum()), int((audio > 0).sum())
         least = least_video + least_audio

@@ -123,7 +123,8 @@ def check_loop(stream: TokenStream, budget: Budget) -> None:
         counts = [int(result.keep[frame].sum()) for frame in frames]
         check_rounded(counts, shares(weights, sizes, video_total(stream, budget, frames)))
         for frame, scores, count in zip(frames, loop_scores(stream, frames, result.keep), counts, strict=True):
-            torch.testing.assert_close(result.scores[frame].tolist(), scores, atol=1e-3, rtol=0)
+            # Projections are in float32, and scaling multiplies their rounding by up to 100: 0.004 on some processors.
+            torch.testing.assert_close(result.scores[frame].tolist(), scores, atol=1e-2, rtol=0)
             check_best(result.keep, frame, [float(result.scores[i]) for i in frame], count)
 
 
