@@ -219,6 +219,13 @@ def test_the_tables_of_streams_match_their_results() -> None:
         assert module.filled(page) == page, "run benchmarks/figures/streaming_tables.py"
 
 
+def test_the_tables_of_subtitles_match_their_result() -> None:
+    module = load_benchmark("subtitle_tables")
+    page = module.PAGE.read_text(encoding="utf-8")
+    assert page.count("<!-- table subtitles") == 8
+    assert module.filled(page) == page, "run benchmarks/figures/subtitle_tables.py"
+
+
 def test_the_default_of_nano() -> None:
     assert load_benchmark("default_method").right_answers(1, 0.25) == {"omnisift": 3, "resift": 3}
 

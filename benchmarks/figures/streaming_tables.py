@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -25,15 +26,20 @@ def filled(page: str) -> str:
     rows = [
         json.loads(line) for line in (ROOT / "results" / "old_events.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    old_events = _loaded(ROOT / "accuracy" / "old_events.py")
+    old_events = loaded(ROOT / "accuracy" / "old_events.py")
     tables = {
-        "stream_cost": _loaded(ROOT / "figures" / "cost_table.py").stream_table(),
+        "stream_cost": loaded(ROOT / "figures" / "cost_table.py").stream_table(),
         "old_events": old_events.short_table(rows).rstrip(),
         "old_events_all": old_events.tables([row for row in rows if row["split"] == "test"]).rstrip(),
     }
     for name, path in TABLES.items():
         results = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
-        tables[name] = _loaded(path).table(results)
+        tables[name] = loaded(path).table(results)
+    return filled_with(page, tables)
+
+
+def filled_with(page: str, tables: Mapping[str, str]) -> str:
+    """A page with these tables, by name, between its markers."""
     for name, table in tables.items():
         begin, end = f"<!-- table {name} -->\n", "<!-- end -->"
         if page.count(begin) > 1:
@@ -45,7 +51,8 @@ def filled(page: str) -> str:
     return page
 
 
-def _loaded(path: Path) -> ModuleType:
+def loaded(path: Path) -> ModuleType:
+    """A script of benchmarks/ as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -6,7 +6,10 @@ from omnisift.errors import CheckpointError
 from omnisift.utils import assets
 
 
-@pytest.mark.parametrize(("name", "get"), [("nano", "Reinstall the package"), ("wide-qwen3", "Use a checkout")])
+@pytest.mark.parametrize(
+    ("name", "get"),
+    [("nano", "Reinstall the package"), ("wide-qwen3", "Use a checkout"), ("wide-text", "Use a checkout")],
+)
 def test_a_missing_checkpoint_says_where_to_get_it(name, get, monkeypatch, tmp_path):
     monkeypatch.setattr(assets, "_CHECKPOINTS", tmp_path)
     with pytest.raises(CheckpointError, match=f"the bundled {name} checkpoint is missing") as raised:

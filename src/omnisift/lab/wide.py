@@ -151,11 +151,16 @@ class WideBuild(NanoBuild):
         model.load_state_dict({k: v for k, v in weights.items() if not k.endswith(tables)}, strict=False)
         return model
 
+    @property
+    def first_clip(self) -> int:
+        """Number of the first training clip of the language model."""
+        return FRAMES * self.settings.encoder_clips
+
     def features(self) -> dict[str, Any]:
         """Stage 3: encode all clips. Validation clips go through files; training clips are new to the encoders, whose
         outputs are better on those that they were trained on.
         """
-        jobs, unseen = [], FRAMES * self.settings.encoder_clips
+        jobs, unseen = [], self.first_clip
         for setting, clips in self.clips.items():
             for split, first, total, share in (
                 ("validation", 0, clips.validation, 1.0),
@@ -265,7 +270,8 @@ def run(
     torch.set_num_threads(1)
     if options.small:
         settings = replace(NanoSettings.small(), full_share=1.0)
-        clips = {"wide": WideClips(9, 4, 1, 2, 4), "wide20": WideClips(2, 2, 1, 1)}
+        small = {"wide": WideClips(9, 4, 1, 2, 4), "wide20": WideClips(2, 2, 1, 1)}
+        clips = {name: small[name] for name in clips if name in small}
     settings = replace(settings, seed=options.seed)
     if options.steps is not None:
         settings = replace(settings, steps=options.steps)

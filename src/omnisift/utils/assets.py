@@ -7,7 +7,7 @@ from pathlib import Path
 from omnisift.errors import CheckpointError
 
 _CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
-CHECKOUT_ONLY = ("wide", "wide-qwen3", "nano-long", "wide-long")
+CHECKOUT_ONLY = ("wide", "wide-qwen3", "nano-long", "wide-long", "wide-text")
 """Backbones of the benchmark that a checkout has, and the wheel has not."""
 _MADE_BY = {"wide-long": "nano_long --model wide"}
 """Checkpoint -> the module of `omnisift.lab` that makes it, where it is not named like the checkpoint."""
@@ -30,8 +30,8 @@ def nano_path() -> Path:
 
 
 def bundled_path(name: str) -> Path:
-    """Return the folder of a bundled checkpoint: ``nano``, ``neutral``, ``wide``, ``wide-qwen3``, ``nano-long`` or
-    ``wide-long``.
+    """Return the folder of a bundled checkpoint: ``nano``, ``neutral``, ``wide``, ``wide-qwen3``, ``nano-long``,
+    ``wide-long`` or ``wide-text``.
 
     Raises:
         CheckpointError: the package was installed without it.

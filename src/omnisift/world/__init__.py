@@ -34,6 +34,7 @@ from omnisift.world.render import render_audio, render_frames, render_images
 from omnisift.world.scene import Scene, make_scene
 from omnisift.world.settings import CONFLICT, SETTINGS, WIDE_SETTINGS, Setting, world_setting
 from omnisift.world.splits import SPLITS, scene_number
+from omnisift.world.subtitles import SUBTITLE_DEGRADATIONS, subtitles
 from omnisift.world.truth import FIRST_TITLE_CLASS, EvidenceEvent, KeptEvidence, Truth, count_kept, truth
 from omnisift.world.vocabulary import split_words, vocabulary
 from omnisift.world.words import COLOR_NAMES, COLORS, NUMBERS, PLACES, SHAPES, SOUNDS, WORDS
@@ -55,6 +56,7 @@ __all__ = [
     "SHAPES",
     "SOUNDS",
     "SPLITS",
+    "SUBTITLE_DEGRADATIONS",
     "WIDE_SETTINGS",
     "WIDE_TYPES",
     "WORDS",
@@ -85,6 +87,7 @@ __all__ = [
     "scene_number",
     "score_caption",
     "split_words",
+    "subtitles",
     "truth",
     "vocabulary",
     "world_setting",

@@ -99,7 +99,7 @@ class PackedEvaluator:
             offset: [D]: what is added to the embeddings that the method sees, and taken from those that it returns.
         """
         # Embed the text tokens with this model: it may be fine-tuned, unlike the encoders.
-        text = clips.modality == Modality.TEXT
+        text = (clips.modality != Modality.VIDEO) & (clips.modality != Modality.AUDIO)
         language: Any = self.parts.language_model
         clips = replace(clips, embeds=clips.embeds.clone())
         clips.embeds[:, text] = language.embed_tokens(clips.ids[text])

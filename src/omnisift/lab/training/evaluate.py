@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from omnisift.lab.training.feature_cache import FeatureCache
 from omnisift.lab.training.forward import forward_packed
@@ -26,6 +27,7 @@ def accuracies(
     clips: int = 100,
     seed: int = 0,
     types: Sequence[str] = QUESTION_TYPES,
+    prepare: Callable[[dict[str, Tensor], list[int]], dict[str, Tensor]] | None = None,
 ) -> dict[str, float]:
     """Measure how often the most likely word is the right answer.
 
@@ -40,6 +42,7 @@ def accuracies(
         clips: number of clips, from the first.
         seed: seed of the questions.
         types: question types; about four questions of each per clip.
+        prepare: (batch, clips) -> the batch as the model reads it, for example with lines; None leaves it.
 
     Returns:
         Question type -> accuracy in 0..1, and their mean as ``mean``.
@@ -51,6 +54,7 @@ def accuracies(
     for first in range(0, min(clips, len(features)), 20):
         chosen = list(range(first, min(clips, len(features), first + 20)))
         batch = make_batch(features, chosen, writer, 4 * len(types), rng, types=types)
+        batch = batch if prepare is None else prepare(batch, chosen)
         out = forward_packed(model, layout, batch, select(batch["video"], batch["audio"]) if select else None)
         due = (batch["kind"] < CAPTION) & (batch["labels"] != IGNORE_INDEX)
         hit = model.lm_head(out.last[:, out.prefix :][due]).argmax(-1) == batch["labels"][due]

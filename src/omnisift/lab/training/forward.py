@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omnisift.errors import UsageError
+from omnisift.lab.training.clip_lines import inserted
 from omnisift.lab.training.nano_model import language_model_of
 from omnisift.lab.training.packed import PromptLayout
 
@@ -67,7 +69,7 @@ def forward_packed(
         model: a thinker.
         layout: where a clip's tokens are in the prompt.
         batch: see `make_batch`. With ``places`` [B, P], ascending positions of the prefix, these stay whatever ``kept``
-            is.
+            is. With the lines of `omnisift.lab.training.clip_lines.line_batch`, these are inserted, whatever is kept.
         kept: which clip tokens stay; None keeps all.
         attentions: return attention weights; the model must use eager attention.
         bias: [B, KA] added to every attention logit whose key is a kept audio token.
@@ -75,6 +77,10 @@ def forward_packed(
     language = language_model_of(model)
     rows, width = len(batch["video"]), batch["audio"].shape[-1]
     # The prefix with the features of the clip.
+    if "line_ids" in batch and batch["video"].shape[-1] > width:
+        raise UsageError(
+            "lines need a host without deepstack, whose features are placed by the tokens of the clip alone"
+        )
     video, *deep = torch.split(batch["video"], width, dim=-1)
     embeds = language.embed_tokens(layout.ids)[None].repeat(rows, 1, 1)
     embeds = embeds.index_copy(1, layout.video, video).index_copy(1, layout.audio, batch["audio"])
@@ -84,14 +90,21 @@ def forward_packed(
     kept_index, order = kept_index.sort(dim=1)
     where = order.argsort(dim=1)  # where each of (other, video, audio) went
     kept_index = batch.get("places", kept_index)
-    first_audio, prefix = len(layout.other) + kept.video.shape[1], kept_index.shape[1]
-    # Cut the prefix and append the questions.
-    clip = embeds.gather(1, kept_index[..., None].expand(-1, -1, width))
+    first_audio = len(layout.other) + kept.video.shape[1]
+    # Cut the prefix, insert lines and append the questions.
+    clip, position = embeds.gather(1, kept_index[..., None].expand(-1, -1, width)), layout.position[:, kept_index]
+    real = torch.ones_like(kept_index, dtype=torch.bool)
+    if "line_ids" in batch:
+        lines = language.embed_tokens(batch["line_ids"])
+        clip, position, real, moved = inserted(clip, position, kept_index, batch, lines)
+        where = where if "places" in batch else moved.gather(1, where)
+    prefix = clip.shape[1]
     inputs = torch.cat([clip, language.embed_tokens(batch["tail"])], dim=1)
     # New tokens continue from the length of the full prefix.
-    following = (layout.after + batch["offset"]).expand(3, -1, -1)
-    position = torch.cat([layout.position[:, kept_index], following], dim=2)
-    mask = _mask(batch["segment"], prefix, attentions or bias is not None)
+    after = layout.after + batch.get("line_shift", torch.zeros(rows, dtype=torch.int64))
+    following = (after[:, None] + batch["offset"]).expand(3, -1, -1)
+    position = torch.cat([position, following], dim=2)
+    mask = _mask(batch["segment"], real, attentions or bias is not None)
     if bias is not None:
         key_bias = bias.new_zeros(rows, mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
         mask = mask + key_bias[:, None, None, :]
@@ -136,10 +149,11 @@ def _deepstack(deep: list[Tensor], layout: PromptLayout, kept_index: Tensor, len
     }
 
 
-def _mask(segment: Tensor, prefix: int, additive: bool) -> Tensor:
-    """[B, 1, P + T, P + T]: the clip is causal; a segment sees the clip and its own past."""
-    segments = torch.cat([segment.new_zeros(len(segment), prefix), segment], dim=1)
-    key_is_clip = torch.arange(segments.shape[1]) < prefix
-    same = (segments[:, :, None] == segments[:, None, :]) | key_is_clip
+def _mask(segment: Tensor, real: Tensor, additive: bool) -> Tensor:
+    """[B, 1, P + T, P + T]: the clip is causal; a segment sees the clip and its own past; padding of the clip, where
+    ``real`` [B, P] is False, is seen by padding alone."""
+    segments = torch.cat([torch.where(real, 0, -1), segment], dim=1)
+    key_is_clip = torch.cat([real, torch.zeros_like(segment, dtype=torch.bool)], dim=1)
+    same = (segments[:, :, None] == segments[:, None, :]) | key_is_clip[:, None, :]
     mask = (same & torch.ones_like(same[0]).tril())[:, None]
     return torch.where(mask, 0.0, torch.finfo(torch.float32).min) if additive else mask
