@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import time
@@ -220,3 +221,16 @@ def test_bounds_of_given_lines() -> None:
         arrays([(1, 2, "x"), (1, 2, "x" * 2001)])
     with pytest.raises(TooBig, match="lines has 20001 lines, over the limit of 20000"):
         arrays([(1, 2, "x")] * (MAX_LINES + 1))
+
+
+def test_lines_that_replace_those_of_a_clip_are_checked_and_put_in_order() -> None:
+    media = arrays([(0.1, 0.2, "x")])
+    later, sooner = Line(0.8, 0.9, "&amp; <i>b</i>"), (0.5, 0.6, "a")
+    assert dataclasses.replace(media, lines=[later, sooner]).lines == (Line(*sooner), later)
+    for lines, message in (
+        ([(1, 2)], r"lines\[0\] must be a Line"),
+        ([(math.nan, 2, "x")], "finite"),
+        ("abc", "sequence"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            dataclasses.replace(media, lines=lines)  # type: ignore[arg-type]

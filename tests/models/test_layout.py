@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omnisift.errors import UnsupportedCall
 from omnisift.models import Layout, Prompt, adapter_for
-from omnisift.models.layout import repeated_videos
+from omnisift.models.layout import PromptLines, repeated_videos, rows_of_lines
 from omnisift.tokens import Modality
 
 MODEL = thinker()
@@ -112,3 +112,26 @@ def test_types_of_the_call_decide_over_placeholder_ids() -> None:
     decided = [Modality.TEXT, Modality.TEXT, Modality.AUDIO, Modality.VIDEO, Modality.TEXT]
     assert ADAPTER.modality(ids, {"mm_token_type_ids": types}).tolist() == [decided]
     assert ADAPTER.modality(ids, {"mm_token_type_ids": types[:, :2]}).tolist() == [kinds]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ((-5, (1,), (0,)), "whole numbers"),
+        ((5, (-1,), (0,)), "whole numbers"),
+        ((5, (1,), (0.4,)), "whole numbers"),
+        ((5, (1, 2), (0,)), "a length and a time each"),
+        ((5, (1, 2), (3, 0)), "in order of their times"),
+    ],
+)
+def test_wrong_lines_are_refused(fields: Any, message: str) -> None:
+    with pytest.raises(UnsupportedCall, match=message):
+        PromptLines(*fields)
+
+
+def test_lines_have_an_entry_for_each_prompt() -> None:
+    one: Any = PromptLines(5, (1,), (0,))
+    assert rows_of_lines([one, None], 4) == [one, one, None, None]
+    for wrong in (one, [(5, (1,), (0,))], [one, None, one]):
+        with pytest.raises(UnsupportedCall, match="for each prompt"):
+            rows_of_lines(wrong, 2)

@@ -9,7 +9,7 @@ import torch
 from tests.helpers.contract import made
 from tests.helpers.families import Clip, Sound
 from tests.helpers.family_contract import ALL, QUARTER, compressor
-from tests.helpers.models import FIRST_WORD, WIDTH, Image
+from tests.helpers.models import AUDIO, FIRST_WORD, VIDEO, WIDTH, Image
 from tests.helpers.qwen3_omni_speech import (
     ASSISTANT,
     LAYER,
@@ -34,6 +34,7 @@ import omnisift
 from omnisift.budget import Budget
 from omnisift.compressors import Compressor
 from omnisift.errors import UnsupportedCall
+from omnisift.models import PromptLines
 from omnisift.models.cached_prompt import cache_argument
 
 MODEL = speaking_model()
@@ -92,6 +93,29 @@ def test_the_talker_speaks_from_the_kept_tokens_alone(name: str) -> None:
     assert keep.float().mean() < 0.8
     agree(spoken_by_hand(MODEL, inputs, keep[0]), text, waveform, listener)
     assert waveform.shape != uncut.shape or not torch.equal(waveform, uncut)
+
+
+def test_the_talker_hears_kept_tokens_of_lines_as_text_behind_their_clip() -> None:
+    inputs = conversation([(SYSTEM, [4]), *ONE])
+    ids = inputs["input_ids"][0]
+    begin = int(((ids == VIDEO) | (ids == AUDIO)).nonzero()[-1]) + 3  # behind two marks
+    turn = slice(7, len(ids) - 2)  # of the user; the answer begins behind it
+    with Listener(MODEL) as full:
+        speak(MODEL, inputs)
+    with omnisift.attach(MODEL, made("random", Budget(0.3, retain_text=0.5))) as attachment, Listener(MODEL) as cut:
+        attachment.lines = [PromptLines(begin, (3, 1), (500_000, 3_000_000))]
+        speak(MODEL, inputs)
+    assert attachment.last is not None
+    keep = attachment.last.keep[0]
+    assert 0 < int(keep[begin : begin + 4].sum()) < 4
+    heard, whole = cut.inputs[0], full.inputs[0]
+    kept = torch.ones(whole["inputs_embeds"].shape[1], dtype=torch.bool)
+    kept[: turn.stop - turn.start] = keep[turn]
+    assert torch.equal(heard["position_ids"][1:], whole["position_ids"][1:, :, kept])
+    # Words are heard as they are embedded, whatever the thinker made of them.
+    lines = kept[: begin - turn.start].sum(), keep[begin : begin + 4].sum()
+    words = whole["inputs_embeds"][0, begin - turn.start :][:4][keep[begin : begin + 4]]
+    assert torch.equal(heard["inputs_embeds"][0, lines[0] : lines[0] + lines[1]], words)
 
 
 @pytest.mark.parametrize("method", ["merging", "clip-wide"])

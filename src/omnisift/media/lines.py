@@ -162,9 +162,7 @@ def check_lines(lines: Any, seconds: float) -> tuple[tuple[Line, ...], list[str]
         TooBig: a text or the number of lines is over its limit.
     """
     if not isinstance(lines, Sequence) or isinstance(lines, (str, bytes, bytearray)):
-        raise UsageError(
-            f"lines must be a sequence of Line or (start, end, text), got {type(lines).__name__}; use a list"
-        )
+        raise UsageError(_no_sequence(lines))
     if len(lines) > MAX_LINES:
         raise TooBig(f"lines has {len(lines)} lines, over the limit of {MAX_LINES}; give a part of the clip")
     checked = []
@@ -174,6 +172,21 @@ def check_lines(lines: Any, seconds: float) -> tuple[tuple[Line, ...], list[str]
         if rows:
             checked.append(Line(max(0.0, start), max(0.0, end), " ".join(rows)))
     return within(sorted(checked, key=lambda line: line.start), seconds)
+
+
+def in_order(lines: Any) -> tuple[Line, ...]:
+    """The lines that a caller gives for a clip that was read, in order of their start. Their text stays as it is.
+
+    Args:
+        lines: a sequence of `Line` or ``(start, end, text)``.
+
+    Raises:
+        UsageError: as `check_lines`.
+    """
+    if not isinstance(lines, Sequence) or isinstance(lines, (str, bytes, bytearray)):
+        raise UsageError(_no_sequence(lines))
+    checked = [Line(*_check_line(number, line)) for number, line in enumerate(lines)]
+    return tuple(sorted(checked, key=lambda line: line.start))
 
 
 def within(lines: Iterable[Line], seconds: float) -> tuple[tuple[Line, ...], list[str]]:
@@ -189,6 +202,10 @@ def within(lines: Iterable[Line], seconds: float) -> tuple[tuple[Line, ...], lis
         return lines, []
     behind = f"{len(lines) - len(kept)} line(s) of text begin behind the end of the clip at {seconds:.1f} s; left out"
     return kept, [behind]
+
+
+def _no_sequence(lines: Any) -> str:
+    return f"lines must be a sequence of Line or (start, end, text), got {type(lines).__name__}; use a list"
 
 
 def _check_line(number: int, line: Any) -> tuple[float, float, str]:

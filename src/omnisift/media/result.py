@@ -20,7 +20,7 @@ from omnisift.media.arrays import (
     sample_frames,
 )
 from omnisift.media.image import smart_size
-from omnisift.media.lines import Line, check_lines
+from omnisift.media.lines import Line, check_lines, in_order
 from omnisift.media.sampling import MAX_SECONDS, Sampling, check_numbers, check_sampling
 from omnisift.media.units import SAMPLE_RATE, TEMPORAL_PATCH
 
@@ -55,6 +55,11 @@ class Media:
     """The container's own metadata (title, comment ...), keys in lower case."""
     lines: tuple[Line, ...] = ()
     """Lines of text with their times, in order of their start; empty unless subtitles were asked for."""
+
+    def __post_init__(self) -> None:
+        """Check the lines, which callers may replace, and put them in order. Raises `UsageError` if one is wrong."""
+        if self.lines:
+            object.__setattr__(self, "lines", in_order(self.lines))
 
     @classmethod
     def from_arrays(

@@ -347,7 +347,7 @@ class Attachment:
         self.last = Compression(stream.modality.view(rows, length), keep, scores)
         self.selection = selection if self.compressor.training and torch.is_grad_enabled() else None
         # Apply it. A prompt that keeps everything passes unchanged, unless lines of text move.
-        if bool(keep.all()) and not any(prompt.lines):
+        if _keeps_everything(keep) and not any(prompt.lines):
             return with_attention_bias(
                 self._replace_embeds(arguments, selection), selection, prompt.attention_mask, None
             )
@@ -383,3 +383,7 @@ class Attachment:
     def _is_compressed(self, input_ids: Tensor, arguments: Mapping[str, Any]) -> bool:
         modality = self.adapter.modality(input_ids.cpu(), arguments)
         return has_clips(modality, compress_audio=self.compressor.budget.compress_audio)
+
+
+def _keeps_everything(keep: Tensor) -> bool:
+    return bool(keep.all())

@@ -50,6 +50,16 @@ class PromptLines:
     times: tuple[int, ...]
     """When each line begins, in microseconds since the start of the clip."""
 
+    def __post_init__(self) -> None:
+        """Raise `UnsupportedCall` unless the numbers are whole, and those of each line."""
+        numbers = (self.begin, *self.lengths, *self.times)
+        if not all(isinstance(number, int) for number in numbers) or min(self.begin, *self.lengths, 0) < 0:
+            raise UnsupportedCall(
+                f"lines need whole numbers: begin and lengths in tokens, from 0, and times in microseconds; got {self}"
+            )
+        if len(self.lengths) != len(self.times) or list(self.times) != sorted(self.times):
+            raise UnsupportedCall(f"lines need a length and a time each, in order of their times; got {self}")
+
     @property
     def total(self) -> int:
         """Tokens of all lines."""
@@ -217,8 +227,11 @@ def rows_of_lines(lines: Sequence[PromptLines | None] | None, rows: int) -> list
     """The lines of each row of a batch, whose prompts may have been repeated for beams.
 
     Raises:
-        UnsupportedCall: there is another number of rows.
+        UnsupportedCall: there is another number of rows, or an entry is something else.
     """
+    known = isinstance(lines, Sequence) and all(isinstance(row, PromptLines | None) for row in lines)
+    if lines is not None and not known:
+        raise UnsupportedCall("lines are a list with one PromptLines for each prompt, or None for a prompt without any")
     if not lines:
         return [None] * rows
     times, rest = divmod(rows, len(lines))

@@ -73,6 +73,8 @@ class TalkerHooks:
         # audio tokens and which of them are kept; and the ids of the talker's prompt.
         self._cut: PromptCut | None = None
         self._media: list[tuple[Tensor, Tensor]] = []
+        # Of the dropped tokens of lines of text: how many media tokens are before each, its distance, and its id.
+        self._lines: list[tuple[Tensor, Tensor, Tensor]] = []
         self._ids: Tensor | None = None
         self._unstored: CachedPrompt | None = None
 
@@ -100,6 +102,8 @@ class TalkerHooks:
         media = self._is_media(input_ids)
         self._cut = cut
         self._media = [(ids[here], kept[here]) for ids, kept, here in zip(input_ids, cut.kept, media, strict=True)]
+        dropped = ~media & ~cut.kept & cut.full_mask
+        self._lines = [_behind_media(*row) for row in zip(input_ids, media, dropped, strict=True)]
         read = {layer % len(hidden_states) for layer in self._layers}
         output["hidden_states"] = tuple(
             cut.restore_length(states) if layer in read else states for layer, states in enumerate(hidden_states)
@@ -161,11 +165,24 @@ class TalkerHooks:
             if not torch.equal(ids[row, columns], media_ids):
                 raise UnsupportedCall(_OTHER_MEDIA)
             keep[row, columns] = kept
+            # A line is text behind its clip, as far behind the same media token.
+            number, distance, line_ids = self._lines[row // times]
+            places = columns[number - 1] + distance
+            if len(places) and (int(places[-1]) >= ids.shape[1] or not torch.equal(ids[row, places], line_ids)):
+                raise UnsupportedCall(_OTHER_MEDIA)
+            keep[row, places] = False
         return keep
 
     def _leave_language_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:  # noqa: ARG002
         unstored, self._unstored = self._unstored, None
         store_prompt(unstored, kwargs, output)
+
+
+def _behind_media(ids: Tensor, media: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where ``tokens`` [S] bool of a row are: media tokens before each, its distance from the last of them, its id."""
+    places = tokens.nonzero()[:, 0]
+    number = media.cumsum(0)[places]
+    return number, places - media.nonzero()[:, 0][number - 1], ids[places]
 
 
 def _continue(prompt: CachedPrompt, arguments: dict[str, Any], cached: int) -> dict[str, Any]:
