@@ -231,6 +231,7 @@ def test_lines_that_replace_those_of_a_clip_are_checked_and_put_in_order() -> No
         ([(1, 2)], r"lines\[0\] must be a Line"),
         ([(math.nan, 2, "x")], "finite"),
         ("abc", "sequence"),
+        (None, "sequence"),
     ):
         with pytest.raises(UsageError, match=message):
             dataclasses.replace(media, lines=lines)  # type: ignore[arg-type]

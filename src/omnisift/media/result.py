@@ -58,8 +58,7 @@ class Media:
 
     def __post_init__(self) -> None:
         """Check the lines, which callers may replace, and put them in order. Raises `UsageError` if one is wrong."""
-        if self.lines:
-            object.__setattr__(self, "lines", in_order(self.lines))
+        object.__setattr__(self, "lines", in_order(self.lines))
 
     @classmethod
     def from_arrays(
