@@ -75,14 +75,12 @@ def forward_packed(
         bias: [B, KA] added to every attention logit whose key is a kept audio token.
     """
     language = language_model_of(model)
-    rows, width = len(batch["video"]), batch["audio"].shape[-1]
+    width = batch["audio"].shape[-1]
+    # The prefix with the features of the clip, and the places of the kept tokens in it.
     embeds, deep = _full_prefix(language, layout, batch)
     kept = kept or keep_all(batch)
-    # Positions of the kept tokens in the prefix, in the order of the prompt.
-    kept_index = torch.cat([layout.other.expand(rows, -1), layout.video[kept.video], layout.audio[kept.audio]], dim=1)
-    kept_index, order = kept_index.sort(dim=1)
-    where = order.argsort(dim=1)  # where each of (other, video, audio) went
-    kept_index = batch.get("places", kept_index)
+    own_places, where = _kept_places(layout, kept)
+    kept_index = batch.get("places", own_places)
     first_audio = len(layout.other) + kept.video.shape[1]
     # Cut the prefix, insert lines and append the questions.
     clip, position = embeds.gather(1, kept_index[..., None].expand(-1, -1, width)), layout.position[:, kept_index]
@@ -99,7 +97,7 @@ def forward_packed(
     position = torch.cat([position, following], dim=2)
     mask = _mask(batch["segment"], real, attentions or bias is not None)
     if bias is not None:
-        key_bias = bias.new_zeros(rows, mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
+        key_bias = bias.new_zeros(len(mask), mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
         mask = mask + key_bias[:, None, None, :]
     output = language(
         inputs_embeds=inputs,
@@ -119,6 +117,13 @@ def forward_packed(
         where[:, first_audio:],
         output.attentions if attentions else None,
     )
+
+
+def _kept_places(layout: PromptLayout, kept: KeptTokens) -> tuple[Tensor, Tensor]:
+    """[B, P] each: places of the kept tokens in the order of the prompt, and where each of (other, video, audio) went."""
+    other = layout.other.expand(len(kept.video), -1)
+    places, order = torch.cat([other, layout.video[kept.video], layout.audio[kept.audio]], dim=1).sort(dim=1)
+    return places, order.argsort(dim=1)
 
 
 def _full_prefix(language: Any, layout: PromptLayout, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
