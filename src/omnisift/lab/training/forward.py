@@ -93,8 +93,7 @@ def forward_packed(
     prefix = clip.shape[1]
     inputs = torch.cat([clip, language.embed_tokens(batch["tail"])], dim=1)
     # New tokens continue from the length of the full prefix.
-    following = (after + batch["offset"]).expand(3, -1, -1)
-    position = torch.cat([position, following], dim=2)
+    position = torch.cat([position, (after + batch["offset"]).expand(3, -1, -1)], dim=2)
     mask = _mask(batch["segment"], real, attentions or bias is not None)
     if bias is not None:
         key_bias = bias.new_zeros(len(mask), mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
@@ -120,7 +119,7 @@ def forward_packed(
 
 
 def _kept_places(layout: PromptLayout, kept: KeptTokens) -> tuple[Tensor, Tensor]:
-    """[B, P] each: places of the kept tokens in the order of the prompt, and where each of (other, video, audio) went."""
+    """[B, P] each: places of the kept tokens in order, and where each of (other, video, audio) went."""
     other = layout.other.expand(len(kept.video), -1)
     places, order = torch.cat([other, layout.video[kept.video], layout.audio[kept.audio]], dim=1).sort(dim=1)
     return places, order.argsort(dim=1)
