@@ -44,6 +44,7 @@ NOT_RUN = {
     "needs vLLM": 7,
     "needs your own recipe": 1,
     "serves until it is stopped": 2,
+    "takes half an hour": 2,
     "takes hours": 27,
 }
 """Number of blocks that do not run here, by reason."""

@@ -75,38 +75,28 @@ def forward_packed(
         bias: [B, KA] added to every attention logit whose key is a kept audio token.
     """
     language = language_model_of(model)
-    rows, width = len(batch["video"]), batch["audio"].shape[-1]
-    # The prefix with the features of the clip.
-    if "line_ids" in batch and batch["video"].shape[-1] > width:
-        raise UsageError(
-            "lines need a host without deepstack, whose features are placed by the tokens of the clip alone"
-        )
-    video, *deep = torch.split(batch["video"], width, dim=-1)
-    embeds = language.embed_tokens(layout.ids)[None].repeat(rows, 1, 1)
-    embeds = embeds.index_copy(1, layout.video, video).index_copy(1, layout.audio, batch["audio"])
+    width = batch["audio"].shape[-1]
+    # The prefix with the features of the clip, and the places of the kept tokens in it.
+    embeds, deep = _full_prefix(language, layout, batch)
     kept = kept or keep_all(batch)
-    # Positions of the kept tokens in the prefix, in the order of the prompt.
-    kept_index = torch.cat([layout.other.expand(rows, -1), layout.video[kept.video], layout.audio[kept.audio]], dim=1)
-    kept_index, order = kept_index.sort(dim=1)
-    where = order.argsort(dim=1)  # where each of (other, video, audio) went
-    kept_index = batch.get("places", kept_index)
+    own_places, where = _kept_places(layout, kept)
+    kept_index = batch.get("places", own_places)
     first_audio = len(layout.other) + kept.video.shape[1]
     # Cut the prefix, insert lines and append the questions.
     clip, position = embeds.gather(1, kept_index[..., None].expand(-1, -1, width)), layout.position[:, kept_index]
-    real = torch.ones_like(kept_index, dtype=torch.bool)
+    real, after = torch.ones_like(kept_index, dtype=torch.bool), torch.tensor(layout.after)
     if "line_ids" in batch:
         lines = language.embed_tokens(batch["line_ids"])
         clip, position, real, moved = inserted(clip, position, kept_index, batch, lines)
         where = where if "places" in batch else moved.gather(1, where)
+        after = layout.after + batch["line_shift"][:, None]
     prefix = clip.shape[1]
     inputs = torch.cat([clip, language.embed_tokens(batch["tail"])], dim=1)
     # New tokens continue from the length of the full prefix.
-    after = layout.after + batch.get("line_shift", torch.zeros(rows, dtype=torch.int64))
-    following = (after[:, None] + batch["offset"]).expand(3, -1, -1)
-    position = torch.cat([position, following], dim=2)
+    position = torch.cat([position, (after + batch["offset"]).expand(3, -1, -1)], dim=2)
     mask = _mask(batch["segment"], real, attentions or bias is not None)
     if bias is not None:
-        key_bias = bias.new_zeros(rows, mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
+        key_bias = bias.new_zeros(len(mask), mask.shape[-1]).scatter(1, where[:, first_audio:], bias)
         mask = mask + key_bias[:, None, None, :]
     output = language(
         inputs_embeds=inputs,
@@ -126,6 +116,23 @@ def forward_packed(
         where[:, first_audio:],
         output.attentions if attentions else None,
     )
+
+
+def _kept_places(layout: PromptLayout, kept: KeptTokens) -> tuple[Tensor, Tensor]:
+    """[B, P] each: places of the kept tokens in order, and where each of (other, video, audio) went."""
+    other = layout.other.expand(len(kept.video), -1)
+    places, order = torch.cat([other, layout.video[kept.video], layout.audio[kept.audio]], dim=1).sort(dim=1)
+    return places, order.argsort(dim=1)
+
+
+def _full_prefix(language: Any, layout: PromptLayout, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """([B, S, D], the prefix with the features of the clip; [B, V, D] for each level of deepstack)."""
+    rows, width = len(batch["video"]), batch["audio"].shape[-1]
+    video, *deep = torch.split(batch["video"], width, dim=-1)
+    if "line_ids" in batch and deep:
+        raise UsageError("lines need a host without deepstack, which counts the tokens of the clip alone")
+    embeds = language.embed_tokens(layout.ids)[None].repeat(rows, 1, 1)
+    return embeds.index_copy(1, layout.video, video).index_copy(1, layout.audio, batch["audio"]), deep
 
 
 def _deepstack(deep: list[Tensor], layout: PromptLayout, kept_index: Tensor, length: int) -> dict[str, Any]:
