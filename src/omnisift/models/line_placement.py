@@ -116,6 +116,9 @@ class LineRow:
         if adapter.times_behind:
             starts = firsts - _common([part.flip(0) for part in (input_ids[: int(opening[0])], *gaps)])
         else:
+            # With a single chunk, text between its frames tells what belongs to a frame.
+            breaks = torch.nonzero(media.diff() > 1)[:, 0].tolist()
+            gaps = gaps or [input_ids[int(media[k]) + 1 : int(media[k + 1])] for k in breaks]
             behind = _common([*gaps, input_ids[int(opening[-1]) + 1 : end]]) if adapter.times_in_words else 0
             starts = lasts + 1 + behind
             # Behind the last chunk, too, unless its audio stands apart from it.
