@@ -37,6 +37,12 @@ ENOUGH = 8
 """Packets in a row that are later than the requested part before reading ends: one broken time stamp ends nothing."""
 
 
+def has_side_data(packet: Packet[Any], name: str) -> bool:
+    """Whether a packet brings side data of this name; False with PyAV 15, which does not tell."""
+    ask = getattr(packet, "has_sidedata", None)
+    return ask is not None and bool(ask(name))
+
+
 @dataclass
 class PacketHeaders:
     """The packets of one track in file order, which for video is the decoding order. Times are seconds, NaN unknown."""
@@ -96,7 +102,7 @@ class ParameterSetFinder:
 
     def is_new(self, packet: Packet[Any]) -> bool:
         """Whether the decoder needs this packet for the ones after it, whatever they show."""
-        if packet.is_keyframe and packet.has_sidedata("new_extradata"):
+        if packet.is_keyframe and has_side_data(packet, "new_extradata"):
             return True
         if not self._types:
             return False
@@ -144,7 +150,7 @@ class _TrackReader:
         self._dts.append(dts if packet.dts is not None else pts)
         self._positions.append(position)
         if position % ENCRYPTION_STEP == 0 or len(self._pts) < ENOUGH:
-            self._is_encrypted |= packet.has_sidedata("encryption_info")
+            self._is_encrypted |= has_side_data(packet, "encryption_info")
         changes = self._sets is not None and self._sets.is_new(packet)
         self._flags.append(packet.is_keyframe + 2 * packet.is_discard + 4 * changes)
         self._duration = (packet.duration or 0) * self._time_base
