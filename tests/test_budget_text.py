@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from omnisift.budget import Budget, Counts
@@ -151,6 +151,7 @@ def test_a_larger_number_takes_no_text_and_no_video_and_audio_together(clip: lis
 
 @settings(max_examples=60, deadline=None)
 @given(CLIPS, SHARES)
+@example([(1, 0, 3, 0), (1, 0, 3, 0), (1, 5, 3, 0), (9, 9, 4, 0), (9, 9, 9, 0)], None)  # 44 video and 22 audio tokens
 def test_a_larger_number_takes_from_no_segment_but_where_the_split_changes(
     clip: list[Chunk], text: float | None
 ) -> None:

@@ -258,7 +258,8 @@ class Budget:
             return ones * (self.retain_video or 0.0), ones * (self.retain_audio or 0.0)
         audio = (retain + retain.clamp(max=AUDIO_BONUS)).clamp(max=1)
         video = retain - (audio - retain) * n_audio / n_video.clamp(min=1)
-        few = (video < retain / 2) | (n_video == 0)
+        # Where both are equal but for rounding, the split must not depend on the ratio.
+        few = (video < retain / 2 - 1e-12) | (n_video == 0)
         return torch.where(few, retain, video), torch.where(few, retain, audio)
 
 
