@@ -6,7 +6,7 @@
 The first test clips of ``wide`` as files, read by the backbone that has seen lines (`omnisift.lab.wide_text`), one
 question of each type; the first word of an answer counts. All conditions get the same questions and, at a budget, the
 same number of tokens of video, sound and lines, so that differences are paired, with intervals over clips. What was
-answered about a clip is kept in ``--work``, from which an interrupted run goes on.
+answered about a clip is kept in ``--work``, from which an interrupted run resumes.
 """
 
 from __future__ import annotations
