@@ -36,8 +36,8 @@ class Fault:
 FAULTS = (
     Fault(
         "budget: a video rate of exactly retain / 2 is raised",
-        "few = (video < retain / 2)",
-        "few = (video <= retain / 2)",
+        "few = (video < retain / 2 - 1e-12)",
+        "few = (video < retain / 2 + 1e-12)",
         ("tests/test_budget.py",),
     ),
     Fault(
