@@ -42,6 +42,9 @@ _OPTIONAL = {
     "accelerate": f"for training and --device-map: {install_hint('train')}",
     "gradio": f"for omnisift ui: {install_hint('ui')}",
     "nvidia-ml-py": f"for energy in omnisift profile, on CUDA only: {install_hint('profile')}",
+    "bitsandbytes": f"for --quantization bitsandbytes-nf4 and -int8: {install_hint('quant')}",
+    "optimum-quanto": f"for --quantization quanto-int8, -int4 and -int2: {install_hint('quant')}",
+    "torchao": f"for --quantization torchao-int8, -int8-dynamic and -fp8: {install_hint('quant')}",
     "flash-attn": "for --attn-implementation flash_attention_2, on CUDA only: run pip install flash-attn",
 }
 _CHECKOUT = "run pip install -e . in your OmniSIFT checkout"

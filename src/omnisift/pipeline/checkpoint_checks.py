@@ -53,8 +53,7 @@ def check_model_files(source: ModelSource) -> None:
     generation = folder / "generation_config.json"
     if generation.is_file():
         read_json_object(generation)
-    config = read_json_object(folder / "config.json")
-    if "quantization_config" in config:
+    if source.stored_quantization is not None:
         return  # packed weights hold several numbers in one
     host_class = model_class(source.model_type)
     with checkpoint_errors(folder / "config.json"), torch.device("meta"):

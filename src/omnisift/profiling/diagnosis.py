@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +151,7 @@ def diagnose(model: str) -> Diagnosis:
         release=adapter.release,
         installed=transformers.__version__,
         parameters=weights // 2,
-        quantization=_quantization(source.config),
+        quantization=None if source.stored_quantization is None else source.stored_quantization["quant_method"],
         context=context,
         hears=hears,
         weights_here=weights_here,
@@ -217,11 +216,3 @@ def _needs(config: Any, parameters: int, memory: int | None, context: int | None
             in_context = context is None or each.prompt < context
             needs.append(Need(dtype, each.retain, each.prompt, parameters * size, cache, logits, fits, in_context))
     return needs
-
-
-def _quantization(config: Any) -> str | None:
-    packed = getattr(config, "quantization_config", None)
-    if packed is None:
-        return None
-    method = packed.get("quant_method") if isinstance(packed, Mapping) else getattr(packed, "quant_method", None)
-    return str(method or "unknown")

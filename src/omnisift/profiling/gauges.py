@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,12 @@ MODEL_STAGES = tuple(STAGES)[2:]
 """Stages that run torch; reading and preparing a clip do not."""
 POWERCAP = Path("/sys/class/powercap")
 _MARK = "omnisift stage "
+_QUANTIZED = (
+    ("aten", "_int_mm", 1), ("quanto", "qbytes_mm", 1), ("bitsandbytes", "gemm_4bit", 2),
+    ("bitsandbytes", "gemv_4bit", 2), ("bitsandbytes", "int8_mixed_scaled_mm", 2),
+    ("bitsandbytes", "int8_scaled_mm", 1),
+)  # fmt: skip
+"""Library, product of rows with quantised weights, and the number of the argument that has the shape of the weights."""
 
 
 class Gauge(ABC):
@@ -62,11 +69,23 @@ class Gauge(ABC):
 
 
 def torch_counter() -> FlopCounterMode:
-    """Return torch's counter with formulas for what it skips: the fused attention of CPUs, and products of experts."""
+    """Return torch's counter with formulas for what it skips.
+
+    These are the fused attention of CPUs, and products with experts and with quantised weights.
+    """
     formulas = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
     experts = getattr(torch.ops.aten, "_grouped_mm", None), getattr(torch.ops.transformers, "grouped_mm_fallback", None)
     formulas |= {product: _grouped_product for product in experts if product is not None}
+    for library, name, weights in _QUANTIZED:
+        product = getattr(getattr(torch.ops, library), name, None)
+        if product is not None:
+            formulas[product] = partial(_quantized_product, weights)
     return FlopCounterMode(display=False, custom_mapping=formulas)
+
+
+def _quantized_product(weights: int, *shapes: Any, **_: Any) -> int:
+    """Products of [..., K] rows with an [N, K] matrix, which argument number ``weights`` is or states the shape of."""
+    return 2 * math.prod(map(int, shapes[0])) * math.prod(map(int, shapes[weights])) // int(shapes[0][-1])
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

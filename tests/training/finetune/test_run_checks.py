@@ -47,6 +47,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "match no module of this model: 'nothing'",
     ),
     "lora-encoder": ({"language": "lora", "lora_target_modules": ".*visual.*proj"}, "modules of the encoders"),
+    "quantization": (
+        {"language": "lora", "quantization": "quanto-int4"},
+        "quantization must be one of bitsandbytes-int8, bitsandbytes-nf4, got 'quanto-int4'",
+    ),
+    "quantization-full": ({"quantization": "bitsandbytes-nf4"}, "language full, which trains the weights themselves"),
     "lora-off": ({"lora_rank": 8}, "lora_rank is given, but language is full"),
     "selector-rate-off": ({"selector_learning_rate": 1e-3}, "train_selector is false"),
     "tracker": ({"report_to": "wandbb"}, "no tracker named 'wandbb'; did you mean 'wandb'?"),

@@ -57,7 +57,9 @@ def build(recipe: TrainRecipe, on_progress: OnProgress | None = None) -> tuple[H
         OmniSiftError: the model or its selector can't be loaded.
     """
     torch.manual_seed(recipe.seed)
-    host = load_host(recipe.model, recipe.device, recipe.dtype, recipe.attn_implementation)
+    host = load_host(
+        recipe.model, recipe.device, recipe.dtype, recipe.attn_implementation, quantization=recipe.quantization
+    )
     thinker = host.thinker
     thinker.requires_grad_(recipe.language == "full")
     teacher = frozen_copy(thinker) if recipe.loss == SELF_DISTILLATION and recipe.language == "full" else None

@@ -189,6 +189,9 @@ def _load_shards(model: CompressedModel, folder: Path) -> None:
 def save_model(model: CompressedModel, processor: Any, folder: Path, dtype: torch.dtype) -> None:
     """Write a checkpoint that `omnisift ask --model` loads: merged adapters, processor and selector.
 
+    Of a quantised model it holds the weights that it computed with, no longer quantised: adapters merged into packed
+    weights would be rounded. It can be loaded with ``quantization`` again.
+
     ``model`` is converted and its hooks may be removed, so don't use it afterwards.
 
     Args:
@@ -200,7 +203,9 @@ def save_model(model: CompressedModel, processor: Any, folder: Path, dtype: torc
     thinker: Any = model.thinker
     if hasattr(thinker, "merge_and_unload"):
         model.attachment.detach()  # the hooks are on the PEFT wrapper, which merging removes
-        thinker = thinker.merge_and_unload()
+        thinker = _merged(thinker)
+    elif getattr(thinker, "is_quantized", False):
+        thinker.dequantize(dtype)
     model.to(dtype)
     thinker.to(dtype)
     with atomic_folder(folder) as unfinished:
@@ -208,6 +213,21 @@ def save_model(model: CompressedModel, processor: Any, folder: Path, dtype: torc
         processor.save_pretrained(unfinished)
         if model.selector is not None:
             model.selector.save_pretrained(unfinished / SELECTOR)
+
+
+def _merged(wrapped: Any) -> Any:
+    """The model inside a PEFT wrapper with its adapters merged, and no longer quantised."""
+    if not getattr(wrapped.get_base_model(), "is_quantized", False):
+        return wrapped.merge_and_unload()
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    adapters, config = get_peft_model_state_dict(wrapped), wrapped.active_peft_config
+    adapters = {name: tensor.clone() for name, tensor in adapters.items()}
+    base = wrapped.unload()
+    base.dequantize(torch.float32)
+    again: Any = get_peft_model(base, config)
+    set_peft_model_state_dict(again, adapters)
+    return again.merge_and_unload()
 
 
 def _files(folder: Path) -> list[Path]:

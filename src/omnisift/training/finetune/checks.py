@@ -50,12 +50,14 @@ def check_run(recipe: TrainRecipe, samples: Sequence[Sample], evaluated: Sequenc
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.device != "auto":
         named_device(recipe.device)
-    plan_placement(recipe.device if here else "cpu", recipe.dtype, recipe.attn_implementation)
+    source = find_model(recipe.model)
+    _check_quantization(recipe, source)
+    device = recipe.device if here else "cpu"
+    plan_placement(device, recipe.dtype, recipe.attn_implementation, quantization=recipe.quantization)
     if here and recipe.processes not in (None, launched):
         raise TrainingError(world_error(recipe.processes, launched))
     if is_new(Path(recipe.output_dir)):
         _check_unused(recipe)
-    source = find_model(recipe.model)
     check_counted(source.model_type, recipe.model, "train")
     processor = read_processor(source.source, local_files_only=source.local_files_only)
     check_answers_follow(processor, recipe.model)
@@ -78,6 +80,22 @@ def check_run(recipe: TrainRecipe, samples: Sequence[Sample], evaluated: Sequenc
         if not needs_selector(recipe.compressor):
             raise UsageError(f"hub_model_id uploads the selector, and {recipe.compressor!r} has none; leave it out")
         check_hub(recipe.hub_model_id, recipe.hub_private_repo)
+
+
+def _check_quantization(recipe: TrainRecipe, source: ModelSource) -> None:
+    """What can't be trained of a quantised model."""
+    if source.stored_quantization is not None:
+        raise UsageError(
+            f"{recipe.model} is quantised already ({source.stored_quantization['quant_method']}); train the model that "
+            "it was made of, with quantization: bitsandbytes-nf4 for less memory"
+        )
+    if recipe.quantization is not None and recipe.language == "full":
+        raise UsageError(
+            f"quantization is {recipe.quantization} and language full, which trains the weights themselves; set "
+            "language: lora"
+        )
+    if recipe.quantization is not None and launcher_requests("FSDP"):
+        raise UsageError("quantization is given under FSDP, which can't divide these weights; leave one of them out")
 
 
 def _check_unused(recipe: TrainRecipe) -> None:

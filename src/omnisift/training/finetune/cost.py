@@ -9,6 +9,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import nn
+
 from omnisift.budget import Budget
 from omnisift.compressors import needs_selector
 from omnisift.estimators import make_estimator
@@ -27,7 +29,7 @@ from omnisift.profiling.flops import (
 )
 from omnisift.profiling.shape import PromptShape
 from omnisift.training.curriculum import falling_budget
-from omnisift.training.finetune.recipe import TrainRecipe
+from omnisift.training.finetune.recipe import QUANTIZED_BYTES, TrainRecipe
 from omnisift.training.losses import SELF_DISTILLATION
 from omnisift.vgas import VGASConfig
 
@@ -43,6 +45,8 @@ class Parameters:
     frozen: int
     teacher: int = 0
     """Of the frozen copy for self-distillation, which shares the encoders; 0 where the model itself is the teacher."""
+    quantized: int = 0
+    """Of the frozen ones, the weights that are quantised."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,11 @@ def count_parameters(recipe: TrainRecipe, thinker: Any) -> Parameters:
     if recipe.language == "lora":
         trained += recipe.lora_rank * _adapted_width(thinker, recipe.lora_target_modules)
     copied = recipe.loss == SELF_DISTILLATION and recipe.language == "full"
-    return Parameters(trained, frozen, total - encoders if copied else 0)
+    quantized = 0
+    if recipe.quantization is not None:
+        inside = adapter_for(thinker).parts.language_model.modules()
+        quantized = sum(module.weight.numel() for module in inside if isinstance(module, nn.Linear))
+    return Parameters(trained, frozen, total - encoders if copied else 0, quantized)
 
 
 def step_memory(recipe: TrainRecipe, config: Any, parameters: Parameters, shape: PromptShape) -> StepMemory:
@@ -129,8 +137,10 @@ def step_memory(recipe: TrainRecipe, config: Any, parameters: Parameters, shape:
     teacher = recipe.per_device_train_batch_size * read
     cache = cache_bytes(text, kept, size)
     batch = recipe.per_device_eval_batch_size or recipe.per_device_train_batch_size
+    packed = parameters.quantized * (0 if recipe.quantization is None else QUANTIZED_BYTES[recipe.quantization])
+    frozen = (parameters.frozen - parameters.quantized) * size + int(packed)
     return StepMemory(
-        weights=parameters.frozen * size + parameters.trained * (_FLOAT32 + (2 if recipe.in_bfloat16 else 0)),
+        weights=frozen + parameters.trained * (_FLOAT32 + (2 if recipe.in_bfloat16 else 0)),
         optimizer=parameters.trained * 3 * _FLOAT32,
         activations=max(backward, encoders, teacher),
         update=parameters.trained * _FLOAT32,

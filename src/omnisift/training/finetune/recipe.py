@@ -20,6 +20,8 @@ from omnisift.utils.parsing import check_path_name, is_file_name, is_text, read_
 from omnisift.utils.suggest import check_choice, closest
 
 LANGUAGES = ("full", "lora", "frozen")
+QUANTIZED_BYTES = {"bitsandbytes-int8": 1.0, "bitsandbytes-nf4": 0.5 + 4 / 64}
+"""Ways to quantise a frozen language model (`omnisift.load`) and bytes of a weight, with the scales of nf4."""
 EVAL_STRATEGIES = ("no", "steps", "epoch")
 METRICS = ("loss", "accuracy")
 """What is measured on the validation data, as ``eval_loss`` and ``eval_accuracy``."""
@@ -123,6 +125,9 @@ class TrainRecipe(CompressionConfig, ReadOptions):
     """Share of the steps in which it falls."""
     language: str = "full"
     """How the language model learns: ``full``, ``lora`` or ``frozen``. Encoders are always frozen."""
+    quantization: str | None = None
+    """How the frozen weights of the language model are quantised, one of `QUANTIZED_BYTES` (QLoRA); null leaves them as
+    they are. Not with ``language: full``."""
     lora_rank: int = 16
     """Rank of the adapters."""
     lora_alpha: int = 32
@@ -206,6 +211,8 @@ class TrainRecipe(CompressionConfig, ReadOptions):
         if self.answers_from != DATA and self.loss != SELF_DISTILLATION:
             raise UsageError(f"answers_from is {self.answers_from} and loss {self.loss}; set loss: {SELF_DISTILLATION}")
         self._check_evaluation()
+        if self.quantization is not None:
+            check_choice("quantization", self.quantization, tuple(QUANTIZED_BYTES))
         if self.language == "frozen" and not self.train_selector:
             raise UsageError("nothing to train: language is frozen and train_selector is false; change one of them")
         if self.selector == "new" and not self.train_selector:
