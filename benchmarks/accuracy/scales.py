@@ -344,16 +344,17 @@ def measure(options: argparse.Namespace) -> None:
     options.work.parent.mkdir(parents=True, exist_ok=True)
     file = JsonLines(options.work)
     for backbone, setting in WORLDS.items():
-        clips = max(1, round(options.scale * CLIPS[backbone]))
-        about = {"backbone": tensors_digest(bundled_path(backbone)), "commit": made["commit"], "scale": options.scale}
-        done = {row["first"]: row["right"] for _, row in file.records() if row["about"] == about}
-        world = World(backbone, max(2, round(options.scale * CALIBRATION_CLIPS)))
+        clips = max(1, round(options.share * CLIPS[backbone]))
+        about = {"backbone": tensors_digest(bundled_path(backbone)), "commit": made["commit"]}
+        rows = [row for _, row in file.records() if row["about"] == about]
+        done = {row["first"]: row["right"] for row in rows if row["first"] < clips}
+        world = World(backbone, CALIBRATION_CLIPS)
         for first in range(0, clips, AT_ONCE):
             if first not in done:
-                done[first] = world.outcomes(first, min(AT_ONCE, clips - first))
+                done[first] = world.outcomes(first, AT_ONCE)
                 file.append({"about": about, "first": first, "right": done[first]})
-                print(f"{backbone}: {min(first + AT_ONCE, clips)} of {clips} clips", flush=True)
-        right = {key: [n for first in sorted(done) for n in done[first][key]] for key in done[0]}
+                print(f"{backbone}: {first + AT_ONCE} of {clips} clips", flush=True)
+        right = {key: [n for first in sorted(done) for n in done[first][key]][:clips] for key in done[0]}
         worlds[backbone] = {
             "types": len(world_setting(setting).types),
             "clips": clips,
@@ -361,7 +362,7 @@ def measure(options: argparse.Namespace) -> None:
             "ranges": {f"{share:g}": summary(scales) for share, scales in world.scales.items()},
             "right": {key: " ".join(map(str, counts)) for key, counts in right.items()},
         }
-    command = f"python benchmarks/accuracy/scales.py --scale {options.scale:g}"
+    command = f"python benchmarks/accuracy/scales.py --share {options.share:g}"
     about = {"command": command, "method": METHOD, "calibration_clips": CALIBRATION_CLIPS}
     write_atomic(options.out, json.dumps({**about, "worlds": worlds, **made}, indent=1) + "\n")
 
@@ -376,7 +377,7 @@ def summary(scales: Scales) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write one JSON file, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the clips")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the test clips")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scales.json"))
     parser.add_argument("--work", type=Path, default=Path("runs/scales.jsonl"), help="what was answered")
     parser.add_argument("--table", action="store_true", help="print the tables of the result file")
