@@ -114,9 +114,7 @@ def show_scales(console: Console, scales: Scales, out: Path) -> None:
         ranges = [f"{role.largest[name]:.1f}" for name in counts]
         table.add_row(Text(role.role), str(role.layers), *ranges, f"{role.ratio:.1f}", f"{role.channels:.1f}")
     console.print(table)
-    legend = (
-        "ratio: largest modality to smallest; channels: largest channel to the median one; medians over the layers."
-    )
-    console.print(legend, style="dim")
+    legend = "ratio: largest modality to smallest; channels: largest to median; medians of layers"
+    console.print(legend, style="dim", soft_wrap=True)
     console.print(Text(f"{scales.verdict()}."), soft_wrap=True)
     console.print(Text(f"{out}: {out.stat().st_size / 1e6:.2f} MB"), soft_wrap=True)
