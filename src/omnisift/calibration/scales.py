@@ -23,8 +23,8 @@ FORMAT = "omnisift scales 1"
 """What `Scales.load` reads."""
 AGAIN = "make it again with omnisift calibrate"
 WORTH_MEASURING = 0.5
-"""Bits lost from which scales by modality may be worth a try. With 0.2 to 0.3 bits they gained less than a point at 4 bits
-(docs/small-machines.md); more was not measured."""
+"""Bits lost from which scales by modality may be worth a try. With 0.2 to 0.3 bits they gained less than a point at 4
+bits (docs/small-machines.md); more was not measured."""
 Statistic = Literal["largest", "percentile"]
 
 
