@@ -231,10 +231,13 @@ def test_the_tables_of_scales_match_their_result() -> None:
     module = load_benchmark("scales_tables")
     for path in sorted((ROOT / "docs").glob("*.md")):
         page = path.read_text(encoding="utf-8")
-        assert module.filled(page) == page, "run benchmarks/figures/scales_tables.py"
+        assert "<!-- table scales_" not in page or module.filled(page) == page, (
+            "run benchmarks/figures/scales_tables.py"
+        )
     tables = load_benchmark("scales").Tables(json.loads(module.RESULT.read_text(encoding="utf-8"))).parts()
     blank = "".join(f"<!-- table {name} -->\n<!-- end -->\n" for name in tables)
-    assert all(table in module.filled(blank) for table in tables.values())
+    filled = module.filled(blank)
+    assert all(table in filled for table in tables.values())
     assert len(tables) == 6
 
 

@@ -243,13 +243,16 @@ class Tables:
             for name, world in result["worlds"].items()
         }
         """Backbone -> key -> right answers about each clip."""
+        self._bootstrap = {
+            name: ClusterBootstrap(len(next(iter(right.values())))) for name, right in self.right.items()
+        }
 
     def share(self, backbone: str, share: float, first: Condition, second: Condition | None = None) -> Interval:
         """Accuracy of a condition, or the difference of two, with its interval."""
         right = self.right[backbone][key_of(share, first)]
         if second is not None:
             right = right - self.right[backbone][key_of(share, second)]
-        return ClusterBootstrap(len(right)).share(right, np.full(len(right), self.types[backbone]))
+        return self._bootstrap[backbone].share(right, np.full(len(right), self.types[backbone]))
 
     def accuracy(self, backbone: str) -> str:
         """Markdown: accuracy by bits, budget and scale."""
