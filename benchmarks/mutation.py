@@ -1,4 +1,4 @@
-"""Do the tests notice a wrong line? Plant thirteen faults, one at a time, in a copy of the package.
+"""Do the tests notice a wrong line? Plant fourteen faults, one at a time, in a copy of the package.
 
     python benchmarks/mutation.py [NAME ...]
 
@@ -111,6 +111,12 @@ FAULTS = (
         "if self._hook is None or module is not self._module():",
         "if self._hook is None:",
         ("tests/models/test_shared_models.py",),
+    ),
+    Fault(
+        "scales: kept tokens are taken for the first ones of the prompt",
+        "kept = compression.modality.flatten()[attachment.cut.source]",
+        "kept = compression.modality[:, : attachment.cut.width]",
+        ("tests/calibration/test_ranges.py", "-k", "kept_tokens"),
     ),
 )
 

@@ -226,6 +226,50 @@ def test_the_tables_of_subtitles_match_their_result() -> None:
     assert module.filled(page) == page, "run benchmarks/figures/subtitle_tables.py"
 
 
+def test_the_tables_of_scales_match_their_result() -> None:
+    """On every page that has them."""
+    module = load_benchmark("scales_tables")
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        assert "<!-- table scales_" not in page or module.filled(page) == page, (
+            "run benchmarks/figures/scales_tables.py"
+        )
+    tables = load_benchmark("scales").Tables(json.loads(module.RESULT.read_text(encoding="utf-8"))).parts()
+    blank = "".join(f"<!-- table {name} -->\n<!-- end -->\n" for name in tables)
+    filled = module.filled(blank)
+    assert all(table in filled for table in tables.values())
+    assert len(tables) == 6
+
+
+def test_scales_are_compared_clip_by_clip() -> None:
+    """Of two clips with eight questions, 7 and 6 answers are right, and 5 and 6 in the other condition."""
+    module = load_benchmark("scales")
+    token, one = module.Condition(16, 4, "token"), module.Condition(16, 4, "tensor", "largest", "kept")
+    right = {module.key_of(0.25, token): "7 6", module.key_of(0.25, one): "5 6"}
+    tables = module.Tables({"worlds": {"nano": {"types": 8, "ranges": {}, "right": right}}})
+    assert tables.share("nano", 0.25, token).value == 13 / 16
+    gap = tables.share("nano", 0.25, token, one)
+    assert (gap.low, gap.value, gap.high) == (0, 2 / 16, 4 / 16)
+
+
+@pytest.mark.slow
+def test_scales_are_measured_in_every_condition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One clip, one budget and few conditions, which the working file has when it is run again."""
+    module = load_benchmark("scales")
+    few = {"WORLDS": {"nano": "base"}, "CLIPS": {"nano": 1}, "CALIBRATION_CLIPS": 1, "AT_ONCE": 1, "BITS": ((16, 4),)}
+    for name, value in few.items():
+        monkeypatch.setattr(module, name, value)
+    out, options = tmp_path / "out.json", ["--work", str(tmp_path / "work.jsonl"), "--out", str(tmp_path / "out.json")]
+    module.main(options)
+    result = json.loads(out.read_text(encoding="utf-8"))
+    world = result["worlds"]["nano"]
+    assert len(world["right"]) == sum(len(module.conditions(share)) for share in module.SHARES) == 7 + 2 * 11
+    assert [world["ranges"][f"{share:g}"]["tokens"]["video"] for share in module.SHARES] == [96, 24, 12]
+    assert module.Tables(result).accuracy("nano") in capsys.readouterr().out
+
+
 def test_the_default_of_nano() -> None:
     assert load_benchmark("default_method").right_answers(1, 0.25) == {"omnisift": 3, "resift": 3}
 

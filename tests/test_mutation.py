@@ -20,8 +20,8 @@ def test_a_fault_replaces_one_line_of_the_package(fault: Fault) -> None:
     assert (ROOT / fault.tests[0]).is_file()
 
 
-def test_there_are_thirteen_faults() -> None:
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS) == 13
+def test_there_are_fourteen_faults() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) == 14
 
 
 @pytest.mark.slow

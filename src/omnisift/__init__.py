@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omnisift import batch, compressors, errors, inspector, media, world
     from omnisift.budget import Budget, from_rho
+    from omnisift.calibration import Scales, calibrate, fake_quantized
     from omnisift.chunks import build_stream
     from omnisift.compressors import (
         Compressor,
@@ -114,6 +115,7 @@ _MODULE_OF = {
     "PromptLines": "models",
     "ReadOptions": "config",
     "Report": "pipeline",
+    "Scales": "calibration",
     "Scope": "compressors",
     "ScoredCompressor": "compressors",
     "ScoredVideoCompressor": "compressors",
@@ -136,7 +138,9 @@ _MODULE_OF = {
     "advise": "profiling.advice",
     "attach": "models",
     "build_stream": "chunks",
+    "calibrate": "calibration",
     "distill": "training.distill",
+    "fake_quantized": "calibration",
     "find_clips": "training.distill",
     "fine_tune": "training.finetune",
     "from_rho": "budget",
@@ -194,6 +198,7 @@ __all__ = [
     "PromptLines",
     "ReadOptions",
     "Report",
+    "Scales",
     "Scope",
     "ScoredCompressor",
     "ScoredVideoCompressor",
@@ -216,9 +221,11 @@ __all__ = [
     "attach",
     "batch",
     "build_stream",
+    "calibrate",
     "compressors",
     "distill",
     "errors",
+    "fake_quantized",
     "find_clips",
     "fine_tune",
     "from_rho",

@@ -48,12 +48,14 @@ def test_each_help_screen_fits_80_columns(omnisift: Omnisift, monkeypatch: pytes
         assert word not in out.replace("--picture", "")
 
 
-@pytest.mark.parametrize("name", ["ask", "chat", "run", "serve", "inspect", "profile", "eval", "ui", "distill"])
+@pytest.mark.parametrize(
+    "name", ["ask", "chat", "run", "serve", "inspect", "profile", "eval", "ui", "distill", "calibrate"]
+)
 def test_shared_options_have_the_names_and_defaults_of_the_records(name: str) -> None:
     records = (*RECORDS, ServedReadOptions) if name in ("serve", "ui") else RECORDS
     defaults = {field.name: field.default for record in records for field in fields(record)}
     assert defaults.keys() == FIELDS.keys()
-    own = {("ui", "model"), ("serve", "model"), ("distill", "seed")}
+    own = {("ui", "model"), ("serve", "model"), ("calibrate", "model"), ("distill", "seed")}
     options = {option.name: option.default for option in GROUP.commands[name].params if (name, option.name) not in own}
     shared = options.keys() & defaults.keys()
     assert {field.name for field in fields(ReadOptions)} <= shared

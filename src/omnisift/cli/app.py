@@ -15,6 +15,7 @@ import typer
 from omnisift.cli.advise_commands import advise
 from omnisift.cli.ask_commands import ask, chat
 from omnisift.cli.bench_commands import bench_quality, bench_report, methods
+from omnisift.cli.calibrate_commands import calibrate
 from omnisift.cli.demo_commands import demo, make_clip
 from omnisift.cli.distill_commands import distill
 from omnisift.cli.eval_commands import app as eval_app
@@ -76,6 +77,7 @@ _add(LOOK, inspect)
 _add(LOOK, ui)
 _add(LOOK, methods)
 _add(MEASURE, profile)
+_add(MEASURE, calibrate)
 _add(MEASURE, verify)
 _add(MEASURE, bench_quality, "bench-quality")
 _add(MEASURE, bench_report, "bench-report")

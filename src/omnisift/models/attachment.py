@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ from omnisift.models.prompt_cut import PromptCut, check_selection
 from omnisift.models.side_inputs import gate_side_inputs
 from omnisift.tokens import Selection
 
-_ATTACHED: WeakKeyDictionary[nn.Module, threading.Thread] = WeakKeyDictionary()
+_ATTACHED: WeakKeyDictionary[nn.Module, tuple[threading.Thread, ref[Attachment]]] = WeakKeyDictionary()
 """Language models that an attachment hooks, and who attached. Nothing is stored on the model, nor is it kept alive."""
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _TABLES = threading.Lock()
@@ -71,9 +71,15 @@ def is_attached(language_model: nn.Module) -> bool:
     return language_model in _ATTACHED
 
 
+def attachment_of(language_model: nn.Module) -> Attachment | None:
+    """The attachment that compresses the prompts of this language model; None without one."""
+    _, attachment = _ATTACHED.get(language_model, (None, None))
+    return None if attachment is None else attachment()
+
+
 def check_unattached(language_model: nn.Module, name: str) -> None:
     """Raise `ModelError` if the model called ``name`` has an attachment."""
-    thread = _ATTACHED.get(language_model)
+    thread, _ = _ATTACHED.get(language_model, (None, None))
     if thread is threading.current_thread():
         raise ModelError(f"{name} already has a compressor: call detach() on the first attachment")
     if thread is not None:
@@ -150,7 +156,7 @@ class Attachment:
         language_model = adapter.parts.language_model
         with _TABLES:
             check_unattached(language_model, self._model_name)
-            _ATTACHED[language_model] = threading.current_thread()
+            _ATTACHED[language_model] = threading.current_thread(), ref(self)
         # State between the hooks of one call.
         self._is_used = False
         self._prompt: tuple[Prompt, Layout] | None = None

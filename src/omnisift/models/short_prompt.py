@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from omnisift.models.compression import Compression
 from omnisift.models.host_arguments import bind_arguments
 from omnisift.models.media_encoding import MediaEmbeds
 from omnisift.models.own_hooks import OwnHook
+from omnisift.tokens import Modality
 
 VIDEO_MARKS = "visual_pos_masks"
 """Argument of language models with side inputs of video tokens: which tokens these are."""
@@ -35,10 +38,8 @@ class ShortPrompt:
 
     media: MediaEmbeds
     """Of the M kept tokens of the clip; its side inputs are of the N video tokens among them."""
-    column: Tensor
-    """[M] int64 on the CPU: where they are among the K tokens, in order."""
-    is_video: Tensor
-    """[M] bool on the CPU."""
+    modality: Tensor
+    """[K] int8 on the CPU: `Modality` of each token; those that are not TEXT are the M tokens of the clip."""
     position_ids: Tensor
     """[3, 1, K] on the CPU: rotary positions, which are those of the full prompt."""
     next_position: Tensor
@@ -52,6 +53,20 @@ class ShortPrompt:
     def width(self) -> int:
         """``K``."""
         return int(self.position_ids.shape[-1])
+
+    @cached_property
+    def column(self) -> Tensor:
+        """[M] int64 on the CPU: where the tokens of the clip are among the K tokens, in order."""
+        return torch.nonzero(self.modality != Modality.TEXT)[:, 0]
+
+
+_READ: WeakKeyDictionary[nn.Module, ShortPrompt] = WeakKeyDictionary()
+"""Language models that read a short prompt now."""
+
+
+def short_prompt_of(language_model: nn.Module) -> ShortPrompt | None:
+    """The prompt of the `short_prompt` block in which a language model (`Parts.language_model`) is; None outside."""
+    return _READ.get(language_model)
 
 
 @contextmanager
@@ -90,9 +105,11 @@ def short_prompt(model: nn.Module, prompt: ShortPrompt) -> Iterator[None]:
             store_prompt(_state(prompt, device), kwargs, output)
 
     hooks = OwnHook.before(language_model, enter), OwnHook.after(language_model, leave, with_kwargs=True)
+    _READ[language_model] = prompt
     try:
         yield
     finally:
+        del _READ[language_model]
         for hook in hooks:
             hook.remove()
 
@@ -106,9 +123,8 @@ def _given(prompt: ShortPrompt, arguments: dict[str, Any]) -> dict[str, Any]:
         "position_ids": _rotary(arguments, prompt.position_ids.to(embeds.device, non_blocking=True)),
     }
     if prompt.media.marked:
-        marks = torch.zeros(1, prompt.width, dtype=torch.bool)
-        marks[0, prompt.column[prompt.is_video]] = True
-        given |= {VIDEO_MARKS: marks.to(embeds.device, non_blocking=True), **prompt.media.marked}
+        marks = prompt.modality == Modality.VIDEO
+        given |= {VIDEO_MARKS: marks.unsqueeze(0).to(embeds.device, non_blocking=True), **prompt.media.marked}
     return given
 
 

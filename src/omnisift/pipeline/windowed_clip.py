@@ -342,8 +342,7 @@ def _shorten(host: Host, row: PromptRow, kept: KeptTokens) -> PromptRow:
         media = replace(media, embeds=media.embeds[rank.to(media.embeds.device)])
     short = ShortPrompt(
         media=media,
-        column=column,
-        is_video=kind[column] == Modality.VIDEO,
+        modality=kind,
         position_ids=positions[:, :, order],
         next_position=positions[0, :, -1] + 1,
         compression=Compression(modality.unsqueeze(0), keep.unsqueeze(0), scores),

@@ -32,11 +32,10 @@ def question_row(layout: StreamLayout, cache: StreamCache, ids: Tensor, position
     cached = len(cache)
     position_ids = torch.cat([torch.zeros(cached, dtype=torch.int64), positions])
     full = torch.cat([ids[:1].expand(cached), ids]).unsqueeze(0)
-    none, is_text = torch.zeros(0, dtype=torch.int64), torch.full_like(full, int(Modality.TEXT), dtype=torch.int8)
+    is_text = torch.full_like(full, int(Modality.TEXT), dtype=torch.int8)
     short = ShortPrompt(
         media=MediaEmbeds(cache.no_embeds),
-        column=none,
-        is_video=none.bool(),
+        modality=is_text[0],
         position_ids=position_ids.expand(3, 1, -1),
         next_position=positions[-1:] + 1,
         compression=Compression(is_text, torch.ones_like(full, dtype=torch.bool)),
