@@ -2,9 +2,9 @@
 
     python benchmarks/accuracy/quantized_cache.py --out benchmarks/results/quantized_cache.json
 
-It needs optimum-quanto and hqq. Within one call of ``generate`` a prompt attends to exact keys and values, and its first
-new token does not depend on the cache at all. So the prompt up to the question is read first, its cache is quantised,
-and the question is read as a second turn: every token of the clip that the question attends to is a quantised one.
+It needs optimum-quanto and hqq. Within one call of ``generate`` a prompt attends to exact keys and values, and its
+first new token does not depend on the cache at all. So the prompt up to the question is read first, its cache is
+quantised, and the question is read as a second turn: all tokens of the clip that it attends to are quantised ones.
 
 Nano's world and ``wide``, each read by its own backbone: the first test clips as files, one question of each type; the
 first word of an answer counts. All caches get the same questions, so that differences are paired, with intervals over
