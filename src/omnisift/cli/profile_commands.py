@@ -166,7 +166,7 @@ def _count(
 ) -> None:
     """Count a prompt about a clip that is only described, by its seconds, height and width."""
     from omnisift.cli.screen import console_for
-    from omnisift.profiling.analytic import count, flop_definitions, weight_bytes
+    from omnisift.profiling.analytic import Weights, count, flop_definitions, moved_bytes
     from omnisift.profiling.shape import prompt_shape
     from omnisift.profiling.sizes import PAPER, host_config
 
@@ -180,11 +180,14 @@ def _count(
         text=text,
     )
     counts = count(config, shape, budgets)
-    definitions, weights = flop_definitions(config, counts), weight_bytes(config)
+    definitions, weights = flop_definitions(config, counts), Weights.of(config)
+    moved = [moved_bytes(weights, counted) for counted in counts]
     if as_json:
-        typer.echo(json.dumps({**_counts_to_dict(name, shape, counts, definitions), "weight_bytes": weights}))
+        result = _counts_to_dict(name, shape, counts, definitions)
+        result["runs"] = [{**run, "moved_bytes": bytes_of} for run, bytes_of in zip(result["runs"], moved, strict=True)]
+        typer.echo(json.dumps({**result, "weight_bytes": weights.nbytes()}))
     else:
-        show_counts(console_for(stderr=False), name, shape, counts, weights)
+        show_counts(console_for(stderr=False), name, shape, counts, weights.nbytes(), moved)
         show_definitions(console_for(stderr=False), definitions if name in PAPER else [])
 
 
@@ -239,8 +242,15 @@ def show_profile(console: Console, profile: Profile) -> None:
     _show_notes(console, profile)
 
 
-def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequence[Count], weights: int) -> None:
-    """Print tokens, FLOPs by stage with and without attention between tokens, and memory.
+def show_counts(
+    console: Console,
+    name: str,
+    shape: PromptShape,
+    counts: Sequence[Count],
+    weights: int,
+    moved: Sequence[dict[str, int]],
+) -> None:
+    """Print tokens, FLOPs by stage with and without attention between tokens, memory, and bytes moved.
 
     Args:
         console: Where to print.
@@ -248,6 +258,7 @@ def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequenc
         shape: Size of the clip and of the prompt.
         counts: The full prompt, then one count per budget.
         weights: Bytes of the model's weights.
+        moved: Of each count, as `moved_bytes` has them.
     """
     settings = [count.retain for count in counts]
     parts = [f"{shape.frames} frames of {shape.height}x{shape.width} tokens"]
@@ -268,6 +279,9 @@ def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequenc
     memory: list[Row] = [("weights", [weights] * len(counts)), ("KV cache", cache), ("prompt logits", logits)]
     memory.append(("sum", [weights + count.cache_bytes + count.logits_bytes for count in counts]))
     console.print(_table("memory in bfloat16", settings, memory, _COUNTED_BYTES))
+    titles = {"encode": "encoders", "prefill": STAGES["prefill"].title, "step": "one more token"}
+    rows = [(title, [bytes_of[stage] for bytes_of in moved]) for stage, title in titles.items()]
+    console.print(_table("bytes moved", settings, rows, _COUNTED_BYTES))
 
 
 def show_definitions(console: Console, flop_definitions: Sequence[FlopDefinition]) -> None:
@@ -355,5 +369,7 @@ def _show_notes(console: Console, profile: Profile) -> None:
             else f"energy: {profile.notes['energy']}"
         )
     )
+    used = ", ".join(f"{cost.retain} {cost.cpu_seconds:.2f} s" for cost in profile.costs)
+    console.print(Text(f"CPU time per question: {used} (all threads of this process)"))
     console.print(Text(f"memory: {profile.notes['memory']}", style="dim"))
     console.print(Text(f"FLOPs: {profile.notes['flops']}", style="dim"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from omnisift.budget import Budget, Counts
 from omnisift.chunks import ChunkShapes
@@ -107,10 +107,10 @@ class Weights:
     """Rows of these matrices."""
     largest: int
     """Weights of the largest of them."""
-    head: int
-    """Weights of the output layer, which may be those of the embeddings."""
-    embeddings: int
-    """Weights of the token embeddings."""
+    language: int
+    """Parameters of the language model without its embeddings, with the output layer."""
+    encoders: int
+    """Parameters of the encoders."""
     total: int
     """All parameters."""
 
@@ -122,13 +122,16 @@ class Weights:
         language_model = adapter_for(host).parts.language_model
         linear = [module.weight for module in language_model.modules() if isinstance(module, nn.Linear)]
         sizes = [int(weight.numel()) for weight in linear]
+        total, words = _numel(host.parameters()), language_model.get_input_embeddings().weight.numel()
+        head, own = host.get_output_embeddings().weight, _numel(language_model.parameters())
+        is_tied = any(head is parameter for parameter in language_model.parameters())
         return cls(
             quantised=sum(sizes),
             rows=sum(len(weight) for weight in linear),
             largest=max(sizes),
-            head=int(host.get_output_embeddings().weight.numel()),
-            embeddings=int(language_model.get_input_embeddings().weight.numel()),
-            total=sum(int(parameter.numel()) for parameter in host.parameters()),
+            language=own - int(words) + int(head.numel()),
+            encoders=total - own - (0 if is_tied else int(head.numel())),
+            total=total,
         )
 
     def nbytes(self, bits: int = 16) -> int:
@@ -140,6 +143,32 @@ class Weights:
         others = _BYTES * (self.total - self.quantised)
         scales = {16: 0, 8: self.rows, 4: self.quantised // 64}[bits]
         return others + self.quantised * bits // 8 + 4 * scales
+
+
+def _numel(parameters: Iterable[Tensor]) -> int:
+    return sum(int(parameter.numel()) for parameter in parameters)
+
+
+def moved_bytes(weights: Weights, count: Count) -> dict[str, int]:
+    """Bytes in bfloat16 that each stage moves at least: weights that it reads once, and the KV cache.
+
+    Prefill reads all weights of the language model and writes the cache. A further token reads the cache and the
+    weights that it meets, which are half of its products; of experts, those that are chosen. Activations, which stay in
+    the processor's caches in part, are not included.
+
+    Args:
+        weights: Of the host.
+        count: Of one prompt.
+
+    Returns:
+        Bytes of ``encode``, ``prefill`` and ``step``.
+    """
+    met = count.step.weights // 2
+    return {
+        "encode": _BYTES * weights.encoders,
+        "prefill": _BYTES * weights.language + count.cache_bytes,
+        "step": _BYTES * met + count.cache_bytes,
+    }
 
 
 def weight_bytes(config: Any) -> int:
