@@ -20,6 +20,7 @@ from omnisift.cli.options import (
     single_question,
     with_records,
 )
+from omnisift.cli.profile_fit import plain_table, show_fit
 from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import UsageError
 from omnisift.utils.quiet import silence_libraries, silence_profiler
@@ -108,7 +109,6 @@ def profile(
     read_options.check()
     silence_libraries()
     if config is not None and device_memory is not None:
-        from omnisift.cli.profile_fit import show_fit
         from omnisift.profiling.fit import RETAINS
 
         budgets = [each.budget for each in _methods(compressor, retain, method, RETAINS)]
@@ -344,17 +344,6 @@ def _token_table(settings: Sequence[str], tokens: Sequence[object]) -> Table:
         ("video", "video_kept"), ("audio", "audio_kept"), ("prompt", "prompt_kept"), ("generated", "generated")
     ):  # fmt: skip
         table.add_row(label, *(f"{getattr(counts, field):,}" for counts in tokens))
-    return table
-
-
-def plain_table(*heads: str) -> Table:
-    """A table without lines, with these column heads; all but the first column are aligned to the right."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column(heads[0], min_width=16)
-    for head in heads[1:]:
-        table.add_column(head, justify="right")
     return table
 
 

@@ -11,6 +11,7 @@ from omnisift.config import ReadOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from omnisift.budget import Budget
     from omnisift.profiling.fit import Fit
@@ -75,8 +76,6 @@ def show_fit(
 
 
 def _table(console: Console, fits: list[Fit]) -> None:
-    from omnisift.cli.profile_commands import plain_table
-
     settings = list(dict.fromkeys(fit.retain for fit in fits))
     table = plain_table("weights", *settings)
     for bits in dict.fromkeys(fit.bits for fit in fits):
@@ -112,3 +111,14 @@ def _notes(console: Console, config: Any, fits: list[Fit]) -> None:
         notes.append(f"`ask` reads {ReadOptions.max_frames} images by default: give it --max-frames {images}")
     for note in notes:
         console.print(note, style="dim", soft_wrap=True, markup=False)
+
+
+def plain_table(*heads: str) -> Table:
+    """A table without lines, with these column heads; all but the first column are aligned to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column(heads[0], min_width=16)
+    for head in heads[1:]:
+        table.add_column(head, justify="right")
+    return table
