@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from tests.helpers.benchmarks import load_benchmark
+from tests.helpers.benchmarks import ROOT, load_benchmark
 from torch import nn
 
 from omnisift.budget import Budget
@@ -17,7 +18,7 @@ from omnisift.errors import UsageError
 from omnisift.models import adapter_for
 from omnisift.pipeline import Pipeline, load
 from omnisift.profiling import fit
-from omnisift.profiling.analytic import Weights, cache_bytes
+from omnisift.profiling.analytic import Weights, cache_bytes, count, moved_bytes
 from omnisift.profiling.fit import longest_clips, parse_size, reserve
 from omnisift.profiling.gauges import CpuMemoryGauge
 from omnisift.profiling.memory import ClipMemory, clip_memory
@@ -62,6 +63,32 @@ def test_the_parts_of_the_weights_are_those_of_the_model(nano: Pipeline) -> None
     others = 2 * (weights.total - weights.quantised)
     assert weights.nbytes(8) == others + weights.quantised + 4 * weights.rows
     assert weights.nbytes(4) == others + weights.quantised // 2 + weights.quantised // 16
+
+
+def test_the_bytes_that_are_moved(nano: Pipeline) -> None:
+    config, parts = host_config(str(nano_path())), adapter_for(nano.host.thinker).parts
+    weights, (counted,) = Weights.of(config), count(config, prompt_shape(6, 112, 112), [])
+    moved = moved_bytes(weights, counted)
+    assert moved["encode"] == 2 * sum(
+        parameter.numel() for part in (parts.vision_encoder, parts.audio_encoder) for parameter in part.parameters()
+    )
+    # One token meets all matrices of the language model and the output layer; a prompt their norms and biases as well.
+    head = nano.host.thinker.get_output_embeddings().weight.numel()
+    assert moved["step"] == 2 * (weights.quantised + head) + counted.cache_bytes
+    assert 0 < moved["prefill"] - moved["step"] < 0.01 * moved["step"]
+
+
+@pytest.mark.slow
+def test_the_table_of_longest_clips_is_what_is_counted_now() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "fit.json").read_text(encoding="utf-8"))["rows"]
+    config = host_config("3b")
+
+    def shape_of(seconds: float) -> PromptShape:
+        return prompt_shape(seconds, config=config, max_frames=round(2 * seconds))
+
+    fits = longest_clips(config, 8 * 10**9, [Budget(retain=share) for share in fit.RETAINS], shape_of, fps=2.0, new=64)
+    expected = [row for row in rows if (row["config"], row["device_memory"]) == ("3b", "8GB")]
+    assert [{"config": "3b", "device_memory": "8GB", **one.to_dict()} for one in fits] == expected
 
 
 def test_a_quantised_cache_has_a_scale_and_a_zero_for_each_group() -> None:

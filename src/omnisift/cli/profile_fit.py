@@ -67,7 +67,7 @@ def show_fit(
     shape = shape_of(2 / fps)
     console.print(
         f"{name} in {size / 1e9:.1f} GB, of which {reserve(size) / 1e9:.1f} GB stay free: the longest clip, with"
-        f" all images at {fps:g}/s, at most {shape.height}x{shape.width} tokens per frame, {text} of text, {new} of the answer",
+        f" all images at {fps:g}/s, up to {shape.height}x{shape.width} tokens each, {text} of text, {new} of answer",
         style="dim",
         soft_wrap=True,
     )
