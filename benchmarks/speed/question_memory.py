@@ -28,7 +28,7 @@ from omnisift.utils.quiet import silence_libraries, silence_profiler
 
 LARGE, SMALL = (6, 10), (2, 4)
 CASES = (
-    (10, 1.0, LARGE), (20, 1.0, LARGE), (20, 0.25, LARGE), (30, 0.05, LARGE), (136, 0.25, SMALL), (180, 0.05, SMALL),
+    (136, 0.25, SMALL), (180, 0.05, SMALL), (10, 1.0, LARGE), (20, 1.0, LARGE), (20, 0.25, LARGE), (30, 0.05, LARGE),
     (50, 0.25, LARGE), (70, 0.05, LARGE),
 )  # fmt: skip
 """Seconds at one frame per second, what is kept, and tokens of a frame: encoded at once; in windows; and above 256

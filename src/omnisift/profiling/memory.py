@@ -130,11 +130,13 @@ class _Counter:
         clip, kept = (shape.video + shape.audio) * token, (self.video + self.audio) * token
         window = self.part * clip
         held = kept if self.is_causal else clip
-        encode = self._inputs(self.part) + held + max(self._vision(self.part * self.patches), window)
+        audio = self.part * shape.video * token + window + self._audio(self.part * shape.mel)
+        encode = self._inputs(self.part) + held + max(self._vision(self.part * self.patches), audio)
         if self.is_causal:
-            # Two windows, for a method looks back, and the kept tokens, which are joined and put in order.
-            tokens = self.part * (shape.video + shape.audio)
-            compress = max(kept + 2 * window + self._method(tokens), 3 * kept)
+            # A window and the one before, to which a method may look back, joined; and the kept tokens, which are
+            # joined and put in order in the end.
+            tokens = 2 * self.part * (shape.video + shape.audio)
+            compress = max(kept + 4 * window + self._method(tokens), 3 * kept)
         else:
             # All windows are joined and put in order; then the method has a copy of its own.
             compress = max(3 * clip, 2 * clip + self._method(shape.video + shape.audio) + kept)
@@ -177,7 +179,7 @@ class _Counter:
         deep = self._deep_layers * self.token / vision.spatial_merge_size**2
         return patches * (max(attention, mlp) + tables + deep)
 
-    def _audio(self, mel: int) -> float:
+    def _audio(self, mel: float) -> float:
         """A layer of the audio encoder on two spectrogram frames per step, and the padded spectrogram."""
         if not mel:
             return 0
