@@ -188,8 +188,8 @@ class _Counter:
         return self.size * (mel / 2 * layer + 2 * mel * audio.num_mel_bins)
 
     def _method(self, tokens: float) -> float:
-        """The default method's copies of so many embeddings, in float32 if they are not, and their projection."""
-        in_float32 = self.token * _FLOAT32 / self.size
+        """The default method's copy of so many embeddings in float32, if they are not, and their projection."""
+        in_float32 = 0 if self.size == _FLOAT32 else _FLOAT32 * self.config.text_config.hidden_size
         return tokens * (in_float32 + _PROJECTED)
 
     def _language_model(self, tokens: int) -> float:
