@@ -130,6 +130,7 @@ class _Counter:
         clip, kept = (shape.video + shape.audio) * token, (self.video + self.audio) * token
         window = self.part * clip
         held = kept if self.is_causal else clip
+        # The patches are freed before the sound is encoded; they are counted, as its preparation is not.
         audio = self.part * shape.video * token + window + self._audio(self.part * shape.mel)
         encode = self._inputs(self.part) + held + max(self._vision(self.part * self.patches), audio)
         if self.is_causal:
