@@ -119,7 +119,7 @@ class Weights:
         """Count a host of this configuration: it is built on the meta device."""
         with torch.device("meta"):
             host = model_class(config.model_type)(config)
-        language_model = adapter_for(host).parts.language_model
+        language_model: Any = adapter_for(host).parts.language_model
         linear = [module.weight for module in language_model.modules() if isinstance(module, nn.Linear)]
         sizes = [int(weight.numel()) for weight in linear]
         total, words = _numel(host.parameters()), language_model.get_input_embeddings().weight.numel()

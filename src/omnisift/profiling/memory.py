@@ -156,7 +156,7 @@ class _Counter:
             total += self.size * mel
         if self.on_cpu:
             total += _FLOAT32 * mel
-        return total
+        return float(total)
 
     @property
     def _vision_width(self) -> int:
@@ -178,7 +178,7 @@ class _Counter:
         mlp = size * (2 * width + (3 if hasattr(vision, "window_size") else 2) * inner)
         tables = 2 * _FLOAT32 * (width // vision.num_heads)
         deep = self._deep_layers * self.token / vision.spatial_merge_size**2
-        return patches * (max(attention, mlp) + tables + deep)
+        return float(patches * (max(attention, mlp) + tables + deep))
 
     def _audio(self, mel: float) -> float:
         """A layer of the audio encoder on two spectrogram frames per step, and the padded spectrogram."""
@@ -186,12 +186,12 @@ class _Counter:
             return 0
         audio = self.config.audio_config
         layer = 3 * audio.d_model + 2 * audio.encoder_ffn_dim
-        return self.size * (mel / 2 * layer + 2 * mel * audio.num_mel_bins)
+        return float(self.size * (mel / 2 * layer + 2 * mel * audio.num_mel_bins))
 
     def _method(self, tokens: float) -> float:
         """The default method's copy of so many embeddings in float32, if they are not, and their projection."""
         in_float32 = 0 if self.size == _FLOAT32 else _FLOAT32 * self.config.text_config.hidden_size
-        return tokens * (in_float32 + _PROJECTED)
+        return float(tokens * (in_float32 + _PROJECTED))
 
     def _language_model(self, tokens: int) -> float:
         """A layer of the language model: the MLP, or attention with its rotation."""
@@ -200,4 +200,4 @@ class _Counter:
         # Residual before and after attention, normed; then the gate's activation, what it multiplies, and the product;
         # or q, k, v, and three terms of a rotated q.
         layer = 3 * text.hidden_size + max(3 * text.intermediate_size, 4 * queries + 2 * keys)
-        return self.size * tokens * (layer + 2 * head_size(text))
+        return float(self.size * tokens * (layer + 2 * head_size(text)))
