@@ -270,6 +270,14 @@ def test_scales_are_measured_in_every_condition(
     assert module.Tables(result).accuracy("nano") in capsys.readouterr().out
 
 
+def test_the_tables_of_memory_match_their_results() -> None:
+    module = load_benchmark("memory_tables")
+    pages = [path.read_text(encoding="utf-8") for path in module.PAGES if path.exists()]
+    assert [page.count("<!-- table ") > 0 for page in pages] == [True] * len(pages)
+    for page in pages:
+        assert module.filled(page) == page, "run benchmarks/figures/memory_tables.py"
+
+
 def test_the_default_of_nano() -> None:
     assert load_benchmark("default_method").right_answers(1, 0.25) == {"omnisift": 3, "resift": 3}
 

@@ -95,7 +95,8 @@ def make_clip(seconds: int, rows: int, columns: int) -> Media:
     random = np.random.default_rng(0)
     frames = random.integers(0, 256, (2 * seconds, 28 * rows, 28 * columns, 3), np.uint8)
     wave = 0.1 * random.standard_normal(16_000 * seconds).astype(np.float32)
-    return Media.from_arrays(frames, 2.0, wave, 16_000, min_pixels=784, max_pixels=784 * rows * columns)
+    sizes = {"min_pixels": 784, "max_pixels": 784 * rows * columns, "max_frames": 2 * seconds}
+    return Media.from_arrays(frames, 2.0, wave, 16_000, **sizes)
 
 
 @contextmanager

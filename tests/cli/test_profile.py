@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from omnisift.utils.assets import nano_path
+
 COUNT = ["profile", "--config", "7b", "--clip-seconds"]
 
 
@@ -71,6 +73,11 @@ def test_counted_json_is_one_object(omnisift) -> None:
         (["profile", "{clip}", "--config", "7b"], "UsageError"),
         (["profile", "--config", "7b"], "UsageError"),
         ([*COUNT, "9", "--repeats", "3"], "UsageError"),
+        ([*COUNT, "9", "--device-memory", "8GB"], "UsageError"),
+        (["profile", "--config", "7b", "--device-memory", "8"], "UsageError"),
+        (["profile", "--config", "7b", "--device-memory", "8GB", "--max-frames", "64"], "UsageError"),
+        (["profile", "--config", "qwen3.5-2b", "--device-memory", "8GB"], "UsageError"),
+        (["profile", "{clip}", "--device-memory", "8GB"], "UsageError"),
         ([*COUNT, "9", "--device", "cuda"], "UsageError"),
         (["profile", "{clip}", "--clip-seconds", "3"], "UsageError"),
         (["profile", "{clip}", "--repeats", "0"], "UsageError"),
@@ -92,3 +99,32 @@ def test_errors_are_one_line_and_exit_code_two(omnisift, clip: Path, arguments: 
     assert out == ""
     assert len(lines) == 1
     assert lines[0].startswith(f"error ({kind}): ")
+
+
+def test_the_longest_clip_in_a_memory(omnisift) -> None:
+    arguments = ("--config", str(nano_path()), "--device-memory", "1GB", "--height", "112", "--width", "112")
+    code, out, _ = omnisift("profile", *arguments)
+    assert code == 0
+    for word in (
+        "1.0 GB",
+        "0.6 GB stay free",
+        "16 bits",
+        "4 bits",
+        "full",
+        "0.25",
+        "0.05",
+        "(context)",
+        "--max-frames",
+    ):
+        assert word in out
+    code, out, _ = omnisift("profile", *arguments, "--json", "--retain", "0.5", "--max-new-tokens", "32")
+    result = json.loads(out)
+    assert (code, result["kind"], result["device_memory"], result["reserve"]) == (0, "fit", 10**9, 550_000_000)
+    assert result["assumed"] == {"fps": 2.0, "height": 112, "width": 112, "text": 128, "new_tokens": 32}
+    assert [(fit["bits"], fit["retain"]) for fit in result["fits"][:3]] == [(16, "full"), (16, "0.5"), (8, "full")]
+    assert result["fits"][0]["memory"]["peak"] == max(
+        result["fits"][0]["memory"][name] for name in ("encode", "prefill")
+    )
+    code, out, _ = omnisift("profile", "--config", str(nano_path()), "--device-memory", "500MB")
+    assert code == 0
+    assert out.count("needs 0.5 GB") == 12

@@ -20,6 +20,7 @@ from omnisift.cli.options import (
     single_question,
     with_records,
 )
+from omnisift.cli.profile_fit import plain_table, show_fit
 from omnisift.config import CompressionConfig, ReadOptions
 from omnisift.errors import UsageError
 from omnisift.utils.quiet import silence_libraries, silence_profiler
@@ -38,10 +39,12 @@ COUNT = "Count without weights"
 """Panel of the help screen."""
 DESCRIBE = "Describe what is seen and heard."
 """The question if none is given."""
-_COUNTED = {"config", "clip_seconds", "height", "width", "text_tokens"}
+_COUNTED = {"config", "clip_seconds", "device_memory", "height", "width", "text_tokens"}
 """Options that need ``--config``."""
 _SHARED = {"retain", "retain_video", "retain_audio", "tokens", "fps", "max_frames", "max_pixels", "as_json"}
 """Options of both modes."""
+_FITTED = (_SHARED | _COUNTED | {"max_new_tokens"}) - {"clip_seconds", "max_frames"}
+"""Options with ``--device-memory``, which reads clips of all lengths with all their images."""
 
 _SECONDS = ((1.0, "s"), (1e-3, "ms"))
 _BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"))
@@ -61,6 +64,10 @@ Config = Annotated[
 ClipSeconds = Annotated[float | None, typer.Option(help="Length of the clip in seconds.", rich_help_panel=COUNT)]
 Height = Annotated[int, typer.Option(help="Height of its frames in pixels.", rich_help_panel=COUNT)]
 Width = Annotated[int, typer.Option(help="Width of its frames in pixels.", rich_help_panel=COUNT)]
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option(help="Show the longest clip that fits into so much memory, such as 8GB.", rich_help_panel=COUNT),
+]
 TextTokens = Annotated[int, typer.Option(help="Tokens of the question and the chat template.", rich_help_panel=COUNT)]
 
 
@@ -80,6 +87,7 @@ def profile(
     max_new_tokens: MaxNewTokens = 64,
     config: Config = None,
     clip_seconds: ClipSeconds = None,
+    device_memory: DeviceMemory = None,
     height: Height = 1080,
     width: Width = 1920,
     text_tokens: TextTokens = 128,
@@ -89,16 +97,24 @@ def profile(
 
     With a CLIP, the model is measured with all tokens and with a part of them.
     With --config, FLOPs are counted without weights.
+    With --device-memory as well, the longest clip that fits is searched.
     """
     from omnisift.cli.screen import console_for
 
     question = single_question(question, question_option)
-    _check_mode(context, clip, config, clip_seconds)
+    _check_mode(context, clip, config, clip_seconds, device_memory)
     silence_profiler()
     if clip is not None:
         check_clip(clip)
     read_options.check()
     silence_libraries()
+    if config is not None and device_memory is not None:
+        from omnisift.profiling.fit import RETAINS
+
+        budgets = [each.budget for each in _methods(compressor, retain, method, RETAINS)]
+        frame = height, width
+        show_fit(config, device_memory, frame, read_options, text_tokens, max_new_tokens, budgets, as_json=as_json)
+        return
     methods = _methods(compressor, retain, method)
     if config is not None:
         described = cast("float", clip_seconds), height, width
@@ -112,12 +128,15 @@ def profile(
         show_profile(console_for(stderr=False), result)
 
 
-def _methods(compressor: str, retain: list[float] | None, method: CompressionConfig) -> list[CompressionConfig]:
-    """The method at each budget."""
+def _methods(
+    compressor: str, retain: list[float] | None, method: CompressionConfig, default: Sequence[float] = ()
+) -> list[CompressionConfig]:
+    """The method at each budget; at those of ``default`` if none is given."""
     method = replace(method, compressor=compressor)
     if (method.retain_video, method.retain_audio, method.tokens) != (None, None, None):
         return [replace(method, retain=retain[0] if retain else None)]
-    return [replace(method, retain=share) for share in dict.fromkeys(retain)] if retain else [method]
+    shares = dict.fromkeys(retain or default)
+    return [replace(method, retain=share) for share in shares] if shares else [method]
 
 
 def _measure(
@@ -147,7 +166,7 @@ def _count(
 ) -> None:
     """Count a prompt about a clip that is only described, by its seconds, height and width."""
     from omnisift.cli.screen import console_for
-    from omnisift.profiling.analytic import count, flop_definitions, weight_bytes
+    from omnisift.profiling.analytic import Weights, count, flop_definitions, moved_bytes
     from omnisift.profiling.shape import prompt_shape
     from omnisift.profiling.sizes import PAPER, host_config
 
@@ -161,11 +180,14 @@ def _count(
         text=text,
     )
     counts = count(config, shape, budgets)
-    definitions, weights = flop_definitions(config, counts), weight_bytes(config)
+    definitions, weights = flop_definitions(config, counts), Weights.of(config)
+    moved = [moved_bytes(weights, counted) for counted in counts]
     if as_json:
-        typer.echo(json.dumps({**_counts_to_dict(name, shape, counts, definitions), "weight_bytes": weights}))
+        result = _counts_to_dict(name, shape, counts, definitions)
+        result["runs"] = [{**run, "moved_bytes": bytes_of} for run, bytes_of in zip(result["runs"], moved, strict=True)]
+        typer.echo(json.dumps({**result, "weight_bytes": weights.nbytes()}))
     else:
-        show_counts(console_for(stderr=False), name, shape, counts, weights)
+        show_counts(console_for(stderr=False), name, shape, counts, weights.nbytes(), moved)
         show_definitions(console_for(stderr=False), definitions if name in PAPER else [])
 
 
@@ -185,18 +207,22 @@ def _counts_to_dict(
     }
 
 
-def _check_mode(context: typer.Context, clip: str | None, config: str | None, seconds: float | None) -> None:
+def _check_mode(
+    context: typer.Context, clip: str | None, config: str | None, seconds: float | None, memory: str | None
+) -> None:
     """Check that either a clip or a configuration is given, and no option of the other mode."""
     if (clip is None) == (config is None):
         raise UsageError("give a CLIP to measure or a --config to count, for example: omnisift profile clip.mp4")
-    if config is not None and seconds is None:
-        raise UsageError("--config needs the length of a clip: --clip-seconds 60")
+    if config is not None and seconds is None and memory is None:
+        raise UsageError("--config needs the length of a clip, or a memory: --clip-seconds 60, or --device-memory 8GB")
     sources = {name: context.get_parameter_source(name) for name in context.params}
     named = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    allowed = _SHARED | _COUNTED if config is not None else set(context.params) - _COUNTED
+    allowed = (
+        set(context.params) - _COUNTED if config is None else _FITTED if memory is not None else _SHARED | _COUNTED
+    )
     wrong = sorted(f"--{name.replace('_option', '').replace('_', '-')}" for name in named - allowed)
     if wrong:
-        mode = "with --config" if config is not None else "with a CLIP"
+        mode = "with a CLIP" if config is None else "with --config" if memory is None else "with --device-memory"
         raise UsageError(f"{', '.join(wrong)} has no effect {mode}; leave it out")
 
 
@@ -216,8 +242,15 @@ def show_profile(console: Console, profile: Profile) -> None:
     _show_notes(console, profile)
 
 
-def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequence[Count], weights: int) -> None:
-    """Print tokens, FLOPs by stage with and without attention between tokens, and memory.
+def show_counts(
+    console: Console,
+    name: str,
+    shape: PromptShape,
+    counts: Sequence[Count],
+    weights: int,
+    moved: Sequence[dict[str, int]],
+) -> None:
+    """Print tokens, FLOPs by stage with and without attention between tokens, memory, and bytes moved.
 
     Args:
         console: Where to print.
@@ -225,12 +258,13 @@ def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequenc
         shape: Size of the clip and of the prompt.
         counts: The full prompt, then one count per budget.
         weights: Bytes of the model's weights.
+        moved: Of each count, as `moved_bytes` has them.
     """
     settings = [count.retain for count in counts]
     parts = [f"{shape.frames} frames of {shape.height}x{shape.width} tokens"]
     parts += [f"{tokens} of {kind}" for kind, tokens in (("audio", shape.audio), ("times", shape.times)) if tokens]
     console.print(f"{name}: {', '.join(parts)}, {shape.text} of text", style="dim")
-    table = _plain("tokens", *settings)
+    table = plain_table("tokens", *settings)
     for label in ("video", "audio", "prompt"):
         if label != "audio" or shape.audio:
             table.add_row(label, *(f"{getattr(count, label):,}" for count in counts))
@@ -245,6 +279,9 @@ def show_counts(console: Console, name: str, shape: PromptShape, counts: Sequenc
     memory: list[Row] = [("weights", [weights] * len(counts)), ("KV cache", cache), ("prompt logits", logits)]
     memory.append(("sum", [weights + count.cache_bytes + count.logits_bytes for count in counts]))
     console.print(_table("memory in bfloat16", settings, memory, _COUNTED_BYTES))
+    titles = {"encode": "encoders", "prefill": STAGES["prefill"].title, "step": "one more token"}
+    rows = [(title, [bytes_of[stage] for bytes_of in moved]) for stage, title in titles.items()]
+    console.print(_table("bytes moved", settings, rows, _COUNTED_BYTES))
 
 
 def show_definitions(console: Console, flop_definitions: Sequence[FlopDefinition]) -> None:
@@ -255,7 +292,7 @@ def show_definitions(console: Console, flop_definitions: Sequence[FlopDefinition
     if not shares:
         return
     heads = [head for share in shares for head in (share, "off")]
-    table = _plain("Table 7", "full, T", *heads)
+    table = plain_table("Table 7", "full, T", *heads)
     published = [cell for share in shares for cell in (f"{PAPER[share] / PAPER['full']:.4f}", "")]
     table.add_row("the paper", f"{PAPER['full']}", *published)
     for definition in flop_definitions:
@@ -290,7 +327,7 @@ def _table(title: str, settings: Sequence[str], rows: Sequence[Row], units: Sequ
     largest = max((value or 0.0 for _, values in rows for value in values), default=0.0)
     scale, unit = next(((scale, unit) for scale, unit in units if largest >= scale), units[-1])
     heads = [head for setting in settings[1:] for head in (setting, "ratio")]
-    table = _plain(f"{title}, {unit}", settings[0], *heads)
+    table = plain_table(f"{title}, {unit}", settings[0], *heads)
     for label, values in rows:
         full = values[0]
         cells = ["-" if full is None else f"{full / scale:.3f}"]
@@ -302,21 +339,11 @@ def _table(title: str, settings: Sequence[str], rows: Sequence[Row], units: Sequ
 
 
 def _token_table(settings: Sequence[str], tokens: Sequence[object]) -> Table:
-    table = _plain("tokens", *settings)
+    table = plain_table("tokens", *settings)
     for label, field in (
         ("video", "video_kept"), ("audio", "audio_kept"), ("prompt", "prompt_kept"), ("generated", "generated")
     ):  # fmt: skip
         table.add_row(label, *(f"{getattr(counts, field):,}" for counts in tokens))
-    return table
-
-
-def _plain(*heads: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column(heads[0], min_width=16)
-    for head in heads[1:]:
-        table.add_column(head, justify="right")
     return table
 
 
@@ -331,5 +358,7 @@ def _show_notes(console: Console, profile: Profile) -> None:
             else f"energy: {profile.notes['energy']}"
         )
     )
+    used = ", ".join(f"{cost.retain} {cost.cpu_seconds:.2f} s" for cost in profile.costs)
+    console.print(Text(f"CPU time per question: {used} (all threads of this process)"))
     console.print(Text(f"memory: {profile.notes['memory']}", style="dim"))
     console.print(Text(f"FLOPs: {profile.notes['flops']}", style="dim"))

@@ -179,14 +179,29 @@ def store_prompt(prompt: CachedPrompt | None, kwargs: dict[str, Any], output: An
 
 
 def stored_prompt(cache: Any, rows: int) -> CachedPrompt | None:
-    """Return the state of a cache for a call with ``rows`` rows; None if its prompt was not cut."""
+    """Return the state of a cache for a call with ``rows`` rows; None if its prompt was not cut.
+
+    Raises:
+        UnsupportedCall: as `CachedPrompt.for_rows`, or the rows of a quantised cache were repeated, of which
+            Transformers repeats the latest tokens alone.
+    """
     prompt: CachedPrompt | None = getattr(cache, _ATTRIBUTE, None)
     if prompt is None:
         return None
     repeated = prompt.for_rows(rows)
     if repeated is not prompt:
+        _check_repeated(cache)
         setattr(cache, _ATTRIBUTE, repeated)
     return repeated
+
+
+def _check_repeated(cache: Any) -> None:
+    from transformers import QuantizedCache
+
+    if isinstance(cache, QuantizedCache):
+        raise UnsupportedCall(
+            "the rows of a quantised cache can't be repeated: read a prompt for each question, or use the default cache"
+        )
 
 
 def clear_prompt(cache: Any) -> None:

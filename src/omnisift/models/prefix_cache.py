@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omnisift.errors import UnsupportedCall
 from omnisift.models.cached_prompt import find_cache, stored_prompt
 from omnisift.models.host_arguments import bind_arguments
 from omnisift.models.own_hooks import OwnHook
@@ -96,6 +97,7 @@ class PrefixHooks:
             return (), self._continued(arguments)
         cache = find_cache(arguments)
         if self._given is not None:
+            _check_dynamic(cache)
             cache.layers = _joined([prefix.layers for prefix in self._given], [row.length for row in self._given])
             self._mask = self._padding(arguments["inputs_embeds"].device)
             return (), {**_suffix(arguments, max(self._suffixes)), "attention_mask": self._mask}
@@ -137,6 +139,17 @@ class PrefixHooks:
             return None
         widths = [torch.arange(max(part), 0, -1) <= torch.tensor(part).unsqueeze(1) for part in parts]
         return torch.cat(widths, dim=1).long().to(device)
+
+
+def _check_dynamic(cache: Any) -> None:
+    """Refuse a cache that would not hold given layers as it was asked to."""
+    from transformers import DynamicCache
+
+    if type(cache) is not DynamicCache:
+        raise UnsupportedCall(
+            f"a {type(cache).__name__} can't take the keys and values of a stream or a held prompt: leave "
+            "cache_implementation out of the model's generation_config"
+        )
 
 
 def _is_plain(layers: Sequence[Any]) -> bool:

@@ -44,6 +44,17 @@ def window_images(processor: Any) -> int:
     return WINDOW_STEPS * int(processor.video_processor.temporal_patch_size)
 
 
+def window_steps(patches: int, device: str) -> int:
+    """Time steps of a window, which are whole chunks.
+
+    Args:
+        patches: patches of one time step.
+        device: type of the device, such as ``cuda``.
+    """
+    most = WINDOW_PATCHES.get(device, _MOST_PATCHES)
+    return CHUNK_STEPS * max(1, min(WINDOW_STEPS, most // patches) // CHUNK_STEPS)
+
+
 @dataclass(frozen=True)
 class KeptTokens:
     """What is left of a clip."""
@@ -162,8 +173,7 @@ def _joined_windows(windows: Iterable[_Window]) -> _Window:
 
 def _windows(chunks: int, inputs: Mapping[str, Any], device: torch.device) -> Iterator[tuple[int, int]]:
     """The first chunk of each window, and the one after its last."""
-    most = WINDOW_PATCHES.get(device.type, _MOST_PATCHES)
-    size = max(1, min(WINDOW_STEPS, most // int(inputs["video_grid_thw"][0, 1:].prod())) // CHUNK_STEPS)
+    size = window_steps(int(inputs["video_grid_thw"][0, 1:].prod()), device.type) // CHUNK_STEPS
     for begin in range(0, chunks, size):
         yield begin, min(begin + size, chunks)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from omnisift.budget import Budget
-from omnisift.models import model_class
+from omnisift.budget import Budget, Counts
+from omnisift.chunks import ChunkShapes
+from omnisift.models import adapter_for, model_class
 from omnisift.profiling.flops import (
     Flops,
     encoders,
@@ -75,29 +77,115 @@ def count(config: Any, shape: PromptShape, budgets: Sequence[Budget]) -> list[Co
     layout = VGASConfig(input_size=config.text_config.hidden_size)
     counts = [_count(config, shape, "full", shape.video, shape.audio, Flops())]
     for budget in budgets:
-        kept = budget.counts(chunks)
-        video, audio = int((kept.frame0 + kept.frame1).sum()), int(kept.audio.sum())
-        # Audio outside of all chunks is never pruned.
-        unchunked = shape.audio - int(chunks.audio.sum())
+        kept, video, audio = kept_tokens(shape, chunks, budget)
         work = selector(layout, chunks, kept) + video_pruning(chunks, layout.input_size)
-        counts.append(_count(config, shape, budget.words, video, audio + unchunked, work))
+        counts.append(_count(config, shape, budget.words, video, audio, work))
     return counts
 
 
+def kept_tokens(shape: PromptShape, chunks: ChunkShapes, budget: Budget) -> tuple[Counts, int, int]:
+    """What a budget keeps of a clip: of each chunk, and video and audio tokens in all.
+
+    Args:
+        shape: Size of the clip.
+        chunks: Its chunks.
+        budget: What to keep.
+    """
+    kept = budget.counts(chunks)
+    # Audio outside of all chunks is never pruned.
+    unchunked = shape.audio - int(chunks.audio.sum())
+    return kept, int((kept.frame0 + kept.frame1).sum()), int(kept.audio.sum()) + unchunked
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters of a host, counted without memory for them."""
+
+    quantised: int
+    """Weights of the language model's linear layers, without its head: what quantised loading replaces."""
+    rows: int
+    """Rows of these matrices."""
+    largest: int
+    """Weights of the largest of them."""
+    language: int
+    """Parameters of the language model without its embeddings, with the output layer."""
+    encoders: int
+    """Parameters of the encoders."""
+    total: int
+    """All parameters."""
+
+    @classmethod
+    def of(cls, config: Any) -> Weights:
+        """Count a host of this configuration: it is built on the meta device."""
+        with torch.device("meta"):
+            host = model_class(config.model_type)(config)
+        language_model: Any = adapter_for(host).parts.language_model
+        linear = [module.weight for module in language_model.modules() if isinstance(module, nn.Linear)]
+        sizes = [int(weight.numel()) for weight in linear]
+        total, words = _numel(host.parameters()), language_model.get_input_embeddings().weight.numel()
+        head, own = host.get_output_embeddings().weight, _numel(language_model.parameters())
+        is_tied = any(head is parameter for parameter in language_model.parameters())
+        return cls(
+            quantised=sum(sizes),
+            rows=sum(len(weight) for weight in linear),
+            largest=max(sizes),
+            language=own - int(words) + int(head.numel()),
+            encoders=total - own - (0 if is_tied else int(head.numel())),
+            total=total,
+        )
+
+    def nbytes(self, bits: int = 16) -> int:
+        """Bytes in memory with the quantised part in so many bits, and all others in bfloat16.
+
+        Args:
+            bits: 16; or 8, with a float32 scale for each row; or 4, with one for each group of 64.
+        """
+        others = _BYTES * (self.total - self.quantised)
+        scales = {16: 0, 8: self.rows, 4: self.quantised // 64}[bits]
+        return others + self.quantised * bits // 8 + 4 * scales
+
+
+def _numel(parameters: Iterable[Tensor]) -> int:
+    return sum(int(parameter.numel()) for parameter in parameters)
+
+
+def moved_bytes(weights: Weights, count: Count) -> dict[str, int]:
+    """Bytes in bfloat16 that each stage moves at least: weights that it reads once, and the KV cache.
+
+    Prefill reads all weights of the language model and writes the cache. A further token reads the cache and the
+    weights that it meets, which are half of its products; of experts, those that are chosen. Activations, which stay in
+    the processor's caches in part, are not included.
+
+    Args:
+        weights: Of the host.
+        count: Of one prompt.
+
+    Returns:
+        Bytes of ``encode``, ``prefill`` and ``step``.
+    """
+    met = count.step.weights // 2
+    return {
+        "encode": _BYTES * weights.encoders,
+        "prefill": _BYTES * weights.language + count.cache_bytes,
+        "step": _BYTES * met + count.cache_bytes,
+    }
+
+
 def weight_bytes(config: Any) -> int:
-    """Bytes of a host's parameters in bfloat16; the model is built on the meta device, without memory or weights."""
-    with torch.device("meta"):
-        host = model_class(config.model_type)(config)
-    return _BYTES * sum(int(parameter.numel()) for parameter in host.parameters())
+    """Bytes of a host's parameters in bfloat16."""
+    return Weights.of(config).nbytes()
 
 
-def cache_bytes(config: Any, tokens: int, size: int = _BYTES) -> int:
+def cache_bytes(config: Any, tokens: int, size: int = _BYTES, bits: int | None = None, group: int = 64) -> int:
     """Bytes that a language model caches of so many tokens.
 
     Args:
         config: Configuration of the text model.
         tokens: Tokens that it has read.
         size: Bytes of a value. States are in float32.
+        bits: Bits of a value of a quantised cache; None means one that is not.
+        group: Values of a quantised cache that share a scale and a zero point, of ``size`` bytes each; 0 means that
+            there are none, as of fp8, which has one scale for each layer.
     """
     states = sum(has_state(config, layer) for layer in range(config.num_hidden_layers))
     total = 0
@@ -106,8 +194,10 @@ def cache_bytes(config: Any, tokens: int, size: int = _BYTES) -> int:
         read = 2 * config.linear_num_key_heads * key + heads * value
         total = states * (4 * heads * key * value + size * read * config.linear_conv_kernel_dim)
     # Every other layer caches a key and a value of each key-value head.
-    row = 2 * config.num_key_value_heads * head_size(config) * size
-    return int(total + (config.num_hidden_layers - states) * row * tokens)
+    values = (config.num_hidden_layers - states) * 2 * config.num_key_value_heads * head_size(config) * tokens
+    if bits is None:
+        return int(total + size * values)
+    return int(total + values * bits // 8 + (2 * size * (values // group) if group else 0))
 
 
 def _count(config: Any, shape: PromptShape, retain: str, video: int, audio: int, compress: Flops) -> Count:

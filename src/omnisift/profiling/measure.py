@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from omnisift.profiling.gauges import EnergyMeter, FlopGauge, energy_meter, memo
 from omnisift.utils.provenance import provenance
 from omnisift.utils.stages import STAGES
 
+_Timed = tuple[Answer, float | None, float]
+"""An answer, its joules, and its seconds of CPU time."""
 _Ask = Callable[[Pipeline, Callable[[str], None] | None], Answer]
 
 
@@ -44,6 +47,8 @@ class StageCost:
     """Operations by torch's counter, in the same stages."""
     joules: float | None
     """Median joules of a question; None where the machine has no counter."""
+    cpu_seconds: float
+    """Median seconds of CPU time of a question, over all threads of the process."""
     device_peak: int | None
     """Peak bytes on a GPU in a timed question, with the weights; None on a CPU."""
 
@@ -67,6 +72,7 @@ class StageCost:
             "memory_bytes": {**self.memory, "highest": max(self.memory.values()), "device_peak": self.device_peak},
             "flops": {**self.flops, "total": sum(self.flops.values())},
             "joules": self.joules,
+            "cpu_seconds": self.cpu_seconds,
         }
 
 
@@ -179,24 +185,21 @@ def _gauged(pipeline: Pipeline, ask: _Ask, device: torch.device) -> tuple[dict[s
     return memory.peaks, flops.flops
 
 
-def _timed(
-    pipelines: Mapping[str, Pipeline], ask: _Ask, energy: EnergyMeter, repeats: int
-) -> dict[str, list[tuple[Answer, float | None]]]:
-    """Answers and joules of each pipeline."""
-    answers: dict[str, list[tuple[Answer, float | None]]] = {name: [] for name in pipelines}
+def _timed(pipelines: Mapping[str, Pipeline], ask: _Ask, energy: EnergyMeter, repeats: int) -> dict[str, list[_Timed]]:
+    """Answers, joules and CPU seconds of each pipeline."""
+    answers: dict[str, list[_Timed]] = {name: [] for name in pipelines}
     for _ in range(repeats):
         for name, pipeline in pipelines.items():
-            before = energy.read()
+            before, begin = energy.read(), time.process_time()
             answer = ask(pipeline, None)
-            answers[name].append((answer, energy.joules(before)))
+            spent = time.process_time() - begin
+            answers[name].append((answer, energy.joules(before), spent))
     return answers
 
 
-def _cost(
-    name: str, timed: list[tuple[Answer, float | None]], memory: dict[str, int], flops: dict[str, int], on_gpu: bool
-) -> StageCost:
-    spent = [answer.report.seconds for answer, _ in timed]
-    joules = [value for _, value in timed if value is not None]
+def _cost(name: str, timed: list[_Timed], memory: dict[str, int], flops: dict[str, int], on_gpu: bool) -> StageCost:
+    spent = [answer.report.seconds for answer, _, _ in timed]
+    joules = [value for _, value, _ in timed if value is not None]
     return StageCost(
         retain=name,
         answer=timed[-1][0],
@@ -205,6 +208,7 @@ def _cost(
         memory=memory,
         flops=flops,
         joules=statistics.median(joules) if joules else None,
+        cpu_seconds=statistics.median(seconds for _, _, seconds in timed),
         device_peak=timed[-1][0].report.peak_memory_bytes if on_gpu else None,
     )
 

@@ -103,8 +103,12 @@ def why_no_stream(host: Host) -> str | None:
         return "its video has no grid of frames, or its tokens see later ones"
     if reason := unknown_video(processor):
         return reason
-    if host.thinker.generation_config.use_cache is False:
+    generation = host.thinker.generation_config
+    if generation.use_cache is False:
         return "its generation_config has use_cache=False"
+    cache = generation.cache_implementation
+    if cache not in (None, "dynamic"):
+        return f"cached keys are moved, but its generation_config has cache_implementation={cache!r}"
     extractor = getattr(processor, "feature_extractor", None)
     if extractor is None:
         return None
