@@ -226,6 +226,14 @@ def test_the_tables_of_subtitles_match_their_result() -> None:
     assert module.filled(page) == page, "run benchmarks/figures/subtitle_tables.py"
 
 
+def test_the_tables_of_small_machines_match_their_results() -> None:
+    module = load_benchmark("small_machine_tables")
+    page = module.PAGE.read_text(encoding="utf-8")
+    assert page.count("<!-- table quantized_") == 6
+    assert page.count("<!-- table small_machine_") == 2
+    assert module.filled(page) == page, "run benchmarks/figures/small_machine_tables.py"
+
+
 def test_the_default_of_nano() -> None:
     assert load_benchmark("default_method").right_answers(1, 0.25) == {"omnisift": 3, "resift": 3}
 

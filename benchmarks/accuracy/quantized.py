@@ -5,9 +5,9 @@
 
 Nano's world and ``wide``, each read by its own backbone: the first test clips as files, one question of each type; the
 first word of an answer counts. All ways and shares get the same questions, so that differences are paired, with
-intervals over clips. A quantised language model reads what the encoders of the float32 model say, for they stay as they
-are; the bfloat16 model has its own. What was answered about fifty clips is kept in ``--work``, from which an interrupted
-run resumes.
+intervals over clips. A quantised language model reads the output of the float32 model's encoders, which no way
+quantises; the bfloat16 model has its own. What was answered about fifty clips is kept in ``--work``, from which an
+interrupted run resumes.
 """
 
 from __future__ import annotations
