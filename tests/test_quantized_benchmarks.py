@@ -20,8 +20,10 @@ def test_accuracy_of_quantised_models(tmp_path, monkeypatch, capsys):
     found = json.loads(out.read_text(encoding="utf-8"))
     nano = found["worlds"]["nano"]
     assert (nano["clips"], nano["questions"], found["method"]) == (2, 16, "resift")
-    assert nano["bytes"]["fp32"] == 2 * nano["bytes"]["bf16"] > 3 * nano["bytes"]["int8"] > 5 * nano["bytes"]["nf4"]
-    assert nano["bytes"]["int2"] < nano["bytes"]["int4"]
+    sizes = nano["bytes"]
+    assert sizes["fp32"] == 2 * sizes["bf16"] > 3 * sizes["int8"]
+    assert sizes["int8"] > 1.5 * sizes["nf4"] > 1.5 * sizes["int2"]
+    assert sizes["int2"] < sizes["int4"]
     assert len(nano["rows"]) == len(module.WAYS) * 2
     # Two bits answer as well, but not as random weights would.
     assert all(row["accuracy"][0] > 0.7 for row in nano["rows"])
