@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from tests.helpers.benchmarks import load_benchmark
@@ -276,6 +277,41 @@ def test_the_tables_of_memory_match_their_results() -> None:
     assert [page.count("<!-- table ") > 0 for page in pages] == [True] * len(pages)
     for page in pages:
         assert module.filled(page) == page, "run benchmarks/figures/memory_tables.py"
+
+
+def test_the_tables_of_small_machines_match_their_results() -> None:
+    module = load_benchmark("small_machine_tables")
+    page = module.PAGE.read_text(encoding="utf-8")
+    assert page.count("<!-- table quantized_") == 6
+    assert page.count("<!-- table small_machine_") == 2
+    assert module.filled(page) == page, "run benchmarks/figures/small_machine_tables.py"
+
+
+def test_the_interaction_of_quantisation_and_compression() -> None:
+    """Two questions about two clips: two bits lose one with all tokens, and both of the first clip at 25 %."""
+    module = load_benchmark("quantized")
+    right = {module.key_of(way, share): np.ones((2, 2), bool) for way in module.WAYS for share in module.SHARES}
+    right[module.key_of("fp32", 0.25)][1, 1] = False
+    right[module.key_of("int2", 1.0)][1, 1] = False
+    right[module.key_of("int2", 0.25)][0] = False
+    rows = {(row["way"], row["share"]): row for row in module.results(right)}
+    row = rows["int2", 0.25]
+    values = [row[name][0] for name in ("accuracy", "difference", "quantised", "compressed", "interaction")]
+    assert values == [0.5, -0.5, -0.25, -0.25, 0.0]
+    assert row["interaction"] == [0.0, -1.0, 1.0]  # -1 on the first clip, 1 on the second
+    assert row["types"] == [0.5, 0.5]
+    assert rows["fp32", 0.25]["interaction"] == [0, 0, 0]
+    assert module.weight_bytes(torch.nn.Linear(3, 2)) == 4 * (3 * 2 + 2)
+
+
+def test_memory_is_shown_by_what_each_step_adds() -> None:
+    module = load_benchmark("small_machine")
+    sizes = {"interpreter": (10, 4), "PyTorch": (210, 104), "OmniSIFT": (240, 110), "second question": (240, 109)}
+    result = {"sizes": {name: {"resident": r, "anonymous": a} for name, (r, a) in sizes.items()}}
+    lines = {tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in
+             module.memory_table({"one build": result}).splitlines()}  # fmt: skip
+    assert {("PyTorch", "200", "100"), ("Triton", "-", "-"), ("OmniSIFT", "30", "6"), ("all", "240", "109")} <= lines
+    assert ("second question", "0", "-1") in lines
 
 
 def test_the_default_of_nano() -> None:

@@ -82,7 +82,7 @@ class PackedEvaluator:
         self.host = host
         self.parts = adapter_for(host.thinker).parts
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, under which packed 4-bit and 2-bit weights can't be computed with
     def __call__(
         self,
         clips: Encoded,
