@@ -80,6 +80,13 @@ def extras(session: nox.Session) -> None:
 
 
 @nox.session
+def quant(session: nox.Session) -> None:
+    """Quantised models and caches: torchao, bitsandbytes and quanto on a CPU."""
+    install(session, "constraints.txt", "dev,quant")
+    pytest(session, "quant", "tests")
+
+
+@nox.session
 def swift(session: nox.Session) -> None:
     """The plugin for ms-swift, and the test suite with its Transformers 5.19, the oldest supported release."""
     install(session, "constraints-swift.txt", "dev", "ms-swift", "decord", "qwen-omni-utils", "soundfile")

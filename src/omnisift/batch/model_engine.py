@@ -15,7 +15,9 @@ from omnisift.utils.questions import check_max_new_tokens
 if TYPE_CHECKING:
     from omnisift.pipeline import Answer, EncodedClip, Pipeline
 
-_NEW = frozenset({"tokens", "compress_audio", "retain_encoded", "still_threshold", "text", "retain_text"})
+_NEW = frozenset(
+    {"tokens", "compress_audio", "retain_encoded", "still_threshold", "text", "retain_text", "quantization"}
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class ModelSettings(CompressionConfig, EncodingOptions, ReadOptions, TextOptions
     attn_implementation: str | None = None
     max_length: int | None = None
     """Maximum tokens of a prompt, after compression, and its answer; None for the model's context."""
+    quantization: str | None = None
+    """As `omnisift.load` takes it, by name."""
     max_new_tokens: int = 256
     engine: str = "transformers"
     """``transformers`` or ``vllm``."""
@@ -70,6 +74,10 @@ class ModelSettings(CompressionConfig, EncodingOptions, ReadOptions, TextOptions
             )
         if self.engine == "vllm" and self.max_length is not None:
             raise UsageError("max_length is for Transformers; give vLLM its own flag, --max-model-len, after --")
+        if self.engine == "vllm" and self.quantization is not None:
+            raise UsageError(
+                "quantization is for Transformers; give vLLM a quantised checkpoint, or its own --quantization after --"
+            )
         if self.engine == "vllm" and self.compress_audio:
             raise UsageError(
                 "compress_audio is for Transformers; vLLM keeps audio outside a video in full: leave it out"
@@ -119,6 +127,7 @@ class ModelSettings(CompressionConfig, EncodingOptions, ReadOptions, TextOptions
             dtype=self.dtype,
             attn_implementation=self.attn_implementation,
             max_length=self.max_length,
+            quantization=self.quantization,
         )
         if pipeline.compressor is not None:
             with attach(pipeline.host.thinker, pipeline.compressor):

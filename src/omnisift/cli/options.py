@@ -47,6 +47,7 @@ class ModelOptions(PlacedModelOptions):
     """`PlacedModelOptions` for commands that ask the model."""
 
     max_length: int | None = None
+    quantization: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +188,14 @@ FIELDS: dict[str, Any] = {
         ),
     ],
     "device_map": DeviceMap,
+    "quantization": Annotated[
+        str | None,
+        typer.Option(
+            help="Quantise the language model: torchao-int8, bitsandbytes-nf4 or another of docs/small-machines.md.",
+            show_default="as it is stored",
+            rich_help_panel=MODEL,
+        ),
+    ],
     "compressor": Annotated[
         str,
         typer.Option(

@@ -190,7 +190,7 @@ def _video_kinds(method: Compressor) -> tuple[str, str]:
     return "method", "method"
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def anchor_attention(method: Compressor, stream: TokenStream, keep: Tensor) -> AnchorAttention | None:
     """Attention of each audio token over the kept video tokens of its chunk.
 

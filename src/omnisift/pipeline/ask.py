@@ -30,6 +30,8 @@ from omnisift.utils.names import AUTO
 from omnisift.vgas import VGAS
 
 if TYPE_CHECKING:
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
     from omnisift.compressors import Compressor
     from omnisift.streaming import Policy, StreamSession
 
@@ -53,6 +55,7 @@ def load(
     attn_implementation: str | None = None,
     device_map: DeviceMap | None = None,
     max_length: int | None = None,
+    quantization: str | QuantizationConfigMixin | None = None,
 ) -> Pipeline:
     """Load a model with a compressor, ready to be asked.
 
@@ -84,12 +87,14 @@ def load(
             needs accelerate.
         max_length: maximum tokens of a prompt, after compression, and its answer together; longer ones are `TooBig`.
             None means the context that the model's configuration states.
+        quantization: how the language model's linear layers are quantised: a name of docs/small-machines.md, or a
+            configuration of Transformers. None loads the weights as they are stored, quantised or not.
 
     Returns:
         A pipeline in evaluation mode.
 
     Raises:
-        UsageError: an argument is wrong, or this machine lacks the device.
+        UsageError: an argument is wrong, or this machine lacks the device or a package.
         BudgetError: a fraction or the number of tokens is out of range, or both are given.
         CompressorError: the method is unknown, or needs a selector that is not there.
         UnsupportedModel: the checkpoint is of another family.
@@ -100,7 +105,7 @@ def load(
     budget = budget_with_text(config, retain_text)
     encoding = EncodingOptions(retain_encoded=retain_encoded, still_threshold=still_threshold)
     encoding.check_encoding(compresses=not config.keeps_all)
-    placement = plan_placement(device, dtype, attn_implementation, device_map, max_length)
+    placement = plan_placement(device, dtype, attn_implementation, device_map, max_length, quantization)
     source = find_model(str(model))
     method = None if config.keeps_all else compressor_for(source, config.compressor, budget, selector, seed)
     host = load_weights(source, placement)

@@ -76,7 +76,7 @@ def generate_releasing(
     return generate(host, compressor, rows, **options)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     host: Host,
     compressor: Compressor | None,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,11 +20,15 @@ from omnisift.pipeline.checkpoint_checks import (
 )
 from omnisift.pipeline.devices import DeviceMap, resolve_device, resolve_dtype
 from omnisift.pipeline.model_source import ModelSource, fetch_selector, find_model
-from omnisift.utils.checkpoint_files import checkpoint_errors
+from omnisift.pipeline.quantization import check_quantization, quantization_config, stored_config
+from omnisift.utils.checkpoint_files import AGAIN, checkpoint_errors
 from omnisift.utils.quiet import quiet_transformers
 from omnisift.utils.safetensors_files import tensor_names
 from omnisift.utils.special_tokens import SpecialTokens
 from omnisift.vgas import VGAS
+
+if TYPE_CHECKING:
+    from transformers.utils.quantization_config import QuantizationConfigMixin
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Placement:
     """None takes `Adapter.attn_implementation`."""
     device_map: DeviceMap | None
     max_length: int | None = None
+    quantization: str | QuantizationConfigMixin | None = None
 
 
 def plan_placement(
@@ -97,11 +102,13 @@ def plan_placement(
     attn_implementation: str | None = None,
     device_map: DeviceMap | None = None,
     max_length: int | None = None,
+    quantization: str | QuantizationConfigMixin | None = None,
 ) -> Placement:
     """Check where and how to load a model; no weights are read. Arguments as `omnisift.load` has them.
 
     Raises:
-        UsageError: a value is unknown, this machine lacks the device, or both a device and a map are given.
+        UsageError: a value is unknown, this machine lacks the device or a package, or both a device and a map are
+            given.
     """
     from transformers import AttentionInterface
     from transformers.utils.import_utils import is_accelerate_available
@@ -116,9 +123,10 @@ def plan_placement(
             f"unknown attention implementation {attention!r}; use eager, sdpa, flash_attention_2 or another of "
             "Transformers"
         )
+    check_quantization(quantization)
     if device_map is None:
         target = resolve_device(device)
-        return Placement(target, resolve_dtype(dtype, target), attention, None, max_length)
+        return Placement(target, resolve_dtype(dtype, target), attention, None, max_length, quantization)
     if device != "auto":
         raise UsageError("device and device_map were both given; give one of them")
     if not is_accelerate_available():
@@ -126,7 +134,7 @@ def plan_placement(
     devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
     on_cpu = {str(item) for item in devices} <= {"cpu", "disk"}
     main = torch.device("cpu") if on_cpu else resolve_device("auto")
-    return Placement(None, resolve_dtype(dtype, main), attention, device_map, max_length)
+    return Placement(None, resolve_dtype(dtype, main), attention, device_map, max_length, quantization)
 
 
 def load_host(
@@ -136,6 +144,7 @@ def load_host(
     attn_implementation: str | None = None,
     device_map: DeviceMap | None = None,
     max_length: int | None = None,
+    quantization: str | QuantizationConfigMixin | None = None,
 ) -> Host:
     """Load model and processor. Arguments as `omnisift.load` has them.
 
@@ -144,7 +153,7 @@ def load_host(
         UnsupportedModel: the checkpoint is of another family.
         CheckpointError: weights are missing or unreadable.
     """
-    placement = plan_placement(device, dtype, attn_implementation, device_map, max_length)
+    placement = plan_placement(device, dtype, attn_implementation, device_map, max_length, quantization)
     return load_weights(find_model(model), placement)
 
 
@@ -234,14 +243,24 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
     from transformers.utils.import_utils import is_accelerate_available
 
     device_map: Any = placement.device_map
+    chosen = quantization_config(source, placement.quantization, placement.dtype)
+    stored = stored_config(source)
+    is_quantized = chosen is not None or stored is not None
     # Transformers builds the model without storage and fills it tensor by tensor from mapped files. With a device
     # map each tensor goes straight to its device. A device map needs accelerate; without it the weights pass through
     # host memory in their final dtype: measured on the CPU, a float32 checkpoint of 909 MB added 5 MB of private
     # memory as float32 (pages of the file) and 449 MB as bfloat16.
-    if placement.device is not None and placement.device.type != "cpu" and is_accelerate_available():
-        device_map = {"": placement.device}
+    if placement.device is not None and placement.device.type != "cpu":
+        if is_accelerate_available():
+            device_map = {"": placement.device}
+        elif is_quantized:
+            raise UsageError("a quantised model needs accelerate, which is not installed; pip install accelerate")
     check_model_files(source)
-    with checkpoint_errors(source.source):
+    advice = "give another quantization, or none" if chosen is not None else AGAIN
+    if source.stored_quantization is not None:
+        method = source.stored_quantization["quant_method"]
+        advice = f"its weights are quantised ({method}): install what that needs, or give another checkpoint"
+    with checkpoint_errors(source.source, advice):
         loaded: Any = model_class(source.model_type).from_pretrained(
             source.source,
             dtype=placement.dtype,
@@ -252,10 +271,13 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
             local_files_only=source.local_files_only,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported below
+            **({} if stored is None else {"config": stored}),
+            **({} if chosen is None else {"quantization_config": chosen}),
         )
     thinker, info = loaded
     _check_loaded(source.source, info)
-    if placement.device is not None:
+    # Quantised weights were loaded where they belong, and some of them can't be moved.
+    if placement.device is not None and not is_quantized:
         thinker = thinker.to(placement.device)
     return thinker.eval()
 

@@ -49,6 +49,8 @@ class ModelSource:
     """Whether to load without asking the hub: a local folder, or a cached model without a network."""
     config: Any = field(default=None, repr=False, compare=False)
     """Configuration of the part that generates text."""
+    stored_quantization: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+    """The ``quantization_config`` of a checkpoint with quantised weights; ``quant_method`` names its way."""
 
 
 def find_model(name: str) -> ModelSource:
@@ -94,7 +96,17 @@ def find_model(name: str) -> ModelSource:
         loaded: Any = AutoConfig.for_model(**config)
         host = getattr(loaded, "thinker_config", loaded)
         hidden_size = int(host.get_text_config().hidden_size)
-    return ModelSource(name, source, str(model_type), hidden_size, local_files_only, host)
+    stored = _stored_quantization(config, where)
+    return ModelSource(name, source, str(model_type), hidden_size, local_files_only, host, stored)
+
+
+def _stored_quantization(config: dict[str, Any], where: str) -> dict[str, Any] | None:
+    """How the weights of a checkpoint are quantised, whether the whole model or one of its parts states it."""
+    parts = (config, *(part for part in config.values() if isinstance(part, dict)))
+    found = next((part["quantization_config"] for part in parts if part.get("quantization_config") is not None), None)
+    if found is not None and not (isinstance(found, dict) and isinstance(found.get("quant_method"), str)):
+        raise CheckpointError(f"{where}: quantization_config has no quant_method; correct the file")
+    return found
 
 
 def check_counted(model_type: str, name: str, what: str) -> None:

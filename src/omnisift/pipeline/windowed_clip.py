@@ -247,7 +247,7 @@ class WindowedClip(EncodedClip):
         compact = {name: _ones(value) for name, value in inputs.items() if name.endswith("attention_mask")}
         return {**inputs, **compact, "input_ids": inputs["input_ids"].int()}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def shortened(
         self, row: PromptRow, compressor: Compressor, encoding: EncodingOptions, on_stage: Callable[[str], None]
     ) -> tuple[PromptRow, dict[str, float], int | None]:

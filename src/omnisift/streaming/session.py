@@ -117,7 +117,7 @@ class StreamSession:
 
     # --- pieces
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def feed(self, piece: Piece | Line) -> int:
         """Take the next piece; when it completes a unit, the unit is encoded and read before this returns.
 
@@ -277,7 +277,7 @@ class StreamSession:
 
     # --- questions
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def ask(
         self,
         question: str,

@@ -40,6 +40,7 @@ class EvalSettings(CompressionConfig, ReadOptions):
     dtype: str | None = None
     attn_implementation: str | None = None
     max_length: int | None = None
+    quantization: str | None = None
     wording: str = "paper"
     rule: str = "videomme"
     max_new_tokens: int | None = None
@@ -64,7 +65,8 @@ class EvalSettings(CompressionConfig, ReadOptions):
             UsageError: A value contains a comma, at which lmms-eval splits the arguments.
         """
         values = {"pretrained": self.model, "records": str(folder), **self.compression, **self.reading}
-        values |= {name: getattr(self, name) for name in ("dtype", "attn_implementation", "max_length", "bad_clip")}
+        own = ("dtype", "attn_implementation", "max_length", "quantization", "bad_clip")
+        values |= {name: getattr(self, name) for name in own}
         for name, value in values.items():
             if "," in str(value):
                 raise UsageError(

@@ -45,6 +45,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         device: None takes the device that accelerate assigns to this process.
         attn: old name of ``attn_implementation``.
         max_length: see `omnisift.load`.
+        quantization: see `omnisift.load`, by name.
         hold_bytes: see `Pipeline.encode`; 0 reads the whole prompt for every question.
         options: the fields of `omnisift.CompressionConfig` and `omnisift.ReadOptions`.
 
@@ -66,6 +67,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
         device: str | None = None,
         attn: str | None = None,
         max_length: int | None = None,
+        quantization: str | None = None,
         hold_bytes: int = HOLD_BYTES,
         **options: Any,
     ) -> None:
@@ -96,6 +98,7 @@ class OmniSift(lmms):  # type: ignore[misc]  # lmms-eval has no types
             dtype=dtype,
             attn_implementation=attn_implementation or attn,
             max_length=max_length,
+            quantization=quantization,
         )
         if self._rank == 0:
             logger.info("method: %s", self.pipeline.method)

@@ -1,0 +1,196 @@
+"""Quantised loading: the linear layers of the language model in few bits, by the configurations of Transformers.
+
+Encoders, embeddings and head stay as they are stored: the methods compare what the encoders compute, and the selector
+takes its dtype from the embeddings.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from omnisift.errors import CheckpointError, UsageError, install_hint
+from omnisift.models import adapter_for, model_class
+from omnisift.pipeline.model_source import ModelSource
+from omnisift.utils.checkpoint_files import checkpoint_errors
+from omnisift.utils.quiet import quiet_transformers
+from omnisift.utils.suggest import did_you_mean
+
+_KEPT_FIELDS = ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules")
+"""How the configurations of Transformers call the modules that are not quantised; each has one of these."""
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way to quantise while loading."""
+
+    package: str
+    make: Callable[[list[str], torch.dtype], Any]
+    """Modules that are kept, and the dtype of the others -> a configuration of Transformers."""
+
+
+def _torchao(name: str, kept: list[str]) -> Any:
+    from transformers import TorchAoConfig
+
+    return TorchAoConfig(getattr(import_module("torchao.quantization"), name)(), modules_to_not_convert=kept)
+
+
+def _bitsandbytes(kept: list[str], **settings: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(llm_int8_skip_modules=kept, **settings)
+
+
+def _nf4(kept: list[str], dtype: torch.dtype) -> Any:
+    return _bitsandbytes(kept, load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def _quanto(weights: str, kept: list[str]) -> Any:
+    from transformers import QuantoConfig
+
+    return QuantoConfig(weights=weights, modules_to_not_convert=kept)
+
+
+WAYS: Mapping[str, _Way] = {
+    "torchao-int8": _Way("torchao", lambda kept, _: _torchao("Int8WeightOnlyConfig", kept)),
+    "torchao-int8-dynamic": _Way("torchao", lambda kept, _: _torchao("Int8DynamicActivationInt8WeightConfig", kept)),
+    "torchao-fp8": _Way("torchao", lambda kept, _: _torchao("Float8WeightOnlyConfig", kept)),
+    "bitsandbytes-int8": _Way("bitsandbytes", lambda kept, _: _bitsandbytes(kept, load_in_8bit=True)),
+    "bitsandbytes-nf4": _Way("bitsandbytes", _nf4),
+    "quanto-int8": _Way("optimum.quanto", lambda kept, _: _quanto("int8", kept)),
+    "quanto-int4": _Way("optimum.quanto", lambda kept, _: _quanto("int4", kept)),
+    "quanto-int2": _Way("optimum.quanto", lambda kept, _: _quanto("int2", kept)),
+}
+"""Name -> way. Weights alone are quantised, except by ``torchao-int8-dynamic``, which quantises inputs as well."""
+
+
+def check_quantization(quantization: Any) -> None:
+    """Check a value of ``quantization`` as `omnisift.load` takes it; no model is read.
+
+    Raises:
+        UsageError: it is neither None, a known name nor a configuration of Transformers, or its package is missing.
+    """
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    if quantization is None:
+        return
+    if isinstance(quantization, str):
+        if quantization not in WAYS:
+            raise UsageError(
+                f"quantization {quantization!r} is unknown; {did_you_mean(quantization, WAYS)}, or give a "
+                "configuration of Transformers"
+            )
+        package = WAYS[quantization].package
+        if not _is_installed(package):
+            raise UsageError(
+                f"quantization {quantization!r} needs {package}, which is not installed: {install_hint('quant')}"
+            )
+    elif not isinstance(quantization, QuantizationConfigMixin):
+        raise UsageError(
+            "quantization is a name such as bitsandbytes-nf4 or a quantisation configuration of Transformers, got "
+            f"{type(quantization).__name__}"
+        )
+    elif not any(hasattr(quantization, name) for name in _KEPT_FIELDS):
+        raise UsageError(
+            f"{type(quantization).__name__} can't leave the encoders as they are; use a checkpoint that is stored so, "
+            "or another configuration"
+        )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # the parent of a package within a package
+        return False
+
+
+def quantization_config(source: ModelSource, quantization: Any, dtype: torch.dtype | str) -> Any:
+    """Return the configuration of Transformers that quantises the language model of ``source``.
+
+    Args:
+        source: the model.
+        quantization: as `check_quantization` accepts it.
+        dtype: of what is not quantised; a string for the stored one.
+
+    Returns:
+        The configuration; None without ``quantization``.
+
+    Raises:
+        UsageError: the checkpoint is quantised already.
+    """
+    if quantization is None:
+        return None
+    if source.stored_quantization is not None:
+        method = source.stored_quantization["quant_method"]
+        raise UsageError(f"{source.name} is quantised already ({method}); leave quantization out")
+    kept = kept_modules(source)
+    if isinstance(quantization, str):
+        stored_dtype = getattr(source.config, "dtype", None)
+        computing = next((one for one in (dtype, stored_dtype) if isinstance(one, torch.dtype)), torch.float32)
+        return WAYS[quantization].make(kept, computing)
+    chosen = copy.deepcopy(quantization)
+    for name in _KEPT_FIELDS:
+        # What the caller chose is kept; the default of a configuration quantises the encoders.
+        if getattr(chosen, name, ()) in (None, ["lm_head"]):
+            setattr(chosen, name, kept)
+    return chosen
+
+
+def stored_config(source: ModelSource) -> Any:
+    """Return the configuration with which a quantised checkpoint is loaded; None for one that is not quantised.
+
+    Checkpoints of a whole Omni model state it outside the part that is loaded, and name the encoders as they are named
+    in that model.
+
+    Raises:
+        CheckpointError: Transformers does not know the quantisation.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    if source.stored_quantization is None:
+        return None
+    method = source.stored_quantization["quant_method"]
+    # Transformers would ignore a method that it does not know, and read packed numbers as weights.
+    if method not in {name.partition("_")[0] if "bits" in name else name for name in AUTO_QUANTIZATION_CONFIG_MAPPING}:
+        raise CheckpointError(
+            f"{source.source}: Transformers knows no quantization {method!r}; update it, or give another checkpoint"
+        )
+    config = copy.deepcopy(source.config)
+    stored = dict(source.stored_quantization)
+    fields = [name for name in _KEPT_FIELDS if name in stored]
+    if not fields and method in ("awq", "torchao", "quanto"):
+        fields = ["modules_to_not_convert"]
+    for name in fields:
+        stored[name] = sorted({*(stored.get(name) or ()), *kept_modules(source)})
+    config.quantization_config = stored
+    return config
+
+
+def kept_modules(source: ModelSource) -> list[str]:
+    """Return the modules beside the language model, such as its encoders and its head, by name.
+
+    Raises:
+        CheckpointError: no model can be built of the configuration.
+    """
+    with checkpoint_errors(f"{source.source}/config.json"), quiet_transformers(), torch.device("meta"):
+        skeleton: nn.Module = model_class(source.model_type)(source.config)
+    return modules_beside(skeleton, adapter_for(skeleton).parts.language_model)
+
+
+def modules_beside(model: nn.Module, part: nn.Module) -> list[str]:
+    """Return the largest modules of ``model`` that neither hold ``part`` nor lie in it, by name."""
+    path = next(name for name, module in model.named_modules() if module is part)
+    around = [path.rsplit(".", up)[0] for up in range(path.count(".") + 1)]
+    parents = ["", *around]
+    children = (
+        f"{parent}.{name}".lstrip(".") for parent in parents if parent != path
+        for name, _ in model.get_submodule(parent).named_children()
+    )  # fmt: skip
+    return sorted(set(children) - set(around))
