@@ -80,3 +80,10 @@ def test_budgets_are_numbers_in_json(budget: Budget | None, numbers: tuple[float
     assert (row["retain"], row["retain_video"], row["retain_audio"]) == numbers
     assert report.retain == words
     assert list(row)[:4] == ["answer", "retained_ratio", "model", "compressor"]
+
+
+def test_counts_of_lines_are_left_out_of_clips_without() -> None:
+    """In the rows of both engines of `omnisift run`."""
+    counts = {"video": 96, "video_kept": 24, "audio": 150, "audio_kept": 39, "prompt": 300, "generated": 5}
+    assert Tokens(**counts).to_dict() == counts | {"prompt_kept": 117}
+    assert Tokens(**counts, text=9, text_kept=4).to_dict() == counts | {"text": 9, "text_kept": 4, "prompt_kept": 112}

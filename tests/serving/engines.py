@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.serving.asking import LENGTH, Prompt
+from torch import Tensor
 
 from omnisift.serving.families import SERVED
 
@@ -42,6 +43,46 @@ def architecture_of(model: Path) -> str:
     """The plugin's model class for a checkpoint."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     return SERVED[config["model_type"]].architecture
+
+
+class Spy:
+    """What an engine's encoders are called with, and the clips that `embed_multimodal` returns."""
+
+    def __init__(self, vllm: Engine, patch: pytest.MonkeyPatch) -> None:
+        self.llm = vllm.llm
+        self.runner = vllm.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        self.model = self.runner.get_model()
+        self.videos: list[list[int]] = []
+        """Video tokens of each clip, call by call."""
+        self.audio_calls = 0
+        self.clips: list[Tensor] = []
+        encode_videos, encode_audio = self.model._process_video_input, self.model._process_audio_input
+        embed = self.model.embed_multimodal
+
+        def videos(inputs: Any) -> Any:
+            result = encode_videos(inputs)
+            self.videos.append([len(video) for video in result])
+            return result
+
+        def audio(inputs: Any) -> Any:
+            self.audio_calls += 1
+            return encode_audio(inputs)
+
+        def embed_multimodal(**inputs: Any) -> Any:
+            result = embed(**inputs)
+            if "video_grid_thw" in inputs:
+                self.clips.extend(result)
+            return result
+
+        patch.setattr(self.model, "_process_video_input", videos)
+        patch.setattr(self.model, "_process_audio_input", audio)
+        patch.setattr(self.model, "embed_multimodal", embed_multimodal)
+
+    def forget(self) -> None:
+        """Empty all caches of the engine and what was noted."""
+        assert self.llm.reset_prefix_cache()
+        self.llm.llm_engine.reset_encoder_cache()
+        self.videos, self.audio_calls, self.clips = [], 0, []
 
 
 @contextmanager

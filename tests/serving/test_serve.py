@@ -97,7 +97,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_command_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hosts = ("videos.example", "[FD00::7]")
-    server = Server(str(model), Settings(retain=0.5), media_hosts=hosts, vllm_args=("--dtype", "float32"))
+    flags = ("--dtype", "float32", "--quantization", "compressed-tensors", "--kv-cache-dtype", "fp8")
+    server = Server(str(model), Settings(retain=0.5), media_hosts=hosts, vllm_args=flags)
     server.check()
     line = server.command()
     overrides = json.loads(line[line.index("--hf-overrides") + 1])
@@ -105,7 +106,7 @@ def test_the_command_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = line.index("--allowed-media-domains")
     assert line[place + 1 : place + 4] == ["videos.example", "fd00::7", "--dtype"], "vLLM takes words, not JSON"
     assert line[line.index("--middleware") + 1] == MIDDLEWARE
-    assert line[-2:] == ["--dtype", "float32"]
+    assert line[-6:] == list(flags)
     environment = server.environment()
     assert environment["VLLM_MEDIA_CONNECTOR"] == "omnisift"
     assert environment["VLLM_NO_USAGE_STATS"] == "1"

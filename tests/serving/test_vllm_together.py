@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.serving.asking import Prompt, Reference, Video
-from tests.serving.engines import Engine, engine
+from tests.serving.engines import Engine, Spy, engine
 from torch import Tensor
 
 from omnisift.budget import Budget
@@ -19,46 +19,6 @@ from omnisift.serving.position_columns import detach_columns
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.usefixtures("_inside")]
 WIDTH = 128
 """Of nano's embeddings."""
-
-
-class Spy:
-    """What an engine's encoders are called with, and the clips that `embed_multimodal` returns."""
-
-    def __init__(self, vllm: Engine, patch: pytest.MonkeyPatch) -> None:
-        self.llm = vllm.llm
-        self.runner = vllm.llm.llm_engine.model_executor.driver_worker.worker.model_runner
-        self.model = self.runner.get_model()
-        self.videos: list[list[int]] = []
-        """Video tokens of each clip, call by call."""
-        self.audio_calls = 0
-        self.clips: list[Tensor] = []
-        encode_videos, encode_audio = self.model._process_video_input, self.model._process_audio_input
-        embed = self.model.embed_multimodal
-
-        def videos(inputs: Any) -> Any:
-            result = encode_videos(inputs)
-            self.videos.append([len(video) for video in result])
-            return result
-
-        def audio(inputs: Any) -> Any:
-            self.audio_calls += 1
-            return encode_audio(inputs)
-
-        def embed_multimodal(**inputs: Any) -> Any:
-            result = embed(**inputs)
-            if "video_grid_thw" in inputs:
-                self.clips.extend(result)
-            return result
-
-        patch.setattr(self.model, "_process_video_input", videos)
-        patch.setattr(self.model, "_process_audio_input", audio)
-        patch.setattr(self.model, "embed_multimodal", embed_multimodal)
-
-    def forget(self) -> None:
-        """Empty all caches of the engine and what was noted."""
-        assert self.llm.reset_prefix_cache()
-        self.llm.llm_engine.reset_encoder_cache()
-        self.videos, self.audio_calls, self.clips = [], 0, []
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 from omnisift.batch.engine import EngineAnswer, source_fields
@@ -98,6 +97,5 @@ class VllmEngine:
         for index, answer in enumerate(answers):
             read = 0.0 if index else read_seconds  # the time to read the clip counts for the first question only
             seconds = {"read": read, "answer": share, "total": read + share}
-            tokens = asdict(answer.tokens) | {"prompt_kept": answer.tokens.prompt_kept}
-            engine_answers.append(EngineAnswer(answer.text, tokens, seconds, source, notices))
+            engine_answers.append(EngineAnswer(answer.text, answer.tokens.to_dict(), seconds, source, notices))
         return engine_answers

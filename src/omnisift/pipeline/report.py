@@ -62,6 +62,11 @@ class Tokens:
         """Kept share of the video and audio tokens, and those of lines, together; 1.0 where there are none."""
         return self.in_clips_kept / self.in_clips if self.in_clips else 1.0
 
+    def to_dict(self) -> dict[str, int]:
+        """The counts with `prompt_kept`, JSON-ready; those of lines only in clips that have some."""
+        counts = asdict(self) | {"prompt_kept": self.prompt_kept}
+        return {name: count for name, count in counts.items() if self.text or name not in ("text", "text_kept")}
+
 
 @dataclass(frozen=True)
 class Seconds:
@@ -185,11 +190,9 @@ class Report:
         report = asdict(self)
         budget = report.pop("budget") or asdict(Budget(retain=1.0))
         budget["token_budget"] = budget.pop("tokens")
-        report["tokens"]["prompt_kept"] = self.tokens.prompt_kept
+        report["tokens"] = self.tokens.to_dict()
         if self.encoded_tokens is None:
             del report["encoded_tokens"]
-        if not self.tokens.text:
-            del report["tokens"]["text"], report["tokens"]["text_kept"]
         report["seconds"] |= {"encode": self.seconds.encode, "total": self.seconds.total}
         first = {name: report.pop(name) for name in ("model", "compressor", "compressor_reason")}
         return {**first, **budget, **report}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omnisift.errors import EngineLost, TooBig, UsageError
+from omnisift.errors import EngineLost, OmniSiftError, TooBig, UsageError
 from omnisift.media import Media
 from omnisift.pipeline.loading import read_processor
 from omnisift.pipeline.method import resolve_settings
@@ -179,7 +179,9 @@ def _start(source: str, settings: Settings, dtype: str, vllm_args: Sequence[str]
     parsed = EngineArgs.add_cli_args(Parser()).parse_args([*arguments, *vllm_args])
     try:
         return LLM.from_engine_args(EngineArgs.from_cli_args(parsed))
-    except (ValueError, RuntimeError) as error:
+    except OmniSiftError:
+        raise
+    except Exception as error:  # flags and checkpoints that vLLM can't use here fail with errors of any type
         raise UsageError(f"vLLM does not start: {' '.join(str(error).split())[:MAX_MESSAGE]}") from error
 
 

@@ -57,6 +57,8 @@ PLACES = {
     "VerifyAndUpdateConfig": "vllm.model_executor.models.config",
     "current_platform": "vllm.platforms",
     "CPUWorker": "vllm.v1.worker.cpu_worker",
+    "LinearBase": "vllm.model_executor.layers.linear",
+    "UnquantizedLinearMethod": "vllm.model_executor.layers.linear",
     "Worker": "vllm.v1.worker.gpu_worker",
     "GPUModelRunner": "vllm.v1.worker.gpu_model_runner",
     "FlexibleArgumentParser": "vllm.utils.argparse_utils",
@@ -96,6 +98,7 @@ USED = {
     "ModelRegistry": ("register_model", "get_supported_archs"),
     "VerifyAndUpdateConfig": ("verify_and_update_config",),
     "CPUWorker": ("load_model",),
+    "LinearBase": ("quant_method", "input_size"),
     "Worker": ("_make_model_runner",),
     "GPUModelRunner": ("_execute_mm_encoder",),
 }  # fmt: skip
