@@ -80,7 +80,7 @@ check: $(VENV)/.installed ## check formatting, lint, types and import directions
 	@echo "[check] import directions"; $(PYTEST) -q tests/test_imports.py
 
 test-full: check test docs ## run everything: check, test, docs, and all sessions of noxfile.py (30 GB in .nox, an hour)
-	@echo "[test-full] nox: slow tests, Ray, DeepSpeed, browser, ms-swift, lmms-eval, vLLM, wheel"
+	@echo "[test-full] nox: slow tests, Ray, DeepSpeed, browser, quantised models, ms-swift, lmms-eval, vLLM, wheel"
 	@$(VENV)/bin/nox
 
 # --- benchmarks and figures; benchmarks/README.md lists the other benchmarks -------------------------------------

@@ -17,7 +17,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"  # brings its own pip
 nox.options.reuse_venv = "yes"
 
-SUITES = ("browser", "cuda", "deepspeed", "dist", "evalenv", "fuzz", "ray", "swift", "vllm")
+SUITES = ("browser", "cuda", "deepspeed", "dist", "evalenv", "fuzz", "quant", "ray", "swift", "vllm")
 """Markers of the suites below; the other slow tests run in the environment of nox."""
 
 ENV = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -37,14 +37,16 @@ NOT_RUN = {
     "needs a checkpoint": 3,
     "needs a fresh clone": 4,
     "needs an account of the hub": 1,
+    "needs another environment": 1,
     "needs docker": 1,
     "needs lmms-eval": 4,
     "needs ms-swift": 3,
     "needs several GPUs": 1,
-    "needs vLLM": 7,
+    "needs the extra quant": 5,
+    "needs vLLM": 9,
     "needs your own recipe": 1,
     "serves until it is stopped": 2,
-    "takes half an hour": 2,
+    "takes half an hour": 3,
     "takes hours": 27,
 }
 """Number of blocks that do not run here, by reason."""
