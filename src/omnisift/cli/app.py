@@ -33,6 +33,7 @@ from omnisift.cli.ui_commands import ui
 from omnisift.cli.verify_commands import verify
 from omnisift.cli.watch_commands import watch
 from omnisift.errors import OmniSiftError
+from omnisift.utils.quiet import silence_quantization
 
 USE, LOOK, MEASURE, TRAIN, TOOLS = "Use", "Look", "Measure", "Train", "Tools"
 """Panels of ``omnisift --help``."""
@@ -99,6 +100,7 @@ def main() -> None:
     The exit code is then 2. SIGTERM ends a command as Ctrl-C does, so that no temporary files stay.
     """
     _open_missing()
+    silence_quantization()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an answer or a file name that the terminal can't show

@@ -77,7 +77,7 @@ def show_fit(
 
 def _table(console: Console, fits: list[Fit]) -> None:
     settings = list(dict.fromkeys(fit.retain for fit in fits))
-    table = plain_table("weights", *settings)
+    table = plain_table("weights", *settings, gap=2)  # four settings fit into 80 columns
     for bits in dict.fromkeys(fit.bits for fit in fits):
         row = [fit for fit in fits if fit.bits == bits]
         table.add_row(f"{bits} bits, {row[0].weights / 1e9:.1f} GB", *map(_cell, row))
@@ -85,11 +85,12 @@ def _table(console: Console, fits: list[Fit]) -> None:
 
 
 def _cell(fit: Fit) -> str:
-    """A length and what limits it, or what the shortest clip needs."""
+    """A length, with what limits it unless that is the memory, or what the shortest clip needs."""
     if fit.seconds is None:
         return f"needs {fit.needed / 1e9:.1f} GB"
     minutes, seconds = divmod(round(fit.seconds), 60)
-    return f"{minutes}:{seconds:02d} min ({fit.limit})"
+    limit = "" if fit.limit == "memory" else f" ({fit.limit})"
+    return f"{minutes}:{seconds:02d} min{limit}"
 
 
 def _notes(console: Console, config: Any, fits: list[Fit]) -> None:
@@ -113,11 +114,11 @@ def _notes(console: Console, config: Any, fits: list[Fit]) -> None:
         console.print(note, style="dim", soft_wrap=True, markup=False)
 
 
-def plain_table(*heads: str) -> Table:
+def plain_table(*heads: str, gap: int = 3) -> Table:
     """A table without lines, with these column heads; all but the first column are aligned to the right."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
     table.add_column(heads[0], min_width=16)
     for head in heads[1:]:
         table.add_column(head, justify="right")

@@ -31,17 +31,22 @@ def quiet_transformers(*, keep_progress: bool = False) -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Turn off Transformers' warnings and bars, FutureWarnings, and those of libraries that quantise.
-
-    They are about code, not about the user's clip. bitsandbytes warns at every product that is not in float16.
-    """
+    """Turn off Transformers' warnings and bars, and FutureWarnings: they are about code, not about the user's clip."""
     from transformers.utils import logging as hf_logging
 
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    for name in ("transformers", "bitsandbytes", "logbar", "torch.utils._pytree", "torch.utils.cpp_extension"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def silence_quantization() -> None:
+    """Turn off warnings of libraries that quantise, some of which come when Transformers imports them.
+
+    bitsandbytes warns at every product that is not in float16.
+    """
+    for name in ("bitsandbytes", "logbar", "torch.utils._pytree", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def silence_profiler() -> None:
