@@ -20,6 +20,12 @@ nox.options.reuse_venv = "yes"
 SUITES = ("browser", "cuda", "deepspeed", "dist", "evalenv", "fuzz", "quant", "ray", "swift", "vllm")
 """Markers of the suites below; the other slow tests run in the environment of nox."""
 
+QUANTIZERS = ("hqq==0.2.8.post1", "optimum==2.3.0")
+GPTQMODEL = (
+    "gptqmodel==7.7.0", "defuser==0.0.28", "device-smi==0.5.7", "logbar==0.4.15", "pypcre==0.6.4",
+    "threadpoolctl==3.8.0", "tokenicer==0.0.14",
+)  # fmt: skip
+"""What `quant` tests beside the extra of that name."""
 ENV = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PARALLEL = ("-n", "logical", "--maxprocesses", "8", "--dist", "loadfile")
 
@@ -81,8 +87,10 @@ def extras(session: nox.Session) -> None:
 
 @nox.session
 def quant(session: nox.Session) -> None:
-    """Quantised models and caches: torchao, bitsandbytes and quanto on a CPU."""
-    install(session, "constraints.txt", "dev,quant")
+    """Quantised models and caches: torchao, bitsandbytes, quanto, HQQ and GPT-QModel on a CPU."""
+    install(session, "constraints.txt", "dev,quant", *QUANTIZERS, "setuptools", "wheel")
+    # GPT-QModel's build reads the installed PyTorch, and its requirements are newer than what it needs here.
+    session.install("--no-deps", "--no-build-isolation", *GPTQMODEL)
     pytest(session, "quant", "tests")
 
 

@@ -137,8 +137,7 @@ def _rounded(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_packed_checkpoints_are_their_unpacked_weights(
     pack: Callable[..., dict[str, Tensor]], stated: dict[str, Any], clip: Path, tmp_path: Path
 ) -> None:
-    """As GPTQ and AWQ store them, of weights that are only rounded here. GPT-QModel is not in the extra `quant`."""
-    pytest.importorskip("gptqmodel")
+    """As GPTQ and AWQ store them, of weights that are only rounded here."""
     stored = load_file(nano_path() / "model.safetensors")
     packed, unpacked = dict(stored), dict(stored)
     for name, weight in stored.items():
