@@ -150,7 +150,7 @@ def stored_config(source: ModelSource) -> Any:
     in that model.
 
     Raises:
-        CheckpointError: Transformers does not know the quantisation.
+        CheckpointError: Transformers does not know the quantisation, or the names of what is kept are no list.
     """
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -168,7 +168,13 @@ def stored_config(source: ModelSource) -> Any:
     if not fields and method in ("awq", "torchao", "quanto"):
         fields = ["modules_to_not_convert"]
     for name in fields:
-        stored[name] = sorted({*(stored.get(name) or ()), *kept_modules(source)})
+        given = stored.get(name) or []
+        if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+            raise CheckpointError(
+                f"{source.source}: {name} of quantization_config is {given!r:.40}, not a list of module names; correct "
+                "the file"
+            )
+        stored[name] = sorted({*given, *kept_modules(source)})
     config.quantization_config = stored
     return config
 
