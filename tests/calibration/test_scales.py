@@ -102,6 +102,8 @@ BROKEN: dict[str, dict[str, Any]] = {
     "no tokens": {"tokens": None},
     "tokens are floats": {"tokens": torch.ones(4)},
     "tokens are negative": {"tokens": torch.tensor([1, 1, 1, -1])},
+    "no token was read": {"tokens": torch.tensor([0, 0, 0, 0])},
+    "no channels": {"largest_a": torch.ones(4, 0)},
     "three modalities": {"tokens": torch.tensor([1, 1, 1])},
     "a layer has no percentile": {"percentile_a": None},
     "no layers": {"largest_a": None, "percentile_a": None},

@@ -128,3 +128,13 @@ def test_the_longest_clip_in_a_memory(omnisift) -> None:
     code, out, _ = omnisift("profile", "--config", str(nano_path()), "--device-memory", "500MB")
     assert code == 0
     assert out.count("needs 0.5 GB") == 12
+    code, out, _ = omnisift(
+        "profile", "--config", str(nano_path()), "--device-memory", "1GB", "--max-new-tokens", "9999999"
+    )
+    assert (code, out.count("none (context)"), "exceeds the model's" in out) == (0, 12, True)
+
+
+def test_the_table_of_longest_clips_fits_into_80_columns(omnisift, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = omnisift("profile", "--config", "3b", "--device-memory", "8GB")
+    assert (code, out.count("min"), out.count("needs 10.4 GB")) == (0, 8, 4)

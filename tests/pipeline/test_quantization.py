@@ -102,6 +102,13 @@ def test_the_encoders_of_a_quantised_checkpoint_are_left_alone(gptq: Path) -> No
     assert kept == sorted([*kept_modules(source), "thinker.visual"])
 
 
+@pytest.mark.parametrize("kept", [5, "visual", {"visual": 1}, [["visual"]], [1, "visual"]])
+def test_what_is_kept_must_be_a_list_of_names(gptq: Path, kept: object) -> None:
+    _state(gptq, GPTQ | {"modules_to_not_convert": kept})
+    with pytest.raises(CheckpointError, match=r"modules_to_not_convert of quantization_config is .* correct the file"):
+        stored_config(find_model(str(gptq)))
+
+
 def test_a_quantised_checkpoint_takes_no_second_quantization(gptq: Path) -> None:
     source = find_model(str(gptq))
     with pytest.raises(UsageError, match=r"is quantised already \(gptq\); leave quantization out"):

@@ -183,7 +183,9 @@ def test_sizes(text: str, size: float) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["8", "GB", "-8GB", "0GB", "8 G B", "8GBs", "nanGB", "1e3GB", "", "8,5GB"])
+@pytest.mark.parametrize(
+    "text", ["8", "GB", "-8GB", "0GB", "8 G B", "8GBs", "nanGB", "1e3GB", "", "8,5GB", "9" * 400 + "GB"]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="with a unit, such as 8GB"):
         parse_size(text)

@@ -246,13 +246,14 @@ def _check(path: Path, parts: Mapping[str, Mapping[str, Tensor]], tokens: Tensor
     """Raise `CheckpointError` unless the tensors are ranges of the same layers and modalities."""
     rows, layers = tokens.shape[0] if tokens.ndim else 0, parts["largest"].keys()
     sound = {*parts} == {*_TENSORS} and layers == parts["percentile"].keys() and bool(layers)
-    sound &= tokens.ndim == 1 and tokens.dtype == torch.int64 and rows >= len(Modality) and bool((tokens >= 0).all())
+    sound &= tokens.ndim == 1 and tokens.dtype == torch.int64 and rows >= len(Modality)
+    sound = sound and bool((tokens >= 0).all()) and bool(tokens.any())
     if not sound:
         raise CheckpointError(f"{path} has missing or surplus tensors: {AGAIN}")
     for part, dimensions in zip(_TENSORS, (2, 1), strict=True):
         for layer, ranges in parts[part].items():
             is_range = ranges.ndim == dimensions and ranges.shape[0] == rows and ranges.dtype == torch.float32
-            if not is_range or not bool((torch.isfinite(ranges) & (ranges >= 0)).all()):
+            if not is_range or not ranges.numel() or not bool((torch.isfinite(ranges) & (ranges >= 0)).all()):
                 raise CheckpointError(
                     f"{path}: {part} of {layer} is {ranges.dtype} {list(ranges.shape)}, not {rows} finite rows of "
                     f"float32 that are not negative: {AGAIN}"

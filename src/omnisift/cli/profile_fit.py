@@ -86,10 +86,12 @@ def _table(console: Console, fits: list[Fit]) -> None:
 
 def _cell(fit: Fit) -> str:
     """A length, with what limits it unless that is the memory, or what the shortest clip needs."""
+    if fit.seconds is None and fit.limit == "context":
+        return "none (context)"
     if fit.seconds is None:
         return f"needs {fit.needed / 1e9:.1f} GB"
     minutes, seconds = divmod(round(fit.seconds), 60)
-    limit = "" if fit.limit == "memory" else f" ({fit.limit})"
+    limit = "" if fit.limit == "memory" else f"\n({fit.limit})"  # in two lines, so that five columns fit
     return f"{minutes}:{seconds:02d} min{limit}"
 
 
@@ -97,7 +99,7 @@ def _notes(console: Console, config: Any, fits: list[Fit]) -> None:
     """What the words mean, and from which length on positions are new to the model."""
     from omnisift.pipeline.context import context_length
 
-    limits = {fit.limit for fit in fits if fit.seconds is not None}
+    limits = {fit.limit for fit in fits}
     length, rate = context_length(config), getattr(config, "position_id_per_seconds", None)
     notes = []
     if "context" in limits:

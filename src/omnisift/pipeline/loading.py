@@ -20,7 +20,12 @@ from omnisift.pipeline.checkpoint_checks import (
 )
 from omnisift.pipeline.devices import DeviceMap, resolve_device, resolve_dtype
 from omnisift.pipeline.model_source import ModelSource, fetch_selector, find_model
-from omnisift.pipeline.quantization import check_quantization, quantization_config, stored_config
+from omnisift.pipeline.quantization import (
+    check_quantization,
+    check_quantized,
+    quantization_config,
+    stored_config,
+)
 from omnisift.utils.checkpoint_files import AGAIN, checkpoint_errors
 from omnisift.utils.quiet import quiet_transformers
 from omnisift.utils.safetensors_files import tensor_names
@@ -276,6 +281,8 @@ def _load_thinker(source: ModelSource, placement: Placement) -> Any:
         )
     thinker, info = loaded
     _check_loaded(source.source, info)
+    if is_quantized:
+        check_quantized(thinker, source.source, advice)
     # Quantised weights were loaded where they belong, and some of them can't be moved.
     if placement.device is not None and not is_quantized:
         thinker = thinker.to(placement.device)

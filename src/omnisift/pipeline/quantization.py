@@ -7,11 +7,14 @@ takes its dtype from the embeddings.
 from __future__ import annotations
 
 import copy
+import itertools
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,12 +22,15 @@ from torch import nn
 from omnisift.errors import CheckpointError, UsageError, install_hint
 from omnisift.models import adapter_for, model_class
 from omnisift.pipeline.model_source import ModelSource
-from omnisift.utils.checkpoint_files import checkpoint_errors
+from omnisift.utils.checkpoint_files import checkpoint_errors, reason_of
 from omnisift.utils.quiet import quiet_transformers
 from omnisift.utils.suggest import did_you_mean
 
 _KEPT_FIELDS = ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules")
 """How the configurations of Transformers call the modules that are not quantised; each has one of these."""
+
+_MAX_TEXTS = 10_000
+"""Entries of a stored configuration, which names some hundred modules."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ def stored_config(source: ModelSource) -> Any:
     in that model.
 
     Raises:
-        CheckpointError: Transformers does not know the quantisation.
+        CheckpointError: Transformers does not know the quantisation, or the names of what is kept are no list.
     """
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -162,15 +168,94 @@ def stored_config(source: ModelSource) -> Any:
         raise CheckpointError(
             f"{source.source}: Transformers knows no quantization {method!r}; update it, or give another checkpoint"
         )
+    _check_patterns(source)
     config = copy.deepcopy(source.config)
     stored = dict(source.stored_quantization)
     fields = [name for name in _KEPT_FIELDS if name in stored]
     if not fields and method in ("awq", "torchao", "quanto"):
         fields = ["modules_to_not_convert"]
     for name in fields:
-        stored[name] = sorted({*(stored.get(name) or ()), *kept_modules(source)})
+        given = stored.get(name) or []
+        if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+            raise CheckpointError(
+                f"{source.source}: {name} of quantization_config is {given!r:.40}, not a list of module names; correct "
+                "the file"
+            )
+        stored[name] = sorted({*given, *kept_modules(source)})
     config.quantization_config = stored
     return config
+
+
+def _check_patterns(source: ModelSource) -> None:
+    """Refuse regular expressions with which matching names would take hours: libraries read many entries as such."""
+    texts, parts = list[str](), [cast("object", source.stored_quantization)]
+    while parts and len(texts) <= _MAX_TEXTS:
+        part = parts.pop()
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, Mapping):
+            parts += [*part.keys(), *part.values()]
+        elif isinstance(part, list):
+            parts += part
+    slow = [
+        text for text in texts if len(text) > 300 or re.search(r"\)[*+{]", text) or len(re.findall(r"[*+{]", text)) > 4
+    ]
+    if slow or len(texts) > _MAX_TEXTS:
+        what = f"the pattern {slow[0]!r:.60}" if slow else f"more than {_MAX_TEXTS} entries"
+        raise CheckpointError(
+            f"{source.source}: quantization_config has {what}, with which loading could take hours; correct the file"
+        )
+
+
+def check_quantized(model: nn.Module, name: str, advice: str) -> None:
+    """Multiply by every quantised weight once: libraries load damaged ones, and those that they have no kernel for.
+
+    Args:
+        model: as it was loaded.
+        name: of its checkpoint, for messages.
+        advice: what to do.
+
+    Raises:
+        CheckpointError: a product fails or is not finite, or no layer of the language model is quantised.
+    """
+    language = adapter_for(model).parts.language_model
+    layers = {path: module for path, module in language.named_modules() if _is_quantized(module)}
+    if not layers:
+        raise CheckpointError(
+            f"{name}: quantization is stated, but no layer of its language model is quantised; {advice}"
+        )
+    dtype = model.get_input_embeddings().weight.dtype  # type: ignore[operator, union-attr]
+    for path, module in layers.items():
+        tensor = next(itertools.chain(module.parameters(), module.buffers()))
+        if tensor.device.type == "meta":
+            continue  # offloaded
+        try:
+            _check_blocks(module)
+            with torch.no_grad():
+                product = module(torch.zeros(1, 1, int(module.in_features), dtype=dtype, device=tensor.device))  # type: ignore[arg-type]
+            is_finite = bool(product.isfinite().all())
+        except Exception as error:  # the border around the libraries
+            reason = reason_of(error)
+            raise CheckpointError(f"{name}: can't multiply by the weights of {path} ({reason}); {advice}") from error
+        if not is_finite:
+            raise CheckpointError(f"{name}: the weights of {path} are not finite; {advice}")
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    if not hasattr(module, "in_features"):
+        return False
+    is_plain = type(module) is nn.Linear and type(module.weight) is nn.Parameter
+    return not is_plain or hasattr(module, "quantization_scheme")
+
+
+def _check_blocks(module: nn.Module) -> None:
+    """Raise `ValueError` for 4-bit weights of bitsandbytes with too few scales, past which its kernel would read."""
+    state = getattr(getattr(module, "weight", None), "quant_state", None)
+    if state is None:
+        return
+    blocks = math.ceil(math.prod(state.shape) / state.blocksize)
+    if state.absmax.numel() != blocks or state.code.numel() != 16:
+        raise ValueError(f"{state.absmax.numel()} scales of {blocks}, {state.code.numel()} levels of 16")
 
 
 def kept_modules(source: ModelSource) -> list[str]:

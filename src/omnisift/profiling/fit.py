@@ -35,10 +35,10 @@ def parse_size(text: str) -> int:
         UsageError: it has no number or no unit.
     """
     match = _SIZE.fullmatch(text)
-    size = round(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if not size:
+    size = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
+    if not 1 <= size < float("inf"):
         raise UsageError(f"a size is a number above 0 with a unit, such as 8GB, 8GiB or 24000MB, got {text!r:.60}")
-    return size
+    return round(size)
 
 
 @dataclass(frozen=True)
