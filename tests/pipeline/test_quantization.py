@@ -109,6 +109,33 @@ def test_what_is_kept_must_be_a_list_of_names(gptq: Path, kept: object) -> None:
         stored_config(find_model(str(gptq)))
 
 
+@pytest.mark.parametrize("pattern", [r"(([a-z_.0-9]+)+)+$!", "(a*)*b", "(a|aa){5}", ".*.*.*.*.*", "a" * 301])
+@pytest.mark.parametrize("place", ["modules_to_not_convert", "ignore", "dynamic"])
+def test_a_pattern_that_takes_hours_is_refused(gptq: Path, pattern: str, place: str) -> None:
+    """Transformers and its libraries read these entries as regular expressions."""
+    _state(gptq, GPTQ | {place: {pattern: {}} if place == "dynamic" else [pattern]})
+    with pytest.raises(CheckpointError, match="could take hours"):
+        stored_config(find_model(str(gptq)))
+
+
+def test_patterns_of_published_checkpoints_are_read(gptq: Path) -> None:
+    kept = ["visual", "model.layers.0.mlp.gate", r"re:.*mlp\.(gate_up|gate|up)_proj$", "re:visual.*", "lm_head"]
+    _state(gptq, GPTQ | {"ignore": kept, "dynamic": {r"-:.*\.visual\..*": {}}})
+    assert stored_config(find_model(str(gptq))).quantization_config["ignore"] == kept
+
+
+def test_too_many_entries_are_refused(gptq: Path) -> None:
+    _state(gptq, GPTQ | {"ignore": ["visual"] * 10_001})
+    with pytest.raises(CheckpointError, match="more than 10000 entries"):
+        stored_config(find_model(str(gptq)))
+
+
+def test_weights_that_are_not_quantised_are_not_taken_for_quantised_ones(gptq: Path) -> None:
+    _state(gptq, {"quant_method": "fp8"})
+    with pytest.raises(CheckpointError, match="no layer of its language model is quantised"):
+        load(gptq)
+
+
 def test_a_quantised_checkpoint_takes_no_second_quantization(gptq: Path) -> None:
     source = find_model(str(gptq))
     with pytest.raises(UsageError, match=r"is quantised already \(gptq\); leave quantization out"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tests.helpers.family_folders import FACTORS, save_family
 from tests.pipeline.test_load import TALKER, TOKEN2WAV
@@ -23,6 +24,7 @@ from transformers import (
 
 import omnisift
 from omnisift import Pipeline
+from omnisift.errors import CheckpointError
 from omnisift.pipeline.quantization import WAYS
 from omnisift.profiling.diagnosis import diagnose
 from omnisift.utils.assets import nano_path
@@ -171,3 +173,28 @@ def test_experts_stay_as_they_are_stored(way: str, clip: Path, tmp_path: Path) -
     options = {"max_pixels": 16 * FACTORS[name] ** 2, "max_new_tokens": 2}
     first, second = (one.ask(clip, QUESTION, **options) for one in (plain, pipe))
     assert first.report.tokens.in_clips_kept == second.report.tokens.in_clips_kept
+
+
+@pytest.mark.parametrize(
+    ("way", "tensor"),
+    [
+        ("bitsandbytes-nf4", "weight"),
+        ("bitsandbytes-nf4", "weight.absmax"),
+        ("bitsandbytes-nf4", "weight.quant_map"),
+        ("bitsandbytes-int8", "weight"),
+        ("bitsandbytes-int8", "SCB"),
+        ("torchao-int8", "_weight_qdata"),
+        ("torchao-int8", "_weight_scale"),
+    ],
+)
+def test_a_shortened_tensor_is_refused_while_loading(way: str, tensor: str, tmp_path: Path) -> None:
+    file = save(omnisift.load("nano", quantization=way), tmp_path) / "model.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith(f"q_proj.{tensor}"))
+    tensors[name] = tensors[name][: len(tensors[name]) // 2].clone()
+    save_file(tensors, file, metadata)
+    with pytest.raises(CheckpointError) as caught:
+        omnisift.load(tmp_path)
+    assert "\n" not in str(caught.value)

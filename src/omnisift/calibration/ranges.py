@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -57,9 +58,10 @@ def calibrate(
         ModelError: activations are NaN or infinite.
         UsageError: there is no clip or no question, or an argument is out of range.
     """
-    if not clips or not questions or isinstance(questions, str):
+    if not clips or not questions or isinstance(clips, (str, Path)) or isinstance(questions, str):
+        given = f"{str(clips)!r:.80}" if isinstance(clips, (str, Path)) else f"{len(clips)} clips"
         raise UsageError(
-            f"calibration needs lists of clips and questions, got {len(clips)} clips and {questions!r:.80}: give both"
+            f"calibration needs lists of clips and questions, got {given} and {questions!r:.80}: give both"
         )
     for question in questions:
         check_question(question)

@@ -106,7 +106,9 @@ def show_scales(console: Console, scales: Scales, out: Path) -> None:
     source, counts = scales.calibration, scales.counts()
     tokens = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     kept = "all tokens" if source.compressor == "none" else f"{source.compressor} at {source.budget}"
-    console.print(Text(f"{len(source.clips)} clips, {kept}; tokens: {tokens}"), soft_wrap=True)
+    console.print(
+        Text(f"{len(source.clips)} clip{'s' * (len(source.clips) != 1)}, {kept}; tokens: {tokens}"), soft_wrap=True
+    )
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for index, head in enumerate(("largest input", "layers", *counts, "ratio", "channels")):
         table.add_column(head, justify="right" if index else "left")

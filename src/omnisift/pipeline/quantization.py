@@ -89,10 +89,7 @@ def check_quantization(quantization: Any) -> None:
         return
     if isinstance(quantization, str):
         if quantization not in WAYS:
-            raise UsageError(
-                f"quantization {quantization!r} is unknown; {did_you_mean(quantization, WAYS)}, or give a "
-                "configuration of Transformers"
-            )
+            raise UsageError(f"quantization {quantization!r:.40} is unknown; {did_you_mean(quantization, WAYS)}")
         package = WAYS[quantization].package
         if not _is_installed(package):
             raise UsageError(
@@ -144,7 +141,7 @@ def quantization_config(source: ModelSource, quantization: Any, dtype: torch.dty
     chosen = copy.deepcopy(quantization)
     for name in _KEPT_FIELDS:
         # What the caller chose is kept; the default of a configuration quantises the encoders.
-        if getattr(chosen, name, ()) in (None, ["lm_head"]):
+        if getattr(chosen, name, ()) in (None, [], ["lm_head"]):
             setattr(chosen, name, kept)
     return chosen
 
