@@ -39,7 +39,7 @@ def test_a_folder_of_clips_gives_scales_and_a_table(
         "0.25",
     )
     lines = shown.splitlines()
-    assert lines[0].startswith("1 clips, resift at 0.25; tokens: ")
+    assert lines[0].startswith("1 clip, resift at 0.25; tokens: ")
     assert lines[1].split() == ["largest", "input", "layers", "text", "video", "audio", "ratio", "channels"]
     down = next(role for role in scales.roles() if role.role == "down_proj")
     expected = [*(f"{value:.1f}" for value in down.largest.values()), f"{down.ratio:.1f}", f"{down.channels:.1f}"]

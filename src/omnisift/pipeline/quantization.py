@@ -221,7 +221,7 @@ def check_quantized(model: nn.Module, name: str, advice: str) -> None:
         raise CheckpointError(
             f"{name}: quantization is stated, but no layer of its language model is quantised; {advice}"
         )
-    dtype = model.get_input_embeddings().weight.dtype  # type: ignore[operator, union-attr]
+    dtype = model.get_input_embeddings().weight.dtype  # type: ignore[operator]
     for path, module in layers.items():
         tensor = next(itertools.chain(module.parameters(), module.buffers()))
         if tensor.device.type == "meta":
@@ -229,7 +229,7 @@ def check_quantized(model: nn.Module, name: str, advice: str) -> None:
         try:
             _check_blocks(module)
             with torch.no_grad():
-                product = module(torch.zeros(1, 1, int(module.in_features), dtype=dtype, device=tensor.device))  # type: ignore[arg-type]
+                product = module(torch.zeros(1, 1, int(module.in_features), dtype=dtype, device=tensor.device))
             is_finite = bool(product.isfinite().all())
         except Exception as error:  # the border around the libraries
             reason = reason_of(error)
