@@ -69,6 +69,7 @@ def test_a_second_writer_under_another_name_is_refused(out: Path, kind: str, fir
     assert [row["id"] for row in rows(out)] == [item.id for item in items(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["link", "hard link"])
 def test_two_processes_at_once_under_two_names(out: Path, kind: str) -> None:
     out.touch()

@@ -72,6 +72,7 @@ def test_random_kills_leave_the_file_of_an_uninterrupted_run(kills: int, torn_at
     check(out, tmp_path / "b.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_the_same_with_several_clips_in_progress(kills: int, tmp_path: Path) -> None:
     out, log = tmp_path / "a.jsonl", tmp_path / "log"
@@ -111,6 +112,7 @@ def test_a_clip_that_crashes_the_process_three_times_is_skipped(tmp_path: Path) 
     assert [row.get("error", {}).get("type") for row in rows(out)] == [None, None, "ProcessDied", None, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [3, pytest.param(MAX_DEATHS - 1, marks=pytest.mark.slow)])
 def test_a_clip_is_not_blamed_for_a_few_kills_from_outside(kills: int, tmp_path: Path) -> None:
     out = tmp_path / "a.jsonl"
@@ -120,6 +122,7 @@ def test_a_clip_is_not_blamed_for_a_few_kills_from_outside(kills: int, tmp_path:
     assert all("answer" in row for row in rows(out))
 
 
+@pytest.mark.slow
 def test_no_clip_blocks_a_run_for_ever(tmp_path: Path) -> None:
     """What only SIGKILL ends, as where the kernel tells no counts, is skipped after ten deaths."""
     out = tmp_path / "a.jsonl"
@@ -148,6 +151,7 @@ def test_what_the_out_of_memory_killer_ends_counts_as_a_crash(tmp_path: Path, mo
         lock.close(keep_in_progress=True)
 
 
+@pytest.mark.slow
 def test_kills_before_a_clip_is_started_do_not_count_for_it(tmp_path: Path) -> None:
     from tests.batch.fakes import SETTINGS
 

@@ -126,6 +126,7 @@ def decoys(out: Path) -> list[Path]:
     return [out.with_name(name) for name in files]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["files", "folders"])
 @pytest.mark.parametrize("name", NAMES)
 def test_files_beside_an_output_stay(omnisift, data: Path, tmp_path: Path, name: str, kind: str) -> None:
@@ -199,6 +200,7 @@ def test_a_new_training_run_replaces_nothing(omnisift, data: Path, tmp_path: Pat
     assert contents(out) == {foreign: "folder", f"{foreign}/mine.txt": b"mine"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "foreign", ["checkpoint-7", "checkpoint-0", "checkpoint-best", "checkpoint-1-old", "checkpoint-"]
 )

@@ -155,6 +155,7 @@ def test_every_method_says_its_reach() -> None:
         assert made(name, BUDGETS[0]).reach == reach_of(name), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [pytest.param(c, marks=pytest.mark.slow) if "many" in c else c for c in CLIPS])
 @pytest.mark.parametrize("name", [name for name in ALL if reach_of(name) is not None])
 def test_parts_with_the_reach_decide_like_the_complete_clip(name: str, clip: str) -> None:

@@ -107,6 +107,7 @@ def test_bad_files_give_the_errors_of_read(case: Case, folder: Path) -> None:
     assert (type(error.value), str(error.value)) == (type(expected.value), str(expected.value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [f for f in FILES if f.name not in AS_A_WHOLE], ids=lambda f: f.name)
 def test_odd_files(file: OddFile, folder: Path) -> None:
     check(made(file, folder), **SMALL, **file.read)

@@ -73,6 +73,7 @@ def compiler() -> Iterator[Callable[[Any], Any]]:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiled_hosts_are_compressed(compiler: Callable[[Any], Any]) -> None:
     model = thinker()

@@ -255,6 +255,7 @@ def test_every_stage_is_measured_as_it_is_counted(folder_of: Callable[[str], Pat
     assert gauge.flops["decode"] == sum(steps) + (padding(text, len(steps)) if stateful else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen3_omni_moe_thinker", "qwen3_5_moe"])
 def test_the_command_measures_a_checkpoint_and_counts_its_folder(
     folder_of: Callable[[str], Path], clip: Path, name: str

@@ -97,6 +97,7 @@ def made_of(config: Any, inputs: dict[str, Any], token: int) -> int:
     return int((inputs["input_ids"] == token).sum())
 
 
+@pytest.mark.slow
 def test_tiny_qwen3_omni_passes_its_checks() -> None:
     found = checks.run_checks(QWEN3, CPU)
     assert [check.name for check in found if check.status == "failed"] == []
@@ -381,6 +382,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_tiny_result(result: Path) -> None:
     data = json.loads(result.read_text(encoding="utf-8"))
     assert data["is_complete"] is True

@@ -145,6 +145,7 @@ def alone() -> list[float]:
     return train(model(), [0, 1], 1, lambda value: value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_two_processes_give_the_curve_of_one(way: str, alone: list[float], tmp_path: Path) -> None:
     out = tmp_path / "curve.json"

@@ -65,6 +65,7 @@ def test_memory_and_operations_of_a_step(name: str, data: Path, tmp_path: Path) 
     compare(recipe(data, tmp_path, **CASES[name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_step_of_each_bundled_recipe_on_nano(path: Path, data: Path, tmp_path: Path) -> None:
     here = {"model": "nano", "data": [str(data)], "output_dir": str(tmp_path), "device": "cpu"}

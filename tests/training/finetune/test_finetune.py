@@ -296,6 +296,7 @@ def test_samples_skipped_in_worker_processes_are_counted(data: Path, tmp_path: P
     assert list(report.skipped) == ["rows.jsonl:1"]
 
 
+@pytest.mark.slow
 def test_small_updates_are_not_lost_in_bfloat16(data: Path, tmp_path: Path) -> None:
     """At 1e-5 most bfloat16 weights would not change."""
     settings = recipe(

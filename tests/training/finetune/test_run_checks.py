@@ -160,6 +160,7 @@ def test_two_runs_in_one_folder(good: dict[str, Any]) -> None:
     assert fine_tune(load_train_recipe(written(good))).finished
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_lock(good: dict[str, Any]) -> None:
     code = (
         "import os, sys; from pathlib import Path; from omnisift.training.finetune.run_folder import run_lock\n"

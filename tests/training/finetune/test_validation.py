@@ -143,6 +143,7 @@ def test_killed_before_the_model_is_written_it_saves_the_best(
     assert is_complete(tmp_path / "checkpoint-5")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_measures_what_an_uninterrupted_one_does(
     data: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
