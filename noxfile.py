@@ -25,7 +25,7 @@ GPTQMODEL = (
     "gptqmodel==7.7.0", "defuser==0.0.28", "device-smi==0.5.7", "logbar==0.4.15", "pypcre==0.6.4",
     "threadpoolctl==3.8.0", "tokenicer==0.0.14",
 )  # fmt: skip
-"""What `quant` tests beside the extra of that name."""
+"""Packages that the session `quant` installs besides the extra of that name."""
 ENV = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PARALLEL = ("-n", "logical", "--maxprocesses", "8", "--dist", "loadfile")
 

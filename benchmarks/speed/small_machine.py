@@ -127,7 +127,7 @@ def first_token(pipe: Pipeline, clip: Path) -> dict[str, float]:
     begin = _now()
     options: dict[str, Any] = {"max_new_tokens": 1, "max_pixels": 784 * TOKENS_OF_A_FRAME}
     answer = pipe.ask(clip, QUESTION, **options, on_stage=lambda stage: marks.update({stage: _now()}))
-    # The prompt's pass goes on after every other part of it, and ends where decoding begins.
+    # Prefill is the last part of the prompt's computation, and ends where decoding begins.
     spent = {"total": begin, "prefill": marks["prefill"]}
     clock = {f"{name}_s": marks["decode"][0] - start[0] for name, start in spent.items()}
     cpu = {f"{name}_cpu_s": marks["decode"][1] - start[1] for name, start in spent.items()}

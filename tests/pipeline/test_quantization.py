@@ -21,7 +21,7 @@ from omnisift.pipeline.quantization import (
     WAYS,
     check_quantization,
     kept_modules,
-    modules_beside,
+    modules_outside,
     quantization_config,
     stored_config,
 )
@@ -51,7 +51,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_linear_layers_beside_the_language_model_are_kept(name: str) -> None:
     model = FAMILIES[name].model()
     language = adapter_for(model).parts.language_model
-    kept = modules_beside(model, language)
+    kept = modules_outside(model, language)
     inside = {id(module) for module in language.modules()}
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):

@@ -74,19 +74,16 @@ def load(
         retain_text: fraction of the tokens of subtitles that are kept; None keeps all that `Budget` allows.
         selector: folder of selector weights; None looks into the model's own checkpoint.
         seed: random seed, for methods that sample.
-        retain_encoded: fraction of the tokens of every frame that are encoded, chosen by their pixels; the others are
-            dropped before the encoder. None encodes all.
-        still_threshold: windows of a frame that changed by at most this mean difference of 8-bit values since they were
-            encoded are not encoded again, for fixed cameras and screens. None encodes all.
-        device: ``auto`` (cuda, then mps, then cpu: the first that this machine has), ``cpu``, ``cuda``, ``cuda:1`` or
-            ``mps``.
+        retain_encoded: fraction of every frame's tokens that the vision encoder computes, chosen by pixels; None for all.
+        still_threshold: mean difference of 8-bit values up to which windows of a frame are not encoded again; None
+            encodes all.
+        device: ``auto`` (the first of cuda, mps, cpu that is here), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         dtype: ``float32``, ``bfloat16``, ``float16``, a torch dtype, or ``auto`` for the dtype the checkpoint is
             stored in; None means float32 on a CPU and bfloat16 elsewhere.
         attn_implementation: attention implementation of Transformers; None means ``sdpa``.
         device_map: ``auto`` or a mapping of modules to devices, as `from_pretrained` takes it, instead of ``device``;
             needs accelerate.
-        max_length: maximum tokens of a prompt, after compression, and its answer together; longer ones are `TooBig`.
-            None means the context that the model's configuration states.
+        max_length: maximum tokens of the compressed prompt and its answer, or `TooBig`; None for the model's context.
         quantization: how the language model's linear layers are quantised: a name of docs/small-machines.md, or a
             configuration of Transformers. None loads the weights as they are stored, quantised or not.
 

@@ -256,18 +256,18 @@ def _check_blocks(module: nn.Module) -> None:
 
 
 def kept_modules(source: ModelSource) -> list[str]:
-    """Return the modules beside the language model, such as its encoders and its head, by name.
+    """Return the names of the modules outside the language model, such as its encoders and its head.
 
     Raises:
         CheckpointError: no model can be built of the configuration.
     """
     with checkpoint_errors(f"{source.source}/config.json"), quiet_transformers(), torch.device("meta"):
         skeleton: nn.Module = model_class(source.model_type)(source.config)
-    return modules_beside(skeleton, adapter_for(skeleton).parts.language_model)
+    return modules_outside(skeleton, adapter_for(skeleton).parts.language_model)
 
 
-def modules_beside(model: nn.Module, part: nn.Module) -> list[str]:
-    """Return the largest modules of ``model`` that neither hold ``part`` nor lie in it, by name."""
+def modules_outside(model: nn.Module, part: nn.Module) -> list[str]:
+    """Return the largest modules of ``model`` that neither contain ``part`` nor are part of it, by name."""
     path = next(name for name, module in model.named_modules() if module is part)
     around = [path.rsplit(".", up)[0] for up in range(path.count(".") + 1)]
     parents = ["", *around]

@@ -110,7 +110,7 @@ class _Counter:
         return ClipMemory(prompt, int(encode), int(compress), int(prefill), int(cache))
 
     def _whole(self, prompt: int) -> tuple[float, float, float]:
-        """Encoders, compression, and what is alive beside the language model, where a clip is encoded at once."""
+        """Encoders, compression, and what is allocated outside the language model, where a clip is encoded at once."""
         shape, token = self.shape, self.token
         clip = shape.video + shape.audio
         inputs = self._inputs(1.0)
