@@ -74,9 +74,8 @@ def load(
         retain_text: fraction of the tokens of subtitles that are kept; None keeps all that `Budget` allows.
         selector: folder of selector weights; None looks into the model's own checkpoint.
         seed: random seed, for methods that sample.
-        retain_encoded: fraction of every frame's tokens that the vision encoder computes, chosen by pixels; None for all.
-        still_threshold: mean difference of 8-bit values up to which windows of a frame are not encoded again; None
-            encodes all.
+        retain_encoded: fraction of every frame's tokens that is encoded, chosen by their pixels; None for all.
+        still_threshold: mean difference of 8-bit values up to which windows are not encoded again; None encodes all.
         device: ``auto`` (the first of cuda, mps, cpu that is here), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         dtype: ``float32``, ``bfloat16``, ``float16``, a torch dtype, or ``auto`` for the dtype the checkpoint is
             stored in; None means float32 on a CPU and bfloat16 elsewhere.
